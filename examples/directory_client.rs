@@ -1,0 +1,63 @@
+//! A caller: asks the user directory over RabbitMQ for the e-mail addresses of the ids given.
+//!
+//! ```sh
+//! AMQP_URL=amqp://localhost cargo run --example directory_client user:12345 user:67890
+//! ```
+//!
+//! Prints `ID -> EMAIL` for each and ends with 1 if a call failed. With `--text` it speaks plain text, as the workers
+//! of RabbitMQ's tutorials do.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use rpc_examples::{UserDirectoryClient, log_to_stderr, rabbitmq};
+use rpc_runtime::Codec;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    log_to_stderr();
+    let (options, ids): (Vec<_>, Vec<_>) = std::env::args()
+        .skip(1)
+        .partition(|argument| argument.starts_with("--"));
+    let codec = match options.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => Codec::default(),
+        ["--text"] => Codec::Text,
+        _ => anyhow::bail!("unknown option: the only one is --text"),
+    };
+    anyhow::ensure!(
+        !ids.is_empty(),
+        "no user: give one id or several, such as user:12345"
+    );
+
+    let broker = rabbitmq().await?;
+    let directory = UserDirectoryClient::builder(&broker).codec(codec).build();
+    // All calls are under way at once; their answers are printed in the order asked.
+    let calls: Vec<_> = ids
+        .iter()
+        .map(|id| tokio::spawn(directory.get_email(id)))
+        .collect();
+    let mut status = ExitCode::SUCCESS;
+    for (id, call) in ids.iter().zip(calls) {
+        match call.await? {
+            Ok(email) => println!("{id} -> {email}"),
+            Err(error) => {
+                eprintln!("{id}: {}", with_sources(&error));
+                status = ExitCode::FAILURE;
+            }
+        }
+    }
+    broker.close().await;
+    Ok(status)
+}
+
+/// An error with what caused it, in one line.
+fn with_sources(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        source = error.source();
+    }
+    line
+}

@@ -1,0 +1,63 @@
+//! Constants that describe the service and its methods to the runtime.
+
+use std::time::Duration;
+
+use proc_macro2::{Literal, TokenStream};
+use quote::quote;
+
+use super::{method_constant, service_constant};
+use crate::attributes::Attributes;
+use crate::model::{Argument, Kind, Method, Service};
+
+/// A constant for each method, and the one for the service.
+pub(super) fn constants(service: &Service) -> TokenStream {
+    let Service { runtime, queue, .. } = service;
+    let constant = service_constant();
+    let name = service.wire_name();
+    let docs = docs(&service.attributes);
+    let methods = service
+        .methods
+        .iter()
+        .map(|method| method_descriptor(service, method));
+    let entries = service.methods.iter().map(|method| {
+        let cfg = method.attributes.cfg();
+        let constant = method_constant(method);
+        quote!(#(#cfg)* #constant)
+    });
+    quote! {
+        #(#methods)*
+        const #constant: #runtime::ServiceDescriptor =
+            #runtime::ServiceDescriptor::new(#name, #queue, &[#(#entries),*])#docs;
+    }
+}
+
+fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
+    let runtime = &service.runtime;
+    let constant = method_constant(method);
+    let cfg = method.attributes.cfg();
+    let name = &method.wire_name;
+    let arguments = method.arguments().map(Argument::wire_name);
+    let default = method.is_default.then(|| quote!(.default_method()));
+    let kind = match method.kind {
+        Kind::Call => None,
+        Kind::IdempotentCall => Some(quote!(.idempotent())),
+        Kind::OneWay => Some(quote!(.oneway())),
+    };
+    let timeout = method.timeout.map(timeout);
+    let docs = docs(&method.attributes);
+    quote! {
+        #(#cfg)*
+        const #constant: #runtime::MethodDescriptor =
+            #runtime::MethodDescriptor::new(#name, &[#(#arguments),*])#default #kind #timeout #docs;
+    }
+}
+
+fn timeout(timeout: Duration) -> TokenStream {
+    let milliseconds = Literal::u128_unsuffixed(timeout.as_millis());
+    quote!(.timeout(::core::time::Duration::from_millis(#milliseconds)))
+}
+
+fn docs(attributes: &Attributes) -> Option<TokenStream> {
+    let text = attributes.doc_text();
+    (!text.is_empty()).then(|| quote!(.docs(#text)))
+}

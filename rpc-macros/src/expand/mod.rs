@@ -1,0 +1,76 @@
+//! From [`Service`] to code.
+//!
+//! Generated code assumes nothing about where it lands: every path is absolute or a name the user wrote, and what is
+//! only its own lives in an unnamed constant. Bindings are hygienic, so that no argument's name can meet them.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote};
+use syn::ext::IdentExt;
+use syn::{Ident, Type};
+
+use crate::model::{Method, Service};
+
+mod client;
+mod descriptor;
+mod server;
+mod service_trait;
+
+/// All that is generated for a service.
+pub(crate) fn service(service: &Service) -> TokenStream {
+    let service_trait = service_trait::definition(service);
+    let client = client::definition(service);
+    let server = server::definition(service);
+
+    let descriptors = descriptor::constants(service);
+    let arc = service_trait::implementation_for_arc(service);
+    let client_impls = client::implementations(service);
+    let server_impls = server::implementations(service);
+
+    let cfg = service.attributes.cfg();
+    let lints = service.attributes.lints();
+    quote! {
+        #service_trait
+        #client
+        #server
+
+        #(#cfg)*
+        #(#lints)*
+        // The user is told about the trait, and need not be told again about what follows from it.
+        #[allow(
+            dead_code,
+            deprecated,
+            non_snake_case,
+            non_upper_case_globals,
+            unused_imports,
+            clippy::all,
+            clippy::pedantic
+        )]
+        const _: () = {
+            #descriptors
+            #arc
+            #client_impls
+            #server_impls
+        };
+    }
+}
+
+/// The type parameter that stands for a user's implementation. Types named by the user share its scope, so its name
+/// is one that nobody gives to a type.
+fn implementation() -> Ident {
+    Ident::new("__Implementation", Span::mixed_site())
+}
+
+/// The constant that describes the service.
+fn service_constant() -> Ident {
+    Ident::new("__service", Span::mixed_site())
+}
+
+/// The constant that describes a method.
+fn method_constant(method: &Method) -> Ident {
+    format_ident!("__method_{}", method.name.unraw(), span = Span::mixed_site())
+}
+
+/// The type of a method's future: it can be awaited on any thread.
+fn future(output: &Type) -> TokenStream {
+    quote!(impl ::core::future::Future<Output = #output> + ::core::marker::Send)
+}

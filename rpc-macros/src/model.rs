@@ -1,0 +1,130 @@
+//! A service, once it is known to be right.
+//!
+//! Only the parser makes these values, and it hands one over only if it has refused nothing: expansion cannot fail.
+
+use std::time::Duration;
+
+use quote::format_ident;
+use syn::ext::IdentExt;
+use syn::punctuated::Punctuated;
+use syn::{Ident, LitStr, Path, Token, Type, TypeParamBound, Visibility};
+
+use crate::attributes::Attributes;
+
+/// A service trait.
+pub(crate) struct Service {
+    /// Where generated code finds the runtime crate.
+    pub(crate) runtime: Path,
+    pub(crate) queue: LitStr,
+    pub(crate) attributes: Attributes,
+    pub(crate) visibility: Visibility,
+    pub(crate) name: Ident,
+    /// Those the user wrote.
+    pub(crate) supertraits: Punctuated<TypeParamBound, Token![+]>,
+    pub(crate) methods: Vec<Method>,
+}
+
+impl Service {
+    pub(crate) fn wire_name(&self) -> String {
+        self.name.unraw().to_string()
+    }
+
+    pub(crate) fn client_name(&self) -> Ident {
+        format_ident!("{}Client", self.name)
+    }
+
+    pub(crate) fn server_name(&self) -> Ident {
+        format_ident!("{}Server", self.name)
+    }
+}
+
+/// One method of a service.
+pub(crate) struct Method {
+    pub(crate) attributes: Attributes,
+    pub(crate) name: Ident,
+    pub(crate) wire_name: LitStr,
+    pub(crate) is_default: bool,
+    pub(crate) kind: Kind,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) output: Type,
+    /// Whether the output is a `Result`.
+    pub(crate) is_fallible: bool,
+}
+
+impl Method {
+    /// The parameters that are sent, in order.
+    pub(crate) fn arguments(&self) -> impl Iterator<Item = &Argument> {
+        self.parameters.iter().filter_map(|parameter| match parameter {
+            Parameter::Context { .. } => None,
+            Parameter::Argument(argument) => Some(argument),
+        })
+    }
+}
+
+/// What happens to a request after it was sent.
+pub(crate) enum Kind {
+    /// It is answered; it runs at most once.
+    Call,
+    /// It is answered; it may be repeated until it is.
+    IdempotentCall,
+    /// It is never answered.
+    OneWay,
+}
+
+/// One parameter of a method, after `&self`.
+pub(crate) enum Parameter {
+    /// Filled in by the worker, unknown to the client.
+    Context { name: Ident, ty: Type },
+    /// Sent by the client.
+    Argument(Argument),
+}
+
+impl Parameter {
+    pub(crate) fn is_context(&self) -> bool {
+        matches!(self, Self::Context { .. })
+    }
+
+    pub(crate) fn name(&self) -> &Ident {
+        match self {
+            Self::Context { name, .. } | Self::Argument(Argument { name, .. }) => name,
+        }
+    }
+
+    /// The type as the user wrote it.
+    pub(crate) fn ty(&self) -> &Type {
+        match self {
+            Self::Context { ty, .. } | Self::Argument(Argument { ty, .. }) => ty,
+        }
+    }
+}
+
+/// A parameter that is sent.
+pub(crate) struct Argument {
+    pub(crate) name: Ident,
+    /// The type as the user wrote it.
+    pub(crate) ty: Type,
+    pub(crate) shape: Shape,
+}
+
+impl Argument {
+    pub(crate) fn wire_name(&self) -> String {
+        self.name.unraw().to_string()
+    }
+}
+
+/// What decides how an argument is encoded, decoded and handed to the implementation.
+pub(crate) enum Shape {
+    /// `&str`
+    Str,
+    /// `&[u8]`
+    Bytes,
+    /// `&[T]`, with its `T`.
+    Slice(Box<Type>),
+    /// `&T`, with its `T`.
+    Reference(Box<Type>),
+    /// `Vec<u8>`
+    ByteVec,
+    /// Any other type.
+    Owned,
+}

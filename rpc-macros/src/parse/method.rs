@@ -1,0 +1,223 @@
+//! Reading one method.
+
+use syn::ext::IdentExt;
+use syn::{
+    FnArg, Ident, LitStr, Receiver, ReceiverKind, ReturnType, Safety, Signature, TraitItemFn, Type,
+    parse_quote,
+};
+
+use super::errors::Errors;
+use super::options::{self, Options};
+use super::{parameter, refuse_rpc, types, values};
+use crate::attributes::Attributes;
+use crate::model::{Kind, Method, Parameter};
+
+/// Names of the client's own functions.
+const RESERVED: [&str; 3] = ["new", "builder", "in_process"];
+
+/// Reads a method, given those before it.
+pub(super) fn read(item: &TraitItemFn, earlier: &[Method], errors: &mut Errors) -> Method {
+    let options = Options::of_rpc(&item.attrs, &options::METHOD, errors);
+    let attributes = Attributes::new(&item.attrs);
+    let siblings: Vec<_> = earlier
+        .iter()
+        .filter(|other| !may_be_alternatives(&other.attributes, &attributes))
+        .collect();
+
+    refuse_syntax(item, errors);
+    refuse_reserved(&item.sig.ident, errors);
+    let output = read_output(&item.sig.output, errors);
+    let wire_name = read_wire_name(&options, &item.sig.ident, &siblings, errors);
+    let is_default = read_default(&options, &siblings, errors);
+    let kind = read_kind(&options, &output, errors);
+    let timeout = options
+        .text("timeout", errors)
+        .and_then(|text| errors.keep(values::timeout(text)));
+    Method {
+        attributes,
+        name: item.sig.ident.clone(),
+        wire_name,
+        is_default,
+        kind,
+        timeout,
+        parameters: read_parameters(&item.sig, errors),
+        is_fallible: types::is_result(&output),
+        output,
+    }
+}
+
+/// Methods that both depend on conditions can be two versions of one method, of which only one is ever compiled.
+fn may_be_alternatives(one: &Attributes, other: &Attributes) -> bool {
+    !one.cfg().is_empty() && !other.cfg().is_empty()
+}
+
+fn refuse_syntax(item: &TraitItemFn, errors: &mut Errors) {
+    let Signature {
+        constness,
+        asyncness,
+        safety,
+        abi,
+        fn_token,
+        ident,
+        generics,
+        variadic,
+        ..
+    } = &item.sig;
+    if let Some(constness) = constness {
+        errors.push(constness, "a service method cannot be const; remove `const`");
+    }
+    if let Safety::Unsafe(unsafety) = safety {
+        errors.push(unsafety, "a service method cannot be unsafe; remove `unsafe`");
+    }
+    if let Some(abi) = abi {
+        errors.push(abi, "a service method cannot be extern; remove the ABI");
+    }
+    if asyncness.is_none() {
+        errors.push(
+            fn_token,
+            format!("service methods are async; write `async fn {ident}`"),
+        );
+    }
+    if !generics.params.is_empty() {
+        errors.push(
+            &generics.params,
+            "service methods cannot be generic; use concrete types, or write one method for each type",
+        );
+    }
+    if let Some(clause) = &generics.where_clause {
+        errors.push(
+            clause,
+            "service methods cannot have a `where` clause; use concrete types instead",
+        );
+    }
+    if let Some(variadic) = variadic {
+        errors.push(
+            variadic,
+            "service methods cannot be variadic; take a slice, such as `&[String]`",
+        );
+    }
+    if let Some(body) = &item.default {
+        errors.push(
+            body,
+            "default bodies are not supported yet; write `;` here and the body in the implementation",
+        );
+    }
+}
+
+fn refuse_reserved(name: &Ident, errors: &mut Errors) {
+    let plain = name.unraw();
+    if RESERVED.iter().any(|reserved| plain == reserved) {
+        let advice = "choose another name and keep this one on the wire with";
+        errors.push(
+            name,
+            format!("the client has its own function `{plain}`; {advice} `#[rpc(name = \"{plain}\")]`"),
+        );
+    }
+}
+
+fn read_output(output: &ReturnType, errors: &mut Errors) -> Type {
+    match output {
+        ReturnType::Default => parse_quote!(()),
+        ReturnType::Type(_, ty) => {
+            types::output(ty, errors);
+            (**ty).clone()
+        }
+    }
+}
+
+fn read_wire_name(options: &Options, name: &Ident, siblings: &[&Method], errors: &mut Errors) -> LitStr {
+    let wire_name = match options.text("name", errors) {
+        Some(wire_name) => wire_name.clone(),
+        None => LitStr::new(&name.unraw().to_string(), name.span()),
+    };
+    if let Some(fault) = values::wire_name_fault(&wire_name.value()) {
+        errors.push(&wire_name, fault);
+    }
+    if let Some(other) = siblings
+        .iter()
+        .find(|other| other.wire_name.value() == wire_name.value())
+    {
+        let (taken, other) = (wire_name.value(), &other.name);
+        let message = format!(
+            "`{other}` already has the wire name `{taken}`; give this method another with `#[rpc(name = \"..\")]`"
+        );
+        errors.push(&wire_name, message);
+    }
+    wire_name
+}
+
+fn read_default(options: &Options, siblings: &[&Method], errors: &mut Errors) -> bool {
+    let default = options.flag("default", errors);
+    if let Some(default) = default
+        && let Some(other) = siblings.iter().find(|other| other.is_default)
+    {
+        errors.push(
+            default,
+            format!(
+                "`{}` is the default method already; remove `default` from one",
+                other.name
+            ),
+        );
+    }
+    default.is_some()
+}
+
+fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
+    let idempotent = options.flag("idempotent", errors);
+    let oneway = options.flag("oneway", errors);
+    if oneway.is_some() && !types::is_unit(output) {
+        errors.push(
+            output,
+            "a one-way method is never answered; remove its return type, or `oneway`",
+        );
+    }
+    match (oneway, idempotent) {
+        (Some(_), Some(idempotent)) => {
+            errors.push(
+                idempotent,
+                "a one-way method is never repeated; remove `idempotent`, or `oneway`",
+            );
+            Kind::OneWay
+        }
+        (Some(_), None) => Kind::OneWay,
+        (None, Some(_)) => Kind::IdempotentCall,
+        (None, None) => Kind::Call,
+    }
+}
+
+fn read_parameters(signature: &Signature, errors: &mut Errors) -> Vec<Parameter> {
+    if signature.receiver().is_none() {
+        let name = &signature.ident;
+        errors.push(
+            name,
+            format!("service methods take `&self`; write `async fn {name}(&self, ..)`"),
+        );
+    }
+    let mut parameters = Vec::new();
+    for input in &signature.inputs {
+        match input {
+            FnArg::Receiver(receiver) => refuse_receiver(receiver, errors),
+            FnArg::Typed(input) => parameters.extend(parameter::read(input, &parameters, errors)),
+        }
+    }
+    parameters
+}
+
+fn refuse_receiver(receiver: &Receiver, errors: &mut Errors) {
+    refuse_rpc(
+        &receiver.attrs,
+        "`&self` takes no options; remove `#[rpc]`",
+        errors,
+    );
+    let message = match &receiver.kind {
+        ReceiverKind::Reference(_, None, None) => return,
+        ReceiverKind::Reference(_, Some(_), None) => {
+            "lifetimes have no meaning across the network; write `&self`"
+        }
+        ReceiverKind::Reference(_, _, Some(_)) => {
+            "calls run side by side on one service, so none has it to itself; write `&self`, and lock what changes"
+        }
+        _ => "a service outlives each call, so no call can take it; write `&self`",
+    };
+    errors.push(receiver, message);
+}

@@ -1,0 +1,147 @@
+//! From syntax to [`Service`].
+//!
+//! The readers here note what is wrong and read on with what they could make out, so that one compile shows every
+//! fault; the result is handed over only if there was none.
+
+use proc_macro2::TokenStream;
+use syn::ext::IdentExt;
+use syn::{Attribute, Item, ItemTrait, LitStr, TraitItem, parse_quote};
+
+use self::errors::Errors;
+use self::options::Options;
+use self::refusal::Refusal;
+use crate::attributes::{Attributes, is_rpc};
+use crate::model::{Method, Service};
+
+mod errors;
+mod method;
+mod options;
+mod parameter;
+mod refusal;
+mod types;
+mod values;
+
+/// Reads the arguments of `#[service(..)]` and the trait it stands on.
+pub(crate) fn service(arguments: TokenStream, item: TokenStream) -> Result<Service, Refusal> {
+    let item = match syn::parse2(item.clone()) {
+        Ok(Item::Trait(item)) => item,
+        Ok(other) => return Err(Refusal::of_item(not_a_trait(&other), item)),
+        Err(error) => return Err(Refusal::of_item(error, item)),
+    };
+    let mut errors = Errors::default();
+    let service = read_service(arguments, &item, &mut errors);
+    match errors.combine() {
+        None => Ok(service),
+        Some(reasons) => Err(Refusal::of_trait(reasons, item)),
+    }
+}
+
+fn not_a_trait(item: &Item) -> syn::Error {
+    let message = match item {
+        Item::Impl(_) => {
+            "`#[service]` goes on the trait; an implementation needs no attribute, so remove this one"
+        }
+        _ => "`#[service]` goes on a trait; write the service's methods as a `trait`",
+    };
+    syn::Error::new_spanned(item, message)
+}
+
+fn read_service(arguments: TokenStream, item: &ItemTrait, errors: &mut Errors) -> Service {
+    let options = Options::of_service(arguments, errors);
+    let runtime = options.path("crate", errors).cloned();
+    let queue = read_queue(&options, item, errors);
+    refuse_trait_syntax(item, errors);
+    Service {
+        runtime: runtime.unwrap_or_else(|| parse_quote!(::rpc_runtime)),
+        queue,
+        attributes: Attributes::new(&item.attrs),
+        visibility: item.vis.clone(),
+        name: item.ident.clone(),
+        supertraits: item.supertraits.clone(),
+        methods: read_methods(&item.items, errors),
+    }
+}
+
+fn read_queue(options: &Options, item: &ItemTrait, errors: &mut Errors) -> LitStr {
+    let queue = match options.text("queue", errors) {
+        Some(queue) => queue.clone(),
+        None => LitStr::new(&item.ident.unraw().to_string(), item.ident.span()),
+    };
+    if let Some(fault) = values::queue_name_fault(&queue.value()) {
+        errors.push(&queue, fault);
+    }
+    queue
+}
+
+fn refuse_trait_syntax(item: &ItemTrait, errors: &mut Errors) {
+    let ItemTrait {
+        attrs,
+        modifiers,
+        unsafety,
+        generics,
+        ..
+    } = item;
+    refuse_rpc(
+        attrs,
+        "`#[rpc]` goes on methods; write options of the whole service as `#[service(..)]`",
+        errors,
+    );
+    if let Some(auto) = &modifiers.auto_token {
+        errors.push(auto, "a service trait cannot be an auto trait; remove `auto`");
+    }
+    if let Some(unsafety) = unsafety {
+        errors.push(unsafety, "a service trait cannot be unsafe; remove `unsafe`");
+    }
+    if !generics.params.is_empty() {
+        errors.push(
+            &generics.params,
+            "generic service traits are not supported yet; use concrete types instead",
+        );
+    }
+    if let Some(clause) = &generics.where_clause {
+        errors.push(
+            clause,
+            "`where` on a service trait is not supported yet; write bounds as supertraits instead",
+        );
+    }
+}
+
+fn read_methods(items: &[TraitItem], errors: &mut Errors) -> Vec<Method> {
+    let mut methods = Vec::new();
+    for item in items {
+        match item {
+            TraitItem::Fn(item) => methods.push(method::read(item, &methods, errors)),
+            other => refuse_item(other, errors),
+        }
+    }
+    methods
+}
+
+fn refuse_item(item: &TraitItem, errors: &mut Errors) {
+    let (attributes, message): (&[Attribute], _) = match item {
+        TraitItem::Const(item) => (
+            &item.attrs,
+            "a service has no constants; return the value from a method",
+        ),
+        TraitItem::Type(item) => (
+            &item.attrs,
+            "a service has no associated types; name the type in the methods",
+        ),
+        TraitItem::Macro(item) => (
+            &item.attrs,
+            "macros are not expanded in a service trait; write the methods out",
+        ),
+        _ => (
+            &[],
+            "a service has plain methods only; write `async fn name(&self)`",
+        ),
+    };
+    refuse_rpc(attributes, "`#[rpc]` goes on methods; remove it here", errors);
+    errors.push(item, message);
+}
+
+fn refuse_rpc(attributes: &[Attribute], message: &str, errors: &mut Errors) {
+    for attribute in attributes.iter().filter(|attribute| is_rpc(attribute)) {
+        errors.push(attribute, message);
+    }
+}

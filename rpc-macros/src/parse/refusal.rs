@@ -1,0 +1,80 @@
+//! What is emitted for a trait that was refused.
+
+use proc_macro2::TokenStream;
+use quote::{ToTokens, quote};
+use syn::{Attribute, FnArg, ItemTrait, ReturnType, Signature, TraitItem, parse_quote};
+
+use crate::attributes::is_rpc;
+
+/// The reasons, and the item they are about.
+///
+/// The item is emitted again beside the reasons: without it, everything that mentions the trait would be an error too.
+pub(crate) struct Refusal {
+    pub(crate) reasons: syn::Error,
+    item: TokenStream,
+}
+
+impl Refusal {
+    /// Refuses an item that is no trait.
+    pub(super) fn of_item(reasons: syn::Error, item: impl ToTokens) -> Self {
+        Self {
+            reasons,
+            item: item.into_token_stream(),
+        }
+    }
+
+    /// Refuses a trait.
+    pub(super) fn of_trait(reasons: syn::Error, item: ItemTrait) -> Self {
+        Self {
+            reasons,
+            item: implementable(item).into_token_stream(),
+        }
+    }
+
+    pub(crate) fn into_tokens(self) -> TokenStream {
+        let Self { reasons, item } = self;
+        let reasons = reasons.into_compile_error();
+        quote!(#reasons #item)
+    }
+}
+
+/// The trait as its implementations expect it: without our attributes, with futures that are `Send`.
+fn implementable(mut item: ItemTrait) -> ItemTrait {
+    strip(&mut item.attrs);
+    for item in &mut item.items {
+        match item {
+            TraitItem::Fn(method) => {
+                strip(&mut method.attrs);
+                for input in &mut method.sig.inputs {
+                    match input {
+                        FnArg::Receiver(receiver) => strip(&mut receiver.attrs),
+                        FnArg::Typed(parameter) => strip(&mut parameter.attrs),
+                    }
+                }
+                if method.default.is_none() {
+                    promise_send(&mut method.sig);
+                }
+            }
+            TraitItem::Const(constant) => strip(&mut constant.attrs),
+            TraitItem::Type(ty) => strip(&mut ty.attrs),
+            TraitItem::Macro(invocation) => strip(&mut invocation.attrs),
+            _ => {}
+        }
+    }
+    item
+}
+
+fn strip(attributes: &mut Vec<Attribute>) {
+    attributes.retain(|attribute| !is_rpc(attribute));
+}
+
+fn promise_send(signature: &mut Signature) {
+    if signature.asyncness.take().is_none() {
+        return;
+    }
+    let output = match &signature.output {
+        ReturnType::Default => parse_quote!(()),
+        ReturnType::Type(_, ty) => ty.clone(),
+    };
+    signature.output = parse_quote!(-> impl ::core::future::Future<Output = #output> + ::core::marker::Send);
+}

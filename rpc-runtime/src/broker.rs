@@ -1,0 +1,267 @@
+//! A handle on a broker, and its options.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::client::{Caller, CallerOptions};
+use crate::error::BrokerError;
+use crate::protocol::ShortStr;
+use crate::transport::Transport;
+use crate::transport::amqp::{Address, AmqpTransport};
+use crate::transport::memory::{InProcessBroker, MemoryTransport};
+
+/// What RabbitMQ 4 takes at the most, by default; earlier versions take 128 MiB.
+const DEFAULT_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long a step of connecting may take by default.
+const DEFAULT_CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where replies come back to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum ReplyQueue {
+    /// A private, randomly named, durable queue, which outlives the connection by a minute (`x-expires`), so that replies
+    /// can wait for a reconnect. It is deleted when the handle is closed. The default; it is no slower than the others.
+    #[default]
+    Resumable,
+    /// The classic temporary queue, named by RabbitMQ (`amq.gen-…`): exclusive, gone with its connection.
+    Exclusive,
+    /// RabbitMQ's [direct reply-to](https://www.rabbitmq.com/docs/direct-reply-to): no queue is declared at all. Replies
+    /// die with their channel.
+    Direct,
+}
+
+/// A handle on a broker: what clients are made from and servers run on. Cheap to clone.
+///
+/// A handle holds two connections to RabbitMQ, one that publishes and one that consumes, so that replies still arrive when
+/// an alarm has the broker stop reading what is published. All clients made from it and its clones share one reply
+/// queue with one consumer, which the first call opens.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
+/// use rpc_runtime::Broker;
+///
+/// let broker = Broker::connect("amqp://localhost").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Broker {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    transport: Arc<dyn Transport>,
+    caller: Arc<Caller>,
+    limits: Limits,
+}
+
+/// The largest bodies, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) sent: usize,
+    pub(crate) accepted: usize,
+}
+
+impl Broker {
+    /// Connects to RabbitMQ with default options: `amqp://user:password@host:port/vhost`, each part but the host optional.
+    ///
+    /// # Errors
+    ///
+    /// Where the address cannot be read, asks for TLS, or nobody answers there in time.
+    pub async fn connect(url: &str) -> Result<Self, BrokerError> {
+        Self::builder().connect(url).await
+    }
+
+    /// A broker within this process, of which this is the only handle; see [`InProcessBroker`] for several.
+    #[must_use]
+    pub fn in_process() -> Self {
+        InProcessBroker::new().connect()
+    }
+
+    /// Options other than the default ones.
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder::default()
+    }
+
+    /// Ends the handle and all its clones: calls in flight fail with [`BrokerError::Closed`], servers lose their
+    /// broker, the reply queue is deleted, the connections are closed. Stop servers first.
+    ///
+    /// Takes at most some seconds, whatever the broker does. Without it, the connections close once the last of the handle's
+    /// clones, clients and servers is dropped, but nobody waits for that.
+    pub async fn close(&self) {
+        self.inner.caller.close().await;
+        self.inner.transport.close().await;
+    }
+
+    pub(crate) fn with_default_options(broker: &InProcessBroker) -> Self {
+        let options = BrokerBuilder::default();
+        let caller = options.caller_options(None, None);
+        options.assemble(Arc::new(MemoryTransport::new(broker)), caller)
+    }
+
+    pub(crate) fn caller(&self) -> &Arc<Caller> {
+        &self.inner.caller
+    }
+
+    pub(crate) fn transport(&self) -> &Arc<dyn Transport> {
+        &self.inner.transport
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.inner.limits
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker")
+            .field("transport", &self.inner.transport)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Options of a [`Broker`].
+///
+/// ```no_run
+/// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
+/// use rpc_runtime::{Broker, ReplyQueue};
+///
+/// let broker = Broker::builder()
+///     .reply_queue(ReplyQueue::Exclusive)
+///     .max_sent_bytes(1024 * 1024)
+///     .app_id("shop")
+///     .connect("amqp://localhost")
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it connects"]
+pub struct BrokerBuilder {
+    replies: ReplyQueue,
+    limits: Limits,
+    app_id: Option<String>,
+    send_user_id: bool,
+    connect_limit: Duration,
+}
+
+impl Default for BrokerBuilder {
+    fn default() -> Self {
+        Self {
+            replies: ReplyQueue::default(),
+            limits: Limits {
+                sent: DEFAULT_MAX_BYTES,
+                accepted: DEFAULT_MAX_BYTES,
+            },
+            app_id: None,
+            send_user_id: false,
+            connect_limit: DEFAULT_CONNECT_LIMIT,
+        }
+    }
+}
+
+impl BrokerBuilder {
+    /// Where replies come back to.
+    pub fn reply_queue(mut self, replies: ReplyQueue) -> Self {
+        self.replies = replies;
+        self
+    }
+
+    /// The largest request or reply body that is sent, in bytes; the default is 16 MiB.
+    ///
+    /// A larger request fails its call with [`CallError::TooLarge`](crate::CallError::TooLarge), a larger reply is
+    /// answered as the fault `reply_too_large`. A message that the *broker* finds too large would end the channel, and
+    /// with it everything else on it, so this should not be more than the broker's own
+    /// [`max_message_size`](https://www.rabbitmq.com/docs/configure).
+    pub fn max_sent_bytes(mut self, limit: usize) -> Self {
+        self.limits.sent = limit;
+        self
+    }
+
+    /// The largest request or reply body that is accepted, in bytes; the default is 16 MiB.
+    ///
+    /// A larger request is answered with the fault `too_large`, a larger reply fails its call with
+    /// [`CallError::BadReply`](crate::CallError::BadReply).
+    pub fn max_accepted_bytes(mut self, limit: usize) -> Self {
+        self.limits.accepted = limit;
+        self
+    }
+
+    /// The application's name, sent with each request as `app_id`; see [`Context::app_id`](crate::Context::app_id).
+    pub fn app_id(mut self, name: impl Into<String>) -> Self {
+        self.app_id = Some(name.into());
+        self
+    }
+
+    /// Whether requests carry the RabbitMQ user of this connection, [checked by the
+    /// broker](https://www.rabbitmq.com/docs/validated-user-id); see [`Context::user_id`](crate::Context::user_id). The
+    /// default is not to.
+    pub fn send_user_id(mut self, send: bool) -> Self {
+        self.send_user_id = send;
+        self
+    }
+
+    /// How long each step of connecting may take; the default is 10 seconds.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_limit = limit;
+        self
+    }
+
+    /// Connects to RabbitMQ.
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::connect`]; also where a name is longer than AMQP's 255 bytes.
+    pub async fn connect(self, url: &str) -> Result<Broker, BrokerError> {
+        let address = Address::parse(url)?;
+        let app_id = self.short_app_id()?;
+        let user_id = ShortStr::new(address.user()).map_err(|_| BrokerError::Unsendable {
+            reason: "the user's name",
+        })?;
+        let caller = self.caller_options(app_id, Some(user_id));
+        let transport = AmqpTransport::connect(&address, self.connect_limit).await?;
+        tracing::debug!(broker = %address, "connected");
+        Ok(self.assemble(Arc::new(transport), caller))
+    }
+
+    /// Connects to a broker in this process.
+    ///
+    /// # Errors
+    ///
+    /// Where a name is longer than AMQP's 255 bytes.
+    pub fn in_process(self, broker: &InProcessBroker) -> Result<Broker, BrokerError> {
+        let app_id = self.short_app_id()?;
+        let caller = self.caller_options(app_id, Some(ShortStr::from_static(MemoryTransport::USER)));
+        Ok(self.assemble(Arc::new(MemoryTransport::new(broker)), caller))
+    }
+
+    fn short_app_id(&self) -> Result<Option<ShortStr>, BrokerError> {
+        let app_id = self.app_id.as_ref().map(ShortStr::new).transpose();
+        app_id.map_err(|_| BrokerError::Unsendable {
+            reason: "the application's name is longer than 255 bytes",
+        })
+    }
+
+    fn caller_options(&self, app_id: Option<ShortStr>, user_id: Option<ShortStr>) -> CallerOptions {
+        CallerOptions {
+            replies: self.replies,
+            max_sent_bytes: self.limits.sent,
+            max_accepted_bytes: self.limits.accepted,
+            app_id,
+            user_id: user_id.filter(|_| self.send_user_id),
+        }
+    }
+
+    fn assemble(&self, transport: Arc<dyn Transport>, caller: CallerOptions) -> Broker {
+        let caller = Arc::new(Caller::new(Arc::clone(&transport), caller));
+        Broker {
+            inner: Arc::new(Inner {
+                transport,
+                caller,
+                limits: self.limits,
+            }),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A call: what a client's method returns, and what is awaited for the answer.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use crate::client::{CallPlan, Caller};
+use crate::codec::EncodeError;
+use crate::error::{CallError, InvalidName};
+use crate::protocol::{Reply, ShortStr};
+
+/// A call of a remote method: await it for the answer.
+///
+/// The arguments are encoded already, so it borrows nothing: it is `Send + 'static`, can be spawned, collected and
+/// joined. Nothing is sent before it is first polled, and its time limit counts from then.
+///
+/// Options are chained before `.await`:
+///
+/// ```
+/// # use rpc_runtime::{Broker, CallError, service};
+/// # use std::time::Duration;
+/// # #[service]
+/// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
+/// # async fn example(directory: DirectoryClient) -> Result<(), CallError> {
+/// let email = directory
+///     .get_email("user:12345")
+///     .timeout(Duration::from_millis(200))
+///     .priority(5)
+///     .header("tenant", "a")
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Cancel safety
+///
+/// Dropping a call that was polled stops waiting for its answer; a late reply is discarded. The request, if it left, is
+/// not called back: the method may run.
+#[must_use = "a call does nothing until it is awaited"]
+pub struct Call<T, E = Infallible> {
+    state: State,
+    read: ReadReply<T, E>,
+}
+
+/// A call of a method that returns the `Result` type `R`: [`Call<T, E>`](Call) for a `Result<T, E>`, whatever name it goes
+/// by.
+pub type FallibleCall<R> = Call<<R as ResultType>::Ok, <R as ResultType>::Err>;
+
+/// A `Result`, seen through any alias.
+///
+/// Implemented for [`Result`] alone. The [`service`](crate::service) attribute takes a return type named `Result` for
+/// one, and finds its error type through this trait.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is named `Result` and is not one",
+    label = "the service takes a return type named `Result` for `core::result::Result`",
+    note = "rename the type, or return `Result<{Self}, YourError>`"
+)]
+pub trait ResultType {
+    /// What the method returns where it succeeds.
+    type Ok;
+    /// What the method returns where it fails.
+    type Err;
+}
+
+impl<T, E> ResultType for Result<T, E> {
+    type Ok = T;
+    type Err = E;
+}
+
+/// How a reply becomes the method's answer.
+pub(crate) type ReadReply<T, E> = fn(Reply) -> Result<T, CallError<E>>;
+
+enum State {
+    Planned(Planned),
+    Running(BoxFuture<'static, Result<Reply, CallError>>),
+    Ended,
+}
+
+struct Planned {
+    caller: Arc<Caller>,
+    plan: Result<CallPlan, Unplannable>,
+}
+
+/// Why a call cannot be sent at all; told when it is awaited.
+#[derive(Debug)]
+pub(crate) enum Unplannable {
+    Encode(EncodeError),
+    Invalid { what: &'static str, source: InvalidName },
+}
+
+impl From<Unplannable> for CallError {
+    fn from(reason: Unplannable) -> Self {
+        match reason {
+            Unplannable::Encode(source) => Self::Encode(source),
+            Unplannable::Invalid { what, source } => Self::Invalid { what, source },
+        }
+    }
+}
+
+impl<T, E> Call<T, E> {
+    pub(crate) fn new(
+        caller: Arc<Caller>,
+        plan: Result<CallPlan, Unplannable>,
+        read: ReadReply<T, E>,
+    ) -> Self {
+        Self {
+            state: State::Planned(Planned { caller, plan }),
+            read,
+        }
+    }
+
+    /// Sets how long the call may take; the request is not delivered after that time.
+    ///
+    /// The default is the method's own `timeout`, else the client's, else 30 seconds. In a handler, the time that
+    /// the handler's own caller still waits is a limit too.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.plan(|plan| {
+            plan.timeout = limit;
+            Ok(())
+        });
+        self
+    }
+
+    /// Sends a header with the request. The same name again replaces the value.
+    ///
+    /// A name longer than 255 bytes fails the call with [`CallError::Invalid`].
+    pub fn header(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
+        self.plan(|plan| {
+            plan.headers
+                .insert(short_str("a header's name", name)?, value.into());
+            Ok(())
+        });
+        self
+    }
+
+    /// Sets the request's priority: requests of a higher one overtake others in a queue that was declared with
+    /// [`priorities`](crate::RequestQueue::priorities). Others ignore it.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.plan(|plan| {
+            plan.priority = Some(priority);
+            Ok(())
+        });
+        self
+    }
+
+    /// Changes the plan of a call that has not begun; the first thing that does not fit is what the call fails with.
+    fn plan(&mut self, change: impl FnOnce(&mut CallPlan) -> Result<(), Unplannable>) {
+        if let State::Planned(Planned { plan, .. }) = &mut self.state
+            && let Ok(planned) = plan
+            && let Err(reason) = change(planned)
+        {
+            *plan = Err(reason);
+        }
+    }
+}
+
+/// Checks a name that the user gave for a call.
+pub(crate) fn short_str(what: &'static str, name: impl AsRef<str>) -> Result<ShortStr, Unplannable> {
+    ShortStr::new(name).map_err(|error| Unplannable::Invalid {
+        what,
+        source: error.into(),
+    })
+}
+
+impl<T, E> Future for Call<T, E> {
+    type Output = Result<T, CallError<E>>;
+
+    /// # Panics
+    ///
+    /// If polled again after it was ready, as futures do.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        self.state = match std::mem::replace(&mut self.state, State::Ended) {
+            State::Planned(Planned { caller, plan }) => {
+                State::Running(Box::pin(async move { caller.call(plan?).await }))
+            }
+            begun => begun,
+        };
+        let State::Running(running) = &mut self.state else {
+            panic!("a call was polled again after it had ended");
+        };
+        let outcome = std::task::ready!(running.as_mut().poll(cx));
+        self.state = State::Ended;
+        Poll::Ready(outcome.map_err(CallError::widen).and_then(self.read))
+    }
+}
+
+impl<T, E> fmt::Debug for Call<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut call = f.debug_struct("Call");
+        match &self.state {
+            State::Planned(Planned { plan: Ok(plan), .. }) => call.field("plan", plan),
+            State::Planned(_) => call.field("state", &"not sendable"),
+            State::Running(_) => call.field("state", &"running"),
+            State::Ended => call.field("state", &"ended"),
+        };
+        call.finish_non_exhaustive()
+    }
+}
+
+/// The arguments of a call, encoded; `Debug` keeps them secret.
+#[derive(Clone)]
+pub(crate) struct Arguments(pub(crate) Bytes);
+
+impl fmt::Debug for Arguments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}

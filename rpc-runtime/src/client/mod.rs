@@ -1,0 +1,211 @@
+//! The caller's side: clients, and the calls in flight.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+mod caller;
+mod link;
+mod pending;
+
+pub(crate) use caller::{CallPlan, Caller, CallerOptions};
+
+use crate::broker::Broker;
+use crate::call::{Arguments, Call, FallibleCall, ResultType, Unplannable, short_str};
+use crate::codec::Codec;
+use crate::describe::{MethodDescriptor, ServiceDescriptor};
+use crate::error::CallError;
+use crate::headers::Headers;
+use crate::protocol::{EncodeArguments, NamedArguments, Reply, ReplyKind};
+
+/// How long a call may take, where neither the method nor the client nor the call says.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A client that the [`service`](crate::service) attribute generated.
+pub trait ServiceClient: Sized {
+    /// The service that it calls.
+    const SERVICE: &'static ServiceDescriptor;
+
+    /// Wraps the untyped client.
+    #[doc(hidden)]
+    fn from_client(client: Client) -> Self;
+}
+
+/// Options of a client, from [`XClient::builder`](ServiceClient).
+///
+/// ```
+/// # use rpc_runtime::{Broker, Codec, service};
+/// # use std::time::Duration;
+/// # #[service]
+/// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
+/// # async fn example(broker: Broker) {
+/// let directory = DirectoryClient::builder(&broker)
+///     .queue("directory.v2")
+///     .codec(Codec::Json)
+///     .timeout(Duration::from_secs(2))
+///     .build();
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it builds"]
+pub struct ClientBuilder<C> {
+    caller: Arc<Caller>,
+    queue: Option<String>,
+    codec: Codec,
+    timeout: Duration,
+    client: PhantomData<fn() -> C>,
+}
+
+impl<C: ServiceClient> ClientBuilder<C> {
+    /// A client with the service's own queue, MessagePack, and 30 seconds a call.
+    pub fn new(broker: &Broker) -> Self {
+        Self {
+            caller: Arc::clone(broker.caller()),
+            queue: None,
+            codec: Codec::default(),
+            timeout: DEFAULT_TIMEOUT,
+            client: PhantomData,
+        }
+    }
+
+    /// Calls the workers on this queue in place of the service's own.
+    ///
+    /// A name longer than 255 bytes fails each call with [`CallError::Invalid`].
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = Some(queue.into());
+        self
+    }
+
+    /// How arguments are written; the worker answers in the same.
+    pub fn codec(mut self, codec: Codec) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// How long a call may take, where neither the method nor the call says.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The client.
+    #[must_use]
+    pub fn build(self) -> C {
+        let queue = self.queue.unwrap_or_else(|| C::SERVICE.queue.to_owned());
+        C::from_client(Client {
+            caller: self.caller,
+            queue: queue.into(),
+            codec: self.codec,
+            timeout: self.timeout,
+        })
+    }
+}
+
+/// An untyped client: what a generated one consists of. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    caller: Arc<Caller>,
+    queue: Arc<str>,
+    codec: Codec,
+    timeout: Duration,
+}
+
+impl Client {
+    /// Calls a method that returns a plain value.
+    pub fn call<T: DeserializeOwned + 'static>(
+        &self,
+        method: &'static MethodDescriptor,
+        arguments: impl EncodeArguments,
+    ) -> Call<T> {
+        Call::new(
+            Arc::clone(&self.caller),
+            self.plan(method, &arguments),
+            read_value::<T>,
+        )
+    }
+
+    /// Calls a method that returns a `Result`.
+    pub fn call_fallible<R>(
+        &self,
+        method: &'static MethodDescriptor,
+        arguments: impl EncodeArguments,
+    ) -> FallibleCall<R>
+    where
+        R: ResultType<Ok: DeserializeOwned + 'static, Err: DeserializeOwned>,
+    {
+        Call::new(
+            Arc::clone(&self.caller),
+            self.plan(method, &arguments),
+            read_result::<R>,
+        )
+    }
+
+    fn plan(
+        &self,
+        method: &'static MethodDescriptor,
+        arguments: &impl EncodeArguments,
+    ) -> Result<CallPlan, Unplannable> {
+        let arguments = NamedArguments {
+            names: method.arguments,
+            values: arguments,
+        };
+        Ok(CallPlan {
+            method,
+            queue: short_str("the queue's name", &self.queue)?,
+            codec: self.codec,
+            arguments: Arguments(self.codec.encode(&arguments).map_err(Unplannable::Encode)?),
+            timeout: method.timeout.unwrap_or(self.timeout),
+            headers: Headers::default(),
+            priority: None,
+        })
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("queue", &self.queue)
+            .field("codec", &self.codec)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer of a method that returns a plain value.
+fn read_value<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T, CallError<Infallible>> {
+    match reply.kind {
+        ReplyKind::Result => read_answer(&reply),
+        ReplyKind::Error => Err(CallError::BadReply(
+            "the worker sent an error, and the method has none".into(),
+        )),
+        ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
+    }
+}
+
+/// The answer of a method that returns a `Result`.
+fn read_result<R>(reply: Reply) -> Result<R::Ok, CallError<R::Err>>
+where
+    R: ResultType<Ok: DeserializeOwned + 'static, Err: DeserializeOwned>,
+{
+    match reply.kind {
+        ReplyKind::Result => read_answer(&reply),
+        ReplyKind::Error => Err(match (reply.codec.decode(&reply.body), reply.codec) {
+            (Ok(error), _) => CallError::Service(error),
+            (Err(_), Codec::Text) => {
+                CallError::ServiceText(String::from_utf8_lossy(&reply.body).into_owned())
+            }
+            (Err(error), _) => CallError::BadReply(error.into()),
+        }),
+        ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
+    }
+}
+
+fn read_answer<T: DeserializeOwned + 'static, E>(reply: &Reply) -> Result<T, CallError<E>> {
+    reply
+        .codec
+        .decode_answer(&reply.body)
+        .map_err(|error| CallError::BadReply(error.into()))
+}

@@ -1,0 +1,244 @@
+//! Codecs: values to bytes and back, one file a content type.
+//!
+//! A request's `content_type` names its codec, and the worker answers in the same one.
+
+use std::any::{Any, TypeId};
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{DeserializeOwned, DeserializeSeed};
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::{ByteSlice, CowBytes};
+
+mod json;
+mod message_pack;
+mod text;
+
+/// How arguments and answers are written: the `content_type` of a message.
+///
+/// The caller chooses (see [`ClientBuilder::codec`](crate::ClientBuilder::codec)); the worker answers in the codec
+/// of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Codec {
+    /// `application/msgpack`: compact, and the default. Structs are maps by name, bytes are `bin`.
+    #[default]
+    MessagePack,
+    /// `application/json`.
+    Json,
+    /// `text/plain`: one scalar (text, number, boolean, bytes as they are) in UTF-8, as RabbitMQ's tutorials send it.
+    ///
+    /// It works for methods with at most one argument whose argument and result are scalars. A service error
+    /// arrives as text.
+    Text,
+}
+
+impl Codec {
+    /// The content type as it stands in a message's `content_type`.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::MessagePack => "application/msgpack",
+            Self::Json => "application/json",
+            Self::Text => "text/plain",
+        }
+    }
+
+    /// The codec of a content type. Parameters (`; charset=utf-8`) and case do not count.
+    pub(crate) fn from_content_type(content_type: &str) -> Result<Self, UnsupportedContentType> {
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        match essence.to_ascii_lowercase().as_str() {
+            "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => {
+                Ok(Self::MessagePack)
+            }
+            "application/json" => Ok(Self::Json),
+            "text/plain" | "" => Ok(Self::Text),
+            _ => Err(UnsupportedContentType(content_type.to_owned())),
+        }
+    }
+
+    /// Writes a value that may be borrowed.
+    pub(crate) fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Bytes, EncodeError> {
+        match self {
+            Self::MessagePack => message_pack::encode(value),
+            Self::Json => json::encode(value),
+            Self::Text => text::encode(value),
+        }
+        .map(Bytes::from)
+        .map_err(|source| EncodeError { codec: self, source })
+    }
+
+    /// Writes a method's answer: like [`encode`](Self::encode), and a `Vec<u8>` is bytes and not a sequence of numbers.
+    pub(crate) fn encode_answer<T: Serialize + 'static>(self, value: &T) -> Result<Bytes, EncodeError> {
+        match (value as &dyn Any).downcast_ref::<Vec<u8>>() {
+            Some(bytes) => self.encode(&ByteSlice(bytes)),
+            None => self.encode(value),
+        }
+    }
+
+    /// Reads a value, which may borrow from the body.
+    pub(crate) fn decode<'de, T: Deserialize<'de>>(self, body: &'de [u8]) -> Result<T, DecodeError> {
+        self.decode_seed(std::marker::PhantomData, body)
+    }
+
+    /// Reads what a seed describes. Bytes left over behind it are an error.
+    pub(crate) fn decode_seed<'de, S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+        body: &'de [u8],
+    ) -> Result<S::Value, DecodeError> {
+        match self {
+            Self::MessagePack => message_pack::decode(seed, body),
+            Self::Json => json::decode(seed, body),
+            Self::Text => text::decode(seed, body),
+        }
+        .map_err(|source| DecodeError { codec: self, source })
+    }
+
+    /// Reads what [`encode_answer`](Self::encode_answer) wrote.
+    pub(crate) fn decode_answer<T: DeserializeOwned + 'static>(self, body: &[u8]) -> Result<T, DecodeError> {
+        if TypeId::of::<T>() != TypeId::of::<Vec<u8>>() {
+            return self.decode(body);
+        }
+        // `T` is `Vec<u8>`: read it in one piece, and hand it over through a slot of its own type.
+        let mut bytes = Some(self.decode::<CowBytes<'_>>(body)?.into_owned());
+        match (&mut bytes as &mut dyn Any)
+            .downcast_mut::<Option<T>>()
+            .and_then(Option::take)
+        {
+            Some(value) => Ok(value),
+            None => self.decode(body),
+        }
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.content_type())
+    }
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// A value cannot be written in this content type.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the value as {codec}")]
+pub struct EncodeError {
+    codec: Codec,
+    source: Cause,
+}
+
+/// A message's body is not what was expected in its content type.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the body as {codec}")]
+pub struct DecodeError {
+    codec: Codec,
+    source: Cause,
+}
+
+impl EncodeError {
+    /// The content type that could not be written.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+}
+
+impl DecodeError {
+    /// The content type that could not be read.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+}
+
+/// A content type that this library does not speak.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unsupported content type {0:?}: use application/msgpack, application/json or text/plain")]
+pub(crate) struct UnsupportedContentType(pub(crate) String);
+
+/// Bytes stand behind the value.
+#[derive(Debug, thiserror::Error)]
+#[error("bytes are left over behind the value")]
+struct TrailingBytes;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Point {
+        x: i32,
+        y: Option<i32>,
+    }
+
+    #[test]
+    fn content_types_ignore_case_and_parameters() {
+        assert_eq!(
+            Codec::from_content_type("Application/JSON; charset=utf-8"),
+            Ok(Codec::Json)
+        );
+        assert_eq!(Codec::from_content_type("text/plain"), Ok(Codec::Text));
+        assert_eq!(Codec::from_content_type(""), Ok(Codec::Text));
+        assert_eq!(
+            Codec::from_content_type("application/x-msgpack"),
+            Ok(Codec::MessagePack)
+        );
+        assert!(Codec::from_content_type("application/pdf").is_err());
+    }
+
+    #[test]
+    fn structs_are_named_maps_in_message_pack() {
+        let body = Codec::MessagePack.encode(&Point { x: 1, y: None }).unwrap();
+        assert_eq!(&body[..], b"\x82\xa1x\x01\xa1y\xc0");
+        assert_eq!(
+            Codec::MessagePack.decode::<Point>(&body).unwrap(),
+            Point { x: 1, y: None }
+        );
+    }
+
+    #[test]
+    fn bytes_are_bin_in_message_pack_as_an_answer() {
+        let body = Codec::MessagePack.encode_answer(&vec![1u8, 2, 3]).unwrap();
+        assert_eq!(&body[..], b"\xc4\x03\x01\x02\x03");
+        assert_eq!(
+            Codec::MessagePack.decode_answer::<Vec<u8>>(&body).unwrap(),
+            [1, 2, 3]
+        );
+        // A peer that sends an array of numbers is understood too.
+        assert_eq!(
+            Codec::MessagePack
+                .decode_answer::<Vec<u8>>(b"\x93\x01\x02\x03")
+                .unwrap(),
+            [1, 2, 3]
+        );
+        assert_eq!(
+            Codec::Text.decode_answer::<Vec<u8>>(b"\xff\x00").unwrap(),
+            [255, 0]
+        );
+        assert_eq!(
+            Codec::Json.decode_answer::<Vec<u8>>(b"[255, 0]").unwrap(),
+            [255, 0]
+        );
+    }
+
+    #[test]
+    fn left_over_bytes_are_refused() {
+        assert!(Codec::MessagePack.decode::<u8>(b"\x01\x02").is_err());
+        assert!(Codec::MessagePack.decode::<u8>(b"\x01\xc1").is_err());
+        assert!(Codec::Json.decode::<u8>(b"1 2").is_err());
+        assert_eq!(Codec::Json.decode::<u8>(b" 1 ").unwrap(), 1);
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_and_not_a_stack_overflow() {
+        let deep = vec![0x91; 100_000];
+        assert!(Codec::MessagePack.decode::<serde::de::IgnoredAny>(&deep).is_err());
+        assert!(
+            Codec::Json
+                .decode::<serde::de::IgnoredAny>(&vec![b'['; 100_000])
+                .is_err()
+        );
+    }
+}

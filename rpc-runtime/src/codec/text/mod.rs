@@ -1,0 +1,115 @@
+//! `text/plain`: one scalar as RabbitMQ's tutorials send it, without quotes or type.
+//!
+//! Text, numbers, booleans, characters, unit-only enum variants and raw bytes can be told apart by the type that
+//! is expected, so they work. Everything that needs structure, and `Option` (an empty body would be both `None` and
+//! `Some("")`), is refused with an error that says to use another content type.
+
+use serde::Serialize;
+use serde::de::DeserializeSeed;
+
+use super::Cause;
+
+mod de;
+mod ser;
+
+pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Cause> {
+    Ok(value.serialize(ser::ScalarSerializer)?)
+}
+
+pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> Result<S::Value, Cause> {
+    Ok(seed.deserialize(de::ScalarDeserializer::new(body))?)
+}
+
+/// A value or a method that plain text cannot carry, or text that is not the expected scalar.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TextError {
+    #[error("text/plain cannot carry {0}: use application/msgpack or application/json")]
+    NotScalar(&'static str),
+    #[error(
+        "text/plain carries one argument, and the method takes {0}: use application/msgpack or application/json"
+    )]
+    ArgumentCount(usize),
+    #[error("{0}")]
+    Custom(String),
+}
+
+impl serde::ser::Error for TextError {
+    fn custom<T: std::fmt::Display>(message: T) -> Self {
+        Self::Custom(message.to_string())
+    }
+}
+
+impl serde::de::Error for TextError {
+    fn custom<T: std::fmt::Display>(message: T) -> Self {
+        Self::Custom(message.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+    use serde::{Deserialize, Serialize};
+
+    use crate::codec::Codec;
+
+    fn refusal(error: impl std::error::Error) -> String {
+        error
+            .source()
+            .expect("the codec's own error is the source")
+            .to_string()
+    }
+
+    fn round_trip<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: T, text: &str) {
+        assert_eq!(Codec::Text.encode(&value).unwrap(), text.as_bytes());
+        assert_eq!(Codec::Text.decode::<T>(text.as_bytes()).unwrap(), value);
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    enum Colour {
+        Red,
+        Mixed(u8),
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct UserId(String);
+
+    #[test]
+    fn scalars_go_both_ways() {
+        round_trip("user:12345".to_owned(), "user:12345");
+        round_trip(String::new(), "");
+        round_trip(-3i64, "-3");
+        round_trip(u128::MAX, &u128::MAX.to_string());
+        round_trip(1.5f64, "1.5");
+        round_trip(true, "true");
+        round_trip('é', "é");
+        round_trip((), "");
+        round_trip(Colour::Red, "Red");
+        round_trip(UserId("user:1".into()), "user:1");
+    }
+
+    #[test]
+    fn numbers_may_stand_among_blanks() {
+        assert_eq!(Codec::Text.decode::<u32>(b" 30\n").unwrap(), 30);
+    }
+
+    #[test]
+    fn structure_is_refused_with_the_way_out() {
+        let refused = Codec::Text.encode(&vec![1, 2]).unwrap_err();
+        assert_eq!(
+            refusal(refused),
+            "text/plain cannot carry a sequence: use application/msgpack or application/json"
+        );
+        assert!(Codec::Text.encode(&Some(1)).is_err());
+        assert!(Codec::Text.encode(&Colour::Mixed(1)).is_err());
+        assert!(Codec::Text.decode::<Vec<u8>>(b"x").is_err());
+        assert!(Codec::Text.decode::<Option<String>>(b"").is_err());
+        assert!(Codec::Text.decode::<Colour>(b"Mixed").is_err());
+    }
+
+    #[test]
+    fn wrong_text_says_what_was_expected() {
+        let refused = Codec::Text.decode::<u8>(b"300").unwrap_err();
+        assert!(refusal(refused).contains("u8"));
+        assert!(Codec::Text.decode::<String>(b"\xff").is_err());
+    }
+}

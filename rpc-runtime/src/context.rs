@@ -1,0 +1,141 @@
+//! What a handler may know of the request it serves.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::headers::Headers;
+use crate::protocol::{Request, ShortStr};
+
+/// The request that a handler serves, beside its arguments.
+///
+/// A method asks for it with a parameter marked `#[rpc(context)]`; callers do not see that parameter.
+///
+/// ```
+/// use rpc_runtime::{Context, service};
+///
+/// #[service]
+/// pub trait Audit {
+///     async fn record(&self, #[rpc(context)] cx: &Context, event: &str);
+/// }
+///
+/// struct Log;
+///
+/// impl Audit for Log {
+///     async fn record(&self, cx: &Context, event: &str) {
+///         println!("{event} by {:?} of tenant {:?}", cx.user_id(), cx.headers().get("tenant"));
+///     }
+/// }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Context {
+    method: &'static str,
+    correlation_id: Option<ShortStr>,
+    deadline: Option<Instant>,
+    redelivered: bool,
+    app_id: Option<ShortStr>,
+    user_id: Option<ShortStr>,
+    priority: Option<u8>,
+    headers: Headers,
+}
+
+impl Context {
+    /// Takes what belongs here out of a request that arrived at this instant.
+    pub(crate) fn new(
+        method: &'static str,
+        request: &mut Request,
+        arrived: Instant,
+        redelivered: bool,
+    ) -> Self {
+        Self {
+            method,
+            correlation_id: request.correlation_id.clone(),
+            deadline: request.time_to_live.and_then(|time| arrived.checked_add(time)),
+            redelivered,
+            app_id: request.app_id.take(),
+            user_id: request.user_id.take(),
+            priority: request.priority,
+            headers: std::mem::take(&mut request.headers),
+        }
+    }
+
+    /// The method's name on the wire.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.method
+    }
+
+    /// The request's correlation id: opaque, as the caller chose it. Unique only if the caller is well-behaved.
+    #[must_use]
+    pub fn correlation_id(&self) -> Option<&str> {
+        self.correlation_id.as_ref().map(ShortStr::as_str)
+    }
+
+    /// When the caller stops waiting; `None` where it did not say.
+    ///
+    /// Counted from the request's arrival at this worker: the time it waited in the queue is not known here, so the
+    /// caller may give up earlier.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The time left until the [`deadline`](Self::deadline); zero once it has passed.
+    ///
+    /// Calls that the handler makes inherit it without being told.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether the broker delivered this request before: an earlier worker may have begun it, or even ended it.
+    ///
+    /// Only methods marked `idempotent` ever see `true`.
+    #[must_use]
+    pub fn redelivered(&self) -> bool {
+        self.redelivered
+    }
+
+    /// The application that the caller says it is.
+    #[must_use]
+    pub fn app_id(&self) -> Option<&str> {
+        self.app_id.as_ref().map(ShortStr::as_str)
+    }
+
+    /// The RabbitMQ user who sent the request. The broker has
+    /// [checked it](https://www.rabbitmq.com/docs/validated-user-id) against the caller's connection, so it can be
+    /// trusted; `None` where the caller did not give it.
+    #[must_use]
+    pub fn user_id(&self) -> Option<&str> {
+        self.user_id.as_ref().map(ShortStr::as_str)
+    }
+
+    /// The request's priority, where the caller gave one.
+    #[must_use]
+    pub fn priority(&self) -> Option<u8> {
+        self.priority
+    }
+
+    /// The request's headers.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+}
+
+tokio::task_local! {
+    /// The deadline of the request that the current task serves.
+    static AMBIENT_DEADLINE: Option<Instant>;
+}
+
+/// Runs a handler so that the calls it makes inherit its deadline.
+pub(crate) async fn with_ambient_deadline<F: Future>(deadline: Option<Instant>, handler: F) -> F::Output {
+    AMBIENT_DEADLINE.scope(deadline, handler).await
+}
+
+/// The deadline that a call made here inherits: that of the request being served, if there is one.
+pub(crate) fn ambient_deadline() -> Option<Instant> {
+    AMBIENT_DEADLINE.try_with(|deadline| *deadline).ok().flatten()
+}

@@ -1,0 +1,124 @@
+//! What a service is, as data: the macro writes it, callers and workers read it.
+
+use std::time::Duration;
+
+/// A service: its name, the queue its requests go to by default, and its methods.
+///
+/// The [`service`](crate::service) attribute generates one for each trait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceDescriptor {
+    /// The trait's name.
+    pub name: &'static str,
+    /// The request queue, unless caller and worker choose another.
+    pub queue: &'static str,
+    /// The methods, in the order of the trait.
+    pub methods: &'static [MethodDescriptor],
+    /// The trait's documentation; empty where it has none.
+    pub docs: &'static str,
+}
+
+impl ServiceDescriptor {
+    /// A service without documentation.
+    #[must_use]
+    pub const fn new(name: &'static str, queue: &'static str, methods: &'static [MethodDescriptor]) -> Self {
+        Self {
+            name,
+            queue,
+            methods,
+            docs: "",
+        }
+    }
+
+    /// Sets the documentation.
+    #[must_use]
+    pub const fn docs(mut self, docs: &'static str) -> Self {
+        self.docs = docs;
+        self
+    }
+
+    /// The method of that name on the wire.
+    #[must_use]
+    pub fn method(&self, name: &str) -> Option<&'static MethodDescriptor> {
+        self.methods.iter().find(|method| method.name == name)
+    }
+}
+
+/// A method of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MethodDescriptor {
+    /// The name on the wire: AMQP's `type` of its requests.
+    pub name: &'static str,
+    /// The names of the arguments, in order.
+    pub arguments: &'static [&'static str],
+    /// Serves requests that name no method.
+    pub is_default: bool,
+    /// May run more than once: a redelivered request is run again.
+    pub is_idempotent: bool,
+    /// Is confirmed by the broker and never answered.
+    pub is_oneway: bool,
+    /// How long a caller waits, unless client or call say otherwise.
+    pub timeout: Option<Duration>,
+    /// The method's documentation; empty where it has none.
+    pub docs: &'static str,
+}
+
+impl MethodDescriptor {
+    /// A method that is answered, runs at most once and has the client's time limit.
+    ///
+    /// # Panics
+    ///
+    /// If the name is longer than the 255 bytes that AMQP's `type` holds; in a `const`, that does not compile.
+    #[must_use]
+    pub const fn new(name: &'static str, arguments: &'static [&'static str]) -> Self {
+        assert!(
+            name.len() <= 255,
+            "a method's name on the wire holds at most 255 bytes"
+        );
+        Self {
+            name,
+            arguments,
+            is_default: false,
+            is_idempotent: false,
+            is_oneway: false,
+            timeout: None,
+            docs: "",
+        }
+    }
+
+    /// Serves requests that name no method.
+    #[must_use]
+    pub const fn default_method(mut self) -> Self {
+        self.is_default = true;
+        self
+    }
+
+    /// May run more than once.
+    #[must_use]
+    pub const fn idempotent(mut self) -> Self {
+        self.is_idempotent = true;
+        self
+    }
+
+    /// Is never answered.
+    #[must_use]
+    pub const fn oneway(mut self) -> Self {
+        self.is_oneway = true;
+        self
+    }
+
+    /// Sets how long a caller waits.
+    #[must_use]
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the documentation.
+    #[must_use]
+    pub const fn docs(mut self, docs: &'static str) -> Self {
+        self.docs = docs;
+        self
+    }
+}

@@ -1,0 +1,308 @@
+//! The errors of callers and workers.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::codec::EncodeError;
+use crate::protocol::{Fault, TooLong};
+
+/// Whether the method of a failed call ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Executed {
+    /// It did not run and will not: calling again is safe.
+    No,
+    /// It may have run, may be running, or may yet run.
+    Maybe,
+    /// It ran.
+    Yes,
+}
+
+/// Why a call failed.
+///
+/// `E` is the method's own error; a method that returns no `Result` has [`Infallible`] there.
+/// [`executed`](Self::executed) tells whether the method ran.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError<E = Infallible> {
+    /// The method ran and returned its own error.
+    #[error("the method failed")]
+    Service(#[source] E),
+
+    /// The method ran and returned its own error, which arrived as text: a call in
+    /// [`Codec::Text`](crate::Codec::Text) cannot carry a typed one.
+    #[error("the method failed: {0}")]
+    ServiceText(String),
+
+    /// There is no queue of this name: no worker of the service was ever started, or its queue is gone.
+    #[error("no server: there is no queue {queue:?}")]
+    NoServer {
+        /// The request queue.
+        queue: String,
+    },
+
+    /// No reply came in time.
+    #[error("no reply within {limit:?}")]
+    TimedOut {
+        /// How long the call was allowed to take.
+        limit: Duration,
+        /// [`Executed::No`] where the request had not left yet.
+        executed: Executed,
+    },
+
+    /// The worker's runtime refused or could not finish the call.
+    #[error("the worker answered with a fault")]
+    Fault(#[source] Fault),
+
+    /// The request is larger than [`max_sent_bytes`](crate::BrokerBuilder::max_sent_bytes); it was not sent.
+    #[error("the request has {size} bytes, and at most {limit} may be sent")]
+    TooLarge {
+        /// The arguments' size in bytes, encoded.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+
+    /// The arguments cannot be written in the client's codec; nothing was sent.
+    #[error("the arguments cannot be sent")]
+    Encode(#[source] EncodeError),
+
+    /// The call's options cannot be sent: a name that is too long for AMQP.
+    #[error("the call cannot be sent: {what} does not fit")]
+    Invalid {
+        /// What does not fit.
+        what: &'static str,
+        /// Why.
+        source: InvalidName,
+    },
+
+    /// A reply came that cannot be read as the method's result.
+    #[error("the reply cannot be read")]
+    BadReply(#[source] Box<dyn Error + Send + Sync>),
+
+    /// The broker refused to take the request (a negative confirm), for example because the queue is full.
+    #[error("the broker refused the request for queue {queue:?}")]
+    Refused {
+        /// The request queue.
+        queue: String,
+    },
+
+    /// The broker could not be reached, or the connection was lost during the call.
+    #[error("the broker failed the call")]
+    Broker {
+        /// What happened.
+        source: BrokerError,
+        /// Whether the request may have reached a worker.
+        executed: Executed,
+    },
+}
+
+impl<E> CallError<E> {
+    /// Whether the method ran.
+    #[must_use]
+    pub fn executed(&self) -> Executed {
+        match self {
+            Self::Service(_) | Self::ServiceText(_) | Self::BadReply(_) => Executed::Yes,
+            Self::Fault(fault) => fault.code.executed(),
+            Self::TimedOut { executed, .. } | Self::Broker { executed, .. } => *executed,
+            Self::NoServer { .. }
+            | Self::TooLarge { .. }
+            | Self::Encode(_)
+            | Self::Invalid { .. }
+            | Self::Refused { .. } => Executed::No,
+        }
+    }
+}
+
+impl CallError<Infallible> {
+    /// The same failure of a call whose method has an error of its own.
+    pub(crate) fn widen<E>(self) -> CallError<E> {
+        match self {
+            Self::Service(never) => match never {},
+            Self::ServiceText(text) => CallError::ServiceText(text),
+            Self::NoServer { queue } => CallError::NoServer { queue },
+            Self::TimedOut { limit, executed } => CallError::TimedOut { limit, executed },
+            Self::Fault(fault) => CallError::Fault(fault),
+            Self::TooLarge { size, limit } => CallError::TooLarge { size, limit },
+            Self::Encode(source) => CallError::Encode(source),
+            Self::Invalid { what, source } => CallError::Invalid { what, source },
+            Self::BadReply(source) => CallError::BadReply(source),
+            Self::Refused { queue } => CallError::Refused { queue },
+            Self::Broker { source, executed } => CallError::Broker { source, executed },
+        }
+    }
+}
+
+/// A name or value is longer than AMQP's short string: 255 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct InvalidName(#[from] TooLong);
+
+/// What went wrong between this process and the broker.
+///
+/// Cheap to clone: one lost connection ends many calls.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// The address cannot be read. It is not repeated here, as it may hold a password.
+    #[error("invalid broker address: {reason}")]
+    InvalidAddress {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+
+    /// The address asks for TLS, which this build does not have; it would have connected in plain text.
+    #[error("amqps:// needs TLS, which this build of rpc-runtime does not have: use amqp://")]
+    TlsUnsupported,
+
+    /// No connection could be made.
+    #[error("cannot connect to the broker at {host}")]
+    Connect {
+        /// Host and port.
+        host: String,
+        /// What the attempt ended with.
+        source: Cause,
+    },
+
+    /// A step took longer than it may.
+    #[error("the broker did not answer within {limit:?}: {step}")]
+    Unresponsive {
+        /// What was asked of the broker.
+        step: &'static str,
+        /// How long was waited.
+        limit: Duration,
+    },
+
+    /// The broker refused to declare, find or consume a queue.
+    #[error("the broker refused queue {queue:?}")]
+    Queue {
+        /// The queue.
+        queue: String,
+        /// The broker's reason. `PRECONDITION_FAILED`: the queue exists with other properties.
+        source: Cause,
+    },
+
+    /// The connection, or the channel in it, was lost.
+    #[error("the connection to the broker was lost")]
+    Lost {
+        /// What ended it, where it is known.
+        source: Option<Cause>,
+    },
+
+    /// The broker handle was closed.
+    #[error("the broker handle is closed")]
+    Closed,
+
+    /// The message cannot be carried by AMQP.
+    #[error("the message cannot be sent: {reason}")]
+    Unsendable {
+        /// What does not fit.
+        reason: &'static str,
+    },
+}
+
+/// The underlying error of a [`BrokerError`].
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct Cause(Arc<dyn Error + Send + Sync>);
+
+impl Cause {
+    pub(crate) fn new(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Arc::from(source.into()))
+    }
+}
+
+/// Why a server could not start, or ended other than by its shutdown.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// No service was given.
+    #[error("the server has no service: add one with serve()")]
+    NoService,
+
+    /// A queue's name does not fit AMQP.
+    #[error("the queue name {queue:?} cannot be used")]
+    InvalidQueue {
+        /// The name.
+        queue: String,
+        /// Why.
+        source: InvalidName,
+    },
+
+    /// Two services on one queue have a method of the same name.
+    #[error(
+        "two services on queue {queue:?} have a method {method:?}: serve one of them on a queue of its own"
+    )]
+    DuplicateMethod {
+        /// The queue.
+        queue: String,
+        /// The method.
+        method: &'static str,
+    },
+
+    /// Two services on one queue have a default method.
+    #[error("two services on queue {queue:?} have a default method: serve one of them on a queue of its own")]
+    DuplicateDefault {
+        /// The queue.
+        queue: String,
+    },
+
+    /// Two services were given the same queue with different options.
+    #[error("queue {queue:?} was given twice with different options")]
+    ConflictingQueue {
+        /// The queue.
+        queue: String,
+    },
+
+    /// The broker could not be used, or was lost.
+    #[error("the server lost its broker")]
+    Broker(#[from] BrokerError),
+
+    /// The requests that ran at shutdown did not end within the drain limit. They were stopped and given back to the
+    /// broker: `idempotent` ones run again elsewhere, the callers of others get the fault `interrupted`.
+    #[error("{unfinished} requests did not end within the drain limit of {limit:?}")]
+    DrainTimedOut {
+        /// How many were stopped.
+        unfinished: usize,
+        /// The limit.
+        limit: Duration,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::FaultCode;
+
+    #[test]
+    fn errors_say_whether_the_method_ran() {
+        assert_eq!(CallError::Service("x").executed(), Executed::Yes);
+        assert_eq!(
+            CallError::<()>::NoServer { queue: "q".into() }.executed(),
+            Executed::No
+        );
+        let interrupted = CallError::<()>::Fault(Fault::new(FaultCode::Interrupted, ""));
+        assert_eq!(interrupted.executed(), Executed::Maybe);
+        let late = CallError::<()>::TimedOut {
+            limit: Duration::from_secs(1),
+            executed: Executed::Maybe,
+        };
+        assert_eq!(late.executed(), Executed::Maybe);
+    }
+
+    #[test]
+    fn sources_are_kept() {
+        let cause = Cause::new(std::io::Error::other("refused"));
+        let error: CallError = CallError::Broker {
+            source: BrokerError::Connect {
+                host: "h:1".into(),
+                source: cause,
+            },
+            executed: Executed::No,
+        };
+        let broker = error.source().unwrap();
+        assert_eq!(broker.to_string(), "cannot connect to the broker at h:1");
+        assert_eq!(broker.source().unwrap().to_string(), "refused");
+    }
+}

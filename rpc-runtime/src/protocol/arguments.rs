@@ -1,0 +1,325 @@
+//! A method's arguments ↔ a map by name.
+//!
+//! Arguments travel as a map so that one can be added later: names that the reader does not know are skipped, and an
+//! `Option` that is not there reads as `None`. A positional array is read too, for peers that send one.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer, forward_to_deserialize_any};
+
+/// The name under which arguments pass through serde: by it, the text codec knows them from a user's own struct.
+pub(crate) const ARGUMENTS: &str = "$rpc_runtime::arguments";
+
+/// A caller's arguments: a tuple of values that can be written.
+///
+/// Implemented for tuples of up to 16 values; generated code is its only user.
+pub trait EncodeArguments {
+    /// Writes the values under these names, of which there are as many.
+    fn serialize<S: Serializer>(
+        &self,
+        names: &'static [&'static str],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error>;
+}
+
+/// A worker's arguments: a tuple of values that can be read.
+///
+/// Implemented for tuples of up to 16 values; generated code is its only user.
+pub trait DecodeArguments<'de>: Sized {
+    /// Reads the values from a map by name.
+    fn from_map<A: MapAccess<'de>>(names: &'static [&'static str], map: A) -> Result<Self, A::Error>;
+
+    /// Reads the values from an array by position.
+    fn from_seq<A: SeqAccess<'de>>(names: &'static [&'static str], seq: A) -> Result<Self, A::Error>;
+}
+
+/// Arguments with their names, ready to be written.
+pub(crate) struct NamedArguments<'a, A> {
+    pub(crate) names: &'static [&'static str],
+    pub(crate) values: &'a A,
+}
+
+impl<A: EncodeArguments> Serialize for NamedArguments<'_, A> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.values.serialize(self.names, serializer)
+    }
+}
+
+/// Reads arguments by these names.
+pub(crate) struct ArgumentsSeed<A> {
+    names: &'static [&'static str],
+    arguments: PhantomData<A>,
+}
+
+impl<A> ArgumentsSeed<A> {
+    pub(crate) fn new(names: &'static [&'static str]) -> Self {
+        Self {
+            names,
+            arguments: PhantomData,
+        }
+    }
+}
+
+impl<'de, A: DecodeArguments<'de>> DeserializeSeed<'de> for ArgumentsSeed<A> {
+    type Value = A;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<A, D::Error> {
+        deserializer.deserialize_struct(ARGUMENTS, self.names, self)
+    }
+}
+
+impl<'de, A: DecodeArguments<'de>> Visitor<'de> for ArgumentsSeed<A> {
+    type Value = A;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.names {
+            [] => f.write_str("an empty map, as the method takes no arguments"),
+            names => write!(f, "a map of the arguments {}", names.join(", ")),
+        }
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<A, M::Error> {
+        A::from_map(self.names, map)
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, seq: S) -> Result<A, S::Error> {
+        A::from_seq(self.names, seq)
+    }
+}
+
+/// Arguments that were not sent at all: each is missing.
+pub(crate) fn no_arguments<'de, A: DecodeArguments<'de>>(
+    names: &'static [&'static str],
+) -> Result<A, serde::de::value::Error> {
+    A::from_map(
+        names,
+        serde::de::value::MapDeserializer::new(std::iter::empty::<((), ())>()),
+    )
+}
+
+/// Reads a key as the position of the argument of that name; `None` for a name that the method does not know.
+struct Position(&'static [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for Position {
+    type Value = Option<usize>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Position {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an argument's name")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(self.0.iter().position(|known| *known == name))
+    }
+}
+
+/// What an argument that was not sent reads as: `None` for an `Option`, else an error that names it.
+fn missing<'de, T: Deserialize<'de>, E: Error>(name: &'static str) -> Result<T, E> {
+    struct Missing<E>(&'static str, PhantomData<E>);
+
+    impl<'de, E: Error> Deserializer<'de> for Missing<E> {
+        type Error = E;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, E> {
+            Err(E::custom(format_args!("missing argument `{}`", self.0)))
+        }
+
+        fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, E> {
+            visitor.visit_none()
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
+            newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+        }
+    }
+
+    T::deserialize(Missing(name, PhantomData))
+}
+
+/// Puts a value into its slot; the same name twice is an error.
+fn fill<T, E: Error>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(E::custom(format_args!("argument `{name}` is there twice"))),
+    }
+}
+
+macro_rules! tuples {
+    ($($count:literal: ($($type:ident $index:tt),*);)*) => {$(
+        impl<$($type: Serialize),*> EncodeArguments for ($($type,)*) {
+            fn serialize<S: Serializer>(
+                &self,
+                names: &'static [&'static str],
+                serializer: S,
+            ) -> Result<S::Ok, S::Error> {
+                debug_assert_eq!(names.len(), $count);
+                #[allow(unused_mut)]
+                let mut map = serializer.serialize_struct(ARGUMENTS, $count)?;
+                $(map.serialize_field(names[$index], &self.$index)?;)*
+                map.end()
+            }
+        }
+
+        impl<'de, $($type: Deserialize<'de>),*> DecodeArguments<'de> for ($($type,)*) {
+            #[allow(unused_variables, clippy::unused_unit)]
+            fn from_map<M: MapAccess<'de>>(names: &'static [&'static str], mut map: M) -> Result<Self, M::Error> {
+                debug_assert_eq!(names.len(), $count);
+                #[allow(unused_mut)]
+                let mut slots = ($(None::<$type>,)*);
+                while let Some(position) = map.next_key_seed(Position(names))? {
+                    match position {
+                        $(Some($index) => fill(&mut slots.$index, names[$index], map.next_value()?)?,)*
+                        _ => { map.next_value::<IgnoredAny>()?; }
+                    }
+                }
+                Ok(($(match slots.$index { Some(value) => value, None => missing(names[$index])? },)*))
+            }
+
+            fn from_seq<S: SeqAccess<'de>>(names: &'static [&'static str], mut seq: S) -> Result<Self, S::Error> {
+                debug_assert_eq!(names.len(), $count);
+                let arguments = ($(match seq.next_element::<$type>()? {
+                    Some(value) => value,
+                    None => missing(names[$index])?,
+                },)*);
+                // Arguments that this side does not know yet, as in a map.
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(arguments)
+            }
+        }
+    )*};
+}
+
+tuples! {
+    0: ();
+    1: (A 0);
+    2: (A 0, B 1);
+    3: (A 0, B 1, C 2);
+    4: (A 0, B 1, C 2, D 3);
+    5: (A 0, B 1, C 2, D 3, E 4);
+    6: (A 0, B 1, C 2, D 3, E 4, F 5);
+    7: (A 0, B 1, C 2, D 3, E 4, F 5, G 6);
+    8: (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);
+    9: (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8);
+    10: (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9);
+    11: (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10);
+    12: (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11);
+    13: (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11, N 12);
+    14: (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11, N 12, O 13);
+    15: (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11, N 12, O 13, P 14);
+    16: (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11, N 12, O 13, P 14, Q 15);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Codec;
+
+    const NAMES: &[&str] = &["id", "limit"];
+
+    fn encode<A: EncodeArguments>(codec: Codec, names: &'static [&'static str], values: A) -> Vec<u8> {
+        codec
+            .encode(&NamedArguments {
+                names,
+                values: &values,
+            })
+            .unwrap()
+            .to_vec()
+    }
+
+    fn decode<'de, A: DecodeArguments<'de>>(
+        codec: Codec,
+        names: &'static [&'static str],
+        body: &'de [u8],
+    ) -> Result<A, String> {
+        codec
+            .decode_seed(ArgumentsSeed::<A>::new(names), body)
+            .map_err(|error| std::error::Error::source(&error).unwrap().to_string())
+    }
+
+    #[test]
+    fn are_a_map_by_name() {
+        assert_eq!(encode(Codec::Json, NAMES, ("a", 3)), br#"{"id":"a","limit":3}"#);
+        assert_eq!(
+            encode(Codec::MessagePack, NAMES, ("a", 3)),
+            b"\x82\xa2id\xa1a\xa5limit\x03"
+        );
+        assert_eq!(encode(Codec::MessagePack, &[], ()), b"\x80");
+    }
+
+    #[test]
+    fn read_back_in_any_order_and_skip_strangers() {
+        let body = br#"{"later": [1, {"x": 2}], "limit": 3, "id": "a"}"#;
+        assert_eq!(
+            decode::<(String, u32)>(Codec::Json, NAMES, body),
+            Ok(("a".into(), 3))
+        );
+        let packed = encode(Codec::MessagePack, NAMES, ("a", 3));
+        assert_eq!(
+            decode::<(String, u32)>(Codec::MessagePack, NAMES, &packed),
+            Ok(("a".into(), 3))
+        );
+    }
+
+    #[test]
+    fn a_positional_array_is_read_too() {
+        assert_eq!(
+            decode::<(String, u32)>(Codec::Json, NAMES, br#"["a", 3]"#),
+            Ok(("a".into(), 3))
+        );
+        assert_eq!(
+            decode::<(String, u32)>(Codec::Json, NAMES, br#"["a", 3, 4]"#),
+            Ok(("a".into(), 3))
+        );
+        assert_eq!(
+            decode::<(String, u32)>(Codec::MessagePack, NAMES, b"\x92\xa1a\x03"),
+            Ok(("a".into(), 3))
+        );
+    }
+
+    #[test]
+    fn an_optional_argument_may_be_missing_and_others_may_not() {
+        assert_eq!(
+            decode::<(String, Option<u32>)>(Codec::Json, NAMES, br#"{"id":"a"}"#),
+            Ok(("a".into(), None))
+        );
+        let error = decode::<(String, u32)>(Codec::Json, NAMES, br#"{"id":"a"}"#).unwrap_err();
+        assert!(error.starts_with("missing argument `limit`"), "{error}");
+        let error = decode::<(String, u32)>(Codec::MessagePack, NAMES, b"\x91\xa1a").unwrap_err();
+        assert!(error.starts_with("missing argument `limit`"), "{error}");
+        assert_eq!(no_arguments::<(Option<u32>,)>(&["limit"]), Ok((None,)));
+        assert!(no_arguments::<(u32,)>(&["limit"]).is_err());
+    }
+
+    #[test]
+    fn the_same_argument_twice_is_refused() {
+        let error =
+            decode::<(String, u32)>(Codec::Json, NAMES, br#"{"id":"a","id":"b","limit":1}"#).unwrap_err();
+        assert!(error.starts_with("argument `id` is there twice"), "{error}");
+    }
+
+    #[test]
+    fn plain_text_is_the_one_argument() {
+        assert_eq!(encode(Codec::Text, &["id"], ("user:1",)), b"user:1");
+        assert_eq!(
+            decode::<(String,)>(Codec::Text, &["id"], b"user:1"),
+            Ok(("user:1".into(),))
+        );
+        assert_eq!(decode::<(u32,)>(Codec::Text, &["n"], b"30"), Ok((30,)));
+        assert_eq!(decode::<()>(Codec::Text, &[], b"anything"), Ok(()));
+        let error = decode::<(String, u32)>(Codec::Text, NAMES, b"user:1").unwrap_err();
+        assert!(error.contains("the method takes 2"), "{error}");
+    }
+}

@@ -1,0 +1,208 @@
+//! Faults: what a worker's runtime answers in place of the method.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Executed;
+
+/// The worker's runtime could not answer with the method's own result or error.
+///
+/// On the wire: a reply of `type` `fault` whose body is `{code, message}` in the request's content type, and
+/// `code: message` in plain text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+#[non_exhaustive]
+pub struct Fault {
+    /// What kind of fault.
+    pub code: FaultCode,
+    /// What happened, for a person to read.
+    pub message: String,
+}
+
+impl Fault {
+    /// A fault of this kind.
+    pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// The service has no such method.
+    #[must_use]
+    pub fn unknown_method(method: &str) -> Self {
+        Self::new(
+            FaultCode::UnknownMethod,
+            format!("the service has no method {method:?}"),
+        )
+    }
+
+    /// The request cannot be understood.
+    pub(crate) fn bad_request(reason: impl fmt::Display) -> Self {
+        Self::new(FaultCode::BadRequest, reason.to_string())
+    }
+
+    /// As plain text: what a peer that speaks `text/plain` gets.
+    pub(crate) fn to_text(&self) -> String {
+        self.to_string()
+    }
+
+    /// Reads [`to_text`](Self::to_text) back; text that was not made by it is kept whole as the message.
+    pub(crate) fn from_text(text: &str) -> Self {
+        match text.split_once(": ") {
+            Some((code, message)) => Self::new(FaultCode::from_wire(code), message),
+            None => Self::new(FaultCode::Other("fault".into()), text),
+        }
+    }
+}
+
+/// The kinds of [`Fault`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FaultCode {
+    /// `unknown_method`: the service has no method of that name, or no default one where none was named.
+    UnknownMethod,
+    /// `bad_request`: the arguments could not be read, or the method cannot be called in this content type.
+    BadRequest,
+    /// `unsupported_content_type`: the worker does not know the request's `content_type`.
+    UnsupportedContentType,
+    /// `panicked`: the method panicked.
+    Panicked,
+    /// `interrupted`: an earlier delivery of this request was lost with its worker; the method may have run, and is
+    /// not `idempotent`, so it is not run again.
+    Interrupted,
+    /// `expired`: the caller's time was up before the method could start.
+    Expired,
+    /// `too_large`: the request is larger than the worker accepts.
+    TooLarge,
+    /// `reply_too_large`: the method ran, and its answer is larger than the worker may send.
+    ReplyTooLarge,
+    /// `unanswerable`: the method ran, and its answer cannot be written in the request's content type.
+    Unanswerable,
+    /// `unauthorized`: the caller may not call this method.
+    Unauthorized,
+    /// A code that this version does not know.
+    Other(String),
+}
+
+impl FaultCode {
+    /// The code as it stands on the wire.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::UnknownMethod => "unknown_method",
+            Self::BadRequest => "bad_request",
+            Self::UnsupportedContentType => "unsupported_content_type",
+            Self::Panicked => "panicked",
+            Self::Interrupted => "interrupted",
+            Self::Expired => "expired",
+            Self::TooLarge => "too_large",
+            Self::ReplyTooLarge => "reply_too_large",
+            Self::Unanswerable => "unanswerable",
+            Self::Unauthorized => "unauthorized",
+            Self::Other(code) => code,
+        }
+    }
+
+    pub(crate) fn from_wire(code: &str) -> Self {
+        match code {
+            "unknown_method" => Self::UnknownMethod,
+            "bad_request" => Self::BadRequest,
+            "unsupported_content_type" => Self::UnsupportedContentType,
+            "panicked" => Self::Panicked,
+            "interrupted" => Self::Interrupted,
+            "expired" => Self::Expired,
+            "too_large" => Self::TooLarge,
+            "reply_too_large" => Self::ReplyTooLarge,
+            "unanswerable" => Self::Unanswerable,
+            "unauthorized" => Self::Unauthorized,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+
+    /// Whether the method ran.
+    #[must_use]
+    pub fn executed(&self) -> Executed {
+        match self {
+            Self::UnknownMethod
+            | Self::BadRequest
+            | Self::UnsupportedContentType
+            | Self::Expired
+            | Self::TooLarge
+            | Self::Unauthorized => Executed::No,
+            Self::Panicked | Self::ReplyTooLarge | Self::Unanswerable => Executed::Yes,
+            Self::Interrupted | Self::Other(_) => Executed::Maybe,
+        }
+    }
+}
+
+impl fmt::Display for FaultCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The body of a fault in a structured content type.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct FaultBody<'a> {
+    #[serde(borrow)]
+    pub(crate) code: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) message: std::borrow::Cow<'a, str>,
+}
+
+impl<'a> From<&'a Fault> for FaultBody<'a> {
+    fn from(fault: &'a Fault) -> Self {
+        Self {
+            code: fault.code.as_str().into(),
+            message: fault.message.as_str().into(),
+        }
+    }
+}
+
+impl From<FaultBody<'_>> for Fault {
+    fn from(body: FaultBody<'_>) -> Self {
+        Self::new(FaultCode::from_wire(&body.code), body.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_survive_the_wire() {
+        for code in [
+            FaultCode::UnknownMethod,
+            FaultCode::BadRequest,
+            FaultCode::UnsupportedContentType,
+            FaultCode::Panicked,
+            FaultCode::Interrupted,
+            FaultCode::Expired,
+            FaultCode::TooLarge,
+            FaultCode::ReplyTooLarge,
+            FaultCode::Unanswerable,
+            FaultCode::Unauthorized,
+            FaultCode::Other("made_up".into()),
+        ] {
+            assert_eq!(FaultCode::from_wire(code.as_str()), code);
+        }
+    }
+
+    #[test]
+    fn text_faults_read_back() {
+        let fault = Fault::unknown_method("nope");
+        assert_eq!(
+            fault.to_text(),
+            r#"unknown_method: the service has no method "nope""#
+        );
+        assert_eq!(Fault::from_text(&fault.to_text()), fault);
+        assert_eq!(Fault::from_text("boom").message, "boom");
+    }
+
+    #[test]
+    fn an_unknown_code_does_not_claim_that_nothing_ran() {
+        assert_eq!(FaultCode::Other("x".into()).executed(), Executed::Maybe);
+    }
+}

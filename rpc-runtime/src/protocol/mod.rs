@@ -1,0 +1,23 @@
+//! The protocol: requests, replies and faults ↔ messages. Pure: no I/O, no tasks, no clock.
+//!
+//! `docs/protocol.md` describes the same for peers in other languages.
+
+mod arguments;
+mod borrowed;
+mod fault;
+mod message;
+mod reply;
+mod reply_address;
+mod request;
+mod short_str;
+
+pub(crate) use arguments::{ARGUMENTS, ArgumentsSeed, NamedArguments, no_arguments};
+pub use arguments::{DecodeArguments, EncodeArguments};
+pub use borrowed::{ByteSlice, CowBytes, CowStr};
+pub use fault::{Fault, FaultCode};
+pub(crate) use message::{Message, Properties};
+pub(crate) use reply::{Reply, ReplyKind};
+pub use reply_address::ReplyAddresses;
+pub(crate) use reply_address::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX};
+pub(crate) use request::Request;
+pub(crate) use short_str::{ShortStr, TooLong};

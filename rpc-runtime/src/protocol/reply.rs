@@ -1,0 +1,181 @@
+//! A reply ↔ a message.
+
+use bytes::Bytes;
+
+use super::{Fault, FaultCode, Message, Properties, ShortStr};
+use crate::codec::{Codec, DecodeError, UnsupportedContentType};
+use crate::protocol::fault::FaultBody;
+
+/// What a reply carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReplyKind {
+    /// The method's value. On the wire `result`, or no `type` at all.
+    Result,
+    /// The method's own error. On the wire `error`.
+    Error,
+    /// The runtime's. On the wire `fault`.
+    Fault,
+}
+
+impl ReplyKind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Result => "result",
+            Self::Error => "error",
+            Self::Fault => "fault",
+        }
+    }
+}
+
+/// An answer, written in a codec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reply {
+    pub(crate) kind: ReplyKind,
+    pub(crate) codec: Codec,
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    pub(crate) fn fault(codec: Codec, fault: &Fault) -> Self {
+        let body = match codec {
+            Codec::Text => Bytes::from(fault.to_text()),
+            // Two strings: there is nothing in them that cannot be written. Should it fail all the same, an empty
+            // body still says `fault`.
+            Codec::MessagePack | Codec::Json => codec.encode(&FaultBody::from(fault)).unwrap_or_default(),
+        };
+        Self {
+            kind: ReplyKind::Fault,
+            codec,
+            body,
+        }
+    }
+
+    /// The message that answers a request with this correlation id. Nothing else of the request is copied.
+    pub(crate) fn into_message(self, correlation_id: Option<ShortStr>) -> Message {
+        Message {
+            properties: Properties {
+                kind: Some(ShortStr::from_static(self.kind.as_str())),
+                content_type: Some(ShortStr::from_static(self.codec.content_type())),
+                correlation_id,
+                ..Properties::default()
+            },
+            body: self.body,
+        }
+    }
+
+    /// Reads a message that arrived on a reply queue. A worker that names no content type is taken to have answered in
+    /// the request's.
+    ///
+    /// # Errors
+    ///
+    /// [`BadReply`] where the kind or the content type is unknown.
+    pub(crate) fn from_message(message: Message, asked_in: Codec) -> Result<Self, BadReply> {
+        let properties = message.properties;
+        let kind = match properties.kind.as_ref().map(ShortStr::as_str) {
+            None | Some("" | "result") => ReplyKind::Result,
+            Some("error") => ReplyKind::Error,
+            Some("fault") => ReplyKind::Fault,
+            Some(other) => return Err(BadReply::UnknownKind(other.to_owned())),
+        };
+        let codec = match &properties.content_type {
+            None => asked_in,
+            Some(content_type) => Codec::from_content_type(content_type.as_str())?,
+        };
+        Ok(Self {
+            kind,
+            codec,
+            body: message.body,
+        })
+    }
+
+    /// The fault that this reply carries.
+    pub(crate) fn read_fault(&self) -> Fault {
+        match self.codec {
+            Codec::Text => Fault::from_text(&String::from_utf8_lossy(&self.body)),
+            codec => match codec.decode::<FaultBody<'_>>(&self.body) {
+                Ok(body) => body.into(),
+                Err(_) => Fault::new(
+                    FaultCode::Other("fault".into()),
+                    "the worker sent a fault that cannot be read",
+                ),
+            },
+        }
+    }
+}
+
+/// A reply came that this library cannot read. The method ran.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum BadReply {
+    #[error("the reply is of the unknown type {0:?}: expected result, error or fault")]
+    UnknownKind(String),
+    #[error(transparent)]
+    ContentType(#[from] UnsupportedContentType),
+    #[error(transparent)]
+    Body(#[from] DecodeError),
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn survives_the_wire(
+            kind in prop::sample::select(vec![ReplyKind::Result, ReplyKind::Error, ReplyKind::Fault]),
+            codec in prop::sample::select(vec![Codec::MessagePack, Codec::Json, Codec::Text]),
+            body in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let reply = Reply { kind, codec, body: body.into() };
+            let message = reply.clone().into_message(Some(ShortStr::from_static("7")));
+            prop_assert_eq!(message.properties.correlation_id.as_ref().map(ShortStr::as_str), Some("7"));
+            prop_assert_eq!(Reply::from_message(message, Codec::Json).unwrap(), reply);
+        }
+
+        #[test]
+        fn no_fault_body_panics(
+            codec in prop::sample::select(vec![Codec::MessagePack, Codec::Json, Codec::Text]),
+            body in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            Reply { kind: ReplyKind::Fault, codec, body: body.into() }.read_fault();
+        }
+    }
+
+    #[test]
+    fn faults_survive_every_codec() {
+        let fault = Fault::new(FaultCode::Interrupted, "its worker: gone \"here\"");
+        for codec in [Codec::MessagePack, Codec::Json, Codec::Text] {
+            assert_eq!(Reply::fault(codec, &fault).read_fault(), fault);
+        }
+    }
+
+    #[test]
+    fn a_tutorial_reply_is_a_result_in_the_codec_asked_in() {
+        let message = Message {
+            body: Bytes::from_static(b"a@b"),
+            ..Message::default()
+        };
+        let reply = Reply::from_message(message, Codec::Text).unwrap();
+        assert_eq!((reply.kind, reply.codec), (ReplyKind::Result, Codec::Text));
+    }
+
+    #[test]
+    fn an_unknown_type_is_an_error() {
+        let properties = Properties {
+            kind: Some(ShortStr::from_static("progress")),
+            ..Properties::default()
+        };
+        assert!(
+            Reply::from_message(
+                Message {
+                    properties,
+                    body: Bytes::new()
+                },
+                Codec::Json
+            )
+            .is_err()
+        );
+    }
+}

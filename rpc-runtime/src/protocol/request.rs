@@ -1,0 +1,158 @@
+//! A request ↔ a message.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Fault, FaultCode, Message, Properties, ShortStr};
+use crate::codec::Codec;
+use crate::headers::Headers;
+
+/// The longest time-to-live that is written: RabbitMQ takes no more than 2^32 - 1 milliseconds, about 49 days.
+const MAX_TIME_TO_LIVE: Duration = Duration::from_millis(u32::MAX as u64);
+
+/// A request, as caller and worker mean it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Request {
+    /// The method's name; `None` asks for the service's default method.
+    pub(crate) method: Option<ShortStr>,
+    pub(crate) codec: Codec,
+    /// Echoed in the reply, whatever it is.
+    pub(crate) correlation_id: Option<ShortStr>,
+    /// Where the answer goes; `None` wants none.
+    pub(crate) reply_to: Option<ShortStr>,
+    /// How long the caller still waits.
+    pub(crate) time_to_live: Option<Duration>,
+    pub(crate) persistent: bool,
+    pub(crate) priority: Option<u8>,
+    pub(crate) app_id: Option<ShortStr>,
+    pub(crate) user_id: Option<ShortStr>,
+    pub(crate) headers: Headers,
+    pub(crate) arguments: Bytes,
+}
+
+impl Request {
+    pub(crate) fn into_message(self) -> Message {
+        Message {
+            properties: Properties {
+                kind: self.method,
+                content_type: Some(ShortStr::from_static(self.codec.content_type())),
+                correlation_id: self.correlation_id,
+                reply_to: self.reply_to,
+                expiration: self.time_to_live.map(|time| time.min(MAX_TIME_TO_LIVE)),
+                persistent: self.persistent,
+                priority: self.priority,
+                app_id: self.app_id,
+                user_id: self.user_id,
+                headers: self.headers,
+            },
+            body: self.arguments,
+        }
+    }
+
+    /// Reads a message that arrived on a request queue.
+    ///
+    /// # Errors
+    ///
+    /// The fault to answer with, where nobody could read the body.
+    pub(crate) fn from_message(message: Message) -> Result<Self, Fault> {
+        let Message { properties, body } = message;
+        let codec = match &properties.content_type {
+            None => Codec::Text,
+            Some(content_type) => Codec::from_content_type(content_type.as_str())
+                .map_err(|error| Fault::new(FaultCode::UnsupportedContentType, error.to_string()))?,
+        };
+        Ok(Self {
+            // RabbitMQ's clients in some languages send an empty string for a property that is not set.
+            method: properties.kind.filter(|method| !method.as_str().is_empty()),
+            codec,
+            correlation_id: properties.correlation_id,
+            reply_to: properties.reply_to.filter(|address| !address.as_str().is_empty()),
+            time_to_live: properties.expiration,
+            persistent: properties.persistent,
+            priority: properties.priority,
+            app_id: properties.app_id,
+            user_id: properties.user_id,
+            headers: properties.headers,
+            arguments: body,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn short_str() -> impl Strategy<Value = ShortStr> {
+        "[a-z.:0-9é-]{1,60}".prop_map(|text| ShortStr::new(text).unwrap())
+    }
+
+    prop_compose! {
+        fn request()(
+            method in prop::option::of(short_str()),
+            codec in prop::sample::select(vec![Codec::MessagePack, Codec::Json, Codec::Text]),
+            correlation_id in prop::option::of(short_str()),
+            reply_to in prop::option::of(short_str()),
+            time_to_live in prop::option::of((1u64..4_000_000_000).prop_map(Duration::from_millis)),
+            persistent: bool,
+            priority in prop::option::of(any::<u8>()),
+            header in prop::option::of((short_str(), ".{0,20}")),
+            arguments in prop::collection::vec(any::<u8>(), 0..100),
+        ) -> Request {
+            let mut headers = Headers::default();
+            if let Some((name, value)) = header {
+                headers.insert(name, value);
+            }
+            Request {
+                method, codec, correlation_id, reply_to, time_to_live, persistent, priority,
+                app_id: None, user_id: None, headers, arguments: arguments.into(),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn survives_the_wire(request in request()) {
+            prop_assert_eq!(Request::from_message(request.clone().into_message()), Ok(request));
+        }
+    }
+
+    #[test]
+    fn a_tutorial_request_is_plain_text_for_the_default_method() {
+        let request = Request::from_message(Message {
+            properties: Properties {
+                kind: Some(ShortStr::from_static("")),
+                ..Properties::default()
+            },
+            body: Bytes::from_static(b"user:1"),
+        })
+        .unwrap();
+        assert_eq!((request.method, request.codec), (None, Codec::Text));
+    }
+
+    #[test]
+    fn an_unknown_content_type_is_a_fault() {
+        let properties = Properties {
+            content_type: Some(ShortStr::from_static("image/png")),
+            ..Properties::default()
+        };
+        let fault = Request::from_message(Message {
+            properties,
+            body: Bytes::new(),
+        })
+        .unwrap_err();
+        assert_eq!(fault.code, FaultCode::UnsupportedContentType);
+    }
+
+    #[test]
+    fn a_long_time_to_live_is_clamped_to_what_rabbitmq_takes() {
+        let mut request = Request::from_message(Message::default()).unwrap();
+        request.time_to_live = Some(Duration::from_secs(1 << 40));
+        assert_eq!(
+            request.into_message().properties.expiration,
+            Some(MAX_TIME_TO_LIVE)
+        );
+    }
+}

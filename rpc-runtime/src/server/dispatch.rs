@@ -1,0 +1,279 @@
+//! Which method serves a request, and whether it may run. Pure: decisions over data.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::service::{Invocation, Service};
+use crate::codec::Codec;
+use crate::context::Context;
+use crate::describe::MethodDescriptor;
+use crate::error::ServerError;
+use crate::protocol::{Fault, FaultCode, Message, Reply, ReplyAddresses, Request, ShortStr};
+use tokio::time::Instant;
+
+/// The methods that are served on one queue.
+#[derive(Default)]
+pub(crate) struct Dispatcher {
+    methods: HashMap<&'static str, Entry>,
+    default: Option<Entry>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    service: Arc<dyn Service>,
+    method: &'static MethodDescriptor,
+}
+
+/// What a worker keeps to.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    pub(crate) reply_addresses: ReplyAddresses,
+    pub(crate) max_accepted_bytes: usize,
+    pub(crate) max_sent_bytes: usize,
+}
+
+/// What to do with a delivery.
+pub(crate) enum Decision {
+    /// Run the method, then answer.
+    Run {
+        service: Arc<dyn Service>,
+        invocation: Invocation,
+        answer_to: Option<ReplyTo>,
+    },
+    /// Do not run it, and answer with this.
+    Refuse {
+        reply: Reply,
+        fault: Fault,
+        answer_to: Option<ReplyTo>,
+    },
+    /// Do not run it, and answer nobody: the address is not one to answer to.
+    Drop { address: ShortStr },
+}
+
+/// Where an answer goes, and what it echoes.
+#[derive(Debug, Clone)]
+pub(crate) struct ReplyTo {
+    pub(crate) address: ShortStr,
+    pub(crate) correlation_id: Option<ShortStr>,
+}
+
+impl Dispatcher {
+    /// Adds a service's methods.
+    ///
+    /// # Errors
+    ///
+    /// Where a service added before has a method of the same name, or a default method too.
+    pub(crate) fn add(&mut self, service: Arc<dyn Service>, queue: &str) -> Result<(), ServerError> {
+        for method in service.descriptor().methods {
+            let entry = Entry {
+                service: Arc::clone(&service),
+                method,
+            };
+            if method.is_default && self.default.replace(entry.clone()).is_some() {
+                return Err(ServerError::DuplicateDefault {
+                    queue: queue.to_owned(),
+                });
+            }
+            if self.methods.insert(method.name, entry).is_some() {
+                return Err(ServerError::DuplicateMethod {
+                    queue: queue.to_owned(),
+                    method: method.name,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides about a delivery that arrived at this instant.
+    pub(crate) fn decide(
+        &self,
+        message: Message,
+        redelivered: bool,
+        arrived: Instant,
+        rules: &Rules,
+    ) -> Decision {
+        let answer_to = message
+            .properties
+            .reply_to
+            .clone()
+            .filter(|address| !address.as_str().is_empty())
+            .map(|address| ReplyTo {
+                address,
+                correlation_id: message.properties.correlation_id.clone(),
+            });
+        if let Some(ReplyTo { address, .. }) = &answer_to
+            && !rules.reply_addresses.allows(address.as_str())
+        {
+            return Decision::Drop {
+                address: address.clone(),
+            };
+        }
+
+        let size = message.body.len();
+        let mut request = match Request::from_message(message) {
+            Ok(request) => request,
+            // A peer whose content type is not known may still read text.
+            Err(fault) => return Decision::refuse(Codec::Text, fault, answer_to),
+        };
+        let codec = request.codec;
+        if size > rules.max_accepted_bytes {
+            let limit = rules.max_accepted_bytes;
+            let fault = format!("the request has {size} bytes, and at most {limit} are accepted");
+            return Decision::refuse(codec, Fault::new(FaultCode::TooLarge, fault), answer_to);
+        }
+        let Entry { service, method } = match self.find(request.method.as_ref()) {
+            Ok(entry) => entry,
+            Err(fault) => return Decision::refuse(codec, fault, answer_to),
+        };
+        if redelivered && !method.is_idempotent {
+            let fault = Fault::new(
+                FaultCode::Interrupted,
+                "an earlier delivery of this request was lost with its worker, and the method is not idempotent",
+            );
+            return Decision::refuse(codec, fault, answer_to);
+        }
+        let context = Context::new(method.name, &mut request, arrived, redelivered);
+        let invocation = Invocation::new(context, codec, request.arguments);
+        Decision::Run {
+            service: Arc::clone(service),
+            invocation,
+            answer_to,
+        }
+    }
+
+    fn find(&self, method: Option<&ShortStr>) -> Result<&Entry, Fault> {
+        match method {
+            Some(name) => self
+                .methods
+                .get(name.as_str())
+                .ok_or_else(|| Fault::unknown_method(name.as_str())),
+            None => self.default.as_ref().ok_or_else(|| {
+                Fault::new(
+                    FaultCode::UnknownMethod,
+                    "the request names no method, and the service has no default one",
+                )
+            }),
+        }
+    }
+}
+
+impl Decision {
+    fn refuse(codec: Codec, fault: Fault, answer_to: Option<ReplyTo>) -> Self {
+        Self::Refuse {
+            reply: Reply::fault(codec, &fault),
+            fault,
+            answer_to,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::describe::ServiceDescriptor;
+    use crate::protocol::{Properties, ReplyKind};
+    use crate::server::service::Answer;
+
+    const READ: MethodDescriptor = MethodDescriptor::new("read", &["id"])
+        .default_method()
+        .idempotent();
+    const WRITE: MethodDescriptor = MethodDescriptor::new("write", &["id"]);
+    static STORE: ServiceDescriptor = ServiceDescriptor::new("Store", "store", &[READ, WRITE]);
+
+    struct Store;
+
+    impl Service for Store {
+        fn descriptor(&self) -> &'static ServiceDescriptor {
+            &STORE
+        }
+
+        fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
+            Box::pin(async { invocation.answer(()) })
+        }
+    }
+
+    fn decide(properties: Properties, redelivered: bool) -> Decision {
+        let mut dispatcher = Dispatcher::default();
+        dispatcher.add(Arc::new(Store), "store").unwrap();
+        let rules = Rules {
+            reply_addresses: ReplyAddresses::default(),
+            max_accepted_bytes: 10,
+            max_sent_bytes: 10,
+        };
+        let message = Message {
+            properties,
+            body: Bytes::from_static(b"7"),
+        };
+        dispatcher.decide(message, redelivered, Instant::now(), &rules)
+    }
+
+    fn request(method: &'static str) -> Properties {
+        Properties {
+            kind: Some(ShortStr::from_static(method)),
+            ..Properties::default()
+        }
+    }
+
+    fn refusal(decision: Decision) -> FaultCode {
+        match decision {
+            Decision::Refuse { reply, fault, .. } => {
+                assert_eq!(reply.kind, ReplyKind::Fault);
+                fault.code
+            }
+            Decision::Run { .. } => panic!("it would run"),
+            Decision::Drop { .. } => panic!("it would be dropped"),
+        }
+    }
+
+    fn run(decision: Decision) -> String {
+        match decision {
+            Decision::Run { invocation, .. } => invocation.method().to_owned(),
+            Decision::Refuse { fault, .. } => panic!("it would be refused: {fault}"),
+            Decision::Drop { .. } => panic!("it would be dropped"),
+        }
+    }
+
+    #[test]
+    fn a_request_without_a_method_runs_the_default_one() {
+        assert_eq!(run(decide(Properties::default(), false)), "read");
+        assert_eq!(run(decide(request("write"), false)), "write");
+        assert_eq!(refusal(decide(request("erase"), false)), FaultCode::UnknownMethod);
+    }
+
+    #[test]
+    fn only_idempotent_methods_run_again() {
+        assert_eq!(run(decide(request("read"), true)), "read");
+        assert_eq!(refusal(decide(request("write"), true)), FaultCode::Interrupted);
+        assert_eq!(refusal(decide(request("erase"), true)), FaultCode::UnknownMethod);
+    }
+
+    #[test]
+    fn a_request_that_would_be_answered_into_any_queue_is_dropped() {
+        let mut properties = request("read");
+        properties.reply_to = Some(ShortStr::from_static("payments"));
+        assert!(matches!(decide(properties, false), Decision::Drop { .. }));
+    }
+
+    #[test]
+    fn an_unknown_content_type_is_refused_in_text() {
+        let mut properties = request("read");
+        properties.content_type = Some(ShortStr::from_static("image/png"));
+        let Decision::Refuse { reply, .. } = decide(properties, false) else {
+            panic!("it was not refused")
+        };
+        assert_eq!(reply.codec, Codec::Text);
+    }
+
+    #[test]
+    fn services_on_one_queue_must_not_share_methods() {
+        let mut dispatcher = Dispatcher::default();
+        dispatcher.add(Arc::new(Store), "store").unwrap();
+        assert!(matches!(
+            dispatcher.add(Arc::new(Store), "store"),
+            Err(ServerError::DuplicateDefault { .. })
+        ));
+    }
+}

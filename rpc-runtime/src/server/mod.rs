@@ -1,0 +1,285 @@
+//! The worker's side: a server takes requests from its queues, runs methods and answers.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
+
+mod dispatch;
+mod queue;
+mod service;
+mod worker;
+
+pub(crate) use queue::{Declare, QueueProperties};
+pub use queue::{QueueArgument, RequestQueue};
+pub use service::{Answer, Invocation, Readable, Service, ViaDisplay, ViaSerialize};
+
+use crate::broker::Broker;
+use crate::error::{BrokerError, InvalidName, ServerError};
+use crate::protocol::{ReplyAddresses, ShortStr};
+use dispatch::{Dispatcher, Rules};
+use worker::Worker;
+
+const DEFAULT_CONCURRENCY: u16 = 64;
+
+const DEFAULT_DRAIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// Serves one service or several.
+///
+/// ```no_run
+/// # use rpc_runtime::{Broker, Server, ServerError, service};
+/// # #[service]
+/// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
+/// # struct Users;
+/// # impl Directory for Users { async fn get_email(&self, _: &str) -> String { String::new() } }
+/// # async fn shutdown_signal() {}
+/// # async fn example(broker: Broker) -> Result<(), ServerError> {
+/// Server::new(&broker)
+///     .concurrency(64)
+///     .serve(DirectoryServer::new(Users))
+///     .run_until(shutdown_signal())
+///     .await
+/// # }
+/// ```
+///
+/// # What happens to a request
+///
+/// Its method runs at most once, unless it is marked `idempotent`: a request that the broker delivers again, because its
+/// worker was lost, is answered with the fault `interrupted`. A panic is the fault `panicked` of that one call. A
+/// request is settled once the broker has confirmed the reply. What cannot be handled is answered with a
+/// [`Fault`](crate::Fault) and settled; it never goes round.
+#[must_use = "a server does nothing until it runs"]
+pub struct Server {
+    broker: Broker,
+    served: Vec<(RequestQueue, Arc<dyn Service>)>,
+    concurrency: u16,
+    drain_limit: Duration,
+    reply_addresses: ReplyAddresses,
+}
+
+impl Server {
+    /// A server without services.
+    pub fn new(broker: &Broker) -> Self {
+        Self {
+            broker: broker.clone(),
+            served: Vec::new(),
+            concurrency: DEFAULT_CONCURRENCY,
+            drain_limit: DEFAULT_DRAIN_LIMIT,
+            reply_addresses: ReplyAddresses::default(),
+        }
+    }
+
+    /// Serves a service on its own queue, durable and classic.
+    pub fn serve(self, service: impl Service) -> Self {
+        let queue = RequestQueue::new(service.descriptor().queue);
+        self.serve_on(queue, service)
+    }
+
+    /// Serves a service on this queue. Several services may share one, as long as no two of their methods share a name.
+    pub fn serve_on(mut self, queue: RequestQueue, service: impl Service) -> Self {
+        self.served.push((queue, Arc::new(service)));
+        self
+    }
+
+    /// How many requests of each queue run at once, which is also how many this server takes from it (the
+    /// [prefetch](https://www.rabbitmq.com/docs/consumer-prefetch)): none waits here while another worker is idle. The
+    /// default is 64; 0 is taken as 1. Quorum queues take at most 2000.
+    pub fn concurrency(mut self, requests: u16) -> Self {
+        self.concurrency = requests.max(1);
+        self
+    }
+
+    /// How long the requests that run at shutdown may take to end; the default is 30 seconds.
+    pub fn drain_limit(mut self, limit: Duration) -> Self {
+        self.drain_limit = limit;
+        self
+    }
+
+    /// Where this server answers to.
+    pub fn reply_addresses(mut self, addresses: ReplyAddresses) -> Self {
+        self.reply_addresses = addresses;
+        self
+    }
+
+    /// Serves for as long as the broker is there.
+    ///
+    /// # Errors
+    ///
+    /// As [`run_until`](Self::run_until).
+    pub async fn run(self) -> Result<(), ServerError> {
+        self.run_until(std::future::pending()).await
+    }
+
+    /// Serves until `shutdown` is ready; then takes no more requests, lets those that run end, answers them, and returns.
+    ///
+    /// # Errors
+    ///
+    /// Where the services do not fit together, a queue cannot be declared, the broker is lost, or the requests that run
+    /// at shutdown do not end within the [drain limit](Self::drain_limit).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops all handlers where they stand and gives their requests back to the broker. Prefer
+    /// `shutdown`.
+    pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        self.open().await?.run(shutdown).await
+    }
+
+    /// Starts to serve in a task of its own, and returns once requests are taken: from then on a call finds its server.
+    ///
+    /// ```
+    /// # use rpc_runtime::{Broker, Server, service};
+    /// # #[service]
+    /// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
+    /// # struct Users;
+    /// # impl Directory for Users {
+    /// #     async fn get_email(&self, id: &str) -> String { format!("{id}@example.com") }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let broker = Broker::in_process();
+    /// let server = Server::new(&broker).serve(DirectoryServer::new(Users)).start().await?;
+    /// let email = DirectoryClient::new(&broker).get_email("alice").await?;
+    /// assert_eq!(email, "alice@example.com");
+    /// server.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Where the services do not fit together, or a queue cannot be declared.
+    pub async fn start(self) -> Result<RunningServer, ServerError> {
+        let opened = self.open().await?;
+        let (stop, stopped) = oneshot::channel();
+        let running = async move {
+            let shutdown = async {
+                // The handle says stop, or is dropped and takes this task with it.
+                let _ = stopped.await;
+            };
+            opened.run(shutdown).await
+        };
+        Ok(RunningServer {
+            stop,
+            task: AbortOnDropHandle::new(tokio::spawn(running)),
+        })
+    }
+
+    /// Declares the queues and consumes from them.
+    async fn open(self) -> Result<OpenServer, ServerError> {
+        let queues = self.queues()?;
+        let limits = self.broker.limits();
+        let rules = Rules {
+            reply_addresses: self.reply_addresses,
+            max_accepted_bytes: limits.accepted,
+            max_sent_bytes: limits.sent,
+        };
+        let (declared, dispatchers): (Vec<_>, Vec<_>) = queues.into_iter().unzip();
+        let link = self
+            .broker
+            .transport()
+            .open_worker(&declared, self.concurrency)
+            .await?;
+        let queues = declared.iter().map(|queue| queue.name().to_owned()).collect();
+        tracing::info!(?queues, concurrency = self.concurrency, "serving");
+        let worker = Worker::new(link, dispatchers, rules);
+        Ok(OpenServer {
+            worker,
+            queues,
+            drain_limit: self.drain_limit,
+            _broker: self.broker,
+        })
+    }
+
+    /// Each queue once, with the methods that are served on it.
+    fn queues(&self) -> Result<Vec<(RequestQueue, Dispatcher)>, ServerError> {
+        let mut queues: Vec<(RequestQueue, Dispatcher)> = Vec::new();
+        for (queue, service) in &self.served {
+            let name = queue.name();
+            ShortStr::new(name).map_err(|error| ServerError::InvalidQueue {
+                queue: name.to_owned(),
+                source: InvalidName::from(error),
+            })?;
+            let position = match queues.iter().position(|(known, _)| known.name() == name) {
+                Some(position) if queues[position].0 == *queue => position,
+                Some(_) => {
+                    return Err(ServerError::ConflictingQueue {
+                        queue: name.to_owned(),
+                    });
+                }
+                None => {
+                    queues.push((queue.clone(), Dispatcher::default()));
+                    queues.len() - 1
+                }
+            };
+            queues[position].1.add(Arc::clone(service), name)?;
+        }
+        match queues.is_empty() {
+            true => Err(ServerError::NoService),
+            false => Ok(queues),
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let queues: Vec<_> = self.served.iter().map(|(queue, _)| queue.name()).collect();
+        f.debug_struct("Server")
+            .field("queues", &queues)
+            .field("concurrency", &self.concurrency)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A server that consumes from its queues.
+struct OpenServer {
+    worker: Worker,
+    queues: Vec<String>,
+    drain_limit: Duration,
+    /// Keeps the connection, should the user drop every handle of their own.
+    _broker: Broker,
+}
+
+impl OpenServer {
+    async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let queues = self.queues;
+        let ended = self.worker.run(shutdown, self.drain_limit).await;
+        match &ended {
+            Ok(()) => tracing::info!(?queues, "stopped"),
+            Err(error) => tracing::error!(?queues, error = error as &dyn std::error::Error, "server ended"),
+        }
+        ended
+    }
+}
+
+/// A server that runs in a task of its own; see [`Server::start`].
+///
+/// Dropping it stops all handlers where they stand and gives their requests back to the broker. Prefer
+/// [`stop`](Self::stop).
+#[derive(Debug)]
+#[must_use = "a server that is dropped stops at once"]
+pub struct RunningServer {
+    stop: oneshot::Sender<()>,
+    task: AbortOnDropHandle<Result<(), ServerError>>,
+}
+
+impl RunningServer {
+    /// Takes no more requests, lets those that run end, answers them, and returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::run_until`].
+    pub async fn stop(self) -> Result<(), ServerError> {
+        // Where nobody listens, the server has ended already and says why.
+        let _ = self.stop.send(());
+        match self.task.await {
+            Ok(ended) => ended,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Only the end of its runtime cancels the task, and requests with it.
+            Err(_) => Err(ServerError::Broker(BrokerError::Closed)),
+        }
+    }
+}

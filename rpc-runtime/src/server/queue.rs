@@ -1,0 +1,146 @@
+//! The request queue, as a worker declares it.
+
+use std::collections::BTreeMap;
+
+/// The queue that requests come from, and how a worker declares it.
+///
+/// The default is a durable classic queue. A queue that exists with other properties cannot be declared: the server ends
+/// with [`BrokerError::Queue`](crate::BrokerError::Queue) and changes nothing. Where somebody else declares the queue, use
+/// [`existing`](Self::existing) or [`undeclared`](Self::undeclared).
+///
+/// ```
+/// use rpc_runtime::RequestQueue;
+///
+/// let orders = RequestQueue::new("orders").quorum().argument("x-max-length", 10_000);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a queue does nothing until it is served"]
+pub struct RequestQueue {
+    name: String,
+    declare: Declare,
+    properties: QueueProperties,
+}
+
+/// How a worker makes sure of its queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Declare {
+    /// Declares it with its properties.
+    Active,
+    /// Asks whether it exists.
+    Passive,
+    /// Trusts that it does.
+    No,
+}
+
+/// A queue's properties, which two declarations must agree on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct QueueProperties {
+    pub(crate) durable: bool,
+    pub(crate) arguments: BTreeMap<String, QueueArgument>,
+}
+
+/// The value of a queue argument, such as `x-max-length`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QueueArgument {
+    /// A number.
+    Number(i64),
+    /// A text.
+    Text(String),
+    /// A yes or no.
+    Flag(bool),
+}
+
+impl From<i64> for QueueArgument {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<i32> for QueueArgument {
+    fn from(number: i32) -> Self {
+        Self::Number(number.into())
+    }
+}
+
+impl From<&str> for QueueArgument {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for QueueArgument {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<bool> for QueueArgument {
+    fn from(flag: bool) -> Self {
+        Self::Flag(flag)
+    }
+}
+
+impl RequestQueue {
+    /// A durable classic queue of this name.
+    pub fn new(name: impl Into<String>) -> Self {
+        let properties = QueueProperties {
+            durable: true,
+            arguments: BTreeMap::new(),
+        };
+        Self {
+            name: name.into(),
+            declare: Declare::Active,
+            properties,
+        }
+    }
+
+    /// Replicated over the nodes of a cluster: a [quorum queue](https://www.rabbitmq.com/docs/quorum-queues).
+    pub fn quorum(self) -> Self {
+        self.argument("x-queue-type", "quorum")
+    }
+
+    /// Gone when the broker restarts. RabbitMQ 4.3 no longer has such queues.
+    pub fn transient(mut self) -> Self {
+        self.properties.durable = false;
+        self
+    }
+
+    /// With priorities from 0 to `highest` (RabbitMQ takes up to 255 and advises fewer than 10); see
+    /// [`Call::priority`](crate::Call::priority). Classic queues only.
+    pub fn priorities(self, highest: u8) -> Self {
+        self.argument("x-max-priority", i64::from(highest))
+    }
+
+    /// With any [argument](https://www.rabbitmq.com/docs/queues#optional-arguments) that RabbitMQ knows.
+    pub fn argument(mut self, name: impl Into<String>, value: impl Into<QueueArgument>) -> Self {
+        self.properties.arguments.insert(name.into(), value.into());
+        self
+    }
+
+    /// Not declared, but looked for (a passive declare), whatever its properties: the server ends with an error where it does not exist.
+    pub fn existing(mut self) -> Self {
+        self.declare = Declare::Passive;
+        self
+    }
+
+    /// Neither declared nor looked for: for a worker that may not configure queues.
+    pub fn undeclared(mut self) -> Self {
+        self.declare = Declare::No;
+        self
+    }
+
+    /// The queue's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn declare(&self) -> Declare {
+        self.declare
+    }
+
+    pub(crate) fn properties(&self) -> &QueueProperties {
+        &self.properties
+    }
+}

@@ -1,0 +1,208 @@
+//! A service as a server sees it: type-erased, so that one server hosts many.
+
+use std::error::Error;
+use std::fmt;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+
+use crate::codec::{Codec, EncodeError};
+use crate::context::Context;
+use crate::describe::{MethodDescriptor, ServiceDescriptor};
+use crate::protocol::{ArgumentsSeed, DecodeArguments, Fault, FaultCode, Reply, ReplyKind, no_arguments};
+
+/// Something that a [`Server`](crate::Server) can serve.
+///
+/// The [`service`](crate::service) attribute implements it for each generated `XServer`.
+pub trait Service: Send + Sync + 'static {
+    /// What the service is.
+    fn descriptor(&self) -> &'static ServiceDescriptor;
+
+    /// Runs the method that was invoked.
+    ///
+    /// # Errors
+    ///
+    /// The fault that is answered in place of the method's result.
+    fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>>;
+}
+
+/// A request for one method, ready to be run.
+pub struct Invocation {
+    context: Context,
+    codec: Codec,
+    arguments: Bytes,
+}
+
+impl Invocation {
+    pub(crate) fn new(context: Context, codec: Codec, arguments: Bytes) -> Self {
+        Self {
+            context,
+            codec,
+            arguments,
+        }
+    }
+
+    /// The method's name on the wire.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.context.method()
+    }
+
+    /// What the method may know of the request.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub(crate) fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Reads the arguments; text and bytes are borrowed from the request where the codec can.
+    ///
+    /// # Errors
+    ///
+    /// `bad_request`, which says what is wrong with them.
+    pub fn arguments<'a, A: DecodeArguments<'a>>(&'a self, method: &MethodDescriptor) -> Result<A, Fault> {
+        // A peer may send nothing at all where there is nothing to send. In plain text, nothing is an empty text.
+        if self.arguments.is_empty() && self.codec != Codec::Text {
+            return no_arguments(method.arguments).map_err(Fault::bad_request);
+        }
+        let seed = ArgumentsSeed::<A>::new(method.arguments);
+        self.codec
+            .decode_seed(seed, &self.arguments)
+            .map_err(|error| Fault::bad_request(chain(&error)))
+    }
+
+    /// Answers with the value of a method that returns no `Result`.
+    ///
+    /// # Errors
+    ///
+    /// The fault to answer with where the value cannot be written in the request's codec.
+    pub fn answer<T: Serialize + 'static>(&self, value: T) -> Result<Answer, Fault> {
+        self.written(ReplyKind::Result, self.codec.encode_answer(&value))
+    }
+
+    /// Answers with a method's `Result`. `text` renders the error for a caller that speaks plain text.
+    ///
+    /// # Errors
+    ///
+    /// The fault to answer with where the result cannot be written in the request's codec.
+    pub fn answer_result<T, E>(
+        &self,
+        result: Result<T, E>,
+        text: impl FnOnce(&E) -> String,
+    ) -> Result<Answer, Fault>
+    where
+        T: Serialize + 'static,
+        E: Serialize,
+    {
+        match (result, self.codec) {
+            (Ok(value), _) => self.answer(value),
+            (Err(error), Codec::Text) => Ok(self.reply(ReplyKind::Error, text(&error).into())),
+            (Err(error), codec) => self.written(ReplyKind::Error, codec.encode(&error)),
+        }
+    }
+
+    fn written(&self, kind: ReplyKind, body: Result<Bytes, EncodeError>) -> Result<Answer, Fault> {
+        match body {
+            Ok(body) => Ok(self.reply(kind, body)),
+            Err(error) => Err(Fault::new(FaultCode::Unanswerable, chain(&error))),
+        }
+    }
+
+    fn reply(&self, kind: ReplyKind, body: Bytes) -> Answer {
+        Answer(Reply {
+            kind,
+            codec: self.codec,
+            body,
+        })
+    }
+}
+
+impl fmt::Debug for Invocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invocation")
+            .field("context", &self.context)
+            .field("codec", &self.codec)
+            .field("bytes", &self.arguments.len())
+            .finish()
+    }
+}
+
+/// What a method answered, written in the request's codec: see [`Invocation::answer`].
+#[derive(Debug)]
+pub struct Answer(pub(crate) Reply);
+
+/// An error with its sources, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// Renders a service error as text for a plain-text caller: by its `Display` where it has one, else as JSON.
+///
+/// The two traits below are both methods named `text`; the compiler prefers the one that needs no reference more, and
+/// that one exists only for errors with `Display`. So a service error needs nothing but serde.
+#[derive(Debug)]
+pub struct Readable<'a, E>(pub &'a E);
+
+/// The preferred rendering.
+pub trait ViaDisplay {
+    /// The error as its `Display` shows it.
+    fn text(&self) -> String;
+}
+
+impl<E: fmt::Display> ViaDisplay for Readable<'_, E> {
+    fn text(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// The rendering of errors without `Display`.
+pub trait ViaSerialize {
+    /// The error as JSON.
+    fn text(&self) -> String;
+}
+
+impl<E: Serialize> ViaSerialize for &Readable<'_, E> {
+    fn text(&self) -> String {
+        match Codec::Json.encode(self.0) {
+            Ok(json) => String::from_utf8_lossy(&json).into_owned(),
+            Err(error) => chain(&error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize)]
+    struct Shown;
+
+    impl fmt::Display for Shown {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("no user 7")
+        }
+    }
+
+    #[derive(Serialize)]
+    struct Plain {
+        id: u32,
+    }
+
+    #[test]
+    #[allow(clippy::needless_borrow)] // as generated code writes it: one reference for both
+    fn errors_are_readable_with_and_without_display() {
+        assert_eq!((&Readable(&Shown)).text(), "no user 7");
+        assert_eq!((&Readable(&Plain { id: 7 })).text(), r#"{"id":7}"#);
+    }
+}

@@ -1,0 +1,243 @@
+//! The worker's loop: one task a request, all of them owned here; and the drain.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, BoxStream, SelectAll};
+use futures_util::{FutureExt, StreamExt};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+
+use super::dispatch::{Decision, Dispatcher, ReplyTo, Rules};
+use super::service::{Answer, Invocation, Service};
+use crate::context::with_ambient_deadline;
+use crate::error::{BrokerError, ServerError};
+use crate::protocol::{Fault, FaultCode, Reply};
+use crate::transport::{Control, Delivery, Outgoing, Published, Publisher, Subscription, WorkerLink};
+
+/// Serves what one server consumes.
+pub(super) struct Worker {
+    lines: Vec<Arc<Line>>,
+    arrivals: SelectAll<BoxStream<'static, Arrival>>,
+    handlers: JoinSet<Result<(), BrokerError>>,
+}
+
+/// What serving a request takes: one for each queue.
+struct Line {
+    dispatcher: Dispatcher,
+    rules: Arc<Rules>,
+    control: Arc<dyn Control>,
+    publisher: Arc<dyn Publisher>,
+}
+
+/// What comes from a queue.
+enum Arrival {
+    Request(Arc<Line>, Delivery),
+    /// The queue's last word: its consumer was cancelled, or lost.
+    End(Option<BrokerError>),
+}
+
+impl Worker {
+    /// `dispatchers` are those of the link's subscriptions, in the same order.
+    pub(super) fn new(link: WorkerLink, dispatchers: Vec<Dispatcher>, rules: Rules) -> Self {
+        let WorkerLink { requests, publisher } = link;
+        let rules = Arc::new(rules);
+        let (mut lines, mut arrivals) = (Vec::new(), SelectAll::new());
+        for (Subscription { deliveries, control }, dispatcher) in requests.into_iter().zip(dispatchers) {
+            let (rules, publisher) = (Arc::clone(&rules), Arc::clone(&publisher));
+            let line = Arc::new(Line {
+                dispatcher,
+                rules,
+                control,
+                publisher,
+            });
+            lines.push(Arc::clone(&line));
+            let arriving = deliveries.map(move |delivery| match delivery {
+                Ok(delivery) => Arrival::Request(Arc::clone(&line), delivery),
+                Err(error) => Arrival::End(Some(error)),
+            });
+            arrivals.push(arriving.chain(stream::iter([Arrival::End(None)])).boxed());
+        }
+        Self {
+            lines,
+            arrivals,
+            handlers: JoinSet::new(),
+        }
+    }
+
+    /// Serves until `shutdown` is ready or the broker is lost; then drains.
+    pub(super) async fn run(
+        mut self,
+        shutdown: impl Future<Output = ()>,
+        drain_limit: Duration,
+    ) -> Result<(), ServerError> {
+        let served = self.serve(shutdown).await;
+        let drained = self.drain(drain_limit).await;
+        for line in &self.lines {
+            line.control.close().await;
+        }
+        served.map_err(ServerError::from).and(drained)
+    }
+
+    async fn serve(&mut self, shutdown: impl Future<Output = ()>) -> Result<(), BrokerError> {
+        let mut shutdown = pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => return Ok(()),
+                Some(ended) = self.handlers.join_next() => handled(ended)?,
+                arrival = self.arrivals.next() => match arrival {
+                    Some(Arrival::Request(line, delivery)) => self.start(line, delivery),
+                    Some(Arrival::End(Some(error))) => return Err(error),
+                    Some(Arrival::End(None)) | None => return Err(BrokerError::Lost { source: None }),
+                },
+            }
+        }
+    }
+
+    /// Takes no more requests, and lets those that were delivered end.
+    async fn drain(&mut self, limit: Duration) -> Result<(), ServerError> {
+        let deadline = Instant::now() + limit;
+        if tokio::time::timeout_at(deadline, self.finish()).await.is_ok() {
+            return Ok(());
+        }
+        let unfinished = self.handlers.len();
+        self.handlers.shutdown().await;
+        Err(ServerError::DrainTimedOut { unfinished, limit })
+    }
+
+    async fn finish(&mut self) {
+        for line in &self.lines {
+            if let Err(error) = line.control.cancel().await {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "a consumer could not be cancelled"
+                );
+            }
+        }
+        // What was under way when the consumers were cancelled has been delivered, so it is served.
+        while let Some(arrival) = self.arrivals.next().await {
+            if let Arrival::Request(line, delivery) = arrival {
+                self.start(line, delivery);
+            }
+        }
+        while let Some(ended) = self.handlers.join_next().await {
+            // The broker is being left: what could not be settled comes again to another worker.
+            let _ = handled(ended);
+        }
+    }
+
+    /// Begins a request at once: the prefetch keeps their number within the concurrency.
+    fn start(&mut self, line: Arc<Line>, delivery: Delivery) {
+        self.handlers.spawn(async move { line.serve(delivery).await });
+    }
+}
+
+/// A handler's task ended: with an error where the broker is lost.
+fn handled(ended: Result<Result<(), BrokerError>, JoinError>) -> Result<(), BrokerError> {
+    match ended {
+        Ok(settled) => settled,
+        // A method's panic is caught, so this one is ours; it must not take other requests along.
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "a request's task failed"
+            );
+            Ok(())
+        }
+    }
+}
+
+impl Line {
+    /// Serves one request: decides, runs, answers, settles.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker is lost before the request is settled; it comes again, to this worker or another.
+    async fn serve(&self, delivery: Delivery) -> Result<(), BrokerError> {
+        let Delivery {
+            message,
+            redelivered,
+            tag,
+        } = delivery;
+        let (reply, answer_to) = match self.dispatcher.decide(
+            message,
+            redelivered,
+            Instant::now(),
+            &self.rules,
+        ) {
+            Decision::Run {
+                service,
+                invocation,
+                answer_to,
+            } => (run(&*service, &invocation).await, answer_to),
+            Decision::Refuse {
+                reply,
+                fault,
+                answer_to,
+            } => {
+                tracing::warn!(%fault, answered = answer_to.is_some(), "refused a request");
+                (reply, answer_to)
+            }
+            Decision::Drop { address } => {
+                tracing::warn!(%address, "dropped a request: its reply_to is not a reply address, see ReplyAddresses");
+                return self.control.settle(tag).await;
+            }
+        };
+        if let Some(answer_to) = answer_to {
+            self.answer(self.fit(reply), answer_to).await?;
+        }
+        self.control.settle(tag).await
+    }
+
+    /// Sends a reply and waits until the broker has it. Not mandatory: a caller who is gone is no error.
+    async fn answer(&self, reply: Reply, to: ReplyTo) -> Result<(), BrokerError> {
+        let outgoing = Outgoing {
+            queue: to.address,
+            mandatory: false,
+            message: reply.into_message(to.correlation_id),
+        };
+        match self.publisher.publish(outgoing).await {
+            Published::Routed | Published::Returned => Ok(()),
+            Published::Refused => {
+                tracing::error!("the broker refused a reply; its caller will time out");
+                Ok(())
+            }
+            Published::Failed { source, .. } => Err(source),
+        }
+    }
+
+    /// The reply, or the fault in its place where it is larger than may be sent.
+    fn fit(&self, reply: Reply) -> Reply {
+        let (size, limit) = (reply.body.len(), self.rules.max_sent_bytes);
+        if size <= limit {
+            return reply;
+        }
+        tracing::warn!(size, limit, "a reply is larger than may be sent");
+        let message = format!(
+            "the method ran, and its reply of {size} bytes is larger than the {limit} that may be sent"
+        );
+        Reply::fault(reply.codec, &Fault::new(FaultCode::ReplyTooLarge, message))
+    }
+}
+
+/// Runs the method; its panic is a fault.
+async fn run(service: &dyn Service, invocation: &Invocation) -> Reply {
+    let handling = with_ambient_deadline(invocation.context().deadline(), service.handle(invocation));
+    let method = invocation.method();
+    let fault = match AssertUnwindSafe(handling).catch_unwind().await {
+        Ok(Ok(Answer(reply))) => return reply,
+        Ok(Err(fault)) => {
+            tracing::warn!(method, %fault, "a request ended with a fault");
+            fault
+        }
+        Err(_) => {
+            // The panic's message went to the worker's own panic hook; it is not for the caller to read.
+            tracing::error!(method, "a method panicked");
+            Fault::new(FaultCode::Panicked, format!("the method {method:?} panicked"))
+        }
+    };
+    Reply::fault(invocation.codec(), &fault)
+}

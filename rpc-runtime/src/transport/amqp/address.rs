@@ -1,0 +1,114 @@
+//! A broker's address, and connecting to it.
+
+use std::fmt;
+use std::time::Duration;
+
+use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::{Connection, ConnectionProperties};
+
+use crate::error::{BrokerError, Cause};
+
+/// Where a broker is and how to log in. `Debug` and `Display` show host and port alone.
+#[derive(Clone)]
+pub(crate) struct Address(AMQPUri);
+
+impl Address {
+    /// Reads `amqp://user:password@host:port/vhost`, as RabbitMQ's
+    /// [URI specification](https://www.rabbitmq.com/docs/uri-spec) has it.
+    pub(crate) fn parse(url: &str) -> Result<Self, BrokerError> {
+        match url.split_once("://") {
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("amqps") => {
+                return Err(BrokerError::TlsUnsupported);
+            }
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("amqp") => {}
+            _ => {
+                return Err(BrokerError::InvalidAddress {
+                    reason: "it does not begin with amqp://",
+                });
+            }
+        }
+        // The parser's own message may repeat parts of the address, and with them the password.
+        let uri: AMQPUri = url.parse().map_err(|_| BrokerError::InvalidAddress {
+            reason: "it is not of the form amqp://user:password@host:port/vhost",
+        })?;
+        match uri.scheme {
+            AMQPScheme::AMQP => Ok(Self(uri)),
+            AMQPScheme::AMQPS => Err(BrokerError::TlsUnsupported),
+        }
+    }
+
+    /// The user to log in as.
+    pub(crate) fn user(&self) -> &str {
+        &self.0.authority.userinfo.username
+    }
+
+    /// Connects; `role` is the connection's name in RabbitMQ's own tools.
+    pub(crate) async fn connect(
+        &self,
+        role: &'static str,
+        limit: Duration,
+    ) -> Result<Connection, BrokerError> {
+        let properties = ConnectionProperties::default().with_connection_name(role.into());
+        // A peer that accepts and says nothing would hold lapin's handshake for ever.
+        let connecting = tokio::time::timeout(limit, Connection::connect_uri(self.0.clone(), properties));
+        match connecting.await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(BrokerError::Connect {
+                host: self.to_string(),
+                source: Cause::new(error),
+            }),
+            Err(_) => Err(BrokerError::Unresponsive {
+                step: "connecting",
+                limit,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.0.authority.host, self.0.authority.port)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_never_shown() {
+        let address = Address::parse("amqp://alice:s3cret@broker:5673/prod").unwrap();
+        assert_eq!(format!("{address} {address:?}"), "broker:5673 broker:5673");
+        assert_eq!(address.user(), "alice");
+        let error = Address::parse("amqp://alice:s3cret@broker:notaport/").unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
+    }
+
+    #[test]
+    fn tls_is_refused_and_not_ignored() {
+        assert!(matches!(
+            Address::parse("amqps://broker"),
+            Err(BrokerError::TlsUnsupported)
+        ));
+        assert!(matches!(
+            Address::parse("AMQPS://broker"),
+            Err(BrokerError::TlsUnsupported)
+        ));
+    }
+
+    #[test]
+    fn other_schemes_are_refused() {
+        for url in ["http://broker", "broker:5672", ""] {
+            assert!(
+                matches!(Address::parse(url), Err(BrokerError::InvalidAddress { .. })),
+                "{url}"
+            );
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The in-process broker's queues by name. No I/O, no tasks, and the time is told to it.
+
+use std::collections::HashMap;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Delivery;
+use super::queue::Queue;
+use crate::error::{BrokerError, Cause};
+use crate::protocol::Message;
+use crate::server::QueueProperties;
+
+pub(super) use super::queue::Settling;
+
+/// All queues of an in-process broker.
+#[derive(Debug, Default)]
+pub(super) struct Hub {
+    queues: HashMap<String, Queue>,
+    consumers: u64,
+}
+
+/// Names a consumer, and the queue that it consumes.
+#[derive(Debug, Clone)]
+pub(super) struct ConsumerId {
+    queue: String,
+    number: u64,
+}
+
+impl Hub {
+    /// Declares a queue: makes it, or makes sure that it has these properties.
+    pub(super) fn declare(&mut self, name: &str, properties: &QueueProperties) -> Result<(), BrokerError> {
+        if name.is_empty() || name.starts_with("amq.") {
+            return Err(refused(
+                name,
+                "ACCESS_REFUSED: queue names may not be empty or begin with amq.",
+            ));
+        }
+        match self.queues.get(name) {
+            None => {
+                self.queues
+                    .insert(name.to_owned(), Queue::new(Some(properties.clone())));
+                Ok(())
+            }
+            Some(queue) if queue.properties() == Some(properties) => Ok(()),
+            Some(_) => Err(refused(
+                name,
+                "PRECONDITION_FAILED: the queue exists with other properties",
+            )),
+        }
+    }
+
+    /// Makes a reply queue.
+    pub(super) fn declare_private(&mut self, name: &str) {
+        self.queues.insert(name.to_owned(), Queue::new(None));
+    }
+
+    /// Makes sure that a queue exists.
+    pub(super) fn find(&self, name: &str) -> Result<(), BrokerError> {
+        match self.queues.contains_key(name) {
+            true => Ok(()),
+            false => Err(refused(name, "NOT_FOUND: there is no such queue")),
+        }
+    }
+
+    pub(super) fn delete(&mut self, name: &str) {
+        self.queues.remove(name);
+    }
+
+    /// Puts a message into a queue; `false` where there is none of that name.
+    pub(super) fn publish(&mut self, queue: &str, message: Message, now: Instant) -> bool {
+        match self.queues.get_mut(queue) {
+            Some(queue) => {
+                queue.push(message, now);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Adds a consumer to a queue; deliveries go to `sender`.
+    pub(super) fn consume(
+        &mut self,
+        name: &str,
+        settling: Settling,
+        sender: mpsc::UnboundedSender<Delivery>,
+        now: Instant,
+    ) -> Result<ConsumerId, BrokerError> {
+        self.find(name)?;
+        let number = self.consumers;
+        self.consumers += 1;
+        if let Some(queue) = self.queues.get_mut(name) {
+            queue.consume(number, settling, sender, now);
+        }
+        Ok(ConsumerId {
+            queue: name.to_owned(),
+            number,
+        })
+    }
+
+    pub(super) fn settle(&mut self, consumer: &ConsumerId, tag: u64, now: Instant) {
+        if let Some(queue) = self.queues.get_mut(&consumer.queue) {
+            queue.settle(consumer.number, tag..=tag, now);
+        }
+    }
+
+    pub(super) fn settle_up_to(&mut self, consumer: &ConsumerId, tag: u64, now: Instant) {
+        if let Some(queue) = self.queues.get_mut(&consumer.queue) {
+            queue.settle(consumer.number, 0..=tag, now);
+        }
+    }
+
+    /// Ends deliveries to a consumer; what it has stays unsettled.
+    pub(super) fn cancel(&mut self, consumer: &ConsumerId) {
+        if let Some(queue) = self.queues.get_mut(&consumer.queue) {
+            queue.cancel(consumer.number);
+        }
+    }
+
+    /// Takes a consumer away; what it did not settle goes back to the queue.
+    pub(super) fn close(&mut self, consumer: &ConsumerId, now: Instant) {
+        if let Some(queue) = self.queues.get_mut(&consumer.queue) {
+            queue.close(consumer.number, now);
+        }
+    }
+}
+
+fn refused(queue: &str, reason: &'static str) -> BrokerError {
+    BrokerError::Queue {
+        queue: queue.to_owned(),
+        source: Cause::new(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_declare_that_differs_is_refused() {
+        let mut hub = Hub::default();
+        let durable = QueueProperties {
+            durable: true,
+            arguments: Default::default(),
+        };
+        let transient = QueueProperties {
+            durable: false,
+            ..durable.clone()
+        };
+        hub.declare("q", &durable).unwrap();
+        hub.declare("q", &durable).unwrap();
+        assert!(matches!(
+            hub.declare("q", &transient),
+            Err(BrokerError::Queue { .. })
+        ));
+        assert!(hub.declare("amq.q", &durable).is_err());
+    }
+
+    #[test]
+    fn what_no_queue_takes_is_told() {
+        let mut hub = Hub::default();
+        assert!(!hub.publish("nowhere", Message::default(), Instant::now()));
+        assert!(hub.find("nowhere").is_err());
+    }
+}

@@ -1,0 +1,341 @@
+//! One queue of the in-process broker: messages in order of priority and age, consumers in turn.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Delivery;
+use crate::protocol::Message;
+use crate::server::{QueueArgument, QueueProperties};
+
+/// Whether and how far deliveries wait to be settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settling {
+    /// A delivery is done with once it is sent.
+    None,
+    /// At most so many are unsettled at a time.
+    Prefetch(usize),
+    /// As many as there are.
+    Unlimited,
+}
+
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// `None`: a private reply queue, which nobody else can declare.
+    properties: Option<QueueProperties>,
+    highest_priority: u8,
+    messages: VecDeque<Stored>,
+    /// The next to be served comes first.
+    consumers: VecDeque<Consumer>,
+    next_tag: u64,
+}
+
+#[derive(Debug)]
+struct Stored {
+    message: Message,
+    expires: Option<Instant>,
+    redelivered: bool,
+}
+
+#[derive(Debug)]
+struct Consumer {
+    number: u64,
+    settling: Settling,
+    /// `None` once it was cancelled.
+    sender: Option<mpsc::UnboundedSender<Delivery>>,
+    unsettled: BTreeMap<u64, Stored>,
+}
+
+impl Queue {
+    pub(super) fn new(properties: Option<QueueProperties>) -> Self {
+        let highest_priority =
+            properties
+                .as_ref()
+                .map_or(0, |properties| match properties.arguments.get("x-max-priority") {
+                    Some(QueueArgument::Number(highest)) => u8::try_from(*highest).unwrap_or(u8::MAX),
+                    _ => 0,
+                });
+        Self {
+            properties,
+            highest_priority,
+            messages: VecDeque::new(),
+            consumers: VecDeque::new(),
+            next_tag: 1,
+        }
+    }
+
+    pub(super) fn properties(&self) -> Option<&QueueProperties> {
+        self.properties.as_ref()
+    }
+
+    pub(super) fn push(&mut self, message: Message, now: Instant) {
+        let expires = message
+            .properties
+            .expiration
+            .and_then(|time| now.checked_add(time));
+        let priority = self.priority(&message);
+        // Behind all of the same or a higher priority.
+        let position = self
+            .messages
+            .iter()
+            .rposition(|other| self.priority(&other.message) >= priority)
+            .map_or(0, |last| last + 1);
+        self.messages.insert(
+            position,
+            Stored {
+                message,
+                expires,
+                redelivered: false,
+            },
+        );
+        self.deliver(now);
+    }
+
+    pub(super) fn consume(
+        &mut self,
+        number: u64,
+        settling: Settling,
+        sender: mpsc::UnboundedSender<Delivery>,
+        now: Instant,
+    ) {
+        self.consumers.push_back(Consumer {
+            number,
+            settling,
+            sender: Some(sender),
+            unsettled: BTreeMap::new(),
+        });
+        self.deliver(now);
+    }
+
+    pub(super) fn settle(&mut self, consumer: u64, tags: RangeInclusive<u64>, now: Instant) {
+        if let Some(consumer) = self.consumers.iter_mut().find(|other| other.number == consumer) {
+            consumer.unsettled.retain(|tag, _| !tags.contains(tag));
+        }
+        self.deliver(now);
+    }
+
+    pub(super) fn cancel(&mut self, consumer: u64) {
+        if let Some(consumer) = self.consumers.iter_mut().find(|other| other.number == consumer) {
+            consumer.sender = None;
+        }
+    }
+
+    pub(super) fn close(&mut self, consumer: u64, now: Instant) {
+        let Some(position) = self.consumers.iter().position(|other| other.number == consumer) else {
+            return;
+        };
+        let Some(consumer) = self.consumers.remove(position) else {
+            return;
+        };
+        // To the front, in the order in which they had left.
+        for (_, stored) in consumer.unsettled.into_iter().rev() {
+            self.messages.push_front(Stored {
+                redelivered: true,
+                ..stored
+            });
+        }
+        self.deliver(now);
+    }
+
+    /// Hands messages to consumers, in turn, as far as these may have more. What has expired is dropped when it would be
+    /// next, as RabbitMQ does.
+    fn deliver(&mut self, now: Instant) {
+        while let Some(next) = self.messages.front() {
+            if next.expires.is_some_and(|expires| expires <= now) {
+                self.messages.pop_front();
+                continue;
+            }
+            let Some(ready) = self.consumers.iter().position(Consumer::is_ready) else {
+                return;
+            };
+            let (Some(stored), Some(mut consumer)) =
+                (self.messages.pop_front(), self.consumers.remove(ready))
+            else {
+                return;
+            };
+            let tag = self.next_tag;
+            self.next_tag += 1;
+            if let Some(unsent) = consumer.take(stored, tag) {
+                self.messages.push_front(unsent);
+            }
+            self.consumers.push_back(consumer);
+        }
+    }
+
+    fn priority(&self, message: &Message) -> u8 {
+        message
+            .properties
+            .priority
+            .unwrap_or(0)
+            .min(self.highest_priority)
+    }
+}
+
+impl Consumer {
+    fn is_ready(&self) -> bool {
+        self.sender.is_some()
+            && match self.settling {
+                Settling::None | Settling::Unlimited => true,
+                Settling::Prefetch(limit) => self.unsettled.len() < limit,
+            }
+    }
+
+    /// Takes a message; gives it back where the receiver is gone, and is not ready any more.
+    fn take(&mut self, stored: Stored, tag: u64) -> Option<Stored> {
+        let delivery = Delivery {
+            message: stored.message.clone(),
+            redelivered: stored.redelivered,
+            tag,
+        };
+        let sent = self
+            .sender
+            .as_ref()
+            .is_some_and(|sender| sender.send(delivery).is_ok());
+        match (sent, self.settling) {
+            (true, Settling::None) => None,
+            (true, Settling::Prefetch(_) | Settling::Unlimited) => {
+                self.unsettled.insert(tag, stored);
+                None
+            }
+            (false, _) => {
+                self.sender = None;
+                Some(stored)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::protocol::Properties;
+
+    type Receiver = mpsc::UnboundedReceiver<Delivery>;
+
+    fn queue() -> Queue {
+        Queue::new(None)
+    }
+
+    fn message(body: &'static str) -> Message {
+        Message {
+            body: body.into(),
+            ..Message::default()
+        }
+    }
+
+    fn consumer(queue: &mut Queue, number: u64, settling: Settling, now: Instant) -> Receiver {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        queue.consume(number, settling, sender, now);
+        receiver
+    }
+
+    fn bodies(receiver: &mut Receiver) -> Vec<(String, bool)> {
+        std::iter::from_fn(|| receiver.try_recv().ok())
+            .map(|delivery| {
+                (
+                    String::from_utf8(delivery.message.body.to_vec()).unwrap(),
+                    delivery.redelivered,
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn consumers_take_turns() {
+        let (mut queue, now) = (queue(), Instant::now());
+        let mut first = consumer(&mut queue, 1, Settling::Unlimited, now);
+        let mut second = consumer(&mut queue, 2, Settling::Unlimited, now);
+        for body in ["a", "b", "c"] {
+            queue.push(message(body), now);
+        }
+        assert_eq!(bodies(&mut first), [("a".into(), false), ("c".into(), false)]);
+        assert_eq!(bodies(&mut second), [("b".into(), false)]);
+    }
+
+    #[test]
+    fn prefetch_holds_back_until_something_is_settled() {
+        let (mut queue, now) = (queue(), Instant::now());
+        let mut receiver = consumer(&mut queue, 1, Settling::Prefetch(1), now);
+        queue.push(message("a"), now);
+        queue.push(message("b"), now);
+        let first = receiver.try_recv().unwrap();
+        assert!(receiver.try_recv().is_err());
+        queue.settle(1, first.tag..=first.tag, now);
+        assert_eq!(bodies(&mut receiver), [("b".into(), false)]);
+    }
+
+    #[test]
+    fn unsettled_messages_come_again_marked_and_in_order() {
+        let (mut queue, now) = (queue(), Instant::now());
+        let mut receiver = consumer(&mut queue, 1, Settling::Prefetch(2), now);
+        for body in ["a", "b", "c"] {
+            queue.push(message(body), now);
+        }
+        assert_eq!(bodies(&mut receiver).len(), 2);
+        queue.close(1, now);
+        let mut next = consumer(&mut queue, 2, Settling::Unlimited, now);
+        assert_eq!(
+            bodies(&mut next),
+            [("a".into(), true), ("b".into(), true), ("c".into(), false)]
+        );
+    }
+
+    #[test]
+    fn a_cancelled_consumer_gets_no_more_and_keeps_what_it_has() {
+        let (mut queue, now) = (queue(), Instant::now());
+        let mut receiver = consumer(&mut queue, 1, Settling::Unlimited, now);
+        queue.push(message("a"), now);
+        queue.cancel(1);
+        queue.push(message("b"), now);
+        assert_eq!(bodies(&mut receiver), [("a".into(), false)]);
+        queue.settle(1, 0..=1, now);
+        queue.close(1, now);
+        let mut next = consumer(&mut queue, 2, Settling::Unlimited, now);
+        assert_eq!(bodies(&mut next), [("b".into(), false)]);
+    }
+
+    #[test]
+    fn expired_messages_are_never_delivered() {
+        let (mut queue, now) = (queue(), Instant::now());
+        let mut short = message("a");
+        short.properties = Properties {
+            expiration: Some(Duration::from_millis(5)),
+            ..Properties::default()
+        };
+        queue.push(short, now);
+        queue.push(message("b"), now);
+        let mut receiver = consumer(&mut queue, 1, Settling::Unlimited, now + Duration::from_millis(5));
+        assert_eq!(bodies(&mut receiver), [("b".into(), false)]);
+    }
+
+    #[test]
+    fn higher_priorities_overtake_where_the_queue_has_them() {
+        let arguments = [("x-max-priority".to_owned(), QueueArgument::Number(5))].into();
+        let mut queue = Queue::new(Some(QueueProperties {
+            durable: true,
+            arguments,
+        }));
+        let now = Instant::now();
+        for (body, priority) in [("a", None), ("b", Some(5)), ("c", Some(9)), ("d", Some(1))] {
+            let mut message = message(body);
+            message.properties.priority = priority;
+            queue.push(message, now);
+        }
+        let mut receiver = consumer(&mut queue, 1, Settling::Unlimited, now);
+        let order: Vec<_> = bodies(&mut receiver).into_iter().map(|(body, _)| body).collect();
+        assert_eq!(order, ["b", "c", "d", "a"]);
+    }
+
+    #[test]
+    fn a_consumer_whose_receiver_is_gone_loses_nothing() {
+        let (mut queue, now) = (queue(), Instant::now());
+        drop(consumer(&mut queue, 1, Settling::None, now));
+        queue.push(message("a"), now);
+        let mut next = consumer(&mut queue, 2, Settling::None, now);
+        assert_eq!(bodies(&mut next), [("a".into(), false)]);
+    }
+}
