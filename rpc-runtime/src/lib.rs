@@ -1,5 +1,5 @@
 //! Typed RPC over RabbitMQ.
-#![doc = include_str!("../../README.md")]
+#![doc = include_str!("../README.md")]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 // So that the attribute's absolute paths work in this crate's own tests and examples.
