@@ -1,3 +1,11 @@
 //! What the library promises, a module a promise, against a real RabbitMQ and against the in-process broker.
 
 mod calls;
+mod failures;
+mod gate;
+mod interop;
+mod load;
+mod private;
+mod queues;
+mod settling;
+mod wire;

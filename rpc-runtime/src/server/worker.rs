@@ -100,33 +100,32 @@ impl Worker {
     /// Takes no more requests, and lets those that were delivered end.
     async fn drain(&mut self, limit: Duration) -> Result<(), ServerError> {
         let deadline = Instant::now() + limit;
-        if tokio::time::timeout_at(deadline, self.finish()).await.is_ok() {
-            return Ok(());
+        if let Ok(finished) = tokio::time::timeout_at(deadline, self.finish()).await {
+            return finished.map_err(ServerError::from);
         }
         let unfinished = self.handlers.len();
         self.handlers.shutdown().await;
         Err(ServerError::DrainTimedOut { unfinished, limit })
     }
 
-    async fn finish(&mut self) {
+    /// Waits for every handler, whatever becomes of the others; answers with the first failure.
+    async fn finish(&mut self) -> Result<(), BrokerError> {
+        let mut finished = Ok(());
         for line in &self.lines {
-            if let Err(error) = line.control.cancel().await {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "a consumer could not be cancelled"
-                );
-            }
+            finished = finished.and(line.control.cancel().await);
         }
         // What was under way when the consumers were cancelled has been delivered, so it is served.
         while let Some(arrival) = self.arrivals.next().await {
-            if let Arrival::Request(line, delivery) = arrival {
-                self.start(line, delivery);
+            match arrival {
+                Arrival::Request(line, delivery) => self.start(line, delivery),
+                Arrival::End(Some(error)) => finished = finished.and(Err(error)),
+                Arrival::End(None) => {}
             }
         }
         while let Some(ended) = self.handlers.join_next().await {
-            // The broker is being left: what could not be settled comes again to another worker.
-            let _ = handled(ended);
+            finished = finished.and(handled(ended));
         }
+        finished
     }
 
     /// Begins a request at once: the prefetch keeps their number within the concurrency.

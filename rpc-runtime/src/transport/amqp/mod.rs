@@ -9,23 +9,26 @@ use async_trait::async_trait;
 use lapin::options::{BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection};
-use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 mod address;
+mod channel;
 mod confirms;
 mod convert;
 mod publisher;
+mod replies;
 mod subscription;
 
 pub(crate) use address::Address;
 
-use super::{CallerLink, Publisher, Transport, WorkerLink};
+use super::{CallerLink, Publisher, Subscription, Transport, WorkerLink};
 use crate::broker::ReplyQueue;
 use crate::error::{BrokerError, Cause};
 use crate::protocol::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::server::{Declare, QueueArgument, QueueProperties, RequestQueue};
+use channel::{OpenChannel, Tasks};
 use publisher::AmqpPublisher;
+use replies::{DirectReplies, ReplyPublisher};
 use subscription::Acknowledge;
 
 /// How long a resumable reply queue outlives its last consumer (`x-expires`, in milliseconds).
@@ -42,10 +45,10 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct AmqpTransport {
     publishing: OpenConnection,
     consuming: OpenConnection,
+    direct_replies: Arc<DirectReplies>,
+    tasks: Tasks,
     /// How long each step of opening something may take.
     limit: Duration,
-    /// The publishers' tasks.
-    tasks: TaskTracker,
 }
 
 impl AmqpTransport {
@@ -55,11 +58,13 @@ impl AmqpTransport {
             address.connect("rpc publish", limit),
             address.connect("rpc consume", limit)
         )?;
+        let tasks = Tasks::default();
         Ok(Self {
             publishing: OpenConnection(publishing),
             consuming: OpenConnection(consuming),
+            direct_replies: Arc::new(DirectReplies::new(address.clone(), limit, tasks.clone())),
+            tasks,
             limit,
-            tasks: TaskTracker::new(),
         })
     }
 
@@ -72,18 +77,30 @@ impl AmqpTransport {
         within(self.limit, step, answer).await?.map_err(lost)
     }
 
-    async fn channel(&self, connection: &OpenConnection) -> Result<Channel, BrokerError> {
-        self.step("opening a channel", connection.0.create_channel())
-            .await
+    async fn channel(&self, connection: &OpenConnection) -> Result<Arc<OpenChannel>, BrokerError> {
+        let channel = self
+            .step("opening a channel", connection.0.create_channel())
+            .await?;
+        Ok(Arc::new(OpenChannel::new(channel, &self.tasks)))
     }
 
-    async fn publisher(&self, channel: Arc<Channel>) -> Result<Arc<dyn Publisher>, BrokerError> {
+    async fn publisher(&self, channel: Arc<OpenChannel>) -> Result<Arc<dyn Publisher>, BrokerError> {
         self.step(
             "asking for confirms",
             channel.confirm_select(ConfirmSelectOptions::default()),
         )
         .await?;
         Ok(Arc::new(AmqpPublisher::start(channel, &self.tasks)))
+    }
+
+    async fn subscribe(
+        &self,
+        channel: &Arc<OpenChannel>,
+        queue: &str,
+        acknowledge: Acknowledge,
+        delete_on_close: Option<ShortStr>,
+    ) -> Result<Subscription, BrokerError> {
+        subscription::open(channel, queue, acknowledge, delete_on_close, self.limit).await
     }
 
     async fn declare(
@@ -139,10 +156,10 @@ impl Transport for AmqpTransport {
         match replies {
             ReplyQueue::Direct => {
                 // Replies come to the channel that published the request, and only to it.
-                let channel = Arc::new(self.channel(&self.publishing).await?);
-                let replies =
-                    subscription::open(&channel, DIRECT_REPLY_TO, Acknowledge::Never, None, self.limit)
-                        .await?;
+                let channel = self.channel(&self.publishing).await?;
+                let replies = self
+                    .subscribe(&channel, DIRECT_REPLY_TO, Acknowledge::Never, None)
+                    .await?;
                 let publisher = self.publisher(channel).await?;
                 Ok(CallerLink {
                     reply_to: ShortStr::from_static(DIRECT_REPLY_TO),
@@ -151,19 +168,17 @@ impl Transport for AmqpTransport {
                 })
             }
             ReplyQueue::Exclusive => {
-                let channel = Arc::new(self.channel(&self.consuming).await?);
+                let channel = self.channel(&self.consuming).await?;
                 let options = QueueDeclareOptions {
                     exclusive: true,
                     auto_delete: true,
                     ..Default::default()
                 };
                 let queue = self.declare(&channel, "", options, FieldTable::default()).await?;
-                let replies =
-                    subscription::open(&channel, queue.as_str(), Acknowledge::Never, None, self.limit)
-                        .await?;
-                let publisher = self
-                    .publisher(Arc::new(self.channel(&self.publishing).await?))
+                let replies = self
+                    .subscribe(&channel, queue.as_str(), Acknowledge::Never, None)
                     .await?;
+                let publisher = self.publisher(self.channel(&self.publishing).await?).await?;
                 Ok(CallerLink {
                     reply_to: queue,
                     publisher,
@@ -171,7 +186,7 @@ impl Transport for AmqpTransport {
                 })
             }
             ReplyQueue::Resumable => {
-                let channel = Arc::new(self.channel(&self.consuming).await?);
+                let channel = self.channel(&self.consuming).await?;
                 let name = format!("{REPLY_QUEUE_PREFIX}{}", Uuid::new_v4());
                 let mut arguments = FieldTable::default();
                 arguments.insert("x-expires".into(), AMQPValue::LongInt(RESUMABLE_EXPIRES));
@@ -182,12 +197,10 @@ impl Transport for AmqpTransport {
                 self.step("setting the prefetch", qos).await?;
                 // Replies that the connection loses under way come again: they are settled once they reached their call.
                 let delete = Some(queue.clone());
-                let replies =
-                    subscription::open(&channel, queue.as_str(), Acknowledge::Each, delete, self.limit)
-                        .await?;
-                let publisher = self
-                    .publisher(Arc::new(self.channel(&self.publishing).await?))
+                let replies = self
+                    .subscribe(&channel, queue.as_str(), Acknowledge::Each, delete)
                     .await?;
+                let publisher = self.publisher(self.channel(&self.publishing).await?).await?;
                 Ok(CallerLink {
                     reply_to: queue,
                     publisher,
@@ -198,10 +211,12 @@ impl Transport for AmqpTransport {
     }
 
     async fn open_worker(&self, queues: &[RequestQueue], prefetch: u16) -> Result<WorkerLink, BrokerError> {
-        let publisher = self
-            .publisher(Arc::new(self.channel(&self.publishing).await?))
-            .await?;
-        let channel = Arc::new(self.channel(&self.consuming).await?);
+        let queues_publisher = self.publisher(self.channel(&self.publishing).await?).await?;
+        let publisher = Arc::new(ReplyPublisher {
+            queues: queues_publisher,
+            direct: Arc::clone(&self.direct_replies),
+        });
+        let channel = self.channel(&self.consuming).await?;
         for queue in queues {
             self.declare_request_queue(&channel, queue).await?;
         }
@@ -210,20 +225,29 @@ impl Transport for AmqpTransport {
         self.step("setting the prefetch", qos).await?;
         let mut requests = Vec::with_capacity(queues.len());
         for queue in queues {
-            requests
-                .push(subscription::open(&channel, queue.name(), Acknowledge::Each, None, self.limit).await?);
+            requests.push(
+                self.subscribe(&channel, queue.name(), Acknowledge::Each, None)
+                    .await?,
+            );
         }
         Ok(WorkerLink { requests, publisher })
     }
 
     async fn close(&self) {
-        let both = async { tokio::join!(self.publishing.close(), self.consuming.close()) };
-        if tokio::time::timeout(CLOSE_LIMIT, both).await.is_err() {
+        self.tasks.ending.cancel();
+        self.tasks.tracker.close();
+        let closing = async {
+            self.tasks.tracker.wait().await;
+            tokio::join!(
+                self.publishing.close(),
+                self.consuming.close(),
+                self.direct_replies.close()
+            );
+        };
+        // Twice: once for the tasks, which keep to the limit themselves, once for the connections.
+        if tokio::time::timeout(2 * CLOSE_LIMIT, closing).await.is_err() {
             tracing::debug!("the broker did not close its connections in time");
         }
-        self.tasks.close();
-        // The publishers end with their connection.
-        let _ = tokio::time::timeout(CLOSE_LIMIT, self.tasks.wait()).await;
     }
 }
 
@@ -231,6 +255,10 @@ impl Transport for AmqpTransport {
 struct OpenConnection(Connection);
 
 impl OpenConnection {
+    fn is_open(&self) -> bool {
+        self.0.status().connected()
+    }
+
     async fn close(&self) {
         // An error means that it is closed already.
         let _ = self.0.close(200, "closed by its user".into()).await;
@@ -239,7 +267,7 @@ impl OpenConnection {
 
 impl std::fmt::Debug for OpenConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.0.status().connected() {
+        f.write_str(if self.is_open() {
             "connected"
         } else {
             "not connected"

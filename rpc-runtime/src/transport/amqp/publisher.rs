@@ -12,12 +12,13 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use lapin::Confirmation;
 use lapin::message::BasicReturnMessage;
 use lapin::options::BasicPublishOptions;
-use lapin::{Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::task::TaskTracker;
+use tokio_util::sync::CancellationToken;
 
+use super::channel::{OpenChannel, Tasks};
 use super::confirms::{Confirm, Confirms, Key};
 use super::{convert, lost, short};
 use crate::error::BrokerError;
@@ -43,17 +44,15 @@ struct Job {
 }
 
 impl AmqpPublisher {
-    /// Starts the publishing task of a channel in confirm mode. It ends when the publisher is dropped.
-    pub(super) fn start(channel: Arc<Channel>, tasks: &TaskTracker) -> Self {
+    /// Starts the publishing task of a channel in confirm mode. It ends with the publisher or the transport.
+    pub(super) fn start(channel: Arc<OpenChannel>, tasks: &Tasks) -> Self {
         let (inbox, jobs) = mpsc::channel(INBOX);
-        tasks.spawn(
-            Task {
-                channel,
-                confirms: Confirms::default(),
-                outcomes: HashMap::new(),
-            }
-            .run(jobs),
-        );
+        let task = Task {
+            channel,
+            confirms: Confirms::default(),
+            outcomes: HashMap::new(),
+        };
+        tasks.tracker.spawn(task.run(jobs, tasks.ending.clone()));
         Self { inbox }
     }
 }
@@ -79,17 +78,18 @@ impl Publisher for AmqpPublisher {
 type Confirming = BoxFuture<'static, (u64, lapin::Result<Confirmation>)>;
 
 struct Task {
-    channel: Arc<Channel>,
+    channel: Arc<OpenChannel>,
     confirms: Confirms,
     outcomes: HashMap<u64, oneshot::Sender<Published>>,
 }
 
 impl Task {
-    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Job>, ending: CancellationToken) {
         let mut confirming: FuturesUnordered<Confirming> = FuturesUnordered::new();
         let mut open = true;
         while open || !confirming.is_empty() {
             tokio::select! {
+                () = ending.cancelled() => return,
                 Some((sequence, confirmation)) = confirming.next() => self.confirmed(sequence, confirmation),
                 job = jobs.recv(), if open && confirming.len() < MAX_UNCONFIRMED => match job {
                     Some(job) => confirming.extend(self.publish(job).await),

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
-use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, QueueDeleteOptions};
 use lapin::types::{FieldTable, ShortString};
 
+use super::channel::{Deliveries, OpenChannel};
 use super::{CLOSE_LIMIT, convert, lost, refused, short, within};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
@@ -24,7 +24,7 @@ pub(super) enum Acknowledge {
 
 /// Consumes from a queue. `delete_on_close` is a private queue that ends with the subscription.
 pub(super) async fn open(
-    channel: &Arc<Channel>,
+    channel: &Arc<OpenChannel>,
     queue: &str,
     acknowledge: Acknowledge,
     delete_on_close: Option<ShortStr>,
@@ -46,11 +46,13 @@ pub(super) async fn open(
         delete_on_close,
         limit,
     };
-    let deliveries = consumer.map_err(lost).map_ok(|delivery| Delivery {
-        redelivered: delivery.redelivered,
-        tag: delivery.delivery_tag,
-        message: convert::from_lapin(&delivery.properties, delivery.data),
-    });
+    let deliveries = Deliveries::new(consumer, channel)
+        .map_err(lost)
+        .map_ok(|delivery| Delivery {
+            redelivered: delivery.redelivered,
+            tag: delivery.delivery_tag,
+            message: convert::from_lapin(&delivery.properties, delivery.data),
+        });
     Ok(Subscription {
         deliveries: deliveries.boxed(),
         control: Arc::new(control),
@@ -59,7 +61,7 @@ pub(super) async fn open(
 
 #[derive(Debug)]
 struct ChannelControl {
-    channel: Arc<Channel>,
+    channel: Arc<OpenChannel>,
     tag: ShortString,
     acknowledge: Acknowledge,
     delete_on_close: Option<ShortStr>,
@@ -99,20 +101,14 @@ impl Control for ChannelControl {
     }
 
     async fn close(&self) {
-        let closing = async {
-            if let Some(queue) = &self.delete_on_close
-                && let Ok(queue) = short(queue.as_str())
-            {
-                let _ = self
-                    .channel
-                    .queue_delete(queue, QueueDeleteOptions::default())
-                    .await;
-            }
-            // An error means that it is closed already: several subscriptions may share the channel.
-            let _ = self.channel.close(200, "closed by its user".into()).await;
-        };
-        if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
-            tracing::debug!("the broker did not close a channel in time");
+        if let Some(queue) = &self.delete_on_close
+            && let Ok(queue) = short(queue.as_str())
+        {
+            let deleting = self.channel.queue_delete(queue, QueueDeleteOptions::default());
+            // Where it cannot be deleted now, it expires.
+            let _ = tokio::time::timeout(CLOSE_LIMIT, deleting).await;
         }
+        // Several subscriptions may share the channel; they end together.
+        self.channel.close().await;
     }
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 mod hub;
@@ -98,6 +99,7 @@ impl std::fmt::Debug for InProcessBroker {
 #[derive(Debug)]
 pub(crate) struct MemoryTransport {
     broker: InProcessBroker,
+    closed: CancellationToken,
 }
 
 impl MemoryTransport {
@@ -107,13 +109,41 @@ impl MemoryTransport {
     pub(crate) fn new(broker: &InProcessBroker) -> Self {
         Self {
             broker: broker.clone(),
+            closed: CancellationToken::new(),
         }
+    }
+
+    fn ensure_open(&self) -> Result<(), BrokerError> {
+        match self.closed.is_cancelled() {
+            true => Err(BrokerError::Closed),
+            false => Ok(()),
+        }
+    }
+
+    fn subscribe(
+        &self,
+        queue: &str,
+        settling: Settling,
+        delete_on_close: bool,
+    ) -> Result<Subscription, BrokerError> {
+        let Subscription { deliveries, control } = self.broker.subscribe(queue, settling, delete_on_close)?;
+        let closed = self.closed.clone();
+        let last_word =
+            stream::once(async move { closed.is_cancelled().then_some(Err(BrokerError::Closed)) });
+        let deliveries = deliveries
+            .take_until(self.closed.clone().cancelled_owned())
+            .chain(last_word.filter_map(std::future::ready));
+        Ok(Subscription {
+            deliveries: deliveries.boxed(),
+            control,
+        })
     }
 }
 
 #[async_trait]
 impl Transport for MemoryTransport {
     async fn open_caller(&self, replies: ReplyQueue) -> Result<CallerLink, BrokerError> {
+        self.ensure_open()?;
         let id = Uuid::new_v4();
         let (queue, settling) = match replies {
             ReplyQueue::Resumable => (format!("{REPLY_QUEUE_PREFIX}{id}"), Settling::Unlimited),
@@ -121,7 +151,7 @@ impl Transport for MemoryTransport {
             ReplyQueue::Direct => (format!("{DIRECT_REPLY_TO}.{id}"), Settling::None),
         };
         self.broker.hub().declare_private(&queue);
-        let subscription = self.broker.subscribe(&queue, settling, true)?;
+        let subscription = self.subscribe(&queue, settling, true)?;
         let address = ShortStr::new(&queue).map_err(|_| BrokerError::Unsendable {
             reason: "the queue's name",
         })?;
@@ -141,6 +171,7 @@ impl Transport for MemoryTransport {
     }
 
     async fn open_worker(&self, queues: &[RequestQueue], prefetch: u16) -> Result<WorkerLink, BrokerError> {
+        self.ensure_open()?;
         for queue in queues {
             match queue.declare() {
                 Declare::Active => self.broker.hub().declare(queue.name(), queue.properties())?,
@@ -150,10 +181,7 @@ impl Transport for MemoryTransport {
         }
         let requests = queues
             .iter()
-            .map(|queue| {
-                self.broker
-                    .subscribe(queue.name(), Settling::Prefetch(prefetch.into()), false)
-            })
+            .map(|queue| self.subscribe(queue.name(), Settling::Prefetch(prefetch.into()), false))
             .collect::<Result<_, _>>()?;
         let publisher = Arc::new(MemoryPublisher {
             broker: self.broker.clone(),
@@ -162,8 +190,9 @@ impl Transport for MemoryTransport {
         Ok(WorkerLink { requests, publisher })
     }
 
-    /// Nothing: what was opened ends with its subscription.
-    async fn close(&self) {}
+    async fn close(&self) {
+        self.closed.cancel();
+    }
 }
 
 #[derive(Debug)]

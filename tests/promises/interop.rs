@@ -1,0 +1,284 @@
+//! The examples, as programs, among themselves and with Python clients that have never heard of this library.
+//!
+//! The service has a queue of a fixed name, so each test has a virtual host to itself.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use rpc_tests::raw::RawPeer;
+use rpc_tests::{python, until};
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use crate::private::Vhost;
+
+/// How long a program may take, with time to spare for a machine that is busy with other tests.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long cargo may take to build the examples, and to wait for another cargo before that.
+const BUILD_LIMIT: Duration = Duration::from_secs(600);
+
+/// An example's program, built from today's sources.
+async fn example(name: &str) -> Command {
+    static FOLDER: OnceCell<Result<PathBuf, String>> = OnceCell::const_new();
+
+    match FOLDER.get_or_init(build_examples).await {
+        Ok(folder) => {
+            let mut command = Command::new(folder.join(name));
+            command.env_remove("RUST_LOG").kill_on_drop(true);
+            command
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Builds the examples next to this test, in the same profile, and returns their folder.
+async fn build_examples() -> Result<PathBuf, String> {
+    // <target directory>/<profile>/deps/promises-…
+    let test = env::current_exe().expect("this test has a path");
+    let [profile_folder, target] = [2, 3].map(|up| test.ancestors().nth(up).expect("a folder of cargo's"));
+    let profile = match profile_folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(profile) => profile,
+        None => panic!("{} is in no folder of cargo's", test.display()),
+    };
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        // With the workspace's features, as the tests are built, so that nothing is built twice.
+        .args(["build", "--quiet", "--workspace", "--examples"])
+        .args(["--profile", profile, "--target-dir"])
+        .arg(target)
+        .kill_on_drop(true);
+    let built = match timeout(BUILD_LIMIT, command.output()).await {
+        Ok(built) => built.expect("cargo starts"),
+        Err(_) => return Err(format!("building the examples took longer than {BUILD_LIMIT:?}")),
+    };
+    match built.status.success() {
+        true => Ok(profile_folder.join("examples")),
+        false => Err(format!("the examples do not build: {}", text(&built.stderr))),
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a program to its end.
+async fn run(command: &mut Command) -> Output {
+    timeout(LIMIT, command.stdin(Stdio::null()).output())
+        .await
+        .unwrap_or_else(|_| panic!("{command:?} takes longer than {LIMIT:?}"))
+        .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"))
+}
+
+/// Runs a program that must succeed and have nothing to say but its result, and returns that.
+async fn printed(command: &mut Command) -> String {
+    let output = run(command).await;
+    let stderr = text(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{stderr}",
+        output.status
+    );
+    assert_eq!(stderr, "", "{command:?}");
+    text(&output.stdout)
+}
+
+/// A program that serves; it ends with this handle.
+struct Worker(Child);
+
+impl Worker {
+    /// Starts it and waits until requests find their queue.
+    async fn start(command: &mut Command, vhost: &Vhost) -> Self {
+        let child = command
+            .env("AMQP_URL", vhost.url())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let peer = RawPeer::connect(&vhost.url()).await.unwrap();
+        until("the worker declares its queue", LIMIT, async || {
+            Ok(peer.queue_depth("rpc_queue").await?.is_some())
+        })
+        .await
+        .unwrap();
+        Self(child)
+    }
+
+    async fn directory_server(vhost: &Vhost) -> Self {
+        Self::start(&mut example("directory_server").await, vhost).await
+    }
+
+    /// Sends it a signal and waits for its end.
+    async fn end_by(self, signal: &str) -> Output {
+        let id = self.0.id().expect("it runs");
+        // The shell's own `kill`: not every machine has the program.
+        let mut kill = Command::new("/bin/sh");
+        printed(kill.args(["-c", &format!("kill -{signal} {id}")])).await;
+        timeout(LIMIT, self.0.wait_with_output())
+            .await
+            .unwrap_or_else(|_| panic!("it does not end within {LIMIT:?} of SIG{signal}"))
+            .unwrap()
+    }
+}
+
+/// One of `tests/python`, with its arguments.
+fn script(name: &str, arguments: &[&str], vhost: &Vhost) -> Command {
+    let mut script = python::script(name).unwrap();
+    script.args(arguments).env("AMQP_URL", vhost.url());
+    script
+}
+
+/// The reply that `typed_caller.py` got.
+async fn typed_reply(codec: &str, method: &str, arguments: Value, vhost: &Vhost) -> Value {
+    let arguments = arguments.to_string();
+    let mut caller = script("typed_caller.py", &[codec, method, &arguments], vhost);
+    let reply: Value = serde_json::from_str(&printed(&mut caller).await).unwrap();
+    assert_eq!(reply["content_type"], format!("application/{codec}"), "{method}");
+    reply
+}
+
+#[tokio::test]
+async fn callers_of_the_rabbitmq_tutorial_get_raw_answers_and_readable_errors() {
+    let vhost = Vhost::new().await;
+    let worker = Worker::directory_server(&vhost).await;
+    let ids = ["user:12345", "user:67890", "user:99999"];
+    for caller in ["tutorial_caller.py", "direct_caller.py"] {
+        assert_eq!(
+            printed(&mut script(caller, &ids, &vhost)).await,
+            "alice@example.com\nbob@example.com\nno user user:99999\n",
+            "{caller}"
+        );
+    }
+    worker.end_by("TERM").await;
+}
+
+#[tokio::test]
+async fn callers_of_another_language_get_typed_answers_errors_and_faults() {
+    let vhost = Vhost::new().await;
+    let worker = Worker::directory_server(&vhost).await;
+    for codec in ["json", "msgpack"] {
+        let known = json!({"id": "user:12345"});
+        let reply = typed_reply(codec, "get_email", known, &vhost).await;
+        assert_eq!(reply["type"], "result", "{codec}");
+        assert_eq!(reply["body"], "alice@example.com", "{codec}");
+
+        // Arguments in their order are as good as by their names.
+        let reply = typed_reply(codec, "get_email", json!(["user:67890"]), &vhost).await;
+        assert_eq!(reply["body"], "bob@example.com", "{codec}");
+
+        let reply = typed_reply(codec, "count", json!({}), &vhost).await;
+        assert_eq!(reply["type"], "result", "{codec}");
+        assert_eq!(reply["body"], 2, "{codec}");
+
+        let unknown = json!({"id": "user:99999"});
+        let reply = typed_reply(codec, "get_email", unknown, &vhost).await;
+        assert_eq!(reply["type"], "error", "{codec}");
+        let error = json!({"UnknownUser": {"id": "user:99999"}});
+        assert_eq!(reply["body"], error, "{codec}");
+
+        let reply = typed_reply(codec, "erase", json!({}), &vhost).await;
+        assert_eq!(reply["type"], "fault", "{codec}");
+        assert_eq!(reply["body"]["code"], "unknown_method", "{codec}");
+        let message = reply["body"]["message"].as_str().unwrap();
+        assert!(message.contains("erase"), "{codec}: {message}");
+    }
+    worker.end_by("TERM").await;
+}
+
+#[tokio::test]
+async fn a_client_in_plain_text_calls_the_worker_of_the_rabbitmq_tutorial() {
+    let vhost = Vhost::new().await;
+    let _worker = Worker::start(&mut script("tutorial_worker.py", &[], &vhost), &vhost).await;
+    let mut client = example("directory_client").await;
+    client.args(["--text", "user:12345", "user:67890"]);
+    assert_eq!(
+        printed(client.env("AMQP_URL", vhost.url())).await,
+        "user:12345 -> alice@example.com\nuser:67890 -> bob@example.com\n"
+    );
+}
+
+#[tokio::test]
+async fn client_and_server_are_two_programs_that_meet_at_the_broker() {
+    let vhost = Vhost::new().await;
+    let worker = Worker::directory_server(&vhost).await;
+    let mut client = example("directory_client").await;
+    client.args(["user:67890", "user:12345"]);
+    assert_eq!(
+        printed(client.env("AMQP_URL", vhost.url())).await,
+        "user:67890 -> bob@example.com\nuser:12345 -> alice@example.com\n"
+    );
+
+    // A failed call is told apart from the others, on the other stream.
+    let mut client = example("directory_client").await;
+    client.args(["user:99999", "user:12345"]);
+    let output = run(client.env("AMQP_URL", vhost.url())).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "user:12345 -> alice@example.com\n");
+    assert_eq!(
+        text(&output.stderr),
+        "user:99999: the method failed: no user user:99999\n"
+    );
+    worker.end_by("TERM").await;
+}
+
+#[tokio::test]
+async fn a_client_without_a_server_fails_at_once_and_says_so() {
+    let vhost = Vhost::new().await;
+    for options in [&[][..], &["--text"]] {
+        let mut client = example("directory_client").await;
+        client.args(options).arg("user:12345");
+        let output = run(client.env("AMQP_URL", vhost.url())).await;
+        assert_eq!(output.status.code(), Some(1), "{options:?}");
+        assert_eq!(text(&output.stdout), "", "{options:?}");
+        assert_eq!(
+            text(&output.stderr),
+            "user:12345: no server: there is no queue \"rpc_queue\"\n",
+            "{options:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_told_to_stop_ends_well_and_leaves_only_its_queue() {
+    let vhost = Vhost::new().await;
+    for signal in ["TERM", "INT"] {
+        let worker = Worker::directory_server(&vhost).await;
+        // It serves by now, not only has its queue.
+        let mut caller = script("tutorial_caller.py", &["user:12345"], &vhost);
+        assert_eq!(printed(&mut caller).await, "alice@example.com\n");
+
+        let output = worker.end_by(signal).await;
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "SIG{signal}: {stderr}");
+        assert_eq!(stderr, "", "SIG{signal}");
+        assert_eq!(text(&output.stdout), "", "SIG{signal}");
+    }
+    let columns = ["name", "durable", "messages", "consumers"];
+    assert_eq!(vhost.queues(&columns).await, ["rpc_queue\ttrue\t0\t0"]);
+}
+
+#[tokio::test]
+async fn the_shortest_example_prints_the_same_with_and_without_rabbitmq() {
+    const EXPECTED: &str = "\
+        user:12345 -> alice@example.com\n\
+        user:67890 -> bob@example.com\n\
+        user:99999 -> no user user:99999\n";
+
+    let mut alone = example("user_directory").await;
+    assert_eq!(printed(alone.env_remove("AMQP_URL")).await, EXPECTED);
+
+    let vhost = Vhost::new().await;
+    let mut over_rabbitmq = example("user_directory").await;
+    assert_eq!(
+        printed(over_rabbitmq.env("AMQP_URL", vhost.url())).await,
+        EXPECTED
+    );
+    assert_eq!(vhost.queues(&["name"]).await, ["rpc_queue"]);
+}

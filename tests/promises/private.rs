@@ -1,0 +1,75 @@
+//! A RabbitMQ of this process alone, with a virtual host for each test: for tests whose queues have fixed names, and for
+//! those that must see everything the broker has. Also where `AMQP_URL` is set.
+
+use std::io::Write as _;
+
+use rpc_tests::rabbit::{Node, unique};
+use serde_json::json;
+use tokio::sync::{Mutex, OnceCell};
+
+/// How many virtual hosts are made at a time: `rabbitmqctl` takes a second, whatever it does.
+const BATCH: usize = 8;
+
+/// A virtual host that is empty to begin with.
+pub(crate) struct Vhost {
+    node: &'static Node,
+    name: String,
+}
+
+impl Vhost {
+    /// One that nobody has used, on the node that the first of them starts.
+    ///
+    /// # Panics
+    ///
+    /// Where the node did not start; then for each caller, with the same reason.
+    pub(crate) async fn new() -> Self {
+        // A static is never dropped; the watchdog sees the process end.
+        static NODE: OnceCell<Result<Node, String>> = OnceCell::const_new();
+        static UNUSED: Mutex<Vec<String>> = Mutex::const_new(Vec::new());
+
+        let node = NODE
+            .get_or_init(async || Node::start().await.map_err(|error| format!("{error:?}")))
+            .await;
+        let node = match node {
+            Ok(node) => node,
+            Err(error) => panic!("the private RabbitMQ node did not start: {error}"),
+        };
+        let mut unused = UNUSED.lock().await;
+        if unused.is_empty() {
+            *unused = make_batch(node).await;
+        }
+        let name = unused.pop().expect("a whole batch");
+        Self { node, name }
+    }
+
+    /// The URL under which clients reach it, as user guest.
+    pub(crate) fn url(&self) -> String {
+        let (server, _) = self.node.url().rsplit_once('/').expect("a URL with a path");
+        format!("{server}/{}", self.name)
+    }
+
+    /// All queues, a line each: these columns of `rabbitmqctl list_queues`, with a tab in between.
+    pub(crate) async fn queues(&self, columns: &[&str]) -> Vec<String> {
+        let list = ["list_queues", "-p", &self.name, "--no-table-headers"];
+        let listed = self.node.ctl(&[&list, columns].concat()).await.unwrap();
+        let mut queues: Vec<_> = listed.lines().map(str::to_owned).collect();
+        queues.sort();
+        queues
+    }
+}
+
+/// Makes virtual hosts that guest may use, and returns their names.
+async fn make_batch(node: &Node) -> Vec<String> {
+    let names: Vec<_> = (0..BATCH).map(|_| unique("vhost")).collect();
+    let permission =
+        |name| json!({"user": "guest", "vhost": name, "configure": ".*", "write": ".*", "read": ".*"});
+    let definitions = json!({
+        "vhosts": names.iter().map(|name| json!({"name": name})).collect::<Vec<_>>(),
+        "permissions": names.iter().map(permission).collect::<Vec<_>>(),
+    });
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(definitions.to_string().as_bytes()).unwrap();
+    let path = file.path().to_str().expect("a path that is text");
+    node.ctl(&["import_definitions", path]).await.unwrap();
+    names
+}
