@@ -7,30 +7,15 @@ use std::time::Duration;
 use crate::client::{Caller, CallerOptions};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
-use crate::transport::Transport;
 use crate::transport::amqp::{Address, AmqpTransport};
 use crate::transport::memory::{InProcessBroker, MemoryTransport};
+use crate::transport::{ReplyQueue, Transport};
 
 /// What RabbitMQ 4 takes at the most, by default; earlier versions take 128 MiB.
 const DEFAULT_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// How long a step of connecting may take by default.
 const DEFAULT_CONNECT_LIMIT: Duration = Duration::from_secs(10);
-
-/// Where replies come back to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum ReplyQueue {
-    /// A private, randomly named, durable queue, which outlives the connection by a minute (`x-expires`), so that replies
-    /// can wait for a reconnect. It is deleted when the handle is closed. The default; it is no slower than the others.
-    #[default]
-    Resumable,
-    /// The classic temporary queue, named by RabbitMQ (`amq.gen-…`): exclusive, gone with its connection.
-    Exclusive,
-    /// RabbitMQ's [direct reply-to](https://www.rabbitmq.com/docs/direct-reply-to): no queue is declared at all. Replies
-    /// die with their channel.
-    Direct,
-}
 
 /// A handle on a broker: what clients are made from and servers run on. Cheap to clone.
 ///
@@ -95,12 +80,6 @@ impl Broker {
         self.inner.transport.close().await;
     }
 
-    pub(crate) fn with_default_options(broker: &InProcessBroker) -> Self {
-        let options = BrokerBuilder::default();
-        let caller = options.caller_options(None, None);
-        options.assemble(Arc::new(MemoryTransport::new(broker)), caller)
-    }
-
     pub(crate) fn caller(&self) -> &Arc<Caller> {
         &self.inner.caller
     }
@@ -111,6 +90,17 @@ impl Broker {
 
     pub(crate) fn limits(&self) -> Limits {
         self.inner.limits
+    }
+}
+
+impl InProcessBroker {
+    /// A handle of its own, with default options; see [`BrokerBuilder::in_process`](BrokerBuilder::in_process) for
+    /// others.
+    #[must_use]
+    pub fn connect(&self) -> Broker {
+        let options = BrokerBuilder::default();
+        let caller = options.caller_options(None, None);
+        options.assemble(Arc::new(MemoryTransport::new(self)), caller)
     }
 }
 

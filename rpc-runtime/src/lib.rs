@@ -20,7 +20,7 @@ mod transport;
 
 pub use rpc_macros::service;
 
-pub use broker::{Broker, BrokerBuilder, ReplyQueue};
+pub use broker::{Broker, BrokerBuilder};
 pub use call::{Call, FallibleCall, ResultType};
 pub use client::{ClientBuilder, ServiceClient};
 pub use codec::{Codec, DecodeError, EncodeError};
@@ -29,8 +29,9 @@ pub use describe::{MethodDescriptor, ServiceDescriptor};
 pub use error::{BrokerError, CallError, Cause, Executed, InvalidName, ServerError};
 pub use headers::Headers;
 pub use protocol::{Fault, FaultCode, ReplyAddresses};
-pub use server::{Answer, Invocation, QueueArgument, RequestQueue, RunningServer, Server, Service};
+pub use server::{Answer, Invocation, RunningServer, Server, Service};
 pub use transport::memory::InProcessBroker;
+pub use transport::{QueueArgument, ReplyQueue, RequestQueue};
 
 /// What generated code uses. No part of the public interface: it may change in any release.
 #[doc(hidden)]

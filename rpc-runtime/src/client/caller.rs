@@ -10,7 +10,6 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::link::{self, Link, LinkState};
-use crate::broker::ReplyQueue;
 use crate::call::Arguments;
 use crate::codec::Codec;
 use crate::context::ambient_deadline;
@@ -18,6 +17,7 @@ use crate::describe::MethodDescriptor;
 use crate::error::{BrokerError, CallError, Executed};
 use crate::headers::Headers;
 use crate::protocol::{Message, Reply, ReplyKind, Request, ShortStr};
+use crate::transport::ReplyQueue;
 use crate::transport::{Outgoing, Published, Transport};
 
 /// The longest that a call waits: as long as RabbitMQ can keep a message for it, about 49 days.

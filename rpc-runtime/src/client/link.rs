@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::pending::Pending;
-use crate::broker::ReplyQueue;
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
+use crate::transport::ReplyQueue;
 use crate::transport::{CallerLink, Delivery, Publisher, Subscription, Transport};
 
 /// What calls need: where replies go, who waits for them, and how requests leave.

@@ -9,17 +9,15 @@ use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 mod dispatch;
-mod queue;
 mod service;
 mod worker;
 
-pub(crate) use queue::{Declare, QueueProperties};
-pub use queue::{QueueArgument, RequestQueue};
 pub use service::{Answer, Invocation, Readable, Service, ViaDisplay, ViaSerialize};
 
 use crate::broker::Broker;
 use crate::error::{BrokerError, InvalidName, ServerError};
 use crate::protocol::{ReplyAddresses, ShortStr};
+use crate::transport::RequestQueue;
 use dispatch::{Dispatcher, Rules};
 use worker::Worker;
 

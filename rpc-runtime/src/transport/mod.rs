@@ -6,13 +6,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
-use crate::broker::ReplyQueue;
 use crate::error::BrokerError;
 use crate::protocol::{Message, ShortStr};
-use crate::server::RequestQueue;
 
 pub(crate) mod amqp;
 pub(crate) mod memory;
+mod topology;
+
+pub use topology::{QueueArgument, ReplyQueue, RequestQueue};
 
 /// One user's access to a broker.
 #[async_trait]

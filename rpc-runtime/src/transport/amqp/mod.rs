@@ -22,10 +22,9 @@ mod subscription;
 pub(crate) use address::Address;
 
 use super::{CallerLink, Publisher, Subscription, Transport, WorkerLink};
-use crate::broker::ReplyQueue;
 use crate::error::{BrokerError, Cause};
 use crate::protocol::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX, ShortStr};
-use crate::server::{Declare, QueueArgument, QueueProperties, RequestQueue};
+use crate::transport::topology::{Declare, QueueArgument, QueueProperties, ReplyQueue, RequestQueue};
 use channel::{OpenChannel, Tasks};
 use publisher::AmqpPublisher;
 use replies::{DirectReplies, ReplyPublisher};

@@ -9,7 +9,7 @@ use super::Delivery;
 use super::queue::Queue;
 use crate::error::{BrokerError, Cause};
 use crate::protocol::Message;
-use crate::server::QueueProperties;
+use crate::transport::topology::QueueProperties;
 
 pub(super) use super::queue::Settling;
 

@@ -15,10 +15,9 @@ mod queue;
 use super::{
     CallerLink, Control, Delivery, Outgoing, Published, Publisher, Subscription, Transport, WorkerLink,
 };
-use crate::broker::ReplyQueue;
 use crate::error::BrokerError;
 use crate::protocol::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX, ShortStr};
-use crate::server::{Declare, RequestQueue};
+use crate::transport::topology::{Declare, ReplyQueue, RequestQueue};
 use hub::{ConsumerId, Hub, Settling};
 
 /// A broker within this process, with RabbitMQ's semantics: named queues, competing consumers, prefetch, settling and
@@ -47,13 +46,6 @@ impl InProcessBroker {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
-    }
-
-    /// A handle of its own, with default options; see [`BrokerBuilder::in_process`](crate::BrokerBuilder::in_process) for
-    /// others.
-    #[must_use]
-    pub fn connect(&self) -> crate::Broker {
-        crate::Broker::with_default_options(self)
     }
 
     fn hub(&self) -> MutexGuard<'_, Hub> {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Delivery;
 use crate::protocol::Message;
-use crate::server::{QueueArgument, QueueProperties};
+use crate::transport::topology::{QueueArgument, QueueProperties};
 
 /// Whether and how far deliveries wait to be settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

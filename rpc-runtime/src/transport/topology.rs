@@ -1,6 +1,21 @@
-//! The request queue, as a worker declares it.
+//! The queues: where requests come from, as a worker declares it, and where replies come back to.
 
 use std::collections::BTreeMap;
+
+/// Where replies come back to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum ReplyQueue {
+    /// A private, randomly named, durable queue, which outlives the connection by a minute (`x-expires`), so that replies
+    /// can wait for a reconnect. It is deleted when the handle is closed. The default; it is no slower than the others.
+    #[default]
+    Resumable,
+    /// The classic temporary queue, named by RabbitMQ (`amq.gen-…`): exclusive, gone with its connection.
+    Exclusive,
+    /// RabbitMQ's [direct reply-to](https://www.rabbitmq.com/docs/direct-reply-to): no queue is declared at all. Replies
+    /// die with their channel.
+    Direct,
+}
 
 /// The queue that requests come from, and how a worker declares it.
 ///
