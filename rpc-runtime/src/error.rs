@@ -23,6 +23,8 @@ pub enum Executed {
 ///
 /// `E` is the method's own error; a method that returns no `Result` has [`Infallible`] there.
 /// [`executed`](Self::executed) tells whether the method ran.
+///
+/// It is a [`std::error::Error`] where `E` is one; for a method whose error is a mere `String`, match on it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError<E = Infallible> {
