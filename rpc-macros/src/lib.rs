@@ -65,7 +65,7 @@ mod tests;
 ///
 /// # Option of a parameter
 ///
-/// `#[rpc(context)]` marks the one parameter that the worker fills in (deadline, headers, trace). Its type is a
+/// `#[rpc(context)]` marks the one parameter that the worker fills in (deadline, headers, who calls). Its type is a
 /// reference, as in `cx: &Context`, and the client's method does not have it.
 ///
 /// # Arguments and results

@@ -20,7 +20,8 @@ const DEFAULT_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// A handle on a broker: what clients are made from and servers run on. Cheap to clone.
 ///
 /// A handle holds two connections to RabbitMQ, one that publishes and one that consumes, so that replies still arrive when
-/// an alarm has the broker stop reading what is published. All clients made from it and its clones share one reply
+/// an alarm has the broker stop reading what is published; and a third once a server on it answers a caller that uses direct
+/// reply-to. It belongs to the tokio runtime that it was made in. All clients made from it and its clones share one reply
 /// queue with one consumer, which the first call opens.
 ///
 /// ```no_run
@@ -73,7 +74,7 @@ impl Broker {
     /// Ends the handle and all its clones: calls in flight fail with [`BrokerError::Closed`], servers lose their
     /// broker, the reply queue is deleted, the connections are closed. Stop servers first.
     ///
-    /// Takes at most some seconds, whatever the broker does. Without it, the connections close once the last of the handle's
+    /// Takes at most half a minute, whatever the broker does, and a moment where it answers. Without it, the connections close once the last of the handle's
     /// clones, clients and servers is dropped, but nobody waits for that.
     pub async fn close(&self) {
         self.inner.caller.close().await;

@@ -16,6 +16,10 @@ use crate::codec::EncodeError;
 use crate::error::{CallError, InvalidName};
 use crate::protocol::{Reply, ShortStr};
 
+/// How long the headers of a call may be, in bytes: AMQP puts all properties of a message into one frame, and a broker may be
+/// set to frames of 8 KiB.
+const MAX_HEADER_BYTES: usize = 4096;
+
 /// A call of a remote method: await it for the answer.
 ///
 /// The arguments are encoded already, so it borrows nothing: it is `Send + 'static`, can be spawned, collected and
@@ -116,7 +120,7 @@ impl<T, E> Call<T, E> {
         }
     }
 
-    /// Sets how long the call may take; the request is not delivered after that time.
+    /// Sets how long the call may take. The broker drops the request once it has had it for that long.
     ///
     /// The default is the method's own `timeout`, else the client's, else 30 seconds. In a handler, the time that
     /// the handler's own caller still waits is a limit too.
@@ -130,12 +134,28 @@ impl<T, E> Call<T, E> {
 
     /// Sends a header with the request. The same name again replaces the value.
     ///
-    /// A name longer than 255 bytes fails the call with [`CallError::Invalid`].
+    /// A name longer than 255 bytes, `CC` and `BCC` (by which RabbitMQ copies messages to other queues), and headers of
+    /// more than 4 KiB in all fail the call with [`CallError::Invalid`].
     pub fn header(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
         self.plan(|plan| {
-            plan.headers
-                .insert(short_str("a header's name", name)?, value.into());
-            Ok(())
+            let name = short_str("a header's name", name)?;
+            if matches!(name.as_str(), "CC" | "BCC") {
+                return Err(Unplannable::Invalid {
+                    what: "a header's name",
+                    source: InvalidName::Reserved,
+                });
+            }
+            plan.headers.insert(name, value.into());
+            match plan.headers.bytes() {
+                0..=MAX_HEADER_BYTES => Ok(()),
+                length => Err(Unplannable::Invalid {
+                    what: "the headers",
+                    source: InvalidName::TooLong {
+                        length,
+                        limit: MAX_HEADER_BYTES,
+                    },
+                }),
+            }
         });
         self
     }

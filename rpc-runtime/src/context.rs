@@ -83,7 +83,7 @@ impl Context {
 
     /// The time left until the [`deadline`](Self::deadline); zero once it has passed.
     ///
-    /// Calls that the handler makes inherit it without being told.
+    /// Calls that the handler makes inherit it without being told; those made in a task that it spawns do not.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline

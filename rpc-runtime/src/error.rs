@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::EncodeError;
-use crate::protocol::{Fault, TooLong};
+use crate::protocol::{Fault, MAX_SHORT_STR, TooLong};
 
 /// Whether the method of a failed call ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,7 +70,7 @@ pub enum CallError<E = Infallible> {
     #[error("the arguments cannot be sent")]
     Encode(#[source] EncodeError),
 
-    /// The call's options cannot be sent: a name that is too long for AMQP.
+    /// The call's options cannot be sent: a name or header that does not fit.
     #[error("the call cannot be sent: {what} does not fit")]
     Invalid {
         /// What does not fit.
@@ -79,11 +79,17 @@ pub enum CallError<E = Infallible> {
         source: InvalidName,
     },
 
-    /// A reply came that cannot be read as the method's result.
+    /// A reply came that cannot be read as the method's answer.
     #[error("the reply cannot be read")]
-    BadReply(#[source] Box<dyn Error + Send + Sync>),
+    BadReply {
+        /// What is wrong with it.
+        source: Box<dyn Error + Send + Sync>,
+        /// [`Executed::Yes`] where it says that it is the method's result or error.
+        executed: Executed,
+    },
 
-    /// The broker refused to take the request (a negative confirm), for example because the queue is full.
+    /// The broker refused to take the request (a negative confirm), for example because the queue is full. It does not
+    /// say why, and a queue that failed refuses even what it had delivered, so the method may have run.
     #[error("the broker refused the request for queue {queue:?}")]
     Refused {
         /// The request queue.
@@ -105,14 +111,15 @@ impl<E> CallError<E> {
     #[must_use]
     pub fn executed(&self) -> Executed {
         match self {
-            Self::Service(_) | Self::ServiceText(_) | Self::BadReply(_) => Executed::Yes,
+            Self::Service(_) | Self::ServiceText(_) => Executed::Yes,
+            Self::Refused { .. } => Executed::Maybe,
             Self::Fault(fault) => fault.code.executed(),
-            Self::TimedOut { executed, .. } | Self::Broker { executed, .. } => *executed,
-            Self::NoServer { .. }
-            | Self::TooLarge { .. }
-            | Self::Encode(_)
-            | Self::Invalid { .. }
-            | Self::Refused { .. } => Executed::No,
+            Self::TimedOut { executed, .. }
+            | Self::BadReply { executed, .. }
+            | Self::Broker { executed, .. } => *executed,
+            Self::NoServer { .. } | Self::TooLarge { .. } | Self::Encode(_) | Self::Invalid { .. } => {
+                Executed::No
+            }
         }
     }
 }
@@ -129,17 +136,39 @@ impl CallError<Infallible> {
             Self::TooLarge { size, limit } => CallError::TooLarge { size, limit },
             Self::Encode(source) => CallError::Encode(source),
             Self::Invalid { what, source } => CallError::Invalid { what, source },
-            Self::BadReply(source) => CallError::BadReply(source),
+            Self::BadReply { source, executed } => CallError::BadReply { source, executed },
             Self::Refused { queue } => CallError::Refused { queue },
             Self::Broker { source, executed } => CallError::Broker { source, executed },
         }
     }
 }
 
-/// A name or value is longer than AMQP's short string: 255 bytes.
+/// Why a name or a header cannot be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(transparent)]
-pub struct InvalidName(#[from] TooLong);
+#[non_exhaustive]
+pub enum InvalidName {
+    /// It is longer than AMQP, or the broker, takes.
+    #[error("{length} bytes are too long: at most {limit} fit")]
+    TooLong {
+        /// Its length in bytes.
+        length: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+
+    /// It has a meaning of its own to RabbitMQ: a header `CC` or `BCC` sends copies to other queues.
+    #[error("RabbitMQ gives it a meaning of its own: choose another")]
+    Reserved,
+}
+
+impl From<TooLong> for InvalidName {
+    fn from(TooLong { length }: TooLong) -> Self {
+        Self::TooLong {
+            length,
+            limit: MAX_SHORT_STR,
+        }
+    }
+}
 
 /// What went wrong between this process and the broker.
 ///
@@ -190,6 +219,13 @@ pub enum BrokerError {
     Lost {
         /// What ended it, where it is known.
         source: Option<Cause>,
+    },
+
+    /// The broker ended the consumption of a queue: the queue was deleted, or its node failed.
+    #[error("the broker cancelled the consumer of queue {queue:?}")]
+    Cancelled {
+        /// The queue.
+        queue: String,
     },
 
     /// The broker handle was closed.

@@ -41,6 +41,11 @@ impl Headers {
         self.0.is_empty()
     }
 
+    /// The names' and values' length, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+
     pub(crate) fn insert(&mut self, name: ShortStr, value: String) {
         self.0.insert(name, value);
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use rpc_runtime::{
-    Broker, BrokerError, CallError, Executed, Fault, FaultCode, RequestQueue, RunningServer, Server,
-    ServerError, service,
+    Answer, Broker, BrokerError, CallError, Executed, Fault, FaultCode, Invocation, RequestQueue,
+    RunningServer, Server, ServerError, Service, ServiceClient, ServiceDescriptor, service,
 };
 use rpc_tests::on_both_brokers;
 use rpc_tests::rabbit::{shared, unique};
@@ -127,6 +127,8 @@ on_both_brokers! {
     a_reply_of_another_type_is_not_readable,
     closing_the_handle_fails_the_calls_in_flight_at_once,
     closing_the_handle_ends_its_server,
+    a_service_that_panics_at_once_fails_its_calls_and_no_more,
+    a_call_without_time_left_is_not_sent,
 }
 
 async fn an_unroutable_request_fails_at_once(world: World) {
@@ -187,10 +189,6 @@ async fn a_time_out_tells_its_limit_and_that_the_method_may_have_run(world: Worl
     assert_eq!(time_out(desk.held_briefly()).await, Duration::from_millis(150));
     let limit = Duration::from_millis(90);
     assert_eq!(time_out(desk.held("c").timeout(limit)).await, limit);
-    assert_eq!(
-        time_out(desk.held("d").timeout(Duration::ZERO)).await,
-        Duration::ZERO
-    );
 }
 
 async fn a_late_reply_reaches_no_other_call(world: World) {
@@ -314,8 +312,9 @@ async fn a_reply_larger_than_the_caller_accepts_is_not_read(world: World) {
     let desk = client(&modest, &queue);
 
     let error = soon("the reply", desk.produce(1000)).await.unwrap_err();
-    assert_eq!(error.executed(), Executed::Yes);
-    assert!(matches!(error, CallError::BadReply(_)), "{error:?}");
+    // It was not read, so not even its kind counts.
+    assert_eq!(error.executed(), Executed::Maybe);
+    assert!(matches!(error, CallError::BadReply { .. }), "{error:?}");
     assert_eq!(desk.produce(900).await.unwrap().len(), 900);
     server.stop().await.unwrap();
 }
@@ -343,9 +342,15 @@ async fn names_that_amqp_cannot_carry_fail_their_call(world: World) {
     // 128 characters, and 256 bytes.
     invalid(desk.echo("a").header("é".repeat(128), "x").await);
 
-    // A header's value is not bound by it, and neither is a name that just fits.
-    let long_value = "v".repeat(10_000);
-    assert_eq!(desk.echo("b").header(&fits, long_value).await.unwrap(), "b");
+    // All headers together have a limit of their own: more would not fit the frame, and end the connection.
+    let (just, too_much) = ("v".repeat(4096 - 255), "v".repeat(4097 - 255));
+    assert_eq!(desk.echo("b").header(&fits, &just).await.unwrap(), "b");
+    invalid(desk.echo("a").header(&fits, &too_much).await);
+    invalid(desk.echo("a").header(&fits, "x").header("second", &just).await);
+    // RabbitMQ would copy the request to other queues, or end the channel.
+    for copies in ["CC", "BCC"] {
+        invalid(desk.echo("a").header(copies, "elsewhere").await);
+    }
     let nobody = client(&broker, &fits).echo("b").await;
     assert!(matches!(nobody, Err(CallError::NoServer { .. })), "{nobody:?}");
     server.stop().await.unwrap();
@@ -368,7 +373,7 @@ async fn a_reply_of_another_type_is_not_readable(world: World) {
         .await
         .unwrap_err();
     assert_eq!(error.executed(), Executed::Yes);
-    assert!(matches!(error, CallError::BadReply(_)), "{error:?}");
+    assert!(matches!(error, CallError::BadReply { .. }), "{error:?}");
     assert_eq!(client(&broker, &queue).echo("after").await.unwrap(), "after");
     server.stop().await.unwrap();
 }
@@ -551,4 +556,55 @@ async fn a_peer_that_is_no_broker_is_told_apart() {
         error = refused_connection(&url) => error,
     };
     assert!(matches!(error, BrokerError::Connect { .. }), "{error:?}");
+}
+
+/// Written by hand, as anybody may; this one panics before it has a future.
+struct Hasty;
+
+impl Service for Hasty {
+    fn descriptor(&self) -> &'static ServiceDescriptor {
+        <DeskClient as ServiceClient>::SERVICE
+    }
+
+    fn handle<'a>(
+        &'a self,
+        invocation: &'a Invocation,
+    ) -> futures_util::future::BoxFuture<'a, Result<Answer, Fault>> {
+        panic!("no future for {}", invocation.method());
+    }
+}
+
+async fn a_service_that_panics_at_once_fails_its_calls_and_no_more(world: World) {
+    let queue = unique("desk");
+    let broker = world.broker().await;
+    let server = Server::new(&broker)
+        .concurrency(1)
+        .serve_on(RequestQueue::new(&queue), Hasty)
+        .start()
+        .await
+        .unwrap();
+    let desk = client(&broker, &queue);
+    // More often than the worker runs at once: each was settled.
+    for _ in 0..3 {
+        let fault = fault(soon("the fault", desk.echo("a")).await);
+        assert_eq!(fault.code, FaultCode::Panicked);
+    }
+    server.stop().await.unwrap();
+}
+
+async fn a_call_without_time_left_is_not_sent(world: World) {
+    let missing = unique("missing");
+    let desk = client(&world.broker().await, &missing);
+    // Sent, it would come back as `NoServer`.
+    let error = desk.echo("a").timeout(Duration::ZERO).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CallError::TimedOut {
+                executed: Executed::No,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
 }

@@ -89,11 +89,15 @@ impl Foreign {
         Self::with(ReplyAddresses::default()).await
     }
 
+    /// One request at a time: what is answered next proves that the one before was settled.
     async fn with(addresses: ReplyAddresses) -> Self {
+        Self::start(addresses, 1).await
+    }
+
+    async fn start(addresses: ReplyAddresses, concurrency: u16) -> Self {
         let (queue, host) = (unique("greeter"), Host::default());
-        // One request at a time: what is answered next proves that the one before was settled.
         let server = Server::new(&World::RabbitMq.broker().await)
-            .concurrency(1)
+            .concurrency(concurrency)
             .reply_addresses(addresses)
             .serve_on(RequestQueue::new(&queue), GreeterServer::new(host.clone()))
             .start()
@@ -634,6 +638,34 @@ async fn a_direct_reply_address_of_an_unknown_node_harms_nothing() {
     foreign.ends_well().await;
 }
 
+/// Forged addresses take the connection that direct replies share; the honest ones are answered all the same.
+#[tokio::test]
+async fn forged_direct_reply_addresses_starve_no_honest_caller() {
+    // All at once, so that honest replies are under way when a forged one takes the connection.
+    let foreign = Foreign::start(ReplyAddresses::default(), 64).await;
+    let honest = RawPeer::connect(shared().await).await.unwrap();
+    let mut replies = honest.consume("amq.rabbitmq.reply-to").await.unwrap();
+    let forged = BasicProperties::default().with_reply_to(format!("{DIRECT}gone.gone").into());
+    let real = BasicProperties::default().with_reply_to("amq.rabbitmq.reply-to".into());
+    for _ in 0..5 {
+        foreign.send(forged.clone(), b"Ann").await;
+        for _ in 0..5 {
+            honest
+                .publish(&foreign.queue, real.clone(), b"Ann")
+                .await
+                .unwrap();
+        }
+    }
+    for _ in 0..25 {
+        let reply = next(&mut replies, SOON)
+            .await
+            .unwrap()
+            .expect("each honest request is answered");
+        assert_eq!(reply.data, b"hello Ann");
+    }
+    foreign.ends_well().await;
+}
+
 /// A worker that was sent a request with this direct reply-to address.
 async fn ask_for_a_direct_reply(address: &str) -> Foreign {
     let foreign = Foreign::new().await;
@@ -795,22 +827,23 @@ async fn replies_that_cannot_be_read_end_their_call() {
     let mut worker = ForeignWorker::new().await;
     let client = worker.client(Codec::Json);
     let in_json = |kind: &str| request(kind, "application/json");
-    for (properties, body) in [
-        (in_json("what?"), &b"1"[..]),
-        (request("result", "image/png"), b"1"),
-        (in_json("result"), b""),
-        (in_json("result"), b"\"one\""),
-        (in_json("result"), b"1 2"),
+    for (properties, body, executed) in [
+        // It may be a refusal, in words of a later version.
+        (in_json("what?"), &b"1"[..], Executed::Maybe),
+        (request("result", "image/png"), b"1", Executed::Maybe),
+        (in_json("result"), b"", Executed::Yes),
+        (in_json("result"), b"\"one\"", Executed::Yes),
+        (in_json("result"), b"1 2", Executed::Yes),
         // The method has no error of its own.
-        (in_json("error"), b"1"),
+        (in_json("error"), b"1", Executed::Yes),
     ] {
         let shown = format!("{properties:?} {body:?}");
         let error = worker
             .exchange(client.count(), properties, body)
             .await
             .expect_err(&shown);
-        assert_eq!(error.executed(), Executed::Yes, "{shown}");
-        assert!(matches!(error, CallError::BadReply(_)), "{shown}: {error:?}");
+        assert_eq!(error.executed(), executed, "{shown}");
+        assert!(matches!(error, CallError::BadReply { .. }), "{shown}: {error:?}");
     }
 
     // A fault is a fault, whatever it says.

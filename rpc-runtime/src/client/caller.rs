@@ -1,6 +1,6 @@
 //! The way of one call: from its plan to its reply.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,12 +16,9 @@ use crate::context::ambient_deadline;
 use crate::describe::MethodDescriptor;
 use crate::error::{BrokerError, CallError, Executed};
 use crate::headers::Headers;
-use crate::protocol::{Message, Reply, ReplyKind, Request, ShortStr};
+use crate::protocol::{MAX_TIME_TO_LIVE, Message, Reply, ReplyKind, Request, ShortStr};
 use crate::transport::ReplyQueue;
-use crate::transport::{Outgoing, Published, Transport};
-
-/// The longest that a call waits: as long as RabbitMQ can keep a message for it, about 49 days.
-const MAX_TIMEOUT: Duration = Duration::from_millis(u32::MAX as u64);
+use crate::transport::{Departure, Outgoing, Published, Transport};
 
 /// A call that is ready to be made.
 #[derive(Debug, Clone)]
@@ -56,7 +53,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Caller {
     transport: Arc<dyn Transport>,
     options: CallerOptions,
-    link: OnceLock<watch::Receiver<LinkState>>,
+    link: Mutex<Option<watch::Receiver<LinkState>>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     _shuts_down: DropGuard,
@@ -68,7 +65,7 @@ impl Caller {
         Self {
             transport,
             options,
-            link: OnceLock::new(),
+            link: Mutex::new(None),
             tasks: TaskTracker::new(),
             _shuts_down: shutdown.clone().drop_guard(),
             shutdown,
@@ -91,24 +88,38 @@ impl Caller {
     pub(crate) async fn call(&self, plan: CallPlan) -> Result<Reply, CallError> {
         let begun = Instant::now();
         let inherited = ambient_deadline().map(|deadline| deadline.saturating_duration_since(begun));
+        // A request can live no longer on the wire, so neither can a call wait for ever.
         let limit = plan
             .timeout
-            .min(inherited.unwrap_or(MAX_TIMEOUT))
-            .min(MAX_TIMEOUT);
+            .min(inherited.unwrap_or(MAX_TIME_TO_LIVE))
+            .min(MAX_TIME_TO_LIVE);
+        if limit.is_zero() {
+            return Err(CallError::TimedOut {
+                limit,
+                executed: Executed::No,
+            });
+        }
         let deadline = begun + limit;
-        let mut executed = Executed::No;
-        match timeout_at(deadline, self.attempt(plan, deadline, &mut executed)).await {
+        let departure = Departure::default();
+        match timeout_at(deadline, self.attempt(plan, deadline, &departure)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(CallError::TimedOut { limit, executed }),
+            Err(_) => {
+                let executed = if departure.withdraw() {
+                    Executed::No
+                } else {
+                    Executed::Maybe
+                };
+                Err(CallError::TimedOut { limit, executed })
+            }
         }
     }
 
-    /// Sends the request and waits for the reply. `executed` tells how far it came, should it be dropped.
+    /// Sends the request and waits for the reply. Dropped before the request has left, it withdraws it.
     async fn attempt(
         &self,
         plan: CallPlan,
         deadline: Instant,
-        executed: &mut Executed,
+        departure: &Departure,
     ) -> Result<Reply, CallError> {
         let size = plan.arguments.0.len();
         if size > self.options.max_sent_bytes {
@@ -122,11 +133,13 @@ impl Caller {
         let (oneway, codec, queue) = (plan.method.is_oneway, plan.codec, plan.queue.clone());
         let message = self.request(plan, ticket.id(), &link, deadline).into_message();
 
-        *executed = Executed::Maybe;
+        let _withdrawn_if_dropped = WithdrawOnDrop(departure);
+        let departure = departure.clone();
         let publishing = link.publisher.publish(Outgoing {
             queue: queue.clone(),
             mandatory: true,
             message,
+            departure,
         });
         tokio::select! {
             biased;
@@ -168,22 +181,31 @@ impl Caller {
         })?;
         let (size, limit) = (message.body.len(), self.options.max_accepted_bytes);
         if size > limit {
-            return Err(CallError::BadReply(
-                format!("it has {size} bytes, and at most {limit} are accepted").into(),
-            ));
+            return Err(unreadable(format!(
+                "it has {size} bytes, and at most {limit} are accepted"
+            )));
         }
-        Reply::from_message(message, codec).map_err(|error| CallError::BadReply(error.into()))
+        Reply::from_message(message, codec).map_err(unreadable)
     }
 
-    /// The link, opened by the first who asks.
+    /// The link, opened by the first who asks, and again after it failed.
     async fn link(&self) -> Result<Arc<Link>, BrokerError> {
-        let mut state = self.link.get_or_init(|| self.open_link()).clone();
+        let mut state = self.link_state();
         let settled = state.wait_for(|state| !matches!(state, LinkState::Opening)).await;
         match settled.as_deref() {
             Ok(LinkState::Ready(link)) => Ok(Arc::clone(link)),
             Ok(LinkState::Failed(error)) => Err(error.clone()),
             // The task that opens the link ended with its runtime.
             Ok(LinkState::Opening) | Err(_) => Err(BrokerError::Closed),
+        }
+    }
+
+    fn link_state(&self) -> watch::Receiver<LinkState> {
+        // Replaced in one step, so a panic elsewhere leaves nothing half done behind the lock.
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*link {
+            Some(state) if !matches!(*state.borrow(), LinkState::Failed(_)) => state.clone(),
+            _ => link.insert(self.open_link()).clone(),
         }
     }
 
@@ -197,6 +219,24 @@ impl Caller {
             self.shutdown.clone(),
         ));
         receiver
+    }
+}
+
+/// Withdraws a request when the call is given up.
+struct WithdrawOnDrop<'a>(&'a Departure);
+
+impl Drop for WithdrawOnDrop<'_> {
+    fn drop(&mut self) {
+        // It has left where it cannot be withdrawn, and so has every request that was answered.
+        self.0.withdraw();
+    }
+}
+
+/// A reply of which cannot even be told whether the method ran.
+fn unreadable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CallError {
+    CallError::BadReply {
+        source: source.into(),
+        executed: Executed::Maybe,
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) async fn run(
     let CallerLink {
         reply_to,
         publisher,
-        replies,
+        mut replies,
     } = match opened {
         Ok(link) => link,
         Err(error) => {
@@ -56,43 +56,74 @@ pub(super) async fn run(
         }
     };
     let pending = Arc::new(Pending::default());
-    state.send_replace(LinkState::Ready(Arc::new(Link {
-        reply_to,
-        publisher,
+    // Should this task be dropped with its runtime, no call waits in vain.
+    let mut end = End {
+        state,
         pending: Arc::clone(&pending),
-    })));
+        reason: BrokerError::Closed,
+    };
+    let link = Link {
+        reply_to: reply_to.clone(),
+        publisher: Arc::clone(&publisher),
+        pending,
+    };
+    end.state.send_replace(LinkState::Ready(Arc::new(link)));
 
-    let Subscription {
-        mut deliveries,
-        control,
-    } = replies;
-    let reason = loop {
-        let next = tokio::select! {
-            next = deliveries.next() => next,
+    end.reason = loop {
+        tokio::select! {
             () = shutdown.cancelled() => break BrokerError::Closed,
-        };
-        match next {
-            Some(Ok(delivery)) => {
-                let mut last = route(&pending, delivery);
-                // Replies come in bursts; what is here already is settled together.
-                while let Some(Some(Ok(delivery))) = deliveries.next().now_or_never() {
-                    last = route(&pending, delivery);
-                }
-                if let Err(error) = control.settle_up_to(last).await {
-                    break error;
+            reason = publisher.closed() => break reason,
+            next = replies.deliveries.next() => {
+                if let Err(reason) = route_burst(next, &mut replies, &end.pending).await {
+                    break reason.unwrap_or_else(|| BrokerError::Cancelled { queue: reply_to.to_string() });
                 }
             }
-            Some(Err(error)) => break error,
-            None => break BrokerError::Lost { source: None },
         }
     };
-    match &reason {
+    match &end.reason {
         BrokerError::Closed => tracing::debug!("reply link closed"),
         error => tracing::warn!(error = error as &dyn std::error::Error, "reply link lost"),
     }
-    pending.lose(reason.clone());
-    state.send_replace(LinkState::Failed(reason));
-    control.close().await;
+    drop(end);
+    replies.control.close().await;
+}
+
+/// Ends all calls of a link when it ends, however it does.
+struct End {
+    state: watch::Sender<LinkState>,
+    pending: Arc<Pending>,
+    reason: BrokerError,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // In this order: a call that is refused here asks for a new link.
+        self.state.send_replace(LinkState::Failed(self.reason.clone()));
+        self.pending.lose(self.reason.clone());
+    }
+}
+
+/// How many replies are settled together at the most.
+const BURST: usize = 256;
+
+/// Hands on a reply and those that are here already, and settles them together.
+///
+/// # Errors
+///
+/// Why no more will come, where the broker gave a reason.
+async fn route_burst(
+    first: Option<Result<Delivery, BrokerError>>,
+    replies: &mut Subscription,
+    pending: &Pending,
+) -> Result<(), Option<BrokerError>> {
+    let mut last = route(pending, first.ok_or(None)?.map_err(Some)?);
+    for _ in 1..BURST {
+        match replies.deliveries.next().now_or_never() {
+            Some(next) => last = route(pending, next.ok_or(None)?.map_err(Some)?),
+            None => break,
+        }
+    }
+    replies.control.settle_up_to(last).await.map_err(Some)
 }
 
 /// Hands a reply to the call that waits for it, and returns its tag.

@@ -18,7 +18,7 @@ use crate::broker::Broker;
 use crate::call::{Arguments, Call, FallibleCall, ResultType, Unplannable, short_str};
 use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
-use crate::error::CallError;
+use crate::error::{CallError, Executed};
 use crate::headers::Headers;
 use crate::protocol::{EncodeArguments, NamedArguments, Reply, ReplyKind};
 
@@ -178,9 +178,7 @@ impl fmt::Debug for Client {
 fn read_value<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T, CallError<Infallible>> {
     match reply.kind {
         ReplyKind::Result => read_answer(&reply),
-        ReplyKind::Error => Err(CallError::BadReply(
-            "the worker sent an error, and the method has none".into(),
-        )),
+        ReplyKind::Error => Err(unreadable("the worker sent an error, and the method has none")),
         ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
     }
 }
@@ -197,15 +195,20 @@ where
             (Err(_), Codec::Text) => {
                 CallError::ServiceText(String::from_utf8_lossy(&reply.body).into_owned())
             }
-            (Err(error), _) => CallError::BadReply(error.into()),
+            (Err(error), _) => unreadable(error),
         }),
         ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
     }
 }
 
 fn read_answer<T: DeserializeOwned + 'static, E>(reply: &Reply) -> Result<T, CallError<E>> {
-    reply
-        .codec
-        .decode_answer(&reply.body)
-        .map_err(|error| CallError::BadReply(error.into()))
+    reply.codec.decode_answer(&reply.body).map_err(unreadable)
+}
+
+/// The method's own result or error came, and cannot be read: it ran.
+fn unreadable<E>(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CallError<E> {
+    CallError::BadReply {
+        source: source.into(),
+        executed: Executed::Yes,
+    }
 }

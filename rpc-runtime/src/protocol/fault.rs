@@ -43,12 +43,7 @@ impl Fault {
         Self::new(FaultCode::BadRequest, reason.to_string())
     }
 
-    /// As plain text: what a peer that speaks `text/plain` gets.
-    pub(crate) fn to_text(&self) -> String {
-        self.to_string()
-    }
-
-    /// Reads [`to_text`](Self::to_text) back; text that was not made by it is kept whole as the message.
+    /// Reads its `Display` back, which is what a peer that speaks `text/plain` gets; other text is kept whole as the message.
     pub(crate) fn from_text(text: &str) -> Self {
         match text.split_once(": ") {
             Some((code, message)) => Self::new(FaultCode::from_wire(code), message),
@@ -69,10 +64,10 @@ pub enum FaultCode {
     UnsupportedContentType,
     /// `panicked`: the method panicked.
     Panicked,
-    /// `interrupted`: an earlier delivery of this request was lost with its worker; the method may have run, and is
-    /// not `idempotent`, so it is not run again.
+    /// `interrupted`: an earlier delivery of this request was lost with its worker; the method may have run, and is not
+    /// run again: it is not `idempotent`, or this worker refuses the request for another reason.
     Interrupted,
-    /// `expired`: the caller's time was up before the method could start.
+    /// `expired`: the request came with no time left.
     Expired,
     /// `too_large`: the request is larger than the worker accepts.
     TooLarge,
@@ -80,7 +75,7 @@ pub enum FaultCode {
     ReplyTooLarge,
     /// `unanswerable`: the method ran, and its answer cannot be written in the request's content type.
     Unanswerable,
-    /// `unauthorized`: the caller may not call this method.
+    /// `unauthorized`: the caller may not call this method. Reserved: no worker of this version sends it.
     Unauthorized,
     /// A code that this version does not know.
     Other(String),
@@ -194,10 +189,10 @@ mod tests {
     fn text_faults_read_back() {
         let fault = Fault::unknown_method("nope");
         assert_eq!(
-            fault.to_text(),
+            fault.to_string(),
             r#"unknown_method: the service has no method "nope""#
         );
-        assert_eq!(Fault::from_text(&fault.to_text()), fault);
+        assert_eq!(Fault::from_text(&fault.to_string()), fault);
         assert_eq!(Fault::from_text("boom").message, "boom");
     }
 

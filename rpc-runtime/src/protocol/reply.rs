@@ -38,7 +38,7 @@ pub(crate) struct Reply {
 impl Reply {
     pub(crate) fn fault(codec: Codec, fault: &Fault) -> Self {
         let body = match codec {
-            Codec::Text => Bytes::from(fault.to_text()),
+            Codec::Text => Bytes::from(fault.to_string()),
             // Two strings: there is nothing in them that cannot be written. Should it fail all the same, an empty
             // body still says `fault`.
             Codec::MessagePack | Codec::Json => codec.encode(&FaultBody::from(fault)).unwrap_or_default(),
@@ -77,7 +77,10 @@ impl Reply {
             Some("fault") => ReplyKind::Fault,
             Some(other) => return Err(BadReply::UnknownKind(other.to_owned())),
         };
-        let codec = match &properties.content_type {
+        let codec = match properties
+            .content_type
+            .filter(|content_type| !content_type.as_str().is_empty())
+        {
             None => asked_in,
             Some(content_type) => Codec::from_content_type(content_type.as_str())?,
         };

@@ -9,7 +9,7 @@ use crate::codec::Codec;
 use crate::headers::Headers;
 
 /// The longest time-to-live that is written: RabbitMQ takes no more than 2^32 - 1 milliseconds, about 49 days.
-const MAX_TIME_TO_LIVE: Duration = Duration::from_millis(u32::MAX as u64);
+pub(crate) const MAX_TIME_TO_LIVE: Duration = Duration::from_millis(u32::MAX as u64);
 
 /// A request, as caller and worker mean it.
 #[derive(Debug, Clone, PartialEq)]

@@ -47,7 +47,9 @@ const DEFAULT_DRAIN_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// Its method runs at most once, unless it is marked `idempotent`: a request that the broker delivers again, because its
 /// worker was lost, is answered with the fault `interrupted`. A panic is the fault `panicked` of that one call. A
-/// request is settled once the broker has confirmed the reply. What cannot be handled is answered with a
+/// request is settled once the broker has confirmed the reply. RabbitMQ closes the channel of a worker that leaves a request
+/// unsettled for longer than its [`consumer_timeout`](https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout), by
+/// default 30 minutes: a method that takes longer needs a higher one. What cannot be handled is answered with a
 /// [`Fault`](crate::Fault) and settled; it never goes round.
 #[must_use = "a server does nothing until it runs"]
 pub struct Server {
@@ -161,7 +163,7 @@ impl Server {
             opened.run(shutdown).await
         };
         Ok(RunningServer {
-            stop,
+            stop: Some(stop),
             task: AbortOnDropHandle::new(tokio::spawn(running)),
         })
     }
@@ -181,9 +183,10 @@ impl Server {
             .transport()
             .open_worker(&declared, self.concurrency)
             .await?;
-        let queues = declared.iter().map(|queue| queue.name().to_owned()).collect();
+        let queues: Vec<_> = declared.iter().map(|queue| queue.name().to_owned()).collect();
         tracing::info!(?queues, concurrency = self.concurrency, "serving");
-        let worker = Worker::new(link, dispatchers, rules);
+        let served = queues.iter().cloned().zip(dispatchers).collect();
+        let worker = Worker::new(link, served, rules);
         Ok(OpenServer {
             worker,
             queues,
@@ -260,7 +263,8 @@ impl OpenServer {
 #[derive(Debug)]
 #[must_use = "a server that is dropped stops at once"]
 pub struct RunningServer {
-    stop: oneshot::Sender<()>,
+    /// Gone once it was used.
+    stop: Option<oneshot::Sender<()>>,
     task: AbortOnDropHandle<Result<(), ServerError>>,
 }
 
@@ -270,10 +274,23 @@ impl RunningServer {
     /// # Errors
     ///
     /// As [`Server::run_until`].
-    pub async fn stop(self) -> Result<(), ServerError> {
-        // Where nobody listens, the server has ended already and says why.
-        let _ = self.stop.send(());
-        match self.task.await {
+    pub async fn stop(mut self) -> Result<(), ServerError> {
+        if let Some(stop) = self.stop.take() {
+            // Where nobody listens, the server has ended already and says why.
+            let _ = stop.send(());
+        }
+        self.ended().await
+    }
+
+    /// Waits until the server ends by itself, because it lost its broker: for a program that should end with it.
+    ///
+    /// Cancel safe. To be awaited to its end once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Server::run_until`].
+    pub async fn ended(&mut self) -> Result<(), ServerError> {
+        match (&mut self.task).await {
             Ok(ended) => ended,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // Only the end of its runtime cancels the task, and requests with it.

@@ -16,7 +16,12 @@ use super::service::{Answer, Invocation, Service};
 use crate::context::with_ambient_deadline;
 use crate::error::{BrokerError, ServerError};
 use crate::protocol::{Fault, FaultCode, Reply};
-use crate::transport::{Control, Delivery, Outgoing, Published, Publisher, Subscription, WorkerLink};
+use crate::transport::{
+    Control, Delivery, Departure, Outgoing, Published, Publisher, Subscription, WorkerLink,
+};
+
+/// How long a handler that was told to stop may take to do so.
+const ABORT_LIMIT: Duration = Duration::from_secs(1);
 
 /// Serves what one server consumes.
 pub(super) struct Worker {
@@ -27,6 +32,7 @@ pub(super) struct Worker {
 
 /// What serving a request takes: one for each queue.
 struct Line {
+    queue: String,
     dispatcher: Dispatcher,
     rules: Arc<Rules>,
     control: Arc<dyn Control>,
@@ -36,30 +42,34 @@ struct Line {
 /// What comes from a queue.
 enum Arrival {
     Request(Arc<Line>, Delivery),
-    /// The queue's last word: its consumer was cancelled, or lost.
-    End(Option<BrokerError>),
+    /// The queue's last word.
+    End(BrokerError),
+    /// No more will come from this queue: its consumer was cancelled.
+    Cancelled(Arc<Line>),
 }
 
 impl Worker {
-    /// `dispatchers` are those of the link's subscriptions, in the same order.
-    pub(super) fn new(link: WorkerLink, dispatchers: Vec<Dispatcher>, rules: Rules) -> Self {
+    /// Serves the link's subscriptions, each with the queue's name and methods, in the same order.
+    pub(super) fn new(link: WorkerLink, served: Vec<(String, Dispatcher)>, rules: Rules) -> Self {
         let WorkerLink { requests, publisher } = link;
         let rules = Arc::new(rules);
         let (mut lines, mut arrivals) = (Vec::new(), SelectAll::new());
-        for (Subscription { deliveries, control }, dispatcher) in requests.into_iter().zip(dispatchers) {
+        for (Subscription { deliveries, control }, (queue, dispatcher)) in requests.into_iter().zip(served) {
             let (rules, publisher) = (Arc::clone(&rules), Arc::clone(&publisher));
             let line = Arc::new(Line {
+                queue,
                 dispatcher,
                 rules,
                 control,
                 publisher,
             });
             lines.push(Arc::clone(&line));
+            let last = Arrival::Cancelled(Arc::clone(&line));
             let arriving = deliveries.map(move |delivery| match delivery {
                 Ok(delivery) => Arrival::Request(Arc::clone(&line), delivery),
-                Err(error) => Arrival::End(Some(error)),
+                Err(error) => Arrival::End(error),
             });
-            arrivals.push(arriving.chain(stream::iter([Arrival::End(None)])).boxed());
+            arrivals.push(arriving.chain(stream::iter([last])).boxed());
         }
         Self {
             lines,
@@ -90,8 +100,11 @@ impl Worker {
                 Some(ended) = self.handlers.join_next() => handled(ended)?,
                 arrival = self.arrivals.next() => match arrival {
                     Some(Arrival::Request(line, delivery)) => self.start(line, delivery),
-                    Some(Arrival::End(Some(error))) => return Err(error),
-                    Some(Arrival::End(None)) | None => return Err(BrokerError::Lost { source: None }),
+                    Some(Arrival::End(error)) => return Err(error),
+                    Some(Arrival::Cancelled(line)) => {
+                        return Err(BrokerError::Cancelled { queue: line.queue.clone() });
+                    }
+                    None => return Err(BrokerError::Lost { source: None }),
                 },
             }
         }
@@ -99,12 +112,16 @@ impl Worker {
 
     /// Takes no more requests, and lets those that were delivered end.
     async fn drain(&mut self, limit: Duration) -> Result<(), ServerError> {
-        let deadline = Instant::now() + limit;
-        if let Ok(finished) = tokio::time::timeout_at(deadline, self.finish()).await {
+        if let Ok(finished) = tokio::time::timeout(limit, self.finish()).await {
             return finished.map_err(ServerError::from);
         }
         let unfinished = self.handlers.len();
-        self.handlers.shutdown().await;
+        self.handlers.abort_all();
+        // One that blocks its thread cannot be stopped; its request is given back all the same.
+        let stopping = async { while self.handlers.join_next().await.is_some() {} };
+        if tokio::time::timeout(ABORT_LIMIT, stopping).await.is_err() {
+            tracing::error!("a handler blocks its thread and cannot be stopped");
+        }
         Err(ServerError::DrainTimedOut { unfinished, limit })
     }
 
@@ -118,8 +135,8 @@ impl Worker {
         while let Some(arrival) = self.arrivals.next().await {
             match arrival {
                 Arrival::Request(line, delivery) => self.start(line, delivery),
-                Arrival::End(Some(error)) => finished = finished.and(Err(error)),
-                Arrival::End(None) => {}
+                Arrival::End(error) => finished = finished.and(Err(error)),
+                Arrival::Cancelled(_) => {}
             }
         }
         while let Some(ended) = self.handlers.join_next().await {
@@ -177,7 +194,7 @@ impl Line {
                 fault,
                 answer_to,
             } => {
-                tracing::warn!(%fault, answered = answer_to.is_some(), "refused a request");
+                log(&fault, "refused a request");
                 (reply, answer_to)
             }
             Decision::Drop { address } => {
@@ -197,6 +214,7 @@ impl Line {
             queue: to.address,
             mandatory: false,
             message: reply.into_message(to.correlation_id),
+            departure: Departure::default(),
         };
         match self.publisher.publish(outgoing).await {
             Published::Routed | Published::Returned => Ok(()),
@@ -224,12 +242,15 @@ impl Line {
 
 /// Runs the method; its panic is a fault.
 async fn run(service: &dyn Service, invocation: &Invocation) -> Reply {
-    let handling = with_ambient_deadline(invocation.context().deadline(), service.handle(invocation));
+    // Called in there, so that a panic before its future exists is caught too.
+    let handling = with_ambient_deadline(invocation.context().deadline(), async {
+        service.handle(invocation).await
+    });
     let method = invocation.method();
     let fault = match AssertUnwindSafe(handling).catch_unwind().await {
         Ok(Ok(Answer(reply))) => return reply,
         Ok(Err(fault)) => {
-            tracing::warn!(method, %fault, "a request ended with a fault");
+            log(&fault, "a request ended with a fault");
             fault
         }
         Err(_) => {
@@ -239,4 +260,9 @@ async fn run(service: &dyn Service, invocation: &Invocation) -> Reply {
         }
     };
     Reply::fault(invocation.codec(), &fault)
+}
+
+/// A fault's message may repeat parts of what the caller sent, which does not belong into logs.
+fn log(fault: &Fault, what: &str) {
+    tracing::warn!(code = %fault.code, "{what}");
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -90,12 +91,43 @@ pub(crate) trait Control: Debug + Send + Sync {
 }
 
 /// A message to send through the default exchange.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
     pub(crate) queue: ShortStr,
     /// Whether a message for a queue that does not exist comes back.
     pub(crate) mandatory: bool,
     pub(crate) message: Message,
+    pub(crate) departure: Departure,
+}
+
+/// Whether a message leaves or is withdrawn: settled once, between who sends it and who gave it to be sent.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Departure(Arc<AtomicU8>);
+
+impl Departure {
+    const WAITING: u8 = 0;
+    const LEFT: u8 = 1;
+    const WITHDRAWN: u8 = 2;
+
+    /// The message is about to be written. `false`: it was withdrawn, and must not be.
+    pub(crate) fn leave(&self) -> bool {
+        self.settle(Self::LEFT)
+    }
+
+    /// Nobody waits for the message any more. `false`: it has left.
+    pub(crate) fn withdraw(&self) -> bool {
+        self.settle(Self::WITHDRAWN)
+    }
+
+    fn settle(&self, state: u8) -> bool {
+        match self
+            .0
+            .compare_exchange(Self::WAITING, state, Ordering::AcqRel, Ordering::Acquire)
+        {
+            Ok(_) => true,
+            Err(settled) => settled == state,
+        }
+    }
 }
 
 /// What became of a message that was sent.
@@ -114,6 +146,27 @@ pub(crate) enum Published {
 /// Sends messages, and says what became of each.
 #[async_trait]
 pub(crate) trait Publisher: Debug + Send + Sync {
-    /// Sends a message and waits for the broker's word on it. Dropping the future does not call the message back.
+    /// Sends a message and waits for the broker's word on it. Dropping the future does not call the message back; its
+    /// [`Departure`] can, until it has left.
     async fn publish(&self, outgoing: Outgoing) -> Published;
+
+    /// Waits until nothing can be sent any more, and says why.
+    async fn closed(&self) -> BrokerError;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Departure;
+
+    #[test]
+    fn a_message_leaves_or_is_withdrawn() {
+        let departure = Departure::default();
+        assert!(departure.clone().leave());
+        assert!(!departure.withdraw());
+        assert!(departure.leave());
+
+        let departure = Departure::default();
+        assert!(departure.clone().withdraw());
+        assert!(!departure.leave());
+    }
 }

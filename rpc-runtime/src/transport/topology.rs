@@ -66,17 +66,17 @@ pub enum QueueArgument {
     Flag(bool),
 }
 
-impl From<i64> for QueueArgument {
-    fn from(number: i64) -> Self {
-        Self::Number(number)
-    }
+macro_rules! numbers {
+    ($($number:ty),*) => {$(
+        impl From<$number> for QueueArgument {
+            fn from(number: $number) -> Self {
+                Self::Number(number.into())
+            }
+        }
+    )*};
 }
 
-impl From<i32> for QueueArgument {
-    fn from(number: i32) -> Self {
-        Self::Number(number.into())
-    }
-}
+numbers!(u8, u16, u32, i8, i16, i32, i64);
 
 impl From<&str> for QueueArgument {
     fn from(text: &str) -> Self {

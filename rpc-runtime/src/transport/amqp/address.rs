@@ -32,6 +32,9 @@ impl Address {
             reason: "it is not of the form amqp://user:password@host:port/vhost",
         })?;
         match uri.scheme {
+            AMQPScheme::AMQP if uri.vhost.is_empty() => Err(BrokerError::InvalidAddress {
+                reason: "its virtual host is empty: leave the last slash away, or write /%2f for the default one",
+            }),
             AMQPScheme::AMQP => Ok(Self(uri)),
             AMQPScheme::AMQPS => Err(BrokerError::TlsUnsupported),
         }
@@ -103,8 +106,8 @@ mod tests {
     }
 
     #[test]
-    fn other_schemes_are_refused() {
-        for url in ["http://broker", "broker:5672", ""] {
+    fn what_is_no_address_is_refused() {
+        for url in ["http://broker", "broker:5672", "", "amqp://broker/"] {
             assert!(
                 matches!(Address::parse(url), Err(BrokerError::InvalidAddress { .. })),
                 "{url}"

@@ -5,13 +5,13 @@
 //! may still wait to ride on a later confirm. It is decided by its return, or once every message that was in flight at
 //! that moment is confirmed: each of their confirms takes one waiting return along, and there were no more of those.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::super::Published;
 use crate::protocol::ShortStr;
 
-/// What a return can be recognised by: its queue and its correlation id.
-pub(super) type Key = (ShortStr, Option<ShortStr>);
+/// What a return can be recognised by: its queue and its correlation id, which is unique among our requests.
+pub(super) type Key = (ShortStr, ShortStr);
 
 /// The messages that were published and not yet decided about.
 #[derive(Debug, Default)]
@@ -19,17 +19,13 @@ pub(super) struct Confirms {
     next: u64,
     /// Sent, and not yet confirmed.
     in_flight: BTreeSet<u64>,
+    /// The messages that can be returned, until they are decided about.
     keys: HashMap<u64, Key>,
+    sequences: HashMap<Key, u64>,
     /// Returned on another message's confirm, before their own.
-    returned_early: Vec<Key>,
-    undecided: Vec<Undecided>,
-}
-
-#[derive(Debug)]
-struct Undecided {
-    sequence: u64,
-    /// The messages before this one were in flight when it was confirmed, or decided already.
-    before: u64,
+    returned_early: HashSet<u64>,
+    /// Confirmed together with a foreign return; each with the first message that was sent after that.
+    undecided: BTreeMap<u64, u64>,
 }
 
 /// The broker's word on one message.
@@ -39,112 +35,81 @@ pub(super) enum Confirm {
     Nack,
 }
 
+/// The messages decided about, and how.
+pub(super) type Decided = Vec<(u64, Published)>;
+
 impl Confirms {
-    /// Enters a message that is about to be published.
-    pub(super) fn publish(&mut self, key: Key) -> u64 {
+    /// Enters a message that is about to be published; with its key, if it can be returned.
+    pub(super) fn publish(&mut self, key: Option<Key>) -> u64 {
         let sequence = self.next;
         self.next += 1;
         self.in_flight.insert(sequence);
-        self.keys.insert(sequence, key);
+        if let Some(key) = key {
+            self.keys.insert(sequence, key.clone());
+            self.sequences.insert(key, sequence);
+        }
         sequence
     }
 
     /// Takes back a message about which no confirm will come.
-    pub(super) fn forget(&mut self, sequence: u64) -> Vec<(u64, Published)> {
+    pub(super) fn forget(&mut self, sequence: u64) -> Decided {
         self.in_flight.remove(&sequence);
-        self.keys.remove(&sequence);
-        self.decide()
-    }
-
-    /// Takes in a message's confirm and the return that rode on it. Answers with the messages decided by that.
-    pub(super) fn confirm(
-        &mut self,
-        sequence: u64,
-        confirm: Confirm,
-        returned: Option<Key>,
-    ) -> Vec<(u64, Published)> {
-        self.in_flight.remove(&sequence);
-        let mut decided = Vec::new();
-        let carried_foreign = match returned {
-            Some(key) if self.keys.get(&sequence) != Some(&key) => {
-                self.returned(key, &mut decided);
-                true
-            }
-            Some(_) => {
-                self.keys.remove(&sequence);
-                decided.push((sequence, Published::Returned));
-                decided.append(&mut self.decide());
-                return decided;
-            }
-            None => false,
-        };
-        let early = self
-            .keys
-            .get(&sequence)
-            .and_then(|key| self.returned_early.iter().position(|early| early == key));
-        match (early, confirm) {
-            (Some(position), _) => {
-                self.returned_early.swap_remove(position);
-                self.keys.remove(&sequence);
-                decided.push((sequence, Published::Returned));
-            }
-            (None, Confirm::Nack) => {
-                self.keys.remove(&sequence);
-                decided.push((sequence, Published::Refused));
-            }
-            (None, Confirm::Ack) if carried_foreign => {
-                self.undecided.push(Undecided {
-                    sequence,
-                    before: self.next,
-                });
-            }
-            (None, Confirm::Ack) => {
-                self.keys.remove(&sequence);
-                decided.push((sequence, Published::Routed));
-            }
-        }
-        decided.append(&mut self.decide());
+        self.returned_early.remove(&sequence);
+        self.forget_key(sequence);
+        let mut decided = Decided::new();
+        self.decide(&mut decided);
         decided
     }
 
-    /// A return that rode on another message's confirm.
-    fn returned(&mut self, key: Key, decided: &mut Vec<(u64, Published)>) {
-        let waiting = self
+    /// Takes in a message's confirm and the return that rode on it.
+    pub(super) fn confirm(&mut self, sequence: u64, confirm: Confirm, returned: Option<Key>) -> Decided {
+        let mut decided = Decided::new();
+        self.in_flight.remove(&sequence);
+        let rode_along = returned.and_then(|key| self.sequences.get(&key).copied());
+        if let Some(returned) = rode_along {
+            match self.undecided.remove(&returned) {
+                Some(_) => self.push(returned, Published::Returned, &mut decided),
+                None => {
+                    self.returned_early.insert(returned);
+                }
+            }
+        }
+        match (self.returned_early.remove(&sequence), confirm) {
+            (true, _) => self.push(sequence, Published::Returned, &mut decided),
+            (false, Confirm::Nack) => self.push(sequence, Published::Refused, &mut decided),
+            (false, Confirm::Ack) if rode_along.is_some() && self.keys.contains_key(&sequence) => {
+                self.undecided.insert(sequence, self.next);
+            }
+            (false, Confirm::Ack) => self.push(sequence, Published::Routed, &mut decided),
+        }
+        self.decide(&mut decided);
+        decided
+    }
+
+    /// Decides about the messages whose return can no longer come: they were routed.
+    fn decide(&mut self, decided: &mut Decided) {
+        let oldest = self.in_flight.first().copied().unwrap_or(self.next);
+        let routed: Vec<u64> = self
             .undecided
             .iter()
-            .position(|undecided| self.keys.get(&undecided.sequence) == Some(&key));
-        match waiting {
-            Some(position) => {
-                let undecided = self.undecided.swap_remove(position);
-                self.keys.remove(&undecided.sequence);
-                decided.push((undecided.sequence, Published::Returned));
-            }
-            // Only what is in flight can be meant; anything else was forgotten, and so is its return.
-            None if self
-                .in_flight
-                .iter()
-                .any(|sequence| self.keys.get(sequence) == Some(&key)) =>
-            {
-                self.returned_early.push(key);
-            }
-            None => {}
+            .filter(|(_, before)| **before <= oldest)
+            .map(|(n, _)| *n)
+            .collect();
+        for sequence in routed {
+            self.undecided.remove(&sequence);
+            self.push(sequence, Published::Routed, decided);
         }
     }
 
-    /// The undecided messages whose return can no longer come: they were routed.
-    fn decide(&mut self) -> Vec<(u64, Published)> {
-        let oldest = self.in_flight.first().copied().unwrap_or(self.next);
-        let keys = &mut self.keys;
-        let mut decided = Vec::new();
-        self.undecided.retain(|undecided| {
-            let routed = undecided.before <= oldest;
-            if routed {
-                keys.remove(&undecided.sequence);
-                decided.push((undecided.sequence, Published::Routed));
-            }
-            !routed
-        });
-        decided
+    fn push(&mut self, sequence: u64, published: Published, decided: &mut Decided) {
+        self.forget_key(sequence);
+        decided.push((sequence, published));
+    }
+
+    fn forget_key(&mut self, sequence: u64) {
+        if let Some(key) = self.keys.remove(&sequence) {
+            self.sequences.remove(&key);
+        }
     }
 }
 
@@ -159,7 +124,7 @@ mod tests {
     fn key(sequence: u64) -> Key {
         (
             ShortStr::from_static("q"),
-            Some(ShortStr::new(sequence.to_string()).unwrap()),
+            ShortStr::new(sequence.to_string()).unwrap(),
         )
     }
 
@@ -179,7 +144,7 @@ mod tests {
     #[test]
     fn its_own_return_decides_at_once() {
         let mut confirms = Confirms::default();
-        let sequence = confirms.publish(key(0));
+        let sequence = confirms.publish(Some(key(0)));
         assert_eq!(
             kinds(confirms.confirm(sequence, Confirm::Ack, Some(key(0)))),
             [(0, "returned")]
@@ -190,7 +155,7 @@ mod tests {
     fn a_foreign_return_waits_for_its_own_message() {
         let mut confirms = Confirms::default();
         for n in 0..2 {
-            confirms.publish(key(n));
+            confirms.publish(Some(key(n)));
         }
         // 1 was returned, and rides on 0's confirm.
         assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, Some(key(1)))), []);
@@ -204,7 +169,7 @@ mod tests {
     fn swapped_returns_find_their_messages() {
         let mut confirms = Confirms::default();
         for n in 0..2 {
-            confirms.publish(key(n));
+            confirms.publish(Some(key(n)));
         }
         assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, Some(key(1)))), []);
         assert_eq!(
@@ -236,7 +201,7 @@ mod tests {
             };
             for is_returned in &returned {
                 let n = confirms.next;
-                let sequence = confirms.publish(key(n));
+                let sequence = confirms.publish(Some(key(n)));
                 outstanding.push(sequence);
                 // The broker's return comes before the message's own confirm, and after it was sent.
                 if *is_returned {
@@ -253,7 +218,7 @@ mod tests {
                 let expected = if *is_returned { "returned" } else { "routed" };
                 prop_assert_eq!(verdicts.get(&sequence).copied(), Some(expected), "message {}", sequence);
             }
-            prop_assert!(confirms.keys.is_empty() && confirms.undecided.is_empty());
+            prop_assert!(confirms.keys.is_empty() && confirms.sequences.is_empty() && confirms.undecided.is_empty());
             prop_assert!(confirms.returned_early.is_empty() && confirms.in_flight.is_empty());
         }
     }

@@ -222,13 +222,19 @@ impl Transport for AmqpTransport {
         // For each consumer of the channel, not for the channel as a whole.
         let qos = channel.basic_qos(prefetch, BasicQosOptions { global: false });
         self.step("setting the prefetch", qos).await?;
-        let mut requests = Vec::with_capacity(queues.len());
-        for queue in queues {
-            requests.push(
-                self.subscribe(&channel, queue.name(), Acknowledge::Each, None)
+        // Those that may not exist come first: what a consumer was sent before another one fails comes back marked
+        // redelivered, without having been run.
+        let mut order: Vec<usize> = (0..queues.len()).collect();
+        order.sort_by_key(|&index| queues[index].declare() != Declare::No);
+        let mut opened = BTreeMap::new();
+        for index in order {
+            opened.insert(
+                index,
+                self.subscribe(&channel, queues[index].name(), Acknowledge::Each, None)
                     .await?,
             );
         }
+        let requests = opened.into_values().collect();
         Ok(WorkerLink { requests, publisher })
     }
 

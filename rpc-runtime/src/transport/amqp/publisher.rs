@@ -13,13 +13,13 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use lapin::Confirmation;
-use lapin::message::BasicReturnMessage;
+use lapin::message::Delivery;
 use lapin::options::BasicPublishOptions;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::channel::{OpenChannel, Tasks};
-use super::confirms::{Confirm, Confirms, Key};
+use super::confirms::{Confirm, Confirms, Decided, Key};
 use super::{convert, lost, short};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
@@ -35,6 +35,8 @@ const MAX_UNCONFIRMED: usize = 4096;
 #[derive(Debug)]
 pub(super) struct AmqpPublisher {
     inbox: mpsc::Sender<Job>,
+    /// Why the channel can send no more; nothing while it can.
+    lost: watch::Receiver<Option<BrokerError>>,
 }
 
 #[derive(Debug)]
@@ -47,19 +49,22 @@ impl AmqpPublisher {
     /// Starts the publishing task of a channel in confirm mode. It ends with the publisher or the transport.
     pub(super) fn start(channel: Arc<OpenChannel>, tasks: &Tasks) -> Self {
         let (inbox, jobs) = mpsc::channel(INBOX);
+        let (lost_sender, lost) = watch::channel(None);
         let task = Task {
             channel,
             confirms: Confirms::default(),
             outcomes: HashMap::new(),
+            lost: lost_sender,
         };
         tasks.tracker.spawn(task.run(jobs, tasks.ending.clone()));
-        Self { inbox }
+        Self { inbox, lost }
     }
 }
 
 #[async_trait]
 impl Publisher for AmqpPublisher {
     async fn publish(&self, outgoing: Outgoing) -> Published {
+        let departure = outgoing.departure.clone();
         let (outcome, published) = oneshot::channel();
         if self.inbox.send(Job { outgoing, outcome }).await.is_err() {
             return Published::Failed {
@@ -67,11 +72,22 @@ impl Publisher for AmqpPublisher {
                 written: false,
             };
         }
-        // The task answers each job, unless the runtime that it lives in ends.
-        published.await.unwrap_or(Published::Failed {
-            source: BrokerError::Closed,
-            written: true,
-        })
+        match published.await {
+            Ok(published) => published,
+            // The task answers each job, unless it is told to end.
+            Err(_) => Published::Failed {
+                source: BrokerError::Closed,
+                written: !departure.withdraw(),
+            },
+        }
+    }
+
+    async fn closed(&self) -> BrokerError {
+        match self.lost.clone().wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(reason)) => reason.clone(),
+            // The task has ended.
+            Ok(None) | Err(_) => BrokerError::Closed,
+        }
     }
 }
 
@@ -81,6 +97,7 @@ struct Task {
     channel: Arc<OpenChannel>,
     confirms: Confirms,
     outcomes: HashMap<u64, oneshot::Sender<Published>>,
+    lost: watch::Sender<Option<BrokerError>>,
 }
 
 impl Task {
@@ -107,10 +124,15 @@ impl Task {
                     queue,
                     mandatory,
                     message,
+                    departure,
                 },
             outcome,
         } = job;
-        let key = (queue.clone(), message.properties.correlation_id.clone());
+        if !departure.leave() {
+            return None;
+        }
+        let correlation_id = message.properties.correlation_id.clone();
+        let key = correlation_id.filter(|_| mandatory).map(|id| (queue.clone(), id));
         let (routing_key, properties) = match (short(queue.as_str()), convert::to_lapin(message.properties)) {
             (Ok(routing_key), Ok(properties)) => (routing_key, properties),
             (Err(source), _) | (_, Err(source)) => {
@@ -123,14 +145,17 @@ impl Task {
         };
         let sequence = self.confirms.publish(key);
         let channel = Arc::clone(&self.channel);
+        let body = message.body;
         let mut publishing: Confirming = Box::pin(async move {
             let options = BasicPublishOptions {
                 mandatory,
                 ..BasicPublishOptions::default()
             };
             let published = channel
-                .basic_publish("".into(), routing_key, options, &message.body, properties)
+                .basic_publish("".into(), routing_key, options, &body, properties)
                 .await;
+            // It has been written; while it waits for its confirm, it takes no memory.
+            drop(body);
             let confirmation = match published {
                 Ok(confirm) => confirm.await,
                 Err(error) => Err(error),
@@ -144,8 +169,9 @@ impl Task {
             }
             // Ready at once: the channel was closed before, and nothing was written.
             Some((_, Err(error))) => {
+                let source = self.failed(error);
                 let _ = outcome.send(Published::Failed {
-                    source: lost(error),
+                    source,
                     written: false,
                 });
                 let decided = self.confirms.forget(sequence);
@@ -161,32 +187,42 @@ impl Task {
     }
 
     fn confirmed(&mut self, sequence: u64, confirmation: lapin::Result<Confirmation>) {
-        let decided = match confirmation {
-            Ok(Confirmation::Ack(returned)) => {
-                self.confirms
-                    .confirm(sequence, Confirm::Ack, returned.and_then(key))
-            }
-            Ok(Confirmation::Nack(returned)) => {
-                self.confirms
-                    .confirm(sequence, Confirm::Nack, returned.and_then(key))
-            }
+        let (confirm, returned) = match confirmation {
+            Ok(Confirmation::Ack(returned)) => (Confirm::Ack, returned),
+            Ok(Confirmation::Nack(returned)) => (Confirm::Nack, returned),
             // Only of a channel that is not in confirm mode, and this one is.
-            Ok(Confirmation::NotRequested) => self.confirms.confirm(sequence, Confirm::Ack, None),
+            Ok(Confirmation::NotRequested) => (Confirm::Ack, None),
             Err(error) => {
+                let source = self.failed(error);
                 self.tell(vec![(
                     sequence,
                     Published::Failed {
-                        source: lost(error),
+                        source,
                         written: true,
                     },
                 )]);
-                self.confirms.forget(sequence)
+                let decided = self.confirms.forget(sequence);
+                return self.tell(decided);
             }
         };
+        let decided = self
+            .confirms
+            .confirm(sequence, confirm, returned.as_deref().and_then(key));
         self.tell(decided);
     }
 
-    fn tell(&mut self, decided: Vec<(u64, Published)>) {
+    /// A publish fails only with its channel.
+    fn failed(&self, error: lapin::Error) -> BrokerError {
+        let reason = lost(error);
+        self.lost.send_if_modified(|lost| {
+            let first = lost.is_none();
+            lost.get_or_insert_with(|| reason.clone());
+            first
+        });
+        reason
+    }
+
+    fn tell(&mut self, decided: Decided) {
         for (sequence, published) in decided {
             if let Some(outcome) = self.outcomes.remove(&sequence) {
                 // Nobody listens where the reply came before the confirm, or the call was given up.
@@ -205,11 +241,8 @@ async fn first_poll<T>(mut future: Pin<&mut (dyn Future<Output = T> + Send)>) ->
     .await
 }
 
-fn key(returned: BasicReturnMessage) -> Option<Key> {
+fn key(returned: &Delivery) -> Option<Key> {
     let queue = ShortStr::new(returned.routing_key.as_str()).ok()?;
-    let correlation_id = returned.properties.correlation_id().as_ref();
-    Some((
-        queue,
-        correlation_id.and_then(|id| ShortStr::new(id.as_str()).ok()),
-    ))
+    let correlation_id = returned.properties.correlation_id().as_ref()?;
+    Some((queue, ShortStr::new(correlation_id.as_str()).ok()?))
 }

@@ -3,8 +3,7 @@
 //! RabbitMQ decodes an Erlang process id out of a direct reply-to address, and closes the whole *connection* (541) of who
 //! publishes to one that it cannot make sense of (seen with 3.10). The address is the caller's to choose, so one malformed
 //! request would take all replies of a worker with it, come again, and do the same to the next worker. On a connection
-//! of its own it costs no more than the direct replies under way at that moment, which are as mortal as their channels
-//! anyway.
+//! of their own, the direct replies under way at that moment are sent once more, each alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +34,10 @@ impl Publisher for ReplyPublisher {
             false => self.queues.publish(outgoing).await,
         }
     }
+
+    async fn closed(&self) -> BrokerError {
+        self.queues.closed().await
+    }
 }
 
 /// The connection for direct replies: made for the first of them, and again after it was lost.
@@ -43,11 +46,13 @@ pub(super) struct DirectReplies {
     address: Address,
     limit: Duration,
     tasks: Tasks,
-    link: Mutex<Option<Arc<Link>>>,
+    shared: Mutex<Option<Arc<DirectLink>>>,
+    /// Held while a reply that may be poisonous is tried alone.
+    quarantine: Mutex<()>,
 }
 
 #[derive(Debug)]
-struct Link {
+struct DirectLink {
     connection: OpenConnection,
     publisher: AmqpPublisher,
 }
@@ -58,48 +63,51 @@ impl DirectReplies {
             address,
             limit,
             tasks,
-            link: Mutex::new(None),
+            shared: Mutex::new(None),
+            quarantine: Mutex::new(()),
         }
     }
 
-    /// Sends a reply. Where the connection is lost over it, the reply counts as refused: it may be the very one that the
-    /// broker closed the connection for, and sent again it would do so again.
+    /// Sends a reply. Where the connection is lost over it, it is tried once more, alone on a connection of its own; where
+    /// that is lost too, the reply itself is what the broker does not take. A failure here is never the worker's:
+    /// its requests are settled as after any refused reply.
     async fn publish(&self, outgoing: Outgoing) -> Published {
         let link = match self.link().await {
             Ok(link) => link,
-            Err(source) => {
-                return Published::Failed {
-                    source,
-                    written: false,
-                };
-            }
+            Err(error) => return refused(&error),
         };
-        match link.publisher.publish(outgoing).await {
-            Published::Failed { source, .. } => {
-                tracing::warn!(
-                    error = &source as &dyn std::error::Error,
-                    "lost the connection for direct replies"
-                );
-                self.forget(&link).await;
-                Published::Refused
-            }
+        let published = link.publisher.publish(outgoing.clone()).await;
+        let Published::Failed { .. } = published else {
+            return published;
+        };
+        self.forget(&link).await;
+
+        let _alone = self.quarantine.lock().await;
+        let link = match self.connect().await {
+            Ok(link) => link,
+            Err(error) => return refused(&error),
+        };
+        let published = link.publisher.publish(outgoing).await;
+        link.connection.close().await;
+        match published {
+            Published::Failed { source, .. } => refused(&source),
             published => published,
         }
     }
 
-    async fn link(&self) -> Result<Arc<Link>, BrokerError> {
-        let mut current = self.link.lock().await;
-        if let Some(link) = &*current
+    async fn link(&self) -> Result<Arc<DirectLink>, BrokerError> {
+        let mut shared = self.shared.lock().await;
+        if let Some(link) = &*shared
             && link.connection.is_open()
         {
             return Ok(Arc::clone(link));
         }
         let link = Arc::new(self.connect().await?);
-        *current = Some(Arc::clone(&link));
+        *shared = Some(Arc::clone(&link));
         Ok(link)
     }
 
-    async fn connect(&self) -> Result<Link, BrokerError> {
+    async fn connect(&self) -> Result<DirectLink, BrokerError> {
         let connection = OpenConnection(self.address.connect("rpc direct replies", self.limit).await?);
         let opening = async {
             let channel = connection.0.create_channel().await?;
@@ -110,22 +118,30 @@ impl DirectReplies {
             .await?
             .map_err(lost)?;
         let publisher = AmqpPublisher::start(Arc::new(OpenChannel::new(channel, &self.tasks)), &self.tasks);
-        Ok(Link {
+        Ok(DirectLink {
             connection,
             publisher,
         })
     }
 
-    async fn forget(&self, link: &Arc<Link>) {
-        let mut current = self.link.lock().await;
-        if current.as_ref().is_some_and(|other| Arc::ptr_eq(other, link)) {
-            *current = None;
+    async fn forget(&self, link: &Arc<DirectLink>) {
+        let mut shared = self.shared.lock().await;
+        if shared.as_ref().is_some_and(|other| Arc::ptr_eq(other, link)) {
+            *shared = None;
         }
     }
 
     pub(super) async fn close(&self) {
-        if let Some(link) = self.link.lock().await.take() {
+        if let Some(link) = self.shared.lock().await.take() {
             link.connection.close().await;
         }
     }
+}
+
+fn refused(error: &BrokerError) -> Published {
+    tracing::warn!(
+        error = error as &dyn std::error::Error,
+        "a direct reply could not be sent"
+    );
+    Published::Refused
 }

@@ -37,22 +37,22 @@ impl Hub {
             ));
         }
         match self.queues.get(name) {
-            None => {
-                self.queues
-                    .insert(name.to_owned(), Queue::new(Some(properties.clone())));
-                Ok(())
-            }
             Some(queue) if queue.properties() == Some(properties) => Ok(()),
             Some(_) => Err(refused(
                 name,
                 "PRECONDITION_FAILED: the queue exists with other properties",
             )),
+            None => {
+                let queue = Queue::new(properties).map_err(|reason| refused(name, reason))?;
+                self.queues.insert(name.to_owned(), queue);
+                Ok(())
+            }
         }
     }
 
     /// Makes a reply queue.
     pub(super) fn declare_private(&mut self, name: &str) {
-        self.queues.insert(name.to_owned(), Queue::new(None));
+        self.queues.insert(name.to_owned(), Queue::private());
     }
 
     /// Makes sure that a queue exists.

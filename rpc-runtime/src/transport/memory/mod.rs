@@ -21,7 +21,8 @@ use crate::transport::topology::{Declare, ReplyQueue, RequestQueue};
 use hub::{ConsumerId, Hub, Settling};
 
 /// A broker within this process, with RabbitMQ's semantics: named queues, competing consumers, prefetch, settling and
-/// redelivery, expiration, priorities, and the return of what no queue takes.
+/// redelivery, expiration, priorities, and the return of what no queue takes. Of queue arguments it knows the queue type (a
+/// quorum queue is like any other here) and the priorities, and refuses others. Nothing outlives the process.
 ///
 /// [`Broker::in_process`](crate::Broker::in_process) makes one with a single handle. To have callers and workers that share
 /// nothing but the broker, make one here and connect several times:
@@ -51,25 +52,6 @@ impl InProcessBroker {
     fn hub(&self) -> MutexGuard<'_, Hub> {
         // Each operation leaves the hub whole, so a panic elsewhere has broken nothing behind the lock.
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn subscribe(
-        &self,
-        queue: &str,
-        settling: Settling,
-        delete_on_close: bool,
-    ) -> Result<Subscription, BrokerError> {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let consumer = self.hub().consume(queue, settling, sender, Instant::now())?;
-        let control = MemoryControl {
-            broker: self.clone(),
-            consumer,
-            queue: delete_on_close.then(|| queue.to_owned()),
-        };
-        Ok(Subscription {
-            deliveries: deliveries(receiver).boxed(),
-            control: Arc::new(control),
-        })
     }
 }
 
@@ -118,16 +100,26 @@ impl MemoryTransport {
         settling: Settling,
         delete_on_close: bool,
     ) -> Result<Subscription, BrokerError> {
-        let Subscription { deliveries, control } = self.broker.subscribe(queue, settling, delete_on_close)?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let consumer = self
+            .broker
+            .hub()
+            .consume(queue, settling, sender, Instant::now())?;
+        let queue = delete_on_close.then(|| queue.to_owned());
+        let control = MemoryControl {
+            broker: self.broker.clone(),
+            consumer,
+            queue,
+        };
         let closed = self.closed.clone();
         let last_word =
             stream::once(async move { closed.is_cancelled().then_some(Err(BrokerError::Closed)) });
-        let deliveries = deliveries
+        let deliveries = deliveries(receiver)
             .take_until(self.closed.clone().cancelled_owned())
             .chain(last_word.filter_map(std::future::ready));
         Ok(Subscription {
             deliveries: deliveries.boxed(),
-            control,
+            control: Arc::new(control),
         })
     }
 }
@@ -153,6 +145,7 @@ impl Transport for MemoryTransport {
         };
         let publisher = Arc::new(MemoryPublisher {
             broker: self.broker.clone(),
+            closed: self.closed.clone(),
             direct,
         });
         Ok(CallerLink {
@@ -177,6 +170,7 @@ impl Transport for MemoryTransport {
             .collect::<Result<_, _>>()?;
         let publisher = Arc::new(MemoryPublisher {
             broker: self.broker.clone(),
+            closed: self.closed.clone(),
             direct: None,
         });
         Ok(WorkerLink { requests, publisher })
@@ -190,6 +184,7 @@ impl Transport for MemoryTransport {
 #[derive(Debug)]
 struct MemoryPublisher {
     broker: InProcessBroker,
+    closed: CancellationToken,
     /// What replaces the pseudo-address of direct reply-to, as RabbitMQ replaces it.
     direct: Option<ShortStr>,
 }
@@ -201,7 +196,14 @@ impl Publisher for MemoryPublisher {
             queue,
             mandatory,
             mut message,
+            departure,
         } = outgoing;
+        if self.closed.is_cancelled() || !departure.leave() {
+            return Published::Failed {
+                source: BrokerError::Closed,
+                written: false,
+            };
+        }
         if message
             .properties
             .reply_to
@@ -215,6 +217,11 @@ impl Publisher for MemoryPublisher {
             false if mandatory => Published::Returned,
             false => Published::Routed,
         }
+    }
+
+    async fn closed(&self) -> BrokerError {
+        self.closed.cancelled().await;
+        BrokerError::Closed
     }
 }
 

@@ -49,17 +49,41 @@ struct Consumer {
 }
 
 impl Queue {
-    pub(super) fn new(properties: Option<QueueProperties>) -> Self {
-        let highest_priority =
-            properties
-                .as_ref()
-                .map_or(0, |properties| match properties.arguments.get("x-max-priority") {
-                    Some(QueueArgument::Number(highest)) => u8::try_from(*highest).unwrap_or(u8::MAX),
-                    _ => 0,
-                });
+    /// A queue with these properties.
+    ///
+    /// # Errors
+    ///
+    /// The reason, where RabbitMQ would refuse them or this broker does not implement them.
+    pub(super) fn new(properties: &QueueProperties) -> Result<Self, &'static str> {
+        let mut queue = Self {
+            properties: Some(properties.clone()),
+            ..Self::private()
+        };
+        for (name, value) in &properties.arguments {
+            match (name.as_str(), value) {
+                ("x-queue-type", QueueArgument::Text(kind)) if kind == "classic" => {}
+                ("x-queue-type", QueueArgument::Text(kind)) if kind == "quorum" => {
+                    if !properties.durable {
+                        return Err("PRECONDITION_FAILED: a quorum queue is durable");
+                    }
+                }
+                ("x-max-priority", QueueArgument::Number(highest @ 1..=255)) => {
+                    queue.highest_priority = u8::try_from(*highest).unwrap_or(u8::MAX);
+                }
+                ("x-max-priority" | "x-queue-type", _) => {
+                    return Err("PRECONDITION_FAILED: the value of an argument cannot be used");
+                }
+                _ => return Err("the in-process broker knows x-queue-type and x-max-priority only"),
+            }
+        }
+        Ok(queue)
+    }
+
+    /// A private reply queue.
+    pub(super) fn private() -> Self {
         Self {
-            properties,
-            highest_priority,
+            properties: None,
+            highest_priority: 0,
             messages: VecDeque::new(),
             consumers: VecDeque::new(),
             next_tag: 1,
@@ -129,12 +153,18 @@ impl Queue {
         let Some(consumer) = self.consumers.remove(position) else {
             return;
         };
-        // To the front, in the order in which they had left.
+        // Before all of the same or a lower priority, in the order in which they had left.
         for (_, stored) in consumer.unsettled.into_iter().rev() {
-            self.messages.push_front(Stored {
-                redelivered: true,
-                ..stored
-            });
+            let priority = self.priority(&stored.message);
+            let behind = |other: &Stored| self.priority(&other.message) > priority;
+            let position = self.messages.iter().take_while(|other| behind(other)).count();
+            self.messages.insert(
+                position,
+                Stored {
+                    redelivered: true,
+                    ..stored
+                },
+            );
         }
         self.deliver(now);
     }
@@ -217,7 +247,7 @@ mod tests {
     type Receiver = mpsc::UnboundedReceiver<Delivery>;
 
     fn queue() -> Queue {
-        Queue::new(None)
+        Queue::private()
     }
 
     fn message(body: &'static str) -> Message {
@@ -315,10 +345,11 @@ mod tests {
     #[test]
     fn higher_priorities_overtake_where_the_queue_has_them() {
         let arguments = [("x-max-priority".to_owned(), QueueArgument::Number(5))].into();
-        let mut queue = Queue::new(Some(QueueProperties {
+        let mut queue = Queue::new(&QueueProperties {
             durable: true,
             arguments,
-        }));
+        })
+        .unwrap();
         let now = Instant::now();
         for (body, priority) in [("a", None), ("b", Some(5)), ("c", Some(9)), ("d", Some(1))] {
             let mut message = message(body);
@@ -328,6 +359,25 @@ mod tests {
         let mut receiver = consumer(&mut queue, 1, Settling::Unlimited, now);
         let order: Vec<_> = bodies(&mut receiver).into_iter().map(|(body, _)| body).collect();
         assert_eq!(order, ["b", "c", "d", "a"]);
+    }
+
+    #[test]
+    fn what_is_not_implemented_is_refused() {
+        for (name, value) in [
+            ("x-max-length", 5),
+            ("x-max-priority", 0),
+            ("x-max-priority", 256),
+        ] {
+            let arguments = [(name.to_owned(), QueueArgument::Number(value))].into();
+            assert!(
+                Queue::new(&QueueProperties {
+                    durable: true,
+                    arguments
+                })
+                .is_err(),
+                "{name} {value}"
+            );
+        }
     }
 
     #[test]
