@@ -35,6 +35,28 @@ pub(crate) struct CallPlan {
     pub(crate) priority: Option<u8>,
 }
 
+/// When a call that begins now has to end.
+pub(super) struct TimeLimit {
+    pub(super) limit: Duration,
+    pub(super) deadline: Instant,
+}
+
+impl CallPlan {
+    /// The call's own limit, or what is left to the handler that makes it.
+    pub(super) fn time_limit(&self) -> TimeLimit {
+        let begun = Instant::now();
+        let inherited = ambient_deadline().map(|deadline| deadline.saturating_duration_since(begun));
+        let limit = self
+            .timeout
+            .min(inherited.unwrap_or(MAX_TIMEOUT))
+            .min(MAX_TIMEOUT);
+        TimeLimit {
+            limit,
+            deadline: begun + limit,
+        }
+    }
+}
+
 /// What a broker handle sets for all calls made through it.
 #[derive(Debug, Clone)]
 pub(crate) struct CallerOptions {
@@ -89,13 +111,7 @@ impl Caller {
 
     /// Makes a call and waits for its reply, within its time.
     pub(crate) async fn call(&self, plan: CallPlan) -> Result<Reply, CallError> {
-        let begun = Instant::now();
-        let inherited = ambient_deadline().map(|deadline| deadline.saturating_duration_since(begun));
-        let limit = plan
-            .timeout
-            .min(inherited.unwrap_or(MAX_TIMEOUT))
-            .min(MAX_TIMEOUT);
-        let deadline = begun + limit;
+        let TimeLimit { limit, deadline } = plan.time_limit();
         let mut executed = Executed::No;
         match timeout_at(deadline, self.attempt(plan, deadline, &mut executed)).await {
             Ok(outcome) => outcome,

@@ -13,14 +13,15 @@ mod queue;
 mod service;
 mod worker;
 
+pub(crate) use dispatch::{Decision, Dispatcher, Rules};
 pub(crate) use queue::{Declare, QueueProperties};
 pub use queue::{QueueArgument, RequestQueue};
 pub use service::{Answer, Invocation, Readable, Service, ViaDisplay, ViaSerialize};
+pub(crate) use worker::run;
 
 use crate::broker::Broker;
 use crate::error::{BrokerError, InvalidName, ServerError};
 use crate::protocol::{ReplyAddresses, ShortStr};
-use dispatch::{Dispatcher, Rules};
 use worker::Worker;
 
 const DEFAULT_CONCURRENCY: u16 = 64;

@@ -224,7 +224,7 @@ impl Line {
 }
 
 /// Runs the method; its panic is a fault.
-async fn run(service: &dyn Service, invocation: &Invocation) -> Reply {
+pub(crate) async fn run(service: &dyn Service, invocation: &Invocation) -> Reply {
     let handling = with_ambient_deadline(invocation.context().deadline(), service.handle(invocation));
     let method = invocation.method();
     let fault = match AssertUnwindSafe(handling).catch_unwind().await {
