@@ -51,3 +51,8 @@ pub mod __private {
     };
     pub use crate::server::{Readable, ViaDisplay, ViaSerialize};
 }
+
+/// The reference of the attribute, tested with the other documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../service-trait.md")]
+struct ServiceTraitReference;
