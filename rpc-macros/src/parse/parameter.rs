@@ -70,11 +70,21 @@ fn refuse_taken(wire_name: &LitStr, earlier: &[Parameter], errors: &mut Errors) 
     }
 }
 
-fn read_name(pattern: &Pat, errors: &mut Errors) -> Option<Ident> {
-    let message = match pattern {
+/// The name that a pattern is, if it is no more than that.
+pub(super) fn plain_name(pattern: &Pat) -> Option<&Ident> {
+    match pattern {
         Pat::Ident(name) if name.by_ref.is_none() && name.mutability.is_none() && name.subpat.is_none() => {
-            return Some(name.ident.clone());
+            Some(&name.ident)
         }
+        _ => None,
+    }
+}
+
+fn read_name(pattern: &Pat, errors: &mut Errors) -> Option<Ident> {
+    if let Some(name) = plain_name(pattern) {
+        return Some(name.clone());
+    }
+    let message = match pattern {
         Pat::Ident(name) => {
             format!(
                 "the name goes over the wire, and nothing else of this pattern; write `{}`",

@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::{Attribute, FnArg, ItemTrait, ReturnType, TraitItem, TraitItemFn, parse_quote};
 
-use super::serde::is_serde;
+use super::parameter::plain_name;
 use crate::attributes::is_rpc;
 
 /// The reasons, and the item they are about.
@@ -50,8 +50,11 @@ fn implementable(mut item: ItemTrait) -> ItemTrait {
                     match input {
                         FnArg::Receiver(receiver) => strip(&mut receiver.attrs),
                         FnArg::Typed(parameter) => {
-                            strip(&mut parameter.attrs);
-                            parameter.attrs.retain(|attribute| !is_serde(attribute));
+                            parameter.attrs.clear();
+                            // The compiler would have its own word on a pattern.
+                            if method.default.is_none() && plain_name(&parameter.pat).is_none() {
+                                parameter.pat = parse_quote!(_);
+                            }
                         }
                     }
                 }

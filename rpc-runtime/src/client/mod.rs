@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 mod caller;
@@ -174,7 +175,8 @@ pub struct Client {
 
 impl Client {
     /// Calls a method that returns a plain value.
-    pub fn call<T: DeserializeOwned + 'static>(
+    // Not `DeserializeOwned`: of this bound, serde has advice for who does not meet it.
+    pub fn call<T: for<'de> Deserialize<'de> + 'static>(
         &self,
         method: &'static MethodDescriptor,
         arguments: impl EncodeArguments,
@@ -189,7 +191,7 @@ impl Client {
         arguments: impl EncodeArguments,
     ) -> FallibleCall<R>
     where
-        R: ResultType<Ok: DeserializeOwned + 'static, Err: DeserializeOwned>,
+        R: ResultType<Ok: for<'de> Deserialize<'de> + 'static, Err: for<'de> Deserialize<'de>>,
     {
         Call::new(
             self.route.clone(),
