@@ -1,8 +1,7 @@
 //! The client: one method for each of the trait's, which encodes its arguments and returns the call.
 
-use proc_macro2::{Span, TokenStream};
-use quote::{format_ident, quote, quote_spanned};
-use syn::spanned::Spanned;
+use proc_macro2::TokenStream;
+use quote::{format_ident, quote};
 
 use super::generics::CloneAndDebug;
 use super::{arguments, generics, method_constant, service_constant};
@@ -109,9 +108,6 @@ fn call_method(service: &Service, method: &Method) -> TokenStream {
         true => (quote!(FallibleCall), quote!(call_fallible)),
         false => (quote!(Call), quote!(call)),
     };
-    // A type that is named `Result` and is none is reported where it stands.
-    let at_output = Span::mixed_site().located_at(output.span());
-    let call_type = quote_spanned!(at_output=> #runtime::#call_type<#output>);
     let arguments = arguments::sent(service, method);
     quote! {
         #docs
@@ -119,7 +115,7 @@ fn call_method(service: &Service, method: &Method) -> TokenStream {
         #(#deprecated)*
         #(#must_use)*
         #(#lints)*
-        #visibility fn #name(&self #(, #parameters)*) -> #call_type {
+        #visibility fn #name(&self #(, #parameters)*) -> #runtime::#call_type<#output> {
             self.client.#call::<#output>(&#constant, #arguments)
         }
     }
