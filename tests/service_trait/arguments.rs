@@ -24,7 +24,7 @@ struct Marker;
 type Result<T> = core::result::Result<T, String>;
 
 #[service]
-#[allow(elided_lifetimes_in_paths)]
+#[allow(elided_lifetimes_in_paths, clippy::type_complexity)]
 trait Forms {
     async fn nothing(&self);
     async fn unit(&self, unit: (), marker: Marker) -> Marker;
@@ -96,6 +96,7 @@ impl Forms for Mirror {
         map
     }
 
+    #[allow(clippy::type_complexity)]
     async fn nested(&self, points: Vec<Option<Point<HashMap<String, (u8, Point<f64>)>>>>) -> u64 {
         points
             .into_iter()

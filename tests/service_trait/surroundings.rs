@@ -192,7 +192,7 @@ trait Conditional {
     async fn system(&self, name: &str) -> String;
     #[cfg(any())]
     async fn never(&self, #[serde(default)] missing: NoSuchType) -> NoSuchType;
-    #[cfg(all())]
+    #[cfg(any(unix, windows))]
     async fn always(&self) -> u8;
 }
 
