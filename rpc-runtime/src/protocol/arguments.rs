@@ -41,7 +41,7 @@ pub trait DecodeArguments<'de>: Sized {
 
 /// Arguments as a struct that knows its own names: those of a method with `#[serde(..)]` on a parameter.
 ///
-/// The struct is derived, and named [`ARGUMENTS`].
+/// The struct is derived, and named `ARGUMENTS`.
 #[derive(Debug)]
 pub struct Derived<T>(pub T);
 
