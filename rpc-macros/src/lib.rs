@@ -39,7 +39,7 @@ mod tests;
 /// | item | what it is |
 /// |---|---|
 /// | `trait UserDirectory` | the same trait; each `async fn` promises a future that is `Send`, and every implementation is `Send + Sync + 'static`. Implementations still write `async fn`; an `Arc` of one is one |
-/// | `struct UserDirectoryClient` | one method for each of the trait's, returning a call that can be given options before it is awaited |
+/// | `struct UserDirectoryClient` | one method for each of the trait's, returning a call that can be given options before it is awaited; `new`, `builder` and `in_process` make one |
 /// | `struct UserDirectoryServer<T>` | hosts an implementation; hand it to `Server::serve` |
 ///
 /// All three have the visibility of the trait.
@@ -71,8 +71,15 @@ mod tests;
 /// # Arguments and results
 ///
 /// An argument is owned or borrowed at its outermost level: `&str`, `&[u8]`, `&[T]` and `&T` are sent without being
-/// cloned first, and lent to the implementation by the worker. What a method returns is owned. A return type named
-/// `Result` is the method's own success or error; any other type cannot fail but for the network.
+/// cloned first, and lent to the implementation by the worker. It may have `#[serde(..)]` attributes, as a field of a
+/// struct has them: `#[serde(default)]` lets a parameter be added to one side before the other. What a method returns is
+/// owned. A return type named `Result` is the method's own success or error; any other type cannot fail but for the
+/// network, and a `Result` under another name is refused.
+///
+/// # More
+///
+/// Methods may have bodies, and the trait supertraits and parameters. `docs/service-trait.md` in the repository has an
+/// example of everything.
 #[proc_macro_attribute]
 pub fn service(args: TokenStream, item: TokenStream) -> TokenStream {
     expand_service(args.into(), item.into()).into()

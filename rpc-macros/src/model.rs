@@ -7,7 +7,9 @@ use std::time::Duration;
 use quote::format_ident;
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
-use syn::{Ident, LitStr, Path, Token, Type, TypeParamBound, Visibility};
+use syn::{
+    Attribute, Block, Generics, Ident, LitStr, Path, Receiver, Token, Type, TypeParamBound, Visibility,
+};
 
 use crate::attributes::Attributes;
 
@@ -19,6 +21,8 @@ pub(crate) struct Service {
     pub(crate) attributes: Attributes,
     pub(crate) visibility: Visibility,
     pub(crate) name: Ident,
+    /// Types and constants, and what the user asks of them.
+    pub(crate) generics: Generics,
     /// Those the user wrote.
     pub(crate) supertraits: Punctuated<TypeParamBound, Token![+]>,
     pub(crate) methods: Vec<Method>,
@@ -46,10 +50,14 @@ pub(crate) struct Method {
     pub(crate) is_default: bool,
     pub(crate) kind: Kind,
     pub(crate) timeout: Option<Duration>,
+    /// `&self`, as the user wrote it: a body knows it by that token.
+    pub(crate) receiver: Receiver,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) output: Type,
     /// Whether the output is a `Result`.
     pub(crate) is_fallible: bool,
+    /// What the method does where the implementation does not say.
+    pub(crate) body: Option<Block>,
 }
 
 impl Method {
@@ -59,6 +67,12 @@ impl Method {
             Parameter::Context { .. } => None,
             Parameter::Argument(argument) => Some(argument),
         })
+    }
+
+    /// Whether serde derives how the arguments are written and read, because the user has a say in it.
+    pub(crate) fn has_derived_arguments(&self) -> bool {
+        self.arguments()
+            .any(|argument| !argument.serde.attributes.is_empty())
     }
 }
 
@@ -105,12 +119,18 @@ pub(crate) struct Argument {
     /// The type as the user wrote it.
     pub(crate) ty: Type,
     pub(crate) shape: Shape,
+    pub(crate) wire_name: LitStr,
+    pub(crate) serde: Serde,
 }
 
-impl Argument {
-    pub(crate) fn wire_name(&self) -> String {
-        self.name.unraw().to_string()
-    }
+/// What the user says with `#[serde(..)]` about how serde treats an argument.
+#[derive(Default)]
+pub(crate) struct Serde {
+    pub(crate) attributes: Vec<Attribute>,
+    /// Whether they name a function that writes the value.
+    pub(crate) writes: bool,
+    /// Whether they name a function that reads the value.
+    pub(crate) reads: bool,
 }
 
 /// What decides how an argument is encoded, decoded and handed to the implementation.
@@ -123,6 +143,10 @@ pub(crate) enum Shape {
     Slice(Box<Type>),
     /// `&T`, with its `T`.
     Reference(Box<Type>),
+    /// `Cow<str>`
+    CowStr,
+    /// `Cow<[u8]>`
+    CowBytes,
     /// `Vec<u8>`
     ByteVec,
     /// Any other type.

@@ -4,14 +4,13 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::client::{CallPlan, Caller};
+use crate::client::{CallPlan, Route};
 use crate::codec::EncodeError;
 use crate::error::{CallError, InvalidName};
 use crate::protocol::{Reply, ShortStr};
@@ -49,8 +48,7 @@ const MAX_HEADER_BYTES: usize = 4096;
 /// not called back: the method may run.
 #[must_use = "a call does nothing until it is awaited"]
 pub struct Call<T, E = Infallible> {
-    state: State,
-    read: ReadReply<T, E>,
+    state: State<T, E>,
 }
 
 /// A call of a method that returns the `Result` type `R`: [`Call<T, E>`](Call) for a `Result<T, E>`, whatever name it goes
@@ -78,18 +76,46 @@ impl<T, E> ResultType for Result<T, E> {
     type Err = E;
 }
 
+/// Tells generated code whether a type is a `Result`, whatever its name: `Probe::<T>::IS_RESULT`, with [`NoResult`]
+/// in scope. The constant below is found first, and only where it is there.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Probe<T>(std::marker::PhantomData<T>);
+
+impl<T, E> Probe<Result<T, E>> {
+    /// A [`Result`] is one.
+    pub const IS_RESULT: bool = true;
+}
+
+/// What [`Probe`] says of all other types.
+#[doc(hidden)]
+pub trait NoResult {
+    /// Others are none.
+    const IS_RESULT: bool = false;
+}
+
+impl<T> NoResult for Probe<T> {}
+
 /// How a reply becomes the method's answer.
 pub(crate) type ReadReply<T, E> = fn(Reply) -> Result<T, CallError<E>>;
 
-enum State {
-    Planned(Planned),
-    Running(BoxFuture<'static, Result<Reply, CallError>>),
+enum State<T, E> {
+    Planned(Planned<T, E>),
+    Running(Running<T, E>),
+    /// The outcome was given: see [`Call::ready`].
+    Ready(Box<dyn FnOnce() -> Result<T, CallError<E>> + Send>),
     Ended,
 }
 
-struct Planned {
-    caller: Arc<Caller>,
+struct Planned<T, E> {
+    route: Route,
     plan: Result<CallPlan, Unplannable>,
+    read: ReadReply<T, E>,
+}
+
+struct Running<T, E> {
+    reply: BoxFuture<'static, Result<Reply, CallError>>,
+    read: ReadReply<T, E>,
 }
 
 /// Why a call cannot be sent at all; told when it is awaited.
@@ -109,14 +135,46 @@ impl From<Unplannable> for CallError {
 }
 
 impl<T, E> Call<T, E> {
-    pub(crate) fn new(
-        caller: Arc<Caller>,
-        plan: Result<CallPlan, Unplannable>,
-        read: ReadReply<T, E>,
-    ) -> Self {
+    pub(crate) fn new(route: Route, plan: Result<CallPlan, Unplannable>, read: ReadReply<T, E>) -> Self {
         Self {
-            state: State::Planned(Planned { caller, plan }),
-            read,
+            state: State::Planned(Planned { route, plan, read }),
+        }
+    }
+
+    /// A call whose outcome is known, and which is sent nowhere: for code that stands in for a client in a test and has
+    /// to return what the client does. Options have no effect on it.
+    ///
+    /// ```
+    /// # use rpc_runtime::{Call, CallError, service};
+    /// # #[service]
+    /// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
+    /// /// What the code under test needs of the directory.
+    /// trait Emails {
+    ///     fn get_email(&self, id: &str) -> Call<String>;
+    /// }
+    ///
+    /// impl Emails for DirectoryClient {
+    ///     fn get_email(&self, id: &str) -> Call<String> {
+    ///         self.get_email(id)
+    ///     }
+    /// }
+    ///
+    /// /// A directory that nobody serves.
+    /// struct Unreachable;
+    ///
+    /// impl Emails for Unreachable {
+    ///     fn get_email(&self, _: &str) -> Call<String> {
+    ///         Call::ready(Err(CallError::NoServer { queue: "Directory".into() }))
+    ///     }
+    /// }
+    /// ```
+    pub fn ready(outcome: Result<T, CallError<E>>) -> Self
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        Self {
+            state: State::Ready(Box::new(move || outcome)),
         }
     }
 
@@ -197,17 +255,20 @@ impl<T, E> Future for Call<T, E> {
     /// If polled again after it was ready, as futures do.
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         self.state = match std::mem::replace(&mut self.state, State::Ended) {
-            State::Planned(Planned { caller, plan }) => {
-                State::Running(Box::pin(async move { caller.call(plan?).await }))
-            }
+            State::Planned(Planned { route, plan, read }) => State::Running(Running {
+                reply: Box::pin(async move { route.call(plan?).await }),
+                read,
+            }),
+            State::Ready(outcome) => return Poll::Ready(outcome()),
             begun => begun,
         };
         let State::Running(running) = &mut self.state else {
             panic!("a call was polled again after it had ended");
         };
-        let outcome = std::task::ready!(running.as_mut().poll(cx));
+        let outcome = std::task::ready!(running.reply.as_mut().poll(cx));
+        let read = running.read;
         self.state = State::Ended;
-        Poll::Ready(outcome.map_err(CallError::widen).and_then(self.read))
+        Poll::Ready(outcome.map_err(CallError::widen).and_then(read))
     }
 }
 
@@ -218,6 +279,7 @@ impl<T, E> fmt::Debug for Call<T, E> {
             State::Planned(Planned { plan: Ok(plan), .. }) => call.field("plan", plan),
             State::Planned(_) => call.field("state", &"not sendable"),
             State::Running(_) => call.field("state", &"running"),
+            State::Ready(_) => call.field("state", &"ready"),
             State::Ended => call.field("state", &"ended"),
         };
         call.finish_non_exhaustive()

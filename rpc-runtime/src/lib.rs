@@ -98,14 +98,24 @@ struct Readme;
 /// What generated code uses. No part of the public interface: it may change in any release.
 #[doc(hidden)]
 pub mod __private {
+    pub use std::borrow::Cow;
     pub use std::boxed::Box;
     pub use std::string::String;
     pub use std::sync::Arc;
     pub use std::vec::Vec;
 
     pub use futures_util::future::BoxFuture;
+    pub use serde;
 
+    pub use crate::call::{NoResult, Probe};
     pub use crate::client::Client;
-    pub use crate::protocol::{ByteSlice, CowBytes, CowStr, DecodeArguments, EncodeArguments};
+    pub use crate::protocol::{
+        ByteSlice, CowBytes, CowStr, DecodeArguments, Derived, EncodeArguments, bytes,
+    };
     pub use crate::server::{Readable, ViaDisplay, ViaSerialize};
 }
+
+/// The reference of the attribute, tested with the other documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../service-trait.md")]
+struct ServiceTraitReference;

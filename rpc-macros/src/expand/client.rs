@@ -1,10 +1,11 @@
 //! The client: one method for each of the trait's, which encodes its arguments and returns the call.
 
 use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
+use quote::{format_ident, quote};
 
-use super::{method_constant, service_constant};
-use crate::model::{Argument, Method, Service, Shape};
+use super::generics::CloneAndDebug;
+use super::{arguments, generics, method_constant, service_constant};
+use crate::model::{Argument, Method, Service};
 
 /// The client's type.
 pub(super) fn definition(service: &Service) -> TokenStream {
@@ -16,17 +17,27 @@ pub(super) fn definition(service: &Service) -> TokenStream {
     let cfg = service.attributes.cfg();
     let deprecated = service.attributes.deprecated();
     let lints = service.attributes.lints();
+    let generics = generics::of_client(service);
+    let marker = generics::marker_field(service);
+    let derive = clone_and_debug(service).derive;
     quote! {
         #[doc = #docs]
         #(#cfg)*
         #(#deprecated)*
         #(#lints)*
         #[allow(dead_code)]
-        #[derive(::core::clone::Clone, ::core::fmt::Debug)]
-        #visibility struct #client {
+        #derive
+        #visibility struct #client #generics {
             client: #runtime::__private::Client,
+            #marker
         }
     }
+}
+
+fn clone_and_debug(service: &Service) -> CloneAndDebug {
+    let field = format_ident!("client");
+    let generics = generics::of_client(service);
+    generics::clone_and_debug(service, &service.client_name(), &generics, &field, None)
 }
 
 /// What the client can do.
@@ -34,19 +45,26 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     let Service {
         runtime, visibility, ..
     } = service;
-    let client = service.client_name();
+    let client = generics::client(service);
+    let (parameters, _, where_clause) = service.generics.split_for_impl();
+    let marker = generics::marker(service);
+    let clone_and_debug = clone_and_debug(service).implementations;
+    let server = service.server_name();
+    let service_trait = generics::service_trait(service);
     let constant = service_constant();
     let methods = service.methods.iter().map(|method| call_method(service, method));
     quote! {
-        impl #runtime::ServiceClient for #client {
+        #clone_and_debug
+
+        impl #parameters #runtime::ServiceClient for #client #where_clause {
             const SERVICE: &'static #runtime::ServiceDescriptor = &#constant;
 
             fn from_client(client: #runtime::__private::Client) -> Self {
-                Self { client }
+                Self { client, #marker }
             }
         }
 
-        impl #client {
+        impl #parameters #client #where_clause {
             /// A client of the service on its own queue; [`builder`](Self::builder) has options.
             #visibility fn new(broker: &#runtime::Broker) -> Self {
                 Self::builder(broker).build()
@@ -55,6 +73,11 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
             /// A client with options, such as another queue.
             #visibility fn builder(broker: &#runtime::Broker) -> #runtime::ClientBuilder<Self> {
                 #runtime::ClientBuilder::new(broker)
+            }
+
+            /// A client that calls this implementation, here and without a broker: for tests.
+            #visibility fn in_process(implementation: impl #service_trait) -> Self {
+                #runtime::ClientBuilder::in_process(#server::new(implementation)).build()
             }
 
             #(#methods)*
@@ -81,17 +104,11 @@ fn call_method(service: &Service, method: &Method) -> TokenStream {
     let parameters = method
         .arguments()
         .map(|Argument { name, ty, .. }| quote!(#name: #ty));
-    let values = method.arguments().map(|argument| sent_value(service, argument));
-    // An argument that cannot be sent is reported at its name, if the call seems to be written where the method is.
-    let (call_type, call) = if method.is_fallible {
-        (
-            quote!(FallibleCall),
-            quote_spanned!(name.span()=> call_fallible::<#output>),
-        )
-    } else {
-        (quote!(Call), quote_spanned!(name.span()=> call))
+    let (call_type, call) = match method.is_fallible {
+        true => (quote!(FallibleCall), quote!(call_fallible)),
+        false => (quote!(Call), quote!(call)),
     };
-    let arguments = quote_spanned!(name.span()=> (#(#values,)*));
+    let arguments = arguments::sent(service, method);
     quote! {
         #docs
         #(#cfg)*
@@ -99,7 +116,7 @@ fn call_method(service: &Service, method: &Method) -> TokenStream {
         #(#must_use)*
         #(#lints)*
         #visibility fn #name(&self #(, #parameters)*) -> #runtime::#call_type<#output> {
-            self.client.#call(&#constant, #arguments)
+            self.client.#call::<#output>(&#constant, #arguments)
         }
     }
 }
@@ -112,15 +129,4 @@ fn docs(service: &Service, method: &Method) -> TokenStream {
         quote!(#[doc = #line])
     });
     quote!(#fallback #(#docs)*)
-}
-
-/// The argument as it is encoded. Bytes say that they are bytes, or they would travel as a list of numbers.
-fn sent_value(service: &Service, argument: &Argument) -> TokenStream {
-    let runtime = &service.runtime;
-    let name = &argument.name;
-    match argument.shape {
-        Shape::Bytes => quote!(#runtime::__private::ByteSlice(#name)),
-        Shape::ByteVec => quote!(#runtime::__private::ByteSlice(&#name)),
-        Shape::Str | Shape::Slice(_) | Shape::Reference(_) | Shape::Owned => quote!(#name),
-    }
 }

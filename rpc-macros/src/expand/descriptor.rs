@@ -5,14 +5,14 @@ use std::time::Duration;
 use proc_macro2::{Literal, TokenStream};
 use quote::quote;
 
-use super::{method_constant, service_constant};
+use super::{descriptors, method_constant, method_constant_name};
 use crate::attributes::Attributes;
-use crate::model::{Argument, Kind, Method, Service};
+use crate::model::{Kind, Method, Service};
 
 /// A constant for each method, and the one for the service.
 pub(super) fn constants(service: &Service) -> TokenStream {
     let Service { runtime, queue, .. } = service;
-    let constant = service_constant();
+    let descriptors = descriptors();
     let name = service.wire_name();
     let docs = docs(&service.attributes);
     let methods = service
@@ -25,18 +25,22 @@ pub(super) fn constants(service: &Service) -> TokenStream {
         quote!(#(#cfg)* #constant)
     });
     quote! {
-        #(#methods)*
-        const #constant: #runtime::ServiceDescriptor =
-            #runtime::ServiceDescriptor::new(#name, #queue, &[#(#entries),*])#docs;
+        enum #descriptors {}
+
+        impl #descriptors {
+            #(#methods)*
+            const service: #runtime::ServiceDescriptor =
+                #runtime::ServiceDescriptor::new(#name, #queue, &[#(#entries),*])#docs;
+        }
     }
 }
 
 fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
     let runtime = &service.runtime;
-    let constant = method_constant(method);
+    let constant = method_constant_name(method);
     let cfg = method.attributes.cfg();
     let name = &method.wire_name;
-    let arguments = method.arguments().map(Argument::wire_name);
+    let arguments = method.arguments().map(|argument| &argument.wire_name);
     let default = method.is_default.then(|| quote!(.default_method()));
     let kind = match method.kind {
         Kind::Call => None,

@@ -10,8 +10,11 @@ use syn::{Ident, Type};
 
 use crate::model::{Method, Service};
 
+mod arguments;
 mod client;
 mod descriptor;
+mod generics;
+mod outputs;
 mod server;
 mod service_trait;
 
@@ -21,6 +24,8 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     let client = client::definition(service);
     let server = server::definition(service);
 
+    let outputs = outputs::checks(service);
+    let argument_structs = arguments::definitions(service);
     let descriptors = descriptor::constants(service);
     let arc = service_trait::implementation_for_arc(service);
     let client_impls = client::implementations(service);
@@ -39,6 +44,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
         #[allow(
             dead_code,
             deprecated,
+            non_camel_case_types,
             non_snake_case,
             non_upper_case_globals,
             unused_imports,
@@ -46,6 +52,8 @@ pub(crate) fn service(service: &Service) -> TokenStream {
             clippy::pedantic
         )]
         const _: () = {
+            #outputs
+            #argument_structs
             #descriptors
             #arc
             #client_impls
@@ -61,13 +69,24 @@ fn implementation() -> Ident {
 }
 
 /// The constant that describes the service.
-fn service_constant() -> Ident {
-    Ident::new("__service", Span::mixed_site())
+fn service_constant() -> TokenStream {
+    let descriptors = descriptors();
+    quote!(#descriptors::service)
 }
 
 /// The constant that describes a method.
-fn method_constant(method: &Method) -> Ident {
-    format_ident!("__method_{}", method.name.unraw(), span = Span::mixed_site())
+fn method_constant(method: &Method) -> TokenStream {
+    let (descriptors, name) = (descriptors(), method_constant_name(method));
+    quote!(#descriptors::#name)
+}
+
+fn method_constant_name(method: &Method) -> Ident {
+    format_ident!("method_{}", method.name.unraw())
+}
+
+/// The type that has the descriptors. Constants beside it would turn arguments of their name into patterns.
+fn descriptors() -> Ident {
+    Ident::new("__Descriptors", Span::mixed_site())
 }
 
 /// The type of a method's future: it can be awaited on any thread.

@@ -1,12 +1,13 @@
 //! The server: takes a request apart, runs the implementation's method, and answers.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{quote, quote_spanned};
+use quote::{format_ident, quote, quote_spanned};
 use syn::Ident;
 use syn::spanned::Spanned;
 
-use super::{implementation, method_constant, service_constant};
-use crate::model::{Argument, Method, Parameter, Service, Shape};
+use super::generics::CloneAndDebug;
+use super::{arguments, generics, implementation, method_constant, service_constant};
+use crate::model::{Method, Parameter, Service};
 
 /// The server's type.
 pub(super) fn definition(service: &Service) -> TokenStream {
@@ -16,33 +17,50 @@ pub(super) fn definition(service: &Service) -> TokenStream {
     let cfg = service.attributes.cfg();
     let deprecated = service.attributes.deprecated();
     let lints = service.attributes.lints();
+    let generics = generics::of_server(service);
+    let parameter = generics::server_parameter(service);
+    let marker = generics::marker_field(service);
+    let derive = clone_and_debug(service).derive;
     quote! {
         #[doc = #docs]
         #(#cfg)*
         #(#deprecated)*
         #(#lints)*
         #[allow(dead_code)]
-        #[derive(::core::clone::Clone, ::core::fmt::Debug)]
-        #visibility struct #server<T> {
-            implementation: T,
+        #derive
+        #visibility struct #server #generics {
+            implementation: #parameter,
+            #marker
         }
     }
 }
 
+fn clone_and_debug(service: &Service) -> CloneAndDebug {
+    let (field, parameter) = (format_ident!("implementation"), implementation());
+    let (name, generics) = (service.server_name(), generics::of_server(service));
+    generics::clone_and_debug(service, &name, &generics, &field, Some(&parameter))
+}
+
 /// What the server can do.
 pub(super) fn implementations(service: &Service) -> TokenStream {
-    let Service { visibility, name, .. } = service;
-    let server = service.server_name();
+    let visibility = &service.visibility;
+    let server = generics::server(service);
+    let generics = generics::of_implementation(service);
+    let (parameters, _, where_clause) = generics.split_for_impl();
     let implementation = implementation();
+    let marker = generics::marker(service);
+    let clone_and_debug = clone_and_debug(service).implementations;
     let text_of_errors = text_of_errors(service);
     let dispatcher = dispatcher(service);
     quote! {
         #text_of_errors
 
-        impl<#implementation: #name> #server<#implementation> {
+        #clone_and_debug
+
+        impl #parameters #server #where_clause {
             /// Serves this implementation.
             #visibility fn new(implementation: #implementation) -> Self {
-                Self { implementation }
+                Self { implementation, #marker }
             }
         }
 
@@ -59,13 +77,14 @@ fn text_of_errors(service: &Service) -> Option<TokenStream> {
 }
 
 fn dispatcher(service: &Service) -> TokenStream {
-    let Service { runtime, name, .. } = service;
-    let server = service.server_name();
-    let implementation = implementation();
+    let runtime = &service.runtime;
+    let server = generics::server(service);
+    let generics = generics::of_implementation(service);
+    let (parameters, _, where_clause) = generics.split_for_impl();
     let constant = service_constant();
     let arms = service.methods.iter().map(|method| arm(service, method));
     quote_spanned! {Span::mixed_site()=>
-        impl<#implementation: #name> #runtime::Service for #server<#implementation> {
+        impl #parameters #runtime::Service for #server #where_clause {
             fn descriptor(&self) -> &'static #runtime::ServiceDescriptor {
                 &#constant
             }
@@ -87,20 +106,22 @@ fn dispatcher(service: &Service) -> TokenStream {
 
 /// Decodes the arguments, runs the method and answers.
 fn arm(service: &Service, method: &Method) -> TokenStream {
-    let Service { runtime, name, .. } = service;
-    let implementation = implementation();
+    let runtime = &service.runtime;
+    let (implementation, service_trait) = (implementation(), generics::service_trait(service));
     let constant = method_constant(method);
     let cfg = method.attributes.cfg();
     let wire_name = &method.wire_name;
     let method_name = &method.name;
-    let bindings = method.arguments().map(|argument| &argument.name);
-    let decoded = method.arguments().map(|argument| decoded_type(service, argument));
-    let values = method.parameters.iter().map(lent_value);
+    let (bindings, decoded) = arguments::received(service, method);
+    let values = method.parameters.iter().map(|parameter| match parameter {
+        Parameter::Context { .. } => quote_spanned!(Span::mixed_site()=> invocation.context()),
+        Parameter::Argument(argument) => arguments::lent(service, method, argument),
+    });
     // An argument that cannot be decoded is reported at the method, a result that cannot be sent at its type.
     let decode = Ident::new("arguments", method_name.span());
     let at_output = Span::mixed_site().located_at(method.output.span());
     let outcome = quote_spanned! {at_output=>
-        <#implementation as #name>::#method_name(&self.implementation #(, #values)*).await
+        <#implementation as #service_trait>::#method_name(&self.implementation #(, #values)*).await
     };
     let answer = if method.is_fallible {
         quote_spanned! {at_output=>
@@ -112,37 +133,8 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     quote_spanned! {Span::mixed_site()=>
         #(#cfg)*
         #wire_name => {
-            let (#(#bindings,)*): (#(#decoded,)*) = invocation.#decode(&#constant)?;
+            let #bindings: #decoded = invocation.#decode(&#constant)?;
             #answer
         }
-    }
-}
-
-/// What an argument is decoded to: itself, or what is lent to the method. Strings and bytes stay where they are in
-/// the delivery if they can.
-fn decoded_type(service: &Service, argument: &Argument) -> TokenStream {
-    let runtime = &service.runtime;
-    match &argument.shape {
-        Shape::Str => quote!(#runtime::__private::CowStr<'_>),
-        Shape::Bytes => quote!(#runtime::__private::CowBytes<'_>),
-        Shape::Slice(element) => quote!(#runtime::__private::Vec<#element>),
-        Shape::Reference(referent) => quote!(#referent),
-        Shape::ByteVec | Shape::Owned => {
-            let ty = &argument.ty;
-            quote!(#ty)
-        }
-    }
-}
-
-/// A parameter as the method takes it.
-fn lent_value(parameter: &Parameter) -> TokenStream {
-    let argument = match parameter {
-        Parameter::Context { .. } => return quote_spanned!(Span::mixed_site()=> invocation.context()),
-        Parameter::Argument(argument) => argument,
-    };
-    let name = &argument.name;
-    match argument.shape {
-        Shape::Str | Shape::Bytes | Shape::Slice(_) | Shape::Reference(_) => quote!(&#name),
-        Shape::ByteVec | Shape::Owned => quote!(#name),
     }
 }

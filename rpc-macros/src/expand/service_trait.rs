@@ -1,24 +1,38 @@
 //! The trait itself, and the implementation that an `Arc` of an implementation is.
 
-use proc_macro2::TokenStream;
-use quote::quote;
+use proc_macro2::{Span, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::parse_quote;
 
-use super::{future, implementation};
+use super::{future, generics, implementation};
 use crate::model::{Method, Parameter, Service};
 
 /// The trait, as the user wrote it but for the futures, which are `Send`.
 pub(super) fn definition(service: &Service) -> TokenStream {
-    let Service { visibility, name, .. } = service;
+    let Service {
+        visibility,
+        name,
+        generics,
+        ..
+    } = service;
+    let where_clause = &generics.where_clause;
     let attributes = service.attributes.all();
     let supertraits = service.supertraits.iter();
     let methods = service.methods.iter().map(|method| {
         let attributes = method.attributes.all();
         let signature = signature(method);
-        quote!(#(#attributes)* #signature;)
+        let body = match &method.body {
+            // The lint wants an `async fn`, which cannot promise `Send`.
+            Some(body) => quote_spanned!(Span::mixed_site()=> { async move #body }),
+            None => quote!(;),
+        };
+        quote!(#(#attributes)* #signature #body)
     });
     quote! {
         #(#attributes)*
-        #visibility trait #name: #(#supertraits +)* ::core::marker::Send + ::core::marker::Sync + 'static {
+        #visibility trait #name #generics: #(#supertraits +)* ::core::marker::Send + ::core::marker::Sync + 'static
+        #where_clause
+        {
             #(#methods)*
         }
     }
@@ -26,25 +40,31 @@ pub(super) fn definition(service: &Service) -> TokenStream {
 
 /// Lets one implementation be shared by several servers.
 pub(super) fn implementation_for_arc(service: &Service) -> TokenStream {
-    let Service { runtime, name, .. } = service;
-    let implementation = implementation();
+    let runtime = &service.runtime;
+    let (implementation, service_trait) = (implementation(), generics::service_trait(service));
+    let mut generics = generics::of_implementation(service);
     // An `Arc` has the user's supertraits or has not; only then is it an implementation.
     let supertraits = &service.supertraits;
-    let bounds = (!supertraits.is_empty()).then(|| quote!(where Self: #supertraits));
+    if !supertraits.is_empty() {
+        let bound = parse_quote!(Self: #supertraits);
+        generics.make_where_clause().predicates.push(bound);
+    }
+    let (parameters, _, where_clause) = generics.split_for_impl();
     let methods = service.methods.iter().map(|method| {
         let cfg = method.attributes.cfg();
         let signature = signature(method);
         let method_name = &method.name;
+        let this = &method.receiver.self_token;
         let parameters = method.parameters.iter().map(Parameter::name);
         quote! {
             #(#cfg)*
             #signature {
-                <#implementation as #name>::#method_name(&**self #(, #parameters)*)
+                <#implementation as #service_trait>::#method_name(&**#this #(, #parameters)*)
             }
         }
     });
     quote! {
-        impl<#implementation: #name> #name for #runtime::__private::Arc<#implementation> #bounds {
+        impl #parameters #service_trait for #runtime::__private::Arc<#implementation> #where_clause {
             #(#methods)*
         }
     }
@@ -56,6 +76,7 @@ fn signature(method: &Method) -> TokenStream {
         let (name, ty) = (parameter.name(), parameter.ty());
         quote!(#name: #ty)
     });
+    let receiver = &method.receiver;
     let future = future(&method.output);
-    quote!(fn #name(&self #(, #parameters)*) -> #future)
+    quote!(fn #name(#receiver #(, #parameters)*) -> #future)
 }

@@ -40,9 +40,11 @@ pub(super) fn read(item: &TraitItemFn, earlier: &[Method], errors: &mut Errors) 
         is_default,
         kind,
         timeout,
+        receiver: read_receiver(&item.sig, errors),
         parameters: read_parameters(&item.sig, errors),
         is_fallible: types::is_result(&output),
         output,
+        body: item.default.clone(),
     }
 }
 
@@ -94,12 +96,6 @@ fn refuse_syntax(item: &TraitItemFn, errors: &mut Errors) {
         errors.push(
             variadic,
             "service methods cannot be variadic; take a slice, such as `&[String]`",
-        );
-    }
-    if let Some(body) = &item.default {
-        errors.push(
-            body,
-            "default bodies are not supported yet; write `;` here and the body in the implementation",
         );
     }
 }
@@ -186,21 +182,26 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
 }
 
 fn read_parameters(signature: &Signature, errors: &mut Errors) -> Vec<Parameter> {
-    if signature.receiver().is_none() {
+    let mut parameters = Vec::new();
+    for input in &signature.inputs {
+        if let FnArg::Typed(input) = input {
+            parameters.extend(parameter::read(input, &parameters, errors));
+        }
+    }
+    parameters
+}
+
+fn read_receiver(signature: &Signature, errors: &mut Errors) -> Receiver {
+    let Some(receiver) = signature.receiver() else {
         let name = &signature.ident;
         errors.push(
             name,
             format!("service methods take `&self`; write `async fn {name}(&self, ..)`"),
         );
-    }
-    let mut parameters = Vec::new();
-    for input in &signature.inputs {
-        match input {
-            FnArg::Receiver(receiver) => refuse_receiver(receiver, errors),
-            FnArg::Typed(input) => parameters.extend(parameter::read(input, &parameters, errors)),
-        }
-    }
-    parameters
+        return parse_quote!(&self);
+    };
+    refuse_receiver(receiver, errors);
+    receiver.clone()
 }
 
 fn refuse_receiver(receiver: &Receiver, errors: &mut Errors) {

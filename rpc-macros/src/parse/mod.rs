@@ -4,8 +4,9 @@
 //! fault; the result is handed over only if there was none.
 
 use proc_macro2::TokenStream;
+use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Attribute, Item, ItemTrait, LitStr, TraitItem, parse_quote};
+use syn::{Attribute, Generics, Item, ItemTrait, LitStr, TraitItem, parse_quote};
 
 use self::errors::Errors;
 use self::options::Options;
@@ -18,6 +19,7 @@ mod method;
 mod options;
 mod parameter;
 mod refusal;
+mod serde;
 mod types;
 mod values;
 
@@ -57,6 +59,7 @@ fn read_service(arguments: TokenStream, item: &ItemTrait, errors: &mut Errors) -
         attributes: Attributes::new(&item.attrs),
         visibility: item.vis.clone(),
         name: item.ident.clone(),
+        generics: item.generics.clone(),
         supertraits: item.supertraits.clone(),
         methods: read_methods(&item.items, errors),
     }
@@ -92,16 +95,34 @@ fn refuse_trait_syntax(item: &ItemTrait, errors: &mut Errors) {
     if let Some(unsafety) = unsafety {
         errors.push(unsafety, "a service trait cannot be unsafe; remove `unsafe`");
     }
-    if !generics.params.is_empty() {
+    refuse_generics(generics, errors);
+}
+
+/// Types and constants can be parameters, as long as client and server can have the same bounds on them.
+fn refuse_generics(generics: &Generics, errors: &mut Errors) {
+    for lifetime in generics.lifetimes() {
         errors.push(
-            &generics.params,
-            "generic service traits are not supported yet; use concrete types instead",
+            lifetime,
+            "lifetimes have no meaning across the network; remove this one",
         );
     }
-    if let Some(clause) = &generics.where_clause {
+    for parameter in generics.type_params() {
+        parameter
+            .bounds
+            .iter()
+            .for_each(|bound| refuse_self(bound, errors));
+    }
+    for predicate in generics.where_clause.iter().flat_map(|clause| &clause.predicates) {
+        refuse_self(predicate, errors);
+    }
+}
+
+/// Refuses a bound on the implementation, which client and server are not.
+fn refuse_self(bound: &impl ToTokens, errors: &mut Errors) {
+    if types::mentions_self(bound.to_token_stream()) {
         errors.push(
-            clause,
-            "`where` on a service trait is not supported yet; write bounds as supertraits instead",
+            bound,
+            "the client is no `Self` of this trait; write what implementations have to be as supertraits",
         );
     }
 }

@@ -1,9 +1,11 @@
 //! Reading one parameter of a method.
 
-use syn::{Ident, Pat, PatType};
+use syn::ext::IdentExt;
+use syn::{Ident, LitStr, Pat, PatType};
 
 use super::errors::Errors;
 use super::options::{self, Options};
+use super::serde::{self, is_serde};
 use super::types;
 use crate::attributes::is_rpc;
 use crate::model::{Argument, Parameter};
@@ -14,15 +16,20 @@ const MAX_ARGUMENTS: usize = 16;
 /// Reads a parameter, given those before it. Where a pattern stands instead of a name, there is none to speak of.
 pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Errors) -> Option<Parameter> {
     let options = Options::of_rpc(&parameter.attrs, &options::PARAMETER, errors);
-    for attribute in parameter.attrs.iter().filter(|attribute| !is_rpc(attribute)) {
-        errors.push(
-            attribute,
-            "a parameter takes no attribute but `#[rpc(context)]`; write this one on the method",
-        );
+    for attribute in &parameter.attrs {
+        if !is_rpc(attribute) && !is_serde(attribute) {
+            errors.push(
+                attribute,
+                "a parameter takes `#[rpc(context)]` and `#[serde(..)]` only; write this one on the method",
+            );
+        }
     }
     let name = read_name(&parameter.pat, errors);
     let ty = (*parameter.ty).clone();
     if let Some(context) = options.flag("context", errors) {
+        for attribute in parameter.attrs.iter().filter(|attribute| is_serde(attribute)) {
+            errors.push(attribute, "the context is not sent; remove this attribute");
+        }
         types::context_type(&ty, errors);
         if earlier.iter().any(Parameter::is_context) {
             errors.push(context, "a method has one context; remove the second");
@@ -30,23 +37,54 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         return Some(Parameter::Context { name: name?, ty });
     }
     let shape = types::argument_shape(&ty, errors);
+    let (serde, rename) = serde::read(&parameter.attrs, errors);
     let before = earlier.iter().filter(|other| !other.is_context()).count();
     if before == MAX_ARGUMENTS {
         let message = format!("a method takes at most {MAX_ARGUMENTS} arguments; group them in a struct");
         errors.push(parameter, message);
     }
+    let name = name?;
+    let wire_name = rename.unwrap_or_else(|| LitStr::new(&name.unraw().to_string(), name.span()));
+    refuse_taken(&wire_name, earlier, errors);
     Some(Parameter::Argument(Argument {
-        name: name?,
+        name,
         ty,
         shape,
+        wire_name,
+        serde,
     }))
 }
 
-fn read_name(pattern: &Pat, errors: &mut Errors) -> Option<Ident> {
-    let message = match pattern {
-        Pat::Ident(name) if name.by_ref.is_none() && name.mutability.is_none() && name.subpat.is_none() => {
-            return Some(name.ident.clone());
+/// Two arguments of one name can only come from `rename`: the compiler sees to the rest.
+fn refuse_taken(wire_name: &LitStr, earlier: &[Parameter], errors: &mut Errors) {
+    for other in earlier {
+        if let Parameter::Argument(other) = other
+            && other.wire_name.value() == wire_name.value()
+        {
+            let (taken, other) = (wire_name.value(), &other.name);
+            errors.push(
+                wire_name,
+                format!("`{other}` already has the wire name `{taken}`; give this argument another"),
+            );
         }
+    }
+}
+
+/// The name that a pattern is, if it is no more than that.
+pub(super) fn plain_name(pattern: &Pat) -> Option<&Ident> {
+    match pattern {
+        Pat::Ident(name) if name.by_ref.is_none() && name.mutability.is_none() && name.subpat.is_none() => {
+            Some(&name.ident)
+        }
+        _ => None,
+    }
+}
+
+fn read_name(pattern: &Pat, errors: &mut Errors) -> Option<Ident> {
+    if let Some(name) = plain_name(pattern) {
+        return Some(name.clone());
+    }
+    let message = match pattern {
         Pat::Ident(name) => {
             format!(
                 "the name goes over the wire, and nothing else of this pattern; write `{}`",

@@ -2,8 +2,9 @@
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
-use syn::{Attribute, FnArg, ItemTrait, ReturnType, Signature, TraitItem, parse_quote};
+use syn::{Attribute, FnArg, ItemTrait, ReturnType, TraitItem, TraitItemFn, parse_quote};
 
+use super::parameter::plain_name;
 use crate::attributes::is_rpc;
 
 /// The reasons, and the item they are about.
@@ -48,12 +49,16 @@ fn implementable(mut item: ItemTrait) -> ItemTrait {
                 for input in &mut method.sig.inputs {
                     match input {
                         FnArg::Receiver(receiver) => strip(&mut receiver.attrs),
-                        FnArg::Typed(parameter) => strip(&mut parameter.attrs),
+                        FnArg::Typed(parameter) => {
+                            parameter.attrs.clear();
+                            // The compiler would have its own word on a pattern.
+                            if method.default.is_none() && plain_name(&parameter.pat).is_none() {
+                                parameter.pat = parse_quote!(_);
+                            }
+                        }
                     }
                 }
-                if method.default.is_none() {
-                    promise_send(&mut method.sig);
-                }
+                promise_send(method);
             }
             TraitItem::Const(constant) => strip(&mut constant.attrs),
             TraitItem::Type(ty) => strip(&mut ty.attrs),
@@ -68,9 +73,13 @@ fn strip(attributes: &mut Vec<Attribute>) {
     attributes.retain(|attribute| !is_rpc(attribute));
 }
 
-fn promise_send(signature: &mut Signature) {
+fn promise_send(method: &mut TraitItemFn) {
+    let signature = &mut method.sig;
     if signature.asyncness.take().is_none() {
         return;
+    }
+    if let Some(body) = &mut method.default {
+        *body = parse_quote!({ async move #body });
     }
     let output = match &signature.output {
         ReturnType::Default => parse_quote!(()),

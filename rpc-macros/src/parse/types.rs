@@ -1,9 +1,10 @@
 //! What the types of arguments and results may be.
 
+use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    GenericArgument, Lifetime, Path, PathArguments, Type, TypeImplTrait, TypePath, TypeReference,
+    GenericArgument, Ident, Lifetime, Path, PathArguments, Type, TypeImplTrait, TypePath, TypeReference,
     TypeTraitObject, parse_quote,
 };
 
@@ -13,23 +14,19 @@ use crate::model::Shape;
 /// Reads an argument's type: a reference to something owned, or something owned.
 pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
     let Type::Reference(reference) = bare(ty) else {
-        refuse_borrows(ty, "take", errors);
-        return if is_byte_vec(ty) {
-            Shape::ByteVec
-        } else {
-            Shape::Owned
-        };
+        refuse_borrows(ty, Place::Argument("take"), errors);
+        return owned_shape(ty);
     };
     refuse_special_reference(reference, errors);
     match bare(&reference.elem) {
         Type::Path(path) if path.path.is_ident("str") => Shape::Str,
         Type::Slice(slice) if is_u8(&slice.elem) => Shape::Bytes,
         Type::Slice(slice) => {
-            refuse_borrows(&slice.elem, "take a slice of", errors);
+            refuse_borrows(&slice.elem, Place::Argument("take a slice of"), errors);
             Shape::Slice(slice.elem.clone())
         }
         referent => {
-            refuse_borrows(referent, "take a reference to", errors);
+            refuse_borrows(referent, Place::Argument("take a reference to"), errors);
             Shape::Reference(reference.elem.clone())
         }
     }
@@ -48,7 +45,7 @@ pub(super) fn context_type(ty: &Type, errors: &mut Errors) {
 
 /// Reads a method's return type: something owned.
 pub(super) fn output(ty: &Type, errors: &mut Errors) {
-    refuse_borrows(ty, "return", errors);
+    refuse_borrows(ty, Place::Output, errors);
 }
 
 /// Whether the type goes by the name of `Result`.
@@ -81,22 +78,39 @@ fn is_u8(ty: &Type) -> bool {
     matches!(bare(ty), Type::Path(path) if path.path.is_ident("u8"))
 }
 
-fn is_byte_vec(ty: &Type) -> bool {
+/// The shape of a type that is no reference.
+fn owned_shape(ty: &Type) -> Shape {
+    let Some((name, argument)) = generic_of_one(ty) else {
+        return Shape::Owned;
+    };
+    match bare(argument) {
+        element if name == "Vec" && is_u8(element) => Shape::ByteVec,
+        Type::Path(path) if name == "Cow" && path.path.is_ident("str") => Shape::CowStr,
+        Type::Slice(slice) if name == "Cow" && is_u8(&slice.elem) => Shape::CowBytes,
+        _ => Shape::Owned,
+    }
+}
+
+/// The name of a type such as `Vec<T>` or `Cow<'_, T>`, and its `T`. What is `'static` borrows from no request.
+fn generic_of_one(ty: &Type) -> Option<(&Ident, &Type)> {
     let Type::Path(TypePath {
         qself: None, path, ..
     }) = bare(ty)
     else {
-        return false;
+        return None;
     };
-    let Some(last) = path.segments.last() else {
-        return false;
-    };
+    let last = path.segments.last()?;
     let PathArguments::AngleBracketed(arguments) = &last.arguments else {
-        return false;
+        return None;
     };
-    let mut arguments = arguments.args.iter();
-    let element_is_u8 = matches!(arguments.next(), Some(GenericArgument::Type(element)) if is_u8(element));
-    last.ident == "Vec" && element_is_u8 && arguments.next().is_none()
+    let mut arguments = arguments
+        .args
+        .iter()
+        .filter(|argument| !matches!(argument, GenericArgument::Lifetime(lifetime) if lifetime.ident == "_"));
+    match (arguments.next(), arguments.next()) {
+        (Some(GenericArgument::Type(argument)), None) => Some((&last.ident, argument)),
+        _ => None,
+    }
 }
 
 fn refuse_special_reference(reference: &TypeReference, errors: &mut Errors) {
@@ -118,12 +132,34 @@ fn refuse_special_reference(reference: &TypeReference, errors: &mut Errors) {
     }
 }
 
+/// Where a type stands.
+#[derive(Clone, Copy)]
+enum Place {
+    /// It is taken, which begins the advice to the user. It may borrow from the request, as `Cow<'_, str>` does.
+    Argument(&'static str),
+    Output,
+}
+
+impl Place {
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Argument(advice) => advice,
+            Self::Output => "return",
+        }
+    }
+
+    fn allows(self, lifetime: &Lifetime) -> bool {
+        lifetime.ident == "static" || (lifetime.ident == "_" && matches!(self, Self::Argument(_)))
+    }
+}
+
 /// Refuses whatever is borrowed in a type, or has no single concrete type to be decoded to.
-fn refuse_borrows(ty: &Type, advice: &str, errors: &mut Errors) {
+fn refuse_borrows(ty: &Type, place: Place, errors: &mut Errors) {
+    let advice = place.advice();
     let mut mended = ty.clone();
     let mut finder = BorrowFinder {
         references: Vec::new(),
-        advice,
+        place,
         errors,
     };
     finder.visit_type_mut(&mut mended);
@@ -139,7 +175,7 @@ fn refuse_borrows(ty: &Type, advice: &str, errors: &mut Errors) {
 /// Replaces references by what they could be owned as, to be able to tell the user the mended type.
 struct BorrowFinder<'a> {
     references: Vec<TypeReference>,
-    advice: &'a str,
+    place: Place,
     errors: &'a mut Errors,
 }
 
@@ -154,8 +190,8 @@ impl VisitMut for BorrowFinder<'_> {
     }
 
     fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
-        if lifetime.ident != "static" {
-            let advice = self.advice;
+        if !self.place.allows(lifetime) {
+            let advice = self.place.advice();
             let message =
                 format!("a type that borrows cannot be decoded; {advice} a type without lifetimes instead");
             self.errors.push(lifetime, message);
@@ -163,7 +199,7 @@ impl VisitMut for BorrowFinder<'_> {
     }
 
     fn visit_type_impl_trait_mut(&mut self, ty: &mut TypeImplTrait) {
-        let advice = self.advice;
+        let advice = self.place.advice();
         self.errors.push(
             ty,
             format!("`impl Trait` names no type to decode; {advice} a concrete type instead"),
@@ -171,7 +207,7 @@ impl VisitMut for BorrowFinder<'_> {
     }
 
     fn visit_type_trait_object_mut(&mut self, ty: &mut TypeTraitObject) {
-        let advice = self.advice;
+        let advice = self.place.advice();
         self.errors.push(
             ty,
             format!("a trait object cannot be decoded; {advice} a concrete type instead"),
@@ -184,7 +220,7 @@ impl VisitMut for BorrowFinder<'_> {
             .first()
             .is_some_and(|segment| segment.ident == "Self")
         {
-            let advice = self.advice;
+            let advice = self.place.advice();
             self.errors.push(
                 &*path,
                 format!("the client does not know `Self`; {advice} a concrete type instead"),
@@ -192,6 +228,15 @@ impl VisitMut for BorrowFinder<'_> {
         }
         visit_mut::visit_path_mut(self, path);
     }
+}
+
+/// Whether `Self` is anywhere among the tokens.
+pub(super) fn mentions_self(tokens: TokenStream) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Group(group) => mentions_self(group.stream()),
+        TokenTree::Ident(ident) => ident == "Self",
+        _ => false,
+    })
 }
 
 fn owned(referent: &Type) -> Type {

@@ -27,6 +27,22 @@ fn a_private_service() {
 }
 
 #[test]
+fn a_generic_service() {
+    let item = quote! {
+        pub trait Store<K: Key, V = String, const N: usize = 3>: Debug
+        where
+            V: Value,
+        {
+            async fn put(&self, #[serde(rename = "k")] key: &K, #[serde(default)] body: Vec<u8>, note: Cow<'_, str>) -> V;
+            async fn count(&self) -> usize {
+                N
+            }
+        }
+    };
+    assert_snapshot!(formatted(expand_service(quote!(), item)));
+}
+
+#[test]
 fn attributes_of_the_user() {
     let item = quote! {
         /// Counts.

@@ -78,24 +78,23 @@ fn an_implementation() {
 }
 
 #[test]
-fn trait_generics() {
+fn trait_lifetime() {
     assert_item(
-        "trait S<T, const N: usize> { async fn f(&self); }",
+        "trait S<'a, T> { async fn f(&self); }",
         &[(
-            "T, const N: usize",
-            "generic service traits are not supported yet; use concrete types instead",
+            "'a",
+            "lifetimes have no meaning across the network; remove this one",
         )],
     );
 }
 
 #[test]
-fn trait_where_clause() {
+fn bounds_on_self() {
+    let message =
+        "the client is no `Self` of this trait; write what implementations have to be as supertraits";
     assert_item(
-        "trait S where Self: Sized { async fn f(&self); }",
-        &[(
-            "where Self: Sized",
-            "`where` on a service trait is not supported yet; write bounds as supertraits instead",
-        )],
+        "trait S<T: From<Self>> where Self: Sized, T: Debug { async fn f(&self); }",
+        &[("From<Self>", message), ("Self: Sized", message)],
     );
 }
 
@@ -619,17 +618,6 @@ fn method_where_clause() {
 }
 
 #[test]
-fn default_body() {
-    assert_method(
-        "async fn f(&self) { }",
-        &[(
-            "{ }",
-            "default bodies are not supported yet; write `;` here and the body in the implementation",
-        )],
-    );
-}
-
-#[test]
 fn variadic() {
     assert_method(
         "async fn f(&self, ...);",
@@ -760,7 +748,7 @@ fn attribute_on_a_parameter() {
         "async fn f(&self, #[cfg(unix)] a: u8);",
         &[(
             "#[cfg(unix)]",
-            "a parameter takes no attribute but `#[rpc(context)]`; write this one on the method",
+            "a parameter takes `#[rpc(context)]` and `#[serde(..)]` only; write this one on the method",
         )],
     );
 }
@@ -898,10 +886,54 @@ fn reference_in_a_reference() {
 #[test]
 fn borrowing_type() {
     assert_method(
-        "async fn f(&self, a: Cow<'_, str>);",
+        "async fn f(&self, a: Cow<'a, str>);",
         &[(
-            "'_",
+            "'a",
             "a type that borrows cannot be decoded; take a type without lifetimes instead",
+        )],
+    );
+}
+
+#[test]
+fn serde_on_the_context() {
+    assert_method(
+        "async fn f(&self, #[rpc(context)] #[serde(default)] cx: &Context);",
+        &[(
+            "#[serde(default)]",
+            "the context is not sent; remove this attribute",
+        )],
+    );
+}
+
+#[test]
+fn skipped_argument() {
+    assert_method(
+        "async fn f(&self, #[serde(skip)] a: u8);",
+        &[(
+            "skip",
+            "an argument that is skipped reaches no worker; remove the parameter",
+        )],
+    );
+}
+
+#[test]
+fn one_sided_rename() {
+    assert_method(
+        "async fn f(&self, #[serde(rename(serialize = \"b\"))] a: u8);",
+        &[(
+            "rename(serialize = \"b\")",
+            "an argument has one name for caller and worker; write `rename = \"..\"`, and `alias = \"..\"` for an older one",
+        )],
+    );
+}
+
+#[test]
+fn duplicate_argument_names() {
+    assert_method(
+        "async fn f(&self, b: u8, #[serde(rename = \"b\")] a: u8);",
+        &[(
+            "\"b\"",
+            "`b` already has the wire name `b`; give this argument another",
         )],
     );
 }
@@ -1021,7 +1053,7 @@ fn queue_name_too_long() {
 
 #[test]
 fn every_fault_is_reported_in_one_compile() {
-    let item = "trait S<T> {
+    let item = "trait S<'a> {
         const N: usize;
         fn f(self, _: u8, a: &mut u8) -> &str;
         #[rpc(timeout = \"2\", name = \"f\", oneway)] async fn g(&self) -> u8;
@@ -1034,7 +1066,7 @@ fn every_fault_is_reported_in_one_compile() {
         underlined,
         [
             "queu",
-            "T",
+            "'a",
             "const N: usize;",
             "fn",
             "&str",

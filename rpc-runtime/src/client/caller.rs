@@ -17,8 +17,7 @@ use crate::describe::MethodDescriptor;
 use crate::error::{BrokerError, CallError, Executed};
 use crate::headers::Headers;
 use crate::protocol::{MAX_TIME_TO_LIVE, Message, Reply, ReplyKind, Request, ShortStr};
-use crate::transport::ReplyQueue;
-use crate::transport::{Departure, Outgoing, Published, Transport};
+use crate::transport::{Departure, Outgoing, Published, ReplyQueue, Transport};
 
 /// A call that is ready to be made.
 #[derive(Debug, Clone)]
@@ -30,6 +29,39 @@ pub(crate) struct CallPlan {
     pub(crate) timeout: Duration,
     pub(crate) headers: Headers,
     pub(crate) priority: Option<u8>,
+}
+
+/// When a call that begins now has to end.
+pub(super) struct TimeLimit {
+    pub(super) limit: Duration,
+    pub(super) deadline: Instant,
+}
+
+impl CallPlan {
+    /// The call's own limit, or what is left to the handler that makes it.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no time at all.
+    pub(super) fn time_limit(&self) -> Result<TimeLimit, CallError> {
+        let begun = Instant::now();
+        let inherited = ambient_deadline().map(|deadline| deadline.saturating_duration_since(begun));
+        // A request can live no longer on the wire, so neither can a call wait for ever.
+        let limit = self
+            .timeout
+            .min(inherited.unwrap_or(MAX_TIME_TO_LIVE))
+            .min(MAX_TIME_TO_LIVE);
+        match limit.is_zero() {
+            true => Err(CallError::TimedOut {
+                limit,
+                executed: Executed::No,
+            }),
+            false => Ok(TimeLimit {
+                limit,
+                deadline: begun + limit,
+            }),
+        }
+    }
 }
 
 /// What a broker handle sets for all calls made through it.
@@ -86,20 +118,7 @@ impl Caller {
 
     /// Makes a call and waits for its reply, within its time.
     pub(crate) async fn call(&self, plan: CallPlan) -> Result<Reply, CallError> {
-        let begun = Instant::now();
-        let inherited = ambient_deadline().map(|deadline| deadline.saturating_duration_since(begun));
-        // A request can live no longer on the wire, so neither can a call wait for ever.
-        let limit = plan
-            .timeout
-            .min(inherited.unwrap_or(MAX_TIME_TO_LIVE))
-            .min(MAX_TIME_TO_LIVE);
-        if limit.is_zero() {
-            return Err(CallError::TimedOut {
-                limit,
-                executed: Executed::No,
-            });
-        }
-        let deadline = begun + limit;
+        let TimeLimit { limit, deadline } = plan.time_limit()?;
         let departure = Departure::default();
         match timeout_at(deadline, self.attempt(plan, deadline, &departure)).await {
             Ok(outcome) => outcome,

@@ -6,13 +6,16 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 mod caller;
+mod in_process;
 mod link;
 mod pending;
 
 pub(crate) use caller::{CallPlan, Caller, CallerOptions};
+use in_process::InProcess;
 
 use crate::broker::Broker;
 use crate::call::{Arguments, Call, FallibleCall, ResultType, Unplannable, short_str};
@@ -21,6 +24,7 @@ use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{CallError, Executed};
 use crate::headers::Headers;
 use crate::protocol::{EncodeArguments, NamedArguments, Reply, ReplyKind};
+use crate::server::Service;
 
 /// How long a call may take, where neither the method nor the client nor the call says.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -53,7 +57,7 @@ pub trait ServiceClient: Sized {
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder<C> {
-    caller: Arc<Caller>,
+    route: Route,
     queue: Option<String>,
     codec: Codec,
     timeout: Duration,
@@ -63,8 +67,44 @@ pub struct ClientBuilder<C> {
 impl<C: ServiceClient> ClientBuilder<C> {
     /// A client with the service's own queue, MessagePack, and 30 seconds a call.
     pub fn new(broker: &Broker) -> Self {
+        Self::with_route(Route::Broker(Arc::clone(broker.caller())))
+    }
+
+    /// A client that calls an implementation in this process, as `XClient::in_process` does, with options.
+    ///
+    /// ```
+    /// # use rpc_runtime::{ClientBuilder, Codec, service};
+    /// # #[service]
+    /// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
+    /// # struct Users;
+    /// # impl Directory for Users {
+    /// #     async fn get_email(&self, id: &str) -> String { format!("{id}@example.com") }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), rpc_runtime::CallError> {
+    /// let directory: DirectoryClient = ClientBuilder::in_process(DirectoryServer::new(Users))
+    ///     .codec(Codec::Json)
+    ///     .build();
+    /// assert_eq!(directory.get_email("alice").await?, "alice@example.com");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Arguments and results go through the codec, deadlines, headers and nested calls work, and a panic is a fault. The
+    /// handler runs within the call: dropping the call, or its deadline, drops the handler. A one-way call returns when
+    /// the handler has run.
+    ///
+    /// # Panics
+    ///
+    /// If two methods of the service share a name on the wire. Of a generated one, that takes methods under `#[cfg]`
+    /// conditions that hold together.
+    pub fn in_process(service: impl Service) -> Self {
+        Self::with_route(Route::InProcess(Arc::new(InProcess::new(service))))
+    }
+
+    fn with_route(route: Route) -> Self {
         Self {
-            caller: Arc::clone(broker.caller()),
+            route,
             queue: None,
             codec: Codec::default(),
             timeout: DEFAULT_TIMEOUT,
@@ -97,7 +137,7 @@ impl<C: ServiceClient> ClientBuilder<C> {
     pub fn build(self) -> C {
         let queue = self.queue.unwrap_or_else(|| C::SERVICE.queue.to_owned());
         C::from_client(Client {
-            caller: self.caller,
+            route: self.route,
             queue: queue.into(),
             codec: self.codec,
             timeout: self.timeout,
@@ -105,10 +145,29 @@ impl<C: ServiceClient> ClientBuilder<C> {
     }
 }
 
+/// How calls reach the service.
+#[derive(Debug, Clone)]
+pub(crate) enum Route {
+    /// As messages, through a broker.
+    Broker(Arc<Caller>),
+    /// By calling its implementation.
+    InProcess(Arc<InProcess>),
+}
+
+impl Route {
+    /// Makes a call and waits for its reply, within its time.
+    pub(crate) async fn call(&self, plan: CallPlan) -> Result<Reply, CallError> {
+        match self {
+            Self::Broker(caller) => caller.call(plan).await,
+            Self::InProcess(service) => service.call(plan).await,
+        }
+    }
+}
+
 /// An untyped client: what a generated one consists of. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    caller: Arc<Caller>,
+    route: Route,
     queue: Arc<str>,
     codec: Codec,
     timeout: Duration,
@@ -116,16 +175,13 @@ pub struct Client {
 
 impl Client {
     /// Calls a method that returns a plain value.
-    pub fn call<T: DeserializeOwned + 'static>(
+    // Not `DeserializeOwned`: of this bound, serde has advice for who does not meet it.
+    pub fn call<T: for<'de> Deserialize<'de> + 'static>(
         &self,
         method: &'static MethodDescriptor,
         arguments: impl EncodeArguments,
     ) -> Call<T> {
-        Call::new(
-            Arc::clone(&self.caller),
-            self.plan(method, &arguments),
-            read_value::<T>,
-        )
+        Call::new(self.route.clone(), self.plan(method, &arguments), read_value::<T>)
     }
 
     /// Calls a method that returns a `Result`.
@@ -135,10 +191,10 @@ impl Client {
         arguments: impl EncodeArguments,
     ) -> FallibleCall<R>
     where
-        R: ResultType<Ok: DeserializeOwned + 'static, Err: DeserializeOwned>,
+        R: ResultType<Ok: for<'de> Deserialize<'de> + 'static, Err: for<'de> Deserialize<'de>>,
     {
         Call::new(
-            Arc::clone(&self.caller),
+            self.route.clone(),
             self.plan(method, &arguments),
             read_result::<R>,
         )

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
@@ -17,7 +18,7 @@ pub(crate) const ARGUMENTS: &str = "$rpc_runtime::arguments";
 
 /// A caller's arguments: a tuple of values that can be written.
 ///
-/// Implemented for tuples of up to 16 values; generated code is its only user.
+/// Implemented for tuples of up to 16 values and for [`Derived`]; generated code is its only user.
 pub trait EncodeArguments {
     /// Writes the values under these names, of which there are as many.
     fn serialize<S: Serializer>(
@@ -29,13 +30,37 @@ pub trait EncodeArguments {
 
 /// A worker's arguments: a tuple of values that can be read.
 ///
-/// Implemented for tuples of up to 16 values; generated code is its only user.
+/// Implemented for tuples of up to 16 values and for [`Derived`]; generated code is its only user.
 pub trait DecodeArguments<'de>: Sized {
     /// Reads the values from a map by name.
     fn from_map<A: MapAccess<'de>>(names: &'static [&'static str], map: A) -> Result<Self, A::Error>;
 
     /// Reads the values from an array by position.
     fn from_seq<A: SeqAccess<'de>>(names: &'static [&'static str], seq: A) -> Result<Self, A::Error>;
+}
+
+/// Arguments as a struct that knows its own names: those of a method with `#[serde(..)]` on a parameter.
+///
+/// The struct is derived, and named `ARGUMENTS`.
+#[derive(Debug)]
+pub struct Derived<T>(pub T);
+
+impl<T: Serialize> EncodeArguments for Derived<T> {
+    fn serialize<S: Serializer>(&self, _: &'static [&'static str], serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> DecodeArguments<'de> for Derived<T> {
+    fn from_map<A: MapAccess<'de>>(_: &'static [&'static str], map: A) -> Result<Self, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Self)
+    }
+
+    fn from_seq<A: SeqAccess<'de>>(_: &'static [&'static str], mut seq: A) -> Result<Self, A::Error> {
+        let arguments = T::deserialize(SeqAccessDeserializer::new(&mut seq))?;
+        skip_the_rest(&mut seq)?;
+        Ok(Self(arguments))
+    }
 }
 
 /// Arguments with their names, ready to be written.
@@ -157,6 +182,12 @@ fn fill<T, E: Error>(slot: &mut Option<T>, name: &'static str, value: T) -> Resu
     }
 }
 
+/// Skips the arguments that this side does not know yet, as in a map.
+fn skip_the_rest<'de, S: SeqAccess<'de>>(seq: &mut S) -> Result<(), S::Error> {
+    while seq.next_element::<IgnoredAny>()?.is_some() {}
+    Ok(())
+}
+
 macro_rules! tuples {
     ($($count:literal: ($($type:ident $index:tt),*);)*) => {$(
         impl<$($type: Serialize),*> EncodeArguments for ($($type,)*) {
@@ -194,8 +225,7 @@ macro_rules! tuples {
                     Some(value) => value,
                     None => missing(names[$index])?,
                 },)*);
-                // Arguments that this side does not know yet, as in a map.
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                skip_the_rest(&mut seq)?;
                 Ok(arguments)
             }
         }
@@ -308,6 +338,39 @@ mod tests {
         let error =
             decode::<(String, u32)>(Codec::Json, NAMES, br#"{"id":"a","id":"b","limit":1}"#).unwrap_err();
         assert!(error.starts_with("argument `id` is there twice"), "{error}");
+    }
+
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    #[serde(rename = "$rpc_runtime::arguments")]
+    struct Search {
+        id: String,
+        #[serde(default)]
+        limit: u32,
+    }
+
+    #[test]
+    fn a_derived_struct_is_read_like_a_tuple() {
+        for codec in [Codec::Json, Codec::MessagePack] {
+            let derived = Derived(Search {
+                id: "a".into(),
+                limit: 3,
+            });
+            assert_eq!(
+                encode(codec, NAMES, derived),
+                encode(codec, NAMES, ("a".to_owned(), 3))
+            );
+        }
+        for (body, limit) in [
+            (&br#"{"later": [1], "id": "a", "limit": 3}"#[..], 3),
+            (br#"{"id": "a"}"#, 0),
+            (br#"["a"]"#, 0),
+            (br#"["a", 3, {"x": 2}]"#, 3),
+        ] {
+            let Derived(search) = decode::<Derived<Search>>(Codec::Json, NAMES, body).unwrap();
+            let id = "a".to_owned();
+            assert_eq!(search, Search { id, limit });
+        }
+        assert!(decode::<Derived<Search>>(Codec::Json, NAMES, b"[]").is_err());
     }
 
     #[test]

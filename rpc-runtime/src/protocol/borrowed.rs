@@ -19,7 +19,7 @@ impl Serialize for ByteSlice<'_> {
 
 /// Text of a request: a JSON string with escapes has to be copied, all else is borrowed.
 #[derive(Debug, Clone)]
-pub struct CowStr<'de>(Cow<'de, str>);
+pub struct CowStr<'de>(pub Cow<'de, str>);
 
 impl Deref for CowStr<'_> {
     type Target = str;
@@ -59,7 +59,7 @@ impl<'de> Visitor<'de> for TextVisitor {
 
 /// Bytes of a request: `bin` is borrowed; a sequence of numbers, which JSON must use, is collected.
 #[derive(Debug, Clone)]
-pub struct CowBytes<'de>(Cow<'de, [u8]>);
+pub struct CowBytes<'de>(pub Cow<'de, [u8]>);
 
 impl CowBytes<'_> {
     pub(crate) fn into_owned(self) -> Vec<u8> {
@@ -119,6 +119,31 @@ impl<'de> Visitor<'de> for BytesVisitor {
             bytes.push(byte);
         }
         Ok(Cow::Owned(bytes))
+    }
+}
+
+/// Bytes that are a field of a struct: for `#[serde(serialize_with = .., deserialize_with = ..)]`.
+pub mod bytes {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{ByteSlice, CowBytes};
+
+    /// Writes bytes as bytes.
+    ///
+    /// # Errors
+    ///
+    /// Where the serializer fails.
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        ByteSlice(bytes).serialize(serializer)
+    }
+
+    /// Reads bytes, or a sequence of numbers.
+    ///
+    /// # Errors
+    ///
+    /// Where there is something else.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        CowBytes::deserialize(deserializer).map(CowBytes::into_owned)
     }
 }
 

@@ -12,13 +12,14 @@ mod dispatch;
 mod service;
 mod worker;
 
+pub(crate) use dispatch::{Decision, Dispatcher, Rules};
 pub use service::{Answer, Invocation, Readable, Service, ViaDisplay, ViaSerialize};
+pub(crate) use worker::run;
 
 use crate::broker::Broker;
 use crate::error::{BrokerError, InvalidName, ServerError};
 use crate::protocol::{ReplyAddresses, ShortStr};
 use crate::transport::RequestQueue;
-use dispatch::{Dispatcher, Rules};
 use worker::Worker;
 
 const DEFAULT_CONCURRENCY: u16 = 64;

@@ -241,7 +241,7 @@ impl Line {
 }
 
 /// Runs the method; its panic is a fault.
-async fn run(service: &dyn Service, invocation: &Invocation) -> Reply {
+pub(crate) async fn run(service: &dyn Service, invocation: &Invocation) -> Reply {
     // Called in there, so that a panic before its future exists is caught too.
     let handling = with_ambient_deadline(invocation.context().deadline(), async {
         service.handle(invocation).await

@@ -1,0 +1,239 @@
+//! How arguments are written by the client, and read and lent by the server.
+//!
+//! They go as a tuple. Where the user has a say in it with `#[serde(..)]`, they go as two structs that serde derives: one
+//! of references to write, one of owned values to read.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::visit_mut::VisitMut;
+use syn::{Ident, Lifetime, Type, parse_quote};
+
+use super::generics;
+use crate::model::{Argument, Method, Serde, Service, Shape};
+
+/// The name that tells the runtime a method's arguments from a struct of the user's.
+const ARGUMENTS: &str = "$rpc_runtime::arguments";
+
+/// The structs of all methods that need them.
+pub(super) fn definitions(service: &Service) -> Option<TokenStream> {
+    let runtime = &service.runtime;
+    let derived: Vec<_> = service
+        .methods
+        .iter()
+        .filter(|method| method.has_derived_arguments())
+        .map(|method| structs(service, method))
+        .collect();
+    // Serde takes paths as strings, and a string cannot hold every path: `$crate` is one that it cannot.
+    (!derived.is_empty()).then(|| {
+        quote! {
+            use #runtime::__private::{bytes as __bytes, serde as __serde};
+            #(#derived)*
+        }
+    })
+}
+
+fn structs(service: &Service, method: &Method) -> TokenStream {
+    let (sent_struct, received_struct) = (sent_struct(method), received_struct(method));
+    let cfg = method.attributes.cfg();
+    let sent = method.arguments().map(|argument| {
+        let Argument { name, serde, .. } = argument;
+        let Serde { attributes, .. } = serde;
+        let bytes = (is_bytes(argument) && !serde.writes)
+            .then(|| quote!(#[serde(serialize_with = "__bytes::serialize")]));
+        let ty = sent_type(argument);
+        quote!(#(#attributes)* #bytes #name: &'sent #ty)
+    });
+    let received = method.arguments().map(|argument| {
+        let Argument { name, serde, .. } = argument;
+        let Serde { attributes, .. } = serde;
+        let bytes = (is_bytes(argument) && !serde.reads)
+            .then(|| quote!(#[serde(deserialize_with = "__bytes::deserialize")]));
+        let ty = owned_type(service, argument);
+        quote!(#(#attributes)* #bytes #name: #ty)
+    });
+    let generics = &service.generics;
+    let where_clause = &generics.where_clause;
+    let mut sent_generics = generics.clone();
+    sent_generics.params.insert(0, parse_quote!('sent));
+    // Serde would ask for more than the user's own bounds, or for the same again.
+    let bound = (!generics.params.is_empty()).then(|| quote!(, bound = ""));
+    let marker = generics::marker_type(service).map(|ty| {
+        let name = marker(method);
+        quote!(#[serde(skip)] #name: #ty,)
+    });
+    quote! {
+        #(#cfg)*
+        #[derive(__serde::Serialize)]
+        #[serde(crate = "__serde", rename = #ARGUMENTS #bound)]
+        struct #sent_struct #sent_generics #where_clause {
+            #(#sent,)*
+            #marker
+        }
+        #(#cfg)*
+        #[derive(__serde::Deserialize)]
+        #[serde(crate = "__serde", rename = #ARGUMENTS #bound)]
+        struct #received_struct #generics #where_clause {
+            #(#received,)*
+            #marker
+        }
+    }
+}
+
+/// The name of the field that mentions the type parameters: longer than the name of any other, and so none of them.
+fn marker(method: &Method) -> Ident {
+    let names: Vec<_> = method
+        .arguments()
+        .map(|argument| argument.name.unraw().to_string())
+        .collect();
+    format_ident!("generics_{}", names.join("_"))
+}
+
+/// The arguments as the client's method hands them over.
+pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
+    let runtime = &service.runtime;
+    if method.has_derived_arguments() {
+        let sent_struct = sent_struct(method);
+        let fields = method.arguments().map(|argument| {
+            let (name, value) = (&argument.name, at_type(argument));
+            match argument.shape {
+                Shape::Str | Shape::Bytes | Shape::Slice(_) | Shape::Reference(_) => quote!(#name: #value),
+                Shape::CowStr | Shape::CowBytes | Shape::ByteVec | Shape::Owned => quote!(#name: &#value),
+            }
+        });
+        let marker = generics::marker_type(service).map(|_| {
+            let name = marker(method);
+            quote!(#name: ::core::marker::PhantomData,)
+        });
+        let (_, arguments, _) = service.generics.split_for_impl();
+        let arguments = arguments.as_turbofish();
+        return quote!(#runtime::__private::Derived(#sent_struct #arguments { #(#fields,)* #marker }));
+    }
+    let values = method.arguments().map(|argument| {
+        let value = at_type(argument);
+        // Bytes say that they are bytes, or they would travel as a list of numbers.
+        match argument.shape {
+            Shape::Bytes => quote!(#runtime::__private::ByteSlice(#value)),
+            Shape::CowBytes | Shape::ByteVec => quote!(#runtime::__private::ByteSlice(&#value)),
+            Shape::Str | Shape::CowStr | Shape::Slice(_) | Shape::Reference(_) | Shape::Owned => {
+                quote!(#value)
+            }
+        }
+    });
+    quote_spanned!(method.name.span()=> (#(#values,)*))
+}
+
+/// The pattern that takes a method's arguments apart, and the type that they are read as.
+pub(super) fn received(service: &Service, method: &Method) -> (TokenStream, TokenStream) {
+    let runtime = &service.runtime;
+    let names = method.arguments().map(|argument| &argument.name);
+    if method.has_derived_arguments() {
+        let derived = quote!(#runtime::__private::Derived);
+        let received_struct = received_struct(method);
+        let (_, arguments, _) = service.generics.split_for_impl();
+        let rest = generics::marker_type(service).map(|_| quote!(..));
+        return (
+            quote!(#derived(#received_struct { #(#names,)* #rest })),
+            quote!(#derived<#received_struct #arguments>),
+        );
+    }
+    let types = method
+        .arguments()
+        .map(|argument| received_type(service, argument));
+    (quote!((#(#names,)*)), quote!((#(#types,)*)))
+}
+
+/// What an argument is read as: itself, or what is lent to the method. Strings and bytes stay where they are in the
+/// delivery if they can.
+fn received_type(service: &Service, argument: &Argument) -> TokenStream {
+    let runtime = &service.runtime;
+    match &argument.shape {
+        Shape::Str | Shape::CowStr => quote!(#runtime::__private::CowStr<'_>),
+        Shape::Bytes | Shape::CowBytes => quote!(#runtime::__private::CowBytes<'_>),
+        Shape::Slice(element) => quote!(#runtime::__private::Vec<#element>),
+        Shape::Reference(ty) => quote!(#ty),
+        Shape::ByteVec | Shape::Owned => argument.ty.to_token_stream(),
+    }
+}
+
+/// An argument as the method takes it.
+pub(super) fn lent(service: &Service, method: &Method, argument: &Argument) -> TokenStream {
+    let runtime = &service.runtime;
+    let name = &argument.name;
+    match argument.shape {
+        Shape::Str | Shape::Bytes | Shape::Slice(_) | Shape::Reference(_) => quote!(&#name),
+        Shape::CowStr | Shape::CowBytes if method.has_derived_arguments() => {
+            quote!(#runtime::__private::Cow::Owned(#name))
+        }
+        Shape::CowStr | Shape::CowBytes => quote!(#name.0),
+        Shape::ByteVec | Shape::Owned => quote!(#name),
+    }
+}
+
+/// What a field of the struct to write refers to.
+fn sent_type(argument: &Argument) -> TokenStream {
+    let ty = match &argument.shape {
+        Shape::Str | Shape::CowStr => return quote!(::core::primitive::str),
+        Shape::Bytes | Shape::CowBytes => return quote!([::core::primitive::u8]),
+        Shape::Slice(element) => {
+            let element = with_lifetime(element, "'sent");
+            return quote!([#element]);
+        }
+        Shape::Reference(ty) => ty,
+        Shape::ByteVec | Shape::Owned => &argument.ty,
+    };
+    with_lifetime(ty, "'sent").into_token_stream()
+}
+
+/// The type of a field of the struct to read.
+fn owned_type(service: &Service, argument: &Argument) -> TokenStream {
+    let runtime = &service.runtime;
+    let ty = match &argument.shape {
+        Shape::Str | Shape::CowStr => return quote!(#runtime::__private::String),
+        Shape::Bytes | Shape::CowBytes => return quote!(#runtime::__private::Vec<::core::primitive::u8>),
+        Shape::Slice(element) => {
+            let element = with_lifetime(element, "'static");
+            return quote!(#runtime::__private::Vec<#element>);
+        }
+        Shape::Reference(ty) => ty,
+        Shape::ByteVec | Shape::Owned => &argument.ty,
+    };
+    with_lifetime(ty, "'static").into_token_stream()
+}
+
+/// The type with this lifetime for each `'_`, which a struct's field cannot have.
+fn with_lifetime(ty: &Type, lifetime: &str) -> Type {
+    struct Named<'a>(&'a str);
+
+    impl VisitMut for Named<'_> {
+        fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+            if lifetime.ident == "_" {
+                *lifetime = Lifetime::new(self.0, lifetime.span());
+            }
+        }
+    }
+
+    let mut ty = ty.clone();
+    Named(lifetime).visit_type_mut(&mut ty);
+    ty
+}
+
+fn is_bytes(argument: &Argument) -> bool {
+    matches!(argument.shape, Shape::Bytes | Shape::CowBytes | Shape::ByteVec)
+}
+
+/// The argument's name, so placed that a type which cannot be sent is what the compiler underlines.
+fn at_type(argument: &Argument) -> Ident {
+    let mut name = argument.name.clone();
+    name.set_span(name.span().located_at(argument.ty.span()));
+    name
+}
+
+fn sent_struct(method: &Method) -> Ident {
+    format_ident!("__sent_{}", method.name.unraw(), span = Span::mixed_site())
+}
+
+fn received_struct(method: &Method) -> Ident {
+    format_ident!("__received_{}", method.name.unraw(), span = Span::mixed_site())
+}

@@ -1,0 +1,100 @@
+//! Calls without a broker: the call itself runs the handler.
+//!
+//! The request is the same message, and is decided about, read, run and answered by the code that serves a broker's, so
+//! that what fails there fails here.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::caller::{CallPlan, TimeLimit};
+use crate::error::{CallError, Executed};
+use crate::protocol::{Fault, FaultCode, Reply, ReplyAddresses, ReplyKind, Request, ShortStr};
+use crate::server::{Decision, Dispatcher, Rules, Service, run};
+
+/// An implementation to call.
+pub(crate) struct InProcess {
+    dispatcher: Dispatcher,
+    rules: Rules,
+}
+
+impl InProcess {
+    /// # Panics
+    ///
+    /// Where two methods of the service share a name.
+    pub(super) fn new(service: impl Service) -> Self {
+        let queue = service.descriptor().queue;
+        let mut dispatcher = Dispatcher::default();
+        if let Err(error) = dispatcher.add(Arc::new(service), queue) {
+            panic!("the service cannot be called: {error}");
+        }
+        let rules = Rules {
+            reply_addresses: ReplyAddresses::default(),
+            // Nothing is sent: there is nothing to protect.
+            max_accepted_bytes: usize::MAX,
+            max_sent_bytes: usize::MAX,
+        };
+        Self { dispatcher, rules }
+    }
+
+    /// Runs the method within the call's time.
+    pub(super) async fn call(&self, plan: CallPlan) -> Result<Reply, CallError> {
+        let TimeLimit { limit, deadline } = plan.time_limit()?;
+        let (codec, oneway) = (plan.codec, plan.method.is_oneway);
+        let reply = match timeout_at(deadline, self.serve(plan, deadline)).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                return Err(CallError::TimedOut {
+                    limit,
+                    executed: Executed::Maybe,
+                });
+            }
+        };
+        if oneway {
+            // Its outcome is nobody's business, as it would be on the other side of a broker.
+            let body = codec.encode(&()).map_err(CallError::Encode)?;
+            let kind = ReplyKind::Result;
+            return Ok(Reply { kind, codec, body });
+        }
+        Ok(reply)
+    }
+
+    async fn serve(&self, plan: CallPlan, deadline: Instant) -> Reply {
+        let (now, codec) = (Instant::now(), plan.codec);
+        let request = Request {
+            method: Some(ShortStr::from_static(plan.method.name)),
+            codec: plan.codec,
+            correlation_id: Some(ShortStr::from_uuid(uuid::Uuid::new_v4())),
+            // The reply is returned, and not sent to an address.
+            reply_to: None,
+            time_to_live: (!plan.method.is_oneway).then(|| deadline.saturating_duration_since(now)),
+            persistent: plan.method.is_oneway,
+            priority: plan.priority,
+            app_id: None,
+            user_id: None,
+            headers: plan.headers,
+            arguments: plan.arguments.0,
+        };
+        match self
+            .dispatcher
+            .decide(request.into_message(), false, now, &self.rules)
+        {
+            Decision::Run {
+                service, invocation, ..
+            } => run(&*service, &invocation).await,
+            Decision::Refuse { reply, .. } => reply,
+            // Only for an address that it may not answer to, and there is none.
+            Decision::Drop { .. } => Reply::fault(
+                codec,
+                &Fault::new(FaultCode::BadRequest, "it has a reply address"),
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for InProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InProcess").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,22 @@
+//! A `Result` that the attribute cannot see.
+use rpc_runtime::service;
+
+type Reply<T> = Result<T, String>;
+
+#[service]
+trait Aliased {
+    async fn f(&self) -> Reply<u8>;
+    async fn g(&self) -> u8;
+}
+
+#[service]
+trait Misnamed {
+    async fn f(&self) -> misnamed::Result;
+}
+
+mod misnamed {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    pub struct Result;
+}
+
+fn main() {}
