@@ -11,10 +11,10 @@ use syn::{Ident, Type};
 use crate::model::{Method, Service};
 
 mod arguments;
+mod checks;
 mod client;
 mod descriptor;
 mod generics;
-mod outputs;
 mod server;
 mod service_trait;
 
@@ -24,7 +24,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     let client = client::definition(service);
     let server = server::definition(service);
 
-    let outputs = outputs::checks(service);
+    let checks = checks::of_types(service);
     let argument_structs = arguments::definitions(service);
     let descriptors = descriptor::constants(service);
     let arc = service_trait::implementation_for_arc(service);
@@ -52,7 +52,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
             clippy::pedantic
         )]
         const _: () = {
-            #outputs
+            #checks
             #argument_structs
             #descriptors
             #arc
