@@ -7,11 +7,10 @@
 //! Prints `ID -> EMAIL` for each and ends with 1 if a call failed. With `--text` it speaks plain text, as the workers
 //! of RabbitMQ's tutorials do.
 
-use std::error::Error;
 use std::process::ExitCode;
 
 use rpc_examples::{UserDirectoryClient, log_to_stderr, rabbitmq};
-use rpc_runtime::Codec;
+use rpc_runtime::{Chain, Codec};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
@@ -41,23 +40,11 @@ async fn main() -> anyhow::Result<ExitCode> {
         match call.await? {
             Ok(email) => println!("{id} -> {email}"),
             Err(error) => {
-                eprintln!("{id}: {}", with_sources(&error));
+                eprintln!("{id}: {}", Chain(&error));
                 status = ExitCode::FAILURE;
             }
         }
     }
     broker.close().await;
     Ok(status)
-}
-
-/// An error with what caused it, in one line.
-fn with_sources(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        line.push_str(": ");
-        line.push_str(&error.to_string());
-        source = error.source();
-    }
-    line
 }

@@ -75,7 +75,8 @@ impl Context {
     /// When the caller stops waiting; `None` where it did not say.
     ///
     /// Counted from the request's arrival at this worker: the time it waited in the queue is not known here, so the
-    /// caller may give up earlier.
+    /// caller may give up earlier. The handler is not stopped then: look at [`remaining`](Self::remaining) before work that
+    /// nobody waits for.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline

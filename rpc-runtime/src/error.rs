@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub enum Executed {
 /// `E` is the method's own error; a method that returns no `Result` has [`Infallible`] there.
 /// [`executed`](Self::executed) tells whether the method ran.
 ///
+/// Its text says what failed, and its sources why: print it with [`Chain`].
+///
 /// It is a [`std::error::Error`] where `E` is one; for a method whose error is a mere `String`, match on it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -37,7 +40,8 @@ pub enum CallError<E = Infallible> {
     #[error("the method failed: {0}")]
     ServiceText(String),
 
-    /// There is no queue of this name: no worker of the service was ever started, or its queue is gone.
+    /// There is no queue of this name: no worker of the service was ever started, or its queue is gone. A queue outlives its
+    /// workers: where all of them are down, a call waits for one, and times out.
     #[error("no server: there is no queue {queue:?}")]
     NoServer {
         /// The request queue.
@@ -170,6 +174,33 @@ impl From<TooLong> for InvalidName {
     }
 }
 
+/// An error with all that caused it, in one line: for logs and messages, where an error's own text says only what failed.
+///
+/// ```
+/// # use rpc_runtime::{Broker, CallError, Chain, service};
+/// # #[service]
+/// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
+/// # async fn example(directory: DirectoryClient) {
+/// if let Err(error) = directory.get_email("user:1").await {
+///     eprintln!("{}", Chain(&error)); // the worker answered with a fault: panicked: the method "get_email" panicked
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Chain<'a>(pub &'a dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.0, f)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
 /// What went wrong between this process and the broker.
 ///
 /// Cheap to clone: one lost connection ends many calls.
@@ -294,7 +325,7 @@ pub enum ServerError {
     },
 
     /// The broker could not be used, or was lost.
-    #[error("the server lost its broker")]
+    #[error("the broker failed the server")]
     Broker(#[from] BrokerError),
 
     /// The requests that ran at shutdown did not end within the drain limit. They were stopped and given back to the
@@ -342,5 +373,9 @@ mod tests {
         let broker = error.source().unwrap();
         assert_eq!(broker.to_string(), "cannot connect to the broker at h:1");
         assert_eq!(broker.source().unwrap().to_string(), "refused");
+        assert_eq!(
+            Chain(&error).to_string(),
+            "the broker failed the call: cannot connect to the broker at h:1: refused"
+        );
     }
 }

@@ -83,7 +83,7 @@ pub use client::{ClientBuilder, ServiceClient};
 pub use codec::{Codec, DecodeError, EncodeError};
 pub use context::Context;
 pub use describe::{MethodDescriptor, ServiceDescriptor};
-pub use error::{BrokerError, CallError, Cause, Executed, InvalidName, ServerError};
+pub use error::{BrokerError, CallError, Cause, Chain, Executed, InvalidName, ServerError};
 pub use headers::Headers;
 pub use protocol::{Fault, FaultCode, ReplyAddresses};
 pub use server::{Answer, Invocation, RunningServer, Server, Service};

@@ -1,6 +1,5 @@
 //! A service as a server sees it: type-erased, so that one server hosts many.
 
-use std::error::Error;
 use std::fmt;
 
 use bytes::Bytes;
@@ -10,6 +9,7 @@ use serde::Serialize;
 use crate::codec::{Codec, EncodeError};
 use crate::context::Context;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
+use crate::error::Chain;
 use crate::protocol::{ArgumentsSeed, DecodeArguments, Fault, FaultCode, Reply, ReplyKind, no_arguments};
 
 /// Something that a [`Server`](crate::Server) can serve.
@@ -72,7 +72,7 @@ impl Invocation {
         let seed = ArgumentsSeed::<A>::new(method.arguments);
         self.codec
             .decode_seed(seed, &self.arguments)
-            .map_err(|error| Fault::bad_request(chain(&error)))
+            .map_err(|error| Fault::bad_request(Chain(&error)))
     }
 
     /// Answers with the value of a method that returns no `Result`.
@@ -108,7 +108,7 @@ impl Invocation {
     fn written(&self, kind: ReplyKind, body: Result<Bytes, EncodeError>) -> Result<Answer, Fault> {
         match body {
             Ok(body) => Ok(self.reply(kind, body)),
-            Err(error) => Err(Fault::new(FaultCode::Unanswerable, chain(&error))),
+            Err(error) => Err(Fault::new(FaultCode::Unanswerable, Chain(&error).to_string())),
         }
     }
 
@@ -134,18 +134,6 @@ impl fmt::Debug for Invocation {
 /// What a method answered, written in the request's codec: see [`Invocation::answer`].
 #[derive(Debug)]
 pub struct Answer(pub(crate) Reply);
-
-/// An error with its sources, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}
 
 /// Renders a service error as text for a plain-text caller: by its `Display` where it has one, else as JSON.
 ///
@@ -176,7 +164,7 @@ impl<E: Serialize> ViaSerialize for &Readable<'_, E> {
     fn text(&self) -> String {
         match Codec::Json.encode(self.0) {
             Ok(json) => String::from_utf8_lossy(&json).into_owned(),
-            Err(error) => chain(&error),
+            Err(error) => Chain(&error).to_string(),
         }
     }
 }

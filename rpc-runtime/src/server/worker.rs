@@ -15,7 +15,7 @@ use super::dispatch::{Decision, Dispatcher, ReplyTo, Rules};
 use super::service::{Answer, Invocation, Service};
 use crate::context::with_ambient_deadline;
 use crate::error::{BrokerError, ServerError};
-use crate::protocol::{Fault, FaultCode, Reply};
+use crate::protocol::{Fault, FaultCode, Reply, ShortStr};
 use crate::transport::{
     Control, Delivery, Departure, Outgoing, Published, Publisher, Subscription, WorkerLink,
 };
@@ -178,6 +178,10 @@ impl Line {
             redelivered,
             tag,
         } = delivery;
+        let properties = &message.properties;
+        let (method, correlation_id) = (properties.kind.clone(), properties.correlation_id.clone());
+        let method = method.as_ref().map(ShortStr::as_str);
+        let correlation_id = correlation_id.as_ref().map(ShortStr::as_str);
         let (reply, answer_to) = match self.dispatcher.decide(
             message,
             redelivered,
@@ -194,7 +198,8 @@ impl Line {
                 fault,
                 answer_to,
             } => {
-                log(&fault, "refused a request");
+                let (queue, code) = (&self.queue, &fault.code);
+                tracing::warn!(queue, %code, method, correlation_id, "refused a request");
                 (reply, answer_to)
             }
             Decision::Drop { address } => {
@@ -246,23 +251,19 @@ pub(crate) async fn run(service: &dyn Service, invocation: &Invocation) -> Reply
     let handling = with_ambient_deadline(invocation.context().deadline(), async {
         service.handle(invocation).await
     });
-    let method = invocation.method();
+    let (method, correlation_id) = (invocation.method(), invocation.context().correlation_id());
     let fault = match AssertUnwindSafe(handling).catch_unwind().await {
         Ok(Ok(Answer(reply))) => return reply,
         Ok(Err(fault)) => {
-            log(&fault, "a request ended with a fault");
+            // Its message may repeat parts of what the caller sent, which does not belong into logs.
+            tracing::warn!(code = %fault.code, method, correlation_id, "a request ended with a fault");
             fault
         }
         Err(_) => {
             // The panic's message went to the worker's own panic hook; it is not for the caller to read.
-            tracing::error!(method, "a method panicked");
+            tracing::error!(method, correlation_id, "a method panicked");
             Fault::new(FaultCode::Panicked, format!("the method {method:?} panicked"))
         }
     };
     Reply::fault(invocation.codec(), &fault)
-}
-
-/// A fault's message may repeat parts of what the caller sent, which does not belong into logs.
-fn log(fault: &Fault, what: &str) {
-    tracing::warn!(code = %fault.code, "{what}");
 }
