@@ -27,6 +27,7 @@ enum EchoError {
 trait Echo {
     async fn text(&self, text: &str) -> String;
     async fn bytes(&self, bytes: &[u8]) -> Vec<u8>;
+    async fn owned_bytes(&self, bytes: Vec<u8>) -> Vec<u8>;
     async fn owned(&self, text: String, bytes: Vec<u8>) -> (String, Vec<u8>);
     async fn borrowed(&self, point: &Point, points: &[Point]) -> Vec<Point>;
     async fn fallible(&self, text: &str) -> Result<String, EchoError>;
@@ -43,6 +44,10 @@ impl Echo for Mirror {
 
     async fn bytes(&self, bytes: &[u8]) -> Vec<u8> {
         bytes.to_vec()
+    }
+
+    async fn owned_bytes(&self, bytes: Vec<u8>) -> Vec<u8> {
+        bytes
     }
 
     async fn owned(&self, text: String, bytes: Vec<u8>) -> (String, Vec<u8>) {
@@ -175,6 +180,7 @@ async fn plain_text_works_for_scalars_and_says_where_not(world: World) {
         .build();
     assert_eq!(echo.text("plain").await.unwrap(), "plain");
     assert_eq!(echo.bytes(&[0, 255]).await.unwrap(), [0, 255]);
+    assert_eq!(echo.owned_bytes(vec![0, 255]).await.unwrap(), [0, 255]);
     match echo.fallible("that").await.unwrap_err() {
         CallError::ServiceText(text) => assert_eq!(text, "refused that"),
         other => panic!("{other:?}"),

@@ -50,6 +50,45 @@ mod shadowed {
     }
 }
 
+/// Methods that every type has may go by the names that generated code calls.
+#[allow(dead_code)] // they need only be there
+mod blanket {
+    pub(super) trait Everything {
+        fn text(&self) -> String {
+            String::new()
+        }
+
+        fn arguments(&self) {}
+
+        fn answer(&self) {}
+
+        fn call(&self) {}
+    }
+
+    impl<T> Everything for T {}
+}
+
+#[tokio::test]
+async fn traits_of_every_type_may_have_methods_of_any_name() {
+    use blanket::Everything as _;
+
+    #[service]
+    trait Shop {
+        async fn buy(&self, what: &str) -> Result<u8, String>;
+    }
+
+    struct Closed;
+
+    impl Shop for Closed {
+        async fn buy(&self, what: &str) -> Result<u8, String> {
+            Err(format!("no {what}{}", what.text()))
+        }
+    }
+
+    let error = ShopClient::in_process(Closed).buy("bread").await.unwrap_err();
+    assert!(matches!(error, rpc_runtime::CallError::Service(error) if error == "no bread"));
+}
+
 #[tokio::test]
 async fn types_may_shadow_those_of_the_prelude_and_ours() {
     use shadowed::*;

@@ -142,10 +142,11 @@ async fn within_a_function() {
 }
 
 macro_rules! counter {
-    ($name:ident, $implementation:ident, $ty:ty, $argument:ident, $doc:literal) => {
+    ($name:ident, $implementation:ident, $ty:ty, $argument:ident, $doc:literal, $queue:literal, $limit:expr) => {
         #[doc = $doc]
-        #[service]
+        #[service(queue = $queue)]
         trait $name {
+            #[rpc(timeout = $limit)]
             async fn add(&self, $argument: $ty, by: &$ty) -> $ty {
                 let sum = $argument + by;
                 self.id(sum).await
@@ -168,8 +169,24 @@ macro_rules! counter {
     };
 }
 
-counter!(Small, SmallCounter, u8, number, "Counts small things.");
-counter!(Large, LargeCounter, u64, value, "Counts large things.");
+counter!(
+    Small,
+    SmallCounter,
+    u8,
+    number,
+    "Counts small things.",
+    "counter.small",
+    "2s"
+);
+counter!(
+    Large,
+    LargeCounter,
+    u64,
+    value,
+    "Counts large things.",
+    "counter.large",
+    "3s"
+);
 
 #[tokio::test]
 async fn out_of_a_macro() {

@@ -28,8 +28,8 @@ use uuid::Uuid;
 
 use crate::until;
 
-/// How long a node may take until it serves clients; a few seconds are usual.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a node may take until it serves clients; some ten seconds are usual, and a busy machine takes longer.
+const START_LIMIT: Duration = Duration::from_secs(180);
 
 /// How long one `rabbitmqctl` may take.
 const CTL_LIMIT: Duration = Duration::from_secs(60);

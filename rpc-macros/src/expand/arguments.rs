@@ -150,10 +150,10 @@ fn received_type(service: &Service, argument: &Argument) -> TokenStream {
     let runtime = &service.runtime;
     match &argument.shape {
         Shape::Str | Shape::CowStr => quote!(#runtime::__private::CowStr<'_>),
-        Shape::Bytes | Shape::CowBytes => quote!(#runtime::__private::CowBytes<'_>),
+        Shape::Bytes | Shape::CowBytes | Shape::ByteVec => quote!(#runtime::__private::CowBytes<'_>),
         Shape::Slice(element) => quote!(#runtime::__private::Vec<#element>),
         Shape::Reference(ty) => quote!(#ty),
-        Shape::ByteVec | Shape::Owned => argument.ty.to_token_stream(),
+        Shape::Owned => argument.ty.to_token_stream(),
     }
 }
 
@@ -167,6 +167,7 @@ pub(super) fn lent(service: &Service, method: &Method, argument: &Argument) -> T
             quote!(#runtime::__private::Cow::Owned(#name))
         }
         Shape::CowStr | Shape::CowBytes => quote!(#name.0),
+        Shape::ByteVec if !method.has_derived_arguments() => quote!(#name.into_owned()),
         Shape::ByteVec | Shape::Owned => quote!(#name),
     }
 }

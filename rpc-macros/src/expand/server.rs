@@ -125,7 +125,7 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     };
     let answer = if method.is_fallible {
         quote_spanned! {at_output=>
-            invocation.answer_result(#outcome, |error| (&#runtime::__private::Readable(error)).text())
+            invocation.answer_result(#outcome, |error| (&#runtime::__private::Readable(error)).__readable_text())
         }
     } else {
         quote_spanned!(at_output=> invocation.answer(#outcome))

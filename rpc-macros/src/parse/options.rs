@@ -96,6 +96,15 @@ struct Setting {
     value: Option<Expr>,
 }
 
+/// The value without parentheses, or the invisible group that `macro_rules!` puts around what it was given.
+fn bare(value: &Expr) -> &Expr {
+    match value {
+        Expr::Group(group) => bare(&group.expr),
+        Expr::Paren(paren) => bare(&paren.expr),
+        _ => value,
+    }
+}
+
 impl Options {
     /// Reads the arguments of `#[service(..)]`.
     pub(super) fn of_service(arguments: TokenStream, errors: &mut Errors) -> Self {
@@ -175,7 +184,7 @@ impl Options {
                 format!("`{name}` needs a value; write `{}`", self.usage(name)),
             );
         }
-        setting.value.as_ref()
+        setting.value.as_ref().map(bare)
     }
 
     fn setting(&self, name: &str) -> Option<&Setting> {

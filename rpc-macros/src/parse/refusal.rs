@@ -2,7 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
-use syn::{Attribute, FnArg, ItemTrait, ReturnType, TraitItem, TraitItemFn, parse_quote};
+use syn::{Attribute, FnArg, ItemTrait, ReturnType, TraitItem, TraitItemFn, TypeParamBound, parse_quote};
 
 use super::parameter::plain_name;
 use crate::attributes::is_rpc;
@@ -42,6 +42,13 @@ impl Refusal {
 /// The trait as its implementations expect it: without our attributes, with futures that are `Send`.
 fn implementable(mut item: ItemTrait) -> ItemTrait {
     strip(&mut item.attrs);
+    // A default body that uses `self` is `Send` only with these.
+    item.colon_token.get_or_insert_default();
+    item.supertraits.extend::<[TypeParamBound; 3]>([
+        parse_quote!(::core::marker::Send),
+        parse_quote!(::core::marker::Sync),
+        parse_quote!('static),
+    ]);
     for item in &mut item.items {
         match item {
             TraitItem::Fn(method) => {

@@ -259,6 +259,7 @@ pub fn argument<'de, T: Argument<'de>>() {}
 /// What a worker can read and hand to a method. Implemented for all that can be.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a service's method",
+    note = "the parameter that the worker fills in is marked `#[rpc(context)]`",
     note = "an argument is deserialized by the worker and may move to another thread: it needs `serde::Deserialize` and `Send`"
 )]
 pub trait Argument<'de> {}

@@ -62,7 +62,9 @@ impl<'de> Visitor<'de> for TextVisitor {
 pub struct CowBytes<'de>(pub Cow<'de, [u8]>);
 
 impl CowBytes<'_> {
-    pub(crate) fn into_owned(self) -> Vec<u8> {
+    /// The bytes as the method's own.
+    #[must_use]
+    pub fn into_owned(self) -> Vec<u8> {
         self.0.into_owned()
     }
 }

@@ -137,7 +137,7 @@ pub struct Answer(pub(crate) Reply);
 
 /// Renders a service error as text for a plain-text caller: by its `Display` where it has one, else as JSON.
 ///
-/// The two traits below are both methods named `text`; the compiler prefers the one that needs no reference more, and
+/// The two traits below have a method of the same name, one that no trait of a user's has; the compiler prefers the one that needs no reference more, and
 /// that one exists only for errors with `Display`. So a service error needs nothing but serde.
 #[derive(Debug)]
 pub struct Readable<'a, E>(pub &'a E);
@@ -145,11 +145,11 @@ pub struct Readable<'a, E>(pub &'a E);
 /// The preferred rendering.
 pub trait ViaDisplay {
     /// The error as its `Display` shows it.
-    fn text(&self) -> String;
+    fn __readable_text(&self) -> String;
 }
 
 impl<E: fmt::Display> ViaDisplay for Readable<'_, E> {
-    fn text(&self) -> String {
+    fn __readable_text(&self) -> String {
         self.0.to_string()
     }
 }
@@ -157,11 +157,11 @@ impl<E: fmt::Display> ViaDisplay for Readable<'_, E> {
 /// The rendering of errors without `Display`.
 pub trait ViaSerialize {
     /// The error as JSON.
-    fn text(&self) -> String;
+    fn __readable_text(&self) -> String;
 }
 
 impl<E: Serialize> ViaSerialize for &Readable<'_, E> {
-    fn text(&self) -> String {
+    fn __readable_text(&self) -> String {
         match Codec::Json.encode(self.0) {
             Ok(json) => String::from_utf8_lossy(&json).into_owned(),
             Err(error) => Chain(&error).to_string(),
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     #[allow(clippy::needless_borrow)] // as generated code writes it: one reference for both
     fn errors_are_readable_with_and_without_display() {
-        assert_eq!((&Readable(&Shown)).text(), "no user 7");
-        assert_eq!((&Readable(&Plain { id: 7 })).text(), r#"{"id":7}"#);
+        assert_eq!((&Readable(&Shown)).__readable_text(), "no user 7");
+        assert_eq!((&Readable(&Plain { id: 7 })).__readable_text(), r#"{"id":7}"#);
     }
 }

@@ -5,8 +5,9 @@ use rpc_runtime::{Context, service};
 trait Clock {
     #[rpc(timeuot = "2s")]
     async fn now(&self, #[rpc(context)] cx: &Context, #[serde(default)] zone: &str) -> u64;
-    async fn zone(&self) -> String {
-        String::new()
+    async fn zone(&self) -> String;
+    async fn zones(&self) -> Vec<String> {
+        vec![self.zone().await]
     }
 }
 
@@ -15,6 +16,10 @@ struct Wall;
 impl Clock for Wall {
     async fn now(&self, _: &Context, _: &str) -> u64 {
         7
+    }
+
+    async fn zone(&self) -> String {
+        String::new()
     }
 }
 
