@@ -74,7 +74,7 @@ mod tests;
 /// cloned first, and lent to the implementation by the worker. It may have `#[serde(..)]` attributes, as a field of a
 /// struct has them: `#[serde(default)]` lets a parameter be added to one side before the other. What a method returns is
 /// owned. A return type named `Result` is the method's own success or error; any other type cannot fail but for the
-/// network, and a `Result` under another name is refused.
+/// network, and a `Result` under another name is refused, unless it mentions a parameter of the trait.
 ///
 /// # More
 ///

@@ -1,9 +1,9 @@
 //! Checks of types that only the compiler can make: what can travel, and what an alias stands for.
 
-use proc_macro2::{Span, TokenStream};
-use quote::{quote, quote_spanned};
-use syn::Type;
+use proc_macro2::{Span, TokenStream, TokenTree};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::spanned::Spanned;
+use syn::{GenericParam, Ident, Type};
 
 use crate::model::{Argument, Method, Service, Shape};
 
@@ -51,11 +51,34 @@ fn argument_travels(service: &Service, argument: &Argument) -> Option<TokenStrea
 /// Refuses return types that are a `Result` under another name. A type that mentions parameters cannot be looked at
 /// before they are known.
 fn outputs_are_no_results(service: &Service) -> TokenStream {
-    let is_checked = |method: &&Method| service.generics.params.is_empty() && may_be_result(method);
+    let parameters: Vec<_> = service
+        .generics
+        .params
+        .iter()
+        .filter_map(parameter_name)
+        .collect();
+    let is_checked =
+        |method: &&Method| may_be_result(method) && !mentions(method.output.to_token_stream(), &parameters);
     let methods = service.methods.iter().filter(is_checked);
     methods
         .map(|method| output_is_no_result(service, method))
         .collect()
+}
+
+fn parameter_name(parameter: &GenericParam) -> Option<&Ident> {
+    match parameter {
+        GenericParam::Type(parameter) => Some(&parameter.ident),
+        GenericParam::Const(parameter) => Some(&parameter.ident),
+        _ => None,
+    }
+}
+
+fn mentions(tokens: TokenStream, names: &[&Ident]) -> bool {
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => names.iter().any(|name| **name == ident),
+        TokenTree::Group(group) => mentions(group.stream(), names),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+    })
 }
 
 fn may_be_result(method: &Method) -> bool {

@@ -10,6 +10,11 @@ trait Aliased {
 }
 
 #[service]
+trait Generic<K: serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static> {
+    async fn f(&self, key: &K) -> Reply<u8>;
+}
+
+#[service]
 trait Misnamed {
     async fn f(&self) -> misnamed::Result;
 }
