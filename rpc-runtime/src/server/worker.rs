@@ -267,3 +267,116 @@ pub(crate) async fn run(service: &dyn Service, invocation: &Invocation) -> Reply
     };
     Reply::fault(invocation.codec(), &fault)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::protocol::{Message, Properties, ReplyAddresses};
+
+    /// A broker that answers each publish with the same word, and notes what it is told, in order.
+    #[derive(Debug)]
+    struct Notes {
+        word: Published,
+        told: Mutex<Vec<&'static str>>,
+    }
+
+    impl Notes {
+        fn note(&self, what: &'static str) {
+            self.told.lock().unwrap().push(what);
+        }
+    }
+
+    #[async_trait]
+    impl Publisher for Notes {
+        async fn publish(&self, _outgoing: Outgoing) -> Published {
+            self.note("reply sent");
+            // Long enough for whatever would not wait for the confirm.
+            tokio::task::yield_now().await;
+            self.note("reply confirmed");
+            self.word.clone()
+        }
+
+        async fn closed(&self) -> BrokerError {
+            std::future::pending().await
+        }
+    }
+
+    #[async_trait]
+    impl Control for Notes {
+        async fn settle(&self, _tag: u64) -> Result<(), BrokerError> {
+            self.note("request settled");
+            Ok(())
+        }
+
+        async fn settle_up_to(&self, tag: u64) -> Result<(), BrokerError> {
+            self.settle(tag).await
+        }
+
+        async fn cancel(&self) -> Result<(), BrokerError> {
+            Ok(())
+        }
+
+        async fn close(&self) {}
+    }
+
+    /// Serves one request that wants an answer, with a broker that says this word of the reply.
+    async fn serve(word: Published) -> (Result<(), BrokerError>, Vec<&'static str>) {
+        let notes = Arc::new(Notes {
+            word,
+            told: Mutex::default(),
+        });
+        let line = Line {
+            queue: "q".into(),
+            dispatcher: Dispatcher::default(),
+            rules: Arc::new(Rules {
+                reply_addresses: ReplyAddresses::default(),
+                max_accepted_bytes: 100,
+                max_sent_bytes: 100,
+            }),
+            control: Arc::clone(&notes) as Arc<dyn Control>,
+            publisher: Arc::clone(&notes) as Arc<dyn Publisher>,
+        };
+        let properties = Properties {
+            reply_to: Some(ShortStr::from_static("amq.gen-1")),
+            ..Properties::default()
+        };
+        let message = Message {
+            properties,
+            ..Message::default()
+        };
+        let served = line
+            .serve(Delivery {
+                message,
+                redelivered: false,
+                tag: 1,
+            })
+            .await;
+        let told = notes.told.lock().unwrap().clone();
+        (served, told)
+    }
+
+    #[tokio::test]
+    async fn a_request_is_settled_only_after_its_reply_is_confirmed() {
+        let in_order = ["reply sent", "reply confirmed", "request settled"];
+        for word in [Published::Routed, Published::Refused] {
+            let (served, told) = serve(word).await;
+            assert!(served.is_ok());
+            assert_eq!(told, in_order);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_whose_reply_may_be_lost_is_not_settled() {
+        let (served, told) = serve(Published::Failed {
+            source: BrokerError::Closed,
+            written: true,
+        })
+        .await;
+        assert!(matches!(served, Err(BrokerError::Closed)));
+        assert_eq!(told, ["reply sent", "reply confirmed"]);
+    }
+}
