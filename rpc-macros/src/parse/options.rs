@@ -97,7 +97,7 @@ struct Setting {
 }
 
 /// The value without parentheses, or the invisible group that `macro_rules!` puts around what it was given.
-fn bare(value: &Expr) -> &Expr {
+pub(super) fn bare(value: &Expr) -> &Expr {
     match value {
         Expr::Group(group) => bare(&group.expr),
         Expr::Paren(paren) => bare(&paren.expr),

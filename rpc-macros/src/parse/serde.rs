@@ -7,6 +7,7 @@ use syn::punctuated::Punctuated;
 use syn::{Attribute, Expr, ExprLit, Lit, LitStr, Meta, Token};
 
 use super::errors::Errors;
+use super::options::bare;
 use crate::model::Serde;
 
 pub(super) fn is_serde(attribute: &Attribute) -> bool {
@@ -48,7 +49,7 @@ fn read_rename(setting: &Meta, errors: &mut Errors) -> Option<LitStr> {
     if let Meta::NameValue(rename) = setting
         && let Expr::Lit(ExprLit {
             lit: Lit::Str(name), ..
-        }) = &rename.value
+        }) = bare(&rename.value)
     {
         return Some(name.clone());
     }
