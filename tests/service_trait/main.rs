@@ -2,13 +2,18 @@
 //!
 //! The calls are made in the process: what they show is the generated code and the codecs, not a broker.
 
+mod attributes;
+mod default_bodies;
 mod evolution;
 mod forms;
 mod generics;
+mod hygiene;
 mod in_process;
+mod macro_rules;
 mod methods;
 mod names;
 mod plain_text;
 mod serde_attributes;
-mod surroundings;
+mod supertraits;
+mod visibility;
 mod wire;
