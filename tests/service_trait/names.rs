@@ -98,220 +98,297 @@ async fn types_may_shadow_those_of_the_prelude_and_ours() {
     shadows.derived(None, Ok).await.unwrap();
 }
 
-#[service]
-#[allow(clippy::too_many_arguments, non_snake_case)]
-trait Hostile {
-    async fn internals(
-        &self,
-        self_: u8,
-        ctx: u8,
-        context: u8,
-        args: u8,
-        arguments: u8,
-        client: u8,
-        result: u8,
-        call: u8,
-        request: u8,
-        invocation: u8,
-        error: u8,
-        unknown: u8,
-        implementation: u8,
-        broker: u8,
-        this: u8,
-        generics: u8,
-    ) -> u32;
-    async fn more(
-        &self,
-        #[rpc(context)] invocation: &Context,
-        text: &str,
-        f: u8,
-        a: u8,
-        T: u8,
-        r#type: u8,
-        r#async: &[u8],
-        __service: u8,
-        __method_more: u8,
-        __Implementation: u8,
-        method: u8,
-        plan: u8,
-        names: u8,
-        map: u8,
-    ) -> u32;
-    async fn derived(
-        &self,
-        #[serde(default)] sent: u8,
-        received: u8,
-        __serde: u8,
-        __bytes: Vec<u8>,
-        serializer: u8,
-        __field: u8,
-        value: u8,
-        de: u8,
-        generics_: u8,
-        r#struct: u8,
-    ) -> u32;
-    async fn r#match(&self) -> u32;
-    async fn call(&self) -> u32;
-    async fn clone(&self) -> u32;
-    async fn from_client(&self) -> u32;
-    async fn descriptor(&self) -> u32;
-    async fn handle(&self, invocation: &str) -> u32;
-    async fn text(&self) -> Result<u32, String>;
-    async fn fmt(&self) -> u32;
-    async fn serialize(&self) -> u32;
-}
-
-struct Mirror;
-
-#[allow(clippy::too_many_arguments, non_snake_case)]
-impl Hostile for Mirror {
-    async fn internals(
-        &self,
-        self_: u8,
-        ctx: u8,
-        context: u8,
-        args: u8,
-        arguments: u8,
-        client: u8,
-        result: u8,
-        call: u8,
-        request: u8,
-        invocation: u8,
-        error: u8,
-        unknown: u8,
-        implementation: u8,
-        broker: u8,
-        this: u8,
-        generics: u8,
-    ) -> u32 {
-        sum([
-            self_,
-            ctx,
-            context,
-            args,
-            arguments,
-            client,
-            result,
-            call,
-            request,
-            invocation,
-            error,
-            unknown,
-            implementation,
-            broker,
-            this,
-            generics,
-        ])
+/// A service of one method with these arguments, called with 1, 2, 3 and so on. They are written out here, as hygiene would
+/// tell names that come out of a macro from those of the generated code in any case.
+#[tokio::test]
+async fn arguments_named_like_bindings_of_generated_code() {
+    #[service]
+    #[allow(clippy::too_many_arguments)]
+    trait Hostile {
+        async fn sum(
+            &self,
+            self_: u8,
+            ctx: u8,
+            context: u8,
+            args: u8,
+            arguments: u8,
+            client: u8,
+            result: u8,
+            call: u8,
+            request: u8,
+            invocation: u8,
+            error: u8,
+            unknown: u8,
+            implementation: u8,
+            broker: u8,
+            this: u8,
+            generics: u8,
+        ) -> [u8; 16];
     }
 
-    async fn more(
-        &self,
-        invocation: &Context,
-        text: &str,
-        f: u8,
-        a: u8,
-        T: u8,
-        r#type: u8,
-        r#async: &[u8],
-        __service: u8,
-        __method_more: u8,
-        __Implementation: u8,
-        method: u8,
-        plan: u8,
-        names: u8,
-        map: u8,
-    ) -> u32 {
-        assert_eq!((invocation.method(), text, r#async), ("more", "text", &[1][..]));
-        sum([
-            f,
-            a,
-            T,
-            r#type,
-            __service,
-            __method_more,
-            __Implementation,
-            method,
-            plan,
-            names,
-            map,
-        ])
+    struct Mirror;
+
+    #[allow(clippy::too_many_arguments)]
+    impl Hostile for Mirror {
+        async fn sum(
+            &self,
+            self_: u8,
+            ctx: u8,
+            context: u8,
+            args: u8,
+            arguments: u8,
+            client: u8,
+            result: u8,
+            call: u8,
+            request: u8,
+            invocation: u8,
+            error: u8,
+            unknown: u8,
+            implementation: u8,
+            broker: u8,
+            this: u8,
+            generics: u8,
+        ) -> [u8; 16] {
+            [
+                self_,
+                ctx,
+                context,
+                args,
+                arguments,
+                client,
+                result,
+                call,
+                request,
+                invocation,
+                error,
+                unknown,
+                implementation,
+                broker,
+                this,
+                generics,
+            ]
+        }
     }
 
-    async fn derived(
-        &self,
-        sent: u8,
-        received: u8,
-        __serde: u8,
-        __bytes: Vec<u8>,
-        serializer: u8,
-        __field: u8,
-        value: u8,
-        de: u8,
-        generics_: u8,
-        r#struct: u8,
-    ) -> u32 {
-        sum([
-            sent, received, __serde, __bytes[0], serializer, __field, value, de, generics_, r#struct,
-        ])
-    }
-
-    async fn r#match(&self) -> u32 {
-        1
-    }
-
-    async fn call(&self) -> u32 {
-        2
-    }
-
-    async fn clone(&self) -> u32 {
-        3
-    }
-
-    async fn from_client(&self) -> u32 {
-        4
-    }
-
-    async fn descriptor(&self) -> u32 {
-        5
-    }
-
-    async fn handle(&self, _: &str) -> u32 {
-        6
-    }
-
-    async fn text(&self) -> Result<u32, String> {
-        Err("7".to_owned())
-    }
-
-    async fn fmt(&self) -> u32 {
-        8
-    }
-
-    async fn serialize(&self) -> u32 {
-        9
-    }
-}
-
-fn sum<const N: usize>(numbers: [u8; N]) -> u32 {
-    numbers.map(u32::from).iter().sum()
+    let hostile = HostileClient::in_process(Mirror);
+    let sum = hostile.sum(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16);
+    assert_eq!(sum.await.unwrap(), std::array::from_fn(|index| index as u8 + 1));
 }
 
 #[tokio::test]
-async fn arguments_and_methods_may_have_any_name() {
+async fn arguments_named_like_items_of_generated_code() {
+    #[service]
+    #[allow(clippy::too_many_arguments, non_snake_case)]
+    trait Hostile {
+        async fn items(
+            &self,
+            T: u8,
+            service: u8,
+            method_items: u8,
+            __Descriptors: u8,
+            __Implementation: u8,
+            __sent_items: u8,
+            __received_items: u8,
+            __arguments_travel: u8,
+            SERVICE: u8,
+            HostileClient: u8,
+            HostileServer: u8,
+        ) -> [u8; 11];
+    }
+
+    struct Mirror;
+
+    #[allow(clippy::too_many_arguments, non_snake_case)]
+    impl Hostile for Mirror {
+        async fn items(
+            &self,
+            T: u8,
+            service: u8,
+            method_items: u8,
+            __Descriptors: u8,
+            __Implementation: u8,
+            __sent_items: u8,
+            __received_items: u8,
+            __arguments_travel: u8,
+            SERVICE: u8,
+            HostileClient: u8,
+            HostileServer: u8,
+        ) -> [u8; 11] {
+            [
+                T,
+                service,
+                method_items,
+                __Descriptors,
+                __Implementation,
+                __sent_items,
+                __received_items,
+                __arguments_travel,
+                SERVICE,
+                HostileClient,
+                HostileServer,
+            ]
+        }
+    }
+
     let hostile = HostileClient::in_process(Mirror);
-    let internals = hostile.internals(1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1);
-    assert_eq!(internals.await.unwrap(), 16);
-    let more = hostile.more("text", 1, 1, 1, 1, &[1], 1, 1, 1, 1, 1, 1, 1);
-    assert_eq!(more.await.unwrap(), 11);
-    let derived = hostile.derived(1, 1, 1, vec![1], 1, 1, 1, 1, 1, 1);
-    assert_eq!(derived.await.unwrap(), 10);
-    assert_eq!(hostile.r#match().await.unwrap(), 1);
-    assert_eq!(hostile.call().await.unwrap(), 2);
-    assert_eq!(hostile.clone().await.unwrap(), 3);
-    assert_eq!(hostile.from_client().await.unwrap(), 4);
-    assert_eq!(hostile.descriptor().await.unwrap(), 5);
-    assert_eq!(hostile.handle("").await.unwrap(), 6);
-    assert!(hostile.text().await.is_err());
-    assert_eq!(hostile.fmt().await.unwrap(), 8);
-    assert_eq!(hostile.serialize().await.unwrap(), 9);
+    let items = hostile.items(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11);
+    assert_eq!(items.await.unwrap(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+}
+
+#[tokio::test]
+async fn arguments_named_like_fields_and_bindings_of_serdes_derive() {
+    #[service]
+    #[allow(clippy::too_many_arguments)]
+    trait Hostile {
+        async fn derived(
+            &self,
+            #[serde(default)] sent: u8,
+            received: u8,
+            __serde: u8,
+            __bytes: Vec<u8>,
+            __serializer: u8,
+            __serde_state: u8,
+            __field: u8,
+            __field0: u8,
+            value: u8,
+            __map: u8,
+            generics: u8,
+            generics_: u8,
+            r#struct: u8,
+        ) -> Vec<u8>;
+    }
+
+    struct Mirror;
+
+    #[allow(clippy::too_many_arguments)]
+    impl Hostile for Mirror {
+        async fn derived(
+            &self,
+            sent: u8,
+            received: u8,
+            __serde: u8,
+            __bytes: Vec<u8>,
+            __serializer: u8,
+            __serde_state: u8,
+            __field: u8,
+            __field0: u8,
+            value: u8,
+            __map: u8,
+            generics: u8,
+            generics_: u8,
+            r#struct: u8,
+        ) -> Vec<u8> {
+            vec![
+                sent,
+                received,
+                __serde,
+                __bytes[0],
+                __serializer,
+                __serde_state,
+                __field,
+                __field0,
+                value,
+                __map,
+                generics,
+                generics_,
+                r#struct,
+            ]
+        }
+    }
+
+    let hostile = HostileClient::in_process(Mirror);
+    let derived = hostile.derived(1, 2, 3, vec![4], 5, 6, 7, 8, 9, 10, 11, 12, 13);
+    assert_eq!(derived.await.unwrap(), (1..=13).collect::<Vec<u8>>());
+}
+
+#[tokio::test]
+async fn arguments_of_a_generic_service_named_like_its_marker() {
+    #[service]
+    trait Hostile<T: serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static> {
+        async fn marked(
+            &self,
+            #[serde(default)] generics: u8,
+            generics_: u8,
+            generics_generics_: T,
+        ) -> (u8, u8, T);
+    }
+
+    struct Mirror;
+
+    impl Hostile<u8> for Mirror {
+        async fn marked(&self, generics: u8, generics_: u8, generics_generics_: u8) -> (u8, u8, u8) {
+            (generics, generics_, generics_generics_)
+        }
+    }
+
+    let hostile = HostileClient::<u8>::in_process(Mirror);
+    assert_eq!(hostile.marked(1, 2, 3).await.unwrap(), (1, 2, 3));
+}
+
+#[tokio::test]
+async fn a_context_named_like_a_binding_of_generated_code() {
+    #[service]
+    trait Hostile {
+        async fn first(&self, #[rpc(context)] invocation: &Context, arguments: &str) -> String;
+        async fn second(&self, client: u8, #[rpc(context)] implementation: &Context) -> String;
+    }
+
+    struct Mirror;
+
+    impl Hostile for Mirror {
+        async fn first(&self, invocation: &Context, arguments: &str) -> String {
+            format!("{} {arguments}", invocation.method())
+        }
+
+        async fn second(&self, client: u8, implementation: &Context) -> String {
+            format!("{} {client}", implementation.method())
+        }
+    }
+
+    let hostile = HostileClient::in_process(Mirror);
+    assert_eq!(hostile.first("a").await.unwrap(), "first a");
+    assert_eq!(hostile.second(7).await.unwrap(), "second 7");
+}
+
+/// Generated code, and serde's, call functions of these names, some of them on the client or the implementation.
+macro_rules! methods {
+    ($($method:ident)*) => {$(
+        #[tokio::test]
+        async fn $method() {
+            #[service]
+            trait Hostile {
+                async fn $method(&self) -> String;
+                async fn fallible(&self, #[serde(default)] text: &str) -> Result<u8, String>;
+            }
+
+            #[derive(Debug, Clone)]
+            struct Mirror;
+
+            impl Hostile for Mirror {
+                async fn $method(&self) -> String {
+                    stringify!($method).to_owned()
+                }
+
+                async fn fallible(&self, text: &str) -> Result<u8, String> {
+                    Err(text.to_owned())
+                }
+            }
+
+            let hostile = HostileClient::in_process(std::sync::Arc::new(Mirror));
+            assert_eq!(hostile.$method().await.unwrap(), stringify!($method));
+            let error = hostile.fallible("a").await.unwrap_err();
+            assert!(matches!(error, rpc_runtime::CallError::Service(text) if text == "a"));
+        }
+    )*};
+}
+
+mod methods_named_like {
+    use rpc_runtime::service;
+
+    methods! {
+        answer answer_result arguments as_ref await_ borrow build call call_fallible clone clone_from client context
+        default deref descriptor drop eq fmt from from_client handle implementation into_future invocation method
+        method_fallible pin poll queue r#match r#type ready serialize deserialize service text to_owned to_string
+        unwrap
+    }
 }

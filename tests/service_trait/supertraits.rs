@@ -24,6 +24,12 @@ impl Named for English {
     }
 }
 
+impl Display for English {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the")
+    }
+}
+
 #[service]
 trait Greeter: Named {
     async fn greet(&self, name: &str) -> String {
@@ -45,12 +51,6 @@ async fn supertraits_of_the_standard_library() {
     trait Shown: Debug + Display + Clone {
         async fn show(&self) -> String {
             format!("{self} {:?}", self.clone())
-        }
-    }
-
-    impl Display for English {
-        fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-            f.write_str("the")
         }
     }
 

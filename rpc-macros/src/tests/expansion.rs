@@ -98,6 +98,57 @@ fn a_custom_crate_path_is_the_only_one() {
     assert!(mentions(expansion, "rpc_runtime"));
 }
 
+/// Cargo unites the features of a dependency: a macro that looked at them would expand for one crate as another asks.
+mod output_depends_on_the_input_alone {
+    use std::fs;
+    use std::path::Path;
+
+    use quote::quote;
+
+    use super::user_directory;
+    use crate::expand_service;
+
+    #[test]
+    fn the_same_input_twice() {
+        let expand = || expand_service(quote!(queue = "rpc_queue"), user_directory()).to_string();
+        assert_eq!(expand(), expand());
+    }
+
+    #[test]
+    fn the_crate_has_no_features() {
+        let manifest = include_str!("../../Cargo.toml");
+        assert!(!manifest.contains("[features]") && !manifest.contains("optional"));
+    }
+
+    #[test]
+    fn no_source_asks_for_a_feature_or_the_environment() {
+        let mut files = 0;
+        each_source(
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")),
+            &mut |path, text| {
+                files += 1;
+                // `env!` and `cfg` of a feature, in the spellings that rustfmt leaves.
+                for word in ["feature =", "env::var", "option_env!"] {
+                    assert!(!text.contains(word), "{} has `{word}`", path.display());
+                }
+            },
+        );
+        assert!(files > 10, "found {files} files alone");
+    }
+
+    /// Visits all sources but the tests.
+    fn each_source(directory: &Path, visit: &mut impl FnMut(&Path, &str)) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                visit(&path, &fs::read_to_string(&path).unwrap());
+            } else if !path.ends_with("tests") {
+                each_source(&path, visit);
+            }
+        }
+    }
+}
+
 fn user_directory() -> TokenStream {
     quote! {
         /// Looks users up.
