@@ -12,7 +12,7 @@ async fn cfg_of_a_method() {
         async fn never(&self, #[serde(default)] missing: NoSuchType) -> NoSuchType {
             self.nor_this()
         }
-        #[cfg(all())]
+        #[cfg(not(any()))]
         async fn always(&self) -> u8;
     }
 
@@ -66,10 +66,10 @@ async fn cfg_of_two_versions_of_a_method() {
 async fn several_cfgs_of_a_method() {
     #[service]
     trait Conditional {
-        #[cfg(all())]
+        #[cfg(not(any()))]
         #[cfg(any())]
         async fn never(&self) -> NoSuchType;
-        #[cfg(all())]
+        #[cfg(any(unix, windows))]
         #[cfg(not(any()))]
         async fn always(&self) -> u8;
     }

@@ -329,6 +329,7 @@ async fn several_in_one_attribute_or_in_many() {
 #[tokio::test]
 async fn arguments_beside_one_with_an_attribute() {
     #[service]
+    #[allow(clippy::too_many_arguments)]
     trait Mixed {
         async fn mix(
             &self,
@@ -344,6 +345,7 @@ async fn arguments_beside_one_with_an_attribute() {
 
     struct Mixer;
 
+    #[allow(clippy::too_many_arguments)]
     impl Mixed for Mixer {
         async fn mix(
             &self,
