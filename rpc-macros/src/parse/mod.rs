@@ -20,6 +20,7 @@ mod options;
 mod parameter;
 mod refusal;
 mod serde;
+mod settings;
 mod types;
 mod values;
 

@@ -249,3 +249,36 @@ fn wire_name_too_long() {
     let method = format!("async fn {name}(&self);");
     assert_method(&method, &[(&name, message)]);
 }
+
+#[test]
+fn every_bad_option_of_a_list() {
+    assert_method(
+        r#"#[rpc(, "f", timeout(2s), name = , idempotent oneway more, default =)] async fn f(&self);"#,
+        &[
+            (",", "expected an option; write `default`"),
+            (r#""f""#, "expected an option; write `default`"),
+            ("(", "options take their value after `=`; write `timeout = ..`"),
+            ("=", r#"there is no value after `=`; write `name = "wire.name"`"#),
+            ("oneway", "expected `,`"),
+            ("=", "there is no value after `=`; write `default`"),
+        ],
+    );
+}
+
+#[test]
+fn an_option_behind_a_bad_one() {
+    assert_method(
+        r#"#[rpc(timeout = +, name = "rpc.f", retries)] async fn f(&self);"#,
+        &[
+            ("+", "expected an expression"),
+            (
+                "retries",
+                "unknown option `retries`; the options of a method are: `default`, `idempotent`, `oneway`, `timeout`, `name`",
+            ),
+            (
+                r#""rpc.f""#,
+                "wire names starting with `rpc.` are reserved for built-in methods; choose another prefix",
+            ),
+        ],
+    );
+}
