@@ -5,7 +5,7 @@ use syn::parse::{ParseStream, Parser};
 use syn::{Attribute, Expr, Ident, LitStr, Meta, Path};
 
 use super::errors::Errors;
-use super::settings::{Setting, Vocabulary};
+use super::settings::{Setting, Vocabulary, no_parentheses};
 use crate::attributes::is_rpc;
 
 /// A place that takes options.
@@ -17,28 +17,37 @@ pub(super) struct Place {
 /// `#[service(..)]` on the trait.
 pub(super) const SERVICE: Place = Place {
     name: "service",
-    options: Vocabulary(&[
-        ("queue", "queue = \"rpc_queue\""),
-        ("crate", "crate = path::to::rpc_runtime"),
-    ]),
+    options: Vocabulary {
+        settings: &[
+            ("queue", "queue = \"rpc_queue\""),
+            ("crate", "crate = path::to::rpc_runtime"),
+        ],
+        parentheses: no_parentheses,
+    },
 };
 
 /// `#[rpc(..)]` on a method.
 pub(super) const METHOD: Place = Place {
     name: "method",
-    options: Vocabulary(&[
-        ("default", "default"),
-        ("idempotent", "idempotent"),
-        ("oneway", "oneway"),
-        ("timeout", "timeout = \"2s\""),
-        ("name", "name = \"wire.name\""),
-    ]),
+    options: Vocabulary {
+        settings: &[
+            ("default", "default"),
+            ("idempotent", "idempotent"),
+            ("oneway", "oneway"),
+            ("timeout", "timeout = \"2s\""),
+            ("name", "name = \"wire.name\""),
+        ],
+        parentheses: no_parentheses,
+    },
 };
 
 /// `#[rpc(..)]` on a parameter.
 pub(super) const PARAMETER: Place = Place {
     name: "parameter",
-    options: Vocabulary(&[("context", "context")]),
+    options: Vocabulary {
+        settings: &[("context", "context")],
+        parentheses: no_parentheses,
+    },
 };
 
 const PLACES: [&Place; 3] = [&SERVICE, &METHOD, &PARAMETER];

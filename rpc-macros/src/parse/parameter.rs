@@ -37,7 +37,7 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         return Some(Parameter::Context { name: name?, ty });
     }
     let shape = types::argument_shape(&ty, errors);
-    let (serde, rename) = serde::read(&parameter.attrs, errors);
+    let (serde, rename) = serde::read(&parameter.attrs, &ty, errors);
     let before = earlier.iter().filter(|other| !other.is_context()).count();
     if before == MAX_ARGUMENTS {
         let message = format!("a method takes at most {MAX_ARGUMENTS} arguments; group them in a struct");

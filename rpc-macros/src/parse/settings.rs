@@ -16,6 +16,11 @@ pub(super) struct Setting {
 }
 
 impl Setting {
+    /// Whether it has a value, of whatever kind.
+    pub(super) fn has_value(&self) -> bool {
+        self.value.is_some()
+    }
+
     /// Refuses a value.
     pub(super) fn flag(&self, errors: &mut Errors) -> &Ident {
         let Self { name, value } = self;
@@ -58,31 +63,40 @@ fn bare(value: &Expr) -> &Expr {
     }
 }
 
-/// The settings that exist in one place: each one's name, and how it is written.
-pub(super) struct Vocabulary(pub(super) &'static [(&'static str, &'static str)]);
+/// The settings that exist in one place.
+pub(super) struct Vocabulary {
+    /// Each one's name, and how it is written.
+    pub(super) settings: &'static [(&'static str, &'static str)],
+    /// What to say of parentheses behind a name.
+    pub(super) parentheses: fn(&Ident) -> String,
+}
 
 impl Vocabulary {
     pub(super) fn usage(&self, name: &str) -> Option<&'static str> {
-        let mut settings = self.0.iter();
+        let mut settings = self.settings.iter();
         settings
             .find(|(known, _)| *known == name)
             .map(|(_, usage)| *usage)
     }
 
     pub(super) fn example(&self) -> &'static str {
-        self.0[0].1
+        self.settings[0].1
     }
 
     /// All names, to be read.
     pub(super) fn names(&self) -> String {
-        let names: Vec<_> = self.0.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let names: Vec<_> = self
+            .settings
+            .iter()
+            .map(|(name, _)| format!("`{name}`"))
+            .collect();
         names.join(", ")
     }
 
     /// A question, if it is clear which name was meant.
     pub(super) fn suggestion(&self, misspelt: &str) -> String {
         let distance = |known: &str| edit_distance(&misspelt.to_lowercase(), known);
-        let names = self.0.iter().map(|(name, _)| *name);
+        let names = self.settings.iter().map(|(name, _)| *name);
         match names.min_by_key(|name| distance(name)) {
             Some(closest) if distance(closest) <= closest.len() / 3 => format!("did you mean `{closest}`? "),
             _ => String::new(),
@@ -110,8 +124,7 @@ impl Vocabulary {
         }
         let name = Ident::parse_any(input)?;
         if input.peek(token::Paren) {
-            let message = format!("options take their value after `=`; write `{name} = ..`");
-            return Err(input.error(message));
+            return Err(input.error((self.parentheses)(&name)));
         }
         let value = match input.parse::<Option<Token![=]>>()? {
             Some(equals) if input.is_empty() || input.peek(Token![,]) => {
@@ -136,6 +149,11 @@ fn skip_entry(input: ParseStream<'_>) -> Option<TokenTree> {
         first.get_or_insert(token);
     }
     first
+}
+
+/// Why there are no parentheses behind a name.
+pub(super) fn no_parentheses(name: &Ident) -> String {
+    format!("options take their value after `=`; write `{name} = ..`")
 }
 
 /// The number of letters to insert, remove or replace to get from one word to the other (Levenshtein).

@@ -50,15 +50,22 @@ pub(super) fn output(ty: &Type, errors: &mut Errors) {
 
 /// Whether the type goes by the name of `Result`.
 pub(super) fn is_result(ty: &Type) -> bool {
+    is_named(ty, "Result")
+}
+
+/// Whether the type goes by the name of `Option`.
+pub(super) fn is_option(ty: &Type) -> bool {
+    is_named(ty, "Option")
+}
+
+fn is_named(ty: &Type, name: &str) -> bool {
     let Type::Path(TypePath {
         qself: None, path, ..
     }) = bare(ty)
     else {
         return false;
     };
-    path.segments
-        .last()
-        .is_some_and(|segment| segment.ident == "Result")
+    path.segments.last().is_some_and(|segment| segment.ident == name)
 }
 
 pub(super) fn is_unit(ty: &Type) -> bool {

@@ -41,3 +41,17 @@ fn alternatives_under_cfg_are_accepted() {
         "#[cfg(unix)] #[rpc(default)] async fn f(&self); #[cfg(windows)] #[rpc(default)] async fn f(&self);",
     );
 }
+
+#[test]
+fn attributes_of_serde_are_accepted() {
+    assert_accepted(
+        r#"async fn f(
+            &self,
+            #[serde(default, rename = "b", alias = "c", alias = "d")] a: u8,
+            #[serde(default = "path::to", with = "module")] e: &str,
+            #[serde(serialize_with = "write", deserialize_with = "read",)] g: u8,
+            #[serde(skip_serializing_if = "Option::is_none")] h: Option<u8>,
+            #[serde(default, skip_serializing_if = "is_zero")] i: u8,
+        );"#,
+    );
+}
