@@ -1,13 +1,13 @@
 //! Reading one parameter of a method.
 
 use syn::ext::IdentExt;
-use syn::{Ident, LitStr, Pat, PatType};
+use syn::{Attribute, Ident, LitStr, Pat, PatType};
 
 use super::errors::Errors;
 use super::options::{self, Options};
 use super::serde::{self, is_serde};
 use super::types;
-use crate::attributes::is_rpc;
+use crate::attributes::{behind_condition, is_rpc};
 use crate::model::{Argument, Parameter};
 
 /// Arguments go through the runtime as a tuple, and it knows tuples up to this length.
@@ -18,10 +18,7 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
     let options = Options::of_rpc(&parameter.attrs, &options::PARAMETER, errors);
     for attribute in &parameter.attrs {
         if !is_rpc(attribute) && !is_serde(attribute) {
-            errors.push(
-                attribute,
-                "a parameter takes `#[rpc(context)]` and `#[serde(..)]` only; write this one on the method",
-            );
+            errors.push(attribute, unfit(attribute));
         }
     }
     let name = read_name(&parameter.pat, errors);
@@ -53,6 +50,17 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         wire_name,
         serde,
     }))
+}
+
+/// Why a parameter cannot have this attribute.
+fn unfit(attribute: &Attribute) -> &'static str {
+    if attribute.path().is_ident("cfg") || behind_condition(attribute, &["cfg"]).is_some() {
+        "a parameter cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`"
+    } else if behind_condition(attribute, &["rpc", "serde"]).is_some() {
+        "options cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`"
+    } else {
+        "a parameter takes `#[rpc(context)]` and `#[serde(..)]` only; write this one on the method"
+    }
 }
 
 /// Two arguments of one name can only come from `rename`: the compiler sees to the rest.

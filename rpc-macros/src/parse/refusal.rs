@@ -5,7 +5,7 @@ use quote::{ToTokens, quote};
 use syn::{Attribute, FnArg, ItemTrait, ReturnType, TraitItem, TraitItemFn, TypeParamBound, parse_quote};
 
 use super::parameter::plain_name;
-use crate::attributes::is_rpc;
+use crate::attributes::{behind_condition, is_rpc};
 
 /// The reasons, and the item they are about.
 ///
@@ -77,7 +77,10 @@ fn implementable(mut item: ItemTrait) -> ItemTrait {
 }
 
 fn strip(attributes: &mut Vec<Attribute>) {
-    attributes.retain(|attribute| !is_rpc(attribute));
+    let is_ours = |attribute: &Attribute| {
+        is_rpc(attribute) || behind_condition(attribute, &["rpc", "service"]).is_some()
+    };
+    attributes.retain(|attribute| !is_ours(attribute));
 }
 
 fn promise_send(method: &mut TraitItemFn) {

@@ -8,6 +8,7 @@ use syn::parse::ParseStream;
 use syn::{Expr, ExprLit, Ident, Lit, LitStr, Token, token};
 
 use super::errors::Errors;
+use crate::attributes::bare;
 
 /// One setting.
 pub(super) struct Setting {
@@ -51,15 +52,6 @@ impl Setting {
                 None
             }
         }
-    }
-}
-
-/// The value without parentheses, or the invisible group that `macro_rules!` puts around what it was given.
-fn bare(value: &Expr) -> &Expr {
-    match value {
-        Expr::Group(group) => bare(&group.expr),
-        Expr::Paren(paren) => bare(&paren.expr),
-        _ => value,
     }
 }
 

@@ -66,6 +66,24 @@ fn attributes_of_the_user() {
 }
 
 #[test]
+fn attributes_under_conditions() {
+    let item = quote! {
+        #[cfg_attr(docsrs, doc = "Counts.", deprecated)]
+        trait Counter {
+            #[cfg_attr(
+                any(unix, windows),
+                cfg(feature = "count"),
+                must_use,
+                expect(non_snake_case),
+                cfg_attr(test, deprecated = "tested", other::attribute)
+            )]
+            async fn theCount(&self) -> u64;
+        }
+    };
+    assert_snapshot!(formatted(expand_service(quote!(), item)));
+}
+
+#[test]
 fn a_custom_crate_path() {
     let item = quote! {
         pub trait Ping {

@@ -129,3 +129,14 @@ fn rpc_on_a_constant() {
         ],
     );
 }
+
+#[test]
+fn conditional_options_of_the_service() {
+    assert_item(
+        "#[cfg_attr(unix, deprecated, service(queue = \"a\"))] trait S { async fn f(&self); }",
+        &[(
+            "service(queue = \"a\")",
+            "options cannot depend on a condition; write the trait twice, each under its own `#[cfg(..)]`",
+        )],
+    );
+}

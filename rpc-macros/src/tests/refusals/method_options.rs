@@ -282,3 +282,14 @@ fn an_option_behind_a_bad_one() {
         ],
     );
 }
+
+#[test]
+fn conditional_options_of_a_method() {
+    let message =
+        "options cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`";
+    assert_method(
+        "#[cfg_attr(unix, rpc(default))] async fn f(&self);
+        #[cfg_attr(all(unix, test), cfg_attr(windows, must_use, rpc(idempotent)))] async fn g(&self);",
+        &[("rpc(default)", message), ("rpc(idempotent)", message)],
+    );
+}

@@ -45,6 +45,7 @@ fn assert_refused(arguments: &str, item: &str, expected: &[(&str, &str)]) {
         "{emitted}"
     );
     assert!(!emitted.contains("# [rpc"), "{emitted}");
+    assert!(!emitted.contains("rpc ("), "{emitted}");
 }
 
 #[track_caller]

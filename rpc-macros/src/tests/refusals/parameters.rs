@@ -35,11 +35,37 @@ fn wildcard() {
 #[test]
 fn attribute_on_a_parameter() {
     assert_method(
-        "async fn f(&self, #[cfg(unix)] a: u8);",
+        "async fn f(&self, #[inline] a: u8);",
         &[(
-            "#[cfg(unix)]",
+            "#[inline]",
             "a parameter takes `#[rpc(context)]` and `#[serde(..)]` only; write this one on the method",
         )],
+    );
+}
+
+#[test]
+fn conditional_parameter() {
+    let message =
+        "a parameter cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`";
+    assert_method(
+        "async fn f(&self, #[cfg(unix)] a: u8, #[cfg_attr(test, cfg(unix))] b: u8);",
+        &[
+            ("#[cfg(unix)]", message),
+            ("#[cfg_attr(test, cfg(unix))]", message),
+        ],
+    );
+}
+
+#[test]
+fn conditional_options_of_a_parameter() {
+    let message =
+        "options cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`";
+    assert_method(
+        "async fn f(&self, #[cfg_attr(unix, serde(default))] a: u8, #[cfg_attr(unix, rpc(context))] b: &Context);",
+        &[
+            ("#[cfg_attr(unix, serde(default))]", message),
+            ("#[cfg_attr(unix, rpc(context))]", message),
+        ],
     );
 }
 
