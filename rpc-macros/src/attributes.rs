@@ -1,9 +1,10 @@
 //! The attributes a user puts on the trait or on a method, and which of them generated items carry too.
 
 use proc_macro2::{TokenStream, TokenTree};
+use quote::ToTokens;
 use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Expr, ExprLit, Ident, Lit, Meta, Token, parse_quote};
+use syn::{Attribute, Expr, ExprLit, ExprMacro, Ident, Lit, Meta, Token, parse_quote};
 
 /// The attributes of the trait or of one method, without `#[rpc]`.
 ///
@@ -36,6 +37,14 @@ impl Attributes {
             .any(|doc| doc.conditions.is_empty() && matches!(doc.attribute.meta, Meta::NameValue(_)))
     }
 
+    /// `#[doc(hidden)]`, if it is there.
+    pub(crate) fn hidden(&self) -> Vec<Attribute> {
+        self.iter_named(&["doc"])
+            .filter(|doc| is_hidden(&doc.attribute))
+            .map(Conditional::written)
+            .collect()
+    }
+
     pub(crate) fn deprecated(&self) -> Vec<Attribute> {
         self.named(&["deprecated"])
     }
@@ -56,12 +65,8 @@ impl Attributes {
         lints.iter().map(Conditional::written).collect()
     }
 
-    /// The text of the doc comments, as the user reads it. What is there under a condition is not known.
-    pub(crate) fn doc_text(&self) -> String {
-        self.doc_lines().join("\n")
-    }
-
-    fn doc_lines(&self) -> Vec<String> {
+    /// The doc comments, line by line. What is there under a condition is not known.
+    pub(crate) fn doc_lines(&self) -> Vec<DocLine> {
         self.iter_named(&["doc"])
             .filter(|doc| doc.conditions.is_empty())
             .filter_map(|doc| doc_line(&doc.attribute))
@@ -77,6 +82,27 @@ impl Attributes {
             names.iter().any(|name| attribute.attribute.path().is_ident(name))
         };
         self.0.iter().filter(is_named)
+    }
+}
+
+fn is_hidden(doc: &Attribute) -> bool {
+    matches!(doc.parse_args::<Ident>(), Ok(setting) if setting == "hidden")
+}
+
+/// What one doc attribute says.
+pub(crate) enum DocLine {
+    /// The text, as the user reads it.
+    Text(String),
+    /// A macro such as `include_str!`: what it says, only the compiler knows.
+    Macro(ExprMacro),
+}
+
+impl ToTokens for DocLine {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        match self {
+            Self::Text(text) => text.to_tokens(tokens),
+            Self::Macro(invocation) => invocation.to_tokens(tokens),
+        }
     }
 }
 
@@ -154,18 +180,20 @@ fn read_cfg_attr(attribute: &Attribute) -> Option<(TokenStream, Vec<Attribute>)>
 }
 
 /// The text of one doc attribute; one space after `///` belongs to the comment.
-fn doc_line(attribute: &Attribute) -> Option<String> {
+fn doc_line(attribute: &Attribute) -> Option<DocLine> {
     let Meta::NameValue(doc) = &attribute.meta else {
         return None;
     };
-    let Expr::Lit(ExprLit {
-        lit: Lit::Str(text), ..
-    }) = bare(&doc.value)
-    else {
-        return None;
-    };
-    let text = text.value();
-    Some(text.strip_prefix(' ').unwrap_or(&text).to_owned())
+    match bare(&doc.value) {
+        Expr::Lit(ExprLit {
+            lit: Lit::Str(text), ..
+        }) => {
+            let text = text.value();
+            Some(DocLine::Text(text.strip_prefix(' ').unwrap_or(&text).to_owned()))
+        }
+        Expr::Macro(invocation) => Some(DocLine::Macro(invocation.clone())),
+        _ => None,
+    }
 }
 
 /// The value without parentheses, or the invisible group that `macro_rules!` puts around what it was given.

@@ -237,3 +237,52 @@ async fn under_conditions() {
     assert_eq!(conditional.system("unix").await.unwrap(), "unix");
     assert_eq!(conditional.always().await.unwrap(), 1);
 }
+
+/// Attributes as macros and conditions make them.
+mod attributes {
+    use rpc_runtime::{ServiceClient as _, service};
+
+    macro_rules! documented {
+        ($(#[$meta:meta])* $name:ident { $($(#[$method_meta:meta])* $method:ident;)* }) => {
+            $(#[$meta])*
+            pub(super) trait $name {
+                $($(#[$method_meta])* async fn $method(&self) -> u8;)*
+            }
+        };
+    }
+
+    documented! {
+        #[doc = concat!("Counts ", "things.")]
+        ///
+        /// Slowly.
+        #[doc(hidden)]
+        #[service(queue = "slow")]
+        Slow {
+            /// One.
+            #[doc = concat!("Or ", stringify!(two), ".")]
+            #[rpc(idempotent, timeout = "2s")]
+            one;
+            #[cfg_attr(all(), cfg(any()))]
+            never;
+            #[cfg_attr(all(), cfg(all()), must_use, deprecated)]
+            old;
+        }
+    }
+
+    #[test]
+    fn documentation_out_of_macros_is_described() {
+        let service = SlowClient::SERVICE;
+        assert_eq!(
+            (service.queue, service.docs),
+            ("slow", "Counts things.\n\nSlowly.")
+        );
+        let names: Vec<_> = service.methods.iter().map(|method| method.name).collect();
+        assert_eq!(names, ["one", "old"]);
+        assert_eq!(service.methods[0].docs, "One.\nOr two.");
+        assert!(service.methods[0].is_idempotent);
+        assert_eq!(
+            service.methods[0].timeout,
+            Some(std::time::Duration::from_secs(2))
+        );
+    }
+}

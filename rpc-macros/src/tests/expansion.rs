@@ -84,6 +84,20 @@ fn attributes_under_conditions() {
 }
 
 #[test]
+fn docs_out_of_macros() {
+    let item = quote! {
+        #[doc(hidden)]
+        #[doc = concat!("Counts ", "things.")]
+        trait Counter {
+            /// Counts.
+            #[doc = include_str!("count.md")]
+            async fn count(&self) -> u64;
+        }
+    };
+    assert_snapshot!(formatted(expand_service(quote!(), item)));
+}
+
+#[test]
 fn a_custom_crate_path() {
     let item = quote! {
         pub trait Ping {
