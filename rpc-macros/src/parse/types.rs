@@ -45,6 +45,12 @@ pub(super) fn context_type(ty: &Type, errors: &mut Errors) {
 
 /// Reads a method's return type: something owned.
 pub(super) fn output(ty: &Type, errors: &mut Errors) {
+    if matches!(bare(ty), Type::Never(_)) {
+        errors.push(
+            ty,
+            "a method that never returns has nothing to answer; remove the return type, or return what it ends with",
+        );
+    }
     refuse_borrows(ty, Place::Output, errors);
 }
 
@@ -235,6 +241,15 @@ impl VisitMut for BorrowFinder<'_> {
         }
         visit_mut::visit_path_mut(self, path);
     }
+}
+
+/// The reference that `&self` or `&mut self` is in full, if this is one.
+pub(super) fn reference_to_self(ty: &Type) -> Option<&TypeReference> {
+    let Type::Reference(reference) = bare(ty) else {
+        return None;
+    };
+    let is_self = matches!(bare(&reference.elem), Type::Path(path) if path.path.is_ident("Self"));
+    is_self.then_some(reference)
 }
 
 /// Whether `Self` is anywhere among the tokens.

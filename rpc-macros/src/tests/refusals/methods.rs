@@ -150,7 +150,7 @@ fn typed_receiver() {
         "async fn f(self: Arc<Self>);",
         &[(
             "self: Arc<Self>",
-            "a service outlives each call, so no call can take it; write `&self`",
+            "a worker lends the service to each call, as a reference; write `&self`",
         )],
     );
 }
@@ -171,5 +171,23 @@ fn rpc_on_the_receiver() {
     assert_method(
         "async fn f(#[rpc(context)] &self);",
         &[("#[rpc(context)]", "`&self` takes no options; remove `#[rpc]`")],
+    );
+}
+
+#[test]
+fn receivers_in_full() {
+    assert_method(
+        "async fn f(self: &Self); async fn g(self: &mut Self); async fn h(self: &'a Self);",
+        &[
+            ("self: &Self", "this is `&self` in full; write `&self`"),
+            (
+                "self: &mut Self",
+                "calls run side by side on one service, so none has it to itself; write `&self`, and lock what changes",
+            ),
+            (
+                "self: &'a Self",
+                "lifetimes have no meaning across the network; write `&self`",
+            ),
+        ],
     );
 }

@@ -176,3 +176,14 @@ fn impl_trait_return() {
         )],
     );
 }
+
+#[test]
+fn never_returns() {
+    assert_method(
+        "async fn f(&self) -> !;",
+        &[(
+            "!",
+            "a method that never returns has nothing to answer; remove the return type, or return what it ends with",
+        )],
+    );
+}
