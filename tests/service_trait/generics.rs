@@ -103,7 +103,7 @@ trait Greeter: Named + Debug {
     }
 
     #[rpc(oneway)]
-    async fn ignore(&self, _event: String) {}
+    async fn ignore(&self, event: String) {}
 }
 
 #[derive(Debug)]

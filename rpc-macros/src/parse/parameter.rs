@@ -41,6 +41,9 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         errors.push(parameter, message);
     }
     let name = name?;
+    if rename.is_none() {
+        refuse_underscore(&name, errors);
+    }
     let wire_name = rename.unwrap_or_else(|| LitStr::new(&name.unraw().to_string(), name.span()));
     refuse_taken(&wire_name, earlier, errors);
     Some(Parameter::Argument(Argument {
@@ -60,6 +63,21 @@ fn unfit(attribute: &Attribute) -> &'static str {
         "options cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`"
     } else {
         "a parameter takes `#[rpc(context)]` and `#[serde(..)]` only; write this one on the method"
+    }
+}
+
+/// An underscore says that the body has no use for an argument, which is nothing that callers should have to know. Two
+/// are part of a name.
+fn refuse_underscore(name: &Ident, errors: &mut Errors) {
+    let sent = name.to_string();
+    if let Some(plain) = sent.strip_prefix('_')
+        && !plain.starts_with('_')
+    {
+        let advice = "an argument need not be used here, so remove the underscore";
+        errors.push(
+            name,
+            format!("`{sent}` would be its name on the wire; {advice}, or add `#[serde(rename = \"..\")]`"),
+        );
     }
 }
 

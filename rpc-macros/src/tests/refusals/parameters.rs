@@ -120,3 +120,20 @@ fn too_many_arguments() {
         )],
     );
 }
+
+#[test]
+fn underscore_before_a_name() {
+    assert_method(
+        "async fn f(&self, _a: u8, #[serde(default)] _b: u8) { }",
+        &[
+            (
+                "_a",
+                r#"`_a` would be its name on the wire; an argument need not be used here, so remove the underscore, or add `#[serde(rename = "..")]`"#,
+            ),
+            (
+                "_b",
+                r#"`_b` would be its name on the wire; an argument need not be used here, so remove the underscore, or add `#[serde(rename = "..")]`"#,
+            ),
+        ],
+    );
+}
