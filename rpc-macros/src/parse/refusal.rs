@@ -5,6 +5,7 @@ use quote::{ToTokens, quote};
 use syn::{Attribute, FnArg, ItemTrait, ReturnType, TraitItem, TraitItemFn, TypeParamBound, parse_quote};
 
 use super::parameter::plain_name;
+use super::types;
 use crate::attributes::{behind_condition, is_rpc};
 
 /// The reasons, and the item they are about.
@@ -85,7 +86,8 @@ fn strip(attributes: &mut Vec<Attribute>) {
 
 fn promise_send(method: &mut TraitItemFn) {
     let signature = &mut method.sig;
-    if signature.asyncness.take().is_none() {
+    // The compiler lets `!` be returned, and nowhere else be named.
+    if types::returns_never(&signature.output) || signature.asyncness.take().is_none() {
         return;
     }
     if let Some(body) = &mut method.default {

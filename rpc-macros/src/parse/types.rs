@@ -4,8 +4,8 @@ use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    GenericArgument, Ident, Lifetime, Path, PathArguments, Type, TypeImplTrait, TypePath, TypeReference,
-    TypeTraitObject, parse_quote,
+    GenericArgument, Ident, Lifetime, Path, PathArguments, ReturnType, Type, TypeImplTrait, TypePath,
+    TypeReference, TypeTraitObject, parse_quote,
 };
 
 use super::errors::Errors;
@@ -45,7 +45,7 @@ pub(super) fn context_type(ty: &Type, errors: &mut Errors) {
 
 /// Reads a method's return type: something owned.
 pub(super) fn output(ty: &Type, errors: &mut Errors) {
-    if matches!(bare(ty), Type::Never(_)) {
+    if is_never(ty) {
         errors.push(
             ty,
             "a method that never returns has nothing to answer; remove the return type, or return what it ends with",
@@ -72,6 +72,15 @@ fn is_named(ty: &Type, name: &str) -> bool {
         return false;
     };
     path.segments.last().is_some_and(|segment| segment.ident == name)
+}
+
+/// Whether what is returned is `!`.
+pub(super) fn returns_never(output: &ReturnType) -> bool {
+    matches!(output, ReturnType::Type(_, ty) if is_never(ty))
+}
+
+fn is_never(ty: &Type) -> bool {
+    matches!(bare(ty), Type::Never(_))
 }
 
 pub(super) fn is_unit(ty: &Type) -> bool {
