@@ -317,3 +317,52 @@ async fn an_argument_that_the_default_body_does_not_use() {
 
     assert_eq!(IgnorantClient::in_process(Bliss).ignore(1).await.unwrap(), 7);
 }
+
+/// Attributes as macros and conditions make them.
+mod out_of_macros {
+    use rpc_runtime::{ServiceClient as _, service};
+
+    macro_rules! documented {
+        ($(#[$meta:meta])* $name:ident { $($(#[$method_meta:meta])* $method:ident;)* }) => {
+            $(#[$meta])*
+            pub(super) trait $name {
+                $($(#[$method_meta])* async fn $method(&self) -> u8;)*
+            }
+        };
+    }
+
+    documented! {
+        #[doc = concat!("Counts ", "things.")]
+        ///
+        /// Slowly.
+        #[doc(hidden)]
+        #[service(queue = "slow")]
+        Slow {
+            /// One.
+            #[doc = concat!("Or ", stringify!(two), ".")]
+            #[rpc(idempotent, timeout = "2s")]
+            one;
+            #[cfg_attr(all(), cfg(any()))]
+            never;
+            #[cfg_attr(all(), cfg(all()), must_use, deprecated)]
+            old;
+        }
+    }
+
+    #[test]
+    fn documentation_out_of_macros_is_described() {
+        let service = SlowClient::SERVICE;
+        assert_eq!(
+            (service.queue, service.docs),
+            ("slow", "Counts things.\n\nSlowly.")
+        );
+        let names: Vec<_> = service.methods.iter().map(|method| method.name).collect();
+        assert_eq!(names, ["one", "old"]);
+        assert_eq!(service.methods[0].docs, "One.\nOr two.");
+        assert!(service.methods[0].is_idempotent);
+        assert_eq!(
+            service.methods[0].timeout,
+            Some(std::time::Duration::from_secs(2))
+        );
+    }
+}

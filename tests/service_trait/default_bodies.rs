@@ -19,7 +19,7 @@ trait Greeter {
     }
 
     #[rpc(oneway)]
-    async fn ignore(&self, _event: String) {}
+    async fn ignore(&self, event: String) {}
 }
 
 /// Leaves out what it can.

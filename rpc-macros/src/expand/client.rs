@@ -15,6 +15,7 @@ pub(super) fn definition(service: &Service) -> TokenStream {
     let client = service.client_name();
     let docs = format!(" Calls a [`{}`] over a broker.", service.name);
     let cfg = service.attributes.cfg();
+    let hidden = service.attributes.hidden();
     let deprecated = service.attributes.deprecated();
     let lints = service.attributes.lints();
     let generics = generics::of_client(service);
@@ -22,6 +23,7 @@ pub(super) fn definition(service: &Service) -> TokenStream {
     let derive = clone_and_debug(service).derive;
     quote! {
         #[doc = #docs]
+        #(#hidden)*
         #(#cfg)*
         #(#deprecated)*
         #(#lints)*

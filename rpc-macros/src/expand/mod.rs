@@ -10,6 +10,7 @@ use syn::{Ident, Type};
 
 use crate::model::{Method, Service};
 
+mod alternatives;
 mod arguments;
 mod checks;
 mod client;
@@ -24,6 +25,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     let client = client::definition(service);
     let server = server::definition(service);
 
+    let alternatives = alternatives::are_exclusive(service);
     let checks = checks::of_types(service);
     let argument_structs = arguments::definitions(service);
     let descriptors = descriptor::constants(service);
@@ -47,11 +49,13 @@ pub(crate) fn service(service: &Service) -> TokenStream {
             non_camel_case_types,
             non_snake_case,
             non_upper_case_globals,
+            unreachable_patterns,
             unused_imports,
             clippy::all,
             clippy::pedantic
         )]
         const _: () = {
+            #alternatives
             #checks
             #argument_structs
             #descriptors

@@ -15,6 +15,7 @@ pub(super) fn definition(service: &Service) -> TokenStream {
     let server = service.server_name();
     let docs = format!(" Serves an implementation of [`{}`].", service.name);
     let cfg = service.attributes.cfg();
+    let hidden = service.attributes.hidden();
     let deprecated = service.attributes.deprecated();
     let lints = service.attributes.lints();
     let generics = generics::of_server(service);
@@ -23,6 +24,7 @@ pub(super) fn definition(service: &Service) -> TokenStream {
     let derive = clone_and_debug(service).derive;
     quote! {
         #[doc = #docs]
+        #(#hidden)*
         #(#cfg)*
         #(#deprecated)*
         #(#lints)*

@@ -11,7 +11,7 @@ use syn::{Attribute, Generics, Item, ItemTrait, LitStr, TraitItem, parse_quote};
 use self::errors::Errors;
 use self::options::Options;
 use self::refusal::Refusal;
-use crate::attributes::{Attributes, is_rpc};
+use crate::attributes::{Attributes, behind_condition, is_rpc};
 use crate::model::{Method, Service};
 
 mod errors;
@@ -20,6 +20,7 @@ mod options;
 mod parameter;
 mod refusal;
 mod serde;
+mod settings;
 mod types;
 mod values;
 
@@ -89,6 +90,7 @@ fn refuse_trait_syntax(item: &ItemTrait, errors: &mut Errors) {
         "`#[rpc]` goes on methods; write options of the whole service as `#[service(..)]`",
         errors,
     );
+    refuse_behind_condition(attrs, "trait", errors);
     if let Some(auto) = &modifiers.auto_token {
         errors.push(auto, "a service trait cannot be an auto trait; remove `auto`");
     }
@@ -164,5 +166,18 @@ fn refuse_item(item: &TraitItem, errors: &mut Errors) {
 fn refuse_rpc(attributes: &[Attribute], message: &str, errors: &mut Errors) {
     for attribute in attributes.iter().filter(|attribute| is_rpc(attribute)) {
         errors.push(attribute, message);
+    }
+}
+
+/// Refuses options in a `#[cfg_attr(..)]`: the macro runs before anybody knows whether they are there.
+fn refuse_behind_condition(attributes: &[Attribute], item: &str, errors: &mut Errors) {
+    for attribute in attributes {
+        if let Some(hidden) = behind_condition(attribute, &["rpc", "service"]) {
+            let advice = format!("write the {item} twice, each under its own `#[cfg(..)]`");
+            errors.push(
+                hidden.meta,
+                format!("options cannot depend on a condition; {advice}"),
+            );
+        }
     }
 }

@@ -4,8 +4,8 @@ use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    GenericArgument, Ident, Lifetime, Path, PathArguments, Type, TypeImplTrait, TypePath, TypeReference,
-    TypeTraitObject, parse_quote,
+    GenericArgument, Ident, Lifetime, Path, PathArguments, ReturnType, Type, TypeImplTrait, TypePath,
+    TypeReference, TypeTraitObject, parse_quote,
 };
 
 use super::errors::Errors;
@@ -45,20 +45,42 @@ pub(super) fn context_type(ty: &Type, errors: &mut Errors) {
 
 /// Reads a method's return type: something owned.
 pub(super) fn output(ty: &Type, errors: &mut Errors) {
+    if is_never(ty) {
+        errors.push(
+            ty,
+            "a method that never returns has nothing to answer; remove the return type, or return what it ends with",
+        );
+    }
     refuse_borrows(ty, Place::Output, errors);
 }
 
 /// Whether the type goes by the name of `Result`.
 pub(super) fn is_result(ty: &Type) -> bool {
+    is_named(ty, "Result")
+}
+
+/// Whether the type goes by the name of `Option`.
+pub(super) fn is_option(ty: &Type) -> bool {
+    is_named(ty, "Option")
+}
+
+fn is_named(ty: &Type, name: &str) -> bool {
     let Type::Path(TypePath {
         qself: None, path, ..
     }) = bare(ty)
     else {
         return false;
     };
-    path.segments
-        .last()
-        .is_some_and(|segment| segment.ident == "Result")
+    path.segments.last().is_some_and(|segment| segment.ident == name)
+}
+
+/// Whether what is returned is `!`.
+pub(super) fn returns_never(output: &ReturnType) -> bool {
+    matches!(output, ReturnType::Type(_, ty) if is_never(ty))
+}
+
+fn is_never(ty: &Type) -> bool {
+    matches!(bare(ty), Type::Never(_))
 }
 
 pub(super) fn is_unit(ty: &Type) -> bool {
@@ -228,6 +250,15 @@ impl VisitMut for BorrowFinder<'_> {
         }
         visit_mut::visit_path_mut(self, path);
     }
+}
+
+/// The reference that `&self` or `&mut self` is in full, if this is one.
+pub(super) fn reference_to_self(ty: &Type) -> Option<&TypeReference> {
+    let Type::Reference(reference) = bare(ty) else {
+        return None;
+    };
+    let is_self = matches!(bare(&reference.elem), Type::Path(path) if path.path.is_ident("Self"));
+    is_self.then_some(reference)
 }
 
 /// Whether `Self` is anywhere among the tokens.

@@ -66,6 +66,67 @@ fn attributes_of_the_user() {
 }
 
 #[test]
+fn attributes_under_conditions() {
+    let item = quote! {
+        #[cfg_attr(docsrs, doc = "Counts.", deprecated)]
+        trait Counter {
+            #[cfg_attr(
+                any(unix, windows),
+                cfg(feature = "count"),
+                must_use,
+                expect(non_snake_case),
+                cfg_attr(test, deprecated = "tested", other::attribute)
+            )]
+            async fn theCount(&self) -> u64;
+        }
+    };
+    assert_snapshot!(formatted(expand_service(quote!(), item)));
+}
+
+#[test]
+fn docs_out_of_macros() {
+    let item = quote! {
+        #[doc(hidden)]
+        #[doc = concat!("Counts ", "things.")]
+        trait Counter {
+            /// Counts.
+            #[doc = include_str!("count.md")]
+            async fn count(&self) -> u64;
+        }
+    };
+    assert_snapshot!(formatted(expand_service(quote!(), item)));
+}
+
+#[test]
+fn alternatives_exclude_each_other() {
+    let item = quote! {
+        trait Alternatives {
+            #[cfg(unix)]
+            #[rpc(default)]
+            async fn read(&self) -> u8;
+            #[cfg(windows)]
+            #[rpc(default, name = "read")]
+            async fn read_on_windows(&self) -> u8;
+            #[cfg_attr(test, cfg(target_os = "wasi"))]
+            #[rpc(default)]
+            async fn other(&self);
+            async fn always(&self);
+        }
+    };
+    let errors: Vec<_> = compile_errors(expand_service(quote!(), item));
+    let read = "`read` and `read_on_windows` are both compiled here, and both have the wire name `read`; make their conditions exclude each other, or give one another name with `#[rpc(name = \"..\")]`";
+    let default = |one: &str| {
+        format!(
+            "`{one}` and `other` are both compiled here, and both are the default method; make their conditions exclude each other, or remove `default` from one"
+        )
+    };
+    assert_eq!(
+        errors,
+        [read.to_owned(), default("read"), default("read_on_windows")]
+    );
+}
+
+#[test]
 fn a_custom_crate_path() {
     let item = quote! {
         pub trait Ping {
@@ -179,4 +240,23 @@ fn mentions(tokens: TokenStream, name: &str) -> bool {
         TokenTree::Ident(ident) => ident == name,
         _ => false,
     })
+}
+
+/// The messages of all `compile_error!` in the code.
+fn compile_errors(tokens: TokenStream) -> Vec<String> {
+    let mut messages = Vec::new();
+    let mut is_error = false;
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) if is_error => {
+                let message: syn::LitStr = syn::parse2(group.stream()).expect("it has a message");
+                messages.push(message.value());
+            }
+            TokenTree::Group(group) => messages.extend(compile_errors(group.stream())),
+            TokenTree::Ident(ident) => is_error = ident == "compile_error",
+            TokenTree::Punct(punct) if punct.as_char() == '!' => {}
+            _ => is_error = false,
+        }
+    }
+    messages
 }
