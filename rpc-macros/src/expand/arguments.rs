@@ -1,7 +1,7 @@
 //! How arguments are written by the client, and read and lent by the server.
 //!
 //! They go as a tuple. Where the user has a say in it with `#[serde(..)]`, they go as two structs that serde derives: one
-//! of references to write, one of owned values to read.
+//! of what the client's method takes, to write, and one of owned values, to read.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -10,7 +10,7 @@ use syn::spanned::Spanned;
 use syn::visit_mut::VisitMut;
 use syn::{Ident, Lifetime, Type, parse_quote};
 
-use super::generics;
+use super::{generics, writers};
 use crate::model::{Argument, Method, Serde, Service, Shape};
 
 /// The name that tells the runtime a method's arguments from a struct of the user's.
@@ -39,11 +39,11 @@ fn structs(service: &Service, method: &Method) -> TokenStream {
     let cfg = method.attributes.cfg();
     let sent = method.arguments().map(|argument| {
         let Argument { name, serde, .. } = argument;
-        let Serde { attributes, .. } = serde;
+        let attributes = writers::attributes(service, method, argument);
         let bytes = (is_bytes(argument) && !serde.writes)
             .then(|| quote!(#[serde(serialize_with = "__bytes::serialize")]));
-        let ty = sent_type(argument);
-        quote!(#(#attributes)* #bytes #name: &'sent #ty)
+        let ty = sent_type(service, argument);
+        quote!(#(#attributes)* #bytes #name: #ty)
     });
     let received = method.arguments().map(|argument| {
         let Argument { name, serde, .. } = argument;
@@ -53,10 +53,22 @@ fn structs(service: &Service, method: &Method) -> TokenStream {
         let ty = owned_type(service, argument);
         quote!(#(#attributes)* #bytes #name: #ty)
     });
+    let functions: Vec<_> = method.arguments().flat_map(writers::functions).collect();
     let generics = &service.generics;
     let where_clause = &generics.where_clause;
     let mut sent_generics = generics.clone();
-    sent_generics.params.insert(0, parse_quote!('sent));
+    if method.arguments().any(borrows) {
+        sent_generics.params.insert(0, parse_quote!('sent));
+    }
+    let functions = (!functions.is_empty()).then(|| {
+        let (parameters, arguments, _) = sent_generics.split_for_impl();
+        quote! {
+            #(#cfg)*
+            impl #parameters #sent_struct #arguments #where_clause {
+                #(#functions)*
+            }
+        }
+    });
     // Serde would ask for more than the user's own bounds, or for the same again.
     let bound = (!generics.params.is_empty()).then(|| quote!(, bound = ""));
     let marker = generics::marker_type(service).map(|ty| {
@@ -78,6 +90,7 @@ fn structs(service: &Service, method: &Method) -> TokenStream {
             #(#received,)*
             #marker
         }
+        #functions
     }
 }
 
@@ -95,13 +108,7 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
     let runtime = &service.runtime;
     if method.has_derived_arguments() {
         let sent_struct = sent_struct(method);
-        let fields = method.arguments().map(|argument| {
-            let (name, value) = (&argument.name, at_type(argument));
-            match argument.shape {
-                Shape::Str | Shape::Bytes | Shape::Slice(_) | Shape::Reference(_) => quote!(#name: #value),
-                Shape::CowStr | Shape::CowBytes | Shape::ByteVec | Shape::Owned => quote!(#name: &#value),
-            }
-        });
+        let fields = method.arguments().map(at_type);
         let marker = generics::marker_type(service).map(|_| {
             let name = marker(method);
             quote!(#name: ::core::marker::PhantomData,)
@@ -158,66 +165,101 @@ fn received_type(service: &Service, argument: &Argument) -> TokenStream {
 }
 
 /// An argument as the method takes it.
-pub(super) fn lent(service: &Service, method: &Method, argument: &Argument) -> TokenStream {
-    let runtime = &service.runtime;
+pub(super) fn lent(method: &Method, argument: &Argument) -> TokenStream {
     let name = &argument.name;
     match argument.shape {
         Shape::Str | Shape::Bytes | Shape::Slice(_) | Shape::Reference(_) => quote!(&#name),
-        Shape::CowStr | Shape::CowBytes if method.has_derived_arguments() => {
-            quote!(#runtime::__private::Cow::Owned(#name))
-        }
-        Shape::CowStr | Shape::CowBytes => quote!(#name.0),
+        Shape::CowStr | Shape::CowBytes if !method.has_derived_arguments() => quote!(#name.0),
         Shape::ByteVec if !method.has_derived_arguments() => quote!(#name.into_owned()),
-        Shape::ByteVec | Shape::Owned => quote!(#name),
+        Shape::CowStr | Shape::CowBytes | Shape::ByteVec | Shape::Owned => quote!(#name),
     }
 }
 
-/// What a field of the struct to write refers to.
-fn sent_type(argument: &Argument) -> TokenStream {
-    let ty = match &argument.shape {
-        Shape::Str | Shape::CowStr => return quote!(::core::primitive::str),
-        Shape::Bytes | Shape::CowBytes => return quote!([::core::primitive::u8]),
+/// The type of a field of the struct to write: what the client's method takes.
+fn sent_type(service: &Service, argument: &Argument) -> TokenStream {
+    match &argument.shape {
+        Shape::Str => quote!(&'sent ::core::primitive::str),
+        Shape::Bytes => quote!(&'sent [::core::primitive::u8]),
         Shape::Slice(element) => {
             let element = with_lifetime(element, "'sent");
-            return quote!([#element]);
+            quote!(&'sent [#element])
         }
-        Shape::Reference(ty) => ty,
-        Shape::ByteVec | Shape::Owned => &argument.ty,
-    };
-    with_lifetime(ty, "'sent").into_token_stream()
+        Shape::Reference(ty) => {
+            let ty = with_lifetime(ty, "'sent");
+            quote!(&'sent #ty)
+        }
+        Shape::CowStr | Shape::CowBytes => cow(service, argument, "'sent"),
+        Shape::ByteVec | Shape::Owned => with_lifetime(&argument.ty, "'sent").into_token_stream(),
+    }
 }
 
 /// The type of a field of the struct to read.
 fn owned_type(service: &Service, argument: &Argument) -> TokenStream {
     let runtime = &service.runtime;
     let ty = match &argument.shape {
-        Shape::Str | Shape::CowStr => return quote!(#runtime::__private::String),
-        Shape::Bytes | Shape::CowBytes => return quote!(#runtime::__private::Vec<::core::primitive::u8>),
+        Shape::Str => return quote!(#runtime::__private::String),
+        Shape::Bytes => return quote!(#runtime::__private::Vec<::core::primitive::u8>),
         Shape::Slice(element) => {
             let element = with_lifetime(element, "'static");
             return quote!(#runtime::__private::Vec<#element>);
         }
+        Shape::CowStr | Shape::CowBytes => return cow(service, argument, "'static"),
         Shape::Reference(ty) => ty,
         Shape::ByteVec | Shape::Owned => &argument.ty,
     };
     with_lifetime(ty, "'static").into_token_stream()
 }
 
-/// The type with this lifetime for each `'_`, which a struct's field cannot have.
-fn with_lifetime(ty: &Type, lifetime: &str) -> Type {
-    struct Named<'a>(&'a str);
+/// A `Cow` with this lifetime, whether or not the user wrote one.
+fn cow(service: &Service, argument: &Argument, lifetime: &str) -> TokenStream {
+    let runtime = &service.runtime;
+    let lifetime = Lifetime::new(lifetime, Span::mixed_site());
+    let lent = match argument.shape {
+        Shape::CowStr => quote!(::core::primitive::str),
+        _ => quote!([::core::primitive::u8]),
+    };
+    quote!(#runtime::__private::Cow<#lifetime, #lent>)
+}
 
-    impl VisitMut for Named<'_> {
+/// Whether the field of the struct to write has a lifetime.
+fn borrows(argument: &Argument) -> bool {
+    match argument.shape {
+        Shape::ByteVec | Shape::Owned => is_anonymous(&argument.ty),
+        _ => true,
+    }
+}
+
+/// The type with this lifetime for each `'_`, which a struct's field cannot have.
+pub(super) fn with_lifetime(ty: &Type, lifetime: &str) -> Type {
+    let mut ty = ty.clone();
+    name_lifetimes(&mut ty, lifetime);
+    ty
+}
+
+/// Whether the type has a `'_`.
+fn is_anonymous(ty: &Type) -> bool {
+    name_lifetimes(&mut ty.clone(), "'sent") > 0
+}
+
+/// Puts this lifetime in the place of each `'_`, and counts them.
+fn name_lifetimes(ty: &mut Type, lifetime: &str) -> usize {
+    struct Names<'a> {
+        lifetime: &'a str,
+        given: usize,
+    }
+
+    impl VisitMut for Names<'_> {
         fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
             if lifetime.ident == "_" {
-                *lifetime = Lifetime::new(self.0, lifetime.span());
+                *lifetime = Lifetime::new(self.lifetime, lifetime.span());
+                self.given += 1;
             }
         }
     }
 
-    let mut ty = ty.clone();
-    Named(lifetime).visit_type_mut(&mut ty);
-    ty
+    let mut names = Names { lifetime, given: 0 };
+    names.visit_type_mut(ty);
+    names.given
 }
 
 fn is_bytes(argument: &Argument) -> bool {
@@ -231,7 +273,7 @@ fn at_type(argument: &Argument) -> Ident {
     name
 }
 
-fn sent_struct(method: &Method) -> Ident {
+pub(super) fn sent_struct(method: &Method) -> Ident {
     format_ident!("__sent_{}", method.name.unraw(), span = Span::mixed_site())
 }
 

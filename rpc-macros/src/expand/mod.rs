@@ -17,6 +17,7 @@ mod descriptor;
 mod generics;
 mod server;
 mod service_trait;
+mod writers;
 
 /// All that is generated for a service.
 pub(crate) fn service(service: &Service) -> TokenStream {

@@ -115,7 +115,7 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     let (bindings, decoded) = arguments::received(service, method);
     let values = method.parameters.iter().map(|parameter| match parameter {
         Parameter::Context { .. } => quote_spanned!(Span::mixed_site()=> invocation.context()),
-        Parameter::Argument(argument) => arguments::lent(service, method, argument),
+        Parameter::Argument(argument) => arguments::lent(method, argument),
     });
     // An argument that cannot be decoded is reported at the method, a result that cannot be sent at its type.
     let decode = Ident::new("arguments", method_name.span());

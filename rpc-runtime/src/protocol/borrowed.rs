@@ -139,13 +139,13 @@ pub mod bytes {
         ByteSlice(bytes).serialize(serializer)
     }
 
-    /// Reads bytes, or a sequence of numbers.
+    /// Reads bytes, or a sequence of numbers, as a `Vec` or a `Cow`.
     ///
     /// # Errors
     ///
     /// Where there is something else.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        CowBytes::deserialize(deserializer).map(CowBytes::into_owned)
+    pub fn deserialize<'de, D: Deserializer<'de>, B: From<Vec<u8>>>(deserializer: D) -> Result<B, D::Error> {
+        CowBytes::deserialize(deserializer).map(|bytes| bytes.into_owned().into())
     }
 }
 
