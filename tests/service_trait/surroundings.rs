@@ -237,3 +237,14 @@ async fn under_conditions() {
     assert_eq!(conditional.system("unix").await.unwrap(), "unix");
     assert_eq!(conditional.always().await.unwrap(), 1);
 }
+
+/// What nothing here needs to have allowed may be forbidden.
+#[forbid(deprecated)]
+mod forbidding {
+    use rpc_runtime::service;
+
+    #[service]
+    pub(super) trait Modern {
+        async fn is_new(&self, what: &str) -> Result<bool, String>;
+    }
+}
