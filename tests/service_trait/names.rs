@@ -25,7 +25,7 @@ mod shadowed {
     #[service]
     pub(super) trait Shadows {
         async fn types(&self, a: T, b: &Client, c: Vec, d: Option, e: String) -> Box;
-        async fn services(&self, a: Service, b: Call, c: Fault) -> Future;
+        async fn services(&self, a: Service, b: Call, c: Fault, cx: &Context) -> Future;
         async fn derived(&self, #[serde(default = "none")] a: None, b: Ok) -> Send;
     }
 
@@ -40,7 +40,7 @@ mod shadowed {
             Box
         }
 
-        async fn services(&self, _: Service, _: Call, _: Fault) -> Future {
+        async fn services(&self, _: Service, _: Call, _: Fault, _: &Context) -> Future {
             Future
         }
 
@@ -94,7 +94,10 @@ async fn types_may_shadow_those_of_the_prelude_and_ours() {
     use shadowed::*;
     let shadows = ShadowsClient::in_process(Mirror);
     shadows.types(T, &Client, Vec, Option, String).await.unwrap();
-    shadows.services(Service, Call, Fault).await.unwrap();
+    shadows
+        .services(Service, Call, Fault, &shadowed::Context)
+        .await
+        .unwrap();
     shadows.derived(None, Ok).await.unwrap();
 }
 

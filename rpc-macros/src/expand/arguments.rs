@@ -8,9 +8,9 @@ use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::visit_mut::VisitMut;
-use syn::{Ident, Lifetime, Type, parse_quote};
+use syn::{Ident, Lifetime, Path, Type, TypePath, parse_quote};
 
-use super::{generics, writers};
+use super::{generics, method_constant, writers};
 use crate::model::{Argument, Method, Serde, Service, Shape};
 
 /// The name that tells the runtime a method's arguments from a struct of the user's.
@@ -120,10 +120,18 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
     let values = method.arguments().map(|argument| {
         let value = at_type(argument);
         // Bytes say that they are bytes, or they would travel as a list of numbers.
-        match argument.shape {
+        match &argument.shape {
             Shape::Bytes => quote!(#runtime::__private::ByteSlice(#value)),
             Shape::CowBytes | Shape::ByteVec => quote!(#runtime::__private::ByteSlice(&#value)),
-            Shape::Str | Shape::CowStr | Shape::Slice(_) | Shape::Reference(_) | Shape::Owned => {
+            Shape::Reference(ty) => match other_context(service, ty, "sent") {
+                Some(sent) => {
+                    let mut value = value;
+                    value.set_span(value.span().located_at(ty.span()));
+                    quote_spanned!(ty.span()=> #sent(#value))
+                }
+                None => quote!(#value),
+            },
+            Shape::Str | Shape::CowStr | Shape::Slice(_) | Shape::Owned => {
                 quote!(#value)
             }
         }
@@ -131,24 +139,36 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
     quote_spanned!(method.name.span()=> (#(#values,)*))
 }
 
-/// The pattern that takes a method's arguments apart, and the type that they are read as.
-pub(super) fn received(service: &Service, method: &Method) -> (TokenStream, TokenStream) {
-    let runtime = &service.runtime;
+/// The pattern that takes a method's arguments apart.
+pub(super) fn pattern(service: &Service, method: &Method) -> TokenStream {
     let names = method.arguments().map(|argument| &argument.name);
+    if !method.has_derived_arguments() {
+        return quote!((#(#names,)*));
+    }
+    let runtime = &service.runtime;
+    let received_struct = received_struct(method);
+    let rest = generics::marker_type(service).map(|_| quote!(..));
+    quote!(#runtime::__private::Derived(#received_struct { #(#names,)* #rest }))
+}
+
+/// The expression that reads a method's arguments.
+pub(super) fn read(service: &Service, method: &Method) -> TokenStream {
+    let runtime = &service.runtime;
+    let constant = method_constant(method);
+    let invocation = Ident::new("invocation", Span::mixed_site());
     if method.has_derived_arguments() {
-        let derived = quote!(#runtime::__private::Derived);
         let received_struct = received_struct(method);
         let (_, arguments, _) = service.generics.split_for_impl();
-        let rest = generics::marker_type(service).map(|_| quote!(..));
-        return (
-            quote!(#derived(#received_struct { #(#names,)* #rest })),
-            quote!(#derived<#received_struct #arguments>),
-        );
+        let derived = quote!(#runtime::__private::Derived<#received_struct #arguments>);
+        return quote!(#invocation.arguments::<#derived>(&#constant));
     }
-    let types = method
+    let types: Vec<_> = method
         .arguments()
-        .map(|argument| received_type(service, argument));
-    (quote!((#(#names,)*)), quote!((#(#types,)*)))
+        .map(|argument| received_type(service, argument))
+        .collect();
+    let reader = format_ident!("arguments_{}", types.len());
+    let types = (!types.is_empty()).then(|| quote!(::<#(#types),*>));
+    quote!(#runtime::__private::#reader #types(#invocation, &#constant))
 }
 
 /// What an argument is read as: itself, or what is lent to the method. Strings and bytes stay where they are in the
@@ -158,17 +178,76 @@ fn received_type(service: &Service, argument: &Argument) -> TokenStream {
     match &argument.shape {
         Shape::Str | Shape::CowStr => quote!(#runtime::__private::CowStr<'_>),
         Shape::Bytes | Shape::CowBytes | Shape::ByteVec => quote!(#runtime::__private::CowBytes<'_>),
-        Shape::Slice(element) => quote!(#runtime::__private::Vec<#element>),
-        Shape::Reference(ty) => quote!(#ty),
+        Shape::Slice(element) => {
+            let runtime = located_at(runtime, element);
+            quote_spanned!(element.span()=> #runtime::__private::Vec<#element>)
+        }
+        // Where it is the context, naming the type here would be an error more.
+        Shape::Reference(ty) if other_context(service, ty, "Sent").is_some() => quote!(_),
+        Shape::Reference(ty) => ty.to_token_stream(),
         Shape::Owned => argument.ty.to_token_stream(),
     }
 }
 
+/// The path, so placed that the compiler underlines this type where it would underline what is named with the path.
+fn located_at(path: &Path, ty: &Type) -> Path {
+    let mut path = path.clone();
+    if let Some(colons) = &mut path.leading_colon {
+        colons.spans = colons.spans.map(|span| span.located_at(ty.span()));
+    }
+    for segment in &mut path.segments {
+        segment.ident.set_span(segment.ident.span().located_at(ty.span()));
+    }
+    path
+}
+
+/// For a type that goes by the name of the context, this item of the trait through which it travels: if it is the context, the user has
+/// forgotten to mark the parameter, and this trait is not there.
+fn other_context(service: &Service, ty: &Type, item: &str) -> Option<TokenStream> {
+    let runtime = &service.runtime;
+    let Type::Path(TypePath {
+        qself: None, path, ..
+    }) = ty
+    else {
+        return None;
+    };
+    let name = &path.segments.last()?.ident;
+    let is_parameter = service
+        .generics
+        .type_params()
+        .any(|parameter| parameter.ident == *name);
+    (name == "Context" && !is_parameter).then(|| {
+        let item = Ident::new(item, ty.span());
+        quote_spanned! {ty.span()=>
+            <#ty as #runtime::__private::OtherContext<{
+                use #runtime::__private::NoContext as _;
+                <#runtime::__private::Candidate<#ty>>::IS_CONTEXT
+            }>>::#item
+        }
+    })
+}
+
 /// An argument as the method takes it.
-pub(super) fn lent(method: &Method, argument: &Argument) -> TokenStream {
+pub(super) fn lent(service: &Service, method: &Method, argument: &Argument) -> TokenStream {
+    let runtime = &service.runtime;
     let name = &argument.name;
-    match argument.shape {
-        Shape::Str | Shape::Bytes | Shape::Slice(_) | Shape::Reference(_) => quote!(&#name),
+    match &argument.shape {
+        Shape::Str | Shape::Bytes => quote!(&#name),
+        Shape::Slice(element) => {
+            let lent = at_type(argument);
+            quote_spanned!(element.span()=> #runtime::__private::lend_slice::<#element>(&#lent))
+        }
+        Shape::Reference(ty) => {
+            let mut lent = at_type(argument);
+            lent.set_span(lent.span().located_at(ty.span()));
+            let lent = match other_context(service, ty, "received") {
+                Some(received) if !method.has_derived_arguments() => {
+                    quote_spanned!(ty.span()=> #received(&#lent))
+                }
+                _ => quote!(&#lent),
+            };
+            quote_spanned!(ty.span()=> #runtime::__private::lend::<#ty>(#lent))
+        }
         Shape::CowStr | Shape::CowBytes if !method.has_derived_arguments() => quote!(#name.0),
         Shape::ByteVec if !method.has_derived_arguments() => quote!(#name.into_owned()),
         Shape::CowStr | Shape::CowBytes | Shape::ByteVec | Shape::Owned => quote!(#name),

@@ -12,7 +12,7 @@ mod request;
 mod short_str;
 
 pub(crate) use arguments::{ARGUMENTS, ArgumentsSeed, NamedArguments, no_arguments};
-pub use arguments::{DecodeArguments, Derived, EncodeArguments, argument};
+pub use arguments::{DecodeArguments, Derived, EncodeArguments};
 pub use borrowed::{ByteSlice, CowBytes, CowStr, bytes};
 pub use fault::{Fault, FaultCode};
 pub(crate) use message::{Message, Properties};
