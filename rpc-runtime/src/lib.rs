@@ -110,7 +110,7 @@ pub mod __private {
     pub use crate::call::{NoResult, Probe};
     pub use crate::client::Client;
     pub use crate::protocol::{
-        ByteSlice, CowBytes, CowStr, DecodeArguments, Derived, EncodeArguments, bytes,
+        ByteSlice, CowBytes, CowStr, DecodeArguments, Derived, EncodeArguments, Named, NamedAlike, bytes,
     };
     pub use crate::server::arguments::*;
     pub use crate::server::{Readable, Unreadable, ViaDisplay, ViaSerialize};

@@ -122,7 +122,10 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
         // Bytes say that they are bytes, or they would travel as a list of numbers.
         match &argument.shape {
             Shape::Bytes => quote!(#runtime::__private::ByteSlice(#value)),
-            Shape::CowBytes | Shape::ByteVec => quote!(#runtime::__private::ByteSlice(&#value)),
+            Shape::CowStr | Shape::CowBytes | Shape::ByteVec => {
+                let named = named(service, argument);
+                quote!(#named::sent(&#value))
+            }
             Shape::Reference(ty) => match other_context(service, ty, "sent") {
                 Some(sent) => {
                     let mut value = value;
@@ -131,7 +134,7 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
                 }
                 None => quote!(#value),
             },
-            Shape::Str | Shape::CowStr | Shape::Slice(_) | Shape::Owned => {
+            Shape::Str | Shape::Slice(_) | Shape::Owned => {
                 quote!(#value)
             }
         }
@@ -176,8 +179,10 @@ pub(super) fn read(service: &Service, method: &Method) -> TokenStream {
 fn received_type(service: &Service, argument: &Argument) -> TokenStream {
     let runtime = &service.runtime;
     match &argument.shape {
-        Shape::Str | Shape::CowStr => quote!(#runtime::__private::CowStr<'_>),
-        Shape::Bytes | Shape::CowBytes | Shape::ByteVec => quote!(#runtime::__private::CowBytes<'_>),
+        Shape::Str => quote!(#runtime::__private::CowStr<'_>),
+        Shape::Bytes => quote!(#runtime::__private::CowBytes<'_>),
+        // How the type travels says as what it is read.
+        Shape::CowStr | Shape::CowBytes | Shape::ByteVec => quote_spanned!(argument.ty.span()=> _),
         Shape::Slice(element) => {
             let runtime = located_at(runtime, element);
             quote_spanned!(element.span()=> #runtime::__private::Vec<#element>)
@@ -187,6 +192,22 @@ fn received_type(service: &Service, argument: &Argument) -> TokenStream {
         Shape::Reference(ty) => ty.to_token_stream(),
         Shape::Owned => argument.ty.to_token_stream(),
     }
+}
+
+/// The functions by which an argument travels that text or bytes are taken for by its type's name.
+fn named(service: &Service, argument: &Argument) -> TokenStream {
+    let (runtime, ty) = (&service.runtime, &argument.ty);
+    quote!(<#runtime::__private::Named<#ty>>)
+}
+
+/// Brings in the functions of [`named`] for types of the user's.
+pub(super) fn of_names(service: &Service) -> Option<TokenStream> {
+    let runtime = &service.runtime;
+    let is_named =
+        |argument: &Argument| matches!(argument.shape, Shape::CowStr | Shape::CowBytes | Shape::ByteVec);
+    let mut arguments = service.methods.iter().flat_map(Method::arguments);
+    let is_needed = arguments.any(is_named);
+    is_needed.then(|| quote!(use #runtime::__private::NamedAlike as _;))
 }
 
 /// The path, so placed that the compiler underlines this type where it would underline what is named with the path.
@@ -248,8 +269,10 @@ pub(super) fn lent(service: &Service, method: &Method, argument: &Argument) -> T
             };
             quote_spanned!(ty.span()=> #runtime::__private::lend::<#ty>(#lent))
         }
-        Shape::CowStr | Shape::CowBytes if !method.has_derived_arguments() => quote!(#name.0),
-        Shape::ByteVec if !method.has_derived_arguments() => quote!(#name.into_owned()),
+        Shape::CowStr | Shape::CowBytes | Shape::ByteVec if !method.has_derived_arguments() => {
+            let named = named(service, argument);
+            quote!(#named::received(#name))
+        }
         Shape::CowStr | Shape::CowBytes | Shape::ByteVec | Shape::Owned => quote!(#name),
     }
 }

@@ -27,6 +27,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     let server = server::definition(service);
 
     let checks = checks::of_types(service);
+    let names = arguments::of_names(service);
     let argument_structs = arguments::definitions(service);
     let descriptors = descriptor::constants(service);
     let arc = service_trait::implementation_for_arc(service);
@@ -56,6 +57,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
         )]
         const _: () = {
             #checks
+            #names
             #argument_structs
             #descriptors
             #arc

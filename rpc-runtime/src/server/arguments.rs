@@ -108,6 +108,7 @@ macro_rules! readers {
         /// # Errors
         ///
         /// Those of [`Invocation::arguments`].
+        #[allow(clippy::needless_lifetimes)] // of the one without arguments
         pub fn $reader<'a, $($argument: Argument<'a> + Movable),*>(
             invocation: &'a Invocation,
             method: &MethodDescriptor,
