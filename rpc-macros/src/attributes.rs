@@ -49,6 +49,13 @@ impl Attributes {
         self.named(&["deprecated"])
     }
 
+    /// Whether the item is deprecated, or may use what is.
+    pub(crate) fn is_about_deprecation(&self) -> bool {
+        let lints = self.named(&["allow", "expect"]);
+        let is_named = |lint: &Attribute| matches!(&lint.meta, Meta::List(list) if list.tokens.to_string().contains("deprecated"));
+        !self.deprecated().is_empty() || lints.iter().any(is_named)
+    }
+
     pub(crate) fn must_use(&self) -> Vec<Attribute> {
         self.named(&["must_use"])
     }

@@ -301,3 +301,14 @@ mod macros {
         assert_eq!(EchoClient::in_process(Mirror).echo("a").await.unwrap(), "a");
     }
 }
+
+/// What nothing here needs to have allowed may be forbidden.
+#[forbid(deprecated)]
+mod forbidding {
+    use rpc_runtime::service;
+
+    #[service]
+    pub(super) trait Modern {
+        async fn is_new(&self, what: &str) -> Result<bool, String>;
+    }
+}

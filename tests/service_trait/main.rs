@@ -3,6 +3,7 @@
 //! The calls are made in the process: what they show is the generated code and the codecs, not a broker.
 
 mod attributes;
+mod conversions;
 mod default_bodies;
 mod evolution;
 mod forms;

@@ -25,7 +25,7 @@ mod shadowed {
     #[service]
     pub(super) trait Shadows {
         async fn types(&self, a: T, b: &Client, c: Vec, d: Option, e: String) -> Box;
-        async fn services(&self, a: Service, b: Call, c: Fault) -> Future;
+        async fn services(&self, a: Service, b: Call, c: Fault, cx: &Context) -> Future;
         async fn derived(&self, #[serde(default = "none")] a: None, b: Ok) -> Send;
     }
 
@@ -40,7 +40,7 @@ mod shadowed {
             Box
         }
 
-        async fn services(&self, _: Service, _: Call, _: Fault) -> Future {
+        async fn services(&self, _: Service, _: Call, _: Fault, _: &Context) -> Future {
             Future
         }
 
@@ -48,6 +48,49 @@ mod shadowed {
             Send
         }
     }
+}
+
+/// Generic types by the names of those that are taken for text and bytes.
+mod named_alike {
+    use rpc_runtime::service;
+    use serde::{Deserialize, Serialize};
+    use std::marker::PhantomData;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    pub(super) struct Vec<T>(pub(super) T);
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    pub(super) struct Cow<T: ?Sized>(pub(super) u8, pub(super) PhantomData<T>);
+
+    #[service]
+    pub(super) trait Alike {
+        async fn vec(&self, number: Vec<u8>, text: std::borrow::Cow<'_, str>) -> Vec<u8>;
+        async fn cow(&self, text: Cow<str>, bytes: Cow<[u8]>) -> Cow<str>;
+    }
+
+    pub(super) struct Mirror;
+
+    impl Alike for Mirror {
+        async fn vec(&self, number: Vec<u8>, text: std::borrow::Cow<'_, str>) -> Vec<u8> {
+            assert_eq!(text, "text");
+            number
+        }
+
+        async fn cow(&self, text: Cow<str>, bytes: Cow<[u8]>) -> Cow<str> {
+            Cow(text.0 + bytes.0, PhantomData)
+        }
+    }
+}
+
+#[tokio::test]
+async fn generic_types_may_be_named_like_text_and_bytes() {
+    use named_alike::*;
+    use std::marker::PhantomData;
+
+    let alike = AlikeClient::in_process(Mirror);
+    assert_eq!(alike.vec(Vec(7), "text".into()).await.unwrap(), Vec(7));
+    let cow = alike.cow(Cow(1, PhantomData), Cow(2, PhantomData));
+    assert_eq!(cow.await.unwrap(), Cow(3, PhantomData));
 }
 
 /// Methods that every type has may go by the names that generated code calls.
@@ -94,7 +137,10 @@ async fn types_may_shadow_those_of_the_prelude_and_ours() {
     use shadowed::*;
     let shadows = ShadowsClient::in_process(Mirror);
     shadows.types(T, &Client, Vec, Option, String).await.unwrap();
-    shadows.services(Service, Call, Fault).await.unwrap();
+    shadows
+        .services(Service, Call, Fault, &shadowed::Context)
+        .await
+        .unwrap();
     shadows.derived(None, Ok).await.unwrap();
 }
 

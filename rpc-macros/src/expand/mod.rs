@@ -8,6 +8,7 @@ use quote::{format_ident, quote};
 use syn::ext::IdentExt;
 use syn::{Ident, Type};
 
+use crate::attributes::Attributes;
 use crate::model::{Method, Service};
 
 mod alternatives;
@@ -18,6 +19,7 @@ mod descriptor;
 mod generics;
 mod server;
 mod service_trait;
+mod writers;
 
 /// All that is generated for a service.
 pub(crate) fn service(service: &Service) -> TokenStream {
@@ -27,6 +29,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
 
     let alternatives = alternatives::are_exclusive(service);
     let checks = checks::of_types(service);
+    let names = arguments::of_names(service);
     let argument_structs = arguments::definitions(service);
     let descriptors = descriptor::constants(service);
     let arc = service_trait::implementation_for_arc(service);
@@ -35,6 +38,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
 
     let cfg = service.attributes.cfg();
     let lints = service.attributes.lints();
+    let deprecated = is_any_deprecated(service).then(|| quote!(deprecated,));
     quote! {
         #service_trait
         #client
@@ -45,7 +49,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
         // The user is told about the trait, and need not be told again about what follows from it.
         #[allow(
             dead_code,
-            deprecated,
+            #deprecated
             non_camel_case_types,
             non_snake_case,
             non_upper_case_globals,
@@ -57,6 +61,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
         const _: () = {
             #alternatives
             #checks
+            #names
             #argument_structs
             #descriptors
             #arc
@@ -64,6 +69,13 @@ pub(crate) fn service(service: &Service) -> TokenStream {
             #server_impls
         };
     }
+}
+
+/// Whether generated code has to use something deprecated, or the user allows that. A lint that is not named here may be forbidden.
+fn is_any_deprecated(service: &Service) -> bool {
+    let methods = service.methods.iter().map(|method| &method.attributes);
+    let mut all = methods.chain([&service.attributes]);
+    all.any(Attributes::is_about_deprecation)
 }
 
 /// The type parameter that stands for a user's implementation. Types named by the user share its scope, so its name

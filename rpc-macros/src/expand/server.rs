@@ -2,11 +2,10 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
-use syn::Ident;
 use syn::spanned::Spanned;
 
 use super::generics::CloneAndDebug;
-use super::{arguments, generics, implementation, method_constant, service_constant};
+use super::{arguments, generics, implementation, service_constant};
 use crate::model::{Method, Parameter, Service};
 
 /// The server's type.
@@ -38,7 +37,10 @@ pub(super) fn definition(service: &Service) -> TokenStream {
 }
 
 fn clone_and_debug(service: &Service) -> CloneAndDebug {
-    let (field, parameter) = (format_ident!("implementation"), implementation());
+    let (field, parameter) = (
+        format_ident!("implementation"),
+        generics::server_parameter(service),
+    );
     let (name, generics) = (service.server_name(), generics::of_server(service));
     generics::clone_and_debug(service, &name, &generics, &field, Some(&parameter))
 }
@@ -70,12 +72,12 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     }
 }
 
-/// Brings in what renders a method's error as text. Which of the two traits does is decided for each error type: the
-/// first needs `Display`, and method lookup prefers it.
+/// Brings in what renders a method's error as text. Which of the traits does is decided for each error type, by method
+/// lookup.
 fn text_of_errors(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let is_needed = service.methods.iter().any(|method| method.is_fallible);
-    is_needed.then(|| quote!(use #runtime::__private::{ViaDisplay as _, ViaSerialize as _};))
+    is_needed.then(|| quote!(use #runtime::__private::{Unreadable as _, ViaDisplay as _, ViaSerialize as _};))
 }
 
 fn dispatcher(service: &Service) -> TokenStream {
@@ -110,24 +112,23 @@ fn dispatcher(service: &Service) -> TokenStream {
 fn arm(service: &Service, method: &Method) -> TokenStream {
     let runtime = &service.runtime;
     let (implementation, service_trait) = (implementation(), generics::service_trait(service));
-    let constant = method_constant(method);
     let cfg = method.attributes.cfg();
     let wire_name = &method.wire_name;
     let method_name = &method.name;
-    let (bindings, decoded) = arguments::received(service, method);
+    let bindings = arguments::pattern(service, method);
+    let read = arguments::read(service, method);
     let values = method.parameters.iter().map(|parameter| match parameter {
         Parameter::Context { .. } => quote_spanned!(Span::mixed_site()=> invocation.context()),
         Parameter::Argument(argument) => arguments::lent(service, method, argument),
     });
-    // An argument that cannot be decoded is reported at the method, a result that cannot be sent at its type.
-    let decode = Ident::new("arguments", method_name.span());
+    // A result that cannot be sent is reported at its type.
     let at_output = Span::mixed_site().located_at(method.output.span());
     let outcome = quote_spanned! {at_output=>
         <#implementation as #service_trait>::#method_name(&self.implementation #(, #values)*).await
     };
     let answer = if method.is_fallible {
         quote_spanned! {at_output=>
-            invocation.answer_result(#outcome, |error| (&#runtime::__private::Readable(error)).__readable_text())
+            invocation.answer_result(#outcome, |error| (&&#runtime::__private::Readable(error)).__readable_text())
         }
     } else {
         quote_spanned!(at_output=> invocation.answer(#outcome))
@@ -135,7 +136,7 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     quote_spanned! {Span::mixed_site()=>
         #(#cfg)*
         #wire_name => {
-            let #bindings: #decoded = invocation.#decode(&#constant)?;
+            let #bindings = #read?;
             #answer
         }
     }

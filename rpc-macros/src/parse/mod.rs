@@ -117,6 +117,21 @@ fn refuse_generics(generics: &Generics, errors: &mut Errors) {
     for predicate in generics.where_clause.iter().flat_map(|clause| &clause.predicates) {
         refuse_self(predicate, errors);
     }
+    refuse_unbounded(generics, errors);
+}
+
+/// Refuses a parameter without any bound: what is sent has some, and what is not has to be `'static` at least.
+fn refuse_unbounded(generics: &Generics, errors: &mut Errors) {
+    let predicates = generics.where_clause.to_token_stream();
+    for parameter in generics.type_params() {
+        let name = &parameter.ident;
+        if parameter.bounds.is_empty() && !types::mentions(predicates.clone(), name) {
+            let bounds = "serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static";
+            let message =
+                format!("client and server cannot send what they know nothing of; write `{name}: {bounds}`");
+            errors.push(name, message);
+        }
+    }
 }
 
 /// Refuses a bound on the implementation, which client and server are not.

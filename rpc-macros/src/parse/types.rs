@@ -263,9 +263,17 @@ pub(super) fn reference_to_self(ty: &Type) -> Option<&TypeReference> {
 
 /// Whether `Self` is anywhere among the tokens.
 pub(super) fn mentions_self(tokens: TokenStream) -> bool {
+    mentions(tokens, "Self")
+}
+
+/// Whether this name is anywhere among the tokens.
+pub(super) fn mentions<N: ?Sized>(tokens: TokenStream, name: &N) -> bool
+where
+    Ident: PartialEq<N>,
+{
     tokens.into_iter().any(|token| match token {
-        TokenTree::Group(group) => mentions_self(group.stream()),
-        TokenTree::Ident(ident) => ident == "Self",
+        TokenTree::Group(group) => mentions(group.stream(), name),
+        TokenTree::Ident(ident) => ident == *name,
         _ => false,
     })
 }

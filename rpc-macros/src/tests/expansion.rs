@@ -33,7 +33,7 @@ fn a_generic_service() {
         where
             V: Value,
         {
-            async fn put(&self, #[serde(rename = "k")] key: &K, #[serde(default)] body: Vec<u8>, note: Cow<'_, str>) -> V;
+            async fn put(&self, #[serde(rename = "k", with = "hex")] key: &K, #[serde(default)] body: Vec<u8>, note: Cow<'_, str>) -> V;
             async fn count(&self) -> usize {
                 N
             }

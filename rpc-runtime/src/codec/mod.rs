@@ -102,7 +102,7 @@ impl Codec {
             return self.decode(body);
         }
         // `T` is `Vec<u8>`: read it in one piece, and hand it over through a slot of its own type.
-        let mut bytes = Some(self.decode::<CowBytes<'_>>(body)?.into_owned());
+        let mut bytes = Some(self.decode::<CowBytes<'_>>(body)?.0.into_owned());
         match (&mut bytes as &mut dyn Any)
             .downcast_mut::<Option<T>>()
             .and_then(Option::take)

@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) mod arguments;
 mod dispatch;
 mod service;
 mod worker;
 
 pub(crate) use dispatch::{Decision, Dispatcher, Rules};
-pub use service::{Answer, Invocation, Readable, Service, ViaDisplay, ViaSerialize};
+pub use service::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
 pub(crate) use worker::run;
 
 use crate::broker::Broker;

@@ -27,7 +27,7 @@ fn an_implementation() {
 #[test]
 fn trait_lifetime() {
     assert_item(
-        "trait S<'a, T> { async fn f(&self); }",
+        "trait S<'a, T: 'static> { async fn f(&self); }",
         &[(
             "'a",
             "lifetimes have no meaning across the network; remove this one",
