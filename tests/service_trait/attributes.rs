@@ -305,7 +305,7 @@ async fn expect_of_the_trait() {
 async fn an_argument_that_the_default_body_does_not_use() {
     #[service]
     trait Ignorant {
-        #[expect(unused_variables)]
+        #[deny(unused_variables)]
         async fn ignore(&self, what: u8) -> u8 {
             7
         }
