@@ -15,6 +15,10 @@ use crate::model::{Kind, Method, Parameter};
 /// Names of the client's own functions.
 const RESERVED: [&str; 3] = ["new", "builder", "in_process"];
 
+/// Methods of the prelude that every type has and that take it by value: on a client, the compiler finds them before the client's
+/// own, which borrow it.
+const SHADOWED: [(&str, &str); 2] = [("into", "Into"), ("try_into", "TryInto")];
+
 /// Reads a method, given those before it.
 pub(super) fn read(item: &TraitItemFn, earlier: &[Method], errors: &mut Errors) -> Method {
     let options = Options::of_rpc(&item.attrs, &options::METHOD, errors);
@@ -103,13 +107,15 @@ fn refuse_syntax(item: &TraitItemFn, errors: &mut Errors) {
 
 fn refuse_reserved(name: &Ident, errors: &mut Errors) {
     let plain = name.unraw();
-    if RESERVED.iter().any(|reserved| plain == reserved) {
-        let advice = "choose another name and keep this one on the wire with";
-        errors.push(
-            name,
-            format!("the client has its own function `{plain}`; {advice} `#[rpc(name = \"{plain}\")]`"),
-        );
-    }
+    let reason = if RESERVED.iter().any(|reserved| plain == reserved) {
+        format!("the client has its own function `{plain}`")
+    } else if let Some((_, prelude_trait)) = SHADOWED.iter().find(|(method, _)| plain == method) {
+        format!("on the client, `{plain}` would be that of `{prelude_trait}`, which every type has")
+    } else {
+        return;
+    };
+    let advice = "choose another name and keep this one on the wire with";
+    errors.push(name, format!("{reason}; {advice} `#[rpc(name = \"{plain}\")]`"));
 }
 
 fn read_output(output: &ReturnType, errors: &mut Errors) -> Type {

@@ -104,6 +104,23 @@ fn reserved_name() {
 }
 
 #[test]
+fn names_that_the_prelude_has_for_every_type() {
+    assert_method(
+        "async fn into(&self) -> u8; async fn try_into(&self);",
+        &[
+            (
+                "into",
+                r#"on the client, `into` would be that of `Into`, which every type has; choose another name and keep this one on the wire with `#[rpc(name = "into")]`"#,
+            ),
+            (
+                "try_into",
+                r#"on the client, `try_into` would be that of `TryInto`, which every type has; choose another name and keep this one on the wire with `#[rpc(name = "try_into")]`"#,
+            ),
+        ],
+    );
+}
+
+#[test]
 fn reserved_raw_name() {
     assert_method(
         "async fn r#builder(&self);",
