@@ -268,7 +268,7 @@ async fn a_cow_of_bytes_is_bytes() {
 
 #[tokio::test]
 async fn a_static_cow_of_bytes_comes_back_too() {
-    travels!([Cow<'static, [u8]>], Cow::Borrowed(&[0, 255][..]), "[0,255]");
+    travels!([Cow<'static, [u8]>] -> [Cow<'static, [u8]>] by clone, Cow::Borrowed(&[0, 255][..]), "h'00ff'", "[0,255]");
 }
 
 #[tokio::test]

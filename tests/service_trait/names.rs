@@ -66,6 +66,15 @@ mod named_alike {
     pub(super) trait Alike {
         async fn vec(&self, number: Vec<u8>, text: std::borrow::Cow<'_, str>) -> Vec<u8>;
         async fn cow(&self, text: Cow<str>, bytes: Cow<[u8]>) -> Cow<str>;
+        async fn lasting(&self, bytes: lasting::Cow<'static, [u8]>) -> lasting::Cow<'static, [u8]>;
+    }
+
+    pub(super) mod lasting {
+        #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        pub(in super::super) struct Cow<'a, T: ?Sized>(
+            pub(in super::super) u8,
+            pub(in super::super) std::marker::PhantomData<&'a T>,
+        );
     }
 
     pub(super) struct Mirror;
@@ -79,6 +88,10 @@ mod named_alike {
         async fn cow(&self, text: Cow<str>, bytes: Cow<[u8]>) -> Cow<str> {
             Cow(text.0 + bytes.0, PhantomData)
         }
+
+        async fn lasting(&self, bytes: lasting::Cow<'static, [u8]>) -> lasting::Cow<'static, [u8]> {
+            bytes
+        }
     }
 }
 
@@ -91,6 +104,8 @@ async fn generic_types_may_be_named_like_text_and_bytes() {
     assert_eq!(alike.vec(Vec(7), "text".into()).await.unwrap(), Vec(7));
     let cow = alike.cow(Cow(1, PhantomData), Cow(2, PhantomData));
     assert_eq!(cow.await.unwrap(), Cow(3, PhantomData));
+    let lasting = alike.lasting(lasting::Cow(4, PhantomData)).await;
+    assert_eq!(lasting.unwrap(), lasting::Cow(4, PhantomData));
 }
 
 /// Methods that every type has may go by the names that generated code calls.

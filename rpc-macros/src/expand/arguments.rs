@@ -122,7 +122,7 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
         // Bytes say that they are bytes, or they would travel as a list of numbers.
         match &argument.shape {
             Shape::Bytes => quote!(#runtime::__private::ByteSlice(#value)),
-            Shape::CowStr | Shape::CowBytes | Shape::ByteVec => {
+            Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec => {
                 let named = named(service, argument);
                 quote!(#named::sent(&#value))
             }
@@ -182,7 +182,7 @@ fn received_type(service: &Service, argument: &Argument) -> TokenStream {
         Shape::Str => quote!(#runtime::__private::CowStr<'_>),
         Shape::Bytes => quote!(#runtime::__private::CowBytes<'_>),
         // How the type travels says as what it is read.
-        Shape::CowStr | Shape::CowBytes | Shape::ByteVec => quote_spanned!(argument.ty.span()=> _),
+        Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec => quote_spanned!(argument.ty.span()=> _),
         Shape::Slice(element) => {
             let runtime = located_at(runtime, element);
             quote_spanned!(element.span()=> #runtime::__private::Vec<#element>)
@@ -203,8 +203,12 @@ fn named(service: &Service, argument: &Argument) -> TokenStream {
 /// Brings in the functions of [`named`] for types of the user's.
 pub(super) fn of_names(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
-    let is_named =
-        |argument: &Argument| matches!(argument.shape, Shape::CowStr | Shape::CowBytes | Shape::ByteVec);
+    let is_named = |argument: &Argument| {
+        matches!(
+            argument.shape,
+            Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec
+        )
+    };
     let mut arguments = service.methods.iter().flat_map(Method::arguments);
     let is_needed = arguments.any(is_named);
     is_needed.then(|| quote!(use #runtime::__private::NamedAlike as _;))
@@ -269,11 +273,16 @@ pub(super) fn lent(service: &Service, method: &Method, argument: &Argument) -> T
             };
             quote_spanned!(ty.span()=> #runtime::__private::lend::<#ty>(#lent))
         }
-        Shape::CowStr | Shape::CowBytes | Shape::ByteVec if !method.has_derived_arguments() => {
+        _ if method.has_derived_arguments() => quote!(#name),
+        Shape::CowBytes { is_static: true } => {
+            let named = named(service, argument);
+            quote!(#named::received_to_keep(#name))
+        }
+        Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec => {
             let named = named(service, argument);
             quote!(#named::received(#name))
         }
-        Shape::CowStr | Shape::CowBytes | Shape::ByteVec | Shape::Owned => quote!(#name),
+        Shape::Owned => quote!(#name),
     }
 }
 
@@ -290,7 +299,7 @@ fn sent_type(service: &Service, argument: &Argument) -> TokenStream {
             let ty = with_lifetime(ty, "'sent");
             quote!(&'sent #ty)
         }
-        Shape::CowStr | Shape::CowBytes => cow(service, argument, "'sent"),
+        Shape::CowStr | Shape::CowBytes { .. } => cow(service, argument, "'sent"),
         Shape::ByteVec | Shape::Owned => with_lifetime(&argument.ty, "'sent").into_token_stream(),
     }
 }
@@ -305,7 +314,7 @@ fn owned_type(service: &Service, argument: &Argument) -> TokenStream {
             let element = with_lifetime(element, "'static");
             return quote!(#runtime::__private::Vec<#element>);
         }
-        Shape::CowStr | Shape::CowBytes => return cow(service, argument, "'static"),
+        Shape::CowStr | Shape::CowBytes { .. } => return cow(service, argument, "'static"),
         Shape::Reference(ty) => ty,
         Shape::ByteVec | Shape::Owned => &argument.ty,
     };
@@ -365,7 +374,10 @@ fn name_lifetimes(ty: &mut Type, lifetime: &str) -> usize {
 }
 
 fn is_bytes(argument: &Argument) -> bool {
-    matches!(argument.shape, Shape::Bytes | Shape::CowBytes | Shape::ByteVec)
+    matches!(
+        argument.shape,
+        Shape::Bytes | Shape::CowBytes { .. } | Shape::ByteVec
+    )
 }
 
 /// The argument's name, so placed that a type which cannot be sent is what the compiler underlines.

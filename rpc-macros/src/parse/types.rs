@@ -102,19 +102,19 @@ fn is_u8(ty: &Type) -> bool {
 
 /// The shape of a type that is no reference.
 fn owned_shape(ty: &Type) -> Shape {
-    let Some((name, argument)) = generic_of_one(ty) else {
+    let Some((name, is_static, argument)) = generic_of_one(ty) else {
         return Shape::Owned;
     };
     match bare(argument) {
         element if name == "Vec" && is_u8(element) => Shape::ByteVec,
-        Type::Path(path) if name == "Cow" && path.path.is_ident("str") => Shape::CowStr,
-        Type::Slice(slice) if name == "Cow" && is_u8(&slice.elem) => Shape::CowBytes,
+        Type::Path(path) if name == "Cow" && path.path.is_ident("str") && !is_static => Shape::CowStr,
+        Type::Slice(slice) if name == "Cow" && is_u8(&slice.elem) => Shape::CowBytes { is_static },
         _ => Shape::Owned,
     }
 }
 
-/// The name of a type such as `Vec<T>` or `Cow<'_, T>`, and its `T`. What is `'static` borrows from no request.
-fn generic_of_one(ty: &Type) -> Option<(&Ident, &Type)> {
+/// The name of a type such as `Vec<T>` or `Cow<'_, T>`, whether its lifetime is `'static`, and its `T`.
+fn generic_of_one(ty: &Type) -> Option<(&Ident, bool, &Type)> {
     let Type::Path(TypePath {
         qself: None, path, ..
     }) = bare(ty)
@@ -125,12 +125,12 @@ fn generic_of_one(ty: &Type) -> Option<(&Ident, &Type)> {
     let PathArguments::AngleBracketed(arguments) = &last.arguments else {
         return None;
     };
-    let mut arguments = arguments
-        .args
-        .iter()
-        .filter(|argument| !matches!(argument, GenericArgument::Lifetime(lifetime) if lifetime.ident == "_"));
+    let mut arguments = arguments.args.iter().peekable();
+    let lifetime = arguments.next_if(|argument| matches!(argument, GenericArgument::Lifetime(_)));
+    let is_static =
+        matches!(lifetime, Some(GenericArgument::Lifetime(lifetime)) if lifetime.ident == "static");
     match (arguments.next(), arguments.next()) {
-        (Some(GenericArgument::Type(argument)), None) => Some((&last.ident, argument)),
+        (Some(GenericArgument::Type(argument)), None) => Some((&last.ident, is_static, argument)),
         _ => None,
     }
 }

@@ -148,6 +148,12 @@ impl<'a> Named<Cow<'a, [u8]>> {
     pub fn received(bytes: CowBytes<'a>) -> Cow<'a, [u8]> {
         bytes.0
     }
+
+    /// What a method gets that may keep it for longer than the request.
+    #[must_use]
+    pub fn received_to_keep(bytes: CowBytes<'_>) -> Cow<'a, [u8]> {
+        Cow::Owned(bytes.0.into_owned())
+    }
 }
 
 impl<'a> Named<Cow<'a, str>> {
@@ -176,6 +182,14 @@ pub trait NamedAlike {
 
     /// What the method gets.
     fn received(argument: Self::Type) -> Self::Type
+    where
+        Self::Type: Sized,
+    {
+        argument
+    }
+
+    /// The same of a type that is `'static`.
+    fn received_to_keep(argument: Self::Type) -> Self::Type
     where
         Self::Type: Sized,
     {
