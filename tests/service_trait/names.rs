@@ -124,26 +124,51 @@ mod blanket {
     }
 
     impl<T> Everything for T {}
+
+    /// Found before those that borrow.
+    pub(super) trait ByValue: Sized {
+        fn call(self) {}
+
+        fn call_fallible(self) {}
+
+        fn field(self) {}
+
+        fn method(self) {}
+
+        fn build(self) {}
+    }
+
+    impl<T> ByValue for T {}
 }
 
 #[tokio::test]
 async fn traits_of_every_type_may_have_methods_of_any_name() {
+    #[allow(unused_imports)] // as it should be
+    use blanket::ByValue as _;
     use blanket::Everything as _;
 
     #[service]
-    trait Shop {
-        async fn buy(&self, what: &str) -> Result<u8, String>;
+    trait Shop<T: serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static> {
+        async fn buy(&self, what: &str) -> Result<T, String>;
+        async fn price(&self, #[serde(alias = "of")] what: &T) -> u8;
     }
 
     struct Closed;
 
-    impl Shop for Closed {
+    impl Shop<u8> for Closed {
         async fn buy(&self, what: &str) -> Result<u8, String> {
             Err(format!("no {what}{}", what.text()))
         }
+
+        async fn price(&self, what: &u8) -> u8 {
+            *what
+        }
     }
 
-    let error = ShopClient::in_process(Closed).buy("bread").await.unwrap_err();
+    let shop = ShopClient::<u8>::in_process(Closed);
+    assert!(format!("{shop:?}").starts_with("ShopClient"));
+    assert_eq!(shop.price(&7).await.unwrap(), 7);
+    let error = shop.buy("bread").await.unwrap_err();
     assert!(matches!(error, rpc_runtime::CallError::Service(error) if error == "no bread"));
 }
 
@@ -246,11 +271,11 @@ async fn arguments_named_like_items_of_generated_code() {
             T: u8,
             service: u8,
             method_items: u8,
-            __Descriptors: u8,
-            __Implementation: u8,
-            __sent_items: u8,
-            __received_items: u8,
-            __arguments_travel: u8,
+            Descriptors: u8,
+            Implementation: u8,
+            sent_items: u8,
+            received_items: u8,
+            arguments_travel: u8,
             SERVICE: u8,
             HostileClient: u8,
             HostileServer: u8,
@@ -266,11 +291,11 @@ async fn arguments_named_like_items_of_generated_code() {
             T: u8,
             service: u8,
             method_items: u8,
-            __Descriptors: u8,
-            __Implementation: u8,
-            __sent_items: u8,
-            __received_items: u8,
-            __arguments_travel: u8,
+            Descriptors: u8,
+            Implementation: u8,
+            sent_items: u8,
+            received_items: u8,
+            arguments_travel: u8,
             SERVICE: u8,
             HostileClient: u8,
             HostileServer: u8,
@@ -279,11 +304,11 @@ async fn arguments_named_like_items_of_generated_code() {
                 T,
                 service,
                 method_items,
-                __Descriptors,
-                __Implementation,
-                __sent_items,
-                __received_items,
-                __arguments_travel,
+                Descriptors,
+                Implementation,
+                sent_items,
+                received_items,
+                arguments_travel,
                 SERVICE,
                 HostileClient,
                 HostileServer,
@@ -305,14 +330,14 @@ async fn arguments_named_like_fields_and_bindings_of_serdes_derive() {
             &self,
             #[serde(default)] sent: u8,
             received: u8,
-            __serde: u8,
-            __bytes: Vec<u8>,
-            __serializer: u8,
-            __serde_state: u8,
-            __field: u8,
-            __field0: u8,
+            serde: u8,
+            bytes: Vec<u8>,
+            serializer: u8,
+            serde_state: u8,
+            field: u8,
+            field0: u8,
             value: u8,
-            __map: u8,
+            map: u8,
             generics: u8,
             generics_: u8,
             r#struct: u8,
@@ -327,14 +352,14 @@ async fn arguments_named_like_fields_and_bindings_of_serdes_derive() {
             &self,
             sent: u8,
             received: u8,
-            __serde: u8,
-            __bytes: Vec<u8>,
-            __serializer: u8,
-            __serde_state: u8,
-            __field: u8,
-            __field0: u8,
+            serde: u8,
+            bytes: Vec<u8>,
+            serializer: u8,
+            serde_state: u8,
+            field: u8,
+            field0: u8,
             value: u8,
-            __map: u8,
+            map: u8,
             generics: u8,
             generics_: u8,
             r#struct: u8,
@@ -342,14 +367,14 @@ async fn arguments_named_like_fields_and_bindings_of_serdes_derive() {
             vec![
                 sent,
                 received,
-                __serde,
-                __bytes[0],
-                __serializer,
-                __serde_state,
-                __field,
-                __field0,
+                serde,
+                bytes[0],
+                serializer,
+                serde_state,
+                field,
+                field0,
                 value,
-                __map,
+                map,
                 generics,
                 generics_,
                 r#struct,
@@ -452,4 +477,109 @@ mod methods_named_like {
         method_fallible pin poll queue r#match r#type ready serialize deserialize service text to_owned to_string
         unwrap
     }
+}
+
+/// Services beside items that would turn a binding of their name into a pattern.
+macro_rules! beside_values {
+    ($($test:ident: [$($item:tt)*] $rest:tt;)*) => {$(
+        #[tokio::test]
+        async fn $test() {
+            $test::check().await;
+        }
+
+        #[allow(dead_code, non_camel_case_types, non_upper_case_globals)]
+        mod $test {
+            use std::borrow::Cow;
+
+            use ::rpc_runtime::{CallError, Context, service};
+            use ::serde::{Serialize, Serializer, de::DeserializeOwned};
+
+            beside_values! {
+                @each [$($item)*] $rest
+                answer argument arguments broker builder bytes call client context descriptor error f field fmt
+                formatter generics implementation invocation key map marker method name names outcome received
+                request result sent seq serde serializer server service this unknown value visitor
+            }
+
+            #[service]
+            trait Hostile<T: Serialize + DeserializeOwned + Send + Sync + 'static> {
+                async fn plain(&self, #[rpc(context)] cx: &Context, a: &str, b: &[u8], c: &[T], d: &T) -> usize;
+                async fn owned(&self, a: Cow<'_, str>, b: Cow<'_, [u8]>, c: Cow<'static, [u8]>, d: Vec<u8>, e: T) -> Vec<u8>;
+                async fn derived(
+                    &self,
+                    #[serde(serialize_with = "write", skip_serializing_if = "is_never", default = "none")] a: &u8,
+                    #[serde(default, rename = "c")] b: &[T],
+                    #[serde(alias = "e")] d: Vec<u8>,
+                ) -> usize;
+                async fn fallible(&self, a: u8) -> Result<T, String>;
+                async fn bodied(&self, a: u8) -> u8 {
+                    7
+                }
+                #[rpc(oneway)]
+                async fn oneway(&self);
+            }
+
+            fn write<S: Serializer>(a: &u8, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_u8(*a)
+            }
+
+            fn is_never(_: &u8) -> bool {
+                false
+            }
+
+            fn none() -> u8 {
+                0
+            }
+
+            #[derive(Clone, Debug)]
+            struct Mirror;
+
+            impl Hostile<u8> for Mirror {
+                async fn plain(&self, _: &Context, a: &str, b: &[u8], c: &[u8], d: &u8) -> usize {
+                    a.len() + b.len() + c.len() + usize::from(*d)
+                }
+
+                async fn owned(&self, a: Cow<'_, str>, b: Cow<'_, [u8]>, c: Cow<'static, [u8]>, d: Vec<u8>, e: u8) -> Vec<u8> {
+                    [a.as_bytes(), &b, &c, &d, &[e]].concat()
+                }
+
+                async fn derived(&self, a: &u8, b: &[u8], d: Vec<u8>) -> usize {
+                    usize::from(*a) + b.len() + d.len()
+                }
+
+                async fn fallible(&self, a: u8) -> Result<u8, String> {
+                    Err(a.to_string())
+                }
+
+                async fn oneway(&self) {}
+            }
+
+            pub(super) async fn check() {
+                let hostile = HostileClient::<u8>::in_process(std::sync::Arc::new(Mirror)).clone();
+                assert!(format!("{hostile:?} {:?}", HostileServer::new(Mirror)).contains("Mirror"));
+                assert_eq!(hostile.plain("a", &[1], &[1], &3).await.unwrap(), 6);
+                let owned = hostile.owned("a".into(), vec![1].into(), vec![2].into(), vec![3], 4);
+                assert_eq!(owned.await.unwrap(), b"a\x01\x02\x03\x04");
+                assert_eq!(hostile.derived(&3, &[1], vec![1]).await.unwrap(), 5);
+                let refused = hostile.fallible(1).await.unwrap_err();
+                assert!(matches!(refused, CallError::Service(text) if text == "1"));
+                assert_eq!(hostile.bodied(1).await.unwrap(), 7);
+                hostile.oneway().await.unwrap();
+            }
+        }
+    )*};
+    (@each $item:tt $rest:tt $($name:ident)*) => {
+        $(beside_values! { @item $item $name $rest })*
+    };
+    (@item [$($item:tt)*] $name:ident [$($rest:tt)*]) => {
+        pub(super) $($item)* $name $($rest)*
+    };
+}
+
+beside_values! {
+    constants: [const] [: () = ();];
+    statics: [static] [: () = ();];
+    unit_structs: [struct] [;];
+    tuple_structs: [struct] [(u8);];
+    functions: [fn] [() {}];
 }

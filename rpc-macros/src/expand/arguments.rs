@@ -158,7 +158,7 @@ pub(super) fn pattern(service: &Service, method: &Method) -> TokenStream {
 pub(super) fn read(service: &Service, method: &Method) -> TokenStream {
     let runtime = &service.runtime;
     let constant = method_constant(method);
-    let invocation = Ident::new("invocation", Span::mixed_site());
+    let invocation = Ident::new("__invocation", Span::mixed_site());
     if method.has_derived_arguments() {
         let received_struct = received_struct(method);
         let (_, arguments, _) = service.generics.split_for_impl();

@@ -61,25 +61,25 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
         impl #parameters #runtime::ServiceClient for #client #where_clause {
             const SERVICE: &'static #runtime::ServiceDescriptor = &#constant;
 
-            fn from_client(client: #runtime::__private::Client) -> Self {
-                Self { client, #marker }
+            fn from_client(__client: #runtime::__private::Client) -> Self {
+                Self { client: __client, #marker }
             }
         }
 
         impl #parameters #client #where_clause {
             /// A client of the service on its own queue; [`builder`](Self::builder) has options.
-            #visibility fn new(broker: &#runtime::Broker) -> Self {
-                Self::builder(broker).build()
+            #visibility fn new(__broker: &#runtime::Broker) -> Self {
+                Self::builder(__broker).build()
             }
 
             /// A client with options, such as another queue.
-            #visibility fn builder(broker: &#runtime::Broker) -> #runtime::ClientBuilder<Self> {
-                #runtime::ClientBuilder::new(broker)
+            #visibility fn builder(__broker: &#runtime::Broker) -> #runtime::ClientBuilder<Self> {
+                #runtime::ClientBuilder::new(__broker)
             }
 
             /// A client that calls this implementation, here and without a broker: for tests.
-            #visibility fn in_process(implementation: impl #service_trait) -> Self {
-                #runtime::ClientBuilder::in_process(#server::new(implementation)).build()
+            #visibility fn in_process(__implementation: impl #service_trait) -> Self {
+                #runtime::ClientBuilder::in_process(#server::new(__implementation)).build()
             }
 
             #(#methods)*
@@ -118,7 +118,7 @@ fn call_method(service: &Service, method: &Method) -> TokenStream {
         #(#must_use)*
         #(#lints)*
         #visibility fn #name(&self #(, #parameters)*) -> #runtime::#call_type<#output> {
-            self.client.#call::<#output>(&#constant, #arguments)
+            #runtime::__private::Client::#call::<#output>(&self.client, &#constant, #arguments)
         }
     }
 }

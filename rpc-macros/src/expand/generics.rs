@@ -134,8 +134,8 @@ pub(super) fn clone_and_debug(
         where
             #(#bounded: ::core::fmt::Debug,)*
         {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                f.debug_struct(#struct_name).field(#field_name, &self.#field).finish()
+            fn fmt(&self, __f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                ::core::fmt::DebugStruct::field(&mut __f.debug_struct(#struct_name), #field_name, &self.#field).finish()
             }
         }
     };

@@ -1,7 +1,10 @@
 //! From [`Service`] to code.
 //!
 //! Generated code assumes nothing about where it lands: every path is absolute or a name the user wrote, and what is
-//! only its own lives in an unnamed constant. Bindings are hygienic, so that no argument's name can meet them.
+//! only its own lives in an unnamed constant. Bindings are hygienic, so that no argument's name can meet them; and as a binding
+//! of a constant's name would be a pattern, each begins with two underscores, as all names here that share a scope with the user's.
+//! Methods are called by paths where one of the same name that takes its receiver by value, of a trait for all types, would be
+//! found first.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote};
@@ -78,8 +81,7 @@ fn is_any_deprecated(service: &Service) -> bool {
     all.any(Attributes::is_about_deprecation)
 }
 
-/// The type parameter that stands for a user's implementation. Types named by the user share its scope, so its name
-/// is one that nobody gives to a type.
+/// The type parameter that stands for a user's implementation. Types named by the user share its scope.
 fn implementation() -> Ident {
     Ident::new("__Implementation", Span::mixed_site())
 }

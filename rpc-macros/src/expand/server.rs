@@ -63,8 +63,8 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
 
         impl #parameters #server #where_clause {
             /// Serves this implementation.
-            #visibility fn new(implementation: #implementation) -> Self {
-                Self { implementation, #marker }
+            #visibility fn new(__implementation: #implementation) -> Self {
+                Self { implementation: __implementation, #marker }
             }
         }
 
@@ -95,12 +95,12 @@ fn dispatcher(service: &Service) -> TokenStream {
 
             fn handle<'a>(
                 &'a self,
-                invocation: &'a #runtime::Invocation,
+                __invocation: &'a #runtime::Invocation,
             ) -> #runtime::__private::BoxFuture<'a, ::core::result::Result<#runtime::Answer, #runtime::Fault>> {
                 #runtime::__private::Box::pin(async move {
-                    match invocation.method() {
+                    match __invocation.method() {
                         #(#arms)*
-                        unknown => ::core::result::Result::Err(#runtime::Fault::unknown_method(unknown)),
+                        __unknown => ::core::result::Result::Err(#runtime::Fault::unknown_method(__unknown)),
                     }
                 })
             }
@@ -118,7 +118,7 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     let bindings = arguments::pattern(service, method);
     let read = arguments::read(service, method);
     let values = method.parameters.iter().map(|parameter| match parameter {
-        Parameter::Context { .. } => quote_spanned!(Span::mixed_site()=> invocation.context()),
+        Parameter::Context { .. } => quote_spanned!(Span::mixed_site()=> __invocation.context()),
         Parameter::Argument(argument) => arguments::lent(service, method, argument),
     });
     // A result that cannot be sent is reported at its type.
@@ -128,10 +128,10 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     };
     let answer = if method.is_fallible {
         quote_spanned! {at_output=>
-            invocation.answer_result(#outcome, |error| (&&#runtime::__private::Readable(error)).__readable_text())
+            __invocation.answer_result(#outcome, |__error| (&&#runtime::__private::Readable(__error)).__readable_text())
         }
     } else {
-        quote_spanned!(at_output=> invocation.answer(#outcome))
+        quote_spanned!(at_output=> __invocation.answer(#outcome))
     };
     quote_spanned! {Span::mixed_site()=>
         #(#cfg)*

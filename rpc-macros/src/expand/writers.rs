@@ -85,15 +85,15 @@ pub(super) fn functions(argument: &Argument) -> Vec<TokenStream> {
             match purpose {
                 Purpose::Write => quote! {
                     fn #function<__S: __serde::Serializer>(
-                        argument: &&#ty,
-                        serializer: __S,
+                        __argument: &&#ty,
+                        __serializer: __S,
                     ) -> ::core::result::Result<__S::Ok, __S::Error> {
-                        #user_function(*argument, serializer)
+                        #user_function(*__argument, __serializer)
                     }
                 },
                 Purpose::Skip => quote! {
-                    fn #function(argument: &&#ty) -> ::core::primitive::bool {
-                        #user_function(*argument)
+                    fn #function(__argument: &&#ty) -> ::core::primitive::bool {
+                        #user_function(*__argument)
                     }
                 },
             }

@@ -16,6 +16,7 @@ use crate::model::{Method, Service};
 
 mod errors;
 mod method;
+mod names;
 mod options;
 mod parameter;
 mod refusal;
@@ -52,8 +53,12 @@ fn not_a_trait(item: &Item) -> syn::Error {
 fn read_service(arguments: TokenStream, item: &ItemTrait, errors: &mut Errors) -> Service {
     let options = Options::of_service(arguments, errors);
     let runtime = options.path("crate", errors).cloned();
+    if let Some(runtime) = &runtime {
+        names::refuse_reserved_path(runtime, errors);
+    }
     let queue = read_queue(&options, item, errors);
     refuse_trait_syntax(item, errors);
+    names::refuse_reserved(item, errors);
     Service {
         runtime: runtime.unwrap_or_else(|| parse_quote!(::rpc_runtime)),
         queue,

@@ -67,7 +67,7 @@ fn unfit(attribute: &Attribute) -> &'static str {
 }
 
 /// An underscore says that the body has no use for an argument, which is nothing that callers should have to know. Two
-/// are part of a name.
+/// underscores are refused for another reason.
 fn refuse_underscore(name: &Ident, errors: &mut Errors) {
     let sent = name.to_string();
     if let Some(plain) = sent.strip_prefix('_')

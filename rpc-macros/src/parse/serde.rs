@@ -8,7 +8,7 @@ use syn::{Attribute, ExprPath, Ident, LitStr, Meta, Type};
 
 use super::errors::Errors;
 use super::settings::{Setting, Vocabulary, no_parentheses};
-use super::types;
+use super::{names, types};
 use crate::model::Serde;
 
 /// What serde can be told about an argument.
@@ -168,10 +168,14 @@ fn fault(name: &Ident) -> String {
 
 /// Serde writes the path of a function or module as a string.
 fn read_path(setting: &Setting, usage: &str, errors: &mut Errors) {
-    if let Some(path) = setting.text(usage, errors)
-        && path.parse::<ExprPath>().is_err()
-    {
-        let message = format!("this is the path of no function or module; write `{usage}`");
-        errors.push(path, message);
+    let Some(path) = setting.text(usage, errors) else {
+        return;
+    };
+    match path.parse::<ExprPath>() {
+        Ok(path) => names::refuse_reserved_path(&path.path, errors),
+        Err(_) => {
+            let message = format!("this is the path of no function or module; write `{usage}`");
+            errors.push(path, message);
+        }
     }
 }

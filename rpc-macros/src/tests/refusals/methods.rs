@@ -208,3 +208,49 @@ fn receivers_in_full() {
         ],
     );
 }
+
+#[test]
+fn names_of_generated_code() {
+    let message = |name: &str| {
+        format!(
+            "names that begin with two underscores are left to generated code; write another than `{name}`"
+        )
+    };
+    let item = r#"trait S<__T: __Bound + for<'__de> Deserialize<'__de>>: __Super {
+        async fn __f(&self, #[rpc(context)] __cx: &__Context, __a: [u8; __N]) -> Vec<__Item>;
+        async fn g(&self, #[serde(with = "__bytes")] r#__b: module::__Item, c: ::__d::E) -> krate::__Private<__T> {
+            let __local = self.f();
+        }
+    }"#;
+    let expected = [
+        "__T",
+        "__Bound",
+        "__Super",
+        "__f",
+        "__cx",
+        "__Context",
+        "__a",
+        "__N",
+        "__Item",
+        "r#__b",
+        "__T",
+        "\"__bytes\"",
+    ];
+    let expected = expected.map(|at| (at, message(at.trim_start_matches("r#").trim_matches('"'))));
+    let refused: Vec<_> = expected
+        .iter()
+        .map(|(at, message)| (*at, message.as_str()))
+        .collect();
+    super::assert_item(item, &refused);
+}
+
+#[test]
+fn a_crate_named_like_generated_code() {
+    super::assert_arguments(
+        "crate = __serde::rpc",
+        &[(
+            "__serde",
+            "names that begin with two underscores are left to generated code; write another than `__serde`",
+        )],
+    );
+}
