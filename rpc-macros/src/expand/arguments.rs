@@ -215,7 +215,7 @@ pub(super) fn of_names(service: &Service) -> Option<TokenStream> {
 }
 
 /// The path, so placed that the compiler underlines this type where it would underline what is named with the path.
-fn located_at(path: &Path, ty: &Type) -> Path {
+pub(super) fn located_at(path: &Path, ty: &Type) -> Path {
     let mut path = path.clone();
     if let Some(colons) = &mut path.leading_colon {
         colons.spans = colons.spans.map(|span| span.located_at(ty.span()));

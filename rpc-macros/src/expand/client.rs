@@ -1,7 +1,8 @@
 //! The client: one method for each of the trait's, which encodes its arguments and returns the call.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
 
 use super::generics::CloneAndDebug;
 use super::{arguments, generics, method_constant, service_constant};
@@ -106,19 +107,29 @@ fn call_method(service: &Service, method: &Method) -> TokenStream {
     let parameters = method
         .arguments()
         .map(|Argument { name, ty, .. }| quote!(#name: #ty));
-    let (call_type, call) = match method.is_fallible {
-        true => (quote!(FallibleCall), quote!(call_fallible)),
-        false => (quote!(Call), quote!(call)),
-    };
     let arguments = arguments::sent(service, method);
+    // A `Result` that is none is reported where it stands; what follows from it stands there too, and so is reported once.
+    let runtime = arguments::located_at(runtime, output);
+    let at_output = Span::call_site().located_at(output.span());
+    let (call_type, call) = match method.is_fallible {
+        true => (
+            quote_spanned!(at_output=> FallibleCall),
+            quote_spanned!(at_output=> call_fallible),
+        ),
+        false => (quote_spanned!(at_output=> Call), quote_spanned!(at_output=> call)),
+    };
+    let call_type = quote_spanned!(at_output=> #runtime::#call_type<#output>);
+    let call = quote_spanned! {at_output=>
+        #runtime::__private::Client::#call::<#output>(&self.client, &#constant, #arguments)
+    };
     quote! {
         #docs
         #(#cfg)*
         #(#deprecated)*
         #(#must_use)*
         #(#lints)*
-        #visibility fn #name(&self #(, #parameters)*) -> #runtime::#call_type<#output> {
-            #runtime::__private::Client::#call::<#output>(&self.client, &#constant, #arguments)
+        #visibility fn #name(&self #(, #parameters)*) -> #call_type {
+            #call
         }
     }
 }

@@ -54,10 +54,10 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     let implementation = implementation();
     let marker = generics::marker(service);
     let clone_and_debug = clone_and_debug(service).implementations;
-    let text_of_errors = text_of_errors(service);
+    let lookups_of_results = lookups_of_results(service);
     let dispatcher = dispatcher(service);
     quote! {
-        #text_of_errors
+        #lookups_of_results
 
         #clone_and_debug
 
@@ -72,12 +72,12 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     }
 }
 
-/// Brings in what renders a method's error as text. Which of the traits does is decided for each error type, by method
-/// lookup.
-fn text_of_errors(service: &Service) -> Option<TokenStream> {
+/// Brings in what answers for a type that is only named `Result`, and what renders a method's error as text. Which of the
+/// traits does is decided for each type, by method lookup.
+fn lookups_of_results(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let is_needed = service.methods.iter().any(|method| method.is_fallible);
-    is_needed.then(|| quote!(use #runtime::__private::{Unreadable as _, ViaDisplay as _, ViaSerialize as _};))
+    is_needed.then(|| quote!(use #runtime::__private::{NoResult as _, Unreadable as _, ViaDisplay as _, ViaSerialize as _};))
 }
 
 fn dispatcher(service: &Service) -> TokenStream {
@@ -126,9 +126,13 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     let outcome = quote_spanned! {at_output=>
         <#implementation as #service_trait>::#method_name(&self.implementation #(, #values)*).await
     };
+    let output = &method.output;
     let answer = if method.is_fallible {
         quote_spanned! {at_output=>
-            __invocation.answer_result(#outcome, |__error| (&&#runtime::__private::Readable(__error)).__readable_text())
+            __invocation.answer_result(
+                <#runtime::__private::Probe<#output>>::returned(#outcome),
+                |__error| (&&#runtime::__private::Readable(__error)).__readable_text(),
+            )
         }
     } else {
         quote_spanned!(at_output=> __invocation.answer(#outcome))
