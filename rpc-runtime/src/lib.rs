@@ -73,13 +73,14 @@ mod error;
 mod headers;
 mod protocol;
 mod server;
+mod status;
 mod transport;
 
 pub use rpc_macros::service;
 
 pub use broker::{Broker, BrokerBuilder};
 pub use call::{Call, FallibleCall, ResultType};
-pub use client::{ClientBuilder, ServiceClient};
+pub use client::{ClientBuilder, ServiceClient, WhenFull};
 pub use codec::{Codec, DecodeError, EncodeError};
 pub use context::Context;
 pub use describe::{MethodDescriptor, ServiceDescriptor};
@@ -87,6 +88,7 @@ pub use error::{BrokerError, CallError, Cause, Chain, Executed, InvalidName, Ser
 pub use headers::Headers;
 pub use protocol::{Fault, FaultCode, ReplyAddresses};
 pub use server::{Answer, Invocation, RunningServer, Server, Service};
+pub use status::{Status, StatusChanges};
 pub use transport::memory::InProcessBroker;
 pub use transport::{QueueArgument, ReplyQueue, RequestQueue};
 

@@ -2,25 +2,33 @@
 
 use std::fmt;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 mod dispatch;
+mod line;
+mod outlet;
+mod runs;
+mod serve;
 mod service;
-mod worker;
 
 pub(crate) use dispatch::{Decision, Dispatcher, Rules};
+pub(crate) use serve::run;
 pub use service::{Answer, Invocation, Readable, Service, ViaDisplay, ViaSerialize};
-pub(crate) use worker::run;
 
 use crate::broker::Broker;
 use crate::error::{BrokerError, InvalidName, ServerError};
 use crate::protocol::{ReplyAddresses, ShortStr};
-use crate::transport::RequestQueue;
-use worker::Worker;
+use crate::transport::{Declare, RequestQueue, Subscription};
+use line::{Ended, Line};
+use outlet::Outlet;
+use serve::Desk;
 
 const DEFAULT_CONCURRENCY: u16 = 64;
 
@@ -126,7 +134,11 @@ impl Server {
     /// Dropping the future stops all handlers where they stand and gives their requests back to the broker. Prefer
     /// `shutdown`.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        self.open().await?.run(shutdown).await
+        let mut shutdown = pin!(shutdown);
+        tokio::select! {
+            opened = self.open() => opened?.run(shutdown).await,
+            () = &mut shutdown => Ok(()),
+        }
     }
 
     /// Starts to serve in a task of its own, and returns once requests are taken: from then on a call finds its server.
@@ -171,27 +183,49 @@ impl Server {
 
     /// Declares the queues and consumes from them.
     async fn open(self) -> Result<OpenServer, ServerError> {
-        let queues = self.queues()?;
+        let mut queues = self.queues()?;
+        // Those that may not exist come first: what a consumer was sent before another one fails comes back marked
+        // redelivered, without having been run.
+        queues.sort_by_key(|(queue, _)| queue.declare() == Declare::Active);
         let limits = self.broker.limits();
         let rules = Rules {
             reply_addresses: self.reply_addresses,
             max_accepted_bytes: limits.accepted,
             max_sent_bytes: limits.sent,
+            max_deliveries: 0,
         };
-        let (declared, dispatchers): (Vec<_>, Vec<_>) = queues.into_iter().unzip();
-        let link = self
-            .broker
-            .transport()
-            .open_worker(&declared, self.concurrency)
-            .await?;
-        let queues: Vec<_> = declared.iter().map(|queue| queue.name().to_owned()).collect();
-        tracing::info!(?queues, concurrency = self.concurrency, "serving");
-        let served = queues.iter().cloned().zip(dispatchers).collect();
-        let worker = Worker::new(link, served, rules);
+        let transport = self.broker.transport();
+        let (outlet, keep_outlet) = Outlet::new(Arc::clone(transport));
+        let outlet = Arc::new(outlet);
+        let outlet_task = AbortOnDropHandle::new(tokio::spawn(keep_outlet));
+        outlet.ready().await?;
+
+        let mut lines = Vec::new();
+        let mut names = Vec::new();
+        for (queue, dispatcher) in queues {
+            let name = queue.name().to_owned();
+            let rules = Rules {
+                max_deliveries: queue.max_deliveries(),
+                ..rules.clone()
+            };
+            let desk = Desk::new(
+                name.clone(),
+                dispatcher,
+                rules,
+                Arc::clone(&outlet),
+                self.concurrency,
+            );
+            let line = Line::new(Arc::clone(transport), queue, self.concurrency, Arc::new(desk));
+            let subscription = line.open().await?;
+            lines.push((line, subscription));
+            names.push(name);
+        }
+        tracing::info!(queues = ?names, concurrency = self.concurrency, "serving");
         Ok(OpenServer {
-            worker,
-            queues,
+            lines,
+            queues: names,
             drain_limit: self.drain_limit,
+            _outlet: outlet_task,
             _broker: self.broker,
         })
     }
@@ -238,9 +272,10 @@ impl fmt::Debug for Server {
 
 /// A server that consumes from its queues.
 struct OpenServer {
-    worker: Worker,
+    lines: Vec<(Line, Subscription)>,
     queues: Vec<String>,
     drain_limit: Duration,
+    _outlet: AbortOnDropHandle<()>,
     /// Keeps the connection, should the user drop every handle of their own.
     _broker: Broker,
 }
@@ -248,7 +283,42 @@ struct OpenServer {
 impl OpenServer {
     async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let queues = self.queues;
-        let ended = self.worker.run(shutdown, self.drain_limit).await;
+        let stop = CancellationToken::new();
+        let mut lines = JoinSet::new();
+        for (line, subscription) in self.lines {
+            lines.spawn(line.run(subscription, stop.clone(), self.drain_limit));
+        }
+        // A line ends by itself only where all do: the handle was closed.
+        let first = tokio::select! {
+            () = shutdown => None,
+            ended = lines.join_next() => ended,
+        };
+        stop.cancel();
+        let mut all = Ended {
+            unfinished: 0,
+            reason: None,
+        };
+        let mut next = first;
+        while let Some(ended) = match next.take() {
+            None => lines.join_next().await,
+            first => first,
+        } {
+            match ended {
+                Ok(ended) => {
+                    all.unfinished += ended.unfinished;
+                    all.reason = all.reason.or(ended.reason);
+                }
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            }
+        }
+        let limit = self.drain_limit;
+        let ended = match all {
+            Ended {
+                reason: Some(reason), ..
+            } => Err(ServerError::Broker(reason)),
+            Ended { unfinished: 0, .. } => Ok(()),
+            Ended { unfinished, .. } => Err(ServerError::DrainTimedOut { unfinished, limit }),
+        };
         match &ended {
             Ok(()) => tracing::info!(?queues, "stopped"),
             Err(error) => tracing::error!(?queues, error = error as &dyn std::error::Error, "server ended"),

@@ -25,6 +25,15 @@ pub(super) struct Tasks {
     pub(super) ending: CancellationToken,
 }
 
+impl Tasks {
+    /// Tells the tasks to end, and waits until they have.
+    pub(super) async fn end(&self) {
+        self.ending.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
 /// An open channel.
 pub(super) struct OpenChannel {
     channel: Channel,

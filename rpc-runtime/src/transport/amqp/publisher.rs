@@ -9,9 +9,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use lapin::Confirmation;
 use lapin::message::Delivery;
 use lapin::options::BasicPublishOptions;
@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::channel::{OpenChannel, Tasks};
 use super::confirms::{Confirm, Confirms, Decided, Key};
-use super::{convert, lost, short};
+use super::connection::ConnectionState;
+use super::{broker_error, convert, short};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::transport::{Outgoing, Published, Publisher};
@@ -30,6 +31,9 @@ const INBOX: usize = 256;
 
 /// How many messages may wait for their confirm.
 const MAX_UNCONFIRMED: usize = 4096;
+
+/// How many bytes of them: as much as a broker that takes its time makes a handle hold. One more message may come on top.
+const MAX_UNCONFIRMED_BYTES: usize = 64 * 1024 * 1024;
 
 /// Sends through one channel.
 #[derive(Debug)]
@@ -47,11 +51,19 @@ struct Job {
 
 impl AmqpPublisher {
     /// Starts the publishing task of a channel in confirm mode. It ends with the publisher or the transport.
-    pub(super) fn start(channel: Arc<OpenChannel>, tasks: &Tasks) -> Self {
+    ///
+    /// While the broker blocks the connection it takes no message: those that wait for it can still be withdrawn.
+    pub(super) fn start(
+        channel: Arc<OpenChannel>,
+        connection: watch::Receiver<ConnectionState>,
+        tasks: &Tasks,
+    ) -> Self {
         let (inbox, jobs) = mpsc::channel(INBOX);
         let (lost_sender, lost) = watch::channel(None);
         let task = Task {
             channel,
+            connection,
+            unconfirmed_bytes: 0,
             confirms: Confirms::default(),
             outcomes: HashMap::new(),
             lost: lost_sender,
@@ -91,12 +103,21 @@ impl Publisher for AmqpPublisher {
     }
 }
 
-type Confirming = BoxFuture<'static, (u64, lapin::Result<Confirmation>)>;
+/// A message on its way to its confirm.
+type Confirming = BoxFuture<'static, Confirmed>;
+
+struct Confirmed {
+    sequence: u64,
+    size: usize,
+    confirmation: lapin::Result<Confirmation>,
+}
 
 struct Task {
     channel: Arc<OpenChannel>,
+    connection: watch::Receiver<ConnectionState>,
     confirms: Confirms,
     outcomes: HashMap<u64, oneshot::Sender<Published>>,
+    unconfirmed_bytes: usize,
     lost: watch::Sender<Option<BrokerError>>,
 }
 
@@ -104,30 +125,78 @@ impl Task {
     async fn run(mut self, mut jobs: mpsc::Receiver<Job>, ending: CancellationToken) {
         let mut confirming: FuturesUnordered<Confirming> = FuturesUnordered::new();
         let mut open = true;
-        while open || !confirming.is_empty() {
+        let reason = loop {
+            if let Some(reason) = self.reason() {
+                break reason;
+            }
+            if !open && confirming.is_empty() {
+                return;
+            }
+            let may_send = open && !self.is_blocked() && self.has_room(confirming.len());
             tokio::select! {
                 () = ending.cancelled() => return,
-                Some((sequence, confirmation)) = confirming.next() => self.confirmed(sequence, confirmation),
-                job = jobs.recv(), if open && confirming.len() < MAX_UNCONFIRMED => match job {
+                Some(confirmed) = confirming.next() => self.confirmed(confirmed),
+                job = jobs.recv(), if may_send => match job {
                     Some(job) => confirming.extend(self.publish(job).await),
                     None => open = false,
                 },
+                changed = self.connection.changed() => if changed.is_err() {
+                    break BrokerError::Closed;
+                },
+                // Where no job is taken, this tells that nobody is left to give one.
+                () = self.lost.closed(), if !may_send && confirming.is_empty() => return,
             }
+        };
+        self.end(reason, confirming, jobs).await;
+    }
+
+    /// Why nothing can be sent any more.
+    fn reason(&self) -> Option<BrokerError> {
+        let of_channel = self.lost.borrow().clone();
+        of_channel.or_else(|| self.connection.borrow().lost.clone())
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.connection.borrow().blocked.is_some()
+    }
+
+    fn has_room(&self, unconfirmed: usize) -> bool {
+        unconfirmed < MAX_UNCONFIRMED && self.unconfirmed_bytes < MAX_UNCONFIRMED_BYTES
+    }
+
+    /// Answers all jobs: nothing more will be heard of those that were handed on, the others never left.
+    async fn end(
+        mut self,
+        reason: BrokerError,
+        mut confirming: FuturesUnordered<Confirming>,
+        mut jobs: mpsc::Receiver<Job>,
+    ) {
+        self.lost.send_replace(Some(reason.clone()));
+        while let Some(Some(confirmed)) = confirming.next().now_or_never() {
+            self.confirmed(confirmed);
+        }
+        let failed = |written| Published::Failed {
+            source: reason.clone(),
+            written,
+        };
+        for (_, outcome) in self.outcomes.drain() {
+            let _ = outcome.send(failed(true));
+        }
+        jobs.close();
+        while let Some(job) = jobs.recv().await {
+            let _ = job.outcome.send(failed(false));
         }
     }
 
     /// Hands a message to lapin; what is returned waits for its confirm.
     async fn publish(&mut self, job: Job) -> Option<Confirming> {
-        let Job {
-            outgoing:
-                Outgoing {
-                    queue,
-                    mandatory,
-                    message,
-                    departure,
-                },
-            outcome,
-        } = job;
+        let Job { outgoing, outcome } = job;
+        let Outgoing {
+            queue,
+            mandatory,
+            message,
+            departure,
+        } = outgoing;
         if !departure.leave() {
             return None;
         }
@@ -144,8 +213,11 @@ impl Task {
             }
         };
         let sequence = self.confirms.publish(key);
+        self.outcomes.insert(sequence, outcome);
         let channel = Arc::clone(&self.channel);
         let body = message.body;
+        let size = body.len();
+        self.unconfirmed_bytes += size;
         let mut publishing: Confirming = Box::pin(async move {
             let options = BasicPublishOptions {
                 mandatory,
@@ -160,66 +232,65 @@ impl Task {
                 Ok(confirm) => confirm.await,
                 Err(error) => Err(error),
             };
-            (sequence, confirmation)
+            Confirmed {
+                sequence,
+                size,
+                confirmation,
+            }
         });
         match first_poll(publishing.as_mut()).await {
-            None => {
-                self.outcomes.insert(sequence, outcome);
-                Some(publishing)
-            }
-            // Ready at once: the channel was closed before, and nothing was written.
-            Some((_, Err(error))) => {
-                let source = self.failed(error);
-                let _ = outcome.send(Published::Failed {
-                    source,
-                    written: false,
-                });
-                let decided = self.confirms.forget(sequence);
-                self.tell(decided);
+            None => Some(publishing),
+            // Failed at once: the channel was closed before, and nothing was written.
+            Some(Confirmed {
+                confirmation: Err(error),
+                ..
+            }) => {
+                self.failed(sequence, size, error, false);
                 None
             }
-            Some((_, Ok(confirmation))) => {
-                self.outcomes.insert(sequence, outcome);
-                self.confirmed(sequence, Ok(confirmation));
+            Some(confirmed) => {
+                self.confirmed(confirmed);
                 None
             }
         }
     }
 
-    fn confirmed(&mut self, sequence: u64, confirmation: lapin::Result<Confirmation>) {
+    fn confirmed(&mut self, confirmed: Confirmed) {
+        let Confirmed {
+            sequence,
+            size,
+            confirmation,
+        } = confirmed;
         let (confirm, returned) = match confirmation {
             Ok(Confirmation::Ack(returned)) => (Confirm::Ack, returned),
             Ok(Confirmation::Nack(returned)) => (Confirm::Nack, returned),
             // Only of a channel that is not in confirm mode, and this one is.
             Ok(Confirmation::NotRequested) => (Confirm::Ack, None),
-            Err(error) => {
-                let source = self.failed(error);
-                self.tell(vec![(
-                    sequence,
-                    Published::Failed {
-                        source,
-                        written: true,
-                    },
-                )]);
-                let decided = self.confirms.forget(sequence);
-                return self.tell(decided);
-            }
+            Err(error) => return self.failed(sequence, size, error, true),
         };
+        self.unconfirmed_bytes -= size;
         let decided = self
             .confirms
             .confirm(sequence, confirm, returned.as_deref().and_then(key));
         self.tell(decided);
     }
 
-    /// A publish fails only with its channel.
-    fn failed(&self, error: lapin::Error) -> BrokerError {
-        let reason = lost(error);
+    /// A publish fails only with its channel, which can send nothing more.
+    fn failed(&mut self, sequence: u64, size: usize, error: lapin::Error, written: bool) {
+        self.unconfirmed_bytes -= size;
+        let mut reason = broker_error(error);
         self.lost.send_if_modified(|lost| {
-            let first = lost.is_none();
-            lost.get_or_insert_with(|| reason.clone());
-            first
+            let is_first = lost.is_none();
+            // What follows the first error only says that the channel is closed.
+            reason = lost.get_or_insert(reason.clone()).clone();
+            is_first
         });
-        reason
+        if let Some(outcome) = self.outcomes.remove(&sequence) {
+            let source = reason;
+            let _ = outcome.send(Published::Failed { source, written });
+        }
+        let decided = self.confirms.forget(sequence);
+        self.tell(decided);
     }
 
     fn tell(&mut self, decided: Decided) {

@@ -6,23 +6,24 @@
 //! of their own, the direct replies under way at that moment are sent once more, each alone.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use lapin::options::ConfirmSelectOptions;
 use tokio::sync::Mutex;
 
 use super::channel::{OpenChannel, Tasks};
+use super::connection::OpenConnection;
 use super::publisher::AmqpPublisher;
-use super::{Address, OpenConnection, lost, within};
+use super::supervised::Target;
+use super::{broker_error, within};
 use crate::error::BrokerError;
 use crate::protocol::DIRECT_REPLY_TO;
 use crate::transport::{Outgoing, Published, Publisher};
 
-/// Sends a worker's replies.
+/// Sends messages: those to direct reply-to addresses over a connection of their own, all others through one channel.
 #[derive(Debug)]
 pub(super) struct ReplyPublisher {
-    pub(super) queues: Arc<dyn Publisher>,
+    pub(super) queues: AmqpPublisher,
     pub(super) direct: Arc<DirectReplies>,
 }
 
@@ -43,8 +44,7 @@ impl Publisher for ReplyPublisher {
 /// The connection for direct replies: made for the first of them, and again after it was lost.
 #[derive(Debug)]
 pub(super) struct DirectReplies {
-    address: Address,
-    limit: Duration,
+    target: Target,
     tasks: Tasks,
     shared: Mutex<Option<Arc<DirectLink>>>,
     /// Held while a reply that may be poisonous is tried alone.
@@ -53,15 +53,14 @@ pub(super) struct DirectReplies {
 
 #[derive(Debug)]
 struct DirectLink {
-    connection: OpenConnection,
+    connection: Arc<OpenConnection>,
     publisher: AmqpPublisher,
 }
 
 impl DirectReplies {
-    pub(super) fn new(address: Address, limit: Duration, tasks: Tasks) -> Self {
+    pub(super) fn new(target: Target, tasks: Tasks) -> Self {
         Self {
-            address,
-            limit,
+            target,
             tasks,
             shared: Mutex::new(None),
             quarantine: Mutex::new(()),
@@ -108,16 +107,22 @@ impl DirectReplies {
     }
 
     async fn connect(&self) -> Result<DirectLink, BrokerError> {
-        let connection = OpenConnection(self.address.connect("rpc direct replies", self.limit).await?);
+        let connection = Arc::new(self.target.connect("rpc direct replies").await?);
         let opening = async {
-            let channel = connection.0.create_channel().await?;
+            let channel = connection.lapin().create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             Ok(channel)
         };
-        let channel = within(self.limit, "opening a channel", opening)
+        let channel = within(self.target.limit, "opening a channel", opening)
             .await?
-            .map_err(lost)?;
-        let publisher = AmqpPublisher::start(Arc::new(OpenChannel::new(channel, &self.tasks)), &self.tasks);
+            .map_err(broker_error)?;
+        let channel = Arc::new(OpenChannel::new(channel, &self.tasks));
+        let publisher = AmqpPublisher::start(channel, connection.state(), &self.tasks);
+        let watched = Arc::clone(&connection);
+        let ending = self.tasks.ending.clone();
+        self.tasks.tracker.spawn(async move {
+            ending.run_until_cancelled(watched.watch(|_| {})).await;
+        });
         Ok(DirectLink {
             connection,
             publisher,

@@ -9,7 +9,7 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, Q
 use lapin::types::{FieldTable, ShortString};
 
 use super::channel::{Deliveries, OpenChannel};
-use super::{CLOSE_LIMIT, convert, lost, refused, short, within};
+use super::{CLOSE_LIMIT, broker_error, convert, refused, short, within};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::transport::{Control, Delivery, Subscription};
@@ -22,12 +22,12 @@ pub(super) enum Acknowledge {
     Never,
 }
 
-/// Consumes from a queue. `delete_on_close` is a private queue that ends with the subscription.
+/// Consumes from a queue. `private` is a queue that ends with its last subscription.
 pub(super) async fn open(
     channel: &Arc<OpenChannel>,
     queue: &str,
     acknowledge: Acknowledge,
-    delete_on_close: Option<ShortStr>,
+    private: Option<ShortStr>,
     limit: Duration,
 ) -> Result<Subscription, BrokerError> {
     let options = BasicConsumeOptions {
@@ -43,11 +43,11 @@ pub(super) async fn open(
         channel: Arc::clone(channel),
         tag: consumer.tag(),
         acknowledge,
-        delete_on_close,
+        private,
         limit,
     };
     let deliveries = Deliveries::new(consumer, channel)
-        .map_err(lost)
+        .map_err(broker_error)
         .map_ok(|delivery| Delivery {
             redelivered: delivery.redelivered,
             tag: delivery.delivery_tag,
@@ -64,7 +64,7 @@ struct ChannelControl {
     channel: Arc<OpenChannel>,
     tag: ShortString,
     acknowledge: Acknowledge,
-    delete_on_close: Option<ShortStr>,
+    private: Option<ShortStr>,
     limit: Duration,
 }
 
@@ -76,7 +76,7 @@ impl ChannelControl {
                 .channel
                 .basic_ack(tag, BasicAckOptions { multiple })
                 .await
-                .map_err(lost),
+                .map_err(broker_error),
         }
     }
 }
@@ -97,18 +97,21 @@ impl Control for ChannelControl {
             .basic_cancel(self.tag.clone(), BasicCancelOptions::default());
         within(self.limit, "cancelling a consumer", cancelling)
             .await?
-            .map_err(lost)
+            .map_err(broker_error)
     }
 
     async fn close(&self) {
-        if let Some(queue) = &self.delete_on_close
+        self.channel.close().await;
+    }
+
+    async fn retire(&self) {
+        if let Some(queue) = &self.private
             && let Ok(queue) = short(queue.as_str())
         {
             let deleting = self.channel.queue_delete(queue, QueueDeleteOptions::default());
             // Where it cannot be deleted now, it expires.
             let _ = tokio::time::timeout(CLOSE_LIMIT, deleting).await;
         }
-        // Several subscriptions may share the channel; they end together.
-        self.channel.close().await;
+        self.close().await;
     }
 }

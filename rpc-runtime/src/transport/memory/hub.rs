@@ -55,6 +55,12 @@ impl Hub {
         self.queues.insert(name.to_owned(), Queue::private());
     }
 
+    /// How many messages wait in a queue; `None` where there is none of that name.
+    pub(super) fn depth(&self, name: &str) -> Option<u32> {
+        let waiting = self.queues.get(name)?.depth();
+        Some(u32::try_from(waiting).unwrap_or(u32::MAX))
+    }
+
     /// Makes sure that a queue exists.
     pub(super) fn find(&self, name: &str) -> Result<(), BrokerError> {
         match self.queues.contains_key(name) {

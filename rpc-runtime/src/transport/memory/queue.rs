@@ -94,6 +94,11 @@ impl Queue {
         self.properties.as_ref()
     }
 
+    /// How many messages wait, not counting those that a consumer has.
+    pub(super) fn depth(&self) -> usize {
+        self.messages.len()
+    }
+
     pub(super) fn push(&mut self, message: Message, now: Instant) {
         let expires = message
             .properties

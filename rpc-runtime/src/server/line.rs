@@ -1,0 +1,206 @@
+//! One queue that is served: its consumer, opened again whenever it is lost; its requests, one task each, all owned here;
+//! and the drain.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::serve::Desk;
+use crate::error::BrokerError;
+use crate::transport::{Backoff, RequestQueue, Subscription, Transport};
+
+/// How long a handler that was told to stop may take to do so.
+const ABORT_LIMIT: Duration = Duration::from_secs(1);
+
+/// One queue of a server.
+pub(super) struct Line {
+    transport: Arc<dyn Transport>,
+    queue: RequestQueue,
+    prefetch: u16,
+    desk: Arc<Desk>,
+    handlers: JoinSet<()>,
+}
+
+/// How a line ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// How many handlers had to be stopped.
+    pub(super) unfinished: usize,
+    /// Why it ended by itself; nothing where it was told to.
+    pub(super) reason: Option<BrokerError>,
+}
+
+/// Why a line takes no more requests from a subscription.
+enum Pause {
+    Stopped,
+    Lost(BrokerError),
+}
+
+impl Line {
+    pub(super) fn new(
+        transport: Arc<dyn Transport>,
+        queue: RequestQueue,
+        prefetch: u16,
+        desk: Arc<Desk>,
+    ) -> Self {
+        Self {
+            transport,
+            queue,
+            prefetch,
+            desk,
+            handlers: JoinSet::new(),
+        }
+    }
+
+    /// Consumes from the queue for the first time.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker refuses the queue. What can pass is tried again.
+    pub(super) async fn open(&self) -> Result<Subscription, BrokerError> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.transport.open_requests(&self.queue, self.prefetch).await {
+                Err(
+                    error @ (BrokerError::Lost { .. }
+                    | BrokerError::Unresponsive { .. }
+                    | BrokerError::ChannelClosed { .. }),
+                ) => self.not_open(&error),
+                opened => return opened,
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// Serves until it is told to stop, or the handle is closed; then drains.
+    pub(super) async fn run(
+        mut self,
+        first: Subscription,
+        stop: CancellationToken,
+        drain_limit: Duration,
+    ) -> Ended {
+        let mut backoff = Backoff::new();
+        let mut subscription = first;
+        loop {
+            let since = Instant::now();
+            let lost = match self.consume(&mut subscription, &stop).await {
+                Pause::Stopped => return self.drain(Some(subscription), drain_limit, None).await,
+                Pause::Lost(reason) => reason,
+            };
+            self.desk.lose_deliveries();
+            if !matches!(lost, BrokerError::Closed) {
+                let (queue, error) = (&self.desk.queue, &lost as &dyn std::error::Error);
+                tracing::warn!(queue, error, "requests come no more; consuming again");
+            }
+            subscription.control.close().await;
+            backoff.worked_for(since.elapsed());
+            let reopening = stop.run_until_cancelled(self.reopen(&mut backoff));
+            subscription = match reopening.await {
+                Some(Ok(subscription)) => subscription,
+                Some(Err(closed)) => return self.drain(None, drain_limit, Some(closed)).await,
+                None => return self.drain(None, drain_limit, None).await,
+            };
+        }
+    }
+
+    /// Takes requests until it is told to stop or no more come.
+    async fn consume(&mut self, subscription: &mut Subscription, stop: &CancellationToken) -> Pause {
+        let mut stopped = pin!(stop.cancelled());
+        loop {
+            tokio::select! {
+                () = &mut stopped => return Pause::Stopped,
+                Some(ended) = self.handlers.join_next() => note_failure(ended),
+                arrival = subscription.deliveries.next() => match arrival {
+                    Some(Ok(delivery)) => self.start(delivery, subscription),
+                    Some(Err(reason)) => return Pause::Lost(reason),
+                    None => return Pause::Lost(BrokerError::Cancelled { queue: self.desk.queue.clone() }),
+                },
+            }
+        }
+    }
+
+    /// Consumes again, however often it takes.
+    ///
+    /// # Errors
+    ///
+    /// Only where the handle was closed.
+    async fn reopen(&self, backoff: &mut Backoff) -> Result<Subscription, BrokerError> {
+        loop {
+            backoff.wait().await;
+            match self.transport.open_requests(&self.queue, self.prefetch).await {
+                Ok(subscription) => {
+                    tracing::info!(queue = self.desk.queue, "consuming again");
+                    return Ok(subscription);
+                }
+                Err(BrokerError::Closed) => return Err(BrokerError::Closed),
+                Err(error) => self.not_open(&error),
+            }
+        }
+    }
+
+    fn not_open(&self, error: &BrokerError) {
+        let (queue, error) = (&self.desk.queue, error as &dyn std::error::Error);
+        tracing::warn!(queue, error, "the queue cannot be consumed; trying again");
+    }
+
+    /// Begins a request: the prefetch keeps their number near the concurrency, the desk keeps it there.
+    fn start(&mut self, delivery: crate::transport::Delivery, subscription: &Subscription) {
+        let (desk, control) = (Arc::clone(&self.desk), Arc::clone(&subscription.control));
+        let arrived = Instant::now();
+        self.handlers
+            .spawn(async move { desk.serve(delivery, control, arrived).await });
+    }
+
+    /// Takes no more requests, and lets those that were delivered end, all within the limit.
+    async fn drain(
+        mut self,
+        mut subscription: Option<Subscription>,
+        limit: Duration,
+        reason: Option<BrokerError>,
+    ) -> Ended {
+        let deadline = Instant::now() + limit;
+        let finished = timeout_at(deadline, self.finish(subscription.as_mut())).await;
+        let unfinished = self.handlers.len();
+        if finished.is_err() {
+            self.handlers.abort_all();
+            // One that blocks its thread cannot be stopped; its request is given back all the same.
+            let stopping = async { while self.handlers.join_next().await.is_some() {} };
+            if timeout(ABORT_LIMIT, stopping).await.is_err() {
+                tracing::error!("a handler blocks its thread and cannot be stopped");
+            }
+        }
+        if let Some(subscription) = subscription {
+            subscription.control.close().await;
+        }
+        Ended { unfinished, reason }
+    }
+
+    /// Waits for every handler.
+    async fn finish(&mut self, subscription: Option<&mut Subscription>) {
+        if let Some(subscription) = subscription {
+            // What was under way when the consumer was cancelled has been delivered, so it is served.
+            let cancelled = subscription.control.cancel().await;
+            while cancelled.is_ok()
+                && let Some(Ok(delivery)) = subscription.deliveries.next().await
+            {
+                self.start(delivery, subscription);
+            }
+        }
+        while let Some(ended) = self.handlers.join_next().await {
+            note_failure(ended);
+        }
+    }
+}
+
+/// A method's panic is caught, so this one is ours; it must not take other requests along.
+fn note_failure(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(error, "a request's task failed");
+    }
+}

@@ -1,0 +1,138 @@
+//! How replies leave: through a publisher that is opened again when it is lost.
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::BrokerError;
+use crate::transport::{Backoff, Outgoing, Published, Publisher, Transport};
+
+/// Sends a server's replies, until the broker has each.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    current: watch::Receiver<Current>,
+    /// Held while a reply is sent over which the broker may close the channel.
+    alone: Mutex<()>,
+}
+
+#[derive(Debug, Clone)]
+enum Current {
+    /// It is being opened.
+    Opening,
+    Ready(Arc<dyn Publisher>),
+    /// For good.
+    Closed,
+}
+
+/// What became of a reply.
+#[derive(Debug)]
+pub(super) enum Sent {
+    /// The broker has it.
+    Taken,
+    /// The broker would not take it, or closes the channel over it.
+    Refused(Option<BrokerError>),
+    /// There was no connection for as long as its caller waited.
+    TooLate,
+}
+
+impl Outlet {
+    /// An outlet, and what keeps it open.
+    pub(super) fn new(transport: Arc<dyn Transport>) -> (Self, impl Future<Output = ()>) {
+        let (sender, current) = watch::channel(Current::Opening);
+        let outlet = Self {
+            current,
+            alone: Mutex::new(()),
+        };
+        (outlet, keep(transport, sender))
+    }
+
+    /// Waits until messages can be sent. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Only where the handle was closed.
+    pub(super) async fn ready(&self) -> Result<(), BrokerError> {
+        self.publisher(None).await.map(drop)
+    }
+
+    /// Sends a reply, as often as it takes until the broker has it; a caller who gets it twice takes the first.
+    ///
+    /// Where it is still not sent at `worth_until`, and there is no connection, it is given up.
+    ///
+    /// # Errors
+    ///
+    /// Only where the handle was closed.
+    pub(super) async fn send(
+        &self,
+        outgoing: Outgoing,
+        worth_until: Option<Instant>,
+    ) -> Result<Sent, BrokerError> {
+        let mut lost = None;
+        let mut alone = None;
+        loop {
+            let waiting = self.publisher(lost.as_ref());
+            let publisher = match worth_until {
+                None => waiting.await?,
+                Some(deadline) => match timeout_at(deadline, waiting).await {
+                    Ok(publisher) => publisher?,
+                    Err(_) => return Ok(Sent::TooLate),
+                },
+            };
+            match publisher.publish(outgoing.clone()).await {
+                // Not mandatory: a caller who is gone is no error.
+                Published::Routed | Published::Returned => return Ok(Sent::Taken),
+                Published::Refused => return Ok(Sent::Refused(None)),
+                Published::Failed { source, written } => match source {
+                    BrokerError::Closed => return Err(source),
+                    BrokerError::Unsendable { .. } => return Ok(Sent::Refused(Some(source))),
+                    // All that was under way fails with the channel, and one of them is the reason. Each is tried once
+                    // more, while no other suspect is: the one over which it is closed again is the one.
+                    BrokerError::ChannelClosed { .. } if written => match alone {
+                        Some(_) => return Ok(Sent::Refused(Some(source))),
+                        None => alone = Some(self.alone.lock().await),
+                    },
+                    _ => {}
+                },
+            }
+            lost = Some(publisher);
+        }
+    }
+
+    /// The publisher, once there is one; another than that which was lost.
+    async fn publisher(&self, lost: Option<&Arc<dyn Publisher>>) -> Result<Arc<dyn Publisher>, BrokerError> {
+        let mut current = self.current.clone();
+        let ready = current.wait_for(|current| match current {
+            Current::Opening => false,
+            Current::Ready(publisher) => lost.is_none_or(|lost| !Arc::ptr_eq(lost, publisher)),
+            Current::Closed => true,
+        });
+        match ready.await.as_deref() {
+            Ok(Current::Ready(publisher)) => Ok(Arc::clone(publisher)),
+            _ => Err(BrokerError::Closed),
+        }
+    }
+}
+
+/// Opens the publisher, and again whenever it is lost, until the handle is closed.
+async fn keep(transport: Arc<dyn Transport>, current: watch::Sender<Current>) {
+    let mut backoff = Backoff::new();
+    loop {
+        match transport.open_publisher().await {
+            Ok(publisher) => {
+                let since = Instant::now();
+                current.send_replace(Current::Ready(Arc::clone(&publisher)));
+                let reason = publisher.closed().await;
+                current.send_replace(Current::Opening);
+                tracing::debug!(error = &reason as &dyn std::error::Error, "reply channel lost");
+                backoff.worked_for(since.elapsed());
+            }
+            Err(BrokerError::Closed) => {
+                current.send_replace(Current::Closed);
+                return;
+            }
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "no reply channel"),
+        }
+        backoff.wait().await;
+    }
+}
