@@ -2,20 +2,22 @@
 //!
 //! A [`Node`] has its own ports on 127.0.0.1, its own name, cookie, home and epmd, and keeps everything in a
 //! temporary folder; it neither meets the machine's own RabbitMQ nor another test's. A watchdog process
-//! (`watchdog.sh`) ends it with the test process, however that one ends.
+//! (`watchdog.sh`) ends it with the test process, however that one ends. The nodes of a [`Cluster`] share the cookie
+//! and the epmd.
 
 use std::{env, sync::LazyLock};
 
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+mod cluster;
 mod files;
 mod node;
 mod ports;
 #[cfg(test)]
 mod tests;
 
-pub use self::node::Node;
+pub use self::{cluster::Cluster, node::Node};
 
 /// The URL of the broker that the tests of this process share: `AMQP_URL` where that is set, else a node that
 /// starts at the first call and ends with the process.

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{self, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lapin::{
@@ -16,7 +16,10 @@ use lapin::{
 use tokio::time::sleep;
 
 use super::*;
-use crate::{raw::RawPeer, until};
+use crate::{
+    raw::{RawPeer, next},
+    until,
+};
 
 /// The processes of the node in this folder, by the mark that they inherit.
 fn processes_of(folder: &Path) -> Vec<String> {
@@ -107,6 +110,8 @@ async fn failure_to_start_shows_the_log() {
     assert!(error.ends_with("it exited"), "{error}");
 }
 
+const SOON: Duration = Duration::from_secs(30);
+
 /// Declares a durable queue of this type.
 async fn declare(peer: &RawPeer, queue: &str, kind: &str) {
     let options = QueueDeclareOptions {
@@ -147,4 +152,42 @@ async fn killed_node_comes_back_with_its_data() {
     node.stop().await.unwrap();
     assert_eq!(processes_of(&folder), [""; 0]);
     assert!(!folder.exists());
+}
+
+#[tokio::test]
+async fn quorum_queue_survives_its_leader() {
+    let begin = Instant::now();
+    let cluster = Cluster::start(3).await.unwrap();
+    eprintln!("the cluster started within {:?}", begin.elapsed());
+    let peer = RawPeer::connect(cluster.urls()[0]).await.unwrap();
+    declare(&peer, "votes", "quorum").await;
+    peer.publish("votes", persistent(), b"first").await.unwrap();
+    assert_eq!(cluster.leader_of("nothing").await.unwrap(), None);
+    let first = cluster.leader_of("votes").await.unwrap().expect("a leader");
+
+    cluster.kill(first).await.unwrap();
+    let mut second = None;
+    until("another node leads", SOON, async || {
+        second = cluster.leader_of("votes").await?;
+        Ok(second.is_some())
+    })
+    .await
+    .unwrap();
+    assert_ne!(second, Some(first));
+
+    let peer = RawPeer::connect(cluster.urls()[(first + 1) % 3]).await.unwrap();
+    peer.publish("votes", persistent(), b"second").await.unwrap();
+    cluster.restart(first).await.unwrap();
+    let peer = RawPeer::connect(cluster.urls()[first]).await.unwrap();
+    let mut consumer = peer.consume("votes").await.unwrap();
+    for body in ["first", "second"] {
+        let delivery = next(&mut consumer, SOON).await.unwrap().expect("a message");
+        assert_eq!(delivery.data, body.as_bytes());
+    }
+    let folders: Vec<_> = cluster.nodes().iter().map(|node| node.folder.clone()).collect();
+    cluster.stop().await.unwrap();
+    for folder in folders {
+        assert_eq!(processes_of(&folder), [""; 0]);
+        assert!(!folder.exists());
+    }
 }
