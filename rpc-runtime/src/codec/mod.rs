@@ -241,4 +241,45 @@ mod tests {
                 .is_err()
         );
     }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    enum Nested {
+        Leaf,
+        Next(Box<Nested>),
+        Node(Vec<Nested>),
+    }
+
+    /// `levels` variants around a leaf.
+    fn variants(levels: usize) -> Vec<u8> {
+        let mut body = b"\x81\xa4Next".repeat(levels);
+        body.extend(b"\xa4Leaf");
+        body
+    }
+
+    #[test]
+    fn deep_nesting_of_nothing_but_variants_is_no_stack_overflow_either() {
+        assert!(Codec::MessagePack.decode::<Nested>(&variants(100)).is_ok());
+        let refused = Codec::MessagePack
+            .decode::<Nested>(&variants(100_000))
+            .unwrap_err();
+        assert!(refused.source.to_string().contains("depth"), "{}", refused.source);
+    }
+
+    #[test]
+    fn a_header_that_announces_too_much_is_refused_before_its_elements_are_read() {
+        // Each level would have space set aside for the elements that it announces.
+        let mut body = b"\x81\xa4Node\xdd\xff\xff\xff\xff".repeat(50);
+        body.push(0xff);
+        assert!(Codec::MessagePack.decode::<Nested>(&body).is_err());
+        assert!(
+            Codec::MessagePack
+                .decode::<Vec<u8>>(b"\xdd\xff\xff\xff\xff\x00")
+                .is_err()
+        );
+        assert!(
+            Codec::MessagePack
+                .decode_answer::<Vec<u8>>(b"\xc6\xff\xff\xff\xff\x00")
+                .is_err()
+        );
+    }
 }
