@@ -282,4 +282,14 @@ mod tests {
                 .is_err()
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn floats_survive_every_codec(value in proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL) {
+            for codec in [Codec::MessagePack, Codec::Json, Codec::Text] {
+                let body = codec.encode(&value).unwrap();
+                proptest::prop_assert_eq!(codec.decode::<f64>(&body).unwrap(), value);
+            }
+        }
+    }
 }
