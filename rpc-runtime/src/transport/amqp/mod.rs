@@ -14,7 +14,7 @@ use uuid::Uuid;
 mod address;
 mod channel;
 mod confirms;
-mod convert;
+pub(crate) mod convert;
 mod publisher;
 mod replies;
 mod subscription;
