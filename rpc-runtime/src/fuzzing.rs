@@ -374,8 +374,10 @@ mod tests {
 
     use super::*;
 
+    type Target = fn(&[u8]);
+
     /// The functions by the names of their targets.
-    const TARGETS: [(&str, fn(&[u8])); 7] = [
+    const TARGETS: [(&str, Target); 7] = [
         ("request", request),
         ("reply", reply),
         ("headers", headers),
