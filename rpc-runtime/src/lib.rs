@@ -70,6 +70,9 @@ mod codec;
 mod context;
 mod describe;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod headers;
 mod protocol;
 mod server;

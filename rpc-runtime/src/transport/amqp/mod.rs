@@ -16,7 +16,7 @@ mod address;
 mod channel;
 mod confirms;
 mod connection;
-mod convert;
+pub(crate) mod convert;
 mod publisher;
 mod replies;
 mod socket;
