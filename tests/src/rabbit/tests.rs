@@ -137,6 +137,7 @@ async fn killed_node_comes_back_with_its_data() {
     let peer = RawPeer::connect(node.url()).await.unwrap();
     declare(&peer, "durable", "classic").await;
     peer.publish("durable", persistent(), b"kept").await.unwrap();
+    node.flush().await.unwrap();
     assert!(node.restart().await.is_err(), "it is running");
 
     for _ in 0..2 {
