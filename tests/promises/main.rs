@@ -7,5 +7,6 @@ mod interop;
 mod load;
 mod private;
 mod queues;
+mod recovery;
 mod settling;
 mod wire;

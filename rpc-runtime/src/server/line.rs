@@ -93,10 +93,14 @@ impl Line {
                 Pause::Lost(reason) => reason,
             };
             self.desk.lose_deliveries();
-            if !matches!(lost, BrokerError::Closed) {
-                let (queue, error) = (&self.desk.queue, &lost as &dyn std::error::Error);
-                tracing::warn!(queue, error, "requests come no more; consuming again");
+            if let BrokerError::Closed = lost {
+                return self.drain(None, drain_limit, Some(lost)).await;
             }
+            tracing::warn!(
+                queue = self.desk.queue,
+                error = &lost as &dyn std::error::Error,
+                "requests come no more; consuming again"
+            );
             subscription.control.close().await;
             backoff.worked_for(since.elapsed());
             let reopening = stop.run_until_cancelled(self.reopen(&mut backoff));

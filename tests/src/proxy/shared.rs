@@ -46,6 +46,8 @@ impl Shared {
     pub(super) async fn accept(self: Arc<Self>, port: Port, first: TcpListener) {
         let mut connections = JoinSet::new();
         let mut rules = self.rules.subscribe();
+        // They may have been changed before this task began.
+        rules.mark_changed();
         let mut listener = Some(first);
         loop {
             self.open.send_replace(listener.is_some());

@@ -67,6 +67,11 @@ impl OpenConnection {
         self.state.subscribe()
     }
 
+    /// Waits until the connection is lost, and says why. Cancel safe.
+    pub(super) async fn lost(&self) -> BrokerError {
+        lost(self.state()).await
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.connection.status().connected()
     }
@@ -123,6 +128,14 @@ impl OpenConnection {
             state.lost.get_or_insert(BrokerError::Closed);
         });
     }
+}
+
+/// Waits until a connection is lost, and says why. Cancel safe.
+pub(super) async fn lost(mut state: watch::Receiver<ConnectionState>) -> BrokerError {
+    let lost = state.wait_for(|state| state.lost.is_some()).await;
+    // Nobody watches a connection that was dropped.
+    let reason = lost.ok().and_then(|state| state.lost.clone());
+    reason.unwrap_or(BrokerError::Lost { source: None })
 }
 
 /// The socket of a connection, as soon as there is one. It is closed with the connection, however that ends: also where

@@ -53,16 +53,12 @@ impl AmqpPublisher {
     /// Starts the publishing task of a channel in confirm mode. It ends with the publisher or the transport.
     ///
     /// While the broker blocks the connection it takes no message: those that wait for it can still be withdrawn.
-    pub(super) fn start(
-        channel: Arc<OpenChannel>,
-        connection: watch::Receiver<ConnectionState>,
-        tasks: &Tasks,
-    ) -> Self {
+    pub(super) fn start(channel: Arc<OpenChannel>, tasks: &Tasks) -> Self {
         let (inbox, jobs) = mpsc::channel(INBOX);
         let (lost_sender, lost) = watch::channel(None);
         let task = Task {
+            connection: channel.connection(),
             channel,
-            connection,
             unconfirmed_bytes: 0,
             confirms: Confirms::default(),
             outcomes: HashMap::new(),

@@ -8,14 +8,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lapin::options::ConfirmSelectOptions;
 use tokio::sync::Mutex;
 
-use super::channel::{OpenChannel, Tasks};
+use super::channel::Tasks;
 use super::connection::OpenConnection;
+use super::opening::Opening;
 use super::publisher::AmqpPublisher;
 use super::supervised::Target;
-use super::{broker_error, within};
 use crate::error::BrokerError;
 use crate::protocol::DIRECT_REPLY_TO;
 use crate::transport::{Outgoing, Published, Publisher};
@@ -108,21 +107,18 @@ impl DirectReplies {
 
     async fn connect(&self) -> Result<DirectLink, BrokerError> {
         let connection = Arc::new(self.target.connect("rpc direct replies").await?);
-        let opening = async {
-            let channel = connection.lapin().create_channel().await?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok(channel)
-        };
-        let channel = within(self.target.limit, "opening a channel", opening)
-            .await?
-            .map_err(broker_error)?;
-        let channel = Arc::new(OpenChannel::new(channel, &self.tasks));
-        let publisher = AmqpPublisher::start(channel, connection.state(), &self.tasks);
         let watched = Arc::clone(&connection);
         let ending = self.tasks.ending.clone();
         self.tasks.tracker.spawn(async move {
             ending.run_until_cancelled(watched.watch(|_| {})).await;
         });
+        let opening = Opening {
+            connection: &connection,
+            limit: self.target.limit,
+            tasks: &self.tasks,
+        };
+        let channel = opening.channel().await?;
+        let publisher = opening.publisher(channel).await?;
         Ok(DirectLink {
             connection,
             publisher,
