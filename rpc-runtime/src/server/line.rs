@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::serve::Desk;
 use crate::error::BrokerError;
+use crate::status::Status;
 use crate::transport::{Backoff, RequestQueue, Subscription, Transport};
 
 /// How long a handler that was told to stop may take to do so.
@@ -93,8 +94,8 @@ impl Line {
                 Pause::Lost(reason) => reason,
             };
             self.desk.lose_deliveries();
-            if let BrokerError::Closed = lost {
-                return self.drain(None, drain_limit, Some(lost)).await;
+            if let Status::Closed = self.transport.status().status() {
+                return self.drain(None, drain_limit, Some(BrokerError::Closed)).await;
             }
             tracing::warn!(
                 queue = self.desk.queue,
