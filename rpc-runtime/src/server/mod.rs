@@ -56,10 +56,16 @@ const DEFAULT_DRAIN_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// Its method runs at most once, unless it is marked `idempotent`: a request that the broker delivers again, because its
 /// worker was lost, is answered with the fault `interrupted`. A panic is the fault `panicked` of that one call. A
-/// request is settled once the broker has confirmed the reply. RabbitMQ closes the channel of a worker that leaves a request
-/// unsettled for longer than its [`consumer_timeout`](https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout), by
-/// default 30 minutes: a method that takes longer needs a higher one. What cannot be handled is answered with a
+/// request is settled once the broker has confirmed the reply. What cannot be handled is answered with a
 /// [`Fault`](crate::Fault) and settled; it never goes round.
+///
+/// # When the connection is lost
+///
+/// What runs goes on, and its replies leave by the next connection. The queues are declared and consumed again, for as long as it takes; what
+/// the broker delivers again meanwhile is recognised and not run twice. The same goes for a queue that was deleted, and for a request
+/// that stays unsettled for longer than RabbitMQ's [`consumer_timeout`](https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout)
+/// (by default 30 minutes), for which it closes the channel. Only where two workers serve one queue can a request come to the other one,
+/// which answers at once that it was `interrupted`.
 #[must_use = "a server does nothing until it runs"]
 pub struct Server {
     broker: Broker,
@@ -113,7 +119,7 @@ impl Server {
         self
     }
 
-    /// Serves for as long as the broker is there.
+    /// Serves until the broker handle is closed.
     ///
     /// # Errors
     ///
@@ -126,8 +132,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Where the services do not fit together, a queue cannot be declared, the broker is lost, or the requests that run
-    /// at shutdown do not end within the [drain limit](Self::drain_limit).
+    /// Where the services do not fit together, the broker refuses a queue at the start, the handle is closed, or the requests
+    /// that run at shutdown do not end within the [drain limit](Self::drain_limit).
     ///
     /// # Cancel safety
     ///
@@ -162,9 +168,11 @@ impl Server {
     /// # }
     /// ```
     ///
+    /// Without a connection it waits for one, without a limit.
+    ///
     /// # Errors
     ///
-    /// Where the services do not fit together, or a queue cannot be declared.
+    /// Where the services do not fit together, or the broker refuses a queue.
     pub async fn start(self) -> Result<RunningServer, ServerError> {
         let opened = self.open().await?;
         let (stop, stopped) = oneshot::channel();
@@ -353,7 +361,7 @@ impl RunningServer {
         self.ended().await
     }
 
-    /// Waits until the server ends by itself, because it lost its broker: for a program that should end with it.
+    /// Waits until the server ends by itself, because its broker handle was closed: for a program that should end with it.
     ///
     /// Cancel safe. To be awaited to its end once.
     ///
