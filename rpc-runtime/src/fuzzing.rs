@@ -38,7 +38,7 @@ pub fn request(data: &[u8]) {
         );
     }
 
-    match DISPATCHER.decide(message, false, Instant::now(), &RULES) {
+    match decide(message) {
         Decision::Run {
             service, invocation, ..
         } => handle(&*service, &invocation),
@@ -121,7 +121,7 @@ pub fn reply_address(data: &[u8]) {
         },
         body: Bytes::new(),
     };
-    let decision = DISPATCHER.decide(message, false, Instant::now(), &RULES);
+    let decision = decide(message);
     // An empty address is none: nobody is answered.
     let is_dropped = !name.is_empty() && !is_reply_address;
     assert_eq!(matches!(decision, Decision::Drop { .. }), is_dropped);
@@ -271,10 +271,17 @@ static DISPATCHER: LazyLock<Dispatcher> = LazyLock::new(|| {
     dispatcher
 });
 
+/// What a worker does with a request that has just arrived for the first time.
+fn decide(message: Message) -> Decision {
+    let now = Instant::now();
+    DISPATCHER.decide(message, false, now, now, &RULES)
+}
+
 static RULES: LazyLock<Rules> = LazyLock::new(|| Rules {
     reply_addresses: ReplyAddresses::default(),
     max_accepted_bytes: 4096,
     max_sent_bytes: 4096,
+    max_deliveries: 20,
 });
 
 /// A value that nests as deep as its sender likes: through sequences, through maps, and through nothing but its variants.
