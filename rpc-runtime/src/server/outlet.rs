@@ -6,7 +6,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::BrokerError;
-use crate::transport::{Backoff, Outgoing, Published, Publisher, Transport};
+use crate::transport::{Backoff, Departure, Outgoing, Published, Publisher, Transport};
 
 /// Sends a server's replies, until the broker has each.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) enum Sent {
     Taken,
     /// The broker would not take it, or closes the channel over it.
     Refused(Option<BrokerError>),
-    /// There was no connection for as long as its caller waited.
+    /// There was no connection, or it was blocked, for as long as its caller waited.
     TooLate,
 }
 
@@ -58,7 +58,7 @@ impl Outlet {
 
     /// Sends a reply, as often as it takes until the broker has it; a caller who gets it twice takes the first.
     ///
-    /// Where it is still not sent at `worth_until`, and there is no connection, it is given up.
+    /// Where it has still not left at `worth_until`, it is given up.
     ///
     /// # Errors
     ///
@@ -72,14 +72,14 @@ impl Outlet {
         let mut alone = None;
         loop {
             let waiting = self.publisher(lost.as_ref());
-            let publisher = match worth_until {
-                None => waiting.await?,
-                Some(deadline) => match timeout_at(deadline, waiting).await {
-                    Ok(publisher) => publisher?,
-                    Err(_) => return Ok(Sent::TooLate),
-                },
+            let Some(publisher) = unless_too_late(worth_until, waiting).await else {
+                return Ok(Sent::TooLate);
             };
-            match publisher.publish(outgoing.clone()).await {
+            let publisher = publisher?;
+            let Some(published) = attempt(&*publisher, outgoing.clone(), worth_until).await else {
+                return Ok(Sent::TooLate);
+            };
+            match published {
                 // Not mandatory: a caller who is gone is no error.
                 Published::Routed | Published::Returned => return Ok(Sent::Taken),
                 Published::Refused => return Ok(Sent::Refused(None)),
@@ -111,6 +111,33 @@ impl Outlet {
             Ok(Current::Ready(publisher)) => Ok(Arc::clone(publisher)),
             _ => Err(BrokerError::Closed),
         }
+    }
+}
+
+/// Sends a reply; nothing where it has not left when it is worth it no more: the broker reads nothing, or there is no
+/// connection for direct replies.
+async fn attempt(
+    publisher: &dyn Publisher,
+    outgoing: Outgoing,
+    worth_until: Option<Instant>,
+) -> Option<Published> {
+    let departure = Departure::default();
+    let mut publishing = publisher.publish(Outgoing {
+        departure: departure.clone(),
+        ..outgoing
+    });
+    match unless_too_late(worth_until, &mut publishing).await {
+        Some(published) => Some(published),
+        None if departure.withdraw() => None,
+        None => Some(publishing.await),
+    }
+}
+
+/// Waits for something, but not beyond the time when it is worth it. What is ready at once is never too late.
+async fn unless_too_late<T>(worth_until: Option<Instant>, what: impl Future<Output = T>) -> Option<T> {
+    match worth_until {
+        None => Some(what.await),
+        Some(deadline) => timeout_at(deadline, what).await.ok(),
     }
 }
 

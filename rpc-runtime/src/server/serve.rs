@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
@@ -15,6 +16,10 @@ use crate::context::with_ambient_deadline;
 use crate::error::BrokerError;
 use crate::protocol::{Fault, FaultCode, RESENT_HEADER, Reply, ShortStr};
 use crate::transport::{Control, Delivery, Departure, Outgoing};
+
+/// How long a reply may wait for a connection although its request's time is over: not every peer that lets its requests
+/// expire in the queue stops waiting for the answer at the same moment.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What serving the requests of one queue takes.
 pub(super) struct Desk {
@@ -160,6 +165,7 @@ impl Desk {
         worth_until: Option<Instant>,
     ) -> Result<(), BrokerError> {
         let codec = reply.codec;
+        let worth_until = worth_until.map(|deadline| deadline.max(Instant::now() + GRACE));
         let outgoing = |reply: Reply| Outgoing {
             queue: to.address.clone(),
             mandatory: false,

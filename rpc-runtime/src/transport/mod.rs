@@ -159,6 +159,12 @@ pub(crate) enum Published {
     Failed { source: BrokerError, written: bool },
 }
 
+impl Published {
+    pub(crate) fn is_failed(&self) -> bool {
+        matches!(self, Self::Failed { .. })
+    }
+}
+
 /// Sends messages, and says what became of each.
 #[async_trait]
 pub(crate) trait Publisher: Debug + Send + Sync {

@@ -17,7 +17,7 @@ use super::publisher::AmqpPublisher;
 use super::supervised::Target;
 use crate::error::BrokerError;
 use crate::protocol::DIRECT_REPLY_TO;
-use crate::transport::{Outgoing, Published, Publisher};
+use crate::transport::{Backoff, Outgoing, Published, Publisher};
 
 /// Sends messages: those to direct reply-to addresses over a connection of their own, all others through one channel.
 #[derive(Debug)]
@@ -56,6 +56,9 @@ struct DirectLink {
     publisher: AmqpPublisher,
 }
 
+/// How often a reply is tried alone: what ends its connection so often is not the network.
+const TRIES_ALONE: u32 = 3;
+
 impl DirectReplies {
     pub(super) fn new(target: Target, tasks: Tasks) -> Self {
         Self {
@@ -66,43 +69,64 @@ impl DirectReplies {
         }
     }
 
-    /// Sends a reply. Where the connection is lost over it, it is tried once more, alone on a connection of its own; where
-    /// that is lost too, the reply itself is what the broker does not take. A failure here is never the worker's:
-    /// its requests are settled as after any refused reply.
     async fn publish(&self, outgoing: Outgoing) -> Published {
-        let link = match self.link().await {
-            Ok(link) => link,
-            Err(error) => return refused(&error),
-        };
-        let published = link.publisher.publish(outgoing.clone()).await;
-        let Published::Failed { .. } = published else {
+        let publishing = self.tasks.ending.run_until_cancelled(self.deliver(outgoing));
+        publishing.await.unwrap_or(Published::Failed {
+            source: BrokerError::Closed,
+            written: true,
+        })
+    }
+
+    /// Sends a reply, once there is a connection. Where that is lost over it, it is tried alone, on a connection of its
+    /// own; where that is lost too, each time, the reply itself is what the broker does not take. A failure here is never
+    /// the worker's: its requests are settled as after any refused reply.
+    async fn deliver(&self, outgoing: Outgoing) -> Published {
+        let link = self.link().await;
+        let mut published = link.publisher.publish(outgoing.clone()).await;
+        if !published.is_failed() {
             return published;
-        };
+        }
         self.forget(&link).await;
 
         let _alone = self.quarantine.lock().await;
-        let link = match self.connect().await {
-            Ok(link) => link,
-            Err(error) => return refused(&error),
-        };
-        let published = link.publisher.publish(outgoing).await;
-        link.connection.close().await;
-        match published {
-            Published::Failed { source, .. } => refused(&source),
-            published => published,
+        for _ in 0..TRIES_ALONE {
+            let link = self.connect_at_last().await;
+            published = link.publisher.publish(outgoing.clone()).await;
+            link.connection.close().await;
+            if !published.is_failed() {
+                return published;
+            }
         }
+        tracing::warn!("a direct reply ends each connection that it is sent by; it is dropped");
+        Published::Refused
     }
 
-    async fn link(&self) -> Result<Arc<DirectLink>, BrokerError> {
+    /// The shared connection, made by the first who needs it.
+    async fn link(&self) -> Arc<DirectLink> {
         let mut shared = self.shared.lock().await;
         if let Some(link) = &*shared
             && link.connection.is_open()
         {
-            return Ok(Arc::clone(link));
+            return Arc::clone(link);
         }
-        let link = Arc::new(self.connect().await?);
+        let link = Arc::new(self.connect_at_last().await);
         *shared = Some(Arc::clone(&link));
-        Ok(link)
+        link
+    }
+
+    /// Connects, however often that takes. Cancel safe.
+    async fn connect_at_last(&self) -> DirectLink {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.connect().await {
+                Ok(link) => return link,
+                Err(error) => tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "no connection for direct replies"
+                ),
+            }
+            backoff.wait().await;
+        }
     }
 
     async fn connect(&self) -> Result<DirectLink, BrokerError> {
@@ -137,12 +161,4 @@ impl DirectReplies {
             link.connection.close().await;
         }
     }
-}
-
-fn refused(error: &BrokerError) -> Published {
-    tracing::warn!(
-        error = error as &dyn std::error::Error,
-        "a direct reply could not be sent"
-    );
-    Published::Refused
 }
