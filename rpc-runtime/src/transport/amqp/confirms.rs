@@ -1,9 +1,10 @@
 //! Which published message a confirm or a return speaks of.
 //!
 //! RabbitMQ sends a message's return before its confirm. lapin hands a return to whichever confirm comes next, which may
-//! be another message's. So a confirm that carries a foreign return leaves its own message undecided: its own return
-//! may still wait to ride on a later confirm. It is decided by its return, or once every message that was in flight at
-//! that moment is confirmed: each of their confirms takes one waiting return along, and there were no more of those.
+//! be another message's, and its confirms are not seen here in the order in which they came. So a confirm without the
+//! message's own return leaves the message undecided: that return may have gone along with another confirm, which is still to
+//! be seen. It is decided by its return, or once every message that was in flight at that moment is confirmed: its
+//! return can ride on no other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -24,7 +25,7 @@ pub(super) struct Confirms {
     sequences: HashMap<Key, u64>,
     /// Returned on another message's confirm, before their own.
     returned_early: HashSet<u64>,
-    /// Confirmed together with a foreign return; each with the first message that was sent after that.
+    /// Confirmed without their own return; each with the first message that was sent after that.
     undecided: BTreeMap<u64, u64>,
 }
 
@@ -77,7 +78,7 @@ impl Confirms {
         match (self.returned_early.remove(&sequence), confirm) {
             (true, _) => self.push(sequence, Published::Returned, &mut decided),
             (false, Confirm::Nack) => self.push(sequence, Published::Refused, &mut decided),
-            (false, Confirm::Ack) if rode_along.is_some() && self.keys.contains_key(&sequence) => {
+            (false, Confirm::Ack) if self.keys.contains_key(&sequence) => {
                 self.undecided.insert(sequence, self.next);
             }
             (false, Confirm::Ack) => self.push(sequence, Published::Routed, &mut decided),
@@ -178,41 +179,91 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_return_may_be_seen_after_the_confirm_of_its_message() {
+        let mut confirms = Confirms::default();
+        for n in 0..2 {
+            confirms.publish(Some(key(n)));
+        }
+        // 0 was returned. 1's confirm came first and took that along, and is seen last.
+        assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, None)), []);
+        assert_eq!(
+            kinds(confirms.confirm(1, Confirm::Ack, Some(key(0)))),
+            [(0, "returned"), (1, "routed")]
+        );
+    }
+
+    #[test]
+    fn what_is_alone_in_flight_is_decided_at_once() {
+        let mut confirms = Confirms::default();
+        for n in 0..2 {
+            confirms.publish(Some(key(n)));
+            assert_eq!(kinds(confirms.confirm(n, Confirm::Ack, None)), [(n, "routed")]);
+        }
+    }
+
+    /// Messages on their way: those to confirm, the returns that wait for a confirm, and what lapin has and the
+    /// publisher did not see yet.
+    #[derive(Default)]
+    struct Way {
+        outstanding: Vec<u64>,
+        waiting: VecDeque<Key>,
+        unseen: Vec<(u64, Option<Key>)>,
+    }
+
+    impl Way {
+        /// A confirm comes, and takes along the return that waits longest.
+        fn confirm(&mut self, pick: prop::sample::Index) {
+            if !self.outstanding.is_empty() {
+                let sequence = self.outstanding.remove(pick.index(self.outstanding.len()));
+                self.unseen.push((sequence, self.waiting.pop_front()));
+            }
+        }
+
+        /// The publisher sees one of those that came.
+        fn see(&mut self, pick: prop::sample::Index, confirms: &mut Confirms) -> Decided {
+            match self.unseen.is_empty() {
+                true => Decided::new(),
+                false => {
+                    let (sequence, returned) = self.unseen.remove(pick.index(self.unseen.len()));
+                    confirms.confirm(sequence, Confirm::Ack, returned)
+                }
+            }
+        }
+    }
+
     proptest! {
-        /// Whatever the order of confirms, with returns handed out as lapin does, each message gets its own verdict.
+        /// Whatever the order in which confirms come and are seen, with returns handed out as lapin does, each message gets
+        /// its own verdict.
         #[test]
         fn every_message_gets_its_own_verdict(
             returned in prop::collection::vec(any::<bool>(), 1..40),
-            seed in prop::collection::vec(any::<prop::sample::Index>(), 40),
-            window in 1usize..10,
+            picks in prop::collection::vec((any::<prop::sample::Index>(), 0u8..4), 200),
         ) {
             let mut confirms = Confirms::default();
+            let mut way = Way::default();
             let mut verdicts: HashMap<u64, &'static str> = HashMap::new();
-            let mut outstanding: Vec<u64> = Vec::new();
-            let mut waiting: VecDeque<Key> = VecDeque::new();
-            let mut picks = seed.iter().cycle();
-            let mut settle = |outstanding: &mut Vec<u64>, waiting: &mut VecDeque<Key>, confirms: &mut Confirms| {
-                let position = picks.next().unwrap().index(outstanding.len());
-                let sequence = outstanding.remove(position);
-                for (sequence, kind) in kinds(confirms.confirm(sequence, Confirm::Ack, waiting.pop_front())) {
-                    let twice = verdicts.insert(sequence, kind);
-                    assert!(twice.is_none(), "two verdicts on {sequence}");
-                }
+            let mut note = |decided| for (sequence, kind) in kinds(decided) {
+                assert!(verdicts.insert(sequence, kind).is_none(), "two verdicts on {sequence}");
             };
-            for is_returned in &returned {
-                let n = confirms.next;
-                let sequence = confirms.publish(Some(key(n)));
-                outstanding.push(sequence);
-                // The broker's return comes before the message's own confirm, and after it was sent.
-                if *is_returned {
-                    waiting.push_back(key(sequence));
+            let mut to_send = (0u64..).zip(&returned);
+            // In any order, and then the rest.
+            let rest = std::iter::repeat_n((picks[0].0, 0), returned.len())
+                .chain(std::iter::repeat_n((picks[0].0, 1), returned.len()))
+                .chain(std::iter::repeat_n((picks[0].0, 2), returned.len()));
+            for (pick, act) in picks.iter().copied().chain(rest) {
+                match act {
+                    0 => if let Some((n, is_returned)) = to_send.next() {
+                        let sequence = confirms.publish(Some(key(n)));
+                        way.outstanding.push(sequence);
+                        // The broker's return comes before the message's own confirm, and after it was sent.
+                        if *is_returned {
+                            way.waiting.push_back(key(sequence));
+                        }
+                    },
+                    1 => way.confirm(pick),
+                    _ => note(way.see(pick, &mut confirms)),
                 }
-                if outstanding.len() >= window {
-                    settle(&mut outstanding, &mut waiting, &mut confirms);
-                }
-            }
-            while !outstanding.is_empty() {
-                settle(&mut outstanding, &mut waiting, &mut confirms);
             }
             for (sequence, is_returned) in (0u64..).zip(&returned) {
                 let expected = if *is_returned { "returned" } else { "routed" };
