@@ -1,66 +1,150 @@
 //! The attributes a user puts on the trait or on a method, and which of them generated items carry too.
 
-use syn::{Attribute, Expr, ExprLit, Ident, Lit, Meta};
+use proc_macro2::{TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::parse::ParseStream;
+use syn::punctuated::Punctuated;
+use syn::{Attribute, Expr, ExprLit, ExprMacro, Ident, Lit, Meta, Token, parse_quote};
 
 /// The attributes of the trait or of one method, without `#[rpc]`.
-pub(crate) struct Attributes(Vec<Attribute>);
+///
+/// `#[cfg_attr(predicate, a, b)]` counts as an `a` and a `b`, each under its condition.
+pub(crate) struct Attributes(Vec<Conditional>);
 
 impl Attributes {
     pub(crate) fn new(written: &[Attribute]) -> Self {
         let others = written.iter().filter(|attribute| !is_rpc(attribute));
-        Self(others.cloned().collect())
+        Self(others.flat_map(Conditional::all).collect())
     }
 
     /// All of them, for the item that the user wrote.
-    pub(crate) fn all(&self) -> &[Attribute] {
-        &self.0
+    pub(crate) fn all(&self) -> Vec<Attribute> {
+        self.0.iter().map(Conditional::written).collect()
     }
 
     /// The conditions under which the item exists; everything generated for it exists under the same.
-    pub(crate) fn cfg(&self) -> Vec<&Attribute> {
+    pub(crate) fn cfg(&self) -> Vec<Attribute> {
         self.named(&["cfg"])
     }
 
-    pub(crate) fn docs(&self) -> Vec<&Attribute> {
+    pub(crate) fn docs(&self) -> Vec<Attribute> {
         self.named(&["doc"])
     }
 
     /// Whether `docs` has something to read, and not just settings such as `#[doc(alias = "..")]`.
     pub(crate) fn is_documented(&self) -> bool {
-        self.docs()
-            .iter()
-            .any(|doc| matches!(doc.meta, Meta::NameValue(_)))
+        self.iter_named(&["doc"])
+            .any(|doc| doc.conditions.is_empty() && matches!(doc.attribute.meta, Meta::NameValue(_)))
     }
 
-    pub(crate) fn deprecated(&self) -> Vec<&Attribute> {
+    /// `#[doc(hidden)]`, if it is there.
+    pub(crate) fn hidden(&self) -> Vec<Attribute> {
+        self.iter_named(&["doc"])
+            .filter(|doc| is_hidden(&doc.attribute))
+            .map(Conditional::written)
+            .collect()
+    }
+
+    pub(crate) fn deprecated(&self) -> Vec<Attribute> {
         self.named(&["deprecated"])
     }
 
-    pub(crate) fn must_use(&self) -> Vec<&Attribute> {
+    /// Whether the item is deprecated, or may use what is.
+    pub(crate) fn is_about_deprecation(&self) -> bool {
+        let lints = self.named(&["allow", "expect"]);
+        let is_named = |lint: &Attribute| matches!(&lint.meta, Meta::List(list) if list.tokens.to_string().contains("deprecated"));
+        !self.deprecated().is_empty() || lints.iter().any(is_named)
+    }
+
+    pub(crate) fn must_use(&self) -> Vec<Attribute> {
         self.named(&["must_use"])
     }
 
     /// The lints switched off by the user. An `expect` becomes an `allow`: it is fulfilled on the user's own item and
     /// need not be on a generated one.
     pub(crate) fn lints(&self) -> Vec<Attribute> {
-        let mut lints: Vec<_> = self.named(&["allow", "expect"]).into_iter().cloned().collect();
+        let mut lints: Vec<_> = self.iter_named(&["allow", "expect"]).cloned().collect();
         for lint in &mut lints {
-            if let Meta::List(list) = &mut lint.meta {
+            if let Meta::List(list) = &mut lint.attribute.meta {
                 list.path = Ident::new("allow", list.path.segments[0].ident.span()).into();
             }
         }
-        lints
+        lints.iter().map(Conditional::written).collect()
     }
 
-    /// The text of the doc comments, as the user reads it.
-    pub(crate) fn doc_text(&self) -> String {
-        let lines: Vec<_> = self.docs().into_iter().filter_map(doc_line).collect();
-        lines.join("\n")
+    /// The doc comments, line by line. What is there under a condition is not known.
+    pub(crate) fn doc_lines(&self) -> Vec<DocLine> {
+        self.iter_named(&["doc"])
+            .filter(|doc| doc.conditions.is_empty())
+            .filter_map(|doc| doc_line(&doc.attribute))
+            .collect()
     }
 
-    fn named(&self, names: &[&str]) -> Vec<&Attribute> {
-        let is_named = |attribute: &&Attribute| names.iter().any(|name| attribute.path().is_ident(name));
-        self.0.iter().filter(is_named).collect()
+    fn named(&self, names: &[&str]) -> Vec<Attribute> {
+        self.iter_named(names).map(Conditional::written).collect()
+    }
+
+    fn iter_named(&self, names: &[&str]) -> impl Iterator<Item = &Conditional> {
+        let is_named = move |attribute: &&Conditional| {
+            names.iter().any(|name| attribute.attribute.path().is_ident(name))
+        };
+        self.0.iter().filter(is_named)
+    }
+}
+
+fn is_hidden(doc: &Attribute) -> bool {
+    matches!(doc.parse_args::<Ident>(), Ok(setting) if setting == "hidden")
+}
+
+/// What one doc attribute says.
+pub(crate) enum DocLine {
+    /// The text, as the user reads it.
+    Text(String),
+    /// A macro such as `include_str!`: what it says, only the compiler knows.
+    Macro(ExprMacro),
+}
+
+impl ToTokens for DocLine {
+    fn to_tokens(&self, tokens: &mut TokenStream) {
+        match self {
+            Self::Text(text) => text.to_tokens(tokens),
+            Self::Macro(invocation) => invocation.to_tokens(tokens),
+        }
+    }
+}
+
+/// An attribute, and the predicates under which it is there.
+#[derive(Clone)]
+struct Conditional {
+    conditions: Vec<TokenStream>,
+    attribute: Attribute,
+}
+
+impl Conditional {
+    /// What an attribute stands for: itself, or those in a `#[cfg_attr(..)]`, however deep.
+    fn all(attribute: &Attribute) -> Vec<Self> {
+        let Some((condition, inner)) = read_cfg_attr(attribute) else {
+            let (conditions, attribute) = (Vec::new(), attribute.clone());
+            return vec![Self {
+                conditions,
+                attribute,
+            }];
+        };
+        let mut all: Vec<_> = inner.iter().flat_map(Self::all).collect();
+        for conditional in &mut all {
+            conditional.conditions.push(condition.clone());
+        }
+        all
+    }
+
+    /// The attribute as it has to be written.
+    fn written(&self) -> Attribute {
+        let within = |attribute: Attribute, condition: &TokenStream| {
+            let meta = &attribute.meta;
+            let meta = parse_quote!(cfg_attr(#condition, #meta));
+            Attribute { meta, ..attribute }
+        };
+        self.conditions.iter().fold(self.attribute.clone(), within)
     }
 }
 
@@ -69,17 +153,61 @@ pub(crate) fn is_rpc(attribute: &Attribute) -> bool {
     attribute.path().is_ident("rpc")
 }
 
+/// The first of these attributes that `#[cfg_attr(..)]` hides from the macro, which reads it before any condition is
+/// decided.
+pub(crate) fn behind_condition(attribute: &Attribute, names: &[&str]) -> Option<Attribute> {
+    let hidden = Conditional::all(attribute).into_iter().find(|conditional| {
+        let path = conditional.attribute.path();
+        let name = path.segments.last().map(|segment| &segment.ident);
+        !conditional.conditions.is_empty() && name.is_some_and(|name| names.iter().any(|known| name == known))
+    });
+    hidden.map(|conditional| conditional.attribute)
+}
+
+/// The predicate of a `#[cfg_attr(..)]`, and its attributes. One that is not written right is the compiler's to refuse.
+fn read_cfg_attr(attribute: &Attribute) -> Option<(TokenStream, Vec<Attribute>)> {
+    if !attribute.path().is_ident("cfg_attr") {
+        return None;
+    }
+    let read = |input: ParseStream<'_>| {
+        let mut condition = TokenStream::new();
+        while !input.peek(Token![,]) {
+            condition.extend([input.parse::<TokenTree>()?]);
+        }
+        input.parse::<Token![,]>()?;
+        let attributes = Punctuated::<Meta, Token![,]>::parse_terminated(input)?;
+        Ok((condition, attributes))
+    };
+    let (condition, inner) = attribute.parse_args_with(read).ok()?;
+    let plain = |meta| Attribute {
+        meta,
+        ..attribute.clone()
+    };
+    Some((condition, inner.into_iter().map(plain).collect()))
+}
+
 /// The text of one doc attribute; one space after `///` belongs to the comment.
-fn doc_line(attribute: &Attribute) -> Option<String> {
+fn doc_line(attribute: &Attribute) -> Option<DocLine> {
     let Meta::NameValue(doc) = &attribute.meta else {
         return None;
     };
-    let Expr::Lit(ExprLit {
-        lit: Lit::Str(text), ..
-    }) = &doc.value
-    else {
-        return None;
-    };
-    let text = text.value();
-    Some(text.strip_prefix(' ').unwrap_or(&text).to_owned())
+    match bare(&doc.value) {
+        Expr::Lit(ExprLit {
+            lit: Lit::Str(text), ..
+        }) => {
+            let text = text.value();
+            Some(DocLine::Text(text.strip_prefix(' ').unwrap_or(&text).to_owned()))
+        }
+        Expr::Macro(invocation) => Some(DocLine::Macro(invocation.clone())),
+        _ => None,
+    }
+}
+
+/// The value without parentheses, or the invisible group that `macro_rules!` puts around what it was given.
+pub(crate) fn bare(value: &Expr) -> &Expr {
+    match value {
+        Expr::Group(group) => bare(&group.expr),
+        Expr::Paren(paren) => bare(&paren.expr),
+        _ => value,
+    }
 }

@@ -145,8 +145,8 @@ pub(crate) enum Shape {
     Reference(Box<Type>),
     /// `Cow<str>`
     CowStr,
-    /// `Cow<[u8]>`
-    CowBytes,
+    /// `Cow<[u8]>`. One that is `'static` borrows from no request.
+    CowBytes { is_static: bool },
     /// `Vec<u8>`
     ByteVec,
     /// Any other type.

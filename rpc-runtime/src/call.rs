@@ -85,16 +85,34 @@ pub struct Probe<T>(std::marker::PhantomData<T>);
 impl<T, E> Probe<Result<T, E>> {
     /// A [`Result`] is one.
     pub const IS_RESULT: bool = true;
+
+    /// What the method returned.
+    pub fn returned(result: Result<T, E>) -> Result<T, E> {
+        result
+    }
 }
 
 /// What [`Probe`] says of all other types.
 #[doc(hidden)]
 pub trait NoResult {
+    /// The other type.
+    type Type;
+
     /// Others are none.
     const IS_RESULT: bool = false;
+
+    /// Something to go on with, for what is only named `Result`: the compiler has said so of the client's method.
+    fn returned(_: Self::Type) -> Result<(), String>
+    where
+        Self::Type: Sized,
+    {
+        Ok(())
+    }
 }
 
-impl<T> NoResult for Probe<T> {}
+impl<T> NoResult for Probe<T> {
+    type Type = T;
+}
 
 /// How a reply becomes the method's answer.
 pub(crate) type ReadReply<T, E> = fn(Reply) -> Result<T, CallError<E>>;

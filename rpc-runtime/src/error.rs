@@ -359,9 +359,9 @@ pub enum ServerError {
         source: InvalidName,
     },
 
-    /// Two services on one queue have a method of the same name.
+    /// Two methods on one queue have the same name: of two services, or of one that was not made by the macro.
     #[error(
-        "two services on queue {queue:?} have a method {method:?}: serve one of them on a queue of its own"
+        "queue {queue:?} has two methods {method:?}: rename one, or serve one of the services on a queue of its own"
     )]
     DuplicateMethod {
         /// The queue.
@@ -370,8 +370,10 @@ pub enum ServerError {
         method: &'static str,
     },
 
-    /// Two services on one queue have a default method.
-    #[error("two services on queue {queue:?} have a default method: serve one of them on a queue of its own")]
+    /// Two methods on one queue are the default one.
+    #[error(
+        "queue {queue:?} has two default methods: keep one, or serve one of the services on a queue of its own"
+    )]
     DuplicateDefault {
         /// The queue.
         queue: String,

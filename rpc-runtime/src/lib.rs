@@ -115,9 +115,10 @@ pub mod __private {
     pub use crate::call::{NoResult, Probe};
     pub use crate::client::Client;
     pub use crate::protocol::{
-        ByteSlice, CowBytes, CowStr, DecodeArguments, Derived, EncodeArguments, argument, bytes,
+        ByteSlice, CowBytes, CowStr, DecodeArguments, Derived, EncodeArguments, Named, NamedAlike, bytes,
     };
-    pub use crate::server::{Readable, ViaDisplay, ViaSerialize};
+    pub use crate::server::arguments::*;
+    pub use crate::server::{Readable, Unreadable, ViaDisplay, ViaSerialize};
 }
 
 /// The reference of the attribute, tested with the other documentation.

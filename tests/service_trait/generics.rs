@@ -1,13 +1,15 @@
-//! Traits with type parameters, default bodies and supertraits.
+//! Traits with types and constants as parameters.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 
-use rpc_runtime::{Context, service};
-use serde::Serialize;
+use rpc_runtime::{Broker, ClientBuilder, Server, service};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::wire::Tap;
 
 /// A store of anything.
 #[service]
@@ -20,127 +22,161 @@ where
 }
 
 #[derive(Default)]
-struct Memory(Mutex<HashMap<u8, String>>);
+struct Memory<V>(Mutex<HashMap<u8, V>>);
 
-impl Store<u8> for Memory {
-    async fn put(&self, key: u8, value: &String) -> Option<String> {
+impl<V: Clone + Serialize + DeserializeOwned + Send + Sync + 'static> Store<u8, V> for Memory<V> {
+    async fn put(&self, key: u8, value: &V) -> Option<V> {
         self.0.lock().unwrap().insert(key, value.clone())
     }
 
-    async fn all(&self, only: &[u8]) -> Result<HashMap<u8, String>, String> {
+    async fn all(&self, only: &[u8]) -> Result<HashMap<u8, V>, String> {
         let mut all = self.0.lock().unwrap().clone();
         all.retain(|key, _| only.contains(key));
         Ok(all)
     }
 }
 
-/// Not `Clone`, not `Debug`.
-#[derive(PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-struct Opaque;
+#[tokio::test]
+async fn types_are_parameters() {
+    let (tap, sent) = Tap::new(StoreServer::new(Memory::<Vec<bool>>::default()));
+    let store: StoreClient<u8, Vec<bool>> = ClientBuilder::in_process(tap).build();
+    assert_eq!(store.put(1, &vec![true]).await.unwrap(), None);
+    assert_eq!(sent.take(), r#"{"key":1,"value":[true]}"#);
+    assert_eq!(store.put(1, &vec![]).await.unwrap(), Some(vec![true]));
+}
 
 #[tokio::test]
-async fn a_generic_service_is_called() {
-    let store = StoreClient::<u8>::in_process(Arc::new(Memory::default()));
-    assert_eq!(store.put(1, &"a".to_owned()).await.unwrap(), None);
+async fn a_parameter_may_have_a_default() {
+    let store = StoreClient::<u8>::in_process(Memory::<String>::default());
+    let none: Option<String> = store.put(1, &"a".to_owned()).await.unwrap();
+    assert_eq!(none, None);
     assert_eq!(store.put(1, &"b".to_owned()).await.unwrap().as_deref(), Some("a"));
+}
+
+#[tokio::test]
+async fn serde_attributes_go_with_parameters() {
+    let (tap, sent) = Tap::new(StoreServer::new(Memory::<String>::default()));
+    let store: StoreClient<u8> = ClientBuilder::in_process(tap).build();
+    store.put(1, &"a".to_owned()).await.unwrap();
     let all = store.all(&[1]).await.unwrap();
-    assert_eq!(all, HashMap::from([(1, "b".to_owned())]));
+    assert_eq!(all, HashMap::from([(1, "a".to_owned())]));
+    assert_eq!(sent.take(), r#"{"only":[1]}"#);
     assert!(store.all(&[]).await.unwrap().is_empty());
 }
 
+#[tokio::test]
+async fn over_a_broker() {
+    let broker = Broker::in_process();
+    let server = Server::new(&broker)
+        .serve(StoreServer::new(Memory::<String>::default()))
+        .start()
+        .await
+        .unwrap();
+    let store = StoreClient::<u8>::new(&broker);
+    store.put(7, &"a".to_owned()).await.unwrap();
+    assert_eq!(store.all(&[7]).await.unwrap()[&7], "a");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_arc_of_an_implementation_is_one() {
+    let memory = Arc::new(Memory::<String>::default());
+    let store = StoreClient::<u8>::in_process(Arc::clone(&memory));
+    store.put(1, &"a".to_owned()).await.unwrap();
+    assert_eq!(memory.0.lock().unwrap()[&1], "a");
+}
+
+/// Not `Clone`, not `Debug`.
+#[derive(PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct Opaque;
+
 #[test]
-fn its_client_asks_nothing_of_its_parameters() {
+fn client_and_server_ask_nothing_of_their_parameters() {
     fn assert<T: Clone + Debug + Send + Sync + Unpin>() {}
     assert::<StoreClient<Opaque, Opaque>>();
     assert::<StoreServer<Opaque, Opaque, ()>>();
 }
 
-#[service]
-#[allow(non_snake_case)] // the argument is named like its type
-trait Sized<const N: usize, T: Serialize + DeserializeOwned + Default + Send + 'static> {
-    async fn size(&self) -> usize {
-        N
-    }
-
-    async fn value(&self, #[serde(default)] T: T) -> T;
-}
-
-struct Any;
-
-impl Sized<7, bool> for Any {
-    async fn value(&self, value: bool) -> bool {
-        value
-    }
-}
-
 #[tokio::test]
 async fn a_constant_is_a_parameter_too() {
-    let sized = SizedClient::in_process(Any);
-    assert_eq!(sized.size().await.unwrap(), 7);
-    assert!(sized.value(true).await.unwrap());
-}
+    #[service]
+    trait Buffer<const N: usize, const ROUND: bool = true> {
+        async fn size(&self, #[serde(default)] offset: usize) -> usize;
+    }
 
-trait Named: Send {
-    fn name(&self) -> String;
-}
+    struct Ring;
 
-#[service]
-trait Greeter: Named + Debug {
-    async fn greet(&self, name: &str, times: u8) -> Result<String, String> {
-        if times == 0 {
-            return Err(format!("not greeting {name}"));
+    impl<const N: usize> Buffer<N> for Ring {
+        async fn size(&self, offset: usize) -> usize {
+            N + offset
         }
-        let greeting = self.greeting(name.to_owned()).await?;
-        Ok(vec![greeting; times.into()].join(" "))
     }
 
-    async fn greeting(&self, name: String) -> Result<String, String> {
-        Ok(format!("{} {name}", self.name()))
-    }
-
-    async fn method(&self, #[rpc(context)] cx: &Context) -> String {
-        cx.method().to_owned()
-    }
-
-    #[rpc(oneway)]
-    async fn ignore(&self, _event: String) {}
+    assert_eq!(BufferClient::<7>::in_process(Ring).size(1).await.unwrap(), 8);
+    assert_eq!(BufferClient::<9>::in_process(Ring).size(1).await.unwrap(), 10);
 }
 
-#[derive(Debug)]
-struct English;
-
-impl Named for English {
-    fn name(&self) -> String {
-        "hello".to_owned()
+/// Where a name is a type and an argument, and the trait that of the prelude.
+#[tokio::test]
+async fn arguments_may_be_named_like_parameters() {
+    #[service]
+    #[allow(non_snake_case)]
+    trait Sized<const N: usize, T: Serialize + DeserializeOwned + Default + Send + 'static> {
+        async fn derived(&self, #[serde(default)] T: T) -> T;
+        async fn plain(&self, T: T) -> T;
     }
-}
 
-impl Greeter for English {}
+    struct Any;
 
-#[derive(Debug)]
-struct French;
+    impl Sized<7, bool> for Any {
+        async fn derived(&self, value: bool) -> bool {
+            value
+        }
 
-impl Named for French {
-    fn name(&self) -> String {
-        String::new()
+        async fn plain(&self, value: bool) -> bool {
+            value
+        }
     }
-}
 
-impl Greeter for French {
-    async fn greeting(&self, name: String) -> Result<String, String> {
-        Ok(format!("salut {name}"))
-    }
+    let sized = SizedClient::<7, bool>::in_process(Any);
+    assert!(sized.derived(true).await.unwrap());
+    assert!(sized.plain(true).await.unwrap());
 }
 
 #[tokio::test]
-async fn a_method_with_a_body_may_be_left_out() {
-    let english = GreeterClient::in_process(English);
-    assert_eq!(english.greet("a", 2).await.unwrap(), "hello a hello a");
-    let refused = english.greet("a", 0).await.unwrap_err();
-    assert!(matches!(refused, rpc_runtime::CallError::Service(reason) if reason == "not greeting a"));
-    assert_eq!(english.method().await.unwrap(), "method");
-    english.ignore("event".into()).await.unwrap();
+async fn parameters_within_other_types() {
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Page<T> {
+        items: Vec<T>,
+    }
 
-    let french = GreeterClient::in_process(French);
-    assert_eq!(french.greet("a", 1).await.unwrap(), "salut a");
+    #[service]
+    trait Pages<T: Serialize + DeserializeOwned + Send + Sync + 'static> {
+        async fn turn(&self, page: &Page<T>, rest: &[Option<T>]) -> Result<Page<T>, (T, u8)>;
+    }
+
+    struct Book;
+
+    impl Pages<char> for Book {
+        async fn turn(&self, page: &Page<char>, rest: &[Option<char>]) -> Result<Page<char>, (char, u8)> {
+            let items: Vec<_> = page
+                .items
+                .iter()
+                .copied()
+                .chain(rest.iter().copied().flatten())
+                .collect();
+            if items.len() > 2 {
+                Err((items[2], 3))
+            } else {
+                Ok(Page { items })
+            }
+        }
+    }
+
+    let pages = PagesClient::<char>::in_process(Book);
+    let page = Page { items: vec!['a'] };
+    let turned = pages.turn(&page, &[None, Some('b')]).await.unwrap();
+    assert_eq!(turned.items, ['a', 'b']);
+    let error = pages.turn(&page, &[Some('b'), Some('c')]).await.unwrap_err();
+    assert!(matches!(error, rpc_runtime::CallError::Service(('c', 3))));
 }

@@ -2,9 +2,19 @@
 //!
 //! The calls are made in the process: what they show is the generated code and the codecs, not a broker.
 
-mod arguments;
+mod attributes;
+mod conversions;
+mod default_bodies;
 mod evolution;
+mod forms;
 mod generics;
+mod hygiene;
 mod in_process;
+mod macro_rules;
+mod methods;
 mod names;
-mod surroundings;
+mod plain_text;
+mod serde_attributes;
+mod supertraits;
+mod visibility;
+mod wire;

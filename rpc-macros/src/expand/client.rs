@@ -1,7 +1,8 @@
 //! The client: one method for each of the trait's, which encodes its arguments and returns the call.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
 
 use super::generics::CloneAndDebug;
 use super::{arguments, generics, method_constant, service_constant};
@@ -15,6 +16,7 @@ pub(super) fn definition(service: &Service) -> TokenStream {
     let client = service.client_name();
     let docs = format!(" Calls a [`{}`] over a broker.", service.name);
     let cfg = service.attributes.cfg();
+    let hidden = service.attributes.hidden();
     let deprecated = service.attributes.deprecated();
     let lints = service.attributes.lints();
     let generics = generics::of_client(service);
@@ -22,6 +24,7 @@ pub(super) fn definition(service: &Service) -> TokenStream {
     let derive = clone_and_debug(service).derive;
     quote! {
         #[doc = #docs]
+        #(#hidden)*
         #(#cfg)*
         #(#deprecated)*
         #(#lints)*
@@ -59,25 +62,25 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
         impl #parameters #runtime::ServiceClient for #client #where_clause {
             const SERVICE: &'static #runtime::ServiceDescriptor = &#constant;
 
-            fn from_client(client: #runtime::__private::Client) -> Self {
-                Self { client, #marker }
+            fn from_client(__client: #runtime::__private::Client) -> Self {
+                Self { client: __client, #marker }
             }
         }
 
         impl #parameters #client #where_clause {
             /// A client of the service on its own queue; [`builder`](Self::builder) has options.
-            #visibility fn new(broker: &#runtime::Broker) -> Self {
-                Self::builder(broker).build()
+            #visibility fn new(__broker: &#runtime::Broker) -> Self {
+                Self::builder(__broker).build()
             }
 
             /// A client with options, such as another queue.
-            #visibility fn builder(broker: &#runtime::Broker) -> #runtime::ClientBuilder<Self> {
-                #runtime::ClientBuilder::new(broker)
+            #visibility fn builder(__broker: &#runtime::Broker) -> #runtime::ClientBuilder<Self> {
+                #runtime::ClientBuilder::new(__broker)
             }
 
             /// A client that calls this implementation, here and without a broker: for tests.
-            #visibility fn in_process(implementation: impl #service_trait) -> Self {
-                #runtime::ClientBuilder::in_process(#server::new(implementation)).build()
+            #visibility fn in_process(__implementation: impl #service_trait) -> Self {
+                #runtime::ClientBuilder::in_process(#server::new(__implementation)).build()
             }
 
             #(#methods)*
@@ -104,19 +107,29 @@ fn call_method(service: &Service, method: &Method) -> TokenStream {
     let parameters = method
         .arguments()
         .map(|Argument { name, ty, .. }| quote!(#name: #ty));
-    let (call_type, call) = match method.is_fallible {
-        true => (quote!(FallibleCall), quote!(call_fallible)),
-        false => (quote!(Call), quote!(call)),
-    };
     let arguments = arguments::sent(service, method);
+    // A `Result` that is none is reported where it stands; what follows from it stands there too, and so is reported once.
+    let runtime = arguments::located_at(runtime, output);
+    let at_output = Span::call_site().located_at(output.span());
+    let (call_type, call) = match method.is_fallible {
+        true => (
+            quote_spanned!(at_output=> FallibleCall),
+            quote_spanned!(at_output=> call_fallible),
+        ),
+        false => (quote_spanned!(at_output=> Call), quote_spanned!(at_output=> call)),
+    };
+    let call_type = quote_spanned!(at_output=> #runtime::#call_type<#output>);
+    let call = quote_spanned! {at_output=>
+        #runtime::__private::Client::#call::<#output>(&self.client, &#constant, #arguments)
+    };
     quote! {
         #docs
         #(#cfg)*
         #(#deprecated)*
         #(#must_use)*
         #(#lints)*
-        #visibility fn #name(&self #(, #parameters)*) -> #runtime::#call_type<#output> {
-            self.client.#call::<#output>(&#constant, #arguments)
+        #visibility fn #name(&self #(, #parameters)*) -> #call_type {
+            #call
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use proc_macro2::{Literal, TokenStream};
-use quote::quote;
+use quote::{ToTokens, quote};
 
 use super::{descriptors, method_constant, method_constant_name};
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, DocLine};
 use crate::model::{Kind, Method, Service};
 
 /// A constant for each method, and the one for the service.
@@ -62,6 +62,15 @@ fn timeout(timeout: Duration) -> TokenStream {
 }
 
 fn docs(attributes: &Attributes) -> Option<TokenStream> {
-    let text = attributes.doc_text();
-    (!text.is_empty()).then(|| quote!(.docs(#text)))
+    let lines = attributes.doc_lines();
+    let (first, others) = lines.split_first()?;
+    let as_text = |line: &DocLine| match line {
+        DocLine::Text(text) => Some(text.clone()),
+        DocLine::Macro(_) => None,
+    };
+    let docs = match lines.iter().map(as_text).collect::<Option<Vec<_>>>() {
+        Some(lines) => lines.join("\n").into_token_stream(),
+        None => quote!(::core::concat!(#first #(, "\n", #others)*)),
+    };
+    Some(quote!(.docs(#docs)))
 }

@@ -45,12 +45,16 @@ pub(super) fn of_implementation(service: &Service) -> Generics {
     generics
 }
 
-/// What the server's type calls the implementation: `T` where that cannot be a parameter of the user's.
+/// What the server's type calls the implementation: `T`, unless that is a parameter of the user's. It shares its scope with
+/// them alone, for the type has no bounds.
 pub(super) fn server_parameter(service: &Service) -> Ident {
-    match service.generics.params.is_empty() {
-        true => parse_quote!(T),
-        false => implementation(),
-    }
+    let t = parse_quote!(T);
+    let is_taken = service.generics.params.iter().any(|parameter| match parameter {
+        GenericParam::Type(parameter) => parameter.ident == t,
+        GenericParam::Const(parameter) => parameter.ident == t,
+        _ => false,
+    });
+    if is_taken { implementation() } else { t }
 }
 
 /// The trait, with its parameters.
@@ -130,8 +134,8 @@ pub(super) fn clone_and_debug(
         where
             #(#bounded: ::core::fmt::Debug,)*
         {
-            fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
-                f.debug_struct(#struct_name).field(#field_name, &self.#field).finish()
+            fn fmt(&self, __f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                ::core::fmt::DebugStruct::field(&mut __f.debug_struct(#struct_name), #field_name, &self.#field).finish()
             }
         }
     };

@@ -2,11 +2,10 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
-use syn::Ident;
 use syn::spanned::Spanned;
 
 use super::generics::CloneAndDebug;
-use super::{arguments, generics, implementation, method_constant, service_constant};
+use super::{arguments, generics, implementation, service_constant};
 use crate::model::{Method, Parameter, Service};
 
 /// The server's type.
@@ -15,6 +14,7 @@ pub(super) fn definition(service: &Service) -> TokenStream {
     let server = service.server_name();
     let docs = format!(" Serves an implementation of [`{}`].", service.name);
     let cfg = service.attributes.cfg();
+    let hidden = service.attributes.hidden();
     let deprecated = service.attributes.deprecated();
     let lints = service.attributes.lints();
     let generics = generics::of_server(service);
@@ -23,6 +23,7 @@ pub(super) fn definition(service: &Service) -> TokenStream {
     let derive = clone_and_debug(service).derive;
     quote! {
         #[doc = #docs]
+        #(#hidden)*
         #(#cfg)*
         #(#deprecated)*
         #(#lints)*
@@ -36,7 +37,10 @@ pub(super) fn definition(service: &Service) -> TokenStream {
 }
 
 fn clone_and_debug(service: &Service) -> CloneAndDebug {
-    let (field, parameter) = (format_ident!("implementation"), implementation());
+    let (field, parameter) = (
+        format_ident!("implementation"),
+        generics::server_parameter(service),
+    );
     let (name, generics) = (service.server_name(), generics::of_server(service));
     generics::clone_and_debug(service, &name, &generics, &field, Some(&parameter))
 }
@@ -50,17 +54,17 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     let implementation = implementation();
     let marker = generics::marker(service);
     let clone_and_debug = clone_and_debug(service).implementations;
-    let text_of_errors = text_of_errors(service);
+    let lookups_of_results = lookups_of_results(service);
     let dispatcher = dispatcher(service);
     quote! {
-        #text_of_errors
+        #lookups_of_results
 
         #clone_and_debug
 
         impl #parameters #server #where_clause {
             /// Serves this implementation.
-            #visibility fn new(implementation: #implementation) -> Self {
-                Self { implementation, #marker }
+            #visibility fn new(__implementation: #implementation) -> Self {
+                Self { implementation: __implementation, #marker }
             }
         }
 
@@ -68,12 +72,12 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     }
 }
 
-/// Brings in what renders a method's error as text. Which of the two traits does is decided for each error type: the
-/// first needs `Display`, and method lookup prefers it.
-fn text_of_errors(service: &Service) -> Option<TokenStream> {
+/// Brings in what answers for a type that is only named `Result`, and what renders a method's error as text. Which of the
+/// traits does is decided for each type, by method lookup.
+fn lookups_of_results(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let is_needed = service.methods.iter().any(|method| method.is_fallible);
-    is_needed.then(|| quote!(use #runtime::__private::{ViaDisplay as _, ViaSerialize as _};))
+    is_needed.then(|| quote!(use #runtime::__private::{NoResult as _, Unreadable as _, ViaDisplay as _, ViaSerialize as _};))
 }
 
 fn dispatcher(service: &Service) -> TokenStream {
@@ -91,12 +95,12 @@ fn dispatcher(service: &Service) -> TokenStream {
 
             fn handle<'a>(
                 &'a self,
-                invocation: &'a #runtime::Invocation,
+                __invocation: &'a #runtime::Invocation,
             ) -> #runtime::__private::BoxFuture<'a, ::core::result::Result<#runtime::Answer, #runtime::Fault>> {
                 #runtime::__private::Box::pin(async move {
-                    match invocation.method() {
+                    match __invocation.method() {
                         #(#arms)*
-                        unknown => ::core::result::Result::Err(#runtime::Fault::unknown_method(unknown)),
+                        __unknown => ::core::result::Result::Err(#runtime::Fault::unknown_method(__unknown)),
                     }
                 })
             }
@@ -108,32 +112,35 @@ fn dispatcher(service: &Service) -> TokenStream {
 fn arm(service: &Service, method: &Method) -> TokenStream {
     let runtime = &service.runtime;
     let (implementation, service_trait) = (implementation(), generics::service_trait(service));
-    let constant = method_constant(method);
     let cfg = method.attributes.cfg();
     let wire_name = &method.wire_name;
     let method_name = &method.name;
-    let (bindings, decoded) = arguments::received(service, method);
+    let bindings = arguments::pattern(service, method);
+    let read = arguments::read(service, method);
     let values = method.parameters.iter().map(|parameter| match parameter {
-        Parameter::Context { .. } => quote_spanned!(Span::mixed_site()=> invocation.context()),
+        Parameter::Context { .. } => quote_spanned!(Span::mixed_site()=> __invocation.context()),
         Parameter::Argument(argument) => arguments::lent(service, method, argument),
     });
-    // An argument that cannot be decoded is reported at the method, a result that cannot be sent at its type.
-    let decode = Ident::new("arguments", method_name.span());
+    // A result that cannot be sent is reported at its type.
     let at_output = Span::mixed_site().located_at(method.output.span());
     let outcome = quote_spanned! {at_output=>
         <#implementation as #service_trait>::#method_name(&self.implementation #(, #values)*).await
     };
+    let output = &method.output;
     let answer = if method.is_fallible {
         quote_spanned! {at_output=>
-            invocation.answer_result(#outcome, |error| (&#runtime::__private::Readable(error)).__readable_text())
+            __invocation.answer_result(
+                <#runtime::__private::Probe<#output>>::returned(#outcome),
+                |__error| (&&#runtime::__private::Readable(__error)).__readable_text(),
+            )
         }
     } else {
-        quote_spanned!(at_output=> invocation.answer(#outcome))
+        quote_spanned!(at_output=> __invocation.answer(#outcome))
     };
     quote_spanned! {Span::mixed_site()=>
         #(#cfg)*
         #wire_name => {
-            let #bindings: #decoded = invocation.#decode(&#constant)?;
+            let #bindings = #read?;
             #answer
         }
     }

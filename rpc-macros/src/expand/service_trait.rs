@@ -2,7 +2,7 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::parse_quote;
+use syn::{Block, parse_quote};
 
 use super::{future, generics, implementation};
 use crate::model::{Method, Parameter, Service};
@@ -22,8 +22,7 @@ pub(super) fn definition(service: &Service) -> TokenStream {
         let attributes = method.attributes.all();
         let signature = signature(method);
         let body = match &method.body {
-            // The lint wants an `async fn`, which cannot promise `Send`.
-            Some(body) => quote_spanned!(Span::mixed_site()=> { async move #body }),
+            Some(body) => default_body(method, body),
             None => quote!(;),
         };
         quote!(#(#attributes)* #signature #body)
@@ -34,6 +33,19 @@ pub(super) fn definition(service: &Service) -> TokenStream {
         #where_clause
         {
             #(#methods)*
+        }
+    }
+}
+
+/// The body of a method that implementations may leave out. Its arguments count as used: their names are on the wire,
+/// where no underscore can say that they are not.
+fn default_body(method: &Method, body: &Block) -> TokenStream {
+    let names = method.arguments().map(|argument| &argument.name);
+    // A lint wants an `async fn`, which cannot promise `Send`.
+    quote_spanned! {Span::mixed_site()=>
+        {
+            #(let _ = &#names;)*
+            async move #body
         }
     }
 }

@@ -8,12 +8,16 @@ use syn::{
 
 use super::errors::Errors;
 use super::options::{self, Options};
-use super::{parameter, refuse_rpc, types, values};
+use super::{parameter, refuse_behind_condition, refuse_rpc, types, values};
 use crate::attributes::Attributes;
 use crate::model::{Kind, Method, Parameter};
 
 /// Names of the client's own functions.
 const RESERVED: [&str; 3] = ["new", "builder", "in_process"];
+
+/// Methods of the prelude that every type has and that take it by value: on a client, the compiler finds them before the client's
+/// own, which borrow it.
+const SHADOWED: [(&str, &str); 2] = [("into", "Into"), ("try_into", "TryInto")];
 
 /// Reads a method, given those before it.
 pub(super) fn read(item: &TraitItemFn, earlier: &[Method], errors: &mut Errors) -> Method {
@@ -24,6 +28,7 @@ pub(super) fn read(item: &TraitItemFn, earlier: &[Method], errors: &mut Errors) 
         .filter(|other| !may_be_alternatives(&other.attributes, &attributes))
         .collect();
 
+    refuse_behind_condition(&item.attrs, "method", errors);
     refuse_syntax(item, errors);
     refuse_reserved(&item.sig.ident, errors);
     let output = read_output(&item.sig.output, errors);
@@ -102,13 +107,15 @@ fn refuse_syntax(item: &TraitItemFn, errors: &mut Errors) {
 
 fn refuse_reserved(name: &Ident, errors: &mut Errors) {
     let plain = name.unraw();
-    if RESERVED.iter().any(|reserved| plain == reserved) {
-        let advice = "choose another name and keep this one on the wire with";
-        errors.push(
-            name,
-            format!("the client has its own function `{plain}`; {advice} `#[rpc(name = \"{plain}\")]`"),
-        );
-    }
+    let reason = if RESERVED.iter().any(|reserved| plain == reserved) {
+        format!("the client has its own function `{plain}`")
+    } else if let Some((_, prelude_trait)) = SHADOWED.iter().find(|(method, _)| plain == method) {
+        format!("on the client, `{plain}` would be that of `{prelude_trait}`, which every type has")
+    } else {
+        return;
+    };
+    let advice = "choose another name and keep this one on the wire with";
+    errors.push(name, format!("{reason}; {advice} `#[rpc(name = \"{plain}\")]`"));
 }
 
 fn read_output(output: &ReturnType, errors: &mut Errors) -> Type {
@@ -210,15 +217,29 @@ fn refuse_receiver(receiver: &Receiver, errors: &mut Errors) {
         "`&self` takes no options; remove `#[rpc]`",
         errors,
     );
-    let message = match &receiver.kind {
-        ReceiverKind::Reference(_, None, None) => return,
-        ReceiverKind::Reference(_, Some(_), None) => {
-            "lifetimes have no meaning across the network; write `&self`"
-        }
-        ReceiverKind::Reference(_, _, Some(_)) => {
-            "calls run side by side on one service, so none has it to itself; write `&self`, and lock what changes"
-        }
-        _ => "a service outlives each call, so no call can take it; write `&self`",
+    if let Some(fault) = receiver_fault(&receiver.kind) {
+        errors.push(receiver, fault);
+    }
+}
+
+/// Why a method cannot be called on this, which is anything but `&self`.
+fn receiver_fault(kind: &ReceiverKind) -> Option<&'static str> {
+    let (lifetime, mutability) = match kind {
+        ReceiverKind::Reference(_, None, None) => return None,
+        ReceiverKind::Reference(_, lifetime, mutability) => (lifetime, mutability),
+        ReceiverKind::Typed(_, ty) => match types::reference_to_self(ty) {
+            Some(reference) => (&reference.lifetime, &reference.mutability),
+            None => return Some("a worker lends the service to each call, as a reference; write `&self`"),
+        },
+        _ => return Some("a service outlives each call, so no call can take it; write `&self`"),
     };
-    errors.push(receiver, message);
+    if mutability.is_some() {
+        return Some(
+            "calls run side by side on one service, so none has it to itself; write `&self`, and lock what changes",
+        );
+    }
+    Some(match lifetime {
+        Some(_) => "lifetimes have no meaning across the network; write `&self`",
+        None => "this is `&self` in full; write `&self`",
+    })
 }

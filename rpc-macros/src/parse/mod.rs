@@ -11,15 +11,17 @@ use syn::{Attribute, Generics, Item, ItemTrait, LitStr, TraitItem, parse_quote};
 use self::errors::Errors;
 use self::options::Options;
 use self::refusal::Refusal;
-use crate::attributes::{Attributes, is_rpc};
+use crate::attributes::{Attributes, behind_condition, is_rpc};
 use crate::model::{Method, Service};
 
 mod errors;
 mod method;
+mod names;
 mod options;
 mod parameter;
 mod refusal;
 mod serde;
+mod settings;
 mod types;
 mod values;
 
@@ -51,8 +53,12 @@ fn not_a_trait(item: &Item) -> syn::Error {
 fn read_service(arguments: TokenStream, item: &ItemTrait, errors: &mut Errors) -> Service {
     let options = Options::of_service(arguments, errors);
     let runtime = options.path("crate", errors).cloned();
+    if let Some(runtime) = &runtime {
+        names::refuse_reserved_path(runtime, errors);
+    }
     let queue = read_queue(&options, item, errors);
     refuse_trait_syntax(item, errors);
+    names::refuse_reserved(item, errors);
     Service {
         runtime: runtime.unwrap_or_else(|| parse_quote!(::rpc_runtime)),
         queue,
@@ -89,6 +95,7 @@ fn refuse_trait_syntax(item: &ItemTrait, errors: &mut Errors) {
         "`#[rpc]` goes on methods; write options of the whole service as `#[service(..)]`",
         errors,
     );
+    refuse_behind_condition(attrs, "trait", errors);
     if let Some(auto) = &modifiers.auto_token {
         errors.push(auto, "a service trait cannot be an auto trait; remove `auto`");
     }
@@ -114,6 +121,21 @@ fn refuse_generics(generics: &Generics, errors: &mut Errors) {
     }
     for predicate in generics.where_clause.iter().flat_map(|clause| &clause.predicates) {
         refuse_self(predicate, errors);
+    }
+    refuse_unbounded(generics, errors);
+}
+
+/// Refuses a parameter without any bound: what is sent has some, and what is not has to be `'static` at least.
+fn refuse_unbounded(generics: &Generics, errors: &mut Errors) {
+    let predicates = generics.where_clause.to_token_stream();
+    for parameter in generics.type_params() {
+        let name = &parameter.ident;
+        if parameter.bounds.is_empty() && !types::mentions(predicates.clone(), name) {
+            let bounds = "serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static";
+            let message =
+                format!("client and server cannot send what they know nothing of; write `{name}: {bounds}`");
+            errors.push(name, message);
+        }
     }
 }
 
@@ -164,5 +186,18 @@ fn refuse_item(item: &TraitItem, errors: &mut Errors) {
 fn refuse_rpc(attributes: &[Attribute], message: &str, errors: &mut Errors) {
     for attribute in attributes.iter().filter(|attribute| is_rpc(attribute)) {
         errors.push(attribute, message);
+    }
+}
+
+/// Refuses options in a `#[cfg_attr(..)]`: the macro runs before anybody knows whether they are there.
+fn refuse_behind_condition(attributes: &[Attribute], item: &str, errors: &mut Errors) {
+    for attribute in attributes {
+        if let Some(hidden) = behind_condition(attribute, &["rpc", "service"]) {
+            let advice = format!("write the {item} twice, each under its own `#[cfg(..)]`");
+            errors.push(
+                hidden.meta,
+                format!("options cannot depend on a condition; {advice}"),
+            );
+        }
     }
 }

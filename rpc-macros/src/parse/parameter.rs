@@ -1,13 +1,13 @@
 //! Reading one parameter of a method.
 
 use syn::ext::IdentExt;
-use syn::{Ident, LitStr, Pat, PatType};
+use syn::{Attribute, Ident, LitStr, Pat, PatType};
 
 use super::errors::Errors;
 use super::options::{self, Options};
 use super::serde::{self, is_serde};
 use super::types;
-use crate::attributes::is_rpc;
+use crate::attributes::{behind_condition, is_rpc};
 use crate::model::{Argument, Parameter};
 
 /// Arguments go through the runtime as a tuple, and it knows tuples up to this length.
@@ -18,10 +18,7 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
     let options = Options::of_rpc(&parameter.attrs, &options::PARAMETER, errors);
     for attribute in &parameter.attrs {
         if !is_rpc(attribute) && !is_serde(attribute) {
-            errors.push(
-                attribute,
-                "a parameter takes `#[rpc(context)]` and `#[serde(..)]` only; write this one on the method",
-            );
+            errors.push(attribute, unfit(attribute));
         }
     }
     let name = read_name(&parameter.pat, errors);
@@ -37,13 +34,16 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         return Some(Parameter::Context { name: name?, ty });
     }
     let shape = types::argument_shape(&ty, errors);
-    let (serde, rename) = serde::read(&parameter.attrs, errors);
+    let (serde, rename) = serde::read(&parameter.attrs, &ty, errors);
     let before = earlier.iter().filter(|other| !other.is_context()).count();
     if before == MAX_ARGUMENTS {
         let message = format!("a method takes at most {MAX_ARGUMENTS} arguments; group them in a struct");
         errors.push(parameter, message);
     }
     let name = name?;
+    if rename.is_none() {
+        refuse_underscore(&name, errors);
+    }
     let wire_name = rename.unwrap_or_else(|| LitStr::new(&name.unraw().to_string(), name.span()));
     refuse_taken(&wire_name, earlier, errors);
     Some(Parameter::Argument(Argument {
@@ -53,6 +53,32 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         wire_name,
         serde,
     }))
+}
+
+/// Why a parameter cannot have this attribute.
+fn unfit(attribute: &Attribute) -> &'static str {
+    if attribute.path().is_ident("cfg") || behind_condition(attribute, &["cfg"]).is_some() {
+        "a parameter cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`"
+    } else if behind_condition(attribute, &["rpc", "serde"]).is_some() {
+        "options cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`"
+    } else {
+        "a parameter takes `#[rpc(context)]` and `#[serde(..)]` only; write this one on the method"
+    }
+}
+
+/// An underscore says that the body has no use for an argument, which is nothing that callers should have to know. Two
+/// underscores are refused for another reason.
+fn refuse_underscore(name: &Ident, errors: &mut Errors) {
+    let sent = name.to_string();
+    if let Some(plain) = sent.strip_prefix('_')
+        && !plain.starts_with('_')
+    {
+        let advice = "an argument need not be used here, so remove the underscore";
+        errors.push(
+            name,
+            format!("`{sent}` would be its name on the wire; {advice}, or add `#[serde(rename = \"..\")]`"),
+        );
+    }
 }
 
 /// Two arguments of one name can only come from `rename`: the compiler sees to the rest.

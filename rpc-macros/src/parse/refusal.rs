@@ -5,7 +5,8 @@ use quote::{ToTokens, quote};
 use syn::{Attribute, FnArg, ItemTrait, ReturnType, TraitItem, TraitItemFn, TypeParamBound, parse_quote};
 
 use super::parameter::plain_name;
-use crate::attributes::is_rpc;
+use super::types;
+use crate::attributes::{behind_condition, is_rpc};
 
 /// The reasons, and the item they are about.
 ///
@@ -77,12 +78,16 @@ fn implementable(mut item: ItemTrait) -> ItemTrait {
 }
 
 fn strip(attributes: &mut Vec<Attribute>) {
-    attributes.retain(|attribute| !is_rpc(attribute));
+    let is_ours = |attribute: &Attribute| {
+        is_rpc(attribute) || behind_condition(attribute, &["rpc", "service"]).is_some()
+    };
+    attributes.retain(|attribute| !is_ours(attribute));
 }
 
 fn promise_send(method: &mut TraitItemFn) {
     let signature = &mut method.sig;
-    if signature.asyncness.take().is_none() {
+    // The compiler lets `!` be returned, and nowhere else be named.
+    if types::returns_never(&signature.output) || signature.asyncness.take().is_none() {
         return;
     }
     if let Some(body) = &mut method.default {

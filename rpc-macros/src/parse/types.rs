@@ -4,8 +4,8 @@ use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    GenericArgument, Ident, Lifetime, Path, PathArguments, Type, TypeImplTrait, TypePath, TypeReference,
-    TypeTraitObject, parse_quote,
+    GenericArgument, Ident, Lifetime, Path, PathArguments, ReturnType, Type, TypeImplTrait, TypePath,
+    TypeReference, TypeTraitObject, parse_quote,
 };
 
 use super::errors::Errors;
@@ -45,20 +45,42 @@ pub(super) fn context_type(ty: &Type, errors: &mut Errors) {
 
 /// Reads a method's return type: something owned.
 pub(super) fn output(ty: &Type, errors: &mut Errors) {
+    if is_never(ty) {
+        errors.push(
+            ty,
+            "a method that never returns has nothing to answer; remove the return type, or return what it ends with",
+        );
+    }
     refuse_borrows(ty, Place::Output, errors);
 }
 
 /// Whether the type goes by the name of `Result`.
 pub(super) fn is_result(ty: &Type) -> bool {
+    is_named(ty, "Result")
+}
+
+/// Whether the type goes by the name of `Option`.
+pub(super) fn is_option(ty: &Type) -> bool {
+    is_named(ty, "Option")
+}
+
+fn is_named(ty: &Type, name: &str) -> bool {
     let Type::Path(TypePath {
         qself: None, path, ..
     }) = bare(ty)
     else {
         return false;
     };
-    path.segments
-        .last()
-        .is_some_and(|segment| segment.ident == "Result")
+    path.segments.last().is_some_and(|segment| segment.ident == name)
+}
+
+/// Whether what is returned is `!`.
+pub(super) fn returns_never(output: &ReturnType) -> bool {
+    matches!(output, ReturnType::Type(_, ty) if is_never(ty))
+}
+
+fn is_never(ty: &Type) -> bool {
+    matches!(bare(ty), Type::Never(_))
 }
 
 pub(super) fn is_unit(ty: &Type) -> bool {
@@ -80,19 +102,19 @@ fn is_u8(ty: &Type) -> bool {
 
 /// The shape of a type that is no reference.
 fn owned_shape(ty: &Type) -> Shape {
-    let Some((name, argument)) = generic_of_one(ty) else {
+    let Some((name, is_static, argument)) = generic_of_one(ty) else {
         return Shape::Owned;
     };
     match bare(argument) {
         element if name == "Vec" && is_u8(element) => Shape::ByteVec,
-        Type::Path(path) if name == "Cow" && path.path.is_ident("str") => Shape::CowStr,
-        Type::Slice(slice) if name == "Cow" && is_u8(&slice.elem) => Shape::CowBytes,
+        Type::Path(path) if name == "Cow" && path.path.is_ident("str") && !is_static => Shape::CowStr,
+        Type::Slice(slice) if name == "Cow" && is_u8(&slice.elem) => Shape::CowBytes { is_static },
         _ => Shape::Owned,
     }
 }
 
-/// The name of a type such as `Vec<T>` or `Cow<'_, T>`, and its `T`. What is `'static` borrows from no request.
-fn generic_of_one(ty: &Type) -> Option<(&Ident, &Type)> {
+/// The name of a type such as `Vec<T>` or `Cow<'_, T>`, whether its lifetime is `'static`, and its `T`.
+fn generic_of_one(ty: &Type) -> Option<(&Ident, bool, &Type)> {
     let Type::Path(TypePath {
         qself: None, path, ..
     }) = bare(ty)
@@ -103,12 +125,12 @@ fn generic_of_one(ty: &Type) -> Option<(&Ident, &Type)> {
     let PathArguments::AngleBracketed(arguments) = &last.arguments else {
         return None;
     };
-    let mut arguments = arguments
-        .args
-        .iter()
-        .filter(|argument| !matches!(argument, GenericArgument::Lifetime(lifetime) if lifetime.ident == "_"));
+    let mut arguments = arguments.args.iter().peekable();
+    let lifetime = arguments.next_if(|argument| matches!(argument, GenericArgument::Lifetime(_)));
+    let is_static =
+        matches!(lifetime, Some(GenericArgument::Lifetime(lifetime)) if lifetime.ident == "static");
     match (arguments.next(), arguments.next()) {
-        (Some(GenericArgument::Type(argument)), None) => Some((&last.ident, argument)),
+        (Some(GenericArgument::Type(argument)), None) => Some((&last.ident, is_static, argument)),
         _ => None,
     }
 }
@@ -230,11 +252,28 @@ impl VisitMut for BorrowFinder<'_> {
     }
 }
 
+/// The reference that `&self` or `&mut self` is in full, if this is one.
+pub(super) fn reference_to_self(ty: &Type) -> Option<&TypeReference> {
+    let Type::Reference(reference) = bare(ty) else {
+        return None;
+    };
+    let is_self = matches!(bare(&reference.elem), Type::Path(path) if path.path.is_ident("Self"));
+    is_self.then_some(reference)
+}
+
 /// Whether `Self` is anywhere among the tokens.
 pub(super) fn mentions_self(tokens: TokenStream) -> bool {
+    mentions(tokens, "Self")
+}
+
+/// Whether this name is anywhere among the tokens.
+pub(super) fn mentions<N: ?Sized>(tokens: TokenStream, name: &N) -> bool
+where
+    Ident: PartialEq<N>,
+{
     tokens.into_iter().any(|token| match token {
-        TokenTree::Group(group) => mentions_self(group.stream()),
-        TokenTree::Ident(ident) => ident == "Self",
+        TokenTree::Group(group) => mentions(group.stream(), name),
+        TokenTree::Ident(ident) => ident == *name,
         _ => false,
     })
 }

@@ -33,7 +33,7 @@ fn a_generic_service() {
         where
             V: Value,
         {
-            async fn put(&self, #[serde(rename = "k")] key: &K, #[serde(default)] body: Vec<u8>, note: Cow<'_, str>) -> V;
+            async fn put(&self, #[serde(rename = "k", with = "hex")] key: &K, #[serde(default)] body: Vec<u8>, note: Cow<'_, str>) -> V;
             async fn count(&self) -> usize {
                 N
             }
@@ -63,6 +63,67 @@ fn attributes_of_the_user() {
         }
     };
     assert_snapshot!(formatted(expand_service(quote!(), item)));
+}
+
+#[test]
+fn attributes_under_conditions() {
+    let item = quote! {
+        #[cfg_attr(docsrs, doc = "Counts.", deprecated)]
+        trait Counter {
+            #[cfg_attr(
+                any(unix, windows),
+                cfg(feature = "count"),
+                must_use,
+                expect(non_snake_case),
+                cfg_attr(test, deprecated = "tested", other::attribute)
+            )]
+            async fn theCount(&self) -> u64;
+        }
+    };
+    assert_snapshot!(formatted(expand_service(quote!(), item)));
+}
+
+#[test]
+fn docs_out_of_macros() {
+    let item = quote! {
+        #[doc(hidden)]
+        #[doc = concat!("Counts ", "things.")]
+        trait Counter {
+            /// Counts.
+            #[doc = include_str!("count.md")]
+            async fn count(&self) -> u64;
+        }
+    };
+    assert_snapshot!(formatted(expand_service(quote!(), item)));
+}
+
+#[test]
+fn alternatives_exclude_each_other() {
+    let item = quote! {
+        trait Alternatives {
+            #[cfg(unix)]
+            #[rpc(default)]
+            async fn read(&self) -> u8;
+            #[cfg(windows)]
+            #[rpc(default, name = "read")]
+            async fn read_on_windows(&self) -> u8;
+            #[cfg_attr(test, cfg(target_os = "wasi"))]
+            #[rpc(default)]
+            async fn other(&self);
+            async fn always(&self);
+        }
+    };
+    let errors: Vec<_> = compile_errors(expand_service(quote!(), item));
+    let read = "`read` and `read_on_windows` are both compiled here, and both have the wire name `read`; make their conditions exclude each other, or give one another name with `#[rpc(name = \"..\")]`";
+    let default = |one: &str| {
+        format!(
+            "`{one}` and `other` are both compiled here, and both are the default method; make their conditions exclude each other, or remove `default` from one"
+        )
+    };
+    assert_eq!(
+        errors,
+        [read.to_owned(), default("read"), default("read_on_windows")]
+    );
 }
 
 #[test]
@@ -98,6 +159,57 @@ fn a_custom_crate_path_is_the_only_one() {
     assert!(mentions(expansion, "rpc_runtime"));
 }
 
+/// Cargo unites the features of a dependency: a macro that looked at them would expand for one crate as another asks.
+mod output_depends_on_the_input_alone {
+    use std::fs;
+    use std::path::Path;
+
+    use quote::quote;
+
+    use super::user_directory;
+    use crate::expand_service;
+
+    #[test]
+    fn the_same_input_twice() {
+        let expand = || expand_service(quote!(queue = "rpc_queue"), user_directory()).to_string();
+        assert_eq!(expand(), expand());
+    }
+
+    #[test]
+    fn the_crate_has_no_features() {
+        let manifest = include_str!("../../Cargo.toml");
+        assert!(!manifest.contains("[features]") && !manifest.contains("optional"));
+    }
+
+    #[test]
+    fn no_source_asks_for_a_feature_or_the_environment() {
+        let mut files = 0;
+        each_source(
+            Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")),
+            &mut |path, text| {
+                files += 1;
+                // `env!` and `cfg` of a feature, in the spellings that rustfmt leaves.
+                for word in ["feature =", "env::var", "option_env!"] {
+                    assert!(!text.contains(word), "{} has `{word}`", path.display());
+                }
+            },
+        );
+        assert!(files > 10, "found {files} files alone");
+    }
+
+    /// Visits all sources but the tests.
+    fn each_source(directory: &Path, visit: &mut impl FnMut(&Path, &str)) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                visit(&path, &fs::read_to_string(&path).unwrap());
+            } else if !path.ends_with("tests") {
+                each_source(&path, visit);
+            }
+        }
+    }
+}
+
 fn user_directory() -> TokenStream {
     quote! {
         /// Looks users up.
@@ -128,4 +240,23 @@ fn mentions(tokens: TokenStream, name: &str) -> bool {
         TokenTree::Ident(ident) => ident == name,
         _ => false,
     })
+}
+
+/// The messages of all `compile_error!` in the code.
+fn compile_errors(tokens: TokenStream) -> Vec<String> {
+    let mut messages = Vec::new();
+    let mut is_error = false;
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) if is_error => {
+                let message: syn::LitStr = syn::parse2(group.stream()).expect("it has a message");
+                messages.push(message.value());
+            }
+            TokenTree::Group(group) => messages.extend(compile_errors(group.stream())),
+            TokenTree::Ident(ident) => is_error = ident == "compile_error",
+            TokenTree::Punct(punct) if punct.as_char() == '!' => {}
+            _ => is_error = false,
+        }
+    }
+    messages
 }

@@ -22,7 +22,8 @@ pub(crate) struct InProcess {
 impl InProcess {
     /// # Panics
     ///
-    /// Where two methods of the service share a name.
+    /// Where two methods of the service share a name, or are both the default one. Those that the macro makes do not
+    /// compile then.
     pub(super) fn new(service: impl Service) -> Self {
         let queue = service.descriptor().queue;
         let mut dispatcher = Dispatcher::default();

@@ -2,7 +2,8 @@
 //!
 //! A request's `content_type` names its codec, and the worker answers in the same one.
 
-use std::any::{Any, TypeId};
+use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -69,9 +70,10 @@ impl Codec {
         .map_err(|source| EncodeError { codec: self, source })
     }
 
-    /// Writes a method's answer: like [`encode`](Self::encode), and a `Vec<u8>` is bytes and not a sequence of numbers.
+    /// Writes a method's answer: like [`encode`](Self::encode), and a `Vec<u8>` or `Cow<[u8]>` is bytes and not a sequence
+    /// of numbers.
     pub(crate) fn encode_answer<T: Serialize + 'static>(self, value: &T) -> Result<Bytes, EncodeError> {
-        match (value as &dyn Any).downcast_ref::<Vec<u8>>() {
+        match bytes_of(value) {
             Some(bytes) => self.encode(&ByteSlice(bytes)),
             None => self.encode(value),
         }
@@ -98,19 +100,26 @@ impl Codec {
 
     /// Reads what [`encode_answer`](Self::encode_answer) wrote.
     pub(crate) fn decode_answer<T: DeserializeOwned + 'static>(self, body: &[u8]) -> Result<T, DecodeError> {
-        if TypeId::of::<T>() != TypeId::of::<Vec<u8>>() {
-            return self.decode(body);
+        let mut answer = None::<T>;
+        // Where `T` is bytes, its slot is one for bytes: they are read in one piece.
+        let slot = &mut answer as &mut dyn Any;
+        if let Some(slot) = slot.downcast_mut::<Option<Vec<u8>>>() {
+            *slot = Some(self.decode_bytes(body)?);
+        } else if let Some(slot) = slot.downcast_mut::<Option<Cow<'static, [u8]>>>() {
+            *slot = Some(self.decode_bytes(body)?.into());
         }
-        // `T` is `Vec<u8>`: read it in one piece, and hand it over through a slot of its own type.
-        let mut bytes = Some(self.decode::<CowBytes<'_>>(body)?.into_owned());
-        match (&mut bytes as &mut dyn Any)
-            .downcast_mut::<Option<T>>()
-            .and_then(Option::take)
-        {
-            Some(value) => Ok(value),
-            None => self.decode(body),
-        }
+        answer.map_or_else(|| self.decode(body), Ok)
     }
+
+    fn decode_bytes(self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+        Ok(self.decode::<CowBytes<'_>>(body)?.0.into_owned())
+    }
+}
+
+/// The bytes that a value is, if it is no more than that.
+fn bytes_of(value: &dyn Any) -> Option<&[u8]> {
+    let vec = value.downcast_ref::<Vec<u8>>().map(Vec::as_slice);
+    vec.or_else(|| value.downcast_ref::<Cow<'static, [u8]>>().map(AsRef::as_ref))
 }
 
 impl fmt::Display for Codec {
@@ -221,6 +230,15 @@ mod tests {
             Codec::Json.decode_answer::<Vec<u8>>(b"[255, 0]").unwrap(),
             [255, 0]
         );
+    }
+
+    #[test]
+    fn a_cow_of_bytes_is_bin_in_message_pack_as_an_answer() {
+        let cow = Cow::Borrowed(&[1u8, 2, 3][..]);
+        let body = Codec::MessagePack.encode_answer(&cow).unwrap();
+        assert_eq!(&body[..], b"\xc4\x03\x01\x02\x03");
+        let answer = Codec::MessagePack.decode_answer::<Cow<'static, [u8]>>(&body);
+        assert_eq!(answer.unwrap(), cow);
     }
 
     #[test]

@@ -252,20 +252,6 @@ tuples! {
     16: (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11, N 12, O 13, P 14, Q 15);
 }
 
-/// Compiles for what a worker can read as an argument and hand to a method on any thread: where generated code asks for it,
-/// the compiler reports a type that is not so, at the type.
-pub fn argument<'de, T: Argument<'de>>() {}
-
-/// What a worker can read and hand to a method. Implemented for all that can be.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be an argument of a service's method",
-    note = "the parameter that the worker fills in is marked `#[rpc(context)]`",
-    note = "an argument is deserialized by the worker and may move to another thread: it needs `serde::Deserialize` and `Send`"
-)]
-pub trait Argument<'de> {}
-
-impl<'de, T: Deserialize<'de> + Send> Argument<'de> for T {}
-
 #[cfg(test)]
 mod tests {
     use super::*;

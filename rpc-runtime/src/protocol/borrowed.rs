@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
@@ -61,14 +62,6 @@ impl<'de> Visitor<'de> for TextVisitor {
 #[derive(Debug, Clone)]
 pub struct CowBytes<'de>(pub Cow<'de, [u8]>);
 
-impl CowBytes<'_> {
-    /// The bytes as the method's own.
-    #[must_use]
-    pub fn into_owned(self) -> Vec<u8> {
-        self.0.into_owned()
-    }
-}
-
 impl Deref for CowBytes<'_> {
     type Target = [u8];
 
@@ -124,6 +117,90 @@ impl<'de> Visitor<'de> for BytesVisitor {
     }
 }
 
+/// How an argument travels whose type is named like one that text or bytes are taken for: `<Named<Vec<u8>>>::sent`, with
+/// [`NamedAlike`] in scope. The functions below are found first, and only for the type that is meant.
+#[derive(Debug)]
+pub struct Named<T>(PhantomData<T>);
+
+impl Named<Vec<u8>> {
+    /// What the client writes.
+    #[must_use]
+    pub fn sent(bytes: &[u8]) -> ByteSlice<'_> {
+        ByteSlice(bytes)
+    }
+
+    /// What the method gets.
+    #[must_use]
+    pub fn received(bytes: CowBytes<'_>) -> Vec<u8> {
+        bytes.0.into_owned()
+    }
+}
+
+impl<'a> Named<Cow<'a, [u8]>> {
+    /// What the client writes.
+    #[must_use]
+    pub fn sent(bytes: &[u8]) -> ByteSlice<'_> {
+        ByteSlice(bytes)
+    }
+
+    /// What the method gets.
+    #[must_use]
+    pub fn received(bytes: CowBytes<'a>) -> Cow<'a, [u8]> {
+        bytes.0
+    }
+
+    /// What a method gets that may keep it for longer than the request.
+    #[must_use]
+    pub fn received_to_keep(bytes: CowBytes<'_>) -> Cow<'a, [u8]> {
+        Cow::Owned(bytes.0.into_owned())
+    }
+}
+
+impl<'a> Named<Cow<'a, str>> {
+    /// What the client writes.
+    #[must_use]
+    pub fn sent(text: &str) -> &str {
+        text
+    }
+
+    /// What the method gets.
+    #[must_use]
+    pub fn received(text: CowStr<'a>) -> Cow<'a, str> {
+        text.0
+    }
+}
+
+/// How types travel that are the user's and only go by the name: as they are.
+pub trait NamedAlike {
+    /// The user's type.
+    type Type;
+
+    /// What the client writes.
+    fn sent(argument: &Self::Type) -> &Self::Type {
+        argument
+    }
+
+    /// What the method gets.
+    fn received(argument: Self::Type) -> Self::Type
+    where
+        Self::Type: Sized,
+    {
+        argument
+    }
+
+    /// The same of a type that is `'static`.
+    fn received_to_keep(argument: Self::Type) -> Self::Type
+    where
+        Self::Type: Sized,
+    {
+        argument
+    }
+}
+
+impl<T> NamedAlike for Named<T> {
+    type Type = T;
+}
+
 /// Bytes that are a field of a struct: for `#[serde(serialize_with = .., deserialize_with = ..)]`.
 pub mod bytes {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -139,13 +216,13 @@ pub mod bytes {
         ByteSlice(bytes).serialize(serializer)
     }
 
-    /// Reads bytes, or a sequence of numbers.
+    /// Reads bytes, or a sequence of numbers, as a `Vec` or a `Cow`.
     ///
     /// # Errors
     ///
     /// Where there is something else.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        CowBytes::deserialize(deserializer).map(CowBytes::into_owned)
+    pub fn deserialize<'de, D: Deserializer<'de>, B: From<Vec<u8>>>(deserializer: D) -> Result<B, D::Error> {
+        CowBytes::deserialize(deserializer).map(|bytes| bytes.0.into_owned().into())
     }
 }
 

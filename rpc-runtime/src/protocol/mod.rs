@@ -12,8 +12,8 @@ mod request;
 mod short_str;
 
 pub(crate) use arguments::{ARGUMENTS, ArgumentsSeed, NamedArguments, no_arguments};
-pub use arguments::{DecodeArguments, Derived, EncodeArguments, argument};
-pub use borrowed::{ByteSlice, CowBytes, CowStr, bytes};
+pub use arguments::{DecodeArguments, Derived, EncodeArguments};
+pub use borrowed::{ByteSlice, CowBytes, CowStr, Named, NamedAlike, bytes};
 pub use fault::{Fault, FaultCode};
 pub(crate) use message::{Message, Properties};
 pub(crate) use reply::{Reply, ReplyKind};

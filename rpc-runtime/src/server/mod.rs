@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) mod arguments;
 mod dispatch;
 mod line;
 mod outlet;
@@ -20,7 +21,7 @@ mod service;
 
 pub(crate) use dispatch::{Decision, Dispatcher, Rules};
 pub(crate) use serve::run;
-pub use service::{Answer, Invocation, Readable, Service, ViaDisplay, ViaSerialize};
+pub use service::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
 
 use crate::broker::Broker;
 use crate::error::{BrokerError, InvalidName, ServerError};

@@ -135,10 +135,11 @@ impl fmt::Debug for Invocation {
 #[derive(Debug)]
 pub struct Answer(pub(crate) Reply);
 
-/// Renders a service error as text for a plain-text caller: by its `Display` where it has one, else as JSON.
+/// Renders a service error as text for a plain-text caller: by its `Display` where it has one, else as JSON. So a service error needs
+/// nothing but serde.
 ///
-/// The two traits below have a method of the same name, one that no trait of a user's has; the compiler prefers the one that needs no reference more, and
-/// that one exists only for errors with `Display`. So a service error needs nothing but serde.
+/// The traits below have a method of the same name, one that no trait of a user's has. Called on a `&&Readable`, it is looked for
+/// with `&Readable`, `&&Readable` and `Readable` as `Self`, in this order, and the first that is there is taken.
 #[derive(Debug)]
 pub struct Readable<'a, E>(pub &'a E);
 
@@ -148,7 +149,7 @@ pub trait ViaDisplay {
     fn __readable_text(&self) -> String;
 }
 
-impl<E: fmt::Display> ViaDisplay for Readable<'_, E> {
+impl<E: fmt::Display> ViaDisplay for &Readable<'_, E> {
     fn __readable_text(&self) -> String {
         self.0.to_string()
     }
@@ -160,7 +161,7 @@ pub trait ViaSerialize {
     fn __readable_text(&self) -> String;
 }
 
-impl<E: Serialize> ViaSerialize for &Readable<'_, E> {
+impl<E: Serialize> ViaSerialize for &&Readable<'_, E> {
     fn __readable_text(&self) -> String {
         match Codec::Json.encode(self.0) {
             Ok(json) => String::from_utf8_lossy(&json).into_owned(),
@@ -168,6 +169,16 @@ impl<E: Serialize> ViaSerialize for &Readable<'_, E> {
         }
     }
 }
+
+/// No rendering. The compiler has said already that the error cannot be written, and need not say it of this method too.
+pub trait Unreadable {
+    /// Nothing.
+    fn __readable_text(&self) -> String {
+        String::new()
+    }
+}
+
+impl<E> Unreadable for Readable<'_, E> {}
 
 #[cfg(test)]
 mod tests {
@@ -188,9 +199,9 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::needless_borrow)] // as generated code writes it: one reference for both
+    #[allow(clippy::needless_borrow)] // as generated code writes it: two references for all
     fn errors_are_readable_with_and_without_display() {
-        assert_eq!((&Readable(&Shown)).__readable_text(), "no user 7");
-        assert_eq!((&Readable(&Plain { id: 7 })).__readable_text(), r#"{"id":7}"#);
+        assert_eq!((&&Readable(&Shown)).__readable_text(), "no user 7");
+        assert_eq!((&&Readable(&Plain { id: 7 })).__readable_text(), r#"{"id":7}"#);
     }
 }

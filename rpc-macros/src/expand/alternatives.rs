@@ -1,0 +1,49 @@
+//! Methods under conditions: two can be versions of one, as long as only one of them is compiled.
+
+use proc_macro2::{Span, TokenStream};
+use quote::quote_spanned;
+
+use crate::model::{Method, Service};
+
+/// Has the compiler report any two methods that are both compiled and must not be. Which these are, only it knows.
+pub(super) fn are_exclusive(service: &Service) -> TokenStream {
+    let methods = service.methods.iter().enumerate();
+    methods
+        .flat_map(|(index, method)| {
+            let earlier = service.methods[..index].iter();
+            earlier.flat_map(move |other| exclude(other, method))
+        })
+        .collect()
+}
+
+/// The error that appears if both are compiled, if there can be one: the parser has refused it for methods that always are.
+fn exclude(one: &Method, other: &Method) -> Option<TokenStream> {
+    let (span, fault) = conflict(one, other)?;
+    let message = format!(
+        "`{}` and `{}` are both compiled here, and {fault}",
+        one.name, other.name
+    );
+    let (one, other) = (one.attributes.cfg(), other.attributes.cfg());
+    Some(quote_spanned! {span=>
+        #(#one)*
+        #(#other)*
+        ::core::compile_error!(#message);
+    })
+}
+
+fn conflict(one: &Method, other: &Method) -> Option<(Span, String)> {
+    let wire_name = &other.wire_name;
+    if one.wire_name.value() == wire_name.value() {
+        let name = wire_name.value();
+        let advice =
+            "make their conditions exclude each other, or give one another name with `#[rpc(name = \"..\")]`";
+        let fault = format!("both have the wire name `{name}`; {advice}");
+        return Some((wire_name.span(), fault));
+    }
+    if one.is_default && other.is_default {
+        let advice = "make their conditions exclude each other, or remove `default` from one";
+        let fault = format!("both are the default method; {advice}");
+        return Some((other.name.span(), fault));
+    }
+    None
+}

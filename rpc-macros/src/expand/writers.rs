@@ -1,0 +1,126 @@
+//! Functions that the user names with `#[serde(..)]` to look at an argument on its way out, where the argument is lent.
+//!
+//! Serde hands them a reference to the field, and the field of an argument `&T` is a reference already: a function for any
+//! `&T` would take that for its `T`. So they are called by functions of the struct, which hand the `&T` on.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, format_ident, quote};
+use syn::ext::IdentExt;
+use syn::punctuated::Punctuated;
+use syn::{Attribute, Expr, ExprLit, ExprPath, Ident, Lit, LitStr, Meta, Token, parse_quote};
+
+use super::arguments::{sent_struct, with_lifetime};
+use crate::model::{Argument, Method, Service, Shape};
+
+/// What a function does with the argument.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Write,
+    Skip,
+}
+
+impl Purpose {
+    /// Serde's option that names such a function.
+    fn option(self) -> Ident {
+        match self {
+            Self::Write => format_ident!("serialize_with"),
+            Self::Skip => format_ident!("skip_serializing_if"),
+        }
+    }
+
+    /// The struct's function that calls it.
+    fn function(self, argument: &Argument) -> Ident {
+        let name = argument.name.unraw();
+        match self {
+            Self::Write => format_ident!("write_{name}"),
+            Self::Skip => format_ident!("skip_{name}"),
+        }
+    }
+}
+
+/// An argument's attributes, as the field to write has them.
+pub(super) fn attributes(service: &Service, method: &Method, argument: &Argument) -> Vec<Attribute> {
+    let written = &argument.serde.attributes;
+    if !matches!(argument.shape, Shape::Reference(_)) {
+        return written.clone();
+    }
+    let of_struct = |attribute: &Attribute| match settings(attribute) {
+        Some(settings) => {
+            let settings = settings
+                .iter()
+                .map(|setting| of_struct(service, method, argument, setting));
+            parse_quote!(#[serde(#(#settings),*)])
+        }
+        // Serde says what is wrong with it.
+        None => attribute.clone(),
+    };
+    written.iter().map(of_struct).collect()
+}
+
+fn of_struct(service: &Service, method: &Method, argument: &Argument, setting: &Meta) -> TokenStream {
+    let Some((purpose, _)) = user_function(setting) else {
+        return setting.to_token_stream();
+    };
+    let sent_struct = sent_struct(method);
+    let (_, arguments, _) = service.generics.split_for_impl();
+    let arguments = arguments.as_turbofish();
+    let function = purpose.function(argument);
+    let path = quote!(#sent_struct #arguments::#function).to_string();
+    let path = LitStr::new(&path, Span::mixed_site());
+    let option = purpose.option();
+    quote!(#option = #path)
+}
+
+/// The struct's functions for an argument.
+pub(super) fn functions(argument: &Argument) -> Vec<TokenStream> {
+    let Shape::Reference(ty) = &argument.shape else {
+        return Vec::new();
+    };
+    let ty = with_lifetime(ty, "'sent");
+    let settings = argument.serde.attributes.iter().filter_map(settings).flatten();
+    let functions = settings.filter_map(|setting| user_function(&setting));
+    functions
+        .map(|(purpose, user_function)| {
+            let function = purpose.function(argument);
+            match purpose {
+                Purpose::Write => quote! {
+                    fn #function<__S: __serde::Serializer>(
+                        __argument: &&#ty,
+                        __serializer: __S,
+                    ) -> ::core::result::Result<__S::Ok, __S::Error> {
+                        #user_function(*__argument, __serializer)
+                    }
+                },
+                Purpose::Skip => quote! {
+                    fn #function(__argument: &&#ty) -> ::core::primitive::bool {
+                        #user_function(*__argument)
+                    }
+                },
+            }
+        })
+        .collect()
+}
+
+fn settings(attribute: &Attribute) -> Option<Punctuated<Meta, Token![,]>> {
+    attribute.parse_args_with(Punctuated::parse_terminated).ok()
+}
+
+/// The function that a setting names, if it is one that writes, or decides about it.
+fn user_function(setting: &Meta) -> Option<(Purpose, ExprPath)> {
+    let Meta::NameValue(setting) = setting else {
+        return None;
+    };
+    let Expr::Lit(ExprLit {
+        lit: Lit::Str(path), ..
+    }) = &setting.value
+    else {
+        return None;
+    };
+    let path: ExprPath = path.parse().ok()?;
+    match setting.path.get_ident()?.to_string().as_str() {
+        "with" => Some((Purpose::Write, parse_quote!(#path::serialize))),
+        "serialize_with" => Some((Purpose::Write, path)),
+        "skip_serializing_if" => Some((Purpose::Skip, path)),
+        _ => None,
+    }
+}

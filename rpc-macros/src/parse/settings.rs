@@ -1,0 +1,164 @@
+//! The syntax of settings: `name` and `name = value`, separated by commas.
+//!
+//! Knows how they are written, and which of them exist somewhere; what they mean is the business of the caller.
+
+use proc_macro2::TokenTree;
+use syn::ext::IdentExt;
+use syn::parse::ParseStream;
+use syn::{Expr, ExprLit, Ident, Lit, LitStr, Token, token};
+
+use super::errors::Errors;
+use crate::attributes::bare;
+
+/// One setting.
+pub(super) struct Setting {
+    pub(super) name: Ident,
+    value: Option<Expr>,
+}
+
+impl Setting {
+    /// Whether it has a value, of whatever kind.
+    pub(super) fn has_value(&self) -> bool {
+        self.value.is_some()
+    }
+
+    /// Refuses a value.
+    pub(super) fn flag(&self, errors: &mut Errors) -> &Ident {
+        let Self { name, value } = self;
+        if let Some(value) = value {
+            errors.push(value, format!("`{name}` takes no value; write `{name}`"));
+        }
+        name
+    }
+
+    /// The value, which is there.
+    pub(super) fn value(&self, usage: &str, errors: &mut Errors) -> Option<&Expr> {
+        let Self { name, value } = self;
+        if value.is_none() {
+            errors.push(name, format!("`{name}` needs a value; write `{usage}`"));
+        }
+        value.as_ref().map(bare)
+    }
+
+    /// The value, which is a string.
+    pub(super) fn text(&self, usage: &str, errors: &mut Errors) -> Option<&LitStr> {
+        let name = &self.name;
+        match self.value(usage, errors)? {
+            Expr::Lit(ExprLit {
+                lit: Lit::Str(text), ..
+            }) => Some(text),
+            other => {
+                errors.push(other, format!("`{name}` takes a string; write `{usage}`"));
+                None
+            }
+        }
+    }
+}
+
+/// The settings that exist in one place.
+pub(super) struct Vocabulary {
+    /// Each one's name, and how it is written.
+    pub(super) settings: &'static [(&'static str, &'static str)],
+    /// What to say of parentheses behind a name.
+    pub(super) parentheses: fn(&Ident) -> String,
+}
+
+impl Vocabulary {
+    pub(super) fn usage(&self, name: &str) -> Option<&'static str> {
+        let mut settings = self.settings.iter();
+        settings
+            .find(|(known, _)| *known == name)
+            .map(|(_, usage)| *usage)
+    }
+
+    pub(super) fn example(&self) -> &'static str {
+        self.settings[0].1
+    }
+
+    /// All names, to be read.
+    pub(super) fn names(&self) -> String {
+        let names: Vec<_> = self
+            .settings
+            .iter()
+            .map(|(name, _)| format!("`{name}`"))
+            .collect();
+        names.join(", ")
+    }
+
+    /// A question, if it is clear which name was meant.
+    pub(super) fn suggestion(&self, misspelt: &str) -> String {
+        let distance = |known: &str| edit_distance(&misspelt.to_lowercase(), known);
+        let names = self.settings.iter().map(|(name, _)| *name);
+        match names.min_by_key(|name| distance(name)) {
+            Some(closest) if distance(closest) <= closest.len() / 3 => format!("did you mean `{closest}`? "),
+            _ => String::new(),
+        }
+    }
+
+    /// Reads a whole list. What is wrong with one entry ends at the next comma: those behind it are read.
+    pub(super) fn read(&self, input: ParseStream<'_>, errors: &mut Errors) -> Vec<Setting> {
+        let mut settings = Vec::new();
+        while !input.is_empty() {
+            let setting = self.setting(input);
+            let is_faulty = setting.is_err();
+            settings.extend(errors.keep(setting));
+            let rest = skip_entry(input);
+            if let Some(unexpected) = rest.filter(|_| !is_faulty) {
+                errors.push(unexpected, "expected `,`");
+            }
+        }
+        settings
+    }
+
+    fn setting(&self, input: ParseStream<'_>) -> syn::Result<Setting> {
+        if !input.peek(Ident::peek_any) {
+            return Err(input.error(format!("expected an option; write `{}`", self.example())));
+        }
+        let name = Ident::parse_any(input)?;
+        if input.peek(token::Paren) {
+            return Err(input.error((self.parentheses)(&name)));
+        }
+        let value = match input.parse::<Option<Token![=]>>()? {
+            Some(equals) if input.is_empty() || input.peek(Token![,]) => {
+                let usage = self.usage(&name.to_string()).unwrap_or("name = value");
+                let message = format!("there is no value after `=`; write `{usage}`");
+                return Err(syn::Error::new_spanned(equals, message));
+            }
+            Some(_) => Some(input.parse()?),
+            None => None,
+        };
+        Ok(Setting { name, value })
+    }
+}
+
+/// Goes past the next comma, and returns what stood before it.
+fn skip_entry(input: ParseStream<'_>) -> Option<TokenTree> {
+    let mut first = None;
+    while let Ok(token) = input.parse::<TokenTree>() {
+        if matches!(&token, TokenTree::Punct(comma) if comma.as_char() == ',') {
+            break;
+        }
+        first.get_or_insert(token);
+    }
+    first
+}
+
+/// Why there are no parentheses behind a name.
+pub(super) fn no_parentheses(name: &Ident) -> String {
+    format!("options take their value after `=`; write `{name} = ..`")
+}
+
+/// The number of letters to insert, remove or replace to get from one word to the other (Levenshtein).
+fn edit_distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.bytes().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}

@@ -1,0 +1,295 @@
+//! Faults of `#[rpc(..)]` on a method.
+
+use super::assert_method;
+
+#[test]
+fn misspelt_method_option() {
+    assert_method(
+        "#[rpc(idempotnt)] async fn f(&self);",
+        &[(
+            "idempotnt",
+            "unknown option `idempotnt`; did you mean `idempotent`? the options of a method are: `default`, `idempotent`, `oneway`, `timeout`, `name`",
+        )],
+    );
+}
+
+#[test]
+fn unknown_method_option() {
+    assert_method(
+        "#[rpc(retries = 3)] async fn f(&self);",
+        &[(
+            "retries",
+            "unknown option `retries`; the options of a method are: `default`, `idempotent`, `oneway`, `timeout`, `name`",
+        )],
+    );
+}
+
+#[test]
+fn context_on_a_method() {
+    assert_method(
+        "#[rpc(context)] async fn f(&self);",
+        &[(
+            "context",
+            "`context` is an option of a parameter, not of a method",
+        )],
+    );
+}
+
+#[test]
+fn method_option_twice() {
+    assert_method(
+        "#[rpc(idempotent, idempotent)] async fn f(&self);",
+        &[("idempotent", "option `idempotent` is given twice; remove one")],
+    );
+}
+
+#[test]
+fn method_option_twice_in_two_attributes() {
+    assert_method(
+        r#"#[rpc(timeout = "1s")] #[rpc(timeout = "2s")] async fn f(&self);"#,
+        &[("timeout", "option `timeout` is given twice; remove one")],
+    );
+}
+
+#[test]
+fn rpc_without_options() {
+    assert_method(
+        "#[rpc] async fn f(&self);",
+        &[(
+            "#[rpc]",
+            "`#[rpc]` needs options in parentheses; write `#[rpc(default)]` or remove it",
+        )],
+    );
+}
+
+#[test]
+fn flag_with_a_value() {
+    assert_method(
+        "#[rpc(idempotent = true)] async fn f(&self);",
+        &[("true", "`idempotent` takes no value; write `idempotent`")],
+    );
+}
+
+#[test]
+fn timeout_without_value() {
+    assert_method(
+        "#[rpc(timeout)] async fn f(&self);",
+        &[("timeout", r#"`timeout` needs a value; write `timeout = "2s"`"#)],
+    );
+}
+
+#[test]
+fn timeout_not_a_string() {
+    assert_method(
+        "#[rpc(timeout = 2)] async fn f(&self);",
+        &[("2", r#"`timeout` takes a string; write `timeout = "2s"`"#)],
+    );
+}
+
+#[test]
+fn timeout_without_unit() {
+    assert_method(
+        r#"#[rpc(timeout = "2")] async fn f(&self);"#,
+        &[(
+            r#""2""#,
+            r#"a timeout is a whole number and one of `ms`, `s`, `m`, `h`; write `timeout = "2s"`"#,
+        )],
+    );
+}
+
+#[test]
+fn timeout_without_number() {
+    assert_method(
+        r#"#[rpc(timeout = "s")] async fn f(&self);"#,
+        &[(
+            r#""s""#,
+            r#"a timeout is a whole number and one of `ms`, `s`, `m`, `h`; write `timeout = "2s"`"#,
+        )],
+    );
+}
+
+#[test]
+fn timeout_with_a_fraction() {
+    assert_method(
+        r#"#[rpc(timeout = "1.5s")] async fn f(&self);"#,
+        &[(
+            r#""1.5s""#,
+            r#"a timeout is a whole number and one of `ms`, `s`, `m`, `h`; write `timeout = "2s"`"#,
+        )],
+    );
+}
+
+#[test]
+fn timeout_of_zero() {
+    assert_method(
+        r#"#[rpc(timeout = "0ms")] async fn f(&self);"#,
+        &[(
+            r#""0ms""#,
+            "a timeout of zero would fail every call; remove `timeout` to get the default of 30 s",
+        )],
+    );
+}
+
+#[test]
+fn timeout_too_long() {
+    assert_method(
+        r#"#[rpc(timeout = "1200h")] async fn f(&self);"#,
+        &[(
+            r#""1200h""#,
+            "a timeout is at most 49 days, which is as long as RabbitMQ lets a message live",
+        )],
+    );
+}
+
+#[test]
+fn timeout_beyond_all_numbers() {
+    assert_method(
+        r#"#[rpc(timeout = "99999999999999999999999h")] async fn f(&self);"#,
+        &[(
+            r#""99999999999999999999999h""#,
+            "a timeout is at most 49 days, which is as long as RabbitMQ lets a message live",
+        )],
+    );
+}
+
+#[test]
+fn wire_name_empty() {
+    assert_method(
+        r#"#[rpc(name = "")] async fn f(&self);"#,
+        &[(
+            r#""""#,
+            "a wire name cannot be empty; remove `name` to use the name of the method",
+        )],
+    );
+}
+
+#[test]
+fn wire_name_with_control_characters() {
+    assert_method(
+        r#"#[rpc(name = "a\nb")] async fn f(&self);"#,
+        &[(
+            r#""a\nb""#,
+            "a wire name cannot contain control characters; write a printable one",
+        )],
+    );
+}
+
+#[test]
+fn wire_name_reserved() {
+    assert_method(
+        r#"#[rpc(name = "rpc.describe")] async fn f(&self);"#,
+        &[(
+            r#""rpc.describe""#,
+            "wire names starting with `rpc.` are reserved for built-in methods; choose another prefix",
+        )],
+    );
+}
+
+#[test]
+fn wire_name_twice() {
+    assert_method(
+        r#"async fn get(&self); #[rpc(name = "get")] async fn fetch(&self);"#,
+        &[(
+            r#""get""#,
+            r#"`get` already has the wire name `get`; give this method another with `#[rpc(name = "..")]`"#,
+        )],
+    );
+}
+
+#[test]
+fn wire_name_twice_by_the_method_s_name() {
+    assert_method(
+        r#"#[rpc(name = "get")] async fn fetch(&self); async fn get(&self);"#,
+        &[(
+            "get",
+            r#"`fetch` already has the wire name `get`; give this method another with `#[rpc(name = "..")]`"#,
+        )],
+    );
+}
+
+#[test]
+fn two_default_methods() {
+    assert_method(
+        "#[rpc(default)] async fn f(&self); #[rpc(default)] async fn g(&self);",
+        &[(
+            "default",
+            "`f` is the default method already; remove `default` from one",
+        )],
+    );
+}
+
+#[test]
+fn oneway_with_a_result() {
+    assert_method(
+        "#[rpc(oneway)] async fn f(&self) -> u8;",
+        &[(
+            "u8",
+            "a one-way method is never answered; remove its return type, or `oneway`",
+        )],
+    );
+}
+
+#[test]
+fn oneway_and_idempotent() {
+    assert_method(
+        "#[rpc(oneway, idempotent)] async fn f(&self);",
+        &[(
+            "idempotent",
+            "a one-way method is never repeated; remove `idempotent`, or `oneway`",
+        )],
+    );
+}
+
+#[test]
+fn wire_name_too_long() {
+    let name = "n".repeat(256);
+    let message = "a wire name is at most 255 bytes long; write a shorter one with `#[rpc(name = \"..\")]`";
+    let method = format!("#[rpc(name = \"{name}\")] async fn f(&self);");
+    assert_method(&method, &[(&format!("\"{name}\""), message)]);
+    let method = format!("async fn {name}(&self);");
+    assert_method(&method, &[(&name, message)]);
+}
+
+#[test]
+fn every_bad_option_of_a_list() {
+    assert_method(
+        r#"#[rpc(, "f", timeout(2s), name = , idempotent oneway more, default =)] async fn f(&self);"#,
+        &[
+            (",", "expected an option; write `default`"),
+            (r#""f""#, "expected an option; write `default`"),
+            ("(", "options take their value after `=`; write `timeout = ..`"),
+            ("=", r#"there is no value after `=`; write `name = "wire.name"`"#),
+            ("oneway", "expected `,`"),
+            ("=", "there is no value after `=`; write `default`"),
+        ],
+    );
+}
+
+#[test]
+fn an_option_behind_a_bad_one() {
+    assert_method(
+        r#"#[rpc(timeout = +, name = "rpc.f", retries)] async fn f(&self);"#,
+        &[
+            ("+", "expected an expression"),
+            (
+                "retries",
+                "unknown option `retries`; the options of a method are: `default`, `idempotent`, `oneway`, `timeout`, `name`",
+            ),
+            (
+                r#""rpc.f""#,
+                "wire names starting with `rpc.` are reserved for built-in methods; choose another prefix",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn conditional_options_of_a_method() {
+    let message =
+        "options cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`";
+    assert_method(
+        "#[cfg_attr(unix, rpc(default))] async fn f(&self);
+        #[cfg_attr(all(unix, test), cfg_attr(windows, must_use, rpc(idempotent)))] async fn g(&self);",
+        &[("rpc(default)", message), ("rpc(idempotent)", message)],
+    );
+}

@@ -1,0 +1,139 @@
+//! Faults of a parameter: its name, its attributes, the context.
+
+use super::assert_method;
+
+#[test]
+fn pattern() {
+    assert_method(
+        "async fn f(&self, (a, b): (u8, u8));",
+        &[(
+            "(a, b)",
+            "arguments are sent by name; write a name here and take it apart in the implementation",
+        )],
+    );
+}
+
+#[test]
+fn mutable_binding() {
+    assert_method(
+        "async fn f(&self, mut a: u8);",
+        &[(
+            "mut a",
+            "the name goes over the wire, and nothing else of this pattern; write `a`",
+        )],
+    );
+}
+
+#[test]
+fn wildcard() {
+    assert_method(
+        "async fn f(&self, _: u8);",
+        &[("_", "arguments are sent by name; write a name instead of `_`")],
+    );
+}
+
+#[test]
+fn attribute_on_a_parameter() {
+    assert_method(
+        "async fn f(&self, #[inline] a: u8);",
+        &[(
+            "#[inline]",
+            "a parameter takes `#[rpc(context)]` and `#[serde(..)]` only; write this one on the method",
+        )],
+    );
+}
+
+#[test]
+fn conditional_parameter() {
+    let message =
+        "a parameter cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`";
+    assert_method(
+        "async fn f(&self, #[cfg(unix)] a: u8, #[cfg_attr(test, cfg(unix))] b: u8);",
+        &[
+            ("#[cfg(unix)]", message),
+            ("#[cfg_attr(test, cfg(unix))]", message),
+        ],
+    );
+}
+
+#[test]
+fn conditional_options_of_a_parameter() {
+    let message =
+        "options cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`";
+    assert_method(
+        "async fn f(&self, #[cfg_attr(unix, serde(default))] a: u8, #[cfg_attr(unix, rpc(context))] b: &Context);",
+        &[
+            ("#[cfg_attr(unix, serde(default))]", message),
+            ("#[cfg_attr(unix, rpc(context))]", message),
+        ],
+    );
+}
+
+#[test]
+fn method_option_on_a_parameter() {
+    assert_method(
+        "async fn f(&self, #[rpc(idempotent)] a: u8);",
+        &[(
+            "idempotent",
+            "`idempotent` is an option of a method, not of a parameter",
+        )],
+    );
+}
+
+#[test]
+fn two_contexts() {
+    assert_method(
+        "async fn f(&self, #[rpc(context)] a: &Context, #[rpc(context)] b: &Context);",
+        &[("context", "a method has one context; remove the second")],
+    );
+}
+
+#[test]
+fn context_by_value() {
+    assert_method(
+        "async fn f(&self, #[rpc(context)] cx: Context);",
+        &[(
+            "Context",
+            "the context is lent to the method; take a reference, such as `&Context`",
+        )],
+    );
+}
+
+#[test]
+fn mutable_context() {
+    assert_method(
+        "async fn f(&self, #[rpc(context)] cx: &mut Context);",
+        &[(
+            "mut",
+            "changes made by the worker do not travel back; take `&`, and return what has changed",
+        )],
+    );
+}
+
+#[test]
+fn too_many_arguments() {
+    assert_method(
+        "async fn f(&self, #[rpc(context)] cx: &Context, a1: u8, a2: u8, a3: u8, a4: u8, a5: u8, a6: u8, a7: u8, a8: u8, a9: u8, a10: u8, a11: u8, a12: u8, a13: u8, a14: u8, a15: u8, a16: u8, a17: u8, a18: u8);",
+        &[(
+            "a17: u8",
+            "a method takes at most 16 arguments; group them in a struct",
+        )],
+    );
+}
+
+#[test]
+fn underscore_before_a_name() {
+    assert_method(
+        "async fn f(&self, _a: u8, #[serde(default)] _b: u8) { }",
+        &[
+            (
+                "_a",
+                r#"`_a` would be its name on the wire; an argument need not be used here, so remove the underscore, or add `#[serde(rename = "..")]`"#,
+            ),
+            (
+                "_b",
+                r#"`_b` would be its name on the wire; an argument need not be used here, so remove the underscore, or add `#[serde(rename = "..")]`"#,
+            ),
+        ],
+    );
+}
