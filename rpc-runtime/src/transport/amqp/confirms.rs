@@ -2,11 +2,15 @@
 //!
 //! RabbitMQ sends a message's return before its confirm. lapin hands a return to whichever confirm comes next, which may
 //! be another message's, and its confirms are not seen here in the order in which they came. So a confirm without the
-//! message's own return leaves the message undecided: that return may have gone along with another confirm, which is still to
-//! be seen. It is decided by its return, or once every message that was in flight at that moment is confirmed: its
-//! return can ride on no other.
+//! message's own return leaves the message undecided, until its return is seen or can no longer be.
+//!
+//! When a message is confirmed, at most as many returns still wait as messages are unconfirmed, and each confirm takes one
+//! along. So once all that were in flight at that moment are confirmed, the message's return was taken along by some
+//! confirm: by one of those, or by that of a message sent later, which came earlier than the last of those. That one was seen by
+//! then, or is in flight as far as is known here. So once all that are in flight at that second moment are confirmed
+//! too, there was no return.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::super::Published;
 use crate::protocol::ShortStr;
@@ -25,9 +29,16 @@ pub(super) struct Confirms {
     sequences: HashMap<Key, u64>,
     /// Returned on another message's confirm, before their own.
     returned_early: HashSet<u64>,
-    /// Confirmed without their own return; each with the first message that was sent after that.
-    undecided: BTreeMap<u64, u64>,
+    /// Confirmed without their own return.
+    undecided: HashSet<u64>,
+    /// Those of them, and perhaps others, that wait for the first moment, in order.
+    first: Waiting,
+    /// And for the second.
+    second: Waiting,
 }
+
+/// Messages that wait until all before another one are confirmed: that one, which only ever grows, and the message.
+type Waiting = VecDeque<(u64, u64)>;
 
 /// The broker's word on one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +80,8 @@ impl Confirms {
         let rode_along = returned.and_then(|key| self.sequences.get(&key).copied());
         if let Some(returned) = rode_along {
             match self.undecided.remove(&returned) {
-                Some(_) => self.push(returned, Published::Returned, &mut decided),
-                None => {
+                true => self.push(returned, Published::Returned, &mut decided),
+                false => {
                     self.returned_early.insert(returned);
                 }
             }
@@ -79,7 +90,8 @@ impl Confirms {
             (true, _) => self.push(sequence, Published::Returned, &mut decided),
             (false, Confirm::Nack) => self.push(sequence, Published::Refused, &mut decided),
             (false, Confirm::Ack) if self.keys.contains_key(&sequence) => {
-                self.undecided.insert(sequence, self.next);
+                self.undecided.insert(sequence);
+                self.first.push_back((self.next, sequence));
             }
             (false, Confirm::Ack) => self.push(sequence, Published::Routed, &mut decided),
         }
@@ -90,15 +102,13 @@ impl Confirms {
     /// Decides about the messages whose return can no longer come: they were routed.
     fn decide(&mut self, decided: &mut Decided) {
         let oldest = self.in_flight.first().copied().unwrap_or(self.next);
-        let routed: Vec<u64> = self
-            .undecided
-            .iter()
-            .filter(|(_, before)| **before <= oldest)
-            .map(|(n, _)| *n)
-            .collect();
-        for sequence in routed {
-            self.undecided.remove(&sequence);
-            self.push(sequence, Published::Routed, decided);
+        while let Some(sequence) = pop_over(&mut self.first, oldest) {
+            self.second.push_back((self.next, sequence));
+        }
+        while let Some(sequence) = pop_over(&mut self.second, oldest) {
+            if self.undecided.remove(&sequence) {
+                self.push(sequence, Published::Routed, decided);
+            }
         }
     }
 
@@ -114,10 +124,15 @@ impl Confirms {
     }
 }
 
+/// Takes the next message whose waiting is over, as all before this one are confirmed.
+fn pop_over(waiting: &mut Waiting, oldest: u64) -> Option<u64> {
+    let &(before, sequence) = waiting.front()?;
+    (before <= oldest).then(|| waiting.pop_front())?;
+    Some(sequence)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
     use proptest::prelude::*;
 
     use super::*;
