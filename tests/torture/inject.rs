@@ -1,6 +1,5 @@
 //! Makes what is planned happen.
 
-use std::future::Future;
 use std::time::Duration;
 
 use rpc_tests::proxy::{Proxy, Target};
@@ -108,9 +107,7 @@ async fn trouble(proxy: &Proxy, network: Network, aim: Target, lasts: Duration) 
     }
 }
 
-fn hold(fault: rpc_tests::proxy::Fault, lasts: Duration) -> impl Future<Output = ()> {
-    async move {
-        sleep(lasts).await;
-        fault.heal().await;
-    }
+async fn hold(fault: rpc_tests::proxy::Fault, lasts: Duration) {
+    sleep(lasts).await;
+    fault.heal().await;
 }

@@ -102,7 +102,7 @@ pub(crate) fn plan(args: &Args) -> Vec<Planned> {
     let mut random = Random::new(args.seed);
     let mut plan = Vec::new();
     // Four sorts that do not know of each other: networks, workers, the broker's controls, and its death.
-    scatter(&mut plan, args, &mut random, 300..=1_200, |random| {
+    scatter(&mut plan, args, &mut random, 700..=2_500, |random| {
         let member = match random.percent(50) {
             true => Member::Worker(random.index(args.workers)),
             false => Member::Caller(random.index(args.callers)),
@@ -116,14 +116,14 @@ pub(crate) fn plan(args: &Args) -> Vec<Planned> {
         let (network, aim) = (network(random), random.pick(&aims));
         Fault::Network(network, member, aim)
     });
-    scatter(&mut plan, args, &mut random, 1_500..=5_000, |random| {
+    scatter(&mut plan, args, &mut random, 2_000..=8_000, |random| {
         let worker = random.index(args.workers);
         match random.percent(60) {
             true => Fault::KillWorker(worker),
             false => Fault::StopWorker(worker),
         }
     });
-    scatter(&mut plan, args, &mut random, 3_000..=9_000, |random| {
+    scatter(&mut plan, args, &mut random, 4_000..=12_000, |random| {
         random.pick(&[
             Fault::CloseConnections,
             Fault::CloseConnections,
@@ -132,7 +132,7 @@ pub(crate) fn plan(args: &Args) -> Vec<Planned> {
             Fault::DeleteQueue,
         ])
     });
-    scatter(&mut plan, args, &mut random, 5_000..=25_000, |_| {
+    scatter(&mut plan, args, &mut random, 8_000..=32_000, |_| {
         Fault::KillBroker
     });
     plan.sort_by_key(|planned| planned.at);
@@ -154,9 +154,9 @@ fn scatter(
             at,
             fault: fault(random),
             lasts: Duration::from_millis(match random.percent(80) {
-                true => random.between(100..=2_500),
+                true => random.between(100..=2_000),
                 // Longer than the heartbeats take to find a dead connection out.
-                false => random.between(2_500..=9_000),
+                false => random.between(2_000..=8_000),
             }),
         };
         if at >= args.duration {
@@ -170,7 +170,7 @@ fn network(random: &mut Random) -> Network {
     let direction = random.pick(&[Direction::ToBroker, Direction::FromBroker, Direction::Both]);
     match random.index(8) {
         0 => Network::Latency(direction, Duration::from_millis(random.between(5..=400))),
-        1 => Network::Throttle(direction, random.between(500..=50_000)),
+        1 => Network::Throttle(direction, random.between(3_000..=100_000)),
         2 => Network::BlackHole(direction),
         3 => Network::Reset,
         4 => Network::HalfClose(direction),
