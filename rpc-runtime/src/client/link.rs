@@ -111,25 +111,30 @@ impl Keeper {
     async fn keep(&mut self) {
         let mut backoff = Backoff::new();
         loop {
-            match self.open().await {
+            let lost = match self.open().await {
                 Ok(()) => {
                     let since = Instant::now();
                     let reason = self.serve().await;
                     tracing::debug!(error = &reason as &dyn std::error::Error, "reply link lost");
                     self.state.send_modify(|state| {
                         state.phase = Phase::Opening;
-                        state.lost = Some(reason);
+                        state.lost = Some(reason.clone());
                     });
                     backoff.worked_for(since.elapsed());
+                    reason
                 }
                 Err(refused @ BrokerError::Queue { .. }) => {
                     tracing::warn!(error = &refused as &dyn std::error::Error, "no reply link");
                     self.state
-                        .send_modify(|state| state.phase = Phase::Refused(refused));
+                        .send_modify(|state| state.phase = Phase::Refused(refused.clone()));
+                    refused
                 }
-                Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "no reply link yet"),
-            }
-            self.while_routing(backoff.wait()).await;
+                Err(error) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "no reply link yet");
+                    error
+                }
+            };
+            self.while_routing(backoff.wait_after(&lost)).await;
         }
     }
 

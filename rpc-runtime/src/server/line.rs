@@ -104,7 +104,7 @@ impl Line {
             );
             subscription.control.close().await;
             backoff.worked_for(since.elapsed());
-            let reopening = stop.run_until_cancelled(self.reopen(&mut backoff));
+            let reopening = stop.run_until_cancelled(self.reopen(lost, &mut backoff));
             subscription = match reopening.await {
                 Some(Ok(subscription)) => subscription,
                 Some(Err(closed)) => return self.drain(None, drain_limit, Some(closed)).await,
@@ -129,21 +129,28 @@ impl Line {
         }
     }
 
-    /// Consumes again, however often it takes.
+    /// Consumes again after the loss of a subscription, however often it takes.
     ///
     /// # Errors
     ///
     /// Only where the handle was closed.
-    async fn reopen(&self, backoff: &mut Backoff) -> Result<Subscription, BrokerError> {
+    async fn reopen(
+        &self,
+        mut lost: BrokerError,
+        backoff: &mut Backoff,
+    ) -> Result<Subscription, BrokerError> {
         loop {
-            backoff.wait().await;
+            backoff.wait_after(&lost).await;
             match self.transport.open_requests(&self.queue, self.prefetch).await {
                 Ok(subscription) => {
                     tracing::info!(queue = self.desk.queue, "consuming again");
                     return Ok(subscription);
                 }
                 Err(BrokerError::Closed) => return Err(BrokerError::Closed),
-                Err(error) => self.not_open(&error),
+                Err(error) => {
+                    self.not_open(&error);
+                    lost = error;
+                }
             }
         }
     }

@@ -145,7 +145,7 @@ async fn unless_too_late<T>(worth_until: Option<Instant>, what: impl Future<Outp
 async fn keep(transport: Arc<dyn Transport>, current: watch::Sender<Current>) {
     let mut backoff = Backoff::new();
     loop {
-        match transport.open_publisher().await {
+        let lost = match transport.open_publisher().await {
             Ok(publisher) => {
                 let since = Instant::now();
                 current.send_replace(Current::Ready(Arc::clone(&publisher)));
@@ -153,13 +153,17 @@ async fn keep(transport: Arc<dyn Transport>, current: watch::Sender<Current>) {
                 current.send_replace(Current::Opening);
                 tracing::debug!(error = &reason as &dyn std::error::Error, "reply channel lost");
                 backoff.worked_for(since.elapsed());
+                reason
             }
             Err(BrokerError::Closed) => {
                 current.send_replace(Current::Closed);
                 return;
             }
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "no reply channel"),
-        }
-        backoff.wait().await;
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "no reply channel");
+                error
+            }
+        };
+        backoff.wait_after(&lost).await;
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
+use crate::error::BrokerError;
+
 /// The first delay, before jitter.
 const SHORTEST: Duration = Duration::from_millis(25);
 
@@ -34,6 +36,16 @@ impl Backoff {
     /// Waits for the next delay. Cancel safe.
     pub(crate) async fn wait(&mut self) {
         tokio::time::sleep(self.next_delay()).await;
+    }
+
+    /// Waits before something is opened again that stands on a connection. The connection, where that was lost, has a backoff
+    /// of its own, and what stands on it waits for it: another delay on top would only keep calls waiting when it is back.
+    /// Cancel safe.
+    pub(crate) async fn wait_after(&mut self, error: &BrokerError) {
+        match error {
+            BrokerError::Lost { .. } => tokio::time::sleep(SHORTEST).await,
+            _ => self.wait().await,
+        }
     }
 
     /// What is tried again has worked for this long: begins anew, unless that was no time at all. A broker that takes
@@ -71,6 +83,20 @@ mod tests {
         );
         assert!(delays.iter().all(|delay| *delay <= 2 * LONGEST));
         assert!(delays[199] >= LONGEST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stands_on_a_connection_adds_no_backoff_to_its_own() {
+        let mut backoff = Backoff::new();
+        for _ in 0..20 {
+            backoff.next_delay();
+        }
+        let begun = tokio::time::Instant::now();
+        backoff.wait_after(&BrokerError::Lost { source: None }).await;
+        assert_eq!(begun.elapsed(), SHORTEST);
+        let cancelled = BrokerError::Cancelled { queue: "q".into() };
+        backoff.wait_after(&cancelled).await;
+        assert!(begun.elapsed() >= LONGEST);
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Publisher for AmqpPublisher {
         let (outcome, published) = oneshot::channel();
         if self.inbox.send(Job { outgoing, outcome }).await.is_err() {
             return Published::Failed {
-                source: BrokerError::Closed,
+                source: self.closed().await,
                 written: false,
             };
         }
@@ -84,7 +84,7 @@ impl Publisher for AmqpPublisher {
             Ok(published) => published,
             // The task answers each job, unless it is told to end.
             Err(_) => Published::Failed {
-                source: BrokerError::Closed,
+                source: self.closed().await,
                 written: !departure.withdraw(),
             },
         }
@@ -93,7 +93,7 @@ impl Publisher for AmqpPublisher {
     async fn closed(&self) -> BrokerError {
         match self.lost.clone().wait_for(Option::is_some).await.as_deref() {
             Ok(Some(reason)) => reason.clone(),
-            // The task has ended.
+            // The task was told to end.
             Ok(None) | Err(_) => BrokerError::Closed,
         }
     }
@@ -312,4 +312,50 @@ fn key(returned: &Delivery) -> Option<Key> {
     let queue = ShortStr::new(returned.routing_key.as_str()).ok()?;
     let correlation_id = returned.properties.correlation_id().as_ref()?;
     Some((queue, ShortStr::new(correlation_id.as_str()).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Message;
+    use crate::transport::Departure;
+
+    /// Publishes through a publisher whose task has ended.
+    async fn publish_after(lost: Option<BrokerError>) -> Published {
+        let (inbox, _) = mpsc::channel(1);
+        let (_, lost) = watch::channel(lost);
+        let outgoing = Outgoing {
+            queue: ShortStr::from_static("q"),
+            mandatory: true,
+            message: Message::default(),
+            departure: Departure::default(),
+        };
+        AmqpPublisher { inbox, lost }.publish(outgoing).await
+    }
+
+    #[tokio::test]
+    async fn who_comes_after_the_loss_of_the_channel_hears_of_it() {
+        let published = publish_after(Some(BrokerError::Lost { source: None })).await;
+        let is_lost = matches!(
+            published,
+            Published::Failed {
+                source: BrokerError::Lost { .. },
+                written: false
+            }
+        );
+        assert!(is_lost, "{published:?}");
+    }
+
+    #[tokio::test]
+    async fn who_comes_after_the_end_hears_of_that() {
+        let published = publish_after(None).await;
+        let is_closed = matches!(
+            published,
+            Published::Failed {
+                source: BrokerError::Closed,
+                written: false
+            }
+        );
+        assert!(is_closed, "{published:?}");
+    }
 }
