@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -68,10 +69,11 @@ impl Outlet {
         outgoing: Outgoing,
         worth_until: Option<Instant>,
     ) -> Result<Sent, BrokerError> {
-        let mut lost = None;
+        let mut failed = None;
         let mut alone = None;
+        let mut backoff = Backoff::new();
         loop {
-            let waiting = self.publisher(lost.as_ref());
+            let waiting = self.publisher_after(failed.as_ref(), &mut backoff);
             let publisher = match worth_until {
                 None => waiting.await?,
                 Some(deadline) => match timeout_at(deadline, waiting).await {
@@ -95,7 +97,23 @@ impl Outlet {
                     _ => {}
                 },
             }
-            lost = Some(publisher);
+            failed = Some(publisher);
+        }
+    }
+
+    /// The publisher to try next: another than that which failed, where that is lost. Where it is not, it found no way for
+    /// this message alone, and is tried again a little later.
+    async fn publisher_after(
+        &self,
+        failed: Option<&Arc<dyn Publisher>>,
+        backoff: &mut Backoff,
+    ) -> Result<Arc<dyn Publisher>, BrokerError> {
+        match failed {
+            Some(failed) if failed.closed().now_or_never().is_none() => {
+                backoff.wait().await;
+                self.publisher(None).await
+            }
+            failed => self.publisher(failed).await,
         }
     }
 

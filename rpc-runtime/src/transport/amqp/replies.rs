@@ -67,12 +67,18 @@ impl DirectReplies {
     }
 
     /// Sends a reply. Where the connection is lost over it, it is tried once more, alone on a connection of its own; where
-    /// that is lost too, the reply itself is what the broker does not take. A failure here is never the worker's:
-    /// its requests are settled as after any refused reply.
+    /// that is lost too, the reply itself is what the broker does not take, and a refused reply never stops the worker.
+    ///
+    /// It fails only where no connection can be made, which is not the reply's fault.
     async fn publish(&self, outgoing: Outgoing) -> Published {
         let link = match self.link().await {
             Ok(link) => link,
-            Err(error) => return refused(&error),
+            Err(source) => {
+                return Published::Failed {
+                    source,
+                    written: false,
+                };
+            }
         };
         let published = link.publisher.publish(outgoing.clone()).await;
         let Published::Failed { .. } = published else {
@@ -83,7 +89,12 @@ impl DirectReplies {
         let _alone = self.quarantine.lock().await;
         let link = match self.connect().await {
             Ok(link) => link,
-            Err(error) => return refused(&error),
+            Err(source) => {
+                return Published::Failed {
+                    source,
+                    written: true,
+                };
+            }
         };
         let published = link.publisher.publish(outgoing).await;
         link.connection.close().await;
