@@ -5,6 +5,7 @@ mod failures;
 mod gate;
 mod interop;
 mod load;
+mod matrix;
 mod private;
 mod queues;
 mod recovery;
