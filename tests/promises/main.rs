@@ -4,6 +4,7 @@ mod calls;
 mod failures;
 mod gate;
 mod interop;
+mod limits;
 mod load;
 mod matrix;
 mod private;
