@@ -104,6 +104,8 @@ pub enum CallError<E = Infallible> {
 
     /// The broker refused to take the request (a negative confirm), for example because the queue is full. It does not
     /// say why, and a queue that failed refuses even what it had delivered, so the method may have run.
+    ///
+    /// The request of an `idempotent` method is sent again, until its time is up.
     #[error("the broker refused the request for queue {queue:?}")]
     Refused {
         /// The request queue.

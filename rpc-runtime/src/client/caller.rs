@@ -9,7 +9,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::fate::{Fate, confirmed, unconfirmed};
+use super::fate::{self, Fate, confirmed, unconfirmed};
 use super::limiter::Limiter;
 use super::link::{self, Link, LinkState, Phase};
 use super::pending::{Pending, Ticket};
@@ -20,7 +20,7 @@ use crate::describe::MethodDescriptor;
 use crate::error::{BrokerError, CallError, Cause, Executed};
 use crate::headers::Headers;
 use crate::protocol::{MAX_TIME_TO_LIVE, Message, RESENT_HEADER, Reply, ReplyKind, Request, ShortStr};
-use crate::transport::{Departure, Outgoing, Published, ReplyQueue, Transport};
+use crate::transport::{Backoff, Departure, Outgoing, Published, ReplyQueue, Transport};
 
 /// A call that is ready to be made.
 #[derive(Debug, Clone)]
@@ -113,6 +113,10 @@ struct Progress {
     channels_lost: u32,
     /// The broker knows no such queue.
     is_without_server: Option<ShortStr>,
+    /// The broker did not take the last request.
+    is_refused: Option<ShortStr>,
+    /// How long a request that it did not take rests before it is sent again.
+    backoff: Option<Backoff>,
 }
 
 /// What an attempt led to.
@@ -162,6 +166,9 @@ impl Caller {
 
     fn timed_out(&self, limit: Duration, progress: &Progress) -> CallError {
         let left = !progress.departure.withdraw();
+        if let Some(queue) = &progress.is_refused {
+            return refused(queue);
+        }
         match (left || progress.was_written, &progress.is_without_server) {
             (true, _) => CallError::TimedOut {
                 limit,
@@ -231,6 +238,7 @@ impl Caller {
             Published::Routed => {
                 progress.was_written = true;
                 progress.is_without_server = None;
+                progress.is_refused = None;
                 self.await_reply(plan, link, ticket).await
             }
             Published::Returned => {
@@ -245,9 +253,21 @@ impl Caller {
                 tokio::time::sleep(SERVER_PAUSE).await;
                 Attempt::Again { link_is_over: false }
             }
-            Published::Refused => Attempt::Ended(Err(CallError::Refused {
-                queue: plan.queue.to_string(),
-            })),
+            Published::Refused => {
+                progress.departure = Departure::default();
+                progress.was_written = true;
+                if fate::refused(plan.method.is_idempotent) == Fate::End {
+                    return Attempt::Ended(Err(refused(&plan.queue)));
+                }
+                progress.is_refused = Some(plan.queue.clone());
+                let backoff = progress.backoff.get_or_insert_with(Backoff::new);
+                tokio::select! {
+                    biased;
+                    // A queue that failed may have delivered it all the same.
+                    reply = ticket.reply() => Attempt::Ended(self.read(reply, plan.codec)),
+                    () = backoff.wait() => Attempt::Again { link_is_over: false },
+                }
+            }
             Published::Failed { source, written } => {
                 progress.was_written |= written;
                 progress.departure = Departure::default();
@@ -380,6 +400,12 @@ fn unreadable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Ca
     CallError::BadReply {
         source: source.into(),
         executed: Executed::Maybe,
+    }
+}
+
+fn refused(queue: &ShortStr) -> CallError {
+    CallError::Refused {
+        queue: queue.to_string(),
     }
 }
 

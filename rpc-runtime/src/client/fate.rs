@@ -38,6 +38,15 @@ pub(super) fn unconfirmed(idempotent: bool, written: bool, channels_lost: u32) -
     }
 }
 
+/// The broker did not take the request: its queue is full, or has lost its leader and will have another.
+pub(super) fn refused(idempotent: bool) -> Fate {
+    match idempotent {
+        true => Fate::Send,
+        // A queue that failed refuses even what it had delivered.
+        false => Fate::End,
+    }
+}
+
 /// The broker has the request, which was sent at one position; the link is at another now, or the same.
 pub(super) fn confirmed(idempotent: bool, sent: Position, now: Position) -> Fate {
     if sent == now {
@@ -74,6 +83,8 @@ mod tests {
     fn only_idempotent_requests_are_sent_twice() {
         assert_eq!(unconfirmed(true, true, 0), Fate::Send);
         assert_eq!(unconfirmed(false, true, 0), Fate::End);
+        assert_eq!(refused(true), Fate::Send);
+        assert_eq!(refused(false), Fate::End);
         assert_eq!(confirmed(true, SENT, SAME_ADDRESS), Fate::Send);
         assert_eq!(confirmed(true, SENT, ANOTHER_ADDRESS), Fate::Send);
     }

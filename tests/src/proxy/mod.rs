@@ -153,6 +153,14 @@ impl Proxy {
         counts
     }
 
+    /// The connections of this target that are open now, each as a target of its own: a fault that is aimed at them spares
+    /// those that are made later.
+    pub fn open(&self, target: Target) -> Vec<Target> {
+        let links = self.shared.links(target);
+        let open = links.iter().filter(|link| !link.has_ended());
+        open.map(|link| Target::Nth(link.number())).collect()
+    }
+
     /// Holds each byte for this long. The order stays, and so does the throughput.
     pub fn delay(&self, target: Target, direction: Direction, by: Duration) -> Fault {
         self.inject(target, Condition::Latency(direction, by))
