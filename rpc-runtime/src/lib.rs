@@ -77,6 +77,7 @@ mod headers;
 mod protocol;
 mod server;
 mod status;
+mod sync;
 mod transport;
 
 pub use rpc_macros::service;

@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -20,6 +19,7 @@ use crate::describe::MethodDescriptor;
 use crate::error::{BrokerError, CallError, Cause, Executed};
 use crate::headers::Headers;
 use crate::protocol::{MAX_TIME_TO_LIVE, Message, RESENT_HEADER, Reply, ReplyKind, Request, ShortStr};
+use crate::sync::watch;
 use crate::transport::{Departure, Outgoing, Published, ReplyQueue, Transport};
 
 /// A call that is ready to be made.
