@@ -76,6 +76,8 @@ pub mod fuzzing;
 mod headers;
 mod protocol;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod status;
 mod sync;
 mod transport;

@@ -150,6 +150,12 @@ impl Caller {
         }
     }
 
+    /// How many calls wait for a reply.
+    #[cfg(test)]
+    pub(crate) fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Makes a call and waits for its reply, within its time.
     pub(super) async fn call(&self, plan: CallPlan, time: TimeLimit) -> Result<Reply, CallError> {
         let TimeLimit { limit, deadline } = time;
