@@ -308,6 +308,13 @@ impl BrokerBuilder {
         Ok(self.assemble(Arc::new(MemoryTransport::new(broker)), caller))
     }
 
+    /// A handle over this transport.
+    #[cfg(test)]
+    pub(crate) fn over(self, transport: Arc<dyn Transport>) -> Broker {
+        let caller = self.caller_options(None, None);
+        self.assemble(transport, caller)
+    }
+
     fn short_app_id(&self) -> Result<Option<ShortStr>, BrokerError> {
         let app_id = self.app_id.as_ref().map(ShortStr::new).transpose();
         app_id.map_err(|_| BrokerError::Unsendable {

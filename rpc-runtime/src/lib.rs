@@ -76,7 +76,10 @@ pub mod fuzzing;
 mod headers;
 mod protocol;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod status;
+mod sync;
 mod transport;
 
 pub use rpc_macros::service;

@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -20,6 +19,7 @@ use crate::describe::MethodDescriptor;
 use crate::error::{BrokerError, CallError, Cause, Executed};
 use crate::headers::Headers;
 use crate::protocol::{MAX_TIME_TO_LIVE, Message, RESENT_HEADER, Reply, ReplyKind, Request, ShortStr};
+use crate::sync::watch;
 use crate::transport::{Backoff, Departure, Outgoing, Published, ReplyQueue, Transport};
 
 /// A call that is ready to be made.
@@ -152,6 +152,12 @@ impl Caller {
         {
             tracing::debug!("the reply link did not end in time");
         }
+    }
+
+    /// How many calls wait for a reply.
+    #[cfg(test)]
+    pub(crate) fn in_flight(&self) -> usize {
+        self.pending.len()
     }
 
     /// Makes a call and waits for its reply, within its time.

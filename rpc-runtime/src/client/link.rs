@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -16,6 +15,7 @@ use super::fate::Position;
 use super::pending::Pending;
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
+use crate::sync::watch;
 use crate::transport::{Backoff, Delivery, Publisher, ReplyLink, ReplyQueue, Subscription, Transport};
 
 /// What calls need: where replies go, and how requests leave.
@@ -213,6 +213,7 @@ impl Keeper {
                 return BrokerError::Lost { source: None };
             };
             tokio::select! {
+                biased;
                 reason = &mut closed => {
                     self.publisher = None;
                     if self.kind == ReplyQueue::Direct {
@@ -235,6 +236,7 @@ impl Keeper {
         let mut what = pin!(what);
         while let Some(inlet) = &mut self.inlet {
             tokio::select! {
+                biased;
                 done = &mut what => return done,
                 next = inlet.deliveries.next() => {
                     if route_burst(next, inlet, &self.pending).await.is_err() {

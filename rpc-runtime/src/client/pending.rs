@@ -36,6 +36,11 @@ impl Pending {
         waiting.is_some_and(|call| call.send(reply).is_ok())
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, oneshot::Sender<Message>>> {
         // Each change is a single step, so a panic elsewhere leaves nothing half done behind the lock.
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)

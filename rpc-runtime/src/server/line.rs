@@ -118,6 +118,7 @@ impl Line {
         let mut stopped = pin!(stop.cancelled());
         loop {
             tokio::select! {
+                biased;
                 () = &mut stopped => return Pause::Stopped,
                 Some(ended) = self.handlers.join_next() => note_failure(ended),
                 arrival = subscription.deliveries.next() => match arrival {

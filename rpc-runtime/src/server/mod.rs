@@ -143,6 +143,7 @@ impl Server {
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let mut shutdown = pin!(shutdown);
         tokio::select! {
+            biased;
             opened = self.open() => opened?.run(shutdown).await,
             () = &mut shutdown => Ok(()),
         }
@@ -299,6 +300,7 @@ impl OpenServer {
         }
         // A line ends by itself only where all do: the handle was closed.
         let first = tokio::select! {
+            biased;
             () = shutdown => None,
             ended = lines.join_next() => ended,
         };

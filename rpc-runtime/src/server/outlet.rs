@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::BrokerError;
+use crate::sync::watch;
 use crate::transport::{Backoff, Departure, Outgoing, Published, Publisher, Transport};
 
 /// Sends a server's replies, until the broker has each.

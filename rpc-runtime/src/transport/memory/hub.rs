@@ -131,6 +131,27 @@ impl Hub {
     }
 }
 
+#[cfg(test)]
+impl Hub {
+    /// What a restart leaves: durable queues, and the persistent messages in them.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.queues.retain(|name, queue| {
+            queue.restart(now);
+            // Direct and exclusive reply queues have names that only the broker gives.
+            !name.starts_with("amq.")
+        });
+    }
+
+    /// How many queues there are.
+    pub(super) fn len(&self) -> usize {
+        self.queues.len()
+    }
+
+    pub(super) fn backlog(&self, name: &str) -> Option<usize> {
+        Some(self.queues.get(name)?.backlog())
+    }
+}
+
 fn refused(queue: &str, reason: &'static str) -> BrokerError {
     BrokerError::Queue {
         queue: queue.to_owned(),

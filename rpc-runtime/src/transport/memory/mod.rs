@@ -8,8 +8,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+#[cfg(test)]
+pub(crate) mod faults;
 mod hub;
 mod queue;
+mod road;
 mod wire;
 
 use super::{Control, Delivery, Outgoing, Published, Publisher, ReplyLink, Subscription, Transport};
@@ -162,7 +165,14 @@ fn deliveries(
         tokio::select! {
             biased;
             reason = session.lost() => Some((Err(reason), None)),
-            delivery = receiver.recv() => delivery.map(|delivery| (Ok(delivery), Some((receiver, session)))),
+            delivery = receiver.recv() => {
+                let delivery = delivery?;
+                let arrived = session.arrive().await;
+                match arrived {
+                    Ok(()) => Some((Ok(delivery), Some((receiver, session)))),
+                    Err(reason) => Some((Err(reason), None)),
+                }
+            }
         }
     })
 }
@@ -267,10 +277,12 @@ impl Publisher for MemoryPublisher {
         {
             properties.reply_to.clone_from(&self.direct);
         }
-        let routed = self.broker.hub().publish(queue.as_str(), message, Instant::now());
-        match routed {
-            false if mandatory => Published::Returned,
-            _ => Published::Routed,
+        let broker = self.broker.clone();
+        let publish = move || broker.hub().publish(queue.as_str(), message, Instant::now());
+        match self.session.ask(publish).await {
+            Ok(false) if mandatory => Published::Returned,
+            Ok(_) => Published::Routed,
+            Err(source) => failed(source, true),
         }
     }
 
@@ -290,33 +302,39 @@ struct MemoryControl {
 
 impl MemoryControl {
     /// What the broker does, unless the connection is over.
-    fn with_hub(&self, act: impl FnOnce(&mut Hub)) -> Result<(), BrokerError> {
+    fn with_hub(&self, act: impl FnOnce(&mut Hub, &ConsumerId) + Send + 'static) -> Result<(), BrokerError> {
+        let (broker, consumer) = (self.broker.clone(), self.consumer.clone());
         match self.session.over() {
             Some(reason) => Err(reason),
             None => {
-                act(&mut self.broker.hub());
+                self.session.tell(move || act(&mut broker.hub(), &consumer));
                 Ok(())
             }
         }
+    }
+
+    /// Takes the consumer away, which with a connection that is over the broker does by itself.
+    fn end(&self) {
+        let _ = self.with_hub(|hub, consumer| hub.close(consumer, Instant::now()));
     }
 }
 
 #[async_trait]
 impl Control for MemoryControl {
     async fn settle(&self, tag: u64) -> Result<(), BrokerError> {
-        self.with_hub(|hub| hub.settle(&self.consumer, tag, Instant::now()))
+        self.with_hub(move |hub, consumer| hub.settle(consumer, tag, Instant::now()))
     }
 
     async fn settle_up_to(&self, tag: u64) -> Result<(), BrokerError> {
-        self.with_hub(|hub| hub.settle_up_to(&self.consumer, tag, Instant::now()))
+        self.with_hub(move |hub, consumer| hub.settle_up_to(consumer, tag, Instant::now()))
     }
 
     async fn cancel(&self) -> Result<(), BrokerError> {
-        self.with_hub(|hub| hub.cancel(&self.consumer))
+        self.with_hub(Hub::cancel)
     }
 
     async fn close(&self) {
-        self.broker.hub().close(&self.consumer, Instant::now());
+        self.end();
     }
 
     async fn retire(&self) {
@@ -329,6 +347,6 @@ impl Control for MemoryControl {
 
 impl Drop for MemoryControl {
     fn drop(&mut self) {
-        self.broker.hub().close(&self.consumer, Instant::now());
+        self.end();
     }
 }

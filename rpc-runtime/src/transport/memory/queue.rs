@@ -208,6 +208,24 @@ impl Queue {
     }
 }
 
+#[cfg(test)]
+impl Queue {
+    /// What a restart leaves: the persistent messages, where the queue is durable.
+    pub(super) fn restart(&mut self, now: Instant) {
+        let numbers: Vec<_> = self.consumers.iter().map(|consumer| consumer.number).collect();
+        numbers.iter().for_each(|number| self.cancel(*number));
+        numbers.iter().for_each(|number| self.close(*number, now));
+        self.messages
+            .retain(|stored| stored.message.properties.persistent);
+    }
+
+    /// How many messages there are, with those that a consumer has.
+    pub(super) fn backlog(&self) -> usize {
+        let unsettled = self.consumers.iter().map(|consumer| consumer.unsettled.len());
+        self.messages.len() + unsettled.sum::<usize>()
+    }
+}
+
 impl Consumer {
     fn is_ready(&self) -> bool {
         self.sender.is_some()

@@ -2,18 +2,22 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::InProcessBroker;
 use super::hub::ConsumerId;
+#[cfg(test)]
+use super::road::simulated::Road;
 use crate::error::BrokerError;
+use crate::sync::watch;
 
 #[derive(Debug)]
 pub(super) struct Wire {
     state: watch::Sender<State>,
     /// Those of the current session: they end with it.
     consumers: Mutex<Vec<ConsumerId>>,
+    #[cfg(test)]
+    road: Option<Arc<dyn Road>>,
 }
 
 #[derive(Debug, Clone)]
@@ -35,6 +39,8 @@ impl Wire {
                 is_closed: false,
             }),
             consumers: Mutex::default(),
+            #[cfg(test)]
+            road: None,
         }
     }
 
@@ -42,8 +48,14 @@ impl Wire {
     ///
     /// # Errors
     ///
-    /// Only where the handle was closed.
+    /// Where the handle was closed, or the connection was lost while something was opened on it.
     pub(super) async fn ready(&self) -> Result<Session, BrokerError> {
+        let session = self.next_session().await?;
+        session.arrive().await?;
+        Ok(session)
+    }
+
+    async fn next_session(&self) -> Result<Session, BrokerError> {
         let mut state = self.state.subscribe();
         let ready = state.wait_for(|state| state.is_up || state.is_closed).await;
         match ready.as_deref() {
@@ -54,6 +66,8 @@ impl Wire {
             }) => Ok(Session {
                 number: *session,
                 state: self.state.subscribe(),
+                #[cfg(test)]
+                road: self.road.clone(),
             }),
             _ => Err(BrokerError::Closed),
         }
@@ -83,14 +97,23 @@ impl Wire {
 
 #[cfg(test)]
 impl Wire {
-    /// Ends the connection; there is no other until it is [mended](Self::mend).
-    pub(super) fn cut(&self, broker: &InProcessBroker) {
+    /// With a way to go.
+    pub(super) fn over(road: Arc<dyn Road>) -> Self {
+        Self {
+            road: Some(road),
+            ..Self::new()
+        }
+    }
+
+    /// Ends the connection; there is no other until it is [mended](Self::mend). Answers with the consumers that the broker
+    /// takes away when it sees that.
+    pub(super) fn cut(&self) -> Vec<ConsumerId> {
         self.state.send_modify(|state| {
             state.session += 1;
             state.is_up = false;
             state.blocked = None;
         });
-        self.end_consumers(broker);
+        std::mem::take(&mut *self.lock())
     }
 
     pub(super) fn mend(&self) {
@@ -109,9 +132,16 @@ impl Wire {
 pub(super) struct Session {
     number: u64,
     state: watch::Receiver<State>,
+    #[cfg(test)]
+    road: Option<Arc<dyn Road>>,
 }
 
 impl Session {
+    #[cfg(test)]
+    pub(super) fn road(&self) -> Option<Arc<dyn Road>> {
+        self.road.clone()
+    }
+
     /// Why the connection is over; nothing while it lasts.
     pub(super) fn over(&self) -> Option<BrokerError> {
         self.over_in(&self.state.borrow())
