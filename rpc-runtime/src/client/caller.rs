@@ -249,15 +249,20 @@ impl Caller {
             }
             Published::Returned => {
                 progress.departure = Departure::default();
-                if progress.was_written {
-                    return Attempt::Ended(Err(lost(queue_is_gone(&plan.queue), true)));
+                let may_wait = plan.wait_for_server || (progress.was_written && plan.method.is_idempotent);
+                match progress.was_written {
+                    _ if may_wait => {
+                        progress.is_without_server = Some(plan.queue.clone());
+                        tokio::select! {
+                            biased;
+                            // To a request that was sent before.
+                            reply = ticket.reply() => Attempt::Ended(self.read(reply, plan.codec)),
+                            () = tokio::time::sleep(SERVER_PAUSE) => Attempt::Again { link_is_over: false },
+                        }
+                    }
+                    true => Attempt::Ended(Err(lost(queue_is_gone(&plan.queue), true))),
+                    false => Attempt::Ended(Err(no_server(&plan.queue))),
                 }
-                if !plan.wait_for_server {
-                    return Attempt::Ended(Err(no_server(&plan.queue)));
-                }
-                progress.is_without_server = Some(plan.queue.clone());
-                tokio::time::sleep(SERVER_PAUSE).await;
-                Attempt::Again { link_is_over: false }
             }
             Published::Refused => {
                 progress.departure = Departure::default();
@@ -292,7 +297,13 @@ impl Caller {
     async fn await_reply(&self, plan: &CallPlan, link: &Link, ticket: &mut Ticket) -> Attempt {
         let mut state = self.link_state().clone();
         loop {
-            let now = state.borrow_and_update().position;
+            let now = {
+                let state = state.borrow_and_update();
+                if state.phase.is_closed() {
+                    return Attempt::Ended(Err(lost(BrokerError::Closed, true)));
+                }
+                state.position
+            };
             match confirmed(plan.method.is_idempotent, link.position, now) {
                 Fate::Wait => {}
                 Fate::Send => return Attempt::Again { link_is_over: true },
@@ -305,7 +316,7 @@ impl Caller {
             tokio::select! {
                 biased;
                 reply = ticket.reply() => return Attempt::Ended(self.read(reply, plan.codec)),
-                changed = state.changed() => if changed.is_err() || state.borrow().phase.is_closed() {
+                changed = state.changed() => if changed.is_err() {
                     return Attempt::Ended(Err(lost(BrokerError::Closed, true)));
                 },
             }

@@ -131,6 +131,7 @@ impl Keeper {
                 }
                 Err(error) => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "no reply link yet");
+                    self.state.send_modify(|state| state.phase = Phase::Opening);
                     error
                 }
             };
@@ -148,7 +149,13 @@ impl Keeper {
             let opened = self.while_routing(async move { transport.open_publisher().await });
             self.publisher = Some(opened.await?);
         }
-        // The inlet may have been lost while the publisher was opened.
+        // Each half may have been lost while the other one was opened.
+        if let Some(publisher) = &self.publisher
+            && let Some(reason) = publisher.closed().now_or_never()
+        {
+            self.publisher = None;
+            return Err(reason);
+        }
         if let (Some(_), Some(reply_to), Some(publisher)) = (&self.inlet, &self.earlier, &self.publisher) {
             let (reply_to, publisher) = (reply_to.clone(), Arc::clone(publisher));
             self.state.send_modify(|state| {
@@ -254,7 +261,10 @@ impl Keeper {
         match self.kind {
             ReplyQueue::Resumable => inlet.control.close().await,
             ReplyQueue::Exclusive | ReplyQueue::Direct => {
-                self.state.send_modify(|state| state.position.address += 1);
+                self.state.send_modify(|state| {
+                    state.phase = Phase::Opening;
+                    state.position.address += 1;
+                });
                 inlet.control.retire().await;
             }
         }

@@ -8,7 +8,7 @@ use crate::codec::Codec;
 use crate::context::Context;
 use crate::describe::MethodDescriptor;
 use crate::error::{Executed, ServerError};
-use crate::protocol::{Fault, FaultCode, Message, Reply, ReplyAddresses, Request, ShortStr};
+use crate::protocol::{Fault, FaultCode, Message, RESENT_HEADER, Reply, ReplyAddresses, Request, ShortStr};
 use tokio::time::Instant;
 
 /// The methods that are served on one queue.
@@ -115,11 +115,13 @@ impl Dispatcher {
             };
         }
 
+        // An earlier delivery or an earlier request may run, or have run, elsewhere.
+        let came_before = redelivered || message.properties.headers.get(RESENT_HEADER).is_some();
         let size = message.body.len();
         let mut request = match Request::from_message(message) {
             Ok(request) => request,
             // A peer whose content type is not known may still read text.
-            Err(fault) => return Decision::refuse(Codec::Text, fault, answer_to, redelivered),
+            Err(fault) => return Decision::refuse(Codec::Text, fault, answer_to, came_before),
         };
         let codec = request.codec;
         if size > rules.max_accepted_bytes {
@@ -129,15 +131,15 @@ impl Dispatcher {
                 codec,
                 Fault::new(FaultCode::TooLarge, fault),
                 answer_to,
-                redelivered,
+                came_before,
             );
         }
         let Entry { service, method } = match self.find(request.method.as_ref()) {
             Ok(entry) => entry,
-            Err(fault) => return Decision::refuse(codec, fault, answer_to, redelivered),
+            Err(fault) => return Decision::refuse(codec, fault, answer_to, came_before),
         };
         if redelivered && let Some(reason) = rules.forbids_again(method, &request) {
-            return Decision::refuse(codec, interrupted(reason), answer_to, redelivered);
+            return Decision::refuse(codec, interrupted(reason), answer_to, came_before);
         }
         let worth_until = request.time_to_live.and_then(|time| arrived.checked_add(time));
         if worth_until.is_some_and(|deadline| deadline <= now) {
@@ -145,7 +147,7 @@ impl Dispatcher {
                 FaultCode::Expired,
                 "the caller's time was up before the method could start",
             );
-            return Decision::refuse(codec, fault, answer_to, redelivered);
+            return Decision::refuse(codec, fault, answer_to, came_before);
         }
         let context = Context::new(method.name, &mut request, arrived, redelivered);
         let invocation = Invocation::new(context, codec, request.arguments);
@@ -191,13 +193,17 @@ impl Rules {
     }
 }
 
+/// A fault may say that the method did not run; of a request that came before, nobody here knows that.
+pub(crate) fn truthful(fault: Fault, came_before: bool) -> Fault {
+    match fault.code.executed() {
+        Executed::No if came_before => interrupted(fault),
+        _ => fault,
+    }
+}
+
 impl Decision {
-    /// A refusal says that the method did not run; of a request that was delivered before, nobody here knows that.
-    fn refuse(codec: Codec, fault: Fault, answer_to: Option<ReplyTo>, redelivered: bool) -> Self {
-        let fault = match fault.code.executed() {
-            Executed::No if redelivered => interrupted(fault),
-            _ => fault,
-        };
+    fn refuse(codec: Codec, fault: Fault, answer_to: Option<ReplyTo>, came_before: bool) -> Self {
+        let fault = truthful(fault, came_before);
         Self::Refuse {
             reply: Reply::fault(codec, &fault),
             fault,

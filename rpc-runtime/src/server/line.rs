@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::serve::Desk;
@@ -64,18 +64,10 @@ impl Line {
     ///
     /// Where the broker refuses the queue. What can pass is tried again.
     pub(super) async fn open(&self) -> Result<Subscription, BrokerError> {
-        let mut backoff = Backoff::new();
-        loop {
-            match self.transport.open_requests(&self.queue, self.prefetch).await {
-                Err(
-                    error @ (BrokerError::Lost { .. }
-                    | BrokerError::Unresponsive { .. }
-                    | BrokerError::ChannelClosed { .. }),
-                ) => self.not_open(&error),
-                opened => return opened,
-            }
-            backoff.wait().await;
-        }
+        patiently(self.queue.name(), || {
+            self.transport.open_requests(&self.queue, self.prefetch)
+        })
+        .await
     }
 
     /// Serves until it is told to stop, or the handle is closed; then drains.
@@ -149,16 +141,11 @@ impl Line {
                 }
                 Err(BrokerError::Closed) => return Err(BrokerError::Closed),
                 Err(error) => {
-                    self.not_open(&error);
+                    not_open(&self.desk.queue, &error);
                     lost = error;
                 }
             }
         }
-    }
-
-    fn not_open(&self, error: &BrokerError) {
-        let (queue, error) = (&self.desk.queue, error as &dyn std::error::Error);
-        tracing::warn!(queue, error, "the queue cannot be consumed; trying again");
     }
 
     /// Begins a request: the prefetch keeps their number near the concurrency, the desk keeps it there.
@@ -176,8 +163,7 @@ impl Line {
         limit: Duration,
         reason: Option<BrokerError>,
     ) -> Ended {
-        let deadline = Instant::now() + limit;
-        let finished = timeout_at(deadline, self.finish(subscription.as_mut())).await;
+        let finished = timeout(limit, self.finish(subscription.as_mut())).await;
         let unfinished = self.handlers.len();
         if finished.is_err() {
             self.handlers.abort_all();
@@ -208,6 +194,34 @@ impl Line {
             note_failure(ended);
         }
     }
+}
+
+/// Does something with a queue, again for as long as what is in the way can pass.
+///
+/// # Errors
+///
+/// Where the broker refuses the queue, or the handle was closed.
+pub(super) async fn patiently<T, F: Future<Output = Result<T, BrokerError>>>(
+    queue: &str,
+    what: impl Fn() -> F,
+) -> Result<T, BrokerError> {
+    let mut backoff = Backoff::new();
+    loop {
+        match what().await {
+            Err(
+                error @ (BrokerError::Lost { .. }
+                | BrokerError::Unresponsive { .. }
+                | BrokerError::ChannelClosed { .. }),
+            ) => not_open(queue, &error),
+            done => return done,
+        }
+        backoff.wait().await;
+    }
+}
+
+fn not_open(queue: &str, error: &BrokerError) {
+    let error = error as &dyn std::error::Error;
+    tracing::warn!(queue, error, "the queue cannot be consumed; trying again");
 }
 
 /// A method's panic is caught, so this one is ours; it must not take other requests along.

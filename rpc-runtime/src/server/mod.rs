@@ -210,6 +210,11 @@ impl Server {
         let outlet_task = AbortOnDropHandle::new(tokio::spawn(keep_outlet));
         outlet.ready().await?;
 
+        // All are declared before one is consumed: what a server was sent that cannot start comes back marked redelivered,
+        // without having been run.
+        for (queue, _) in &queues {
+            line::patiently(queue.name(), || transport.declare_requests(queue)).await?;
+        }
         let mut lines = Vec::new();
         let mut names = Vec::new();
         for (queue, dispatcher) in queues {
@@ -309,6 +314,7 @@ impl OpenServer {
             unfinished: 0,
             reason: None,
         };
+        let mut panicked = None;
         let mut next = first;
         while let Some(ended) = match next.take() {
             None => lines.join_next().await,
@@ -319,8 +325,11 @@ impl OpenServer {
                     all.unfinished += ended.unfinished;
                     all.reason = all.reason.or(ended.reason);
                 }
-                Err(error) => std::panic::resume_unwind(error.into_panic()),
+                Err(error) => panicked = Some(error.into_panic()),
             }
+        }
+        if let Some(panic) = panicked {
+            std::panic::resume_unwind(panic);
         }
         let limit = self.drain_limit;
         let ended = match all {

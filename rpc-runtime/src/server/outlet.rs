@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
@@ -71,6 +72,7 @@ impl Outlet {
     ) -> Result<Sent, BrokerError> {
         let mut lost = None;
         let mut alone = None;
+        let mut backoff = Backoff::new();
         loop {
             let waiting = self.publisher(lost.as_ref());
             let Some(publisher) = unless_too_late(worth_until, waiting).await else {
@@ -96,7 +98,14 @@ impl Outlet {
                     _ => {}
                 },
             }
-            lost = Some(publisher);
+            lost = match publisher.closed().now_or_never() {
+                Some(_) => Some(publisher),
+                // It found no way for this message alone.
+                None => {
+                    backoff.wait().await;
+                    None
+                }
+            };
         }
     }
 

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::dispatch::{Decision, Dispatcher, ReplyTo, Rules};
+use super::dispatch::{Decision, Dispatcher, ReplyTo, Rules, truthful};
 use super::outlet::{Outlet, Sent};
 use super::runs::{Arrival, Key, Origin, Runs};
 use super::service::{Answer, Invocation, Service};
@@ -277,6 +277,7 @@ pub(crate) async fn run(service: &dyn Service, invocation: &Invocation) -> Reply
     let fault = match AssertUnwindSafe(handling).catch_unwind().await {
         Ok(Ok(Answer(reply))) => return reply,
         Ok(Err(fault)) => {
+            let fault = truthful(fault, invocation.context().came_before());
             // Its message may repeat parts of what the caller sent, which does not belong into logs.
             tracing::warn!(code = %fault.code, method, correlation_id, "a request ended with a fault");
             fault
@@ -323,6 +324,10 @@ mod tests {
         }
 
         async fn open_replies(&self, _: ReplyQueue, _: Option<&ShortStr>) -> Result<ReplyLink, BrokerError> {
+            Err(BrokerError::Closed)
+        }
+
+        async fn declare_requests(&self, _: &RequestQueue) -> Result<(), BrokerError> {
             Err(BrokerError::Closed)
         }
 

@@ -37,6 +37,9 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
         earlier: Option<&ShortStr>,
     ) -> Result<ReplyLink, BrokerError>;
 
+    /// Declares the queue as it asks to be.
+    async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError>;
+
     /// Declares the queue as it asks to be and consumes from it, with at most `prefetch` unsettled deliveries.
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError>;
 
@@ -160,6 +163,14 @@ pub(crate) enum Published {
 }
 
 impl Published {
+    /// The broker closed the channel, over this message or another.
+    pub(crate) fn is_of_channel(&self) -> bool {
+        let Self::Failed { source, .. } = self else {
+            return false;
+        };
+        matches!(source, BrokerError::ChannelClosed { .. })
+    }
+
     pub(crate) fn is_failed(&self) -> bool {
         matches!(self, Self::Failed { .. })
     }

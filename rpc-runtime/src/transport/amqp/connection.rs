@@ -40,7 +40,7 @@ impl OpenConnection {
     ) -> Result<Self, BrokerError> {
         let properties = ConnectionProperties::default().with_connection_name(role.into());
         let wire = Wire::default();
-        match timeout(limit, socket::connect(address, properties, &wire.0)).await {
+        match timeout(limit, socket::connect(address, properties, &wire.0, limit)).await {
             Ok(Ok(connection)) => Ok(Self {
                 connection,
                 wire,

@@ -222,6 +222,16 @@ impl Transport for AmqpTransport {
         }
     }
 
+    async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
+        let connection = self.consuming.ready().await?;
+        let opening = self.opening(&connection);
+        // The broker says no by closing the channel.
+        let throw_away = opening.channel().await?;
+        opening.declare_request_queue(&throw_away, queue).await?;
+        throw_away.close().await;
+        Ok(())
+    }
+
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
         let connection = self.consuming.ready().await?;
         let opening = self.opening(&connection);

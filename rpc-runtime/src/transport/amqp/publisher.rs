@@ -16,6 +16,7 @@ use lapin::Confirmation;
 use lapin::message::Delivery;
 use lapin::options::BasicPublishOptions;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::channel::{OpenChannel, Tasks};
@@ -41,6 +42,7 @@ pub(super) struct AmqpPublisher {
     inbox: mpsc::Sender<Job>,
     /// Why the channel can send no more; nothing while it can.
     lost: watch::Receiver<Option<BrokerError>>,
+    connection: watch::Receiver<ConnectionState>,
 }
 
 #[derive(Debug)]
@@ -56,8 +58,9 @@ impl AmqpPublisher {
     pub(super) fn start(channel: Arc<OpenChannel>, tasks: &Tasks) -> Self {
         let (inbox, jobs) = mpsc::channel(INBOX);
         let (lost_sender, lost) = watch::channel(None);
+        let connection = channel.connection();
         let task = Task {
-            connection: channel.connection(),
+            connection: connection.clone(),
             channel,
             unconfirmed_bytes: 0,
             confirms: Confirms::default(),
@@ -65,7 +68,22 @@ impl AmqpPublisher {
             lost: lost_sender,
         };
         tasks.tracker.spawn(task.run(jobs, tasks.ending.clone()));
-        Self { inbox, lost }
+        Self {
+            inbox,
+            lost,
+            connection,
+        }
+    }
+
+    /// Waits until the broker reads what is published, or the connection is lost: a message that waits here is dropped
+    /// with its call. Cancel safe.
+    async fn unblocked(&self) {
+        if self.connection.borrow().blocked.is_none() {
+            return;
+        }
+        let is_over = |state: &ConnectionState| state.blocked.is_none() || state.lost.is_some();
+        // It fails where the connection is gone, which the task finds out.
+        let _ = self.connection.clone().wait_for(is_over).await;
     }
 }
 
@@ -74,6 +92,7 @@ impl Publisher for AmqpPublisher {
     async fn publish(&self, outgoing: Outgoing) -> Published {
         let departure = outgoing.departure.clone();
         let (outcome, published) = oneshot::channel();
+        self.unblocked().await;
         if self.inbox.send(Job { outgoing, outcome }).await.is_err() {
             return Published::Failed {
                 source: self.closed().await,
@@ -105,6 +124,8 @@ type Confirming = BoxFuture<'static, Confirmed>;
 struct Confirmed {
     sequence: u64,
     size: usize,
+    /// The message was written as a whole.
+    written: bool,
     confirmation: lapin::Result<Confirmation>,
 }
 
@@ -136,8 +157,12 @@ impl Task {
                     Some(job) => confirming.extend(self.publish(job).await),
                     None => open = false,
                 },
+                () = until(self.confirms.next_overdue()) => {
+                    let decided = self.confirms.overdue(Instant::now());
+                    self.tell(decided);
+                }
                 changed = self.connection.changed() => if changed.is_err() {
-                    break BrokerError::Closed;
+                    break BrokerError::Lost { source: None };
                 },
                 // Where no job is taken, this tells that nobody is left to give one.
                 () = self.lost.closed(), if !may_send && confirming.is_empty() => return,
@@ -167,10 +192,14 @@ impl Task {
         mut confirming: FuturesUnordered<Confirming>,
         mut jobs: mpsc::Receiver<Job>,
     ) {
-        self.lost.send_replace(Some(reason.clone()));
+        self.lost
+            .send_if_modified(|lost| lost.replace(reason.clone()).is_none());
         while let Some(Some(confirmed)) = confirming.next().now_or_never() {
             self.confirmed(confirmed);
         }
+        let reason = self.reason().unwrap_or(reason);
+        let confirmed = self.confirms.end();
+        self.tell(confirmed);
         let failed = |written| Published::Failed {
             source: reason.clone(),
             written,
@@ -224,6 +253,7 @@ impl Task {
                 .await;
             // It has been written; while it waits for its confirm, it takes no memory.
             drop(body);
+            let written = published.is_ok();
             let confirmation = match published {
                 Ok(confirm) => confirm.await,
                 Err(error) => Err(error),
@@ -231,17 +261,19 @@ impl Task {
             Confirmed {
                 sequence,
                 size,
+                written,
                 confirmation,
             }
         });
         match first_poll(publishing.as_mut()).await {
             None => Some(publishing),
-            // Failed at once: the channel was closed before, and nothing was written.
+            // Failed at once: the channel was closed before, unless the message was written all the same.
             Some(Confirmed {
                 confirmation: Err(error),
+                written,
                 ..
             }) => {
-                self.failed(sequence, size, error, false);
+                self.failed(sequence, size, error, written);
                 None
             }
             Some(confirmed) => {
@@ -256,6 +288,7 @@ impl Task {
             sequence,
             size,
             confirmation,
+            ..
         } = confirmed;
         let (confirm, returned) = match confirmation {
             Ok(Confirmation::Ack(returned)) => (Confirm::Ack, returned),
@@ -265,9 +298,12 @@ impl Task {
             Err(error) => return self.failed(sequence, size, error, true),
         };
         self.unconfirmed_bytes -= size;
-        let decided = self
-            .confirms
-            .confirm(sequence, confirm, returned.as_deref().and_then(key));
+        let decided = self.confirms.confirm(
+            sequence,
+            confirm,
+            returned.as_deref().and_then(key),
+            Instant::now(),
+        );
         self.tell(decided);
     }
 
@@ -276,10 +312,19 @@ impl Task {
         self.unconfirmed_bytes -= size;
         let mut reason = broker_error(error);
         self.lost.send_if_modified(|lost| {
-            let is_first = lost.is_none();
-            // What follows the first error only says that the channel is closed.
-            reason = lost.get_or_insert(reason.clone()).clone();
-            is_first
+            // What comes before or after the broker's own reason only says that the channel is closed.
+            let is_news = match (&lost, &reason) {
+                (None, _) => true,
+                (Some(BrokerError::Lost { .. }), BrokerError::ChannelClosed { .. }) => true,
+                (Some(known), _) => {
+                    reason = known.clone();
+                    false
+                }
+            };
+            if is_news {
+                *lost = Some(reason.clone());
+            }
+            is_news
         });
         if let Some(outcome) = self.outcomes.remove(&sequence) {
             let source = reason;
@@ -296,6 +341,14 @@ impl Task {
                 let _ = outcome.send(published);
             }
         }
+    }
+}
+
+/// Waits until then, or for ever.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -330,7 +383,13 @@ mod tests {
             message: Message::default(),
             departure: Departure::default(),
         };
-        AmqpPublisher { inbox, lost }.publish(outgoing).await
+        let (_, connection) = watch::channel(ConnectionState::default());
+        let publisher = AmqpPublisher {
+            inbox,
+            lost,
+            connection,
+        };
+        publisher.publish(outgoing).await
     }
 
     #[tokio::test]

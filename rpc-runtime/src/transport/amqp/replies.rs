@@ -6,9 +6,12 @@
 //! of their own, the direct replies under way at that moment are sent once more, each alone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::channel::Tasks;
 use super::connection::OpenConnection;
@@ -54,7 +57,12 @@ pub(super) struct DirectReplies {
 struct DirectLink {
     connection: Arc<OpenConnection>,
     publisher: AmqpPublisher,
+    /// Watches the connection, which ends with the link.
+    _watch: AbortOnDropHandle<()>,
 }
+
+/// How long a connection may be tried to be made before the replies that wait for it are given up.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a reply is tried alone: what ends its connection so often is not the network.
 const TRIES_ALONE: u32 = 3;
@@ -81,19 +89,26 @@ impl DirectReplies {
     /// own; where that is lost too, each time, the reply itself is what the broker does not take. A failure here is never
     /// the worker's: its requests are settled as after any refused reply.
     async fn deliver(&self, outgoing: Outgoing) -> Published {
-        let link = self.link().await;
-        let mut published = link.publisher.publish(outgoing.clone()).await;
+        let Some(link) = self.link().await else {
+            return Published::Refused;
+        };
+        let published = link.publisher.publish(outgoing.clone()).await;
         if !published.is_failed() {
             return published;
         }
         self.forget(&link).await;
+        if published.is_of_channel() {
+            return published;
+        }
 
         let _alone = self.quarantine.lock().await;
         for _ in 0..TRIES_ALONE {
-            let link = self.connect_at_last().await;
-            published = link.publisher.publish(outgoing.clone()).await;
+            let Some(link) = self.connect_at_last().await else {
+                return Published::Refused;
+            };
+            let published = link.publisher.publish(outgoing.clone()).await;
             link.connection.close().await;
-            if !published.is_failed() {
+            if !published.is_failed() || published.is_of_channel() {
                 return published;
             }
         }
@@ -102,28 +117,32 @@ impl DirectReplies {
     }
 
     /// The shared connection, made by the first who needs it.
-    async fn link(&self) -> Arc<DirectLink> {
+    async fn link(&self) -> Option<Arc<DirectLink>> {
         let mut shared = self.shared.lock().await;
         if let Some(link) = &*shared
             && link.connection.is_open()
         {
-            return Arc::clone(link);
+            return Some(Arc::clone(link));
         }
-        let link = Arc::new(self.connect_at_last().await);
+        let link = Arc::new(self.connect_at_last().await?);
         *shared = Some(Arc::clone(&link));
-        link
+        Some(link)
     }
 
-    /// Connects, however often that takes. Cancel safe.
-    async fn connect_at_last(&self) -> DirectLink {
+    /// Connects, however often that takes, unless it takes too long. Cancel safe.
+    async fn connect_at_last(&self) -> Option<DirectLink> {
         let mut backoff = Backoff::new();
+        let give_up = Instant::now() + PATIENCE;
         loop {
             match self.connect().await {
-                Ok(link) => return link,
-                Err(error) => tracing::debug!(
+                Ok(link) => return Some(link),
+                Err(error) => tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "no connection for direct replies"
                 ),
+            }
+            if Instant::now() >= give_up {
+                return None;
             }
             backoff.wait().await;
         }
@@ -133,9 +152,10 @@ impl DirectReplies {
         let connection = Arc::new(self.target.connect("rpc direct replies").await?);
         let watched = Arc::clone(&connection);
         let ending = self.tasks.ending.clone();
-        self.tasks.tracker.spawn(async move {
+        let watching = async move {
             ending.run_until_cancelled(watched.watch(|_| {})).await;
-        });
+        };
+        let watch = AbortOnDropHandle::new(self.tasks.tracker.spawn(watching));
         let opening = Opening {
             connection: &connection,
             limit: self.target.limit,
@@ -146,6 +166,7 @@ impl DirectReplies {
         Ok(DirectLink {
             connection,
             publisher,
+            _watch: watch,
         })
     }
 

@@ -2,10 +2,12 @@
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use lapin::tcp::AsyncTcpStream;
 use lapin::{Connection, ConnectionProperties};
 use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 use super::Address;
 
@@ -29,11 +31,16 @@ pub(super) async fn connect(
     address: &Address,
     properties: ConnectionProperties,
     socket: &OnceLock<Socket>,
+    limit: Duration,
 ) -> lapin::Result<Connection> {
     let runtime = lapin::runtime::default_runtime()?;
     let mut outcome = Err(std::io::Error::other("the host has no address"));
-    for peer in lookup_host(address.host_and_port()).await? {
-        outcome = AsyncTcpStream::connect(&runtime, peer).await;
+    let peers: Vec<_> = lookup_host(address.host_and_port()).await?.collect();
+    // One that does not answer leaves the others their share of the time.
+    let share = limit / u32::try_from(peers.len().max(1)).unwrap_or(u32::MAX);
+    for peer in peers {
+        let connecting = timeout(share, AsyncTcpStream::connect(&runtime, peer)).await;
+        outcome = connecting.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         if outcome.is_ok() {
             break;
         }

@@ -225,6 +225,14 @@ impl Transport for MemoryTransport {
         })
     }
 
+    async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
+        match queue.declare() {
+            Declare::Active => self.broker.hub().declare(queue.name(), queue.properties()),
+            Declare::Passive => self.broker.hub().find(queue.name()),
+            Declare::No => Ok(()),
+        }
+    }
+
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
         let session = self.consuming.ready().await?;
         match queue.declare() {
