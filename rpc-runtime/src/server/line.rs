@@ -163,6 +163,10 @@ impl Line {
         limit: Duration,
         reason: Option<BrokerError>,
     ) -> Ended {
+        // Told to stop and closed at the same time, it could not drain.
+        let closed =
+            || matches!(self.transport.status().status(), Status::Closed).then_some(BrokerError::Closed);
+        let reason = reason.or_else(closed);
         let finished = timeout(limit, self.finish(subscription.as_mut())).await;
         let unfinished = self.handlers.len();
         if finished.is_err() {
