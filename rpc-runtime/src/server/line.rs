@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::serve::Desk;
 use crate::error::BrokerError;
-use crate::status::Status;
+use crate::status::{Role, Status};
 use crate::transport::{Backoff, RequestQueue, Subscription, Transport};
 
 /// How long a handler that was told to stop may take to do so.
@@ -58,23 +58,41 @@ impl Line {
         }
     }
 
-    /// Consumes from the queue for the first time.
+    /// Consumes from the queue for the first time; nothing where it is told to stop before.
     ///
     /// # Errors
     ///
     /// Where the broker refuses the queue. What can pass is tried again.
-    pub(super) async fn open(&self) -> Result<Subscription, BrokerError> {
+    pub(super) async fn open(&self, stop: &CancellationToken) -> Result<Option<Subscription>, BrokerError> {
         let mut backoff = Backoff::new();
         loop {
-            match self.transport.open_requests(&self.queue, self.prefetch).await {
-                Err(
+            match self.subscribe(stop).await {
+                Some(Err(
                     error @ (BrokerError::Lost { .. }
                     | BrokerError::Unresponsive { .. }
                     | BrokerError::ChannelClosed { .. }),
-                ) => self.not_open(&error),
-                opened => return opened,
+                )) => self.not_open(&error),
+                opened => return opened.transpose(),
             }
-            backoff.wait().await;
+            if stop.run_until_cancelled(backoff.wait()).await.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Consumes from the queue; nothing where it is told to stop and there is no connection.
+    ///
+    /// With a connection, the answer is waited for even then: the broker may have begun to deliver, and what is given back to
+    /// it unseen counts as delivered before, so that some of it would never run.
+    async fn subscribe(&self, stop: &CancellationToken) -> Option<Result<Subscription, BrokerError>> {
+        let given_up = async {
+            stop.cancelled().await;
+            self.transport.status().down(Role::Consuming).await;
+        };
+        tokio::select! {
+            biased;
+            opened = self.transport.open_requests(&self.queue, self.prefetch) => Some(opened),
+            () = given_up => None,
         }
     }
 
@@ -104,11 +122,10 @@ impl Line {
             );
             subscription.control.close().await;
             backoff.worked_for(since.elapsed());
-            let reopening = stop.run_until_cancelled(self.reopen(&mut backoff));
-            subscription = match reopening.await {
-                Some(Ok(subscription)) => subscription,
-                Some(Err(closed)) => return self.drain(None, drain_limit, Some(closed)).await,
-                None => return self.drain(None, drain_limit, None).await,
+            subscription = match self.reopen(&mut backoff, &stop).await {
+                Ok(Some(subscription)) => subscription,
+                Ok(None) => return self.drain(None, drain_limit, None).await,
+                Err(closed) => return self.drain(None, drain_limit, Some(closed)).await,
             };
         }
     }
@@ -130,23 +147,28 @@ impl Line {
         }
     }
 
-    /// Consumes again, however often it takes.
+    /// Consumes again, however often it takes; nothing where it is told to stop before.
     ///
     /// # Errors
     ///
     /// Only where the handle was closed.
-    async fn reopen(&self, backoff: &mut Backoff) -> Result<Subscription, BrokerError> {
-        loop {
-            backoff.wait().await;
-            match self.transport.open_requests(&self.queue, self.prefetch).await {
-                Ok(subscription) => {
+    async fn reopen(
+        &self,
+        backoff: &mut Backoff,
+        stop: &CancellationToken,
+    ) -> Result<Option<Subscription>, BrokerError> {
+        while stop.run_until_cancelled(backoff.wait()).await.is_some() {
+            match self.subscribe(stop).await {
+                Some(Ok(subscription)) => {
                     tracing::info!(queue = self.desk.queue, "consuming again");
-                    return Ok(subscription);
+                    return Ok(Some(subscription));
                 }
-                Err(BrokerError::Closed) => return Err(BrokerError::Closed),
-                Err(error) => self.not_open(&error),
+                Some(Err(BrokerError::Closed)) => return Err(BrokerError::Closed),
+                Some(Err(error)) => self.not_open(&error),
+                None => break,
             }
         }
+        Ok(None)
     }
 
     fn not_open(&self, error: &BrokerError) {
