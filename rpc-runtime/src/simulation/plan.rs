@@ -169,10 +169,10 @@ impl Plan {
         plan
     }
 
-    pub(super) fn deletes_requests(&self) -> bool {
-        self.faults
-            .iter()
-            .any(|(_, fault)| *fault == Fault::DeleteRequests)
+    /// When requests are lost of which nobody is told, for the first time.
+    pub(super) fn requests_deleted(&self) -> Option<Duration> {
+        let is_deletion = |(_, fault): &&(Duration, Fault)| *fault == Fault::DeleteRequests;
+        self.faults.iter().find(is_deletion).map(|(at, _)| *at)
     }
 
     fn draw_faults(&mut self, rng: &mut Rng) {
@@ -200,12 +200,13 @@ impl Plan {
 
     /// Any time, or one at which a call is under way.
     fn moment(&self, rng: &mut Rng) -> Duration {
-        if rng.bool() {
-            return any_time(rng);
-        }
         let call = self.calls[rng.usize(..self.calls.len())];
-        let begun = call.at.unwrap_or_default();
-        begun + millis(rng, 4 * self.latency + 2) + call.work.mul_f32(rng.f32())
+        let Some(begun) = call.at.filter(|_| rng.bool()) else {
+            return any_time(rng);
+        };
+        // Its end, when replies and confirms are on their way, as often as any other part of it.
+        let done = if rng.bool() { 1.0 } else { rng.f32() };
+        begun + call.work.mul_f32(done) + millis(rng, 6 * self.latency + 2)
     }
 
     fn draw_incident(&mut self, rng: &mut Rng, incident: Incident, at: Duration) {
@@ -266,8 +267,14 @@ impl Plan {
                 fault(at + pause(rng), Fault::Start { worker });
             }
             Incident::Stop => {
-                fault(at, Fault::Stop { worker });
-                fault(at + pause(rng), Fault::Start { worker });
+                let mut at = at;
+                // More than once: it may be told to stop before it has quite begun.
+                for _ in 0..rng.u8(1..=3) {
+                    fault(at, Fault::Stop { worker });
+                    at += pause(rng);
+                    fault(at, Fault::Start { worker });
+                    at += millis(rng, 4 * self.latency + 2);
+                }
             }
             Incident::BrokerRestart => {
                 fault(at, Fault::BrokerDown);
