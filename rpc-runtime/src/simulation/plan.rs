@@ -157,7 +157,7 @@ impl Plan {
             profile,
             workers: match profile {
                 Profile::CutWorker => 1,
-                Profile::Calm | Profile::Storm => rng.usize(1..=3),
+                Profile::Calm | Profile::Storm => [1, 1, 2, 3][rng.usize(..4)],
             },
             concurrency: rng.u16(1..=5),
             latency: [0, 2, 20, 200][rng.usize(..4)],
@@ -180,6 +180,8 @@ impl Plan {
         let kinds: Vec<_> = match self.profile {
             Profile::Calm => vec![Incident::Stop],
             Profile::CutWorker => vec![Incident::Cut, Incident::Flapping],
+            // Who is away while the broker forgets has lost more than the connection.
+            Profile::Storm if rng.u8(..4) == 0 => vec![Incident::Cut, Incident::BrokerRestart],
             Profile::Storm => {
                 let often = rng.f32();
                 let some = INCIDENTS.into_iter().filter(|_| rng.f32() < often).collect();
@@ -189,9 +191,14 @@ impl Plan {
                 }
             }
         };
+        let mut at = any_time(rng);
         for _ in 0..rng.usize(1..=12) {
             let kind = kinds[rng.usize(..kinds.len())];
-            let at = self.moment(rng);
+            at = match rng.bool() {
+                // While the last one is not mended yet, as often as not.
+                true => at + pause(rng),
+                false => self.moment(rng),
+            };
             self.draw_incident(rng, kind, at);
         }
         self.faults.retain(|(at, _)| *at < HORIZON);
