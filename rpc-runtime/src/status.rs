@@ -169,6 +169,20 @@ impl StatusBoard {
         }
     }
 
+    /// Waits until a connection is not there. Cancel safe.
+    pub(crate) async fn down(&self, role: Role) {
+        let mut connections = self.0.subscribe();
+        let is_down = |connections: &Connections| {
+            let connection = match role {
+                Role::Publishing => &connections.publishing,
+                Role::Consuming => &connections.consuming,
+            };
+            connections.is_closed || matches!(connection, Connectivity::Down { .. })
+        };
+        // The board is lent, so it is still there.
+        let _ = connections.wait_for(is_down).await;
+    }
+
     pub(crate) fn set(&self, role: Role, connectivity: Connectivity) {
         self.change(|connections| match role {
             Role::Publishing => connections.publishing = connectivity,

@@ -204,7 +204,7 @@ impl Keeper {
             let next = inlet.deliveries.next().await;
             match route_burst(next, inlet, &self.pending).await {
                 Ok(replies) => routed = routed.saturating_add(replies),
-                Err(_) => return,
+                Err(_) => return self.lose_inlet().await,
             }
         }
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::serve::Desk;
 use crate::error::BrokerError;
-use crate::status::Status;
+use crate::status::{Role, Status};
 use crate::transport::{Backoff, RequestQueue, Subscription, Transport};
 
 /// How long a handler that was told to stop may take to do so.
@@ -58,16 +58,42 @@ impl Line {
         }
     }
 
-    /// Consumes from the queue for the first time.
+    /// Consumes from the queue for the first time; nothing where it is told to stop before.
     ///
     /// # Errors
     ///
     /// Where the broker refuses the queue. What can pass is tried again.
-    pub(super) async fn open(&self) -> Result<Subscription, BrokerError> {
-        patiently(self.queue.name(), || {
-            self.transport.open_requests(&self.queue, self.prefetch)
-        })
-        .await
+    pub(super) async fn open(&self, stop: &CancellationToken) -> Result<Option<Subscription>, BrokerError> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.subscribe(stop).await {
+                Some(Err(
+                    error @ (BrokerError::Lost { .. }
+                    | BrokerError::Unresponsive { .. }
+                    | BrokerError::ChannelClosed { .. }),
+                )) => not_open(&self.desk.queue, &error),
+                opened => return opened.transpose(),
+            }
+            if stop.run_until_cancelled(backoff.wait()).await.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Consumes from the queue; nothing where it is told to stop and there is no connection.
+    ///
+    /// With a connection, the answer is waited for even then: the broker may have begun to deliver, and what is given back to
+    /// it unseen counts as delivered before, so that some of it would never run.
+    async fn subscribe(&self, stop: &CancellationToken) -> Option<Result<Subscription, BrokerError>> {
+        let given_up = async {
+            stop.cancelled().await;
+            self.transport.status().down(Role::Consuming).await;
+        };
+        tokio::select! {
+            biased;
+            opened = self.transport.open_requests(&self.queue, self.prefetch) => Some(opened),
+            () = given_up => None,
+        }
     }
 
     /// Serves until it is told to stop, or the handle is closed; then drains.
@@ -96,11 +122,10 @@ impl Line {
             );
             subscription.control.close().await;
             backoff.worked_for(since.elapsed());
-            let reopening = stop.run_until_cancelled(self.reopen(lost, &mut backoff));
-            subscription = match reopening.await {
-                Some(Ok(subscription)) => subscription,
-                Some(Err(closed)) => return self.drain(None, drain_limit, Some(closed)).await,
-                None => return self.drain(None, drain_limit, None).await,
+            subscription = match self.reopen(lost, &mut backoff, &stop).await {
+                Ok(Some(subscription)) => subscription,
+                Ok(None) => return self.drain(None, drain_limit, None).await,
+                Err(closed) => return self.drain(None, drain_limit, Some(closed)).await,
             };
         }
     }
@@ -122,7 +147,7 @@ impl Line {
         }
     }
 
-    /// Consumes again after the loss of a subscription, however often it takes.
+    /// Consumes again after the loss of a subscription, however often it takes; nothing where it is told to stop before.
     ///
     /// # Errors
     ///
@@ -131,21 +156,27 @@ impl Line {
         &self,
         mut lost: BrokerError,
         backoff: &mut Backoff,
-    ) -> Result<Subscription, BrokerError> {
-        loop {
-            backoff.wait_after(&lost).await;
-            match self.transport.open_requests(&self.queue, self.prefetch).await {
-                Ok(subscription) => {
+        stop: &CancellationToken,
+    ) -> Result<Option<Subscription>, BrokerError> {
+        while stop
+            .run_until_cancelled(backoff.wait_after(&lost))
+            .await
+            .is_some()
+        {
+            match self.subscribe(stop).await {
+                Some(Ok(subscription)) => {
                     tracing::info!(queue = self.desk.queue, "consuming again");
-                    return Ok(subscription);
+                    return Ok(Some(subscription));
                 }
-                Err(BrokerError::Closed) => return Err(BrokerError::Closed),
-                Err(error) => {
+                Some(Err(BrokerError::Closed)) => return Err(BrokerError::Closed),
+                Some(Err(error)) => {
                     not_open(&self.desk.queue, &error);
                     lost = error;
                 }
+                None => break,
             }
         }
+        Ok(None)
     }
 
     /// Begins a request: the prefetch keeps their number near the concurrency, the desk keeps it there.

@@ -142,11 +142,14 @@ impl Server {
     /// `shutdown`.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let mut shutdown = pin!(shutdown);
+        let stop = CancellationToken::new();
+        let mut opening = pin!(self.open(&stop));
         tokio::select! {
             biased;
-            opened = self.open() => opened?.run(shutdown).await,
-            () = &mut shutdown => Ok(()),
+            opened = &mut opening => return opened?.run(shutdown).await,
+            () = &mut shutdown => stop.cancel(),
         }
+        opening.await?.run(std::future::ready(())).await
     }
 
     /// Starts to serve in a task of its own, and returns once requests are taken: from then on a call finds its server.
@@ -176,7 +179,7 @@ impl Server {
     ///
     /// Where the services do not fit together, or the broker refuses a queue.
     pub async fn start(self) -> Result<RunningServer, ServerError> {
-        let opened = self.open().await?;
+        let opened = self.open(&CancellationToken::new()).await?;
         let (stop, stopped) = oneshot::channel();
         let running = async move {
             let shutdown = async {
@@ -191,8 +194,8 @@ impl Server {
         })
     }
 
-    /// Declares the queues and consumes from them.
-    async fn open(self) -> Result<OpenServer, ServerError> {
+    /// Declares the queues and consumes from them; from none any more once it is told to stop.
+    async fn open(self, stop: &CancellationToken) -> Result<OpenServer, ServerError> {
         let mut queues = self.queues()?;
         // Those that may not exist come first: what a consumer was sent before another one fails comes back marked
         // redelivered, without having been run.
@@ -208,16 +211,20 @@ impl Server {
         let (outlet, keep_outlet) = Outlet::new(Arc::clone(transport));
         let outlet = Arc::new(outlet);
         let outlet_task = AbortOnDropHandle::new(tokio::spawn(keep_outlet));
-        outlet.ready().await?;
+        stop.run_until_cancelled(outlet.ready()).await.transpose()?;
 
         // All are declared before one is consumed: what a server was sent that cannot start comes back marked redelivered,
         // without having been run.
         for (queue, _) in &queues {
-            line::patiently(queue.name(), || transport.declare_requests(queue)).await?;
+            let declaring = line::patiently(queue.name(), || transport.declare_requests(queue));
+            stop.run_until_cancelled(declaring).await.transpose()?;
         }
         let mut lines = Vec::new();
         let mut names = Vec::new();
         for (queue, dispatcher) in queues {
+            if stop.is_cancelled() {
+                break;
+            }
             let name = queue.name().to_owned();
             let rules = Rules {
                 max_deliveries: queue.max_deliveries(),
@@ -231,7 +238,9 @@ impl Server {
                 self.concurrency,
             );
             let line = Line::new(Arc::clone(transport), queue, self.concurrency, Arc::new(desk));
-            let subscription = line.open().await?;
+            let Some(subscription) = line.open(stop).await? else {
+                break;
+            };
             lines.push((line, subscription));
             names.push(name);
         }

@@ -21,6 +21,7 @@ pub(super) fn violations(plan: &Plan, history: &History) -> Vec<String> {
             runs_at_most_once(call, runs),
             ends_well(plan, call),
             is_left_alone(plan, call, runs),
+            finds_its_server(plan, call),
         ];
         broken.extend(promises.into_iter().filter_map(|kept| {
             let reason = kept.err()?;
@@ -86,9 +87,24 @@ fn ends_well(plan: &Plan, call: &CallRecord) -> Kept {
     let may_fail = match planned.at {
         None => false,
         // A request in a queue that is deleted is lost without anybody being told.
-        Some(_) => planned.method != Method::Read || plan.deletes_requests(),
+        Some(_) => planned.method != Method::Read || call.was_made_when_requests_were_deleted(plan),
     };
     unless(!is_over && !may_fail && !call.is_well(), "should have ended well")
+}
+
+/// Promise 6: there is no server where there is no queue, and only there.
+fn finds_its_server(plan: &Plan, call: &CallRecord) -> Kept {
+    let is_missed = matches!(
+        call.outcome(),
+        Some(Outcome::Failed {
+            kind: Failure::NoServer,
+            ..
+        })
+    );
+    unless(
+        is_missed && !call.was_made_when_requests_were_deleted(plan),
+        "found no queue, and there was one",
+    )
 }
 
 /// Promise 8: a worker that stops loses nothing. Promise 7: one that loses its connection loses no run.
@@ -122,6 +138,14 @@ fn is_left_alone(plan: &Plan, call: &CallRecord, runs: usize) -> Kept {
 impl CallRecord {
     fn outcome(&self) -> Option<&Outcome> {
         self.ended.as_ref().map(|(_, _, outcome)| outcome)
+    }
+
+    fn was_made_when_requests_were_deleted(&self, plan: &Plan) -> bool {
+        match (&self.ended, plan.requests_deleted()) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some((_, ended, _)), Some(deleted)) => *ended >= deleted,
+        }
     }
 
     /// It has what the method had to say.

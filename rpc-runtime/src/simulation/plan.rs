@@ -157,7 +157,7 @@ impl Plan {
             profile,
             workers: match profile {
                 Profile::CutWorker => 1,
-                Profile::Calm | Profile::Storm => rng.usize(1..=3),
+                Profile::Calm | Profile::Storm => [1, 1, 2, 3][rng.usize(..4)],
             },
             concurrency: rng.u16(1..=5),
             latency: [0, 2, 20, 200][rng.usize(..4)],
@@ -169,10 +169,10 @@ impl Plan {
         plan
     }
 
-    pub(super) fn deletes_requests(&self) -> bool {
-        self.faults
-            .iter()
-            .any(|(_, fault)| *fault == Fault::DeleteRequests)
+    /// When requests are lost of which nobody is told, for the first time.
+    pub(super) fn requests_deleted(&self) -> Option<Duration> {
+        let is_deletion = |(_, fault): &&(Duration, Fault)| *fault == Fault::DeleteRequests;
+        self.faults.iter().find(is_deletion).map(|(at, _)| *at)
     }
 
     fn draw_faults(&mut self, rng: &mut Rng) {
@@ -180,6 +180,8 @@ impl Plan {
         let kinds: Vec<_> = match self.profile {
             Profile::Calm => vec![Incident::Stop],
             Profile::CutWorker => vec![Incident::Cut, Incident::Flapping],
+            // Who is away while the broker forgets has lost more than the connection.
+            Profile::Storm if rng.u8(..4) == 0 => vec![Incident::Cut, Incident::BrokerRestart],
             Profile::Storm => {
                 let often = rng.f32();
                 let some = INCIDENTS.into_iter().filter(|_| rng.f32() < often).collect();
@@ -189,9 +191,14 @@ impl Plan {
                 }
             }
         };
+        let mut at = any_time(rng);
         for _ in 0..rng.usize(1..=12) {
             let kind = kinds[rng.usize(..kinds.len())];
-            let at = self.moment(rng);
+            at = match rng.bool() {
+                // While the last one is not mended yet, as often as not.
+                true => at + pause(rng),
+                false => self.moment(rng),
+            };
             self.draw_incident(rng, kind, at);
         }
         self.faults.retain(|(at, _)| *at < HORIZON);
@@ -200,12 +207,13 @@ impl Plan {
 
     /// Any time, or one at which a call is under way.
     fn moment(&self, rng: &mut Rng) -> Duration {
-        if rng.bool() {
-            return any_time(rng);
-        }
         let call = self.calls[rng.usize(..self.calls.len())];
-        let begun = call.at.unwrap_or_default();
-        begun + millis(rng, 4 * self.latency + 2) + call.work.mul_f32(rng.f32())
+        let Some(begun) = call.at.filter(|_| rng.bool()) else {
+            return any_time(rng);
+        };
+        // Its end, when replies and confirms are on their way, as often as any other part of it.
+        let done = if rng.bool() { 1.0 } else { rng.f32() };
+        begun + call.work.mul_f32(done) + millis(rng, 6 * self.latency + 2)
     }
 
     fn draw_incident(&mut self, rng: &mut Rng, incident: Incident, at: Duration) {
@@ -266,8 +274,14 @@ impl Plan {
                 fault(at + pause(rng), Fault::Start { worker });
             }
             Incident::Stop => {
-                fault(at, Fault::Stop { worker });
-                fault(at + pause(rng), Fault::Start { worker });
+                let mut at = at;
+                // More than once: it may be told to stop before it has quite begun.
+                for _ in 0..rng.u8(1..=3) {
+                    fault(at, Fault::Stop { worker });
+                    at += pause(rng);
+                    fault(at, Fault::Start { worker });
+                    at += millis(rng, 4 * self.latency + 2);
+                }
             }
             Incident::BrokerRestart => {
                 fault(at, Fault::BrokerDown);

@@ -241,7 +241,10 @@ impl Transport for MemoryTransport {
             Declare::No => {}
         }
         let settling = Settling::Prefetch(prefetch.into());
-        self.subscribe(&self.consuming, &session, queue.name(), settling, false)
+        let subscription = self.subscribe(&self.consuming, &session, queue.name(), settling, false)?;
+        // The broker delivers before this side knows that it consumes.
+        session.arrive().await?;
+        Ok(subscription)
     }
 
     fn status(&self) -> &StatusBoard {
