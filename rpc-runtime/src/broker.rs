@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::client::{Caller, CallerOptions};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
+use crate::status::{Status, StatusChanges};
 use crate::transport::amqp::{Address, AmqpTransport};
 use crate::transport::memory::{InProcessBroker, MemoryTransport};
 use crate::transport::{ReplyQueue, Transport};
@@ -60,6 +61,27 @@ impl Broker {
         Self::builder().connect(url).await
     }
 
+    /// The state of the connections, as it is now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.inner.transport.status().status()
+    }
+
+    /// The state of the connections, and each change of it from now on.
+    ///
+    /// ```no_run
+    /// # async fn example(broker: rpc_runtime::Broker) {
+    /// let mut changes = broker.status_changes();
+    /// while let Some(status) = changes.next().await {
+    ///     println!("{status}");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn status_changes(&self) -> StatusChanges {
+        self.inner.transport.status().changes()
+    }
+
     /// A broker within this process, of which this is the only handle; see [`InProcessBroker`] for several.
     #[must_use]
     pub fn in_process() -> Self {
@@ -71,8 +93,7 @@ impl Broker {
         BrokerBuilder::default()
     }
 
-    /// Ends the handle and all its clones: calls in flight fail with [`BrokerError::Closed`], servers lose their
-    /// broker, the reply queue is deleted, the connections are closed. Stop servers first.
+    /// Ends the handle and all its clones: calls in flight fail with [`BrokerError::Closed`], servers end, the reply queue is deleted, the connections are closed. Stop servers first.
     ///
     /// Takes at most half a minute, whatever the broker does, and a moment where it answers. Without it, the connections close once the last of the handle's
     /// clones, clients and servers is dropped, but nobody waits for that.
@@ -108,7 +129,7 @@ impl InProcessBroker {
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Broker")
-            .field("transport", &self.inner.transport)
+            .field("status", &self.status())
             .finish_non_exhaustive()
     }
 }
@@ -194,7 +215,7 @@ impl BrokerBuilder {
         self
     }
 
-    /// How long each step of connecting may take; the default is 10 seconds.
+    /// How long each step of connecting, and of opening what calls and servers need, may take; the default is 10 seconds.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_limit = limit;
         self
@@ -206,15 +227,74 @@ impl BrokerBuilder {
     ///
     /// As [`Broker::connect`]; also where a name is longer than AMQP's 255 bytes.
     pub async fn connect(self, url: &str) -> Result<Broker, BrokerError> {
-        let address = Address::parse(url)?;
-        let app_id = self.short_app_id()?;
-        let user_id = ShortStr::new(address.user()).map_err(|_| BrokerError::Unsendable {
+        self.connect_any([url]).await
+    }
+
+    /// Connects to the first of several addresses that answers, such as the nodes of a cluster. When that connection is
+    /// lost, they are tried in turn again.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect), where none of them answers; also where they name different users and
+    /// [`send_user_id`](Self::send_user_id) is set.
+    pub async fn connect_any<U: AsRef<str>>(
+        self,
+        urls: impl IntoIterator<Item = U>,
+    ) -> Result<Broker, BrokerError> {
+        let (addresses, caller) = self.plan(urls)?;
+        let transport = AmqpTransport::connect(addresses, self.connect_limit).await?;
+        Ok(self.assemble(Arc::new(transport), caller))
+    }
+
+    /// A handle that connects in the background, to the first of the addresses that answers, for as long as it takes: for a
+    /// program that may start before its broker. Calls wait for the connection within their time, and so does
+    /// [`Server::start`](crate::Server::start), without a limit.
+    ///
+    /// # Errors
+    ///
+    /// Where the options cannot be used, as for [`connect_any`](Self::connect_any).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
+    /// use rpc_runtime::Broker;
+    ///
+    /// let broker = Broker::builder().connect_lazy(["amqp://rabbit-1", "amqp://rabbit-2"])?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn connect_lazy<U: AsRef<str>>(
+        self,
+        urls: impl IntoIterator<Item = U>,
+    ) -> Result<Broker, BrokerError> {
+        let (addresses, caller) = self.plan(urls)?;
+        let transport = AmqpTransport::connect_later(addresses, self.connect_limit);
+        Ok(self.assemble(Arc::new(transport), caller))
+    }
+
+    /// The addresses, and what all calls have in common.
+    fn plan<U: AsRef<str>>(
+        &self,
+        urls: impl IntoIterator<Item = U>,
+    ) -> Result<(Vec<Address>, CallerOptions), BrokerError> {
+        let addresses: Vec<_> = urls
+            .into_iter()
+            .map(|url| Address::parse(url.as_ref()))
+            .collect::<Result<_, _>>()?;
+        let reason = "there is none";
+        let first = addresses.first().ok_or(BrokerError::InvalidAddress { reason })?;
+        if self.send_user_id && addresses.iter().any(|address| address.user() != first.user()) {
+            let reason = "all must name the same user, as each request carries it";
+            return Err(BrokerError::InvalidAddress { reason });
+        }
+        let user_id = ShortStr::new(first.user()).map_err(|_| BrokerError::Unsendable {
             reason: "the user's name",
         })?;
-        let caller = self.caller_options(app_id, Some(user_id));
-        let transport = AmqpTransport::connect(&address, self.connect_limit).await?;
-        tracing::debug!(broker = %address, "connected");
-        Ok(self.assemble(Arc::new(transport), caller))
+        let caller = self.caller_options(self.short_app_id()?, Some(user_id));
+        Ok((addresses, caller))
     }
 
     /// Connects to a broker in this process.
@@ -226,6 +306,13 @@ impl BrokerBuilder {
         let app_id = self.short_app_id()?;
         let caller = self.caller_options(app_id, Some(ShortStr::from_static(MemoryTransport::USER)));
         Ok(self.assemble(Arc::new(MemoryTransport::new(broker)), caller))
+    }
+
+    /// A handle over this transport.
+    #[cfg(test)]
+    pub(crate) fn over(self, transport: Arc<dyn Transport>) -> Broker {
+        let caller = self.caller_options(None, None);
+        self.assemble(transport, caller)
     }
 
     fn short_app_id(&self) -> Result<Option<ShortStr>, BrokerError> {

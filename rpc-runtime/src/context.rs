@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::headers::Headers;
-use crate::protocol::{Request, ShortStr};
+use crate::protocol::{RESENT_HEADER, Request, ShortStr};
 
 /// The request that a handler serves, beside its arguments.
 ///
@@ -97,6 +97,11 @@ impl Context {
     #[must_use]
     pub fn redelivered(&self) -> bool {
         self.redelivered
+    }
+
+    /// Whether an earlier delivery or an earlier request of the same call may have been run.
+    pub(crate) fn came_before(&self) -> bool {
+        self.redelivered || self.headers.get(RESENT_HEADER).is_some()
     }
 
     /// The application that the caller says it is.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::EncodeError;
-use crate::protocol::{Fault, MAX_SHORT_STR, TooLong};
+use crate::protocol::{Fault, FaultCode, MAX_SHORT_STR, TooLong};
 
 /// Whether the method of a failed call ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,6 +55,16 @@ pub enum CallError<E = Infallible> {
         limit: Duration,
         /// [`Executed::No`] where the request had not left yet.
         executed: Executed,
+        /// What was wrong with the broker when the time was up, where something was: it could not be reached, or
+        /// [blocked](BrokerError::Blocked) the connection.
+        source: Option<BrokerError>,
+    },
+
+    /// As many calls of the client as [may be](crate::ClientBuilder::max_in_flight) were in flight; this one was not sent.
+    #[error("{limit} calls are in flight, and no more may be")]
+    TooManyCalls {
+        /// The limit.
+        limit: usize,
     },
 
     /// The worker's runtime refused or could not finish the call.
@@ -94,6 +104,8 @@ pub enum CallError<E = Infallible> {
 
     /// The broker refused to take the request (a negative confirm), for example because the queue is full. It does not
     /// say why, and a queue that failed refuses even what it had delivered, so the method may have run.
+    ///
+    /// The request of an `idempotent` method is sent again, until its time is up.
     #[error("the broker refused the request for queue {queue:?}")]
     Refused {
         /// The request queue.
@@ -121,10 +133,27 @@ impl<E> CallError<E> {
             Self::TimedOut { executed, .. }
             | Self::BadReply { executed, .. }
             | Self::Broker { executed, .. } => *executed,
-            Self::NoServer { .. } | Self::TooLarge { .. } | Self::Encode(_) | Self::Invalid { .. } => {
-                Executed::No
-            }
+            Self::NoServer { .. }
+            | Self::TooManyCalls { .. }
+            | Self::TooLarge { .. }
+            | Self::Encode(_)
+            | Self::Invalid { .. } => Executed::No,
         }
+    }
+
+    /// Whether the same call may succeed if it is made again, and it is safe to do so: the method did not run, and what was
+    /// in the way may be gone by then.
+    ///
+    /// For an `idempotent` method it is safe to make any failed call again.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        let may_pass = match self {
+            Self::NoServer { .. } | Self::TooManyCalls { .. } | Self::TimedOut { .. } => true,
+            Self::Broker { source, .. } => source.may_pass(),
+            Self::Fault(fault) => matches!(fault.code, FaultCode::Expired),
+            _ => false,
+        };
+        may_pass && self.executed() == Executed::No
     }
 }
 
@@ -135,7 +164,16 @@ impl CallError<Infallible> {
             Self::Service(never) => match never {},
             Self::ServiceText(text) => CallError::ServiceText(text),
             Self::NoServer { queue } => CallError::NoServer { queue },
-            Self::TimedOut { limit, executed } => CallError::TimedOut { limit, executed },
+            Self::TimedOut {
+                limit,
+                executed,
+                source,
+            } => CallError::TimedOut {
+                limit,
+                executed,
+                source,
+            },
+            Self::TooManyCalls { limit } => CallError::TooManyCalls { limit },
             Self::Fault(fault) => CallError::Fault(fault),
             Self::TooLarge { size, limit } => CallError::TooLarge { size, limit },
             Self::Encode(source) => CallError::Encode(source),
@@ -245,11 +283,25 @@ pub enum BrokerError {
         source: Cause,
     },
 
-    /// The connection, or the channel in it, was lost.
+    /// The connection was lost.
     #[error("the connection to the broker was lost")]
     Lost {
         /// What ended it, where it is known.
         source: Option<Cause>,
+    },
+
+    /// The broker closed a channel, over something that was sent through it; the connection is still there.
+    #[error("the broker closed the channel")]
+    ChannelClosed {
+        /// The broker's reason.
+        source: Cause,
+    },
+
+    /// The broker reads nothing that is published, because of an [alarm](https://www.rabbitmq.com/docs/alarms).
+    #[error("the broker blocks publishers: {reason}")]
+    Blocked {
+        /// The broker's reason, such as `low on memory`.
+        reason: Arc<str>,
     },
 
     /// The broker ended the consumption of a queue: the queue was deleted, or its node failed.
@@ -269,6 +321,16 @@ pub enum BrokerError {
         /// What does not fit.
         reason: &'static str,
     },
+}
+
+impl BrokerError {
+    /// Whether what is in the way can go by itself.
+    fn may_pass(&self) -> bool {
+        !matches!(
+            self,
+            Self::InvalidAddress { .. } | Self::TlsUnsupported | Self::Closed | Self::Unsendable { .. }
+        )
+    }
 }
 
 /// The underlying error of a [`BrokerError`].
@@ -344,7 +406,6 @@ pub enum ServerError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::FaultCode;
 
     #[test]
     fn errors_say_whether_the_method_ran() {
@@ -358,6 +419,7 @@ mod tests {
         let late = CallError::<()>::TimedOut {
             limit: Duration::from_secs(1),
             executed: Executed::Maybe,
+            source: None,
         };
         assert_eq!(late.executed(), Executed::Maybe);
     }

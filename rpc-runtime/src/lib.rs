@@ -70,16 +70,23 @@ mod codec;
 mod context;
 mod describe;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod headers;
 mod protocol;
 mod server;
+#[cfg(test)]
+mod simulation;
+mod status;
+mod sync;
 mod transport;
 
 pub use rpc_macros::service;
 
 pub use broker::{Broker, BrokerBuilder};
 pub use call::{Call, FallibleCall, ResultType};
-pub use client::{ClientBuilder, ServiceClient};
+pub use client::{ClientBuilder, ServiceClient, WhenFull};
 pub use codec::{Codec, DecodeError, EncodeError};
 pub use context::Context;
 pub use describe::{MethodDescriptor, ServiceDescriptor};
@@ -87,6 +94,7 @@ pub use error::{BrokerError, CallError, Cause, Chain, Executed, InvalidName, Ser
 pub use headers::Headers;
 pub use protocol::{Fault, FaultCode, ReplyAddresses};
 pub use server::{Answer, Invocation, RunningServer, Server, Service};
+pub use status::{Status, StatusChanges};
 pub use transport::memory::InProcessBroker;
 pub use transport::{QueueArgument, ReplyQueue, RequestQueue};
 

@@ -176,7 +176,7 @@ async fn a_time_out_tells_its_limit_and_that_the_method_may_have_run(world: Worl
         .timeout(Duration::from_millis(120))
         .build();
     let time_out = async |call: rpc_runtime::Call<String>| match call.await.unwrap_err() {
-        CallError::TimedOut { limit, executed } => {
+        CallError::TimedOut { limit, executed, .. } => {
             assert_eq!(executed, Executed::Maybe);
             limit
         }

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 /// How long a test waits for what is bound to happen.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// Waits for what is bound to happen, and fails the test where it does not.
 pub(crate) async fn soon<T>(what: &str, happening: impl Future<Output = T>) -> T {

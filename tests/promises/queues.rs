@@ -26,6 +26,9 @@ const SOON: Duration = Duration::from_secs(20);
 trait Desk {
     async fn file(&self, name: &str) -> String;
 
+    #[rpc(idempotent)]
+    async fn find(&self, name: &str) -> String;
+
     #[rpc(oneway)]
     async fn note(&self, name: &str);
 }
@@ -35,6 +38,10 @@ struct Clerk;
 
 impl Desk for Clerk {
     async fn file(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    async fn find(&self, name: &str) -> String {
         name.to_owned()
     }
 
@@ -90,6 +97,10 @@ impl Desk for BusyClerk {
             self.entered.notify_one();
             self.free.notified().await;
         }
+        name.to_owned()
+    }
+
+    async fn find(&self, name: &str) -> String {
         name.to_owned()
     }
 
@@ -322,6 +333,12 @@ async fn a_full_queue_that_rejects_is_an_error_at_once_and_the_call_never_runs()
     // A broker that refuses does not say why.
     assert_eq!(error.executed(), Executed::Maybe);
 
+    // One that may be sent again is, for as long as it may take.
+    let patient = tokio::spawn(desk.find("file"));
+    let limited = desk.find("file").timeout(Duration::from_millis(300));
+    let error = limited.await.unwrap_err();
+    assert!(matches!(error, CallError::Refused { .. }), "{error:?}");
+
     // What was accepted is answered all the same, and then there is room again.
     let clerk = BusyClerk {
         entered: Arc::default(),
@@ -337,6 +354,7 @@ async fn a_full_queue_that_rejects_is_an_error_at_once_and_the_call_never_runs()
     for call in accepted {
         call.await.unwrap().unwrap();
     }
+    assert_eq!(patient.await.unwrap().unwrap(), "file");
     assert_eq!(desk.file("stamp").await.unwrap(), "stamp");
     let filed: BTreeSet<_> = filed.lock().unwrap().drain(..).collect();
     assert_eq!(filed, ["letter", "parcel", "stamp"].map(str::to_owned).into());

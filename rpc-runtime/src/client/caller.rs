@@ -1,23 +1,26 @@
 //! The way of one call: from its plan to its reply.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::link::{self, Link, LinkState};
+use super::fate::{self, Fate, confirmed, unconfirmed};
+use super::limiter::Limiter;
+use super::link::{self, Link, LinkState, Phase};
+use super::pending::{Pending, Ticket};
 use crate::call::Arguments;
 use crate::codec::Codec;
 use crate::context::ambient_deadline;
 use crate::describe::MethodDescriptor;
-use crate::error::{BrokerError, CallError, Executed};
+use crate::error::{BrokerError, CallError, Cause, Executed};
 use crate::headers::Headers;
-use crate::protocol::{MAX_TIME_TO_LIVE, Message, Reply, ReplyKind, Request, ShortStr};
-use crate::transport::{Departure, Outgoing, Published, ReplyQueue, Transport};
+use crate::protocol::{MAX_TIME_TO_LIVE, Message, RESENT_HEADER, Reply, ReplyKind, Request, ShortStr};
+use crate::sync::watch;
+use crate::transport::{Backoff, Departure, Outgoing, Published, ReplyQueue, Transport};
 
 /// A call that is ready to be made.
 #[derive(Debug, Clone)]
@@ -29,6 +32,9 @@ pub(crate) struct CallPlan {
     pub(crate) timeout: Duration,
     pub(crate) headers: Headers,
     pub(crate) priority: Option<u8>,
+    /// Whether it is called again while there is no queue of that name.
+    pub(crate) wait_for_server: bool,
+    pub(crate) limiter: Arc<Limiter>,
 }
 
 /// When a call that begins now has to end.
@@ -55,6 +61,7 @@ impl CallPlan {
             true => Err(CallError::TimedOut {
                 limit,
                 executed: Executed::No,
+                source: None,
             }),
             false => Ok(TimeLimit {
                 limit,
@@ -77,6 +84,9 @@ pub(crate) struct CallerOptions {
 /// How long closing waits for the link to end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a call that [waits for its server](CallPlan::wait_for_server) rests before it looks again.
+const SERVER_PAUSE: Duration = Duration::from_millis(100);
+
 /// Makes the calls of all clients of one broker handle.
 ///
 /// The link is opened by the first call: a handle that only serves declares no reply queue. It ends with
@@ -85,10 +95,37 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Caller {
     transport: Arc<dyn Transport>,
     options: CallerOptions,
-    link: Mutex<Option<watch::Receiver<LinkState>>>,
+    pending: Arc<Pending>,
+    link: OnceLock<watch::Receiver<LinkState>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     _shuts_down: DropGuard,
+}
+
+/// How far a call has come, for when its time is up.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The current request's.
+    departure: Departure,
+    /// An earlier request may have reached a worker.
+    was_written: bool,
+    /// How often the broker closed a channel over what was sent.
+    channels_lost: u32,
+    /// The broker knows no such queue.
+    is_without_server: Option<ShortStr>,
+    /// The broker did not take the last request.
+    is_refused: Option<ShortStr>,
+    /// How long a request that it did not take rests before it is sent again.
+    backoff: Option<Backoff>,
+}
+
+/// What an attempt led to.
+enum Attempt {
+    Ended(Result<Reply, CallError>),
+    /// The request is to be sent, by another link if this one is over.
+    Again {
+        link_is_over: bool,
+    },
 }
 
 impl Caller {
@@ -97,7 +134,8 @@ impl Caller {
         Self {
             transport,
             options,
-            link: Mutex::new(None),
+            pending: Arc::default(),
+            link: OnceLock::new(),
             tasks: TaskTracker::new(),
             _shuts_down: shutdown.clone().drop_guard(),
             shutdown,
@@ -116,29 +154,48 @@ impl Caller {
         }
     }
 
+    /// How many calls wait for a reply.
+    #[cfg(test)]
+    pub(crate) fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Makes a call and waits for its reply, within its time.
-    pub(crate) async fn call(&self, plan: CallPlan) -> Result<Reply, CallError> {
-        let TimeLimit { limit, deadline } = plan.time_limit()?;
-        let departure = Departure::default();
-        match timeout_at(deadline, self.attempt(plan, deadline, &departure)).await {
+    pub(super) async fn call(&self, plan: CallPlan, time: TimeLimit) -> Result<Reply, CallError> {
+        let TimeLimit { limit, deadline } = time;
+        let mut progress = Progress::default();
+        match timeout_at(deadline, self.attempts(plan, deadline, &mut progress)).await {
             Ok(outcome) => outcome,
-            Err(_) => {
-                let executed = if departure.withdraw() {
-                    Executed::No
-                } else {
-                    Executed::Maybe
-                };
-                Err(CallError::TimedOut { limit, executed })
-            }
+            Err(_) => Err(self.timed_out(limit, &progress)),
         }
     }
 
-    /// Sends the request and waits for the reply. Dropped before the request has left, it withdraws it.
-    async fn attempt(
+    fn timed_out(&self, limit: Duration, progress: &Progress) -> CallError {
+        let left = !progress.departure.withdraw();
+        if let Some(queue) = &progress.is_refused {
+            return refused(queue);
+        }
+        match (left || progress.was_written, &progress.is_without_server) {
+            (true, _) => CallError::TimedOut {
+                limit,
+                executed: Executed::Maybe,
+                source: self.transport.status().status().obstacle(),
+            },
+            (false, Some(queue)) => no_server(queue),
+            (false, None) => CallError::TimedOut {
+                limit,
+                executed: Executed::No,
+                source: self.transport.status().status().obstacle(),
+            },
+        }
+    }
+
+    /// Sends the request as often as its fate has it, and waits for the reply.
+    async fn attempts(
         &self,
         plan: CallPlan,
         deadline: Instant,
-        departure: &Departure,
+        progress: &mut Progress,
     ) -> Result<Reply, CallError> {
         let size = plan.arguments.0.len();
         if size > self.options.max_sent_bytes {
@@ -147,36 +204,131 @@ impl Caller {
                 limit: self.options.max_sent_bytes,
             });
         }
-        let link = self.link().await.map_err(not_sent)?;
-        let mut ticket = link.pending.enter().map_err(not_sent)?;
-        let (oneway, codec, queue) = (plan.method.is_oneway, plan.codec, plan.queue.clone());
-        let message = self.request(plan, ticket.id(), &link, deadline).into_message();
-
-        let _withdrawn_if_dropped = WithdrawOnDrop(departure);
-        let departure = departure.clone();
-        let publishing = link.publisher.publish(Outgoing {
-            queue: queue.clone(),
-            mandatory: true,
-            message,
-            departure,
-        });
-        tokio::select! {
-            biased;
-            reply = ticket.reply() => return self.read(reply, codec),
-            published = publishing => accepted(published, &queue)?,
+        let mut ticket = self.pending.enter();
+        let mut over = None;
+        loop {
+            let link = self.link(over.as_ref(), progress.was_written).await?;
+            match self.attempt(&plan, deadline, &link, &mut ticket, progress).await {
+                Attempt::Ended(outcome) => return outcome,
+                Attempt::Again { link_is_over } => over = link_is_over.then_some(link),
+            }
         }
-        if oneway {
-            return Ok(Reply {
-                kind: ReplyKind::Result,
-                codec,
-                body: codec.encode(&()).map_err(CallError::Encode)?,
-            });
-        }
-        self.read(ticket.reply().await, codec)
     }
 
-    fn request(&self, plan: CallPlan, id: Uuid, link: &Link, deadline: Instant) -> Request {
+    /// Sends the request and waits for the reply, or for the link to end. Dropped before the request has left, it withdraws
+    /// it.
+    async fn attempt(
+        &self,
+        plan: &CallPlan,
+        deadline: Instant,
+        link: &Link,
+        ticket: &mut Ticket,
+        progress: &mut Progress,
+    ) -> Attempt {
+        progress.departure = Departure::default();
+        let _withdrawn_if_dropped = WithdrawOnDrop(progress.departure.clone());
+        let request = self.request(plan, ticket.id(), link, deadline, progress.was_written);
+        let publishing = link.publisher.publish(Outgoing {
+            queue: plan.queue.clone(),
+            mandatory: true,
+            message: request.into_message(),
+            departure: progress.departure.clone(),
+        });
+        let published = tokio::select! {
+            biased;
+            reply = ticket.reply() => return Attempt::Ended(self.read(reply, plan.codec)),
+            published = publishing => published,
+        };
+        match published {
+            Published::Routed if plan.method.is_oneway => Attempt::Ended(nothing(plan.codec)),
+            Published::Routed => {
+                progress.was_written = true;
+                progress.is_without_server = None;
+                progress.is_refused = None;
+                self.await_reply(plan, link, ticket).await
+            }
+            Published::Returned => {
+                progress.departure = Departure::default();
+                let may_wait = plan.wait_for_server || (progress.was_written && plan.method.is_idempotent);
+                match progress.was_written {
+                    _ if may_wait => {
+                        progress.is_without_server = Some(plan.queue.clone());
+                        tokio::select! {
+                            biased;
+                            // To a request that was sent before.
+                            reply = ticket.reply() => Attempt::Ended(self.read(reply, plan.codec)),
+                            () = tokio::time::sleep(SERVER_PAUSE) => Attempt::Again { link_is_over: false },
+                        }
+                    }
+                    true => Attempt::Ended(Err(lost(queue_is_gone(&plan.queue), true))),
+                    false => Attempt::Ended(Err(no_server(&plan.queue))),
+                }
+            }
+            Published::Refused => {
+                progress.departure = Departure::default();
+                progress.was_written = true;
+                if fate::refused(plan.method.is_idempotent) == Fate::End {
+                    return Attempt::Ended(Err(refused(&plan.queue)));
+                }
+                progress.is_refused = Some(plan.queue.clone());
+                let backoff = progress.backoff.get_or_insert_with(Backoff::new);
+                tokio::select! {
+                    biased;
+                    // A queue that failed may have delivered it all the same.
+                    reply = ticket.reply() => Attempt::Ended(self.read(reply, plan.codec)),
+                    () = backoff.wait() => Attempt::Again { link_is_over: false },
+                }
+            }
+            Published::Failed { source, written } => {
+                progress.was_written |= written;
+                progress.departure = Departure::default();
+                let is_of_channel = matches!(source, BrokerError::ChannelClosed { .. });
+                progress.channels_lost += u32::from(written && is_of_channel);
+                let is_final = matches!(source, BrokerError::Closed | BrokerError::Unsendable { .. });
+                match unconfirmed(plan.method.is_idempotent, written, progress.channels_lost) {
+                    Fate::Send | Fate::Wait if !is_final => Attempt::Again { link_is_over: true },
+                    _ => Attempt::Ended(Err(lost(source, progress.was_written))),
+                }
+            }
+        }
+    }
+
+    /// Waits for the reply to a request that the broker has, however often the link is lost, as far as it can still come.
+    async fn await_reply(&self, plan: &CallPlan, link: &Link, ticket: &mut Ticket) -> Attempt {
+        let mut state = self.link_state().clone();
+        loop {
+            let now = {
+                let state = state.borrow_and_update();
+                if state.phase.is_closed() {
+                    return Attempt::Ended(Err(lost(BrokerError::Closed, true)));
+                }
+                state.position
+            };
+            match confirmed(plan.method.is_idempotent, link.position, now) {
+                Fate::Wait => {}
+                Fate::Send => return Attempt::Again { link_is_over: true },
+                Fate::End => {
+                    let reason = state.borrow().lost.clone();
+                    let reason = reason.unwrap_or(BrokerError::Lost { source: None });
+                    return Attempt::Ended(Err(lost(reason, true)));
+                }
+            }
+            tokio::select! {
+                biased;
+                reply = ticket.reply() => return Attempt::Ended(self.read(reply, plan.codec)),
+                changed = state.changed() => if changed.is_err() {
+                    return Attempt::Ended(Err(lost(BrokerError::Closed, true)));
+                },
+            }
+        }
+    }
+
+    fn request(&self, plan: &CallPlan, id: Uuid, link: &Link, deadline: Instant, was_sent: bool) -> Request {
         let oneway = plan.method.is_oneway;
+        let mut headers = plan.headers.clone();
+        if was_sent {
+            headers.insert(ShortStr::from_static(RESENT_HEADER), String::new());
+        }
         Request {
             method: Some(ShortStr::from_static(plan.method.name)),
             codec: plan.codec,
@@ -188,16 +340,12 @@ impl Caller {
             priority: plan.priority,
             app_id: self.options.app_id.clone(),
             user_id: self.options.user_id.clone(),
-            headers: plan.headers,
-            arguments: plan.arguments.0,
+            headers,
+            arguments: plan.arguments.0.clone(),
         }
     }
 
-    fn read(&self, reply: Result<Message, BrokerError>, codec: Codec) -> Result<Reply, CallError> {
-        let message = reply.map_err(|source| CallError::Broker {
-            source,
-            executed: Executed::Maybe,
-        })?;
+    fn read(&self, message: Message, codec: Codec) -> Result<Reply, CallError> {
         let (size, limit) = (message.body.len(), self.options.max_accepted_bytes);
         if size > limit {
             return Err(unreadable(format!(
@@ -207,48 +355,61 @@ impl Caller {
         Reply::from_message(message, codec).map_err(unreadable)
     }
 
-    /// The link, opened by the first who asks, and again after it failed.
-    async fn link(&self) -> Result<Arc<Link>, BrokerError> {
-        let mut state = self.link_state();
-        let settled = state.wait_for(|state| !matches!(state, LinkState::Opening)).await;
-        match settled.as_deref() {
-            Ok(LinkState::Ready(link)) => Ok(Arc::clone(link)),
-            Ok(LinkState::Failed(error)) => Err(error.clone()),
-            // The task that opens the link ended with its runtime.
-            Ok(LinkState::Opening) | Err(_) => Err(BrokerError::Closed),
+    /// The link, once it is there; another one than that which is over.
+    async fn link(&self, over: Option<&Arc<Link>>, was_written: bool) -> Result<Arc<Link>, CallError> {
+        let mut state = self.link_state().clone();
+        let settled = state.wait_for(|state| match &state.phase {
+            Phase::Opening => false,
+            Phase::Ready(link) => over.is_none_or(|over| !Arc::ptr_eq(link, over)),
+            Phase::Refused(_) | Phase::Closed => true,
+        });
+        match settled.await.as_deref() {
+            Ok(LinkState {
+                phase: Phase::Ready(link),
+                ..
+            }) => Ok(Arc::clone(link)),
+            Ok(LinkState {
+                phase: Phase::Refused(reason),
+                ..
+            }) => Err(lost(reason.clone(), was_written)),
+            // The task that keeps the link has ended, with its runtime if not with the handle.
+            _ => Err(lost(BrokerError::Closed, was_written)),
         }
     }
 
-    fn link_state(&self) -> watch::Receiver<LinkState> {
-        // Replaced in one step, so a panic elsewhere leaves nothing half done behind the lock.
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*link {
-            Some(state) if !matches!(*state.borrow(), LinkState::Failed(_)) => state.clone(),
-            _ => link.insert(self.open_link()).clone(),
-        }
-    }
-
-    fn open_link(&self) -> watch::Receiver<LinkState> {
-        let (sender, receiver) = watch::channel(LinkState::Opening);
-        let transport = Arc::clone(&self.transport);
-        self.tasks.spawn(link::run(
-            transport,
-            self.options.replies,
-            sender,
-            self.shutdown.clone(),
-        ));
-        receiver
+    /// The state of the link, which the first who asks has opened.
+    fn link_state(&self) -> &watch::Receiver<LinkState> {
+        self.link.get_or_init(|| {
+            let (sender, receiver) = watch::channel(LinkState::opening());
+            self.tasks.spawn(link::run(
+                Arc::clone(&self.transport),
+                self.options.replies,
+                Arc::clone(&self.pending),
+                sender,
+                self.shutdown.clone(),
+            ));
+            receiver
+        })
     }
 }
 
 /// Withdraws a request when the call is given up.
-struct WithdrawOnDrop<'a>(&'a Departure);
+struct WithdrawOnDrop(Departure);
 
-impl Drop for WithdrawOnDrop<'_> {
+impl Drop for WithdrawOnDrop {
     fn drop(&mut self) {
         // It has left where it cannot be withdrawn, and so has every request that was answered.
         self.0.withdraw();
     }
+}
+
+/// The answer to a one-way call.
+fn nothing(codec: Codec) -> Result<Reply, CallError> {
+    Ok(Reply {
+        kind: ReplyKind::Result,
+        codec,
+        body: codec.encode(&()).map_err(CallError::Encode)?,
+    })
 }
 
 /// A reply of which cannot even be told whether the method ran.
@@ -259,36 +420,33 @@ fn unreadable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Ca
     }
 }
 
-/// A failure before the request could leave.
-fn not_sent(source: BrokerError) -> CallError {
-    CallError::Broker {
-        source,
-        executed: Executed::No,
+fn refused(queue: &ShortStr) -> CallError {
+    CallError::Refused {
+        queue: queue.to_string(),
     }
 }
 
-/// What the broker said of the request.
-fn accepted(published: Published, queue: &ShortStr) -> Result<(), CallError> {
-    match published {
-        Published::Routed => Ok(()),
-        Published::Returned => Err(CallError::NoServer {
-            queue: queue.to_string(),
-        }),
-        Published::Refused => Err(CallError::Refused {
-            queue: queue.to_string(),
-        }),
-        Published::Failed {
-            source,
-            written: false,
-        } => Err(not_sent(source)),
-        Published::Failed {
-            source,
-            written: true,
-        } => Err(CallError::Broker {
-            source,
-            executed: Executed::Maybe,
-        }),
+fn no_server(queue: &ShortStr) -> CallError {
+    CallError::NoServer {
+        queue: queue.to_string(),
     }
+}
+
+/// An earlier request found the queue, so its method may have run.
+fn queue_is_gone(queue: &ShortStr) -> BrokerError {
+    BrokerError::Queue {
+        queue: queue.to_string(),
+        source: Cause::new("it does not exist any more"),
+    }
+}
+
+/// The way to the broker was lost.
+fn lost(source: BrokerError, was_written: bool) -> CallError {
+    let executed = match was_written {
+        true => Executed::Maybe,
+        false => Executed::No,
+    };
+    CallError::Broker { source, executed }
 }
 
 /// Rounded up to the wire's whole milliseconds, so that a request does not expire before its caller gives up.

@@ -35,13 +35,15 @@ impl InProcess {
             // Nothing is sent: there is nothing to protect.
             max_accepted_bytes: usize::MAX,
             max_sent_bytes: usize::MAX,
+            // Nothing is delivered twice.
+            max_deliveries: u32::MAX,
         };
         Self { dispatcher, rules }
     }
 
     /// Runs the method within the call's time.
-    pub(super) async fn call(&self, plan: CallPlan) -> Result<Reply, CallError> {
-        let TimeLimit { limit, deadline } = plan.time_limit()?;
+    pub(super) async fn call(&self, plan: CallPlan, time: TimeLimit) -> Result<Reply, CallError> {
+        let TimeLimit { limit, deadline } = time;
         let (codec, oneway) = (plan.codec, plan.method.is_oneway);
         let reply = match timeout_at(deadline, self.serve(plan, deadline)).await {
             Ok(reply) => reply,
@@ -49,6 +51,7 @@ impl InProcess {
                 return Err(CallError::TimedOut {
                     limit,
                     executed: Executed::Maybe,
+                    source: None,
                 });
             }
         };
@@ -79,7 +82,7 @@ impl InProcess {
         };
         match self
             .dispatcher
-            .decide(request.into_message(), false, now, &self.rules)
+            .decide(request.into_message(), false, now, now, &self.rules)
         {
             Decision::Run {
                 service, invocation, ..

@@ -1,129 +1,304 @@
-//! The link to the broker that all calls of one handle share: one reply address, one consumer, one publisher.
+//! The link to the broker that all calls of one handle share: one reply address, one consumer, one publisher. Whatever of
+//! it is lost is opened again.
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::fate::Position;
 use super::pending::Pending;
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
-use crate::transport::ReplyQueue;
-use crate::transport::{CallerLink, Delivery, Publisher, Subscription, Transport};
+use crate::sync::watch;
+use crate::transport::{Backoff, Delivery, Publisher, ReplyLink, ReplyQueue, Subscription, Transport};
 
-/// What calls need: where replies go, who waits for them, and how requests leave.
+/// What calls need: where replies go, and how requests leave.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) reply_to: ShortStr,
     pub(super) publisher: Arc<dyn Publisher>,
-    pub(super) pending: Arc<Pending>,
+    pub(super) position: Position,
 }
 
 /// The link's state, as calls see it.
-#[derive(Debug, Clone)]
-pub(super) enum LinkState {
-    Opening,
-    Ready(Arc<Link>),
-    /// It could not be opened, or it was lost.
-    Failed(BrokerError),
+#[derive(Debug)]
+pub(super) struct LinkState {
+    pub(super) phase: Phase,
+    /// Where replies come in, or came in last.
+    pub(super) position: Position,
+    /// What ended the last link.
+    pub(super) lost: Option<BrokerError>,
 }
 
-/// Opens the link, hands replies to their calls, and closes it at shutdown.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// It is being opened, for as long as that takes.
+    Opening,
+    Ready(Arc<Link>),
+    /// The broker does not let it be opened. It is tried again, but calls need not wait for that.
+    Refused(BrokerError),
+    /// For good.
+    Closed,
+}
+
+impl Phase {
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed)
+    }
+}
+
+impl LinkState {
+    pub(super) fn opening() -> Self {
+        Self {
+            phase: Phase::Opening,
+            position: Position::default(),
+            lost: None,
+        }
+    }
+}
+
+/// Opens the link, hands replies to their calls, opens again what is lost, and closes it at shutdown.
 ///
-/// This task alone owns the reply consumer; calls see the link through `state`.
+/// This task alone owns the reply consumer; calls see the link through `state`. Should it be dropped with its runtime, they
+/// see that too.
 pub(super) async fn run(
     transport: Arc<dyn Transport>,
-    replies: ReplyQueue,
+    kind: ReplyQueue,
+    pending: Arc<Pending>,
     state: watch::Sender<LinkState>,
     shutdown: CancellationToken,
 ) {
-    let opened = tokio::select! {
-        biased;
-        () = shutdown.cancelled() => Err(BrokerError::Closed),
-        opened = transport.open_caller(replies) => opened,
-    };
-    let CallerLink {
-        reply_to,
-        publisher,
-        mut replies,
-    } = match opened {
-        Ok(link) => link,
-        Err(error) => {
-            state.send_replace(LinkState::Failed(error));
-            return;
-        }
-    };
-    let pending = Arc::new(Pending::default());
-    // Should this task be dropped with its runtime, no call waits in vain.
-    let mut end = End {
-        state,
-        pending: Arc::clone(&pending),
-        reason: BrokerError::Closed,
-    };
-    let link = Link {
-        reply_to: reply_to.clone(),
-        publisher: Arc::clone(&publisher),
+    let mut keeper = Keeper {
+        transport,
+        kind,
         pending,
+        state,
+        inlet: None,
+        earlier: None,
+        publisher: None,
     };
-    end.state.send_replace(LinkState::Ready(Arc::new(link)));
+    let kept = shutdown.run_until_cancelled(keeper.keep()).await;
+    debug_assert!(kept.is_none(), "a link is kept for ever");
+    keeper.state.send_modify(|state| state.phase = Phase::Closed);
+    if let Some(inlet) = keeper.inlet {
+        inlet.control.retire().await;
+    }
+    tracing::debug!("reply link closed");
+}
 
-    end.reason = loop {
-        tokio::select! {
-            () = shutdown.cancelled() => break BrokerError::Closed,
-            reason = publisher.closed() => break reason,
-            next = replies.deliveries.next() => {
-                if let Err(reason) = route_burst(next, &mut replies, &end.pending).await {
-                    break reason.unwrap_or_else(|| BrokerError::Cancelled { queue: reply_to.to_string() });
+/// The two halves of the link, which can be lost one by one.
+struct Keeper {
+    transport: Arc<dyn Transport>,
+    kind: ReplyQueue,
+    pending: Arc<Pending>,
+    state: watch::Sender<LinkState>,
+    inlet: Option<Subscription>,
+    /// The address that the inlet consumes from, or that the last one did.
+    earlier: Option<ShortStr>,
+    publisher: Option<Arc<dyn Publisher>>,
+}
+
+/// How long replies that waited at the address are handed out before calls are told that it is there again.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
+
+impl Keeper {
+    async fn keep(&mut self) {
+        let mut backoff = Backoff::new();
+        loop {
+            let lost = match self.open().await {
+                Ok(()) => {
+                    let since = Instant::now();
+                    let reason = self.serve().await;
+                    tracing::debug!(error = &reason as &dyn std::error::Error, "reply link lost");
+                    self.state.send_modify(|state| {
+                        state.phase = Phase::Opening;
+                        state.lost = Some(reason.clone());
+                    });
+                    backoff.worked_for(since.elapsed());
+                    reason
+                }
+                Err(refused @ BrokerError::Queue { .. }) => {
+                    tracing::warn!(error = &refused as &dyn std::error::Error, "no reply link");
+                    self.state
+                        .send_modify(|state| state.phase = Phase::Refused(refused.clone()));
+                    refused
+                }
+                Err(error) => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "no reply link yet");
+                    self.state.send_modify(|state| state.phase = Phase::Opening);
+                    error
+                }
+            };
+            self.while_routing(backoff.wait_after(&lost)).await;
+        }
+    }
+
+    /// Opens what is missing, and tells the calls.
+    async fn open(&mut self) -> Result<(), BrokerError> {
+        if self.inlet.is_none() {
+            self.open_inlet().await?;
+        }
+        if self.publisher.is_none() {
+            let transport = Arc::clone(&self.transport);
+            let opened = self.while_routing(async move { transport.open_publisher().await });
+            self.publisher = Some(opened.await?);
+        }
+        // Each half may have been lost while the other one was opened.
+        if let Some(publisher) = &self.publisher
+            && let Some(reason) = publisher.closed().now_or_never()
+        {
+            self.publisher = None;
+            return Err(reason);
+        }
+        if let (Some(_), Some(reply_to), Some(publisher)) = (&self.inlet, &self.earlier, &self.publisher) {
+            let (reply_to, publisher) = (reply_to.clone(), Arc::clone(publisher));
+            self.state.send_modify(|state| {
+                state.phase = Phase::Ready(Arc::new(Link {
+                    reply_to,
+                    publisher,
+                    position: state.position,
+                }));
+            });
+        }
+        Ok(())
+    }
+
+    async fn open_inlet(&mut self) -> Result<(), BrokerError> {
+        let ReplyLink {
+            address,
+            replies,
+            resumed,
+            publisher,
+        } = self
+            .transport
+            .open_replies(self.kind, self.earlier.as_ref())
+            .await?;
+        self.inlet = Some(replies);
+        self.earlier = Some(address);
+        if publisher.is_some() {
+            self.publisher = publisher;
+        }
+        if let Some(waiting) = resumed {
+            // Who is answered already need not be sent again.
+            let _ = timeout(CATCH_UP_LIMIT, self.catch_up(waiting)).await;
+        }
+        self.state.send_modify(|state| {
+            state.position.consumer += 1;
+            state.position.address += u64::from(resumed.is_none());
+        });
+        Ok(())
+    }
+
+    /// Hands out so many replies.
+    async fn catch_up(&mut self, waiting: u32) {
+        let mut routed = 0;
+        while routed < waiting
+            && let Some(inlet) = &mut self.inlet
+        {
+            let next = inlet.deliveries.next().await;
+            match route_burst(next, inlet, &self.pending).await {
+                Ok(replies) => routed = routed.saturating_add(replies),
+                Err(_) => return self.lose_inlet().await,
+            }
+        }
+    }
+
+    /// Hands replies to their calls until a half of the link is lost, and says why.
+    async fn serve(&mut self) -> BrokerError {
+        let Some(publisher) = self.publisher.clone() else {
+            return BrokerError::Lost { source: None };
+        };
+        let mut closed = pin!(publisher.closed());
+        loop {
+            let Some(inlet) = &mut self.inlet else {
+                return BrokerError::Lost { source: None };
+            };
+            tokio::select! {
+                biased;
+                reason = &mut closed => {
+                    self.publisher = None;
+                    if self.kind == ReplyQueue::Direct {
+                        self.lose_inlet().await;
+                    }
+                    return reason;
+                }
+                next = inlet.deliveries.next() => {
+                    if let Err(reason) = route_burst(next, inlet, &self.pending).await {
+                        self.lose_inlet().await;
+                        return reason;
+                    }
                 }
             }
         }
-    };
-    match &end.reason {
-        BrokerError::Closed => tracing::debug!("reply link closed"),
-        error => tracing::warn!(error = error as &dyn std::error::Error, "reply link lost"),
     }
-    drop(end);
-    replies.control.close().await;
-}
 
-/// Ends all calls of a link when it ends, however it does.
-struct End {
-    state: watch::Sender<LinkState>,
-    pending: Arc<Pending>,
-    reason: BrokerError,
-}
+    /// Waits for something, and hands replies that come meanwhile to their calls.
+    async fn while_routing<T>(&mut self, what: impl Future<Output = T>) -> T {
+        let mut what = pin!(what);
+        while let Some(inlet) = &mut self.inlet {
+            tokio::select! {
+                biased;
+                done = &mut what => return done,
+                next = inlet.deliveries.next() => {
+                    if route_burst(next, inlet, &self.pending).await.is_err() {
+                        self.lose_inlet().await;
+                    }
+                }
+            }
+        }
+        what.await
+    }
 
-impl Drop for End {
-    fn drop(&mut self) {
-        // In this order: a call that is refused here asks for a new link.
-        self.state.send_replace(LinkState::Failed(self.reason.clone()));
-        self.pending.lose(self.reason.clone());
+    /// No reply comes in any more. Those on the way to an address that ends with its consumer are lost.
+    async fn lose_inlet(&mut self) {
+        let Some(inlet) = self.inlet.take() else { return };
+        match self.kind {
+            ReplyQueue::Resumable => inlet.control.close().await,
+            ReplyQueue::Exclusive | ReplyQueue::Direct => {
+                self.state.send_modify(|state| {
+                    state.phase = Phase::Opening;
+                    state.position.address += 1;
+                });
+                inlet.control.retire().await;
+            }
+        }
+        if self.kind == ReplyQueue::Direct {
+            self.publisher = None;
+        }
     }
 }
 
 /// How many replies are settled together at the most.
-const BURST: usize = 256;
+const BURST: u32 = 256;
 
-/// Hands on a reply and those that are here already, and settles them together.
+/// Hands on a reply and those that are here already, and settles them together. Answers with their number.
 ///
 /// # Errors
 ///
-/// Why no more will come, where the broker gave a reason.
+/// Why no more will come.
 async fn route_burst(
     first: Option<Result<Delivery, BrokerError>>,
-    replies: &mut Subscription,
+    inlet: &mut Subscription,
     pending: &Pending,
-) -> Result<(), Option<BrokerError>> {
-    let mut last = route(pending, first.ok_or(None)?.map_err(Some)?);
-    for _ in 1..BURST {
-        match replies.deliveries.next().now_or_never() {
-            Some(next) => last = route(pending, next.ok_or(None)?.map_err(Some)?),
-            None => break,
-        }
+) -> Result<u32, BrokerError> {
+    // The broker cancels a consumer whose queue is gone.
+    let ended = || BrokerError::Lost { source: None };
+    let mut last = route(pending, first.ok_or_else(ended)??);
+    let mut routed = 1;
+    while routed < BURST
+        && let Some(next) = inlet.deliveries.next().now_or_never()
+    {
+        last = route(pending, next.ok_or_else(ended)??);
+        routed += 1;
     }
-    replies.control.settle_up_to(last).await.map_err(Some)
+    inlet.control.settle_up_to(last).await?;
+    Ok(routed)
 }
 
 /// Hands a reply to the call that waits for it, and returns its tag.

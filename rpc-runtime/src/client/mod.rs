@@ -8,14 +8,19 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout_at;
 
 mod caller;
+mod fate;
 mod in_process;
+mod limiter;
 mod link;
 mod pending;
 
 pub(crate) use caller::{CallPlan, Caller, CallerOptions};
 use in_process::InProcess;
+use limiter::Limiter;
+pub use limiter::WhenFull;
 
 use crate::broker::Broker;
 use crate::call::{Arguments, Call, FallibleCall, ResultType, Unplannable, short_str};
@@ -25,6 +30,9 @@ use crate::error::{CallError, Executed};
 use crate::headers::Headers;
 use crate::protocol::{EncodeArguments, NamedArguments, Reply, ReplyKind};
 use crate::server::Service;
+
+/// How many calls of a client may be in flight by default.
+const DEFAULT_IN_FLIGHT: usize = 10_000;
 
 /// How long a call may take, where neither the method nor the client nor the call says.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -61,6 +69,9 @@ pub struct ClientBuilder<C> {
     queue: Option<String>,
     codec: Codec,
     timeout: Duration,
+    wait_for_server: bool,
+    max_in_flight: usize,
+    when_full: WhenFull,
     client: PhantomData<fn() -> C>,
 }
 
@@ -108,6 +119,9 @@ impl<C: ServiceClient> ClientBuilder<C> {
             queue: None,
             codec: Codec::default(),
             timeout: DEFAULT_TIMEOUT,
+            wait_for_server: false,
+            max_in_flight: DEFAULT_IN_FLIGHT,
+            when_full: WhenFull::default(),
             client: PhantomData,
         }
     }
@@ -132,6 +146,30 @@ impl<C: ServiceClient> ClientBuilder<C> {
         self
     }
 
+    /// Whether a call whose queue does not exist yet is made again, until its time is up. The default is that it fails at
+    /// once with [`CallError::NoServer`].
+    ///
+    /// For programs that start together: the first worker that ever starts declares the queue.
+    pub fn wait_for_server(mut self, wait: bool) -> Self {
+        self.wait_for_server = wait;
+        self
+    }
+
+    /// How many calls of this client and its clones may be in flight; the default is 10,000.
+    ///
+    /// What one more does says [`when_full`](Self::when_full). The limit bounds what the client holds for requests that nobody
+    /// answers, and what it puts into a queue that nobody serves.
+    pub fn max_in_flight(mut self, calls: usize) -> Self {
+        self.max_in_flight = calls;
+        self
+    }
+
+    /// What a call does that would be one too many in flight; the default is to wait for its turn.
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
     /// The client.
     #[must_use]
     pub fn build(self) -> C {
@@ -141,6 +179,8 @@ impl<C: ServiceClient> ClientBuilder<C> {
             queue: queue.into(),
             codec: self.codec,
             timeout: self.timeout,
+            wait_for_server: self.wait_for_server,
+            limiter: Arc::new(Limiter::new(self.max_in_flight, self.when_full)),
         })
     }
 }
@@ -157,9 +197,15 @@ pub(crate) enum Route {
 impl Route {
     /// Makes a call and waits for its reply, within its time.
     pub(crate) async fn call(&self, plan: CallPlan) -> Result<Reply, CallError> {
+        let time = plan.time_limit()?;
+        let limiter = Arc::clone(&plan.limiter);
+        let Ok(Ok(_place)) = timeout_at(time.deadline, limiter.enter()).await else {
+            let limit = limiter.limit;
+            return Err(CallError::TooManyCalls { limit });
+        };
         match self {
-            Self::Broker(caller) => caller.call(plan).await,
-            Self::InProcess(service) => service.call(plan).await,
+            Self::Broker(caller) => caller.call(plan, time).await,
+            Self::InProcess(service) => service.call(plan, time).await,
         }
     }
 }
@@ -171,6 +217,8 @@ pub struct Client {
     queue: Arc<str>,
     codec: Codec,
     timeout: Duration,
+    wait_for_server: bool,
+    limiter: Arc<Limiter>,
 }
 
 impl Client {
@@ -217,6 +265,8 @@ impl Client {
             timeout: method.timeout.unwrap_or(self.timeout),
             headers: Headers::default(),
             priority: None,
+            wait_for_server: self.wait_for_server,
+            limiter: Arc::clone(&self.limiter),
         })
     }
 }

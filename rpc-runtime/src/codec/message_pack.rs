@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use rmp_serde::decode::Error as DecodeError;
+use rmp_serde::decode::{Error as DecodeError, ReadRefReader};
 use rmp_serde::{Deserializer, Serializer};
 use serde::de::{DeserializeSeed, IgnoredAny};
 use serde::{Deserialize, Serialize};
@@ -19,11 +19,27 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Cause>
 }
 
 pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> Result<S::Value, Cause> {
-    let mut deserializer = Deserializer::from_read_ref(body);
-    deserializer.set_max_depth(MAX_DEPTH);
-    let value = seed.deserialize(&mut deserializer)?;
+    check(body)?;
+    Ok(seed.deserialize(&mut deserializer(body))?)
+}
+
+/// Walks over the body before a value is built from it: it has to be one value, all there, and nested no deeper than
+/// [`MAX_DEPTH`].
+///
+/// Two holes of `rmp-serde` are closed here. It does not count the levels of enum variants, at two bytes each, so that a
+/// peer could end the process by a stack overflow. And it passes on the length that a header announces, for which serde
+/// then sets aside up to 1 MiB a level, whatever follows.
+fn check(body: &[u8]) -> Result<(), Cause> {
+    let mut deserializer = deserializer(body);
+    IgnoredAny::deserialize(&mut deserializer)?;
     match IgnoredAny::deserialize(&mut deserializer) {
-        Err(DecodeError::InvalidMarkerRead(end)) if end.kind() == ErrorKind::UnexpectedEof => Ok(value),
+        Err(DecodeError::InvalidMarkerRead(end)) if end.kind() == ErrorKind::UnexpectedEof => Ok(()),
         _ => Err(TrailingBytes.into()),
     }
+}
+
+fn deserializer(body: &[u8]) -> Deserializer<ReadRefReader<'_, [u8]>> {
+    let mut deserializer = Deserializer::from_read_ref(body);
+    deserializer.set_max_depth(MAX_DEPTH);
+    deserializer
 }

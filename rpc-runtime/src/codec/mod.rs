@@ -259,4 +259,56 @@ mod tests {
                 .is_err()
         );
     }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    enum Nested {
+        Leaf,
+        Next(Box<Nested>),
+    }
+
+    /// `levels` variants around a leaf.
+    fn variants(levels: usize) -> Vec<u8> {
+        let mut body = b"\x81\xa4Next".repeat(levels);
+        body.extend(b"\xa4Leaf");
+        body
+    }
+
+    #[test]
+    fn deep_nesting_of_nothing_but_variants_is_no_stack_overflow_either() {
+        assert!(Codec::MessagePack.decode::<Nested>(&variants(100)).is_ok());
+        let refused = Codec::MessagePack
+            .decode::<Nested>(&variants(100_000))
+            .unwrap_err();
+        assert!(refused.source.to_string().contains("depth"), "{}", refused.source);
+    }
+
+    #[test]
+    fn a_header_that_announces_too_much_is_refused_before_anything_is_read() {
+        #[derive(Debug)]
+        struct Unread;
+
+        impl<'de> Deserialize<'de> for Unread {
+            fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+                panic!("a visitor would set space aside for what is announced")
+            }
+        }
+
+        for body in [
+            &b"\xdd\xff\xff\xff\xff\x00"[..],
+            b"\xdf\xff\xff\xff\xff",
+            b"\xc6\xff\xff\xff\xff\x00",
+        ] {
+            assert!(Codec::MessagePack.decode::<Unread>(body).is_err());
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn floats_survive_every_codec(value in proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL) {
+            for codec in [Codec::MessagePack, Codec::Json, Codec::Text] {
+                let body = codec.encode(&value).unwrap();
+                proptest::prop_assert_eq!(codec.decode::<f64>(&body).unwrap(), value);
+            }
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Faults: what a worker's runtime answers in place of the method.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,9 +38,13 @@ impl Fault {
         )
     }
 
-    /// The request cannot be understood.
+    /// The request cannot be understood. The reason often quotes the request, so it is cut where it gets long: the answer
+    /// to megabytes of nonsense is no larger than they are.
     pub(crate) fn bad_request(reason: impl fmt::Display) -> Self {
-        Self::new(FaultCode::BadRequest, reason.to_string())
+        let mut message = Shortened(String::new());
+        // An error says no more than that the rest is left out.
+        let _ = write!(message, "{reason}");
+        Self::new(FaultCode::BadRequest, message.0)
     }
 
     /// Reads its `Display` back, which is what a peer that speaks `text/plain` gets; other text is kept whole as the message.
@@ -49,6 +53,29 @@ impl Fault {
             Some((code, message)) => Self::new(FaultCode::from_wire(code), message),
             None => Self::new(FaultCode::Other("fault".into()), text),
         }
+    }
+}
+
+/// How much of a reason is told, in bytes.
+const MAX_REASON: usize = 1024;
+
+/// Text that ends in `…` where it would be longer than [`MAX_REASON`].
+struct Shortened(String);
+
+impl Write for Shortened {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = MAX_REASON - self.0.len();
+        if text.len() <= room {
+            self.0.push_str(text);
+            return Ok(());
+        }
+        let end = (0..=room)
+            .rev()
+            .find(|end| text.is_char_boundary(*end))
+            .unwrap_or(0);
+        self.0.push_str(&text[..end]);
+        self.0.push('…');
+        Err(fmt::Error)
     }
 }
 
@@ -194,6 +221,21 @@ mod tests {
         );
         assert_eq!(Fault::from_text(&fault.to_string()), fault);
         assert_eq!(Fault::from_text("boom").message, "boom");
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_at_a_character() {
+        let reason = "é".repeat(MAX_REASON);
+        for reason in [reason.clone(), format!("x{reason}")] {
+            let Fault { message, .. } = Fault::bad_request(&reason);
+            assert!((MAX_REASON - 1..=MAX_REASON + '…'.len_utf8()).contains(&message.len()));
+            assert_eq!(
+                message.strip_suffix('…').map(|start| reason.starts_with(start)),
+                Some(true)
+            );
+        }
+        let whole = "x".repeat(MAX_REASON);
+        assert_eq!(Fault::bad_request(&whole).message, whole);
     }
 
     #[test]

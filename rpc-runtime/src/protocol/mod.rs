@@ -19,5 +19,5 @@ pub(crate) use message::{Message, Properties};
 pub(crate) use reply::{Reply, ReplyKind};
 pub use reply_address::ReplyAddresses;
 pub(crate) use reply_address::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX};
-pub(crate) use request::{MAX_TIME_TO_LIVE, Request};
+pub(crate) use request::{MAX_TIME_TO_LIVE, RESENT_HEADER, Request};
 pub(crate) use short_str::{MAX_SHORT_STR, ShortStr, TooLong};

@@ -11,6 +11,10 @@ use crate::headers::Headers;
 /// The longest time-to-live that is written: RabbitMQ takes no more than 2^32 - 1 milliseconds, about 49 days.
 pub(crate) const MAX_TIME_TO_LIVE: Duration = Duration::from_millis(u32::MAX as u64);
 
+/// The header of a request that its caller sends again, because it does not know what became of it. A worker that still runs
+/// the first one need not run it twice.
+pub(crate) const RESENT_HEADER: &str = "rpc-resent";
+
 /// A request, as caller and worker mean it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Request {

@@ -8,7 +8,7 @@ use crate::codec::Codec;
 use crate::context::Context;
 use crate::describe::MethodDescriptor;
 use crate::error::{Executed, ServerError};
-use crate::protocol::{Fault, FaultCode, Message, Reply, ReplyAddresses, Request, ShortStr};
+use crate::protocol::{Fault, FaultCode, Message, RESENT_HEADER, Reply, ReplyAddresses, Request, ShortStr};
 use tokio::time::Instant;
 
 /// The methods that are served on one queue.
@@ -30,7 +30,12 @@ pub(crate) struct Rules {
     pub(crate) reply_addresses: ReplyAddresses,
     pub(crate) max_accepted_bytes: usize,
     pub(crate) max_sent_bytes: usize,
+    /// How often a request may have been delivered before it is refused.
+    pub(crate) max_deliveries: u32,
 }
+
+/// The header in which a quorum queue counts how often it delivered a message before.
+const DELIVERY_COUNT: &str = "x-delivery-count";
 
 /// What to do with a delivery.
 pub(crate) enum Decision {
@@ -84,12 +89,13 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Decides about a delivery that arrived at this instant.
+    /// Decides about a delivery that arrived at one instant and could begin at another.
     pub(crate) fn decide(
         &self,
         message: Message,
         redelivered: bool,
         arrived: Instant,
+        now: Instant,
         rules: &Rules,
     ) -> Decision {
         let answer_to = message
@@ -109,11 +115,13 @@ impl Dispatcher {
             };
         }
 
+        // An earlier delivery or an earlier request may run, or have run, elsewhere.
+        let came_before = redelivered || message.properties.headers.get(RESENT_HEADER).is_some();
         let size = message.body.len();
         let mut request = match Request::from_message(message) {
             Ok(request) => request,
             // A peer whose content type is not known may still read text.
-            Err(fault) => return Decision::refuse(Codec::Text, fault, answer_to, redelivered),
+            Err(fault) => return Decision::refuse(Codec::Text, fault, answer_to, came_before),
         };
         let codec = request.codec;
         if size > rules.max_accepted_bytes {
@@ -123,27 +131,23 @@ impl Dispatcher {
                 codec,
                 Fault::new(FaultCode::TooLarge, fault),
                 answer_to,
-                redelivered,
+                came_before,
             );
         }
         let Entry { service, method } = match self.find(request.method.as_ref()) {
             Ok(entry) => entry,
-            Err(fault) => return Decision::refuse(codec, fault, answer_to, redelivered),
+            Err(fault) => return Decision::refuse(codec, fault, answer_to, came_before),
         };
-        if redelivered && !method.is_idempotent {
-            return Decision::refuse(
-                codec,
-                interrupted("the method is not idempotent"),
-                answer_to,
-                redelivered,
-            );
+        if redelivered && let Some(reason) = rules.forbids_again(method, &request) {
+            return Decision::refuse(codec, interrupted(reason), answer_to, came_before);
         }
-        if request.time_to_live.is_some_and(|left| left.is_zero()) {
+        let worth_until = request.time_to_live.and_then(|time| arrived.checked_add(time));
+        if worth_until.is_some_and(|deadline| deadline <= now) {
             let fault = Fault::new(
                 FaultCode::Expired,
                 "the caller's time was up before the method could start",
             );
-            return Decision::refuse(codec, fault, answer_to, redelivered);
+            return Decision::refuse(codec, fault, answer_to, came_before);
         }
         let context = Context::new(method.name, &mut request, arrived, redelivered);
         let invocation = Invocation::new(context, codec, request.arguments);
@@ -170,13 +174,36 @@ impl Dispatcher {
     }
 }
 
+impl Rules {
+    /// Why a request that was delivered before is not run again; nothing where it may be.
+    fn forbids_again(&self, method: &MethodDescriptor, request: &Request) -> Option<&'static str> {
+        if !method.is_idempotent {
+            return Some("the method is not idempotent");
+        }
+        // It may be the request itself that ends its workers, so it must not come back for ever.
+        let count = request
+            .headers
+            .get(DELIVERY_COUNT)
+            .and_then(|count| count.parse::<u32>().ok());
+        match (count, request.time_to_live) {
+            (Some(count), _) if count >= self.max_deliveries => Some("it has come back too often"),
+            (None, None) => Some("it has no expiration, and its queue does not count how often it came back"),
+            _ => None,
+        }
+    }
+}
+
+/// A fault may say that the method did not run; of a request that came before, nobody here knows that.
+pub(crate) fn truthful(fault: Fault, came_before: bool) -> Fault {
+    match fault.code.executed() {
+        Executed::No if came_before => interrupted(fault),
+        _ => fault,
+    }
+}
+
 impl Decision {
-    /// A refusal says that the method did not run; of a request that was delivered before, nobody here knows that.
-    fn refuse(codec: Codec, fault: Fault, answer_to: Option<ReplyTo>, redelivered: bool) -> Self {
-        let fault = match fault.code.executed() {
-            Executed::No if redelivered => interrupted(fault),
-            _ => fault,
-        };
+    fn refuse(codec: Codec, fault: Fault, answer_to: Option<ReplyTo>, came_before: bool) -> Self {
+        let fault = truthful(fault, came_before);
         Self::Refuse {
             reply: Reply::fault(codec, &fault),
             fault,
@@ -192,6 +219,8 @@ fn interrupted(reason: impl std::fmt::Display) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
     use futures_util::future::BoxFuture;
 
@@ -221,21 +250,27 @@ mod tests {
     fn decide(properties: Properties, redelivered: bool) -> Decision {
         let mut dispatcher = Dispatcher::default();
         dispatcher.add(Arc::new(Store), "store").unwrap();
-        let rules = Rules {
-            reply_addresses: ReplyAddresses::default(),
-            max_accepted_bytes: 10,
-            max_sent_bytes: 10,
-        };
         let message = Message {
             properties,
             body: Bytes::from_static(b"7"),
         };
-        dispatcher.decide(message, redelivered, Instant::now(), &rules)
+        let now = Instant::now();
+        dispatcher.decide(message, redelivered, now, now, &rules())
+    }
+
+    fn rules() -> Rules {
+        Rules {
+            reply_addresses: ReplyAddresses::default(),
+            max_accepted_bytes: 10,
+            max_sent_bytes: 10,
+            max_deliveries: 3,
+        }
     }
 
     fn request(method: &'static str) -> Properties {
         Properties {
             kind: Some(ShortStr::from_static(method)),
+            expiration: Some(Duration::from_secs(1)),
             ..Properties::default()
         }
     }
@@ -272,6 +307,47 @@ mod tests {
         assert_eq!(refusal(decide(request("write"), true)), FaultCode::Interrupted);
         // The worker before this one may have known it.
         assert_eq!(refusal(decide(request("erase"), true)), FaultCode::Interrupted);
+    }
+
+    #[test]
+    fn an_idempotent_request_does_not_come_back_for_ever() {
+        let counted = |count: u32, expiration| {
+            let mut properties = Properties {
+                expiration,
+                ..request("read")
+            };
+            let name = ShortStr::from_static(DELIVERY_COUNT);
+            properties.headers.insert(name, count.to_string());
+            properties
+        };
+        let some_time = request("read").expiration;
+        assert_eq!(run(decide(counted(2, some_time), true)), "read");
+        assert_eq!(run(decide(counted(2, None), true)), "read");
+        assert_eq!(
+            refusal(decide(counted(3, some_time), true)),
+            FaultCode::Interrupted
+        );
+        // Nothing else would end it.
+        let endless = Properties {
+            expiration: None,
+            ..request("read")
+        };
+        assert_eq!(run(decide(endless.clone(), false)), "read");
+        assert_eq!(refusal(decide(endless, true)), FaultCode::Interrupted);
+    }
+
+    #[test]
+    fn what_waited_here_past_its_time_is_not_begun() {
+        let mut dispatcher = Dispatcher::default();
+        dispatcher.add(Arc::new(Store), "store").unwrap();
+        let message = || Message {
+            properties: request("read"),
+            body: Bytes::from_static(b"7"),
+        };
+        let arrived = Instant::now();
+        let after = |time| dispatcher.decide(message(), false, arrived, arrived + time, &rules());
+        assert_eq!(run(after(Duration::from_millis(999))), "read");
+        assert_eq!(refusal(after(Duration::from_secs(1))), FaultCode::Expired);
     }
 
     #[test]

@@ -2,26 +2,34 @@
 
 use std::fmt;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) mod arguments;
 mod dispatch;
+mod line;
+mod outlet;
+mod runs;
+mod serve;
 mod service;
-mod worker;
 
 pub(crate) use dispatch::{Decision, Dispatcher, Rules};
+pub(crate) use serve::run;
 pub use service::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
-pub(crate) use worker::run;
 
 use crate::broker::Broker;
 use crate::error::{BrokerError, InvalidName, ServerError};
 use crate::protocol::{ReplyAddresses, ShortStr};
-use crate::transport::RequestQueue;
-use worker::Worker;
+use crate::transport::{Declare, RequestQueue, Subscription};
+use line::{Ended, Line};
+use outlet::Outlet;
+use serve::Desk;
 
 const DEFAULT_CONCURRENCY: u16 = 64;
 
@@ -49,10 +57,16 @@ const DEFAULT_DRAIN_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// Its method runs at most once, unless it is marked `idempotent`: a request that the broker delivers again, because its
 /// worker was lost, is answered with the fault `interrupted`. A panic is the fault `panicked` of that one call. A
-/// request is settled once the broker has confirmed the reply. RabbitMQ closes the channel of a worker that leaves a request
-/// unsettled for longer than its [`consumer_timeout`](https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout), by
-/// default 30 minutes: a method that takes longer needs a higher one. What cannot be handled is answered with a
+/// request is settled once the broker has confirmed the reply. What cannot be handled is answered with a
 /// [`Fault`](crate::Fault) and settled; it never goes round.
+///
+/// # When the connection is lost
+///
+/// What runs goes on, and its replies leave by the next connection. The queues are declared and consumed again, for as long as it takes; what
+/// the broker delivers again meanwhile is recognised and not run twice. The same goes for a queue that was deleted, and for a request
+/// that stays unsettled for longer than RabbitMQ's [`consumer_timeout`](https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout)
+/// (by default 30 minutes), for which it closes the channel. Only where two workers serve one queue can a request come to the other one,
+/// which answers at once that it was `interrupted`.
 #[must_use = "a server does nothing until it runs"]
 pub struct Server {
     broker: Broker,
@@ -106,7 +120,7 @@ impl Server {
         self
     }
 
-    /// Serves for as long as the broker is there.
+    /// Serves until the broker handle is closed.
     ///
     /// # Errors
     ///
@@ -119,15 +133,23 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Where the services do not fit together, a queue cannot be declared, the broker is lost, or the requests that run
-    /// at shutdown do not end within the [drain limit](Self::drain_limit).
+    /// Where the services do not fit together, the broker refuses a queue at the start, the handle is closed, or the requests
+    /// that run at shutdown do not end within the [drain limit](Self::drain_limit).
     ///
     /// # Cancel safety
     ///
     /// Dropping the future stops all handlers where they stand and gives their requests back to the broker. Prefer
     /// `shutdown`.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        self.open().await?.run(shutdown).await
+        let mut shutdown = pin!(shutdown);
+        let stop = CancellationToken::new();
+        let mut opening = pin!(self.open(&stop));
+        tokio::select! {
+            biased;
+            opened = &mut opening => return opened?.run(shutdown).await,
+            () = &mut shutdown => stop.cancel(),
+        }
+        opening.await?.run(std::future::ready(())).await
     }
 
     /// Starts to serve in a task of its own, and returns once requests are taken: from then on a call finds its server.
@@ -151,11 +173,13 @@ impl Server {
     /// # }
     /// ```
     ///
+    /// Without a connection it waits for one, without a limit.
+    ///
     /// # Errors
     ///
-    /// Where the services do not fit together, or a queue cannot be declared.
+    /// Where the services do not fit together, or the broker refuses a queue.
     pub async fn start(self) -> Result<RunningServer, ServerError> {
-        let opened = self.open().await?;
+        let opened = self.open(&CancellationToken::new()).await?;
         let (stop, stopped) = oneshot::channel();
         let running = async move {
             let shutdown = async {
@@ -170,29 +194,62 @@ impl Server {
         })
     }
 
-    /// Declares the queues and consumes from them.
-    async fn open(self) -> Result<OpenServer, ServerError> {
-        let queues = self.queues()?;
+    /// Declares the queues and consumes from them; from none any more once it is told to stop.
+    async fn open(self, stop: &CancellationToken) -> Result<OpenServer, ServerError> {
+        let mut queues = self.queues()?;
+        // Those that may not exist come first: what a consumer was sent before another one fails comes back marked
+        // redelivered, without having been run.
+        queues.sort_by_key(|(queue, _)| queue.declare() == Declare::Active);
         let limits = self.broker.limits();
         let rules = Rules {
             reply_addresses: self.reply_addresses,
             max_accepted_bytes: limits.accepted,
             max_sent_bytes: limits.sent,
+            max_deliveries: 0,
         };
-        let (declared, dispatchers): (Vec<_>, Vec<_>) = queues.into_iter().unzip();
-        let link = self
-            .broker
-            .transport()
-            .open_worker(&declared, self.concurrency)
-            .await?;
-        let queues: Vec<_> = declared.iter().map(|queue| queue.name().to_owned()).collect();
-        tracing::info!(?queues, concurrency = self.concurrency, "serving");
-        let served = queues.iter().cloned().zip(dispatchers).collect();
-        let worker = Worker::new(link, served, rules);
+        let transport = self.broker.transport();
+        let (outlet, keep_outlet) = Outlet::new(Arc::clone(transport));
+        let outlet = Arc::new(outlet);
+        let outlet_task = AbortOnDropHandle::new(tokio::spawn(keep_outlet));
+        stop.run_until_cancelled(outlet.ready()).await.transpose()?;
+
+        // All are declared before one is consumed: what a server was sent that cannot start comes back marked redelivered,
+        // without having been run.
+        for (queue, _) in &queues {
+            let declaring = line::patiently(queue.name(), || transport.declare_requests(queue));
+            stop.run_until_cancelled(declaring).await.transpose()?;
+        }
+        let mut lines = Vec::new();
+        let mut names = Vec::new();
+        for (queue, dispatcher) in queues {
+            if stop.is_cancelled() {
+                break;
+            }
+            let name = queue.name().to_owned();
+            let rules = Rules {
+                max_deliveries: queue.max_deliveries(),
+                ..rules.clone()
+            };
+            let desk = Desk::new(
+                name.clone(),
+                dispatcher,
+                rules,
+                Arc::clone(&outlet),
+                self.concurrency,
+            );
+            let line = Line::new(Arc::clone(transport), queue, self.concurrency, Arc::new(desk));
+            let Some(subscription) = line.open(stop).await? else {
+                break;
+            };
+            lines.push((line, subscription));
+            names.push(name);
+        }
+        tracing::info!(queues = ?names, concurrency = self.concurrency, "serving");
         Ok(OpenServer {
-            worker,
-            queues,
+            lines,
+            queues: names,
             drain_limit: self.drain_limit,
+            _outlet: outlet_task,
             _broker: self.broker,
         })
     }
@@ -239,9 +296,10 @@ impl fmt::Debug for Server {
 
 /// A server that consumes from its queues.
 struct OpenServer {
-    worker: Worker,
+    lines: Vec<(Line, Subscription)>,
     queues: Vec<String>,
     drain_limit: Duration,
+    _outlet: AbortOnDropHandle<()>,
     /// Keeps the connection, should the user drop every handle of their own.
     _broker: Broker,
 }
@@ -249,7 +307,47 @@ struct OpenServer {
 impl OpenServer {
     async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let queues = self.queues;
-        let ended = self.worker.run(shutdown, self.drain_limit).await;
+        let stop = CancellationToken::new();
+        let mut lines = JoinSet::new();
+        for (line, subscription) in self.lines {
+            lines.spawn(line.run(subscription, stop.clone(), self.drain_limit));
+        }
+        // A line ends by itself only where all do: the handle was closed.
+        let first = tokio::select! {
+            biased;
+            () = shutdown => None,
+            ended = lines.join_next() => ended,
+        };
+        stop.cancel();
+        let mut all = Ended {
+            unfinished: 0,
+            reason: None,
+        };
+        let mut panicked = None;
+        let mut next = first;
+        while let Some(ended) = match next.take() {
+            None => lines.join_next().await,
+            first => first,
+        } {
+            match ended {
+                Ok(ended) => {
+                    all.unfinished += ended.unfinished;
+                    all.reason = all.reason.or(ended.reason);
+                }
+                Err(error) => panicked = Some(error.into_panic()),
+            }
+        }
+        if let Some(panic) = panicked {
+            std::panic::resume_unwind(panic);
+        }
+        let limit = self.drain_limit;
+        let ended = match all {
+            Ended {
+                reason: Some(reason), ..
+            } => Err(ServerError::Broker(reason)),
+            Ended { unfinished: 0, .. } => Ok(()),
+            Ended { unfinished, .. } => Err(ServerError::DrainTimedOut { unfinished, limit }),
+        };
         match &ended {
             Ok(()) => tracing::info!(?queues, "stopped"),
             Err(error) => tracing::error!(?queues, error = error as &dyn std::error::Error, "server ended"),
@@ -284,7 +382,7 @@ impl RunningServer {
         self.ended().await
     }
 
-    /// Waits until the server ends by itself, because it lost its broker: for a program that should end with it.
+    /// Waits until the server ends by itself, because its broker handle was closed: for a program that should end with it.
     ///
     /// Cancel safe. To be awaited to its end once.
     ///

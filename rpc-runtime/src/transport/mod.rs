@@ -9,42 +9,58 @@ use futures_util::stream::BoxStream;
 
 use crate::error::BrokerError;
 use crate::protocol::{Message, ShortStr};
+use crate::status::StatusBoard;
 
 pub(crate) mod amqp;
+mod backoff;
 pub(crate) mod memory;
 mod topology;
 
+pub(crate) use backoff::Backoff;
+pub(crate) use topology::Declare;
 pub use topology::{QueueArgument, ReplyQueue, RequestQueue};
 
 /// One user's access to a broker.
+///
+/// To open something waits until there is a connection, however long that takes, and then takes no more than the
+/// transport's limit; what was opened is lost with its connection and never comes back: who needs it opens it again.
 #[async_trait]
 pub(crate) trait Transport: Debug + Send + Sync + 'static {
-    /// Opens a reply address and consumes from it.
-    async fn open_caller(&self, replies: ReplyQueue) -> Result<CallerLink, BrokerError>;
+    /// Opens a way to send messages.
+    async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError>;
 
-    /// Declares the queues as they ask to be and consumes from each, with at most `prefetch` unsettled deliveries a queue.
-    async fn open_worker(&self, queues: &[RequestQueue], prefetch: u16) -> Result<WorkerLink, BrokerError>;
+    /// Opens a reply address and consumes from it. `earlier` is the one that was lost: where replies can still wait there,
+    /// it is taken up again.
+    async fn open_replies(
+        &self,
+        replies: ReplyQueue,
+        earlier: Option<&ShortStr>,
+    ) -> Result<ReplyLink, BrokerError>;
 
-    /// Ends all that was opened, within a time limit. What is unsettled goes back to its queue.
+    /// Declares the queue as it asks to be.
+    async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError>;
+
+    /// Declares the queue as it asks to be and consumes from it, with at most `prefetch` unsettled deliveries.
+    async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError>;
+
+    /// The state of the connections.
+    fn status(&self) -> &StatusBoard;
+
+    /// Ends all that was opened, for good and within a time limit. What is unsettled goes back to its queue.
     async fn close(&self);
 }
 
-/// What a caller needs.
+/// Where a caller's replies come in.
 #[derive(Debug)]
-pub(crate) struct CallerLink {
+pub(crate) struct ReplyLink {
     /// What a request names as its `reply_to`.
-    pub(crate) reply_to: ShortStr,
-    pub(crate) publisher: Arc<dyn Publisher>,
+    pub(crate) address: ShortStr,
     pub(crate) replies: Subscription,
-}
-
-/// What a worker needs.
-#[derive(Debug)]
-pub(crate) struct WorkerLink {
-    /// In the order of the queues asked for.
-    pub(crate) requests: Vec<Subscription>,
-    /// Sends replies; not on the channel that consumes, where a refused one would take all requests with it.
-    pub(crate) publisher: Arc<dyn Publisher>,
+    /// How many replies to calls made before the address was lost wait there; `None` where it is another address, and
+    /// those replies are lost.
+    pub(crate) resumed: Option<u32>,
+    /// Where the address is good only for requests that are sent this way.
+    pub(crate) publisher: Option<Arc<dyn Publisher>>,
 }
 
 /// A consumer of one queue.
@@ -85,9 +101,12 @@ pub(crate) trait Control: Debug + Send + Sync {
     /// Asks for no more deliveries.
     async fn cancel(&self) -> Result<(), BrokerError>;
 
-    /// Ends the subscription: unsettled deliveries go back to the queue; a private reply queue is deleted. Within a
-    /// time limit, and without an error: who closes can do nothing about one.
+    /// Ends the subscription: unsettled deliveries go back to the queue. Within a time limit, and without an error: who
+    /// closes can do nothing about one.
     async fn close(&self);
+
+    /// Ends the subscription as [`close`](Self::close) does, and a private reply queue with it.
+    async fn retire(&self);
 }
 
 /// A message to send through the default exchange.
@@ -141,6 +160,20 @@ pub(crate) enum Published {
     Refused,
     /// Nothing is known of it, unless that it was never written.
     Failed { source: BrokerError, written: bool },
+}
+
+impl Published {
+    /// The broker closed the channel, over this message or another.
+    pub(crate) fn is_of_channel(&self) -> bool {
+        let Self::Failed { source, .. } = self else {
+            return false;
+        };
+        matches!(source, BrokerError::ChannelClosed { .. })
+    }
+
+    pub(crate) fn is_failed(&self) -> bool {
+        matches!(self, Self::Failed { .. })
+    }
 }
 
 /// Sends messages, and says what became of each.

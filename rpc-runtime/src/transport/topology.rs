@@ -2,6 +2,11 @@
 
 use std::collections::BTreeMap;
 
+const DELIVERY_LIMIT: &str = "x-delivery-limit";
+
+/// RabbitMQ's own, from version 4 on.
+const DEFAULT_DELIVERY_LIMIT: u32 = 20;
+
 /// Where replies come back to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
@@ -115,6 +120,23 @@ impl RequestQueue {
         self.argument("x-queue-type", "quorum")
     }
 
+    /// How often a request may come back to this quorum queue, because the worker that had it was lost: after that RabbitMQ
+    /// [drops it](https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling), or [hands it
+    /// on](Self::dead_letter_to). A worker refuses one that has come back so often, so that its caller gets the fault
+    /// `interrupted` and not a timeout.
+    ///
+    /// Without it, RabbitMQ 4 has a limit of 20 and earlier versions have none; workers then refuse after 20.
+    pub fn delivery_limit(self, limit: u16) -> Self {
+        self.argument(DELIVERY_LIMIT, limit)
+    }
+
+    /// Where RabbitMQ puts what it drops from this queue: requests that [came back too often](Self::delivery_limit), expired
+    /// ones, and those that did not fit. The queue must exist, and nobody answers what lies there.
+    pub fn dead_letter_to(self, queue: impl Into<String>) -> Self {
+        self.argument("x-dead-letter-exchange", "")
+            .argument("x-dead-letter-routing-key", queue.into())
+    }
+
     /// Gone when the broker restarts. RabbitMQ 4.3 no longer has such queues.
     pub fn transient(mut self) -> Self {
         self.properties.durable = false;
@@ -149,6 +171,14 @@ impl RequestQueue {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How often a request may have been delivered before this worker refuses it.
+    pub(crate) fn max_deliveries(&self) -> u32 {
+        match self.properties.arguments.get(DELIVERY_LIMIT) {
+            Some(QueueArgument::Number(limit)) => u32::try_from(*limit).unwrap_or(u32::MAX).max(1),
+            _ => DEFAULT_DELIVERY_LIMIT,
+        }
     }
 
     pub(crate) fn declare(&self) -> Declare {

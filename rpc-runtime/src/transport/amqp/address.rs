@@ -1,15 +1,18 @@
-//! A broker's address, and connecting to it.
+//! A broker's address.
 
 use std::fmt;
-use std::time::Duration;
 
 use lapin::uri::{AMQPScheme, AMQPUri};
-use lapin::{Connection, ConnectionProperties};
 
-use crate::error::{BrokerError, Cause};
+use crate::error::BrokerError;
+
+/// How often the peers of a connection let each other know that they are there, unless the address says otherwise
+/// (`?heartbeat=`): a connection whose peer is silent for twice as long is lost. RabbitMQ
+/// [advises](https://www.rabbitmq.com/docs/heartbeats) 5 to 20 seconds; its own default is 60.
+const HEARTBEAT_SECONDS: u16 = 10;
 
 /// Where a broker is and how to log in. `Debug` and `Display` show host and port alone.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Address(AMQPUri);
 
 impl Address {
@@ -28,14 +31,17 @@ impl Address {
             }
         }
         // The parser's own message may repeat parts of the address, and with them the password.
-        let uri: AMQPUri = url.parse().map_err(|_| BrokerError::InvalidAddress {
+        let mut uri: AMQPUri = url.parse().map_err(|_| BrokerError::InvalidAddress {
             reason: "it is not of the form amqp://user:password@host:port/vhost",
         })?;
         match uri.scheme {
             AMQPScheme::AMQP if uri.vhost.is_empty() => Err(BrokerError::InvalidAddress {
                 reason: "its virtual host is empty: leave the last slash away, or write /%2f for the default one",
             }),
-            AMQPScheme::AMQP => Ok(Self(uri)),
+            AMQPScheme::AMQP => {
+                uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+                Ok(Self(uri))
+            }
             AMQPScheme::AMQPS => Err(BrokerError::TlsUnsupported),
         }
     }
@@ -45,26 +51,12 @@ impl Address {
         &self.0.authority.userinfo.username
     }
 
-    /// Connects; `role` is the connection's name in RabbitMQ's own tools.
-    pub(crate) async fn connect(
-        &self,
-        role: &'static str,
-        limit: Duration,
-    ) -> Result<Connection, BrokerError> {
-        let properties = ConnectionProperties::default().with_connection_name(role.into());
-        // A peer that accepts and says nothing would hold lapin's handshake for ever.
-        let connecting = tokio::time::timeout(limit, Connection::connect_uri(self.0.clone(), properties));
-        match connecting.await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(BrokerError::Connect {
-                host: self.to_string(),
-                source: Cause::new(error),
-            }),
-            Err(_) => Err(BrokerError::Unresponsive {
-                step: "connecting",
-                limit,
-            }),
-        }
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
+        (&self.0.authority.host, self.0.authority.port)
+    }
+
+    pub(super) fn uri(&self) -> AMQPUri {
+        self.0.clone()
     }
 }
 

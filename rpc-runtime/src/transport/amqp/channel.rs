@@ -13,10 +13,13 @@ use std::task::{Context, Poll};
 use futures_util::Stream;
 use lapin::{Channel, Consumer};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::CLOSE_LIMIT;
+use super::connection::{ConnectionState, lost};
+use super::{CLOSE_LIMIT, broker_error};
+use crate::error::BrokerError;
 
 /// The tasks of a transport, and the word for them to end.
 #[derive(Debug, Clone, Default)]
@@ -25,23 +28,52 @@ pub(super) struct Tasks {
     pub(super) ending: CancellationToken,
 }
 
+impl Tasks {
+    /// Tells the tasks to end, and waits until they have.
+    pub(super) async fn end(&self) {
+        self.ending.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
 /// An open channel.
 pub(super) struct OpenChannel {
     channel: Channel,
+    connection: watch::Receiver<ConnectionState>,
     tasks: Tasks,
 }
 
 impl OpenChannel {
-    pub(super) fn new(channel: Channel, tasks: &Tasks) -> Self {
+    pub(super) fn new(channel: Channel, connection: watch::Receiver<ConnectionState>, tasks: &Tasks) -> Self {
         Self {
             channel,
+            connection,
             tasks: tasks.clone(),
+        }
+    }
+
+    /// What becomes of the channel's connection.
+    pub(super) fn connection(&self) -> watch::Receiver<ConnectionState> {
+        self.connection.clone()
+    }
+
+    /// Waits for an answer, but not for one that can come no more: lapin leaves some questions unanswered when the
+    /// connection is lost under them.
+    pub(super) async fn answer<T>(
+        &self,
+        answer: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, BrokerError> {
+        tokio::select! {
+            biased;
+            answer = answer => answer.map_err(broker_error),
+            reason = lost(self.connection()) => Err(reason),
         }
     }
 
     /// Closes the channel, within a limit; what it had not settled goes back to its queue.
     pub(super) async fn close(&self) {
-        close(&self.channel).await;
+        close(&self.channel, self.connection()).await;
     }
 
     /// Closes the channel in the background, and keeps something until that is done.
@@ -51,9 +83,9 @@ impl OpenChannel {
         }
         // Without a runtime the connection ends too, and takes the channel along.
         if let Ok(runtime) = Handle::try_current() {
-            let channel = self.channel.clone();
+            let (channel, connection) = (self.channel.clone(), self.connection());
             let closing = async move {
-                close(&channel).await;
+                close(&channel, connection).await;
                 drop(kept);
             };
             self.tasks.tracker.spawn_on(closing, &runtime);
@@ -61,14 +93,19 @@ impl OpenChannel {
     }
 }
 
-async fn close(channel: &Channel) {
+async fn close(channel: &Channel, connection: watch::Receiver<ConnectionState>) {
     if !channel.status().connected() {
         return;
     }
-    match tokio::time::timeout(CLOSE_LIMIT, channel.close(200, "closed by its user".into())).await {
-        // An error means that it was closed meanwhile.
-        Ok(Ok(()) | Err(_)) => {}
-        Err(_) => tracing::debug!("the broker did not close a channel in time"),
+    let closing = async {
+        tokio::select! {
+            // An error means that it was closed meanwhile.
+            _ = channel.close(200, "closed by its user".into()) => {}
+            _ = lost(connection) => {}
+        }
+    };
+    if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
+        tracing::debug!("the broker did not close a channel in time");
     }
 }
 

@@ -8,9 +8,13 @@
 //! along. So once all that were in flight at that moment are confirmed, the message's return was taken along by some
 //! confirm: by one of those, or by that of a message sent later, which came earlier than the last of those. That one was seen by
 //! then, or is in flight as far as is known here. So once all that are in flight at that second moment are confirmed
-//! too, there was no return.
+//! too, there was no return. Nor is there one after a while, should one of them never be confirmed (a quorum queue
+//! without a majority confirms nothing): unroutable messages are confirmed at once, and what came is seen soon.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::super::Published;
 use crate::protocol::ShortStr;
@@ -37,8 +41,19 @@ pub(super) struct Confirms {
     second: Waiting,
 }
 
-/// Messages that wait until all before another one are confirmed: that one, which only ever grows, and the message.
-type Waiting = VecDeque<(u64, u64)>;
+/// Messages that wait until all before another one are confirmed, in order of both.
+type Waiting = VecDeque<Undecided>;
+
+#[derive(Debug, Clone, Copy)]
+struct Undecided {
+    sequence: u64,
+    /// The message that is not waited for any more.
+    before: u64,
+    since: Instant,
+}
+
+/// After so long a message is taken for routed whatever else is in flight.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// The broker's word on one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +89,13 @@ impl Confirms {
     }
 
     /// Takes in a message's confirm and the return that rode on it.
-    pub(super) fn confirm(&mut self, sequence: u64, confirm: Confirm, returned: Option<Key>) -> Decided {
+    pub(super) fn confirm(
+        &mut self,
+        sequence: u64,
+        confirm: Confirm,
+        returned: Option<Key>,
+        now: Instant,
+    ) -> Decided {
         let mut decided = Decided::new();
         self.in_flight.remove(&sequence);
         let rode_along = returned.and_then(|key| self.sequences.get(&key).copied());
@@ -91,7 +112,11 @@ impl Confirms {
             (false, Confirm::Nack) => self.push(sequence, Published::Refused, &mut decided),
             (false, Confirm::Ack) if self.keys.contains_key(&sequence) => {
                 self.undecided.insert(sequence);
-                self.first.push_back((self.next, sequence));
+                self.first.push_back(Undecided {
+                    sequence,
+                    before: self.next,
+                    since: now,
+                });
             }
             (false, Confirm::Ack) => self.push(sequence, Published::Routed, &mut decided),
         }
@@ -102,13 +127,49 @@ impl Confirms {
     /// Decides about the messages whose return can no longer come: they were routed.
     fn decide(&mut self, decided: &mut Decided) {
         let oldest = self.in_flight.first().copied().unwrap_or(self.next);
-        while let Some(sequence) = pop_over(&mut self.first, oldest) {
-            self.second.push_back((self.next, sequence));
+        while let Some(over) = pop_if(&mut self.first, |undecided| undecided.before <= oldest) {
+            self.second.push_back(Undecided {
+                before: self.next,
+                ..over
+            });
         }
-        while let Some(sequence) = pop_over(&mut self.second, oldest) {
-            if self.undecided.remove(&sequence) {
-                self.push(sequence, Published::Routed, decided);
-            }
+        while let Some(over) = pop_if(&mut self.second, |undecided| undecided.before <= oldest) {
+            self.take_for_routed(over.sequence, decided);
+        }
+    }
+
+    /// When [`overdue`](Self::overdue) has something to decide; never, where nothing waits.
+    pub(super) fn next_overdue(&self) -> Option<Instant> {
+        let oldest = [self.first.front(), self.second.front()].into_iter().flatten();
+        Some(oldest.map(|undecided| undecided.since).min()? + LONGEST_WAIT)
+    }
+
+    /// Decides about those that have waited long enough.
+    pub(super) fn overdue(&mut self, now: Instant) -> Decided {
+        let mut decided = Decided::new();
+        let is_overdue = |undecided: &Undecided| now >= undecided.since + LONGEST_WAIT;
+        while let Some(overdue) = pop_if(&mut self.second, is_overdue) {
+            self.take_for_routed(overdue.sequence, &mut decided);
+        }
+        while let Some(overdue) = pop_if(&mut self.first, is_overdue) {
+            self.take_for_routed(overdue.sequence, &mut decided);
+        }
+        decided
+    }
+
+    /// Decides about all that were confirmed: no more confirms come.
+    pub(super) fn end(&mut self) -> Decided {
+        let mut decided = Decided::new();
+        for sequence in std::mem::take(&mut self.undecided) {
+            self.push(sequence, Published::Routed, &mut decided);
+        }
+        decided
+    }
+
+    fn take_for_routed(&mut self, sequence: u64, decided: &mut Decided) {
+        // It may have been decided about meanwhile.
+        if self.undecided.remove(&sequence) {
+            self.push(sequence, Published::Routed, decided);
         }
     }
 
@@ -124,18 +185,21 @@ impl Confirms {
     }
 }
 
-/// Takes the next message whose waiting is over, as all before this one are confirmed.
-fn pop_over(waiting: &mut Waiting, oldest: u64) -> Option<u64> {
-    let &(before, sequence) = waiting.front()?;
-    (before <= oldest).then(|| waiting.pop_front())?;
-    Some(sequence)
+/// Takes the next message that waits, if its waiting is over.
+fn pop_if(waiting: &mut Waiting, is_over: impl Fn(&Undecided) -> bool) -> Option<Undecided> {
+    let next = *waiting.front()?;
+    is_over(&next).then(|| waiting.pop_front())?
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::*;
+
+    static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
     fn key(sequence: u64) -> Key {
         (
@@ -162,7 +226,7 @@ mod tests {
         let mut confirms = Confirms::default();
         let sequence = confirms.publish(Some(key(0)));
         assert_eq!(
-            kinds(confirms.confirm(sequence, Confirm::Ack, Some(key(0)))),
+            kinds(confirms.confirm(sequence, Confirm::Ack, Some(key(0)), *NOW)),
             [(0, "returned")]
         );
     }
@@ -174,9 +238,9 @@ mod tests {
             confirms.publish(Some(key(n)));
         }
         // 1 was returned, and rides on 0's confirm.
-        assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, Some(key(1)))), []);
+        assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, Some(key(1)), *NOW)), []);
         assert_eq!(
-            kinds(confirms.confirm(1, Confirm::Ack, None)),
+            kinds(confirms.confirm(1, Confirm::Ack, None, *NOW)),
             [(1, "returned"), (0, "routed")]
         );
     }
@@ -187,9 +251,9 @@ mod tests {
         for n in 0..2 {
             confirms.publish(Some(key(n)));
         }
-        assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, Some(key(1)))), []);
+        assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, Some(key(1)), *NOW)), []);
         assert_eq!(
-            kinds(confirms.confirm(1, Confirm::Ack, Some(key(0)))),
+            kinds(confirms.confirm(1, Confirm::Ack, Some(key(0)), *NOW)),
             [(0, "returned"), (1, "returned")]
         );
     }
@@ -201,11 +265,28 @@ mod tests {
             confirms.publish(Some(key(n)));
         }
         // 0 was returned. 1's confirm came first and took that along, and is seen last.
-        assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, None)), []);
+        assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, None, *NOW)), []);
         assert_eq!(
-            kinds(confirms.confirm(1, Confirm::Ack, Some(key(0)))),
+            kinds(confirms.confirm(1, Confirm::Ack, Some(key(0)), *NOW)),
             [(0, "returned"), (1, "routed")]
         );
+    }
+
+    #[test]
+    fn a_confirm_that_never_comes_holds_up_others_for_a_moment_only() {
+        let mut confirms = Confirms::default();
+        for n in 0..3 {
+            confirms.publish(Some(key(n)));
+        }
+        // 0 is never confirmed, and 2 is on its way.
+        assert_eq!(kinds(confirms.confirm(1, Confirm::Ack, None, *NOW)), []);
+        let overdue = confirms.next_overdue().unwrap();
+        assert_eq!(kinds(confirms.overdue(overdue - Duration::from_millis(1))), []);
+        assert_eq!(kinds(confirms.overdue(overdue)), [(1, "routed")]);
+        assert!(confirms.next_overdue().is_none());
+        // When the channel ends, what was confirmed is known to be.
+        assert_eq!(kinds(confirms.confirm(2, Confirm::Ack, None, *NOW)), []);
+        assert_eq!(kinds(confirms.end()), [(2, "routed")]);
     }
 
     #[test]
@@ -213,7 +294,10 @@ mod tests {
         let mut confirms = Confirms::default();
         for n in 0..2 {
             confirms.publish(Some(key(n)));
-            assert_eq!(kinds(confirms.confirm(n, Confirm::Ack, None)), [(n, "routed")]);
+            assert_eq!(
+                kinds(confirms.confirm(n, Confirm::Ack, None, *NOW)),
+                [(n, "routed")]
+            );
         }
     }
 
@@ -241,7 +325,7 @@ mod tests {
                 true => Decided::new(),
                 false => {
                     let (sequence, returned) = self.unseen.remove(pick.index(self.unseen.len()));
-                    confirms.confirm(sequence, Confirm::Ack, returned)
+                    confirms.confirm(sequence, Confirm::Ack, returned, *NOW)
                 }
             }
         }

@@ -16,7 +16,7 @@ const PERSISTENT: u8 = 2;
 const TRANSIENT: u8 = 1;
 
 /// The properties of a message on its way out.
-pub(super) fn to_lapin(properties: Properties) -> Result<BasicProperties, BrokerError> {
+pub(crate) fn to_lapin(properties: Properties) -> Result<BasicProperties, BrokerError> {
     let Properties {
         kind,
         content_type,
@@ -67,7 +67,7 @@ pub(super) fn to_lapin(properties: Properties) -> Result<BasicProperties, Broker
 }
 
 /// A message that arrived.
-pub(super) fn from_lapin(properties: &BasicProperties, body: Vec<u8>) -> Message {
+pub(crate) fn from_lapin(properties: &BasicProperties, body: Vec<u8>) -> Message {
     Message {
         properties: Properties {
             kind: text(properties.kind()),

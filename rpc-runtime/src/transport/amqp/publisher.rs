@@ -9,18 +9,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use lapin::Confirmation;
 use lapin::message::Delivery;
 use lapin::options::BasicPublishOptions;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::channel::{OpenChannel, Tasks};
 use super::confirms::{Confirm, Confirms, Decided, Key};
-use super::{convert, lost, short};
+use super::connection::ConnectionState;
+use super::{broker_error, convert, short};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::transport::{Outgoing, Published, Publisher};
@@ -31,12 +33,16 @@ const INBOX: usize = 256;
 /// How many messages may wait for their confirm.
 const MAX_UNCONFIRMED: usize = 4096;
 
+/// How many bytes of them: as much as a broker that takes its time makes a handle hold. One more message may come on top.
+const MAX_UNCONFIRMED_BYTES: usize = 64 * 1024 * 1024;
+
 /// Sends through one channel.
 #[derive(Debug)]
 pub(super) struct AmqpPublisher {
     inbox: mpsc::Sender<Job>,
     /// Why the channel can send no more; nothing while it can.
     lost: watch::Receiver<Option<BrokerError>>,
+    connection: watch::Receiver<ConnectionState>,
 }
 
 #[derive(Debug)]
@@ -47,17 +53,37 @@ struct Job {
 
 impl AmqpPublisher {
     /// Starts the publishing task of a channel in confirm mode. It ends with the publisher or the transport.
+    ///
+    /// While the broker blocks the connection it takes no message: those that wait for it can still be withdrawn.
     pub(super) fn start(channel: Arc<OpenChannel>, tasks: &Tasks) -> Self {
         let (inbox, jobs) = mpsc::channel(INBOX);
         let (lost_sender, lost) = watch::channel(None);
+        let connection = channel.connection();
         let task = Task {
+            connection: connection.clone(),
             channel,
+            unconfirmed_bytes: 0,
             confirms: Confirms::default(),
             outcomes: HashMap::new(),
             lost: lost_sender,
         };
         tasks.tracker.spawn(task.run(jobs, tasks.ending.clone()));
-        Self { inbox, lost }
+        Self {
+            inbox,
+            lost,
+            connection,
+        }
+    }
+
+    /// Waits until the broker reads what is published, or the connection is lost: a message that waits here is dropped
+    /// with its call. Cancel safe.
+    async fn unblocked(&self) {
+        if self.connection.borrow().blocked.is_none() {
+            return;
+        }
+        let is_over = |state: &ConnectionState| state.blocked.is_none() || state.lost.is_some();
+        // It fails where the connection is gone, which the task finds out.
+        let _ = self.connection.clone().wait_for(is_over).await;
     }
 }
 
@@ -66,9 +92,10 @@ impl Publisher for AmqpPublisher {
     async fn publish(&self, outgoing: Outgoing) -> Published {
         let departure = outgoing.departure.clone();
         let (outcome, published) = oneshot::channel();
+        self.unblocked().await;
         if self.inbox.send(Job { outgoing, outcome }).await.is_err() {
             return Published::Failed {
-                source: BrokerError::Closed,
+                source: self.closed().await,
                 written: false,
             };
         }
@@ -76,7 +103,7 @@ impl Publisher for AmqpPublisher {
             Ok(published) => published,
             // The task answers each job, unless it is told to end.
             Err(_) => Published::Failed {
-                source: BrokerError::Closed,
+                source: self.closed().await,
                 written: !departure.withdraw(),
             },
         }
@@ -85,18 +112,29 @@ impl Publisher for AmqpPublisher {
     async fn closed(&self) -> BrokerError {
         match self.lost.clone().wait_for(Option::is_some).await.as_deref() {
             Ok(Some(reason)) => reason.clone(),
-            // The task has ended.
+            // The task was told to end.
             Ok(None) | Err(_) => BrokerError::Closed,
         }
     }
 }
 
-type Confirming = BoxFuture<'static, (u64, lapin::Result<Confirmation>)>;
+/// A message on its way to its confirm.
+type Confirming = BoxFuture<'static, Confirmed>;
+
+struct Confirmed {
+    sequence: u64,
+    size: usize,
+    /// The message was written as a whole.
+    written: bool,
+    confirmation: lapin::Result<Confirmation>,
+}
 
 struct Task {
     channel: Arc<OpenChannel>,
+    connection: watch::Receiver<ConnectionState>,
     confirms: Confirms,
     outcomes: HashMap<u64, oneshot::Sender<Published>>,
+    unconfirmed_bytes: usize,
     lost: watch::Sender<Option<BrokerError>>,
 }
 
@@ -104,30 +142,86 @@ impl Task {
     async fn run(mut self, mut jobs: mpsc::Receiver<Job>, ending: CancellationToken) {
         let mut confirming: FuturesUnordered<Confirming> = FuturesUnordered::new();
         let mut open = true;
-        while open || !confirming.is_empty() {
+        let reason = loop {
+            if let Some(reason) = self.reason() {
+                break reason;
+            }
+            if !open && confirming.is_empty() {
+                return;
+            }
+            let may_send = open && !self.is_blocked() && self.has_room(confirming.len());
             tokio::select! {
                 () = ending.cancelled() => return,
-                Some((sequence, confirmation)) = confirming.next() => self.confirmed(sequence, confirmation),
-                job = jobs.recv(), if open && confirming.len() < MAX_UNCONFIRMED => match job {
+                Some(confirmed) = confirming.next() => self.confirmed(confirmed),
+                job = jobs.recv(), if may_send => match job {
                     Some(job) => confirming.extend(self.publish(job).await),
                     None => open = false,
                 },
+                () = until(self.confirms.next_overdue()) => {
+                    let decided = self.confirms.overdue(Instant::now());
+                    self.tell(decided);
+                }
+                changed = self.connection.changed() => if changed.is_err() {
+                    break BrokerError::Lost { source: None };
+                },
+                // Where no job is taken, this tells that nobody is left to give one.
+                () = self.lost.closed(), if !may_send && confirming.is_empty() => return,
             }
+        };
+        self.end(reason, confirming, jobs).await;
+    }
+
+    /// Why nothing can be sent any more.
+    fn reason(&self) -> Option<BrokerError> {
+        let of_channel = self.lost.borrow().clone();
+        of_channel.or_else(|| self.connection.borrow().lost.clone())
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.connection.borrow().blocked.is_some()
+    }
+
+    fn has_room(&self, unconfirmed: usize) -> bool {
+        unconfirmed < MAX_UNCONFIRMED && self.unconfirmed_bytes < MAX_UNCONFIRMED_BYTES
+    }
+
+    /// Answers all jobs: nothing more will be heard of those that were handed on, the others never left.
+    async fn end(
+        mut self,
+        reason: BrokerError,
+        mut confirming: FuturesUnordered<Confirming>,
+        mut jobs: mpsc::Receiver<Job>,
+    ) {
+        self.lost
+            .send_if_modified(|lost| lost.replace(reason.clone()).is_none());
+        while let Some(Some(confirmed)) = confirming.next().now_or_never() {
+            self.confirmed(confirmed);
+        }
+        let reason = self.reason().unwrap_or(reason);
+        let confirmed = self.confirms.end();
+        self.tell(confirmed);
+        let failed = |written| Published::Failed {
+            source: reason.clone(),
+            written,
+        };
+        for (_, outcome) in self.outcomes.drain() {
+            let _ = outcome.send(failed(true));
+        }
+        jobs.close();
+        while let Some(job) = jobs.recv().await {
+            let _ = job.outcome.send(failed(false));
         }
     }
 
     /// Hands a message to lapin; what is returned waits for its confirm.
     async fn publish(&mut self, job: Job) -> Option<Confirming> {
-        let Job {
-            outgoing:
-                Outgoing {
-                    queue,
-                    mandatory,
-                    message,
-                    departure,
-                },
-            outcome,
-        } = job;
+        let Job { outgoing, outcome } = job;
+        let Outgoing {
+            queue,
+            mandatory,
+            message,
+            departure,
+        } = outgoing;
         if !departure.leave() {
             return None;
         }
@@ -144,8 +238,11 @@ impl Task {
             }
         };
         let sequence = self.confirms.publish(key);
+        self.outcomes.insert(sequence, outcome);
         let channel = Arc::clone(&self.channel);
         let body = message.body;
+        let size = body.len();
+        self.unconfirmed_bytes += size;
         let mut publishing: Confirming = Box::pin(async move {
             let options = BasicPublishOptions {
                 mandatory,
@@ -156,70 +253,85 @@ impl Task {
                 .await;
             // It has been written; while it waits for its confirm, it takes no memory.
             drop(body);
+            let written = published.is_ok();
             let confirmation = match published {
                 Ok(confirm) => confirm.await,
                 Err(error) => Err(error),
             };
-            (sequence, confirmation)
+            Confirmed {
+                sequence,
+                size,
+                written,
+                confirmation,
+            }
         });
         match first_poll(publishing.as_mut()).await {
-            None => {
-                self.outcomes.insert(sequence, outcome);
-                Some(publishing)
-            }
-            // Ready at once: the channel was closed before, and nothing was written.
-            Some((_, Err(error))) => {
-                let source = self.failed(error);
-                let _ = outcome.send(Published::Failed {
-                    source,
-                    written: false,
-                });
-                let decided = self.confirms.forget(sequence);
-                self.tell(decided);
+            None => Some(publishing),
+            // Failed at once: the channel was closed before, unless the message was written all the same.
+            Some(Confirmed {
+                confirmation: Err(error),
+                written,
+                ..
+            }) => {
+                self.failed(sequence, size, error, written);
                 None
             }
-            Some((_, Ok(confirmation))) => {
-                self.outcomes.insert(sequence, outcome);
-                self.confirmed(sequence, Ok(confirmation));
+            Some(confirmed) => {
+                self.confirmed(confirmed);
                 None
             }
         }
     }
 
-    fn confirmed(&mut self, sequence: u64, confirmation: lapin::Result<Confirmation>) {
+    fn confirmed(&mut self, confirmed: Confirmed) {
+        let Confirmed {
+            sequence,
+            size,
+            confirmation,
+            ..
+        } = confirmed;
         let (confirm, returned) = match confirmation {
             Ok(Confirmation::Ack(returned)) => (Confirm::Ack, returned),
             Ok(Confirmation::Nack(returned)) => (Confirm::Nack, returned),
             // Only of a channel that is not in confirm mode, and this one is.
             Ok(Confirmation::NotRequested) => (Confirm::Ack, None),
-            Err(error) => {
-                let source = self.failed(error);
-                self.tell(vec![(
-                    sequence,
-                    Published::Failed {
-                        source,
-                        written: true,
-                    },
-                )]);
-                let decided = self.confirms.forget(sequence);
-                return self.tell(decided);
-            }
+            Err(error) => return self.failed(sequence, size, error, true),
         };
-        let decided = self
-            .confirms
-            .confirm(sequence, confirm, returned.as_deref().and_then(key));
+        self.unconfirmed_bytes -= size;
+        let decided = self.confirms.confirm(
+            sequence,
+            confirm,
+            returned.as_deref().and_then(key),
+            Instant::now(),
+        );
         self.tell(decided);
     }
 
-    /// A publish fails only with its channel.
-    fn failed(&self, error: lapin::Error) -> BrokerError {
-        let reason = lost(error);
+    /// A publish fails only with its channel, which can send nothing more.
+    fn failed(&mut self, sequence: u64, size: usize, error: lapin::Error, written: bool) {
+        self.unconfirmed_bytes -= size;
+        let mut reason = broker_error(error);
         self.lost.send_if_modified(|lost| {
-            let first = lost.is_none();
-            lost.get_or_insert_with(|| reason.clone());
-            first
+            // What comes before or after the broker's own reason only says that the channel is closed.
+            let is_news = match (&lost, &reason) {
+                (None, _) => true,
+                (Some(BrokerError::Lost { .. }), BrokerError::ChannelClosed { .. }) => true,
+                (Some(known), _) => {
+                    reason = known.clone();
+                    false
+                }
+            };
+            if is_news {
+                *lost = Some(reason.clone());
+            }
+            is_news
         });
-        reason
+        if let Some(outcome) = self.outcomes.remove(&sequence) {
+            let source = reason;
+            let _ = outcome.send(Published::Failed { source, written });
+        }
+        let decided = self.confirms.forget(sequence);
+        self.tell(decided);
     }
 
     fn tell(&mut self, decided: Decided) {
@@ -229,6 +341,14 @@ impl Task {
                 let _ = outcome.send(published);
             }
         }
+    }
+}
+
+/// Waits until then, or for ever.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -245,4 +365,56 @@ fn key(returned: &Delivery) -> Option<Key> {
     let queue = ShortStr::new(returned.routing_key.as_str()).ok()?;
     let correlation_id = returned.properties.correlation_id().as_ref()?;
     Some((queue, ShortStr::new(correlation_id.as_str()).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Message;
+    use crate::transport::Departure;
+
+    /// Publishes through a publisher whose task has ended.
+    async fn publish_after(lost: Option<BrokerError>) -> Published {
+        let (inbox, _) = mpsc::channel(1);
+        let (_, lost) = watch::channel(lost);
+        let outgoing = Outgoing {
+            queue: ShortStr::from_static("q"),
+            mandatory: true,
+            message: Message::default(),
+            departure: Departure::default(),
+        };
+        let (_, connection) = watch::channel(ConnectionState::default());
+        let publisher = AmqpPublisher {
+            inbox,
+            lost,
+            connection,
+        };
+        publisher.publish(outgoing).await
+    }
+
+    #[tokio::test]
+    async fn who_comes_after_the_loss_of_the_channel_hears_of_it() {
+        let published = publish_after(Some(BrokerError::Lost { source: None })).await;
+        let is_lost = matches!(
+            published,
+            Published::Failed {
+                source: BrokerError::Lost { .. },
+                written: false
+            }
+        );
+        assert!(is_lost, "{published:?}");
+    }
+
+    #[tokio::test]
+    async fn who_comes_after_the_end_hears_of_that() {
+        let published = publish_after(None).await;
+        let is_closed = matches!(
+            published,
+            Published::Failed {
+                source: BrokerError::Closed,
+                written: false
+            }
+        );
+        assert!(is_closed, "{published:?}");
+    }
 }

@@ -9,20 +9,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lapin::options::ConfirmSelectOptions;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::channel::{OpenChannel, Tasks};
+use super::channel::Tasks;
+use super::connection::OpenConnection;
+use super::opening::Opening;
 use super::publisher::AmqpPublisher;
-use super::{Address, OpenConnection, lost, within};
+use super::supervised::Target;
 use crate::error::BrokerError;
 use crate::protocol::DIRECT_REPLY_TO;
-use crate::transport::{Outgoing, Published, Publisher};
+use crate::transport::{Backoff, Outgoing, Published, Publisher};
 
-/// Sends a worker's replies.
+/// Sends messages: those to direct reply-to addresses over a connection of their own, all others through one channel.
 #[derive(Debug)]
 pub(super) struct ReplyPublisher {
-    pub(super) queues: Arc<dyn Publisher>,
+    pub(super) queues: AmqpPublisher,
     pub(super) direct: Arc<DirectReplies>,
 }
 
@@ -43,8 +46,7 @@ impl Publisher for ReplyPublisher {
 /// The connection for direct replies: made for the first of them, and again after it was lost.
 #[derive(Debug)]
 pub(super) struct DirectReplies {
-    address: Address,
-    limit: Duration,
+    target: Target,
     tasks: Tasks,
     shared: Mutex<Option<Arc<DirectLink>>>,
     /// Held while a reply that may be poisonous is tried alone.
@@ -53,74 +55,118 @@ pub(super) struct DirectReplies {
 
 #[derive(Debug)]
 struct DirectLink {
-    connection: OpenConnection,
+    connection: Arc<OpenConnection>,
     publisher: AmqpPublisher,
+    /// Watches the connection, which ends with the link.
+    _watch: AbortOnDropHandle<()>,
 }
 
+/// How long a connection may be tried to be made before the replies that wait for it are given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a reply is tried alone: what ends its connection so often is not the network.
+const TRIES_ALONE: u32 = 3;
+
 impl DirectReplies {
-    pub(super) fn new(address: Address, limit: Duration, tasks: Tasks) -> Self {
+    pub(super) fn new(target: Target, tasks: Tasks) -> Self {
         Self {
-            address,
-            limit,
+            target,
             tasks,
             shared: Mutex::new(None),
             quarantine: Mutex::new(()),
         }
     }
 
-    /// Sends a reply. Where the connection is lost over it, it is tried once more, alone on a connection of its own; where
-    /// that is lost too, the reply itself is what the broker does not take. A failure here is never the worker's:
-    /// its requests are settled as after any refused reply.
     async fn publish(&self, outgoing: Outgoing) -> Published {
-        let link = match self.link().await {
-            Ok(link) => link,
-            Err(error) => return refused(&error),
-        };
-        let published = link.publisher.publish(outgoing.clone()).await;
-        let Published::Failed { .. } = published else {
-            return published;
-        };
-        self.forget(&link).await;
-
-        let _alone = self.quarantine.lock().await;
-        let link = match self.connect().await {
-            Ok(link) => link,
-            Err(error) => return refused(&error),
-        };
-        let published = link.publisher.publish(outgoing).await;
-        link.connection.close().await;
-        match published {
-            Published::Failed { source, .. } => refused(&source),
-            published => published,
-        }
+        let publishing = self.tasks.ending.run_until_cancelled(self.deliver(outgoing));
+        publishing.await.unwrap_or(Published::Failed {
+            source: BrokerError::Closed,
+            written: true,
+        })
     }
 
-    async fn link(&self) -> Result<Arc<DirectLink>, BrokerError> {
+    /// Sends a reply, once there is a connection. Where that is lost over it, it is tried alone, on a connection of its
+    /// own; where that is lost too, each time, the reply itself is what the broker does not take. A failure here is never
+    /// the worker's: its requests are settled as after any refused reply.
+    async fn deliver(&self, outgoing: Outgoing) -> Published {
+        let Some(link) = self.link().await else {
+            return Published::Refused;
+        };
+        let published = link.publisher.publish(outgoing.clone()).await;
+        if !published.is_failed() {
+            return published;
+        }
+        self.forget(&link).await;
+        if published.is_of_channel() {
+            return published;
+        }
+
+        let _alone = self.quarantine.lock().await;
+        for _ in 0..TRIES_ALONE {
+            let Some(link) = self.connect_at_last().await else {
+                return Published::Refused;
+            };
+            let published = link.publisher.publish(outgoing.clone()).await;
+            link.connection.close().await;
+            if !published.is_failed() || published.is_of_channel() {
+                return published;
+            }
+        }
+        tracing::warn!("a direct reply ends each connection that it is sent by; it is dropped");
+        Published::Refused
+    }
+
+    /// The shared connection, made by the first who needs it.
+    async fn link(&self) -> Option<Arc<DirectLink>> {
         let mut shared = self.shared.lock().await;
         if let Some(link) = &*shared
             && link.connection.is_open()
         {
-            return Ok(Arc::clone(link));
+            return Some(Arc::clone(link));
         }
-        let link = Arc::new(self.connect().await?);
+        let link = Arc::new(self.connect_at_last().await?);
         *shared = Some(Arc::clone(&link));
-        Ok(link)
+        Some(link)
+    }
+
+    /// Connects, however often that takes, unless it takes too long. Cancel safe.
+    async fn connect_at_last(&self) -> Option<DirectLink> {
+        let mut backoff = Backoff::new();
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            match self.connect().await {
+                Ok(link) => return Some(link),
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "no connection for direct replies"
+                ),
+            }
+            if Instant::now() >= give_up {
+                return None;
+            }
+            backoff.wait().await;
+        }
     }
 
     async fn connect(&self) -> Result<DirectLink, BrokerError> {
-        let connection = OpenConnection(self.address.connect("rpc direct replies", self.limit).await?);
-        let opening = async {
-            let channel = connection.0.create_channel().await?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok(channel)
+        let connection = Arc::new(self.target.connect("rpc direct replies").await?);
+        let watched = Arc::clone(&connection);
+        let ending = self.tasks.ending.clone();
+        let watching = async move {
+            ending.run_until_cancelled(watched.watch(|_| {})).await;
         };
-        let channel = within(self.limit, "opening a channel", opening)
-            .await?
-            .map_err(lost)?;
-        let publisher = AmqpPublisher::start(Arc::new(OpenChannel::new(channel, &self.tasks)), &self.tasks);
+        let watch = AbortOnDropHandle::new(self.tasks.tracker.spawn(watching));
+        let opening = Opening {
+            connection: &connection,
+            limit: self.target.limit,
+            tasks: &self.tasks,
+        };
+        let channel = opening.channel().await?;
+        let publisher = opening.publisher(channel).await?;
         Ok(DirectLink {
             connection,
             publisher,
+            _watch: watch,
         })
     }
 
@@ -136,12 +182,4 @@ impl DirectReplies {
             link.connection.close().await;
         }
     }
-}
-
-fn refused(error: &BrokerError) -> Published {
-    tracing::warn!(
-        error = error as &dyn std::error::Error,
-        "a direct reply could not be sent"
-    );
-    Published::Refused
 }

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
+use lapin::Consumer;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, QueueDeleteOptions};
 use lapin::types::{FieldTable, ShortString};
 
 use super::channel::{Deliveries, OpenChannel};
-use super::{CLOSE_LIMIT, convert, lost, refused, short, within};
+use super::{CLOSE_LIMIT, broker_error, convert, short};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::transport::{Control, Delivery, Subscription};
@@ -22,41 +23,46 @@ pub(super) enum Acknowledge {
     Never,
 }
 
-/// Consumes from a queue. `delete_on_close` is a private queue that ends with the subscription.
-pub(super) async fn open(
-    channel: &Arc<OpenChannel>,
+/// Asks to consume from a queue.
+pub(super) fn consume(
+    channel: &OpenChannel,
     queue: &str,
     acknowledge: Acknowledge,
-    delete_on_close: Option<ShortStr>,
-    limit: Duration,
-) -> Result<Subscription, BrokerError> {
+) -> Result<impl Future<Output = lapin::Result<Consumer>>, BrokerError> {
     let options = BasicConsumeOptions {
         no_ack: acknowledge == Acknowledge::Never,
         ..Default::default()
     };
     // An empty tag has the broker choose one.
-    let consuming = channel.basic_consume(short(queue)?, "".into(), options, FieldTable::default());
-    let consumer = within(limit, "consuming a queue", consuming)
-        .await?
-        .map_err(|error| refused(queue, error))?;
+    Ok(channel.basic_consume(short(queue)?, "".into(), options, FieldTable::default()))
+}
+
+/// A subscription by a consumer of this channel. `private` is a queue that ends with its last subscription.
+pub(super) fn of(
+    consumer: Consumer,
+    channel: &Arc<OpenChannel>,
+    acknowledge: Acknowledge,
+    private: Option<ShortStr>,
+    limit: Duration,
+) -> Subscription {
     let control = ChannelControl {
         channel: Arc::clone(channel),
         tag: consumer.tag(),
         acknowledge,
-        delete_on_close,
+        private,
         limit,
     };
     let deliveries = Deliveries::new(consumer, channel)
-        .map_err(lost)
+        .map_err(broker_error)
         .map_ok(|delivery| Delivery {
             redelivered: delivery.redelivered,
             tag: delivery.delivery_tag,
             message: convert::from_lapin(&delivery.properties, delivery.data),
         });
-    Ok(Subscription {
+    Subscription {
         deliveries: deliveries.boxed(),
         control: Arc::new(control),
-    })
+    }
 }
 
 #[derive(Debug)]
@@ -64,7 +70,7 @@ struct ChannelControl {
     channel: Arc<OpenChannel>,
     tag: ShortString,
     acknowledge: Acknowledge,
-    delete_on_close: Option<ShortStr>,
+    private: Option<ShortStr>,
     limit: Duration,
 }
 
@@ -72,11 +78,10 @@ impl ChannelControl {
     async fn acknowledge(&self, tag: u64, multiple: bool) -> Result<(), BrokerError> {
         match self.acknowledge {
             Acknowledge::Never => Ok(()),
-            Acknowledge::Each => self
-                .channel
-                .basic_ack(tag, BasicAckOptions { multiple })
-                .await
-                .map_err(lost),
+            Acknowledge::Each => {
+                let settling = self.channel.basic_ack(tag, BasicAckOptions { multiple });
+                self.channel.answer(settling).await
+            }
         }
     }
 }
@@ -95,20 +100,25 @@ impl Control for ChannelControl {
         let cancelling = self
             .channel
             .basic_cancel(self.tag.clone(), BasicCancelOptions::default());
-        within(self.limit, "cancelling a consumer", cancelling)
-            .await?
-            .map_err(lost)
+        let (step, limit) = ("cancelling a consumer", self.limit);
+        match tokio::time::timeout(limit, self.channel.answer(cancelling)).await {
+            Ok(cancelled) => cancelled,
+            Err(_) => Err(BrokerError::Unresponsive { step, limit }),
+        }
     }
 
     async fn close(&self) {
-        if let Some(queue) = &self.delete_on_close
+        self.channel.close().await;
+    }
+
+    async fn retire(&self) {
+        if let Some(queue) = &self.private
             && let Ok(queue) = short(queue.as_str())
         {
             let deleting = self.channel.queue_delete(queue, QueueDeleteOptions::default());
             // Where it cannot be deleted now, it expires.
             let _ = tokio::time::timeout(CLOSE_LIMIT, deleting).await;
         }
-        // Several subscriptions may share the channel; they end together.
-        self.channel.close().await;
+        self.close().await;
     }
 }

@@ -55,6 +55,12 @@ impl Hub {
         self.queues.insert(name.to_owned(), Queue::private());
     }
 
+    /// How many messages wait in a queue; `None` where there is none of that name.
+    pub(super) fn depth(&self, name: &str) -> Option<u32> {
+        let waiting = self.queues.get(name)?.depth();
+        Some(u32::try_from(waiting).unwrap_or(u32::MAX))
+    }
+
     /// Makes sure that a queue exists.
     pub(super) fn find(&self, name: &str) -> Result<(), BrokerError> {
         match self.queues.contains_key(name) {
@@ -122,6 +128,27 @@ impl Hub {
         if let Some(queue) = self.queues.get_mut(&consumer.queue) {
             queue.close(consumer.number, now);
         }
+    }
+}
+
+#[cfg(test)]
+impl Hub {
+    /// What a restart leaves: durable queues, and the persistent messages in them.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.queues.retain(|name, queue| {
+            queue.restart(now);
+            // Direct and exclusive reply queues have names that only the broker gives.
+            !name.starts_with("amq.")
+        });
+    }
+
+    /// How many queues there are.
+    pub(super) fn len(&self) -> usize {
+        self.queues.len()
+    }
+
+    pub(super) fn backlog(&self, name: &str) -> Option<usize> {
+        Some(self.queues.get(name)?.backlog())
     }
 }
 

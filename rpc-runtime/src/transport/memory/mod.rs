@@ -3,22 +3,25 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+#[cfg(test)]
+pub(crate) mod faults;
 mod hub;
 mod queue;
+mod road;
+mod wire;
 
-use super::{
-    CallerLink, Control, Delivery, Outgoing, Published, Publisher, Subscription, Transport, WorkerLink,
-};
+use super::{Control, Delivery, Outgoing, Published, Publisher, ReplyLink, Subscription, Transport};
 use crate::error::BrokerError;
 use crate::protocol::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX, ShortStr};
+use crate::status::{Connectivity, StatusBoard};
 use crate::transport::topology::{Declare, ReplyQueue, RequestQueue};
 use hub::{ConsumerId, Hub, Settling};
+use wire::{Session, Wire};
 
 /// A broker within this process, with RabbitMQ's semantics: named queues, competing consumers, prefetch, settling and
 /// redelivery, expiration, priorities, and the return of what no queue takes. Of queue arguments it knows the queue type (a
@@ -55,14 +58,6 @@ impl InProcessBroker {
     }
 }
 
-fn deliveries(
-    receiver: mpsc::UnboundedReceiver<Delivery>,
-) -> impl stream::Stream<Item = Result<Delivery, BrokerError>> {
-    stream::unfold(receiver, async |mut receiver| {
-        receiver.recv().await.map(|delivery| (Ok(delivery), receiver))
-    })
-}
-
 impl std::fmt::Debug for InProcessBroker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("InProcessBroker").finish_non_exhaustive()
@@ -73,7 +68,11 @@ impl std::fmt::Debug for InProcessBroker {
 #[derive(Debug)]
 pub(crate) struct MemoryTransport {
     broker: InProcessBroker,
-    closed: CancellationToken,
+    publishing: Wire,
+    consuming: Wire,
+    board: StatusBoard,
+    /// The reply queues of this handle: they end with it.
+    private: Mutex<Vec<String>>,
 }
 
 impl MemoryTransport {
@@ -83,108 +82,184 @@ impl MemoryTransport {
     pub(crate) fn new(broker: &InProcessBroker) -> Self {
         Self {
             broker: broker.clone(),
-            closed: CancellationToken::new(),
-        }
-    }
-
-    fn ensure_open(&self) -> Result<(), BrokerError> {
-        match self.closed.is_cancelled() {
-            true => Err(BrokerError::Closed),
-            false => Ok(()),
+            publishing: Wire::new(),
+            consuming: Wire::new(),
+            board: StatusBoard::new(&Connectivity::Up),
+            private: Mutex::default(),
         }
     }
 
     fn subscribe(
         &self,
+        wire: &Wire,
+        session: &Session,
         queue: &str,
         settling: Settling,
-        delete_on_close: bool,
+        private: bool,
     ) -> Result<Subscription, BrokerError> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let consumer = self
             .broker
             .hub()
             .consume(queue, settling, sender, Instant::now())?;
-        let queue = delete_on_close.then(|| queue.to_owned());
+        wire.keep(consumer.clone());
         let control = MemoryControl {
             broker: self.broker.clone(),
+            session: session.clone(),
             consumer,
-            queue,
+            private: private.then(|| queue.to_owned()),
         };
-        let closed = self.closed.clone();
-        let last_word =
-            stream::once(async move { closed.is_cancelled().then_some(Err(BrokerError::Closed)) });
-        let deliveries = deliveries(receiver)
-            .take_until(self.closed.clone().cancelled_owned())
-            .chain(last_word.filter_map(std::future::ready));
         Ok(Subscription {
-            deliveries: deliveries.boxed(),
+            deliveries: deliveries(receiver, session.clone()).boxed(),
             control: Arc::new(control),
         })
     }
+
+    fn publisher(&self, session: Session, direct: Option<ShortStr>) -> Arc<dyn Publisher> {
+        Arc::new(MemoryPublisher {
+            broker: self.broker.clone(),
+            session,
+            direct,
+        })
+    }
+
+    /// Makes a reply queue of its own, to end with the handle.
+    fn declare_private(&self, prefix: &str) -> Result<(String, ShortStr), BrokerError> {
+        let queue = format!("{prefix}{}", Uuid::new_v4());
+        let address = ShortStr::new(&queue).map_err(|_| BrokerError::Unsendable {
+            reason: "the queue's name",
+        })?;
+        self.broker.hub().declare_private(&queue);
+        self.private().push(queue.clone());
+        Ok((queue, address))
+    }
+
+    fn private(&self) -> MutexGuard<'_, Vec<String>> {
+        // A list of names is whole at every moment.
+        self.private.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        self.board.close();
+        self.publishing.close(&self.broker);
+        self.consuming.close(&self.broker);
+        for queue in self.private().drain(..) {
+            self.broker.hub().delete(&queue);
+        }
+    }
+}
+
+impl Drop for MemoryTransport {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What arrives, until the consumer is cancelled or the connection is over.
+fn deliveries(
+    receiver: mpsc::UnboundedReceiver<Delivery>,
+    session: Session,
+) -> impl Stream<Item = Result<Delivery, BrokerError>> {
+    stream::unfold(Some((receiver, session)), async |open| {
+        let (mut receiver, session) = open?;
+        tokio::select! {
+            biased;
+            reason = session.lost() => Some((Err(reason), None)),
+            delivery = receiver.recv() => {
+                let delivery = delivery?;
+                let arrived = session.arrive().await;
+                match arrived {
+                    Ok(()) => Some((Ok(delivery), Some((receiver, session)))),
+                    Err(reason) => Some((Err(reason), None)),
+                }
+            }
+        }
+    })
 }
 
 #[async_trait]
 impl Transport for MemoryTransport {
-    async fn open_caller(&self, replies: ReplyQueue) -> Result<CallerLink, BrokerError> {
-        self.ensure_open()?;
-        let id = Uuid::new_v4();
-        let (queue, settling) = match replies {
-            ReplyQueue::Resumable => (format!("{REPLY_QUEUE_PREFIX}{id}"), Settling::Unlimited),
-            ReplyQueue::Exclusive => (format!("amq.gen-{id}"), Settling::None),
-            ReplyQueue::Direct => (format!("{DIRECT_REPLY_TO}.{id}"), Settling::None),
+    async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
+        let session = self.publishing.ready().await?;
+        Ok(self.publisher(session, None))
+    }
+
+    async fn open_replies(
+        &self,
+        replies: ReplyQueue,
+        earlier: Option<&ShortStr>,
+    ) -> Result<ReplyLink, BrokerError> {
+        let (wire, settling) = match replies {
+            ReplyQueue::Resumable => (&self.consuming, Settling::Unlimited),
+            ReplyQueue::Exclusive => (&self.consuming, Settling::None),
+            ReplyQueue::Direct => (&self.publishing, Settling::None),
         };
-        self.broker.hub().declare_private(&queue);
-        let subscription = self.subscribe(&queue, settling, true)?;
-        let address = ShortStr::new(&queue).map_err(|_| BrokerError::Unsendable {
-            reason: "the queue's name",
-        })?;
-        let (reply_to, direct) = match replies {
-            ReplyQueue::Direct => (ShortStr::from_static(DIRECT_REPLY_TO), Some(address)),
-            ReplyQueue::Resumable | ReplyQueue::Exclusive => (address, None),
+        let session = wire.ready().await?;
+        let found = earlier.filter(|_| replies == ReplyQueue::Resumable);
+        let found = found.and_then(|name| Some((name, self.broker.hub().depth(name.as_str())?)));
+        let (queue, address, resumed) = match (replies, found) {
+            (_, Some((name, waiting))) => (name.to_string(), name.clone(), Some(waiting)),
+            (ReplyQueue::Resumable, None) => {
+                let (queue, address) = self.declare_private(REPLY_QUEUE_PREFIX)?;
+                (queue, address, None)
+            }
+            (ReplyQueue::Exclusive, None) => {
+                let (queue, address) = self.declare_private("amq.gen-")?;
+                (queue, address, None)
+            }
+            (ReplyQueue::Direct, None) => {
+                let (queue, address) = self.declare_private(&format!("{DIRECT_REPLY_TO}."))?;
+                (queue, address, None)
+            }
         };
-        let publisher = Arc::new(MemoryPublisher {
-            broker: self.broker.clone(),
-            closed: self.closed.clone(),
-            direct,
-        });
-        Ok(CallerLink {
-            reply_to,
-            publisher,
-            replies: subscription,
+        let replies_come_in = self.subscribe(wire, &session, &queue, settling, true)?;
+        let is_direct = replies == ReplyQueue::Direct;
+        Ok(ReplyLink {
+            publisher: is_direct.then(|| self.publisher(session, Some(address.clone()))),
+            address: match is_direct {
+                true => ShortStr::from_static(DIRECT_REPLY_TO),
+                false => address,
+            },
+            replies: replies_come_in,
+            resumed,
         })
     }
 
-    async fn open_worker(&self, queues: &[RequestQueue], prefetch: u16) -> Result<WorkerLink, BrokerError> {
-        self.ensure_open()?;
-        for queue in queues {
-            match queue.declare() {
-                Declare::Active => self.broker.hub().declare(queue.name(), queue.properties())?,
-                Declare::Passive => self.broker.hub().find(queue.name())?,
-                Declare::No => {}
-            }
+    async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
+        match queue.declare() {
+            Declare::Active => self.broker.hub().declare(queue.name(), queue.properties()),
+            Declare::Passive => self.broker.hub().find(queue.name()),
+            Declare::No => Ok(()),
         }
-        let requests = queues
-            .iter()
-            .map(|queue| self.subscribe(queue.name(), Settling::Prefetch(prefetch.into()), false))
-            .collect::<Result<_, _>>()?;
-        let publisher = Arc::new(MemoryPublisher {
-            broker: self.broker.clone(),
-            closed: self.closed.clone(),
-            direct: None,
-        });
-        Ok(WorkerLink { requests, publisher })
+    }
+
+    async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
+        let session = self.consuming.ready().await?;
+        match queue.declare() {
+            Declare::Active => self.broker.hub().declare(queue.name(), queue.properties())?,
+            Declare::Passive => self.broker.hub().find(queue.name())?,
+            Declare::No => {}
+        }
+        let settling = Settling::Prefetch(prefetch.into());
+        let subscription = self.subscribe(&self.consuming, &session, queue.name(), settling, false)?;
+        // The broker delivers before this side knows that it consumes.
+        session.arrive().await?;
+        Ok(subscription)
+    }
+
+    fn status(&self) -> &StatusBoard {
+        &self.board
     }
 
     async fn close(&self) {
-        self.closed.cancel();
+        self.end();
     }
 }
 
 #[derive(Debug)]
 struct MemoryPublisher {
     broker: InProcessBroker,
-    closed: CancellationToken,
+    session: Session,
     /// What replaces the pseudo-address of direct reply-to, as RabbitMQ replaces it.
     direct: Option<ShortStr>,
 }
@@ -198,71 +273,85 @@ impl Publisher for MemoryPublisher {
             mut message,
             departure,
         } = outgoing;
-        if self.closed.is_cancelled() || !departure.leave() {
-            return Published::Failed {
-                source: BrokerError::Closed,
-                written: false,
-            };
+        let failed = |source, written| Published::Failed { source, written };
+        if let Err(source) = self.session.unblocked().await {
+            return failed(source, false);
         }
-        if message
-            .properties
+        if !departure.leave() {
+            return failed(BrokerError::Closed, false);
+        }
+        let properties = &mut message.properties;
+        if properties
             .reply_to
             .as_ref()
             .is_some_and(|address| address.as_str() == DIRECT_REPLY_TO)
         {
-            message.properties.reply_to.clone_from(&self.direct);
+            properties.reply_to.clone_from(&self.direct);
         }
-        match self.broker.hub().publish(queue.as_str(), message, Instant::now()) {
-            true => Published::Routed,
-            false if mandatory => Published::Returned,
-            false => Published::Routed,
+        let broker = self.broker.clone();
+        let publish = move || broker.hub().publish(queue.as_str(), message, Instant::now());
+        match self.session.ask(publish).await {
+            Ok(false) if mandatory => Published::Returned,
+            Ok(_) => Published::Routed,
+            Err(source) => failed(source, true),
         }
     }
 
     async fn closed(&self) -> BrokerError {
-        self.closed.cancelled().await;
-        BrokerError::Closed
+        self.session.lost().await
     }
 }
 
 #[derive(Debug)]
 struct MemoryControl {
     broker: InProcessBroker,
+    session: Session,
     consumer: ConsumerId,
-    /// The private queue that ends with the subscription.
-    queue: Option<String>,
+    /// The private queue that ends with its last subscription.
+    private: Option<String>,
+}
+
+impl MemoryControl {
+    /// What the broker does, unless the connection is over.
+    fn with_hub(&self, act: impl FnOnce(&mut Hub, &ConsumerId) + Send + 'static) -> Result<(), BrokerError> {
+        let (broker, consumer) = (self.broker.clone(), self.consumer.clone());
+        match self.session.over() {
+            Some(reason) => Err(reason),
+            None => {
+                self.session.tell(move || act(&mut broker.hub(), &consumer));
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the consumer away, which with a connection that is over the broker does by itself.
+    fn end(&self) {
+        let _ = self.with_hub(|hub, consumer| hub.close(consumer, Instant::now()));
+    }
 }
 
 #[async_trait]
 impl Control for MemoryControl {
     async fn settle(&self, tag: u64) -> Result<(), BrokerError> {
-        self.broker.hub().settle(&self.consumer, tag, Instant::now());
-        Ok(())
+        self.with_hub(move |hub, consumer| hub.settle(consumer, tag, Instant::now()))
     }
 
     async fn settle_up_to(&self, tag: u64) -> Result<(), BrokerError> {
-        self.broker
-            .hub()
-            .settle_up_to(&self.consumer, tag, Instant::now());
-        Ok(())
+        self.with_hub(move |hub, consumer| hub.settle_up_to(consumer, tag, Instant::now()))
     }
 
     async fn cancel(&self) -> Result<(), BrokerError> {
-        self.broker.hub().cancel(&self.consumer);
-        Ok(())
+        self.with_hub(Hub::cancel)
     }
 
     async fn close(&self) {
         self.end();
     }
-}
 
-impl MemoryControl {
-    fn end(&self) {
-        let mut hub = self.broker.hub();
-        hub.close(&self.consumer, Instant::now());
-        if let Some(queue) = &self.queue {
-            hub.delete(queue);
+    async fn retire(&self) {
+        self.close().await;
+        if let Some(queue) = &self.private {
+            self.broker.hub().delete(queue);
         }
     }
 }

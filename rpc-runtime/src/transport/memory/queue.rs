@@ -94,6 +94,11 @@ impl Queue {
         self.properties.as_ref()
     }
 
+    /// How many messages wait, not counting those that a consumer has.
+    pub(super) fn depth(&self) -> usize {
+        self.messages.len()
+    }
+
     pub(super) fn push(&mut self, message: Message, now: Instant) {
         let expires = message
             .properties
@@ -200,6 +205,24 @@ impl Queue {
             .priority
             .unwrap_or(0)
             .min(self.highest_priority)
+    }
+}
+
+#[cfg(test)]
+impl Queue {
+    /// What a restart leaves: the persistent messages, where the queue is durable.
+    pub(super) fn restart(&mut self, now: Instant) {
+        let numbers: Vec<_> = self.consumers.iter().map(|consumer| consumer.number).collect();
+        numbers.iter().for_each(|number| self.cancel(*number));
+        numbers.iter().for_each(|number| self.close(*number, now));
+        self.messages
+            .retain(|stored| stored.message.properties.persistent);
+    }
+
+    /// How many messages there are, with those that a consumer has.
+    pub(super) fn backlog(&self) -> usize {
+        let unsettled = self.consumers.iter().map(|consumer| consumer.unsettled.len());
+        self.messages.len() + unsettled.sum::<usize>()
     }
 }
 

@@ -1,0 +1,420 @@
+//! What the bytes of a peer go through, as plain functions over bytes: libFuzzer runs them (`fuzz/`), and so do the tests
+//! below, on bytes made up by proptest and on the corpus that the fuzzer left.
+//!
+//! Each returns on any bytes: it neither panics nor hangs, and sets no more aside than the bytes are worth. What it reads,
+//! it also writes and reads again, to the same effect.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use lapin::protocol::basic::parse_properties;
+use lapin::types::parsing::parse_field_table;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::codec::Codec;
+use crate::context::Context;
+use crate::protocol::{
+    ArgumentsSeed, CowBytes, CowStr, DecodeArguments, EncodeArguments, MAX_TIME_TO_LIVE, Message,
+    NamedArguments, Properties, Reply, ReplyAddresses, ReplyKind, Request, ShortStr,
+};
+use crate::server::{Decision, Dispatcher, Invocation, Rules, Service};
+use crate::service;
+use crate::transport::amqp::convert;
+
+/// A delivery on a request queue: AMQP's properties as they stand on the wire, and the body behind them.
+pub fn request(data: &[u8]) {
+    let Some(message) = delivery(data) else { return };
+    if let Ok(request) = Request::from_message(message.clone()) {
+        let mut read = request.clone();
+        read.time_to_live = read.time_to_live.map(|time| time.min(MAX_TIME_TO_LIVE));
+        assert_eq!(
+            Request::from_message(over_the_wire(request.into_message())),
+            Ok(read)
+        );
+    }
+
+    match decide(message) {
+        Decision::Run {
+            service, invocation, ..
+        } => handle(&*service, &invocation),
+        Decision::Refuse { reply, fault, .. } => assert_eq!(reply.read_fault(), fault),
+        Decision::Drop { address } => assert!(!RULES.reply_addresses.allows(address.as_str())),
+    }
+}
+
+/// A delivery on a reply queue: the first byte is the codec asked in, the rest as for a [`request`].
+pub fn reply(data: &[u8]) {
+    let Some((asked_in, data)) = data.split_first() else {
+        return;
+    };
+    let asked_in = [Codec::MessagePack, Codec::Json, Codec::Text][usize::from(*asked_in) % 3];
+    let Some(message) = delivery(data) else { return };
+    let correlation_id = message.properties.correlation_id.clone();
+    let Ok(reply) = Reply::from_message(message, asked_in) else {
+        return;
+    };
+
+    match reply.kind {
+        ReplyKind::Result => answers(reply.codec, &reply.body),
+        ReplyKind::Error => drop(reply.codec.decode::<Tree>(&reply.body)),
+        ReplyKind::Fault => {
+            let fault = reply.read_fault();
+            if reply.codec != Codec::Text {
+                assert_eq!(Reply::fault(reply.codec, &fault).read_fault(), fault);
+            }
+        }
+    }
+    let message = over_the_wire(reply.clone().into_message(correlation_id.clone()));
+    assert_eq!(message.properties.correlation_id, correlation_id);
+    assert_eq!(Reply::from_message(message, asked_in).ok(), Some(reply));
+}
+
+/// The table of a message's headers, as it stands on the wire.
+pub fn headers(data: &[u8]) {
+    let Ok((_, table)) = parse_field_table(data) else {
+        return;
+    };
+    let properties = lapin::BasicProperties::default().with_headers(table);
+    let headers = convert::from_lapin(&properties, Vec::new()).properties.headers;
+
+    let (mut count, mut bytes) = (0, 0);
+    for (name, value) in headers.iter() {
+        assert_eq!(headers.get(name), Some(value));
+        count += 1;
+        bytes += name.len() + value.len();
+    }
+    assert_eq!(
+        (headers.len(), headers.bytes(), headers.is_empty()),
+        (count, bytes, count == 0)
+    );
+    let message = Message {
+        properties: Properties {
+            headers,
+            ..Properties::default()
+        },
+        body: Bytes::new(),
+    };
+    assert_eq!(over_the_wire(message.clone()), message);
+}
+
+/// A `reply_to`.
+pub fn reply_address(data: &[u8]) {
+    let Ok(name) = std::str::from_utf8(data) else {
+        return;
+    };
+    let is_reply_address = ["amq.rabbitmq.reply-to.", "amq.gen-", "rpc.reply."]
+        .iter()
+        .any(|prefix| name.starts_with(prefix));
+    assert_eq!(ReplyAddresses::default().allows(name), is_reply_address);
+    assert!(ReplyAddresses::default().allow(name).allows(name));
+    assert!(ReplyAddresses::default().allow_prefix(name).allows(name));
+    let Ok(address) = ShortStr::new(name) else { return };
+    let message = Message {
+        properties: Properties {
+            reply_to: Some(address),
+            ..Properties::default()
+        },
+        body: Bytes::new(),
+    };
+    let decision = decide(message);
+    // An empty address is none: nobody is answered.
+    let is_dropped = !name.is_empty() && !is_reply_address;
+    assert_eq!(matches!(decision, Decision::Drop { .. }), is_dropped);
+}
+
+/// Arguments and answers in MessagePack.
+pub fn message_pack(data: &[u8]) {
+    body(Codec::MessagePack, data);
+}
+
+/// Arguments and answers in JSON.
+pub fn json(data: &[u8]) {
+    body(Codec::Json, data);
+}
+
+/// Arguments and answers in plain text.
+pub fn text(data: &[u8]) {
+    body(Codec::Text, data);
+}
+
+fn body(codec: Codec, body: &[u8]) {
+    arguments(codec, body);
+    answers(codec, body);
+    for method in SERVICE.descriptor().methods {
+        let mut request = Request::from_message(Message::default()).expect("nothing is plain text");
+        let context = Context::new(method.name, &mut request, Instant::now(), false);
+        handle(
+            &**SERVICE,
+            &Invocation::new(context, codec, Bytes::copy_from_slice(body)),
+        );
+    }
+}
+
+/// Reads arguments of many types, as a worker does. What can be read is written and read again.
+fn arguments(codec: Codec, body: &[u8]) {
+    fn of<'de, A: DecodeArguments<'de>>(
+        codec: Codec,
+        names: &'static [&'static str],
+        body: &'de [u8],
+    ) -> Option<A> {
+        codec.decode_seed(ArgumentsSeed::new(names), body).ok()
+    }
+
+    fn round_trip<A>(codec: Codec, names: &'static [&'static str], body: &[u8])
+    where
+        A: EncodeArguments + for<'de> DecodeArguments<'de>,
+    {
+        let write = |values: &A| codec.encode(&NamedArguments { names, values });
+        let Some(values) = of::<A>(codec, names, body) else {
+            return;
+        };
+        let written = write(&values).expect("what was read can be written");
+        let again = of(codec, names, &written).expect("what was written can be read");
+        // Compared as bytes: in memory, one NaN does not equal another.
+        assert_eq!(write(&again).expect("what was read can be written"), written);
+    }
+
+    of::<(CowStr<'_>,)>(codec, &["a"], body);
+    of::<(CowBytes<'_>,)>(codec, &["a"], body);
+    of::<(CowStr<'_>, Option<CowStr<'_>>, CowBytes<'_>, Vec<&str>, &[u8])>(
+        codec,
+        &["a", "b", "c", "d", "e"],
+        body,
+    );
+    round_trip::<()>(codec, &[], body);
+    round_trip::<(String,)>(codec, &["a"], body);
+    round_trip::<(char,)>(codec, &["a"], body);
+    round_trip::<(bool,)>(codec, &["a"], body);
+    round_trip::<(i64,)>(codec, &["a"], body);
+    round_trip::<(f64,)>(codec, &["a"], body);
+    round_trip::<(Tree,)>(codec, &["a"], body);
+    round_trip::<(i8, u16, i32, u64, Option<i128>, Option<u128>)>(
+        codec,
+        &["a", "b", "c", "d", "e", "f"],
+        body,
+    );
+    round_trip::<(Option<String>, Vec<Vec<u32>>, BTreeMap<String, Vec<bool>>)>(codec, &["a", "b", "c"], body);
+}
+
+/// Reads answers of many types, as a caller does. What can be read is written and read again.
+fn answers(codec: Codec, body: &[u8]) {
+    fn round_trip<T: Serialize + DeserializeOwned + 'static>(codec: Codec, body: &[u8]) {
+        let Ok(value) = codec.decode_answer::<T>(body) else {
+            return;
+        };
+        let written = codec.encode_answer(&value).expect("what was read can be written");
+        let again = codec
+            .decode_answer::<T>(&written)
+            .expect("what was written can be read");
+        assert_eq!(
+            codec.encode_answer(&again).expect("what was read can be written"),
+            written
+        );
+    }
+
+    drop(codec.decode::<IgnoredAny>(body));
+    drop(codec.decode::<Borrowing<'_>>(body));
+    round_trip::<()>(codec, body);
+    round_trip::<String>(codec, body);
+    round_trip::<Vec<u8>>(codec, body);
+    round_trip::<bool>(codec, body);
+    round_trip::<char>(codec, body);
+    round_trip::<i64>(codec, body);
+    round_trip::<u128>(codec, body);
+    round_trip::<f64>(codec, body);
+    round_trip::<Option<u32>>(codec, body);
+    round_trip::<Vec<Option<f64>>>(codec, body);
+    round_trip::<Vec<Vec<Vec<u64>>>>(codec, body);
+    round_trip::<(String, [u8; 4], (i16, bool))>(codec, body);
+    round_trip::<BTreeMap<String, Vec<String>>>(codec, body);
+    round_trip::<Tree>(codec, body);
+    round_trip::<List>(codec, body);
+    round_trip::<Flat>(codec, body);
+}
+
+/// Runs a method, and reads the answer as its caller does.
+fn handle(service: &dyn Service, invocation: &Invocation) {
+    let answered = service
+        .handle(invocation)
+        .now_or_never()
+        .expect("no method waits");
+    let reply = match answered {
+        Ok(answer) => answer.0,
+        Err(fault) => Reply::fault(invocation.codec(), &fault),
+    };
+    let read = Reply::from_message(over_the_wire(reply.clone().into_message(None)), Codec::Text);
+    assert_eq!(read.ok(), Some(reply));
+}
+
+fn delivery(data: &[u8]) -> Option<Message> {
+    let (body, properties) = parse_properties(data).ok()?;
+    Some(convert::from_lapin(&properties, body.to_vec()))
+}
+
+fn over_the_wire(message: Message) -> Message {
+    let properties = convert::to_lapin(message.properties).expect("all names were short when they came");
+    convert::from_lapin(&properties, message.body.to_vec())
+}
+
+static SERVICE: LazyLock<Arc<dyn Service>> = LazyLock::new(|| Arc::new(EchoServer::new(Echoing)));
+
+static DISPATCHER: LazyLock<Dispatcher> = LazyLock::new(|| {
+    let mut dispatcher = Dispatcher::default();
+    dispatcher
+        .add(SERVICE.clone(), "fuzz")
+        .expect("there is one service");
+    dispatcher
+});
+
+/// What a worker does with a request that has just arrived for the first time.
+fn decide(message: Message) -> Decision {
+    let now = Instant::now();
+    DISPATCHER.decide(message, false, now, now, &RULES)
+}
+
+static RULES: LazyLock<Rules> = LazyLock::new(|| Rules {
+    reply_addresses: ReplyAddresses::default(),
+    max_accepted_bytes: 4096,
+    max_sent_bytes: 4096,
+    max_deliveries: 20,
+});
+
+/// A value that nests as deep as its sender likes: through sequences, through maps, and through nothing but its variants.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+enum Tree {
+    Leaf,
+    Text(String),
+    Next(Box<Tree>),
+    Pair(Box<Tree>, Box<Tree>),
+    Node(Vec<Tree>),
+    Named {
+        name: Option<String>,
+        children: BTreeMap<String, Tree>,
+    },
+}
+
+/// A value that nests through `Option`s in structs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct List {
+    value: i32,
+    next: Option<Box<List>>,
+}
+
+/// A value that serde reads into memory of its own before it knows the type.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Flat {
+    id: u64,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Either>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Either {
+    Number(i64),
+    Text(String),
+    Many(Vec<Either>),
+}
+
+#[derive(Debug, Deserialize)]
+#[allow(dead_code)] // read, and that is all
+struct Borrowing<'a> {
+    text: &'a str,
+    #[serde(borrow)]
+    maybe: Option<Cow<'a, str>>,
+    bytes: &'a [u8],
+}
+
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("{0:?}")]
+struct Refused(Tree);
+
+/// What generated code reads.
+#[service]
+trait Echo {
+    #[rpc(default, idempotent)]
+    async fn text(&self, text: &str) -> String;
+    async fn bytes(&self, bytes: &[u8], owned: Vec<u8>) -> Vec<u8>;
+    async fn number(&self, number: i32) -> i32;
+    async fn mixed(&self, rows: Vec<(u8, f32)>, #[serde(default)] limit: u32, note: Option<String>) -> usize;
+    async fn tree(&self, tree: Tree) -> Result<Tree, Refused>;
+    async fn nothing(&self);
+}
+
+struct Echoing;
+
+impl Echo for Echoing {
+    async fn text(&self, text: &str) -> String {
+        text.to_owned()
+    }
+
+    async fn bytes(&self, bytes: &[u8], owned: Vec<u8>) -> Vec<u8> {
+        [bytes, &owned].concat()
+    }
+
+    async fn number(&self, number: i32) -> i32 {
+        number
+    }
+
+    async fn mixed(&self, rows: Vec<(u8, f32)>, limit: u32, note: Option<String>) -> usize {
+        rows.len() + limit as usize + note.map_or(0, |note| note.len())
+    }
+
+    async fn tree(&self, tree: Tree) -> Result<Tree, Refused> {
+        match tree {
+            Tree::Leaf => Err(Refused(tree)),
+            tree => Ok(tree),
+        }
+    }
+
+    async fn nothing(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Target = fn(&[u8]);
+
+    /// The functions by the names of their targets.
+    const TARGETS: [(&str, Target); 7] = [
+        ("request", request),
+        ("reply", reply),
+        ("headers", headers),
+        ("reply_address", reply_address),
+        ("message_pack", message_pack),
+        ("json", json),
+        ("text", text),
+    ];
+
+    proptest! {
+        #[test]
+        fn any_bytes_will_do(data in prop::collection::vec(any::<u8>(), 0..200)) {
+            for (_, target) in TARGETS {
+                target(&data);
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_fuzzer_found_still_holds() {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+        for (name, target) in TARGETS {
+            let files =
+                std::fs::read_dir(corpus.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let mut count = 0;
+            for file in files {
+                target(&std::fs::read(file.unwrap().path()).unwrap());
+                count += 1;
+            }
+            assert!(count > 0, "the corpus of {name} is empty");
+        }
+    }
+}

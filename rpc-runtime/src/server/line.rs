@@ -1,0 +1,268 @@
+//! One queue that is served: its consumer, opened again whenever it is lost; its requests, one task each, all owned here;
+//! and the drain.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::serve::Desk;
+use crate::error::BrokerError;
+use crate::status::{Role, Status};
+use crate::transport::{Backoff, RequestQueue, Subscription, Transport};
+
+/// How long a handler that was told to stop may take to do so.
+const ABORT_LIMIT: Duration = Duration::from_secs(1);
+
+/// One queue of a server.
+pub(super) struct Line {
+    transport: Arc<dyn Transport>,
+    queue: RequestQueue,
+    prefetch: u16,
+    desk: Arc<Desk>,
+    handlers: JoinSet<()>,
+}
+
+/// How a line ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// How many handlers had to be stopped.
+    pub(super) unfinished: usize,
+    /// Why it ended by itself; nothing where it was told to.
+    pub(super) reason: Option<BrokerError>,
+}
+
+/// Why a line takes no more requests from a subscription.
+enum Pause {
+    Stopped,
+    Lost(BrokerError),
+}
+
+impl Line {
+    pub(super) fn new(
+        transport: Arc<dyn Transport>,
+        queue: RequestQueue,
+        prefetch: u16,
+        desk: Arc<Desk>,
+    ) -> Self {
+        Self {
+            transport,
+            queue,
+            prefetch,
+            desk,
+            handlers: JoinSet::new(),
+        }
+    }
+
+    /// Consumes from the queue for the first time; nothing where it is told to stop before.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker refuses the queue. What can pass is tried again.
+    pub(super) async fn open(&self, stop: &CancellationToken) -> Result<Option<Subscription>, BrokerError> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.subscribe(stop).await {
+                Some(Err(
+                    error @ (BrokerError::Lost { .. }
+                    | BrokerError::Unresponsive { .. }
+                    | BrokerError::ChannelClosed { .. }),
+                )) => not_open(&self.desk.queue, &error),
+                opened => return opened.transpose(),
+            }
+            if stop.run_until_cancelled(backoff.wait()).await.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Consumes from the queue; nothing where it is told to stop and there is no connection.
+    ///
+    /// With a connection, the answer is waited for even then: the broker may have begun to deliver, and what is given back to
+    /// it unseen counts as delivered before, so that some of it would never run.
+    async fn subscribe(&self, stop: &CancellationToken) -> Option<Result<Subscription, BrokerError>> {
+        let given_up = async {
+            stop.cancelled().await;
+            self.transport.status().down(Role::Consuming).await;
+        };
+        tokio::select! {
+            biased;
+            opened = self.transport.open_requests(&self.queue, self.prefetch) => Some(opened),
+            () = given_up => None,
+        }
+    }
+
+    /// Serves until it is told to stop, or the handle is closed; then drains.
+    pub(super) async fn run(
+        mut self,
+        first: Subscription,
+        stop: CancellationToken,
+        drain_limit: Duration,
+    ) -> Ended {
+        let mut backoff = Backoff::new();
+        let mut subscription = first;
+        loop {
+            let since = Instant::now();
+            let lost = match self.consume(&mut subscription, &stop).await {
+                Pause::Stopped => return self.drain(Some(subscription), drain_limit, None).await,
+                Pause::Lost(reason) => reason,
+            };
+            self.desk.lose_deliveries();
+            if let Status::Closed = self.transport.status().status() {
+                return self.drain(None, drain_limit, Some(BrokerError::Closed)).await;
+            }
+            tracing::warn!(
+                queue = self.desk.queue,
+                error = &lost as &dyn std::error::Error,
+                "requests come no more; consuming again"
+            );
+            subscription.control.close().await;
+            backoff.worked_for(since.elapsed());
+            subscription = match self.reopen(lost, &mut backoff, &stop).await {
+                Ok(Some(subscription)) => subscription,
+                Ok(None) => return self.drain(None, drain_limit, None).await,
+                Err(closed) => return self.drain(None, drain_limit, Some(closed)).await,
+            };
+        }
+    }
+
+    /// Takes requests until it is told to stop or no more come.
+    async fn consume(&mut self, subscription: &mut Subscription, stop: &CancellationToken) -> Pause {
+        let mut stopped = pin!(stop.cancelled());
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stopped => return Pause::Stopped,
+                Some(ended) = self.handlers.join_next() => note_failure(ended),
+                arrival = subscription.deliveries.next() => match arrival {
+                    Some(Ok(delivery)) => self.start(delivery, subscription),
+                    Some(Err(reason)) => return Pause::Lost(reason),
+                    None => return Pause::Lost(BrokerError::Cancelled { queue: self.desk.queue.clone() }),
+                },
+            }
+        }
+    }
+
+    /// Consumes again after the loss of a subscription, however often it takes; nothing where it is told to stop before.
+    ///
+    /// # Errors
+    ///
+    /// Only where the handle was closed.
+    async fn reopen(
+        &self,
+        mut lost: BrokerError,
+        backoff: &mut Backoff,
+        stop: &CancellationToken,
+    ) -> Result<Option<Subscription>, BrokerError> {
+        while stop
+            .run_until_cancelled(backoff.wait_after(&lost))
+            .await
+            .is_some()
+        {
+            match self.subscribe(stop).await {
+                Some(Ok(subscription)) => {
+                    tracing::info!(queue = self.desk.queue, "consuming again");
+                    return Ok(Some(subscription));
+                }
+                Some(Err(BrokerError::Closed)) => return Err(BrokerError::Closed),
+                Some(Err(error)) => {
+                    not_open(&self.desk.queue, &error);
+                    lost = error;
+                }
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Begins a request: the prefetch keeps their number near the concurrency, the desk keeps it there.
+    fn start(&mut self, delivery: crate::transport::Delivery, subscription: &Subscription) {
+        let (desk, control) = (Arc::clone(&self.desk), Arc::clone(&subscription.control));
+        let arrived = Instant::now();
+        self.handlers
+            .spawn(async move { desk.serve(delivery, control, arrived).await });
+    }
+
+    /// Takes no more requests, and lets those that were delivered end, all within the limit.
+    async fn drain(
+        mut self,
+        mut subscription: Option<Subscription>,
+        limit: Duration,
+        reason: Option<BrokerError>,
+    ) -> Ended {
+        // Told to stop and closed at the same time, it could not drain.
+        let closed =
+            || matches!(self.transport.status().status(), Status::Closed).then_some(BrokerError::Closed);
+        let reason = reason.or_else(closed);
+        let finished = timeout(limit, self.finish(subscription.as_mut())).await;
+        let unfinished = self.handlers.len();
+        if finished.is_err() {
+            self.handlers.abort_all();
+            // One that blocks its thread cannot be stopped; its request is given back all the same.
+            let stopping = async { while self.handlers.join_next().await.is_some() {} };
+            if timeout(ABORT_LIMIT, stopping).await.is_err() {
+                tracing::error!("a handler blocks its thread and cannot be stopped");
+            }
+        }
+        if let Some(subscription) = subscription {
+            subscription.control.close().await;
+        }
+        Ended { unfinished, reason }
+    }
+
+    /// Waits for every handler.
+    async fn finish(&mut self, subscription: Option<&mut Subscription>) {
+        if let Some(subscription) = subscription {
+            // What was under way when the consumer was cancelled has been delivered, so it is served.
+            let cancelled = subscription.control.cancel().await;
+            while cancelled.is_ok()
+                && let Some(Ok(delivery)) = subscription.deliveries.next().await
+            {
+                self.start(delivery, subscription);
+            }
+        }
+        while let Some(ended) = self.handlers.join_next().await {
+            note_failure(ended);
+        }
+    }
+}
+
+/// Does something with a queue, again for as long as what is in the way can pass.
+///
+/// # Errors
+///
+/// Where the broker refuses the queue, or the handle was closed.
+pub(super) async fn patiently<T, F: Future<Output = Result<T, BrokerError>>>(
+    queue: &str,
+    what: impl Fn() -> F,
+) -> Result<T, BrokerError> {
+    let mut backoff = Backoff::new();
+    loop {
+        match what().await {
+            Err(
+                error @ (BrokerError::Lost { .. }
+                | BrokerError::Unresponsive { .. }
+                | BrokerError::ChannelClosed { .. }),
+            ) => not_open(queue, &error),
+            done => return done,
+        }
+        backoff.wait().await;
+    }
+}
+
+fn not_open(queue: &str, error: &BrokerError) {
+    let error = error as &dyn std::error::Error;
+    tracing::warn!(queue, error, "the queue cannot be consumed; trying again");
+}
+
+/// A method's panic is caught, so this one is ours; it must not take other requests along.
+fn note_failure(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(error, "a request's task failed");
+    }
+}

@@ -1,0 +1,179 @@
+//! How replies leave: through a publisher that is opened again when it is lost.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::BrokerError;
+use crate::sync::watch;
+use crate::transport::{Backoff, Departure, Outgoing, Published, Publisher, Transport};
+
+/// Sends a server's replies, until the broker has each.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    current: watch::Receiver<Current>,
+    /// Held while a reply is sent over which the broker may close the channel.
+    alone: Mutex<()>,
+}
+
+#[derive(Debug, Clone)]
+enum Current {
+    /// It is being opened.
+    Opening,
+    Ready(Arc<dyn Publisher>),
+    /// For good.
+    Closed,
+}
+
+/// What became of a reply.
+#[derive(Debug)]
+pub(super) enum Sent {
+    /// The broker has it.
+    Taken,
+    /// The broker would not take it, or closes the channel over it.
+    Refused(Option<BrokerError>),
+    /// There was no connection, or it was blocked, for as long as its caller waited.
+    TooLate,
+}
+
+impl Outlet {
+    /// An outlet, and what keeps it open.
+    pub(super) fn new(transport: Arc<dyn Transport>) -> (Self, impl Future<Output = ()>) {
+        let (sender, current) = watch::channel(Current::Opening);
+        let outlet = Self {
+            current,
+            alone: Mutex::new(()),
+        };
+        (outlet, keep(transport, sender))
+    }
+
+    /// Waits until messages can be sent. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Only where the handle was closed.
+    pub(super) async fn ready(&self) -> Result<(), BrokerError> {
+        self.publisher(None).await.map(drop)
+    }
+
+    /// Sends a reply, as often as it takes until the broker has it; a caller who gets it twice takes the first.
+    ///
+    /// Where it has still not left at `worth_until`, it is given up.
+    ///
+    /// # Errors
+    ///
+    /// Only where the handle was closed.
+    pub(super) async fn send(
+        &self,
+        outgoing: Outgoing,
+        worth_until: Option<Instant>,
+    ) -> Result<Sent, BrokerError> {
+        let mut lost = None;
+        let mut alone = None;
+        let mut backoff = Backoff::new();
+        loop {
+            let waiting = self.publisher(lost.as_ref());
+            let Some(publisher) = unless_too_late(worth_until, waiting).await else {
+                return Ok(Sent::TooLate);
+            };
+            let publisher = publisher?;
+            let Some(published) = attempt(&*publisher, outgoing.clone(), worth_until).await else {
+                return Ok(Sent::TooLate);
+            };
+            match published {
+                // Not mandatory: a caller who is gone is no error.
+                Published::Routed | Published::Returned => return Ok(Sent::Taken),
+                Published::Refused => return Ok(Sent::Refused(None)),
+                Published::Failed { source, written } => match source {
+                    BrokerError::Closed => return Err(source),
+                    BrokerError::Unsendable { .. } => return Ok(Sent::Refused(Some(source))),
+                    // All that was under way fails with the channel, and one of them is the reason. Each is tried once
+                    // more, while no other suspect is: the one over which it is closed again is the one.
+                    BrokerError::ChannelClosed { .. } if written => match alone {
+                        Some(_) => return Ok(Sent::Refused(Some(source))),
+                        None => alone = Some(self.alone.lock().await),
+                    },
+                    _ => {}
+                },
+            }
+            lost = match publisher.closed().now_or_never() {
+                Some(_) => Some(publisher),
+                // It found no way for this message alone.
+                None => {
+                    backoff.wait().await;
+                    None
+                }
+            };
+        }
+    }
+
+    /// The publisher, once there is one; another than that which was lost.
+    async fn publisher(&self, lost: Option<&Arc<dyn Publisher>>) -> Result<Arc<dyn Publisher>, BrokerError> {
+        let mut current = self.current.clone();
+        let ready = current.wait_for(|current| match current {
+            Current::Opening => false,
+            Current::Ready(publisher) => lost.is_none_or(|lost| !Arc::ptr_eq(lost, publisher)),
+            Current::Closed => true,
+        });
+        match ready.await.as_deref() {
+            Ok(Current::Ready(publisher)) => Ok(Arc::clone(publisher)),
+            _ => Err(BrokerError::Closed),
+        }
+    }
+}
+
+/// Sends a reply; nothing where it has not left when it is worth it no more: the broker reads nothing, or there is no
+/// connection for direct replies.
+async fn attempt(
+    publisher: &dyn Publisher,
+    outgoing: Outgoing,
+    worth_until: Option<Instant>,
+) -> Option<Published> {
+    let departure = Departure::default();
+    let mut publishing = publisher.publish(Outgoing {
+        departure: departure.clone(),
+        ..outgoing
+    });
+    match unless_too_late(worth_until, &mut publishing).await {
+        Some(published) => Some(published),
+        None if departure.withdraw() => None,
+        None => Some(publishing.await),
+    }
+}
+
+/// Waits for something, but not beyond the time when it is worth it. What is ready at once is never too late.
+async fn unless_too_late<T>(worth_until: Option<Instant>, what: impl Future<Output = T>) -> Option<T> {
+    match worth_until {
+        None => Some(what.await),
+        Some(deadline) => timeout_at(deadline, what).await.ok(),
+    }
+}
+
+/// Opens the publisher, and again whenever it is lost, until the handle is closed.
+async fn keep(transport: Arc<dyn Transport>, current: watch::Sender<Current>) {
+    let mut backoff = Backoff::new();
+    loop {
+        let lost = match transport.open_publisher().await {
+            Ok(publisher) => {
+                let since = Instant::now();
+                current.send_replace(Current::Ready(Arc::clone(&publisher)));
+                let reason = publisher.closed().await;
+                current.send_replace(Current::Opening);
+                tracing::debug!(error = &reason as &dyn std::error::Error, "reply channel lost");
+                backoff.worked_for(since.elapsed());
+                reason
+            }
+            Err(BrokerError::Closed) => {
+                current.send_replace(Current::Closed);
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "no reply channel");
+                error
+            }
+        };
+        backoff.wait_after(&lost).await;
+    }
+}

@@ -1,0 +1,458 @@
+//! The way of one request: decide, run, answer, settle.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::dispatch::{Decision, Dispatcher, ReplyTo, Rules, truthful};
+use super::outlet::{Outlet, Sent};
+use super::runs::{Arrival, Key, Origin, Runs};
+use super::service::{Answer, Invocation, Service};
+use crate::context::with_ambient_deadline;
+use crate::error::BrokerError;
+use crate::protocol::{Fault, FaultCode, RESENT_HEADER, Reply, ShortStr};
+use crate::transport::{Control, Delivery, Departure, Outgoing};
+
+/// How long a reply may wait for a connection although its request's time is over: not every peer that lets its requests
+/// expire in the queue stops waiting for the answer at the same moment.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What serving the requests of one queue takes.
+pub(super) struct Desk {
+    pub(super) queue: String,
+    dispatcher: Dispatcher,
+    rules: Rules,
+    outlet: Arc<Outlet>,
+    /// One for each request that may run at once.
+    places: Semaphore,
+    runs: Mutex<Runs<Unsettled>>,
+}
+
+/// A delivery, for when it is settled: within the subscription that it came by, and no other.
+struct Unsettled {
+    control: Arc<dyn Control>,
+    tag: u64,
+}
+
+impl Desk {
+    pub(super) fn new(
+        queue: String,
+        dispatcher: Dispatcher,
+        rules: Rules,
+        outlet: Arc<Outlet>,
+        concurrency: u16,
+    ) -> Self {
+        Self {
+            queue,
+            dispatcher,
+            rules,
+            outlet,
+            places: Semaphore::new(concurrency.into()),
+            runs: Mutex::default(),
+        }
+    }
+
+    /// The subscription is over: what it delivered comes again, and cannot be settled any more.
+    pub(super) fn lose_deliveries(&self) {
+        self.runs().lose_deliveries();
+    }
+
+    /// Serves one request that arrived at this instant.
+    ///
+    /// Where it cannot be answered or settled, it comes again, here or elsewhere.
+    pub(super) async fn serve(&self, delivery: Delivery, control: Arc<dyn Control>, arrived: Instant) {
+        let unsettled = Unsettled {
+            control,
+            tag: delivery.tag,
+        };
+        let Some(key) = key(&delivery) else {
+            if self.answer(delivery, arrived).await.is_ok() {
+                unsettled.settle().await;
+            }
+            return;
+        };
+        let again = Unsettled {
+            control: Arc::clone(&unsettled.control),
+            tag: unsettled.tag,
+        };
+        let arrival = self.runs().arrive(&key, origin(&delivery), again);
+        match arrival {
+            Arrival::Serve => {
+                let run = Run {
+                    desk: self,
+                    key: Some(&key),
+                };
+                if self.answer(delivery, arrived).await.is_ok() {
+                    run.answered().await;
+                }
+            }
+            Arrival::ServeApart => {
+                if self.answer(delivery, arrived).await.is_ok() {
+                    unsettled.settle().await;
+                }
+            }
+            Arrival::Joined => tracing::debug!(queue = self.queue, "a request that runs here came again"),
+            Arrival::Answered => {
+                tracing::debug!(queue = self.queue, "a request that was answered came again");
+                unsettled.settle().await;
+            }
+        }
+    }
+
+    /// Decides, runs and answers.
+    ///
+    /// # Errors
+    ///
+    /// Where the handle was closed before the broker had the answer.
+    async fn answer(&self, delivery: Delivery, arrived: Instant) -> Result<(), BrokerError> {
+        // Only where deliveries of a lost connection still run is there none.
+        let Ok(_place) = self.places.acquire().await else {
+            return Err(BrokerError::Closed);
+        };
+        let Delivery {
+            message, redelivered, ..
+        } = delivery;
+        let properties = &message.properties;
+        let (method, correlation_id) = (properties.kind.clone(), properties.correlation_id.clone());
+        let method = method.as_ref().map(ShortStr::as_str);
+        let correlation_id = correlation_id.as_ref().map(ShortStr::as_str);
+        let worth_until = properties.expiration.and_then(|time| arrived.checked_add(time));
+        let (reply, answer_to) = match self.dispatcher.decide(
+            message,
+            redelivered,
+            arrived,
+            Instant::now(),
+            &self.rules,
+        ) {
+            Decision::Run {
+                service,
+                invocation,
+                answer_to,
+            } => (run(&*service, &invocation).await, answer_to),
+            Decision::Refuse {
+                reply,
+                fault,
+                answer_to,
+            } => {
+                let (queue, code) = (&self.queue, &fault.code);
+                tracing::warn!(queue, %code, method, correlation_id, "refused a request");
+                (reply, answer_to)
+            }
+            Decision::Drop { address } => {
+                tracing::warn!(%address, "dropped a request: its reply_to is not a reply address, see ReplyAddresses");
+                return Ok(());
+            }
+        };
+        match answer_to {
+            Some(to) => self.send(reply, &to, worth_until).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Sends a reply and waits until the broker has it.
+    ///
+    /// # Errors
+    ///
+    /// Where the handle was closed first.
+    async fn send(
+        &self,
+        reply: Reply,
+        to: &ReplyTo,
+        worth_until: Option<Instant>,
+    ) -> Result<(), BrokerError> {
+        let codec = reply.codec;
+        let worth_until = worth_until.map(|deadline| deadline.max(Instant::now() + GRACE));
+        let outgoing = |reply: Reply| Outgoing {
+            queue: to.address.clone(),
+            mandatory: false,
+            message: reply.into_message(to.correlation_id.clone()),
+            departure: Departure::default(),
+        };
+        match self.outlet.send(outgoing(self.fit(reply)), worth_until).await? {
+            Sent::Taken => return Ok(()),
+            Sent::TooLate => {
+                tracing::warn!("a reply was given up: there is no connection, and its caller is gone");
+                return Ok(());
+            }
+            Sent::Refused(None) => {
+                tracing::error!("the broker refused a reply; its caller will time out");
+                return Ok(());
+            }
+            Sent::Refused(Some(error)) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "a reply cannot be sent; its caller gets a fault"
+            ),
+        }
+        let message = "the method ran, and the broker does not take its reply: it may be too large for it";
+        let fault = Fault::new(FaultCode::ReplyTooLarge, message);
+        let sending = self
+            .outlet
+            .send(outgoing(Reply::fault(codec, &fault)), worth_until);
+        sending.await.map(drop)
+    }
+
+    /// The reply, or the fault in its place where it is larger than may be sent.
+    fn fit(&self, reply: Reply) -> Reply {
+        let (size, limit) = (reply.body.len(), self.rules.max_sent_bytes);
+        if size <= limit {
+            return reply;
+        }
+        tracing::warn!(size, limit, "a reply is larger than may be sent");
+        let message = format!(
+            "the method ran, and its reply of {size} bytes is larger than the {limit} that may be sent"
+        );
+        Reply::fault(reply.codec, &Fault::new(FaultCode::ReplyTooLarge, message))
+    }
+
+    fn runs(&self) -> MutexGuard<'_, Runs<Unsettled>> {
+        // Each change is a single step, so a panic elsewhere leaves nothing half done behind the lock.
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A run in progress; dropped, it is forgotten.
+struct Run<'a> {
+    desk: &'a Desk,
+    /// Until it is answered: another run may have the same key then.
+    key: Option<&'a Key>,
+}
+
+impl Run<'_> {
+    /// Settles all deliveries of the request.
+    async fn answered(mut self) {
+        let Some(key) = self.key.take() else { return };
+        let deliveries = self.desk.runs().answered(key);
+        for delivery in deliveries {
+            delivery.settle().await;
+        }
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.desk.runs().given_up(key);
+        }
+    }
+}
+
+impl Unsettled {
+    async fn settle(self) {
+        if let Err(error) = self.control.settle(self.tag).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(error, "a request was not settled: it will come again");
+        }
+    }
+}
+
+/// What the request can be recognised by.
+fn key(delivery: &Delivery) -> Option<Key> {
+    let properties = &delivery.message.properties;
+    Some(Key {
+        correlation_id: properties.correlation_id.clone()?,
+        reply_to: properties.reply_to.clone(),
+    })
+}
+
+fn origin(delivery: &Delivery) -> Origin {
+    let is_resent = delivery.message.properties.headers.get(RESENT_HEADER).is_some();
+    match (is_resent, delivery.redelivered) {
+        (true, _) => Origin::Resent,
+        (false, true) => Origin::Redelivered,
+        (false, false) => Origin::New,
+    }
+}
+
+/// Runs the method; its panic is a fault.
+pub(crate) async fn run(service: &dyn Service, invocation: &Invocation) -> Reply {
+    // Called in there, so that a panic before its future exists is caught too.
+    let handling = with_ambient_deadline(invocation.context().deadline(), async {
+        service.handle(invocation).await
+    });
+    let (method, correlation_id) = (invocation.method(), invocation.context().correlation_id());
+    let fault = match AssertUnwindSafe(handling).catch_unwind().await {
+        Ok(Ok(Answer(reply))) => return reply,
+        Ok(Err(fault)) => {
+            let fault = truthful(fault, invocation.context().came_before());
+            // Its message may repeat parts of what the caller sent, which does not belong into logs.
+            tracing::warn!(code = %fault.code, method, correlation_id, "a request ended with a fault");
+            fault
+        }
+        Err(_) => {
+            // The panic's message went to the worker's own panic hook; it is not for the caller to read.
+            tracing::error!(method, correlation_id, "a method panicked");
+            Fault::new(FaultCode::Panicked, format!("the method {method:?} panicked"))
+        }
+    };
+    Reply::fault(invocation.codec(), &fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+    use crate::protocol::{Message, Properties, ReplyAddresses};
+    use crate::status::{Connectivity, StatusBoard};
+    use crate::transport::{
+        Published, Publisher, ReplyLink, ReplyQueue, RequestQueue, Subscription, Transport,
+    };
+
+    /// A broker that answers publishes with these words in turn, and notes what it is told, in order.
+    #[derive(Debug, Clone)]
+    struct Notes {
+        words: Arc<Mutex<Vec<Published>>>,
+        told: Arc<Mutex<Vec<&'static str>>>,
+        board: Arc<StatusBoard>,
+    }
+
+    impl Notes {
+        fn note(&self, what: &'static str) {
+            self.told.lock().unwrap().push(what);
+        }
+    }
+
+    #[async_trait]
+    impl Transport for Notes {
+        async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
+            Ok(Arc::new(self.clone()))
+        }
+
+        async fn open_replies(&self, _: ReplyQueue, _: Option<&ShortStr>) -> Result<ReplyLink, BrokerError> {
+            Err(BrokerError::Closed)
+        }
+
+        async fn declare_requests(&self, _: &RequestQueue) -> Result<(), BrokerError> {
+            Err(BrokerError::Closed)
+        }
+
+        async fn open_requests(&self, _: &RequestQueue, _: u16) -> Result<Subscription, BrokerError> {
+            Err(BrokerError::Closed)
+        }
+
+        fn status(&self) -> &StatusBoard {
+            &self.board
+        }
+
+        async fn close(&self) {}
+    }
+
+    #[async_trait]
+    impl Publisher for Notes {
+        async fn publish(&self, _outgoing: Outgoing) -> Published {
+            self.note("reply sent");
+            // Long enough for whatever would not wait for the confirm.
+            tokio::task::yield_now().await;
+            self.note("reply confirmed");
+            self.words.lock().unwrap().remove(0)
+        }
+
+        async fn closed(&self) -> BrokerError {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            BrokerError::Lost { source: None }
+        }
+    }
+
+    #[async_trait]
+    impl Control for Notes {
+        async fn settle(&self, _tag: u64) -> Result<(), BrokerError> {
+            self.note("request settled");
+            Ok(())
+        }
+
+        async fn settle_up_to(&self, tag: u64) -> Result<(), BrokerError> {
+            self.settle(tag).await
+        }
+
+        async fn cancel(&self) -> Result<(), BrokerError> {
+            Ok(())
+        }
+
+        async fn close(&self) {}
+
+        async fn retire(&self) {}
+    }
+
+    /// Serves one request that wants an answer, with a broker that says these words of its replies.
+    async fn serve(words: Vec<Published>) -> Vec<&'static str> {
+        let notes = Notes {
+            words: Arc::new(Mutex::new(words)),
+            told: Arc::default(),
+            board: Arc::new(StatusBoard::new(&Connectivity::Up)),
+        };
+        let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
+        let _kept = AbortOnDropHandle::new(tokio::spawn(keep));
+        let rules = Rules {
+            reply_addresses: ReplyAddresses::default(),
+            max_accepted_bytes: 100,
+            max_sent_bytes: 100,
+            max_deliveries: 20,
+        };
+        let desk = Desk::new("q".into(), Dispatcher::default(), rules, Arc::new(outlet), 1);
+        let properties = Properties {
+            reply_to: Some(ShortStr::from_static("amq.gen-1")),
+            ..Properties::default()
+        };
+        let delivery = Delivery {
+            message: Message {
+                properties,
+                ..Message::default()
+            },
+            redelivered: false,
+            tag: 1,
+        };
+        desk.serve(delivery, Arc::new(notes.clone()), Instant::now())
+            .await;
+        notes.told.lock().unwrap().clone()
+    }
+
+    fn failed(source: BrokerError) -> Published {
+        Published::Failed {
+            source,
+            written: true,
+        }
+    }
+
+    const SENT: [&str; 2] = ["reply sent", "reply confirmed"];
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_settled_only_after_its_reply_is_confirmed() {
+        for word in [Published::Routed, Published::Refused] {
+            assert_eq!(
+                serve(vec![word]).await,
+                [&SENT[..], &["request settled"]].concat()
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_that_may_be_lost_is_sent_again_before_its_request_is_settled() {
+        let words = vec![failed(BrokerError::Lost { source: None }), Published::Routed];
+        assert_eq!(
+            serve(words).await,
+            [&SENT[..], &SENT, &["request settled"]].concat()
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_whose_reply_may_be_lost_is_not_settled() {
+        assert_eq!(serve(vec![failed(BrokerError::Closed)]).await, SENT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_over_which_channels_are_closed_is_replaced_by_a_fault() {
+        let closed = || {
+            failed(BrokerError::ChannelClosed {
+                source: crate::error::Cause::new("PRECONDITION_FAILED"),
+            })
+        };
+        let words = vec![closed(), closed(), Published::Routed];
+        let told = [&SENT[..], &SENT, &SENT, &["request settled"]].concat();
+        assert_eq!(serve(words).await, told);
+    }
+}

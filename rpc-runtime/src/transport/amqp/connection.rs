@@ -1,0 +1,169 @@
+//! One connection, from its handshake to its end.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::{Connection, ConnectionProperties, Event};
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
+
+use super::socket::{self, Socket};
+use super::{Address, CLOSE_LIMIT, broker_error};
+use crate::error::{BrokerError, Cause};
+
+/// A connection that was made. It may have been lost since.
+pub(super) struct OpenConnection {
+    connection: Connection,
+    wire: Wire,
+    state: watch::Sender<ConnectionState>,
+    /// Somebody found out that it is lost.
+    suspicion: Notify,
+}
+
+/// What is known of a connection.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ConnectionState {
+    /// Why the broker reads nothing that is published; nothing while it does.
+    pub(super) blocked: Option<Arc<str>>,
+    /// Why it is lost; nothing while it is there.
+    pub(super) lost: Option<BrokerError>,
+}
+
+impl OpenConnection {
+    /// Connects, in no more than `limit`; `role` is the connection's name in RabbitMQ's own tools.
+    pub(super) async fn open(
+        address: &Address,
+        role: &'static str,
+        limit: Duration,
+    ) -> Result<Self, BrokerError> {
+        let properties = ConnectionProperties::default().with_connection_name(role.into());
+        let wire = Wire::default();
+        match timeout(limit, socket::connect(address, properties, &wire.0, limit)).await {
+            Ok(Ok(connection)) => Ok(Self {
+                connection,
+                wire,
+                state: watch::Sender::default(),
+                suspicion: Notify::new(),
+            }),
+            Ok(Err(error)) => Err(BrokerError::Connect {
+                host: address.to_string(),
+                source: Cause::new(error),
+            }),
+            Err(_) => Err(BrokerError::Unresponsive {
+                step: "connecting",
+                limit,
+            }),
+        }
+    }
+
+    pub(super) fn lapin(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// What becomes of the connection from now on.
+    pub(super) fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.state.subscribe()
+    }
+
+    /// Waits until the connection is lost, and says why. Cancel safe.
+    pub(super) async fn lost(&self) -> BrokerError {
+        lost(self.state()).await
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.connection.status().connected()
+    }
+
+    /// Has the task that watches the connection look whether it is still there.
+    pub(super) fn suspect(&self) {
+        self.suspicion.notify_one();
+    }
+
+    /// Watches the connection until it is lost, and says why. To be called once, by its one owner.
+    pub(super) async fn watch(&self, mut blocked: impl FnMut(Option<&Arc<str>>)) -> BrokerError {
+        // The only listener: two would take events from each other.
+        let mut events = std::pin::pin!(self.connection.events_listener());
+        if self.connection.status().blocked() {
+            let reason = Arc::from("the broker gave no reason");
+            blocked(Some(&reason));
+            self.state.send_modify(|state| state.blocked = Some(reason));
+        }
+        let reason = loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = self.suspicion.notified() => None,
+            };
+            match event {
+                Some(Event::ConnectionBlocked(reason)) => {
+                    let reason = Arc::from(reason);
+                    blocked(Some(&reason));
+                    self.state.send_modify(|state| state.blocked = Some(reason));
+                }
+                Some(Event::ConnectionUnblocked) => {
+                    blocked(None);
+                    self.state.send_modify(|state| state.blocked = None);
+                }
+                // The error of a channel comes here as well.
+                Some(Event::Error(error)) if !self.is_open() => break broker_error(error),
+                _ if !self.is_open() => break BrokerError::Lost { source: None },
+                _ => {}
+            }
+        };
+        self.state.send_modify(|state| state.lost = Some(reason.clone()));
+        self.wire.cut();
+        reason
+    }
+
+    /// Closes the connection: politely, within a limit, and else by closing its socket.
+    pub(super) async fn close(&self) {
+        let closing = self.connection.close(200, "closed by its user".into());
+        // An error means that it is closed already.
+        if timeout(CLOSE_LIMIT, closing).await.is_err() {
+            tracing::debug!("the broker did not close a connection in time");
+        }
+        self.wire.cut();
+        self.state.send_modify(|state| {
+            state.lost.get_or_insert(BrokerError::Closed);
+        });
+    }
+}
+
+/// Waits until a connection is lost, and says why. Cancel safe.
+pub(super) async fn lost(mut state: watch::Receiver<ConnectionState>) -> BrokerError {
+    let lost = state.wait_for(|state| state.lost.is_some()).await;
+    // Nobody watches a connection that was dropped.
+    let reason = lost.ok().and_then(|state| state.lost.clone());
+    reason.unwrap_or(BrokerError::Lost { source: None })
+}
+
+/// The socket of a connection, as soon as there is one. It is closed with the connection, however that ends: also where
+/// who makes it gives up.
+#[derive(Debug, Default)]
+struct Wire(OnceLock<Socket>);
+
+impl Wire {
+    fn cut(&self) {
+        if let Some(socket) = self.0.get() {
+            socket.cut();
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.cut();
+    }
+}
+
+/// Tells nothing about it: lapin's holds credentials.
+impl fmt::Debug for OpenConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_open() {
+            "connected"
+        } else {
+            "not connected"
+        })
+    }
+}

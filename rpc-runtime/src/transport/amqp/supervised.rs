@@ -1,0 +1,159 @@
+//! A connection that is made again whenever it is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Address;
+use super::channel::Tasks;
+use super::connection::OpenConnection;
+use crate::error::BrokerError;
+use crate::status::{Connectivity, Role, StatusBoard};
+use crate::transport::Backoff;
+
+/// The broker's addresses, and how to connect to them.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    /// Tried in turn; at least one.
+    pub(super) addresses: Arc<[Address]>,
+    /// How long each step may take.
+    pub(super) limit: Duration,
+}
+
+impl Target {
+    /// Connects to the first address that answers.
+    pub(super) async fn connect(&self, name: &'static str) -> Result<OpenConnection, BrokerError> {
+        let mut outcome = Err(BrokerError::InvalidAddress {
+            reason: "there is none",
+        });
+        for address in &*self.addresses {
+            outcome = OpenConnection::open(address, name, self.limit).await;
+            match &outcome {
+                Ok(_) => break,
+                Err(error) => tracing::debug!(
+                    broker = %address,
+                    error = error as &dyn std::error::Error,
+                    "no connection"
+                ),
+            }
+        }
+        outcome
+    }
+}
+
+/// The connection as its users see it.
+#[derive(Debug)]
+pub(super) struct SupervisedConnection {
+    current: watch::Receiver<Current>,
+}
+
+#[derive(Debug, Clone)]
+enum Current {
+    Down,
+    Up(Arc<OpenConnection>),
+    /// For good.
+    Closed,
+}
+
+impl SupervisedConnection {
+    /// Keeps a connection until the transport ends, with the one that was made already, if any.
+    pub(super) fn start(
+        target: Target,
+        name: &'static str,
+        role: Role,
+        first: Option<OpenConnection>,
+        board: Arc<StatusBoard>,
+        tasks: &Tasks,
+    ) -> Self {
+        let (sender, current) = watch::channel(Current::Down);
+        let supervisor = Supervisor {
+            target,
+            name,
+            role,
+            board,
+            current: sender,
+        };
+        tasks.tracker.spawn(supervisor.run(first, tasks.ending.clone()));
+        Self { current }
+    }
+
+    /// The connection, once it is there. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Only where the handle was closed.
+    pub(super) async fn ready(&self) -> Result<Arc<OpenConnection>, BrokerError> {
+        let mut current = self.current.clone();
+        loop {
+            match &*current.borrow_and_update() {
+                Current::Up(connection) if connection.is_open() => return Ok(Arc::clone(connection)),
+                Current::Up(connection) => connection.suspect(),
+                Current::Down => {}
+                Current::Closed => return Err(BrokerError::Closed),
+            }
+            current.changed().await.map_err(|_| BrokerError::Closed)?;
+        }
+    }
+}
+
+struct Supervisor {
+    target: Target,
+    name: &'static str,
+    role: Role,
+    board: Arc<StatusBoard>,
+    current: watch::Sender<Current>,
+}
+
+impl Supervisor {
+    async fn run(self, first: Option<OpenConnection>, ending: CancellationToken) {
+        let kept = ending.run_until_cancelled(self.keep(first)).await;
+        debug_assert!(kept.is_none(), "a connection is kept for ever");
+        if let Current::Up(connection) = self.current.send_replace(Current::Closed) {
+            connection.close().await;
+        }
+    }
+
+    /// Makes the connection again whenever it is lost.
+    async fn keep(&self, first: Option<OpenConnection>) {
+        let mut backoff = Backoff::new();
+        let mut made = first;
+        loop {
+            let connection = match made.take() {
+                Some(connection) => connection,
+                None => match self.target.connect(self.name).await {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        self.is_down(error);
+                        backoff.wait().await;
+                        continue;
+                    }
+                },
+            };
+            let since = Instant::now();
+            let connection = Arc::new(connection);
+            self.current.send_replace(Current::Up(Arc::clone(&connection)));
+            self.board.set(self.role, Connectivity::Up);
+            let reason = connection.watch(|blocked| self.is_blocked(blocked)).await;
+            self.is_down(reason);
+            backoff.worked_for(since.elapsed());
+            backoff.wait().await;
+        }
+    }
+
+    fn is_down(&self, reason: BrokerError) {
+        self.current.send_replace(Current::Down);
+        let last_error = Some(reason);
+        self.board.set(self.role, Connectivity::Down { last_error });
+    }
+
+    fn is_blocked(&self, blocked: Option<&Arc<str>>) {
+        let connectivity = match blocked.cloned() {
+            Some(reason) => Connectivity::Blocked { reason },
+            None => Connectivity::Up,
+        };
+        self.board.set(self.role, connectivity);
+    }
+}

@@ -1,0 +1,113 @@
+//! How long to wait before something that failed is tried again.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+use crate::error::BrokerError;
+
+/// The first delay, before jitter.
+const SHORTEST: Duration = Duration::from_millis(25);
+
+/// The longest delay, before jitter.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// What lasted that long did not fail for the reason that it failed for before.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// Delays that double from 25 milliseconds to 5 seconds, each lengthened by up to its own length at random, so that many
+/// who lost the same broker do not come back at the same instant. They never end.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    delays: ExponentialBackoff,
+}
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Self { delays: delays() }
+    }
+
+    /// The next delay.
+    pub(crate) fn next_delay(&mut self) -> Duration {
+        // Without a limit on the tries it has always a next one.
+        self.delays.next().unwrap_or(LONGEST)
+    }
+
+    /// Waits for the next delay. Cancel safe.
+    pub(crate) async fn wait(&mut self) {
+        tokio::time::sleep(self.next_delay()).await;
+    }
+
+    /// Waits before something is opened again that stands on a connection. The connection, where that was lost, has a backoff
+    /// of its own, and what stands on it waits for it: another delay on top would only keep calls waiting when it is back.
+    /// Cancel safe.
+    pub(crate) async fn wait_after(&mut self, error: &BrokerError) {
+        match error {
+            BrokerError::Lost { .. } => tokio::time::sleep(SHORTEST).await,
+            _ => self.wait().await,
+        }
+    }
+
+    /// What is tried again has worked for this long: begins anew, unless that was no time at all. A broker that takes
+    /// connections only to drop them is not to be asked without pause.
+    pub(crate) fn worked_for(&mut self, time: Duration) {
+        if time >= STABLE {
+            self.delays = delays();
+        }
+    }
+}
+
+fn delays() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(SHORTEST)
+        .with_max_delay(LONGEST)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_a_limit_and_never_end() {
+        let mut backoff = Backoff::new();
+        let delays: Vec<_> = std::iter::repeat_with(|| backoff.next_delay())
+            .take(200)
+            .collect();
+        assert!(
+            delays[0] >= SHORTEST && delays[0] <= 2 * SHORTEST,
+            "{:?}",
+            delays[0]
+        );
+        assert!(delays.iter().all(|delay| *delay <= 2 * LONGEST));
+        assert!(delays[199] >= LONGEST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_stands_on_a_connection_adds_no_backoff_to_its_own() {
+        let mut backoff = Backoff::new();
+        for _ in 0..20 {
+            backoff.next_delay();
+        }
+        let begun = tokio::time::Instant::now();
+        backoff.wait_after(&BrokerError::Lost { source: None }).await;
+        assert_eq!(begun.elapsed(), SHORTEST);
+        let cancelled = BrokerError::Cancelled { queue: "q".into() };
+        backoff.wait_after(&cancelled).await;
+        assert!(begun.elapsed() >= LONGEST);
+    }
+
+    #[test]
+    fn only_what_worked_for_a_while_begins_anew() {
+        let mut backoff = Backoff::new();
+        for _ in 0..20 {
+            backoff.next_delay();
+        }
+        backoff.worked_for(STABLE / 2);
+        assert!(backoff.next_delay() >= LONGEST);
+        backoff.worked_for(STABLE);
+        assert!(backoff.next_delay() <= 2 * SHORTEST);
+    }
+}

@@ -1,0 +1,322 @@
+//! One connection through the proxy.
+
+use std::{
+    io,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Shared, Target, Way,
+    rules::{Rules, Weather},
+};
+
+/// How much is read at a time.
+const CHUNK: usize = 16 * 1024;
+
+/// How many bytes a way holds at most; where there are more, the proxy stops reading.
+const HELD: usize = 1024 * 1024;
+
+/// How often a throttled way forwards something.
+const TICKS_PER_SECOND: u64 = 20;
+
+/// The part of a connection, from its beginning, in which its name is looked for.
+const SNIFFED: usize = 4096;
+
+/// What the proxy knows of one connection, also after its end.
+#[derive(Debug)]
+pub(super) struct Link {
+    number: usize,
+    name: OnceLock<String>,
+    to_broker: Lane,
+    from_broker: Lane,
+    reset: CancellationToken,
+    ended: CancellationToken,
+}
+
+/// One way through a connection.
+#[derive(Debug, Default)]
+struct Lane {
+    forwarded: AtomicU64,
+    close: CancellationToken,
+    closed: CancellationToken,
+}
+
+impl Link {
+    pub(super) fn new(number: usize) -> Self {
+        Self {
+            number,
+            name: OnceLock::new(),
+            to_broker: Lane::default(),
+            from_broker: Lane::default(),
+            reset: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn number(&self) -> usize {
+        self.number
+    }
+
+    pub(super) fn is(&self, target: Target) -> bool {
+        match target {
+            Target::All => true,
+            Target::Named(name) => self.name.get().is_some_and(|own| own == name),
+            Target::Nth(number) => self.number == number,
+        }
+    }
+
+    pub(super) fn forwarded(&self, way: Way) -> u64 {
+        self.lane(way).forwarded.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reset(&self) {
+        self.reset.cancel();
+    }
+
+    /// Ends one way, and returns when that is done.
+    pub(super) async fn close(&self, way: Way) {
+        let lane = self.lane(way);
+        lane.close.cancel();
+        tokio::select! {
+            () = lane.closed.cancelled() => {}
+            () = self.ended() => {}
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    pub(super) async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    fn lane(&self, way: Way) -> &Lane {
+        match way {
+            Way::ToBroker => &self.to_broker,
+            Way::FromBroker => &self.from_broker,
+        }
+    }
+
+    /// Serves the connection until it is closed or lost.
+    pub(super) async fn serve(self: Arc<Self>, shared: Arc<Shared>, client: TcpStream) {
+        // Dropped after the sockets.
+        let _ended = self.ended.clone().drop_guard();
+        let mut client = client;
+        let connected = tokio::select! {
+            () = self.reset.cancelled() => None,
+            connected = shared.connect() => connected.ok(),
+        };
+        let Some(mut broker) = connected else {
+            reset_on_close(&client);
+            return;
+        };
+        let relayed = tokio::select! {
+            () = self.reset.cancelled() => Err(Lost),
+            relayed = self.relay(&shared, &mut client, &mut broker) => relayed,
+        };
+        if relayed.is_err() {
+            reset_on_close(&client);
+            reset_on_close(&broker);
+        }
+    }
+
+    /// Carries bytes both ways until both have ended, or until the connection is lost.
+    async fn relay(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        client: &mut TcpStream,
+        broker: &mut TcpStream,
+    ) -> Result<(), Lost> {
+        for stream in [&*client, &*broker] {
+            stream.set_nodelay(true).map_err(|_| Lost)?;
+        }
+        let (from_client, to_client) = client.split();
+        let (from_broker, to_broker) = broker.split();
+        let carry = |way| Carrier::new(self.clone(), shared.clone(), way);
+        tokio::try_join!(
+            carry(Way::ToBroker).run(from_client, to_broker),
+            carry(Way::FromBroker).run(from_broker, to_client),
+        )?;
+        Ok(())
+    }
+}
+
+/// The connection is to be reset.
+#[derive(Debug)]
+struct Lost;
+
+/// Makes the end of a socket a reset.
+fn reset_on_close(socket: &TcpStream) {
+    // It fails where the peer has reset the connection already.
+    let _ = socket.set_zero_linger();
+}
+
+/// What arrived at one moment.
+struct Chunk {
+    arrived: Instant,
+    /// No bytes at the end of the stream.
+    bytes: io::Result<Bytes>,
+    /// Its share of [`HELD`].
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// Carries bytes one way: a reader and a writer with a queue in between, so that chunks can be on the way at the
+/// same time.
+struct Carrier {
+    link: Arc<Link>,
+    shared: Arc<Shared>,
+    rules: watch::Receiver<Rules>,
+    way: Way,
+}
+
+impl Carrier {
+    fn new(link: Arc<Link>, shared: Arc<Shared>, way: Way) -> Self {
+        let rules = shared.rules.subscribe();
+        Self {
+            link,
+            shared,
+            rules,
+            way,
+        }
+    }
+
+    /// Returns after the end of the stream was forwarded, or made.
+    async fn run(mut self, from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), Lost> {
+        let link = self.link.clone();
+        let way = self.way;
+        let lane = link.lane(way);
+        let (queue, chunks) = mpsc::unbounded_channel();
+        let read = async {
+            read(&link, way, from, queue).await;
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            () = lane.close.cancelled() => {}
+            carried = async { tokio::try_join!(read, self.write(chunks, &mut to)) } => drop(carried?),
+        }
+        let shut_down = to.shutdown().await;
+        lane.closed.cancel();
+        shut_down.map_err(|_| Lost)
+    }
+
+    /// Writes what was read, when the conditions let it pass, until the end of the stream.
+    async fn write(
+        &mut self,
+        mut chunks: mpsc::UnboundedReceiver<Chunk>,
+        to: &mut WriteHalf<'_>,
+    ) -> Result<(), Lost> {
+        while let Some(chunk) = chunks.recv().await {
+            self.passage(self.way, chunk.arrived).await;
+            let mut bytes = chunk.bytes.map_err(|_| Lost)?;
+            while !bytes.is_empty() {
+                let rate = self.passage(self.way, chunk.arrived).await.rate;
+                let piece = bytes.split_to(rate.map_or(bytes.len(), |rate| a_tick_of(rate).min(bytes.len())));
+                self.forward(&piece, to).await?;
+                if let Some(rate) = rate {
+                    sleep(Duration::from_secs(piece.len() as u64) / u32::try_from(rate).unwrap_or(u32::MAX))
+                        .await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one piece, unless the connection is to be cut before or within it.
+    async fn forward(&mut self, piece: &[u8], to: &mut WriteHalf<'_>) -> Result<(), Lost> {
+        let cut = self.shared.cut_within(&self.link, self.way, piece);
+        let pass = &piece[..cut.unwrap_or(piece.len())];
+        if to.write_all(pass).await.is_err() {
+            // That the receiver is gone is news which travels the other way.
+            self.passage(self.way.opposite(), Instant::now()).await;
+            return Err(Lost);
+        }
+        let forwarded = &self.link.lane(self.way).forwarded;
+        forwarded.fetch_add(pass.len() as u64, Ordering::Relaxed);
+        match cut {
+            Some(_) => Err(Lost),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the conditions let pass on this way what arrived at this time, and returns what they are then.
+    async fn passage(&mut self, way: Way, arrived: Instant) -> Weather {
+        loop {
+            let weather = self.rules.borrow_and_update().weather(&self.link, way);
+            let due = arrived + weather.latency;
+            if !weather.black_hole && due <= Instant::now() {
+                return weather;
+            }
+            tokio::select! {
+                // The sender is in `shared`, so it is there.
+                _ = self.rules.changed() => {}
+                () = sleep_until(due), if !weather.black_hole => {}
+            }
+        }
+    }
+}
+
+/// How many bytes a way with this rate forwards at a time.
+fn a_tick_of(bytes_per_second: u64) -> usize {
+    usize::try_from(bytes_per_second / TICKS_PER_SECOND)
+        .unwrap_or(usize::MAX)
+        .max(1)
+}
+
+/// Reads until the stream has ended or is lost, which is the last chunk.
+async fn read(link: &Link, way: Way, mut from: ReadHalf<'_>, queue: mpsc::UnboundedSender<Chunk>) {
+    let room = Arc::new(Semaphore::new(HELD));
+    let mut beginning = (way == Way::ToBroker).then(Vec::new);
+    loop {
+        let mut bytes = BytesMut::with_capacity(CHUNK);
+        let read = from.read_buf(&mut bytes).await;
+        let arrived = Instant::now();
+        let bytes = read.map(|_| bytes.freeze());
+        let length = bytes.as_ref().map_or(0, Bytes::len);
+
+        if let (Some(seen), Ok(bytes)) = (&mut beginning, &bytes) {
+            seen.extend_from_slice(bytes);
+            if let Some(name) = connection_name(seen) {
+                let _ = link.name.set(name);
+            }
+            if link.name.get().is_some() || seen.len() > SNIFFED {
+                beginning = None;
+            }
+        }
+        let share = u32::try_from(length).expect("a chunk is small");
+        let chunk = Chunk {
+            arrived,
+            bytes,
+            _room: room.clone().acquire_many_owned(share).await.ok(),
+        };
+        if queue.send(chunk).is_err() || length == 0 {
+            return;
+        }
+    }
+}
+
+/// The name in the client properties of a `start-ok`, once it is there as a whole: a field with a long string.
+fn connection_name(sent: &[u8]) -> Option<String> {
+    const KEY: &[u8] = b"\x0fconnection_nameS";
+    let start = sent.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();
+    let (length, rest) = sent[start..].split_first_chunk()?;
+    let name = rest.get(..u32::from_be_bytes(*length) as usize)?;
+    Some(String::from_utf8_lossy(name).into_owned())
+}

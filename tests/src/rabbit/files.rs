@@ -1,0 +1,114 @@
+//! What a node is started from: the installation, its environment and the files in its folder.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::OsString,
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::bail;
+
+/// The `rabbitmq-server` script of the installation.
+///
+/// Debian's `/usr/sbin/rabbitmq-server` is a wrapper that insists on the user rabbitmq; the script behind it runs
+/// as anyone, so it comes first.
+pub(super) fn find_server() -> anyhow::Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = [PathBuf::from("/usr/lib/rabbitmq/bin")]
+        .into_iter()
+        .chain(env::split_paths(&path))
+        // An ordinary user's PATH lacks these.
+        .chain(["/usr/local/sbin", "/usr/sbin"].map(PathBuf::from));
+    match folders
+        .map(|folder| folder.join("rabbitmq-server"))
+        .find(|server| server.is_file())
+    {
+        Some(server) => Ok(server),
+        None => bail!(
+            "RabbitMQ is not installed, and these tests need it: apt-get install rabbitmq-server \
+             (or run tests/run, which does it; or set AMQP_URL for the tests that only need a broker)"
+        ),
+    }
+}
+
+/// The whole environment of a node and of its `rabbitmqctl`: nothing comes from ours but the search path, as a
+/// stray `RABBITMQ_…` or `ERL_…` variable would lead to another node.
+pub(super) fn environment(
+    name: &str,
+    folder: &Path,
+    distribution_port: u16,
+    epmd_port: u16,
+) -> BTreeMap<&'static str, OsString> {
+    // RabbitMQ forbids Erlang's schedulers to spin before they sleep. But a start is thousands of small file reads,
+    // each handed from thread to thread: on a virtual machine the wake-ups make it three times as slow.
+    const SCHEDULERS: &str = "+S 2:2 +sbwt very_short +sbwtdio very_short";
+    const LOOPBACK: &str = "-kernel inet_dist_use_interface {127,0,0,1}";
+    let in_folder = |name| folder.join(name).into_os_string();
+
+    BTreeMap::from([
+        (
+            "PATH",
+            env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into()),
+        ),
+        ("LANG", "C.UTF-8".into()),
+        ("HOME", folder.into()),
+        ("TMPDIR", folder.into()),
+        // Erlang starts the port mapper on this port by itself.
+        ("ERL_EPMD_PORT", epmd_port.to_string().into()),
+        ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
+        ("ERL_CRASH_DUMP_SECONDS", "0".into()),
+        ("RABBITMQ_NODENAME", name.into()),
+        ("RABBITMQ_DIST_PORT", distribution_port.to_string().into()),
+        ("RABBITMQ_CONFIG_FILE", in_folder("rabbitmq.conf")),
+        // Missing on purpose: without it, /etc/rabbitmq would be asked.
+        ("RABBITMQ_CONF_ENV_FILE", in_folder("rabbitmq-env.conf")),
+        ("RABBITMQ_ADVANCED_CONFIG_FILE", in_folder("advanced.config")),
+        ("RABBITMQ_ENABLED_PLUGINS_FILE", in_folder("enabled_plugins")),
+        // By which the watchdog finds the process to kill.
+        ("RABBITMQ_PID_FILE", in_folder("pid")),
+        ("RABBITMQ_MNESIA_BASE", in_folder("mnesia")),
+        ("RABBITMQ_LOG_BASE", in_folder("logs")),
+        // To standard output, which is the log file: there it meets what goes wrong before logging starts.
+        ("RABBITMQ_LOGS", "-".into()),
+        (
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+            format!("{SCHEDULERS} {LOOPBACK}").into(),
+        ),
+        ("RABBITMQ_CTL_ERL_ARGS", format!("+S 1:1 {LOOPBACK}").into()),
+        // Any free port instead of ten fixed ones, which all nodes of the machine would share.
+        ("RABBITMQ_CTL_DIST_PORT_MIN", "0".into()),
+        ("RABBITMQ_CTL_DIST_PORT_MAX", "0".into()),
+    ])
+}
+
+pub(super) fn write(
+    folder: &Path,
+    cookie: &str,
+    amqp_port: u16,
+    more_configuration: &str,
+) -> anyhow::Result<()> {
+    // The limits are there so that a small machine does not block publishers.
+    let configuration = format!(
+        "listeners.tcp.1 = 127.0.0.1:{amqp_port}\n\
+         loopback_users.guest = false\n\
+         vm_memory_high_watermark.absolute = 1GB\n\
+         disk_free_limit.absolute = 10MB\n\
+         {more_configuration}\n"
+    );
+    fs::write(folder.join("rabbitmq.conf"), configuration)?;
+    fs::write(folder.join("enabled_plugins"), "[].\n")?;
+    fs::write(folder.join("watchdog.sh"), include_str!("watchdog.sh"))?;
+
+    // Erlang accepts a cookie only if nobody else can read it.
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(folder.join(".erlang.cookie"))?
+        .write_all(cookie.as_bytes())?;
+    Ok(())
+}

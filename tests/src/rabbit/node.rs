@@ -1,0 +1,252 @@
+//! One node.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs,
+    io::Write as _,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, ensure};
+use lapin::{Connection, ConnectionProperties};
+use tokio::{process::Command, task::spawn_blocking, time::timeout};
+use uuid::Uuid;
+
+use super::{files, ports::free_ports};
+use crate::until;
+
+/// How long a node may take until it serves clients; some ten seconds are usual, and a busy machine takes longer.
+const START_LIMIT: Duration = Duration::from_secs(180);
+
+/// How long a killed node may take until nothing of it runs.
+const KILL_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long one `rabbitmqctl` may take.
+const CTL_LIMIT: Duration = Duration::from_secs(60);
+
+/// How many lines of a node's log an error shows.
+const LOG_TAIL: usize = 80;
+
+/// The file that the watchdog leaves when the server has exited.
+const EXITED: &str = "exited";
+
+/// What nodes have in common that can reach each other.
+#[derive(Debug)]
+pub(super) struct Peers {
+    pub(super) cookie: String,
+    /// The port mapper that tells their names' ports; the first node to need it starts it.
+    pub(super) epmd_port: u16,
+}
+
+/// A running RabbitMQ node of our own.
+///
+/// Dropping it ends it and removes its folder. It is not tied to the runtime that started it.
+#[derive(Debug)]
+pub struct Node {
+    url: String,
+    name: String,
+    rabbitmqctl: PathBuf,
+    environment: BTreeMap<&'static str, OsString>,
+    pub(super) folder: PathBuf,
+    watchdog: Child,
+}
+
+impl Node {
+    /// Starts a node and waits until it serves clients.
+    ///
+    /// # Errors
+    ///
+    /// Where RabbitMQ is not installed, and where the node does not start: with the tail of its log.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with("").await
+    }
+
+    /// Starts a node with these lines at the end of its `rabbitmq.conf`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`start`](Self::start).
+    pub async fn start_with(configuration: &str) -> anyhow::Result<Self> {
+        let [epmd_port] = free_ports()?;
+        let cookie = Uuid::new_v4().simple().to_string();
+        Self::start_among(&Peers { cookie, epmd_port }, configuration).await
+    }
+
+    /// Starts a node that can reach these peers.
+    pub(super) async fn start_among(peers: &Peers, configuration: &str) -> anyhow::Result<Self> {
+        let server = files::find_server()?;
+        let [amqp_port, distribution_port] = free_ports()?;
+        let name = format!("rpc-test-{}", &Uuid::new_v4().simple().to_string()[..8]);
+        let folder = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir()?;
+        let name = format!("{name}@localhost");
+        let environment = files::environment(&name, folder.path(), distribution_port, peers.epmd_port);
+        files::write(folder.path(), &peers.cookie, amqp_port, configuration)?;
+
+        let log = fs::File::create(folder.path().join("log"))?;
+        let watchdog = std::process::Command::new("/bin/sh")
+            .arg(folder.path().join("watchdog.sh"))
+            .arg(&server)
+            .env_clear()
+            .envs(&environment)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // Out of the terminal's reach: Ctrl-C is for the tests, the watchdog then ends in its own way.
+            .process_group(0)
+            .spawn()
+            .context("the watchdog does not start")?;
+
+        // From here on the watchdog removes the folder.
+        let node = Self {
+            url: format!("amqp://guest:guest@127.0.0.1:{amqp_port}/%2f"),
+            name,
+            rabbitmqctl: server.with_file_name("rabbitmqctl"),
+            environment,
+            folder: folder.keep(),
+            watchdog,
+        };
+        node.serves_clients().await?;
+        Ok(node)
+    }
+
+    /// Its name among Erlang nodes, as in `rabbitmqctl -n`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The URL under which clients reach the node, as user guest.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Runs `rabbitmqctl` against this node and returns what it prints.
+    ///
+    /// `["close_all_connections", "why"]` cuts every client off; `["stop_app"]` and `["start_app"]` are an outage on
+    /// the same port, which only durable queues survive.
+    ///
+    /// # Errors
+    ///
+    /// Where the command fails or takes longer than a minute.
+    pub async fn ctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let what = || format!("rabbitmqctl {}", arguments.join(" "));
+        let mut command = Command::new(&self.rabbitmqctl);
+        command.arg("--quiet").args(arguments);
+        command
+            .env_clear()
+            .envs(&self.environment)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        // The mark by which the watchdog finds what belongs to the node.
+        command.env("RPC_TESTS_NODE", &self.folder);
+
+        let output = timeout(CTL_LIMIT, command.output())
+            .await
+            .with_context(|| format!("{} took longer than {CTL_LIMIT:?}", what()))?
+            .with_context(|| format!("{} does not start", what()))?;
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            output.status.success(),
+            "{} failed: {}\n{stdout}{}",
+            what(),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(stdout)
+    }
+
+    /// Has the node write to its folder what it knows of virtual hosts, users, exchanges and queues, and returns when
+    /// they are safe from a [kill](Self::kill).
+    ///
+    /// RabbitMQ 3.10 may say that a durable queue is declared before it is: on a busy machine, one in ten was lost.
+    pub async fn flush(&self) -> anyhow::Result<()> {
+        let written = self
+            .ctl(&["eval", "[mnesia:dump_log(), mnesia:sync_log()]."])
+            .await?;
+        ensure!(
+            written.trim() == "[dumped,ok]",
+            "the database is not written: {written}"
+        );
+        Ok(())
+    }
+
+    /// Kills the node as if its machine had lost power, and returns once its ports are closed.
+    ///
+    /// What it had written stays: see [`restart`](Self::restart). A queue declared a moment before may be lost, durable
+    /// or not: see [`flush`](Self::flush).
+    ///
+    /// # Errors
+    ///
+    /// Where it was not running.
+    pub async fn kill(&self) -> anyhow::Result<()> {
+        ensure!(self.is_running(), "{} is not running", self.name);
+        self.tell_watchdog("kill")?;
+        let what = format!("{} is gone", self.name);
+        until(&what, KILL_LIMIT, async || Ok(!self.is_running())).await
+    }
+
+    /// Starts the node again after it was [killed](Self::kill), on the same ports and with the data that it had
+    /// written to its folder, and waits until it serves clients.
+    ///
+    /// # Errors
+    ///
+    /// Where it is running, and where it does not start: with the tail of its log.
+    pub async fn restart(&self) -> anyhow::Result<()> {
+        ensure!(!self.is_running(), "{} is running", self.name);
+        fs::remove_file(self.folder.join(EXITED))?;
+        self.tell_watchdog("start")?;
+        self.serves_clients().await
+    }
+
+    /// Whether the node has been started and has not exited since.
+    pub fn is_running(&self) -> bool {
+        !self.folder.join(EXITED).exists()
+    }
+
+    /// Ends the node as if its machine had lost power, and returns once nothing is left of it.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        // Drop waits for the watchdog: not on a thread of the runtime.
+        spawn_blocking(move || drop(self))
+            .await
+            .context("ending the node panicked")
+    }
+
+    /// Waits until a client gets through the whole AMQP handshake.
+    pub(super) async fn serves_clients(&self) -> anyhow::Result<()> {
+        let served = until("it serves clients", START_LIMIT, async || {
+            ensure!(self.is_running(), "it exited");
+            let attempt = Connection::connect(&self.url, ConnectionProperties::default());
+            let Ok(Ok(connection)) = timeout(Duration::from_secs(5), attempt).await else {
+                return Ok(false);
+            };
+            connection.close(200, "it works".into()).await?;
+            Ok(true)
+        });
+        served.await.with_context(|| {
+            let log = self.log_tail();
+            format!("{} did not start; its log ends:\n{log}", self.name)
+        })
+    }
+
+    fn tell_watchdog(&self, command: &str) -> anyhow::Result<()> {
+        let mut input = self.watchdog.stdin.as_ref().context("its input is a pipe")?;
+        writeln!(input, "{command}").context("the watchdog is gone")
+    }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read(self.folder.join("log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // `wait` closes the watchdog's standard input first, which is what ends it.
+        let _ = self.watchdog.wait();
+    }
+}

@@ -1,0 +1,119 @@
+//! The command line: the user's, and that of the processes which this program starts of itself.
+
+use std::env;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, bail};
+
+const USAGE: &str =
+    "torture [--seconds N] [--seed N] [--callers N] [--workers N] [--rate CALLS-A-SECOND-OF-EACH-CALLER]";
+
+/// What the user asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Args {
+    pub(crate) duration: Duration,
+    pub(crate) seed: u64,
+    pub(crate) callers: usize,
+    pub(crate) workers: usize,
+    pub(crate) rate: u64,
+}
+
+/// What a process of ours is given.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) name: String,
+    pub(crate) url: String,
+    pub(crate) journal: PathBuf,
+    pub(crate) seed: u64,
+    pub(crate) rate: u64,
+}
+
+/// What this process is.
+#[derive(Debug)]
+pub(crate) enum Role {
+    Parent(Args),
+    Worker(Seat),
+    Caller(Seat),
+}
+
+impl Role {
+    pub(crate) fn from_command_line() -> anyhow::Result<Self> {
+        let mut words = env::args().skip(1).peekable();
+        match words.peek().map(String::as_str) {
+            Some("worker") => Seat::parse(words.skip(1)).map(Self::Worker),
+            Some("caller") => Seat::parse(words.skip(1)).map(Self::Caller),
+            _ => Args::parse(words).map(Self::Parent),
+        }
+    }
+}
+
+impl Args {
+    fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Self> {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let mut args = Self {
+            duration: Duration::from_secs(60),
+            seed: u64::from(clock.subsec_nanos()),
+            callers: 2,
+            workers: 3,
+            rate: 30,
+        };
+        while let Some(flag) = words.next() {
+            match flag.as_str() {
+                "--seconds" => args.duration = Duration::from_secs(number(&flag, words.next())?),
+                "--seed" => args.seed = number(&flag, words.next())?,
+                "--callers" => args.callers = number(&flag, words.next())?,
+                "--workers" => args.workers = number(&flag, words.next())?,
+                "--rate" => args.rate = number(&flag, words.next())?,
+                _ => bail!("what is {flag}?\n{USAGE}"),
+            }
+        }
+        if args.callers == 0 || args.workers == 0 || args.rate == 0 {
+            bail!("there must be callers, workers and calls\n{USAGE}");
+        }
+        Ok(args)
+    }
+}
+
+impl fmt::Display for Args {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            duration,
+            seed,
+            callers,
+            workers,
+            rate,
+        } = self;
+        write!(
+            f,
+            "--seconds {} --seed {seed} --callers {callers} --workers {workers} --rate {rate}",
+            duration.as_secs()
+        )
+    }
+}
+
+impl Seat {
+    /// As the words of a command line, for [`parse`](Self::parse).
+    pub(crate) fn to_words(&self) -> [String; 5] {
+        let journal = self.journal.to_string_lossy().into_owned();
+        let (name, url) = (self.name.clone(), self.url.clone());
+        [name, url, journal, self.seed.to_string(), self.rate.to_string()]
+    }
+
+    fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Self> {
+        Ok(Self {
+            name: words.next().context("a name")?,
+            url: words.next().context("a URL")?,
+            journal: words.next().context("a journal")?.into(),
+            seed: number("the seed", words.next())?,
+            rate: number("the rate", words.next())?,
+        })
+    }
+}
+
+fn number<N: FromStr>(flag: &str, word: Option<String>) -> anyhow::Result<N> {
+    word.and_then(|word| word.parse().ok())
+        .with_context(|| format!("{flag} needs a number\n{USAGE}"))
+}

@@ -1,0 +1,246 @@
+//! A caller process: calls of all kinds until all is healed; then calls that must succeed.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rpc_runtime::{Broker, BrokerError, CallError, Executed, ReplyQueue};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::args::Seat;
+use crate::child;
+use crate::history::{Journal, Method, Outcome, Ran, Record, now};
+use crate::random::Random;
+use crate::service::{Done, Ending, Job, Refused, TortureClient, checksum};
+
+/// How long a process may need after the last fault: connections that are lost and not known to be are found out by their
+/// heartbeats, and then there is the pause before the next attempt.
+const SETTLING: Duration = Duration::from_secs(8);
+
+/// How long calls may take that are made when all is healed.
+const AMPLE: Duration = Duration::from_secs(20);
+
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How many calls that are not idempotent each handle makes in the end.
+const LAST_WRITES: usize = 10;
+
+const SMALL: usize = 100;
+const LARGE: usize = 300_000;
+
+pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
+    child::log();
+    let mut orders = child::orders();
+    let journal = Arc::new(Journal::create(&seat.journal)?);
+    let mut handles = Vec::new();
+    for replies in [ReplyQueue::Resumable, ReplyQueue::Exclusive, ReplyQueue::Direct] {
+        let broker = Broker::builder().reply_queue(replies).connect_lazy([&seat.url])?;
+        handles.push(Handle {
+            name: format!("{}-{replies:?}", seat.name),
+            client: TortureClient::new(&broker),
+            broker,
+            journal: Arc::clone(&journal),
+        });
+    }
+
+    let mut random = Random::new(seed_of(&seat));
+    let mut calls = JoinSet::new();
+    let mut next = Instant::now();
+    loop {
+        // On average the rate, in uneven steps.
+        next += Duration::from_micros(random.between(0..=2_000_000 / seat.rate));
+        tokio::select! {
+            () = sleep_until(next) => {}
+            _ = orders.recv() => break,
+        }
+        let handle = handles[random.index(handles.len())].clone();
+        let plan = Plan::any(&mut random);
+        calls.spawn(async move { handle.call(plan).await });
+        while calls.try_join_next().is_some() {}
+    }
+    join_all(handles.iter().map(Handle::must_succeed)).await;
+    while calls.join_next().await.is_some() {}
+    join_all(handles.iter().map(|handle| handle.broker.close())).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Each caller has its own numbers.
+fn seed_of(seat: &Seat) -> u64 {
+    seat.seed ^ checksum(seat.name.as_bytes())
+}
+
+/// A call to be made.
+struct Plan {
+    method: Method,
+    limit: Duration,
+    work_ms: u64,
+    ending: Ending,
+    sent: usize,
+    wanted: usize,
+    fresh: bool,
+}
+
+impl Plan {
+    fn any(random: &mut Random) -> Self {
+        let size = |random: &mut Random| match random.percent(3) {
+            true => random.between(SMALL as u64..=LARGE as u64) as usize,
+            false => SMALL,
+        };
+        Self {
+            method: match random.between(0..=99) {
+                0..=44 => Method::Read,
+                45..=89 => Method::Write,
+                _ => Method::Note,
+            },
+            limit: Duration::from_millis(random.between(2_000..=20_000)),
+            work_ms: match random.between(0..=99) {
+                0..=59 => random.between(0..=20),
+                60..=94 => random.between(20..=400),
+                _ => random.between(400..=3_000),
+            },
+            ending: match random.between(0..=99) {
+                0..=93 => Ending::Answer,
+                94..=98 => Ending::Refuse,
+                _ => Ending::Panic,
+            },
+            sent: size(random),
+            wanted: size(random),
+            fresh: false,
+        }
+    }
+
+    fn fresh(method: Method) -> Self {
+        Self {
+            method,
+            limit: AMPLE,
+            work_ms: 5,
+            ending: Ending::Answer,
+            sent: SMALL,
+            wanted: SMALL,
+            fresh: true,
+        }
+    }
+}
+
+/// One access to the broker, with one kind of reply queue.
+#[derive(Clone)]
+struct Handle {
+    name: String,
+    client: TortureClient,
+    broker: Broker,
+    journal: Arc<Journal>,
+}
+
+impl Handle {
+    /// What is idempotent succeeds from now on; everything does once each connection that is lost is known to be.
+    async fn must_succeed(&self) {
+        let settled = Instant::now() + SETTLING;
+        while Instant::now() < settled {
+            self.call(Plan::fresh(Method::Read)).await;
+            sleep(PAUSE).await;
+        }
+        for _ in 0..LAST_WRITES {
+            self.call(Plan::fresh(Method::Write)).await;
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Makes the call, and writes down its beginning and its end.
+    async fn call(&self, plan: Plan) {
+        let call = format!("{}-{}", self.name, self.journal.next());
+        let job = Job {
+            call: call.clone(),
+            work_ms: plan.work_ms,
+            ending: plan.ending,
+            payload: vec![3; plan.sent].into(),
+            wanted: plan.wanted,
+        };
+        self.journal.write(&Record::Called {
+            at: now(),
+            call: call.clone(),
+            handle: self.name.clone(),
+            method: plan.method,
+            limit_us: plan.limit.as_micros() as u64,
+            work_ms: plan.work_ms,
+            sent: plan.sent,
+            fresh: plan.fresh,
+        });
+        let begun = Instant::now();
+        let outcome = match plan.method {
+            Method::Read => outcome(self.client.read(&job).timeout(plan.limit).await, &job),
+            Method::Write => outcome(self.client.write(&job).timeout(plan.limit).await, &job),
+            Method::Note => match self.client.note(&job).timeout(plan.limit).await {
+                Ok(()) => Outcome::named("sent", Ran::Maybe),
+                Err(error) => failure(&error),
+            },
+        };
+        self.journal.write(&Record::Ended {
+            at: now(),
+            call,
+            took_us: begun.elapsed().as_micros() as u64,
+            outcome,
+        });
+    }
+}
+
+fn outcome(result: Result<Done, CallError<Refused>>, job: &Job) -> Outcome {
+    match result {
+        Ok(done) => {
+            let fits = done.call == job.call
+                && done.checksum == checksum(&job.payload)
+                && done.payload.len() == job.wanted
+                && job.ending == Ending::Answer;
+            Outcome {
+                kind: if fits { "ok" } else { "mismatch" }.to_owned(),
+                executed: Ran::Yes,
+                run: Some(done.run),
+                error: None,
+            }
+        }
+        Err(CallError::Service(Refused { call, run })) => Outcome {
+            kind: match call == job.call && job.ending == Ending::Refuse {
+                true => "service",
+                false => "mismatch",
+            }
+            .to_owned(),
+            executed: Ran::Yes,
+            run: Some(run),
+            error: None,
+        },
+        Err(error) => failure(&error),
+    }
+}
+
+fn failure<E: std::error::Error + 'static>(error: &CallError<E>) -> Outcome {
+    let executed = match error.executed() {
+        Executed::No => Ran::No,
+        Executed::Maybe => Ran::Maybe,
+        Executed::Yes => Ran::Yes,
+    };
+    Outcome {
+        error: Some(rpc_runtime::Chain(error).to_string()),
+        ..Outcome::named(&kind(error), executed)
+    }
+}
+
+fn kind<E>(error: &CallError<E>) -> String {
+    match error {
+        CallError::NoServer { .. } => "no_server".to_owned(),
+        CallError::TimedOut { .. } => "timed_out".to_owned(),
+        CallError::Refused { .. } => "refused".to_owned(),
+        CallError::Fault(fault) => fault.code.to_string(),
+        CallError::Broker { source, .. } => match source {
+            BrokerError::Lost { .. } => "broker: lost",
+            BrokerError::Queue { .. } => "broker: queue",
+            BrokerError::ChannelClosed { .. } => "broker: channel closed",
+            BrokerError::Cancelled { .. } => "broker: cancelled",
+            BrokerError::Unresponsive { .. } => "broker: unresponsive",
+            BrokerError::Closed => "broker: closed",
+            _ => "broker: another",
+        }
+        .to_owned(),
+        _ => "another".to_owned(),
+    }
+}

@@ -1,0 +1,249 @@
+//! Holds a history against the promises. Pure: decisions over data.
+
+use crate::history::{Call, History, Method, Micros, Ran};
+use crate::inject::Incident;
+
+/// How late a call may end on a machine that has much else to do.
+const SLACK: Micros = 2_000_000;
+
+/// A call that had this much time left when all was healed had enough: for heartbeats to find out what is lost, for the pause
+/// before the next attempt, for the work.
+const ENOUGH: Micros = 14_000_000;
+
+/// What was promised and is not so, each with the history of the call.
+pub(crate) fn violations(history: &History, incidents: &[Incident], healed: Micros) -> Vec<String> {
+    let mut found: Vec<_> = history
+        .strays
+        .iter()
+        .map(|run| format!("a run of a call that nobody made: {run:?}"))
+        .collect();
+    for (name, call) in &history.calls {
+        let judge = Judge {
+            call,
+            incidents,
+            healed,
+        };
+        let broken = judge.broken();
+        if !broken.is_empty() {
+            found.push(judge.story(name, &broken));
+        }
+    }
+    found
+}
+
+struct Judge<'a> {
+    call: &'a Call,
+    incidents: &'a [Incident],
+    healed: Micros,
+}
+
+impl Judge<'_> {
+    /// Which promises were broken to this call.
+    fn broken(&self) -> Vec<String> {
+        let Some((_, took, outcome)) = &self.call.ended else {
+            return vec!["it never ended".to_owned()];
+        };
+        let (call, runs) = (self.call, &self.call.runs);
+        let mut broken = Vec::new();
+        let mut must = |holds: bool, what: &str| {
+            if !holds {
+                broken.push(what.to_owned());
+            }
+        };
+        let kind = outcome.kind.as_str();
+        let repeats = call.method == Method::Read;
+        must(*took <= call.limit_us + SLACK, "it ended long after its deadline");
+        must(
+            kind != "timed_out" || *took >= call.limit_us,
+            "it timed out before its time",
+        );
+        must(kind != "mismatch", "its reply is another call's");
+        must(repeats || runs.len() <= 1, "it ran more than once");
+        must(
+            outcome.executed != Ran::No || runs.is_empty(),
+            "it says that it did not run, and it ran",
+        );
+        must(
+            outcome.executed != Ran::Yes || !runs.is_empty(),
+            "it says that it ran, and it did not",
+        );
+        let answered = |name: &String| runs.iter().any(|run| run.name == *name && run.ended.is_some());
+        must(
+            outcome.run.as_ref().is_none_or(answered),
+            "its reply is of a run that there was not, or that had not ended",
+        );
+
+        let queue_was_there = !self.a_deletion_meets();
+        must(
+            kind != "no_server" || !queue_was_there,
+            "it was told that there is no queue, and there was",
+        );
+        let final_kinds = ["ok", "service", "panicked", "timed_out", "no_server"];
+        must(
+            !repeats || final_kinds.contains(&kind) || !queue_was_there,
+            "it is idempotent, had time left, and was given up",
+        );
+        let had_enough = call.until() > self.healed && call.deadline() > self.healed + ENOUGH;
+        must(
+            !(repeats && had_enough && kind == "timed_out" && queue_was_there),
+            "it is idempotent, had enough time when all was healed, and did not succeed",
+        );
+        must(
+            !call.fresh || kind == "ok",
+            "it was made when all was healed, and failed",
+        );
+        broken
+    }
+
+    /// Whether the request queue was deleted, with the requests in it, while the call was under way.
+    fn a_deletion_meets(&self) -> bool {
+        let mut deletions = self.incidents.iter().filter(|it| it.deletes_the_queue());
+        deletions.any(|it| it.is_within(self.call.at, self.call.until()))
+    }
+
+    fn story(&self, name: &str, broken: &[String]) -> String {
+        let begin = self.call.at;
+        let after = |at: Micros| (at as f64 - begin as f64) / 1e6;
+        let mut story = format!("call {name}: {}\n", broken.join("; "));
+        for record in &self.call.records {
+            story += &format!("    {:+8.3}s {record:?}\n", after(record.at()));
+        }
+        for incident in self.incidents {
+            if incident.is_within(begin, self.call.until()) {
+                let (from, to) = (after(incident.from), after(incident.to));
+                story += &format!("    {from:+8.3}s to {to:+.3}s {:?}\n", incident.fault);
+            }
+        }
+        story
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{Outcome, Record};
+    use crate::plan::Fault;
+
+    const SECOND: Micros = 1_000_000;
+    const LIMIT: Micros = 5 * SECOND;
+
+    fn called(method: Method) -> Record {
+        Record::Called {
+            at: 0,
+            call: "a".into(),
+            handle: "c0".into(),
+            method,
+            limit_us: LIMIT,
+            work_ms: 0,
+            sent: 0,
+            fresh: false,
+        }
+    }
+
+    fn run(run: &str) -> [Record; 2] {
+        let (call, name) = ("a".to_owned(), run.to_owned());
+        [
+            Record::RunStarted {
+                at: 1,
+                call: call.clone(),
+                run: name.clone(),
+                method: "write".into(),
+                redelivered: false,
+            },
+            Record::RunEnded {
+                at: 2,
+                call,
+                run: name,
+            },
+        ]
+    }
+
+    fn ended(took_us: Micros, outcome: Outcome) -> Record {
+        Record::Ended {
+            at: took_us,
+            call: "a".into(),
+            took_us,
+            outcome,
+        }
+    }
+
+    fn ok(run: &str) -> Outcome {
+        Outcome {
+            run: Some(run.into()),
+            ..Outcome::named("ok", Ran::Yes)
+        }
+    }
+
+    #[track_caller]
+    fn assert_broken(records: impl IntoIterator<Item = Record>, what: Option<&str>) {
+        let history = History::from_records(records.into_iter().collect());
+        let found = violations(&history, &[], 100 * SECOND);
+        match what {
+            None => assert_eq!(found, [""; 0]),
+            Some(what) => assert!(found.len() == 1 && found[0].contains(what), "{found:?}"),
+        }
+    }
+
+    #[test]
+    fn a_call_that_ran_and_was_answered_is_well() {
+        let [started, done] = run("w0.1/1");
+        assert_broken(
+            [called(Method::Write), started, done, ended(3, ok("w0.1/1"))],
+            None,
+        );
+    }
+
+    #[test]
+    fn each_broken_promise_is_found() {
+        let write = || called(Method::Write);
+        let (one, two) = (run("w0.1/1"), run("w1.1/1"));
+        assert_broken([write()], Some("never ended"));
+        let late = Outcome::named("timed_out", Ran::Maybe);
+        assert_broken(
+            [write(), ended(LIMIT + 3 * SECOND, late.clone())],
+            Some("long after"),
+        );
+        assert_broken([write(), ended(LIMIT - 1, late.clone())], Some("before its time"));
+        assert_broken([write(), ended(3, ok("w0.1/1"))], Some("it did not"));
+        let twice = one.iter().chain(&two).cloned();
+        let twice = twice.chain([write(), ended(3, ok("w0.1/1"))]);
+        assert_broken(twice, Some("more than once"));
+        let [started, _] = one.clone();
+        let unfinished = [write(), started, ended(3, ok("w0.1/1"))];
+        assert_broken(unfinished, Some("had not ended"));
+        let denied = ended(LIMIT, Outcome::named("timed_out", Ran::No));
+        assert_broken(one.into_iter().chain([write(), denied]), Some("and it ran"));
+        let lost = ended(3, Outcome::named("broker: lost", Ran::Maybe));
+        assert_broken([called(Method::Read), lost.clone()], Some("given up"));
+        assert_broken([write(), lost], None);
+        let absent = ended(3, Outcome::named("no_server", Ran::No));
+        assert_broken([write(), absent], Some("there was"));
+    }
+
+    #[test]
+    fn a_call_is_told_that_there_is_no_queue_only_while_it_is_deleted() {
+        let absent = ended(3, Outcome::named("no_server", Ran::No));
+        let history = History::from_records(vec![called(Method::Read), absent]);
+        let deletion = |from, to| Incident {
+            name: "deletion",
+            victim: None,
+            from,
+            to,
+            fault: Fault::DeleteQueue,
+        };
+        assert_eq!(violations(&history, &[deletion(2, 9)], SECOND), [""; 0]);
+        assert_eq!(violations(&history, &[deletion(4, 9)], SECOND).len(), 1);
+    }
+
+    #[test]
+    fn what_is_idempotent_succeeds_where_there_was_time_when_all_was_healed() {
+        let mut late = called(Method::Read);
+        if let Record::Called { limit_us, .. } = &mut late {
+            *limit_us = 20 * SECOND;
+        }
+        let timed_out = ended(20 * SECOND, Outcome::named("timed_out", Ran::Maybe));
+        let history = History::from_records(vec![late, timed_out]);
+        assert_eq!(violations(&history, &[], 5 * SECOND).len(), 1);
+        assert_eq!(violations(&history, &[], 7 * SECOND), [""; 0]);
+    }
+}

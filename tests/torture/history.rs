@@ -1,0 +1,281 @@
+//! What happened: each process appends to a journal of its own, the parent reads them all.
+//!
+//! A record is one line in one write, made before what follows from it: a killed process loses at most the record that it
+//! was writing, as the system keeps what was written.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+/// Microseconds since 1970, by the one clock that all processes share.
+pub(crate) type Micros = u64;
+
+pub(crate) fn now() -> Micros {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_micros() as u64
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Method {
+    /// Idempotent.
+    Read,
+    /// Not idempotent.
+    Write,
+    /// One-way, not idempotent.
+    Note,
+}
+
+/// `Executed`, in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Ran {
+    No,
+    Maybe,
+    Yes,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub(crate) kind: String,
+    pub(crate) executed: Ran,
+    /// The run that answered.
+    pub(crate) run: Option<String>,
+    pub(crate) error: Option<String>,
+}
+
+impl Outcome {
+    pub(crate) fn named(kind: &str, executed: Ran) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            executed,
+            run: None,
+            error: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Record {
+    Called {
+        at: Micros,
+        call: String,
+        handle: String,
+        method: Method,
+        limit_us: u64,
+        work_ms: u64,
+        sent: usize,
+        /// Made when all was healed.
+        fresh: bool,
+    },
+    Ended {
+        at: Micros,
+        call: String,
+        /// By a clock that does not jump.
+        took_us: u64,
+        outcome: Outcome,
+    },
+    RunStarted {
+        at: Micros,
+        call: String,
+        run: String,
+        method: String,
+        redelivered: bool,
+    },
+    RunEnded {
+        at: Micros,
+        call: String,
+        run: String,
+    },
+}
+
+impl Record {
+    pub(crate) fn at(&self) -> Micros {
+        match self {
+            Self::Called { at, .. }
+            | Self::Ended { at, .. }
+            | Self::RunStarted { at, .. }
+            | Self::RunEnded { at, .. } => *at,
+        }
+    }
+
+    fn call(&self) -> &str {
+        match self {
+            Self::Called { call, .. }
+            | Self::Ended { call, .. }
+            | Self::RunStarted { call, .. }
+            | Self::RunEnded { call, .. } => call,
+        }
+    }
+}
+
+/// Where one process writes.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    file: Mutex<File>,
+    last: AtomicU64,
+}
+
+impl Journal {
+    pub(crate) fn create(path: &Path) -> anyhow::Result<Self> {
+        let file = File::options().append(true).create_new(true).open(path);
+        Ok(Self {
+            file: Mutex::new(file.with_context(|| format!("{} cannot be made", path.display()))?),
+            last: AtomicU64::new(0),
+        })
+    }
+
+    /// A number that this process has not used.
+    pub(crate) fn next(&self) -> u64 {
+        self.last.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Returns once the system has the record.
+    pub(crate) fn write(&self, record: &Record) {
+        let mut line = serde_json::to_vec(record).expect("a record is plain data");
+        line.push(b'\n');
+        let mut file = self.file.lock().expect("no writer panics");
+        file.write_all(&line).expect("the journal can be written");
+    }
+}
+
+/// One run of a method.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    pub(crate) name: String,
+    pub(crate) started: Micros,
+    pub(crate) ended: Option<Micros>,
+}
+
+impl Run {
+    /// Its worker process, such as `w1.2`: the second in the place of w1.
+    pub(crate) fn worker(&self) -> &str {
+        self.name.split('/').next().unwrap_or_default()
+    }
+}
+
+/// All that is known of one call.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) at: Micros,
+    pub(crate) handle: String,
+    pub(crate) method: Method,
+    pub(crate) limit_us: u64,
+    pub(crate) fresh: bool,
+    /// With how long it took.
+    pub(crate) ended: Option<(Micros, u64, Outcome)>,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) records: Vec<Record>,
+}
+
+impl Call {
+    pub(crate) fn deadline(&self) -> Micros {
+        self.at + self.limit_us
+    }
+
+    /// When it ended, or would have to.
+    pub(crate) fn until(&self) -> Micros {
+        self.ended.as_ref().map_or(self.deadline(), |(at, ..)| *at)
+    }
+
+    pub(crate) fn is(&self, kind: &str) -> bool {
+        self.ended
+            .as_ref()
+            .is_some_and(|(.., outcome)| outcome.kind == kind)
+    }
+}
+
+/// Everything that happened.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    pub(crate) calls: BTreeMap<String, Call>,
+    /// Runs of calls that nobody made.
+    pub(crate) strays: Vec<Record>,
+}
+
+impl History {
+    /// Reads all journals in a folder.
+    pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
+        let mut records = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "journal") {
+                let text = fs::read_to_string(&path)?;
+                // Only the last line can be torn.
+                let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+                for line in whole.lines() {
+                    let record = serde_json::from_str(line);
+                    records.push(record.with_context(|| format!("in {}: {line}", path.display()))?);
+                }
+            }
+        }
+        Ok(Self::from_records(records))
+    }
+
+    pub(crate) fn from_records(mut records: Vec<Record>) -> Self {
+        records.sort_by_key(Record::at);
+        let mut history = Self::default();
+        // First the calls: clocks of two processes may put a run before its call.
+        for record in &records {
+            if let Record::Called {
+                at,
+                call,
+                handle,
+                method,
+                limit_us,
+                fresh,
+                ..
+            } = record
+            {
+                let called = Call {
+                    at: *at,
+                    handle: handle.clone(),
+                    method: *method,
+                    limit_us: *limit_us,
+                    fresh: *fresh,
+                    ended: None,
+                    runs: Vec::new(),
+                    records: Vec::new(),
+                };
+                history.calls.insert(call.clone(), called);
+            }
+        }
+        for record in records {
+            match history.calls.get_mut(record.call()) {
+                Some(call) => call.add(record),
+                None => history.strays.push(record),
+            }
+        }
+        history
+    }
+}
+
+impl Call {
+    fn add(&mut self, record: Record) {
+        match &record {
+            Record::Called { .. } => {}
+            Record::Ended {
+                at, took_us, outcome, ..
+            } => {
+                self.ended = Some((*at, *took_us, outcome.clone()));
+            }
+            Record::RunStarted { at, run, .. } => self.runs.push(Run {
+                name: run.clone(),
+                started: *at,
+                ended: None,
+            }),
+            Record::RunEnded { at, run, .. } => {
+                if let Some(run) = self.runs.iter_mut().find(|it| it.name == *run) {
+                    run.ended = Some(*at);
+                }
+            }
+        }
+        self.records.push(record);
+    }
+}

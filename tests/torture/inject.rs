@@ -1,0 +1,113 @@
+//! Makes what is planned happen.
+
+use std::time::Duration;
+
+use rpc_tests::proxy::{Proxy, Target};
+use tokio::time::{Instant, sleep};
+
+use crate::history::{Micros, now};
+use crate::plan::{Fault, Member, Network, Planned};
+use crate::scene::Scene;
+
+/// A fault that was there.
+#[derive(Debug)]
+pub(crate) struct Incident {
+    pub(crate) name: &'static str,
+    /// Nobody means everybody.
+    pub(crate) victim: Option<Member>,
+    pub(crate) from: Micros,
+    /// When it was healed.
+    pub(crate) to: Micros,
+    pub(crate) fault: Fault,
+}
+
+impl Incident {
+    pub(crate) fn deletes_the_queue(&self) -> bool {
+        matches!(self.fault, Fault::DeleteQueue)
+    }
+
+    /// Whether it was there at some time between these two.
+    pub(crate) fn is_within(&self, from: Micros, to: Micros) -> bool {
+        self.from <= to && from <= self.to
+    }
+}
+
+/// Makes a fault happen and heals it. Nothing, where its turn came only after the `end`.
+pub(crate) async fn inject(
+    scene: &Scene,
+    planned: Planned,
+    end: Instant,
+) -> anyhow::Result<Option<Incident>> {
+    let Planned { fault, lasts, .. } = planned;
+    let mut from = now();
+    match fault {
+        Fault::Network(network, member, aim) => trouble(scene.proxy(member), network, aim, lasts).await,
+        Fault::KillWorker(index) => scene.kill_worker(index).await?,
+        Fault::StopWorker(index) => scene.stop_worker(index).await?,
+        Fault::KillBroker | Fault::CloseConnections | Fault::MemoryAlarm | Fault::DeleteQueue => {
+            let (node, _turn) = scene.broker().await;
+            if Instant::now() >= end {
+                return Ok(None);
+            }
+            from = now();
+            match fault {
+                Fault::KillBroker => {
+                    node.kill().await?;
+                    sleep(lasts / 4).await;
+                    node.restart().await?;
+                }
+                Fault::CloseConnections => {
+                    node.ctl(&["close_all_connections", "torture"]).await?;
+                }
+                Fault::MemoryAlarm => {
+                    node.ctl(&["set_vm_memory_high_watermark", "0.000001"]).await?;
+                    sleep(lasts).await;
+                    node.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"])
+                        .await?;
+                }
+                _ => {
+                    // It may be gone already: lost by a broker that was killed too soon after its declaration.
+                    let _ = node.ctl(&["delete_queue", crate::service::QUEUE]).await;
+                    scene.queue_is_there().await?;
+                }
+            }
+        }
+    }
+    Ok(Some(Incident {
+        name: fault.name(),
+        victim: fault.victim(),
+        from,
+        to: now(),
+        fault,
+    }))
+}
+
+async fn trouble(proxy: &Proxy, network: Network, aim: Target, lasts: Duration) {
+    match network {
+        Network::Latency(direction, by) => hold(proxy.delay(aim, direction, by), lasts).await,
+        Network::Throttle(direction, rate) => hold(proxy.throttle(aim, direction, rate), lasts).await,
+        Network::BlackHole(direction) => hold(proxy.black_hole(aim, direction), lasts).await,
+        Network::Reset => drop(proxy.reset(aim).await),
+        Network::HalfClose(direction) => drop(proxy.half_close(aim, direction).await),
+        Network::CutAfter(direction, bytes) => {
+            let cut = proxy.cut_after_bytes(aim, direction, bytes);
+            // Too few bytes in this time are no fault then.
+            let _ = cut.happened(lasts).await;
+        }
+        Network::Refuse => {
+            let refused = proxy.refuse_new().await;
+            proxy.reset(aim).await;
+            hold(refused, lasts).await;
+        }
+        Network::Silence => {
+            let silent = proxy.silence_new();
+            proxy.reset(aim).await;
+            hold(silent, lasts).await;
+        }
+    }
+}
+
+async fn hold(fault: rpc_tests::proxy::Fault, lasts: Duration) {
+    sleep(lasts).await;
+    fault.heal().await;
+}

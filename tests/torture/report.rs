@@ -1,0 +1,143 @@
+//! The summary of a run.
+
+use std::collections::BTreeMap;
+
+use crate::history::{Call, History, Method, Micros};
+use crate::inject::Incident;
+
+/// How many violations are shown in full.
+const SHOWN: usize = 10;
+
+pub(crate) fn print(history: &History, incidents: &[Incident], violations: &[String]) {
+    let runs: usize = history.calls.values().map(|call| call.runs.len()).sum();
+    println!("\n{} calls, {runs} runs", history.calls.len());
+    print_outcomes(history);
+    print_faults(history, incidents);
+    match violations.len() {
+        0 => println!("\nevery promise was kept"),
+        count => println!("\n{count} VIOLATIONS"),
+    }
+    for violation in violations.iter().take(SHOWN) {
+        println!("\n{}", violation.trim_end());
+    }
+}
+
+fn print_outcomes(history: &History) {
+    let mut outcomes: BTreeMap<_, Vec<Micros>> = BTreeMap::new();
+    let mut latest = 0;
+    for call in history.calls.values() {
+        let Some((_, took, outcome)) = &call.ended else {
+            continue;
+        };
+        let method = match call.method {
+            Method::Read => "read  (idempotent)",
+            Method::Write => "write",
+            Method::Note => "note  (one-way)",
+        };
+        let kind = (method, outcome.kind.as_str(), outcome.executed);
+        outcomes.entry(kind).or_default().push(*took);
+        latest = latest.max(took.saturating_sub(call.limit_us));
+    }
+    println!(
+        "\n{:20}{:26}{:>8}{:>11}{:>11}",
+        "method", "outcome, executed", "calls", "p50", "p99"
+    );
+    for ((method, kind, executed), mut took) in outcomes {
+        let [p50, p99] = quantiles(&mut took);
+        let outcome = format!("{kind}, {executed:?}");
+        println!("{method:20}{outcome:26}{:>8}{p50:>11}{p99:>11}", took.len());
+    }
+    println!("latest end after a deadline: {}", seconds(latest));
+}
+
+fn print_faults(history: &History, incidents: &[Incident]) {
+    let recovery = Recovery::of(history);
+    let mut faults: BTreeMap<_, (usize, Vec<Micros>)> = BTreeMap::new();
+    for incident in incidents {
+        let (count, took) = faults.entry(incident.name).or_default();
+        *count += 1;
+        took.extend(recovery.after(incident, incidents));
+    }
+    println!(
+        "\n{:26}{:>8}{:>12}{:>11}{:>11}{:>11}",
+        "fault", "times", "recoveries", "p50", "p99", "slowest"
+    );
+    for (name, (count, mut took)) in faults {
+        let [p50, p99] = quantiles(&mut took);
+        let slowest = took.last().map_or("-".to_owned(), |slowest| seconds(*slowest));
+        println!(
+            "{name:26}{count:>8}{:>12}{p50:>11}{p99:>11}{slowest:>11}",
+            took.len()
+        );
+    }
+    println!(
+        "a recovery: from a fault's end to the next answer that a caller's handle gets, or the next run that a worker \
+         begins; where no other fault meets it meanwhile"
+    );
+}
+
+/// When each part of each process worked.
+struct Recovery {
+    parts: BTreeMap<(String, String), Vec<Micros>>,
+}
+
+impl Recovery {
+    fn of(history: &History) -> Self {
+        let mut parts: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let mut worked = |name: &str, at| {
+            // A caller has three handles; a worker's successors are the same part.
+            let member = name.split('.').next().unwrap_or_default().to_owned();
+            let handle = name.split_once('-').map_or("", |(_, handle)| handle).to_owned();
+            parts.entry((member, handle)).or_default().push(at);
+        };
+        for call in history.calls.values() {
+            if let Call {
+                ended: Some((at, ..)),
+                handle,
+                ..
+            } = call
+                && (call.is("ok") || call.is("service"))
+            {
+                worked(handle, *at);
+            }
+            for run in &call.runs {
+                worked(run.worker(), run.started);
+            }
+        }
+        parts.values_mut().for_each(|times| times.sort_unstable());
+        Self { parts }
+    }
+
+    /// How long each part took that this fault met, and no other before it had recovered.
+    fn after(&self, incident: &Incident, all: &[Incident]) -> Vec<Micros> {
+        let mut took = Vec::new();
+        for ((member, _), times) in &self.parts {
+            let concerns = |it: &&Incident| it.victim.is_none_or(|victim| victim.to_string() == *member);
+            if !concerns(&incident) {
+                continue;
+            }
+            let next = times.partition_point(|at| *at <= incident.to);
+            let Some(at) = times.get(next).copied() else {
+                continue;
+            };
+            let mut others = all.iter().filter(|it| !std::ptr::eq(*it, incident));
+            if !others.any(|it| concerns(&it) && it.is_within(incident.from, at)) {
+                took.push(at - incident.to);
+            }
+        }
+        took
+    }
+}
+
+/// The median and the 99th percentile, after sorting.
+fn quantiles(values: &mut [Micros]) -> [String; 2] {
+    values.sort_unstable();
+    [50, 99].map(|percent| match values.len() {
+        0 => "-".to_owned(),
+        count => seconds(values[(count - 1) * percent / 100]),
+    })
+}
+
+fn seconds(micros: Micros) -> String {
+    format!("{:.3}s", micros as f64 / 1e6)
+}

@@ -1,0 +1,262 @@
+//! The broker, and the processes around it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Mutex as Guard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use rpc_tests::proxy::Proxy;
+use rpc_tests::rabbit::Node;
+use rpc_tests::until;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::args::{Args, Seat};
+use crate::plan::Member;
+use crate::service::QUEUE;
+use crate::worker::UNFINISHED;
+
+/// In seconds. Shorter than the runtime's own, so that a run of a minute sees it at work.
+const HEARTBEAT: u16 = 3;
+
+/// How long a worker may take to stop: its drain limit, and what closing may take.
+const STOP_LIMIT: Duration = Duration::from_secs(75);
+
+/// Everything that a run needs.
+pub(crate) struct Scene {
+    args: Args,
+    folder: TempDir,
+    node: Node,
+    /// Held while something is done to the broker: two such things at once would be a third.
+    broker: Mutex<()>,
+    workers: Vec<Place>,
+    callers: Vec<Place>,
+    /// What went wrong beside the calls.
+    complaints: Guard<Vec<String>>,
+}
+
+/// Where a process runs, and another when that one is gone.
+struct Place {
+    member: Member,
+    proxy: Proxy,
+    process: Mutex<Process>,
+}
+
+struct Process {
+    name: String,
+    child: Child,
+    /// Apart from the child, which would close it to wait.
+    orders: ChildStdin,
+    generation: usize,
+}
+
+impl Scene {
+    /// Starts the broker, and all processes, and returns once calls can be served.
+    pub(crate) async fn set(args: &Args) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("rpc-torture-").tempdir()?;
+        let node = Node::start().await?;
+        let mut workers = Vec::new();
+        for index in 0..args.workers {
+            workers.push(place(&node, &folder, args, Member::Worker(index)).await?);
+        }
+        // A durable queue that was just declared might be lost with the broker, and a call be told that there is none.
+        until_declared(&node).await?;
+        node.flush().await?;
+        let mut callers = Vec::new();
+        for index in 0..args.callers {
+            callers.push(place(&node, &folder, args, Member::Caller(index)).await?);
+        }
+        Ok(Self {
+            args: args.clone(),
+            folder,
+            node,
+            broker: Mutex::new(()),
+            workers,
+            callers,
+            complaints: Guard::default(),
+        })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn proxy(&self, member: Member) -> &Proxy {
+        &self.place(member).proxy
+    }
+
+    /// The broker, for one at a time.
+    pub(crate) async fn broker(&self) -> (&Node, tokio::sync::MutexGuard<'_, ()>) {
+        let turn = self.broker.lock().await;
+        (&self.node, turn)
+    }
+
+    /// Waits until a worker has declared the request queue, and the queue is safe from a kill.
+    pub(crate) async fn queue_is_there(&self) -> anyhow::Result<()> {
+        until_declared(&self.node).await?;
+        self.node.flush().await
+    }
+
+    /// `kill -9`, and another in its place.
+    pub(crate) async fn kill_worker(&self, index: usize) -> anyhow::Result<()> {
+        let place = &self.workers[index];
+        let mut process = place.process.lock().await;
+        self.must_run(&mut process);
+        process.child.kill().await?;
+        self.replace(place, &mut process).map(drop)
+    }
+
+    /// SIGTERM, and another in its place at once, while the first finishes what it runs.
+    pub(crate) async fn stop_worker(&self, index: usize) -> anyhow::Result<()> {
+        let place = &self.workers[index];
+        let mut process = place.process.lock().await;
+        self.must_run(&mut process);
+        let id = process.child.id().context("it runs")?.to_string();
+        let mut signal = Command::new("/bin/sh");
+        let told = signal.args(["-c", "kill -TERM \"$0\"", &id]).status().await?;
+        ensure!(told.success(), "no signal to process {id}: {told}");
+        let mut old = self.replace(place, &mut process)?;
+        drop(process);
+        match timeout(STOP_LIMIT, old.child.wait()).await {
+            Ok(Ok(status)) if status.success() || status.code() == Some(UNFINISHED.into()) => {}
+            Ok(status) => self.complain(format!("worker {} stopped with {status:?}", old.name)),
+            Err(_) => self.complain(format!(
+                "worker {} has not stopped within {STOP_LIMIT:?}",
+                old.name
+            )),
+        }
+        Ok(())
+    }
+
+    /// Tells the callers that all is healed, and waits until they have seen the end of all their calls.
+    pub(crate) async fn calm_down(&self) -> anyhow::Result<()> {
+        for place in &self.workers {
+            self.must_run(&mut *place.process.lock().await);
+        }
+        for place in &self.callers {
+            let mut process = place.process.lock().await;
+            // Where it does not run, that comes out below.
+            let _ = process.orders.write_all(b"calm\n").await;
+        }
+        for place in &self.callers {
+            let mut process = place.process.lock().await;
+            let status = process.child.wait().await?;
+            if !status.success() {
+                self.complain(format!("caller {} ended with {status}", process.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// What went wrong beside the calls.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        complaints.clone()
+    }
+
+    /// Ends everything; journals and logs stay where they are `wanted`.
+    pub(crate) async fn strike(self, wanted: bool) -> anyhow::Result<()> {
+        if wanted {
+            println!(
+                "torture: journals and logs are in {}",
+                self.folder.keep().display()
+            );
+        }
+        // The processes are killed when they are dropped.
+        drop((self.workers, self.callers));
+        self.node.stop().await
+    }
+
+    fn place(&self, member: Member) -> &Place {
+        match member {
+            Member::Worker(index) => &self.workers[index],
+            Member::Caller(index) => &self.callers[index],
+        }
+    }
+
+    /// Nothing that is done to its connection ends a process.
+    fn must_run(&self, process: &mut Process) {
+        if let Ok(Some(status)) = process.child.try_wait() {
+            self.complain(format!("{} ended by itself, with {status}", process.name));
+        }
+    }
+
+    fn complain(&self, what: String) {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        complaints.push(what);
+    }
+
+    /// Starts the next process of this place, and returns the last one.
+    fn replace(&self, place: &Place, process: &mut Process) -> anyhow::Result<Process> {
+        let generation = process.generation + 1;
+        let Self { folder, args, .. } = self;
+        let next = start(folder.path(), args, place.member, place.proxy.url(), generation)?;
+        Ok(std::mem::replace(process, next))
+    }
+}
+
+async fn place(node: &Node, folder: &TempDir, args: &Args, member: Member) -> anyhow::Result<Place> {
+    let proxy = Proxy::start(node.url()).await?;
+    let process = start(folder.path(), args, member, proxy.url(), 1)?;
+    Ok(Place {
+        member,
+        proxy,
+        process: Mutex::new(process),
+    })
+}
+
+/// Starts this program as a worker or as a caller.
+fn start(
+    folder: &Path,
+    args: &Args,
+    member: Member,
+    url: &str,
+    generation: usize,
+) -> anyhow::Result<Process> {
+    let name = format!("{member}.{generation}");
+    let file = |extension: &str| -> PathBuf { folder.join(format!("{name}.{extension}")) };
+    let seat = Seat {
+        name: name.clone(),
+        url: format!("{url}?heartbeat={HEARTBEAT}"),
+        journal: file("journal"),
+        seed: args.seed,
+        rate: args.rate,
+    };
+    let role = match member {
+        Member::Worker(_) => "worker",
+        Member::Caller(_) => "caller",
+    };
+    let log = File::create(file("log"))?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg(role)
+        .args(seat.to_words())
+        .stdin(Stdio::piped())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("{name} does not start"))?;
+    Ok(Process {
+        name,
+        orders: child.stdin.take().context("it is a pipe")?,
+        child,
+        generation,
+    })
+}
+
+async fn until_declared(node: &Node) -> anyhow::Result<()> {
+    until(
+        "a worker declares the request queue",
+        Duration::from_secs(60),
+        async || {
+            let queues = node.ctl(&["list_queues", "--no-table-headers", "name"]).await?;
+            Ok(queues.lines().any(|line| line == QUEUE))
+        },
+    )
+    .await
+}

@@ -1,0 +1,113 @@
+//! The service that is tortured, and its implementation, which writes down each run.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use rpc_runtime::{Context, service};
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+use crate::history::{Journal, Record, now};
+
+pub(crate) const QUEUE: &str = "torture";
+
+#[service(queue = "torture")]
+pub(crate) trait Torture {
+    #[rpc(idempotent)]
+    async fn read(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
+    async fn write(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
+    #[rpc(oneway)]
+    async fn note(&self, #[rpc(context)] cx: &Context, job: &Job);
+}
+
+/// What a call asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Job {
+    pub(crate) call: String,
+    /// How long the method takes.
+    pub(crate) work_ms: u64,
+    pub(crate) ending: Ending,
+    pub(crate) payload: Bytes,
+    /// How large the answer is to be.
+    pub(crate) wanted: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Ending {
+    Answer,
+    Refuse,
+    Panic,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Done {
+    pub(crate) call: String,
+    pub(crate) run: String,
+    /// Of the payload that arrived.
+    pub(crate) checksum: u64,
+    pub(crate) payload: Bytes,
+}
+
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("refused as asked, by run {run} of {call}")]
+pub(crate) struct Refused {
+    pub(crate) call: String,
+    pub(crate) run: String,
+}
+
+/// Does what each job asks for.
+pub(crate) struct Worker {
+    pub(crate) name: String,
+    pub(crate) journal: Journal,
+}
+
+impl Worker {
+    async fn work(&self, method: &str, cx: &Context, job: &Job) -> Result<Done, Refused> {
+        let run = format!("{}/{}", self.name, self.journal.next());
+        let (call, method) = (job.call.clone(), method.to_owned());
+        self.journal.write(&Record::RunStarted {
+            at: now(),
+            call: call.clone(),
+            run: run.clone(),
+            method,
+            redelivered: cx.redelivered(),
+        });
+        sleep(Duration::from_millis(job.work_ms)).await;
+        self.journal.write(&Record::RunEnded {
+            at: now(),
+            call: call.clone(),
+            run: run.clone(),
+        });
+        match job.ending {
+            Ending::Answer => Ok(Done {
+                call,
+                run,
+                checksum: checksum(&job.payload),
+                payload: vec![7; job.wanted].into(),
+            }),
+            Ending::Refuse => Err(Refused { call, run }),
+            Ending::Panic => panic!("as asked, in run {run} of {call}"),
+        }
+    }
+}
+
+impl Torture for Worker {
+    async fn read(&self, cx: &Context, job: &Job) -> Result<Done, Refused> {
+        self.work("read", cx, job).await
+    }
+
+    async fn write(&self, cx: &Context, job: &Job) -> Result<Done, Refused> {
+        self.work("write", cx, job).await
+    }
+
+    async fn note(&self, cx: &Context, job: &Job) {
+        let _ = self.work("note", cx, job).await;
+    }
+}
+
+/// FNV-1a.
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

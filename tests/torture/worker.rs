@@ -1,0 +1,42 @@
+//! A worker process: serves until SIGTERM, then drains.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use rpc_runtime::{Broker, Server, ServerError};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::Seat;
+use crate::child;
+use crate::history::Journal;
+use crate::service::{TortureServer, Worker};
+
+/// How many requests one worker takes at a time: few, so that some wait in the queue when workers are lost.
+const CONCURRENCY: u16 = 16;
+
+/// The exit code of a worker that could not finish what it ran, or not answer it.
+pub(crate) const UNFINISHED: u8 = 3;
+
+pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
+    child::log();
+    let _orders = child::orders();
+    let mut terminated = signal(SignalKind::terminate())?;
+    let broker = Broker::builder().connect_lazy([&seat.url])?;
+    let worker = Worker {
+        journal: Journal::create(&seat.journal)?,
+        name: seat.name,
+    };
+    let server = Server::new(&broker)
+        .concurrency(CONCURRENCY)
+        .serve(TortureServer::new(worker));
+    let shutdown = async {
+        terminated.recv().await;
+    };
+    let served = server.run_until(shutdown).await;
+    broker.close().await;
+    match served {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(ServerError::DrainTimedOut { .. }) => Ok(ExitCode::from(UNFINISHED)),
+        Err(error) => Err(error).context("the server ended"),
+    }
+}
