@@ -365,6 +365,10 @@ async fn play(cell: Cell) -> Duration {
         scene.is_cut(&cut).await;
         since = Instant::now();
     }
+    if cell.place == WorkerConsuming && matches!(cell.trouble, Trouble::Reset | Trouble::HalfClose(_)) {
+        // The worker consumes again, and what it still runs has come to it a second time.
+        scene.book.gate.began(1).await;
+    }
     scene.book.gate.let_all_go();
     let heals = !matches!(cell.trouble, Trouble::Dead(_));
     if heals && !faults.is_empty() {

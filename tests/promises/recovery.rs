@@ -11,7 +11,10 @@ use rpc_runtime::{
 };
 use rpc_tests::proxy::{BASIC_ACK, Direction, Proxy, Sight, Target};
 use rpc_tests::rabbit::{shared, unique};
+use rpc_tests::raw::RawPeer;
+use rpc_tests::until;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 
 use crate::gate::{Gate, SOON, soon};
 
@@ -407,4 +410,59 @@ async fn shutdown_ends_within_its_limit_without_a_broker() {
     let worker = scene.worker.clone();
     scene.book.gate.let_all_go();
     soon("the handle is closed", worker.close()).await;
+}
+
+#[tokio::test]
+async fn what_waits_in_a_worker_past_its_time_is_not_started() {
+    let queue = unique("recovery");
+    let (first_book, second_book) = (Book::behind(Gate::closed()), Book::behind(Gate::closed()));
+    let one_at_a_time = async |broker: &Broker, book: &Book| {
+        Server::new(broker)
+            .concurrency(1)
+            .serve_on(
+                RequestQueue::new(&queue).transient(),
+                LedgerServer::new(book.clone()),
+            )
+            .start()
+            .await
+            .unwrap()
+    };
+    let (proxy, first) = behind_a_proxy(Broker::builder()).await;
+    let first = one_at_a_time(&first, &first_book).await;
+    let caller = Broker::connect(shared().await).await.unwrap();
+    let held = tokio::spawn(client(&caller, &queue).read());
+    first_book.gate.began(1).await;
+
+    // The worker loses its request to another, and still runs it: the next one that it is given has to wait.
+    let refused = proxy.refuse_new().await;
+    proxy.reset(CONSUMING).await;
+    let second = Broker::connect(shared().await).await.unwrap();
+    let second = one_at_a_time(&second, &second_book).await;
+    second_book.gate.began(1).await;
+    let limit = Duration::from_secs(4);
+    let late = tokio::spawn(client(&caller, &queue).write().timeout(limit));
+    let peer = RawPeer::connect(shared().await).await.unwrap();
+    let waits = async |depth| {
+        until("it waits there", SOON, async || {
+            Ok(peer.queue_depth(&queue).await? == Some(depth))
+        })
+        .await
+        .unwrap();
+    };
+    waits(1).await;
+    refused.heal().await;
+    waits(0).await;
+    assert!(!late.is_finished(), "it has come to the worker in time");
+    let arrived = Instant::now();
+
+    let late = outcome(late).await;
+    assert!(matches!(late, Err(CallError::TimedOut { .. })), "{late:?}");
+    // The worker counts from its arrival.
+    sleep_until(arrived + limit).await;
+    first_book.gate.let_all_go();
+    second_book.gate.let_all_go();
+    outcome(held).await.unwrap();
+    first.stop().await.unwrap();
+    second.stop().await.unwrap();
+    assert_eq!((first_book.runs(), second_book.runs()), (1, 1));
 }

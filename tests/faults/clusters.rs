@@ -1,0 +1,138 @@
+//! A cluster loses the node that leads the request queue, and that everybody is connected to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rpc_runtime::{Broker, CallError, RequestQueue};
+use rpc_tests::rabbit::{Cluster, unique};
+use rpc_tests::until;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use crate::gate::Gate;
+use crate::ledger::{Book, LedgerClient, serve};
+
+/// How many calls of each kind are in flight.
+const CALLERS: usize = 16;
+
+/// How many calls are answered before the node is killed, and afterwards.
+const SOME: usize = 300;
+
+/// How long the cluster may take to serve again, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long the dead node stays away where the calls do not go on without it.
+const LEADERLESS: Duration = Duration::from_secs(20);
+
+/// How long a write may take that was lost: nobody can say so before.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Calls of both kinds, one after the other in each of many tasks, until they are told to stop.
+struct Load {
+    tasks: JoinSet<Vec<(String, Result<(), CallError>)>>,
+    reads: Arc<AtomicUsize>,
+    writes: Arc<AtomicUsize>,
+    done: Arc<AtomicBool>,
+}
+
+impl Load {
+    fn start(ledger: &LedgerClient) -> Self {
+        let mut load = Self {
+            tasks: JoinSet::new(),
+            reads: Arc::default(),
+            writes: Arc::default(),
+            done: Arc::default(),
+        };
+        for number in 0..CALLERS {
+            let (reader, done) = (ledger.clone(), Arc::clone(&load.done));
+            let (reads, writes) = (Arc::clone(&load.reads), Arc::clone(&load.writes));
+            load.tasks.spawn(async move {
+                while !done.load(Ordering::Relaxed) {
+                    let outcome = reader.read("read").await;
+                    outcome.unwrap_or_else(|error| panic!("a read failed: {error:?}"));
+                    reads.fetch_add(1, Ordering::Relaxed);
+                }
+                Vec::new()
+            });
+            let (ledger, done) = (ledger.clone(), Arc::clone(&load.done));
+            load.tasks.spawn(async move {
+                let mut made = Vec::new();
+                while !done.load(Ordering::Relaxed) {
+                    let entry = format!("write {number}.{}", made.len());
+                    let outcome = ledger.write(&entry).timeout(WRITE_LIMIT).await;
+                    writes.fetch_add(usize::from(outcome.is_ok()), Ordering::Relaxed);
+                    made.push((entry, outcome));
+                }
+                made
+            });
+        }
+        load
+    }
+
+    /// Waits until some more calls of both kinds are answered.
+    async fn goes_on(&self) {
+        let counters = [&self.reads, &self.writes];
+        let enough = counters.map(|counter| counter.load(Ordering::Relaxed) + SOME);
+        until("calls are answered", PATIENCE, async || {
+            let now = counters.map(|counter| counter.load(Ordering::Relaxed));
+            Ok(now[0] >= enough[0] && now[1] >= enough[1])
+        })
+        .await
+        .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
+    let cluster = Cluster::start(3).await.unwrap();
+    let urls = cluster.urls();
+    let (queue, book) = (unique("cluster"), Book::behind(Gate::open()));
+    let mut servers = Vec::new();
+    // The first declares the queue at the node that it is connected to; one worker is elsewhere.
+    for first in [0, 0, 1] {
+        let urls = [urls[first], urls[(first + 1) % 3], urls[(first + 2) % 3]];
+        let worker = Broker::builder().connect_any(urls).await.unwrap();
+        servers.push(serve(&worker, RequestQueue::new(&queue).quorum(), &book).await);
+    }
+    let caller = Broker::builder().connect_any(&urls).await.unwrap();
+    let ledger = LedgerClient::builder(&caller)
+        .queue(&queue)
+        .timeout(PATIENCE)
+        .build();
+    let mut load = Load::start(&ledger);
+    load.goes_on().await;
+
+    let leader = cluster.leader_of(&queue).await.unwrap().expect("a leader");
+    assert_eq!(leader, 0, "everybody is connected to it");
+    cluster.kill(leader).await.unwrap();
+    let killed = Instant::now();
+    // A channel of RabbitMQ 3.10 whose first request meets the queue in the moment without a leader goes on asking the dead
+    // node, and refuses every request for this queue until that node is back (`rabbit_fifo_client:enqueue`).
+    match timeout(LEADERLESS, load.goes_on()).await {
+        Ok(()) => eprintln!(
+            "{SOME} calls of each kind were answered {:?} after the kill",
+            killed.elapsed()
+        ),
+        Err(_) => eprintln!("the caller's channel found no leader: it waits for the node"),
+    }
+    cluster.restart(leader).await.unwrap();
+    load.goes_on().await;
+
+    load.done.store(true, Ordering::Relaxed);
+    let mut writes = Vec::new();
+    let ending = async {
+        while let Some(ended) = load.tasks.join_next().await {
+            writes.append(&mut ended.unwrap());
+        }
+    };
+    timeout(PATIENCE, ending).await.expect("all calls end");
+    for server in servers {
+        timeout(PATIENCE, server.stop()).await.expect("it stops").unwrap();
+    }
+    let failed = writes.iter().filter(|(_, outcome)| outcome.is_err()).count();
+    eprintln!("{failed} of {} writes failed", writes.len());
+    for (entry, outcome) in &writes {
+        book.assert_wrote_as_told(entry, outcome);
+    }
+}

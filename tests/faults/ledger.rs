@@ -1,0 +1,115 @@
+//! The service of these tests: its methods wait at a gate, and it knows how often each entry ran.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use rpc_runtime::{
+    Broker, CallError, Executed, Fault, FaultCode, RequestQueue, RunningServer, Server, service,
+};
+use tokio::task::JoinHandle;
+
+use crate::gate::{Gate, SOON, soon};
+
+#[service]
+pub(crate) trait Ledger {
+    #[rpc(idempotent)]
+    async fn read(&self, entry: &str);
+    async fn write(&self, entry: &str);
+    /// So many bytes.
+    async fn produce(&self, bytes: usize) -> Vec<u8>;
+    async fn consume(&self, bytes: &[u8]);
+    #[rpc(idempotent)]
+    async fn look_at(&self, bytes: &[u8]);
+}
+
+#[derive(Clone)]
+pub(crate) struct Book {
+    pub(crate) gate: Gate,
+    runs: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+impl Book {
+    pub(crate) fn behind(gate: Gate) -> Self {
+        Self {
+            gate,
+            runs: Arc::default(),
+        }
+    }
+
+    /// How often an entry ran, in all workers that have this book.
+    pub(crate) fn runs(&self, entry: &str) -> usize {
+        self.runs.lock().unwrap().get(entry).copied().unwrap_or(0)
+    }
+
+    /// Now that nothing runs any more: a write ran as often as its caller was told, and never twice.
+    #[track_caller]
+    pub(crate) fn assert_wrote_as_told(&self, entry: &str, outcome: &Result<(), CallError>) {
+        let runs = self.runs(entry);
+        let is_told = match outcome.as_ref().map_err(CallError::executed) {
+            Ok(()) => runs == 1,
+            Err(Executed::No) => runs == 0,
+            Err(Executed::Maybe) => runs <= 1,
+            Err(Executed::Yes) => false,
+        };
+        assert!(is_told, "{entry} ran {runs} times: {outcome:?}");
+    }
+
+    async fn run(&self, entry: &str) {
+        *self.runs.lock().unwrap().entry(entry.to_owned()).or_default() += 1;
+        self.gate.pass().await;
+    }
+}
+
+impl Ledger for Book {
+    async fn read(&self, entry: &str) {
+        self.run(entry).await;
+    }
+
+    async fn write(&self, entry: &str) {
+        self.run(entry).await;
+    }
+
+    async fn produce(&self, bytes: usize) -> Vec<u8> {
+        self.gate.pass().await;
+        // Each is a byte on the wire.
+        vec![7; bytes]
+    }
+
+    async fn consume(&self, _: &[u8]) {}
+
+    async fn look_at(&self, _: &[u8]) {}
+}
+
+pub(crate) async fn serve(broker: &Broker, queue: RequestQueue, book: &Book) -> RunningServer {
+    Server::new(broker)
+        .serve_on(queue, LedgerServer::new(book.clone()))
+        .start()
+        .await
+        .unwrap()
+}
+
+pub(crate) fn client(broker: &Broker, queue: &str) -> LedgerClient {
+    LedgerClient::builder(broker).queue(queue).timeout(SOON).build()
+}
+
+/// What a spawned call ended with.
+pub(crate) async fn outcome<T>(call: JoinHandle<Result<T, CallError>>) -> Result<T, CallError> {
+    soon("the call ends", call).await.unwrap()
+}
+
+/// The fault that a call ended with.
+#[track_caller]
+pub(crate) fn fault<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Fault {
+    match outcome {
+        Err(CallError::Fault(fault)) => fault,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The worker was lost with this call, and the method may have run.
+#[track_caller]
+pub(crate) fn assert_interrupted(outcome: Result<(), CallError>) {
+    let fault = fault(outcome);
+    assert_eq!(fault.code, FaultCode::Interrupted, "{fault:?}");
+    assert_eq!(fault.code.executed(), Executed::Maybe);
+}
