@@ -109,7 +109,7 @@ impl Desk {
     ///
     /// Where the handle was closed before the broker had the answer.
     async fn answer(&self, delivery: Delivery, arrived: Instant) -> Result<(), BrokerError> {
-        // Only where deliveries of a lost connection still run is there none.
+        // There is one at once, unless requests of a connection that was lost still run. Nobody closes the places.
         let Ok(_place) = self.places.acquire().await else {
             return Err(BrokerError::Closed);
         };
