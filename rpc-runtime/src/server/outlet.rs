@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::BrokerError;
@@ -14,8 +13,7 @@ use crate::transport::{Backoff, Departure, Outgoing, Published, Publisher, Trans
 #[derive(Debug)]
 pub(super) struct Outlet {
     current: watch::Receiver<Current>,
-    /// Held while a reply is sent over which the broker may close the channel.
-    alone: Mutex<()>,
+    transport: Arc<dyn Transport>,
 }
 
 #[derive(Debug, Clone)]
@@ -44,7 +42,7 @@ impl Outlet {
         let (sender, current) = watch::channel(Current::Opening);
         let outlet = Self {
             current,
-            alone: Mutex::new(()),
+            transport: Arc::clone(&transport),
         };
         (outlet, keep(transport, sender))
     }
@@ -71,10 +69,15 @@ impl Outlet {
         worth_until: Option<Instant>,
     ) -> Result<Sent, BrokerError> {
         let mut lost = None;
-        let mut alone = None;
+        let mut is_suspect = false;
         let mut backoff = Backoff::new();
         loop {
-            let waiting = self.publisher(lost.as_ref());
+            let waiting = async {
+                match is_suspect {
+                    false => self.publisher(lost.as_ref()).await,
+                    true => self.own_publisher().await,
+                }
+            };
             let Some(publisher) = unless_too_late(worth_until, waiting).await else {
                 return Ok(Sent::TooLate);
             };
@@ -90,10 +93,10 @@ impl Outlet {
                     BrokerError::Closed => return Err(source),
                     BrokerError::Unsendable { .. } => return Ok(Sent::Refused(Some(source))),
                     // All that was under way fails with the channel, and one of them is the reason. Each is tried once
-                    // more, while no other suspect is: the one over which it is closed again is the one.
-                    BrokerError::ChannelClosed { .. } if written => match alone {
-                        Some(_) => return Ok(Sent::Refused(Some(source))),
-                        None => alone = Some(self.alone.lock().await),
+                    // more, by a channel of its own: the one over which that is closed too is the one.
+                    BrokerError::ChannelClosed { .. } if written => match is_suspect {
+                        true => return Ok(Sent::Refused(Some(source))),
+                        false => is_suspect = true,
                     },
                     _ => {}
                 },
@@ -106,6 +109,17 @@ impl Outlet {
                     None
                 }
             };
+        }
+    }
+
+    /// A publisher for one reply, however often it takes to open it.
+    async fn own_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.transport.open_publisher().await {
+                Err(error) if !matches!(error, BrokerError::Closed) => backoff.wait_after(&error).await,
+                opened => return opened,
+            }
         }
     }
 

@@ -9,13 +9,13 @@ use crate::error::BrokerError;
 /// The first delay, before jitter.
 const SHORTEST: Duration = Duration::from_millis(25);
 
-/// The longest delay, before jitter.
-const LONGEST: Duration = Duration::from_secs(5);
+/// The longest delay, before jitter: a broker that is back is not kept waiting, and a second a try costs neither side anything.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// What lasted that long did not fail for the reason that it failed for before.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// Delays that double from 25 milliseconds to 5 seconds, each lengthened by up to its own length at random, so that many
+/// Delays that double from 25 milliseconds to a second, each lengthened by up to its own length at random, so that many
 /// who lost the same broker do not come back at the same instant. They never end.
 #[derive(Debug)]
 pub(crate) struct Backoff {

@@ -17,6 +17,7 @@ mod connection;
 pub(crate) mod convert;
 mod opening;
 mod publisher;
+mod refusals;
 mod replies;
 mod socket;
 mod subscription;

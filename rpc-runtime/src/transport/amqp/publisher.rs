@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -22,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 use super::channel::{OpenChannel, Tasks};
 use super::confirms::{Confirm, Confirms, Decided, Key};
 use super::connection::ConnectionState;
+use super::refusals::Refusals;
 use super::{broker_error, convert, short};
-use crate::error::BrokerError;
+use crate::error::{BrokerError, Cause};
 use crate::protocol::ShortStr;
 use crate::transport::{Outgoing, Published, Publisher};
 
@@ -35,6 +37,9 @@ const MAX_UNCONFIRMED: usize = 4096;
 
 /// How many bytes of them: as much as a broker that takes its time makes a handle hold. One more message may come on top.
 const MAX_UNCONFIRMED_BYTES: usize = 64 * 1024 * 1024;
+
+/// How long a channel that is given up waits for the confirms that are on their way to it.
+const LAST_CONFIRMS: Duration = Duration::from_secs(5);
 
 /// Sends through one channel.
 #[derive(Debug)]
@@ -65,6 +70,8 @@ impl AmqpPublisher {
             unconfirmed_bytes: 0,
             confirms: Confirms::default(),
             outcomes: HashMap::new(),
+            refusals: Refusals::default(),
+            given_up_at: None,
             lost: lost_sender,
         };
         tasks.tracker.spawn(task.run(jobs, tasks.ending.clone()));
@@ -129,11 +136,20 @@ struct Confirmed {
     confirmation: lapin::Result<Confirmation>,
 }
 
+/// Who waits for the broker's word on a message.
+struct Waiting {
+    queue: ShortStr,
+    outcome: oneshot::Sender<Published>,
+}
+
 struct Task {
     channel: Arc<OpenChannel>,
     connection: watch::Receiver<ConnectionState>,
     confirms: Confirms,
-    outcomes: HashMap<u64, oneshot::Sender<Published>>,
+    outcomes: HashMap<u64, Waiting>,
+    refusals: Refusals,
+    /// When the channel ends at the latest, where a queue refuses all that comes by it.
+    given_up_at: Option<Instant>,
     unconfirmed_bytes: usize,
     lost: watch::Sender<Option<BrokerError>>,
 }
@@ -146,10 +162,15 @@ impl Task {
             if let Some(reason) = self.reason() {
                 break reason;
             }
-            if !open && confirming.is_empty() {
-                return;
+            if confirming.is_empty() {
+                match (open, self.given_up_at) {
+                    (false, _) => return,
+                    (true, Some(_)) => break refused_everything(),
+                    (true, None) => {}
+                }
             }
-            let may_send = open && !self.is_blocked() && self.has_room(confirming.len());
+            let is_given_up = self.given_up_at.is_some();
+            let may_send = open && !is_given_up && !self.is_blocked() && self.has_room(confirming.len());
             tokio::select! {
                 () = ending.cancelled() => return,
                 Some(confirmed) = confirming.next() => self.confirmed(confirmed),
@@ -161,6 +182,7 @@ impl Task {
                     let decided = self.confirms.overdue(Instant::now());
                     self.tell(decided);
                 }
+                () = until(self.given_up_at) => break refused_everything(),
                 changed = self.connection.changed() => if changed.is_err() {
                     break BrokerError::Lost { source: None };
                 },
@@ -204,8 +226,8 @@ impl Task {
             source: reason.clone(),
             written,
         };
-        for (_, outcome) in self.outcomes.drain() {
-            let _ = outcome.send(failed(true));
+        for (_, waiting) in self.outcomes.drain() {
+            let _ = waiting.outcome.send(failed(true));
         }
         jobs.close();
         while let Some(job) = jobs.recv().await {
@@ -238,7 +260,7 @@ impl Task {
             }
         };
         let sequence = self.confirms.publish(key);
-        self.outcomes.insert(sequence, outcome);
+        self.outcomes.insert(sequence, Waiting { queue, outcome });
         let channel = Arc::clone(&self.channel);
         let body = message.body;
         let size = body.len();
@@ -298,12 +320,14 @@ impl Task {
             Err(error) => return self.failed(sequence, size, error, true),
         };
         self.unconfirmed_bytes -= size;
-        let decided = self.confirms.confirm(
-            sequence,
-            confirm,
-            returned.as_deref().and_then(key),
-            Instant::now(),
-        );
+        let now = Instant::now();
+        if let Some(Waiting { queue, .. }) = self.outcomes.get(&sequence)
+            && self.refusals.confirmed(queue, confirm, now)
+        {
+            self.given_up_at.get_or_insert(now + LAST_CONFIRMS);
+        }
+        let returned = returned.as_deref().and_then(key);
+        let decided = self.confirms.confirm(sequence, confirm, returned, now);
         self.tell(decided);
     }
 
@@ -326,7 +350,7 @@ impl Task {
             }
             is_news
         });
-        if let Some(outcome) = self.outcomes.remove(&sequence) {
+        if let Some(Waiting { outcome, .. }) = self.outcomes.remove(&sequence) {
             let source = reason;
             let _ = outcome.send(Published::Failed { source, written });
         }
@@ -336,12 +360,18 @@ impl Task {
 
     fn tell(&mut self, decided: Decided) {
         for (sequence, published) in decided {
-            if let Some(outcome) = self.outcomes.remove(&sequence) {
+            if let Some(Waiting { outcome, .. }) = self.outcomes.remove(&sequence) {
                 // Nobody listens where the reply came before the confirm, or the call was given up.
                 let _ = outcome.send(published);
             }
         }
     }
+}
+
+/// Why a channel is given up that the broker does not close.
+fn refused_everything() -> BrokerError {
+    let source = Cause::new("a queue refused for ten seconds all that came by this channel");
+    BrokerError::Lost { source: Some(source) }
 }
 
 /// Waits until then, or for ever.

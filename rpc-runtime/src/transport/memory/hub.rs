@@ -123,6 +123,12 @@ impl Hub {
         }
     }
 
+    /// Whether a consumer is there still: its queue may have been deleted under it.
+    pub(super) fn has(&self, consumer: &ConsumerId) -> bool {
+        let queue = self.queues.get(&consumer.queue);
+        queue.is_some_and(|queue| queue.has(consumer.number))
+    }
+
     /// Takes a consumer away; what it did not settle goes back to the queue.
     pub(super) fn close(&mut self, consumer: &ConsumerId, now: Instant) {
         if let Some(queue) = self.queues.get_mut(&consumer.queue) {

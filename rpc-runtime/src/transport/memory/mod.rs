@@ -102,7 +102,7 @@ impl MemoryTransport {
             .broker
             .hub()
             .consume(queue, settling, sender, Instant::now())?;
-        wire.keep(consumer.clone());
+        wire.keep(consumer.clone(), &self.broker);
         let control = MemoryControl {
             broker: self.broker.clone(),
             session: session.clone(),

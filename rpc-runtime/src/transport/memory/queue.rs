@@ -151,6 +151,10 @@ impl Queue {
         }
     }
 
+    pub(super) fn has(&self, consumer: u64) -> bool {
+        self.consumers.iter().any(|other| other.number == consumer)
+    }
+
     pub(super) fn close(&mut self, consumer: u64, now: Instant) {
         let Some(position) = self.consumers.iter().position(|other| other.number == consumer) else {
             return;

@@ -74,8 +74,11 @@ impl Wire {
     }
 
     /// A consumer that the broker takes away when the connection ends, and what it did not settle goes back.
-    pub(super) fn keep(&self, consumer: ConsumerId) {
-        self.lock().push(consumer);
+    pub(super) fn keep(&self, consumer: ConsumerId, broker: &InProcessBroker) {
+        let mut consumers = self.lock();
+        let hub = broker.hub();
+        consumers.retain(|earlier| hub.has(earlier));
+        consumers.push(consumer);
     }
 
     /// Ends the connection for good.
@@ -85,7 +88,8 @@ impl Wire {
     }
 
     fn end_consumers(&self, broker: &InProcessBroker) {
-        for consumer in self.lock().drain(..) {
+        let consumers = std::mem::take(&mut *self.lock());
+        for consumer in consumers {
             broker.hub().close(&consumer, Instant::now());
         }
     }
