@@ -258,7 +258,7 @@ impl<T, E> Call<T, E> {
 }
 
 /// Checks a name that the user gave for a call.
-pub(crate) fn short_str(what: &'static str, name: impl AsRef<str>) -> Result<ShortStr, Unplannable> {
+fn short_str(what: &'static str, name: impl AsRef<str>) -> Result<ShortStr, Unplannable> {
     ShortStr::new(name).map_err(|error| Unplannable::Invalid {
         what,
         source: error.into(),

@@ -20,9 +20,10 @@ use crate::codec::Codec;
 use crate::context::Context;
 use crate::protocol::{
     ArgumentsSeed, CowBytes, CowStr, DecodeArguments, EncodeArguments, MAX_TIME_TO_LIVE, Message,
-    NamedArguments, Properties, Reply, ReplyAddresses, ReplyKind, Request, ShortStr,
+    NamedArguments, PackedAnswer, PackedCall, Properties, Reply, ReplyAddresses, ReplyKind, Request,
+    ShortStr, pack, unpack,
 };
-use crate::server::{Decision, Dispatcher, Invocation, Rules, Service};
+use crate::server::{Decision, Dispatcher, Invocation, NoReplyAddress, Rules, Service};
 use crate::service;
 use crate::transport::amqp::convert;
 
@@ -39,11 +40,11 @@ pub fn request(data: &[u8]) {
     }
 
     match decide(message) {
-        Decision::Run {
+        Ok(Decision::Run {
             service, invocation, ..
-        } => handle(&*service, &invocation),
-        Decision::Refuse { reply, fault, .. } => assert_eq!(reply.read_fault(), fault),
-        Decision::Drop { address } => assert!(!RULES.reply_addresses.allows(address.as_str())),
+        }) => handle(&*service, &invocation),
+        Ok(Decision::Refuse { reply, fault, .. }) => assert_eq!(reply.read_fault(), fault),
+        Err(NoReplyAddress(address)) => assert!(!RULES.reply_addresses.allows(address.as_str())),
     }
 }
 
@@ -124,7 +125,18 @@ pub fn reply_address(data: &[u8]) {
     let decision = decide(message);
     // An empty address is none: nobody is answered.
     let is_dropped = !name.is_empty() && !is_reply_address;
-    assert_eq!(matches!(decision, Decision::Drop { .. }), is_dropped);
+    assert_eq!(decision.is_err(), is_dropped);
+}
+
+/// The body of a message of packed calls or answers.
+pub fn packed(data: &[u8]) {
+    let body = Bytes::copy_from_slice(data);
+    if let Ok(calls) = unpack::<PackedCall>(&body) {
+        assert_eq!(unpack::<PackedCall>(&pack(&calls)).as_ref(), Ok(&calls));
+    }
+    if let Ok(answers) = unpack::<PackedAnswer>(&body) {
+        assert_eq!(unpack::<PackedAnswer>(&pack(&answers)).as_ref(), Ok(&answers));
+    }
 }
 
 /// Arguments and answers in MessagePack.
@@ -272,7 +284,7 @@ static DISPATCHER: LazyLock<Dispatcher> = LazyLock::new(|| {
 });
 
 /// What a worker does with a request that has just arrived for the first time.
-fn decide(message: Message) -> Decision {
+fn decide(message: Message) -> Result<Decision, NoReplyAddress> {
     let now = Instant::now();
     DISPATCHER.decide(message, false, now, now, &RULES)
 }
@@ -384,10 +396,11 @@ mod tests {
     type Target = fn(&[u8]);
 
     /// The functions by the names of their targets.
-    const TARGETS: [(&str, Target); 7] = [
+    const TARGETS: [(&str, Target); 8] = [
         ("request", request),
         ("reply", reply),
         ("headers", headers),
+        ("packed", packed),
         ("reply_address", reply_address),
         ("message_pack", message_pack),
         ("json", json),

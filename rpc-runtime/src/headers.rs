@@ -46,6 +46,10 @@ impl Headers {
         self.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 
+    pub(crate) fn remove(&mut self, name: &'static str) -> Option<String> {
+        self.0.remove(&ShortStr::from_static(name))
+    }
+
     pub(crate) fn insert(&mut self, name: ShortStr, value: String) {
         self.0.insert(name, value);
     }

@@ -74,6 +74,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod headers;
+mod packing;
 mod protocol;
 mod server;
 #[cfg(test)]

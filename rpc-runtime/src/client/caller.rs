@@ -8,25 +8,27 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::destination::Destination;
 use super::fate::{self, Fate, confirmed, unconfirmed};
 use super::limiter::Limiter;
 use super::link::{self, Link, LinkState, Phase};
-use super::pending::{Pending, Ticket};
+use super::outbox::Parcel;
+use super::pending::{Arrived, News, Pending, Slot, Ticket};
 use crate::call::Arguments;
 use crate::codec::Codec;
 use crate::context::ambient_deadline;
 use crate::describe::MethodDescriptor;
 use crate::error::{BrokerError, CallError, Cause, Executed};
 use crate::headers::Headers;
-use crate::protocol::{MAX_TIME_TO_LIVE, Message, RESENT_HEADER, Reply, ReplyKind, Request, ShortStr};
+use crate::protocol::{MAX_TIME_TO_LIVE, RESENT_HEADER, Reply, ReplyKind, Request, ShortStr};
 use crate::sync::watch;
-use crate::transport::{Backoff, Departure, Outgoing, Published, ReplyQueue, Transport};
+use crate::transport::{Backoff, Departure, Published, ReplyQueue, Transport};
 
 /// A call that is ready to be made.
 #[derive(Debug, Clone)]
 pub(crate) struct CallPlan {
     pub(crate) method: &'static MethodDescriptor,
-    pub(crate) queue: ShortStr,
+    pub(crate) destination: Arc<Destination>,
     pub(crate) codec: Codec,
     pub(crate) arguments: Arguments,
     pub(crate) timeout: Duration,
@@ -105,6 +107,8 @@ pub(crate) struct Caller {
 /// How far a call has come, for when its time is up.
 #[derive(Debug, Default)]
 struct Progress {
+    /// Where the call's news come in.
+    slot: Option<Arc<Slot>>,
     /// The current request's.
     departure: Departure,
     /// An earlier request may have reached a worker.
@@ -172,6 +176,9 @@ impl Caller {
 
     fn timed_out(&self, limit: Duration, progress: &Progress) -> CallError {
         let left = !progress.departure.withdraw();
+        if let Some(slot) = &progress.slot {
+            slot.unanswered();
+        }
         if let Some(queue) = &progress.is_refused {
             return refused(queue);
         }
@@ -204,9 +211,14 @@ impl Caller {
                 limit: self.options.max_sent_bytes,
             });
         }
-        let mut ticket = self.pending.enter();
+        let method = plan.method;
+        let mut ticket = self
+            .pending
+            .enter(&plan.destination, method.name, method.is_oneway);
+        progress.slot = Some(Arc::clone(ticket.slot()));
         let mut over = None;
         loop {
+            ticket.begin();
             let link = self.link(over.as_ref(), progress.was_written).await?;
             match self.attempt(&plan, deadline, &link, &mut ticket, progress).await {
                 Attempt::Ended(outcome) => return outcome,
@@ -227,32 +239,72 @@ impl Caller {
     ) -> Attempt {
         progress.departure = Departure::default();
         let _withdrawn_if_dropped = WithdrawOnDrop(progress.departure.clone());
-        let request = self.request(plan, ticket.id(), link, deadline, progress.was_written);
-        let publishing = link.publisher.publish(Outgoing {
-            queue: plan.queue.clone(),
-            mandatory: true,
-            message: request.into_message(),
+        let id = ticket.slot().id();
+        link.outbox.post(Parcel {
+            request: self.request(plan, id, link, deadline, progress.was_written),
+            destination: Arc::clone(&plan.destination),
+            slot: Arc::clone(ticket.slot()),
             departure: progress.departure.clone(),
         });
-        let published = tokio::select! {
-            biased;
-            reply = ticket.reply() => return Attempt::Ended(self.read(reply, plan.codec)),
-            published = publishing => published,
-        };
-        match published {
-            Published::Routed if plan.method.is_oneway => Attempt::Ended(nothing(plan.codec)),
-            Published::Routed => {
-                progress.was_written = true;
-                progress.is_without_server = None;
-                progress.is_refused = None;
-                self.await_reply(plan, link, ticket).await
+        let mut is_confirmed = false;
+        loop {
+            match ticket.news().await {
+                News::Reply(reply) => return Attempt::Ended(self.read(reply, plan.codec)),
+                News::Published(Published::Routed) if plan.method.is_oneway => {
+                    return Attempt::Ended(nothing(plan.codec));
+                }
+                News::Published(Published::Routed) => {
+                    is_confirmed = true;
+                    progress.was_written = true;
+                    progress.is_without_server = None;
+                    progress.is_refused = None;
+                }
+                News::Published(published) => {
+                    return self.not_routed(published, plan, ticket, progress).await;
+                }
+                News::Unpacked => {
+                    progress.departure = Departure::default();
+                    return Attempt::Again { link_is_over: false };
+                }
+                News::LinkMoved => {}
             }
+            let state = self.link_state().borrow();
+            if state.phase.is_closed() {
+                let left = !progress.departure.withdraw();
+                let was_written = left || progress.was_written;
+                return Attempt::Ended(Err(lost(BrokerError::Closed, was_written)));
+            }
+            if !is_confirmed {
+                continue;
+            }
+            match confirmed(plan.method.is_idempotent, link.position, state.position) {
+                Fate::Wait => {}
+                Fate::Send => return Attempt::Again { link_is_over: true },
+                Fate::End => {
+                    let reason = state.lost.clone();
+                    let reason = reason.unwrap_or(BrokerError::Lost { source: None });
+                    return Attempt::Ended(Err(lost(reason, true)));
+                }
+            }
+        }
+    }
+
+    /// What becomes of a call whose request is in no queue, as far as is known.
+    async fn not_routed(
+        &self,
+        published: Published,
+        plan: &CallPlan,
+        ticket: &mut Ticket,
+        progress: &mut Progress,
+    ) -> Attempt {
+        progress.departure = Departure::default();
+        let queue = &plan.destination.queue;
+        match published {
             Published::Returned => {
-                progress.departure = Departure::default();
                 let may_wait = plan.wait_for_server || (progress.was_written && plan.method.is_idempotent);
                 match progress.was_written {
                     _ if may_wait => {
-                        progress.is_without_server = Some(plan.queue.clone());
+                        progress.is_without_server = Some(queue.clone());
                         tokio::select! {
                             biased;
                             // To a request that was sent before.
@@ -260,17 +312,16 @@ impl Caller {
                             () = tokio::time::sleep(SERVER_PAUSE) => Attempt::Again { link_is_over: false },
                         }
                     }
-                    true => Attempt::Ended(Err(lost(queue_is_gone(&plan.queue), true))),
-                    false => Attempt::Ended(Err(no_server(&plan.queue))),
+                    true => Attempt::Ended(Err(lost(queue_is_gone(queue), true))),
+                    false => Attempt::Ended(Err(no_server(queue))),
                 }
             }
             Published::Refused => {
-                progress.departure = Departure::default();
                 progress.was_written = true;
                 if fate::refused(plan.method.is_idempotent) == Fate::End {
-                    return Attempt::Ended(Err(refused(&plan.queue)));
+                    return Attempt::Ended(Err(refused(queue)));
                 }
-                progress.is_refused = Some(plan.queue.clone());
+                progress.is_refused = Some(queue.clone());
                 let backoff = progress.backoff.get_or_insert_with(Backoff::new);
                 tokio::select! {
                     biased;
@@ -281,7 +332,6 @@ impl Caller {
             }
             Published::Failed { source, written } => {
                 progress.was_written |= written;
-                progress.departure = Departure::default();
                 let is_of_channel = matches!(source, BrokerError::ChannelClosed { .. });
                 progress.channels_lost += u32::from(written && is_of_channel);
                 let is_final = matches!(source, BrokerError::Closed | BrokerError::Unsendable { .. });
@@ -290,36 +340,8 @@ impl Caller {
                     _ => Attempt::Ended(Err(lost(source, progress.was_written))),
                 }
             }
-        }
-    }
-
-    /// Waits for the reply to a request that the broker has, however often the link is lost, as far as it can still come.
-    async fn await_reply(&self, plan: &CallPlan, link: &Link, ticket: &mut Ticket) -> Attempt {
-        let mut state = self.link_state().clone();
-        loop {
-            let now = {
-                let state = state.borrow_and_update();
-                if state.phase.is_closed() {
-                    return Attempt::Ended(Err(lost(BrokerError::Closed, true)));
-                }
-                state.position
-            };
-            match confirmed(plan.method.is_idempotent, link.position, now) {
-                Fate::Wait => {}
-                Fate::Send => return Attempt::Again { link_is_over: true },
-                Fate::End => {
-                    let reason = state.borrow().lost.clone();
-                    let reason = reason.unwrap_or(BrokerError::Lost { source: None });
-                    return Attempt::Ended(Err(lost(reason, true)));
-                }
-            }
-            tokio::select! {
-                biased;
-                reply = ticket.reply() => return Attempt::Ended(self.read(reply, plan.codec)),
-                changed = state.changed() => if changed.is_err() {
-                    return Attempt::Ended(Err(lost(BrokerError::Closed, true)));
-                },
-            }
+            // Nobody but the call itself withdraws its request, and then it is gone; and what was routed is so.
+            Published::Withdrawn | Published::Routed => Attempt::Again { link_is_over: false },
         }
     }
 
@@ -341,18 +363,26 @@ impl Caller {
             app_id: self.options.app_id.clone(),
             user_id: self.options.user_id.clone(),
             headers,
+            packs: !oneway && plan.codec != Codec::Text && plan.destination.packs(),
             arguments: plan.arguments.0.clone(),
         }
     }
 
-    fn read(&self, message: Message, codec: Codec) -> Result<Reply, CallError> {
-        let (size, limit) = (message.body.len(), self.options.max_accepted_bytes);
+    fn read(&self, reply: Arrived, codec: Codec) -> Result<Reply, CallError> {
+        let size = match &reply {
+            Arrived::Alone(message) => message.body.len(),
+            Arrived::Packed(reply) => reply.body.len(),
+        };
+        let limit = self.options.max_accepted_bytes;
         if size > limit {
             return Err(unreadable(format!(
                 "it has {size} bytes, and at most {limit} are accepted"
             )));
         }
-        Reply::from_message(message, codec).map_err(unreadable)
+        match reply {
+            Arrived::Alone(message) => Reply::from_message(*message, codec).map_err(unreadable),
+            Arrived::Packed(reply) => Ok(reply),
+        }
     }
 
     /// The link, once it is there; another one than that which is over.
@@ -387,6 +417,7 @@ impl Caller {
                 Arc::clone(&self.pending),
                 sender,
                 self.shutdown.clone(),
+                self.tasks.clone(),
             ));
             receiver
         })

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::caller::{CallPlan, TimeLimit};
 use crate::error::{CallError, Executed};
-use crate::protocol::{Fault, FaultCode, Reply, ReplyAddresses, ReplyKind, Request, ShortStr};
+use crate::protocol::{Reply, ReplyAddresses, ReplyKind, Request, ShortStr};
 use crate::server::{Decision, Dispatcher, Rules, Service, run};
 
 /// An implementation to call.
@@ -65,7 +65,7 @@ impl InProcess {
     }
 
     async fn serve(&self, plan: CallPlan, deadline: Instant) -> Reply {
-        let (now, codec) = (Instant::now(), plan.codec);
+        let now = Instant::now();
         let request = Request {
             method: Some(ShortStr::from_static(plan.method.name)),
             codec: plan.codec,
@@ -78,21 +78,17 @@ impl InProcess {
             app_id: None,
             user_id: None,
             headers: plan.headers,
+            packs: false,
             arguments: plan.arguments.0,
         };
-        match self
+        let decision = self
             .dispatcher
-            .decide(request.into_message(), false, now, now, &self.rules)
-        {
+            .decide_request(request, None, false, now, now, &self.rules);
+        match decision {
             Decision::Run {
                 service, invocation, ..
             } => run(&*service, &invocation).await,
             Decision::Refuse { reply, .. } => reply,
-            // Only for an address that it may not answer to, and there is none.
-            Decision::Drop { .. } => Reply::fault(
-                codec,
-                &Fault::new(FaultCode::BadRequest, "it has a reply address"),
-            ),
         }
     }
 }

@@ -9,12 +9,15 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::fate::Position;
+use super::outbox::Outbox;
 use super::pending::Pending;
+use crate::codec::Codec;
 use crate::error::BrokerError;
-use crate::protocol::ShortStr;
+use crate::protocol::{Message, PACKED, PACKING_HEADER, PackedAnswer, ShortStr, unpack};
 use crate::sync::watch;
 use crate::transport::{Backoff, Delivery, Publisher, ReplyLink, ReplyQueue, Subscription, Transport};
 
@@ -22,7 +25,7 @@ use crate::transport::{Backoff, Delivery, Publisher, ReplyLink, ReplyQueue, Subs
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) reply_to: ShortStr,
-    pub(super) publisher: Arc<dyn Publisher>,
+    pub(super) outbox: Outbox,
     pub(super) position: Position,
 }
 
@@ -73,6 +76,7 @@ pub(super) async fn run(
     pending: Arc<Pending>,
     state: watch::Sender<LinkState>,
     shutdown: CancellationToken,
+    tasks: TaskTracker,
 ) {
     let mut keeper = Keeper {
         transport,
@@ -82,10 +86,11 @@ pub(super) async fn run(
         inlet: None,
         earlier: None,
         publisher: None,
+        tasks,
     };
     let kept = shutdown.run_until_cancelled(keeper.keep()).await;
     debug_assert!(kept.is_none(), "a link is kept for ever");
-    keeper.state.send_modify(|state| state.phase = Phase::Closed);
+    keeper.tell(|state| state.phase = Phase::Closed);
     if let Some(inlet) = keeper.inlet {
         inlet.control.retire().await;
     }
@@ -102,12 +107,19 @@ struct Keeper {
     /// The address that the inlet consumes from, or that the last one did.
     earlier: Option<ShortStr>,
     publisher: Option<Arc<dyn Publisher>>,
+    tasks: TaskTracker,
 }
 
 /// How long replies that waited at the address are handed out before calls are told that it is there again.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 
 impl Keeper {
+    /// Changes the state, and has the calls in flight look at it.
+    fn tell(&self, change: impl FnOnce(&mut LinkState)) {
+        self.state.send_modify(change);
+        self.pending.link_moved();
+    }
+
     async fn keep(&mut self) {
         let mut backoff = Backoff::new();
         loop {
@@ -157,11 +169,13 @@ impl Keeper {
             return Err(reason);
         }
         if let (Some(_), Some(reply_to), Some(publisher)) = (&self.inlet, &self.earlier, &self.publisher) {
-            let (reply_to, publisher) = (reply_to.clone(), Arc::clone(publisher));
+            let reply_to = reply_to.clone();
+            let (outbox, emptying) = Outbox::new(Arc::clone(publisher));
+            self.tasks.spawn(emptying);
             self.state.send_modify(|state| {
                 state.phase = Phase::Ready(Arc::new(Link {
                     reply_to,
-                    publisher,
+                    outbox,
                     position: state.position,
                 }));
             });
@@ -188,7 +202,7 @@ impl Keeper {
             // Who is answered already need not be sent again.
             let _ = timeout(CATCH_UP_LIMIT, self.catch_up(waiting)).await;
         }
-        self.state.send_modify(|state| {
+        self.tell(|state| {
             state.position.consumer += 1;
             state.position.address += u64::from(resumed.is_none());
         });
@@ -261,7 +275,7 @@ impl Keeper {
         match self.kind {
             ReplyQueue::Resumable => inlet.control.close().await,
             ReplyQueue::Exclusive | ReplyQueue::Direct => {
-                self.state.send_modify(|state| {
+                self.tell(|state| {
                     state.phase = Phase::Opening;
                     state.position.address += 1;
                 });
@@ -301,15 +315,46 @@ async fn route_burst(
     Ok(routed)
 }
 
-/// Hands a reply to the call that waits for it, and returns its tag.
+/// Hands a reply to the call that waits for it, or those in it to theirs, and returns its tag.
 fn route(pending: &Pending, delivery: Delivery) -> u64 {
-    let id = delivery.message.properties.correlation_id.as_ref();
-    let routed = match id.and_then(|id| Uuid::parse_str(id.as_str()).ok()) {
-        Some(id) => pending.complete(id, delivery.message),
-        None => false,
+    let message = delivery.message;
+    let is_packed = message
+        .properties
+        .kind
+        .as_ref()
+        .is_some_and(|kind| kind.as_str() == PACKED);
+    let is_known = match is_packed {
+        true => route_packed(pending, &message),
+        false => route_alone(pending, message),
     };
-    if !routed {
+    if !is_known {
         tracing::debug!("discarded a reply that no call waits for: it is late, or not ours");
     }
     delivery.tag
+}
+
+fn route_alone(pending: &Pending, message: Message) -> bool {
+    let properties = &message.properties;
+    let id = properties.correlation_id.as_ref();
+    let wanted = properties
+        .headers
+        .get(PACKING_HEADER)
+        .and_then(|wanted| wanted.parse().ok());
+    match id.and_then(|id| Uuid::parse_str(id.as_str()).ok()) {
+        Some(id) => pending.complete(id, message, wanted),
+        None => false,
+    }
+}
+
+fn route_packed(pending: &Pending, message: &Message) -> bool {
+    let content_type = message
+        .properties
+        .content_type
+        .as_ref()
+        .map_or("", ShortStr::as_str);
+    let answers = unpack::<PackedAnswer>(&message.body);
+    match (Codec::from_content_type(content_type), answers) {
+        (Ok(codec), Ok(answers)) => pending.complete_all(answers, codec) == 0,
+        _ => false,
+    }
 }

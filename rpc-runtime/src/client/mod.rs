@@ -11,24 +11,27 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout_at;
 
 mod caller;
+mod destination;
 mod fate;
 mod in_process;
 mod limiter;
 mod link;
+mod outbox;
 mod pending;
 
 pub(crate) use caller::{CallPlan, Caller, CallerOptions};
+use destination::Destination;
 use in_process::InProcess;
 use limiter::Limiter;
 pub use limiter::WhenFull;
 
 use crate::broker::Broker;
-use crate::call::{Arguments, Call, FallibleCall, ResultType, Unplannable, short_str};
+use crate::call::{Arguments, Call, FallibleCall, ResultType, Unplannable};
 use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
-use crate::error::{CallError, Executed};
+use crate::error::{CallError, Executed, InvalidName};
 use crate::headers::Headers;
-use crate::protocol::{EncodeArguments, NamedArguments, Reply, ReplyKind};
+use crate::protocol::{EncodeArguments, NamedArguments, Reply, ReplyKind, ShortStr};
 use crate::server::Service;
 
 /// How many calls of a client may be in flight by default.
@@ -70,6 +73,7 @@ pub struct ClientBuilder<C> {
     codec: Codec,
     timeout: Duration,
     wait_for_server: bool,
+    packing: bool,
     max_in_flight: usize,
     when_full: WhenFull,
     client: PhantomData<fn() -> C>,
@@ -120,6 +124,7 @@ impl<C: ServiceClient> ClientBuilder<C> {
             codec: Codec::default(),
             timeout: DEFAULT_TIMEOUT,
             wait_for_server: false,
+            packing: true,
             max_in_flight: DEFAULT_IN_FLIGHT,
             when_full: WhenFull::default(),
             client: PhantomData,
@@ -155,6 +160,16 @@ impl<C: ServiceClient> ClientBuilder<C> {
         self
     }
 
+    /// Whether calls that wait to be sent leave several in one message, to workers that said they take such; the default is that
+    /// they do.
+    ///
+    /// A broker's work is per message, so this is worth an order of magnitude under load. Nothing waits for it: where calls come one by
+    /// one, each leaves by itself. One-way calls, those in plain text, and arguments of more than 8 KiB always do.
+    pub fn packing(mut self, packing: bool) -> Self {
+        self.packing = packing;
+        self
+    }
+
     /// How many calls of this client and its clones may be in flight; the default is 10,000.
     ///
     /// What one more does says [`when_full`](Self::when_full). The limit bounds what the client holds for requests that nobody
@@ -174,9 +189,10 @@ impl<C: ServiceClient> ClientBuilder<C> {
     #[must_use]
     pub fn build(self) -> C {
         let queue = self.queue.unwrap_or_else(|| C::SERVICE.queue.to_owned());
+        let destination = ShortStr::new(queue).map(|queue| Destination::new(queue, self.packing));
         C::from_client(Client {
             route: self.route,
-            queue: queue.into(),
+            destination: destination.map(Arc::new).map_err(InvalidName::from),
             codec: self.codec,
             timeout: self.timeout,
             wait_for_server: self.wait_for_server,
@@ -214,7 +230,8 @@ impl Route {
 #[derive(Clone)]
 pub struct Client {
     route: Route,
-    queue: Arc<str>,
+    /// Its name may be none that can be sent, of which each call tells.
+    destination: Result<Arc<Destination>, InvalidName>,
     codec: Codec,
     timeout: Duration,
     wait_for_server: bool,
@@ -253,13 +270,17 @@ impl Client {
         method: &'static MethodDescriptor,
         arguments: &impl EncodeArguments,
     ) -> Result<CallPlan, Unplannable> {
+        let destination = self.destination.clone().map_err(|source| Unplannable::Invalid {
+            what: "the queue's name",
+            source,
+        })?;
         let arguments = NamedArguments {
             names: method.arguments,
             values: arguments,
         };
         Ok(CallPlan {
             method,
-            queue: short_str("the queue's name", &self.queue)?,
+            destination,
             codec: self.codec,
             arguments: Arguments(self.codec.encode(&arguments).map_err(Unplannable::Encode)?),
             timeout: method.timeout.unwrap_or(self.timeout),
@@ -274,7 +295,10 @@ impl Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("queue", &self.queue)
+            .field(
+                "queue",
+                &self.destination.as_ref().map(|destination| &destination.queue),
+            )
             .field("codec", &self.codec)
             .finish_non_exhaustive()
     }

@@ -6,6 +6,7 @@ mod arguments;
 mod borrowed;
 mod fault;
 mod message;
+mod packed;
 mod reply;
 mod reply_address;
 mod request;
@@ -16,6 +17,10 @@ pub use arguments::{DecodeArguments, Derived, EncodeArguments};
 pub use borrowed::{ByteSlice, CowBytes, CowStr, Named, NamedAlike, bytes};
 pub use fault::{Fault, FaultCode};
 pub(crate) use message::{Message, Properties};
+pub(crate) use packed::{
+    MAX_PACKED, MAX_PACKED_BYTES, MAX_PART_BYTES, PACKED, PACKED_SUFFIX, PACKING_HEADER, PackedAnswer,
+    PackedCall, pack, unpack,
+};
 pub(crate) use reply::{Reply, ReplyKind};
 pub use reply_address::ReplyAddresses;
 pub(crate) use reply_address::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX};

@@ -25,6 +25,24 @@ impl ReplyKind {
             Self::Fault => "fault",
         }
     }
+
+    /// As packed answers have it.
+    pub(super) const fn number(self) -> u8 {
+        match self {
+            Self::Result => 0,
+            Self::Error => 1,
+            Self::Fault => 2,
+        }
+    }
+
+    pub(super) const fn from_number(number: u64) -> Option<Self> {
+        match number {
+            0 => Some(Self::Result),
+            1 => Some(Self::Error),
+            2 => Some(Self::Fault),
+            _ => None,
+        }
+    }
 }
 
 /// An answer, written in a codec.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Fault, FaultCode, Message, Properties, ShortStr};
+use super::{Fault, FaultCode, Message, PACKING_HEADER, Properties, ShortStr};
 use crate::codec::Codec;
 use crate::headers::Headers;
 
@@ -32,11 +32,17 @@ pub(crate) struct Request {
     pub(crate) app_id: Option<ShortStr>,
     pub(crate) user_id: Option<ShortStr>,
     pub(crate) headers: Headers,
+    /// The caller can send and read packed messages.
+    pub(crate) packs: bool,
     pub(crate) arguments: Bytes,
 }
 
 impl Request {
-    pub(crate) fn into_message(self) -> Message {
+    pub(crate) fn into_message(mut self) -> Message {
+        if self.packs {
+            let name = ShortStr::from_static(PACKING_HEADER);
+            self.headers.insert(name, String::new());
+        }
         Message {
             properties: Properties {
                 kind: self.method,
@@ -60,7 +66,8 @@ impl Request {
     ///
     /// The fault to answer with, where nobody could read the body.
     pub(crate) fn from_message(message: Message) -> Result<Self, Fault> {
-        let Message { properties, body } = message;
+        let Message { mut properties, body } = message;
+        let packs = properties.headers.remove(PACKING_HEADER).is_some();
         let codec = match &properties.content_type {
             None => Codec::Text,
             Some(content_type) => Codec::from_content_type(content_type.as_str())
@@ -78,6 +85,7 @@ impl Request {
             app_id: properties.app_id,
             user_id: properties.user_id,
             headers: properties.headers,
+            packs,
             arguments: body,
         })
     }
@@ -103,6 +111,7 @@ pub(crate) mod tests {
             persistent: bool,
             priority in prop::option::of(any::<u8>()),
             header in prop::option::of((short_str(), ".{0,20}")),
+            packs: bool,
             arguments in prop::collection::vec(any::<u8>(), 0..100),
         ) -> Request {
             let mut headers = Headers::default();
@@ -111,7 +120,7 @@ pub(crate) mod tests {
             }
             Request {
                 method, codec, correlation_id, reply_to, time_to_live, persistent, priority,
-                app_id: None, user_id: None, headers, arguments: arguments.into(),
+                app_id: None, user_id: None, headers, packs, arguments: arguments.into(),
             }
         }
     }

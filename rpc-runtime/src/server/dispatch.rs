@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::pace::Pace;
 use super::service::{Invocation, Service};
 use crate::codec::Codec;
 use crate::context::Context;
@@ -22,6 +23,7 @@ pub(crate) struct Dispatcher {
 struct Entry {
     service: Arc<dyn Service>,
     method: &'static MethodDescriptor,
+    pace: Arc<Pace>,
 }
 
 /// What a worker keeps to.
@@ -43,6 +45,8 @@ pub(crate) enum Decision {
     Run {
         service: Arc<dyn Service>,
         invocation: Invocation,
+        /// How long the method takes, for callers that ask.
+        pace: Option<Arc<Pace>>,
         answer_to: Option<ReplyTo>,
     },
     /// Do not run it, and answer with this.
@@ -51,8 +55,6 @@ pub(crate) enum Decision {
         fault: Fault,
         answer_to: Option<ReplyTo>,
     },
-    /// Do not run it, and answer nobody: the address is not one to answer to.
-    Drop { address: ShortStr },
 }
 
 /// Where an answer goes, and what it echoes.
@@ -73,6 +75,7 @@ impl Dispatcher {
             let entry = Entry {
                 service: Arc::clone(&service),
                 method,
+                pace: Arc::default(),
             };
             if method.is_default && self.default.replace(entry.clone()).is_some() {
                 return Err(ServerError::DuplicateDefault {
@@ -90,6 +93,10 @@ impl Dispatcher {
     }
 
     /// Decides about a delivery that arrived at one instant and could begin at another.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not to be run, and nobody to be answered: its `reply_to` could be any queue.
     pub(crate) fn decide(
         &self,
         message: Message,
@@ -97,7 +104,10 @@ impl Dispatcher {
         arrived: Instant,
         now: Instant,
         rules: &Rules,
-    ) -> Decision {
+    ) -> Result<Decision, NoReplyAddress> {
+        if let Some(address) = &message.properties.reply_to {
+            rules.check_address(address)?;
+        }
         let answer_to = message
             .properties
             .reply_to
@@ -107,23 +117,27 @@ impl Dispatcher {
                 address,
                 correlation_id: message.properties.correlation_id.clone(),
             });
-        if let Some(ReplyTo { address, .. }) = &answer_to
-            && !rules.reply_addresses.allows(address.as_str())
-        {
-            return Decision::Drop {
-                address: address.clone(),
-            };
-        }
-
         // An earlier delivery or an earlier request may run, or have run, elsewhere.
         let came_before = redelivered || message.properties.headers.get(RESENT_HEADER).is_some();
-        let size = message.body.len();
-        let mut request = match Request::from_message(message) {
-            Ok(request) => request,
+        Ok(match Request::from_message(message) {
+            Ok(request) => self.decide_request(request, answer_to, redelivered, arrived, now, rules),
             // A peer whose content type is not known may still read text.
-            Err(fault) => return Decision::refuse(Codec::Text, fault, answer_to, came_before),
-        };
-        let codec = request.codec;
+            Err(fault) => Decision::refuse(Codec::Text, fault, answer_to, came_before),
+        })
+    }
+
+    /// As [`decide`](Self::decide), of a request that may be answered to.
+    pub(crate) fn decide_request(
+        &self,
+        mut request: Request,
+        answer_to: Option<ReplyTo>,
+        redelivered: bool,
+        arrived: Instant,
+        now: Instant,
+        rules: &Rules,
+    ) -> Decision {
+        let came_before = redelivered || request.headers.get(RESENT_HEADER).is_some();
+        let (codec, size) = (request.codec, request.arguments.len());
         if size > rules.max_accepted_bytes {
             let limit = rules.max_accepted_bytes;
             let fault = format!("the request has {size} bytes, and at most {limit} are accepted");
@@ -134,7 +148,11 @@ impl Dispatcher {
                 came_before,
             );
         }
-        let Entry { service, method } = match self.find(request.method.as_ref()) {
+        let Entry {
+            service,
+            method,
+            pace,
+        } = match self.find(request.method.as_ref()) {
             Ok(entry) => entry,
             Err(fault) => return Decision::refuse(codec, fault, answer_to, came_before),
         };
@@ -154,6 +172,7 @@ impl Dispatcher {
         Decision::Run {
             service: Arc::clone(service),
             invocation,
+            pace: request.packs.then(|| Arc::clone(pace)),
             answer_to,
         }
     }
@@ -174,7 +193,20 @@ impl Dispatcher {
     }
 }
 
+/// The address is not one to answer to; see [`ReplyAddresses`].
+#[derive(Debug)]
+pub(crate) struct NoReplyAddress(pub(crate) ShortStr);
+
 impl Rules {
+    /// Whether a request with this `reply_to` may be answered; an empty one asks for no answer.
+    pub(crate) fn check_address(&self, address: &ShortStr) -> Result<(), NoReplyAddress> {
+        match address.as_str() {
+            "" => Ok(()),
+            name if self.reply_addresses.allows(name) => Ok(()),
+            _ => Err(NoReplyAddress(address.clone())),
+        }
+    }
+
     /// Why a request that was delivered before is not run again; nothing where it may be.
     fn forbids_again(&self, method: &MethodDescriptor, request: &Request) -> Option<&'static str> {
         if !method.is_idempotent {
@@ -255,7 +287,9 @@ mod tests {
             body: Bytes::from_static(b"7"),
         };
         let now = Instant::now();
-        dispatcher.decide(message, redelivered, now, now, &rules())
+        dispatcher
+            .decide(message, redelivered, now, now, &rules())
+            .unwrap()
     }
 
     fn rules() -> Rules {
@@ -282,7 +316,6 @@ mod tests {
                 fault.code
             }
             Decision::Run { .. } => panic!("it would run"),
-            Decision::Drop { .. } => panic!("it would be dropped"),
         }
     }
 
@@ -290,7 +323,6 @@ mod tests {
         match decision {
             Decision::Run { invocation, .. } => invocation.method().to_owned(),
             Decision::Refuse { fault, .. } => panic!("it would be refused: {fault}"),
-            Decision::Drop { .. } => panic!("it would be dropped"),
         }
     }
 
@@ -345,7 +377,10 @@ mod tests {
             body: Bytes::from_static(b"7"),
         };
         let arrived = Instant::now();
-        let after = |time| dispatcher.decide(message(), false, arrived, arrived + time, &rules());
+        let after = |time| {
+            let decided = dispatcher.decide(message(), false, arrived, arrived + time, &rules());
+            decided.unwrap()
+        };
         assert_eq!(run(after(Duration::from_millis(999))), "read");
         assert_eq!(refusal(after(Duration::from_secs(1))), FaultCode::Expired);
     }
@@ -354,7 +389,15 @@ mod tests {
     fn a_request_that_would_be_answered_into_any_queue_is_dropped() {
         let mut properties = request("read");
         properties.reply_to = Some(ShortStr::from_static("payments"));
-        assert!(matches!(decide(properties, false), Decision::Drop { .. }));
+        let message = Message {
+            properties,
+            body: Bytes::from_static(b"7"),
+        };
+        let mut dispatcher = Dispatcher::default();
+        dispatcher.add(Arc::new(Store), "store").unwrap();
+        let now = Instant::now();
+        let decided = dispatcher.decide(message, false, now, now, &rules());
+        assert!(matches!(decided, Err(NoReplyAddress(address)) if address.as_str() == "payments"));
     }
 
     #[test]

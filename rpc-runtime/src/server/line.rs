@@ -10,6 +10,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::debt::Served;
 use super::serve::Desk;
 use crate::error::BrokerError;
 use crate::status::{Role, Status};
@@ -23,7 +24,10 @@ pub(super) struct Line {
     transport: Arc<dyn Transport>,
     queue: RequestQueue,
     prefetch: u16,
+    /// The queue is one for packed requests.
+    is_of_packed: bool,
     desk: Arc<Desk>,
+    served: Served,
     handlers: JoinSet<()>,
 }
 
@@ -53,8 +57,18 @@ impl Line {
             transport,
             queue,
             prefetch,
+            is_of_packed: false,
             desk,
+            served: Served::default(),
             handlers: JoinSet::new(),
+        }
+    }
+
+    /// As a line for packed requests: its queue goes with its last worker.
+    pub(super) fn of_packed(self) -> Self {
+        Self {
+            is_of_packed: true,
+            ..self
         }
     }
 
@@ -111,7 +125,7 @@ impl Line {
                 Pause::Stopped => return self.drain(Some(subscription), drain_limit, None).await,
                 Pause::Lost(reason) => reason,
             };
-            self.desk.lose_deliveries();
+            self.desk.lose_deliveries(&subscription.control);
             if let Status::Closed = self.transport.status().status() {
                 return self.drain(None, drain_limit, Some(BrokerError::Closed)).await;
             }
@@ -182,9 +196,10 @@ impl Line {
     /// Begins a request: the prefetch keeps their number near the concurrency, the desk keeps it there.
     fn start(&mut self, delivery: crate::transport::Delivery, subscription: &Subscription) {
         let (desk, control) = (Arc::clone(&self.desk), Arc::clone(&subscription.control));
+        let served = self.served.clone();
         let arrived = Instant::now();
         self.handlers
-            .spawn(async move { desk.serve(delivery, control, arrived).await });
+            .spawn(async move { desk.serve(delivery, control, arrived, &served).await });
     }
 
     /// Takes no more requests, and lets those that were delivered end, all within the limit.
@@ -199,7 +214,7 @@ impl Line {
             || matches!(self.transport.status().status(), Status::Closed).then_some(BrokerError::Closed);
         let reason = reason.or_else(closed);
         let finished = timeout(limit, self.finish(subscription.as_mut())).await;
-        let unfinished = self.handlers.len();
+        let unfinished = self.served.count();
         if finished.is_err() {
             self.handlers.abort_all();
             // One that blocks its thread cannot be stopped; its request is given back all the same.
@@ -210,6 +225,10 @@ impl Line {
         }
         if let Some(subscription) = subscription {
             subscription.control.close().await;
+            // With the last worker that takes packed calls, callers are to hear of it.
+            if self.is_of_packed && reason.is_none() {
+                self.transport.retire_requests(&self.queue).await;
+            }
         }
         Ended { unfinished, reason }
     }

@@ -12,13 +12,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) mod arguments;
+mod debt;
 mod dispatch;
 mod line;
 mod outlet;
+mod pace;
+mod packed;
+mod post;
 mod runs;
 mod serve;
 mod service;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use dispatch::NoReplyAddress;
 pub(crate) use dispatch::{Decision, Dispatcher, Rules};
 pub(crate) use serve::run;
 pub use service::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
@@ -29,11 +35,15 @@ use crate::protocol::{ReplyAddresses, ShortStr};
 use crate::transport::{Declare, RequestQueue, Subscription};
 use line::{Ended, Line};
 use outlet::Outlet;
+use post::Post;
 use serve::Desk;
 
 const DEFAULT_CONCURRENCY: u16 = 64;
 
 const DEFAULT_DRAIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// How many messages of packed calls a queue's worker has at a time: one at work, and others on their way.
+const PACKED_PREFETCH: u16 = 4;
 
 /// Serves one service or several.
 ///
@@ -74,6 +84,7 @@ pub struct Server {
     concurrency: u16,
     drain_limit: Duration,
     reply_addresses: ReplyAddresses,
+    packing: bool,
 }
 
 impl Server {
@@ -85,6 +96,7 @@ impl Server {
             concurrency: DEFAULT_CONCURRENCY,
             drain_limit: DEFAULT_DRAIN_LIMIT,
             reply_addresses: ReplyAddresses::default(),
+            packing: true,
         }
     }
 
@@ -117,6 +129,18 @@ impl Server {
     /// Where this server answers to.
     pub fn reply_addresses(mut self, addresses: ReplyAddresses) -> Self {
         self.reply_addresses = addresses;
+        self
+    }
+
+    /// Whether callers are told that they may send several calls in one message, when more than one waits to be sent; the default is
+    /// that they are.
+    ///
+    /// Such messages come by a queue of their own, named like the service's with `.packed` behind it, and declared like it: workers
+    /// that do not know of them never see one. Where that queue cannot be declared, calls are taken one by one. So are those of
+    /// methods that take longer than half a millisecond, and those of a queue with a
+    /// [dead-letter queue](RequestQueue::dead_letter_to), where requests have to stay what they are.
+    pub fn packing(mut self, packing: bool) -> Self {
+        self.packing = packing;
         self
     }
 
@@ -211,6 +235,8 @@ impl Server {
         let (outlet, keep_outlet) = Outlet::new(Arc::clone(transport));
         let outlet = Arc::new(outlet);
         let outlet_task = AbortOnDropHandle::new(tokio::spawn(keep_outlet));
+        let (post, emptying) = Post::new(Arc::clone(&outlet));
+        let post_task = AbortOnDropHandle::new(tokio::spawn(emptying));
         stop.run_until_cancelled(outlet.ready()).await.transpose()?;
 
         // All are declared before one is consumed: what a server was sent that cannot start comes back marked redelivered,
@@ -230,18 +256,38 @@ impl Server {
                 max_deliveries: queue.max_deliveries(),
                 ..rules.clone()
             };
-            let desk = Desk::new(
+            let desk = Arc::new(Desk::new(
                 name.clone(),
                 dispatcher,
                 rules,
                 Arc::clone(&outlet),
+                post.clone(),
                 self.concurrency,
-            );
-            let line = Line::new(Arc::clone(transport), queue, self.concurrency, Arc::new(desk));
-            let Some(subscription) = line.open(stop).await? else {
+            ));
+            let line = |queue, prefetch| Line::new(Arc::clone(transport), queue, prefetch, Arc::clone(&desk));
+            let packed = queue.packed().filter(|_| self.packing);
+            let alone = line(queue, self.concurrency);
+            let Some(subscription) = alone.open(stop).await? else {
                 break;
             };
-            lines.push((line, subscription));
+            lines.push((alone, subscription));
+            if let Some(queue) = packed {
+                let packed = line(queue, self.concurrency.min(PACKED_PREFETCH)).of_packed();
+                match packed.open(stop).await {
+                    Ok(Some(subscription)) => {
+                        desk.take_packed();
+                        lines.push((packed, subscription));
+                    }
+                    Ok(None) => break,
+                    Err(error @ BrokerError::Closed) => return Err(error.into()),
+                    // It may not be allowed to be declared, or be made by somebody who did not know of it.
+                    Err(error) => tracing::info!(
+                        queue = name,
+                        error = &error as &dyn std::error::Error,
+                        "calls are taken one by one: there is no queue for packed ones"
+                    ),
+                }
+            }
             names.push(name);
         }
         tracing::info!(queues = ?names, concurrency = self.concurrency, "serving");
@@ -250,6 +296,7 @@ impl Server {
             queues: names,
             drain_limit: self.drain_limit,
             _outlet: outlet_task,
+            _post: post_task,
             _broker: self.broker,
         })
     }
@@ -300,6 +347,7 @@ struct OpenServer {
     queues: Vec<String>,
     drain_limit: Duration,
     _outlet: AbortOnDropHandle<()>,
+    _post: AbortOnDropHandle<()>,
     /// Keeps the connection, should the user drop every handle of their own.
     _broker: Broker,
 }

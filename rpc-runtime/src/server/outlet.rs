@@ -89,6 +89,7 @@ impl Outlet {
                 // Not mandatory: a caller who is gone is no error.
                 Published::Routed | Published::Returned => return Ok(Sent::Taken),
                 Published::Refused => return Ok(Sent::Refused(None)),
+                Published::Withdrawn => return Ok(Sent::TooLate),
                 Published::Failed { source, written } => match source {
                     BrokerError::Closed => return Err(source),
                     BrokerError::Unsendable { .. } => return Ok(Sent::Refused(Some(source))),

@@ -8,8 +8,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::protocol::ShortStr;
 
-/// How many answered requests are remembered: more than are ever on the way, as each took a place of the prefetch.
-const REMEMBERED: usize = 4096;
+/// How many answered requests are remembered: more than are ever on the way, as each came in one of the messages of the
+/// prefetch.
+const REMEMBERED: usize = 16 * 1024;
 
 /// What a request can be recognised by. Ids need be unique only among those of one caller.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -27,6 +28,16 @@ pub(super) enum Origin {
     Resent,
     /// The broker delivered it before.
     Redelivered,
+}
+
+impl Origin {
+    pub(super) fn new(is_redelivered: bool, is_resent: bool) -> Self {
+        match (is_resent, is_redelivered) {
+            (true, _) => Self::Resent,
+            (false, true) => Self::Redelivered,
+            (false, false) => Self::New,
+        }
+    }
 }
 
 /// What to do with a delivery.
@@ -81,16 +92,17 @@ impl<D> Runs<D> {
     }
 
     /// The broker has the answer to a request: its deliveries are to be settled.
-    pub(super) fn answered(&mut self, key: &Key) -> Vec<D> {
+    pub(super) fn answered(&mut self, key: Key) -> Vec<D> {
+        let deliveries = self.given_up(&key);
         if self.answered.insert(key.clone()) {
-            self.order.push_back(key.clone());
+            self.order.push_back(key);
         }
         if self.order.len() > REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
             self.answered.remove(&oldest);
         }
-        self.given_up(key)
+        deliveries
     }
 
     /// A request ended without an answer: its deliveries come again.
@@ -98,9 +110,11 @@ impl<D> Runs<D> {
         self.running.remove(key).unwrap_or_default()
     }
 
-    /// The broker takes back all deliveries that are not settled.
-    pub(super) fn lose_deliveries(&mut self) {
-        self.running.values_mut().for_each(Vec::clear);
+    /// The broker takes back deliveries: they cannot be settled any more.
+    pub(super) fn lose_deliveries(&mut self, is_lost: impl Fn(&D) -> bool) {
+        for deliveries in self.running.values_mut() {
+            deliveries.retain(|delivery| !is_lost(delivery));
+        }
     }
 }
 
@@ -119,17 +133,17 @@ mod tests {
     fn a_redelivery_joins_the_run_in_progress() {
         let mut runs = Runs::default();
         assert_eq!(runs.arrive(&key("a"), Origin::New, 1), Arrival::Serve);
-        runs.lose_deliveries();
+        runs.lose_deliveries(|_| true);
         assert_eq!(runs.arrive(&key("a"), Origin::Redelivered, 2), Arrival::Joined);
         assert_eq!(runs.arrive(&key("a"), Origin::Resent, 3), Arrival::Joined);
-        assert_eq!(runs.answered(&key("a")), [2, 3]);
+        assert_eq!(runs.answered(key("a")), [2, 3]);
     }
 
     #[test]
     fn a_redelivery_of_what_was_answered_is_settled() {
         let mut runs = Runs::default();
         runs.arrive(&key("a"), Origin::New, 1);
-        assert_eq!(runs.answered(&key("a")), [1]);
+        assert_eq!(runs.answered(key("a")), [1]);
         assert_eq!(runs.arrive(&key("a"), Origin::Redelivered, 2), Arrival::Answered);
         // Its caller may have lost the answer.
         assert_eq!(runs.arrive(&key("a"), Origin::Resent, 3), Arrival::Serve);
@@ -157,7 +171,7 @@ mod tests {
             Arrival::Serve
         );
         // Nor is a new one taken for one that was answered.
-        runs.answered(&key("1"));
+        runs.answered(key("1"));
         assert_eq!(runs.arrive(&key("1"), Origin::New, 4), Arrival::Serve);
     }
 
@@ -172,7 +186,7 @@ mod tests {
             .collect();
         for key in &keys {
             runs.arrive(key, Origin::New, ());
-            runs.answered(key);
+            runs.answered(key.clone());
         }
         assert_eq!(runs.arrive(&keys[0], Origin::Redelivered, ()), Arrival::Serve);
         assert_eq!(runs.arrive(&keys[1], Origin::Redelivered, ()), Arrival::Answered);

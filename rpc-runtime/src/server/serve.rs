@@ -1,6 +1,7 @@
 //! The way of one request: decide, run, answer, settle.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,13 +9,17 @@ use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::dispatch::{Decision, Dispatcher, ReplyTo, Rules, truthful};
+use super::debt::{Debt, Served, Unsettled};
+use super::dispatch::{Decision, Dispatcher, NoReplyAddress, ReplyTo, Rules, truthful};
 use super::outlet::{Outlet, Sent};
+use super::post::Post;
 use super::runs::{Arrival, Key, Origin, Runs};
 use super::service::{Answer, Invocation, Service};
 use crate::context::with_ambient_deadline;
 use crate::error::BrokerError;
-use crate::protocol::{Fault, FaultCode, RESENT_HEADER, Reply, ShortStr};
+use crate::protocol::{
+    Fault, FaultCode, Message, PACKED, PACKING_HEADER, Properties, RESENT_HEADER, Reply, Request, ShortStr,
+};
 use crate::transport::{Control, Delivery, Departure, Outgoing};
 
 /// How long a reply may wait for a connection although its request's time is over: not every peer that lets its requests
@@ -25,17 +30,21 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(super) struct Desk {
     pub(super) queue: String,
     dispatcher: Dispatcher,
-    rules: Rules,
+    pub(super) rules: Rules,
     outlet: Arc<Outlet>,
+    pub(super) post: Post,
     /// One for each request that may run at once.
     places: Semaphore,
     runs: Mutex<Runs<Unsettled>>,
+    /// Packed requests are served too.
+    takes_packed: AtomicBool,
 }
 
-/// A delivery, for when it is settled: within the subscription that it came by, and no other.
-struct Unsettled {
-    control: Arc<dyn Control>,
-    tag: u64,
+/// A request that was decided about, and run if that was the decision.
+pub(super) struct Done {
+    pub(super) reply: Reply,
+    /// How many calls of the method are wanted in one message; zero says nothing.
+    pub(super) wanted: u16,
 }
 
 impl Desk {
@@ -44,6 +53,7 @@ impl Desk {
         dispatcher: Dispatcher,
         rules: Rules,
         outlet: Arc<Outlet>,
+        post: Post,
         concurrency: u16,
     ) -> Self {
         Self {
@@ -51,56 +61,77 @@ impl Desk {
             dispatcher,
             rules,
             outlet,
+            post,
             places: Semaphore::new(concurrency.into()),
             runs: Mutex::default(),
+            takes_packed: AtomicBool::new(false),
         }
     }
 
-    /// The subscription is over: what it delivered comes again, and cannot be settled any more.
-    pub(super) fn lose_deliveries(&self) {
-        self.runs().lose_deliveries();
+    /// Callers are told from now on that they may pack their calls.
+    pub(super) fn take_packed(&self) {
+        self.takes_packed.store(true, Ordering::Relaxed);
     }
 
-    /// Serves one request that arrived at this instant.
+    /// A subscription is over: what it delivered comes again, and cannot be settled any more.
+    pub(super) fn lose_deliveries(&self, control: &Arc<dyn Control>) {
+        self.runs().lose_deliveries(|delivery| delivery.is_of(control));
+    }
+
+    /// Serves the request, or the requests, of a delivery that arrived at this instant.
     ///
-    /// Where it cannot be answered or settled, it comes again, here or elsewhere.
-    pub(super) async fn serve(&self, delivery: Delivery, control: Arc<dyn Control>, arrived: Instant) {
-        let unsettled = Unsettled {
-            control,
-            tag: delivery.tag,
+    /// Where one cannot be answered or settled, it comes again, here or elsewhere.
+    pub(super) async fn serve(
+        self: &Arc<Self>,
+        delivery: Delivery,
+        control: Arc<dyn Control>,
+        arrived: Instant,
+        served: &Served,
+    ) {
+        match is_packed(&delivery.message) {
+            true => self.serve_packed(delivery, control, arrived, served).await,
+            false => self.serve_alone(delivery, control, arrived, served).await,
+        }
+    }
+
+    async fn serve_alone(
+        self: &Arc<Self>,
+        delivery: Delivery,
+        control: Arc<dyn Control>,
+        arrived: Instant,
+        served: &Served,
+    ) {
+        let unsettled = Unsettled::new(control, delivery.tag, 1);
+        let debt = match key(&delivery) {
+            Some(key) => self.take(key, origin(&delivery), unsettled, served).await,
+            None => Some(Debt::apart(self, served, unsettled)),
         };
-        let Some(key) = key(&delivery) else {
-            if self.answer(delivery, arrived).await.is_ok() {
-                unsettled.settle().await;
-            }
-            return;
-        };
-        let again = Unsettled {
-            control: Arc::clone(&unsettled.control),
-            tag: unsettled.tag,
-        };
-        let arrival = self.runs().arrive(&key, origin(&delivery), again);
+        if let Some(debt) = debt
+            && self.answer(delivery, arrived).await.is_ok()
+        {
+            debt.pay().await;
+        }
+    }
+
+    /// Takes on a request, unless it runs here or was answered already.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        key: Key,
+        origin: Origin,
+        unsettled: Unsettled,
+        served: &Served,
+    ) -> Option<Debt> {
+        let arrival = self.runs().arrive(&key, origin, unsettled.clone());
         match arrival {
-            Arrival::Serve => {
-                let run = Run {
-                    desk: self,
-                    key: Some(&key),
-                };
-                if self.answer(delivery, arrived).await.is_ok() {
-                    run.answered().await;
-                }
-            }
-            Arrival::ServeApart => {
-                if self.answer(delivery, arrived).await.is_ok() {
-                    unsettled.settle().await;
-                }
-            }
+            Arrival::Serve => return Some(Debt::of_run(self, served, key)),
+            Arrival::ServeApart => return Some(Debt::apart(self, served, unsettled)),
             Arrival::Joined => tracing::debug!(queue = self.queue, "a request that runs here came again"),
             Arrival::Answered => {
                 tracing::debug!(queue = self.queue, "a request that was answered came again");
                 unsettled.settle().await;
             }
         }
+        None
     }
 
     /// Decides, runs and answers.
@@ -117,39 +148,78 @@ impl Desk {
             message, redelivered, ..
         } = delivery;
         let properties = &message.properties;
-        let (method, correlation_id) = (properties.kind.clone(), properties.correlation_id.clone());
-        let method = method.as_ref().map(ShortStr::as_str);
-        let correlation_id = correlation_id.as_ref().map(ShortStr::as_str);
         let worth_until = properties.expiration.and_then(|time| arrived.checked_add(time));
-        let (reply, answer_to) = match self.dispatcher.decide(
-            message,
-            redelivered,
-            arrived,
-            Instant::now(),
-            &self.rules,
-        ) {
+        let names = Names::of(properties);
+        let now = Instant::now();
+        let decision = match self
+            .dispatcher
+            .decide(message, redelivered, arrived, now, &self.rules)
+        {
+            Ok(decision) => decision,
+            Err(no_address) => {
+                dropped(&no_address);
+                return Ok(());
+            }
+        };
+        let (done, answer_to) = self.carry_out(decision, &names).await;
+        match answer_to {
+            Some(to) => {
+                self.send(self.fit(done.reply), done.wanted, &to, worth_until)
+                    .await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Decides about a request of several, and runs it. Nothing where the handle was closed.
+    pub(super) async fn run_request(
+        &self,
+        request: Request,
+        redelivered: bool,
+        arrived: Instant,
+    ) -> Option<Done> {
+        let _place = self.places.acquire().await.ok()?;
+        let names = Names {
+            method: request.method.clone(),
+            correlation_id: request.correlation_id.clone(),
+        };
+        let now = Instant::now();
+        let decision = self
+            .dispatcher
+            .decide_request(request, None, redelivered, arrived, now, &self.rules);
+        Some(self.carry_out(decision, &names).await.0)
+    }
+
+    /// Does what was decided.
+    async fn carry_out(&self, decision: Decision, names: &Names) -> (Done, Option<ReplyTo>) {
+        match decision {
             Decision::Run {
                 service,
                 invocation,
+                pace,
                 answer_to,
-            } => (run(&*service, &invocation).await, answer_to),
+            } => {
+                let begun = Instant::now();
+                let reply = run(&*service, &invocation).await;
+                let wanted = match pace {
+                    Some(pace) if self.takes_packed.load(Ordering::Relaxed) => {
+                        pace.ran(begun.elapsed());
+                        pace.wanted().unwrap_or(0)
+                    }
+                    _ => 0,
+                };
+                (Done { reply, wanted }, answer_to)
+            }
             Decision::Refuse {
                 reply,
                 fault,
                 answer_to,
             } => {
                 let (queue, code) = (&self.queue, &fault.code);
+                let (method, correlation_id) = (names.method(), names.correlation_id());
                 tracing::warn!(queue, %code, method, correlation_id, "refused a request");
-                (reply, answer_to)
+                (Done { reply, wanted: 0 }, answer_to)
             }
-            Decision::Drop { address } => {
-                tracing::warn!(%address, "dropped a request: its reply_to is not a reply address, see ReplyAddresses");
-                return Ok(());
-            }
-        };
-        match answer_to {
-            Some(to) => self.send(reply, &to, worth_until).await,
-            None => Ok(()),
         }
     }
 
@@ -158,21 +228,29 @@ impl Desk {
     /// # Errors
     ///
     /// Where the handle was closed first.
-    async fn send(
+    pub(super) async fn send(
         &self,
         reply: Reply,
+        wanted: u16,
         to: &ReplyTo,
         worth_until: Option<Instant>,
     ) -> Result<(), BrokerError> {
         let codec = reply.codec;
-        let worth_until = worth_until.map(|deadline| deadline.max(Instant::now() + GRACE));
-        let outgoing = |reply: Reply| Outgoing {
-            queue: to.address.clone(),
-            mandatory: false,
-            message: reply.into_message(to.correlation_id.clone()),
-            departure: Departure::default(),
+        let worth_until = worth_until.map(grace);
+        let outgoing = |reply: Reply| {
+            let mut message = reply.into_message(to.correlation_id.clone());
+            if wanted > 0 {
+                let name = ShortStr::from_static(PACKING_HEADER);
+                message.properties.headers.insert(name, wanted.to_string());
+            }
+            Outgoing {
+                queue: to.address.clone(),
+                mandatory: false,
+                message,
+                departure: Departure::default(),
+            }
         };
-        match self.outlet.send(outgoing(self.fit(reply)), worth_until).await? {
+        match self.outlet.send(outgoing(reply), worth_until).await? {
             Sent::Taken => return Ok(()),
             Sent::TooLate => {
                 tracing::warn!("a reply was given up: there is no connection, and its caller is gone");
@@ -196,7 +274,7 @@ impl Desk {
     }
 
     /// The reply, or the fault in its place where it is larger than may be sent.
-    fn fit(&self, reply: Reply) -> Reply {
+    pub(super) fn fit(&self, reply: Reply) -> Reply {
         let (size, limit) = (reply.body.len(), self.rules.max_sent_bytes);
         if size <= limit {
             return reply;
@@ -208,45 +286,48 @@ impl Desk {
         Reply::fault(reply.codec, &Fault::new(FaultCode::ReplyTooLarge, message))
     }
 
-    fn runs(&self) -> MutexGuard<'_, Runs<Unsettled>> {
+    pub(super) fn runs(&self) -> MutexGuard<'_, Runs<Unsettled>> {
         // Each change is a single step, so a panic elsewhere leaves nothing half done behind the lock.
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A run in progress; dropped, it is forgotten.
-struct Run<'a> {
-    desk: &'a Desk,
-    /// Until it is answered: another run may have the same key then.
-    key: Option<&'a Key>,
+/// Until when a reply may wait for a connection, whose request's time is over at this instant.
+pub(super) fn grace(deadline: Instant) -> Instant {
+    deadline.max(Instant::now() + GRACE)
 }
 
-impl Run<'_> {
-    /// Settles all deliveries of the request.
-    async fn answered(mut self) {
-        let Some(key) = self.key.take() else { return };
-        let deliveries = self.desk.runs().answered(key);
-        for delivery in deliveries {
-            delivery.settle().await;
+/// Tells of requests that are dropped.
+pub(super) fn dropped(NoReplyAddress(address): &NoReplyAddress) {
+    tracing::warn!(%address, "dropped a request: its reply_to is not a reply address, see ReplyAddresses");
+}
+
+/// What logs call a request by.
+struct Names {
+    method: Option<ShortStr>,
+    correlation_id: Option<ShortStr>,
+}
+
+impl Names {
+    fn of(properties: &Properties) -> Self {
+        Self {
+            method: properties.kind.clone(),
+            correlation_id: properties.correlation_id.clone(),
         }
+    }
+
+    fn method(&self) -> Option<&str> {
+        self.method.as_ref().map(ShortStr::as_str)
+    }
+
+    fn correlation_id(&self) -> Option<&str> {
+        self.correlation_id.as_ref().map(ShortStr::as_str)
     }
 }
 
-impl Drop for Run<'_> {
-    fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.desk.runs().given_up(key);
-        }
-    }
-}
-
-impl Unsettled {
-    async fn settle(self) {
-        if let Err(error) = self.control.settle(self.tag).await {
-            let error = &error as &dyn std::error::Error;
-            tracing::debug!(error, "a request was not settled: it will come again");
-        }
-    }
+fn is_packed(message: &Message) -> bool {
+    let kind = message.properties.kind.as_ref();
+    kind.is_some_and(|kind| kind.as_str() == PACKED)
 }
 
 /// What the request can be recognised by.
@@ -260,11 +341,7 @@ fn key(delivery: &Delivery) -> Option<Key> {
 
 fn origin(delivery: &Delivery) -> Origin {
     let is_resent = delivery.message.properties.headers.get(RESENT_HEADER).is_some();
-    match (is_resent, delivery.redelivered) {
-        (true, _) => Origin::Resent,
-        (false, true) => Origin::Redelivered,
-        (false, false) => Origin::New,
-    }
+    Origin::new(delivery.redelivered, is_resent)
 }
 
 /// Runs the method; its panic is a fault.
@@ -331,6 +408,8 @@ mod tests {
             Err(BrokerError::Closed)
         }
 
+        async fn retire_requests(&self, _: &RequestQueue) {}
+
         async fn open_requests(&self, _: &RequestQueue, _: u16) -> Result<Subscription, BrokerError> {
             Err(BrokerError::Closed)
         }
@@ -344,6 +423,8 @@ mod tests {
 
     #[async_trait]
     impl Publisher for Notes {
+        async fn ready(&self) {}
+
         async fn publish(&self, _outgoing: Outgoing) -> Published {
             self.note("reply sent");
             // Long enough for whatever would not wait for the confirm.
@@ -393,7 +474,17 @@ mod tests {
             max_sent_bytes: 100,
             max_deliveries: 20,
         };
-        let desk = Desk::new("q".into(), Dispatcher::default(), rules, Arc::new(outlet), 1);
+        let outlet = Arc::new(outlet);
+        let (post, emptying) = Post::new(Arc::clone(&outlet));
+        let _emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
+        let desk = Arc::new(Desk::new(
+            "q".into(),
+            Dispatcher::default(),
+            rules,
+            outlet,
+            post,
+            1,
+        ));
         let properties = Properties {
             reply_to: Some(ShortStr::from_static("amq.gen-1")),
             ..Properties::default()
@@ -406,8 +497,10 @@ mod tests {
             redelivered: false,
             tag: 1,
         };
-        desk.serve(delivery, Arc::new(notes.clone()), Instant::now())
+        let served = Served::default();
+        desk.serve(delivery, Arc::new(notes.clone()), Instant::now(), &served)
             .await;
+        assert_eq!(served.count(), 0);
         notes.told.lock().unwrap().clone()
     }
 

@@ -38,6 +38,7 @@ fn complaint(seed: u64) -> Option<String> {
         profile,
         callers,
         workers,
+        takes_packed,
         concurrency,
         latency,
         faults,
@@ -45,7 +46,7 @@ fn complaint(seed: u64) -> Option<String> {
     } = &*plan;
     let mut text = format!(
         "seed {seed} broke promises; again: SEED={seed} cargo test -p rpc-runtime simulation\n\
-         {profile:?}, {workers} workers of concurrency {concurrency}, up to {latency} ms a way\n"
+         {profile:?}, {workers} workers of concurrency {concurrency} ({takes_packed:?}), up to {latency} ms a way\n"
     );
     for (number, caller) in callers.iter().enumerate() {
         let _ = writeln!(text, "  caller {number}: {caller:?}");

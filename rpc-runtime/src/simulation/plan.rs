@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub(super) profile: Profile,
     pub(super) callers: Vec<CallerPlan>,
     pub(super) workers: usize,
+    /// Whether each worker takes packed calls.
+    pub(super) takes_packed: Vec<bool>,
     pub(super) concurrency: u16,
     /// How long a message is on its way to the broker or from there, in milliseconds, unless it is held up.
     pub(super) latency: u64,
@@ -45,6 +47,7 @@ pub(super) enum Profile {
 pub(super) struct CallerPlan {
     pub(super) replies: ReplyQueue,
     pub(super) waits_for_server: bool,
+    pub(super) packs: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,12 +156,21 @@ impl Plan {
         };
         let callers: Vec<_> = (0..rng.usize(1..=3)).map(|_| CallerPlan::new(&mut rng)).collect();
         let calls = calls(&mut rng, callers.len());
+        let workers = match profile {
+            Profile::CutWorker => 1,
+            Profile::Calm | Profile::Storm => [1, 1, 2, 3][rng.usize(..4)],
+        };
+        // All, none, or some.
+        let packing = rng.u8(..4);
+        let mut takes_packed = || match packing {
+            ..2 => true,
+            2 => rng.bool(),
+            _ => false,
+        };
         let mut plan = Self {
             profile,
-            workers: match profile {
-                Profile::CutWorker => 1,
-                Profile::Calm | Profile::Storm => [1, 1, 2, 3][rng.usize(..4)],
-            },
+            workers,
+            takes_packed: std::iter::repeat_with(&mut takes_packed).take(workers).collect(),
             concurrency: rng.u16(1..=5),
             latency: [0, 2, 20, 200][rng.usize(..4)],
             callers,
@@ -306,21 +318,29 @@ impl CallerPlan {
         Self {
             replies,
             waits_for_server: rng.bool(),
+            packs: rng.u8(..4) > 0,
         }
     }
 }
 
 /// Some at any time, and of each caller one of each method after all has been mended.
 fn calls(rng: &mut Rng, callers: usize) -> Vec<CallPlan> {
-    let mut calls: Vec<_> = (0..rng.u8(5..=40))
-        .map(|_| CallPlan {
-            caller: rng.usize(..callers),
+    // Quick methods are called several in one message, where several calls are made at once.
+    let quick = rng.u8(..3);
+    let mut calls: Vec<CallPlan> = Vec::new();
+    for _ in 0..rng.u8(5..=40) {
+        let (caller, at) = match calls.last() {
+            Some(last) if rng.u8(..4) < 3 * quick.min(1) => (last.caller, last.at),
+            _ => (rng.usize(..callers), Some(any_time(rng))),
+        };
+        calls.push(CallPlan {
+            caller,
             method: match rng.u8(..10) {
                 ..4 => Method::Read,
                 4..8 => Method::Write,
                 _ => Method::Note,
             },
-            at: Some(any_time(rng)),
+            at,
             limit: match rng.u8(..20) {
                 ..2 => millis(rng, 200),
                 2..8 => Duration::from_secs(1) + millis(rng, 4_000),
@@ -329,14 +349,29 @@ fn calls(rng: &mut Rng, callers: usize) -> Vec<CallPlan> {
             },
             given_up_after: (rng.u8(..20) == 0).then(|| millis(rng, 500)),
             work: match rng.u8(..10) {
+                _ if quick > 0 && rng.u8(..10) < 8 => Duration::ZERO,
                 ..3 => Duration::ZERO,
                 3..7 => millis(rng, 50),
                 7..9 => millis(rng, 500),
                 _ => millis(rng, 4_000),
             },
             panics: rng.u8(..30) == 0,
-        })
-        .collect();
+        });
+    }
+    // By them the callers hear early of workers that take several in one message.
+    if quick > 0 {
+        for caller in 0..callers {
+            calls.extend([Method::Read, Method::Write].map(|method| CallPlan {
+                caller,
+                method,
+                at: Some(START),
+                limit: PATIENT,
+                given_up_after: None,
+                work: Duration::ZERO,
+                panics: false,
+            }));
+        }
+    }
     for caller in 0..callers {
         calls.extend(
             [Method::Read, Method::Write, Method::Note].map(|method| CallPlan {

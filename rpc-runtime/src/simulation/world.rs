@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::history::{History, Outcome, Recorder};
-use super::plan::{Fault, HORIZON, Method, Peer, Plan, Profile};
+use super::plan::{CallerPlan, Fault, HORIZON, Method, Peer, Plan, Profile};
 use super::weather::Weather;
 use crate::broker::{Broker, BrokerBuilder};
 use crate::client::ClientBuilder;
@@ -33,6 +33,9 @@ trait Work {
 }
 
 const QUEUE: &str = "work";
+
+/// Where several calls come in one message.
+const PACKED_QUEUE: &str = "work.packed";
 
 /// How long after the last call has ended whatever is still under way comes to its end.
 const QUIET: Duration = Duration::from_secs(120);
@@ -75,6 +78,7 @@ struct World {
 struct Handle {
     transport: Arc<MemoryTransport>,
     broker: Broker,
+    client: WorkClient,
 }
 
 struct Worker {
@@ -97,7 +101,7 @@ impl World {
         };
         let plan = Arc::clone(&world.plan);
         world.callers = (plan.callers.iter())
-            .map(|caller| world.connect(caller.replies))
+            .map(|caller| world.connect(caller))
             .collect();
         world.workers = (0..plan.workers)
             .map(|number| Some(world.start(number)))
@@ -180,7 +184,10 @@ impl World {
                 self.broker_is_up = true;
                 self.handles().for_each(Handle::mend);
             }
-            Fault::DeleteRequests => self.broker.delete(QUEUE),
+            Fault::DeleteRequests => {
+                self.broker.delete(QUEUE);
+                self.broker.delete(PACKED_QUEUE);
+            }
             Fault::DeleteReplies { caller } => self.callers[caller].transport.expire_replies(),
         }
     }
@@ -203,6 +210,12 @@ impl World {
             backlog => self
                 .recorder
                 .left_over(format!("requests are left in the queue: {backlog:?}")),
+        }
+        match self.broker.backlog(PACKED_QUEUE) {
+            Some(0) | None => {}
+            backlog => self
+                .recorder
+                .left_over(format!("packed requests are left in their queue: {backlog:?}")),
         }
         for caller in &self.callers {
             let waiting = caller.broker.caller().in_flight();
@@ -240,18 +253,18 @@ impl World {
             caller.broker.close().await;
         }
         let queues = self.broker.queues();
-        if queues != 1 {
-            self.recorder
-                .left_over(format!("{queues} queues are left, and only one was made to stay"));
+        let to_stay = 1 + usize::from(self.plan.takes_packed.contains(&true));
+        if queues != to_stay {
+            self.recorder.left_over(format!(
+                "{queues} queues are left, and {to_stay} were made to stay"
+            ));
         }
     }
 
     /// Makes a call and notes what became of it.
     fn call(&self, id: usize) -> impl Future<Output = ()> + use<> {
         let plan = self.plan.calls[id];
-        let waits = self.plan.callers[plan.caller].waits_for_server;
-        let broker = &self.callers[plan.caller].broker;
-        let client: WorkClient = ClientBuilder::new(broker).wait_for_server(waits).build();
+        let client = self.callers[plan.caller].client.clone();
         let recorder = Arc::clone(&self.recorder);
         async move {
             let number = id as u64;
@@ -275,13 +288,21 @@ impl World {
         }
     }
 
-    fn connect(&self, replies: ReplyQueue) -> Handle {
+    fn connect(&self, caller: &CallerPlan) -> Handle {
         let (publishing, consuming) = (self.weather.way(), self.weather.way());
         let transport = Arc::new(MemoryTransport::far(&self.broker, publishing, consuming));
         let broker = BrokerBuilder::default()
-            .reply_queue(replies)
+            .reply_queue(caller.replies)
             .over(transport.clone());
-        let handle = Handle { transport, broker };
+        let client = ClientBuilder::new(&broker)
+            .wait_for_server(caller.waits_for_server)
+            .packing(caller.packs)
+            .build();
+        let handle = Handle {
+            transport,
+            broker,
+            client,
+        };
         if !self.broker_is_up {
             handle.cut(Duration::ZERO);
         }
@@ -289,7 +310,12 @@ impl World {
     }
 
     fn start(&self, number: usize) -> Worker {
-        let handle = self.connect(ReplyQueue::default());
+        // It calls nobody.
+        let handle = self.connect(&CallerPlan {
+            replies: ReplyQueue::default(),
+            waits_for_server: false,
+            packs: false,
+        });
         let bench = Bench {
             number,
             plan: Arc::clone(&self.plan),
@@ -298,6 +324,7 @@ impl World {
         let stop = CancellationToken::new();
         let server = Server::new(&handle.broker)
             .concurrency(self.plan.concurrency)
+            .packing(self.plan.takes_packed[number])
             .serve(WorkServer::new(bench))
             .run_until(stop.clone().cancelled_owned());
         Worker {

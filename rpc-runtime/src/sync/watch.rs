@@ -93,31 +93,6 @@ impl<T> Receiver<T> {
         Ref(self.shared.read())
     }
 
-    pub(crate) fn borrow_and_update(&mut self) -> Ref<'_, T> {
-        let state = self.shared.read();
-        self.seen = state.version;
-        Ref(state)
-    }
-
-    /// Waits for a value that was not seen yet.
-    pub(crate) async fn changed(&mut self) -> Result<(), RecvError> {
-        loop {
-            let mut changed = pin!(self.shared.changed.notified());
-            changed.as_mut().enable();
-            {
-                let state = self.shared.read();
-                if state.version != self.seen {
-                    self.seen = state.version;
-                    return Ok(());
-                }
-                if state.is_closed {
-                    return Err(RecvError);
-                }
-            }
-            changed.await;
-        }
-    }
-
     /// Waits for a value like that; the current one will do.
     pub(crate) async fn wait_for(
         &mut self,

@@ -43,6 +43,10 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// Declares the queue as it asks to be and consumes from it, with at most `prefetch` unsettled deliveries.
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError>;
 
+    /// Deletes the queue if this side declared it, nobody consumes from it, and nothing is in it; within the transport's limit,
+    /// and without an error: who cannot do it leaves it.
+    async fn retire_requests(&self, queue: &RequestQueue);
+
     /// The state of the connections.
     fn status(&self) -> &StatusBoard;
 
@@ -138,6 +142,11 @@ impl Departure {
         self.settle(Self::WITHDRAWN)
     }
 
+    /// Nobody waits for the message any more.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::WITHDRAWN
+    }
+
     fn settle(&self, state: u8) -> bool {
         match self
             .0
@@ -158,6 +167,8 @@ pub(crate) enum Published {
     Returned,
     /// The broker would not take it.
     Refused,
+    /// It did not leave: nobody waits for it any more.
+    Withdrawn,
     /// Nothing is known of it, unless that it was never written.
     Failed { source: BrokerError, written: bool },
 }
@@ -179,6 +190,10 @@ impl Published {
 /// Sends messages, and says what became of each.
 #[async_trait]
 pub(crate) trait Publisher: Debug + Send + Sync {
+    /// Waits until messages can leave: the broker reads them, and not too many are under way. Or until it is closed. Cancel
+    /// safe.
+    async fn ready(&self);
+
     /// Sends a message and waits for the broker's word on it. Dropping the future does not call the message back; its
     /// [`Departure`] can, until it has left.
     async fn publish(&self, outgoing: Outgoing) -> Published;

@@ -2,6 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::protocol::{MAX_SHORT_STR, PACKED_SUFFIX};
+
+/// The queue argument that says where RabbitMQ puts what it drops.
+const DEAD_LETTER_EXCHANGE: &str = "x-dead-letter-exchange";
+
+const QUEUE_TYPE: &str = "x-queue-type";
+
 const DELIVERY_LIMIT: &str = "x-delivery-limit";
 
 /// RabbitMQ's own, from version 4 on.
@@ -117,7 +124,7 @@ impl RequestQueue {
 
     /// Replicated over the nodes of a cluster: a [quorum queue](https://www.rabbitmq.com/docs/quorum-queues).
     pub fn quorum(self) -> Self {
-        self.argument("x-queue-type", "quorum")
+        self.argument(QUEUE_TYPE, "quorum")
     }
 
     /// How often a request may come back to this quorum queue, because the worker that had it was lost: after that RabbitMQ
@@ -133,7 +140,7 @@ impl RequestQueue {
     /// Where RabbitMQ puts what it drops from this queue: requests that [came back too often](Self::delivery_limit), expired
     /// ones, and those that did not fit. The queue must exist, and nobody answers what lies there.
     pub fn dead_letter_to(self, queue: impl Into<String>) -> Self {
-        self.argument("x-dead-letter-exchange", "")
+        self.argument(DEAD_LETTER_EXCHANGE, "")
             .argument("x-dead-letter-routing-key", queue.into())
     }
 
@@ -173,12 +180,25 @@ impl RequestQueue {
         &self.name
     }
 
+    /// The queue for packed requests beside this one, like it in all else; nothing where requests have to stay what they are,
+    /// as others may find them in a dead-letter queue.
+    pub(crate) fn packed(&self) -> Option<Self> {
+        let is_read_by_others = self.properties.arguments.contains_key(DEAD_LETTER_EXCHANGE);
+        let name = format!("{}{PACKED_SUFFIX}", self.name);
+        (!is_read_by_others && name.len() <= MAX_SHORT_STR).then(|| Self { name, ..self.clone() })
+    }
+
     /// How often a request may have been delivered before this worker refuses it.
     pub(crate) fn max_deliveries(&self) -> u32 {
         match self.properties.arguments.get(DELIVERY_LIMIT) {
             Some(QueueArgument::Number(limit)) => u32::try_from(*limit).unwrap_or(u32::MAX).max(1),
             _ => DEFAULT_DELIVERY_LIMIT,
         }
+    }
+
+    pub(crate) fn is_quorum(&self) -> bool {
+        let kind = self.properties.arguments.get(QUEUE_TYPE);
+        matches!(kind, Some(QueueArgument::Text(kind)) if kind == "quorum")
     }
 
     pub(crate) fn declare(&self) -> Declare {

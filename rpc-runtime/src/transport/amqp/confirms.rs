@@ -213,7 +213,7 @@ mod tests {
             Published::Routed => "routed",
             Published::Returned => "returned",
             Published::Refused => "refused",
-            Published::Failed { .. } => "failed",
+            Published::Failed { .. } | Published::Withdrawn => "failed",
         };
         decided
             .into_iter()

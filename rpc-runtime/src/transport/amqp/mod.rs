@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio_util::sync::DropGuard;
 use uuid::Uuid;
@@ -29,7 +29,7 @@ use super::{Publisher, ReplyLink, Subscription, Transport};
 use crate::error::{BrokerError, Cause};
 use crate::protocol::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::status::{Connectivity, Role, StatusBoard};
-use crate::transport::topology::{ReplyQueue, RequestQueue};
+use crate::transport::topology::{Declare, ReplyQueue, RequestQueue};
 use channel::Tasks;
 use connection::OpenConnection;
 use opening::Opening;
@@ -242,6 +242,31 @@ impl Transport for AmqpTransport {
         opening
             .subscribe(&channel, queue.name(), Acknowledge::Each, None)
             .await
+    }
+
+    async fn retire_requests(&self, queue: &RequestQueue) {
+        if queue.declare() != Declare::Active || queue.is_quorum() {
+            // RabbitMQ closes a connection that asks a quorum queue whether it is unused.
+            return;
+        }
+        let retiring = async {
+            let connection = self.consuming.ready().await?;
+            // The broker says no by closing the channel.
+            let throw_away = self.opening(&connection).channel().await?;
+            let options = QueueDeleteOptions {
+                if_unused: true,
+                if_empty: true,
+                ..QueueDeleteOptions::default()
+            };
+            let deleted = throw_away.queue_delete(short(queue.name())?, options);
+            throw_away.answer(deleted).await?;
+            throw_away.close().await;
+            Ok::<_, BrokerError>(())
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(CLOSE_LIMIT, retiring).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(queue = queue.name(), error, "the queue is left");
+        }
     }
 
     fn status(&self) -> &StatusBoard {

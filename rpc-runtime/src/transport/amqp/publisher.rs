@@ -96,6 +96,12 @@ impl AmqpPublisher {
 
 #[async_trait]
 impl Publisher for AmqpPublisher {
+    async fn ready(&self) {
+        self.unblocked().await;
+        // There is no place where the task has ended; who publishes then hears of it.
+        let _ = self.inbox.reserve().await;
+    }
+
     async fn publish(&self, outgoing: Outgoing) -> Published {
         let departure = outgoing.departure.clone();
         let (outcome, published) = oneshot::channel();
@@ -245,6 +251,7 @@ impl Task {
             departure,
         } = outgoing;
         if !departure.leave() {
+            let _ = outcome.send(Published::Withdrawn);
             return None;
         }
         let correlation_id = message.properties.correlation_id.clone();

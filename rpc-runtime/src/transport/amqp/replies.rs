@@ -31,6 +31,10 @@ pub(super) struct ReplyPublisher {
 
 #[async_trait]
 impl Publisher for ReplyPublisher {
+    async fn ready(&self) {
+        self.queues.ready().await;
+    }
+
     async fn publish(&self, outgoing: Outgoing) -> Published {
         match outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
             true => self.direct.publish(outgoing).await,

@@ -73,6 +73,13 @@ impl Hub {
         self.queues.remove(name);
     }
 
+    /// Deletes a queue that is empty and from which nobody consumes.
+    pub(super) fn delete_unused(&mut self, name: &str) {
+        if self.queues.get(name).is_some_and(Queue::is_unused) {
+            self.delete(name);
+        }
+    }
+
     /// Puts a message into a queue; `false` where there is none of that name.
     pub(super) fn publish(&mut self, queue: &str, message: Message, now: Instant) -> bool {
         match self.queues.get_mut(queue) {

@@ -247,6 +247,12 @@ impl Transport for MemoryTransport {
         Ok(subscription)
     }
 
+    async fn retire_requests(&self, queue: &RequestQueue) {
+        if queue.declare() == Declare::Active {
+            self.broker.hub().delete_unused(queue.name());
+        }
+    }
+
     fn status(&self) -> &StatusBoard {
         &self.board
     }
@@ -266,6 +272,11 @@ struct MemoryPublisher {
 
 #[async_trait]
 impl Publisher for MemoryPublisher {
+    async fn ready(&self) {
+        // It is lost, which who publishes then hears of.
+        let _ = self.session.unblocked().await;
+    }
+
     async fn publish(&self, outgoing: Outgoing) -> Published {
         let Outgoing {
             queue,
@@ -278,7 +289,7 @@ impl Publisher for MemoryPublisher {
             return failed(source, false);
         }
         if !departure.leave() {
-            return failed(BrokerError::Closed, false);
+            return Published::Withdrawn;
         }
         let properties = &mut message.properties;
         if properties

@@ -151,6 +151,10 @@ impl Queue {
         }
     }
 
+    pub(super) fn is_unused(&self) -> bool {
+        self.consumers.is_empty() && self.messages.is_empty()
+    }
+
     pub(super) fn has(&self, consumer: u64) -> bool {
         self.consumers.iter().any(|other| other.number == consumer)
     }

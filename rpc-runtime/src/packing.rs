@@ -1,0 +1,240 @@
+//! What leaves in one message: calls to one queue, answers to one caller. Pure, but for [`gather`].
+//!
+//! Nothing waits for company. What is there leaves; only while some messages of its lane are under way already does more gather
+//! behind them, and then it leaves together.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::protocol::{MAX_PACKED, MAX_PACKED_BYTES};
+
+/// How many messages of a lane may be under way before more gathers: one on its way there, one to be confirmed, and one that
+/// is being written.
+const WINDOW: usize = 3;
+
+/// What a message can take, in parts that are finer than any that it is divided into.
+const WHOLE: u32 = 1 << 16;
+
+/// What an item takes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Load {
+    bytes: usize,
+    share: u32,
+}
+
+impl Load {
+    /// Of so many bytes, of which as many as are `wanted` fill a message.
+    pub(crate) fn new(bytes: usize, wanted: u16) -> Self {
+        Self {
+            bytes,
+            share: WHOLE / u32::from(wanted.max(1)),
+        }
+    }
+}
+
+/// What waits to leave, by lanes: what is of one lane can leave together.
+#[derive(Debug)]
+pub(crate) struct Packer<K, T> {
+    lanes: HashMap<K, Lane<T>>,
+    /// The lanes from which something may leave, each once.
+    ready: VecDeque<K>,
+}
+
+#[derive(Debug)]
+struct Lane<T> {
+    waiting: VecDeque<(T, Load)>,
+    under_way: usize,
+    is_ready: bool,
+}
+
+impl<K: Eq + Hash + Clone, T> Packer<K, T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            lanes: HashMap::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, key: K, item: T, load: Load) {
+        let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane {
+            waiting: VecDeque::new(),
+            under_way: 0,
+            is_ready: false,
+        });
+        lane.waiting.push_back((item, load));
+        if lane.becomes_ready() {
+            self.ready.push_back(key);
+        }
+    }
+
+    /// Whether something may leave.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// What leaves next, as far as something may; to be told when it [is done](Self::done).
+    pub(crate) fn next(&mut self) -> Option<(K, Vec<T>)> {
+        let key = self.ready.pop_front()?;
+        let lane = self.lanes.get_mut(&key)?;
+        lane.is_ready = false;
+        let message = lane.take();
+        lane.under_way += 1;
+        if lane.becomes_ready() {
+            self.ready.push_back(key.clone());
+        }
+        Some((key, message))
+    }
+
+    /// A message is not under way any more.
+    pub(crate) fn done(&mut self, key: &K) {
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
+        };
+        lane.under_way -= 1;
+        if lane.becomes_ready() {
+            self.ready.push_back(key.clone());
+        } else if lane.under_way == 0 && lane.waiting.is_empty() {
+            self.lanes.remove(key);
+        }
+    }
+}
+
+impl<T> Lane<T> {
+    /// Notes that something may leave; `false` where that is known, or not so.
+    fn becomes_ready(&mut self) -> bool {
+        let becomes = !self.is_ready && self.under_way < WINDOW && !self.waiting.is_empty();
+        self.is_ready |= becomes;
+        becomes
+    }
+
+    /// As much as one message takes, and one item at least.
+    fn take(&mut self) -> Vec<T> {
+        let (mut bytes, mut share) = (0, 0);
+        let fits = |(_, load): &&(T, Load)| {
+            bytes += load.bytes;
+            share += load.share;
+            bytes <= MAX_PACKED_BYTES && share <= WHOLE
+        };
+        let count = self.waiting.iter().take(MAX_PACKED).take_while(fits).count();
+        self.waiting.drain(..count.max(1)).map(|(item, _)| item).collect()
+    }
+}
+
+/// Lets all tasks that can go on do so, and takes what they send: what belongs together leaves together. There is no timer in
+/// it, and where nobody else can go on it ends at once.
+pub(crate) async fn gather<T>(inbox: &mut UnboundedReceiver<T>, gathered: &mut Vec<T>) {
+    while gathered.len() < MAX_PACKED {
+        tokio::task::yield_now().await;
+        let before = gathered.len();
+        while let Ok(item) = inbox.try_recv() {
+            gathered.push(item);
+        }
+        if gathered.len() == before {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn small() -> Load {
+        Load::new(10, 100)
+    }
+
+    #[test]
+    fn what_comes_alone_leaves_alone() {
+        let mut packer = Packer::new();
+        for n in 0..WINDOW {
+            packer.push("q", n, small());
+            assert_eq!(packer.next(), Some(("q", vec![n])));
+            assert_eq!(packer.next(), None);
+        }
+    }
+
+    #[test]
+    fn what_gathers_meanwhile_leaves_together() {
+        let mut packer = Packer::new();
+        for n in 0..WINDOW {
+            packer.push("q", n, small());
+            packer.next().unwrap();
+        }
+        packer.push("q", 10, small());
+        packer.push("q", 11, small());
+        assert_eq!(packer.next(), None);
+        // Another lane is not held up.
+        packer.push("r", 12, small());
+        assert_eq!(packer.next(), Some(("r", vec![12])));
+        packer.done(&"q");
+        assert_eq!(packer.next(), Some(("q", vec![10, 11])));
+    }
+
+    #[test]
+    fn a_message_holds_no_more_than_is_wanted() {
+        let mut packer = Packer::new();
+        for n in 0..5 {
+            packer.push("q", n, Load::new(10, 2));
+        }
+        assert_eq!(packer.next(), Some(("q", vec![0, 1])));
+        assert_eq!(packer.next(), Some(("q", vec![2, 3])));
+        assert_eq!(packer.next(), Some(("q", vec![4])));
+        // One that is wanted alone leaves alone, and so does one that is large.
+        packer.push("r", 0, Load::new(10, 1));
+        packer.push("r", 1, Load::new(MAX_PACKED_BYTES + 1, 1000));
+        packer.push("r", 2, Load::new(10, 1000));
+        assert_eq!(packer.next(), Some(("r", vec![0])));
+        assert_eq!(packer.next(), Some(("r", vec![1])));
+        assert_eq!(packer.next(), Some(("r", vec![2])));
+    }
+
+    proptest! {
+        /// Whatever comes and whenever messages are done: each item leaves once, those of a lane in order, no message is too
+        /// full, and in the end nothing is left.
+        #[test]
+        fn everything_leaves_once_and_in_order(
+            steps in prop::collection::vec((0u8..3, 0u8..3, 1u16..2000, 0usize..20_000), 1..300),
+        ) {
+            let mut packer = Packer::new();
+            let mut loads = HashMap::new();
+            let mut left: HashMap<u8, Vec<usize>> = HashMap::new();
+            let mut under_way = VecDeque::new();
+            let mut leave = |packer: &mut Packer<u8, usize>, loads: &HashMap<usize, Load>, under_way: &mut VecDeque<u8>| {
+                while let Some((key, items)) = packer.next() {
+                    assert!(items.len() <= MAX_PACKED);
+                    if items.len() > 1 {
+                        assert!(items.iter().map(|item| loads[item].bytes).sum::<usize>() <= MAX_PACKED_BYTES);
+                        assert!(items.iter().map(|item| loads[item].share).sum::<u32>() <= WHOLE);
+                    }
+                    under_way.push_back(key);
+                    assert!(under_way.iter().filter(|other| **other == key).count() <= WINDOW);
+                    left.entry(key).or_default().extend(items);
+                }
+            };
+            for (n, (act, key, wanted, bytes)) in steps.iter().copied().enumerate() {
+                match act {
+                    0 | 1 => {
+                        let load = Load::new(bytes, wanted);
+                        loads.insert(n, load);
+                        packer.push(key, n, load);
+                    }
+                    _ => if let Some(key) = under_way.pop_front() {
+                        packer.done(&key);
+                    },
+                }
+                leave(&mut packer, &loads, &mut under_way);
+            }
+            while let Some(key) = under_way.pop_front() {
+                packer.done(&key);
+                leave(&mut packer, &loads, &mut under_way);
+            }
+            prop_assert!(packer.lanes.is_empty() && packer.ready.is_empty());
+            prop_assert_eq!(left.values().map(Vec::len).sum::<usize>(), loads.len());
+            prop_assert!(left.values().all(|items| items.is_sorted()));
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The way of several requests that came in one message: each is decided about, run and answered by itself.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::debt::{Served, Unsettled};
+use super::dispatch::ReplyTo;
+use super::post::Answer;
+use super::runs::{Key, Origin};
+use super::serve::{Desk, Done, dropped};
+use crate::codec::Codec;
+use crate::protocol::{
+    MAX_PACKED, Message, PackedCall, Properties, RESENT_HEADER, Request, ShortStr, unpack,
+};
+use crate::transport::{Control, Delivery};
+
+impl Desk {
+    /// Serves the requests of one message that arrived at this instant; answered, each leaves as soon as it can.
+    pub(super) async fn serve_packed(
+        self: &Arc<Self>,
+        delivery: Delivery,
+        control: Arc<dyn Control>,
+        arrived: Instant,
+        served: &Served,
+    ) {
+        let Delivery {
+            message,
+            redelivered,
+            tag,
+        } = delivery;
+        let Some(Opened {
+            codec,
+            properties,
+            calls,
+        }) = self.open(message)
+        else {
+            Unsettled::new(control, tag, 1).settle().await;
+            return;
+        };
+        let unsettled = Unsettled::new(control, tag, calls.len().max(1));
+        if calls.is_empty() {
+            unsettled.settle().await;
+            return;
+        }
+        let (unfinished, mut finished) = mpsc::channel(1);
+        let running = FuturesUnordered::new();
+        for call in calls {
+            let id = call.id;
+            let request = request(call, codec, &properties);
+            let key = Key {
+                reply_to: request.reply_to.clone(),
+                correlation_id: ShortStr::from_uuid(id),
+            };
+            let is_resent = request.headers.get(RESENT_HEADER).is_some();
+            let origin = Origin::new(redelivered, is_resent);
+            let Some(debt) = self.take(key, origin, unsettled.clone(), served).await else {
+                continue;
+            };
+            let worth_until = request.time_to_live.and_then(|time| arrived.checked_add(time));
+            let to = request.reply_to.clone();
+            running.push(async move {
+                let done = self.run_request(request, redelivered, arrived).await;
+                (id, to, worth_until, done, debt)
+            });
+        }
+        // Those that are done at the same time are answered together.
+        let mut running = running.ready_chunks(MAX_PACKED);
+        while let Some(done) = running.next().await {
+            let mut answers = Vec::with_capacity(done.len());
+            for (id, to, worth_until, done, debt) in done {
+                // Dropped, it comes again: the handle was closed.
+                let Some(Done { reply, wanted }) = done else {
+                    continue;
+                };
+                match to {
+                    Some(address) => answers.push(Answer {
+                        id,
+                        to: ReplyTo {
+                            address,
+                            correlation_id: Some(ShortStr::from_uuid(id)),
+                        },
+                        reply: self.fit(reply),
+                        wanted,
+                        worth_until,
+                        debt,
+                        _unfinished: unfinished.clone(),
+                    }),
+                    None => debt.pay().await,
+                }
+            }
+            self.post.post(answers);
+        }
+        drop(unfinished);
+        // Nothing is ever sent: it ends with the last answer.
+        let _: Option<()> = finished.recv().await;
+    }
+
+    /// The requests of a message; nothing where they cannot be read, or must not be answered.
+    fn open(&self, message: Message) -> Option<Opened> {
+        let Message { properties, body } = message;
+        if let Some(address) = &properties.reply_to
+            && let Err(no_address) = self.rules.check_address(address)
+        {
+            dropped(&no_address);
+            return None;
+        }
+        let content_type = properties.content_type.as_ref().map_or("", ShortStr::as_str);
+        match (Codec::from_content_type(content_type), unpack(&body)) {
+            (Ok(codec), Ok(calls)) => Some(Opened {
+                codec,
+                properties,
+                calls,
+            }),
+            (Err(error), _) => self.unreadable(&error),
+            (_, Err(error)) => self.unreadable(&error),
+        }
+    }
+
+    fn unreadable(&self, error: &(dyn std::error::Error + 'static)) -> Option<Opened> {
+        tracing::error!(queue = self.queue, error, "dropped a message of packed requests");
+        None
+    }
+}
+
+/// A message's requests.
+struct Opened {
+    codec: Codec,
+    /// Those of the message, which they share.
+    properties: Properties,
+    calls: Vec<PackedCall>,
+}
+
+/// A request, as if it had come by itself.
+fn request(call: PackedCall, codec: Codec, shared: &Properties) -> Request {
+    let PackedCall {
+        id,
+        method,
+        time_to_live,
+        arguments,
+        mut headers,
+    } = call;
+    // Those of the message are the broker's own, such as the count of deliveries.
+    for (name, value) in shared.headers.iter() {
+        if let Ok(name) = ShortStr::new(name) {
+            headers.insert(name, value.to_owned());
+        }
+    }
+    Request {
+        method: Some(method),
+        codec,
+        correlation_id: Some(ShortStr::from_uuid(id)),
+        reply_to: shared.reply_to.clone(),
+        time_to_live,
+        persistent: shared.persistent,
+        priority: shared.priority,
+        app_id: shared.app_id.clone(),
+        user_id: shared.user_id.clone(),
+        headers,
+        packs: true,
+        arguments,
+    }
+}
