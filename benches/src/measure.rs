@@ -22,8 +22,7 @@ pub(crate) struct Measured {
     /// Processor time of this process, which is caller and worker.
     pub(crate) own_cpu_us_per_call: f64,
     pub(crate) broker_cpu_us_per_call: f64,
-    /// Nothing where they are not counted.
-    pub(crate) allocations_per_call: Option<f64>,
+    pub(crate) allocations_per_call: f64,
     /// Of this process, at the end.
     pub(crate) resident_mib: f64,
 }
@@ -52,11 +51,7 @@ impl Measured {
             p999_us: of(|it| it.p999_us),
             own_cpu_us_per_call: of(|it| it.own_cpu_us_per_call),
             broker_cpu_us_per_call: of(|it| it.broker_cpu_us_per_call),
-            allocations_per_call: rounds
-                .iter()
-                .map(|it| it.allocations_per_call)
-                .collect::<Option<Vec<_>>>()
-                .map(median),
+            allocations_per_call: of(|it| it.allocations_per_call),
             resident_mib: of(|it| it.resident_mib),
         }
     }
@@ -74,7 +69,7 @@ pub(crate) struct Snapshot {
     at: Instant,
     own_cpu: Duration,
     broker_cpu: Duration,
-    allocations: Option<Allocations>,
+    allocations: Allocations,
     resident: u64,
 }
 
@@ -111,7 +106,7 @@ pub(crate) fn between(before: &Snapshot, after: &Snapshot, latencies: &Histogram
     let per_call = |total: f64| if calls > 0.0 { total / calls } else { f64::NAN };
     #[allow(clippy::cast_precision_loss)]
     let micros = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
-    let allocations = before.allocations.as_ref().zip(after.allocations.as_ref());
+    let allocations = after.allocations.count.wrapping_sub(before.allocations.count);
     #[allow(clippy::cast_precision_loss)]
     Measured {
         calls_per_second: calls / (after.at - before.at).as_secs_f64(),
@@ -120,8 +115,7 @@ pub(crate) fn between(before: &Snapshot, after: &Snapshot, latencies: &Histogram
         p999_us: micros(0.999),
         own_cpu_us_per_call: per_call((after.own_cpu - before.own_cpu).as_secs_f64() * 1e6),
         broker_cpu_us_per_call: per_call((after.broker_cpu - before.broker_cpu).as_secs_f64() * 1e6),
-        allocations_per_call: allocations
-            .map(|(before, after)| per_call(after.count.wrapping_sub(before.count) as f64)),
+        allocations_per_call: per_call(allocations as f64),
         resident_mib: after.resident as f64 / f64::from(1 << 20),
     }
 }
@@ -212,7 +206,10 @@ mod tests {
             at,
             own_cpu: cpu,
             broker_cpu: cpu * 2,
-            allocations: None,
+            allocations: Allocations {
+                count: 0,
+                live_bytes: 0,
+            },
             resident: 3 << 20,
         }
     }

@@ -1,4 +1,5 @@
-//! Allocations of this process.
+//! Allocations of this process. Counting takes some two atomic additions each, which is a few percent of a call for the contender that
+//! allocates most.
 
 use std::alloc::System;
 
@@ -15,10 +16,10 @@ pub(crate) struct Allocations {
 }
 
 /// The allocator's counts.
-pub(crate) fn allocations() -> Option<Allocations> {
+pub(crate) fn allocations() -> Allocations {
     let stats = ALLOCATOR.stats();
-    Some(Allocations {
+    Allocations {
         count: stats.allocations + stats.reallocations,
         live_bytes: stats.bytes_allocated.wrapping_sub(stats.bytes_deallocated),
-    })
+    }
 }

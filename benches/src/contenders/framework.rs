@@ -221,6 +221,5 @@ async fn settled_bytes() -> anyhow::Result<i64> {
 }
 
 fn live_bytes() -> anyhow::Result<i64> {
-    let allocations = allocations().context("allocations are not counted")?;
-    Ok(i64::try_from(allocations.live_bytes)?)
+    Ok(i64::try_from(allocations().live_bytes)?)
 }

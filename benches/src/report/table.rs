@@ -13,12 +13,9 @@ pub(crate) fn render(cells: &[Cell]) -> String {
             let _ = write!(table, "\n{}\n{}\n", cell.scenario, header());
         }
         let it = cell.median();
-        let allocations = it
-            .allocations_per_call
-            .map_or_else(|| "-".to_owned(), |count| format!("{count:.1}"));
         let _ = writeln!(
             table,
-            "{:<24}{:>10.0}{:>10.0}{:>10.0}{:>10.0}{:>10.1}{:>10.1}{:>10}{:>10.1}",
+            "{:<24}{:>10.0}{:>10.0}{:>10.0}{:>10.0}{:>10.1}{:>10.1}{:>10.1}{:>10.1}",
             cell.contender.name(),
             it.calls_per_second,
             it.p50_us,
@@ -26,7 +23,7 @@ pub(crate) fn render(cells: &[Cell]) -> String {
             it.p999_us,
             it.own_cpu_us_per_call,
             it.broker_cpu_us_per_call,
-            allocations,
+            it.allocations_per_call,
             it.resident_mib,
         );
     }
