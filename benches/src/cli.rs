@@ -47,7 +47,7 @@ pub(crate) struct Cli {
     #[arg(long, default_value_t = 3, value_parser = positive)]
     pub(crate) rounds: usize,
 
-    /// How long one run is measured; unless given, 1.5, and 0.4 with --quick.
+    /// How long one run is measured; unless given, 1.5, and 0.35 with --quick.
     #[arg(long, value_parser = seconds)]
     seconds: Option<Duration>,
 
@@ -73,7 +73,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 impl Cli {
     pub(crate) fn window(&self) -> Duration {
-        let millis = if self.quick { 400 } else { 1500 };
+        let millis = if self.quick { 350 } else { 1500 };
         self.seconds.unwrap_or(Duration::from_millis(millis))
     }
 

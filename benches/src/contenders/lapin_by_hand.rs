@@ -30,6 +30,8 @@ use crate::scenario::{self, Scenario};
 
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
 pub(super) struct LapinByHand {
     /// Confirms, `mandatory` requests, and requests settled only once their reply is confirmed.
     pub(super) guarantees: bool,
@@ -38,6 +40,9 @@ pub(super) struct LapinByHand {
 struct RunningLapin {
     caller: LapinCaller,
     connections: Vec<Connection>,
+    /// Held until their connections are closed: lapin closes a dropped channel in the background, and where that meets with the
+    /// close of its connection, neither may end.
+    channels: Vec<Channel>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -47,6 +52,7 @@ impl Contender for LapinByHand {
         let queue = unique("by-hand");
         let mut running = Vec::new();
         let mut connections = Vec::new();
+        let mut channels = Vec::new();
         for _ in 0..scenario.workers {
             let [consuming, publishing] = connect(broker).await?;
             let worker = Worker {
@@ -55,6 +61,7 @@ impl Contender for LapinByHand {
                 guarantees: self.guarantees,
                 handler: scenario.handler,
             };
+            channels.extend([worker.requests.clone(), worker.replies.clone()]);
             running.push(worker.start(&queue, scenario.prefetch()).await?);
             connections.extend([consuming, publishing]);
         }
@@ -71,10 +78,12 @@ impl Contender for LapinByHand {
         }));
         let consumer = consume(&replies, caller.0.reply_to.clone(), true).await?;
         running.push(tokio::spawn(route(consumer, caller.clone())));
+        channels.extend([replies, caller.0.requests.clone()]);
         connections.extend([consuming, publishing]);
         Ok(Box::new(RunningLapin {
             caller,
             connections,
+            channels,
             tasks: running,
         }))
     }
@@ -263,9 +272,10 @@ impl Running for RunningLapin {
 
     async fn stop(self: Box<Self>) -> anyhow::Result<()> {
         for connection in self.connections {
-            // It fails where a channel of it is being closed at the same moment; the connection ends all the same.
-            let _ = connection.close(200, "done".into()).await;
+            // What a close does not achieve, the drop at the end does.
+            let _ = timeout(CLOSE_LIMIT, connection.close(200, "done".into())).await;
         }
+        drop(self.channels);
         for task in self.tasks {
             task.abort();
         }
