@@ -123,6 +123,19 @@ impl Node {
         &self.url
     }
 
+    /// The process id of its Erlang machine, which is another one after a [`restart`](Self::restart).
+    ///
+    /// # Errors
+    ///
+    /// Where the node has not written it down.
+    pub fn pid(&self) -> anyhow::Result<i32> {
+        let file = self.folder.join("pid");
+        let pid = fs::read_to_string(&file).with_context(|| format!("no {}", file.display()))?;
+        pid.trim()
+            .parse()
+            .with_context(|| format!("{} holds no process id", file.display()))
+    }
+
     /// Runs `rabbitmqctl` against this node and returns what it prints.
     ///
     /// `["close_all_connections", "why"]` cuts every client off; `["stop_app"]` and `["start_app"]` are an outage on

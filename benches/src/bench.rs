@@ -1,0 +1,81 @@
+//! A broker of its own, and runs against it.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rpc_tests::rabbit::Node;
+
+use crate::contenders::Kind;
+use crate::load::Load;
+use crate::measure::{Measured, Meter};
+use crate::report::Cell;
+use crate::scenario::Scenario;
+
+pub(crate) struct Bench {
+    node: Node,
+    meter: Meter,
+    window: Duration,
+}
+
+impl Bench {
+    /// Starts the broker. A run is measured for as long as the window.
+    pub(crate) async fn start(window: Duration) -> anyhow::Result<Self> {
+        let node = Node::start().await?;
+        let broker = node.pid().context("the broker does not say its process id")?;
+        Ok(Self {
+            meter: Meter { broker },
+            node,
+            window,
+        })
+    }
+
+    /// The broker's URL.
+    pub(crate) fn broker(&self) -> &str {
+        self.node.url()
+    }
+
+    /// Runs one contender once.
+    pub(crate) async fn measure(&self, contender: Kind, scenario: Scenario) -> anyhow::Result<Measured> {
+        let load = Load {
+            scenario,
+            window: self.window,
+            meter: self.meter,
+        };
+        let measured = contender.measure(self.node.url(), &load).await?;
+        eprintln!(
+            "{:<24}{:>9.0} calls/s   {scenario}",
+            contender.name(),
+            measured.calls_per_second
+        );
+        Ok(measured)
+    }
+
+    /// Runs each contender in turn, as often as there are rounds, at one scenario after the other.
+    pub(crate) async fn compare(
+        &self,
+        contenders: &[Kind],
+        scenarios: &[Scenario],
+        rounds: usize,
+    ) -> anyhow::Result<Vec<Cell>> {
+        let mut cells = Vec::new();
+        for &scenario in scenarios {
+            let first = cells.len();
+            let able = contenders.iter().copied().filter(|it| it.can_run(&scenario));
+            cells.extend(able.map(|contender| Cell {
+                scenario,
+                contender,
+                rounds: Vec::new(),
+            }));
+            for _ in 0..rounds {
+                for cell in &mut cells[first..] {
+                    cell.rounds.push(self.measure(cell.contender, scenario).await?);
+                }
+            }
+        }
+        Ok(cells)
+    }
+
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.node.stop().await
+    }
+}

@@ -1,0 +1,180 @@
+//! The command line, and the points that it asks for.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum as _};
+
+use crate::contenders::Kind;
+use crate::scenario::{BASE, Scenario};
+
+/// Measures what a call costs: this library beside hand-written RPC over RabbitMQ, plain sockets, and tarpc over TCP.
+///
+/// Starts a RabbitMQ of its own. Without options it varies one axis at a time around a base point (64 in flight, 16 bytes, one
+/// worker, no handler time), which takes about a quarter of an hour. Values of an axis (several with commas) run these points and
+/// no others.
+#[derive(Debug, Parser)]
+pub(crate) struct Cli {
+    /// Only the ratios that are held, in less than a minute: a line `ratio NAME MEDIAN MIN MAX` each.
+    #[arg(long, conflicts_with_all = ["contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
+    pub(crate) quick: bool,
+
+    /// Who is measured; everyone unless given.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    contender: Vec<Kind>,
+
+    /// Calls in flight at once.
+    #[arg(long, value_delimiter = ',', value_parser = positive)]
+    in_flight: Vec<usize>,
+
+    /// Bytes of a request, and of its reply.
+    #[arg(long, value_delimiter = ',')]
+    payload: Vec<usize>,
+
+    /// Workers that share the calls.
+    #[arg(long, value_delimiter = ',', value_parser = positive)]
+    workers: Vec<usize>,
+
+    /// Milliseconds that a handler sleeps.
+    #[arg(long, value_delimiter = ',')]
+    handler: Vec<u64>,
+
+    /// Begin so many calls a second, whether or not earlier ones have ended; latency counts from when a call was due.
+    #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..))]
+    open_loop: Option<u32>,
+
+    /// How often each contender runs; they take turns.
+    #[arg(long, default_value_t = 3, value_parser = positive)]
+    pub(crate) rounds: usize,
+
+    /// How long one run is measured; unless given, 1.5, and 0.35 with --quick.
+    #[arg(long, value_parser = seconds)]
+    seconds: Option<Duration>,
+
+    /// Where results.json and throughput.svg are written.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"))]
+    pub(crate) out: PathBuf,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("give a whole number, 1 at least".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().map(Duration::try_from_secs_f64);
+    match seconds {
+        Ok(Ok(time)) if !time.is_zero() && time < Duration::from_secs(3600) => Ok(time),
+        _ => Err("give a number of seconds, such as 0.5".to_owned()),
+    }
+}
+
+impl Cli {
+    pub(crate) fn window(&self) -> Duration {
+        let millis = if self.quick { 350 } else { 1500 };
+        self.seconds.unwrap_or(Duration::from_millis(millis))
+    }
+
+    pub(crate) fn contenders(&self) -> Vec<Kind> {
+        match self.contender.as_slice() {
+            [] => Kind::value_variants().to_vec(),
+            chosen => chosen.to_vec(),
+        }
+    }
+
+    pub(crate) fn scenarios(&self) -> Vec<Scenario> {
+        let is_chosen = !(self.in_flight.is_empty()
+            && self.payload.is_empty()
+            && self.workers.is_empty()
+            && self.handler.is_empty()
+            && self.open_loop.is_none());
+        if is_chosen { self.chosen() } else { axes() }
+    }
+
+    /// Every combination of the values given.
+    fn chosen(&self) -> Vec<Scenario> {
+        let or_base = |values: &[usize], base| match values {
+            [] => vec![base],
+            values => values.to_vec(),
+        };
+        let handlers = match self.handler.as_slice() {
+            [] => vec![BASE.handler],
+            millis => millis.iter().copied().map(Duration::from_millis).collect(),
+        };
+        let mut scenarios = Vec::new();
+        for in_flight in or_base(&self.in_flight, BASE.in_flight) {
+            for payload in or_base(&self.payload, BASE.payload) {
+                for workers in or_base(&self.workers, BASE.workers) {
+                    for &handler in &handlers {
+                        scenarios.push(Scenario {
+                            in_flight,
+                            payload,
+                            workers,
+                            handler,
+                            open_loop: self.open_loop,
+                        });
+                    }
+                }
+            }
+        }
+        scenarios
+    }
+}
+
+/// One axis at a time, from the base point.
+fn axes() -> Vec<Scenario> {
+    let in_flight = [1, 8, 64, 1000, 10_000].map(|in_flight| Scenario { in_flight, ..BASE });
+    let payload = [1024, 64 * 1024].map(|payload| Scenario { payload, ..BASE });
+    let workers = [2, 4].map(|workers| Scenario { workers, ..BASE });
+    let handler = [1, 10].map(|millis| Scenario {
+        handler: Duration::from_millis(millis),
+        ..BASE
+    });
+    // What every contender can do with time to spare.
+    let open_loop = [Scenario {
+        open_loop: Some(2000),
+        ..BASE
+    }];
+    [&in_flight[..], &payload, &workers, &handler, &open_loop].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn scenarios(arguments: &[&str]) -> Vec<Scenario> {
+        Cli::try_parse_from([&["rpc-bench"], arguments].concat())
+            .unwrap()
+            .scenarios()
+    }
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_options_one_axis_varies_at_a_time() {
+        let all = scenarios(&[]);
+        assert_eq!(all.iter().filter(|it| **it == BASE).count(), 1);
+        assert_eq!(all.len(), 12);
+    }
+
+    #[test]
+    fn values_are_combined() {
+        let chosen = scenarios(&["--in-flight", "1,8", "--handler", "10"]);
+        let handler = Duration::from_millis(10);
+        let point = |in_flight| Scenario {
+            in_flight,
+            handler,
+            ..BASE
+        };
+        assert_eq!(chosen, [point(1), point(8)]);
+        assert!(Cli::try_parse_from(["rpc-bench", "--in-flight", "0"]).is_err());
+        assert!(Cli::try_parse_from(["rpc-bench", "--seconds", "-1"]).is_err());
+    }
+}

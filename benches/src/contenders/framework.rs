@@ -1,0 +1,225 @@
+//! This library.
+
+use std::future::IntoFuture as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use bytes::Bytes;
+use rpc_runtime::{Broker, ClientBuilder, InProcessBroker, RequestQueue, RunningServer, Server, service};
+use rpc_tests::rabbit::unique;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::{Contender, Running};
+use crate::load::{Caller, Load};
+use crate::measure::Measured;
+use crate::memory::allocations;
+use crate::scenario::{self, Scenario};
+
+/// Longer than a hundred thousand calls take to come round.
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+
+/// What handlers may take to end. Nobody waits for their replies any more.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Repeats what it is sent.
+#[service]
+pub(crate) trait Echo {
+    async fn echo(&self, payload: &[u8]) -> Vec<u8>;
+}
+
+struct Repeat {
+    handler: Duration,
+}
+
+impl Echo for Repeat {
+    async fn echo(&self, payload: &[u8]) -> Vec<u8> {
+        scenario::handle(self.handler).await;
+        payload.to_vec()
+    }
+}
+
+/// Through which broker calls go.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Road {
+    RabbitMq { packed: bool },
+    InProcess,
+}
+
+/// Caller and workers with a broker handle each, as if they were programs of their own.
+pub(super) struct Framework(pub(super) Road);
+
+struct RunningFramework {
+    client: EchoClient,
+    caller: Broker,
+    workers: Vec<(Broker, RunningServer)>,
+}
+
+/// PACKING IS WIRED HERE: `(client.packing(packed), server.packing(packed))`, once the runtime has the option.
+fn packing(
+    client: ClientBuilder<EchoClient>,
+    servers: Vec<Server>,
+    packed: bool,
+) -> (ClientBuilder<EchoClient>, Vec<Server>) {
+    let _ = packed;
+    (client, servers)
+}
+
+#[async_trait]
+impl Contender for Framework {
+    async fn start(&self, broker: &str, scenario: &Scenario) -> anyhow::Result<Box<dyn Running>> {
+        let in_process = InProcessBroker::new();
+        let handle = async || match self.0 {
+            Road::RabbitMq { .. } => Broker::connect(broker).await,
+            Road::InProcess => Ok(in_process.connect()),
+        };
+        let packed = match self.0 {
+            Road::RabbitMq { packed } => packed,
+            Road::InProcess => true,
+        };
+
+        let queue = unique("framework");
+        let caller = handle().await?;
+        let client = EchoClient::builder(&caller)
+            .queue(&queue)
+            .timeout(CALL_LIMIT)
+            .max_in_flight(scenario.in_flight.max(100_000));
+        let mut brokers = Vec::new();
+        let mut servers = Vec::new();
+        for _ in 0..scenario.workers {
+            let broker = handle().await?;
+            let echo = EchoServer::new(Repeat {
+                handler: scenario.handler,
+            });
+            let server = Server::new(&broker)
+                .concurrency(scenario.prefetch())
+                .drain_limit(DRAIN_LIMIT)
+                .serve_on(self.request_queue(&queue), echo);
+            servers.push(server);
+            brokers.push(broker);
+        }
+
+        let (client, servers) = packing(client, servers, packed);
+        let mut workers = Vec::new();
+        for (broker, server) in brokers.into_iter().zip(servers) {
+            workers.push((broker, server.start().await?));
+        }
+        Ok(Box::new(RunningFramework {
+            client: client.build(),
+            caller,
+            workers,
+        }))
+    }
+}
+
+impl Framework {
+    fn request_queue(&self, name: &str) -> RequestQueue {
+        match self.0 {
+            Road::RabbitMq { .. } => passing_queue(name),
+            // The whole broker passes with its handles.
+            Road::InProcess => RequestQueue::new(name),
+        }
+    }
+}
+
+/// A queue that goes when its workers have gone.
+fn passing_queue(name: &str) -> RequestQueue {
+    RequestQueue::new(name).argument("x-expires", 10_000)
+}
+
+impl Caller for EchoClient {
+    async fn call(&self, payload: Bytes) -> anyhow::Result<usize> {
+        Ok(self.echo(&payload).await?.len())
+    }
+}
+
+#[async_trait]
+impl Running for RunningFramework {
+    async fn run(&self, load: &Load) -> anyhow::Result<Measured> {
+        load.run(&self.client).await
+    }
+
+    async fn stop(self: Box<Self>) -> anyhow::Result<()> {
+        // The caller first: what is under way then has nobody to go to.
+        self.caller.close().await;
+        for (broker, server) in self.workers {
+            server.stop().await.context("the worker did not drain")?;
+            broker.close().await;
+        }
+        Ok(())
+    }
+}
+
+/// Never answers.
+struct Silent;
+
+impl Echo for Silent {
+    async fn echo(&self, _payload: &[u8]) -> Vec<u8> {
+        std::future::pending().await
+    }
+}
+
+/// How many bytes of this process each of so many calls takes that wait for a worker which does not answer: the whole
+/// call with its task, once its request is with the broker.
+pub(crate) async fn bytes_per_waiting_call(broker: &str, calls: usize) -> anyhow::Result<f64> {
+    let queue = unique("silent");
+    let worker = Broker::connect(broker).await?;
+    // It takes one request; the others wait in the queue, so that no memory of a worker's is counted.
+    let server = Server::new(&worker)
+        .concurrency(1)
+        .drain_limit(Duration::ZERO)
+        .serve_on(passing_queue(&queue), EchoServer::new(Silent))
+        .start()
+        .await?;
+    let caller = Broker::connect(broker).await?;
+    let client = EchoClient::builder(&caller)
+        .queue(&queue)
+        .timeout(CALL_LIMIT * 2)
+        .max_in_flight(calls)
+        .build();
+    // The first call opens the link, which is not the calls' memory.
+    let mut waiting = JoinSet::new();
+    waiting.spawn(client.echo(&[b'x'; 16]).into_future());
+    settled_bytes().await?;
+
+    let before = live_bytes()?;
+    for _ in 1..calls {
+        waiting.spawn(client.echo(&[b'x'; 16]).into_future());
+    }
+    let after = settled_bytes().await?;
+    if let Some(ended) = waiting.try_join_next() {
+        anyhow::bail!("a call ended that should wait: {:?}", ended?);
+    }
+    waiting.shutdown().await;
+    caller.close().await;
+    // The request that runs cannot end.
+    drop(server);
+    worker.close().await;
+    #[allow(clippy::cast_precision_loss)]
+    Ok((after - before) as f64 / calls as f64)
+}
+
+/// The bytes in use, once they have stopped changing: all requests have left by then.
+async fn settled_bytes() -> anyhow::Result<i64> {
+    const STILL: Duration = Duration::from_millis(500);
+    const NOISE: i64 = 16 * 1024;
+    let settling = async {
+        let mut last = live_bytes()?;
+        loop {
+            sleep(STILL).await;
+            let now = live_bytes()?;
+            if (now - last).abs() < NOISE {
+                return Ok(now);
+            }
+            last = now;
+        }
+    };
+    timeout(CALL_LIMIT, settling)
+        .await
+        .with_context(|| format!("requests are still leaving after {CALL_LIMIT:?}"))?
+}
+
+fn live_bytes() -> anyhow::Result<i64> {
+    Ok(i64::try_from(allocations().live_bytes)?)
+}

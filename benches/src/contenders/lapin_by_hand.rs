@@ -1,0 +1,284 @@
+//! RPC written by hand with lapin, in the form that was found to be the fastest: a connection to publish and one to
+//! consume on each side, an exclusive reply queue without acknowledgements, and as many publishes at once as there are
+//! calls, so that their frames leave in few writes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
+use rpc_tests::rabbit::unique;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::{Contender, Running};
+use crate::load::{Caller, Load};
+use crate::measure::Measured;
+use crate::scenario::{self, Scenario};
+
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+pub(super) struct LapinByHand {
+    /// Confirms, `mandatory` requests, and requests settled only once their reply is confirmed.
+    pub(super) guarantees: bool,
+}
+
+struct RunningLapin {
+    caller: LapinCaller,
+    connections: Vec<Connection>,
+    /// Held until their connections are closed: lapin closes a dropped channel in the background, and where that meets with the
+    /// close of its connection, neither may end.
+    channels: Vec<Channel>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+#[async_trait]
+impl Contender for LapinByHand {
+    async fn start(&self, broker: &str, scenario: &Scenario) -> anyhow::Result<Box<dyn Running>> {
+        let queue = unique("by-hand");
+        let mut running = Vec::new();
+        let mut connections = Vec::new();
+        let mut channels = Vec::new();
+        for _ in 0..scenario.workers {
+            let [consuming, publishing] = connect(broker).await?;
+            let worker = Worker {
+                requests: consuming.create_channel().await?,
+                replies: self.publishing_channel(&publishing).await?,
+                guarantees: self.guarantees,
+                handler: scenario.handler,
+            };
+            channels.extend([worker.requests.clone(), worker.replies.clone()]);
+            running.push(worker.start(&queue, scenario.prefetch()).await?);
+            connections.extend([consuming, publishing]);
+        }
+
+        let [consuming, publishing] = connect(broker).await?;
+        let replies = consuming.create_channel().await?;
+        let caller = LapinCaller(Arc::new(CallerState {
+            requests: self.publishing_channel(&publishing).await?,
+            guarantees: self.guarantees,
+            queue: queue.into(),
+            reply_to: declare_replies(&replies).await?,
+            pending: Mutex::default(),
+            next_id: AtomicU64::new(0),
+        }));
+        let consumer = consume(&replies, caller.0.reply_to.clone(), true).await?;
+        running.push(tokio::spawn(route(consumer, caller.clone())));
+        channels.extend([replies, caller.0.requests.clone()]);
+        connections.extend([consuming, publishing]);
+        Ok(Box::new(RunningLapin {
+            caller,
+            connections,
+            channels,
+            tasks: running,
+        }))
+    }
+}
+
+impl LapinByHand {
+    async fn publishing_channel(&self, connection: &Connection) -> anyhow::Result<Channel> {
+        let channel = connection.create_channel().await?;
+        if self.guarantees {
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        }
+        Ok(channel)
+    }
+}
+
+async fn connect(broker: &str) -> anyhow::Result<[Connection; 2]> {
+    let connect = || Connection::connect(broker, ConnectionProperties::default());
+    Ok([connect().await?, connect().await?])
+}
+
+async fn declare_replies(channel: &Channel) -> anyhow::Result<ShortString> {
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        ..Default::default()
+    };
+    let queue = channel
+        .queue_declare("".into(), options, FieldTable::default())
+        .await?;
+    Ok(queue.name().clone())
+}
+
+async fn consume(channel: &Channel, queue: ShortString, no_ack: bool) -> anyhow::Result<Consumer> {
+    let options = BasicConsumeOptions {
+        no_ack,
+        ..Default::default()
+    };
+    Ok(channel
+        .basic_consume(queue, "".into(), options, FieldTable::default())
+        .await?)
+}
+
+#[derive(Clone)]
+struct LapinCaller(Arc<CallerState>);
+
+struct CallerState {
+    requests: Channel,
+    guarantees: bool,
+    queue: ShortString,
+    reply_to: ShortString,
+    pending: Mutex<HashMap<u64, oneshot::Sender<Delivery>>>,
+    next_id: AtomicU64,
+}
+
+impl Caller for LapinCaller {
+    async fn call(&self, payload: Bytes) -> anyhow::Result<usize> {
+        let state = &*self.0;
+        let id = state.next_id.fetch_add(1, Ordering::Relaxed);
+        let (sender, reply) = oneshot::channel();
+        state.pending().insert(id, sender);
+        let calling = async {
+            let confirming = state
+                .requests
+                .basic_publish(
+                    "".into(),
+                    state.queue.clone(),
+                    BasicPublishOptions {
+                        mandatory: state.guarantees,
+                        ..Default::default()
+                    },
+                    &payload,
+                    BasicProperties::default()
+                        .with_reply_to(state.reply_to.clone())
+                        .with_correlation_id(id.to_string().into()),
+                )
+                .await?;
+            if !state.guarantees {
+                return Ok(reply.await?.data.len());
+            }
+            let mut reply = reply;
+            tokio::select! {
+                biased;
+                // An answer is better than a confirm.
+                reply = &mut reply => return Ok(reply?.data.len()),
+                confirmation = confirming => {
+                    let confirmation = confirmation?;
+                    ensure!(confirmation.is_ack(), "the broker refused a request");
+                    ensure!(confirmation.take_message().is_none(), "nobody serves the queue");
+                }
+            }
+            Ok(reply.await?.data.len())
+        };
+        let called = timeout(CALL_LIMIT, calling).await;
+        if !matches!(called, Ok(Ok(_))) {
+            state.pending().remove(&id);
+        }
+        called.with_context(|| format!("no reply within {CALL_LIMIT:?}"))?
+    }
+}
+
+impl CallerState {
+    fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Delivery>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Hands replies to the calls that wait for them.
+async fn route(mut replies: Consumer, caller: LapinCaller) {
+    while let Some(Ok(reply)) = replies.next().await {
+        let id = reply.properties.correlation_id().as_ref();
+        let waiting = id
+            .and_then(|id| id.as_str().parse().ok())
+            .and_then(|id: u64| caller.0.pending().remove(&id));
+        if let Some(call) = waiting {
+            let _ = call.send(reply);
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Worker {
+    requests: Channel,
+    replies: Channel,
+    guarantees: bool,
+    handler: Duration,
+}
+
+impl Worker {
+    async fn start(self, queue: &str, prefetch: u16) -> anyhow::Result<JoinHandle<()>> {
+        let options = QueueDeclareOptions {
+            durable: true,
+            auto_delete: true,
+            ..Default::default()
+        };
+        self.requests
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await?;
+        self.requests
+            .basic_qos(prefetch, BasicQosOptions::default())
+            .await?;
+        let mut consumer = consume(&self.requests, queue.into(), false).await?;
+        let worker = Arc::new(self);
+        Ok(tokio::spawn(async move {
+            while let Some(Ok(request)) = consumer.next().await {
+                let worker = Arc::clone(&worker);
+                // A task each: handlers run side by side, and so do the publishes of their replies.
+                tokio::spawn(async move { worker.serve(request).await });
+            }
+        }))
+    }
+
+    /// A request that cannot be answered comes again when the channel closes.
+    async fn serve(&self, request: Delivery) -> anyhow::Result<()> {
+        scenario::handle(self.handler).await;
+        let properties = request.properties;
+        let reply_to = properties.reply_to().clone().context("it has no reply_to")?;
+        let id = properties
+            .correlation_id()
+            .clone()
+            .context("it has no correlation_id")?;
+        let confirming = self
+            .replies
+            .basic_publish(
+                "".into(),
+                reply_to,
+                BasicPublishOptions::default(),
+                &request.data,
+                BasicProperties::default().with_correlation_id(id),
+            )
+            .await?;
+        if self.guarantees {
+            ensure!(confirming.await?.is_ack(), "the broker refused a reply");
+        }
+        // Not `request.ack()`, which starts a task of its own.
+        self.requests
+            .basic_ack(request.delivery_tag, BasicAckOptions::default())
+            .await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Running for RunningLapin {
+    async fn run(&self, load: &Load) -> anyhow::Result<Measured> {
+        load.run(&self.caller).await
+    }
+
+    async fn stop(self: Box<Self>) -> anyhow::Result<()> {
+        for connection in self.connections {
+            // What a close does not achieve, the drop at the end does.
+            let _ = timeout(CLOSE_LIMIT, connection.close(200, "done".into())).await;
+        }
+        drop(self.channels);
+        for task in self.tasks {
+            task.abort();
+        }
+        Ok(())
+    }
+}

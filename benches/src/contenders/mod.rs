@@ -1,0 +1,116 @@
+//! Who is measured: a file each, all behind [`Contender`].
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use clap::ValueEnum;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use crate::load::Load;
+use crate::measure::Measured;
+use crate::scenario::Scenario;
+
+pub(crate) mod framework;
+mod lapin_by_hand;
+mod raw_sockets;
+mod tarpc;
+
+/// How long a contender may take to start, or to stop.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A way to make remote calls.
+#[async_trait]
+pub(crate) trait Contender: Send + Sync {
+    /// Starts workers and a caller, with connections and queues of their own.
+    async fn start(&self, broker: &str, scenario: &Scenario) -> anyhow::Result<Box<dyn Running>>;
+}
+
+/// Workers and a caller that are connected.
+#[async_trait]
+pub(crate) trait Running: Send + Sync {
+    /// Runs the load.
+    async fn run(&self, load: &Load) -> anyhow::Result<Measured>;
+
+    /// Leaves nothing behind that would disturb the next contender.
+    async fn stop(self: Box<Self>) -> anyhow::Result<()>;
+}
+
+/// The contenders by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    /// This library, packing calls that wait into one message.
+    FrameworkPacked,
+    /// This library, a message a call.
+    FrameworkUnpacked,
+    /// This library with its broker within the process.
+    FrameworkInProcess,
+    /// What a good engineer writes with lapin alone: replies may get lost with a crash.
+    LapinByHand,
+    /// The same with confirms, `mandatory` requests, and requests settled once their reply is confirmed.
+    LapinWithGuarantees,
+    /// Frames encoded beforehand on plain sockets: what the broker can do with a message a call.
+    RawSockets,
+    /// tarpc over TCP: no broker at all.
+    TarpcOverTcp,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::FrameworkPacked => "framework packed",
+            Self::FrameworkUnpacked => "framework unpacked",
+            Self::FrameworkInProcess => "framework in process",
+            Self::LapinByHand => "lapin by hand",
+            Self::LapinWithGuarantees => "lapin with guarantees",
+            Self::RawSockets => "raw sockets",
+            Self::TarpcOverTcp => "tarpc over TCP",
+        }
+    }
+
+    /// Whether the scenario means anything for this contender.
+    pub(crate) fn can_run(self, scenario: &Scenario) -> bool {
+        match self {
+            // It has no handler, and its window is its own.
+            Self::RawSockets => scenario.handler.is_zero() && scenario.open_loop.is_none(),
+            // Without a broker there is nothing that would spread the calls.
+            Self::TarpcOverTcp => scenario.workers == 1,
+            _ => true,
+        }
+    }
+
+    fn contender(self) -> Box<dyn Contender> {
+        use framework::{Framework, Road};
+        match self {
+            Self::FrameworkPacked => Box::new(Framework(Road::RabbitMq { packed: true })),
+            Self::FrameworkUnpacked => Box::new(Framework(Road::RabbitMq { packed: false })),
+            Self::FrameworkInProcess => Box::new(Framework(Road::InProcess)),
+            Self::LapinByHand => Box::new(lapin_by_hand::LapinByHand { guarantees: false }),
+            Self::LapinWithGuarantees => Box::new(lapin_by_hand::LapinByHand { guarantees: true }),
+            Self::RawSockets => Box::new(raw_sockets::RawSockets),
+            Self::TarpcOverTcp => Box::new(tarpc::TarpcOverTcp),
+        }
+    }
+
+    /// Starts the contender, runs the load, and stops it.
+    pub(crate) async fn measure(self, broker: &str, load: &Load) -> anyhow::Result<Measured> {
+        let running = async {
+            let running = timeout(LIMIT, self.contender().start(broker, &load.scenario))
+                .await
+                .with_context(|| format!("it did not start within {LIMIT:?}"))??;
+            let measured = running.run(load).await;
+            // A load that failed is the news, whatever stopping says.
+            let stopped = timeout(LIMIT, running.stop())
+                .await
+                .with_context(|| format!("it did not stop within {LIMIT:?}"));
+            let measured = measured?;
+            stopped??;
+            Ok::<_, anyhow::Error>(measured)
+        };
+        running
+            .await
+            .with_context(|| format!("{} at {}", self.name(), load.scenario))
+    }
+}

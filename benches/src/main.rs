@@ -1,0 +1,56 @@
+//! What a call costs: this library beside hand-written RPC over RabbitMQ, plain sockets and RPC over TCP.
+//!
+//! ```sh
+//! cargo run --release -p rpc-bench                # everything, a quarter of an hour
+//! cargo run --release -p rpc-bench -- --quick     # the ratios that are held, less than a minute
+//! cargo run --release -p rpc-bench -- --in-flight 8 --contender lapin-by-hand,framework-unpacked
+//! ```
+//!
+//! Contenders take turns, round by round, on a RabbitMQ that is started for them; absolute figures mean little beyond one run.
+
+mod bench;
+mod cli;
+mod contenders;
+mod load;
+mod measure;
+mod memory;
+mod quick;
+mod report;
+mod scenario;
+
+use std::fs;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+
+use crate::bench::Bench;
+use crate::cli::Cli;
+use crate::report::{json, svg, table};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    let bench = Bench::start(cli.window()).await?;
+    let run = match cli.quick {
+        true => quick::run(&bench, cli.rounds).await,
+        false => compare(&bench, &cli).await,
+    };
+    bench.stop().await?;
+    run
+}
+
+async fn compare(bench: &Bench, cli: &Cli) -> anyhow::Result<()> {
+    let cells = bench
+        .compare(&cli.contenders(), &cli.scenarios(), cli.rounds)
+        .await?;
+    println!("{}", table::render(&cells));
+
+    let out = &cli.out;
+    fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    json::write(&out.join("results.json"), &cells)?;
+    if let Some(plot) = svg::render(&cells) {
+        fs::write(out.join("throughput.svg"), plot)?;
+    }
+    println!("all figures: {}", out.join("results.json").display());
+    Ok(())
+}

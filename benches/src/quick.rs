@@ -1,0 +1,197 @@
+//! The ratios that are held, in less than a minute.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use crate::bench::Bench;
+use crate::contenders::{Kind, framework};
+use crate::measure::{Figure, Measured};
+use crate::report::ratios::{Ratio, order};
+use crate::scenario::{BASE, Scenario};
+
+/// What two contenders at two points are compared by.
+struct Pair {
+    of: (Kind, Scenario),
+    to: (Kind, Scenario),
+    ratios: &'static [(&'static str, Figure)],
+}
+
+/// How many calls wait when memory is looked at.
+const WAITING: usize = 100_000;
+
+fn pairs() -> Vec<Pair> {
+    use Kind::{
+        FrameworkPacked, FrameworkUnpacked, LapinByHand, LapinWithGuarantees, RawSockets, TarpcOverTcp,
+    };
+    let against = |of, to, scenario, ratios| Pair {
+        of: (of, scenario),
+        to: (to, scenario),
+        ratios,
+    };
+    let in_flight = |in_flight| Scenario { in_flight, ..BASE };
+    let fair = Scenario {
+        workers: 4,
+        handler: Duration::from_millis(10),
+        ..BASE
+    };
+    let large = Scenario {
+        payload: 64 * 1024,
+        ..BASE
+    };
+    vec![
+        against(
+            FrameworkPacked,
+            LapinByHand,
+            in_flight(1),
+            &[("latency-1", |it| it.p50_us)],
+        ),
+        against(
+            FrameworkPacked,
+            LapinByHand,
+            in_flight(8),
+            &[("throughput-8", |it| it.calls_per_second)],
+        ),
+        against(
+            FrameworkPacked,
+            LapinByHand,
+            in_flight(64),
+            &[("throughput-64", |it| it.calls_per_second)],
+        ),
+        against(
+            FrameworkPacked,
+            LapinByHand,
+            in_flight(1000),
+            &[("throughput-1000", |it| it.calls_per_second)],
+        ),
+        against(
+            FrameworkPacked,
+            TarpcOverTcp,
+            in_flight(1000),
+            &[("vs-tcp-1000", |it| it.calls_per_second)],
+        ),
+        against(
+            FrameworkUnpacked,
+            LapinWithGuarantees,
+            in_flight(64),
+            &[("unpacked-64", |it| it.calls_per_second)],
+        ),
+        against(
+            FrameworkUnpacked,
+            RawSockets,
+            in_flight(64),
+            &[("unpacked-floor-64", |it| it.calls_per_second)],
+        ),
+        against(
+            FrameworkPacked,
+            FrameworkUnpacked,
+            fair,
+            &[
+                ("fair-throughput", |it| it.calls_per_second),
+                ("fair-p99", |it| it.p99_us),
+            ],
+        ),
+        against(
+            FrameworkPacked,
+            LapinByHand,
+            large,
+            &[("large-64k", |it| it.calls_per_second)],
+        ),
+        Pair {
+            of: (FrameworkPacked, in_flight(100_000)),
+            to: (FrameworkPacked, in_flight(1000)),
+            ratios: &[("growth-100k", |it| it.own_cpu_us_per_call)],
+        },
+    ]
+}
+
+/// No third round begins that would end later than this, counted from the first: on a slow machine fewer rounds are better than
+/// a longer wait.
+const TIME: Duration = Duration::from_secs(42);
+
+/// Runs all pairs, and prints their ratios.
+pub(crate) async fn run(bench: &Bench, rounds: usize) -> anyhow::Result<()> {
+    let pairs = pairs();
+    let mut measured = vec![Vec::new(); pairs.len()];
+    let begun = Instant::now();
+    for round in 0..rounds {
+        let done = u32::try_from(round)?;
+        if done >= 2 && begun.elapsed() * (done + 1) / done > TIME {
+            eprintln!("this machine is slow: {done} rounds instead of {rounds}");
+            break;
+        }
+        for (pair, measured) in pairs.iter().zip(&mut measured) {
+            measured.push(pair.measure(bench, round).await?);
+        }
+    }
+
+    for (pair, measured) in pairs.iter().zip(&measured) {
+        for (name, ratio) in pair.ratios(measured) {
+            println!("{}", ratio.line(name));
+        }
+    }
+    // Once: bytes are counted, not timed.
+    let bytes = framework::bytes_per_waiting_call(bench.broker(), WAITING)
+        .await
+        .context("calls that wait")?;
+    println!("{}", Ratio::of(&[bytes]).line("memory-100k"));
+    Ok(())
+}
+
+impl Pair {
+    /// Runs both, one right after the other; answers with `of`, then `to`.
+    async fn measure(&self, bench: &Bench, round: usize) -> anyhow::Result<[Measured; 2]> {
+        let [first, second] = order(round, [self.of, self.to]);
+        let first = bench.measure(first.0, first.1).await?;
+        let second = bench.measure(second.0, second.1).await?;
+        Ok(order(round, [first, second]))
+    }
+
+    /// Each ratio by its name, over these rounds.
+    fn ratios(&self, rounds: &[[Measured; 2]]) -> impl Iterator<Item = (&'static str, Ratio)> {
+        self.ratios.iter().map(|(name, figure)| {
+            let of_rounds: Vec<_> = rounds.iter().map(|[of, to]| figure(of) / figure(to)).collect();
+            (*name, Ratio::of(&of_rounds))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(calls_per_second: f64, p99_us: f64) -> Measured {
+        Measured {
+            calls_per_second,
+            p50_us: 1.0,
+            p99_us,
+            p999_us: 1.0,
+            own_cpu_us_per_call: 1.0,
+            broker_cpu_us_per_call: 1.0,
+            allocations_per_call: 1.0,
+            resident_mib: 1.0,
+        }
+    }
+
+    #[test]
+    fn each_ratio_pairs_the_runs_of_a_round() {
+        let pairs = pairs();
+        let fair = pairs.iter().find(|pair| pair.ratios.len() == 2).unwrap();
+        let rounds = [
+            [measured(10.0, 3.0), measured(10.0, 1.0)],
+            [measured(40.0, 4.0), measured(20.0, 2.0)],
+            [measured(30.0, 5.0), measured(10.0, 5.0)],
+        ];
+        let lines: Vec<_> = fair
+            .ratios(&rounds)
+            .map(|(name, ratio)| ratio.line(name))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "ratio fair-throughput 2.000 1.000 3.000",
+                "ratio fair-p99 2.000 1.000 3.000"
+            ]
+        );
+    }
+}

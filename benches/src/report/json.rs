@@ -1,0 +1,23 @@
+//! All figures of all rounds, for programs.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::Cell;
+
+pub(crate) fn write(path: &Path, cells: &[Cell]) -> anyhow::Result<()> {
+    let cells: Vec<_> = cells
+        .iter()
+        .map(|cell| json!({ "cell": cell, "median": cell.median() }))
+        .collect();
+    let results = json!({
+        "processors": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+        "cells": cells,
+    });
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(serde_json::to_writer_pretty(BufWriter::new(file), &results)?)
+}

@@ -1,0 +1,81 @@
+//! What is asked of a contender: how many calls at once, of which size, to how many workers of which speed.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// One point of the plan. All contenders run the same points.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Scenario {
+    /// Calls that wait for their reply at once.
+    pub(crate) in_flight: usize,
+    /// Bytes of the request, and of the reply, which repeats them.
+    pub(crate) payload: usize,
+    pub(crate) workers: usize,
+    /// How long the handler waits before it replies. It sleeps: a handler that computes would measure the machine.
+    pub(crate) handler: Duration,
+    /// Calls a second that begin whether or not earlier ones have ended; without it, `in_flight` callers each make a
+    /// call after the other.
+    pub(crate) open_loop: Option<u32>,
+}
+
+/// The point from which the axes are varied one by one.
+pub(crate) const BASE: Scenario = Scenario {
+    in_flight: 64,
+    payload: 16,
+    workers: 1,
+    handler: Duration::ZERO,
+    open_loop: None,
+};
+
+impl Scenario {
+    /// How many requests a worker takes at once: its share, with room for an uneven one.
+    pub(crate) fn prefetch(&self) -> u16 {
+        let share = self.in_flight.div_ceil(self.workers).clamp(64, 4000);
+        u16::try_from(share).expect("at most 4000")
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.open_loop {
+            Some(rate) => write!(f, "{rate} calls/s (open loop)")?,
+            None => write!(f, "{} in flight", self.in_flight)?,
+        }
+        let Self {
+            payload,
+            workers,
+            handler,
+            ..
+        } = self;
+        write!(f, ", {payload} B, {workers} workers, handler {handler:?}")
+    }
+}
+
+/// What a handler does before it replies.
+pub(crate) async fn handle(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_takes_its_share_within_limits() {
+        let prefetch = |in_flight, workers| {
+            Scenario {
+                in_flight,
+                workers,
+                ..BASE
+            }
+            .prefetch()
+        };
+        assert_eq!(prefetch(1, 1), 64);
+        assert_eq!(prefetch(1000, 4), 250);
+        assert_eq!(prefetch(100_000, 1), 4000);
+    }
+}
