@@ -495,16 +495,17 @@ async fn a_handle_that_only_serves_has_no_reply_queue_and_direct_reply_to_needs_
     let direct = Broker::builder().reply_queue(ReplyQueue::Direct);
     let direct = direct.connect(&vhost.url()).await.unwrap();
     assert_served(&direct, "desk").await;
-    assert_eq!(vhost.queues(&columns).await, ["desk\ttrue\t[]"]);
+    const OF_REQUESTS: [&str; 2] = ["desk\ttrue\t[]", "desk.packed\ttrue\t[]"];
+    assert_eq!(vhost.queues(&columns).await, OF_REQUESTS);
 
     let caller = Broker::connect(&vhost.url()).await.unwrap();
     assert_served(&caller, "desk").await;
     assert_served(&caller.clone(), "desk").await;
     let queues = vhost.queues(&columns).await;
-    let [desk, reply_queue] = &queues[..] else {
+    let [desk, packed, reply_queue] = &queues[..] else {
         panic!("{queues:?}");
     };
-    assert_eq!(desk, "desk\ttrue\t[]");
+    assert_eq!([desk, packed], OF_REQUESTS);
     assert!(reply_queue.starts_with("rpc.reply."), "{reply_queue}");
     assert!(
         reply_queue.ends_with("\ttrue\t[{\"x-expires\",60000}]"),
@@ -515,5 +516,6 @@ async fn a_handle_that_only_serves_has_no_reply_queue_and_direct_reply_to_needs_
     direct.close().await;
     server.stop().await.unwrap();
     worker.close().await;
+    // The queue for packed calls goes with its last worker: callers hear of that at once.
     assert_eq!(vhost.queues(&columns).await, ["desk\ttrue\t[]"]);
 }

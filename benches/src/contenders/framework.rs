@@ -56,14 +56,14 @@ struct RunningFramework {
     workers: Vec<(Broker, RunningServer)>,
 }
 
-/// PACKING IS WIRED HERE: `(client.packing(packed), server.packing(packed))`, once the runtime has the option.
+/// Packs on both sides, or on neither.
 fn packing(
     client: ClientBuilder<EchoClient>,
     servers: Vec<Server>,
     packed: bool,
 ) -> (ClientBuilder<EchoClient>, Vec<Server>) {
-    let _ = packed;
-    (client, servers)
+    let servers = servers.into_iter().map(|server| server.packing(packed));
+    (client.packing(packed), servers.collect())
 }
 
 #[async_trait]
