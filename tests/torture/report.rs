@@ -1,5 +1,6 @@
 //! The summary of a run.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::history::{Call, History, Method, Micros};
@@ -10,7 +11,12 @@ const SHOWN: usize = 10;
 
 pub(crate) fn print(history: &History, incidents: &[Incident], violations: &[String]) {
     let runs: usize = history.calls.values().map(|call| call.runs.len()).sum();
-    println!("\n{} calls, {runs} runs", history.calls.len());
+    let fresh = history.calls.values().filter(|call| call.fresh).count();
+    println!(
+        "\n{} calls while faults came and went, {fresh} when all was healed; {runs} runs",
+        history.calls.len() - fresh
+    );
+    print_shares(history);
     print_outcomes(history);
     print_faults(history, incidents);
     match violations.len() {
@@ -22,10 +28,36 @@ pub(crate) fn print(history: &History, incidents: &[Incident], violations: &[Str
     }
 }
 
+/// What became of the calls that were made while faults came and went.
+fn print_shares(history: &History) {
+    let mut shares: BTreeMap<_, u32> = BTreeMap::new();
+    let (mut calls, mut well) = (0, 0);
+    for call in history.calls.values().filter(|call| !call.fresh) {
+        let Some((.., outcome)) = &call.ended else {
+            continue;
+        };
+        let share = match outcome.kind.as_str() {
+            "ok" | "service" | "panicked" => "answered".to_owned(),
+            kind => format!("{kind}, {:?}", outcome.executed),
+        };
+        calls += 1;
+        well += u32::from(share == "answered" || outcome.kind == "sent");
+        *shares.entry(share).or_default() += 1;
+    }
+    let mut shares: Vec<_> = shares.into_iter().collect();
+    shares.sort_by_key(|(_, count)| Reverse(*count));
+    println!("\n{:26}{:>8}{:>9}", "outcome, executed", "calls", "share");
+    let percent = |count: u32| 100.0 * f64::from(count) / f64::from(calls);
+    for (share, count) in shares {
+        println!("{share:26}{count:>8}{:>7.1} %", percent(count));
+    }
+    println!("answered, or sent where one-way: {:.1} %", percent(well));
+}
+
 fn print_outcomes(history: &History) {
     let mut outcomes: BTreeMap<_, Vec<Micros>> = BTreeMap::new();
     let mut latest = 0;
-    for call in history.calls.values() {
+    for call in history.calls.values().filter(|call| !call.fresh) {
         let Some((_, took, outcome)) = &call.ended else {
             continue;
         };
