@@ -117,7 +117,7 @@ struct Progress {
     /// The broker did not take the last request.
     is_refused: Option<ShortStr>,
     /// How long a request that it did not take rests before it is sent again.
-    backoff: Option<Backoff>,
+    backoff: Option<Box<Backoff>>,
 }
 
 /// What an attempt led to.
@@ -212,7 +212,10 @@ impl Caller {
         let mut over = None;
         loop {
             ticket.begin();
-            let link = self.link(over.as_ref(), progress.was_written).await?;
+            let link = match self.ready_link(over.as_ref()) {
+                Some(link) => link,
+                None => Box::pin(self.link(over.as_ref(), progress.was_written)).await?,
+            };
             match self.attempt(deadline, &link, ticket, progress).await {
                 Attempt::Ended(outcome) => return outcome,
                 Attempt::Again { link_is_over } => over = link_is_over.then_some(link),
@@ -255,7 +258,7 @@ impl Caller {
                     progress.is_refused = None;
                 }
                 News::Published(published) => {
-                    return self.not_routed(published, ticket, progress).await;
+                    return Box::pin(self.not_routed(published, ticket, progress)).await;
                 }
                 News::Unpacked => {
                     progress.departure = Departure::default();
@@ -318,7 +321,7 @@ impl Caller {
                     return Attempt::Ended(Err(refused(queue)));
                 }
                 progress.is_refused = Some(queue.clone());
-                let backoff = progress.backoff.get_or_insert_with(Backoff::new);
+                let backoff = progress.backoff.get_or_insert_with(|| Box::new(Backoff::new()));
                 tokio::select! {
                     biased;
                     // A queue that failed may have delivered it all the same.
@@ -355,6 +358,14 @@ impl Caller {
         match reply {
             Arrived::Alone(message) => Reply::from_message(*message, codec).map_err(unreadable),
             Arrived::Packed(reply) => Ok(reply),
+        }
+    }
+
+    /// The link, if it is there, and another than that which is over.
+    fn ready_link(&self, over: Option<&Arc<Link>>) -> Option<Arc<Link>> {
+        match &self.link_state().borrow().phase {
+            Phase::Ready(link) if over.is_none_or(|over| !Arc::ptr_eq(link, over)) => Some(Arc::clone(link)),
+            _ => None,
         }
     }
 

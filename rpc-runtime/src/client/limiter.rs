@@ -35,11 +35,16 @@ impl Limiter {
         }
     }
 
-    /// Takes a place, at once or when there is one. Cancel safe.
+    /// Takes a place, if there is one.
+    pub(super) fn try_enter(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.try_acquire().ok()
+    }
+
+    /// Takes a place when there is one, if a call waits for that. Cancel safe.
     pub(super) async fn enter(&self) -> Result<SemaphorePermit<'_>, Full> {
         match self.when_full {
             WhenFull::Wait => self.places.acquire().await.map_err(|_| Full),
-            WhenFull::Fail => self.places.try_acquire().map_err(|_| Full),
+            WhenFull::Fail => Err(Full),
         }
     }
 }
