@@ -9,8 +9,8 @@ use rpc_tests::rabbit::{Node, unique};
 use rpc_tests::until;
 use tokio::time::Instant;
 
-use crate::gate::{Gate, SOON, soon};
-use crate::ledger::{Book, LedgerServer, assert_interrupted, client, outcome, serve};
+use rpc_tests::gate::{Gate, SOON, soon};
+use rpc_tests::ledger::{Book, LedgerServer, assert_interrupted, client, outcome, serve};
 
 /// How long closing a handle takes at most, as its documentation has it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(30);

@@ -10,8 +10,8 @@ use rpc_tests::until;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::gate::Gate;
-use crate::ledger::{Book, LedgerClient, serve};
+use rpc_tests::gate::Gate;
+use rpc_tests::ledger::{Book, LedgerClient, serve};
 
 /// How many calls of each kind are in flight.
 const CALLERS: usize = 16;

@@ -13,8 +13,8 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::gate::{Gate, SOON};
-use crate::ledger::{Book, LedgerClient, serve};
+use rpc_tests::gate::{Gate, SOON};
+use rpc_tests::ledger::{Book, LedgerClient, serve};
 
 /// Where the crowd calls.
 const URL: &str = "RPC_TESTS_CROWD_URL";

@@ -8,8 +8,8 @@ use rpc_tests::rabbit::{Node, unique};
 use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
 
-use crate::gate::{Gate, SOON, soon};
-use crate::ledger::{Book, client, fault, outcome, serve};
+use rpc_tests::gate::{Gate, SOON, soon};
+use rpc_tests::ledger::{Book, client, fault, outcome, serve};
 
 const MIB: usize = 1024 * 1024;
 

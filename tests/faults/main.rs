@@ -3,15 +3,9 @@
 //! A target of its own: most of these have a RabbitMQ for themselves, and take the machine from the tests of `promises`, which
 //! run before or after.
 
-// Not all that it can do is needed here.
-#[allow(dead_code)]
-#[path = "../promises/gate.rs"]
-mod gate;
-
 mod alarms;
 mod clusters;
 mod crowds;
-mod ledger;
 mod limits;
 mod outages;
 mod processes;

@@ -6,8 +6,8 @@ use rpc_runtime::{Broker, CallError, Executed, RequestQueue, RunningServer, Stat
 use rpc_tests::rabbit::{Node, unique};
 use rpc_tests::until;
 
-use crate::gate::{Gate, SOON, soon};
-use crate::ledger::{Book, LedgerClient, client, outcome, serve};
+use rpc_tests::gate::{Gate, SOON, soon};
+use rpc_tests::ledger::{Book, LedgerClient, client, outcome, serve};
 
 /// How long a broker may take to come back, on a machine that is busy.
 const OUTAGE: Duration = Duration::from_secs(180);

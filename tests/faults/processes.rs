@@ -13,8 +13,10 @@ use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::time::Instant;
 
-use crate::gate::{Gate, SOON, soon};
-use crate::ledger::{Book, Ledger, LedgerClient, LedgerServer, assert_interrupted, client, outcome, serve};
+use rpc_tests::gate::{Gate, SOON, soon};
+use rpc_tests::ledger::{
+    Book, Ledger, LedgerClient, LedgerServer, assert_interrupted, client, outcome, serve,
+};
 
 /// What tells the other process where to serve.
 const URL: &str = "RPC_TESTS_WORKER_URL";

@@ -4,8 +4,8 @@ use rpc_runtime::{Broker, RequestQueue};
 use rpc_tests::rabbit::{shared, unique};
 use rpc_tests::raw::RawPeer;
 
-use crate::gate::{Gate, SOON, soon};
-use crate::ledger::{Book, LedgerClient, client, outcome, serve};
+use rpc_tests::gate::{Gate, SOON, soon};
+use rpc_tests::ledger::{Book, LedgerClient, client, outcome, serve};
 
 #[tokio::test]
 async fn a_queue_that_was_deleted_is_served_again_and_what_runs_is_answered() {

@@ -9,8 +9,8 @@ use rpc_tests::until;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::gate::{Gate, SOON};
-use crate::ledger::{Book, client, serve};
+use rpc_tests::gate::{Gate, SOON};
+use rpc_tests::ledger::{Book, client, serve};
 
 const WORKERS: usize = 3;
 

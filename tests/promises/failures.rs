@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::gate::{Gate, SOON, soon};
+use rpc_tests::gate::{Gate, SOON, soon};
 
 #[service]
 trait Desk {

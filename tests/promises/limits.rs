@@ -8,7 +8,7 @@ use rpc_tests::rabbit::unique;
 use rpc_tests::world::World;
 use rpc_tests::{on_both_brokers, until};
 
-use crate::gate::{Gate, SOON, soon};
+use rpc_tests::gate::{Gate, SOON, soon};
 
 const LIMIT: usize = 4;
 

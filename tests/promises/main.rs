@@ -2,7 +2,6 @@
 
 mod calls;
 mod failures;
-mod gate;
 mod interop;
 mod limits;
 mod load;

@@ -4,24 +4,24 @@
 //! Each cell has a caller and a worker of its own; the one that the fault is for reaches the broker through a proxy. How long
 //! the cells took to recover is left in `target/recovery.csv`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use rpc_runtime::{Broker, CallError, Executed, ReplyQueue, RequestQueue, RunningServer, Server, service};
+use rpc_runtime::{Broker, CallError, ReplyQueue, RequestQueue, RunningServer};
+use rpc_tests::gate::{Gate, SOON, soon};
+use rpc_tests::ledger::{Book, LedgerClient, client, serve};
 use rpc_tests::proxy::{Cut, Direction, Fault, Proxy, Sight, Target};
 use rpc_tests::rabbit::{shared, unique};
 use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
-
-use crate::gate::{Gate, SOON, soon};
 
 /// How long a fault lasts that heals by itself.
 const MOMENT: Duration = Duration::from_millis(300);
@@ -134,62 +134,16 @@ impl Cell {
     }
 }
 
-#[service]
-trait Ledger {
-    #[rpc(idempotent)]
-    async fn read(&self, entry: &str);
-    async fn write(&self, entry: &str);
-}
-
-/// A ledger whose entries wait at a gate, and which counts how often each ran.
-#[derive(Clone)]
-struct Book {
-    gate: Gate,
-    runs: Arc<Mutex<HashMap<String, usize>>>,
-}
-
-impl Book {
-    fn runs(&self, entry: &str) -> usize {
-        self.runs.lock().unwrap().get(entry).copied().unwrap_or(0)
-    }
-
-    /// Now that nothing runs any more: no call ran more often than it may, and no error has lied.
-    fn assert_ran_as_told(&self, cell: Cell, made: &str, write: &Result<(), CallError>) {
-        let reads = self.runs(&format!("read {made}"));
-        // A worker knows a request again; but the caller's repetition may come by another address, or after the answer.
-        let most = if cell.is_at_caller() { 2 } else { 1 };
-        assert!(
-            (1..=most).contains(&reads),
-            "the read made {made} ran {reads} times"
-        );
-        self.assert_wrote_as_told(made, write);
-    }
-
-    fn assert_wrote_as_told(&self, made: &str, write: &Result<(), CallError>) {
-        let runs = self.runs(&format!("write {made}"));
-        let is_told = match write.as_ref().map_err(CallError::executed) {
-            Ok(()) => runs == 1,
-            Err(Executed::No) => runs == 0,
-            Err(Executed::Maybe) => runs <= 1,
-            Err(Executed::Yes) => false,
-        };
-        assert!(is_told, "the write made {made} ran {runs} times: {write:?}");
-    }
-
-    async fn run(&self, entry: &str) {
-        *self.runs.lock().unwrap().entry(entry.to_owned()).or_default() += 1;
-        self.gate.pass().await;
-    }
-}
-
-impl Ledger for Book {
-    async fn read(&self, entry: &str) {
-        self.run(entry).await;
-    }
-
-    async fn write(&self, entry: &str) {
-        self.run(entry).await;
-    }
+/// Now that nothing runs any more: no call ran more often than it may, and no error has lied.
+fn assert_ran_as_told(book: &Book, cell: Cell, made: &str, write: &Result<(), CallError>) {
+    let reads = book.runs(&format!("read {made}"));
+    // A worker knows a request again; but the caller's repetition may come by another address, or after the answer.
+    let most = if cell.is_at_caller() { 2 } else { 1 };
+    assert!(
+        (1..=most).contains(&reads),
+        "the read made {made} ran {reads} times"
+    );
+    book.assert_wrote_as_told(&format!("write {made}"), write);
 }
 
 /// A read and a write that were made.
@@ -212,10 +166,7 @@ struct Scene {
 impl Scene {
     async fn new(cell: Cell) -> Self {
         let queue = unique("matrix");
-        let book = Book {
-            gate: Gate::closed(),
-            runs: Arc::default(),
-        };
+        let book = Book::behind(Gate::closed());
         let proxy = Proxy::start(shared().await).await.unwrap();
         let through_proxy = match cell.trouble {
             Trouble::Dead(_) => format!("{}?heartbeat={HEARTBEAT}", proxy.url()),
@@ -226,14 +177,7 @@ impl Scene {
             false => (shared().await, through_proxy.as_str()),
         };
         let worker = Broker::connect(worker_url).await.unwrap();
-        let worker = Server::new(&worker)
-            .serve_on(
-                RequestQueue::new(&queue).transient(),
-                LedgerServer::new(book.clone()),
-            )
-            .start()
-            .await
-            .unwrap();
+        let worker = serve(&worker, RequestQueue::new(&queue).transient(), &book).await;
         let options = Broker::builder().reply_queue(cell.replies);
         let caller = options.connect(caller_url).await.unwrap();
         let scene = Self {
@@ -252,10 +196,7 @@ impl Scene {
     }
 
     fn client(&self, queue: &str) -> LedgerClient {
-        LedgerClient::builder(&self.caller)
-            .queue(queue)
-            .timeout(SOON)
-            .build()
+        client(&self.caller, queue)
     }
 
     fn make(&self, made: &'static str) -> Pair {
@@ -410,10 +351,10 @@ async fn play(cell: Cell) -> Duration {
     soon("the worker stops", worker.stop()).await.unwrap();
     assert_eq!(peer.queue_depth(&queue).await.unwrap(), Some(0));
     for (made, write) in [("before", before), ("during", during)] {
-        book.assert_ran_as_told(cell, made, &write);
+        assert_ran_as_told(&book, cell, made, &write);
     }
     for (number, write) in later.iter().enumerate() {
-        book.assert_wrote_as_told(&format!("later {number}"), write);
+        book.assert_wrote_as_told(&format!("write later {number}"), write);
     }
     recovery
 }

@@ -16,7 +16,7 @@ use rpc_tests::until;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::gate::{Gate, SOON, soon};
+use rpc_tests::gate::{Gate, SOON, soon};
 
 const PUBLISHING: Target = Target::Named("rpc publish");
 const CONSUMING: Target = Target::Named("rpc consume");

@@ -15,7 +15,7 @@ use rpc_tests::world::World;
 use rpc_tests::{on_both_brokers, until};
 use tokio::task::JoinHandle;
 
-use crate::gate::{Gate, SOON, soon};
+use rpc_tests::gate::{Gate, SOON, soon};
 
 #[service]
 trait Ledger {

@@ -1,11 +1,14 @@
 //! The harness of the integration tests: private RabbitMQ nodes ([`rabbit`]), a peer that shows the wire
-//! ([`raw`]), a proxy that breaks connections ([`proxy`]), the Python clients ([`python`]) and waiting without hoping ([`until`]).
+//! ([`raw`]), a proxy that breaks connections ([`proxy`]), a service that counts its runs ([`ledger`]) behind a gate
+//! ([`gate`]), the Python clients ([`python`]) and waiting without hoping ([`until`]).
 
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::time::{Instant, sleep};
 
+pub mod gate;
+pub mod ledger;
 pub mod proxy;
 pub mod python;
 pub mod rabbit;

@@ -32,7 +32,7 @@ impl Incident {
     }
 }
 
-/// Makes a fault happen and heals it. Nothing, where its turn came only after the `end`.
+/// Makes a fault happen and heals it. Nothing, where its turn came only after the `end`, and where it did not come about.
 pub(crate) async fn inject(
     scene: &Scene,
     planned: Planned,
@@ -41,7 +41,11 @@ pub(crate) async fn inject(
     let Planned { fault, lasts, .. } = planned;
     let mut from = now();
     match fault {
-        Fault::Network(network, member, aim) => trouble(scene.proxy(member), network, aim, lasts).await,
+        Fault::Network(network, member, aim) => {
+            if !trouble(scene.proxy(member), network, aim, lasts).await {
+                return Ok(None);
+            }
+        }
         Fault::KillWorker(index) => scene.kill_worker(index).await?,
         Fault::StopWorker(index) => scene.stop_worker(index).await?,
         Fault::KillBroker | Fault::CloseConnections | Fault::MemoryAlarm | Fault::DeleteQueue => {
@@ -82,7 +86,8 @@ pub(crate) async fn inject(
     }))
 }
 
-async fn trouble(proxy: &Proxy, network: Network, aim: Target, lasts: Duration) {
+/// Whether it came about.
+async fn trouble(proxy: &Proxy, network: Network, aim: Target, lasts: Duration) -> bool {
     match network {
         Network::Latency(direction, by) => hold(proxy.delay(aim, direction, by), lasts).await,
         Network::Throttle(direction, rate) => hold(proxy.throttle(aim, direction, rate), lasts).await,
@@ -92,7 +97,7 @@ async fn trouble(proxy: &Proxy, network: Network, aim: Target, lasts: Duration) 
         Network::CutAfter(direction, bytes) => {
             let cut = proxy.cut_after_bytes(aim, direction, bytes);
             // Too few bytes in this time are no fault then.
-            let _ = cut.happened(lasts).await;
+            return cut.happened(lasts).await.is_ok();
         }
         Network::Refuse => {
             let refused = proxy.refuse_new().await;
@@ -105,6 +110,7 @@ async fn trouble(proxy: &Proxy, network: Network, aim: Target, lasts: Duration) 
             hold(silent, lasts).await;
         }
     }
+    true
 }
 
 async fn hold(fault: rpc_tests::proxy::Fault, lasts: Duration) {

@@ -1,5 +1,6 @@
 //! The summary of a run.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::history::{Call, History, Method, Micros};
@@ -10,7 +11,12 @@ const SHOWN: usize = 10;
 
 pub(crate) fn print(history: &History, incidents: &[Incident], violations: &[String]) {
     let runs: usize = history.calls.values().map(|call| call.runs.len()).sum();
-    println!("\n{} calls, {runs} runs", history.calls.len());
+    let fresh = history.calls.values().filter(|call| call.fresh).count();
+    println!(
+        "\n{} calls while faults came and went, {fresh} when all was healed; {runs} runs",
+        history.calls.len() - fresh
+    );
+    print_shares(history);
     print_outcomes(history);
     print_faults(history, incidents);
     match violations.len() {
@@ -22,10 +28,36 @@ pub(crate) fn print(history: &History, incidents: &[Incident], violations: &[Str
     }
 }
 
+/// What became of the calls that were made while faults came and went.
+fn print_shares(history: &History) {
+    let mut shares: BTreeMap<_, u32> = BTreeMap::new();
+    let (mut calls, mut well) = (0, 0);
+    for call in history.calls.values().filter(|call| !call.fresh) {
+        let Some((.., outcome)) = &call.ended else {
+            continue;
+        };
+        let share = match outcome.kind.as_str() {
+            "ok" | "service" | "panicked" => "answered".to_owned(),
+            kind => format!("{kind}, {:?}", outcome.executed),
+        };
+        calls += 1;
+        well += u32::from(share == "answered" || outcome.kind == "sent");
+        *shares.entry(share).or_default() += 1;
+    }
+    let mut shares: Vec<_> = shares.into_iter().collect();
+    shares.sort_by_key(|(_, count)| Reverse(*count));
+    println!("\n{:26}{:>8}{:>9}", "outcome, executed", "calls", "share");
+    let percent = |count: u32| 100.0 * f64::from(count) / f64::from(calls);
+    for (share, count) in shares {
+        println!("{share:26}{count:>8}{:>7.1} %", percent(count));
+    }
+    println!("answered, or sent where one-way: {:.1} %", percent(well));
+}
+
 fn print_outcomes(history: &History) {
     let mut outcomes: BTreeMap<_, Vec<Micros>> = BTreeMap::new();
     let mut latest = 0;
-    for call in history.calls.values() {
+    for call in history.calls.values().filter(|call| !call.fresh) {
         let Some((_, took, outcome)) = &call.ended else {
             continue;
         };
@@ -52,27 +84,32 @@ fn print_outcomes(history: &History) {
 
 fn print_faults(history: &History, incidents: &[Incident]) {
     let recovery = Recovery::of(history);
-    let mut faults: BTreeMap<_, (usize, Vec<Micros>)> = BTreeMap::new();
+    let mut faults: BTreeMap<_, (usize, usize, Vec<Micros>)> = BTreeMap::new();
     for incident in incidents {
-        let (count, took) = faults.entry(incident.name).or_default();
+        let (count, met, took) = faults.entry(incident.name).or_default();
         *count += 1;
-        took.extend(recovery.after(incident, incidents));
+        for recovery in recovery.after(incident, incidents) {
+            match recovery {
+                Some(recovery) => took.push(recovery),
+                None => *met += 1,
+            }
+        }
     }
     println!(
-        "\n{:26}{:>8}{:>12}{:>11}{:>11}{:>11}",
-        "fault", "times", "recoveries", "p50", "p99", "slowest"
+        "\n{:26}{:>8}{:>8}{:>12}{:>11}{:>11}{:>11}",
+        "fault", "times", "met", "recoveries", "p50", "p99", "slowest"
     );
-    for (name, (count, mut took)) in faults {
+    for (name, (count, met, mut took)) in faults {
         let [p50, p99] = quantiles(&mut took);
         let slowest = took.last().map_or("-".to_owned(), |slowest| seconds(*slowest));
         println!(
-            "{name:26}{count:>8}{:>12}{p50:>11}{p99:>11}{slowest:>11}",
+            "{name:26}{count:>8}{met:>8}{:>12}{p50:>11}{p99:>11}{slowest:>11}",
             took.len()
         );
     }
     println!(
         "a recovery: from a fault's end to the next answer that a caller's handle gets, or the next run that a worker \
-         begins; where no other fault meets it meanwhile"
+         begins; met: where another fault met it first, so that this says nothing"
     );
 }
 
@@ -108,8 +145,8 @@ impl Recovery {
         Self { parts }
     }
 
-    /// How long each part took that this fault met, and no other before it had recovered.
-    fn after(&self, incident: &Incident, all: &[Incident]) -> Vec<Micros> {
+    /// How long each part took that this fault met; nothing, where another one met it before it had recovered.
+    fn after(&self, incident: &Incident, all: &[Incident]) -> Vec<Option<Micros>> {
         let mut took = Vec::new();
         for ((member, _), times) in &self.parts {
             let concerns = |it: &&Incident| it.victim.is_none_or(|victim| victim.to_string() == *member);
@@ -121,9 +158,8 @@ impl Recovery {
                 continue;
             };
             let mut others = all.iter().filter(|it| !std::ptr::eq(*it, incident));
-            if !others.any(|it| concerns(&it) && it.is_within(incident.from, at)) {
-                took.push(at - incident.to);
-            }
+            let alone = !others.any(|it| concerns(&it) && it.is_within(incident.from, at));
+            took.push(alone.then_some(at - incident.to));
         }
         took
     }

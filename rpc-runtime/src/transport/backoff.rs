@@ -12,8 +12,10 @@ const SHORTEST: Duration = Duration::from_millis(25);
 /// The longest delay, before jitter: a broker that is back is not kept waiting, and a second a try costs neither side anything.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// What lasted that long did not fail for the reason that it failed for before.
-const STABLE: Duration = Duration::from_secs(10);
+/// What lasted that long did not fail for the reason that it failed for before. Short enough that a connection which is lost
+/// again a moment after an outage is not missed for as long as the outage had made the delays; long enough that a broker which
+/// drops what it accepts is asked once in that time at the most.
+const STABLE: Duration = Duration::from_secs(2);
 
 /// Delays that double from 25 milliseconds to a second, each lengthened by up to its own length at random, so that many
 /// who lost the same broker do not come back at the same instant. They never end.
@@ -48,7 +50,7 @@ impl Backoff {
         }
     }
 
-    /// What is tried again has worked for this long: begins anew, unless that was no time at all. A broker that takes
+    /// What is tried again has worked for this long: begins anew, unless that was a moment. A broker that takes
     /// connections only to drop them is not to be asked without pause.
     pub(crate) fn worked_for(&mut self, time: Duration) {
         if time >= STABLE {
@@ -108,6 +110,16 @@ mod tests {
         backoff.worked_for(STABLE / 2);
         assert!(backoff.next_delay() >= LONGEST);
         backoff.worked_for(STABLE);
+        assert!(backoff.next_delay() <= 2 * SHORTEST);
+    }
+
+    #[test]
+    fn a_loss_some_seconds_after_an_outage_is_no_part_of_it() {
+        let mut backoff = Backoff::new();
+        for _ in 0..20 {
+            backoff.next_delay();
+        }
+        backoff.worked_for(Duration::from_secs(4));
         assert!(backoff.next_delay() <= 2 * SHORTEST);
     }
 }

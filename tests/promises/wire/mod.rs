@@ -17,7 +17,7 @@ use rpc_tests::world::World;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::gate::{SOON, soon};
+use rpc_tests::gate::{SOON, soon};
 
 mod foreign_callers;
 mod foreign_workers;

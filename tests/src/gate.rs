@@ -9,10 +9,10 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 /// How long a test waits for what is bound to happen.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(30);
 
 /// Waits for what is bound to happen, and fails the test where it does not.
-pub(crate) async fn soon<T>(what: &str, happening: impl Future<Output = T>) -> T {
+pub async fn soon<T>(what: &str, happening: impl Future<Output = T>) -> T {
     match timeout(SOON, happening).await {
         Ok(value) => value,
         Err(_) => panic!("waited {SOON:?} in vain: {what}"),
@@ -21,7 +21,7 @@ pub(crate) async fn soon<T>(what: &str, happening: impl Future<Output = T>) -> T
 
 /// Tells when handlers begin, holds them until the test lets them go, and counts those in between.
 #[derive(Debug, Clone)]
-pub(crate) struct Gate(Arc<Inner>);
+pub struct Gate(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -33,7 +33,7 @@ struct Inner {
 
 impl Gate {
     /// A gate that holds whoever comes.
-    pub(crate) fn closed() -> Self {
+    pub fn closed() -> Self {
         Self(Arc::new(Inner {
             began: Semaphore::new(0),
             may_end: Semaphore::new(0),
@@ -43,14 +43,14 @@ impl Gate {
     }
 
     /// A gate that holds nobody.
-    pub(crate) fn open() -> Self {
+    pub fn open() -> Self {
         let gate = Self::closed();
         gate.let_all_go();
         gate
     }
 
     /// A handler waits here until it is let go.
-    pub(crate) async fn pass(&self) {
+    pub async fn pass(&self) {
         let inside = self.0.inside.fetch_add(1, Ordering::SeqCst) + 1;
         self.0.most_inside.fetch_max(inside, Ordering::SeqCst);
         self.0.began.add_permits(1);
@@ -64,7 +64,7 @@ impl Gate {
     }
 
     /// Waits until so many more handlers have come to the gate.
-    pub(crate) async fn began(&self, handlers: u32) {
+    pub async fn began(&self, handlers: u32) {
         soon("handlers begin", self.0.began.acquire_many(handlers))
             .await
             .expect("gates are never removed")
@@ -72,17 +72,17 @@ impl Gate {
     }
 
     /// Lets so many handlers go.
-    pub(crate) fn let_go(&self, handlers: usize) {
+    pub fn let_go(&self, handlers: usize) {
         self.0.may_end.add_permits(handlers);
     }
 
     /// Lets all handlers go, also those that are still to come.
-    pub(crate) fn let_all_go(&self) {
+    pub fn let_all_go(&self) {
         self.0.may_end.add_permits(Semaphore::MAX_PERMITS / 2);
     }
 
     /// The most handlers that were at the gate at once.
-    pub(crate) fn most_inside(&self) -> usize {
+    pub fn most_inside(&self) -> usize {
         self.0.most_inside.load(Ordering::SeqCst)
     }
 }

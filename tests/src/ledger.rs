@@ -1,4 +1,4 @@
-//! The service of these tests: its methods wait at a gate, and it knows how often each entry ran.
+//! A service whose methods wait at a [gate](Gate), and which knows how often each entry ran.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -10,26 +10,34 @@ use tokio::task::JoinHandle;
 
 use crate::gate::{Gate, SOON, soon};
 
+/// Counts what it is asked, by entries.
 #[service]
-pub(crate) trait Ledger {
+pub trait Ledger {
+    /// Runs an entry, twice where need be.
     #[rpc(idempotent)]
     async fn read(&self, entry: &str);
+    /// Runs an entry once.
     async fn write(&self, entry: &str);
     /// So many bytes.
     async fn produce(&self, bytes: usize) -> Vec<u8>;
+    /// Takes them, and no entry.
     async fn consume(&self, bytes: &[u8]);
+    /// Takes them, and no entry, twice where need be.
     #[rpc(idempotent)]
     async fn look_at(&self, bytes: &[u8]);
 }
 
-#[derive(Clone)]
-pub(crate) struct Book {
-    pub(crate) gate: Gate,
+/// The implementation: all clones count together.
+#[derive(Debug, Clone)]
+pub struct Book {
+    /// Where entries wait.
+    pub gate: Gate,
     runs: Arc<Mutex<HashMap<String, usize>>>,
 }
 
 impl Book {
-    pub(crate) fn behind(gate: Gate) -> Self {
+    /// A book whose entries wait at this gate.
+    pub fn behind(gate: Gate) -> Self {
         Self {
             gate,
             runs: Arc::default(),
@@ -37,13 +45,13 @@ impl Book {
     }
 
     /// How often an entry ran, in all workers that have this book.
-    pub(crate) fn runs(&self, entry: &str) -> usize {
+    pub fn runs(&self, entry: &str) -> usize {
         self.runs.lock().unwrap().get(entry).copied().unwrap_or(0)
     }
 
     /// Now that nothing runs any more: a write ran as often as its caller was told, and never twice.
     #[track_caller]
-    pub(crate) fn assert_wrote_as_told(&self, entry: &str, outcome: &Result<(), CallError>) {
+    pub fn assert_wrote_as_told(&self, entry: &str, outcome: &Result<(), CallError>) {
         let runs = self.runs(entry);
         let is_told = match outcome.as_ref().map_err(CallError::executed) {
             Ok(()) => runs == 1,
@@ -80,7 +88,8 @@ impl Ledger for Book {
     async fn look_at(&self, _: &[u8]) {}
 }
 
-pub(crate) async fn serve(broker: &Broker, queue: RequestQueue, book: &Book) -> RunningServer {
+/// Starts a worker of this book.
+pub async fn serve(broker: &Broker, queue: RequestQueue, book: &Book) -> RunningServer {
     Server::new(broker)
         .serve_on(queue, LedgerServer::new(book.clone()))
         .start()
@@ -88,18 +97,19 @@ pub(crate) async fn serve(broker: &Broker, queue: RequestQueue, book: &Book) -> 
         .unwrap()
 }
 
-pub(crate) fn client(broker: &Broker, queue: &str) -> LedgerClient {
+/// A client whose calls end [`SOON`].
+pub fn client(broker: &Broker, queue: &str) -> LedgerClient {
     LedgerClient::builder(broker).queue(queue).timeout(SOON).build()
 }
 
 /// What a spawned call ended with.
-pub(crate) async fn outcome<T>(call: JoinHandle<Result<T, CallError>>) -> Result<T, CallError> {
+pub async fn outcome<T>(call: JoinHandle<Result<T, CallError>>) -> Result<T, CallError> {
     soon("the call ends", call).await.unwrap()
 }
 
 /// The fault that a call ended with.
 #[track_caller]
-pub(crate) fn fault<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Fault {
+pub fn fault<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Fault {
     match outcome {
         Err(CallError::Fault(fault)) => fault,
         other => panic!("{other:?}"),
@@ -108,7 +118,7 @@ pub(crate) fn fault<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Fault 
 
 /// The worker was lost with this call, and the method may have run.
 #[track_caller]
-pub(crate) fn assert_interrupted(outcome: Result<(), CallError>) {
+pub fn assert_interrupted(outcome: Result<(), CallError>) {
     let fault = fault(outcome);
     assert_eq!(fault.code, FaultCode::Interrupted, "{fault:?}");
     assert_eq!(fault.code.executed(), Executed::Maybe);
