@@ -49,6 +49,19 @@ impl RawPeer {
         Ok(queue.name().to_string())
     }
 
+    /// Declares a queue of this name, which lives as long as this connection and which nobody else can consume.
+    pub async fn declare(&self, queue: &str) -> anyhow::Result<()> {
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..Default::default()
+        };
+        let declared = self
+            .channel
+            .queue_declare(queue.into(), options, FieldTable::default());
+        declared.await?;
+        Ok(())
+    }
+
     /// Publishes to the queue of this name through the default exchange, and waits until the message is there.
     ///
     /// # Errors
