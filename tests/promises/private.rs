@@ -48,6 +48,11 @@ impl Vhost {
         format!("{server}/{}", self.name)
     }
 
+    /// Has the broker publish a copy of each message to the exchange `amq.rabbitmq.trace`, from now on.
+    pub(crate) async fn trace(&self) {
+        self.node.ctl(&["trace_on", "-p", &self.name]).await.unwrap();
+    }
+
     /// All queues, a line each: these columns of `rabbitmqctl list_queues`, with a tab in between.
     pub(crate) async fn queues(&self, columns: &[&str]) -> Vec<String> {
         let list = ["list_queues", "-p", &self.name, "--no-table-headers"];

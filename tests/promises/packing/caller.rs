@@ -18,22 +18,24 @@ use tokio::task::JoinHandle;
 use super::*;
 
 /// A worker that consumes from both queues, and does nothing by itself.
-struct RawWorker {
-    peer: RawPeer,
-    queue: String,
+pub(super) struct RawWorker {
+    pub(super) peer: RawPeer,
+    pub(super) queue: String,
     alone: Consumer,
     together: Consumer,
+    /// Messages go back when it is gone, unless they were settled: as those are that it teaches by.
+    settles: bool,
 }
 
 /// A message that came, and the calls in it: one, unless it is a packed one.
 #[derive(Debug)]
-struct Arrival {
+pub(super) struct Arrival {
     delivery: Delivery,
-    calls: Vec<PackedCall>,
+    pub(super) calls: Vec<PackedCall>,
 }
 
 impl Arrival {
-    fn is_packed(&self) -> bool {
+    pub(super) fn is_packed(&self) -> bool {
         is_packed(&self.delivery)
     }
 
@@ -103,10 +105,28 @@ impl RawWorker {
             together: peer.consume(&packed).await.unwrap(),
             peer,
             queue,
+            settles: false,
         }
     }
 
-    async fn client(&self, codec: Codec) -> KioskClient {
+    /// One whose queues, and what it was sent, are there for another one after it.
+    pub(super) async fn lost_later() -> Self {
+        let peer = RawPeer::connect(shared().await).await.unwrap();
+        let queue = unique("kiosk");
+        let packed = packed(&queue);
+        for queue in [&queue, &packed] {
+            peer.declare_durable(queue).await.unwrap();
+        }
+        Self {
+            alone: peer.consume_unsettled(&queue).await.unwrap(),
+            together: peer.consume_unsettled(&packed).await.unwrap(),
+            peer,
+            queue,
+            settles: true,
+        }
+    }
+
+    pub(super) async fn client(&self, codec: Codec) -> KioskClient {
         let broker = Broker::connect(shared().await).await.unwrap();
         self.client_of(&broker, codec)
     }
@@ -117,7 +137,7 @@ impl RawWorker {
     }
 
     /// The messages with the next calls, as many as are expected.
-    async fn arrivals(&mut self, calls: usize) -> Vec<Arrival> {
+    pub(super) async fn arrivals(&mut self, calls: usize) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
         let mut arrived = 0;
         while arrived < calls {
@@ -146,10 +166,7 @@ impl RawWorker {
         let properties = BasicProperties::default()
             .with_type("packed".into())
             .with_content_type(to.content_type().into());
-        self.peer
-            .publish(&to.reply_to(), properties, body)
-            .await
-            .unwrap();
+        self.peer.publish(&to.reply_to(), properties, body).await.unwrap();
     }
 
     /// Answers a call by itself, with or without a word on how many are wanted in one message.
@@ -180,10 +197,13 @@ impl RawWorker {
     }
 
     /// Answers a call, and with it how many of them are wanted in one message.
-    async fn teach(&mut self, call: Call<u64>, wanted: &str) {
+    pub(super) async fn teach(&mut self, call: Call<u64>, wanted: &str) {
         let call = tokio::spawn(call);
         let arrival = self.arrivals(1).await.remove(0);
         self.reply_alone(&arrival, &arrival.calls[0], Some(wanted)).await;
+        if self.settles {
+            arrival.delivery.acker.ack(Default::default()).await.unwrap();
+        }
         soon("the call ends", call).await.unwrap().unwrap();
     }
 
@@ -194,14 +214,14 @@ impl RawWorker {
     }
 }
 
-type Calls<T = u64> = JoinHandle<Vec<Result<T, CallError>>>;
+pub(super) type Calls<T = u64> = JoinHandle<Vec<Result<T, CallError>>>;
 
 /// Makes all calls before any of them can leave.
-fn at_once<T: Send + 'static>(calls: impl Iterator<Item = Call<T>>) -> Calls<T> {
+pub(super) fn at_once<T: Send + 'static>(calls: impl Iterator<Item = Call<T>>) -> Calls<T> {
     tokio::spawn(join_all(calls))
 }
 
-async fn outcomes<T>(calls: Calls<T>) -> Vec<Result<T, CallError>> {
+pub(super) async fn outcomes<T>(calls: Calls<T>) -> Vec<Result<T, CallError>> {
     soon("the calls end", calls).await.unwrap()
 }
 
@@ -489,11 +509,7 @@ async fn what_cannot_be_packed_goes_by_itself_even_where_it_is_asked_for() {
     let notes = at_once((0..5).map(|n| client.note(n)));
     let arrivals = worker.arrivals(5).await;
     assert_eq!(arrivals.len(), 5);
-    assert!(
-        arrivals
-            .iter()
-            .all(|arrival| arrival.calls[0].headers.is_empty())
-    );
+    assert!(arrivals.iter().all(|arrival| arrival.calls[0].headers.is_empty()));
     assert!(outcomes(notes).await.iter().all(Result::is_ok));
 
     // More than 8 KiB of arguments, or of headers.
@@ -548,7 +564,10 @@ async fn calls_go_one_by_one_where_the_packed_queue_is_gone_and_none_fails() {
         let arrivals = worker.arrivals_alone(20).await;
         assert_eq!(numbers(&arrivals), (0..20).collect());
         for arrival in &arrivals {
-            assert!(!arrival.calls[0].headers.contains_key("rpc-resent"), "it reached nobody");
+            assert!(
+                !arrival.calls[0].headers.contains_key("rpc-resent"),
+                "it reached nobody"
+            );
         }
         worker.answer(&arrivals, 0).await;
         assert_answered(calls, 0..20).await;
@@ -674,6 +693,10 @@ async fn packed_calls_whose_connection_is_lost_have_each_its_own_fate() {
     }));
     let first = worker.arrivals(10).await;
     assert_eq!(first.len(), 1);
+    // What is published behind the message is answered: so the broker's confirm of that has come.
+    let nowhere = KioskClient::builder(&broker).queue(unique("nowhere")).build();
+    let error = soon("the way to the broker and back", nowhere.echo(0)).await;
+    assert!(matches!(error, Err(CallError::NoServer { .. })), "{error:?}");
     assert!(proxy.reset(Target::All).await > 0);
     // The idempotent ones are sent again, under their own ids.
     let again = worker.arrivals(5).await;
