@@ -127,7 +127,7 @@ enum State<T, E> {
 
 struct Planned<T, E> {
     route: Route,
-    plan: Result<CallPlan, Unplannable>,
+    plan: Result<Box<CallPlan>, Unplannable>,
     read: ReadReply<T, E>,
 }
 
@@ -153,7 +153,7 @@ impl From<Unplannable> for CallError {
 }
 
 impl<T, E> Call<T, E> {
-    pub(crate) fn new(route: Route, plan: Result<CallPlan, Unplannable>, read: ReadReply<T, E>) -> Self {
+    pub(crate) fn new(route: Route, plan: Result<Box<CallPlan>, Unplannable>, read: ReadReply<T, E>) -> Self {
         Self {
             state: State::Planned(Planned { route, plan, read }),
         }

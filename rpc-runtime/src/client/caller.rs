@@ -6,21 +6,20 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use super::destination::Destination;
 use super::fate::{self, Fate, confirmed, unconfirmed};
 use super::limiter::Limiter;
 use super::link::{self, Link, LinkState, Phase};
 use super::outbox::Parcel;
-use super::pending::{Arrived, News, Pending, Slot, Ticket};
+use super::pending::{Arrived, News, Pending, Ticket};
 use crate::call::Arguments;
 use crate::codec::Codec;
 use crate::context::ambient_deadline;
 use crate::describe::MethodDescriptor;
 use crate::error::{BrokerError, CallError, Cause, Executed};
 use crate::headers::Headers;
-use crate::protocol::{MAX_TIME_TO_LIVE, RESENT_HEADER, Reply, ReplyKind, Request, ShortStr};
+use crate::protocol::{MAX_TIME_TO_LIVE, Reply, ReplyKind, ShortStr};
 use crate::sync::watch;
 use crate::transport::{Backoff, Departure, Published, ReplyQueue, Transport};
 
@@ -96,7 +95,7 @@ const SERVER_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Caller {
     transport: Arc<dyn Transport>,
-    options: CallerOptions,
+    options: Arc<CallerOptions>,
     pending: Arc<Pending>,
     link: OnceLock<watch::Receiver<LinkState>>,
     tasks: TaskTracker,
@@ -107,8 +106,6 @@ pub(crate) struct Caller {
 /// How far a call has come, for when its time is up.
 #[derive(Debug, Default)]
 struct Progress {
-    /// Where the call's news come in.
-    slot: Option<Arc<Slot>>,
     /// The current request's.
     departure: Departure,
     /// An earlier request may have reached a worker.
@@ -137,7 +134,7 @@ impl Caller {
         let shutdown = CancellationToken::new();
         Self {
             transport,
-            options,
+            options: Arc::new(options),
             pending: Arc::default(),
             link: OnceLock::new(),
             tasks: TaskTracker::new(),
@@ -165,20 +162,28 @@ impl Caller {
     }
 
     /// Makes a call and waits for its reply, within its time.
-    pub(super) async fn call(&self, plan: CallPlan, time: TimeLimit) -> Result<Reply, CallError> {
+    pub(super) async fn call(&self, plan: Box<CallPlan>, time: TimeLimit) -> Result<Reply, CallError> {
         let TimeLimit { limit, deadline } = time;
+        let (size, max_size) = (plan.arguments.0.len(), self.options.max_sent_bytes);
+        if size > max_size {
+            return Err(CallError::TooLarge {
+                size,
+                limit: max_size,
+            });
+        }
+        let mut ticket = self.pending.enter(plan);
         let mut progress = Progress::default();
-        match timeout_at(deadline, self.attempts(plan, deadline, &mut progress)).await {
+        match timeout_at(deadline, self.attempts(&mut ticket, deadline, &mut progress)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(self.timed_out(limit, &progress)),
+            Err(_) => {
+                ticket.slot().unanswered();
+                Err(self.timed_out(limit, &progress))
+            }
         }
     }
 
     fn timed_out(&self, limit: Duration, progress: &Progress) -> CallError {
         let left = !progress.departure.withdraw();
-        if let Some(slot) = &progress.slot {
-            slot.unanswered();
-        }
         if let Some(queue) = &progress.is_refused {
             return refused(queue);
         }
@@ -200,27 +205,15 @@ impl Caller {
     /// Sends the request as often as its fate has it, and waits for the reply.
     async fn attempts(
         &self,
-        plan: CallPlan,
+        ticket: &mut Ticket,
         deadline: Instant,
         progress: &mut Progress,
     ) -> Result<Reply, CallError> {
-        let size = plan.arguments.0.len();
-        if size > self.options.max_sent_bytes {
-            return Err(CallError::TooLarge {
-                size,
-                limit: self.options.max_sent_bytes,
-            });
-        }
-        let method = plan.method;
-        let mut ticket = self
-            .pending
-            .enter(&plan.destination, method.name, method.is_oneway);
-        progress.slot = Some(Arc::clone(ticket.slot()));
         let mut over = None;
         loop {
             ticket.begin();
             let link = self.link(over.as_ref(), progress.was_written).await?;
-            match self.attempt(&plan, deadline, &link, &mut ticket, progress).await {
+            match self.attempt(deadline, &link, ticket, progress).await {
                 Attempt::Ended(outcome) => return outcome,
                 Attempt::Again { link_is_over } => over = link_is_over.then_some(link),
             }
@@ -231,7 +224,6 @@ impl Caller {
     /// it.
     async fn attempt(
         &self,
-        plan: &CallPlan,
         deadline: Instant,
         link: &Link,
         ticket: &mut Ticket,
@@ -239,19 +231,22 @@ impl Caller {
     ) -> Attempt {
         progress.departure = Departure::default();
         let _withdrawn_if_dropped = WithdrawOnDrop(progress.departure.clone());
-        let id = ticket.slot().id();
         link.outbox.post(Parcel {
-            request: self.request(plan, id, link, deadline, progress.was_written),
-            destination: Arc::clone(&plan.destination),
             slot: Arc::clone(ticket.slot()),
+            deadline,
+            is_resent: progress.was_written,
             departure: progress.departure.clone(),
         });
+        let (codec, method) = {
+            let plan = ticket.slot().plan();
+            (plan.codec, plan.method)
+        };
         let mut is_confirmed = false;
         loop {
             match ticket.news().await {
-                News::Reply(reply) => return Attempt::Ended(self.read(reply, plan.codec)),
-                News::Published(Published::Routed) if plan.method.is_oneway => {
-                    return Attempt::Ended(nothing(plan.codec));
+                News::Reply(reply) => return Attempt::Ended(self.read(reply, codec)),
+                News::Published(Published::Routed) if method.is_oneway => {
+                    return Attempt::Ended(nothing(codec));
                 }
                 News::Published(Published::Routed) => {
                     is_confirmed = true;
@@ -260,7 +255,7 @@ impl Caller {
                     progress.is_refused = None;
                 }
                 News::Published(published) => {
-                    return self.not_routed(published, plan, ticket, progress).await;
+                    return self.not_routed(published, ticket, progress).await;
                 }
                 News::Unpacked => {
                     progress.departure = Departure::default();
@@ -277,7 +272,7 @@ impl Caller {
             if !is_confirmed {
                 continue;
             }
-            match confirmed(plan.method.is_idempotent, link.position, state.position) {
+            match confirmed(method.is_idempotent, link.position, state.position) {
                 Fate::Wait => {}
                 Fate::Send => return Attempt::Again { link_is_over: true },
                 Fate::End => {
@@ -293,11 +288,12 @@ impl Caller {
     async fn not_routed(
         &self,
         published: Published,
-        plan: &CallPlan,
         ticket: &mut Ticket,
         progress: &mut Progress,
     ) -> Attempt {
         progress.departure = Departure::default();
+        let slot = Arc::clone(ticket.slot());
+        let plan = slot.plan();
         let queue = &plan.destination.queue;
         match published {
             Published::Returned => {
@@ -342,29 +338,6 @@ impl Caller {
             }
             // Nobody but the call itself withdraws its request, and then it is gone; and what was routed is so.
             Published::Withdrawn | Published::Routed => Attempt::Again { link_is_over: false },
-        }
-    }
-
-    fn request(&self, plan: &CallPlan, id: Uuid, link: &Link, deadline: Instant, was_sent: bool) -> Request {
-        let oneway = plan.method.is_oneway;
-        let mut headers = plan.headers.clone();
-        if was_sent {
-            headers.insert(ShortStr::from_static(RESENT_HEADER), String::new());
-        }
-        Request {
-            method: Some(ShortStr::from_static(plan.method.name)),
-            codec: plan.codec,
-            correlation_id: Some(ShortStr::from_uuid(id)),
-            reply_to: (!oneway).then(|| link.reply_to.clone()),
-            // Nobody waits for a one-way request: the time limit is for handing it to the broker.
-            time_to_live: (!oneway).then(|| whole_millis(deadline.saturating_duration_since(Instant::now()))),
-            persistent: oneway,
-            priority: plan.priority,
-            app_id: self.options.app_id.clone(),
-            user_id: self.options.user_id.clone(),
-            headers,
-            packs: !oneway && plan.codec != Codec::Text && plan.destination.packs(),
-            arguments: plan.arguments.0.clone(),
         }
     }
 
@@ -413,7 +386,7 @@ impl Caller {
             let (sender, receiver) = watch::channel(LinkState::opening());
             self.tasks.spawn(link::run(
                 Arc::clone(&self.transport),
-                self.options.replies,
+                Arc::clone(&self.options),
                 Arc::clone(&self.pending),
                 sender,
                 self.shutdown.clone(),
@@ -478,28 +451,4 @@ fn lost(source: BrokerError, was_written: bool) -> CallError {
         false => Executed::No,
     };
     CallError::Broker { source, executed }
-}
-
-/// Rounded up to the wire's whole milliseconds, so that a request does not expire before its caller gives up.
-fn whole_millis(time: Duration) -> Duration {
-    Duration::from_millis(
-        u64::try_from(time.as_micros().div_ceil(1000))
-            .unwrap_or(u64::MAX)
-            .max(1),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn time_to_live_is_rounded_up_and_never_zero() {
-        assert_eq!(whole_millis(Duration::ZERO), Duration::from_millis(1));
-        assert_eq!(
-            whole_millis(Duration::from_micros(1500)),
-            Duration::from_millis(2)
-        );
-        assert_eq!(whole_millis(Duration::from_millis(30)), Duration::from_millis(30));
-    }
 }

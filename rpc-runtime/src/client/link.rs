@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::caller::CallerOptions;
 use super::fate::Position;
 use super::outbox::Outbox;
 use super::pending::Pending;
@@ -21,10 +22,9 @@ use crate::protocol::{Message, PACKED, PACKING_HEADER, PackedAnswer, ShortStr, u
 use crate::sync::watch;
 use crate::transport::{Backoff, Delivery, Publisher, ReplyLink, ReplyQueue, Subscription, Transport};
 
-/// What calls need: where replies go, and how requests leave.
+/// What calls need: how requests leave, and where their replies go.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) reply_to: ShortStr,
     pub(super) outbox: Outbox,
     pub(super) position: Position,
 }
@@ -72,7 +72,7 @@ impl LinkState {
 /// see that too.
 pub(super) async fn run(
     transport: Arc<dyn Transport>,
-    kind: ReplyQueue,
+    options: Arc<CallerOptions>,
     pending: Arc<Pending>,
     state: watch::Sender<LinkState>,
     shutdown: CancellationToken,
@@ -80,7 +80,8 @@ pub(super) async fn run(
 ) {
     let mut keeper = Keeper {
         transport,
-        kind,
+        kind: options.replies,
+        options,
         pending,
         state,
         inlet: None,
@@ -101,6 +102,7 @@ pub(super) async fn run(
 struct Keeper {
     transport: Arc<dyn Transport>,
     kind: ReplyQueue,
+    options: Arc<CallerOptions>,
     pending: Arc<Pending>,
     state: watch::Sender<LinkState>,
     inlet: Option<Subscription>,
@@ -169,12 +171,11 @@ impl Keeper {
             return Err(reason);
         }
         if let (Some(_), Some(reply_to), Some(publisher)) = (&self.inlet, &self.earlier, &self.publisher) {
-            let reply_to = reply_to.clone();
-            let (outbox, emptying) = Outbox::new(Arc::clone(publisher));
+            let (publisher, options) = (Arc::clone(publisher), Arc::clone(&self.options));
+            let (outbox, emptying) = Outbox::new(publisher, reply_to.clone(), options);
             self.tasks.spawn(emptying);
             self.state.send_modify(|state| {
                 state.phase = Phase::Ready(Arc::new(Link {
-                    reply_to,
                     outbox,
                     position: state.position,
                 }));

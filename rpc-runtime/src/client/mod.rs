@@ -212,7 +212,7 @@ pub(crate) enum Route {
 
 impl Route {
     /// Makes a call and waits for its reply, within its time.
-    pub(crate) async fn call(&self, plan: CallPlan) -> Result<Reply, CallError> {
+    pub(crate) async fn call(&self, plan: Box<CallPlan>) -> Result<Reply, CallError> {
         let time = plan.time_limit()?;
         let limiter = Arc::clone(&plan.limiter);
         let Ok(Ok(_place)) = timeout_at(time.deadline, limiter.enter()).await else {
@@ -221,7 +221,7 @@ impl Route {
         };
         match self {
             Self::Broker(caller) => caller.call(plan, time).await,
-            Self::InProcess(service) => service.call(plan, time).await,
+            Self::InProcess(service) => service.call(*plan, time).await,
         }
     }
 }
@@ -269,7 +269,7 @@ impl Client {
         &self,
         method: &'static MethodDescriptor,
         arguments: &impl EncodeArguments,
-    ) -> Result<CallPlan, Unplannable> {
+    ) -> Result<Box<CallPlan>, Unplannable> {
         let destination = self.destination.clone().map_err(|source| Unplannable::Invalid {
             what: "the queue's name",
             source,
@@ -278,7 +278,7 @@ impl Client {
             names: method.arguments,
             values: arguments,
         };
-        Ok(CallPlan {
+        Ok(Box::new(CallPlan {
             method,
             destination,
             codec: self.codec,
@@ -288,7 +288,7 @@ impl Client {
             priority: None,
             wait_for_server: self.wait_for_server,
             limiter: Arc::clone(&self.limiter),
-        })
+        }))
     }
 }
 

@@ -8,23 +8,28 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::destination::Destination;
+use tokio::time::Instant;
+
+use super::caller::CallerOptions;
 use super::pending::Slot;
 use crate::codec::Codec;
 use crate::error::BrokerError;
+use crate::headers::Headers;
 use crate::packing::{Load, Packer, gather};
 use crate::protocol::{
-    MAX_PACKED, MAX_PART_BYTES, Message, PACKED, PackedCall, Properties, Request, ShortStr, pack,
+    MAX_PACKED, MAX_PART_BYTES, Message, PACKED, PackedCall, Properties, RESENT_HEADER, Request, ShortStr,
+    pack,
 };
 use crate::transport::{Departure, Outgoing, Published, Publisher};
 
-/// A request that is to leave.
+/// A call whose request is to leave.
 #[derive(Debug)]
 pub(super) struct Parcel {
-    pub(super) request: Request,
-    pub(super) destination: Arc<Destination>,
-    /// Whom to tell what became of it.
+    /// What to send, and whom to tell what became of it.
     pub(super) slot: Arc<Slot>,
+    pub(super) deadline: Instant,
+    /// An earlier request of the call may have reached a worker.
+    pub(super) is_resent: bool,
     pub(super) departure: Departure,
 }
 
@@ -34,9 +39,20 @@ pub(super) struct Outbox(UnboundedSender<Parcel>);
 
 impl Outbox {
     /// An outbox, and the task that empties it, which ends with the last of its clones.
-    pub(super) fn new(publisher: Arc<dyn Publisher>) -> (Self, impl Future<Output = ()>) {
+    pub(super) fn new(
+        publisher: Arc<dyn Publisher>,
+        reply_to: ShortStr,
+        options: Arc<CallerOptions>,
+    ) -> (Self, impl Future<Output = ()>) {
         let (sender, inbox) = unbounded_channel();
-        (Self(sender), Task::new(publisher).run(inbox))
+        let task = Task {
+            publisher,
+            reply_to,
+            options,
+            packer: Packer::new(),
+            under_way: FuturesUnordered::new(),
+        };
+        (Self(sender), task.run(inbox))
     }
 
     /// Has a request leave; its call is told what becomes of it.
@@ -63,19 +79,13 @@ struct Lane {
 
 struct Task {
     publisher: Arc<dyn Publisher>,
+    reply_to: ShortStr,
+    options: Arc<CallerOptions>,
     packer: Packer<Lane, Parcel>,
     under_way: FuturesUnordered<BoxFuture<'static, Option<Lane>>>,
 }
 
 impl Task {
-    fn new(publisher: Arc<dyn Publisher>) -> Self {
-        Self {
-            publisher,
-            packer: Packer::new(),
-            under_way: FuturesUnordered::new(),
-        }
-    }
-
     async fn run(mut self, mut inbox: UnboundedReceiver<Parcel>) {
         let publisher = Arc::clone(&self.publisher);
         let mut gathered = Vec::new();
@@ -106,29 +116,80 @@ impl Task {
 
     /// Sends what leaves by itself, and puts what can leave with others where it belongs.
     fn sort(&mut self, gathered: &mut Vec<Parcel>) {
+        let now = Instant::now();
         for parcel in gathered.drain(..) {
-            match lane(&parcel) {
+            match lane(&parcel, now) {
                 Some((lane, load)) => self.packer.push(lane, parcel, load),
                 None => self.send_alone(parcel, None),
             }
         }
     }
 
+    fn request(&self, parcel: &Parcel, now: Instant) -> Request {
+        let plan = parcel.slot.plan();
+        let oneway = plan.method.is_oneway;
+        Request {
+            method: Some(ShortStr::from_static(plan.method.name)),
+            codec: plan.codec,
+            correlation_id: Some(ShortStr::from_uuid(parcel.slot.id())),
+            reply_to: (!oneway).then(|| self.reply_to.clone()),
+            // Nobody waits for a one-way request: the time limit is for handing it to the broker.
+            time_to_live: (!oneway).then(|| time_to_live(parcel.deadline, now)),
+            persistent: oneway,
+            priority: plan.priority,
+            app_id: self.options.app_id.clone(),
+            user_id: self.options.user_id.clone(),
+            headers: headers(parcel),
+            packs: !oneway && plan.codec != Codec::Text && plan.destination.packs(),
+            arguments: plan.arguments.0.clone(),
+        }
+    }
+
+    /// A message of several calls. It lives no longer than the shortest of them, which are alike: what has expired must not be
+    /// run, and how long a message waited in the queue is not known to who takes it out.
+    fn message(&self, parcels: &[Parcel]) -> Option<Message> {
+        let first = parcels.first()?;
+        let plan = first.slot.plan();
+        let now = Instant::now();
+        let calls: Vec<_> = parcels
+            .iter()
+            .map(|parcel| {
+                let Parcel { slot, deadline, .. } = parcel;
+                PackedCall {
+                    id: slot.id(),
+                    method: ShortStr::from_static(slot.plan().method.name),
+                    time_to_live: Some(time_to_live(*deadline, now)),
+                    arguments: slot.plan().arguments.0.clone(),
+                    headers: headers(parcel),
+                }
+            })
+            .collect();
+        Some(Message {
+            properties: Properties {
+                kind: Some(ShortStr::from_static(PACKED)),
+                content_type: Some(ShortStr::from_static(plan.codec.content_type())),
+                // A call's own, by which the broker's word on the message is recognised.
+                correlation_id: Some(ShortStr::from_uuid(first.slot.id())),
+                reply_to: Some(self.reply_to.clone()),
+                expiration: calls.iter().filter_map(|call| call.time_to_live).min(),
+                priority: plan.priority,
+                app_id: self.options.app_id.clone(),
+                user_id: self.options.user_id.clone(),
+                ..Properties::default()
+            },
+            body: pack(&calls),
+        })
+    }
+
     fn send_alone(&mut self, parcel: Parcel, lane: Option<Lane>) {
-        let Parcel {
-            request,
-            destination,
-            slot,
-            departure,
-        } = parcel;
-        let publisher = Arc::clone(&self.publisher);
+        let outgoing = Outgoing {
+            queue: parcel.slot.plan().destination.queue.clone(),
+            mandatory: true,
+            message: self.request(&parcel, Instant::now()).into_message(),
+            departure: parcel.departure,
+        };
+        let (slot, publisher) = (parcel.slot, Arc::clone(&self.publisher));
         self.under_way.push(Box::pin(async move {
-            let outgoing = Outgoing {
-                queue: destination.queue.clone(),
-                mandatory: true,
-                message: request.into_message(),
-                departure,
-            };
             slot.published(publisher.publish(outgoing).await);
             lane
         }));
@@ -152,7 +213,7 @@ impl Task {
 
     fn send_together(&mut self, mut parcels: Vec<Parcel>, lane: Lane) {
         parcels.retain(|parcel| parcel.departure.leave());
-        let Some(message) = message(&parcels) else {
+        let Some(message) = self.message(&parcels) else {
             self.packer.done(&lane);
             return;
         };
@@ -177,27 +238,30 @@ impl Task {
     }
 }
 
-/// With what a request can leave, and how much it takes of a message; nothing where it leaves by itself.
-fn lane(parcel: &Parcel) -> Option<(Lane, Load)> {
-    let Parcel {
-        request,
-        destination,
-        slot,
-        ..
-    } = parcel;
-    let wanted = destination.wanted(slot.method());
-    let size = request.arguments.len() + request.headers.bytes() + 16 * request.headers.len();
-    if wanted < 2 || request.reply_to.is_none() || request.codec == Codec::Text || size > MAX_PART_BYTES {
+fn headers(parcel: &Parcel) -> Headers {
+    let mut headers = parcel.slot.plan().headers.clone();
+    if parcel.is_resent {
+        headers.insert(ShortStr::from_static(RESENT_HEADER), String::new());
+    }
+    headers
+}
+
+/// With what a call can leave, and how much it takes of a message; nothing where it leaves by itself.
+fn lane(parcel: &Parcel, now: Instant) -> Option<(Lane, Load)> {
+    let plan = parcel.slot.plan();
+    let wanted = plan.destination.wanted(plan.method.name);
+    let size = plan.arguments.0.len() + plan.headers.bytes() + 16 * plan.headers.len();
+    if wanted < 2 || plan.method.is_oneway || plan.codec == Codec::Text || size > MAX_PART_BYTES {
         return None;
     }
-    let time_to_live = request.time_to_live.unwrap_or(Duration::MAX);
+    let time_to_live = time_to_live(parcel.deadline, now).as_millis();
     let lane = Lane {
-        queue: destination.packed_queue.clone()?,
-        codec: request.codec,
-        priority: request.priority,
-        time_to_live: roughly(u32::try_from(time_to_live.as_millis()).unwrap_or(u32::MAX)),
+        queue: plan.destination.packed_queue.clone()?,
+        codec: plan.codec,
+        priority: plan.priority,
+        time_to_live: roughly(u32::try_from(time_to_live).unwrap_or(u32::MAX)),
     };
-    Some((lane, Load::new(size + slot.method().len() + OVERHEAD, wanted)))
+    Some((lane, Load::new(size + plan.method.name.len() + OVERHEAD, wanted)))
 }
 
 /// What an id, the time and lengths add to a call, at most.
@@ -209,37 +273,38 @@ fn roughly(number: u32) -> u32 {
     number >> behind << behind
 }
 
-/// A message of several calls. It lives no longer than the shortest of them, which are alike: what has expired must not be
-/// run, and how long a message waited in the queue is not known to who takes it out.
-fn message(parcels: &[Parcel]) -> Option<Message> {
-    let first = &parcels.first()?.request;
-    let calls: Vec<_> = parcels
-        .iter()
-        .map(|Parcel { request, slot, .. }| PackedCall {
-            id: slot.id(),
-            method: ShortStr::from_static(slot.method()),
-            time_to_live: request.time_to_live,
-            arguments: request.arguments.clone(),
-            headers: request.headers.clone(),
-        })
-        .collect();
-    let shortest = parcels
-        .iter()
-        .filter_map(|parcel| parcel.request.time_to_live)
-        .min();
-    Some(Message {
-        properties: Properties {
-            kind: Some(ShortStr::from_static(PACKED)),
-            content_type: Some(ShortStr::from_static(first.codec.content_type())),
-            // No call's own, but a name by which the broker's word on the message is recognised.
-            correlation_id: first.correlation_id.clone(),
-            reply_to: first.reply_to.clone(),
-            expiration: shortest,
-            priority: first.priority,
-            app_id: first.app_id.clone(),
-            user_id: first.user_id.clone(),
-            ..Properties::default()
-        },
-        body: pack(&calls),
-    })
+/// The time left, rounded up to the wire's whole milliseconds, so that a request does not expire before its caller gives up.
+fn time_to_live(deadline: Instant, now: Instant) -> Duration {
+    let left = deadline.saturating_duration_since(now);
+    Duration::from_millis(
+        u64::try_from(left.as_micros().div_ceil(1000))
+            .unwrap_or(u64::MAX)
+            .max(1),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_to_live_is_rounded_up_and_never_zero() {
+        let now = Instant::now();
+        let of = |left| time_to_live(now + left, now);
+        assert_eq!(of(Duration::ZERO), Duration::from_millis(1));
+        assert_eq!(of(Duration::from_micros(1500)), Duration::from_millis(2));
+        assert_eq!(of(Duration::from_millis(30)), Duration::from_millis(30));
+    }
+
+    #[test]
+    fn times_that_are_alike_differ_by_little() {
+        for number in [0, 1, 63, 64, 29_999, 30_000, u32::MAX] {
+            let rough = roughly(number);
+            assert!(
+                rough <= number && number - rough <= number / 32,
+                "{number}: {rough}"
+            );
+        }
+        assert_ne!(roughly(1000), roughly(1050));
+    }
 }

@@ -8,7 +8,7 @@ use std::task::{Poll, Waker};
 
 use uuid::Uuid;
 
-use super::destination::Destination;
+use super::caller::CallPlan;
 use crate::codec::Codec;
 use crate::protocol::{Message, PackedAnswer, Reply};
 use crate::transport::Published;
@@ -51,9 +51,7 @@ pub(super) struct Slot {
     id: Uuid,
     /// The how manieth call it is.
     number: u64,
-    destination: Arc<Destination>,
-    method: &'static str,
-    is_oneway: bool,
+    plan: Box<CallPlan>,
     inbox: Mutex<Inbox>,
 }
 
@@ -72,18 +70,11 @@ struct Inbox {
 
 impl Pending {
     /// Enters a call.
-    pub(super) fn enter(
-        self: &Arc<Self>,
-        destination: &Arc<Destination>,
-        method: &'static str,
-        is_oneway: bool,
-    ) -> Ticket {
+    pub(super) fn enter(self: &Arc<Self>, plan: Box<CallPlan>) -> Ticket {
         let slot = Arc::new(Slot {
             id: Uuid::new_v4(),
             number: self.entered.fetch_add(1, Ordering::Relaxed),
-            destination: Arc::clone(destination),
-            method,
-            is_oneway,
+            plan,
             inbox: Mutex::default(),
         });
         self.lock().insert(slot.id, Arc::clone(&slot));
@@ -100,7 +91,7 @@ impl Pending {
             return false;
         };
         if let Some(wanted) = wanted {
-            slot.destination.note_wanted(slot.method, wanted);
+            slot.note_wanted(wanted);
         }
         slot.tell(|inbox| inbox.reply = Some(Arrived::Alone(Box::new(reply))));
         true
@@ -120,7 +111,7 @@ impl Pending {
             }
         }
         for (slot, answer) in found {
-            slot.destination.note_wanted(slot.method, answer.wanted);
+            slot.note_wanted(answer.wanted);
             let reply = Reply {
                 kind: answer.kind,
                 codec,
@@ -163,9 +154,10 @@ impl Slot {
     pub(super) fn published(&self, published: Published) {
         let mut inbox = self.lock();
         // That a request is there is nothing to wake up for, as its reply comes next: unless that goes to where the link was.
-        let is_awaited = self.is_oneway || inbox.has_link_moved || !matches!(published, Published::Routed);
+        let is_awaited =
+            self.plan.method.is_oneway || inbox.has_link_moved || !matches!(published, Published::Routed);
         if inbox.is_packed && matches!(published, Published::Returned) {
-            self.destination.forget_wanted(self.method);
+            self.forget_wanted();
         }
         inbox.published = Some(published);
         let waker = inbox.waker.take_if(|_| is_awaited);
@@ -175,8 +167,19 @@ impl Slot {
         }
     }
 
-    pub(super) fn method(&self) -> &'static str {
-        self.method
+    pub(super) fn plan(&self) -> &CallPlan {
+        &self.plan
+    }
+
+    /// A worker said how many calls of the method it wants in one message.
+    fn note_wanted(&self, calls: u16) {
+        if calls > 0 {
+            self.plan.destination.note_wanted(self.plan.method.name, calls);
+        }
+    }
+
+    fn forget_wanted(&self) {
+        self.plan.destination.forget_wanted(self.plan.method.name);
     }
 
     /// The request leaves together with others.
@@ -187,7 +190,7 @@ impl Slot {
     /// The call ended without an answer: where its request had left with others, those who take them may be gone.
     pub(super) fn unanswered(&self) {
         if self.lock().is_packed {
-            self.destination.forget_wanted(self.method);
+            self.forget_wanted();
         }
     }
 
@@ -274,7 +277,16 @@ impl Drop for Ticket {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::super::destination::Destination;
+    use super::super::limiter::{Limiter, WhenFull};
     use super::*;
+    use crate::call::Arguments;
+    use crate::describe::MethodDescriptor;
+    use crate::headers::Headers;
     use crate::protocol::{ReplyKind, ShortStr};
 
     fn reply(text: &'static str) -> Message {
@@ -289,8 +301,18 @@ mod tests {
     }
 
     fn enter(pending: &Arc<Pending>) -> Ticket {
-        let destination = Arc::new(Destination::new(ShortStr::from_static("q"), true));
-        pending.enter(&destination, "read", false)
+        static READ: MethodDescriptor = MethodDescriptor::new("read", &[]);
+        pending.enter(Box::new(CallPlan {
+            method: &READ,
+            destination: Arc::new(Destination::new(ShortStr::from_static("q"), true)),
+            codec: Codec::Json,
+            arguments: Arguments(Bytes::new()),
+            timeout: Duration::from_secs(1),
+            headers: Headers::default(),
+            priority: None,
+            wait_for_server: false,
+            limiter: Arc::new(Limiter::new(1, WhenFull::Wait)),
+        }))
     }
 
     #[tokio::test]
@@ -325,7 +347,7 @@ mod tests {
                 panic!("it came with others")
             };
             assert_eq!((&reply.body[..], reply.codec), (text.as_bytes(), Codec::Json));
-            assert_eq!(call.slot.destination.wanted("read"), 7);
+            assert_eq!(call.slot.plan.destination.wanted("read"), 7);
         }
     }
 
