@@ -18,7 +18,6 @@ use uuid::Uuid;
 mod caller;
 mod redelivery;
 mod together;
-mod trace;
 mod worker;
 
 /// What can be packed is of one of these.

@@ -7,10 +7,10 @@ use futures_util::future::join_all;
 use rpc_runtime::{CallError, RunningServer};
 use rpc_tests::gate::{SOON, soon};
 use rpc_tests::raw::RawPeer;
+use rpc_tests::trace::Trace;
 use rpc_tests::until;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::trace::Trace;
 use super::*;
 use crate::private::Vhost;
 
@@ -28,8 +28,9 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let vhost = Vhost::new().await;
+        vhost.trace().await;
         Self {
-            trace: Trace::of(&vhost).await,
+            trace: Trace::of(&vhost.url()).await.unwrap(),
             vhost,
             clerk: Clerk::new(),
             next: AtomicU64::new(0),
@@ -52,6 +53,11 @@ impl Scene {
             .build()
     }
 
+    /// How many messages were published to the queue so far.
+    async fn published(&self, queue: &str) -> usize {
+        self.trace.published(queue).await.unwrap()
+    }
+
     fn number(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
@@ -67,10 +73,10 @@ impl Scene {
 
     /// Calls until some of them were packed: a worker that is interrupted may take its methods for slow at first.
     async fn call_until_packed(&self, client: &KioskClient) {
-        let before = self.trace.published(PACKED).await;
+        let before = self.published(PACKED).await;
         until("calls are packed", SOON, async || {
             self.call(client, 50).await;
-            Ok(self.trace.published(PACKED).await > before)
+            Ok(self.published(PACKED).await > before)
         })
         .await
         .unwrap();
@@ -124,9 +130,9 @@ impl Scene {
     }
 
     async fn packs_under_load(&self) {
-        let before = self.trace.published(PACKED).await;
+        let before = self.published(PACKED).await;
         until("calls are packed", SOON, async || {
-            Ok(self.trace.published(PACKED).await > before)
+            Ok(self.published(PACKED).await > before)
         })
         .await
         .unwrap();
@@ -163,18 +169,18 @@ async fn quick_calls_under_load_are_packed_and_slow_ones_never() {
         let calls = join_all((0..40).map(|n| client.slow(n)));
         assert!(soon("they end", calls).await.iter().all(Result::is_ok));
     }
-    assert_eq!(scene.trace.published(PACKED).await, 0);
-    assert_eq!(scene.trace.published(QUEUE).await, 200);
+    assert_eq!(scene.published(PACKED).await, 0);
+    assert_eq!(scene.published(QUEUE).await, 200);
 
     scene.call_until_packed(&client).await;
     // Beside quick ones, too: what is packed is at most what was called of those.
     let (alone, calls) = (
-        scene.trace.published(QUEUE).await,
+        scene.published(QUEUE).await,
         join_all((0..40).map(|n| client.slow(n))),
     );
     let (_, slow) = tokio::join!(scene.call(&client, 100), calls);
     assert!(slow.iter().all(Result::is_ok));
-    assert!(scene.trace.published(QUEUE).await >= alone + 40);
+    assert!(scene.published(QUEUE).await >= alone + 40);
     scene.assert_ran_once();
     server.stop().await.unwrap();
 }
@@ -187,8 +193,8 @@ async fn nothing_is_packed_where_the_worker_does_not_want_it() {
     for _ in 0..5 {
         scene.call(&client, 50).await;
     }
-    assert_eq!(scene.trace.published(PACKED).await, 0);
-    assert_eq!(scene.trace.published(QUEUE).await, 250);
+    assert_eq!(scene.published(PACKED).await, 0);
+    assert_eq!(scene.published(QUEUE).await, 250);
     let queues = scene.vhost.queues(&["name"]).await;
     assert!(!queues.iter().any(|queue| queue == PACKED), "{queues:?}");
     server.stop().await.unwrap();
@@ -203,8 +209,8 @@ async fn nothing_is_packed_where_the_client_does_not_want_it() {
     for _ in 0..5 {
         scene.call(&client, 50).await;
     }
-    assert_eq!(scene.trace.published(PACKED).await, 0);
-    assert_eq!(scene.trace.published(QUEUE).await, 250);
+    assert_eq!(scene.published(PACKED).await, 0);
+    assert_eq!(scene.published(QUEUE).await, 250);
     // Another client of the same handle does.
     scene.call_until_packed(&scene.client().await).await;
     scene.assert_ran_once();
@@ -252,7 +258,7 @@ async fn a_foreign_worker_beside_ours_sees_only_plain_requests() {
             scene.call(second, 200),
             scene.call(&one_by_one, 20)
         );
-        Ok(seen.load(Ordering::Relaxed) >= 20 && scene.trace.published(PACKED).await >= 20)
+        Ok(seen.load(Ordering::Relaxed) >= 20 && scene.published(PACKED).await >= 20)
     })
     .await
     .unwrap();
