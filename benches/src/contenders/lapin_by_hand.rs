@@ -10,13 +10,13 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
     QueueDeclareOptions,
 };
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 use rpc_tests::rabbit::unique;
 use tokio::sync::oneshot;
@@ -30,10 +30,14 @@ use crate::scenario::{self, Scenario};
 
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
+/// How many replies may be under way and not acknowledged.
+const REPLY_PREFETCH: u16 = 2000;
+
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) struct LapinByHand {
-    /// Confirms, `mandatory` requests, and requests settled only once their reply is confirmed.
+    /// Confirms, `mandatory` requests that expire, a reply queue that outlives the connection, replies that are acknowledged,
+    /// and requests settled only once their reply is confirmed: what this library promises takes no less.
     pub(super) guarantees: bool,
 }
 
@@ -72,12 +76,12 @@ impl Contender for LapinByHand {
             requests: self.publishing_channel(&publishing).await?,
             guarantees: self.guarantees,
             queue: queue.into(),
-            reply_to: declare_replies(&replies).await?,
+            reply_to: declare_replies(&replies, self.guarantees).await?,
             pending: Mutex::default(),
             next_id: AtomicU64::new(0),
         }));
-        let consumer = consume(&replies, caller.0.reply_to.clone(), true).await?;
-        running.push(tokio::spawn(route(consumer, caller.clone())));
+        let consumer = consume(&replies, caller.0.reply_to.clone(), !self.guarantees).await?;
+        running.push(tokio::spawn(route(consumer, replies.clone(), caller.clone())));
         channels.extend([replies, caller.0.requests.clone()]);
         connections.extend([consuming, publishing]);
         Ok(Box::new(RunningLapin {
@@ -104,14 +108,27 @@ async fn connect(broker: &str) -> anyhow::Result<[Connection; 2]> {
     Ok([connect().await?, connect().await?])
 }
 
-async fn declare_replies(channel: &Channel) -> anyhow::Result<ShortString> {
-    let options = QueueDeclareOptions {
-        exclusive: true,
-        ..Default::default()
-    };
-    let queue = channel
-        .queue_declare("".into(), options, FieldTable::default())
-        .await?;
+/// Where replies come in: with guarantees, a queue that outlives the connection for a minute.
+async fn declare_replies(channel: &Channel, guarantees: bool) -> anyhow::Result<ShortString> {
+    let (name, options, mut arguments) = (
+        match guarantees {
+            true => unique("rpc.reply."),
+            false => String::new(),
+        },
+        QueueDeclareOptions {
+            exclusive: !guarantees,
+            durable: guarantees,
+            ..Default::default()
+        },
+        FieldTable::default(),
+    );
+    if guarantees {
+        arguments.insert("x-expires".into(), AMQPValue::LongInt(60_000));
+        channel
+            .basic_qos(REPLY_PREFETCH, BasicQosOptions::default())
+            .await?;
+    }
+    let queue = channel.queue_declare(name.into(), options, arguments).await?;
     Ok(queue.name().clone())
 }
 
@@ -154,9 +171,7 @@ impl Caller for LapinCaller {
                         ..Default::default()
                     },
                     &payload,
-                    BasicProperties::default()
-                        .with_reply_to(state.reply_to.clone())
-                        .with_correlation_id(id.to_string().into()),
+                    state.properties(id),
                 )
                 .await?;
             if !state.guarantees {
@@ -184,20 +199,48 @@ impl Caller for LapinCaller {
 }
 
 impl CallerState {
+    fn properties(&self, id: u64) -> BasicProperties {
+        let properties = BasicProperties::default()
+            .with_reply_to(self.reply_to.clone())
+            .with_correlation_id(id.to_string().into());
+        match self.guarantees {
+            // Nobody is to run what nobody waits for.
+            true => properties.with_expiration(CALL_LIMIT.as_millis().to_string().into()),
+            false => properties,
+        }
+    }
+
+    fn complete(&self, reply: Delivery) {
+        let id = reply.properties.correlation_id().as_ref();
+        let waiting = id
+            .and_then(|id| id.as_str().parse().ok())
+            .and_then(|id: u64| self.pending().remove(&id));
+        if let Some(call) = waiting {
+            let _ = call.send(reply);
+        }
+    }
+
     fn pending(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<Delivery>>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Hands replies to the calls that wait for them.
-async fn route(mut replies: Consumer, caller: LapinCaller) {
-    while let Some(Ok(reply)) = replies.next().await {
-        let id = reply.properties.correlation_id().as_ref();
-        let waiting = id
-            .and_then(|id| id.as_str().parse().ok())
-            .and_then(|id: u64| caller.0.pending().remove(&id));
-        if let Some(call) = waiting {
-            let _ = call.send(reply);
+/// Hands replies to the calls that wait for them, and acknowledges those together that came together.
+async fn route(mut replies: Consumer, channel: Channel, caller: LapinCaller) {
+    while let Some(Ok(first)) = replies.next().await {
+        let mut last = first.delivery_tag;
+        caller.0.complete(first);
+        while let Some(Some(Ok(next))) = replies.next().now_or_never() {
+            last = next.delivery_tag;
+            caller.0.complete(next);
+        }
+        if caller.0.guarantees
+            && channel
+                .basic_ack(last, BasicAckOptions { multiple: true })
+                .await
+                .is_err()
+        {
+            return;
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use tokio::time::Instant;
 
-use super::caller::CallerOptions;
+use super::caller::{CallPlan, CallerOptions};
 use super::pending::Slot;
 use crate::codec::Codec;
 use crate::error::BrokerError;
@@ -104,7 +104,9 @@ impl Task {
                 }
                 received = inbox.recv_many(&mut gathered, MAX_PACKED), if is_open => {
                     is_open = received > 0;
-                    gather(&mut inbox, &mut gathered).await;
+                    if gathered.iter().any(may_leave_with_others) {
+                        gather(&mut inbox, &mut gathered).await;
+                    }
                     if gathered.len() > most {
                         gathered.retain(|parcel: &Parcel| !parcel.departure.is_withdrawn());
                         most = MAX_PACKED.max(2 * gathered.len());
@@ -246,14 +248,24 @@ fn headers(parcel: &Parcel) -> Headers {
     headers
 }
 
+fn may_leave_with_others(parcel: &Parcel) -> bool {
+    let plan = parcel.slot.plan();
+    let is_packable = !plan.method.is_oneway && plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES;
+    is_packable && plan.destination.wanted(plan.method.name) > 1
+}
+
+fn size(plan: &CallPlan) -> usize {
+    plan.arguments.0.len() + plan.headers.bytes() + 16 * plan.headers.len()
+}
+
 /// With what a call can leave, and how much it takes of a message; nothing where it leaves by itself.
 fn lane(parcel: &Parcel, now: Instant) -> Option<(Lane, Load)> {
     let plan = parcel.slot.plan();
-    let wanted = plan.destination.wanted(plan.method.name);
-    let size = plan.arguments.0.len() + plan.headers.bytes() + 16 * plan.headers.len();
-    if wanted < 2 || plan.method.is_oneway || plan.codec == Codec::Text || size > MAX_PART_BYTES {
+    if !may_leave_with_others(parcel) {
         return None;
     }
+    let wanted = plan.destination.wanted(plan.method.name);
+    let size = size(plan);
     let time_to_live = time_to_live(parcel.deadline, now).as_millis();
     let lane = Lane {
         queue: plan.destination.packed_queue.clone()?,

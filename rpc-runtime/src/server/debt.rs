@@ -1,7 +1,10 @@
 //! What is owed for a request: to settle its deliveries once the broker has its answer, and not before.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
 
 use super::runs::Key;
 use super::serve::Desk;
@@ -54,25 +57,46 @@ impl Unsettled {
 
 /// How many requests of a line are served at the moment.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Served(Arc<AtomicUsize>);
+pub(super) struct Served(Arc<Count>);
+
+#[derive(Debug, Default)]
+struct Count {
+    requests: AtomicUsize,
+    none_left: Notify,
+}
 
 impl Served {
     pub(super) fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.0.requests.load(Ordering::Acquire)
+    }
+
+    /// Waits until none is served. Cancel safe.
+    pub(super) async fn ends(&self) {
+        loop {
+            let none_left = self.0.none_left.notified();
+            if self.count() == 0 {
+                return;
+            }
+            none_left.await;
+        }
     }
 
     /// One more, until it is dropped.
     fn one_more(&self) -> OneServed {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.requests.fetch_add(1, Ordering::AcqRel);
         OneServed(self.clone())
     }
 }
 
+#[derive(Debug)]
 struct OneServed(Served);
 
 impl Drop for OneServed {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        let Served(count) = &self.0;
+        if count.requests.fetch_sub(1, Ordering::AcqRel) == 1 {
+            count.none_left.notify_waiters();
+        }
     }
 }
 
@@ -132,5 +156,11 @@ impl Drop for Debt {
         if let Owed::Run(key) = &self.owed {
             self.desk.runs().given_up(key);
         }
+    }
+}
+
+impl fmt::Debug for Debt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Debt").finish_non_exhaustive()
     }
 }

@@ -247,6 +247,8 @@ impl Line {
         while let Some(ended) = self.handlers.join_next().await {
             note_failure(ended);
         }
+        // Answered, but for the broker's word that it has the answer.
+        self.served.ends().await;
     }
 }
 

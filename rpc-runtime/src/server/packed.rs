@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::debt::{Served, Unsettled};
 use super::dispatch::ReplyTo;
-use super::post::Answer;
+use super::post::DueReply;
 use super::runs::{Key, Origin};
 use super::serve::{Desk, Done, dropped};
 use crate::codec::Codec;
@@ -46,7 +45,6 @@ impl Desk {
             unsettled.settle().await;
             return;
         }
-        let (unfinished, mut finished) = mpsc::channel(1);
         let running = FuturesUnordered::new();
         for call in calls {
             let id = call.id;
@@ -77,26 +75,22 @@ impl Desk {
                     continue;
                 };
                 match to {
-                    Some(address) => answers.push(Answer {
-                        id,
+                    Some(address) => answers.push(DueReply {
+                        id: Some(id),
                         to: ReplyTo {
                             address,
-                            correlation_id: Some(ShortStr::from_uuid(id)),
+                            correlation_id: None,
                         },
                         reply: self.fit(reply),
                         wanted,
                         worth_until,
                         debt,
-                        _unfinished: unfinished.clone(),
                     }),
                     None => debt.pay().await,
                 }
             }
-            self.post.post(answers);
+            self.post.post_all(answers);
         }
-        drop(unfinished);
-        // Nothing is ever sent: it ends with the last answer.
-        let _: Option<()> = finished.recv().await;
     }
 
     /// The requests of a message; nothing where they cannot be read, or must not be answered.

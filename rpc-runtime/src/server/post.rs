@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -21,21 +21,28 @@ use crate::protocol::{
 use crate::transport::{Departure, Outgoing};
 
 /// An answer that is to leave.
-pub(super) struct Answer {
-    pub(super) id: Uuid,
+#[derive(Debug)]
+pub(super) struct DueReply {
+    /// By which it is known among others; nothing where it leaves by itself.
+    pub(super) id: Option<Uuid>,
     pub(super) to: ReplyTo,
     pub(super) reply: Reply,
     /// How many calls of its method are wanted in one message; zero says nothing.
     pub(super) wanted: u16,
     pub(super) worth_until: Option<Instant>,
     pub(super) debt: Debt,
-    /// Dropped once all is done.
-    pub(super) _unfinished: mpsc::Sender<()>,
 }
 
 /// Where answers are put. No more wait here than requests were delivered.
 #[derive(Debug, Clone)]
-pub(super) struct Post(UnboundedSender<Vec<Answer>>);
+pub(super) struct Post(UnboundedSender<DueReplies>);
+
+/// DueReplies that were ready at the same time.
+#[derive(Debug)]
+enum DueReplies {
+    One(DueReply),
+    Some(Vec<DueReply>),
+}
 
 impl Post {
     /// A post, and the task that empties it, which ends with the last of its clones.
@@ -50,27 +57,40 @@ impl Post {
     }
 
     /// Has answers leave, and pays what is owed for them.
-    pub(super) fn post(&self, answers: Vec<Answer>) {
+    pub(super) fn post(&self, answer: DueReply) {
         // The task ends before only where the server was dropped: the requests come again.
-        let _ = self.0.send(answers);
+        let _ = self.0.send(DueReplies::One(answer));
+    }
+
+    pub(super) fn post_all(&self, answers: Vec<DueReply>) {
+        let _ = self.0.send(DueReplies::Some(answers));
     }
 }
 
-/// Answers that can leave in one message.
+/// DueReplies that can leave in one message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Lane {
     address: ShortStr,
     codec: Codec,
 }
 
+impl DueReplies {
+    fn may_leave_with_others(&self) -> bool {
+        match self {
+            Self::One(answer) => answer.id.is_some(),
+            Self::Some(_) => true,
+        }
+    }
+}
+
 struct Task {
     outlet: Arc<Outlet>,
-    packer: Packer<Lane, Answer>,
+    packer: Packer<Lane, DueReply>,
     under_way: FuturesUnordered<BoxFuture<'static, Option<Lane>>>,
 }
 
 impl Task {
-    async fn run(mut self, mut inbox: UnboundedReceiver<Vec<Answer>>) {
+    async fn run(mut self, mut inbox: UnboundedReceiver<DueReplies>) {
         let mut gathered = Vec::new();
         let mut is_open = true;
         while is_open || !self.under_way.is_empty() {
@@ -81,11 +101,16 @@ impl Task {
                 },
                 received = inbox.recv_many(&mut gathered, MAX_PACKED), if is_open => {
                     is_open = received > 0;
-                    gather(&mut inbox, &mut gathered).await;
+                    if gathered.iter().any(DueReplies::may_leave_with_others) {
+                        gather(&mut inbox, &mut gathered).await;
+                    }
                 }
             }
-            for answer in gathered.drain(..).flatten() {
-                self.sort(answer);
+            for answers in gathered.drain(..) {
+                match answers {
+                    DueReplies::One(answer) => self.sort(answer),
+                    DueReplies::Some(answers) => answers.into_iter().for_each(|answer| self.sort(answer)),
+                }
             }
             while let Some((lane, answers)) = self.packer.next() {
                 let sending = send_together(Arc::clone(&self.outlet), lane, answers);
@@ -94,9 +119,9 @@ impl Task {
         }
     }
 
-    fn sort(&mut self, answer: Answer) {
+    fn sort(&mut self, answer: DueReply) {
         let size = answer.reply.body.len();
-        if size > MAX_PART_BYTES {
+        if answer.id.is_none() || size > MAX_PART_BYTES {
             self.under_way.push(Box::pin(async move {
                 answer.send_alone().await;
                 None
@@ -115,7 +140,7 @@ impl Task {
 /// What an id and lengths add to an answer, at most.
 const OVERHEAD: usize = 48;
 
-async fn send_together(outlet: Arc<Outlet>, lane: Lane, mut answers: Vec<Answer>) -> Option<Lane> {
+async fn send_together(outlet: Arc<Outlet>, lane: Lane, mut answers: Vec<DueReply>) -> Option<Lane> {
     if answers.len() > 1 {
         let outgoing = Outgoing {
             queue: lane.address.clone(),
@@ -144,18 +169,20 @@ async fn send_together(outlet: Arc<Outlet>, lane: Lane, mut answers: Vec<Answer>
             Err(_) => return Some(lane),
         }
     }
-    join_all(answers.into_iter().map(Answer::send_alone)).await;
+    join_all(answers.into_iter().map(DueReply::send_alone)).await;
     Some(lane)
 }
 
-fn message(answers: &[Answer], codec: Codec) -> Message {
+fn message(answers: &[DueReply], codec: Codec) -> Message {
     let parts: Vec<_> = answers
         .iter()
-        .map(|answer| PackedAnswer {
-            id: answer.id,
-            kind: answer.reply.kind,
-            body: answer.reply.body.clone(),
-            wanted: answer.wanted,
+        .filter_map(|answer| {
+            Some(PackedAnswer {
+                id: answer.id?,
+                kind: answer.reply.kind,
+                body: answer.reply.body.clone(),
+                wanted: answer.wanted,
+            })
         })
         .collect();
     Message {
@@ -168,13 +195,15 @@ fn message(answers: &[Answer], codec: Codec) -> Message {
     }
 }
 
-impl Answer {
+impl DueReply {
     /// Sends it in a message of its own.
     async fn send_alone(self) {
         let desk = Arc::clone(self.debt.desk());
-        let sent = desk
-            .send(self.reply, self.wanted, &self.to, self.worth_until)
-            .await;
+        let to = ReplyTo {
+            correlation_id: self.id.map(ShortStr::from_uuid).or(self.to.correlation_id),
+            ..self.to
+        };
+        let sent = desk.send(self.reply, self.wanted, &to, self.worth_until).await;
         if sent.is_ok() {
             self.debt.pay().await;
         }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::debt::{Debt, Served, Unsettled};
 use super::dispatch::{Decision, Dispatcher, NoReplyAddress, ReplyTo, Rules, truthful};
 use super::outlet::{Outlet, Sent};
-use super::post::Post;
+use super::post::{DueReply, Post};
 use super::runs::{Arrival, Key, Origin, Runs};
 use super::service::{Answer, Invocation, Service};
 use crate::context::with_ambient_deadline;
@@ -78,7 +78,8 @@ impl Desk {
         self.runs().lose_deliveries(|delivery| delivery.is_of(control));
     }
 
-    /// Serves the request, or the requests, of a delivery that arrived at this instant.
+    /// Serves the request, or the requests, of a delivery that arrived at this instant. They are [`Served`] until the broker
+    /// has their answers, which may be later than this returns.
     ///
     /// Where one cannot be answered or settled, it comes again, here or elsewhere.
     pub(super) async fn serve(
@@ -106,10 +107,8 @@ impl Desk {
             Some(key) => self.take(key, origin(&delivery), unsettled, served).await,
             None => Some(Debt::apart(self, served, unsettled)),
         };
-        if let Some(debt) = debt
-            && self.answer(delivery, arrived).await.is_ok()
-        {
-            debt.pay().await;
+        if let Some(debt) = debt {
+            self.answer(delivery, arrived, debt).await;
         }
     }
 
@@ -134,15 +133,11 @@ impl Desk {
         None
     }
 
-    /// Decides, runs and answers.
-    ///
-    /// # Errors
-    ///
-    /// Where the handle was closed before the broker had the answer.
-    async fn answer(&self, delivery: Delivery, arrived: Instant) -> Result<(), BrokerError> {
+    /// Decides, runs, and has the answer leave.
+    async fn answer(&self, delivery: Delivery, arrived: Instant, debt: Debt) {
         // There is one at once, unless requests of a connection that was lost still run. Nobody closes the places.
         let Ok(_place) = self.places.acquire().await else {
-            return Err(BrokerError::Closed);
+            return;
         };
         let Delivery {
             message, redelivered, ..
@@ -158,16 +153,20 @@ impl Desk {
             Ok(decision) => decision,
             Err(no_address) => {
                 dropped(&no_address);
-                return Ok(());
+                return debt.pay().await;
             }
         };
-        let (done, answer_to) = self.carry_out(decision, &names).await;
+        let (Done { reply, wanted }, answer_to) = self.carry_out(decision, &names).await;
         match answer_to {
-            Some(to) => {
-                self.send(self.fit(done.reply), done.wanted, &to, worth_until)
-                    .await
-            }
-            None => Ok(()),
+            Some(to) => self.post.post(DueReply {
+                id: None,
+                to,
+                reply: self.fit(reply),
+                wanted,
+                worth_until,
+                debt,
+            }),
+            None => debt.pay().await,
         }
     }
 
@@ -500,7 +499,7 @@ mod tests {
         let served = Served::default();
         desk.serve(delivery, Arc::new(notes.clone()), Instant::now(), &served)
             .await;
-        assert_eq!(served.count(), 0);
+        served.ends().await;
         notes.told.lock().unwrap().clone()
     }
 

@@ -19,6 +19,7 @@ mod opening;
 mod publisher;
 mod refusals;
 mod replies;
+mod settling;
 mod socket;
 mod subscription;
 mod supervised;

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -29,21 +29,21 @@ pub(super) struct ReplyPublisher {
     pub(super) direct: Arc<DirectReplies>,
 }
 
-#[async_trait]
+// As `async_trait` would have it, without another box around each future.
 impl Publisher for ReplyPublisher {
-    async fn ready(&self) {
-        self.queues.ready().await;
+    fn ready<'a: 'f, 'f>(&'a self) -> BoxFuture<'f, ()> {
+        self.queues.ready()
     }
 
-    async fn publish(&self, outgoing: Outgoing) -> Published {
+    fn publish<'a: 'f, 'f>(&'a self, outgoing: Outgoing) -> BoxFuture<'f, Published> {
         match outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
-            true => self.direct.publish(outgoing).await,
-            false => self.queues.publish(outgoing).await,
+            true => Box::pin(self.direct.publish(outgoing)),
+            false => self.queues.publish(outgoing),
         }
     }
 
-    async fn closed(&self) -> BrokerError {
-        self.queues.closed().await
+    fn closed<'a: 'f, 'f>(&'a self) -> BoxFuture<'f, BrokerError> {
+        self.queues.closed()
     }
 }
 

@@ -1,6 +1,6 @@
 //! A consumer of one queue.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,6 +10,7 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, Q
 use lapin::types::{FieldTable, ShortString};
 
 use super::channel::{Deliveries, OpenChannel};
+use super::settling::{Ack, Settling};
 use super::{CLOSE_LIMIT, broker_error, convert, short};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
@@ -49,6 +50,7 @@ pub(super) fn of(
         channel: Arc::clone(channel),
         tag: consumer.tag(),
         acknowledge,
+        settling: Mutex::default(),
         private,
         limit,
     };
@@ -70,11 +72,58 @@ struct ChannelControl {
     channel: Arc<OpenChannel>,
     tag: ShortString,
     acknowledge: Acknowledge,
+    settling: Mutex<Flush>,
     private: Option<ShortStr>,
     limit: Duration,
 }
 
+/// What the broker is to be told of, and whether somebody is about to.
+#[derive(Debug, Default)]
+struct Flush {
+    settling: Settling,
+    is_under_way: bool,
+}
+
+/// Says, also where it is dropped in between, that nobody tells the broker any more.
+struct Flushing<'a>(&'a Mutex<Flush>);
+
+impl Flushing<'_> {
+    /// What to tell next; with nothing left, nobody tells any more.
+    fn next(&self) -> Vec<Ack> {
+        lock(self.0).settling.take()
+    }
+}
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        lock(self.0).is_under_way = false;
+    }
+}
+
+fn lock(flush: &Mutex<Flush>) -> MutexGuard<'_, Flush> {
+    // Each change is a single step, so a panic elsewhere leaves nothing half done behind the lock.
+    flush.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl ChannelControl {
+    /// Tells the broker what is settled, unless another does: then that one tells of what came meanwhile too, in fewer
+    /// acknowledgements.
+    async fn flush(&self) -> Result<(), BrokerError> {
+        loop {
+            {
+                let mut flush = lock(&self.settling);
+                if flush.is_under_way || !flush.settling.has_untold() {
+                    return Ok(());
+                }
+                flush.is_under_way = true;
+            }
+            let flushing = Flushing(&self.settling);
+            for Ack { tag, multiple } in flushing.next() {
+                self.acknowledge(tag, multiple).await?;
+            }
+        }
+    }
+
     async fn acknowledge(&self, tag: u64, multiple: bool) -> Result<(), BrokerError> {
         match self.acknowledge {
             Acknowledge::Never => Ok(()),
@@ -89,7 +138,8 @@ impl ChannelControl {
 #[async_trait]
 impl Control for ChannelControl {
     async fn settle(&self, tag: u64) -> Result<(), BrokerError> {
-        self.acknowledge(tag, false).await
+        lock(&self.settling).settling.settle(tag);
+        self.flush().await
     }
 
     async fn settle_up_to(&self, tag: u64) -> Result<(), BrokerError> {
@@ -108,6 +158,8 @@ impl Control for ChannelControl {
     }
 
     async fn close(&self) {
+        // Whoever was about to tell of it may have been stopped.
+        let _ = tokio::time::timeout(self.limit, self.flush()).await;
         self.channel.close().await;
     }
 
