@@ -101,6 +101,7 @@ async fn a_worker_that_loses_its_connections_runs_packed_calls_once_and_answers_
         // Two are answered before.
         clerk.gate.let_go(2);
         let mut answers = caller.answers(2).await;
+        caller.repeated = answers.keys().copied().collect();
         let mut changes = broker.status_changes();
         assert!(proxy.reset(target).await > 0);
         let is_ready = async { while !changes.next().await.is_some_and(|status| status.is_ready()) {} };

@@ -1,6 +1,6 @@
 //! What a worker does with packed requests, sent by a caller that is none of ours.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use futures_util::StreamExt as _;
 use lapin::Consumer;
@@ -18,6 +18,8 @@ pub(super) struct RawCaller {
     pub(super) queue: String,
     pub(super) reply_to: String,
     replies: Consumer,
+    /// Whose answers may come again: their worker could not know that they had arrived.
+    pub(super) repeated: HashSet<Uuid>,
 }
 
 /// An answer, as it came.
@@ -55,6 +57,7 @@ impl RawCaller {
             replies: peer.consume(&reply_to).await.unwrap(),
             reply_to,
             peer,
+            repeated: HashSet::new(),
         }
     }
 
@@ -85,7 +88,11 @@ impl RawCaller {
     /// The next so many answers, by the ids of their calls.
     pub(super) async fn answers(&mut self, count: usize) -> HashMap<Uuid, Answered> {
         let mut answers = HashMap::new();
+        let repeated = self.repeated.clone();
         let mut add = |id, answer| {
+            if repeated.contains(&id) {
+                return answers.len();
+            }
             let repeated = answers.insert(id, answer);
             assert!(repeated.is_none(), "answered again: {repeated:?}");
             answers.len()
