@@ -24,7 +24,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Counts in the virtual host of this URL, where `rabbitmqctl trace_on` was called.
+    /// Counts in the virtual host of this URL, which is traced: see `rabbitmqctl trace_on`.
     pub async fn of(url: &str) -> anyhow::Result<Self> {
         let peer = RawPeer::connect(url).await?;
         let queue = peer.declare_exclusive().await?;
@@ -40,7 +40,8 @@ impl Trace {
         let published = Arc::new(Mutex::new(HashMap::new()));
         let counts = Arc::clone(&published);
         let count = async move {
-            while let Some(Ok(delivery)) = traced.next().await {
+            while let Some(delivery) = traced.next().await {
+                let delivery = delivery.expect("the trace goes on");
                 let key = routing_key(&delivery).expect("a trace");
                 *counts.lock().unwrap().entry(key).or_default() += 1;
             }

@@ -28,7 +28,6 @@ struct Scene {
 impl Scene {
     async fn new() -> Self {
         let vhost = Vhost::new().await;
-        vhost.trace().await;
         Self {
             trace: Trace::of(&vhost.url()).await.unwrap(),
             vhost,
