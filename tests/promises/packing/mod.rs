@@ -16,6 +16,8 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 mod caller;
+mod raw_caller;
+mod raw_worker;
 mod redelivery;
 mod together;
 mod worker;

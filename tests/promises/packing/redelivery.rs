@@ -7,8 +7,8 @@ use rpc_tests::proxy::{Proxy, Target};
 use rpc_tests::rabbit::shared;
 use rpc_tests::raw::RawPeer;
 
-use super::caller::{Arrival, RawWorker, at_once, outcomes};
-use super::worker::{RawCaller, broker};
+use super::raw_caller::{RawCaller, broker};
+use super::raw_worker::{Arrival, RawWorker, at_once, outcomes};
 use super::*;
 
 /// Some that may run again, and some that may not.
