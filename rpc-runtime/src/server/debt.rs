@@ -136,6 +136,13 @@ impl Debt {
         &self.desk
     }
 
+    /// The request is about to be sent on to a queue, from which it comes again: as another, if it comes here.
+    pub(super) fn send_on(&self) {
+        if let Owed::Run(key) = &self.owed {
+            self.desk.runs().send_on(key);
+        }
+    }
+
     /// The broker has the answer, or there is none to come: settles all deliveries of the request.
     pub(super) async fn pay(mut self) {
         match std::mem::replace(&mut self.owed, Owed::Nothing) {

@@ -37,7 +37,7 @@ pub(crate) struct Rules {
 }
 
 /// The header in which a quorum queue counts how often it delivered a message before.
-const DELIVERY_COUNT: &str = "x-delivery-count";
+pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
 
 /// What to do with a delivery.
 pub(crate) enum Decision {
@@ -175,6 +175,11 @@ impl Dispatcher {
             pace: request.packs.then(|| Arc::clone(pace)),
             answer_to,
         }
+    }
+
+    /// Whether a request of this method that came before may be run.
+    pub(super) fn may_run_again(&self, method: Option<&ShortStr>) -> bool {
+        self.find(method).is_ok_and(|entry| entry.method.is_idempotent)
     }
 
     fn find(&self, method: Option<&ShortStr>) -> Result<&Entry, Fault> {

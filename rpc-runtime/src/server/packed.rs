@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use super::debt::{Served, Unsettled};
-use super::dispatch::ReplyTo;
+use super::debt::{Debt, Served, Unsettled};
+use super::dispatch::{DELIVERY_COUNT, ReplyTo};
+use super::outlet::Sent;
 use super::post::DueReply;
 use super::runs::{Key, Origin};
-use super::serve::{Desk, Done, dropped};
+use super::serve::{Desk, Done, dropped, grace};
 use crate::codec::Codec;
 use crate::protocol::{
     MAX_PACKED, Message, PackedCall, Properties, RESENT_HEADER, Request, ShortStr, unpack,
 };
-use crate::transport::{Control, Delivery};
+use crate::transport::{Control, Delivery, Departure, Outgoing};
 
 impl Desk {
     /// Serves the requests of one message that arrived at this instant; answered, each leaves as soon as it can.
@@ -46,6 +49,7 @@ impl Desk {
             return;
         }
         let running = FuturesUnordered::new();
+        let mut sent_on = Vec::new();
         for call in calls {
             let id = call.id;
             let request = request(call, codec, &properties);
@@ -60,11 +64,20 @@ impl Desk {
             };
             let worth_until = request.time_to_live.and_then(|time| arrived.checked_add(time));
             let to = request.reply_to.clone();
+            if redelivered && self.may_be_sent_on(&request) {
+                sent_on.push(self.send_on(request, worth_until, debt));
+                continue;
+            }
             running.push(async move {
                 let done = self.run_request(request, redelivered, arrived).await;
                 (id, to, worth_until, done, debt)
             });
         }
+        tokio::join!(self.answer_packed(running), join_all(sent_on));
+    }
+
+    /// Has what is done leave, until all is.
+    async fn answer_packed(&self, running: FuturesUnordered<impl Future<Output = Ran>>) {
         // Those that are done at the same time are answered together.
         let mut running = running.ready_chunks(MAX_PACKED);
         while let Some(done) = running.next().await {
@@ -90,6 +103,42 @@ impl Desk {
                 }
             }
             self.post.post_all(answers);
+        }
+    }
+
+    /// Whether a request of a message that came before is to come once more, by itself: it may be one of the others that ended
+    /// the worker, and would again.
+    fn may_be_sent_on(&self, request: &Request) -> bool {
+        // Nobody but the user can send something in the user's name.
+        request.user_id.is_none() && self.dispatcher.may_run_again(request.method.as_ref())
+    }
+
+    /// Sends a request on to the queue where each comes by itself, and settles it here.
+    async fn send_on(&self, mut request: Request, worth_until: Option<Instant>, debt: Debt) {
+        let Ok(queue) = ShortStr::new(&self.queue) else {
+            return;
+        };
+        debt.send_on();
+        request.headers.remove(DELIVERY_COUNT);
+        let name = ShortStr::from_static(RESENT_HEADER);
+        request.headers.insert(name, String::new());
+        let outgoing = Outgoing {
+            queue,
+            mandatory: false,
+            message: request.into_message(),
+            departure: Departure::default(),
+        };
+        match self.outlet.send(outgoing, worth_until.map(grace)).await {
+            Ok(Sent::Taken | Sent::TooLate) => debt.pay().await,
+            Ok(Sent::Refused(_)) => {
+                tracing::error!(
+                    queue = self.queue,
+                    "the queue refused a request that came before; its caller will time out"
+                );
+                debt.pay().await;
+            }
+            // The handle was closed: it comes again.
+            Err(_) => {}
         }
     }
 
@@ -119,6 +168,9 @@ impl Desk {
         None
     }
 }
+
+/// A request that was run: which it is, whom to answer and until when, and what is owed for it.
+type Ran = (Uuid, Option<ShortStr>, Option<Instant>, Option<Done>, Debt);
 
 /// A message's requests.
 struct Opened {

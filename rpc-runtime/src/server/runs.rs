@@ -56,11 +56,18 @@ pub(super) enum Arrival {
 /// The requests of one queue. `D` names a delivery, for when it is settled.
 #[derive(Debug)]
 pub(super) struct Runs<D> {
-    /// With all their deliveries.
-    running: HashMap<Key, Vec<D>>,
+    running: HashMap<Key, Run<D>>,
     answered: HashSet<Key>,
     /// The answered ones, oldest first.
     order: VecDeque<Key>,
+}
+
+#[derive(Debug)]
+struct Run<D> {
+    /// All that came of the request.
+    deliveries: Vec<D>,
+    /// It is not run here, but sent on to a queue.
+    is_sent_on: bool,
 }
 
 impl<D> Default for Runs<D> {
@@ -76,19 +83,36 @@ impl<D> Default for Runs<D> {
 impl<D> Runs<D> {
     /// A delivery came.
     pub(super) fn arrive(&mut self, key: &Key, origin: Origin, delivery: D) -> Arrival {
-        if let Some(deliveries) = self.running.get_mut(key) {
-            if origin == Origin::New {
+        if let Some(run) = self.running.get_mut(key) {
+            let is_another = match origin {
+                Origin::New => true,
+                // That is what was sent on, and comes before the broker's word on it.
+                Origin::Resent => run.is_sent_on,
+                Origin::Redelivered => false,
+            };
+            if is_another {
                 return Arrival::ServeApart;
             }
-            deliveries.push(delivery);
+            run.deliveries.push(delivery);
             return Arrival::Joined;
         }
         // One that was sent again is answered again: its caller may have lost the answer.
         if origin == Origin::Redelivered && self.answered.contains(key) {
             return Arrival::Answered;
         }
-        self.running.insert(key.clone(), vec![delivery]);
+        let run = Run {
+            deliveries: vec![delivery],
+            is_sent_on: false,
+        };
+        self.running.insert(key.clone(), run);
         Arrival::Serve
+    }
+
+    /// A request is about to be sent on to a queue, from which it comes again.
+    pub(super) fn send_on(&mut self, key: &Key) {
+        if let Some(run) = self.running.get_mut(key) {
+            run.is_sent_on = true;
+        }
     }
 
     /// The broker has the answer to a request: its deliveries are to be settled.
@@ -107,13 +131,14 @@ impl<D> Runs<D> {
 
     /// A request ended without an answer: its deliveries come again.
     pub(super) fn given_up(&mut self, key: &Key) -> Vec<D> {
-        self.running.remove(key).unwrap_or_default()
+        let run = self.running.remove(key);
+        run.map(|run| run.deliveries).unwrap_or_default()
     }
 
     /// The broker takes back deliveries: they cannot be settled any more.
     pub(super) fn lose_deliveries(&mut self, is_lost: impl Fn(&D) -> bool) {
-        for deliveries in self.running.values_mut() {
-            deliveries.retain(|delivery| !is_lost(delivery));
+        for run in self.running.values_mut() {
+            run.deliveries.retain(|delivery| !is_lost(delivery));
         }
     }
 }
@@ -173,6 +198,18 @@ mod tests {
         // Nor is a new one taken for one that was answered.
         runs.answered(key("1"));
         assert_eq!(runs.arrive(&key("1"), Origin::New, 4), Arrival::Serve);
+    }
+
+    #[test]
+    fn what_is_sent_on_does_not_join_itself() {
+        let mut runs = Runs::default();
+        assert_eq!(runs.arrive(&key("a"), Origin::Redelivered, 1), Arrival::Serve);
+        runs.send_on(&key("a"));
+        assert_eq!(runs.arrive(&key("a"), Origin::Resent, 2), Arrival::ServeApart);
+        assert_eq!(runs.arrive(&key("a"), Origin::Redelivered, 3), Arrival::Joined);
+        assert_eq!(runs.answered(key("a")), [1, 3]);
+        assert_eq!(runs.arrive(&key("a"), Origin::Redelivered, 4), Arrival::Answered);
+        assert_eq!(runs.arrive(&key("a"), Origin::Resent, 5), Arrival::Serve);
     }
 
     #[test]

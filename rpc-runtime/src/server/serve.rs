@@ -29,9 +29,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What serving the requests of one queue takes.
 pub(super) struct Desk {
     pub(super) queue: String,
-    dispatcher: Dispatcher,
+    pub(super) dispatcher: Dispatcher,
     pub(super) rules: Rules,
-    outlet: Arc<Outlet>,
+    pub(super) outlet: Arc<Outlet>,
     pub(super) post: Post,
     /// One for each request that may run at once.
     places: Semaphore,

@@ -31,16 +31,16 @@ async fn a_request_has_the_documented_properties_and_no_others() {
     // By name, and bytes as `bin`.
     assert_eq!(data, b"\x82\xa4name\xa3Ann\xa5bytes\xc4\x02\x00\xff");
 
-    // That the caller can pack: see docs/protocol.md.
+    // Its caller can pack, should the worker say so.
     let mut headers = FieldTable::default();
     headers.insert("rpc-packing".into(), AMQPValue::LongString("".into()));
     let expected = BasicProperties::default()
+        .with_headers(headers)
         .with_type("pair".into())
         .with_content_type("application/msgpack".into())
         .with_correlation_id(properties.correlation_id().clone().unwrap())
         .with_reply_to(properties.reply_to().clone().unwrap())
         .with_expiration(properties.expiration().clone().unwrap())
-        .with_headers(headers)
         .with_delivery_mode(1);
     assert_eq!(properties, expected);
     call.abort();
