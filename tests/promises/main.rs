@@ -6,6 +6,7 @@ mod interop;
 mod limits;
 mod load;
 mod matrix;
+mod packing;
 mod private;
 mod queues;
 mod recovery;

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, OnceCell};
 /// How many virtual hosts are made at a time: `rabbitmqctl` takes a second, whatever it does.
 const BATCH: usize = 8;
 
-/// A virtual host that is empty to begin with.
+/// A virtual host that is empty to begin with, and [traced](rpc_tests::trace).
 pub(crate) struct Vhost {
     node: &'static Node,
     name: String,
@@ -71,5 +71,8 @@ async fn make_batch(node: &Node) -> Vec<String> {
     file.write_all(definitions.to_string().as_bytes()).unwrap();
     let path = file.path().to_str().expect("a path that is text");
     node.ctl(&["import_definitions", path]).await.unwrap();
+    // As `trace_on` does, but for all of them: of several `trace_on` at the same time, RabbitMQ may forget some.
+    let start = format!("[rabbit_trace:start(list_to_binary(Name)) || Name <- {names:?}].");
+    node.ctl(&["eval", &start]).await.unwrap();
     names
 }

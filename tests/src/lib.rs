@@ -13,6 +13,7 @@ pub mod proxy;
 pub mod python;
 pub mod rabbit;
 pub mod raw;
+pub mod trace;
 pub mod world;
 
 /// How long [`until`] rests between two looks.

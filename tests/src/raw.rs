@@ -49,6 +49,32 @@ impl RawPeer {
         Ok(queue.name().to_string())
     }
 
+    /// Declares a queue of this name, which lives as long as this connection and which nobody else can consume.
+    pub async fn declare(&self, queue: &str) -> anyhow::Result<()> {
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..Default::default()
+        };
+        self.declare_with(queue, options).await
+    }
+
+    /// Declares a durable queue of this name, as workers of ours do.
+    pub async fn declare_durable(&self, queue: &str) -> anyhow::Result<()> {
+        let options = QueueDeclareOptions {
+            durable: true,
+            ..Default::default()
+        };
+        self.declare_with(queue, options).await
+    }
+
+    async fn declare_with(&self, queue: &str, options: QueueDeclareOptions) -> anyhow::Result<()> {
+        let declaring = self
+            .channel
+            .queue_declare(queue.into(), options, FieldTable::default());
+        declaring.await?;
+        Ok(())
+    }
+
     /// Publishes to the queue of this name through the default exchange, and waits until the message is there.
     ///
     /// # Errors
@@ -82,6 +108,15 @@ impl RawPeer {
             .channel
             .basic_consume(queue.into(), "".into(), options, FieldTable::default())
             .await?)
+    }
+
+    /// Consumes from a queue, and settles nothing by itself: what is not settled goes back with this connection.
+    pub async fn consume_unsettled(&self, queue: &str) -> anyhow::Result<Consumer> {
+        let options = BasicConsumeOptions::default();
+        let consuming = self
+            .channel
+            .basic_consume(queue.into(), "".into(), options, FieldTable::default());
+        Ok(consuming.await?)
     }
 
     /// How many messages wait in a queue, not counting those that a consumer holds; `None` where there is no such

@@ -29,6 +29,8 @@ pub(crate) struct Seat {
     pub(crate) journal: PathBuf,
     pub(crate) seed: u64,
     pub(crate) rate: u64,
+    /// It sends, or takes, several calls in one message.
+    pub(crate) packing: bool,
 }
 
 /// What this process is.
@@ -96,10 +98,11 @@ impl fmt::Display for Args {
 
 impl Seat {
     /// As the words of a command line, for [`parse`](Self::parse).
-    pub(crate) fn to_words(&self) -> [String; 5] {
+    pub(crate) fn to_words(&self) -> [String; 6] {
         let journal = self.journal.to_string_lossy().into_owned();
         let (name, url) = (self.name.clone(), self.url.clone());
-        [name, url, journal, self.seed.to_string(), self.rate.to_string()]
+        let [seed, rate] = [self.seed, self.rate].map(|number| number.to_string());
+        [name, url, journal, seed, rate, self.packing.to_string()]
     }
 
     fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Self> {
@@ -109,6 +112,7 @@ impl Seat {
             journal: words.next().context("a journal")?.into(),
             seed: number("the seed", words.next())?,
             rate: number("the rate", words.next())?,
+            packing: words.next().context("whether it packs")?.parse()?,
         })
     }
 }

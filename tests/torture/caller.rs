@@ -22,6 +22,9 @@ const SETTLING: Duration = Duration::from_secs(8);
 /// How long calls may take that are made when all is healed.
 const AMPLE: Duration = Duration::from_secs(20);
 
+/// How many times in a hundred there are several calls at once, which can leave in one message.
+const BURSTS: u64 = 20;
+
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// How many calls that are not idempotent each handle makes in the end.
@@ -39,7 +42,7 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
         let broker = Broker::builder().reply_queue(replies).connect_lazy([&seat.url])?;
         handles.push(Handle {
             name: format!("{}-{replies:?}", seat.name),
-            client: TortureClient::new(&broker),
+            client: TortureClient::builder(&broker).packing(seat.packing).build(),
             broker,
             journal: Arc::clone(&journal),
         });
@@ -56,8 +59,11 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
             _ = orders.recv() => break,
         }
         let handle = handles[random.index(handles.len())].clone();
-        let plan = Plan::any(&mut random);
-        calls.spawn(async move { handle.call(plan).await });
+        let plans = match random.percent(BURSTS) {
+            true => Plan::burst(&mut random),
+            false => vec![Plan::any(&mut random)],
+        };
+        calls.spawn(async move { handle.call_at_once(plans).await });
         while calls.try_join_next().is_some() {}
     }
     join_all(handles.iter().map(Handle::must_succeed)).await;
@@ -111,6 +117,36 @@ impl Plan {
         }
     }
 
+    /// Quick calls, alike in their time.
+    fn burst(random: &mut Random) -> Vec<Self> {
+        let limit = Duration::from_millis(random.between(2_000..=20_000));
+        let calls = 0..random.between(5..=30);
+        calls
+            .map(|_| Self {
+                method: random.pick(&[Method::Read, Method::Write]),
+                limit,
+                work_ms: 0,
+                ending: match random.between(0..=99) {
+                    0..=94 => Ending::Answer,
+                    95..=98 => Ending::Refuse,
+                    _ => Ending::Panic,
+                },
+                sent: SMALL,
+                wanted: SMALL,
+                fresh: false,
+            })
+            .collect()
+    }
+
+    /// Quick calls that must succeed.
+    fn fresh_burst(method: Method) -> Vec<Self> {
+        let call = |_| Self {
+            work_ms: 0,
+            ..Self::fresh(method)
+        };
+        (0..10).map(call).collect()
+    }
+
     fn fresh(method: Method) -> Self {
         Self {
             method,
@@ -139,12 +175,18 @@ impl Handle {
         let settled = Instant::now() + SETTLING;
         while Instant::now() < settled {
             self.call(Plan::fresh(Method::Read)).await;
+            self.call_at_once(Plan::fresh_burst(Method::Read)).await;
             sleep(PAUSE).await;
         }
         for _ in 0..LAST_WRITES {
             self.call(Plan::fresh(Method::Write)).await;
+            self.call_at_once(Plan::fresh_burst(Method::Write)).await;
             sleep(PAUSE).await;
         }
+    }
+
+    async fn call_at_once(&self, plans: Vec<Plan>) {
+        join_all(plans.into_iter().map(|plan| self.call(plan))).await;
     }
 
     /// Makes the call, and writes down its beginning and its end.
@@ -169,6 +211,12 @@ impl Handle {
         });
         let begun = Instant::now();
         let outcome = match plan.method {
+            Method::Read if plan.work_ms == 0 => {
+                outcome(self.client.peek(&job).timeout(plan.limit).await, &job)
+            }
+            Method::Write if plan.work_ms == 0 => {
+                outcome(self.client.jot(&job).timeout(plan.limit).await, &job)
+            }
             Method::Read => outcome(self.client.read(&job).timeout(plan.limit).await, &job),
             Method::Write => outcome(self.client.write(&job).timeout(plan.limit).await, &job),
             Method::Note => match self.client.note(&job).timeout(plan.limit).await {

@@ -26,7 +26,7 @@ mod worker;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -34,6 +34,7 @@ use args::{Args, Role};
 use history::History;
 use inject::Incident;
 use scene::Scene;
+use service::{PACKED, QUEUE};
 
 /// How long callers may take, once all is well, until they have seen the end of every call.
 const ENDING_LIMIT: Duration = Duration::from_secs(90);
@@ -58,6 +59,7 @@ async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
     let incidents = run_the_plan(&scene, args).await?;
     let healed = history::now();
     println!("torture: all is healed; waiting for the last calls");
+    let trace = scene.trace().await?;
     timeout(ENDING_LIMIT, scene.calm_down())
         .await
         .context("the callers do not end")??;
@@ -66,6 +68,9 @@ async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
     let mut violations = check::violations(&history, &incidents, healed);
     violations.extend(scene.complaints());
     report::print(&history, &incidents, &violations);
+    let (packed, plain) = (trace.published(PACKED).await?, trace.published(QUEUE).await?);
+    println!("messages when all was healed: {packed} of packed calls, {plain} of one");
+    ensure!(packed > 0, "nothing was packed");
     scene.strike(!violations.is_empty()).await?;
     Ok(match violations.is_empty() {
         true => ExitCode::SUCCESS,

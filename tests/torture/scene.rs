@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use rpc_tests::proxy::Proxy;
 use rpc_tests::rabbit::Node;
+use rpc_tests::trace::Trace;
 use rpc_tests::until;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
@@ -17,7 +18,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::args::{Args, Seat};
-use crate::plan::Member;
+use crate::plan::{self, Member};
 use crate::service::QUEUE;
 use crate::worker::UNFINISHED;
 
@@ -153,6 +154,12 @@ impl Scene {
         Ok(())
     }
 
+    /// Has the broker count what is published from now on.
+    pub(crate) async fn trace(&self) -> anyhow::Result<Trace> {
+        self.node.ctl(&["trace_on"]).await?;
+        Trace::of(self.node.url()).await
+    }
+
     /// What went wrong beside the calls.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,6 +233,7 @@ fn start(
         journal: file("journal"),
         seed: args.seed,
         rate: args.rate,
+        packing: plan::packs(args, member),
     };
     let role = match member {
         Member::Worker(_) => "worker",

@@ -11,11 +11,19 @@ use crate::history::{Journal, Record, now};
 
 pub(crate) const QUEUE: &str = "torture";
 
+/// That of packed calls.
+pub(crate) const PACKED: &str = "torture.packed";
+
 #[service(queue = "torture")]
 pub(crate) trait Torture {
     #[rpc(idempotent)]
     async fn read(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
     async fn write(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
+    /// As `read`, in no time: so it is packed.
+    #[rpc(idempotent)]
+    async fn peek(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
+    /// As `write`, in no time.
+    async fn jot(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
     #[rpc(oneway)]
     async fn note(&self, #[rpc(context)] cx: &Context, job: &Job);
 }
@@ -72,7 +80,9 @@ impl Worker {
             method,
             redelivered: cx.redelivered(),
         });
-        sleep(Duration::from_millis(job.work_ms)).await;
+        if job.work_ms > 0 {
+            sleep(Duration::from_millis(job.work_ms)).await;
+        }
         self.journal.write(&Record::RunEnded {
             at: now(),
             call: call.clone(),
@@ -98,6 +108,14 @@ impl Torture for Worker {
 
     async fn write(&self, cx: &Context, job: &Job) -> Result<Done, Refused> {
         self.work("write", cx, job).await
+    }
+
+    async fn peek(&self, cx: &Context, job: &Job) -> Result<Done, Refused> {
+        self.work("peek", cx, job).await
+    }
+
+    async fn jot(&self, cx: &Context, job: &Job) -> Result<Done, Refused> {
+        self.work("jot", cx, job).await
     }
 
     async fn note(&self, cx: &Context, job: &Job) {

@@ -24,10 +24,11 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
     let broker = Broker::builder().connect_lazy([&seat.url])?;
     let worker = Worker {
         journal: Journal::create(&seat.journal)?,
-        name: seat.name,
+        name: seat.name.clone(),
     };
     let server = Server::new(&broker)
         .concurrency(CONCURRENCY)
+        .packing(seat.packing)
         .serve(TortureServer::new(worker));
     let shutdown = async {
         terminated.recv().await;

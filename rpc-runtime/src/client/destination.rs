@@ -39,9 +39,9 @@ impl Destination {
         }
     }
 
-    /// A worker said how many calls of a method it wants in one message.
+    /// A worker said how many calls of a method it wants in one message; zero says nothing.
     pub(super) fn note_wanted(&self, method: &'static str, calls: u16) {
-        if self.packed_queue.is_some() {
+        if self.packed_queue.is_some() && calls > 0 {
             self.lock().insert(method, calls);
         }
     }

@@ -213,7 +213,16 @@ impl Line {
         let closed =
             || matches!(self.transport.status().status(), Status::Closed).then_some(BrokerError::Closed);
         let reason = reason.or_else(closed);
-        let finished = timeout(limit, self.finish(subscription.as_mut())).await;
+        if self.is_of_packed {
+            self.desk.stop_packed();
+        }
+        let draining = async {
+            self.finish(subscription.as_mut()).await;
+            if self.is_of_packed && reason.is_none() {
+                self.retire(&mut subscription).await;
+            }
+        };
+        let finished = timeout(limit, draining).await;
         let unfinished = self.served.count();
         if finished.is_err() {
             self.handlers.abort_all();
@@ -225,12 +234,21 @@ impl Line {
         }
         if let Some(subscription) = subscription {
             subscription.control.close().await;
-            // With the last worker that takes packed calls, callers are to hear of it.
-            if self.is_of_packed && reason.is_none() {
-                self.transport.retire_requests(&self.queue).await;
-            }
         }
         Ended { unfinished, reason }
+    }
+
+    /// With the last worker that takes packed calls, callers are to hear of it, from a queue that is gone: once what they sent
+    /// since then, which nobody else would take out, is served too.
+    async fn retire(&mut self, subscription: &mut Option<Subscription>) {
+        while let Some(ended) = subscription.take() {
+            ended.control.close().await;
+            if self.transport.retire_requests(&self.queue).await {
+                let again = self.transport.open_requests(&self.queue, self.prefetch);
+                *subscription = again.await.ok();
+                self.finish(subscription.as_mut()).await;
+            }
+        }
     }
 
     /// Waits for every handler.

@@ -38,6 +38,8 @@ pub(super) struct Desk {
     runs: Mutex<Runs<Unsettled>>,
     /// Packed requests are served too.
     takes_packed: AtomicBool,
+    /// They are not for much longer.
+    stops_packed: AtomicBool,
 }
 
 /// A request that was decided about, and run if that was the decision.
@@ -65,12 +67,18 @@ impl Desk {
             places: Semaphore::new(concurrency.into()),
             runs: Mutex::default(),
             takes_packed: AtomicBool::new(false),
+            stops_packed: AtomicBool::new(false),
         }
     }
 
     /// Callers are told from now on that they may pack their calls.
     pub(super) fn take_packed(&self) {
         self.takes_packed.store(true, Ordering::Relaxed);
+    }
+
+    /// Callers are told from now on to send their calls one by one.
+    pub(super) fn stop_packed(&self) {
+        self.stops_packed.store(true, Ordering::Relaxed);
     }
 
     /// A subscription is over: what it delivered comes again, and cannot be settled any more.
@@ -201,6 +209,7 @@ impl Desk {
                 let begun = Instant::now();
                 let reply = run(&*service, &invocation).await;
                 let wanted = match pace {
+                    Some(_) if self.stops_packed.load(Ordering::Relaxed) => 1,
                     Some(pace) if self.takes_packed.load(Ordering::Relaxed) => {
                         pace.ran(begun.elapsed());
                         pace.wanted().unwrap_or(0)
@@ -407,7 +416,9 @@ mod tests {
             Err(BrokerError::Closed)
         }
 
-        async fn retire_requests(&self, _: &RequestQueue) {}
+        async fn retire_requests(&self, _: &RequestQueue) -> bool {
+            false
+        }
 
         async fn open_requests(&self, _: &RequestQueue, _: u16) -> Result<Subscription, BrokerError> {
             Err(BrokerError::Closed)

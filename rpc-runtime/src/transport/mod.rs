@@ -44,8 +44,8 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError>;
 
     /// Deletes the queue if this side declared it, nobody consumes from it, and nothing is in it; within the transport's limit,
-    /// and without an error: who cannot do it leaves it.
-    async fn retire_requests(&self, queue: &RequestQueue);
+    /// and without an error: who cannot do it leaves it. Answers whether there are requests in it that nobody takes out.
+    async fn retire_requests(&self, queue: &RequestQueue) -> bool;
 
     /// The state of the connections.
     fn status(&self) -> &StatusBoard;

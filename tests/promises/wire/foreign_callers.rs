@@ -107,7 +107,7 @@ async fn a_request_that_wants_no_reply_runs_and_is_settled() {
 async fn nothing_is_written_into_a_queue_that_is_no_reply_address() {
     let payments = unique("payments");
     let foreign = Foreign::new().await;
-    declare(&foreign.peer, &payments).await;
+    foreign.peer.declare(&payments).await.unwrap();
     for asked in [
         request("greet", "text/plain"),
         // Not by way of a fault either.
@@ -135,7 +135,7 @@ async fn an_allowed_reply_address_is_answered() {
     let addresses = ReplyAddresses::default().allow(&name).allow_prefix(&prefix);
     let foreign = Foreign::with(addresses).await;
     for queue in [&name, &prefixed] {
-        declare(&foreign.peer, queue).await;
+        foreign.peer.declare(queue).await.unwrap();
         let mut replies = foreign.peer.consume(queue).await.unwrap();
         let asked = BasicProperties::default().with_reply_to(queue.as_str().into());
         foreign.send(asked, b"Ann").await;
@@ -143,18 +143,6 @@ async fn an_allowed_reply_address_is_answered() {
         assert_eq!(reply.data, b"hello Ann");
     }
     foreign.ends_well().await;
-}
-
-/// An ordinary queue, which goes with the peer's connection or is deleted by the test.
-async fn declare(peer: &RawPeer, queue: &str) {
-    let options = lapin::options::QueueDeclareOptions {
-        exclusive: true,
-        ..Default::default()
-    };
-    peer.channel()
-        .queue_declare(queue.into(), options, FieldTable::default())
-        .await
-        .unwrap();
 }
 
 #[tokio::test]

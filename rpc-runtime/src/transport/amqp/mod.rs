@@ -245,11 +245,23 @@ impl Transport for AmqpTransport {
             .await
     }
 
-    async fn retire_requests(&self, queue: &RequestQueue) {
+    async fn retire_requests(&self, queue: &RequestQueue) -> bool {
         if queue.declare() != Declare::Active || queue.is_quorum() {
             // RabbitMQ closes a connection that asks a quorum queue whether it is unused.
-            return;
+            return false;
         }
+        let asking = async {
+            let connection = self.consuming.ready().await?;
+            let throw_away = self.opening(&connection).channel().await?;
+            let options = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            };
+            let asked = throw_away.queue_declare(short(queue.name())?, options, FieldTable::default());
+            let found = throw_away.answer(asked).await?;
+            throw_away.close().await;
+            Ok::<_, BrokerError>(found.consumer_count() == 0 && found.message_count() > 0)
+        };
         let retiring = async {
             let connection = self.consuming.ready().await?;
             // The broker says no by closing the channel.
@@ -265,9 +277,15 @@ impl Transport for AmqpTransport {
             Ok::<_, BrokerError>(())
         };
         if let Ok(Err(error)) = tokio::time::timeout(CLOSE_LIMIT, retiring).await {
-            let error = &error as &dyn std::error::Error;
-            tracing::debug!(queue = queue.name(), error, "the queue is left");
+            let name = queue.name();
+            tracing::debug!(
+                queue = name,
+                error = &error as &dyn std::error::Error,
+                "the queue is left"
+            );
+            return matches!(tokio::time::timeout(CLOSE_LIMIT, asking).await, Ok(Ok(true)));
         }
+        false
     }
 
     fn status(&self) -> &StatusBoard {

@@ -73,11 +73,16 @@ impl Hub {
         self.queues.remove(name);
     }
 
-    /// Deletes a queue that is empty and from which nobody consumes.
-    pub(super) fn delete_unused(&mut self, name: &str) {
-        if self.queues.get(name).is_some_and(Queue::is_unused) {
+    /// Deletes a queue that is empty and from which nobody consumes; `true` where nobody consumes and it is not empty.
+    pub(super) fn delete_unused(&mut self, name: &str) -> bool {
+        let Some(queue) = self.queues.get(name).filter(|queue| queue.is_unused()) else {
+            return false;
+        };
+        if queue.is_empty() {
             self.delete(name);
+            return false;
         }
+        true
     }
 
     /// Puts a message into a queue; `false` where there is none of that name.

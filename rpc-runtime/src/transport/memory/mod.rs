@@ -247,10 +247,8 @@ impl Transport for MemoryTransport {
         Ok(subscription)
     }
 
-    async fn retire_requests(&self, queue: &RequestQueue) {
-        if queue.declare() == Declare::Active {
-            self.broker.hub().delete_unused(queue.name());
-        }
+    async fn retire_requests(&self, queue: &RequestQueue) -> bool {
+        queue.declare() == Declare::Active && self.broker.hub().delete_unused(queue.name())
     }
 
     fn status(&self) -> &StatusBoard {

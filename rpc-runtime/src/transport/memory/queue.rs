@@ -152,7 +152,11 @@ impl Queue {
     }
 
     pub(super) fn is_unused(&self) -> bool {
-        self.consumers.is_empty() && self.messages.is_empty()
+        self.consumers.is_empty()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
     }
 
     pub(super) fn has(&self, consumer: u64) -> bool {
