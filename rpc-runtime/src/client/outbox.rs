@@ -142,7 +142,7 @@ impl Task {
             app_id: self.options.app_id.clone(),
             user_id: self.options.user_id.clone(),
             headers: headers(parcel),
-            packs: !oneway && plan.codec != Codec::Text && plan.destination.packs(),
+            packs: !oneway && plan.codec != Codec::Text && plan.destination.asks(plan.method.name),
             arguments: plan.arguments.0.clone(),
         }
     }

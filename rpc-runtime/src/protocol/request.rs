@@ -32,7 +32,7 @@ pub(crate) struct Request {
     pub(crate) app_id: Option<ShortStr>,
     pub(crate) user_id: Option<ShortStr>,
     pub(crate) headers: Headers,
-    /// The caller can send and read packed messages.
+    /// The caller can send and read packed messages, and asks how many calls the worker wants in one.
     pub(crate) packs: bool,
     pub(crate) arguments: Bytes,
 }
