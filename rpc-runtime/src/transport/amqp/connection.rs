@@ -1,6 +1,7 @@
 //! One connection, from its handshake to its end.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ impl OpenConnection {
     ) -> Result<Self, BrokerError> {
         let properties = ConnectionProperties::default().with_connection_name(role.into());
         let wire = Wire::default();
-        match timeout(limit, socket::connect(address, properties, &wire.0, limit)).await {
+        match timeout(limit, socket::connect(address, properties, &wire.socket, limit)).await {
             Ok(Ok(connection)) => Ok(Self {
                 connection,
                 wire,
@@ -119,11 +120,16 @@ impl OpenConnection {
     /// Closes the connection: politely, within a limit, and else by closing its socket.
     pub(super) async fn close(&self) {
         let closing = self.connection.close(200, "closed by its user".into());
-        // An error means that it is closed already.
-        if timeout(CLOSE_LIMIT, closing).await.is_err() {
-            tracing::debug!("the broker did not close a connection in time");
+        match timeout(CLOSE_LIMIT, closing).await {
+            // lapin's thread closes the socket and ends. Were it closed here before, lapin would take and log that for a failure.
+            Ok(Ok(())) => self.wire.leave(),
+            // It is closed already.
+            Ok(Err(_)) => self.wire.cut(),
+            Err(_) => {
+                tracing::debug!("the broker did not close a connection in time");
+                self.wire.cut();
+            }
         }
-        self.wire.cut();
         self.state.send_modify(|state| {
             state.lost.get_or_insert(BrokerError::Closed);
         });
@@ -141,13 +147,23 @@ pub(super) async fn lost(mut state: watch::Receiver<ConnectionState>) -> BrokerE
 /// The socket of a connection, as soon as there is one. It is closed with the connection, however that ends: also where
 /// who makes it gives up.
 #[derive(Debug, Default)]
-struct Wire(OnceLock<Socket>);
+struct Wire {
+    socket: OnceLock<Socket>,
+    /// The connection was closed, and closes the socket itself.
+    is_left: AtomicBool,
+}
 
 impl Wire {
     fn cut(&self) {
-        if let Some(socket) = self.0.get() {
+        if !self.is_left.load(Ordering::Relaxed)
+            && let Some(socket) = self.socket.get()
+        {
             socket.cut();
         }
+    }
+
+    fn leave(&self) {
+        self.is_left.store(true, Ordering::Relaxed);
     }
 }
 
