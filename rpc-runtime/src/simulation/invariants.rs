@@ -123,12 +123,8 @@ fn is_left_alone(plan: &Plan, call: &CallRecord, runs: usize) -> Kept {
             )
         }
         Profile::CutWorker => {
-            // One that came packed and comes again is sent on, and once more where the broker's word on that was lost.
-            let may_be_sent_on = call.plan.method == Method::Read
-                && plan.callers[call.plan.caller].packs
-                && plan.takes_packed.contains(&true);
             unless(
-                runs > 1 && !may_be_sent_on,
+                runs > 1,
                 "ran again at the worker that it runs at, or was answered by",
             )?;
             unless(
