@@ -147,7 +147,7 @@ impl Debt {
     pub(super) async fn pay(mut self) {
         match std::mem::replace(&mut self.owed, Owed::Nothing) {
             Owed::Run(key) => {
-                let deliveries = self.desk.runs().answered(key);
+                let deliveries = self.desk.runs().ended(key);
                 for delivery in deliveries {
                     delivery.settle().await;
                 }

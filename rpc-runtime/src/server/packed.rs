@@ -15,9 +15,7 @@ use super::post::DueReply;
 use super::runs::{Key, Origin};
 use super::serve::{Desk, Done, dropped, grace};
 use crate::codec::Codec;
-use crate::protocol::{
-    MAX_PACKED, Message, PackedCall, Properties, RESENT_HEADER, Request, ShortStr, unpack,
-};
+use crate::protocol::{MAX_PACKED, Message, PackedCall, Properties, Request, ShortStr, unpack};
 use crate::transport::{Control, Delivery, Departure, Outgoing};
 
 impl Desk {
@@ -53,12 +51,8 @@ impl Desk {
         for call in calls {
             let id = call.id;
             let request = request(call, codec, &properties);
-            let key = Key {
-                reply_to: request.reply_to.clone(),
-                correlation_id: ShortStr::from_uuid(id),
-            };
-            let is_resent = request.headers.get(RESENT_HEADER).is_some();
-            let origin = Origin::new(redelivered, is_resent);
+            let key = Key::new(request.reply_to.clone(), ShortStr::from_uuid(id));
+            let origin = Origin::new(redelivered, &request.headers);
             let Some(debt) = self.take(key, origin, unsettled.clone(), served).await else {
                 continue;
             };
@@ -120,8 +114,7 @@ impl Desk {
         };
         debt.send_on();
         request.headers.remove(DELIVERY_COUNT);
-        let name = ShortStr::from_static(RESENT_HEADER);
-        request.headers.insert(name, String::new());
+        Origin::mark_copy(&mut request.headers);
         let outgoing = Outgoing {
             queue,
             mandatory: false,

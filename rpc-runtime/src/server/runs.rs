@@ -2,11 +2,13 @@
 //! before. Pure: decisions over data.
 //!
 //! When a connection is lost, the broker delivers again what was not settled, while the first run may still be in progress
-//! here, or its answer already be sent. A caller that lost its own connection sends `idempotent` requests again, too.
+//! here, or its answer already be sent. A caller that lost its own connection sends `idempotent` requests again, too. And a
+//! worker sends on, as a copy, what came packed and comes again.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
-use crate::protocol::ShortStr;
+use crate::headers::Headers;
+use crate::protocol::{RESENT_HEADER, ShortStr};
 
 /// How many answered requests are remembered: more than are ever on the way, as each came in one of the messages of the
 /// prefetch.
@@ -15,8 +17,25 @@ const REMEMBERED: usize = 16 * 1024;
 /// What a request can be recognised by. Ids need be unique only among those of one caller.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    pub(super) reply_to: Option<ShortStr>,
-    pub(super) correlation_id: ShortStr,
+    reply_to: Option<ShortStr>,
+    correlation_id: ShortStr,
+    /// It names the copy of a request that a worker sent on. The request itself is done with where the broker has the copy, and
+    /// the copy where it is answered.
+    is_copy: bool,
+}
+
+impl Key {
+    pub(super) fn new(reply_to: Option<ShortStr>, correlation_id: ShortStr) -> Self {
+        Self {
+            reply_to,
+            correlation_id,
+            is_copy: false,
+        }
+    }
+
+    fn of_copy(self) -> Self {
+        Self { is_copy: true, ..self }
+    }
 }
 
 /// How a delivery came about.
@@ -28,23 +47,40 @@ pub(super) enum Origin {
     Resent,
     /// The broker delivered it before.
     Redelivered,
+    /// It is the copy that a worker sent on, of what had come before.
+    SentOn { was_resent: bool },
 }
 
+/// What the header of a copy says, and of the copy of what a caller had sent again; a caller's own says nothing.
+const SENT_ON: &str = "worker";
+const RESENT_AND_SENT_ON: &str = "caller, worker";
+
 impl Origin {
-    pub(super) fn new(is_redelivered: bool, is_resent: bool) -> Self {
-        match (is_resent, is_redelivered) {
-            (true, _) => Self::Resent,
-            (false, true) => Self::Redelivered,
-            (false, false) => Self::New,
+    pub(super) fn new(is_redelivered: bool, headers: &Headers) -> Self {
+        match headers.get(RESENT_HEADER) {
+            Some(SENT_ON) => Self::SentOn { was_resent: false },
+            Some(RESENT_AND_SENT_ON) => Self::SentOn { was_resent: true },
+            Some(_) => Self::Resent,
+            None if is_redelivered => Self::Redelivered,
+            None => Self::New,
         }
+    }
+
+    /// Marks the headers of a copy that is to be sent on.
+    pub(super) fn mark_copy(headers: &mut Headers) {
+        let says = match headers.get(RESENT_HEADER) {
+            None | Some(SENT_ON) => SENT_ON,
+            Some(_) => RESENT_AND_SENT_ON,
+        };
+        headers.insert(ShortStr::from_static(RESENT_HEADER), says.to_owned());
     }
 }
 
 /// What to do with a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// Serve it, and say here when that is done.
-    Serve,
+    /// Serve it, and say here by this name when that is done.
+    Serve(Key),
     /// Serve it as a request of its own: another one of the same name runs here, which its caller sent as another.
     ServeApart,
     /// The run that is in progress answers it too.
@@ -56,88 +92,136 @@ pub(super) enum Arrival {
 /// The requests of one queue. `D` names a delivery, for when it is settled.
 #[derive(Debug)]
 pub(super) struct Runs<D> {
-    running: HashMap<Key, Run<D>>,
-    answered: HashSet<Key>,
-    /// The answered ones, oldest first.
-    order: VecDeque<Key>,
+    known: HashMap<Key, Known<D>>,
+    /// Those whose end is remembered, oldest first.
+    ended: VecDeque<Key>,
+}
+
+/// What is known of a request: one of the two at least.
+#[derive(Debug)]
+struct Known<D> {
+    run: Option<Run<D>>,
+    ended: Option<End>,
 }
 
 #[derive(Debug)]
 struct Run<D> {
     /// All that came of the request.
     deliveries: Vec<D>,
-    /// It is not run here, but sent on to a queue.
-    is_sent_on: bool,
+    ends_as: End,
+}
+
+/// Who answers, or answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// This run.
+    Answered,
+    /// Whoever gets the copy.
+    SentOn,
 }
 
 impl<D> Default for Runs<D> {
     fn default() -> Self {
         Self {
-            running: HashMap::new(),
-            answered: HashSet::new(),
-            order: VecDeque::new(),
+            known: HashMap::new(),
+            ended: VecDeque::new(),
         }
     }
 }
 
 impl<D> Runs<D> {
     /// A delivery came.
-    pub(super) fn arrive(&mut self, key: &Key, origin: Origin, delivery: D) -> Arrival {
-        if let Some(run) = self.running.get_mut(key) {
-            let is_another = match origin {
-                Origin::New => true,
-                // That is what was sent on, and comes before the broker's word on it.
-                Origin::Resent => run.is_sent_on,
-                Origin::Redelivered => false,
-            };
-            if is_another {
-                return Arrival::ServeApart;
+    pub(super) fn arrive(&mut self, key: Key, origin: Origin, delivery: D) -> Arrival {
+        match origin {
+            Origin::New => self.arrive_as(key, false, false, delivery),
+            Origin::Redelivered => self.arrive_as(key, true, true, delivery),
+            // One that was sent again is answered again: its caller may have lost the answer.
+            Origin::Resent => self.arrive_as(key, true, false, delivery),
+            Origin::SentOn { was_resent } => {
+                // Another worker had it come again, while this one runs it, or after this one answered it.
+                if let Some(known) = self.known.get_mut(&key) {
+                    if let Some(run) = &mut known.run
+                        && run.ends_as == End::Answered
+                    {
+                        run.deliveries.push(delivery);
+                        return Arrival::Joined;
+                    }
+                    if !was_resent && known.ended == Some(End::Answered) {
+                        return Arrival::Answered;
+                    }
+                }
+                self.arrive_as(key.of_copy(), true, !was_resent, delivery)
             }
-            run.deliveries.push(delivery);
-            return Arrival::Joined;
         }
-        // One that was sent again is answered again: its caller may have lost the answer.
-        if origin == Origin::Redelivered && self.answered.contains(key) {
-            return Arrival::Answered;
-        }
-        let run = Run {
-            deliveries: vec![delivery],
-            is_sent_on: false,
-        };
-        self.running.insert(key.clone(), run);
-        Arrival::Serve
     }
 
-    /// A request is about to be sent on to a queue, from which it comes again.
+    /// A delivery came that may be one of a run in progress, or of a request that has ended.
+    fn arrive_as(&mut self, key: Key, may_join: bool, may_have_ended: bool, delivery: D) -> Arrival {
+        let known = self.known.entry(key.clone()).or_insert_with(|| Known {
+            run: None,
+            ended: None,
+        });
+        match &mut known.run {
+            Some(run) if may_join => {
+                run.deliveries.push(delivery);
+                Arrival::Joined
+            }
+            Some(_) => Arrival::ServeApart,
+            None if may_have_ended && known.ended.is_some() => Arrival::Answered,
+            None => {
+                known.run = Some(Run {
+                    deliveries: vec![delivery],
+                    ends_as: End::Answered,
+                });
+                Arrival::Serve(key)
+            }
+        }
+    }
+
+    /// A request is about to be sent on to a queue, from which its copy comes.
     pub(super) fn send_on(&mut self, key: &Key) {
-        if let Some(run) = self.running.get_mut(key) {
-            run.is_sent_on = true;
+        if let Some(Known { run: Some(run), .. }) = self.known.get_mut(key) {
+            run.ends_as = End::SentOn;
         }
     }
 
-    /// The broker has the answer to a request: its deliveries are to be settled.
-    pub(super) fn answered(&mut self, key: Key) -> Vec<D> {
-        let deliveries = self.given_up(&key);
-        if self.answered.insert(key.clone()) {
-            self.order.push_back(key);
+    /// The broker has the answer to a request, or its copy: its deliveries are to be settled.
+    pub(super) fn ended(&mut self, key: Key) -> Vec<D> {
+        let Some(known) = self.known.get_mut(&key) else {
+            return Vec::new();
+        };
+        let Some(run) = known.run.take() else {
+            return Vec::new();
+        };
+        if known.ended.replace(run.ends_as).is_none() {
+            self.ended.push_back(key);
         }
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
+        if self.ended.len() > REMEMBERED
+            && let Some(oldest) = self.ended.pop_front()
         {
-            self.answered.remove(&oldest);
+            self.forget(&oldest, |known| known.ended = None);
         }
-        deliveries
+        run.deliveries
     }
 
     /// A request ended without an answer: its deliveries come again.
-    pub(super) fn given_up(&mut self, key: &Key) -> Vec<D> {
-        let run = self.running.remove(key);
-        run.map(|run| run.deliveries).unwrap_or_default()
+    pub(super) fn given_up(&mut self, key: &Key) {
+        self.forget(key, |known| known.run = None);
+    }
+
+    /// Forgets something of a request, and the request with the last.
+    fn forget(&mut self, key: &Key, what: impl FnOnce(&mut Known<D>)) {
+        if let Some(known) = self.known.get_mut(key) {
+            what(known);
+            if known.run.is_none() && known.ended.is_none() {
+                self.known.remove(key);
+            }
+        }
     }
 
     /// The broker takes back deliveries: they cannot be settled any more.
     pub(super) fn lose_deliveries(&mut self, is_lost: impl Fn(&D) -> bool) {
-        for run in self.running.values_mut() {
+        for run in self.known.values_mut().filter_map(|known| known.run.as_mut()) {
             run.deliveries.retain(|delivery| !is_lost(delivery));
         }
     }
@@ -148,85 +232,160 @@ mod tests {
     use super::*;
 
     fn key(id: &'static str) -> Key {
-        Key {
-            reply_to: Some(ShortStr::from_static("amq.gen-1")),
-            correlation_id: ShortStr::from_static(id),
-        }
+        Key::new(
+            Some(ShortStr::from_static("amq.gen-1")),
+            ShortStr::from_static(id),
+        )
     }
+
+    fn serve(id: &'static str) -> Arrival {
+        Arrival::Serve(key(id))
+    }
+
+    fn copy(id: &'static str) -> Arrival {
+        Arrival::Serve(key(id).of_copy())
+    }
+
+    const SENT_ON: Origin = Origin::SentOn { was_resent: false };
 
     #[test]
     fn a_redelivery_joins_the_run_in_progress() {
         let mut runs = Runs::default();
-        assert_eq!(runs.arrive(&key("a"), Origin::New, 1), Arrival::Serve);
+        assert_eq!(runs.arrive(key("a"), Origin::New, 1), serve("a"));
         runs.lose_deliveries(|_| true);
-        assert_eq!(runs.arrive(&key("a"), Origin::Redelivered, 2), Arrival::Joined);
-        assert_eq!(runs.arrive(&key("a"), Origin::Resent, 3), Arrival::Joined);
-        assert_eq!(runs.answered(key("a")), [2, 3]);
+        assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 2), Arrival::Joined);
+        assert_eq!(runs.arrive(key("a"), Origin::Resent, 3), Arrival::Joined);
+        // Another worker had it too.
+        assert_eq!(runs.arrive(key("a"), SENT_ON, 4), Arrival::Joined);
+        assert_eq!(runs.ended(key("a")), [2, 3, 4]);
     }
 
     #[test]
     fn a_redelivery_of_what_was_answered_is_settled() {
         let mut runs = Runs::default();
-        runs.arrive(&key("a"), Origin::New, 1);
-        assert_eq!(runs.answered(key("a")), [1]);
-        assert_eq!(runs.arrive(&key("a"), Origin::Redelivered, 2), Arrival::Answered);
+        runs.arrive(key("a"), Origin::New, 1);
+        assert_eq!(runs.ended(key("a")), [1]);
+        assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 2), Arrival::Answered);
+        assert_eq!(runs.arrive(key("a"), SENT_ON, 2), Arrival::Answered);
         // Its caller may have lost the answer.
-        assert_eq!(runs.arrive(&key("a"), Origin::Resent, 3), Arrival::Serve);
+        let resent_and_sent_on = Origin::SentOn { was_resent: true };
+        assert_eq!(runs.arrive(key("a"), resent_and_sent_on, 3), copy("a"));
+        assert_eq!(runs.arrive(key("a"), Origin::Resent, 4), serve("a"));
     }
 
     #[test]
     fn what_never_ran_here_is_served() {
         let mut runs = Runs::default();
-        assert_eq!(runs.arrive(&key("a"), Origin::Redelivered, 1), Arrival::Serve);
-        assert_eq!(runs.given_up(&key("a")), [1]);
-        assert_eq!(runs.arrive(&key("a"), Origin::Redelivered, 2), Arrival::Serve);
+        assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 1), serve("a"));
+        runs.given_up(&key("a"));
+        assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 2), serve("a"));
     }
 
     #[test]
     fn two_requests_of_one_name_are_two() {
         let mut runs = Runs::default();
-        assert_eq!(runs.arrive(&key("1"), Origin::New, 1), Arrival::Serve);
-        assert_eq!(runs.arrive(&key("1"), Origin::New, 2), Arrival::ServeApart);
-        let another_caller = Key {
+        assert_eq!(runs.arrive(key("1"), Origin::New, 1), serve("1"));
+        assert_eq!(runs.arrive(key("1"), Origin::New, 2), Arrival::ServeApart);
+        let another_caller = || Key {
             reply_to: Some(ShortStr::from_static("amq.gen-2")),
             ..key("1")
         };
         assert_eq!(
-            runs.arrive(&another_caller, Origin::Redelivered, 3),
-            Arrival::Serve
+            runs.arrive(another_caller(), Origin::Redelivered, 3),
+            Arrival::Serve(another_caller())
         );
         // Nor is a new one taken for one that was answered.
-        runs.answered(key("1"));
-        assert_eq!(runs.arrive(&key("1"), Origin::New, 4), Arrival::Serve);
+        runs.ended(key("1"));
+        assert_eq!(runs.arrive(key("1"), Origin::New, 4), serve("1"));
     }
 
     #[test]
     fn what_is_sent_on_does_not_join_itself() {
         let mut runs = Runs::default();
-        assert_eq!(runs.arrive(&key("a"), Origin::Redelivered, 1), Arrival::Serve);
+        assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 1), serve("a"));
         runs.send_on(&key("a"));
-        assert_eq!(runs.arrive(&key("a"), Origin::Resent, 2), Arrival::ServeApart);
-        assert_eq!(runs.arrive(&key("a"), Origin::Redelivered, 3), Arrival::Joined);
-        assert_eq!(runs.answered(key("a")), [1, 3]);
-        assert_eq!(runs.arrive(&key("a"), Origin::Redelivered, 4), Arrival::Answered);
-        assert_eq!(runs.arrive(&key("a"), Origin::Resent, 5), Arrival::Serve);
+        assert_eq!(runs.arrive(key("a"), SENT_ON, 2), copy("a"));
+        assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 3), Arrival::Joined);
+        assert_eq!(runs.ended(key("a")), [1, 3]);
+        assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 4), Arrival::Answered);
+        assert_eq!(runs.arrive(key("a"), Origin::Resent, 5), serve("a"));
+    }
+
+    #[test]
+    fn what_is_sent_on_twice_runs_once() {
+        for answered_in_between in [false, true] {
+            let mut runs = Runs::default();
+            runs.arrive(key("a"), Origin::Redelivered, 1);
+            runs.send_on(&key("a"));
+            assert_eq!(runs.arrive(key("a"), SENT_ON, 2), copy("a"));
+            if answered_in_between {
+                runs.ended(key("a").of_copy());
+            }
+            // The broker's word on the first copy was lost.
+            let again = match answered_in_between {
+                true => Arrival::Answered,
+                false => Arrival::Joined,
+            };
+            assert_eq!(runs.arrive(key("a"), SENT_ON, 3), again);
+            runs.ended(key("a"));
+            assert_eq!(runs.arrive(key("a"), SENT_ON, 4), again);
+        }
+    }
+
+    #[test]
+    fn a_copy_says_what_it_is_a_copy_of() {
+        let mut headers = Headers::default();
+        assert_eq!(Origin::new(false, &headers), Origin::New);
+        assert_eq!(Origin::new(true, &headers), Origin::Redelivered);
+        Origin::mark_copy(&mut headers);
+        assert_eq!(Origin::new(true, &headers), SENT_ON);
+        Origin::mark_copy(&mut headers);
+        assert_eq!(Origin::new(false, &headers), SENT_ON);
+
+        headers.insert(ShortStr::from_static(RESENT_HEADER), String::new());
+        assert_eq!(Origin::new(true, &headers), Origin::Resent);
+        for _ in 0..2 {
+            Origin::mark_copy(&mut headers);
+            assert_eq!(
+                Origin::new(false, &headers),
+                Origin::SentOn { was_resent: true }
+            );
+        }
     }
 
     #[test]
     fn only_so_many_are_remembered() {
         let mut runs = Runs::default();
-        let keys: Vec<_> = (0..=REMEMBERED)
-            .map(|n| Key {
-                reply_to: None,
-                correlation_id: ShortStr::new(n.to_string()).unwrap(),
-            })
-            .collect();
-        for key in &keys {
-            runs.arrive(key, Origin::New, ());
-            runs.answered(key.clone());
+        let key = |n: usize| Key::new(None, ShortStr::new(n.to_string()).unwrap());
+        for n in 0..=REMEMBERED {
+            runs.arrive(key(n), Origin::New, ());
+            runs.ended(key(n));
         }
-        assert_eq!(runs.arrive(&keys[0], Origin::Redelivered, ()), Arrival::Serve);
-        assert_eq!(runs.arrive(&keys[1], Origin::Redelivered, ()), Arrival::Answered);
-        assert_eq!(runs.answered.len(), runs.order.len());
+        assert_eq!(
+            runs.arrive(key(0), Origin::Redelivered, ()),
+            Arrival::Serve(key(0))
+        );
+        assert_eq!(runs.arrive(key(1), Origin::Redelivered, ()), Arrival::Answered);
+        assert_eq!(runs.ended.len(), REMEMBERED);
+        runs.given_up(&key(0));
+        assert_eq!(runs.known.len(), REMEMBERED);
+    }
+
+    #[test]
+    fn one_that_runs_again_is_forgotten_once() {
+        let mut runs = Runs::default();
+        let key = |n: usize| Key::new(None, ShortStr::new(n.to_string()).unwrap());
+        for _ in 0..2 {
+            runs.arrive(key(0), Origin::Resent, 7);
+            assert_eq!(runs.ended(key(0)), [7]);
+        }
+        runs.arrive(key(0), Origin::Resent, 8);
+        for n in 1..=REMEMBERED {
+            runs.arrive(key(n), Origin::New, 0);
+            runs.ended(key(n));
+        }
+        // Its end is forgotten, the run in progress is not.
+        assert_eq!(runs.arrive(key(0), Origin::Redelivered, 9), Arrival::Joined);
+        assert_eq!(runs.ended(key(0)), [8, 9]);
     }
 }

@@ -18,7 +18,7 @@ use super::service::{Answer, Invocation, Service};
 use crate::context::with_ambient_deadline;
 use crate::error::BrokerError;
 use crate::protocol::{
-    Fault, FaultCode, Message, PACKED, PACKING_HEADER, Properties, RESENT_HEADER, Reply, Request, ShortStr,
+    Fault, FaultCode, Message, PACKED, PACKING_HEADER, Properties, Reply, Request, ShortStr,
 };
 use crate::transport::{Control, Delivery, Departure, Outgoing};
 
@@ -112,7 +112,10 @@ impl Desk {
     ) {
         let unsettled = Unsettled::new(control, delivery.tag, 1);
         let debt = match key(&delivery) {
-            Some(key) => self.take(key, origin(&delivery), unsettled, served).await,
+            Some(key) => {
+                let origin = Origin::new(delivery.redelivered, &delivery.message.properties.headers);
+                self.take(key, origin, unsettled, served).await
+            }
             None => Some(Debt::apart(self, served, unsettled)),
         };
         if let Some(debt) = debt {
@@ -128,9 +131,9 @@ impl Desk {
         unsettled: Unsettled,
         served: &Served,
     ) -> Option<Debt> {
-        let arrival = self.runs().arrive(&key, origin, unsettled.clone());
+        let arrival = self.runs().arrive(key, origin, unsettled.clone());
         match arrival {
-            Arrival::Serve => return Some(Debt::of_run(self, served, key)),
+            Arrival::Serve(key) => return Some(Debt::of_run(self, served, key)),
             Arrival::ServeApart => return Some(Debt::apart(self, served, unsettled)),
             Arrival::Joined => tracing::debug!(queue = self.queue, "a request that runs here came again"),
             Arrival::Answered => {
@@ -341,15 +344,8 @@ fn is_packed(message: &Message) -> bool {
 /// What the request can be recognised by.
 fn key(delivery: &Delivery) -> Option<Key> {
     let properties = &delivery.message.properties;
-    Some(Key {
-        correlation_id: properties.correlation_id.clone()?,
-        reply_to: properties.reply_to.clone(),
-    })
-}
-
-fn origin(delivery: &Delivery) -> Origin {
-    let is_resent = delivery.message.properties.headers.get(RESENT_HEADER).is_some();
-    Origin::new(delivery.redelivered, is_resent)
+    let correlation_id = properties.correlation_id.clone()?;
+    Some(Key::new(properties.reply_to.clone(), correlation_id))
 }
 
 /// Runs the method; its panic is a fault.
