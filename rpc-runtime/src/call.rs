@@ -4,13 +4,14 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use crate::client::{CallPlan, Route};
+use crate::client::{CallPlan, Route, Slot};
 use crate::codec::EncodeError;
 use crate::error::{CallError, InvalidName};
 use crate::protocol::{Reply, ShortStr};
@@ -127,7 +128,7 @@ enum State<T, E> {
 
 struct Planned<T, E> {
     route: Route,
-    plan: Result<Box<CallPlan>, Unplannable>,
+    plan: Result<Arc<Slot>, Unplannable>,
     read: ReadReply<T, E>,
 }
 
@@ -153,7 +154,7 @@ impl From<Unplannable> for CallError {
 }
 
 impl<T, E> Call<T, E> {
-    pub(crate) fn new(route: Route, plan: Result<Box<CallPlan>, Unplannable>, read: ReadReply<T, E>) -> Self {
+    pub(crate) fn new(route: Route, plan: Result<Arc<Slot>, Unplannable>, read: ReadReply<T, E>) -> Self {
         Self {
             state: State::Planned(Planned { route, plan, read }),
         }
@@ -250,7 +251,9 @@ impl<T, E> Call<T, E> {
     fn plan(&mut self, change: impl FnOnce(&mut CallPlan) -> Result<(), Unplannable>) {
         if let State::Planned(Planned { plan, .. }) = &mut self.state
             && let Ok(planned) = plan
-            && let Err(reason) = change(planned)
+            // Nobody else has it before it begins.
+            && let Some(planned) = Arc::get_mut(planned)
+            && let Err(reason) = change(planned.plan_mut())
         {
             *plan = Err(reason);
         }
@@ -273,10 +276,17 @@ impl<T, E> Future for Call<T, E> {
     /// If polled again after it was ready, as futures do.
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         self.state = match std::mem::replace(&mut self.state, State::Ended) {
-            State::Planned(Planned { route, plan, read }) => State::Running(Running {
-                reply: Box::pin(async move { route.call(plan?).await }),
+            State::Planned(Planned {
+                route,
+                plan: Ok(call),
+                read,
+            }) => State::Running(Running {
+                reply: route.call(call),
                 read,
             }),
+            State::Planned(Planned { plan: Err(reason), .. }) => {
+                return Poll::Ready(Err(CallError::from(reason).widen()));
+            }
             State::Ready(outcome) => return Poll::Ready(outcome()),
             begun => begun,
         };
@@ -294,7 +304,7 @@ impl<T, E> fmt::Debug for Call<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut call = f.debug_struct("Call");
         match &self.state {
-            State::Planned(Planned { plan: Ok(plan), .. }) => call.field("plan", plan),
+            State::Planned(Planned { plan: Ok(planned), .. }) => call.field("plan", planned.plan()),
             State::Planned(_) => call.field("state", &"not sendable"),
             State::Running(_) => call.field("state", &"running"),
             State::Ready(_) => call.field("state", &"ready"),

@@ -19,9 +19,7 @@ impl Headers {
     /// The value of a header, or `None` where it was not sent.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        // A name that is too long for AMQP was never sent.
-        let name = ShortStr::new(name).ok()?;
-        self.0.get(&name).map(String::as_str)
+        self.0.get(name).map(String::as_str)
     }
 
     /// All headers, ordered by name.
@@ -47,7 +45,7 @@ impl Headers {
     }
 
     pub(crate) fn remove(&mut self, name: &'static str) -> Option<String> {
-        self.0.remove(&ShortStr::from_static(name))
+        self.0.remove(name)
     }
 
     pub(crate) fn insert(&mut self, name: ShortStr, value: String) {

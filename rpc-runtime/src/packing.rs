@@ -58,12 +58,17 @@ impl<K: Eq + Hash + Clone, T> Packer<K, T> {
     }
 
     pub(crate) fn push(&mut self, key: K, item: T, load: Load) {
+        self.push_all(key, [(item, load)]);
+    }
+
+    /// As [`push`](Self::push), of several.
+    pub(crate) fn push_all(&mut self, key: K, items: impl IntoIterator<Item = (T, Load)>) {
         let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane {
             waiting: VecDeque::new(),
             under_way: 0,
             is_ready: false,
         });
-        lane.waiting.push_back((item, load));
+        lane.waiting.extend(items);
         if lane.becomes_ready() {
             self.ready.push_back(key);
         }

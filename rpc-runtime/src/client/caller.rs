@@ -1,18 +1,19 @@
 //! The way of one call: from its plan to its reply.
 
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::destination::Destination;
+use super::destination::{Destination, MethodIndex};
 use super::fate::{self, Fate, confirmed, unconfirmed};
 use super::limiter::Limiter;
 use super::link::{self, Link, LinkState, Phase};
 use super::outbox::Parcel;
-use super::pending::{Arrived, News, Pending, Ticket};
+use super::pending::{Arrived, News, Pending, Slot};
 use crate::call::Arguments;
 use crate::codec::Codec;
 use crate::context::ambient_deadline;
@@ -28,6 +29,8 @@ use crate::transport::{Backoff, Departure, Published, ReplyQueue, Transport};
 pub(crate) struct CallPlan {
     pub(crate) method: &'static MethodDescriptor,
     pub(crate) destination: Arc<Destination>,
+    /// Which of the destination's methods it is.
+    pub(crate) method_index: MethodIndex,
     pub(crate) codec: Codec,
     pub(crate) arguments: Arguments,
     pub(crate) timeout: Duration,
@@ -103,30 +106,53 @@ pub(crate) struct Caller {
     _shuts_down: DropGuard,
 }
 
-/// How far a call has come, for when its time is up.
+/// How far a call has come, for when its time is up or it is dropped.
 #[derive(Debug, Default)]
 struct Progress {
     /// The current request's.
-    departure: Departure,
+    departure: Option<Departure>,
     /// An earlier request may have reached a worker.
     was_written: bool,
     /// How often the broker closed a channel over what was sent.
     channels_lost: u32,
-    /// The broker knows no such queue.
-    is_without_server: Option<ShortStr>,
-    /// The broker did not take the last request.
-    is_refused: Option<ShortStr>,
-    /// How long a request that it did not take rests before it is sent again.
+    /// What kept the last request from its queue, where the call goes on all the same.
+    setback: Option<Setback>,
+    /// How long a request that the broker did not take rests before it is sent again.
     backoff: Option<Box<Backoff>>,
 }
 
-/// What an attempt led to.
-enum Attempt {
+#[derive(Debug, Clone, Copy)]
+enum Setback {
+    /// The broker knows no such queue.
+    NoServer,
+    /// The broker did not take it.
+    Refused,
+}
+
+impl Progress {
+    /// Takes the current request back; `true` where it has left before, or an earlier one.
+    fn withdraw(&self) -> bool {
+        let has_left = self.departure.as_ref().is_some_and(|departure| !departure.withdraw());
+        has_left || self.was_written
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        // It has left where it cannot be withdrawn, and so has every request that was answered.
+        self.withdraw();
+    }
+}
+
+/// What becomes of a call next.
+enum Next {
+    /// It waits for more news.
+    Wait,
     Ended(Result<Reply, CallError>),
     /// The request is to be sent, by another link if this one is over.
-    Again {
-        link_is_over: bool,
-    },
+    Again { link_is_over: bool },
+    /// The request is in no queue, as far as is known.
+    NotRouted(Published),
 }
 
 impl Caller {
@@ -162,171 +188,169 @@ impl Caller {
     }
 
     /// Makes a call and waits for its reply, within its time.
-    pub(super) async fn call(&self, plan: Box<CallPlan>, time: TimeLimit) -> Result<Reply, CallError> {
-        let TimeLimit { limit, deadline } = time;
-        let (size, max_size) = (plan.arguments.0.len(), self.options.max_sent_bytes);
-        if size > max_size {
-            return Err(CallError::TooLarge {
-                size,
-                limit: max_size,
-            });
+    ///
+    /// All that a call seldom needs is in a box of its own, so that it takes no memory in the others.
+    pub(super) async fn call(self: Arc<Self>, slot: Arc<Slot>) -> Result<Reply, CallError> {
+        let plan = slot.plan();
+        let time = plan.time_limit()?;
+        let _place = match plan.limiter.try_enter() {
+            Some(place) => place,
+            None => Box::pin(plan.limiter.enter_by(time.deadline)).await?,
+        };
+        let (size, limit) = (plan.arguments.0.len(), self.options.max_sent_bytes);
+        if size > limit {
+            return Err(CallError::TooLarge { size, limit });
         }
-        let mut ticket = self.pending.enter(plan);
+        let mut sleep = pin!(sleep_until(time.deadline));
+        let mut ticket = self.pending.enter(&slot);
         let mut progress = Progress::default();
-        match timeout_at(deadline, self.attempts(&mut ticket, deadline, &mut progress)).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                ticket.slot().unanswered();
-                Err(self.timed_out(limit, &progress))
-            }
-        }
-    }
-
-    fn timed_out(&self, limit: Duration, progress: &Progress) -> CallError {
-        let left = !progress.departure.withdraw();
-        if let Some(queue) = &progress.is_refused {
-            return refused(queue);
-        }
-        match (left || progress.was_written, &progress.is_without_server) {
-            (true, _) => CallError::TimedOut {
-                limit,
-                executed: Executed::Maybe,
-                source: self.transport.status().status().obstacle(),
-            },
-            (false, Some(queue)) => no_server(queue),
-            (false, None) => CallError::TimedOut {
-                limit,
-                executed: Executed::No,
-                source: self.transport.status().status().obstacle(),
-            },
-        }
-    }
-
-    /// Sends the request as often as its fate has it, and waits for the reply.
-    async fn attempts(
-        &self,
-        ticket: &mut Ticket,
-        deadline: Instant,
-        progress: &mut Progress,
-    ) -> Result<Reply, CallError> {
         let mut over = None;
         loop {
-            ticket.begin();
+            // Before it is looked where the link is, which may move.
+            slot.begin();
             let link = match self.ready_link(over.as_ref()) {
                 Some(link) => link,
-                None => Box::pin(self.link(over.as_ref(), progress.was_written)).await?,
+                None => match Box::pin(self.link(over.as_ref(), &progress, time.deadline)).await? {
+                    Some(link) => link,
+                    None => return Err(self.timed_out(&time, &slot, &progress)),
+                },
             };
-            match self.attempt(deadline, &link, ticket, progress).await {
-                Attempt::Ended(outcome) => return outcome,
-                Attempt::Again { link_is_over } => over = link_is_over.then_some(link),
-            }
+            let departure = Departure::default();
+            progress.departure = Some(departure.clone());
+            let parcel = Parcel {
+                slot: Arc::clone(&slot),
+                deadline: time.deadline,
+                is_resent: progress.was_written,
+                departure,
+            };
+            link.outbox.post(parcel, std::mem::take(&mut ticket.is_only_one));
+            let mut is_confirmed = false;
+            let link_is_over = loop {
+                let Some(news) = slot.news(sleep.as_mut()).await else {
+                    return Err(self.timed_out(&time, &slot, &progress));
+                };
+                ticket.is_answered |= matches!(news, News::Reply(_));
+                let next = match self.next(news, &link, plan, &mut progress, &mut is_confirmed) {
+                    Next::NotRouted(published) => {
+                        let next = self.not_routed(published, &slot, &mut progress, sleep.as_mut());
+                        match Box::pin(next).await {
+                            Some(next) => next,
+                            None => return Err(self.timed_out(&time, &slot, &progress)),
+                        }
+                    }
+                    next => next,
+                };
+                match next {
+                    Next::Wait | Next::NotRouted(_) => {}
+                    Next::Ended(outcome) => return outcome,
+                    Next::Again { link_is_over } => break link_is_over,
+                }
+            };
+            over = link_is_over.then_some(link);
         }
     }
 
-    /// Sends the request and waits for the reply, or for the link to end. Dropped before the request has left, it withdraws
-    /// it.
-    async fn attempt(
-        &self,
-        deadline: Instant,
-        link: &Link,
-        ticket: &mut Ticket,
-        progress: &mut Progress,
-    ) -> Attempt {
-        progress.departure = Departure::default();
-        let _withdrawn_if_dropped = WithdrawOnDrop(progress.departure.clone());
-        link.outbox.post(Parcel {
-            slot: Arc::clone(ticket.slot()),
-            deadline,
-            is_resent: progress.was_written,
-            departure: progress.departure.clone(),
-        });
-        let (codec, method) = {
-            let plan = ticket.slot().plan();
-            (plan.codec, plan.method)
+    fn timed_out(&self, time: &TimeLimit, slot: &Slot, progress: &Progress) -> CallError {
+        slot.unanswered();
+        let queue = &slot.plan().destination.queue;
+        let executed = match (progress.withdraw(), progress.setback) {
+            (_, Some(Setback::Refused)) => return refused(queue),
+            (false, Some(Setback::NoServer)) => return no_server(queue),
+            (true, _) => Executed::Maybe,
+            (false, None) => Executed::No,
         };
-        let mut is_confirmed = false;
-        loop {
-            match ticket.news().await {
-                News::Reply(reply) => return Attempt::Ended(self.read(reply, codec)),
-                News::Published(Published::Routed) if method.is_oneway => {
-                    return Attempt::Ended(nothing(codec));
-                }
-                News::Published(Published::Routed) => {
-                    is_confirmed = true;
-                    progress.was_written = true;
-                    progress.is_without_server = None;
-                    progress.is_refused = None;
-                }
-                News::Published(published) => {
-                    return Box::pin(self.not_routed(published, ticket, progress)).await;
-                }
-                News::Unpacked => {
-                    progress.departure = Departure::default();
-                    return Attempt::Again { link_is_over: false };
-                }
-                News::LinkMoved => {}
+        CallError::TimedOut {
+            limit: time.limit,
+            executed,
+            source: self.transport.status().status().obstacle(),
+        }
+    }
+
+    /// What a piece of news means for a call whose request was sent by this link.
+    fn next(
+        &self,
+        news: News,
+        link: &Link,
+        plan: &CallPlan,
+        progress: &mut Progress,
+        is_confirmed: &mut bool,
+    ) -> Next {
+        match news {
+            News::Reply(reply) => return Next::Ended(self.read(reply)),
+            News::Published(Published::Routed) if plan.method.is_oneway => {
+                return Next::Ended(nothing(plan.codec));
             }
-            let state = self.link_state().borrow();
-            if state.phase.is_closed() {
-                let left = !progress.departure.withdraw();
-                let was_written = left || progress.was_written;
-                return Attempt::Ended(Err(lost(BrokerError::Closed, was_written)));
+            News::Published(Published::Routed) => {
+                *is_confirmed = true;
+                progress.was_written = true;
+                progress.setback = None;
             }
-            if !is_confirmed {
-                continue;
+            News::Published(published) => return Next::NotRouted(published),
+            News::Unpacked => {
+                progress.departure = None;
+                return Next::Again { link_is_over: false };
             }
-            match confirmed(method.is_idempotent, link.position, state.position) {
-                Fate::Wait => {}
-                Fate::Send => return Attempt::Again { link_is_over: true },
-                Fate::End => {
-                    let reason = state.lost.clone();
-                    let reason = reason.unwrap_or(BrokerError::Lost { source: None });
-                    return Attempt::Ended(Err(lost(reason, true)));
-                }
+            News::LinkMoved => {}
+        }
+        let state = self.link_state().borrow();
+        if state.phase.is_closed() {
+            return Next::Ended(Err(lost(BrokerError::Closed, progress.withdraw())));
+        }
+        if !*is_confirmed {
+            return Next::Wait;
+        }
+        match confirmed(plan.method.is_idempotent, link.position, state.position) {
+            Fate::Wait => Next::Wait,
+            Fate::Send => Next::Again { link_is_over: true },
+            Fate::End => {
+                let reason = state.lost.clone();
+                let reason = reason.unwrap_or(BrokerError::Lost { source: None });
+                Next::Ended(Err(lost(reason, true)))
             }
         }
     }
 
-    /// What becomes of a call whose request is in no queue, as far as is known.
+    /// What becomes of a call whose request is in no queue, as far as is known. Nothing where its time is up before that can be
+    /// told.
     async fn not_routed(
         &self,
         published: Published,
-        ticket: &mut Ticket,
+        slot: &Slot,
         progress: &mut Progress,
-    ) -> Attempt {
-        progress.departure = Departure::default();
-        let slot = Arc::clone(ticket.slot());
+        time: Pin<&mut Sleep>,
+    ) -> Option<Next> {
+        progress.departure = None;
         let plan = slot.plan();
         let queue = &plan.destination.queue;
-        match published {
+        Some(match published {
             Published::Returned => {
                 let may_wait = plan.wait_for_server || (progress.was_written && plan.method.is_idempotent);
                 match progress.was_written {
                     _ if may_wait => {
-                        progress.is_without_server = Some(queue.clone());
+                        progress.setback = Some(Setback::NoServer);
                         tokio::select! {
                             biased;
                             // To a request that was sent before.
-                            reply = ticket.reply() => Attempt::Ended(self.read(reply, plan.codec)),
-                            () = tokio::time::sleep(SERVER_PAUSE) => Attempt::Again { link_is_over: false },
+                            reply = slot.reply(time) => Next::Ended(self.read(reply?)),
+                            () = tokio::time::sleep(SERVER_PAUSE) => Next::Again { link_is_over: false },
                         }
                     }
-                    true => Attempt::Ended(Err(lost(queue_is_gone(queue), true))),
-                    false => Attempt::Ended(Err(no_server(queue))),
+                    true => Next::Ended(Err(lost(queue_is_gone(queue), true))),
+                    false => Next::Ended(Err(no_server(queue))),
                 }
             }
             Published::Refused => {
                 progress.was_written = true;
                 if fate::refused(plan.method.is_idempotent) == Fate::End {
-                    return Attempt::Ended(Err(refused(queue)));
+                    return Some(Next::Ended(Err(refused(queue))));
                 }
-                progress.is_refused = Some(queue.clone());
+                progress.setback = Some(Setback::Refused);
                 let backoff = progress.backoff.get_or_insert_with(|| Box::new(Backoff::new()));
                 tokio::select! {
                     biased;
                     // A queue that failed may have delivered it all the same.
-                    reply = ticket.reply() => Attempt::Ended(self.read(reply, plan.codec)),
-                    () = backoff.wait() => Attempt::Again { link_is_over: false },
+                    reply = slot.reply(time) => Next::Ended(self.read(reply?)),
+                    () = backoff.wait() => Next::Again { link_is_over: false },
                 }
             }
             Published::Failed { source, written } => {
@@ -335,29 +359,23 @@ impl Caller {
                 progress.channels_lost += u32::from(written && is_of_channel);
                 let is_final = matches!(source, BrokerError::Closed | BrokerError::Unsendable { .. });
                 match unconfirmed(plan.method.is_idempotent, written, progress.channels_lost) {
-                    Fate::Send | Fate::Wait if !is_final => Attempt::Again { link_is_over: true },
-                    _ => Attempt::Ended(Err(lost(source, progress.was_written))),
+                    Fate::Send | Fate::Wait if !is_final => Next::Again { link_is_over: true },
+                    _ => Next::Ended(Err(lost(source, progress.was_written))),
                 }
             }
             // Nobody but the call itself withdraws its request, and then it is gone; and what was routed is so.
-            Published::Withdrawn | Published::Routed => Attempt::Again { link_is_over: false },
-        }
+            Published::Withdrawn | Published::Routed => Next::Again { link_is_over: false },
+        })
     }
 
-    fn read(&self, reply: Arrived, codec: Codec) -> Result<Reply, CallError> {
-        let size = match &reply {
-            Arrived::Alone(message) => message.body.len(),
-            Arrived::Packed(reply) => reply.body.len(),
-        };
-        let limit = self.options.max_accepted_bytes;
-        if size > limit {
-            return Err(unreadable(format!(
+    fn read(&self, reply: Arrived) -> Result<Reply, CallError> {
+        let reply = reply.map_err(unreadable)?;
+        let (size, limit) = (reply.body.len(), self.options.max_accepted_bytes);
+        match size > limit {
+            true => Err(unreadable(format!(
                 "it has {size} bytes, and at most {limit} are accepted"
-            )));
-        }
-        match reply {
-            Arrived::Alone(message) => Reply::from_message(*message, codec).map_err(unreadable),
-            Arrived::Packed(reply) => Ok(reply),
+            ))),
+            false => Ok(reply),
         }
     }
 
@@ -369,24 +387,32 @@ impl Caller {
         }
     }
 
-    /// The link, once it is there; another one than that which is over.
-    async fn link(&self, over: Option<&Arc<Link>>, was_written: bool) -> Result<Arc<Link>, CallError> {
+    /// The link, once it is there; another one than that which is over. Nothing where it is not there by then.
+    async fn link(
+        &self,
+        over: Option<&Arc<Link>>,
+        progress: &Progress,
+        deadline: Instant,
+    ) -> Result<Option<Arc<Link>>, CallError> {
+        let was_written = progress.was_written;
         let mut state = self.link_state().clone();
         let settled = state.wait_for(|state| match &state.phase {
             Phase::Opening => false,
             Phase::Ready(link) => over.is_none_or(|over| !Arc::ptr_eq(link, over)),
             Phase::Refused(_) | Phase::Closed => true,
         });
-        match settled.await.as_deref() {
+        let Ok(settled) = timeout_at(deadline, settled).await else {
+            return Ok(None);
+        };
+        match settled.as_deref() {
             Ok(LinkState {
                 phase: Phase::Ready(link),
                 ..
-            }) => Ok(Arc::clone(link)),
+            }) => Ok(Some(Arc::clone(link))),
             Ok(LinkState {
                 phase: Phase::Refused(reason),
                 ..
             }) => Err(lost(reason.clone(), was_written)),
-            // The task that keeps the link has ended, with its runtime if not with the handle.
             _ => Err(lost(BrokerError::Closed, was_written)),
         }
     }
@@ -405,16 +431,6 @@ impl Caller {
             ));
             receiver
         })
-    }
-}
-
-/// Withdraws a request when the call is given up.
-struct WithdrawOnDrop(Departure);
-
-impl Drop for WithdrawOnDrop {
-    fn drop(&mut self) {
-        // It has left where it cannot be withdrawn, and so has every request that was answered.
-        self.0.withdraw();
     }
 }
 

@@ -42,7 +42,7 @@ impl InProcess {
     }
 
     /// Runs the method within the call's time.
-    pub(super) async fn call(&self, plan: CallPlan, time: TimeLimit) -> Result<Reply, CallError> {
+    pub(super) async fn call(&self, plan: &CallPlan, time: TimeLimit) -> Result<Reply, CallError> {
         let TimeLimit { limit, deadline } = time;
         let (codec, oneway) = (plan.codec, plan.method.is_oneway);
         let reply = match timeout_at(deadline, self.serve(plan, deadline)).await {
@@ -64,7 +64,7 @@ impl InProcess {
         Ok(reply)
     }
 
-    async fn serve(&self, plan: CallPlan, deadline: Instant) -> Reply {
+    async fn serve(&self, plan: &CallPlan, deadline: Instant) -> Reply {
         let now = Instant::now();
         let request = Request {
             method: Some(ShortStr::from_static(plan.method.name)),
@@ -77,9 +77,9 @@ impl InProcess {
             priority: plan.priority,
             app_id: None,
             user_id: None,
-            headers: plan.headers,
+            headers: plan.headers.clone(),
             packs: false,
-            arguments: plan.arguments.0,
+            arguments: plan.arguments.0.clone(),
         };
         let decision = self
             .dispatcher

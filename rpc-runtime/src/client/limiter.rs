@@ -1,6 +1,9 @@
 //! How many calls of a client may be in flight.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::CallError;
 
 /// What a call does that would be one too many; see
 /// [`ClientBuilder::max_in_flight`](crate::ClientBuilder::max_in_flight).
@@ -18,12 +21,9 @@ pub enum WhenFull {
 #[derive(Debug)]
 pub(crate) struct Limiter {
     places: Semaphore,
-    pub(super) limit: usize,
+    limit: usize,
     when_full: WhenFull,
 }
-
-/// All places are taken.
-pub(super) struct Full;
 
 impl Limiter {
     pub(super) fn new(limit: usize, when_full: WhenFull) -> Self {
@@ -41,10 +41,18 @@ impl Limiter {
     }
 
     /// Takes a place when there is one, if a call waits for that. Cancel safe.
-    pub(super) async fn enter(&self) -> Result<SemaphorePermit<'_>, Full> {
+    ///
+    /// # Errors
+    ///
+    /// Where there is none by then.
+    pub(super) async fn enter_by(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, CallError> {
+        let full = CallError::TooManyCalls { limit: self.limit };
         match self.when_full {
-            WhenFull::Wait => self.places.acquire().await.map_err(|_| Full),
-            WhenFull::Fail => Err(Full),
+            WhenFull::Wait => match timeout_at(deadline, self.places.acquire()).await {
+                Ok(Ok(place)) => Ok(place),
+                _ => Err(full),
+            },
+            WhenFull::Fail => Err(full),
         }
     }
 }

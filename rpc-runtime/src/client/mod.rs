@@ -6,9 +6,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout_at;
 
 mod caller;
 mod destination;
@@ -24,6 +24,7 @@ use destination::Destination;
 use in_process::InProcess;
 use limiter::Limiter;
 pub use limiter::WhenFull;
+pub(crate) use pending::Slot;
 
 use crate::broker::Broker;
 use crate::call::{Arguments, Call, FallibleCall, ResultType, Unplannable};
@@ -189,7 +190,8 @@ impl<C: ServiceClient> ClientBuilder<C> {
     #[must_use]
     pub fn build(self) -> C {
         let queue = self.queue.unwrap_or_else(|| C::SERVICE.queue.to_owned());
-        let destination = ShortStr::new(queue).map(|queue| Destination::new(queue, self.packing));
+        let destination = ShortStr::new(queue)
+            .map(|queue| Destination::new(queue, C::SERVICE.methods, self.packing));
         C::from_client(Client {
             route: self.route,
             destination: destination.map(Arc::new).map_err(InvalidName::from),
@@ -212,23 +214,18 @@ pub(crate) enum Route {
 
 impl Route {
     /// Makes a call and waits for its reply, within its time.
-    pub(crate) async fn call(&self, plan: Box<CallPlan>) -> Result<Reply, CallError> {
-        let time = plan.time_limit()?;
-        let limiter = Arc::clone(&plan.limiter);
-        let _place = match limiter.try_enter() {
-            Some(place) => place,
-            // In a box, as all that a call seldom needs: it takes no memory in the others.
-            None => match Box::pin(timeout_at(time.deadline, limiter.enter())).await {
-                Ok(Ok(place)) => place,
-                _ => {
-                    let limit = limiter.limit;
-                    return Err(CallError::TooManyCalls { limit });
-                }
-            },
-        };
+    pub(crate) fn call(self, call: Arc<Slot>) -> BoxFuture<'static, Result<Reply, CallError>> {
         match self {
-            Self::Broker(caller) => caller.call(plan, time).await,
-            Self::InProcess(service) => Box::pin(service.call(*plan, time)).await,
+            Self::Broker(caller) => Box::pin(caller.call(call)),
+            Self::InProcess(service) => Box::pin(async move {
+                let time = call.plan().time_limit()?;
+                let limiter = Arc::clone(&call.plan().limiter);
+                let _place = match limiter.try_enter() {
+                    Some(place) => place,
+                    None => limiter.enter_by(time.deadline).await?,
+                };
+                service.call(call.plan(), time).await
+            }),
         }
     }
 }
@@ -276,7 +273,7 @@ impl Client {
         &self,
         method: &'static MethodDescriptor,
         arguments: &impl EncodeArguments,
-    ) -> Result<Box<CallPlan>, Unplannable> {
+    ) -> Result<Arc<Slot>, Unplannable> {
         let destination = self.destination.clone().map_err(|source| Unplannable::Invalid {
             what: "the queue's name",
             source,
@@ -285,8 +282,9 @@ impl Client {
             names: method.arguments,
             values: arguments,
         };
-        Ok(Box::new(CallPlan {
+        Ok(Arc::new(Slot::new(CallPlan {
             method,
+            method_index: destination.method(method.name),
             destination,
             codec: self.codec,
             arguments: Arguments(self.codec.encode(&arguments).map_err(Unplannable::Encode)?),
@@ -295,7 +293,7 @@ impl Client {
             priority: None,
             wait_for_server: self.wait_for_server,
             limiter: Arc::clone(&self.limiter),
-        }))
+        })))
     }
 }
 

@@ -1,5 +1,7 @@
 //! How requests leave: through the link's publisher, each by itself or several in one message.
 
+use std::borrow::Cow;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,16 +13,17 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use super::caller::{CallPlan, CallerOptions};
+use super::destination::Destination;
 use super::pending::Slot;
 use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::headers::Headers;
 use crate::packing::{Load, Packer, gather};
 use crate::protocol::{
-    MAX_PACKED, MAX_PART_BYTES, Message, PACKED, PackedCall, Properties, RESENT_HEADER, Request, ShortStr,
+    MAX_PACKED, MAX_PART_BYTES, Message, OutgoingCall, PACKED, Properties, RESENT_HEADER, Request, ShortStr,
     pack,
 };
-use crate::transport::{Departure, Outgoing, Published, Publisher};
+use crate::transport::{Departure, Outgoing, Published, Publisher, Receipt};
 
 /// A call whose request is to leave.
 #[derive(Debug)]
@@ -33,9 +36,21 @@ pub(super) struct Parcel {
     pub(super) departure: Departure,
 }
 
-/// Where requests are put, to leave by one publisher. As many wait here as calls are in flight, which their clients limit.
-#[derive(Debug, Clone)]
-pub(super) struct Outbox(UnboundedSender<Parcel>);
+/// Where requests are put, to leave by one publisher: those that may leave with others through a task in which they gather, all
+/// others by themselves. As many wait here as calls are in flight, which their clients limit.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    way: Arc<Way>,
+    inbox: UnboundedSender<Parcel>,
+}
+
+/// By which requests leave, and what all of them say.
+#[derive(Debug)]
+struct Way {
+    publisher: Arc<dyn Publisher>,
+    reply_to: ShortStr,
+    options: Arc<CallerOptions>,
+}
 
 impl Outbox {
     /// An outbox, and the task that empties it, which ends with the last of its clones.
@@ -45,19 +60,29 @@ impl Outbox {
         options: Arc<CallerOptions>,
     ) -> (Self, impl Future<Output = ()>) {
         let (sender, inbox) = unbounded_channel();
-        let task = Task {
+        let way = Arc::new(Way {
             publisher,
             reply_to,
             options,
+        });
+        let task = Task {
+            way: Arc::clone(&way),
             packer: Packer::new(),
             under_way: FuturesUnordered::new(),
         };
-        (Self(sender), task.run(inbox))
+        (Self { way, inbox: sender }, task.run(inbox))
     }
 
-    /// Has a request leave; its call is told what becomes of it.
-    pub(super) fn post(&self, parcel: Parcel) {
-        if let Err(returned) = self.0.send(parcel) {
+    /// Has a request leave; its call is told what becomes of it. At once, where others are not to be waited for or it
+    /// `is_only_one`.
+    pub(super) fn post(&self, parcel: Parcel, is_only_one: bool) {
+        if is_only_one || !may_leave_with_others(&parcel) {
+            let slot = Arc::clone(&parcel.slot);
+            if self.way.publisher.try_publish(self.way.outgoing(&parcel), slot).is_ok() {
+                return;
+            }
+        }
+        if let Err(returned) = self.inbox.send(parcel) {
             // The task has ended with its runtime.
             returned.0.slot.published(Published::Failed {
                 source: BrokerError::Closed,
@@ -68,26 +93,48 @@ impl Outbox {
 }
 
 /// Calls that can leave in one message.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 struct Lane {
-    queue: ShortStr,
+    destination: Arc<Destination>,
     codec: Codec,
     priority: Option<u8>,
     /// In milliseconds, roughly.
     time_to_live: u32,
 }
 
+impl Lane {
+    fn properties(&self) -> (Codec, Option<u8>, u32) {
+        (self.codec, self.priority, self.time_to_live)
+    }
+}
+
+impl PartialEq for Lane {
+    fn eq(&self, other: &Self) -> bool {
+        // Most often it is the very same client.
+        let is_same_queue = Arc::ptr_eq(&self.destination, &other.destination)
+            || self.destination.packed_queue == other.destination.packed_queue;
+        is_same_queue && self.properties() == other.properties()
+    }
+}
+
+impl Eq for Lane {}
+
+impl Hash for Lane {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.destination.packed_queue.hash(state);
+        self.properties().hash(state);
+    }
+}
+
 struct Task {
-    publisher: Arc<dyn Publisher>,
-    reply_to: ShortStr,
-    options: Arc<CallerOptions>,
+    way: Arc<Way>,
     packer: Packer<Lane, Parcel>,
     under_way: FuturesUnordered<BoxFuture<'static, Option<Lane>>>,
 }
 
 impl Task {
     async fn run(mut self, mut inbox: UnboundedReceiver<Parcel>) {
-        let publisher = Arc::clone(&self.publisher);
+        let publisher = Arc::clone(&self.way.publisher);
         let mut gathered = Vec::new();
         let mut most = MAX_PACKED;
         let mut is_open = true;
@@ -119,78 +166,31 @@ impl Task {
     /// Sends what leaves by itself, and puts what can leave with others where it belongs.
     fn sort(&mut self, gathered: &mut Vec<Parcel>) {
         let now = Instant::now();
+        // Those that come together are mostly of one lane.
+        let mut last: Option<(Lane, Vec<(Parcel, Load)>)> = None;
         for parcel in gathered.drain(..) {
-            match lane(&parcel, now) {
-                Some((lane, load)) => self.packer.push(lane, parcel, load),
-                None => self.send_alone(parcel, None),
+            let Some((lane, load)) = lane(&parcel, now) else {
+                self.send_alone(parcel, None);
+                continue;
+            };
+            match &mut last {
+                Some((same, parcels)) if *same == lane => parcels.push((parcel, load)),
+                _ => {
+                    let begun = (lane, vec![(parcel, load)]);
+                    if let Some((lane, parcels)) = last.replace(begun) {
+                        self.packer.push_all(lane, parcels);
+                    }
+                }
             }
         }
-    }
-
-    fn request(&self, parcel: &Parcel, now: Instant) -> Request {
-        let plan = parcel.slot.plan();
-        let oneway = plan.method.is_oneway;
-        Request {
-            method: Some(ShortStr::from_static(plan.method.name)),
-            codec: plan.codec,
-            correlation_id: Some(ShortStr::from_uuid(parcel.slot.id())),
-            reply_to: (!oneway).then(|| self.reply_to.clone()),
-            // Nobody waits for a one-way request: the time limit is for handing it to the broker.
-            time_to_live: (!oneway).then(|| time_to_live(parcel.deadline, now)),
-            persistent: oneway,
-            priority: plan.priority,
-            app_id: self.options.app_id.clone(),
-            user_id: self.options.user_id.clone(),
-            headers: headers(parcel),
-            packs: !oneway && plan.codec != Codec::Text && plan.destination.asks(plan.method.name),
-            arguments: plan.arguments.0.clone(),
+        if let Some((lane, parcels)) = last {
+            self.packer.push_all(lane, parcels);
         }
-    }
-
-    /// A message of several calls. It lives no longer than the shortest of them, which are alike: what has expired must not be
-    /// run, and how long a message waited in the queue is not known to who takes it out.
-    fn message(&self, parcels: &[Parcel]) -> Option<Message> {
-        let first = parcels.first()?;
-        let plan = first.slot.plan();
-        let now = Instant::now();
-        let calls: Vec<_> = parcels
-            .iter()
-            .map(|parcel| {
-                let Parcel { slot, deadline, .. } = parcel;
-                PackedCall {
-                    id: slot.id(),
-                    method: ShortStr::from_static(slot.plan().method.name),
-                    time_to_live: Some(time_to_live(*deadline, now)),
-                    arguments: slot.plan().arguments.0.clone(),
-                    headers: headers(parcel),
-                }
-            })
-            .collect();
-        Some(Message {
-            properties: Properties {
-                kind: Some(ShortStr::from_static(PACKED)),
-                content_type: Some(ShortStr::from_static(plan.codec.content_type())),
-                // A call's own, by which the broker's word on the message is recognised.
-                correlation_id: Some(ShortStr::from_uuid(first.slot.id())),
-                reply_to: Some(self.reply_to.clone()),
-                expiration: calls.iter().filter_map(|call| call.time_to_live).min(),
-                priority: plan.priority,
-                app_id: self.options.app_id.clone(),
-                user_id: self.options.user_id.clone(),
-                ..Properties::default()
-            },
-            body: pack(&calls),
-        })
     }
 
     fn send_alone(&mut self, parcel: Parcel, lane: Option<Lane>) {
-        let outgoing = Outgoing {
-            queue: parcel.slot.plan().destination.queue.clone(),
-            mandatory: true,
-            message: self.request(&parcel, Instant::now()).into_message(),
-            departure: parcel.departure,
-        };
-        let (slot, publisher) = (parcel.slot, Arc::clone(&self.publisher));
+        let outgoing = self.way.outgoing(&parcel);
+        let (slot, publisher) = (parcel.slot, Arc::clone(&self.way.publisher));
         self.under_way.push(Box::pin(async move {
             slot.published(publisher.publish(outgoing).await);
             lane
@@ -215,12 +215,12 @@ impl Task {
 
     fn send_together(&mut self, mut parcels: Vec<Parcel>, lane: Lane) {
         parcels.retain(|parcel| parcel.departure.leave());
-        let Some(message) = self.message(&parcels) else {
+        let (Some(message), Some(queue)) = (self.way.message(&parcels), lane.destination.packed_queue.clone()) else {
             self.packer.done(&lane);
             return;
         };
         let outgoing = Outgoing {
-            queue: lane.queue.clone(),
+            queue,
             mandatory: true,
             message,
             departure: Departure::default(),
@@ -229,7 +229,7 @@ impl Task {
         for slot in &slots {
             slot.packed();
         }
-        let publisher = Arc::clone(&self.publisher);
+        let publisher = Arc::clone(&self.way.publisher);
         self.under_way.push(Box::pin(async move {
             let published = publisher.publish(outgoing).await;
             for slot in slots {
@@ -240,18 +240,89 @@ impl Task {
     }
 }
 
-fn headers(parcel: &Parcel) -> Headers {
-    let mut headers = parcel.slot.plan().headers.clone();
+impl Way {
+    /// The message of a call that leaves by itself.
+    fn outgoing(&self, parcel: &Parcel) -> Outgoing {
+        Outgoing {
+            queue: parcel.slot.plan().destination.queue.clone(),
+            mandatory: true,
+            message: self.request(parcel, Instant::now()).into_message(),
+            departure: parcel.departure.clone(),
+        }
+    }
+
+    fn request(&self, parcel: &Parcel, now: Instant) -> Request {
+        let plan = parcel.slot.plan();
+        let oneway = plan.method.is_oneway;
+        Request {
+            method: Some(ShortStr::from_static(plan.method.name)),
+            codec: plan.codec,
+            correlation_id: Some(ShortStr::from_uuid(parcel.slot.id())),
+            reply_to: (!oneway).then(|| self.reply_to.clone()),
+            // Nobody waits for a one-way request: the time limit is for handing it to the broker.
+            time_to_live: (!oneway).then(|| time_to_live(parcel.deadline, now)),
+            persistent: oneway,
+            priority: plan.priority,
+            app_id: self.options.app_id.clone(),
+            user_id: self.options.user_id.clone(),
+            headers: headers(parcel).into_owned(),
+            packs: !oneway && plan.codec != Codec::Text && plan.destination.asks(plan.method_index),
+            arguments: plan.arguments.0.clone(),
+        }
+    }
+
+    /// A message of several calls. It lives no longer than the shortest of them, which are alike: what has expired must not be
+    /// run, and how long a message waited in the queue is not known to who takes it out.
+    fn message(&self, parcels: &[Parcel]) -> Option<Message> {
+        let first = parcels.first()?;
+        let plan = first.slot.plan();
+        let now = Instant::now();
+        let calls: Vec<_> = parcels
+            .iter()
+            .map(|parcel| OutgoingCall {
+                id: parcel.slot.id(),
+                method: parcel.slot.plan().method.name,
+                time_to_live: Some(time_to_live(parcel.deadline, now)),
+                arguments: &parcel.slot.plan().arguments.0,
+                headers: headers(parcel),
+            })
+            .collect();
+        Some(Message {
+            properties: Properties {
+                kind: Some(ShortStr::from_static(PACKED)),
+                content_type: Some(ShortStr::from_static(plan.codec.content_type())),
+                // A call's own, by which the broker's word on the message is recognised.
+                correlation_id: Some(ShortStr::from_uuid(first.slot.id())),
+                reply_to: Some(self.reply_to.clone()),
+                expiration: calls.iter().filter_map(|call| call.time_to_live).min(),
+                priority: plan.priority,
+                app_id: self.options.app_id.clone(),
+                user_id: self.options.user_id.clone(),
+                ..Properties::default()
+            },
+            body: pack(&calls),
+        })
+    }
+}
+
+fn headers(parcel: &Parcel) -> Cow<'_, Headers> {
+    let mut headers = Cow::Borrowed(&parcel.slot.plan().headers);
     if parcel.is_resent {
-        headers.insert(ShortStr::from_static(RESENT_HEADER), String::new());
+        let name = ShortStr::from_static(RESENT_HEADER);
+        headers.to_mut().insert(name, String::new());
     }
     headers
 }
 
 fn may_leave_with_others(parcel: &Parcel) -> bool {
-    let plan = parcel.slot.plan();
+    wanted_together(parcel.slot.plan()).is_some()
+}
+
+/// How many calls like this one are wanted in one message; nothing where it leaves by itself.
+fn wanted_together(plan: &CallPlan) -> Option<u16> {
     let is_packable = !plan.method.is_oneway && plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES;
-    is_packable && plan.destination.wanted(plan.method.name) > 1
+    let wanted = plan.destination.wanted(plan.method_index);
+    (wanted > 1 && is_packable).then_some(wanted)
 }
 
 fn size(plan: &CallPlan) -> usize {
@@ -261,19 +332,16 @@ fn size(plan: &CallPlan) -> usize {
 /// With what a call can leave, and how much it takes of a message; nothing where it leaves by itself.
 fn lane(parcel: &Parcel, now: Instant) -> Option<(Lane, Load)> {
     let plan = parcel.slot.plan();
-    if !may_leave_with_others(parcel) {
-        return None;
-    }
-    let wanted = plan.destination.wanted(plan.method.name);
-    let size = size(plan);
+    let wanted = wanted_together(plan)?;
     let time_to_live = time_to_live(parcel.deadline, now).as_millis();
     let lane = Lane {
-        queue: plan.destination.packed_queue.clone()?,
+        destination: Arc::clone(&plan.destination),
         codec: plan.codec,
         priority: plan.priority,
         time_to_live: roughly(u32::try_from(time_to_live).unwrap_or(u32::MAX)),
     };
-    Some((lane, Load::new(size + plan.method.name.len() + OVERHEAD, wanted)))
+    let bytes = size(plan) + plan.method.name.len() + OVERHEAD;
+    Some((lane, Load::new(bytes, wanted)))
 }
 
 /// What an id, the time and lengths add to a call, at most.

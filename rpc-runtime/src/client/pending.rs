@@ -1,17 +1,20 @@
 //! The calls in flight: which news belongs to which call.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
+use tokio::time::Sleep;
 use uuid::Uuid;
 
 use super::caller::CallPlan;
 use crate::codec::Codec;
-use crate::protocol::{Message, PackedAnswer, Reply};
-use crate::transport::Published;
+use crate::protocol::{BadReply, Message, PackedAnswer, Reply};
+use crate::transport::{Published, Receipt};
 
 /// The calls of one handle that wait for a reply.
 ///
@@ -19,19 +22,36 @@ use crate::transport::Published;
 /// nobody and are discarded. A call keeps its id and its place however often the link is lost.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    calls: Mutex<HashMap<Uuid, Arc<Slot>>>,
+    calls: Mutex<Calls>,
     /// How many calls were entered so far.
     entered: AtomicU64,
 }
 
-/// An answer as it came.
-#[derive(Debug, PartialEq)]
-pub(super) enum Arrived {
-    /// In a message of its own.
-    Alone(Box<Message>),
-    /// With others.
-    Packed(Reply),
+type Calls = HashMap<u128, Arc<Slot>, BuildHasherDefault<RandomAlready>>;
+
+/// Takes a key for its own hash: a random UUID, which nobody but this process chooses.
+#[derive(Debug, Default)]
+struct RandomAlready(u64);
+
+impl Hasher for RandomAlready {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are numbers of 128 bits");
+    }
+
+    fn write_u128(&mut self, id: u128) {
+        // The halves: some bits of each are fixed, not the same ones.
+        #[allow(clippy::cast_possible_truncation)]
+        let (low, high) = (id as u64, (id >> 64) as u64);
+        self.0 = low ^ high;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
+
+/// An answer as it came: it may be none that can be read.
+pub(super) type Arrived = Result<Reply, BadReply>;
 
 /// What a call is told.
 #[derive(Debug)]
@@ -39,19 +59,19 @@ pub(super) enum News {
     Reply(Arrived),
     /// The broker's word on its request.
     Published(Published),
-    /// Nobody takes packed calls any more: its request, which reached nobody, is to leave by itself.
+    /// The request left with others, to workers that are not there any more: it is to be sent by itself.
     Unpacked,
-    /// The link is not where it was.
+    /// The link is not where it was, or is closed.
     LinkMoved,
 }
 
-/// A call's place among those in flight, as seen by those who have news for it.
+/// A call: what it is, and what it is told. Those who have news for it see it through [`Pending`].
 #[derive(Debug)]
-pub(super) struct Slot {
-    id: Uuid,
+pub(crate) struct Slot {
+    id: u128,
     /// The how manieth call it is.
-    number: u64,
-    plan: Box<CallPlan>,
+    number: AtomicU64,
+    plan: CallPlan,
     inbox: Mutex<Inbox>,
 }
 
@@ -70,30 +90,30 @@ struct Inbox {
 
 impl Pending {
     /// Enters a call.
-    pub(super) fn enter(self: &Arc<Self>, plan: Box<CallPlan>) -> Ticket {
-        let slot = Arc::new(Slot {
-            id: Uuid::new_v4(),
-            number: self.entered.fetch_add(1, Ordering::Relaxed),
-            plan,
-            inbox: Mutex::default(),
-        });
-        self.lock().insert(slot.id, Arc::clone(&slot));
+    pub(super) fn enter(&self, slot: &Arc<Slot>) -> Ticket<'_> {
+        slot.number
+            .store(self.entered.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        let mut calls = self.lock();
+        calls.insert(slot.id, Arc::clone(slot));
         Ticket {
-            slot,
-            pending: Arc::clone(self),
+            id: slot.id,
+            is_only_one: calls.len() == 1,
+            is_answered: false,
+            pending: self,
         }
     }
 
     /// Hands a reply to its call, with how many calls of the method its worker wants in one message, if it said so. `false`
     /// where nobody waits for it: it is late, or not for this process.
     pub(super) fn complete(&self, id: Uuid, reply: Message, wanted: Option<u16>) -> bool {
-        let Some(slot) = self.lock().remove(&id) else {
+        let Some(slot) = self.lock().remove(&id.as_u128()) else {
             return false;
         };
         if let Some(wanted) = wanted {
             slot.note_wanted(wanted);
         }
-        slot.tell(|inbox| inbox.reply = Some(Arrived::Alone(Box::new(reply))));
+        let reply = Reply::from_message(reply, slot.plan.codec);
+        slot.tell(|inbox| inbox.reply = Some(reply));
         true
     }
 
@@ -104,7 +124,7 @@ impl Pending {
         {
             let mut calls = self.lock();
             for answer in answers {
-                match calls.remove(&answer.id) {
+                match calls.remove(&answer.id.as_u128()) {
                     Some(slot) => found.push((slot, answer)),
                     None => strays += 1,
                 }
@@ -117,7 +137,7 @@ impl Pending {
                 codec,
                 body: answer.body,
             };
-            slot.tell(|inbox| inbox.reply = Some(Arrived::Packed(reply)));
+            slot.tell(|inbox| inbox.reply = Some(Ok(reply)));
         }
         strays
     }
@@ -125,7 +145,7 @@ impl Pending {
     /// Tells all calls that the link is not where it was, those first that have waited longest.
     pub(super) fn link_moved(&self) {
         let mut slots: Vec<_> = self.lock().values().map(Arc::clone).collect();
-        slots.sort_unstable_by_key(|slot| slot.number);
+        slots.sort_unstable_by_key(|slot| slot.number.load(Ordering::Relaxed));
         for slot in slots {
             slot.tell(|inbox| {
                 inbox.link_moved = true;
@@ -139,47 +159,42 @@ impl Pending {
         self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Slot>>> {
+    fn lock(&self) -> MutexGuard<'_, Calls> {
         // Each change is a single step, so a panic elsewhere leaves nothing half done behind the lock.
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Slot {
+    pub(super) fn new(plan: CallPlan) -> Self {
+        Self {
+            id: Uuid::new_v4().as_u128(),
+            number: AtomicU64::default(),
+            plan,
+            inbox: Mutex::default(),
+        }
+    }
+
     pub(super) fn id(&self) -> Uuid {
-        self.id
+        Uuid::from_u128(self.id)
     }
 
-    /// Tells the call the broker's word on its request.
-    pub(super) fn published(&self, published: Published) {
-        let mut inbox = self.lock();
-        // That a request is there is nothing to wake up for, as its reply comes next: unless that goes to where the link was.
-        let is_awaited =
-            self.plan.method.is_oneway || inbox.has_link_moved || !matches!(published, Published::Routed);
-        if inbox.is_packed && matches!(published, Published::Returned) {
-            self.forget_wanted();
-        }
-        inbox.published = Some(published);
-        let waker = inbox.waker.take_if(|_| is_awaited);
-        drop(inbox);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    pub(super) fn plan(&self) -> &CallPlan {
+    pub(crate) fn plan(&self) -> &CallPlan {
         &self.plan
+    }
+
+    /// For a call that has not begun.
+    pub(crate) fn plan_mut(&mut self) -> &mut CallPlan {
+        &mut self.plan
     }
 
     /// A worker said how many calls of the method it wants in one message.
     fn note_wanted(&self, calls: u16) {
-        if calls > 0 {
-            self.plan.destination.note_wanted(self.plan.method.name, calls);
-        }
+        self.plan.destination.note_wanted(self.plan.method_index, calls);
     }
 
     fn forget_wanted(&self) {
-        self.plan.destination.forget_wanted(self.plan.method.name);
+        self.plan.destination.forget_wanted(self.plan.method_index);
     }
 
     /// The request leaves together with others.
@@ -192,6 +207,57 @@ impl Slot {
         if self.lock().is_packed {
             self.forget_wanted();
         }
+    }
+
+    /// Begins another request, before it is looked where the link is: news of the last one is of no interest any more.
+    pub(super) fn begin(&self) {
+        let mut inbox = self.lock();
+        inbox.published = None;
+        inbox.is_packed = false;
+        inbox.link_moved = false;
+        inbox.has_link_moved = false;
+    }
+
+    /// Waits for the next news; a reply comes first. Nothing where the time is up before. Cancel safe.
+    pub(super) async fn news(&self, time: Pin<&mut Sleep>) -> Option<News> {
+        let next = |inbox: &mut Inbox| {
+            if let Some(reply) = inbox.reply.take() {
+                return Some(News::Reply(reply));
+            }
+            if let Some(published) = inbox.published.take() {
+                return Some(match (published, inbox.is_packed) {
+                    (Published::Returned, true) => News::Unpacked,
+                    (published, _) => News::Published(published),
+                });
+            }
+            std::mem::take(&mut inbox.link_moved).then_some(News::LinkMoved)
+        };
+        self.wait(time, next).await
+    }
+
+    /// Waits for the reply alone. Nothing where the time is up before. Cancel safe.
+    pub(super) async fn reply(&self, time: Pin<&mut Sleep>) -> Option<Arrived> {
+        self.wait(time, |inbox| inbox.reply.take()).await
+    }
+
+    async fn wait<T>(
+        &self,
+        mut time: Pin<&mut Sleep>,
+        take: impl Fn(&mut Inbox) -> Option<T>,
+    ) -> Option<T> {
+        poll_fn(|cx| {
+            let mut inbox = self.lock();
+            if let Some(news) = take(&mut inbox) {
+                return Poll::Ready(Some(news));
+            }
+            match &mut inbox.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                waker => *waker = Some(cx.waker().clone()),
+            }
+            drop(inbox);
+            time.as_mut().poll(cx).map(|()| None)
+        })
+        .await
     }
 
     fn tell(&self, change: impl FnOnce(&mut Inbox)) {
@@ -209,77 +275,51 @@ impl Slot {
     }
 }
 
+impl Receipt for Slot {
+    /// Tells the call the broker's word on its request.
+    fn published(self: Arc<Self>, published: Published) {
+        let mut inbox = self.lock();
+        // That a request is there is nothing to wake up for, as its reply comes next: unless that goes to where the link was.
+        let is_awaited =
+            self.plan.method.is_oneway || inbox.has_link_moved || !matches!(published, Published::Routed);
+        if inbox.is_packed && matches!(published, Published::Returned) {
+            self.forget_wanted();
+        }
+        inbox.published = Some(published);
+        let waker = inbox.waker.take_if(|_| is_awaited);
+        drop(inbox);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
 /// A call's place among those in flight; dropping it gives the place up.
 #[derive(Debug)]
-pub(super) struct Ticket {
-    slot: Arc<Slot>,
-    pending: Arc<Pending>,
+pub(super) struct Ticket<'a> {
+    id: u128,
+    /// No other call was in flight when it was entered.
+    pub(super) is_only_one: bool,
+    /// Who handed the reply over has taken the place away.
+    pub(super) is_answered: bool,
+    pending: &'a Pending,
 }
 
-impl Ticket {
-    /// Where others leave news.
-    pub(super) fn slot(&self) -> &Arc<Slot> {
-        &self.slot
-    }
-
-    /// Begins another request, before it is looked where the link is: news of the last one is of no interest any more.
-    pub(super) fn begin(&mut self) {
-        let mut inbox = self.slot.lock();
-        inbox.published = None;
-        inbox.is_packed = false;
-        inbox.link_moved = false;
-        inbox.has_link_moved = false;
-    }
-
-    /// Waits for the next news, for ever if need be; a reply comes first. Cancel safe.
-    pub(super) async fn news(&mut self) -> News {
-        self.wait(|inbox| {
-            if let Some(reply) = inbox.reply.take() {
-                return Some(News::Reply(reply));
-            }
-            if let Some(published) = inbox.published.take() {
-                return Some(match (published, inbox.is_packed) {
-                    (Published::Returned, true) => News::Unpacked,
-                    (published, _) => News::Published(published),
-                });
-            }
-            std::mem::take(&mut inbox.link_moved).then_some(News::LinkMoved)
-        })
-        .await
-    }
-
-    /// Waits for the reply alone, for ever if need be. Cancel safe.
-    pub(super) async fn reply(&mut self) -> Arrived {
-        self.wait(|inbox| inbox.reply.take()).await
-    }
-
-    async fn wait<T>(&self, mut take: impl FnMut(&mut Inbox) -> Option<T>) -> T {
-        poll_fn(|cx| {
-            let mut inbox = self.slot.lock();
-            if let Some(news) = take(&mut inbox) {
-                return Poll::Ready(news);
-            }
-            match &mut inbox.waker {
-                Some(waker) => waker.clone_from(cx.waker()),
-                waker => *waker = Some(cx.waker().clone()),
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-impl Drop for Ticket {
+impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.pending.lock().remove(&self.slot.id);
+        if !self.is_answered {
+            self.pending.lock().remove(&self.id);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::time::Duration;
 
     use bytes::Bytes;
+    use tokio::time::sleep;
 
     use super::super::destination::Destination;
     use super::super::limiter::{Limiter, WhenFull};
@@ -296,15 +336,14 @@ mod tests {
         }
     }
 
-    fn arrived(text: &'static str) -> Arrived {
-        Arrived::Alone(Box::new(reply(text)))
-    }
+    static READ: [MethodDescriptor; 1] = [MethodDescriptor::new("read", &[])];
 
-    fn enter(pending: &Arc<Pending>) -> Ticket {
-        static READ: MethodDescriptor = MethodDescriptor::new("read", &[]);
-        pending.enter(Box::new(CallPlan {
-            method: &READ,
-            destination: Arc::new(Destination::new(ShortStr::from_static("q"), true)),
+    fn call() -> Arc<Slot> {
+        let destination = Destination::new(ShortStr::from_static("q"), &READ, true);
+        Arc::new(Slot::new(CallPlan {
+            method: &READ[0],
+            method_index: destination.method("read"),
+            destination: Arc::new(destination),
             codec: Codec::Json,
             arguments: Arguments(Bytes::new()),
             timeout: Duration::from_secs(1),
@@ -315,21 +354,35 @@ mod tests {
         }))
     }
 
-    #[tokio::test]
-    async fn each_reply_reaches_its_own_call() {
-        let pending = Arc::new(Pending::default());
-        let mut first = enter(&pending);
-        let mut second = enter(&pending);
-        assert!(pending.complete(second.slot.id, reply("second"), None));
-        assert!(pending.complete(first.slot.id, reply("first"), None));
-        assert_eq!(first.reply().await, arrived("first"));
-        assert_eq!(second.reply().await, arrived("second"));
+    /// What a call was answered.
+    async fn answered(call: &Slot) -> Reply {
+        let reply = call.reply(pin!(sleep(Duration::from_secs(1)))).await;
+        reply.expect("in time").expect("readable")
     }
 
-    #[tokio::test]
+    async fn news(call: &Slot) -> Option<News> {
+        call.news(pin!(sleep(Duration::from_secs(1)))).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_reply_reaches_its_own_call() {
+        let pending = Pending::default();
+        let calls = [call(), call()];
+        let [mut first, mut second] = [0, 1].map(|n: usize| pending.enter(&calls[n]));
+        assert_eq!((first.is_only_one, second.is_only_one), (true, false));
+        (first.is_answered, second.is_answered) = (true, true);
+        assert!(pending.complete(calls[1].id(), reply("second"), None));
+        assert!(pending.complete(calls[0].id(), reply("first"), None));
+        for (call, text) in calls.iter().zip(["first", "second"]) {
+            assert_eq!(answered(call).await.body, text);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn answers_that_come_together_reach_their_own_calls() {
-        let pending = Arc::new(Pending::default());
-        let mut calls = [enter(&pending), enter(&pending)];
+        let pending = Pending::default();
+        let calls = [call(), call()];
+        let _tickets = [0, 1].map(|n: usize| pending.enter(&calls[n]));
         let answer = |id, text: &'static str| PackedAnswer {
             id,
             kind: ReplyKind::Result,
@@ -337,44 +390,44 @@ mod tests {
             wanted: 7,
         };
         let answers = vec![
-            answer(calls[1].slot.id, "second"),
+            answer(calls[1].id(), "second"),
             answer(Uuid::new_v4(), "a stranger's"),
-            answer(calls[0].slot.id, "first"),
+            answer(calls[0].id(), "first"),
         ];
         assert_eq!(pending.complete_all(answers, Codec::Json), 1);
-        for (call, text) in calls.iter_mut().zip(["first", "second"]) {
-            let Arrived::Packed(reply) = call.reply().await else {
-                panic!("it came with others")
-            };
+        for (call, text) in calls.iter().zip(["first", "second"]) {
+            let reply = answered(call).await;
             assert_eq!((&reply.body[..], reply.codec), (text.as_bytes(), Codec::Json));
-            assert_eq!(call.slot.plan.destination.wanted("read"), 7);
+            assert_eq!(call.plan.destination.wanted(call.plan.method_index), 7);
         }
     }
 
     #[test]
     fn late_and_repeated_replies_find_nobody() {
-        let pending = Arc::new(Pending::default());
-        let ticket = enter(&pending);
-        let id = ticket.slot.id;
-        assert!(pending.complete(id, reply("once"), None));
-        assert!(!pending.complete(id, reply("twice"), None));
-        let ticket = enter(&pending);
-        let id = ticket.slot.id;
+        let pending = Pending::default();
+        let answered = call();
+        let ticket = pending.enter(&answered);
+        assert!(pending.complete(answered.id(), reply("once"), None));
+        assert!(!pending.complete(answered.id(), reply("twice"), None));
         drop(ticket);
-        assert!(!pending.complete(id, reply("late"), None));
-        assert!(pending.lock().is_empty());
+        let given_up = call();
+        drop(pending.enter(&given_up));
+        assert!(!pending.complete(given_up.id(), reply("late"), None));
+        assert_eq!(pending.len(), 0);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_reply_is_the_first_news_and_the_word_on_an_earlier_request_none() {
-        let pending = Arc::new(Pending::default());
-        let mut ticket = enter(&pending);
-        ticket.slot.published(Published::Returned);
+        let pending = Pending::default();
+        let call = call();
+        let _ticket = pending.enter(&call);
+        Arc::clone(&call).published(Published::Returned);
         pending.link_moved();
-        ticket.begin();
-        ticket.slot.published(Published::Routed);
-        pending.complete(ticket.slot.id, reply("it"), None);
-        assert!(matches!(ticket.news().await, News::Reply(_)));
-        assert!(matches!(ticket.news().await, News::Published(Published::Routed)));
+        call.begin();
+        Arc::clone(&call).published(Published::Routed);
+        pending.complete(call.id(), reply("it"), None);
+        assert!(matches!(news(&call).await, Some(News::Reply(_))));
+        assert!(matches!(news(&call).await, Some(News::Published(Published::Routed))));
+        assert!(news(&call).await.is_none(), "its time is up");
     }
 }

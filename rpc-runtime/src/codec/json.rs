@@ -5,8 +5,8 @@ use serde::de::DeserializeSeed;
 
 use super::Cause;
 
-pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Cause> {
-    Ok(serde_json::to_vec(value)?)
+pub(super) fn encode<T: Serialize + ?Sized>(value: &T, body: &mut Vec<u8>) -> Result<(), Cause> {
+    Ok(serde_json::to_writer(body, value)?)
 }
 
 pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> Result<S::Value, Cause> {

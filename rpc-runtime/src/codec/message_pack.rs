@@ -12,10 +12,8 @@ use super::{Cause, TrailingBytes};
 /// How deep values may nest: as deep as `serde_json` allows, and shallow enough for the stack of a worker thread.
 const MAX_DEPTH: usize = 128;
 
-pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Cause> {
-    let mut body = Vec::with_capacity(64);
-    value.serialize(&mut Serializer::new(&mut body).with_struct_map())?;
-    Ok(body)
+pub(super) fn encode<T: Serialize + ?Sized>(value: &T, body: &mut Vec<u8>) -> Result<(), Cause> {
+    Ok(value.serialize(&mut Serializer::new(body).with_struct_map())?)
 }
 
 pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> Result<S::Value, Cause> {

@@ -14,6 +14,7 @@ use crate::protocol::{ByteSlice, CowBytes};
 
 mod json;
 mod message_pack;
+mod scratch;
 mod text;
 
 /// How arguments and answers are written: the `content_type` of a message.
@@ -61,13 +62,12 @@ impl Codec {
 
     /// Writes a value that may be borrowed.
     pub(crate) fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Bytes, EncodeError> {
-        match self {
-            Self::MessagePack => message_pack::encode(value),
-            Self::Json => json::encode(value),
-            Self::Text => text::encode(value),
-        }
-        .map(Bytes::from)
-        .map_err(|source| EncodeError { codec: self, source })
+        let written = match self {
+            Self::MessagePack => scratch::written(|body| message_pack::encode(value, body)),
+            Self::Json => scratch::written(|body| json::encode(value, body)),
+            Self::Text => text::encode(value).map(Bytes::from),
+        };
+        written.map_err(|source| EncodeError { codec: self, source })
     }
 
     /// Writes a method's answer: like [`encode`](Self::encode), and a `Vec<u8>` or `Cow<[u8]>` is bytes and not a sequence

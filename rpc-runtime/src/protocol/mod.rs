@@ -18,10 +18,10 @@ pub use borrowed::{ByteSlice, CowBytes, CowStr, Named, NamedAlike, bytes};
 pub use fault::{Fault, FaultCode};
 pub(crate) use message::{Message, Properties};
 pub(crate) use packed::{
-    MAX_PACKED, MAX_PACKED_BYTES, MAX_PART_BYTES, PACKED, PACKED_SUFFIX, PACKING_HEADER, PackedAnswer,
-    PackedCall, pack, unpack,
+    MAX_PACKED, MAX_PACKED_BYTES, MAX_PART_BYTES, OutgoingCall, PACKED, PACKED_SUFFIX, PACKING_HEADER,
+    PackedAnswer, PackedCall, pack, unpack,
 };
-pub(crate) use reply::{Reply, ReplyKind};
+pub(crate) use reply::{BadReply, Reply, ReplyKind};
 pub use reply_address::ReplyAddresses;
 pub(crate) use reply_address::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX};
 pub(crate) use request::{MAX_TIME_TO_LIVE, RESENT_HEADER, Request};

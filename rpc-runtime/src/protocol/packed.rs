@@ -8,6 +8,7 @@
 //! An id is the sixteen bytes of a correlation id. Elements behind those that are known are skipped, so that one can be
 //! added later.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,13 +63,27 @@ pub(crate) struct PackedAnswer {
     pub(crate) wanted: u16,
 }
 
+/// One of several calls, on its way out.
+#[derive(Debug)]
+pub(crate) struct OutgoingCall<'a> {
+    pub(crate) id: Uuid,
+    pub(crate) method: &'a str,
+    /// In whole milliseconds.
+    pub(crate) time_to_live: Option<Duration>,
+    pub(crate) arguments: &'a [u8],
+    pub(crate) headers: Cow<'a, Headers>,
+}
+
 /// What goes into a packed message.
-pub(crate) trait Part: Sized {
+pub(crate) trait Part {
     /// How many bytes it takes at the most.
     fn size(&self) -> usize;
 
     fn write(&self, body: &mut Vec<u8>);
+}
 
+/// What is read out of one.
+pub(crate) trait ReadPart: Sized {
     fn read(reader: &mut Reader<'_>) -> Result<Self, Unreadable>;
 }
 
@@ -84,7 +99,7 @@ pub(crate) fn pack<P: Part>(parts: &[P]) -> Bytes {
 }
 
 /// Reads a message's body. What is not copied keeps all of it in memory.
-pub(crate) fn unpack<P: Part>(body: &Bytes) -> Result<Vec<P>, Unreadable> {
+pub(crate) fn unpack<P: ReadPart>(body: &Bytes) -> Result<Vec<P>, Unreadable> {
     let mut reader = Reader {
         whole: body,
         rest: body,
@@ -104,16 +119,16 @@ pub(crate) fn unpack<P: Part>(body: &Bytes) -> Result<Vec<P>, Unreadable> {
     }
 }
 
-impl Part for PackedCall {
+impl Part for OutgoingCall<'_> {
     fn size(&self) -> usize {
         let headers = self.headers.bytes() + 10 * self.headers.len();
-        PART_OVERHEAD + self.method.as_str().len() + self.arguments.len() + headers
+        PART_OVERHEAD + self.method.len() + self.arguments.len() + headers
     }
 
     fn write(&self, body: &mut Vec<u8>) {
         written(encode::write_array_len(body, 5));
         written(encode::write_bin(body, self.id.as_bytes()));
-        written(encode::write_str(body, self.method.as_str()));
+        written(encode::write_str(body, self.method));
         match self.time_to_live {
             Some(time) => {
                 let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -121,14 +136,16 @@ impl Part for PackedCall {
             }
             None => written(encode::write_nil(body).map_err(encode::ValueWriteError::InvalidMarkerWrite)),
         }
-        written(encode::write_bin(body, &self.arguments));
+        written(encode::write_bin(body, self.arguments));
         written(encode::write_map_len(body, length(self.headers.len())));
         for (name, value) in self.headers.iter() {
             written(encode::write_str(body, name));
             written(encode::write_str(body, value));
         }
     }
+}
 
+impl ReadPart for PackedCall {
     fn read(reader: &mut Reader<'_>) -> Result<Self, Unreadable> {
         let length = reader.array()?;
         let unknown = length
@@ -158,7 +175,9 @@ impl Part for PackedAnswer {
         written(encode::write_bin(body, &self.body));
         written(encode::write_uint(body, u64::from(self.wanted)).map(drop));
     }
+}
 
+impl ReadPart for PackedAnswer {
     fn read(reader: &mut Reader<'_>) -> Result<Self, Unreadable> {
         let length = reader.array()?;
         let unknown = length
@@ -360,6 +379,26 @@ mod tests {
                 body.splice(place.., bytes);
                 body
             })
+    }
+
+    impl Part for PackedCall {
+        fn size(&self) -> usize {
+            outgoing(self).size()
+        }
+
+        fn write(&self, body: &mut Vec<u8>) {
+            outgoing(self).write(body);
+        }
+    }
+
+    fn outgoing(call: &PackedCall) -> OutgoingCall<'_> {
+        OutgoingCall {
+            id: call.id,
+            method: call.method.as_str(),
+            time_to_live: call.time_to_live,
+            arguments: &call.arguments,
+            headers: Cow::Borrowed(&call.headers),
+        }
     }
 
     proptest! {

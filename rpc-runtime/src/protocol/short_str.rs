@@ -1,5 +1,6 @@
 //! Short strings: AMQP's names and identifiers, at most 255 bytes long.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -15,8 +16,13 @@ pub(crate) struct ShortStr(Repr);
 #[derive(Clone)]
 enum Repr {
     Static(&'static str),
+    /// So many of the bytes; always text.
+    Inline(u8, [u8; INLINE]),
     Shared(Arc<str>),
 }
+
+/// As much as a UUID in text takes: ids come with each message, and most methods and headers have shorter names.
+const INLINE: usize = 36;
 
 impl ShortStr {
     /// A name known when the program is compiled; one that is too long does not compile in a `const`.
@@ -32,29 +38,50 @@ impl ShortStr {
     pub(crate) fn new(text: impl AsRef<str>) -> Result<Self, TooLong> {
         let text = text.as_ref();
         match text.len() {
+            length @ 0..=INLINE => {
+                let mut bytes = [0; INLINE];
+                bytes[..length].copy_from_slice(text.as_bytes());
+                Ok(Self(Repr::Inline(u8::try_from(length).unwrap_or(0), bytes)))
+            }
             0..=MAX_SHORT_STR => Ok(Self(Repr::Shared(text.into()))),
             length => Err(TooLong { length }),
         }
     }
 
     pub(crate) fn from_uuid(id: Uuid) -> Self {
-        let mut buffer = Uuid::encode_buffer();
-        Self(Repr::Shared(Arc::from(
-            &*id.hyphenated().encode_lower(&mut buffer),
-        )))
+        let mut bytes = [0; INLINE];
+        id.hyphenated().encode_lower(&mut bytes);
+        Self(Repr::Inline(INLINE as u8, bytes))
     }
 
     pub(crate) fn as_str(&self) -> &str {
         match &self.0 {
             Repr::Static(text) => text,
+            // Only text is put in there.
+            Repr::Inline(length, bytes) => str::from_utf8(&bytes[..usize::from(*length)]).unwrap_or_default(),
             Repr::Shared(text) => text,
         }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Static(text) => text.as_bytes(),
+            Repr::Inline(length, bytes) => &bytes[..usize::from(*length)],
+            Repr::Shared(text) => text.as_bytes(),
+        }
+    }
+}
+
+/// A set or map of short strings is looked into by plain ones.
+impl Borrow<str> for ShortStr {
+    fn borrow(&self) -> &str {
+        self.as_str()
     }
 }
 
 impl PartialEq for ShortStr {
     fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
+        self.as_bytes() == other.as_bytes()
     }
 }
 
@@ -74,7 +101,7 @@ impl PartialOrd for ShortStr {
 
 impl Ord for ShortStr {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.as_str().cmp(other.as_str())
+        self.as_bytes().cmp(other.as_bytes())
     }
 }
 
@@ -115,5 +142,15 @@ mod tests {
     #[test]
     fn compares_by_text() {
         assert_eq!(ShortStr::from_static("x"), ShortStr::new("x").unwrap());
+    }
+
+    #[test]
+    fn is_the_text_that_it_was_made_of_whatever_its_length() {
+        for length in [0, 1, INLINE - 2, INLINE - 1, INLINE, INLINE + 1, 255] {
+            let text = "é".repeat(length / 2) + &"x".repeat(length % 2);
+            assert_eq!(ShortStr::new(&text).unwrap().as_str(), text);
+        }
+        let id = Uuid::from_u128(0x00112233_4455_4677_8899_aabbccddeeff);
+        assert_eq!(ShortStr::from_uuid(id).as_str(), "00112233-4455-4677-8899-aabbccddeeff");
     }
 }

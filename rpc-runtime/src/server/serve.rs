@@ -381,7 +381,7 @@ mod tests {
     use crate::protocol::{Message, Properties, ReplyAddresses};
     use crate::status::{Connectivity, StatusBoard};
     use crate::transport::{
-        Published, Publisher, ReplyLink, ReplyQueue, RequestQueue, Subscription, Transport,
+        Published, Publisher, Receipt, ReplyLink, ReplyQueue, RequestQueue, Subscription, Transport,
     };
 
     /// A broker that answers publishes with these words in turn, and notes what it is told, in order.
@@ -429,6 +429,10 @@ mod tests {
 
     #[async_trait]
     impl Publisher for Notes {
+        fn try_publish(&self, outgoing: Outgoing, _: Arc<dyn Receipt>) -> Result<(), Box<Outgoing>> {
+            Err(Box::new(outgoing))
+        }
+
         async fn ready(&self) {}
 
         async fn publish(&self, _outgoing: Outgoing) -> Published {

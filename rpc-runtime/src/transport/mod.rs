@@ -187,9 +187,18 @@ impl Published {
     }
 }
 
+/// Who is told what became of a message.
+pub(crate) trait Receipt: Send + Sync {
+    /// Says so; once.
+    fn published(self: Arc<Self>, published: Published);
+}
+
 /// Sends messages, and says what became of each.
 #[async_trait]
 pub(crate) trait Publisher: Debug + Send + Sync {
+    /// Sends a message at once if messages can leave, without waiting for anything; else it comes back.
+    fn try_publish(&self, outgoing: Outgoing, receipt: Arc<dyn Receipt>) -> Result<(), Box<Outgoing>>;
+
     /// Waits until messages can leave: the broker reads them, and not too many are under way. Or until it is closed. Cancel
     /// safe.
     async fn ready(&self);

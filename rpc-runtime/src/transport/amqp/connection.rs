@@ -32,6 +32,12 @@ pub(super) struct ConnectionState {
     pub(super) lost: Option<BrokerError>,
 }
 
+impl ConnectionState {
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_some()
+    }
+}
+
 impl OpenConnection {
     /// Connects, in no more than `limit`; `role` is the connection's name in RabbitMQ's own tools.
     pub(super) async fn open(

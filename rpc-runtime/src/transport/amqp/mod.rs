@@ -23,6 +23,7 @@ mod settling;
 mod socket;
 mod subscription;
 mod supervised;
+mod under_way;
 
 pub(crate) use address::Address;
 

@@ -20,7 +20,7 @@ use super::publisher::AmqpPublisher;
 use super::supervised::Target;
 use crate::error::BrokerError;
 use crate::protocol::DIRECT_REPLY_TO;
-use crate::transport::{Backoff, Outgoing, Published, Publisher};
+use crate::transport::{Backoff, Outgoing, Published, Publisher, Receipt};
 
 /// Sends messages: those to direct reply-to addresses over a connection of their own, all others through one channel.
 #[derive(Debug)]
@@ -31,6 +31,13 @@ pub(super) struct ReplyPublisher {
 
 // As `async_trait` would have it, without another box around each future.
 impl Publisher for ReplyPublisher {
+    fn try_publish(&self, outgoing: Outgoing, receipt: Arc<dyn Receipt>) -> Result<(), Box<Outgoing>> {
+        match outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
+            true => Err(Box::new(outgoing)),
+            false => self.queues.try_publish(outgoing, receipt),
+        }
+    }
+
     fn ready<'a: 'f, 'f>(&'a self) -> BoxFuture<'f, ()> {
         self.queues.ready()
     }

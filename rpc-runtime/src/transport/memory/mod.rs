@@ -15,9 +15,11 @@ mod queue;
 mod road;
 mod wire;
 
-use super::{Control, Delivery, Outgoing, Published, Publisher, ReplyLink, Subscription, Transport};
+use super::{
+    Control, Delivery, Outgoing, Published, Publisher, Receipt, ReplyLink, Subscription, Transport,
+};
 use crate::error::BrokerError;
-use crate::protocol::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX, ShortStr};
+use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::status::{Connectivity, StatusBoard};
 use crate::transport::topology::{Declare, ReplyQueue, RequestQueue};
 use hub::{ConsumerId, Hub, Settling};
@@ -260,7 +262,7 @@ impl Transport for MemoryTransport {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct MemoryPublisher {
     broker: InProcessBroker,
     session: Session,
@@ -268,8 +270,36 @@ struct MemoryPublisher {
     direct: Option<ShortStr>,
 }
 
+impl MemoryPublisher {
+    /// What the broker does with a message; answers whether there is a queue for it.
+    fn deliver(&self, queue: &ShortStr, mut message: Message) -> impl FnOnce() -> bool + Send + use<> {
+        let properties = &mut message.properties;
+        if properties
+            .reply_to
+            .as_ref()
+            .is_some_and(|address| address.as_str() == DIRECT_REPLY_TO)
+        {
+            properties.reply_to.clone_from(&self.direct);
+        }
+        let (broker, queue) = (self.broker.clone(), queue.clone());
+        move || broker.hub().publish(queue.as_str(), message, Instant::now())
+    }
+}
+
 #[async_trait]
 impl Publisher for MemoryPublisher {
+    fn try_publish(&self, outgoing: Outgoing, receipt: Arc<dyn Receipt>) -> Result<(), Box<Outgoing>> {
+        if !self.session.is_free() {
+            return Err(Box::new(outgoing));
+        }
+        let publisher = self.clone();
+        self.session.start(async move {
+            let published = publisher.publish(outgoing).await;
+            receipt.published(published);
+        });
+        Ok(())
+    }
+
     async fn ready(&self) {
         // It is lost, which who publishes then hears of.
         let _ = self.session.unblocked().await;
@@ -279,7 +309,7 @@ impl Publisher for MemoryPublisher {
         let Outgoing {
             queue,
             mandatory,
-            mut message,
+            message,
             departure,
         } = outgoing;
         let failed = |source, written| Published::Failed { source, written };
@@ -289,17 +319,7 @@ impl Publisher for MemoryPublisher {
         if !departure.leave() {
             return Published::Withdrawn;
         }
-        let properties = &mut message.properties;
-        if properties
-            .reply_to
-            .as_ref()
-            .is_some_and(|address| address.as_str() == DIRECT_REPLY_TO)
-        {
-            properties.reply_to.clone_from(&self.direct);
-        }
-        let broker = self.broker.clone();
-        let publish = move || broker.hub().publish(queue.as_str(), message, Instant::now());
-        match self.session.ask(publish).await {
+        match self.session.ask(self.deliver(&queue, message)).await {
             Ok(false) if mandatory => Published::Returned,
             Ok(_) => Published::Routed,
             Err(source) => failed(source, true),

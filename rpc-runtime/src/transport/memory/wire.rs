@@ -169,6 +169,12 @@ impl Session {
             .unwrap_or(BrokerError::Closed)
     }
 
+    /// Whether the broker reads what is published now.
+    pub(super) fn is_free(&self) -> bool {
+        let state = self.state.borrow();
+        state.blocked.is_none() && self.over_in(&state).is_none()
+    }
+
     /// Waits until the broker reads what is published.
     ///
     /// # Errors
