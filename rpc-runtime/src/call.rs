@@ -284,7 +284,9 @@ impl<T, E> Future for Call<T, E> {
                 reply: route.call(call),
                 read,
             }),
-            State::Planned(Planned { plan: Err(reason), .. }) => {
+            State::Planned(Planned {
+                plan: Err(reason), ..
+            }) => {
                 return Poll::Ready(Err(CallError::from(reason).widen()));
             }
             State::Ready(outcome) => return Poll::Ready(outcome()),
@@ -304,7 +306,9 @@ impl<T, E> fmt::Debug for Call<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut call = f.debug_struct("Call");
         match &self.state {
-            State::Planned(Planned { plan: Ok(planned), .. }) => call.field("plan", planned.plan()),
+            State::Planned(Planned {
+                plan: Ok(planned), ..
+            }) => call.field("plan", planned.plan()),
             State::Planned(_) => call.field("state", &"not sendable"),
             State::Running(_) => call.field("state", &"running"),
             State::Ready(_) => call.field("state", &"ready"),

@@ -284,7 +284,7 @@ static DISPATCHER: LazyLock<Dispatcher> = LazyLock::new(|| {
 });
 
 /// What a worker does with a request that has just arrived for the first time.
-fn decide(message: Message) -> Result<Decision, NoReplyAddress> {
+fn decide(message: Message) -> Result<Decision<'static>, NoReplyAddress> {
     let now = Instant::now();
     DISPATCHER.decide(message, false, now, now, &RULES)
 }

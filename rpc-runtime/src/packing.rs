@@ -25,6 +25,15 @@ pub(crate) struct Load {
 }
 
 impl Load {
+    /// Of so many items that leave together, of which any number that a message holds is wanted.
+    pub(crate) fn of_many(bytes: usize, items: usize) -> Self {
+        let items = u32::try_from(items).unwrap_or(u32::MAX);
+        Self {
+            bytes,
+            share: items.saturating_mul(WHOLE / MAX_PACKED as u32),
+        }
+    }
+
     /// Of so many bytes, of which as many as are `wanted` fill a message.
     pub(crate) fn new(bytes: usize, wanted: u16) -> Self {
         Self {

@@ -132,7 +132,10 @@ enum Setback {
 impl Progress {
     /// Takes the current request back; `true` where it has left before, or an earlier one.
     fn withdraw(&self) -> bool {
-        let has_left = self.departure.as_ref().is_some_and(|departure| !departure.withdraw());
+        let has_left = self
+            .departure
+            .as_ref()
+            .is_some_and(|departure| !departure.withdraw());
         has_left || self.was_written
     }
 }
@@ -150,7 +153,9 @@ enum Next {
     Wait,
     Ended(Result<Reply, CallError>),
     /// The request is to be sent, by another link if this one is over.
-    Again { link_is_over: bool },
+    Again {
+        link_is_over: bool,
+    },
     /// The request is in no queue, as far as is known.
     NotRouted(Published),
 }
@@ -223,7 +228,7 @@ impl Caller {
                 is_resent: progress.was_written,
                 departure,
             };
-            link.outbox.post(parcel, std::mem::take(&mut ticket.is_only_one));
+            link.outbox.post(parcel, std::mem::take(&mut ticket.is_by_itself));
             let mut is_confirmed = false;
             let link_is_over = loop {
                 let Some(news) = slot.news(sleep.as_mut()).await else {

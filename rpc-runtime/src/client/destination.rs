@@ -39,7 +39,10 @@ impl Destination {
         let packed_queue = || ShortStr::new(format!("{queue}{PACKED_SUFFIX}")).ok();
         let packed_queue = may_pack.then(packed_queue).flatten();
         let methods = match packed_queue {
-            Some(_) => methods.iter().map(|method| (method.name, Said::default())).collect(),
+            Some(_) => methods
+                .iter()
+                .map(|method| (method.name, Said::default()))
+                .collect(),
             None => Box::default(),
         };
         Self {
@@ -51,7 +54,9 @@ impl Destination {
 
     pub(super) fn method(&self, name: &'static str) -> MethodIndex {
         let known = self.methods.iter().position(|(known, _)| *known == name);
-        known.and_then(|index| u16::try_from(index).ok()).map_or(MethodIndex::NONE, MethodIndex)
+        known
+            .and_then(|index| u16::try_from(index).ok())
+            .map_or(MethodIndex::NONE, MethodIndex)
     }
 
     fn said(&self, MethodIndex(index): MethodIndex) -> Option<&AtomicU32> {
@@ -131,7 +136,10 @@ mod tests {
         let destination = destination(true);
         let unknown = destination.method("erase");
         destination.note_wanted(unknown, 7);
-        assert_eq!((destination.asks(unknown), destination.wanted(unknown)), (false, 1));
+        assert_eq!(
+            (destination.asks(unknown), destination.wanted(unknown)),
+            (false, 1)
+        );
     }
 
     #[test]

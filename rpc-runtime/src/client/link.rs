@@ -312,7 +312,7 @@ async fn route_burst(
         last = route(pending, next.ok_or_else(ended)??);
         routed += 1;
     }
-    inlet.control.settle_up_to(last).await?;
+    inlet.control.settle_up_to(last);
     Ok(routed)
 }
 

@@ -190,8 +190,8 @@ impl<C: ServiceClient> ClientBuilder<C> {
     #[must_use]
     pub fn build(self) -> C {
         let queue = self.queue.unwrap_or_else(|| C::SERVICE.queue.to_owned());
-        let destination = ShortStr::new(queue)
-            .map(|queue| Destination::new(queue, C::SERVICE.methods, self.packing));
+        let destination =
+            ShortStr::new(queue).map(|queue| Destination::new(queue, C::SERVICE.methods, self.packing));
         C::from_client(Client {
             route: self.route,
             destination: destination.map(Arc::new).map_err(InvalidName::from),

@@ -74,11 +74,16 @@ impl Outbox {
     }
 
     /// Has a request leave; its call is told what becomes of it. At once, where others are not to be waited for or it
-    /// `is_only_one`.
-    pub(super) fn post(&self, parcel: Parcel, is_only_one: bool) {
-        if is_only_one || !may_leave_with_others(&parcel) {
+    /// `is_by_itself`.
+    pub(super) fn post(&self, parcel: Parcel, is_by_itself: bool) {
+        if is_by_itself || !may_leave_with_others(&parcel) {
             let slot = Arc::clone(&parcel.slot);
-            if self.way.publisher.try_publish(self.way.outgoing(&parcel), slot).is_ok() {
+            if self
+                .way
+                .publisher
+                .try_publish(self.way.outgoing(&parcel), slot)
+                .is_ok()
+            {
                 return;
             }
         }
@@ -215,7 +220,9 @@ impl Task {
 
     fn send_together(&mut self, mut parcels: Vec<Parcel>, lane: Lane) {
         parcels.retain(|parcel| parcel.departure.leave());
-        let (Some(message), Some(queue)) = (self.way.message(&parcels), lane.destination.packed_queue.clone()) else {
+        let (Some(message), Some(queue)) =
+            (self.way.message(&parcels), lane.destination.packed_queue.clone())
+        else {
             self.packer.done(&lane);
             return;
         };

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
@@ -25,9 +25,15 @@ pub(super) struct Pending {
     calls: Mutex<Calls>,
     /// How many calls were entered so far.
     entered: AtomicU64,
+    /// How many were the only one in flight when they were, since one was not.
+    one_by_one: AtomicU32,
 }
 
 type Calls = HashMap<u128, Arc<Slot>, BuildHasherDefault<RandomAlready>>;
+
+/// After so many calls that were made one by one, the next is taken for another of the kind, and not for the first of several that
+/// are made at once.
+const HABIT: u32 = 8;
 
 /// Takes a key for its own hash: a random UUID, which nobody but this process chooses.
 #[derive(Debug, Default)]
@@ -93,11 +99,24 @@ impl Pending {
     pub(super) fn enter(&self, slot: &Arc<Slot>) -> Ticket<'_> {
         slot.number
             .store(self.entered.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        let mut calls = self.lock();
-        calls.insert(slot.id, Arc::clone(slot));
+        let in_flight = {
+            let mut calls = self.lock();
+            calls.insert(slot.id, Arc::clone(slot));
+            calls.len()
+        };
+        let is_by_itself = match in_flight {
+            1 => self.one_by_one.fetch_add(1, Ordering::Relaxed) >= HABIT,
+            _ => {
+                // No news, where many are in flight.
+                if self.one_by_one.load(Ordering::Relaxed) > 0 {
+                    self.one_by_one.store(0, Ordering::Relaxed);
+                }
+                false
+            }
+        };
         Ticket {
             id: slot.id,
-            is_only_one: calls.len() == 1,
+            is_by_itself,
             is_answered: false,
             pending: self,
         }
@@ -240,11 +259,7 @@ impl Slot {
         self.wait(time, |inbox| inbox.reply.take()).await
     }
 
-    async fn wait<T>(
-        &self,
-        mut time: Pin<&mut Sleep>,
-        take: impl Fn(&mut Inbox) -> Option<T>,
-    ) -> Option<T> {
+    async fn wait<T>(&self, mut time: Pin<&mut Sleep>, take: impl Fn(&mut Inbox) -> Option<T>) -> Option<T> {
         poll_fn(|cx| {
             let mut inbox = self.lock();
             if let Some(news) = take(&mut inbox) {
@@ -298,8 +313,8 @@ impl Receipt for Slot {
 #[derive(Debug)]
 pub(super) struct Ticket<'a> {
     id: u128,
-    /// No other call was in flight when it was entered.
-    pub(super) is_only_one: bool,
+    /// Nothing else is in flight, nor about to be.
+    pub(super) is_by_itself: bool,
     /// Who handed the reply over has taken the place away.
     pub(super) is_answered: bool,
     pending: &'a Pending,
@@ -369,13 +384,25 @@ mod tests {
         let pending = Pending::default();
         let calls = [call(), call()];
         let [mut first, mut second] = [0, 1].map(|n: usize| pending.enter(&calls[n]));
-        assert_eq!((first.is_only_one, second.is_only_one), (true, false));
         (first.is_answered, second.is_answered) = (true, true);
         assert!(pending.complete(calls[1].id(), reply("second"), None));
         assert!(pending.complete(calls[0].id(), reply("first"), None));
         for (call, text) in calls.iter().zip(["first", "second"]) {
             assert_eq!(answered(call).await.body, text);
         }
+    }
+
+    #[test]
+    fn a_call_is_by_itself_once_calls_are_made_one_by_one() {
+        let pending = Pending::default();
+        let is_by_itself = || pending.enter(&call()).is_by_itself;
+        assert!((0..HABIT).all(|_| !is_by_itself()));
+        assert!((0..2).all(|_| is_by_itself()));
+        let (first, second) = (call(), call());
+        let tickets = [&first, &second].map(|call| pending.enter(call));
+        assert!(!tickets[1].is_by_itself);
+        drop(tickets);
+        assert!(!is_by_itself());
     }
 
     #[tokio::test(start_paused = true)]
@@ -427,7 +454,10 @@ mod tests {
         Arc::clone(&call).published(Published::Routed);
         pending.complete(call.id(), reply("it"), None);
         assert!(matches!(news(&call).await, Some(News::Reply(_))));
-        assert!(matches!(news(&call).await, Some(News::Published(Published::Routed))));
+        assert!(matches!(
+            news(&call).await,
+            Some(News::Published(Published::Routed))
+        ));
         assert!(news(&call).await.is_none(), "its time is up");
     }
 }

@@ -48,7 +48,10 @@ mod tests {
     #[test]
     fn bodies_are_what_was_written_whatever_was_before() {
         let lengths = [3, 0, COPIED, COPIED + 1, 5, 2 * KEPT, 7];
-        let bodies: Vec<_> = (0..).zip(lengths).map(|(n, length)| repeat(n, length).unwrap()).collect();
+        let bodies: Vec<_> = (0..)
+            .zip(lengths)
+            .map(|(n, length)| repeat(n, length).unwrap())
+            .collect();
         for ((n, length), body) in (0..).zip(lengths).zip(bodies) {
             assert_eq!(body, vec![n; length]);
         }

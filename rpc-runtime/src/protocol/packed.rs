@@ -145,6 +145,16 @@ impl Part for OutgoingCall<'_> {
     }
 }
 
+impl<P: Part> Part for &P {
+    fn size(&self) -> usize {
+        P::size(self)
+    }
+
+    fn write(&self, body: &mut Vec<u8>) {
+        P::write(self, body);
+    }
+}
+
 impl ReadPart for PackedCall {
     fn read(reader: &mut Reader<'_>) -> Result<Self, Unreadable> {
         let length = reader.array()?;
@@ -191,6 +201,29 @@ impl ReadPart for PackedAnswer {
         };
         reader.skip(unknown)?;
         Ok(answer)
+    }
+}
+
+/// What was read, written again.
+#[cfg(any(test, fuzzing))]
+impl Part for PackedCall {
+    fn size(&self) -> usize {
+        outgoing(self).size()
+    }
+
+    fn write(&self, body: &mut Vec<u8>) {
+        outgoing(self).write(body);
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+fn outgoing(call: &PackedCall) -> OutgoingCall<'_> {
+    OutgoingCall {
+        id: call.id,
+        method: call.method.as_str(),
+        time_to_live: call.time_to_live,
+        arguments: &call.arguments,
+        headers: Cow::Borrowed(&call.headers),
     }
 }
 
@@ -379,26 +412,6 @@ mod tests {
                 body.splice(place.., bytes);
                 body
             })
-    }
-
-    impl Part for PackedCall {
-        fn size(&self) -> usize {
-            outgoing(self).size()
-        }
-
-        fn write(&self, body: &mut Vec<u8>) {
-            outgoing(self).write(body);
-        }
-    }
-
-    fn outgoing(call: &PackedCall) -> OutgoingCall<'_> {
-        OutgoingCall {
-            id: call.id,
-            method: call.method.as_str(),
-            time_to_live: call.time_to_live,
-            arguments: &call.arguments,
-            headers: Cow::Borrowed(&call.headers),
-        }
     }
 
     proptest! {

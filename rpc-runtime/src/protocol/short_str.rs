@@ -151,6 +151,9 @@ mod tests {
             assert_eq!(ShortStr::new(&text).unwrap().as_str(), text);
         }
         let id = Uuid::from_u128(0x00112233_4455_4677_8899_aabbccddeeff);
-        assert_eq!(ShortStr::from_uuid(id).as_str(), "00112233-4455-4677-8899-aabbccddeeff");
+        assert_eq!(
+            ShortStr::from_uuid(id).as_str(),
+            "00112233-4455-4677-8899-aabbccddeeff"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What is owed for a request: to settle its deliveries once the broker has its answer, and not before.
+//! What is owed for requests: to settle their deliveries once the broker has their answers, and not before.
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,18 +34,14 @@ impl Unsettled {
     }
 
     /// The request is done with; with the last one, the delivery is.
-    pub(super) async fn settle(self) {
+    pub(super) fn settle(self) {
         let Shipment {
             control,
             tag,
             requests,
         } = &*self.0;
-        if requests.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return;
-        }
-        if let Err(error) = control.settle(*tag).await {
-            let error = &error as &dyn std::error::Error;
-            tracing::debug!(error, "a request was not settled: it will come again");
+        if requests.fetch_sub(1, Ordering::AcqRel) == 1 {
+            control.settle(*tag);
         }
     }
 
@@ -81,93 +77,135 @@ impl Served {
         }
     }
 
-    /// One more, until it is dropped.
-    fn one_more(&self) -> OneServed {
-        self.0.requests.fetch_add(1, Ordering::AcqRel);
-        OneServed(self.clone())
+    fn more(&self, requests: usize) {
+        self.0.requests.fetch_add(requests, Ordering::AcqRel);
     }
-}
 
-#[derive(Debug)]
-struct OneServed(Served);
-
-impl Drop for OneServed {
-    fn drop(&mut self) {
-        let Served(count) = &self.0;
-        if count.requests.fetch_sub(1, Ordering::AcqRel) == 1 {
-            count.none_left.notify_waiters();
+    fn fewer(&self, requests: usize) {
+        if requests > 0 && self.0.requests.fetch_sub(requests, Ordering::AcqRel) == requests {
+            self.0.none_left.notify_waiters();
         }
     }
 }
 
-/// A request that is served. Dropped before it was paid, the run is forgotten, and what was delivered comes again.
-pub(super) struct Debt {
-    desk: Arc<Desk>,
-    owed: Owed,
-    _served: OneServed,
-}
-
-enum Owed {
-    /// By the run of that name, to all its deliveries: another run may have the same name once it is paid.
+/// What a request owes.
+#[derive(Debug)]
+pub(super) enum Owed {
+    /// To all deliveries of the run of that name: another run may have the same name once it is paid.
     Run(Key),
     /// To this delivery alone.
     Apart(Unsettled),
-    Nothing,
+}
+
+/// Requests that are served. Dropped before they were paid, their runs are forgotten, and what was delivered comes again.
+pub(super) struct Debt {
+    desk: Arc<Desk>,
+    served: Served,
+    owed: Vec<Owed>,
 }
 
 impl Debt {
-    pub(super) fn of_run(desk: &Arc<Desk>, served: &Served, key: Key) -> Self {
-        Self::new(desk, served, Owed::Run(key))
-    }
-
-    pub(super) fn apart(desk: &Arc<Desk>, served: &Served, unsettled: Unsettled) -> Self {
-        Self::new(desk, served, Owed::Apart(unsettled))
-    }
-
-    fn new(desk: &Arc<Desk>, served: &Served, owed: Owed) -> Self {
+    /// Of no request yet.
+    pub(super) fn none(desk: &Arc<Desk>, served: &Served) -> Self {
         Self {
             desk: Arc::clone(desk),
-            owed,
-            _served: served.one_more(),
+            served: served.clone(),
+            owed: Vec::new(),
         }
     }
 
-    pub(super) fn desk(&self) -> &Arc<Desk> {
-        &self.desk
+    /// Of one request.
+    pub(super) fn of(desk: &Arc<Desk>, served: &Served, owed: Owed) -> Self {
+        let mut debt = Self::none(desk, served);
+        debt.add(owed);
+        debt
     }
 
-    /// The request is about to be sent on to a queue, from which it comes again: as another, if it comes here.
+    /// One more request is served.
+    pub(super) fn add(&mut self, owed: Owed) {
+        self.served.more(1);
+        self.owed.push(owed);
+    }
+
+    /// The requests of another debt are owed here.
+    pub(super) fn add_all(&mut self, mut other: Self) {
+        self.owed.append(&mut other.owed);
+    }
+
+    /// The request that was added last, by itself.
+    pub(super) fn split_last(&mut self) -> Self {
+        let last = self.owed.pop();
+        Self {
+            owed: last.into_iter().collect(),
+            desk: Arc::clone(&self.desk),
+            served: self.served.clone(),
+        }
+    }
+
+    /// Each request by itself, in the order in which they were added.
+    pub(super) fn split(mut self) -> impl Iterator<Item = Self> {
+        let owed = std::mem::take(&mut self.owed);
+        owed.into_iter().map(move |owed| Self {
+            owed: vec![owed],
+            desk: Arc::clone(&self.desk),
+            served: self.served.clone(),
+        })
+    }
+
+    /// The requests are about to be sent on to a queue, from which their copies come.
     pub(super) fn send_on(&self) {
-        if let Owed::Run(key) = &self.owed {
-            self.desk.runs().send_on(key);
+        let mut runs = self.desk.runs();
+        for key in self.runs() {
+            runs.send_on(key);
         }
     }
 
-    /// The broker has the answer, or there is none to come: settles all deliveries of the request.
-    pub(super) async fn pay(mut self) {
-        match std::mem::replace(&mut self.owed, Owed::Nothing) {
-            Owed::Run(key) => {
-                let deliveries = self.desk.runs().ended(key);
-                for delivery in deliveries {
-                    delivery.settle().await;
+    fn runs(&self) -> impl Iterator<Item = &Key> {
+        self.owed.iter().filter_map(|owed| match owed {
+            Owed::Run(key) => Some(key),
+            Owed::Apart(_) => None,
+        })
+    }
+
+    /// The broker has the answers, or there are none to come: settles all deliveries of the requests.
+    pub(super) fn pay(mut self) {
+        let owed = std::mem::take(&mut self.owed);
+        let requests = owed.len();
+        let deliveries = {
+            let mut runs = self.desk.runs();
+            let mut deliveries = Vec::with_capacity(requests);
+            for owed in owed {
+                match owed {
+                    Owed::Run(key) => deliveries.extend(runs.ended(key)),
+                    Owed::Apart(delivery) => deliveries.push(delivery),
                 }
             }
-            Owed::Apart(delivery) => delivery.settle().await,
-            Owed::Nothing => {}
-        }
+            deliveries
+        };
+        deliveries.into_iter().for_each(Unsettled::settle);
+        self.served.fewer(requests);
     }
 }
 
 impl Drop for Debt {
     fn drop(&mut self) {
-        if let Owed::Run(key) = &self.owed {
-            self.desk.runs().given_up(key);
+        if self.owed.is_empty() {
+            return;
         }
+        {
+            let mut runs = self.desk.runs();
+            for key in self.runs() {
+                runs.given_up(key);
+            }
+        }
+        self.served.fewer(self.owed.len());
     }
 }
 
 impl fmt::Debug for Debt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Debt").finish_non_exhaustive()
+        f.debug_struct("Debt")
+            .field("requests", &self.owed.len())
+            .finish_non_exhaustive()
     }
 }

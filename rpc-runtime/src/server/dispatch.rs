@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::pace::Pace;
 use super::service::{Invocation, Service};
 use crate::codec::Codec;
@@ -15,7 +17,7 @@ use tokio::time::Instant;
 /// The methods that are served on one queue.
 #[derive(Default)]
 pub(crate) struct Dispatcher {
-    methods: HashMap<&'static str, Entry>,
+    methods: HashMap<&'static str, Entry, RandomState>,
     default: Option<Entry>,
 }
 
@@ -40,13 +42,13 @@ pub(crate) struct Rules {
 pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
 
 /// What to do with a delivery.
-pub(crate) enum Decision {
+pub(crate) enum Decision<'a> {
     /// Run the method, then answer.
     Run {
-        service: Arc<dyn Service>,
+        service: &'a dyn Service,
         invocation: Invocation,
         /// How long the method takes, for callers that ask.
-        pace: Option<Arc<Pace>>,
+        pace: Option<&'a Pace>,
         answer_to: Option<ReplyTo>,
     },
     /// Do not run it, and answer with this.
@@ -104,7 +106,7 @@ impl Dispatcher {
         arrived: Instant,
         now: Instant,
         rules: &Rules,
-    ) -> Result<Decision, NoReplyAddress> {
+    ) -> Result<Decision<'_>, NoReplyAddress> {
         if let Some(address) = &message.properties.reply_to {
             rules.check_address(address)?;
         }
@@ -135,7 +137,7 @@ impl Dispatcher {
         arrived: Instant,
         now: Instant,
         rules: &Rules,
-    ) -> Decision {
+    ) -> Decision<'_> {
         let came_before = redelivered || request.headers.get(RESENT_HEADER).is_some();
         let (codec, size) = (request.codec, request.arguments.len());
         if size > rules.max_accepted_bytes {
@@ -170,9 +172,9 @@ impl Dispatcher {
         let context = Context::new(method.name, &mut request, arrived, redelivered);
         let invocation = Invocation::new(context, codec, request.arguments);
         Decision::Run {
-            service: Arc::clone(service),
+            service: &**service,
             invocation,
-            pace: request.packs.then(|| Arc::clone(pace)),
+            pace: request.packs.then_some(&**pace),
             answer_to,
         }
     }
@@ -238,7 +240,7 @@ pub(crate) fn truthful(fault: Fault, came_before: bool) -> Fault {
     }
 }
 
-impl Decision {
+impl Decision<'_> {
     fn refuse(codec: Codec, fault: Fault, answer_to: Option<ReplyTo>, came_before: bool) -> Self {
         let fault = truthful(fault, came_before);
         Self::Refuse {
@@ -284,15 +286,20 @@ mod tests {
         }
     }
 
-    fn decide(properties: Properties, redelivered: bool) -> Decision {
+    fn store() -> Dispatcher {
         let mut dispatcher = Dispatcher::default();
         dispatcher.add(Arc::new(Store), "store").unwrap();
+        dispatcher
+    }
+
+    fn decide(properties: Properties, redelivered: bool) -> Decision<'static> {
+        static DISPATCHER: std::sync::LazyLock<Dispatcher> = std::sync::LazyLock::new(store);
         let message = Message {
             properties,
             body: Bytes::from_static(b"7"),
         };
         let now = Instant::now();
-        dispatcher
+        DISPATCHER
             .decide(message, redelivered, now, now, &rules())
             .unwrap()
     }
@@ -314,7 +321,7 @@ mod tests {
         }
     }
 
-    fn refusal(decision: Decision) -> FaultCode {
+    fn refusal(decision: Decision<'_>) -> FaultCode {
         match decision {
             Decision::Refuse { reply, fault, .. } => {
                 assert_eq!(reply.kind, ReplyKind::Fault);
@@ -324,7 +331,7 @@ mod tests {
         }
     }
 
-    fn run(decision: Decision) -> String {
+    fn run(decision: Decision<'_>) -> String {
         match decision {
             Decision::Run { invocation, .. } => invocation.method().to_owned(),
             Decision::Refuse { fault, .. } => panic!("it would be refused: {fault}"),
@@ -375,8 +382,7 @@ mod tests {
 
     #[test]
     fn what_waited_here_past_its_time_is_not_begun() {
-        let mut dispatcher = Dispatcher::default();
-        dispatcher.add(Arc::new(Store), "store").unwrap();
+        let dispatcher = store();
         let message = || Message {
             properties: request("read"),
             body: Bytes::from_static(b"7"),
@@ -398,8 +404,7 @@ mod tests {
             properties,
             body: Bytes::from_static(b"7"),
         };
-        let mut dispatcher = Dispatcher::default();
-        dispatcher.add(Arc::new(Store), "store").unwrap();
+        let dispatcher = store();
         let now = Instant::now();
         let decided = dispatcher.decide(message, false, now, now, &rules());
         assert!(matches!(decided, Err(NoReplyAddress(address)) if address.as_str() == "payments"));

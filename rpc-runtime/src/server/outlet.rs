@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::error::BrokerError;
 use crate::sync::watch;
-use crate::transport::{Backoff, Departure, Outgoing, Published, Publisher, Transport};
+use crate::transport::{Backoff, Departure, Outgoing, Published, Publisher, Receipt, Transport};
 
 /// Sends a server's replies, until the broker has each.
 #[derive(Debug)]
@@ -56,9 +56,21 @@ impl Outlet {
         self.publisher(None).await.map(drop)
     }
 
+    /// Sends a reply at once, where that can be; else it comes back.
+    pub(super) fn try_send(
+        &self,
+        outgoing: Outgoing,
+        receipt: Arc<dyn Receipt>,
+    ) -> Result<(), Box<Outgoing>> {
+        match &*self.current.borrow() {
+            Current::Ready(publisher) => publisher.try_publish(outgoing, receipt),
+            Current::Opening | Current::Closed => Err(Box::new(outgoing)),
+        }
+    }
+
     /// Sends a reply, as often as it takes until the broker has it; a caller who gets it twice takes the first.
     ///
-    /// Where it has still not left at `worth_until`, it is given up.
+    /// Where it has still not left at `worth_until`, it is given up. One that `is_suspect` was sent before by a channel that was closed.
     ///
     /// # Errors
     ///
@@ -67,9 +79,9 @@ impl Outlet {
         &self,
         outgoing: Outgoing,
         worth_until: Option<Instant>,
+        mut is_suspect: bool,
     ) -> Result<Sent, BrokerError> {
         let mut lost = None;
-        let mut is_suspect = false;
         let mut backoff = Backoff::new();
         loop {
             let waiting = async {

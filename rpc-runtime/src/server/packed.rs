@@ -1,25 +1,39 @@
 //! The way of several requests that came in one message: each is decided about, run and answered by itself.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
+use tokio_util::sync::ReusableBoxFuture;
 use uuid::Uuid;
 
 use super::debt::{Debt, Served, Unsettled};
-use super::dispatch::{DELIVERY_COUNT, ReplyTo};
+use super::dispatch::{DELIVERY_COUNT, Decision, ReplyTo};
 use super::outlet::Sent;
-use super::post::DueReply;
-use super::runs::{Key, Origin};
-use super::serve::{Desk, Done, dropped, grace};
+use super::pace::Pace;
+use super::post::{DueReplies, DueReply, grace};
+use super::runs::{Id, Key, Origin};
+use super::serve::{Desk, Names, dropped, run};
+use super::service::{Invocation, Service};
 use crate::codec::Codec;
-use crate::protocol::{MAX_PACKED, Message, PackedCall, Properties, Request, ShortStr, unpack};
+use crate::protocol::{
+    MAX_PACKED, MAX_PART_BYTES, Message, PackedAnswer, PackedCall, Properties, Reply, Request, ShortStr,
+    unpack,
+};
 use crate::transport::{Control, Delivery, Departure, Outgoing};
+
+/// How long answers wait for those of the same message that are run after them.
+const LONGEST_WAIT: Duration = Duration::from_micros(250);
 
 impl Desk {
     /// Serves the requests of one message that arrived at this instant; answered, each leaves as soon as it can.
+    ///
+    /// They are run one after another, each as far as it gets at once. Those that have to wait for something go on beside each other.
     pub(super) async fn serve_packed(
         self: &Arc<Self>,
         delivery: Delivery,
@@ -32,71 +46,155 @@ impl Desk {
             redelivered,
             tag,
         } = delivery;
+        let opened = self.open(message).filter(|opened| !opened.calls.is_empty());
         let Some(Opened {
             codec,
             properties,
             calls,
-        }) = self.open(message)
+        }) = opened
         else {
-            Unsettled::new(control, tag, 1).settle().await;
+            Unsettled::new(control, tag, 1).settle();
             return;
         };
-        let unsettled = Unsettled::new(control, tag, calls.len().max(1));
-        if calls.is_empty() {
-            unsettled.settle().await;
-            return;
-        }
-        let running = FuturesUnordered::new();
+        let unsettled = Unsettled::new(control, tag, calls.len());
+        let reply_to = properties.reply_to.as_ref();
+        let mut answers = Answers::new(self, served, codec, reply_to);
+        let take_longer = FuturesUnordered::new();
         let mut sent_on = Vec::new();
+        // One box for all that end at once, which are most.
+        let mut running = ReusableBoxFuture::new(std::future::pending());
+        let mut now = Instant::now();
         for call in calls {
             let id = call.id;
             let request = request(call, codec, &properties);
-            let key = Key::new(request.reply_to.clone(), ShortStr::from_uuid(id));
             let origin = Origin::new(redelivered, &request.headers);
-            let Some(debt) = self.take(key, origin, unsettled.clone(), served).await else {
+            let key = Key::new(reply_to.cloned(), Id::Uuid(id));
+            let Some(owed) = self.take(key, origin, unsettled.clone()) else {
                 continue;
             };
             let worth_until = request.time_to_live.and_then(|time| arrived.checked_add(time));
-            let to = request.reply_to.clone();
             if redelivered && self.may_be_sent_on(&request) {
-                sent_on.push(self.send_on(request, worth_until, debt));
+                let debt = Debt::of(self, served, owed);
+                sent_on.push(self.send_on(request, reply_to.cloned(), worth_until, debt));
                 continue;
             }
-            running.push(async move {
-                let done = self.run_request(request, redelivered, arrived).await;
-                (id, to, worth_until, done, debt)
-            });
+            answers.due.debt.add(owed);
+            let Some(place) = self.try_place() else {
+                let debt = answers.due.debt.split_last();
+                take_longer.push(self.run_in_turn(request, redelivered, arrived, debt).boxed());
+                continue;
+            };
+            let (reply, pace) = match self.decide_packed(request, redelivered, arrived, now) {
+                Err(refusal) => (refusal, None),
+                Ok(Runnable {
+                    service,
+                    invocation,
+                    pace,
+                }) => {
+                    running.set(async move {
+                        let _place = place;
+                        run(service, &invocation).await
+                    });
+                    match poll_once(&mut running).await {
+                        Poll::Ready(reply) => (reply, pace),
+                        Poll::Pending => {
+                            let debt = answers.due.debt.split_last();
+                            let begun = now;
+                            let running = std::mem::replace(
+                                &mut running,
+                                ReusableBoxFuture::new(std::future::pending()),
+                            );
+                            let ending = async move {
+                                let reply = running.await;
+                                Some(Ran {
+                                    id,
+                                    reply,
+                                    wanted: self.wanted(pace, begun.elapsed()),
+                                    worth_until,
+                                    debt,
+                                })
+                            };
+                            take_longer.push(ending.boxed());
+                            now = Instant::now();
+                            continue;
+                        }
+                    }
+                }
+            };
+            let took = now.elapsed();
+            now += took;
+            answers.add(id, reply, self.wanted(pace, took), worth_until);
+            answers.leave_by(now);
         }
-        tokio::join!(self.answer_packed(running), join_all(sent_on));
+        answers.leave();
+        tokio::join!(answers.go_on(take_longer), join_all(sent_on));
     }
 
-    /// Has what is done leave, until all is.
-    async fn answer_packed(&self, running: FuturesUnordered<impl Future<Output = Ran>>) {
-        // Those that are done at the same time are answered together.
-        let mut running = running.ready_chunks(MAX_PACKED);
-        while let Some(done) = running.next().await {
-            let mut answers = Vec::with_capacity(done.len());
-            for (id, to, worth_until, done, debt) in done {
-                // Dropped, it comes again: the handle was closed.
-                let Some(Done { reply, wanted }) = done else {
-                    continue;
-                };
-                match to {
-                    Some(address) => answers.push(DueReply {
-                        id: Some(id),
-                        to: ReplyTo {
-                            address,
-                            correlation_id: None,
-                        },
-                        reply: self.fit(reply),
-                        wanted,
-                        worth_until,
-                        debt,
-                    }),
-                    None => debt.pay().await,
-                }
+    /// Runs a request of several once fewer run here; nothing where the handle is closed before.
+    async fn run_in_turn(
+        &self,
+        request: Request,
+        redelivered: bool,
+        arrived: Instant,
+        debt: Debt,
+    ) -> Option<Ran> {
+        let _place = self.place().await?;
+        let Some(id) = request
+            .correlation_id
+            .as_ref()
+            .and_then(|id| Uuid::try_parse(id.as_str()).ok())
+        else {
+            return None;
+        };
+        let worth_until = request.time_to_live.and_then(|time| arrived.checked_add(time));
+        let now = Instant::now();
+        let (reply, wanted) = match self.decide_packed(request, redelivered, arrived, now) {
+            Err(refusal) => (refusal, 0),
+            Ok(Runnable {
+                service,
+                invocation,
+                pace,
+            }) => {
+                let reply = run(service, &invocation).await;
+                (reply, self.wanted(pace, now.elapsed()))
             }
-            self.post.post_all(answers);
+        };
+        Some(Ran {
+            id,
+            reply,
+            wanted,
+            worth_until,
+            debt,
+        })
+    }
+
+    /// Decides about a request of several; a reply where it is refused.
+    fn decide_packed(
+        &self,
+        request: Request,
+        redelivered: bool,
+        arrived: Instant,
+        now: Instant,
+    ) -> Result<Runnable<'_>, Reply> {
+        let names = Names::of_packed(&request);
+        let decision = self
+            .dispatcher
+            .decide_request(request, None, redelivered, arrived, now, &self.rules);
+        match decision {
+            Decision::Run {
+                service,
+                invocation,
+                pace,
+                ..
+            } => Ok(Runnable {
+                service,
+                invocation,
+                pace,
+            }),
+            Decision::Refuse { reply, fault, .. } => {
+                self.refused(&fault, &names);
+                Err(reply)
+            }
         }
     }
 
@@ -108,7 +206,14 @@ impl Desk {
     }
 
     /// Sends a request on to the queue where each comes by itself, and settles it here.
-    async fn send_on(&self, mut request: Request, worth_until: Option<Instant>, debt: Debt) {
+    async fn send_on(
+        &self,
+        mut request: Request,
+        reply_to: Option<ShortStr>,
+        worth_until: Option<Instant>,
+        debt: Debt,
+    ) {
+        request.reply_to = reply_to;
         let Ok(queue) = ShortStr::new(&self.queue) else {
             return;
         };
@@ -121,14 +226,14 @@ impl Desk {
             message: request.into_message(),
             departure: Departure::default(),
         };
-        match self.outlet.send(outgoing, worth_until.map(grace)).await {
-            Ok(Sent::Taken | Sent::TooLate) => debt.pay().await,
+        match self.outlet.send(outgoing, worth_until.map(grace), false).await {
+            Ok(Sent::Taken | Sent::TooLate) => debt.pay(),
             Ok(Sent::Refused(_)) => {
                 tracing::error!(
                     queue = self.queue,
                     "the queue refused a request that came before; its caller will time out"
                 );
-                debt.pay().await;
+                debt.pay();
             }
             // The handle was closed: it comes again.
             Err(_) => {}
@@ -162,8 +267,122 @@ impl Desk {
     }
 }
 
-/// A request that was run: which it is, whom to answer and until when, and what is owed for it.
-type Ran = (Uuid, Option<ShortStr>, Option<Instant>, Option<Done>, Debt);
+/// A request that may be run.
+struct Runnable<'a> {
+    service: &'a dyn Service,
+    invocation: Invocation,
+    pace: Option<&'a Pace>,
+}
+
+/// A request that took longer than others of its message.
+struct Ran {
+    id: Uuid,
+    reply: Reply,
+    wanted: u16,
+    worth_until: Option<Instant>,
+    debt: Debt,
+}
+
+/// The answers of one message's requests.
+struct Answers<'a> {
+    desk: &'a Arc<Desk>,
+    served: &'a Served,
+    /// Nothing where no answers are wanted.
+    address: Option<&'a ShortStr>,
+    due: DueReplies,
+    /// When the last ones left.
+    left: Instant,
+}
+
+impl<'a> Answers<'a> {
+    fn new(desk: &'a Arc<Desk>, served: &'a Served, codec: Codec, address: Option<&'a ShortStr>) -> Self {
+        let address = address.filter(|address| !address.as_str().is_empty());
+        Self {
+            desk,
+            served,
+            address,
+            due: due(desk, served, address, codec),
+            left: Instant::now(),
+        }
+    }
+
+    /// Adds the answer to the request that was added to the debt last.
+    fn add(&mut self, id: Uuid, reply: Reply, wanted: u16, worth_until: Option<Instant>) {
+        let Some(address) = self.address else {
+            return self.due.debt.split_last().pay();
+        };
+        let reply = self.desk.fit(reply);
+        if reply.body.len() > MAX_PART_BYTES {
+            return self.desk.post.post(DueReply {
+                to: ReplyTo {
+                    address: address.clone(),
+                    correlation_id: Some(ShortStr::from_uuid(id)),
+                },
+                reply,
+                wanted,
+                worth_until,
+                debt: self.due.debt.split_last(),
+                is_suspect: false,
+            });
+        }
+        let answer = PackedAnswer {
+            id,
+            kind: reply.kind,
+            body: reply.body,
+            wanted,
+        };
+        self.due.add(answer, worth_until);
+        if self.due.is_full() {
+            self.leave();
+        }
+    }
+
+    /// Has those that are there leave, if the last ones left long ago.
+    fn leave_by(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.left) >= LONGEST_WAIT {
+            self.leave();
+            self.left = now;
+        }
+    }
+
+    fn leave(&mut self) {
+        let none = due(self.desk, self.served, self.address, self.due.codec);
+        self.desk
+            .post
+            .post_together(std::mem::replace(&mut self.due, none));
+    }
+
+    /// Adds the answers of those that take longer, until all are there.
+    async fn go_on(&mut self, take_longer: FuturesUnordered<BoxFuture<'_, Option<Ran>>>) {
+        // Those that are done at the same time are answered together.
+        let mut take_longer = take_longer.ready_chunks(MAX_PACKED);
+        while let Some(ran) = take_longer.next().await {
+            // Where there is nothing, the handle was closed, and the request comes again.
+            for Ran {
+                id,
+                reply,
+                wanted,
+                worth_until,
+                debt,
+            } in ran.into_iter().flatten()
+            {
+                self.due.debt.add_all(debt);
+                self.add(id, reply, wanted, worth_until);
+            }
+            self.leave();
+        }
+    }
+}
+
+fn due(desk: &Arc<Desk>, served: &Served, address: Option<&ShortStr>, codec: Codec) -> DueReplies {
+    let address = address.cloned().unwrap_or(ShortStr::from_static(""));
+    DueReplies::none(address, codec, Debt::none(desk, served))
+}
+
+/// Polls a future once.
+async fn poll_once<T>(future: &mut ReusableBoxFuture<'_, T>) -> Poll<T> {
+    poll_fn(|cx| Poll::Ready(future.poll(cx))).await
+}
 
 /// A message's requests.
 struct Opened {
@@ -192,7 +411,8 @@ fn request(call: PackedCall, codec: Codec, shared: &Properties) -> Request {
         method: Some(method),
         codec,
         correlation_id: Some(ShortStr::from_uuid(id)),
-        reply_to: shared.reply_to.clone(),
+        // The message's, for all of them.
+        reply_to: None,
         time_to_live,
         persistent: shared.persistent,
         priority: shared.priority,

@@ -1,47 +1,64 @@
-//! How the answers of packed requests leave: those for one caller together.
+//! How answers leave: each by itself, at once; those of packed requests together, if they go to one caller.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::debt::Debt;
 use super::dispatch::ReplyTo;
 use super::outlet::{Outlet, Sent};
-use super::serve::grace;
 use crate::codec::Codec;
+use crate::error::BrokerError;
 use crate::packing::{Load, Packer, gather};
 use crate::protocol::{
-    MAX_PACKED, MAX_PART_BYTES, Message, PACKED, PackedAnswer, Properties, Reply, ShortStr, pack,
+    Fault, FaultCode, MAX_PACKED, MAX_PACKED_BYTES, MAX_PART_BYTES, Message, PACKED, PACKING_HEADER,
+    PackedAnswer, Properties, Reply, ShortStr, pack,
 };
-use crate::transport::{Departure, Outgoing};
+use crate::transport::{Departure, Outgoing, Published, Receipt};
 
-/// An answer that is to leave.
+/// An answer that leaves by itself.
 #[derive(Debug)]
 pub(super) struct DueReply {
-    /// By which it is known among others; nothing where it leaves by itself.
-    pub(super) id: Option<Uuid>,
     pub(super) to: ReplyTo,
     pub(super) reply: Reply,
     /// How many calls of its method are wanted in one message; zero says nothing.
     pub(super) wanted: u16,
     pub(super) worth_until: Option<Instant>,
     pub(super) debt: Debt,
+    /// It was sent before, by a channel that was closed.
+    pub(super) is_suspect: bool,
+}
+
+/// Answers to packed calls of one caller, which may leave together.
+#[derive(Debug)]
+pub(super) struct DueReplies {
+    pub(super) address: ShortStr,
+    pub(super) codec: Codec,
+    /// As many as requests in the debt, in the same order.
+    pub(super) answers: Vec<PackedAnswer>,
+    /// How large they are.
+    pub(super) bytes: usize,
+    /// For how long the one that is worth it longest is worth it; nothing where one always is.
+    pub(super) worth_until: Option<Instant>,
+    pub(super) debt: Debt,
 }
 
 /// Where answers are put. No more wait here than requests were delivered.
 #[derive(Debug, Clone)]
-pub(super) struct Post(UnboundedSender<DueReplies>);
+pub(super) struct Post {
+    inbox: UnboundedSender<Due>,
+    outlet: Arc<Outlet>,
+}
 
-/// DueReplies that were ready at the same time.
 #[derive(Debug)]
-enum DueReplies {
-    One(DueReply),
-    Some(Vec<DueReply>),
+enum Due {
+    Alone(Box<DueReply>),
+    Together(DueReplies),
 }
 
 impl Post {
@@ -49,48 +66,95 @@ impl Post {
     pub(super) fn new(outlet: Arc<Outlet>) -> (Self, impl Future<Output = ()>) {
         let (sender, inbox) = unbounded_channel();
         let task = Task {
-            outlet,
+            outlet: Arc::clone(&outlet),
             packer: Packer::new(),
             under_way: FuturesUnordered::new(),
         };
-        (Self(sender), task.run(inbox))
+        let post = Self {
+            inbox: sender,
+            outlet,
+        };
+        (post, task.run(inbox))
     }
 
-    /// Has answers leave, and pays what is owed for them.
+    /// Has an answer leave by itself, at once where that can be, and pays what is owed for it.
     pub(super) fn post(&self, answer: DueReply) {
-        // The task ends before only where the server was dropped: the requests come again.
-        let _ = self.0.send(DueReplies::One(answer));
+        let outgoing = answer.outgoing();
+        let receipt = Arc::new(Underway {
+            answer: Mutex::new(Some(Box::new(answer))),
+            post: self.clone(),
+        });
+        if self
+            .outlet
+            .try_send(outgoing, Arc::clone(&receipt) as Arc<dyn Receipt>)
+            .is_err()
+            && let Some(answer) = receipt.take()
+        {
+            self.put(Due::Alone(answer));
+        }
     }
 
-    pub(super) fn post_all(&self, answers: Vec<DueReply>) {
-        let _ = self.0.send(DueReplies::Some(answers));
+    /// Has answers leave, together with others if there are some, and pays what is owed for them.
+    pub(super) fn post_together(&self, answers: DueReplies) {
+        if !answers.answers.is_empty() {
+            self.put(Due::Together(answers));
+        }
+    }
+
+    fn put(&self, due: Due) {
+        // The task ends before only where the server was dropped: the requests come again.
+        let _ = self.inbox.send(due);
     }
 }
 
-/// DueReplies that can leave in one message.
+/// An answer that was sent by itself.
+struct Underway {
+    answer: Mutex<Option<Box<DueReply>>>,
+    post: Post,
+}
+
+impl Underway {
+    fn take(&self) -> Option<Box<DueReply>> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Receipt for Underway {
+    fn published(self: Arc<Self>, published: Published) {
+        let Some(mut answer) = self.take() else { return };
+        match published {
+            // Not mandatory: a caller who is gone is no error.
+            Published::Routed | Published::Returned => answer.debt.pay(),
+            Published::Refused => answer.refused(),
+            // The handle was closed: the request comes again, elsewhere.
+            Published::Failed {
+                source: BrokerError::Closed,
+                ..
+            } => {}
+            // Once more, with more patience.
+            Published::Failed { .. } | Published::Withdrawn => {
+                answer.is_suspect = published.is_of_channel();
+                self.post.put(Due::Alone(answer));
+            }
+        }
+    }
+}
+
+/// Answers that can leave in one message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Lane {
     address: ShortStr,
     codec: Codec,
 }
 
-impl DueReplies {
-    fn may_leave_with_others(&self) -> bool {
-        match self {
-            Self::One(answer) => answer.id.is_some(),
-            Self::Some(_) => true,
-        }
-    }
-}
-
 struct Task {
     outlet: Arc<Outlet>,
-    packer: Packer<Lane, DueReply>,
+    packer: Packer<Lane, DueReplies>,
     under_way: FuturesUnordered<BoxFuture<'static, Option<Lane>>>,
 }
 
 impl Task {
-    async fn run(mut self, mut inbox: UnboundedReceiver<DueReplies>) {
+    async fn run(mut self, mut inbox: UnboundedReceiver<Due>) {
         let mut gathered = Vec::new();
         let mut is_open = true;
         while is_open || !self.under_way.is_empty() {
@@ -101,15 +165,28 @@ impl Task {
                 },
                 received = inbox.recv_many(&mut gathered, MAX_PACKED), if is_open => {
                     is_open = received > 0;
-                    if gathered.iter().any(DueReplies::may_leave_with_others) {
+                    if gathered.iter().any(|due| matches!(due, Due::Together(_))) {
                         gather(&mut inbox, &mut gathered).await;
                     }
                 }
             }
-            for answers in gathered.drain(..) {
-                match answers {
-                    DueReplies::One(answer) => self.sort(answer),
-                    DueReplies::Some(answers) => answers.into_iter().for_each(|answer| self.sort(answer)),
+            for due in gathered.drain(..) {
+                match due {
+                    Due::Alone(answer) => {
+                        let outlet = Arc::clone(&self.outlet);
+                        self.under_way.push(Box::pin(async move {
+                            answer.send(&outlet).await;
+                            None
+                        }));
+                    }
+                    Due::Together(answers) => {
+                        let lane = Lane {
+                            address: answers.address.clone(),
+                            codec: answers.codec,
+                        };
+                        let load = Load::of_many(answers.bytes, answers.answers.len());
+                        self.packer.push(lane, answers, load);
+                    }
                 }
             }
             while let Some((lane, answers)) = self.packer.next() {
@@ -118,50 +195,24 @@ impl Task {
             }
         }
     }
-
-    fn sort(&mut self, answer: DueReply) {
-        let size = answer.reply.body.len();
-        if answer.id.is_none() || size > MAX_PART_BYTES {
-            self.under_way.push(Box::pin(async move {
-                answer.send_alone().await;
-                None
-            }));
-            return;
-        }
-        let lane = Lane {
-            address: answer.to.address.clone(),
-            codec: answer.reply.codec,
-        };
-        let load = Load::new(size + OVERHEAD, u16::MAX);
-        self.packer.push(lane, answer, load);
-    }
 }
 
-/// What an id and lengths add to an answer, at most.
-const OVERHEAD: usize = 48;
-
-async fn send_together(outlet: Arc<Outlet>, lane: Lane, mut answers: Vec<DueReply>) -> Option<Lane> {
-    if answers.len() > 1 {
+async fn send_together(outlet: Arc<Outlet>, lane: Lane, mut due: Vec<DueReplies>) -> Option<Lane> {
+    if due.iter().map(|due| due.answers.len()).sum::<usize>() > 1 {
+        // Worth it for as long as it is to one of them.
+        let worth_until = due.iter().map(|due| due.worth_until);
+        let worth_until = worth_until.reduce(|one, other| Some(one?.max(other?))).flatten();
         let outgoing = Outgoing {
             queue: lane.address.clone(),
             mandatory: false,
-            message: message(&answers, lane.codec),
+            message: message(&due, lane.codec),
             departure: Departure::default(),
         };
-        // Worth it for as long as it is to one of them.
-        let worth_until = answers.iter().map(|answer| answer.worth_until);
-        let worth_until = worth_until.reduce(|one, other| Some(one?.max(other?))).flatten();
-        match outlet.send(outgoing, worth_until.map(grace)).await {
-            Ok(Sent::Taken) => {
-                for answer in answers.drain(..) {
-                    answer.debt.pay().await;
-                }
-            }
+        match outlet.send(outgoing, worth_until.map(grace), false).await {
+            Ok(Sent::Taken) => due.drain(..).for_each(|due| due.debt.pay()),
             Ok(Sent::TooLate) => {
                 tracing::warn!("replies were given up: there is no connection, and their caller is gone");
-                for answer in answers.drain(..) {
-                    answer.debt.pay().await;
-                }
+                due.drain(..).for_each(|due| due.debt.pay());
             }
             // Perhaps not each of them is refused by itself.
             Ok(Sent::Refused(_)) => {}
@@ -169,43 +220,141 @@ async fn send_together(outlet: Arc<Outlet>, lane: Lane, mut answers: Vec<DueRepl
             Err(_) => return Some(lane),
         }
     }
-    join_all(answers.into_iter().map(DueReply::send_alone)).await;
+    let alone = due.into_iter().flat_map(DueReplies::split);
+    join_all(alone.map(async |answer| answer.send(&outlet).await)).await;
     Some(lane)
 }
 
-fn message(answers: &[DueReply], codec: Codec) -> Message {
-    let parts: Vec<_> = answers
-        .iter()
-        .filter_map(|answer| {
-            Some(PackedAnswer {
-                id: answer.id?,
-                kind: answer.reply.kind,
-                body: answer.reply.body.clone(),
-                wanted: answer.wanted,
-            })
-        })
-        .collect();
+fn message(due: &[DueReplies], codec: Codec) -> Message {
+    let answers: Vec<_> = due.iter().flat_map(|due| &due.answers).collect();
     Message {
         properties: Properties {
             kind: Some(ShortStr::from_static(PACKED)),
             content_type: Some(ShortStr::from_static(codec.content_type())),
             ..Properties::default()
         },
-        body: pack(&parts),
+        body: pack(&answers),
     }
 }
 
-impl DueReply {
-    /// Sends it in a message of its own.
-    async fn send_alone(self) {
-        let desk = Arc::clone(self.debt.desk());
-        let to = ReplyTo {
-            correlation_id: self.id.map(ShortStr::from_uuid).or(self.to.correlation_id),
-            ..self.to
-        };
-        let sent = desk.send(self.reply, self.wanted, &to, self.worth_until).await;
-        if sent.is_ok() {
-            self.debt.pay().await;
+impl DueReplies {
+    /// Of no answer yet.
+    pub(super) fn none(address: ShortStr, codec: Codec, debt: Debt) -> Self {
+        Self {
+            address,
+            codec,
+            answers: Vec::new(),
+            bytes: 0,
+            worth_until: Some(Instant::now()),
+            debt,
         }
     }
+
+    /// Adds the answer to the request that was added to the debt last.
+    pub(super) fn add(&mut self, answer: PackedAnswer, worth_until: Option<Instant>) {
+        self.bytes += answer.body.len() + OVERHEAD;
+        self.worth_until = self
+            .worth_until
+            .zip(worth_until)
+            .map(|(one, other)| one.max(other));
+        self.answers.push(answer);
+    }
+
+    /// No more goes into a message with these.
+    pub(super) fn is_full(&self) -> bool {
+        self.answers.len() >= MAX_PACKED || self.bytes + MAX_PART_BYTES + OVERHEAD > MAX_PACKED_BYTES
+    }
+
+    /// Each answer by itself.
+    fn split(self) -> impl Iterator<Item = DueReply> {
+        let Self {
+            address,
+            codec,
+            answers,
+            worth_until,
+            debt,
+            ..
+        } = self;
+        answers
+            .into_iter()
+            .zip(debt.split())
+            .map(move |(answer, debt)| DueReply {
+                to: ReplyTo {
+                    address: address.clone(),
+                    correlation_id: Some(ShortStr::from_uuid(answer.id)),
+                },
+                reply: Reply {
+                    kind: answer.kind,
+                    codec,
+                    body: answer.body,
+                },
+                wanted: answer.wanted,
+                worth_until,
+                debt,
+                is_suspect: false,
+            })
+    }
+}
+
+/// What an id and lengths add to an answer, at most.
+const OVERHEAD: usize = 48;
+
+impl DueReply {
+    fn outgoing(&self) -> Outgoing {
+        outgoing(self.reply.clone(), self.wanted, &self.to)
+    }
+
+    /// Sends it, as often as it takes until the broker has it; or in its place, where the broker does not take it, a fault that
+    /// says so.
+    async fn send(self, outlet: &Outlet) {
+        let worth_until = self.worth_until.map(grace);
+        match outlet.send(self.outgoing(), worth_until, self.is_suspect).await {
+            Ok(Sent::Taken) => return self.debt.pay(),
+            Ok(Sent::TooLate) => {
+                tracing::warn!("a reply was given up: there is no connection, and its caller is gone");
+                return self.debt.pay();
+            }
+            Ok(Sent::Refused(None)) => return self.refused(),
+            Ok(Sent::Refused(Some(error))) => tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "a reply cannot be sent; its caller gets a fault"
+            ),
+            // The handle was closed: the request comes again, elsewhere.
+            Err(_) => return,
+        }
+        let message = "the method ran, and the broker does not take its reply: it may be too large for it";
+        let fault = Fault::new(FaultCode::ReplyTooLarge, message);
+        let fault = outgoing(Reply::fault(self.reply.codec, &fault), self.wanted, &self.to);
+        if outlet.send(fault, worth_until, false).await.is_ok() {
+            self.debt.pay();
+        }
+    }
+
+    fn refused(self) {
+        tracing::error!("the broker refused a reply; its caller will time out");
+        self.debt.pay();
+    }
+}
+
+fn outgoing(reply: Reply, wanted: u16, to: &ReplyTo) -> Outgoing {
+    let mut message = reply.into_message(to.correlation_id.clone());
+    if wanted > 0 {
+        let name = ShortStr::from_static(PACKING_HEADER);
+        message.properties.headers.insert(name, wanted.to_string());
+    }
+    Outgoing {
+        queue: to.address.clone(),
+        mandatory: false,
+        message,
+        departure: Departure::default(),
+    }
+}
+
+/// How long a reply may wait for a connection although its request's time is over: not every peer that lets its requests
+/// expire in the queue stops waiting for the answer at the same moment.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Until when a reply may wait for a connection, whose request's time is over at this instant.
+pub(super) fn grace(deadline: Instant) -> Instant {
+    deadline.max(Instant::now() + GRACE)
 }

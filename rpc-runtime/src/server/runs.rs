@@ -6,6 +6,10 @@
 //! worker sends on, as a copy, what came packed and comes again.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+use uuid::Uuid;
 
 use crate::headers::Headers;
 use crate::protocol::{RESENT_HEADER, ShortStr};
@@ -18,23 +22,43 @@ const REMEMBERED: usize = 16 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     reply_to: Option<ShortStr>,
-    correlation_id: ShortStr,
+    id: Id,
     /// It names the copy of a request that a worker sent on. The request itself is done with where the broker has the copy, and
     /// the copy where it is answered.
     is_copy: bool,
 }
 
 impl Key {
-    pub(super) fn new(reply_to: Option<ShortStr>, correlation_id: ShortStr) -> Self {
+    pub(super) fn new(reply_to: Option<ShortStr>, id: Id) -> Self {
         Self {
             reply_to,
-            correlation_id,
+            id,
             is_copy: false,
         }
     }
 
     fn of_copy(self) -> Self {
-        Self { is_copy: true, ..self }
+        Self {
+            is_copy: true,
+            ..self
+        }
+    }
+}
+
+/// A correlation id: one that this library's callers give, or any other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Id {
+    Uuid(Uuid),
+    Text(ShortStr),
+}
+
+impl From<&ShortStr> for Id {
+    fn from(id: &ShortStr) -> Self {
+        match Uuid::try_parse(id.as_str()) {
+            // Of all the ways to write one, this is ours: packed and not, it is the same id.
+            Ok(uuid) if ShortStr::from_uuid(uuid) == *id => Self::Uuid(uuid),
+            _ => Self::Text(id.clone()),
+        }
     }
 }
 
@@ -92,23 +116,25 @@ pub(super) enum Arrival {
 /// The requests of one queue. `D` names a delivery, for when it is settled.
 #[derive(Debug)]
 pub(super) struct Runs<D> {
-    known: HashMap<Key, Known<D>>,
-    /// Those whose end is remembered, oldest first.
-    ended: VecDeque<Key>,
-}
-
-/// What is known of a request: one of the two at least.
-#[derive(Debug)]
-struct Known<D> {
-    run: Option<Run<D>>,
-    ended: Option<End>,
+    running: HashMap<Key, Run<D>, RandomState>,
+    /// Those that ended, oldest first. Looked through only for what comes again, which is seldom: most requests are never
+    /// looked for here, and pay no more than this entry.
+    ended: VecDeque<Ended>,
 }
 
 #[derive(Debug)]
 struct Run<D> {
-    /// All that came of the request.
-    deliveries: Vec<D>,
+    /// All that came of the request: the first, and those that came again.
+    first: Option<D>,
+    again: Vec<D>,
     ends_as: End,
+}
+
+/// A request that ended. Its key's hash stands for it: of 2^64, by a secret of this process.
+#[derive(Debug, Clone, Copy)]
+struct Ended {
+    hash: u64,
+    end: End,
 }
 
 /// Who answers, or answered.
@@ -123,7 +149,7 @@ enum End {
 impl<D> Default for Runs<D> {
     fn default() -> Self {
         Self {
-            known: HashMap::new(),
+            running: HashMap::default(),
             ended: VecDeque::new(),
         }
     }
@@ -139,16 +165,14 @@ impl<D> Runs<D> {
             Origin::Resent => self.arrive_as(key, true, false, delivery),
             Origin::SentOn { was_resent } => {
                 // Another worker had it come again, while this one runs it, or after this one answered it.
-                if let Some(known) = self.known.get_mut(&key) {
-                    if let Some(run) = &mut known.run
-                        && run.ends_as == End::Answered
-                    {
-                        run.deliveries.push(delivery);
-                        return Arrival::Joined;
-                    }
-                    if !was_resent && known.ended == Some(End::Answered) {
-                        return Arrival::Answered;
-                    }
+                if let Some(run) = self.running.get_mut(&key)
+                    && run.ends_as == End::Answered
+                {
+                    run.again.push(delivery);
+                    return Arrival::Joined;
+                }
+                if !was_resent && self.end_of(&key) == Some(End::Answered) {
+                    return Arrival::Answered;
                 }
                 self.arrive_as(key.of_copy(), true, !was_resent, delivery)
             }
@@ -157,72 +181,66 @@ impl<D> Runs<D> {
 
     /// A delivery came that may be one of a run in progress, or of a request that has ended.
     fn arrive_as(&mut self, key: Key, may_join: bool, may_have_ended: bool, delivery: D) -> Arrival {
-        let known = self.known.entry(key.clone()).or_insert_with(|| Known {
-            run: None,
-            ended: None,
-        });
-        match &mut known.run {
-            Some(run) if may_join => {
-                run.deliveries.push(delivery);
-                Arrival::Joined
+        if let Some(run) = self.running.get_mut(&key) {
+            if !may_join {
+                return Arrival::ServeApart;
             }
-            Some(_) => Arrival::ServeApart,
-            None if may_have_ended && known.ended.is_some() => Arrival::Answered,
-            None => {
-                known.run = Some(Run {
-                    deliveries: vec![delivery],
-                    ends_as: End::Answered,
-                });
-                Arrival::Serve(key)
-            }
+            run.again.push(delivery);
+            return Arrival::Joined;
         }
+        if may_have_ended && self.end_of(&key).is_some() {
+            return Arrival::Answered;
+        }
+        let run = Run {
+            first: Some(delivery),
+            again: Vec::new(),
+            ends_as: End::Answered,
+        };
+        self.running.insert(key.clone(), run);
+        Arrival::Serve(key)
+    }
+
+    /// How a request ended last; nothing where it did not, or is forgotten.
+    fn end_of(&self, key: &Key) -> Option<End> {
+        let hash = self.running.hasher().hash_one(key);
+        let ended = self.ended.iter().rev().find(|ended| ended.hash == hash);
+        ended.map(|ended| ended.end)
     }
 
     /// A request is about to be sent on to a queue, from which its copy comes.
     pub(super) fn send_on(&mut self, key: &Key) {
-        if let Some(Known { run: Some(run), .. }) = self.known.get_mut(key) {
+        if let Some(run) = self.running.get_mut(key) {
             run.ends_as = End::SentOn;
         }
     }
 
     /// The broker has the answer to a request, or its copy: its deliveries are to be settled.
-    pub(super) fn ended(&mut self, key: Key) -> Vec<D> {
-        let Some(known) = self.known.get_mut(&key) else {
-            return Vec::new();
-        };
-        let Some(run) = known.run.take() else {
-            return Vec::new();
-        };
-        if known.ended.replace(run.ends_as).is_none() {
-            self.ended.push_back(key);
+    pub(super) fn ended(&mut self, key: Key) -> impl Iterator<Item = D> + use<D> {
+        let run = self.running.remove(&key);
+        if let Some(run) = &run {
+            let hash = self.running.hasher().hash_one(&key);
+            if self.ended.len() == REMEMBERED {
+                self.ended.pop_front();
+            }
+            self.ended.push_back(Ended {
+                hash,
+                end: run.ends_as,
+            });
         }
-        if self.ended.len() > REMEMBERED
-            && let Some(oldest) = self.ended.pop_front()
-        {
-            self.forget(&oldest, |known| known.ended = None);
-        }
-        run.deliveries
+        run.into_iter()
+            .flat_map(|run| run.first.into_iter().chain(run.again))
     }
 
     /// A request ended without an answer: its deliveries come again.
     pub(super) fn given_up(&mut self, key: &Key) {
-        self.forget(key, |known| known.run = None);
-    }
-
-    /// Forgets something of a request, and the request with the last.
-    fn forget(&mut self, key: &Key, what: impl FnOnce(&mut Known<D>)) {
-        if let Some(known) = self.known.get_mut(key) {
-            what(known);
-            if known.run.is_none() && known.ended.is_none() {
-                self.known.remove(key);
-            }
-        }
+        self.running.remove(key);
     }
 
     /// The broker takes back deliveries: they cannot be settled any more.
     pub(super) fn lose_deliveries(&mut self, is_lost: impl Fn(&D) -> bool) {
-        for run in self.known.values_mut().filter_map(|known| known.run.as_mut()) {
-            run.deliveries.retain(|delivery| !is_lost(delivery));
+        for run in self.running.values_mut() {
+            run.first.take_if(|delivery| is_lost(delivery));
+            run.again.retain(|delivery| !is_lost(delivery));
         }
     }
 }
@@ -234,8 +252,12 @@ mod tests {
     fn key(id: &'static str) -> Key {
         Key::new(
             Some(ShortStr::from_static("amq.gen-1")),
-            ShortStr::from_static(id),
+            Id::Text(ShortStr::from_static(id)),
         )
+    }
+
+    fn ended(runs: &mut Runs<i32>, key: Key) -> Vec<i32> {
+        runs.ended(key).collect()
     }
 
     fn serve(id: &'static str) -> Arrival {
@@ -257,14 +279,14 @@ mod tests {
         assert_eq!(runs.arrive(key("a"), Origin::Resent, 3), Arrival::Joined);
         // Another worker had it too.
         assert_eq!(runs.arrive(key("a"), SENT_ON, 4), Arrival::Joined);
-        assert_eq!(runs.ended(key("a")), [2, 3, 4]);
+        assert_eq!(ended(&mut runs, key("a")), [2, 3, 4]);
     }
 
     #[test]
     fn a_redelivery_of_what_was_answered_is_settled() {
         let mut runs = Runs::default();
         runs.arrive(key("a"), Origin::New, 1);
-        assert_eq!(runs.ended(key("a")), [1]);
+        assert_eq!(ended(&mut runs, key("a")), [1]);
         assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 2), Arrival::Answered);
         assert_eq!(runs.arrive(key("a"), SENT_ON, 2), Arrival::Answered);
         // Its caller may have lost the answer.
@@ -295,7 +317,7 @@ mod tests {
             Arrival::Serve(another_caller())
         );
         // Nor is a new one taken for one that was answered.
-        runs.ended(key("1"));
+        let _ = runs.ended(key("1"));
         assert_eq!(runs.arrive(key("1"), Origin::New, 4), serve("1"));
     }
 
@@ -306,7 +328,7 @@ mod tests {
         runs.send_on(&key("a"));
         assert_eq!(runs.arrive(key("a"), SENT_ON, 2), copy("a"));
         assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 3), Arrival::Joined);
-        assert_eq!(runs.ended(key("a")), [1, 3]);
+        assert_eq!(ended(&mut runs, key("a")), [1, 3]);
         assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 4), Arrival::Answered);
         assert_eq!(runs.arrive(key("a"), Origin::Resent, 5), serve("a"));
     }
@@ -319,7 +341,7 @@ mod tests {
             runs.send_on(&key("a"));
             assert_eq!(runs.arrive(key("a"), SENT_ON, 2), copy("a"));
             if answered_in_between {
-                runs.ended(key("a").of_copy());
+                let _ = runs.ended(key("a").of_copy());
             }
             // The broker's word on the first copy was lost.
             let again = match answered_in_between {
@@ -327,8 +349,23 @@ mod tests {
                 false => Arrival::Joined,
             };
             assert_eq!(runs.arrive(key("a"), SENT_ON, 3), again);
-            runs.ended(key("a"));
+            let _ = runs.ended(key("a"));
             assert_eq!(runs.arrive(key("a"), SENT_ON, 4), again);
+        }
+    }
+
+    #[test]
+    fn an_id_is_the_same_packed_and_not() {
+        let uuid = Uuid::from_u128(0x00112233_4455_4677_8899_aabbccddeeff);
+        assert_eq!(Id::from(&ShortStr::from_uuid(uuid)), Id::Uuid(uuid));
+        for other in [
+            "7",
+            "",
+            "00112233445546778899AABBCCDDEEFF",
+            "00112233-4455-4677-8899-AABBCCDDEEFF",
+        ] {
+            let other = ShortStr::from_static(other);
+            assert_eq!(Id::from(&other), Id::Text(other));
         }
     }
 
@@ -346,46 +383,43 @@ mod tests {
         assert_eq!(Origin::new(true, &headers), Origin::Resent);
         for _ in 0..2 {
             Origin::mark_copy(&mut headers);
-            assert_eq!(
-                Origin::new(false, &headers),
-                Origin::SentOn { was_resent: true }
-            );
+            assert_eq!(Origin::new(false, &headers), Origin::SentOn { was_resent: true });
         }
     }
 
     #[test]
     fn only_so_many_are_remembered() {
         let mut runs = Runs::default();
-        let key = |n: usize| Key::new(None, ShortStr::new(n.to_string()).unwrap());
+        let key = |n: usize| Key::new(None, Id::Text(ShortStr::new(n.to_string()).unwrap()));
         for n in 0..=REMEMBERED {
             runs.arrive(key(n), Origin::New, ());
-            runs.ended(key(n));
+            let _ = runs.ended(key(n));
         }
         assert_eq!(
             runs.arrive(key(0), Origin::Redelivered, ()),
             Arrival::Serve(key(0))
         );
         assert_eq!(runs.arrive(key(1), Origin::Redelivered, ()), Arrival::Answered);
-        assert_eq!(runs.ended.len(), REMEMBERED);
+        assert_eq!((runs.ended.len(), runs.running.len()), (REMEMBERED, 1));
         runs.given_up(&key(0));
-        assert_eq!(runs.known.len(), REMEMBERED);
+        assert!(runs.running.is_empty());
     }
 
     #[test]
     fn one_that_runs_again_is_forgotten_once() {
         let mut runs = Runs::default();
-        let key = |n: usize| Key::new(None, ShortStr::new(n.to_string()).unwrap());
+        let key = |n: usize| Key::new(None, Id::Text(ShortStr::new(n.to_string()).unwrap()));
         for _ in 0..2 {
             runs.arrive(key(0), Origin::Resent, 7);
-            assert_eq!(runs.ended(key(0)), [7]);
+            assert_eq!(ended(&mut runs, key(0)), [7]);
         }
         runs.arrive(key(0), Origin::Resent, 8);
         for n in 1..=REMEMBERED {
             runs.arrive(key(n), Origin::New, 0);
-            runs.ended(key(n));
+            let _ = runs.ended(key(n));
         }
         // Its end is forgotten, the run in progress is not.
         assert_eq!(runs.arrive(key(0), Origin::Redelivered, 9), Arrival::Joined);
-        assert_eq!(runs.ended(key(0)), [8, 9]);
+        assert_eq!(ended(&mut runs, key(0)), [8, 9]);
     }
 }

@@ -6,25 +6,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-use super::debt::{Debt, Served, Unsettled};
-use super::dispatch::{Decision, Dispatcher, NoReplyAddress, ReplyTo, Rules, truthful};
-use super::outlet::{Outlet, Sent};
+use super::debt::{Debt, Owed, Served, Unsettled};
+use super::dispatch::{Decision, Dispatcher, NoReplyAddress, Rules, truthful};
+use super::outlet::Outlet;
+use super::pace::Pace;
 use super::post::{DueReply, Post};
-use super::runs::{Arrival, Key, Origin, Runs};
+use super::runs::{Arrival, Id, Key, Origin, Runs};
 use super::service::{Answer, Invocation, Service};
 use crate::context::with_ambient_deadline;
-use crate::error::BrokerError;
-use crate::protocol::{
-    Fault, FaultCode, Message, PACKED, PACKING_HEADER, Properties, Reply, Request, ShortStr,
-};
-use crate::transport::{Control, Delivery, Departure, Outgoing};
-
-/// How long a reply may wait for a connection although its request's time is over: not every peer that lets its requests
-/// expire in the queue stops waiting for the answer at the same moment.
-const GRACE: Duration = Duration::from_secs(5);
+use crate::protocol::{Fault, FaultCode, Message, PACKED, Properties, Reply, Request, ShortStr};
+use crate::transport::{Control, Delivery};
 
 /// What serving the requests of one queue takes.
 pub(super) struct Desk {
@@ -40,13 +34,6 @@ pub(super) struct Desk {
     takes_packed: AtomicBool,
     /// They are not for much longer.
     stops_packed: AtomicBool,
-}
-
-/// A request that was decided about, and run if that was the decision.
-pub(super) struct Done {
-    pub(super) reply: Reply,
-    /// How many calls of the method are wanted in one message; zero says nothing.
-    pub(super) wanted: u16,
 }
 
 impl Desk {
@@ -111,34 +98,29 @@ impl Desk {
         served: &Served,
     ) {
         let unsettled = Unsettled::new(control, delivery.tag, 1);
-        let debt = match key(&delivery) {
+        let owed = match key(&delivery) {
             Some(key) => {
                 let origin = Origin::new(delivery.redelivered, &delivery.message.properties.headers);
-                self.take(key, origin, unsettled, served).await
+                self.take(key, origin, unsettled)
             }
-            None => Some(Debt::apart(self, served, unsettled)),
+            None => Some(Owed::Apart(unsettled)),
         };
-        if let Some(debt) = debt {
+        if let Some(owed) = owed {
+            let debt = Debt::of(self, served, owed);
             self.answer(delivery, arrived, debt).await;
         }
     }
 
     /// Takes on a request, unless it runs here or was answered already.
-    pub(super) async fn take(
-        self: &Arc<Self>,
-        key: Key,
-        origin: Origin,
-        unsettled: Unsettled,
-        served: &Served,
-    ) -> Option<Debt> {
+    pub(super) fn take(&self, key: Key, origin: Origin, unsettled: Unsettled) -> Option<Owed> {
         let arrival = self.runs().arrive(key, origin, unsettled.clone());
         match arrival {
-            Arrival::Serve(key) => return Some(Debt::of_run(self, served, key)),
-            Arrival::ServeApart => return Some(Debt::apart(self, served, unsettled)),
+            Arrival::Serve(key) => return Some(Owed::Run(key)),
+            Arrival::ServeApart => return Some(Owed::Apart(unsettled)),
             Arrival::Joined => tracing::debug!(queue = self.queue, "a request that runs here came again"),
             Arrival::Answered => {
                 tracing::debug!(queue = self.queue, "a request that was answered came again");
-                unsettled.settle().await;
+                unsettled.settle();
             }
         }
         None
@@ -146,8 +128,8 @@ impl Desk {
 
     /// Decides, runs, and has the answer leave.
     async fn answer(&self, delivery: Delivery, arrived: Instant, debt: Debt) {
-        // There is one at once, unless requests of a connection that was lost still run. Nobody closes the places.
-        let Ok(_place) = self.places.acquire().await else {
+        // There is one at once, unless requests of a connection that was lost still run.
+        let Some(_place) = self.place().await else {
             return;
         };
         let Delivery {
@@ -157,131 +139,71 @@ impl Desk {
         let worth_until = properties.expiration.and_then(|time| arrived.checked_add(time));
         let names = Names::of(properties);
         let now = Instant::now();
-        let decision = match self
+        let decided = self
             .dispatcher
-            .decide(message, redelivered, arrived, now, &self.rules)
-        {
-            Ok(decision) => decision,
+            .decide(message, redelivered, arrived, now, &self.rules);
+        let (reply, wanted, answer_to) = match decided {
+            Ok(Decision::Run {
+                service,
+                invocation,
+                pace,
+                answer_to,
+            }) => {
+                let reply = run(service, &invocation).await;
+                (reply, self.wanted(pace, now.elapsed()), answer_to)
+            }
+            Ok(Decision::Refuse {
+                reply,
+                fault,
+                answer_to,
+            }) => {
+                self.refused(&fault, &names);
+                (reply, 0, answer_to)
+            }
             Err(no_address) => {
                 dropped(&no_address);
-                return debt.pay().await;
+                return debt.pay();
             }
         };
-        let (Done { reply, wanted }, answer_to) = self.carry_out(decision, &names).await;
         match answer_to {
             Some(to) => self.post.post(DueReply {
-                id: None,
                 to,
                 reply: self.fit(reply),
                 wanted,
                 worth_until,
                 debt,
+                is_suspect: false,
             }),
-            None => debt.pay().await,
+            None => debt.pay(),
         }
     }
 
-    /// Decides about a request of several, and runs it. Nothing where the handle was closed.
-    pub(super) async fn run_request(
-        &self,
-        request: Request,
-        redelivered: bool,
-        arrived: Instant,
-    ) -> Option<Done> {
-        let _place = self.places.acquire().await.ok()?;
-        let names = Names {
-            method: request.method.clone(),
-            correlation_id: request.correlation_id.clone(),
-        };
-        let now = Instant::now();
-        let decision = self
-            .dispatcher
-            .decide_request(request, None, redelivered, arrived, now, &self.rules);
-        Some(self.carry_out(decision, &names).await.0)
+    /// A place among the requests that run at once, if there is one.
+    pub(super) fn try_place(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.try_acquire().ok()
     }
 
-    /// Does what was decided.
-    async fn carry_out(&self, decision: Decision, names: &Names) -> (Done, Option<ReplyTo>) {
-        match decision {
-            Decision::Run {
-                service,
-                invocation,
-                pace,
-                answer_to,
-            } => {
-                let begun = Instant::now();
-                let reply = run(&*service, &invocation).await;
-                let wanted = match pace {
-                    Some(_) if self.stops_packed.load(Ordering::Relaxed) => 1,
-                    Some(pace) if self.takes_packed.load(Ordering::Relaxed) => {
-                        pace.ran(begun.elapsed());
-                        pace.wanted().unwrap_or(0)
-                    }
-                    _ => 0,
-                };
-                (Done { reply, wanted }, answer_to)
+    /// A place among the requests that run at once, when there is one; nothing where the handle was closed.
+    pub(super) async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.acquire().await.ok()
+    }
+
+    /// How many calls of a method are wanted in one message, now that its handler took this long; zero says nothing.
+    pub(super) fn wanted(&self, pace: Option<&Pace>, took: Duration) -> u16 {
+        match pace {
+            Some(_) if self.stops_packed.load(Ordering::Relaxed) => 1,
+            Some(pace) if self.takes_packed.load(Ordering::Relaxed) => {
+                pace.ran(took);
+                pace.wanted().unwrap_or(0)
             }
-            Decision::Refuse {
-                reply,
-                fault,
-                answer_to,
-            } => {
-                let (queue, code) = (&self.queue, &fault.code);
-                let (method, correlation_id) = (names.method(), names.correlation_id());
-                tracing::warn!(queue, %code, method, correlation_id, "refused a request");
-                (Done { reply, wanted: 0 }, answer_to)
-            }
+            _ => 0,
         }
     }
 
-    /// Sends a reply and waits until the broker has it.
-    ///
-    /// # Errors
-    ///
-    /// Where the handle was closed first.
-    pub(super) async fn send(
-        &self,
-        reply: Reply,
-        wanted: u16,
-        to: &ReplyTo,
-        worth_until: Option<Instant>,
-    ) -> Result<(), BrokerError> {
-        let codec = reply.codec;
-        let worth_until = worth_until.map(grace);
-        let outgoing = |reply: Reply| {
-            let mut message = reply.into_message(to.correlation_id.clone());
-            if wanted > 0 {
-                let name = ShortStr::from_static(PACKING_HEADER);
-                message.properties.headers.insert(name, wanted.to_string());
-            }
-            Outgoing {
-                queue: to.address.clone(),
-                mandatory: false,
-                message,
-                departure: Departure::default(),
-            }
-        };
-        match self.outlet.send(outgoing(reply), worth_until).await? {
-            Sent::Taken => return Ok(()),
-            Sent::TooLate => {
-                tracing::warn!("a reply was given up: there is no connection, and its caller is gone");
-                return Ok(());
-            }
-            Sent::Refused(None) => {
-                tracing::error!("the broker refused a reply; its caller will time out");
-                return Ok(());
-            }
-            Sent::Refused(Some(error)) => tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "a reply cannot be sent; its caller gets a fault"
-            ),
-        }
-        let message = "the method ran, and the broker does not take its reply: it may be too large for it";
-        let fault = Fault::new(FaultCode::ReplyTooLarge, message);
-        let sending = self
-            .outlet
-            .send(outgoing(Reply::fault(codec, &fault)), worth_until);
-        sending.await.map(drop)
+    pub(super) fn refused(&self, fault: &Fault, names: &Names) {
+        let (queue, code) = (&self.queue, &fault.code);
+        let (method, correlation_id) = (names.method(), names.correlation_id());
+        tracing::warn!(queue, %code, method, correlation_id, "refused a request");
     }
 
     /// The reply, or the fault in its place where it is larger than may be sent.
@@ -303,20 +225,15 @@ impl Desk {
     }
 }
 
-/// Until when a reply may wait for a connection, whose request's time is over at this instant.
-pub(super) fn grace(deadline: Instant) -> Instant {
-    deadline.max(Instant::now() + GRACE)
-}
-
 /// Tells of requests that are dropped.
 pub(super) fn dropped(NoReplyAddress(address): &NoReplyAddress) {
     tracing::warn!(%address, "dropped a request: its reply_to is not a reply address, see ReplyAddresses");
 }
 
 /// What logs call a request by.
-struct Names {
-    method: Option<ShortStr>,
-    correlation_id: Option<ShortStr>,
+pub(super) struct Names {
+    pub(super) method: Option<ShortStr>,
+    pub(super) correlation_id: Option<ShortStr>,
 }
 
 impl Names {
@@ -324,6 +241,13 @@ impl Names {
         Self {
             method: properties.kind.clone(),
             correlation_id: properties.correlation_id.clone(),
+        }
+    }
+
+    pub(super) fn of_packed(request: &Request) -> Self {
+        Self {
+            method: request.method.clone(),
+            correlation_id: request.correlation_id.clone(),
         }
     }
 
@@ -344,8 +268,8 @@ fn is_packed(message: &Message) -> bool {
 /// What the request can be recognised by.
 fn key(delivery: &Delivery) -> Option<Key> {
     let properties = &delivery.message.properties;
-    let correlation_id = properties.correlation_id.clone()?;
-    Some(Key::new(properties.reply_to.clone(), correlation_id))
+    let id = Id::from(properties.correlation_id.as_ref()?);
+    Some(Key::new(properties.reply_to.clone(), id))
 }
 
 /// Runs the method; its panic is a fault.
@@ -378,10 +302,11 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
+    use crate::error::BrokerError;
     use crate::protocol::{Message, Properties, ReplyAddresses};
     use crate::status::{Connectivity, StatusBoard};
     use crate::transport::{
-        Published, Publisher, Receipt, ReplyLink, ReplyQueue, RequestQueue, Subscription, Transport,
+        Outgoing, Published, Publisher, Receipt, ReplyLink, ReplyQueue, RequestQueue, Subscription, Transport,
     };
 
     /// A broker that answers publishes with these words in turn, and notes what it is told, in order.
@@ -451,13 +376,12 @@ mod tests {
 
     #[async_trait]
     impl Control for Notes {
-        async fn settle(&self, _tag: u64) -> Result<(), BrokerError> {
+        fn settle(&self, _tag: u64) {
             self.note("request settled");
-            Ok(())
         }
 
-        async fn settle_up_to(&self, tag: u64) -> Result<(), BrokerError> {
-            self.settle(tag).await
+        fn settle_up_to(&self, tag: u64) {
+            self.settle(tag);
         }
 
         async fn cancel(&self) -> Result<(), BrokerError> {

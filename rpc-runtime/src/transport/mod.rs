@@ -95,17 +95,18 @@ pub(crate) struct Delivery {
 /// Settles and ends a subscription. Dropping it gives unsettled deliveries back.
 #[async_trait]
 pub(crate) trait Control: Debug + Send + Sync {
-    /// The delivery is done with: the broker may forget it.
-    async fn settle(&self, tag: u64) -> Result<(), BrokerError>;
+    /// The delivery is done with: the broker may forget it, and is told so soon. Where the subscription is lost before, the delivery comes
+    /// again.
+    fn settle(&self, tag: u64);
 
     /// Settles the delivery and all before it. Does nothing where the broker does not wait for it (replies that die
     /// with their channel).
-    async fn settle_up_to(&self, tag: u64) -> Result<(), BrokerError>;
+    fn settle_up_to(&self, tag: u64);
 
     /// Asks for no more deliveries.
     async fn cancel(&self) -> Result<(), BrokerError>;
 
-    /// Ends the subscription: unsettled deliveries go back to the queue. Within a time limit, and without an error: who
+    /// Ends the subscription: unsettled deliveries go back to the queue, once the broker was told of all others. Within a time limit, and without an error: who
     /// closes can do nothing about one.
     async fn close(&self);
 

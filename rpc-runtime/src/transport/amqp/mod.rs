@@ -10,6 +10,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio_util::sync::DropGuard;
 use uuid::Uuid;
 
+mod acks;
 mod address;
 mod channel;
 mod confirms;
@@ -36,7 +37,7 @@ use channel::Tasks;
 use connection::OpenConnection;
 use opening::Opening;
 use replies::{DirectReplies, ReplyPublisher};
-use subscription::Acknowledge;
+use subscription::{Acknowledge, Terms};
 use supervised::{SupervisedConnection, Target};
 
 /// How long a resumable reply queue outlives its last consumer (`x-expires`, in milliseconds).
@@ -132,7 +133,7 @@ impl AmqpTransport {
         let opening = self.opening(&connection);
         let channel = opening.channel().await?;
         let replies = opening
-            .subscribe(&channel, DIRECT_REPLY_TO, Acknowledge::Never, None)
+            .subscribe(&channel, DIRECT_REPLY_TO, opening.terms(Acknowledge::Never))
             .await?;
         Ok(ReplyLink {
             address: ShortStr::from_static(DIRECT_REPLY_TO),
@@ -156,7 +157,7 @@ impl AmqpTransport {
             .declare(&channel, "", options, FieldTable::default())
             .await?;
         let replies = opening
-            .subscribe(&channel, address.as_str(), Acknowledge::Never, None)
+            .subscribe(&channel, address.as_str(), opening.terms(Acknowledge::Never))
             .await?;
         Ok(ReplyLink {
             address,
@@ -188,10 +189,12 @@ impl AmqpTransport {
         };
         opening.prefetch(&channel, REPLY_PREFETCH).await?;
         // Replies that the connection loses under way come again: they are settled once they reached their call.
-        let private = Some(address.clone());
-        let replies = opening
-            .subscribe(&channel, address.as_str(), Acknowledge::Each, private)
-            .await?;
+        let terms = Terms {
+            prefetch: Some(REPLY_PREFETCH),
+            private: Some(address.clone()),
+            ..opening.terms(Acknowledge::Each)
+        };
+        let replies = opening.subscribe(&channel, address.as_str(), terms).await?;
         Ok(ReplyLink {
             address,
             replies,
@@ -241,9 +244,11 @@ impl Transport for AmqpTransport {
         let channel = opening.channel().await?;
         opening.declare_request_queue(&channel, queue).await?;
         opening.prefetch(&channel, prefetch).await?;
-        opening
-            .subscribe(&channel, queue.name(), Acknowledge::Each, None)
-            .await
+        let terms = Terms {
+            prefetch: Some(prefetch),
+            ..opening.terms(Acknowledge::Each)
+        };
+        opening.subscribe(&channel, queue.name(), terms).await
     }
 
     async fn retire_requests(&self, queue: &RequestQueue) -> bool {

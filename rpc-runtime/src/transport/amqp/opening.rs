@@ -11,7 +11,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use super::channel::{OpenChannel, Tasks};
 use super::connection::OpenConnection;
 use super::publisher::AmqpPublisher;
-use super::subscription::{self, Acknowledge};
+use super::subscription::{self, Acknowledge, Terms};
 use super::{broker_error, queue_error, short};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
@@ -78,19 +78,22 @@ impl Opening<'_> {
         &self,
         channel: &Arc<OpenChannel>,
         queue: &str,
-        acknowledge: Acknowledge,
-        private: Option<ShortStr>,
+        terms: Terms,
     ) -> Result<Subscription, BrokerError> {
-        let consuming = subscription::consume(channel, queue, acknowledge)?;
+        let consuming = subscription::consume(channel, queue, terms.acknowledge)?;
         let consumer = self.answer("consuming a queue", consuming).await?;
         let consumer = consumer.map_err(|error| queue_error(queue, error))?;
-        Ok(subscription::of(
-            consumer,
-            channel,
+        Ok(subscription::of(consumer, channel, terms, self.tasks))
+    }
+
+    /// The terms of a subscription of which nothing else is said.
+    pub(super) fn terms(&self, acknowledge: Acknowledge) -> Terms {
+        Terms {
             acknowledge,
-            private,
-            self.limit,
-        ))
+            prefetch: None,
+            private: None,
+            limit: self.limit,
+        }
     }
 
     /// Declares a queue, and answers with its name.

@@ -226,7 +226,11 @@ impl Task {
             let (given_up_at, overdue, is_left) = {
                 let mut under_way = shared.lock();
                 self.confirming.extend(under_way.take_fresh());
-                (under_way.given_up_at(), under_way.next_overdue(), under_way.is_left)
+                (
+                    under_way.given_up_at(),
+                    under_way.next_overdue(),
+                    under_way.is_left,
+                )
             };
             if let Some(reason) = self.reason() {
                 break reason;

@@ -5,13 +5,16 @@
 
 use std::collections::BTreeMap;
 
-/// The settled deliveries of a channel.
+/// The settled deliveries of a channel: settled one by one, or always all up to one.
 #[derive(Debug, Default)]
 pub(super) struct Settling {
     /// All that are settled, from the first to the last of each unbroken row: as many rows as some are not, at the most.
     rows: BTreeMap<u64, u64>,
     /// Those that the broker was not told of.
     untold: Vec<u64>,
+    /// The last up to which all are settled, and up to which the broker was told so.
+    all: u64,
+    all_told: u64,
 }
 
 /// What the broker is told: that this delivery is settled, or all up to it.
@@ -37,12 +40,25 @@ impl Settling {
         self.untold.push(tag);
     }
 
-    pub(super) fn has_untold(&self) -> bool {
-        !self.untold.is_empty()
+    /// Settles all up to this one.
+    pub(super) fn settle_up_to(&mut self, tag: u64) {
+        self.all = self.all.max(tag);
+    }
+
+    /// How many are settled and the broker was not told of.
+    pub(super) fn untold(&self) -> u64 {
+        self.untold.len() as u64 + (self.all - self.all_told)
     }
 
     /// What to tell the broker.
     pub(super) fn take(&mut self) -> Vec<Ack> {
+        if self.all > self.all_told {
+            self.all_told = self.all;
+            return vec![Ack {
+                tag: self.all,
+                multiple: true,
+            }];
+        }
         let all_up_to = self.rows.get(&1).copied().unwrap_or(0);
         let (together, singly): (Vec<_>, Vec<_>) = self.untold.drain(..).partition(|tag| *tag <= all_up_to);
         // RabbitMQ closes the channel over a tag that it was told of before: the last that it was not told of names all.
@@ -72,6 +88,20 @@ mod tests {
         };
         assert_eq!(settling.take(), [all]);
         assert_eq!(settling.take(), []);
+    }
+
+    #[test]
+    fn all_up_to_one_are_told_once() {
+        let mut settling = Settling::default();
+        settling.settle_up_to(3);
+        settling.settle_up_to(7);
+        assert_eq!(settling.untold(), 7);
+        let all = Ack {
+            tag: 7,
+            multiple: true,
+        };
+        assert_eq!(settling.take(), [all]);
+        assert_eq!((settling.take(), settling.untold()), (vec![], 0));
     }
 
     #[test]

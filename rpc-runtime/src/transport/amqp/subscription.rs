@@ -1,16 +1,16 @@
 //! A consumer of one queue.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 use lapin::Consumer;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, QueueDeleteOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, QueueDeleteOptions};
 use lapin::types::{FieldTable, ShortString};
 
-use super::channel::{Deliveries, OpenChannel};
-use super::settling::{Ack, Settling};
+use super::acks::Acks;
+use super::channel::{Deliveries, OpenChannel, Tasks};
 use super::{CLOSE_LIMIT, broker_error, convert, short};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
@@ -38,21 +38,34 @@ pub(super) fn consume(
     Ok(channel.basic_consume(short(queue)?, "".into(), options, FieldTable::default()))
 }
 
-/// A subscription by a consumer of this channel. `private` is a queue that ends with its last subscription.
+/// What a subscription is, besides its consumer.
+pub(super) struct Terms {
+    pub(super) acknowledge: Acknowledge,
+    /// How many deliveries may be unsettled; nothing where as many as come.
+    pub(super) prefetch: Option<u16>,
+    /// A queue that ends with its last subscription.
+    pub(super) private: Option<ShortStr>,
+    /// How long each step may take.
+    pub(super) limit: Duration,
+}
+
+/// A subscription by a consumer of this channel.
 pub(super) fn of(
     consumer: Consumer,
     channel: &Arc<OpenChannel>,
-    acknowledge: Acknowledge,
-    private: Option<ShortStr>,
-    limit: Duration,
+    terms: Terms,
+    tasks: &Tasks,
 ) -> Subscription {
+    let acks = match terms.acknowledge {
+        Acknowledge::Each => Some(Acks::start(channel, terms.prefetch, tasks)),
+        Acknowledge::Never => None,
+    };
     let control = ChannelControl {
         channel: Arc::clone(channel),
         tag: consumer.tag(),
-        acknowledge,
-        settling: Mutex::default(),
-        private,
-        limit,
+        acks,
+        private: terms.private,
+        limit: terms.limit,
     };
     let deliveries = Deliveries::new(consumer, channel)
         .map_err(broker_error)
@@ -71,79 +84,24 @@ pub(super) fn of(
 struct ChannelControl {
     channel: Arc<OpenChannel>,
     tag: ShortString,
-    acknowledge: Acknowledge,
-    settling: Mutex<Flush>,
+    /// Nothing where the broker does not wait for any.
+    acks: Option<Acks>,
     private: Option<ShortStr>,
     limit: Duration,
 }
 
-/// What the broker is to be told of, and whether somebody is about to.
-#[derive(Debug, Default)]
-struct Flush {
-    settling: Settling,
-    is_under_way: bool,
-}
-
-/// Says, also where it is dropped in between, that nobody tells the broker any more.
-struct Flushing<'a>(&'a Mutex<Flush>);
-
-impl Flushing<'_> {
-    /// What to tell next; with nothing left, nobody tells any more.
-    fn next(&self) -> Vec<Ack> {
-        lock(self.0).settling.take()
-    }
-}
-
-impl Drop for Flushing<'_> {
-    fn drop(&mut self) {
-        lock(self.0).is_under_way = false;
-    }
-}
-
-fn lock(flush: &Mutex<Flush>) -> MutexGuard<'_, Flush> {
-    // Each change is a single step, so a panic elsewhere leaves nothing half done behind the lock.
-    flush.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl ChannelControl {
-    /// Tells the broker what is settled, unless another does: then that one tells of what came meanwhile too, in fewer
-    /// acknowledgements.
-    async fn flush(&self) -> Result<(), BrokerError> {
-        loop {
-            {
-                let mut flush = lock(&self.settling);
-                if flush.is_under_way || !flush.settling.has_untold() {
-                    return Ok(());
-                }
-                flush.is_under_way = true;
-            }
-            let flushing = Flushing(&self.settling);
-            for Ack { tag, multiple } in flushing.next() {
-                self.acknowledge(tag, multiple).await?;
-            }
-        }
-    }
-
-    async fn acknowledge(&self, tag: u64, multiple: bool) -> Result<(), BrokerError> {
-        match self.acknowledge {
-            Acknowledge::Never => Ok(()),
-            Acknowledge::Each => {
-                let settling = self.channel.basic_ack(tag, BasicAckOptions { multiple });
-                self.channel.answer(settling).await
-            }
-        }
-    }
-}
-
 #[async_trait]
 impl Control for ChannelControl {
-    async fn settle(&self, tag: u64) -> Result<(), BrokerError> {
-        lock(&self.settling).settling.settle(tag);
-        self.flush().await
+    fn settle(&self, tag: u64) {
+        if let Some(acks) = &self.acks {
+            acks.note(|settling| settling.settle(tag));
+        }
     }
 
-    async fn settle_up_to(&self, tag: u64) -> Result<(), BrokerError> {
-        self.acknowledge(tag, true).await
+    fn settle_up_to(&self, tag: u64) {
+        if let Some(acks) = &self.acks {
+            acks.note(|settling| settling.settle_up_to(tag));
+        }
     }
 
     async fn cancel(&self) -> Result<(), BrokerError> {
@@ -158,8 +116,10 @@ impl Control for ChannelControl {
     }
 
     async fn close(&self) {
-        // Whoever was about to tell of it may have been stopped.
-        let _ = tokio::time::timeout(self.limit, self.flush()).await;
+        if let Some(acks) = &self.acks {
+            acks.hand_on();
+        }
+        // What was handed on leaves before it.
         self.channel.close().await;
     }
 

@@ -191,7 +191,12 @@ impl UnderWay {
         let failed = self.waiting.remove(&sequence);
         let mut told: Vec<_> = failed
             .into_iter()
-            .map(|waiting| waiting.told(Published::Failed { source: source.clone(), written }))
+            .map(|waiting| {
+                waiting.told(Published::Failed {
+                    source: source.clone(),
+                    written,
+                })
+            })
             .collect();
         let decided = self.confirms.forget(sequence);
         told.extend(self.told(decided));
@@ -243,4 +248,3 @@ fn key(returned: &Delivery) -> Option<Key> {
     let correlation_id = returned.properties.correlation_id().as_ref()?;
     Some((queue, ShortStr::new(correlation_id.as_str()).ok()?))
 }
-

@@ -15,9 +15,7 @@ mod queue;
 mod road;
 mod wire;
 
-use super::{
-    Control, Delivery, Outgoing, Published, Publisher, Receipt, ReplyLink, Subscription, Transport,
-};
+use super::{Control, Delivery, Outgoing, Published, Publisher, Receipt, ReplyLink, Subscription, Transport};
 use crate::error::BrokerError;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::status::{Connectivity, StatusBoard};
@@ -262,7 +260,8 @@ impl Transport for MemoryTransport {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 struct MemoryPublisher {
     broker: InProcessBroker,
     session: Session,
@@ -284,6 +283,13 @@ impl MemoryPublisher {
         let (broker, queue) = (self.broker.clone(), queue.clone());
         move || broker.hub().publish(queue.as_str(), message, Instant::now())
     }
+
+    fn word(has_queue: bool, mandatory: bool) -> Published {
+        match has_queue || !mandatory {
+            true => Published::Routed,
+            false => Published::Returned,
+        }
+    }
 }
 
 #[async_trait]
@@ -292,10 +298,21 @@ impl Publisher for MemoryPublisher {
         if !self.session.is_free() {
             return Err(Box::new(outgoing));
         }
-        let publisher = self.clone();
-        self.session.start(async move {
-            let published = publisher.publish(outgoing).await;
-            receipt.published(published);
+        #[cfg(test)]
+        if self.session.road().is_some() {
+            let publisher = self.clone();
+            tokio::spawn(async move { receipt.published(publisher.publish(outgoing).await) });
+            return Ok(());
+        }
+        let Outgoing {
+            queue,
+            mandatory,
+            message,
+            departure,
+        } = outgoing;
+        receipt.published(match departure.leave() {
+            true => Self::word(self.deliver(&queue, message)(), mandatory),
+            false => Published::Withdrawn,
         });
         Ok(())
     }
@@ -320,8 +337,7 @@ impl Publisher for MemoryPublisher {
             return Published::Withdrawn;
         }
         match self.session.ask(self.deliver(&queue, message)).await {
-            Ok(false) if mandatory => Published::Returned,
-            Ok(_) => Published::Routed,
+            Ok(has_queue) => Self::word(has_queue, mandatory),
             Err(source) => failed(source, true),
         }
     }
@@ -361,12 +377,13 @@ impl MemoryControl {
 
 #[async_trait]
 impl Control for MemoryControl {
-    async fn settle(&self, tag: u64) -> Result<(), BrokerError> {
-        self.with_hub(move |hub, consumer| hub.settle(consumer, tag, Instant::now()))
+    fn settle(&self, tag: u64) {
+        // Where the connection is over, it comes again.
+        let _ = self.with_hub(move |hub, consumer| hub.settle(consumer, tag, Instant::now()));
     }
 
-    async fn settle_up_to(&self, tag: u64) -> Result<(), BrokerError> {
-        self.with_hub(move |hub, consumer| hub.settle_up_to(consumer, tag, Instant::now()))
+    fn settle_up_to(&self, tag: u64) {
+        let _ = self.with_hub(move |hub, consumer| hub.settle_up_to(consumer, tag, Instant::now()));
     }
 
     async fn cancel(&self) -> Result<(), BrokerError> {

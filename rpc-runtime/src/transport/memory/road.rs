@@ -1,7 +1,5 @@
 //! The way between a handle and the broker: no distance at all, except in the simulation.
 
-use futures_util::FutureExt;
-
 use super::wire::Session;
 use crate::error::BrokerError;
 
@@ -29,21 +27,6 @@ impl Session {
             return simulated::tell(self, road, act);
         }
         act();
-    }
-
-    /// Does something that asks the broker once, and does not wait for it.
-    pub(super) fn start(&self, asking: impl Future<Output = ()> + Send + 'static) {
-        #[cfg(test)]
-        if self.road().is_some() {
-            // With its runtime, whatever is under way ends.
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(asking);
-            }
-            return;
-        }
-        // It has no way to go, and so nothing to wait for.
-        let done = asking.now_or_never();
-        debug_assert!(done.is_some(), "a broker in the process answers at once");
     }
 
     /// Waits while something is under way to this side. Cancel safe.
