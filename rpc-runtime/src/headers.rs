@@ -12,31 +12,33 @@ use crate::protocol::ShortStr;
 /// booleans arrive as their text, anything else (tables, arrays, bytes that are not UTF-8) is left out.
 ///
 /// `Debug` shows the names only: values may be secrets.
+// Most requests have none, and take no more than a pointer for it; nor is there an empty map.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Headers(BTreeMap<ShortStr, String>);
+pub struct Headers(Option<Box<BTreeMap<ShortStr, String>>>);
 
 impl Headers {
     /// The value of a header, or `None` where it was not sent.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.0.as_ref()?.get(name).map(String::as_str)
     }
 
     /// All headers, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        let all = self.0.iter().flat_map(|headers| headers.iter());
+        all.map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// How many headers there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.0.as_ref().map_or(0, |headers| headers.len())
     }
 
     /// Whether there is no header at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// The names' and values' length, in bytes.
@@ -45,17 +47,19 @@ impl Headers {
     }
 
     pub(crate) fn remove(&mut self, name: &'static str) -> Option<String> {
-        self.0.remove(name)
+        let removed = self.0.as_mut()?.remove(name);
+        self.0.take_if(|headers| headers.is_empty());
+        removed
     }
 
     pub(crate) fn insert(&mut self, name: ShortStr, value: String) {
-        self.0.insert(name, value);
+        self.0.get_or_insert_default().insert(name, value);
     }
 }
 
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.iter().map(|(name, _)| name)).finish()
     }
 }
 
@@ -70,5 +74,15 @@ mod tests {
         assert_eq!(format!("{headers:?}"), r#"{"authorization"}"#);
         assert_eq!(headers.get("authorization"), Some("s3cret"));
         assert_eq!(headers.get(&"x".repeat(300)), None);
+    }
+
+    #[test]
+    fn headers_that_were_removed_are_as_if_never_there() {
+        let mut headers = Headers::default();
+        headers.insert(ShortStr::from_static("a"), "1".into());
+        assert_eq!((headers.remove("b"), headers.len()), (None, 1));
+        assert_eq!(headers.remove("a").as_deref(), Some("1"));
+        assert!(headers.is_empty() && headers == Headers::default());
+        assert_eq!(headers.iter().count(), 0);
     }
 }

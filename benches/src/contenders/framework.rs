@@ -202,18 +202,19 @@ pub(crate) async fn bytes_per_waiting_call(broker: &str, calls: usize) -> anyhow
 
 /// The bytes in use, once they have stopped changing: all requests have left by then.
 async fn settled_bytes() -> anyhow::Result<i64> {
-    const STILL: Duration = Duration::from_millis(500);
+    const STILL: Duration = Duration::from_millis(250);
     const NOISE: i64 = 16 * 1024;
+    /// The broker may pause for a moment in the middle of it.
+    const TIMES: u32 = 5;
     let settling = async {
-        let mut last = live_bytes()?;
-        loop {
+        let (mut last, mut still) = (live_bytes()?, 0);
+        while still < TIMES {
             sleep(STILL).await;
             let now = live_bytes()?;
-            if (now - last).abs() < NOISE {
-                return Ok(now);
-            }
+            still = if (now - last).abs() < NOISE { still + 1 } else { 0 };
             last = now;
         }
+        Ok(last)
     };
     timeout(CALL_LIMIT, settling)
         .await

@@ -1,19 +1,20 @@
 //! The way of one call: from its plan to its reply.
 
+use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::destination::{Destination, MethodIndex};
 use super::fate::{self, Fate, confirmed, unconfirmed};
-use super::limiter::Limiter;
 use super::link::{self, Link, LinkState, Phase};
 use super::outbox::Parcel;
-use super::pending::{Arrived, News, Pending, Slot};
+use super::pending::{Arrived, News, Pending, Slot, Ticket};
 use crate::call::Arguments;
 use crate::codec::Codec;
 use crate::context::ambient_deadline;
@@ -22,7 +23,7 @@ use crate::error::{BrokerError, CallError, Cause, Executed};
 use crate::headers::Headers;
 use crate::protocol::{MAX_TIME_TO_LIVE, Reply, ReplyKind, ShortStr};
 use crate::sync::watch;
-use crate::transport::{Backoff, Departure, Published, ReplyQueue, Transport};
+use crate::transport::{Backoff, Departs, Published, ReplyQueue, Transport};
 
 /// A call that is ready to be made.
 #[derive(Debug, Clone)]
@@ -38,7 +39,6 @@ pub(crate) struct CallPlan {
     pub(crate) priority: Option<u8>,
     /// Whether it is called again while there is no queue of that name.
     pub(crate) wait_for_server: bool,
-    pub(crate) limiter: Arc<Limiter>,
 }
 
 /// When a call that begins now has to end.
@@ -107,18 +107,25 @@ pub(crate) struct Caller {
 }
 
 /// How far a call has come, for when its time is up or it is dropped.
-#[derive(Debug, Default)]
-struct Progress {
-    /// The current request's.
-    departure: Option<Departure>,
+#[derive(Debug)]
+struct Progress<'a> {
+    ticket: Ticket<'a>,
+    /// The current request's number.
+    request: Option<u32>,
     /// An earlier request may have reached a worker.
     was_written: bool,
-    /// How often the broker closed a channel over what was sent.
-    channels_lost: u32,
     /// What kept the last request from its queue, where the call goes on all the same.
     setback: Option<Setback>,
+    /// What a call seldom needs.
+    troubles: Option<Box<Troubles>>,
+}
+
+#[derive(Debug)]
+struct Troubles {
+    /// How often the broker closed a channel over what was sent.
+    channels_lost: u32,
     /// How long a request that the broker did not take rests before it is sent again.
-    backoff: Option<Box<Backoff>>,
+    backoff: Backoff,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -129,36 +136,59 @@ enum Setback {
     Refused,
 }
 
-impl Progress {
+impl<'a> Progress<'a> {
+    fn new(ticket: Ticket<'a>) -> Self {
+        Self {
+            ticket,
+            request: None,
+            was_written: false,
+            setback: None,
+            troubles: None,
+        }
+    }
+
+    /// Another request is to be sent, of this number.
+    fn begin(&mut self) -> u32 {
+        let number = self.ticket.slot.departures().begin();
+        self.request = Some(number);
+        number
+    }
+
     /// Takes the current request back; `true` where it has left before, or an earlier one.
     fn withdraw(&self) -> bool {
-        let has_left = self
-            .departure
-            .as_ref()
-            .is_some_and(|departure| !departure.withdraw());
-        has_left || self.was_written
+        let has_left = |number| !self.ticket.slot.departures().withdraw(number);
+        self.request.is_some_and(has_left) || self.was_written
+    }
+
+    fn troubles(&mut self) -> &mut Troubles {
+        self.troubles.get_or_insert_with(|| {
+            Box::new(Troubles {
+                channels_lost: 0,
+                backoff: Backoff::new(),
+            })
+        })
     }
 }
 
-impl Drop for Progress {
+impl Drop for Progress<'_> {
     fn drop(&mut self) {
         // It has left where it cannot be withdrawn, and so has every request that was answered.
         self.withdraw();
     }
 }
 
-/// What becomes of a call next.
+/// What a call that goes on does next.
 enum Next {
     /// It waits for more news.
     Wait,
-    Ended(Result<Reply, CallError>),
     /// The request is to be sent, by another link if this one is over.
-    Again {
-        link_is_over: bool,
-    },
-    /// The request is in no queue, as far as is known.
-    NotRouted(Published),
+    Send { link_is_over: bool },
+    /// The request is in no queue, as far as is known: it is to be found out what that means.
+    FindOut(Box<Published>),
 }
+
+/// How a call goes on, or its outcome.
+type Step = ControlFlow<Result<Reply, CallError>, Next>;
 
 impl Caller {
     pub(crate) fn new(transport: Arc<dyn Transport>, options: CallerOptions) -> Self {
@@ -196,68 +226,69 @@ impl Caller {
     ///
     /// All that a call seldom needs is in a box of its own, so that it takes no memory in the others.
     pub(super) async fn call(self: Arc<Self>, slot: Arc<Slot>) -> Result<Reply, CallError> {
-        let plan = slot.plan();
-        let time = plan.time_limit()?;
-        let _place = match plan.limiter.try_enter() {
+        let time = slot.plan().time_limit()?;
+        let _place = match slot.plan().destination.limiter.try_enter() {
             Some(place) => place,
-            None => Box::pin(plan.limiter.enter_by(time.deadline)).await?,
+            None => slot.plan().destination.limiter.enter_by(time.deadline).await?,
         };
-        let (size, limit) = (plan.arguments.0.len(), self.options.max_sent_bytes);
+        let (size, limit) = (slot.plan().arguments.0.len(), self.options.max_sent_bytes);
         if size > limit {
             return Err(CallError::TooLarge { size, limit });
         }
         let mut sleep = pin!(sleep_until(time.deadline));
-        let mut ticket = self.pending.enter(&slot);
-        let mut progress = Progress::default();
+        let TimeLimit { limit, .. } = time;
+        let mut progress = Progress::new(self.pending.enter(&slot));
         let mut over = None;
         loop {
             // Before it is looked where the link is, which may move.
             slot.begin();
             let link = match self.ready_link(over.as_ref()) {
                 Some(link) => link,
-                None => match Box::pin(self.link(over.as_ref(), &progress, time.deadline)).await? {
+                None => match self.link(over.as_ref(), &progress, sleep.deadline()).await? {
                     Some(link) => link,
-                    None => return Err(self.timed_out(&time, &slot, &progress)),
+                    None => return Err(self.timed_out(limit, &progress)),
                 },
             };
-            let departure = Departure::default();
-            progress.departure = Some(departure.clone());
             let parcel = Parcel {
                 slot: Arc::clone(&slot),
-                deadline: time.deadline,
+                deadline: sleep.deadline(),
                 is_resent: progress.was_written,
-                departure,
+                number: progress.begin(),
             };
-            link.outbox.post(parcel, std::mem::take(&mut ticket.is_by_itself));
+            link.outbox
+                .post(parcel, std::mem::take(&mut progress.ticket.is_by_itself));
             let mut is_confirmed = false;
             let link_is_over = loop {
-                let Some(news) = slot.news(sleep.as_mut()).await else {
-                    return Err(self.timed_out(&time, &slot, &progress));
-                };
-                ticket.is_answered |= matches!(news, News::Reply(_));
-                let next = match self.next(news, &link, plan, &mut progress, &mut is_confirmed) {
-                    Next::NotRouted(published) => {
-                        let next = self.not_routed(published, &slot, &mut progress, sleep.as_mut());
-                        match Box::pin(next).await {
-                            Some(next) => next,
-                            None => return Err(self.timed_out(&time, &slot, &progress)),
-                        }
+                let next = {
+                    let Some(news) = slot.news(sleep.as_mut()).await else {
+                        return Err(self.timed_out(limit, &progress));
+                    };
+                    progress.ticket.is_answered |= matches!(news, News::Reply(_));
+                    match self.step(news, &link, slot.plan(), &mut progress, &mut is_confirmed) {
+                        Step::Break(outcome) => return outcome,
+                        Step::Continue(next) => next,
                     }
-                    next => next,
                 };
-                match next {
-                    Next::Wait | Next::NotRouted(_) => {}
-                    Next::Ended(outcome) => return outcome,
-                    Next::Again { link_is_over } => break link_is_over,
+                let published = match next {
+                    Next::Wait => continue,
+                    Next::Send { link_is_over } => break link_is_over,
+                    Next::FindOut(published) => published,
+                };
+                match self
+                    .find_out(published, &mut progress, limit, sleep.as_mut())
+                    .await
+                {
+                    ControlFlow::Break(outcome) => return outcome,
+                    ControlFlow::Continue(link_is_over) => break link_is_over,
                 }
             };
             over = link_is_over.then_some(link);
         }
     }
 
-    fn timed_out(&self, time: &TimeLimit, slot: &Slot, progress: &Progress) -> CallError {
-        slot.unanswered();
-        let queue = &slot.plan().destination.queue;
+    fn timed_out(&self, limit: Duration, progress: &Progress<'_>) -> CallError {
+        progress.ticket.slot.unanswered();
+        let queue = &progress.ticket.slot.plan().destination.queue;
         let executed = match (progress.withdraw(), progress.setback) {
             (_, Some(Setback::Refused)) => return refused(queue),
             (false, Some(Setback::NoServer)) => return no_server(queue),
@@ -265,112 +296,132 @@ impl Caller {
             (false, None) => Executed::No,
         };
         CallError::TimedOut {
-            limit: time.limit,
+            limit,
             executed,
             source: self.transport.status().status().obstacle(),
         }
     }
 
     /// What a piece of news means for a call whose request was sent by this link.
-    fn next(
+    fn step(
         &self,
         news: News,
         link: &Link,
         plan: &CallPlan,
-        progress: &mut Progress,
+        progress: &mut Progress<'_>,
         is_confirmed: &mut bool,
-    ) -> Next {
+    ) -> Step {
         match news {
-            News::Reply(reply) => return Next::Ended(self.read(reply)),
-            News::Published(Published::Routed) if plan.method.is_oneway => {
-                return Next::Ended(nothing(plan.codec));
-            }
-            News::Published(Published::Routed) => {
+            News::Reply(reply) => return Step::Break(self.read(reply)),
+            News::Routed if plan.method.is_oneway => return Step::Break(nothing(plan.codec)),
+            News::Routed => {
                 *is_confirmed = true;
                 progress.was_written = true;
                 progress.setback = None;
             }
-            News::Published(published) => return Next::NotRouted(published),
+            News::NotRouted(published) => return Step::Continue(Next::FindOut(published)),
             News::Unpacked => {
-                progress.departure = None;
-                return Next::Again { link_is_over: false };
+                progress.request = None;
+                return Step::Continue(Next::Send { link_is_over: false });
             }
             News::LinkMoved => {}
         }
         let state = self.link_state().borrow();
         if state.phase.is_closed() {
-            return Next::Ended(Err(lost(BrokerError::Closed, progress.withdraw())));
+            return Step::Break(Err(lost(BrokerError::Closed, progress.withdraw())));
         }
         if !*is_confirmed {
-            return Next::Wait;
+            return Step::Continue(Next::Wait);
         }
         match confirmed(plan.method.is_idempotent, link.position, state.position) {
-            Fate::Wait => Next::Wait,
-            Fate::Send => Next::Again { link_is_over: true },
+            Fate::Wait => Step::Continue(Next::Wait),
+            Fate::Send => Step::Continue(Next::Send { link_is_over: true }),
             Fate::End => {
                 let reason = state.lost.clone();
                 let reason = reason.unwrap_or(BrokerError::Lost { source: None });
-                Next::Ended(Err(lost(reason, true)))
+                Step::Break(Err(lost(reason, true)))
             }
         }
     }
 
-    /// What becomes of a call whose request is in no queue, as far as is known. Nothing where its time is up before that can be
-    /// told.
-    async fn not_routed(
-        &self,
-        published: Published,
-        slot: &Slot,
-        progress: &mut Progress,
-        time: Pin<&mut Sleep>,
-    ) -> Option<Next> {
-        progress.departure = None;
-        let plan = slot.plan();
-        let queue = &plan.destination.queue;
-        Some(match published {
-            Published::Returned => {
-                let may_wait = plan.wait_for_server || (progress.was_written && plan.method.is_idempotent);
-                match progress.was_written {
-                    _ if may_wait => {
-                        progress.setback = Some(Setback::NoServer);
-                        tokio::select! {
-                            biased;
-                            // To a request that was sent before.
-                            reply = slot.reply(time) => Next::Ended(self.read(reply?)),
-                            () = tokio::time::sleep(SERVER_PAUSE) => Next::Again { link_is_over: false },
+    /// What becomes of a call whose request is in no queue, as far as is known: whether it is to be sent by another link, or its
+    /// outcome.
+    fn find_out<'a>(
+        &'a self,
+        published: Box<Published>,
+        progress: &'a mut Progress<'_>,
+        limit: Duration,
+        time: Pin<&'a mut Sleep>,
+    ) -> BoxFuture<'a, ControlFlow<Result<Reply, CallError>, bool>> {
+        Box::pin(async move {
+            progress.request = None;
+            let slot = progress.ticket.slot;
+            let plan = slot.plan();
+            let queue = &plan.destination.queue;
+            let is_idempotent = plan.method.is_idempotent;
+            let is_over = match *published {
+                Published::Returned if plan.wait_for_server || (progress.was_written && is_idempotent) => {
+                    progress.setback = Some(Setback::NoServer);
+                    tokio::select! {
+                        biased;
+                        // To a request that was sent before.
+                        reply = slot.reply(time) => {
+                            return ControlFlow::Break(self.read_in_time(reply, limit, progress));
                         }
+                        () = tokio::time::sleep(SERVER_PAUSE) => false,
                     }
-                    true => Next::Ended(Err(lost(queue_is_gone(queue), true))),
-                    false => Next::Ended(Err(no_server(queue))),
                 }
-            }
-            Published::Refused => {
-                progress.was_written = true;
-                if fate::refused(plan.method.is_idempotent) == Fate::End {
-                    return Some(Next::Ended(Err(refused(queue))));
+                Published::Returned => {
+                    return ControlFlow::Break(Err(match progress.was_written {
+                        true => lost(queue_is_gone(queue), true),
+                        false => no_server(queue),
+                    }));
                 }
-                progress.setback = Some(Setback::Refused);
-                let backoff = progress.backoff.get_or_insert_with(|| Box::new(Backoff::new()));
-                tokio::select! {
-                    biased;
-                    // A queue that failed may have delivered it all the same.
-                    reply = slot.reply(time) => Next::Ended(self.read(reply?)),
-                    () = backoff.wait() => Next::Again { link_is_over: false },
+                Published::Refused => {
+                    progress.was_written = true;
+                    if fate::refused(is_idempotent) == Fate::End {
+                        return ControlFlow::Break(Err(refused(queue)));
+                    }
+                    progress.setback = Some(Setback::Refused);
+                    tokio::select! {
+                        biased;
+                        // A queue that failed may have delivered it all the same.
+                        reply = slot.reply(time) => {
+                            return ControlFlow::Break(self.read_in_time(reply, limit, progress));
+                        }
+                        () = progress.troubles().backoff.wait() => false,
+                    }
                 }
-            }
-            Published::Failed { source, written } => {
-                progress.was_written |= written;
-                let is_of_channel = matches!(source, BrokerError::ChannelClosed { .. });
-                progress.channels_lost += u32::from(written && is_of_channel);
-                let is_final = matches!(source, BrokerError::Closed | BrokerError::Unsendable { .. });
-                match unconfirmed(plan.method.is_idempotent, written, progress.channels_lost) {
-                    Fate::Send | Fate::Wait if !is_final => Next::Again { link_is_over: true },
-                    _ => Next::Ended(Err(lost(source, progress.was_written))),
+                Published::Failed { source, written } => {
+                    progress.was_written |= written;
+                    if written && matches!(source, BrokerError::ChannelClosed { .. }) {
+                        progress.troubles().channels_lost += 1;
+                    }
+                    let troubles = progress.troubles.as_ref();
+                    let channels_lost = troubles.map_or(0, |troubles| troubles.channels_lost);
+                    let is_final = matches!(source, BrokerError::Closed | BrokerError::Unsendable { .. });
+                    match unconfirmed(is_idempotent, written, channels_lost) {
+                        Fate::Send | Fate::Wait if !is_final => true,
+                        _ => return ControlFlow::Break(Err(lost(source, progress.was_written))),
+                    }
                 }
-            }
-            // Nobody but the call itself withdraws its request, and then it is gone; and what was routed is so.
-            Published::Withdrawn | Published::Routed => Next::Again { link_is_over: false },
+                // Nobody but the call itself withdraws its request, and then it is gone; and what was routed is so.
+                Published::Withdrawn | Published::Routed => false,
+            };
+            ControlFlow::Continue(is_over)
         })
+    }
+
+    fn read_in_time(
+        &self,
+        reply: Option<Arrived>,
+        limit: Duration,
+        progress: &Progress<'_>,
+    ) -> Result<Reply, CallError> {
+        match reply {
+            Some(reply) => self.read(reply),
+            None => Err(self.timed_out(limit, progress)),
+        }
     }
 
     fn read(&self, reply: Arrived) -> Result<Reply, CallError> {
@@ -393,33 +444,35 @@ impl Caller {
     }
 
     /// The link, once it is there; another one than that which is over. Nothing where it is not there by then.
-    async fn link(
-        &self,
-        over: Option<&Arc<Link>>,
-        progress: &Progress,
+    fn link<'a>(
+        &'a self,
+        over: Option<&'a Arc<Link>>,
+        progress: &Progress<'_>,
         deadline: Instant,
-    ) -> Result<Option<Arc<Link>>, CallError> {
+    ) -> BoxFuture<'a, Result<Option<Arc<Link>>, CallError>> {
         let was_written = progress.was_written;
-        let mut state = self.link_state().clone();
-        let settled = state.wait_for(|state| match &state.phase {
-            Phase::Opening => false,
-            Phase::Ready(link) => over.is_none_or(|over| !Arc::ptr_eq(link, over)),
-            Phase::Refused(_) | Phase::Closed => true,
-        });
-        let Ok(settled) = timeout_at(deadline, settled).await else {
-            return Ok(None);
-        };
-        match settled.as_deref() {
-            Ok(LinkState {
-                phase: Phase::Ready(link),
-                ..
-            }) => Ok(Some(Arc::clone(link))),
-            Ok(LinkState {
-                phase: Phase::Refused(reason),
-                ..
-            }) => Err(lost(reason.clone(), was_written)),
-            _ => Err(lost(BrokerError::Closed, was_written)),
-        }
+        Box::pin(async move {
+            let mut state = self.link_state().clone();
+            let settled = state.wait_for(|state| match &state.phase {
+                Phase::Opening => false,
+                Phase::Ready(link) => over.is_none_or(|over| !Arc::ptr_eq(link, over)),
+                Phase::Refused(_) | Phase::Closed => true,
+            });
+            let Ok(settled) = timeout_at(deadline, settled).await else {
+                return Ok(None);
+            };
+            match settled.as_deref() {
+                Ok(LinkState {
+                    phase: Phase::Ready(link),
+                    ..
+                }) => Ok(Some(Arc::clone(link))),
+                Ok(LinkState {
+                    phase: Phase::Refused(reason),
+                    ..
+                }) => Err(lost(reason.clone(), was_written)),
+                _ => Err(lost(BrokerError::Closed, was_written)),
+            }
+        })
     }
 
     /// The state of the link, which the first who asks has opened.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::limiter::Limiter;
 use crate::describe::MethodDescriptor;
 use crate::protocol::{PACKED_SUFFIX, ShortStr};
 
@@ -11,6 +12,8 @@ pub(crate) struct Destination {
     pub(crate) queue: ShortStr,
     /// Where several calls go in one message; nothing where each goes by itself.
     pub(super) packed_queue: Option<ShortStr>,
+    /// How many calls to it are in flight at once.
+    pub(super) limiter: Limiter,
     /// What workers said of each method that they may be asked about.
     methods: Box<[(&'static str, Said)]>,
 }
@@ -25,16 +28,31 @@ impl MethodIndex {
 }
 
 /// In the lower half, how many calls of a method are wanted in one message: zero where nobody said so. In the upper half, how many
-/// calls were sent by themselves since.
+/// calls were sent by themselves since then, or since the first.
 #[derive(Debug, Default)]
 struct Said(AtomicU32);
+
+/// One call more that was sent by itself.
+const ONE_CALL: u32 = 1 << 16;
+
+/// Nobody says anything.
+const SILENCE: u32 = u32::MAX << 16;
+
+/// How many calls of a method are sent by themselves before any worker has said anything. With more at once, the others wait for a word,
+/// a little: they would otherwise be as many messages, which a word makes into few.
+const FIRST_CALLS: u32 = 64;
 
 /// How many calls are sent by themselves before a worker is asked again how many it wants: the question and its answer cost
 /// the broker some of what a message costs.
 const ASK_EVERY: u32 = 32;
 
 impl Destination {
-    pub(super) fn new(queue: ShortStr, methods: &'static [MethodDescriptor], may_pack: bool) -> Self {
+    pub(super) fn new(
+        queue: ShortStr,
+        methods: &'static [MethodDescriptor],
+        may_pack: bool,
+        limiter: Limiter,
+    ) -> Self {
         // A name that is too long for another one behind it has none.
         let packed_queue = || ShortStr::new(format!("{queue}{PACKED_SUFFIX}")).ok();
         let packed_queue = may_pack.then(packed_queue).flatten();
@@ -48,6 +66,7 @@ impl Destination {
         Self {
             queue,
             packed_queue,
+            limiter,
             methods,
         }
     }
@@ -71,8 +90,34 @@ impl Destination {
         if wanted_of(said.load(Ordering::Relaxed)) == 0 {
             return true;
         }
-        let unasked = said.fetch_add(1 << 16, Ordering::Relaxed) >> 16;
+        let unasked = said.fetch_add(ONE_CALL, Ordering::Relaxed) / ONE_CALL;
         (unasked + 1) % ASK_EVERY == 0
+    }
+
+    /// Whether a call of a method is to wait until a worker says something of it. One that is not, leaves.
+    pub(super) fn waits_for_word(&self, method: MethodIndex) -> bool {
+        let Some(said) = self.said(method) else {
+            return false;
+        };
+        let known = said.load(Ordering::Relaxed);
+        if wanted_of(known) > 0 || known == SILENCE {
+            return false;
+        }
+        let waits = known / ONE_CALL >= FIRST_CALLS;
+        if !waits {
+            said.fetch_add(ONE_CALL, Ordering::Relaxed);
+        }
+        waits
+    }
+
+    /// A worker answered and said nothing, or nobody answers for now: calls of the method need not wait for a word. Answers whether
+    /// they did.
+    pub(super) fn wait_no_more(&self, method: MethodIndex) -> bool {
+        let goes_silent = |known| (wanted_of(known) == 0 && known != SILENCE).then_some(SILENCE);
+        self.said(method).is_some_and(|said| {
+            said.fetch_update(Ordering::Relaxed, Ordering::Relaxed, goes_silent)
+                .is_ok()
+        })
     }
 
     /// How many calls of a method go into one message: one, unless a worker said that it wants more.
@@ -81,21 +126,23 @@ impl Destination {
         said.map_or(1, |said| wanted_of(said.load(Ordering::Relaxed)).max(1))
     }
 
-    /// A worker said how many calls of a method it wants in one message; zero says nothing.
-    pub(super) fn note_wanted(&self, method: MethodIndex, calls: u16) {
-        if calls > 0
-            && let Some(said) = self.said(method)
-            // It comes with each answer, and the same again is no news to any other thread.
-            && wanted_of(said.load(Ordering::Relaxed)) != calls
-        {
+    /// A worker said how many calls of a method it wants in one message; zero says nothing. Answers whether it is the first word.
+    pub(super) fn note_wanted(&self, method: MethodIndex, calls: u16) -> bool {
+        let Some(said) = self.said(method).filter(|_| calls > 0) else {
+            return false;
+        };
+        let known = wanted_of(said.load(Ordering::Relaxed));
+        // It comes with each answer, and the same again is no news to any other thread.
+        if known != calls {
             said.store(calls.into(), Ordering::Relaxed);
         }
+        known == 0
     }
 
     /// Whoever said so may be gone: calls of the method go one by one, until a worker says so again.
     pub(super) fn forget_wanted(&self, method: MethodIndex) {
         if let Some(said) = self.said(method) {
-            said.store(0, Ordering::Relaxed);
+            said.store(SILENCE, Ordering::Relaxed);
         }
     }
 }
@@ -106,6 +153,7 @@ fn wanted_of(said: u32) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::limiter::WhenFull;
     use super::*;
 
     static METHODS: [MethodDescriptor; 2] = [
@@ -114,7 +162,8 @@ mod tests {
     ];
 
     fn destination(may_pack: bool) -> Destination {
-        Destination::new(ShortStr::from_static("q"), &METHODS, may_pack)
+        let limiter = Limiter::new(1, WhenFull::Wait);
+        Destination::new(ShortStr::from_static("q"), &METHODS, may_pack, limiter)
     }
 
     #[test]
@@ -127,6 +176,29 @@ mod tests {
         assert_eq!(asked(10 * ASK_EVERY), 10);
         destination.forget_wanted(read);
         assert_eq!(asked(5), 5);
+    }
+
+    #[test]
+    fn of_the_first_calls_only_some_leave_before_a_word_or_for_a_while() {
+        for is_told in [true, false] {
+            let destination = destination(true);
+            let read = destination.method("read");
+            let leave = |calls| (0..calls).filter(|_| !destination.waits_for_word(read)).count();
+            assert_eq!(leave(2 * FIRST_CALLS), FIRST_CALLS as usize);
+            match is_told {
+                true => assert!(destination.note_wanted(read, 1)),
+                false => assert!(destination.wait_no_more(read)),
+            }
+            assert_eq!(leave(100_000), 100_000);
+            assert_eq!(destination.asks(read), !is_told);
+            // Nor do they wait again where the word is no longer good.
+            destination.forget_wanted(read);
+            assert_eq!(leave(100_000), 100_000);
+            assert!(destination.note_wanted(read, 7));
+            assert!(!destination.note_wanted(read, 8));
+            assert!(!destination.wait_no_more(read));
+            assert_eq!(destination.wanted(read), 8);
+        }
     }
 
     #[test]

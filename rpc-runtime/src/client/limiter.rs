@@ -1,5 +1,6 @@
 //! How many calls of a client may be in flight.
 
+use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
@@ -45,14 +46,19 @@ impl Limiter {
     /// # Errors
     ///
     /// Where there is none by then.
-    pub(super) async fn enter_by(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, CallError> {
-        let full = CallError::TooManyCalls { limit: self.limit };
-        match self.when_full {
-            WhenFull::Wait => match timeout_at(deadline, self.places.acquire()).await {
-                Ok(Ok(place)) => Ok(place),
-                _ => Err(full),
-            },
-            WhenFull::Fail => Err(full),
-        }
+    pub(super) fn enter_by(
+        &self,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<SemaphorePermit<'_>, CallError>> {
+        Box::pin(async move {
+            let full = CallError::TooManyCalls { limit: self.limit };
+            match self.when_full {
+                WhenFull::Wait => match timeout_at(deadline, self.places.acquire()).await {
+                    Ok(Ok(place)) => Ok(place),
+                    _ => Err(full),
+                },
+                WhenFull::Fail => Err(full),
+            }
+        })
     }
 }

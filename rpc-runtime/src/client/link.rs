@@ -172,7 +172,8 @@ impl Keeper {
         }
         if let (Some(_), Some(reply_to), Some(publisher)) = (&self.inlet, &self.earlier, &self.publisher) {
             let (publisher, options) = (Arc::clone(publisher), Arc::clone(&self.options));
-            let (outbox, emptying) = Outbox::new(publisher, reply_to.clone(), options);
+            let (outbox, emptying) =
+                Outbox::new(publisher, reply_to.clone(), options, Arc::clone(&self.pending));
             self.tasks.spawn(emptying);
             self.state.send_modify(|state| {
                 state.phase = Phase::Ready(Arc::new(Link {

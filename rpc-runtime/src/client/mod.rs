@@ -190,15 +190,15 @@ impl<C: ServiceClient> ClientBuilder<C> {
     #[must_use]
     pub fn build(self) -> C {
         let queue = self.queue.unwrap_or_else(|| C::SERVICE.queue.to_owned());
-        let destination =
-            ShortStr::new(queue).map(|queue| Destination::new(queue, C::SERVICE.methods, self.packing));
+        let limiter = Limiter::new(self.max_in_flight, self.when_full);
+        let destination = ShortStr::new(queue)
+            .map(|queue| Destination::new(queue, C::SERVICE.methods, self.packing, limiter));
         C::from_client(Client {
             route: self.route,
             destination: destination.map(Arc::new).map_err(InvalidName::from),
             codec: self.codec,
             timeout: self.timeout,
             wait_for_server: self.wait_for_server,
-            limiter: Arc::new(Limiter::new(self.max_in_flight, self.when_full)),
         })
     }
 }
@@ -219,7 +219,7 @@ impl Route {
             Self::Broker(caller) => Box::pin(caller.call(call)),
             Self::InProcess(service) => Box::pin(async move {
                 let time = call.plan().time_limit()?;
-                let limiter = Arc::clone(&call.plan().limiter);
+                let limiter = &call.plan().destination.limiter;
                 let _place = match limiter.try_enter() {
                     Some(place) => place,
                     None => limiter.enter_by(time.deadline).await?,
@@ -239,7 +239,6 @@ pub struct Client {
     codec: Codec,
     timeout: Duration,
     wait_for_server: bool,
-    limiter: Arc<Limiter>,
 }
 
 impl Client {
@@ -292,7 +291,6 @@ impl Client {
             headers: Headers::default(),
             priority: None,
             wait_for_server: self.wait_for_server,
-            limiter: Arc::clone(&self.limiter),
         })))
     }
 }

@@ -1,6 +1,7 @@
 //! How requests leave: through the link's publisher, each by itself or several in one message.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +11,11 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::caller::{CallPlan, CallerOptions};
 use super::destination::Destination;
-use super::pending::Slot;
+use super::pending::{Pending, Slot};
 use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::headers::Headers;
@@ -23,7 +24,7 @@ use crate::protocol::{
     MAX_PACKED, MAX_PART_BYTES, Message, OutgoingCall, PACKED, Properties, RESENT_HEADER, Request, ShortStr,
     pack,
 };
-use crate::transport::{Departure, Outgoing, Published, Publisher, Receipt};
+use crate::transport::{Departs, Departure, Outgoing, Published, Publisher, Receipt};
 
 /// A call whose request is to leave.
 #[derive(Debug)]
@@ -33,7 +34,14 @@ pub(super) struct Parcel {
     pub(super) deadline: Instant,
     /// An earlier request of the call may have reached a worker.
     pub(super) is_resent: bool,
-    pub(super) departure: Departure,
+    /// Which of the call's requests it is.
+    pub(super) number: u32,
+}
+
+impl Parcel {
+    fn is_withdrawn(&self) -> bool {
+        self.slot.departures().is_withdrawn(self.number)
+    }
 }
 
 /// Where requests are put, to leave by one publisher: those that may leave with others through a task in which they gather, all
@@ -58,6 +66,7 @@ impl Outbox {
         publisher: Arc<dyn Publisher>,
         reply_to: ShortStr,
         options: Arc<CallerOptions>,
+        pending: Arc<Pending>,
     ) -> (Self, impl Future<Output = ()>) {
         let (sender, inbox) = unbounded_channel();
         let way = Arc::new(Way {
@@ -67,7 +76,9 @@ impl Outbox {
         });
         let task = Task {
             way: Arc::clone(&way),
+            pending,
             packer: Packer::new(),
+            waiting: Waiting::default(),
             under_way: FuturesUnordered::new(),
         };
         (Self { way, inbox: sender }, task.run(inbox))
@@ -76,7 +87,7 @@ impl Outbox {
     /// Has a request leave; its call is told what becomes of it. At once, where others are not to be waited for or it
     /// `is_by_itself`.
     pub(super) fn post(&self, parcel: Parcel, is_by_itself: bool) {
-        if is_by_itself || !may_leave_with_others(&parcel) {
+        if is_by_itself || may_leave_alone(&parcel) {
             let slot = Arc::clone(&parcel.slot);
             if self
                 .way
@@ -131,19 +142,58 @@ impl Hash for Lane {
     }
 }
 
+/// Calls of methods about which no worker has said anything yet.
+#[derive(Debug, Default)]
+struct Waiting {
+    parcels: Vec<Parcel>,
+    /// Until when, where there are some.
+    until: Option<Instant>,
+}
+
+/// How long calls wait for the first word of a worker, where many are made at once before any was answered: longer than a quick
+/// method takes to be answered, and too short to matter to a slow one.
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
+
+impl Waiting {
+    fn add(&mut self, parcel: Parcel, now: Instant) {
+        self.until.get_or_insert(now + LONGEST_WAIT);
+        self.parcels.push(parcel);
+    }
+
+    fn is_any(&self) -> bool {
+        self.until.is_some()
+    }
+
+    /// Waits until none need wait any more; for ever, where there are none.
+    async fn is_over(&self) {
+        match self.until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn end(&mut self) -> Vec<Parcel> {
+        self.until = None;
+        std::mem::take(&mut self.parcels)
+    }
+}
+
 struct Task {
     way: Arc<Way>,
+    pending: Arc<Pending>,
+    waiting: Waiting,
     packer: Packer<Lane, Parcel>,
     under_way: FuturesUnordered<BoxFuture<'static, Option<Lane>>>,
 }
 
 impl Task {
     async fn run(mut self, mut inbox: UnboundedReceiver<Parcel>) {
-        let publisher = Arc::clone(&self.way.publisher);
-        let mut gathered = Vec::new();
+        let (publisher, pending) = (Arc::clone(&self.way.publisher), Arc::clone(&self.pending));
+        let mut received = Vec::new();
+        let mut gathered = VecDeque::new();
         let mut most = MAX_PACKED;
         let mut is_open = true;
-        while is_open || !gathered.is_empty() || !self.under_way.is_empty() {
+        while is_open || !gathered.is_empty() || !self.under_way.is_empty() || self.waiting.is_any() {
             tokio::select! {
                 biased;
                 Some(done) = self.under_way.next() => if let Some(lane) = done {
@@ -152,15 +202,32 @@ impl Task {
                 // What waits here while the broker reads nothing can still be withdrawn.
                 () = publisher.ready(), if !gathered.is_empty() || self.packer.has_ready() => {
                     self.sort(&mut gathered);
+                    if gathered.capacity() > 16 * MAX_PACKED {
+                        // Many came at once; it need not be kept for as many again.
+                        gathered.shrink_to(MAX_PACKED);
+                    }
                     self.send_packed();
                 }
-                received = inbox.recv_many(&mut gathered, MAX_PACKED), if is_open => {
-                    is_open = received > 0;
-                    if gathered.iter().any(may_leave_with_others) {
-                        gather(&mut inbox, &mut gathered).await;
+                // Of whatever method it is: calls of others go on to wait.
+                () = pending.first_answer.notified(), if self.waiting.is_any() => {
+                    gathered.extend(self.waiting.end());
+                }
+                () = self.waiting.is_over() => {
+                    let parcels = self.waiting.end();
+                    for parcel in &parcels {
+                        let plan = parcel.slot.plan();
+                        plan.destination.wait_no_more(plan.method_index);
                     }
+                    gathered.extend(parcels);
+                }
+                count = inbox.recv_many(&mut received, MAX_PACKED), if is_open => {
+                    is_open = count > 0;
+                    if received.iter().any(may_leave_with_others) {
+                        gather(&mut inbox, &mut received).await;
+                    }
+                    gathered.extend(received.drain(..));
                     if gathered.len() > most {
-                        gathered.retain(|parcel: &Parcel| !parcel.departure.is_withdrawn());
+                        gathered.retain(|parcel| !parcel.is_withdrawn());
                         most = MAX_PACKED.max(2 * gathered.len());
                     }
                 }
@@ -168,14 +235,19 @@ impl Task {
         }
     }
 
-    /// Sends what leaves by itself, and puts what can leave with others where it belongs.
-    fn sort(&mut self, gathered: &mut Vec<Parcel>) {
+    /// Sends what leaves by itself, and puts what can leave with others where it belongs. Not all of many at a time: while it waits
+    /// to be looked at, a request takes little.
+    fn sort(&mut self, gathered: &mut VecDeque<Parcel>) {
         let now = Instant::now();
+        let first = gathered.len().min(MAX_PACKED);
         // Those that come together are mostly of one lane.
         let mut last: Option<(Lane, Vec<(Parcel, Load)>)> = None;
-        for parcel in gathered.drain(..) {
+        for parcel in gathered.drain(..first) {
             let Some((lane, load)) = lane(&parcel, now) else {
-                self.send_alone(parcel, None);
+                match may_leave_alone(&parcel) {
+                    true => self.send_alone(parcel, None),
+                    false => self.waiting.add(parcel, now),
+                }
                 continue;
             };
             match &mut last {
@@ -205,7 +277,7 @@ impl Task {
     /// Sends what has gathered, as far as it may leave.
     fn send_packed(&mut self) {
         while let Some((lane, mut parcels)) = self.packer.next() {
-            parcels.retain(|parcel| !parcel.departure.is_withdrawn());
+            parcels.retain(|parcel| !parcel.is_withdrawn());
             match parcels.len() {
                 0 => self.packer.done(&lane),
                 1 => {
@@ -219,7 +291,7 @@ impl Task {
     }
 
     fn send_together(&mut self, mut parcels: Vec<Parcel>, lane: Lane) {
-        parcels.retain(|parcel| parcel.departure.leave());
+        parcels.retain(|parcel| parcel.slot.departures().leave(parcel.number));
         let (Some(message), Some(queue)) =
             (self.way.message(&parcels), lane.destination.packed_queue.clone())
         else {
@@ -254,7 +326,7 @@ impl Way {
             queue: parcel.slot.plan().destination.queue.clone(),
             mandatory: true,
             message: self.request(parcel, Instant::now()).into_message(),
-            departure: parcel.departure.clone(),
+            departure: Departure::of(Arc::clone(&parcel.slot) as Arc<dyn Departs>, parcel.number),
         }
     }
 
@@ -325,11 +397,21 @@ fn may_leave_with_others(parcel: &Parcel) -> bool {
     wanted_together(parcel.slot.plan()).is_some()
 }
 
+/// Whether a call neither leaves with others nor is to wait until it may.
+fn may_leave_alone(parcel: &Parcel) -> bool {
+    let plan = parcel.slot.plan();
+    wanted_together(plan).is_none()
+        && !(is_packable(plan) && plan.destination.waits_for_word(plan.method_index))
+}
+
 /// How many calls like this one are wanted in one message; nothing where it leaves by itself.
 fn wanted_together(plan: &CallPlan) -> Option<u16> {
-    let is_packable = !plan.method.is_oneway && plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES;
     let wanted = plan.destination.wanted(plan.method_index);
-    (wanted > 1 && is_packable).then_some(wanted)
+    (wanted > 1 && is_packable(plan)).then_some(wanted)
+}
+
+fn is_packable(plan: &CallPlan) -> bool {
+    !plan.method.is_oneway && plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES
 }
 
 fn size(plan: &CallPlan) -> usize {

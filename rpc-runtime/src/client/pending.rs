@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 use uuid::Uuid;
 
 use super::caller::CallPlan;
 use crate::codec::Codec;
 use crate::protocol::{BadReply, Message, PackedAnswer, Reply};
-use crate::transport::{Published, Receipt};
+use crate::transport::{Departs, Departures, Published, Receipt};
 
 /// The calls of one handle that wait for a reply.
 ///
@@ -27,6 +28,8 @@ pub(super) struct Pending {
     entered: AtomicU64,
     /// How many were the only one in flight when they were, since one was not.
     one_by_one: AtomicU32,
+    /// A worker answered a method's call for the first time.
+    pub(super) first_answer: Notify,
 }
 
 type Calls = HashMap<u128, Arc<Slot>, BuildHasherDefault<RandomAlready>>;
@@ -34,6 +37,9 @@ type Calls = HashMap<u128, Arc<Slot>, BuildHasherDefault<RandomAlready>>;
 /// After so many calls that were made one by one, the next is taken for another of the kind, and not for the first of several that
 /// are made at once.
 const HABIT: u32 = 8;
+
+/// How many answers that came together are looked up at once: those who make calls wait for it.
+const AT_ONCE: usize = 32;
 
 /// Takes a key for its own hash: a random UUID, which nobody but this process chooses.
 #[derive(Debug, Default)]
@@ -63,8 +69,10 @@ pub(super) type Arrived = Result<Reply, BadReply>;
 #[derive(Debug)]
 pub(super) enum News {
     Reply(Arrived),
-    /// The broker's word on its request.
-    Published(Published),
+    /// Its request is in its queue.
+    Routed,
+    /// The broker's word on its request, which is another.
+    NotRouted(Box<Published>),
     /// The request left with others, to workers that are not there any more: it is to be sent by itself.
     Unpacked,
     /// The link is not where it was, or is closed.
@@ -78,6 +86,8 @@ pub(crate) struct Slot {
     /// The how manieth call it is.
     number: AtomicU64,
     plan: CallPlan,
+    /// Of its requests.
+    departures: Departures,
     inbox: Mutex<Inbox>,
 }
 
@@ -85,7 +95,7 @@ pub(crate) struct Slot {
 #[derive(Debug, Default)]
 struct Inbox {
     reply: Option<Arrived>,
-    published: Option<Published>,
+    published: Option<Word>,
     /// The request left with others.
     is_packed: bool,
     link_moved: bool,
@@ -94,9 +104,41 @@ struct Inbox {
     waker: Option<Waker>,
 }
 
+/// The broker's word on a request. All but the one that nearly all calls hear is in a box, and takes no memory in the others.
+#[derive(Debug)]
+enum Word {
+    Routed,
+    Other(Box<Published>),
+}
+
+impl From<Published> for Word {
+    fn from(published: Published) -> Self {
+        match published {
+            Published::Routed => Self::Routed,
+            other => Self::Other(Box::new(other)),
+        }
+    }
+}
+
+impl Inbox {
+    fn next(&mut self) -> Option<News> {
+        if let Some(reply) = self.reply.take() {
+            return Some(News::Reply(reply));
+        }
+        if let Some(published) = self.published.take() {
+            return Some(match published {
+                Word::Routed => News::Routed,
+                Word::Other(word) if self.is_packed && matches!(*word, Published::Returned) => News::Unpacked,
+                Word::Other(word) => News::NotRouted(word),
+            });
+        }
+        std::mem::take(&mut self.link_moved).then_some(News::LinkMoved)
+    }
+}
+
 impl Pending {
     /// Enters a call.
-    pub(super) fn enter(&self, slot: &Arc<Slot>) -> Ticket<'_> {
+    pub(super) fn enter<'a>(&'a self, slot: &'a Arc<Slot>) -> Ticket<'a> {
         slot.number
             .store(self.entered.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
         let in_flight = {
@@ -115,7 +157,7 @@ impl Pending {
             }
         };
         Ticket {
-            id: slot.id,
+            slot,
             is_by_itself,
             is_answered: false,
             pending: self,
@@ -128,9 +170,7 @@ impl Pending {
         let Some(slot) = self.lock().remove(&id.as_u128()) else {
             return false;
         };
-        if let Some(wanted) = wanted {
-            slot.note_wanted(wanted);
-        }
+        self.note_wanted(&slot, wanted.unwrap_or(0));
         let reply = Reply::from_message(reply, slot.plan.codec);
         slot.tell(|inbox| inbox.reply = Some(reply));
         true
@@ -138,27 +178,46 @@ impl Pending {
 
     /// Hands answers that came together to their calls. Answers with how many found nobody.
     pub(super) fn complete_all(&self, answers: Vec<PackedAnswer>, codec: Codec) -> usize {
-        let mut found = Vec::with_capacity(answers.len());
         let mut strays = 0;
-        {
-            let mut calls = self.lock();
-            for answer in answers {
-                match calls.remove(&answer.id.as_u128()) {
-                    Some(slot) => found.push((slot, answer)),
-                    None => strays += 1,
+        let mut answers = answers.into_iter();
+        let mut found = Vec::with_capacity(AT_ONCE.min(answers.len()));
+        while answers.len() > 0 {
+            {
+                let mut calls = self.lock();
+                for answer in answers.by_ref().take(AT_ONCE) {
+                    match calls.remove(&answer.id.as_u128()) {
+                        Some(slot) => found.push((slot, answer)),
+                        None => strays += 1,
+                    }
                 }
             }
-        }
-        for (slot, answer) in found {
-            slot.note_wanted(answer.wanted);
-            let reply = Reply {
-                kind: answer.kind,
-                codec,
-                body: answer.body,
-            };
-            slot.tell(|inbox| inbox.reply = Some(Ok(reply)));
+            for (slot, answer) in found.drain(..) {
+                self.note_wanted(&slot, answer.wanted);
+                let reply = Reply {
+                    kind: answer.kind,
+                    codec,
+                    body: answer.body,
+                };
+                slot.tell(|inbox| inbox.reply = Some(Ok(reply)));
+            }
         }
         strays
+    }
+
+    /// A worker answered, and said how many calls of the method it wants in one message; or nothing, which is zero.
+    fn note_wanted(&self, slot: &Slot, calls: u16) {
+        let CallPlan {
+            destination,
+            method_index,
+            ..
+        } = slot.plan();
+        let is_first = match calls {
+            0 => destination.wait_no_more(*method_index),
+            calls => destination.note_wanted(*method_index, calls),
+        };
+        if is_first {
+            self.first_answer.notify_one();
+        }
     }
 
     /// Tells all calls that the link is not where it was, those first that have waited longest.
@@ -190,6 +249,7 @@ impl Slot {
             id: Uuid::new_v4().as_u128(),
             number: AtomicU64::default(),
             plan,
+            departures: Departures::default(),
             inbox: Mutex::default(),
         }
     }
@@ -205,11 +265,6 @@ impl Slot {
     /// For a call that has not begun.
     pub(crate) fn plan_mut(&mut self) -> &mut CallPlan {
         &mut self.plan
-    }
-
-    /// A worker said how many calls of the method it wants in one message.
-    fn note_wanted(&self, calls: u16) {
-        self.plan.destination.note_wanted(self.plan.method_index, calls);
     }
 
     fn forget_wanted(&self) {
@@ -238,29 +293,25 @@ impl Slot {
     }
 
     /// Waits for the next news; a reply comes first. Nothing where the time is up before. Cancel safe.
-    pub(super) async fn news(&self, time: Pin<&mut Sleep>) -> Option<News> {
-        let next = |inbox: &mut Inbox| {
-            if let Some(reply) = inbox.reply.take() {
-                return Some(News::Reply(reply));
-            }
-            if let Some(published) = inbox.published.take() {
-                return Some(match (published, inbox.is_packed) {
-                    (Published::Returned, true) => News::Unpacked,
-                    (published, _) => News::Published(published),
-                });
-            }
-            std::mem::take(&mut inbox.link_moved).then_some(News::LinkMoved)
-        };
-        self.wait(time, next).await
+    pub(super) fn news<'a>(&'a self, time: Pin<&'a mut Sleep>) -> impl Future<Output = Option<News>> + 'a {
+        self.wait(time, Inbox::next)
     }
 
     /// Waits for the reply alone. Nothing where the time is up before. Cancel safe.
-    pub(super) async fn reply(&self, time: Pin<&mut Sleep>) -> Option<Arrived> {
-        self.wait(time, |inbox| inbox.reply.take()).await
+    pub(super) fn reply<'a>(
+        &'a self,
+        time: Pin<&'a mut Sleep>,
+    ) -> impl Future<Output = Option<Arrived>> + 'a {
+        self.wait(time, |inbox| inbox.reply.take())
     }
 
-    async fn wait<T>(&self, mut time: Pin<&mut Sleep>, take: impl Fn(&mut Inbox) -> Option<T>) -> Option<T> {
-        poll_fn(|cx| {
+    // Not an `async fn`, which would keep all of this twice in each call.
+    fn wait<'a, T>(
+        &'a self,
+        mut time: Pin<&'a mut Sleep>,
+        take: impl Fn(&mut Inbox) -> Option<T> + 'a,
+    ) -> impl Future<Output = Option<T>> + 'a {
+        poll_fn(move |cx| {
             let mut inbox = self.lock();
             if let Some(news) = take(&mut inbox) {
                 return Poll::Ready(Some(news));
@@ -272,7 +323,6 @@ impl Slot {
             drop(inbox);
             time.as_mut().poll(cx).map(|()| None)
         })
-        .await
     }
 
     fn tell(&self, change: impl FnOnce(&mut Inbox)) {
@@ -290,6 +340,12 @@ impl Slot {
     }
 }
 
+impl Departs for Slot {
+    fn departures(&self) -> &Departures {
+        &self.departures
+    }
+}
+
 impl Receipt for Slot {
     /// Tells the call the broker's word on its request.
     fn published(self: Arc<Self>, published: Published) {
@@ -300,7 +356,7 @@ impl Receipt for Slot {
         if inbox.is_packed && matches!(published, Published::Returned) {
             self.forget_wanted();
         }
-        inbox.published = Some(published);
+        inbox.published = Some(published.into());
         let waker = inbox.waker.take_if(|_| is_awaited);
         drop(inbox);
         if let Some(waker) = waker {
@@ -312,7 +368,7 @@ impl Receipt for Slot {
 /// A call's place among those in flight; dropping it gives the place up.
 #[derive(Debug)]
 pub(super) struct Ticket<'a> {
-    id: u128,
+    pub(super) slot: &'a Slot,
     /// Nothing else is in flight, nor about to be.
     pub(super) is_by_itself: bool,
     /// Who handed the reply over has taken the place away.
@@ -323,7 +379,7 @@ pub(super) struct Ticket<'a> {
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         if !self.is_answered {
-            self.pending.lock().remove(&self.id);
+            self.pending.lock().remove(&self.slot.id);
         }
     }
 }
@@ -354,7 +410,12 @@ mod tests {
     static READ: [MethodDescriptor; 1] = [MethodDescriptor::new("read", &[])];
 
     fn call() -> Arc<Slot> {
-        let destination = Destination::new(ShortStr::from_static("q"), &READ, true);
+        let destination = Destination::new(
+            ShortStr::from_static("q"),
+            &READ,
+            true,
+            Limiter::new(1, WhenFull::Wait),
+        );
         Arc::new(Slot::new(CallPlan {
             method: &READ[0],
             method_index: destination.method("read"),
@@ -365,7 +426,6 @@ mod tests {
             headers: Headers::default(),
             priority: None,
             wait_for_server: false,
-            limiter: Arc::new(Limiter::new(1, WhenFull::Wait)),
         }))
     }
 
@@ -454,10 +514,7 @@ mod tests {
         Arc::clone(&call).published(Published::Routed);
         pending.complete(call.id(), reply("it"), None);
         assert!(matches!(news(&call).await, Some(News::Reply(_))));
-        assert!(matches!(
-            news(&call).await,
-            Some(News::Published(Published::Routed))
-        ));
+        assert!(matches!(news(&call).await, Some(News::Routed)));
         assert!(news(&call).await.is_none(), "its time is up");
     }
 }

@@ -63,6 +63,8 @@ impl Desk {
         let mut sent_on = Vec::new();
         // One box for all that end at once, which are most.
         let mut running = ReusableBoxFuture::new(std::future::pending());
+        // The place of those, too.
+        let mut place = None;
         let mut now = Instant::now();
         for call in calls {
             let id = call.id;
@@ -79,7 +81,7 @@ impl Desk {
                 continue;
             }
             answers.due.debt.add(owed);
-            let Some(place) = self.try_place() else {
+            let Some(here) = place.take().or_else(|| self.try_place()) else {
                 let debt = answers.due.debt.split_last();
                 take_longer.push(self.run_in_turn(request, redelivered, arrived, debt).boxed());
                 continue;
@@ -91,12 +93,12 @@ impl Desk {
                     invocation,
                     pace,
                 }) => {
-                    running.set(async move {
-                        let _place = place;
-                        run(service, &invocation).await
-                    });
+                    running.set(async move { (run(service, &invocation).await, here) });
                     match poll_once(&mut running).await {
-                        Poll::Ready(reply) => (reply, pace),
+                        Poll::Ready((reply, here)) => {
+                            place = Some(here);
+                            (reply, pace)
+                        }
                         Poll::Pending => {
                             let debt = answers.due.debt.split_last();
                             let begun = now;
@@ -105,7 +107,7 @@ impl Desk {
                                 ReusableBoxFuture::new(std::future::pending()),
                             );
                             let ending = async move {
-                                let reply = running.await;
+                                let (reply, _place) = running.await;
                                 Some(Ran {
                                     id,
                                     reply,
@@ -126,6 +128,7 @@ impl Desk {
             answers.add(id, reply, self.wanted(pace, took), worth_until);
             answers.leave_by(now);
         }
+        drop(place);
         answers.leave();
         tokio::join!(answers.go_on(take_longer), join_all(sent_on));
     }

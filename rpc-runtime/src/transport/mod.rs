@@ -2,7 +2,6 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -13,10 +12,12 @@ use crate::status::StatusBoard;
 
 pub(crate) mod amqp;
 mod backoff;
+mod departure;
 pub(crate) mod memory;
 mod topology;
 
 pub(crate) use backoff::Backoff;
+pub(crate) use departure::{Departs, Departure, Departures};
 pub(crate) use topology::Declare;
 pub use topology::{QueueArgument, ReplyQueue, RequestQueue};
 
@@ -124,41 +125,6 @@ pub(crate) struct Outgoing {
     pub(crate) departure: Departure,
 }
 
-/// Whether a message leaves or is withdrawn: settled once, between who sends it and who gave it to be sent.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Departure(Arc<AtomicU8>);
-
-impl Departure {
-    const WAITING: u8 = 0;
-    const LEFT: u8 = 1;
-    const WITHDRAWN: u8 = 2;
-
-    /// The message is about to be written. `false`: it was withdrawn, and must not be.
-    pub(crate) fn leave(&self) -> bool {
-        self.settle(Self::LEFT)
-    }
-
-    /// Nobody waits for the message any more. `false`: it has left.
-    pub(crate) fn withdraw(&self) -> bool {
-        self.settle(Self::WITHDRAWN)
-    }
-
-    /// Nobody waits for the message any more.
-    pub(crate) fn is_withdrawn(&self) -> bool {
-        self.0.load(Ordering::Acquire) == Self::WITHDRAWN
-    }
-
-    fn settle(&self, state: u8) -> bool {
-        match self
-            .0
-            .compare_exchange(Self::WAITING, state, Ordering::AcqRel, Ordering::Acquire)
-        {
-            Ok(_) => true,
-            Err(settled) => settled == state,
-        }
-    }
-}
-
 /// What became of a message that was sent.
 #[derive(Debug, Clone)]
 pub(crate) enum Published {
@@ -210,21 +176,4 @@ pub(crate) trait Publisher: Debug + Send + Sync {
 
     /// Waits until nothing can be sent any more, and says why.
     async fn closed(&self) -> BrokerError;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Departure;
-
-    #[test]
-    fn a_message_leaves_or_is_withdrawn() {
-        let departure = Departure::default();
-        assert!(departure.clone().leave());
-        assert!(!departure.withdraw());
-        assert!(departure.leave());
-
-        let departure = Departure::default();
-        assert!(departure.clone().withdraw());
-        assert!(!departure.leave());
-    }
 }
