@@ -60,6 +60,9 @@ struct Way {
     options: Arc<CallerOptions>,
 }
 
+/// With how many others the broker's word on a request may be looked after: that there is no queue is told a moment later.
+const REQUESTS_IN_A_ROW: usize = 32;
+
 impl Outbox {
     /// An outbox, and the task that empties it, which ends with the last of its clones.
     pub(super) fn new(
@@ -89,12 +92,13 @@ impl Outbox {
     pub(super) fn post(&self, parcel: Parcel, is_by_itself: bool) {
         if is_by_itself || may_leave_alone(&parcel) {
             let slot = Arc::clone(&parcel.slot);
-            if self
-                .way
-                .publisher
-                .try_publish(self.way.outgoing(&parcel), slot)
-                .is_ok()
-            {
+            let in_a_row = match slot.plan().method.is_oneway {
+                // Its call waits for the broker's word, and any other for the reply.
+                true => 1,
+                false => REQUESTS_IN_A_ROW,
+            };
+            let outgoing = self.way.outgoing(&parcel);
+            if self.way.publisher.try_publish(outgoing, slot, in_a_row).is_ok() {
                 return;
             }
         }

@@ -151,9 +151,14 @@ impl Line {
             tokio::select! {
                 biased;
                 () = &mut stopped => return Pause::Stopped,
-                Some(ended) = self.handlers.join_next() => note_failure(ended),
                 arrival = subscription.deliveries.next() => match arrival {
-                    Some(Ok(delivery)) => self.start(delivery, subscription),
+                    Some(Ok(delivery)) => {
+                        // Here, and not as each ends: this task need not be woken for it.
+                        while let Some(ended) = self.handlers.try_join_next() {
+                            note_failure(ended);
+                        }
+                        self.start(delivery, subscription);
+                    }
                     Some(Err(reason)) => return Pause::Lost(reason),
                     None => return Pause::Lost(BrokerError::Cancelled { queue: self.desk.queue.clone() }),
                 },

@@ -61,9 +61,10 @@ impl Outlet {
         &self,
         outgoing: Outgoing,
         receipt: Arc<dyn Receipt>,
+        in_a_row: usize,
     ) -> Result<(), Box<Outgoing>> {
         match &*self.current.borrow() {
-            Current::Ready(publisher) => publisher.try_publish(outgoing, receipt),
+            Current::Ready(publisher) => publisher.try_publish(outgoing, receipt, in_a_row),
             Current::Opening | Current::Closed => Err(Box::new(outgoing)),
         }
     }

@@ -326,6 +326,7 @@ impl<'a> Answers<'a> {
                 worth_until,
                 debt: self.due.debt.split_last(),
                 is_suspect: false,
+                in_a_row: self.desk.answers_in_a_row(),
             });
         }
         let answer = PackedAnswer {

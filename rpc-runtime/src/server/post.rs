@@ -32,6 +32,8 @@ pub(super) struct DueReply {
     pub(super) debt: Debt,
     /// It was sent before, by a channel that was closed.
     pub(super) is_suspect: bool,
+    /// With how many others the broker's word on it may be looked after.
+    pub(super) in_a_row: usize,
 }
 
 /// Answers to packed calls of one caller, which may leave together.
@@ -79,14 +81,14 @@ impl Post {
 
     /// Has an answer leave by itself, at once where that can be, and pays what is owed for it.
     pub(super) fn post(&self, answer: DueReply) {
-        let outgoing = answer.outgoing();
+        let (outgoing, in_a_row) = (answer.outgoing(), answer.in_a_row);
         let receipt = Arc::new(Underway {
             answer: Mutex::new(Some(Box::new(answer))),
             post: self.clone(),
         });
         if self
             .outlet
-            .try_send(outgoing, Arc::clone(&receipt) as Arc<dyn Receipt>)
+            .try_send(outgoing, Arc::clone(&receipt) as Arc<dyn Receipt>, in_a_row)
             .is_err()
             && let Some(answer) = receipt.take()
         {
@@ -292,6 +294,7 @@ impl DueReplies {
                 worth_until,
                 debt,
                 is_suspect: false,
+                in_a_row: 1,
             })
     }
 }

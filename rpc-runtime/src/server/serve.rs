@@ -29,6 +29,7 @@ pub(super) struct Desk {
     pub(super) post: Post,
     /// One for each request that may run at once.
     places: Semaphore,
+    concurrency: usize,
     runs: Mutex<Runs<Unsettled>>,
     /// Packed requests are served too.
     takes_packed: AtomicBool,
@@ -52,6 +53,7 @@ impl Desk {
             outlet,
             post,
             places: Semaphore::new(concurrency.into()),
+            concurrency: concurrency.into(),
             runs: Mutex::default(),
             takes_packed: AtomicBool::new(false),
             stops_packed: AtomicBool::new(false),
@@ -173,9 +175,16 @@ impl Desk {
                 worth_until,
                 debt,
                 is_suspect: false,
+                in_a_row: self.answers_in_a_row(),
             }),
             None => debt.pay(),
         }
+    }
+
+    /// How many answers the broker's word may be looked after at once for: while it is not, no more than a part of the requests that
+    /// may be here at once are kept from being settled, and others from coming.
+    pub(super) fn answers_in_a_row(&self) -> usize {
+        (self.concurrency / 4).clamp(1, 32)
     }
 
     /// A place among the requests that run at once, if there is one.
@@ -354,7 +363,12 @@ mod tests {
 
     #[async_trait]
     impl Publisher for Notes {
-        fn try_publish(&self, outgoing: Outgoing, _: Arc<dyn Receipt>) -> Result<(), Box<Outgoing>> {
+        fn try_publish(
+            &self,
+            outgoing: Outgoing,
+            _: Arc<dyn Receipt>,
+            _: usize,
+        ) -> Result<(), Box<Outgoing>> {
             Err(Box::new(outgoing))
         }
 

@@ -164,7 +164,15 @@ pub(crate) trait Receipt: Send + Sync {
 #[async_trait]
 pub(crate) trait Publisher: Debug + Send + Sync {
     /// Sends a message at once if messages can leave, without waiting for anything; else it comes back.
-    fn try_publish(&self, outgoing: Outgoing, receipt: Arc<dyn Receipt>) -> Result<(), Box<Outgoing>>;
+    ///
+    /// The receipt is told a moment later than the broker says it, unless `in_a_row` messages were sent by then: it is cheaper to look
+    /// after several at once.
+    fn try_publish(
+        &self,
+        outgoing: Outgoing,
+        receipt: Arc<dyn Receipt>,
+        in_a_row: usize,
+    ) -> Result<(), Box<Outgoing>>;
 
     /// Waits until messages can leave: the broker reads them, and not too many are under way. Or until it is closed. Cancel
     /// safe.

@@ -14,6 +14,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::super::Published;
@@ -29,12 +30,12 @@ pub(super) struct Confirms {
     /// Sent, and not yet confirmed.
     in_flight: BTreeSet<u64>,
     /// The messages that can be returned, until they are decided about.
-    keys: HashMap<u64, Key>,
-    sequences: HashMap<Key, u64>,
+    keys: HashMap<u64, Key, RandomState>,
+    sequences: HashMap<Key, u64, RandomState>,
     /// Returned on another message's confirm, before their own.
-    returned_early: HashSet<u64>,
+    returned_early: HashSet<u64, RandomState>,
     /// Confirmed without their own return.
-    undecided: HashSet<u64>,
+    undecided: HashSet<u64, RandomState>,
     /// Those of them, and perhaps others, that wait for the first moment, in order.
     first: Waiting,
     /// And for the second.

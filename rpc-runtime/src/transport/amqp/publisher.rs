@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::channel::{OpenChannel, Tasks};
 use super::connection::ConnectionState;
-use super::under_way::{Confirming, Told, UnderWay};
+use super::under_way::{Confirmed, Confirming, Look, Told, UnderWay};
 use crate::error::{BrokerError, Cause};
 use crate::transport::{Outgoing, Published, Publisher, Receipt};
 
@@ -53,12 +53,13 @@ impl Shared {
     }
 
     /// Hands a message to lapin; it has its place in the room.
-    fn send(&self, outgoing: Outgoing, receipt: Arc<dyn Receipt>) {
+    fn send(&self, outgoing: Outgoing, receipt: Arc<dyn Receipt>, in_a_row: usize) {
         let room = room_for(&outgoing);
-        let told = self.lock().send(&self.channel, outgoing, receipt, room);
-        match told {
-            None => self.news.notify_one(),
-            Some(told) => self.tell([told]),
+        let sent = self.lock().send(&self.channel, outgoing, receipt, room, in_a_row);
+        match sent {
+            Ok(Look::Now) => self.news.notify_one(),
+            Ok(Look::Later) => {}
+            Err(told) => self.tell([told]),
         }
     }
 
@@ -125,7 +126,12 @@ impl AmqpPublisher {
 
 #[async_trait]
 impl Publisher for AmqpPublisher {
-    fn try_publish(&self, outgoing: Outgoing, receipt: Arc<dyn Receipt>) -> Result<(), Box<Outgoing>> {
+    fn try_publish(
+        &self,
+        outgoing: Outgoing,
+        receipt: Arc<dyn Receipt>,
+        in_a_row: usize,
+    ) -> Result<(), Box<Outgoing>> {
         if self.is_blocked() {
             return Err(Box::new(outgoing));
         }
@@ -133,7 +139,7 @@ impl Publisher for AmqpPublisher {
             Ok(room) => room.forget(),
             Err(_) => return Err(Box::new(outgoing)),
         }
-        self.shared.send(outgoing, receipt);
+        self.shared.send(outgoing, receipt, in_a_row);
         Ok(())
     }
 
@@ -163,7 +169,7 @@ impl Publisher for AmqpPublisher {
         }
         let departure = outgoing.departure.clone();
         let (receipt, told) = Awaited::new();
-        self.shared.send(outgoing, receipt);
+        self.shared.send(outgoing, receipt, 1);
         match told.await {
             Ok(published) => published,
             // All are told, unless a panic keeps the task from it.
@@ -222,23 +228,32 @@ impl Task {
     async fn run(mut self, ending: CancellationToken) {
         let shared = Arc::clone(&self.shared);
         let mut ended = pin!(ending.cancelled());
+        let mut is_look_due = false;
         let reason = loop {
-            let (given_up_at, overdue, is_left) = {
+            let (told, given_up_at, overdue, next_look, is_left) = {
                 let mut under_way = shared.lock();
                 self.confirming.extend(under_way.take_fresh());
+                let told = match std::mem::take(&mut is_look_due) {
+                    true => under_way.look(Instant::now()),
+                    false => Vec::new(),
+                };
                 (
+                    told,
                     under_way.given_up_at(),
                     under_way.next_overdue(),
+                    under_way.next_look(),
                     under_way.is_left,
                 )
             };
+            shared.tell(told);
             if let Some(reason) = self.reason() {
                 break reason;
             }
             if given_up_at.is_some() {
                 shared.room.close();
             }
-            if self.confirming.is_empty() {
+            // While there is a time to look, something may be sent that is not looked after yet.
+            if self.confirming.is_empty() && next_look.is_none() {
                 match (is_left, given_up_at) {
                     (true, _) => return,
                     (false, Some(_)) => break refused_everything(),
@@ -249,17 +264,12 @@ impl Task {
                 () = &mut ended => break BrokerError::Closed,
                 Some(confirmed) = self.confirming.next() => {
                     let mut all = vec![confirmed];
-                    while let Some(Some(confirmed)) = self.confirming.next().now_or_never() {
-                        all.push(confirmed);
-                    }
-                    let told = {
-                        let mut under_way = shared.lock();
-                        let now = Instant::now();
-                        all.into_iter().flat_map(|confirmed| under_way.confirmed(confirmed, now)).collect::<Vec<_>>()
-                    };
+                    all.extend(ready_of(&mut self.confirming));
+                    let told = shared.lock().all_confirmed(all, Instant::now());
                     shared.tell(told);
                 }
-                () = shared.news.notified() => {}
+                () = shared.news.notified() => is_look_due = true,
+                () = until(next_look) => is_look_due = true,
                 () = until(overdue) => {
                     let told = shared.lock().overdue(Instant::now());
                     shared.tell(told);
@@ -285,18 +295,20 @@ impl Task {
         let told = {
             let mut under_way = self.shared.lock();
             self.confirming.extend(under_way.take_fresh());
-            let mut told = Vec::new();
-            while let Some(Some(confirmed)) = self.confirming.next().now_or_never() {
-                told.extend(under_way.confirmed(confirmed, Instant::now()));
-            }
-            // The broker's own reason may have come with one of them.
-            let reason = under_way.lost().cloned().unwrap_or(reason);
-            told.extend(under_way.end(&reason));
+            let confirmed = ready_of(&mut self.confirming);
+            let mut told = under_way.all_confirmed(confirmed, Instant::now());
+            let (others, reason) = under_way.end(reason);
+            told.extend(others);
             self.lost.send_replace(Some(reason));
             told
         };
         self.shared.tell(told);
     }
+}
+
+/// Those that are confirmed by now.
+fn ready_of(confirming: &mut FuturesUnordered<Confirming>) -> Vec<Confirmed> {
+    std::iter::from_fn(|| confirming.next().now_or_never().flatten()).collect()
 }
 
 /// Why a channel is given up that the broker does not close.

@@ -31,10 +31,15 @@ pub(super) struct ReplyPublisher {
 
 // As `async_trait` would have it, without another box around each future.
 impl Publisher for ReplyPublisher {
-    fn try_publish(&self, outgoing: Outgoing, receipt: Arc<dyn Receipt>) -> Result<(), Box<Outgoing>> {
+    fn try_publish(
+        &self,
+        outgoing: Outgoing,
+        receipt: Arc<dyn Receipt>,
+        in_a_row: usize,
+    ) -> Result<(), Box<Outgoing>> {
         match outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
             true => Err(Box::new(outgoing)),
-            false => self.queues.try_publish(outgoing, receipt),
+            false => self.queues.try_publish(outgoing, receipt, in_a_row),
         }
     }
 

@@ -1,11 +1,12 @@
 //! The messages of one channel that are under way: sent, and not confirmed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use futures_util::future::BoxFuture;
 use lapin::Confirmation;
 use lapin::message::Delivery;
@@ -42,6 +43,14 @@ pub(super) struct Told {
     pub(super) room: u32,
 }
 
+/// When the confirm of a message is to be looked after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    Now,
+    /// At its time.
+    Later,
+}
+
 /// Who waits for the broker's word on a message.
 struct Waiting {
     queue: ShortStr,
@@ -59,11 +68,108 @@ impl Waiting {
     }
 }
 
+/// How long it takes at the most until the broker's word on an unhurried message is noticed. A timer's own tick comes on top.
+const LATEST: Duration = Duration::from_millis(1);
+
+/// How thoroughly they are looked at.
+#[derive(Debug, Clone, Copy)]
+enum Glance {
+    /// As several more were sent.
+    Quick,
+    /// As it is time.
+    Good,
+    /// Now and then, and at the end: a queue that confirms nothing does not keep the others from being seen.
+    Whole,
+}
+
+impl Glance {
+    /// After so many messages in a row that are not confirmed, those sent later are taken not to be either.
+    fn unconfirmed_in_a_row(self) -> usize {
+        match self {
+            Self::Quick => 8,
+            Self::Good => 512,
+            Self::Whole => usize::MAX,
+        }
+    }
+}
+
+/// Every how manieth timely look is at all of them.
+const WHOLE_LOOKS: u8 = 16;
+
+/// Messages that nobody waits for: they are looked at now and then, several at once. Nobody is woken for each of them, which would cost as
+/// much as all else about it.
+#[derive(Default)]
+pub(super) struct Unhurried {
+    /// First sent, first.
+    messages: VecDeque<Confirming>,
+    /// When they are to be looked at, where there is a time for it: else whoever does so is to be woken.
+    next_look: Option<Instant>,
+    /// How many were sent since the last look.
+    sent: usize,
+    /// How many looks were timely.
+    looks: u8,
+}
+
+impl Unhurried {
+    fn push(&mut self, message: Confirming) {
+        self.messages.push_back(message);
+        self.sent += 1;
+    }
+
+    /// Whether who looks at them is to be woken.
+    fn is_look_due(&self, in_a_row: usize) -> bool {
+        self.next_look.is_none() || self.sent >= in_a_row
+    }
+
+    /// Those of which lapin says something by now.
+    fn look(&mut self, now: Instant) -> Vec<Confirmed> {
+        let is_time = self.next_look.is_none_or(|time| time <= now);
+        if !is_time {
+            return self.glance(Glance::Quick);
+        }
+        self.looks = (self.looks + 1) % WHOLE_LOOKS;
+        let confirmed = self.glance(match self.looks {
+            0 => Glance::Whole,
+            _ => Glance::Good,
+        });
+        let is_over = self.messages.is_empty() && confirmed.is_empty();
+        self.next_look = (!is_over).then(|| now + LATEST);
+        confirmed
+    }
+
+    /// The oldest first: the broker confirms messages in about the order in which they were sent.
+    fn glance(&mut self, glance: Glance) -> Vec<Confirmed> {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut confirmed, mut unconfirmed) = (Vec::new(), Vec::new());
+        let mut in_a_row = 0;
+        while in_a_row < glance.unconfirmed_in_a_row()
+            && let Some(mut message) = self.messages.pop_front()
+        {
+            match message.as_mut().poll(&mut cx) {
+                Poll::Ready(message) => {
+                    confirmed.push(message);
+                    in_a_row = 0;
+                }
+                Poll::Pending => {
+                    unconfirmed.push(message);
+                    in_a_row += 1;
+                }
+            }
+        }
+        for message in unconfirmed.into_iter().rev() {
+            self.messages.push_front(message);
+        }
+        self.sent = 0;
+        confirmed
+    }
+}
+
 #[derive(Default)]
 pub(super) struct UnderWay {
     confirms: Confirms,
-    waiting: HashMap<u64, Waiting>,
-    /// Those that nobody waits for yet.
+    waiting: HashMap<u64, Waiting, RandomState>,
+    unhurried: Unhurried,
+    /// Those that somebody waits for, and that nobody looks after yet.
     fresh: Vec<Confirming>,
     refusals: Refusals,
     /// When the channel ends at the latest, where a queue refuses all that comes by it.
@@ -75,14 +181,15 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
-    /// Hands a message to lapin; what comes back at once is not under way.
+    /// Hands a message to lapin, and says whether its confirm is to be looked after at once; what comes back is not under way.
     pub(super) fn send(
         &mut self,
         channel: &Arc<OpenChannel>,
         outgoing: Outgoing,
         receipt: Arc<dyn Receipt>,
         room: u32,
-    ) -> Option<Told> {
+        in_a_row: usize,
+    ) -> Result<Look, Told> {
         let Outgoing {
             queue,
             mandatory,
@@ -99,16 +206,16 @@ impl UnderWay {
             written: false,
         };
         if let Some(reason) = &self.lost {
-            return Some(waiting.told(unwritten(reason.clone())));
+            return Err(waiting.told(unwritten(reason.clone())));
         }
         if !departure.leave() {
-            return Some(waiting.told(Published::Withdrawn));
+            return Err(waiting.told(Published::Withdrawn));
         }
         let correlation_id = message.properties.correlation_id.clone();
         let key = correlation_id.filter(|_| mandatory).map(|id| (queue.clone(), id));
         let (routing_key, properties) = match (short(queue.as_str()), convert::to_lapin(message.properties)) {
             (Ok(routing_key), Ok(properties)) => (routing_key, properties),
-            (Err(source), _) | (_, Err(source)) => return Some(waiting.told(unwritten(source))),
+            (Err(source), _) | (_, Err(source)) => return Err(waiting.told(unwritten(source))),
         };
         let sequence = self.confirms.publish(key);
         self.waiting.insert(sequence, waiting);
@@ -135,16 +242,43 @@ impl UnderWay {
                 confirmation,
             }
         });
-        // Whoever waits for it polls it again.
-        match publishing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Pending => self.fresh.push(publishing),
-            Poll::Ready(confirmed) => self.fresh.push(Box::pin(std::future::ready(confirmed))),
+        // Whoever looks after it polls it again.
+        if let Poll::Ready(confirmed) = publishing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            publishing = Box::pin(std::future::ready(confirmed));
         }
-        None
+        if in_a_row <= 1 {
+            self.fresh.push(publishing);
+            return Ok(Look::Now);
+        }
+        self.unhurried.push(publishing);
+        Ok(match self.unhurried.is_look_due(in_a_row) {
+            true => Look::Now,
+            false => Look::Later,
+        })
     }
 
+    /// Those that are to be looked after from now on.
     pub(super) fn take_fresh(&mut self) -> Vec<Confirming> {
         std::mem::take(&mut self.fresh)
+    }
+
+    /// Looks at those that nobody looks after.
+    pub(super) fn look(&mut self, now: Instant) -> Vec<Told> {
+        let confirmed = self.unhurried.look(now);
+        self.all_confirmed(confirmed, now)
+    }
+
+    /// As [`confirmed`](Self::confirmed), of several.
+    pub(super) fn all_confirmed(&mut self, confirmed: Vec<Confirmed>, now: Instant) -> Vec<Told> {
+        let told = confirmed
+            .into_iter()
+            .flat_map(|confirmed| self.confirmed(confirmed, now));
+        told.collect()
+    }
+
+    /// When to look at them, where there is a time for it.
+    pub(super) fn next_look(&self) -> Option<Instant> {
+        self.unhurried.next_look
     }
 
     pub(super) fn given_up_at(&self) -> Option<Instant> {
@@ -213,18 +347,20 @@ impl UnderWay {
         self.told(decided)
     }
 
-    /// Nothing can be sent any more, nor will anything be heard of what was sent.
-    pub(super) fn end(&mut self, reason: &BrokerError) -> Vec<Told> {
-        self.lost.get_or_insert_with(|| reason.clone());
+    /// Nothing can be sent any more, nor will anything be heard of what was sent: for this reason, or the broker's own, if that came.
+    pub(super) fn end(&mut self, reason: BrokerError) -> (Vec<Told>, BrokerError) {
+        let confirmed = self.unhurried.glance(Glance::Whole);
+        let mut told = self.all_confirmed(confirmed, Instant::now());
+        let reason = self.lost.get_or_insert(reason).clone();
         let decided = self.confirms.end();
-        let mut told = self.told(decided);
+        told.extend(self.told(decided));
         told.extend(self.waiting.drain().map(|(_, waiting)| {
             waiting.told(Published::Failed {
                 source: reason.clone(),
                 written: true,
             })
         }));
-        told
+        (told, reason)
     }
 
     fn told(&mut self, decided: Decided) -> Vec<Told> {

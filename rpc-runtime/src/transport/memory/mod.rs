@@ -294,7 +294,12 @@ impl MemoryPublisher {
 
 #[async_trait]
 impl Publisher for MemoryPublisher {
-    fn try_publish(&self, outgoing: Outgoing, receipt: Arc<dyn Receipt>) -> Result<(), Box<Outgoing>> {
+    fn try_publish(
+        &self,
+        outgoing: Outgoing,
+        receipt: Arc<dyn Receipt>,
+        _in_a_row: usize,
+    ) -> Result<(), Box<Outgoing>> {
         if !self.session.is_free() {
             return Err(Box::new(outgoing));
         }
