@@ -54,6 +54,8 @@ pub(crate) struct Packer<K, T> {
 #[derive(Debug)]
 struct Lane<T> {
     waiting: VecDeque<(T, Load)>,
+    /// With more than that it is looked which of them are worth it.
+    most: usize,
     under_way: usize,
     is_ready: bool,
 }
@@ -67,17 +69,27 @@ impl<K: Eq + Hash + Clone, T> Packer<K, T> {
     }
 
     pub(crate) fn push(&mut self, key: K, item: T, load: Load) {
-        self.push_all(key, [(item, load)]);
+        self.push_all(key, [(item, load)], |_| true);
     }
 
-    /// As [`push`](Self::push), of several.
-    pub(crate) fn push_all(&mut self, key: K, items: impl IntoIterator<Item = (T, Load)>) {
+    /// As [`push`](Self::push), of several. Where many wait, those that `is_worth_it` no more are dropped.
+    pub(crate) fn push_all(
+        &mut self,
+        key: K,
+        items: impl IntoIterator<Item = (T, Load)>,
+        is_worth_it: impl Fn(&T) -> bool,
+    ) {
         let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane {
             waiting: VecDeque::new(),
+            most: MAX_PACKED,
             under_way: 0,
             is_ready: false,
         });
         lane.waiting.extend(items);
+        if lane.waiting.len() > lane.most {
+            lane.waiting.retain(|(item, _)| is_worth_it(item));
+            lane.most = MAX_PACKED.max(2 * lane.waiting.len());
+        }
         if lane.becomes_ready() {
             self.ready.push_back(key);
         }
@@ -204,6 +216,23 @@ mod tests {
         assert_eq!(packer.next(), Some(("r", vec![0])));
         assert_eq!(packer.next(), Some(("r", vec![1])));
         assert_eq!(packer.next(), Some(("r", vec![2])));
+    }
+
+    #[test]
+    fn what_is_worth_it_no_more_does_not_gather_for_ever() {
+        let mut packer = Packer::new();
+        for _ in 0..WINDOW {
+            packer.push("q", 0, small());
+            packer.next().unwrap();
+        }
+        // Nothing is done, and nobody waits for any but the first ten.
+        for n in 0..100 * MAX_PACKED {
+            packer.push_all("q", [(n, small())], |n| *n < 10);
+            assert!(packer.lanes["q"].waiting.len() <= MAX_PACKED);
+        }
+        packer.done(&"q");
+        let (_, left) = packer.next().unwrap();
+        assert_eq!(left[..10], (0..10).collect::<Vec<_>>());
     }
 
     proptest! {

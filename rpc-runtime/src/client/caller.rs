@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -241,12 +241,17 @@ impl Caller {
         let mut over = None;
         loop {
             // Before it is looked where the link is, which may move.
-            slot.begin();
+            if let Some(reply) = slot.begin() {
+                return self.read(reply);
+            }
             let link = match self.ready_link(over.as_ref()) {
                 Some(link) => link,
-                None => match self.link(over.as_ref(), &progress, sleep.deadline()).await? {
-                    Some(link) => link,
-                    None => return Err(self.timed_out(limit, &progress)),
+                None => match self
+                    .link(over.as_ref(), &mut progress, limit, sleep.as_mut())
+                    .await
+                {
+                    ControlFlow::Continue(link) => link,
+                    ControlFlow::Break(outcome) => return outcome,
                 },
             };
             let parcel = Parcel {
@@ -287,9 +292,11 @@ impl Caller {
     }
 
     fn timed_out(&self, limit: Duration, progress: &Progress<'_>) -> CallError {
-        progress.ticket.slot.unanswered();
-        let queue = &progress.ticket.slot.plan().destination.queue;
-        let executed = match (progress.withdraw(), progress.setback) {
+        let slot = progress.ticket.slot;
+        let has_left = progress.withdraw();
+        slot.unanswered(has_left);
+        let queue = &slot.plan().destination.queue;
+        let executed = match (has_left, progress.setback) {
             (_, Some(Setback::Refused)) => return refused(queue),
             (false, Some(Setback::NoServer)) => return no_server(queue),
             (true, _) => Executed::Maybe,
@@ -443,14 +450,15 @@ impl Caller {
         }
     }
 
-    /// The link, once it is there; another one than that which is over. Nothing where it is not there by then.
+    /// The link, once it is there; another one than that which is over. Or the call's outcome, where its time is up before, or the reply to
+    /// an earlier request comes.
     fn link<'a>(
         &'a self,
         over: Option<&'a Arc<Link>>,
-        progress: &Progress<'_>,
-        deadline: Instant,
-    ) -> BoxFuture<'a, Result<Option<Arc<Link>>, CallError>> {
-        let was_written = progress.was_written;
+        progress: &'a mut Progress<'_>,
+        limit: Duration,
+        time: Pin<&'a mut Sleep>,
+    ) -> BoxFuture<'a, ControlFlow<Result<Reply, CallError>, Arc<Link>>> {
         Box::pin(async move {
             let mut state = self.link_state().clone();
             let settled = state.wait_for(|state| match &state.phase {
@@ -458,20 +466,27 @@ impl Caller {
                 Phase::Ready(link) => over.is_none_or(|over| !Arc::ptr_eq(link, over)),
                 Phase::Refused(_) | Phase::Closed => true,
             });
-            let Ok(settled) = timeout_at(deadline, settled).await else {
-                return Ok(None);
+            let settled = tokio::select! {
+                biased;
+                reply = progress.ticket.slot.reply(time) => {
+                    progress.ticket.is_answered |= reply.is_some();
+                    return ControlFlow::Break(self.read_in_time(reply, limit, progress));
+                }
+                settled = settled => settled,
             };
-            match settled.as_deref() {
+            let reason = match settled.as_deref() {
                 Ok(LinkState {
                     phase: Phase::Ready(link),
                     ..
-                }) => Ok(Some(Arc::clone(link))),
+                }) => return ControlFlow::Continue(Arc::clone(link)),
                 Ok(LinkState {
                     phase: Phase::Refused(reason),
                     ..
-                }) => Err(lost(reason.clone(), was_written)),
-                _ => Err(lost(BrokerError::Closed, was_written)),
-            }
+                }) => reason.clone(),
+                // The task that keeps the link has ended, with its runtime if not with the handle.
+                _ => BrokerError::Closed,
+            };
+            ControlFlow::Break(Err(lost(reason, progress.was_written)))
         })
     }
 

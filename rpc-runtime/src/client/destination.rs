@@ -87,11 +87,11 @@ impl Destination {
         let Some(said) = self.said(method) else {
             return false;
         };
-        if wanted_of(said.load(Ordering::Relaxed)) == 0 {
+        let known = said.load(Ordering::Relaxed);
+        if wanted_of(known) == 0 {
             return true;
         }
-        let unasked = said.fetch_add(ONE_CALL, Ordering::Relaxed) / ONE_CALL;
-        (unasked + 1) % ASK_EVERY == 0
+        (count_one(said, known) / ONE_CALL).is_multiple_of(ASK_EVERY)
     }
 
     /// Whether a call of a method is to wait until a worker says something of it. One that is not, leaves.
@@ -105,7 +105,7 @@ impl Destination {
         }
         let waits = known / ONE_CALL >= FIRST_CALLS;
         if !waits {
-            said.fetch_add(ONE_CALL, Ordering::Relaxed);
+            count_one(said, known);
         }
         waits
     }
@@ -145,6 +145,13 @@ impl Destination {
             said.store(SILENCE, Ordering::Relaxed);
         }
     }
+}
+
+/// Counts a call that leaves by itself, unless something was said meanwhile, which must not be lost. Answers with the new count.
+fn count_one(said: &AtomicU32, known: u32) -> u32 {
+    let counted = known.wrapping_add(ONE_CALL);
+    let _ = said.compare_exchange(known, counted, Ordering::Relaxed, Ordering::Relaxed);
+    counted
 }
 
 fn wanted_of(said: u32) -> u16 {

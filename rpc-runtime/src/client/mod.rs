@@ -165,7 +165,9 @@ impl<C: ServiceClient> ClientBuilder<C> {
     /// they do.
     ///
     /// A broker's work is per message, so this is worth an order of magnitude under load. Nothing waits for it: where calls come one by
-    /// one, each leaves by itself. One-way calls, those in plain text, and arguments of more than 8 KiB always do.
+    /// one, each leaves by itself. One-way calls, those in plain text, and arguments of more than 8 KiB always do. There is one exception: of
+    /// many calls that are made at once of a method, before any worker has answered one, those beyond the first 64 wait for the first
+    /// answer, which says whether they may leave together, and no longer than 20 ms.
     pub fn packing(mut self, packing: bool) -> Self {
         self.packing = packing;
         self

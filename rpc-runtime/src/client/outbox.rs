@@ -176,6 +176,11 @@ impl Waiting {
         }
     }
 
+    /// Those that wait, as some of them may leave now. Those that may not, wait no longer for it.
+    fn look_again(&mut self) -> Vec<Parcel> {
+        std::mem::take(&mut self.parcels)
+    }
+
     fn end(&mut self) -> Vec<Parcel> {
         self.until = None;
         std::mem::take(&mut self.parcels)
@@ -214,7 +219,7 @@ impl Task {
                 }
                 // Of whatever method it is: calls of others go on to wait.
                 () = pending.first_answer.notified(), if self.waiting.is_any() => {
-                    gathered.extend(self.waiting.end());
+                    gathered.extend(self.waiting.look_again());
                 }
                 () = self.waiting.is_over() => {
                     let parcels = self.waiting.end();
@@ -259,13 +264,15 @@ impl Task {
                 _ => {
                     let begun = (lane, vec![(parcel, load)]);
                     if let Some((lane, parcels)) = last.replace(begun) {
-                        self.packer.push_all(lane, parcels);
+                        self.packer
+                            .push_all(lane, parcels, |parcel| !parcel.is_withdrawn());
                     }
                 }
             }
         }
         if let Some((lane, parcels)) = last {
-            self.packer.push_all(lane, parcels);
+            self.packer
+                .push_all(lane, parcels, |parcel| !parcel.is_withdrawn());
         }
     }
 

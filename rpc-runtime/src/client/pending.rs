@@ -276,20 +276,22 @@ impl Slot {
         self.lock().is_packed = true;
     }
 
-    /// The call ended without an answer: where its request had left with others, those who take them may be gone.
-    pub(super) fn unanswered(&self) {
-        if self.lock().is_packed {
+    /// The call ended without an answer. Where its request had left with others, or waited to, those who take them may be gone.
+    pub(super) fn unanswered(&self, has_left: bool) {
+        if !has_left || self.lock().is_packed {
             self.forget_wanted();
         }
     }
 
-    /// Begins another request, before it is looked where the link is: news of the last one is of no interest any more.
-    pub(super) fn begin(&self) {
+    /// Begins another request, before it is looked where the link is: news of the last one is of no interest any more, unless it is the
+    /// reply.
+    pub(super) fn begin(&self) -> Option<Arrived> {
         let mut inbox = self.lock();
         inbox.published = None;
         inbox.is_packed = false;
         inbox.link_moved = false;
         inbox.has_link_moved = false;
+        inbox.reply.take()
     }
 
     /// Waits for the next news; a reply comes first. Nothing where the time is up before. Cancel safe.
@@ -510,7 +512,7 @@ mod tests {
         let _ticket = pending.enter(&call);
         Arc::clone(&call).published(Published::Returned);
         pending.link_moved();
-        call.begin();
+        assert!(call.begin().is_none());
         Arc::clone(&call).published(Published::Routed);
         pending.complete(call.id(), reply("it"), None);
         assert!(matches!(news(&call).await, Some(News::Reply(_))));

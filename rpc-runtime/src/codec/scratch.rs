@@ -8,7 +8,7 @@ thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A body of up to this many bytes is copied out of the buffer; what is larger takes the buffer along.
+/// A body of up to this many bytes is copied out of the buffer; what is larger takes the buffer along, unless it would be mostly empty.
 const COPIED: usize = 4096;
 
 /// How large a buffer a thread keeps at the most.
@@ -22,6 +22,7 @@ pub(super) fn written<E>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> R
     scratch.clear();
     let body = write(&mut scratch).map(|()| match scratch.len() {
         0..=COPIED => Bytes::copy_from_slice(&scratch),
+        length if scratch.capacity() > 2 * length => Bytes::copy_from_slice(&scratch),
         // The next body is likely to be about as large.
         length => {
             let next = Vec::with_capacity(length.min(KEPT));
@@ -55,6 +56,14 @@ mod tests {
         for ((n, length), body) in (0..).zip(lengths).zip(bodies) {
             assert_eq!(body, vec![n; length]);
         }
+    }
+
+    #[test]
+    fn no_body_takes_much_more_than_it_is_long() {
+        let large = repeat(1, KEPT).unwrap();
+        let small = repeat(2, COPIED + 1).unwrap();
+        assert!(Vec::from(small).capacity() <= 2 * (COPIED + 1));
+        drop(large);
     }
 
     #[test]

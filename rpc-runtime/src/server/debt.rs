@@ -121,6 +121,11 @@ impl Debt {
         debt
     }
 
+    /// How many requests of the same line are served.
+    pub(super) fn all_served(&self) -> usize {
+        self.served.count()
+    }
+
     /// One more request is served.
     pub(super) fn add(&mut self, owed: Owed) {
         self.served.more(1);

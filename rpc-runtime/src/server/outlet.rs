@@ -1,6 +1,6 @@
 //! How replies leave: through a publisher that is opened again when it is lost.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout_at};
@@ -13,7 +13,8 @@ use crate::transport::{Backoff, Departure, Outgoing, Published, Publisher, Recei
 #[derive(Debug)]
 pub(super) struct Outlet {
     current: watch::Receiver<Current>,
-    transport: Arc<dyn Transport>,
+    /// Not kept: answers whose confirm is still to come have the outlet, and must not keep the connections of a server that was dropped.
+    transport: Weak<dyn Transport>,
 }
 
 #[derive(Debug, Clone)]
@@ -42,7 +43,7 @@ impl Outlet {
         let (sender, current) = watch::channel(Current::Opening);
         let outlet = Self {
             current,
-            transport: Arc::clone(&transport),
+            transport: Arc::downgrade(&transport),
         };
         (outlet, keep(transport, sender))
     }
@@ -130,7 +131,10 @@ impl Outlet {
     async fn own_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
         let mut backoff = Backoff::new();
         loop {
-            match self.transport.open_publisher().await {
+            let Some(transport) = self.transport.upgrade() else {
+                return Err(BrokerError::Closed);
+            };
+            match transport.open_publisher().await {
                 Err(error) if !matches!(error, BrokerError::Closed) => backoff.wait_after(&error).await,
                 opened => return opened,
             }

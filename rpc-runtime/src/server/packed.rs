@@ -326,7 +326,7 @@ impl<'a> Answers<'a> {
                 worth_until,
                 debt: self.due.debt.split_last(),
                 is_suspect: false,
-                in_a_row: self.desk.answers_in_a_row(),
+                in_a_row: 1,
             });
         }
         let answer = PackedAnswer {

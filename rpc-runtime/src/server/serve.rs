@@ -173,18 +173,21 @@ impl Desk {
                 reply: self.fit(reply),
                 wanted,
                 worth_until,
+                in_a_row: self.answers_in_a_row(&debt),
                 debt,
                 is_suspect: false,
-                in_a_row: self.answers_in_a_row(),
             }),
             None => debt.pay(),
         }
     }
 
-    /// How many answers the broker's word may be looked after at once for: while it is not, no more than a part of the requests that
-    /// may be here at once are kept from being settled, and others from coming.
-    pub(super) fn answers_in_a_row(&self) -> usize {
-        (self.concurrency / 4).clamp(1, 32)
+    /// With how many other answers the broker's word on one may be looked after: until it is, no other request comes for it. So with
+    /// none, where as many are served as may half fill the prefetch.
+    pub(super) fn answers_in_a_row(&self, debt: &Debt) -> usize {
+        match 2 * debt.all_served() > self.concurrency {
+            true => 1,
+            false => (self.concurrency / 4).clamp(1, 32),
+        }
     }
 
     /// A place among the requests that run at once, if there is one.

@@ -45,7 +45,7 @@ impl Acks {
             settling: Mutex::default(),
             some: Notify::new(),
             enough: Notify::new(),
-            at_once: u64::from(prefetch.unwrap_or(u16::MAX) / 4).max(1),
+            at_once: u64::from(prefetch.unwrap_or(u16::MAX) / 8).max(1),
         });
         let telling = Arc::clone(&shared).tell_for_ever();
         let ending = tasks.ending.clone();

@@ -271,7 +271,8 @@ impl Task {
                 () = shared.news.notified() => is_look_due = true,
                 () = until(next_look) => is_look_due = true,
                 () = until(overdue) => {
-                    let told = shared.lock().overdue(Instant::now());
+                    let confirmed = ready_of(&mut self.confirming);
+                    let told = shared.lock().overdue(confirmed, Instant::now());
                     shared.tell(told);
                 }
                 () = until(given_up_at) => break refused_everything(),

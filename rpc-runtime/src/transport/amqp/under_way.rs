@@ -71,6 +71,9 @@ impl Waiting {
 /// How long it takes at the most until the broker's word on an unhurried message is noticed. A timer's own tick comes on top.
 const LATEST: Duration = Duration::from_millis(1);
 
+/// How long they are not looked at, where nothing is confirmed and no more is sent.
+const LONGEST_PAUSE: Duration = Duration::from_millis(32);
+
 /// How thoroughly they are looked at.
 #[derive(Debug, Clone, Copy)]
 enum Glance {
@@ -98,7 +101,6 @@ const WHOLE_LOOKS: u8 = 16;
 
 /// Messages that nobody waits for: they are looked at now and then, several at once. Nobody is woken for each of them, which would cost as
 /// much as all else about it.
-#[derive(Default)]
 pub(super) struct Unhurried {
     /// First sent, first.
     messages: VecDeque<Confirming>,
@@ -108,6 +110,20 @@ pub(super) struct Unhurried {
     sent: usize,
     /// How many looks were timely.
     looks: u8,
+    /// Until the next one.
+    pause: Duration,
+}
+
+impl Default for Unhurried {
+    fn default() -> Self {
+        Self {
+            messages: VecDeque::new(),
+            next_look: None,
+            sent: 0,
+            looks: 0,
+            pause: LATEST,
+        }
+    }
 }
 
 impl Unhurried {
@@ -118,12 +134,13 @@ impl Unhurried {
 
     /// Whether who looks at them is to be woken.
     fn is_look_due(&self, in_a_row: usize) -> bool {
-        self.next_look.is_none() || self.sent >= in_a_row
+        self.next_look.is_none() || self.sent >= in_a_row || self.pause > LATEST
     }
 
     /// Those of which lapin says something by now.
     fn look(&mut self, now: Instant) -> Vec<Confirmed> {
-        let is_time = self.next_look.is_none_or(|time| time <= now);
+        let is_time = self.next_look.is_none_or(|time| time <= now) || self.pause > LATEST;
+        let is_still = self.sent == 0;
         if !is_time {
             return self.glance(Glance::Quick);
         }
@@ -132,8 +149,12 @@ impl Unhurried {
             0 => Glance::Whole,
             _ => Glance::Good,
         });
+        self.pause = match is_still && confirmed.is_empty() {
+            true => LONGEST_PAUSE.min(2 * self.pause),
+            false => LATEST,
+        };
         let is_over = self.messages.is_empty() && confirmed.is_empty();
-        self.next_look = (!is_over).then(|| now + LATEST);
+        self.next_look = (!is_over).then(|| now + self.pause);
         confirmed
     }
 
@@ -229,7 +250,7 @@ impl UnderWay {
             let published = channel
                 .basic_publish("".into(), routing_key, options, &body, properties)
                 .await;
-            // It has been written; while it waits for its confirm, it takes no memory.
+            // It has been written, and this copy is of no more use.
             drop(body);
             let written = published.is_ok();
             let confirmation = match published {
@@ -341,10 +362,14 @@ impl UnderWay {
         self.confirms.next_overdue()
     }
 
-    /// Decides about those that were confirmed long ago.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<Told> {
+    /// Decides about those that were confirmed long ago, once all that is known by now was taken in.
+    pub(super) fn overdue(&mut self, confirmed: Vec<Confirmed>, now: Instant) -> Vec<Told> {
+        let mut told = self.all_confirmed(confirmed, now);
+        let confirmed = self.unhurried.glance(Glance::Whole);
+        told.extend(self.all_confirmed(confirmed, now));
         let decided = self.confirms.overdue(now);
-        self.told(decided)
+        told.extend(self.told(decided));
+        told
     }
 
     /// Nothing can be sent any more, nor will anything be heard of what was sent: for this reason, or the broker's own, if that came.
@@ -383,4 +408,105 @@ fn key(returned: &Delivery) -> Option<Key> {
     let queue = ShortStr::new(returned.routing_key.as_str()).ok()?;
     let correlation_id = returned.properties.correlation_id().as_ref()?;
     Some((queue, ShortStr::new(correlation_id.as_str()).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Messages that were sent, and how to confirm each.
+    fn sent(unhurried: &mut Unhurried, messages: u64) -> Vec<oneshot::Sender<()>> {
+        let one = |sequence| {
+            let (confirm, confirmed) = oneshot::channel();
+            let confirming = confirmed.map(move |_| Confirmed {
+                sequence,
+                written: true,
+                confirmation: Ok(Confirmation::Ack(None)),
+            });
+            unhurried.push(confirming.boxed());
+            confirm
+        };
+        (0..messages).map(one).collect()
+    }
+
+    fn sequences(confirmed: Vec<Confirmed>) -> Vec<u64> {
+        confirmed
+            .into_iter()
+            .map(|confirmed| confirmed.sequence)
+            .collect()
+    }
+
+    #[test]
+    fn who_looks_is_woken_for_the_first_and_for_several_more() {
+        let mut unhurried = Unhurried::default();
+        let now = Instant::now();
+        let confirms = sent(&mut unhurried, 1);
+        assert!(unhurried.is_look_due(3));
+        assert!(unhurried.look(now).is_empty());
+        // There is a time for it now.
+        assert_eq!(unhurried.next_look, Some(now + LATEST));
+        let more = sent(&mut unhurried, 2);
+        assert!(!unhurried.is_look_due(3) && unhurried.is_look_due(2));
+        for confirm in confirms.into_iter().chain(more) {
+            confirm.send(()).unwrap();
+        }
+        assert_eq!(sequences(unhurried.look(now)), [0, 0, 1]);
+        // Until a look finds nothing more.
+        let later = now + LATEST;
+        assert!(unhurried.next_look.is_some());
+        assert!(unhurried.look(later).is_empty());
+        assert_eq!(unhurried.next_look, None);
+    }
+
+    #[test]
+    fn a_quick_look_is_at_the_oldest_and_a_timely_one_at_more() {
+        let mut unhurried = Unhurried::default();
+        let now = Instant::now();
+        let mut confirms: VecDeque<_> = sent(&mut unhurried, 30).into();
+        unhurried.look(now);
+        confirms.pop_front().unwrap().send(()).unwrap();
+        confirms.pop_back().unwrap().send(()).unwrap();
+        assert_eq!(sequences(unhurried.look(now)), [0]);
+        assert_eq!(sequences(unhurried.look(now + LATEST)), [29]);
+        assert_eq!(unhurried.messages.len(), 28);
+    }
+
+    #[test]
+    fn where_nothing_happens_looks_are_seldom_until_something_does() {
+        let mut unhurried = Unhurried::default();
+        let mut now = Instant::now();
+        let stuck = sent(&mut unhurried, 1);
+        let pauses: Vec<_> = (0..8)
+            .map(|_| {
+                assert!(unhurried.look(now).is_empty());
+                let pause = unhurried.next_look.unwrap() - now;
+                now += pause;
+                pause.as_millis()
+            })
+            .collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 32, 32]);
+        let more = sent(&mut unhurried, 1);
+        assert!(unhurried.is_look_due(usize::MAX));
+        unhurried.look(now);
+        assert_eq!(unhurried.next_look, Some(now + LATEST));
+        drop((stuck, more));
+    }
+
+    #[test]
+    fn messages_that_are_never_confirmed_hide_no_others_for_long() {
+        let mut unhurried = Unhurried::default();
+        let mut now = Instant::now();
+        let mut confirms = sent(&mut unhurried, 2000);
+        confirms.pop().unwrap().send(()).unwrap();
+        for _ in 0..WHOLE_LOOKS {
+            if sequences(unhurried.look(now)) == [1999] {
+                return;
+            }
+            now += LONGEST_PAUSE;
+        }
+        panic!("it was not seen");
+    }
 }
