@@ -42,7 +42,7 @@ pub fn request(data: &[u8]) {
     match decide(message) {
         Ok(Decision::Run {
             service, invocation, ..
-        }) => handle(&*service, &invocation),
+        }) => handle(service, &invocation),
         Ok(Decision::Refuse { reply, fault, .. }) => assert_eq!(reply.read_fault(), fault),
         Err(NoReplyAddress(address)) => assert!(!RULES.reply_addresses.allows(address.as_str())),
     }

@@ -13,6 +13,7 @@ use crate::protocol::ShortStr;
 ///
 /// `Debug` shows the names only: values may be secrets.
 // Most requests have none, and take no more than a pointer for it; nor is there an empty map.
+#[allow(clippy::box_collection)]
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(Option<Box<BTreeMap<ShortStr, String>>>);
 

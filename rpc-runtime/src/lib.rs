@@ -63,6 +63,9 @@
 #[allow(unused_extern_crates)]
 extern crate self as rpc_runtime;
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod benching;
 mod broker;
 mod call;
 mod client;

@@ -83,7 +83,7 @@ impl Desk {
             answers.due.debt.add(owed);
             let Some(here) = place.take().or_else(|| self.try_place()) else {
                 let debt = answers.due.debt.split_last();
-                take_longer.push(self.run_in_turn(request, redelivered, arrived, debt).boxed());
+                take_longer.push(self.run_in_turn(id, request, redelivered, arrived, debt).boxed());
                 continue;
             };
             let (reply, pace) = match self.decide_packed(request, redelivered, arrived, now) {
@@ -136,19 +136,13 @@ impl Desk {
     /// Runs a request of several once fewer run here; nothing where the handle is closed before.
     async fn run_in_turn(
         &self,
+        id: Uuid,
         request: Request,
         redelivered: bool,
         arrived: Instant,
         debt: Debt,
     ) -> Option<Ran> {
         let _place = self.place().await?;
-        let Some(id) = request
-            .correlation_id
-            .as_ref()
-            .and_then(|id| Uuid::try_parse(id.as_str()).ok())
-        else {
-            return None;
-        };
         let worth_until = request.time_to_live.and_then(|time| arrived.checked_add(time));
         let now = Instant::now();
         let (reply, wanted) = match self.decide_packed(request, redelivered, arrived, now) {

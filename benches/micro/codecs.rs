@@ -1,0 +1,115 @@
+//! Arguments and answers to bytes and back: small ones, and 64 KiB in one piece and in many.
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use rpc_runtime::__private::{ByteSlice, CowBytes, CowStr, EncodeArguments};
+use rpc_runtime::Codec;
+use rpc_runtime::benching::{decode_answer, decode_arguments, encode_answer, encode_arguments};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+const CODECS: [(&str, Codec); 2] = [("msgpack", Codec::MessagePack), ("json", Codec::Json)];
+
+const LARGE: usize = 64 * 1024;
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    id: u64,
+    name: String,
+    price: f64,
+    tags: Vec<String>,
+}
+
+/// As many bytes as [`LARGE`] in JSON, about; in MessagePack a fifth less.
+fn rows() -> Vec<Row> {
+    let row = |id: u64| Row {
+        id,
+        name: format!("row {id}"),
+        price: 12.75,
+        tags: vec!["new".into(), "sold".into()],
+    };
+    (0..1024).map(row).collect()
+}
+
+fn bytes() -> Vec<u8> {
+    (0..=u8::MAX).cycle().take(LARGE).collect()
+}
+
+pub(crate) fn arguments(criterion: &mut Criterion) {
+    const SMALL: &[&str] = &["id", "limit", "note"];
+    let small = ("user:12345", 20u32, None::<&str>);
+    arguments_of(criterion, "small", SMALL, &small, |codec, body| {
+        let read = decode_arguments::<(CowStr<'_>, u32, Option<String>)>(codec, SMALL, body);
+        black_box(read.unwrap());
+    });
+
+    const ROWS: &[&str] = &["rows"];
+    arguments_of(criterion, "rows_64KiB", ROWS, &(rows(),), |codec, body| {
+        let read = decode_arguments::<(Vec<Row>,)>(codec, ROWS, body);
+        black_box(read.unwrap());
+    });
+
+    const BYTES: &[&str] = &["bytes"];
+    let bytes = bytes();
+    let values = (ByteSlice(&bytes),);
+    arguments_of(criterion, "bytes_64KiB", BYTES, &values, |codec, body| {
+        let read = decode_arguments::<(CowBytes<'_>,)>(codec, BYTES, body);
+        black_box(read.unwrap());
+    });
+}
+
+/// Arguments may borrow from the body, so `decode` names their type.
+fn arguments_of(
+    criterion: &mut Criterion,
+    size: &str,
+    names: &'static [&'static str],
+    values: &impl EncodeArguments,
+    decode: impl Fn(Codec, &[u8]),
+) {
+    for (name, codec) in CODECS {
+        let encode = || encode_arguments(codec, names, black_box(values)).unwrap();
+        let body = encode();
+        there_and_back(criterion, "arguments", name, size, &body, encode, || {
+            decode(codec, black_box(&body));
+        });
+    }
+}
+
+pub(crate) fn answers(criterion: &mut Criterion) {
+    answers_of(criterion, "small", &String::from("alice@example.com"));
+    answers_of(criterion, "rows_64KiB", &rows());
+    answers_of(criterion, "bytes_64KiB", &bytes());
+}
+
+fn answers_of<T>(criterion: &mut Criterion, size: &str, answer: &T)
+where
+    T: Serialize + DeserializeOwned + 'static,
+{
+    for (name, codec) in CODECS {
+        let encode = || encode_answer(codec, black_box(answer)).unwrap();
+        let body = encode();
+        there_and_back(criterion, "answer", name, size, &body, encode, || {
+            decode_answer::<T>(codec, black_box(&body)).unwrap()
+        });
+    }
+}
+
+fn there_and_back<E, D>(
+    criterion: &mut Criterion,
+    what: &str,
+    codec: &str,
+    size: &str,
+    body: &[u8],
+    encode: impl FnMut() -> E,
+    decode: impl FnMut() -> D,
+) {
+    let mut group = criterion.benchmark_group(what);
+    group.throughput(Throughput::Bytes(body.len() as u64));
+    let id = |way: &str| BenchmarkId::new(format!("{way}/{codec}"), size);
+    let mut encode = encode;
+    group.bench_function(id("encode"), |bencher| bencher.iter(&mut encode));
+    let mut decode = decode;
+    group.bench_function(id("decode"), |bencher| bencher.iter(&mut decode));
+    group.finish();
+}
