@@ -243,6 +243,27 @@ async fn an_idempotent_request_that_was_not_confirmed_is_sent_again_under_the_sa
 }
 
 #[tokio::test]
+async fn a_call_that_waits_to_be_sent_again_takes_the_reply_to_its_first_request() {
+    let scene = Scene::new(ReplyQueue::Resumable).await;
+    scene.book.gate.let_go(1);
+    outcome(scene.read()).await.unwrap();
+    // The connection to publish is lost, and does not come again; that by which replies come stays.
+    let refused = scene.proxy.refuse_new().await;
+    let cut = scene.proxy.cut_before(
+        PUBLISHING,
+        Sight::to_broker(scene.queue.as_bytes()).then_from_broker(BASIC_ACK),
+    );
+    let call = scene.read();
+    cut.happened(SOON).await.unwrap();
+    scene.book.gate.began(1).await;
+    scene.book.gate.let_all_go();
+    assert_eq!(outcome(call).await.unwrap(), 2);
+    assert_eq!(scene.book.runs(), 2);
+    refused.heal().await;
+    scene.is_well_again().await;
+}
+
+#[tokio::test]
 async fn calls_without_a_connection_wait_for_one() {
     let scene = Scene::new(ReplyQueue::Resumable).await;
     scene.book.gate.let_all_go();

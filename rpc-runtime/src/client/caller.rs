@@ -14,7 +14,9 @@ use super::destination::{Destination, MethodIndex};
 use super::fate::{self, Fate, confirmed, unconfirmed};
 use super::link::{self, Link, LinkState, Phase};
 use super::outbox::Parcel;
-use super::pending::{Arrived, News, Pending, Slot, Ticket};
+use super::pending::Pending;
+use super::progress::{Progress, Setback};
+use super::slot::{Arrived, News, Slot};
 use crate::call::Arguments;
 use crate::codec::Codec;
 use crate::context::ambient_deadline;
@@ -23,7 +25,7 @@ use crate::error::{BrokerError, CallError, Cause, Executed};
 use crate::headers::Headers;
 use crate::protocol::{MAX_TIME_TO_LIVE, Reply, ReplyKind, ShortStr};
 use crate::sync::watch;
-use crate::transport::{Backoff, Departs, Published, ReplyQueue, Transport};
+use crate::transport::{Published, ReplyQueue, Transport};
 
 /// A call that is ready to be made.
 #[derive(Debug, Clone)]
@@ -104,77 +106,6 @@ pub(crate) struct Caller {
     tasks: TaskTracker,
     shutdown: CancellationToken,
     _shuts_down: DropGuard,
-}
-
-/// How far a call has come, for when its time is up or it is dropped.
-#[derive(Debug)]
-struct Progress<'a> {
-    ticket: Ticket<'a>,
-    /// The current request's number.
-    request: Option<u32>,
-    /// An earlier request may have reached a worker.
-    was_written: bool,
-    /// What kept the last request from its queue, where the call goes on all the same.
-    setback: Option<Setback>,
-    /// What a call seldom needs.
-    troubles: Option<Box<Troubles>>,
-}
-
-#[derive(Debug)]
-struct Troubles {
-    /// How often the broker closed a channel over what was sent.
-    channels_lost: u32,
-    /// How long a request that the broker did not take rests before it is sent again.
-    backoff: Backoff,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Setback {
-    /// The broker knows no such queue.
-    NoServer,
-    /// The broker did not take it.
-    Refused,
-}
-
-impl<'a> Progress<'a> {
-    fn new(ticket: Ticket<'a>) -> Self {
-        Self {
-            ticket,
-            request: None,
-            was_written: false,
-            setback: None,
-            troubles: None,
-        }
-    }
-
-    /// Another request is to be sent, of this number.
-    fn begin(&mut self) -> u32 {
-        let number = self.ticket.slot.departures().begin();
-        self.request = Some(number);
-        number
-    }
-
-    /// Takes the current request back; `true` where it has left before, or an earlier one.
-    fn withdraw(&self) -> bool {
-        let has_left = |number| !self.ticket.slot.departures().withdraw(number);
-        self.request.is_some_and(has_left) || self.was_written
-    }
-
-    fn troubles(&mut self) -> &mut Troubles {
-        self.troubles.get_or_insert_with(|| {
-            Box::new(Troubles {
-                channels_lost: 0,
-                backoff: Backoff::new(),
-            })
-        })
-    }
-}
-
-impl Drop for Progress<'_> {
-    fn drop(&mut self) {
-        // It has left where it cannot be withdrawn, and so has every request that was answered.
-        self.withdraw();
-    }
 }
 
 /// What a call that goes on does next.

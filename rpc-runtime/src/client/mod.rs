@@ -18,13 +18,15 @@ mod limiter;
 mod link;
 mod outbox;
 mod pending;
+mod progress;
+mod slot;
 
 pub(crate) use caller::{CallPlan, Caller, CallerOptions};
 use destination::Destination;
 use in_process::InProcess;
 use limiter::Limiter;
 pub use limiter::WhenFull;
-pub(crate) use pending::Slot;
+pub(crate) use slot::Slot;
 
 use crate::broker::Broker;
 use crate::call::{Arguments, Call, FallibleCall, ResultType, Unplannable};

@@ -15,7 +15,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::caller::{CallPlan, CallerOptions};
 use super::destination::Destination;
-use super::pending::{Pending, Slot};
+use super::pending::Pending;
+use super::slot::Slot;
 use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::headers::Headers;
@@ -464,27 +465,4 @@ fn time_to_live(deadline: Instant, now: Instant) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn time_to_live_is_rounded_up_and_never_zero() {
-        let now = Instant::now();
-        let of = |left| time_to_live(now + left, now);
-        assert_eq!(of(Duration::ZERO), Duration::from_millis(1));
-        assert_eq!(of(Duration::from_micros(1500)), Duration::from_millis(2));
-        assert_eq!(of(Duration::from_millis(30)), Duration::from_millis(30));
-    }
-
-    #[test]
-    fn times_that_are_alike_differ_by_little() {
-        for number in [0, 1, 63, 64, 29_999, 30_000, u32::MAX] {
-            let rough = roughly(number);
-            assert!(
-                rough <= number && number - rough <= number / 32,
-                "{number}: {rough}"
-            );
-        }
-        assert_ne!(roughly(1000), roughly(1050));
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+mod answers;
 pub(crate) mod arguments;
 mod debt;
 mod dispatch;

@@ -3,32 +3,27 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::FutureExt;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
+use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
 use uuid::Uuid;
 
+use super::answers::{Answers, Ran};
 use super::debt::{Debt, Served, Unsettled};
-use super::dispatch::{DELIVERY_COUNT, Decision, ReplyTo};
+use super::dispatch::{DELIVERY_COUNT, Decision};
 use super::outlet::Sent;
 use super::pace::Pace;
-use super::post::{DueReplies, DueReply, grace};
+use super::post::grace;
 use super::runs::{Id, Key, Origin};
 use super::serve::{Desk, Names, dropped, run};
 use super::service::{Invocation, Service};
 use crate::codec::Codec;
-use crate::protocol::{
-    MAX_PACKED, MAX_PART_BYTES, Message, PackedAnswer, PackedCall, Properties, Reply, Request, ShortStr,
-    unpack,
-};
+use crate::protocol::{Message, PackedCall, Properties, Reply, Request, ShortStr, unpack};
 use crate::transport::{Control, Delivery, Departure, Outgoing};
-
-/// How long answers wait for those of the same message that are run after them.
-const LONGEST_WAIT: Duration = Duration::from_micros(250);
 
 impl Desk {
     /// Serves the requests of one message that arrived at this instant; answered, each leaves as soon as it can.
@@ -62,7 +57,7 @@ impl Desk {
         let take_longer = FuturesUnordered::new();
         let mut sent_on = Vec::new();
         // One box for all that end at once, which are most.
-        let mut running = ReusableBoxFuture::new(std::future::pending());
+        let mut running = none_runs();
         // The place of those, too.
         let mut place = None;
         let mut now = Instant::now();
@@ -101,21 +96,8 @@ impl Desk {
                         }
                         Poll::Pending => {
                             let debt = answers.due.debt.split_last();
-                            let begun = now;
-                            let running = std::mem::replace(
-                                &mut running,
-                                ReusableBoxFuture::new(std::future::pending()),
-                            );
-                            let ending = async move {
-                                let (reply, _place) = running.await;
-                                Some(Ran {
-                                    id,
-                                    reply,
-                                    wanted: self.wanted(pace, begun.elapsed()),
-                                    worth_until,
-                                    debt,
-                                })
-                            };
+                            let begun = std::mem::replace(&mut running, none_runs());
+                            let ending = self.run_on(id, begun, pace, now, worth_until, debt);
                             take_longer.push(ending.boxed());
                             now = Instant::now();
                             continue;
@@ -131,6 +113,26 @@ impl Desk {
         drop(place);
         answers.leave();
         tokio::join!(answers.go_on(take_longer), join_all(sent_on));
+    }
+
+    /// Waits for a request that did not end at once.
+    async fn run_on(
+        &self,
+        id: Uuid,
+        running: Running<'_>,
+        pace: Option<&Pace>,
+        begun: Instant,
+        worth_until: Option<Instant>,
+        debt: Debt,
+    ) -> Option<Ran> {
+        let (reply, _place) = running.await;
+        Some(Ran {
+            id,
+            reply,
+            wanted: self.wanted(pace, begun.elapsed()),
+            worth_until,
+            debt,
+        })
     }
 
     /// Runs a request of several once fewer run here; nothing where the handle is closed before.
@@ -271,110 +273,12 @@ struct Runnable<'a> {
     pace: Option<&'a Pace>,
 }
 
-/// A request that took longer than others of its message.
-struct Ran {
-    id: Uuid,
-    reply: Reply,
-    wanted: u16,
-    worth_until: Option<Instant>,
-    debt: Debt,
-}
+/// A request that runs, in its place.
+type Running<'a> = ReusableBoxFuture<'a, (Reply, SemaphorePermit<'a>)>;
 
-/// The answers of one message's requests.
-struct Answers<'a> {
-    desk: &'a Arc<Desk>,
-    served: &'a Served,
-    /// Nothing where no answers are wanted.
-    address: Option<&'a ShortStr>,
-    due: DueReplies,
-    /// When the last ones left.
-    left: Instant,
-}
-
-impl<'a> Answers<'a> {
-    fn new(desk: &'a Arc<Desk>, served: &'a Served, codec: Codec, address: Option<&'a ShortStr>) -> Self {
-        let address = address.filter(|address| !address.as_str().is_empty());
-        Self {
-            desk,
-            served,
-            address,
-            due: due(desk, served, address, codec),
-            left: Instant::now(),
-        }
-    }
-
-    /// Adds the answer to the request that was added to the debt last.
-    fn add(&mut self, id: Uuid, reply: Reply, wanted: u16, worth_until: Option<Instant>) {
-        let Some(address) = self.address else {
-            return self.due.debt.split_last().pay();
-        };
-        let reply = self.desk.fit(reply);
-        if reply.body.len() > MAX_PART_BYTES {
-            return self.desk.post.post(DueReply {
-                to: ReplyTo {
-                    address: address.clone(),
-                    correlation_id: Some(ShortStr::from_uuid(id)),
-                },
-                reply,
-                wanted,
-                worth_until,
-                debt: self.due.debt.split_last(),
-                is_suspect: false,
-                in_a_row: 1,
-            });
-        }
-        let answer = PackedAnswer {
-            id,
-            kind: reply.kind,
-            body: reply.body,
-            wanted,
-        };
-        self.due.add(answer, worth_until);
-        if self.due.is_full() {
-            self.leave();
-        }
-    }
-
-    /// Has those that are there leave, if the last ones left long ago.
-    fn leave_by(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.left) >= LONGEST_WAIT {
-            self.leave();
-            self.left = now;
-        }
-    }
-
-    fn leave(&mut self) {
-        let none = due(self.desk, self.served, self.address, self.due.codec);
-        self.desk
-            .post
-            .post_together(std::mem::replace(&mut self.due, none));
-    }
-
-    /// Adds the answers of those that take longer, until all are there.
-    async fn go_on(&mut self, take_longer: FuturesUnordered<BoxFuture<'_, Option<Ran>>>) {
-        // Those that are done at the same time are answered together.
-        let mut take_longer = take_longer.ready_chunks(MAX_PACKED);
-        while let Some(ran) = take_longer.next().await {
-            // Where there is nothing, the handle was closed, and the request comes again.
-            for Ran {
-                id,
-                reply,
-                wanted,
-                worth_until,
-                debt,
-            } in ran.into_iter().flatten()
-            {
-                self.due.debt.add_all(debt);
-                self.add(id, reply, wanted, worth_until);
-            }
-            self.leave();
-        }
-    }
-}
-
-fn due(desk: &Arc<Desk>, served: &Served, address: Option<&ShortStr>, codec: Codec) -> DueReplies {
-    let address = address.cloned().unwrap_or(ShortStr::from_static(""));
-    DueReplies::none(address, codec, Debt::none(desk, served))
+/// A box for requests that run.
+fn none_runs<'a>() -> Running<'a> {
+    ReusableBoxFuture::new(std::future::pending())
 }
 
 /// Polls a future once.

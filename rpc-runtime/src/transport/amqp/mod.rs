@@ -25,6 +25,7 @@ mod socket;
 mod subscription;
 mod supervised;
 mod under_way;
+mod unhurried;
 
 pub(crate) use address::Address;
 

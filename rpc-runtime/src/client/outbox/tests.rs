@@ -1,0 +1,193 @@
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::super::limiter::{Limiter, WhenFull};
+use super::*;
+use crate::call::Arguments;
+use crate::describe::MethodDescriptor;
+use crate::protocol::{PackedCall, unpack};
+use crate::transport::{Receipt, ReplyQueue};
+
+/// Takes all messages, and says that each is in its queue.
+#[derive(Debug, Default)]
+struct Taker {
+    /// How many calls each message had.
+    messages: Mutex<Vec<usize>>,
+}
+
+impl Taker {
+    fn take(&self, outgoing: &Outgoing) {
+        let is_packed = outgoing.queue.as_str() == "q.packed";
+        let calls = match is_packed {
+            true => unpack::<PackedCall>(&outgoing.message.body).unwrap().len(),
+            false => 1,
+        };
+        self.lock().push(calls);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<usize>> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn messages(&self) -> Vec<usize> {
+        std::mem::take(&mut self.lock())
+    }
+}
+
+#[async_trait]
+impl Publisher for Taker {
+    fn try_publish(
+        &self,
+        outgoing: Outgoing,
+        receipt: Arc<dyn Receipt>,
+        _: usize,
+    ) -> Result<(), Box<Outgoing>> {
+        self.take(&outgoing);
+        receipt.published(Published::Routed);
+        Ok(())
+    }
+
+    async fn ready(&self) {}
+
+    async fn publish(&self, outgoing: Outgoing) -> Published {
+        self.take(&outgoing);
+        Published::Routed
+    }
+
+    async fn closed(&self) -> BrokerError {
+        std::future::pending().await
+    }
+}
+
+static READ: [MethodDescriptor; 1] = [MethodDescriptor::new("read", &[])];
+
+/// A client, its outbox, and what leaves.
+struct Scene {
+    taker: Arc<Taker>,
+    pending: Arc<Pending>,
+    destination: Arc<Destination>,
+    outbox: Outbox,
+    _emptied: AbortOnDropHandle<()>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (taker, pending) = (Arc::new(Taker::default()), Arc::new(Pending::default()));
+        let options = CallerOptions {
+            replies: ReplyQueue::default(),
+            max_sent_bytes: usize::MAX,
+            max_accepted_bytes: usize::MAX,
+            app_id: None,
+            user_id: None,
+        };
+        let publisher = Arc::clone(&taker) as Arc<dyn Publisher>;
+        let reply_to = ShortStr::from_static("rpc.reply.1");
+        let (outbox, emptying) = Outbox::new(publisher, reply_to, Arc::new(options), Arc::clone(&pending));
+        let limiter = Limiter::new(1, WhenFull::Wait);
+        Self {
+            taker,
+            pending,
+            destination: Arc::new(Destination::new(ShortStr::from_static("q"), &READ, true, limiter)),
+            outbox,
+            _emptied: AbortOnDropHandle::new(tokio::spawn(emptying)),
+        }
+    }
+
+    /// Makes so many calls at once.
+    fn call(&self, calls: usize) {
+        for _ in 0..calls {
+            let slot = Arc::new(Slot::new(CallPlan {
+                method: &READ[0],
+                method_index: self.destination.method("read"),
+                destination: Arc::clone(&self.destination),
+                codec: Codec::Json,
+                arguments: Arguments(Bytes::from_static(b"{}")),
+                timeout: Duration::from_secs(30),
+                headers: Headers::default(),
+                priority: None,
+                wait_for_server: false,
+            }));
+            let parcel = Parcel {
+                number: slot.departures().begin(),
+                slot,
+                deadline: Instant::now() + Duration::from_secs(30),
+                is_resent: false,
+            };
+            self.outbox.post(parcel, false);
+        }
+    }
+
+    /// What has left by now, in messages of so many calls.
+    async fn left(&self) -> Vec<usize> {
+        // Until all that can go on has.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        self.taker.messages()
+    }
+}
+
+const FIRST: usize = 64;
+
+#[tokio::test(start_paused = true)]
+async fn of_a_first_burst_some_leave_and_the_others_together_once_a_worker_wants_it() {
+    let scene = Scene::new();
+    scene.call(300);
+    assert_eq!(scene.left().await, [1; FIRST]);
+    let read = scene.destination.method("read");
+    assert!(scene.destination.note_wanted(read, 1000));
+    scene.pending.first_answer.notify_one();
+    assert_eq!(scene.left().await, [300 - FIRST]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_no_worker_says_anything_a_first_burst_waits_for_a_moment_only() {
+    let scene = Scene::new();
+    scene.call(300);
+    assert_eq!(scene.left().await.len(), FIRST);
+    // The first answer of another method makes it no longer.
+    for _ in 0..4 {
+        tokio::time::advance(LONGEST_WAIT / 5).await;
+        scene.pending.first_answer.notify_one();
+        assert!(scene.left().await.is_empty());
+    }
+    tokio::time::advance(LONGEST_WAIT / 5 + Duration::from_millis(1)).await;
+    assert_eq!(scene.left().await, [1; 300 - FIRST]);
+    // Nor do those that come later.
+    scene.call(300);
+    assert_eq!(scene.left().await, [1; 300]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_answers_and_says_nothing_has_nobody_wait() {
+    let scene = Scene::new();
+    scene.call(300);
+    assert_eq!(scene.left().await.len(), FIRST);
+    assert!(scene.destination.wait_no_more(scene.destination.method("read")));
+    scene.pending.first_answer.notify_one();
+    assert_eq!(scene.left().await, [1; 300 - FIRST]);
+}
+
+#[test]
+fn time_to_live_is_rounded_up_and_never_zero() {
+    let now = Instant::now();
+    let of = |left| time_to_live(now + left, now);
+    assert_eq!(of(Duration::ZERO), Duration::from_millis(1));
+    assert_eq!(of(Duration::from_micros(1500)), Duration::from_millis(2));
+    assert_eq!(of(Duration::from_millis(30)), Duration::from_millis(30));
+}
+
+#[test]
+fn times_that_are_alike_differ_by_little() {
+    for number in [0, 1, 63, 64, 29_999, 30_000, u32::MAX] {
+        let rough = roughly(number);
+        assert!(
+            rough <= number && number - rough <= number / 32,
+            "{number}: {rough}"
+        );
+    }
+    assert_ne!(roughly(1000), roughly(1050));
+}
