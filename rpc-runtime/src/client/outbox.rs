@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -56,6 +57,8 @@ pub(super) struct Outbox {
 /// By which requests leave, and what all of them say.
 #[derive(Debug)]
 struct Way {
+    /// Requests wait in the task: none is to overtake them.
+    is_behind: AtomicBool,
     publisher: Arc<dyn Publisher>,
     reply_to: ShortStr,
     options: Arc<CallerOptions>,
@@ -74,6 +77,7 @@ impl Outbox {
     ) -> (Self, impl Future<Output = ()>) {
         let (sender, inbox) = unbounded_channel();
         let way = Arc::new(Way {
+            is_behind: AtomicBool::new(false),
             publisher,
             reply_to,
             options,
@@ -91,7 +95,8 @@ impl Outbox {
     /// Has a request leave; its call is told what becomes of it. At once, where others are not to be waited for or it
     /// `is_by_itself`.
     pub(super) fn post(&self, parcel: Parcel, is_by_itself: bool) {
-        if is_by_itself || may_leave_alone(&parcel) {
+        let is_behind = self.way.is_behind.load(Ordering::Relaxed);
+        if !is_behind && (is_by_itself || may_leave_alone(&parcel)) {
             let slot = Arc::clone(&parcel.slot);
             let in_a_row = match slot.plan().method.is_oneway {
                 // Its call waits for the broker's word, and any other for the reply.
@@ -103,6 +108,7 @@ impl Outbox {
                 return;
             }
         }
+        self.way.is_behind.store(true, Ordering::Relaxed);
         if let Err(returned) = self.inbox.send(parcel) {
             // The task has ended with its runtime.
             returned.0.slot.published(Published::Failed {
@@ -217,6 +223,9 @@ impl Task {
                         gathered.shrink_to(MAX_PACKED);
                     }
                     self.send_packed();
+                    if gathered.is_empty() && inbox.is_empty() {
+                        self.way.is_behind.store(false, Ordering::Relaxed);
+                    }
                 }
                 // Of whatever method it is: calls of others go on to wait.
                 () = pending.first_answer.notified(), if self.waiting.is_any() => {
