@@ -394,7 +394,7 @@ pub enum ServerError {
 
     /// The requests that ran at shutdown did not end within the drain limit. They were stopped and given back to the
     /// broker: `idempotent` ones run again elsewhere, the callers of others get the fault `interrupted`.
-    #[error("{unfinished} requests did not end within the drain limit of {limit:?}")]
+    #[error("requests that did not end within the drain limit of {limit:?}: {unfinished}")]
     DrainTimedOut {
         /// How many were stopped.
         unfinished: usize,

@@ -1,0 +1,72 @@
+//! Jobs that nobody waits for: the call returns once the broker has the job, and any worker does it, now or when there is one.
+//!
+//! ```sh
+//! cargo run --example oneway_jobs                                 # within the process
+//! AMQP_URL=amqp://localhost cargo run --example oneway_jobs       # over RabbitMQ
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rpc_examples::{broker, log_to_stderr};
+use rpc_runtime::{Server, service};
+
+#[service(queue = "example.mail")]
+trait Mail {
+    /// Sends a mail, some time. A worker that dies under it loses it rather than sending it twice: make it an `idempotent` call where
+    /// it has to be done for certain.
+    #[rpc(oneway)]
+    async fn send(&self, to: &str);
+}
+
+#[derive(Clone, Default)]
+struct Postman {
+    sent: Arc<AtomicUsize>,
+}
+
+impl Mail for Postman {
+    async fn send(&self, _to: &str) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        self.sent.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    log_to_stderr();
+    let broker = broker().await?;
+    let postman = Postman::default();
+    let server = |postman: &Postman| {
+        Server::new(&broker)
+            .concurrency(4)
+            .serve(MailServer::new(postman.clone()))
+            .start()
+    };
+
+    // The first worker that ever starts makes the queue, which outlives it.
+    server(&postman).await?.stop().await?;
+
+    // With no worker there, jobs wait in the queue. RabbitMQ keeps them on disk.
+    let mail = MailClient::new(&broker);
+    for n in 0..20 {
+        mail.send(&format!("user-{n}@example.com")).await?;
+    }
+    println!(
+        "20 jobs are with the broker, {} are done",
+        postman.sent.load(Ordering::Relaxed)
+    );
+
+    let server = server(&postman).await?;
+    let done = async {
+        while postman.sent.load(Ordering::Relaxed) < 20 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), done).await?;
+    println!("a worker came: {} are done", postman.sent.load(Ordering::Relaxed));
+
+    server.stop().await?;
+    broker.close().await;
+    Ok(())
+}
