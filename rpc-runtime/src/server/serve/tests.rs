@@ -1,0 +1,184 @@
+use async_trait::async_trait;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::*;
+use crate::error::BrokerError;
+use crate::protocol::{Message, Properties, ReplyAddresses};
+use crate::status::{Connectivity, StatusBoard};
+use crate::transport::{
+    Outgoing, Published, Publisher, Receipt, ReplyLink, ReplyQueue, RequestQueue, Subscription, Transport,
+};
+
+/// A broker that answers publishes with these words in turn, and notes what it is told, in order.
+#[derive(Debug, Clone)]
+struct Notes {
+    words: Arc<Mutex<Vec<Published>>>,
+    told: Arc<Mutex<Vec<&'static str>>>,
+    board: Arc<StatusBoard>,
+}
+
+impl Notes {
+    fn note(&self, what: &'static str) {
+        self.told.lock().unwrap().push(what);
+    }
+}
+
+#[async_trait]
+impl Transport for Notes {
+    async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
+        Ok(Arc::new(self.clone()))
+    }
+
+    async fn open_replies(&self, _: ReplyQueue, _: Option<&ShortStr>) -> Result<ReplyLink, BrokerError> {
+        Err(BrokerError::Closed)
+    }
+
+    async fn declare_requests(&self, _: &RequestQueue) -> Result<(), BrokerError> {
+        Err(BrokerError::Closed)
+    }
+
+    async fn retire_requests(&self, _: &RequestQueue) -> bool {
+        false
+    }
+
+    async fn open_requests(&self, _: &RequestQueue, _: u16) -> Result<Subscription, BrokerError> {
+        Err(BrokerError::Closed)
+    }
+
+    fn status(&self) -> &StatusBoard {
+        &self.board
+    }
+
+    async fn close(&self) {}
+}
+
+#[async_trait]
+impl Publisher for Notes {
+    fn try_publish(&self, outgoing: Outgoing, _: Arc<dyn Receipt>, _: usize) -> Result<(), Box<Outgoing>> {
+        Err(Box::new(outgoing))
+    }
+
+    async fn ready(&self) {}
+
+    async fn publish(&self, _outgoing: Outgoing) -> Published {
+        self.note("reply sent");
+        // Long enough for whatever would not wait for the confirm.
+        tokio::task::yield_now().await;
+        self.note("reply confirmed");
+        self.words.lock().unwrap().remove(0)
+    }
+
+    async fn closed(&self) -> BrokerError {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        BrokerError::Lost { source: None }
+    }
+}
+
+#[async_trait]
+impl Control for Notes {
+    fn settle(&self, _tag: u64) {
+        self.note("request settled");
+    }
+
+    fn settle_up_to(&self, tag: u64) {
+        self.settle(tag);
+    }
+
+    async fn cancel(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn close(&self) {}
+
+    async fn retire(&self) {}
+}
+
+/// Serves one request that wants an answer, with a broker that says these words of its replies.
+async fn serve(words: Vec<Published>) -> Vec<&'static str> {
+    let notes = Notes {
+        words: Arc::new(Mutex::new(words)),
+        told: Arc::default(),
+        board: Arc::new(StatusBoard::new(&Connectivity::Up)),
+    };
+    let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
+    let _kept = AbortOnDropHandle::new(tokio::spawn(keep));
+    let rules = Rules {
+        reply_addresses: ReplyAddresses::default(),
+        max_accepted_bytes: 100,
+        max_sent_bytes: 100,
+        max_deliveries: 20,
+    };
+    let outlet = Arc::new(outlet);
+    let (post, emptying) = Post::new(Arc::clone(&outlet));
+    let _emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
+    let desk = Arc::new(Desk::new(
+        "q".into(),
+        Dispatcher::default(),
+        rules,
+        outlet,
+        post,
+        1,
+    ));
+    let properties = Properties {
+        reply_to: Some(ShortStr::from_static("amq.gen-1")),
+        ..Properties::default()
+    };
+    let delivery = Delivery {
+        message: Message {
+            properties,
+            ..Message::default()
+        },
+        redelivered: false,
+        tag: 1,
+    };
+    let served = Served::default();
+    desk.serve(delivery, Arc::new(notes.clone()), Instant::now(), &served)
+        .await;
+    served.ends().await;
+    notes.told.lock().unwrap().clone()
+}
+
+fn failed(source: BrokerError) -> Published {
+    Published::Failed {
+        source,
+        written: true,
+    }
+}
+
+const SENT: [&str; 2] = ["reply sent", "reply confirmed"];
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_settled_only_after_its_reply_is_confirmed() {
+    for word in [Published::Routed, Published::Refused] {
+        assert_eq!(
+            serve(vec![word]).await,
+            [&SENT[..], &["request settled"]].concat()
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_may_be_lost_is_sent_again_before_its_request_is_settled() {
+    let words = vec![failed(BrokerError::Lost { source: None }), Published::Routed];
+    assert_eq!(
+        serve(words).await,
+        [&SENT[..], &SENT, &["request settled"]].concat()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_reply_may_be_lost_is_not_settled() {
+    assert_eq!(serve(vec![failed(BrokerError::Closed)]).await, SENT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_over_which_channels_are_closed_is_replaced_by_a_fault() {
+    let closed = || {
+        failed(BrokerError::ChannelClosed {
+            source: crate::error::Cause::new("PRECONDITION_FAILED"),
+        })
+    };
+    let words = vec![closed(), closed(), Published::Routed];
+    let told = [&SENT[..], &SENT, &SENT, &["request settled"]].concat();
+    assert_eq!(serve(words).await, told);
+}
