@@ -68,7 +68,7 @@ struct Way {
 const REQUESTS_IN_A_ROW: usize = 32;
 
 impl Outbox {
-    /// An outbox, and the task that empties it, which ends with the last of its clones.
+    /// An outbox, and the task that empties it, which ends with it.
     pub(super) fn new(
         publisher: Arc<dyn Publisher>,
         reply_to: ShortStr,
@@ -108,7 +108,9 @@ impl Outbox {
                 return;
             }
         }
-        self.way.is_behind.store(true, Ordering::Relaxed);
+        if !is_behind {
+            self.way.is_behind.store(true, Ordering::Relaxed);
+        }
         if let Err(returned) = self.inbox.send(parcel) {
             // The task has ended with its runtime.
             returned.0.slot.published(Published::Failed {

@@ -15,6 +15,8 @@ struct Notes {
     words: Arc<Mutex<Vec<Published>>>,
     told: Arc<Mutex<Vec<&'static str>>>,
     board: Arc<StatusBoard>,
+    /// Messages can leave at once.
+    is_free: bool,
 }
 
 impl Notes {
@@ -54,8 +56,18 @@ impl Transport for Notes {
 
 #[async_trait]
 impl Publisher for Notes {
-    fn try_publish(&self, outgoing: Outgoing, _: Arc<dyn Receipt>, _: usize) -> Result<(), Box<Outgoing>> {
-        Err(Box::new(outgoing))
+    fn try_publish(
+        &self,
+        outgoing: Outgoing,
+        receipt: Arc<dyn Receipt>,
+        _: usize,
+    ) -> Result<(), Box<Outgoing>> {
+        if !self.is_free {
+            return Err(Box::new(outgoing));
+        }
+        let notes = self.clone();
+        tokio::spawn(async move { receipt.published(notes.publish(outgoing).await) });
+        Ok(())
     }
 
     async fn ready(&self) {}
@@ -94,14 +106,24 @@ impl Control for Notes {
 }
 
 /// Serves one request that wants an answer, with a broker that says these words of its replies.
+///
+/// It is told the same in the same order whether the reply leaves at once or waits until it can.
 async fn serve(words: Vec<Published>) -> Vec<&'static str> {
+    let told = serve_where(words.clone(), false).await;
+    assert_eq!(serve_where(words, true).await, told);
+    told
+}
+
+async fn serve_where(words: Vec<Published>, is_free: bool) -> Vec<&'static str> {
     let notes = Notes {
+        is_free,
         words: Arc::new(Mutex::new(words)),
         told: Arc::default(),
         board: Arc::new(StatusBoard::new(&Connectivity::Up)),
     };
     let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
     let _kept = AbortOnDropHandle::new(tokio::spawn(keep));
+    outlet.ready().await.unwrap();
     let rules = Rules {
         reply_addresses: ReplyAddresses::default(),
         max_accepted_bytes: 100,
