@@ -14,6 +14,7 @@ use futures_util::future::BoxFuture;
 use crate::client::{CallPlan, Route, Slot};
 use crate::codec::EncodeError;
 use crate::error::{CallError, InvalidName};
+use crate::headers::Headers;
 use crate::protocol::{Reply, ShortStr};
 
 /// How long the headers of a call may be, in bytes: AMQP puts all properties of a message into one frame, and a broker may be
@@ -214,26 +215,7 @@ impl<T, E> Call<T, E> {
     /// A name longer than 255 bytes, `CC` and `BCC` (by which RabbitMQ copies messages to other queues), and headers of
     /// more than 4 KiB in all fail the call with [`CallError::Invalid`].
     pub fn header(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
-        self.plan(|plan| {
-            let name = short_str("a header's name", name)?;
-            if matches!(name.as_str(), "CC" | "BCC") {
-                return Err(Unplannable::Invalid {
-                    what: "a header's name",
-                    source: InvalidName::Reserved,
-                });
-            }
-            plan.headers.insert(name, value.into());
-            match plan.headers.bytes() {
-                0..=MAX_HEADER_BYTES => Ok(()),
-                length => Err(Unplannable::Invalid {
-                    what: "the headers",
-                    source: InvalidName::TooLong {
-                        length,
-                        limit: MAX_HEADER_BYTES,
-                    },
-                }),
-            }
-        });
+        self.plan(|plan| insert_header(&mut plan.headers, name, value));
         self
     }
 
@@ -257,6 +239,32 @@ impl<T, E> Call<T, E> {
         {
             *plan = Err(reason);
         }
+    }
+}
+
+/// Adds a header to those of a call.
+pub(crate) fn insert_header(
+    headers: &mut Headers,
+    name: impl AsRef<str>,
+    value: impl Into<String>,
+) -> Result<(), Unplannable> {
+    let name = short_str("a header's name", name)?;
+    if matches!(name.as_str(), "CC" | "BCC") {
+        return Err(Unplannable::Invalid {
+            what: "a header's name",
+            source: InvalidName::Reserved,
+        });
+    }
+    headers.insert(name, value.into());
+    match headers.bytes() {
+        0..=MAX_HEADER_BYTES => Ok(()),
+        length => Err(Unplannable::Invalid {
+            what: "the headers",
+            source: InvalidName::TooLong {
+                length,
+                limit: MAX_HEADER_BYTES,
+            },
+        }),
     }
 }
 

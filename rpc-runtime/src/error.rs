@@ -120,6 +120,15 @@ pub enum CallError<E = Infallible> {
         /// Whether the request may have reached a worker.
         executed: Executed,
     },
+
+    /// A layer of the client failed the call; see [`middleware`](crate::middleware).
+    #[error("the client's middleware failed the call")]
+    Middleware {
+        /// The layer's own error.
+        source: Box<dyn Error + Send + Sync>,
+        /// [`Executed::No`] where no attempt was made, or none reached the method.
+        executed: Executed,
+    },
 }
 
 impl<E> CallError<E> {
@@ -132,6 +141,7 @@ impl<E> CallError<E> {
             Self::Fault(fault) => fault.code.executed(),
             Self::TimedOut { executed, .. }
             | Self::BadReply { executed, .. }
+            | Self::Middleware { executed, .. }
             | Self::Broker { executed, .. } => *executed,
             Self::NoServer { .. }
             | Self::TooManyCalls { .. }
@@ -148,9 +158,12 @@ impl<E> CallError<E> {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         let may_pass = match self {
-            Self::NoServer { .. } | Self::TooManyCalls { .. } | Self::TimedOut { .. } => true,
+            Self::NoServer { .. }
+            | Self::TooManyCalls { .. }
+            | Self::TimedOut { .. }
+            | Self::Middleware { .. } => true,
             Self::Broker { source, .. } => source.may_pass(),
-            Self::Fault(fault) => matches!(fault.code, FaultCode::Expired),
+            Self::Fault(fault) => matches!(fault.code, FaultCode::Expired | FaultCode::Rejected),
             _ => false,
         };
         may_pass && self.executed() == Executed::No
@@ -181,6 +194,7 @@ impl CallError<Infallible> {
             Self::BadReply { source, executed } => CallError::BadReply { source, executed },
             Self::Refused { queue } => CallError::Refused { queue },
             Self::Broker { source, executed } => CallError::Broker { source, executed },
+            Self::Middleware { source, executed } => CallError::Middleware { source, executed },
         }
     }
 }

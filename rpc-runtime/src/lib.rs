@@ -55,6 +55,7 @@
 //! - [`Call`]: time limits, headers, priorities. [`CallError`]: what can go wrong, and whether the method ran.
 //! - [`Broker`]: connections, [`ReplyQueue`]s and limits. [`InProcessBroker`]: without RabbitMQ, for tests.
 //! - [`Codec`]: MessagePack, JSON and plain text.
+//! - [`middleware`]: limits, retries and what else there is for [`tower`](https://docs.rs/tower), around calls and methods; who may call what.
 //!
 //! `docs/protocol.md` in the repository describes the wire, for peers in other languages.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -77,6 +78,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod headers;
+pub mod middleware;
 mod packing;
 mod protocol;
 mod server;

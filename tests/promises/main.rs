@@ -6,6 +6,7 @@ mod interop;
 mod limits;
 mod load;
 mod matrix;
+mod middleware;
 mod packing;
 mod private;
 mod queues;

@@ -44,9 +44,9 @@ pub(crate) struct CallPlan {
 }
 
 /// When a call that begins now has to end.
-pub(super) struct TimeLimit {
-    pub(super) limit: Duration,
-    pub(super) deadline: Instant,
+pub(crate) struct TimeLimit {
+    pub(crate) limit: Duration,
+    pub(crate) deadline: Instant,
 }
 
 impl CallPlan {
@@ -55,7 +55,7 @@ impl CallPlan {
     /// # Errors
     ///
     /// Where there is no time at all.
-    pub(super) fn time_limit(&self) -> Result<TimeLimit, CallError> {
+    pub(crate) fn time_limit(&self) -> Result<TimeLimit, CallError> {
         let begun = Instant::now();
         let inherited = ambient_deadline().map(|deadline| deadline.saturating_duration_since(begun));
         // A request can live no longer on the wire, so neither can a call wait for ever.

@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::limiter::Limiter;
-use crate::describe::MethodDescriptor;
+use crate::describe::ServiceDescriptor;
 use crate::protocol::{PACKED_SUFFIX, ShortStr};
 
 /// The queue that a client's calls go to.
 #[derive(Debug)]
 pub(crate) struct Destination {
+    pub(crate) service: &'static ServiceDescriptor,
     pub(crate) queue: ShortStr,
     /// Where several calls go in one message; nothing where each goes by itself.
     pub(super) packed_queue: Option<ShortStr>,
@@ -49,7 +50,7 @@ const ASK_EVERY: u32 = 32;
 impl Destination {
     pub(super) fn new(
         queue: ShortStr,
-        methods: &'static [MethodDescriptor],
+        service: &'static ServiceDescriptor,
         may_pack: bool,
         limiter: Limiter,
     ) -> Self {
@@ -57,13 +58,15 @@ impl Destination {
         let packed_queue = || ShortStr::new(format!("{queue}{PACKED_SUFFIX}")).ok();
         let packed_queue = may_pack.then(packed_queue).flatten();
         let methods = match packed_queue {
-            Some(_) => methods
+            Some(_) => service
+                .methods
                 .iter()
                 .map(|method| (method.name, Said::default()))
                 .collect(),
             None => Box::default(),
         };
         Self {
+            service,
             queue,
             packed_queue,
             limiter,
@@ -162,15 +165,20 @@ fn wanted_of(said: u32) -> u16 {
 mod tests {
     use super::super::limiter::WhenFull;
     use super::*;
+    use crate::describe::MethodDescriptor;
 
-    static METHODS: [MethodDescriptor; 2] = [
-        MethodDescriptor::new("read", &[]),
-        MethodDescriptor::new("write", &[]),
-    ];
+    static SERVICE: ServiceDescriptor = ServiceDescriptor::new(
+        "Store",
+        "q",
+        &[
+            MethodDescriptor::new("read", &[]),
+            MethodDescriptor::new("write", &[]),
+        ],
+    );
 
     fn destination(may_pack: bool) -> Destination {
         let limiter = Limiter::new(1, WhenFull::Wait);
-        Destination::new(ShortStr::from_static("q"), &METHODS, may_pack, limiter)
+        Destination::new(ShortStr::from_static("q"), &SERVICE, may_pack, limiter)
     }
 
     #[test]

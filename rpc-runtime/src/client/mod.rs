@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tower_layer::{Identity, Stack};
 
 mod caller;
 mod destination;
@@ -34,6 +35,7 @@ use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{CallError, Executed, InvalidName};
 use crate::headers::Headers;
+use crate::middleware::{CallLayer, LayeredCaller};
 use crate::protocol::{EncodeArguments, NamedArguments, Reply, ReplyKind, ShortStr};
 use crate::server::Service;
 
@@ -70,8 +72,10 @@ pub trait ServiceClient: Sized {
 /// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it builds"]
-pub struct ClientBuilder<C> {
+pub struct ClientBuilder<C, L = Identity> {
     route: Route,
+    layers: L,
+    is_layered: bool,
     queue: Option<String>,
     codec: Codec,
     timeout: Duration,
@@ -123,6 +127,8 @@ impl<C: ServiceClient> ClientBuilder<C> {
     fn with_route(route: Route) -> Self {
         Self {
             route,
+            layers: Identity::new(),
+            is_layered: false,
             queue: None,
             codec: Codec::default(),
             timeout: DEFAULT_TIMEOUT,
@@ -131,6 +137,37 @@ impl<C: ServiceClient> ClientBuilder<C> {
             max_in_flight: DEFAULT_IN_FLIGHT,
             when_full: WhenFull::default(),
             client: PhantomData,
+        }
+    }
+}
+
+impl<C: ServiceClient, L> ClientBuilder<C, L> {
+    /// Puts a layer around all calls, within those that were added before: see [`middleware`](crate::middleware).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use rpc_runtime::{Broker, service};
+    /// # #[service]
+    /// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
+    /// # async fn example(broker: Broker) {
+    /// let directory = DirectoryClient::builder(&broker)
+    ///     .layer(tower::limit::RateLimitLayer::new(100, Duration::from_secs(1)))
+    ///     .build();
+    /// # }
+    /// ```
+    pub fn layer<N>(self, layer: N) -> ClientBuilder<C, Stack<N, L>> {
+        ClientBuilder {
+            layers: Stack::new(layer, self.layers),
+            is_layered: true,
+            route: self.route,
+            queue: self.queue,
+            codec: self.codec,
+            timeout: self.timeout,
+            wait_for_server: self.wait_for_server,
+            packing: self.packing,
+            max_in_flight: self.max_in_flight,
+            when_full: self.when_full,
+            client: self.client,
         }
     }
 
@@ -192,13 +229,20 @@ impl<C: ServiceClient> ClientBuilder<C> {
 
     /// The client.
     #[must_use]
-    pub fn build(self) -> C {
+    pub fn build(self) -> C
+    where
+        L: CallLayer,
+    {
         let queue = self.queue.unwrap_or_else(|| C::SERVICE.queue.to_owned());
         let limiter = Limiter::new(self.max_in_flight, self.when_full);
-        let destination = ShortStr::new(queue)
-            .map(|queue| Destination::new(queue, C::SERVICE.methods, self.packing, limiter));
+        let destination =
+            ShortStr::new(queue).map(|queue| Destination::new(queue, C::SERVICE, self.packing, limiter));
+        let route = match self.is_layered {
+            true => Route::Layered(Arc::new(LayeredCaller::new(&self.layers, self.route))),
+            false => self.route,
+        };
         C::from_client(Client {
-            route: self.route,
+            route,
             destination: destination.map(Arc::new).map_err(InvalidName::from),
             codec: self.codec,
             timeout: self.timeout,
@@ -214,6 +258,8 @@ pub(crate) enum Route {
     Broker(Arc<Caller>),
     /// By calling its implementation.
     InProcess(Arc<InProcess>),
+    /// One of these, through layers.
+    Layered(Arc<LayeredCaller>),
 }
 
 impl Route {
@@ -230,6 +276,7 @@ impl Route {
                 };
                 service.call(call.plan(), time).await
             }),
+            Self::Layered(caller) => Box::pin(async move { caller.call(call.plan()).await }),
         }
     }
 }

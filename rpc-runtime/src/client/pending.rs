@@ -193,7 +193,7 @@ mod tests {
     use super::super::slot::News;
     use super::*;
     use crate::call::Arguments;
-    use crate::describe::MethodDescriptor;
+    use crate::describe::{MethodDescriptor, ServiceDescriptor};
     use crate::headers::Headers;
     use crate::protocol::{ReplyKind, ShortStr};
     use crate::transport::{Published, Receipt};
@@ -205,17 +205,18 @@ mod tests {
         }
     }
 
-    static READ: [MethodDescriptor; 1] = [MethodDescriptor::new("read", &[])];
+    static STORE: ServiceDescriptor =
+        ServiceDescriptor::new("Store", "q", &[MethodDescriptor::new("read", &[])]);
 
     fn call() -> Arc<Slot> {
         let destination = Destination::new(
             ShortStr::from_static("q"),
-            &READ,
+            &STORE,
             true,
             Limiter::new(1, WhenFull::Wait),
         );
         Arc::new(Slot::new(CallPlan {
-            method: &READ[0],
+            method: &STORE.methods[0],
             method_index: destination.method("read"),
             destination: Arc::new(destination),
             codec: Codec::Json,

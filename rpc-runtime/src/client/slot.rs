@@ -89,7 +89,7 @@ impl Inbox {
 }
 
 impl Slot {
-    pub(super) fn new(plan: CallPlan) -> Self {
+    pub(crate) fn new(plan: CallPlan) -> Self {
         Self {
             id: Uuid::new_v4().as_u128(),
             number: AtomicU64::default(),

@@ -38,13 +38,18 @@ impl Fault {
         )
     }
 
-    /// The request cannot be understood. The reason often quotes the request, so it is cut where it gets long: the answer
-    /// to megabytes of nonsense is no larger than they are.
+    /// The request cannot be understood.
     pub(crate) fn bad_request(reason: impl fmt::Display) -> Self {
+        Self::because(FaultCode::BadRequest, reason)
+    }
+
+    /// A fault for a reason that may quote the request. So it is cut where it gets long: the answer to megabytes of nonsense is no
+    /// larger than they are.
+    pub(crate) fn because(code: FaultCode, reason: impl fmt::Display) -> Self {
         let mut message = Shortened(String::new());
         // An error says no more than that the rest is left out.
         let _ = write!(message, "{reason}");
-        Self::new(FaultCode::BadRequest, message.0)
+        Self::new(code, message.0)
     }
 
     /// Reads its `Display` back, which is what a peer that speaks `text/plain` gets; other text is kept whole as the message.
@@ -102,8 +107,13 @@ pub enum FaultCode {
     ReplyTooLarge,
     /// `unanswerable`: the method ran, and its answer cannot be written in the request's content type.
     Unanswerable,
-    /// `unauthorized`: the caller may not call this method. Reserved: no worker of this version sends it.
+    /// `unauthorized`: the caller may not call this method; see [`Authorize`](crate::middleware::Authorize).
     Unauthorized,
+    /// `rejected`: a layer of the worker refused the request before its method began, for example because there is too much to do;
+    /// see [`middleware`](crate::middleware).
+    Rejected,
+    /// `abandoned`: a layer of the worker gave up on the method once it had begun, for example because it took too long.
+    Abandoned,
     /// A code that this version does not know.
     Other(String),
 }
@@ -123,6 +133,8 @@ impl FaultCode {
             Self::ReplyTooLarge => "reply_too_large",
             Self::Unanswerable => "unanswerable",
             Self::Unauthorized => "unauthorized",
+            Self::Rejected => "rejected",
+            Self::Abandoned => "abandoned",
             Self::Other(code) => code,
         }
     }
@@ -139,6 +151,8 @@ impl FaultCode {
             "reply_too_large" => Self::ReplyTooLarge,
             "unanswerable" => Self::Unanswerable,
             "unauthorized" => Self::Unauthorized,
+            "rejected" => Self::Rejected,
+            "abandoned" => Self::Abandoned,
             other => Self::Other(other.to_owned()),
         }
     }
@@ -152,9 +166,10 @@ impl FaultCode {
             | Self::UnsupportedContentType
             | Self::Expired
             | Self::TooLarge
-            | Self::Unauthorized => Executed::No,
+            | Self::Unauthorized
+            | Self::Rejected => Executed::No,
             Self::Panicked | Self::ReplyTooLarge | Self::Unanswerable => Executed::Yes,
-            Self::Interrupted | Self::Other(_) => Executed::Maybe,
+            Self::Interrupted | Self::Abandoned | Self::Other(_) => Executed::Maybe,
         }
     }
 }

@@ -10,9 +10,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tower_layer::{Identity, Stack};
 
 mod answers;
 pub(crate) mod arguments;
+mod built_in;
 mod debt;
 mod dispatch;
 mod line;
@@ -24,6 +26,7 @@ mod runs;
 mod serve;
 mod service;
 
+pub(crate) use built_in::is_built_in;
 #[cfg(any(test, fuzzing))]
 pub(crate) use dispatch::NoReplyAddress;
 pub(crate) use dispatch::{Decision, Dispatcher, Rules};
@@ -32,6 +35,7 @@ pub use service::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay,
 
 use crate::broker::Broker;
 use crate::error::{BrokerError, InvalidName, ServerError};
+use crate::middleware::{HandlerLayer, layered_service};
 use crate::protocol::{ReplyAddresses, ShortStr};
 use crate::transport::{Declare, RequestQueue, Subscription};
 use line::{Ended, Line};
@@ -79,9 +83,11 @@ const PACKED_PREFETCH: u16 = 4;
 /// (by default 30 minutes), for which it closes the channel. Only where two workers serve one queue can a request come to the other one,
 /// which answers at once that it was `interrupted`.
 #[must_use = "a server does nothing until it runs"]
-pub struct Server {
+pub struct Server<L = Identity> {
     broker: Broker,
     served: Vec<(RequestQueue, Arc<dyn Service>)>,
+    layers: L,
+    is_layered: bool,
     concurrency: u16,
     drain_limit: Duration,
     reply_addresses: ReplyAddresses,
@@ -94,10 +100,45 @@ impl Server {
         Self {
             broker: broker.clone(),
             served: Vec::new(),
+            layers: Identity::new(),
+            is_layered: false,
             concurrency: DEFAULT_CONCURRENCY,
             drain_limit: DEFAULT_DRAIN_LIMIT,
             reply_addresses: ReplyAddresses::default(),
             packing: true,
+        }
+    }
+}
+
+impl<L> Server<L> {
+    /// Puts a layer around the methods of all services, within those that were added before: see
+    /// [`middleware`](crate::middleware).
+    ///
+    /// ```
+    /// # use rpc_runtime::{Broker, Server, service};
+    /// # #[service]
+    /// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
+    /// # struct Users;
+    /// # impl Directory for Users { async fn get_email(&self, _: &str) -> String { String::new() } }
+    /// # async fn example(broker: Broker) -> Result<(), rpc_runtime::ServerError> {
+    /// let server = Server::new(&broker)
+    ///     .layer(tower::limit::ConcurrencyLimitLayer::new(8))
+    ///     .serve(DirectoryServer::new(Users))
+    ///     .start()
+    ///     .await?;
+    /// # server.stop().await
+    /// # }
+    /// ```
+    pub fn layer<N>(self, layer: N) -> Server<Stack<N, L>> {
+        Server {
+            layers: Stack::new(layer, self.layers),
+            is_layered: true,
+            broker: self.broker,
+            served: self.served,
+            concurrency: self.concurrency,
+            drain_limit: self.drain_limit,
+            reply_addresses: self.reply_addresses,
+            packing: self.packing,
         }
     }
 
@@ -144,7 +185,9 @@ impl Server {
         self.packing = packing;
         self
     }
+}
 
+impl<L: HandlerLayer> Server<L> {
     /// Serves until the broker handle is closed.
     ///
     /// # Errors
@@ -168,7 +211,7 @@ impl Server {
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let mut shutdown = pin!(shutdown);
         let stop = CancellationToken::new();
-        let mut opening = pin!(self.open(&stop));
+        let mut opening = pin!(self.behind_layers().open(&stop));
         tokio::select! {
             biased;
             opened = &mut opening => return opened?.run(shutdown).await,
@@ -204,7 +247,7 @@ impl Server {
     ///
     /// Where the services do not fit together, or the broker refuses a queue.
     pub async fn start(self) -> Result<RunningServer, ServerError> {
-        let opened = self.open(&CancellationToken::new()).await?;
+        let opened = self.behind_layers().open(&CancellationToken::new()).await?;
         let (stop, stopped) = oneshot::channel();
         let running = async move {
             let shutdown = async {
@@ -219,6 +262,30 @@ impl Server {
         })
     }
 
+    /// The same server, each of whose services has the layers around it.
+    fn behind_layers(self) -> Server {
+        let served = match self.is_layered {
+            true => {
+                let layered = layered_service(&self.layers);
+                let behind = |(queue, service)| (queue, layered(service));
+                self.served.into_iter().map(behind).collect()
+            }
+            false => self.served,
+        };
+        Server {
+            layers: Identity::new(),
+            is_layered: false,
+            broker: self.broker,
+            served,
+            concurrency: self.concurrency,
+            drain_limit: self.drain_limit,
+            reply_addresses: self.reply_addresses,
+            packing: self.packing,
+        }
+    }
+}
+
+impl Server {
     /// Declares the queues and consumes from them; from none any more once it is told to stop.
     async fn open(self, stop: &CancellationToken) -> Result<OpenServer, ServerError> {
         let mut queues = self.queues()?;
@@ -332,7 +399,7 @@ impl Server {
     }
 }
 
-impl fmt::Debug for Server {
+impl<L> fmt::Debug for Server<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let queues: Vec<_> = self.served.iter().map(|(queue, _)| queue.name()).collect();
         f.debug_struct("Server")

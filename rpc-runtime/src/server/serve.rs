@@ -295,8 +295,16 @@ pub(crate) async fn run(service: &dyn Service, invocation: &Invocation) -> Reply
         Ok(Ok(Answer(reply))) => return reply,
         Ok(Err(fault)) => {
             let fault = truthful(fault, invocation.context().came_before());
-            // Its message may repeat parts of what the caller sent, which does not belong into logs.
-            tracing::warn!(code = %fault.code, method, correlation_id, "a request ended with a fault");
+            // Its message may repeat parts of what the caller sent, which does not belong into logs. What a layer refuses is its
+            // business to tell of, and may be much.
+            match fault.code {
+                FaultCode::Rejected | FaultCode::Unauthorized => {
+                    tracing::debug!(code = %fault.code, method, correlation_id, "a layer refused a request");
+                }
+                _ => {
+                    tracing::warn!(code = %fault.code, method, correlation_id, "a request ended with a fault")
+                }
+            }
             fault
         }
         Err(_) => {

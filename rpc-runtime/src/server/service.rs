@@ -28,6 +28,7 @@ pub trait Service: Send + Sync + 'static {
 }
 
 /// A request for one method, ready to be run.
+#[derive(Clone)]
 pub struct Invocation {
     context: Context,
     codec: Codec,
@@ -57,6 +58,11 @@ impl Invocation {
 
     pub(crate) fn codec(&self) -> Codec {
         self.codec
+    }
+
+    /// How long the arguments are, encoded, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.arguments.len()
     }
 
     /// Reads the arguments; text and bytes are borrowed from the request where the codec can.
@@ -126,14 +132,38 @@ impl fmt::Debug for Invocation {
         f.debug_struct("Invocation")
             .field("context", &self.context)
             .field("codec", &self.codec)
-            .field("bytes", &self.arguments.len())
+            .field("bytes", &self.bytes())
             .finish()
     }
 }
 
 /// What a method answered, written in the request's codec: see [`Invocation::answer`].
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct Answer(pub(crate) Reply);
+
+impl Answer {
+    /// Whether the method returned its own error.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.0.kind == ReplyKind::Error
+    }
+
+    /// How long the answer is, encoded, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.body.len()
+    }
+}
+
+/// Its content may be secret.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("is_error", &self.is_error())
+            .field("bytes", &self.bytes())
+            .finish()
+    }
+}
 
 /// Renders a service error as text for a plain-text caller: by its `Display` where it has one, else as JSON. So a service error needs
 /// nothing but serde.

@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::super::limiter::{Limiter, WhenFull};
 use super::*;
 use crate::call::Arguments;
-use crate::describe::MethodDescriptor;
+use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::protocol::{PackedCall, unpack};
 use crate::transport::{Receipt, ReplyQueue};
 
@@ -62,7 +62,7 @@ impl Publisher for Taker {
     }
 }
 
-static READ: [MethodDescriptor; 1] = [MethodDescriptor::new("read", &[])];
+static STORE: ServiceDescriptor = ServiceDescriptor::new("Store", "q", &[MethodDescriptor::new("read", &[])]);
 
 /// A client, its outbox, and what leaves.
 struct Scene {
@@ -90,7 +90,12 @@ impl Scene {
         Self {
             taker,
             pending,
-            destination: Arc::new(Destination::new(ShortStr::from_static("q"), &READ, true, limiter)),
+            destination: Arc::new(Destination::new(
+                ShortStr::from_static("q"),
+                &STORE,
+                true,
+                limiter,
+            )),
             outbox,
             _emptied: AbortOnDropHandle::new(tokio::spawn(emptying)),
         }
@@ -100,7 +105,7 @@ impl Scene {
     fn call(&self, calls: usize) {
         for _ in 0..calls {
             let slot = Arc::new(Slot::new(CallPlan {
-                method: &READ[0],
+                method: &STORE.methods[0],
                 method_index: self.destination.method("read"),
                 destination: Arc::clone(&self.destination),
                 codec: Codec::Json,
