@@ -55,6 +55,7 @@
 //! - [`Call`]: time limits, headers, priorities. [`CallError`]: what can go wrong, and whether the method ran.
 //! - [`Broker`]: connections, [`ReplyQueue`]s and limits. [`InProcessBroker`]: without RabbitMQ, for tests.
 //! - [`Codec`]: MessagePack, JSON and plain text.
+//! - [`describe`]: what a service is, as data.
 //!
 //! `docs/protocol.md` in the repository describes the wire, for peers in other languages.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -71,7 +72,7 @@ mod call;
 mod client;
 mod codec;
 mod context;
-mod describe;
+pub mod describe;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
