@@ -9,6 +9,7 @@ mod attributes;
 mod expand;
 mod model;
 mod parse;
+mod spelling;
 #[cfg(test)]
 mod tests;
 

@@ -56,6 +56,8 @@ pub(crate) struct Method {
     pub(crate) output: Type,
     /// Whether the output is a `Result`.
     pub(crate) is_fallible: bool,
+    /// How the output is written, to be read.
+    pub(crate) returns: Returns,
     /// What the method does where the implementation does not say.
     pub(crate) body: Option<Block>,
 }
@@ -74,6 +76,14 @@ impl Method {
         self.arguments()
             .any(|argument| !argument.serde.attributes.is_empty())
     }
+}
+
+/// How a method's output is written, to be read.
+pub(crate) struct Returns {
+    /// The type where it succeeds.
+    pub(crate) success: String,
+    /// The type of its own error, if it has one.
+    pub(crate) error: Option<String>,
 }
 
 /// What happens to a request after it was sent.
@@ -119,6 +129,8 @@ pub(crate) struct Argument {
     /// The type as the user wrote it.
     pub(crate) ty: Type,
     pub(crate) shape: Shape,
+    /// Whether a caller may leave it out.
+    pub(crate) is_optional: bool,
     pub(crate) wire_name: LitStr,
     pub(crate) serde: Serde,
 }
@@ -131,6 +143,10 @@ pub(crate) struct Serde {
     pub(crate) writes: bool,
     /// Whether they name a function that reads the value.
     pub(crate) reads: bool,
+    /// Whether they say what is read where the value is missing.
+    pub(crate) has_default: bool,
+    /// Other names under which the value is read.
+    pub(crate) aliases: Vec<LitStr>,
 }
 
 /// What decides how an argument is encoded, decoded and handed to the implementation.

@@ -56,6 +56,7 @@
 //! - [`Broker`]: connections, [`ReplyQueue`]s and limits. [`InProcessBroker`]: without RabbitMQ, for tests.
 //! - [`Codec`]: MessagePack, JSON and plain text.
 //! - [`middleware`]: limits, retries and what else there is for [`tower`](https://docs.rs/tower), around calls and methods; who may call what.
+//! - [`describe`]: what a service is, as data.
 //!
 //! `docs/protocol.md` in the repository describes the wire, for peers in other languages.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -72,7 +73,7 @@ mod call;
 mod client;
 mod codec;
 mod context;
-mod describe;
+pub mod describe;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -5,6 +5,7 @@
 mod attributes;
 mod conversions;
 mod default_bodies;
+mod descriptions;
 mod evolution;
 mod forms;
 mod generics;

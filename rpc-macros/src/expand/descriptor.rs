@@ -7,7 +7,8 @@ use quote::{ToTokens, quote};
 
 use super::{descriptors, method_constant, method_constant_name};
 use crate::attributes::{Attributes, DocLine};
-use crate::model::{Kind, Method, Service};
+use crate::model::{Argument, Kind, Method, Returns, Service};
+use crate::spelling;
 
 /// A constant for each method, and the one for the service.
 pub(super) fn constants(service: &Service) -> TokenStream {
@@ -49,11 +50,34 @@ fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
     };
     let timeout = method.timeout.map(timeout);
     let docs = docs(&method.attributes);
+    let details = argument_details(service, method);
+    let returns = returns(&method.returns);
     quote! {
         #(#cfg)*
         const #constant: #runtime::MethodDescriptor =
-            #runtime::MethodDescriptor::new(#name, &[#(#arguments),*])#default #kind #timeout #docs;
+            #runtime::MethodDescriptor::new(#name, &[#(#arguments),*])#default #kind #timeout #docs #details #returns;
     }
+}
+
+fn argument_details(service: &Service, method: &Method) -> Option<TokenStream> {
+    let runtime = &service.runtime;
+    let details: Vec<_> = method
+        .arguments()
+        .map(|argument| {
+            let Argument { ty, serde, .. } = argument;
+            let type_name = spelling::of(ty);
+            let optional = argument.is_optional.then(|| quote!(.optional()));
+            let aliases = &serde.aliases;
+            let aliases = (!aliases.is_empty()).then(|| quote!(.aliases(&[#(#aliases),*])));
+            quote!(#runtime::describe::ArgumentDescriptor::new(#type_name)#optional #aliases)
+        })
+        .collect();
+    (!details.is_empty()).then(|| quote!(.argument_details(&[#(#details),*])))
+}
+
+fn returns(Returns { success, error }: &Returns) -> TokenStream {
+    let error = error.as_ref().map(|error| quote!(.error(#error)));
+    quote!(.returns(#success)#error)
 }
 
 fn timeout(timeout: Duration) -> TokenStream {

@@ -10,7 +10,8 @@ use super::errors::Errors;
 use super::options::{self, Options};
 use super::{parameter, refuse_behind_condition, refuse_rpc, types, values};
 use crate::attributes::Attributes;
-use crate::model::{Kind, Method, Parameter};
+use crate::model::{Kind, Method, Parameter, Returns};
+use crate::spelling;
 
 /// Names of the client's own functions.
 const RESERVED: [&str; 3] = ["new", "builder", "in_process"];
@@ -48,6 +49,7 @@ pub(super) fn read(item: &TraitItemFn, earlier: &[Method], errors: &mut Errors) 
         receiver: read_receiver(&item.sig, errors),
         parameters: read_parameters(&item.sig, errors),
         is_fallible: types::is_result(&output),
+        returns: returns(&output),
         output,
         body: item.default.clone(),
     }
@@ -125,6 +127,22 @@ fn read_output(output: &ReturnType, errors: &mut Errors) -> Type {
             types::output(ty, errors);
             (**ty).clone()
         }
+    }
+}
+
+fn returns(output: &Type) -> Returns {
+    let text = spelling::of(output);
+    if !types::is_result(output) {
+        let (success, error) = (text, None);
+        return Returns { success, error };
+    }
+    let (success, error) = match types::success_and_error(output) {
+        Some((success, error)) => (spelling::of(success), spelling::of(error)),
+        None => (format!("{text}::Ok"), format!("{text}::Err")),
+    };
+    Returns {
+        success,
+        error: Some(error),
     }
 }
 

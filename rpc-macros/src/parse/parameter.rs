@@ -46,10 +46,12 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
     }
     let wire_name = rename.unwrap_or_else(|| LitStr::new(&name.unraw().to_string(), name.span()));
     refuse_taken(&wire_name, earlier, errors);
+    let is_optional = serde.has_default || (types::reads_as_option(&ty) && !serde.reads);
     Some(Parameter::Argument(Argument {
         name,
         ty,
         shape,
+        is_optional,
         wire_name,
         serde,
     }))

@@ -74,7 +74,6 @@ pub(super) fn read(written: &[Attribute], ty: &Type, errors: &mut Errors) -> (Se
 struct Settings {
     serde: Serde,
     rename: Option<LitStr>,
-    default: Option<Ident>,
     skip_serializing_if: Option<Ident>,
 }
 
@@ -103,7 +102,7 @@ impl Settings {
                 if setting.has_value() {
                     read_path(setting, "default = \"function\"", errors);
                 }
-                self.default.replace(name.clone()).is_some()
+                std::mem::replace(&mut self.serde.has_default, true)
             }
             "rename" => match setting.text(usage, errors) {
                 Some(rename) => self.rename.replace(rename.clone()).is_some(),
@@ -111,7 +110,7 @@ impl Settings {
             },
             // There can be several.
             "alias" => {
-                setting.text(usage, errors);
+                self.serde.aliases.extend(setting.text(usage, errors).cloned());
                 false
             }
             "skip_serializing_if" => {
@@ -135,7 +134,7 @@ impl Settings {
 
     /// What is left out must be made up by the worker. Serde does so for an `Option` that it reads itself.
     fn refuse_missing_default(&self, ty: &Type, errors: &mut Errors) {
-        let is_made_up = self.default.is_some() || (types::is_option(ty) && !self.serde.reads);
+        let is_made_up = self.serde.has_default || (types::is_option(ty) && !self.serde.reads);
         if let Some(skips) = &self.skip_serializing_if
             && !is_made_up
         {

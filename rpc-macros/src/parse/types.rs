@@ -1,7 +1,6 @@
 //! What the types of arguments and results may be.
 
 use proc_macro2::{TokenStream, TokenTree};
-use quote::ToTokens;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
     GenericArgument, Ident, Lifetime, Path, PathArguments, ReturnType, Type, TypeImplTrait, TypePath,
@@ -10,6 +9,7 @@ use syn::{
 
 use super::errors::Errors;
 use crate::model::Shape;
+use crate::spelling;
 
 /// Reads an argument's type: a reference to something owned, or something owned.
 pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
@@ -59,9 +59,34 @@ pub(super) fn is_result(ty: &Type) -> bool {
     is_named(ty, "Result")
 }
 
+/// The `T` and the `E` of a `Result<T, E>`. What an alias stands for is not known.
+pub(super) fn success_and_error(ty: &Type) -> Option<(&Type, &Type)> {
+    let Type::Path(path) = bare(ty) else {
+        return None;
+    };
+    let PathArguments::AngleBracketed(arguments) = &path.path.segments.last()?.arguments else {
+        return None;
+    };
+    let mut arguments = arguments.args.iter();
+    match (arguments.next(), arguments.next(), arguments.next()) {
+        (Some(GenericArgument::Type(success)), Some(GenericArgument::Type(error)), None) => {
+            Some((success, error))
+        }
+        _ => None,
+    }
+}
+
 /// Whether the type goes by the name of `Option`.
 pub(super) fn is_option(ty: &Type) -> bool {
     is_named(ty, "Option")
+}
+
+/// Whether what is read for an argument of this type goes by the name of `Option`.
+pub(super) fn reads_as_option(ty: &Type) -> bool {
+    match bare(ty) {
+        Type::Reference(reference) => is_option(&reference.elem),
+        _ => is_option(ty),
+    }
 }
 
 fn is_named(ty: &Type, name: &str) -> bool {
@@ -186,7 +211,7 @@ fn refuse_borrows(ty: &Type, place: Place, errors: &mut Errors) {
     };
     finder.visit_type_mut(&mut mended);
     for reference in finder.references {
-        let mended = spelling(&mended);
+        let mended = spelling::of(&mended);
         errors.push(
             reference,
             format!("a reference cannot be decoded here; {advice} `{mended}` instead"),
@@ -287,21 +312,4 @@ fn owned(referent: &Type) -> Type {
         }
         other => other.clone(),
     }
-}
-
-/// The type as a human would write it: tokens are printed with spaces between them, and only those between words and
-/// after a comma or semicolon stay.
-fn spelling(ty: &Type) -> String {
-    let printed = ty.to_token_stream().to_string();
-    let mut spelling = String::new();
-    let mut rest = printed.chars().peekable();
-    while let Some(c) = rest.next() {
-        let is_word = |c: char| c.is_alphanumeric() || c == '_';
-        let last = spelling.chars().last().unwrap_or(' ');
-        let next = rest.peek().copied().unwrap_or(' ');
-        if c != ' ' || (is_word(last) && is_word(next)) || matches!(last, ',' | ';') {
-            spelling.push(c);
-        }
-    }
-    spelling
 }

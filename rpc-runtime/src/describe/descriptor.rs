@@ -1,6 +1,8 @@
-//! What a service is, as data: the macro writes it, callers and workers read it.
+//! What a service is, as constants: the macro writes them, callers and workers read them.
 
 use std::time::Duration;
+
+use super::ServiceDescription;
 
 /// A service: its name, the queue its requests go to by default, and its methods.
 ///
@@ -42,6 +44,12 @@ impl ServiceDescriptor {
     pub fn method(&self, name: &str) -> Option<&'static MethodDescriptor> {
         self.methods.iter().find(|method| method.name == name)
     }
+
+    /// The same, to keep, send and compare.
+    #[must_use]
+    pub fn description(&self) -> ServiceDescription {
+        self.into()
+    }
 }
 
 /// A method of a service.
@@ -62,6 +70,12 @@ pub struct MethodDescriptor {
     pub timeout: Option<Duration>,
     /// The method's documentation; empty where it has none.
     pub docs: &'static str,
+    /// What there is to know of each argument beside its name; empty where that was not told.
+    pub argument_details: &'static [ArgumentDescriptor],
+    /// The Rust type of what it returns where it succeeds; empty where that was not told.
+    pub returns: &'static str,
+    /// The Rust type of its own error, if it has one.
+    pub error: Option<&'static str>,
 }
 
 impl MethodDescriptor {
@@ -84,6 +98,9 @@ impl MethodDescriptor {
             is_oneway: false,
             timeout: None,
             docs: "",
+            argument_details: &[],
+            returns: "",
+            error: None,
         }
     }
 
@@ -119,6 +136,75 @@ impl MethodDescriptor {
     #[must_use]
     pub const fn docs(mut self, docs: &'static str) -> Self {
         self.docs = docs;
+        self
+    }
+
+    /// Sets what there is to know of each argument beside its name.
+    ///
+    /// # Panics
+    ///
+    /// If it is not as many as there are names; in a `const`, that does not compile.
+    #[must_use]
+    pub const fn argument_details(mut self, details: &'static [ArgumentDescriptor]) -> Self {
+        assert!(
+            details.len() == self.arguments.len(),
+            "there are details of another number of arguments than there are names"
+        );
+        self.argument_details = details;
+        self
+    }
+
+    /// Sets the Rust type of what it returns where it succeeds.
+    #[must_use]
+    pub const fn returns(mut self, type_name: &'static str) -> Self {
+        self.returns = type_name;
+        self
+    }
+
+    /// Sets the Rust type of its own error.
+    #[must_use]
+    pub const fn error(mut self, type_name: &'static str) -> Self {
+        self.error = Some(type_name);
+        self
+    }
+}
+
+/// What there is to know of a method's argument beside its name.
+///
+/// It is kept apart from the names, which each call looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ArgumentDescriptor {
+    /// The Rust type, as the trait has it.
+    pub type_name: &'static str,
+    /// Whether a caller may leave it out.
+    pub is_optional: bool,
+    /// Other names under which a worker reads it.
+    pub aliases: &'static [&'static str],
+}
+
+impl ArgumentDescriptor {
+    /// An argument that every caller has to send, under its one name.
+    #[must_use]
+    pub const fn new(type_name: &'static str) -> Self {
+        Self {
+            type_name,
+            is_optional: false,
+            aliases: &[],
+        }
+    }
+
+    /// May be left out by callers.
+    #[must_use]
+    pub const fn optional(mut self) -> Self {
+        self.is_optional = true;
+        self
+    }
+
+    /// Sets other names under which a worker reads it.
+    #[must_use]
+    pub const fn aliases(mut self, aliases: &'static [&'static str]) -> Self {
+        self.aliases = aliases;
         self
     }
 }

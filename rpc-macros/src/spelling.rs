@@ -1,0 +1,147 @@
+//! Types as a person writes them.
+//!
+//! Tokens know nothing of the spaces between them, and printed as they are, each has some around it.
+
+use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
+use quote::ToTokens;
+
+/// The type, as rustfmt would have it on one line.
+pub(crate) fn of(ty: &impl ToTokens) -> String {
+    let mut text = Text::default();
+    text.push_all(ty.to_token_stream());
+    text.written
+}
+
+/// What stands last, as far as it says whether there is a space behind it.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Last {
+    /// The beginning, or what clings to what follows: `<`, `&`, `::`.
+    #[default]
+    Clinging,
+    /// A name or a literal.
+    Word,
+    /// The end of something in brackets, angle brackets among them.
+    Closed,
+    /// A comma, a semicolon, or an operator between two things.
+    Separator,
+}
+
+#[derive(Default)]
+struct Text {
+    written: String,
+    last: Last,
+}
+
+impl Text {
+    fn push_all(&mut self, tokens: TokenStream) {
+        let mut tokens = tokens.into_iter().peekable();
+        while let Some(token) = tokens.next() {
+            match token {
+                TokenTree::Group(group) => self.push_group(&group),
+                TokenTree::Ident(word) => self.push_word(&word.to_string()),
+                TokenTree::Literal(word) => self.push_word(&word.to_string()),
+                TokenTree::Punct(first) => {
+                    let next = match tokens.peek() {
+                        Some(TokenTree::Punct(second)) => Some(second.as_char()),
+                        _ => None,
+                    };
+                    if (first.as_char(), next) == ('-', Some('>')) {
+                        tokens.next();
+                        self.push_operator("->");
+                    } else {
+                        self.push_punct(first.as_char());
+                    }
+                }
+            }
+        }
+    }
+
+    fn push_group(&mut self, group: &Group) {
+        let (open, close) = match group.delimiter() {
+            Delimiter::Parenthesis => ("(", ")"),
+            Delimiter::Bracket => ("[", "]"),
+            Delimiter::Brace => ("{ ", " }"),
+            // That which `macro_rules!` puts around a `$ty` is not to be seen.
+            Delimiter::None => return self.push_all(group.stream()),
+        };
+        self.push(open, self.last == Last::Separator, Last::Clinging);
+        self.push_all(group.stream());
+        self.push(close, false, Last::Closed);
+    }
+
+    fn push_word(&mut self, word: &str) {
+        self.push(word, self.last != Last::Clinging, Last::Word);
+    }
+
+    fn push_operator(&mut self, operator: &str) {
+        self.push(operator, true, Last::Separator);
+    }
+
+    fn push_punct(&mut self, punct: char) {
+        let text = punct.encode_utf8(&mut [0; 4]).to_owned();
+        let stands_behind = matches!(self.last, Last::Word | Last::Closed);
+        match punct {
+            ',' | ';' => self.push(&text, false, Last::Separator),
+            '>' => self.push(&text, false, Last::Closed),
+            // Before a lifetime there is a space wherever there is one before a word.
+            '\'' => self.push(&text, self.last != Last::Clinging, Last::Clinging),
+            '=' | '+' => self.push_operator(&text),
+            '*' | '-' | '/' if stands_behind => self.push_operator(&text),
+            _ => self.push(&text, self.last == Last::Separator, Last::Clinging),
+        }
+    }
+
+    fn push(&mut self, text: &str, is_apart: bool, last: Last) {
+        if is_apart {
+            self.written.push(' ');
+        }
+        self.written.push_str(text);
+        self.last = last;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proc_macro2::{Delimiter, Group};
+    use quote::quote;
+
+    #[test]
+    fn is_that_of_a_person() {
+        for ty in [
+            "u8",
+            "()",
+            "(u8,)",
+            "(u8, String)",
+            "&str",
+            "&[u8]",
+            "&'static str",
+            "&mut T",
+            "Cow<'_, str>",
+            "[u8; 32]",
+            "*const T",
+            "Vec<Option<User>>",
+            "HashMap<String, Vec<Vec<u8>>>",
+            "std::collections::BTreeMap<u8, (A, &B)>",
+            "::core::option::Option<T>",
+            "<Vec<T> as IntoIterator>::Item",
+            "(A, <T as Trait<'static, U>>::Out)",
+            "Buffer<{ N + 1 }, -1, 'a', \"text\">",
+            "Buffer<{ N - 1 }>",
+            "fn(u8, &str) -> u8",
+            "Box<dyn for<'a> Fn(&'a str) -> &'a str + Send + 'static>",
+            "dyn Iterator<Item = u8>",
+            "r#type::r#Match",
+            "Size<{ size_of::<T>() * 2 }>",
+            "!",
+        ] {
+            let tokens: proc_macro2::TokenStream = ty.parse().unwrap();
+            assert_eq!(super::of(&tokens), ty);
+        }
+    }
+
+    #[test]
+    fn shows_no_groups_of_macros() {
+        let ty = Group::new(Delimiter::None, quote!(Option<u8>));
+        assert_eq!(super::of(&quote!(Vec<#ty>)), "Vec<Option<u8>>");
+    }
+}
