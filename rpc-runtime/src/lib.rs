@@ -87,6 +87,7 @@ mod server;
 mod simulation;
 mod status;
 mod sync;
+mod telemetry;
 mod transport;
 
 pub use rpc_macros::service;

@@ -87,7 +87,7 @@ impl InProcess {
         match decision {
             Decision::Run {
                 service, invocation, ..
-            } => run(service, &invocation).await,
+            } => run(service, &invocation).await.reply,
             Decision::Refuse { reply, .. } => reply,
         }
     }

@@ -123,6 +123,14 @@ impl FaultCode {
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
+            Self::Other(code) => code,
+            known => known.known().unwrap_or_default(),
+        }
+    }
+
+    /// The code as it stands on the wire, if this version knows it.
+    pub(crate) fn known(&self) -> Option<&'static str> {
+        Some(match self {
             Self::UnknownMethod => "unknown_method",
             Self::BadRequest => "bad_request",
             Self::UnsupportedContentType => "unsupported_content_type",
@@ -135,8 +143,8 @@ impl FaultCode {
             Self::Unauthorized => "unauthorized",
             Self::Rejected => "rejected",
             Self::Abandoned => "abandoned",
-            Self::Other(code) => code,
-        }
+            Self::Other(_) => return None,
+        })
     }
 
     pub(crate) fn from_wire(code: &str) -> Self {

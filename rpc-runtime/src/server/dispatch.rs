@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 
 use super::pace::Pace;
 use super::service::{Invocation, Service};
+use super::stats::MethodStats;
 use crate::codec::Codec;
 use crate::context::Context;
 use crate::describe::MethodDescriptor;
@@ -25,7 +26,27 @@ pub(crate) struct Dispatcher {
 struct Entry {
     service: Arc<dyn Service>,
     method: &'static MethodDescriptor,
-    pace: Arc<Pace>,
+    record: Arc<Record>,
+}
+
+/// What is known of a method from the requests that it served.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(super) service: &'static str,
+    pub(super) method: &'static str,
+    pub(super) pace: Pace,
+    pub(super) stats: MethodStats,
+}
+
+impl Record {
+    fn new(service: &'static str, method: &'static str) -> Self {
+        Self {
+            service,
+            method,
+            pace: Pace::default(),
+            stats: MethodStats::default(),
+        }
+    }
 }
 
 /// What a worker keeps to.
@@ -47,8 +68,9 @@ pub(crate) enum Decision<'a> {
     Run {
         service: &'a dyn Service,
         invocation: Invocation,
-        /// How long the method takes, for callers that ask.
-        pace: Option<&'a Pace>,
+        record: &'a Record,
+        /// The caller asks how many calls of the method are wanted in one message.
+        packs: bool,
         answer_to: Option<ReplyTo>,
     },
     /// Do not run it, and answer with this.
@@ -77,7 +99,7 @@ impl Dispatcher {
             let entry = Entry {
                 service: Arc::clone(&service),
                 method,
-                pace: Arc::default(),
+                record: Arc::new(Record::new(service.descriptor().name, method.name)),
             };
             if method.is_default && self.default.replace(entry.clone()).is_some() {
                 return Err(ServerError::DuplicateDefault {
@@ -153,7 +175,7 @@ impl Dispatcher {
         let Entry {
             service,
             method,
-            pace,
+            record,
         } = match self.find(request.method.as_ref()) {
             Ok(entry) => entry,
             Err(fault) => return Decision::refuse(codec, fault, answer_to, came_before),
@@ -174,7 +196,8 @@ impl Dispatcher {
         Decision::Run {
             service: &**service,
             invocation,
-            pace: request.packs.then_some(&**pace),
+            record,
+            packs: request.packs,
             answer_to,
         }
     }

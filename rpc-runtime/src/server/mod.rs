@@ -25,6 +25,7 @@ mod post;
 mod runs;
 mod serve;
 mod service;
+mod stats;
 
 pub(crate) use built_in::is_built_in;
 #[cfg(any(test, fuzzing))]

@@ -14,12 +14,11 @@ use uuid::Uuid;
 
 use super::answers::{Answers, Ran};
 use super::debt::{Debt, Served, Unsettled};
-use super::dispatch::{DELIVERY_COUNT, Decision};
+use super::dispatch::{DELIVERY_COUNT, Decision, Record};
 use super::outlet::Sent;
-use super::pace::Pace;
 use super::post::grace;
 use super::runs::{Id, Key, Origin};
-use super::serve::{Desk, Names, dropped, run};
+use super::serve::{Desk, Handled, Names, dropped, run};
 use super::service::{Invocation, Service};
 use crate::codec::Codec;
 use crate::protocol::{Message, PackedCall, Properties, Reply, Request, ShortStr, unpack};
@@ -81,23 +80,31 @@ impl Desk {
                 take_longer.push(self.run_in_turn(id, request, redelivered, arrived, debt).boxed());
                 continue;
             };
-            let (reply, pace) = match self.decide_packed(request, redelivered, arrived, now) {
-                Err(refusal) => (refusal, None),
+            let (reply, wanted) = match self.decide_packed(request, redelivered, arrived, now) {
+                Err(refusal) => (refusal, 0),
                 Ok(Runnable {
                     service,
                     invocation,
-                    pace,
+                    record,
                 }) => {
-                    running.set(async move { (run(service, &invocation).await, here) });
+                    let in_flight = record.stats.begin();
+                    running.set(async move {
+                        let handled = run(service, &invocation).await;
+                        drop(in_flight);
+                        (handled, here)
+                    });
                     match poll_once(&mut running).await {
-                        Poll::Ready((reply, here)) => {
+                        Poll::Ready((handled, here)) => {
                             place = Some(here);
-                            (reply, pace)
+                            let took = now.elapsed();
+                            now += took;
+                            let wanted = self.ended(record, true, took, &handled);
+                            (handled.reply, wanted)
                         }
                         Poll::Pending => {
                             let debt = answers.due.debt.split_last();
                             let begun = std::mem::replace(&mut running, none_runs());
-                            let ending = self.run_on(id, begun, pace, now, worth_until, debt);
+                            let ending = self.run_on(id, begun, record, now, worth_until, debt);
                             take_longer.push(ending.boxed());
                             now = Instant::now();
                             continue;
@@ -105,9 +112,7 @@ impl Desk {
                     }
                 }
             };
-            let took = now.elapsed();
-            now += took;
-            answers.add(id, reply, self.wanted(pace, took), worth_until);
+            answers.add(id, reply, wanted, worth_until);
             answers.leave_by(now);
         }
         drop(place);
@@ -120,16 +125,17 @@ impl Desk {
         &self,
         id: Uuid,
         running: Running<'_>,
-        pace: Option<&Pace>,
+        record: &Record,
         begun: Instant,
         worth_until: Option<Instant>,
         debt: Debt,
     ) -> Option<Ran> {
-        let (reply, _place) = running.await;
+        let (handled, _place) = running.await;
+        let wanted = self.ended(record, true, begun.elapsed(), &handled);
         Some(Ran {
             id,
-            reply,
-            wanted: self.wanted(pace, begun.elapsed()),
+            reply: handled.reply,
+            wanted,
             worth_until,
             debt,
         })
@@ -152,10 +158,13 @@ impl Desk {
             Ok(Runnable {
                 service,
                 invocation,
-                pace,
+                record,
             }) => {
-                let reply = run(service, &invocation).await;
-                (reply, self.wanted(pace, now.elapsed()))
+                let in_flight = record.stats.begin();
+                let handled = run(service, &invocation).await;
+                drop(in_flight);
+                let wanted = self.ended(record, true, now.elapsed(), &handled);
+                (handled.reply, wanted)
             }
         };
         Some(Ran {
@@ -183,12 +192,12 @@ impl Desk {
             Decision::Run {
                 service,
                 invocation,
-                pace,
+                record,
                 ..
             } => Ok(Runnable {
                 service,
                 invocation,
-                pace,
+                record,
             }),
             Decision::Refuse { reply, fault, .. } => {
                 self.refused(&fault, &names);
@@ -270,11 +279,11 @@ impl Desk {
 struct Runnable<'a> {
     service: &'a dyn Service,
     invocation: Invocation,
-    pace: Option<&'a Pace>,
+    record: &'a Record,
 }
 
 /// A request that runs, in its place.
-type Running<'a> = ReusableBoxFuture<'a, (Reply, SemaphorePermit<'a>)>;
+type Running<'a> = ReusableBoxFuture<'a, (Handled, SemaphorePermit<'a>)>;
 
 /// A box for requests that run.
 fn none_runs<'a>() -> Running<'a> {

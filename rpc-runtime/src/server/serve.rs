@@ -10,14 +10,14 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::debt::{Debt, Owed, Served, Unsettled};
-use super::dispatch::{Decision, Dispatcher, NoReplyAddress, Rules, truthful};
+use super::dispatch::{Decision, Dispatcher, NoReplyAddress, Record, Rules, truthful};
 use super::outlet::Outlet;
-use super::pace::Pace;
 use super::post::{DueReply, Post};
 use super::runs::{Arrival, Id, Key, Origin, Runs};
 use super::service::{Answer, Invocation, Service};
 use crate::context::with_ambient_deadline;
 use crate::protocol::{Fault, FaultCode, Message, PACKED, Properties, Reply, Request, ShortStr};
+use crate::telemetry::Outcome;
 use crate::transport::{Control, Delivery};
 
 /// What serving the requests of one queue takes.
@@ -148,11 +148,15 @@ impl Desk {
             Ok(Decision::Run {
                 service,
                 invocation,
-                pace,
+                record,
+                packs,
                 answer_to,
             }) => {
-                let reply = run(service, &invocation).await;
-                (reply, self.wanted(pace, now.elapsed()), answer_to)
+                let in_flight = record.stats.begin();
+                let handled = run(service, &invocation).await;
+                drop(in_flight);
+                let wanted = self.ended(record, packs, now.elapsed(), &handled);
+                (handled.reply, wanted, answer_to)
             }
             Ok(Decision::Refuse {
                 reply,
@@ -200,16 +204,21 @@ impl Desk {
         self.places.acquire().await.ok()
     }
 
-    /// How many calls of a method are wanted in one message, now that its handler took this long; zero says nothing.
-    pub(super) fn wanted(&self, pace: Option<&Pace>, took: Duration) -> u16 {
-        match pace {
-            Some(_) if self.stops_packed.load(Ordering::Relaxed) => 1,
-            Some(pace) if self.takes_packed.load(Ordering::Relaxed) => {
-                pace.ran(took);
-                pace.wanted().unwrap_or(0)
-            }
-            _ => 0,
+    /// A request was run, and took this long. Answers with how many calls of its method are wanted in one message, if its caller asks;
+    /// zero says nothing.
+    pub(super) fn ended(&self, record: &Record, packs: bool, took: Duration, handled: &Handled) -> u16 {
+        record.stats.ended(took, handled.outcome != Outcome::Ok);
+        if !packs {
+            return 0;
         }
+        if self.stops_packed.load(Ordering::Relaxed) {
+            return 1;
+        }
+        if !self.takes_packed.load(Ordering::Relaxed) {
+            return 0;
+        }
+        record.pace.ran(took);
+        record.pace.wanted().unwrap_or(0)
     }
 
     pub(super) fn refused(&self, fault: &Fault, names: &Names) {
@@ -284,15 +293,24 @@ fn key(delivery: &Delivery) -> Option<Key> {
     Some(Key::new(properties.reply_to.clone(), id))
 }
 
+/// A request that was run.
+pub(crate) struct Handled {
+    pub(crate) reply: Reply,
+    pub(crate) outcome: Outcome,
+}
+
 /// Runs the method; its panic is a fault.
-pub(crate) async fn run(service: &dyn Service, invocation: &Invocation) -> Reply {
+pub(crate) async fn run(service: &dyn Service, invocation: &Invocation) -> Handled {
     // Called in there, so that a panic before its future exists is caught too.
     let handling = with_ambient_deadline(invocation.context().deadline(), async {
         service.handle(invocation).await
     });
     let (method, correlation_id) = (invocation.method(), invocation.context().correlation_id());
     let fault = match AssertUnwindSafe(handling).catch_unwind().await {
-        Ok(Ok(Answer(reply))) => return reply,
+        Ok(Ok(Answer(reply))) => {
+            let outcome = Outcome::of_answer(&reply);
+            return Handled { reply, outcome };
+        }
         Ok(Err(fault)) => {
             let fault = truthful(fault, invocation.context().came_before());
             // Its message may repeat parts of what the caller sent, which does not belong into logs. What a layer refuses is its
@@ -313,7 +331,10 @@ pub(crate) async fn run(service: &dyn Service, invocation: &Invocation) -> Reply
             Fault::new(FaultCode::Panicked, format!("the method {method:?} panicked"))
         }
     };
-    Reply::fault(invocation.codec(), &fault)
+    Handled {
+        reply: Reply::fault(invocation.codec(), &fault),
+        outcome: Outcome::of_fault(&fault.code),
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,62 @@
+//! How calls and requests end, as spans and metrics tell it.
+
+use crate::error::CallError;
+use crate::protocol::{FaultCode, Reply, ReplyKind};
+
+/// How a request that was run, or a call, ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// With the method's result.
+    Ok,
+    /// With the method's own error.
+    Error,
+    /// With a fault of this code.
+    Fault(&'static str),
+    /// Without an answer, for this reason.
+    Failed(&'static str),
+}
+
+impl Outcome {
+    /// How a request ended that was run.
+    pub(crate) fn of_answer(reply: &Reply) -> Self {
+        match reply.kind {
+            ReplyKind::Error => Self::Error,
+            ReplyKind::Result | ReplyKind::Fault => Self::Ok,
+        }
+    }
+
+    pub(crate) fn of_fault(code: &FaultCode) -> Self {
+        Self::Fault(code.known().unwrap_or("other"))
+    }
+
+    /// How a call ended.
+    pub(crate) fn of_call(outcome: &Result<Reply, CallError>) -> Self {
+        match outcome {
+            Ok(reply) if reply.kind == ReplyKind::Fault => Self::of_fault(&reply.read_fault().code),
+            Ok(reply) => Self::of_answer(reply),
+            Err(error) => Self::Failed(match error {
+                CallError::Service(never) => match *never {},
+                CallError::ServiceText(_) => return Self::Error,
+                CallError::Fault(fault) => return Self::of_fault(&fault.code),
+                CallError::NoServer { .. } => "no_server",
+                CallError::TimedOut { .. } => "timed_out",
+                CallError::TooManyCalls { .. } => "too_many_calls",
+                CallError::TooLarge { .. } => "too_large",
+                CallError::Encode(_) | CallError::Invalid { .. } => "invalid",
+                CallError::BadReply { .. } => "bad_reply",
+                CallError::Refused { .. } => "refused",
+                CallError::Broker { .. } => "broker",
+                CallError::Middleware { .. } => "middleware",
+            }),
+        }
+    }
+
+    /// Its name in spans and metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::Fault(name) | Self::Failed(name) => name,
+        }
+    }
+}
