@@ -103,6 +103,8 @@ pub use headers::Headers;
 pub use protocol::{Fault, FaultCode, ReplyAddresses};
 pub use server::{Answer, Invocation, RunningServer, Server, Service};
 pub use status::{Status, StatusChanges};
+#[cfg(feature = "metrics")]
+pub use telemetry::describe_metrics;
 pub use transport::memory::InProcessBroker;
 pub use transport::{QueueArgument, ReplyQueue, RequestQueue};
 

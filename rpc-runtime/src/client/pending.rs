@@ -118,6 +118,7 @@ impl Pending {
                     kind: answer.kind,
                     codec,
                     body: answer.body,
+                    headers: answer.headers,
                 };
                 slot.answer(Ok(reply));
             }

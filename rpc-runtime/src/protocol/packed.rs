@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! calls:   [[id, method, time to live, arguments, headers, ...], ...]
-//! answers: [[id, kind, body, wanted, ...], ...]
+//! answers: [[id, kind, body, wanted, headers, ...], ...]
 //! ```
 //!
-//! An id is the sixteen bytes of a correlation id. Elements behind those that are known are skipped, so that one can be
+//! The headers of an answer may be missing. An id is the sixteen bytes of a correlation id. Elements behind those that are known are skipped, so that one can be
 //! added later.
 
 use std::borrow::Cow;
@@ -61,6 +61,7 @@ pub(crate) struct PackedAnswer {
     pub(crate) body: Bytes,
     /// How many calls of its method the worker wants in one message.
     pub(crate) wanted: u16,
+    pub(crate) headers: Headers,
 }
 
 /// One of several calls, on its way out.
@@ -121,8 +122,7 @@ pub(crate) fn unpack<P: ReadPart>(body: &Bytes) -> Result<Vec<P>, Unreadable> {
 
 impl Part for OutgoingCall<'_> {
     fn size(&self) -> usize {
-        let headers = self.headers.bytes() + 10 * self.headers.len();
-        PART_OVERHEAD + self.method.len() + self.arguments.len() + headers
+        PART_OVERHEAD + self.method.len() + self.arguments.len() + headers_size(&self.headers)
     }
 
     fn write(&self, body: &mut Vec<u8>) {
@@ -137,11 +137,20 @@ impl Part for OutgoingCall<'_> {
             None => written(encode::write_nil(body).map_err(encode::ValueWriteError::InvalidMarkerWrite)),
         }
         written(encode::write_bin(body, self.arguments));
-        written(encode::write_map_len(body, length(self.headers.len())));
-        for (name, value) in self.headers.iter() {
-            written(encode::write_str(body, name));
-            written(encode::write_str(body, value));
-        }
+        write_headers(body, &self.headers);
+    }
+}
+
+/// How many bytes headers take at the most.
+pub(crate) fn headers_size(headers: &Headers) -> usize {
+    headers.bytes() + 10 * headers.len()
+}
+
+fn write_headers(body: &mut Vec<u8>, headers: &Headers) {
+    written(encode::write_map_len(body, length(headers.len())));
+    for (name, value) in headers.iter() {
+        written(encode::write_str(body, name));
+        written(encode::write_str(body, value));
     }
 }
 
@@ -175,15 +184,19 @@ impl ReadPart for PackedCall {
 
 impl Part for PackedAnswer {
     fn size(&self) -> usize {
-        PART_OVERHEAD + self.body.len()
+        PART_OVERHEAD + self.body.len() + headers_size(&self.headers)
     }
 
     fn write(&self, body: &mut Vec<u8>) {
-        written(encode::write_array_len(body, 4));
+        let length = 4 + u32::from(!self.headers.is_empty());
+        written(encode::write_array_len(body, length));
         written(encode::write_bin(body, self.id.as_bytes()));
         written(encode::write_uint(body, u64::from(self.kind.number())).map(drop));
         written(encode::write_bin(body, &self.body));
         written(encode::write_uint(body, u64::from(self.wanted)).map(drop));
+        if !self.headers.is_empty() {
+            write_headers(body, &self.headers);
+        }
     }
 }
 
@@ -198,8 +211,12 @@ impl ReadPart for PackedAnswer {
             kind: ReplyKind::from_number(reader.uint()?).ok_or(Unreadable("an answer's kind is unknown"))?,
             body: reader.bin()?,
             wanted: u16::try_from(reader.uint()?).unwrap_or(u16::MAX),
+            headers: match unknown {
+                0 => Headers::default(),
+                _ => reader.headers()?,
+            },
         };
-        reader.skip(unknown)?;
+        reader.skip(unknown.saturating_sub(1))?;
         Ok(answer)
     }
 }
