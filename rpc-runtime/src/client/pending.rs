@@ -275,6 +275,7 @@ mod tests {
             kind: ReplyKind::Result,
             body: text.into(),
             wanted: 7,
+            headers: Headers::default(),
         };
         let answers = vec![
             answer(calls[1].id(), "second"),

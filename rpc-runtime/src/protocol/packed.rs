@@ -410,8 +410,13 @@ mod tests {
             kind in prop::sample::select(vec![ReplyKind::Result, ReplyKind::Error, ReplyKind::Fault]),
             body in prop::collection::vec(any::<u8>(), 0..300),
             wanted: u16,
+            header: Option<String>,
         ) -> PackedAnswer {
-            PackedAnswer { id: Uuid::from_u128(id), kind, body: body.into(), wanted }
+            let mut headers = Headers::default();
+            if let Some(value) = header {
+                headers.insert(ShortStr::from_static("traceparent"), value);
+            }
+            PackedAnswer { id: Uuid::from_u128(id), kind, body: body.into(), wanted, headers }
         }
     }
 
@@ -456,10 +461,10 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_skipped() {
-        // [[id, 0, "x", 7, [{"later": nil}, 1.5, ext], "end"]]
-        let mut body = b"\x91\x96\xc4\x10".to_vec();
+        // [[id, 0, "x", 7, {}, [{"later": nil}, 1.5, ext], "end"]]
+        let mut body = b"\x91\x97\xc4\x10".to_vec();
         body.extend([9; 16]);
-        body.extend(b"\x00\xc4\x01x\x07\x93\x81\xa5later\xc0\xca\x3f\xc0\x00\x00\xd6\x01abcd\xa3end");
+        body.extend(b"\x00\xc4\x01x\x07\x80\x93\x81\xa5later\xc0\xca\x3f\xc0\x00\x00\xd6\x01abcd\xa3end");
         let answers = unpack::<PackedAnswer>(&Bytes::from(body)).unwrap();
         assert_eq!(answers.len(), 1);
         assert_eq!((&answers[0].body[..], answers[0].wanted), (&b"x"[..], 7));
@@ -476,9 +481,9 @@ mod tests {
             assert!(unpack::<PackedAnswer>(&Bytes::from_static(body)).is_err());
             assert!(unpack::<PackedCall>(&Bytes::from_static(body)).is_err());
         }
-        let mut nested = b"\x91\x95\xc4\x10".to_vec();
+        let mut nested = b"\x91\x96\xc4\x10".to_vec();
         nested.extend([9; 16]);
-        nested.extend(b"\x00\xc4\x01x\x07");
+        nested.extend(b"\x00\xc4\x01x\x07\x80");
         nested.extend([0x91; 100_000]);
         assert!(unpack::<PackedAnswer>(&Bytes::from(nested)).is_err());
     }
