@@ -1,10 +1,11 @@
 //! What is counted is true: what a caller and a worker did, and what went wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use rpc_runtime::{Broker, CallError, RequestQueue, Server, describe_metrics, service};
 use rpc_tests::gate::{Gate, SOON, soon};
@@ -273,4 +274,69 @@ async fn connections_are_counted() {
     .await
     .unwrap();
     soon("it closes", broker.close()).await;
+}
+
+/// A recorder that hears of names alone.
+#[derive(Default)]
+struct Names(std::sync::Mutex<BTreeSet<String>>);
+
+impl Names {
+    fn described() -> BTreeSet<String> {
+        let names = Self::default();
+        metrics::with_local_recorder(&names, describe_metrics);
+        names.0.into_inner().unwrap()
+    }
+
+    fn add(&self, name: KeyName) {
+        self.0.lock().unwrap().insert(name.as_str().to_owned());
+    }
+}
+
+impl Recorder for Names {
+    fn describe_counter(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+        self.add(name);
+    }
+
+    fn describe_gauge(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+        self.add(name);
+    }
+
+    fn describe_histogram(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+        self.add(name);
+    }
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+/// The names of metrics in a text; of a histogram, without what Prometheus adds to it.
+fn names_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|letter: char| !letter.is_ascii_lowercase() && letter != '_');
+    let metrics = words.filter(|word| word.starts_with("rpc_") && *word != "rpc_runtime");
+    metrics
+        .map(|name| {
+            let histogram = ["_bucket", "_sum", "_count"];
+            let ending = histogram.iter().find_map(|ending| name.strip_suffix(ending));
+            ending.unwrap_or(name).to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn the_dashboard_and_the_documentation_show_what_there_is() {
+    let described = Names::described();
+    let dashboard = names_in(include_str!("../../examples/grafana_dashboard.json"));
+    assert_eq!(dashboard.difference(&described).collect::<Vec<_>>(), [""; 0]);
+    assert!(dashboard.len() > 10);
+    let page = include_str!("../../docs/observability.md");
+    assert_eq!(names_in(page), described);
 }

@@ -157,29 +157,7 @@ mod on {
 
     /// Tells the recorder that is installed what the metrics of this crate mean, and their units: for exporters that show it.
     ///
-    /// | metric | kind | labels | what it counts |
-    /// |---|---|---|---|
-    /// | `rpc_client_calls_total` | counter | `service`, `method`, `outcome` | calls that ended |
-    /// | `rpc_client_call_duration_seconds` | histogram | `service`, `method` | how long they took, in seconds |
-    /// | `rpc_client_in_flight` | gauge | `service`, `method` | calls that wait for their answer |
-    /// | `rpc_client_calls_per_message` | histogram | `queue` | calls that left together in a message |
-    /// | `rpc_client_returned_total` | counter | `queue` | messages with requests that the broker returned: there is no such queue |
-    /// | `rpc_client_replies_discarded_total` | counter | | replies that no call waits for: they are late, or came twice |
-    /// | `rpc_server_requests_total` | counter | `service`, `method`, `outcome` | requests that were run |
-    /// | `rpc_server_request_duration_seconds` | histogram | `service`, `method` | how long they took, in seconds |
-    /// | `rpc_server_in_flight` | gauge | `service`, `method` | requests that run |
-    /// | `rpc_server_requests_per_message` | histogram | `queue` | requests that came together in a message |
-    /// | `rpc_server_redelivered_total` | counter | `queue` | requests that the broker delivered before |
-    /// | `rpc_server_refused_total` | counter | `queue`, `code` | requests that were not run, by the code of their [fault](crate::FaultCode), or `reply_address`: `expired` is one of them |
-    /// | `rpc_server_replies_lost_total` | counter | `reason` | replies that the broker refused (`refused`), that cannot be sent (`unsendable`), or for which there was no connection as long as somebody waited (`no_connection`) |
-    /// | `rpc_connections` | gauge | `role` | connections to the broker, that publish (`publishing`) or consume (`consuming`) |
-    /// | `rpc_connections_opened_total` | counter | `role` | connections that were made: each but the first of a handle is a reconnection |
-    /// | `rpc_connections_lost_total` | counter | `role` | connections that were lost or closed |
-    /// | `rpc_connections_blocked` | gauge | | connections from which the broker reads nothing, because of an alarm |
-    ///
-    /// An outcome is `ok`; `error`, the method's own; the code of a fault; `cancelled`, where nobody waited for the end; and of a call
-    /// without an answer, its reason: `no_server`, `timed_out`, `too_many_calls`, `too_large`, `invalid`, `bad_reply`, `refused`, `broker`.
-    /// Of a call that layers make several times, each attempt is a call here.
+    /// `docs/observability.md` in the repository has a table of them.
     ///
     /// ```
     /// # use metrics::NoopRecorder;
