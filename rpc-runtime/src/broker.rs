@@ -1,6 +1,7 @@
 //! A handle on a broker, and its options.
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use crate::client::{Caller, CallerOptions};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::status::{Status, StatusChanges};
+#[cfg(feature = "tls")]
+use crate::transport::amqp::Tls;
 use crate::transport::amqp::{Address, AmqpTransport};
 use crate::transport::memory::{InProcessBroker, MemoryTransport};
 use crate::transport::{ReplyQueue, Transport};
@@ -157,6 +160,9 @@ pub struct BrokerBuilder {
     app_id: Option<String>,
     send_user_id: bool,
     connect_limit: Duration,
+    heartbeat: Option<u16>,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 impl Default for BrokerBuilder {
@@ -170,6 +176,9 @@ impl Default for BrokerBuilder {
             app_id: None,
             send_user_id: false,
             connect_limit: DEFAULT_CONNECT_LIMIT,
+            heartbeat: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
@@ -218,6 +227,22 @@ impl BrokerBuilder {
     /// How long each step of connecting, and of opening what calls and servers need, may take; the default is 10 seconds.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_limit = limit;
+        self
+    }
+
+    /// How often, in seconds, the broker and this side let each other know that they are there: a peer that is silent for twice as
+    /// long is lost. The default is 10, and RabbitMQ [advises](https://www.rabbitmq.com/docs/heartbeats) 5 to 20; the broker may ask
+    /// for less. An address that says `?heartbeat=` has its own.
+    pub fn heartbeat(mut self, seconds: NonZeroU16) -> Self {
+        self.heartbeat = Some(seconds.get());
+        self
+    }
+
+    /// Whom to trust, and who this client is, for addresses that begin with `amqps://`. Without it, those trust the certificate
+    /// authorities of the system. Needs the cargo feature `tls`.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -284,17 +309,60 @@ impl BrokerBuilder {
             .into_iter()
             .map(|url| Address::parse(url.as_ref()))
             .collect::<Result<_, _>>()?;
-        let reason = "there is none";
-        let first = addresses.first().ok_or(BrokerError::InvalidAddress { reason })?;
-        if self.send_user_id && addresses.iter().any(|address| address.user() != first.user()) {
-            let reason = "all must name the same user, as each request carries it";
-            return Err(BrokerError::InvalidAddress { reason });
+        let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
+        let Some(first) = addresses.first() else {
+            return invalid("there is none");
+        };
+        let user_id = match first.user() {
+            _ if !self.send_user_id => None,
+            user if addresses.iter().any(|address| address.user() != user) => {
+                return invalid("all must name the same user, as each request carries it");
+            }
+            Some(user) => Some(ShortStr::new(user).map_err(|_| BrokerError::Unsendable {
+                reason: "the user's name",
+            })?),
+            None => {
+                return invalid(
+                    "requests are to carry the user, and only the broker knows whom the certificate names: write amqps://USER@host",
+                );
+            }
+        };
+        let caller = self.caller_options(self.short_app_id()?, user_id);
+        let addresses = addresses
+            .into_iter()
+            .map(|address| address.or_heartbeat(self.heartbeat));
+        Ok((self.secured(addresses.collect())?, caller))
+    }
+
+    /// The addresses, those of TLS with what it needs.
+    #[cfg(feature = "tls")]
+    fn secured(&self, addresses: Vec<Address>) -> Result<Vec<Address>, BrokerError> {
+        let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
+        if self.tls.is_some() && !addresses.iter().all(Address::is_tls) {
+            return invalid("there are TLS options, and amqp:// would not use them: write amqps://");
         }
-        let user_id = ShortStr::new(first.user()).map_err(|_| BrokerError::Unsendable {
-            reason: "the user's name",
-        })?;
-        let caller = self.caller_options(self.short_app_id()?, Some(user_id));
-        Ok((addresses, caller))
+        let identity = self.tls.as_ref().is_some_and(Tls::has_identity);
+        if !identity && addresses.iter().any(Address::is_external) {
+            return invalid(
+                "auth_mechanism=external logs in by a client certificate: give one with Tls::identity_pem",
+            );
+        }
+        if !addresses.iter().any(Address::is_tls) {
+            return Ok(addresses);
+        }
+        let client = match &self.tls {
+            Some(tls) => tls.client()?,
+            None => Tls::new().client()?,
+        };
+        let secured = addresses
+            .into_iter()
+            .map(|address| address.secured(client.clone()));
+        Ok(secured.collect())
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn secured(&self, addresses: Vec<Address>) -> Result<Vec<Address>, BrokerError> {
+        Ok(addresses)
     }
 
     /// Connects to a broker in this process.
@@ -304,7 +372,10 @@ impl BrokerBuilder {
     /// Where a name is longer than AMQP's 255 bytes.
     pub fn in_process(self, broker: &InProcessBroker) -> Result<Broker, BrokerError> {
         let app_id = self.short_app_id()?;
-        let caller = self.caller_options(app_id, Some(ShortStr::from_static(MemoryTransport::USER)));
+        let user_id = self
+            .send_user_id
+            .then(|| ShortStr::from_static(MemoryTransport::USER));
+        let caller = self.caller_options(app_id, user_id);
         Ok(self.assemble(Arc::new(MemoryTransport::new(broker)), caller))
     }
 
@@ -328,7 +399,7 @@ impl BrokerBuilder {
             max_sent_bytes: self.limits.sent,
             max_accepted_bytes: self.limits.accepted,
             app_id,
-            user_id: user_id.filter(|_| self.send_user_id),
+            user_id,
         }
     }
 

@@ -94,11 +94,13 @@ pub use client::{ClientBuilder, ServiceClient, WhenFull};
 pub use codec::{Codec, DecodeError, EncodeError};
 pub use context::Context;
 pub use describe::{MethodDescriptor, ServiceDescriptor};
-pub use error::{BrokerError, CallError, Cause, Chain, Executed, InvalidName, ServerError};
+pub use error::{BrokerError, CallError, Cause, Chain, Executed, InvalidName, ServerError, TlsFailure};
 pub use headers::Headers;
 pub use protocol::{Fault, FaultCode, ReplyAddresses};
 pub use server::{Answer, Invocation, RunningServer, Server, Service};
 pub use status::{Status, StatusChanges};
+#[cfg(feature = "tls")]
+pub use transport::amqp::Tls;
 pub use transport::memory::InProcessBroker;
 pub use transport::{QueueArgument, ReplyQueue, RequestQueue};
 

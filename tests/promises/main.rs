@@ -11,4 +11,5 @@ mod private;
 mod queues;
 mod recovery;
 mod settling;
+mod tls;
 mod wire;

@@ -24,10 +24,14 @@ mod settling;
 mod socket;
 mod subscription;
 mod supervised;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 mod under_way;
 mod unhurried;
 
 pub(crate) use address::Address;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 
 use super::{Publisher, ReplyLink, Subscription, Transport};
 use crate::error::{BrokerError, Cause};
