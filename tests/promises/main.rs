@@ -7,6 +7,7 @@ mod limits;
 mod load;
 mod matrix;
 mod packing;
+mod permissions;
 mod private;
 mod queues;
 mod recovery;
