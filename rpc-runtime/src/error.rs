@@ -252,6 +252,17 @@ pub enum BrokerError {
         reason: &'static str,
     },
 
+    /// A variable of the environment cannot be used, or is missing. Its value is not repeated, as it may be a password.
+    #[error("the environment variable {variable} {problem}")]
+    Environment {
+        /// The variable's name.
+        variable: String,
+        /// What is wrong with it, and what would be right.
+        problem: String,
+        /// Why, where there is more to say.
+        source: Option<Cause>,
+    },
+
     /// The address asks for TLS, which this build does not have: the cargo feature `tls` is not enabled.
     #[error("amqps:// needs TLS, which this build does not have: enable the feature \"tls\" of rpc-runtime")]
     TlsUnsupported,
@@ -349,6 +360,7 @@ impl BrokerError {
         !matches!(
             self,
             Self::InvalidAddress { .. }
+                | Self::Environment { .. }
                 | Self::TlsUnsupported
                 | Self::InvalidTls { .. }
                 | Self::Closed

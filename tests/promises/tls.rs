@@ -292,3 +292,52 @@ async fn a_tls_connection_that_is_cut_heals_itself() {
     soon("the worker stops", server.stop()).await.unwrap();
     soon("the worker closes", worker.close()).await;
 }
+
+#[tokio::test]
+async fn the_environment_can_say_all_of_it() {
+    let site = site().await;
+    site.node
+        .add_user("till", "none", Permissions::ALL)
+        .await
+        .unwrap();
+    let queue = unique("environment");
+    let worker = builder(site.trusted()).connect(&site.url()).await.unwrap();
+    let server = serve(&worker, &queue).await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().expect("a path that is text").to_owned()
+    };
+    let Identity { chain, key } = site.authority.client("till").unwrap();
+    let url = site.node.tls_url("till", "localhost");
+    let variables = [
+        (
+            "AMQP_URL",
+            format!("amqps://till@localhost:1?auth_mechanism=external,{url}?auth_mechanism=external"),
+        ),
+        ("RPC_SEND_USER_ID", "true".to_owned()),
+        ("RPC_REPLY_QUEUE", "exclusive".to_owned()),
+        ("RPC_TLS_CA_FILE", file("ca.pem", site.authority.pem())),
+        ("RPC_TLS_CERTIFICATE_FILE", file("till.pem", &chain)),
+        ("RPC_TLS_KEY_FILE", file("till.key", &key)),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value));
+    let configured = BrokerBuilder::from_vars(variables).unwrap();
+    let caller = configured.connect_configured().await.unwrap();
+    let client = GuestbookClient::builder(&caller).queue(&queue).build();
+    assert_eq!(
+        soon("the call ends", client.who_am_i()).await.unwrap().as_deref(),
+        Some("till")
+    );
+    let queues = site
+        .node
+        .ctl(&["list_queues", "--no-table-headers", "name"])
+        .await
+        .unwrap();
+    assert!(queues.contains("amq.gen-"), "{queues}");
+    caller.close().await;
+    server.stop().await.unwrap();
+    worker.close().await;
+}
