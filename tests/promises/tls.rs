@@ -13,8 +13,11 @@ use rpc_tests::certificates::{Authority, Identity};
 use rpc_tests::gate::soon;
 use rpc_tests::proxy::{Proxy, Target};
 use rpc_tests::rabbit::{Node, Permissions, unique};
+use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::process::Command;
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
 #[service]
 trait Guestbook {
@@ -293,6 +296,59 @@ async fn a_tls_connection_that_is_cut_heals_itself() {
     soon("the worker closes", worker.close()).await;
 }
 
+/// Files for the variables that name them, as long as the folder is there.
+fn files(folder: &TempDir, authority: &str, identity: &Identity) -> [(&'static str, String); 3] {
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().expect("a path that is text").to_owned()
+    };
+    [
+        ("RPC_TLS_CA_FILE", file("ca.pem", authority)),
+        ("RPC_TLS_CERTIFICATE_FILE", file("client.pem", &identity.chain)),
+        ("RPC_TLS_KEY_FILE", file("client.key", &identity.key)),
+    ]
+}
+
+/// What `.ci/run` checks of the other examples, which need no broker.
+#[tokio::test]
+async fn the_example_prints_what_it_is_there_to_show() {
+    let site = site().await;
+    site.node
+        .add_user("cashier", "none", Permissions::ALL)
+        .await
+        .unwrap();
+    let folder = TempDir::new().unwrap();
+    let cashier = site.authority.client("cashier").unwrap();
+    let url = site.node.tls_url("cashier", "localhost");
+    let mut example = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    example
+        .args(["run", "--quiet", "--locked", "--example", "tls"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .kill_on_drop(true);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"RPC_")) {
+        example.env_remove(name);
+    }
+    example
+        .env("AMQP_URL", format!("{url}?auth_mechanism=external"))
+        .envs(files(&folder, site.authority.pem(), &cashier));
+
+    // It may have to be built.
+    let output = timeout(Duration::from_secs(600), example.output())
+        .await
+        .unwrap()
+        .unwrap();
+    let (printed, told) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(
+        printed, "the worker knows its caller as cashier\nrefused: cashier may not give money back\n",
+        "{told}"
+    );
+    assert!(output.status.success(), "{told}");
+}
+
 #[tokio::test]
 async fn the_environment_can_say_all_of_it() {
     let site = site().await;
@@ -304,13 +360,8 @@ async fn the_environment_can_say_all_of_it() {
     let worker = builder(site.trusted()).connect(&site.url()).await.unwrap();
     let server = serve(&worker, &queue).await;
 
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.to_str().expect("a path that is text").to_owned()
-    };
-    let Identity { chain, key } = site.authority.client("till").unwrap();
+    let folder = TempDir::new().unwrap();
+    let till = site.authority.client("till").unwrap();
     let url = site.node.tls_url("till", "localhost");
     let variables = [
         (
@@ -319,11 +370,12 @@ async fn the_environment_can_say_all_of_it() {
         ),
         ("RPC_SEND_USER_ID", "true".to_owned()),
         ("RPC_REPLY_QUEUE", "exclusive".to_owned()),
-        ("RPC_TLS_CA_FILE", file("ca.pem", site.authority.pem())),
-        ("RPC_TLS_CERTIFICATE_FILE", file("till.pem", &chain)),
-        ("RPC_TLS_KEY_FILE", file("till.key", &key)),
     ];
-    let variables = variables.map(|(name, value)| (name.to_owned(), value));
+    let files = files(&folder, site.authority.pem(), &till);
+    let variables = variables
+        .into_iter()
+        .chain(files)
+        .map(|(name, value)| (name.to_owned(), value));
     let configured = BrokerBuilder::from_vars(variables).unwrap();
     let caller = configured.connect_configured().await.unwrap();
     let client = GuestbookClient::builder(&caller).queue(&queue).build();
