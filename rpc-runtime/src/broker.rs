@@ -49,11 +49,22 @@ pub(crate) struct Limits {
 }
 
 impl Broker {
-    /// Connects to RabbitMQ with default options: `amqp://user:password@host:port/vhost`, each part but the host optional.
+    /// Connects to RabbitMQ with default options: `amqp://user:password@host:port/vhost`, or `amqps://` for TLS (with the cargo feature
+    /// `tls`), each part but the host optional. Where nothing is said, the user and the password are `guest`, the port is 5672, or 5671 for
+    /// TLS, and the virtual host is `/`. What has a meaning of its own in a URL is [percent-encoded](https://www.rabbitmq.com/docs/uri-spec), such as `%40` for `@` in
+    /// a password and `%2f` for `/` in a virtual host.
+    ///
+    /// It may end in parameters, such as `?heartbeat=5&auth_mechanism=external`:
+    ///
+    /// | parameter | what | default |
+    /// |---|---|---|
+    /// | `auth_mechanism` | `plain`; or `external`, over TLS alone: the client's certificate is the login (`Tls::identity_pem`), and the user in the address only says whom it names, for [`send_user_id`](BrokerBuilder::send_user_id) | `plain` |
+    /// | `heartbeat` | seconds, as [`BrokerBuilder::heartbeat`]; 0 switches it off, and a network that loses everything is then never noticed | 10 |
+    /// | `frame_max`, `channel_max` | the most bytes in a frame, the most channels of a connection | the broker's |
     ///
     /// # Errors
     ///
-    /// Where the address cannot be read, asks for TLS, or nobody answers there in time.
+    /// Where the address cannot be read, or nobody answers there in time. Over TLS, [`BrokerError::Tls`] says what the two sides do not agree on.
     pub async fn connect(url: &str) -> Result<Self, BrokerError> {
         Self::builder().connect(url).await
     }

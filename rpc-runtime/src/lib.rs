@@ -53,7 +53,8 @@
 //! - [`Server`]: serving, and what happens to a request. [`RequestQueue`]: how its queue is declared. [`Context`]: what a
 //!   method may know of its caller.
 //! - [`Call`]: time limits, headers, priorities. [`CallError`]: what can go wrong, and whether the method ran.
-//! - [`Broker`]: connections, [`ReplyQueue`]s and limits. [`InProcessBroker`]: without RabbitMQ, for tests.
+//! - [`Broker`]: connections, [`ReplyQueue`]s and limits; [`Broker::from_env`]: all of it from the environment. TLS: the cargo feature
+//!   `tls`. [`InProcessBroker`]: without RabbitMQ, for tests.
 //! - [`Codec`]: MessagePack, JSON and plain text.
 //!
 //! `docs/protocol.md` in the repository describes the wire, for peers in other languages.
@@ -134,3 +135,8 @@ pub mod __private {
 #[cfg(doctest)]
 #[doc = include_str!("../service-trait.md")]
 struct ServiceTraitReference;
+
+/// What is said of TLS and configuration, tested with the other documentation.
+#[cfg(all(doctest, feature = "tls"))]
+#[doc = include_str!("../production.md")]
+struct Production;

@@ -105,6 +105,10 @@ impl BrokerBuilder {
     /// Whether requests carry the RabbitMQ user of this connection, [checked by the
     /// broker](https://www.rabbitmq.com/docs/validated-user-id); see [`Context::user_id`](crate::Context::user_id). The
     /// default is not to.
+    ///
+    /// It is the user of the address. One who logs in by a certificate (`?auth_mechanism=external`) has to be named there as well,
+    /// `amqps://shop@host`, as only the broker knows how it takes a name from a certificate; where it takes another, the broker refuses each
+    /// request, and its call fails.
     pub fn send_user_id(mut self, send: bool) -> Self {
         self.send_user_id = send;
         self

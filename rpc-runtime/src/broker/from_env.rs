@@ -18,7 +18,7 @@ impl BrokerBuilder {
     ///
     /// | variable | what | default |
     /// |---|---|---|
-    /// | `AMQP_URL` | the address, or several with commas in between (`%2c` is a comma within one): see [`Broker::connect`] | none: it has to be set |
+    /// | `AMQP_URL` | the address, or several with commas in between (`%2c` is a comma within one): see [`Broker::connect`](crate::Broker::connect) | none: it has to be set |
     /// | `RPC_APP_ID` | [`app_id`](Self::app_id), at most 255 bytes | none |
     /// | `RPC_CONNECT_TIMEOUT` | [`connect_timeout`](Self::connect_timeout): a number with `ms`, `s` or `m`, 1ms to 60m | `10s` |
     /// | `RPC_HEARTBEAT` | [`heartbeat`](Self::heartbeat) of addresses that do not say theirs: a number with `s` or `m`, 1s to 65535s | `10s` |
