@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 
-use rpc_tests::rabbit::{Node, unique};
+use rpc_tests::rabbit::{Node, Permissions, unique};
 use serde_json::json;
 use tokio::sync::{Mutex, OnceCell};
 
@@ -46,6 +46,27 @@ impl Vhost {
     pub(crate) fn url(&self) -> String {
         let (server, _) = self.node.url().rsplit_once('/').expect("a URL with a path");
         format!("{server}/{}", self.name)
+    }
+
+    /// The URL for a new user, who may do this here and nothing elsewhere.
+    pub(crate) async fn url_of_user(&self, may: Permissions<'_>) -> String {
+        let user = unique("user");
+        // One evaluation for two commands: `rabbitmqctl` takes a second, whatever it does.
+        let Permissions {
+            configure,
+            write,
+            read,
+        } = may;
+        let vhost = &self.name;
+        let make = format!(
+            r#"User = <<"{user}">>,
+               ok = rabbit_auth_backend_internal:add_user(User, <<"secret">>, <<"tests">>),
+               rabbit_auth_backend_internal:set_permissions(
+                   User, <<"{vhost}">>, <<"{configure}">>, <<"{write}">>, <<"{read}">>, <<"tests">>)."#
+        );
+        let made = self.node.ctl(&["eval", &make]).await.unwrap();
+        assert_eq!(made.trim(), "ok");
+        self.url().replace("guest:guest@", &format!("{user}:secret@"))
     }
 
     /// All queues, a line each: these columns of `rabbitmqctl list_queues`, with a tab in between.
