@@ -46,8 +46,10 @@
 //! assert_eq!(description.definitions["User"]["properties"]["id"]["description"], "Unique.");
 //! ```
 
+pub mod asyncapi;
 mod description;
 mod descriptor;
+mod references;
 pub(crate) mod schemas;
 
 pub use description::{ArgumentDescription, MethodDescription, ServiceDescription};
