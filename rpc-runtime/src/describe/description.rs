@@ -256,7 +256,7 @@ fn milliseconds(timeout: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -422,7 +422,7 @@ mod tests {
     }
 
     prop_compose! {
-        fn service()(
+        pub(in crate::describe) fn service()(
             (name, queue, docs) in (text(), text(), text()),
             methods in prop::collection::vec(method(), 0..4),
             definitions in prop::collection::btree_map(text(), schema().prop_map(|schema| schema.unwrap_or(true.into())), 0..3),

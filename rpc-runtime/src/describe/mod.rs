@@ -47,6 +47,7 @@
 //! ```
 
 pub mod asyncapi;
+pub mod changes;
 mod description;
 mod descriptor;
 mod references;
