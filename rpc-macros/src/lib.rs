@@ -51,6 +51,7 @@ mod tests;
 /// |---|---|---|
 /// | `queue = "name"` | the name of the trait | the queue that requests are sent to |
 /// | `crate = path::to::rpc_runtime` | `::rpc_runtime` | where generated code finds the runtime, for crates that rename or re-export it |
+/// | `schema` | off | the service's description has JSON Schemas of all types, which have to be `schemars::JsonSchema`; needs the cargo feature `schema` of rpc-runtime |
 ///
 /// # Options of a method
 ///

@@ -67,8 +67,10 @@ pub mod __private {
     pub use futures_util::future::BoxFuture;
     pub use serde;
 
+    pub use crate::__needs_feature_schema as needs_feature_schema;
     pub use crate::call::{NoResult, Probe};
     pub use crate::client::Client;
+    pub use crate::describe::schemas::{Describable, MethodSchemas, SchemaOf, SchemaOfOther, Schemas};
     pub use crate::protocol::{
         ByteSlice, CowBytes, CowStr, DecodeArguments, Derived, EncodeArguments, Named, NamedAlike, bytes,
     };
