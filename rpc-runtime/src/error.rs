@@ -386,6 +386,17 @@ pub enum ServerError {
         method: &'static str,
     },
 
+    /// A method has a name of those that the runtime keeps to itself, for the methods that it adds.
+    #[error(
+        "service {service:?} has a method {method:?}: names that begin with \"rpc.\" are reserved, rename it"
+    )]
+    ReservedMethod {
+        /// The service.
+        service: &'static str,
+        /// The method.
+        method: &'static str,
+    },
+
     /// Two methods on one queue are the default one.
     #[error(
         "queue {queue:?} has two default methods: keep one, or serve one of the services on a queue of its own"

@@ -56,7 +56,7 @@
 //! - [`Broker`]: connections, [`ReplyQueue`]s and limits. [`InProcessBroker`]: without RabbitMQ, for tests.
 //! - [`Codec`]: MessagePack, JSON and plain text.
 //! - [`middleware`]: limits, retries and what else there is for [`tower`](https://docs.rs/tower), around calls and methods; who may call what.
-//! - [`describe`]: what a service is, as data.
+//! - [`describe`]: what a service is, as data. [`discovery`]: what workers say of themselves, and how to find them.
 //!
 //! `docs/protocol.md` in the repository describes the wire, for peers in other languages.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -74,6 +74,7 @@ mod client;
 mod codec;
 mod context;
 pub mod describe;
+pub mod discovery;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

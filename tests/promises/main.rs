@@ -11,5 +11,6 @@ mod packing;
 mod private;
 mod queues;
 mod recovery;
+mod self_description;
 mod settling;
 mod wire;

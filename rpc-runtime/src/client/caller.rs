@@ -147,6 +147,11 @@ impl Caller {
         }
     }
 
+    /// The application's name.
+    pub(crate) fn app_id(&self) -> Option<&str> {
+        self.options.app_id.as_ref().map(ShortStr::as_str)
+    }
+
     /// How many calls wait for a reply.
     #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
