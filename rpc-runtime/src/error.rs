@@ -297,6 +297,17 @@ pub enum BrokerError {
         source: Cause,
     },
 
+    /// The broker refused something about an exchange: it may be missing, be of another kind, or its user may not use it so.
+    #[error("the broker refused to {action} exchange {exchange:?}")]
+    Exchange {
+        /// The exchange.
+        exchange: String,
+        /// What was asked of the broker, such as `declare`.
+        action: &'static str,
+        /// The broker's reason.
+        source: Cause,
+    },
+
     /// The connection was lost.
     #[error("the connection to the broker was lost")]
     Lost {

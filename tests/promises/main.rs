@@ -1,6 +1,7 @@
 //! What the library promises, a module a promise, against a real RabbitMQ and against the in-process broker.
 
 mod calls;
+mod discovery;
 mod failures;
 mod interop;
 mod limits;

@@ -48,8 +48,25 @@ impl Vhost {
         format!("{server}/{}", self.name)
     }
 
-    /// All queues, a line each: these columns of `rabbitmqctl list_queues`, with a tab in between.
+    /// The URL under which clients reach it as a user who may configure, write and read what these patterns match.
+    pub(crate) async fn user(&self, name: &str, [configure, write, read]: [&str; 3]) -> String {
+        let user = unique(name);
+        self.node.ctl(&["add_user", &user, "secret"]).await.unwrap();
+        let permissions = ["set_permissions", "-p", &self.name, &user, configure, write, read];
+        self.node.ctl(&permissions).await.unwrap();
+        self.url().replace("guest:guest", &format!("{user}:secret"))
+    }
+
+    /// The queues but those on which workers listen for who looks for them, a line each: these columns of `rabbitmqctl list_queues`, the
+    /// name first, with a tab in between.
     pub(crate) async fn queues(&self, columns: &[&str]) -> Vec<String> {
+        let mut queues = self.all_queues(columns).await;
+        queues.retain(|queue| !queue.starts_with("rpc.discovery."));
+        queues
+    }
+
+    /// All queues, a line each.
+    pub(crate) async fn all_queues(&self, columns: &[&str]) -> Vec<String> {
         let list = ["list_queues", "-p", &self.name, "--no-table-headers"];
         let listed = self.node.ctl(&[&list, columns].concat()).await.unwrap();
         let mut queues: Vec<_> = listed.lines().map(str::to_owned).collect();

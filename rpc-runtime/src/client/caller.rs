@@ -147,9 +147,10 @@ impl Caller {
         }
     }
 
-    /// The application's name.
-    pub(crate) fn app_id(&self) -> Option<&str> {
-        self.options.app_id.as_ref().map(ShortStr::as_str)
+    /// The application and the user that requests carry.
+    pub(crate) fn names(&self) -> (Option<ShortStr>, Option<ShortStr>) {
+        let CallerOptions { app_id, user_id, .. } = &*self.options;
+        (app_id.clone(), user_id.clone())
     }
 
     /// How many calls wait for a reply.

@@ -282,6 +282,19 @@ impl Rules {
         }
     }
 
+    /// The reply, or the fault in its place where it is larger than may be sent.
+    pub(super) fn fit(&self, reply: Reply) -> Reply {
+        let (size, limit) = (reply.body.len(), self.max_sent_bytes);
+        if size <= limit {
+            return reply;
+        }
+        tracing::warn!(size, limit, "a reply is larger than may be sent");
+        let message = format!(
+            "the method ran, and its reply of {size} bytes is larger than the {limit} that may be sent"
+        );
+        Reply::fault(reply.codec, &Fault::new(FaultCode::ReplyTooLarge, message))
+    }
+
     /// Why a request that was delivered before is not run again; nothing where it may be.
     fn forbids_again(&self, method: &MethodDescriptor, request: &Request) -> Option<&'static str> {
         if !method.is_idempotent {

@@ -14,6 +14,7 @@ use tower_layer::{Identity as NoLayer, Stack};
 
 mod answers;
 pub(crate) mod arguments;
+mod beacon;
 mod built_in;
 mod debt;
 mod dispatch;
@@ -40,6 +41,7 @@ use crate::error::{BrokerError, InvalidName, ServerError};
 use crate::middleware::{Around, HandlerLayer, layered_service};
 use crate::protocol::{ReplyAddresses, ShortStr};
 use crate::transport::{Declare, RequestQueue, Subscription};
+use beacon::LitBeacon;
 use built_in::{BuiltIn, ServedQueue};
 use identity::Identity;
 use line::{Ended, Line};
@@ -278,7 +280,8 @@ impl<L: HandlerLayer> Server<L> {
     ///
     /// Where the services do not fit together, or the broker refuses a queue.
     pub async fn start(self) -> Result<RunningServer, ServerError> {
-        let opened = self.behind_layers().open(&CancellationToken::new()).await?;
+        let mut opened = self.behind_layers().open(&CancellationToken::new()).await?;
+        let lit = opened.beacon.as_mut().map(LitBeacon::lit);
         let (stop, stopped) = oneshot::channel();
         let running = async move {
             let shutdown = async {
@@ -287,10 +290,15 @@ impl<L: HandlerLayer> Server<L> {
             };
             opened.run(shutdown).await
         };
-        Ok(RunningServer {
+        let server = RunningServer {
             stop: Some(stop),
             task: AbortOnDropHandle::new(tokio::spawn(running)),
-        })
+        };
+        // It serves by now.
+        if let Some(lit) = lit {
+            lit.await;
+        }
+        Ok(server)
     }
 
     /// The same server, each of whose services has the layers around it.
@@ -316,7 +324,7 @@ impl Server {
     /// Declares the queues and consumes from them; from none any more once it is told to stop.
     async fn open(self, stop: &CancellationToken) -> Result<OpenServer, ServerError> {
         let mut queues = self.queues()?;
-        let _built_in = self.self_description.then(|| self.add_built_in(&mut queues));
+        let built_in = self.self_description.then(|| self.add_built_in(&mut queues));
         // Those that may not exist come first: what a consumer was sent before another one fails comes back marked
         // redelivered, without having been run.
         queues.sort_by_key(|(queue, _)| queue.declare() == Declare::Active);
@@ -389,6 +397,8 @@ impl Server {
         tracing::info!(queues = ?names, concurrency = self.concurrency, "serving");
         Ok(OpenServer {
             lines,
+            // Who finds the worker finds its queues.
+            beacon: built_in.map(|built_in| LitBeacon::light(transport, &built_in, rules, &outlet)),
             queues: names,
             drain_limit: self.drain_limit,
             _outlet: outlet_task,
@@ -438,7 +448,8 @@ impl Server {
 
     /// Adds the built-in methods to each queue. Answers with those that tell of all of them.
     fn add_built_in(&self, queues: &mut [(RequestQueue, Dispatcher)]) -> Arc<dyn Service> {
-        let app_id = self.broker.caller().app_id().map(str::to_owned);
+        let (app_id, _) = self.broker.caller().names();
+        let app_id = app_id.map(|app_id| app_id.as_str().to_owned());
         let identity = Arc::new(Identity::new(self.worker_name.clone(), app_id));
         let mut served = Vec::with_capacity(queues.len());
         for (queue, dispatcher) in queues {
@@ -467,6 +478,8 @@ impl<L> fmt::Debug for Server<L> {
 /// A server that consumes from its queues.
 struct OpenServer {
     lines: Vec<(Line, Subscription)>,
+    /// There where the server describes itself.
+    beacon: Option<LitBeacon>,
     queues: Vec<String>,
     drain_limit: Duration,
     _outlet: AbortOnDropHandle<()>,
@@ -490,6 +503,12 @@ impl OpenServer {
             ended = lines.join_next() => ended,
         };
         stop.cancel();
+        let beacon = self.beacon;
+        let putting_out = AbortOnDropHandle::new(tokio::spawn(async {
+            if let Some(beacon) = beacon {
+                beacon.put_out().await;
+            }
+        }));
         let mut all = Ended {
             unfinished: 0,
             reason: None,
@@ -508,6 +527,8 @@ impl OpenServer {
                 Err(error) => panicked = Some(error.into_panic()),
             }
         }
+        // Ended in one way or another.
+        let _ = putting_out.await;
         if let Some(panic) = panicked {
             std::panic::resume_unwind(panic);
         }
