@@ -93,6 +93,13 @@ pub enum CallError<E = Infallible> {
         source: InvalidName,
     },
 
+    /// The description of the service has no such method; nothing was sent. Only of a [`DynamicClient`](crate::DynamicClient).
+    #[error("the service's description has no method {method:?}")]
+    NotDescribed {
+        /// The method's name.
+        method: String,
+    },
+
     /// A reply came that cannot be read as the method's answer.
     #[error("the reply cannot be read")]
     BadReply {
@@ -147,6 +154,7 @@ impl<E> CallError<E> {
             | Self::TooManyCalls { .. }
             | Self::TooLarge { .. }
             | Self::Encode(_)
+            | Self::NotDescribed { .. }
             | Self::Invalid { .. } => Executed::No,
         }
     }
@@ -190,6 +198,7 @@ impl CallError<Infallible> {
             Self::Fault(fault) => CallError::Fault(fault),
             Self::TooLarge { size, limit } => CallError::TooLarge { size, limit },
             Self::Encode(source) => CallError::Encode(source),
+            Self::NotDescribed { method } => CallError::NotDescribed { method },
             Self::Invalid { what, source } => CallError::Invalid { what, source },
             Self::BadReply { source, executed } => CallError::BadReply { source, executed },
             Self::Refused { queue } => CallError::Refused { queue },

@@ -54,6 +54,7 @@
 //!   method may know of its caller.
 //! - [`Call`]: time limits, headers, priorities. [`CallError`]: what can go wrong, and whether the method ran.
 //! - [`Broker`]: connections, [`ReplyQueue`]s and limits. [`InProcessBroker`]: without RabbitMQ, for tests.
+//! - [`DynamicClient`]: calls of services that are known only when the program runs.
 //! - [`Codec`]: MessagePack, JSON and plain text.
 //! - [`middleware`]: limits, retries and what else there is for [`tower`](https://docs.rs/tower), around calls and methods; who may call what.
 //! - [`describe`]: what a service is, as data. [`discovery`]: what workers say of themselves, and how to find them.
@@ -95,7 +96,7 @@ pub use rpc_macros::service;
 
 pub use broker::{Broker, BrokerBuilder};
 pub use call::{Call, FallibleCall, ResultType};
-pub use client::{ClientBuilder, ServiceClient, WhenFull};
+pub use client::{ClientBuilder, DynamicClient, InvalidDescription, ServiceClient, WhenFull};
 pub use codec::{Codec, DecodeError, EncodeError};
 pub use context::Context;
 pub use describe::{MethodDescriptor, ServiceDescriptor};

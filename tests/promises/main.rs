@@ -2,6 +2,7 @@
 
 mod calls;
 mod discovery;
+mod dynamic;
 mod failures;
 mod interop;
 mod limits;
