@@ -46,7 +46,7 @@ impl Printer for Office {
     }
 
     async fn calibrate(&self) {
-        std::future::pending().await;
+        std::future::pending::<()>().await;
     }
 }
 

@@ -2,21 +2,18 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::client::{Caller, CallerOptions};
+mod builder;
+mod environment;
+mod from_env;
+
+pub use builder::BrokerBuilder;
+
+use crate::client::Caller;
 use crate::error::BrokerError;
-use crate::protocol::ShortStr;
 use crate::status::{Status, StatusChanges};
-use crate::transport::amqp::{Address, AmqpTransport};
-use crate::transport::memory::{InProcessBroker, MemoryTransport};
-use crate::transport::{ReplyQueue, Transport};
-
-/// What RabbitMQ 4 takes at the most, by default; earlier versions take 128 MiB.
-const DEFAULT_MAX_BYTES: usize = 16 * 1024 * 1024;
-
-/// How long a step of connecting may take by default.
-const DEFAULT_CONNECT_LIMIT: Duration = Duration::from_secs(10);
+use crate::transport::Transport;
+use crate::transport::memory::InProcessBroker;
 
 /// A handle on a broker: what clients are made from and servers run on. Cheap to clone.
 ///
@@ -52,13 +49,43 @@ pub(crate) struct Limits {
 }
 
 impl Broker {
-    /// Connects to RabbitMQ with default options: `amqp://user:password@host:port/vhost`, each part but the host optional.
+    /// Connects to RabbitMQ with default options: `amqp://user:password@host:port/vhost`, or `amqps://` for TLS (with the cargo feature
+    /// `tls`), each part but the host optional. Where nothing is said, the user and the password are `guest`, the port is 5672, or 5671 for
+    /// TLS, and the virtual host is `/`. What has a meaning of its own in a URL is [percent-encoded](https://www.rabbitmq.com/docs/uri-spec), such as `%40` for `@` in
+    /// a password and `%2f` for `/` in a virtual host.
+    ///
+    /// It may end in parameters, such as `?heartbeat=5&auth_mechanism=external`:
+    ///
+    /// | parameter | what | default |
+    /// |---|---|---|
+    /// | `auth_mechanism` | `plain`; or `external`, over TLS alone: the client's certificate is the login (`Tls::identity_pem`), and the user in the address only says whom it names, for [`send_user_id`](BrokerBuilder::send_user_id) | `plain` |
+    /// | `heartbeat` | seconds, as [`BrokerBuilder::heartbeat`]; 0 switches it off, and a network that loses everything is then never noticed | 10 |
+    /// | `frame_max`, `channel_max` | the most bytes in a frame, the most channels of a connection | the broker's |
     ///
     /// # Errors
     ///
-    /// Where the address cannot be read, asks for TLS, or nobody answers there in time.
+    /// Where the address cannot be read, or nobody answers there in time. Over TLS, [`BrokerError::Tls`] says what the two sides do not agree on.
     pub async fn connect(url: &str) -> Result<Self, BrokerError> {
         Self::builder().connect(url).await
+    }
+
+    /// Connects to the broker that the environment names, with the options that it says: see [`BrokerBuilder::from_env`].
+    ///
+    /// # Errors
+    ///
+    /// As [`BrokerBuilder::from_env`] and [`BrokerBuilder::connect_any`].
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
+    /// use rpc_runtime::Broker;
+    ///
+    /// // AMQP_URL=amqps://shop@rabbit-1,amqps://shop@rabbit-2  RPC_APP_ID=shop
+    /// let broker = Broker::from_env().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn from_env() -> Result<Self, BrokerError> {
+        BrokerBuilder::from_env()?.connect_configured().await
     }
 
     /// The state of the connections, as it is now.
@@ -115,231 +142,10 @@ impl Broker {
     }
 }
 
-impl InProcessBroker {
-    /// A handle of its own, with default options; see [`BrokerBuilder::in_process`](BrokerBuilder::in_process) for
-    /// others.
-    #[must_use]
-    pub fn connect(&self) -> Broker {
-        let options = BrokerBuilder::default();
-        let caller = options.caller_options(None, None);
-        options.assemble(Arc::new(MemoryTransport::new(self)), caller)
-    }
-}
-
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Broker")
             .field("status", &self.status())
             .finish_non_exhaustive()
-    }
-}
-
-/// Options of a [`Broker`].
-///
-/// ```no_run
-/// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
-/// use rpc_runtime::{Broker, ReplyQueue};
-///
-/// let broker = Broker::builder()
-///     .reply_queue(ReplyQueue::Exclusive)
-///     .max_sent_bytes(1024 * 1024)
-///     .app_id("shop")
-///     .connect("amqp://localhost")
-///     .await?;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone)]
-#[must_use = "a builder does nothing until it connects"]
-pub struct BrokerBuilder {
-    replies: ReplyQueue,
-    limits: Limits,
-    app_id: Option<String>,
-    send_user_id: bool,
-    connect_limit: Duration,
-}
-
-impl Default for BrokerBuilder {
-    fn default() -> Self {
-        Self {
-            replies: ReplyQueue::default(),
-            limits: Limits {
-                sent: DEFAULT_MAX_BYTES,
-                accepted: DEFAULT_MAX_BYTES,
-            },
-            app_id: None,
-            send_user_id: false,
-            connect_limit: DEFAULT_CONNECT_LIMIT,
-        }
-    }
-}
-
-impl BrokerBuilder {
-    /// Where replies come back to.
-    pub fn reply_queue(mut self, replies: ReplyQueue) -> Self {
-        self.replies = replies;
-        self
-    }
-
-    /// The largest request or reply body that is sent, in bytes; the default is 16 MiB.
-    ///
-    /// A larger request fails its call with [`CallError::TooLarge`](crate::CallError::TooLarge), a larger reply is
-    /// answered as the fault `reply_too_large`. A message that the *broker* finds too large would end the channel, and
-    /// with it everything else on it, so this should not be more than the broker's own
-    /// [`max_message_size`](https://www.rabbitmq.com/docs/configure).
-    pub fn max_sent_bytes(mut self, limit: usize) -> Self {
-        self.limits.sent = limit;
-        self
-    }
-
-    /// The largest request or reply body that is accepted, in bytes; the default is 16 MiB.
-    ///
-    /// A larger request is answered with the fault `too_large`, a larger reply fails its call with
-    /// [`CallError::BadReply`](crate::CallError::BadReply).
-    pub fn max_accepted_bytes(mut self, limit: usize) -> Self {
-        self.limits.accepted = limit;
-        self
-    }
-
-    /// The application's name, sent with each request as `app_id`; see [`Context::app_id`](crate::Context::app_id).
-    pub fn app_id(mut self, name: impl Into<String>) -> Self {
-        self.app_id = Some(name.into());
-        self
-    }
-
-    /// Whether requests carry the RabbitMQ user of this connection, [checked by the
-    /// broker](https://www.rabbitmq.com/docs/validated-user-id); see [`Context::user_id`](crate::Context::user_id). The
-    /// default is not to.
-    pub fn send_user_id(mut self, send: bool) -> Self {
-        self.send_user_id = send;
-        self
-    }
-
-    /// How long each step of connecting, and of opening what calls and servers need, may take; the default is 10 seconds.
-    pub fn connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_limit = limit;
-        self
-    }
-
-    /// Connects to RabbitMQ.
-    ///
-    /// # Errors
-    ///
-    /// As [`Broker::connect`]; also where a name is longer than AMQP's 255 bytes.
-    pub async fn connect(self, url: &str) -> Result<Broker, BrokerError> {
-        self.connect_any([url]).await
-    }
-
-    /// Connects to the first of several addresses that answers, such as the nodes of a cluster. When that connection is
-    /// lost, they are tried in turn again.
-    ///
-    /// # Errors
-    ///
-    /// As [`connect`](Self::connect), where none of them answers; also where they name different users and
-    /// [`send_user_id`](Self::send_user_id) is set.
-    pub async fn connect_any<U: AsRef<str>>(
-        self,
-        urls: impl IntoIterator<Item = U>,
-    ) -> Result<Broker, BrokerError> {
-        let (addresses, caller) = self.plan(urls)?;
-        let transport = AmqpTransport::connect(addresses, self.connect_limit).await?;
-        Ok(self.assemble(Arc::new(transport), caller))
-    }
-
-    /// A handle that connects in the background, to the first of the addresses that answers, for as long as it takes: for a
-    /// program that may start before its broker. Calls wait for the connection within their time, and so does
-    /// [`Server::start`](crate::Server::start), without a limit.
-    ///
-    /// # Errors
-    ///
-    /// Where the options cannot be used, as for [`connect_any`](Self::connect_any).
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
-    ///
-    /// ```no_run
-    /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
-    /// use rpc_runtime::Broker;
-    ///
-    /// let broker = Broker::builder().connect_lazy(["amqp://rabbit-1", "amqp://rabbit-2"])?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn connect_lazy<U: AsRef<str>>(
-        self,
-        urls: impl IntoIterator<Item = U>,
-    ) -> Result<Broker, BrokerError> {
-        let (addresses, caller) = self.plan(urls)?;
-        let transport = AmqpTransport::connect_later(addresses, self.connect_limit);
-        Ok(self.assemble(Arc::new(transport), caller))
-    }
-
-    /// The addresses, and what all calls have in common.
-    fn plan<U: AsRef<str>>(
-        &self,
-        urls: impl IntoIterator<Item = U>,
-    ) -> Result<(Vec<Address>, CallerOptions), BrokerError> {
-        let addresses: Vec<_> = urls
-            .into_iter()
-            .map(|url| Address::parse(url.as_ref()))
-            .collect::<Result<_, _>>()?;
-        let reason = "there is none";
-        let first = addresses.first().ok_or(BrokerError::InvalidAddress { reason })?;
-        if self.send_user_id && addresses.iter().any(|address| address.user() != first.user()) {
-            let reason = "all must name the same user, as each request carries it";
-            return Err(BrokerError::InvalidAddress { reason });
-        }
-        let user_id = ShortStr::new(first.user()).map_err(|_| BrokerError::Unsendable {
-            reason: "the user's name",
-        })?;
-        let caller = self.caller_options(self.short_app_id()?, Some(user_id));
-        Ok((addresses, caller))
-    }
-
-    /// Connects to a broker in this process.
-    ///
-    /// # Errors
-    ///
-    /// Where a name is longer than AMQP's 255 bytes.
-    pub fn in_process(self, broker: &InProcessBroker) -> Result<Broker, BrokerError> {
-        let app_id = self.short_app_id()?;
-        let caller = self.caller_options(app_id, Some(ShortStr::from_static(MemoryTransport::USER)));
-        Ok(self.assemble(Arc::new(MemoryTransport::new(broker)), caller))
-    }
-
-    /// A handle over this transport.
-    #[cfg(test)]
-    pub(crate) fn over(self, transport: Arc<dyn Transport>) -> Broker {
-        let caller = self.caller_options(None, None);
-        self.assemble(transport, caller)
-    }
-
-    fn short_app_id(&self) -> Result<Option<ShortStr>, BrokerError> {
-        let app_id = self.app_id.as_ref().map(ShortStr::new).transpose();
-        app_id.map_err(|_| BrokerError::Unsendable {
-            reason: "the application's name is longer than 255 bytes",
-        })
-    }
-
-    fn caller_options(&self, app_id: Option<ShortStr>, user_id: Option<ShortStr>) -> CallerOptions {
-        CallerOptions {
-            replies: self.replies,
-            max_sent_bytes: self.limits.sent,
-            max_accepted_bytes: self.limits.accepted,
-            app_id,
-            user_id: user_id.filter(|_| self.send_user_id),
-        }
-    }
-
-    fn assemble(&self, transport: Arc<dyn Transport>, caller: CallerOptions) -> Broker {
-        let caller = Arc::new(Caller::new(Arc::clone(&transport), caller));
-        Broker {
-            inner: Arc::new(Inner {
-                transport,
-                caller,
-                limits: self.limits,
-            }),
-        }
     }
 }

@@ -244,7 +244,7 @@ impl<T, E> Call<T, E> {
     }
 }
 
-/// Adds a header to those of a call.
+/// Adds a header to those of a call, if it fits.
 pub(crate) fn insert_header(
     headers: &mut Headers,
     name: impl AsRef<str>,
@@ -257,9 +257,12 @@ pub(crate) fn insert_header(
             source: InvalidName::Reserved,
         });
     }
-    headers.insert(name, value.into());
-    match headers.bytes() {
-        0..=MAX_HEADER_BYTES => Ok(()),
+    let value = value.into();
+    match headers.bytes_with(name.as_str(), &value) {
+        0..=MAX_HEADER_BYTES => {
+            headers.insert(name, value);
+            Ok(())
+        }
         length => Err(Unplannable::Invalid {
             what: "the headers",
             source: InvalidName::TooLong {

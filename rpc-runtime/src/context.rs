@@ -66,6 +66,10 @@ impl Context {
         self.method
     }
 
+    pub(crate) fn static_method(&self) -> &'static str {
+        self.method
+    }
+
     /// The request's correlation id: opaque, as the caller chose it. Unique only if the caller is well-behaved.
     #[must_use]
     pub fn correlation_id(&self) -> Option<&str> {

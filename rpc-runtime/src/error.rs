@@ -275,9 +275,40 @@ pub enum BrokerError {
         reason: &'static str,
     },
 
-    /// The address asks for TLS, which this build does not have; it would have connected in plain text.
-    #[error("amqps:// needs TLS, which this build of rpc-runtime does not have: use amqp://")]
+    /// A variable of the environment cannot be used, or is missing. Its value is not repeated, as it may be a password.
+    #[error("the environment variable {variable} {problem}")]
+    Environment {
+        /// The variable's name.
+        variable: String,
+        /// What is wrong with it, and what would be right.
+        problem: String,
+        /// Why, where there is more to say.
+        source: Option<Cause>,
+    },
+
+    /// The address asks for TLS, which this build does not have: the cargo feature `tls` is not enabled.
+    #[error("amqps:// needs TLS, which this build does not have: enable the feature \"tls\" of rpc-runtime")]
     TlsUnsupported,
+
+    /// The certificates or the key for TLS cannot be used. They are not repeated here.
+    #[error("the TLS options cannot be used: {reason}")]
+    InvalidTls {
+        /// What is wrong with them, and what would be right.
+        reason: &'static str,
+        /// Why, where there is more to say.
+        source: Option<Cause>,
+    },
+
+    /// The broker was reached, but the two sides do not agree on TLS.
+    #[error("no TLS connection to the broker at {host}: {failure}")]
+    Tls {
+        /// Host and port.
+        host: String,
+        /// What is in the way.
+        failure: TlsFailure,
+        /// What the attempt ended with.
+        source: Cause,
+    },
 
     /// No connection could be made.
     #[error("cannot connect to the broker at {host}")]
@@ -362,9 +393,51 @@ impl BrokerError {
     fn may_pass(&self) -> bool {
         !matches!(
             self,
-            Self::InvalidAddress { .. } | Self::TlsUnsupported | Self::Closed | Self::Unsendable { .. }
+            Self::InvalidAddress { .. }
+                | Self::Environment { .. }
+                | Self::TlsUnsupported
+                | Self::InvalidTls { .. }
+                | Self::Closed
+                | Self::Unsendable { .. }
         )
     }
+}
+
+/// What is in the way of a TLS connection. Its text says what to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsFailure {
+    /// Nobody who is trusted here has signed the broker's certificate.
+    #[error(
+        "nobody who is trusted here signed the broker's certificate: give the CA that did with Tls::ca_certificate_pem"
+    )]
+    Untrusted,
+
+    /// The broker's certificate is for another host.
+    #[error("the broker's certificate is for another host: connect by a name that it holds")]
+    WrongName,
+
+    /// The broker's certificate is not valid at this time.
+    #[error(
+        "the broker's certificate has expired or is not valid yet: renew it, or set the clock of this machine"
+    )]
+    OutOfDate,
+
+    /// The broker wants a certificate of the client, or does not take the one that it was given.
+    #[error("the broker wants a client certificate that its own CA signed: give one with Tls::identity_pem")]
+    ClientCertificate,
+
+    /// The address says `amqps://`, and the port does not speak TLS.
+    #[error("the port does not speak TLS: use the broker's TLS port, which is 5671 by default")]
+    NotTls,
+
+    /// The address says `amqp://`, and the port speaks TLS.
+    #[error("the port speaks TLS: use amqps://")]
+    NotPlain,
+
+    /// Anything else, as the error's source says.
+    #[error("the handshake failed")]
+    Handshake,
 }
 
 /// The underlying error of a [`BrokerError`].

@@ -47,6 +47,12 @@ impl Headers {
         self.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 
+    /// What [`bytes`](Self::bytes) would be with this one, which replaces one of its name.
+    pub(crate) fn bytes_with(&self, name: &str, value: &str) -> usize {
+        let replaced = self.get(name).map_or(0, |value| name.len() + value.len());
+        self.bytes() - replaced + name.len() + value.len()
+    }
+
     pub(crate) fn remove(&mut self, name: &'static str) -> Option<String> {
         let removed = self.0.as_mut()?.remove(name);
         self.0.take_if(|headers| headers.is_empty());

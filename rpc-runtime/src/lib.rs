@@ -53,7 +53,8 @@
 //! - [`Server`]: serving, and what happens to a request. [`RequestQueue`]: how its queue is declared. [`Context`]: what a
 //!   method may know of its caller.
 //! - [`Call`]: time limits, headers, priorities. [`CallError`]: what can go wrong, and whether the method ran.
-//! - [`Broker`]: connections, [`ReplyQueue`]s and limits. [`InProcessBroker`]: without RabbitMQ, for tests.
+//! - [`Broker`]: connections, [`ReplyQueue`]s and limits; [`Broker::from_env`]: all of it from the environment. TLS: the cargo feature
+//!   `tls`. [`InProcessBroker`]: without RabbitMQ, for tests.
 //! - [`DynamicClient`]: calls of services that are known only when the program runs.
 //! - [`Codec`]: MessagePack, JSON and plain text.
 //! - [`middleware`]: limits, retries and what else there is for [`tower`](https://docs.rs/tower), around calls and methods; who may call what.
@@ -100,11 +101,15 @@ pub use client::{ClientBuilder, DynamicClient, InvalidDescription, ServiceClient
 pub use codec::{Codec, DecodeError, EncodeError};
 pub use context::Context;
 pub use describe::{MethodDescriptor, ServiceDescriptor};
-pub use error::{BrokerError, CallError, Cause, Chain, Executed, InvalidName, ServerError};
+pub use error::{BrokerError, CallError, Cause, Chain, Executed, InvalidName, ServerError, TlsFailure};
 pub use headers::Headers;
 pub use protocol::{Fault, FaultCode, ReplyAddresses};
 pub use server::{Answer, Invocation, RunningServer, Server, Service};
 pub use status::{Status, StatusChanges};
+#[cfg(feature = "metrics")]
+pub use telemetry::describe_metrics;
+#[cfg(feature = "tls")]
+pub use transport::amqp::Tls;
 pub use transport::memory::InProcessBroker;
 pub use transport::{QueueArgument, ReplyQueue, RequestQueue};
 
@@ -138,3 +143,8 @@ pub mod __private {
 #[cfg(doctest)]
 #[doc = include_str!("../service-trait.md")]
 struct ServiceTraitReference;
+
+/// What is said of TLS and configuration, tested with the other documentation.
+#[cfg(all(doctest, feature = "tls"))]
+#[doc = include_str!("../production.md")]
+struct Production;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::error::{BrokerError, Chain};
+use crate::telemetry::{Event, count};
 
 /// What a [`Broker`](crate::Broker) handle knows of its connections.
 #[derive(Debug, Clone)]
@@ -115,6 +116,27 @@ pub(crate) enum Connectivity {
     Blocked { reason: Arc<str> },
 }
 
+impl Role {
+    const ALL: [Self; 2] = [Self::Publishing, Self::Consuming];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Publishing => "publishing",
+            Self::Consuming => "consuming",
+        }
+    }
+}
+
+impl Connectivity {
+    fn is_up(&self) -> bool {
+        !matches!(self, Self::Down { .. })
+    }
+
+    fn is_blocked(&self) -> bool {
+        matches!(self, Self::Blocked { .. })
+    }
+}
+
 /// Both connections.
 #[derive(Debug)]
 struct Connections {
@@ -124,6 +146,34 @@ struct Connections {
 }
 
 impl Connections {
+    fn get(&mut self, role: Role) -> &mut Connectivity {
+        match role {
+            Role::Publishing => &mut self.publishing,
+            Role::Consuming => &mut self.consuming,
+        }
+    }
+
+    /// Sets the state of a connection, and counts what that changes.
+    fn set(&mut self, role: Role, after: Connectivity) {
+        let before = self.get(role);
+        let (is_up, is_blocked) = (after.is_up(), after.is_blocked());
+        if is_up != before.is_up() {
+            let role = role.as_str();
+            count(Event::Connected { role, is_up });
+        }
+        if is_blocked != before.is_blocked() {
+            count(Event::Blocked { is_blocked });
+        }
+        *before = after;
+    }
+
+    fn close(&mut self) {
+        self.is_closed = true;
+        for role in Role::ALL {
+            self.set(role, Connectivity::Down { last_error: None });
+        }
+    }
+
     fn status(&self) -> Status {
         if self.is_closed {
             return Status::Closed;
@@ -151,11 +201,16 @@ pub(crate) struct StatusBoard(watch::Sender<Connections>);
 
 impl StatusBoard {
     pub(crate) fn new(connectivity: &Connectivity) -> Self {
-        Self(watch::Sender::new(Connections {
-            publishing: connectivity.clone(),
-            consuming: connectivity.clone(),
+        let down = || Connectivity::Down { last_error: None };
+        let mut connections = Connections {
+            publishing: down(),
+            consuming: down(),
             is_closed: false,
-        }))
+        };
+        for role in Role::ALL {
+            connections.set(role, connectivity.clone());
+        }
+        Self(watch::Sender::new(connections))
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -184,14 +239,15 @@ impl StatusBoard {
     }
 
     pub(crate) fn set(&self, role: Role, connectivity: Connectivity) {
-        self.change(|connections| match role {
-            Role::Publishing => connections.publishing = connectivity,
-            Role::Consuming => connections.consuming = connectivity,
+        self.change(|connections| {
+            if !connections.is_closed {
+                connections.set(role, connectivity);
+            }
         });
     }
 
     pub(crate) fn close(&self) {
-        self.change(|connections| connections.is_closed = true);
+        self.change(Connections::close);
     }
 
     fn change(&self, change: impl FnOnce(&mut Connections)) {
@@ -207,6 +263,13 @@ impl StatusBoard {
             Some(status @ (Status::Ready | Status::Closed)) => tracing::info!(%status, "broker"),
             Some(status) => tracing::warn!(%status, "broker"),
         }
+    }
+}
+
+impl Drop for Connections {
+    /// A handle that is dropped has no connections either.
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

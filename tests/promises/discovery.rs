@@ -2,6 +2,7 @@
 //!
 //! Tests on the shared RabbitMQ find the workers of others too, and look at their own only.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions};
@@ -13,7 +14,7 @@ use rpc_runtime::{Broker, BrokerError, FaultCode, ReplyQueue, RequestQueue, Runn
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::ledger::{Book, LedgerServer, client, outcome};
 use rpc_tests::proxy::{Proxy, Target};
-use rpc_tests::rabbit::{shared, unique};
+use rpc_tests::rabbit::{Permissions, shared, unique};
 use rpc_tests::raw::{RawPeer, next};
 use rpc_tests::world::World;
 use rpc_tests::{on_both_brokers, until};
@@ -370,38 +371,143 @@ async fn who_was_cut_off_is_found_again() {
     server.stop().await.unwrap();
 }
 
+/// A worker that serves and calls, and no more; see the table in `docs/production.md`.
+const UNSEEN: Permissions<'_> = Permissions {
+    configure: "^(shop([.]packed)?$|rpc[.]reply[.])",
+    write: "^amq[.]default$",
+    read: "^(shop([.]packed)?$|rpc[.]reply[.])",
+};
+
+/// A worker that can be found as well.
+const SEEN: Permissions<'_> = Permissions {
+    configure: "^(shop([.]packed)?$|rpc[.]discovery([.]|$))",
+    write: "^(amq[.]default$|rpc[.]discovery[.])",
+    read: "^(shop([.]packed)?$|rpc[.]discovery([.]|$))",
+};
+
+/// A worker that can be found where somebody else has declared the exchange.
+const SEEN_ONCE_DECLARED: Permissions<'_> = Permissions {
+    configure: "^(shop([.]packed)?$|rpc[.]discovery[.])",
+    ..SEEN
+};
+
+/// Who looks for workers, and no more.
+const SEEKER: Permissions<'_> = Permissions {
+    configure: "^amq[.]gen-",
+    write: "^rpc[.]discovery$",
+    read: "^amq[.]gen-",
+};
+
+async fn handle_of(vhost: &Vhost, may: Permissions<'_>) -> Broker {
+    Broker::connect(&vhost.url_of_user(may).await).await.unwrap()
+}
+
+/// What is logged by this thread from now on.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn lines_about(&self, what: &str) -> Vec<String> {
+        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        log.lines()
+            .filter(|line| line.contains(what))
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[tokio::test]
-async fn who_may_not_listen_serves_all_the_same_and_can_be_asked_on_its_queue() {
+async fn who_may_not_listen_serves_all_the_same_and_says_what_it_lacks() {
+    let (log, _guard) = Log::start();
     let vhost = Vhost::new().await;
-    // All that serving and calling take, and nothing of what looking for workers takes.
-    let all = r"^(shop.*|rpc\.reply\..*|amq\.gen.*|amq\.default|)$";
-    let listening = r"^(shop.*|rpc\.reply\..*|rpc\.discovery\..*|amq\.gen.*|amq\.default|)$";
-    let reading = r"^(shop.*|rpc\.reply\..*|rpc\.discovery(\..*)?|amq\.gen.*|)$";
-    let nothing = vhost.user("nothing", [all; 3]).await;
-    let broker = Broker::connect(&nothing).await.unwrap();
+    let broker = handle_of(&vhost, UNSEEN).await;
     let server = soon("it starts", open_shop(&broker, "shop")).await;
     let shop = ShopClient::builder(&broker).queue("shop").build();
     assert_eq!(soon("it serves", shop.look("bread")).await.unwrap(), "bread");
     let asked = WorkerClient::new(&broker, "shop").ping().await.unwrap();
     assert_eq!(asked.pid, std::process::id());
-    // Nor may it look for others: who may not is told. To that user, the exchange is not even missing.
-    let refused = soon("the search ends", broker.discover().services())
+    assert_lacks(&log, "permission on queues rpc.discovery.*");
+    // Nor does anything else of the handle suffer.
+    assert_eq!(shop.look("bread").await.unwrap(), "bread");
+    server.stop().await.unwrap();
+}
+
+/// One line says so, and why.
+#[track_caller]
+fn assert_lacks(log: &Log, what: &str) {
+    let lines = log.lines_about("not to be found");
+    let [line] = &lines[..] else {
+        panic!("{lines:?}");
+    };
+    assert!(line.contains("INFO") && line.contains("ACCESS_REFUSED"), "{line}");
+    assert!(line.contains(what), "{line}");
+}
+
+#[tokio::test]
+async fn who_may_not_bind_its_queue_leaves_none_behind() {
+    let (log, _guard) = Log::start();
+    let vhost = Vhost::new().await;
+    let may = Permissions {
+        read: UNSEEN.read,
+        ..SEEN
+    };
+    let server = open_shop(&handle_of(&vhost, may).await, "shop").await;
+    assert_lacks(&log, "read permission on the exchange rpc.discovery");
+    until("no queue is left", SOON, async || {
+        let queues = vhost.all_queues(&["name"]).await;
+        Ok(queues == ["shop", "shop.packed"])
+    })
+    .await
+    .unwrap();
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_least_permissions_are_enough_to_find_and_to_be_found() {
+    let vhost = Vhost::new().await;
+    let seeker = handle_of(&vhost, SEEKER).await;
+    assert_eq!(look_for(&seeker, &["shop"]).await, []);
+    let early = open_shop(&handle_of(&vhost, SEEN_ONCE_DECLARED).await, "shop").await;
+    assert_eq!(look_for(&seeker, &["shop"]).await, []);
+    let seen = open_shop(&handle_of(&vhost, SEEN).await, "shop").await;
+    let late = open_shop(&handle_of(&vhost, SEEN_ONCE_DECLARED).await, "shop").await;
+    assert_eq!(look_for(&seeker, &["shop"]).await.len(), 2);
+
+    let no_seeker = Permissions {
+        write: "^amq[.]default$",
+        ..SEEKER
+    };
+    let no_seeker = handle_of(&vhost, no_seeker).await;
+    let refused = soon("the search ends", no_seeker.discover().services())
         .await
         .unwrap_err();
     assert!(
-        matches!(&refused, BrokerError::Exchange { exchange, .. } if exchange == EXCHANGE),
+        matches!(&refused, BrokerError::Exchange { exchange, action: "send to", .. } if exchange == EXCHANGE),
         "{refused:?}"
     );
-    assert_eq!(shop.look("bread").await.unwrap(), "bread");
-
-    // A user that may not declare the exchange, but listen to it, is found once somebody has declared it.
-    let listener = vhost.user("listener", [listening, listening, reading]).await;
-    let seeker = Broker::connect(&vhost.url()).await.unwrap();
-    let found_server = open_shop(&seeker, "shop").await;
-    let listener = Broker::connect(&listener).await.unwrap();
-    let listening_server = open_shop(&listener, "shop").await;
-    assert_eq!(look_for(&seeker, &["shop"]).await.len(), 2);
-    for server in [server, found_server, listening_server] {
+    for server in [early, seen, late] {
         server.stop().await.unwrap();
     }
 }

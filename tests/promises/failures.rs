@@ -462,13 +462,6 @@ async fn authority() -> &'static str {
 }
 
 #[tokio::test]
-async fn tls_is_refused_and_not_ignored() {
-    let error = refused_connection("amqps://alice:s3cret@127.0.0.1:1").await;
-    assert!(matches!(error, BrokerError::TlsUnsupported), "{error:?}");
-    assert!(!everything_told(&error).contains("s3cret"));
-}
-
-#[tokio::test]
 async fn a_refused_connection_tells_the_host_and_no_password() {
     let error = refused_connection("amqp://alice:s3cret@127.0.0.1:1/%2f").await;
     match &error {

@@ -193,6 +193,27 @@ async fn callers_of_another_language_get_typed_answers_errors_and_faults() {
 }
 
 #[tokio::test]
+async fn a_script_in_python_calls_a_worker_in_json() {
+    let vhost = Vhost::new().await;
+    let mut program = example("json_from_python").await;
+    program
+        .env("AMQP_URL", vhost.url())
+        .env("PYTHON", python::interpreter().unwrap())
+        // The worker warns of the method that there is not.
+        .env("RUST_LOG", "error");
+    assert_eq!(
+        printed(&mut program).await,
+        "books: 1\n\
+         books: 2\n\
+         found: {'title': 'Frankenstein', 'year': 1818}\n\
+         found: {'title': 'A book without a year', 'year': None}\n\
+         error: {'Unknown': {'isbn': '42'}}\n\
+         error: Closed\n\
+         fault: unknown_method: the service has no method \"burn\"\n"
+    );
+}
+
+#[tokio::test]
 async fn a_client_in_plain_text_calls_the_worker_of_the_rabbitmq_tutorial() {
     let vhost = Vhost::new().await;
     let _worker = Worker::start(&mut script("tutorial_worker.py", &[], &vhost), &vhost).await;

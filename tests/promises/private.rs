@@ -3,7 +3,7 @@
 
 use std::io::Write as _;
 
-use rpc_tests::rabbit::{Node, unique};
+use rpc_tests::rabbit::{Node, Permissions, unique};
 use serde_json::json;
 use tokio::sync::{Mutex, OnceCell};
 
@@ -48,13 +48,25 @@ impl Vhost {
         format!("{server}/{}", self.name)
     }
 
-    /// The URL under which clients reach it as a user who may configure, write and read what these patterns match.
-    pub(crate) async fn user(&self, name: &str, [configure, write, read]: [&str; 3]) -> String {
-        let user = unique(name);
-        self.node.ctl(&["add_user", &user, "secret"]).await.unwrap();
-        let permissions = ["set_permissions", "-p", &self.name, &user, configure, write, read];
-        self.node.ctl(&permissions).await.unwrap();
-        self.url().replace("guest:guest", &format!("{user}:secret"))
+    /// The URL for a new user, who may do this here and nothing elsewhere.
+    pub(crate) async fn url_of_user(&self, may: Permissions<'_>) -> String {
+        let user = unique("user");
+        // One evaluation for two commands: `rabbitmqctl` takes a second, whatever it does.
+        let Permissions {
+            configure,
+            write,
+            read,
+        } = may;
+        let vhost = &self.name;
+        let make = format!(
+            r#"User = <<"{user}">>,
+               ok = rabbit_auth_backend_internal:add_user(User, <<"secret">>, <<"tests">>),
+               rabbit_auth_backend_internal:set_permissions(
+                   User, <<"{vhost}">>, <<"{configure}">>, <<"{write}">>, <<"{read}">>, <<"tests">>)."#
+        );
+        let made = self.node.ctl(&["eval", &make]).await.unwrap();
+        assert_eq!(made.trim(), "ok");
+        self.url().replace("guest:guest@", &format!("{user}:secret@"))
     }
 
     /// The queues but those on which workers listen for who looks for them, a line each: these columns of `rabbitmqctl list_queues`, the

@@ -1,12 +1,13 @@
 //! The harness of the integration tests: private RabbitMQ nodes ([`rabbit`]), a peer that shows the wire
 //! ([`raw`]), a proxy that breaks connections ([`proxy`]), a service that counts its runs ([`ledger`]) behind a gate
-//! ([`gate`]), the Python clients ([`python`]) and waiting without hoping ([`until`]).
+//! ([`gate`]), certificates for TLS ([`certificates`]), the Python clients ([`python`]) and waiting without hoping ([`until`]).
 
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::time::{Instant, sleep};
 
+pub mod certificates;
 pub mod gate;
 pub mod ledger;
 pub mod proxy;

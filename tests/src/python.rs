@@ -27,7 +27,11 @@ pub fn script(name: &str) -> anyhow::Result<Command> {
 }
 
 /// The interpreter named by `RPC_TESTS_PYTHON`, else the one that an earlier `tests/run` left.
-fn interpreter() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+///
+/// Where there is neither.
+pub fn interpreter() -> anyhow::Result<PathBuf> {
     let prepared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python-venv/bin/python");
     env::var_os("RPC_TESTS_PYTHON")
         .map(PathBuf::from)

@@ -446,11 +446,8 @@ impl Caller {
 
 /// The answer to a one-way call.
 fn nothing(codec: Codec) -> Result<Reply, CallError> {
-    Ok(Reply {
-        kind: ReplyKind::Result,
-        codec,
-        body: codec.encode(&()).map_err(CallError::Encode)?,
-    })
+    let body = codec.encode(&()).map_err(CallError::Encode)?;
+    Ok(Reply::new(ReplyKind::Result, codec, body))
 }
 
 /// A reply of which cannot even be told whether the method ran.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::caller::{CallPlan, TimeLimit};
+use super::caller::TimeLimit;
+use super::slot::Slot;
 use crate::error::{CallError, Executed};
 use crate::protocol::{Reply, ReplyAddresses, ReplyKind, Request, ShortStr};
 use crate::server::{Decision, Dispatcher, Rules, Service, run};
@@ -42,10 +43,16 @@ impl InProcess {
     }
 
     /// Runs the method within the call's time.
-    pub(super) async fn call(&self, plan: &CallPlan, time: TimeLimit) -> Result<Reply, CallError> {
-        let TimeLimit { limit, deadline } = time;
+    pub(super) async fn call(self: Arc<Self>, call: Arc<Slot>) -> Result<Reply, CallError> {
+        let plan = call.plan();
+        let TimeLimit { limit, deadline } = plan.time_limit()?;
+        let limiter = &plan.destination.limiter;
+        let _place = match limiter.try_enter() {
+            Some(place) => place,
+            None => limiter.enter_by(deadline).await?,
+        };
         let (codec, oneway) = (plan.codec, plan.method.is_oneway);
-        let reply = match timeout_at(deadline, self.serve(plan, deadline)).await {
+        let reply = match timeout_at(deadline, self.serve(&call, deadline)).await {
             Ok(reply) => reply,
             Err(_) => {
                 return Err(CallError::TimedOut {
@@ -58,18 +65,17 @@ impl InProcess {
         if oneway {
             // Its outcome is nobody's business, as it would be on the other side of a broker.
             let body = codec.encode(&()).map_err(CallError::Encode)?;
-            let kind = ReplyKind::Result;
-            return Ok(Reply { kind, codec, body });
+            return Ok(Reply::new(ReplyKind::Result, codec, body));
         }
         Ok(reply)
     }
 
-    async fn serve(&self, plan: &CallPlan, deadline: Instant) -> Reply {
-        let now = Instant::now();
+    async fn serve(&self, call: &Slot, deadline: Instant) -> Reply {
+        let (plan, now) = (call.plan(), Instant::now());
         let request = Request {
             method: Some(ShortStr::from_static(plan.method.name)),
             codec: plan.codec,
-            correlation_id: Some(ShortStr::from_uuid(uuid::Uuid::new_v4())),
+            correlation_id: Some(ShortStr::from_uuid(call.id())),
             // The reply is returned, and not sent to an address.
             reply_to: None,
             time_to_live: (!plan.method.is_oneway).then(|| deadline.saturating_duration_since(now)),
@@ -87,7 +93,11 @@ impl InProcess {
         match decision {
             Decision::Run {
                 service, invocation, ..
-            } => run(service, &invocation).await.reply,
+            } => {
+                run(service, plan.destination.queue.as_str(), &invocation)
+                    .await
+                    .reply
+            }
             Decision::Refuse { reply, .. } => reply,
         }
     }

@@ -20,6 +20,7 @@ use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::protocol::{Message, PACKED, PACKING_HEADER, PackedAnswer, ShortStr, unpack};
 use crate::sync::watch;
+use crate::telemetry::{Event, count};
 use crate::transport::{Backoff, Delivery, Publisher, ReplyLink, ReplyQueue, Subscription, Transport};
 
 /// What calls need: how requests leave, and where their replies go.
@@ -330,6 +331,7 @@ fn route(pending: &Pending, delivery: Delivery) -> u64 {
         false => route_alone(pending, message),
     };
     if !is_known {
+        count(Event::ReplyDiscarded);
         tracing::debug!("discarded a reply that no call waits for: it is late, or not ours");
     }
     delivery.tag

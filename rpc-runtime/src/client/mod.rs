@@ -43,6 +43,7 @@ use crate::headers::Headers;
 use crate::middleware::{CallLayer, LayeredCaller};
 use crate::protocol::{EncodeArguments, NamedArguments, Reply, ReplyKind, ShortStr};
 use crate::server::Service;
+use crate::telemetry;
 
 /// How many calls of a client may be in flight by default.
 const DEFAULT_IN_FLIGHT: usize = 10_000;
@@ -295,16 +296,9 @@ impl Route {
     /// Makes a call and waits for its reply, within its time.
     pub(crate) fn call(self, call: Arc<Slot>) -> BoxFuture<'static, Result<Reply, CallError>> {
         match self {
-            Self::Broker(caller) => Box::pin(caller.call(call)),
-            Self::InProcess(service) => Box::pin(async move {
-                let time = call.plan().time_limit()?;
-                let limiter = &call.plan().destination.limiter;
-                let _place = match limiter.try_enter() {
-                    Some(place) => place,
-                    None => limiter.enter_by(time.deadline).await?,
-                };
-                service.call(call.plan(), time).await
-            }),
+            Self::Broker(caller) => telemetry::call(call, |call| Box::pin(caller.call(call))),
+            Self::InProcess(service) => telemetry::call(call, |call| Box::pin(service.call(call))),
+            // Each of its attempts comes here again.
             Self::Layered(caller) => Box::pin(async move { caller.call(call.plan()).await }),
         }
     }

@@ -26,6 +26,7 @@ use crate::protocol::{
     MAX_PACKED, MAX_PART_BYTES, Message, OutgoingCall, PACKED, Properties, RESENT_HEADER, Request, ShortStr,
     pack,
 };
+use crate::telemetry::{Event, count};
 use crate::transport::{Departs, Departure, Outgoing, Published, Publisher, Receipt};
 
 /// A call whose request is to leave.
@@ -321,6 +322,10 @@ impl Task {
             self.packer.done(&lane);
             return;
         };
+        count(Event::CallsSent {
+            queue: lane.destination.queue.as_str(),
+            calls: parcels.len(),
+        });
         let outgoing = Outgoing {
             queue,
             mandatory: true,
@@ -345,8 +350,13 @@ impl Task {
 impl Way {
     /// The message of a call that leaves by itself.
     fn outgoing(&self, parcel: &Parcel) -> Outgoing {
+        let queue = parcel.slot.plan().destination.queue.clone();
+        count(Event::CallsSent {
+            queue: queue.as_str(),
+            calls: 1,
+        });
         Outgoing {
-            queue: parcel.slot.plan().destination.queue.clone(),
+            queue,
             mandatory: true,
             message: self.request(parcel, Instant::now()).into_message(),
             departure: Departure::of(Arc::clone(&parcel.slot) as Arc<dyn Departs>, parcel.number),

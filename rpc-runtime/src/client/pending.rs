@@ -118,6 +118,7 @@ impl Pending {
                     kind: answer.kind,
                     codec,
                     body: answer.body,
+                    headers: answer.headers,
                 };
                 slot.answer(Ok(reply));
             }
@@ -274,6 +275,7 @@ mod tests {
             kind: ReplyKind::Result,
             body: text.into(),
             wanted: 7,
+            headers: Headers::default(),
         };
         let answers = vec![
             answer(calls[1].id(), "second"),

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::caller::CallPlan;
 use crate::protocol::{BadReply, Reply};
+use crate::telemetry::{Event, count};
 use crate::transport::{Departs, Departures, Published, Receipt};
 
 /// An answer as it came: it may be none that can be read.
@@ -99,7 +100,7 @@ impl Slot {
         }
     }
 
-    pub(super) fn id(&self) -> Uuid {
+    pub(crate) fn id(&self) -> Uuid {
         Uuid::from_u128(self.id)
     }
 
@@ -218,6 +219,10 @@ impl Departs for Slot {
 impl Receipt for Slot {
     /// Tells the call the broker's word on its request.
     fn published(self: Arc<Self>, published: Published) {
+        if matches!(published, Published::Returned) {
+            let queue = self.plan.destination.queue.as_str();
+            count(Event::RequestReturned { queue });
+        }
         let mut inbox = self.lock();
         // That a request is there is nothing to wake up for, as its reply comes next: unless that goes to where the link was.
         let is_awaited =

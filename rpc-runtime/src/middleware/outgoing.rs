@@ -98,6 +98,12 @@ impl CallReply {
         self.0.kind == ReplyKind::Error
     }
 
+    /// The headers that the worker sent along, such as `traceparent`.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        &self.0.headers
+    }
+
     /// How long the answer is, encoded, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {

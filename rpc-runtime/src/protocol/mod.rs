@@ -19,7 +19,7 @@ pub use fault::{Fault, FaultCode};
 pub(crate) use message::{Message, Properties};
 pub(crate) use packed::{
     MAX_PACKED, MAX_PACKED_BYTES, MAX_PART_BYTES, OutgoingCall, PACKED, PACKED_SUFFIX, PACKING_HEADER,
-    PackedAnswer, PackedCall, pack, unpack,
+    PackedAnswer, PackedCall, headers_size, pack, unpack,
 };
 pub(crate) use reply::{BadReply, Reply, ReplyKind};
 pub use reply_address::ReplyAddresses;

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! calls:   [[id, method, time to live, arguments, headers, ...], ...]
-//! answers: [[id, kind, body, wanted, ...], ...]
+//! answers: [[id, kind, body, wanted, headers, ...], ...]
 //! ```
 //!
-//! An id is the sixteen bytes of a correlation id. Elements behind those that are known are skipped, so that one can be
+//! The headers of an answer may be missing. An id is the sixteen bytes of a correlation id. Elements behind those that are known are skipped, so that one can be
 //! added later.
 
 use std::borrow::Cow;
@@ -61,6 +61,7 @@ pub(crate) struct PackedAnswer {
     pub(crate) body: Bytes,
     /// How many calls of its method the worker wants in one message.
     pub(crate) wanted: u16,
+    pub(crate) headers: Headers,
 }
 
 /// One of several calls, on its way out.
@@ -121,8 +122,7 @@ pub(crate) fn unpack<P: ReadPart>(body: &Bytes) -> Result<Vec<P>, Unreadable> {
 
 impl Part for OutgoingCall<'_> {
     fn size(&self) -> usize {
-        let headers = self.headers.bytes() + 10 * self.headers.len();
-        PART_OVERHEAD + self.method.len() + self.arguments.len() + headers
+        PART_OVERHEAD + self.method.len() + self.arguments.len() + headers_size(&self.headers)
     }
 
     fn write(&self, body: &mut Vec<u8>) {
@@ -137,11 +137,20 @@ impl Part for OutgoingCall<'_> {
             None => written(encode::write_nil(body).map_err(encode::ValueWriteError::InvalidMarkerWrite)),
         }
         written(encode::write_bin(body, self.arguments));
-        written(encode::write_map_len(body, length(self.headers.len())));
-        for (name, value) in self.headers.iter() {
-            written(encode::write_str(body, name));
-            written(encode::write_str(body, value));
-        }
+        write_headers(body, &self.headers);
+    }
+}
+
+/// How many bytes headers take at the most.
+pub(crate) fn headers_size(headers: &Headers) -> usize {
+    headers.bytes() + 10 * headers.len()
+}
+
+fn write_headers(body: &mut Vec<u8>, headers: &Headers) {
+    written(encode::write_map_len(body, length(headers.len())));
+    for (name, value) in headers.iter() {
+        written(encode::write_str(body, name));
+        written(encode::write_str(body, value));
     }
 }
 
@@ -175,15 +184,19 @@ impl ReadPart for PackedCall {
 
 impl Part for PackedAnswer {
     fn size(&self) -> usize {
-        PART_OVERHEAD + self.body.len()
+        PART_OVERHEAD + self.body.len() + headers_size(&self.headers)
     }
 
     fn write(&self, body: &mut Vec<u8>) {
-        written(encode::write_array_len(body, 4));
+        let length = 4 + u32::from(!self.headers.is_empty());
+        written(encode::write_array_len(body, length));
         written(encode::write_bin(body, self.id.as_bytes()));
         written(encode::write_uint(body, u64::from(self.kind.number())).map(drop));
         written(encode::write_bin(body, &self.body));
         written(encode::write_uint(body, u64::from(self.wanted)).map(drop));
+        if !self.headers.is_empty() {
+            write_headers(body, &self.headers);
+        }
     }
 }
 
@@ -198,8 +211,12 @@ impl ReadPart for PackedAnswer {
             kind: ReplyKind::from_number(reader.uint()?).ok_or(Unreadable("an answer's kind is unknown"))?,
             body: reader.bin()?,
             wanted: u16::try_from(reader.uint()?).unwrap_or(u16::MAX),
+            headers: match unknown {
+                0 => Headers::default(),
+                _ => reader.headers()?,
+            },
         };
-        reader.skip(unknown)?;
+        reader.skip(unknown.saturating_sub(1))?;
         Ok(answer)
     }
 }
@@ -393,8 +410,13 @@ mod tests {
             kind in prop::sample::select(vec![ReplyKind::Result, ReplyKind::Error, ReplyKind::Fault]),
             body in prop::collection::vec(any::<u8>(), 0..300),
             wanted: u16,
+            header: Option<String>,
         ) -> PackedAnswer {
-            PackedAnswer { id: Uuid::from_u128(id), kind, body: body.into(), wanted }
+            let mut headers = Headers::default();
+            if let Some(value) = header {
+                headers.insert(ShortStr::from_static("traceparent"), value);
+            }
+            PackedAnswer { id: Uuid::from_u128(id), kind, body: body.into(), wanted, headers }
         }
     }
 
@@ -439,10 +461,10 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_skipped() {
-        // [[id, 0, "x", 7, [{"later": nil}, 1.5, ext], "end"]]
-        let mut body = b"\x91\x96\xc4\x10".to_vec();
+        // [[id, 0, "x", 7, {}, [{"later": nil}, 1.5, ext], "end"]]
+        let mut body = b"\x91\x97\xc4\x10".to_vec();
         body.extend([9; 16]);
-        body.extend(b"\x00\xc4\x01x\x07\x93\x81\xa5later\xc0\xca\x3f\xc0\x00\x00\xd6\x01abcd\xa3end");
+        body.extend(b"\x00\xc4\x01x\x07\x80\x93\x81\xa5later\xc0\xca\x3f\xc0\x00\x00\xd6\x01abcd\xa3end");
         let answers = unpack::<PackedAnswer>(&Bytes::from(body)).unwrap();
         assert_eq!(answers.len(), 1);
         assert_eq!((&answers[0].body[..], answers[0].wanted), (&b"x"[..], 7));
@@ -459,9 +481,9 @@ mod tests {
             assert!(unpack::<PackedAnswer>(&Bytes::from_static(body)).is_err());
             assert!(unpack::<PackedCall>(&Bytes::from_static(body)).is_err());
         }
-        let mut nested = b"\x91\x95\xc4\x10".to_vec();
+        let mut nested = b"\x91\x96\xc4\x10".to_vec();
         nested.extend([9; 16]);
-        nested.extend(b"\x00\xc4\x01x\x07");
+        nested.extend(b"\x00\xc4\x01x\x07\x80");
         nested.extend([0x91; 100_000]);
         assert!(unpack::<PackedAnswer>(&Bytes::from(nested)).is_err());
     }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{Fault, FaultCode, Message, Properties, ShortStr};
 use crate::codec::{Codec, DecodeError, UnsupportedContentType};
+use crate::headers::Headers;
 use crate::protocol::fault::FaultBody;
 
 /// What a reply carries.
@@ -51,9 +52,20 @@ pub(crate) struct Reply {
     pub(crate) kind: ReplyKind,
     pub(crate) codec: Codec,
     pub(crate) body: Bytes,
+    /// Such as the context of a trace.
+    pub(crate) headers: Headers,
 }
 
 impl Reply {
+    pub(crate) fn new(kind: ReplyKind, codec: Codec, body: Bytes) -> Self {
+        Self {
+            kind,
+            codec,
+            body,
+            headers: Headers::default(),
+        }
+    }
+
     pub(crate) fn fault(codec: Codec, fault: &Fault) -> Self {
         let body = match codec {
             Codec::Text => Bytes::from(fault.to_string()),
@@ -61,11 +73,7 @@ impl Reply {
             // body still says `fault`.
             Codec::MessagePack | Codec::Json => codec.encode(&FaultBody::from(fault)).unwrap_or_default(),
         };
-        Self {
-            kind: ReplyKind::Fault,
-            codec,
-            body,
-        }
+        Self::new(ReplyKind::Fault, codec, body)
     }
 
     /// The message that answers a request with this correlation id. Nothing else of the request is copied.
@@ -75,6 +83,7 @@ impl Reply {
                 kind: Some(ShortStr::from_static(self.kind.as_str())),
                 content_type: Some(ShortStr::from_static(self.codec.content_type())),
                 correlation_id,
+                headers: self.headers,
                 ..Properties::default()
             },
             body: self.body,
@@ -106,6 +115,7 @@ impl Reply {
             kind,
             codec,
             body: message.body,
+            headers: properties.headers,
         })
     }
 
@@ -148,8 +158,12 @@ mod tests {
             kind in prop::sample::select(vec![ReplyKind::Result, ReplyKind::Error, ReplyKind::Fault]),
             codec in prop::sample::select(vec![Codec::MessagePack, Codec::Json, Codec::Text]),
             body in prop::collection::vec(any::<u8>(), 0..100),
+            header: Option<String>,
         ) {
-            let reply = Reply { kind, codec, body: body.into() };
+            let mut reply = Reply::new(kind, codec, body.into());
+            if let Some(value) = header {
+                reply.headers.insert(ShortStr::from_static("traceparent"), value);
+            }
             let message = reply.clone().into_message(Some(ShortStr::from_static("7")));
             prop_assert_eq!(message.properties.correlation_id.as_ref().map(ShortStr::as_str), Some("7"));
             prop_assert_eq!(Reply::from_message(message, Codec::Json).unwrap(), reply);
@@ -160,7 +174,7 @@ mod tests {
             codec in prop::sample::select(vec![Codec::MessagePack, Codec::Json, Codec::Text]),
             body in prop::collection::vec(any::<u8>(), 0..100),
         ) {
-            Reply { kind: ReplyKind::Fault, codec, body: body.into() }.read_fault();
+            Reply::new(ReplyKind::Fault, codec, body.into()).read_fault();
         }
     }
 

@@ -14,7 +14,7 @@ use super::dispatch::ReplyTo;
 use super::post::{DueReplies, DueReply};
 use super::serve::Desk;
 use crate::codec::Codec;
-use crate::protocol::{MAX_PACKED, MAX_PART_BYTES, PackedAnswer, Reply, ShortStr};
+use crate::protocol::{MAX_PACKED, MAX_PART_BYTES, PackedAnswer, Reply, ShortStr, headers_size};
 
 /// How long answers wait for those of the same message that are run after them.
 const LONGEST_WAIT: Duration = Duration::from_micros(250);
@@ -62,7 +62,7 @@ impl<'a> Answers<'a> {
             return self.due.debt.split_last().pay();
         };
         let reply = self.desk.fit(reply);
-        if reply.body.len() > MAX_PART_BYTES {
+        if reply.body.len() + headers_size(&reply.headers) > MAX_PART_BYTES {
             return self.desk.post.post(DueReply {
                 to: ReplyTo {
                     address: address.clone(),
@@ -81,6 +81,7 @@ impl<'a> Answers<'a> {
             kind: reply.kind,
             body: reply.body,
             wanted,
+            headers: reply.headers,
         };
         self.due.add(answer, worth_until);
         if self.due.is_full() {

@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dispatch::{Decision, Dispatcher, ReplyTo, Rules};
+use super::dispatch::{Decision, Dispatcher, NoReplyAddress, ReplyTo, Rules};
 use super::outlet::Outlet;
-use super::serve::{dropped, run};
+use super::serve::run;
 use super::service::Service;
 use crate::discovery::{DISCOVERY, MAX_WAIT};
 use crate::error::BrokerError;
@@ -185,7 +185,7 @@ impl Beacon {
                 invocation,
                 answer_to: Some(to),
                 ..
-            }) => (run(service, &invocation).await.reply, to),
+            }) => (run(service, DISCOVERY.exchange, &invocation).await.reply, to),
             Ok(Decision::Refuse {
                 reply,
                 fault,
@@ -196,7 +196,10 @@ impl Beacon {
             }
             // Nobody wants to know.
             Ok(Decision::Run { .. } | Decision::Refuse { .. }) => return,
-            Err(no_address) => return dropped(&no_address),
+            Err(NoReplyAddress(address)) => {
+                tracing::warn!(%address, "dropped a question to all workers: its reply_to is not a reply address, see ReplyAddresses");
+                return;
+            }
         };
         self.send(self.rules.fit(reply), to, now + MAX_WAIT).await;
     }

@@ -33,7 +33,7 @@ pub(crate) use built_in::is_built_in;
 #[cfg(any(test, fuzzing))]
 pub(crate) use dispatch::NoReplyAddress;
 pub(crate) use dispatch::{Decision, Dispatcher, Rules};
-pub(crate) use serve::run;
+pub(crate) use serve::{Handled, run};
 pub use service::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
 
 use crate::broker::Broker;

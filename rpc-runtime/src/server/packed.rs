@@ -18,7 +18,7 @@ use super::dispatch::{DELIVERY_COUNT, Decision, Record};
 use super::outlet::Sent;
 use super::post::grace;
 use super::runs::{Id, Key, Origin};
-use super::serve::{Desk, Handled, Names, dropped, run};
+use super::serve::{Desk, Handled, Names, run};
 use super::service::{Invocation, Service};
 use crate::codec::Codec;
 use crate::protocol::{Message, PackedCall, Properties, Reply, Request, ShortStr, unpack};
@@ -50,6 +50,7 @@ impl Desk {
             Unsettled::new(control, tag, 1).settle();
             return;
         };
+        self.received(calls.len(), redelivered);
         let unsettled = Unsettled::new(control, tag, calls.len());
         let reply_to = properties.reply_to.as_ref();
         let mut answers = Answers::new(self, served, codec, reply_to);
@@ -89,7 +90,7 @@ impl Desk {
                 }) => {
                     let in_flight = record.stats.begin();
                     running.set(async move {
-                        let handled = run(service, &invocation).await;
+                        let handled = run(service, &self.queue, &invocation).await;
                         drop(in_flight);
                         (handled, here)
                     });
@@ -161,7 +162,7 @@ impl Desk {
                 record,
             }) => {
                 let in_flight = record.stats.begin();
-                let handled = run(service, &invocation).await;
+                let handled = run(service, &self.queue, &invocation).await;
                 drop(in_flight);
                 let wanted = self.ended(record, true, now.elapsed(), &handled);
                 (handled.reply, wanted)
@@ -254,7 +255,7 @@ impl Desk {
         if let Some(address) = &properties.reply_to
             && let Err(no_address) = self.rules.check_address(address)
         {
-            dropped(&no_address);
+            self.dropped(&no_address);
             return None;
         }
         let content_type = properties.content_type.as_ref().map_or("", ShortStr::as_str);

@@ -17,8 +17,9 @@ use crate::error::BrokerError;
 use crate::packing::{Load, Packer, gather};
 use crate::protocol::{
     Fault, FaultCode, MAX_PACKED, MAX_PACKED_BYTES, MAX_PART_BYTES, Message, PACKED, PACKING_HEADER,
-    PackedAnswer, Properties, Reply, ShortStr, pack,
+    PackedAnswer, Properties, Reply, ShortStr, headers_size, pack,
 };
+use crate::telemetry::{Event, count};
 use crate::transport::{Departure, Outgoing, Published, Receipt};
 
 /// An answer that leaves by itself.
@@ -213,6 +214,12 @@ async fn send_together(outlet: Arc<Outlet>, lane: Lane, mut due: Vec<DueReplies>
         match outlet.send(outgoing, worth_until.map(grace), false).await {
             Ok(Sent::Taken) => due.drain(..).for_each(|due| due.debt.pay()),
             Ok(Sent::TooLate) => {
+                let answers = due.iter().map(|due| due.answers.len()).sum();
+                for _ in 0..answers {
+                    count(Event::ReplyLost {
+                        reason: "no_connection",
+                    });
+                }
                 tracing::warn!("replies were given up: there is no connection, and their caller is gone");
                 due.drain(..).for_each(|due| due.debt.pay());
             }
@@ -254,7 +261,7 @@ impl DueReplies {
 
     /// Adds the answer to the request that was added to the debt last.
     pub(super) fn add(&mut self, answer: PackedAnswer, worth_until: Option<Instant>) {
-        self.bytes += answer.body.len() + OVERHEAD;
+        self.bytes += answer.body.len() + headers_size(&answer.headers) + OVERHEAD;
         self.worth_until = self
             .worth_until
             .zip(worth_until)
@@ -289,6 +296,7 @@ impl DueReplies {
                     kind: answer.kind,
                     codec,
                     body: answer.body,
+                    headers: answer.headers,
                 },
                 wanted: answer.wanted,
                 worth_until,
@@ -314,14 +322,20 @@ impl DueReply {
         match outlet.send(self.outgoing(), worth_until, self.is_suspect).await {
             Ok(Sent::Taken) => return self.debt.pay(),
             Ok(Sent::TooLate) => {
+                count(Event::ReplyLost {
+                    reason: "no_connection",
+                });
                 tracing::warn!("a reply was given up: there is no connection, and its caller is gone");
                 return self.debt.pay();
             }
             Ok(Sent::Refused(None)) => return self.refused(),
-            Ok(Sent::Refused(Some(error))) => tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "a reply cannot be sent; its caller gets a fault"
-            ),
+            Ok(Sent::Refused(Some(error))) => {
+                count(Event::ReplyLost { reason: "unsendable" });
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a reply cannot be sent; its caller gets a fault"
+                );
+            }
             // The handle was closed: the request comes again, elsewhere.
             Err(_) => return,
         }
@@ -334,6 +348,7 @@ impl DueReply {
     }
 
     fn refused(self) {
+        count(Event::ReplyLost { reason: "refused" });
         tracing::error!("the broker refused a reply; its caller will time out");
         self.debt.pay();
     }

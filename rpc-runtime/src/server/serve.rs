@@ -17,7 +17,7 @@ use super::runs::{Arrival, Id, Key, Origin, Runs};
 use super::service::{Answer, Invocation, Service};
 use crate::context::with_ambient_deadline;
 use crate::protocol::{Fault, FaultCode, Message, PACKED, Properties, Reply, Request, ShortStr};
-use crate::telemetry::Outcome;
+use crate::telemetry::{Event, Handling, Outcome, count};
 use crate::transport::{Control, Delivery};
 
 /// What serving the requests of one queue takes.
@@ -99,6 +99,7 @@ impl Desk {
         arrived: Instant,
         served: &Served,
     ) {
+        self.received(1, delivery.redelivered);
         let unsettled = Unsettled::new(control, delivery.tag, 1);
         let owed = match key(&delivery) {
             Some(key) => {
@@ -111,6 +112,15 @@ impl Desk {
             let debt = Debt::of(self, served, owed);
             self.answer(delivery, arrived, debt).await;
         }
+    }
+
+    /// A message with so many requests came.
+    pub(super) fn received(&self, requests: usize, redelivered: bool) {
+        count(Event::RequestsReceived {
+            queue: &self.queue,
+            requests,
+            redelivered,
+        });
     }
 
     /// Takes on a request, unless it runs here or was answered already.
@@ -153,7 +163,7 @@ impl Desk {
                 answer_to,
             }) => {
                 let in_flight = record.stats.begin();
-                let handled = run(service, &invocation).await;
+                let handled = run(service, &self.queue, &invocation).await;
                 drop(in_flight);
                 let wanted = self.ended(record, packs, now.elapsed(), &handled);
                 (handled.reply, wanted, answer_to)
@@ -167,7 +177,7 @@ impl Desk {
                 (reply, 0, answer_to)
             }
             Err(no_address) => {
-                dropped(&no_address);
+                self.dropped(&no_address);
                 return debt.pay();
             }
         };
@@ -223,8 +233,17 @@ impl Desk {
 
     pub(super) fn refused(&self, fault: &Fault, names: &Names) {
         let (queue, code) = (&self.queue, &fault.code);
+        let known = code.known().unwrap_or("other");
+        count(Event::RequestRefused { queue, code: known });
         let (method, correlation_id) = (names.method(), names.correlation_id());
         tracing::warn!(queue, %code, method, correlation_id, "refused a request");
+    }
+
+    /// Tells of requests that are dropped.
+    pub(super) fn dropped(&self, NoReplyAddress(address): &NoReplyAddress) {
+        let (queue, code) = (&self.queue, "reply_address");
+        count(Event::RequestRefused { queue, code });
+        tracing::warn!(%address, "dropped a request: its reply_to is not a reply address, see ReplyAddresses");
     }
 
     /// The reply, or the fault in its place where it is larger than may be sent.
@@ -236,11 +255,6 @@ impl Desk {
         // Each change is a single step, so a panic elsewhere leaves nothing half done behind the lock.
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Tells of requests that are dropped.
-pub(super) fn dropped(NoReplyAddress(address): &NoReplyAddress) {
-    tracing::warn!(%address, "dropped a request: its reply_to is not a reply address, see ReplyAddresses");
 }
 
 /// What logs call a request by.
@@ -291,8 +305,13 @@ pub(crate) struct Handled {
     pub(crate) outcome: Outcome,
 }
 
-/// Runs the method; its panic is a fault.
-pub(crate) async fn run(service: &dyn Service, invocation: &Invocation) -> Handled {
+/// Runs the method of a request from this queue; its panic is a fault.
+pub(crate) async fn run(service: &dyn Service, queue: &str, invocation: &Invocation) -> Handled {
+    let handling = Handling::of(service, queue, invocation);
+    handling.run(caught(service, invocation)).await
+}
+
+async fn caught(service: &dyn Service, invocation: &Invocation) -> Handled {
     // Called in there, so that a panic before its future exists is caught too.
     let handling = with_ambient_deadline(invocation.context().deadline(), async {
         service.handle(invocation).await

@@ -50,6 +50,10 @@ impl Invocation {
         self.context.method()
     }
 
+    pub(crate) fn static_method(&self) -> &'static str {
+        self.context.static_method()
+    }
+
     /// What the method may know of the request.
     #[must_use]
     pub fn context(&self) -> &Context {
@@ -131,11 +135,7 @@ impl Invocation {
     }
 
     fn reply(&self, kind: ReplyKind, body: Bytes) -> Answer {
-        Answer(Reply {
-            kind,
-            codec: self.codec,
-            body,
-        })
+        Answer(Reply::new(kind, self.codec, body))
     }
 }
 

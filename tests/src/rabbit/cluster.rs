@@ -7,6 +7,7 @@ use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::{
+    files::Extras,
     node::{Node, Peers},
     ports::free_ports,
 };
@@ -37,7 +38,11 @@ impl Cluster {
         let [epmd_port] = free_ports()?;
         let cookie = Uuid::new_v4().simple().to_string();
         let peers = Peers { cookie, epmd_port };
-        let nodes = try_join_all((0..size).map(|_| Node::start_among(&peers, CONFIGURATION))).await?;
+        let extras = Extras {
+            configuration: CONFIGURATION,
+            tls: None,
+        };
+        let nodes = try_join_all((0..size).map(|_| Node::start_among(&peers, &extras))).await?;
 
         let (first, others) = nodes.split_first().context("a cluster has a node")?;
         // One by one: each joins a cluster that is complete.

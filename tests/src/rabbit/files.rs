@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::bail;
 
+use crate::certificates::{Authority, Identity};
+
 /// The `rabbitmq-server` script of the installation.
 ///
 /// Debian's `/usr/sbin/rabbitmq-server` is a wrapper that insists on the user rabbitmq; the script behind it runs
@@ -85,22 +87,39 @@ pub(super) fn environment(
     ])
 }
 
-pub(super) fn write(
-    folder: &Path,
-    cookie: &str,
-    amqp_port: u16,
-    more_configuration: &str,
-) -> anyhow::Result<()> {
+/// What a node has beyond the usual.
+#[derive(Debug, Default)]
+pub(super) struct Extras<'a> {
+    /// Lines at the end of its `rabbitmq.conf`.
+    pub(super) configuration: &'a str,
+    pub(super) tls: Option<Tls<'a>>,
+}
+
+/// A listener for TLS.
+#[derive(Debug)]
+pub(super) struct Tls<'a> {
+    pub(super) port: u16,
+    pub(super) authority: &'a Authority,
+    pub(super) identity: &'a Identity,
+}
+
+pub(super) fn write(folder: &Path, cookie: &str, amqp_port: u16, extras: &Extras<'_>) -> anyhow::Result<()> {
+    let more_configuration = extras.configuration;
     // The limits are there so that a small machine does not block publishers.
-    let configuration = format!(
+    let mut configuration = format!(
         "listeners.tcp.1 = 127.0.0.1:{amqp_port}\n\
          loopback_users.guest = false\n\
          vm_memory_high_watermark.absolute = 1GB\n\
          disk_free_limit.absolute = 10MB\n\
          {more_configuration}\n"
     );
+    let mut plugins = "[].\n";
+    if let Some(tls) = &extras.tls {
+        configuration.push_str(&tls.write(folder)?);
+        plugins = "[rabbitmq_auth_mechanism_ssl].\n";
+    }
     fs::write(folder.join("rabbitmq.conf"), configuration)?;
-    fs::write(folder.join("enabled_plugins"), "[].\n")?;
+    fs::write(folder.join("enabled_plugins"), plugins)?;
     fs::write(folder.join("watchdog.sh"), include_str!("watchdog.sh"))?;
 
     // Erlang accepts a cookie only if nobody else can read it.
@@ -111,4 +130,31 @@ pub(super) fn write(
         .open(folder.join(".erlang.cookie"))?
         .write_all(cookie.as_bytes())?;
     Ok(())
+}
+
+impl Tls<'_> {
+    /// Writes the certificates, and returns the configuration that names them: clients may show a certificate, which must be
+    /// of the same authority, and may log in by its common name.
+    fn write(&self, folder: &Path) -> anyhow::Result<String> {
+        let files = [
+            ("cacertfile", "ca.pem", self.authority.pem()),
+            ("certfile", "broker.pem", &self.identity.chain),
+            ("keyfile", "broker.key", &self.identity.key),
+        ];
+        let mut configuration = format!(
+            "listeners.ssl.1 = 127.0.0.1:{}\n\
+             ssl_options.verify = verify_peer\n\
+             ssl_options.fail_if_no_peer_cert = false\n\
+             ssl_cert_login_from = common_name\n\
+             auth_mechanisms.1 = PLAIN\n\
+             auth_mechanisms.2 = EXTERNAL\n",
+            self.port
+        );
+        for (option, name, text) in files {
+            let file = folder.join(name);
+            fs::write(&file, text)?;
+            configuration.push_str(&format!("ssl_options.{option} = {}\n", file.display()));
+        }
+        Ok(configuration)
+    }
 }

@@ -17,7 +17,10 @@ mod ports;
 #[cfg(test)]
 mod tests;
 
-pub use self::{cluster::Cluster, node::Node};
+pub use self::{
+    cluster::Cluster,
+    node::{Node, Permissions},
+};
 
 /// The URL of the broker that the tests of this process share: `AMQP_URL` where that is set, else a node that
 /// starts at the first call and ends with the process.

@@ -16,8 +16,14 @@ use lapin::{Connection, ConnectionProperties};
 use tokio::{process::Command, task::spawn_blocking, time::timeout};
 use uuid::Uuid;
 
-use super::{files, ports::free_ports};
-use crate::until;
+use super::{
+    files::{self, Extras, Tls},
+    ports::free_ports,
+};
+use crate::{
+    certificates::{Authority, Identity},
+    until,
+};
 
 /// How long a node may take until it serves clients; some ten seconds are usual, and a busy machine takes longer.
 const START_LIMIT: Duration = Duration::from_secs(180);
@@ -42,12 +48,42 @@ pub(super) struct Peers {
     pub(super) epmd_port: u16,
 }
 
+impl Peers {
+    /// No others: a name and a port mapper of its own.
+    fn none() -> anyhow::Result<Self> {
+        let [epmd_port] = free_ports()?;
+        let cookie = Uuid::new_v4().simple().to_string();
+        Ok(Self { cookie, epmd_port })
+    }
+}
+
+/// What a user may do: regular expressions over the names of queues and exchanges.
+#[derive(Debug, Clone, Copy)]
+pub struct Permissions<'a> {
+    /// What it may declare and delete.
+    pub configure: &'a str,
+    /// What it may publish to, or bind.
+    pub write: &'a str,
+    /// What it may consume, or bind to.
+    pub read: &'a str,
+}
+
+impl Permissions<'_> {
+    /// All that there is.
+    pub const ALL: Self = Self {
+        configure: ".*",
+        write: ".*",
+        read: ".*",
+    };
+}
+
 /// A running RabbitMQ node of our own.
 ///
 /// Dropping it ends it and removes its folder. It is not tied to the runtime that started it.
 #[derive(Debug)]
 pub struct Node {
     url: String,
+    tls_port: Option<u16>,
     name: String,
     rabbitmqctl: PathBuf,
     environment: BTreeMap<&'static str, OsString>,
@@ -71,20 +107,42 @@ impl Node {
     ///
     /// As for [`start`](Self::start).
     pub async fn start_with(configuration: &str) -> anyhow::Result<Self> {
-        let [epmd_port] = free_ports()?;
-        let cookie = Uuid::new_v4().simple().to_string();
-        Self::start_among(&Peers { cookie, epmd_port }, configuration).await
+        let extras = Extras {
+            configuration,
+            tls: None,
+        };
+        Self::start_among(&Peers::none()?, &extras).await
+    }
+
+    /// Starts a node that also serves TLS, at [`tls_url`](Self::tls_url), with this certificate. It verifies the certificates of
+    /// clients that have one, against the same authority, and lets them log in by it, as the user of their common name.
+    ///
+    /// # Errors
+    ///
+    /// As for [`start`](Self::start).
+    pub async fn start_with_tls(authority: &Authority, identity: &Identity) -> anyhow::Result<Self> {
+        let [port] = free_ports()?;
+        let tls = Some(Tls {
+            port,
+            authority,
+            identity,
+        });
+        let extras = Extras {
+            configuration: "",
+            tls,
+        };
+        Self::start_among(&Peers::none()?, &extras).await
     }
 
     /// Starts a node that can reach these peers.
-    pub(super) async fn start_among(peers: &Peers, configuration: &str) -> anyhow::Result<Self> {
+    pub(super) async fn start_among(peers: &Peers, extras: &Extras<'_>) -> anyhow::Result<Self> {
         let server = files::find_server()?;
         let [amqp_port, distribution_port] = free_ports()?;
         let name = format!("rpc-test-{}", &Uuid::new_v4().simple().to_string()[..8]);
         let folder = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir()?;
         let name = format!("{name}@localhost");
         let environment = files::environment(&name, folder.path(), distribution_port, peers.epmd_port);
-        files::write(folder.path(), &peers.cookie, amqp_port, configuration)?;
+        files::write(folder.path(), &peers.cookie, amqp_port, extras)?;
 
         let log = fs::File::create(folder.path().join("log"))?;
         let watchdog = std::process::Command::new("/bin/sh")
@@ -103,6 +161,7 @@ impl Node {
         // From here on the watchdog removes the folder.
         let node = Self {
             url: format!("amqp://guest:guest@127.0.0.1:{amqp_port}/%2f"),
+            tls_port: extras.tls.as_ref().map(|tls| tls.port),
             name,
             rabbitmqctl: server.with_file_name("rabbitmqctl"),
             environment,
@@ -121,6 +180,42 @@ impl Node {
     /// The URL under which clients reach the node, as user guest.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The URL under which clients reach it over TLS at this host, which is a name of this machine, as these users: `user:password`.
+    ///
+    /// # Panics
+    ///
+    /// Where it was not [started with TLS](Self::start_with_tls).
+    pub fn tls_url(&self, credentials: &str, host: &str) -> String {
+        let port = self.tls_port.expect("a node that was started with TLS");
+        format!("amqps://{credentials}@{host}:{port}/%2f")
+    }
+
+    /// Makes a user who may do this, as regular expressions over names, in the virtual host `/`.
+    ///
+    /// # Errors
+    ///
+    /// Where `rabbitmqctl` fails.
+    pub async fn add_user(&self, name: &str, password: &str, may: Permissions<'_>) -> anyhow::Result<()> {
+        self.ctl(&["add_user", name, password]).await?;
+        self.permit(name, may).await
+    }
+
+    /// Gives a user these permissions in the virtual host `/`, in place of those that it had.
+    ///
+    /// # Errors
+    ///
+    /// Where `rabbitmqctl` fails.
+    pub async fn permit(&self, user: &str, may: Permissions<'_>) -> anyhow::Result<()> {
+        let Permissions {
+            configure,
+            write,
+            read,
+        } = may;
+        self.ctl(&["set_permissions", user, configure, write, read])
+            .await?;
+        Ok(())
     }
 
     /// The process id of its Erlang machine, which is another one after a [`restart`](Self::restart).

@@ -1,9 +1,11 @@
 //! A broker's address.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 
+use super::tls::TlsClient;
 use crate::error::BrokerError;
 
 /// How often the peers of a connection let each other know that they are there, unless the address says otherwise
@@ -11,58 +13,129 @@ use crate::error::BrokerError;
 /// [advises](https://www.rabbitmq.com/docs/heartbeats) 5 to 20 seconds; its own default is 60.
 const HEARTBEAT_SECONDS: u16 = 10;
 
+/// What an address may say after its `?`.
+const PARAMETERS: [&str; 4] = ["auth_mechanism", "channel_max", "frame_max", "heartbeat"];
+
 /// Where a broker is and how to log in. `Debug` and `Display` show host and port alone.
-#[derive(Clone, PartialEq)]
-pub(crate) struct Address(AMQPUri);
+#[derive(Clone)]
+pub(crate) struct Address {
+    uri: AMQPUri,
+    /// Whether it says who logs in; `guest` does where it does not, or, by a certificate, whom that names.
+    names_user: bool,
+    tls: Option<TlsClient>,
+}
 
 impl Address {
     /// Reads `amqp://user:password@host:port/vhost`, as RabbitMQ's
     /// [URI specification](https://www.rabbitmq.com/docs/uri-spec) has it.
     pub(crate) fn parse(url: &str) -> Result<Self, BrokerError> {
-        match url.split_once("://") {
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("amqps") => {
+        let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
+        let rest = match url.split_once("://") {
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("amqps") && !cfg!(feature = "tls") => {
                 return Err(BrokerError::TlsUnsupported);
             }
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("amqp") => {}
-            _ => {
-                return Err(BrokerError::InvalidAddress {
-                    reason: "it does not begin with amqp://",
-                });
+            Some((scheme, rest)) if ["amqp", "amqps"].iter().any(|it| scheme.eq_ignore_ascii_case(it)) => {
+                rest
             }
-        }
+            _ => return invalid("it does not begin with amqp:// or amqps://"),
+        };
         // The parser's own message may repeat parts of the address, and with them the password.
-        let mut uri: AMQPUri = url.parse().map_err(|_| BrokerError::InvalidAddress {
-            reason: "it is not of the form amqp://user:password@host:port/vhost",
-        })?;
-        match uri.scheme {
-            AMQPScheme::AMQP if uri.vhost.is_empty() => Err(BrokerError::InvalidAddress {
-                reason: "its virtual host is empty: leave the last slash away, or write /%2f for the default one",
-            }),
-            AMQPScheme::AMQP => {
-                uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
-                Ok(Self(uri))
-            }
-            AMQPScheme::AMQPS => Err(BrokerError::TlsUnsupported),
+        let Ok(mut uri) = url.parse::<AMQPUri>() else {
+            return invalid(
+                "it is not of the form amqp://user:password@host:port/vhost, or says what cannot be read after its ?",
+            );
+        };
+        if uri.vhost.is_empty() {
+            return invalid(
+                "its virtual host is empty: leave the last slash away, or write /%2f for the default one",
+            );
         }
+        let query = rest.split_once('?').map_or("", |(_, query)| query);
+        let names = query.split('&').filter(|pair| !pair.is_empty()).map(name_of);
+        if names.into_iter().any(|name| !PARAMETERS.contains(&name)) {
+            return invalid(
+                "only auth_mechanism, channel_max, frame_max and heartbeat may follow its ?; all else is an option of the broker's builder",
+            );
+        }
+
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        // The parser takes any IPv6 address for localhost.
+        if let Some((host, _)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+            let Ok(host) = host.parse::<Ipv6Addr>() else {
+                return invalid("what is in its brackets is no IPv6 address");
+            };
+            uri.authority.host = host.to_string();
+        }
+        let address = Self {
+            names_user: !name_of(user).is_empty() && !user.starts_with(':'),
+            tls: None,
+            uri,
+        };
+        if address.is_external() && !address.is_tls() {
+            return invalid("auth_mechanism=external logs in by a client certificate, and needs amqps://");
+        }
+        Ok(address)
     }
 
-    /// The user to log in as.
-    pub(crate) fn user(&self) -> &str {
-        &self.0.authority.userinfo.username
+    /// With a heartbeat of so many seconds, where it does not say one itself.
+    pub(crate) fn or_heartbeat(mut self, seconds: Option<u16>) -> Self {
+        let heartbeat = &mut self.uri.query.heartbeat;
+        heartbeat.get_or_insert(seconds.unwrap_or(HEARTBEAT_SECONDS));
+        self
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn secured(mut self, client: TlsClient) -> Self {
+        self.tls = Some(client);
+        self
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.uri.scheme == AMQPScheme::AMQPS
+    }
+
+    /// Whether the broker takes the user from the client's certificate.
+    pub(crate) fn is_external(&self) -> bool {
+        self.uri.query.auth_mechanism == Some(SASLMechanism::External)
+    }
+
+    /// Who logs in; nothing where only the broker knows it.
+    pub(crate) fn user(&self) -> Option<&str> {
+        let is_known = self.names_user || !self.is_external();
+        is_known.then_some(self.uri.authority.userinfo.username.as_str())
     }
 
     pub(super) fn host_and_port(&self) -> (&str, u16) {
-        (&self.0.authority.host, self.0.authority.port)
+        (&self.uri.authority.host, self.uri.authority.port)
     }
 
     pub(super) fn uri(&self) -> AMQPUri {
-        self.0.clone()
+        self.uri.clone()
     }
+
+    /// What it is connected to with: nothing is plain TCP.
+    pub(super) fn tls(&self) -> Result<Option<&TlsClient>, BrokerError> {
+        match &self.tls {
+            Some(client) if self.is_tls() => Ok(Some(client)),
+            None if self.is_tls() => Err(BrokerError::TlsUnsupported),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// What stands before the `=` of a parameter.
+fn name_of(pair: &str) -> &str {
+    pair.split_once('=').map_or(pair, |(name, _)| name)
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.0.authority.host, self.0.authority.port)
+        let (host, port) = self.host_and_port();
+        match host.contains(':') {
+            true => write!(f, "[{host}]:{port}"),
+            false => write!(f, "{host}:{port}"),
+        }
     }
 }
 
@@ -76,34 +149,106 @@ impl fmt::Debug for Address {
 mod tests {
     use super::*;
 
+    fn reason(url: &str) -> &'static str {
+        match Address::parse(url) {
+            Err(BrokerError::InvalidAddress { reason }) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn credentials_are_never_shown() {
         let address = Address::parse("amqp://alice:s3cret@broker:5673/prod").unwrap();
         assert_eq!(format!("{address} {address:?}"), "broker:5673 broker:5673");
-        assert_eq!(address.user(), "alice");
+        assert_eq!(address.user(), Some("alice"));
         let error = Address::parse("amqp://alice:s3cret@broker:notaport/").unwrap_err();
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
     }
 
     #[test]
+    #[cfg(not(feature = "tls"))]
     fn tls_is_refused_and_not_ignored() {
-        assert!(matches!(
-            Address::parse("amqps://broker"),
-            Err(BrokerError::TlsUnsupported)
-        ));
-        assert!(matches!(
-            Address::parse("AMQPS://broker"),
-            Err(BrokerError::TlsUnsupported)
-        ));
+        for url in ["amqps://broker", "AMQPS://broker"] {
+            let error = Address::parse(url).unwrap_err();
+            assert!(matches!(error, BrokerError::TlsUnsupported), "{error:?}");
+            assert!(
+                error.to_string().contains("enable the feature \"tls\""),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "tls")]
+    fn tls_is_never_left_out() {
+        for url in ["amqps://broker", "AMQPS://broker"] {
+            let address = Address::parse(url).unwrap();
+            assert_eq!(address.host_and_port(), ("broker", 5671));
+            // Without a client for it there is an error, and no plain connection.
+            assert!(matches!(address.tls(), Err(BrokerError::TlsUnsupported)));
+            let client = crate::Tls::new().client().unwrap();
+            assert!(address.secured(client).tls().unwrap().is_some());
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "tls")]
+    fn only_the_broker_knows_whom_a_certificate_names_unless_the_address_says_so() {
+        let user = |url| Address::parse(url).unwrap().user().map(str::to_owned);
+        assert_eq!(user("amqps://broker"), Some("guest".to_owned()));
+        assert_eq!(user("amqps://broker?auth_mechanism=external"), None);
+        assert_eq!(user("amqps://:x@broker?auth_mechanism=external"), None);
+        let named = "amqps://alice@broker/%2f?heartbeat=5&auth_mechanism=EXTERNAL";
+        assert_eq!(user(named), Some("alice".to_owned()));
     }
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for url in ["http://broker", "broker:5672", "", "amqp://broker/"] {
+        for url in [
+            "http://broker",
+            "broker:5672",
+            "",
+            "amqp://broker/",
+            "amqp://[broker]",
+        ] {
             assert!(
                 matches!(Address::parse(url), Err(BrokerError::InvalidAddress { .. })),
                 "{url}"
             );
         }
+        assert!(reason("amqp://broker?auth_mechanism=external").contains("amqps://"));
+    }
+
+    #[test]
+    fn a_parameter_is_known_or_refused() {
+        for url in [
+            "amqp://broker?heartbaet=5",
+            "amqp://broker/%2f?heartbeat=5&verify=verify_none",
+        ] {
+            assert!(reason(url).contains("may follow its ?"), "{url}");
+        }
+        assert!(reason("amqp://broker?heartbeat=often").contains("cannot be read"));
+        let heartbeat = |url, or| {
+            Address::parse(url)
+                .unwrap()
+                .or_heartbeat(or)
+                .uri()
+                .query
+                .heartbeat
+        };
+        assert_eq!(heartbeat("amqp://broker", None), Some(10));
+        assert_eq!(heartbeat("amqp://broker", Some(20)), Some(20));
+        assert_eq!(heartbeat("amqp://broker?heartbeat=5", Some(20)), Some(5));
+    }
+
+    #[test]
+    fn an_ipv6_address_is_not_localhost() {
+        let address = Address::parse("amqp://alice:s3cret@[2001:db8::7]:5673/prod").unwrap();
+        assert_eq!(address.host_and_port(), ("2001:db8::7", 5673));
+        assert_eq!(address.to_string(), "[2001:db8::7]:5673");
+        assert_eq!(
+            Address::parse("amqp://[::1]").unwrap().host_and_port(),
+            ("::1", 5672)
+        );
     }
 }

@@ -28,31 +28,44 @@ impl Opening<'_> {
         let declared = self.declare_exchange(exchange).await;
         match &declared {
             // Who may not declare it may listen all the same where somebody else has.
-            Ok(()) | Err(BrokerError::Exchange { .. }) => {}
-            Err(_) => declared.clone()?,
+            Err(error) if !is_of_exchange(error) => declared.clone()?,
+            Ok(()) | Err(_) => {}
         }
         let channel = self.channel().await?;
         let queue = self.declare_listening(&channel, broadcasts).await?;
+        match self.listen(&channel, &queue, broadcasts).await {
+            Ok(subscription) => Ok(subscription),
+            Err(error) => {
+                // It goes by itself only once it had a consumer, and this is tried again.
+                self.discard(&queue).await;
+                // That the exchange could not be declared may be why it is missing.
+                Err(declared.err().filter(|_| is_of_exchange(&error)).unwrap_or(error))
+            }
+        }
+    }
+
+    async fn listen(
+        &self,
+        channel: &Arc<OpenChannel>,
+        queue: &ShortStr,
+        broadcasts: &Broadcasts,
+    ) -> Result<Subscription, BrokerError> {
         let binding = channel.queue_bind(
             short(queue.as_str())?,
-            short(exchange)?,
+            short(broadcasts.exchange)?,
             "".into(),
             QueueBindOptions::default(),
             FieldTable::default(),
         );
-        if let Err(error) = self.answer("binding a queue", binding).await? {
-            let is_missing = is_not_found(&error);
-            let refused = exchange_error(exchange, "bind a queue to", error);
-            // That it could not be declared is why it is missing.
-            return Err(declared.err().filter(|_| is_missing).unwrap_or(refused));
-        }
-        self.prefetch(&channel, broadcasts.prefetch).await?;
+        let bound = self.answer("binding a queue", binding).await?;
+        bound.map_err(|error| exchange_error(broadcasts.exchange, "bind a queue to", error))?;
+        self.prefetch(channel, broadcasts.prefetch).await?;
         let terms = Terms {
             prefetch: Some(broadcasts.prefetch),
             private: Some(queue.clone()),
             ..self.terms(Acknowledge::Each)
         };
-        self.subscribe(&channel, queue.as_str(), terms).await
+        self.subscribe(channel, queue.as_str(), terms).await
     }
 
     async fn declare_exchange(&self, exchange: &str) -> Result<(), BrokerError> {
@@ -139,6 +152,10 @@ fn exchange_error(exchange: &str, action: &'static str, error: lapin::Error) -> 
         },
         false => broker_error(error),
     }
+}
+
+fn is_of_exchange(error: &BrokerError) -> bool {
+    matches!(error, BrokerError::Exchange { .. })
 }
 
 fn is_not_found(error: &lapin::Error) -> bool {

@@ -1,18 +1,22 @@
 //! One connection, from its handshake to its end.
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::{Connection, ConnectionProperties, Event};
+use lapin::{Connection, ConnectionProperties, ErrorKind, Event};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::socket::{self, Socket};
-use super::{Address, CLOSE_LIMIT, broker_error};
-use crate::error::{BrokerError, Cause};
+use super::{Address, CLOSE_LIMIT, broker_error, tls};
+use crate::error::{BrokerError, Cause, TlsFailure};
+
+/// How long to look what a peer speaks that did not let us in, for an error that says more.
+const SECOND_LOOK_LIMIT: Duration = Duration::from_secs(1);
 
 /// A connection that was made. It may have been lost since.
 pub(super) struct OpenConnection {
@@ -47,16 +51,19 @@ impl OpenConnection {
     ) -> Result<Self, BrokerError> {
         let properties = ConnectionProperties::default().with_connection_name(role.into());
         let wire = Wire::default();
-        match timeout(limit, socket::connect(address, properties, &wire.socket, limit)).await {
-            Ok(Ok(connection)) => Ok(Self {
-                connection,
+        let tls = address.tls()?;
+        let connecting = async {
+            match socket::connect(address, tls, properties, &wire.socket, limit).await {
+                Ok(connection) => Ok(connection),
+                Err(error) => Err(refusal(address, error).await),
+            }
+        };
+        match timeout(limit, connecting).await {
+            Ok(connection) => Ok(Self {
+                connection: connection?,
                 wire,
                 state: watch::Sender::default(),
                 suspicion: Notify::new(),
-            }),
-            Ok(Err(error)) => Err(BrokerError::Connect {
-                host: address.to_string(),
-                source: Cause::new(error),
             }),
             Err(_) => Err(BrokerError::Unresponsive {
                 step: "connecting",
@@ -140,6 +147,54 @@ impl OpenConnection {
             state.lost.get_or_insert(BrokerError::Closed);
         });
     }
+}
+
+/// Why there is no connection.
+async fn refusal(address: &Address, error: lapin::Error) -> BrokerError {
+    let peer = address.host_and_port();
+    let looking = async {
+        match (error.kind(), address.tls()) {
+            (ErrorKind::IOError(error), Ok(Some(client))) => match tls::failure_of(error) {
+                None if is_of_peer(error) => tls::refused_later(client, peer).await,
+                failure => failure,
+            },
+            (kind, Ok(None)) if is_no_amqp(kind) => {
+                let is_tls = socket::speaks_tls(peer).await.unwrap_or(false);
+                is_tls.then_some(TlsFailure::NotPlain)
+            }
+            _ => None,
+        }
+    };
+    let failure = timeout(SECOND_LOOK_LIMIT, looking).await.unwrap_or(None);
+    let (host, source) = (address.to_string(), Cause::new(error));
+    match failure {
+        Some(failure) => BrokerError::Tls {
+            host,
+            failure,
+            source,
+        },
+        None => BrokerError::Connect { host, source },
+    }
+}
+
+/// Whether the peer does not speak as a broker does.
+fn is_no_amqp(kind: &ErrorKind) -> bool {
+    match kind {
+        ErrorKind::ParsingError(_) => true,
+        ErrorKind::IOError(error) => is_of_peer(error),
+        _ => false,
+    }
+}
+
+/// Whether there was a connection, and its peer ended it.
+fn is_of_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof
+    )
 }
 
 /// Waits until a connection is lost, and says why. Cancel safe.

@@ -25,10 +25,14 @@ mod settling;
 mod socket;
 mod subscription;
 mod supervised;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 mod under_way;
 mod unhurried;
 
 pub(crate) use address::Address;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 
 use super::{Published, Publisher, ReplyLink, Subscription, Transport};
 use crate::error::{BrokerError, Cause};
@@ -158,9 +162,15 @@ impl AmqpTransport {
         let address = opening
             .declare(&channel, "", options, FieldTable::default())
             .await?;
-        let replies = opening
-            .subscribe(&channel, address.as_str(), opening.terms(Acknowledge::Never))
-            .await?;
+        let subscribing = opening.subscribe(&channel, address.as_str(), opening.terms(Acknowledge::Never));
+        let replies = match subscribing.await {
+            Ok(replies) => replies,
+            Err(error) => {
+                // It goes by itself only once it had a consumer, and this is tried again.
+                opening.discard(&address).await;
+                return Err(error);
+            }
+        };
         Ok(ReplyLink {
             address,
             replies,
@@ -196,7 +206,15 @@ impl AmqpTransport {
             private: Some(address.clone()),
             ..opening.terms(Acknowledge::Each)
         };
-        let replies = opening.subscribe(&channel, address.as_str(), terms).await?;
+        let replies = match opening.subscribe(&channel, address.as_str(), terms).await {
+            Ok(replies) => replies,
+            Err(error) => {
+                if resumed.is_none() {
+                    opening.discard(&address).await;
+                }
+                return Err(error);
+            }
+        };
         Ok(ReplyLink {
             address,
             replies,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::Channel;
-use lapin::options::{BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::options::{BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::channel::{OpenChannel, Tasks};
@@ -142,6 +142,22 @@ impl Opening<'_> {
             Ok(queue) => Ok(Some(queue.message_count())),
             Err(error) if error.is_amqp_soft_error() => Ok(None),
             Err(error) => Err(broker_error(error)),
+        }
+    }
+
+    /// Deletes a queue that was declared and then could not be consumed. It expires, or goes with its connection, where that fails.
+    pub(super) async fn discard(&self, queue: &ShortStr) {
+        // The channel was closed over the refusal.
+        let discarding = async {
+            let throw_away = self.channel().await?;
+            let deleting = throw_away.queue_delete(short(queue.as_str())?, QueueDeleteOptions::default());
+            self.step("deleting a queue", deleting).await?;
+            throw_away.close().await;
+            Ok::<_, BrokerError>(())
+        };
+        if let Err(error) = discarding.await {
+            let (queue, error) = (queue.as_str(), &error as &dyn std::error::Error);
+            tracing::debug!(queue, error, "a reply queue is left");
         }
     }
 }

@@ -1,15 +1,18 @@
 //! The TCP socket under a connection, to be closed when nothing else helps.
 
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use lapin::tcp::AsyncTcpStream;
 use lapin::{Connection, ConnectionProperties};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::Address;
+use super::tls::{self, TlsClient};
 
 /// A handle of its own on a connection's socket.
 ///
@@ -26,48 +29,88 @@ impl Socket {
     }
 }
 
-/// Connects; the socket is left in `socket` as soon as there is one, for who gives up waiting.
+/// Connects, over TLS where there is a client for it; the socket is left in `socket` as soon as there is one, for who gives up
+/// waiting.
 pub(super) async fn connect(
     address: &Address,
+    client: Option<&TlsClient>,
     properties: ConnectionProperties,
     socket: &OnceLock<Socket>,
     limit: Duration,
 ) -> lapin::Result<Connection> {
     let runtime = lapin::runtime::default_runtime()?;
-    let mut outcome = Err(std::io::Error::other("the host has no address"));
+    let mut outcome = Err(io::Error::other("the host has no address"));
     let peers: Vec<_> = lookup_host(address.host_and_port()).await?.collect();
     // One that does not answer leaves the others their share of the time.
     let share = limit / u32::try_from(peers.len().max(1)).unwrap_or(u32::MAX);
     for peer in peers {
         let connecting = timeout(share, AsyncTcpStream::connect(&runtime, peer)).await;
-        outcome = connecting.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        outcome = connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         if outcome.is_ok() {
             break;
         }
     }
-    let stream = outcome?;
-    // Which other variants there are depends on lapin's features.
-    #[allow(irrefutable_let_patterns)]
-    if let AsyncTcpStream::Plain(stream) = &stream {
-        let _ = socket.set(Socket(another_handle(stream.get_ref())?));
-    }
-    // lapin asks for a stream once, as it is not told to recover by itself.
-    let stream = Mutex::new(Some(stream));
-    let hand_over = async move |_, _| {
-        let taken = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
-        taken.ok_or_else(|| std::io::Error::other("the connection was given up").into())
+    // Which other variants there are depends on lapin's features; it makes no other where it only connects.
+    #[allow(unreachable_patterns)]
+    let stream = match outcome? {
+        AsyncTcpStream::Plain(stream) => stream,
+        _ => return Err(io::Error::other("lapin made a stream that is not plain TCP").into()),
     };
-    Connection::connector(address.uri(), runtime, hand_over, properties).await
+    let _ = socket.set(Socket(another_handle(stream.get_ref())?));
+    match client {
+        Some(client) => tls::connect(client, address.uri(), stream.into_inner(), properties).await,
+        None => {
+            let stream = Once::new(stream);
+            let hand_over = async move |_, _| Ok(AsyncTcpStream::Plain(stream.take()?));
+            Connection::connector(address.uri(), runtime, hand_over, properties).await
+        }
+    }
+}
+
+/// A stream for lapin, which asks for one once, as it is not told to recover by itself.
+pub(super) struct Once<S>(Mutex<Option<S>>);
+
+impl<S> Once<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self(Mutex::new(Some(stream)))
+    }
+
+    pub(super) fn take(&self) -> io::Result<S> {
+        let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        taken.ok_or_else(|| io::Error::other("the connection was given up"))
+    }
 }
 
 #[cfg(unix)]
-fn another_handle(stream: &tokio::net::TcpStream) -> std::io::Result<TcpStream> {
+fn another_handle(stream: &tokio::net::TcpStream) -> io::Result<TcpStream> {
     use std::os::fd::AsFd;
     stream.as_fd().try_clone_to_owned().map(TcpStream::from)
 }
 
 #[cfg(windows)]
-fn another_handle(stream: &tokio::net::TcpStream) -> std::io::Result<TcpStream> {
+fn another_handle(stream: &tokio::net::TcpStream) -> io::Result<TcpStream> {
     use std::os::windows::io::AsSocket;
     stream.as_socket().try_clone_to_owned().map(TcpStream::from)
+}
+
+/// Whether a peer answers a greeting in TLS as only TLS does, be it with an alert.
+///
+/// What it answers to AMQP's first bytes does not tell: where it closes the socket over them, its alert may be lost.
+pub(super) async fn speaks_tls(host_and_port: (&str, u16)) -> io::Result<bool> {
+    // RFC 5246, 7.4.1.2: a record of 45 bytes with a ClientHello of 41 that asks for TLS 1.2, with nothing random in it (and nothing follows it),
+    // no session, one cipher suite and no compression.
+    const HELLO: [&[u8]; 3] = [
+        b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x03",
+        &[0; 32],
+        b"\x00\x00\x02\xc0\x2f\x01\x00",
+    ];
+    // The first byte of the version was never another.
+    const ALERT: [u8; 2] = [21, 3];
+    const HANDSHAKE: [u8; 2] = [22, 3];
+
+    let mut stream = tokio::net::TcpStream::connect(host_and_port).await?;
+    stream.write_all(&HELLO.concat()).await?;
+    let mut answer = [0; 2];
+    stream.read_exact(&mut answer).await?;
+    Ok([ALERT, HANDSHAKE].contains(&answer))
 }

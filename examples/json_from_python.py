@@ -1,0 +1,91 @@
+"""Calls a worker that was written in Rust, in JSON: see json_from_python.rs, which serves and runs this.
+
+A request names its method in the property `type` and has its arguments, by name, in the body. The reply's `type` says what it is:
+`result`, `error` (the method's own) or `fault` (the worker's runtime, as for a method that there is not).
+"""
+
+import json
+import os
+import uuid
+
+import pika
+
+TIME_LIMIT = 10
+
+
+class ServiceError(Exception):
+    """The method's own error, as the service's trait declares it."""
+
+
+class Fault(Exception):
+    """The worker could not run the method, or not finish it."""
+
+
+class Client:
+    """Calls the methods of one queue, one at a time."""
+
+    def __init__(self, url, queue):
+        self.connection = pika.BlockingConnection(pika.URLParameters(url))
+        self.channel = self.connection.channel()
+        self.queue = queue
+        # Only this connection may use it, and it goes with it.
+        self.replies = self.channel.queue_declare(queue="", exclusive=True).method.queue
+
+    def call(self, method, **arguments):
+        request_id = str(uuid.uuid4())
+        # The broker drops what nobody waits for any more.
+        self.send(method, arguments, request_id, str(TIME_LIMIT * 1000))
+        replies = self.channel.consume(self.replies, auto_ack=True, inactivity_timeout=TIME_LIMIT)
+        for method_frame, properties, body in replies:
+            if method_frame is None:
+                raise TimeoutError(f"no reply to {method} within {TIME_LIMIT} s")
+            # A late reply to an earlier request is not ours.
+            if properties.correlation_id == request_id:
+                return self.read(properties.type, json.loads(body))
+
+    def tell(self, method, **arguments):
+        """One way: nobody answers. It outlives a restart of the broker."""
+        self.send(method, arguments, None, None)
+
+    def send(self, method, arguments, request_id, expiration):
+        self.channel.basic_publish(
+            exchange="",
+            routing_key=self.queue,
+            properties=pika.BasicProperties(
+                type=method,
+                content_type="application/json",
+                correlation_id=request_id,
+                reply_to=self.replies if request_id else None,
+                expiration=expiration,
+                delivery_mode=1 if request_id else 2,
+            ),
+            body=json.dumps(arguments).encode(),
+        )
+
+    @staticmethod
+    def read(kind, answer):
+        if kind == "error":
+            raise ServiceError(answer)
+        if kind == "fault":
+            raise Fault(f"{answer['code']}: {answer['message']}")
+        return answer
+
+
+library = Client(os.environ.get("AMQP_URL", "amqp://localhost"), "example.library")
+print("books:", library.call("add", isbn="0-306-40615-2", book={"title": "Frankenstein", "year": 1818}))
+print("books:", library.call("add", isbn="0-19-852663-6", book={"title": "A book without a year"}))
+print("found:", library.call("find", isbn="0-306-40615-2"))
+print("found:", library.call("find", isbn="0-19-852663-6"))
+try:
+    library.call("find", isbn="42")
+except ServiceError as error:
+    print("error:", error)
+library.tell("close")
+try:
+    library.call("add", isbn="42", book={"title": "Too late", "year": 2000})
+except ServiceError as error:
+    print("error:", error)
+try:
+    library.call("burn", isbn="42")
+except Fault as fault:
+    print("fault:", fault)

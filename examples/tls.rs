@@ -1,0 +1,79 @@
+//! TLS, a client certificate in place of a password, and a worker that asks who its caller is. All of it comes from the environment, so
+//! that the program is the same wherever it runs.
+//!
+//! This one needs a RabbitMQ with TLS, with its plugin `rabbitmq_auth_mechanism_ssl`, and with a user of the name that is in the certificate:
+//! `docs/production.md` says how. The name before the `@` is that user's.
+//!
+//! ```sh
+//! export AMQP_URL='amqps://shop@localhost?auth_mechanism=external'
+//! export RPC_TLS_CA_FILE=ca.pem RPC_TLS_CERTIFICATE_FILE=shop.pem RPC_TLS_KEY_FILE=shop.key
+//! cargo run --example tls
+//! ```
+
+use rpc_examples::log_to_stderr;
+use rpc_runtime::{BrokerBuilder, CallError, Context, Server, service};
+use serde::{Deserialize, Serialize};
+
+/// Why money was not given back.
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
+#[error("{user} may not give money back")]
+struct NotAllowed {
+    user: String,
+}
+
+#[service(queue = "example.till")]
+trait Till {
+    /// The RabbitMQ user who calls.
+    #[rpc(idempotent)]
+    async fn who_am_i(&self, #[rpc(context)] cx: &Context) -> Option<String>;
+
+    /// Gives money back, where the caller may.
+    async fn refund(&self, #[rpc(context)] cx: &Context, amount: u64) -> Result<u64, NotAllowed>;
+}
+
+struct OneTill;
+
+impl Till for OneTill {
+    async fn who_am_i(&self, cx: &Context) -> Option<String> {
+        cx.user_id().map(str::to_owned)
+    }
+
+    async fn refund(&self, cx: &Context, amount: u64) -> Result<u64, NotAllowed> {
+        // RabbitMQ has compared it with the certificate of the caller's connection.
+        match cx.user_id() {
+            Some("manager") => Ok(amount),
+            user => Err(NotAllowed {
+                user: user.unwrap_or("somebody").to_owned(),
+            }),
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    log_to_stderr();
+    let broker = BrokerBuilder::from_env()?
+        .send_user_id(true)
+        .connect_configured()
+        .await?;
+    let server = Server::new(&broker)
+        .serve(TillServer::new(OneTill))
+        .start()
+        .await?;
+
+    let till = TillClient::new(&broker);
+    let user = till.who_am_i().await?;
+    println!(
+        "the worker knows its caller as {}",
+        user.as_deref().unwrap_or("nobody")
+    );
+    match till.refund(5).await {
+        Ok(amount) => println!("{amount} are given back"),
+        Err(CallError::Service(error)) => println!("refused: {error}"),
+        Err(error) => return Err(error.into()),
+    }
+
+    server.stop().await?;
+    broker.close().await;
+    Ok(())
+}

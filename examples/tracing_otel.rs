@@ -1,0 +1,158 @@
+//! One trace over processes: a caller, a worker, and the worker that this one calls, with baggage. Spans go to OpenTelemetry; here to an
+//! exporter that prints them as they end, where an application has one for its collector (`opentelemetry-otlp`).
+//!
+//! ```sh
+//! cargo run --example tracing_otel                                 # within the process
+//! AMQP_URL=amqp://localhost cargo run --example tracing_otel       # over RabbitMQ
+//! ```
+//!
+//! Three things make it: rpc-runtime's feature `opentelemetry`, a propagator, and a layer of `tracing` that hands its spans on.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use opentelemetry::baggage::BaggageExt;
+use opentelemetry::propagation::TextMapCompositePropagator;
+use opentelemetry::trace::{SpanId, TraceId, TracerProvider};
+use opentelemetry::{Context, KeyValue, global};
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
+use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+use rpc_examples::broker;
+use rpc_runtime::{Server, service};
+use tracing::Instrument;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+#[service(queue = "example.orders")]
+trait Orders {
+    async fn place(&self, article: &str) -> u64;
+}
+
+#[service(queue = "example.prices")]
+trait Prices {
+    async fn price(&self, article: &str) -> u64;
+}
+
+/// It asks another service for the price. The trace goes along by itself.
+struct Office {
+    prices: PricesClient,
+}
+
+impl Orders for Office {
+    async fn place(&self, article: &str) -> u64 {
+        self.prices.price(article).await.unwrap_or(0)
+    }
+}
+
+struct PriceList;
+
+impl Prices for PriceList {
+    async fn price(&self, article: &str) -> u64 {
+        let context = Context::current();
+        let customer = context.baggage().get("customer").map(ToString::to_string);
+        // An event of the worker's span.
+        tracing::info!(article, customer, "priced");
+        match customer.as_deref() {
+            Some("acme") => 90,
+            _ => 100,
+        }
+    }
+}
+
+/// Prints each span when it ends. What an application sends to its collector, a person reads here: so ids are numbered as they come.
+#[derive(Debug, Default)]
+struct Printer(Mutex<Numbers>);
+
+#[derive(Debug, Default)]
+struct Numbers {
+    traces: HashMap<TraceId, usize>,
+    spans: HashMap<SpanId, usize>,
+}
+
+impl Numbers {
+    fn line(&mut self, span: &SpanData) -> String {
+        let next = self.traces.len() + 1;
+        let trace = *self.traces.entry(span.span_context.trace_id()).or_insert(next);
+        let mut number = |id| {
+            let next = self.spans.len() + 1;
+            *self.spans.entry(id).or_insert(next)
+        };
+        let own = number(span.span_context.span_id());
+        let parent = match span.parent_span_id {
+            SpanId::INVALID => "the first".to_owned(),
+            parent => format!("in span {}", number(parent)),
+        };
+        let status = span
+            .attributes
+            .iter()
+            .find(|attribute| attribute.key.as_str() == "rpc.response.status_code")
+            .map(|attribute| format!(": {}", attribute.value))
+            .unwrap_or_default();
+        let events = match span.events.len() {
+            0 => String::new(),
+            events => format!(", events: {events}"),
+        };
+        let kind = format!("{:?}", span.span_kind).to_lowercase();
+        format!(
+            "trace {trace}, span {own}, {parent}: {} ({kind}){status}{events}",
+            span.name
+        )
+    }
+}
+
+impl SpanExporter for Printer {
+    async fn export(&self, spans: Vec<SpanData>) -> OTelSdkResult {
+        if let Ok(mut numbers) = self.0.lock() {
+            for span in &spans {
+                println!("{}", numbers.line(span));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    // How the context of a trace is written into headers: as W3C has it.
+    global::set_text_map_propagator(TextMapCompositePropagator::new(vec![
+        Box::new(TraceContextPropagator::new()),
+        Box::new(BaggagePropagator::new()),
+    ]));
+    let provider = SdkTracerProvider::builder()
+        .with_simple_exporter(Printer::default())
+        .build();
+    tracing_subscriber::registry()
+        .with(LevelFilter::INFO)
+        .with(tracing_opentelemetry::layer().with_tracer(provider.tracer("example")))
+        .init();
+
+    let broker = broker().await?;
+    let prices = Server::new(&broker)
+        .serve(PricesServer::new(PriceList))
+        .start()
+        .await?;
+    let office = Office {
+        prices: PricesClient::new(&broker),
+    };
+    let orders = Server::new(&broker)
+        .serve(OrdersServer::new(office))
+        .start()
+        .await?;
+
+    for customer in ["acme", "somebody"] {
+        let span = tracing::info_span!(parent: None, "visit");
+        span.set_parent(Context::new().with_baggage([KeyValue::new("customer", customer)]))?;
+        let order = OrdersClient::new(&broker).place("bread");
+        let price = order.instrument(span).await?;
+        println!("{customer} pays {price}");
+    }
+
+    orders.stop().await?;
+    prices.stop().await?;
+    broker.close().await;
+    provider.shutdown()?;
+    Ok(())
+}

@@ -1,0 +1,369 @@
+//! A broker's options as environment variables have them: from names and values to [`Settings`], without a look at the environment or
+//! at a file.
+//!
+//! No value is ever repeated in an error: what was put into the wrong variable may be a password.
+
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::BrokerError;
+use crate::protocol::MAX_SHORT_STR;
+use crate::transport::ReplyQueue;
+use crate::transport::amqp::Address;
+
+/// What all variables but [`AMQP_URL`] begin with.
+const PREFIX: &str = "RPC_";
+
+const AMQP_URL: &str = "AMQP_URL";
+const APP_ID: &str = "RPC_APP_ID";
+const CONNECT_TIMEOUT: &str = "RPC_CONNECT_TIMEOUT";
+const HEARTBEAT: &str = "RPC_HEARTBEAT";
+const MAX_ACCEPTED_BYTES: &str = "RPC_MAX_ACCEPTED_BYTES";
+const MAX_SENT_BYTES: &str = "RPC_MAX_SENT_BYTES";
+const REPLY_QUEUE: &str = "RPC_REPLY_QUEUE";
+const SEND_USER_ID: &str = "RPC_SEND_USER_ID";
+const TLS_CA_FILE: &str = "RPC_TLS_CA_FILE";
+const TLS_CERTIFICATE_FILE: &str = "RPC_TLS_CERTIFICATE_FILE";
+const TLS_KEY_FILE: &str = "RPC_TLS_KEY_FILE";
+
+const VARIABLES: [&str; 10] = [
+    APP_ID,
+    CONNECT_TIMEOUT,
+    HEARTBEAT,
+    MAX_ACCEPTED_BYTES,
+    MAX_SENT_BYTES,
+    REPLY_QUEUE,
+    SEND_USER_ID,
+    TLS_CA_FILE,
+    TLS_CERTIFICATE_FILE,
+    TLS_KEY_FILE,
+];
+
+/// What the environment says; nothing where it says nothing of an option.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    pub(super) addresses: Vec<Address>,
+    pub(super) app_id: Option<String>,
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) heartbeat: Option<NonZeroU16>,
+    pub(super) max_accepted_bytes: Option<usize>,
+    pub(super) max_sent_bytes: Option<usize>,
+    pub(super) reply_queue: Option<ReplyQueue>,
+    pub(super) send_user_id: Option<bool>,
+    pub(super) tls: TlsFiles,
+}
+
+/// Files of PEM text, each with the variable that names it.
+#[derive(Debug, Default)]
+pub(super) struct TlsFiles {
+    pub(super) authority: Option<NamedFile>,
+    /// The certificate, and its key.
+    pub(super) identity: Option<(NamedFile, NamedFile)>,
+}
+
+/// A file, and the variable that names it.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code))]
+pub(super) struct NamedFile {
+    pub(super) variable: &'static str,
+    pub(super) path: PathBuf,
+}
+
+/// Whether a variable is one for us to read, or a misspelt one.
+pub(super) fn is_ours(name: &str) -> bool {
+    name == AMQP_URL || name.starts_with(PREFIX)
+}
+
+pub(super) fn error(variable: &str, problem: impl Into<String>) -> BrokerError {
+    BrokerError::Environment {
+        variable: variable.to_owned(),
+        problem: problem.into(),
+        source: None,
+    }
+}
+
+impl Settings {
+    /// Reads variables, whatever their order; those that are not [ours](is_ours) are passed over, and one that is empty is as good as not set.
+    pub(super) fn parse(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, BrokerError> {
+        let mut settings = Self::default();
+        let (mut certificate, mut key) = (None, None);
+        for (name, value) in variables {
+            if !is_ours(&name) {
+                continue;
+            }
+            let is_known = name == AMQP_URL || VARIABLES.contains(&name.as_str());
+            if is_known && value.is_empty() {
+                continue;
+            }
+            let file = |variable| {
+                let path = PathBuf::from(&value);
+                match cfg!(feature = "tls") {
+                    true => Ok(Some(NamedFile { variable, path })),
+                    false => Err(error(
+                        variable,
+                        "needs TLS, which this build does not have: enable the feature \"tls\" of rpc-runtime",
+                    )),
+                }
+            };
+            match name.as_str() {
+                AMQP_URL => settings.addresses = addresses(&value)?,
+                APP_ID => settings.app_id = Some(app_id(&value)?),
+                CONNECT_TIMEOUT => settings.connect_timeout = Some(duration(CONNECT_TIMEOUT, &value)?),
+                HEARTBEAT => settings.heartbeat = Some(heartbeat(&value)?),
+                MAX_ACCEPTED_BYTES => settings.max_accepted_bytes = Some(bytes(MAX_ACCEPTED_BYTES, &value)?),
+                MAX_SENT_BYTES => settings.max_sent_bytes = Some(bytes(MAX_SENT_BYTES, &value)?),
+                REPLY_QUEUE => settings.reply_queue = Some(reply_queue(&value)?),
+                SEND_USER_ID => settings.send_user_id = Some(flag(SEND_USER_ID, &value)?),
+                TLS_CA_FILE => settings.tls.authority = file(TLS_CA_FILE)?,
+                TLS_CERTIFICATE_FILE => certificate = file(TLS_CERTIFICATE_FILE)?,
+                TLS_KEY_FILE => key = file(TLS_KEY_FILE)?,
+                _ => {
+                    let problem = format!("is not known: there are {AMQP_URL}, {}", VARIABLES.join(", "));
+                    return Err(error(&name, problem));
+                }
+            }
+        }
+        settings.tls.identity = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => return Err(error(TLS_KEY_FILE, missing_beside(TLS_CERTIFICATE_FILE))),
+            (None, Some(_)) => return Err(error(TLS_CERTIFICATE_FILE, missing_beside(TLS_KEY_FILE))),
+        };
+        if settings.addresses.is_empty() {
+            let problem = "is not set: it is the broker's address, amqp://user:password@host:port/vhost, or several with commas in between";
+            return Err(error(AMQP_URL, problem));
+        }
+        Ok(settings)
+    }
+}
+
+fn missing_beside(other: &str) -> String {
+    format!("is not set, and {other} is: a certificate and its key go together")
+}
+
+fn addresses(list: &str) -> Result<Vec<Address>, BrokerError> {
+    let urls: Vec<_> = list.split(',').map(str::trim).collect();
+    let mut addresses = Vec::new();
+    for (index, url) in urls.iter().enumerate() {
+        let address = Address::parse(url).map_err(|reason| BrokerError::Environment {
+            variable: AMQP_URL.to_owned(),
+            problem: format!(
+                "has an address that cannot be used, number {} of {}",
+                index + 1,
+                urls.len()
+            ),
+            source: Some(crate::error::Cause::new(reason)),
+        })?;
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+fn app_id(text: &str) -> Result<String, BrokerError> {
+    match text.len() {
+        0..=MAX_SHORT_STR => Ok(text.to_owned()),
+        _ => Err(error(
+            APP_ID,
+            "is longer than 255 bytes, which is what AMQP takes",
+        )),
+    }
+}
+
+fn reply_queue(text: &str) -> Result<ReplyQueue, BrokerError> {
+    match text {
+        "resumable" => Ok(ReplyQueue::Resumable),
+        "exclusive" => Ok(ReplyQueue::Exclusive),
+        "direct" => Ok(ReplyQueue::Direct),
+        _ => Err(error(REPLY_QUEUE, "is none of resumable, exclusive, direct")),
+    }
+}
+
+fn flag(variable: &str, text: &str) -> Result<bool, BrokerError> {
+    text.parse()
+        .map_err(|_| error(variable, "is neither true nor false"))
+}
+
+/// A whole number and its unit.
+fn with_unit<'a>(text: &'a str, units: &[(&'a str, u64)]) -> Option<u64> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let (_, size) = units.iter().find(|(name, _)| *name == unit)?;
+    digits.parse::<u64>().ok()?.checked_mul(*size)
+}
+
+fn duration(variable: &str, text: &str) -> Result<Duration, BrokerError> {
+    const UNITS: [(&str, u64); 3] = [("ms", 1), ("s", 1000), ("m", 60_000)];
+    const LONGEST: u64 = 60 * 60_000;
+    match with_unit(text, &UNITS) {
+        Some(milliseconds @ 1..=LONGEST) => Ok(Duration::from_millis(milliseconds)),
+        _ => Err(error(
+            variable,
+            "is not a time of 1ms to 60m: a whole number with ms, s or m after it, such as 10s",
+        )),
+    }
+}
+
+fn heartbeat(text: &str) -> Result<NonZeroU16, BrokerError> {
+    let seconds = with_unit(text, &[("s", 1), ("m", 60)]).and_then(|it| u16::try_from(it).ok());
+    seconds.and_then(NonZeroU16::new).ok_or_else(|| {
+        let problem = "is not a time of 1s to 65535s: a whole number with s or m after it, such as 10s";
+        error(HEARTBEAT, problem)
+    })
+}
+
+fn bytes(variable: &str, text: &str) -> Result<usize, BrokerError> {
+    const UNITS: [(&str, u64); 3] = [("", 1), ("KiB", 1024), ("MiB", 1024 * 1024)];
+    let bytes = with_unit(text, &UNITS).and_then(|bytes| usize::try_from(bytes).ok());
+    bytes.filter(|&bytes| bytes > 0).ok_or_else(|| {
+        let problem = "is not a size above zero: a whole number of bytes, or one with KiB or MiB after it, such as 16MiB";
+        error(variable, problem)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Chain;
+
+    const URL: (&str, &str) = (AMQP_URL, "amqp://alice:s3cret@rabbit");
+
+    fn parse(variables: &[(&str, &str)]) -> Result<Settings, BrokerError> {
+        Settings::parse(
+            variables
+                .iter()
+                .map(|&(name, value)| (name.to_owned(), value.to_owned())),
+        )
+    }
+
+    /// The variable that is to blame, and what is said of it; never a secret.
+    #[track_caller]
+    fn refusal(variables: &[(&str, &str)]) -> (String, String) {
+        let error = parse(variables).unwrap_err();
+        let told = Chain(&error).to_string();
+        assert!(!format!("{told} {error:?}").contains("s3cret"), "{error:?}");
+        match error {
+            BrokerError::Environment { variable, .. } => (variable, told),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn all_of_it_is_read() {
+        let settings = parse(&[
+            (AMQP_URL, "amqp://alice:s3cret@one, amqp://alice:s3cret@two:5673"),
+            (APP_ID, "shop"),
+            (CONNECT_TIMEOUT, "1500ms"),
+            (HEARTBEAT, "20s"),
+            (MAX_ACCEPTED_BYTES, "1048576"),
+            (MAX_SENT_BYTES, "2MiB"),
+            (REPLY_QUEUE, "direct"),
+            (SEND_USER_ID, "true"),
+            ("PATH", "/bin"),
+            ("AMQP_URL_OF_SOMEBODY_ELSE", "nonsense"),
+        ])
+        .unwrap();
+        assert_eq!(format!("{:?}", settings.addresses), "[one:5672, two:5673]");
+        assert_eq!(settings.app_id.as_deref(), Some("shop"));
+        assert_eq!(settings.connect_timeout, Some(Duration::from_millis(1500)));
+        assert_eq!(settings.heartbeat.map(NonZeroU16::get), Some(20));
+        assert_eq!(settings.max_accepted_bytes, Some(1024 * 1024));
+        assert_eq!(settings.max_sent_bytes, Some(2 * 1024 * 1024));
+        assert_eq!(settings.reply_queue, Some(ReplyQueue::Direct));
+        assert_eq!(settings.send_user_id, Some(true));
+        assert!(settings.tls.authority.is_none() && settings.tls.identity.is_none());
+    }
+
+    #[test]
+    fn what_is_empty_is_not_set() {
+        let settings = parse(&[URL, (APP_ID, ""), (REPLY_QUEUE, ""), (TLS_KEY_FILE, "")]).unwrap();
+        assert_eq!((settings.app_id, settings.reply_queue), (None, None));
+        for none in [&[][..], &[(AMQP_URL, "")]] {
+            let (variable, told) = refusal(none);
+            assert_eq!(variable, AMQP_URL);
+            assert!(told.contains("is not set: it is the broker's address"), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_by_name_with_what_can() {
+        for (variable, value, allowed) in [
+            (REPLY_QUEUE, "s3cret", "resumable, exclusive, direct"),
+            (SEND_USER_ID, "yes", "true nor false"),
+            (CONNECT_TIMEOUT, "10", "such as 10s"),
+            (CONNECT_TIMEOUT, "0s", "such as 10s"),
+            (CONNECT_TIMEOUT, "s", "such as 10s"),
+            (CONNECT_TIMEOUT, "2h", "such as 10s"),
+            (CONNECT_TIMEOUT, "99999999999999999999s", "such as 10s"),
+            (CONNECT_TIMEOUT, "18446744073709551615m", "such as 10s"),
+            (HEARTBEAT, "0s", "such as 10s"),
+            (HEARTBEAT, "500ms", "such as 10s"),
+            (HEARTBEAT, "65536s", "such as 10s"),
+            (MAX_SENT_BYTES, "-1", "such as 16MiB"),
+            (MAX_SENT_BYTES, "0", "such as 16MiB"),
+            (MAX_ACCEPTED_BYTES, "16MB", "such as 16MiB"),
+            (APP_ID, &"x".repeat(256), "255 bytes"),
+        ] {
+            let (blamed, told) = refusal(&[URL, (variable, value)]);
+            assert_eq!(blamed, variable);
+            assert!(told.contains(allowed), "{variable}={value}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_not_known_is_refused_with_those_that_are() {
+        let (variable, told) = refusal(&[URL, ("RPC_REPLAY_QUEUE", "s3cret")]);
+        assert_eq!(variable, "RPC_REPLAY_QUEUE");
+        assert!(
+            told.contains("RPC_REPLY_QUEUE") && told.contains(AMQP_URL),
+            "{told}"
+        );
+        // Also where it is empty: it was meant to say something.
+        assert_eq!(refusal(&[URL, ("RPC_", "")]).0, "RPC_");
+    }
+
+    #[test]
+    fn the_address_that_cannot_be_used_is_told_by_its_place_alone() {
+        let (variable, told) = refusal(&[(AMQP_URL, "amqp://alice:s3cret@one,amqp://alice:s3cret@two:port")]);
+        assert_eq!(variable, AMQP_URL);
+        assert!(
+            told.contains("number 2 of 2") && told.contains("amqp://user:password@host"),
+            "{told}"
+        );
+        assert!(refusal(&[(AMQP_URL, "amqp://one,")]).1.contains("number 2 of 2"));
+    }
+
+    #[test]
+    #[cfg(feature = "tls")]
+    fn a_certificate_and_its_key_go_together() {
+        let settings = parse(&[
+            URL,
+            (TLS_CA_FILE, "ca.pem"),
+            (TLS_KEY_FILE, "a.key"),
+            (TLS_CERTIFICATE_FILE, "a.pem"),
+        ]);
+        let tls = settings.unwrap().tls;
+        assert_eq!(tls.authority.unwrap().path, PathBuf::from("ca.pem"));
+        let (certificate, key) = tls.identity.unwrap();
+        assert_eq!(
+            (certificate.variable, certificate.path),
+            (TLS_CERTIFICATE_FILE, "a.pem".into())
+        );
+        assert_eq!((key.variable, key.path), (TLS_KEY_FILE, "a.key".into()));
+
+        assert_eq!(refusal(&[URL, (TLS_KEY_FILE, "a.key")]).0, TLS_CERTIFICATE_FILE);
+        assert_eq!(refusal(&[URL, (TLS_CERTIFICATE_FILE, "a.pem")]).0, TLS_KEY_FILE);
+    }
+
+    #[test]
+    #[cfg(not(feature = "tls"))]
+    fn what_needs_tls_is_refused_without_it() {
+        let (variable, told) = refusal(&[URL, (TLS_CA_FILE, "ca.pem")]);
+        assert_eq!(variable, TLS_CA_FILE);
+        assert!(told.contains("enable the feature \"tls\""), "{told}");
+        assert!(
+            refusal(&[(AMQP_URL, "amqps://one")])
+                .1
+                .contains("enable the feature \"tls\"")
+        );
+    }
+}

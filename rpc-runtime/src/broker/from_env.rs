@@ -1,0 +1,137 @@
+//! Options from the environment: what it says is read in [`environment`](super::environment), and here what it names.
+
+use std::num::NonZeroU16;
+
+use super::BrokerBuilder;
+use super::environment::{self, Settings};
+use crate::error::BrokerError;
+#[cfg(feature = "tls")]
+use crate::{
+    broker::environment::{NamedFile, TlsFiles},
+    error::Cause,
+    transport::amqp::Tls,
+};
+
+impl BrokerBuilder {
+    /// The broker's addresses and options as this process's environment has them. What is not set, or empty, has its default, and
+    /// what the program sets afterwards wins. [`connect_configured`](Self::connect_configured) connects.
+    ///
+    /// | variable | what | default |
+    /// |---|---|---|
+    /// | `AMQP_URL` | the address, or several with commas in between (`%2c` is a comma within one): see [`Broker::connect`](crate::Broker::connect) | none: it has to be set |
+    /// | `RPC_APP_ID` | [`app_id`](Self::app_id), at most 255 bytes | none |
+    /// | `RPC_CONNECT_TIMEOUT` | [`connect_timeout`](Self::connect_timeout): a number with `ms`, `s` or `m`, 1ms to 60m | `10s` |
+    /// | `RPC_HEARTBEAT` | [`heartbeat`](Self::heartbeat) of addresses that do not say theirs: a number with `s` or `m`, 1s to 65535s | `10s` |
+    /// | `RPC_MAX_ACCEPTED_BYTES` | [`max_accepted_bytes`](Self::max_accepted_bytes): bytes, or a number with `KiB` or `MiB` | `16MiB` |
+    /// | `RPC_MAX_SENT_BYTES` | [`max_sent_bytes`](Self::max_sent_bytes): bytes, or a number with `KiB` or `MiB` | `16MiB` |
+    /// | `RPC_REPLY_QUEUE` | [`reply_queue`](Self::reply_queue): `resumable`, `exclusive` or `direct` | `resumable` |
+    /// | `RPC_SEND_USER_ID` | [`send_user_id`](Self::send_user_id): `true` or `false` | `false` |
+    /// | `RPC_TLS_CA_FILE` | a PEM file with the CAs to trust instead of the system's (feature `tls`) | the system's |
+    /// | `RPC_TLS_CERTIFICATE_FILE` | a PEM file with this client's certificate, and those between it and the CA (feature `tls`) | none |
+    /// | `RPC_TLS_KEY_FILE` | a PEM file with the private key of that certificate, not encrypted (feature `tls`) | none |
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError::Environment`], where `AMQP_URL` is missing, a value or a file cannot be read, or there is a variable whose name begins with
+    /// `RPC_` and is not in this table. It names the variable, and never repeats a value. Where others in the same environment need such
+    /// names, choose with [`from_vars`](Self::from_vars).
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
+    /// use rpc_runtime::BrokerBuilder;
+    ///
+    /// let broker = BrokerBuilder::from_env()?.app_id("shop").connect_configured_lazy()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_env() -> Result<Self, BrokerError> {
+        let mut variables = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| environment::is_ours(name)) else {
+                continue;
+            };
+            match value.into_string() {
+                Ok(value) => variables.push((name.to_owned(), value)),
+                Err(_) => return Err(environment::error(name, "is not text in UTF-8")),
+            }
+        }
+        Self::from_vars(variables)
+    }
+
+    /// As [`from_env`](Self::from_env), from names and values that you choose.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_env`](Self::from_env).
+    ///
+    /// ```no_run
+    /// use rpc_runtime::BrokerBuilder;
+    ///
+    /// let foreign = ["RPC_SERVICE_HOST", "RPC_SERVICE_PORT"]; // Kubernetes' own, beside a service called "rpc"
+    /// let variables = std::env::vars().filter(|(name, _)| !foreign.contains(&name.as_str()));
+    /// let builder = BrokerBuilder::from_vars(variables)?;
+    /// # Ok::<_, rpc_runtime::BrokerError>(())
+    /// ```
+    pub fn from_vars(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, BrokerError> {
+        let settings = Settings::parse(variables)?;
+        let mut builder = Self {
+            addresses: settings.addresses,
+            app_id: settings.app_id,
+            heartbeat: settings.heartbeat.map(NonZeroU16::get),
+            ..Self::default()
+        };
+        builder.connect_limit = settings.connect_timeout.unwrap_or(builder.connect_limit);
+        builder.limits.accepted = settings.max_accepted_bytes.unwrap_or(builder.limits.accepted);
+        builder.limits.sent = settings.max_sent_bytes.unwrap_or(builder.limits.sent);
+        builder.replies = settings.reply_queue.unwrap_or(builder.replies);
+        builder.send_user_id = settings.send_user_id.unwrap_or(builder.send_user_id);
+        #[cfg(feature = "tls")]
+        {
+            builder.tls = read(&settings.tls)?;
+        }
+        Ok(builder)
+    }
+}
+
+/// The TLS options that files have; nothing where no file is named.
+#[cfg(feature = "tls")]
+fn read(files: &TlsFiles) -> Result<Option<Tls>, BrokerError> {
+    let read = |file: &NamedFile| {
+        std::fs::read(&file.path).map_err(|error| BrokerError::Environment {
+            variable: file.variable.to_owned(),
+            problem: "names a file that cannot be read".to_owned(),
+            source: Some(Cause::new(error)),
+        })
+    };
+    if files.authority.is_none() && files.identity.is_none() {
+        return Ok(None);
+    }
+    let mut tls = Tls::new();
+    if let Some(authority) = &files.authority {
+        tls = tls.ca_certificate_pem(read(authority)?);
+    }
+    if let Some((certificate, key)) = &files.identity {
+        tls = tls.identity_pem(read(certificate)?, read(key)?);
+    }
+    Ok(Some(tls))
+}
+
+#[cfg(all(test, feature = "tls"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_not_there_is_told_by_its_variable_and_not_shown() {
+        let variables = [
+            ("AMQP_URL", "amqps://rabbit"),
+            ("RPC_TLS_CA_FILE", "-----BEGIN CERTIFICATE-----"),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let error = BrokerBuilder::from_vars(variables).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the environment variable RPC_TLS_CA_FILE names a file that cannot be read"
+        );
+        assert!(!format!("{error:?}").contains("BEGIN"), "{error:?}");
+    }
+}

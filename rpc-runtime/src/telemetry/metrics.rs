@@ -1,0 +1,258 @@
+//! What is counted, for the recorder of the [`metrics`](https://docs.rs/metrics) facade; nothing without the feature `metrics`.
+
+use std::time::Duration;
+
+use super::Outcome;
+
+/// Whether anything is counted.
+pub(super) const ARE_ON: bool = cfg!(feature = "metrics");
+
+/// Something that is counted.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "metrics"), allow(dead_code))]
+pub(crate) enum Event<'a> {
+    CallBegan(Method),
+    /// Nothing where nobody waited for its end.
+    CallEnded(Method, Option<(Outcome, Duration)>),
+    /// A message with so many calls leaves.
+    CallsSent {
+        queue: &'a str,
+        calls: usize,
+    },
+    /// The broker returned a message, as there is no such queue.
+    RequestReturned {
+        queue: &'a str,
+    },
+    /// A reply came that no call waits for, or that cannot be read.
+    ReplyDiscarded,
+    RequestBegan(Method),
+    /// Nothing where it was stopped.
+    RequestEnded(Method, Option<(Outcome, Duration)>),
+    /// A message with so many requests came, which the broker may have delivered before.
+    RequestsReceived {
+        queue: &'a str,
+        requests: usize,
+        redelivered: bool,
+    },
+    /// A request was not run.
+    RequestRefused {
+        queue: &'a str,
+        code: &'static str,
+    },
+    /// The broker does not have a reply, and will not.
+    ReplyLost {
+        reason: &'static str,
+    },
+    /// A connection came up, or is there no more.
+    Connected {
+        role: &'static str,
+        is_up: bool,
+    },
+    /// The broker blocks a connection, or does so no more.
+    Blocked {
+        is_blocked: bool,
+    },
+}
+
+/// Whose calls are counted.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "metrics"), allow(dead_code))]
+pub(crate) struct Method {
+    pub(crate) service: &'static str,
+    pub(crate) method: &'static str,
+}
+
+/// Counts.
+#[inline]
+pub(crate) fn count(event: Event<'_>) {
+    #[cfg(feature = "metrics")]
+    on::count(event);
+    #[cfg(not(feature = "metrics"))]
+    let _ = event;
+}
+
+#[cfg(feature = "metrics")]
+pub use on::describe;
+
+#[cfg(feature = "metrics")]
+mod on {
+    use metrics::{Label, Unit, counter, gauge, histogram};
+
+    use super::{Event, Method};
+
+    impl Method {
+        fn labels(self) -> Vec<Label> {
+            vec![
+                Label::from_static_parts("service", self.service),
+                Label::from_static_parts("method", self.method),
+            ]
+        }
+
+        fn labels_with(self, outcome: &'static str) -> Vec<Label> {
+            let mut labels = self.labels();
+            labels.push(Label::from_static_parts("outcome", outcome));
+            labels
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)] // a message holds at most 1024
+    pub(super) fn count(event: Event<'_>) {
+        match event {
+            Event::CallBegan(method) => gauge!("rpc_client_in_flight", method.labels()).increment(1),
+            Event::CallEnded(method, ended) => {
+                gauge!("rpc_client_in_flight", method.labels()).decrement(1);
+                let outcome = ended.map_or("cancelled", |(outcome, _)| outcome.as_str());
+                counter!("rpc_client_calls_total", method.labels_with(outcome)).increment(1);
+                if let Some((_, took)) = ended {
+                    histogram!("rpc_client_call_duration_seconds", method.labels()).record(took);
+                }
+            }
+            Event::CallsSent { queue, calls } => {
+                histogram!("rpc_client_calls_per_message", "queue" => queue.to_owned()).record(calls as f64);
+            }
+            Event::RequestReturned { queue } => {
+                counter!("rpc_client_returned_total", "queue" => queue.to_owned()).increment(1);
+            }
+            Event::ReplyDiscarded => counter!("rpc_client_replies_discarded_total").increment(1),
+            Event::RequestBegan(method) => gauge!("rpc_server_in_flight", method.labels()).increment(1),
+            Event::RequestEnded(method, ended) => {
+                gauge!("rpc_server_in_flight", method.labels()).decrement(1);
+                let outcome = ended.map_or("cancelled", |(outcome, _)| outcome.as_str());
+                counter!("rpc_server_requests_total", method.labels_with(outcome)).increment(1);
+                if let Some((_, took)) = ended {
+                    histogram!("rpc_server_request_duration_seconds", method.labels()).record(took);
+                }
+            }
+            Event::RequestsReceived {
+                queue,
+                requests,
+                redelivered,
+            } => {
+                histogram!("rpc_server_requests_per_message", "queue" => queue.to_owned())
+                    .record(requests as f64);
+                if redelivered {
+                    counter!("rpc_server_redelivered_total", "queue" => queue.to_owned())
+                        .increment(requests as u64);
+                }
+            }
+            Event::RequestRefused { queue, code } => {
+                counter!("rpc_server_refused_total", "queue" => queue.to_owned(), "code" => code)
+                    .increment(1);
+            }
+            Event::ReplyLost { reason } => {
+                counter!("rpc_server_replies_lost_total", "reason" => reason).increment(1);
+            }
+            Event::Connected { role, is_up: true } => {
+                gauge!("rpc_connections", "role" => role).increment(1);
+                counter!("rpc_connections_opened_total", "role" => role).increment(1);
+            }
+            Event::Connected { role, is_up: false } => {
+                gauge!("rpc_connections", "role" => role).decrement(1);
+                counter!("rpc_connections_lost_total", "role" => role).increment(1);
+            }
+            Event::Blocked { is_blocked: true } => gauge!("rpc_connections_blocked").increment(1),
+            Event::Blocked { is_blocked: false } => gauge!("rpc_connections_blocked").decrement(1),
+        }
+    }
+
+    /// Tells the recorder that is installed what the metrics of this crate mean, and their units: for exporters that show it.
+    ///
+    /// `docs/observability.md` in the repository has a table of them.
+    ///
+    /// ```
+    /// # use metrics::NoopRecorder;
+    /// metrics::set_global_recorder(NoopRecorder).expect("there is none yet");
+    /// rpc_runtime::describe_metrics();
+    /// ```
+    pub fn describe() {
+        for (name, unit, description) in COUNTERS {
+            metrics::describe_counter!(*name, *unit, *description);
+        }
+        for (name, unit, description) in GAUGES {
+            metrics::describe_gauge!(*name, *unit, *description);
+        }
+        for (name, unit, description) in HISTOGRAMS {
+            metrics::describe_histogram!(*name, *unit, *description);
+        }
+    }
+
+    type Metrics = &'static [(&'static str, Unit, &'static str)];
+
+    const COUNTERS: Metrics = &[
+        ("rpc_client_calls_total", Unit::Count, "calls that ended"),
+        (
+            "rpc_client_returned_total",
+            Unit::Count,
+            "messages with requests that the broker returned",
+        ),
+        (
+            "rpc_client_replies_discarded_total",
+            Unit::Count,
+            "replies that no call waits for",
+        ),
+        ("rpc_server_requests_total", Unit::Count, "requests that were run"),
+        (
+            "rpc_server_redelivered_total",
+            Unit::Count,
+            "requests that the broker delivered before",
+        ),
+        (
+            "rpc_server_refused_total",
+            Unit::Count,
+            "requests that were not run",
+        ),
+        (
+            "rpc_server_replies_lost_total",
+            Unit::Count,
+            "replies that the broker will not have",
+        ),
+        (
+            "rpc_connections_opened_total",
+            Unit::Count,
+            "connections to the broker that were made",
+        ),
+        (
+            "rpc_connections_lost_total",
+            Unit::Count,
+            "connections to the broker that were lost or closed",
+        ),
+    ];
+
+    const GAUGES: Metrics = &[
+        (
+            "rpc_client_in_flight",
+            Unit::Count,
+            "calls that wait for their answer",
+        ),
+        ("rpc_server_in_flight", Unit::Count, "requests that run"),
+        ("rpc_connections", Unit::Count, "connections to the broker"),
+        (
+            "rpc_connections_blocked",
+            Unit::Count,
+            "connections from which the broker reads nothing",
+        ),
+    ];
+
+    const HISTOGRAMS: Metrics = &[
+        (
+            "rpc_client_call_duration_seconds",
+            Unit::Seconds,
+            "how long calls took",
+        ),
+        (
+            "rpc_client_calls_per_message",
+            Unit::Count,
+            "calls that left together in a message",
+        ),
+        (
+            "rpc_server_request_duration_seconds",
+            Unit::Seconds,
+            "how long methods took",
+        ),
+        (
+            "rpc_server_requests_per_message",
+            Unit::Count,
+            "requests that came together in a message",
+        ),
+    ];
+}

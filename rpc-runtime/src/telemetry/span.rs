@@ -1,0 +1,85 @@
+//! Spans of calls and of requests, in the words of OpenTelemetry's conventions for
+//! [RPC](https://opentelemetry.io/docs/specs/semconv/rpc/rpc-spans/) and
+//! [messaging](https://opentelemetry.io/docs/specs/semconv/messaging/rabbitmq/).
+
+use tracing::Span;
+use tracing::field::Empty;
+
+use super::Outcome;
+use crate::client::CallPlan;
+use crate::server::{Invocation, Service};
+
+/// The span of an attempt to call; disabled where nobody looks at it.
+pub(super) fn of_call(plan: &CallPlan) -> Span {
+    let (service, method) = (plan.destination.service.name, plan.method.name);
+    tracing::info_span!(
+        "call",
+        otel.name = %format_args!("{service}/{method}"),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        rpc.system.name = SYSTEM,
+        rpc.method = %format_args!("{service}/{method}"),
+        rpc.response.status_code = Empty,
+        error.type = Empty,
+        messaging.system = "rabbitmq",
+        messaging.operation.type = "send",
+        messaging.operation.name = "publish",
+        messaging.destination.name = plan.destination.queue.as_str(),
+        messaging.message.conversation_id = Empty,
+        messaging.message.body.size = plan.arguments.0.len(),
+    )
+}
+
+/// The span of a request that is run; disabled where nobody looks at it.
+pub(super) fn of_request(service: &dyn Service, queue: &str, invocation: &Invocation) -> Span {
+    let method = invocation.method();
+    tracing::info_span!(
+        "handle",
+        otel.name = %format_args!("{}/{method}", service.descriptor().name),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        rpc.system.name = SYSTEM,
+        rpc.method = %format_args!("{}/{method}", service.descriptor().name),
+        rpc.response.status_code = Empty,
+        error.type = Empty,
+        messaging.system = "rabbitmq",
+        messaging.operation.type = "process",
+        messaging.operation.name = "process",
+        messaging.destination.name = queue,
+        messaging.message.conversation_id = invocation.context().correlation_id(),
+        messaging.message.body.size = invocation.bytes(),
+    )
+}
+
+/// What the conventions call a system of remote procedure calls.
+const SYSTEM: &str = "rpc-runtime";
+
+/// Who looks at a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Caller,
+    Worker,
+}
+
+/// Notes how it ended.
+pub(super) fn ended(span: &Span, side: Side, outcome: Outcome) {
+    span.record("rpc.response.status_code", outcome.as_str());
+    if outcome == Outcome::Ok {
+        return;
+    }
+    span.record("error.type", outcome.as_str());
+    if side == Side::Caller || is_workers_fault(outcome) {
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// Whether a worker has reason to look after it. The conventions have no error in the worker's span for what is the caller's business: a
+/// request that is wrong, or not allowed; nor is the method's own error one, which is an answer.
+fn is_workers_fault(outcome: Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Fault(
+            "panicked" | "unanswerable" | "reply_too_large" | "abandoned" | "interrupted" | "other"
+        )
+    )
+}

@@ -1,0 +1,395 @@
+//! Connections by `amqps://`: who is not trusted is not talked to, a certificate can be the login, and all that is promised of a
+//! connection is promised of these.
+//!
+//! Their broker is their own.
+
+use std::time::Duration;
+
+use rpc_runtime::{
+    Broker, BrokerBuilder, BrokerError, Chain, Context, RequestQueue, RunningServer, Server, Tls, TlsFailure,
+    service,
+};
+use rpc_tests::certificates::{Authority, Identity};
+use rpc_tests::gate::soon;
+use rpc_tests::proxy::{Proxy, Target};
+use rpc_tests::rabbit::{Node, Permissions, unique};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+#[service]
+trait Guestbook {
+    /// The RabbitMQ user who asks.
+    #[rpc(idempotent)]
+    async fn who_am_i(&self, #[rpc(context)] cx: &Context) -> Option<String>;
+}
+
+struct Book;
+
+impl Guestbook for Book {
+    async fn who_am_i(&self, cx: &Context) -> Option<String> {
+        cx.user_id().map(str::to_owned)
+    }
+}
+
+/// A broker with a certificate for `localhost` and for no address, of an authority that only these tests know.
+struct Site {
+    node: Node,
+    authority: Authority,
+}
+
+async fn site() -> &'static Site {
+    // A static is never dropped; the watchdog sees the process end.
+    static SITE: OnceCell<Site> = OnceCell::const_new();
+    let start = async || {
+        let authority = Authority::new().unwrap();
+        let identity = authority.server(&["localhost"]).unwrap();
+        let node = Node::start_with_tls(&authority, &identity).await.unwrap();
+        Site { node, authority }
+    };
+    SITE.get_or_init(start).await
+}
+
+impl Site {
+    fn url(&self) -> String {
+        self.node.tls_url("guest:guest", "localhost")
+    }
+
+    fn trusted(&self) -> Tls {
+        Tls::new().ca_certificate_pem(self.authority.pem())
+    }
+
+    /// Trusted, and with a certificate for this client.
+    fn known_as(&self, name: &str) -> Tls {
+        let Identity { chain, key } = self.authority.client(name).unwrap();
+        self.trusted().identity_pem(chain, key)
+    }
+}
+
+fn builder(tls: Tls) -> BrokerBuilder {
+    Broker::builder()
+        .tls(tls)
+        .connect_timeout(Duration::from_secs(10))
+}
+
+async fn serve(worker: &Broker, queue: &str) -> RunningServer {
+    let server = Server::new(worker).serve_on(RequestQueue::new(queue), GuestbookServer::new(Book));
+    server.start().await.unwrap()
+}
+
+async fn refusal(builder: BrokerBuilder, url: &str) -> BrokerError {
+    let attempt = soon("the attempt ends", builder.connect(url)).await;
+    attempt.expect_err("this cannot be trusted")
+}
+
+/// What is in the way of TLS.
+async fn failure(builder: BrokerBuilder, url: &str) -> TlsFailure {
+    let error = refusal(builder, url).await;
+    println!("{}", Chain(&error));
+    match error {
+        BrokerError::Tls { failure, .. } => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What cannot be used of the options, which is found out before anything is connected to.
+fn unusable(tls: Tls) -> String {
+    match builder(tls).connect_lazy(["amqps://localhost:1"]) {
+        Err(error @ BrokerError::InvalidTls { .. }) => Chain(&error).to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_call_goes_over_tls_where_the_broker_is_of_the_authority_that_is_trusted() {
+    let site = site().await;
+    let queue = unique("tls");
+    let worker = builder(site.trusted()).connect(&site.url()).await.unwrap();
+    let server = serve(&worker, &queue).await;
+    let caller = builder(site.trusted()).connect(&site.url()).await.unwrap();
+    let client = GuestbookClient::builder(&caller).queue(&queue).build();
+    assert_eq!(soon("the call ends", client.who_am_i()).await.unwrap(), None);
+
+    let connections = site
+        .node
+        .ctl(&["list_connections", "--no-table-headers", "ssl"])
+        .await
+        .unwrap();
+    assert!(
+        connections.lines().filter(|&ssl| ssl == "true").count() >= 4,
+        "{connections}"
+    );
+    assert!(!connections.contains("false"), "{connections}");
+    caller.close().await;
+    server.stop().await.unwrap();
+    worker.close().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_is_not_trusted_is_not_talked_to() {
+    let site = site().await;
+    let stranger = Authority::new().unwrap();
+    let others = Tls::new().ca_certificate_pem(stranger.pem());
+    assert_eq!(
+        failure(builder(others.clone()), &site.url()).await,
+        TlsFailure::Untrusted
+    );
+    // Several are trusted where several are given.
+    let both = others.ca_certificate_pem(site.authority.pem());
+    builder(both).connect(&site.url()).await.unwrap().close().await;
+
+    // This system does not know the tests' authority; it may know none at all.
+    match refusal(Broker::builder(), &site.url()).await {
+        BrokerError::Tls { failure, .. } => assert_eq!(failure, TlsFailure::Untrusted),
+        error => assert!(matches!(error, BrokerError::InvalidTls { .. }), "{error:?}"),
+    }
+
+    let by_address = site.node.tls_url("guest:guest", "127.0.0.1");
+    assert_eq!(
+        failure(builder(site.trusted()), &by_address).await,
+        TlsFailure::WrongName
+    );
+}
+
+#[tokio::test]
+async fn a_client_of_an_authority_that_the_broker_does_not_know_is_told_so() {
+    let site = site().await;
+    let Identity { chain, key } = Authority::new().unwrap().client("shop").unwrap();
+    let stranger = builder(site.trusted().identity_pem(chain, key));
+    assert_eq!(
+        failure(stranger, &site.url()).await,
+        TlsFailure::ClientCertificate
+    );
+}
+
+#[tokio::test]
+async fn the_wrong_port_is_called_that() {
+    let site = site().await;
+    let plain_port = site.node.url().replace("amqp://", "amqps://");
+    assert_eq!(
+        failure(builder(site.trusted()), &plain_port).await,
+        TlsFailure::NotTls
+    );
+    let tls_port = site.url().replace("amqps://", "amqp://");
+    assert_eq!(failure(Broker::builder(), &tls_port).await, TlsFailure::NotPlain);
+}
+
+#[tokio::test]
+async fn a_port_that_says_nothing_is_given_up_in_time() {
+    let site = site().await;
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "amqps://alice:s3cret@localhost:{}",
+        silent.local_addr().unwrap().port()
+    );
+    let limit = Duration::from_millis(300);
+    let error = refusal(builder(site.trusted()).connect_timeout(limit), &url).await;
+    assert!(matches!(error, BrokerError::Unresponsive { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_certificate_or_key_is_refused_at_once_and_not_shown() {
+    let authority = Authority::new().unwrap();
+    let Identity { chain, key } = authority.client("shop").unwrap();
+    let tls = || Tls::new().ca_certificate_pem(authority.pem());
+
+    assert!(unusable(Tls::new().ca_certificate_pem("s3cret")).contains("no CA certificate"));
+    assert!(unusable(Tls::new().ca_certificate_pem(key.clone())).contains("no CA certificate"));
+    assert!(unusable(tls().identity_pem("s3cret", key.clone())).contains("no certificate"));
+    let no_key = unusable(tls().identity_pem(chain.clone(), "-----BEGIN s3cret"));
+    assert!(
+        no_key.contains("no private key") && !no_key.contains("s3cret"),
+        "{no_key}"
+    );
+    let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    assert!(unusable(tls().identity_pem(chain.clone(), encrypted)).contains("not encrypted"));
+    let others = authority.client("shop").unwrap().key;
+    assert!(unusable(tls().identity_pem(chain.clone(), others)).contains("do not fit together"));
+
+    let shown = format!("{:?}", builder(tls().identity_pem(chain.clone(), key.clone())));
+    assert!(!shown.contains("BEGIN"), "{shown}");
+    builder(tls().identity_pem(chain, key))
+        .connect_lazy(["amqps://localhost:1"])
+        .unwrap();
+}
+
+#[tokio::test]
+async fn tls_options_are_never_left_out_silently() {
+    let builder = builder(site().await.trusted());
+    let error = builder
+        .connect_lazy(["amqps://localhost", "amqp://localhost"])
+        .unwrap_err();
+    assert!(error.to_string().contains("write amqps://"), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_a_login_and_its_user_is_known_to_the_worker() {
+    let site = site().await;
+    // Without a password: nobody can log in by one.
+    site.node
+        .add_user("shop", "none", Permissions::ALL)
+        .await
+        .unwrap();
+    site.node.ctl(&["clear_password", "shop"]).await.unwrap();
+    let external = |user: &str| {
+        let url = site.node.tls_url(user, "localhost");
+        format!("{}?auth_mechanism=external", url.replace("://@", "://"))
+    };
+
+    let queue = unique("external");
+    let worker = builder(site.known_as("shop"))
+        .connect(&external(""))
+        .await
+        .unwrap();
+    let server = serve(&worker, &queue).await;
+    let caller = builder(site.known_as("shop"))
+        .send_user_id(true)
+        .connect(&external("shop"))
+        .await
+        .unwrap();
+    let client = GuestbookClient::builder(&caller).queue(&queue).build();
+    assert_eq!(
+        soon("the call ends", client.who_am_i()).await.unwrap().as_deref(),
+        Some("shop")
+    );
+    caller.close().await;
+    server.stop().await.unwrap();
+    worker.close().await;
+
+    // Only the broker knows who that is: to send it, the address has to say it.
+    let error = refusal(builder(site.known_as("shop")).send_user_id(true), &external("")).await;
+    assert!(error.to_string().contains("write amqps://USER@host"), "{error}");
+    let error = refusal(builder(site.trusted()), &external("shop")).await;
+    assert!(error.to_string().contains("Tls::identity_pem"), "{error}");
+    // A certificate of nobody whom the broker knows.
+    let error = refusal(builder(site.known_as("nobody")), &external("nobody")).await;
+    assert!(
+        Chain(&error).to_string().contains("ACCESS_REFUSED"),
+        "{}",
+        Chain(&error)
+    );
+}
+
+#[tokio::test]
+async fn a_tls_connection_that_is_cut_heals_itself() {
+    let site = site().await;
+    let queue = unique("cut");
+    let proxy = Proxy::start(&site.url()).await.unwrap();
+    let through_proxy = proxy.url().replace("127.0.0.1", "localhost");
+    let worker = builder(site.trusted()).connect(&through_proxy).await.unwrap();
+    let server = serve(&worker, &queue).await;
+    let caller = builder(site.trusted()).connect(&through_proxy).await.unwrap();
+    let client = GuestbookClient::builder(&caller).queue(&queue).build();
+    soon("a call ends", client.who_am_i()).await.unwrap();
+
+    for _ in 0..3 {
+        let mut changes = caller.status_changes();
+        assert!(proxy.reset(Target::All).await >= 4);
+        let down = async { while changes.next().await.is_some_and(|status| status.is_ready()) {} };
+        soon("the caller sees that it is down", down).await;
+        soon("a call ends", client.who_am_i()).await.unwrap();
+    }
+    soon("the caller closes", caller.close()).await;
+    soon("the worker stops", server.stop()).await.unwrap();
+    soon("the worker closes", worker.close()).await;
+}
+
+/// Files for the variables that name them, as long as the folder is there.
+fn files(folder: &TempDir, authority: &str, identity: &Identity) -> [(&'static str, String); 3] {
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().expect("a path that is text").to_owned()
+    };
+    [
+        ("RPC_TLS_CA_FILE", file("ca.pem", authority)),
+        ("RPC_TLS_CERTIFICATE_FILE", file("client.pem", &identity.chain)),
+        ("RPC_TLS_KEY_FILE", file("client.key", &identity.key)),
+    ]
+}
+
+/// What `.ci/run` checks of the other examples, which need no broker.
+#[tokio::test]
+async fn the_example_prints_what_it_is_there_to_show() {
+    let site = site().await;
+    site.node
+        .add_user("cashier", "none", Permissions::ALL)
+        .await
+        .unwrap();
+    let folder = TempDir::new().unwrap();
+    let cashier = site.authority.client("cashier").unwrap();
+    let url = site.node.tls_url("cashier", "localhost");
+    let mut example = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    example
+        .args(["run", "--quiet", "--locked", "--example", "tls"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .kill_on_drop(true);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"RPC_")) {
+        example.env_remove(name);
+    }
+    example
+        .env("AMQP_URL", format!("{url}?auth_mechanism=external"))
+        .envs(files(&folder, site.authority.pem(), &cashier));
+
+    // It may have to be built.
+    let output = timeout(Duration::from_secs(600), example.output())
+        .await
+        .unwrap()
+        .unwrap();
+    let (printed, told) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert_eq!(
+        printed, "the worker knows its caller as cashier\nrefused: cashier may not give money back\n",
+        "{told}"
+    );
+    assert!(output.status.success(), "{told}");
+}
+
+#[tokio::test]
+async fn the_environment_can_say_all_of_it() {
+    let site = site().await;
+    site.node
+        .add_user("till", "none", Permissions::ALL)
+        .await
+        .unwrap();
+    let queue = unique("environment");
+    let worker = builder(site.trusted()).connect(&site.url()).await.unwrap();
+    let server = serve(&worker, &queue).await;
+
+    let folder = TempDir::new().unwrap();
+    let till = site.authority.client("till").unwrap();
+    let url = site.node.tls_url("till", "localhost");
+    let variables = [
+        (
+            "AMQP_URL",
+            format!("amqps://till@localhost:1?auth_mechanism=external,{url}?auth_mechanism=external"),
+        ),
+        ("RPC_SEND_USER_ID", "true".to_owned()),
+        ("RPC_REPLY_QUEUE", "exclusive".to_owned()),
+    ];
+    let files = files(&folder, site.authority.pem(), &till);
+    let variables = variables
+        .into_iter()
+        .chain(files)
+        .map(|(name, value)| (name.to_owned(), value));
+    let configured = BrokerBuilder::from_vars(variables).unwrap();
+    let caller = configured.connect_configured().await.unwrap();
+    let client = GuestbookClient::builder(&caller).queue(&queue).build();
+    assert_eq!(
+        soon("the call ends", client.who_am_i()).await.unwrap().as_deref(),
+        Some("till")
+    );
+    let queues = site
+        .node
+        .ctl(&["list_queues", "--no-table-headers", "name"])
+        .await
+        .unwrap();
+    assert!(queues.contains("amq.gen-"), "{queues}");
+    caller.close().await;
+    server.stop().await.unwrap();
+    worker.close().await;
+}

@@ -1,0 +1,81 @@
+//! Certificates that are made in a test and end with it.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+/// A certificate authority that nobody knows.
+#[derive(Debug)]
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+/// A certificate and its private key, both PEM.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The certificate.
+    pub chain: String,
+    /// The key.
+    pub key: String,
+}
+
+impl Authority {
+    /// A new one.
+    ///
+    /// # Errors
+    ///
+    /// Where the certificate cannot be made; so for all of these.
+    pub fn new() -> anyhow::Result<Self> {
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "the tests' own CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate()?;
+        let pem = params.self_signed(&key)?.pem();
+        let issuer = Issuer::new(params, key);
+        Ok(Self { issuer, pem })
+    }
+
+    /// Its own certificate, as who trusts it wants it.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// A certificate for a broker at these host names or addresses.
+    pub fn server(&self, hosts: &[&str]) -> anyhow::Result<Identity> {
+        let hosts: Vec<_> = hosts.iter().map(|&host| host.to_owned()).collect();
+        self.sign(
+            CertificateParams::new(hosts)?,
+            "broker",
+            ExtendedKeyUsagePurpose::ServerAuth,
+        )
+    }
+
+    /// A certificate for a client of this common name.
+    pub fn client(&self, name: &str) -> anyhow::Result<Identity> {
+        self.sign(
+            CertificateParams::default(),
+            name,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        )
+    }
+
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        name: &str,
+        purpose: ExtendedKeyUsagePurpose,
+    ) -> anyhow::Result<Identity> {
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![purpose];
+        let key = KeyPair::generate()?;
+        let chain = params.signed_by(&key, &self.issuer)?.pem();
+        let key = key.serialize_pem();
+        Ok(Identity { chain, key })
+    }
+}

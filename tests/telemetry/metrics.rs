@@ -1,0 +1,342 @@
+//! What is counted is true: what a caller and a worker did, and what went wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use rpc_runtime::{Broker, CallError, RequestQueue, Server, describe_metrics, service};
+use rpc_tests::gate::{Gate, SOON, soon};
+use rpc_tests::proxy::{Proxy, Target};
+use rpc_tests::rabbit::{shared, unique};
+use rpc_tests::raw::RawPeer;
+use rpc_tests::world::World;
+use rpc_tests::{on_both_brokers, until};
+use tokio::sync::Mutex;
+
+static RECORDER: LazyLock<PrometheusHandle> = LazyLock::new(|| {
+    let handle = PrometheusBuilder::new().install_recorder().unwrap();
+    describe_metrics();
+    handle
+});
+
+/// Tests that count the same things run one after another.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// All metrics as they are exported, by name and labels.
+fn counted() -> BTreeMap<String, f64> {
+    let text = RECORDER.render();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        })
+        .collect()
+}
+
+/// What a metric has grown by since then.
+fn growth(before: &BTreeMap<String, f64>, name: &str) -> f64 {
+    let value = |counted: &BTreeMap<String, f64>| counted.get(name).copied().unwrap_or(0.0);
+    value(&counted()) - value(before)
+}
+
+/// Checks what metrics have grown by.
+fn assert_grew(before: &BTreeMap<String, f64>, expected: &[(&str, f64)]) {
+    for (name, by) in expected {
+        assert!(
+            (growth(before, name) - by).abs() < 1e-9,
+            "{name}: {}, not {by}",
+            growth(before, name)
+        );
+    }
+}
+
+#[service]
+trait Metered {
+    async fn pass(&self);
+    async fn fail(&self) -> Result<(), String>;
+    async fn panic(&self);
+    async fn quick(&self);
+}
+
+struct Meter(Gate);
+
+impl Metered for Meter {
+    async fn pass(&self) {
+        self.0.pass().await;
+    }
+
+    async fn fail(&self) -> Result<(), String> {
+        Err("no".into())
+    }
+
+    async fn panic(&self) {
+        panic!("on purpose");
+    }
+
+    async fn quick(&self) {}
+}
+
+on_both_brokers! {
+    calls_and_requests_are_counted_by_outcome,
+    calls_that_leave_together_are_counted,
+    what_is_not_run_is_counted,
+}
+
+async fn calls_and_requests_are_counted_by_outcome(world: World) {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let before = counted();
+    let (broker, queue, gate) = (world.broker().await, unique("metered"), Gate::closed());
+    let server = Server::new(&broker)
+        .serve_on(RequestQueue::new(&queue), MeteredServer::new(Meter(gate.clone())))
+        .start()
+        .await
+        .unwrap();
+    let client = MeteredClient::builder(&broker).queue(&queue).build();
+
+    let waiting = tokio::spawn(client.pass());
+    gate.began(1).await;
+    let of = |name: &str, method: &str| format!(r#"{name}{{service="Metered",method="{method}"}}"#);
+    assert_grew(
+        &before,
+        &[
+            (&of("rpc_client_in_flight", "pass"), 1.0),
+            (&of("rpc_server_in_flight", "pass"), 1.0),
+        ],
+    );
+    gate.let_go(1);
+    waiting.await.unwrap().unwrap();
+    client.fail().await.unwrap_err();
+    client.panic().await.unwrap_err();
+    // Nobody waits for its end.
+    let given_up = tokio::spawn(client.pass());
+    gate.began(1).await;
+    given_up.abort();
+    given_up.await.unwrap_err();
+    gate.let_go(1);
+    let late = client
+        .pass()
+        .timeout(Duration::from_millis(50))
+        .await
+        .unwrap_err();
+    assert!(matches!(late, CallError::TimedOut { .. }), "{late:?}");
+    gate.let_all_go();
+    server.stop().await.unwrap();
+
+    let ended = |side: &str, method: &str, outcome: &str| {
+        format!(r#"rpc_{side}_total{{service="Metered",method="{method}",outcome="{outcome}"}}"#)
+    };
+    assert_grew(
+        &before,
+        &[
+            (&ended("client_calls", "pass", "ok"), 1.0),
+            (&ended("client_calls", "pass", "cancelled"), 1.0),
+            (&ended("client_calls", "pass", "timed_out"), 1.0),
+            (&ended("client_calls", "fail", "error"), 1.0),
+            (&ended("client_calls", "panic", "panicked"), 1.0),
+            (&ended("server_requests", "pass", "ok"), 3.0),
+            (&ended("server_requests", "fail", "error"), 1.0),
+            (&ended("server_requests", "panic", "panicked"), 1.0),
+            (&of("rpc_client_in_flight", "pass"), 0.0),
+            (&of("rpc_server_in_flight", "pass"), 0.0),
+            (&of("rpc_server_request_duration_seconds_count", "pass"), 3.0),
+            (&of("rpc_client_call_duration_seconds_count", "pass"), 2.0),
+        ],
+    );
+    // In seconds, and not in anything else.
+    let sum = growth(&before, &of("rpc_client_call_duration_seconds_sum", "pass"));
+    assert!(sum > 0.05 && sum < SOON.as_secs_f64(), "{sum}");
+}
+
+async fn calls_that_leave_together_are_counted(world: World) {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let before = counted();
+    let (broker, queue) = (world.broker().await, unique("metered"));
+    let server = Server::new(&broker)
+        .serve_on(RequestQueue::new(&queue), MeteredServer::new(Meter(Gate::open())))
+        .start()
+        .await
+        .unwrap();
+    let client = MeteredClient::builder(&broker).queue(&queue).build();
+    for _ in 0..5 {
+        for called in join_all((0..200).map(|_| client.quick())).await {
+            called.unwrap();
+        }
+    }
+    server.stop().await.unwrap();
+    let of = |side: &str, what: &str| format!(r#"rpc_{side}_per_message_{what}{{queue="{queue}"}}"#);
+    for side in ["client_calls", "server_requests"] {
+        assert_grew(&before, &[(&of(side, "sum"), 1000.0)]);
+        let messages = growth(&before, &of(side, "count"));
+        assert!((1.0..1000.0).contains(&messages), "{messages}");
+    }
+}
+
+async fn what_is_not_run_is_counted(world: World) {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let before = counted();
+    let (broker, queue, nowhere) = (world.broker().await, unique("metered"), unique("nowhere"));
+    let server = Server::new(&broker)
+        .serve_on(RequestQueue::new(&queue), MeteredServer::new(Meter(Gate::open())))
+        .start()
+        .await
+        .unwrap();
+
+    #[service]
+    trait Newer {
+        async fn not_there_yet(&self);
+    }
+    let newer = NewerClient::builder(&broker).queue(&queue).build();
+    newer.not_there_yet().await.unwrap_err();
+    let lost = MeteredClient::builder(&broker).queue(&nowhere).build();
+    lost.quick().await.unwrap_err();
+    server.stop().await.unwrap();
+    assert_grew(
+        &before,
+        &[
+            (
+                &format!(r#"rpc_server_refused_total{{queue="{queue}",code="unknown_method"}}"#),
+                1.0,
+            ),
+            (
+                r#"rpc_client_calls_total{service="Newer",method="not_there_yet",outcome="unknown_method"}"#,
+                1.0,
+            ),
+            (&format!(r#"rpc_client_returned_total{{queue="{nowhere}"}}"#), 1.0),
+            (
+                r#"rpc_client_calls_total{service="Metered",method="quick",outcome="no_server"}"#,
+                1.0,
+            ),
+        ],
+    );
+}
+
+#[tokio::test]
+async fn what_the_broker_delivered_before_is_counted() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let before = counted();
+    let (url, queue) = (shared().await, unique("metered"));
+    let broker = Broker::connect(url).await.unwrap();
+    let peer = RawPeer::connect(url).await.unwrap();
+    let serve = || {
+        Server::new(&broker)
+            .serve_on(RequestQueue::new(&queue), MeteredServer::new(Meter(Gate::open())))
+            .start()
+    };
+    serve().await.unwrap().stop().await.unwrap();
+
+    // Another consumer takes a request and is lost with its connection.
+    let properties = lapin::BasicProperties::default().with_type("quick".into());
+    peer.publish(&queue, properties, b"").await.unwrap();
+    let mut consumer = peer.consume_unsettled(&queue).await.unwrap();
+    let delivery = rpc_tests::raw::next(&mut consumer, SOON).await.unwrap();
+    assert!(delivery.is_some());
+    peer.channel().close(200, "lost".into()).await.unwrap();
+    let server = serve().await.unwrap();
+    let redelivered = format!(r#"rpc_server_redelivered_total{{queue="{queue}"}}"#);
+    until("it is delivered again", SOON, async || {
+        Ok(growth(&before, &redelivered) >= 1.0)
+    })
+    .await
+    .unwrap();
+    assert_grew(
+        &before,
+        &[
+            (&redelivered, 1.0),
+            // It is not idempotent.
+            (
+                &format!(r#"rpc_server_refused_total{{queue="{queue}",code="interrupted"}}"#),
+                1.0,
+            ),
+        ],
+    );
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_are_counted() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let before = counted();
+    let proxy = Proxy::start(shared().await).await.unwrap();
+    let broker = Broker::connect(proxy.url()).await.unwrap();
+    let of = |name: &str, role: &str| format!(r#"rpc_connections{name}{{role="{role}"}}"#);
+    let publishing = of("_opened_total", "publishing");
+    assert!(growth(&before, &publishing) >= 1.0);
+    let lost = of("_lost_total", "publishing");
+    let (opened_before, lost_before) = (growth(&before, &publishing), growth(&before, &lost));
+    proxy.reset(Target::All).await;
+    until("the connection is lost and made again", SOON, async || {
+        Ok(growth(&before, &lost) > lost_before && growth(&before, &publishing) > opened_before)
+    })
+    .await
+    .unwrap();
+    soon("it closes", broker.close()).await;
+}
+
+/// A recorder that hears of names alone.
+#[derive(Default)]
+struct Names(std::sync::Mutex<BTreeSet<String>>);
+
+impl Names {
+    fn described() -> BTreeSet<String> {
+        let names = Self::default();
+        metrics::with_local_recorder(&names, describe_metrics);
+        names.0.into_inner().unwrap()
+    }
+
+    fn add(&self, name: KeyName) {
+        self.0.lock().unwrap().insert(name.as_str().to_owned());
+    }
+}
+
+impl Recorder for Names {
+    fn describe_counter(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+        self.add(name);
+    }
+
+    fn describe_gauge(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+        self.add(name);
+    }
+
+    fn describe_histogram(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+        self.add(name);
+    }
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+/// The names of metrics in a text; of a histogram, without what Prometheus adds to it.
+fn names_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|letter: char| !letter.is_ascii_lowercase() && letter != '_');
+    let metrics = words.filter(|word| word.starts_with("rpc_") && *word != "rpc_runtime");
+    metrics
+        .map(|name| {
+            let histogram = ["_bucket", "_sum", "_count"];
+            let ending = histogram.iter().find_map(|ending| name.strip_suffix(ending));
+            ending.unwrap_or(name).to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn the_dashboard_and_the_documentation_show_what_there_is() {
+    let described = Names::described();
+    let dashboard = names_in(include_str!("../../examples/grafana_dashboard.json"));
+    assert_eq!(dashboard.difference(&described).collect::<Vec<_>>(), [""; 0]);
+    assert!(dashboard.len() > 10);
+    let page = include_str!("../../docs/observability.md");
+    assert_eq!(names_in(page), described);
+}

@@ -1,0 +1,323 @@
+//! One trace goes from the caller through a worker to the worker that this one calls, and tells who did what.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex};
+use std::task::{Context as TaskContext, Poll};
+
+use futures_util::future::{BoxFuture, join_all};
+use opentelemetry::baggage::BaggageExt;
+use opentelemetry::trace::{SpanId, SpanKind, Status, TraceContextExt, TraceId, TracerProvider};
+use opentelemetry::{Context as TraceContext, KeyValue, Value, global};
+use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use rpc_runtime::middleware::{CallReply, CallService, OutgoingCall};
+use rpc_runtime::{Broker, CallError, RequestQueue, RunningServer, Server, service};
+use rpc_tests::on_both_brokers;
+use rpc_tests::rabbit::unique;
+use rpc_tests::world::World;
+use tower::Service;
+use tracing::Instrument;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Collects the spans of this process.
+struct Collector {
+    provider: SdkTracerProvider,
+    exporter: InMemorySpanExporter,
+}
+
+static COLLECTOR: LazyLock<Collector> = LazyLock::new(|| {
+    let exporter = InMemorySpanExporter::default();
+    let provider = SdkTracerProvider::builder()
+        .with_simple_exporter(exporter.clone())
+        .build();
+    global::set_text_map_propagator(opentelemetry::propagation::TextMapCompositePropagator::new(vec![
+        Box::new(TraceContextPropagator::new()),
+        Box::new(BaggagePropagator::new()),
+    ]));
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("tests"));
+    tracing_subscriber::registry()
+        .with(tracing_subscriber::filter::LevelFilter::INFO)
+        .with(layer)
+        .init();
+    Collector { provider, exporter }
+});
+
+impl Collector {
+    /// The ended spans of each trace, by name.
+    fn traces(&self) -> HashMap<TraceId, HashMap<String, SpanData>> {
+        self.provider.force_flush().unwrap();
+        let mut traces: HashMap<_, HashMap<_, _>> = HashMap::new();
+        for span in self.exporter.get_finished_spans().unwrap() {
+            let name = format!("{} {:?}", span.name, span.span_kind);
+            traces
+                .entry(span.span_context.trace_id())
+                .or_default()
+                .insert(name, span);
+        }
+        traces
+    }
+
+    fn spans_of(&self, trace: TraceId) -> HashMap<String, SpanData> {
+        self.traces().remove(&trace).unwrap_or_default()
+    }
+}
+
+#[service]
+trait Front {
+    async fn greet(&self, name: &str) -> String;
+    async fn stumble(&self);
+    async fn refuse(&self) -> Result<(), String>;
+}
+
+#[service]
+trait Back {
+    /// The name as this worker knows it, and what the trace says of the tenant.
+    async fn full_name(&self, name: &str) -> String;
+}
+
+struct Desk(BackClient);
+
+impl Front for Desk {
+    async fn greet(&self, name: &str) -> String {
+        match self.0.full_name(name).await {
+            Ok(name) => format!("hello {name}"),
+            Err(error) => format!("{error:?}"),
+        }
+    }
+
+    async fn stumble(&self) {
+        panic!("on purpose");
+    }
+
+    async fn refuse(&self) -> Result<(), String> {
+        Err("no".into())
+    }
+}
+
+struct Archive;
+
+impl Back for Archive {
+    async fn full_name(&self, name: &str) -> String {
+        let context = TraceContext::current();
+        let tenant = context.baggage().get("tenant").map(ToString::to_string);
+        format!("{name} of {}", tenant.as_deref().unwrap_or("nobody"))
+    }
+}
+
+/// Two workers, of which one calls the other.
+struct Workers {
+    front: String,
+    back: String,
+    servers: [RunningServer; 2],
+}
+
+impl Workers {
+    async fn start(world: &World) -> Self {
+        let (front, back) = (unique("front"), unique("back"));
+        let server = Server::new(&world.broker().await)
+            .serve_on(RequestQueue::new(&back), BackServer::new(Archive))
+            .start();
+        let archive = server.await.unwrap();
+        let broker = world.broker().await;
+        let client = BackClient::builder(&broker).queue(&back).build();
+        let server = Server::new(&broker)
+            .serve_on(RequestQueue::new(&front), FrontServer::new(Desk(client)))
+            .start();
+        Self {
+            front,
+            back,
+            servers: [server.await.unwrap(), archive],
+        }
+    }
+
+    fn client(&self, broker: &Broker) -> FrontClient {
+        FrontClient::builder(broker).queue(&self.front).build()
+    }
+
+    async fn stop(self) {
+        for server in self.servers {
+            server.stop().await.unwrap();
+        }
+    }
+}
+
+on_both_brokers! {
+    one_trace_goes_from_caller_to_worker_to_nested_call,
+    calls_that_leave_together_keep_their_own_traces,
+    spans_tell_how_calls_ended,
+    replies_say_which_span_they_come_from,
+}
+
+/// Runs a caller's code in a span of its own, with baggage; also returns its trace.
+async fn traced<T>(name: &str, tenant: &str, code: impl Future<Output = T>) -> (T, TraceId) {
+    LazyLock::force(&COLLECTOR);
+    let context = TraceContext::new().with_baggage([KeyValue::new("tenant", tenant.to_owned())]);
+    let span = tracing::info_span!(parent: None, "caller", otel.name = name);
+    span.set_parent(context).unwrap();
+    let trace = span.context().span().span_context().trace_id();
+    (code.instrument(span).await, trace)
+}
+
+fn attribute(span: &SpanData, key: &str) -> Option<Value> {
+    let mut attributes = span.attributes.iter();
+    attributes
+        .find(|attribute| attribute.key.as_str() == key)
+        .map(|attribute| attribute.value.clone())
+}
+
+async fn one_trace_goes_from_caller_to_worker_to_nested_call(world: World) {
+    let workers = Workers::start(&world).await;
+    let front = workers.client(&world.broker().await);
+    let (greeting, trace) = traced("shop", "acme", front.greet("alice")).await;
+    assert_eq!(greeting.unwrap(), "hello alice of acme");
+
+    let spans = COLLECTOR.spans_of(trace);
+    let chain = [
+        "shop Internal",
+        "Front/greet Client",
+        "Front/greet Server",
+        "Back/full_name Client",
+        "Back/full_name Server",
+    ];
+    assert_eq!(spans.len(), chain.len(), "{:?}", spans.keys());
+    let mut parent = SpanId::INVALID;
+    for name in chain {
+        let span = &spans[name];
+        assert_eq!(span.parent_span_id, parent, "{name}");
+        parent = span.span_context.span_id();
+    }
+    let is = |name: &str, key: &str, value: &str| {
+        let found = attribute(&spans[name], key);
+        assert_eq!(found, Some(Value::from(value.to_owned())), "{name} {key}");
+    };
+    for (name, queue) in chain[1..]
+        .iter()
+        .zip([&workers.front, &workers.front, &workers.back, &workers.back])
+    {
+        is(name, "rpc.system.name", "rpc-runtime");
+        is(name, "rpc.method", name.split(' ').next().unwrap());
+        is(name, "rpc.response.status_code", "ok");
+        is(name, "messaging.system", "rabbitmq");
+        is(name, "messaging.destination.name", queue);
+        assert_eq!(attribute(&spans[*name], "error.type"), None);
+    }
+    is(chain[1], "messaging.operation.type", "send");
+    is(chain[2], "messaging.operation.type", "process");
+    let id = |name: &str| attribute(&spans[name], "messaging.message.conversation_id");
+    assert!(id(chain[1]).is_some());
+    assert_eq!(id(chain[1]), id(chain[2]));
+    assert_ne!(id(chain[1]), id(chain[3]));
+    workers.stop().await;
+}
+
+async fn calls_that_leave_together_keep_their_own_traces(world: World) {
+    let workers = Workers::start(&world).await;
+    let front = workers.client(&world.broker().await);
+    for _ in 0..2 {
+        let calls = (0..300).map(|n| {
+            let front = front.clone();
+            async move {
+                let tenant = format!("tenant-{n}");
+                let call = front.greet("bob");
+                let (greeting, trace) = traced("many", &tenant, call).await;
+                assert_eq!(greeting.unwrap(), format!("hello bob of {tenant}"));
+                trace
+            }
+        });
+        let called = join_all(calls).await;
+        let traces = COLLECTOR.traces();
+        for trace in called {
+            assert_eq!(traces[&trace].len(), 5);
+        }
+    }
+    workers.stop().await;
+}
+
+async fn spans_tell_how_calls_ended(world: World) {
+    let workers = Workers::start(&world).await;
+    let broker = world.broker().await;
+    let front = workers.client(&broker);
+    let nowhere = FrontClient::builder(&broker).queue(unique("nowhere")).build();
+    let calls = async {
+        assert!(matches!(front.stumble().await, Err(CallError::Fault(_))));
+        assert!(matches!(front.refuse().await, Err(CallError::Service(_))));
+        assert!(matches!(
+            nowhere.greet("eve").await,
+            Err(CallError::NoServer { .. })
+        ));
+    };
+    let ((), trace) = traced("trouble", "acme", calls).await;
+    let spans = COLLECTOR.spans_of(trace);
+    for (name, error, is_error) in [
+        ("Front/stumble Client", "panicked", true),
+        ("Front/stumble Server", "panicked", true),
+        ("Front/refuse Client", "error", true),
+        // It is an answer.
+        ("Front/refuse Server", "error", false),
+        ("Front/greet Client", "no_server", true),
+    ] {
+        let span = &spans[name];
+        assert_eq!(attribute(span, "error.type"), Some(error.into()), "{name}");
+        assert_eq!(
+            span.status != Status::Unset,
+            is_error,
+            "{name}: {:?}",
+            span.status
+        );
+        assert_eq!(span.span_kind == SpanKind::Client, name.ends_with("Client"));
+    }
+    workers.stop().await;
+}
+
+/// Notes where replies say that they come from.
+#[derive(Clone)]
+struct Notes {
+    inner: CallService,
+    parents: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+impl Service<OutgoingCall> for Notes {
+    type Response = CallReply;
+    type Error = CallError;
+    type Future = BoxFuture<'static, Result<CallReply, CallError>>;
+
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), CallError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, call: OutgoingCall) -> Self::Future {
+        let (calling, parents) = (self.inner.call(call), Arc::clone(&self.parents));
+        Box::pin(async move {
+            let reply = calling.await?;
+            let parent = reply.headers().get("traceparent").map(str::to_owned);
+            parents.lock().unwrap().push(parent);
+            Ok(reply)
+        })
+    }
+}
+
+async fn replies_say_which_span_they_come_from(world: World) {
+    let workers = Workers::start(&world).await;
+    let parents = Arc::<Mutex<Vec<_>>>::default();
+    let noted = Arc::clone(&parents);
+    let front = FrontClient::builder(&world.broker().await)
+        .queue(&workers.front)
+        .layer(tower::layer::layer_fn(move |inner| Notes {
+            inner,
+            parents: Arc::clone(&noted),
+        }))
+        .build();
+    let one = traced("one", "acme", front.greet("alice")).await;
+    one.0.unwrap();
+    let (_, many) = traced("many", "acme", join_all((0..300).map(|_| front.greet("bob")))).await;
+    let parents = std::mem::take(&mut *parents.lock().unwrap());
+    assert_eq!(parents.len(), 301);
+    for (number, parent) in parents.into_iter().enumerate() {
+        let trace = if number == 0 { one.1 } else { many };
+        let parent = parent.expect("each has one");
+        assert!(parent.starts_with(&format!("00-{trace}-")), "{parent}");
+    }
+    workers.stop().await;
+}
