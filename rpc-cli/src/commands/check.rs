@@ -256,6 +256,8 @@ fn json_of(compared: &[Compared], breaks: bool) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use rpc_runtime::describe::MethodDescription;
 
     use super::*;
@@ -289,13 +291,13 @@ mod tests {
         );
         // One and one are compared whatever they are called.
         assert_eq!(
-            fates(&[a.clone()], &[service("D", "a", &["x"])]),
+            fates(from_ref(&a), &[service("D", "a", &["x"])]),
             [("A".into(), Fate::Stays, 1)]
         );
         // Of two of one name, the one on the same queue is the heir.
         let elsewhere = service("A", "elsewhere", &[]);
         assert_eq!(
-            fates(&[a.clone()], &[elsewhere, a]),
+            fates(from_ref(&a), &[elsewhere, a.clone()]),
             [("A".into(), Fate::Stays, 0)]
         );
     }
