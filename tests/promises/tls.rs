@@ -214,6 +214,25 @@ async fn a_broker_that_speaks_tls_and_then_says_nothing_is_given_up_in_time_and_
 }
 
 #[tokio::test]
+async fn a_certificate_that_has_expired_is_not_trusted() {
+    let authority = Authority::new().unwrap();
+    let acceptor = authority.expired_server("localhost").unwrap().acceptor().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("amqps://localhost:{}", listener.local_addr().unwrap().port());
+    let serving = async {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            assert!(acceptor.accept(stream).await.is_err(), "the client accepts it");
+        }
+    };
+    let failed = tokio::select! {
+        failed = failure(builder(Tls::new().ca_certificate_pem(authority.pem())), &url) => failed,
+        () = serving => unreachable!("it serves for ever"),
+    };
+    assert_eq!(failed, TlsFailure::OutOfDate);
+}
+
+#[tokio::test]
 async fn the_wrong_port_is_called_that() {
     let site = site().await;
     let plain_port = site.node.url().replace("amqp://", "amqps://");

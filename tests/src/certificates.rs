@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, date_time_ymd,
 };
 
 use tokio_rustls::TlsAcceptor;
@@ -78,6 +78,14 @@ impl Authority {
             "broker",
             ExtendedKeyUsagePurpose::ServerAuth,
         )
+    }
+
+    /// One that was good for the year 2000.
+    pub fn expired_server(&self, host: &str) -> anyhow::Result<Identity> {
+        let mut params = CertificateParams::new([host.to_owned()])?;
+        params.not_before = date_time_ymd(2000, 1, 1);
+        params.not_after = date_time_ymd(2001, 1, 1);
+        self.sign(params, "broker", ExtendedKeyUsagePurpose::ServerAuth)
     }
 
     /// A certificate for a client of this common name.
