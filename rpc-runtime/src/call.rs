@@ -143,6 +143,7 @@ struct Running<T, E> {
 pub(crate) enum Unplannable {
     Encode(EncodeError),
     Invalid { what: &'static str, source: InvalidName },
+    NotDescribed { method: String },
 }
 
 impl From<Unplannable> for CallError {
@@ -150,6 +151,7 @@ impl From<Unplannable> for CallError {
         match reason {
             Unplannable::Encode(source) => Self::Encode(source),
             Unplannable::Invalid { what, source } => Self::Invalid { what, source },
+            Unplannable::NotDescribed { method } => Self::NotDescribed { method },
         }
     }
 }

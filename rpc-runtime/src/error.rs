@@ -93,6 +93,13 @@ pub enum CallError<E = Infallible> {
         source: InvalidName,
     },
 
+    /// The description of the service has no such method; nothing was sent. Only of a [`DynamicClient`](crate::DynamicClient).
+    #[error("the service's description has no method {method:?}")]
+    NotDescribed {
+        /// The method's name.
+        method: String,
+    },
+
     /// A reply came that cannot be read as the method's answer.
     #[error("the reply cannot be read")]
     BadReply {
@@ -147,6 +154,7 @@ impl<E> CallError<E> {
             | Self::TooManyCalls { .. }
             | Self::TooLarge { .. }
             | Self::Encode(_)
+            | Self::NotDescribed { .. }
             | Self::Invalid { .. } => Executed::No,
         }
     }
@@ -190,6 +198,7 @@ impl CallError<Infallible> {
             Self::Fault(fault) => CallError::Fault(fault),
             Self::TooLarge { size, limit } => CallError::TooLarge { size, limit },
             Self::Encode(source) => CallError::Encode(source),
+            Self::NotDescribed { method } => CallError::NotDescribed { method },
             Self::Invalid { what, source } => CallError::Invalid { what, source },
             Self::BadReply { source, executed } => CallError::BadReply { source, executed },
             Self::Refused { queue } => CallError::Refused { queue },
@@ -328,6 +337,17 @@ pub enum BrokerError {
         source: Cause,
     },
 
+    /// The broker refused something about an exchange: it may be missing, be of another kind, or its user may not use it so.
+    #[error("the broker refused to {action} exchange {exchange:?}")]
+    Exchange {
+        /// The exchange.
+        exchange: String,
+        /// What was asked of the broker, such as `declare`.
+        action: &'static str,
+        /// The broker's reason.
+        source: Cause,
+    },
+
     /// The connection was lost.
     #[error("the connection to the broker was lost")]
     Lost {
@@ -458,6 +478,17 @@ pub enum ServerError {
     DuplicateMethod {
         /// The queue.
         queue: String,
+        /// The method.
+        method: &'static str,
+    },
+
+    /// A method has a name of those that the runtime keeps to itself, for the methods that it adds.
+    #[error(
+        "service {service:?} has a method {method:?}: names that begin with \"rpc.\" are reserved, rename it"
+    )]
+    ReservedMethod {
+        /// The service.
+        service: &'static str,
         /// The method.
         method: &'static str,
     },

@@ -14,6 +14,7 @@ mod client;
 mod codec;
 mod context;
 pub mod describe;
+pub mod discovery;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -34,7 +35,7 @@ pub use rpc_macros::service;
 
 pub use broker::{Broker, BrokerBuilder};
 pub use call::{Call, FallibleCall, ResultType};
-pub use client::{ClientBuilder, ServiceClient, WhenFull};
+pub use client::{ClientBuilder, DynamicClient, InvalidDescription, ServiceClient, WhenFull};
 pub use codec::{Codec, DecodeError, EncodeError};
 pub use context::Context;
 pub use describe::{MethodDescriptor, ServiceDescriptor};

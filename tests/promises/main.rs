@@ -1,6 +1,8 @@
 //! What the library promises, a module a promise, against a real RabbitMQ and against the in-process broker.
 
 mod calls;
+mod discovery;
+mod dynamic;
 mod failures;
 mod interop;
 mod limits;
@@ -12,6 +14,7 @@ mod permissions;
 mod private;
 mod queues;
 mod recovery;
+mod self_description;
 mod settling;
 mod tls;
 mod wire;

@@ -69,8 +69,16 @@ impl Vhost {
         self.url().replace("guest:guest@", &format!("{user}:secret@"))
     }
 
-    /// All queues, a line each: these columns of `rabbitmqctl list_queues`, with a tab in between.
+    /// The queues but those on which workers listen for who looks for them, a line each: these columns of `rabbitmqctl list_queues`, the
+    /// name first, with a tab in between.
     pub(crate) async fn queues(&self, columns: &[&str]) -> Vec<String> {
+        let mut queues = self.all_queues(columns).await;
+        queues.retain(|queue| !queue.starts_with("rpc.discovery."));
+        queues
+    }
+
+    /// All queues, a line each.
+    pub(crate) async fn all_queues(&self, columns: &[&str]) -> Vec<String> {
         let list = ["list_queues", "-p", &self.name, "--no-table-headers"];
         let listed = self.node.ctl(&[&list, columns].concat()).await.unwrap();
         let mut queues: Vec<_> = listed.lines().map(str::to_owned).collect();

@@ -147,6 +147,12 @@ impl Caller {
         }
     }
 
+    /// The application and the user that requests carry.
+    pub(crate) fn names(&self) -> (Option<ShortStr>, Option<ShortStr>) {
+        let CallerOptions { app_id, user_id, .. } = &*self.options;
+        (app_id.clone(), user_id.clone())
+    }
+
     /// How many calls wait for a reply.
     #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {

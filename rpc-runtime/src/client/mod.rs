@@ -2,10 +2,10 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -13,25 +13,30 @@ use tower_layer::{Identity, Stack};
 
 mod caller;
 mod destination;
+mod dynamic;
 mod fate;
 mod in_process;
+mod interned;
 mod limiter;
 mod link;
 mod outbox;
 mod pending;
 mod progress;
 mod slot;
+mod untyped;
 
 pub(crate) use caller::{CallPlan, Caller, CallerOptions};
 use destination::Destination;
+pub use dynamic::DynamicClient;
 use in_process::InProcess;
+pub use interned::InvalidDescription;
 use limiter::Limiter;
 pub use limiter::WhenFull;
 pub(crate) use slot::Slot;
 
 use crate::broker::Broker;
 use crate::call::{Arguments, Call, FallibleCall, ResultType, Unplannable};
-use crate::codec::Codec;
+use crate::codec::{Codec, EncodeError};
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{CallError, Executed, InvalidName};
 use crate::headers::Headers;
@@ -84,13 +89,28 @@ pub struct ClientBuilder<C, L = Identity> {
     packing: bool,
     max_in_flight: usize,
     when_full: WhenFull,
-    client: PhantomData<fn() -> C>,
+    service: &'static ServiceDescriptor,
+    wrap: Wrap<C>,
+}
+
+/// Makes the client of an untyped one.
+enum Wrap<C> {
+    Typed(fn(Client) -> C),
+    /// Knows what it calls.
+    Described(Box<dyn FnOnce(Client) -> C + Send + Sync>),
+}
+
+impl<C> fmt::Debug for Wrap<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(std::any::type_name::<C>())
+    }
 }
 
 impl<C: ServiceClient> ClientBuilder<C> {
     /// A client with the service's own queue, MessagePack, and 30 seconds a call.
     pub fn new(broker: &Broker) -> Self {
-        Self::with_route(Route::Broker(Arc::clone(broker.caller())))
+        let route = Route::Broker(Arc::clone(broker.caller()));
+        Self::with_route(route, C::SERVICE, Wrap::Typed(C::from_client))
     }
 
     /// A client that calls an implementation in this process, as `XClient::in_process` does, with options.
@@ -122,10 +142,13 @@ impl<C: ServiceClient> ClientBuilder<C> {
     /// If two methods of the service share a name on the wire. Of a generated one, that takes methods under `#[cfg]`
     /// conditions that hold together.
     pub fn in_process(service: impl Service) -> Self {
-        Self::with_route(Route::InProcess(Arc::new(InProcess::new(service))))
+        let route = Route::InProcess(Arc::new(InProcess::new(service)));
+        Self::with_route(route, C::SERVICE, Wrap::Typed(C::from_client))
     }
+}
 
-    fn with_route(route: Route) -> Self {
+impl<C> ClientBuilder<C> {
+    fn with_route(route: Route, service: &'static ServiceDescriptor, wrap: Wrap<C>) -> Self {
         Self {
             route,
             layers: Identity::new(),
@@ -137,12 +160,13 @@ impl<C: ServiceClient> ClientBuilder<C> {
             packing: true,
             max_in_flight: DEFAULT_IN_FLIGHT,
             when_full: WhenFull::default(),
-            client: PhantomData,
+            service,
+            wrap,
         }
     }
 }
 
-impl<C: ServiceClient, L> ClientBuilder<C, L> {
+impl<C, L> ClientBuilder<C, L> {
     /// Puts a layer around all calls, within those that were added before: see [`middleware`](crate::middleware).
     ///
     /// ```
@@ -168,7 +192,8 @@ impl<C: ServiceClient, L> ClientBuilder<C, L> {
             packing: self.packing,
             max_in_flight: self.max_in_flight,
             when_full: self.when_full,
-            client: self.client,
+            service: self.service,
+            wrap: self.wrap,
         }
     }
 
@@ -234,21 +259,25 @@ impl<C: ServiceClient, L> ClientBuilder<C, L> {
     where
         L: CallLayer,
     {
-        let queue = self.queue.unwrap_or_else(|| C::SERVICE.queue.to_owned());
+        let queue = self.queue.unwrap_or_else(|| self.service.queue.to_owned());
         let limiter = Limiter::new(self.max_in_flight, self.when_full);
         let destination =
-            ShortStr::new(queue).map(|queue| Destination::new(queue, C::SERVICE, self.packing, limiter));
+            ShortStr::new(queue).map(|queue| Destination::new(queue, self.service, self.packing, limiter));
         let route = match self.is_layered {
             true => Route::Layered(Arc::new(LayeredCaller::new(&self.layers, self.route))),
             false => self.route,
         };
-        C::from_client(Client {
+        let client = Client {
             route,
             destination: destination.map(Arc::new).map_err(InvalidName::from),
             codec: self.codec,
             timeout: self.timeout,
             wait_for_server: self.wait_for_server,
-        })
+        };
+        match self.wrap {
+            Wrap::Typed(wrap) => wrap(client),
+            Wrap::Described(wrap) => wrap(client),
+        }
     }
 }
 
@@ -294,7 +323,11 @@ impl Client {
         method: &'static MethodDescriptor,
         arguments: impl EncodeArguments,
     ) -> Call<T> {
-        Call::new(self.route.clone(), self.plan(method, &arguments), read_value::<T>)
+        Call::new(
+            self.route.clone(),
+            self.plan_typed(method, &arguments),
+            read_value::<T>,
+        )
     }
 
     /// Calls a method that returns a `Result`.
@@ -308,30 +341,40 @@ impl Client {
     {
         Call::new(
             self.route.clone(),
-            self.plan(method, &arguments),
+            self.plan_typed(method, &arguments),
             read_result::<R>,
         )
     }
 
-    fn plan(
+    fn plan_typed(
         &self,
         method: &'static MethodDescriptor,
         arguments: &impl EncodeArguments,
+    ) -> Result<Arc<Slot>, Unplannable> {
+        self.plan(method, |codec| {
+            codec.encode(&NamedArguments {
+                names: method.arguments,
+                values: arguments,
+            })
+        })
+    }
+
+    /// A call of a method with these arguments.
+    fn plan(
+        &self,
+        method: &'static MethodDescriptor,
+        arguments: impl FnOnce(Codec) -> Result<Bytes, EncodeError>,
     ) -> Result<Arc<Slot>, Unplannable> {
         let destination = self.destination.clone().map_err(|source| Unplannable::Invalid {
             what: "the queue's name",
             source,
         })?;
-        let arguments = NamedArguments {
-            names: method.arguments,
-            values: arguments,
-        };
         Ok(Arc::new(Slot::new(CallPlan {
             method,
             method_index: destination.method(method.name),
             destination,
             codec: self.codec,
-            arguments: Arguments(self.codec.encode(&arguments).map_err(Unplannable::Encode)?),
+            arguments: Arguments(arguments(self.codec).map_err(Unplannable::Encode)?),
             timeout: method.timeout.unwrap_or(self.timeout),
             headers: Headers::default(),
             priority: None,

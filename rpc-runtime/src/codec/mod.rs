@@ -147,6 +147,10 @@ pub struct DecodeError {
 }
 
 impl EncodeError {
+    pub(crate) fn new(codec: Codec, source: Cause) -> Self {
+        Self { codec, source }
+    }
+
     /// The content type that could not be written.
     #[must_use]
     pub fn codec(&self) -> Codec {

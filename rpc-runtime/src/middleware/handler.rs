@@ -161,15 +161,16 @@ struct Layered {
     stack: Arc<dyn HandlerStack>,
 }
 
+/// Puts a service behind layers.
+pub(crate) type Around = Arc<dyn Fn(Arc<dyn Service>) -> Arc<dyn Service> + Send + Sync>;
+
 /// Puts services behind one stack of layers.
-pub(crate) fn layered_service<L: HandlerLayer>(
-    layer: &L,
-) -> impl Fn(Arc<dyn Service>) -> Arc<dyn Service> + use<L> {
+pub(crate) fn layered_service<L: HandlerLayer>(layer: &L) -> Around {
     let stack: Arc<dyn HandlerStack> = Arc::new(Stack::new(layer.layer(Handler(()))));
-    move |service| {
+    Arc::new(move |service| {
         let stack = Arc::clone(&stack);
         Arc::new(Layered { service, stack })
-    }
+    })
 }
 
 impl Service for Layered {

@@ -68,7 +68,7 @@ mod outgoing;
 mod stack;
 
 pub use authorize::Authorize;
-pub(crate) use handler::layered_service;
+pub(crate) use handler::{Around, layered_service};
 pub use handler::{Handler, HandlerLayer, IncomingCall};
 pub(crate) use outgoing::LayeredCaller;
 pub use outgoing::{CallLayer, CallReply, CallService, OutgoingCall};

@@ -1,4 +1,18 @@
-//! The methods that the runtime adds to every service.
+//! The methods that the runtime adds to every queue: a worker's word on itself.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::dispatch::Hosted;
+use super::identity::Identity;
+use super::service::{Answer, Invocation, Service};
+use crate::describe::{ServiceDescription, ServiceDescriptor};
+use crate::discovery::{
+    BUILT_IN, DESCRIBE, MethodStats, PING, QueueDescription, QueueStats, STATS, Services, WorkerDescription,
+    WorkerStats,
+};
+use crate::protocol::Fault;
 
 /// What the names of built-in methods begin with, and those of no others.
 const PREFIX: &str = "rpc.";
@@ -6,4 +20,129 @@ const PREFIX: &str = "rpc.";
 /// Whether a method of this name is a built-in one.
 pub(crate) fn is_built_in(method: &str) -> bool {
     method.starts_with(PREFIX)
+}
+
+/// A queue that a worker serves, and what is on it.
+pub(super) struct ServedQueue {
+    pub(super) name: String,
+    pub(super) hosted: Vec<Hosted>,
+}
+
+/// The built-in methods.
+pub(super) struct BuiltIn {
+    identity: Arc<Identity>,
+    scope: Scope,
+}
+
+/// Of what the methods tell.
+enum Scope {
+    /// Of the queue that the request came by.
+    Queue(Arc<ServedQueue>),
+    /// Of the whole worker: the request came to all of them.
+    Worker(Vec<Arc<ServedQueue>>),
+}
+
+impl BuiltIn {
+    /// To be asked through a queue, of that queue.
+    pub(super) fn of_queue(identity: &Arc<Identity>, queue: &Arc<ServedQueue>) -> Self {
+        Self {
+            identity: Arc::clone(identity),
+            scope: Scope::Queue(Arc::clone(queue)),
+        }
+    }
+
+    /// To be asked by who asks all workers.
+    pub(super) fn of_worker(identity: &Arc<Identity>, queues: Vec<Arc<ServedQueue>>) -> Self {
+        Self {
+            identity: Arc::clone(identity),
+            scope: Scope::Worker(queues),
+        }
+    }
+
+    fn describe(&self, invocation: &Invocation) -> Result<Answer, Fault> {
+        match &self.scope {
+            Scope::Queue(queue) => {
+                let services = queue.services();
+                invocation.answer_readable(&services, || Services(&services).to_string())
+            }
+            Scope::Worker(queues) => {
+                let description = WorkerDescription {
+                    worker: self.identity.worker(),
+                    queues: queues.iter().map(|queue| queue.description()).collect(),
+                };
+                invocation.answer_readable(&description, || description.to_string())
+            }
+        }
+    }
+
+    fn stats(&self) -> WorkerStats {
+        let queues = match &self.scope {
+            Scope::Queue(queue) => std::slice::from_ref(queue),
+            Scope::Worker(queues) => queues,
+        };
+        WorkerStats {
+            worker: self.identity.worker(),
+            queues: queues.iter().map(|queue| queue.stats()).collect(),
+        }
+    }
+}
+
+impl Service for BuiltIn {
+    fn descriptor(&self) -> &'static ServiceDescriptor {
+        &BUILT_IN
+    }
+
+    fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
+        Box::pin(async move {
+            if invocation.method() == PING.name {
+                let worker = self.identity.worker();
+                invocation.answer_readable(&worker, || worker.to_string())
+            } else if invocation.method() == DESCRIBE.name {
+                self.describe(invocation)
+            } else if invocation.method() == STATS.name {
+                let stats = self.stats();
+                invocation.answer_readable(&stats, || stats.to_string())
+            } else {
+                Err(Fault::unknown_method(invocation.method()))
+            }
+        })
+    }
+}
+
+impl ServedQueue {
+    fn description(&self) -> QueueDescription {
+        QueueDescription {
+            queue: self.name.clone(),
+            services: self.services(),
+        }
+    }
+
+    fn services(&self) -> Vec<ServiceDescription> {
+        let of = |hosted: &Hosted| ServiceDescription {
+            // Who asks wants to call it here.
+            queue: self.name.clone(),
+            ..hosted.service.description()
+        };
+        self.hosted.iter().map(of).collect()
+    }
+
+    fn stats(&self) -> QueueStats {
+        let records = self.hosted.iter().flat_map(|hosted| &hosted.records);
+        let methods = records.map(|record| {
+            let counted = record.stats.snapshot();
+            MethodStats {
+                service: record.service.to_owned(),
+                method: record.method.to_owned(),
+                calls: counted.calls,
+                failures: counted.failures,
+                in_flight: counted.in_flight,
+                mean_ns: u64::try_from(counted.mean.as_nanos()).unwrap_or(u64::MAX),
+                p99_ns: u64::try_from(counted.p99.as_nanos()).unwrap_or(u64::MAX),
+            }
+        });
+        QueueStats {
+            queue: self.name.clone(),
+            methods: methods.collect(),
+        }
+    }
 }

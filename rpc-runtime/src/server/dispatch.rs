@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use super::built_in::is_built_in;
 use super::pace::Pace;
 use super::service::{Invocation, Service};
 use super::stats::MethodStats;
 use crate::codec::Codec;
 use crate::context::Context;
-use crate::describe::MethodDescriptor;
+use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Executed, ServerError};
 use crate::protocol::{Fault, FaultCode, Message, RESENT_HEADER, Reply, ReplyAddresses, Request, ShortStr};
 use tokio::time::Instant;
@@ -20,6 +21,14 @@ use tokio::time::Instant;
 pub(crate) struct Dispatcher {
     methods: HashMap<&'static str, Entry, RandomState>,
     default: Option<Entry>,
+    hosted: Vec<Hosted>,
+}
+
+/// A service that was added, and what is known of each of its methods.
+#[derive(Clone)]
+pub(super) struct Hosted {
+    pub(super) service: &'static ServiceDescriptor,
+    pub(super) records: Vec<Arc<Record>>,
 }
 
 #[derive(Clone)]
@@ -27,6 +36,8 @@ struct Entry {
     service: Arc<dyn Service>,
     method: &'static MethodDescriptor,
     record: Arc<Record>,
+    /// Callers may be told how many of its calls are wanted in one message.
+    may_pack: bool,
 }
 
 /// What is known of a method from the requests that it served.
@@ -93,14 +104,25 @@ impl Dispatcher {
     ///
     /// # Errors
     ///
-    /// Where a service added before has a method of the same name, or a default method too.
+    /// Where a service added before has a method of the same name, or a default method too, and where a method has a name of those
+    /// that are built in.
     pub(crate) fn add(&mut self, service: Arc<dyn Service>, queue: &str) -> Result<(), ServerError> {
-        for method in service.descriptor().methods {
+        let descriptor = service.descriptor();
+        let mut records = Vec::with_capacity(descriptor.methods.len());
+        for method in descriptor.methods {
+            if is_built_in(method.name) {
+                return Err(ServerError::ReservedMethod {
+                    service: descriptor.name,
+                    method: method.name,
+                });
+            }
             let entry = Entry {
                 service: Arc::clone(&service),
                 method,
-                record: Arc::new(Record::new(service.descriptor().name, method.name)),
+                record: Arc::new(Record::new(descriptor.name, method.name)),
+                may_pack: true,
             };
+            records.push(Arc::clone(&entry.record));
             if method.is_default && self.default.replace(entry.clone()).is_some() {
                 return Err(ServerError::DuplicateDefault {
                     queue: queue.to_owned(),
@@ -113,7 +135,29 @@ impl Dispatcher {
                 });
             }
         }
+        self.hosted.push(Hosted {
+            service: descriptor,
+            records,
+        });
         Ok(())
+    }
+
+    /// Adds the methods that the runtime adds.
+    pub(super) fn add_built_in(&mut self, service: &Arc<dyn Service>) {
+        for method in service.descriptor().methods {
+            let entry = Entry {
+                service: Arc::clone(service),
+                method,
+                record: Arc::new(Record::new(service.descriptor().name, method.name)),
+                may_pack: false,
+            };
+            self.methods.insert(method.name, entry);
+        }
+    }
+
+    /// The services that were added, in their order; not what is built in.
+    pub(super) fn hosted(&self) -> &[Hosted] {
+        &self.hosted
     }
 
     /// Decides about a delivery that arrived at one instant and could begin at another.
@@ -176,6 +220,7 @@ impl Dispatcher {
             service,
             method,
             record,
+            may_pack,
         } = match self.find(request.method.as_ref()) {
             Ok(entry) => entry,
             Err(fault) => return Decision::refuse(codec, fault, answer_to, came_before),
@@ -197,7 +242,7 @@ impl Dispatcher {
             service: &**service,
             invocation,
             record,
-            packs: request.packs,
+            packs: request.packs && *may_pack,
             answer_to,
         }
     }
@@ -235,6 +280,19 @@ impl Rules {
             name if self.reply_addresses.allows(name) => Ok(()),
             _ => Err(NoReplyAddress(address.clone())),
         }
+    }
+
+    /// The reply, or the fault in its place where it is larger than may be sent.
+    pub(super) fn fit(&self, reply: Reply) -> Reply {
+        let (size, limit) = (reply.body.len(), self.max_sent_bytes);
+        if size <= limit {
+            return reply;
+        }
+        tracing::warn!(size, limit, "a reply is larger than may be sent");
+        let message = format!(
+            "the method ran, and its reply of {size} bytes is larger than the {limit} that may be sent"
+        );
+        Reply::fault(reply.codec, &Fault::new(FaultCode::ReplyTooLarge, message))
     }
 
     /// Why a request that was delivered before is not run again; nothing where it may be.
@@ -448,6 +506,32 @@ mod tests {
             panic!("it was not refused")
         };
         assert_eq!(reply.codec, Codec::Text);
+    }
+
+    #[test]
+    fn names_of_built_in_methods_are_taken() {
+        struct Impostor;
+
+        impl Service for Impostor {
+            fn descriptor(&self) -> &'static ServiceDescriptor {
+                static IMPOSTOR: ServiceDescriptor =
+                    ServiceDescriptor::new("Impostor", "q", &[MethodDescriptor::new("rpc.anything", &[])]);
+                &IMPOSTOR
+            }
+
+            fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
+                Box::pin(async { invocation.answer(()) })
+            }
+        }
+
+        let refused = Dispatcher::default().add(Arc::new(Impostor), "q");
+        assert!(matches!(
+            refused,
+            Err(ServerError::ReservedMethod {
+                method: "rpc.anything",
+                ..
+            })
+        ));
     }
 
     #[test]

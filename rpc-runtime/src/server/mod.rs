@@ -10,13 +10,15 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tower_layer::{Identity, Stack};
+use tower_layer::{Identity as NoLayer, Stack};
 
 mod answers;
 pub(crate) mod arguments;
+mod beacon;
 mod built_in;
 mod debt;
 mod dispatch;
+mod identity;
 mod line;
 mod outlet;
 mod pace;
@@ -36,9 +38,12 @@ pub use service::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay,
 
 use crate::broker::Broker;
 use crate::error::{BrokerError, InvalidName, ServerError};
-use crate::middleware::{HandlerLayer, layered_service};
+use crate::middleware::{Around, HandlerLayer, layered_service};
 use crate::protocol::{ReplyAddresses, ShortStr};
 use crate::transport::{Declare, RequestQueue, Subscription};
+use beacon::LitBeacon;
+use built_in::{BuiltIn, ServedQueue};
+use identity::Identity;
 use line::{Ended, Line};
 use outlet::Outlet;
 use post::Post;
@@ -84,7 +89,7 @@ const PACKED_PREFETCH: u16 = 4;
 /// (by default 30 minutes), for which it closes the channel. Only where two workers serve one queue can a request come to the other one,
 /// which answers at once that it was `interrupted`.
 #[must_use = "a server does nothing until it runs"]
-pub struct Server<L = Identity> {
+pub struct Server<L = NoLayer> {
     broker: Broker,
     served: Vec<(RequestQueue, Arc<dyn Service>)>,
     layers: L,
@@ -93,6 +98,10 @@ pub struct Server<L = Identity> {
     drain_limit: Duration,
     reply_addresses: ReplyAddresses,
     packing: bool,
+    self_description: bool,
+    worker_name: Option<String>,
+    /// Puts a service behind the layers.
+    around: Option<Around>,
 }
 
 impl Server {
@@ -101,12 +110,15 @@ impl Server {
         Self {
             broker: broker.clone(),
             served: Vec::new(),
-            layers: Identity::new(),
+            layers: NoLayer::new(),
             is_layered: false,
             concurrency: DEFAULT_CONCURRENCY,
             drain_limit: DEFAULT_DRAIN_LIMIT,
             reply_addresses: ReplyAddresses::default(),
             packing: true,
+            self_description: true,
+            worker_name: None,
+            around: None,
         }
     }
 }
@@ -140,6 +152,9 @@ impl<L> Server<L> {
             drain_limit: self.drain_limit,
             reply_addresses: self.reply_addresses,
             packing: self.packing,
+            self_description: self.self_description,
+            worker_name: self.worker_name,
+            around: self.around,
         }
     }
 
@@ -184,6 +199,23 @@ impl<L> Server<L> {
     /// [dead-letter queue](RequestQueue::dead_letter_to), where requests have to stay what they are.
     pub fn packing(mut self, packing: bool) -> Self {
         self.packing = packing;
+        self
+    }
+
+    /// Whether this server tells who asks what it is and what it serves; the default is that it does.
+    ///
+    /// Without it, each queue has no other methods than those of its services, and [`Broker::discover`] does not find this worker. To let
+    /// some ask and others not, leave it on and put [`Authorize`](crate::middleware::Authorize) around the server. See
+    /// [`discovery`](crate::discovery).
+    pub fn self_description(mut self, describe: bool) -> Self {
+        self.self_description = describe;
+        self
+    }
+
+    /// What this worker is called where it [tells of itself](Self::self_description), for people to know it by; the default is no
+    /// name.
+    pub fn worker_name(mut self, name: impl Into<String>) -> Self {
+        self.worker_name = Some(name.into());
         self
     }
 }
@@ -248,7 +280,8 @@ impl<L: HandlerLayer> Server<L> {
     ///
     /// Where the services do not fit together, or the broker refuses a queue.
     pub async fn start(self) -> Result<RunningServer, ServerError> {
-        let opened = self.behind_layers().open(&CancellationToken::new()).await?;
+        let mut opened = self.behind_layers().open(&CancellationToken::new()).await?;
+        let lit = opened.beacon.as_mut().map(LitBeacon::lit);
         let (stop, stopped) = oneshot::channel();
         let running = async move {
             let shutdown = async {
@@ -257,31 +290,32 @@ impl<L: HandlerLayer> Server<L> {
             };
             opened.run(shutdown).await
         };
-        Ok(RunningServer {
+        let server = RunningServer {
             stop: Some(stop),
             task: AbortOnDropHandle::new(tokio::spawn(running)),
-        })
+        };
+        // It serves by now.
+        if let Some(lit) = lit {
+            lit.await;
+        }
+        Ok(server)
     }
 
     /// The same server, each of whose services has the layers around it.
     fn behind_layers(self) -> Server {
-        let served = match self.is_layered {
-            true => {
-                let layered = layered_service(&self.layers);
-                let behind = |(queue, service)| (queue, layered(service));
-                self.served.into_iter().map(behind).collect()
-            }
-            false => self.served,
-        };
+        let around = self.is_layered.then(|| layered_service(&self.layers));
         Server {
-            layers: Identity::new(),
+            layers: NoLayer::new(),
             is_layered: false,
             broker: self.broker,
-            served,
+            served: self.served,
             concurrency: self.concurrency,
             drain_limit: self.drain_limit,
             reply_addresses: self.reply_addresses,
             packing: self.packing,
+            self_description: self.self_description,
+            worker_name: self.worker_name,
+            around,
         }
     }
 }
@@ -290,6 +324,7 @@ impl Server {
     /// Declares the queues and consumes from them; from none any more once it is told to stop.
     async fn open(self, stop: &CancellationToken) -> Result<OpenServer, ServerError> {
         let mut queues = self.queues()?;
+        let built_in = self.self_description.then(|| self.add_built_in(&mut queues));
         // Those that may not exist come first: what a consumer was sent before another one fails comes back marked
         // redelivered, without having been run.
         queues.sort_by_key(|(queue, _)| queue.declare() == Declare::Active);
@@ -362,6 +397,8 @@ impl Server {
         tracing::info!(queues = ?names, concurrency = self.concurrency, "serving");
         Ok(OpenServer {
             lines,
+            // Who finds the worker finds its queues.
+            beacon: built_in.map(|built_in| LitBeacon::light(transport, &built_in, rules, &outlet)),
             queues: names,
             drain_limit: self.drain_limit,
             _outlet: outlet_task,
@@ -391,12 +428,40 @@ impl Server {
                     queues.len() - 1
                 }
             };
-            queues[position].1.add(Arc::clone(service), name)?;
+            queues[position].1.add(self.behind(Arc::clone(service)), name)?;
         }
         match queues.is_empty() {
             true => Err(ServerError::NoService),
             false => Ok(queues),
         }
+    }
+}
+
+impl Server {
+    /// The service, behind the layers.
+    fn behind(&self, service: Arc<dyn Service>) -> Arc<dyn Service> {
+        match &self.around {
+            Some(around) => around(service),
+            None => service,
+        }
+    }
+
+    /// Adds the built-in methods to each queue. Answers with those that tell of all of them.
+    fn add_built_in(&self, queues: &mut [(RequestQueue, Dispatcher)]) -> Arc<dyn Service> {
+        let (app_id, _) = self.broker.caller().names();
+        let app_id = app_id.map(|app_id| app_id.as_str().to_owned());
+        let identity = Arc::new(Identity::new(self.worker_name.clone(), app_id));
+        let mut served = Vec::with_capacity(queues.len());
+        for (queue, dispatcher) in queues {
+            let queue = Arc::new(ServedQueue {
+                name: queue.name().to_owned(),
+                hosted: dispatcher.hosted().to_vec(),
+            });
+            let built_in = BuiltIn::of_queue(&identity, &queue);
+            dispatcher.add_built_in(&self.behind(Arc::new(built_in)));
+            served.push(queue);
+        }
+        self.behind(Arc::new(BuiltIn::of_worker(&identity, served)))
     }
 }
 
@@ -413,6 +478,8 @@ impl<L> fmt::Debug for Server<L> {
 /// A server that consumes from its queues.
 struct OpenServer {
     lines: Vec<(Line, Subscription)>,
+    /// There where the server describes itself.
+    beacon: Option<LitBeacon>,
     queues: Vec<String>,
     drain_limit: Duration,
     _outlet: AbortOnDropHandle<()>,
@@ -436,6 +503,12 @@ impl OpenServer {
             ended = lines.join_next() => ended,
         };
         stop.cancel();
+        let beacon = self.beacon;
+        let putting_out = AbortOnDropHandle::new(tokio::spawn(async {
+            if let Some(beacon) = beacon {
+                beacon.put_out().await;
+            }
+        }));
         let mut all = Ended {
             unfinished: 0,
             reason: None,
@@ -454,6 +527,8 @@ impl OpenServer {
                 Err(error) => panicked = Some(error.into_panic()),
             }
         }
+        // Ended in one way or another.
+        let _ = putting_out.await;
         if let Some(panic) = panicked {
             std::panic::resume_unwind(panic);
         }

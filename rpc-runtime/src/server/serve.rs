@@ -248,15 +248,7 @@ impl Desk {
 
     /// The reply, or the fault in its place where it is larger than may be sent.
     pub(super) fn fit(&self, reply: Reply) -> Reply {
-        let (size, limit) = (reply.body.len(), self.rules.max_sent_bytes);
-        if size <= limit {
-            return reply;
-        }
-        tracing::warn!(size, limit, "a reply is larger than may be sent");
-        let message = format!(
-            "the method ran, and its reply of {size} bytes is larger than the {limit} that may be sent"
-        );
-        Reply::fault(reply.codec, &Fault::new(FaultCode::ReplyTooLarge, message))
+        self.rules.fit(reply)
     }
 
     pub(super) fn runs(&self) -> MutexGuard<'_, Runs<Unsettled>> {

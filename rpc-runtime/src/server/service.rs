@@ -115,6 +115,18 @@ impl Invocation {
         }
     }
 
+    /// Answers with a value; in plain text, with the text that people read it by, structure or not.
+    pub(crate) fn answer_readable<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce() -> String,
+    ) -> Result<Answer, Fault> {
+        match self.codec {
+            Codec::Text => Ok(self.reply(ReplyKind::Result, text().into())),
+            codec => self.written(ReplyKind::Result, codec.encode(value)),
+        }
+    }
+
     fn written(&self, kind: ReplyKind, body: Result<Bytes, EncodeError>) -> Result<Answer, Fault> {
         match body {
             Ok(body) => Ok(self.reply(kind, body)),

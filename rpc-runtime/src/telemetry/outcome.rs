@@ -42,7 +42,9 @@ impl Outcome {
                 CallError::TimedOut { .. } => "timed_out",
                 CallError::TooManyCalls { .. } => "too_many_calls",
                 CallError::TooLarge { .. } => "too_large",
-                CallError::Encode(_) | CallError::Invalid { .. } => "invalid",
+                CallError::Encode(_) | CallError::NotDescribed { .. } | CallError::Invalid { .. } => {
+                    "invalid"
+                }
                 CallError::BadReply { .. } => "bad_reply",
                 CallError::Refused { .. } => "refused",
                 CallError::Broker { .. } => "broker",

@@ -18,7 +18,7 @@ mod topology;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use departure::{Departs, Departure, Departures};
-pub(crate) use topology::Declare;
+pub(crate) use topology::{Broadcasts, Declare};
 pub use topology::{QueueArgument, ReplyQueue, RequestQueue};
 
 /// One user's access to a broker.
@@ -47,6 +47,13 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// Deletes the queue if this side declared it, nobody consumes from it, and nothing is in it; within the transport's limit,
     /// and without an error: who cannot do it leaves it. Answers whether there are requests in it that nobody takes out.
     async fn retire_requests(&self, queue: &RequestQueue) -> bool;
+
+    /// Listens to what is sent to an exchange from now on. Exchange and queue are declared, and the queue ends with the subscription;
+    /// nothing else is harmed where the broker refuses one of them.
+    async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError>;
+
+    /// Sends a message to all who listen to an exchange: [`Published::Returned`] where nobody does. Within the transport's limit.
+    async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError>;
 
     /// The state of the connections.
     fn status(&self) -> &StatusBoard;

@@ -1,6 +1,7 @@
 //! The queues: where requests come from, as a worker declares it, and where replies come back to.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::protocol::{MAX_SHORT_STR, PACKED_SUFFIX};
 
@@ -27,6 +28,22 @@ pub enum ReplyQueue {
     /// RabbitMQ's [direct reply-to](https://www.rabbitmq.com/docs/direct-reply-to): no queue is declared at all. Replies
     /// die with their channel.
     Direct,
+}
+
+/// What is sent to everybody through a fanout exchange, as one who listens takes it: from a queue of its own, with limits that the
+/// broker keeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Broadcasts {
+    /// The exchange; the queues are named after it.
+    pub(crate) exchange: &'static str,
+    /// How many deliveries may be unsettled.
+    pub(crate) prefetch: u16,
+    /// How long a message waits.
+    pub(crate) time_to_live: Duration,
+    /// How many messages wait; more drop the oldest.
+    pub(crate) max_messages: u16,
+    /// How long their bodies are in all, in bytes.
+    pub(crate) max_bytes: u32,
 }
 
 /// The queue that requests come from, and how a worker declares it.

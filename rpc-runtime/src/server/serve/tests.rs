@@ -6,7 +6,8 @@ use crate::error::BrokerError;
 use crate::protocol::{Message, Properties, ReplyAddresses};
 use crate::status::{Connectivity, StatusBoard};
 use crate::transport::{
-    Outgoing, Published, Publisher, Receipt, ReplyLink, ReplyQueue, RequestQueue, Subscription, Transport,
+    Broadcasts, Outgoing, Published, Publisher, Receipt, ReplyLink, ReplyQueue, RequestQueue, Subscription,
+    Transport,
 };
 
 /// A broker that answers publishes with these words in turn, and notes what it is told, in order.
@@ -44,6 +45,14 @@ impl Transport for Notes {
     }
 
     async fn open_requests(&self, _: &RequestQueue, _: u16) -> Result<Subscription, BrokerError> {
+        Err(BrokerError::Closed)
+    }
+
+    async fn open_broadcasts(&self, _: &Broadcasts) -> Result<Subscription, BrokerError> {
+        Err(BrokerError::Closed)
+    }
+
+    async fn broadcast(&self, _: &str, _: Message) -> Result<Published, BrokerError> {
         Err(BrokerError::Closed)
     }
 

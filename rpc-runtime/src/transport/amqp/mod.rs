@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 mod acks;
 mod address;
+mod broadcasts;
 mod channel;
 mod confirms;
 mod connection;
@@ -33,11 +34,11 @@ pub(crate) use address::Address;
 #[cfg(feature = "tls")]
 pub use tls::Tls;
 
-use super::{Publisher, ReplyLink, Subscription, Transport};
+use super::{Published, Publisher, ReplyLink, Subscription, Transport};
 use crate::error::{BrokerError, Cause};
-use crate::protocol::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX, ShortStr};
+use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::status::{Connectivity, Role, StatusBoard};
-use crate::transport::topology::{Declare, ReplyQueue, RequestQueue};
+use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
 use channel::Tasks;
 use connection::OpenConnection;
 use opening::Opening;
@@ -311,6 +312,16 @@ impl Transport for AmqpTransport {
             return matches!(tokio::time::timeout(CLOSE_LIMIT, asking).await, Ok(Ok(true)));
         }
         false
+    }
+
+    async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
+        let connection = self.consuming.ready().await?;
+        self.opening(&connection).broadcasts(broadcasts).await
+    }
+
+    async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {
+        let connection = self.publishing.ready().await?;
+        self.opening(&connection).broadcast(exchange, message).await
     }
 
     fn status(&self) -> &StatusBoard {

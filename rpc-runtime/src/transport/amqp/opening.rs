@@ -30,7 +30,7 @@ impl Opening<'_> {
     /// Waits for the broker's answer.
     ///
     /// lapin leaves some questions unanswered when the connection is lost under them.
-    async fn answer<T>(
+    pub(super) async fn answer<T>(
         &self,
         step: &'static str,
         answer: impl Future<Output = lapin::Result<T>>,

@@ -9,7 +9,7 @@ use super::Delivery;
 use super::queue::Queue;
 use crate::error::{BrokerError, Cause};
 use crate::protocol::Message;
-use crate::transport::topology::QueueProperties;
+use crate::transport::topology::{Broadcasts, QueueProperties};
 
 pub(super) use super::queue::Settling;
 
@@ -53,6 +53,30 @@ impl Hub {
     /// Makes a reply queue.
     pub(super) fn declare_private(&mut self, name: &str) {
         self.queues.insert(name.to_owned(), Queue::private());
+    }
+
+    /// Makes a reply queue that ends with its consumer.
+    pub(super) fn declare_exclusive(&mut self, name: &str) {
+        self.queues.insert(name.to_owned(), Queue::exclusive());
+    }
+
+    /// Makes a queue for what is sent to everybody, to end with its consumer.
+    pub(super) fn declare_listening(&mut self, name: &str, broadcasts: &Broadcasts) {
+        self.queues.insert(name.to_owned(), Queue::listening(broadcasts));
+    }
+
+    /// Puts a message into all queues that listen to an exchange; `false` where there is none.
+    pub(super) fn broadcast(&mut self, exchange: &str, message: &Message, now: Instant) -> bool {
+        let mut has_listeners = false;
+        for queue in self
+            .queues
+            .values_mut()
+            .filter(|queue| queue.listens_to(exchange))
+        {
+            queue.push(message.clone(), now);
+            has_listeners = true;
+        }
+        has_listeners
     }
 
     /// How many messages wait in a queue; `None` where there is none of that name.
@@ -143,8 +167,12 @@ impl Hub {
 
     /// Takes a consumer away; what it did not settle goes back to the queue.
     pub(super) fn close(&mut self, consumer: &ConsumerId, now: Instant) {
-        if let Some(queue) = self.queues.get_mut(&consumer.queue) {
-            queue.close(consumer.number, now);
+        let Some(queue) = self.queues.get_mut(&consumer.queue) else {
+            return;
+        };
+        queue.close(consumer.number, now);
+        if queue.is_auto_delete() && queue.is_unused() {
+            self.delete(&consumer.queue);
         }
     }
 }
@@ -155,6 +183,9 @@ impl Hub {
     pub(super) fn restart(&mut self, now: Instant) {
         self.queues.retain(|name, queue| {
             queue.restart(now);
+            if queue.is_auto_delete() {
+                return false;
+            }
             // Direct and exclusive reply queues have names that only the broker gives.
             !name.starts_with("amq.")
         });
@@ -199,6 +230,32 @@ mod tests {
             Err(BrokerError::Queue { .. })
         ));
         assert!(hub.declare("amq.q", &durable).is_err());
+    }
+
+    #[test]
+    fn what_is_sent_to_everybody_reaches_those_who_listen_for_as_long_as_they_do() {
+        let broadcasts = |exchange| Broadcasts {
+            exchange,
+            prefetch: 1,
+            time_to_live: std::time::Duration::from_secs(1),
+            max_messages: 10,
+            max_bytes: 10,
+        };
+        let (mut hub, now) = (Hub::default(), Instant::now());
+        assert!(!hub.broadcast("x", &Message::default(), now));
+        let mut listen = |name, exchange| {
+            hub.declare_listening(name, &broadcasts(exchange));
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let consumer = hub.consume(name, Settling::Unlimited, sender, now).unwrap();
+            (consumer, receiver)
+        };
+        let [mut a, mut b, mut other] = [listen("a", "x"), listen("b", "x"), listen("c", "y")];
+        assert!(hub.broadcast("x", &Message::default(), now));
+        assert!(a.1.try_recv().is_ok() && b.1.try_recv().is_ok() && other.1.try_recv().is_err());
+        hub.close(&a.0, now);
+        assert_eq!(hub.len(), 2);
+        hub.close(&b.0, now);
+        assert!(!hub.broadcast("x", &Message::default(), now));
     }
 
     #[test]

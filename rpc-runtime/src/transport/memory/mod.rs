@@ -19,7 +19,7 @@ use super::{Control, Delivery, Outgoing, Published, Publisher, Receipt, ReplyLin
 use crate::error::BrokerError;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::status::{Connectivity, StatusBoard};
-use crate::transport::topology::{Declare, ReplyQueue, RequestQueue};
+use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
 use hub::{ConsumerId, Hub, Settling};
 use wire::{Session, Wire};
 
@@ -123,14 +123,22 @@ impl MemoryTransport {
         })
     }
 
-    /// Makes a reply queue of its own, to end with the handle.
-    fn declare_private(&self, prefix: &str) -> Result<(String, ShortStr), BrokerError> {
+    /// Makes a reply queue of its own, to end with the handle; with its consumer, unless it `lives_on`.
+    fn declare_private(&self, prefix: &str, lives_on: bool) -> Result<(String, ShortStr), BrokerError> {
         let queue = format!("{prefix}{}", Uuid::new_v4());
         let address = ShortStr::new(&queue).map_err(|_| BrokerError::Unsendable {
             reason: "the queue's name",
         })?;
-        self.broker.hub().declare_private(&queue);
-        self.private().push(queue.clone());
+        {
+            let (mut private, mut hub) = (self.private(), self.broker.hub());
+            match lives_on {
+                true => hub.declare_private(&queue),
+                false => hub.declare_exclusive(&queue),
+            }
+            // Those that ended before the handle need not be known any more.
+            private.retain(|earlier| hub.depth(earlier).is_some());
+            private.push(queue.clone());
+        }
         Ok((queue, address))
     }
 
@@ -200,15 +208,15 @@ impl Transport for MemoryTransport {
         let (queue, address, resumed) = match (replies, found) {
             (_, Some((name, waiting))) => (name.to_string(), name.clone(), Some(waiting)),
             (ReplyQueue::Resumable, None) => {
-                let (queue, address) = self.declare_private(REPLY_QUEUE_PREFIX)?;
+                let (queue, address) = self.declare_private(REPLY_QUEUE_PREFIX, true)?;
                 (queue, address, None)
             }
             (ReplyQueue::Exclusive, None) => {
-                let (queue, address) = self.declare_private("amq.gen-")?;
+                let (queue, address) = self.declare_private("amq.gen-", false)?;
                 (queue, address, None)
             }
             (ReplyQueue::Direct, None) => {
-                let (queue, address) = self.declare_private(&format!("{DIRECT_REPLY_TO}."))?;
+                let (queue, address) = self.declare_private(&format!("{DIRECT_REPLY_TO}."), false)?;
                 (queue, address, None)
             }
         };
@@ -249,6 +257,27 @@ impl Transport for MemoryTransport {
 
     async fn retire_requests(&self, queue: &RequestQueue) -> bool {
         queue.declare() == Declare::Active && self.broker.hub().delete_unused(queue.name())
+    }
+
+    async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
+        let session = self.consuming.ready().await?;
+        let queue = format!("{}.{}", broadcasts.exchange, Uuid::new_v4());
+        self.broker.hub().declare_listening(&queue, broadcasts);
+        let settling = Settling::Prefetch(broadcasts.prefetch.into());
+        let subscription = self.subscribe(&self.consuming, &session, &queue, settling, false)?;
+        session.arrive().await?;
+        Ok(subscription)
+    }
+
+    async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {
+        let session = self.publishing.ready().await?;
+        session.unblocked().await?;
+        let (broker, exchange) = (self.broker.clone(), exchange.to_owned());
+        let sending = session.ask(move || broker.hub().broadcast(&exchange, &message, Instant::now()));
+        match sending.await? {
+            true => Ok(Published::Routed),
+            false => Ok(Published::Returned),
+        }
     }
 
     fn status(&self) -> &StatusBoard {

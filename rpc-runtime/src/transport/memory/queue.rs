@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Delivery;
 use crate::protocol::Message;
-use crate::transport::topology::{QueueArgument, QueueProperties};
+use crate::transport::topology::{Broadcasts, QueueArgument, QueueProperties};
 
 /// Whether and how far deliveries wait to be settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub(super) struct Queue {
     /// The next to be served comes first.
     consumers: VecDeque<Consumer>,
     next_tag: u64,
+    /// It ends with its last consumer.
+    is_auto_delete: bool,
+    listens: Option<Broadcasts>,
 }
 
 #[derive(Debug)]
@@ -87,6 +90,46 @@ impl Queue {
             messages: VecDeque::new(),
             consumers: VecDeque::new(),
             next_tag: 1,
+            is_auto_delete: false,
+            listens: None,
+        }
+    }
+
+    /// A private reply queue that ends with its consumer.
+    pub(super) fn exclusive() -> Self {
+        Self {
+            is_auto_delete: true,
+            ..Self::private()
+        }
+    }
+
+    /// A queue for what is sent to everybody.
+    pub(super) fn listening(broadcasts: &Broadcasts) -> Self {
+        Self {
+            listens: Some(*broadcasts),
+            ..Self::exclusive()
+        }
+    }
+
+    pub(super) fn is_auto_delete(&self) -> bool {
+        self.is_auto_delete
+    }
+
+    /// Whether it takes what is sent to this exchange.
+    pub(super) fn listens_to(&self, exchange: &str) -> bool {
+        self.listens
+            .is_some_and(|broadcasts| broadcasts.exchange == exchange)
+    }
+
+    /// Keeps to the limits, as RabbitMQ does: from the head.
+    fn drop_excess(&mut self) {
+        let Some(limits) = self.listens else { return };
+        let is_too_much = |messages: &VecDeque<Stored>| {
+            let bytes: usize = messages.iter().map(|stored| stored.message.body.len()).sum();
+            messages.len() > limits.max_messages.into() || bytes > limits.max_bytes as usize
+        };
+        while is_too_much(&self.messages) {
+            self.messages.pop_front();
         }
     }
 
@@ -100,10 +143,11 @@ impl Queue {
     }
 
     pub(super) fn push(&mut self, message: Message, now: Instant) {
-        let expires = message
-            .properties
-            .expiration
-            .and_then(|time| now.checked_add(time));
+        let of_queue = self.listens.map(|broadcasts| broadcasts.time_to_live);
+        let of_message = message.properties.expiration;
+        // The shorter one, of those that there are.
+        let time = of_message.into_iter().chain(of_queue).min();
+        let expires = time.and_then(|time| now.checked_add(time));
         let priority = self.priority(&message);
         // Behind all of the same or a higher priority.
         let position = self
@@ -120,6 +164,7 @@ impl Queue {
             },
         );
         self.deliver(now);
+        self.drop_excess();
     }
 
     pub(super) fn consume(
@@ -375,6 +420,28 @@ mod tests {
         queue.push(message("b"), now);
         let mut receiver = consumer(&mut queue, 1, Settling::Unlimited, now + Duration::from_millis(5));
         assert_eq!(bodies(&mut receiver), [("b".into(), false)]);
+    }
+
+    #[test]
+    fn what_is_sent_to_everybody_does_not_pile_up() {
+        let now = Instant::now();
+        let mut queue = Queue::listening(&Broadcasts {
+            exchange: "x",
+            prefetch: 1,
+            time_to_live: Duration::from_secs(5),
+            max_messages: 2,
+            max_bytes: 10,
+        });
+        for body in ["a", "b", "c"] {
+            queue.push(message(body), now);
+        }
+        assert_eq!(queue.depth(), 2);
+        queue.push(message("more than ten bytes"), now);
+        assert_eq!(queue.depth(), 0);
+        queue.push(message("d"), now);
+        queue.push(message("e"), now + Duration::from_secs(1));
+        let mut receiver = consumer(&mut queue, 1, Settling::Unlimited, now + Duration::from_secs(5));
+        assert_eq!(bodies(&mut receiver), [("e".into(), false)]);
     }
 
     #[test]

@@ -1,0 +1,323 @@
+//! A client of a service that is known only when the program runs.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::interned::{InvalidDescription, intern};
+use super::untyped::Untyped;
+use super::{Client, ClientBuilder, Route, Wrap, unreadable};
+use crate::broker::Broker;
+use crate::call::{Call, Unplannable};
+use crate::codec::{Codec, EncodeError};
+use crate::describe::{MethodDescription, ServiceDescription, ServiceDescriptor};
+use crate::error::CallError;
+use crate::protocol::{Reply, ReplyKind};
+
+/// A client of a service that the program knows only by its [`ServiceDescription`]: for gateways, command lines and tests.
+///
+/// Arguments, results and errors are JSON values; all else is as of a generated client: time limits, options, errors, and what becomes of
+/// idempotent and one-way methods. Methods that are marked so in the description are taken to be so.
+///
+/// ```
+/// # use rpc_runtime::{Broker, Server, service};
+/// # #[derive(Debug, serde::Serialize, serde::Deserialize)]
+/// # pub enum DirectoryError { UnknownUser { id: String } }
+/// # #[service(queue = "users")]
+/// # pub trait Directory { async fn get_email(&self, id: &str) -> Result<String, DirectoryError>; }
+/// # struct Users;
+/// # impl Directory for Users {
+/// #     async fn get_email(&self, id: &str) -> Result<String, DirectoryError> {
+/// #         match id {
+/// #             "user:1" => Ok("alice@example.com".into()),
+/// #             _ => Err(DirectoryError::UnknownUser { id: id.into() }),
+/// #         }
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use rpc_runtime::discovery::WorkerClient;
+/// use rpc_runtime::{CallError, DynamicClient};
+/// use serde_json::json;
+///
+/// # let broker = Broker::in_process();
+/// # let server = Server::new(&broker).serve(DirectoryServer::new(Users)).start().await?;
+/// let description = WorkerClient::new(&broker, "users").describe().await?.remove(0);
+/// let directory = DynamicClient::new(&broker, description)?;
+///
+/// assert_eq!(directory.call("get_email", json!({"id": "user:1"})).await.unwrap(), "alice@example.com");
+/// match directory.call("get_email", json!({"id": "user:2"})).await {
+///     Err(CallError::Service(error)) => assert_eq!(error, json!({"UnknownUser": {"id": "user:2"}})),
+///     other => panic!("{other:?}"),
+/// }
+/// # server.stop().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct DynamicClient {
+    client: Client,
+    service: &'static ServiceDescriptor,
+    description: Arc<ServiceDescription>,
+}
+
+impl DynamicClient {
+    /// A client of this service, on the queue that the description names, with 30 seconds a call.
+    ///
+    /// # Errors
+    ///
+    /// Where a method has a name that cannot be sent, or too many services were described to this process: see [`InvalidDescription`].
+    pub fn new(broker: &Broker, description: ServiceDescription) -> Result<Self, InvalidDescription> {
+        Ok(Self::builder(broker, description)?.build())
+    }
+
+    /// The same, with options.
+    ///
+    /// Unless told otherwise, requests are in JSON: what JSON cannot say exactly, such as bytes, is then the worker's to translate. In
+    /// MessagePack, bytes come as arrays of numbers, and numbers of more than 64 bits as bytes; in plain text, each result is a text.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn builder(
+        broker: &Broker,
+        description: ServiceDescription,
+    ) -> Result<ClientBuilder<Self>, InvalidDescription> {
+        let service = intern(&description)?;
+        let description = Arc::new(description);
+        let wrap = Box::new(move |client| Self {
+            client,
+            service,
+            description,
+        });
+        let wrap = Wrap::Described(wrap);
+        let route = Route::Broker(Arc::clone(broker.caller()));
+        Ok(ClientBuilder::with_route(route, service, wrap).codec(Codec::Json))
+    }
+
+    /// The service that is called.
+    #[must_use]
+    pub fn description(&self) -> &ServiceDescription {
+        &self.description
+    }
+
+    /// Calls a method by its name on the wire.
+    ///
+    /// The arguments are a map by name, or an array by position, which leaves out the last ones or none; `()` where there are none.
+    /// Names that the description does not have are refused here, as nobody would read them. One that is missing is refused by the worker,
+    /// unless it may be.
+    ///
+    /// The answer is `null` where the method returns nothing.
+    ///
+    /// # Errors
+    ///
+    /// The call fails with [`CallError::NotDescribed`] where the description has no such method, and with [`CallError::Encode`] where the
+    /// arguments are not those of the method.
+    pub fn call(&self, method: &str, arguments: impl Serialize) -> Call<Value, Value> {
+        let described = self.description.method(method);
+        let Some((described, descriptor)) = described.zip(self.service.method(method)) else {
+            let method = method.to_owned();
+            let unplannable = Err(Unplannable::NotDescribed { method });
+            return Call::new(self.client.route.clone(), unplannable, read);
+        };
+        let plan = self.client.plan(descriptor, |codec| {
+            encode(described, arguments, codec).map_err(|source| EncodeError::new(codec, source))
+        });
+        Call::new(self.client.route.clone(), plan, read)
+    }
+}
+
+impl fmt::Debug for DynamicClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DynamicClient")
+            .field("service", &self.description.name)
+            .field("client", &self.client)
+            .finish_non_exhaustive()
+    }
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why arguments are not those of a method.
+#[derive(Debug, thiserror::Error)]
+enum ArgumentsError {
+    #[error("arguments are a map by name, or an array by position")]
+    NotArguments,
+    #[error("the method has no argument {name:?}: it has {}", Names(.known))]
+    Unknown { name: String, known: Vec<String> },
+    #[error("{given} arguments are too many: the method has {}", Names(.known))]
+    TooMany { given: usize, known: Vec<String> },
+    #[error("text/plain carries one argument, which is missing")]
+    Missing,
+    #[error("text/plain cannot carry null: use application/msgpack or application/json")]
+    Null,
+    #[error(
+        "text/plain carries one argument, and the method takes {0}: use application/msgpack or application/json"
+    )]
+    TooManyForText(usize),
+}
+
+/// Names in a row.
+struct Names<'a>(&'a [String]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("none"),
+            names => f.write_str(&names.join(", ")),
+        }
+    }
+}
+
+/// Writes a method's arguments.
+fn encode(method: &MethodDescription, arguments: impl Serialize, codec: Codec) -> Result<Bytes, Cause> {
+    let arguments = by_name(method, serde_json::to_value(arguments)?)?;
+    if codec != Codec::Text {
+        return Ok(codec.encode(&arguments)?);
+    }
+    match (method.arguments.len(), arguments.into_iter().next()) {
+        (0, _) => Ok(Bytes::new()),
+        (1, None) => Err(ArgumentsError::Missing.into()),
+        (1, Some((_, Value::Null))) => Err(ArgumentsError::Null.into()),
+        (1, Some((_, argument))) => Ok(codec.encode(&argument)?),
+        (count, _) => Err(ArgumentsError::TooManyForText(count).into()),
+    }
+}
+
+/// The arguments as a map.
+fn by_name(method: &MethodDescription, arguments: Value) -> Result<Map<String, Value>, ArgumentsError> {
+    let known = || {
+        let names = method.arguments.iter().map(|argument| argument.name.clone());
+        names.collect()
+    };
+    match arguments {
+        Value::Null => Ok(Map::new()),
+        Value::Array(values) if values.len() > method.arguments.len() => Err(ArgumentsError::TooMany {
+            given: values.len(),
+            known: known(),
+        }),
+        Value::Array(values) => {
+            let names = method.arguments.iter().map(|argument| argument.name.clone());
+            Ok(names.zip(values).collect())
+        }
+        Value::Object(values) => {
+            let is_known = |name: &String| {
+                let mut all = method.arguments.iter();
+                all.any(|argument| argument.name == *name || argument.aliases.contains(name))
+            };
+            match values.keys().find(|name| !is_known(name)) {
+                Some(name) => Err(ArgumentsError::Unknown {
+                    name: name.clone(),
+                    known: known(),
+                }),
+                None => Ok(values),
+            }
+        }
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => Err(ArgumentsError::NotArguments),
+    }
+}
+
+fn read(reply: Reply) -> Result<Value, CallError<Value>> {
+    match reply.kind {
+        ReplyKind::Result => read_value(&reply),
+        ReplyKind::Error if reply.codec == Codec::Text => {
+            let text = String::from_utf8_lossy(&reply.body);
+            Err(CallError::ServiceText(text.into_owned()))
+        }
+        ReplyKind::Error => Err(read_value(&reply).map_or_else(|error| error, CallError::Service)),
+        ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
+    }
+}
+
+fn read_value(reply: &Reply) -> Result<Value, CallError<Value>> {
+    match reply.codec {
+        // Whether it is a number is not to be seen.
+        Codec::Text => match std::str::from_utf8(&reply.body) {
+            Ok(text) => Ok(Value::from(text)),
+            Err(error) => Err(unreadable(error)),
+        },
+        codec => match codec.decode::<Untyped>(&reply.body) {
+            Ok(Untyped(value)) => Ok(value),
+            Err(error) => Err(unreadable(error)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::describe::ArgumentDescription;
+    use crate::error::Chain;
+
+    fn method(arguments: &[&str]) -> MethodDescription {
+        let mut method = MethodDescription::new("get");
+        let of = |name: &&str| ArgumentDescription::new(*name, "");
+        method.arguments = arguments.iter().map(of).collect();
+        method
+    }
+
+    fn json_of(method: &MethodDescription, arguments: Value) -> Result<Value, String> {
+        match encode(method, arguments, Codec::Json) {
+            Ok(body) => Ok(serde_json::from_slice(&body).unwrap()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn text_of(method: &MethodDescription, arguments: Value) -> Result<String, String> {
+        match encode(method, arguments, Codec::Text) {
+            Ok(body) => Ok(String::from_utf8(body.to_vec()).unwrap()),
+            Err(error) => Err(Chain(&*error).to_string()),
+        }
+    }
+
+    #[test]
+    fn arguments_are_named_and_known() {
+        let mut get = method(&["id", "limit"]);
+        get.arguments[0].aliases.push("key".into());
+        assert_eq!(json_of(&get, json!({"id": 7})), Ok(json!({"id": 7})));
+        assert_eq!(json_of(&get, json!({"key": 7})), Ok(json!({"key": 7})));
+        assert_eq!(json_of(&get, json!([7])), Ok(json!({"id": 7})));
+        assert_eq!(json_of(&get, json!([7, 8])), Ok(json!({"id": 7, "limit": 8})));
+        assert_eq!(json_of(&get, json!(null)), Ok(json!({})));
+        let refused = |arguments| json_of(&get, arguments).unwrap_err();
+        assert_eq!(
+            refused(json!({"name": 7})),
+            "the method has no argument \"name\": it has id, limit"
+        );
+        assert_eq!(
+            refused(json!([1, 2, 3])),
+            "3 arguments are too many: the method has id, limit"
+        );
+        assert_eq!(
+            refused(json!("7")),
+            "arguments are a map by name, or an array by position"
+        );
+        assert_eq!(
+            json_of(&method(&[]), json!({"id": 1})).unwrap_err(),
+            "the method has no argument \"id\": it has none"
+        );
+    }
+
+    #[test]
+    fn plain_text_is_the_one_argument() {
+        let get = method(&["id"]);
+        assert_eq!(text_of(&get, json!({"id": "user:1"})), Ok("user:1".into()));
+        assert_eq!(text_of(&get, json!([7])), Ok("7".into()));
+        assert_eq!(text_of(&get, json!({"id": true})), Ok("true".into()));
+        assert_eq!(text_of(&method(&[]), json!(null)), Ok(String::new()));
+        for (method, arguments) in [
+            (&get, json!({})),
+            (&get, json!({"id": null})),
+            (&get, json!({"id": [1]})),
+            (&method(&["id", "limit"]), json!({"id": 7})),
+        ] {
+            let refused = text_of(method, arguments).unwrap_err();
+            assert!(refused.contains("text/plain"), "{refused}");
+        }
+    }
+}

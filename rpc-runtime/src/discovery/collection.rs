@@ -1,0 +1,246 @@
+//! The answers of all workers, as they come. Pure: no I/O, no clock.
+
+use std::collections::HashSet;
+
+use serde::de::DeserializeOwned;
+
+use super::{Discovered, Worker, WorkerDescription, WorkerStats};
+use crate::codec::Codec;
+use crate::protocol::{Message, Reply, ReplyKind, ShortStr};
+
+/// How long an answer may be, in bytes.
+const MAX_BYTES: usize = 1024 * 1024;
+
+/// How long the answers may be in all, in bytes.
+const MAX_BYTES_IN_ALL: usize = 64 * 1024 * 1024;
+
+/// How many refusals are kept.
+const MAX_REFUSALS: usize = 100;
+
+/// How many answers may come that are not kept: who sends more of them is no worker.
+const MAX_USELESS: usize = 10_000;
+
+/// What a worker answers.
+pub(super) trait OfWorker {
+    fn worker(&self) -> &Worker;
+}
+
+impl OfWorker for Worker {
+    fn worker(&self) -> &Worker {
+        self
+    }
+}
+
+impl OfWorker for WorkerDescription {
+    fn worker(&self) -> &Worker {
+        &self.worker
+    }
+}
+
+impl OfWorker for WorkerStats {
+    fn worker(&self) -> &Worker {
+        &self.worker
+    }
+}
+
+/// The answers to one question.
+pub(super) struct Collection<T> {
+    id: ShortStr,
+    max_workers: usize,
+    known: HashSet<String>,
+    bytes: usize,
+    useless: usize,
+    found: Discovered<T>,
+}
+
+impl<T: OfWorker + DeserializeOwned> Collection<T> {
+    /// No answers yet, to the question of this id.
+    pub(super) fn new(id: ShortStr, max_workers: usize) -> Self {
+        Self {
+            id,
+            max_workers,
+            known: HashSet::new(),
+            bytes: 0,
+            useless: 0,
+            found: Discovered {
+                workers: Vec::new(),
+                refusals: Vec::new(),
+                is_complete: true,
+            },
+        }
+    }
+
+    /// Whether no more is kept.
+    pub(super) fn is_full(&self) -> bool {
+        !self.found.is_complete
+    }
+
+    /// More may answer who are not waited for.
+    pub(super) fn cut_short(&mut self) {
+        self.found.is_complete = false;
+    }
+
+    /// Takes in what came to the reply queue. Answers whether it is a worker's answer to the question, which another may follow.
+    pub(super) fn add(&mut self, message: Message) -> bool {
+        if self.found.workers.len() >= self.max_workers {
+            self.cut_short();
+            return false;
+        }
+        let is_answer = self.keep(message);
+        if !is_answer {
+            self.useless += 1;
+            if self.useless >= MAX_USELESS {
+                self.cut_short();
+            }
+        }
+        is_answer
+    }
+
+    fn keep(&mut self, message: Message) -> bool {
+        if message.properties.correlation_id.as_ref() != Some(&self.id) {
+            return false;
+        }
+        let size = message.body.len();
+        let Ok(reply) = Reply::from_message(message, Codec::MessagePack) else {
+            return false;
+        };
+        if size > MAX_BYTES {
+            tracing::debug!(size, "a worker's answer is too long to be kept");
+            return false;
+        }
+        self.bytes += size;
+        if self.bytes > MAX_BYTES_IN_ALL {
+            self.cut_short();
+            return false;
+        }
+        match reply.kind {
+            ReplyKind::Result => {}
+            ReplyKind::Fault if self.found.refusals.len() < MAX_REFUSALS => {
+                self.found.refusals.push(reply.read_fault());
+                return true;
+            }
+            ReplyKind::Fault | ReplyKind::Error => return false,
+        }
+        let answer = match reply.codec.decode::<T>(&reply.body) {
+            Ok(answer) => answer,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::debug!(error, "a worker's answer cannot be read");
+                return false;
+            }
+        };
+        let is_new = self.known.insert(answer.worker().id.clone());
+        if is_new {
+            self.found.workers.push(answer);
+        }
+        is_new
+    }
+
+    /// What was found, in an order that does not depend on who was quicker.
+    pub(super) fn into_found(self) -> Discovered<T> {
+        let mut found = self.found;
+        found.workers.sort_by(|one, other| {
+            let key = |worker: &T| {
+                let Worker {
+                    host, name, pid, id, ..
+                } = worker.worker().clone();
+                (host, name, pid, id)
+            };
+            key(one).cmp(&key(other))
+        });
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Fault, FaultCode};
+
+    const ID: ShortStr = ShortStr::from_static("7");
+
+    fn worker(id: &str) -> Worker {
+        Worker {
+            id: id.to_owned(),
+            ..Worker::default()
+        }
+    }
+
+    fn answer(to: ShortStr, worker: &Worker) -> Message {
+        let reply = Reply {
+            kind: ReplyKind::Result,
+            codec: Codec::MessagePack,
+            body: Codec::MessagePack.encode(worker).unwrap(),
+        };
+        reply.into_message(Some(to))
+    }
+
+    fn ids(collection: Collection<Worker>) -> Vec<String> {
+        let found = collection.into_found();
+        found.workers.into_iter().map(|worker| worker.id).collect()
+    }
+
+    #[test]
+    fn each_worker_is_kept_once_and_in_order() {
+        let mut collection = Collection::<Worker>::new(ID, 10);
+        assert!(collection.add(answer(ID, &worker("b"))));
+        assert!(collection.add(answer(ID, &worker("a"))));
+        assert!(!collection.add(answer(ID, &worker("b"))));
+        assert_eq!(ids(collection), ["a", "b"]);
+    }
+
+    #[test]
+    fn what_is_no_answer_is_not_kept_and_not_waited_for() {
+        let mut collection = Collection::<Worker>::new(ID, 10);
+        let other = ShortStr::from_static("8");
+        assert!(!collection.add(answer(other, &worker("a"))));
+        assert!(!collection.add(Message::default()));
+        let mut unreadable = answer(ID, &worker("a"));
+        unreadable.body = bytes::Bytes::from_static(b"\xc1");
+        assert!(!collection.add(unreadable));
+        let long = worker(&"x".repeat(MAX_BYTES));
+        assert!(!collection.add(answer(ID, &long)));
+        assert!(!collection.is_full());
+        for _ in 0..MAX_USELESS {
+            collection.add(Message::default());
+        }
+        assert!(collection.is_full());
+        assert!(ids(collection).is_empty());
+    }
+
+    #[test]
+    fn refusals_are_told() {
+        let mut collection = Collection::<Worker>::new(ID, 10);
+        let fault = Fault::new(FaultCode::Unauthorized, "not you");
+        for _ in 0..2 * MAX_REFUSALS {
+            let reply = Reply::fault(Codec::MessagePack, &fault);
+            collection.add(reply.into_message(Some(ID)));
+        }
+        let found = collection.into_found();
+        assert_eq!(found.refusals.len(), MAX_REFUSALS);
+        assert_eq!(found.refusals[0], fault);
+        assert!(found.workers.is_empty() && found.is_complete);
+    }
+
+    #[test]
+    fn no_more_workers_are_kept_than_may_be() {
+        let mut collection = Collection::<Worker>::new(ID, 2);
+        for id in ["a", "b"] {
+            collection.add(answer(ID, &worker(id)));
+            assert!(!collection.is_full());
+        }
+        collection.add(answer(ID, &worker("c")));
+        assert!(collection.is_full());
+        let found = collection.into_found();
+        assert_eq!((found.workers.len(), found.is_complete), (2, false));
+    }
+
+    #[test]
+    fn no_more_bytes_are_kept_than_may_be() {
+        let mut collection = Collection::<Worker>::new(ID, 1000);
+        let long = |number: usize| worker(&format!("{number}{}", "x".repeat(MAX_BYTES - 1000)));
+        let kept = (0..100).take_while(|number| collection.add(answer(ID, &long(*number))));
+        assert_eq!(kept.count(), MAX_BYTES_IN_ALL / (MAX_BYTES - 900));
+        assert!(collection.is_full());
+    }
+}

@@ -1,0 +1,239 @@
+//! Asking all workers at once.
+
+use std::fmt;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use super::collection::{Collection, OfWorker};
+use super::{DESCRIBE, PING, STATS};
+use super::{DISCOVERY, Discovered, MAX_WAIT, Worker, WorkerDescription, WorkerStats};
+use crate::broker::Broker;
+use crate::codec::Codec;
+use crate::describe::MethodDescriptor;
+use crate::error::{BrokerError, Cause};
+use crate::headers::Headers;
+use crate::protocol::{Message, Request, ShortStr};
+use crate::transport::{Published, ReplyQueue, Subscription};
+
+/// How long nobody may answer by default, until no more answers are waited for.
+const DEFAULT_WINDOW: Duration = Duration::from_millis(500);
+
+/// How many workers are kept by default.
+const DEFAULT_WORKERS: usize = 1000;
+
+impl Broker {
+    /// Looks for the workers on this broker: asks all of them at once, and collects what they answer.
+    ///
+    /// ```
+    /// # use rpc_runtime::{Broker, Server, service};
+    /// # #[service(queue = "users")]
+    /// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
+    /// # struct Users;
+    /// # impl Directory for Users { async fn get_email(&self, _: &str) -> String { String::new() } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = Broker::in_process();
+    /// # let server = Server::new(&broker).serve(DirectoryServer::new(Users)).start().await?;
+    /// let found = broker.discover().services().await?;
+    /// for service in found.services() {
+    ///     println!("{} on {}: {} workers", service.name, service.queue, service.workers.len());
+    /// }
+    /// # assert_eq!(found.services()[0].name, "Directory");
+    /// # server.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// See [`discovery`](crate::discovery) for who is found and who is not.
+    pub fn discover(&self) -> Discover {
+        Discover {
+            broker: self.clone(),
+            window: DEFAULT_WINDOW,
+            limit: MAX_WAIT,
+            max_workers: DEFAULT_WORKERS,
+        }
+    }
+}
+
+/// A question to all workers on a broker, from [`Broker::discover`].
+///
+/// Nobody knows how many workers there are: answers are collected until none has come for the [`window`](Self::window), and no longer
+/// than the [`limit`](Self::limit). Where nobody listens at all, the broker says so at once.
+///
+/// The answers come to an exclusive queue that lives for this question alone. The queue for the replies to calls is not used: there, each
+/// id stands for one reply, and many workers that answer at once would delay the replies to calls.
+///
+/// # Errors
+///
+/// Where there is no connection within the limit, it is lost while answers come, or the broker refuses to send to the exchange or to
+/// make a reply queue: [`BrokerError`]. That nobody answers is none.
+///
+/// # Cancel safety
+///
+/// Dropping the future of a question gives it up, and the reply queue with it.
+#[derive(Clone)]
+#[must_use = "nobody is asked before `services`, `stats` or `workers`"]
+pub struct Discover {
+    broker: Broker,
+    window: Duration,
+    limit: Duration,
+    max_workers: usize,
+}
+
+impl Discover {
+    /// How long nobody may answer until no more answers are waited for; the default is half a second. It is how long a question takes at
+    /// least, where anybody listens.
+    pub fn window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// How long a question may take in all; the default is 5 seconds. Workers do not answer questions that are older than
+    /// that.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// How many workers are kept; the default is 1000. Once as many have answered, no more answers are waited for, and what was found is
+    /// not [complete](Discovered::is_complete).
+    ///
+    /// Of each, an answer of up to 1 MiB is kept, and 64 MiB in all.
+    pub fn max_workers(mut self, workers: usize) -> Self {
+        self.max_workers = workers;
+        self
+    }
+
+    /// What all workers serve.
+    ///
+    /// # Errors
+    ///
+    /// See [`Discover`].
+    pub async fn services(self) -> Result<Discovered<WorkerDescription>, BrokerError> {
+        self.ask(&DESCRIBE).await
+    }
+
+    /// What all workers counted of their methods.
+    ///
+    /// # Errors
+    ///
+    /// See [`Discover`].
+    pub async fn stats(self) -> Result<Discovered<WorkerStats>, BrokerError> {
+        self.ask(&STATS).await
+    }
+
+    /// Who all workers are.
+    ///
+    /// # Errors
+    ///
+    /// See [`Discover`].
+    pub async fn workers(self) -> Result<Discovered<Worker>, BrokerError> {
+        self.ask(&PING).await
+    }
+
+    async fn ask<T: OfWorker + DeserializeOwned>(
+        self,
+        method: &'static MethodDescriptor,
+    ) -> Result<Discovered<T>, BrokerError> {
+        let deadline = Instant::now() + self.limit;
+        let transport = self.broker.transport();
+        let opening = transport.open_replies(ReplyQueue::Exclusive, None);
+        let mut link = self.by(deadline, opening).await?;
+        let id = ShortStr::from_uuid(Uuid::new_v4());
+        let message = self.request(method, id.clone(), link.address.clone());
+        let sending = self.by(deadline, transport.broadcast(DISCOVERY.exchange, message));
+        let collected = match sending.await {
+            Ok(Published::Routed) => {
+                let collection = Collection::new(id, self.max_workers);
+                self.collect(collection, &mut link.replies, deadline).await
+            }
+            Ok(Published::Returned) => Ok(Collection::new(id, 0).into_found()),
+            Ok(Published::Failed { source, .. }) => Err(source),
+            Ok(Published::Refused | Published::Withdrawn) => Err(BrokerError::Exchange {
+                exchange: DISCOVERY.exchange.to_owned(),
+                action: "send to",
+                source: Cause::new("it did not take the message"),
+            }),
+            Err(error) => Err(error),
+        };
+        link.replies.control.retire().await;
+        collected
+    }
+
+    /// Waits for the broker.
+    async fn by<T>(
+        &self,
+        deadline: Instant,
+        step: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        match timeout_at(deadline, step).await {
+            Ok(done) => done,
+            Err(_) => Err(self.broker.transport().status().status().obstacle().unwrap_or(
+                BrokerError::Unresponsive {
+                    step: "asking all workers",
+                    limit: self.limit,
+                },
+            )),
+        }
+    }
+
+    fn request(&self, method: &MethodDescriptor, id: ShortStr, reply_to: ShortStr) -> Message {
+        let (app_id, user_id) = self.broker.caller().names();
+        Request {
+            method: Some(ShortStr::from_static(method.name)),
+            codec: Codec::MessagePack,
+            correlation_id: Some(id),
+            reply_to: Some(reply_to),
+            time_to_live: Some(self.limit),
+            persistent: false,
+            priority: None,
+            app_id,
+            user_id,
+            headers: Headers::default(),
+            packs: false,
+            arguments: bytes::Bytes::new(),
+        }
+        .into_message()
+    }
+
+    async fn collect<T: OfWorker + DeserializeOwned>(
+        &self,
+        mut collection: Collection<T>,
+        replies: &mut Subscription,
+        deadline: Instant,
+    ) -> Result<Discovered<T>, BrokerError> {
+        let mut quiet_at = Instant::now() + self.window;
+        while !collection.is_full() {
+            match timeout_at(deadline.min(quiet_at), replies.deliveries.next()).await {
+                Ok(Some(Ok(delivery))) => {
+                    if collection.add(delivery.message) {
+                        quiet_at = Instant::now() + self.window;
+                    }
+                }
+                Ok(Some(Err(lost))) => return Err(lost),
+                Ok(None) => return Err(BrokerError::Lost { source: None }),
+                Err(_) => {
+                    if deadline < quiet_at {
+                        collection.cut_short();
+                    }
+                    break;
+                }
+            }
+        }
+        Ok(collection.into_found())
+    }
+}
+
+impl fmt::Debug for Discover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Discover")
+            .field("window", &self.window)
+            .field("limit", &self.limit)
+            .field("max_workers", &self.max_workers)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,125 @@
+//! What was found: by worker, and by service.
+
+use super::{Worker, WorkerDescription};
+use crate::describe::ServiceDescription;
+use crate::protocol::Fault;
+
+/// What all workers answered: see [`Discover`](super::Discover).
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Discovered<T> {
+    /// Each worker's answer, ordered by its host, name and process.
+    pub workers: Vec<T>,
+    /// What workers answered that refused, up to a hundred of them: those that do not let this caller ask, for example.
+    pub refusals: Vec<Fault>,
+    /// Whether all answers that came are here. If not, more came than are kept, or the limit was over while answers still came.
+    pub is_complete: bool,
+}
+
+/// A service that was found on a queue.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct FoundService<'a> {
+    /// The service's name.
+    pub name: &'a str,
+    /// The queue that it is served on.
+    pub queue: &'a str,
+    /// The workers that serve it, in the order of [`Discovered::workers`].
+    pub workers: Vec<&'a Worker>,
+    /// What they say of it, each of them once: more than one where workers of different versions serve one queue, during a rollout
+    /// for example. The one that most of them say comes first.
+    pub descriptions: Vec<&'a ServiceDescription>,
+}
+
+impl Discovered<WorkerDescription> {
+    /// The services that were found, by name and queue.
+    #[must_use]
+    pub fn services(&self) -> Vec<FoundService<'_>> {
+        let mut services = std::collections::BTreeMap::<_, Vec<_>>::new();
+        for WorkerDescription { worker, queues } in &self.workers {
+            for queue in queues {
+                for service in &queue.services {
+                    let found = services.entry((service.name.as_str(), queue.queue.as_str()));
+                    found.or_default().push((worker, service));
+                }
+            }
+        }
+        let found = services.into_iter().map(|((name, queue), all)| FoundService {
+            name,
+            queue,
+            workers: all.iter().map(|(worker, _)| *worker).collect(),
+            descriptions: distinct(all.into_iter().map(|(_, service)| service)),
+        });
+        found.collect()
+    }
+
+    /// The services of this name, on whatever queues.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Vec<FoundService<'_>> {
+        let mut services = self.services();
+        services.retain(|service| service.name == name);
+        services
+    }
+}
+
+/// Each of the descriptions once, the most frequent first.
+fn distinct<'a>(all: impl Iterator<Item = &'a ServiceDescription>) -> Vec<&'a ServiceDescription> {
+    let mut counted: Vec<(usize, &ServiceDescription)> = Vec::new();
+    for description in all {
+        match counted.iter_mut().find(|(_, known)| *known == description) {
+            Some((count, _)) => *count += 1,
+            None => counted.push((1, description)),
+        }
+    }
+    // Stable: of two that are as frequent, the one that was met first.
+    counted.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    counted.into_iter().map(|(_, description)| description).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::QueueDescription;
+    use super::*;
+    use crate::describe::MethodDescription;
+
+    fn worker(id: &str, served: &[(&str, ServiceDescription)]) -> WorkerDescription {
+        let queues = served.iter().map(|(queue, service)| QueueDescription {
+            queue: (*queue).to_owned(),
+            services: vec![service.clone()],
+        });
+        WorkerDescription {
+            worker: Worker {
+                id: id.to_owned(),
+                ..Worker::default()
+            },
+            queues: queues.collect(),
+        }
+    }
+
+    #[test]
+    fn services_are_grouped_by_name_and_queue_and_versions_are_told_apart() {
+        let old = ServiceDescription::new("Store", "q");
+        let mut new = old.clone();
+        new.methods.push(MethodDescription::new("get"));
+        let log = ServiceDescription::new("Log", "log");
+        let found = Discovered {
+            workers: vec![
+                worker("a", &[("q", old.clone()), ("log", log.clone())]),
+                worker("b", &[("q", new.clone())]),
+                worker("c", &[("q", new.clone())]),
+                worker("d", &[("r", old.clone())]),
+            ],
+            refusals: Vec::new(),
+            is_complete: true,
+        };
+        let services = found.services();
+        let names: Vec<_> = services
+            .iter()
+            .map(|service| (service.name, service.queue, service.workers.len()))
+            .collect();
+        assert_eq!(names, [("Log", "log", 1), ("Store", "q", 3), ("Store", "r", 1)]);
+        assert_eq!(services[1].descriptions, [&new, &old]);
+        assert_eq!(found.service("Store").len(), 2);
+        assert!(found.service("Nobody").is_empty());
+    }
+}

@@ -1,0 +1,76 @@
+//! What workers say of themselves, and how to find them.
+//!
+//! Each worker answers three built-in methods on every queue that it serves, in MessagePack, JSON and plain text:
+//!
+//! | method | answers |
+//! |---|---|
+//! | `rpc.ping` | who it is: a [`Worker`] |
+//! | `rpc.describe` | the services on this queue, as [`ServiceDescription`](crate::describe::ServiceDescription)s |
+//! | `rpc.stats` | what it counted of its methods: [`WorkerStats`] |
+//!
+//! A [`WorkerClient`] asks the workers of one queue. The methods go through the layers of the server like all others, so
+//! that [`Authorize`](crate::middleware::Authorize) decides who may call them, by their names or by `rpc.*`.
+//!
+//! # Finding workers
+//!
+//! [`Broker::discover`](crate::Broker::discover) asks all workers on the broker at once, and tells what they serve:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), rpc_runtime::BrokerError> {
+//! use std::time::Duration;
+//!
+//! use rpc_runtime::Broker;
+//!
+//! let broker = Broker::connect("amqp://localhost").await?;
+//! let found = broker.discover().window(Duration::from_millis(200)).services().await?;
+//! for found in &found.workers {
+//!     println!("{}", found.worker);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The question goes to a fanout exchange, `rpc.discovery`, to which each worker binds a queue of its own; `docs/protocol.md` tells how
+//! peers in other languages take part. Workers answer at once, even while as many requests run as may.
+//!
+//! Not found is a worker
+//!
+//! - that [does not describe itself](crate::Server::self_description), or whose version cannot,
+//! - whose RabbitMQ user may not declare or bind what it takes; its log says so, and it serves all the same. It takes the permissions
+//!   to configure, write and read `rpc\.discovery.*`, or, where somebody else has declared the exchange, all of them on `rpc\.discovery\..*` and to
+//!   read `rpc\.discovery`. Who looks for workers has to be allowed to write to `rpc\.discovery`,
+//! - whose connection is lost at this moment,
+//! - on another virtual host.
+//!
+//! [`Server::self_description`](crate::Server::self_description) turns all of this off.
+
+use std::time::Duration;
+
+mod client;
+mod collection;
+mod discover;
+mod found;
+mod stats;
+mod worker;
+
+pub use client::WorkerClient;
+pub(crate) use client::{BUILT_IN, DESCRIBE, PING, STATS};
+pub use discover::Discover;
+pub use found::{Discovered, FoundService};
+pub use stats::{MethodStats, QueueStats, WorkerStats};
+pub(crate) use worker::Services;
+pub use worker::{QueueDescription, Worker, WorkerDescription};
+
+use crate::transport::Broadcasts;
+
+/// How long a question to all workers is worth an answer.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(5);
+
+/// Where all workers are asked.
+pub(crate) const DISCOVERY: Broadcasts = Broadcasts {
+    exchange: "rpc.discovery",
+    prefetch: 16,
+    time_to_live: MAX_WAIT,
+    max_messages: 100,
+    max_bytes: 1024 * 1024,
+};

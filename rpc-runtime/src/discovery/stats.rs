@@ -1,0 +1,140 @@
+//! What a worker counts of its methods, as it says itself.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Worker;
+
+/// What a worker counted since it started: the answer to `rpc.stats`.
+///
+/// Asked through a service's queue, it has that queue alone; through the discovery exchange, all queues of the worker. The built-in
+/// methods are not counted. Reading is forgiving, as of [`ServiceDescription`](crate::describe::ServiceDescription).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct WorkerStats {
+    /// The worker.
+    pub worker: Worker,
+    /// The queues that it serves.
+    pub queues: Vec<QueueStats>,
+}
+
+impl WorkerStats {
+    /// What was counted of a method, by the name of its service and its name on the wire; of the first queue that has it.
+    #[must_use]
+    pub fn method(&self, service: &str, method: &str) -> Option<&MethodStats> {
+        let mut all = self.queues.iter().flat_map(|queue| &queue.methods);
+        all.find(|stats| stats.service == service && stats.method == method)
+    }
+}
+
+/// What a worker counted of the methods on one queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct QueueStats {
+    /// The queue's name.
+    pub queue: String,
+    /// Its methods, in the order of their traits.
+    pub methods: Vec<MethodStats>,
+}
+
+/// What a worker counted of one method.
+///
+/// Each count is true; one may be a request ahead of another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct MethodStats {
+    /// The service's name.
+    pub service: String,
+    /// The method's name on the wire.
+    pub method: String,
+    /// Requests that ran to their end.
+    pub calls: u64,
+    /// Those of them that ended with the method's own error, or with a fault.
+    pub failures: u64,
+    /// Requests that run now.
+    pub in_flight: u64,
+    /// The mean time that a request took, in nanoseconds; layers of the server and their waits count too.
+    pub mean_ns: u64,
+    /// 99 of 100 requests took no longer, in nanoseconds; known to an eighth.
+    pub p99_ns: u64,
+}
+
+impl MethodStats {
+    /// The mean time that a request took.
+    #[must_use]
+    pub fn mean(&self) -> Duration {
+        Duration::from_nanos(self.mean_ns)
+    }
+
+    /// 99 of 100 requests took no longer.
+    #[must_use]
+    pub fn p99(&self) -> Duration {
+        Duration::from_nanos(self.p99_ns)
+    }
+}
+
+/// For peers that speak plain text: the worker, and a line for each method.
+impl fmt::Display for WorkerStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.worker)?;
+        for QueueStats { queue, methods } in &self.queues {
+            for stats in methods {
+                let MethodStats { service, method, .. } = stats;
+                let MethodStats {
+                    calls,
+                    failures,
+                    in_flight,
+                    ..
+                } = stats;
+                write!(
+                    f,
+                    "\n{service}.{method} on {queue}: {calls} calls, {failures} failed, "
+                )?;
+                write!(
+                    f,
+                    "{in_flight} in flight, mean {:?}, p99 {:?}",
+                    stats.mean(),
+                    stats.p99()
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stats_are_a_line_for_each_method_and_found_by_name() {
+        let get = MethodStats {
+            service: "Store".into(),
+            method: "get".into(),
+            calls: 3,
+            failures: 1,
+            in_flight: 2,
+            mean_ns: 1_500_000,
+            p99_ns: 2_000_000,
+        };
+        let stats = WorkerStats {
+            worker: Worker::default(),
+            queues: vec![QueueStats {
+                queue: "store".into(),
+                methods: vec![get.clone()],
+            }],
+        };
+        let text = stats.to_string();
+        assert_eq!(
+            text.lines().nth(1),
+            Some("Store.get on store: 3 calls, 1 failed, 2 in flight, mean 1.5ms, p99 2ms")
+        );
+        assert_eq!(stats.method("Store", "get"), Some(&get));
+        assert_eq!(stats.method("Store", "put"), None);
+    }
+}

@@ -1,0 +1,188 @@
+//! Who a worker is, and what it serves: as it says itself.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::describe::ServiceDescription;
+
+/// A worker: one running [`Server`](crate::Server).
+///
+/// What a worker says of itself, for people and tools to tell workers apart; nothing of it is checked. Reading is forgiving, as of
+/// [`ServiceDescription`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Worker {
+    /// A random UUID, another one each time that a server starts.
+    pub id: String,
+    /// What the operator calls it: see [`Server::worker_name`](crate::Server::worker_name).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The machine's name; empty where it is not known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// The process's id.
+    pub pid: u32,
+    /// The application's name: see [`BrokerBuilder::app_id`](crate::BrokerBuilder::app_id).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_id: Option<String>,
+    /// The version of rpc-runtime.
+    pub version: String,
+    /// How long ago the server started, in milliseconds.
+    pub uptime_ms: u64,
+}
+
+impl Worker {
+    /// How long ago the server started.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        Duration::from_millis(self.uptime_ms)
+    }
+}
+
+/// In one line: `worker 5f0c7c1e-… "mailer-3" of shop on web-1, process 4711, rpc-runtime 0.1.0, up 62s`.
+impl fmt::Display for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "worker {}", self.id)?;
+        if let Some(name) = &self.name {
+            write!(f, " {name:?}")?;
+        }
+        if let Some(app_id) = &self.app_id {
+            write!(f, " of {app_id}")?;
+        }
+        if !self.host.is_empty() {
+            write!(f, " on {}", self.host)?;
+        }
+        let (pid, version, seconds) = (self.pid, &self.version, self.uptime().as_secs());
+        write!(f, ", process {pid}, rpc-runtime {version}, up {seconds}s")
+    }
+}
+
+/// A worker, and all that it serves: the answer to `rpc.describe` through the discovery exchange.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct WorkerDescription {
+    /// The worker.
+    pub worker: Worker,
+    /// The queues that it serves.
+    pub queues: Vec<QueueDescription>,
+}
+
+/// A queue that a worker serves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct QueueDescription {
+    /// The queue's name.
+    pub queue: String,
+    /// The services on it. The `queue` of each is this one, whatever its trait says.
+    pub services: Vec<ServiceDescription>,
+}
+
+/// For peers that speak plain text: the worker, and what it serves, a line each.
+impl fmt::Display for WorkerDescription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.worker)?;
+        for QueueDescription { services, .. } in &self.queues {
+            if !services.is_empty() {
+                write!(f, "\n{}", Services(services))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Services as text, a line for each of them and each of their methods.
+pub(crate) struct Services<'a>(pub(crate) &'a [ServiceDescription]);
+
+impl fmt::Display for Services<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, service) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{} on {}", service.name, service.queue)?;
+            for method in &service.methods {
+                write!(f, "\n  {}", method.signature())?;
+                for (is_so, what) in [
+                    (method.is_default, "default"),
+                    (method.is_idempotent, "idempotent"),
+                    (method.is_oneway, "oneway"),
+                ] {
+                    if is_so {
+                        write!(f, " [{what}]")?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::describe::MethodDescription;
+
+    fn worker() -> Worker {
+        Worker {
+            id: "7".into(),
+            name: Some("mailer".into()),
+            host: "web-1".into(),
+            pid: 4711,
+            app_id: Some("shop".into()),
+            version: "0.1.0".into(),
+            uptime_ms: 62_400,
+        }
+    }
+
+    #[test]
+    fn a_worker_is_one_line_of_text() {
+        let text = worker().to_string();
+        assert_eq!(
+            text,
+            r#"worker 7 "mailer" of shop on web-1, process 4711, rpc-runtime 0.1.0, up 62s"#
+        );
+        let unknown = Worker::default().to_string();
+        assert_eq!(unknown, "worker , process 0, rpc-runtime , up 0s");
+    }
+
+    #[test]
+    fn a_description_is_a_line_each() {
+        let mut get = MethodDescription::new("get");
+        (get.is_default, get.is_idempotent) = (true, true);
+        let mut store = ServiceDescription::new("Store", "store");
+        store.methods = vec![get, MethodDescription::new("put")];
+        let queue = QueueDescription {
+            queue: "store".into(),
+            services: vec![store, ServiceDescription::new("Log", "store")],
+        };
+        let text = WorkerDescription {
+            worker: Worker::default(),
+            queues: vec![queue],
+        }
+        .to_string();
+        assert_eq!(
+            text.lines().skip(1).collect::<Vec<_>>(),
+            [
+                "Store on store",
+                "  get() [default] [idempotent]",
+                "  put()",
+                "Log on store"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_empty_and_what_is_unknown_is_skipped() {
+        let read: WorkerDescription = serde_json::from_str(
+            r#"{"worker": {"id": "7", "mood": [1]}, "queues": [{"queue": "q", "depth": 3}], "x": null}"#,
+        )
+        .unwrap();
+        assert_eq!((read.worker.id.as_str(), read.worker.host.as_str()), ("7", ""));
+        assert_eq!(read.queues[0].queue, "q");
+    }
+}

@@ -1,0 +1,238 @@
+//! A worker's answers to those who ask all workers at once.
+//!
+//! Its queue is its own, and what comes there is run apart from the requests: it is answered although all of their places are taken, and
+//! takes none. Nothing here is worth failing a server for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::dispatch::{Decision, Dispatcher, NoReplyAddress, ReplyTo, Rules};
+use super::outlet::Outlet;
+use super::serve::run;
+use super::service::Service;
+use crate::discovery::{DISCOVERY, MAX_WAIT};
+use crate::error::BrokerError;
+use crate::protocol::Reply;
+use crate::transport::{Backoff, Delivery, Departure, Outgoing, Subscription, Transport};
+
+/// How long a worker that may not listen does without, before it tries again: permissions change, but not often.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// How long a server that starts waits until it can be found.
+const FIRST_LIMIT: Duration = Duration::from_secs(1);
+
+/// Answers who asks all workers.
+struct Beacon {
+    transport: Arc<dyn Transport>,
+    dispatcher: Dispatcher,
+    rules: Rules,
+    outlet: Arc<Outlet>,
+}
+
+/// A beacon that answers in a task of its own, which ends with this.
+pub(super) struct LitBeacon {
+    stop: CancellationToken,
+    task: AbortOnDropHandle<()>,
+    /// Ready once the first attempt to listen has succeeded or failed.
+    tried: Option<oneshot::Receiver<()>>,
+}
+
+impl LitBeacon {
+    /// Listens, and answers with these methods.
+    pub(super) fn light(
+        transport: &Arc<dyn Transport>,
+        service: &Arc<dyn Service>,
+        rules: Rules,
+        outlet: &Arc<Outlet>,
+    ) -> Self {
+        let mut dispatcher = Dispatcher::default();
+        dispatcher.add_built_in(service);
+        let beacon = Beacon {
+            transport: Arc::clone(transport),
+            dispatcher,
+            rules,
+            outlet: Arc::clone(outlet),
+        };
+        let stop = CancellationToken::new();
+        let (trying, tried) = oneshot::channel();
+        let task = tokio::spawn(beacon.listen(trying, stop.clone()));
+        Self {
+            stop,
+            task: AbortOnDropHandle::new(task),
+            tried: Some(tried),
+        }
+    }
+
+    /// Waits until the worker can be found, unless that takes long or is not to be.
+    pub(super) fn lit(&mut self) -> impl Future<Output = ()> + use<> {
+        let tried = self.tried.take();
+        async {
+            if let Some(tried) = tried {
+                let _ = timeout(FIRST_LIMIT, tried).await;
+            }
+        }
+    }
+
+    /// Answers nobody any more.
+    pub(super) async fn put_out(self) {
+        self.stop.cancel();
+        // It keeps to limits of its own; a panic in there is none of the server's business.
+        let _ = self.task.await;
+    }
+}
+
+impl Beacon {
+    /// Listens until it is told to stop or the handle is closed, and again whenever the connection was lost.
+    async fn listen(self, trying: oneshot::Sender<()>, stop: CancellationToken) {
+        let mut backoff = Backoff::new();
+        let mut trying = Some(trying);
+        let mut is_refusal_told = false;
+        loop {
+            let opening = self.transport.open_broadcasts(&DISCOVERY);
+            let Some(opened) = stop.run_until_cancelled(opening).await else {
+                return;
+            };
+            drop(trying.take());
+            let resting = match opened {
+                Ok(subscription) => {
+                    let since = Instant::now();
+                    is_refusal_told = false;
+                    let Some(lost) = self.answer_all(subscription, &stop).await else {
+                        return;
+                    };
+                    let error = &lost as &dyn std::error::Error;
+                    tracing::debug!(error, "who asks all workers is not heard; listening again");
+                    backoff.worked_for(since.elapsed());
+                    Rest::After(lost)
+                }
+                Err(BrokerError::Closed) => return,
+                Err(refused @ (BrokerError::Queue { .. } | BrokerError::Exchange { .. })) => {
+                    if !std::mem::replace(&mut is_refusal_told, true) {
+                        let error = &refused as &dyn std::error::Error;
+                        let needs = needs(&refused);
+                        tracing::info!(
+                            error,
+                            needs,
+                            "serving, and not to be found by who looks for all workers"
+                        );
+                    }
+                    Rest::Long
+                }
+                Err(error) => Rest::After(error),
+            };
+            let resting = async {
+                match resting {
+                    Rest::After(error) => backoff.wait_after(&error).await,
+                    Rest::Long => sleep(RETRY).await,
+                }
+            };
+            if stop.run_until_cancelled(resting).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Answers what comes, until no more does, and says why; nothing where it was told to stop.
+    async fn answer_all(
+        &self,
+        mut subscription: Subscription,
+        stop: &CancellationToken,
+    ) -> Option<BrokerError> {
+        let mut answering = FuturesUnordered::new();
+        let lost = loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break None,
+                Some(tag) = answering.next() => subscription.control.settle(tag),
+                // No more than the prefetch.
+                arrival = subscription.deliveries.next() => match arrival {
+                    Some(Ok(delivery)) => answering.push(self.answer(delivery)),
+                    Some(Err(reason)) => break Some(reason),
+                    None => break Some(BrokerError::Lost { source: None }),
+                },
+            }
+        };
+        // The queue goes with it: who asks from now on is not told of this worker.
+        subscription.control.retire().await;
+        lost
+    }
+
+    /// Answers one who asks, and returns the delivery's tag.
+    async fn answer(&self, delivery: Delivery) -> u64 {
+        let tag = delivery.tag;
+        // Layers may have it wait; who asked does not wait for longer.
+        if timeout(MAX_WAIT, self.answer_in_time(delivery)).await.is_err() {
+            tracing::debug!("who asked all workers was not answered in time");
+        }
+        tag
+    }
+
+    async fn answer_in_time(&self, delivery: Delivery) {
+        let now = Instant::now();
+        let decided = self
+            .dispatcher
+            .decide(delivery.message, delivery.redelivered, now, now, &self.rules);
+        let (reply, to) = match decided {
+            Ok(Decision::Run {
+                service,
+                invocation,
+                answer_to: Some(to),
+                ..
+            }) => (run(service, DISCOVERY.exchange, &invocation).await.reply, to),
+            Ok(Decision::Refuse {
+                reply,
+                fault,
+                answer_to: Some(to),
+            }) => {
+                tracing::debug!(code = %fault.code, "refused one who asked all workers");
+                (reply, to)
+            }
+            // Nobody wants to know.
+            Ok(Decision::Run { .. } | Decision::Refuse { .. }) => return,
+            Err(NoReplyAddress(address)) => {
+                tracing::warn!(%address, "dropped a question to all workers: its reply_to is not a reply address, see ReplyAddresses");
+                return;
+            }
+        };
+        self.send(self.rules.fit(reply), to, now + MAX_WAIT).await;
+    }
+
+    async fn send(&self, reply: Reply, to: ReplyTo, worth_until: Instant) {
+        let outgoing = Outgoing {
+            queue: to.address,
+            mandatory: false,
+            message: reply.into_message(to.correlation_id),
+            departure: Departure::default(),
+        };
+        // Whatever becomes of it: who asked can ask again.
+        let _ = self.outlet.send(outgoing, Some(worth_until), false).await;
+    }
+}
+
+/// How long not to listen.
+enum Rest {
+    After(BrokerError),
+    Long,
+}
+
+/// What the worker's user lacks, most likely.
+fn needs(refused: &BrokerError) -> &'static str {
+    match refused {
+        BrokerError::Exchange {
+            action: "declare", ..
+        } => {
+            "configure permission on the exchange rpc.discovery, or somebody else who declares it: durable, fanout"
+        }
+        BrokerError::Exchange { .. } => {
+            "read permission on the exchange rpc.discovery, and write permission on queues rpc.discovery.*"
+        }
+        _ => "configure, write and read permission on queues rpc.discovery.*",
+    }
+}

@@ -1,0 +1,69 @@
+//! Who a worker is.
+
+use std::sync::LazyLock;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::discovery::Worker;
+
+/// What a worker says when it is asked who it is.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    id: Uuid,
+    name: Option<String>,
+    app_id: Option<String>,
+    started: Instant,
+}
+
+impl Identity {
+    /// Of a worker that starts now.
+    pub(super) fn new(name: Option<String>, app_id: Option<String>) -> Self {
+        Self {
+            id: Uuid::new_v4(),
+            name,
+            app_id,
+            started: Instant::now(),
+        }
+    }
+
+    pub(super) fn worker(&self) -> Worker {
+        Worker {
+            id: self.id.to_string(),
+            name: self.name.clone(),
+            host: HOST.clone(),
+            pid: std::process::id(),
+            app_id: self.app_id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+/// The machine's name, as far as it can be had without asking the operating system in its own tongue.
+static HOST: LazyLock<String> = LazyLock::new(|| {
+    let of_kernel = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let of_shell = || {
+        ["HOSTNAME", "COMPUTERNAME"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok())
+    };
+    let name = of_kernel().or_else(of_shell).unwrap_or_default();
+    name.trim().to_owned()
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_itself_for_as_long_as_it_runs_and_no_other() {
+        let (one, other) = (Identity::new(Some("a".into()), None), Identity::new(None, None));
+        assert_eq!(one.worker().id, one.worker().id);
+        assert_ne!(one.worker().id, other.worker().id);
+        assert_eq!(one.worker().name.as_deref(), Some("a"));
+        assert_eq!(one.worker().pid, std::process::id());
+        #[cfg(target_os = "linux")]
+        assert!(!one.worker().host.is_empty() && !one.worker().host.contains('\n'));
+    }
+}

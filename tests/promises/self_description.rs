@@ -1,0 +1,309 @@
+//! Workers say what they are and what they serve: to who asks on a service's queue, and to who asks all of them.
+
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use rpc_runtime::discovery::{WorkerClient, WorkerStats};
+use rpc_runtime::middleware::Authorize;
+use rpc_runtime::{
+    Answer, Broker, CallError, Codec, Fault, FaultCode, Invocation, MethodDescriptor, RequestQueue,
+    RunningServer, Server, ServerError, Service, ServiceDescriptor, service,
+};
+use rpc_tests::gate::{Gate, SOON, soon};
+use rpc_tests::ledger::{Book, LedgerServer, client, fault, outcome};
+use rpc_tests::on_both_brokers;
+use rpc_tests::rabbit::{shared, unique};
+use rpc_tests::raw::{RawPeer, next};
+use rpc_tests::world::World;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct SoldOut;
+
+/// Sells.
+#[service]
+trait Shop {
+    /// Looks for something.
+    #[rpc(default, idempotent)]
+    async fn look(&self, what: &str) -> String;
+    async fn buy(&self, what: &str) -> Result<u32, SoldOut>;
+}
+
+struct Counter;
+
+impl Shop for Counter {
+    async fn look(&self, what: &str) -> String {
+        what.to_owned()
+    }
+
+    async fn buy(&self, what: &str) -> Result<u32, SoldOut> {
+        match what {
+            "bread" => Ok(3),
+            "a ghost" => panic!("boo"),
+            _ => Err(SoldOut),
+        }
+    }
+}
+
+on_both_brokers! {
+    a_worker_says_who_it_is,
+    a_queue_says_what_is_served_on_it,
+    a_worker_counts_what_it_ran,
+    calls_that_leave_together_are_counted_each,
+    built_in_methods_can_be_turned_off,
+    built_in_methods_are_for_who_is_allowed,
+    names_of_built_in_methods_are_taken,
+}
+
+fn on(queue: &str) -> RequestQueue {
+    RequestQueue::new(queue)
+}
+
+/// A worker of a shop on this queue.
+async fn open_shop(broker: &Broker, queue: &str) -> RunningServer {
+    let server = Server::new(broker).serve_on(on(queue), ShopServer::new(Counter));
+    server.start().await.unwrap()
+}
+
+async fn a_worker_says_who_it_is(world: World) {
+    let queue = unique("shop");
+    let broker = world.broker_with(Broker::builder().app_id("market")).await;
+    let server = Server::new(&broker)
+        .worker_name("till 3")
+        .serve_on(on(&queue), ShopServer::new(Counter))
+        .start()
+        .await
+        .unwrap();
+    for codec in [Codec::MessagePack, Codec::Json] {
+        let asked = WorkerClient::builder(&broker, &queue).codec(codec).build();
+        let worker = soon("an answer", asked.ping()).await.unwrap();
+        assert_eq!(worker.name.as_deref(), Some("till 3"));
+        assert_eq!(worker.app_id.as_deref(), Some("market"));
+        assert_eq!(worker.pid, std::process::id());
+        assert_eq!(worker.version, env!("CARGO_PKG_VERSION"));
+        assert_eq!(worker.id, asked.ping().await.unwrap().id);
+        assert!(worker.uptime() < SOON);
+    }
+    // Another server is another worker, on the same queue in the same process.
+    let first = WorkerClient::new(&broker, &queue).ping().await.unwrap();
+    soon("it stops", server.stop()).await.unwrap();
+    let server = open_shop(&broker, &queue).await;
+    let second = WorkerClient::new(&broker, &queue).ping().await.unwrap();
+    assert_ne!(first.id, second.id);
+    assert_eq!(second.name, None);
+    server.stop().await.unwrap();
+}
+
+async fn a_queue_says_what_is_served_on_it(world: World) {
+    let (queue, other) = (unique("shop"), unique("ledger"));
+    let broker = world.broker().await;
+    let server = Server::new(&broker)
+        .serve_on(on(&queue), ShopServer::new(Counter))
+        .serve_on(on(&other), LedgerServer::new(Book::behind(Gate::open())))
+        .start()
+        .await
+        .unwrap();
+    for codec in [Codec::MessagePack, Codec::Json] {
+        let asked = WorkerClient::builder(&broker, &queue).codec(codec).build();
+        let services = soon("an answer", asked.describe()).await.unwrap();
+        let [shop] = &services[..] else {
+            panic!("{services:?}");
+        };
+        assert_eq!((shop.name.as_str(), shop.docs.as_str()), ("Shop", "Sells."));
+        // Where it is served, and not where its trait says.
+        assert_eq!(shop.queue, queue);
+        let signatures: Vec<_> = shop.methods.iter().map(|method| method.signature()).collect();
+        assert_eq!(
+            signatures,
+            [
+                "look(what: &str) -> String",
+                "buy(what: &str) -> Result<u32, SoldOut>"
+            ]
+        );
+        assert!(shop.method("look").unwrap().is_idempotent);
+    }
+    let services = WorkerClient::new(&broker, &other).describe().await.unwrap();
+    assert_eq!(services.len(), 1);
+    assert_eq!(services[0].name, "Ledger");
+    server.stop().await.unwrap();
+}
+
+/// Calls, failures, and those in flight.
+fn counts(stats: &WorkerStats, service: &str, method: &str) -> (u64, u64, u64) {
+    let stats = stats.method(service, method).unwrap();
+    (stats.calls, stats.failures, stats.in_flight)
+}
+
+async fn a_worker_counts_what_it_ran(world: World) {
+    let queue = unique("shop");
+    let broker = world.broker().await;
+    let gate = Gate::closed();
+    let server = Server::new(&broker)
+        .serve_on(on(&queue), ShopServer::new(Counter))
+        .serve_on(on(&queue), LedgerServer::new(Book::behind(gate.clone())))
+        .start()
+        .await
+        .unwrap();
+    let asked = WorkerClient::new(&broker, &queue);
+    let shop = ShopClient::builder(&broker).queue(&queue).build();
+    assert_eq!(shop.buy("bread").await.unwrap(), 3);
+    assert!(matches!(
+        shop.buy("caviar").await.unwrap_err(),
+        CallError::Service(SoldOut)
+    ));
+    let panicked = match shop.buy("a ghost").await.unwrap_err() {
+        CallError::Fault(fault) => fault,
+        error => panic!("{error:?}"),
+    };
+    assert_eq!(panicked.code, FaultCode::Panicked);
+    let ledger = client(&broker, &queue);
+    let writes: Vec<_> = ["a", "b"].map(|entry| tokio::spawn(ledger.write(entry))).into();
+    gate.began(2).await;
+
+    let stats = soon("an answer", asked.stats()).await.unwrap();
+    assert_eq!(stats.queues.len(), 1);
+    assert_eq!(stats.queues[0].queue, queue);
+    assert_eq!(counts(&stats, "Shop", "look"), (0, 0, 0));
+    assert_eq!(counts(&stats, "Shop", "buy"), (3, 2, 0));
+    assert_eq!(counts(&stats, "Ledger", "write"), (0, 0, 2));
+    let buy = stats.method("Shop", "buy").unwrap();
+    assert!(buy.mean() > Duration::ZERO && buy.p99() >= buy.mean(), "{buy:?}");
+    assert_eq!(stats.worker.id, asked.ping().await.unwrap().id);
+
+    gate.let_all_go();
+    for write in writes {
+        outcome(write).await.unwrap();
+    }
+    let stats = asked.stats().await.unwrap();
+    assert_eq!(counts(&stats, "Ledger", "write"), (2, 0, 0));
+    // What is built in is not counted, and was asked often.
+    assert!(stats.queues[0].methods.iter().all(|stats| stats.service != "rpc"));
+    server.stop().await.unwrap();
+}
+
+async fn calls_that_leave_together_are_counted_each(world: World) {
+    let queue = unique("shop");
+    let broker = world.broker().await;
+    let server = open_shop(&broker, &queue).await;
+    let shop = ShopClient::builder(&broker).queue(&queue).build();
+    let calls: Vec<_> = (0..300).map(|_| tokio::spawn(shop.look("bread"))).collect();
+    for call in calls {
+        soon("it is answered", call).await.unwrap().unwrap();
+    }
+    let stats = WorkerClient::new(&broker, &queue).stats().await.unwrap();
+    assert_eq!(counts(&stats, "Shop", "look"), (300, 0, 0));
+    server.stop().await.unwrap();
+}
+
+async fn built_in_methods_can_be_turned_off(world: World) {
+    let queue = unique("shop");
+    let broker = world.broker().await;
+    let server = Server::new(&broker)
+        .self_description(false)
+        .serve_on(on(&queue), ShopServer::new(Counter))
+        .start()
+        .await
+        .unwrap();
+    let asked = WorkerClient::new(&broker, &queue);
+    assert_eq!(fault(asked.ping().await).code, FaultCode::UnknownMethod);
+    assert_eq!(fault(asked.describe().await).code, FaultCode::UnknownMethod);
+    assert_eq!(fault(asked.stats().await).code, FaultCode::UnknownMethod);
+    server.stop().await.unwrap();
+}
+
+async fn built_in_methods_are_for_who_is_allowed(world: World) {
+    let queue = unique("shop");
+    let broker = world.broker_with(Broker::builder().send_user_id(true)).await;
+    let rules = Authorize::new()
+        .allow_everybody(["rpc.ping"])
+        .allow("guest", ["rpc.describe"]);
+    let server = Server::new(&broker)
+        .layer(rules)
+        .serve_on(on(&queue), ShopServer::new(Counter))
+        .start()
+        .await
+        .unwrap();
+    let asked = WorkerClient::new(&broker, &queue);
+    asked.ping().await.unwrap();
+    asked.describe().await.unwrap();
+    assert_eq!(fault(asked.stats().await).code, FaultCode::Unauthorized);
+    let nobody = world.broker().await;
+    let asked = WorkerClient::new(&nobody, &queue);
+    asked.ping().await.unwrap();
+    assert_eq!(fault(asked.describe().await).code, FaultCode::Unauthorized);
+    server.stop().await.unwrap();
+}
+
+async fn names_of_built_in_methods_are_taken(world: World) {
+    struct Impostor;
+
+    impl Service for Impostor {
+        fn descriptor(&self) -> &'static ServiceDescriptor {
+            static IMPOSTOR: ServiceDescriptor =
+                ServiceDescriptor::new("Impostor", "q", &[MethodDescriptor::new("rpc.ping", &[])]);
+            &IMPOSTOR
+        }
+
+        fn handle<'a>(
+            &'a self,
+            invocation: &'a Invocation,
+        ) -> futures_util::future::BoxFuture<'a, Result<Answer, Fault>> {
+            Box::pin(async { invocation.answer(()) })
+        }
+    }
+
+    let broker = world.broker().await;
+    let server = Server::new(&broker).serve_on(on(&unique("shop")), Impostor);
+    let refused = server.start().await.unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            ServerError::ReservedMethod {
+                method: "rpc.ping",
+                ..
+            }
+        ),
+        "{refused:?}"
+    );
+}
+
+/// Asks as a client of RabbitMQ's tutorial would: in plain text, whatever the body.
+#[tokio::test]
+async fn who_asks_in_plain_text_can_read_the_answer() {
+    let queue = unique("shop");
+    let broker = World::RabbitMq.broker().await;
+    let server = open_shop(&broker, &queue).await;
+    let peer = RawPeer::connect(shared().await).await.unwrap();
+    let reply_to = peer.declare_exclusive().await.unwrap();
+    let mut replies = peer.consume(&reply_to).await.unwrap();
+    let mut ask = async |method: &str| {
+        let properties = BasicProperties::default()
+            .with_type(method.into())
+            .with_reply_to(reply_to.as_str().into());
+        peer.publish(&queue, properties, b"hello?").await.unwrap();
+        let reply = next(&mut replies, SOON).await.unwrap().expect("a reply");
+        assert_eq!(reply.properties.kind().as_ref().unwrap().as_str(), "result");
+        assert_eq!(
+            reply.properties.content_type().as_ref().unwrap().as_str(),
+            "text/plain"
+        );
+        String::from_utf8(reply.data).unwrap()
+    };
+    let ping = ask("rpc.ping").await;
+    assert!(
+        ping.starts_with("worker ") && ping.contains(&format!("process {}", std::process::id())),
+        "{ping}"
+    );
+    assert_eq!(
+        ask("rpc.describe").await,
+        format!(
+            "Shop on {queue}\n  look(what: &str) -> String [default] [idempotent]\n  buy(what: &str) -> Result<u32, SoldOut>"
+        )
+    );
+    let stats = ask("rpc.stats").await;
+    assert!(
+        stats.contains(&format!("Shop.buy on {queue}: 0 calls, 0 failed")),
+        "{stats}"
+    );
+    server.stop().await.unwrap();
+}
