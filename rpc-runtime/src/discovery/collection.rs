@@ -155,6 +155,7 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::headers::Headers;
     use crate::protocol::{Fault, FaultCode};
 
     const ID: ShortStr = ShortStr::from_static("7");
@@ -171,6 +172,7 @@ mod tests {
             kind: ReplyKind::Result,
             codec: Codec::MessagePack,
             body: Codec::MessagePack.encode(worker).unwrap(),
+            headers: Headers::default(),
         };
         reply.into_message(Some(to))
     }

@@ -159,8 +159,11 @@ impl Beacon {
                 },
             }
         };
-        // The queue goes with it: who asks from now on is not told of this worker.
-        subscription.control.retire().await;
+        match &lost {
+            // Deleted, and not left to go by itself a moment later: who asks from now on is not told of this worker.
+            None => subscription.control.retire().await,
+            Some(_) => subscription.control.close().await,
+        }
         lost
     }
 
