@@ -51,6 +51,7 @@ mod tests;
 /// |---|---|---|
 /// | `queue = "name"` | the name of the trait | the queue that requests are sent to |
 /// | `crate = path::to::rpc_runtime` | `::rpc_runtime` | where generated code finds the runtime, for crates that rename or re-export it |
+/// | `schema` | off | the service's description has JSON Schemas of all types, which have to be `schemars::JsonSchema`; needs the cargo feature `schema` of rpc-runtime |
 ///
 /// # Options of a method
 ///
@@ -62,7 +63,7 @@ mod tests;
 /// | `idempotent` | running it twice is as good as once, so it may be repeated after a crash or a lost connection |
 /// | `oneway` | confirmed by the broker and never answered; such a method returns nothing. Run at most once: if its worker dies under it, it is lost |
 /// | `timeout = "2s"` | how long a caller waits unless it says otherwise: a whole number of `ms`, `s`, `m` or `h` |
-/// | `name = "wire.name"` | the method's name on the wire; the default is its name in the trait |
+/// | `name = "wire.name"` | the method's name on the wire; the default is its name in the trait. Those that begin with `rpc.` are left to the runtime |
 ///
 /// # Option of a parameter
 ///

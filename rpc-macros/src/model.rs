@@ -18,6 +18,8 @@ pub(crate) struct Service {
     /// Where generated code finds the runtime crate.
     pub(crate) runtime: Path,
     pub(crate) queue: LitStr,
+    /// Where the user asks for JSON Schemas.
+    pub(crate) schema: Option<Ident>,
     pub(crate) attributes: Attributes,
     pub(crate) visibility: Visibility,
     pub(crate) name: Ident,

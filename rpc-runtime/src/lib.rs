@@ -1,66 +1,4 @@
-//! Typed RPC over RabbitMQ: annotate a trait, implement it in a worker, call it from anywhere as if it were local.
-//!
-//! ```
-//! use rpc_runtime::{Broker, CallError, Server, service};
-//!
-//! #[derive(Debug, PartialEq, thiserror::Error, serde::Serialize, serde::Deserialize)]
-//! #[error("no user {id}")]
-//! pub struct UnknownUser {
-//!     id: String,
-//! }
-//!
-//! /// Looks users up.
-//! #[service(queue = "rpc_queue")]
-//! pub trait UserDirectory {
-//!     /// The e-mail address of one user.
-//!     #[rpc(default, idempotent)]
-//!     async fn get_email(&self, id: &str) -> Result<String, UnknownUser>;
-//! }
-//!
-//! // The worker implements the trait …
-//! struct Directory;
-//!
-//! impl UserDirectory for Directory {
-//!     async fn get_email(&self, id: &str) -> Result<String, UnknownUser> {
-//!         match id {
-//!             "user:12345" => Ok("alice@example.com".into()),
-//!             _ => Err(UnknownUser { id: id.into() }),
-//!         }
-//!     }
-//! }
-//!
-//! # #[tokio::main(flavor = "current_thread")]
-//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // … and serves it. `Broker::connect("amqp://localhost").await?` is RabbitMQ; this is one within the process.
-//! let broker = Broker::in_process();
-//! let server = Server::new(&broker).serve(UserDirectoryServer::new(Directory)).start().await?;
-//!
-//! // The caller has the same trait's client.
-//! let directory = UserDirectoryClient::new(&broker);
-//! assert_eq!(directory.get_email("user:12345").await?, "alice@example.com");
-//! match directory.get_email("user:1").await {
-//!     Err(CallError::Service(error)) => assert_eq!(error.id, "user:1"), // the method's own error, typed
-//!     other => panic!("{other:?}"),
-//! }
-//! server.stop().await?;
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! Where to read on:
-//!
-//! - [`service`]: all that a trait can say.
-//! - [`Server`]: serving, and what happens to a request. [`RequestQueue`]: how its queue is declared. [`Context`]: what a
-//!   method may know of its caller.
-//! - [`Call`]: time limits, headers, priorities. [`CallError`]: what can go wrong, and whether the method ran.
-//! - [`Broker`]: connections, [`ReplyQueue`]s and limits; [`Broker::from_env`]: all of it from the environment. TLS: the cargo feature
-//!   `tls`. [`InProcessBroker`]: without RabbitMQ, for tests.
-//! - [`DynamicClient`]: calls of services that are known only when the program runs.
-//! - [`Codec`]: MessagePack, JSON and plain text.
-//! - [`middleware`]: limits, retries and what else there is for [`tower`](https://docs.rs/tower), around calls and methods; who may call what.
-//! - [`describe`]: what a service is, as data. [`discovery`]: what workers say of themselves, and how to find them.
-//!
-//! `docs/protocol.md` in the repository describes the wire, for peers in other languages.
+#![doc = include_str!("guide.md")]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 // So that the attribute's absolute paths work in this crate's own tests and examples.
@@ -130,8 +68,10 @@ pub mod __private {
     pub use futures_util::future::BoxFuture;
     pub use serde;
 
+    pub use crate::__needs_feature_schema as needs_feature_schema;
     pub use crate::call::{NoResult, Probe};
     pub use crate::client::Client;
+    pub use crate::describe::schemas::{Describable, MethodSchemas, SchemaOf, SchemaOfOther, Schemas};
     pub use crate::protocol::{
         ByteSlice, CowBytes, CowStr, DecodeArguments, Derived, EncodeArguments, Named, NamedAlike, bytes,
     };

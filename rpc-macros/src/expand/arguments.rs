@@ -214,8 +214,8 @@ pub(super) fn of_names(service: &Service) -> Option<TokenStream> {
     is_needed.then(|| quote!(use #runtime::__private::NamedAlike as _;))
 }
 
-/// The path, so placed that the compiler underlines this type where it would underline what is named with the path.
-pub(super) fn located_at(path: &Path, ty: &Type) -> Path {
+/// The path, so placed that the compiler underlines this type, or whatever it is, where it would underline what is named with the path.
+pub(super) fn located_at(path: &Path, ty: &impl Spanned) -> Path {
     let mut path = path.clone();
     if let Some(colons) = &mut path.leading_colon {
         colons.spans = colons.spans.map(|span| span.located_at(ty.span()));

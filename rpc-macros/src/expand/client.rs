@@ -5,7 +5,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 
 use super::generics::CloneAndDebug;
-use super::{arguments, generics, method_constant, service_constant};
+use super::{arguments, generics, method_constant, service_descriptor};
 use crate::model::{Argument, Method, Service};
 
 /// The client's type.
@@ -54,13 +54,13 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     let clone_and_debug = clone_and_debug(service).implementations;
     let server = service.server_name();
     let service_trait = generics::service_trait(service);
-    let constant = service_constant();
+    let descriptor = service_descriptor(service);
     let methods = service.methods.iter().map(|method| call_method(service, method));
     quote! {
         #clone_and_debug
 
         impl #parameters #runtime::ServiceClient for #client #where_clause {
-            const SERVICE: &'static #runtime::ServiceDescriptor = &#constant;
+            const SERVICE: &'static #runtime::ServiceDescriptor = #descriptor;
 
             fn from_client(__client: #runtime::__private::Client) -> Self {
                 Self { client: __client, #marker }

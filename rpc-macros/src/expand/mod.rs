@@ -20,6 +20,7 @@ mod checks;
 mod client;
 mod descriptor;
 mod generics;
+mod schemas;
 mod server;
 mod service_trait;
 mod writers;
@@ -35,6 +36,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     let names = arguments::of_names(service);
     let argument_structs = arguments::definitions(service);
     let descriptors = descriptor::constants(service);
+    let schemas = schemas::function(service);
     let arc = service_trait::implementation_for_arc(service);
     let client_impls = client::implementations(service);
     let server_impls = server::implementations(service);
@@ -67,6 +69,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
             #names
             #argument_structs
             #descriptors
+            #schemas
             #arc
             #client_impls
             #server_impls
@@ -86,10 +89,13 @@ fn implementation() -> Ident {
     Ident::new("__Implementation", Span::mixed_site())
 }
 
-/// The constant that describes the service.
-fn service_constant() -> TokenStream {
+/// The reference to what describes the service. Schemas depend on the service's parameters, as no constant of [`descriptors`] can.
+fn service_descriptor(service: &Service) -> TokenStream {
     let descriptors = descriptors();
-    quote!(#descriptors::service)
+    match schemas::of_parameters(service) {
+        Some(schemas) => quote!(const { &#descriptors::service.schemas(#schemas) }),
+        None => quote!(&#descriptors::service),
+    }
 }
 
 /// The constant that describes a method.

@@ -5,7 +5,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 
 use super::generics::CloneAndDebug;
-use super::{arguments, generics, implementation, service_constant};
+use super::{arguments, generics, implementation, service_descriptor};
 use crate::model::{Method, Parameter, Service};
 
 /// The server's type.
@@ -85,12 +85,12 @@ fn dispatcher(service: &Service) -> TokenStream {
     let server = generics::server(service);
     let generics = generics::of_implementation(service);
     let (parameters, _, where_clause) = generics.split_for_impl();
-    let constant = service_constant();
+    let descriptor = service_descriptor(service);
     let arms = service.methods.iter().map(|method| arm(service, method));
     quote_spanned! {Span::mixed_site()=>
         impl #parameters #runtime::Service for #server #where_clause {
             fn descriptor(&self) -> &'static #runtime::ServiceDescriptor {
-                &#constant
+                #descriptor
             }
 
             fn handle<'a>(

@@ -57,11 +57,13 @@ fn read_service(arguments: TokenStream, item: &ItemTrait, errors: &mut Errors) -
         names::refuse_reserved_path(runtime, errors);
     }
     let queue = read_queue(&options, item, errors);
+    let schema = options.flag("schema", errors).cloned();
     refuse_trait_syntax(item, errors);
     names::refuse_reserved(item, errors);
     Service {
         runtime: runtime.unwrap_or_else(|| parse_quote!(::rpc_runtime)),
         queue,
+        schema,
         attributes: Attributes::new(&item.attrs),
         visibility: item.vis.clone(),
         name: item.ident.clone(),

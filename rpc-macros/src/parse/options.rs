@@ -21,6 +21,7 @@ pub(super) const SERVICE: Place = Place {
         settings: &[
             ("queue", "queue = \"rpc_queue\""),
             ("crate", "crate = path::to::rpc_runtime"),
+            ("schema", "schema"),
         ],
         parentheses: no_parentheses,
     },

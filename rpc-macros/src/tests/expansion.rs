@@ -43,6 +43,26 @@ fn a_generic_service() {
 }
 
 #[test]
+fn a_service_with_schemas() {
+    let item = quote! {
+        trait Store<K: Key> {
+            async fn put(&self, key: &K, parts: &[Part], body: Vec<u8>, data: &[u8], note: Cow<'_, str>, #[serde(with = "hex")] by: By) -> io::Result<()>;
+            #[cfg(unix)]
+            async fn count(&self, #[rpc(context)] cx: &Context) -> u64;
+            #[rpc(oneway)]
+            async fn clear(&self);
+        }
+    };
+    let formatted = formatted(expand_service(quote!(schema, crate = other::path), item));
+    let (_, function) = formatted.split_once("fn __schemas_of_service").unwrap();
+    let (function, rest) = function.split_once("    impl<").unwrap();
+    assert_snapshot!(function);
+    let rest: String = rest.split_whitespace().collect();
+    let descriptor = "const{&__Descriptors::service.schemas(__schemas_of_service::<K>)}";
+    assert_eq!(rest.matches(descriptor).count(), 2, "{rest}");
+}
+
+#[test]
 fn attributes_of_the_user() {
     let item = quote! {
         /// Counts.
@@ -153,7 +173,7 @@ fn a_refused_trait() {
 
 #[test]
 fn a_custom_crate_path_is_the_only_one() {
-    let expansion = expand_service(quote!(crate = other::path), user_directory());
+    let expansion = expand_service(quote!(crate = other::path, schema), user_directory());
     assert!(!mentions(expansion, "rpc_runtime"));
     let expansion = expand_service(quote!(), user_directory());
     assert!(mentions(expansion, "rpc_runtime"));

@@ -2,9 +2,11 @@
 //!
 //! A description may come from a peer, so it may say anything: nothing here, and nothing that reads one, relies on more than the types.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{ArgumentDescriptor, MethodDescriptor, ServiceDescriptor};
 
@@ -35,6 +37,12 @@ pub struct ServiceDescription {
     /// The methods, in the order of the trait.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<MethodDescription>,
+    /// The JSON Schemas that others refer to by `#/definitions/NAME`; empty where none are known.
+    ///
+    /// All schemas of a description are of [draft 7](https://json-schema.org/draft-07), and say what is written as JSON; MessagePack
+    /// has the same structure. They say of a value what its reader needs: a field that has a default is not required.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub definitions: BTreeMap<String, Value>,
 }
 
 impl ServiceDescription {
@@ -63,11 +71,16 @@ impl ServiceDescription {
 
 impl From<&ServiceDescriptor> for ServiceDescription {
     fn from(service: &ServiceDescriptor) -> Self {
-        Self {
+        let description = Self {
             name: service.name.to_owned(),
             queue: service.queue.to_owned(),
             docs: service.docs.to_owned(),
             methods: service.methods.iter().map(MethodDescription::from).collect(),
+            definitions: BTreeMap::new(),
+        };
+        match service.schemas {
+            Some(source) => source.complete(description),
+            None => description,
         }
     }
 }
@@ -105,6 +118,12 @@ pub struct MethodDescription {
     /// How long a caller waits, in milliseconds, unless client or call say otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// The JSON Schema of what it returns where it succeeds, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result_schema: Option<Value>,
+    /// The JSON Schema of its own error, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_schema: Option<Value>,
 }
 
 impl MethodDescription {
@@ -169,6 +188,8 @@ impl From<&MethodDescriptor> for MethodDescription {
             is_idempotent: method.is_idempotent,
             is_oneway: method.is_oneway,
             timeout_ms: method.timeout.map(milliseconds),
+            result_schema: None,
+            error_schema: None,
         }
     }
 }
@@ -189,6 +210,9 @@ pub struct ArgumentDescription {
     /// Other names under which a worker reads it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    /// The JSON Schema of its value, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schema: Option<Value>,
 }
 
 impl ArgumentDescription {
@@ -211,6 +235,7 @@ impl ArgumentDescription {
             type_name: details.type_name.to_owned(),
             is_optional: details.is_optional,
             aliases: details.aliases.iter().map(|&alias| alias.to_owned()).collect(),
+            schema: None,
         }
     }
 
@@ -231,7 +256,7 @@ fn milliseconds(timeout: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -339,33 +364,70 @@ mod tests {
         assert_eq!(returning("A::Ok", Some("B::Err")), "f() -> Result<A::Ok, B::Err>");
     }
 
-    fn texts() -> impl Strategy<Value = Vec<String>> {
-        prop::collection::vec(".{0,8}", 0..3)
+    fn text() -> impl Strategy<Value = String> {
+        ".{0,8}"
+    }
+
+    /// Values without floats, which are no part of a schema that anybody writes and of which JSON knows not all.
+    fn schema() -> impl Strategy<Value = Option<Value>> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            text().prop_map(Value::from),
+        ];
+        let value = leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(text(), inner, 0..4).prop_map(|map| map.into_iter().collect()),
+            ]
+        });
+        // `null` is what no schema reads as.
+        prop::option::of(value.prop_filter("a schema", |value| !value.is_null()))
     }
 
     prop_compose! {
-        fn argument()(name in ".{0,8}", type_name in ".{0,8}", is_optional in any::<bool>(), aliases in texts()) -> ArgumentDescription {
-            ArgumentDescription { name, type_name, is_optional, aliases }
+        fn argument()(
+            (name, type_name, is_optional) in (text(), text(), any::<bool>()),
+            aliases in prop::collection::vec(text(), 0..3),
+            schema in schema(),
+        ) -> ArgumentDescription {
+            ArgumentDescription { name, type_name, is_optional, aliases, schema }
         }
     }
 
     prop_compose! {
         fn method()(
-            (name, docs, returns, error) in (".{0,8}", ".{0,8}", ".{0,8}", prop::option::of(".{0,8}")),
+            (name, docs, returns, error) in (text(), text(), text(), prop::option::of(text())),
             arguments in prop::collection::vec(argument(), 0..4),
             (is_default, is_idempotent, is_oneway) in any::<(bool, bool, bool)>(),
             timeout_ms in any::<Option<u64>>(),
+            (result_schema, error_schema) in (schema(), schema()),
         ) -> MethodDescription {
-            MethodDescription { name, docs, arguments, returns, error, is_default, is_idempotent, is_oneway, timeout_ms }
+            MethodDescription {
+                name,
+                docs,
+                arguments,
+                returns,
+                error,
+                is_default,
+                is_idempotent,
+                is_oneway,
+                timeout_ms,
+                result_schema,
+                error_schema,
+            }
         }
     }
 
     prop_compose! {
-        fn service()(
-            (name, queue, docs) in (".{0,8}", ".{0,8}", ".{0,8}"),
+        pub(in crate::describe) fn service()(
+            (name, queue, docs) in (text(), text(), text()),
             methods in prop::collection::vec(method(), 0..4),
+            definitions in prop::collection::btree_map(text(), schema().prop_map(|schema| schema.unwrap_or(true.into())), 0..3),
         ) -> ServiceDescription {
-            ServiceDescription { name, queue, docs, methods }
+            ServiceDescription { name, queue, docs, methods, definitions }
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::ServiceDescription;
+use super::schemas::{SchemaSource, Schemas};
 
 /// A service: its name, the queue its requests go to by default, and its methods.
 ///
@@ -18,6 +19,7 @@ pub struct ServiceDescriptor {
     pub methods: &'static [MethodDescriptor],
     /// The trait's documentation; empty where it has none.
     pub docs: &'static str,
+    pub(super) schemas: Option<SchemaSource>,
 }
 
 impl ServiceDescriptor {
@@ -29,6 +31,7 @@ impl ServiceDescriptor {
             queue,
             methods,
             docs: "",
+            schemas: None,
         }
     }
 
@@ -39,6 +42,14 @@ impl ServiceDescriptor {
         self
     }
 
+    /// Sets what makes the schemas. For generated code.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn schemas(mut self, make: fn(&mut Schemas)) -> Self {
+        self.schemas = Some(SchemaSource(make));
+        self
+    }
+
     /// The method of that name on the wire.
     #[must_use]
     pub fn method(&self, name: &str) -> Option<&'static MethodDescriptor> {
@@ -46,6 +57,8 @@ impl ServiceDescriptor {
     }
 
     /// The same, to keep, send and compare.
+    ///
+    /// Of a service with `#[service(schema)]`, this makes the JSON Schemas too, each time: keep it where it is needed often.
     #[must_use]
     pub fn description(&self) -> ServiceDescription {
         self.into()

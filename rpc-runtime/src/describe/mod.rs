@@ -21,8 +21,37 @@
 //! # Ok::<_, serde_json::Error>(())
 //! ```
 
+//!
+//! With the cargo feature `schema`, the description of a service with `#[service(schema)]` has JSON Schemas too.
+//!
+#![cfg_attr(feature = "schema", doc = "```")]
+#![cfg_attr(not(feature = "schema"), doc = "```ignore")]
+//! use rpc_runtime::{ServiceClient, service};
+//! use serde_json::json;
+//!
+//! #[derive(serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+//! struct User {
+//!     /// Unique.
+//!     id: u64,
+//! }
+//!
+//! #[service(schema)]
+//! trait Directory {
+//!     async fn find(&self, text: &str) -> Vec<User>;
+//! }
+//!
+//! let description = DirectoryClient::SERVICE.description();
+//! let find = description.method("find").unwrap();
+//! assert_eq!(find.result_schema, Some(json!({"type": "array", "items": {"$ref": "#/definitions/User"}})));
+//! assert_eq!(description.definitions["User"]["properties"]["id"]["description"], "Unique.");
+//! ```
+
+pub mod asyncapi;
+pub mod changes;
 mod description;
 mod descriptor;
+mod references;
+pub(crate) mod schemas;
 
 pub use description::{ArgumentDescription, MethodDescription, ServiceDescription};
 pub use descriptor::{ArgumentDescriptor, MethodDescriptor, ServiceDescriptor};

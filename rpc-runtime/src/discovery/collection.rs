@@ -155,7 +155,6 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::headers::Headers;
     use crate::protocol::{Fault, FaultCode};
 
     const ID: ShortStr = ShortStr::from_static("7");
@@ -168,12 +167,11 @@ mod tests {
     }
 
     fn answer(to: ShortStr, worker: &Worker) -> Message {
-        let reply = Reply {
-            kind: ReplyKind::Result,
-            codec: Codec::MessagePack,
-            body: Codec::MessagePack.encode(worker).unwrap(),
-            headers: Headers::default(),
-        };
+        let reply = Reply::new(
+            ReplyKind::Result,
+            Codec::MessagePack,
+            Codec::MessagePack.encode(worker).unwrap(),
+        );
         reply.into_message(Some(to))
     }
 

@@ -453,10 +453,7 @@ impl Server {
         let identity = Arc::new(Identity::new(self.worker_name.clone(), app_id));
         let mut served = Vec::with_capacity(queues.len());
         for (queue, dispatcher) in queues {
-            let queue = Arc::new(ServedQueue {
-                name: queue.name().to_owned(),
-                hosted: dispatcher.hosted().to_vec(),
-            });
+            let queue = Arc::new(ServedQueue::new(queue.name(), dispatcher.hosted()));
             let built_in = BuiltIn::of_queue(&identity, &queue);
             dispatcher.add_built_in(&self.behind(Arc::new(built_in)));
             served.push(queue);

@@ -8,7 +8,7 @@ fn unknown_service_option() {
         r#"queu = "a""#,
         &[(
             "queu",
-            "unknown option `queu`; did you mean `queue`? the options of a service are: `queue`, `crate`",
+            "unknown option `queu`; did you mean `queue`? the options of a service are: `queue`, `crate`, `schema`",
         )],
     );
 }

@@ -1,0 +1,119 @@
+//! The function that tells the runtime the types of arguments, results and errors, for their JSON Schemas.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::Ident;
+use syn::spanned::Spanned;
+
+use super::arguments::{located_at, with_lifetime};
+use crate::model::{Argument, Kind, Method, Service, Shape};
+
+/// The function, and the check that the runtime can do something with it.
+pub(super) fn function(service: &Service) -> Option<TokenStream> {
+    let option = service.schema.as_ref()?;
+    let runtime = &service.runtime;
+    let function = name();
+    let (parameters, _, where_clause) = service.generics.split_for_impl();
+    let methods = service
+        .methods
+        .iter()
+        .filter_map(|method| of_method(service, method));
+    let located = located_at(runtime, option);
+    let check = quote_spanned!(option.span()=> #located::__private::needs_feature_schema!(););
+    Some(quote! {
+        #check
+
+        fn #function #parameters (__schemas: &mut #runtime::__private::Schemas) #where_clause {
+            use #runtime::__private::SchemaOfOther as _;
+            // There may be no methods, or none that are compiled.
+            let _ = &__schemas;
+            #(#methods)*
+        }
+    })
+}
+
+/// The function with the service's parameters, where the user asks for schemas.
+pub(super) fn of_parameters(service: &Service) -> Option<TokenStream> {
+    service.schema.as_ref()?;
+    let function = name();
+    let (_, arguments, _) = service.generics.split_for_impl();
+    let arguments = arguments.as_turbofish();
+    Some(quote!(#function #arguments))
+}
+
+fn name() -> Ident {
+    Ident::new("__schemas_of_service", Span::mixed_site())
+}
+
+fn of_method(service: &Service, method: &Method) -> Option<TokenStream> {
+    let runtime = &service.runtime;
+    let cfg = method.attributes.cfg();
+    let wire_name = &method.wire_name;
+    let arguments = method
+        .arguments()
+        .filter_map(|argument| of_argument(service, argument));
+    let parts: Vec<_> = arguments.chain(of_answer(service, method)).collect();
+    (!parts.is_empty()).then(|| {
+        quote! {
+            #(#cfg)*
+            {
+                let mut __method = #runtime::__private::Schemas::method(__schemas, #wire_name);
+                #(#parts)*
+            }
+        }
+    })
+}
+
+/// What functions of the user's write and read is not known.
+fn of_argument(service: &Service, argument: &Argument) -> Option<TokenStream> {
+    let Argument {
+        ty,
+        shape,
+        wire_name,
+        serde,
+        ..
+    } = argument;
+    if serde.writes || serde.reads {
+        return None;
+    }
+    let runtime = located_at(&service.runtime, ty);
+    let with_static = |ty| with_lifetime(ty, "'static").into_token_stream();
+    let read = match shape {
+        Shape::Bytes => {
+            return Some(quote!(#runtime::__private::MethodSchemas::bytes(&mut __method, #wire_name);));
+        }
+        Shape::ByteVec | Shape::CowBytes { .. } => {
+            let ty = with_static(ty);
+            return Some(quote_spanned! {ty.span()=>
+                <#runtime::__private::SchemaOf<#ty>>::argument(&mut __method, #wire_name);
+            });
+        }
+        Shape::Str => quote!(::core::primitive::str),
+        Shape::Slice(element) => {
+            let written = with_static(element);
+            quote_spanned!(element.span()=> [#written])
+        }
+        Shape::Reference(ty) => with_static(ty),
+        Shape::CowStr | Shape::Owned => with_static(ty),
+    };
+    Some(quote_spanned! {ty.span()=>
+        #runtime::__private::MethodSchemas::argument::<#read>(&mut __method, #wire_name);
+    })
+}
+
+fn of_answer(service: &Service, method: &Method) -> Option<TokenStream> {
+    if let Kind::OneWay = method.kind {
+        return None;
+    }
+    let output = &method.output;
+    let runtime = located_at(&service.runtime, output);
+    if !method.is_fallible {
+        return Some(quote_spanned! {output.span()=>
+            #runtime::__private::MethodSchemas::result::<#output>(&mut __method);
+        });
+    }
+    Some(quote_spanned! {output.span()=>
+        #runtime::__private::MethodSchemas::result::<<#output as #runtime::ResultType>::Ok>(&mut __method);
+        #runtime::__private::MethodSchemas::error::<<#output as #runtime::ResultType>::Err>(&mut __method);
+    })
+}

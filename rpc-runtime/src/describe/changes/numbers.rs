@@ -1,0 +1,115 @@
+//! The integers that a JSON Schema allows.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+/// Integers from one to another, both included; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Range {
+    least: Option<i128>,
+    most: Option<i128>,
+}
+
+impl Range {
+    /// Whether all that are in the other are in this one.
+    pub(super) fn contains(&self, other: &Self) -> bool {
+        let least = self
+            .least
+            .is_none_or(|least| other.least.is_some_and(|other| other >= least));
+        let most = self
+            .most
+            .is_none_or(|most| other.most.is_some_and(|other| other <= most));
+        least && most
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.least, self.most) {
+            (Some(least), Some(most)) => write!(f, "from {least} to {most}"),
+            (Some(least), None) => write!(f, "from {least}"),
+            (None, Some(most)) => write!(f, "up to {most}"),
+            (None, None) => f.write_str("of any size"),
+        }
+    }
+}
+
+/// The range of a schema of integers: that of its `format`, as `schemars` names Rust's types, and its own limits.
+pub(super) fn range(schema: &Map<String, Value>) -> Range {
+    let format = schema.get("format").and_then(Value::as_str);
+    let (least, most) = format
+        .and_then(of_format)
+        .map_or((None, None), |(least, most)| (Some(least), Some(most)));
+    let limit = |keyword: &str| schema.get(keyword).and_then(integer);
+    let above = limit("exclusiveMinimum").map(|limit| limit.saturating_add(1));
+    let below = limit("exclusiveMaximum").map(|limit| limit.saturating_sub(1));
+    Range {
+        least: [least, limit("minimum"), above].into_iter().flatten().max(),
+        most: [most, limit("maximum"), below].into_iter().flatten().min(),
+    }
+}
+
+fn of_format(format: &str) -> Option<(i128, i128)> {
+    Some(match format {
+        "int8" => (i8::MIN.into(), i8::MAX.into()),
+        "int16" => (i16::MIN.into(), i16::MAX.into()),
+        "int32" => (i32::MIN.into(), i32::MAX.into()),
+        "int64" | "int" => (i64::MIN.into(), i64::MAX.into()),
+        "uint8" => (0, u8::MAX.into()),
+        "uint16" => (0, u16::MAX.into()),
+        "uint32" => (0, u32::MAX.into()),
+        "uint64" | "uint" => (0, u64::MAX.into()),
+        _ => return None,
+    })
+}
+
+fn integer(limit: &Value) -> Option<i128> {
+    let whole = limit.as_i64().map(i128::from).or(limit.as_u64().map(i128::from));
+    // Limits are written as `255.0` too; those between two integers, and beyond what is exact, are none that Rust types have.
+    whole.or_else(|| {
+        limit
+            .as_f64()
+            .filter(|limit| limit.fract() == 0.0 && limit.abs() < 1e15)
+            .map(|limit| limit as i128)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(schema: Value) -> Range {
+        range(schema.as_object().unwrap())
+    }
+
+    #[test]
+    fn formats_and_limits_narrow_each_other() {
+        assert_eq!(of(json!({"format": "uint8"})).to_string(), "from 0 to 255");
+        assert_eq!(
+            of(json!({"format": "int64", "minimum": 0})).to_string(),
+            "from 0 to 9223372036854775807"
+        );
+        assert_eq!(
+            of(json!({"minimum": -1.0, "exclusiveMaximum": 7})).to_string(),
+            "from -1 to 6"
+        );
+        assert_eq!(of(json!({"exclusiveMinimum": 0})).to_string(), "from 1");
+        assert_eq!(
+            of(json!({"maximum": 7, "minimum": 0.5, "format": "of mine"})).to_string(),
+            "up to 7"
+        );
+        assert_eq!(of(json!({"minimum": "none"})).to_string(), "of any size");
+    }
+
+    #[test]
+    fn a_range_contains_narrower_ones() {
+        let contains =
+            |one: &str, other: &str| of(json!({"format": one})).contains(&of(json!({"format": other})));
+        assert!(contains("uint64", "uint8") && contains("int64", "uint32") && contains("int", "int64"));
+        assert!(!contains("uint8", "uint64") && !contains("int64", "uint64") && !contains("uint64", "int8"));
+        assert!(contains("", "uint8") && !contains("uint8", ""));
+    }
+}

@@ -1,0 +1,218 @@
+//! What a JSON Schema is: one type, or alternatives, behind whatever references.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use crate::describe::references::definition;
+
+pub(super) type Definitions = BTreeMap<String, Value>;
+
+/// How many references are followed to one schema: those that lead to each other lead nowhere.
+const MAX_REFERENCES: usize = 64;
+
+/// How deep alternatives within alternatives are taken apart.
+const MAX_NESTED: usize = 8;
+
+/// How many alternatives are taken apart further.
+const MAX_ALTERNATIVES: usize = 1000;
+
+/// Keywords that say nothing about what is written.
+const ANNOTATIONS: [&str; 10] = [
+    "$comment",
+    "$schema",
+    "default",
+    "definitions",
+    "deprecated",
+    "description",
+    "examples",
+    "readOnly",
+    "title",
+    "writeOnly",
+];
+
+/// Keywords that are compared where they stand on a single type. `uniqueItems` is not what a reader insists on.
+const COMPARED: [&str; 19] = [
+    "$ref",
+    "additionalProperties",
+    "const",
+    "enum",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "format",
+    "items",
+    "maxItems",
+    "maxLength",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minimum",
+    "pattern",
+    "properties",
+    "required",
+    "type",
+    "uniqueItems",
+];
+
+const TYPES: [&str; 7] = [
+    "array", "boolean", "integer", "null", "number", "object", "string",
+];
+
+/// What a schema stands for, and the name of its last definition; nothing where that is missing.
+pub(super) fn resolve<'a>(
+    mut schema: &'a Value,
+    definitions: &'a Definitions,
+) -> Option<(&'a Value, Option<String>)> {
+    let mut name = None;
+    for _ in 0..MAX_REFERENCES {
+        let Value::Object(object) = schema else {
+            return Some((schema, name));
+        };
+        if let Some(Value::String(reference)) = object.get("$ref") {
+            let target = definition(reference)?;
+            schema = definitions.get(&target)?;
+            name = Some(target);
+            continue;
+        }
+        // A reference with a description beside it is the only part of a whole.
+        match object.get("allOf").and_then(Value::as_array).map(Vec::as_slice) {
+            Some([only]) if constraints(object).eq(["allOf"]) => schema = only,
+            _ => return Some((schema, name)),
+        }
+    }
+    None
+}
+
+pub(super) fn constraints(schema: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    let keywords = schema.keys().map(String::as_str);
+    keywords.filter(|keyword| !ANNOTATIONS.contains(keyword))
+}
+
+/// Whether a keyword of a schema of one type is looked at, or says nothing.
+pub(super) fn is_known(keyword: &str) -> bool {
+    ANNOTATIONS.contains(&keyword) || COMPARED.contains(&keyword)
+}
+
+pub(super) fn is_anything(schema: &Value) -> bool {
+    match schema {
+        Value::Bool(anything) => *anything,
+        Value::Object(schema) => constraints(schema).next().is_none(),
+        _ => false,
+    }
+}
+
+/// The schemas of which any is enough, however they are put together; nothing where there is but one.
+pub(super) fn alternatives(schema: &Map<String, Value>, definitions: &Definitions) -> Option<Vec<Value>> {
+    let mut all = Vec::new();
+    for alternative in direct_alternatives(schema)? {
+        collect(alternative, definitions, MAX_NESTED, &mut all);
+    }
+    Some(all)
+}
+
+/// Takes an alternative apart that is several itself.
+fn collect(schema: Value, definitions: &Definitions, depth: usize, all: &mut Vec<Value>) {
+    let resolved = resolve(&schema, definitions).and_then(|(schema, _)| schema.as_object());
+    match resolved.and_then(direct_alternatives) {
+        Some(alternatives) if depth > 0 && all.len() < MAX_ALTERNATIVES => {
+            for alternative in alternatives {
+                collect(alternative, definitions, depth - 1, all);
+            }
+        }
+        _ => all.push(schema),
+    }
+}
+
+fn direct_alternatives(schema: &Map<String, Value>) -> Option<Vec<Value>> {
+    if let Some(Value::Array(values)) = schema.get("enum") {
+        return Some(values.iter().map(|value| json!({"const": value})).collect());
+    }
+    for keyword in ["anyOf", "oneOf"] {
+        if let Some(Value::Array(schemas)) = schema.get(keyword)
+            && constraints(schema).eq([keyword])
+        {
+            return Some(schemas.clone());
+        }
+    }
+    let Some(Value::Array(types)) = schema.get("type") else {
+        return None;
+    };
+    let known = TYPES.into_iter().filter(|name| types.iter().any(|ty| ty == name));
+    let of_type = |name: &str| match name {
+        "null" => json!({"type": name}),
+        name => {
+            let mut schema = schema.clone();
+            schema.insert("type".to_owned(), json!(name));
+            Value::Object(schema)
+        }
+    };
+    Some(known.map(of_type).collect())
+}
+
+/// By what alternatives are told from each other: their value, a field with a fixed value, their only field, or their type.
+pub(super) fn kind(schema: &Value, definitions: &Definitions) -> Option<String> {
+    let (schema, _) = resolve(schema, definitions)?;
+    let schema = schema.as_object()?;
+    if let Some(value) = schema.get("const") {
+        return Some(value.to_string());
+    }
+    if let Some(tag) = tag(schema) {
+        return Some(tag);
+    }
+    Some(format!("any {}", type_of(schema)?))
+}
+
+/// What tells a variant of an enum that is an object.
+pub(super) fn tag(schema: &Map<String, Value>) -> Option<String> {
+    let properties = properties(schema)?;
+    let fixed = properties
+        .iter()
+        .find_map(|(name, property)| Some((name, property.get("const")?)));
+    if let Some((name, value)) = fixed {
+        return Some(format!("{name}: {value}"));
+    }
+    let mut names = properties.keys();
+    match (names.next(), names.next(), schema.get("additionalProperties")) {
+        (Some(name), None, Some(Value::Bool(false))) => Some(name.clone()),
+        _ => None,
+    }
+}
+
+pub(super) fn type_of(schema: &Map<String, Value>) -> Option<&str> {
+    schema.get("type").and_then(Value::as_str)
+}
+
+pub(super) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+pub(super) fn properties(schema: &Map<String, Value>) -> Option<&Map<String, Value>> {
+    schema.get("properties").and_then(Value::as_object)
+}
+
+pub(super) fn required(schema: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    let names = schema.get("required").and_then(Value::as_array);
+    names.into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// A schema in a few words.
+pub(super) fn shown(schema: &Value) -> String {
+    let Some(schema) = schema.as_object() else {
+        return "something".to_owned();
+    };
+    if let Some(value) = schema.get("const") {
+        return format!("`{value}`");
+    }
+    if let Some(tag) = tag(schema) {
+        return format!("`{tag}`");
+    }
+    type_of(schema).unwrap_or("something").to_owned()
+}
