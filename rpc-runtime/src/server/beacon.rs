@@ -22,8 +22,8 @@ use crate::error::BrokerError;
 use crate::protocol::Reply;
 use crate::transport::{Backoff, Delivery, Departure, Outgoing, Subscription, Transport};
 
-/// How long a worker that may not listen does without, before it tries again: permissions change, but not often.
-const RETRY: Duration = Duration::from_secs(60);
+/// How long a worker that may not listen does without, before it tries again: permissions change, but seldom, and the broker logs each refusal.
+const RETRY: Duration = Duration::from_secs(600);
 
 /// How long a server that starts waits until it can be found.
 const FIRST_LIMIT: Duration = Duration::from_secs(1);
