@@ -41,7 +41,7 @@ pub(super) struct LitBeacon {
     stop: CancellationToken,
     task: AbortOnDropHandle<()>,
     /// Ready once the first attempt to listen has succeeded or failed.
-    tried: Option<oneshot::Receiver<()>>,
+    tried: oneshot::Receiver<()>,
 }
 
 impl LitBeacon {
@@ -66,18 +66,13 @@ impl LitBeacon {
         Self {
             stop,
             task: AbortOnDropHandle::new(task),
-            tried: Some(tried),
+            tried,
         }
     }
 
-    /// Waits until the worker can be found, unless that takes long or is not to be.
-    pub(super) fn lit(&mut self) -> impl Future<Output = ()> + use<> {
-        let tried = self.tried.take();
-        async {
-            if let Some(tried) = tried {
-                let _ = timeout(FIRST_LIMIT, tried).await;
-            }
-        }
+    /// Waits until the worker can be found, unless that takes long or is not to be. To be called once.
+    pub(super) async fn lit(&mut self) {
+        let _ = timeout(FIRST_LIMIT, &mut self.tried).await;
     }
 
     /// Answers nobody any more.
