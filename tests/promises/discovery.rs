@@ -14,13 +14,11 @@ use rpc_runtime::{Broker, BrokerError, FaultCode, ReplyQueue, RequestQueue, Runn
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::ledger::{Book, LedgerServer, client, outcome};
 use rpc_tests::proxy::{Proxy, Target};
-use rpc_tests::rabbit::{Permissions, shared, unique};
+use rpc_tests::rabbit::{Permissions, Vhost, shared, unique};
 use rpc_tests::raw::{RawPeer, next};
 use rpc_tests::world::World;
 use rpc_tests::{on_both_brokers, until};
 use serde_json::Value;
-
-use crate::private::Vhost;
 
 const EXCHANGE: &str = "rpc.discovery";
 

@@ -11,7 +11,6 @@ mod matrix;
 mod middleware;
 mod packing;
 mod permissions;
-mod private;
 mod queues;
 mod recovery;
 mod self_description;

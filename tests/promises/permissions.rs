@@ -8,11 +8,9 @@ use rpc_runtime::{
     ServerError, service,
 };
 use rpc_tests::gate::soon;
-use rpc_tests::rabbit::Permissions;
+use rpc_tests::rabbit::{Permissions, Vhost};
 use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
-
-use crate::private::Vhost;
 
 #[service(queue = "shop")]
 trait Shop {

@@ -11,14 +11,12 @@ use rpc_runtime::{
     Broker, BrokerError, CallError, Executed, ReplyQueue, RequestQueue, RunningServer, Server, ServerError,
     service,
 };
-use rpc_tests::rabbit::{self, unique};
+use rpc_tests::rabbit::{self, Vhost, unique};
 use rpc_tests::raw::{self, RawPeer};
 use rpc_tests::world::World;
 use rpc_tests::{on_both_brokers, until};
 use tokio::sync::Notify;
 use tokio::time::timeout;
-
-use crate::private::Vhost;
 
 const SOON: Duration = Duration::from_secs(20);
 

@@ -6,13 +6,13 @@ use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use rpc_runtime::{CallError, RunningServer};
 use rpc_tests::gate::{SOON, soon};
+use rpc_tests::rabbit::Vhost;
 use rpc_tests::raw::RawPeer;
 use rpc_tests::trace::Trace;
 use rpc_tests::until;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
-use crate::private::Vhost;
 
 const QUEUE: &str = "kiosk";
 const PACKED: &str = "kiosk.packed";

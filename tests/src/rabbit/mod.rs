@@ -16,10 +16,12 @@ mod node;
 mod ports;
 #[cfg(test)]
 mod tests;
+mod vhost;
 
 pub use self::{
     cluster::Cluster,
     node::{Node, Permissions},
+    vhost::Vhost,
 };
 
 /// The URL of the broker that the tests of this process share: `AMQP_URL` where that is set, else a node that

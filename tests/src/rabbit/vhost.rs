@@ -3,15 +3,16 @@
 
 use std::io::Write as _;
 
-use rpc_tests::rabbit::{Node, Permissions, unique};
+use super::{Node, Permissions, unique};
 use serde_json::json;
 use tokio::sync::{Mutex, OnceCell};
 
 /// How many virtual hosts are made at a time: `rabbitmqctl` takes a second, whatever it does.
 const BATCH: usize = 8;
 
-/// A virtual host that is empty to begin with, and [traced](rpc_tests::trace).
-pub(crate) struct Vhost {
+/// A virtual host that is empty to begin with, and [traced](crate::trace).
+#[derive(Debug)]
+pub struct Vhost {
     node: &'static Node,
     name: String,
 }
@@ -22,7 +23,7 @@ impl Vhost {
     /// # Panics
     ///
     /// Where the node did not start; then for each caller, with the same reason.
-    pub(crate) async fn new() -> Self {
+    pub async fn new() -> Self {
         // A static is never dropped; the watchdog sees the process end.
         static NODE: OnceCell<Result<Node, String>> = OnceCell::const_new();
         static UNUSED: Mutex<Vec<String>> = Mutex::const_new(Vec::new());
@@ -43,13 +44,17 @@ impl Vhost {
     }
 
     /// The URL under which clients reach it, as user guest.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         let (server, _) = self.node.url().rsplit_once('/').expect("a URL with a path");
         format!("{server}/{}", self.name)
     }
 
     /// The URL for a new user, who may do this here and nothing elsewhere.
-    pub(crate) async fn url_of_user(&self, may: Permissions<'_>) -> String {
+    ///
+    /// # Panics
+    ///
+    /// Where RabbitMQ does not make one.
+    pub async fn url_of_user(&self, may: Permissions<'_>) -> String {
         let user = unique("user");
         // One evaluation for two commands: `rabbitmqctl` takes a second, whatever it does.
         let Permissions {
@@ -71,14 +76,22 @@ impl Vhost {
 
     /// The queues but those on which workers listen for who looks for them, a line each: these columns of `rabbitmqctl list_queues`, the
     /// name first, with a tab in between.
-    pub(crate) async fn queues(&self, columns: &[&str]) -> Vec<String> {
+    ///
+    /// # Panics
+    ///
+    /// Where RabbitMQ does not list them.
+    pub async fn queues(&self, columns: &[&str]) -> Vec<String> {
         let mut queues = self.all_queues(columns).await;
         queues.retain(|queue| !queue.starts_with("rpc.discovery."));
         queues
     }
 
     /// All queues, a line each.
-    pub(crate) async fn all_queues(&self, columns: &[&str]) -> Vec<String> {
+    ///
+    /// # Panics
+    ///
+    /// As [`queues`](Self::queues).
+    pub async fn all_queues(&self, columns: &[&str]) -> Vec<String> {
         let list = ["list_queues", "-p", &self.name, "--no-table-headers"];
         let listed = self.node.ctl(&[&list, columns].concat()).await.unwrap();
         let mut queues: Vec<_> = listed.lines().map(str::to_owned).collect();

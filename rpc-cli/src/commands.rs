@@ -1,0 +1,11 @@
+//! The commands, a file each.
+
+pub(crate) mod asyncapi;
+pub(crate) mod bench;
+pub(crate) mod call;
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod describe;
+pub(crate) mod list;
+pub(crate) mod ping;
+pub(crate) mod stats;

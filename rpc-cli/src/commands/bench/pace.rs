@@ -1,0 +1,122 @@
+//! When calls are due. Pure: no clock.
+
+use std::time::Duration;
+
+/// How many calls are made, and when each is due, from the beginning.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    rate: Option<u32>,
+    duration: Option<Duration>,
+    count: Option<u64>,
+}
+
+/// What the next call has to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Begin at once.
+    Now,
+    /// Begin at that time.
+    At(Duration),
+    /// There are no more.
+    Over,
+}
+
+impl Pace {
+    /// So many calls a second, or as many as there can be; until one of the limits.
+    pub(super) fn new(rate: Option<u32>, duration: Option<Duration>, count: Option<u64>) -> Self {
+        Self {
+            rate,
+            duration,
+            count,
+        }
+    }
+
+    /// What the call of this number, from 0, has to do, at that time.
+    pub(super) fn turn(&self, number: u64, now: Duration) -> Turn {
+        let is_over = |time| self.duration.is_some_and(|duration| time >= duration);
+        if self.count.is_some_and(|count| number >= count) || is_over(now) {
+            return Turn::Over;
+        }
+        match self.due(number) {
+            None => Turn::Now,
+            Some(due) if is_over(due) => Turn::Over,
+            Some(due) => Turn::At(due),
+        }
+    }
+
+    fn due(&self, number: u64) -> Option<Duration> {
+        let rate = u128::from(self.rate?);
+        let nanos = u128::from(number) * 1_000_000_000 / rate;
+        Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+    }
+
+    /// How many calls are due until that time.
+    pub(super) fn due_until(&self, time: Duration) -> u64 {
+        let time = self.duration.map_or(time, |duration| duration.min(time));
+        let due = self.rate.map_or(0, |rate| {
+            let due = (time.as_nanos() * u128::from(rate)).div_ceil(1_000_000_000);
+            u64::try_from(due).unwrap_or(u64::MAX)
+        });
+        self.count.map_or(due, |count| count.min(due))
+    }
+
+    /// How far it is, of how much: calls where their number is known, and else milliseconds.
+    pub(super) fn progress(&self, ended: u64, now: Duration) -> (u64, u64) {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let by_count = self.count.map(|count| (ended.min(count), count));
+        let by_time = self
+            .duration
+            .map(|duration| (millis(now.min(duration)), millis(duration)));
+        let share = |(done, all): (u64, u64)| done as f64 / all.max(1) as f64;
+        match (by_count, by_time) {
+            (Some(count), Some(time)) if share(time) > share(count) => time,
+            (Some(count), _) => count,
+            (None, Some(time)) => time,
+            (None, None) => (0, 1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn without_a_rate_calls_begin_until_a_limit() {
+        let pace = Pace::new(None, Some(ms(100)), Some(3));
+        assert_eq!(pace.turn(0, ms(0)), Turn::Now);
+        assert_eq!(pace.turn(2, ms(99)), Turn::Now);
+        assert_eq!(pace.turn(3, ms(0)), Turn::Over);
+        assert_eq!(pace.turn(0, ms(100)), Turn::Over);
+        assert_eq!(pace.due_until(ms(100)), 0);
+    }
+
+    #[test]
+    fn with_a_rate_each_call_has_its_time() {
+        let pace = Pace::new(Some(100), Some(ms(1000)), None);
+        assert_eq!(pace.turn(0, ms(0)), Turn::At(ms(0)));
+        assert_eq!(pace.turn(7, ms(500)), Turn::At(ms(70)));
+        assert_eq!(pace.turn(99, ms(0)), Turn::At(ms(990)));
+        assert_eq!(pace.turn(100, ms(0)), Turn::Over);
+        assert_eq!(pace.due_until(ms(5000)), 100);
+        assert_eq!(pace.due_until(ms(995)), 100);
+        assert_eq!(pace.due_until(ms(15)), 2);
+        assert_eq!(Pace::new(Some(100), None, Some(5)).due_until(ms(5000)), 5);
+    }
+
+    #[test]
+    fn progress_is_that_of_the_limit_that_is_closer() {
+        assert_eq!(
+            Pace::new(None, Some(ms(200)), None).progress(9, ms(50)),
+            (50, 200)
+        );
+        assert_eq!(Pace::new(None, None, Some(10)).progress(4, ms(50)), (4, 10));
+        let both = Pace::new(None, Some(ms(200)), Some(10));
+        assert_eq!(both.progress(4, ms(50)), (4, 10));
+        assert_eq!(both.progress(4, ms(150)), (150, 200));
+    }
+}

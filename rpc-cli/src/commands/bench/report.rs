@@ -1,0 +1,242 @@
+//! What was measured, as text and as JSON. Pure.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde_json::{Value, json};
+
+use super::tally::Tally;
+use crate::units::{rate, show};
+
+/// How wide the longest bar is, in characters.
+const BAR: u64 = 40;
+
+/// How many bars there are at the most.
+const BARS: usize = 12;
+
+const QUANTILES: [(&str, f64); 5] = [
+    ("50%", 0.5),
+    ("90%", 0.9),
+    ("99%", 0.99),
+    ("99.9%", 0.999),
+    ("99.99%", 0.9999),
+];
+
+/// One run.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) service: String,
+    pub(super) queue: String,
+    pub(super) method: String,
+    pub(super) concurrency: u32,
+    pub(super) rate: Option<u32>,
+    /// From the first call's beginning to the last one's end.
+    pub(super) time: Duration,
+    /// Calls that were due and never begun.
+    pub(super) missed: u64,
+    pub(super) is_interrupted: bool,
+    pub(super) tally: Tally,
+}
+
+impl Report {
+    pub(super) fn text(&self) -> String {
+        let Self {
+            service,
+            queue,
+            method,
+            ..
+        } = self;
+        let tally = &self.tally;
+        let load = match self.rate {
+            Some(rate) => format!("{rate} calls a second, up to {} at a time", self.concurrency),
+            None => format!("{} calls at a time", self.concurrency),
+        };
+        let cut = if self.is_interrupted { ", interrupted" } else { "" };
+        let outcomes = tally
+            .outcomes
+            .iter()
+            .map(|(outcome, count)| format!("{outcome} {count}"));
+        let mut lines = vec![
+            format!("{service}.{method} on {queue}: {load}{cut}"),
+            String::new(),
+            format!(
+                "calls     {} in {}: {:.1} a second",
+                tally.calls(),
+                show(self.time),
+                rate(tally.calls(), self.time)
+            ),
+            format!("outcomes  {}", outcomes.collect::<Vec<_>>().join(", ")),
+        ];
+        if let Some(failure) = &tally.failure {
+            lines.push(format!("          the first failure: {failure}"));
+        }
+        if self.missed > 0 {
+            lines.push(format!(
+                "missed    {} calls were due and never begun: more at a time (--concurrency), or fewer a second (--rate)",
+                self.missed
+            ));
+        }
+        if !tally.times.is_empty() {
+            lines.extend(times(&tally.times, self.rate.is_some()));
+        }
+        lines.join("\n")
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let tally = &self.tally;
+        let mut json = json!({
+            "service": self.service,
+            "queue": self.queue,
+            "method": self.method,
+            "concurrency": self.concurrency,
+            "rate": self.rate,
+            "interrupted": self.is_interrupted,
+            "seconds": self.time.as_secs_f64(),
+            "calls": tally.calls(),
+            "calls_per_second": rate(tally.calls(), self.time),
+            "outcomes": tally.outcomes,
+            "missed": self.missed,
+        });
+        if let Some(failure) = &tally.failure {
+            json["first_failure"] = json!(failure);
+        }
+        if !tally.times.is_empty() {
+            let times = &tally.times;
+            let mut latency = json!({"min": times.min(), "mean": times.mean(), "max": times.max()});
+            for (name, quantile) in QUANTILES {
+                let name = format!("p{}", name.trim_end_matches('%'));
+                latency[name] = json!(times.value_at_quantile(quantile));
+            }
+            json["latency_ns"] = latency;
+        }
+        json
+    }
+}
+
+fn nanos(nanos: u64) -> String {
+    show(Duration::from_nanos(nanos))
+}
+
+fn times(times: &Histogram<u64>, from_due: bool) -> Vec<String> {
+    let whence = if from_due { " from when they were due" } else { "" };
+    let mut lines = vec![
+        String::new(),
+        format!(
+            "answers{whence}: min {}, mean {}, max {}",
+            nanos(times.min()),
+            nanos(times.mean() as u64),
+            nanos(times.max())
+        ),
+    ];
+    for (name, quantile) in QUANTILES {
+        lines.push(format!(
+            "  {name:>6}  {:>7}",
+            nanos(times.value_at_quantile(quantile))
+        ));
+    }
+    lines.push(String::new());
+    lines.extend(bars(times));
+    lines
+}
+
+/// A bar for each span of times, of which each is as many times longer than the one before.
+fn bars(times: &Histogram<u64>) -> Vec<String> {
+    let least = times.min().max(1) as f64;
+    let step = (times.max() as f64 / least).powf(1.0 / BARS as f64).max(1.1);
+    let span_of = |nanos: u64| {
+        let span = (nanos as f64 / least).ln() / step.ln();
+        (span.max(0.0) as usize).min(BARS - 1)
+    };
+    let mut counts = vec![0; span_of(times.max()) + 1];
+    for recorded in times.iter_recorded() {
+        counts[span_of(recorded.value_iterated_to())] += recorded.count_at_value();
+    }
+    let highest = counts.iter().copied().max().unwrap_or(0).max(1);
+    let bars = counts.iter().zip(0..).map(|(&count, span)| {
+        let [from, to] = [span, span + 1].map(|span| nanos((least * step.powi(span)) as u64));
+        let share = count as f64 / times.len().max(1) as f64 * 100.0;
+        let bar = "#".repeat(usize::try_from((count * BAR).div_ceil(highest)).unwrap_or(0));
+        format!("  {from:>7} .. {to:>7}  {share:>5.1}%  {bar}")
+            .trim_end()
+            .to_owned()
+    });
+    bars.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(millis: &[u64]) -> Report {
+        let mut tally = Tally::default();
+        for &millis in millis {
+            tally.add(Ok(json!(null)), Duration::from_millis(millis));
+        }
+        Report {
+            service: "Store".into(),
+            queue: "q".into(),
+            method: "get".into(),
+            concurrency: 8,
+            rate: Some(100),
+            time: Duration::from_secs(2),
+            missed: 0,
+            is_interrupted: false,
+            tally,
+        }
+    }
+
+    #[test]
+    fn a_report_has_calls_quantiles_and_bars() {
+        let times: Vec<_> = (1..=100).collect();
+        let text = report(&times).text();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "Store.get on q: 100 calls a second, up to 8 at a time");
+        assert_eq!(lines[2], "calls     100 in 2.00s: 50.0 a second");
+        assert_eq!(lines[3], "outcomes  ok 100");
+        assert!(
+            lines[5].starts_with("answers from when they were due: min 1.00ms, mean 50.5ms, max 100ms"),
+            "{text}"
+        );
+        assert_eq!(lines[6], "     50%   50.0ms");
+        assert!(
+            lines.iter().any(|line| line.ends_with(&"#".repeat(BAR as usize))),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn bars_count_every_call_once() {
+        for times in [&[7][..], &[1, 1, 1], &[1, 1000], &(1..2000).collect::<Vec<_>>()] {
+            let bars = bars(&report(times).tally.times);
+            assert!(bars.len() <= BARS, "{bars:?}");
+            let share = |bar: &String| {
+                bar.split('%')
+                    .next()?
+                    .split_whitespace()
+                    .last()?
+                    .parse::<f64>()
+                    .ok()
+            };
+            let shares: f64 = bars.iter().filter_map(share).sum();
+            assert!((shares - 100.0).abs() < 1.0, "{shares}: {bars:?}");
+        }
+    }
+
+    #[test]
+    fn what_went_wrong_is_told() {
+        let mut report = report(&[]);
+        report.missed = 3;
+        report.is_interrupted = true;
+        report.tally.failure = Some("oh".into());
+        let text = report.text();
+        assert!(
+            text.contains(", interrupted\n") && text.contains("\nmissed    3 calls"),
+            "{text}"
+        );
+        assert!(
+            text.contains("the first failure: oh") && !text.contains("answers"),
+            "{text}"
+        );
+        assert_eq!(report.json()["latency_ns"], json!(null));
+    }
+}

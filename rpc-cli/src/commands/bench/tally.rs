@@ -1,0 +1,140 @@
+//! What came of calls, and how long they took. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use rpc_runtime::CallError;
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// The longest time that is told from longer ones, in nanoseconds: a day.
+const LONGEST_NS: u64 = 24 * 3600 * 1_000_000_000;
+
+/// Calls that ended.
+#[derive(Debug, Clone)]
+pub(super) struct Tally {
+    /// How many, by what came of them.
+    pub(super) outcomes: BTreeMap<String, u64>,
+    /// How long those took that were answered by their method, in nanoseconds.
+    pub(super) times: Histogram<u64>,
+    /// The first failure that was none of the method itself.
+    pub(super) failure: Option<String>,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            outcomes: BTreeMap::new(),
+            times: histogram(),
+            failure: None,
+        }
+    }
+}
+
+/// Known to three digits.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("these bounds are sound")
+}
+
+/// The name of an answer.
+pub(super) const OK: &str = "ok";
+
+/// The name of a method's own error.
+const ERROR: &str = "error";
+
+impl Tally {
+    pub(super) fn add(&mut self, answer: Result<Value, CallError<Value>>, time: Duration) {
+        let (outcome, is_answered) = match &answer {
+            Ok(_) => (OK.to_owned(), true),
+            Err(CallError::Service(_) | CallError::ServiceText(_)) => (ERROR.to_owned(), true),
+            Err(error) => (name(error), false),
+        };
+        *self.outcomes.entry(outcome).or_default() += 1;
+        if is_answered {
+            let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            self.times.saturating_record(nanos.clamp(1, LONGEST_NS));
+        } else if let (None, Err(error)) = (&self.failure, answer) {
+            self.failure = Some(Failure::from(error).message());
+        }
+    }
+
+    /// Takes in another one.
+    pub(super) fn merge(&mut self, other: Self) {
+        for (outcome, count) in other.outcomes {
+            *self.outcomes.entry(outcome).or_default() += count;
+        }
+        // Of the same bounds.
+        let _ = self.times.add(&other.times);
+        self.failure = self.failure.take().or(other.failure);
+    }
+
+    /// How many calls ended.
+    pub(super) fn calls(&self) -> u64 {
+        self.outcomes.values().sum()
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.outcomes.keys().any(|outcome| outcome != OK)
+    }
+}
+
+/// What came of a call that its method did not answer.
+fn name(error: &CallError<Value>) -> String {
+    match error {
+        CallError::Fault(fault) => fault.code.as_str().to_owned(),
+        CallError::TimedOut { .. } => "timed out".to_owned(),
+        CallError::NoServer { .. } => "no server".to_owned(),
+        CallError::Refused { .. } => "refused".to_owned(),
+        CallError::Broker { .. } => "broker failed".to_owned(),
+        CallError::BadReply { .. } => "bad reply".to_owned(),
+        _ => "not sent".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rpc_runtime::{Executed, Fault, FaultCode};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn calls_are_counted_by_what_came_of_them() {
+        let ms = Duration::from_millis;
+        let mut tally = Tally::default();
+        tally.add(Ok(json!(1)), ms(1));
+        assert!(!tally.has_failed());
+        tally.add(Err(CallError::Service(json!("no"))), ms(3));
+        let mut other = Tally::default();
+        other.add(
+            Err(CallError::Fault(Fault::new(FaultCode::Panicked, "oh"))),
+            ms(5),
+        );
+        let late = CallError::TimedOut {
+            limit: ms(7),
+            executed: Executed::Maybe,
+            source: None,
+        };
+        other.add(Err(late), ms(7));
+        tally.merge(other);
+
+        let outcomes: Vec<_> = tally
+            .outcomes
+            .iter()
+            .map(|(name, count)| (name.as_str(), *count))
+            .collect();
+        assert_eq!(
+            outcomes,
+            [("error", 1), ("ok", 1), ("panicked", 1), ("timed out", 1)]
+        );
+        assert_eq!((tally.calls(), tally.has_failed()), (4, true));
+        // Who was not answered says nothing of how long answers take.
+        assert_eq!(tally.times.len(), 2);
+        assert_eq!(
+            tally.failure.as_deref(),
+            Some("the worker answered with a fault: panicked: oh")
+        );
+    }
+}

@@ -1,0 +1,30 @@
+//! `rpc completions`.
+
+use clap::{Args, CommandFactory as _};
+use clap_complete::Shell;
+
+use crate::cli::Cli;
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+
+/// Prints what makes a shell complete this command line.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rpc completions bash > ~/.local/share/bash-completion/completions/rpc
+  rpc completions zsh > ~/.zfunc/_rpc        # with ~/.zfunc in $fpath
+  rpc completions fish > ~/.config/fish/completions/rpc.fish")]
+pub(crate) struct Completions {
+    /// The shell.
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+impl Completions {
+    pub(crate) fn run(&self, output: &Output) -> Result<Outcome, Failure> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "rpc", &mut script);
+        output.raw(&String::from_utf8_lossy(&script))?;
+        Ok(Outcome::Done)
+    }
+}

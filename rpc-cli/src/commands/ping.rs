@@ -1,0 +1,336 @@
+//! `rpc ping`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use futures_util::{StreamExt as _, stream};
+use rpc_runtime::discovery::{Worker, WorkerClient};
+use rpc_runtime::{Broker, CallError, Chain, FaultCode};
+use serde_json::{Value, json};
+use tokio::time::MissedTickBehavior;
+
+use super::list::short_id;
+use crate::cli::Options;
+use crate::connection::{close, connect};
+use crate::failure::{Failure, Outcome};
+use crate::lookup::{self, Where};
+use crate::output::Output;
+use crate::table::{Column, Table};
+use crate::units;
+
+/// How many pings are under way at once.
+const AT_ONCE: usize = 64;
+
+/// Pings workers, and tells how long they take to answer.
+///
+/// A ping is a call like any other, so it goes to one of the workers of a queue: which one, it tells. Without SERVICE, all queues are pinged on
+/// which a service was found. The exit code is 1 if no ping was answered. With --json, each ping is a line, and the summary is the last one.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rpc ping
+  rpc ping UserDirectory --count 10 --interval 200ms
+  rpc ping --queue rpc_queue --count 0        # until Ctrl-C")]
+pub(crate) struct Ping {
+    /// The service's name; all services unless given.
+    #[arg(conflicts_with = "queue")]
+    service: Option<String>,
+
+    /// How many pings are sent to each queue; 0: until Ctrl-C.
+    #[arg(short, long, default_value_t = 4)]
+    count: u32,
+
+    /// The time from one ping to the next.
+    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = units::time)]
+    interval: Duration,
+
+    /// How long an answer is waited for.
+    #[arg(short, long, value_name = "TIME", default_value = "2s", value_parser = units::time)]
+    timeout: Duration,
+
+    #[command(flatten)]
+    place: Where,
+}
+
+impl Ping {
+    pub(crate) async fn run(&self, options: &Options, output: &Output) -> Result<Outcome, Failure> {
+        let broker = connect(options).await?;
+        let pinged = self.ping(&broker, output).await;
+        close(&broker).await;
+        let summary = pinged?;
+        match output.json {
+            true => output.value(&summary.json())?,
+            false => output.text(&format!("\n{}", summary.text()))?,
+        }
+        Ok(match summary.answered() {
+            0 => Outcome::Negative,
+            _ => Outcome::Done,
+        })
+    }
+
+    async fn ping(&self, broker: &Broker, output: &Output) -> Result<Summary, Failure> {
+        let queues = self.queues(broker, output).await?;
+        let mut summary = Summary::default();
+        let interrupted = tokio::signal::ctrl_c();
+        tokio::pin!(interrupted);
+        let mut ticks = tokio::time::interval(self.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut number = 0;
+        while self.count == 0 || number < self.count {
+            number += 1;
+            let round = async {
+                ticks.tick().await;
+                let pings = queues.iter().map(|queue| self.ping_one(broker, queue, number));
+                let mut pings = stream::iter(pings).buffer_unordered(AT_ONCE);
+                while let Some(pong) = pings.next().await {
+                    match output.json {
+                        true => output.value(&pong.json())?,
+                        false => output.text(&pong.text())?,
+                    }
+                    summary.add(pong);
+                }
+                Ok::<_, Failure>(())
+            };
+            tokio::select! {
+                done = round => done?,
+                _ = &mut interrupted => break,
+            }
+        }
+        Ok(summary)
+    }
+
+    async fn queues(&self, broker: &Broker, output: &Output) -> Result<BTreeSet<String>, Failure> {
+        if let Some(queue) = &self.place.queue {
+            return Ok([queue.clone()].into());
+        }
+        if let Some(service) = &self.service {
+            let described = lookup::versions(broker, self.place.window, service, output).await?;
+            return Ok(described.into_iter().map(|service| service.queue).collect());
+        }
+        let found = self.place.window.services(broker, output).await?;
+        let queues = found
+            .services()
+            .into_iter()
+            .map(|service| service.queue.to_owned());
+        let queues: BTreeSet<_> = queues.collect();
+        match queues.is_empty() {
+            true => Err(Failure::NotFound {
+                message: "no worker was found".to_owned(),
+                hint: "is one running, and on this virtual host? `--window` waits longer, and `--queue` names the queue".to_owned(),
+            }),
+            false => Ok(queues),
+        }
+    }
+
+    async fn ping_one(&self, broker: &Broker, queue: &str, number: u32) -> Pong {
+        let client = WorkerClient::builder(broker, queue).timeout(self.timeout).build();
+        let begun = Instant::now();
+        let answer = client.ping().await;
+        let time = begun.elapsed();
+        Pong {
+            queue: queue.to_owned(),
+            number,
+            time,
+            answer: match answer {
+                Ok(worker) => Ok(Some(worker)),
+                // It is there all the same.
+                Err(CallError::Fault(fault)) if fault.code == FaultCode::UnknownMethod => Ok(None),
+                Err(error) => Err(Chain(&error).to_string()),
+            },
+        }
+    }
+}
+
+/// What came of a ping.
+#[derive(Debug)]
+struct Pong {
+    queue: String,
+    number: u32,
+    time: Duration,
+    /// Who answered, if it says that.
+    answer: Result<Option<Worker>, String>,
+}
+
+impl Pong {
+    fn text(&self) -> String {
+        let Self { queue, number, .. } = self;
+        match &self.answer {
+            Ok(worker) => format!(
+                "{queue}: {}: seq={number} time={}",
+                who(worker.as_ref()),
+                units::show(self.time)
+            ),
+            Err(error) => format!("{queue}: seq={number}: {error}"),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let mut json = json!({"queue": self.queue, "seq": self.number, "time_ns": nanos(self.time)});
+        match &self.answer {
+            Ok(worker) => json["worker"] = json!(worker),
+            Err(error) => json["failure"] = json!(error),
+        }
+        json
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn who(worker: Option<&Worker>) -> String {
+    match worker {
+        Some(worker) => format!(
+            "worker {} on {}, process {}",
+            short_id(worker),
+            worker.host,
+            worker.pid
+        ),
+        None => "a worker that does not say who it is".to_owned(),
+    }
+}
+
+/// All pings together.
+#[derive(Debug, Default)]
+struct Summary {
+    sent: u64,
+    /// By queue and worker.
+    answers: BTreeMap<(String, String), Times>,
+}
+
+#[derive(Debug, Default)]
+struct Times {
+    worker: Option<Worker>,
+    count: u32,
+    least: Duration,
+    most: Duration,
+    sum: Duration,
+}
+
+impl Summary {
+    fn add(&mut self, pong: Pong) {
+        self.sent += 1;
+        let Ok(worker) = pong.answer else {
+            return;
+        };
+        let id = worker
+            .as_ref()
+            .map(|worker| worker.id.clone())
+            .unwrap_or_default();
+        let times = self.answers.entry((pong.queue, id)).or_default();
+        times.least = match times.count {
+            0 => pong.time,
+            _ => times.least.min(pong.time),
+        };
+        times.most = times.most.max(pong.time);
+        times.sum += pong.time;
+        times.count += 1;
+        times.worker = worker;
+    }
+
+    fn answered(&self) -> u64 {
+        self.answers.values().map(|times| u64::from(times.count)).sum()
+    }
+
+    fn text(&self) -> String {
+        use Column::{Left, Right};
+        let mut table = Table::new([
+            Left("QUEUE"),
+            Left("WORKER"),
+            Left("HOST"),
+            Right("PROCESS"),
+            Right("ANSWERS"),
+            Right("MIN"),
+            Right("MEAN"),
+            Right("MAX"),
+        ]);
+        for ((queue, _), times) in &self.answers {
+            let of_worker = |tell: fn(&Worker) -> String| times.worker.as_ref().map_or("-".to_owned(), tell);
+            table.row([
+                queue.clone(),
+                of_worker(|worker| short_id(worker).to_owned()),
+                of_worker(|worker| worker.host.clone()),
+                of_worker(|worker| worker.pid.to_string()),
+                times.count.to_string(),
+                units::show(times.least),
+                units::show(times.mean()),
+                units::show(times.most),
+            ]);
+        }
+        let (sent, answered) = (self.sent, self.answered());
+        let lost = match sent {
+            0 => 0.0,
+            _ => (sent - answered) as f64 / sent as f64 * 100.0,
+        };
+        let totals = format!("{sent} sent, {answered} answered, {lost:.0}% lost");
+        match table.is_empty() {
+            true => totals,
+            false => format!("{}\n\n{totals}", table.render()),
+        }
+    }
+
+    fn json(&self) -> Value {
+        let answers = self.answers.iter().map(|((queue, id), times)| {
+            json!({
+                "queue": queue,
+                "worker": id,
+                "answers": times.count,
+                "min_ns": nanos(times.least),
+                "mean_ns": nanos(times.mean()),
+                "max_ns": nanos(times.most),
+            })
+        });
+        json!({"sent": self.sent, "answered": self.answered(), "workers": answers.collect::<Vec<_>>()})
+    }
+}
+
+impl Times {
+    fn mean(&self) -> Duration {
+        self.sum / self.count.max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::from_value;
+
+    use super::*;
+
+    fn pong(number: u32, millis: u64, answer: Result<Option<&str>, &str>) -> Pong {
+        let worker = |id: &str| from_value(json!({"id": id, "host": "web-1", "pid": 7})).unwrap();
+        Pong {
+            queue: "q".into(),
+            number,
+            time: Duration::from_millis(millis),
+            answer: answer.map(|id| id.map(worker)).map_err(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn pings_are_summed_up_by_worker() {
+        let mut summary = Summary::default();
+        assert_eq!(summary.text(), "0 sent, 0 answered, 0% lost");
+        let one = pong(1, 2, Ok(Some("0123456789")));
+        assert_eq!(
+            one.text(),
+            "q: worker 01234567 on web-1, process 7: seq=1 time=2.00ms"
+        );
+        summary.add(one);
+        summary.add(pong(2, 4, Ok(Some("0123456789"))));
+        summary.add(pong(3, 1, Ok(None)));
+        let lost = pong(4, 9, Err("no reply within 2s"));
+        assert_eq!(lost.text(), "q: seq=4: no reply within 2s");
+        summary.add(lost);
+        assert_eq!(
+            summary.text(),
+            "\
+QUEUE  WORKER    HOST   PROCESS  ANSWERS     MIN    MEAN     MAX
+q      -         -            -        1  1.00ms  1.00ms  1.00ms
+q      01234567  web-1        7        2  2.00ms  3.00ms  4.00ms
+
+4 sent, 3 answered, 25% lost"
+        );
+        assert_eq!(summary.json()["workers"][1]["mean_ns"], 3_000_000);
+    }
+}

@@ -1,0 +1,333 @@
+//! What can go wrong, what to do about it, and what the process ends with.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use rpc_runtime::{BrokerError, CallError, Chain, Executed, FaultCode, InvalidDescription};
+use serde_json::{Value, json};
+
+/// How a command ended: the exit codes of `rpc --help`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done = 0,
+    /// It went as it should, and the answer is no.
+    Negative = 1,
+    Unusable = 2,
+    NotRun = 3,
+    MayHaveRun = 4,
+    NoBroker = 5,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(outcome as u8)
+    }
+}
+
+/// Why a command could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// What was typed does not make sense.
+    #[error("{message}")]
+    Usage { message: String, hint: Option<String> },
+
+    #[error("cannot read {}", .path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+
+    #[error("{what} is no JSON")]
+    NoJson {
+        what: String,
+        #[source]
+        source: serde_json::Error,
+    },
+
+    /// No such service, queue or method.
+    #[error("{message}")]
+    NotFound { message: String, hint: String },
+
+    #[error("the description cannot be used")]
+    Description(#[from] InvalidDescription),
+
+    /// No source: it is no error itself, as the method's own is a mere value.
+    #[error("the call failed")]
+    Call(Box<CallError<Value>>),
+
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+
+    /// Standard output cannot be written to.
+    #[error("cannot write the output")]
+    Output(#[source] io::Error),
+}
+
+impl From<CallError<Value>> for Failure {
+    fn from(error: CallError<Value>) -> Self {
+        match error {
+            // Whatever it was that could not be sent.
+            CallError::Broker {
+                source: source @ (BrokerError::Queue { .. } | BrokerError::Exchange { .. }),
+                executed: Executed::No,
+            } => Self::Broker(source),
+            other => Self::Call(Box::new(other)),
+        }
+    }
+}
+
+impl Failure {
+    pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Usage {
+            message: message.into(),
+            hint: Some(hint.into()),
+        }
+    }
+
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            // Who reads no further has what they wanted.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Outcome::Done,
+            Self::Usage { .. } | Self::File { .. } | Self::NoJson { .. } | Self::Output(_) => {
+                Outcome::Unusable
+            }
+            Self::NotFound { .. } | Self::Description(_) => Outcome::NotRun,
+            Self::Call(error) => of_call(error),
+            Self::Broker(_) => Outcome::NoBroker,
+        }
+    }
+
+    /// Whether there is anybody to tell.
+    pub(crate) fn is_worth_telling(&self) -> bool {
+        self.outcome() != Outcome::Done
+    }
+
+    /// The method's own error.
+    fn of_method(&self) -> Option<&Value> {
+        match self {
+            Self::Call(error) => match &**error {
+                CallError::Service(error) => Some(error),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// What happened, in one line.
+    pub(crate) fn message(&self) -> String {
+        match self.of_method() {
+            // The error itself follows, as JSON.
+            Some(_) => "the method failed with its own error".to_owned(),
+            None => match self {
+                Self::Call(error) => chain_of_call(error),
+                other => Chain(other).to_string(),
+            },
+        }
+    }
+
+    /// What to do about it.
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Usage { hint, .. } => hint.clone(),
+            Self::NotFound { hint, .. } => Some(hint.clone()),
+            Self::NoJson { .. } => {
+                Some("write it as in '{\"id\": \"user:12345\"}', in single quotes for the shell".to_owned())
+            }
+            Self::Call(error) => hint_of_call(error).map(str::to_owned),
+            Self::Broker(error) => hint_of_broker(error).map(str::to_owned),
+            Self::File { .. } | Self::Description(_) | Self::Output(_) => None,
+        }
+    }
+
+    /// For people: the lines without their ends.
+    pub(crate) fn text(&self) -> String {
+        let mut text = format!("rpc: {}", self.message());
+        if let Some(error) = self.of_method() {
+            text = format!("{text}\n{error}");
+        }
+        if let Some(hint) = self.hint() {
+            text = format!("{text}\n     {hint}");
+        }
+        text
+    }
+
+    /// For programs.
+    pub(crate) fn json(&self) -> Value {
+        let mut json = json!({"failure": self.message(), "exit_code": self.outcome() as u8});
+        if let Some(error) = self.of_method() {
+            json["error"] = error.clone();
+        }
+        if let Self::Call(error) = self {
+            json["executed"] = executed(error.executed()).into();
+            if let CallError::Fault(fault) = &**error {
+                json["fault"] = fault.code.as_str().into();
+            }
+        }
+        if let Some(hint) = self.hint() {
+            json["hint"] = hint.into();
+        }
+        json
+    }
+}
+
+/// As `Chain` has it.
+fn chain_of_call(error: &CallError<Value>) -> String {
+    let mut text = error.to_string();
+    let mut source: Option<&dyn std::error::Error> = match error {
+        CallError::TimedOut { source, .. } => source.as_ref().map(|source| source as _),
+        CallError::Fault(fault) => Some(fault),
+        CallError::Encode(source) => Some(source),
+        CallError::Invalid { source, .. } => Some(source),
+        CallError::BadReply { source, .. } | CallError::Middleware { source, .. } => Some(&**source),
+        CallError::Broker { source, .. } => Some(source),
+        _ => None,
+    };
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+fn of_call(error: &CallError<Value>) -> Outcome {
+    match error {
+        CallError::Service(_) | CallError::ServiceText(_) => Outcome::Negative,
+        CallError::Encode(_) | CallError::Invalid { .. } | CallError::TooLarge { .. } => Outcome::Unusable,
+        other => match other.executed() {
+            Executed::No => Outcome::NotRun,
+            Executed::Maybe | Executed::Yes => Outcome::MayHaveRun,
+        },
+    }
+}
+
+pub(crate) fn executed(executed: Executed) -> &'static str {
+    match executed {
+        Executed::No => "no",
+        Executed::Maybe => "maybe",
+        Executed::Yes => "yes",
+    }
+}
+
+fn hint_of_call(error: &CallError<Value>) -> Option<&'static str> {
+    Some(match error {
+        CallError::NoServer { .. } => {
+            "no worker was ever started for it on this virtual host: start one, or see what there is with `rpc list`"
+        }
+        CallError::TimedOut {
+            executed: Executed::No,
+            ..
+        } => "the method did not run: it is safe to call again",
+        CallError::TimedOut { .. } => {
+            "the method may have run, or may yet run; `--timeout` lets it take longer, and `rpc ping` tells whether workers answer"
+        }
+        CallError::Fault(fault) => match fault.code {
+            FaultCode::UnknownMethod => "see its methods with `rpc describe`",
+            FaultCode::BadRequest => "see its arguments with `rpc describe`",
+            FaultCode::Unauthorized => {
+                "the RabbitMQ user of the address may not call it: see `--url`, and RPC_SEND_USER_ID"
+            }
+            FaultCode::Interrupted => {
+                "its worker ended meanwhile, and the method may have run: look before you call again"
+            }
+            FaultCode::Panicked => "the worker's log has the reason",
+            FaultCode::Rejected => "the method did not run: try again later",
+            _ => return None,
+        },
+        CallError::Encode(_) => "see the method's arguments with `rpc describe`",
+        CallError::Refused { .. } => "the queue may be full: see it with `rabbitmqctl list_queues`",
+        _ => return None,
+    })
+}
+
+fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
+    Some(match error {
+        BrokerError::InvalidAddress { .. } => {
+            "give it with `--url` or in AMQP_URL: amqp://user:password@host:port/vhost"
+        }
+        BrokerError::Connect { .. } | BrokerError::Unresponsive { .. } => {
+            "is it running, and are the address, the virtual host, the user and the password right? `--url` or AMQP_URL names them"
+        }
+        BrokerError::Tls { .. } | BrokerError::InvalidTls { .. } => {
+            "certificates are read from the files that RPC_TLS_CA_FILE, RPC_TLS_CERTIFICATE_FILE and RPC_TLS_KEY_FILE name"
+        }
+        BrokerError::Exchange { .. } => {
+            "looking for workers takes the permission to write to rpc.discovery; `--queue` does without"
+        }
+        BrokerError::Queue { .. } => {
+            "it takes the permission to configure and read ^amq[.]gen-, for the reply queue; RPC_REPLY_QUEUE=direct with `--queue` does without"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rpc_runtime::Fault;
+
+    use super::*;
+
+    fn call(error: CallError<Value>) -> Failure {
+        Failure::Call(Box::new(error))
+    }
+
+    #[test]
+    fn exit_codes_tell_whether_the_method_ran() {
+        let fault = |code| call(CallError::Fault(Fault::new(code, "")));
+        let timed_out = |executed| {
+            call(CallError::TimedOut {
+                limit: std::time::Duration::from_secs(1),
+                executed,
+                source: None,
+            })
+        };
+        for (failure, outcome) in [
+            (call(CallError::Service(json!(1))), Outcome::Negative),
+            (call(CallError::ServiceText("x".into())), Outcome::Negative),
+            (call(CallError::NoServer { queue: "q".into() }), Outcome::NotRun),
+            (fault(FaultCode::BadRequest), Outcome::NotRun),
+            (fault(FaultCode::Interrupted), Outcome::MayHaveRun),
+            (fault(FaultCode::Panicked), Outcome::MayHaveRun),
+            (timed_out(Executed::No), Outcome::NotRun),
+            (timed_out(Executed::Maybe), Outcome::MayHaveRun),
+            (call(CallError::TooLarge { size: 2, limit: 1 }), Outcome::Unusable),
+            (Failure::Broker(BrokerError::Closed), Outcome::NoBroker),
+        ] {
+            assert_eq!(failure.outcome(), outcome, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn failures_are_told_with_their_causes_and_what_to_do() {
+        let failure = call(CallError::Fault(Fault::new(
+            FaultCode::BadRequest,
+            "missing field `id`",
+        )));
+        assert_eq!(
+            failure.text(),
+            "rpc: the worker answered with a fault: bad_request: missing field `id`\n     see its arguments with `rpc describe`"
+        );
+        assert_eq!(
+            failure.json(),
+            json!({
+                "failure": "the worker answered with a fault: bad_request: missing field `id`",
+                "exit_code": 3,
+                "executed": "no",
+                "fault": "bad_request",
+                "hint": "see its arguments with `rpc describe`",
+            })
+        );
+    }
+
+    #[test]
+    fn the_methods_own_error_is_json() {
+        let failure = call(CallError::Service(json!({"UnknownUser": {"id": "x"}})));
+        assert_eq!(
+            failure.text(),
+            "rpc: the method failed with its own error\n{\"UnknownUser\":{\"id\":\"x\"}}"
+        );
+        assert_eq!(failure.json()["error"], json!({"UnknownUser": {"id": "x"}}));
+        assert_eq!(failure.json()["executed"], "yes");
+    }
+}

@@ -1,0 +1,113 @@
+//! Where everything is printed: results to stdout, all else to stderr.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// How a process prints.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    /// For programs.
+    pub(crate) json: bool,
+    pub(crate) is_terminal: bool,
+}
+
+impl Output {
+    pub(crate) fn of_process(json: bool) -> Self {
+        Self {
+            json,
+            is_terminal: io::stdout().is_terminal(),
+        }
+    }
+
+    /// Prints text for people; it may be empty.
+    pub(crate) fn text(&self, text: &str) -> Result<(), Failure> {
+        match text.is_empty() {
+            true => Ok(()),
+            false => self.raw(&format!("{}\n", clean(text.trim_end()))),
+        }
+    }
+
+    /// Prints a value as JSON: on one line, but for people on several.
+    pub(crate) fn value(&self, value: &impl Serialize) -> Result<(), Failure> {
+        let is_pretty = self.is_terminal && !self.json;
+        self.raw(&format!("{}\n", to_json(value, is_pretty)?))
+    }
+
+    /// Prints a value as JSON for people, whoever reads it.
+    pub(crate) fn document(&self, value: &impl Serialize) -> Result<(), Failure> {
+        self.raw(&format!("{}\n", to_json(value, !self.json)?))
+    }
+
+    /// Prints exactly this.
+    pub(crate) fn raw(&self, text: &str) -> Result<(), Failure> {
+        let mut stdout = io::stdout().lock();
+        stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+            .map_err(Failure::Output)
+    }
+
+    /// Tells people something beside the result.
+    pub(crate) fn note(&self, note: &str) {
+        self.to_stderr(&format!("rpc: {note}"));
+    }
+
+    /// Tells why there is no result.
+    pub(crate) fn fail(&self, failure: &Failure) {
+        if failure.is_worth_telling() {
+            let told = match self.json {
+                true => failure.json().to_string(),
+                false => failure.text(),
+            };
+            self.to_stderr(&told);
+        }
+    }
+
+    fn to_stderr(self, text: &str) {
+        // There is nobody else to tell.
+        let _ = writeln!(io::stderr().lock(), "{}", clean(text));
+    }
+}
+
+fn to_json(value: &impl Serialize, is_pretty: bool) -> Result<String, Failure> {
+    let json = match is_pretty {
+        true => serde_json::to_string_pretty(value),
+        false => serde_json::to_string(value),
+    };
+    json.map(|json| clean(&json))
+        .map_err(|error| Failure::Output(error.into()))
+}
+
+/// The text with control characters escaped as JSON has them, but for the ends of lines: what a worker says may not steer the terminal.
+fn clean(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' => clean.push('\n'),
+            control if control.is_control() => clean.push_str(&format!("\\u{:04x}", control as u32)),
+            other => clean.push(other),
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn no_worker_steers_the_terminal() {
+        assert_eq!(clean("a\u{1b}[2Jb\r\nc\u{9b}é"), "a\\u001b[2Jb\\u000d\nc\\u009bé");
+        let value = json!({"docs": "x\u{9b}\u{7f}\ny"});
+        for is_pretty in [false, true] {
+            let text = to_json(&value, is_pretty).unwrap();
+            assert!(!text.contains(['\u{9b}', '\u{7f}']), "{text:?}");
+            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! `call`: JSON in and out.
+
+use std::io::Write as _;
+
+use rpc_tests::programs::text;
+use rpc_tests::python;
+use rpc_tests::rabbit::Vhost;
+use rpc_tests::raw::RawPeer;
+use rpc_tests::until;
+use serde_json::{Value, json};
+
+use crate::program::{directory_server, library, program, rpc, rpc_with_input};
+
+#[tokio::test]
+async fn call_works_against_the_example_however_arguments_are_given() {
+    let vhost = Vhost::new().await;
+    let _worker = directory_server(&vhost).await;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"{\"id\": \"user:12345\"}\n").unwrap();
+    let file = format!("@{}", file.path().display());
+    for arguments in [
+        &["UserDirectory", "get_email", "{\"id\": \"user:12345\"}"][..],
+        &[
+            "UserDirectory",
+            "get_email",
+            "[\"user:12345\"]",
+            "--codec",
+            "msgpack",
+        ],
+        &["UserDirectory", "get_email", "--arg", "id=user:12345"],
+        &["UserDirectory", "get_email", &file, "--json"],
+        &["--queue", "rpc_queue", "get_email", "{\"id\": \"user:12345\"}"],
+        &[
+            "--queue",
+            "rpc_queue",
+            "UserDirectory",
+            "get_email",
+            "[\"user:12345\"]",
+        ],
+        &[
+            "--queue",
+            "rpc_queue",
+            "get_email",
+            "[\"user:12345\"]",
+            "--codec",
+            "text",
+        ],
+        &[
+            "--queue",
+            "rpc_queue",
+            "--undescribed",
+            "get_email",
+            "{\"id\": \"user:12345\"}",
+        ],
+    ] {
+        let called = rpc(&vhost, &[&["call"], arguments].concat()).await;
+        assert_eq!(called.result(), "\"alice@example.com\"\n", "{arguments:?}");
+    }
+    let called = rpc_with_input(
+        &vhost,
+        &["call", "UserDirectory", "get_email", "-"],
+        "[\"user:67890\"]",
+    )
+    .await;
+    assert_eq!(called.result(), "\"bob@example.com\"\n");
+    assert_eq!(
+        rpc(&vhost, &["call", "UserDirectory", "count"]).await.result(),
+        "2\n"
+    );
+}
+
+#[tokio::test]
+async fn the_methods_own_error_is_json_with_an_exit_code_of_its_own() {
+    let vhost = Vhost::new().await;
+    let _worker = directory_server(&vhost).await;
+    let call = ["call", "UserDirectory", "get_email", "--arg", "id=user:1"];
+    let failed = rpc(&vhost, &call).await;
+    assert_eq!(
+        failed.failure(1),
+        "rpc: the method failed with its own error\n{\"UnknownUser\":{\"id\":\"user:1\"}}\n"
+    );
+    let failed = rpc(&vhost, &[&call[..], &["--json"]].concat()).await;
+    let told: Value = serde_json::from_str(failed.failure(1)).unwrap();
+    assert_eq!(told["error"], json!({"UnknownUser": {"id": "user:1"}}));
+    assert_eq!(
+        (&told["executed"], &told["exit_code"]),
+        (&json!("yes"), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn whatever_a_method_takes_and_returns_is_json() {
+    let vhost = Vhost::new().await;
+    let _worker = library(&vhost).await;
+    for (arguments, printed) in [
+        (&["lend", "{\"title\": \"Emma\"}"][..], "14\n"),
+        (&["lend", "[\"Emma\", 7]"], "7\n"),
+        (&["lend", "--arg", "title=Emma", "--arg", "days=3"], "3\n"),
+        (&["bytes"], "[1,2,255]\n"),
+        (&["bytes", "--codec", "msgpack"], "[1,2,255]\n"),
+        (
+            &["aside", "--header", "tenant=a=b", "--priority", "3"],
+            "[\"a=b\",3]\n",
+        ),
+        // Confirmed, and never answered.
+        (&["note", "{\"text\": \"closed on Sundays\"}"], ""),
+    ] {
+        let called = rpc(&vhost, &[&["call", "--queue", "books"], arguments].concat()).await;
+        assert_eq!(called.result(), printed, "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_of_another_kind_is_called_undescribed() {
+    let vhost = Vhost::new().await;
+    let _worker = python::script("tutorial_worker.py")
+        .unwrap()
+        .env("AMQP_URL", vhost.url())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let peer = RawPeer::connect(&vhost.url()).await.unwrap();
+    until(
+        "the worker declares its queue",
+        rpc_tests::programs::LIMIT,
+        async || Ok(peer.queue_depth("rpc_queue").await?.is_some()),
+    )
+    .await
+    .unwrap();
+    let call = [
+        "call",
+        "--queue",
+        "rpc_queue",
+        "get_email",
+        "{\"id\": \"user:12345\"}",
+        "--codec",
+        "text",
+    ];
+    let refused = rpc(&vhost, &call).await;
+    assert!(
+        refused.failure(3).contains("`rpc call --undescribed`"),
+        "{refused:?}"
+    );
+    let called = rpc(&vhost, &[&call[..], &["--undescribed"]].concat()).await;
+    assert_eq!(called.result(), "\"alice@example.com\"\n");
+}
+
+#[tokio::test]
+async fn who_reads_no_further_is_no_reason_to_panic() {
+    let vhost = Vhost::new().await;
+    let _worker = library(&vhost).await;
+    let rpc = env!("CARGO_BIN_EXE_rpc");
+    let mut shell = tokio::process::Command::new("/bin/sh");
+    // The reader is gone before anything is written.
+    let script = format!("( sleep 1; '{rpc}' asyncapi Library; echo $? >&2 ) | true");
+    let environment: Vec<_> = program(&[])
+        .as_std()
+        .get_envs()
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    for name in environment {
+        shell.env_remove(name);
+    }
+    let output = rpc_tests::programs::run(shell.args(["-c", &script]).env("AMQP_URL", vhost.url())).await;
+    assert_eq!(text(&output.stderr), "0\n");
+}

@@ -1,0 +1,116 @@
+//! What needs no broker: `check`, `completions`, and help.
+
+use std::io::Write as _;
+
+use rpc_runtime::describe::{ArgumentDescription, MethodDescription, ServiceDescription};
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+
+use crate::program::{Printed, rpc_at};
+
+/// Where no broker is.
+const NOWHERE: &str = "amqp://127.0.0.1:1";
+
+fn file(value: &impl serde::Serialize) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(&serde_json::to_vec(value).unwrap()).unwrap();
+    file
+}
+
+async fn check(old: &NamedTempFile, new: &NamedTempFile, options: &[&str]) -> Printed {
+    let files = [old, new].map(|file| file.path().to_str().unwrap());
+    rpc_at(NOWHERE, &[&["check"], &files[..], options].concat()).await
+}
+
+fn search(arguments: &[&str]) -> ServiceDescription {
+    let mut find = MethodDescription::new("find");
+    let arguments = arguments
+        .iter()
+        .map(|name| ArgumentDescription::new(*name, "&str"));
+    find.arguments = arguments.collect();
+    let mut search = ServiceDescription::new("Search", "search");
+    search.methods.push(find);
+    search
+}
+
+#[tokio::test]
+async fn check_ends_with_whether_something_breaks() {
+    let old = file(&search(&["text"]));
+    assert_eq!(
+        check(&old, &old, &[]).await.result(),
+        "Search: nothing has changed\n"
+    );
+
+    // A new argument breaks old callers.
+    let new = file(&search(&["text", "language"]));
+    let broken = check(&old, &new, &[]).await;
+    assert_eq!((broken.code, broken.stderr.as_str()), (1, ""), "{broken:?}");
+    assert!(
+        broken
+            .stdout
+            .starts_with("Search\n  breaks old callers    find(language): "),
+        "{broken:?}"
+    );
+    assert_eq!(check(&old, &new, &["--order", "workers-first"]).await.code, 1);
+    assert_eq!(check(&old, &new, &["--order", "callers-first"]).await.code, 0);
+
+    // Lists are compared by name.
+    let log = ServiceDescription::new("Log", "log");
+    let (olds, news) = (file(&[&search(&["text"]), &log]), file(&[search(&["text"])]));
+    let checked = check(&olds, &news, &["--json"]).await;
+    let told: Value = serde_json::from_str(&checked.stdout).unwrap();
+    assert_eq!(
+        (&told["breaks"], &told["rollout"]),
+        (&json!(false), &json!("any_order"))
+    );
+    assert_eq!(
+        told["services"][1],
+        json!({"name": "Log", "fate": "goes", "changes": []})
+    );
+}
+
+#[tokio::test]
+async fn check_refuses_what_is_no_description() {
+    let old = file(&search(&["text"]));
+    let failed = check(&old, &file(&json!({"openapi": "3.0.0"})), &[]).await;
+    assert!(failed.failure(2).contains("it has no name"), "{failed:?}");
+    let failed = rpc_at(NOWHERE, &["check", "/nowhere", "-"]).await;
+    assert!(
+        failed.failure(2).contains("cannot read /nowhere: No such file"),
+        "{failed:?}"
+    );
+    let failed = rpc_at(NOWHERE, &["check", "-", "-"]).await;
+    assert!(failed.failure(2).contains("can be read once"), "{failed:?}");
+}
+
+#[tokio::test]
+async fn completions_are_generated_for_each_shell() {
+    for (shell, part) in [
+        ("bash", "_rpc()"),
+        ("zsh", "#compdef rpc"),
+        ("fish", "complete -c rpc"),
+        ("elvish", "rpc"),
+        ("powershell", "rpc"),
+    ] {
+        let script = rpc_at(NOWHERE, &["completions", shell]).await;
+        assert!(script.result().contains(part), "{shell}");
+        assert!(script.stdout.contains("asyncapi"), "{shell}");
+    }
+}
+
+#[tokio::test]
+async fn help_tells_the_exit_codes_and_never_the_environment() {
+    let help = rpc_at("amqp://alice:s3cret@host", &["--help"]).await;
+    for part in ["Exit codes:", "AMQP_URL", "rpc list", "completions"] {
+        assert!(help.result().contains(part), "{part}: {help:?}");
+    }
+    assert!(!help.stdout.contains("s3cret"));
+    let call = rpc_at(NOWHERE, &["call", "--help"]).await;
+    assert!(
+        call.result()
+            .contains("rpc call UserDirectory get_email '{\"id\": \"user:12345\"}'"),
+        "{call:?}"
+    );
+    let misspelt = rpc_at(NOWHERE, &["lsit"]).await;
+    assert!(misspelt.failure(2).contains("list"), "{misspelt:?}");
+}

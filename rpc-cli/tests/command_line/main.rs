@@ -1,0 +1,8 @@
+//! The program as people and scripts use it, against a real RabbitMQ: what it prints, and what it ends with.
+
+mod calls;
+mod failures;
+mod files;
+mod measuring;
+mod program;
+mod services;

@@ -1,0 +1,262 @@
+//! `ping`, `stats` and `bench`.
+
+use std::process::Stdio;
+
+use rpc_tests::programs::{LIMIT, run, text};
+use rpc_tests::rabbit::Vhost;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+
+use crate::program::{directory_on, library, program, rpc};
+
+#[tokio::test]
+async fn pings_are_answered_and_summed_up() {
+    let vhost = Vhost::new().await;
+    let _workers = (directory_on(&vhost, "rpc_queue").await, library(&vhost).await);
+    let quickly = ["--count", "2", "--interval", "10ms"];
+    let pinged = rpc(&vhost, &[&["ping"], &quickly[..]].concat()).await;
+    let result = pinged.result();
+    assert_eq!(result.matches("rpc_queue: worker ").count(), 2, "{result}");
+    assert_eq!(result.matches("books: worker ").count(), 2, "{result}");
+    assert!(result.ends_with("\n4 sent, 4 answered, 0% lost\n"), "{result}");
+    let pid = format!("process {}: seq=1 time=", std::process::id());
+    assert!(result.contains(&pid), "{result}");
+
+    for whom in [&["UserDirectory"][..], &["--queue", "rpc_queue"]] {
+        let pinged = rpc(&vhost, &[&["ping", "--json"], whom, &quickly].concat())
+            .await
+            .json_lines();
+        assert_eq!(pinged.len(), 3);
+        assert_eq!(
+            (&pinged[1]["seq"], &pinged[1]["worker"]["pid"]),
+            (&json!(2), &json!(std::process::id()))
+        );
+        assert_eq!(
+            (&pinged[2]["sent"], &pinged[2]["answered"]),
+            (&json!(2), &json!(2))
+        );
+    }
+    let lost = rpc(&vhost, &[&["ping", "--queue", "nowhere"], &quickly[..]].concat()).await;
+    assert_eq!(lost.code, 1);
+    assert!(
+        lost.stdout.contains("nowhere: seq=2: no server")
+            && lost.stdout.ends_with("2 sent, 0 answered, 100% lost\n"),
+        "{lost:?}"
+    );
+}
+
+#[tokio::test]
+async fn stats_are_those_of_all_workers_together() {
+    let vhost = Vhost::new().await;
+    let _workers = (
+        directory_on(&vhost, "rpc_queue").await,
+        directory_on(&vhost, "rpc_queue").await,
+    );
+    for _ in 0..3 {
+        rpc(&vhost, &["call", "--queue", "rpc_queue", "count"])
+            .await
+            .result();
+    }
+    rpc(&vhost, &["call", "--queue", "rpc_queue", "get_email", "[\"?\"]"])
+        .await
+        .failure(1);
+    // A worker counts a call once its answer is on its way.
+    let stats = rpc(&vhost, &["stats", "UserDirectory", "--json"]).await.json();
+    let of = |method: &str| {
+        let mut all = stats["methods"].as_array().unwrap().iter();
+        let stats = all.find(|stats| stats["method"] == method).unwrap();
+        ["workers", "calls", "failures", "in_flight"].map(|key| stats[key].as_u64().unwrap())
+    };
+    assert_eq!(of("count"), [2, 3, 0, 0]);
+    assert_eq!(of("get_email"), [2, 1, 1, 0]);
+
+    let table = rpc(&vhost, &["stats"]).await;
+    assert_eq!(table.result().lines().count(), 3, "{table:?}");
+    let table = rpc(&vhost, &["stats", "--workers"]).await;
+    assert_eq!(table.result().lines().count(), 5, "{table:?}");
+
+    let watch = ["stats", "--watch", "100ms", "--count", "2", "--window", "100ms"];
+    let watched = rpc(&vhost, &watch).await;
+    assert_eq!(watched.result().matches("A SECOND").count(), 2, "{watched:?}");
+    assert!(!watched.stdout.contains('\u{1b}'), "{watched:?}");
+    let watched = rpc(&vhost, &[&watch[..], &["--json"]].concat())
+        .await
+        .json_lines();
+    assert_eq!(watched[1]["methods"][0]["calls_per_second"], 0.0);
+}
+
+#[tokio::test]
+async fn bench_counts_and_measures() {
+    let vhost = Vhost::new().await;
+    let _worker = directory_on(&vhost, "rpc_queue").await;
+    let bench = [
+        "bench",
+        "UserDirectory",
+        "count",
+        "--count",
+        "500",
+        "--concurrency",
+        "8",
+    ];
+    let measured = rpc(&vhost, &[&bench[..], &["--json"]].concat()).await.json();
+    assert_eq!(
+        (&measured["calls"], &measured["outcomes"]),
+        (&json!(500), &json!({"ok": 500}))
+    );
+    let times: Vec<_> = ["min", "p50", "p99", "p99.9", "max"]
+        .map(|name| measured["latency_ns"][name].as_u64().unwrap())
+        .into();
+    assert!(times[0] > 0 && times.is_sorted(), "{times:?}");
+    // One more than were measured.
+    let stats = rpc(&vhost, &["stats", "UserDirectory", "--json"]).await.json();
+    assert_eq!(stats["methods"][0]["calls"], 501);
+
+    let measured = rpc(&vhost, &bench).await;
+    let result = measured.result();
+    assert!(
+        result.starts_with("UserDirectory.count on rpc_queue: 8 calls at a time\n\ncalls     500 in "),
+        "{result}"
+    );
+    assert!(
+        result.contains("\noutcomes  ok 500\n") && result.contains("  99.9%  "),
+        "{result}"
+    );
+    assert!(result.contains(&"#".repeat(40)), "{result}");
+
+    let paced = [
+        "--rate",
+        "200",
+        "--duration",
+        "500ms",
+        "--codec",
+        "msgpack",
+        "--json",
+    ];
+    let measured = rpc(
+        &vhost,
+        &[&["bench", "UserDirectory", "count"], &paced[..]].concat(),
+    )
+    .await
+    .json();
+    let calls = measured["calls"].as_u64().unwrap() + measured["missed"].as_u64().unwrap();
+    assert_eq!(calls, 100, "{measured}");
+    assert!(measured["seconds"].as_f64().unwrap() > 0.45, "{measured}");
+}
+
+#[tokio::test]
+async fn bench_refuses_what_may_do_harm_and_tells_what_failed() {
+    let vhost = Vhost::new().await;
+    let _workers = (library(&vhost).await, directory_on(&vhost, "rpc_queue").await);
+    let refused = rpc(&vhost, &["bench", "Library", "bytes", "--count", "5"]).await;
+    assert!(
+        refused.failure(2).contains("not idempotent") && refused.stderr.contains("--force"),
+        "{refused:?}"
+    );
+    let forced = rpc(
+        &vhost,
+        &["bench", "Library", "bytes", "--count", "5", "--force", "--json"],
+    )
+    .await;
+    assert_eq!(forced.json()["outcomes"], json!({"ok": 5}));
+
+    // The first call says what is wrong with all of them.
+    let refused = rpc(
+        &vhost,
+        &["bench", "UserDirectory", "get_email", "{}", "--count", "5"],
+    )
+    .await;
+    assert!(refused.failure(3).contains("bad_request"), "{refused:?}");
+    let late = rpc(
+        &vhost,
+        &["bench", "Library", "search", "--count", "5", "--timeout", "100ms"],
+    )
+    .await;
+    assert!(late.failure(4).contains("no reply within 100ms"), "{late:?}");
+
+    let failed = rpc(
+        &vhost,
+        &[
+            "bench",
+            "UserDirectory",
+            "get_email",
+            "[\"?\"]",
+            "--count",
+            "5",
+            "--json",
+        ],
+    )
+    .await;
+    let told: Value = serde_json::from_str(&failed.stdout).unwrap();
+    assert_eq!(
+        (failed.code, &told["outcomes"]),
+        (1, &json!({"error": 5})),
+        "{failed:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_was_measured_until_ctrl_c_is_told() {
+    let vhost = Vhost::new().await;
+    let _worker = directory_on(&vhost, "rpc_queue").await;
+    let mut pinging = program(&[
+        "ping",
+        "--queue",
+        "rpc_queue",
+        "--count",
+        "0",
+        "--interval",
+        "10ms",
+    ])
+    .env("AMQP_URL", vhost.url())
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap();
+    let mut lines = BufReader::new(pinging.stdout.take().unwrap()).lines();
+    assert!(lines.next_line().await.unwrap().unwrap().contains("seq=1"));
+    interrupt(pinging.id().unwrap()).await;
+    let mut last = String::new();
+    while let Some(line) = lines.next_line().await.unwrap() {
+        last = line;
+    }
+    assert!(last.ends_with("0% lost"), "{last}");
+    assert_eq!(pinging.wait().await.unwrap().code(), Some(0));
+
+    let benching = program(&["bench", "UserDirectory", "count", "--duration", "1h", "--json"])
+        .env("AMQP_URL", vhost.url())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    rpc_tests::until("calls are made", LIMIT, async || {
+        let stats = rpc(&vhost, &["stats", "UserDirectory", "--json", "--window", "100ms"])
+            .await
+            .json();
+        Ok(stats["methods"][0]["calls"].as_u64() > Some(10))
+    })
+    .await
+    .unwrap();
+    interrupt(benching.id().unwrap()).await;
+    let output = tokio::time::timeout(LIMIT, benching.wait_with_output())
+        .await
+        .expect("it ends")
+        .unwrap();
+    let told: Value = serde_json::from_str(&text(&output.stdout)).unwrap();
+    assert_eq!(
+        (output.status.code(), &told["interrupted"]),
+        (Some(0), &json!(true)),
+        "{told}"
+    );
+    assert!(told["outcomes"]["ok"].as_u64() > Some(10), "{told}");
+}
+
+/// As Ctrl-C does.
+async fn interrupt(pid: u32) {
+    // The shell's own `kill`: not every machine has the program.
+    let mut kill = Command::new("/bin/sh");
+    assert!(
+        run(kill.args(["-c", &format!("kill -INT {pid}")]))
+            .await
+            .status
+            .success()
+    );
+}

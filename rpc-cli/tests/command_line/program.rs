@@ -1,0 +1,179 @@
+//! The program under test, and workers for it.
+
+use std::process::{Output, Stdio};
+
+use rpc_examples::{Directory, UserDirectoryServer};
+use rpc_runtime::{Broker, RequestQueue, RunningServer, Server, service};
+use rpc_tests::programs::{LIMIT, example, run, text};
+use rpc_tests::rabbit::Vhost;
+use rpc_tests::raw::RawPeer;
+use rpc_tests::until;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{Child, Command};
+
+/// What the program printed, and what it ended with.
+#[derive(Debug)]
+pub(crate) struct Printed {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Printed {
+    fn new(output: &Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
+    }
+
+    /// The result of a program that succeeds and has nothing else to say.
+    #[track_caller]
+    pub(crate) fn result(&self) -> &str {
+        assert_eq!((self.code, self.stderr.as_str()), (0, ""), "{self:?}");
+        &self.stdout
+    }
+
+    /// The same, as JSON on one line.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        let result = self.result();
+        assert_eq!(result.matches('\n').count(), 1, "{result}");
+        serde_json::from_str(result).unwrap()
+    }
+
+    /// The lines of JSON.
+    #[track_caller]
+    pub(crate) fn json_lines(&self) -> Vec<Value> {
+        let lines = self.result().lines();
+        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// What is said by a program that prints no result and ends with this code.
+    #[track_caller]
+    pub(crate) fn failure(&self, code: i32) -> &str {
+        assert_eq!((self.code, self.stdout.as_str()), (code, ""), "{self:?}");
+        &self.stderr
+    }
+}
+
+/// The program, in an environment that says nothing to it.
+pub(crate) fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rpc"));
+    command.args(arguments).kill_on_drop(true);
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name == "AMQP_URL" || name == "RUST_LOG" || name.starts_with("RPC_") {
+            command.env_remove(&*name);
+        }
+    }
+    command
+}
+
+/// Runs the program to its end.
+pub(crate) async fn rpc_at(url: &str, arguments: &[&str]) -> Printed {
+    Printed::new(&run(program(arguments).env("AMQP_URL", url)).await)
+}
+
+pub(crate) async fn rpc(vhost: &Vhost, arguments: &[&str]) -> Printed {
+    rpc_at(&vhost.url(), arguments).await
+}
+
+/// Runs the program with this on its standard input.
+pub(crate) async fn rpc_with_input(vhost: &Vhost, arguments: &[&str], input: &str) -> Printed {
+    let mut program = program(arguments)
+        .env("AMQP_URL", vhost.url())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = program.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).await.unwrap();
+    drop(stdin);
+    let ended = tokio::time::timeout(LIMIT, program.wait_with_output()).await;
+    Printed::new(&ended.expect("it ends").unwrap())
+}
+
+/// The example `directory_server`, as a program of its own; it ends with this handle.
+pub(crate) async fn directory_server(vhost: &Vhost) -> Child {
+    let worker = example("directory_server")
+        .await
+        .env("AMQP_URL", vhost.url())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let peer = RawPeer::connect(&vhost.url()).await.unwrap();
+    until("the worker declares its queue", LIMIT, async || {
+        Ok(peer.queue_depth("rpc_queue").await?.is_some())
+    })
+    .await
+    .unwrap();
+    // Who looks for it finds it from now on.
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    until("the worker is found", LIMIT, async || {
+        Ok(!broker.discover().workers().await?.workers.is_empty())
+    })
+    .await
+    .unwrap();
+    broker.close().await;
+    worker
+}
+
+#[service(queue = "books")]
+pub(crate) trait Library {
+    /// Lends a book.
+    async fn lend(&self, title: &str, days: Option<u32>) -> u32;
+    /// Never ends within a test.
+    #[rpc(idempotent)]
+    async fn search(&self);
+    #[rpc(oneway)]
+    async fn note(&self, text: &str);
+    async fn bytes(&self) -> Vec<u8>;
+    /// What came beside the arguments.
+    async fn aside(&self, #[rpc(context)] cx: &rpc_runtime::Context) -> (Option<String>, Option<u8>);
+    async fn burn(&self);
+}
+
+pub(crate) struct Shelf;
+
+impl Library for Shelf {
+    async fn lend(&self, _title: &str, days: Option<u32>) -> u32 {
+        days.unwrap_or(14)
+    }
+
+    async fn search(&self) {
+        std::future::pending().await
+    }
+
+    async fn note(&self, _text: &str) {}
+
+    async fn bytes(&self) -> Vec<u8> {
+        vec![1, 2, 255]
+    }
+
+    async fn aside(&self, cx: &rpc_runtime::Context) -> (Option<String>, Option<u8>) {
+        (cx.headers().get("tenant").map(str::to_owned), cx.priority())
+    }
+
+    async fn burn(&self) {
+        panic!("it does not burn")
+    }
+}
+
+/// A worker of the library, within the test.
+pub(crate) async fn library(vhost: &Vhost) -> RunningServer {
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    let server = Server::new(&broker).worker_name("librarian");
+    server.serve(LibraryServer::new(Shelf)).start().await.unwrap()
+}
+
+/// A worker of the directory, within the test, on this queue.
+pub(crate) async fn directory_on(vhost: &Vhost, queue: &str) -> RunningServer {
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    let directory = UserDirectoryServer::new(Directory::default());
+    let server = Server::new(&broker).serve_on(RequestQueue::new(queue), directory);
+    server.start().await.unwrap()
+}

@@ -1,0 +1,234 @@
+//! What runs: `list`, `describe`, `asyncapi`, `check` of what runs.
+
+use rpc_examples::UserDirectoryClient;
+use rpc_runtime::describe::{ServiceDescription, asyncapi};
+use rpc_runtime::{Broker, ServiceClient as _};
+use rpc_tests::rabbit::{Permissions, Vhost};
+use serde_json::{Value, json};
+
+use crate::program::{directory_on, directory_server, library, rpc, rpc_at, rpc_with_input};
+
+#[tokio::test]
+async fn list_finds_two_services_on_three_workers() {
+    let vhost = Vhost::new().await;
+    let _workers = (
+        directory_server(&vhost).await,
+        directory_on(&vhost, "rpc_queue").await,
+        library(&vhost).await,
+    );
+    let listed = rpc(&vhost, &["list"]).await;
+    assert_eq!(
+        listed.result(),
+        "\
+SERVICE        QUEUE      WORKERS  VERSIONS  METHODS
+Library        books            1         1        6
+UserDirectory  rpc_queue        2         1        2
+"
+    );
+
+    let listed = rpc(&vhost, &["list", "--workers"]).await;
+    let rows: Vec<_> = listed.result().lines().collect();
+    assert_eq!(rows.len(), 4, "{listed:?}");
+    let serving = |what: &str| rows.iter().filter(|row| row.ends_with(what)).count();
+    assert_eq!(
+        (serving("UserDirectory on rpc_queue"), serving("Library on books")),
+        (2, 1),
+        "{rows:?}"
+    );
+    assert_eq!(
+        rows.iter().filter(|row| row.contains("  librarian  ")).count(),
+        1,
+        "{rows:?}"
+    );
+
+    let listed = rpc(&vhost, &["list", "--json"]).await.json();
+    assert_eq!(listed["services"][1]["name"], "UserDirectory");
+    assert_eq!(listed["services"][1]["methods"], json!(["get_email", "count"]));
+    assert_eq!(listed["services"][1]["workers"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        (&listed["workers"].as_array().unwrap().len(), &listed["complete"]),
+        (&3, &json!(true))
+    );
+}
+
+#[tokio::test]
+async fn nobody_is_listed_where_nobody_is() {
+    let vhost = Vhost::new().await;
+    let listed = rpc(&vhost, &["list"]).await;
+    assert_eq!((listed.code, listed.stdout.as_str()), (0, ""));
+    assert!(listed.stderr.contains("no worker answered"), "{listed:?}");
+    assert_eq!(
+        rpc(&vhost, &["list", "--json"]).await.json()["services"],
+        json!([])
+    );
+}
+
+#[tokio::test]
+async fn describe_shows_the_trait_of_the_example_and_its_description() {
+    let vhost = Vhost::new().await;
+    let _worker = directory_server(&vhost).await;
+    const TRAIT: &str = "\
+/// Looks users up.
+service UserDirectory on queue rpc_queue
+
+    /// The e-mail address of one user.
+    #[rpc(default, idempotent)]
+    get_email(id: &str) -> Result<String, DirectoryError>
+
+    /// How many users there are.
+    #[rpc(idempotent)]
+    count() -> u64
+";
+    for arguments in [
+        &["describe", "UserDirectory"][..],
+        &["describe", "--queue", "rpc_queue"],
+        &["describe", "UserDirectory", "--queue", "rpc_queue"],
+        &["describe", "UserDirectory", "--versions"],
+    ] {
+        assert_eq!(rpc(&vhost, arguments).await.result(), TRAIT, "{arguments:?}");
+    }
+
+    let expected = UserDirectoryClient::SERVICE.description();
+    let described = rpc(&vhost, &["describe", "UserDirectory", "--json"]).await.json();
+    assert_eq!(
+        serde_json::from_value::<ServiceDescription>(described).unwrap(),
+        expected
+    );
+    let described = rpc(&vhost, &["describe", "--queue", "rpc_queue", "--json"])
+        .await
+        .json();
+    assert_eq!(
+        serde_json::from_value::<Vec<ServiceDescription>>(described).unwrap(),
+        [expected]
+    );
+}
+
+#[tokio::test]
+async fn asyncapi_prints_the_librarys_document_of_what_runs_and_of_a_file() {
+    let vhost = Vhost::new().await;
+    let _worker = directory_on(&vhost, "rpc_queue").await;
+    let expected = |version| asyncapi::document(&UserDirectoryClient::SERVICE.description(), version);
+    let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    let printed = rpc(&vhost, &["asyncapi", "UserDirectory", "--api-version", "2.1.0"]).await;
+    assert_eq!(read(printed.result()), expected("2.1.0"));
+    // For people too, wherever it goes.
+    assert!(printed.stdout.lines().count() > 10);
+
+    let description = rpc(&vhost, &["describe", "--queue", "rpc_queue", "--json"]).await;
+    let printed = rpc_with_input(
+        &vhost,
+        &["asyncapi", "--from", "-", "--json"],
+        description.result(),
+    )
+    .await;
+    assert_eq!(printed.json(), expected("1.0.0"));
+}
+
+#[tokio::test]
+async fn what_runs_is_checked_against_what_is_to_run() {
+    let vhost = Vhost::new().await;
+    let _worker = directory_on(&vhost, "rpc_queue").await;
+    let mut new = UserDirectoryClient::SERVICE.description();
+    new.methods.truncate(1);
+    let new = serde_json::to_string(&new).unwrap();
+    for running in ["service:UserDirectory", "queue:rpc_queue"] {
+        let checked = rpc_with_input(&vhost, &["check", running, "-"], &new).await;
+        assert_eq!(checked.code, 1, "{checked:?}");
+        assert!(
+            checked.stdout.contains("breaks old callers    count: it is gone"),
+            "{checked:?}"
+        );
+    }
+    let same = rpc(&vhost, &["check", "service:UserDirectory", "queue:rpc_queue"]).await;
+    assert_eq!(same.result(), "UserDirectory: nothing has changed\n");
+}
+
+#[tokio::test]
+async fn a_service_on_two_queues_is_chosen_by_its_queue() {
+    let vhost = Vhost::new().await;
+    let _workers = (
+        directory_on(&vhost, "one").await,
+        directory_on(&vhost, "two").await,
+    );
+    let unclear = rpc(&vhost, &["call", "UserDirectory", "count"]).await;
+    assert_eq!(
+        unclear.failure(2),
+        "rpc: UserDirectory is on 2 queues: one, two\n     choose one of them with `--queue`\n"
+    );
+    let called = rpc(&vhost, &["call", "UserDirectory", "count", "--queue", "two"]).await;
+    assert_eq!(called.result(), "2\n");
+}
+
+#[tokio::test]
+async fn a_rollout_is_told() {
+    let vhost = Vhost::new().await;
+    let _old = directory_on(&vhost, "rpc_queue").await;
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    let queue = rpc_runtime::RequestQueue::new("rpc_queue");
+    let server =
+        rpc_runtime::Server::new(&broker).serve_on(queue, renamed::UserDirectoryServer::new(renamed::New));
+    let _new = server.start().await.unwrap();
+    let described = rpc(&vhost, &["describe", "UserDirectory"]).await;
+    assert_eq!(described.code, 0);
+    assert!(
+        described.stderr.contains("run 2 versions of UserDirectory"),
+        "{described:?}"
+    );
+    let versions = rpc(&vhost, &["describe", "UserDirectory", "--versions", "--json"])
+        .await
+        .json();
+    assert_eq!(versions.as_array().unwrap().len(), 2);
+    let listed = rpc(&vhost, &["list", "--json"]).await.json();
+    assert_eq!(listed["services"][0]["versions"], 2);
+}
+
+/// The next version of the example's service.
+mod renamed {
+    #[rpc_runtime::service(queue = "rpc_queue")]
+    pub(super) trait UserDirectory {
+        #[rpc(default, idempotent)]
+        async fn get_email(&self, id: &str, verified: Option<bool>) -> String;
+    }
+
+    pub(super) struct New;
+
+    impl UserDirectory for New {
+        async fn get_email(&self, id: &str, _verified: Option<bool>) -> String {
+            id.to_owned()
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_needs_no_more_permissions_than_its_page_says() {
+    let vhost = Vhost::new().await;
+    let _worker = directory_on(&vhost, "rpc_queue").await;
+    let finder = Permissions {
+        configure: "^amq[.]gen-",
+        write: "^(amq[.]default|rpc[.]discovery)$",
+        read: "^amq[.]gen-",
+    };
+    let url = vhost.url_of_user(finder).await;
+    assert_eq!(rpc_at(&url, &["list"]).await.result().lines().count(), 2);
+    assert_eq!(
+        rpc_at(&url, &["call", "UserDirectory", "count"]).await.result(),
+        "2\n"
+    );
+
+    let caller = Permissions {
+        write: "^amq[.]default$",
+        ..finder
+    };
+    let url = vhost.url_of_user(caller).await;
+    let refused = rpc_at(&url, &["list"]).await;
+    assert!(
+        refused.failure(5).contains("`--queue` does without"),
+        "{refused:?}"
+    );
+    assert_eq!(
+        rpc_at(&url, &["call", "--queue", "rpc_queue", "count"])
+            .await
+            .result(),
+        "2\n"
+    );
+}
