@@ -435,8 +435,11 @@ pub enum TlsFailure {
     #[error("the port speaks TLS: use amqps://")]
     NotPlain,
 
-    /// Anything else, as the error's source says.
-    #[error("the handshake failed")]
+    /// Anything else, as the error's source says. A broker with no more than TLS 1.2 ends the handshake so where it wants a client
+    /// certificate and is given none.
+    #[error(
+        "the handshake failed: there is no version or cipher in common, or the broker wants a client certificate"
+    )]
     Handshake,
 }
 

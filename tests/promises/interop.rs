@@ -106,6 +106,15 @@ async fn callers_of_another_language_get_typed_answers_errors_and_faults() {
         let error = json!({"UnknownUser": {"id": "user:99999"}});
         assert_eq!(reply["body"], error, "{codec}");
 
+        let reply = typed_reply(codec, "rpc.ping", json!({}), &vhost).await;
+        assert_eq!(reply["type"], "result", "{codec}");
+        assert!(reply["body"]["pid"].is_u64(), "{codec}: {reply}");
+        let reply = typed_reply(codec, "rpc.describe", json!({}), &vhost).await;
+        assert_eq!(
+            reply["body"][0]["methods"][0]["name"], "get_email",
+            "{codec}: {reply}"
+        );
+
         let reply = typed_reply(codec, "erase", json!({}), &vhost).await;
         assert_eq!(reply["type"], "fault", "{codec}");
         assert_eq!(reply["body"]["code"], "unknown_method", "{codec}");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lapin::BasicProperties;
+use rpc_runtime::describe::MethodDescription;
 use rpc_runtime::discovery::{WorkerClient, WorkerStats};
 use rpc_runtime::middleware::Authorize;
 use rpc_runtime::{
@@ -112,7 +113,7 @@ async fn a_queue_says_what_is_served_on_it(world: World) {
         assert_eq!((shop.name.as_str(), shop.docs.as_str()), ("Shop", "Sells."));
         // Where it is served, and not where its trait says.
         assert_eq!(shop.queue, queue);
-        let signatures: Vec<_> = shop.methods.iter().map(|method| method.signature()).collect();
+        let signatures: Vec<_> = shop.methods.iter().map(MethodDescription::signature).collect();
         assert_eq!(
             signatures,
             [

@@ -3,6 +3,7 @@
 //!
 //! Their broker is their own.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use rpc_runtime::{
@@ -14,6 +15,7 @@ use rpc_tests::gate::soon;
 use rpc_tests::proxy::{Proxy, Target};
 use rpc_tests::rabbit::{Node, Permissions, unique};
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
@@ -43,16 +45,20 @@ struct Site {
 async fn site() -> &'static Site {
     // A static is never dropped; the watchdog sees the process end.
     static SITE: OnceCell<Site> = OnceCell::const_new();
-    let start = async || {
-        let authority = Authority::new().unwrap();
-        let identity = authority.server(&["localhost"]).unwrap();
-        let node = Node::start_with_tls(&authority, &identity).await.unwrap();
-        Site { node, authority }
-    };
+    let start = async || Site::start("").await;
     SITE.get_or_init(start).await
 }
 
 impl Site {
+    async fn start(configuration: &str) -> Self {
+        let authority = Authority::new().unwrap();
+        let identity = authority.server(&["localhost"]).unwrap();
+        let node = Node::start_with_tls(&authority, &identity, configuration)
+            .await
+            .unwrap();
+        Self { node, authority }
+    }
+
     fn url(&self) -> String {
         self.node.tls_url("guest:guest", "localhost")
     }
@@ -162,6 +168,68 @@ async fn a_client_of_an_authority_that_the_broker_does_not_know_is_told_so() {
         failure(stranger, &site.url()).await,
         TlsFailure::ClientCertificate
     );
+}
+
+#[tokio::test]
+async fn a_client_without_the_certificate_that_the_broker_wants_is_told_so() {
+    for (versions, without) in [
+        ("", TlsFailure::ClientCertificate),
+        ("ssl_options.versions.1 = tlsv1.2\n", TlsFailure::Handshake),
+    ] {
+        let site = Site::start(&format!("ssl_options.fail_if_no_peer_cert = true\n{versions}")).await;
+        assert_eq!(failure(builder(site.trusted()), &site.url()).await, without);
+        let known = builder(site.known_as("shop")).connect(&site.url()).await.unwrap();
+        known.close().await;
+        let Identity { chain, key } = Authority::new().unwrap().client("shop").unwrap();
+        let stranger = builder(site.trusted().identity_pem(chain, key));
+        assert_eq!(
+            failure(stranger, &site.url()).await,
+            TlsFailure::ClientCertificate
+        );
+        site.node.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_speaks_tls_and_then_says_nothing_is_given_up_in_time_and_its_socket_is_closed() {
+    let authority = Authority::new().unwrap();
+    let acceptor = authority.server(&["localhost"]).unwrap().acceptor().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("amqps://localhost:{}", listener.local_addr().unwrap().port());
+    let silent = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let mut heard = Vec::new();
+        // The socket is cut, without a goodbye in TLS.
+        let end = stream.read_to_end(&mut heard).await.map_err(|error| error.kind());
+        (heard, end)
+    };
+    // The handle's other connection is not even accepted.
+    let tls = Tls::new().ca_certificate_pem(authority.pem());
+    let attempt = builder(tls).connect_timeout(Duration::from_secs(1));
+    let (error, (heard, end)) = tokio::join!(refusal(attempt, &url), soon("the socket is closed", silent));
+    assert!(matches!(error, BrokerError::Unresponsive { .. }), "{error:?}");
+    assert_eq!(heard, b"AMQP\x00\x00\x09\x01");
+    assert_eq!(end, Err(ErrorKind::UnexpectedEof));
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_expired_is_not_trusted() {
+    let authority = Authority::new().unwrap();
+    let acceptor = authority.expired_server("localhost").unwrap().acceptor().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("amqps://localhost:{}", listener.local_addr().unwrap().port());
+    let serving = async {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            assert!(acceptor.accept(stream).await.is_err(), "the client accepts it");
+        }
+    };
+    let failed = tokio::select! {
+        failed = failure(builder(Tls::new().ca_certificate_pem(authority.pem())), &url) => failed,
+        () = serving => unreachable!("it serves for ever"),
+    };
+    assert_eq!(failed, TlsFailure::OutOfDate);
 }
 
 #[tokio::test]

@@ -1,9 +1,17 @@
 //! Certificates that are made in a test and end with it.
 
+use std::sync::Arc;
+
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, date_time_ymd,
 };
+
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// A certificate authority that nobody knows.
 #[derive(Debug)]
@@ -19,6 +27,23 @@ pub struct Identity {
     pub chain: String,
     /// The key.
     pub key: String,
+}
+
+impl Identity {
+    /// What accepts connections over TLS with this certificate, and asks for none.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be read.
+    pub fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
+        let chain = CertificateDer::pem_slice_iter(self.chain.as_bytes()).collect::<Result<_, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())?;
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
 }
 
 impl Authority {
@@ -53,6 +78,14 @@ impl Authority {
             "broker",
             ExtendedKeyUsagePurpose::ServerAuth,
         )
+    }
+
+    /// One that was good for the year 2000.
+    pub fn expired_server(&self, host: &str) -> anyhow::Result<Identity> {
+        let mut params = CertificateParams::new([host.to_owned()])?;
+        params.not_before = date_time_ymd(2000, 1, 1);
+        params.not_after = date_time_ymd(2001, 1, 1);
+        self.sign(params, "broker", ExtendedKeyUsagePurpose::ServerAuth)
     }
 
     /// A certificate for a client of this common name.

@@ -1,6 +1,5 @@
 //! Options of a broker handle, and connecting with them.
 
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,11 +119,15 @@ impl BrokerBuilder {
         self
     }
 
-    /// How often, in seconds, the broker and this side let each other know that they are there: a peer that is silent for twice as
-    /// long is lost. The default is 10, and RabbitMQ [advises](https://www.rabbitmq.com/docs/heartbeats) 5 to 20; the broker may ask
-    /// for less. An address that says `?heartbeat=` has its own.
-    pub fn heartbeat(mut self, seconds: NonZeroU16) -> Self {
-        self.heartbeat = Some(seconds.get());
+    /// How often the broker and this side let each other know that they are there: a peer that is silent for twice as long is lost. In
+    /// whole seconds, rounded up, and at least one. The default is 10 seconds, and RabbitMQ
+    /// [advises](https://www.rabbitmq.com/docs/heartbeats) 5 to 20; the broker may ask for less. An address that says `?heartbeat=` has
+    /// its own.
+    pub fn heartbeat(mut self, period: Duration) -> Self {
+        let seconds = period
+            .as_secs()
+            .saturating_add((period.subsec_nanos() > 0).into());
+        self.heartbeat = Some(u16::try_from(seconds).unwrap_or(u16::MAX).max(1));
         self
     }
 
@@ -337,5 +340,19 @@ impl InProcessBroker {
         let options = BrokerBuilder::default();
         let caller = options.caller_options(None, None);
         options.assemble(Arc::new(MemoryTransport::new(self)), caller)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_is_of_whole_seconds_and_never_off() {
+        let heartbeat = |period| Broker::builder().heartbeat(period).heartbeat;
+        assert_eq!(heartbeat(Duration::ZERO), Some(1));
+        assert_eq!(heartbeat(Duration::from_millis(1001)), Some(2));
+        assert_eq!(heartbeat(Duration::from_secs(20)), Some(20));
+        assert_eq!(heartbeat(Duration::MAX), Some(u16::MAX));
     }
 }

@@ -3,7 +3,6 @@
 //!
 //! No value is ever repeated in an error: what was put into the wrong variable may be a password.
 
-use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,7 +45,7 @@ pub(super) struct Settings {
     pub(super) addresses: Vec<Address>,
     pub(super) app_id: Option<String>,
     pub(super) connect_timeout: Option<Duration>,
-    pub(super) heartbeat: Option<NonZeroU16>,
+    pub(super) heartbeat_seconds: Option<u16>,
     pub(super) max_accepted_bytes: Option<usize>,
     pub(super) max_sent_bytes: Option<usize>,
     pub(super) reply_queue: Option<ReplyQueue>,
@@ -110,7 +109,7 @@ impl Settings {
                 AMQP_URL => settings.addresses = addresses(&value)?,
                 APP_ID => settings.app_id = Some(app_id(&value)?),
                 CONNECT_TIMEOUT => settings.connect_timeout = Some(duration(CONNECT_TIMEOUT, &value)?),
-                HEARTBEAT => settings.heartbeat = Some(heartbeat(&value)?),
+                HEARTBEAT => settings.heartbeat_seconds = Some(heartbeat(&value)?),
                 MAX_ACCEPTED_BYTES => settings.max_accepted_bytes = Some(bytes(MAX_ACCEPTED_BYTES, &value)?),
                 MAX_SENT_BYTES => settings.max_sent_bytes = Some(bytes(MAX_SENT_BYTES, &value)?),
                 REPLY_QUEUE => settings.reply_queue = Some(reply_queue(&value)?),
@@ -203,9 +202,9 @@ fn duration(variable: &str, text: &str) -> Result<Duration, BrokerError> {
     }
 }
 
-fn heartbeat(text: &str) -> Result<NonZeroU16, BrokerError> {
+fn heartbeat(text: &str) -> Result<u16, BrokerError> {
     let seconds = with_unit(text, &[("s", 1), ("m", 60)]).and_then(|it| u16::try_from(it).ok());
-    seconds.and_then(NonZeroU16::new).ok_or_else(|| {
+    seconds.filter(|&seconds| seconds > 0).ok_or_else(|| {
         let problem = "is not a time of 1s to 65535s: a whole number with s or m after it, such as 10s";
         error(HEARTBEAT, problem)
     })
@@ -265,7 +264,7 @@ mod tests {
         assert_eq!(format!("{:?}", settings.addresses), "[one:5672, two:5673]");
         assert_eq!(settings.app_id.as_deref(), Some("shop"));
         assert_eq!(settings.connect_timeout, Some(Duration::from_millis(1500)));
-        assert_eq!(settings.heartbeat.map(NonZeroU16::get), Some(20));
+        assert_eq!(settings.heartbeat_seconds, Some(20));
         assert_eq!(settings.max_accepted_bytes, Some(1024 * 1024));
         assert_eq!(settings.max_sent_bytes, Some(2 * 1024 * 1024));
         assert_eq!(settings.reply_queue, Some(ReplyQueue::Direct));

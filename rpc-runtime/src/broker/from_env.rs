@@ -1,7 +1,5 @@
 //! Options from the environment: what it says is read in [`environment`](super::environment), and here what it names.
 
-use std::num::NonZeroU16;
-
 use super::BrokerBuilder;
 use super::environment::{self, Settings};
 use crate::error::BrokerError;
@@ -77,7 +75,7 @@ impl BrokerBuilder {
         let mut builder = Self {
             addresses: settings.addresses,
             app_id: settings.app_id,
-            heartbeat: settings.heartbeat.map(NonZeroU16::get),
+            heartbeat: settings.heartbeat_seconds,
             ..Self::default()
         };
         builder.connect_limit = settings.connect_timeout.unwrap_or(builder.connect_limit);

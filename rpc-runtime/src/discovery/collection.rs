@@ -167,11 +167,11 @@ mod tests {
     }
 
     fn answer(to: ShortStr, worker: &Worker) -> Message {
-        let reply = Reply {
-            kind: ReplyKind::Result,
-            codec: Codec::MessagePack,
-            body: Codec::MessagePack.encode(worker).unwrap(),
-        };
+        let reply = Reply::new(
+            ReplyKind::Result,
+            Codec::MessagePack,
+            Codec::MessagePack.encode(worker).unwrap(),
+        );
         reply.into_message(Some(to))
     }
 

@@ -22,8 +22,8 @@ use crate::error::BrokerError;
 use crate::protocol::Reply;
 use crate::transport::{Backoff, Delivery, Departure, Outgoing, Subscription, Transport};
 
-/// How long a worker that may not listen does without, before it tries again: permissions change, but not often.
-const RETRY: Duration = Duration::from_secs(60);
+/// How long a worker that may not listen does without, before it tries again: permissions change, but seldom, and the broker logs each refusal.
+const RETRY: Duration = Duration::from_secs(600);
 
 /// How long a server that starts waits until it can be found.
 const FIRST_LIMIT: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ pub(super) struct LitBeacon {
     stop: CancellationToken,
     task: AbortOnDropHandle<()>,
     /// Ready once the first attempt to listen has succeeded or failed.
-    tried: Option<oneshot::Receiver<()>>,
+    tried: oneshot::Receiver<()>,
 }
 
 impl LitBeacon {
@@ -66,18 +66,13 @@ impl LitBeacon {
         Self {
             stop,
             task: AbortOnDropHandle::new(task),
-            tried: Some(tried),
+            tried,
         }
     }
 
-    /// Waits until the worker can be found, unless that takes long or is not to be.
-    pub(super) fn lit(&mut self) -> impl Future<Output = ()> + use<> {
-        let tried = self.tried.take();
-        async {
-            if let Some(tried) = tried {
-                let _ = timeout(FIRST_LIMIT, tried).await;
-            }
-        }
+    /// Waits until the worker can be found, unless that takes long or is not to be. To be called once.
+    pub(super) async fn lit(&mut self) {
+        let _ = timeout(FIRST_LIMIT, &mut self.tried).await;
     }
 
     /// Answers nobody any more.
@@ -159,8 +154,11 @@ impl Beacon {
                 },
             }
         };
-        // The queue goes with it: who asks from now on is not told of this worker.
-        subscription.control.retire().await;
+        match &lost {
+            // Deleted, and not left to go by itself a moment later: who asks from now on is not told of this worker.
+            None => subscription.control.retire().await,
+            Some(_) => subscription.control.close().await,
+        }
         lost
     }
 

@@ -1,6 +1,6 @@
 //! The methods that the runtime adds to every queue: a worker's word on itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures_util::future::BoxFuture;
 
@@ -24,8 +24,10 @@ pub(crate) fn is_built_in(method: &str) -> bool {
 
 /// A queue that a worker serves, and what is on it.
 pub(super) struct ServedQueue {
-    pub(super) name: String,
-    pub(super) hosted: Vec<Hosted>,
+    name: String,
+    hosted: Vec<Hosted>,
+    /// Made for the first who asks: with schemas, that is some work.
+    services: OnceLock<Vec<ServiceDescription>>,
 }
 
 /// The built-in methods.
@@ -63,7 +65,7 @@ impl BuiltIn {
         match &self.scope {
             Scope::Queue(queue) => {
                 let services = queue.services();
-                invocation.answer_readable(&services, || Services(&services).to_string())
+                invocation.answer_readable(services, || Services(services).to_string())
             }
             Scope::Worker(queues) => {
                 let description = WorkerDescription {
@@ -110,20 +112,28 @@ impl Service for BuiltIn {
 }
 
 impl ServedQueue {
-    fn description(&self) -> QueueDescription {
-        QueueDescription {
-            queue: self.name.clone(),
-            services: self.services(),
+    pub(super) fn new(name: &str, hosted: &[Hosted]) -> Self {
+        Self {
+            name: name.to_owned(),
+            hosted: hosted.to_vec(),
+            services: OnceLock::new(),
         }
     }
 
-    fn services(&self) -> Vec<ServiceDescription> {
+    fn description(&self) -> QueueDescription {
+        QueueDescription {
+            queue: self.name.clone(),
+            services: self.services().to_vec(),
+        }
+    }
+
+    fn services(&self) -> &[ServiceDescription] {
         let of = |hosted: &Hosted| ServiceDescription {
             // Who asks wants to call it here.
             queue: self.name.clone(),
             ..hosted.service.description()
         };
-        self.hosted.iter().map(of).collect()
+        self.services.get_or_init(|| self.hosted.iter().map(of).collect())
     }
 
     fn stats(&self) -> QueueStats {

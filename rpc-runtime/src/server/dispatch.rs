@@ -535,6 +535,46 @@ mod tests {
     }
 
     #[test]
+    fn callers_are_not_told_to_pack_what_is_built_in_nor_is_it_hosted() {
+        struct BuiltIn;
+
+        impl Service for BuiltIn {
+            fn descriptor(&self) -> &'static ServiceDescriptor {
+                &crate::discovery::BUILT_IN
+            }
+
+            fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
+                Box::pin(async { invocation.answer(()) })
+            }
+        }
+
+        let mut dispatcher = store();
+        dispatcher.add_built_in(&(Arc::new(BuiltIn) as Arc<dyn Service>));
+        let packs = |method| {
+            let mut properties = request(method);
+            let name = ShortStr::from_static(crate::protocol::PACKING_HEADER);
+            properties.headers.insert(name, String::new());
+            let message = Message {
+                properties,
+                body: Bytes::new(),
+            };
+            let now = Instant::now();
+            match dispatcher.decide(message, false, now, now, &rules()).unwrap() {
+                Decision::Run { packs, .. } => packs,
+                Decision::Refuse { fault, .. } => panic!("{fault}"),
+            }
+        };
+        assert!(packs("read") && !packs("rpc.ping"));
+        let hosted: Vec<_> = dispatcher
+            .hosted()
+            .iter()
+            .map(|hosted| hosted.service.name)
+            .collect();
+        assert_eq!(hosted, ["Store"]);
+        assert_eq!(dispatcher.find(None).unwrap().method.name, "read");
+    }
+
+    #[test]
     fn services_on_one_queue_must_not_share_methods() {
         let mut dispatcher = Dispatcher::default();
         dispatcher.add(Arc::new(Store), "store").unwrap();

@@ -280,8 +280,7 @@ impl<L: HandlerLayer> Server<L> {
     ///
     /// Where the services do not fit together, or the broker refuses a queue.
     pub async fn start(self) -> Result<RunningServer, ServerError> {
-        let mut opened = self.behind_layers().open(&CancellationToken::new()).await?;
-        let lit = opened.beacon.as_mut().map(LitBeacon::lit);
+        let opened = self.behind_layers().open(&CancellationToken::new()).await?;
         let (stop, stopped) = oneshot::channel();
         let running = async move {
             let shutdown = async {
@@ -290,15 +289,10 @@ impl<L: HandlerLayer> Server<L> {
             };
             opened.run(shutdown).await
         };
-        let server = RunningServer {
+        Ok(RunningServer {
             stop: Some(stop),
             task: AbortOnDropHandle::new(tokio::spawn(running)),
-        };
-        // It serves by now.
-        if let Some(lit) = lit {
-            lit.await;
-        }
-        Ok(server)
+        })
     }
 
     /// The same server, each of whose services has the layers around it.
@@ -349,6 +343,12 @@ impl Server {
             let declaring = line::patiently(queue.name(), || transport.declare_requests(queue));
             stop.run_until_cancelled(declaring).await.transpose()?;
         }
+        // Who finds the worker finds its queues; and once it serves, nothing else is waited for.
+        let light = |built_in| LitBeacon::light(transport, &built_in, rules.clone(), &outlet);
+        let mut beacon = built_in.map(light);
+        if let Some(beacon) = &mut beacon {
+            stop.run_until_cancelled(beacon.lit()).await;
+        }
         let mut lines = Vec::new();
         let mut names = Vec::new();
         for (queue, dispatcher) in queues {
@@ -397,8 +397,7 @@ impl Server {
         tracing::info!(queues = ?names, concurrency = self.concurrency, "serving");
         Ok(OpenServer {
             lines,
-            // Who finds the worker finds its queues.
-            beacon: built_in.map(|built_in| LitBeacon::light(transport, &built_in, rules, &outlet)),
+            beacon,
             queues: names,
             drain_limit: self.drain_limit,
             _outlet: outlet_task,
@@ -453,10 +452,7 @@ impl Server {
         let identity = Arc::new(Identity::new(self.worker_name.clone(), app_id));
         let mut served = Vec::with_capacity(queues.len());
         for (queue, dispatcher) in queues {
-            let queue = Arc::new(ServedQueue {
-                name: queue.name().to_owned(),
-                hosted: dispatcher.hosted().to_vec(),
-            });
+            let queue = Arc::new(ServedQueue::new(queue.name(), dispatcher.hosted()));
             let built_in = BuiltIn::of_queue(&identity, &queue);
             dispatcher.add_built_in(&self.behind(Arc::new(built_in)));
             served.push(queue);

@@ -331,7 +331,7 @@ async fn caught(service: &dyn Service, invocation: &Invocation) -> Handled {
                     tracing::debug!(code = %fault.code, method, correlation_id, "a layer refused a request");
                 }
                 _ => {
-                    tracing::warn!(code = %fault.code, method, correlation_id, "a request ended with a fault")
+                    tracing::warn!(code = %fault.code, method, correlation_id, "a request ended with a fault");
                 }
             }
             fault

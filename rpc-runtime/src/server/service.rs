@@ -116,7 +116,7 @@ impl Invocation {
     }
 
     /// Answers with a value; in plain text, with the text that people read it by, structure or not.
-    pub(crate) fn answer_readable<T: Serialize>(
+    pub(crate) fn answer_readable<T: Serialize + ?Sized>(
         &self,
         value: &T,
         text: impl FnOnce() -> String,

@@ -1,6 +1,6 @@
 //! What a caller packs, seen by a worker that is none of ours; and what such a worker may answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use lapin::options::QueueDeleteOptions;
@@ -9,6 +9,7 @@ use rpc_tests::gate::{SOON, soon};
 use rpc_tests::proxy::{Proxy, Target};
 use rpc_tests::rabbit::{shared, unique};
 use rpc_tests::until;
+use serde::Serialize;
 
 use super::raw_worker::{RawWorker, assert_answered, at_once, numbers, outcomes};
 use super::*;
@@ -146,6 +147,20 @@ async fn an_error_in_a_packed_reply_is_typed() {
     assert_answered(calls, 0..2).await;
 }
 
+/// An answer with headers, and with more behind them.
+fn with<H: Serialize>(answer: &PackedAnswer, headers: H) -> impl Serialize {
+    let more = (1.5, Some(()));
+    (
+        answer.id.clone(),
+        answer.kind,
+        answer.body.clone(),
+        answer.wanted,
+        headers,
+        "later",
+        more,
+    )
+}
+
 #[tokio::test]
 async fn a_packed_reply_that_cannot_be_read_harms_nothing() {
     let mut worker = RawWorker::new().await;
@@ -175,20 +190,12 @@ async fn a_packed_reply_that_cannot_be_read_harms_nothing() {
     ] {
         worker.reply_packed_raw(arrival, body).await;
     }
+    // Headers that are none.
+    let no_headers: Vec<_> = answers.iter().map(|answer| with(answer, "none")).collect();
+    worker.reply_packed_raw(arrival, &pack(&no_headers)).await;
     // What a later version may add is skipped.
-    let more: Vec<_> = answers
-        .iter()
-        .map(|answer| {
-            (
-                &answer.id,
-                answer.kind,
-                &answer.body,
-                answer.wanted,
-                "later",
-                (1.5, Some(())),
-            )
-        })
-        .collect();
+    let headers = BTreeMap::from([("traceparent", "00-1-2-01")]);
+    let more: Vec<_> = answers.iter().map(|answer| with(answer, &headers)).collect();
     worker.reply_packed(arrival, &[] as &[PackedAnswer]).await;
     worker.reply_packed_raw(arrival, &pack(&more)).await;
     assert_answered(calls, 0..5).await;

@@ -104,20 +104,21 @@ pub(super) struct Tls<'a> {
 }
 
 pub(super) fn write(folder: &Path, cookie: &str, amqp_port: u16, extras: &Extras<'_>) -> anyhow::Result<()> {
-    let more_configuration = extras.configuration;
     // The limits are there so that a small machine does not block publishers.
     let mut configuration = format!(
         "listeners.tcp.1 = 127.0.0.1:{amqp_port}\n\
          loopback_users.guest = false\n\
          vm_memory_high_watermark.absolute = 1GB\n\
-         disk_free_limit.absolute = 10MB\n\
-         {more_configuration}\n"
+         disk_free_limit.absolute = 10MB\n"
     );
     let mut plugins = "[].\n";
     if let Some(tls) = &extras.tls {
         configuration.push_str(&tls.write(folder)?);
         plugins = "[rabbitmq_auth_mechanism_ssl].\n";
     }
+    // Of an option that is there twice, the last counts.
+    configuration.push_str(extras.configuration);
+    configuration.push('\n');
     fs::write(folder.join("rabbitmq.conf"), configuration)?;
     fs::write(folder.join("enabled_plugins"), plugins)?;
     fs::write(folder.join("watchdog.sh"), include_str!("watchdog.sh"))?;

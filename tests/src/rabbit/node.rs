@@ -114,23 +114,25 @@ impl Node {
         Self::start_among(&Peers::none()?, &extras).await
     }
 
-    /// Starts a node that also serves TLS, at [`tls_url`](Self::tls_url), with this certificate. It verifies the certificates of
-    /// clients that have one, against the same authority, and lets them log in by it, as the user of their common name.
+    /// Starts a node that also serves TLS, at [`tls_url`](Self::tls_url), with this certificate, and with these lines at the end of its `rabbitmq.conf`.
+    /// It verifies the certificates of clients that have one, against the same authority, and lets them log in by it, as the user of their
+    /// common name.
     ///
     /// # Errors
     ///
     /// As for [`start`](Self::start).
-    pub async fn start_with_tls(authority: &Authority, identity: &Identity) -> anyhow::Result<Self> {
+    pub async fn start_with_tls(
+        authority: &Authority,
+        identity: &Identity,
+        configuration: &str,
+    ) -> anyhow::Result<Self> {
         let [port] = free_ports()?;
         let tls = Some(Tls {
             port,
             authority,
             identity,
         });
-        let extras = Extras {
-            configuration: "",
-            tls,
-        };
+        let extras = Extras { configuration, tls };
         Self::start_among(&Peers::none()?, &extras).await
     }
 

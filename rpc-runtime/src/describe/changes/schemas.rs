@@ -32,8 +32,8 @@ const TOO_LARGE: &str = "the types are too large to be compared";
 /// How many problems are told; more would not be read.
 const MAX_PROBLEMS: usize = 10;
 
-/// What may be written by this schema, with its definitions, and not be read by that; `is_alike` says that both have the same definitions. Looks at this many pairs of schemas at most, and takes
-/// away how many it has looked at.
+/// What may be written by this schema, with its definitions, and not be read by that: the worst that there is. `is_alike` says that both
+/// have the same definitions. Looks at this many pairs of schemas at most, and takes away how many it has looked at.
 pub(super) fn problems(
     writer: (&Value, &Definitions),
     reader: (&Value, &Definitions),
@@ -50,6 +50,7 @@ pub(super) fn problems(
     };
     let mut problems = comparison.check(writer.0, reader.0, "");
     *steps -= allowed - comparison.steps;
+    problems.sort_by_key(|problem| !problem.is_certain);
     problems.truncate(MAX_PROBLEMS);
     problems
 }
@@ -108,20 +109,17 @@ impl Comparison<'_> {
         }
         let writers = writers.unwrap_or_else(|| vec![writer.clone()]);
         let readers = readers.unwrap_or_else(|| vec![reader.clone()]);
-        let mut problems = Vec::new();
-        for writer in &writers {
-            problems.extend(self.check_alternative(writer, &readers, path));
-            if problems.len() >= MAX_PROBLEMS {
-                break;
-            }
-        }
-        problems
+        let writers = writers.iter();
+        writers
+            .flat_map(|writer| self.check_alternative(writer, &readers, path))
+            .collect()
     }
 
-    /// Whether one of the readers reads what is written; if not, why that does not which is meant.
+    /// Whether one of the readers reads what is written; if not, why that does not which may, or else that which is meant.
     fn check_alternative(&mut self, writer: &Value, readers: &[Value], path: &str) -> Vec<Problem> {
         let kind = kind(writer, self.writes);
         let mut of_its_kind = None;
+        let mut perhaps = None;
         for reader in readers {
             if self.steps == 0 {
                 return unsure(path, TOO_LARGE);
@@ -130,11 +128,13 @@ impl Comparison<'_> {
             if problems.is_empty() {
                 return problems;
             }
-            if of_its_kind.is_none() && self::kind(reader, self.reads) == kind {
+            if problems.iter().all(|problem| !problem.is_certain) {
+                perhaps.get_or_insert(problems);
+            } else if of_its_kind.is_none() && self::kind(reader, self.reads) == kind {
                 of_its_kind = Some(problems);
             }
         }
-        of_its_kind.unwrap_or_else(|| {
+        perhaps.or(of_its_kind).unwrap_or_else(|| {
             let resolved = resolve(writer, self.writes).map_or(writer, |(schema, _)| schema);
             certain(path, format!("{} is written, and is not read", shown(resolved)))
         })
@@ -232,9 +232,6 @@ impl Comparison<'_> {
                     ));
                 }
                 None => problems.extend(self.check(schema, others_read, &path)),
-            }
-            if problems.len() >= MAX_PROBLEMS {
-                return problems;
             }
         }
         if let Some(schema) = others_written {

@@ -232,7 +232,7 @@ fn maps() {
     assert_types(
         object,
         map(json!({"type": "string"})),
-        &[BreaksCallers, MayBreakWorkers, BreaksWorkers],
+        &[BreaksCallers, BreaksWorkers, MayBreakWorkers],
     );
 }
 
@@ -327,6 +327,35 @@ fn what_is_not_known_may_break() {
         (flattened, defined("object")),
         &both,
     );
+}
+
+/// Of alternatives, one that may read a value is enough not to say that it breaks.
+#[test]
+fn an_alternative_that_is_not_known_may_read() {
+    let old = json!({"type": "string"});
+    let new = json!({"anyOf": [integer("uint8"), {"type": "string", "pattern": "^a"}]});
+    assert_types(old, new, &[MayBreakCallers, BreaksWorkers]);
+}
+
+#[test]
+fn the_worst_is_told_however_much_there_is() {
+    let fields = |last: &str| {
+        let mut fields = serde_json::Map::new();
+        for number in 0..50 {
+            fields.insert(format!("a{number}"), json!({"type": "string", "format": last}));
+        }
+        fields.insert("b".to_owned(), json!({"type": last}));
+        object(Value::Object(fields), json!([]))
+    };
+    let changes = compare(
+        &with_schema(fields("string"), json!({})),
+        &with_schema(fields("boolean"), json!({})),
+    );
+    assert_eq!(
+        (changes[0].verdict, changes[1].verdict),
+        (BreaksCallers, MayBreakCallers)
+    );
+    assert_eq!(changes.len(), 20);
 }
 
 #[test]

@@ -1,0 +1,20 @@
+// Checks bodies of messages against the AsyncAPI document that describes them: what does not conform is printed, a line each.
+//
+//   NODE_PATH=target/asyncapi/node_modules node tests/asyncapi/conform.cjs CONVERSATION.json
+//
+// The file is `{"document": {..}, "messages": [{"name": "get.request", "body": ..}, ..]}`; the names are keys of the document's
+// `components.messages`.
+
+const { readFileSync } = require('node:fs');
+const Ajv = require('ajv').default;
+
+const { document, messages } = JSON.parse(readFileSync(process.argv[2], 'utf8'));
+// AsyncAPI has keywords of its own, and Rust's types formats of theirs.
+const ajv = new Ajv({ strict: false, validateFormats: false });
+
+const faults = messages.flatMap(({ name, body }) => {
+    const validate = ajv.compile({ $ref: `#/components/messages/${name}/payload`, components: document.components });
+    return validate(body) ? [] : validate.errors.map(({ instancePath, message }) => `${name}${instancePath}: ${message}`);
+});
+faults.forEach((fault) => console.log(fault));
+process.exitCode = faults.length > 0 ? 1 : 0;
