@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use rpc_tests::gate::SOON;
 use rpc_tests::programs::{LIMIT, run, text};
 use rpc_tests::rabbit::Vhost;
 use serde_json::{Value, json};
@@ -61,15 +62,8 @@ async fn stats_are_those_of_all_workers_together() {
     rpc(&vhost, &["call", "--queue", "rpc_queue", "get_email", "[\"?\"]"])
         .await
         .failure(1);
-    // A worker counts a call once its answer is on its way.
-    let stats = rpc(&vhost, &["stats", "UserDirectory", "--json"]).await.json();
-    let of = |method: &str| {
-        let mut all = stats["methods"].as_array().unwrap().iter();
-        let stats = all.find(|stats| stats["method"] == method).unwrap();
-        ["workers", "calls", "failures", "in_flight"].map(|key| stats[key].as_u64().unwrap())
-    };
-    assert_eq!(of("count"), [2, 3, 0, 0]);
-    assert_eq!(of("get_email"), [2, 1, 1, 0]);
+    counted(&vhost, "count", [2, 3, 0, 0]).await;
+    counted(&vhost, "get_email", [2, 1, 1, 0]).await;
 
     let table = rpc(&vhost, &["stats"]).await;
     assert_eq!(table.result().lines().count(), 3, "{table:?}");
@@ -109,8 +103,7 @@ async fn bench_counts_and_measures() {
         .into();
     assert!(times[0] > 0 && times.is_sorted(), "{times:?}");
     // One more than were measured.
-    let stats = rpc(&vhost, &["stats", "UserDirectory", "--json"]).await.json();
-    assert_eq!(stats["methods"][0]["calls"], 501);
+    counted(&vhost, "count", [1, 501, 0, 0]).await;
 
     let measured = rpc(&vhost, &bench).await;
     let result = measured.result();
@@ -247,6 +240,21 @@ async fn what_was_measured_until_ctrl_c_is_told() {
         "{told}"
     );
     assert!(told["outcomes"]["ok"].as_u64() > Some(10), "{told}");
+}
+
+/// Waits until `stats` tells of a method's workers, calls, failures and calls in flight what it should: a worker counts a call when it has
+/// been answered.
+async fn counted(vhost: &Vhost, method: &str, expected: [u64; 4]) {
+    let mut last = [0; 4];
+    let counted = rpc_tests::until("all calls are counted", SOON, async || {
+        let stats = rpc(vhost, &["stats", "UserDirectory", "--json"]).await.json();
+        let mut all = stats["methods"].as_array().unwrap().iter();
+        let stats = all.find(|stats| stats["method"] == method).unwrap();
+        last = ["workers", "calls", "failures", "in_flight"].map(|key| stats[key].as_u64().unwrap());
+        Ok(last == expected)
+    });
+    let counted = counted.await;
+    assert!(counted.is_ok(), "{method}: {last:?}");
 }
 
 /// As Ctrl-C does.

@@ -3,10 +3,11 @@
 use rpc_examples::UserDirectoryClient;
 use rpc_runtime::describe::{ServiceDescription, asyncapi};
 use rpc_runtime::{Broker, ServiceClient as _};
+use rpc_tests::programs::printed;
 use rpc_tests::rabbit::{Permissions, Vhost};
 use serde_json::{Value, json};
 
-use crate::program::{directory_on, directory_server, library, rpc, rpc_at, rpc_with_input};
+use crate::program::{directory_on, directory_server, library, program, rpc, rpc_at, rpc_with_input};
 
 #[tokio::test]
 async fn list_finds_two_services_on_three_workers() {
@@ -87,6 +88,10 @@ service UserDirectory on queue rpc_queue
     ] {
         assert_eq!(rpc(&vhost, arguments).await.result(), TRAIT, "{arguments:?}");
     }
+
+    // As its page says.
+    let page = include_str!("../../../docs/command-line.md");
+    assert!(page.contains(&format!("$ rpc describe UserDirectory\n{TRAIT}")));
 
     let expected = UserDirectoryClient::SERVICE.description();
     let described = rpc(&vhost, &["describe", "UserDirectory", "--json"]).await.json();
@@ -231,4 +236,20 @@ async fn it_needs_no_more_permissions_than_its_page_says() {
             .result(),
         "2\n"
     );
+
+    let least = Permissions {
+        configure: "^$",
+        read: "^$",
+        ..caller
+    };
+    let url = vhost.url_of_user(least).await;
+    let call = ["call", "--queue", "rpc_queue", "count"];
+    let refused = rpc_at(&url, &call).await;
+    assert!(
+        refused.failure(5).contains("RPC_REPLY_QUEUE=direct"),
+        "{refused:?}"
+    );
+    let mut direct = program(&call);
+    direct.env("AMQP_URL", &url).env("RPC_REPLY_QUEUE", "direct");
+    assert_eq!(printed(&mut direct).await, "2\n");
 }
