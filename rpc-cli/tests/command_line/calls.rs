@@ -116,7 +116,7 @@ async fn a_worker_of_another_kind_is_called_undescribed() {
     let _worker = python::script("tutorial_worker.py")
         .unwrap()
         .env("AMQP_URL", vhost.url())
-        .kill_on_drop(true)
+        .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
     let peer = RawPeer::connect(&vhost.url()).await.unwrap();

@@ -48,6 +48,26 @@ async fn a_wrong_password_is_told_and_never_shown() {
 }
 
 #[tokio::test]
+async fn what_two_sides_of_tls_do_not_agree_on_is_told() {
+    let vhost = Vhost::new().await;
+    let tls = vhost.url().replace("amqp://", "amqps://");
+    let failed = rpc_at(&tls, &["list"]).await;
+    assert!(
+        failed.failure(5).contains("the port does not speak TLS"),
+        "{failed:?}"
+    );
+    let mut without_file = program(&["list", "--url", &tls]);
+    without_file.env("RPC_TLS_CA_FILE", "/nowhere/ca.pem");
+    let output = rpc_tests::programs::run(&mut without_file).await;
+    let told = rpc_tests::programs::text(&output.stderr);
+    assert_eq!(output.status.code(), Some(5));
+    assert!(
+        told.contains("RPC_TLS_CA_FILE names a file that cannot be read: No such file"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
 async fn what_is_no_address_is_refused_and_not_repeated() {
     for url in [
         "amqp://alice:s3cret@host:port",

@@ -1,7 +1,8 @@
 //! The calls themselves.
 
-use std::sync::Arc;
+use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -46,6 +47,8 @@ struct Shared {
     next: AtomicU64,
     begun: AtomicU64,
     ended: AtomicU64,
+    /// One for all: its histogram is larger than all else that a caller has.
+    tally: Mutex<Tally>,
 }
 
 impl Load {
@@ -67,6 +70,7 @@ impl Load {
             next: AtomicU64::new(0),
             begun: AtomicU64::new(0),
             ended: AtomicU64::new(0),
+            tally: Mutex::default(),
         });
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -78,13 +82,12 @@ impl Load {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let interrupted = tokio::signal::ctrl_c();
         tokio::pin!(interrupted);
-        let mut tally = Tally::default();
         let mut is_interrupted = false;
         loop {
             tokio::select! {
                 ended = tasks.join_next() => match ended {
-                    Some(Ok(part)) => tally.merge(part),
-                    Some(Err(error)) => tally.failure = Some(error.to_string()),
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => shared.tally(|tally| tally.failure = Some(error.to_string())),
                     None => break,
                 },
                 _ = looks.tick() => shared.show(&bar),
@@ -99,7 +102,7 @@ impl Load {
         let time = shared.begin.elapsed();
         let begun = shared.begun.load(Ordering::Relaxed);
         Ran {
-            tally,
+            tally: shared.tally(mem::take),
             time,
             missed: pace.due_until(time).saturating_sub(begun),
             is_interrupted,
@@ -109,8 +112,7 @@ impl Load {
 
 impl Shared {
     /// Makes one call after another.
-    async fn calls(self: Arc<Self>, mut stopped: watch::Receiver<bool>) -> Tally {
-        let mut tally = Tally::default();
+    async fn calls(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
         let calls = async {
             loop {
                 let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -121,7 +123,8 @@ impl Shared {
                 };
                 self.begun.fetch_add(1, Ordering::Relaxed);
                 let answer = self.load.call().await;
-                tally.add(answer, begun.elapsed());
+                let time = begun.elapsed();
+                self.tally(|tally| tally.add(answer, time));
                 self.ended.fetch_add(1, Ordering::Relaxed);
             }
         };
@@ -129,7 +132,11 @@ impl Shared {
             () = calls => {}
             _ = stopped.wait_for(|stopped| *stopped) => {}
         }
-        tally
+    }
+
+    fn tally<T>(&self, with: impl FnOnce(&mut Tally) -> T) -> T {
+        // Counts that a panic left are counts all the same.
+        with(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until a call is due, and tells from when it counts.

@@ -1,5 +1,6 @@
 //! What came of calls, and how long they took. Pure.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const LONGEST_NS: u64 = 24 * 3600 * 1_000_000_000;
 #[derive(Debug, Clone)]
 pub(super) struct Tally {
     /// How many, by what came of them.
-    pub(super) outcomes: BTreeMap<String, u64>,
+    pub(super) outcomes: BTreeMap<Cow<'static, str>, u64>,
     /// How long those took that were answered by their method, in nanoseconds.
     pub(super) times: Histogram<u64>,
     /// The first failure that was none of the method itself.
@@ -47,8 +48,8 @@ const ERROR: &str = "error";
 impl Tally {
     pub(super) fn add(&mut self, answer: Result<Value, CallError<Value>>, time: Duration) {
         let (outcome, is_answered) = match &answer {
-            Ok(_) => (OK.to_owned(), true),
-            Err(CallError::Service(_) | CallError::ServiceText(_)) => (ERROR.to_owned(), true),
+            Ok(_) => (OK.into(), true),
+            Err(CallError::Service(_) | CallError::ServiceText(_)) => (ERROR.into(), true),
             Err(error) => (name(error), false),
         };
         *self.outcomes.entry(outcome).or_default() += 1;
@@ -58,16 +59,6 @@ impl Tally {
         } else if let (None, Err(error)) = (&self.failure, answer) {
             self.failure = Some(Failure::from(error).message());
         }
-    }
-
-    /// Takes in another one.
-    pub(super) fn merge(&mut self, other: Self) {
-        for (outcome, count) in other.outcomes {
-            *self.outcomes.entry(outcome).or_default() += count;
-        }
-        // Of the same bounds.
-        let _ = self.times.add(&other.times);
-        self.failure = self.failure.take().or(other.failure);
     }
 
     /// How many calls ended.
@@ -81,15 +72,15 @@ impl Tally {
 }
 
 /// What came of a call that its method did not answer.
-fn name(error: &CallError<Value>) -> String {
+fn name(error: &CallError<Value>) -> Cow<'static, str> {
     match error {
-        CallError::Fault(fault) => fault.code.as_str().to_owned(),
-        CallError::TimedOut { .. } => "timed out".to_owned(),
-        CallError::NoServer { .. } => "no server".to_owned(),
-        CallError::Refused { .. } => "refused".to_owned(),
-        CallError::Broker { .. } => "broker failed".to_owned(),
-        CallError::BadReply { .. } => "bad reply".to_owned(),
-        _ => "not sent".to_owned(),
+        CallError::Fault(fault) => fault.code.as_str().to_owned().into(),
+        CallError::TimedOut { .. } => "timed out".into(),
+        CallError::NoServer { .. } => "no server".into(),
+        CallError::Refused { .. } => "refused".into(),
+        CallError::Broker { .. } => "broker failed".into(),
+        CallError::BadReply { .. } => "bad reply".into(),
+        _ => "not sent".into(),
     }
 }
 
@@ -107,8 +98,7 @@ mod tests {
         tally.add(Ok(json!(1)), ms(1));
         assert!(!tally.has_failed());
         tally.add(Err(CallError::Service(json!("no"))), ms(3));
-        let mut other = Tally::default();
-        other.add(
+        tally.add(
             Err(CallError::Fault(Fault::new(FaultCode::Panicked, "oh"))),
             ms(5),
         );
@@ -117,13 +107,12 @@ mod tests {
             executed: Executed::Maybe,
             source: None,
         };
-        other.add(Err(late), ms(7));
-        tally.merge(other);
+        tally.add(Err(late), ms(7));
 
         let outcomes: Vec<_> = tally
             .outcomes
             .iter()
-            .map(|(name, count)| (name.as_str(), *count))
+            .map(|(name, count)| (&**name, *count))
             .collect();
         assert_eq!(
             outcomes,
