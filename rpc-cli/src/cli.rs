@@ -1,5 +1,7 @@
 //! The command line as clap reads it.
 
+use std::io::IsTerminal as _;
+
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -31,7 +33,7 @@ Exit codes:
 
 Environment:
   AMQP_URL  the broker's address, or several with commas in between; amqp://localhost unless set
-  RPC_...   options of the connection, as of any program with rpc-runtime: RPC_TLS_CA_FILE, RPC_CONNECT_TIMEOUT, ...
+  RPC_...   options of the connection, such as RPC_TLS_CA_FILE: see docs/production.md
   RUST_LOG  what is logged to stderr, such as rpc_runtime=debug; nothing unless set
 
 Examples:
@@ -74,6 +76,7 @@ impl Options {
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
             .init();
     }
 }

@@ -1,10 +1,11 @@
 //! What can go wrong, what to do about it, and what the process ends with.
 
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use rpc_runtime::{BrokerError, CallError, Chain, Executed, FaultCode, InvalidDescription};
+use rpc_runtime::{BrokerError, CallError, Executed, FaultCode, InvalidDescription};
 use serde_json::{Value, json};
 
 /// How a command ended: the exit codes of `rpc --help`.
@@ -122,7 +123,7 @@ impl Failure {
             Some(_) => "the method failed with its own error".to_owned(),
             None => match self {
                 Self::Call(error) => chain_of_call(error),
-                other => Chain(other).to_string(),
+                other => chain(other.to_string(), other.source()),
             },
         }
     }
@@ -172,10 +173,9 @@ impl Failure {
     }
 }
 
-/// As `Chain` has it.
 fn chain_of_call(error: &CallError<Value>) -> String {
-    let mut text = error.to_string();
-    let mut source: Option<&dyn std::error::Error> = match error {
+    // It is no error itself, as the method's own is a mere value.
+    let source: Option<&(dyn Error + 'static)> = match error {
         CallError::TimedOut { source, .. } => source.as_ref().map(|source| source as _),
         CallError::Fault(fault) => Some(fault),
         CallError::Encode(source) => Some(source),
@@ -184,8 +184,16 @@ fn chain_of_call(error: &CallError<Value>) -> String {
         CallError::Broker { source, .. } => Some(source),
         _ => None,
     };
+    chain(error.to_string(), source)
+}
+
+/// A text with all that caused it, but for what it says already: as [`Chain`](rpc_runtime::Chain), for people.
+fn chain(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
     while let Some(error) = source {
-        text = format!("{text}: {error}");
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
         source = error.source();
     }
     text
@@ -246,8 +254,20 @@ fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
         BrokerError::InvalidAddress { .. } => {
             "give it with `--url` or in AMQP_URL: amqp://user:password@host:port/vhost"
         }
-        BrokerError::Connect { .. } | BrokerError::Unresponsive { .. } => {
-            "is it running, and are the address, the virtual host, the user and the password right? `--url` or AMQP_URL names them"
+        BrokerError::Connect { source, .. } => {
+            let said = chain(String::new(), Some(source));
+            match said {
+                _ if said.contains("ACCESS_REFUSED") => {
+                    "the user or the password is wrong: `--url` or AMQP_URL names them, in front of the host"
+                }
+                _ if said.contains("NOT_ALLOWED") => {
+                    "there is no such virtual host, or the user may not use it: `--url` or AMQP_URL names it, behind the host"
+                }
+                _ => "is it running there? `--url` or AMQP_URL names the address",
+            }
+        }
+        BrokerError::Unresponsive { .. } => {
+            "is it a RabbitMQ that runs there? `--url` or AMQP_URL names the address, and RPC_CONNECT_TIMEOUT how long to wait"
         }
         BrokerError::Tls { .. } | BrokerError::InvalidTls { .. } => {
             "certificates are read from the files that RPC_TLS_CA_FILE, RPC_TLS_CERTIFICATE_FILE and RPC_TLS_KEY_FILE name"

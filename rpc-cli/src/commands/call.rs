@@ -18,7 +18,7 @@ use crate::units;
 /// Calls a method, and prints its result as JSON.
 ///
 /// The result is on stdout: on several lines in a terminal, and on one otherwise, or with --json. A method that returns nothing is `null`; of a
-/// one-way method, nothing is printed. The method's own error is JSON on stderr, and the exit code is 1; `rpc help` has the others.
+/// one-way method, nothing is printed. The method's own error is JSON on stderr, and the exit code is 1; `rpc --help` has the others.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "rpc call [OPTIONS] <SERVICE> <METHOD> [ARGUMENTS]\n       rpc call [OPTIONS] --queue <QUEUE> <METHOD> [ARGUMENTS]"
@@ -30,7 +30,7 @@ Examples:
   rpc call --queue rpc_queue get_email '[\"user:12345\"]'
   rpc call Library import @books.json --timeout 2m
   jq -c .query search.json | rpc call Library find -
-  rpc call --queue rpc_queue --undescribed --codec text fib '{\"n\": 30}'    # a worker of another kind")]
+  rpc call --queue rpc_queue --undescribed --codec text fib '{\"n\": 30}'")]
 pub(crate) struct Call {
     #[command(flatten)]
     whom: Whom,

@@ -145,7 +145,7 @@ impl Library for Shelf {
     }
 
     async fn search(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn note(&self, _text: &str) {}
