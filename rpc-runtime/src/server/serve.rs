@@ -307,8 +307,11 @@ pub(crate) struct Handled {
 
 /// Runs the method of a request from this queue; its panic is a fault.
 pub(crate) async fn run(service: &dyn Service, queue: &str, invocation: &Invocation) -> Handled {
-    let handling = Handling::of(service, queue, invocation);
-    handling.run(caught(service, invocation)).await
+    match Handling::of(service, queue, invocation) {
+        None => caught(service, invocation).await,
+        // In a box of its own, so that it takes no memory where nobody looks.
+        Some(handling) => Box::pin(handling.run(caught(service, invocation))).await,
+    }
 }
 
 async fn caught(service: &dyn Service, invocation: &Invocation) -> Handled {

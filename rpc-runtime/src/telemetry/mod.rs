@@ -63,18 +63,22 @@ pub(crate) struct Handling {
 }
 
 impl Handling {
-    pub(crate) fn of(service: &dyn Service, queue: &str, invocation: &Invocation) -> Self {
+    /// Nothing where nobody looks.
+    pub(crate) fn of(service: &dyn Service, queue: &str, invocation: &Invocation) -> Option<Self> {
         let span = span::of_request(service, queue, invocation);
+        if span.is_disabled() && !metrics::ARE_ON && !propagation::IS_ON {
+            return None;
+        }
         let context = propagation::Incoming::continued(&span, invocation.context().headers());
         let method = Method {
             service: service.descriptor().name,
             method: invocation.static_method(),
         };
-        Self {
+        Some(Self {
             span,
             context,
             method,
-        }
+        })
     }
 
     /// Runs the method.

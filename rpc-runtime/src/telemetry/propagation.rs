@@ -3,6 +3,9 @@
 //! It travels in headers, as the propagator has it that the application has installed with `opentelemetry::global`: W3C's `traceparent`,
 //! `tracestate` and `baggage` most often. Without the feature `opentelemetry`, none does.
 
+/// Whether any does.
+pub(super) const IS_ON: bool = cfg!(feature = "opentelemetry");
+
 #[cfg(feature = "opentelemetry")]
 pub(super) use on::{Incoming, inject};
 
