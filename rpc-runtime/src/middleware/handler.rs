@@ -123,11 +123,12 @@ impl TowerService<IncomingCall> for Handler {
     }
 
     fn call(&mut self, call: IncomingCall) -> Self::Future {
+        let mut attempt = call.attempts.make();
         Box::pin(async move {
-            call.attempts.begin();
+            attempt.begin();
             let outcome = call.service.handle(&call.invocation).await;
             if let Err(fault) = &outcome {
-                call.attempts.ended(fault.code.executed());
+                attempt.failed(fault.code.executed());
             }
             outcome
         })
