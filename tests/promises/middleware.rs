@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use futures_util::future::{BoxFuture, Ready, join_all, ready};
+use rpc_runtime::discovery::WorkerClient;
 use rpc_runtime::middleware::{
     Authorize, BoxError, CallReply, CallService, HandlerLayer, IncomingCall, OutgoingCall,
 };
@@ -64,6 +65,8 @@ on_both_brokers! {
     layers_of_a_caller_see_calls_that_leave_together,
     layers_of_a_worker_see_requests_and_outcomes,
     callers_do_what_they_are_allowed_to,
+    a_worker_that_sheds_asks_for_no_more_calls_in_a_message,
+    a_worker_at_its_limits_says_how_it_is,
 }
 
 /// A queue, and a worker on it with a layer.
@@ -184,6 +187,50 @@ async fn a_caller_calls_no_more_often_than_it_may(world: World) {
         matches!(error, CallError::TimedOut { limit: told, executed: Executed::No, .. } if told == limit),
         "{error:?}"
     );
+    counter.close().await;
+}
+
+async fn a_worker_that_sheds_asks_for_no_more_calls_in_a_message(world: World) {
+    let broker = world.broker().await;
+    let layers = tower::ServiceBuilder::new()
+        .layer(LoadShedLayer::new())
+        .layer(ConcurrencyLimitLayer::new(1));
+    let counter = Counter::open(&broker, layers.into_inner()).await;
+    let shop = ShopClient::builder(&broker).queue(&counter.queue).build();
+    // One that takes long, so that callers are told to send one by one.
+    let slow = tokio::spawn(shop.enter());
+    counter.gate.began(1).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    counter.gate.let_go(1);
+    slow.await.unwrap().unwrap();
+
+    let held = tokio::spawn(shop.enter());
+    counter.gate.began(1).await;
+    for _ in 0..5 {
+        for shed in join_all((0..100).map(|_| shop.enter())).await {
+            assert_eq!(fault(shed.unwrap_err()).code, FaultCode::Rejected);
+        }
+    }
+    counter.gate.let_all_go();
+    held.await.unwrap().unwrap();
+    let stats = WorkerClient::new(&broker, &counter.queue).stats().await.unwrap();
+    let enter = stats.method("Shop", "enter").unwrap();
+    assert_eq!((enter.calls, enter.failures), (2, 0), "{enter:?}");
+    assert!(enter.mean() > Duration::from_millis(5), "{enter:?}");
+    counter.close().await;
+}
+
+async fn a_worker_at_its_limits_says_how_it_is(world: World) {
+    let broker = world.broker().await;
+    let counter = Counter::open(&broker, ConcurrencyLimitLayer::new(1)).await;
+    let shop = ShopClient::builder(&broker).queue(&counter.queue).build();
+    let held = tokio::spawn(shop.enter());
+    counter.gate.began(1).await;
+    let workers = WorkerClient::new(&broker, &counter.queue);
+    let stats = soon("it answers", workers.stats()).await.unwrap();
+    assert_eq!(stats.method("Shop", "enter").unwrap().in_flight, 1);
+    counter.gate.let_all_go();
+    held.await.unwrap().unwrap();
     counter.close().await;
 }
 
