@@ -65,6 +65,7 @@ on_both_brokers! {
     layers_of_a_caller_see_calls_that_leave_together,
     layers_of_a_worker_see_requests_and_outcomes,
     callers_do_what_they_are_allowed_to,
+    a_layer_of_a_worker_hands_on_what_it_found_out,
     a_worker_that_sheds_asks_for_no_more_calls_in_a_message,
     a_worker_at_its_limits_says_how_it_is,
 }
@@ -232,6 +233,41 @@ async fn a_worker_at_its_limits_says_how_it_is(world: World) {
     counter.gate.let_all_go();
     held.await.unwrap().unwrap();
     counter.close().await;
+}
+
+/// Who calls, by what a header says.
+struct Tenant(String);
+
+async fn a_layer_of_a_worker_hands_on_what_it_found_out(world: World) {
+    #[service]
+    trait Desk {
+        async fn who(&self, #[rpc(context)] cx: &rpc_runtime::Context) -> Option<String>;
+    }
+    struct Clerk;
+    impl Desk for Clerk {
+        async fn who(&self, cx: &rpc_runtime::Context) -> Option<String> {
+            cx.extensions().get().map(|Tenant(name)| name.clone())
+        }
+    }
+    let (broker, queue) = (world.broker().await, unique("desk"));
+    let server = Server::new(&broker)
+        .layer(MapRequestLayer::new(|mut call: IncomingCall| {
+            if let Some(name) = call.context().headers().get("tenant").map(str::to_owned) {
+                call.extensions_mut().insert(Tenant(name));
+            }
+            call
+        }))
+        .serve_on(RequestQueue::new(&queue), DeskServer::new(Clerk))
+        .start()
+        .await
+        .unwrap();
+    let desk = DeskClient::builder(&broker).queue(&queue).build();
+    assert_eq!(
+        desk.who().header("tenant", "acme").await.unwrap().as_deref(),
+        Some("acme")
+    );
+    assert_eq!(desk.who().await.unwrap(), None);
+    server.stop().await.unwrap();
 }
 
 /// Tries once more what is safe to try again.

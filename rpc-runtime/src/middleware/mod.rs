@@ -65,11 +65,13 @@ use std::error::Error;
 
 mod attempts;
 mod authorize;
+mod extensions;
 mod handler;
 mod outgoing;
 mod stack;
 
 pub use authorize::Authorize;
+pub use extensions::Extensions;
 pub(crate) use handler::{Around, layered_service};
 pub use handler::{Handler, HandlerLayer, IncomingCall};
 pub(crate) use outgoing::LayeredCaller;
