@@ -79,7 +79,7 @@ impl Broker {
     /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
     /// use rpc_runtime::Broker;
     ///
-    /// // AMQP_URL=amqps://shop@rabbit-1,amqps://shop@rabbit-2  RPC_APP_ID=shop
+    /// // AMQP_URL=amqps://shop@rabbit-1,amqps://shop@rabbit-2  RPC_RUNTIME_APP_ID=shop
     /// let broker = Broker::from_env().await?;
     /// # Ok(())
     /// # }
