@@ -51,7 +51,7 @@ fn variables() -> Result<Vec<(String, String)>, Failure> {
 /// How to connect.
 struct Plan {
     url: String,
-    /// With `AMQP_URL`, as the builder wants it.
+    /// Without `AMQP_URL`.
     variables: Vec<(String, String)>,
 }
 
@@ -65,9 +65,8 @@ impl Plan {
         };
         let url = url.map(str::to_owned).or_else(|| set(AMQP_URL));
         let url = url.unwrap_or_else(|| DEFAULT_URL.to_owned());
-        // What it is in the end is read where it is connected to.
+        // It is read where it is connected to; not at all where the command line says another.
         variables.retain(|(name, _)| name != AMQP_URL);
-        variables.push((AMQP_URL.to_owned(), DEFAULT_URL.to_owned()));
         Self { url, variables }
     }
 

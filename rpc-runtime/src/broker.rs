@@ -73,7 +73,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// As [`BrokerBuilder::from_env`] and [`BrokerBuilder::connect_any`].
+    /// As [`BrokerBuilder::from_env`] and [`BrokerBuilder::connect_any`]; [`BrokerError::NoAddress`] where `AMQP_URL` is not set.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {

@@ -130,10 +130,6 @@ impl Settings {
             (Some(_), None) => return Err(error(TLS_KEY_FILE, missing_beside(TLS_CERTIFICATE_FILE))),
             (None, Some(_)) => return Err(error(TLS_CERTIFICATE_FILE, missing_beside(TLS_KEY_FILE))),
         };
-        if settings.addresses.is_empty() {
-            let problem = "is not set: it is the broker's address, amqp://user:password@host:port/vhost, or several with commas in between";
-            return Err(error(AMQP_URL, problem));
-        }
         Ok(settings)
     }
 }
@@ -280,10 +276,14 @@ mod tests {
     fn what_is_empty_is_not_set() {
         let settings = parse(&[URL, (APP_ID, ""), (REPLY_QUEUE, ""), (TLS_KEY_FILE, "")]).unwrap();
         assert_eq!((settings.app_id, settings.reply_queue), (None, None));
-        for none in [&[][..], &[(AMQP_URL, "")]] {
-            let (variable, told) = refusal(none);
-            assert_eq!(variable, AMQP_URL);
-            assert!(told.contains("is not set: it is the broker's address"), "{told}");
+    }
+
+    #[test]
+    fn options_are_read_without_an_address() {
+        for none in [&[(APP_ID, "shop")][..], &[(APP_ID, "shop"), (AMQP_URL, "")]] {
+            let settings = parse(none).unwrap();
+            assert_eq!(settings.app_id.as_deref(), Some("shop"));
+            assert!(settings.addresses.is_empty());
         }
     }
 

@@ -12,11 +12,12 @@ use crate::{
 
 impl BrokerBuilder {
     /// The broker's addresses and options as this process's environment has them. What is not set, or empty, has its default, and
-    /// what the program sets afterwards wins. [`connect_configured`](Self::connect_configured) connects.
+    /// what the program sets afterwards wins. [`connect_configured`](Self::connect_configured) connects to these addresses, and
+    /// [`connect`](Self::connect) to another.
     ///
     /// | variable | what | default |
     /// |---|---|---|
-    /// | `AMQP_URL` | the address, or several with commas in between (`%2c` is a comma within one): see [`Broker::connect`](crate::Broker::connect) | none: it has to be set |
+    /// | `AMQP_URL` | the address, or several with commas in between (`%2c` is a comma within one): see [`Broker::connect`](crate::Broker::connect) | none |
     /// | `RPC_RUNTIME_APP_ID` | [`app_id`](Self::app_id), at most 255 bytes | none |
     /// | `RPC_RUNTIME_CONNECT_TIMEOUT` | [`connect_timeout`](Self::connect_timeout): a number with `ms`, `s` or `m`, 1ms to 60m | `10s` |
     /// | `RPC_RUNTIME_HEARTBEAT` | [`heartbeat`](Self::heartbeat) of addresses that do not say theirs: a number with `s` or `m`, 1s to 65535s | `10s` |
@@ -30,7 +31,7 @@ impl BrokerBuilder {
     ///
     /// # Errors
     ///
-    /// [`BrokerError::Environment`], where `AMQP_URL` is missing, a value or a file cannot be read, or there is a variable whose name begins with
+    /// [`BrokerError::Environment`], where a value or a file cannot be read, or there is a variable whose name begins with
     /// `RPC_RUNTIME_` and is not in this table. It names the variable, and never repeats a value. Where others in the same environment need such
     /// names, choose with [`from_vars`](Self::from_vars).
     ///
