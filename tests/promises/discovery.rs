@@ -256,6 +256,11 @@ async fn no_more_is_collected_than_is_wanted(world: World) {
     let few = broker.discover().max_workers(2).services();
     let few = soon("the search ends", few).await.unwrap();
     assert_eq!((few.workers.len(), few.is_complete), (2, false));
+    // However patient the search is, it ends with as many.
+    let patient = broker.discover().max_workers(2);
+    let patient = patient.window(Duration::MAX).limit(Duration::MAX).workers();
+    let patient = soon("the search ends", patient).await.unwrap();
+    assert_eq!((patient.workers.len(), patient.is_complete), (2, false));
     // A limit that is shorter than the window cuts the search short.
     let limit = Duration::from_millis(300);
     let brief = broker.discover().window(SOON).limit(limit).services();
