@@ -122,7 +122,7 @@ impl Broker {
 
     /// Ends the handle and all its clones: calls in flight fail with [`BrokerError::Closed`], servers end, the reply queue is deleted, the connections are closed. Stop servers first.
     ///
-    /// Takes at most half a minute, whatever the broker does, and a moment where it answers. Without it, the connections close once the last of the handle's
+    /// Takes at most 20 seconds, whatever the broker does, and a moment where it answers. Without it, the connections close once the last of the handle's
     /// clones, clients and servers is dropped, but nobody waits for that.
     pub async fn close(&self) {
         self.inner.caller.close().await;

@@ -89,7 +89,8 @@ impl BrokerBuilder {
     /// The largest request or reply body that is accepted, in bytes; the default is 16 MiB.
     ///
     /// A larger request is answered with the fault `too_large`, a larger reply fails its call with
-    /// [`CallError::BadReply`](crate::CallError::BadReply).
+    /// [`CallError::BadReply`](crate::CallError::BadReply). A body is received as a whole before that: memory is bounded by the broker's
+    /// own [`max_message_size`](https://www.rabbitmq.com/docs/configure).
     pub fn max_accepted_bytes(mut self, limit: usize) -> Self {
         self.limits.accepted = limit;
         self
