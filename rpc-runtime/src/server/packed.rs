@@ -20,6 +20,7 @@ use super::post::grace;
 use super::runs::{Id, Key, Origin};
 use super::serve::{Desk, Handled, Names, run};
 use super::service::{Invocation, Service};
+use super::stats::Tally;
 use crate::codec::Codec;
 use crate::protocol::{Message, PackedCall, Properties, Reply, Request, ShortStr, unpack};
 use crate::transport::{Control, Delivery, Departure, Outgoing};
@@ -61,6 +62,7 @@ impl Desk {
         // The place of those, too.
         let mut place = None;
         let mut now = Instant::now();
+        let mut tally = Tally::default();
         for call in calls {
             let id = call.id;
             let request = request(call, codec, &properties);
@@ -88,10 +90,8 @@ impl Desk {
                     invocation,
                     record,
                 }) => {
-                    let in_flight = record.stats.begin();
                     running.set(async move {
                         let handled = run(service, &self.queue, &self.rules, &invocation).await;
-                        drop(in_flight);
                         (handled, here)
                     });
                     match poll_once(&mut running).await {
@@ -99,7 +99,7 @@ impl Desk {
                             place = Some(here);
                             let took = now.elapsed();
                             now += took;
-                            let wanted = self.ended(record, true, took, &handled);
+                            let wanted = self.ended_among(&mut tally, record, true, took, &handled);
                             (handled.reply, wanted)
                         }
                         Poll::Pending => {
@@ -117,6 +117,8 @@ impl Desk {
             answers.leave_by(now);
         }
         drop(place);
+        // Before its answers leave.
+        tally.count();
         answers.leave();
         tokio::join!(answers.go_on(take_longer), join_all(sent_on));
     }
@@ -131,7 +133,10 @@ impl Desk {
         worth_until: Option<Instant>,
         debt: Debt,
     ) -> Option<Ran> {
+        // Those that end at once are never seen to run.
+        let in_flight = record.stats.begin();
         let (handled, _place) = running.await;
+        drop(in_flight);
         let wanted = self.ended(record, true, begun.elapsed(), &handled);
         Some(Ran {
             id,

@@ -15,6 +15,7 @@ use super::outlet::Outlet;
 use super::post::{DueReply, Post};
 use super::runs::{Arrival, Id, Key, Origin, Runs};
 use super::service::{Answer, Invocation, Service};
+use super::stats::Tally;
 use crate::context::with_ambient_deadline;
 use crate::error::Executed;
 use crate::protocol::{Fault, FaultCode, Message, PACKED, Properties, Reply, Request, ShortStr};
@@ -218,8 +219,20 @@ impl Desk {
     /// A request was handled, and took this long. Answers with how many calls of its method are wanted in one message, if its caller
     /// asks; zero says nothing.
     pub(super) fn ended(&self, record: &Record, packs: bool, took: Duration, handled: &Handled) -> u16 {
+        self.ended_among(&mut Tally::default(), record, packs, took, handled)
+    }
+
+    /// The same of one of several.
+    pub(super) fn ended_among<'a>(
+        &self,
+        tally: &mut Tally<'a>,
+        record: &'a Record,
+        packs: bool,
+        took: Duration,
+        handled: &Handled,
+    ) -> u16 {
         match handled.ran {
-            true => record.stats.ended(took, handled.outcome != Outcome::Ok),
+            true => tally.add(&record.stats, took, handled.outcome != Outcome::Ok),
             false => count(Event::RequestRefused {
                 queue: &self.queue,
                 code: handled.outcome.as_str(),

@@ -59,13 +59,7 @@ impl MethodStats {
 
     /// A request was run to its end.
     pub(super) fn ended(&self, took: Duration, has_failed: bool) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        self.total.fetch_add(nanos, Ordering::Relaxed);
-        self.times[size_of(nanos)].fetch_add(1, Ordering::Relaxed);
-        if has_failed {
-            self.failures.fetch_add(1, Ordering::Relaxed);
-        }
+        Tally::default().add(self, took, has_failed);
     }
 
     pub(crate) fn snapshot(&self) -> StatsSnapshot {
@@ -116,6 +110,53 @@ fn longest_of(size: usize) -> u64 {
     }
 }
 
+/// Counts requests that are run one after another. Those that are alike are added up before others see them: several threads count the same
+/// method, and would take the counts from each other with each request.
+#[derive(Debug, Default)]
+pub(super) struct Tally<'a> {
+    stats: Option<&'a MethodStats>,
+    /// Of the times of all that are added up.
+    size: usize,
+    calls: u64,
+    failures: u64,
+    nanos: u64,
+}
+
+impl<'a> Tally<'a> {
+    /// A request was run to its end.
+    pub(super) fn add(&mut self, stats: &'a MethodStats, took: Duration, has_failed: bool) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let size = size_of(nanos);
+        let is_alike = self.size == size && self.stats.is_some_and(|known| std::ptr::eq(known, stats));
+        if !is_alike {
+            self.count();
+            (self.stats, self.size) = (Some(stats), size);
+        }
+        self.calls += 1;
+        self.failures += u64::from(has_failed);
+        self.nanos = self.nanos.saturating_add(nanos);
+    }
+
+    /// Counts what was added up.
+    pub(super) fn count(&mut self) {
+        let Some(stats) = self.stats.take() else { return };
+        let [calls, failures, nanos] =
+            [&mut self.calls, &mut self.failures, &mut self.nanos].map(std::mem::take);
+        stats.calls.fetch_add(calls, Ordering::Relaxed);
+        stats.total.fetch_add(nanos, Ordering::Relaxed);
+        stats.times[self.size].fetch_add(calls, Ordering::Relaxed);
+        if failures > 0 {
+            stats.failures.fetch_add(failures, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        self.count();
+    }
+}
+
 /// A request that runs.
 #[derive(Debug)]
 pub(super) struct InFlight<'a>(&'a MethodStats);
@@ -159,6 +200,26 @@ mod tests {
         assert_eq!(mean, Duration::from_micros(1098));
         let (least, most) = (Duration::from_millis(50), Duration::from_millis(57));
         assert!(least <= p99 && p99 <= most, "{p99:?}");
+    }
+
+    #[test]
+    fn what_is_added_up_is_counted_once_and_all_of_it() {
+        let (read, write) = (MethodStats::default(), MethodStats::default());
+        let mut tally = Tally::default();
+        for (stats, micros, has_failed) in [
+            (&read, 5, false),
+            (&read, 5, true),
+            (&write, 5, false),
+            (&read, 900, false),
+        ] {
+            tally.add(stats, Duration::from_micros(micros), has_failed);
+        }
+        // The last is seen with the end of the message at the latest.
+        assert_eq!((read.snapshot().calls, write.snapshot().calls), (2, 1));
+        drop(tally);
+        let read = read.snapshot();
+        assert_eq!((read.calls, read.failures), (3, 1));
+        assert_eq!(read.mean, Duration::from_nanos(910_000 / 3));
     }
 
     proptest! {
