@@ -52,7 +52,7 @@ pub(crate) struct Options {
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) url: Option<String>,
 
-    /// Print JSON for programs: a value a line. Failures are JSON too, on stderr.
+    /// Print JSON for programs: a value a line. Failures and notes are JSON too, on stderr.
     #[arg(long, global = true)]
     pub(crate) json: bool,
 

@@ -186,6 +186,12 @@ async fn a_rollout_is_told() {
         .await
         .json();
     assert_eq!(versions.as_array().unwrap().len(), 2);
+    // What is told beside a result is JSON beside JSON.
+    let described = rpc(&vhost, &["describe", "UserDirectory", "--json"]).await;
+    assert_eq!(described.code, 0);
+    let told: Value = serde_json::from_str(&described.stderr).unwrap();
+    let note = told["note"].as_str().unwrap();
+    assert!(note.contains("run 2 versions of UserDirectory"), "{told}");
     let listed = rpc(&vhost, &["list", "--json"]).await.json();
     assert_eq!(listed["services"][0]["versions"], 2);
 }
