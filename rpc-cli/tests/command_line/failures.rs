@@ -171,6 +171,8 @@ async fn arguments_that_cannot_be_are_refused_before_anything_is_sent() {
         (&["{}", "--arg", "id=1"], "arguments are given twice"),
         (&["--timeout", "10"], "10s, or 10ms"),
         (&["--undescribed"], "--queue"),
+        (&["--jsn"], "unexpected argument '--jsn'"),
+        (&["-x"], "unexpected argument '-x'"),
     ] {
         let failed = call(arguments).await;
         assert!(failed.failure(2).contains(told), "{arguments:?}: {failed:?}");
