@@ -147,6 +147,7 @@ impl ServedQueue {
                 failures: counted.failures,
                 in_flight: counted.in_flight,
                 mean_ns: u64::try_from(counted.mean.as_nanos()).unwrap_or(u64::MAX),
+                total_ns: counted.total_ns,
                 p99_ns: u64::try_from(counted.p99.as_nanos()).unwrap_or(u64::MAX),
             }
         });
