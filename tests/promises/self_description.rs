@@ -71,6 +71,7 @@ async fn a_worker_says_who_it_is(world: World) {
     let broker = world.broker_with(Broker::builder().app_id("market")).await;
     let server = Server::new(&broker)
         .worker_name("till 3")
+        .version("2.3.1")
         .serve_on(on(&queue), ShopServer::new(Counter))
         .start()
         .await
@@ -81,7 +82,8 @@ async fn a_worker_says_who_it_is(world: World) {
         assert_eq!(worker.name.as_deref(), Some("till 3"));
         assert_eq!(worker.app_id.as_deref(), Some("market"));
         assert_eq!(worker.pid, std::process::id());
-        assert_eq!(worker.version, env!("CARGO_PKG_VERSION"));
+        assert_eq!(worker.version.as_deref(), Some("2.3.1"));
+        assert_eq!(worker.runtime_version, env!("CARGO_PKG_VERSION"));
         assert_eq!(worker.id, asked.ping().await.unwrap().id);
         assert!(worker.uptime() < SOON);
     }
@@ -91,7 +93,7 @@ async fn a_worker_says_who_it_is(world: World) {
     let server = open_shop(&broker, &queue).await;
     let second = WorkerClient::new(&broker, &queue).ping().await.unwrap();
     assert_ne!(first.id, second.id);
-    assert_eq!(second.name, None);
+    assert_eq!((second.name, second.version), (None, None));
     server.stop().await.unwrap();
 }
 

@@ -37,7 +37,9 @@ UserDirectory  rpc_queue        2         1        2
         "{rows:?}"
     );
     assert_eq!(
-        rows.iter().filter(|row| row.contains("  librarian  ")).count(),
+        rows.iter()
+            .filter(|row| row.contains("  librarian  ") && row.contains("  2.3.1  "))
+            .count(),
         1,
         "{rows:?}"
     );

@@ -28,8 +28,11 @@ pub struct Worker {
     /// The application's name: see [`BrokerBuilder::app_id`](crate::BrokerBuilder::app_id).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_id: Option<String>,
+    /// The application's version: see [`Server::version`](crate::Server::version).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// The version of rpc-runtime.
-    pub version: String,
+    pub runtime_version: String,
     /// How long ago the server started, in milliseconds.
     pub uptime_ms: u64,
 }
@@ -42,20 +45,23 @@ impl Worker {
     }
 }
 
-/// In one line: `worker 5f0c7c1e-… "mailer-3" of shop on web-1, process 4711, rpc-runtime 0.1.0, up 62s`.
+/// In one line: `worker 5f0c7c1e-… "mailer-3" of shop 2.3.1 on web-1, process 4711, rpc-runtime 0.1.0, up 62s`.
 impl fmt::Display for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "worker {}", self.id)?;
         if let Some(name) = &self.name {
             write!(f, " {name:?}")?;
         }
-        if let Some(app_id) = &self.app_id {
-            write!(f, " of {app_id}")?;
+        match (&self.app_id, &self.version) {
+            (Some(app_id), Some(version)) => write!(f, " of {app_id} {version}")?,
+            (Some(app_id), None) => write!(f, " of {app_id}")?,
+            (None, Some(version)) => write!(f, " of version {version}")?,
+            (None, None) => {}
         }
         if !self.host.is_empty() {
             write!(f, " on {}", self.host)?;
         }
-        let (pid, version, seconds) = (self.pid, &self.version, self.uptime().as_secs());
+        let (pid, version, seconds) = (self.pid, &self.runtime_version, self.uptime().as_secs());
         write!(f, ", process {pid}, rpc-runtime {version}, up {seconds}s")
     }
 }
@@ -134,7 +140,8 @@ mod tests {
             host: "web-1".into(),
             pid: 4711,
             app_id: Some("shop".into()),
-            version: "0.1.0".into(),
+            version: Some("2.3.1".into()),
+            runtime_version: "0.1.0".into(),
             uptime_ms: 62_400,
         }
     }
@@ -144,7 +151,16 @@ mod tests {
         let text = worker().to_string();
         assert_eq!(
             text,
-            r#"worker 7 "mailer" of shop on web-1, process 4711, rpc-runtime 0.1.0, up 62s"#
+            r#"worker 7 "mailer" of shop 2.3.1 on web-1, process 4711, rpc-runtime 0.1.0, up 62s"#
+        );
+        let nameless = Worker {
+            app_id: None,
+            ..worker()
+        };
+        assert!(
+            nameless
+                .to_string()
+                .starts_with(r#"worker 7 "mailer" of version 2.3.1 on web-1"#)
         );
         let unknown = Worker::default().to_string();
         assert_eq!(unknown, "worker , process 0, rpc-runtime , up 0s");
