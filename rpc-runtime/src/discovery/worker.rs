@@ -66,7 +66,9 @@ impl fmt::Display for Worker {
     }
 }
 
-/// A worker, and all that it serves: the answer to `rpc.describe` through the discovery exchange.
+/// A worker, and what it serves: the answer to `rpc.describe`.
+///
+/// Asked through a service's queue, it has that queue alone; through the discovery exchange, all queues of the worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -75,6 +77,19 @@ pub struct WorkerDescription {
     pub worker: Worker,
     /// The queues that it serves.
     pub queues: Vec<QueueDescription>,
+}
+
+impl WorkerDescription {
+    /// All services, of one queue after the other.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceDescription> {
+        self.queues.iter().flat_map(|queue| &queue.services)
+    }
+
+    /// The service of this name; of the first queue that has it.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<&ServiceDescription> {
+        self.services().find(|service| service.name == name)
+    }
 }
 
 /// A queue that a worker serves.
@@ -102,7 +117,7 @@ impl fmt::Display for WorkerDescription {
 }
 
 /// Services as text, a line for each of them and each of their methods.
-pub(crate) struct Services<'a>(pub(crate) &'a [ServiceDescription]);
+struct Services<'a>(&'a [ServiceDescription]);
 
 impl fmt::Display for Services<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -176,11 +191,14 @@ mod tests {
             queue: "store".into(),
             services: vec![store, ServiceDescription::new("Log", "store")],
         };
-        let text = WorkerDescription {
+        let description = WorkerDescription {
             worker: Worker::default(),
             queues: vec![queue],
-        }
-        .to_string();
+        };
+        let text = description.to_string();
+        assert_eq!(description.services().count(), 2);
+        assert_eq!(description.service("Store").unwrap().methods.len(), 2);
+        assert_eq!(description.service("Shop"), None);
         assert_eq!(
             text.lines().skip(1).collect::<Vec<_>>(),
             [
