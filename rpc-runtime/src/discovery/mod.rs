@@ -42,6 +42,9 @@
 //! - whose connection is lost at this moment,
 //! - on another virtual host.
 //!
+//! Answers are not authenticated: every RabbitMQ user who may bind a queue to `rpc.discovery` can claim to serve any service, on any queue. Who does
+//! not trust all of them asks the workers of a queue that is known, with a [`WorkerClient`].
+//!
 //! [`Server::self_description`](crate::Server::self_description) turns all of this off.
 
 use std::time::Duration;
