@@ -6,7 +6,8 @@
 //!
 //! ```sh
 //! export AMQP_URL='amqps://shop@localhost?auth_mechanism=external'
-//! export RPC_TLS_CA_FILE=ca.pem RPC_TLS_CERTIFICATE_FILE=shop.pem RPC_TLS_KEY_FILE=shop.key
+//! export RPC_RUNTIME_TLS_CA_FILE=ca.pem
+//! export RPC_RUNTIME_TLS_CERTIFICATE_FILE=shop.pem RPC_RUNTIME_TLS_KEY_FILE=shop.key
 //! cargo run --example tls
 //! ```
 

@@ -1,7 +1,7 @@
 //! What a worker does with a request, but for recognising and answering it.
 
 use criterion::{BatchSize, BenchmarkId, Criterion};
-use rpc_runtime::benching::{Arrived, Worker, decode_answer, encode_arguments, run};
+use rpc_runtime::benching::{Arrived, Worker, decode_answer, encode_arguments};
 use rpc_runtime::{Codec, service};
 use tokio::time::Instant;
 
@@ -28,7 +28,7 @@ pub(crate) fn requests(criterion: &mut Criterion) {
         let request = Arrived::new("get_email", codec, arguments);
         let decide_and_run = |request| {
             let (service, invocation) = worker.decide(request, now).unwrap();
-            run(service, &invocation).unwrap()
+            worker.run(service, &invocation).unwrap()
         };
         let answer = decode_answer::<String>(codec, &decide_and_run(request.clone()));
         assert_eq!(answer.unwrap(), "user:12345");

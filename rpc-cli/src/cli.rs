@@ -32,9 +32,9 @@ Exit codes:
   5  the broker cannot be reached, or refuses
 
 Environment:
-  AMQP_URL  the broker's address, or several with commas in between; amqp://localhost unless set
-  RPC_...   options of the connection, such as RPC_TLS_CA_FILE: see docs/production.md
-  RUST_LOG  what is logged to stderr, such as rpc_runtime=debug; nothing unless set
+  AMQP_URL         the broker's address, or several with commas in between; amqp://localhost unless set
+  RPC_RUNTIME_...  options of the connection, such as RPC_RUNTIME_TLS_CA_FILE: see docs/production.md
+  RUST_LOG         what is logged to stderr, such as rpc_runtime=debug; nothing unless set
 
 Examples:
   rpc list

@@ -33,7 +33,7 @@ fn variables() -> Result<Vec<(String, String)>, Failure> {
     for (name, value) in std::env::vars_os() {
         let Some(name) = name
             .to_str()
-            .filter(|name| *name == AMQP_URL || name.starts_with("RPC_"))
+            .filter(|name| *name == AMQP_URL || name.starts_with("RPC_RUNTIME_"))
         else {
             continue;
         };
@@ -51,7 +51,7 @@ fn variables() -> Result<Vec<(String, String)>, Failure> {
 /// How to connect.
 struct Plan {
     url: String,
-    /// With `AMQP_URL`, as the builder wants it.
+    /// Without `AMQP_URL`.
     variables: Vec<(String, String)>,
 }
 
@@ -65,9 +65,8 @@ impl Plan {
         };
         let url = url.map(str::to_owned).or_else(|| set(AMQP_URL));
         let url = url.unwrap_or_else(|| DEFAULT_URL.to_owned());
-        // What it is in the end is read where it is connected to.
+        // It is read where it is connected to; not at all where the command line says another.
         variables.retain(|(name, _)| name != AMQP_URL);
-        variables.push((AMQP_URL.to_owned(), DEFAULT_URL.to_owned()));
         Self { url, variables }
     }
 
@@ -83,10 +82,10 @@ impl Plan {
     fn builder(&self) -> Result<BrokerBuilder, BrokerError> {
         let mut builder = BrokerBuilder::from_vars(self.variables.iter().cloned())?;
         // Nothing is left behind by a process that is killed.
-        if !self.is_set("RPC_REPLY_QUEUE") {
+        if !self.is_set("RPC_RUNTIME_REPLY_QUEUE") {
             builder = builder.reply_queue(ReplyQueue::Exclusive);
         }
-        if !self.is_set("RPC_APP_ID") {
+        if !self.is_set("RPC_RUNTIME_APP_ID") {
             builder = builder.app_id("rpc-cli");
         }
         Ok(builder)
@@ -124,8 +123,12 @@ mod tests {
 
     #[test]
     fn options_come_from_the_environment_and_misspelt_ones_are_refused() {
-        assert!(plan(None, &[("RPC_REPLY_QUEUE", "direct")]).builder().is_ok());
-        let error = plan(None, &[("RPC_REPLAY_QUEUE", "direct")])
+        assert!(
+            plan(None, &[("RPC_RUNTIME_REPLY_QUEUE", "direct")])
+                .builder()
+                .is_ok()
+        );
+        let error = plan(None, &[("RPC_RUNTIME_REPLAY_QUEUE", "direct")])
             .builder()
             .unwrap_err();
         assert!(matches!(error, BrokerError::Environment { .. }), "{error:?}");

@@ -240,7 +240,7 @@ fn hint_of_call(error: &CallError<Value>) -> Option<&'static str> {
             FaultCode::UnknownMethod => "see its methods with `rpc describe`",
             FaultCode::BadRequest => "see its arguments with `rpc describe`",
             FaultCode::Unauthorized => {
-                "the RabbitMQ user of the address may not call it: see `--url`, and RPC_SEND_USER_ID"
+                "the RabbitMQ user of the address may not call it: see `--url`, and RPC_RUNTIME_SEND_USER_ID"
             }
             FaultCode::Interrupted => {
                 "its worker ended meanwhile, and the method may have run: look before you call again"
@@ -273,16 +273,16 @@ fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
             }
         }
         BrokerError::Unresponsive { .. } => {
-            "is it a RabbitMQ that runs there? `--url` or AMQP_URL names the address, and RPC_CONNECT_TIMEOUT how long to wait"
+            "is it a RabbitMQ that runs there? `--url` or AMQP_URL names the address, and RPC_RUNTIME_CONNECT_TIMEOUT how long to wait"
         }
         BrokerError::Tls { .. } | BrokerError::InvalidTls { .. } => {
-            "certificates are read from the files that RPC_TLS_CA_FILE, RPC_TLS_CERTIFICATE_FILE and RPC_TLS_KEY_FILE name"
+            "certificates are read from the files that RPC_RUNTIME_TLS_CA_FILE, RPC_RUNTIME_TLS_CERTIFICATE_FILE and RPC_RUNTIME_TLS_KEY_FILE name"
         }
         BrokerError::Exchange { .. } => {
             "looking for workers takes the permission to write to rpc.discovery; `--queue` does without"
         }
         BrokerError::Queue { .. } => {
-            "it takes the permission to configure and read ^amq[.]gen-, for the reply queue; RPC_REPLY_QUEUE=direct with `--queue` does without"
+            "it takes the permission to configure and read ^amq[.]gen-, for the reply queue; RPC_RUNTIME_REPLY_QUEUE=direct with `--queue` does without"
         }
         _ => return None,
     })

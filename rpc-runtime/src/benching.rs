@@ -186,8 +186,10 @@ impl Worker {
     }
 }
 
-/// Runs a method; the body of its reply, or nothing where the method waits for something.
-pub fn run(service: &dyn Service, invocation: &Invocation) -> Option<Bytes> {
-    let handled = server::run(service, "", invocation).now_or_never()?;
-    Some(handled.reply.body)
+impl Worker {
+    /// Runs a method; the body of its reply, or nothing where the method waits for something.
+    pub fn run(&self, service: &dyn Service, invocation: &Invocation) -> Option<Bytes> {
+        let handled = server::run(service, "", &self.rules, invocation).now_or_never()?;
+        Some(handled.reply.body)
+    }
 }

@@ -73,13 +73,13 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// As [`BrokerBuilder::from_env`] and [`BrokerBuilder::connect_any`].
+    /// As [`BrokerBuilder::from_env`] and [`BrokerBuilder::connect_any`]; [`BrokerError::NoAddress`] where `AMQP_URL` is not set.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
     /// use rpc_runtime::Broker;
     ///
-    /// // AMQP_URL=amqps://shop@rabbit-1,amqps://shop@rabbit-2  RPC_APP_ID=shop
+    /// // AMQP_URL=amqps://shop@rabbit-1,amqps://shop@rabbit-2  RPC_RUNTIME_APP_ID=shop
     /// let broker = Broker::from_env().await?;
     /// # Ok(())
     /// # }
@@ -122,7 +122,7 @@ impl Broker {
 
     /// Ends the handle and all its clones: calls in flight fail with [`BrokerError::Closed`], servers end, the reply queue is deleted, the connections are closed. Stop servers first.
     ///
-    /// Takes at most half a minute, whatever the broker does, and a moment where it answers. Without it, the connections close once the last of the handle's
+    /// Takes at most 20 seconds, whatever the broker does, and a moment where it answers. Without it, the connections close once the last of the handle's
     /// clones, clients and servers is dropped, but nobody waits for that.
     pub async fn close(&self) {
         self.inner.caller.close().await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::headers::Headers;
+use crate::middleware::Extensions;
 use crate::protocol::{RESENT_HEADER, Request, ShortStr};
 
 /// The request that a handler serves, beside its arguments.
@@ -38,6 +39,7 @@ pub struct Context {
     user_id: Option<ShortStr>,
     priority: Option<u8>,
     headers: Headers,
+    extensions: Extensions,
 }
 
 impl Context {
@@ -57,6 +59,7 @@ impl Context {
             user_id: request.user_id.take(),
             priority: request.priority,
             headers: std::mem::take(&mut request.headers),
+            extensions: Extensions::default(),
         }
     }
 
@@ -132,6 +135,16 @@ impl Context {
     #[must_use]
     pub fn headers(&self) -> &Headers {
         &self.headers
+    }
+
+    /// What the server's [layers](crate::middleware) have found out.
+    #[must_use]
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    pub(crate) fn extensions_mut(&mut self) -> &mut Extensions {
+        &mut self.extensions
     }
 }
 

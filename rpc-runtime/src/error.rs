@@ -275,7 +275,13 @@ pub enum BrokerError {
         reason: &'static str,
     },
 
-    /// A variable of the environment cannot be used, or is missing. Its value is not repeated, as it may be a password.
+    /// No address was given, and none was read from the environment.
+    #[error(
+        "there is no broker address: set AMQP_URL for `BrokerBuilder::from_env`, or give an address to `connect`"
+    )]
+    NoAddress,
+
+    /// A variable of the environment cannot be used, or one that another needs is missing. Its value is not repeated, as it may be a password.
     #[error("the environment variable {variable} {problem}")]
     Environment {
         /// The variable's name.
@@ -394,6 +400,7 @@ impl BrokerError {
         !matches!(
             self,
             Self::InvalidAddress { .. }
+                | Self::NoAddress
                 | Self::Environment { .. }
                 | Self::TlsUnsupported
                 | Self::InvalidTls { .. }

@@ -13,7 +13,7 @@ use rpc_runtime::middleware::Authorize;
 use rpc_runtime::{Broker, BrokerError, FaultCode, ReplyQueue, RequestQueue, RunningServer, Server, service};
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::ledger::{Book, LedgerServer, client, outcome};
-use rpc_tests::proxy::{Proxy, Target};
+use rpc_tests::proxy::{Direction, Proxy, Target};
 use rpc_tests::rabbit::{Permissions, Vhost, shared, unique};
 use rpc_tests::raw::{RawPeer, next};
 use rpc_tests::world::World;
@@ -256,6 +256,11 @@ async fn no_more_is_collected_than_is_wanted(world: World) {
     let few = broker.discover().max_workers(2).services();
     let few = soon("the search ends", few).await.unwrap();
     assert_eq!((few.workers.len(), few.is_complete), (2, false));
+    // However patient the search is, it ends with as many.
+    let patient = broker.discover().max_workers(2);
+    let patient = patient.window(Duration::MAX).limit(Duration::MAX).workers();
+    let patient = soon("the search ends", patient).await.unwrap();
+    assert_eq!((patient.workers.len(), patient.is_complete), (2, false));
     // A limit that is shorter than the window cuts the search short.
     let limit = Duration::from_millis(300);
     let brief = broker.discover().window(SOON).limit(limit).services();
@@ -307,6 +312,42 @@ async fn where_nobody_has_ever_listened_nobody_is_waited_for() {
     let found = soon("the search ends at once", patient).await.unwrap();
     assert!(found.workers.is_empty() && found.is_complete);
     assert_eq!(vhost.all_queues(&["name"]).await, ["shop"]);
+}
+
+#[tokio::test]
+async fn a_search_that_is_given_up_leaves_no_queue_behind() {
+    /// As long as the frames that open a channel and declare the queue; longer than the first of them and a heartbeat.
+    const DECLARED: u64 = 13 + 20;
+
+    let vhost = Vhost::new().await;
+    let proxy = Proxy::start(&vhost.url()).await.unwrap();
+    let broker = Broker::connect(proxy.url()).await.unwrap();
+    let consuming = Target::Named("rpc consume");
+    // Time to see what is asked before it is answered.
+    let slow = proxy.delay(consuming, Direction::FromBroker, Duration::from_millis(500));
+    let before = proxy.counts(consuming).to_broker;
+    let search = tokio::spawn(broker.discover().workers());
+    until("the queue is declared", SOON, async || {
+        Ok(proxy.counts(consuming).to_broker >= before + DECLARED)
+    })
+    .await
+    .unwrap();
+    let silence = proxy.black_hole(consuming, Direction::FromBroker);
+    search.abort();
+    assert!(search.await.unwrap_err().is_cancelled());
+    until("it is there, and nobody consumes from it", SOON, async || {
+        let queues = vhost.all_queues(&["name", "consumers"]).await;
+        Ok(queues.len() == 1 && queues[0].starts_with("amq.gen-") && queues[0].ends_with("\t0"))
+    })
+    .await
+    .unwrap();
+    drop((slow, silence));
+    until("it is gone", SOON, async || {
+        Ok(vhost.all_queues(&["name"]).await.is_empty())
+    })
+    .await
+    .unwrap();
+    broker.close().await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use futures_util::future::{BoxFuture, Ready, join_all, ready};
+use rpc_runtime::discovery::WorkerClient;
 use rpc_runtime::middleware::{
     Authorize, BoxError, CallReply, CallService, HandlerLayer, IncomingCall, OutgoingCall,
 };
@@ -64,6 +65,9 @@ on_both_brokers! {
     layers_of_a_caller_see_calls_that_leave_together,
     layers_of_a_worker_see_requests_and_outcomes,
     callers_do_what_they_are_allowed_to,
+    a_layer_of_a_worker_hands_on_what_it_found_out,
+    a_worker_that_sheds_asks_for_no_more_calls_in_a_message,
+    a_worker_at_its_limits_says_how_it_is,
 }
 
 /// A queue, and a worker on it with a layer.
@@ -185,6 +189,85 @@ async fn a_caller_calls_no_more_often_than_it_may(world: World) {
         "{error:?}"
     );
     counter.close().await;
+}
+
+async fn a_worker_that_sheds_asks_for_no_more_calls_in_a_message(world: World) {
+    let broker = world.broker().await;
+    let layers = tower::ServiceBuilder::new()
+        .layer(LoadShedLayer::new())
+        .layer(ConcurrencyLimitLayer::new(1));
+    let counter = Counter::open(&broker, layers.into_inner()).await;
+    let shop = ShopClient::builder(&broker).queue(&counter.queue).build();
+    // One that takes long, so that callers are told to send one by one.
+    let slow = tokio::spawn(shop.enter());
+    counter.gate.began(1).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    counter.gate.let_go(1);
+    slow.await.unwrap().unwrap();
+
+    let held = tokio::spawn(shop.enter());
+    counter.gate.began(1).await;
+    for _ in 0..5 {
+        for shed in join_all((0..100).map(|_| shop.enter())).await {
+            assert_eq!(fault(shed.unwrap_err()).code, FaultCode::Rejected);
+        }
+    }
+    counter.gate.let_all_go();
+    held.await.unwrap().unwrap();
+    let stats = WorkerClient::new(&broker, &counter.queue).stats().await.unwrap();
+    let enter = stats.method("Shop", "enter").unwrap();
+    assert_eq!((enter.calls, enter.failures), (2, 0), "{enter:?}");
+    assert!(enter.mean() > Duration::from_millis(5), "{enter:?}");
+    counter.close().await;
+}
+
+async fn a_worker_at_its_limits_says_how_it_is(world: World) {
+    let broker = world.broker().await;
+    let counter = Counter::open(&broker, ConcurrencyLimitLayer::new(1)).await;
+    let shop = ShopClient::builder(&broker).queue(&counter.queue).build();
+    let held = tokio::spawn(shop.enter());
+    counter.gate.began(1).await;
+    let workers = WorkerClient::new(&broker, &counter.queue);
+    let stats = soon("it answers", workers.stats()).await.unwrap();
+    assert_eq!(stats.method("Shop", "enter").unwrap().in_flight, 1);
+    counter.gate.let_all_go();
+    held.await.unwrap().unwrap();
+    counter.close().await;
+}
+
+/// Who calls, by what a header says.
+struct Tenant(String);
+
+async fn a_layer_of_a_worker_hands_on_what_it_found_out(world: World) {
+    #[service]
+    trait Desk {
+        async fn who(&self, #[rpc(context)] cx: &rpc_runtime::Context) -> Option<String>;
+    }
+    struct Clerk;
+    impl Desk for Clerk {
+        async fn who(&self, cx: &rpc_runtime::Context) -> Option<String> {
+            cx.extensions().get().map(|Tenant(name)| name.clone())
+        }
+    }
+    let (broker, queue) = (world.broker().await, unique("desk"));
+    let server = Server::new(&broker)
+        .layer(MapRequestLayer::new(|mut call: IncomingCall| {
+            if let Some(name) = call.context().headers().get("tenant").map(str::to_owned) {
+                call.extensions_mut().insert(Tenant(name));
+            }
+            call
+        }))
+        .serve_on(RequestQueue::new(&queue), DeskServer::new(Clerk))
+        .start()
+        .await
+        .unwrap();
+    let desk = DeskClient::builder(&broker).queue(&queue).build();
+    assert_eq!(
+        desk.who().header("tenant", "acme").await.unwrap().as_deref(),
+        Some("acme")
+    );
+    assert_eq!(desk.who().await.unwrap(), None);
+    server.stop().await.unwrap();
 }
 
 /// Tries once more what is safe to try again.

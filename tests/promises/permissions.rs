@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use rpc_runtime::middleware::Authorize;
 use rpc_runtime::{
-    Broker, BrokerError, CallError, Chain, Executed, ReplyQueue, RequestQueue, RunningServer, Server,
-    ServerError, service,
+    Broker, BrokerError, CallError, Chain, Executed, FaultCode, ReplyQueue, RequestQueue, RunningServer,
+    Server, ServerError, service,
 };
 use rpc_tests::gate::soon;
 use rpc_tests::rabbit::{Permissions, Vhost};
@@ -252,4 +253,44 @@ async fn a_caller_that_may_not_have_its_reply_queue_is_told_so_and_leaves_none_b
         }
     }
     soon("the worker stops", server.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_lets_each_user_do_what_is_theirs() {
+    let vhost = Vhost::new().await;
+    let may = caller(ReplyQueue::Resumable);
+    let (till, office) = (vhost.url_of_user(may).await, vhost.url_of_user(may).await);
+    let rules = Authorize::new()
+        .allow(user_of(&till), ["Shop.sell"])
+        .allow(user_of(&office), ["Shop.note"]);
+    let worker = broker(&vhost, WORKER, ReplyQueue::default()).await;
+    let server = Server::new(&worker)
+        .layer(rules)
+        .serve_on(shop(), ShopServer::new(Counter))
+        .start();
+    let server = server.await.unwrap();
+
+    let client = async |url: &str, says_who| {
+        let broker = Broker::builder().send_user_id(says_who).connect(url).await;
+        ShopClient::new(&broker.unwrap())
+    };
+    assert_eq!(client(&till, true).await.sell("bread").await.unwrap(), "bread");
+    for nobody in [client(&office, true).await, client(&till, false).await] {
+        let refused = nobody.sell("bread").await.unwrap_err();
+        assert_eq!(refused.executed(), Executed::No);
+        assert!(
+            matches!(&refused, CallError::Fault(fault) if fault.code == FaultCode::Unauthorized),
+            "{refused:?}"
+        );
+    }
+    server.stop().await.unwrap();
+}
+
+/// The user of an address.
+fn user_of(url: &str) -> String {
+    let (user, _) = url
+        .strip_prefix("amqp://")
+        .and_then(|rest| rest.split_once(':'))
+        .expect("an address with a user");
+    user.to_owned()
 }

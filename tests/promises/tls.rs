@@ -372,9 +372,12 @@ fn files(folder: &TempDir, authority: &str, identity: &Identity) -> [(&'static s
         path.to_str().expect("a path that is text").to_owned()
     };
     [
-        ("RPC_TLS_CA_FILE", file("ca.pem", authority)),
-        ("RPC_TLS_CERTIFICATE_FILE", file("client.pem", &identity.chain)),
-        ("RPC_TLS_KEY_FILE", file("client.key", &identity.key)),
+        ("RPC_RUNTIME_TLS_CA_FILE", file("ca.pem", authority)),
+        (
+            "RPC_RUNTIME_TLS_CERTIFICATE_FILE",
+            file("client.pem", &identity.chain),
+        ),
+        ("RPC_RUNTIME_TLS_KEY_FILE", file("client.key", &identity.key)),
     ]
 }
 
@@ -394,9 +397,6 @@ async fn the_example_prints_what_it_is_there_to_show() {
         .args(["run", "--quiet", "--locked", "--example", "tls"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .kill_on_drop(true);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"RPC_")) {
-        example.env_remove(name);
-    }
     example
         .env("AMQP_URL", format!("{url}?auth_mechanism=external"))
         .envs(files(&folder, site.authority.pem(), &cashier));
@@ -436,8 +436,8 @@ async fn the_environment_can_say_all_of_it() {
             "AMQP_URL",
             format!("amqps://till@localhost:1?auth_mechanism=external,{url}?auth_mechanism=external"),
         ),
-        ("RPC_SEND_USER_ID", "true".to_owned()),
-        ("RPC_REPLY_QUEUE", "exclusive".to_owned()),
+        ("RPC_RUNTIME_SEND_USER_ID", "true".to_owned()),
+        ("RPC_RUNTIME_REPLY_QUEUE", "exclusive".to_owned()),
     ];
     let files = files(&folder, site.authority.pem(), &till);
     let variables = variables

@@ -15,6 +15,8 @@ use rpc_tests::raw::RawPeer;
 use rpc_tests::world::World;
 use rpc_tests::{on_both_brokers, until};
 use tokio::sync::Mutex;
+use tower::limit::ConcurrencyLimitLayer;
+use tower::load_shed::LoadShedLayer;
 
 static RECORDER: LazyLock<PrometheusHandle> = LazyLock::new(|| {
     let handle = PrometheusBuilder::new().install_recorder().unwrap();
@@ -81,6 +83,7 @@ impl Metered for Meter {
 }
 
 on_both_brokers! {
+    calls_through_layers_are_counted_whole_and_by_attempt,
     calls_and_requests_are_counted_by_outcome,
     calls_that_leave_together_are_counted,
     what_is_not_run_is_counted,
@@ -126,6 +129,10 @@ async fn calls_and_requests_are_counted_by_outcome(world: World) {
     gate.let_all_go();
     server.stop().await.unwrap();
 
+    let times = |side: &str, what: &str, outcome: &str| {
+        let labels = format!(r#"service="Metered",method="pass",outcome="{outcome}""#);
+        format!("rpc_{side}_duration_seconds_{what}{{{labels}}}")
+    };
     let ended = |side: &str, method: &str, outcome: &str| {
         format!(r#"rpc_{side}_total{{service="Metered",method="{method}",outcome="{outcome}"}}"#)
     };
@@ -142,13 +149,68 @@ async fn calls_and_requests_are_counted_by_outcome(world: World) {
             (&ended("server_requests", "panic", "panicked"), 1.0),
             (&of("rpc_client_in_flight", "pass"), 0.0),
             (&of("rpc_server_in_flight", "pass"), 0.0),
-            (&of("rpc_server_request_duration_seconds_count", "pass"), 3.0),
-            (&of("rpc_client_call_duration_seconds_count", "pass"), 2.0),
+            (&times("server_request", "count", "ok"), 3.0),
+            (&times("client_call", "count", "ok"), 1.0),
+            (&times("client_call", "count", "timed_out"), 1.0),
         ],
     );
     // In seconds, and not in anything else.
-    let sum = growth(&before, &of("rpc_client_call_duration_seconds_sum", "pass"));
+    let sum = growth(&before, &times("client_call", "sum", "timed_out"));
     assert!(sum > 0.05 && sum < SOON.as_secs_f64(), "{sum}");
+}
+
+async fn calls_through_layers_are_counted_whole_and_by_attempt(world: World) {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let before = counted();
+    let (broker, queue, gate) = (world.broker().await, unique("metered"), Gate::closed());
+    let server = Server::new(&broker)
+        .layer(LoadShedLayer::new())
+        .layer(ConcurrencyLimitLayer::new(1))
+        .serve_on(RequestQueue::new(&queue), MeteredServer::new(Meter(gate.clone())))
+        .start()
+        .await
+        .unwrap();
+    let client = MeteredClient::builder(&broker)
+        .queue(&queue)
+        .layer(LoadShedLayer::new())
+        .layer(ConcurrencyLimitLayer::new(2))
+        .build();
+    let first = tokio::spawn(client.pass());
+    gate.began(1).await;
+    // The worker sheds the second; at the same time, the client lets it through.
+    client.pass().await.unwrap_err();
+    let held = tokio::spawn(client.pass().timeout(Duration::from_millis(200)));
+    let _ = held.await.unwrap();
+    gate.let_all_go();
+    first.await.unwrap().unwrap();
+    // A client that lets nothing through.
+    let shut = MeteredClient::builder(&broker)
+        .queue(&queue)
+        .layer(LoadShedLayer::new())
+        .layer(ConcurrencyLimitLayer::new(0))
+        .build();
+    shut.pass().await.unwrap_err();
+    server.stop().await.unwrap();
+
+    let of = |what: &str, outcome: &str| {
+        format!(r#"rpc_{what}_total{{service="Metered",method="pass",outcome="{outcome}"}}"#)
+    };
+    assert_grew(
+        &before,
+        &[
+            (&of("client_calls", "ok"), 1.0),
+            (&of("client_calls", "rejected"), 2.0),
+            (&of("client_calls", "middleware"), 1.0),
+            (&of("client_attempts", "ok"), 1.0),
+            (&of("client_attempts", "rejected"), 2.0),
+            (&of("server_requests", "ok"), 1.0),
+            (&of("server_requests", "rejected"), 0.0),
+            (
+                &format!(r#"rpc_server_refused_total{{queue="{queue}",code="rejected"}}"#),
+                2.0,
+            ),
+        ],
+    );
 }
 
 async fn calls_that_leave_together_are_counted(world: World) {

@@ -59,12 +59,12 @@ async fn what_two_sides_of_tls_do_not_agree_on_is_told() {
         "{failed:?}"
     );
     let mut without_file = program(&["list", "--url", &tls]);
-    without_file.env("RPC_TLS_CA_FILE", "/nowhere/ca.pem");
+    without_file.env("RPC_RUNTIME_TLS_CA_FILE", "/nowhere/ca.pem");
     let output = rpc_tests::programs::run(&mut without_file).await;
     let told = rpc_tests::programs::text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        told.contains("RPC_TLS_CA_FILE names a file that cannot be read: No such file"),
+        told.contains("RPC_RUNTIME_TLS_CA_FILE names a file that cannot be read: No such file"),
         "{told}"
     );
 }
@@ -94,12 +94,12 @@ async fn what_is_no_address_is_refused_and_not_repeated() {
         assert!(!told.contains("s3cret"), "{told}");
     }
     let mut misspelt = program(&["list"]);
-    misspelt.env("RPC_REPLAY_QUEUE", "s3cret");
+    misspelt.env("RPC_RUNTIME_REPLAY_QUEUE", "s3cret");
     let output = rpc_tests::programs::run(&mut misspelt).await;
     let told = rpc_tests::programs::text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        told.contains("RPC_REPLAY_QUEUE is not known") && !told.contains("s3cret"),
+        told.contains("RPC_RUNTIME_REPLAY_QUEUE is not known") && !told.contains("s3cret"),
         "{told}"
     );
 }

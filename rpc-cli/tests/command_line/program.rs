@@ -65,7 +65,7 @@ pub(crate) fn program(arguments: &[&str]) -> Command {
     command.args(arguments).kill_on_drop(true);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
-        if name == "AMQP_URL" || name == "RUST_LOG" || name.starts_with("RPC_") {
+        if name == "AMQP_URL" || name == "RUST_LOG" || name.starts_with("RPC_RUNTIME_") {
             command.env_remove(&*name);
         }
     }

@@ -257,10 +257,12 @@ async fn it_needs_no_more_permissions_than_its_page_says() {
     let call = ["call", "--queue", "rpc_queue", "count"];
     let refused = rpc_at(&url, &call).await;
     assert!(
-        refused.failure(5).contains("RPC_REPLY_QUEUE=direct"),
+        refused.failure(5).contains("RPC_RUNTIME_REPLY_QUEUE=direct"),
         "{refused:?}"
     );
     let mut direct = program(&call);
-    direct.env("AMQP_URL", &url).env("RPC_REPLY_QUEUE", "direct");
+    direct
+        .env("AMQP_URL", &url)
+        .env("RPC_RUNTIME_REPLY_QUEUE", "direct");
     assert_eq!(printed(&mut direct).await, "2\n");
 }

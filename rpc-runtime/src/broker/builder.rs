@@ -89,7 +89,8 @@ impl BrokerBuilder {
     /// The largest request or reply body that is accepted, in bytes; the default is 16 MiB.
     ///
     /// A larger request is answered with the fault `too_large`, a larger reply fails its call with
-    /// [`CallError::BadReply`](crate::CallError::BadReply).
+    /// [`CallError::BadReply`](crate::CallError::BadReply). A body is received as a whole before that: memory is bounded by the broker's
+    /// own [`max_message_size`](https://www.rabbitmq.com/docs/configure).
     pub fn max_accepted_bytes(mut self, limit: usize) -> Self {
         self.limits.accepted = limit;
         self
@@ -162,11 +163,11 @@ impl BrokerBuilder {
         self.at(urls)?.connect_configured().await
     }
 
-    /// Connects to the first of the addresses that answers which the [environment](Self::from_env) named.
+    /// Connects to the first of the addresses that answers which [`from_env`](Self::from_env) or [`from_vars`](Self::from_vars) read.
     ///
     /// # Errors
     ///
-    /// As [`connect_any`](Self::connect_any); also for a builder that did not come from the environment.
+    /// As [`connect_any`](Self::connect_any); [`BrokerError::NoAddress`] where they read none, or the builder is not from them.
     pub async fn connect_configured(self) -> Result<Broker, BrokerError> {
         let (addresses, caller) = self.plan()?;
         let transport = AmqpTransport::connect(addresses, self.connect_limit).await?;
@@ -200,11 +201,11 @@ impl BrokerBuilder {
         self.at(urls)?.connect_configured_lazy()
     }
 
-    /// As [`connect_lazy`](Self::connect_lazy), at the addresses that the [environment](Self::from_env) named.
+    /// As [`connect_lazy`](Self::connect_lazy), at the addresses that [`from_env`](Self::from_env) or [`from_vars`](Self::from_vars) read.
     ///
     /// # Errors
     ///
-    /// As [`connect_lazy`](Self::connect_lazy); also for a builder that did not come from the environment.
+    /// As [`connect_lazy`](Self::connect_lazy); [`BrokerError::NoAddress`] where they read none, or the builder is not from them.
     ///
     /// # Panics
     ///
@@ -229,7 +230,7 @@ impl BrokerBuilder {
         let addresses = &self.addresses;
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
         let Some(first) = addresses.first() else {
-            return invalid("there is none");
+            return Err(BrokerError::NoAddress);
         };
         let user_id = match first.user() {
             _ if !self.send_user_id => None,
@@ -346,6 +347,25 @@ impl InProcessBroker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn only_connecting_takes_an_address_and_whoever_connects_may_give_it() {
+        let read = || {
+            let variables = [("RPC_RUNTIME_APP_ID", "shop"), ("AMQP_URL", "")];
+            BrokerBuilder::from_vars(variables.map(|(name, value)| (name.to_owned(), value.to_owned())))
+                .unwrap()
+        };
+        for builder in [read(), Broker::builder()] {
+            let lazy = builder.clone().connect_configured_lazy().unwrap_err();
+            let error = builder.connect_configured().await.unwrap_err();
+            assert_eq!(error.to_string(), lazy.to_string());
+            assert!(matches!(error, BrokerError::NoAddress), "{error:?}");
+            assert!(error.to_string().contains("set AMQP_URL"), "{error}");
+        }
+        let none: [&str; 0] = [];
+        assert!(matches!(read().connect_lazy(none), Err(BrokerError::NoAddress)));
+        read().connect_lazy(["amqp://localhost:1"]).unwrap().close().await;
+    }
 
     #[test]
     fn a_heartbeat_is_of_whole_seconds_and_never_off() {

@@ -11,20 +11,21 @@ use crate::protocol::MAX_SHORT_STR;
 use crate::transport::ReplyQueue;
 use crate::transport::amqp::Address;
 
-/// What all variables but [`AMQP_URL`] begin with.
-const PREFIX: &str = "RPC_";
+/// What all variables but [`AMQP_URL`] begin with. Long, as names that begin with `RPC_` are common: Kubernetes makes some for each service
+/// that is called `rpc-…`.
+const PREFIX: &str = "RPC_RUNTIME_";
 
 const AMQP_URL: &str = "AMQP_URL";
-const APP_ID: &str = "RPC_APP_ID";
-const CONNECT_TIMEOUT: &str = "RPC_CONNECT_TIMEOUT";
-const HEARTBEAT: &str = "RPC_HEARTBEAT";
-const MAX_ACCEPTED_BYTES: &str = "RPC_MAX_ACCEPTED_BYTES";
-const MAX_SENT_BYTES: &str = "RPC_MAX_SENT_BYTES";
-const REPLY_QUEUE: &str = "RPC_REPLY_QUEUE";
-const SEND_USER_ID: &str = "RPC_SEND_USER_ID";
-const TLS_CA_FILE: &str = "RPC_TLS_CA_FILE";
-const TLS_CERTIFICATE_FILE: &str = "RPC_TLS_CERTIFICATE_FILE";
-const TLS_KEY_FILE: &str = "RPC_TLS_KEY_FILE";
+const APP_ID: &str = "RPC_RUNTIME_APP_ID";
+const CONNECT_TIMEOUT: &str = "RPC_RUNTIME_CONNECT_TIMEOUT";
+const HEARTBEAT: &str = "RPC_RUNTIME_HEARTBEAT";
+const MAX_ACCEPTED_BYTES: &str = "RPC_RUNTIME_MAX_ACCEPTED_BYTES";
+const MAX_SENT_BYTES: &str = "RPC_RUNTIME_MAX_SENT_BYTES";
+const REPLY_QUEUE: &str = "RPC_RUNTIME_REPLY_QUEUE";
+const SEND_USER_ID: &str = "RPC_RUNTIME_SEND_USER_ID";
+const TLS_CA_FILE: &str = "RPC_RUNTIME_TLS_CA_FILE";
+const TLS_CERTIFICATE_FILE: &str = "RPC_RUNTIME_TLS_CERTIFICATE_FILE";
+const TLS_KEY_FILE: &str = "RPC_RUNTIME_TLS_KEY_FILE";
 
 const VARIABLES: [&str; 10] = [
     APP_ID,
@@ -129,10 +130,6 @@ impl Settings {
             (Some(_), None) => return Err(error(TLS_KEY_FILE, missing_beside(TLS_CERTIFICATE_FILE))),
             (None, Some(_)) => return Err(error(TLS_CERTIFICATE_FILE, missing_beside(TLS_KEY_FILE))),
         };
-        if settings.addresses.is_empty() {
-            let problem = "is not set: it is the broker's address, amqp://user:password@host:port/vhost, or several with commas in between";
-            return Err(error(AMQP_URL, problem));
-        }
         Ok(settings)
     }
 }
@@ -259,6 +256,9 @@ mod tests {
             (SEND_USER_ID, "true"),
             ("PATH", "/bin"),
             ("AMQP_URL_OF_SOMEBODY_ELSE", "nonsense"),
+            ("RPC_GATEWAY_SERVICE_HOST", "10.0.0.1"),
+            ("RPC_URL", "https://elsewhere"),
+            ("RPC_RUNTIMES", "3"),
         ])
         .unwrap();
         assert_eq!(format!("{:?}", settings.addresses), "[one:5672, two:5673]");
@@ -276,10 +276,14 @@ mod tests {
     fn what_is_empty_is_not_set() {
         let settings = parse(&[URL, (APP_ID, ""), (REPLY_QUEUE, ""), (TLS_KEY_FILE, "")]).unwrap();
         assert_eq!((settings.app_id, settings.reply_queue), (None, None));
-        for none in [&[][..], &[(AMQP_URL, "")]] {
-            let (variable, told) = refusal(none);
-            assert_eq!(variable, AMQP_URL);
-            assert!(told.contains("is not set: it is the broker's address"), "{told}");
+    }
+
+    #[test]
+    fn options_are_read_without_an_address() {
+        for none in [&[(APP_ID, "shop")][..], &[(APP_ID, "shop"), (AMQP_URL, "")]] {
+            let settings = parse(none).unwrap();
+            assert_eq!(settings.app_id.as_deref(), Some("shop"));
+            assert!(settings.addresses.is_empty());
         }
     }
 
@@ -310,14 +314,14 @@ mod tests {
 
     #[test]
     fn a_variable_that_is_not_known_is_refused_with_those_that_are() {
-        let (variable, told) = refusal(&[URL, ("RPC_REPLAY_QUEUE", "s3cret")]);
-        assert_eq!(variable, "RPC_REPLAY_QUEUE");
+        let (variable, told) = refusal(&[URL, ("RPC_RUNTIME_REPLAY_QUEUE", "s3cret")]);
+        assert_eq!(variable, "RPC_RUNTIME_REPLAY_QUEUE");
         assert!(
-            told.contains("RPC_REPLY_QUEUE") && told.contains(AMQP_URL),
+            told.contains("RPC_RUNTIME_REPLY_QUEUE") && told.contains(AMQP_URL),
             "{told}"
         );
         // Also where it is empty: it was meant to say something.
-        assert_eq!(refusal(&[URL, ("RPC_", "")]).0, "RPC_");
+        assert_eq!(refusal(&[URL, ("RPC_RUNTIME_", "")]).0, "RPC_RUNTIME_");
     }
 
     #[test]

@@ -12,26 +12,27 @@ use crate::{
 
 impl BrokerBuilder {
     /// The broker's addresses and options as this process's environment has them. What is not set, or empty, has its default, and
-    /// what the program sets afterwards wins. [`connect_configured`](Self::connect_configured) connects.
+    /// what the program sets afterwards wins. [`connect_configured`](Self::connect_configured) connects to these addresses, and
+    /// [`connect`](Self::connect) to another.
     ///
     /// | variable | what | default |
     /// |---|---|---|
-    /// | `AMQP_URL` | the address, or several with commas in between (`%2c` is a comma within one): see [`Broker::connect`](crate::Broker::connect) | none: it has to be set |
-    /// | `RPC_APP_ID` | [`app_id`](Self::app_id), at most 255 bytes | none |
-    /// | `RPC_CONNECT_TIMEOUT` | [`connect_timeout`](Self::connect_timeout): a number with `ms`, `s` or `m`, 1ms to 60m | `10s` |
-    /// | `RPC_HEARTBEAT` | [`heartbeat`](Self::heartbeat) of addresses that do not say theirs: a number with `s` or `m`, 1s to 65535s | `10s` |
-    /// | `RPC_MAX_ACCEPTED_BYTES` | [`max_accepted_bytes`](Self::max_accepted_bytes): bytes, or a number with `KiB` or `MiB` | `16MiB` |
-    /// | `RPC_MAX_SENT_BYTES` | [`max_sent_bytes`](Self::max_sent_bytes): bytes, or a number with `KiB` or `MiB` | `16MiB` |
-    /// | `RPC_REPLY_QUEUE` | [`reply_queue`](Self::reply_queue): `resumable`, `exclusive` or `direct` | `resumable` |
-    /// | `RPC_SEND_USER_ID` | [`send_user_id`](Self::send_user_id): `true` or `false` | `false` |
-    /// | `RPC_TLS_CA_FILE` | a PEM file with the CAs to trust instead of the system's (feature `tls`) | the system's |
-    /// | `RPC_TLS_CERTIFICATE_FILE` | a PEM file with this client's certificate, and those between it and the CA (feature `tls`) | none |
-    /// | `RPC_TLS_KEY_FILE` | a PEM file with the private key of that certificate, not encrypted (feature `tls`) | none |
+    /// | `AMQP_URL` | the address, or several with commas in between (`%2c` is a comma within one): see [`Broker::connect`](crate::Broker::connect) | none |
+    /// | `RPC_RUNTIME_APP_ID` | [`app_id`](Self::app_id), at most 255 bytes | none |
+    /// | `RPC_RUNTIME_CONNECT_TIMEOUT` | [`connect_timeout`](Self::connect_timeout): a number with `ms`, `s` or `m`, 1ms to 60m | `10s` |
+    /// | `RPC_RUNTIME_HEARTBEAT` | [`heartbeat`](Self::heartbeat) of addresses that do not say theirs: a number with `s` or `m`, 1s to 65535s | `10s` |
+    /// | `RPC_RUNTIME_MAX_ACCEPTED_BYTES` | [`max_accepted_bytes`](Self::max_accepted_bytes): bytes, or a number with `KiB` or `MiB` | `16MiB` |
+    /// | `RPC_RUNTIME_MAX_SENT_BYTES` | [`max_sent_bytes`](Self::max_sent_bytes): bytes, or a number with `KiB` or `MiB` | `16MiB` |
+    /// | `RPC_RUNTIME_REPLY_QUEUE` | [`reply_queue`](Self::reply_queue): `resumable`, `exclusive` or `direct` | `resumable` |
+    /// | `RPC_RUNTIME_SEND_USER_ID` | [`send_user_id`](Self::send_user_id): `true` or `false` | `false` |
+    /// | `RPC_RUNTIME_TLS_CA_FILE` | a PEM file with the CAs to trust instead of the system's (feature `tls`) | the system's |
+    /// | `RPC_RUNTIME_TLS_CERTIFICATE_FILE` | a PEM file with this client's certificate, and those between it and the CA (feature `tls`) | none |
+    /// | `RPC_RUNTIME_TLS_KEY_FILE` | a PEM file with the private key of that certificate, not encrypted (feature `tls`) | none |
     ///
     /// # Errors
     ///
-    /// [`BrokerError::Environment`], where `AMQP_URL` is missing, a value or a file cannot be read, or there is a variable whose name begins with
-    /// `RPC_` and is not in this table. It names the variable, and never repeats a value. Where others in the same environment need such
+    /// [`BrokerError::Environment`], where a value or a file cannot be read, or there is a variable whose name begins with
+    /// `RPC_RUNTIME_` and is not in this table. It names the variable, and never repeats a value. Where others in the same environment need such
     /// names, choose with [`from_vars`](Self::from_vars).
     ///
     /// ```no_run
@@ -65,8 +66,8 @@ impl BrokerBuilder {
     /// ```no_run
     /// use rpc_runtime::BrokerBuilder;
     ///
-    /// let foreign = ["RPC_SERVICE_HOST", "RPC_SERVICE_PORT"]; // Kubernetes' own, beside a service called "rpc"
-    /// let variables = std::env::vars().filter(|(name, _)| !foreign.contains(&name.as_str()));
+    /// let kubernetes = ["RPC_RUNTIME_SERVICE_", "RPC_RUNTIME_PORT"]; // of a service called "rpc-runtime"
+    /// let variables = std::env::vars().filter(|(name, _)| !kubernetes.iter().any(|prefix| name.starts_with(prefix)));
     /// let builder = BrokerBuilder::from_vars(variables)?;
     /// # Ok::<_, rpc_runtime::BrokerError>(())
     /// ```
@@ -122,13 +123,13 @@ mod tests {
     fn a_file_that_is_not_there_is_told_by_its_variable_and_not_shown() {
         let variables = [
             ("AMQP_URL", "amqps://rabbit"),
-            ("RPC_TLS_CA_FILE", "-----BEGIN CERTIFICATE-----"),
+            ("RPC_RUNTIME_TLS_CA_FILE", "-----BEGIN CERTIFICATE-----"),
         ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let error = BrokerBuilder::from_vars(variables).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the environment variable RPC_TLS_CA_FILE names a file that cannot be read"
+            "the environment variable RPC_RUNTIME_TLS_CA_FILE names a file that cannot be read"
         );
         assert!(!format!("{error:?}").contains("BEGIN"), "{error:?}");
     }

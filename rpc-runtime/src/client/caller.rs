@@ -44,9 +44,24 @@ pub(crate) struct CallPlan {
 }
 
 /// When a call that begins now has to end.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct TimeLimit {
     pub(crate) limit: Duration,
     pub(crate) deadline: Instant,
+}
+
+impl TimeLimit {
+    pub(crate) fn is_over(&self) -> bool {
+        self.deadline <= Instant::now()
+    }
+
+    pub(crate) fn timed_out(&self, executed: Executed) -> CallError {
+        CallError::TimedOut {
+            limit: self.limit,
+            executed,
+            source: None,
+        }
+    }
 }
 
 impl CallPlan {
@@ -162,8 +177,7 @@ impl Caller {
     /// Makes a call and waits for its reply, within its time.
     ///
     /// All that a call seldom needs is in a box of its own, so that it takes no memory in the others.
-    pub(super) async fn call(self: Arc<Self>, slot: Arc<Slot>) -> Result<Reply, CallError> {
-        let time = slot.plan().time_limit()?;
+    pub(super) async fn call(self: Arc<Self>, slot: Arc<Slot>, time: TimeLimit) -> Result<Reply, CallError> {
         let _place = match slot.plan().destination.limiter.try_enter() {
             Some(place) => place,
             None => slot.plan().destination.limiter.enter_by(time.deadline).await?,

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::interned::{InvalidDescription, intern};
 use super::untyped::Untyped;
-use super::{Client, ClientBuilder, Route, Wrap, unreadable};
+use super::{Client, ClientBuilder, Road, Wrap, unreadable};
 use crate::broker::Broker;
 use crate::call::{Call, Unplannable};
 use crate::codec::{Codec, EncodeError};
@@ -95,8 +95,8 @@ impl DynamicClient {
             description,
         });
         let wrap = Wrap::Described(wrap);
-        let route = Route::Broker(Arc::clone(broker.caller()));
-        Ok(ClientBuilder::with_route(route, service, wrap).codec(Codec::Json))
+        let road = Road::Broker(Arc::clone(broker.caller()));
+        Ok(ClientBuilder::with_road(road, service, wrap).codec(Codec::Json))
     }
 
     /// The service that is called.

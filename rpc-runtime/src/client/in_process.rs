@@ -43,9 +43,9 @@ impl InProcess {
     }
 
     /// Runs the method within the call's time.
-    pub(super) async fn call(self: Arc<Self>, call: Arc<Slot>) -> Result<Reply, CallError> {
+    pub(super) async fn call(self: Arc<Self>, call: Arc<Slot>, time: TimeLimit) -> Result<Reply, CallError> {
         let plan = call.plan();
-        let TimeLimit { limit, deadline } = plan.time_limit()?;
+        let TimeLimit { limit, deadline } = time;
         let limiter = &plan.destination.limiter;
         let _place = match limiter.try_enter() {
             Some(place) => place,
@@ -94,7 +94,7 @@ impl InProcess {
             Decision::Run {
                 service, invocation, ..
             } => {
-                run(service, plan.destination.queue.as_str(), &invocation)
+                run(service, plan.destination.queue.as_str(), &self.rules, &invocation)
                     .await
                     .reply
             }

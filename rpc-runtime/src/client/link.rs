@@ -326,12 +326,12 @@ fn route(pending: &Pending, delivery: Delivery) -> u64 {
         .kind
         .as_ref()
         .is_some_and(|kind| kind.as_str() == PACKED);
-    let is_known = match is_packed {
+    let discarded = match is_packed {
         true => route_packed(pending, &message),
-        false => route_alone(pending, message),
+        false => usize::from(!route_alone(pending, message)),
     };
-    if !is_known {
-        count(Event::ReplyDiscarded);
+    if discarded > 0 {
+        count(Event::RepliesDiscarded(discarded));
         tracing::debug!("discarded a reply that no call waits for: it is late, or not ours");
     }
     delivery.tag
@@ -350,7 +350,8 @@ fn route_alone(pending: &Pending, message: Message) -> bool {
     }
 }
 
-fn route_packed(pending: &Pending, message: &Message) -> bool {
+/// Answers with how many replies nobody waits for; one, where they cannot be read.
+fn route_packed(pending: &Pending, message: &Message) -> usize {
     let content_type = message
         .properties
         .content_type
@@ -358,7 +359,7 @@ fn route_packed(pending: &Pending, message: &Message) -> bool {
         .map_or("", ShortStr::as_str);
     let answers = unpack::<PackedAnswer>(&message.body);
     match (Codec::from_content_type(content_type), answers) {
-        (Ok(codec), Ok(answers)) => pending.complete_all(answers, codec) == 0,
-        _ => false,
+        (Ok(codec), Ok(answers)) => pending.complete_all(answers, codec),
+        _ => 1,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tower_layer::{Identity, Stack};
@@ -25,7 +25,7 @@ mod progress;
 mod slot;
 mod untyped;
 
-pub(crate) use caller::{CallPlan, Caller, CallerOptions};
+pub(crate) use caller::{CallPlan, Caller, CallerOptions, TimeLimit};
 use destination::Destination;
 pub use dynamic::DynamicClient;
 use in_process::InProcess;
@@ -79,7 +79,7 @@ pub trait ServiceClient: Sized {
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder<C, L = Identity> {
-    route: Route,
+    road: Road,
     layers: L,
     is_layered: bool,
     queue: Option<String>,
@@ -109,8 +109,8 @@ impl<C> fmt::Debug for Wrap<C> {
 impl<C: ServiceClient> ClientBuilder<C> {
     /// A client with the service's own queue, MessagePack, and 30 seconds a call.
     pub fn new(broker: &Broker) -> Self {
-        let route = Route::Broker(Arc::clone(broker.caller()));
-        Self::with_route(route, C::SERVICE, Wrap::Typed(C::from_client))
+        let road = Road::Broker(Arc::clone(broker.caller()));
+        Self::with_road(road, C::SERVICE, Wrap::Typed(C::from_client))
     }
 
     /// A client that calls an implementation in this process, as `XClient::in_process` does, with options.
@@ -142,15 +142,15 @@ impl<C: ServiceClient> ClientBuilder<C> {
     /// If two methods of the service share a name on the wire. Of a generated one, that takes methods under `#[cfg]`
     /// conditions that hold together.
     pub fn in_process(service: impl Service) -> Self {
-        let route = Route::InProcess(Arc::new(InProcess::new(service)));
-        Self::with_route(route, C::SERVICE, Wrap::Typed(C::from_client))
+        let road = Road::InProcess(Arc::new(InProcess::new(service)));
+        Self::with_road(road, C::SERVICE, Wrap::Typed(C::from_client))
     }
 }
 
 impl<C> ClientBuilder<C> {
-    fn with_route(route: Route, service: &'static ServiceDescriptor, wrap: Wrap<C>) -> Self {
+    fn with_road(road: Road, service: &'static ServiceDescriptor, wrap: Wrap<C>) -> Self {
         Self {
-            route,
+            road,
             layers: Identity::new(),
             is_layered: false,
             queue: None,
@@ -184,7 +184,7 @@ impl<C, L> ClientBuilder<C, L> {
         ClientBuilder {
             layers: Stack::new(layer, self.layers),
             is_layered: true,
-            route: self.route,
+            road: self.road,
             queue: self.queue,
             codec: self.codec,
             timeout: self.timeout,
@@ -264,8 +264,8 @@ impl<C, L> ClientBuilder<C, L> {
         let destination =
             ShortStr::new(queue).map(|queue| Destination::new(queue, self.service, self.packing, limiter));
         let route = match self.is_layered {
-            true => Route::Layered(Arc::new(LayeredCaller::new(&self.layers, self.route))),
-            false => self.route,
+            true => Route::Layered(Arc::new(LayeredCaller::new(&self.layers, self.road))),
+            false => Route::Direct(self.road),
         };
         let client = Client {
             route,
@@ -284,22 +284,47 @@ impl<C, L> ClientBuilder<C, L> {
 /// How calls reach the service.
 #[derive(Debug, Clone)]
 pub(crate) enum Route {
+    Direct(Road),
+    /// Through layers.
+    Layered(Arc<LayeredCaller>),
+}
+
+/// How requests reach the service.
+#[derive(Debug, Clone)]
+pub(crate) enum Road {
     /// As messages, through a broker.
     Broker(Arc<Caller>),
     /// By calling its implementation.
     InProcess(Arc<InProcess>),
-    /// One of these, through layers.
-    Layered(Arc<LayeredCaller>),
 }
+
+/// A call that was made, and its reply.
+pub(crate) type Calling = BoxFuture<'static, Result<Reply, CallError>>;
 
 impl Route {
     /// Makes a call and waits for its reply, within its time.
-    pub(crate) fn call(self, call: Arc<Slot>) -> BoxFuture<'static, Result<Reply, CallError>> {
+    pub(crate) fn call(self, call: Arc<Slot>) -> Calling {
+        let plan = call.plan();
+        match (self, plan.time_limit()) {
+            (_, Err(too_late)) => telemetry::call(call, |_| Box::pin(ready(Err(too_late)))),
+            (Self::Direct(road), Ok(time)) => telemetry::call(call, |call| road.go(call, time)),
+            (Self::Layered(caller), Ok(time)) => telemetry::layered_call(call, |call| {
+                Box::pin(async move { caller.call(call.plan(), time).await })
+            }),
+        }
+    }
+}
+
+impl Road {
+    /// Makes an attempt that layers let through.
+    pub(crate) fn attempt(self, call: Arc<Slot>, time: TimeLimit) -> Calling {
+        telemetry::attempt(call, |call| self.go(call, time))
+    }
+
+    fn go(self, call: Arc<Slot>, time: TimeLimit) -> Calling {
         match self {
-            Self::Broker(caller) => telemetry::call(call, |call| Box::pin(caller.call(call))),
-            Self::InProcess(service) => telemetry::call(call, |call| Box::pin(service.call(call))),
-            // Each of its attempts comes here again.
-            Self::Layered(caller) => Box::pin(async move { caller.call(call.plan()).await }),
+            Self::Broker(caller) => Box::pin(caller.call(call, time)),
+            Self::InProcess(service) => Box::pin(service.call(call, time)),
         }
     }
 }

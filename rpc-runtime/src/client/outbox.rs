@@ -106,6 +106,7 @@ impl Outbox {
             };
             let outgoing = self.way.outgoing(&parcel);
             if self.way.publisher.try_publish(outgoing, slot, in_a_row).is_ok() {
+                sent(&parcel.slot.plan().destination, 1);
                 return;
             }
         }
@@ -291,6 +292,7 @@ impl Task {
 
     fn send_alone(&mut self, parcel: Parcel, lane: Option<Lane>) {
         let outgoing = self.way.outgoing(&parcel);
+        sent(&parcel.slot.plan().destination, 1);
         let (slot, publisher) = (parcel.slot, Arc::clone(&self.way.publisher));
         self.under_way.push(Box::pin(async move {
             slot.published(publisher.publish(outgoing).await);
@@ -322,10 +324,7 @@ impl Task {
             self.packer.done(&lane);
             return;
         };
-        count(Event::CallsSent {
-            queue: lane.destination.queue.as_str(),
-            calls: parcels.len(),
-        });
+        sent(&lane.destination, parcels.len());
         let outgoing = Outgoing {
             queue,
             mandatory: true,
@@ -347,16 +346,17 @@ impl Task {
     }
 }
 
+/// A message with so many calls leaves.
+fn sent(destination: &Destination, calls: usize) {
+    let queue = destination.queue.as_str();
+    count(Event::CallsSent { queue, calls });
+}
+
 impl Way {
     /// The message of a call that leaves by itself.
     fn outgoing(&self, parcel: &Parcel) -> Outgoing {
-        let queue = parcel.slot.plan().destination.queue.clone();
-        count(Event::CallsSent {
-            queue: queue.as_str(),
-            calls: 1,
-        });
         Outgoing {
-            queue,
+            queue: parcel.slot.plan().destination.queue.clone(),
             mandatory: true,
             message: self.request(parcel, Instant::now()).into_message(),
             departure: Departure::of(Arc::clone(&parcel.slot) as Arc<dyn Departs>, parcel.number),

@@ -219,16 +219,18 @@ impl Departs for Slot {
 impl Receipt for Slot {
     /// Tells the call the broker's word on its request.
     fn published(self: Arc<Self>, published: Published) {
-        if matches!(published, Published::Returned) {
-            let queue = self.plan.destination.queue.as_str();
-            count(Event::RequestReturned { queue });
-        }
         let mut inbox = self.lock();
         // That a request is there is nothing to wake up for, as its reply comes next: unless that goes to where the link was.
         let is_awaited =
             self.plan.method.is_oneway || inbox.has_link_moved || !matches!(published, Published::Routed);
-        if inbox.is_packed && matches!(published, Published::Returned) {
-            self.forget_wanted();
+        if matches!(published, Published::Returned) {
+            match inbox.is_packed {
+                // It is sent again, by itself.
+                true => self.forget_wanted(),
+                false => count(Event::RequestReturned {
+                    queue: self.plan.destination.queue.as_str(),
+                }),
+            }
         }
         inbox.published = Some(published.into());
         let waker = inbox.waker.take_if(|_| is_awaited);

@@ -50,6 +50,7 @@ pub(super) struct Collection<T> {
     known: HashSet<String>,
     bytes: usize,
     useless: usize,
+    is_full: bool,
     found: Discovered<T>,
 }
 
@@ -62,6 +63,7 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
             known: HashSet::new(),
             bytes: 0,
             useless: 0,
+            is_full: false,
             found: Discovered {
                 workers: Vec::new(),
                 refusals: Vec::new(),
@@ -72,12 +74,19 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
 
     /// Whether no more is kept.
     pub(super) fn is_full(&self) -> bool {
-        !self.found.is_complete
+        self.is_full
     }
 
     /// More may answer who are not waited for.
     pub(super) fn cut_short(&mut self) {
+        self.is_full = true;
         self.found.is_complete = false;
+    }
+
+    /// A worker answered, and what it said is not there.
+    fn pass_over(&mut self) -> bool {
+        self.found.is_complete = false;
+        false
     }
 
     /// Takes in what came to the reply queue. Answers whether it is a worker's answer to the question, which another may follow.
@@ -102,11 +111,12 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
         }
         let size = message.body.len();
         let Ok(reply) = Reply::from_message(message, Codec::MessagePack) else {
-            return false;
+            tracing::debug!("a worker's answer is no reply");
+            return self.pass_over();
         };
         if size > MAX_BYTES {
             tracing::debug!(size, "a worker's answer is too long to be kept");
-            return false;
+            return self.pass_over();
         }
         self.bytes += size;
         if self.bytes > MAX_BYTES_IN_ALL {
@@ -119,14 +129,16 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
                 self.found.refusals.push(reply.read_fault());
                 return true;
             }
-            ReplyKind::Fault | ReplyKind::Error => return false,
+            ReplyKind::Fault => return false,
+            // None of the methods has an error of its own.
+            ReplyKind::Error => return self.pass_over(),
         }
         let answer = match reply.codec.decode::<T>(&reply.body) {
             Ok(answer) => answer,
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::debug!(error, "a worker's answer cannot be read");
-                return false;
+                return self.pass_over();
             }
         };
         let is_new = self.known.insert(answer.worker().id.clone());
@@ -195,17 +207,29 @@ mod tests {
         let other = ShortStr::from_static("8");
         assert!(!collection.add(answer(other, &worker("a"))));
         assert!(!collection.add(Message::default()));
-        let mut unreadable = answer(ID, &worker("a"));
-        unreadable.body = bytes::Bytes::from_static(b"\xc1");
-        assert!(!collection.add(unreadable));
-        let long = worker(&"x".repeat(MAX_BYTES));
-        assert!(!collection.add(answer(ID, &long)));
-        assert!(!collection.is_full());
+        assert!(!collection.is_full() && collection.found.is_complete);
         for _ in 0..MAX_USELESS {
             collection.add(Message::default());
         }
         assert!(collection.is_full());
         assert!(ids(collection).is_empty());
+    }
+
+    #[test]
+    fn what_is_complete_has_each_answer_that_came() {
+        let mut unreadable = answer(ID, &worker("a"));
+        unreadable.body = bytes::Bytes::from_static(b"\xc1");
+        let long = answer(ID, &worker(&"x".repeat(MAX_BYTES)));
+        let error = Reply::new(ReplyKind::Error, Codec::MessagePack, bytes::Bytes::new());
+        for dropped in [unreadable, long, error.into_message(Some(ID))] {
+            let mut collection = Collection::<Worker>::new(ID, 10);
+            assert!(!collection.add(dropped));
+            // The others are waited for all the same.
+            assert!(!collection.is_full());
+            assert!(collection.add(answer(ID, &worker("b"))));
+            assert!(!collection.found.is_complete);
+            assert_eq!(ids(collection), ["b"]);
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::codec::Codec;
 use crate::describe::MethodDescriptor;
 use crate::error::{BrokerError, Cause};
 use crate::headers::Headers;
-use crate::protocol::{Message, Request, ShortStr};
+use crate::protocol::{MAX_TIME_TO_LIVE, Message, Request, ShortStr};
 use crate::transport::{Published, ReplyQueue, Subscription};
 
 /// How long nobody may answer by default, until no more answers are waited for.
@@ -86,16 +86,16 @@ pub struct Discover {
 
 impl Discover {
     /// How long nobody may answer until no more answers are waited for; the default is half a second. It is how long a question takes at
-    /// least, where anybody listens.
+    /// least, where anybody listens. More than 49 days count as 49 days, also for the [`limit`](Self::limit).
     pub fn window(mut self, window: Duration) -> Self {
-        self.window = window;
+        self.window = window.min(MAX_TIME_TO_LIVE);
         self
     }
 
     /// How long a question may take in all; the default is 5 seconds. Workers do not answer questions that are older than
     /// that.
     pub fn limit(mut self, limit: Duration) -> Self {
-        self.limit = limit;
+        self.limit = limit.min(MAX_TIME_TO_LIVE);
         self
     }
 

@@ -1,5 +1,6 @@
 //! Whether a method may have run, of a call that layers may make several times or not at all.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error::Executed;
@@ -9,15 +10,12 @@ use crate::error::Executed;
 pub(super) struct Attempts(AtomicUsize);
 
 impl Attempts {
-    /// One begins. It counts until it is known to be of no effect, so also where it is dropped.
-    pub(super) fn begin(&self) {
+    /// One is made. It counts from now on, as whoever made it may have it begin whenever they want.
+    pub(super) fn make(self: &Arc<Self>) -> Attempt {
         self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// One that began failed, and says whether the method ran.
-    pub(super) fn ended(&self, executed: Executed) {
-        if executed == Executed::No {
-            self.0.fetch_sub(1, Ordering::Relaxed);
+        Attempt {
+            attempts: Arc::clone(self),
+            has_begun: false,
         }
     }
 
@@ -25,6 +23,32 @@ impl Attempts {
         match self.0.load(Ordering::Relaxed) {
             0 => Executed::No,
             _ => Executed::Maybe,
+        }
+    }
+}
+
+/// One attempt. It counts no more where it is known to be of no effect: it was dropped before it began, or says so itself.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    attempts: Arc<Attempts>,
+    has_begun: bool,
+}
+
+impl Attempt {
+    pub(super) fn begin(&mut self) {
+        self.has_begun = true;
+    }
+
+    /// It failed, and says whether the method ran.
+    pub(super) fn failed(mut self, executed: Executed) {
+        self.has_begun = executed != Executed::No;
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.has_begun {
+            self.attempts.0.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

@@ -170,7 +170,7 @@ where
         match self.rules.check(call.context().user_id(), &method) {
             Ok(()) => Either::Right(self.inner.call(call).map_err(Into::into)),
             Err(fault) => {
-                tracing::warn!(user_id = call.context().user_id(), method, "refused a caller");
+                tracing::debug!(user_id = call.context().user_id(), method, "refused a caller");
                 Either::Left(ready(Err(fault.into())))
             }
         }

@@ -11,6 +11,7 @@ use tower_service::Service as TowerService;
 
 use super::BoxError;
 use super::attempts::Attempts;
+use super::extensions::Extensions;
 use super::stack::Stack;
 use crate::context::Context;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
@@ -53,6 +54,11 @@ impl IncomingCall {
     #[must_use]
     pub fn context(&self) -> &Context {
         self.invocation.context()
+    }
+
+    /// What to hand on to the method, beside what is in its [`context`](Self::context).
+    pub fn extensions_mut(&mut self) -> &mut Extensions {
+        self.invocation.extensions_mut()
     }
 
     /// How long the arguments are, encoded, in bytes.
@@ -123,11 +129,12 @@ impl TowerService<IncomingCall> for Handler {
     }
 
     fn call(&mut self, call: IncomingCall) -> Self::Future {
+        let mut attempt = call.attempts.make();
         Box::pin(async move {
-            call.attempts.begin();
+            attempt.begin();
             let outcome = call.service.handle(&call.invocation).await;
             if let Err(fault) = &outcome {
-                call.attempts.ended(fault.code.executed());
+                attempt.failed(fault.code.executed());
             }
             outcome
         })

@@ -44,7 +44,9 @@
 //!
 //! # One stack for all
 //!
-//! The layers of a client are shared by its clones, those of a server by all its services and queues. A layer's service need not be
+//! The layers of a client are shared by its clones, those of a server by all its services and queues; only the
+//! [built-in methods](crate::discovery) have a stack of their own, made of the same layers, so that a worker at its limits still answers
+//! how it is. A layer's service need not be
 //! `Clone`: calls ask it one after another whether it is ready, in the order in which they came, and no longer than their deadline. What
 //! they do then runs side by side.
 //!
@@ -63,11 +65,13 @@ use std::error::Error;
 
 mod attempts;
 mod authorize;
+mod extensions;
 mod handler;
 mod outgoing;
 mod stack;
 
 pub use authorize::Authorize;
+pub use extensions::Extensions;
 pub(crate) use handler::{Around, layered_service};
 pub use handler::{Handler, HandlerLayer, IncomingCall};
 pub(crate) use outgoing::LayeredCaller;

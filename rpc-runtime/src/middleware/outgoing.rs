@@ -14,7 +14,7 @@ use super::BoxError;
 use super::attempts::Attempts;
 use super::stack::Stack;
 use crate::call::insert_header;
-use crate::client::{CallPlan, Route, Slot};
+use crate::client::{CallPlan, Road, Slot, TimeLimit};
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{CallError, Executed};
 use crate::headers::Headers;
@@ -26,7 +26,7 @@ use crate::protocol::{Reply, ReplyKind};
 #[derive(Debug, Clone)]
 pub struct OutgoingCall {
     plan: CallPlan,
-    deadline: Instant,
+    time: TimeLimit,
     attempts: Arc<Attempts>,
 }
 
@@ -77,13 +77,13 @@ impl OutgoingCall {
     /// When the call ends at the latest.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        self.deadline
+        self.time.deadline
     }
 
     /// The time left until the [`deadline`](Self::deadline); zero once it has passed.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
+        self.time.deadline.saturating_duration_since(Instant::now())
     }
 }
 
@@ -159,7 +159,7 @@ impl<L> CallLayer for L where
 /// A [`Fault`](crate::Fault) that a worker answers with is an error here, [`CallError::Fault`]; the method's own error is a
 /// [`CallReply`].
 #[derive(Debug, Clone)]
-pub struct CallService(Route);
+pub struct CallService(Road);
 
 impl Service<OutgoingCall> for CallService {
     type Response = CallReply;
@@ -172,19 +172,22 @@ impl Service<OutgoingCall> for CallService {
     }
 
     fn call(&mut self, call: OutgoingCall) -> Self::Future {
-        let route = self.0.clone();
+        let (road, mut attempt) = (self.0.clone(), call.attempts.make());
         Box::pin(async move {
-            let timeout = call.remaining();
-            let OutgoingCall { plan, attempts, .. } = call;
-            attempts.begin();
-            let slot = Arc::new(Slot::new(CallPlan { timeout, ..plan }));
-            let outcome = match route.call(slot).await {
+            attempt.begin();
+            let OutgoingCall { plan, time, .. } = call;
+            let calling = match time.is_over() {
+                // A layer came back too late.
+                true => Err(time.timed_out(Executed::No)),
+                false => road.attempt(Arc::new(Slot::new(plan)), time).await,
+            };
+            let outcome = match calling {
                 Ok(reply) if reply.kind == ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
                 Ok(reply) => Ok(CallReply(reply)),
                 Err(error) => Err(error),
             };
             if let Err(error) = &outcome {
-                attempts.ended(error.executed());
+                attempt.failed(error.executed());
             }
             outcome
         })
@@ -197,39 +200,25 @@ pub(crate) struct LayeredCaller {
 }
 
 impl LayeredCaller {
-    pub(crate) fn new<L: CallLayer>(layer: &L, route: Route) -> Self {
+    pub(crate) fn new<L: CallLayer>(layer: &L, road: Road) -> Self {
         Self {
-            stack: Box::new(Stack::new(layer.layer(CallService(route)))),
+            stack: Box::new(Stack::new(layer.layer(CallService(road)))),
         }
     }
 
     /// Makes a call and waits for its reply, within its time, whatever the layers do with it.
-    pub(crate) async fn call(&self, plan: &CallPlan) -> Result<Reply, CallError> {
-        let time = plan.time_limit()?;
+    pub(crate) async fn call(&self, plan: &CallPlan, time: TimeLimit) -> Result<Reply, CallError> {
         let attempts = Arc::new(Attempts::default());
         let call = OutgoingCall {
             plan: plan.clone(),
-            deadline: time.deadline,
+            time,
             attempts: Arc::clone(&attempts),
         };
-        let error = match timeout_at(time.deadline, self.stack.call(call)).await {
-            Ok(Ok(CallReply(reply))) => return Ok(reply),
-            Ok(Err(error)) => outcome(error, &attempts),
-            Err(_) => CallError::TimedOut {
-                limit: time.limit,
-                executed: attempts.executed(),
-                source: None,
-            },
-        };
-        Err(match error {
-            // An attempt knows only what was left to it.
-            CallError::TimedOut { executed, source, .. } => CallError::TimedOut {
-                limit: time.limit,
-                executed,
-                source,
-            },
-            error => error,
-        })
+        match timeout_at(time.deadline, self.stack.call(call)).await {
+            Ok(Ok(CallReply(reply))) => Ok(reply),
+            Ok(Err(error)) => Err(outcome(error, &attempts)),
+            Err(_) => Err(time.timed_out(attempts.executed())),
+        }
     }
 }
 
@@ -280,23 +269,29 @@ mod tests {
 
     #[test]
     fn an_error_of_a_layer_says_whether_an_attempt_may_have_run() {
-        let attempts = Attempts::default();
+        let attempts = Arc::<Attempts>::default();
         let shed = || outcome("overloaded".into(), &attempts);
         assert_eq!(shed().executed(), Executed::No);
         assert!(shed().is_retryable());
-        attempts.begin();
+        // It may be begun by others, at any time.
+        let mut attempt = attempts.make();
         assert_eq!(shed().executed(), Executed::Maybe);
+        attempt.begin();
         assert!(!shed().is_retryable());
-        attempts.ended(Executed::No);
+        attempt.failed(Executed::No);
+        assert_eq!(shed().executed(), Executed::No);
+        drop(attempts.make());
         assert_eq!(shed().executed(), Executed::No);
     }
 
     #[test]
     fn the_last_attempt_does_not_hide_that_an_earlier_one_may_have_run() {
-        let attempts = Attempts::default();
+        let attempts = Arc::<Attempts>::default();
         let error = outcome(Box::new(no_server()), &attempts);
         assert!(matches!(error, CallError::NoServer { .. }), "{error:?}");
-        attempts.begin();
+        let mut attempt = attempts.make();
+        attempt.begin();
+        attempt.failed(Executed::Maybe);
         let error = outcome(Box::new(no_server()), &attempts);
         assert_eq!(error.executed(), Executed::Maybe);
         let CallError::Middleware { source, .. } = error else {

@@ -128,6 +128,22 @@ impl FaultCode {
         }
     }
 
+    /// All that this version knows.
+    pub(crate) const KNOWN: [Self; 12] = [
+        Self::UnknownMethod,
+        Self::BadRequest,
+        Self::UnsupportedContentType,
+        Self::Panicked,
+        Self::Interrupted,
+        Self::Expired,
+        Self::TooLarge,
+        Self::ReplyTooLarge,
+        Self::Unanswerable,
+        Self::Unauthorized,
+        Self::Rejected,
+        Self::Abandoned,
+    ];
+
     /// The code as it stands on the wire, if this version knows it.
     pub(crate) fn known(&self) -> Option<&'static str> {
         Some(match self {
@@ -148,21 +164,8 @@ impl FaultCode {
     }
 
     pub(crate) fn from_wire(code: &str) -> Self {
-        match code {
-            "unknown_method" => Self::UnknownMethod,
-            "bad_request" => Self::BadRequest,
-            "unsupported_content_type" => Self::UnsupportedContentType,
-            "panicked" => Self::Panicked,
-            "interrupted" => Self::Interrupted,
-            "expired" => Self::Expired,
-            "too_large" => Self::TooLarge,
-            "reply_too_large" => Self::ReplyTooLarge,
-            "unanswerable" => Self::Unanswerable,
-            "unauthorized" => Self::Unauthorized,
-            "rejected" => Self::Rejected,
-            "abandoned" => Self::Abandoned,
-            other => Self::Other(other.to_owned()),
-        }
+        let known = Self::KNOWN.into_iter().find(|known| known.as_str() == code);
+        known.unwrap_or_else(|| Self::Other(code.to_owned()))
     }
 
     /// Whether the method ran.

@@ -61,7 +61,6 @@ impl<'a> Answers<'a> {
         let Some(address) = self.address else {
             return self.due.debt.split_last().pay();
         };
-        let reply = self.desk.fit(reply);
         if reply.body.len() + headers_size(&reply.headers) > MAX_PART_BYTES {
             return self.desk.post.post(DueReply {
                 to: ReplyTo {

@@ -183,7 +183,12 @@ impl Beacon {
                 invocation,
                 answer_to: Some(to),
                 ..
-            }) => (run(service, DISCOVERY.exchange, &invocation).await.reply, to),
+            }) => (
+                run(service, DISCOVERY.exchange, &self.rules, &invocation)
+                    .await
+                    .reply,
+                to,
+            ),
             Ok(Decision::Refuse {
                 reply,
                 fault,
@@ -199,7 +204,7 @@ impl Beacon {
                 return;
             }
         };
-        self.send(self.rules.fit(reply), to, now + MAX_WAIT).await;
+        self.send(reply, to, now + MAX_WAIT).await;
     }
 
     async fn send(&self, reply: Reply, to: ReplyTo, worth_until: Instant) {

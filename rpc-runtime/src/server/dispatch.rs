@@ -282,17 +282,19 @@ impl Rules {
         }
     }
 
-    /// The reply, or the fault in its place where it is larger than may be sent.
-    pub(super) fn fit(&self, reply: Reply) -> Reply {
+    /// # Errors
+    ///
+    /// The fault to answer with in the place of a reply that is larger than may be sent.
+    pub(super) fn check_reply(&self, reply: &Reply) -> Result<(), Fault> {
         let (size, limit) = (reply.body.len(), self.max_sent_bytes);
         if size <= limit {
-            return reply;
+            return Ok(());
         }
         tracing::warn!(size, limit, "a reply is larger than may be sent");
         let message = format!(
             "the method ran, and its reply of {size} bytes is larger than the {limit} that may be sent"
         );
-        Reply::fault(reply.codec, &Fault::new(FaultCode::ReplyTooLarge, message))
+        Err(Fault::new(FaultCode::ReplyTooLarge, message))
     }
 
     /// Why a request that was delivered before is not run again; nothing where it may be.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::debt::Served;
@@ -15,6 +15,12 @@ use super::serve::Desk;
 use crate::error::BrokerError;
 use crate::status::{Role, Status};
 use crate::transport::{Backoff, RequestQueue, Subscription, Transport};
+
+/// How long no packed requests have come when their callers are taken to have been told to send no more.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// How long a worker that stops waits for that at the most.
+const LONGEST_HEED: Duration = Duration::from_secs(1);
 
 /// How long a handler that was told to stop may take to do so.
 const ABORT_LIMIT: Duration = Duration::from_secs(1);
@@ -26,6 +32,8 @@ pub(super) struct Line {
     prefetch: u16,
     /// The queue is one for packed requests.
     is_of_packed: bool,
+    /// When the last request came.
+    last_arrival: Option<Instant>,
     desk: Arc<Desk>,
     served: Served,
     handlers: JoinSet<()>,
@@ -58,6 +66,7 @@ impl Line {
             queue,
             prefetch,
             is_of_packed: false,
+            last_arrival: None,
             desk,
             served: Served::default(),
             handlers: JoinSet::new(),
@@ -203,6 +212,7 @@ impl Line {
         let (desk, control) = (Arc::clone(&self.desk), Arc::clone(&subscription.control));
         let served = self.served.clone();
         let arrived = Instant::now();
+        self.last_arrival = Some(arrived);
         self.handlers
             .spawn(async move { desk.serve(delivery, control, arrived, &served).await });
     }
@@ -222,6 +232,11 @@ impl Line {
             self.desk.stop_packed();
         }
         let draining = async {
+            if self.is_of_packed
+                && let Some(subscription) = &mut subscription
+            {
+                let _ = timeout(LONGEST_HEED, self.until_heeded(subscription)).await;
+            }
             self.finish(subscription.as_mut()).await;
             if self.is_of_packed && reason.is_none() {
                 self.retire(&mut subscription).await;
@@ -241,6 +256,18 @@ impl Line {
             subscription.control.close().await;
         }
         Ended { unfinished, reason }
+    }
+
+    /// Serves what still comes until none has come for a while. Each answer tells its caller to pack no more, so that nothing is under way
+    /// to the queue when it goes: RabbitMQ confirms what reaches a queue that is being deleted, and drops it.
+    async fn until_heeded(&mut self, subscription: &mut Subscription) {
+        while let Some(last) = self.last_arrival {
+            match timeout_at(last + QUIET, subscription.deliveries.next()).await {
+                Ok(Some(Ok(delivery))) => self.start(delivery, subscription),
+                // It is quiet, or over.
+                Ok(Some(Err(_)) | None) | Err(_) => return,
+            }
+        }
     }
 
     /// With the last worker that takes packed calls, callers are to hear of it, from a queue that is gone: once what they sent

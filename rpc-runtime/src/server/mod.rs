@@ -102,7 +102,7 @@ pub struct Server<L = NoLayer> {
     worker_name: Option<String>,
     version: Option<String>,
     /// Puts a service behind the layers.
-    around: Option<Around>,
+    around: Option<Layers>,
 }
 
 impl Server {
@@ -330,7 +330,10 @@ impl<L: HandlerLayer> Server<L> {
 
     /// The same server, each of whose services has the layers around it.
     fn behind_layers(self) -> Server {
-        let around = self.is_layered.then(|| layered_service(&self.layers));
+        let around = self.is_layered.then(|| Layers {
+            of_methods: layered_service(&self.layers),
+            of_built_in: layered_service(&self.layers),
+        });
         Server {
             layers: NoLayer::new(),
             is_layered: false,
@@ -474,8 +477,16 @@ impl Server {
     /// The service, behind the layers.
     fn behind(&self, service: Arc<dyn Service>) -> Arc<dyn Service> {
         match &self.around {
-            Some(around) => around(service),
+            Some(layers) => (layers.of_methods)(service),
             None => service,
+        }
+    }
+
+    /// Built-in methods, behind layers of their own.
+    fn built_in_behind(&self, methods: BuiltIn) -> Arc<dyn Service> {
+        match &self.around {
+            Some(layers) => (layers.of_built_in)(Arc::new(methods)),
+            None => Arc::new(methods),
         }
     }
 
@@ -492,10 +503,10 @@ impl Server {
         for (queue, dispatcher) in queues {
             let queue = Arc::new(ServedQueue::new(queue.name(), dispatcher.hosted()));
             let built_in = BuiltIn::of_queue(&identity, &queue);
-            dispatcher.add_built_in(&self.behind(Arc::new(built_in)));
+            dispatcher.add_built_in(&self.built_in_behind(built_in));
             served.push(queue);
         }
-        self.behind(Arc::new(BuiltIn::of_worker(&identity, served)))
+        self.built_in_behind(BuiltIn::of_worker(&identity, served))
     }
 }
 
@@ -507,6 +518,13 @@ impl<L> fmt::Debug for Server<L> {
             .field("concurrency", &self.concurrency)
             .finish_non_exhaustive()
     }
+}
+
+/// The layers around a server's methods.
+struct Layers {
+    of_methods: Around,
+    /// Made once more of the same layers, so that a worker whose methods are at their limits still says how it is.
+    of_built_in: Around,
 }
 
 /// A server that consumes from its queues.

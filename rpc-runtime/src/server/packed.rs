@@ -90,7 +90,7 @@ impl Desk {
                 }) => {
                     let in_flight = record.stats.begin();
                     running.set(async move {
-                        let handled = run(service, &self.queue, &invocation).await;
+                        let handled = run(service, &self.queue, &self.rules, &invocation).await;
                         drop(in_flight);
                         (handled, here)
                     });
@@ -162,7 +162,7 @@ impl Desk {
                 record,
             }) => {
                 let in_flight = record.stats.begin();
-                let handled = run(service, &self.queue, &invocation).await;
+                let handled = run(service, &self.queue, &self.rules, &invocation).await;
                 drop(in_flight);
                 let wanted = self.ended(record, true, now.elapsed(), &handled);
                 (handled.reply, wanted)

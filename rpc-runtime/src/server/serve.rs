@@ -16,6 +16,7 @@ use super::post::{DueReply, Post};
 use super::runs::{Arrival, Id, Key, Origin, Runs};
 use super::service::{Answer, Invocation, Service};
 use crate::context::with_ambient_deadline;
+use crate::error::Executed;
 use crate::protocol::{Fault, FaultCode, Message, PACKED, Properties, Reply, Request, ShortStr};
 use crate::telemetry::{Event, Handling, Outcome, count};
 use crate::transport::{Control, Delivery};
@@ -163,7 +164,7 @@ impl Desk {
                 answer_to,
             }) => {
                 let in_flight = record.stats.begin();
-                let handled = run(service, &self.queue, &invocation).await;
+                let handled = run(service, &self.queue, &self.rules, &invocation).await;
                 drop(in_flight);
                 let wanted = self.ended(record, packs, now.elapsed(), &handled);
                 (handled.reply, wanted, answer_to)
@@ -184,7 +185,7 @@ impl Desk {
         match answer_to {
             Some(to) => self.post.post(DueReply {
                 to,
-                reply: self.fit(reply),
+                reply,
                 wanted,
                 worth_until,
                 in_a_row: self.answers_in_a_row(&debt),
@@ -214,10 +215,16 @@ impl Desk {
         self.places.acquire().await.ok()
     }
 
-    /// A request was run, and took this long. Answers with how many calls of its method are wanted in one message, if its caller asks;
-    /// zero says nothing.
+    /// A request was handled, and took this long. Answers with how many calls of its method are wanted in one message, if its caller
+    /// asks; zero says nothing.
     pub(super) fn ended(&self, record: &Record, packs: bool, took: Duration, handled: &Handled) -> u16 {
-        record.stats.ended(took, handled.outcome != Outcome::Ok);
+        match handled.ran {
+            true => record.stats.ended(took, handled.outcome != Outcome::Ok),
+            false => count(Event::RequestRefused {
+                queue: &self.queue,
+                code: handled.outcome.as_str(),
+            }),
+        }
         if !packs {
             return 0;
         }
@@ -227,7 +234,11 @@ impl Desk {
         if !self.takes_packed.load(Ordering::Relaxed) {
             return 0;
         }
-        record.pace.ran(took);
+        // What was refused says nothing of how long the method takes: many a refusal would make it seem to take no time, and have callers
+        // send as many calls to this worker as it cannot run.
+        if handled.ran {
+            record.pace.ran(took);
+        }
         record.pace.wanted().unwrap_or(0)
     }
 
@@ -244,11 +255,6 @@ impl Desk {
         let (queue, code) = (&self.queue, "reply_address");
         count(Event::RequestRefused { queue, code });
         tracing::warn!(%address, "dropped a request: its reply_to is not a reply address, see ReplyAddresses");
-    }
-
-    /// The reply, or the fault in its place where it is larger than may be sent.
-    pub(super) fn fit(&self, reply: Reply) -> Reply {
-        self.rules.fit(reply)
     }
 
     pub(super) fn runs(&self) -> MutexGuard<'_, Runs<Unsettled>> {
@@ -299,33 +305,45 @@ fn key(delivery: &Delivery) -> Option<Key> {
     Some(Key::new(properties.reply_to.clone(), id))
 }
 
-/// A request that was run.
+/// A request that was handed to its method, or to the layers around that.
 pub(crate) struct Handled {
     pub(crate) reply: Reply,
     pub(crate) outcome: Outcome,
+    /// The method may have run: its arguments could be read, and no layer refused the request.
+    pub(crate) ran: bool,
 }
 
 /// Runs the method of a request from this queue; its panic is a fault.
-pub(crate) async fn run(service: &dyn Service, queue: &str, invocation: &Invocation) -> Handled {
+pub(crate) async fn run(
+    service: &dyn Service,
+    queue: &str,
+    rules: &Rules,
+    invocation: &Invocation,
+) -> Handled {
     match Handling::of(service, queue, invocation) {
-        None => caught(service, invocation).await,
+        None => caught(service, rules, invocation).await,
         // In a box of its own, so that it takes no memory where nobody looks.
-        Some(handling) => Box::pin(handling.run(caught(service, invocation))).await,
+        Some(handling) => Box::pin(handling.run(caught(service, rules, invocation))).await,
     }
 }
 
-async fn caught(service: &dyn Service, invocation: &Invocation) -> Handled {
+async fn caught(service: &dyn Service, rules: &Rules, invocation: &Invocation) -> Handled {
     // Called in there, so that a panic before its future exists is caught too.
     let handling = with_ambient_deadline(invocation.context().deadline(), async {
         service.handle(invocation).await
     });
     let (method, correlation_id) = (invocation.method(), invocation.context().correlation_id());
+    let mut ran = true;
     let fault = match AssertUnwindSafe(handling).catch_unwind().await {
-        Ok(Ok(Answer(reply))) => {
-            let outcome = Outcome::of_answer(&reply);
-            return Handled { reply, outcome };
-        }
+        Ok(Ok(Answer(reply))) => match rules.check_reply(&reply) {
+            Ok(()) => {
+                let outcome = Outcome::of_answer(&reply);
+                return Handled { reply, outcome, ran };
+            }
+            Err(too_large) => too_large,
+        },
         Ok(Err(fault)) => {
+            ran = fault.code.executed() != Executed::No;
             let fault = truthful(fault, invocation.context().came_before());
             // Its message may repeat parts of what the caller sent, which does not belong into logs. What a layer refuses is its
             // business to tell of, and may be much.
@@ -348,6 +366,7 @@ async fn caught(service: &dyn Service, invocation: &Invocation) -> Handled {
     Handled {
         reply: Reply::fault(invocation.codec(), &fault),
         outcome: Outcome::of_fault(&fault.code),
+        ran,
     }
 }
 

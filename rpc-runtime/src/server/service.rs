@@ -10,6 +10,7 @@ use crate::codec::{Codec, EncodeError};
 use crate::context::Context;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Chain;
+use crate::middleware::Extensions;
 use crate::protocol::{ArgumentsSeed, DecodeArguments, Fault, FaultCode, Reply, ReplyKind, no_arguments};
 
 /// Something that a [`Server`](crate::Server) can serve.
@@ -58,6 +59,10 @@ impl Invocation {
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    pub(crate) fn extensions_mut(&mut self) -> &mut Extensions {
+        self.context.extensions_mut()
     }
 
     pub(crate) fn codec(&self) -> Codec {

@@ -12,22 +12,22 @@ pub(super) const ARE_ON: bool = cfg!(feature = "metrics");
 #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
 pub(crate) enum Event<'a> {
     CallBegan(Method),
-    /// Nothing where nobody waited for its end.
-    CallEnded(Method, Option<(Outcome, Duration)>),
+    CallEnded(Method, Ending),
+    /// Layers made an attempt, which ended so; nothing where nobody waited for it.
+    AttemptEnded(Method, Option<Outcome>),
     /// A message with so many calls leaves.
     CallsSent {
         queue: &'a str,
         calls: usize,
     },
-    /// The broker returned a message, as there is no such queue.
+    /// The broker returned a request, as there is no such queue.
     RequestReturned {
         queue: &'a str,
     },
-    /// A reply came that no call waits for, or that cannot be read.
-    ReplyDiscarded,
+    /// So many replies came that no call waits for, or that cannot be read.
+    RepliesDiscarded(usize),
     RequestBegan(Method),
-    /// Nothing where it was stopped.
-    RequestEnded(Method, Option<(Outcome, Duration)>),
+    RequestEnded(Method, Ending),
     /// A message with so many requests came, which the broker may have delivered before.
     RequestsReceived {
         queue: &'a str,
@@ -54,6 +54,17 @@ pub(crate) enum Event<'a> {
     },
 }
 
+/// How a call ended, or a request.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(feature = "metrics"), allow(dead_code))]
+pub(crate) enum Ending {
+    So(Outcome, Duration),
+    /// The request was refused in place of being run.
+    NotRun,
+    /// Nobody waited for its end.
+    Dropped,
+}
+
 /// Whose calls are counted.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
@@ -78,7 +89,20 @@ pub use on::describe;
 mod on {
     use metrics::{Label, Unit, counter, gauge, histogram};
 
-    use super::{Event, Method};
+    use super::{Ending, Event, Method, Outcome};
+
+    const CANCELLED: &str = "cancelled";
+
+    impl Ending {
+        /// What counters call it; nothing where others count it.
+        fn name(self) -> Option<&'static str> {
+            match self {
+                Self::So(outcome, _) => Some(outcome.as_str()),
+                Self::NotRun => None,
+                Self::Dropped => Some(CANCELLED),
+            }
+        }
+    }
 
     impl Method {
         fn labels(self) -> Vec<Label> {
@@ -99,13 +123,19 @@ mod on {
     pub(super) fn count(event: Event<'_>) {
         match event {
             Event::CallBegan(method) => gauge!("rpc_client_in_flight", method.labels()).increment(1),
-            Event::CallEnded(method, ended) => {
+            Event::CallEnded(method, ending) => {
                 gauge!("rpc_client_in_flight", method.labels()).decrement(1);
-                let outcome = ended.map_or("cancelled", |(outcome, _)| outcome.as_str());
-                counter!("rpc_client_calls_total", method.labels_with(outcome)).increment(1);
-                if let Some((_, took)) = ended {
-                    histogram!("rpc_client_call_duration_seconds", method.labels()).record(took);
+                if let Ending::So(outcome, took) = ending {
+                    let labels = method.labels_with(outcome.as_str());
+                    histogram!("rpc_client_call_duration_seconds", labels).record(took);
                 }
+                if let Some(outcome) = ending.name() {
+                    counter!("rpc_client_calls_total", method.labels_with(outcome)).increment(1);
+                }
+            }
+            Event::AttemptEnded(method, outcome) => {
+                let outcome = outcome.map_or(CANCELLED, Outcome::as_str);
+                counter!("rpc_client_attempts_total", method.labels_with(outcome)).increment(1);
             }
             Event::CallsSent { queue, calls } => {
                 histogram!("rpc_client_calls_per_message", "queue" => queue.to_owned()).record(calls as f64);
@@ -113,14 +143,18 @@ mod on {
             Event::RequestReturned { queue } => {
                 counter!("rpc_client_returned_total", "queue" => queue.to_owned()).increment(1);
             }
-            Event::ReplyDiscarded => counter!("rpc_client_replies_discarded_total").increment(1),
+            Event::RepliesDiscarded(replies) => {
+                counter!("rpc_client_replies_discarded_total").increment(replies as u64);
+            }
             Event::RequestBegan(method) => gauge!("rpc_server_in_flight", method.labels()).increment(1),
-            Event::RequestEnded(method, ended) => {
+            Event::RequestEnded(method, ending) => {
                 gauge!("rpc_server_in_flight", method.labels()).decrement(1);
-                let outcome = ended.map_or("cancelled", |(outcome, _)| outcome.as_str());
-                counter!("rpc_server_requests_total", method.labels_with(outcome)).increment(1);
-                if let Some((_, took)) = ended {
-                    histogram!("rpc_server_request_duration_seconds", method.labels()).record(took);
+                if let Ending::So(outcome, took) = ending {
+                    let labels = method.labels_with(outcome.as_str());
+                    histogram!("rpc_server_request_duration_seconds", labels).record(took);
+                }
+                if let Some(outcome) = ending.name() {
+                    counter!("rpc_server_requests_total", method.labels_with(outcome)).increment(1);
                 }
             }
             Event::RequestsReceived {
@@ -181,9 +215,14 @@ mod on {
     const COUNTERS: Metrics = &[
         ("rpc_client_calls_total", Unit::Count, "calls that ended"),
         (
+            "rpc_client_attempts_total",
+            Unit::Count,
+            "attempts that layers around calls made",
+        ),
+        (
             "rpc_client_returned_total",
             Unit::Count,
-            "messages with requests that the broker returned",
+            "requests that the broker returned",
         ),
         (
             "rpc_client_replies_discarded_total",

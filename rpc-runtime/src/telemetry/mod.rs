@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
@@ -18,23 +17,38 @@ pub use metrics::describe as describe_metrics;
 pub(crate) use metrics::{Event, count};
 pub(crate) use outcome::Outcome;
 
-use crate::client::Slot;
-use crate::error::CallError;
-use crate::protocol::Reply;
+use crate::client::{Calling, Slot};
 use crate::server::{Handled, Invocation, Service};
-use metrics::Method;
+use metrics::{Ending, Method};
 use span::Side;
-
-/// An attempt to call, and its reply.
-type Calling = BoxFuture<'static, Result<Reply, CallError>>;
 
 /// Makes a call under the eyes of whoever looks; as it is, where nobody does.
 pub(crate) fn call(mut slot: Arc<Slot>, make: impl FnOnce(Arc<Slot>) -> Calling) -> Calling {
-    let span = span::of_call(slot.plan());
+    let span = span::of_call(slot.plan(), "client");
+    inject(&span, &mut slot);
+    watched(span, slot, Counts::Calls, make)
+}
+
+/// The same of a call through layers, whose attempts are sent.
+pub(crate) fn layered_call(slot: Arc<Slot>, make: impl FnOnce(Arc<Slot>) -> Calling) -> Calling {
+    watched(span::of_call(slot.plan(), "internal"), slot, Counts::Calls, make)
+}
+
+/// The same of such an attempt.
+pub(crate) fn attempt(mut slot: Arc<Slot>, make: impl FnOnce(Arc<Slot>) -> Calling) -> Calling {
+    let span = span::of_call(slot.plan(), "client");
+    inject(&span, &mut slot);
+    watched(span, slot, Counts::Attempts, make)
+}
+
+fn inject(span: &Span, slot: &mut Arc<Slot>) {
     // Nobody else has it before it begins.
-    if let Some(slot) = Arc::get_mut(&mut slot) {
-        propagation::inject(&span, &mut slot.plan_mut().headers);
+    if let Some(slot) = Arc::get_mut(slot) {
+        propagation::inject(span, &mut slot.plan_mut().headers);
     }
+}
+
+fn watched(span: Span, slot: Arc<Slot>, counts: Counts, make: impl FnOnce(Arc<Slot>) -> Calling) -> Calling {
     if span.is_disabled() && !metrics::ARE_ON {
         return make(slot);
     }
@@ -46,7 +60,7 @@ pub(crate) fn call(mut slot: Arc<Slot>, make: impl FnOnce(Arc<Slot>) -> Calling)
     };
     let calling = make(slot).instrument(span.clone());
     Box::pin(async move {
-        let counted = Counted::call(method);
+        let counted = Counted::begin(counts, method);
         let outcome = calling.await;
         let told = Outcome::of_call(&outcome);
         span::ended(&span, Side::Caller, told);
@@ -88,57 +102,70 @@ impl Handling {
             context,
             method,
         } = self;
-        let counted = Counted::request(method);
+        let counted = Counted::begin(Counts::Requests, method);
         let running = running.instrument(span.clone());
         let mut handled = context.around(&span, running).await;
         span::ended(&span, Side::Worker, handled.outcome);
-        counted.ended(handled.outcome);
+        match handled.ran {
+            true => counted.ended(handled.outcome),
+            false => counted.not_run(),
+        }
         propagation::inject(&span, &mut handled.reply.headers);
         handled
     }
 }
 
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    Calls,
+    Attempts,
+    Requests,
+}
+
 /// Counts a call, or a request, also where nobody waits for its end.
 struct Counted {
+    counts: Counts,
     method: Method,
-    side: Side,
     /// Nothing where nothing is counted.
     began: Option<Instant>,
-    outcome: Option<Outcome>,
+    ending: Ending,
 }
 
 impl Counted {
-    fn call(method: Method) -> Self {
-        count(Event::CallBegan(method));
-        Self::begin(method, Side::Caller)
-    }
-
-    fn request(method: Method) -> Self {
-        count(Event::RequestBegan(method));
-        Self::begin(method, Side::Worker)
-    }
-
-    fn begin(method: Method, side: Side) -> Self {
+    fn begin(counts: Counts, method: Method) -> Self {
+        match counts {
+            Counts::Calls => count(Event::CallBegan(method)),
+            Counts::Attempts => {}
+            Counts::Requests => count(Event::RequestBegan(method)),
+        }
         Self {
+            counts,
             method,
-            side,
             began: metrics::ARE_ON.then(Instant::now),
-            outcome: None,
+            ending: Ending::Dropped,
         }
     }
 
     fn ended(mut self, outcome: Outcome) {
-        self.outcome = Some(outcome);
+        if let Some(began) = self.began {
+            self.ending = Ending::So(outcome, began.elapsed());
+        }
+    }
+
+    fn not_run(mut self) {
+        self.ending = Ending::NotRun;
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let took = self.began.map(|began| began.elapsed());
-        let ended = self.outcome.zip(took);
-        count(match self.side {
-            Side::Caller => Event::CallEnded(self.method, ended),
-            Side::Worker => Event::RequestEnded(self.method, ended),
+        let Self { method, ending, .. } = *self;
+        count(match (self.counts, ending) {
+            (Counts::Calls, ending) => Event::CallEnded(method, ending),
+            (Counts::Requests, ending) => Event::RequestEnded(method, ending),
+            (Counts::Attempts, Ending::So(outcome, _)) => Event::AttemptEnded(method, Some(outcome)),
+            (Counts::Attempts, _) => Event::AttemptEnded(method, None),
         });
     }
 }

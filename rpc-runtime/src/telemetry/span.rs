@@ -9,13 +9,13 @@ use super::Outcome;
 use crate::client::CallPlan;
 use crate::server::{Invocation, Service};
 
-/// The span of an attempt to call; disabled where nobody looks at it.
-pub(super) fn of_call(plan: &CallPlan) -> Span {
+/// The span of a call; disabled where nobody looks at it. Its kind is `client` where it is sent, and `internal` where its attempts are.
+pub(super) fn of_call(plan: &CallPlan, kind: &'static str) -> Span {
     let (service, method) = (plan.destination.service.name, plan.method.name);
     tracing::info_span!(
         "call",
         otel.name = %format_args!("{service}/{method}"),
-        otel.kind = "client",
+        otel.kind = kind,
         otel.status_code = Empty,
         rpc.system.name = SYSTEM,
         rpc.method = %format_args!("{service}/{method}"),

@@ -21,7 +21,7 @@ use crate::protocol::{Message, ShortStr};
 use crate::transport::topology::Broadcasts;
 use crate::transport::{Published, Subscription};
 
-impl Opening<'_> {
+impl Opening {
     /// Consumes what is sent to the exchange from now on, from a queue that ends with its consumer.
     pub(super) async fn broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
         let exchange = broadcasts.exchange;

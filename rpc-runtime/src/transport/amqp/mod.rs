@@ -125,11 +125,29 @@ impl AmqpTransport {
         }
     }
 
-    fn opening<'a>(&'a self, connection: &'a OpenConnection) -> Opening<'a> {
+    fn opening(&self, connection: &Arc<OpenConnection>) -> Opening {
         Opening {
-            connection,
+            connection: Arc::clone(connection),
             limit: self.limit,
-            tasks: &self.tasks,
+            tasks: self.tasks.clone(),
+        }
+    }
+
+    /// Opens something to its end, in a task of the transport, although its user may wait no longer: a queue that goes with its consumer
+    /// stays where it was declared and is never consumed. What nobody waits for is dropped once it is open, and ends so.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        opening: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        let ending = self.tasks.ending.clone();
+        let opening = async move { ending.run_until_cancelled(opening).await };
+        match self.tasks.tracker.spawn(opening).await {
+            Ok(opened) => opened.unwrap_or(Err(BrokerError::Closed)),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends.
+                Err(_) => Err(BrokerError::Closed),
+            },
         }
     }
 
@@ -151,32 +169,33 @@ impl AmqpTransport {
 
     /// Replies to come to a queue that ends with the connection.
     async fn open_exclusive(&self) -> Result<ReplyLink, BrokerError> {
-        let connection = self.consuming.ready().await?;
-        let opening = self.opening(&connection);
-        let channel = opening.channel().await?;
-        let options = QueueDeclareOptions {
-            exclusive: true,
-            auto_delete: true,
-            ..QueueDeclareOptions::default()
+        let opening = self.opening(&self.consuming.ready().await?);
+        let opening = async move {
+            let channel = opening.channel().await?;
+            let options = QueueDeclareOptions {
+                exclusive: true,
+                auto_delete: true,
+                ..QueueDeclareOptions::default()
+            };
+            let declaring = opening.declare(&channel, "", options, FieldTable::default());
+            let address = declaring.await?;
+            let terms = opening.terms(Acknowledge::Never);
+            let replies = match opening.subscribe(&channel, address.as_str(), terms).await {
+                Ok(replies) => replies,
+                Err(error) => {
+                    // It goes by itself only once it had a consumer, and this is tried again.
+                    opening.discard(&address).await;
+                    return Err(error);
+                }
+            };
+            Ok(ReplyLink {
+                address,
+                replies,
+                resumed: None,
+                publisher: None,
+            })
         };
-        let address = opening
-            .declare(&channel, "", options, FieldTable::default())
-            .await?;
-        let subscribing = opening.subscribe(&channel, address.as_str(), opening.terms(Acknowledge::Never));
-        let replies = match subscribing.await {
-            Ok(replies) => replies,
-            Err(error) => {
-                // It goes by itself only once it had a consumer, and this is tried again.
-                opening.discard(&address).await;
-                return Err(error);
-            }
-        };
-        Ok(ReplyLink {
-            address,
-            replies,
-            resumed: None,
-            publisher: None,
-        })
+        self.to_its_end(opening).await
     }
 
     /// Replies to come to a queue that outlives the connection; to the earlier one, where it is still there.
@@ -315,8 +334,10 @@ impl Transport for AmqpTransport {
     }
 
     async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
-        let connection = self.consuming.ready().await?;
-        self.opening(&connection).broadcasts(broadcasts).await
+        let opening = self.opening(&self.consuming.ready().await?);
+        let broadcasts = *broadcasts;
+        self.to_its_end(async move { opening.broadcasts(&broadcasts).await })
+            .await
     }
 
     async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {

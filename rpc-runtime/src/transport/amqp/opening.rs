@@ -19,14 +19,14 @@ use crate::transport::Subscription;
 use crate::transport::topology::{Declare, QueueArgument, QueueProperties, RequestQueue};
 
 /// A connection on which something is opened.
-pub(super) struct Opening<'a> {
-    pub(super) connection: &'a OpenConnection,
+pub(super) struct Opening {
+    pub(super) connection: Arc<OpenConnection>,
     /// How long each step may take.
     pub(super) limit: Duration,
-    pub(super) tasks: &'a Tasks,
+    pub(super) tasks: Tasks,
 }
 
-impl Opening<'_> {
+impl Opening {
     /// Waits for the broker's answer.
     ///
     /// lapin leaves some questions unanswered when the connection is lost under them.
@@ -58,14 +58,14 @@ impl Opening<'_> {
             .step("opening a channel", self.connection.lapin().create_channel())
             .await?;
         let state = self.connection.state();
-        Ok(Arc::new(OpenChannel::new(channel, state, self.tasks)))
+        Ok(Arc::new(OpenChannel::new(channel, state, &self.tasks)))
     }
 
     /// Publishes through a channel, with confirms.
     pub(super) async fn publisher(&self, channel: Arc<OpenChannel>) -> Result<AmqpPublisher, BrokerError> {
         let selecting = channel.confirm_select(ConfirmSelectOptions::default());
         self.step("asking for confirms", selecting).await?;
-        Ok(AmqpPublisher::start(channel, self.tasks))
+        Ok(AmqpPublisher::start(channel, &self.tasks))
     }
 
     /// How many deliveries each consumer of the channel may have unsettled.
@@ -83,7 +83,7 @@ impl Opening<'_> {
         let consuming = subscription::consume(channel, queue, terms.acknowledge)?;
         let consumer = self.answer("consuming a queue", consuming).await?;
         let consumer = consumer.map_err(|error| queue_error(queue, error))?;
-        Ok(subscription::of(consumer, channel, terms, self.tasks))
+        Ok(subscription::of(consumer, channel, terms, &self.tasks))
     }
 
     /// The terms of a subscription of which nothing else is said.

@@ -173,9 +173,9 @@ impl DirectReplies {
         };
         let watch = AbortOnDropHandle::new(self.tasks.tracker.spawn(watching));
         let opening = Opening {
-            connection: &connection,
+            connection: Arc::clone(&connection),
             limit: self.target.limit,
-            tasks: &self.tasks,
+            tasks: self.tasks.clone(),
         };
         let channel = opening.channel().await?;
         let publisher = opening.publisher(channel).await?;

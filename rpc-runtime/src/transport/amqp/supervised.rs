@@ -26,9 +26,7 @@ pub(super) struct Target {
 impl Target {
     /// Connects to the first address that answers.
     pub(super) async fn connect(&self, name: &'static str) -> Result<OpenConnection, BrokerError> {
-        let mut outcome = Err(BrokerError::InvalidAddress {
-            reason: "there is none",
-        });
+        let mut outcome = Err(BrokerError::NoAddress);
         for address in &*self.addresses {
             outcome = OpenConnection::open(address, name, self.limit).await;
             match &outcome {
