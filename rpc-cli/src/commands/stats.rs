@@ -500,7 +500,7 @@ Store    q      get           2     40       4        4  2.00ms  9.00ms"
     #[test]
     fn who_watches_sees_what_happened_since_the_last_look() {
         let (before, now) = (worker("1", 10, 1, 1), worker("1", 30, 3, 4));
-        let row = last(&[&[before], &[now.clone()]]);
+        let row = last(&[&[before], std::slice::from_ref(&now)]);
         let recent = row.recent.unwrap();
         assert_eq!((recent.calls_per_second, recent.failures_per_second), (10.0, 1.0));
         assert_eq!(recent.counted.mean(), Some(Duration::from_millis(4)));
@@ -570,7 +570,7 @@ Store    q      get           1     30       3        2  4.00ms  4.00ms     10.0
             wild.queues[0].methods[0].total_ns = total;
             let row = last(&[&[worker("1", 1, 1, 1)], &[wild.clone(), wild.clone()]]);
             assert_eq!(row.counted.calls, u64::MAX);
-            let less = last(&[&[wild.clone()], &[worker("1", 1, 1, 1)]]);
+            let less = last(&[std::slice::from_ref(&wild), &[worker("1", 1, 1, 1)]]);
             assert_eq!(less.recent.unwrap().calls_per_second, 0.0);
         }
         assert!(!text(&once(&[wild], false), false, true).is_empty());
