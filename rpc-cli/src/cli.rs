@@ -26,7 +26,7 @@ const AFTER_HELP: &str = "\
 Exit codes:
   0  done: the result is printed
   1  the method's own error; `check`: something breaks; `bench`: a call failed; `ping`: no answer
-  2  the command line, an argument or a file cannot be used; nothing was sent
+  2  the command line, an argument, a variable, the address or a file cannot be used; nothing was sent
   3  the call failed, and its method did not run; no such service or method
   4  the call failed, and its method ran, or may have
   5  the broker cannot be reached, or refuses
@@ -52,7 +52,7 @@ pub(crate) struct Options {
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) url: Option<String>,
 
-    /// Print JSON for programs: a value a line. Failures are JSON too, on stderr.
+    /// Print JSON for programs: a value a line. Failures and notes are JSON too, on stderr.
     #[arg(long, global = true)]
     pub(crate) json: bool,
 

@@ -96,6 +96,12 @@ impl Failure {
             }
             Self::NotFound { .. } | Self::Description(_) => Outcome::NotRun,
             Self::Call(error) => of_call(error),
+            Self::Broker(
+                BrokerError::InvalidAddress { .. }
+                | BrokerError::Environment { .. }
+                | BrokerError::InvalidTls { .. }
+                | BrokerError::TlsUnsupported,
+            ) => Outcome::Unusable,
             Self::Broker(_) => Outcome::NoBroker,
         }
     }
@@ -313,6 +319,12 @@ mod tests {
             (timed_out(Executed::Maybe), Outcome::MayHaveRun),
             (call(CallError::TooLarge { size: 2, limit: 1 }), Outcome::Unusable),
             (Failure::Broker(BrokerError::Closed), Outcome::NoBroker),
+            // Nobody was asked yet.
+            (Failure::Broker(BrokerError::TlsUnsupported), Outcome::Unusable),
+            (
+                Failure::Broker(BrokerError::InvalidAddress { reason: "" }),
+                Outcome::Unusable,
+            ),
         ] {
             assert_eq!(failure.outcome(), outcome, "{failure:?}");
         }

@@ -123,10 +123,10 @@ pub(crate) async fn versions(
 /// What a worker on this queue says.
 pub(crate) async fn on_queue(broker: &Broker, queue: &str) -> Result<Vec<ServiceDescription>, Failure> {
     let client = WorkerClient::builder(broker, queue).timeout(ANSWER_LIMIT).build();
-    client
-        .describe()
-        .await
-        .map_err(|error| cannot_describe(queue, error))
+    let described = client.describe().await;
+    let described = described.map_err(|error| cannot_describe(queue, error))?;
+    let services = described.queues.into_iter().flat_map(|queue| queue.services);
+    Ok(services.collect())
 }
 
 fn cannot_describe(queue: &str, error: CallError) -> Failure {

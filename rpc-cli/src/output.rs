@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
+use serde_json::json;
 
 use crate::failure::Failure;
 
@@ -50,9 +51,13 @@ impl Output {
             .map_err(Failure::Output)
     }
 
-    /// Tells people something beside the result.
+    /// Tells something beside the result.
     pub(crate) fn note(&self, note: &str) {
-        self.to_stderr(&format!("rpc: {note}"));
+        let told = match self.json {
+            true => json!({"note": note}).to_string(),
+            false => format!("rpc: {note}"),
+        };
+        self.to_stderr(&told);
     }
 
     /// Tells why there is no result.
@@ -96,7 +101,7 @@ fn clean(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     use super::*;
 

@@ -100,7 +100,7 @@ async fn open(broker: &Broker, gate: &Gate) -> (RunningServer, ServiceDescriptio
         .await
         .unwrap();
     let described = WorkerClient::new(broker, &queue).describe().await.unwrap();
-    (server, described.into_iter().next().unwrap())
+    (server, described.services().next().unwrap().clone())
 }
 
 async fn what_a_description_says_is_called(world: World) {
@@ -299,11 +299,8 @@ async fn what_is_described_as_idempotent_is_sent_again_and_nothing_else_is() {
     let book = Book::behind(Gate::closed());
     let worker = World::RabbitMq.broker().await;
     let server = serve(&worker, RequestQueue::new(&queue), &book).await;
-    let description = WorkerClient::new(&worker, &queue)
-        .describe()
-        .await
-        .unwrap()
-        .remove(0);
+    let description = WorkerClient::new(&worker, &queue).describe().await.unwrap();
+    let description = description.services().next().unwrap().clone();
     let proxy = Proxy::start(shared().await).await.unwrap();
     let options = Broker::builder().reply_queue(ReplyQueue::Exclusive);
     let broker = options.connect(proxy.url()).await.unwrap();

@@ -111,7 +111,7 @@ async fn callers_of_another_language_get_typed_answers_errors_and_faults() {
         assert!(reply["body"]["pid"].is_u64(), "{codec}: {reply}");
         let reply = typed_reply(codec, "rpc.describe", json!({}), &vhost).await;
         assert_eq!(
-            reply["body"][0]["methods"][0]["name"], "get_email",
+            reply["body"]["queues"][0]["services"][0]["methods"][0]["name"], "get_email",
             "{codec}: {reply}"
         );
 

@@ -71,6 +71,7 @@ async fn a_worker_says_who_it_is(world: World) {
     let broker = world.broker_with(Broker::builder().app_id("market")).await;
     let server = Server::new(&broker)
         .worker_name("till 3")
+        .version("2.3.1")
         .serve_on(on(&queue), ShopServer::new(Counter))
         .start()
         .await
@@ -81,7 +82,8 @@ async fn a_worker_says_who_it_is(world: World) {
         assert_eq!(worker.name.as_deref(), Some("till 3"));
         assert_eq!(worker.app_id.as_deref(), Some("market"));
         assert_eq!(worker.pid, std::process::id());
-        assert_eq!(worker.version, env!("CARGO_PKG_VERSION"));
+        assert_eq!(worker.version.as_deref(), Some("2.3.1"));
+        assert_eq!(worker.runtime_version, env!("CARGO_PKG_VERSION"));
         assert_eq!(worker.id, asked.ping().await.unwrap().id);
         assert!(worker.uptime() < SOON);
     }
@@ -91,7 +93,7 @@ async fn a_worker_says_who_it_is(world: World) {
     let server = open_shop(&broker, &queue).await;
     let second = WorkerClient::new(&broker, &queue).ping().await.unwrap();
     assert_ne!(first.id, second.id);
-    assert_eq!(second.name, None);
+    assert_eq!((second.name, second.version), (None, None));
     server.stop().await.unwrap();
 }
 
@@ -106,9 +108,13 @@ async fn a_queue_says_what_is_served_on_it(world: World) {
         .unwrap();
     for codec in [Codec::MessagePack, Codec::Json] {
         let asked = WorkerClient::builder(&broker, &queue).codec(codec).build();
-        let services = soon("an answer", asked.describe()).await.unwrap();
-        let [shop] = &services[..] else {
-            panic!("{services:?}");
+        let described = soon("an answer", asked.describe()).await.unwrap();
+        // Who said so, and of no other queue.
+        assert_eq!(described.worker.id, asked.ping().await.unwrap().id);
+        assert_eq!(described.queues.len(), 1);
+        assert_eq!(described.queues[0].queue, queue);
+        let [shop] = &described.queues[0].services[..] else {
+            panic!("{described:?}");
         };
         assert_eq!((shop.name.as_str(), shop.docs.as_str()), ("Shop", "Sells."));
         // Where it is served, and not where its trait says.
@@ -123,9 +129,9 @@ async fn a_queue_says_what_is_served_on_it(world: World) {
         );
         assert!(shop.method("look").unwrap().is_idempotent);
     }
-    let services = WorkerClient::new(&broker, &other).describe().await.unwrap();
-    assert_eq!(services.len(), 1);
-    assert_eq!(services[0].name, "Ledger");
+    let described = WorkerClient::new(&broker, &other).describe().await.unwrap();
+    let names: Vec<_> = described.services().map(|service| &service.name).collect();
+    assert_eq!(names, ["Ledger"]);
     server.stop().await.unwrap();
 }
 
@@ -295,8 +301,11 @@ async fn who_asks_in_plain_text_can_read_the_answer() {
         ping.starts_with("worker ") && ping.contains(&format!("process {}", std::process::id())),
         "{ping}"
     );
+    let described = ask("rpc.describe").await;
+    let (worker, services) = described.split_once('\n').unwrap();
+    assert!(worker.starts_with("worker "), "{described}");
     assert_eq!(
-        ask("rpc.describe").await,
+        services,
         format!(
             "Shop on {queue}\n  look(what: &str) -> String [default] [idempotent]\n  buy(what: &str) -> Result<u32, SoldOut>"
         )

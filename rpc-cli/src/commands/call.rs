@@ -68,7 +68,7 @@ pub(crate) struct Whom {
 
     /// The arguments as a JSON object, by their names, or as an array, in their order; `-`: standard input has them; @FILE: a file has
     /// them. None at all unless given.
-    #[arg(value_name = "ARGUMENTS", allow_hyphen_values = true)]
+    #[arg(value_name = "ARGUMENTS")]
     third: Option<String>,
 
     /// An argument by its name, in place of ARGUMENTS; several times for several. The value is JSON where it can be read as that, and else

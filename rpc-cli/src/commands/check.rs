@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::{Args, ValueEnum};
 use rpc_runtime::describe::ServiceDescription;
-use rpc_runtime::describe::changes::{Change, Rollout, Verdict, compare};
+use rpc_runtime::describe::changes::{Change, Comparison, Rollout, Verdict};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -19,7 +19,8 @@ use crate::units;
 /// Tells what a new version of a service breaks.
 ///
 /// While a service is updated, old callers call new workers, and new callers call old workers. Each change is listed with whom it breaks. The
-/// exit code is 1 if something breaks, and 0 otherwise.
+/// exit code is 1 if something breaks, and 0 otherwise. What has changed within a type is only seen where both versions describe it with
+/// `#[service(schema)]`; methods of which only the names of types could be compared are told.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 OLD and NEW are files with a description, or an array of them, as `rpc describe --json` writes it; `-` for standard input; service:NAME for what runs
@@ -40,7 +41,7 @@ pub(crate) struct Check {
     #[arg(long, value_enum, default_value_t)]
     order: Order,
 
-    /// Fail for what may break too.
+    /// Fail for what may break too, and for types that could be compared by their names only.
     #[arg(long)]
     strict: bool,
 
@@ -74,6 +75,8 @@ impl Check {
             .iter()
             .flat_map(|service| &service.changes)
             .any(|change| self.breaks(change.verdict));
+        let is_unsure = compared.iter().any(|service| !service.by_name.is_empty());
+        let breaks = breaks || (self.strict && is_unsure);
         match output.json {
             true => output.value(&json_of(&compared, breaks))?,
             false => output.text(&text(&compared))?,
@@ -155,6 +158,8 @@ struct Compared {
     name: String,
     fate: Fate,
     changes: Vec<Change>,
+    /// The methods with types that were compared by their names only.
+    by_name: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,10 +171,14 @@ enum Fate {
 
 /// Compares services of the same name, on the same queue where there is one; and one with one, whatever their names.
 fn compare_all(old: &[ServiceDescription], new: &[ServiceDescription]) -> Vec<Compared> {
-    let compared = |old: &ServiceDescription, new: &ServiceDescription, fate| Compared {
-        name: old.name.clone(),
-        fate,
-        changes: compare(old, new),
+    let compared = |old: &ServiceDescription, new: &ServiceDescription, fate| {
+        let Comparison { changes, by_name, .. } = Comparison::new(old, new);
+        Compared {
+            name: old.name.clone(),
+            fate,
+            changes,
+            by_name,
+        }
     };
     if let ([old], [new]) = (old, new) {
         return vec![compared(old, new, Fate::Stays)];
@@ -191,7 +200,12 @@ fn compare_all(old: &[ServiceDescription], new: &[ServiceDescription]) -> Vec<Co
         .iter()
         .filter(|new| old.iter().all(|old| old.name != new.name))
     {
-        all.push(compared(new, new, Fate::Comes));
+        all.push(Compared {
+            name: new.name.clone(),
+            fate: Fate::Comes,
+            changes: Vec::new(),
+            by_name: Vec::new(),
+        });
     }
     all
 }
@@ -206,7 +220,10 @@ fn rollout(compared: &[Compared]) -> Rollout {
 
 fn text(compared: &[Compared]) -> String {
     let mut lines = Vec::new();
-    for Compared { name, fate, changes } in compared {
+    for Compared {
+        name, fate, changes, ..
+    } in compared
+    {
         let fate = match fate {
             Fate::Stays if changes.is_empty() => ": nothing has changed",
             Fate::Stays => "",
@@ -235,17 +252,40 @@ fn text(compared: &[Compared]) -> String {
         lines.push(String::new());
         lines.push(format!("{}: {order}", units::count(changes, "change")));
     }
+    let by_name: Vec<_> = compared
+        .iter()
+        .flat_map(|service| {
+            service
+                .by_name
+                .iter()
+                .map(|method| format!("{}.{method}", service.name))
+        })
+        .collect();
+    if !by_name.is_empty() {
+        lines.push(String::new());
+        lines.push(format!(
+            "the types of {} were compared by name only: use #[service(schema)] in both versions to see what changes within them",
+            units::count(by_name.len(), "method")
+        ));
+        lines.push(format!("  {}", by_name.join(", ")));
+    }
     lines.join("\n")
 }
 
 fn json_of(compared: &[Compared], breaks: bool) -> Value {
-    let services = compared.iter().map(|Compared { name, fate, changes }| {
+    let services = compared.iter().map(|service| {
+        let Compared {
+            name,
+            fate,
+            changes,
+            by_name,
+        } = service;
         let fate = match fate {
             Fate::Stays => "stays",
             Fate::Goes => "goes",
             Fate::Comes => "comes",
         };
-        json!({"name": name, "fate": fate, "changes": changes})
+        json!({"name": name, "fate": fate, "changes": changes, "compared_by_name": by_name})
     });
     json!({
         "breaks": breaks,
@@ -265,6 +305,9 @@ mod tests {
     fn service(name: &str, queue: &str, methods: &[&str]) -> ServiceDescription {
         let mut service = ServiceDescription::new(name, queue);
         service.methods = methods.iter().copied().map(MethodDescription::new).collect();
+        for method in &mut service.methods {
+            method.returns = "()".to_owned();
+        }
         service
     }
 
@@ -374,5 +417,34 @@ mod tests {
         );
         let same = compare_all(&[service("A", "a", &[])], &[service("A", "a", &[])]);
         assert_eq!(super::text(&same), "A: nothing has changed");
+    }
+
+    #[test]
+    fn types_that_were_compared_by_name_are_told() {
+        let mut store = service("Store", "q", &["get"]);
+        store.methods[0].returns = "User".to_owned();
+        let compared = compare_all(from_ref(&store), from_ref(&store));
+        assert_eq!(
+            text(&compared),
+            "Store: nothing has changed\n\nthe types of 1 method were compared by name only: use #[service(schema)] in both versions to see \
+             what changes within them\n  Store.get"
+        );
+        assert_eq!(
+            json_of(&compared, false)["services"][0]["compared_by_name"],
+            json!(["get"])
+        );
+        // One that comes or goes has nothing to be compared with.
+        let other = service("Other", "q", &[]);
+        let both = [other.clone(), service("Another", "q", &[])];
+        assert!(
+            compare_all(from_ref(&store), &both)
+                .iter()
+                .all(|it| it.by_name.is_empty())
+        );
+        assert!(
+            compare_all(&both, from_ref(&store))
+                .iter()
+                .all(|it| it.by_name.is_empty())
+        );
     }
 }

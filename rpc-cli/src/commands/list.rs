@@ -87,6 +87,7 @@ fn workers(found: &Discovered<WorkerDescription>) -> String {
         Left("HOST"),
         Right("PROCESS"),
         Right("UP"),
+        Left("VERSION"),
         Left("RPC-RUNTIME"),
         Left("SERVES"),
     ]);
@@ -104,7 +105,8 @@ fn workers(found: &Discovered<WorkerDescription>) -> String {
             worker.host.clone(),
             worker.pid.to_string(),
             units::age(worker.uptime()),
-            worker.version.clone(),
+            worker.version.clone().unwrap_or_else(|| "-".to_owned()),
+            worker.runtime_version.clone(),
             served.collect::<Vec<_>>().join(", "),
         ]);
     }

@@ -1,5 +1,7 @@
 //! What fails: each kind with its exit code, and with what to do.
 
+use std::io::Write as _;
+
 use rpc_tests::rabbit::{Vhost, unique};
 use rpc_tests::raw::RawPeer;
 use serde_json::{Value, json};
@@ -60,11 +62,23 @@ async fn what_two_sides_of_tls_do_not_agree_on_is_told() {
     without_file.env("RPC_RUNTIME_TLS_CA_FILE", "/nowhere/ca.pem");
     let output = rpc_tests::programs::run(&mut without_file).await;
     let told = rpc_tests::programs::text(&output.stderr);
-    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(output.status.code(), Some(2));
     assert!(
         told.contains("RPC_RUNTIME_TLS_CA_FILE names a file that cannot be read: No such file"),
         "{told}"
     );
+}
+
+#[tokio::test]
+async fn certificates_that_cannot_be_used_are_refused() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"no certificate").unwrap();
+    let mut unusable = program(&["list", "--url", "amqps://127.0.0.1:1"]);
+    unusable.env("RPC_TLS_CA_FILE", file.path());
+    let output = rpc_tests::programs::run(&mut unusable).await;
+    let told = rpc_tests::programs::text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("the TLS options cannot be used"), "{told}");
 }
 
 #[tokio::test]
@@ -75,7 +89,7 @@ async fn what_is_no_address_is_refused_and_not_repeated() {
         "s3cret",
     ] {
         let failed = rpc_at(url, &["list"]).await;
-        let told = failed.failure(5);
+        let told = failed.failure(2);
         assert!(told.contains("amqp://user:password@host:port/vhost"), "{told}");
         assert!(!told.contains("s3cret"), "{told}");
     }
@@ -83,7 +97,7 @@ async fn what_is_no_address_is_refused_and_not_repeated() {
     misspelt.env("RPC_RUNTIME_REPLAY_QUEUE", "s3cret");
     let output = rpc_tests::programs::run(&mut misspelt).await;
     let told = rpc_tests::programs::text(&output.stderr);
-    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(output.status.code(), Some(2));
     assert!(
         told.contains("RPC_RUNTIME_REPLAY_QUEUE is not known") && !told.contains("s3cret"),
         "{told}"
@@ -157,6 +171,8 @@ async fn arguments_that_cannot_be_are_refused_before_anything_is_sent() {
         (&["{}", "--arg", "id=1"], "arguments are given twice"),
         (&["--timeout", "10"], "10s, or 10ms"),
         (&["--undescribed"], "--queue"),
+        (&["--jsn"], "unexpected argument '--jsn'"),
+        (&["-x"], "unexpected argument '-x'"),
     ] {
         let failed = call(arguments).await;
         assert!(failed.failure(2).contains(told), "{arguments:?}: {failed:?}");

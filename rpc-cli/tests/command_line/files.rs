@@ -24,6 +24,7 @@ async fn check(old: &NamedTempFile, new: &NamedTempFile, options: &[&str]) -> Pr
 
 fn search(arguments: &[&str]) -> ServiceDescription {
     let mut find = MethodDescription::new("find");
+    find.returns = "Vec<String>".to_owned();
     let arguments = arguments
         .iter()
         .map(|name| ArgumentDescription::new(*name, "&str"));
@@ -65,8 +66,31 @@ async fn check_ends_with_whether_something_breaks() {
     );
     assert_eq!(
         told["services"][1],
-        json!({"name": "Log", "fate": "goes", "changes": []})
+        json!({"name": "Log", "fate": "goes", "changes": [], "compared_by_name": []})
     );
+}
+
+#[tokio::test]
+async fn check_tells_what_it_did_not_compare() {
+    let mut users = search(&["text"]);
+    users.methods[0].returns = "Vec<User>".to_owned();
+    let users = file(&users);
+    let told = check(&users, &users, &[]).await;
+    assert!(
+        told.result()
+            .contains("the types of 1 method were compared by name only: use #[service(schema)]"),
+        "{told:?}"
+    );
+    let strict = check(&users, &users, &["--strict", "--json"]).await;
+    assert_eq!(strict.code, 1, "{strict:?}");
+    let told: Value = serde_json::from_str(&strict.stdout).unwrap();
+    assert_eq!(
+        (&told["breaks"], &told["services"][0]["compared_by_name"]),
+        (&json!(true), &json!(["find"]))
+    );
+    // Of types that everybody knows, the names are enough.
+    let plain = file(&search(&["text"]));
+    assert_eq!(check(&plain, &plain, &["--strict"]).await.code, 0);
 }
 
 #[tokio::test]

@@ -72,12 +72,66 @@ async fn stats_are_those_of_all_workers_together() {
 
     let watch = ["stats", "--watch", "100ms", "--count", "2", "--window", "100ms"];
     let watched = rpc(&vhost, &watch).await;
-    assert_eq!(watched.result().matches("A SECOND").count(), 2, "{watched:?}");
+    assert_eq!(watched.result().matches("CALLS/S").count(), 2, "{watched:?}");
     assert!(!watched.stdout.contains('\u{1b}'), "{watched:?}");
     let watched = rpc(&vhost, &[&watch[..], &["--json"]].concat())
         .await
         .json_lines();
     assert_eq!(watched[1]["methods"][0]["calls_per_second"], 0.0);
+    assert_eq!(watched[1]["methods"][0]["failures_per_second"], 0.0);
+}
+
+#[tokio::test]
+async fn who_watches_stats_goes_on_without_workers() {
+    let vhost = Vhost::new().await;
+    let worker = directory_on(&vhost, "rpc_queue").await;
+    let mut watching = program(&["stats", "--watch", "50ms", "--window", "50ms", "--json"])
+        .env("AMQP_URL", vhost.url())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut shown = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut told = BufReader::new(watching.stderr.take().unwrap()).lines();
+    let shows = tokio::time::timeout(LIMIT, shown.next_line());
+    assert!(
+        shows
+            .await
+            .expect("a line")
+            .unwrap()
+            .unwrap()
+            .contains("UserDirectory")
+    );
+
+    worker.stop().await.unwrap();
+    let note = tokio::time::timeout(LIMIT, told.next_line());
+    let note: Value = serde_json::from_str(&note.await.expect("a note").unwrap().unwrap()).unwrap();
+    assert_eq!(note["note"], "nothing to show now: no worker was found");
+
+    let _worker = directory_on(&vhost, "other").await;
+    tokio::time::timeout(LIMIT, async {
+        while !shown
+            .next_line()
+            .await
+            .unwrap()
+            .expect("it goes on")
+            .contains("other")
+        {}
+    })
+    .await
+    .expect("the new worker is shown");
+    interrupt(watching.id().unwrap()).await;
+    assert_eq!(watching.wait().await.unwrap().code(), Some(0));
+
+    // Where there was nothing to see at all, that is told in the end.
+    let nothing = [
+        "stats", "Nobody", "--watch", "50ms", "--window", "50ms", "--count", "2",
+    ];
+    let nothing = rpc(&vhost, &nothing).await;
+    assert!(
+        nothing.failure(3).contains("rpc: no service Nobody was found"),
+        "{nothing:?}"
+    );
 }
 
 #[tokio::test]

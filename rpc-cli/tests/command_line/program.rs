@@ -166,7 +166,7 @@ impl Library for Shelf {
 /// A worker of the library, within the test.
 pub(crate) async fn library(vhost: &Vhost) -> RunningServer {
     let broker = Broker::connect(&vhost.url()).await.unwrap();
-    let server = Server::new(&broker).worker_name("librarian");
+    let server = Server::new(&broker).worker_name("librarian").version("2.3.1");
     server.serve(LibraryServer::new(Shelf)).start().await.unwrap()
 }
 

@@ -37,7 +37,9 @@ UserDirectory  rpc_queue        2         1        2
         "{rows:?}"
     );
     assert_eq!(
-        rows.iter().filter(|row| row.contains("  librarian  ")).count(),
+        rows.iter()
+            .filter(|row| row.contains("  librarian  ") && row.contains("  2.3.1  "))
+            .count(),
         1,
         "{rows:?}"
     );
@@ -145,7 +147,10 @@ async fn what_runs_is_checked_against_what_is_to_run() {
         );
     }
     let same = rpc(&vhost, &["check", "service:UserDirectory", "queue:rpc_queue"]).await;
-    assert_eq!(same.result(), "UserDirectory: nothing has changed\n");
+    let told = same.result();
+    assert!(told.starts_with("UserDirectory: nothing has changed\n"), "{told}");
+    // The error of one is a type of its own.
+    assert!(told.ends_with("\n  UserDirectory.get_email\n"), "{told}");
 }
 
 #[tokio::test]
@@ -183,6 +188,12 @@ async fn a_rollout_is_told() {
         .await
         .json();
     assert_eq!(versions.as_array().unwrap().len(), 2);
+    // What is told beside a result is JSON beside JSON.
+    let described = rpc(&vhost, &["describe", "UserDirectory", "--json"]).await;
+    assert_eq!(described.code, 0);
+    let told: Value = serde_json::from_str(&described.stderr).unwrap();
+    let note = told["note"].as_str().unwrap();
+    assert!(note.contains("run 2 versions of UserDirectory"), "{told}");
     let listed = rpc(&vhost, &["list", "--json"]).await.json();
     assert_eq!(listed["services"][0]["versions"], 2);
 }

@@ -45,8 +45,9 @@ use crate::protocol::{Reply, ReplyKind};
 ///
 /// # let broker = Broker::in_process();
 /// # let server = Server::new(&broker).serve(DirectoryServer::new(Users)).start().await?;
-/// let description = WorkerClient::new(&broker, "users").describe().await?.remove(0);
-/// let directory = DynamicClient::new(&broker, description)?;
+/// let worker = WorkerClient::new(&broker, "users").describe().await?;
+/// let description = worker.service("Directory").ok_or("it is not there")?;
+/// let directory = DynamicClient::new(&broker, description.clone())?;
 ///
 /// assert_eq!(directory.call("get_email", json!({"id": "user:1"})).await.unwrap(), "alice@example.com");
 /// match directory.call("get_email", json!({"id": "user:2"})).await {

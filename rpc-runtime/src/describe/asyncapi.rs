@@ -17,19 +17,6 @@ const ABOUT: &str = "A service over RabbitMQ. Requests and replies go through th
     queue. This document describes their bodies in `application/json`. In `application/msgpack` they have the same structure; in `text/plain` \
     they are the one argument, or the value, as text. A reply is in the content type of its request.";
 
-const FAULTS: [FaultCode; 10] = [
-    FaultCode::UnknownMethod,
-    FaultCode::BadRequest,
-    FaultCode::UnsupportedContentType,
-    FaultCode::TooLarge,
-    FaultCode::Expired,
-    FaultCode::Unauthorized,
-    FaultCode::Interrupted,
-    FaultCode::Panicked,
-    FaultCode::Unanswerable,
-    FaultCode::ReplyTooLarge,
-];
-
 /// The AsyncAPI 3.0 document of a service, of which `version` is the version of its interface.
 ///
 /// It is written from where the worker stands: each method is an operation that receives a request, and replies unless it is one-way.
@@ -169,7 +156,7 @@ impl Document<'_> {
 
     /// What the runtime answers in place of a method, whatever its name.
     fn add_fault(&mut self) {
-        let codes: Vec<_> = FAULTS.iter().map(FaultCode::as_str).collect();
+        let codes: Vec<_> = FaultCode::KNOWN.iter().map(FaultCode::as_str).collect();
         let fault = json!({
             "name": "fault",
             "title": "What the worker's runtime answers in place of the method",

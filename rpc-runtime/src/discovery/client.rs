@@ -1,10 +1,10 @@
 //! The typed client of the built-in methods.
 
-use super::{Worker, WorkerStats};
+use super::{Worker, WorkerDescription, WorkerStats};
 use crate::broker::Broker;
 use crate::call::Call;
 use crate::client::{Client, ClientBuilder, ServiceClient};
-use crate::describe::{MethodDescriptor, ServiceDescription, ServiceDescriptor};
+use crate::describe::{MethodDescriptor, ServiceDescriptor};
 
 pub(crate) const PING: MethodDescriptor = MethodDescriptor::new("rpc.ping", &[])
     .idempotent()
@@ -12,8 +12,8 @@ pub(crate) const PING: MethodDescriptor = MethodDescriptor::new("rpc.ping", &[])
     .docs("Who answers.");
 pub(crate) const DESCRIBE: MethodDescriptor = MethodDescriptor::new("rpc.describe", &[])
     .idempotent()
-    .returns("Vec<ServiceDescription>")
-    .docs("The services on this queue.");
+    .returns("WorkerDescription")
+    .docs("Who answers, and the services on this queue.");
 pub(crate) const STATS: MethodDescriptor = MethodDescriptor::new("rpc.stats", &[])
     .idempotent()
     .returns("WorkerStats")
@@ -42,7 +42,7 @@ pub(crate) static BUILT_IN: ServiceDescriptor =
 ///
 /// let users = WorkerClient::new(&broker, "users");
 /// assert_eq!(users.ping().await?.pid, std::process::id());
-/// assert_eq!(users.describe().await?[0].name, "Directory");
+/// assert!(users.describe().await?.service("Directory").is_some());
 /// assert_eq!(users.stats().await?.method("Directory", "get_email").unwrap().calls, 0);
 /// # server.stop().await?;
 /// # Ok(())
@@ -79,8 +79,8 @@ impl WorkerClient {
         self.0.call(&PING, ())
     }
 
-    /// The services on the queue. The `queue` of each is this one, whatever its trait says.
-    pub fn describe(&self) -> Call<Vec<ServiceDescription>> {
+    /// Who answers, and the services on the queue. The `queue` of each is this one, whatever its trait says.
+    pub fn describe(&self) -> Call<WorkerDescription> {
         self.0.call(&DESCRIBE, ())
     }
 

@@ -5,7 +5,7 @@
 //! | method | answers |
 //! |---|---|
 //! | `rpc.ping` | who it is: a [`Worker`] |
-//! | `rpc.describe` | the services on this queue, as [`ServiceDescription`](crate::describe::ServiceDescription)s |
+//! | `rpc.describe` | who it is, and the services on this queue: a [`WorkerDescription`] |
 //! | `rpc.stats` | what it counted of its methods: [`WorkerStats`] |
 //!
 //! A [`WorkerClient`] asks the workers of one queue. The methods go through the layers of the server like all others, so
@@ -42,6 +42,9 @@
 //! - whose connection is lost at this moment,
 //! - on another virtual host.
 //!
+//! Answers are not authenticated: every RabbitMQ user who may bind a queue to `rpc.discovery` can claim to serve any service, on any queue. Who does
+//! not trust all of them asks the workers of a queue that is known, with a [`WorkerClient`].
+//!
 //! [`Server::self_description`](crate::Server::self_description) turns all of this off.
 
 use std::time::Duration;
@@ -58,7 +61,6 @@ pub(crate) use client::{BUILT_IN, DESCRIBE, PING, STATS};
 pub use discover::Discover;
 pub use found::{Discovered, FoundService};
 pub use stats::{MethodStats, QueueStats, WorkerStats};
-pub(crate) use worker::Services;
 pub use worker::{QueueDescription, Worker, WorkerDescription};
 
 use crate::transport::Broadcasts;

@@ -28,8 +28,11 @@ pub struct Worker {
     /// The application's name: see [`BrokerBuilder::app_id`](crate::BrokerBuilder::app_id).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub app_id: Option<String>,
+    /// The application's version: see [`Server::version`](crate::Server::version).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// The version of rpc-runtime.
-    pub version: String,
+    pub runtime_version: String,
     /// How long ago the server started, in milliseconds.
     pub uptime_ms: u64,
 }
@@ -42,25 +45,30 @@ impl Worker {
     }
 }
 
-/// In one line: `worker 5f0c7c1e-… "mailer-3" of shop on web-1, process 4711, rpc-runtime 0.1.0, up 62s`.
+/// In one line: `worker 5f0c7c1e-… "mailer-3" of shop 2.3.1 on web-1, process 4711, rpc-runtime 0.1.0, up 62s`.
 impl fmt::Display for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "worker {}", self.id)?;
         if let Some(name) = &self.name {
             write!(f, " {name:?}")?;
         }
-        if let Some(app_id) = &self.app_id {
-            write!(f, " of {app_id}")?;
+        match (&self.app_id, &self.version) {
+            (Some(app_id), Some(version)) => write!(f, " of {app_id} {version}")?,
+            (Some(app_id), None) => write!(f, " of {app_id}")?,
+            (None, Some(version)) => write!(f, " of version {version}")?,
+            (None, None) => {}
         }
         if !self.host.is_empty() {
             write!(f, " on {}", self.host)?;
         }
-        let (pid, version, seconds) = (self.pid, &self.version, self.uptime().as_secs());
+        let (pid, version, seconds) = (self.pid, &self.runtime_version, self.uptime().as_secs());
         write!(f, ", process {pid}, rpc-runtime {version}, up {seconds}s")
     }
 }
 
-/// A worker, and all that it serves: the answer to `rpc.describe` through the discovery exchange.
+/// A worker, and what it serves: the answer to `rpc.describe`.
+///
+/// Asked through a service's queue, it has that queue alone; through the discovery exchange, all queues of the worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -69,6 +77,19 @@ pub struct WorkerDescription {
     pub worker: Worker,
     /// The queues that it serves.
     pub queues: Vec<QueueDescription>,
+}
+
+impl WorkerDescription {
+    /// All services, of one queue after the other.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceDescription> {
+        self.queues.iter().flat_map(|queue| &queue.services)
+    }
+
+    /// The service of this name; of the first queue that has it.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<&ServiceDescription> {
+        self.services().find(|service| service.name == name)
+    }
 }
 
 /// A queue that a worker serves.
@@ -96,7 +117,7 @@ impl fmt::Display for WorkerDescription {
 }
 
 /// Services as text, a line for each of them and each of their methods.
-pub(crate) struct Services<'a>(pub(crate) &'a [ServiceDescription]);
+struct Services<'a>(&'a [ServiceDescription]);
 
 impl fmt::Display for Services<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,7 +155,8 @@ mod tests {
             host: "web-1".into(),
             pid: 4711,
             app_id: Some("shop".into()),
-            version: "0.1.0".into(),
+            version: Some("2.3.1".into()),
+            runtime_version: "0.1.0".into(),
             uptime_ms: 62_400,
         }
     }
@@ -144,7 +166,16 @@ mod tests {
         let text = worker().to_string();
         assert_eq!(
             text,
-            r#"worker 7 "mailer" of shop on web-1, process 4711, rpc-runtime 0.1.0, up 62s"#
+            r#"worker 7 "mailer" of shop 2.3.1 on web-1, process 4711, rpc-runtime 0.1.0, up 62s"#
+        );
+        let nameless = Worker {
+            app_id: None,
+            ..worker()
+        };
+        assert!(
+            nameless
+                .to_string()
+                .starts_with(r#"worker 7 "mailer" of version 2.3.1 on web-1"#)
         );
         let unknown = Worker::default().to_string();
         assert_eq!(unknown, "worker , process 0, rpc-runtime , up 0s");
@@ -160,11 +191,14 @@ mod tests {
             queue: "store".into(),
             services: vec![store, ServiceDescription::new("Log", "store")],
         };
-        let text = WorkerDescription {
+        let description = WorkerDescription {
             worker: Worker::default(),
             queues: vec![queue],
-        }
-        .to_string();
+        };
+        let text = description.to_string();
+        assert_eq!(description.services().count(), 2);
+        assert_eq!(description.service("Store").unwrap().methods.len(), 2);
+        assert_eq!(description.service("Shop"), None);
         assert_eq!(
             text.lines().skip(1).collect::<Vec<_>>(),
             [

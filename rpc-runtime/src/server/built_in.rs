@@ -9,7 +9,7 @@ use super::identity::Identity;
 use super::service::{Answer, Invocation, Service};
 use crate::describe::{ServiceDescription, ServiceDescriptor};
 use crate::discovery::{
-    BUILT_IN, DESCRIBE, MethodStats, PING, QueueDescription, QueueStats, STATS, Services, WorkerDescription,
+    BUILT_IN, DESCRIBE, MethodStats, PING, QueueDescription, QueueStats, STATS, WorkerDescription,
     WorkerStats,
 };
 use crate::protocol::Fault;
@@ -61,30 +61,24 @@ impl BuiltIn {
         }
     }
 
-    fn describe(&self, invocation: &Invocation) -> Result<Answer, Fault> {
+    fn queues(&self) -> &[Arc<ServedQueue>] {
         match &self.scope {
-            Scope::Queue(queue) => {
-                let services = queue.services();
-                invocation.answer_readable(services, || Services(services).to_string())
-            }
-            Scope::Worker(queues) => {
-                let description = WorkerDescription {
-                    worker: self.identity.worker(),
-                    queues: queues.iter().map(|queue| queue.description()).collect(),
-                };
-                invocation.answer_readable(&description, || description.to_string())
-            }
+            Scope::Queue(queue) => std::slice::from_ref(queue),
+            Scope::Worker(queues) => queues,
+        }
+    }
+
+    fn description(&self) -> WorkerDescription {
+        WorkerDescription {
+            worker: self.identity.worker(),
+            queues: self.queues().iter().map(|queue| queue.description()).collect(),
         }
     }
 
     fn stats(&self) -> WorkerStats {
-        let queues = match &self.scope {
-            Scope::Queue(queue) => std::slice::from_ref(queue),
-            Scope::Worker(queues) => queues,
-        };
         WorkerStats {
             worker: self.identity.worker(),
-            queues: queues.iter().map(|queue| queue.stats()).collect(),
+            queues: self.queues().iter().map(|queue| queue.stats()).collect(),
         }
     }
 }
@@ -100,7 +94,8 @@ impl Service for BuiltIn {
                 let worker = self.identity.worker();
                 invocation.answer_readable(&worker, || worker.to_string())
             } else if invocation.method() == DESCRIBE.name {
-                self.describe(invocation)
+                let description = self.description();
+                invocation.answer_readable(&description, || description.to_string())
             } else if invocation.method() == STATS.name {
                 let stats = self.stats();
                 invocation.answer_readable(&stats, || stats.to_string())
@@ -147,6 +142,7 @@ impl ServedQueue {
                 failures: counted.failures,
                 in_flight: counted.in_flight,
                 mean_ns: u64::try_from(counted.mean.as_nanos()).unwrap_or(u64::MAX),
+                total_ns: counted.total_ns,
                 p99_ns: u64::try_from(counted.p99.as_nanos()).unwrap_or(u64::MAX),
             }
         });

@@ -13,16 +13,18 @@ pub(super) struct Identity {
     id: Uuid,
     name: Option<String>,
     app_id: Option<String>,
+    version: Option<String>,
     started: Instant,
 }
 
 impl Identity {
     /// Of a worker that starts now.
-    pub(super) fn new(name: Option<String>, app_id: Option<String>) -> Self {
+    pub(super) fn new(name: Option<String>, app_id: Option<String>, version: Option<String>) -> Self {
         Self {
             id: Uuid::new_v4(),
             name,
             app_id,
+            version,
             started: Instant::now(),
         }
     }
@@ -34,7 +36,8 @@ impl Identity {
             host: HOST.clone(),
             pid: std::process::id(),
             app_id: self.app_id.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: self.version.clone(),
+            runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -58,10 +61,13 @@ mod tests {
 
     #[test]
     fn a_worker_is_itself_for_as_long_as_it_runs_and_no_other() {
-        let (one, other) = (Identity::new(Some("a".into()), None), Identity::new(None, None));
+        let one = Identity::new(Some("a".into()), None, Some("2.3".into()));
+        let other = Identity::new(None, None, None);
         assert_eq!(one.worker().id, one.worker().id);
         assert_ne!(one.worker().id, other.worker().id);
         assert_eq!(one.worker().name.as_deref(), Some("a"));
+        assert_eq!(one.worker().version.as_deref(), Some("2.3"));
+        assert_eq!(other.worker().version, None);
         assert_eq!(one.worker().pid, std::process::id());
         #[cfg(target_os = "linux")]
         assert!(!one.worker().host.is_empty() && !one.worker().host.contains('\n'));

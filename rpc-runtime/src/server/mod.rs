@@ -100,6 +100,7 @@ pub struct Server<L = NoLayer> {
     packing: bool,
     self_description: bool,
     worker_name: Option<String>,
+    version: Option<String>,
     /// Puts a service behind the layers.
     around: Option<Layers>,
 }
@@ -118,6 +119,7 @@ impl Server {
             packing: true,
             self_description: true,
             worker_name: None,
+            version: None,
             around: None,
         }
     }
@@ -154,6 +156,7 @@ impl<L> Server<L> {
             packing: self.packing,
             self_description: self.self_description,
             worker_name: self.worker_name,
+            version: self.version,
             around: self.around,
         }
     }
@@ -216,6 +219,36 @@ impl<L> Server<L> {
     /// name.
     pub fn worker_name(mut self, name: impl Into<String>) -> Self {
         self.worker_name = Some(name.into());
+        self
+    }
+
+    /// The version of the application, where this worker [tells of itself](Self::self_description): which workers are updated already, for one.
+    /// The default is none.
+    ///
+    /// ```
+    /// # use rpc_runtime::discovery::WorkerClient;
+    /// # use rpc_runtime::{Broker, Server, service};
+    /// # #[service(queue = "users")]
+    /// # pub trait Directory { async fn count(&self) -> u64; }
+    /// # struct Users;
+    /// # impl Directory for Users { async fn count(&self) -> u64 { 0 } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = Broker::in_process();
+    /// let server = Server::new(&broker)
+    ///     .version(env!("CARGO_PKG_VERSION"))
+    ///     .serve(DirectoryServer::new(Users))
+    ///     .start()
+    ///     .await?;
+    ///
+    /// let worker = WorkerClient::new(&broker, "users").ping().await?;
+    /// assert_eq!(worker.version.as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    /// # server.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
         self
     }
 }
@@ -312,6 +345,7 @@ impl<L: HandlerLayer> Server<L> {
             packing: self.packing,
             self_description: self.self_description,
             worker_name: self.worker_name,
+            version: self.version,
             around,
         }
     }
@@ -460,7 +494,11 @@ impl Server {
     fn add_built_in(&self, queues: &mut [(RequestQueue, Dispatcher)]) -> Arc<dyn Service> {
         let (app_id, _) = self.broker.caller().names();
         let app_id = app_id.map(|app_id| app_id.as_str().to_owned());
-        let identity = Arc::new(Identity::new(self.worker_name.clone(), app_id));
+        let identity = Arc::new(Identity::new(
+            self.worker_name.clone(),
+            app_id,
+            self.version.clone(),
+        ));
         let mut served = Vec::with_capacity(queues.len());
         for (queue, dispatcher) in queues {
             let queue = Arc::new(ServedQueue::new(queue.name(), dispatcher.hosted()));

@@ -34,6 +34,8 @@ pub(crate) struct StatsSnapshot {
     pub(crate) in_flight: u64,
     /// Of the time that handlers took.
     pub(crate) mean: Duration,
+    /// The sum of it, in nanoseconds.
+    pub(crate) total_ns: u64,
     /// 99 of 100 handlers took no longer, to an eighth.
     pub(crate) p99: Duration,
 }
@@ -70,6 +72,7 @@ impl MethodStats {
             failures: self.failures.load(Ordering::Relaxed),
             in_flight: self.in_flight.load(Ordering::Relaxed),
             mean: Duration::from_nanos(total.checked_div(calls).unwrap_or(0)),
+            total_ns: total,
             p99: self.percentile(99),
         }
     }
@@ -194,10 +197,11 @@ mod tests {
             failures,
             in_flight,
             mean,
+            total_ns,
             p99,
         } = stats.snapshot();
         assert_eq!((calls, failures, in_flight), (100, 1, 0));
-        assert_eq!(mean, Duration::from_micros(1098));
+        assert_eq!((mean, total_ns), (Duration::from_micros(1098), 109_800_000));
         let (least, most) = (Duration::from_millis(50), Duration::from_millis(57));
         assert!(least <= p99 && p99 <= most, "{p99:?}");
     }

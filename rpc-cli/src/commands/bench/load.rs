@@ -87,7 +87,7 @@ impl Load {
             tokio::select! {
                 ended = tasks.join_next() => match ended {
                     Some(Ok(())) => {}
-                    Some(Err(error)) => shared.tally(|tally| tally.failure = Some(error.to_string())),
+                    Some(Err(_)) => shared.tally(Tally::add_panic),
                     None => break,
                 },
                 _ = looks.tick() => shared.show(&bar),

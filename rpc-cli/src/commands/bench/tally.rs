@@ -45,6 +45,9 @@ pub(super) const OK: &str = "ok";
 /// The name of a method's own error.
 const ERROR: &str = "error";
 
+/// The name of a call that took its caller with it.
+const CRASHED: &str = "crashed";
+
 impl Tally {
     pub(super) fn add(&mut self, answer: Result<Value, CallError<Value>>, time: Duration) {
         let (outcome, is_answered) = match &answer {
@@ -59,6 +62,13 @@ impl Tally {
         } else if let (None, Err(error)) = (&self.failure, answer) {
             self.failure = Some(Failure::from(error).message());
         }
+    }
+
+    /// Counts a call in which this program failed, and not the worker.
+    pub(super) fn add_panic(&mut self) {
+        *self.outcomes.entry(CRASHED.into()).or_default() += 1;
+        let failure = || "a task of this program panicked: this is a bug in rpc-cli".to_owned();
+        self.failure.get_or_insert_with(failure);
     }
 
     /// How many calls ended.
@@ -125,5 +135,29 @@ mod tests {
             tally.failure.as_deref(),
             Some("the worker answered with a fault: panicked: oh")
         );
+    }
+
+    #[test]
+    fn a_caller_that_panics_is_no_success() {
+        let mut tally = Tally::default();
+        tally.add(Ok(json!(1)), Duration::from_millis(1));
+        tally.add_panic();
+        assert!(tally.has_failed());
+        assert_eq!(
+            (tally.outcomes["crashed"], tally.calls(), tally.times.len()),
+            (1, 2, 1)
+        );
+        assert!(tally.failure.is_some());
+    }
+
+    #[test]
+    fn a_tally_stays_small_whatever_the_times_are() {
+        let mut tally = Tally::default();
+        let counters = tally.times.distinct_values();
+        for time in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
+            tally.add(Ok(json!(1)), time);
+        }
+        assert_eq!((tally.times.len(), tally.times.distinct_values()), (3, counters));
+        assert!(counters < 100_000, "{counters}");
     }
 }

@@ -160,7 +160,7 @@ fn compare_argument(
     let (before, now) = (Typed::of_argument(old), Typed::of_argument(new));
     let to_new_workers = types.problems_to_new(before, now);
     let to_old_workers = types.problems_to_old(now, before);
-    if to_new_workers.is_empty() && to_old_workers.is_empty() && before.name != now.name {
+    if to_new_workers.is_empty() && to_old_workers.is_empty() && types::is_retyped(before, now) {
         changes.add(Verdict::Safe, place.clone(), types::retyped(before, now));
     }
     for problem in to_new_workers {

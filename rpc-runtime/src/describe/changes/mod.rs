@@ -33,7 +33,7 @@
 //! ```
 //!
 //! The rules are those of `docs/protocol.md`. Types are compared by their JSON Schemas, as `#[service(schema)]` makes them; without, there are
-//! only their names, which do not tell what has changed within them. A schema does not tell everything either: not which numbers are keys of a
+//! only their names, which do not tell what has changed within them: [`Comparison::by_name`] has the methods of which that is so. A schema does not tell everything either: not which numbers are keys of a
 //! map, and not what a program does with a value.
 
 use std::collections::BTreeMap;
@@ -186,27 +186,75 @@ impl Old {
 
 /// The changes from the old description of a service to the new one, in the order of the old one; of a service to itself, there are none.
 ///
-/// Documentation does not count. Descriptions may come from anywhere: where they are too large to be compared, the changes say so.
+/// Documentation does not count. Descriptions may come from anywhere: where they are too large to be compared, the changes say so. That there
+/// are none does not mean that all was compared: see [`Comparison`].
 #[must_use]
 pub fn compare(old: &ServiceDescription, new: &ServiceDescription) -> Vec<Change> {
-    let mut changes = Changes::default();
-    let mut types = Types::new(old, new);
-    compare_services(old, new, &mut changes);
-    let (olds, news) = (by_name(old), by_name(new));
-    for method in first_of_each_name(old) {
-        match news.get(method.name.as_str()) {
-            Some(new) => compare_methods(method, new, &mut types, &mut changes),
-            None => removed(method, new, &olds, &mut changes),
+    Comparison::new(old, new).changes
+}
+
+/// What has changed, and how far that can be told.
+///
+/// ```
+/// use rpc_runtime::describe::changes::Comparison;
+/// # use rpc_runtime::{ServiceClient, service};
+/// # #[derive(serde::Serialize, serde::Deserialize)]
+/// # pub struct User {}
+///
+/// #[service]
+/// pub trait Users {
+///     async fn get(&self, id: u64) -> User;
+///     async fn count(&self) -> u64;
+/// }
+///
+/// // Whether `User` has the same fields in both, its name does not tell.
+/// let users = UsersClient::SERVICE.description();
+/// let compared = Comparison::new(&users, &users);
+/// assert!(compared.changes.is_empty());
+/// assert_eq!(compared.by_name, ["get"]);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Comparison {
+    /// The changes: see [`compare`].
+    pub changes: Vec<Change>,
+    /// The methods with types that were taken to be alike only because they have the same name, as a side has no schema of them. What has
+    /// changed within such a type is not seen. Types of the standard library, such as `Vec<u64>`, do not count: their names tell all.
+    pub by_name: Vec<String>,
+}
+
+impl Comparison {
+    /// Compares the old description of a service with the new one.
+    #[must_use]
+    pub fn new(old: &ServiceDescription, new: &ServiceDescription) -> Self {
+        let mut changes = Changes::default();
+        let mut types = Types::new(old, new);
+        let mut compared_by_name = Vec::new();
+        compare_services(old, new, &mut changes);
+        let (olds, news) = (by_name(old), by_name(new));
+        for method in first_of_each_name(old) {
+            match news.get(method.name.as_str()) {
+                Some(new) => {
+                    compare_methods(method, new, &mut types, &mut changes);
+                    if types.take_by_name() {
+                        compared_by_name.push(method.name.clone());
+                    }
+                }
+                None => removed(method, new, &olds, &mut changes),
+            }
+        }
+        for method in first_of_each_name(new).filter(|method| !olds.contains_key(method.name.as_str())) {
+            changes.add(
+                Verdict::BreaksWorkers,
+                Place::Method(method.name.clone()),
+                "it is new, and old workers answer `unknown_method`; update them before it is called",
+            );
+        }
+        Self {
+            changes: changes.0,
+            by_name: compared_by_name,
         }
     }
-    for method in first_of_each_name(new).filter(|method| !olds.contains_key(method.name.as_str())) {
-        changes.add(
-            Verdict::BreaksWorkers,
-            Place::Method(method.name.clone()),
-            "it is new, and old workers answer `unknown_method`; update them before it is called",
-        );
-    }
-    changes.0
 }
 
 #[derive(Default)]

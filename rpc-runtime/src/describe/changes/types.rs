@@ -1,5 +1,7 @@
 //! The rules of types: what one side writes, the other has to read.
 
+use std::mem;
+
 use serde_json::{Value, json};
 
 use super::schemas::{self, Problem};
@@ -36,6 +38,8 @@ pub(super) struct Types<'a> {
     unit: Value,
     /// How many pairs of schemas may still be looked at.
     steps: usize,
+    /// Whether types were taken to be alike because they are called alike.
+    by_name: bool,
 }
 
 impl<'a> Types<'a> {
@@ -46,17 +50,43 @@ impl<'a> Types<'a> {
             is_alike: old.definitions == new.definitions,
             unit: json!({"type": "null"}),
             steps: MAX_STEPS,
+            by_name: false,
         }
     }
 
     /// Why the new type may not be read from what is written by the old one.
     pub(super) fn problems_to_new(&mut self, old: Typed<'_>, new: Typed<'_>) -> Vec<Problem> {
-        problems((old, self.old), (new, self.new), self.is_alike, &mut self.steps)
+        let (writer, reader) = ((old, self.old), (new, self.new));
+        self.problems(writer, reader)
     }
 
     /// Why the old type may not be read from what is written by the new one.
     pub(super) fn problems_to_old(&mut self, new: Typed<'_>, old: Typed<'_>) -> Vec<Problem> {
-        problems((new, self.new), (old, self.old), self.is_alike, &mut self.steps)
+        let (writer, reader) = ((new, self.new), (old, self.old));
+        self.problems(writer, reader)
+    }
+
+    /// Whether, since this was asked last, types were taken to be alike because they are called alike.
+    pub(super) fn take_by_name(&mut self) -> bool {
+        mem::take(&mut self.by_name)
+    }
+
+    fn problems(
+        &mut self,
+        (writer, writes): (Typed<'_>, &Definitions),
+        (reader, reads): (Typed<'_>, &Definitions),
+    ) -> Vec<Problem> {
+        match (writer.schema, reader.schema) {
+            (Some(written), Some(read)) if self.is_alike && written == read => Vec::new(),
+            (Some(written), Some(read)) => {
+                schemas::problems((written, writes), (read, reads), self.is_alike, &mut self.steps)
+            }
+            _ => {
+                let problem = problem_of_names(writer.name, reader.name);
+                self.by_name |= problem.is_none() && !tells_all(writer.name);
+                problem.into_iter().collect()
+            }
+        }
     }
 
     /// Compares what two versions of a method answer.
@@ -125,7 +155,7 @@ impl<'a> Types<'a> {
             true => Vec::new(),
             false => self.problems_to_new(before, now),
         };
-        let is_retyped = before.name != now.name && old.is_oneway == new.is_oneway;
+        let is_retyped = is_retyped(before, now) && old.is_oneway == new.is_oneway;
         if is_retyped && to_old_callers.is_empty() && to_new_callers.is_empty() {
             changes.add(Verdict::Safe, place.clone(), retyped(before, now));
         }
@@ -151,6 +181,11 @@ impl Problem {
     }
 }
 
+/// Whether a type has another name; one that is not known is none.
+pub(super) fn is_retyped(before: Typed<'_>, now: Typed<'_>) -> bool {
+    before.name != now.name && !before.name.is_empty() && !now.name.is_empty()
+}
+
 /// What is said of a type that has another name, and travels alike.
 pub(super) fn retyped(before: Typed<'_>, now: Typed<'_>) -> String {
     format!(
@@ -163,30 +198,40 @@ fn typed<'a>(name: &'a str, schema: Option<&'a Value>) -> Typed<'a> {
     Typed { name, schema }
 }
 
-fn problems(
-    (writer, writes): (Typed<'_>, &Definitions),
-    (reader, reads): (Typed<'_>, &Definitions),
-    is_alike: bool,
-    steps: &mut usize,
-) -> Vec<Problem> {
-    if is_alike && writer.name == reader.name && writer.schema == reader.schema {
-        return Vec::new();
+/// What types that differ in their names may do, where only the names are known.
+fn problem_of_names(writer: &str, reader: &str) -> Option<Problem> {
+    if writer == reader {
+        return None;
     }
-    if let (Some(writer), Some(reader)) = (writer.schema, reader.schema) {
-        return schemas::problems((writer, writes), (reader, reads), is_alike, steps);
-    }
-    let (written, read) = (on_the_wire(writer.name), on_the_wire(reader.name));
-    let is_known = !written.is_empty() && !read.is_empty();
-    if !is_known || written == read || read == format!("Option<{written}>") {
-        return Vec::new();
-    }
-    let names = format!("`{}` is written and `{}` is read", writer.name, reader.name);
-    vec![Problem {
+    let why = match (writer, reader) {
+        ("", read) => format!("`{read}` is read, and what is written is not known"),
+        (written, "") => format!("`{written}` is written, and what is read is not known"),
+        _ => {
+            let (written, read) = (on_the_wire(writer), on_the_wire(reader));
+            if written == read || read == format!("Option<{written}>") {
+                return None;
+            }
+            format!("`{writer}` is written and `{reader}` is read, and only the names are known")
+        }
+    };
+    Some(Problem {
         is_certain: false,
-        what: format!(
-            "{names}, and only the names are known; describe both versions with `#[service(schema)]`"
-        ),
-    }]
+        what: format!("{why}; describe both versions with `#[service(schema)]`"),
+    })
+}
+
+/// Whether a type is of such alone as are the same everywhere, so that its name is all there is to know.
+fn tells_all(name: &str) -> bool {
+    const SAME_EVERYWHERE: &[&str] = &[
+        "_", "BTreeMap", "BTreeSet", "Box", "Cow", "HashMap", "HashSet", "Option", "String", "Vec", "bool",
+        "char", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "mut", "static", "str", "u8",
+        "u16", "u32", "u64", "u128", "usize",
+    ];
+    let words = name.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    let mut words = words.filter(|word| !word.is_empty());
+    // The length of an array is a number.
+    !name.is_empty()
+        && words.all(|word| SAME_EVERYWHERE.contains(&word) || word.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The name of a type that travels in the same way, without what is only lent.
@@ -206,5 +251,35 @@ fn on_the_wire(name: &str) -> String {
         // An array has its length in there.
         Some(element) if !element.contains(';') => format!("Vec<{element}>"),
         _ => lent.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_types_that_are_the_same_everywhere_tell_all() {
+        for name in [
+            "()",
+            "&str",
+            "u64",
+            "Cow<'_, [u8]>",
+            "[u8; 4]",
+            "HashMap<String, Vec<Option<(u8, bool)>>>",
+        ] {
+            assert!(tells_all(name), "{name}");
+        }
+        for name in [
+            "",
+            "User",
+            "Vec<User>",
+            "Option<&[User]>",
+            "time::Duration",
+            "[u8; LENGTH]",
+            "Result<()>",
+        ] {
+            assert!(!tells_all(name), "{name}");
+        }
     }
 }

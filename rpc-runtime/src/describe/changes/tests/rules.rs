@@ -260,7 +260,39 @@ fn of_names_alone_nothing_is_known_for_sure() {
         &[(MayBreakWorkers, "get(id)")],
     );
     assert_arguments(argument("User"), argument("User"), &[]);
-    assert_arguments(argument(""), argument("User"), &[(Safe, "get(id)")]);
+}
+
+#[test]
+fn a_type_that_is_not_known_may_be_any() {
+    let both = [(MayBreakCallers, "get(id)"), (MayBreakWorkers, "get(id)")];
+    assert_arguments(argument(""), argument("User"), &both);
+    assert_arguments(argument("User"), argument(""), &both);
+    assert_arguments(argument(""), argument(""), &[]);
+}
+
+#[test]
+fn what_was_compared_by_name_only_is_told() {
+    let schema = json!({"type": "object"});
+    let methods = json!([
+        {"name": "argument", "returns": "()", "arguments": [{"name": "user", "type": "User"}]},
+        {"name": "result", "returns": "Vec<User>"},
+        {"name": "error", "returns": "()", "error": "Refusal"},
+        {"name": "nameless", "returns": ""},
+        {"name": "plain", "returns": "Vec<u64>", "arguments": [{"name": "id", "type": "&str"}]},
+        {"name": "oneway", "returns": "()", "oneway": true},
+        {"name": "schema", "returns": "User", "result_schema": schema},
+    ]);
+    let old = service(methods.clone());
+    let compared = Comparison::new(&old, &old);
+    assert_eq!(compared.changes, []);
+    assert_eq!(compared.by_name, ["argument", "result", "error", "nameless"]);
+    // One side's schema cannot be compared with anything, and what has changed is told as a change.
+    let mut new = methods;
+    new[6]["result_schema"] = Value::Null;
+    new[1]["returns"] = json!("Vec<Account>");
+    let compared = Comparison::new(&old, &service(new));
+    assert_eq!(compared.changes.len(), 2);
+    assert_eq!(compared.by_name, ["argument", "error", "nameless", "schema"]);
 }
 
 #[test]
