@@ -74,7 +74,7 @@ async fn certificates_that_cannot_be_used_are_refused() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"no certificate").unwrap();
     let mut unusable = program(&["list", "--url", "amqps://127.0.0.1:1"]);
-    unusable.env("RPC_TLS_CA_FILE", file.path());
+    unusable.env("RPC_RUNTIME_TLS_CA_FILE", file.path());
     let output = rpc_tests::programs::run(&mut unusable).await;
     let told = rpc_tests::programs::text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{told}");

@@ -59,11 +59,6 @@ impl MethodStats {
         InFlight(self)
     }
 
-    /// A request was run to its end.
-    pub(super) fn ended(&self, took: Duration, has_failed: bool) {
-        Tally::default().add(self, took, has_failed);
-    }
-
     pub(crate) fn snapshot(&self) -> StatsSnapshot {
         let calls = self.calls.load(Ordering::Relaxed);
         let total = self.total.load(Ordering::Relaxed);
@@ -176,6 +171,10 @@ mod tests {
 
     use super::*;
 
+    fn ended(stats: &MethodStats, took: Duration, has_failed: bool) {
+        Tally::default().add(stats, took, has_failed);
+    }
+
     #[test]
     fn a_method_is_counted() {
         let stats = MethodStats::default();
@@ -188,10 +187,10 @@ mod tests {
         assert_eq!(stats.snapshot().in_flight, 1);
         drop(running);
         for _ in 0..98 {
-            stats.ended(Duration::from_micros(100), false);
+            ended(&stats, Duration::from_micros(100), false);
         }
-        stats.ended(Duration::from_millis(50), true);
-        stats.ended(Duration::from_millis(50), false);
+        ended(&stats, Duration::from_millis(50), true);
+        ended(&stats, Duration::from_millis(50), false);
         let StatsSnapshot {
             calls,
             failures,
