@@ -177,68 +177,75 @@ impl Caller {
     /// Makes a call and waits for its reply, within its time.
     ///
     /// All that a call seldom needs is in a box of its own, so that it takes no memory in the others.
-    pub(super) async fn call(self: Arc<Self>, slot: Arc<Slot>, time: TimeLimit) -> Result<Reply, CallError> {
-        let _place = match slot.plan().destination.limiter.try_enter() {
-            Some(place) => place,
-            None => slot.plan().destination.limiter.enter_by(time.deadline).await?,
-        };
-        let (size, limit) = (slot.plan().arguments.0.len(), self.options.max_sent_bytes);
-        if size > limit {
-            return Err(CallError::TooLarge { size, limit });
-        }
-        let mut sleep = pin!(sleep_until(time.deadline));
-        let TimeLimit { limit, .. } = time;
-        let mut progress = Progress::new(self.pending.enter(&slot));
-        let mut over = None;
-        loop {
-            // Before it is looked where the link is, which may move.
-            if let Some(reply) = slot.begin() {
-                return self.read(reply);
+    // Not an `async fn`, which would keep what it is given twice.
+    #[allow(clippy::manual_async_fn)]
+    pub(super) fn call(
+        self: Arc<Self>,
+        slot: Arc<Slot>,
+        time: TimeLimit,
+    ) -> impl Future<Output = Result<Reply, CallError>> + Send + 'static {
+        async move {
+            let _place = match slot.plan().destination.limiter.try_enter() {
+                Some(place) => place,
+                None => slot.plan().destination.limiter.enter_by(time.deadline).await?,
+            };
+            let (size, limit) = (slot.plan().arguments.0.len(), self.options.max_sent_bytes);
+            if size > limit {
+                return Err(CallError::TooLarge { size, limit });
             }
-            let link = match self.ready_link(over.as_ref()) {
-                Some(link) => link,
-                None => match self
-                    .link(over.as_ref(), &mut progress, limit, sleep.as_mut())
-                    .await
-                {
-                    ControlFlow::Continue(link) => link,
-                    ControlFlow::Break(outcome) => return outcome,
-                },
-            };
-            let parcel = Parcel {
-                slot: Arc::clone(&slot),
-                deadline: sleep.deadline(),
-                is_resent: progress.was_written,
-                number: progress.begin(),
-            };
-            link.outbox
-                .post(parcel, std::mem::take(&mut progress.ticket.is_by_itself));
-            let mut is_confirmed = false;
-            let link_is_over = loop {
-                let next = {
-                    let Some(news) = slot.news(sleep.as_mut()).await else {
-                        return Err(self.timed_out(limit, &progress));
+            let mut sleep = pin!(sleep_until(time.deadline));
+            let mut progress = Progress::new(self.pending.enter(&slot));
+            let mut over = None;
+            loop {
+                // Before it is looked where the link is, which may move.
+                if let Some(reply) = slot.begin() {
+                    return self.read(reply);
+                }
+                let link = match self.ready_link(over.as_ref()) {
+                    Some(link) => link,
+                    None => match self
+                        .link(over.as_ref(), &mut progress, time.limit, sleep.as_mut())
+                        .await
+                    {
+                        ControlFlow::Continue(link) => link,
+                        ControlFlow::Break(outcome) => return outcome,
+                    },
+                };
+                let parcel = Parcel {
+                    slot: Arc::clone(&slot),
+                    deadline: sleep.deadline(),
+                    is_resent: progress.was_written,
+                    number: progress.begin(),
+                };
+                link.outbox
+                    .post(parcel, std::mem::take(&mut progress.ticket.is_by_itself));
+                let mut is_confirmed = false;
+                let link_is_over = loop {
+                    let next = {
+                        let Some(news) = slot.news(sleep.as_mut()).await else {
+                            return Err(self.timed_out(time.limit, &progress));
+                        };
+                        progress.ticket.is_answered |= matches!(news, News::Reply(_));
+                        match self.step(news, &link, slot.plan(), &mut progress, &mut is_confirmed) {
+                            Step::Break(outcome) => return outcome,
+                            Step::Continue(next) => next,
+                        }
                     };
-                    progress.ticket.is_answered |= matches!(news, News::Reply(_));
-                    match self.step(news, &link, slot.plan(), &mut progress, &mut is_confirmed) {
-                        Step::Break(outcome) => return outcome,
-                        Step::Continue(next) => next,
+                    let published = match next {
+                        Next::Wait => continue,
+                        Next::Send { link_is_over } => break link_is_over,
+                        Next::FindOut(published) => published,
+                    };
+                    match self
+                        .find_out(published, &mut progress, time.limit, sleep.as_mut())
+                        .await
+                    {
+                        ControlFlow::Break(outcome) => return outcome,
+                        ControlFlow::Continue(link_is_over) => break link_is_over,
                     }
                 };
-                let published = match next {
-                    Next::Wait => continue,
-                    Next::Send { link_is_over } => break link_is_over,
-                    Next::FindOut(published) => published,
-                };
-                match self
-                    .find_out(published, &mut progress, limit, sleep.as_mut())
-                    .await
-                {
-                    ControlFlow::Break(outcome) => return outcome,
-                    ControlFlow::Continue(link_is_over) => break link_is_over,
-                }
-            };
-            over = link_is_over.then_some(link);
+                over = link_is_over.then_some(link);
+            }
         }
     }
 
