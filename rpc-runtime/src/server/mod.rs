@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tower_layer::{Identity as NoLayer, Stack};
@@ -23,6 +22,7 @@ mod line;
 mod outlet;
 mod pace;
 mod packed;
+mod plan;
 mod post;
 mod runs;
 mod serve;
@@ -37,24 +37,11 @@ pub(crate) use serve::{Handled, run};
 pub use service::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
 
 use crate::broker::Broker;
-use crate::error::{BrokerError, InvalidName, ServerError};
-use crate::middleware::{Around, HandlerLayer, layered_service};
-use crate::protocol::{ReplyAddresses, ShortStr};
-use crate::transport::{Declare, RequestQueue, Subscription};
-use beacon::LitBeacon;
-use built_in::{BuiltIn, ServedQueue};
-use identity::Identity;
-use line::{Ended, Line};
-use outlet::Outlet;
-use post::Post;
-use serve::Desk;
-
-const DEFAULT_CONCURRENCY: u16 = 64;
-
-const DEFAULT_DRAIN_LIMIT: Duration = Duration::from_secs(30);
-
-/// How many messages of packed calls a queue's worker has at a time: one at work, and others on their way.
-const PACKED_PREFETCH: u16 = 4;
+use crate::error::{BrokerError, ServerError};
+use crate::middleware::HandlerLayer;
+use crate::protocol::ReplyAddresses;
+use crate::transport::RequestQueue;
+use plan::{Layers, Plan};
 
 /// Serves one service or several.
 ///
@@ -90,37 +77,18 @@ const PACKED_PREFETCH: u16 = 4;
 /// which answers at once that it was `interrupted`.
 #[must_use = "a server does nothing until it runs"]
 pub struct Server<L = NoLayer> {
-    broker: Broker,
-    served: Vec<(RequestQueue, Arc<dyn Service>)>,
+    plan: Plan,
     layers: L,
     is_layered: bool,
-    concurrency: u16,
-    drain_limit: Duration,
-    reply_addresses: ReplyAddresses,
-    packing: bool,
-    self_description: bool,
-    worker_name: Option<String>,
-    version: Option<String>,
-    /// Puts a service behind the layers.
-    around: Option<Layers>,
 }
 
 impl Server {
     /// A server without services.
     pub fn new(broker: &Broker) -> Self {
         Self {
-            broker: broker.clone(),
-            served: Vec::new(),
+            plan: Plan::new(broker),
             layers: NoLayer::new(),
             is_layered: false,
-            concurrency: DEFAULT_CONCURRENCY,
-            drain_limit: DEFAULT_DRAIN_LIMIT,
-            reply_addresses: ReplyAddresses::default(),
-            packing: true,
-            self_description: true,
-            worker_name: None,
-            version: None,
-            around: None,
         }
     }
 }
@@ -148,16 +116,7 @@ impl<L> Server<L> {
         Server {
             layers: Stack::new(layer, self.layers),
             is_layered: true,
-            broker: self.broker,
-            served: self.served,
-            concurrency: self.concurrency,
-            drain_limit: self.drain_limit,
-            reply_addresses: self.reply_addresses,
-            packing: self.packing,
-            self_description: self.self_description,
-            worker_name: self.worker_name,
-            version: self.version,
-            around: self.around,
+            plan: self.plan,
         }
     }
 
@@ -169,7 +128,7 @@ impl<L> Server<L> {
 
     /// Serves a service on this queue. Several services may share one, as long as no two of their methods share a name.
     pub fn serve_on(mut self, queue: RequestQueue, service: impl Service) -> Self {
-        self.served.push((queue, Arc::new(service)));
+        self.plan.served.push((queue, Arc::new(service)));
         self
     }
 
@@ -177,19 +136,19 @@ impl<L> Server<L> {
     /// [prefetch](https://www.rabbitmq.com/docs/consumer-prefetch)): none waits here while another worker is idle. The
     /// default is 64; 0 is taken as 1. Quorum queues take at most 2000.
     pub fn concurrency(mut self, requests: u16) -> Self {
-        self.concurrency = requests.max(1);
+        self.plan.concurrency = requests.max(1);
         self
     }
 
     /// How long the requests that run at shutdown may take to end; the default is 30 seconds.
     pub fn drain_limit(mut self, limit: Duration) -> Self {
-        self.drain_limit = limit;
+        self.plan.drain_limit = limit;
         self
     }
 
     /// Where this server answers to.
     pub fn reply_addresses(mut self, addresses: ReplyAddresses) -> Self {
-        self.reply_addresses = addresses;
+        self.plan.reply_addresses = addresses;
         self
     }
 
@@ -201,7 +160,7 @@ impl<L> Server<L> {
     /// methods that take longer than half a millisecond, and those of a queue with a
     /// [dead-letter queue](RequestQueue::dead_letter_to), where requests have to stay what they are.
     pub fn packing(mut self, packing: bool) -> Self {
-        self.packing = packing;
+        self.plan.packing = packing;
         self
     }
 
@@ -211,14 +170,14 @@ impl<L> Server<L> {
     /// some ask and others not, leave it on and put [`Authorize`](crate::middleware::Authorize) around the server. See
     /// [`discovery`](crate::discovery).
     pub fn self_description(mut self, describe: bool) -> Self {
-        self.self_description = describe;
+        self.plan.self_description = describe;
         self
     }
 
     /// What this worker is called where it [tells of itself](Self::self_description), for people to know it by; the default is no
     /// name.
     pub fn worker_name(mut self, name: impl Into<String>) -> Self {
-        self.worker_name = Some(name.into());
+        self.plan.worker_name = Some(name.into());
         self
     }
 
@@ -248,7 +207,7 @@ impl<L> Server<L> {
     /// # }
     /// ```
     pub fn version(mut self, version: impl Into<String>) -> Self {
-        self.version = Some(version.into());
+        self.plan.version = Some(version.into());
         self
     }
 }
@@ -328,275 +287,20 @@ impl<L: HandlerLayer> Server<L> {
         })
     }
 
-    /// The same server, each of whose services has the layers around it.
-    fn behind_layers(self) -> Server {
-        let around = self.is_layered.then(|| Layers {
-            of_methods: layered_service(&self.layers),
-            of_built_in: layered_service(&self.layers),
-        });
-        Server {
-            layers: NoLayer::new(),
-            is_layered: false,
-            broker: self.broker,
-            served: self.served,
-            concurrency: self.concurrency,
-            drain_limit: self.drain_limit,
-            reply_addresses: self.reply_addresses,
-            packing: self.packing,
-            self_description: self.self_description,
-            worker_name: self.worker_name,
-            version: self.version,
-            around,
-        }
-    }
-}
-
-impl Server {
-    /// Declares the queues and consumes from them; from none any more once it is told to stop.
-    async fn open(self, stop: &CancellationToken) -> Result<OpenServer, ServerError> {
-        let mut queues = self.queues()?;
-        let built_in = self.self_description.then(|| self.add_built_in(&mut queues));
-        // Those that may not exist come first: what a consumer was sent before another one fails comes back marked
-        // redelivered, without having been run.
-        queues.sort_by_key(|(queue, _)| queue.declare() == Declare::Active);
-        let limits = self.broker.limits();
-        let rules = Rules {
-            reply_addresses: self.reply_addresses,
-            max_accepted_bytes: limits.accepted,
-            max_sent_bytes: limits.sent,
-            max_deliveries: 0,
-        };
-        let transport = self.broker.transport();
-        let (outlet, keep_outlet) = Outlet::new(Arc::clone(transport));
-        let outlet = Arc::new(outlet);
-        let outlet_task = AbortOnDropHandle::new(tokio::spawn(keep_outlet));
-        let (post, emptying) = Post::new(Arc::clone(&outlet));
-        let post_task = AbortOnDropHandle::new(tokio::spawn(emptying));
-        stop.run_until_cancelled(outlet.ready()).await.transpose()?;
-
-        // All are declared before one is consumed: what a server was sent that cannot start comes back marked redelivered,
-        // without having been run.
-        for (queue, _) in &queues {
-            let declaring = line::patiently(queue.name(), || transport.declare_requests(queue));
-            stop.run_until_cancelled(declaring).await.transpose()?;
-        }
-        // Who finds the worker finds its queues; and once it serves, nothing else is waited for.
-        let light = |built_in| LitBeacon::light(transport, &built_in, rules.clone(), &outlet);
-        let mut beacon = built_in.map(light);
-        if let Some(beacon) = &mut beacon {
-            stop.run_until_cancelled(beacon.lit()).await;
-        }
-        let mut lines = Vec::new();
-        let mut names = Vec::new();
-        for (queue, dispatcher) in queues {
-            if stop.is_cancelled() {
-                break;
-            }
-            let name = queue.name().to_owned();
-            let rules = Rules {
-                max_deliveries: queue.max_deliveries(),
-                ..rules.clone()
-            };
-            let desk = Arc::new(Desk::new(
-                name.clone(),
-                dispatcher,
-                rules,
-                Arc::clone(&outlet),
-                post.clone(),
-                self.concurrency,
-            ));
-            let line = |queue, prefetch| Line::new(Arc::clone(transport), queue, prefetch, Arc::clone(&desk));
-            let packed = queue.packed().filter(|_| self.packing);
-            let alone = line(queue, self.concurrency);
-            let Some(subscription) = alone.open(stop).await? else {
-                break;
-            };
-            lines.push((alone, subscription));
-            if let Some(queue) = packed {
-                let packed = line(queue, self.concurrency.min(PACKED_PREFETCH)).of_packed();
-                match packed.open(stop).await {
-                    Ok(Some(subscription)) => {
-                        desk.take_packed();
-                        lines.push((packed, subscription));
-                    }
-                    Ok(None) => break,
-                    Err(error @ BrokerError::Closed) => return Err(error.into()),
-                    // It may not be allowed to be declared, or be made by somebody who did not know of it.
-                    Err(error) => tracing::info!(
-                        queue = name,
-                        error = &error as &dyn std::error::Error,
-                        "calls are taken one by one: there is no queue for packed ones"
-                    ),
-                }
-            }
-            names.push(name);
-        }
-        tracing::info!(queues = ?names, concurrency = self.concurrency, "serving");
-        Ok(OpenServer {
-            lines,
-            beacon,
-            queues: names,
-            drain_limit: self.drain_limit,
-            _outlet: outlet_task,
-            _post: post_task,
-            _broker: self.broker,
-        })
-    }
-
-    /// Each queue once, with the methods that are served on it.
-    fn queues(&self) -> Result<Vec<(RequestQueue, Dispatcher)>, ServerError> {
-        let mut queues: Vec<(RequestQueue, Dispatcher)> = Vec::new();
-        for (queue, service) in &self.served {
-            let name = queue.name();
-            ShortStr::new(name).map_err(|error| ServerError::InvalidQueue {
-                queue: name.to_owned(),
-                source: InvalidName::from(error),
-            })?;
-            let position = match queues.iter().position(|(known, _)| known.name() == name) {
-                Some(position) if queues[position].0 == *queue => position,
-                Some(_) => {
-                    return Err(ServerError::ConflictingQueue {
-                        queue: name.to_owned(),
-                    });
-                }
-                None => {
-                    queues.push((queue.clone(), Dispatcher::default()));
-                    queues.len() - 1
-                }
-            };
-            queues[position].1.add(self.behind(Arc::clone(service)), name)?;
-        }
-        match queues.is_empty() {
-            true => Err(ServerError::NoService),
-            false => Ok(queues),
-        }
-    }
-}
-
-impl Server {
-    /// The service, behind the layers.
-    fn behind(&self, service: Arc<dyn Service>) -> Arc<dyn Service> {
-        match &self.around {
-            Some(layers) => (layers.of_methods)(service),
-            None => service,
-        }
-    }
-
-    /// Built-in methods, behind layers of their own.
-    fn built_in_behind(&self, methods: BuiltIn) -> Arc<dyn Service> {
-        match &self.around {
-            Some(layers) => (layers.of_built_in)(Arc::new(methods)),
-            None => Arc::new(methods),
-        }
-    }
-
-    /// Adds the built-in methods to each queue. Answers with those that tell of all of them.
-    fn add_built_in(&self, queues: &mut [(RequestQueue, Dispatcher)]) -> Arc<dyn Service> {
-        let (app_id, _) = self.broker.caller().names();
-        let app_id = app_id.map(|app_id| app_id.as_str().to_owned());
-        let identity = Arc::new(Identity::new(
-            self.worker_name.clone(),
-            app_id,
-            self.version.clone(),
-        ));
-        let mut served = Vec::with_capacity(queues.len());
-        for (queue, dispatcher) in queues {
-            let queue = Arc::new(ServedQueue::new(queue.name(), dispatcher.hosted()));
-            let built_in = BuiltIn::of_queue(&identity, &queue);
-            dispatcher.add_built_in(&self.built_in_behind(built_in));
-            served.push(queue);
-        }
-        self.built_in_behind(BuiltIn::of_worker(&identity, served))
+    /// What it does, with the layers around each service.
+    fn behind_layers(self) -> Plan {
+        let around = self.is_layered.then(|| Layers::of(&self.layers));
+        Plan { around, ..self.plan }
     }
 }
 
 impl<L> fmt::Debug for Server<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let queues: Vec<_> = self.served.iter().map(|(queue, _)| queue.name()).collect();
+        let queues: Vec<_> = self.plan.served.iter().map(|(queue, _)| queue.name()).collect();
         f.debug_struct("Server")
             .field("queues", &queues)
-            .field("concurrency", &self.concurrency)
+            .field("concurrency", &self.plan.concurrency)
             .finish_non_exhaustive()
-    }
-}
-
-/// The layers around a server's methods.
-struct Layers {
-    of_methods: Around,
-    /// Made once more of the same layers, so that a worker whose methods are at their limits still says how it is.
-    of_built_in: Around,
-}
-
-/// A server that consumes from its queues.
-struct OpenServer {
-    lines: Vec<(Line, Subscription)>,
-    /// There where the server describes itself.
-    beacon: Option<LitBeacon>,
-    queues: Vec<String>,
-    drain_limit: Duration,
-    _outlet: AbortOnDropHandle<()>,
-    _post: AbortOnDropHandle<()>,
-    /// Keeps the connection, should the user drop every handle of their own.
-    _broker: Broker,
-}
-
-impl OpenServer {
-    async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let queues = self.queues;
-        let stop = CancellationToken::new();
-        let mut lines = JoinSet::new();
-        for (line, subscription) in self.lines {
-            lines.spawn(line.run(subscription, stop.clone(), self.drain_limit));
-        }
-        // A line ends by itself only where all do: the handle was closed.
-        let first = tokio::select! {
-            biased;
-            () = shutdown => None,
-            ended = lines.join_next() => ended,
-        };
-        stop.cancel();
-        let beacon = self.beacon;
-        let putting_out = AbortOnDropHandle::new(tokio::spawn(async {
-            if let Some(beacon) = beacon {
-                beacon.put_out().await;
-            }
-        }));
-        let mut all = Ended {
-            unfinished: 0,
-            reason: None,
-        };
-        let mut panicked = None;
-        let mut next = first;
-        while let Some(ended) = match next.take() {
-            None => lines.join_next().await,
-            first => first,
-        } {
-            match ended {
-                Ok(ended) => {
-                    all.unfinished += ended.unfinished;
-                    all.reason = all.reason.or(ended.reason);
-                }
-                Err(error) => panicked = Some(error.into_panic()),
-            }
-        }
-        // Ended in one way or another.
-        let _ = putting_out.await;
-        if let Some(panic) = panicked {
-            std::panic::resume_unwind(panic);
-        }
-        let limit = self.drain_limit;
-        let ended = match all {
-            Ended {
-                reason: Some(reason), ..
-            } => Err(ServerError::Broker(reason)),
-            Ended { unfinished: 0, .. } => Ok(()),
-            Ended { unfinished, .. } => Err(ServerError::DrainTimedOut { unfinished, limit }),
-        };
-        match &ended {
-            Ok(()) => tracing::info!(?queues, "stopped"),
-            Err(error) => tracing::error!(?queues, error = error as &dyn std::error::Error, "server ended"),
-        }
-        ended
     }
 }
 

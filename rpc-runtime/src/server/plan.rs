@@ -1,0 +1,307 @@
+//! What a server is to do, and the server that does it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::beacon::LitBeacon;
+use super::built_in::{BuiltIn, ServedQueue};
+use super::dispatch::{Dispatcher, Rules};
+use super::identity::Identity;
+use super::line::{self, Ended, Line};
+use super::outlet::Outlet;
+use super::post::Post;
+use super::serve::Desk;
+use super::service::Service;
+use crate::broker::Broker;
+use crate::error::{BrokerError, InvalidName, ServerError};
+use crate::middleware::{Around, HandlerLayer, layered_service};
+use crate::protocol::{ReplyAddresses, ShortStr};
+use crate::transport::{Declare, RequestQueue, Subscription};
+
+const DEFAULT_CONCURRENCY: u16 = 64;
+
+const DEFAULT_DRAIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// How many messages of packed calls a queue's worker has at a time: one at work, and others on their way.
+const PACKED_PREFETCH: u16 = 4;
+
+/// What a server is to do, whatever layers it has.
+pub(super) struct Plan {
+    pub(super) broker: Broker,
+    pub(super) served: Vec<(RequestQueue, Arc<dyn Service>)>,
+    pub(super) concurrency: u16,
+    pub(super) drain_limit: Duration,
+    pub(super) reply_addresses: ReplyAddresses,
+    pub(super) packing: bool,
+    pub(super) self_description: bool,
+    pub(super) worker_name: Option<String>,
+    pub(super) version: Option<String>,
+    /// Puts a service behind the layers.
+    pub(super) around: Option<Layers>,
+}
+
+impl Plan {
+    /// Nothing to serve yet.
+    pub(super) fn new(broker: &Broker) -> Self {
+        Self {
+            broker: broker.clone(),
+            served: Vec::new(),
+            concurrency: DEFAULT_CONCURRENCY,
+            drain_limit: DEFAULT_DRAIN_LIMIT,
+            reply_addresses: ReplyAddresses::default(),
+            packing: true,
+            self_description: true,
+            worker_name: None,
+            version: None,
+            around: None,
+        }
+    }
+
+    /// Declares the queues and consumes from them; from none any more once it is told to stop.
+    pub(super) async fn open(self, stop: &CancellationToken) -> Result<OpenServer, ServerError> {
+        let mut queues = self.queues()?;
+        let built_in = self.self_description.then(|| self.add_built_in(&mut queues));
+        // Those that may not exist come first: what a consumer was sent before another one fails comes back marked
+        // redelivered, without having been run.
+        queues.sort_by_key(|(queue, _)| queue.declare() == Declare::Active);
+        let limits = self.broker.limits();
+        let rules = Rules {
+            reply_addresses: self.reply_addresses,
+            max_accepted_bytes: limits.accepted,
+            max_sent_bytes: limits.sent,
+            max_deliveries: 0,
+        };
+        let transport = self.broker.transport();
+        let (outlet, keep_outlet) = Outlet::new(Arc::clone(transport));
+        let outlet = Arc::new(outlet);
+        let outlet_task = AbortOnDropHandle::new(tokio::spawn(keep_outlet));
+        let (post, emptying) = Post::new(Arc::clone(&outlet));
+        let post_task = AbortOnDropHandle::new(tokio::spawn(emptying));
+        stop.run_until_cancelled(outlet.ready()).await.transpose()?;
+
+        // All are declared before one is consumed: what a server was sent that cannot start comes back marked redelivered,
+        // without having been run.
+        for (queue, _) in &queues {
+            let declaring = line::patiently(queue.name(), || transport.declare_requests(queue));
+            stop.run_until_cancelled(declaring).await.transpose()?;
+        }
+        // Who finds the worker finds its queues; and once it serves, nothing else is waited for.
+        let light = |built_in| LitBeacon::light(transport, &built_in, rules.clone(), &outlet);
+        let mut beacon = built_in.map(light);
+        if let Some(beacon) = &mut beacon {
+            stop.run_until_cancelled(beacon.lit()).await;
+        }
+        let mut lines = Vec::new();
+        let mut names = Vec::new();
+        for (queue, dispatcher) in queues {
+            if stop.is_cancelled() {
+                break;
+            }
+            let name = queue.name().to_owned();
+            let rules = Rules {
+                max_deliveries: queue.max_deliveries(),
+                ..rules.clone()
+            };
+            let desk = Arc::new(Desk::new(
+                name.clone(),
+                dispatcher,
+                rules,
+                Arc::clone(&outlet),
+                post.clone(),
+                self.concurrency,
+            ));
+            let line = |queue, prefetch| Line::new(Arc::clone(transport), queue, prefetch, Arc::clone(&desk));
+            let packed = queue.packed().filter(|_| self.packing);
+            let alone = line(queue, self.concurrency);
+            let Some(subscription) = alone.open(stop).await? else {
+                break;
+            };
+            lines.push((alone, subscription));
+            if let Some(queue) = packed {
+                let packed = line(queue, self.concurrency.min(PACKED_PREFETCH)).of_packed();
+                match packed.open(stop).await {
+                    Ok(Some(subscription)) => {
+                        desk.take_packed();
+                        lines.push((packed, subscription));
+                    }
+                    Ok(None) => break,
+                    Err(error @ BrokerError::Closed) => return Err(error.into()),
+                    // It may not be allowed to be declared, or be made by somebody who did not know of it.
+                    Err(error) => tracing::info!(
+                        queue = name,
+                        error = &error as &dyn std::error::Error,
+                        "calls are taken one by one: there is no queue for packed ones"
+                    ),
+                }
+            }
+            names.push(name);
+        }
+        tracing::info!(queues = ?names, concurrency = self.concurrency, "serving");
+        Ok(OpenServer {
+            lines,
+            beacon,
+            queues: names,
+            drain_limit: self.drain_limit,
+            _outlet: outlet_task,
+            _post: post_task,
+            _broker: self.broker,
+        })
+    }
+
+    /// Each queue once, with the methods that are served on it.
+    fn queues(&self) -> Result<Vec<(RequestQueue, Dispatcher)>, ServerError> {
+        let mut queues: Vec<(RequestQueue, Dispatcher)> = Vec::new();
+        for (queue, service) in &self.served {
+            let name = queue.name();
+            ShortStr::new(name).map_err(|error| ServerError::InvalidQueue {
+                queue: name.to_owned(),
+                source: InvalidName::from(error),
+            })?;
+            let position = match queues.iter().position(|(known, _)| known.name() == name) {
+                Some(position) if queues[position].0 == *queue => position,
+                Some(_) => {
+                    return Err(ServerError::ConflictingQueue {
+                        queue: name.to_owned(),
+                    });
+                }
+                None => {
+                    queues.push((queue.clone(), Dispatcher::default()));
+                    queues.len() - 1
+                }
+            };
+            queues[position].1.add(self.behind(Arc::clone(service)), name)?;
+        }
+        match queues.is_empty() {
+            true => Err(ServerError::NoService),
+            false => Ok(queues),
+        }
+    }
+
+    /// The service, behind the layers.
+    fn behind(&self, service: Arc<dyn Service>) -> Arc<dyn Service> {
+        match &self.around {
+            Some(layers) => (layers.of_methods)(service),
+            None => service,
+        }
+    }
+
+    /// Built-in methods, behind layers of their own.
+    fn built_in_behind(&self, methods: BuiltIn) -> Arc<dyn Service> {
+        match &self.around {
+            Some(layers) => (layers.of_built_in)(Arc::new(methods)),
+            None => Arc::new(methods),
+        }
+    }
+
+    /// Adds the built-in methods to each queue. Answers with those that tell of all of them.
+    fn add_built_in(&self, queues: &mut [(RequestQueue, Dispatcher)]) -> Arc<dyn Service> {
+        let (app_id, _) = self.broker.caller().names();
+        let app_id = app_id.map(|app_id| app_id.as_str().to_owned());
+        let identity = Arc::new(Identity::new(
+            self.worker_name.clone(),
+            app_id,
+            self.version.clone(),
+        ));
+        let mut served = Vec::with_capacity(queues.len());
+        for (queue, dispatcher) in queues {
+            let queue = Arc::new(ServedQueue::new(queue.name(), dispatcher.hosted()));
+            let built_in = BuiltIn::of_queue(&identity, &queue);
+            dispatcher.add_built_in(&self.built_in_behind(built_in));
+            served.push(queue);
+        }
+        self.built_in_behind(BuiltIn::of_worker(&identity, served))
+    }
+}
+
+/// The layers around a server's methods.
+pub(super) struct Layers {
+    of_methods: Around,
+    /// Made once more of the same layers, so that a worker whose methods are at their limits still says how it is.
+    of_built_in: Around,
+}
+
+impl Layers {
+    pub(super) fn of<L: HandlerLayer>(layer: &L) -> Self {
+        Self {
+            of_methods: layered_service(layer),
+            of_built_in: layered_service(layer),
+        }
+    }
+}
+
+/// A server that consumes from its queues.
+pub(super) struct OpenServer {
+    lines: Vec<(Line, Subscription)>,
+    /// There where the server describes itself.
+    beacon: Option<LitBeacon>,
+    queues: Vec<String>,
+    drain_limit: Duration,
+    _outlet: AbortOnDropHandle<()>,
+    _post: AbortOnDropHandle<()>,
+    /// Keeps the connection, should the user drop every handle of their own.
+    _broker: Broker,
+}
+
+impl OpenServer {
+    pub(super) async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let queues = self.queues;
+        let stop = CancellationToken::new();
+        let mut lines = JoinSet::new();
+        for (line, subscription) in self.lines {
+            lines.spawn(line.run(subscription, stop.clone(), self.drain_limit));
+        }
+        // A line ends by itself only where all do: the handle was closed.
+        let first = tokio::select! {
+            biased;
+            () = shutdown => None,
+            ended = lines.join_next() => ended,
+        };
+        stop.cancel();
+        let beacon = self.beacon;
+        let putting_out = AbortOnDropHandle::new(tokio::spawn(async {
+            if let Some(beacon) = beacon {
+                beacon.put_out().await;
+            }
+        }));
+        let mut all = Ended {
+            unfinished: 0,
+            reason: None,
+        };
+        let mut panicked = None;
+        let mut next = first;
+        while let Some(ended) = match next.take() {
+            None => lines.join_next().await,
+            first => first,
+        } {
+            match ended {
+                Ok(ended) => {
+                    all.unfinished += ended.unfinished;
+                    all.reason = all.reason.or(ended.reason);
+                }
+                Err(error) => panicked = Some(error.into_panic()),
+            }
+        }
+        // Ended in one way or another.
+        let _ = putting_out.await;
+        if let Some(panic) = panicked {
+            std::panic::resume_unwind(panic);
+        }
+        let limit = self.drain_limit;
+        let ended = match all {
+            Ended {
+                reason: Some(reason), ..
+            } => Err(ServerError::Broker(reason)),
+            Ended { unfinished: 0, .. } => Ok(()),
+            Ended { unfinished, .. } => Err(ServerError::DrainTimedOut { unfinished, limit }),
+        };
+        match &ended {
+            Ok(()) => tracing::info!(?queues, "stopped"),
+            Err(error) => tracing::error!(?queues, error = error as &dyn std::error::Error, "server ended"),
+        }
+        ended
+    }
+}
