@@ -66,7 +66,7 @@ on_both_brokers! {
     layers_of_a_worker_see_requests_and_outcomes,
     callers_do_what_they_are_allowed_to,
     a_layer_of_a_worker_hands_on_what_it_found_out,
-    a_worker_that_sheds_asks_for_no_more_calls_in_a_message,
+    what_a_worker_sheds_is_no_work_of_its_method,
     a_worker_at_its_limits_says_how_it_is,
 }
 
@@ -191,7 +191,7 @@ async fn a_caller_calls_no_more_often_than_it_may(world: World) {
     counter.close().await;
 }
 
-async fn a_worker_that_sheds_asks_for_no_more_calls_in_a_message(world: World) {
+async fn what_a_worker_sheds_is_no_work_of_its_method(world: World) {
     let broker = world.broker().await;
     let layers = tower::ServiceBuilder::new()
         .layer(LoadShedLayer::new())

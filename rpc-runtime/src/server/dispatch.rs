@@ -50,7 +50,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    fn new(service: &'static str, method: &'static str) -> Self {
+    pub(super) fn new(service: &'static str, method: &'static str) -> Self {
         Self {
             service,
             method,

@@ -10,6 +10,7 @@ use rpc_tests::rabbit::Vhost;
 use rpc_tests::raw::RawPeer;
 use rpc_tests::trace::Trace;
 use rpc_tests::until;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
@@ -340,4 +341,20 @@ async fn the_last_worker_that_takes_packed_calls_stops_under_load_and_no_call_is
     scene.assert_ran_once();
     one_by_one.stop().await.unwrap();
     assert_eq!(scene.trace.peer().queue_depth(PACKED).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_goes_on_until_its_callers_have_heard_to_pack_no_more() {
+    let (broker, clerk) = (Broker::in_process(), Clerk::new());
+    let client = KioskClient::builder(&broker).queue(QUEUE).build();
+    let burst = || join_all((0..300).map(|n| client.echo(n)));
+    for (packing, least) in [(true, Duration::from_millis(100)), (false, Duration::ZERO)] {
+        let server = server(&broker, QUEUE, &clerk).packing(packing);
+        let server = server.start().await.unwrap();
+        burst().await;
+        let before_the_last = Instant::now();
+        assert!(burst().await.iter().all(Result::is_ok));
+        server.stop().await.unwrap();
+        assert!(before_the_last.elapsed() >= least);
+    }
 }

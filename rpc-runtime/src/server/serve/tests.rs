@@ -2,6 +2,7 @@ use async_trait::async_trait;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
+use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::protocol::{Message, Properties, ReplyAddresses};
 use crate::status::{Connectivity, StatusBoard};
@@ -123,33 +124,34 @@ async fn serve(words: Vec<Published>) -> Vec<&'static str> {
     told
 }
 
-async fn serve_where(words: Vec<Published>, is_free: bool) -> Vec<&'static str> {
-    let notes = Notes {
+fn notes(words: Vec<Published>, is_free: bool) -> Notes {
+    Notes {
         is_free,
         words: Arc::new(Mutex::new(words)),
         told: Arc::default(),
         board: Arc::new(StatusBoard::new(&Connectivity::Up)),
-    };
-    let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
-    let _kept = AbortOnDropHandle::new(tokio::spawn(keep));
-    outlet.ready().await.unwrap();
+    }
+}
+
+fn desk(outlet: Arc<Outlet>, post: Post) -> Desk {
     let rules = Rules {
         reply_addresses: ReplyAddresses::default(),
         max_accepted_bytes: 100,
         max_sent_bytes: 100,
         max_deliveries: 20,
     };
+    Desk::new("q".into(), Dispatcher::default(), rules, outlet, post, 1)
+}
+
+async fn serve_where(words: Vec<Published>, is_free: bool) -> Vec<&'static str> {
+    let notes = notes(words, is_free);
+    let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
+    let _kept = AbortOnDropHandle::new(tokio::spawn(keep));
+    outlet.ready().await.unwrap();
     let outlet = Arc::new(outlet);
     let (post, emptying) = Post::new(Arc::clone(&outlet));
     let _emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
-    let desk = Arc::new(Desk::new(
-        "q".into(),
-        Dispatcher::default(),
-        rules,
-        outlet,
-        post,
-        1,
-    ));
+    let desk = Arc::new(desk(outlet, post));
     let properties = Properties {
         reply_to: Some(ShortStr::from_static("amq.gen-1")),
         ..Properties::default()
@@ -212,4 +214,25 @@ async fn a_reply_over_which_channels_are_closed_is_replaced_by_a_fault() {
     let words = vec![closed(), closed(), Published::Routed];
     let told = [&SENT[..], &SENT, &SENT, &["request settled"]].concat();
     assert_eq!(serve(words).await, told);
+}
+
+#[test]
+fn what_is_refused_says_nothing_of_how_long_a_method_takes() {
+    let (outlet, _) = Outlet::new(Arc::new(notes(Vec::new(), true)));
+    let outlet = Arc::new(outlet);
+    let (post, _) = Post::new(Arc::clone(&outlet));
+    let desk = desk(outlet, post);
+    desk.take_packed();
+    let record = Record::new("Store", "write");
+    let ended = |took, outcome, ran| {
+        let reply = Reply::fault(Codec::Json, &Fault::new(FaultCode::Rejected, ""));
+        desk.ended(&record, true, took, &Handled { reply, outcome, ran })
+    };
+    let (slow, at_once) = (Duration::from_millis(50), Duration::from_micros(1));
+    assert_eq!(ended(slow, Outcome::Ok, true), 1);
+    for _ in 0..200 {
+        assert_eq!(ended(at_once, Outcome::Fault("rejected"), false), 1);
+    }
+    let stats = record.stats.snapshot();
+    assert_eq!((stats.calls, stats.failures, stats.mean), (1, 0, slow));
 }
