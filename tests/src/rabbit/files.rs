@@ -10,15 +10,32 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 
 use crate::certificates::{Authority, Identity};
 
-/// The `rabbitmq-server` script of the installation.
+/// The variable that names the folder of another RabbitMQ's programs: see `tests/rabbitmq`.
+const PROGRAMS: &str = "RPC_TESTS_RABBITMQ";
+
+/// The `rabbitmq-server` script of the RabbitMQ in `RPC_TESTS_RABBITMQ`, or else of the machine's own.
+pub(super) fn find_server() -> anyhow::Result<PathBuf> {
+    match env::var_os(PROGRAMS) {
+        Some(folder) => server_in(Path::new(&folder)),
+        None => find_installed_server(),
+    }
+}
+
+fn server_in(folder: &Path) -> anyhow::Result<PathBuf> {
+    let server = folder.join("rabbitmq-server");
+    ensure!(server.is_file(), "{PROGRAMS}: no such file: {}", server.display());
+    Ok(server)
+}
+
+/// The machine's own `rabbitmq-server` script.
 ///
 /// Debian's `/usr/sbin/rabbitmq-server` is a wrapper that insists on the user rabbitmq; the script behind it runs
 /// as anyone, so it comes first.
-pub(super) fn find_server() -> anyhow::Result<PathBuf> {
+fn find_installed_server() -> anyhow::Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = [PathBuf::from("/usr/lib/rabbitmq/bin")]
         .into_iter()
