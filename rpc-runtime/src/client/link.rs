@@ -18,7 +18,7 @@ use super::outbox::Outbox;
 use super::pending::Pending;
 use crate::codec::Codec;
 use crate::error::BrokerError;
-use crate::protocol::{Message, PACKED, PACKING_HEADER, PackedAnswer, ShortStr, unpack};
+use crate::protocol::{Malformed, Message, PACKED, PACKING_HEADER, PackedAnswer, ShortStr, unpack};
 use crate::sync::watch;
 use crate::telemetry::{Event, count};
 use crate::transport::{Backoff, Delivery, Publisher, ReplyLink, ReplyQueue, Subscription, Transport};
@@ -326,9 +326,10 @@ fn route(pending: &Pending, delivery: Delivery) -> u64 {
         .kind
         .as_ref()
         .is_some_and(|kind| kind.as_str() == PACKED);
-    let discarded = match is_packed {
-        true => route_packed(pending, &message),
-        false => usize::from(!route_alone(pending, message)),
+    let discarded = match (delivery.malformed, is_packed) {
+        (Some(malformed), _) => route_malformed(pending, &message, malformed, is_packed),
+        (None, true) => route_packed(pending, &message),
+        (None, false) => usize::from(!route_alone(pending, message)),
     };
     if discarded > 0 {
         count(Event::RepliesDiscarded(discarded));
@@ -338,16 +339,37 @@ fn route(pending: &Pending, delivery: Delivery) -> u64 {
 }
 
 fn route_alone(pending: &Pending, message: Message) -> bool {
-    let properties = &message.properties;
-    let id = properties.correlation_id.as_ref();
-    let wanted = properties
+    let wanted = message
+        .properties
         .headers
         .get(PACKING_HEADER)
         .and_then(|wanted| wanted.parse().ok());
-    match id.and_then(|id| Uuid::parse_str(id.as_str()).ok()) {
+    match call_id(&message) {
         Some(id) => pending.complete(id, message, wanted),
         None => false,
     }
+}
+
+/// Fails the calls that a malformed reply answers. Returns how many replies nobody waits for.
+fn route_malformed(pending: &Pending, message: &Message, malformed: Malformed, is_packed: bool) -> usize {
+    tracing::debug!(reason = %malformed, "a reply is malformed");
+    let ids: Vec<_> = match is_packed {
+        true => match unpack::<PackedAnswer>(&message.body) {
+            Ok(answers) => answers.into_iter().map(|answer| answer.id).collect(),
+            Err(_) => return 1,
+        },
+        false => match call_id(message) {
+            Some(id) => vec![id],
+            None => return 1,
+        },
+    };
+    ids.into_iter().filter(|id| !pending.fail(*id, malformed)).count()
+}
+
+/// The id of the call that a reply answers.
+fn call_id(message: &Message) -> Option<Uuid> {
+    let id = message.properties.correlation_id.as_ref()?;
+    Uuid::parse_str(id.as_str()).ok()
 }
 
 /// Answers with how many replies nobody waits for; one, where they cannot be read.

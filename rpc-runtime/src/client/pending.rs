@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::caller::CallPlan;
 use super::slot::Slot;
 use crate::codec::Codec;
-use crate::protocol::{Message, PackedAnswer, Reply};
+use crate::protocol::{BadReply, Malformed, Message, PackedAnswer, Reply};
 
 /// The calls of one handle that wait for a reply.
 ///
@@ -94,6 +94,16 @@ impl Pending {
         self.note_wanted(&slot, wanted.unwrap_or(0));
         let reply = Reply::from_message(reply, slot.plan().codec);
         slot.answer(reply);
+        true
+    }
+
+    /// Tells a call that its reply is malformed. Returns `false` if nobody waits for it.
+    pub(super) fn fail(&self, id: Uuid, malformed: Malformed) -> bool {
+        let Some(slot) = self.lock().remove(&id.as_u128()) else {
+            return false;
+        };
+        self.note_wanted(&slot, 0);
+        slot.answer(Err(BadReply::Malformed(malformed)));
         true
     }
 
@@ -196,7 +206,7 @@ mod tests {
     use crate::call::Arguments;
     use crate::describe::{MethodDescriptor, ServiceDescriptor};
     use crate::headers::Headers;
-    use crate::protocol::{ReplyKind, ShortStr};
+    use crate::protocol::{Property, ReplyKind, ShortStr};
     use crate::transport::{Published, Receipt};
 
     fn reply(text: &'static str) -> Message {
@@ -288,6 +298,20 @@ mod tests {
             assert_eq!((&reply.body[..], reply.codec), (text.as_bytes(), Codec::Json));
             assert_eq!(call.plan().destination.wanted(call.plan().method_index), 7);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_malformed_reply_fails_its_own_call_alone() {
+        let pending = Pending::default();
+        let calls = [call(), call()];
+        let _tickets = [0, 1].map(|n: usize| pending.enter(&calls[n]));
+        let malformed = Malformed::NotUtf8(Property::MessageId);
+        assert!(pending.fail(calls[0].id(), malformed));
+        assert!(!pending.fail(calls[0].id(), malformed));
+        let reply = calls[0].reply(pin!(sleep(Duration::from_secs(1)))).await;
+        assert!(matches!(reply, Some(Err(BadReply::Malformed(_)))), "{reply:?}");
+        assert!(pending.complete(calls[1].id(), self::reply("other"), None));
+        assert_eq!(answered(&calls[1]).await.body, "other");
     }
 
     #[test]

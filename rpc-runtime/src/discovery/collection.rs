@@ -97,12 +97,26 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
         }
         let is_answer = self.keep(message);
         if !is_answer {
-            self.useless += 1;
-            if self.useless >= MAX_USELESS {
-                self.cut_short();
-            }
+            self.note_useless();
         }
         is_answer
+    }
+
+    /// Takes in a message with malformed properties. Returns `false`, as there is nothing to keep.
+    pub(super) fn add_malformed(&mut self, message: &Message) -> bool {
+        if message.properties.correlation_id.as_ref() == Some(&self.id) {
+            tracing::debug!("a worker's answer is malformed");
+            self.pass_over();
+        }
+        self.note_useless();
+        false
+    }
+
+    fn note_useless(&mut self) {
+        self.useless += 1;
+        if self.useless >= MAX_USELESS {
+            self.cut_short();
+        }
     }
 
     fn keep(&mut self, message: Message) -> bool {

@@ -210,7 +210,11 @@ impl Discover {
         while !collection.is_full() {
             match timeout_at(deadline.min(quiet_at), replies.deliveries.next()).await {
                 Ok(Some(Ok(delivery))) => {
-                    if collection.add(delivery.message) {
+                    let is_answer = match delivery.malformed {
+                        None => collection.add(delivery.message),
+                        Some(_) => collection.add_malformed(&delivery.message),
+                    };
+                    if is_answer {
                         quiet_at = Instant::now() + self.window;
                     }
                 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Fault, FaultCode, Message, Properties, ShortStr};
+use super::{Fault, FaultCode, Malformed, Message, Properties, ShortStr};
 use crate::codec::{Codec, DecodeError, UnsupportedContentType};
 use crate::headers::Headers;
 use crate::protocol::fault::FaultBody;
@@ -138,6 +138,8 @@ impl Reply {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum BadReply {
+    #[error("the reply cannot be read: {0}")]
+    Malformed(Malformed),
     #[error("the reply is of the unknown type {0:?}: expected result, error or fault")]
     UnknownKind(String),
     #[error(transparent)]

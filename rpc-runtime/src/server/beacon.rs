@@ -173,6 +173,10 @@ impl Beacon {
     }
 
     async fn answer_in_time(&self, delivery: Delivery) {
+        if let Some(malformed) = delivery.malformed {
+            tracing::debug!(reason = %malformed, "ignored a malformed question to all workers");
+            return;
+        }
         let now = Instant::now();
         let decided = self
             .dispatcher

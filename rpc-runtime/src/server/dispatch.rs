@@ -13,7 +13,9 @@ use crate::codec::Codec;
 use crate::context::Context;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Executed, ServerError};
-use crate::protocol::{Fault, FaultCode, Message, RESENT_HEADER, Reply, ReplyAddresses, Request, ShortStr};
+use crate::protocol::{
+    Fault, FaultCode, Malformed, Message, RESENT_HEADER, Reply, ReplyAddresses, Request, ShortStr,
+};
 use tokio::time::Instant;
 
 /// The methods that are served on one queue.
@@ -194,6 +196,34 @@ impl Dispatcher {
         })
     }
 
+    /// Decides about a delivery with malformed properties: it is never run, and answered if it can be.
+    ///
+    /// # Errors
+    ///
+    /// As [`decide`](Self::decide).
+    pub(crate) fn refuse_malformed(
+        message: Message,
+        malformed: Malformed,
+        rules: &Rules,
+    ) -> Result<Decision<'static>, NoReplyAddress> {
+        let properties = message.properties;
+        let content_type = properties.content_type.as_ref().map_or("", ShortStr::as_str);
+        let codec = Codec::from_content_type(content_type).unwrap_or(Codec::Text);
+        if let Some(address) = &properties.reply_to {
+            rules.check_address(address)?;
+        }
+        let correlation_id = properties.correlation_id;
+        let answer_to = properties
+            .reply_to
+            .filter(|address| !address.as_str().is_empty())
+            .map(|address| ReplyTo {
+                address,
+                correlation_id,
+            });
+        let fault = Fault::bad_request(format_args!("the request cannot be read: {malformed}"));
+        Ok(Decision::refuse(codec, fault, answer_to, false))
+    }
+
     /// As [`decide`](Self::decide), of a request that may be answered to.
     pub(crate) fn decide_request(
         &self,
@@ -348,7 +378,7 @@ mod tests {
 
     use super::*;
     use crate::describe::ServiceDescriptor;
-    use crate::protocol::{Properties, ReplyKind};
+    use crate::protocol::{Properties, Property, ReplyKind};
     use crate::server::service::Answer;
 
     const READ: MethodDescriptor = MethodDescriptor::new("read", &["id"])
@@ -419,6 +449,47 @@ mod tests {
             Decision::Run { invocation, .. } => invocation.method().to_owned(),
             Decision::Refuse { fault, .. } => panic!("it would be refused: {fault}"),
         }
+    }
+
+    #[test]
+    fn a_malformed_request_is_refused_and_answered_where_a_reply_address_can_be_read() {
+        let refuse = |reply_to| {
+            let message = Message {
+                properties: Properties {
+                    reply_to,
+                    correlation_id: Some(ShortStr::from_static("7")),
+                    content_type: Some(ShortStr::from_static("application/json")),
+                    ..request("write")
+                },
+                body: Bytes::from_static(b"7"),
+            };
+            let malformed = Malformed::NotUtf8(Property::MessageId);
+            Dispatcher::refuse_malformed(message, malformed, &rules())
+        };
+        let address = ShortStr::from_static("amq.gen-1");
+        let Ok(Decision::Refuse {
+            reply,
+            fault,
+            answer_to: Some(to),
+        }) = refuse(Some(address.clone()))
+        else {
+            panic!("it is not answered");
+        };
+        assert_eq!(
+            (to.address, to.correlation_id),
+            (address, Some(ShortStr::from_static("7")))
+        );
+        assert_eq!(
+            fault,
+            Fault::bad_request("the request cannot be read: its message_id is not UTF-8")
+        );
+        assert_eq!((reply.codec, reply.read_fault()), (Codec::Json, fault));
+
+        assert!(matches!(
+            refuse(None),
+            Ok(Decision::Refuse { answer_to: None, .. })
+        ));
+        assert!(refuse(Some(ShortStr::from_static("orders"))).is_err());
     }
 
     #[test]

@@ -40,6 +40,7 @@ impl Desk {
             message,
             redelivered,
             tag,
+            ..
         } = delivery;
         let opened = self.open(message).filter(|opened| !opened.calls.is_empty());
         let Some(Opened {

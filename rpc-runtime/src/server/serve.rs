@@ -88,7 +88,7 @@ impl Desk {
         arrived: Instant,
         served: &Served,
     ) {
-        match is_packed(&delivery.message) {
+        match delivery.malformed.is_none() && is_packed(&delivery.message) {
             true => self.serve_packed(delivery, control, arrived, served).await,
             false => self.serve_alone(delivery, control, arrived, served).await,
         }
@@ -147,15 +147,21 @@ impl Desk {
             return;
         };
         let Delivery {
-            message, redelivered, ..
+            message,
+            redelivered,
+            malformed,
+            ..
         } = delivery;
         let properties = &message.properties;
         let worth_until = properties.expiration.and_then(|time| arrived.checked_add(time));
         let names = Names::of(properties);
         let now = Instant::now();
-        let decided = self
-            .dispatcher
-            .decide(message, redelivered, arrived, now, &self.rules);
+        let decided = match malformed {
+            None => self
+                .dispatcher
+                .decide(message, redelivered, arrived, now, &self.rules),
+            Some(malformed) => Dispatcher::refuse_malformed(message, malformed, &self.rules),
+        };
         let (reply, wanted, answer_to) = match decided {
             Ok(Decision::Run {
                 service,
@@ -311,8 +317,11 @@ fn is_packed(message: &Message) -> bool {
     kind.is_some_and(|kind| kind.as_str() == PACKED)
 }
 
-/// What the request can be recognised by.
+/// What the request can be recognised by. A malformed one is not run, so it need not be.
 fn key(delivery: &Delivery) -> Option<Key> {
+    if delivery.malformed.is_some() {
+        return None;
+    }
     let properties = &delivery.message.properties;
     let id = Id::from(properties.correlation_id.as_ref()?);
     Some(Key::new(properties.reply_to.clone(), id))

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
 use crate::error::BrokerError;
-use crate::protocol::{Message, ShortStr};
+use crate::protocol::{Malformed, Message, ShortStr};
 use crate::status::StatusBoard;
 
 pub(crate) mod amqp;
@@ -98,6 +98,8 @@ pub(crate) struct Delivery {
     pub(crate) redelivered: bool,
     /// Names it when it is settled, within its subscription.
     pub(crate) tag: u64,
+    /// Why its properties could not be read as they were sent. The message has what could be read of them.
+    pub(crate) malformed: Option<Malformed>,
 }
 
 /// Settles and ends a subscription. Dropping it gives unsettled deliveries back.

@@ -4,7 +4,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 use crate::codec::Codec;
 use crate::error::BrokerError;
-use crate::protocol::{Message, Properties, ReplyAddresses};
+use crate::protocol::{Malformed, Message, Properties, ReplyAddresses};
 use crate::status::{Connectivity, StatusBoard};
 use crate::transport::{
     Broadcasts, Outgoing, Published, Publisher, Receipt, ReplyLink, ReplyQueue, RequestQueue, Subscription,
@@ -144,6 +144,19 @@ fn desk(outlet: Arc<Outlet>, post: Post) -> Desk {
 }
 
 async fn serve_where(words: Vec<Published>, is_free: bool) -> Vec<&'static str> {
+    let properties = Properties {
+        reply_to: Some(ShortStr::from_static("amq.gen-1")),
+        ..Properties::default()
+    };
+    serve_one(words, is_free, properties, None).await
+}
+
+async fn serve_one(
+    words: Vec<Published>,
+    is_free: bool,
+    properties: Properties,
+    malformed: Option<Malformed>,
+) -> Vec<&'static str> {
     let notes = notes(words, is_free);
     let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
     let _kept = AbortOnDropHandle::new(tokio::spawn(keep));
@@ -152,10 +165,6 @@ async fn serve_where(words: Vec<Published>, is_free: bool) -> Vec<&'static str> 
     let (post, emptying) = Post::new(Arc::clone(&outlet));
     let _emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
     let desk = Arc::new(desk(outlet, post));
-    let properties = Properties {
-        reply_to: Some(ShortStr::from_static("amq.gen-1")),
-        ..Properties::default()
-    };
     let delivery = Delivery {
         message: Message {
             properties,
@@ -163,6 +172,7 @@ async fn serve_where(words: Vec<Published>, is_free: bool) -> Vec<&'static str> 
         },
         redelivered: false,
         tag: 1,
+        malformed,
     };
     let served = Served::default();
     desk.serve(delivery, Arc::new(notes.clone()), Instant::now(), &served)
@@ -214,6 +224,21 @@ async fn a_reply_over_which_channels_are_closed_is_replaced_by_a_fault() {
     let words = vec![closed(), closed(), Published::Routed];
     let told = [&SENT[..], &SENT, &SENT, &["request settled"]].concat();
     assert_eq!(serve(words).await, told);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_malformed_request_is_settled_whether_it_can_be_answered_or_not() {
+    let malformed = Some(Malformed::HeaderName);
+    let answered = Properties {
+        kind: Some(ShortStr::from_static(PACKED)),
+        reply_to: Some(ShortStr::from_static("amq.gen-1")),
+        correlation_id: Some(ShortStr::from_static("7")),
+        ..Properties::default()
+    };
+    let told = serve_one(vec![Published::Routed], true, answered, malformed).await;
+    assert_eq!(told, [&SENT[..], &["request settled"]].concat());
+    let told = serve_one(Vec::new(), true, Properties::default(), malformed).await;
+    assert_eq!(told, ["request settled"]);
 }
 
 #[test]

@@ -72,6 +72,7 @@ pub(super) fn of(
         .map_ok(|delivery| Delivery {
             redelivered: delivery.redelivered,
             tag: delivery.delivery_tag,
+            malformed: None,
             message: convert::from_lapin(&delivery.properties, delivery.data),
         });
     Subscription {

@@ -298,6 +298,7 @@ impl Consumer {
             message: stored.message.clone(),
             redelivered: stored.redelivered,
             tag,
+            malformed: None,
         };
         let sent = self
             .sender
