@@ -5,6 +5,7 @@ use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use rpc_runtime::{
@@ -493,7 +494,10 @@ async fn a_handle_that_only_serves_has_no_reply_queue_and_direct_reply_to_needs_
     let direct = Broker::builder().reply_queue(ReplyQueue::Direct);
     let direct = direct.connect(&vhost.url()).await.unwrap();
     assert_served(&direct, "desk").await;
-    const OF_REQUESTS: [&str; 2] = ["desk\ttrue\t[]", "desk.packed\ttrue\t[]"];
+    const OF_REQUESTS: [&str; 2] = [
+        "desk\ttrue\t[{\"x-queue-type\",\"classic\"}]",
+        "desk.packed\ttrue\t[{\"x-queue-type\",\"classic\"}]",
+    ];
     assert_eq!(vhost.queues(&columns).await, OF_REQUESTS);
 
     let caller = Broker::connect(&vhost.url()).await.unwrap();
@@ -505,15 +509,92 @@ async fn a_handle_that_only_serves_has_no_reply_queue_and_direct_reply_to_needs_
     };
     assert_eq!([desk, packed], OF_REQUESTS);
     assert!(reply_queue.starts_with("rpc.reply."), "{reply_queue}");
-    assert!(
-        reply_queue.ends_with("\ttrue\t[{\"x-expires\",60000}]"),
-        "{reply_queue}"
-    );
+    for property in [
+        "\ttrue\t",
+        "{\"x-expires\",60000}",
+        "{\"x-queue-type\",\"classic\"}",
+    ] {
+        assert!(reply_queue.contains(property), "{reply_queue}");
+    }
 
     caller.close().await;
     direct.close().await;
     server.stop().await.unwrap();
     worker.close().await;
     // The queue for packed calls goes with its last worker: callers hear of that at once.
-    assert_eq!(vhost.queues(&columns).await, ["desk\ttrue\t[]"]);
+    assert_eq!(vhost.queues(&columns).await, [OF_REQUESTS[0]]);
+}
+
+#[tokio::test]
+async fn queues_are_classic_where_the_virtual_host_would_make_them_quorum_queues() {
+    let vhost = Vhost::with_default_queue_type("quorum").await;
+    let worker = Broker::connect(&vhost.url()).await.unwrap();
+    let servers = [
+        serve(&worker, RequestQueue::new("classic")).await,
+        serve(&worker, RequestQueue::new("priorities").priorities(5)).await,
+        serve(&worker, RequestQueue::new("quorum").quorum()).await,
+        serve(&worker, RequestQueue::new("transient").transient()).await,
+    ];
+    let mut callers = Vec::new();
+    for replies in [ReplyQueue::Resumable, ReplyQueue::Exclusive, ReplyQueue::Direct] {
+        let caller = Broker::builder().reply_queue(replies);
+        let caller = caller.connect(&vhost.url()).await.unwrap();
+        for queue in ["classic", "priorities", "quorum", "transient"] {
+            assert_served(&caller, queue).await;
+        }
+        callers.push(caller);
+    }
+    let found = callers[0].discover().workers().await.unwrap();
+    assert_eq!(found.workers.len(), servers.len());
+
+    let queues = vhost.all_queues(&["name", "type"]).await;
+    let (quorum, classic): (Vec<_>, Vec<_>) = queues.iter().partition(|queue| queue.starts_with("quorum"));
+    assert_eq!(quorum, ["quorum\tquorum", "quorum.packed\tquorum"]);
+    // Three queues with their batches, two reply queues and four to listen on.
+    assert_eq!(classic.len(), 12, "{classic:?}");
+    assert!(
+        classic.iter().all(|queue| queue.ends_with("\tclassic")),
+        "{classic:?}"
+    );
+
+    // Nothing is left that would be deleted elsewhere, and no connection is closed over it.
+    let mut changes = worker.status_changes();
+    changes.next().await;
+    for server in servers {
+        server.stop().await.unwrap();
+    }
+    assert!(changes.next().now_or_never().is_none(), "{:?}", worker.status());
+    for caller in callers {
+        caller.close().await;
+    }
+    let left = vhost.all_queues(&["name"]).await;
+    assert_eq!(
+        left,
+        ["classic", "priorities", "quorum", "quorum.packed", "transient"]
+    );
+}
+
+#[tokio::test]
+async fn a_queue_that_was_declared_without_a_type_is_the_same_queue() {
+    let vhost = Vhost::new().await;
+    let peer = RawPeer::connect(&vhost.url()).await.unwrap();
+    peer.declare_durable("desk").await.unwrap();
+    let worker = Broker::connect(&vhost.url()).await.unwrap();
+    let server = serve(&worker, RequestQueue::new("desk")).await;
+    assert_served(&worker, "desk").await;
+    peer.declare_durable("desk").await.unwrap();
+    peer.declare_durable("desk.packed").await.unwrap();
+    server.stop().await.unwrap();
+
+    // A peer that leaves the type to a virtual host of quorum queues shares a quorum queue.
+    let vhost = Vhost::with_default_queue_type("quorum").await;
+    let peer = RawPeer::connect(&vhost.url()).await.unwrap();
+    peer.declare_durable("desk").await.unwrap();
+    let worker = Broker::connect(&vhost.url()).await.unwrap();
+    let reason = refusal(try_to_serve(&worker, RequestQueue::new("desk")).await, "desk");
+    assert!(reason.contains("x-queue-type"), "{reason}");
+    let server = serve(&worker, RequestQueue::new("desk").quorum()).await;
+    assert_served(&worker, "desk").await;
+    peer.declare_durable("desk").await.unwrap();
+    server.stop().await.unwrap();
 }

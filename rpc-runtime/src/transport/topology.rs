@@ -8,7 +8,16 @@ use crate::protocol::{MAX_SHORT_STR, PACKED_SUFFIX};
 /// The queue argument that says where RabbitMQ puts what it drops.
 const DEAD_LETTER_EXCHANGE: &str = "x-dead-letter-exchange";
 
-const QUEUE_TYPE: &str = "x-queue-type";
+/// The queue argument that names the queue's type.
+///
+/// Every queue is declared with it. Without it, RabbitMQ takes the default of the virtual host,
+/// which may be `quorum`. Where that default is `classic`, a queue declared with `classic` is
+/// equivalent to one declared without a type.
+pub(super) const QUEUE_TYPE: &str = "x-queue-type";
+
+pub(super) const CLASSIC: &str = "classic";
+
+const QUORUM: &str = "quorum";
 
 const DELIVERY_LIMIT: &str = "x-delivery-limit";
 
@@ -48,7 +57,7 @@ pub(crate) struct Broadcasts {
 
 /// The queue that requests come from, and how a worker declares it.
 ///
-/// The default is a durable classic queue. A queue that exists with other properties cannot be declared: the server ends
+/// The default is a durable classic queue, also in a virtual host whose `default_queue_type` is another. A queue that exists with other properties cannot be declared: the server ends
 /// with [`BrokerError::Queue`](crate::BrokerError::Queue) and changes nothing. Where somebody else declares the queue, use
 /// [`existing`](Self::existing) or [`undeclared`](Self::undeclared).
 ///
@@ -130,7 +139,7 @@ impl RequestQueue {
     pub fn new(name: impl Into<String>) -> Self {
         let properties = QueueProperties {
             durable: true,
-            arguments: BTreeMap::new(),
+            arguments: BTreeMap::from([(QUEUE_TYPE.to_owned(), CLASSIC.into())]),
         };
         Self {
             name: name.into(),
@@ -141,7 +150,7 @@ impl RequestQueue {
 
     /// Replicated over the nodes of a cluster: a [quorum queue](https://www.rabbitmq.com/docs/quorum-queues).
     pub fn quorum(self) -> Self {
-        self.argument(QUEUE_TYPE, "quorum")
+        self.argument(QUEUE_TYPE, QUORUM)
     }
 
     /// How often a request may come back to this quorum queue, because the worker that had it was lost: after that RabbitMQ
@@ -213,9 +222,9 @@ impl RequestQueue {
         }
     }
 
-    pub(crate) fn is_quorum(&self) -> bool {
+    pub(crate) fn is_classic(&self) -> bool {
         let kind = self.properties.arguments.get(QUEUE_TYPE);
-        matches!(kind, Some(QueueArgument::Text(kind)) if kind == "quorum")
+        matches!(kind, Some(QueueArgument::Text(kind)) if kind == CLASSIC)
     }
 
     pub(crate) fn declare(&self) -> Declare {

@@ -24,22 +24,28 @@ impl Vhost {
     ///
     /// Where the node did not start; then for each caller, with the same reason.
     pub async fn new() -> Self {
-        // A static is never dropped; the watchdog sees the process end.
-        static NODE: OnceCell<Result<Node, String>> = OnceCell::const_new();
         static UNUSED: Mutex<Vec<String>> = Mutex::const_new(Vec::new());
 
-        let node = NODE
-            .get_or_init(async || Node::start().await.map_err(|error| format!("{error:?}")))
-            .await;
-        let node = match node {
-            Ok(node) => node,
-            Err(error) => panic!("the private RabbitMQ node did not start: {error}"),
-        };
+        let node = node().await;
         let mut unused = UNUSED.lock().await;
         if unused.is_empty() {
             *unused = make_batch(node).await;
         }
         let name = unused.pop().expect("a whole batch");
+        Self { node, name }
+    }
+
+    /// A virtual host whose queues are of this type if they are declared without one. It is not traced.
+    ///
+    /// # Panics
+    ///
+    /// As [`new`](Self::new), and if RabbitMQ does not make it.
+    pub async fn with_default_queue_type(kind: &str) -> Self {
+        let (node, name) = (node().await, unique("vhost"));
+        let add = ["add_vhost", &name, "--default-queue-type", kind];
+        node.ctl(&add).await.unwrap();
+        let permit = ["set_permissions", "-p", &name, "guest", ".*", ".*", ".*"];
+        node.ctl(&permit).await.unwrap();
         Self { node, name }
     }
 
@@ -97,6 +103,20 @@ impl Vhost {
         let mut queues: Vec<_> = listed.lines().map(str::to_owned).collect();
         queues.sort();
         queues
+    }
+}
+
+/// The node of all virtual hosts.
+async fn node() -> &'static Node {
+    // A static is never dropped; the watchdog sees the process end.
+    static NODE: OnceCell<Result<Node, String>> = OnceCell::const_new();
+
+    let node = NODE
+        .get_or_init(async || Node::start().await.map_err(|error| format!("{error:?}")))
+        .await;
+    match node {
+        Ok(node) => node,
+        Err(error) => panic!("the private RabbitMQ node did not start: {error}"),
     }
 }
 

@@ -13,7 +13,7 @@ use lapin::{Confirmation, ErrorKind, ExchangeKind};
 use uuid::Uuid;
 
 use super::channel::OpenChannel;
-use super::opening::Opening;
+use super::opening::{self, Opening};
 use super::subscription::{Acknowledge, Terms};
 use super::{broker_error, convert, short};
 use crate::error::{BrokerError, Cause};
@@ -99,7 +99,7 @@ impl Opening {
             auto_delete: true,
             ..QueueDeclareOptions::default()
         };
-        let mut arguments = FieldTable::default();
+        let mut arguments = opening::classic();
         let time = i64::try_from(broadcasts.time_to_live.as_millis()).unwrap_or(i64::MAX);
         for (name, limit) in [
             ("x-message-ttl", time),

@@ -177,7 +177,7 @@ impl AmqpTransport {
                 auto_delete: true,
                 ..QueueDeclareOptions::default()
             };
-            let declaring = opening.declare(&channel, "", options, FieldTable::default());
+            let declaring = opening.declare(&channel, "", options, opening::classic());
             let address = declaring.await?;
             let terms = opening.terms(Acknowledge::Never);
             let replies = match opening.subscribe(&channel, address.as_str(), terms).await {
@@ -212,7 +212,7 @@ impl AmqpTransport {
             // A name of its own, as the earlier one may belong to a node of a cluster that is down.
             _ => {
                 let name = format!("{REPLY_QUEUE_PREFIX}{}", Uuid::new_v4());
-                let mut arguments = FieldTable::default();
+                let mut arguments = opening::classic();
                 arguments.insert("x-expires".into(), AMQPValue::LongInt(RESUMABLE_EXPIRES));
                 let options = QueueDeclareOptions::durable();
                 (opening.declare(&channel, &name, options, arguments).await?, None)
@@ -291,8 +291,8 @@ impl Transport for AmqpTransport {
     }
 
     async fn retire_requests(&self, queue: &RequestQueue) -> bool {
-        if queue.declare() != Declare::Active || queue.is_quorum() {
-            // RabbitMQ closes a connection that asks a quorum queue whether it is unused.
+        if queue.declare() != Declare::Active || !queue.is_classic() {
+            // RabbitMQ closes a connection that asks to delete a quorum queue if it is unused.
             return false;
         }
         let asking = async {

@@ -16,7 +16,9 @@ use super::{broker_error, queue_error, short};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::transport::Subscription;
-use crate::transport::topology::{Declare, QueueArgument, QueueProperties, RequestQueue};
+use crate::transport::topology::{
+    CLASSIC, Declare, QUEUE_TYPE, QueueArgument, QueueProperties, RequestQueue,
+};
 
 /// A connection on which something is opened.
 pub(super) struct Opening {
@@ -167,6 +169,13 @@ fn passive() -> QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()
     }
+}
+
+/// The arguments of a classic queue of the runtime's own.
+pub(super) fn classic() -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert(QUEUE_TYPE.into(), AMQPValue::LongString(CLASSIC.into()));
+    arguments
 }
 
 fn table(arguments: &BTreeMap<String, QueueArgument>) -> Result<FieldTable, BrokerError> {
