@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::interned::{InvalidDescription, intern};
 use super::untyped::Untyped;
-use super::{Client, ClientBuilder, Road, Wrap, unreadable};
+use super::{Client, ClientBuilder, Road, Wrap, no_result, unreadable};
 use crate::broker::Broker;
 use crate::call::{Call, Unplannable};
 use crate::codec::{Codec, EncodeError};
@@ -240,9 +240,9 @@ fn read_value(reply: &Reply) -> Result<Value, CallError<Value>> {
             Ok(text) => Ok(Value::from(text)),
             Err(error) => Err(unreadable(error)),
         },
-        codec => match codec.decode::<Untyped>(&reply.body) {
+        codec => match codec.decode_reply::<Untyped>(&reply.body) {
             Ok(Untyped(value)) => Ok(value),
-            Err(error) => Err(unreadable(error)),
+            Err(error) => Err(no_result(reply, error)),
         },
     }
 }

@@ -18,7 +18,7 @@ use super::outbox::Outbox;
 use super::pending::Pending;
 use crate::codec::Codec;
 use crate::error::BrokerError;
-use crate::protocol::{Malformed, Message, PACKED, PACKING_HEADER, PackedAnswer, ShortStr, unpack};
+use crate::protocol::{Malformed, Message, PACKED, PACKING_HEADER, PackedAnswer, ShortStr, content, unpack};
 use crate::sync::watch;
 use crate::telemetry::{Event, count};
 use crate::transport::{Backoff, Delivery, Publisher, ReplyLink, ReplyQueue, Subscription, Transport};
@@ -374,14 +374,9 @@ fn call_id(message: &Message) -> Option<Uuid> {
 
 /// Answers with how many replies nobody waits for; one, where they cannot be read.
 fn route_packed(pending: &Pending, message: &Message) -> usize {
-    let content_type = message
-        .properties
-        .content_type
-        .as_ref()
-        .map_or("", ShortStr::as_str);
     let answers = unpack::<PackedAnswer>(&message.body);
-    match (Codec::from_content_type(content_type), answers) {
-        (Ok(codec), Ok(answers)) => pending.complete_all(answers, codec),
+    match (content::codec(&message.properties), answers) {
+        (Ok(codec), Ok(answers)) => pending.complete_all(answers, codec.unwrap_or(Codec::Text)),
         _ => 1,
     }
 }

@@ -36,12 +36,12 @@ pub(crate) use slot::Slot;
 
 use crate::broker::Broker;
 use crate::call::{Arguments, Call, FallibleCall, ResultType, Unplannable};
-use crate::codec::{Codec, EncodeError};
+use crate::codec::{Codec, DecodeError, EncodeError};
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{CallError, Executed, InvalidName};
 use crate::headers::Headers;
 use crate::middleware::{CallLayer, LayeredCaller};
-use crate::protocol::{EncodeArguments, NamedArguments, Reply, ReplyKind, ShortStr};
+use crate::protocol::{BadReply, EncodeArguments, NamedArguments, Reply, ReplyKind, ShortStr};
 use crate::server::Service;
 use crate::telemetry;
 
@@ -436,7 +436,7 @@ where
 {
     match reply.kind {
         ReplyKind::Result => read_answer(&reply),
-        ReplyKind::Error => Err(match (reply.codec.decode(&reply.body), reply.codec) {
+        ReplyKind::Error => Err(match (reply.codec.decode_reply(&reply.body), reply.codec) {
             (Ok(error), _) => CallError::Service(error),
             (Err(_), Codec::Text) => {
                 CallError::ServiceText(String::from_utf8_lossy(&reply.body).into_owned())
@@ -448,7 +448,22 @@ where
 }
 
 fn read_answer<T: DeserializeOwned + 'static, E>(reply: &Reply) -> Result<T, CallError<E>> {
-    reply.codec.decode_answer(&reply.body).map_err(unreadable)
+    match reply.codec.decode_answer(&reply.body) {
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(no_result(reply, error)),
+    }
+}
+
+/// A reply whose body is not the method's result.
+fn no_result<E>(reply: &Reply, error: DecodeError) -> CallError<E> {
+    match &reply.unknown_type {
+        None => unreadable(error),
+        // It may be a refusal, in the terms of its worker.
+        Some(kind) => CallError::BadReply {
+            source: BadReply::UnknownType(kind.clone(), error).into(),
+            executed: Executed::Maybe,
+        },
+    }
 }
 
 /// The method's own result or error came, and cannot be read: it ran.

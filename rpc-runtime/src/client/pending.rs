@@ -129,6 +129,7 @@ impl Pending {
                     codec,
                     body: answer.body,
                     headers: answer.headers,
+                    unknown_type: None,
                 };
                 slot.answer(Ok(reply));
             }

@@ -14,6 +14,7 @@ use crate::protocol::{ByteSlice, CowBytes};
 
 mod json;
 mod message_pack;
+mod nothing;
 mod scratch;
 mod text;
 
@@ -47,16 +48,29 @@ impl Codec {
         }
     }
 
-    /// The codec of a content type. Parameters (`; charset=utf-8`) and case do not count.
-    pub(crate) fn from_content_type(content_type: &str) -> Result<Self, UnsupportedContentType> {
-        let essence = content_type.split(';').next().unwrap_or_default().trim();
-        match essence.to_ascii_lowercase().as_str() {
+    /// The codec that a content type names; `None` if it names none.
+    ///
+    /// Case does not count, nor do parameters, except for a charset: text is UTF-8.
+    pub(crate) fn named(content_type: &str) -> Result<Option<Self>, UnsupportedContentType> {
+        let all = [Self::MessagePack, Self::Json, Self::Text];
+        if let Some(codec) = all.iter().find(|codec| codec.content_type() == content_type) {
+            return Ok(Some(*codec));
+        }
+        let content_type = content_type.to_ascii_lowercase();
+        let mut parts = content_type.split(';').map(str::trim);
+        let codec = match parts.next().unwrap_or_default() {
             "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => {
-                Ok(Self::MessagePack)
+                Some(Self::MessagePack)
             }
-            "application/json" => Ok(Self::Json),
-            "text/plain" | "" => Ok(Self::Text),
-            _ => Err(UnsupportedContentType(content_type.to_owned())),
+            "application/json" | "application/x-json" | "text/json" => Some(Self::Json),
+            "text/plain" => Some(Self::Text),
+            // What some clients send when nobody told them anything.
+            "" | "application/octet-stream" => None,
+            _ => return Err(UnsupportedContentType::Type(content_type)),
+        };
+        match parts.all(is_utf8) {
+            true => Ok(codec),
+            false => Err(UnsupportedContentType::Charset(content_type)),
         }
     }
 
@@ -108,11 +122,30 @@ impl Codec {
         } else if let Some(slot) = slot.downcast_mut::<Option<Cow<'static, [u8]>>>() {
             *slot = Some(self.decode_bytes(body)?.into());
         }
-        answer.map_or_else(|| self.decode(body), Ok)
+        answer.map_or_else(|| self.decode_reply(body), Ok)
+    }
+
+    /// Reads the body of a reply. An empty one is read as none, as some workers send it.
+    pub(crate) fn decode_reply<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
+        match self.decode(body) {
+            Err(error) if body.is_empty() => nothing::decode().map_err(|_| error),
+            decoded => decoded,
+        }
     }
 
     fn decode_bytes(self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
         Ok(self.decode::<CowBytes<'_>>(body)?.0.into_owned())
+    }
+}
+
+/// Whether a parameter of a content type leaves its text UTF-8.
+fn is_utf8(parameter: &str) -> bool {
+    match parameter.split_once('=') {
+        Some((name, charset)) if name.trim() == "charset" => {
+            let charset = charset.trim().trim_matches('"');
+            matches!(charset, "utf-8" | "utf8" | "us-ascii" | "ascii")
+        }
+        _ => true,
     }
 }
 
@@ -168,8 +201,12 @@ impl DecodeError {
 
 /// A content type that this library does not speak.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unsupported content type {0:?}: use application/msgpack, application/json or text/plain")]
-pub(crate) struct UnsupportedContentType(pub(crate) String);
+pub(crate) enum UnsupportedContentType {
+    #[error("unsupported content type {0:?}: use application/msgpack, application/json or text/plain")]
+    Type(String),
+    #[error("unsupported charset in the content type {0:?}: use utf-8")]
+    Charset(String),
+}
 
 /// Bytes stand behind the value.
 #[derive(Debug, thiserror::Error)]
@@ -188,17 +225,35 @@ mod tests {
 
     #[test]
     fn content_types_ignore_case_and_parameters() {
-        assert_eq!(
-            Codec::from_content_type("Application/JSON; charset=utf-8"),
-            Ok(Codec::Json)
-        );
-        assert_eq!(Codec::from_content_type("text/plain"), Ok(Codec::Text));
-        assert_eq!(Codec::from_content_type(""), Ok(Codec::Text));
-        assert_eq!(
-            Codec::from_content_type("application/x-msgpack"),
-            Ok(Codec::MessagePack)
-        );
-        assert!(Codec::from_content_type("application/pdf").is_err());
+        for (name, codec) in [
+            ("application/msgpack", Codec::MessagePack),
+            ("application/x-msgpack", Codec::MessagePack),
+            ("application/vnd.msgpack", Codec::MessagePack),
+            ("application/json", Codec::Json),
+            ("Application/JSON; charset=UTF-8", Codec::Json),
+            ("text/json; profile=x; Charset=\"utf-8\"", Codec::Json),
+            ("text/plain", Codec::Text),
+            (" text/plain ;charset=us-ascii", Codec::Text),
+        ] {
+            assert_eq!(Codec::named(name), Ok(Some(codec)), "{name}");
+        }
+        for none in [
+            "",
+            " ",
+            "application/octet-stream",
+            "application/octet-stream; x=y",
+        ] {
+            assert_eq!(Codec::named(none), Ok(None), "{none:?}");
+        }
+        for unsupported in [
+            "application/pdf",
+            "/",
+            "é",
+            "text/plain; charset=latin-1",
+            "text/json;charset=",
+        ] {
+            assert!(Codec::named(unsupported).is_err(), "{unsupported}");
+        }
     }
 
     #[test]
@@ -243,6 +298,29 @@ mod tests {
         assert_eq!(&body[..], b"\xc4\x03\x01\x02\x03");
         let answer = Codec::MessagePack.decode_answer::<Cow<'static, [u8]>>(&body);
         assert_eq!(answer.unwrap(), cow);
+    }
+
+    #[test]
+    fn an_empty_reply_is_none_if_the_method_may_return_that() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Done;
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Found(Option<String>);
+
+        for codec in [Codec::MessagePack, Codec::Json, Codec::Text] {
+            assert!(codec.decode_answer::<()>(b"").is_ok());
+            assert_eq!(codec.decode_answer::<Option<Point>>(b"").unwrap(), None);
+            assert_eq!(codec.decode_answer::<Option<Vec<u8>>>(b"").unwrap(), None);
+            assert_eq!(codec.decode_answer::<Done>(b"").unwrap(), Done);
+            assert_eq!(codec.decode_answer::<Found>(b"").unwrap(), Found(None));
+            assert!(codec.decode_answer::<u8>(b"").is_err());
+            assert!(codec.decode_answer::<Point>(b"").is_err());
+            assert!(codec.decode_answer::<Vec<u32>>(b"").is_err());
+        }
+        assert!(Codec::Json.decode_answer::<String>(b"").is_err());
+        assert!(Codec::Json.decode_answer::<Vec<u8>>(b"").is_err());
+        assert_eq!(Codec::Text.decode_answer::<Option<String>>(b"").unwrap(), None);
+        assert_eq!(Codec::Text.decode_answer::<String>(b"").unwrap(), "");
     }
 
     #[test]

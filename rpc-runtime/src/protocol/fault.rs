@@ -1,8 +1,10 @@
 //! Faults: what a worker's runtime answers in place of the method.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::Executed;
 
@@ -11,13 +13,21 @@ use crate::error::Executed;
 /// On the wire: a reply of `type` `fault` whose body is `{code, message}` in the request's content type, and
 /// `code: message` in plain text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {message}")]
 #[non_exhaustive]
 pub struct Fault {
     /// What kind of fault.
     pub code: FaultCode,
-    /// What happened, for a person to read.
+    /// What happened, for a person to read. It is empty if the worker said no more than the code.
     pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.message.as_str() {
+            "" => self.code.fmt(f),
+            message => write!(f, "{}: {message}", self.code),
+        }
+    }
 }
 
 impl Fault {
@@ -54,8 +64,12 @@ impl Fault {
 
     /// Reads its `Display` back, which is what a peer that speaks `text/plain` gets; other text is kept whole as the message.
     pub(crate) fn from_text(text: &str) -> Self {
-        match text.split_once(": ") {
-            Some((code, message)) => Self::new(FaultCode::from_wire(code), message),
+        if let Some((code, message)) = text.split_once(": ") {
+            return Self::new(FaultCode::from_wire(code), message);
+        }
+        let code = FaultCode::from_wire(text.trim().trim_end_matches(':'));
+        match code.known() {
+            Some(_) => Self::new(code, ""),
             None => Self::new(FaultCode::Other("fault".into()), text),
         }
     }
@@ -92,7 +106,8 @@ pub enum FaultCode {
     UnknownMethod,
     /// `bad_request`: the arguments could not be read, or the method cannot be called in this content type.
     BadRequest,
-    /// `unsupported_content_type`: the worker does not know the request's `content_type`.
+    /// `unsupported_content_type`: the worker does not know the request's `content_type`, or the body is compressed
+    /// (`content_encoding`).
     UnsupportedContentType,
     /// `panicked`: the method panicked.
     Panicked,
@@ -195,9 +210,25 @@ impl fmt::Display for FaultCode {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct FaultBody<'a> {
     #[serde(borrow)]
-    pub(crate) code: std::borrow::Cow<'a, str>,
-    #[serde(borrow)]
-    pub(crate) message: std::borrow::Cow<'a, str>,
+    pub(crate) code: Cow<'a, str>,
+    /// For people, so it must not keep the code from being read.
+    #[serde(default, borrow, deserialize_with = "text_or_nothing")]
+    pub(crate) message: Cow<'a, str>,
+}
+
+/// Reads text, and anything else as the empty text.
+fn text_or_nothing<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a, str>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Message<'a> {
+        Text(#[serde(borrow)] Cow<'a, str>),
+        Other(IgnoredAny),
+    }
+
+    Ok(match Message::deserialize(deserializer)? {
+        Message::Text(text) => text,
+        Message::Other(_) => Cow::Borrowed(""),
+    })
 }
 
 impl<'a> From<&'a Fault> for FaultBody<'a> {
@@ -218,6 +249,7 @@ impl From<FaultBody<'_>> for Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::Codec;
 
     #[test]
     fn codes_survive_the_wire() {
@@ -247,6 +279,31 @@ mod tests {
         );
         assert_eq!(Fault::from_text(&fault.to_string()), fault);
         assert_eq!(Fault::from_text("boom").message, "boom");
+        for text in ["rejected", "rejected:", "rejected: ", "rejected\n"] {
+            assert_eq!(
+                Fault::from_text(text),
+                Fault::new(FaultCode::Rejected, ""),
+                "{text:?}"
+            );
+        }
+        assert_eq!(Fault::new(FaultCode::Rejected, "").to_string(), "rejected");
+    }
+
+    #[test]
+    fn the_code_counts_whatever_the_message_is() {
+        for body in [
+            r#"{"code":"rejected"}"#,
+            r#"{"code":"rejected","message":null}"#,
+            r#"{"message":7,"code":"rejected"}"#,
+            r#"{"code":"rejected","message":{"text":["busy"]},"retry":true}"#,
+            r#"["rejected"]"#,
+        ] {
+            let fault = Fault::from(Codec::Json.decode::<FaultBody<'_>>(body.as_bytes()).unwrap());
+            assert_eq!(fault, Fault::new(FaultCode::Rejected, ""), "{body}");
+        }
+        let body = b"\x81\xa4code\xa8rejected";
+        let fault = Fault::from(Codec::MessagePack.decode::<FaultBody<'_>>(body).unwrap());
+        assert_eq!(fault.code, FaultCode::Rejected);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(crate) struct Properties {
     /// AMQP's `type`: a request's method, a reply's kind.
     pub(crate) kind: Option<ShortStr>,
     pub(crate) content_type: Option<ShortStr>,
+    /// How the body is compressed, or the charset of its text.
+    pub(crate) content_encoding: Option<ShortStr>,
     pub(crate) correlation_id: Option<ShortStr>,
     pub(crate) reply_to: Option<ShortStr>,
     /// AMQP's `expiration`: how long the message is worth delivering. Whole milliseconds on the wire.

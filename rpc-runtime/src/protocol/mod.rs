@@ -4,6 +4,7 @@
 
 mod arguments;
 mod borrowed;
+pub(crate) mod content;
 mod fault;
 mod malformed;
 mod message;
@@ -28,5 +29,5 @@ pub(crate) use packed::{
 pub(crate) use reply::{BadReply, Reply, ReplyKind};
 pub use reply_address::ReplyAddresses;
 pub(crate) use reply_address::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX};
-pub(crate) use request::{MAX_TIME_TO_LIVE, RESENT_HEADER, Request};
+pub(crate) use request::{MAX_TIME_TO_LIVE, RESENT_HEADER, Request, UnreadableRequest};
 pub(crate) use short_str::{MAX_SHORT_STR, ShortStr, TooLong};

@@ -2,15 +2,16 @@
 
 use bytes::Bytes;
 
+use super::content::{self, UnsupportedContent};
 use super::{Fault, FaultCode, Malformed, Message, Properties, ShortStr};
-use crate::codec::{Codec, DecodeError, UnsupportedContentType};
+use crate::codec::{Codec, DecodeError};
 use crate::headers::Headers;
 use crate::protocol::fault::FaultBody;
 
 /// What a reply carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReplyKind {
-    /// The method's value. On the wire `result`, or no `type` at all.
+    /// The method's value. On the wire `result`, no `type`, or one that is not a reply's.
     Result,
     /// The method's own error. On the wire `error`.
     Error,
@@ -54,6 +55,9 @@ pub(crate) struct Reply {
     pub(crate) body: Bytes,
     /// Such as the context of a trace.
     pub(crate) headers: Headers,
+    /// The `type` that came, if it is none of a reply: some workers echo the request's, or set one of their own.
+    /// Such a reply is taken for a result.
+    pub(crate) unknown_type: Option<Box<str>>,
 }
 
 impl Reply {
@@ -63,6 +67,7 @@ impl Reply {
             codec,
             body,
             headers: Headers::default(),
+            unknown_type: None,
         }
     }
 
@@ -76,11 +81,15 @@ impl Reply {
         Self::new(ReplyKind::Fault, codec, body)
     }
 
-    /// The message that answers a request with this correlation id. Nothing else of the request is copied.
+    /// The message that answers a request with this correlation id.
     pub(crate) fn into_message(self, correlation_id: Option<ShortStr>) -> Message {
+        let kind = match &self.unknown_type {
+            Some(kind) => ShortStr::new(kind).ok(),
+            None => Some(ShortStr::from_static(self.kind.as_str())),
+        };
         Message {
             properties: Properties {
-                kind: Some(ShortStr::from_static(self.kind.as_str())),
+                kind,
                 content_type: Some(ShortStr::from_static(self.codec.content_type())),
                 correlation_id,
                 headers: self.headers,
@@ -95,27 +104,22 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// [`BadReply`] where the kind or the content type is unknown.
+    /// [`BadReply`] if the body is in a content type or an encoding that this library cannot read.
     pub(crate) fn from_message(message: Message, asked_in: Codec) -> Result<Self, BadReply> {
         let properties = message.properties;
-        let kind = match properties.kind.as_ref().map(ShortStr::as_str) {
-            None | Some("" | "result") => ReplyKind::Result,
-            Some("error") => ReplyKind::Error,
-            Some("fault") => ReplyKind::Fault,
-            Some(other) => return Err(BadReply::UnknownKind(other.to_owned())),
-        };
-        let codec = match properties
-            .content_type
-            .filter(|content_type| !content_type.as_str().is_empty())
-        {
-            None => asked_in,
-            Some(content_type) => Codec::from_content_type(content_type.as_str())?,
+        let codec = content::codec(&properties)?.unwrap_or(asked_in);
+        let (kind, unknown_type) = match properties.kind.as_ref().map(ShortStr::as_str) {
+            None | Some("" | "result") => (ReplyKind::Result, None),
+            Some("error") => (ReplyKind::Error, None),
+            Some("fault") => (ReplyKind::Fault, None),
+            Some(other) => (ReplyKind::Result, Some(Box::from(other))),
         };
         Ok(Self {
             kind,
             codec,
             body: message.body,
             headers: properties.headers,
+            unknown_type,
         })
     }
 
@@ -140,10 +144,12 @@ impl Reply {
 pub(crate) enum BadReply {
     #[error("the reply cannot be read: {0}")]
     Malformed(Malformed),
-    #[error("the reply is of the unknown type {0:?}: expected result, error or fault")]
-    UnknownKind(String),
     #[error(transparent)]
-    ContentType(#[from] UnsupportedContentType),
+    Content(#[from] UnsupportedContent),
+    #[error(
+        "the reply is of the type {0:?}, not result, error or fault, and its body is not the method's result"
+    )]
+    UnknownType(Box<str>, #[source] DecodeError),
     #[error(transparent)]
     Body(#[from] DecodeError),
 }
@@ -198,21 +204,40 @@ mod tests {
         assert_eq!((reply.kind, reply.codec), (ReplyKind::Result, Codec::Text));
     }
 
+    fn read(properties: Properties) -> Result<Reply, BadReply> {
+        let body = Bytes::from_static(b"a@b");
+        Reply::from_message(Message { properties, body }, Codec::MessagePack)
+    }
+
     #[test]
-    fn an_unknown_type_is_an_error() {
-        let properties = Properties {
-            kind: Some(ShortStr::from_static("progress")),
+    fn a_type_that_is_not_a_replys_is_taken_for_a_result() {
+        let reply = read(Properties {
+            kind: Some(ShortStr::from_static("get_email")),
             ..Properties::default()
-        };
-        assert!(
-            Reply::from_message(
-                Message {
-                    properties,
-                    body: Bytes::new()
-                },
-                Codec::Json
-            )
-            .is_err()
+        });
+        let reply = reply.unwrap();
+        assert_eq!(reply.kind, ReplyKind::Result);
+        assert_eq!(reply.unknown_type.as_deref(), Some("get_email"));
+    }
+
+    #[test]
+    fn octet_stream_is_the_codec_asked_in() {
+        let reply = read(Properties {
+            content_type: Some(ShortStr::from_static("application/octet-stream")),
+            ..Properties::default()
+        });
+        assert_eq!(reply.unwrap().codec, Codec::MessagePack);
+    }
+
+    #[test]
+    fn a_compressed_reply_cannot_be_read() {
+        let reply = read(Properties {
+            content_encoding: Some(ShortStr::from_static("gzip")),
+            ..Properties::default()
+        });
+        assert_eq!(
+            reply.unwrap_err().to_string(),
+            "unsupported content encoding \"gzip\": send the body as it is"
         );
     }
 }

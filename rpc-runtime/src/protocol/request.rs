@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Fault, FaultCode, Message, PACKING_HEADER, Properties, ShortStr};
+use super::{Fault, FaultCode, Message, PACKING_HEADER, Properties, ShortStr, content};
 use crate::codec::Codec;
 use crate::headers::Headers;
 
@@ -47,6 +47,7 @@ impl Request {
             properties: Properties {
                 kind: self.method,
                 content_type: Some(ShortStr::from_static(self.codec.content_type())),
+                content_encoding: None,
                 correlation_id: self.correlation_id,
                 reply_to: self.reply_to,
                 expiration: self.time_to_live.map(|time| time.min(MAX_TIME_TO_LIVE)),
@@ -64,15 +65,16 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// The fault to answer with, where nobody could read the body.
-    pub(crate) fn from_message(message: Message) -> Result<Self, Fault> {
+    /// [`UnreadableRequest`] if the body is in a content type or an encoding that this library cannot read.
+    pub(crate) fn from_message(message: Message) -> Result<Self, UnreadableRequest> {
         let Message { mut properties, body } = message;
         let packs = properties.headers.remove(PACKING_HEADER).is_some();
-        let codec = match &properties.content_type {
-            None => Codec::Text,
-            Some(content_type) => Codec::from_content_type(content_type.as_str())
-                .map_err(|error| Fault::new(FaultCode::UnsupportedContentType, error.to_string()))?,
-        };
+        let codec = content::codec(&properties)
+            .map_err(|error| UnreadableRequest {
+                codec: error.readable_codec(),
+                fault: Fault::new(FaultCode::UnsupportedContentType, error.to_string()),
+            })?
+            .unwrap_or(Codec::Text);
         Ok(Self {
             // RabbitMQ's clients in some languages send an empty string for a property that is not set.
             method: properties.kind.filter(|method| !method.as_str().is_empty()),
@@ -89,6 +91,14 @@ impl Request {
             arguments: body,
         })
     }
+}
+
+/// A request whose body cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnreadableRequest {
+    /// The codec of the answer.
+    pub(crate) codec: Codec,
+    pub(crate) fault: Fault,
 }
 
 #[cfg(test)]
@@ -151,12 +161,45 @@ pub(crate) mod tests {
             content_type: Some(ShortStr::from_static("image/png")),
             ..Properties::default()
         };
-        let fault = Request::from_message(Message {
+        let unreadable = Request::from_message(Message {
             properties,
             body: Bytes::new(),
         })
         .unwrap_err();
-        assert_eq!(fault.code, FaultCode::UnsupportedContentType);
+        assert_eq!(unreadable.fault.code, FaultCode::UnsupportedContentType);
+        assert_eq!(unreadable.codec, Codec::Text);
+    }
+
+    #[test]
+    fn a_compressed_body_is_a_fault_in_its_own_codec() {
+        let properties = Properties {
+            content_type: Some(ShortStr::from_static("application/json")),
+            content_encoding: Some(ShortStr::from_static("gzip")),
+            ..Properties::default()
+        };
+        let unreadable = Request::from_message(Message {
+            properties,
+            body: Bytes::new(),
+        })
+        .unwrap_err();
+        assert_eq!(unreadable.codec, Codec::Json);
+        assert_eq!(
+            unreadable.fault.to_string(),
+            "unsupported_content_type: unsupported content encoding \"gzip\": send the body as it is"
+        );
+    }
+
+    #[test]
+    fn octet_stream_names_no_codec() {
+        let properties = Properties {
+            content_type: Some(ShortStr::from_static("application/octet-stream")),
+            ..Properties::default()
+        };
+        let request = Request::from_message(Message {
+            properties,
+            body: Bytes::from_static(b"user:1"),
+        });
+        assert_eq!(request.unwrap().codec, Codec::Text);
     }
 
     #[test]

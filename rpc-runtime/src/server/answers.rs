@@ -66,6 +66,7 @@ impl<'a> Answers<'a> {
                 to: ReplyTo {
                     address: address.clone(),
                     correlation_id: Some(ShortStr::from_uuid(id)),
+                    content_type: None,
                 },
                 reply,
                 wanted,

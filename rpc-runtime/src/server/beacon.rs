@@ -212,10 +212,11 @@ impl Beacon {
     }
 
     async fn send(&self, reply: Reply, to: ReplyTo, worth_until: Instant) {
+        let message = to.message(reply);
         let outgoing = Outgoing {
             queue: to.address,
             mandatory: false,
-            message: reply.into_message(to.correlation_id),
+            message,
             departure: Departure::default(),
         };
         // Whatever becomes of it: who asked can ask again.

@@ -15,6 +15,7 @@ use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Executed, ServerError};
 use crate::protocol::{
     Fault, FaultCode, Malformed, Message, RESENT_HEADER, Reply, ReplyAddresses, Request, ShortStr,
+    UnreadableRequest, content,
 };
 use tokio::time::Instant;
 
@@ -99,6 +100,19 @@ pub(crate) enum Decision<'a> {
 pub(crate) struct ReplyTo {
     pub(crate) address: ShortStr,
     pub(crate) correlation_id: Option<ShortStr>,
+    /// The request's own name of its content type; `None` if it is the codec's.
+    pub(crate) content_type: Option<ShortStr>,
+}
+
+impl ReplyTo {
+    /// The message that answers the request. Nothing else of the request is copied.
+    pub(super) fn message(&self, reply: Reply) -> Message {
+        let mut message = reply.into_message(self.correlation_id.clone());
+        if let Some(content_type) = &self.content_type {
+            message.properties.content_type = Some(content_type.clone());
+        }
+        message
+    }
 }
 
 impl Dispatcher {
@@ -186,13 +200,13 @@ impl Dispatcher {
             .map(|address| ReplyTo {
                 address,
                 correlation_id: message.properties.correlation_id.clone(),
+                content_type: content::alias(&message.properties),
             });
         // An earlier delivery or an earlier request may run, or have run, elsewhere.
         let came_before = redelivered || message.properties.headers.get(RESENT_HEADER).is_some();
         Ok(match Request::from_message(message) {
             Ok(request) => self.decide_request(request, answer_to, redelivered, arrived, now, rules),
-            // A peer whose content type is not known may still read text.
-            Err(fault) => Decision::refuse(Codec::Text, fault, answer_to, came_before),
+            Err(UnreadableRequest { codec, fault }) => Decision::refuse(codec, fault, answer_to, came_before),
         })
     }
 
@@ -207,8 +221,8 @@ impl Dispatcher {
         rules: &Rules,
     ) -> Result<Decision<'static>, NoReplyAddress> {
         let properties = message.properties;
-        let content_type = properties.content_type.as_ref().map_or("", ShortStr::as_str);
-        let codec = Codec::from_content_type(content_type).unwrap_or(Codec::Text);
+        let codec = content::codec(&properties).ok().flatten().unwrap_or(Codec::Text);
+        let content_type = content::alias(&properties);
         if let Some(address) = &properties.reply_to {
             rules.check_address(address)?;
         }
@@ -219,6 +233,7 @@ impl Dispatcher {
             .map(|address| ReplyTo {
                 address,
                 correlation_id,
+                content_type,
             });
         let fault = Fault::bad_request(format_args!("the request cannot be read: {malformed}"));
         Ok(Decision::refuse(codec, fault, answer_to, false))

@@ -22,7 +22,7 @@ use super::serve::{Desk, Handled, Names, run};
 use super::service::{Invocation, Service};
 use super::stats::Tally;
 use crate::codec::Codec;
-use crate::protocol::{Message, PackedCall, Properties, Reply, Request, ShortStr, unpack};
+use crate::protocol::{Message, PackedCall, Properties, Reply, Request, ShortStr, content, unpack};
 use crate::transport::{Control, Delivery, Departure, Outgoing};
 
 impl Desk {
@@ -264,10 +264,9 @@ impl Desk {
             self.dropped(&no_address);
             return None;
         }
-        let content_type = properties.content_type.as_ref().map_or("", ShortStr::as_str);
-        match (Codec::from_content_type(content_type), unpack(&body)) {
+        match (content::codec(&properties), unpack(&body)) {
             (Ok(codec), Ok(calls)) => Some(Opened {
-                codec,
+                codec: codec.unwrap_or(Codec::Text),
                 properties,
                 calls,
             }),

@@ -291,12 +291,14 @@ impl DueReplies {
                 to: ReplyTo {
                     address: address.clone(),
                     correlation_id: Some(ShortStr::from_uuid(answer.id)),
+                    content_type: None,
                 },
                 reply: Reply {
                     kind: answer.kind,
                     codec,
                     body: answer.body,
                     headers: answer.headers,
+                    unknown_type: None,
                 },
                 wanted: answer.wanted,
                 worth_until,
@@ -355,7 +357,7 @@ impl DueReply {
 }
 
 fn outgoing(reply: Reply, wanted: u16, to: &ReplyTo) -> Outgoing {
-    let mut message = reply.into_message(to.correlation_id.clone());
+    let mut message = to.message(reply);
     if wanted > 0 {
         let name = ShortStr::from_static(PACKING_HEADER);
         message.properties.headers.insert(name, wanted.to_string());

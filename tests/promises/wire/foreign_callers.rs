@@ -72,6 +72,58 @@ async fn an_unknown_content_type_is_answered_in_plain_text() {
 }
 
 #[tokio::test]
+async fn a_compressed_request_is_refused_in_its_own_content_type() {
+    let mut foreign = Foreign::new().await;
+    for content_type in CONTENT_TYPES {
+        for encoding in ["gzip", "deflate", "Zstd", "base64", "utf-16", "latin-1"] {
+            let asked = request("greet", content_type).with_content_encoding(encoding.into());
+            let (kind, answered_in, body) = foreign.answer(asked.clone(), b"Ann").await;
+            assert_eq!((kind.as_str(), answered_in.as_str()), ("fault", content_type));
+            assert_eq!(fault_code(content_type, &body), "unsupported_content_type");
+            foreign.send(asked, b"Ann").await;
+        }
+    }
+    // Not the encoding, but the charset of the content type.
+    let asked = request("greet", "text/plain; charset=latin-1");
+    let (kind, _, body) = foreign.answer(asked, b"Ann").await;
+    assert_eq!(kind, "fault");
+    assert_eq!(fault_code("text/plain", &body), "unsupported_content_type");
+    assert_eq!(foreign.host.runs(), 0);
+    for encoding in ["", "identity", "utf-8", "UTF-8", "us-ascii", "binary"] {
+        let asked = request("greet", "text/plain").with_content_encoding(encoding.into());
+        assert_eq!(foreign.answer(asked, b"Ann").await.2, b"hello Ann", "{encoding}");
+    }
+    foreign.ends_well().await;
+}
+
+#[tokio::test]
+async fn another_name_of_a_content_type_is_that_of_the_reply() {
+    let mut foreign = Foreign::new().await;
+    for (asked_in, body) in [
+        ("application/x-msgpack", &b"\x91\xa1A"[..]),
+        ("application/vnd.msgpack", b"\x91\xa1A"),
+        ("text/json", b"[\"A\"]"),
+        ("Application/JSON; charset=utf-8", b"[\"A\"]"),
+        ("text/plain; charset=utf-8", b"A"),
+    ] {
+        // A fault, too.
+        for (method, kind) in [("greet", "result"), ("nonsense", "fault")] {
+            let answer = foreign.answer(request(method, asked_in), body).await;
+            assert_eq!((answer.0.as_str(), answer.1.as_str()), (kind, asked_in));
+        }
+    }
+    // A sender that says no more than that these are bytes is answered as one that says nothing.
+    let answer = foreign
+        .answer(request("greet", "application/octet-stream"), b"Ann")
+        .await;
+    assert_eq!(
+        answer,
+        ("result".into(), "text/plain".into(), b"hello Ann".to_vec())
+    );
+    foreign.ends_well().await;
+}
+
+#[tokio::test]
 async fn a_request_with_neither_type_nor_content_type_is_plain_text_for_the_default_method() {
     let mut foreign = Foreign::new().await;
     for asked in [BasicProperties::default(), request("", "")] {

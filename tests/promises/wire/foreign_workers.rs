@@ -55,13 +55,89 @@ async fn replies_that_no_call_waits_for_are_discarded() {
 }
 
 #[tokio::test]
+async fn a_type_of_the_workers_own_is_taken_for_a_result() {
+    let mut worker = ForeignWorker::new().await;
+    let client = worker.client(Codec::Json);
+    for kind in ["", "count", "call", "RESULT", "CountReply"] {
+        let answer = worker
+            .exchange(client.count(), request(kind, "application/json"), b"17")
+            .await;
+        assert_eq!(answer.unwrap(), 17, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_reply_is_none() {
+    let mut worker = ForeignWorker::new().await;
+    for codec in [Codec::MessagePack, Codec::Json] {
+        let client = worker.client(codec);
+        for properties in [
+            BasicProperties::default(),
+            request("result", "text/plain"),
+            request("result", "application/octet-stream"),
+            request("result", codec.content_type()),
+        ] {
+            let found = worker.exchange(client.find("Ann"), properties.clone(), b"").await;
+            assert_eq!(found.unwrap(), None, "{properties:?}");
+            let done = worker.exchange(client.forget("Ann"), properties, b"").await;
+            done.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_compressed_reply_is_an_error_that_says_so() {
+    let mut worker = ForeignWorker::new().await;
+    let client = worker.client(Codec::Json);
+    let reply = |encoding: &str| request("result", "application/json").with_content_encoding(encoding.into());
+    for encoding in ["gzip", "DEFLATE", "utf-16"] {
+        let error = worker
+            .exchange(client.count(), reply(encoding), b"17")
+            .await
+            .unwrap_err();
+        assert!(matches!(error, CallError::BadReply { .. }), "{error:?}");
+        let error = Chain(&error).to_string();
+        assert!(
+            error.contains(&format!("content encoding {encoding:?}")),
+            "{error}"
+        );
+    }
+    for encoding in ["", "identity", "utf-8", "binary"] {
+        let answer = worker.exchange(client.count(), reply(encoding), b"17").await;
+        assert_eq!(answer.unwrap(), 17, "{encoding}");
+    }
+}
+
+#[tokio::test]
+async fn the_code_of_a_fault_counts_without_a_message() {
+    let mut worker = ForeignWorker::new().await;
+    let client = worker.client(Codec::Json);
+    for (content_type, body) in [
+        ("application/json", &br#"{"code":"rejected"}"#[..]),
+        ("application/json", br#"{"code":"rejected","message":null}"#),
+        ("application/msgpack", b"\x81\xa4code\xa8rejected"),
+        ("text/plain", b"rejected"),
+    ] {
+        let error = worker
+            .exchange(client.count(), request("fault", content_type), body)
+            .await
+            .unwrap_err();
+        assert_eq!(error.executed(), Executed::No, "{content_type}");
+        match error {
+            CallError::Fault(fault) => assert_eq!(fault.code, FaultCode::Rejected),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn replies_that_cannot_be_read_end_their_call() {
     let mut worker = ForeignWorker::new().await;
     let client = worker.client(Codec::Json);
     let in_json = |kind: &str| request(kind, "application/json");
     for (properties, body, executed) in [
         // It may be a refusal, in words of a later version.
-        (in_json("what?"), &b"1"[..], Executed::Maybe),
+        (in_json("what?"), &b"\"no\""[..], Executed::Maybe),
         (request("result", "image/png"), b"1", Executed::Maybe),
         (in_json("result"), b"", Executed::Yes),
         (in_json("result"), b"\"one\"", Executed::Yes),

@@ -8,8 +8,8 @@ use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Consumer};
 use rpc_runtime::{
-    Broker, Call, CallError, Codec, Executed, FaultCode, ReplyAddresses, RequestQueue, RunningServer, Server,
-    service,
+    Broker, Call, CallError, Chain, Codec, Executed, FaultCode, ReplyAddresses, RequestQueue, RunningServer,
+    Server, service,
 };
 use rpc_tests::rabbit::{shared, unique};
 use rpc_tests::raw::{RawPeer, next};
@@ -38,6 +38,8 @@ trait Greeter {
     async fn greet(&self, name: &str) -> Result<String, Refusal>;
     async fn pair(&self, name: &str, bytes: &[u8]) -> Vec<u8>;
     async fn count(&self) -> usize;
+    async fn find(&self, name: &str) -> Option<String>;
+    async fn forget(&self, name: &str) -> Result<(), Refusal>;
     #[rpc(oneway)]
     async fn note(&self, name: &str);
 }
@@ -72,6 +74,16 @@ impl Greeter for Host {
 
     async fn count(&self) -> usize {
         self.ran()
+    }
+
+    async fn find(&self, name: &str) -> Option<String> {
+        self.ran();
+        (name != "nobody").then(|| name.to_owned())
+    }
+
+    async fn forget(&self, _name: &str) -> Result<(), Refusal> {
+        self.ran();
+        Ok(())
     }
 
     async fn note(&self, _name: &str) {

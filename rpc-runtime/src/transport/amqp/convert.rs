@@ -20,6 +20,7 @@ pub(crate) fn to_lapin(properties: Properties) -> Result<BasicProperties, Broker
     let Properties {
         kind,
         content_type,
+        content_encoding,
         correlation_id,
         reply_to,
         expiration,
@@ -37,6 +38,9 @@ pub(crate) fn to_lapin(properties: Properties) -> Result<BasicProperties, Broker
     }
     if let Some(value) = content_type {
         out = out.with_content_type(short(value.as_str())?);
+    }
+    if let Some(value) = content_encoding {
+        out = out.with_content_encoding(short(value.as_str())?);
     }
     if let Some(value) = correlation_id {
         out = out.with_correlation_id(short(value.as_str())?);
@@ -72,6 +76,7 @@ pub(crate) fn from_lapin(properties: &BasicProperties, body: Vec<u8>) -> Message
         properties: Properties {
             kind: text(properties.kind()),
             content_type: text(properties.content_type()),
+            content_encoding: text(properties.content_encoding()),
             correlation_id: text(properties.correlation_id()),
             reply_to: text(properties.reply_to()),
             expiration: properties.expiration().as_ref().and_then(milliseconds),
@@ -138,6 +143,7 @@ mod tests {
         let properties = Properties {
             kind: Some(ShortStr::from_static("get_email")),
             content_type: Some(ShortStr::from_static("application/json")),
+            content_encoding: Some(ShortStr::from_static("utf-8")),
             correlation_id: Some(ShortStr::from_static("7")),
             reply_to: Some(ShortStr::from_static("amq.gen-x")),
             expiration: Some(Duration::from_millis(1500)),
