@@ -155,6 +155,7 @@ impl Arrived {
 pub struct Worker {
     dispatcher: Dispatcher,
     rules: Rules,
+    log: server::RequestLog,
 }
 
 impl Worker {
@@ -172,7 +173,12 @@ impl Worker {
             max_sent_bytes: usize::MAX,
             max_deliveries: 20,
         };
-        Ok(Self { dispatcher, rules })
+        let log = server::RequestLog::new("");
+        Ok(Self {
+            dispatcher,
+            rules,
+            log,
+        })
     }
 
     /// What is to run for a request that arrives now; nothing where it is refused or dropped.
@@ -189,7 +195,7 @@ impl Worker {
 impl Worker {
     /// Runs a method; the body of its reply, or nothing where the method waits for something.
     pub fn run(&self, service: &dyn Service, invocation: &Invocation) -> Option<Bytes> {
-        let handled = server::run(service, "", &self.rules, invocation).now_or_never()?;
+        let handled = server::run(service, "", &self.log, &self.rules, invocation).now_or_never()?;
         Some(handled.reply.body)
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::EncodeError;
+use crate::escape::OneLine;
 use crate::protocol::{Fault, FaultCode, MAX_SHORT_STR, TooLong};
 
 /// Whether the method of a failed call ran.
@@ -237,6 +238,9 @@ impl From<TooLong> for InvalidName {
 
 /// An error with all that caused it, in one line: for logs and messages, where an error's own text says only what failed.
 ///
+/// Errors may quote what a peer sent. Line breaks and other control characters are escaped, so that such a text can neither forge a line of
+/// a log nor steer a terminal.
+///
 /// ```
 /// # use rpc_runtime::{Broker, CallError, Chain, service};
 /// # #[service]
@@ -252,10 +256,10 @@ pub struct Chain<'a>(pub &'a dyn Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self.0, f)?;
+        write!(f, "{}", OneLine(self.0))?;
         let mut source = self.0.source();
         while let Some(error) = source {
-            write!(f, ": {error}")?;
+            write!(f, ": {}", OneLine(error))?;
             source = error.source();
         }
         Ok(())

@@ -16,6 +16,7 @@ mod context;
 pub mod describe;
 pub mod discovery;
 mod error;
+mod escape;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::error::{BrokerError, Chain};
+use crate::escape::{Logged, OneLine};
 use crate::telemetry::{Event, count};
 
 /// What a [`Broker`](crate::Broker) handle knows of its connections.
@@ -64,7 +65,7 @@ impl fmt::Display for Status {
                 last_error: Some(error),
             } => write!(f, "connecting: {}", Chain(error)),
             Self::Ready => f.write_str("ready"),
-            Self::Blocked { reason } => write!(f, "blocked: {reason}"),
+            Self::Blocked { reason } => write!(f, "blocked: {}", OneLine(reason)),
             Self::Closed => f.write_str("closed"),
         }
     }
@@ -260,8 +261,10 @@ impl StatusBoard {
         });
         match news {
             None => {}
-            Some(status @ (Status::Ready | Status::Closed)) => tracing::info!(%status, "broker"),
-            Some(status) => tracing::warn!(%status, "broker"),
+            Some(status @ (Status::Ready | Status::Closed)) => {
+                tracing::info!(status = %Logged(&status), "broker");
+            }
+            Some(status) => tracing::warn!(status = %Logged(&status), "broker"),
         }
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Tests on the shared RabbitMQ find the workers of others too, and look at their own only.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions};
@@ -13,12 +12,14 @@ use rpc_runtime::middleware::Authorize;
 use rpc_runtime::{Broker, BrokerError, FaultCode, ReplyQueue, RequestQueue, RunningServer, Server, service};
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::ledger::{Book, LedgerServer, client, outcome};
+use rpc_tests::log::Log;
 use rpc_tests::proxy::{Direction, Proxy, Target};
 use rpc_tests::rabbit::{Permissions, Vhost, shared, unique};
 use rpc_tests::raw::{RawPeer, next};
 use rpc_tests::world::World;
 use rpc_tests::{on_both_brokers, until};
 use serde_json::Value;
+use tracing::Level;
 
 const EXCHANGE: &str = "rpc.discovery";
 
@@ -441,45 +442,9 @@ async fn handle_of(vhost: &Vhost, may: Permissions<'_>) -> Broker {
     Broker::connect(&vhost.url_of_user(may).await).await.unwrap()
 }
 
-/// What is logged by this thread from now on.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::INFO)
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn lines_about(&self, what: &str) -> Vec<String> {
-        let log = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        log.lines()
-            .filter(|line| line.contains(what))
-            .map(str::to_owned)
-            .collect()
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn who_may_not_listen_serves_all_the_same_and_says_what_it_lacks() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = Log::start(Level::INFO);
     let vhost = Vhost::new().await;
     let broker = handle_of(&vhost, UNSEEN).await;
     let server = soon("it starts", open_shop(&broker, "shop")).await;
@@ -506,7 +471,7 @@ fn assert_lacks(log: &Log, what: &str) {
 
 #[tokio::test]
 async fn who_may_not_bind_its_queue_leaves_none_behind() {
-    let (log, _guard) = Log::start();
+    let (log, _guard) = Log::start(Level::INFO);
     let vhost = Vhost::new().await;
     let may = Permissions {
         read: UNSEEN.read,

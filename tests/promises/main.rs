@@ -7,6 +7,7 @@ mod failures;
 mod interop;
 mod limits;
 mod load;
+mod logs;
 mod matrix;
 mod middleware;
 mod packing;

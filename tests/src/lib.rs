@@ -1,6 +1,6 @@
 //! The harness of the integration tests: private RabbitMQ nodes ([`rabbit`]), a peer that shows the wire
 //! ([`raw`]), a proxy that breaks connections ([`proxy`]), a service that counts its runs ([`ledger`]) behind a gate
-//! ([`gate`]), certificates for TLS ([`certificates`]), the Python clients ([`python`]), the examples as
+//! ([`gate`]), what is logged ([`log`]), certificates for TLS ([`certificates`]), the Python clients ([`python`]), the examples as
 //! [`programs`], and waiting without hoping ([`until`]).
 
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 pub mod certificates;
 pub mod gate;
 pub mod ledger;
+pub mod log;
 pub mod programs;
 pub mod proxy;
 pub mod python;

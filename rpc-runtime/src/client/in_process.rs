@@ -12,12 +12,13 @@ use super::caller::TimeLimit;
 use super::slot::Slot;
 use crate::error::{CallError, Executed};
 use crate::protocol::{Reply, ReplyAddresses, ReplyKind, Request, ShortStr};
-use crate::server::{Decision, Dispatcher, Rules, Service, run};
+use crate::server::{Decision, Dispatcher, RequestLog, Rules, Service, run};
 
 /// An implementation to call.
 pub(crate) struct InProcess {
     dispatcher: Dispatcher,
     rules: Rules,
+    log: RequestLog,
 }
 
 impl InProcess {
@@ -39,7 +40,12 @@ impl InProcess {
             // Nothing is delivered twice.
             max_deliveries: u32::MAX,
         };
-        Self { dispatcher, rules }
+        let log = RequestLog::new(queue);
+        Self {
+            dispatcher,
+            rules,
+            log,
+        }
     }
 
     /// Runs the method within the call's time.
@@ -94,7 +100,8 @@ impl InProcess {
             Decision::Run {
                 service, invocation, ..
             } => {
-                run(service, plan.destination.queue.as_str(), &self.rules, &invocation)
+                let queue = plan.destination.queue.as_str();
+                run(service, queue, &self.log, &self.rules, &invocation)
                     .await
                     .reply
             }

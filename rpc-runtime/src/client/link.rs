@@ -17,10 +17,10 @@ use super::fate::Position;
 use super::outbox::Outbox;
 use super::pending::Pending;
 use crate::codec::Codec;
-use crate::error::BrokerError;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
 use crate::protocol::{Malformed, Message, PACKED, PACKING_HEADER, PackedAnswer, ShortStr, content, unpack};
 use crate::sync::watch;
-use crate::telemetry::{Event, count};
 use crate::transport::{Backoff, Delivery, Publisher, ReplyLink, ReplyQueue, Subscription, Transport};
 
 /// What calls need: how requests leave, and where their replies go.
@@ -130,7 +130,7 @@ impl Keeper {
                 Ok(()) => {
                     let since = Instant::now();
                     let reason = self.serve().await;
-                    tracing::debug!(error = &reason as &dyn std::error::Error, "reply link lost");
+                    tracing::debug!(error = %Logged(Chain(&reason)), "reply link lost");
                     self.state.send_modify(|state| {
                         state.phase = Phase::Opening;
                         state.lost = Some(reason.clone());
@@ -139,13 +139,13 @@ impl Keeper {
                     reason
                 }
                 Err(refused @ BrokerError::Queue { .. }) => {
-                    tracing::warn!(error = &refused as &dyn std::error::Error, "no reply link");
+                    tracing::warn!(error = %Logged(Chain(&refused)), "no reply link");
                     self.state
                         .send_modify(|state| state.phase = Phase::Refused(refused.clone()));
                     refused
                 }
                 Err(error) => {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "no reply link yet");
+                    tracing::debug!(error = %Logged(Chain(&error)), "no reply link yet");
                     self.state.send_modify(|state| state.phase = Phase::Opening);
                     error
                 }
@@ -332,8 +332,7 @@ fn route(pending: &Pending, delivery: Delivery) -> u64 {
         (None, false) => usize::from(!route_alone(pending, message)),
     };
     if discarded > 0 {
-        count(Event::RepliesDiscarded(discarded));
-        tracing::debug!("discarded a reply that no call waits for: it is late, or not ours");
+        pending.discarded(discarded);
     }
     delivery.tag
 }
@@ -352,7 +351,7 @@ fn route_alone(pending: &Pending, message: Message) -> bool {
 
 /// Fails the calls that a malformed reply answers. Returns how many replies nobody waits for.
 fn route_malformed(pending: &Pending, message: &Message, malformed: Malformed, is_packed: bool) -> usize {
-    tracing::debug!(reason = %malformed, "a reply is malformed");
+    pending.malformed(malformed);
     let ids: Vec<_> = match is_packed {
         true => match unpack::<PackedAnswer>(&message.body) {
             Ok(answers) => answers.into_iter().map(|answer| answer.id).collect(),

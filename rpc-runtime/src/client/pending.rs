@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tracing::Level;
 use uuid::Uuid;
 
 use super::caller::CallPlan;
 use super::slot::Slot;
 use crate::codec::Codec;
 use crate::protocol::{BadReply, Malformed, Message, PackedAnswer, Reply};
+use crate::telemetry::{Event, LeftOut, LogLimit, count};
 
 /// The calls of one handle that wait for a reply.
 ///
@@ -26,6 +28,17 @@ pub(super) struct Pending {
     one_by_one: AtomicU32,
     /// A worker answered a method's call for the first time.
     pub(super) first_answer: Notify,
+    log: ReplyLog,
+}
+
+/// What is logged of replies. Whoever knows the address of one can send others there.
+#[derive(Debug)]
+struct ReplyLog(LogLimit);
+
+impl Default for ReplyLog {
+    fn default() -> Self {
+        Self(LogLimit::new("replies"))
+    }
 }
 
 type Calls = HashMap<u128, Arc<Slot>, BuildHasherDefault<RandomAlready>>;
@@ -59,6 +72,24 @@ impl Hasher for RandomAlready {
 }
 
 impl Pending {
+    /// Notes a malformed reply.
+    pub(super) fn malformed(&self, malformed: Malformed) {
+        if let Some(LeftOut(left_out)) = self.log.0.admit(Level::DEBUG, "malformed") {
+            tracing::debug!(reason = %malformed, left_out, "a reply is malformed");
+        }
+    }
+
+    /// Notes replies that no call waits for.
+    pub(super) fn discarded(&self, replies: usize) {
+        count(Event::RepliesDiscarded(replies));
+        if let Some(LeftOut(left_out)) = self.log.0.admit(Level::DEBUG, "discarded") {
+            tracing::debug!(
+                left_out,
+                "discarded a reply that no call waits for: it is late, or not ours"
+            );
+        }
+    }
+
     /// Enters a call.
     pub(super) fn enter<'a>(&'a self, slot: &'a Arc<Slot>) -> Ticket<'a> {
         slot.set_number(self.entered.fetch_add(1, Ordering::Relaxed));

@@ -3,10 +3,14 @@
 use std::collections::HashSet;
 
 use serde::de::DeserializeOwned;
+use tracing::Level;
 
-use super::{Discovered, Worker, WorkerDescription, WorkerStats};
+use super::{DISCOVERY, Discovered, Worker, WorkerDescription, WorkerStats};
 use crate::codec::Codec;
+use crate::error::Chain;
+use crate::escape::Logged;
 use crate::protocol::{Message, Reply, ReplyKind, ShortStr};
+use crate::telemetry::{LeftOut, LogLimit};
 
 /// How long an answer may be, in bytes.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -51,6 +55,7 @@ pub(super) struct Collection<T> {
     bytes: usize,
     useless: usize,
     is_full: bool,
+    log: LogLimit,
     found: Discovered<T>,
 }
 
@@ -64,6 +69,7 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
             bytes: 0,
             useless: 0,
             is_full: false,
+            log: LogLimit::new(DISCOVERY.exchange),
             found: Discovered {
                 workers: Vec::new(),
                 refusals: Vec::new(),
@@ -81,6 +87,13 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
     pub(super) fn cut_short(&mut self) {
         self.is_full = true;
         self.found.is_complete = false;
+    }
+
+    fn log(&self, kind: &'static str, reason: impl std::fmt::Display) {
+        if let Some(LeftOut(left_out)) = self.log.admit(Level::DEBUG, kind) {
+            let reason = Logged(reason);
+            tracing::debug!(%reason, left_out, "passed over a worker's answer");
+        }
     }
 
     /// A worker answered, and what it said is not there.
@@ -105,7 +118,7 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
     /// Takes in a message with malformed properties. Returns `false`, as there is nothing to keep.
     pub(super) fn add_malformed(&mut self, message: &Message) -> bool {
         if message.properties.correlation_id.as_ref() == Some(&self.id) {
-            tracing::debug!("a worker's answer is malformed");
+            self.log("answer_malformed", format_args!("it is malformed"));
             self.pass_over();
         }
         self.note_useless();
@@ -125,11 +138,11 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
         }
         let size = message.body.len();
         let Ok(reply) = Reply::from_message(message, Codec::MessagePack) else {
-            tracing::debug!("a worker's answer is no reply");
+            self.log("answer_unknown", format_args!("it is no reply"));
             return self.pass_over();
         };
         if size > MAX_BYTES {
-            tracing::debug!(size, "a worker's answer is too long to be kept");
+            self.log("answer_size", format_args!("its {size} bytes are too many"));
             return self.pass_over();
         }
         self.bytes += size;
@@ -150,8 +163,7 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
         let answer = match reply.codec.decode::<T>(&reply.body) {
             Ok(answer) => answer,
             Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::debug!(error, "a worker's answer cannot be read");
+                self.log("answer_unreadable", Chain(&error));
                 return self.pass_over();
             }
         };

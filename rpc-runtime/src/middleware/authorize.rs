@@ -8,10 +8,12 @@ use futures_util::TryFutureExt;
 use futures_util::future::{Either, MapErr, Ready, ready};
 use tower_layer::Layer;
 use tower_service::Service;
+use tracing::Level;
 
 use super::{BoxError, IncomingCall};
 use crate::protocol::{Fault, FaultCode};
 use crate::server::Answer;
+use crate::telemetry::{LeftOut, LogLimit};
 
 /// A layer for a server that lets callers do only what they are allowed to: all others get the fault `unauthorized`, and their methods do
 /// not begin.
@@ -142,6 +144,7 @@ impl<S> Layer<S> for Authorize {
         Authorized {
             inner,
             rules: Arc::clone(&self.rules),
+            log: Arc::new(LogLimit::new("Authorize")),
         }
     }
 }
@@ -151,6 +154,7 @@ impl<S> Layer<S> for Authorize {
 pub struct Authorized<S> {
     inner: S,
     rules: Arc<Rules>,
+    log: Arc<LogLimit>,
 }
 
 impl<S> Service<IncomingCall> for Authorized<S>
@@ -170,7 +174,10 @@ where
         match self.rules.check(call.context().user_id(), &method) {
             Ok(()) => Either::Right(self.inner.call(call).map_err(Into::into)),
             Err(fault) => {
-                tracing::debug!(user_id = call.context().user_id(), method, "refused a caller");
+                if let Some(LeftOut(left_out)) = self.log.admit(Level::DEBUG, "unauthorized") {
+                    let user_id = call.context().user_id();
+                    tracing::debug!(user_id, method, left_out, "refused a caller");
+                }
                 Either::Left(ready(Err(fault.into())))
             }
         }

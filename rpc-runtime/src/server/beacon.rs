@@ -13,12 +13,14 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dispatch::{Decision, Dispatcher, NoReplyAddress, ReplyTo, Rules};
+use super::dispatch::{Decision, Dispatcher, ReplyTo, Rules};
 use super::outlet::Outlet;
+use super::request_log::RequestLog;
 use super::serve::run;
 use super::service::Service;
 use crate::discovery::{DISCOVERY, MAX_WAIT};
-use crate::error::BrokerError;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
 use crate::protocol::Reply;
 use crate::transport::{Backoff, Delivery, Departure, Outgoing, Subscription, Transport};
 
@@ -34,6 +36,7 @@ struct Beacon {
     dispatcher: Dispatcher,
     rules: Rules,
     outlet: Arc<Outlet>,
+    log: RequestLog,
 }
 
 /// A beacon that answers in a task of its own, which ends with this.
@@ -59,6 +62,7 @@ impl LitBeacon {
             dispatcher,
             rules,
             outlet: Arc::clone(outlet),
+            log: RequestLog::new(DISCOVERY.exchange),
         };
         let stop = CancellationToken::new();
         let (trying, tried) = oneshot::channel();
@@ -102,18 +106,18 @@ impl Beacon {
                     let Some(lost) = self.answer_all(subscription, &stop).await else {
                         return;
                     };
-                    let error = &lost as &dyn std::error::Error;
-                    tracing::debug!(error, "who asks all workers is not heard; listening again");
+                    let error = Logged(Chain(&lost));
+                    tracing::debug!(%error, "who asks all workers is not heard; listening again");
                     backoff.worked_for(since.elapsed());
                     Rest::After(lost)
                 }
                 Err(BrokerError::Closed) => return,
                 Err(refused @ (BrokerError::Queue { .. } | BrokerError::Exchange { .. })) => {
                     if !std::mem::replace(&mut is_refusal_told, true) {
-                        let error = &refused as &dyn std::error::Error;
+                        let error = Logged(Chain(&refused));
                         let needs = needs(&refused);
                         tracing::info!(
-                            error,
+                            %error,
                             needs,
                             "serving, and not to be found by who looks for all workers"
                         );
@@ -167,14 +171,14 @@ impl Beacon {
         let tag = delivery.tag;
         // Layers may have it wait; who asked does not wait for longer.
         if timeout(MAX_WAIT, self.answer_in_time(delivery)).await.is_err() {
-            tracing::debug!("who asked all workers was not answered in time");
+            self.log.unanswered_question();
         }
         tag
     }
 
     async fn answer_in_time(&self, delivery: Delivery) {
         if let Some(malformed) = delivery.malformed {
-            tracing::debug!(reason = %malformed, "ignored a malformed question to all workers");
+            self.log.malformed_question(malformed);
             return;
         }
         let now = Instant::now();
@@ -188,7 +192,7 @@ impl Beacon {
                 answer_to: Some(to),
                 ..
             }) => (
-                run(service, DISCOVERY.exchange, &self.rules, &invocation)
+                run(service, DISCOVERY.exchange, &self.log, &self.rules, &invocation)
                     .await
                     .reply,
                 to,
@@ -198,13 +202,13 @@ impl Beacon {
                 fault,
                 answer_to: Some(to),
             }) => {
-                tracing::debug!(code = %fault.code, "refused one who asked all workers");
+                self.log.refused_question(&fault);
                 (reply, to)
             }
             // Nobody wants to know.
             Ok(Decision::Run { .. } | Decision::Refuse { .. }) => return,
-            Err(NoReplyAddress(address)) => {
-                tracing::warn!(%address, "dropped a question to all workers: its reply_to is not a reply address, see ReplyAddresses");
+            Err(no_address) => {
+                self.log.dropped(&no_address);
                 return;
             }
         };

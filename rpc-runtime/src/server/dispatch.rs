@@ -335,7 +335,6 @@ impl Rules {
         if size <= limit {
             return Ok(());
         }
-        tracing::warn!(size, limit, "a reply is larger than may be sent");
         let message = format!(
             "the method ran, and its reply of {size} bytes is larger than the {limit} that may be sent"
         );

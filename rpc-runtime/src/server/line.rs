@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::debt::Served;
 use super::serve::Desk;
-use crate::error::BrokerError;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
 use crate::status::{Role, Status};
 use crate::transport::{Backoff, RequestQueue, Subscription, Transport};
 
@@ -140,7 +141,7 @@ impl Line {
             }
             tracing::warn!(
                 queue = self.desk.queue,
-                error = &lost as &dyn std::error::Error,
+                error = %Logged(Chain(&lost)),
                 "requests come no more; consuming again"
             );
             subscription.control.close().await;
@@ -326,14 +327,14 @@ pub(super) async fn patiently<T, F: Future<Output = Result<T, BrokerError>>>(
 }
 
 fn not_open(queue: &str, error: &BrokerError) {
-    let error = error as &dyn std::error::Error;
-    tracing::warn!(queue, error, "the queue cannot be consumed; trying again");
+    let error = Logged(Chain(error));
+    tracing::warn!(queue, %error, "the queue cannot be consumed; trying again");
 }
 
 /// A method's panic is caught, so this one is ours; it must not take other requests along.
 fn note_failure(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
-        let error = &error as &dyn std::error::Error;
-        tracing::error!(error, "a request's task failed");
+        let error = Logged(Chain(&error));
+        tracing::error!(%error, "a request's task failed");
     }
 }

@@ -24,6 +24,7 @@ mod pace;
 mod packed;
 mod plan;
 mod post;
+mod request_log;
 mod runs;
 mod serve;
 mod service;
@@ -33,6 +34,7 @@ pub(crate) use built_in::is_built_in;
 #[cfg(any(test, fuzzing))]
 pub(crate) use dispatch::NoReplyAddress;
 pub(crate) use dispatch::{Decision, Dispatcher, Rules};
+pub(crate) use request_log::RequestLog;
 pub(crate) use serve::{Handled, run};
 pub use service::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
 

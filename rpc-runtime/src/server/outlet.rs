@@ -4,9 +4,12 @@ use std::sync::{Arc, Weak};
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout_at};
+use tracing::Level;
 
-use crate::error::BrokerError;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
 use crate::sync::watch;
+use crate::telemetry::{LeftOut, LogLimit};
 use crate::transport::{Backoff, Departure, Outgoing, Published, Publisher, Receipt, Transport};
 
 /// Sends a server's replies, until the broker has each.
@@ -15,6 +18,35 @@ pub(super) struct Outlet {
     current: watch::Receiver<Current>,
     /// Not kept: answers whose confirm is still to come have the outlet, and must not keep the connections of a server that was dropped.
     transport: Weak<dyn Transport>,
+    pub(super) log: ReplyLog,
+}
+
+/// What is logged of replies that do not reach their callers. A caller can cause it at will.
+#[derive(Debug)]
+pub(super) struct ReplyLog(LogLimit);
+
+impl ReplyLog {
+    pub(super) fn given_up(&self) {
+        if let Some(LeftOut(left_out)) = self.0.admit(Level::WARN, "no_connection") {
+            tracing::warn!(
+                left_out,
+                "a reply was given up: there is no connection, and its caller is gone"
+            );
+        }
+    }
+
+    pub(super) fn refused(&self) {
+        if let Some(LeftOut(left_out)) = self.0.admit(Level::ERROR, "refused") {
+            tracing::error!(left_out, "the broker refused a reply; its caller will time out");
+        }
+    }
+
+    pub(super) fn unsendable(&self, error: &BrokerError) {
+        if let Some(LeftOut(left_out)) = self.0.admit(Level::ERROR, "unsendable") {
+            let error = Logged(Chain(error));
+            tracing::error!(%error, left_out, "a reply cannot be sent; its caller gets a fault");
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -44,6 +76,7 @@ impl Outlet {
         let outlet = Self {
             current,
             transport: Arc::downgrade(&transport),
+            log: ReplyLog(LogLimit::new("replies")),
         };
         (outlet, keep(transport, sender))
     }
@@ -193,7 +226,7 @@ async fn keep(transport: Arc<dyn Transport>, current: watch::Sender<Current>) {
                 current.send_replace(Current::Ready(Arc::clone(&publisher)));
                 let reason = publisher.closed().await;
                 current.send_replace(Current::Opening);
-                tracing::debug!(error = &reason as &dyn std::error::Error, "reply channel lost");
+                tracing::debug!(error = %Logged(Chain(&reason)), "reply channel lost");
                 backoff.worked_for(since.elapsed());
                 reason
             }
@@ -202,7 +235,7 @@ async fn keep(transport: Arc<dyn Transport>, current: watch::Sender<Current>) {
                 return;
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "no reply channel");
+                tracing::warn!(error = %Logged(Chain(&error)), "no reply channel");
                 error
             }
         };

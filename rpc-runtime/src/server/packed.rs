@@ -17,8 +17,9 @@ use super::debt::{Debt, Served, Unsettled};
 use super::dispatch::{DELIVERY_COUNT, Decision, Record};
 use super::outlet::Sent;
 use super::post::grace;
+use super::request_log::Names;
 use super::runs::{Id, Key, Origin};
-use super::serve::{Desk, Handled, Names, run};
+use super::serve::{Desk, Handled, run};
 use super::service::{Invocation, Service};
 use super::stats::Tally;
 use crate::codec::Codec;
@@ -92,7 +93,7 @@ impl Desk {
                     record,
                 }) => {
                     running.set(async move {
-                        let handled = run(service, &self.queue, &self.rules, &invocation).await;
+                        let handled = run(service, &self.queue, &self.log, &self.rules, &invocation).await;
                         (handled, here)
                     });
                     match poll_once(&mut running).await {
@@ -168,7 +169,7 @@ impl Desk {
                 record,
             }) => {
                 let in_flight = record.stats.begin();
-                let handled = run(service, &self.queue, &self.rules, &invocation).await;
+                let handled = run(service, &self.queue, &self.log, &self.rules, &invocation).await;
                 drop(in_flight);
                 let wanted = self.ended(record, true, now.elapsed(), &handled);
                 (handled.reply, wanted)
@@ -244,10 +245,7 @@ impl Desk {
         match self.outlet.send(outgoing, worth_until.map(grace), false).await {
             Ok(Sent::Taken | Sent::TooLate) => debt.pay(),
             Ok(Sent::Refused(_)) => {
-                tracing::error!(
-                    queue = self.queue,
-                    "the queue refused a request that came before; its caller will time out"
-                );
+                self.log.not_sent_on();
                 debt.pay();
             }
             // The handle was closed: it comes again.
@@ -276,7 +274,7 @@ impl Desk {
     }
 
     fn unreadable(&self, error: &(dyn std::error::Error + 'static)) -> Option<Opened> {
-        tracing::error!(queue = self.queue, error, "dropped a message of packed requests");
+        self.log.unreadable(error);
         None
     }
 }

@@ -17,7 +17,8 @@ use super::post::Post;
 use super::serve::Desk;
 use super::service::Service;
 use crate::broker::Broker;
-use crate::error::{BrokerError, InvalidName, ServerError};
+use crate::error::{BrokerError, Chain, InvalidName, ServerError};
+use crate::escape::Logged;
 use crate::middleware::{Around, HandlerLayer, layered_service};
 use crate::protocol::{ReplyAddresses, ShortStr};
 use crate::transport::{Declare, RequestQueue, Subscription};
@@ -133,7 +134,7 @@ impl Plan {
                     // It may not be allowed to be declared, or be made by somebody who did not know of it.
                     Err(error) => tracing::info!(
                         queue = name,
-                        error = &error as &dyn std::error::Error,
+                        error = %Logged(Chain(&error)),
                         "calls are taken one by one: there is no queue for packed ones"
                     ),
                 }
@@ -300,7 +301,7 @@ impl OpenServer {
         };
         match &ended {
             Ok(()) => tracing::info!(?queues, "stopped"),
-            Err(error) => tracing::error!(?queues, error = error as &dyn std::error::Error, "server ended"),
+            Err(error) => tracing::error!(?queues, error = %Logged(Chain(error)), "server ended"),
         }
         ended
     }

@@ -128,7 +128,7 @@ impl Receipt for Underway {
         match published {
             // Not mandatory: a caller who is gone is no error.
             Published::Routed | Published::Returned => answer.debt.pay(),
-            Published::Refused => answer.refused(),
+            Published::Refused => answer.refused(&self.post.outlet),
             // The handle was closed: the request comes again, elsewhere.
             Published::Failed {
                 source: BrokerError::Closed,
@@ -220,7 +220,7 @@ async fn send_together(outlet: Arc<Outlet>, lane: Lane, mut due: Vec<DueReplies>
                         reason: "no_connection",
                     });
                 }
-                tracing::warn!("replies were given up: there is no connection, and their caller is gone");
+                outlet.log.given_up();
                 due.drain(..).for_each(|due| due.debt.pay());
             }
             // Perhaps not each of them is refused by itself.
@@ -327,16 +327,13 @@ impl DueReply {
                 count(Event::ReplyLost {
                     reason: "no_connection",
                 });
-                tracing::warn!("a reply was given up: there is no connection, and its caller is gone");
+                outlet.log.given_up();
                 return self.debt.pay();
             }
-            Ok(Sent::Refused(None)) => return self.refused(),
+            Ok(Sent::Refused(None)) => return self.refused(outlet),
             Ok(Sent::Refused(Some(error))) => {
                 count(Event::ReplyLost { reason: "unsendable" });
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "a reply cannot be sent; its caller gets a fault"
-                );
+                outlet.log.unsendable(&error);
             }
             // The handle was closed: the request comes again, elsewhere.
             Err(_) => return,
@@ -349,9 +346,9 @@ impl DueReply {
         }
     }
 
-    fn refused(self) {
+    fn refused(self, outlet: &Outlet) {
         count(Event::ReplyLost { reason: "refused" });
-        tracing::error!("the broker refused a reply; its caller will time out");
+        outlet.log.refused();
         self.debt.pay();
     }
 }

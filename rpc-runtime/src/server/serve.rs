@@ -13,18 +13,20 @@ use super::debt::{Debt, Owed, Served, Unsettled};
 use super::dispatch::{Decision, Dispatcher, NoReplyAddress, Record, Rules, truthful};
 use super::outlet::Outlet;
 use super::post::{DueReply, Post};
+use super::request_log::{Names, RequestLog};
 use super::runs::{Arrival, Id, Key, Origin, Runs};
 use super::service::{Answer, Invocation, Service};
 use super::stats::Tally;
 use crate::context::with_ambient_deadline;
 use crate::error::Executed;
-use crate::protocol::{Fault, FaultCode, Message, PACKED, Properties, Reply, Request, ShortStr};
+use crate::protocol::{Fault, FaultCode, Message, PACKED, Reply};
 use crate::telemetry::{Event, Handling, Outcome, count};
 use crate::transport::{Control, Delivery};
 
 /// What serving the requests of one queue takes.
 pub(super) struct Desk {
     pub(super) queue: String,
+    pub(super) log: RequestLog,
     pub(super) dispatcher: Dispatcher,
     pub(super) rules: Rules,
     pub(super) outlet: Arc<Outlet>,
@@ -49,6 +51,7 @@ impl Desk {
         concurrency: u16,
     ) -> Self {
         Self {
+            log: RequestLog::new(queue.as_str()),
             queue,
             dispatcher,
             rules,
@@ -131,9 +134,9 @@ impl Desk {
         match arrival {
             Arrival::Serve(key) => return Some(Owed::Run(key)),
             Arrival::ServeApart => return Some(Owed::Apart(unsettled)),
-            Arrival::Joined => tracing::debug!(queue = self.queue, "a request that runs here came again"),
+            Arrival::Joined => self.log.came_again(false),
             Arrival::Answered => {
-                tracing::debug!(queue = self.queue, "a request that was answered came again");
+                self.log.came_again(true);
                 unsettled.settle();
             }
         }
@@ -171,7 +174,7 @@ impl Desk {
                 answer_to,
             }) => {
                 let in_flight = record.stats.begin();
-                let handled = run(service, &self.queue, &self.rules, &invocation).await;
+                let handled = run(service, &self.queue, &self.log, &self.rules, &invocation).await;
                 drop(in_flight);
                 let wanted = self.ended(record, packs, now.elapsed(), &handled);
                 (handled.reply, wanted, answer_to)
@@ -265,50 +268,19 @@ impl Desk {
         let (queue, code) = (&self.queue, &fault.code);
         let known = code.known().unwrap_or("other");
         count(Event::RequestRefused { queue, code: known });
-        let (method, correlation_id) = (names.method(), names.correlation_id());
-        tracing::warn!(queue, %code, method, correlation_id, "refused a request");
+        self.log.refused(fault, names);
     }
 
     /// Tells of requests that are dropped.
-    pub(super) fn dropped(&self, NoReplyAddress(address): &NoReplyAddress) {
+    pub(super) fn dropped(&self, no_address: &NoReplyAddress) {
         let (queue, code) = (&self.queue, "reply_address");
         count(Event::RequestRefused { queue, code });
-        tracing::warn!(%address, "dropped a request: its reply_to is not a reply address, see ReplyAddresses");
+        self.log.dropped(no_address);
     }
 
     pub(super) fn runs(&self) -> MutexGuard<'_, Runs<Unsettled>> {
         // Each change is a single step, so a panic elsewhere leaves nothing half done behind the lock.
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What logs call a request by.
-pub(super) struct Names {
-    pub(super) method: Option<ShortStr>,
-    pub(super) correlation_id: Option<ShortStr>,
-}
-
-impl Names {
-    fn of(properties: &Properties) -> Self {
-        Self {
-            method: properties.kind.clone(),
-            correlation_id: properties.correlation_id.clone(),
-        }
-    }
-
-    pub(super) fn of_packed(request: &Request) -> Self {
-        Self {
-            method: request.method.clone(),
-            correlation_id: request.correlation_id.clone(),
-        }
-    }
-
-    fn method(&self) -> Option<&str> {
-        self.method.as_ref().map(ShortStr::as_str)
-    }
-
-    fn correlation_id(&self) -> Option<&str> {
-        self.correlation_id.as_ref().map(ShortStr::as_str)
     }
 }
 
@@ -339,22 +311,22 @@ pub(crate) struct Handled {
 pub(crate) async fn run(
     service: &dyn Service,
     queue: &str,
+    log: &RequestLog,
     rules: &Rules,
     invocation: &Invocation,
 ) -> Handled {
     match Handling::of(service, queue, invocation) {
-        None => caught(service, rules, invocation).await,
+        None => caught(service, log, rules, invocation).await,
         // In a box of its own, so that it takes no memory where nobody looks.
-        Some(handling) => Box::pin(handling.run(caught(service, rules, invocation))).await,
+        Some(handling) => Box::pin(handling.run(caught(service, log, rules, invocation))).await,
     }
 }
 
-async fn caught(service: &dyn Service, rules: &Rules, invocation: &Invocation) -> Handled {
+async fn caught(service: &dyn Service, log: &RequestLog, rules: &Rules, invocation: &Invocation) -> Handled {
     // Called in there, so that a panic before its future exists is caught too.
     let handling = with_ambient_deadline(invocation.context().deadline(), async {
         service.handle(invocation).await
     });
-    let (method, correlation_id) = (invocation.method(), invocation.context().correlation_id());
     let mut ran = true;
     let fault = match AssertUnwindSafe(handling).catch_unwind().await {
         Ok(Ok(Answer(reply))) => match rules.check_reply(&reply) {
@@ -362,27 +334,23 @@ async fn caught(service: &dyn Service, rules: &Rules, invocation: &Invocation) -
                 let outcome = Outcome::of_answer(&reply);
                 return Handled { reply, outcome, ran };
             }
-            Err(too_large) => too_large,
+            Err(too_large) => {
+                log.too_large(reply.body.len(), rules.max_sent_bytes);
+                too_large
+            }
         },
         Ok(Err(fault)) => {
             ran = fault.code.executed() != Executed::No;
             let fault = truthful(fault, invocation.context().came_before());
-            // Its message may repeat parts of what the caller sent, which does not belong into logs. What a layer refuses is its
-            // business to tell of, and may be much.
-            match fault.code {
-                FaultCode::Rejected | FaultCode::Unauthorized => {
-                    tracing::debug!(code = %fault.code, method, correlation_id, "a layer refused a request");
-                }
-                _ => {
-                    tracing::warn!(code = %fault.code, method, correlation_id, "a request ended with a fault");
-                }
-            }
+            log.failed(&fault, invocation);
             fault
         }
         Err(_) => {
             // The panic's message went to the worker's own panic hook; it is not for the caller to read.
-            tracing::error!(method, correlation_id, "a method panicked");
-            Fault::new(FaultCode::Panicked, format!("the method {method:?} panicked"))
+            let message = format!("the method {:?} panicked", invocation.method());
+            let fault = Fault::new(FaultCode::Panicked, message);
+            log.failed(&fault, invocation);
+            fault
         }
     };
     Handled {

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
+mod log_limit;
 mod metrics;
 mod outcome;
 mod propagation;
 mod span;
 
+pub(crate) use log_limit::{LeftOut, LogLimit};
 #[cfg(feature = "metrics")]
 pub use metrics::describe as describe_metrics;
 pub(crate) use metrics::{Event, count};

@@ -7,6 +7,7 @@ use tracing::field::Empty;
 
 use super::Outcome;
 use crate::client::CallPlan;
+use crate::escape::OneLine;
 use crate::server::{Invocation, Service};
 
 /// The span of a call; disabled where nobody looks at it. Its kind is `client` where it is sent, and `internal` where its attempts are.
@@ -14,11 +15,11 @@ pub(super) fn of_call(plan: &CallPlan, kind: &'static str) -> Span {
     let (service, method) = (plan.destination.service.name, plan.method.name);
     tracing::info_span!(
         "call",
-        otel.name = %format_args!("{service}/{method}"),
+        otel.name = %OneLine(format_args!("{service}/{method}")),
         otel.kind = kind,
         otel.status_code = Empty,
         rpc.system.name = SYSTEM,
-        rpc.method = %format_args!("{service}/{method}"),
+        rpc.method = %OneLine(format_args!("{service}/{method}")),
         rpc.response.status_code = Empty,
         error.type = Empty,
         messaging.system = "rabbitmq",

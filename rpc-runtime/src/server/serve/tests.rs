@@ -4,7 +4,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 use crate::codec::Codec;
 use crate::error::BrokerError;
-use crate::protocol::{Malformed, Message, Properties, ReplyAddresses};
+use crate::protocol::{Malformed, Message, Properties, ReplyAddresses, ShortStr};
 use crate::status::{Connectivity, StatusBoard};
 use crate::transport::{
     Broadcasts, Outgoing, Published, Publisher, Receipt, ReplyLink, ReplyQueue, RequestQueue, Subscription,

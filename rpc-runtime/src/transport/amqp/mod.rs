@@ -35,7 +35,8 @@ pub(crate) use address::Address;
 pub use tls::Tls;
 
 use super::{Published, Publisher, ReplyLink, Subscription, Transport};
-use crate::error::{BrokerError, Cause};
+use crate::error::{BrokerError, Cause, Chain};
+use crate::escape::Logged;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::status::{Connectivity, Role, StatusBoard};
 use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
@@ -325,7 +326,7 @@ impl Transport for AmqpTransport {
             let name = queue.name();
             tracing::debug!(
                 queue = name,
-                error = &error as &dyn std::error::Error,
+                error = %Logged(Chain(&error)),
                 "the queue is left"
             );
             return matches!(tokio::time::timeout(CLOSE_LIMIT, asking).await, Ok(Ok(true)));

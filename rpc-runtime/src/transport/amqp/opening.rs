@@ -13,7 +13,8 @@ use super::connection::OpenConnection;
 use super::publisher::AmqpPublisher;
 use super::subscription::{self, Acknowledge, Terms};
 use super::{broker_error, queue_error, short};
-use crate::error::BrokerError;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
 use crate::protocol::ShortStr;
 use crate::transport::Subscription;
 use crate::transport::topology::{
@@ -158,8 +159,8 @@ impl Opening {
             Ok::<_, BrokerError>(())
         };
         if let Err(error) = discarding.await {
-            let (queue, error) = (queue.as_str(), &error as &dyn std::error::Error);
-            tracing::debug!(queue, error, "a reply queue is left");
+            let (queue, error) = (queue.as_str(), Logged(Chain(&error)));
+            tracing::debug!(queue, %error, "a reply queue is left");
         }
     }
 }

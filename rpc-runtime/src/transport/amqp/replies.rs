@@ -18,7 +18,8 @@ use super::connection::OpenConnection;
 use super::opening::Opening;
 use super::publisher::AmqpPublisher;
 use super::supervised::Target;
-use crate::error::BrokerError;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
 use crate::protocol::DIRECT_REPLY_TO;
 use crate::transport::{Backoff, Outgoing, Published, Publisher, Receipt};
 
@@ -153,7 +154,7 @@ impl DirectReplies {
             match self.connect().await {
                 Ok(link) => return Some(link),
                 Err(error) => tracing::warn!(
-                    error = &error as &dyn std::error::Error,
+                    error = %Logged(Chain(&error)),
                     "no connection for direct replies"
                 ),
             }

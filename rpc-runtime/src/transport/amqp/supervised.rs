@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::Address;
 use super::channel::Tasks;
 use super::connection::OpenConnection;
-use crate::error::BrokerError;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
 use crate::status::{Connectivity, Role, StatusBoard};
 use crate::transport::Backoff;
 
@@ -33,7 +34,7 @@ impl Target {
                 Ok(_) => break,
                 Err(error) => tracing::debug!(
                     broker = %address,
-                    error = error as &dyn std::error::Error,
+                    error = %Logged(Chain(error)),
                     "no connection"
                 ),
             }
