@@ -25,7 +25,7 @@ use crate::protocol::{
 };
 use crate::server::{Decision, Dispatcher, Invocation, NoReplyAddress, Rules, Service};
 use crate::service;
-use crate::transport::amqp::convert;
+use crate::transport::amqp::{convert, guard as amqp_guard};
 
 /// A delivery on a request queue: AMQP's properties as they stand on the wire, and the body behind them.
 pub fn request(data: &[u8]) {
@@ -101,6 +101,12 @@ pub fn headers(data: &[u8]) {
         body: Bytes::new(),
     };
     assert_eq!(over_the_wire(message.clone()), message);
+}
+
+/// What a broker sends, as it comes over the socket, and what a publisher has it send: the first byte is how
+/// the bytes are parted.
+pub fn guard(data: &[u8]) {
+    amqp_guard::any_bytes(data);
 }
 
 /// A `reply_to`.
@@ -400,7 +406,8 @@ mod tests {
     type Target = fn(&[u8]);
 
     /// The functions by the names of their targets.
-    const TARGETS: [(&str, Target); 8] = [
+    const TARGETS: [(&str, Target); 9] = [
+        ("guard", guard),
         ("request", request),
         ("reply", reply),
         ("headers", headers),

@@ -4,6 +4,7 @@ mod calls;
 mod discovery;
 mod dynamic;
 mod failures;
+mod hostile;
 mod interop;
 mod limits;
 mod load;

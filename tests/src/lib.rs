@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod python;
 pub mod rabbit;
 pub mod raw;
+pub mod stranger;
 pub mod trace;
 pub mod world;
 

@@ -1,8 +1,5 @@
 //! What is wrong with the properties of a message that cannot be read as it was sent.
 
-// The guard of the AMQP transport is to make them.
-#![allow(dead_code)]
-
 use std::fmt;
 
 /// How deep the headers of a message may be nested.

@@ -18,9 +18,7 @@ pub(crate) use arguments::{ARGUMENTS, ArgumentsSeed, NamedArguments, no_argument
 pub use arguments::{DecodeArguments, Derived, EncodeArguments};
 pub use borrowed::{ByteSlice, CowBytes, CowStr, Named, NamedAlike, bytes};
 pub use fault::{Fault, FaultCode};
-pub(crate) use malformed::Malformed;
-#[cfg(test)]
-pub(crate) use malformed::Property;
+pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};
 pub(crate) use message::{Message, Properties};
 pub(crate) use packed::{
     MAX_PACKED, MAX_PACKED_BYTES, MAX_PART_BYTES, OutgoingCall, PACKED, PACKED_SUFFIX, PACKING_HEADER,

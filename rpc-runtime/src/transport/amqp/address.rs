@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv6Addr;
+use std::ops::RangeInclusive;
 
 use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 
@@ -12,6 +13,13 @@ use crate::error::BrokerError;
 /// (`?heartbeat=`): a connection whose peer is silent for twice as long is lost. RabbitMQ
 /// [advises](https://www.rabbitmq.com/docs/heartbeats) 5 to 20 seconds; its own default is 60.
 const HEARTBEAT_SECONDS: u16 = 10;
+
+/// How many bytes a frame may have, unless the address says otherwise (`?frame_max=`) or the broker takes
+/// less. It is RabbitMQ's own default.
+pub(super) const MAX_FRAME: u32 = 128 * 1024;
+
+/// What `?frame_max=` may say. RabbitMQ 4.1 and later take no less, and lapin allocates 32 times as much twice.
+const MAX_FRAMES: RangeInclusive<u32> = 8 * 1024..=1024 * 1024;
 
 /// What an address may say after its `?`.
 const PARAMETERS: [&str; 4] = ["auth_mechanism", "channel_max", "frame_max", "heartbeat"];
@@ -56,6 +64,10 @@ impl Address {
             return invalid(
                 "only auth_mechanism, channel_max, frame_max and heartbeat may follow its ?; all else is an option of the broker's builder",
             );
+        }
+        // Without a number lapin takes the broker's, which may be none at all.
+        if !MAX_FRAMES.contains(uri.query.frame_max.get_or_insert(MAX_FRAME)) {
+            return invalid("its frame_max is not between 8192 and 1048576 bytes");
         }
 
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -239,6 +251,18 @@ mod tests {
         assert_eq!(heartbeat("amqp://broker", None), Some(10));
         assert_eq!(heartbeat("amqp://broker", Some(20)), Some(20));
         assert_eq!(heartbeat("amqp://broker?heartbeat=5", Some(20)), Some(5));
+    }
+
+    #[test]
+    fn the_largest_frame_is_within_a_range() {
+        let max = |url: &str| Address::parse(url).unwrap().uri().query.frame_max;
+        assert_eq!(max("amqp://broker"), Some(131_072));
+        assert_eq!(max("amqp://broker?frame_max=8192"), Some(8192));
+        assert_eq!(max("amqp://broker?frame_max=1048576"), Some(1_048_576));
+        for size in ["0", "4096", "8191", "1048577", "4294967295"] {
+            let url = format!("amqp://broker?frame_max={size}");
+            assert!(reason(&url).contains("between 8192 and 1048576"), "{url}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::guard::mark;
 use super::short;
 use crate::error::BrokerError;
 use crate::headers::Headers;
@@ -106,6 +107,9 @@ fn milliseconds(expiration: &ShortString) -> Option<Duration> {
 fn headers(table: &FieldTable) -> Headers {
     let mut headers = Headers::default();
     for (name, value) in table.inner() {
+        if name.as_str() == mark::NAME {
+            continue;
+        }
         let value = match value {
             AMQPValue::LongString(text) => match std::str::from_utf8(text.as_bytes()) {
                 Ok(text) => text.to_owned(),
@@ -170,6 +174,7 @@ mod tests {
         table.insert("retries".into(), AMQPValue::LongInt(3));
         table.insert("urgent".into(), AMQPValue::Boolean(true));
         table.insert("x-death".into(), AMQPValue::FieldTable(FieldTable::default()));
+        table.insert(mark::NAME.into(), AMQPValue::LongString("a peer's own".into()));
         table.insert("raw".into(), AMQPValue::LongString(vec![0xff].into()));
         let read = headers(&table);
         let read: Vec<_> = read.iter().collect();

@@ -6,12 +6,15 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use lapin::tcp::AsyncTcpStream;
+use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use super::Address;
+use super::address::{Address, MAX_FRAME};
+use super::guard::Guarded;
+use super::runtime::runtime;
 use super::tls::{self, TlsClient};
 
 /// A handle of its own on a connection's socket.
@@ -38,44 +41,50 @@ pub(super) async fn connect(
     socket: &OnceLock<Socket>,
     limit: Duration,
 ) -> lapin::Result<Connection> {
-    let runtime = lapin::runtime::default_runtime()?;
     let mut outcome = Err(io::Error::other("the host has no address"));
     let peers: Vec<_> = lookup_host(address.host_and_port()).await?.collect();
     // One that does not answer leaves the others their share of the time.
     let share = limit / u32::try_from(peers.len().max(1)).unwrap_or(u32::MAX);
     for peer in peers {
-        let connecting = timeout(share, AsyncTcpStream::connect(&runtime, peer)).await;
+        let connecting = timeout(share, tokio::net::TcpStream::connect(peer)).await;
         outcome = connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         if outcome.is_ok() {
             break;
         }
     }
-    // Which other variants there are depends on lapin's features; it makes no other where it only connects.
-    #[allow(unreachable_patterns)]
-    let stream = match outcome? {
-        AsyncTcpStream::Plain(stream) => stream,
-        _ => return Err(io::Error::other("lapin made a stream that is not plain TCP").into()),
-    };
-    let _ = socket.set(Socket(another_handle(stream.get_ref())?));
+    let stream = outcome?;
+    stream.set_nodelay(true)?;
+    let _ = socket.set(Socket(another_handle(&stream)?));
     match client {
-        Some(client) => tls::connect(client, address.uri(), stream.into_inner(), properties).await,
-        None => {
-            let stream = Once::new(stream);
-            let hand_over = async move |_, _| Ok(AsyncTcpStream::Plain(stream.take()?));
-            Connection::connector(address.uri(), runtime, hand_over, properties).await
-        }
+        Some(client) => tls::connect(client, address.uri(), stream, properties).await,
+        None => hand_over(stream, address.uri(), properties).await,
     }
 }
 
+/// Has lapin speak AMQP over a stream, with a guard between them.
+pub(super) async fn hand_over<S>(
+    stream: S,
+    uri: AMQPUri,
+    properties: ConnectionProperties,
+) -> lapin::Result<Connection>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let max_frame = uri.query.frame_max.unwrap_or(MAX_FRAME);
+    let stream = Once::new(Guarded::new(stream, max_frame));
+    let connect = async move |_, _| Ok(AsyncTcpStream::Plain(stream.take()?));
+    Connection::connector(uri, runtime(), connect, properties).await
+}
+
 /// A stream for lapin, which asks for one once, as it is not told to recover by itself.
-pub(super) struct Once<S>(Mutex<Option<S>>);
+struct Once<S>(Mutex<Option<S>>);
 
 impl<S> Once<S> {
-    pub(super) fn new(stream: S) -> Self {
+    fn new(stream: S) -> Self {
         Self(Mutex::new(Some(stream)))
     }
 
-    pub(super) fn take(&self) -> io::Result<S> {
+    fn take(&self) -> io::Result<S> {
         let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         taken.ok_or_else(|| io::Error::other("the connection was given up"))
     }

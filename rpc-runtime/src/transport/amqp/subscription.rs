@@ -11,7 +11,7 @@ use lapin::types::{FieldTable, ShortString};
 
 use super::acks::Acks;
 use super::channel::{Deliveries, OpenChannel, Tasks};
-use super::{CLOSE_LIMIT, broker_error, convert, short};
+use super::{CLOSE_LIMIT, broker_error, convert, guard, short};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::transport::{Control, Delivery, Subscription};
@@ -72,7 +72,7 @@ pub(super) fn of(
         .map_ok(|delivery| Delivery {
             redelivered: delivery.redelivered,
             tag: delivery.delivery_tag,
-            malformed: None,
+            malformed: guard::mark::read(&delivery.properties),
             message: convert::from_lapin(&delivery.properties, delivery.data),
         });
     Subscription {

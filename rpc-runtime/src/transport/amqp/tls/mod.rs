@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use lapin::tcp::AsyncTcpStream;
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
 use tokio::io::AsyncReadExt;
@@ -15,16 +14,13 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
-use tokio_util::compat::TokioAsyncReadCompatExt;
 
 mod failure;
-mod runtime;
 
 pub(super) use failure::of as failure_of;
 
-use super::socket::Once;
+use super::socket;
 use crate::error::{BrokerError, Cause, TlsFailure};
-use runtime::runtime;
 
 /// The certificates of connections by `amqps://`: whom to trust, and who this client is. All of them are PEM, as in the
 /// files that [RabbitMQ's TLS guide](https://www.rabbitmq.com/docs/ssl) has you make.
@@ -193,9 +189,7 @@ pub(super) async fn connect(
     properties: ConnectionProperties,
 ) -> lapin::Result<Connection> {
     let stream = client.handshake(&uri.authority.host, stream).await?;
-    let stream = Once::new(stream.compat());
-    let hand_over = async move |_, _| Ok(AsyncTcpStream::Plain(stream.take()?));
-    Connection::connector(uri, runtime(), hand_over, properties).await
+    socket::hand_over(stream, uri, properties).await
 }
 
 /// What was in the way of a connection that ended in the handshake of AMQP.

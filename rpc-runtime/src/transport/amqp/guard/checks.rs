@@ -1,0 +1,274 @@
+//! What is asked of the guard on any input, for tests and for the fuzzer.
+
+use lapin::protocol::basic::parse_properties;
+use lapin::protocol::parse_class;
+
+use super::filter::Filter;
+use super::frames::{FRAME_END, HEAD, HEADER, METHOD, OVERHEAD};
+use super::{Broken, content};
+use crate::protocol::Property;
+
+/// What is read of an input that arrives in these parts, and is read into buffers of its own size or by copying.
+pub(super) fn through(
+    input: &[u8],
+    max_frame: usize,
+    parts: impl IntoIterator<Item = usize>,
+) -> Result<Vec<u8>, Broken> {
+    let mut filter = Filter::new(max_frame);
+    let mut output = Vec::new();
+    let mut rest = input;
+    let mut parts = parts.into_iter();
+    while !rest.is_empty() {
+        let part = parts.next().unwrap_or(rest.len());
+        let (now, later) = rest.split_at((part / 2).clamp(1, rest.len()));
+        rest = later;
+        if part.is_multiple_of(2) {
+            let mut buffer = vec![0; filter.held()];
+            buffer.extend_from_slice(now);
+            let passed = filter.scan(&mut buffer)?;
+            output.extend_from_slice(&buffer[..passed]);
+        } else {
+            filter.scan_copied(now)?;
+        }
+        // No more is kept than a frame, what replaces it, and one part.
+        assert!(filter.held() <= max_frame);
+        let mut buffer = [0; 100];
+        loop {
+            let taken = filter.take_ready(&mut buffer);
+            if taken == 0 {
+                break;
+            }
+            output.extend_from_slice(&buffer[..taken]);
+        }
+    }
+    Ok(output)
+}
+
+/// The whole frames of these bytes, as type and payload, up to what is no frame.
+pub(super) fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut frames = Vec::new();
+    while let Some(&[kind, _, _, a, b, c, d]) = bytes.first_chunk::<HEAD>() {
+        let size = u32::from_be_bytes([a, b, c, d]) as usize;
+        let Some(frame) = bytes.get(..size.saturating_add(OVERHEAD)) else {
+            break;
+        };
+        if !matches!(kind, 1 | 2 | 3 | 8) || frame.last() != Some(&FRAME_END) {
+            break;
+        }
+        frames.push((kind, &frame[HEAD..HEAD + size]));
+        bytes = &bytes[size + OVERHEAD..];
+    }
+    frames
+}
+
+/// Whether lapin reads a frame of this type, whatever may follow it.
+pub(super) fn is_readable(kind: u8, payload: &[u8]) -> bool {
+    match kind {
+        METHOD => parse_class(payload).is_ok_and(|(rest, _)| rest.is_empty()),
+        HEADER => payload
+            .get(12..)
+            .is_some_and(|bytes| parse_properties(bytes).is_ok_and(|(rest, _)| rest.is_empty())),
+        _ => true,
+    }
+}
+
+/// Has any bytes pass as a connection's, and as a delivery's properties and routing key.
+pub(crate) fn any_bytes(data: &[u8]) {
+    let Some((&step, data)) = data.split_first() else {
+        return;
+    };
+    const MAX_FRAME: usize = 4096;
+    let whole = through(data, MAX_FRAME, []);
+    let parts = std::iter::successors(Some(usize::from(step)), |part| Some((part * 7 + 3) % 61));
+    assert_eq!(through(data, MAX_FRAME, parts), whole);
+
+    // Properties, as lapin reads them: some that it can, it would read on too small a stack.
+    let data = &data[..data.len().min(MAX_FRAME - OVERHEAD - 12)];
+    let payload = [&[0, 60, 0, 0][..], &[0, 0, 0, 0, 0, 0, 0, 9], data].concat();
+    let framed = [
+        &[HEADER, 0, 1][..],
+        &u32::try_from(payload.len()).unwrap_or_default().to_be_bytes(),
+        &payload,
+        &[FRAME_END],
+    ]
+    .concat();
+    let Ok(output) = through(&framed, MAX_FRAME, []) else {
+        panic!("a content header ends the connection");
+    };
+    let [(HEADER, read)] = split(&output)[..] else {
+        panic!("another frame than a content header comes out");
+    };
+    match payload.len() >= content::FIXED {
+        // None that a broker sends.
+        false => assert_eq!(output, framed),
+        true => {
+            assert!(is_readable(HEADER, read));
+            assert_eq!(read[..12], payload[..12]);
+            match content::check(&payload) {
+                Ok(()) => assert_eq!(output, framed),
+                Err(_) => {
+                    let (_, properties) = parse_properties(&read[12..]).unwrap_or_else(|_| unreachable!());
+                    assert!(super::mark::read(&properties).is_some());
+                    let flags = u16::from_be_bytes([payload[12], payload[13]]);
+                    let is_set = |property| flags & (1 << (15 - property as u16)) != 0;
+                    assert!(properties.correlation_id().is_none() || is_set(Property::CorrelationId));
+                    assert!(properties.reply_to().is_none() || is_set(Property::ReplyTo));
+                }
+            }
+        }
+    }
+
+    // A routing key.
+    let key = &data[..data.len().min(255)];
+    let payload = [
+        &[0, 60, 0, 60, 1, b't', 0, 0, 0, 0, 0, 0, 0, 1, 0, 0][..],
+        &[u8::try_from(key.len()).unwrap_or_default()],
+        key,
+    ]
+    .concat();
+    let mut mended = payload.clone();
+    assert!(super::methods::mend(&mut mended).is_ok());
+    assert!(is_readable(METHOD, &mended));
+    assert_eq!(mended == payload, std::str::from_utf8(key).is_ok());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::super::samples::{
+        Props, deliver, frame, frames, header, message, mutated, nested, short, table,
+    };
+    use super::*;
+    use crate::protocol::{MAX_HEADER_DEPTH, Malformed};
+
+    const MAX_FRAME: usize = 2000;
+
+    fn parts() -> impl Strategy<Value = Vec<usize>> {
+        prop::collection::vec(0..200_usize, 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn valid_frames_pass_byte_for_byte_in_whatever_parts_they_arrive(input in frames(), parts in parts()) {
+            prop_assert_eq!(through(&input, MAX_FRAME, parts), Ok(input));
+        }
+
+        #[test]
+        fn the_parts_in_which_frames_arrive_change_nothing(input in mutated(), parts in parts()) {
+            prop_assert_eq!(through(&input, MAX_FRAME, parts), through(&input, MAX_FRAME, []));
+        }
+
+        /// The frames of a broker, with anything in the place of what its users choose.
+        #[test]
+        fn lapin_reads_what_passes(
+            before in message(),
+            properties in prop::collection::vec(any::<u8>(), 0..200),
+            flags in any::<u16>(),
+            key in prop::collection::vec(any::<u8>(), 0..50),
+            after in message(),
+        ) {
+            let payload = [&header(3, &Props::default())[..12], &flags.to_be_bytes(), &properties].concat();
+            let input = [
+                before,
+                frame(METHOD, 1, &deliver(b"tag", b"", &key)),
+                frame(HEADER, 1, &payload),
+                frame(3, 1, b"abc"),
+                after,
+            ]
+            .concat();
+            let output = through(&input, MAX_FRAME, []).unwrap();
+            prop_assert_eq!(split(&output).len(), split(&input).len());
+            for (kind, payload) in split(&output) {
+                prop_assert!(is_readable(kind, payload), "{} {:?}", kind, payload);
+            }
+        }
+
+        #[test]
+        fn lapin_reads_mutated_properties_once_they_passed(input in mutated()) {
+            for (kind, payload) in split(&input) {
+                // The front of anything shorter is no content header.
+                if kind == HEADER && payload.len() >= 14 {
+                    let output = through(&frame(HEADER, 1, payload), MAX_FRAME, []).unwrap();
+                    prop_assert!(is_readable(HEADER, split(&output)[0].1));
+                    if is_readable(HEADER, payload) {
+                        prop_assert_eq!(output, frame(HEADER, 1, payload));
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_pass_or_end_the_connection(data in prop::collection::vec(any::<u8>(), 0..300)) {
+            any_bytes(&data);
+        }
+    }
+
+    #[test]
+    fn what_passes_fits_on_a_small_stack() {
+        let mut properties = Props::default();
+        for kind in [b'F', b'A'] {
+            properties.set(Property::Headers, table(&nested(kind, MAX_HEADER_DEPTH, b"")));
+            let payload = header(0, &properties);
+            let output = through(&frame(HEADER, 1, &payload), MAX_FRAME, []).unwrap();
+            assert_eq!(output, frame(HEADER, 1, &payload));
+            let parsing = thread::Builder::new().stack_size(1024 * 1024);
+            let parsed = parsing.spawn(move || is_readable(HEADER, &payload)).unwrap();
+            assert!(parsed.join().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_malformed_header_is_replaced_and_all_around_it_passes() {
+        let mut properties = Props::default();
+        properties.set(Property::CorrelationId, short(b"\xff\xfe"));
+        properties.set(Property::ReplyTo, short(b"amq.gen-1"));
+        let before = frame(METHOD, 3, &deliver(b"tag", b"", b"q"));
+        let after = [frame(3, 3, b"abc"), frame(8, 0, b"")].concat();
+        let malformed = frame(HEADER, 3, &header(3, &properties));
+        let input = [&before[..], &malformed, &after].concat().repeat(50);
+
+        let mut expected = Props::default();
+        let reason = Malformed::NotUtf8(Property::CorrelationId);
+        expected.set(Property::Headers, super::super::mark::table(reason));
+        expected.set(Property::ReplyTo, short(b"amq.gen-1"));
+        let replaced = frame(HEADER, 3, &header(3, &expected));
+        let expected = [&before[..], &replaced, &after].concat().repeat(50);
+        assert_eq!(through(&input, MAX_FRAME, []), Ok(expected.clone()));
+        for part in [2, 3, 20, 21, 500] {
+            let parts = std::iter::repeat(part);
+            assert_eq!(through(&input, MAX_FRAME, parts), Ok(expected.clone()));
+        }
+    }
+
+    #[test]
+    fn a_header_that_is_larger_than_a_frame_is_replaced() {
+        let mut properties = Props::default();
+        properties.set(Property::ContentType, short(b"text/plain"));
+        let large = [&short(b"a")[..], b"S", &table(&[0; 5000])].concat();
+        properties.set(Property::Headers, table(&large));
+        properties.set(Property::CorrelationId, short(b"7"));
+        let after = frame(3, 1, b"abc");
+        let input = [&frame(HEADER, 1, &header(3, &properties))[..], &after].concat();
+        let mark = super::super::mark::table(Malformed::TooLarge);
+        properties.set(Property::Headers, mark);
+        let expected = [&frame(HEADER, 1, &header(3, &properties))[..], &after].concat();
+        for part in [2, 3, 40, 41, 10_000] {
+            let parts = std::iter::repeat(part);
+            assert_eq!(through(&input, 4096, parts), Ok(expected.clone()));
+        }
+    }
+
+    #[test]
+    fn the_broker_may_agree_to_smaller_frames() {
+        let tune = [&[0, 10, 0, 30, 7, 255][..], &8192_u32.to_be_bytes(), &[0, 60]].concat();
+        let input = [frame(METHOD, 0, &tune), frame(3, 1, &[0; 9000])].concat();
+        let error = Broken::TooLarge {
+            size: 9008,
+            max: 8192,
+        };
+        assert_eq!(through(&input, 131_072, []), Err(error));
+    }
+}

@@ -1,0 +1,453 @@
+//! Content headers: the properties of a message.
+//!
+//! A publisher chooses them, and RabbitMQ passes them on almost as they are: it does not look whether
+//! short strings are UTF-8, and does not limit how deep tables are nested. lapin ends the connection over
+//! the first, and overflows its stack over the second. What is checked here it reads.
+
+use super::mark;
+use crate::protocol::{MAX_HEADER_DEPTH, Malformed, Property};
+
+/// What precedes the properties: class, weight, the body's size, and which properties there are.
+pub(super) const FIXED: usize = 14;
+
+/// Reads bytes in their order.
+#[derive(Debug, Clone)]
+pub(super) struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// How many bytes were read.
+    pub(super) fn position(&self) -> usize {
+        self.at
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let end = self.at.checked_add(len)?;
+        let taken = self.bytes.get(self.at..end)?;
+        self.at = end;
+        Some(taken)
+    }
+
+    fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    /// A short string's bytes.
+    pub(super) fn short(&mut self) -> Option<&'a [u8]> {
+        let [len] = self.chunk()?;
+        self.take(len.into())
+    }
+
+    /// A long string's bytes, or a table's.
+    pub(super) fn long(&mut self) -> Option<&'a [u8]> {
+        let len = u32::from_be_bytes(self.chunk()?);
+        self.take(usize::try_from(len).ok()?)
+    }
+}
+
+/// Looks whether a content header can be read, and says why not.
+pub(super) fn check(payload: &[u8]) -> Result<(), Malformed> {
+    let mut found = Ok(());
+    walk(payload, |_, property| {
+        found = property.map(drop);
+        found.is_ok()
+    });
+    found
+}
+
+/// A content header that says the same as a malformed one: the properties of it that can be read, the
+/// body's size, and a mark in the place of its headers.
+///
+/// It has less than 3 KiB, and so fits into any frame.
+pub(super) fn replace(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
+    let mut kept: Vec<&[u8]> = Vec::new();
+    let mut flags = flag(Property::Headers);
+    let mark = mark::table(malformed);
+    // Headers stand behind these two.
+    let mut is_marked = false;
+    walk(payload, |property, read| {
+        let is_before = matches!(property, Property::ContentType | Property::ContentEncoding);
+        if !is_before && !is_marked {
+            kept.push(&mark);
+            is_marked = true;
+        }
+        if let Ok(bytes) = read
+            && property != Property::Headers
+        {
+            flags |= flag(property);
+            kept.push(bytes);
+        }
+        true
+    });
+    if !is_marked {
+        kept.push(&mark);
+    }
+    // The class, the weight and the body's size. Without them it is no content header at all.
+    let fixed = payload.get(..FIXED - 2).unwrap_or_default();
+    out.extend_from_slice(fixed);
+    out.extend_from_slice(&flags.to_be_bytes());
+    for bytes in kept {
+        out.extend_from_slice(bytes);
+    }
+}
+
+const fn flag(property: Property) -> u16 {
+    1 << (15 - property as u16)
+}
+
+/// Tells the properties of a content header in their order, each as it stands there or why it cannot be
+/// read, until it is told to stop. If the place of a property is not known, it is the last.
+fn walk<'a>(payload: &'a [u8], mut each: impl FnMut(Property, Result<&'a [u8], Malformed>) -> bool) {
+    let Some((fixed, properties)) = payload.split_at_checked(FIXED) else {
+        return;
+    };
+    let flags = u16::from_be_bytes([fixed[FIXED - 2], fixed[FIXED - 1]]);
+    let mut cursor = Cursor::new(properties);
+    for property in Property::ALL {
+        if flags & flag(property) == 0 {
+            continue;
+        }
+        let from = cursor.position();
+        let Some(flaw) = read(property, &mut cursor) else {
+            each(property, Err(Malformed::Truncated(property)));
+            return;
+        };
+        let read = flaw.map(|()| &properties[from..cursor.position()]);
+        if !each(property, read) {
+            return;
+        }
+    }
+    if !cursor.is_at_end() {
+        each(Property::ClusterId, Err(Malformed::TrailingBytes));
+    }
+}
+
+/// Reads a property; `None` if it does not end within its frame.
+fn read(property: Property, cursor: &mut Cursor<'_>) -> Option<Result<(), Malformed>> {
+    Some(match property {
+        Property::Headers => check_table(cursor.long()?),
+        Property::DeliveryMode | Property::Priority => cursor.take(1).map(|_| Ok(()))?,
+        Property::Timestamp => cursor.take(8).map(|_| Ok(()))?,
+        text => match std::str::from_utf8(cursor.short()?) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Malformed::NotUtf8(text)),
+        },
+    })
+}
+
+/// A table or an array that is looked through.
+#[derive(Clone, Copy, Default)]
+struct Open {
+    end: usize,
+    is_table: bool,
+}
+
+/// Looks whether lapin can read the content of a table: all sizes fit, all types are known, all names are
+/// UTF-8, and nothing is nested too deep. Does not recurse.
+pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
+    const INVALID: Malformed = Malformed::InvalidHeaders;
+    let mut open = [Open::default(); MAX_HEADER_DEPTH + 1];
+    open[0] = Open {
+        end: table.len(),
+        is_table: true,
+    };
+    let mut depth = 0;
+    let mut at = 0;
+    loop {
+        let Open { end, is_table } = open[depth];
+        if at == end {
+            if depth == 0 {
+                return Ok(());
+            }
+            depth -= 1;
+            continue;
+        }
+        // Nothing in it may end behind it.
+        let mut cursor = Cursor {
+            bytes: table.get(..end).ok_or(INVALID)?,
+            at,
+        };
+        if is_table {
+            let name = cursor.short().ok_or(INVALID)?;
+            std::str::from_utf8(name).map_err(|_| Malformed::HeaderName)?;
+        }
+        let [kind] = cursor.chunk().ok_or(INVALID)?;
+        let value = match kind {
+            b't' | b'b' | b'B' => cursor.take(1),
+            b's' | b'U' | b'u' => cursor.take(2),
+            b'I' | b'i' | b'f' => cursor.take(4),
+            b'D' => cursor.take(5),
+            b'L' | b'l' | b'd' | b'T' => cursor.take(8),
+            b'V' => cursor.take(0),
+            b'S' | b'x' | b'F' | b'A' => cursor.long(),
+            _ => None,
+        };
+        let value = value.ok_or(INVALID)?;
+        at = cursor.position();
+        if matches!(kind, b'F' | b'A') {
+            depth += 1;
+            *open.get_mut(depth).ok_or(Malformed::DeepHeaders)? = Open {
+                end: at,
+                is_table: kind == b'F',
+            };
+            at -= value.len();
+        }
+    }
+}
+
+/// Keeps of a content header that is larger than a frame what can be of use: all but its headers.
+///
+/// RabbitMQ can send one: it splits a body into frames of the size that was agreed with this connection,
+/// but the properties came by another, and it adds headers of its own.
+#[derive(Debug)]
+pub(super) struct Skimmer {
+    /// What there is of the payload, with a table of headers that is empty.
+    kept: Vec<u8>,
+    /// How many bytes to leave out.
+    skip: usize,
+    /// Whether all before the headers is kept.
+    is_located: bool,
+}
+
+impl Skimmer {
+    /// More than all properties have without their headers.
+    const MOST: usize = 4096;
+
+    /// A skimmer for a payload that follows on so many other bytes.
+    pub(super) fn after(skip: usize) -> Self {
+        Self {
+            kept: Vec::new(),
+            skip,
+            is_located: false,
+        }
+    }
+
+    /// Takes in what comes next.
+    pub(super) fn feed(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            // The headers begin within the first six hundred bytes.
+            let step = if self.is_located {
+                bytes.len()
+            } else {
+                bytes.len().min(1)
+            };
+            let (taken, rest) = bytes.split_at(step);
+            let room = Self::MOST - self.kept.len();
+            self.kept.extend_from_slice(&taken[..step.min(room)]);
+            bytes = if room == 0 { &[] } else { rest };
+            if !self.is_located
+                && let Some(size) = headers_size(&self.kept)
+            {
+                self.is_located = true;
+                self.skip = size;
+                let from = self.kept.len() - 4;
+                self.kept[from..].fill(0);
+            }
+        }
+    }
+
+    /// The payload without its headers.
+    pub(super) fn into_payload(self) -> Vec<u8> {
+        self.kept
+    }
+}
+
+/// The size of a content header's table, if the payload ends with it.
+fn headers_size(payload: &[u8]) -> Option<usize> {
+    let (fixed, properties) = payload.split_at_checked(FIXED)?;
+    let flags = u16::from_be_bytes([fixed[FIXED - 2], fixed[FIXED - 1]]);
+    if flags & flag(Property::Headers) == 0 {
+        return None;
+    }
+    let mut cursor = Cursor::new(properties);
+    for property in [Property::ContentType, Property::ContentEncoding] {
+        if flags & flag(property) != 0 {
+            cursor.short()?;
+        }
+    }
+    let size = u32::from_be_bytes(cursor.chunk()?);
+    cursor
+        .is_at_end()
+        .then(|| usize::try_from(size).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::samples::{Props, header, nested, props, short, table};
+    use super::*;
+
+    fn flaw(properties: &Props) -> Option<Malformed> {
+        check(&header(7, properties)).err()
+    }
+
+    /// Every property that is a short string, and how to set it.
+    const TEXTS: [Property; 10] = [
+        Property::ContentType,
+        Property::ContentEncoding,
+        Property::CorrelationId,
+        Property::ReplyTo,
+        Property::Expiration,
+        Property::MessageId,
+        Property::Type,
+        Property::UserId,
+        Property::AppId,
+        Property::ClusterId,
+    ];
+
+    #[test]
+    fn each_short_string_has_to_be_utf8() {
+        for property in TEXTS {
+            let mut properties = Props::default();
+            properties.set(property, short("käse".as_bytes()));
+            assert_eq!(flaw(&properties), None);
+            properties.set(property, short(b"\xff\xfe"));
+            assert_eq!(flaw(&properties), Some(Malformed::NotUtf8(property)));
+            properties.set(property, b"\x09short".to_vec());
+            assert_eq!(flaw(&properties), Some(Malformed::Truncated(property)));
+        }
+    }
+
+    #[test]
+    fn names_of_headers_have_to_be_utf8_however_deep() {
+        for name in [&b"\xff"[..], b"\xc3"] {
+            let entry = [&short(name)[..], b"V"].concat();
+            assert_eq!(check_table(&entry), Err(Malformed::HeaderName));
+            for within in [b'F', b'A'] {
+                let deep = match within {
+                    b'F' => nested(b'F', 3, &entry),
+                    _ => nested(b'A', 3, &[b"F", &table(&entry)[..]].concat()),
+                };
+                assert_eq!(check_table(&deep), Err(Malformed::HeaderName));
+            }
+        }
+    }
+
+    #[test]
+    fn tables_and_arrays_may_be_nested_up_to_a_limit() {
+        for kind in [b'F', b'A'] {
+            assert_eq!(check_table(&nested(kind, MAX_HEADER_DEPTH, b"")), Ok(()));
+            for levels in [MAX_HEADER_DEPTH + 1, 200, 1200, 20_000] {
+                let error = Err(Malformed::DeepHeaders);
+                assert_eq!(check_table(&nested(kind, levels, b"")), error, "{levels}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_its_size_is_no_table() {
+        for bytes in [
+            &b"\x01"[..],
+            b"\x01a",
+            b"\x01a?",
+            b"\x01aI\0\0",
+            b"\x01aS\0\0\0\x02x",
+            b"\x01aF\0\0\0\x01",
+            // The inner value ends behind its table.
+            b"\x01aF\0\0\0\x03\x01bI\0\0\0\0",
+            b"\x01aA\xff\xff\xff\xff",
+        ] {
+            assert_eq!(check_table(bytes), Err(Malformed::InvalidHeaders), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_behind_the_properties_are_a_flaw() {
+        let mut payload = header(7, &Props::default());
+        payload.push(0);
+        assert_eq!(check(&payload), Err(Malformed::TrailingBytes));
+    }
+
+    #[test]
+    fn what_can_be_read_is_kept_beside_a_mark() {
+        let mut properties = Props::default();
+        properties.set(Property::ContentType, short(b"text/plain"));
+        properties.set(Property::Headers, table(b"\x01aV"));
+        properties.set(Property::Priority, vec![3]);
+        properties.set(Property::CorrelationId, short(b"7"));
+        properties.set(Property::MessageId, short(b"\xff"));
+        properties.set(Property::Timestamp, vec![0; 8]);
+        let malformed = flaw(&properties).unwrap();
+        let mut replaced = Vec::new();
+        replace(&header(9, &properties), malformed, &mut replaced);
+
+        let mut expected = properties.clone();
+        expected.set(Property::Headers, mark::table(malformed));
+        expected.unset(Property::MessageId);
+        assert_eq!(replaced, header(9, &expected));
+        assert_eq!(check(&replaced), Ok(()));
+    }
+
+    #[test]
+    fn what_stands_before_a_property_that_does_not_end_is_kept() {
+        let mut properties = Props::default();
+        properties.set(Property::CorrelationId, short(b"7"));
+        properties.set(Property::ReplyTo, b"\xffamq.gen-1".to_vec());
+        let malformed = Malformed::Truncated(Property::ReplyTo);
+        assert_eq!(flaw(&properties), Some(malformed));
+        let mut replaced = Vec::new();
+        replace(&header(9, &properties), malformed, &mut replaced);
+        properties.set(Property::Headers, mark::table(malformed));
+        properties.unset(Property::ReplyTo);
+        assert_eq!(replaced, header(9, &properties));
+    }
+
+    proptest! {
+        #[test]
+        fn valid_properties_are_valid(properties in props()) {
+            prop_assert_eq!(flaw(&properties), None);
+        }
+
+        /// Whatever is in the payload, and in whatever parts it comes, no more than the other properties is kept.
+        #[test]
+        fn a_header_that_is_too_large_keeps_all_but_its_table(
+            properties in props(),
+            size in 5_000_usize..200_000,
+            parts in prop::collection::vec(1_usize..3_000, 1..100),
+        ) {
+            let mut properties = properties;
+            let large = [&short(b"large")[..], b"S", &table(&vec![0xff; size])].concat();
+            properties.set(Property::Headers, table(&large));
+            let payload = header(5, &properties);
+            let mut skimmer = Skimmer::after(7);
+            skimmer.feed(&[0xaa; 7]);
+            let mut rest = &payload[..];
+            for part in parts.iter().cycle() {
+                let (now, later) = rest.split_at((*part).min(rest.len()));
+                skimmer.feed(now);
+                rest = later;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            properties.set(Property::Headers, table(b""));
+            prop_assert_eq!(skimmer.into_payload(), header(5, &properties));
+        }
+
+        #[test]
+        fn no_large_payload_is_kept_whole(payload in prop::collection::vec(any::<u8>(), 0..10_000)) {
+            let mut skimmer = Skimmer::after(0);
+            skimmer.feed(&payload);
+            let kept = skimmer.into_payload();
+            prop_assert!(kept.len() <= Skimmer::MOST);
+            let mut replaced = Vec::new();
+            replace(&kept, Malformed::TooLarge, &mut replaced);
+            prop_assert!(replaced.len() < Skimmer::MOST);
+            prop_assert_eq!(check(&replaced), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The mark on a content header that was replaced: a header of ours, with the reason as its value.
+//!
+//! The value begins with random bytes that no peer knows, so nobody else's header is taken for it. It
+//! never leaves this process.
+
+use std::sync::LazyLock;
+
+use lapin::BasicProperties;
+use lapin::types::AMQPValue;
+use uuid::Uuid;
+
+use crate::protocol::{Malformed, Property};
+
+/// The header's name. What a peer sends under it is dropped.
+pub(in super::super) const NAME: &str = "rpc-malformed";
+
+static TOKEN: LazyLock<[u8; 16]> = LazyLock::new(|| *Uuid::new_v4().as_bytes());
+
+/// The reason of a mark, as two bytes.
+fn code(malformed: Malformed) -> [u8; 2] {
+    match malformed {
+        Malformed::NotUtf8(property) => [0, property as u8],
+        Malformed::Truncated(property) => [1, property as u8],
+        Malformed::HeaderName => [2, 0],
+        Malformed::InvalidHeaders => [3, 0],
+        Malformed::DeepHeaders => [4, 0],
+        Malformed::TooLarge => [5, 0],
+        Malformed::TrailingBytes => [6, 0],
+    }
+}
+
+fn from_code([kind, property]: [u8; 2]) -> Option<Malformed> {
+    let property = || Property::ALL.get(usize::from(property)).copied();
+    Some(match kind {
+        0 => Malformed::NotUtf8(property()?),
+        1 => Malformed::Truncated(property()?),
+        2 => Malformed::HeaderName,
+        3 => Malformed::InvalidHeaders,
+        4 => Malformed::DeepHeaders,
+        5 => Malformed::TooLarge,
+        6 => Malformed::TrailingBytes,
+        _ => return None,
+    })
+}
+
+/// A table of headers with nothing but a mark.
+pub(super) fn table(malformed: Malformed) -> Vec<u8> {
+    let value = [&TOKEN[..], &code(malformed)].concat();
+    let mut entry = Vec::with_capacity(64);
+    entry.push(NAME.len() as u8);
+    entry.extend_from_slice(NAME.as_bytes());
+    entry.push(b'S');
+    entry.extend_from_slice(&(value.len() as u32).to_be_bytes());
+    entry.extend_from_slice(&value);
+    [&(entry.len() as u32).to_be_bytes()[..], &entry].concat()
+}
+
+/// Why the properties of a message were replaced; `None` if they are as they were sent.
+pub(in super::super) fn read(properties: &BasicProperties) -> Option<Malformed> {
+    let headers = properties.headers().as_ref()?;
+    let AMQPValue::LongString(value) = headers.inner().get(NAME)? else {
+        return None;
+    };
+    let code = value.as_bytes().strip_prefix(&TOKEN[..])?;
+    from_code(code.try_into().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::types::FieldTable;
+    use lapin::types::parsing::parse_field_table;
+
+    use super::*;
+
+    fn with(headers: FieldTable) -> Option<Malformed> {
+        read(&BasicProperties::default().with_headers(headers))
+    }
+
+    #[test]
+    fn each_reason_is_read_from_its_mark() {
+        let of_property = [Malformed::NotUtf8, Malformed::Truncated];
+        let of_property = of_property.into_iter().flat_map(|flaw| Property::ALL.map(flaw));
+        let others = [
+            Malformed::HeaderName,
+            Malformed::InvalidHeaders,
+            Malformed::DeepHeaders,
+            Malformed::TooLarge,
+            Malformed::TrailingBytes,
+        ];
+        for malformed in of_property.chain(others) {
+            let mark = table(malformed);
+            let (rest, headers) = parse_field_table(&mark[..]).unwrap();
+            assert!(rest.is_empty());
+            assert_eq!(with(headers), Some(malformed));
+        }
+    }
+
+    #[test]
+    fn a_peers_header_of_that_name_is_no_mark() {
+        for value in [&b""[..], &[0; 18], b"\x02\0", &[&TOKEN[..], b"\x09\0"].concat()] {
+            let mut headers = FieldTable::default();
+            headers.insert(NAME.into(), AMQPValue::LongString(value.to_vec().into()));
+            assert_eq!(with(headers), None);
+        }
+        assert_eq!(read(&BasicProperties::default()), None);
+    }
+}

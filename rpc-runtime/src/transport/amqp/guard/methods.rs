@@ -1,0 +1,185 @@
+//! Methods that a broker sends, and the short strings in them.
+//!
+//! Some of those strings come from others: a delivery has the routing key that its publisher chose, and
+//! the reason why a channel is closed may quote what somebody else declared, cut off after 255 bytes
+//! wherever that is. lapin ends the connection over one that is not UTF-8.
+
+use super::Broken;
+use super::content::{self, Cursor};
+
+/// A field of a method's arguments.
+#[derive(Debug, Clone, Copy)]
+enum Field {
+    /// So many bytes.
+    Fixed(usize),
+    ShortString,
+    LongString,
+    Table,
+}
+
+use Field::{Fixed, LongString, ShortString, Table};
+
+/// What a method says about all frames that follow.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Note {
+    Nothing,
+    /// No frame has more bytes.
+    MaxFrame(usize),
+}
+
+const CONNECTION_START: (u16, u16) = (10, 10);
+const CONNECTION_TUNE: (u16, u16) = (10, 30);
+
+/// The arguments of a method; `None` if brokers do not send it.
+const fn fields(method: (u16, u16)) -> Option<&'static [Field]> {
+    Some(match method {
+        // basic: deliver, ack, nack, return, get-ok, get-empty, qos-ok, consume-ok, cancel, cancel-ok, recover-ok
+        (60, 60) => &[ShortString, Fixed(9), ShortString, ShortString],
+        (60, 80 | 120) => &[Fixed(9)],
+        (60, 50) => &[Fixed(2), ShortString, ShortString, ShortString],
+        (60, 71) => &[Fixed(9), ShortString, ShortString, Fixed(4)],
+        (60, 72) => &[ShortString],
+        (60, 11 | 111) => &[],
+        (60, 21 | 31) => &[ShortString],
+        (60, 30) => &[ShortString, Fixed(1)],
+        // connection: start, secure, tune, open-ok, close, close-ok, blocked, unblocked, update-secret-ok
+        CONNECTION_START => &[Fixed(2), Table, LongString, LongString],
+        (10, 20) => &[LongString],
+        CONNECTION_TUNE => &[Fixed(8)],
+        (10, 41) => &[ShortString],
+        (10, 50) => &[Fixed(2), ShortString, Fixed(4)],
+        (10, 51 | 61 | 71) => &[],
+        (10, 60) => &[ShortString],
+        // channel: open-ok, flow, flow-ok, close, close-ok
+        (20, 11) => &[LongString],
+        (20, 20 | 21) => &[Fixed(1)],
+        (20, 40) => &[Fixed(2), ShortString, Fixed(4)],
+        (20, 41) => &[],
+        // access: request-ok
+        (30, 11) => &[Fixed(2)],
+        // exchange: declare-ok, delete-ok, bind-ok, unbind-ok
+        (40, 11 | 21 | 31 | 51) => &[],
+        // queue: declare-ok, bind-ok, purge-ok, delete-ok, unbind-ok
+        (50, 11) => &[ShortString, Fixed(8)],
+        (50, 21 | 51) => &[],
+        (50, 31 | 41) => &[Fixed(4)],
+        // confirm: select-ok
+        (85, 11) => &[],
+        // tx: select-ok, commit-ok, rollback-ok
+        (90, 11 | 21 | 31) => &[],
+        _ => return None,
+    })
+}
+
+/// Makes the short strings of a method UTF-8: each byte that is not is replaced by a question mark, so that
+/// no length changes. A method that does not fit its own arguments is left as it is, for lapin to refuse.
+///
+/// # Errors
+///
+/// If the method is none that a broker sends, or a table of it is not to be read.
+pub(super) fn mend(payload: &mut [u8]) -> Result<Note, Broken> {
+    let Some((head, arguments)) = payload.split_first_chunk_mut::<4>() else {
+        return Ok(Note::Nothing);
+    };
+    let [a, b, c, d] = *head;
+    let method = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    let fields = fields(method).ok_or(Broken::UnknownMethod {
+        class: method.0,
+        method: method.1,
+    })?;
+    let mut at = 0;
+    for field in fields {
+        let Some(range) = range(arguments, at, *field) else {
+            return Ok(Note::Nothing);
+        };
+        at = range.end;
+        match field {
+            ShortString => mend_text(&mut arguments[range]),
+            Table => content::check_table(&arguments[range]).map_err(Broken::Table)?,
+            Fixed(_) | LongString => {}
+        }
+    }
+    Ok(match (method, &*arguments) {
+        (CONNECTION_TUNE, &[_, _, a, b, c, d, ..]) => match u32::from_be_bytes([a, b, c, d]) {
+            0 => Note::Nothing,
+            max => Note::MaxFrame(usize::try_from(max).unwrap_or(usize::MAX)),
+        },
+        _ => Note::Nothing,
+    })
+}
+
+/// Where the content of a field is that begins at `at`; `None` if it does not end within the arguments.
+fn range(arguments: &[u8], at: usize, field: Field) -> Option<std::ops::Range<usize>> {
+    let mut cursor = Cursor::new(arguments.get(at..)?);
+    let content = match field {
+        Fixed(bytes) => cursor.take(bytes)?,
+        ShortString => cursor.short()?,
+        LongString | Table => cursor.long()?,
+    };
+    let end = at + cursor.position();
+    Some(end - content.len()..end)
+}
+
+fn mend_text(mut text: &mut [u8]) {
+    while let Err(error) = std::str::from_utf8(text) {
+        let from = error.valid_up_to();
+        let bad = error.error_len().unwrap_or(text.len() - from);
+        let (bad, rest) = text[from..].split_at_mut(bad);
+        bad.fill(b'?');
+        text = rest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{deliver, short};
+    use super::*;
+
+    #[test]
+    fn a_routing_key_that_is_not_utf8_is_mended_and_keeps_its_length() {
+        let mut payload = deliver(b"tag", b"ex\xc3", "käse".as_bytes());
+        let same = payload.clone();
+        assert_eq!(mend(&mut payload), Ok(Note::Nothing));
+        assert_eq!(payload, deliver(b"tag", b"ex?", "käse".as_bytes()));
+        assert_eq!(payload.len(), same.len());
+
+        let mut payload = deliver(b"tag", b"", b"user\xff\xfe:1");
+        mend(&mut payload).unwrap();
+        assert_eq!(payload, deliver(b"tag", b"", b"user??:1"));
+    }
+
+    #[test]
+    fn a_reason_that_is_cut_within_a_character_is_mended() {
+        let reason = &"no queue 'bücher'".as_bytes()[..11];
+        let close = |reason: &[u8]| [&[0, 20, 0, 40, 1, 148], &short(reason)[..], &[0; 4]].concat();
+        let mut payload = close(reason);
+        mend(&mut payload).unwrap();
+        assert_eq!(payload, close(b"no queue 'b?"[..11].as_ref()));
+    }
+
+    #[test]
+    fn the_largest_frame_is_learnt_from_the_broker() {
+        let tune = |max: u32| [&[0, 10, 0, 30, 7, 255][..], &max.to_be_bytes(), &[0, 60]].concat();
+        assert_eq!(mend(&mut tune(8192)), Ok(Note::MaxFrame(8192)));
+        assert_eq!(mend(&mut tune(0)), Ok(Note::Nothing));
+    }
+
+    #[test]
+    fn methods_that_only_clients_send_are_refused() {
+        // queue.declare has a table.
+        let refused = Broken::UnknownMethod {
+            class: 50,
+            method: 10,
+        };
+        assert_eq!(mend(&mut [0, 50, 0, 10]), Err(refused));
+        let start = |table: &[u8]| {
+            let size = u32::try_from(table.len()).unwrap().to_be_bytes();
+            [&[0, 10, 0, 10, 0, 9], &size[..], table, &[0; 8]].concat()
+        };
+        assert_eq!(
+            mend(&mut start(b"\x01av".map(|b| b.to_ascii_uppercase()).as_ref())),
+            Ok(Note::Nothing)
+        );
+        assert!(matches!(mend(&mut start(b"\x01a?")), Err(Broken::Table(_))));
+    }
+}

@@ -1,0 +1,51 @@
+//! A guard between the socket and lapin's reader.
+//!
+//! A peer who can publish to a queue chooses the properties and the routing key of what its consumers
+//! get, and RabbitMQ does not look at all of them. Over some, lapin ends the connection or overflows its
+//! stack, and the message comes back to do the same again. So every frame that a broker sends is looked
+//! at before lapin sees it:
+//!
+//! - Bodies and heartbeats pass as they are, in lapin's own buffer.
+//! - [`methods`]: short strings that are not UTF-8 are mended in their place.
+//! - [`content`]: properties that cannot be read are replaced by those of them that can, and a
+//!   [`mark`], by which the layers above know.
+//! - What no broker sends ends the connection with an error.
+//!
+//! [`frames`] finds the frames, [`filter`] puts the parts together; both are pure. [`stream`] is the
+//! stream that lapin gets.
+
+use std::io;
+
+use crate::protocol::Malformed;
+
+#[cfg(any(test, fuzzing))]
+mod checks;
+mod content;
+mod filter;
+mod frames;
+pub(super) mod mark;
+mod methods;
+#[cfg(test)]
+mod samples;
+mod stream;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) use checks::any_bytes;
+pub(super) use stream::Guarded;
+
+/// The peer does not speak as a broker does. Its connection is of no use any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("the broker sent a frame of {size} bytes, and {max} were agreed")]
+    TooLarge { size: u64, max: usize },
+    #[error("the broker sent the method {method} of class {class}, which only clients send or nobody knows")]
+    UnknownMethod { class: u16, method: u16 },
+    #[error("the broker's own properties cannot be read: {0}")]
+    Table(Malformed),
+}
+
+impl From<Broken> for io::Error {
+    fn from(broken: Broken) -> Self {
+        Self::new(io::ErrorKind::InvalidData, broken)
+    }
+}

@@ -1,0 +1,170 @@
+//! Frames for tests, valid and not.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::frames::{BODY, FRAME_END, HEADER, HEARTBEAT, METHOD};
+use crate::protocol::Property;
+
+/// A whole frame.
+pub(super) fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[kind][..], &channel.to_be_bytes(), &size, payload, &[FRAME_END]].concat()
+}
+
+/// A short string on the wire.
+pub(super) fn short(bytes: &[u8]) -> Vec<u8> {
+    [&[u8::try_from(bytes.len()).unwrap()], bytes].concat()
+}
+
+/// A table or an array of these entries, with its size.
+pub(super) fn table(entries: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(entries.len()).unwrap().to_be_bytes();
+    [&size[..], entries].concat()
+}
+
+/// Entries of a table in which so many others, or arrays, are nested; the last has these entries.
+pub(super) fn nested(kind: u8, levels: usize, innermost: &[u8]) -> Vec<u8> {
+    (1..=levels).rev().fold(innermost.to_vec(), |inner, level| {
+        let value = [&[kind][..], &table(&inner)].concat();
+        // What stands in an array has no name.
+        match kind == b'A' && level > 1 {
+            true => value,
+            false => [short(b"a"), value].concat(),
+        }
+    })
+}
+
+/// A method that announces a delivery.
+pub(super) fn deliver(tag: &[u8], exchange: &[u8], routing_key: &[u8]) -> Vec<u8> {
+    let strings = [short(exchange), short(routing_key)].concat();
+    [&[0, 60, 0, 60], &short(tag)[..], &[0; 9], &strings].concat()
+}
+
+/// Properties as they stand on the wire.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Props([Option<Vec<u8>>; 14]);
+
+impl Props {
+    pub(super) fn set(&mut self, property: Property, bytes: Vec<u8>) {
+        self.0[property as usize] = Some(bytes);
+    }
+
+    pub(super) fn unset(&mut self, property: Property) {
+        self.0[property as usize] = None;
+    }
+}
+
+/// The payload of a content header.
+pub(super) fn header(body: u64, Props(properties): &Props) -> Vec<u8> {
+    let mut flags = 0_u16;
+    for (n, property) in properties.iter().enumerate() {
+        if property.is_some() {
+            flags |= 1 << (15 - n);
+        }
+    }
+    let mut payload = [&[0, 60, 0, 0][..], &body.to_be_bytes(), &flags.to_be_bytes()].concat();
+    payload.extend(properties.iter().flatten().flatten());
+    payload
+}
+
+fn text() -> impl Strategy<Value = Vec<u8>> {
+    "[a-z0-9é.-]{0,40}".prop_map(|text| short(text.as_bytes()))
+}
+
+/// Entries of a table, nested a few levels deep.
+fn entries() -> impl Strategy<Value = Vec<u8>> {
+    let fixed = |kinds: &'static [u8], bytes: usize| {
+        (prop::sample::select(kinds), vec(any::<u8>(), bytes))
+            .prop_map(|(kind, value)| [&[kind], &value[..]].concat())
+    };
+    let long = (prop::sample::select(&b"Sx"[..]), vec(any::<u8>(), 0..30))
+        .prop_map(|(kind, value)| [&[kind], &table(&value)[..]].concat());
+    let leaf = prop_oneof![
+        fixed(b"tbB", 1),
+        fixed(b"sUu", 2),
+        fixed(b"Iif", 4),
+        fixed(b"D", 5),
+        fixed(b"LldT", 8),
+        fixed(b"V", 0),
+        long,
+    ];
+    let value = leaf.prop_recursive(4, 20, 4, |inner| {
+        let array = vec(inner.clone(), 0..4).prop_map(|values| [b"A", &table(&values.concat())[..]].concat());
+        let inner = vec(
+            (text(), inner).prop_map(|(name, value)| [name, value].concat()),
+            0..4,
+        )
+        .prop_map(|entries| [b"F", &table(&entries.concat())[..]].concat());
+        prop_oneof![array, inner]
+    });
+    vec(
+        (text(), value).prop_map(|(name, value)| [name, value].concat()),
+        0..5,
+    )
+    .prop_map(|entries| entries.concat())
+}
+
+/// Valid properties.
+pub(super) fn props() -> impl Strategy<Value = Props> {
+    let all: Vec<BoxedStrategy<Option<Vec<u8>>>> = Property::ALL
+        .into_iter()
+        .map(|property| {
+            let value = match property {
+                Property::Headers => entries().prop_map(|entries| table(&entries)).boxed(),
+                Property::DeliveryMode | Property::Priority => vec(any::<u8>(), 1).boxed(),
+                Property::Timestamp => vec(any::<u8>(), 8).boxed(),
+                _ => text().boxed(),
+            };
+            prop::option::of(value).boxed()
+        })
+        .collect();
+    all.prop_map(|all| {
+        let mut properties = Props::default();
+        for (property, bytes) in Property::ALL.into_iter().zip(all) {
+            if let Some(bytes) = bytes {
+                properties.set(property, bytes);
+            }
+        }
+        properties
+    })
+}
+
+/// A message as a broker delivers it: three frames or more.
+pub(super) fn message() -> impl Strategy<Value = Vec<u8>> {
+    (1..5_u16, "[a-zé]{0,20}", props(), vec(any::<u8>(), 0..300)).prop_map(
+        |(channel, key, properties, body)| {
+            let deliver = frame(METHOD, channel, &deliver(b"ctag", b"", key.as_bytes()));
+            let header = frame(HEADER, channel, &header(body.len() as u64, &properties));
+            let bodies = body.chunks(100).map(|part| frame(BODY, channel, part));
+            [deliver, header]
+                .into_iter()
+                .chain(bodies)
+                .collect::<Vec<_>>()
+                .concat()
+        },
+    )
+}
+
+/// Valid frames.
+pub(super) fn frames() -> impl Strategy<Value = Vec<u8>> {
+    let other = prop_oneof![
+        Just(frame(HEARTBEAT, 0, b"")),
+        // basic.ack
+        Just(frame(METHOD, 1, &[0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 1, 0])),
+    ];
+    vec(prop_oneof![3 => message(), 1 => other], 0..6).prop_map(|frames| frames.concat())
+}
+
+/// Frames with some bytes changed.
+pub(super) fn mutated() -> impl Strategy<Value = Vec<u8>> {
+    (frames(), vec((any::<prop::sample::Index>(), any::<u8>()), 0..8)).prop_map(|(mut bytes, changes)| {
+        for (at, byte) in changes {
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+        }
+        bytes
+    })
+}

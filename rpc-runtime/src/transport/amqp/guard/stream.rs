@@ -1,0 +1,98 @@
+//! The stream that lapin reads from and writes to.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_util::{AsyncRead, AsyncWrite};
+use tokio::io::ReadBuf;
+
+use super::filter::Filter;
+
+/// How many bytes a buffer has to take to be read into. Into less, bytes are copied.
+const ROOM: usize = 4096;
+
+/// A connection's stream, with all that the peer sends checked.
+#[derive(Debug)]
+pub(in super::super) struct Guarded<S> {
+    stream: S,
+    filter: Filter,
+    /// Read into where the reader's own buffer is too small.
+    spare: Vec<u8>,
+}
+
+impl<S> Guarded<S> {
+    /// Guards a connection that asks for frames of at most `max_frame` bytes.
+    pub(in super::super) fn new(stream: S, max_frame: u32) -> Self {
+        Self {
+            stream,
+            filter: Filter::new(usize::try_from(max_frame).unwrap_or(usize::MAX)),
+            spare: Vec::new(),
+        }
+    }
+}
+
+impl<S: tokio::io::AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let Self {
+            stream,
+            filter,
+            spare,
+        } = self.get_mut();
+        loop {
+            let taken = filter.take_ready(buffer);
+            if taken > 0 || buffer.is_empty() {
+                return Poll::Ready(Ok(taken));
+            }
+            let held = filter.held();
+            let is_roomy = buffer.len() >= held + ROOM;
+            let into = match is_roomy {
+                true => {
+                    let most = buffer.len().min(held + filter.max_frame());
+                    &mut buffer[held..most]
+                }
+                false => {
+                    spare.resize(ROOM, 0);
+                    &mut spare[..]
+                }
+            };
+            let mut into = ReadBuf::new(into);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut into))?;
+            let read = into.filled().len();
+            if read == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            match is_roomy {
+                true => {
+                    let passed = filter.scan(&mut buffer[..held + read])?;
+                    if passed > 0 {
+                        return Poll::Ready(Ok(passed));
+                    }
+                }
+                false => filter.scan_copied(&spare[..read])?,
+            }
+        }
+    }
+}
+
+impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, parts)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,80 @@
+//! lapin's runtime, with streams of our own: that way lapin reads only what the guard has checked, and
+//! speaks over TLS without its own support for it.
+
+use std::fmt;
+use std::future::ready;
+use std::io::{self, Read, Write};
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use async_rs::traits::Reactor;
+use async_rs::util::RuntimeParts;
+use async_rs::{Runtime, Tokio};
+use futures_util::{AsyncRead, AsyncWrite};
+
+/// The current tokio runtime, with streams of this type.
+///
+/// # Panics
+///
+/// Outside of one.
+pub(super) fn runtime<S>() -> Runtime<RuntimeParts<Tokio, GivenStreams<S>>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let tokio = Tokio::current();
+    let reactor = GivenStreams {
+        tokio: tokio.clone(),
+        stream: PhantomData,
+    };
+    Runtime::new(RuntimeParts::new(tokio, reactor))
+}
+
+/// Tokio's reactor, but for the type of its streams. It makes none: lapin is given one that is connected.
+pub(super) struct GivenStreams<S> {
+    tokio: Tokio,
+    stream: PhantomData<fn() -> S>,
+}
+
+impl<S> Clone for GivenStreams<S> {
+    fn clone(&self) -> Self {
+        Self {
+            tokio: self.tokio.clone(),
+            stream: PhantomData,
+        }
+    }
+}
+
+impl<S> fmt::Debug for GivenStreams<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GivenStreams")
+    }
+}
+
+impl<S> Reactor for GivenStreams<S>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    type TcpStream = S;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    #[allow(refining_impl_trait_reachable, refining_impl_trait_internal)]
+    fn register<H: Read + Write + Send + 'static>(&self, _: H) -> io::Result<S> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.tokio.sleep(duration)
+    }
+
+    fn interval(&self, period: Duration) -> impl futures_util::Stream<Item = Instant> + Send + 'static {
+        self.tokio.interval(period)
+    }
+
+    fn tcp_connect_addr(
+        &self,
+        _: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+}

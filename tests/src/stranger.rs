@@ -1,0 +1,298 @@
+//! A stranger who publishes what no client library would write: frames by hand, over a plain socket.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use lapin::uri::AMQPUri;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+const BODY: u8 = 3;
+const HEARTBEAT: u8 = 8;
+const FRAME_END: u8 = 0xCE;
+const CHANNEL: u16 = 1;
+
+/// How long the broker may take to answer.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A basic property of a message, by its place on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Property {
+    ContentType,
+    ContentEncoding,
+    Headers,
+    DeliveryMode,
+    Priority,
+    CorrelationId,
+    ReplyTo,
+    Expiration,
+    MessageId,
+    Timestamp,
+    Type,
+    UserId,
+    AppId,
+    ClusterId,
+}
+
+/// The properties of a message, of any bytes.
+#[derive(Debug, Clone, Default)]
+pub struct Properties {
+    values: [Option<Vec<u8>>; 14],
+}
+
+impl Properties {
+    /// With a short string, of at most 255 bytes.
+    #[must_use]
+    pub fn text(self, property: Property, bytes: impl AsRef<[u8]>) -> Self {
+        self.raw(property, short(bytes.as_ref()))
+    }
+
+    /// With headers: the entries of a table.
+    #[must_use]
+    pub fn headers(self, entries: &[u8]) -> Self {
+        self.raw(Property::Headers, long(entries))
+    }
+
+    /// With a property as it stands on the wire.
+    #[must_use]
+    pub fn raw(mut self, property: Property, bytes: Vec<u8>) -> Self {
+        self.values[property as usize] = Some(bytes);
+        self
+    }
+
+    fn to_wire(&self) -> Vec<u8> {
+        let mut flags = 0_u16;
+        for (place, _) in self
+            .values
+            .iter()
+            .enumerate()
+            .filter(|(_, value)| value.is_some())
+        {
+            flags |= 1 << (15 - place);
+        }
+        let mut wire = flags.to_be_bytes().to_vec();
+        wire.extend(self.values.iter().flatten().flatten());
+        wire
+    }
+}
+
+/// A short string on the wire.
+///
+/// # Panics
+///
+/// If it has more than 255 bytes.
+#[must_use]
+pub fn short(bytes: &[u8]) -> Vec<u8> {
+    let size = u8::try_from(bytes.len()).expect("a short string has at most 255 bytes");
+    [&[size], bytes].concat()
+}
+
+/// A long string, a table or an array on the wire.
+///
+/// # Panics
+///
+/// If it has 4 GiB.
+#[must_use]
+pub fn long(bytes: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(bytes.len()).expect("it is not that long");
+    [&size.to_be_bytes(), bytes].concat()
+}
+
+/// Entries of a table with so many tables (`F`) or arrays (`A`) in each other.
+#[must_use]
+pub fn nested(kind: u8, levels: usize) -> Vec<u8> {
+    (1..=levels).rev().fold(Vec::new(), |inner, level| {
+        let value = [&[kind][..], &long(&inner)].concat();
+        // What stands in an array has no name.
+        match kind == b'A' && level > 1 {
+            true => value,
+            false => [short(b"a"), value].concat(),
+        }
+    })
+}
+
+/// A connection with one channel, which confirms what is published.
+#[derive(Debug)]
+pub struct Stranger {
+    stream: TcpStream,
+}
+
+impl Stranger {
+    /// Connects to the broker at a URL without TLS.
+    ///
+    /// # Errors
+    ///
+    /// If the broker cannot be reached, or does not let the user in.
+    pub async fn connect(url: &str) -> anyhow::Result<Self> {
+        let uri: AMQPUri = url.parse().map_err(anyhow::Error::msg)?;
+        let AMQPUri { authority, vhost, .. } = uri;
+        let stream = TcpStream::connect((authority.host.as_str(), authority.port)).await?;
+        stream.set_nodelay(true)?;
+        let mut stranger = Self { stream };
+        stranger.stream.write_all(b"AMQP\0\0\x09\x01").await?;
+        stranger.expect(0, (10, 10)).await?;
+        let login = format!(
+            "\0{}\0{}",
+            authority.userinfo.username, authority.userinfo.password
+        );
+        let start_ok = [
+            long(b""),
+            short(b"PLAIN"),
+            long(login.as_bytes()),
+            short(b"en_US"),
+        ]
+        .concat();
+        stranger.send(0, (10, 11), &start_ok).await?;
+        let tune = stranger.expect(0, (10, 30)).await?;
+        // No heartbeats: it says nothing for a while now and then.
+        stranger
+            .send(0, (10, 31), &[&tune[..6], &[0, 0]].concat())
+            .await?;
+        let open = [short(vhost.as_bytes()), vec![0, 0]].concat();
+        stranger.send(0, (10, 40), &open).await?;
+        stranger.expect(0, (10, 41)).await?;
+        stranger.send(CHANNEL, (20, 10), &[0]).await?;
+        stranger.expect(CHANNEL, (20, 11)).await?;
+        stranger.send(CHANNEL, (85, 10), &[0]).await?;
+        stranger.expect(CHANNEL, (85, 11)).await?;
+        Ok(stranger)
+    }
+
+    /// Publishes to the default exchange, and waits until the broker has the message.
+    ///
+    /// # Errors
+    ///
+    /// If the broker does not take it.
+    pub async fn publish(&mut self, queue: &str, properties: &Properties, body: &[u8]) -> anyhow::Result<()> {
+        self.publish_to("", queue.as_bytes(), properties, body).await
+    }
+
+    /// Publishes to an exchange, with a routing key of any bytes, and waits until the broker has the message.
+    ///
+    /// # Errors
+    ///
+    /// If the broker does not take it.
+    pub async fn publish_to(
+        &mut self,
+        exchange: &str,
+        routing_key: &[u8],
+        properties: &Properties,
+        body: &[u8],
+    ) -> anyhow::Result<()> {
+        let publish = [
+            &[0, 0],
+            &short(exchange.as_bytes())[..],
+            &short(routing_key),
+            &[0],
+        ]
+        .concat();
+        self.send(CHANNEL, (60, 40), &publish).await?;
+        let header = [
+            &[0, 60, 0, 0][..],
+            &(body.len() as u64).to_be_bytes(),
+            &properties.to_wire(),
+        ]
+        .concat();
+        self.write(HEADER, CHANNEL, &header).await?;
+        for part in body.chunks(100_000) {
+            self.write(BODY, CHANNEL, part).await?;
+        }
+        self.expect(CHANNEL, (60, 80)).await?;
+        Ok(())
+    }
+
+    /// Declares a queue that ends with this connection, and returns its name.
+    ///
+    /// # Errors
+    ///
+    /// If the broker does not declare it.
+    pub async fn declare_exclusive(&mut self) -> anyhow::Result<String> {
+        // Exclusive.
+        let declare = [&[0, 0, 0, 0b0100], &long(b"")[..]].concat();
+        self.send(CHANNEL, (50, 10), &declare).await?;
+        let declared = self.expect(CHANNEL, (50, 11)).await?;
+        let size = usize::from(*declared.first().context("no name")?);
+        Ok(String::from_utf8(declared[1..=size].to_vec())?)
+    }
+
+    /// Takes a message out of a queue, as its properties on the wire and its body; waits until there is one.
+    ///
+    /// # Errors
+    ///
+    /// If there is none in time.
+    pub async fn get(&mut self, queue: &str) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
+        let deadline = tokio::time::Instant::now() + LIMIT;
+        loop {
+            let get = [&[0, 0], &short(queue.as_bytes())[..], &[1]].concat();
+            self.send(CHANNEL, (60, 70), &get).await?;
+            let (_, payload) = self.read().await?;
+            match payload.get(..4) {
+                Some([0, 60, 0, 71]) => break,
+                Some([0, 60, 0, 72]) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                other => bail!("no message comes to {queue}: {other:?}"),
+            }
+        }
+        let (_, header) = self.read().await?;
+        let size = header.get(4..12).context("a header is too short")?;
+        let size = usize::try_from(u64::from_be_bytes(size.try_into()?))?;
+        let mut body = Vec::new();
+        while body.len() < size {
+            body.extend(self.read().await?.1);
+        }
+        Ok((header[12..].to_vec(), body))
+    }
+
+    async fn send(
+        &mut self,
+        channel: u16,
+        (class, method): (u16, u16),
+        arguments: &[u8],
+    ) -> anyhow::Result<()> {
+        let payload = [&class.to_be_bytes(), &method.to_be_bytes(), arguments].concat();
+        self.write(METHOD, channel, &payload).await
+    }
+
+    async fn write(&mut self, kind: u8, channel: u16, payload: &[u8]) -> anyhow::Result<()> {
+        let size = u32::try_from(payload.len())?.to_be_bytes();
+        let frame = [&[kind][..], &channel.to_be_bytes(), &size, payload, &[FRAME_END]].concat();
+        Ok(self.stream.write_all(&frame).await?)
+    }
+
+    /// Waits for a method, and returns its arguments.
+    async fn expect(&mut self, channel: u16, (class, method): (u16, u16)) -> anyhow::Result<Vec<u8>> {
+        let (from, payload) = self.read().await?;
+        let expected = [class.to_be_bytes(), method.to_be_bytes()].concat();
+        ensure!(
+            from == channel && payload.starts_with(&expected),
+            "the broker answers something else: {}",
+            String::from_utf8_lossy(&payload)
+        );
+        Ok(payload[4..].to_vec())
+    }
+
+    /// The next frame but a heartbeat, as channel and payload.
+    async fn read(&mut self) -> anyhow::Result<(u16, Vec<u8>)> {
+        timeout(LIMIT, async {
+            loop {
+                let mut head = [0; 7];
+                self.stream.read_exact(&mut head).await?;
+                let [kind, a, b, size @ ..] = head;
+                let size = usize::try_from(u32::from_be_bytes(size))?;
+                let mut payload = vec![0; size + 1];
+                self.stream.read_exact(&mut payload).await?;
+                payload.pop();
+                if kind != HEARTBEAT {
+                    return Ok((u16::from_be_bytes([a, b]), payload));
+                }
+            }
+        })
+        .await
+        .context("the broker says nothing")?
+    }
+}
