@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::ShortStr;
+use super::{DeadLettered, ShortStr};
 use crate::headers::Headers;
 
 /// A message, on its way out or just arrived.
@@ -33,4 +33,6 @@ pub(crate) struct Properties {
     /// The user who published; RabbitMQ has checked it against the publishing connection.
     pub(crate) user_id: Option<ShortStr>,
     pub(crate) headers: Headers,
+    /// What the broker says of queues that gave the message up. Not sent.
+    pub(crate) dead_lettered: Option<DeadLettered>,
 }

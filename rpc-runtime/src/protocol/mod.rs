@@ -5,6 +5,7 @@
 mod arguments;
 mod borrowed;
 pub(crate) mod content;
+mod dead_lettered;
 mod fault;
 mod malformed;
 mod message;
@@ -17,6 +18,7 @@ mod short_str;
 pub(crate) use arguments::{ARGUMENTS, ArgumentsSeed, NamedArguments, no_arguments};
 pub use arguments::{DecodeArguments, Derived, EncodeArguments};
 pub use borrowed::{ByteSlice, CowBytes, CowStr, Named, NamedAlike, bytes};
+pub(crate) use dead_lettered::{DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER};
 pub use fault::{Fault, FaultCode};
 pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};
 pub(crate) use message::{Message, Properties};
@@ -27,5 +29,7 @@ pub(crate) use packed::{
 pub(crate) use reply::{BadReply, Reply, ReplyKind};
 pub use reply_address::ReplyAddresses;
 pub(crate) use reply_address::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX};
-pub(crate) use request::{MAX_TIME_TO_LIVE, RESENT_HEADER, Request, UnreadableRequest};
+pub(crate) use request::{
+    MAX_TIME_TO_LIVE, RESENT_AND_SENT_ON, RESENT_HEADER, RETURNS_HEADER, Request, SENT_ON, UnreadableRequest,
+};
 pub(crate) use short_str::{MAX_SHORT_STR, ShortStr, TooLong};

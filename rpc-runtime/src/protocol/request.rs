@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Fault, FaultCode, Message, PACKING_HEADER, Properties, ShortStr, content};
+use super::{
+    DeadLettered, Fault, FaultCode, Message, PACKING_HEADER, Properties, ShortStr, content,
+};
 use crate::codec::Codec;
 use crate::headers::Headers;
 
@@ -14,6 +16,14 @@ pub(crate) const MAX_TIME_TO_LIVE: Duration = Duration::from_millis(u32::MAX as 
 /// The header of a request that its caller sends again, because it does not know what became of it. A worker that still runs
 /// the first one need not run it twice.
 pub(crate) const RESENT_HEADER: &str = "rpc-resent";
+
+/// What [`RESENT_HEADER`] says of a copy that a worker sent on, and of such a copy of what its caller
+/// had sent again. A caller's own says nothing.
+pub(crate) const SENT_ON: &str = "worker";
+pub(crate) const RESENT_AND_SENT_ON: &str = "caller, worker";
+
+/// The header in which workers count how often a request came back, if its queue does not.
+pub(crate) const RETURNS_HEADER: &str = "rpc-returns";
 
 /// A request, as caller and worker mean it.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +44,8 @@ pub(crate) struct Request {
     pub(crate) headers: Headers,
     /// The caller can send and read packed messages, and asks how many calls the worker wants in one.
     pub(crate) packs: bool,
+    /// Queues gave it up before it came. Not sent.
+    pub(crate) dead_lettered: Option<DeadLettered>,
     pub(crate) arguments: Bytes,
 }
 
@@ -56,6 +68,7 @@ impl Request {
                 app_id: self.app_id,
                 user_id: self.user_id,
                 headers: self.headers,
+                dead_lettered: None,
             },
             body: self.arguments,
         }
@@ -81,13 +94,18 @@ impl Request {
             codec,
             correlation_id: properties.correlation_id,
             reply_to: properties.reply_to.filter(|address| !address.as_str().is_empty()),
-            time_to_live: properties.expiration,
+            // At most, if it was dead-lettered: how long it waited is not known.
+            time_to_live: properties.expiration.or_else(|| {
+                let dead = properties.dead_lettered.as_ref()?;
+                dead.original_expiration
+            }),
             persistent: properties.persistent,
             priority: properties.priority,
             app_id: properties.app_id,
             user_id: properties.user_id,
             headers: properties.headers,
             packs,
+            dead_lettered: properties.dead_lettered,
             arguments: body,
         })
     }
@@ -130,7 +148,8 @@ pub(crate) mod tests {
             }
             Request {
                 method, codec, correlation_id, reply_to, time_to_live, persistent, priority,
-                app_id: None, user_id: None, headers, packs, arguments: arguments.into(),
+                app_id: None, user_id: None, headers, packs, dead_lettered: None,
+                arguments: arguments.into(),
             }
         }
     }

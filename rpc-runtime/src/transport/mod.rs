@@ -109,6 +109,11 @@ pub(crate) trait Control: Debug + Send + Sync {
     /// again.
     fn settle(&self, tag: u64);
 
+    /// The delivery is refused: the broker dead-letters it, or drops it if its queue has no
+    /// dead-letter exchange. Told as soon as [`settle`](Self::settle) is, with the same end if the
+    /// subscription is lost before.
+    fn reject(&self, tag: u64);
+
     /// Settles the delivery and all before it. Does nothing where the broker does not wait for it (replies that die
     /// with their channel).
     fn settle_up_to(&self, tag: u64);

@@ -102,6 +102,10 @@ impl Control for Notes {
         self.note("request settled");
     }
 
+    fn reject(&self, _tag: u64) {
+        self.note("request rejected");
+    }
+
     fn settle_up_to(&self, tag: u64) {
         self.settle(tag);
     }

@@ -8,13 +8,13 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use lapin::options::BasicAckOptions;
+use lapin::options::{BasicAckOptions, BasicRejectOptions};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::channel::{OpenChannel, Tasks};
-use super::settling::{Ack, Settling};
+use super::settling::{Settlement, Settling};
 
 /// How long the broker may hear nothing of a settled delivery. A timer's own tick comes on top.
 const LATEST: Duration = Duration::from_millis(1);
@@ -101,18 +101,25 @@ impl Shared {
     fn hand_on(&self) -> Vec<BoxFuture<'static, lapin::Result<()>>> {
         let mut settling = self.lock();
         let mut handed_on = Vec::new();
-        for Ack { tag, multiple } in settling.take() {
-            let channel = Arc::clone(&self.channel);
-            let mut acknowledging: BoxFuture<'static, _> =
-                Box::pin(async move { channel.basic_ack(tag, BasicAckOptions { multiple }).await });
-            match acknowledging
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()))
-            {
-                std::task::Poll::Pending => handed_on.push(acknowledging),
+        for settlement in settling.take() {
+            let mut telling = tell(Arc::clone(&self.channel), settlement);
+            match telling.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                std::task::Poll::Pending => handed_on.push(telling),
                 std::task::Poll::Ready(_) => {}
             }
         }
         handed_on
+    }
+}
+
+fn tell(channel: Arc<OpenChannel>, settlement: Settlement) -> BoxFuture<'static, lapin::Result<()>> {
+    match settlement {
+        Settlement::Ack { tag, multiple } => {
+            Box::pin(async move { channel.basic_ack(tag, BasicAckOptions { multiple }).await })
+        }
+        Settlement::Reject { tag } => {
+            let options = BasicRejectOptions { requeue: false };
+            Box::pin(async move { channel.basic_reject(tag, options).await })
+        }
     }
 }

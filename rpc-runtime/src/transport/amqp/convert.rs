@@ -10,7 +10,9 @@ use super::guard::mark;
 use super::short;
 use crate::error::BrokerError;
 use crate::headers::Headers;
-use crate::protocol::{Message, Properties, ShortStr};
+use crate::protocol::{
+    DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER, Message, Properties, ShortStr,
+};
 
 /// AMQP's `delivery_mode` of a message that the broker keeps on disk.
 const PERSISTENT: u8 = 2;
@@ -30,6 +32,7 @@ pub(crate) fn to_lapin(properties: Properties) -> Result<BasicProperties, Broker
         app_id,
         user_id,
         headers,
+        dead_lettered: _,
     } = properties;
 
     let mut out =
@@ -86,6 +89,7 @@ pub(crate) fn from_lapin(properties: &BasicProperties, body: Vec<u8>) -> Message
             app_id: text(properties.app_id()),
             user_id: text(properties.user_id()),
             headers: properties.headers().as_ref().map(headers).unwrap_or_default(),
+            dead_lettered: properties.headers().as_ref().and_then(dead_lettered),
         },
         body: Bytes::from(body),
     }
@@ -136,6 +140,69 @@ fn headers(table: &FieldTable) -> Headers {
     headers
 }
 
+/// What the headers say of queues that gave the message up; `None` if none did.
+fn dead_lettered(table: &FieldTable) -> Option<DeadLettered> {
+    let headers = table.inner();
+    let (deaths, first_reason) = (headers.get(DEATHS_HEADER), headers.get(FIRST_DEATH_REASON_HEADER));
+    if deaths.is_none() && first_reason.is_none() {
+        return None;
+    }
+    let mut dead = DeadLettered::default();
+    if let Some(AMQPValue::FieldArray(deaths)) = deaths {
+        for death in deaths.as_slice() {
+            if let AMQPValue::FieldTable(death) = death {
+                add_death(&mut dead, death);
+            }
+        }
+    }
+    // Counted with the entries, unless they cannot be read.
+    if let Some(reason) = first_reason.and_then(value_as_str).map(DeathReason::from_wire) {
+        match reason {
+            DeathReason::Expired => dead.has_expired = true,
+            reason if dead.times == 0 => dead.add(reason, 1, None),
+            _ => {}
+        }
+    }
+    Some(dead)
+}
+
+/// Adds what an entry of `x-death` says.
+fn add_death(dead: &mut DeadLettered, death: &FieldTable) {
+    let value = |name| death.inner().get(name);
+    let Some(reason) = value("reason").and_then(value_as_str) else {
+        return;
+    };
+    let count = value("count").and_then(value_as_count).unwrap_or(1);
+    let expiration = value("original-expiration")
+        .and_then(value_as_str)
+        .and_then(|millis| millis.parse().ok())
+        .map(Duration::from_millis);
+    dead.add(DeathReason::from_wire(reason), count, expiration);
+}
+
+fn value_as_str(value: &AMQPValue) -> Option<&str> {
+    match value {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
+/// A count, or the largest if it is larger; `None` for what is no count.
+fn value_as_count(value: &AMQPValue) -> Option<u32> {
+    let count = match value {
+        AMQPValue::ShortShortInt(count) => i64::from(*count),
+        AMQPValue::ShortShortUInt(count) => i64::from(*count),
+        AMQPValue::ShortInt(count) => i64::from(*count),
+        AMQPValue::ShortUInt(count) => i64::from(*count),
+        AMQPValue::LongInt(count) => i64::from(*count),
+        AMQPValue::LongUInt(count) => i64::from(*count),
+        AMQPValue::LongLongInt(count) => *count,
+        _ => return None,
+    };
+    (count > 0).then(|| u32::try_from(count).unwrap_or(u32::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +223,7 @@ mod tests {
             app_id: Some(ShortStr::from_static("shop")),
             user_id: Some(ShortStr::from_static("guest")),
             headers,
+            dead_lettered: None,
         };
         let there = to_lapin(properties.clone()).unwrap();
         assert_eq!(there.expiration().as_ref().unwrap().as_str(), "1500");
@@ -179,6 +247,83 @@ mod tests {
         let read = headers(&table);
         let read: Vec<_> = read.iter().collect();
         assert_eq!(read, [("retries", "3"), ("urgent", "true")]);
+    }
+
+    fn death(entries: &[(&'static str, AMQPValue)]) -> AMQPValue {
+        let mut table = FieldTable::default();
+        for (name, value) in entries {
+            table.insert((*name).into(), value.clone());
+        }
+        AMQPValue::FieldTable(table)
+    }
+
+    fn text(text: &'static str) -> AMQPValue {
+        AMQPValue::LongString(text.into())
+    }
+
+    fn read_deaths(deaths: AMQPValue) -> Option<DeadLettered> {
+        let mut table = FieldTable::default();
+        table.insert(DEATHS_HEADER.into(), deaths);
+        dead_lettered(&table)
+    }
+
+    #[test]
+    fn what_the_broker_says_of_dead_letters_is_read() {
+        let rejected = death(&[
+            ("reason", text("rejected")),
+            ("count", AMQPValue::LongLongInt(2)),
+            ("queue", text("orders")),
+            ("original-expiration", text("1500")),
+        ]);
+        let expired = death(&[("reason", text("expired")), ("count", AMQPValue::LongLongInt(1))]);
+        let read = read_deaths(AMQPValue::FieldArray(vec![expired, rejected].into()));
+        let expected = DeadLettered {
+            has_expired: true,
+            times: 2,
+            rejections: 2,
+            original_expiration: Some(Duration::from_millis(1500)),
+        };
+        assert_eq!(read, Some(expected));
+        assert_eq!(dead_lettered(&FieldTable::default()), None);
+    }
+
+    #[test]
+    fn the_reason_of_the_first_time_is_enough() {
+        let read = |reason| {
+            let mut table = FieldTable::default();
+            table.insert(FIRST_DEATH_REASON_HEADER.into(), reason);
+            dead_lettered(&table)
+        };
+        assert!(read(text("expired")).unwrap().has_expired);
+        assert_eq!(read(text("delivery_limit")).unwrap().times, 1);
+        assert_eq!(read(AMQPValue::Void), Some(DeadLettered::default()));
+    }
+
+    #[test]
+    fn dead_letters_that_make_no_sense_are_dead_letters() {
+        let no_count = death(&[("reason", text("rejected")), ("count", text("many"))]);
+        let negative = death(&[
+            ("reason", text("rejected")),
+            ("count", AMQPValue::LongLongInt(-1)),
+        ]);
+        let huge = death(&[
+            ("reason", text("what")),
+            ("count", AMQPValue::LongLongInt(i64::MAX)),
+        ]);
+        let no_reason = death(&[("count", AMQPValue::LongInt(3))]);
+        let not_utf8 = death(&[("reason", AMQPValue::LongString(vec![0xff].into()))]);
+        for (deaths, times) in [
+            (AMQPValue::Void, 0),
+            (text("rejected"), 0),
+            (AMQPValue::FieldArray(vec![text("rejected")].into()), 0),
+            (AMQPValue::FieldArray(vec![no_count].into()), 1),
+            (AMQPValue::FieldArray(vec![negative].into()), 1),
+            (AMQPValue::FieldArray(vec![huge].into()), u32::MAX),
+            (AMQPValue::FieldArray(vec![no_reason, not_utf8].into()), 0),
+        ] {
+            let read = read_deaths(deaths.clone()).unwrap_or_else(|| panic!("{deaths:?}"));
+            assert_eq!(read.times, times, "{deaths:?}");
+        }
     }
 
     #[test]

@@ -99,6 +99,12 @@ impl Control for ChannelControl {
         }
     }
 
+    fn reject(&self, tag: u64) {
+        if let Some(acks) = &self.acks {
+            acks.note(|settling| settling.reject(tag));
+        }
+    }
+
     fn settle_up_to(&self, tag: u64) {
         if let Some(acks) = &self.acks {
             acks.note(|settling| settling.settle_up_to(tag));

@@ -111,13 +111,25 @@ impl Hub {
 
     /// Puts a message into a queue; `false` where there is none of that name.
     pub(super) fn publish(&mut self, queue: &str, message: Message, now: Instant) -> bool {
-        match self.queues.get_mut(queue) {
-            Some(queue) => {
+        self.with_queue(queue, now, |queue| queue.push(message, now))
+    }
+
+    /// Does something with a queue, and moves its dead letters on; `false` if there is no queue of that name.
+    fn with_queue(&mut self, name: &str, now: Instant, act: impl FnOnce(&mut Queue)) -> bool {
+        let Some(queue) = self.queues.get_mut(name) else {
+            return false;
+        };
+        act(queue);
+        let mut letters = queue.take_dead_letters();
+        // One that lands in a queue may make room for others to expire there. Each moves on without
+        // an expiration, so this ends.
+        while let Some((target, message)) = letters.pop() {
+            if let Some(queue) = self.queues.get_mut(&target) {
                 queue.push(message, now);
-                true
+                letters.append(&mut queue.take_dead_letters());
             }
-            None => false,
         }
+        true
     }
 
     /// Adds a consumer to a queue; deliveries go to `sender`.
@@ -131,9 +143,7 @@ impl Hub {
         self.find(name)?;
         let number = self.consumers;
         self.consumers += 1;
-        if let Some(queue) = self.queues.get_mut(name) {
-            queue.consume(number, settling, sender, now);
-        }
+        self.with_queue(name, now, |queue| queue.consume(number, settling, sender, now));
         Ok(ConsumerId {
             queue: name.to_owned(),
             number,
@@ -141,15 +151,21 @@ impl Hub {
     }
 
     pub(super) fn settle(&mut self, consumer: &ConsumerId, tag: u64, now: Instant) {
-        if let Some(queue) = self.queues.get_mut(&consumer.queue) {
+        self.with_queue(&consumer.queue, now, |queue| {
             queue.settle(consumer.number, tag..=tag, now);
-        }
+        });
+    }
+
+    pub(super) fn reject(&mut self, consumer: &ConsumerId, tag: u64, now: Instant) {
+        self.with_queue(&consumer.queue, now, |queue| {
+            queue.reject(consumer.number, tag, now);
+        });
     }
 
     pub(super) fn settle_up_to(&mut self, consumer: &ConsumerId, tag: u64, now: Instant) {
-        if let Some(queue) = self.queues.get_mut(&consumer.queue) {
+        self.with_queue(&consumer.queue, now, |queue| {
             queue.settle(consumer.number, 0..=tag, now);
-        }
+        });
     }
 
     /// Ends deliveries to a consumer; what it has stays unsettled.
@@ -167,11 +183,9 @@ impl Hub {
 
     /// Takes a consumer away; what it did not settle goes back to the queue.
     pub(super) fn close(&mut self, consumer: &ConsumerId, now: Instant) {
-        let Some(queue) = self.queues.get_mut(&consumer.queue) else {
-            return;
-        };
-        queue.close(consumer.number, now);
-        if queue.is_auto_delete() && queue.is_unused() {
+        self.with_queue(&consumer.queue, now, |queue| queue.close(consumer.number, now));
+        let queue = self.queues.get(&consumer.queue);
+        if queue.is_some_and(|queue| queue.is_auto_delete() && queue.is_unused()) {
             self.delete(&consumer.queue);
         }
     }
@@ -256,6 +270,41 @@ mod tests {
         assert_eq!(hub.len(), 2);
         hub.close(&b.0, now);
         assert!(!hub.broadcast("x", &Message::default(), now));
+    }
+
+    #[test]
+    fn dead_letters_move_on_from_queue_to_queue() {
+        let now = Instant::now();
+        let mut hub = Hub::default();
+        for (name, target) in [("a", "b"), ("b", "c")] {
+            let arguments = [
+                ("x-dead-letter-exchange".to_owned(), "".into()),
+                ("x-dead-letter-routing-key".to_owned(), target.into()),
+            ];
+            let properties = QueueProperties {
+                durable: true,
+                arguments: arguments.into(),
+            };
+            hub.declare(name, &properties).unwrap();
+        }
+        let last = QueueProperties {
+            durable: true,
+            arguments: Default::default(),
+        };
+        hub.declare("c", &last).unwrap();
+        hub.publish("a", Message::default(), now);
+        for name in ["a", "b"] {
+            let (sender, mut receiver) = mpsc::unbounded_channel();
+            let consumer = hub.consume(name, Settling::Unlimited, sender, now).unwrap();
+            let delivery = receiver.try_recv().unwrap();
+            hub.reject(&consumer, delivery.tag, now);
+        }
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        hub.consume("c", Settling::Unlimited, sender, now).unwrap();
+        let delivery = receiver.try_recv().unwrap();
+        assert!(!delivery.redelivered);
+        let dead = delivery.message.properties.dead_lettered.unwrap();
+        assert_eq!((dead.times, dead.rejections), (2, 2));
     }
 
     #[test]

@@ -24,8 +24,10 @@ use hub::{ConsumerId, Hub, Settling};
 use wire::{Session, Wire};
 
 /// A broker within this process, with RabbitMQ's semantics: named queues, competing consumers, prefetch, settling and
-/// redelivery, expiration, priorities, and the return of what no queue takes. Of queue arguments it knows the queue type (a
-/// quorum queue is like any other here) and the priorities, and refuses others. Nothing outlives the process.
+/// redelivery, expiration, priorities, dead letters, and the return of what no queue takes. Of queue arguments it knows those of
+/// [`quorum`](crate::RequestQueue::quorum), [`delivery_limit`](crate::RequestQueue::delivery_limit),
+/// [`dead_letter_to`](crate::RequestQueue::dead_letter_to) and [`priorities`](crate::RequestQueue::priorities), and refuses
+/// others. What expires is dead-lettered when its queue is next used. Nothing outlives the process.
 ///
 /// [`Broker::in_process`](crate::Broker::in_process) makes one with a single handle. To have callers and workers that share
 /// nothing but the broker, make one here and connect several times:
@@ -414,6 +416,10 @@ impl Control for MemoryControl {
     fn settle(&self, tag: u64) {
         // Where the connection is over, it comes again.
         let _ = self.with_hub(move |hub, consumer| hub.settle(consumer, tag, Instant::now()));
+    }
+
+    fn reject(&self, tag: u64) {
+        let _ = self.with_hub(move |hub, consumer| hub.reject(consumer, tag, Instant::now()));
     }
 
     fn settle_up_to(&self, tag: u64) {

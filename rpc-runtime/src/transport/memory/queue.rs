@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Delivery;
-use crate::protocol::Message;
+use crate::protocol::{DeathReason, FIRST_DEATH_REASON_HEADER, Message, ShortStr};
 use crate::transport::topology::{Broadcasts, QueueArgument, QueueProperties};
 
 /// Whether and how far deliveries wait to be settled.
@@ -33,6 +33,13 @@ pub(super) struct Queue {
     /// It ends with its last consumer.
     is_auto_delete: bool,
     listens: Option<Broadcasts>,
+    is_quorum: bool,
+    /// How often a message may come back.
+    delivery_limit: Option<u32>,
+    /// The queue that takes dead letters.
+    dead_letter_to: Option<String>,
+    /// Dead letters, and where they go, until they are [taken](Self::take_dead_letters).
+    dead_letters: Vec<(String, Message)>,
 }
 
 #[derive(Debug)]
@@ -40,7 +47,12 @@ struct Stored {
     message: Message,
     expires: Option<Instant>,
     redelivered: bool,
+    /// How often it came back.
+    returns: u32,
 }
+
+/// The header in which a quorum queue counts how often a message came back.
+const DELIVERY_COUNT: &str = "x-delivery-count";
 
 #[derive(Debug)]
 struct Consumer {
@@ -62,6 +74,7 @@ impl Queue {
             properties: Some(properties.clone()),
             ..Self::private()
         };
+        let mut has_dead_letters = false;
         for (name, value) in &properties.arguments {
             match (name.as_str(), value) {
                 ("x-queue-type", QueueArgument::Text(kind)) if kind == "classic" => {}
@@ -69,15 +82,38 @@ impl Queue {
                     if !properties.durable {
                         return Err("PRECONDITION_FAILED: a quorum queue is durable");
                     }
+                    queue.is_quorum = true;
+                }
+                ("x-delivery-limit", QueueArgument::Number(limit @ 0..)) => {
+                    queue.delivery_limit = Some(u32::try_from(*limit).unwrap_or(u32::MAX));
+                }
+                // The default exchange is the only one.
+                ("x-dead-letter-exchange", QueueArgument::Text(exchange)) if exchange.is_empty() => {
+                    has_dead_letters = true;
+                }
+                ("x-dead-letter-routing-key", QueueArgument::Text(target)) => {
+                    queue.dead_letter_to = Some(target.clone());
                 }
                 ("x-max-priority", QueueArgument::Number(highest @ 1..=255)) => {
                     queue.highest_priority = u8::try_from(*highest).unwrap_or(u8::MAX);
                 }
-                ("x-max-priority" | "x-queue-type", _) => {
+                ("x-max-priority" | "x-queue-type" | "x-delivery-limit", _) => {
                     return Err("PRECONDITION_FAILED: the value of an argument cannot be used");
                 }
-                _ => return Err("the in-process broker knows x-queue-type and x-max-priority only"),
+                _ => {
+                    return Err(
+                        "the in-process broker knows x-queue-type, x-delivery-limit, x-max-priority and dead letters by the default exchange only",
+                    );
+                }
             }
+        }
+        if queue.delivery_limit.is_some() && !queue.is_quorum {
+            return Err("PRECONDITION_FAILED: only quorum queues have x-delivery-limit");
+        }
+        if queue.dead_letter_to.is_some() != has_dead_letters {
+            return Err(
+                "the in-process broker knows x-dead-letter-exchange and x-dead-letter-routing-key only together",
+            );
         }
         Ok(queue)
     }
@@ -92,6 +128,10 @@ impl Queue {
             next_tag: 1,
             is_auto_delete: false,
             listens: None,
+            is_quorum: false,
+            delivery_limit: None,
+            dead_letter_to: None,
+            dead_letters: Vec::new(),
         }
     }
 
@@ -161,6 +201,7 @@ impl Queue {
                 message,
                 expires,
                 redelivered: false,
+                returns: 0,
             },
         );
         self.deliver(now);
@@ -190,6 +231,37 @@ impl Queue {
         self.deliver(now);
     }
 
+    /// Takes a message from a consumer that refuses it.
+    pub(super) fn reject(&mut self, consumer: u64, tag: u64, now: Instant) {
+        let consumer = self.consumers.iter_mut().find(|other| other.number == consumer);
+        if let Some(stored) = consumer.and_then(|consumer| consumer.unsettled.remove(&tag)) {
+            self.give_up(stored, DeathReason::Rejected);
+        }
+        self.deliver(now);
+    }
+
+    /// Dead-letters a message, or drops it.
+    fn give_up(&mut self, stored: Stored, reason: DeathReason) {
+        let Some(target) = &self.dead_letter_to else {
+            return;
+        };
+        let mut message = stored.message;
+        let properties = &mut message.properties;
+        let expiration = properties.expiration.take();
+        if properties.dead_lettered.is_none() {
+            let name = ShortStr::from_static(FIRST_DEATH_REASON_HEADER);
+            properties.headers.insert(name, reason.as_str().to_owned());
+        }
+        let dead = properties.dead_lettered.get_or_insert_default();
+        dead.add(reason, 1, expiration);
+        self.dead_letters.push((target.clone(), message));
+    }
+
+    /// Takes the messages that were dead-lettered since the last time, each with the name of its next queue.
+    pub(super) fn take_dead_letters(&mut self) -> Vec<(String, Message)> {
+        std::mem::take(&mut self.dead_letters)
+    }
+
     pub(super) fn cancel(&mut self, consumer: u64) {
         if let Some(consumer) = self.consumers.iter_mut().find(|other| other.number == consumer) {
             consumer.sender = None;
@@ -217,6 +289,11 @@ impl Queue {
         };
         // Before all of the same or a lower priority, in the order in which they had left.
         for (_, stored) in consumer.unsettled.into_iter().rev() {
+            let returns = stored.returns + 1;
+            if self.delivery_limit.is_some_and(|limit| returns > limit) {
+                self.give_up(stored, DeathReason::DeliveryLimit);
+                continue;
+            }
             let priority = self.priority(&stored.message);
             let behind = |other: &Stored| self.priority(&other.message) > priority;
             let position = self.messages.iter().take_while(|other| behind(other)).count();
@@ -224,6 +301,7 @@ impl Queue {
                 position,
                 Stored {
                     redelivered: true,
+                    returns,
                     ..stored
                 },
             );
@@ -231,12 +309,14 @@ impl Queue {
         self.deliver(now);
     }
 
-    /// Hands messages to consumers, in turn, as far as these may have more. What has expired is dropped when it would be
+    /// Hands messages to consumers, in turn, as far as these may have more. What has expired is given up when it would be
     /// next, as RabbitMQ does.
     fn deliver(&mut self, now: Instant) {
         while let Some(next) = self.messages.front() {
             if next.expires.is_some_and(|expires| expires <= now) {
-                self.messages.pop_front();
+                if let Some(expired) = self.messages.pop_front() {
+                    self.give_up(expired, DeathReason::Expired);
+                }
                 continue;
             }
             let Some(ready) = self.consumers.iter().position(Consumer::is_ready) else {
@@ -249,7 +329,7 @@ impl Queue {
             };
             let tag = self.next_tag;
             self.next_tag += 1;
-            if let Some(unsent) = consumer.take(stored, tag) {
+            if let Some(unsent) = consumer.take(stored, tag, self.is_quorum) {
                 self.messages.push_front(unsent);
             }
             self.consumers.push_back(consumer);
@@ -293,9 +373,17 @@ impl Consumer {
     }
 
     /// Takes a message; gives it back where the receiver is gone, and is not ready any more.
-    fn take(&mut self, stored: Stored, tag: u64) -> Option<Stored> {
+    fn take(&mut self, stored: Stored, tag: u64, is_counted: bool) -> Option<Stored> {
+        let mut message = stored.message.clone();
+        if is_counted && stored.returns > 0 {
+            let name = ShortStr::from_static(DELIVERY_COUNT);
+            message
+                .properties
+                .headers
+                .insert(name, stored.returns.to_string());
+        }
         let delivery = Delivery {
-            message: stored.message.clone(),
+            message,
             redelivered: stored.redelivered,
             tag,
             malformed: None,

@@ -1,0 +1,102 @@
+//! What a message says of the queues that dead-lettered it.
+//!
+//! RabbitMQ [dead-letters](https://www.rabbitmq.com/docs/dlx) a message without its `expiration`, and
+//! its next queue delivers it as if for the first time. The headers `x-death` and
+//! `x-first-death-reason` say what was before. Anyone can send them: whatever they hold is read as far
+//! as it makes sense.
+
+use std::time::Duration;
+
+/// The header with an entry for each queue and reason.
+pub(crate) const DEATHS_HEADER: &str = "x-death";
+
+/// The header with the reason of the first time.
+pub(crate) const FIRST_DEATH_REASON_HEADER: &str = "x-first-death-reason";
+
+/// What is known of a message that was dead-lettered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DeadLettered {
+    /// It expired in a queue.
+    pub(crate) has_expired: bool,
+    /// How many times a queue gave it up for another reason.
+    pub(crate) times: u32,
+    /// How many times it was rejected.
+    pub(crate) rejections: u32,
+    /// The time to live that it had. It does not say how much of that is over.
+    pub(crate) original_expiration: Option<Duration>,
+}
+
+/// Why a queue gave a message up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeathReason {
+    Rejected,
+    Expired,
+    DeliveryLimit,
+    /// It did not fit (`maxlen`), or a reason that this version does not know.
+    Other,
+}
+
+impl DeathReason {
+    pub(crate) fn from_wire(reason: &str) -> Self {
+        match reason {
+            "rejected" => Self::Rejected,
+            "expired" => Self::Expired,
+            "delivery_limit" => Self::DeliveryLimit,
+            _ => Self::Other,
+        }
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::DeliveryLimit => "delivery_limit",
+            Self::Other => "maxlen",
+        }
+    }
+}
+
+impl DeadLettered {
+    /// Adds what an entry of `x-death` says.
+    pub(crate) fn add(&mut self, reason: DeathReason, count: u32, original_expiration: Option<Duration>) {
+        match reason {
+            DeathReason::Expired => self.has_expired = true,
+            DeathReason::Rejected => self.rejections = self.rejections.saturating_add(count),
+            DeathReason::DeliveryLimit | DeathReason::Other => {}
+        }
+        if reason != DeathReason::Expired {
+            self.times = self.times.saturating_add(count);
+        }
+        let both = self.original_expiration.into_iter().chain(original_expiration);
+        self.original_expiration = both.min();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_add_up_and_stop_at_the_largest_number() {
+        let mut dead = DeadLettered::default();
+        dead.add(DeathReason::Rejected, 2, None);
+        dead.add(DeathReason::DeliveryLimit, 3, Some(Duration::from_secs(2)));
+        dead.add(DeathReason::Other, 4, Some(Duration::from_secs(1)));
+        let expected = DeadLettered {
+            has_expired: false,
+            times: 9,
+            rejections: 2,
+            original_expiration: Some(Duration::from_secs(1)),
+        };
+        assert_eq!(dead, expected);
+        dead.add(DeathReason::Rejected, u32::MAX, None);
+        assert_eq!((dead.times, dead.rejections), (u32::MAX, u32::MAX));
+    }
+
+    #[test]
+    fn an_expiry_does_not_count_as_a_delivery() {
+        let mut dead = DeadLettered::default();
+        dead.add(DeathReason::Expired, 7, None);
+        assert_eq!((dead.has_expired, dead.times), (true, 0));
+    }
+}
