@@ -94,8 +94,10 @@ pub(crate) enum Kind {
     Call,
     /// It is answered; it may be repeated until it is.
     IdempotentCall,
-    /// It is never answered.
+    /// It is never answered; it runs at most once.
     OneWay,
+    /// It is never answered; it may be repeated until its method has returned.
+    IdempotentOneWay,
 }
 
 /// One parameter of a method, after `&self`.

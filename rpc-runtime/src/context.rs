@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::headers::Headers;
 use crate::middleware::Extensions;
-use crate::protocol::{RESENT_HEADER, Request, ShortStr};
+use crate::protocol::{RESENT_AND_SENT_ON, RESENT_HEADER, Request, SENT_ON, ShortStr};
 
 /// The request that a handler serves, beside its arguments.
 ///
@@ -35,6 +35,7 @@ pub struct Context {
     correlation_id: Option<ShortStr>,
     deadline: Option<Instant>,
     redelivered: bool,
+    is_resent: bool,
     app_id: Option<ShortStr>,
     user_id: Option<ShortStr>,
     priority: Option<u8>,
@@ -50,11 +51,15 @@ impl Context {
         arrived: Instant,
         redelivered: bool,
     ) -> Self {
+        let resent = request.headers.get(RESENT_HEADER);
         Self {
             method,
             correlation_id: request.correlation_id.clone(),
             deadline: request.time_to_live.and_then(|time| arrived.checked_add(time)),
-            redelivered,
+            redelivered: redelivered
+                || request.dead_lettered.is_some()
+                || resent.is_some_and(|by| matches!(by, SENT_ON | RESENT_AND_SENT_ON)),
+            is_resent: resent.is_some(),
             app_id: request.app_id.take(),
             user_id: request.user_id.take(),
             priority: request.priority,
@@ -98,7 +103,8 @@ impl Context {
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether the broker delivered this request before: an earlier worker may have begun it, or even ended it.
+    /// Whether the broker delivered this request before, or another queue gave it up (it was
+    /// [dead-lettered](crate::RequestQueue::dead_letter_to)): an earlier worker may have begun it, or even ended it.
     ///
     /// Only methods marked `idempotent` ever see `true`.
     #[must_use]
@@ -108,7 +114,7 @@ impl Context {
 
     /// Whether an earlier delivery or an earlier request of the same call may have been run.
     pub(crate) fn came_before(&self) -> bool {
-        self.redelivered || self.headers.get(RESENT_HEADER).is_some()
+        self.redelivered || self.is_resent
     }
 
     /// The application that the caller says it is.

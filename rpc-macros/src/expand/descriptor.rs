@@ -47,6 +47,7 @@ fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
         Kind::Call => None,
         Kind::IdempotentCall => Some(quote!(.idempotent())),
         Kind::OneWay => Some(quote!(.oneway())),
+        Kind::IdempotentOneWay => Some(quote!(.oneway().idempotent())),
     };
     let timeout = method.timeout.map(timeout);
     let docs = docs(&method.attributes);

@@ -102,7 +102,7 @@ fn of_argument(service: &Service, argument: &Argument) -> Option<TokenStream> {
 }
 
 fn of_answer(service: &Service, method: &Method) -> Option<TokenStream> {
-    if let Kind::OneWay = method.kind {
+    if let Kind::OneWay | Kind::IdempotentOneWay = method.kind {
         return None;
     }
     let output = &method.output;

@@ -193,13 +193,7 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
         );
     }
     match (oneway, idempotent) {
-        (Some(_), Some(idempotent)) => {
-            errors.push(
-                idempotent,
-                "a one-way method is never repeated; remove `idempotent`, or `oneway`",
-            );
-            Kind::OneWay
-        }
+        (Some(_), Some(_)) => Kind::IdempotentOneWay,
         (Some(_), None) => Kind::OneWay,
         (None, Some(_)) => Kind::IdempotentCall,
         (None, None) => Kind::Call,

@@ -27,6 +27,21 @@ fn a_private_service() {
 }
 
 #[test]
+fn a_one_way_method_may_be_idempotent() {
+    let item = quote! {
+        trait Mail {
+            #[rpc(oneway, idempotent)]
+            async fn send(&self, to: &str);
+        }
+    };
+    let formatted = formatted(expand_service(quote!(), item));
+    assert!(
+        formatted.contains(".oneway()") && formatted.contains(".idempotent()"),
+        "{formatted}"
+    );
+}
+
+#[test]
 fn a_generic_service() {
     let item = quote! {
         pub trait Store<K: Key, V = String, const N: usize = 3>: Debug

@@ -91,6 +91,7 @@ impl InProcess {
             user_id: None,
             headers: plan.headers.clone(),
             packs: false,
+            dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         };
         let decision = self

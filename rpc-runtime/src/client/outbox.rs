@@ -379,6 +379,7 @@ impl Way {
             user_id: self.options.user_id.clone(),
             headers: headers(parcel).into_owned(),
             packs: !oneway && plan.codec != Codec::Text && plan.destination.asks(plan.method_index),
+            dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         }
     }

@@ -195,6 +195,7 @@ impl Discover {
             user_id,
             headers: Headers::default(),
             packs: false,
+            dead_lettered: None,
             arguments: bytes::Bytes::new(),
         }
         .into_message()

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{
-    DeadLettered, Fault, FaultCode, Message, PACKING_HEADER, Properties, ShortStr, content,
-};
+use super::{DeadLettered, Fault, FaultCode, Message, PACKING_HEADER, Properties, ShortStr, content};
 use crate::codec::Codec;
 use crate::headers::Headers;
 

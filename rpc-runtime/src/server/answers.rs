@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::debt::{Debt, Served};
 use super::dispatch::ReplyTo;
 use super::post::{DueReplies, DueReply};
-use super::serve::Desk;
+use super::serve::{Desk, Handled};
 use crate::codec::Codec;
 use crate::protocol::{MAX_PACKED, MAX_PART_BYTES, PackedAnswer, Reply, ShortStr, headers_size};
 
@@ -22,10 +22,36 @@ const LONGEST_WAIT: Duration = Duration::from_micros(250);
 /// A request that took longer than others of its message.
 pub(super) struct Ran {
     pub(super) id: Uuid,
-    pub(super) reply: Reply,
-    pub(super) wanted: u16,
+    pub(super) done: Done,
     pub(super) worth_until: Option<Instant>,
     pub(super) debt: Debt,
+}
+
+/// The answer to a request of several.
+pub(super) struct Done {
+    reply: Reply,
+    /// How many calls of its method are wanted in one message.
+    wanted: u16,
+    /// Its method did not run.
+    is_refused: bool,
+}
+
+impl Done {
+    pub(super) fn refused(reply: Reply) -> Self {
+        Self {
+            reply,
+            wanted: 0,
+            is_refused: true,
+        }
+    }
+
+    pub(super) fn handled(handled: Handled, wanted: u16) -> Self {
+        Self {
+            is_refused: !handled.ran,
+            reply: handled.reply,
+            wanted,
+        }
+    }
 }
 
 /// The answers of one message's requests.
@@ -57,9 +83,18 @@ impl<'a> Answers<'a> {
     }
 
     /// Adds the answer to the request that was added to the debt last.
-    pub(super) fn add(&mut self, id: Uuid, reply: Reply, wanted: u16, worth_until: Option<Instant>) {
+    pub(super) fn add(&mut self, id: Uuid, done: Done, worth_until: Option<Instant>) {
+        let Done {
+            reply,
+            wanted,
+            is_refused,
+        } = done;
         let Some(address) = self.address else {
-            return self.due.debt.split_last().pay();
+            let debt = self.due.debt.split_last();
+            return match is_refused {
+                true => debt.reject(),
+                false => debt.pay(),
+            };
         };
         if reply.body.len() + headers_size(&reply.headers) > MAX_PART_BYTES {
             return self.desk.post.post(DueReply {
@@ -112,14 +147,13 @@ impl<'a> Answers<'a> {
             // Where there is nothing, the handle was closed, and the request comes again.
             for Ran {
                 id,
-                reply,
-                wanted,
+                done,
                 worth_until,
                 debt,
             } in ran.into_iter().flatten()
             {
                 self.due.debt.add_all(debt);
-                self.add(id, reply, wanted, worth_until);
+                self.add(id, done, worth_until);
             }
             self.leave();
         }

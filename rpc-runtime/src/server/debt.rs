@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
@@ -21,6 +21,8 @@ struct Shipment {
     tag: u64,
     /// How many of its requests are not done with.
     requests: AtomicUsize,
+    /// One of them is rejected, and the delivery with it.
+    is_rejected: AtomicBool,
 }
 
 impl Unsettled {
@@ -30,6 +32,7 @@ impl Unsettled {
             control,
             tag,
             requests: AtomicUsize::new(requests),
+            is_rejected: AtomicBool::new(false),
         }))
     }
 
@@ -39,10 +42,22 @@ impl Unsettled {
             control,
             tag,
             requests,
+            is_rejected,
         } = &*self.0;
-        if requests.fetch_sub(1, Ordering::AcqRel) == 1 {
-            control.settle(*tag);
+        if requests.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
         }
+        match is_rejected.load(Ordering::Relaxed) {
+            true => control.reject(*tag),
+            false => control.settle(*tag),
+        }
+    }
+
+    /// The request is rejected: once the last of the delivery is done with, the delivery is.
+    pub(super) fn reject(self) {
+        // Ordered by the count of requests.
+        self.0.is_rejected.store(true, Ordering::Relaxed);
+        self.settle();
     }
 
     /// Whether it came by this subscription.
@@ -173,7 +188,23 @@ impl Debt {
     }
 
     /// The broker has the answers, or there are none to come: settles all deliveries of the requests.
-    pub(super) fn pay(mut self) {
+    pub(super) fn pay(self) {
+        self.end(Unsettled::settle);
+    }
+
+    /// The requests are refused, and there is nobody to tell: rejects all their deliveries, so that a
+    /// dead-letter queue keeps them.
+    pub(super) fn reject(self) {
+        {
+            let mut runs = self.desk.runs();
+            for key in self.runs() {
+                runs.reject(key);
+            }
+        }
+        self.end(Unsettled::reject);
+    }
+
+    fn end(mut self, settle: fn(Unsettled)) {
         let owed = std::mem::take(&mut self.owed);
         let requests = owed.len();
         let deliveries = {
@@ -187,7 +218,7 @@ impl Debt {
             }
             deliveries
         };
-        deliveries.into_iter().for_each(Unsettled::settle);
+        deliveries.into_iter().for_each(settle);
         self.served.fewer(requests);
     }
 }

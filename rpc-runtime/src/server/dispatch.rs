@@ -7,12 +7,14 @@ use foldhash::fast::RandomState;
 
 use super::built_in::is_built_in;
 use super::pace::Pace;
+use super::runs::returns;
 use super::service::{Invocation, Service};
 use super::stats::MethodStats;
 use crate::codec::Codec;
 use crate::context::Context;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{Executed, ServerError};
+use crate::headers::Headers;
 use crate::protocol::{
     Fault, FaultCode, Malformed, Message, RESENT_HEADER, Reply, ReplyAddresses, Request, ShortStr,
     UnreadableRequest, content,
@@ -73,8 +75,10 @@ pub(crate) struct Rules {
     pub(crate) max_deliveries: u32,
 }
 
-/// The header in which a quorum queue counts how often it delivered a message before.
+/// The headers in which a quorum queue counts how often it delivered a message before. RabbitMQ 4.3
+/// counts in the first one the times that a consumer was lost, and in the second one all of them.
 pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
+pub(super) const ACQUIRED_COUNT: &str = "x-acquired-count";
 
 /// What to do with a delivery.
 pub(crate) enum Decision<'a> {
@@ -203,7 +207,9 @@ impl Dispatcher {
                 content_type: content::alias(&message.properties),
             });
         // An earlier delivery or an earlier request may run, or have run, elsewhere.
-        let came_before = redelivered || message.properties.headers.get(RESENT_HEADER).is_some();
+        let came_before = redelivered
+            || message.properties.dead_lettered.is_some()
+            || message.properties.headers.get(RESENT_HEADER).is_some();
         Ok(match Request::from_message(message) {
             Ok(request) => self.decide_request(request, answer_to, redelivered, arrived, now, rules),
             Err(UnreadableRequest { codec, fault }) => Decision::refuse(codec, fault, answer_to, came_before),
@@ -249,7 +255,8 @@ impl Dispatcher {
         now: Instant,
         rules: &Rules,
     ) -> Decision<'_> {
-        let came_before = redelivered || request.headers.get(RESENT_HEADER).is_some();
+        let delivered_before = redelivered || request.dead_lettered.is_some();
+        let came_before = delivered_before || request.headers.get(RESENT_HEADER).is_some();
         let (codec, size) = (request.codec, request.arguments.len());
         if size > rules.max_accepted_bytes {
             let limit = rules.max_accepted_bytes;
@@ -270,7 +277,11 @@ impl Dispatcher {
             Ok(entry) => entry,
             Err(fault) => return Decision::refuse(codec, fault, answer_to, came_before),
         };
-        if redelivered && let Some(reason) = rules.forbids_again(method, &request) {
+        if has_expired(&request) {
+            let fault = Fault::new(FaultCode::Expired, "it expired in a queue and was dead-lettered");
+            return Decision::refuse(codec, fault, answer_to, false);
+        }
+        if delivered_before && let Some(reason) = rules.forbids_again(method, &request, redelivered) {
             return Decision::refuse(codec, interrupted(reason), answer_to, came_before);
         }
         let worth_until = request.time_to_live.and_then(|time| arrived.checked_add(time));
@@ -290,6 +301,36 @@ impl Dispatcher {
             packs: request.packs && *may_pack,
             answer_to,
         }
+    }
+
+    /// How often a one-way request came back, counting this time, if it may run again and nothing
+    /// but its workers count: it neither expires nor comes from a queue that counts. It may end its
+    /// worker each time, so it must not come back forever.
+    pub(super) fn uncounted_returns(
+        &self,
+        message: &Message,
+        redelivered: bool,
+        rules: &Rules,
+    ) -> Option<u32> {
+        let properties = &message.properties;
+        let is_unset = |name: &Option<ShortStr>| name.as_ref().is_none_or(|name| name.as_str().is_empty());
+        let is_uncounted = redelivered
+            && is_unset(&properties.reply_to)
+            && properties.expiration.is_none()
+            && delivery_count(&properties.headers).is_none()
+            // Nobody but the user can send something in the user's name.
+            && properties.user_id.is_none()
+            && message.body.len() <= rules.max_sent_bytes.min(rules.max_accepted_bytes)
+            && self.may_run_again(properties.kind.as_ref().filter(|name| !name.as_str().is_empty()));
+        if !is_uncounted {
+            return None;
+        }
+        let dead = properties.dead_lettered.unwrap_or_default();
+        let returns = returns(&properties.headers)
+            .saturating_add(dead.times)
+            .saturating_add(1);
+        let has_expired = dead.has_expired && dead.original_expiration.is_some();
+        (returns < rules.max_deliveries && !has_expired).then_some(returns)
     }
 
     /// Whether a request of this method that came before may be run.
@@ -341,22 +382,54 @@ impl Rules {
         Err(Fault::new(FaultCode::ReplyTooLarge, message))
     }
 
-    /// Why a request that was delivered before is not run again; nothing where it may be.
-    fn forbids_again(&self, method: &MethodDescriptor, request: &Request) -> Option<&'static str> {
+    /// Why a request that was delivered before, by its queue or another one, is not run again; `None`
+    /// if it may be.
+    fn forbids_again(
+        &self,
+        method: &MethodDescriptor,
+        request: &Request,
+        redelivered: bool,
+    ) -> Option<&'static str> {
         if !method.is_idempotent {
             return Some("the method is not idempotent");
         }
         // It may be the request itself that ends its workers, so it must not come back for ever.
-        let count = request
-            .headers
-            .get(DELIVERY_COUNT)
-            .and_then(|count| count.parse::<u32>().ok());
-        match (count, request.time_to_live) {
-            (Some(count), _) if count >= self.max_deliveries => Some("it has come back too often"),
-            (None, None) => Some("it has no expiration, and its queue does not count how often it came back"),
-            _ => None,
+        let count = delivery_count(&request.headers);
+        let elsewhere = request.dead_lettered.map_or(0, |dead| dead.times);
+        if count.unwrap_or(0).saturating_add(elsewhere) >= self.max_deliveries {
+            return Some("it has come back too often");
         }
+        if redelivered && count.is_none() && !expires(request) {
+            return Some(match returns(&request.headers) {
+                0 => "it has no expiration, and its queue does not count how often it came back",
+                _ => "it has come back too often",
+            });
+        }
+        None
     }
+}
+
+/// How often a queue that counts delivered a request before; `None` if it does not count, or did not
+/// deliver it before.
+fn delivery_count(headers: &Headers) -> Option<u32> {
+    let count = |name| {
+        let count = headers.get(name)?.parse::<u64>().ok()?;
+        Some(u32::try_from(count).unwrap_or(u32::MAX))
+    };
+    count(DELIVERY_COUNT).max(count(ACQUIRED_COUNT))
+}
+
+/// Whether the broker ends a request by itself. It does not end one that was dead-lettered.
+fn expires(request: &Request) -> bool {
+    request.time_to_live.is_some() && request.dead_lettered.is_none()
+}
+
+/// Whether a request's time was over before it came. A queue that keeps messages for a time gives a
+/// one-way request up without that being its caller's wish: such queues delay requests, too.
+fn has_expired(request: &Request) -> bool {
+    request.dead_lettered.is_some_and(|dead| {
+        dead.has_expired && (dead.original_expiration.is_some() || request.reply_to.is_some())
+    })
 }
 
 /// A fault may say that the method did not run; of a request that came before, nobody here knows that.
@@ -392,7 +465,7 @@ mod tests {
 
     use super::*;
     use crate::describe::ServiceDescriptor;
-    use crate::protocol::{Properties, Property, ReplyKind};
+    use crate::protocol::{DeadLettered, DeathReason, Properties, Property, RETURNS_HEADER, ReplyKind};
     use crate::server::service::Answer;
 
     const READ: MethodDescriptor = MethodDescriptor::new("read", &["id"])
@@ -519,6 +592,144 @@ mod tests {
         assert_eq!(refusal(decide(request("write"), true)), FaultCode::Interrupted);
         // The worker before this one may have known it.
         assert_eq!(refusal(decide(request("erase"), true)), FaultCode::Interrupted);
+    }
+
+    fn dead_letter(method: &'static str, reason: DeathReason, expiration: Option<Duration>) -> Properties {
+        let mut dead = DeadLettered::default();
+        dead.add(reason, 1, expiration);
+        Properties {
+            expiration: None,
+            dead_lettered: Some(dead),
+            ..request(method)
+        }
+    }
+
+    fn answered(properties: Properties) -> Properties {
+        Properties {
+            reply_to: Some(ShortStr::from_static("amq.gen-1")),
+            ..properties
+        }
+    }
+
+    #[test]
+    fn a_dead_letter_came_before() {
+        use DeathReason::{DeliveryLimit, Other, Rejected};
+        for reason in [Rejected, DeliveryLimit, Other] {
+            let of = |method| dead_letter(method, reason, None);
+            assert_eq!(refusal(decide(of("write"), false)), FaultCode::Interrupted);
+            assert_eq!(refusal(decide(of("erase"), false)), FaultCode::Interrupted);
+            let Decision::Run { invocation, .. } = decide(of("read"), false) else {
+                panic!("it may run again");
+            };
+            assert!(invocation.context().redelivered());
+            // Nothing would end it.
+            assert_eq!(refusal(decide(of("read"), true)), FaultCode::Interrupted);
+        }
+    }
+
+    #[test]
+    fn the_deadline_of_a_dead_letter_is_at_most_its_first_time_to_live() {
+        let time = Duration::from_secs(3);
+        let properties = dead_letter("read", DeathReason::Rejected, Some(time));
+        let Decision::Run { invocation, .. } = decide(properties, false) else {
+            panic!("it may run again");
+        };
+        assert!(invocation.context().remaining().is_some_and(|left| left <= time));
+    }
+
+    #[test]
+    fn a_dead_letter_that_expired_is_not_run() {
+        let time = Some(Duration::from_secs(1));
+        for method in ["read", "write"] {
+            let expired = |time| dead_letter(method, DeathReason::Expired, time);
+            assert_eq!(refusal(decide(expired(time), false)), FaultCode::Expired);
+            assert_eq!(
+                refusal(decide(answered(expired(None)), false)),
+                FaultCode::Expired
+            );
+        }
+        // A queue that delays one-way requests.
+        let delayed = |method| dead_letter(method, DeathReason::Expired, None);
+        assert_eq!(run(decide(delayed("read"), false)), "read");
+        assert_eq!(refusal(decide(delayed("write"), false)), FaultCode::Interrupted);
+    }
+
+    #[test]
+    fn the_counts_of_all_queues_add_up() {
+        let came = |dead_letters, count: &str| {
+            let mut properties = dead_letter("read", DeathReason::Rejected, None);
+            properties.dead_lettered.get_or_insert_default().add(
+                DeathReason::DeliveryLimit,
+                dead_letters,
+                None,
+            );
+            let name = ShortStr::from_static(DELIVERY_COUNT);
+            properties.headers.insert(name, count.to_owned());
+            decide(properties, true)
+        };
+        assert_eq!(run(came(0, "1")), "read");
+        assert_eq!(refusal(came(0, "2")), FaultCode::Interrupted);
+        assert_eq!(refusal(came(1, "1")), FaultCode::Interrupted);
+        assert_eq!(refusal(came(u32::MAX, "1")), FaultCode::Interrupted);
+    }
+
+    #[test]
+    fn both_counts_of_a_quorum_queue_are_read() {
+        let counted = |delivery: &str, acquired: &str| {
+            let mut headers = Headers::default();
+            headers.insert(ShortStr::from_static(DELIVERY_COUNT), delivery.to_owned());
+            headers.insert(ShortStr::from_static(ACQUIRED_COUNT), acquired.to_owned());
+            delivery_count(&headers)
+        };
+        assert_eq!(counted("1", "4"), Some(4));
+        assert_eq!(counted("5", "4"), Some(5));
+        assert_eq!(counted("many", "-1"), None);
+        assert_eq!(counted("", "99999999999999"), Some(u32::MAX));
+        assert_eq!(delivery_count(&Headers::default()), None);
+    }
+
+    #[test]
+    fn a_one_way_request_that_nothing_counts_is_counted_by_its_workers() {
+        let oneway = || Properties {
+            expiration: None,
+            ..request("read")
+        };
+        let returns = |properties, redelivered| {
+            let message = Message {
+                properties,
+                body: Bytes::from_static(b"7"),
+            };
+            store().uncounted_returns(&message, redelivered, &rules())
+        };
+        let counted = |name, count: &str| {
+            let mut properties = oneway();
+            properties
+                .headers
+                .insert(ShortStr::from_static(name), count.to_owned());
+            properties
+        };
+        assert_eq!(returns(oneway(), true), Some(1));
+        assert_eq!(returns(counted(RETURNS_HEADER, "1"), true), Some(2));
+        // The rules allow three deliveries.
+        assert_eq!(returns(counted(RETURNS_HEADER, "2"), true), None);
+        assert_eq!(
+            refusal(decide(counted(RETURNS_HEADER, "2"), true)),
+            FaultCode::Interrupted
+        );
+        assert_eq!(returns(oneway(), false), None);
+        assert_eq!(returns(request("read"), true), None);
+        assert_eq!(returns(answered(oneway()), true), None);
+        assert_eq!(returns(counted(DELIVERY_COUNT, "1"), true), None);
+        let of_user = Properties {
+            user_id: Some(ShortStr::from_static("guest")),
+            ..oneway()
+        };
+        assert_eq!(returns(of_user, true), None);
+        let not_idempotent = Properties {
+            expiration: None,
+            ..request("write")
+        };
+        assert_eq!(returns(not_idempotent, true), None);
     }
 
     #[test]

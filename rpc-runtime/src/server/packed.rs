@@ -12,11 +12,9 @@ use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
 use uuid::Uuid;
 
-use super::answers::{Answers, Ran};
+use super::answers::{Answers, Done, Ran};
 use super::debt::{Debt, Served, Unsettled};
-use super::dispatch::{DELIVERY_COUNT, Decision, Record};
-use super::outlet::Sent;
-use super::post::grace;
+use super::dispatch::{Decision, Record};
 use super::request_log::Names;
 use super::runs::{Id, Key, Origin};
 use super::serve::{Desk, Handled, run};
@@ -24,7 +22,7 @@ use super::service::{Invocation, Service};
 use super::stats::Tally;
 use crate::codec::Codec;
 use crate::protocol::{Message, PackedCall, Properties, Reply, Request, ShortStr, content, unpack};
-use crate::transport::{Control, Delivery, Departure, Outgoing};
+use crate::transport::{Control, Delivery};
 
 impl Desk {
     /// Serves the requests of one message that arrived at this instant; answered, each leaves as soon as it can.
@@ -50,7 +48,7 @@ impl Desk {
             calls,
         }) = opened
         else {
-            Unsettled::new(control, tag, 1).settle();
+            Unsettled::new(control, tag, 1).reject();
             return;
         };
         self.received(calls.len(), redelivered);
@@ -68,7 +66,8 @@ impl Desk {
         for call in calls {
             let id = call.id;
             let request = request(call, codec, &properties);
-            let origin = Origin::new(redelivered, &request.headers);
+            let is_dead_lettered = request.dead_lettered.is_some();
+            let origin = Origin::new(redelivered, is_dead_lettered, &request.headers);
             let key = Key::new(reply_to.cloned(), Id::Uuid(id));
             let Some(owed) = self.take(key, origin, unsettled.clone()) else {
                 continue;
@@ -76,7 +75,11 @@ impl Desk {
             let worth_until = request.time_to_live.and_then(|time| arrived.checked_add(time));
             if redelivered && self.may_be_sent_on(&request) {
                 let debt = Debt::of(self, served, owed);
-                sent_on.push(self.send_on(request, reply_to.cloned(), worth_until, debt));
+                let request = Request {
+                    reply_to: reply_to.cloned(),
+                    ..request
+                };
+                sent_on.push(self.send_on(request.into_message(), worth_until, debt));
                 continue;
             }
             answers.due.debt.add(owed);
@@ -85,8 +88,8 @@ impl Desk {
                 take_longer.push(self.run_in_turn(id, request, redelivered, arrived, debt).boxed());
                 continue;
             };
-            let (reply, wanted) = match self.decide_packed(request, redelivered, arrived, now) {
-                Err(refusal) => (refusal, 0),
+            let done = match self.decide_packed(request, redelivered, arrived, now) {
+                Err(refusal) => Done::refused(refusal),
                 Ok(Runnable {
                     service,
                     invocation,
@@ -102,7 +105,7 @@ impl Desk {
                             let took = now.elapsed();
                             now += took;
                             let wanted = self.ended_among(&mut tally, record, true, took, &handled);
-                            (handled.reply, wanted)
+                            Done::handled(handled, wanted)
                         }
                         Poll::Pending => {
                             let debt = answers.due.debt.split_last();
@@ -115,7 +118,7 @@ impl Desk {
                     }
                 }
             };
-            answers.add(id, reply, wanted, worth_until);
+            answers.add(id, done, worth_until);
             answers.leave_by(now);
         }
         drop(place);
@@ -142,8 +145,7 @@ impl Desk {
         let wanted = self.ended(record, true, begun.elapsed(), &handled);
         Some(Ran {
             id,
-            reply: handled.reply,
-            wanted,
+            done: Done::handled(handled, wanted),
             worth_until,
             debt,
         })
@@ -161,8 +163,8 @@ impl Desk {
         let _place = self.place().await?;
         let worth_until = request.time_to_live.and_then(|time| arrived.checked_add(time));
         let now = Instant::now();
-        let (reply, wanted) = match self.decide_packed(request, redelivered, arrived, now) {
-            Err(refusal) => (refusal, 0),
+        let done = match self.decide_packed(request, redelivered, arrived, now) {
+            Err(refusal) => Done::refused(refusal),
             Ok(Runnable {
                 service,
                 invocation,
@@ -172,13 +174,12 @@ impl Desk {
                 let handled = run(service, &self.queue, &self.log, &self.rules, &invocation).await;
                 drop(in_flight);
                 let wanted = self.ended(record, true, now.elapsed(), &handled);
-                (handled.reply, wanted)
+                Done::handled(handled, wanted)
             }
         };
         Some(Ran {
             id,
-            reply,
-            wanted,
+            done,
             worth_until,
             debt,
         })
@@ -219,38 +220,6 @@ impl Desk {
     fn may_be_sent_on(&self, request: &Request) -> bool {
         // Nobody but the user can send something in the user's name.
         request.user_id.is_none() && self.dispatcher.may_run_again(request.method.as_ref())
-    }
-
-    /// Sends a request on to the queue where each comes by itself, and settles it here.
-    async fn send_on(
-        &self,
-        mut request: Request,
-        reply_to: Option<ShortStr>,
-        worth_until: Option<Instant>,
-        debt: Debt,
-    ) {
-        request.reply_to = reply_to;
-        let Ok(queue) = ShortStr::new(&self.queue) else {
-            return;
-        };
-        debt.send_on();
-        request.headers.remove(DELIVERY_COUNT);
-        Origin::mark_copy(&mut request.headers);
-        let outgoing = Outgoing {
-            queue,
-            mandatory: false,
-            message: request.into_message(),
-            departure: Departure::default(),
-        };
-        match self.outlet.send(outgoing, worth_until.map(grace), false).await {
-            Ok(Sent::Taken | Sent::TooLate) => debt.pay(),
-            Ok(Sent::Refused(_)) => {
-                self.log.not_sent_on();
-                debt.pay();
-            }
-            // The handle was closed: it comes again.
-            Err(_) => {}
-        }
     }
 
     /// The requests of a message; nothing where they cannot be read, or must not be answered.
@@ -335,6 +304,7 @@ fn request(call: PackedCall, codec: Codec, shared: &Properties) -> Request {
         user_id: shared.user_id.clone(),
         headers,
         packs: true,
+        dead_lettered: shared.dead_lettered,
         arguments,
     }
 }

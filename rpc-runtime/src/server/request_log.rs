@@ -74,6 +74,33 @@ impl RequestLog {
         );
     }
 
+    /// A request was rejected: it was refused, and there is nobody to tell.
+    pub(super) fn rejected(&self) {
+        let Some(LeftOut(left_out)) = self.limit.admit(Level::WARN, "rejected_oneway") else {
+            return;
+        };
+        let queue = &self.queue;
+        tracing::warn!(
+            queue,
+            left_out,
+            "rejected a request that has no caller to tell: a dead-letter queue would keep it, see RequestQueue::dead_letter_to"
+        );
+    }
+
+    /// A request was dropped that was rejected before and came back each time.
+    pub(super) fn went_round(&self, rejections: u32) {
+        let Some(LeftOut(left_out)) = self.limit.admit(Level::ERROR, "went_round") else {
+            return;
+        };
+        let queue = &self.queue;
+        tracing::error!(
+            queue,
+            rejections,
+            left_out,
+            "dropped a request: it was rejected too often and came back each time"
+        );
+    }
+
     /// A message of several requests was dropped.
     pub(super) fn unreadable(&self, error: &dyn std::error::Error) {
         let Some(LeftOut(left_out)) = self.limit.admit(Level::ERROR, "batch") else {
@@ -83,7 +110,7 @@ impl RequestLog {
         tracing::error!(queue, %error, left_out, "dropped a message of packed requests");
     }
 
-    /// A request came again that runs here, or was answered.
+    /// A request came again that runs here, or was done with.
     pub(super) fn came_again(&self, is_answered: bool) {
         let kind = match is_answered {
             true => "came_again_answered",
@@ -122,16 +149,23 @@ impl RequestLog {
     }
 
     /// The queue did not take a request that was sent on to it.
-    pub(super) fn not_sent_on(&self) {
+    pub(super) fn not_sent_on(&self, is_oneway: bool) {
         let Some(LeftOut(left_out)) = self.limit.admit(Level::ERROR, "not_sent_on") else {
             return;
         };
         let queue = &self.queue;
-        tracing::error!(
-            queue,
-            left_out,
-            "the queue refused a request that came before; its caller will time out"
-        );
+        match is_oneway {
+            true => tracing::error!(
+                queue,
+                left_out,
+                "the queue refused a one-way request that came before; it is rejected"
+            ),
+            false => tracing::error!(
+                queue,
+                left_out,
+                "the queue refused a request that came before; its caller will time out"
+            ),
+        }
     }
 
     /// A method, or a layer around it, answered with a fault.

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 use uuid::Uuid;
 
 use crate::headers::Headers;
-use crate::protocol::{RESENT_HEADER, ShortStr};
+use crate::protocol::{RESENT_AND_SENT_ON, RESENT_HEADER, RETURNS_HEADER, SENT_ON, ShortStr};
 
 /// How many answered requests are remembered: more than are ever on the way, as each came in one of the messages of the
 /// prefetch.
@@ -23,9 +23,10 @@ const REMEMBERED: usize = 16 * 1024;
 pub(super) struct Key {
     reply_to: Option<ShortStr>,
     id: Id,
-    /// It names the copy of a request that a worker sent on. The request itself is done with where the broker has the copy, and
-    /// the copy where it is answered.
-    is_copy: bool,
+    /// Counts the copies of a request that workers sent on, each one of the one before; 0 is the
+    /// request itself. It is done with once the broker has its copy, and the last copy once it is
+    /// answered.
+    copy: u32,
 }
 
 impl Key {
@@ -33,15 +34,12 @@ impl Key {
         Self {
             reply_to,
             id,
-            is_copy: false,
+            copy: 0,
         }
     }
 
-    fn of_copy(self) -> Self {
-        Self {
-            is_copy: true,
-            ..self
-        }
+    fn of_copy(self, copy: u32) -> Self {
+        Self { copy, ..self }
     }
 }
 
@@ -71,21 +69,30 @@ pub(super) enum Origin {
     Resent,
     /// The broker delivered it before.
     Redelivered,
-    /// It is the copy that a worker sent on, of what had come before.
-    SentOn { was_resent: bool },
+    /// It is a copy that a worker sent on, of what had come before.
+    SentOn { was_resent: bool, copy: u32 },
 }
 
-/// What the header of a copy says, and of the copy of what a caller had sent again; a caller's own says nothing.
-const SENT_ON: &str = "worker";
-const RESENT_AND_SENT_ON: &str = "caller, worker";
+/// How often a request came back, as workers count it.
+pub(super) fn returns(headers: &Headers) -> u32 {
+    let returns = headers.get(RETURNS_HEADER);
+    returns.and_then(|returns| returns.parse().ok()).unwrap_or(0)
+}
 
 impl Origin {
-    pub(super) fn new(is_redelivered: bool, headers: &Headers) -> Self {
+    /// The origin of a request that the broker delivered before, or that a queue gave up, or neither.
+    pub(super) fn new(is_redelivered: bool, is_dead_lettered: bool, headers: &Headers) -> Self {
+        let sent_on = |was_resent| Self::SentOn {
+            was_resent,
+            copy: returns(headers).max(1),
+        };
         match headers.get(RESENT_HEADER) {
-            Some(SENT_ON) => Self::SentOn { was_resent: false },
-            Some(RESENT_AND_SENT_ON) => Self::SentOn { was_resent: true },
+            Some(SENT_ON) => sent_on(false),
+            Some(RESENT_AND_SENT_ON) => sent_on(true),
             Some(_) => Self::Resent,
             None if is_redelivered => Self::Redelivered,
+            // It may come to its queue once more, after it was done with there.
+            None if is_dead_lettered => Self::Resent,
             None => Self::New,
         }
     }
@@ -111,6 +118,8 @@ pub(super) enum Arrival {
     Joined,
     /// It was answered: settle it.
     Answered,
+    /// It was rejected: reject it.
+    Rejected,
 }
 
 /// The requests of one queue. `D` names a delivery, for when it is settled.
@@ -144,6 +153,8 @@ enum End {
     Answered,
     /// Whoever gets the copy.
     SentOn,
+    /// Nobody: it was rejected.
+    Rejected,
 }
 
 impl<D> Default for Runs<D> {
@@ -163,7 +174,7 @@ impl<D> Runs<D> {
             Origin::Redelivered => self.arrive_as(key, true, true, delivery),
             // One that was sent again is answered again: its caller may have lost the answer.
             Origin::Resent => self.arrive_as(key, true, false, delivery),
-            Origin::SentOn { was_resent } => {
+            Origin::SentOn { was_resent, copy } => {
                 // Another worker had it come again, while this one runs it, or after this one answered it.
                 if let Some(run) = self.running.get_mut(&key)
                     && run.ends_as == End::Answered
@@ -174,7 +185,7 @@ impl<D> Runs<D> {
                 if !was_resent && self.end_of(&key) == Some(End::Answered) {
                     return Arrival::Answered;
                 }
-                self.arrive_as(key.of_copy(), true, !was_resent, delivery)
+                self.arrive_as(key.of_copy(copy), true, !was_resent, delivery)
             }
         }
     }
@@ -188,8 +199,10 @@ impl<D> Runs<D> {
             run.again.push(delivery);
             return Arrival::Joined;
         }
-        if may_have_ended && self.end_of(&key).is_some() {
-            return Arrival::Answered;
+        match self.end_of(&key).filter(|_| may_have_ended) {
+            Some(End::Rejected) => return Arrival::Rejected,
+            Some(End::Answered | End::SentOn) => return Arrival::Answered,
+            None => {}
         }
         let run = Run {
             first: Some(delivery),
@@ -231,6 +244,13 @@ impl<D> Runs<D> {
             .flat_map(|run| run.first.into_iter().chain(run.again))
     }
 
+    /// A request is about to be rejected.
+    pub(super) fn reject(&mut self, key: &Key) {
+        if let Some(run) = self.running.get_mut(key) {
+            run.ends_as = End::Rejected;
+        }
+    }
+
     /// A request ended without an answer: its deliveries come again.
     pub(super) fn given_up(&mut self, key: &Key) {
         self.running.remove(key);
@@ -265,10 +285,14 @@ mod tests {
     }
 
     fn copy(id: &'static str) -> Arrival {
-        Arrival::Serve(key(id).of_copy())
+        Arrival::Serve(key(id).of_copy(1))
     }
 
-    const SENT_ON: Origin = Origin::SentOn { was_resent: false };
+    const A_COPY: Origin = sent_on(false, 1);
+
+    const fn sent_on(was_resent: bool, copy: u32) -> Origin {
+        Origin::SentOn { was_resent, copy }
+    }
 
     #[test]
     fn a_redelivery_joins_the_run_in_progress() {
@@ -278,7 +302,7 @@ mod tests {
         assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 2), Arrival::Joined);
         assert_eq!(runs.arrive(key("a"), Origin::Resent, 3), Arrival::Joined);
         // Another worker had it too.
-        assert_eq!(runs.arrive(key("a"), SENT_ON, 4), Arrival::Joined);
+        assert_eq!(runs.arrive(key("a"), A_COPY, 4), Arrival::Joined);
         assert_eq!(ended(&mut runs, key("a")), [2, 3, 4]);
     }
 
@@ -288,9 +312,9 @@ mod tests {
         runs.arrive(key("a"), Origin::New, 1);
         assert_eq!(ended(&mut runs, key("a")), [1]);
         assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 2), Arrival::Answered);
-        assert_eq!(runs.arrive(key("a"), SENT_ON, 2), Arrival::Answered);
+        assert_eq!(runs.arrive(key("a"), A_COPY, 2), Arrival::Answered);
         // Its caller may have lost the answer.
-        let resent_and_sent_on = Origin::SentOn { was_resent: true };
+        let resent_and_sent_on = sent_on(true, 1);
         assert_eq!(runs.arrive(key("a"), resent_and_sent_on, 3), copy("a"));
         assert_eq!(runs.arrive(key("a"), Origin::Resent, 4), serve("a"));
     }
@@ -326,7 +350,7 @@ mod tests {
         let mut runs = Runs::default();
         assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 1), serve("a"));
         runs.send_on(&key("a"));
-        assert_eq!(runs.arrive(key("a"), SENT_ON, 2), copy("a"));
+        assert_eq!(runs.arrive(key("a"), A_COPY, 2), copy("a"));
         assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 3), Arrival::Joined);
         assert_eq!(ended(&mut runs, key("a")), [1, 3]);
         assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 4), Arrival::Answered);
@@ -339,18 +363,18 @@ mod tests {
             let mut runs = Runs::default();
             runs.arrive(key("a"), Origin::Redelivered, 1);
             runs.send_on(&key("a"));
-            assert_eq!(runs.arrive(key("a"), SENT_ON, 2), copy("a"));
+            assert_eq!(runs.arrive(key("a"), A_COPY, 2), copy("a"));
             if answered_in_between {
-                let _ = runs.ended(key("a").of_copy());
+                let _ = runs.ended(key("a").of_copy(1));
             }
             // The broker's word on the first copy was lost.
             let again = match answered_in_between {
                 true => Arrival::Answered,
                 false => Arrival::Joined,
             };
-            assert_eq!(runs.arrive(key("a"), SENT_ON, 3), again);
+            assert_eq!(runs.arrive(key("a"), A_COPY, 3), again);
             let _ = runs.ended(key("a"));
-            assert_eq!(runs.arrive(key("a"), SENT_ON, 4), again);
+            assert_eq!(runs.arrive(key("a"), A_COPY, 4), again);
         }
     }
 
@@ -372,19 +396,47 @@ mod tests {
     #[test]
     fn a_copy_says_what_it_is_a_copy_of() {
         let mut headers = Headers::default();
-        assert_eq!(Origin::new(false, &headers), Origin::New);
-        assert_eq!(Origin::new(true, &headers), Origin::Redelivered);
+        assert_eq!(Origin::new(false, false, &headers), Origin::New);
+        assert_eq!(Origin::new(false, true, &headers), Origin::Resent);
+        assert_eq!(Origin::new(true, false, &headers), Origin::Redelivered);
         Origin::mark_copy(&mut headers);
-        assert_eq!(Origin::new(true, &headers), SENT_ON);
+        assert_eq!(Origin::new(true, false, &headers), A_COPY);
         Origin::mark_copy(&mut headers);
-        assert_eq!(Origin::new(false, &headers), SENT_ON);
+        assert_eq!(Origin::new(false, false, &headers), A_COPY);
+        headers.insert(ShortStr::from_static(RETURNS_HEADER), "3".to_owned());
+        assert_eq!(Origin::new(false, false, &headers), sent_on(false, 3));
 
+        headers.remove(RETURNS_HEADER);
         headers.insert(ShortStr::from_static(RESENT_HEADER), String::new());
-        assert_eq!(Origin::new(true, &headers), Origin::Resent);
+        assert_eq!(Origin::new(true, false, &headers), Origin::Resent);
         for _ in 0..2 {
             Origin::mark_copy(&mut headers);
-            assert_eq!(Origin::new(false, &headers), Origin::SentOn { was_resent: true });
+            assert_eq!(Origin::new(false, false, &headers), sent_on(true, 1));
         }
+    }
+
+    #[test]
+    fn a_copy_of_a_copy_is_served() {
+        let mut runs = Runs::default();
+        assert_eq!(runs.arrive(key("a"), A_COPY, 1), copy("a"));
+        runs.send_on(&key("a").of_copy(1));
+        assert_eq!(ended(&mut runs, key("a").of_copy(1)), [1]);
+        let second = key("a").of_copy(2);
+        assert_eq!(
+            runs.arrive(key("a"), sent_on(false, 2), 2),
+            Arrival::Serve(second.clone())
+        );
+        assert_eq!(ended(&mut runs, second), [2]);
+        assert_eq!(runs.arrive(key("a"), sent_on(false, 2), 3), Arrival::Answered);
+    }
+
+    #[test]
+    fn a_redelivery_of_what_was_rejected_is_rejected() {
+        let mut runs = Runs::default();
+        assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 1), serve("a"));
+        runs.reject(&key("a"));
+        assert_eq!(ended(&mut runs, key("a")), [1]);
+        assert_eq!(runs.arrive(key("a"), Origin::Redelivered, 2), Arrival::Rejected);
     }
 
     #[test]

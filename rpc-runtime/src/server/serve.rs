@@ -10,18 +10,24 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::debt::{Debt, Owed, Served, Unsettled};
-use super::dispatch::{Decision, Dispatcher, NoReplyAddress, Record, Rules, truthful};
-use super::outlet::Outlet;
-use super::post::{DueReply, Post};
+use super::dispatch::{
+    ACQUIRED_COUNT, DELIVERY_COUNT, Decision, Dispatcher, NoReplyAddress, Record, Rules, truthful,
+};
+use super::outlet::{Outlet, Sent};
+use super::post::{DueReply, Post, grace};
 use super::request_log::{Names, RequestLog};
 use super::runs::{Arrival, Id, Key, Origin, Runs};
 use super::service::{Answer, Invocation, Service};
 use super::stats::Tally;
 use crate::context::with_ambient_deadline;
 use crate::error::Executed;
-use crate::protocol::{Fault, FaultCode, Message, PACKED, Reply};
+use crate::protocol::{Fault, FaultCode, Message, PACKED, Properties, RETURNS_HEADER, Reply, ShortStr};
 use crate::telemetry::{Event, Handling, Outcome, count};
-use crate::transport::{Control, Delivery};
+use crate::transport::{Control, Delivery, Departure, Outgoing};
+
+/// How often a request is rejected at the most. Dead letters that come back by themselves would
+/// otherwise go round forever.
+const MAX_REJECTIONS: u32 = 20;
 
 /// What serving the requests of one queue takes.
 pub(super) struct Desk {
@@ -104,11 +110,13 @@ impl Desk {
         arrived: Instant,
         served: &Served,
     ) {
-        self.received(1, delivery.redelivered);
+        let properties = &delivery.message.properties;
+        let is_dead_lettered = properties.dead_lettered.is_some();
+        self.received(1, delivery.redelivered || is_dead_lettered);
         let unsettled = Unsettled::new(control, delivery.tag, 1);
         let owed = match key(&delivery) {
             Some(key) => {
-                let origin = Origin::new(delivery.redelivered, &delivery.message.properties.headers);
+                let origin = Origin::new(delivery.redelivered, is_dead_lettered, &properties.headers);
                 self.take(key, origin, unsettled)
             }
             None => Some(Owed::Apart(unsettled)),
@@ -139,6 +147,10 @@ impl Desk {
                 self.log.came_again(true);
                 unsettled.settle();
             }
+            Arrival::Rejected => {
+                self.log.came_again(true);
+                unsettled.reject();
+            }
         }
         None
     }
@@ -150,14 +162,24 @@ impl Desk {
             return;
         };
         let Delivery {
-            message,
+            mut message,
             redelivered,
             malformed,
             ..
         } = delivery;
+        if malformed.is_none()
+            && let Some(returns) = self
+                .dispatcher
+                .uncounted_returns(&message, redelivered, &self.rules)
+        {
+            let name = ShortStr::from_static(RETURNS_HEADER);
+            message.properties.headers.insert(name, returns.to_string());
+            return self.send_on(message, None, debt).await;
+        }
         let properties = &message.properties;
         let worth_until = properties.expiration.and_then(|time| arrived.checked_add(time));
         let names = Names::of(properties);
+        let rejections = properties.dead_lettered.map_or(0, |dead| dead.rejections);
         let now = Instant::now();
         let decided = match malformed {
             None => self
@@ -165,7 +187,7 @@ impl Desk {
                 .decide(message, redelivered, arrived, now, &self.rules),
             Some(malformed) => Dispatcher::refuse_malformed(message, malformed, &self.rules),
         };
-        let (reply, wanted, answer_to) = match decided {
+        let (reply, wanted, answer_to, is_refused) = match decided {
             Ok(Decision::Run {
                 service,
                 invocation,
@@ -177,19 +199,23 @@ impl Desk {
                 let handled = run(service, &self.queue, &self.log, &self.rules, &invocation).await;
                 drop(in_flight);
                 let wanted = self.ended(record, packs, now.elapsed(), &handled);
-                (handled.reply, wanted, answer_to)
+                (handled.reply, wanted, answer_to, !handled.ran)
             }
+
             Ok(Decision::Refuse {
                 reply,
                 fault,
                 answer_to,
             }) => {
                 self.refused(&fault, &names);
-                (reply, 0, answer_to)
+                (reply, 0, answer_to, true)
             }
             Err(no_address) => {
                 self.dropped(&no_address);
-                return debt.pay();
+                return match malformed {
+                    None => self.reject(debt, rejections),
+                    Some(_) => debt.pay(),
+                };
             }
         };
         match answer_to {
@@ -202,7 +228,56 @@ impl Desk {
                 debt,
                 is_suspect: false,
             }),
+            // To dead-letter a message, a queue reads its headers: a malformed one stops here.
+            None if is_refused && malformed.is_none() => self.reject(debt, rejections),
             None => debt.pay(),
+        }
+    }
+
+    /// Rejects a request that is refused and has nobody to tell, unless it was rejected so often
+    /// that its dead letters must come back here by themselves.
+    fn reject(&self, debt: Debt, rejections: u32) {
+        if rejections >= MAX_REJECTIONS {
+            self.log.went_round(rejections);
+            return debt.pay();
+        }
+        self.log.rejected();
+        debt.reject();
+    }
+
+    /// Sends a request on, as a copy, to the queue where each comes by itself, and settles it here.
+    pub(super) async fn send_on(&self, mut message: Message, worth_until: Option<Instant>, debt: Debt) {
+        let Ok(queue) = ShortStr::new(&self.queue) else {
+            return;
+        };
+        debt.send_on();
+        let Properties {
+            headers, reply_to, ..
+        } = &mut message.properties;
+        headers.remove(DELIVERY_COUNT);
+        headers.remove(ACQUIRED_COUNT);
+        Origin::mark_copy(headers);
+        let is_oneway = reply_to
+            .as_ref()
+            .is_none_or(|address| address.as_str().is_empty());
+        let outgoing = Outgoing {
+            queue,
+            mandatory: false,
+            message,
+            departure: Departure::default(),
+        };
+        match self.outlet.send(outgoing, worth_until.map(grace), false).await {
+            Ok(Sent::Taken | Sent::TooLate) => debt.pay(),
+            Ok(Sent::Refused(_)) if is_oneway => {
+                self.log.not_sent_on(true);
+                debt.reject();
+            }
+            Ok(Sent::Refused(_)) => {
+                self.log.not_sent_on(false);
+                debt.pay();
+            }
+            // The handle was closed: it comes again.
+            Err(_) => {}
         }
     }
 

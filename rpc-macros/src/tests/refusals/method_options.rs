@@ -230,17 +230,6 @@ fn oneway_with_a_result() {
 }
 
 #[test]
-fn oneway_and_idempotent() {
-    assert_method(
-        "#[rpc(oneway, idempotent)] async fn f(&self);",
-        &[(
-            "idempotent",
-            "a one-way method is never repeated; remove `idempotent`, or `oneway`",
-        )],
-    );
-}
-
-#[test]
 fn wire_name_too_long() {
     let name = "n".repeat(256);
     let message = "a wire name is at most 255 bytes long; write a shorter one with `#[rpc(name = \"..\")]`";
