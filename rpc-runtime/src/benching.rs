@@ -145,6 +145,7 @@ impl Arrived {
             user_id: None,
             headers: Headers::default(),
             packs: false,
+            dead_lettered: None,
             arguments,
         };
         Self(request.into_message())
