@@ -17,5 +17,6 @@ mod names;
 mod plain_text;
 mod serde_attributes;
 mod supertraits;
+mod values;
 mod visibility;
 mod wire;

@@ -2,23 +2,29 @@
 
 use std::io::ErrorKind;
 
+use rmp_serde::config::{DefaultConfig, HumanReadableConfig};
 use rmp_serde::decode::{Error as DecodeError, ReadRefReader};
 use rmp_serde::{Deserializer, Serializer};
 use serde::de::{DeserializeSeed, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
+use super::numbers::{self, ReadNumbers, WriteNumbers};
 use super::{Cause, TrailingBytes};
 
 /// How deep values may nest: as deep as `serde_json` allows, and shallow enough for the stack of a worker thread.
 const MAX_DEPTH: usize = 128;
 
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T, body: &mut Vec<u8>) -> Result<(), Cause> {
-    Ok(value.serialize(&mut Serializer::new(body).with_struct_map())?)
+    // Compact forms of types such as `IpAddr` could not be read back through serde's buffers (flattened fields, tagged
+    // and untagged enums), which are always human-readable.
+    let mut serializer = Serializer::new(body).with_struct_map().with_human_readable();
+    Ok(value.serialize(WriteNumbers::<_, numbers::MessagePack>::new(&mut serializer))?)
 }
 
 pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> Result<S::Value, Cause> {
     check(body)?;
-    Ok(seed.deserialize(&mut deserializer(body))?)
+    let mut deserializer = deserializer(body);
+    Ok(seed.deserialize(ReadNumbers::<_, numbers::MessagePack>::new(&mut deserializer))?)
 }
 
 /// Walks over the body before a value is built from it: it has to be one value, all there, and nested no deeper than
@@ -36,8 +42,8 @@ fn check(body: &[u8]) -> Result<(), Cause> {
     }
 }
 
-fn deserializer(body: &[u8]) -> Deserializer<ReadRefReader<'_, [u8]>> {
-    let mut deserializer = Deserializer::from_read_ref(body);
+fn deserializer(body: &[u8]) -> Deserializer<ReadRefReader<'_, [u8]>, HumanReadableConfig<DefaultConfig>> {
+    let mut deserializer = Deserializer::from_read_ref(body).with_human_readable();
     deserializer.set_max_depth(MAX_DEPTH);
     deserializer
 }

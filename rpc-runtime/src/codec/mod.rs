@@ -15,6 +15,9 @@ use crate::protocol::{ByteSlice, CowBytes};
 mod json;
 mod message_pack;
 mod nothing;
+mod numbers;
+#[cfg(test)]
+mod round_trips;
 mod scratch;
 mod text;
 

@@ -1,0 +1,188 @@
+//! Numbers as text.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+
+use serde::de::{Error, Unexpected, Visitor};
+
+/// A number of JSON, as precise as its text.
+#[derive(Debug, PartialEq)]
+pub(super) enum Number {
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    /// Neither 64 bits nor an `f64` hold it.
+    Precise,
+}
+
+impl Number {
+    /// Reads the text of a number, the same as `serde_json` does without its feature `arbitrary_precision`.
+    pub(super) fn new(text: &str) -> Self {
+        let is_integer = text != "-0" && !text.contains(['.', 'e', 'E']);
+        match (text.parse(), text.parse(), text.parse::<f64>()) {
+            (Ok(unsigned), _, _) if is_integer => Self::Unsigned(unsigned),
+            (_, Ok(signed), _) if is_integer => Self::Signed(signed),
+            (_, _, Ok(float)) if is_exact(float, text) => Self::Float(float),
+            _ => Self::Precise,
+        }
+    }
+}
+
+/// Whether a float is written as this number again.
+fn is_exact(float: f64, text: &str) -> bool {
+    Digits::new(text).is_some_and(|digits| Some(digits) == Digits::new(&format!("{float:e}")))
+}
+
+/// A decimal number in one form: `0.DIGITS * 10^exponent`, without zeros at either end.
+#[derive(Debug, PartialEq)]
+struct Digits {
+    digits: String,
+    exponent: i64,
+}
+
+impl Digits {
+    /// `None` if the text is not a finite number, or its exponent is too large to compare.
+    fn new(text: &str) -> Option<Self> {
+        let text = text.trim_start_matches('-');
+        let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let digits = [whole, fraction].concat();
+        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let significant = digits.trim_start_matches('0');
+        let leading_zeros = i64::try_from(digits.len() - significant.len()).ok()?;
+        let whole = i64::try_from(whole.len()).ok()?;
+        let exponent = exponent.parse::<i64>().ok()?.checked_add(whole - leading_zeros)?;
+        let digits = significant.trim_end_matches('0').to_owned();
+        let exponent = if digits.is_empty() { 0 } else { exponent };
+        Some(Self { digits, exponent })
+    }
+}
+
+/// Reads an integer of up to 64 bits as it is, and a larger one from text or from 16 bytes.
+pub(super) struct Integer<V, N> {
+    visitor: V,
+    number: PhantomData<N>,
+}
+
+impl<V, N> Integer<V, N> {
+    pub(super) fn new(visitor: V) -> Self {
+        Self {
+            visitor,
+            number: PhantomData,
+        }
+    }
+}
+
+/// An integer of 128 bits.
+pub(super) trait Wide: FromStr {
+    fn from_be_bytes(bytes: [u8; 16]) -> Self;
+
+    fn visit<'de, V: Visitor<'de>, E: Error>(self, visitor: V) -> Result<V::Value, E>;
+}
+
+impl Wide for i128 {
+    fn from_be_bytes(bytes: [u8; 16]) -> Self {
+        Self::from_be_bytes(bytes)
+    }
+
+    fn visit<'de, V: Visitor<'de>, E: Error>(self, visitor: V) -> Result<V::Value, E> {
+        visitor.visit_i128(self)
+    }
+}
+
+impl Wide for u128 {
+    fn from_be_bytes(bytes: [u8; 16]) -> Self {
+        Self::from_be_bytes(bytes)
+    }
+
+    fn visit<'de, V: Visitor<'de>, E: Error>(self, visitor: V) -> Result<V::Value, E> {
+        visitor.visit_u128(self)
+    }
+}
+
+impl<'de, V: Visitor<'de>, N: Wide> Visitor<'de> for Integer<V, N> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.visitor.expecting(f)
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<V::Value, E> {
+        self.visitor.visit_u64(value)
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<V::Value, E> {
+        self.visitor.visit_i64(value)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<V::Value, E> {
+        match text.parse::<N>() {
+            Ok(value) => value.visit(self.visitor),
+            Err(_) => Err(E::invalid_value(Unexpected::Str(text), &self)),
+        }
+    }
+
+    /// As `rmp-serde` writes it.
+    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<V::Value, E> {
+        match bytes.try_into() {
+            Ok(bytes) => N::from_be_bytes(bytes).visit(self.visitor),
+            Err(_) => Err(E::invalid_length(bytes.len(), &self)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_number_is_read_as_without_arbitrary_precision() {
+        for (text, number) in [
+            ("0", Number::Unsigned(0)),
+            ("18446744073709551615", Number::Unsigned(u64::MAX)),
+            ("-9223372036854775808", Number::Signed(i64::MIN)),
+            ("-0", Number::Float(-0.0)),
+            ("1.0", Number::Float(1.0)),
+            ("1.10", Number::Float(1.1)),
+            ("1e2", Number::Float(100.0)),
+            ("1E+2", Number::Float(100.0)),
+            ("0.00", Number::Float(0.0)),
+            ("-12.50e-3", Number::Float(-0.0125)),
+            ("100000000000000000000", Number::Float(1e20)),
+        ] {
+            assert_eq!(Number::new(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_does_not_fit_stays_what_it_is() {
+        for text in [
+            "18446744073709551616",
+            "-9223372036854775809",
+            "0.1000000000000000055511151231257827",
+            "123456789.123456789123456789",
+            "1e999",
+            "1e-999",
+            "1e99999999999999999999",
+            "",
+            "-",
+            "NaN",
+            "inf",
+        ] {
+            assert_eq!(Number::new(text), Number::Precise, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_float_is_read_from_what_it_is_written_as(float in prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL) {
+            prop_assert_eq!(Number::new(&format!("{float:e}")), Number::Float(float));
+            prop_assert_eq!(Number::new(&format!("{float:?}")), Number::Float(float));
+        }
+    }
+}
