@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, ExchangeKind};
 use rpc_runtime::discovery::{Discovered, Worker, WorkerClient, WorkerDescription};
 use rpc_runtime::middleware::Authorize;
@@ -349,6 +349,68 @@ async fn a_search_that_is_given_up_leaves_no_queue_behind() {
     .await
     .unwrap();
     broker.close().await;
+}
+
+/// Binds a queue to the exchange that is full: the broker refuses what is sent to the exchange, as
+/// RabbitMQ 4.3 does for a moment after a worker's connection vanished.
+async fn bind_full_queue(peer: &RawPeer) -> String {
+    let queue = unique("full");
+    let channel = peer.channel();
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+    arguments.insert(
+        "x-overflow".into(),
+        AMQPValue::LongString("reject-publish".into()),
+    );
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        ..Default::default()
+    };
+    channel
+        .queue_declare(queue.as_str().into(), options, arguments)
+        .await
+        .unwrap();
+    let (name, exchange) = (queue.as_str().into(), EXCHANGE.into());
+    let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+    channel
+        .queue_bind(name, exchange, "".into(), options, arguments)
+        .await
+        .unwrap();
+    peer.publish(&queue, BasicProperties::default(), b"")
+        .await
+        .unwrap();
+    queue
+}
+
+#[tokio::test]
+async fn a_question_that_the_broker_refuses_for_a_moment_is_asked_again() {
+    let vhost = Vhost::new().await;
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    let server = open_shop(&broker, "shop").await;
+    let peer = RawPeer::connect(&vhost.url()).await.unwrap();
+    let full = bind_full_queue(&peer).await;
+    let looking = {
+        let broker = broker.clone();
+        tokio::spawn(async move { broker.discover().workers().await })
+    };
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let deleting = peer.channel().queue_delete(full.into(), Default::default());
+    deleting.await.unwrap();
+    let found = soon("the search ends", looking).await.unwrap().unwrap();
+    assert_eq!((found.workers.len(), found.is_complete), (1, true));
+
+    // A queue that stays full hides nobody else.
+    bind_full_queue(&peer).await;
+    let found = soon("the search ends", broker.discover().workers())
+        .await
+        .unwrap();
+    assert_eq!((found.workers.len(), found.is_complete), (1, false));
+    server.stop().await.unwrap();
+    let refused = soon("the search ends", broker.discover().workers()).await;
+    assert!(
+        matches!(refused, Err(BrokerError::Exchange { .. })),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

@@ -96,6 +96,11 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
         }
     }
 
+    /// Some workers may not have been asked.
+    pub(super) fn miss_some(&mut self) {
+        self.found.is_complete = false;
+    }
+
     /// A worker answered, and what it said is not there.
     fn pass_over(&mut self) -> bool {
         self.found.is_complete = false;

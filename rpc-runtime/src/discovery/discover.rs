@@ -17,10 +17,13 @@ use crate::describe::MethodDescriptor;
 use crate::error::{BrokerError, Cause};
 use crate::headers::Headers;
 use crate::protocol::{MAX_TIME_TO_LIVE, Message, Request, ShortStr};
-use crate::transport::{Published, ReplyQueue, Subscription};
+use crate::transport::{Backoff, Published, ReplyQueue, Subscription};
 
 /// How long nobody may answer by default, until no more answers are waited for.
 const DEFAULT_WINDOW: Duration = Duration::from_millis(500);
+
+/// How long a question that the broker refuses is asked again.
+const REFUSED_LIMIT: Duration = Duration::from_secs(2);
 
 /// How many workers are kept by default.
 const DEFAULT_WORKERS: usize = 1000;
@@ -143,25 +146,56 @@ impl Discover {
         let transport = self.broker.transport();
         let opening = transport.open_replies(ReplyQueue::Exclusive, None);
         let mut link = self.by(deadline, opening).await?;
-        let id = ShortStr::from_uuid(Uuid::new_v4());
-        let message = self.request(method, id.clone(), link.address.clone());
-        let sending = self.by(deadline, transport.broadcast(DISCOVERY.exchange, message));
-        let collected = match sending.await {
+        let (id, sent) = self.send(method, &link.address, deadline).await;
+        let collected = match sent {
             Ok(Published::Routed) => {
                 let collection = Collection::new(id, self.max_workers);
                 self.collect(collection, &mut link.replies, deadline).await
             }
             Ok(Published::Returned) => Ok(Collection::new(id, 0).into_found()),
             Ok(Published::Failed { source, .. }) => Err(source),
-            Ok(Published::Refused | Published::Withdrawn) => Err(BrokerError::Exchange {
-                exchange: DISCOVERY.exchange.to_owned(),
-                action: "send to",
-                source: Cause::new("it did not take the message"),
-            }),
+            Ok(Published::Refused) => {
+                let mut collection = Collection::new(id, self.max_workers);
+                collection.miss_some();
+                let collecting = self.collect(collection, &mut link.replies, deadline);
+                match collecting.await {
+                    Ok(found) if found.workers.is_empty() && found.refusals.is_empty() => Err(refused()),
+                    collected => collected,
+                }
+            }
+            Ok(Published::Withdrawn) => Err(refused()),
             Err(error) => Err(error),
         };
         link.replies.control.retire().await;
         collected
+    }
+
+    /// Sends the question, again for as long as the broker refuses it. Returns the id of the last one.
+    ///
+    /// A broker refuses it while one of the queues that listen cannot take it, and puts it into the
+    /// others. RabbitMQ 4.3 does that for a moment after a worker's connection vanished. A queue that
+    /// refuses for longer is not waited for. Answers to an earlier question do not count, as they
+    /// would count twice.
+    async fn send(
+        &self,
+        method: &'static MethodDescriptor,
+        reply_to: &ShortStr,
+        deadline: Instant,
+    ) -> (ShortStr, Result<Published, BrokerError>) {
+        let transport = self.broker.transport();
+        let mut backoff = Backoff::new();
+        let give_up = deadline.min(Instant::now() + REFUSED_LIMIT);
+        loop {
+            let id = ShortStr::from_uuid(Uuid::new_v4());
+            let message = self.request(method, id.clone(), reply_to.clone());
+            let sending = transport.broadcast(DISCOVERY.exchange, message);
+            let sent = self.by(deadline, sending).await;
+            let again = Instant::now() + backoff.next_delay();
+            if !matches!(sent, Ok(Published::Refused)) || again >= give_up {
+                return (id, sent);
+            }
+            tokio::time::sleep_until(again).await;
+        }
     }
 
     /// Waits for the broker.
@@ -230,6 +264,14 @@ impl Discover {
             }
         }
         Ok(collection.into_found())
+    }
+}
+
+fn refused() -> BrokerError {
+    BrokerError::Exchange {
+        exchange: DISCOVERY.exchange.to_owned(),
+        action: "send to",
+        source: Cause::new("it did not take the message"),
     }
 }
 

@@ -12,8 +12,8 @@ pub struct Discovered<T> {
     pub workers: Vec<T>,
     /// What workers answered that refused, up to a hundred of them: those that do not let this caller ask, for example.
     pub refusals: Vec<Fault>,
-    /// Whether all answers that came are here. If not, more came than are kept, one was too long or could not be read, or the limit was over
-    /// while answers still came.
+    /// Whether all answers that came are here. If not, more came than are kept, one was too long or could not be read, the limit was over
+    /// while answers still came, or the queue of a worker did not take the question.
     pub is_complete: bool,
 }
 
