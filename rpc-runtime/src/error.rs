@@ -463,6 +463,11 @@ impl Cause {
     pub(crate) fn new(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(Arc::from(source.into()))
     }
+
+    /// The error itself, if it is of this type.
+    pub(crate) fn downcast_ref<T: Error + 'static>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
 }
 
 /// Why a server could not start, or ended other than by its shutdown.

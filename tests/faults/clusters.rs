@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rpc_runtime::{Broker, CallError, RequestQueue};
+use futures_util::FutureExt as _;
+use rpc_runtime::{Broker, BrokerError, CallError, RequestQueue, Server, ServerError};
 use rpc_tests::rabbit::{Cluster, unique};
 use rpc_tests::until;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use rpc_tests::gate::Gate;
-use rpc_tests::ledger::{Book, LedgerClient, serve};
+use rpc_tests::ledger::{Book, LedgerClient, LedgerServer, serve};
 
 /// How many calls of each kind are in flight.
 const CALLERS: usize = 16;
@@ -21,6 +22,13 @@ const SOME: usize = 300;
 
 /// How long the cluster may take to serve again, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long it may take until calls are answered again. A channel of RabbitMQ 3.10 may refuse for
+/// ten seconds; RabbitMQ 4 takes more than a minute to say that the node of a classic queue is down.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(40);
+
+/// When all that was asked about classic queues of a killed node is answered.
+const LATE_ANSWERS: Duration = Duration::from_secs(90);
 
 /// How long a write may take that was lost: nobody can say so before.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
@@ -92,6 +100,15 @@ async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
         let worker = Broker::builder().connect_any(urls).await.unwrap();
         servers.push(serve(&worker, RequestQueue::new(&queue).quorum(), &book).await);
     }
+    // A classic queue of the node that is killed, and a worker that is connected to another one.
+    let classic = unique("classic");
+    let declaring = Broker::connect(urls[0]).await.unwrap();
+    let declared = serve(&declaring, RequestQueue::new(&classic), &book).await;
+    declared.stop().await.unwrap();
+    declaring.close().await;
+    let beside = Broker::builder().connect_any(&urls[1..]).await.unwrap();
+    servers.push(serve(&beside, RequestQueue::new(&classic), &book).await);
+
     let caller = Broker::builder().connect_any(&urls).await.unwrap();
     let ledger = LedgerClient::builder(&caller)
         .queue(&queue)
@@ -107,10 +124,16 @@ async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
     // A channel of RabbitMQ 3.10 whose first request meets the queue in the moment without a leader goes on asking the dead
     // node: after ten seconds of refusals, the caller gives it up. The node stays dead.
     load.goes_on().await;
-    eprintln!(
-        "{SOME} calls of each kind were answered {:?} after the kill",
-        killed.elapsed()
-    );
+    let recovered = killed.elapsed();
+    eprintln!("{SOME} calls of each kind were answered {recovered:?} after the kill");
+    assert!(recovered < RECOVERY_LIMIT, "{recovered:?}");
+
+    // RabbitMQ 4 answers late what was asked about the classic queues of the node: the reply queue
+    // of the caller, and the request queue. That costs no connection.
+    let mut changes = [caller.status_changes(), beside.status_changes()];
+    for changes in &mut changes {
+        changes.next().await;
+    }
 
     load.done.store(true, Ordering::Relaxed);
     let mut writes = Vec::new();
@@ -120,6 +143,26 @@ async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
         }
     };
     timeout(PATIENCE, ending).await.expect("all calls end");
+    sleep_until(killed + LATE_ANSWERS).await;
+    for changes in &mut changes {
+        let change = changes.next().now_or_never();
+        assert!(change.is_none(), "{change:?}");
+    }
+    ledger.read("after all that").await.unwrap();
+
+    // A worker that starts now is told that its queue is not there.
+    let begun = Instant::now();
+    let starting = Server::new(&beside)
+        .serve_on(RequestQueue::new(&classic), LedgerServer::new(book.clone()))
+        .start();
+    let refused = timeout(PATIENCE, starting).await.expect("it ends").err();
+    assert!(
+        matches!(refused, Some(ServerError::Broker(BrokerError::Queue { .. }))),
+        "{refused:?}"
+    );
+    eprintln!("the server did not start after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < RECOVERY_LIMIT);
+
     for server in servers {
         timeout(PATIENCE, server.stop()).await.expect("it stops").unwrap();
     }

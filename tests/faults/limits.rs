@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
-use rpc_runtime::{Broker, BrokerError, CallError, Executed, FaultCode, RequestQueue};
+use rpc_runtime::{Broker, BrokerError, CallError, Executed, FaultCode, RequestQueue, Server, ServerError};
 use rpc_tests::rabbit::{Node, unique};
 use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
 
 use rpc_tests::gate::{Gate, SOON, soon};
-use rpc_tests::ledger::{Book, client, fault, outcome, serve};
+use rpc_tests::ledger::{Book, LedgerServer, client, fault, outcome, serve};
 
 const MIB: usize = 1024 * 1024;
 
@@ -96,7 +97,8 @@ async fn a_handler_that_outlasts_the_brokers_patience_runs_once_and_answers() {
     node.ctl(&["eval", often]).await.unwrap();
     let (queue, book) = (unique("limits"), Book::behind(Gate::closed()));
     let worker = Broker::connect(node.url()).await.unwrap();
-    let server = serve(&worker, RequestQueue::new(&queue), &book).await;
+    // RabbitMQ 4.3 has this limit for quorum queues only.
+    let server = serve(&worker, RequestQueue::new(&queue).quorum(), &book).await;
     let caller = Broker::connect(node.url()).await.unwrap();
     let ledger = client(&caller, &queue);
     let first = consumer_of(&node, &queue).await.unwrap();
@@ -135,4 +137,49 @@ async fn a_handler_that_outlasts_the_brokers_patience_runs_once_and_answers() {
     peer.wait_until_empty(&queue, Duration::from_secs(5))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_queue_over_which_the_broker_closes_the_connection_is_refused_and_costs_others_one_connection() {
+    // RabbitMQ 3 has no such setting, and does not start with it.
+    if Node::start().await.unwrap().version().await.unwrap() < (4, 0) {
+        return;
+    }
+    let refusing = "deprecated_features.permit.transient_nonexcl_queues = false";
+    let node = Node::start_with(refusing).await.unwrap();
+    let (queue, book) = (unique("limits"), Book::behind(Gate::open()));
+    let broker = Broker::connect(node.url()).await.unwrap();
+    let beside = serve(&broker, RequestQueue::new(&queue), &book).await;
+
+    let transient = unique("transient");
+    for attempt in 0..2 {
+        let mut changes = broker.status_changes();
+        changes.next().await;
+        let starting = Server::new(&broker)
+            .serve_on(
+                RequestQueue::new(&transient).transient(),
+                LedgerServer::new(book.clone()),
+            )
+            .start();
+        let Err(refused) = soon("the server does not start", starting).await else {
+            panic!("it started");
+        };
+        let ServerError::Broker(BrokerError::Queue { queue, source }) = &refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(*queue, transient);
+        assert!(
+            source.to_string().contains("transient_nonexcl_queues"),
+            "{source}"
+        );
+        if attempt > 0 {
+            // It was tried on a connection of its own.
+            let change = changes.next().now_or_never();
+            assert!(change.is_none(), "{change:?}");
+        }
+    }
+    soon("another queue is served", client(&broker, &queue).write("beside"))
+        .await
+        .unwrap();
+    beside.stop().await.unwrap();
 }

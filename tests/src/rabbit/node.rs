@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use lapin::{Connection, ConnectionProperties};
 use tokio::{net::TcpStream, process::Command, task::spawn_blocking, time::timeout};
 use uuid::Uuid;
@@ -218,6 +218,20 @@ impl Node {
         self.ctl(&["set_permissions", user, configure, write, read])
             .await?;
         Ok(())
+    }
+
+    /// The major and the minor version of RabbitMQ, such as `(4, 3)`.
+    ///
+    /// # Errors
+    ///
+    /// Where `rabbitmqctl` fails.
+    pub async fn version(&self) -> anyhow::Result<(u16, u16)> {
+        let text = self.ctl(&["version"]).await?;
+        let mut numbers = text.trim().split('.').map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+            _ => bail!("no version: {text:?}"),
+        }
     }
 
     /// The process id of its Erlang machine, which is another one after a [`restart`](Self::restart).

@@ -4,9 +4,7 @@
 
 use std::sync::Arc;
 
-use lapin::options::{
-    BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Confirmation, ErrorKind, ExchangeKind};
@@ -50,13 +48,16 @@ impl Opening {
         queue: &ShortStr,
         broadcasts: &Broadcasts,
     ) -> Result<Subscription, BrokerError> {
-        let binding = channel.queue_bind(
-            short(queue.as_str())?,
-            short(broadcasts.exchange)?,
-            "".into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
+        let (name, exchange) = (short(queue.as_str())?, short(broadcasts.exchange)?);
+        let binding = {
+            let (channel, arguments) = (Arc::clone(channel), FieldTable::default());
+            let options = QueueBindOptions::default();
+            async move {
+                channel
+                    .queue_bind(name, exchange, "".into(), options, arguments)
+                    .await
+            }
+        };
         let bound = self.answer("binding a queue", binding).await?;
         bound.map_err(|error| exchange_error(broadcasts.exchange, "bind a queue to", error))?;
         self.prefetch(channel, broadcasts.prefetch).await?;
@@ -74,12 +75,12 @@ impl Opening {
             durable: true,
             ..ExchangeDeclareOptions::default()
         };
-        let declaring = throw_away.exchange_declare(
-            short(exchange)?,
-            ExchangeKind::Fanout,
-            options,
-            FieldTable::default(),
-        );
+        let (channel, name) = (Arc::clone(&throw_away), short(exchange)?);
+        let declaring = async move {
+            channel
+                .exchange_declare(name, ExchangeKind::Fanout, options, FieldTable::default())
+                .await
+        };
         let declared = self.answer("declaring an exchange", declaring).await?;
         declared.map_err(|error| exchange_error(exchange, "declare", error))?;
         throw_away.close().await;
@@ -115,16 +116,14 @@ impl Opening {
     pub(super) async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {
         let (name, properties) = (short(exchange)?, convert::to_lapin(message.properties)?);
         let throw_away = self.channel().await?;
-        let selecting = throw_away.confirm_select(ConfirmSelectOptions::default());
-        self.answer("asking for confirms", selecting)
-            .await?
-            .map_err(broker_error)?;
+        self.confirms(&throw_away).await?;
         let options = BasicPublishOptions {
             mandatory: true,
             ..BasicPublishOptions::default()
         };
-        let publishing = async {
-            throw_away
+        let channel = Arc::clone(&throw_away);
+        let publishing = async move {
+            channel
                 .basic_publish(name, "".into(), options, &message.body, properties)
                 .await?
                 .await

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
+use futures_util::future::BoxFuture;
 use lapin::{Channel, Consumer};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -126,6 +127,68 @@ impl Deref for OpenChannel {
 impl fmt::Debug for OpenChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "channel {}", self.channel.id())
+    }
+}
+
+/// A question to the broker, and the channel through which it was asked.
+///
+/// A channel must not be closed while an answer is due: if the broker then refuses what it was
+/// asked, both sides close the channel, and lapin takes the second answer for a failure of the whole
+/// connection. The answer may take long. RabbitMQ 4 says only after more than a minute that the node
+/// of a classic queue is down. So if the question is dropped before, a task of the transport keeps
+/// it, and with it the channel.
+pub(super) struct Question<T: Send + 'static> {
+    /// `None` once it was answered.
+    answer: Option<BoxFuture<'static, lapin::Result<T>>>,
+    connection: watch::Receiver<ConnectionState>,
+    tasks: Tasks,
+}
+
+impl<T: Send + 'static> Question<T> {
+    /// The future must own the channel.
+    pub(super) fn new(
+        answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
+        connection: watch::Receiver<ConnectionState>,
+        tasks: &Tasks,
+    ) -> Self {
+        Self {
+            answer: Some(Box::pin(answer)),
+            connection,
+            tasks: tasks.clone(),
+        }
+    }
+}
+
+impl<T: Send + 'static> Future for Question<T> {
+    type Output = lapin::Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(answer) = &mut self.answer else {
+            return Poll::Pending;
+        };
+        let answer = std::task::ready!(answer.as_mut().poll(cx));
+        self.answer = None;
+        Poll::Ready(answer)
+    }
+}
+
+impl<T: Send + 'static> Drop for Question<T> {
+    fn drop(&mut self) {
+        let Some(answer) = self.answer.take() else {
+            return;
+        };
+        // Without a runtime the connection ends too.
+        if let Ok(runtime) = Handle::try_current() {
+            let (connection, ending) = (self.connection.clone(), self.tasks.ending.clone());
+            let waiting = async move {
+                tokio::select! {
+                    _ = answer => {}
+                    _ = lost(connection) => {}
+                    () = ending.cancelled() => {}
+                }
+            };
+            self.tasks.tracker.spawn_on(waiting, &runtime);
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! RabbitMQ, through lapin: two supervised connections a handle, so that a broker which stops reading what is published (a
 //! memory or disk alarm) still delivers.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio_util::sync::DropGuard;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 mod acks;
@@ -27,6 +28,7 @@ mod settling;
 mod socket;
 mod subscription;
 mod supervised;
+mod suspects;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
 mod under_way;
@@ -36,18 +38,19 @@ pub(crate) use address::Address;
 #[cfg(feature = "tls")]
 pub use tls::Tls;
 
-use super::{Published, Publisher, ReplyLink, Subscription, Transport};
+use super::{Backoff, Published, Publisher, ReplyLink, Subscription, Transport};
 use crate::error::{BrokerError, Cause, Chain};
 use crate::escape::Logged;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::status::{Connectivity, Role, StatusBoard};
 use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
-use channel::Tasks;
+use channel::{OpenChannel, Tasks};
 use connection::OpenConnection;
 use opening::Opening;
 use replies::{DirectReplies, ReplyPublisher};
 use subscription::{Acknowledge, Terms};
 use supervised::{SupervisedConnection, Target};
+use suspects::{Suspects, closed_by_broker};
 
 /// How long a resumable reply queue outlives its last consumer (`x-expires`, in milliseconds).
 const RESUMABLE_EXPIRES: i32 = 60_000;
@@ -61,6 +64,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 /// What the connections are called in RabbitMQ's own tools.
 const PUBLISHING: &str = "rpc publish";
 const CONSUMING: &str = "rpc consume";
+const DECLARING: &str = "rpc declare";
 
 /// Access to a RabbitMQ server, or to a cluster of them.
 #[derive(Debug)]
@@ -68,6 +72,9 @@ pub(crate) struct AmqpTransport {
     publishing: SupervisedConnection,
     consuming: SupervisedConnection,
     direct_replies: Arc<DirectReplies>,
+    /// How to connect once more, for what may cost a connection.
+    target: Target,
+    suspects: Mutex<Suspects>,
     board: Arc<StatusBoard>,
     /// Those that use the connections: they end before these.
     tasks: Tasks,
@@ -121,6 +128,8 @@ impl AmqpTransport {
             consuming: supervise(CONSUMING, Role::Consuming, consuming),
             direct_replies: Arc::new(DirectReplies::new(target.clone(), tasks.clone())),
             limit: target.limit,
+            target,
+            suspects: Mutex::default(),
             board,
             _end_when_dropped: [&tasks, &supervisors].map(|tasks| tasks.ending.clone().drop_guard()),
             tasks,
@@ -134,6 +143,61 @@ impl AmqpTransport {
             limit: self.limit,
             tasks: self.tasks.clone(),
         }
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, Suspects> {
+        // Each change is a single step.
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes what came of something that was asked for this queue. A queue over which the broker
+    /// closes each connection is refused.
+    fn judge<T>(&self, queue: &str, outcome: Result<T, BrokerError>) -> Result<T, BrokerError> {
+        match outcome {
+            Ok(done) => {
+                self.suspects().judge(queue, None);
+                Ok(done)
+            }
+            Err(error) => Err(self.suspects().judge(queue, Some(error.clone())).unwrap_or(error)),
+        }
+    }
+
+    /// Declares a request queue on this channel. If the last connection on which this was done was
+    /// closed, it is done on a connection of its own, so that it does not cost the others' again.
+    async fn declare_request_queue(
+        &self,
+        opening: &Opening,
+        channel: &Arc<OpenChannel>,
+        queue: &RequestQueue,
+    ) -> Result<(), BrokerError> {
+        if queue.declare() == Declare::No || !self.suspects().contains(queue.name()) {
+            return opening.declare_request_queue(channel, queue).await;
+        }
+        let mut backoff = Backoff::new();
+        loop {
+            let Err(error) = self.declare_alone(queue).await else {
+                return Ok(());
+            };
+            match self.judge::<()>(queue.name(), Err(error)) {
+                Err(error) if closed_by_broker(&error).is_some() => backoff.wait().await,
+                refused => return refused,
+            }
+        }
+    }
+
+    async fn declare_alone(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
+        let lost = |error| BrokerError::Lost {
+            source: Some(Cause::new(error)),
+        };
+        let connection = self.target.connect(DECLARING).await.map_err(lost)?;
+        let connection = Arc::new(connection);
+        let watched = Arc::clone(&connection);
+        let _watch = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch(|_| {}).await }));
+        let opening = self.opening(&connection);
+        let channel = opening.channel().await?;
+        let declared = opening.declare_request_queue(&channel, queue).await;
+        connection.close().await;
+        declared
     }
 
     /// Opens something to its end, in a task of the transport, although its user may wait no longer: a queue that goes with its consumer
@@ -263,11 +327,12 @@ impl Transport for AmqpTransport {
         replies: ReplyQueue,
         earlier: Option<&ShortStr>,
     ) -> Result<ReplyLink, BrokerError> {
-        match replies {
-            ReplyQueue::Direct => self.open_direct().await,
-            ReplyQueue::Exclusive => self.open_exclusive().await,
-            ReplyQueue::Resumable => self.open_resumable(earlier).await,
-        }
+        let (name, opened) = match replies {
+            ReplyQueue::Direct => (DIRECT_REPLY_TO, self.open_direct().await),
+            ReplyQueue::Exclusive => ("amq.gen-", self.open_exclusive().await),
+            ReplyQueue::Resumable => (REPLY_QUEUE_PREFIX, self.open_resumable(earlier).await),
+        };
+        self.judge(name, opened)
     }
 
     async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
@@ -275,7 +340,8 @@ impl Transport for AmqpTransport {
         let opening = self.opening(&connection);
         // The broker says no by closing the channel.
         let throw_away = opening.channel().await?;
-        opening.declare_request_queue(&throw_away, queue).await?;
+        let declared = self.declare_request_queue(&opening, &throw_away, queue).await;
+        self.judge(queue.name(), declared)?;
         throw_away.close().await;
         Ok(())
     }
@@ -284,13 +350,16 @@ impl Transport for AmqpTransport {
         let connection = self.consuming.ready().await?;
         let opening = self.opening(&connection);
         let channel = opening.channel().await?;
-        opening.declare_request_queue(&channel, queue).await?;
-        opening.prefetch(&channel, prefetch).await?;
-        let terms = Terms {
-            prefetch: Some(prefetch),
-            ..opening.terms(Acknowledge::Each)
+        let opened = async {
+            self.declare_request_queue(&opening, &channel, queue).await?;
+            opening.prefetch(&channel, prefetch).await?;
+            let terms = Terms {
+                prefetch: Some(prefetch),
+                ..opening.terms(Acknowledge::Each)
+            };
+            opening.subscribe(&channel, queue.name(), terms).await
         };
-        opening.subscribe(&channel, queue.name(), terms).await
+        self.judge(queue.name(), opened.await)
     }
 
     async fn retire_requests(&self, queue: &RequestQueue) -> bool {
@@ -299,30 +368,25 @@ impl Transport for AmqpTransport {
             return false;
         }
         let asking = async {
-            let connection = self.consuming.ready().await?;
-            let throw_away = self.opening(&connection).channel().await?;
-            let options = QueueDeclareOptions {
-                passive: true,
-                ..QueueDeclareOptions::default()
+            let opening = self.opening(&self.consuming.ready().await?);
+            let throw_away = opening.channel().await?;
+            let (channel, name) = (Arc::clone(&throw_away), short(queue.name())?);
+            let asking = async move {
+                let arguments = FieldTable::default();
+                channel.queue_declare(name, opening::passive(), arguments).await
             };
-            let asked = throw_away.queue_declare(short(queue.name())?, options, FieldTable::default());
-            let found = throw_away.answer(asked).await?;
+            let found = opening.step("looking for a queue", asking).await?;
             throw_away.close().await;
             Ok::<_, BrokerError>(found.consumer_count() == 0 && found.message_count() > 0)
         };
         let retiring = async {
-            let connection = self.consuming.ready().await?;
-            // The broker says no by closing the channel.
-            let throw_away = self.opening(&connection).channel().await?;
+            let opening = self.opening(&self.consuming.ready().await?);
             let options = QueueDeleteOptions {
                 if_unused: true,
                 if_empty: true,
                 ..QueueDeleteOptions::default()
             };
-            let deleted = throw_away.queue_delete(short(queue.name())?, options);
-            throw_away.answer(deleted).await?;
-            throw_away.close().await;
-            Ok::<_, BrokerError>(())
+            opening.delete(short(queue.name())?, options).await
         };
         if let Ok(Err(error)) = tokio::time::timeout(CLOSE_LIMIT, retiring).await {
             let name = queue.name();

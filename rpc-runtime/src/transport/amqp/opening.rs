@@ -4,22 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::Channel;
 use lapin::options::{BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::channel::{OpenChannel, Tasks};
+use super::channel::{OpenChannel, Question, Tasks};
 use super::connection::OpenConnection;
 use super::publisher::AmqpPublisher;
 use super::subscription::{self, Acknowledge, Terms};
 use super::{broker_error, queue_error, short};
-use crate::error::{BrokerError, Chain};
+use crate::error::{BrokerError, Cause, Chain};
 use crate::escape::Logged;
 use crate::protocol::ShortStr;
 use crate::transport::Subscription;
 use crate::transport::topology::{
     CLASSIC, Declare, QUEUE_TYPE, QueueArgument, QueueProperties, RequestQueue,
 };
+
+/// How long the broker may take to say whether a reply queue is still there.
+const FIND_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection on which something is opened.
 pub(super) struct Opening {
@@ -30,50 +32,100 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// Waits for the broker's answer.
-    ///
-    /// lapin leaves some questions unanswered when the connection is lost under them.
-    pub(super) async fn answer<T>(
+    /// Waits for the broker's answer, through a channel that the future owns.
+    pub(super) async fn answer<T: Send + 'static>(
         &self,
         step: &'static str,
-        answer: impl Future<Output = lapin::Result<T>>,
+        answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
     ) -> Result<lapin::Result<T>, BrokerError> {
-        let limit = self.limit;
+        self.answer_within(self.limit, step, answer).await
+    }
+
+    /// lapin leaves some questions unanswered when the connection is lost under them.
+    async fn answer_within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        step: &'static str,
+        answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
+    ) -> Result<lapin::Result<T>, BrokerError> {
+        let question = Question::new(answer, self.connection.state(), &self.tasks);
         tokio::select! {
             biased;
-            answer = tokio::time::timeout(limit, answer) => {
+            answer = tokio::time::timeout(limit, question) => {
                 answer.map_err(|_| BrokerError::Unresponsive { step, limit })
             }
             reason = self.connection.lost() => Err(reason),
         }
     }
 
-    async fn step<T>(
+    /// Waits for the broker's answer about a queue.
+    ///
+    /// If the broker answers something else, but not this, the node of the queue is down: RabbitMQ
+    /// 3.10 refuses such a queue at once, and RabbitMQ 4 only after more than a minute.
+    async fn answer_for<T: Send + 'static>(
+        &self,
+        queue: &str,
+        step: &'static str,
+        answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        match self.answer(step, answer).await {
+            Ok(answer) => answer.map_err(|error| queue_error(queue, error)),
+            Err(error @ BrokerError::Unresponsive { limit, .. }) => {
+                if self.channel().await.is_err() {
+                    return Err(error);
+                }
+                let source = format!("no answer within {limit:?}: the node that has it may be down");
+                Err(BrokerError::Queue {
+                    queue: queue.to_owned(),
+                    source: Cause::new(source),
+                })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn step<T: Send + 'static>(
         &self,
         step: &'static str,
-        answer: impl Future<Output = lapin::Result<T>>,
+        answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
     ) -> Result<T, BrokerError> {
         self.answer(step, answer).await?.map_err(broker_error)
     }
 
     pub(super) async fn channel(&self) -> Result<Arc<OpenChannel>, BrokerError> {
-        let channel = self
-            .step("opening a channel", self.connection.lapin().create_channel())
-            .await?;
-        let state = self.connection.state();
-        Ok(Arc::new(OpenChannel::new(channel, state, &self.tasks)))
+        let (connection, tasks) = (Arc::clone(&self.connection), self.tasks.clone());
+        let opening = async move {
+            let channel = connection.lapin().create_channel().await?;
+            Ok(Arc::new(OpenChannel::new(channel, connection.state(), &tasks)))
+        };
+        self.step("opening a channel", opening).await
     }
 
     /// Publishes through a channel, with confirms.
     pub(super) async fn publisher(&self, channel: Arc<OpenChannel>) -> Result<AmqpPublisher, BrokerError> {
-        let selecting = channel.confirm_select(ConfirmSelectOptions::default());
-        self.step("asking for confirms", selecting).await?;
+        self.confirms(&channel).await?;
         Ok(AmqpPublisher::start(channel, &self.tasks))
     }
 
+    /// Asks for confirms of what is published through the channel.
+    pub(super) async fn confirms(&self, channel: &Arc<OpenChannel>) -> Result<(), BrokerError> {
+        let channel = Arc::clone(channel);
+        let selecting = async move { channel.confirm_select(ConfirmSelectOptions::default()).await };
+        self.step("asking for confirms", selecting).await
+    }
+
     /// How many deliveries each consumer of the channel may have unsettled.
-    pub(super) async fn prefetch(&self, channel: &Channel, deliveries: u16) -> Result<(), BrokerError> {
-        let setting = channel.basic_qos(deliveries, BasicQosOptions { global: false });
+    pub(super) async fn prefetch(
+        &self,
+        channel: &Arc<OpenChannel>,
+        deliveries: u16,
+    ) -> Result<(), BrokerError> {
+        let channel = Arc::clone(channel);
+        let setting = async move {
+            channel
+                .basic_qos(deliveries, BasicQosOptions { global: false })
+                .await
+        };
         self.step("setting the prefetch", setting).await
     }
 
@@ -84,9 +136,8 @@ impl Opening {
         terms: Terms,
     ) -> Result<Subscription, BrokerError> {
         let consuming = subscription::consume(channel, queue, terms.acknowledge)?;
-        let consumer = self.answer("consuming a queue", consuming).await?;
-        let consumer = consumer.map_err(|error| queue_error(queue, error))?;
-        Ok(subscription::of(consumer, channel, terms, &self.tasks))
+        let started = self.answer_for(queue, "consuming a queue", consuming).await?;
+        Ok(subscription::of(started, channel, terms, &self.tasks))
     }
 
     /// The terms of a subscription of which nothing else is said.
@@ -102,14 +153,14 @@ impl Opening {
     /// Declares a queue, and answers with its name.
     pub(super) async fn declare(
         &self,
-        channel: &Channel,
+        channel: &Arc<OpenChannel>,
         queue: &str,
         options: QueueDeclareOptions,
         arguments: FieldTable,
     ) -> Result<ShortStr, BrokerError> {
-        let declaring = channel.queue_declare(short(queue)?, options, arguments);
-        let declared = self.answer("declaring a queue", declaring).await?;
-        let declared = declared.map_err(|error| queue_error(queue, error))?;
+        let (channel, name) = (Arc::clone(channel), short(queue)?);
+        let declaring = async move { channel.queue_declare(name, options, arguments).await };
+        let declared = self.answer_for(queue, "declaring a queue", declaring).await?;
         ShortStr::new(declared.name().as_str()).map_err(|_| BrokerError::Unsendable {
             reason: "the queue's name",
         })
@@ -117,7 +168,7 @@ impl Opening {
 
     pub(super) async fn declare_request_queue(
         &self,
-        channel: &Channel,
+        channel: &Arc<OpenChannel>,
         queue: &RequestQueue,
     ) -> Result<(), BrokerError> {
         let (options, arguments) = match queue.declare() {
@@ -136,15 +187,29 @@ impl Opening {
         declared.await.map(drop)
     }
 
-    /// How many messages wait in a queue; `None` where there is none of that name.
+    /// How many messages wait in a queue; `None` if there is no queue of that name.
+    ///
+    /// A queue whose node is down is none either. RabbitMQ 3.10 says so at once, and RabbitMQ 4 only
+    /// after more than a minute, so a broker that does not answer soon is taken to mean that.
     pub(super) async fn find(&self, queue: &ShortStr) -> Result<Option<u32>, BrokerError> {
         // The broker answers the question for a missing queue by closing the channel.
         let throw_away = self.channel().await?;
-        let asking = throw_away.queue_declare(short(queue.as_str())?, passive(), FieldTable::default());
-        match self.answer("looking for the reply queue", asking).await? {
-            Ok(queue) => Ok(Some(queue.message_count())),
-            Err(error) if error.is_amqp_soft_error() => Ok(None),
-            Err(error) => Err(broker_error(error)),
+        let name = short(queue.as_str())?;
+        let asking = async move {
+            throw_away
+                .queue_declare(name, passive(), FieldTable::default())
+                .await
+        };
+        let limit = self.limit.min(FIND_LIMIT);
+        match self
+            .answer_within(limit, "looking for the reply queue", asking)
+            .await
+        {
+            Ok(Ok(queue)) => Ok(Some(queue.message_count())),
+            Ok(Err(error)) if error.is_amqp_soft_error() => Ok(None),
+            Ok(Err(error)) => Err(broker_error(error)),
+            Err(BrokerError::Unresponsive { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -152,20 +217,32 @@ impl Opening {
     pub(super) async fn discard(&self, queue: &ShortStr) {
         // The channel was closed over the refusal.
         let discarding = async {
-            let throw_away = self.channel().await?;
-            let deleting = throw_away.queue_delete(short(queue.as_str())?, QueueDeleteOptions::default());
-            self.step("deleting a queue", deleting).await?;
-            throw_away.close().await;
-            Ok::<_, BrokerError>(())
+            let name = short(queue.as_str())?;
+            self.delete(name, QueueDeleteOptions::default()).await
         };
         if let Err(error) = discarding.await {
             let (queue, error) = (queue.as_str(), Logged(Chain(&error)));
             tracing::debug!(queue, %error, "a reply queue is left");
         }
     }
+
+    /// Deletes a queue.
+    pub(super) async fn delete(
+        &self,
+        queue: ShortString,
+        options: QueueDeleteOptions,
+    ) -> Result<(), BrokerError> {
+        // The broker says no by closing the channel.
+        let throw_away = self.channel().await?;
+        let channel = Arc::clone(&throw_away);
+        let deleting = async move { channel.queue_delete(queue, options).await };
+        self.step("deleting a queue", deleting).await?;
+        throw_away.close().await;
+        Ok(())
+    }
 }
 
-fn passive() -> QueueDeclareOptions {
+pub(super) fn passive() -> QueueDeclareOptions {
     QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()

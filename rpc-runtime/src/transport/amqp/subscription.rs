@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
-use lapin::Consumer;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, QueueDeleteOptions};
 use lapin::types::{FieldTable, ShortString};
 
@@ -24,18 +23,33 @@ pub(super) enum Acknowledge {
     Never,
 }
 
-/// Asks to consume from a queue.
+/// A consumer that the broker has started.
+pub(super) struct Started {
+    tag: ShortString,
+    deliveries: Deliveries,
+}
+
+/// Consumes from a queue.
 pub(super) fn consume(
-    channel: &OpenChannel,
+    channel: &Arc<OpenChannel>,
     queue: &str,
     acknowledge: Acknowledge,
-) -> Result<impl Future<Output = lapin::Result<Consumer>>, BrokerError> {
+) -> Result<impl Future<Output = lapin::Result<Started>> + use<>, BrokerError> {
     let options = BasicConsumeOptions {
         no_ack: acknowledge == Acknowledge::Never,
         ..Default::default()
     };
-    // An empty tag has the broker choose one.
-    Ok(channel.basic_consume(short(queue)?, "".into(), options, FieldTable::default()))
+    let (channel, queue) = (Arc::clone(channel), short(queue)?);
+    Ok(async move {
+        // An empty tag has the broker choose one.
+        let consumer = channel
+            .basic_consume(queue, "".into(), options, FieldTable::default())
+            .await?;
+        Ok(Started {
+            tag: consumer.tag(),
+            deliveries: Deliveries::new(consumer, &channel),
+        })
+    })
 }
 
 /// What a subscription is, besides its consumer.
@@ -50,24 +64,20 @@ pub(super) struct Terms {
 }
 
 /// A subscription by a consumer of this channel.
-pub(super) fn of(
-    consumer: Consumer,
-    channel: &Arc<OpenChannel>,
-    terms: Terms,
-    tasks: &Tasks,
-) -> Subscription {
+pub(super) fn of(started: Started, channel: &Arc<OpenChannel>, terms: Terms, tasks: &Tasks) -> Subscription {
     let acks = match terms.acknowledge {
         Acknowledge::Each => Some(Acks::start(channel, terms.prefetch, tasks)),
         Acknowledge::Never => None,
     };
     let control = ChannelControl {
         channel: Arc::clone(channel),
-        tag: consumer.tag(),
+        tag: started.tag,
         acks,
         private: terms.private,
         limit: terms.limit,
     };
-    let deliveries = Deliveries::new(consumer, channel)
+    let deliveries = started
+        .deliveries
         .map_err(broker_error)
         .map_ok(|delivery| Delivery {
             redelivered: delivery.redelivered,
