@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use rpc_runtime::{BrokerError, CallError, Executed, FaultCode, InvalidDescription};
 use serde_json::{Value, json};
 
+use crate::output::one_line;
+
 /// How a command ended: the exit codes of `rpc --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -150,7 +152,7 @@ impl Failure {
 
     /// For people: the lines without their ends.
     pub(crate) fn text(&self) -> String {
-        let mut text = format!("rpc: {}", self.message());
+        let mut text = format!("rpc: {}", one_line(&self.message()));
         if let Some(error) = self.of_method() {
             text = format!("{text}\n{error}");
         }

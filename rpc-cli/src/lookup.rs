@@ -9,7 +9,7 @@ use rpc_runtime::{Broker, CallError, Chain, Fault, FaultCode};
 use serde_json::Value;
 
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, one_line};
 use crate::suggestion::did_you_mean;
 use crate::units;
 
@@ -267,7 +267,7 @@ pub(crate) fn no_method(services: &[&ServiceDescription], method: &str) -> Failu
 /// Names in a row, as many as can be read.
 fn listed(names: impl Iterator<Item = impl AsRef<str>>) -> String {
     let names: Vec<_> = names.collect();
-    let shown = names.iter().take(MAX_LISTED).map(AsRef::as_ref);
+    let shown = names.iter().take(MAX_LISTED).map(|name| one_line(name.as_ref()));
     let shown = shown.collect::<Vec<_>>().join(", ");
     match names.len() {
         0 => "none".to_owned(),

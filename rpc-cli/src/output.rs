@@ -55,7 +55,7 @@ impl Output {
     pub(crate) fn note(&self, note: &str) {
         let told = match self.json {
             true => json!({"note": note}).to_string(),
-            false => format!("rpc: {note}"),
+            false => format!("rpc: {}", one_line(note)),
         };
         self.to_stderr(&told);
     }
@@ -92,11 +92,28 @@ fn clean(text: &str) -> String {
     for character in text.chars() {
         match character {
             '\n' => clean.push('\n'),
-            control if control.is_control() => clean.push_str(&format!("\\u{:04x}", control as u32)),
+            steering if is_steering(steering) => clean.push_str(&format!("\\u{:04x}", steering as u32)),
             other => clean.push(other),
         }
     }
     clean
+}
+
+/// A name or a text of a worker's in one line: it may not look like another line of ours.
+pub(crate) fn one_line(text: &str) -> String {
+    clean(text).replace('\n', "\\n")
+}
+
+/// Lines below each other, each of which stays one.
+pub(crate) fn joined(lines: impl IntoIterator<Item = String>) -> String {
+    let lines: Vec<_> = lines.into_iter().map(|line| one_line(&line)).collect();
+    lines.join("\n")
+}
+
+/// Whether a terminal does something other than to show a character: it obeys it, ends the line, or turns the direction of what follows.
+fn is_steering(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -108,10 +125,14 @@ mod tests {
     #[test]
     fn no_worker_steers_the_terminal() {
         assert_eq!(clean("a\u{1b}[2Jb\r\nc\u{9b}é"), "a\\u001b[2Jb\\u000d\nc\\u009bé");
-        let value = json!({"docs": "x\u{9b}\u{7f}\ny"});
+        assert_eq!(one_line("a\nrpc: b\u{202e}"), "a\\nrpc: b\\u202e");
+        let value = json!({"docs": "x\u{9b}\u{7f}\u{2028}\u{202e}\ny"});
         for is_pretty in [false, true] {
             let text = to_json(&value, is_pretty).unwrap();
-            assert!(!text.contains(['\u{9b}', '\u{7f}']), "{text:?}");
+            assert!(
+                !text.contains(['\u{9b}', '\u{7f}', '\u{2028}', '\u{202e}']),
+                "{text:?}"
+            );
             assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
         }
     }

@@ -1,5 +1,7 @@
 //! What somebody meant who misspelt it.
 
+use crate::output::one_line;
+
 /// The known name that is closest to what was typed, if one is close.
 pub(crate) fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed = typed.to_lowercase();
@@ -17,7 +19,7 @@ pub(crate) fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>)
 
 /// `did you mean X?`, where something is close.
 pub(crate) fn did_you_mean<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    closest(typed, known).map(|name| format!("did you mean {name}?"))
+    closest(typed, known).map(|name| format!("did you mean {}?", one_line(name)))
 }
 
 #[cfg(test)]

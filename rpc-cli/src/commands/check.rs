@@ -13,7 +13,7 @@ use crate::connection::{close, connect};
 use crate::failure::{Failure, Outcome};
 use crate::input;
 use crate::lookup::{self, Window};
-use crate::output::Output;
+use crate::output::{Output, joined};
 use crate::units;
 
 /// Tells what a new version of a service breaks.
@@ -269,7 +269,7 @@ fn text(compared: &[Compared]) -> String {
         ));
         lines.push(format!("  {}", by_name.join(", ")));
     }
-    lines.join("\n")
+    joined(lines)
 }
 
 fn json_of(compared: &[Compared], breaks: bool) -> Value {

@@ -8,7 +8,7 @@ use crate::cli::Options;
 use crate::connection::{close, connect};
 use crate::failure::{Failure, Outcome};
 use crate::lookup::{self, Where};
-use crate::output::Output;
+use crate::output::{Output, joined};
 
 /// Shows what a service can do, as its trait has it.
 ///
@@ -103,7 +103,7 @@ fn text(service: &ServiceDescription, schemas: bool) -> String {
             lines.push(format!("    #/definitions/{name}: {schema}"));
         }
     }
-    lines.join("\n")
+    joined(lines)
 }
 
 fn docs(docs: &str, indent: &str) -> Vec<String> {

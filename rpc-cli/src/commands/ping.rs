@@ -15,7 +15,7 @@ use crate::cli::Options;
 use crate::connection::{close, connect};
 use crate::failure::{Failure, Outcome};
 use crate::lookup::{self, Where};
-use crate::output::Output;
+use crate::output::{Output, one_line};
 use crate::table::{Column, Table};
 use crate::units;
 
@@ -159,14 +159,15 @@ struct Pong {
 impl Pong {
     fn text(&self) -> String {
         let Self { queue, number, .. } = self;
-        match &self.answer {
+        let text = match &self.answer {
             Ok(worker) => format!(
                 "{queue}: {}: seq={number} time={}",
                 who(worker.as_ref()),
                 units::show(self.time)
             ),
             Err(error) => format!("{queue}: seq={number}: {error}"),
-        }
+        };
+        one_line(&text)
     }
 
     fn json(&self) -> Value {

@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::tally::Tally;
+use crate::output::joined;
 use crate::units::{rate, show};
 
 /// How wide the longest bar is, in characters.
@@ -79,7 +80,7 @@ impl Report {
         if !tally.times.is_empty() {
             lines.extend(times(&tally.times, self.rate.is_some()));
         }
-        lines.join("\n")
+        joined(lines)
     }
 
     pub(super) fn json(&self) -> Value {
