@@ -145,9 +145,14 @@ fn addresses(list: &str) -> Result<Vec<Address>, BrokerError> {
         let address = Address::parse(url).map_err(|reason| BrokerError::Environment {
             variable: AMQP_URL.to_owned(),
             problem: format!(
-                "has an address that cannot be used, number {} of {}",
+                "has an address that cannot be used, number {} of {}{}",
                 index + 1,
-                urls.len()
+                urls.len(),
+                if urls.len() > 1 {
+                    " (commas separate addresses: one in a password is written %2C)"
+                } else {
+                    ""
+                }
             ),
             source: Some(crate::error::Cause::new(reason)),
         })?;
@@ -333,6 +338,19 @@ mod tests {
             "{told}"
         );
         assert!(refusal(&[(AMQP_URL, "amqp://one,")]).1.contains("number 2 of 2"));
+    }
+
+    #[test]
+    fn no_part_of_a_password_that_is_not_encoded_is_shown() {
+        for url in [
+            "amqp://shop:12#s3cret@rabbit",
+            "amqp://shop:12/s3cret@rabbit",
+            "amqp://shop:s3cret#12@rabbit",
+        ] {
+            assert!(refusal(&[(AMQP_URL, url)]).1.contains("percent-encoded"), "{url}");
+        }
+        let (_, told) = refusal(&[(AMQP_URL, "amqp://shop:12,s3cret@rabbit")]);
+        assert!(told.contains("%2C"), "{told}");
     }
 
     #[test]

@@ -38,6 +38,8 @@ impl Address {
     /// [URI specification](https://www.rabbitmq.com/docs/uri-spec) has it.
     pub(crate) fn parse(url: &str) -> Result<Self, BrokerError> {
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
+        // Files that hold secrets often end in a line break.
+        let url = url.trim();
         let rest = match url.split_once("://") {
             Some((scheme, _)) if scheme.eq_ignore_ascii_case("amqps") && !cfg!(feature = "tls") => {
                 return Err(BrokerError::TlsUnsupported);
@@ -47,6 +49,10 @@ impl Address {
             }
             _ => return invalid("it does not begin with amqp:// or amqps://"),
         };
+        // The parser would take the first part of a password for a host or a port, and messages show those.
+        if !is_unambiguous(rest) {
+            return invalid(NOT_ENCODED);
+        }
         // The parser's own message may repeat parts of the address, and with them the password.
         let Ok(mut uri) = url.parse::<AMQPUri>() else {
             return invalid(
@@ -136,6 +142,41 @@ impl Address {
     }
 }
 
+/// What is wrong with an address whose parts cannot be told apart.
+const NOT_ENCODED: &str = "a user, password or virtual host in it holds characters that must be percent-encoded, such as %40 for @, %2F for /, %23 for #, %3F for ? and %25 for %";
+
+/// Whether there is one way to take an address apart, after its scheme: user and password have only the characters that RFC 3986 lets
+/// stand there, and what looks like the end of them is not a part of them.
+fn is_unambiguous(rest: &str) -> bool {
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let (user_info, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+    !path.contains(['@', '#']) && is_user_info(user_info) && !host.contains('%')
+}
+
+/// Whether this may be a user and a password: `userinfo` of RFC 3986, and UTF-8.
+fn is_user_info(text: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:".contains(&byte);
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, behind)) = rest.split_first() {
+        (rest, _) = match (first, behind) {
+            (b'%', [high, low, behind @ ..]) => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => (behind, decoded.push(high << 4 | low)),
+                _ => return false,
+            },
+            (byte, behind) if is_plain(byte) => (behind, decoded.push(byte)),
+            _ => return false,
+        };
+    }
+    str::from_utf8(&decoded).is_ok()
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
+}
+
 /// What stands before the `=` of a parameter.
 fn name_of(pair: &str) -> &str {
     pair.split_once('=').map_or(pair, |(name, _)| name)
@@ -159,6 +200,8 @@ impl fmt::Debug for Address {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn reason(url: &str) -> &'static str {
@@ -263,6 +306,81 @@ mod tests {
             let url = format!("amqp://broker?frame_max={size}");
             assert!(reason(&url).contains("between 8192 and 1048576"), "{url}");
         }
+    }
+
+    #[test]
+    fn a_password_that_is_not_encoded_is_refused_and_no_part_of_it_is_shown() {
+        for url in [
+            "amqp://shop:12#x@rabbit/prod",
+            "amqp://shop:12/34@rabbit/prod",
+            "amqp://shop:12?34@rabbit/prod",
+            "amqp://shop:12?heartbeat=34@rabbit/prod",
+            "amqp://shop:12@34@rabbit/prod",
+            "amqp://shop:12[34]@rabbit/prod",
+            "amqp://shop:12 34@rabbit/prod",
+            "amqp://shop:12\n34@rabbit/prod",
+            "amqp://shop:12\\34@rabbit/prod",
+            "amqp://shop:größe@rabbit/prod",
+            "amqp://shop:12%@rabbit/prod",
+            "amqp://shop:12%3@rabbit/prod",
+            "amqp://shop:12%zz@rabbit/prod",
+            "amqp://shop:12%ff@rabbit/prod",
+            "amqp://a/b:12@rabbit/prod",
+            "amqp://12#rabbit",
+            "amqp://rabbit/prod#12",
+            "amqp://shop%3A12%40rabbit/prod",
+        ] {
+            assert!(reason(url).contains("percent-encoded"), "{url}");
+        }
+    }
+
+    proptest! {
+        /// Whatever stands there is understood as it is meant, or refused.
+        #[test]
+        fn no_part_of_a_user_or_password_is_taken_for_something_else(
+            user in "[a-zA-Z0-9/#?@:\\[\\] é&=+,-]{1,12}",
+            password in "[Q-Z0-9/#?@:\\[\\] é&=+,%-]{4,16}",
+        ) {
+            let url = format!("amqp://{user}:{password}@rabbit/prod");
+            match Address::parse(&url) {
+                Ok(address) => {
+                    prop_assert_eq!(address.host_and_port(), ("rabbit", 5672));
+                    prop_assert_eq!(&address.uri.vhost, "prod");
+                    let understood = &address.uri.authority.userinfo;
+                    let decoded = percent_decoded(&format!("{user}:{password}"));
+                    prop_assert_eq!(format!("{}:{}", understood.username, understood.password), decoded);
+                }
+                Err(error) => {
+                    // What it says whatever the password.
+                    let told = format!("{error} {error:?}").replace(NOT_ENCODED, "");
+                    let characters: Vec<_> = password.chars().collect();
+                    for piece in characters.windows(4).map(String::from_iter) {
+                        prop_assert!(!told.contains(&piece), "{piece:?} is in {told}");
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn every_user_and_password_can_be_encoded(user in "\\PC{1,12}", password in "\\PC{0,12}", vhost in "[a-z/@#é]{1,12}") {
+            let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+            let url = format!("amqp://{}:{}@rabbit/{}", encode(&user), encode(&password), encode(&vhost));
+            let address = Address::parse(&url).unwrap();
+            let understood = &address.uri.authority.userinfo;
+            prop_assert_eq!(&understood.username, &user);
+            prop_assert_eq!(&address.uri.vhost, &vhost);
+            prop_assert_eq!(address.to_string(), "rabbit:5672");
+        }
+    }
+
+    fn percent_decoded(text: &str) -> String {
+        let mut parts = text.split('%');
+        let mut decoded = parts.next().unwrap_or_default().as_bytes().to_vec();
+        for part in parts {
+            decoded.push(u8::from_str_radix(&part[..2], 16).unwrap());
+            decoded.extend(&part.as_bytes()[2..]);
+        }
+        String::from_utf8(decoded).unwrap()
     }
 
     #[test]
