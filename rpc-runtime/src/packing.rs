@@ -92,6 +92,8 @@ impl<K: Eq + Hash + Clone, T> Packer<K, T> {
         }
         if lane.becomes_ready() {
             self.ready.push_back(key);
+        } else {
+            self.remove_if_idle(&key);
         }
     }
 
@@ -100,17 +102,26 @@ impl<K: Eq + Hash + Clone, T> Packer<K, T> {
         !self.ready.is_empty()
     }
 
-    /// What leaves next, as far as something may; to be told when it [is done](Self::done).
+    /// What leaves next, as far as something may; to be told when it [is done](Self::done). Never nothing at all.
     pub(crate) fn next(&mut self) -> Option<(K, Vec<T>)> {
-        let key = self.ready.pop_front()?;
-        let lane = self.lanes.get_mut(&key)?;
-        lane.is_ready = false;
-        let message = lane.take();
-        lane.under_way += 1;
-        if lane.becomes_ready() {
-            self.ready.push_back(key.clone());
+        while let Some(key) = self.ready.pop_front() {
+            let Some(lane) = self.lanes.get_mut(&key) else {
+                continue;
+            };
+            lane.is_ready = false;
+            let message = lane.take();
+            if message.is_empty() {
+                // All that made the lane ready was dropped since.
+                self.remove_if_idle(&key);
+                continue;
+            }
+            lane.under_way += 1;
+            if lane.becomes_ready() {
+                self.ready.push_back(key.clone());
+            }
+            return Some((key, message));
         }
-        Some((key, message))
+        None
     }
 
     /// A message is not under way any more.
@@ -118,10 +129,17 @@ impl<K: Eq + Hash + Clone, T> Packer<K, T> {
         let Some(lane) = self.lanes.get_mut(key) else {
             return;
         };
-        lane.under_way -= 1;
+        lane.under_way = lane.under_way.saturating_sub(1);
         if lane.becomes_ready() {
             self.ready.push_back(key.clone());
-        } else if lane.under_way == 0 && lane.waiting.is_empty() {
+        } else {
+            self.remove_if_idle(key);
+        }
+    }
+
+    fn remove_if_idle(&mut self, key: &K) {
+        let is_idle = |lane: &Lane<T>| lane.under_way == 0 && lane.waiting.is_empty() && !lane.is_ready;
+        if self.lanes.get(key).is_some_and(is_idle) {
             self.lanes.remove(key);
         }
     }
@@ -135,7 +153,7 @@ impl<T> Lane<T> {
         becomes
     }
 
-    /// As much as one message takes, and one item at least.
+    /// As much as one message takes, and one item at least; nothing if nothing waits.
     fn take(&mut self) -> Vec<T> {
         let (mut bytes, mut share) = (0, 0);
         let fits = |(_, load): &&(T, Load)| {
@@ -144,7 +162,8 @@ impl<T> Lane<T> {
             bytes <= MAX_PACKED_BYTES && share <= WHOLE
         };
         let count = self.waiting.iter().take(MAX_PACKED).take_while(fits).count();
-        self.waiting.drain(..count.max(1)).map(|(item, _)| item).collect()
+        let count = count.max(1).min(self.waiting.len());
+        self.waiting.drain(..count).map(|(item, _)| item).collect()
     }
 }
 
@@ -219,6 +238,22 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_whose_items_were_all_dropped_sends_nothing() {
+        let mut packer = Packer::new();
+        packer.push("q", 0, small());
+        packer.push_all("q", (1..=MAX_PACKED).map(|n| (n, small())), |_| false);
+        assert_eq!(packer.next(), None);
+        assert!(packer.lanes.is_empty() && packer.ready.is_empty());
+        // It is used again, and another lane is not held up by it.
+        packer.push_all("q", (0..=MAX_PACKED).map(|n| (n, small())), |_| false);
+        packer.push("r", 1, small());
+        packer.push("q", 2, small());
+        assert_eq!(packer.next(), Some(("r", vec![1])));
+        assert_eq!(packer.next(), Some(("q", vec![2])));
+        assert_eq!(packer.next(), None);
+    }
+
+    #[test]
     fn what_is_worth_it_no_more_does_not_gather_for_ever() {
         let mut packer = Packer::new();
         for _ in 0..WINDOW {
@@ -236,6 +271,40 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever comes, is dropped, and whenever messages are done: no message is empty, and in the end nothing is left.
+        #[test]
+        fn items_that_are_dropped_leave_nothing_behind(
+            steps in prop::collection::vec((0u8..4, 0u8..3, 1usize..3), 1..60),
+        ) {
+            let mut packer = Packer::new();
+            let mut under_way = VecDeque::new();
+            for (act, key, many) in steps {
+                match act {
+                    0 => packer.push(key, (), small()),
+                    // So many that those that wait are looked at, and dropped.
+                    1 => packer.push_all(key, (0..many * MAX_PACKED).map(|_| ((), small())), |()| false),
+                    2 => if let Some((key, items)) = packer.next() {
+                        prop_assert!(!items.is_empty());
+                        under_way.push_back(key);
+                    },
+                    _ => if let Some(key) = under_way.pop_front() {
+                        packer.done(&key);
+                    },
+                }
+            }
+            loop {
+                while let Some((key, items)) = packer.next() {
+                    prop_assert!(!items.is_empty());
+                    under_way.push_back(key);
+                }
+                match under_way.pop_front() {
+                    Some(key) => packer.done(&key),
+                    None => break,
+                }
+            }
+            prop_assert!(packer.lanes.is_empty() && packer.ready.is_empty());
+        }
+
         /// Whatever comes and whenever messages are done: each item leaves once, those of a lane in order, no message is too
         /// full, and in the end nothing is left.
         #[test]

@@ -120,3 +120,53 @@ async fn an_alarm_delays_calls_and_nothing_else() {
     let interrupted = running.into_iter().filter(Result::is_err);
     assert!(interrupted.map(assert_interrupted).count() > 0);
 }
+
+/// Calls that wait in a batch are dropped by their callers, all of them, before the first can leave.
+#[tokio::test]
+async fn calls_that_are_dropped_during_an_alarm_take_no_later_ones_along() {
+    let node = Node::start().await.unwrap();
+    let (queue, book) = (unique("alarm"), Book::behind(Gate::open()));
+    let worker = Broker::connect(node.url()).await.unwrap();
+    let server = serve(&worker, RequestQueue::new(&queue), &book).await;
+    let caller = Broker::connect(node.url()).await.unwrap();
+    let ledger = client(&caller, &queue);
+    // Until the worker has asked for batches.
+    for _ in 0..4 {
+        let calls = (0..64).map(|_| ledger.look_at(b"quick"));
+        for outcome in futures_util::future::join_all(calls).await {
+            outcome.unwrap();
+        }
+    }
+
+    node.ctl(&["set_vm_memory_high_watermark", "0.00001"])
+        .await
+        .unwrap();
+    let telltale = tokio::spawn(ledger.look_at(b"telltale"));
+    is_blocked(&caller).await;
+    let dropped: Vec<_> = (0..6000)
+        .map(|_| tokio::spawn(ledger.look_at(b"dropped").timeout(Duration::from_secs(600))))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for call in dropped {
+        call.abort();
+    }
+    // More than those that are kept: they have the batch looked through.
+    let more: Vec<_> = (0..3000)
+        .map(|_| tokio::spawn(ledger.look_at(b"more").timeout(Duration::from_secs(600))))
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for call in more {
+        call.abort();
+    }
+
+    node.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"])
+        .await
+        .unwrap();
+    outcome(telltale).await.unwrap();
+    for _ in 0..3 {
+        soon("a call after all that", ledger.look_at(b"after"))
+            .await
+            .unwrap();
+    }
+    server.stop().await.unwrap();
+}
