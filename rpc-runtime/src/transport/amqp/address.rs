@@ -64,6 +64,12 @@ impl Address {
                 "its virtual host is empty: leave the last slash away, or write /%2f for the default one",
             );
         }
+        // lapin takes it for "as the broker likes", which is 60 seconds unless that is configured.
+        if uri.query.heartbeat == Some(0) {
+            return invalid(
+                "heartbeat=0 would not switch heartbeats off, as the broker's own period would count: give 1 to 65535 seconds, or leave it away for 10",
+            );
+        }
         let query = rest.split_once('?').map_or("", |(_, query)| query);
         let names = query.split('&').filter(|pair| !pair.is_empty()).map(name_of);
         if names.into_iter().any(|name| !PARAMETERS.contains(&name)) {
@@ -283,6 +289,7 @@ mod tests {
             assert!(reason(url).contains("may follow its ?"), "{url}");
         }
         assert!(reason("amqp://broker?heartbeat=often").contains("cannot be read"));
+        assert!(reason("amqp://broker?heartbeat=0").contains("1 to 65535 seconds"));
         let heartbeat = |url, or| {
             Address::parse(url)
                 .unwrap()
