@@ -88,6 +88,9 @@ impl Plan {
         if !self.is_set("RPC_RUNTIME_APP_ID") {
             builder = builder.app_id("rpc-cli");
         }
+        if !self.is_set("RPC_RUNTIME_CONNECTION_NAME") {
+            builder = builder.connection_name("rpc");
+        }
         Ok(builder)
     }
 }

@@ -19,7 +19,10 @@ use crate::transport::memory::InProcessBroker;
 ///
 /// A handle holds two connections to RabbitMQ, one that publishes and one that consumes, so that replies still arrive when
 /// an alarm has the broker stop reading what is published; and a third once a server on it answers a caller that uses direct
-/// reply-to. It belongs to the tokio runtime that it was made in. All clients made from it and its clones share one reply
+/// reply-to. It belongs to the tokio runtime that it was made in: all of its tasks run there, those of its servers and their methods too, whoever starts
+/// them. It can be used from other runtimes, and ends with its own: then its [`status`](Self::status) is [`Status::RuntimeEnded`], and whatever is
+/// done with it fails with [`BrokerError::RuntimeEnded`]. A handle on an in-process broker that was made outside of any runtime belongs to the one
+/// that uses it first. All clients made from it and its clones share one reply
 /// queue with one consumer, which the first call opens.
 ///
 /// ```no_run
@@ -59,7 +62,7 @@ impl Broker {
     /// | parameter | what | default |
     /// |---|---|---|
     /// | `auth_mechanism` | `plain`; or `external`, over TLS alone: the client's certificate is the login (`Tls::identity_pem`), and the user in the address only says whom it names, for [`send_user_id`](BrokerBuilder::send_user_id) | `plain` |
-    /// | `heartbeat` | seconds, as [`BrokerBuilder::heartbeat`]; 0 switches it off, and a network that loses everything is then never noticed | 10 |
+    /// | `heartbeat` | seconds, 1 to 65535, as [`BrokerBuilder::heartbeat`]; 0 is refused | 10 |
     /// | `frame_max`, `channel_max` | the most bytes in a frame, the most channels of a connection | the broker's |
     ///
     /// # Errors

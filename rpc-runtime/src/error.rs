@@ -386,9 +386,36 @@ pub enum BrokerError {
         queue: String,
     },
 
+    /// The connection may have no more channels: as many are open as `channel_max` of the address or of the broker allows, or as the
+    /// RabbitMQ user's `max-channels` does. It ends [`Server::start`](crate::Server::start), and calls.
+    ///
+    /// A handle needs two channels for its calls. A server needs one for each of its queues, one for each queue of packed calls, and
+    /// three more.
+    #[error(
+        "no channel is left for this connection to the broker: raise channel_max (of the address, of the broker) or the user's max-channels"
+    )]
+    TooManyChannels {
+        /// Which limit it was.
+        source: Cause,
+    },
+
+    /// A background task of the handle panicked, which is a bug. The task is started again, and what it had in hand may be lost.
+    #[error("a background task panicked, and is started again: {task}")]
+    Panicked {
+        /// What the task does.
+        task: &'static str,
+    },
+
     /// The broker handle was closed.
     #[error("the broker handle is closed")]
     Closed,
+
+    /// The tokio runtime that the handle was made in has ended, and all of the handle's tasks with it. It stays so: make another handle,
+    /// in a runtime that lives for as long as the handle is used.
+    #[error(
+        "the tokio runtime that the broker handle was made in has ended: make the handle in one that outlives its users"
+    )]
+    RuntimeEnded,
 
     /// The message cannot be carried by AMQP.
     #[error("the message cannot be sent: {reason}")]
@@ -408,8 +435,26 @@ impl BrokerError {
                 | Self::Environment { .. }
                 | Self::TlsUnsupported
                 | Self::InvalidTls { .. }
+                | Self::TooManyChannels { .. }
                 | Self::Closed
+                | Self::RuntimeEnded
                 | Self::Unsendable { .. }
+        )
+    }
+
+    /// Whether the handle has ended, for good.
+    pub(crate) fn is_of_ended_handle(&self) -> bool {
+        matches!(self, Self::Closed | Self::RuntimeEnded)
+    }
+
+    /// Whether something that could not be opened is worth another try: nobody refused it.
+    pub(crate) fn is_worth_another_try(&self) -> bool {
+        matches!(
+            self,
+            Self::Lost { .. }
+                | Self::Unresponsive { .. }
+                | Self::ChannelClosed { .. }
+                | Self::Panicked { .. }
         )
     }
 }
@@ -471,7 +516,7 @@ impl Cause {
 }
 
 /// Why a server could not start, or ended other than by its shutdown.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
     /// No service was given.

@@ -21,6 +21,7 @@ mod escape;
 #[doc(hidden)]
 pub mod fuzzing;
 mod headers;
+mod host;
 pub mod middleware;
 mod packing;
 mod protocol;
@@ -29,6 +30,7 @@ mod server;
 mod simulation;
 mod status;
 mod sync;
+mod tasks;
 mod telemetry;
 mod transport;
 

@@ -1,5 +1,6 @@
 //! The state of a handle's connections, as its user sees it.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub enum Status {
     },
     /// The handle was closed. It stays so.
     Closed,
+    /// The tokio runtime that the handle was made in has ended, and all of the handle's tasks with it. It stays so.
+    RuntimeEnded,
 }
 
 impl Status {
@@ -37,9 +40,20 @@ impl Status {
         matches!(self, Self::Ready)
     }
 
-    /// Whether the two differ in kind, whatever their reasons.
-    fn is_another(&self, other: &Self) -> bool {
-        std::mem::discriminant(self) != std::mem::discriminant(other)
+    /// Whether the handle has ended, for good.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, Self::Closed | Self::RuntimeEnded)
+    }
+
+    /// Why it is not ready, as text; nothing where no reason is known.
+    fn reason(&self) -> Option<String> {
+        match self {
+            Self::Connecting {
+                last_error: Some(error),
+            } => Some(Chain(error).to_string()),
+            Self::Blocked { reason } => Some(reason.to_string()),
+            _ => None,
+        }
     }
 
     /// What keeps messages from leaving; nothing where they can.
@@ -53,6 +67,7 @@ impl Status {
                 reason: Arc::clone(reason),
             }),
             Self::Closed => Some(BrokerError::Closed),
+            Self::RuntimeEnded => Some(BrokerError::RuntimeEnded),
         }
     }
 }
@@ -67,37 +82,45 @@ impl fmt::Display for Status {
             Self::Ready => f.write_str("ready"),
             Self::Blocked { reason } => write!(f, "blocked: {}", OneLine(reason)),
             Self::Closed => f.write_str("closed"),
+            Self::RuntimeEnded => f.write_str("the tokio runtime that the handle was made in has ended"),
         }
     }
 }
 
 /// The changes of a handle's [`Status`], from [`Broker::status_changes`](crate::Broker::status_changes).
 ///
-/// Changes that follow each other faster than they are looked at are seen as one.
+/// A status of the same kind with another reason is a change too. One reason is told once until the handle is ready again, however many
+/// attempts fail for it. Changes that follow each other faster than they are looked at are seen as one.
 #[derive(Debug, Clone)]
 pub struct StatusChanges {
     receiver: watch::Receiver<Connections>,
-    seen: Option<Status>,
+    /// The change that was seen last.
+    seen: Option<u64>,
+    is_over: bool,
 }
 
 impl StatusChanges {
-    /// The status as it is now, the first time; then waits until it is another one. `None` after [`Status::Closed`].
+    /// The status as it is now, the first time; then waits until it is another one. `None` after [`Status::Closed`] or
+    /// [`Status::RuntimeEnded`].
     ///
     /// Cancel safe.
     pub async fn next(&mut self) -> Option<Status> {
-        if matches!(self.seen, Some(Status::Closed)) {
+        if self.is_over {
             return None;
         }
-        let seen = self.seen.as_ref();
+        let seen = self.seen;
         let changed = self
             .receiver
-            .wait_for(|connections| seen.is_none_or(|seen| connections.status().is_another(seen)));
+            .wait_for(|connections| seen != Some(connections.changes));
         let status = match changed.await {
-            Ok(connections) => connections.status(),
+            Ok(connections) => {
+                self.seen = Some(connections.changes);
+                connections.status()
+            }
             // The transport is gone, and with it the handle.
             Err(_) => Status::Closed,
         };
-        self.seen = Some(status.clone());
+        self.is_over = status.is_final();
         Some(status)
     }
 }
@@ -138,12 +161,26 @@ impl Connectivity {
     }
 }
 
+/// How a handle ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Closed,
+    RuntimeEnded,
+}
+
+/// How many reasons are remembered as told. A handle seldom has more than two.
+const REASONS: usize = 16;
+
 /// Both connections.
 #[derive(Debug)]
 struct Connections {
     publishing: Connectivity,
     consuming: Connectivity,
-    is_closed: bool,
+    end: Option<End>,
+    /// How many changes of the status were told.
+    changes: u64,
+    /// The reasons that were told since the handle was ready, oldest first.
+    told: VecDeque<String>,
 }
 
 impl Connections {
@@ -168,16 +205,19 @@ impl Connections {
         *before = after;
     }
 
-    fn close(&mut self) {
-        self.is_closed = true;
+    /// Ends the handle, unless it has ended already.
+    fn end(&mut self, end: End) {
+        self.end.get_or_insert(end);
         for role in Role::ALL {
             self.set(role, Connectivity::Down { last_error: None });
         }
     }
 
     fn status(&self) -> Status {
-        if self.is_closed {
-            return Status::Closed;
+        match self.end {
+            Some(End::Closed) => return Status::Closed,
+            Some(End::RuntimeEnded) => return Status::RuntimeEnded,
+            None => {}
         }
         for connection in [&self.publishing, &self.consuming] {
             if let Connectivity::Down { last_error } = connection {
@@ -194,6 +234,24 @@ impl Connections {
             _ => Status::Ready,
         }
     }
+
+    /// Whether a status is to be told after another one: it is of another kind, or has a reason that was not told yet. Notes that it is.
+    fn is_news(&mut self, before: &Status, after: &Status) -> bool {
+        let is_of_another_kind = std::mem::discriminant(before) != std::mem::discriminant(after);
+        if after.is_ready() {
+            self.told.clear();
+        }
+        let new_reason = after.reason().filter(|reason| !self.told.contains(reason));
+        let is_news = is_of_another_kind || new_reason.is_some();
+        if let Some(reason) = new_reason {
+            if self.told.len() == REASONS {
+                self.told.pop_front();
+            }
+            self.told.push_back(reason);
+        }
+        self.changes += u64::from(is_news);
+        is_news
+    }
 }
 
 /// Where the state of the connections is kept, and logged once a change.
@@ -206,7 +264,9 @@ impl StatusBoard {
         let mut connections = Connections {
             publishing: down(),
             consuming: down(),
-            is_closed: false,
+            end: None,
+            changes: 0,
+            told: VecDeque::new(),
         };
         for role in Role::ALL {
             connections.set(role, connectivity.clone());
@@ -222,6 +282,7 @@ impl StatusBoard {
         StatusChanges {
             receiver: self.0.subscribe(),
             seen: None,
+            is_over: false,
         }
     }
 
@@ -233,7 +294,7 @@ impl StatusBoard {
                 Role::Publishing => &connections.publishing,
                 Role::Consuming => &connections.consuming,
             };
-            connections.is_closed || matches!(connection, Connectivity::Down { .. })
+            connections.end.is_some() || matches!(connection, Connectivity::Down { .. })
         };
         // The board is lent, so it is still there.
         let _ = connections.wait_for(is_down).await;
@@ -241,14 +302,33 @@ impl StatusBoard {
 
     pub(crate) fn set(&self, role: Role, connectivity: Connectivity) {
         self.change(|connections| {
-            if !connections.is_closed {
+            if connections.end.is_none() {
                 connections.set(role, connectivity);
             }
         });
     }
 
     pub(crate) fn close(&self) {
-        self.change(Connections::close);
+        self.change(|connections| connections.end(End::Closed));
+    }
+
+    /// The runtime on which the handle's tasks run has ended.
+    pub(crate) fn runtime_ended(&self) {
+        self.change(|connections| connections.end(End::RuntimeEnded));
+    }
+
+    /// Why nothing can be done with the handle any more; nothing while it has not ended.
+    pub(crate) fn over(&self) -> Option<BrokerError> {
+        match self.0.borrow().end {
+            Some(End::Closed) => Some(BrokerError::Closed),
+            Some(End::RuntimeEnded) => Some(BrokerError::RuntimeEnded),
+            None => None,
+        }
+    }
+
+    /// Why a handle is over of which nothing else is known.
+    pub(crate) fn why_over(&self) -> BrokerError {
+        self.over().unwrap_or(BrokerError::Closed)
     }
 
     fn change(&self, change: impl FnOnce(&mut Connections)) {
@@ -257,14 +337,12 @@ impl StatusBoard {
             let before = connections.status();
             change(connections);
             let after = connections.status();
-            news = after.is_another(&before).then_some(after);
+            news = connections.is_news(&before, &after).then_some(after);
         });
-        match news {
-            None => {}
-            Some(status @ (Status::Ready | Status::Closed)) => {
-                tracing::info!(status = %Logged(&status), "broker");
-            }
-            Some(status) => tracing::warn!(status = %Logged(&status), "broker"),
+        let Some(status) = news else { return };
+        match status {
+            Status::Ready | Status::Closed => tracing::info!(status = %Logged(&status), "broker"),
+            _ => tracing::warn!(status = %Logged(&status), "broker"),
         }
     }
 }
@@ -272,7 +350,7 @@ impl StatusBoard {
 impl Drop for Connections {
     /// A handle that is dropped has no connections either.
     fn drop(&mut self) {
-        self.close();
+        self.end(End::Closed);
     }
 }
 
@@ -318,10 +396,32 @@ mod tests {
         assert!(changes.next().now_or_never().is_none());
         board.set(Role::Consuming, down("a"));
         assert!(matches!(changes.next().await, Some(Status::Connecting { .. })));
+        // Each new reason is told once, whichever attempts fail for it.
         board.set(Role::Consuming, down("another reason"));
-        assert!(changes.next().now_or_never().is_none());
+        assert!(matches!(changes.next().await, Some(Status::Connecting { .. })));
+        for reason in ["a", "another reason", "a"] {
+            board.set(Role::Consuming, down(reason));
+            assert!(changes.next().now_or_never().is_none());
+        }
+        board.set(Role::Consuming, Connectivity::Up);
+        assert!(changes.next().await.unwrap().is_ready());
+        // And again after the handle was ready.
+        board.set(Role::Consuming, down("a"));
+        assert!(matches!(changes.next().await, Some(Status::Connecting { .. })));
         board.close();
         assert!(matches!(changes.next().await, Some(Status::Closed)));
+        assert!(changes.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_runtime_is_told_and_is_the_last_change() {
+        let board = StatusBoard::new(&Connectivity::Up);
+        let mut changes = board.changes();
+        changes.next().await;
+        board.runtime_ended();
+        assert!(matches!(board.over(), Some(BrokerError::RuntimeEnded)));
+        board.close();
+        assert!(matches!(changes.next().await, Some(Status::RuntimeEnded)));
         assert!(changes.next().await.is_none());
     }
 

@@ -5,6 +5,7 @@
 
 mod alarms;
 mod clusters;
+mod connections;
 mod crowds;
 mod limits;
 mod outages;

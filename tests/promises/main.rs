@@ -15,6 +15,7 @@ mod packing;
 mod permissions;
 mod queues;
 mod recovery;
+mod runtimes;
 mod self_description;
 mod settling;
 mod tls;

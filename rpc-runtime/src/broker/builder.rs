@@ -40,6 +40,7 @@ pub struct BrokerBuilder {
     pub(super) replies: ReplyQueue,
     pub(super) limits: Limits,
     pub(super) app_id: Option<String>,
+    pub(super) connection_name: Option<String>,
     pub(super) send_user_id: bool,
     pub(super) connect_limit: Duration,
     pub(super) heartbeat: Option<u16>,
@@ -58,6 +59,7 @@ impl Default for BrokerBuilder {
                 accepted: DEFAULT_MAX_BYTES,
             },
             app_id: None,
+            connection_name: None,
             send_user_id: false,
             connect_limit: DEFAULT_CONNECT_LIMIT,
             heartbeat: None,
@@ -99,6 +101,16 @@ impl BrokerBuilder {
     /// The application's name, sent with each request as `app_id`; see [`Context::app_id`](crate::Context::app_id).
     pub fn app_id(mut self, name: impl Into<String>) -> Self {
         self.app_id = Some(name.into());
+        self
+    }
+
+    /// What the handle's connections are called in RabbitMQ's own tools, such as `rabbitmqctl list_connections`: the name of the application, or
+    /// of one of its workers. The default is the program's name. A name of more than 200 characters is cut.
+    ///
+    /// The connections of `shop` are `shop: rpc publish`, `shop: rpc consume` and, on a worker that answers direct reply-to, `shop: rpc direct
+    /// replies`. Their client properties have the host, the process id, and rpc-runtime's version.
+    pub fn connection_name(mut self, name: impl Into<String>) -> Self {
+        self.connection_name = Some(name.into());
         self
     }
 
@@ -170,7 +182,8 @@ impl BrokerBuilder {
     /// As [`connect_any`](Self::connect_any); [`BrokerError::NoAddress`] where they read none, or the builder is not from them.
     pub async fn connect_configured(self) -> Result<Broker, BrokerError> {
         let (addresses, caller) = self.plan()?;
-        let transport = AmqpTransport::connect(addresses, self.connect_limit).await?;
+        let transport =
+            AmqpTransport::connect(addresses, self.connection_name.as_deref(), self.connect_limit).await?;
         Ok(self.assemble(Arc::new(transport), caller))
     }
 
@@ -212,7 +225,8 @@ impl BrokerBuilder {
     /// Outside of a tokio runtime.
     pub fn connect_configured_lazy(self) -> Result<Broker, BrokerError> {
         let (addresses, caller) = self.plan()?;
-        let transport = AmqpTransport::connect_later(addresses, self.connect_limit);
+        let transport =
+            AmqpTransport::connect_later(addresses, self.connection_name.as_deref(), self.connect_limit);
         Ok(self.assemble(Arc::new(transport), caller))
     }
 

@@ -17,6 +17,7 @@ const PREFIX: &str = "RPC_RUNTIME_";
 
 const AMQP_URL: &str = "AMQP_URL";
 const APP_ID: &str = "RPC_RUNTIME_APP_ID";
+const CONNECTION_NAME: &str = "RPC_RUNTIME_CONNECTION_NAME";
 const CONNECT_TIMEOUT: &str = "RPC_RUNTIME_CONNECT_TIMEOUT";
 const HEARTBEAT: &str = "RPC_RUNTIME_HEARTBEAT";
 const MAX_ACCEPTED_BYTES: &str = "RPC_RUNTIME_MAX_ACCEPTED_BYTES";
@@ -27,8 +28,9 @@ const TLS_CA_FILE: &str = "RPC_RUNTIME_TLS_CA_FILE";
 const TLS_CERTIFICATE_FILE: &str = "RPC_RUNTIME_TLS_CERTIFICATE_FILE";
 const TLS_KEY_FILE: &str = "RPC_RUNTIME_TLS_KEY_FILE";
 
-const VARIABLES: [&str; 10] = [
+const VARIABLES: [&str; 11] = [
     APP_ID,
+    CONNECTION_NAME,
     CONNECT_TIMEOUT,
     HEARTBEAT,
     MAX_ACCEPTED_BYTES,
@@ -45,6 +47,7 @@ const VARIABLES: [&str; 10] = [
 pub(super) struct Settings {
     pub(super) addresses: Vec<Address>,
     pub(super) app_id: Option<String>,
+    pub(super) connection_name: Option<String>,
     pub(super) connect_timeout: Option<Duration>,
     pub(super) heartbeat_seconds: Option<u16>,
     pub(super) max_accepted_bytes: Option<usize>,
@@ -109,6 +112,7 @@ impl Settings {
             match name.as_str() {
                 AMQP_URL => settings.addresses = addresses(&value)?,
                 APP_ID => settings.app_id = Some(app_id(&value)?),
+                CONNECTION_NAME => settings.connection_name = Some(value),
                 CONNECT_TIMEOUT => settings.connect_timeout = Some(duration(CONNECT_TIMEOUT, &value)?),
                 HEARTBEAT => settings.heartbeat_seconds = Some(heartbeat(&value)?),
                 MAX_ACCEPTED_BYTES => settings.max_accepted_bytes = Some(bytes(MAX_ACCEPTED_BYTES, &value)?),

@@ -19,6 +19,7 @@ impl BrokerBuilder {
     /// |---|---|---|
     /// | `AMQP_URL` | the address, or several with commas in between (`%2c` is a comma within one): see [`Broker::connect`](crate::Broker::connect) | none |
     /// | `RPC_RUNTIME_APP_ID` | [`app_id`](Self::app_id), at most 255 bytes | none |
+    /// | `RPC_RUNTIME_CONNECTION_NAME` | [`connection_name`](Self::connection_name) | the program's name |
     /// | `RPC_RUNTIME_CONNECT_TIMEOUT` | [`connect_timeout`](Self::connect_timeout): a number with `ms`, `s` or `m`, 1ms to 60m | `10s` |
     /// | `RPC_RUNTIME_HEARTBEAT` | [`heartbeat`](Self::heartbeat) of addresses that do not say theirs: a number with `s` or `m`, 1s to 65535s | `10s` |
     /// | `RPC_RUNTIME_MAX_ACCEPTED_BYTES` | [`max_accepted_bytes`](Self::max_accepted_bytes): bytes, or a number with `KiB` or `MiB` | `16MiB` |
@@ -76,6 +77,7 @@ impl BrokerBuilder {
         let mut builder = Self {
             addresses: settings.addresses,
             app_id: settings.app_id,
+            connection_name: settings.connection_name,
             heartbeat: settings.heartbeat_seconds,
             ..Self::default()
         };

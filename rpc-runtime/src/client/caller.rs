@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::destination::{Destination, MethodIndex};
 use super::fate::{self, Fate, confirmed, unconfirmed};
 use super::link::{self, Link, LinkState, Phase};
-use super::outbox::Parcel;
+use super::outbox::{Parcel, Untold};
 use super::pending::Pending;
 use super::progress::{Progress, Setback};
 use super::slot::{Arrived, News, Slot};
@@ -212,10 +212,9 @@ impl Caller {
                     },
                 };
                 let parcel = Parcel {
-                    slot: Arc::clone(&slot),
-                    deadline: sleep.deadline(),
                     is_resent: progress.was_written,
-                    number: progress.begin(),
+                    slot: Untold::new(&slot, progress.begin()),
+                    deadline: sleep.deadline(),
                 };
                 link.outbox
                     .post(parcel, std::mem::take(&mut progress.ticket.is_by_itself));
@@ -263,7 +262,7 @@ impl Caller {
         CallError::TimedOut {
             limit,
             executed,
-            source: self.transport.status().status().obstacle(),
+            source: self.obstacle(),
         }
     }
 
@@ -293,7 +292,7 @@ impl Caller {
         }
         let state = self.link_state().borrow();
         if state.phase.is_closed() {
-            return Step::Break(Err(lost(BrokerError::Closed, progress.withdraw())));
+            return Step::Break(Err(lost(self.why_over(), progress.withdraw())));
         }
         if !*is_confirmed {
             return Step::Continue(Next::Wait);
@@ -358,13 +357,15 @@ impl Caller {
                     }
                 }
                 Published::Failed { source, written } => {
+                    let source = self.transport.status().over().unwrap_or(source);
                     progress.was_written |= written;
                     if written && matches!(source, BrokerError::ChannelClosed { .. }) {
                         progress.troubles().channels_lost += 1;
                     }
                     let troubles = progress.troubles.as_ref();
                     let channels_lost = troubles.map_or(0, |troubles| troubles.channels_lost);
-                    let is_final = matches!(source, BrokerError::Closed | BrokerError::Unsendable { .. });
+                    let is_final =
+                        source.is_of_ended_handle() || matches!(source, BrokerError::Unsendable { .. });
                     match unconfirmed(is_idempotent, written, channels_lost) {
                         Fate::Send | Fate::Wait if !is_final => true,
                         _ => return ControlFlow::Break(Err(lost(source, progress.was_written))),
@@ -442,24 +443,42 @@ impl Caller {
                     ..
                 }) => reason.clone(),
                 // The task that keeps the link has ended, with its runtime if not with the handle.
-                _ => BrokerError::Closed,
+                _ => self.why_over(),
             };
             ControlFlow::Break(Err(lost(reason, progress.was_written)))
         })
     }
 
-    /// The state of the link, which the first who asks has opened.
+    /// Why the handle is over.
+    fn why_over(&self) -> BrokerError {
+        self.transport.status().why_over()
+    }
+
+    /// What keeps calls from being answered, as far as it is known.
+    fn obstacle(&self) -> Option<BrokerError> {
+        let of_transport = self.transport.status().status().obstacle();
+        of_transport.or_else(|| {
+            let state = self.link_state().borrow();
+            match state.phase {
+                Phase::Opening => state.lost.clone(),
+                _ => None,
+            }
+        })
+    }
+
+    /// The state of the link, which the first who asks has opened: on the handle's own runtime, whoever that is.
     fn link_state(&self) -> &watch::Receiver<LinkState> {
         self.link.get_or_init(|| {
             let (sender, receiver) = watch::channel(LinkState::opening());
-            self.tasks.spawn(link::run(
+            let running = link::run(
                 Arc::clone(&self.transport),
                 Arc::clone(&self.options),
                 Arc::clone(&self.pending),
                 sender,
                 self.shutdown.clone(),
                 self.tasks.clone(),
-            ));
+            );
+            self.tasks.spawn_on(running, &self.transport.runtime());
             receiver
         })
     }

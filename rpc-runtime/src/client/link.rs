@@ -1,12 +1,14 @@
 //! The link to the broker that all calls of one handle share: one reply address, one consumer, one publisher. Whatever of
 //! it is lost is opened again.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,13 +16,14 @@ use uuid::Uuid;
 
 use super::caller::CallerOptions;
 use super::fate::Position;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, SENDING};
 use super::pending::Pending;
 use crate::codec::Codec;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{Malformed, Message, PACKED, PACKING_HEADER, PackedAnswer, ShortStr, content, unpack};
 use crate::sync::watch;
+use crate::tasks::{Panicked, caught};
 use crate::transport::{Backoff, Delivery, Publisher, ReplyLink, ReplyQueue, Subscription, Transport};
 
 /// What calls need: how requests leave, and where their replies go.
@@ -69,8 +72,8 @@ impl LinkState {
 
 /// Opens the link, hands replies to their calls, opens again what is lost, and closes it at shutdown.
 ///
-/// This task alone owns the reply consumer; calls see the link through `state`. Should it be dropped with its runtime, they
-/// see that too.
+/// This task alone owns the reply consumer; calls see the link through `state`. Should the task panic, the link is opened again; should it be
+/// dropped with its runtime, calls are told.
 pub(super) async fn run(
     transport: Arc<dyn Transport>,
     options: Arc<CallerOptions>,
@@ -88,12 +91,14 @@ pub(super) async fn run(
         inlet: None,
         earlier: None,
         publisher: None,
+        sending: None,
         tasks,
+        is_over: false,
     };
-    let kept = shutdown.run_until_cancelled(keeper.keep()).await;
-    debug_assert!(kept.is_none(), "a link is kept for ever");
+    shutdown.run_until_cancelled(keeper.keep_through_panics()).await;
+    keeper.is_over = true;
     keeper.tell(|state| state.phase = Phase::Closed);
-    if let Some(inlet) = keeper.inlet {
+    if let Some(inlet) = keeper.inlet.take() {
         inlet.control.retire().await;
     }
     tracing::debug!("reply link closed");
@@ -110,7 +115,21 @@ struct Keeper {
     /// The address that the inlet consumes from, or that the last one did.
     earlier: Option<ShortStr>,
     publisher: Option<Arc<dyn Publisher>>,
+    /// The task that empties the outbox.
+    sending: Option<JoinHandle<Result<(), Panicked>>>,
     tasks: TaskTracker,
+    /// Calls were told, or are about to be.
+    is_over: bool,
+}
+
+impl Drop for Keeper {
+    /// Its runtime has ended: calls that wait in another one are told.
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.transport.status().runtime_ended();
+            self.tell(|state| state.phase = Phase::Closed);
+        }
+    }
 }
 
 /// How long replies that waited at the address are handed out before calls are told that it is there again.
@@ -123,7 +142,25 @@ impl Keeper {
         self.pending.link_moved();
     }
 
-    async fn keep(&mut self) {
+    /// Keeps the link for ever. After a panic all of it is opened anew: what it had in hand may be lost.
+    async fn keep_through_panics(&mut self) -> Infallible {
+        let mut backoff = Backoff::new();
+        loop {
+            let since = Instant::now();
+            let Err(panicked) = caught("reply link", self.keep()).await;
+            self.state.send_modify(|state| {
+                state.phase = Phase::Opening;
+                state.lost = Some(panicked.into());
+            });
+            self.lose_inlet().await;
+            self.publisher = None;
+            self.sending = None;
+            backoff.worked_for(since.elapsed());
+            backoff.wait().await;
+        }
+    }
+
+    async fn keep(&mut self) -> Infallible {
         let mut backoff = Backoff::new();
         loop {
             let lost = match self.open().await {
@@ -138,7 +175,7 @@ impl Keeper {
                     backoff.worked_for(since.elapsed());
                     reason
                 }
-                Err(refused @ BrokerError::Queue { .. }) => {
+                Err(refused @ (BrokerError::Queue { .. } | BrokerError::TooManyChannels { .. })) => {
                     tracing::warn!(error = %Logged(Chain(&refused)), "no reply link");
                     self.state
                         .send_modify(|state| state.phase = Phase::Refused(refused.clone()));
@@ -175,7 +212,8 @@ impl Keeper {
             let (publisher, options) = (Arc::clone(publisher), Arc::clone(&self.options));
             let (outbox, emptying) =
                 Outbox::new(publisher, reply_to.clone(), options, Arc::clone(&self.pending));
-            self.tasks.spawn(emptying);
+            let emptying = caught(SENDING, emptying);
+            self.sending = Some(self.tasks.spawn_on(emptying, &self.transport.runtime()));
             self.state.send_modify(|state| {
                 state.phase = Phase::Ready(Arc::new(Link {
                     outbox,
@@ -233,11 +271,15 @@ impl Keeper {
         };
         let mut closed = pin!(publisher.closed());
         loop {
-            let Some(inlet) = &mut self.inlet else {
+            let (Some(inlet), Some(sending)) = (&mut self.inlet, &mut self.sending) else {
                 return BrokerError::Lost { source: None };
             };
             tokio::select! {
                 biased;
+                ended = sending => {
+                    self.sending = None;
+                    return why_ended(ended);
+                }
                 reason = &mut closed => {
                     self.publisher = None;
                     if self.kind == ReplyQueue::Direct {
@@ -288,6 +330,14 @@ impl Keeper {
         if self.kind == ReplyQueue::Direct {
             self.publisher = None;
         }
+    }
+}
+
+/// Why requests leave no more. The task ends by itself only with the link's outbox, which the state has.
+fn why_ended(sending: Result<Result<(), Panicked>, JoinError>) -> BrokerError {
+    match sending {
+        Ok(Err(panicked)) => panicked.into(),
+        Ok(Ok(())) | Err(_) => BrokerError::Lost { source: None },
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,25 +28,90 @@ use crate::protocol::{
     pack,
 };
 use crate::telemetry::{Event, count};
-use crate::transport::{Departs, Departure, Outgoing, Published, Publisher, Receipt};
+use crate::transport::{Departs, Departure, Outgoing, Published, Publisher};
 
 /// A call whose request is to leave.
 #[derive(Debug)]
 pub(super) struct Parcel {
     /// What to send, and whom to tell what became of it.
-    pub(super) slot: Arc<Slot>,
+    pub(super) slot: Untold,
     pub(super) deadline: Instant,
     /// An earlier request of the call may have reached a worker.
     pub(super) is_resent: bool,
-    /// Which of the call's requests it is.
-    pub(super) number: u32,
 }
 
 impl Parcel {
     fn is_withdrawn(&self) -> bool {
-        self.slot.departures().is_withdrawn(self.number)
+        self.slot.is_withdrawn()
     }
 }
+
+/// A request whose call is to be told what became of it. If the request is dropped before, because the task that has it in hand panics, its
+/// call is told that.
+#[derive(Debug)]
+pub(super) struct Untold {
+    slot: Arc<Slot>,
+    /// Which of the call's requests it is.
+    number: u32,
+    is_told: bool,
+}
+
+impl Untold {
+    pub(super) fn new(slot: &Arc<Slot>, number: u32) -> Self {
+        Self {
+            slot: Arc::clone(slot),
+            number,
+            is_told: false,
+        }
+    }
+
+    fn tell(mut self, published: Published) {
+        self.is_told = true;
+        self.slot.tell_published(published);
+    }
+
+    /// The publisher tells the call.
+    fn entrust(mut self) {
+        self.is_told = true;
+    }
+
+    fn departure(&self) -> Departure {
+        Departure::of(Arc::clone(&self.slot) as Arc<dyn Departs>, self.number)
+    }
+
+    fn leave(&self) -> bool {
+        self.departures().leave(self.number)
+    }
+
+    fn is_withdrawn(&self) -> bool {
+        self.departures().is_withdrawn(self.number)
+    }
+}
+
+impl Deref for Untold {
+    type Target = Slot;
+
+    fn deref(&self) -> &Slot {
+        &self.slot
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        // Nobody waits for a request that was withdrawn.
+        if self.is_told || self.is_withdrawn() {
+            return;
+        }
+        let has_left = !self.departures().withdraw(self.number);
+        self.slot.tell_published(Published::Failed {
+            source: BrokerError::Panicked { task: SENDING },
+            written: has_left,
+        });
+    }
+}
+
+/// What the task that empties the outbox is called.
+pub(super) const SENDING: &str = "outgoing requests";
 
 /// Where requests are put, to leave by one publisher: those that may leave with others through a task in which they gather, all
 /// others by themselves. As many wait here as calls are in flight, which their clients limit.
@@ -98,7 +164,7 @@ impl Outbox {
     pub(super) fn post(&self, parcel: Parcel, is_by_itself: bool) {
         let is_behind = self.way.is_behind.load(Ordering::Relaxed);
         if !is_behind && (is_by_itself || may_leave_alone(&parcel)) {
-            let slot = Arc::clone(&parcel.slot);
+            let slot = Arc::clone(&parcel.slot.slot);
             let in_a_row = match slot.plan().method.is_oneway {
                 // Its call waits for the broker's word, and any other for the reply.
                 true => 1,
@@ -107,19 +173,15 @@ impl Outbox {
             let outgoing = self.way.outgoing(&parcel);
             if self.way.publisher.try_publish(outgoing, slot, in_a_row).is_ok() {
                 sent(&parcel.slot.plan().destination, 1);
+                parcel.slot.entrust();
                 return;
             }
         }
         if !is_behind {
             self.way.is_behind.store(true, Ordering::Relaxed);
         }
-        if let Err(returned) = self.inbox.send(parcel) {
-            // The task has ended with its runtime.
-            returned.0.slot.published(Published::Failed {
-                source: BrokerError::Closed,
-                written: false,
-            });
-        }
+        // Where the task has ended, the call is told as the request is dropped.
+        let _ = self.inbox.send(parcel);
     }
 }
 
@@ -295,7 +357,7 @@ impl Task {
         sent(&parcel.slot.plan().destination, 1);
         let (slot, publisher) = (parcel.slot, Arc::clone(&self.way.publisher));
         self.under_way.push(Box::pin(async move {
-            slot.published(publisher.publish(outgoing).await);
+            slot.tell(publisher.publish(outgoing).await);
             lane
         }));
     }
@@ -317,7 +379,7 @@ impl Task {
     }
 
     fn send_together(&mut self, mut parcels: Vec<Parcel>, lane: Lane) {
-        parcels.retain(|parcel| parcel.slot.departures().leave(parcel.number));
+        parcels.retain(|parcel| parcel.slot.leave());
         let (Some(message), Some(queue)) =
             (self.way.message(&parcels), lane.destination.packed_queue.clone())
         else {
@@ -339,7 +401,7 @@ impl Task {
         self.under_way.push(Box::pin(async move {
             let published = publisher.publish(outgoing).await;
             for slot in slots {
-                slot.published(published.clone());
+                slot.tell(published.clone());
             }
             Some(lane)
         }));
@@ -359,7 +421,7 @@ impl Way {
             queue: parcel.slot.plan().destination.queue.clone(),
             mandatory: true,
             message: self.request(parcel, Instant::now()).into_message(),
-            departure: Departure::of(Arc::clone(&parcel.slot) as Arc<dyn Departs>, parcel.number),
+            departure: parcel.slot.departure(),
         }
     }
 

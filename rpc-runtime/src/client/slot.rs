@@ -217,8 +217,14 @@ impl Departs for Slot {
 }
 
 impl Receipt for Slot {
-    /// Tells the call the broker's word on its request.
     fn published(self: Arc<Self>, published: Published) {
+        self.tell_published(published);
+    }
+}
+
+impl Slot {
+    /// Tells the call the broker's word on its request.
+    pub(super) fn tell_published(&self, published: Published) {
         let mut inbox = self.lock();
         // That a request is there is nothing to wake up for, as its reply comes next: unless that goes to where the link was.
         let is_awaited =

@@ -22,6 +22,7 @@ use crate::discovery::{DISCOVERY, MAX_WAIT};
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::Reply;
+use crate::tasks::supervised;
 use crate::transport::{Backoff, Delivery, Departure, Outgoing, Subscription, Transport};
 
 /// How long a worker that may not listen does without, before it tries again: permissions change, but seldom, and the broker logs each refusal.
@@ -66,7 +67,12 @@ impl LitBeacon {
         };
         let stop = CancellationToken::new();
         let (trying, tried) = oneshot::channel();
-        let task = tokio::spawn(beacon.listen(trying, stop.clone()));
+        let stopped = stop.clone();
+        let mut trying = Some(trying);
+        let listening = async move {
+            supervised("discovery", || beacon.listen(trying.take(), &stopped)).await;
+        };
+        let task = transport.runtime().spawn(listening);
         Self {
             stop,
             task: AbortOnDropHandle::new(task),
@@ -89,9 +95,8 @@ impl LitBeacon {
 
 impl Beacon {
     /// Listens until it is told to stop or the handle is closed, and again whenever the connection was lost.
-    async fn listen(self, trying: oneshot::Sender<()>, stop: CancellationToken) {
+    async fn listen(&self, mut trying: Option<oneshot::Sender<()>>, stop: &CancellationToken) {
         let mut backoff = Backoff::new();
-        let mut trying = Some(trying);
         let mut is_refusal_told = false;
         loop {
             let opening = self.transport.open_broadcasts(&DISCOVERY);
@@ -103,7 +108,7 @@ impl Beacon {
                 Ok(subscription) => {
                     let since = Instant::now();
                     is_refusal_told = false;
-                    let Some(lost) = self.answer_all(subscription, &stop).await else {
+                    let Some(lost) = self.answer_all(subscription, stop).await else {
                         return;
                     };
                     let error = Logged(Chain(&lost));
@@ -111,8 +116,8 @@ impl Beacon {
                     backoff.worked_for(since.elapsed());
                     Rest::After(lost)
                 }
-                Err(BrokerError::Closed) => return,
-                Err(refused @ (BrokerError::Queue { .. } | BrokerError::Exchange { .. })) => {
+                Err(error) if error.is_of_ended_handle() => return,
+                Err(refused) if !refused.is_worth_another_try() => {
                     if !std::mem::replace(&mut is_refusal_told, true) {
                         let error = Logged(Chain(&refused));
                         let needs = needs(&refused);
@@ -242,6 +247,7 @@ fn needs(refused: &BrokerError) -> &'static str {
         } => {
             "configure permission on the exchange rpc.discovery, or somebody else who declares it: durable, fanout"
         }
+        BrokerError::TooManyChannels { .. } => "a channel more",
         BrokerError::Exchange { .. } => {
             "read permission on the exchange rpc.discovery, and write permission on queues rpc.discovery.*"
         }

@@ -74,6 +74,8 @@ pub(super) struct Served(Arc<Count>);
 struct Count {
     requests: AtomicUsize,
     none_left: Notify,
+    /// A request will not be answered here.
+    given_up: Notify,
 }
 
 impl Served {
@@ -90,6 +92,11 @@ impl Served {
             }
             none_left.await;
         }
+    }
+
+    /// Waits until a request of the line was given up: it is to be delivered again, once its subscription is over. Cancel safe.
+    pub(super) async fn gave_up(&self) {
+        self.0.given_up.notified().await;
     }
 
     fn more(&self, requests: usize) {
@@ -112,7 +119,7 @@ pub(super) enum Owed {
     Apart(Unsettled),
 }
 
-/// Requests that are served. Dropped before they were paid, their runs are forgotten, and what was delivered comes again.
+/// Requests that are served. Dropped before they were paid, their runs are forgotten, and their line has the broker deliver them again.
 pub(super) struct Debt {
     desk: Arc<Desk>,
     served: Served,
@@ -235,6 +242,7 @@ impl Drop for Debt {
             }
         }
         self.served.fewer(self.owed.len());
+        self.served.0.given_up.notify_one();
     }
 }
 

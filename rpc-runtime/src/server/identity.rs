@@ -1,11 +1,10 @@
 //! Who a worker is.
 
-use std::sync::LazyLock;
-
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::discovery::Worker;
+use crate::host::host_name;
 
 /// What a worker says when it is asked who it is.
 #[derive(Debug, Clone)]
@@ -33,7 +32,7 @@ impl Identity {
         Worker {
             id: self.id.to_string(),
             name: self.name.clone(),
-            host: HOST.clone(),
+            host: host_name().to_owned(),
             pid: std::process::id(),
             app_id: self.app_id.clone(),
             version: self.version.clone(),
@@ -42,18 +41,6 @@ impl Identity {
         }
     }
 }
-
-/// The machine's name, as far as it can be had without asking the operating system in its own tongue.
-static HOST: LazyLock<String> = LazyLock::new(|| {
-    let of_kernel = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let of_shell = || {
-        ["HOSTNAME", "COMPUTERNAME"]
-            .iter()
-            .find_map(|name| std::env::var(name).ok())
-    };
-    let name = of_kernel().or_else(of_shell).unwrap_or_default();
-    name.trim().to_owned()
-});
 
 #[cfg(test)]
 mod tests {

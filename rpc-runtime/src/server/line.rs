@@ -14,8 +14,9 @@ use super::debt::Served;
 use super::serve::Desk;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
-use crate::status::{Role, Status};
-use crate::transport::{Backoff, RequestQueue, Subscription, Transport};
+use crate::status::Role;
+use crate::tasks::caught;
+use crate::transport::{Backoff, Control, RequestQueue, Subscription, Transport};
 
 /// How long no packed requests have come when their callers are taken to have been told to send no more.
 const QUIET: Duration = Duration::from_millis(100);
@@ -91,11 +92,7 @@ impl Line {
         let mut backoff = Backoff::new();
         loop {
             match self.subscribe(stop).await {
-                Some(Err(
-                    error @ (BrokerError::Lost { .. }
-                    | BrokerError::Unresponsive { .. }
-                    | BrokerError::ChannelClosed { .. }),
-                )) => not_open(&self.desk.queue, &error),
+                Some(Err(error)) if error.is_worth_another_try() => not_open(&self.desk.queue, &error),
                 opened => return opened.transpose(),
             }
             if stop.run_until_cancelled(backoff.wait()).await.is_none() {
@@ -120,10 +117,55 @@ impl Line {
         }
     }
 
-    /// Serves until it is told to stop, or the handle is closed; then drains.
+    /// A line like it, with no requests yet.
+    fn afresh(&self) -> Self {
+        Self {
+            is_of_packed: self.is_of_packed,
+            ..Self::new(
+                Arc::clone(&self.transport),
+                self.queue.clone(),
+                self.prefetch,
+                Arc::clone(&self.desk),
+            )
+        }
+    }
+
+    /// Serves until it is told to stop, or the handle is closed; then drains. After a panic, the queue is consumed by a fresh line, and
+    /// what the other one had in hand comes again.
     pub(super) async fn run(
+        self,
+        first: Subscription,
+        stop: CancellationToken,
+        drain_limit: Duration,
+    ) -> Ended {
+        let mut backoff = Backoff::new();
+        let (mut line, mut subscription) = (self, first);
+        loop {
+            let fresh = line.afresh();
+            let since = Instant::now();
+            let mut control = Arc::clone(&subscription.control);
+            let serving = line.serve(subscription, &mut control, stop.clone(), drain_limit);
+            let panicked = match caught("request queue", serving).await {
+                Ok(ended) => return ended,
+                Err(panicked) => panicked,
+            };
+            fresh.desk.lose_deliveries(&control);
+            control.close().await;
+            backoff.worked_for(since.elapsed());
+            subscription = match fresh.reopen(panicked.into(), &mut backoff, &stop).await {
+                Ok(Some(subscription)) => subscription,
+                Ok(None) => return fresh.drain(None, drain_limit, None).await,
+                Err(closed) => return fresh.drain(None, drain_limit, Some(closed)).await,
+            };
+            line = fresh;
+        }
+    }
+
+    /// Serves; `control` is the current subscription's.
+    async fn serve(
         mut self,
         first: Subscription,
+        control: &mut Arc<dyn Control>,
         stop: CancellationToken,
         drain_limit: Duration,
     ) -> Ended {
@@ -136,8 +178,8 @@ impl Line {
                 Pause::Lost(reason) => reason,
             };
             self.desk.lose_deliveries(&subscription.control);
-            if let Status::Closed = self.transport.status().status() {
-                return self.drain(None, drain_limit, Some(BrokerError::Closed)).await;
+            if let Some(over) = self.transport.status().over() {
+                return self.drain(None, drain_limit, Some(over)).await;
             }
             tracing::warn!(
                 queue = self.desk.queue,
@@ -151,6 +193,7 @@ impl Line {
                 Ok(None) => return self.drain(None, drain_limit, None).await,
                 Err(closed) => return self.drain(None, drain_limit, Some(closed)).await,
             };
+            *control = Arc::clone(&subscription.control);
         }
     }
 
@@ -161,6 +204,8 @@ impl Line {
             tokio::select! {
                 biased;
                 () = &mut stopped => return Pause::Stopped,
+                // A task that had it in hand has panicked.
+                () = self.served.gave_up() => return Pause::Lost(BrokerError::Panicked { task: "request" }),
                 arrival = subscription.deliveries.next() => match arrival {
                     Some(Ok(delivery)) => {
                         // Here, and not as each ends: this task need not be woken for it.
@@ -197,7 +242,7 @@ impl Line {
                     tracing::info!(queue = self.desk.queue, "consuming again");
                     return Ok(Some(subscription));
                 }
-                Some(Err(BrokerError::Closed)) => return Err(BrokerError::Closed),
+                Some(Err(error)) if error.is_of_ended_handle() => return Err(error),
                 Some(Err(error)) => {
                     not_open(&self.desk.queue, &error);
                     lost = error;
@@ -226,9 +271,7 @@ impl Line {
         reason: Option<BrokerError>,
     ) -> Ended {
         // Told to stop and closed at the same time, it could not drain.
-        let closed =
-            || matches!(self.transport.status().status(), Status::Closed).then_some(BrokerError::Closed);
-        let reason = reason.or_else(closed);
+        let reason = reason.or_else(|| self.transport.status().over());
         if self.is_of_packed {
             self.desk.stop_packed();
         }
@@ -315,11 +358,7 @@ pub(super) async fn patiently<T, F: Future<Output = Result<T, BrokerError>>>(
     let mut backoff = Backoff::new();
     loop {
         match what().await {
-            Err(
-                error @ (BrokerError::Lost { .. }
-                | BrokerError::Unresponsive { .. }
-                | BrokerError::ChannelClosed { .. }),
-            ) => not_open(queue, &error),
+            Err(error) if error.is_worth_another_try() => not_open(queue, &error),
             done => return done,
         }
         backoff.wait().await;

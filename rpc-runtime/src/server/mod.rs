@@ -274,6 +274,7 @@ impl<L: HandlerLayer> Server<L> {
     ///
     /// Where the services do not fit together, or the broker refuses a queue.
     pub async fn start(self) -> Result<RunningServer, ServerError> {
+        let runtime = self.plan.broker.transport().runtime();
         let opened = self.behind_layers().open(&CancellationToken::new()).await?;
         let (stop, stopped) = oneshot::channel();
         let running = async move {
@@ -285,7 +286,8 @@ impl<L: HandlerLayer> Server<L> {
         };
         Ok(RunningServer {
             stop: Some(stop),
-            task: AbortOnDropHandle::new(tokio::spawn(running)),
+            task: AbortOnDropHandle::new(runtime.spawn(running)),
+            outcome: None,
         })
     }
 
@@ -316,10 +318,13 @@ pub struct RunningServer {
     /// Gone once it was used.
     stop: Option<oneshot::Sender<()>>,
     task: AbortOnDropHandle<Result<(), ServerError>>,
+    /// How the server ended, once it has.
+    outcome: Option<Result<(), ServerError>>,
 }
 
 impl RunningServer {
-    /// Takes no more requests, lets those that run end, answers them, and returns.
+    /// Takes no more requests, lets those that run end, answers them, and returns. A server that has ended already
+    /// returns how it ended.
     ///
     /// # Errors
     ///
@@ -334,17 +339,60 @@ impl RunningServer {
 
     /// Waits until the server ends by itself, because its broker handle was closed: for a program that should end with it.
     ///
-    /// Cancel safe. To be awaited to its end once.
+    /// Cancel safe. Returns the same outcome each time that it is called.
     ///
     /// # Errors
     ///
     /// As [`Server::run_until`].
     pub async fn ended(&mut self) -> Result<(), ServerError> {
-        match (&mut self.task).await {
-            Ok(ended) => ended,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            // Only the end of its runtime cancels the task, and requests with it.
-            Err(_) => Err(ServerError::Broker(BrokerError::Closed)),
+        if let Some(outcome) = &self.outcome {
+            return outcome.clone();
         }
+        let outcome = match (&mut self.task).await {
+            Ok(ended) => ended,
+            Err(error) if error.is_panic() => {
+                Err(ServerError::Broker(BrokerError::Panicked { task: "server" }))
+            }
+            // Only the end of its runtime cancels the task, and requests with it.
+            Err(_) => Err(ServerError::Broker(BrokerError::RuntimeEnded)),
+        };
+        self.outcome.insert(outcome).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service;
+
+    #[service(queue = "numbers")]
+    trait Numbers {
+        async fn zero(&self) -> u64;
+    }
+
+    struct Zero;
+
+    impl Numbers for Zero {
+        async fn zero(&self) -> u64 {
+            0
+        }
+    }
+
+    async fn start(broker: &Broker) -> RunningServer {
+        let server = Server::new(broker).serve(NumbersServer::new(Zero));
+        server.start().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn stop_returns_the_outcome_of_a_server_that_has_ended() {
+        let broker = Broker::in_process();
+        let mut server = start(&broker).await;
+        broker.close().await;
+        let is_closed =
+            |ended: Result<(), ServerError>| matches!(ended, Err(ServerError::Broker(BrokerError::Closed)));
+        for _ in 0..2 {
+            assert!(is_closed(server.ended().await));
+        }
+        assert!(is_closed(server.stop().await));
     }
 }

@@ -9,6 +9,7 @@ use tracing::Level;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::sync::watch;
+use crate::tasks::supervised;
 use crate::telemetry::{LeftOut, LogLimit};
 use crate::transport::{Backoff, Departure, Outgoing, Published, Publisher, Receipt, Transport};
 
@@ -53,6 +54,8 @@ impl ReplyLog {
 enum Current {
     /// It is being opened.
     Opening,
+    /// The broker does not let it be opened. It is tried again.
+    Refused(BrokerError),
     Ready(Arc<dyn Publisher>),
     /// For good.
     Closed,
@@ -78,16 +81,31 @@ impl Outlet {
             transport: Arc::downgrade(&transport),
             log: ReplyLog(LogLimit::new("replies")),
         };
-        (outlet, keep(transport, sender))
+        let keeping = async move {
+            supervised("reply channel", || keep(&*transport, &sender)).await;
+        };
+        (outlet, keeping)
     }
 
     /// Waits until messages can be sent. Cancel safe.
     ///
     /// # Errors
     ///
-    /// Only where the handle was closed.
+    /// Where the handle was closed, or the broker refuses it.
     pub(super) async fn ready(&self) -> Result<(), BrokerError> {
-        self.publisher(None).await.map(drop)
+        let mut current = self.current.clone();
+        let settled = current.wait_for(|current| !matches!(current, Current::Opening));
+        match settled.await.as_deref() {
+            Ok(Current::Ready(_)) => Ok(()),
+            Ok(Current::Refused(reason)) => Err(reason.clone()),
+            _ => Err(self.why_over()),
+        }
+    }
+
+    /// Why the handle is over.
+    fn why_over(&self) -> BrokerError {
+        let transport = self.transport.upgrade();
+        transport.map_or(BrokerError::Closed, |transport| transport.status().why_over())
     }
 
     /// Sends a reply at once, where that can be; else it comes back.
@@ -99,7 +117,7 @@ impl Outlet {
     ) -> Result<(), Box<Outgoing>> {
         match &*self.current.borrow() {
             Current::Ready(publisher) => publisher.try_publish(outgoing, receipt, in_a_row),
-            Current::Opening | Current::Closed => Err(Box::new(outgoing)),
+            Current::Opening | Current::Refused(_) | Current::Closed => Err(Box::new(outgoing)),
         }
     }
 
@@ -138,7 +156,7 @@ impl Outlet {
                 Published::Refused => return Ok(Sent::Refused(None)),
                 Published::Withdrawn => return Ok(Sent::TooLate),
                 Published::Failed { source, written } => match source {
-                    BrokerError::Closed => return Err(source),
+                    source if source.is_of_ended_handle() => return Err(source),
                     BrokerError::Unsendable { .. } => return Ok(Sent::Refused(Some(source))),
                     // All that was under way fails with the channel, and one of them is the reason. Each is tried once
                     // more, by a channel of its own: the one over which that is closed too is the one.
@@ -168,7 +186,7 @@ impl Outlet {
                 return Err(BrokerError::Closed);
             };
             match transport.open_publisher().await {
-                Err(error) if !matches!(error, BrokerError::Closed) => backoff.wait_after(&error).await,
+                Err(error) if !error.is_of_ended_handle() => backoff.wait_after(&error).await,
                 opened => return opened,
             }
         }
@@ -178,13 +196,13 @@ impl Outlet {
     async fn publisher(&self, lost: Option<&Arc<dyn Publisher>>) -> Result<Arc<dyn Publisher>, BrokerError> {
         let mut current = self.current.clone();
         let ready = current.wait_for(|current| match current {
-            Current::Opening => false,
+            Current::Opening | Current::Refused(_) => false,
             Current::Ready(publisher) => lost.is_none_or(|lost| !Arc::ptr_eq(lost, publisher)),
             Current::Closed => true,
         });
         match ready.await.as_deref() {
             Ok(Current::Ready(publisher)) => Ok(Arc::clone(publisher)),
-            _ => Err(BrokerError::Closed),
+            _ => Err(self.why_over()),
         }
     }
 }
@@ -217,7 +235,7 @@ async fn unless_too_late<T>(worth_until: Option<Instant>, what: impl Future<Outp
 }
 
 /// Opens the publisher, and again whenever it is lost, until the handle is closed.
-async fn keep(transport: Arc<dyn Transport>, current: watch::Sender<Current>) {
+async fn keep(transport: &dyn Transport, current: &watch::Sender<Current>) {
     let mut backoff = Backoff::new();
     loop {
         let lost = match transport.open_publisher().await {
@@ -230,11 +248,14 @@ async fn keep(transport: Arc<dyn Transport>, current: watch::Sender<Current>) {
                 backoff.worked_for(since.elapsed());
                 reason
             }
-            Err(BrokerError::Closed) => {
+            Err(error) if error.is_of_ended_handle() => {
                 current.send_replace(Current::Closed);
                 return;
             }
             Err(error) => {
+                if !error.is_worth_another_try() {
+                    current.send_replace(Current::Refused(error.clone()));
+                }
                 tracing::warn!(error = %Logged(Chain(&error)), "no reply channel");
                 error
             }

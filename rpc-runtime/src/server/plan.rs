@@ -77,11 +77,15 @@ impl Plan {
             max_deliveries: 0,
         };
         let transport = self.broker.transport();
+        if let Some(over) = transport.status().over() {
+            return Err(over.into());
+        }
+        let runtime = transport.runtime();
         let (outlet, keep_outlet) = Outlet::new(Arc::clone(transport));
         let outlet = Arc::new(outlet);
-        let outlet_task = AbortOnDropHandle::new(tokio::spawn(keep_outlet));
+        let outlet_task = AbortOnDropHandle::new(runtime.spawn(keep_outlet));
         let (post, emptying) = Post::new(Arc::clone(&outlet));
-        let post_task = AbortOnDropHandle::new(tokio::spawn(emptying));
+        let post_task = AbortOnDropHandle::new(runtime.spawn(emptying));
         stop.run_until_cancelled(outlet.ready()).await.transpose()?;
 
         // All are declared before one is consumed: what a server was sent that cannot start comes back marked redelivered,
@@ -130,7 +134,7 @@ impl Plan {
                         lines.push((packed, subscription));
                     }
                     Ok(None) => break,
-                    Err(error @ BrokerError::Closed) => return Err(error.into()),
+                    Err(error) if error.is_of_ended_handle() => return Err(error.into()),
                     // It may not be allowed to be declared, or be made by somebody who did not know of it.
                     Err(error) => tracing::info!(
                         queue = name,
@@ -149,7 +153,7 @@ impl Plan {
             drain_limit: self.drain_limit,
             _outlet: outlet_task,
             _post: post_task,
-            _broker: self.broker,
+            broker: self.broker,
         })
     }
 
@@ -244,16 +248,17 @@ pub(super) struct OpenServer {
     _outlet: AbortOnDropHandle<()>,
     _post: AbortOnDropHandle<()>,
     /// Keeps the connection, should the user drop every handle of their own.
-    _broker: Broker,
+    broker: Broker,
 }
 
 impl OpenServer {
     pub(super) async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let queues = self.queues;
         let stop = CancellationToken::new();
+        let runtime = self.broker.transport().runtime();
         let mut lines = JoinSet::new();
         for (line, subscription) in self.lines {
-            lines.spawn(line.run(subscription, stop.clone(), self.drain_limit));
+            lines.spawn_on(line.run(subscription, stop.clone(), self.drain_limit), &runtime);
         }
         // A line ends by itself only where all do: the handle was closed.
         let first = tokio::select! {
@@ -263,7 +268,7 @@ impl OpenServer {
         };
         stop.cancel();
         let beacon = self.beacon;
-        let putting_out = AbortOnDropHandle::new(tokio::spawn(async {
+        let putting_out = AbortOnDropHandle::new(runtime.spawn(async {
             if let Some(beacon) = beacon {
                 beacon.put_out().await;
             }
@@ -272,7 +277,6 @@ impl OpenServer {
             unfinished: 0,
             reason: None,
         };
-        let mut panicked = None;
         let mut next = first;
         while let Some(ended) = match next.take() {
             None => lines.join_next().await,
@@ -283,14 +287,19 @@ impl OpenServer {
                     all.unfinished += ended.unfinished;
                     all.reason = all.reason.or(ended.reason);
                 }
-                Err(error) => panicked = Some(error.into_panic()),
+                // A line goes on after a panic, but not after one that tells of it.
+                Err(error) if error.is_panic() => {
+                    all.reason.get_or_insert(BrokerError::Panicked {
+                        task: "request queue",
+                    });
+                }
+                Err(_) => {
+                    all.reason.get_or_insert(BrokerError::RuntimeEnded);
+                }
             }
         }
         // Ended in one way or another.
         let _ = putting_out.await;
-        if let Some(panic) = panicked {
-            std::panic::resume_unwind(panic);
-        }
         let limit = self.drain_limit;
         let ended = match all {
             Ended {

@@ -1,11 +1,12 @@
 //! How answers leave: each by itself, at once; those of packed requests together, if they go to one caller.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
@@ -13,12 +14,12 @@ use super::debt::Debt;
 use super::dispatch::ReplyTo;
 use super::outlet::{Outlet, Sent};
 use crate::codec::Codec;
-use crate::error::BrokerError;
 use crate::packing::{Load, Packer, gather};
 use crate::protocol::{
     Fault, FaultCode, MAX_PACKED, MAX_PACKED_BYTES, MAX_PART_BYTES, Message, PACKED, PACKING_HEADER,
     PackedAnswer, Properties, Reply, ShortStr, headers_size, pack,
 };
+use crate::tasks::supervised;
 use crate::telemetry::{Event, count};
 use crate::transport::{Departure, Outgoing, Published, Receipt};
 
@@ -65,26 +66,31 @@ enum Due {
 }
 
 impl Post {
-    /// A post, and the task that empties it, which ends with the last of its clones.
+    /// A post, and the task that empties it, which ends with the last of its clones. After a panic it goes on with what comes next; the
+    /// requests whose answers it had in hand are given up, and come again.
     pub(super) fn new(outlet: Arc<Outlet>) -> (Self, impl Future<Output = ()>) {
         let (sender, inbox) = unbounded_channel();
-        let task = Task {
-            outlet: Arc::clone(&outlet),
-            packer: Packer::new(),
-            under_way: FuturesUnordered::new(),
-        };
         let post = Self {
             inbox: sender,
-            outlet,
+            outlet: Arc::clone(&outlet),
         };
-        (post, task.run(inbox))
+        let inbox = Arc::new(Mutex::new(inbox));
+        let emptying = supervised("replies", move || {
+            let task = Task {
+                outlet: Arc::clone(&outlet),
+                packer: Packer::new(),
+                under_way: FuturesUnordered::new(),
+            };
+            task.run(Arc::clone(&inbox))
+        });
+        (post, emptying)
     }
 
     /// Has an answer leave by itself, at once where that can be, and pays what is owed for it.
     pub(super) fn post(&self, answer: DueReply) {
         let (outgoing, in_a_row) = (answer.outgoing(), answer.in_a_row);
         let receipt = Arc::new(Underway {
-            answer: Mutex::new(Some(Box::new(answer))),
+            answer: std::sync::Mutex::new(Some(Box::new(answer))),
             post: self.clone(),
         });
         if self
@@ -112,7 +118,7 @@ impl Post {
 
 /// An answer that was sent by itself.
 struct Underway {
-    answer: Mutex<Option<Box<DueReply>>>,
+    answer: std::sync::Mutex<Option<Box<DueReply>>>,
     post: Post,
 }
 
@@ -130,10 +136,7 @@ impl Receipt for Underway {
             Published::Routed | Published::Returned => answer.debt.pay(),
             Published::Refused => answer.refused(&self.post.outlet),
             // The handle was closed: the request comes again, elsewhere.
-            Published::Failed {
-                source: BrokerError::Closed,
-                ..
-            } => {}
+            Published::Failed { source, .. } if source.is_of_ended_handle() => {}
             // Once more, with more patience.
             Published::Failed { .. } | Published::Withdrawn => {
                 answer.is_suspect = published.is_of_channel();
@@ -157,7 +160,9 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self, mut inbox: UnboundedReceiver<Due>) {
+    async fn run(mut self, inbox: Arc<Mutex<UnboundedReceiver<Due>>>) {
+        // One task at a time has it.
+        let mut inbox = inbox.lock().await;
         let mut gathered = Vec::new();
         let mut is_open = true;
         while is_open || !self.under_way.is_empty() {

@@ -118,7 +118,21 @@ pub(super) enum Fault {
     DeleteReplies {
         caller: usize,
     },
+    /// A task of this name panics, a caller's or a worker's, when it has its next turn.
+    Panic {
+        task: &'static str,
+    },
 }
+
+/// The tasks that handles and servers have, over whichever transport.
+const TASKS: [&str; 6] = [
+    "reply link",
+    "outgoing requests",
+    "request queue",
+    "replies",
+    "reply channel",
+    "discovery",
+];
 
 /// What goes wrong, and is mended again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,9 +146,10 @@ enum Incident {
     BrokerRestart,
     DeleteRequests,
     DeleteReplies,
+    Panics,
 }
 
-const INCIDENTS: [Incident; 9] = [
+const INCIDENTS: [Incident; 10] = [
     Incident::Cut,
     Incident::Flapping,
     Incident::Outage,
@@ -144,6 +159,7 @@ const INCIDENTS: [Incident; 9] = [
     Incident::BrokerRestart,
     Incident::DeleteRequests,
     Incident::DeleteReplies,
+    Incident::Panics,
 ];
 
 impl Plan {
@@ -303,6 +319,14 @@ impl Plan {
             Incident::DeleteReplies => {
                 let caller = rng.usize(..self.callers.len());
                 fault(at, Fault::DeleteReplies { caller });
+            }
+            Incident::Panics => {
+                let mut at = at;
+                for _ in 0..rng.u8(1..=4) {
+                    let task = TASKS[rng.usize(..TASKS.len())];
+                    fault(at, Fault::Panic { task });
+                    at += millis(rng, 400);
+                }
             }
         }
     }

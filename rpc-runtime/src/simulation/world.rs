@@ -17,6 +17,7 @@ use crate::error::ServerError;
 use crate::server::Server;
 use crate::service;
 use crate::status::Role;
+use crate::tasks::injected;
 use crate::transport::ReplyQueue;
 use crate::transport::memory::{InProcessBroker, MemoryTransport};
 
@@ -47,6 +48,7 @@ const FOR_EVER: Duration = Duration::from_secs(3600);
 pub(super) fn run(seed: u64, plan: &Arc<Plan>) -> History {
     // The jitter of pauses between attempts comes from the thread's own generator.
     fastrand::seed(seed);
+    injected::clear();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -189,11 +191,13 @@ impl World {
                 self.broker.delete(PACKED_QUEUE);
             }
             Fault::DeleteReplies { caller } => self.callers[caller].transport.expire_replies(),
+            Fault::Panic { task } => injected::panic_next(task),
         }
     }
 
     fn heal(&mut self) {
         self.broker_is_up = true;
+        injected::clear();
         for handle in self.handles() {
             handle.mend();
             handle.transport.block(false);

@@ -22,11 +22,22 @@ const STABLE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Backoff {
     delays: ExponentialBackoff,
+    /// How many losses in a row added no delay.
+    losses: u32,
 }
+
+/// After so many losses in a row, what is lost is not the connection, which has a backoff of its own.
+const MOST_LOSSES: u32 = 20;
+
+/// How long to wait where a limit is reached: somebody has to raise it, and each attempt may end the connection.
+const AT_LIMIT: Duration = Duration::from_secs(5);
 
 impl Backoff {
     pub(crate) fn new() -> Self {
-        Self { delays: delays() }
+        Self {
+            delays: delays(),
+            losses: 0,
+        }
     }
 
     /// The next delay.
@@ -45,7 +56,11 @@ impl Backoff {
     /// Cancel safe.
     pub(crate) async fn wait_after(&mut self, error: &BrokerError) {
         match error {
-            BrokerError::Lost { .. } => tokio::time::sleep(SHORTEST).await,
+            BrokerError::Lost { .. } if self.losses < MOST_LOSSES => {
+                self.losses += 1;
+                tokio::time::sleep(SHORTEST).await;
+            }
+            BrokerError::TooManyChannels { .. } => tokio::time::sleep(AT_LIMIT).await,
             _ => self.wait().await,
         }
     }
@@ -54,7 +69,7 @@ impl Backoff {
     /// connections only to drop them is not to be asked without pause.
     pub(crate) fn worked_for(&mut self, time: Duration) {
         if time >= STABLE {
-            self.delays = delays();
+            *self = Self::new();
         }
     }
 }
@@ -99,6 +114,20 @@ mod tests {
         let cancelled = BrokerError::Cancelled { queue: "q".into() };
         backoff.wait_after(&cancelled).await;
         assert!(begun.elapsed() >= LONGEST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_looks_lost_again_and_again_is_not_tried_without_pause() {
+        let mut backoff = Backoff::new();
+        let begun = tokio::time::Instant::now();
+        for _ in 0..2 * MOST_LOSSES {
+            backoff.wait_after(&BrokerError::Lost { source: None }).await;
+        }
+        assert!(begun.elapsed() >= LONGEST * (MOST_LOSSES / 2));
+        backoff.worked_for(STABLE);
+        let begun = tokio::time::Instant::now();
+        backoff.wait_after(&BrokerError::Lost { source: None }).await;
+        assert_eq!(begun.elapsed(), SHORTEST);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
+use tokio::runtime::Handle;
 
 use crate::error::BrokerError;
 use crate::protocol::{Malformed, Message, ShortStr};
@@ -56,7 +57,11 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError>;
 
     /// The state of the connections.
-    fn status(&self) -> &StatusBoard;
+    fn status(&self) -> &Arc<StatusBoard>;
+
+    /// The runtime that all tasks of the handle run on, whoever starts them. Within a runtime to be called, as the handle adopts the
+    /// current one where it was made outside of any.
+    fn runtime(&self) -> Handle;
 
     /// Ends all that was opened, for good and within a time limit. What is unsettled goes back to its queue.
     async fn close(&self);

@@ -76,7 +76,7 @@ impl Link {
     pub(super) fn is(&self, target: Target) -> bool {
         match target {
             Target::All => true,
-            Target::Named(name) => self.name.get().is_some_and(|own| own == name),
+            Target::Named(name) => self.name.get().is_some_and(|own| own.ends_with(name)),
             Target::Nth(number) => self.number == number,
         }
     }

@@ -81,10 +81,10 @@ impl Way {
 pub enum Target {
     /// All of them.
     All,
-    /// Those whose client gave them this name: `connection_name` in the properties of its `start-ok`.
+    /// Those whose client gave them a name that ends so: `connection_name` in the properties of its `start-ok`.
     ///
     /// A connection has its name from the moment these bytes arrive at the proxy, before they are forwarded. The
-    /// runtime's are `rpc publish`, `rpc consume` and `rpc direct replies`.
+    /// runtime's end with `rpc publish`, `rpc consume` and `rpc direct replies`.
     Named(&'static str),
     /// The one that was accepted after this many others.
     Nth(usize),

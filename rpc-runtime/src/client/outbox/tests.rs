@@ -116,8 +116,7 @@ impl Scene {
                 wait_for_server: false,
             }));
             let parcel = Parcel {
-                number: slot.departures().begin(),
-                slot,
+                slot: Untold::new(&slot, slot.departures().begin()),
                 deadline: Instant::now() + Duration::from_secs(30),
                 is_resent: false,
             };

@@ -57,8 +57,12 @@ impl Transport for Notes {
         Err(BrokerError::Closed)
     }
 
-    fn status(&self) -> &StatusBoard {
+    fn status(&self) -> &Arc<StatusBoard> {
         &self.board
+    }
+
+    fn runtime(&self) -> tokio::runtime::Handle {
+        tokio::runtime::Handle::current()
     }
 
     async fn close(&self) {}

@@ -3,6 +3,7 @@
 //! An acknowledgement costs the broker and lapin about as much as a small message. What is not told when the connection is lost comes
 //! again, and is known to have been answered, as any that was answered in the last moment.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::channel::{OpenChannel, Tasks};
 use super::settling::{Settlement, Settling};
+use crate::tasks::{Panicked, caught};
 
 /// How long the broker may hear nothing of a settled delivery. A timer's own tick comes on top.
 const LATEST: Duration = Duration::from_millis(1);
@@ -47,9 +49,9 @@ impl Acks {
             enough: Notify::new(),
             at_once: u64::from(prefetch.unwrap_or(u16::MAX) / 8).max(1),
         });
-        let telling = Arc::clone(&shared).tell_for_ever();
+        let telling = Arc::clone(&shared).tell_until_panic();
         let ending = tasks.ending.clone();
-        let task = tasks.tracker.spawn(async move {
+        let task = tasks.spawn(async move {
             ending.run_until_cancelled(telling).await;
         });
         Self {
@@ -86,7 +88,15 @@ impl Shared {
         self.settling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn tell_for_ever(self: Arc<Self>) {
+    /// Tells the broker for as long as the channel lasts. After a panic some may never be told, so the channel is given up: the broker
+    /// delivers again what it was not told of.
+    async fn tell_until_panic(self: Arc<Self>) {
+        let telling = caught("acknowledgements", Arc::clone(&self).tell_for_ever());
+        let Err(Panicked { .. }) = telling.await;
+        self.channel.close().await;
+    }
+
+    async fn tell_for_ever(self: Arc<Self>) -> Infallible {
         loop {
             self.some.notified().await;
             let _ = timeout(LATEST, self.enough.notified()).await;

@@ -15,6 +15,7 @@ use futures_util::future::BoxFuture;
 use lapin::{Channel, Consumer};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,14 +23,31 @@ use super::connection::{ConnectionState, lost};
 use super::{CLOSE_LIMIT, broker_error};
 use crate::error::BrokerError;
 
-/// The tasks of a transport, and the word for them to end.
-#[derive(Debug, Clone, Default)]
+/// The tasks of a transport, the runtime that they run on, and the word for them to end.
+#[derive(Debug, Clone)]
 pub(super) struct Tasks {
-    pub(super) tracker: TaskTracker,
+    tracker: TaskTracker,
+    runtime: Handle,
     pub(super) ending: CancellationToken,
 }
 
 impl Tasks {
+    pub(super) fn new(runtime: &Handle) -> Self {
+        Self {
+            tracker: TaskTracker::new(),
+            runtime: runtime.clone(),
+            ending: CancellationToken::new(),
+        }
+    }
+
+    /// Starts a task on the transport's own runtime, whoever asks for it. It is dropped at once where that has ended.
+    pub(super) fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.tracker.spawn_on(task, &self.runtime)
+    }
+
     /// Tells the tasks to end, and waits until they have.
     pub(super) async fn end(&self) {
         self.ending.cancel();
@@ -82,15 +100,12 @@ impl OpenChannel {
         if !self.channel.status().connected() {
             return;
         }
-        // Without a runtime the connection ends too, and takes the channel along.
-        if let Ok(runtime) = Handle::try_current() {
-            let (channel, connection) = (self.channel.clone(), self.connection());
-            let closing = async move {
-                close(&channel, connection).await;
-                drop(kept);
-            };
-            self.tasks.tracker.spawn_on(closing, &runtime);
-        }
+        // Without its runtime the connection ends too, and takes the channel along.
+        let (channel, connection) = (self.channel.clone(), self.connection());
+        self.tasks.spawn(async move {
+            close(&channel, connection).await;
+            drop(kept);
+        });
     }
 }
 
@@ -177,18 +192,15 @@ impl<T: Send + 'static> Drop for Question<T> {
         let Some(answer) = self.answer.take() else {
             return;
         };
-        // Without a runtime the connection ends too.
-        if let Ok(runtime) = Handle::try_current() {
-            let (connection, ending) = (self.connection.clone(), self.tasks.ending.clone());
-            let waiting = async move {
-                tokio::select! {
-                    _ = answer => {}
-                    _ = lost(connection) => {}
-                    () = ending.cancelled() => {}
-                }
-            };
-            self.tasks.tracker.spawn_on(waiting, &runtime);
-        }
+        // Without its runtime the connection ends too.
+        let (connection, ending) = (self.connection.clone(), self.tasks.ending.clone());
+        self.tasks.spawn(async move {
+            tokio::select! {
+                _ = answer => {}
+                _ = lost(connection) => {}
+                () = ending.cancelled() => {}
+            }
+        });
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,10 +11,15 @@ use futures_util::StreamExt;
 use lapin::{Connection, ConnectionProperties, ErrorKind, Event};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::channel::Tasks;
 use super::socket::{self, Socket};
 use super::{Address, CLOSE_LIMIT, broker_error, tls};
 use crate::error::{BrokerError, Cause, TlsFailure};
+use crate::host::host_name;
+use crate::status::Role;
+use crate::tasks::caught;
 
 /// How long to look what a peer speaks that did not let us in, for an error that says more.
 const SECOND_LOOK_LIMIT: Duration = Duration::from_secs(1);
@@ -43,13 +49,14 @@ impl ConnectionState {
 }
 
 impl OpenConnection {
-    /// Connects, in no more than `limit`; `role` is the connection's name in RabbitMQ's own tools.
+    /// Connects, in no more than `limit`, under one of these names.
     pub(super) async fn open(
         address: &Address,
-        role: &'static str,
+        names: &ConnectionNames,
+        role: ConnectionRole,
         limit: Duration,
     ) -> Result<Self, BrokerError> {
-        let properties = ConnectionProperties::default().with_connection_name(role.into());
+        let properties = names.properties(role);
         let wire = Wire::default();
         let tls = address.tls()?;
         let connecting = async {
@@ -130,6 +137,25 @@ impl OpenConnection {
         reason
     }
 
+    /// Watches the connection in a task of its own, until it is lost, the transport ends, or the handle is dropped.
+    pub(super) fn watch_in(self: &Arc<Self>, tasks: &Tasks) -> AbortOnDropHandle<()> {
+        let (connection, ending) = (Arc::clone(self), tasks.ending.clone());
+        AbortOnDropHandle::new(tasks.spawn(async move {
+            let watching = caught("connection", connection.watch(|_| {}));
+            if let Some(Err(panicked)) = ending.run_until_cancelled(watching).await {
+                connection.abandon(panicked.into());
+            }
+        }))
+    }
+
+    /// Gives the connection up: nobody watches it any more.
+    pub(super) fn abandon(&self, reason: BrokerError) {
+        self.state.send_modify(|state| {
+            state.lost.get_or_insert(reason);
+        });
+        self.wire.cut();
+    }
+
     /// Closes the connection: politely, within a limit, and else by closing its socket.
     pub(super) async fn close(&self) {
         let closing = self.connection.close(200, "closed by its user".into());
@@ -147,6 +173,80 @@ impl OpenConnection {
             state.lost.get_or_insert(BrokerError::Closed);
         });
     }
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ConnectionRole {
+    Publishing,
+    Consuming,
+    DirectReplies,
+    Declaring,
+}
+
+impl ConnectionRole {
+    /// What ends the connection's name in RabbitMQ's own tools.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Publishing => "rpc publish",
+            Self::Consuming => "rpc consume",
+            Self::DirectReplies => "rpc direct replies",
+            Self::Declaring => "rpc declare",
+        }
+    }
+}
+
+impl From<Role> for ConnectionRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Publishing => Self::Publishing,
+            Role::Consuming => Self::Consuming,
+        }
+    }
+}
+
+/// What a handle's connections are called in RabbitMQ's own tools, and what else those show of them.
+#[derive(Debug)]
+pub(super) struct ConnectionNames {
+    /// The application's name.
+    name: String,
+}
+
+/// The longest name of an application; what is beyond is left out.
+const LONGEST_NAME: usize = 200;
+
+impl ConnectionNames {
+    /// Of an application; by default it is called as its program is.
+    pub(super) fn new(name: Option<&str>) -> Self {
+        let name = name.map_or_else(program, str::to_owned);
+        Self {
+            name: name.chars().take(LONGEST_NAME).collect(),
+        }
+    }
+
+    fn properties(&self, role: ConnectionRole) -> ConnectionProperties {
+        let name = format!("{}: {}", self.name, role.as_str());
+        let mut properties = ConnectionProperties::default().with_connection_name(name.as_str().into());
+        for (key, value) in [
+            ("product", "rpc-runtime"),
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("host", host_name()),
+            ("pid", &std::process::id().to_string()),
+        ] {
+            properties = properties.with_client_property(key.into(), value.into());
+        }
+        properties
+    }
+}
+
+/// The program's name.
+fn program() -> String {
+    let path = std::env::current_exe().ok();
+    let name = path.as_deref().and_then(Path::file_stem);
+    name.map_or_else(
+        || "unknown".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 /// Why there is no connection.

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lapin::ErrorKind;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::runtime::Handle;
 use tokio_util::sync::DropGuard;
-use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 mod acks;
@@ -43,9 +44,10 @@ use crate::error::{BrokerError, Cause, Chain};
 use crate::escape::Logged;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::status::{Connectivity, Role, StatusBoard};
+use crate::tasks::{caught, watch_runtime};
 use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
 use channel::{OpenChannel, Tasks};
-use connection::OpenConnection;
+use connection::{ConnectionRole, OpenConnection};
 use opening::Opening;
 use replies::{DirectReplies, ReplyPublisher};
 use subscription::{Acknowledge, Terms};
@@ -60,11 +62,6 @@ const REPLY_PREFETCH: u16 = 2000;
 
 /// How long closing may take before it is left to the broker to notice.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
-
-/// What the connections are called in RabbitMQ's own tools.
-const PUBLISHING: &str = "rpc publish";
-const CONSUMING: &str = "rpc consume";
-const DECLARING: &str = "rpc declare";
 
 /// Access to a RabbitMQ server, or to a cluster of them.
 #[derive(Debug)]
@@ -82,27 +79,33 @@ pub(crate) struct AmqpTransport {
     supervisors: Tasks,
     /// How long each step of opening something may take.
     limit: Duration,
+    /// All tasks run there.
+    runtime: Handle,
     _end_when_dropped: [DropGuard; 2],
 }
 
 impl AmqpTransport {
-    /// Makes both connections, to the first of the addresses that answers, each step within `limit`; then keeps them.
-    pub(crate) async fn connect(addresses: Vec<Address>, limit: Duration) -> Result<Self, BrokerError> {
-        let target = Target {
-            addresses: addresses.into(),
-            limit,
-        };
-        let made = tokio::try_join!(target.connect(PUBLISHING), target.connect(CONSUMING))?;
+    /// Makes both connections, to the first of the addresses that answers, each step within `limit`; then keeps them, on this runtime.
+    pub(crate) async fn connect(
+        addresses: Vec<Address>,
+        name: Option<&str>,
+        limit: Duration,
+    ) -> Result<Self, BrokerError> {
+        let target = Target::new(addresses, name, limit);
+        let made = tokio::try_join!(
+            target.connect(ConnectionRole::Publishing),
+            target.connect(ConnectionRole::Consuming)
+        )?;
         Ok(Self::start(target, Some(made)))
     }
 
     /// Makes both connections in the background, for as long as it takes.
-    pub(crate) fn connect_later(addresses: Vec<Address>, limit: Duration) -> Self {
-        let target = Target {
-            addresses: addresses.into(),
-            limit,
-        };
-        Self::start(target, None)
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub(crate) fn connect_later(addresses: Vec<Address>, name: Option<&str>, limit: Duration) -> Self {
+        Self::start(Target::new(addresses, name, limit), None)
     }
 
     fn start(target: Target, made: Option<(OpenConnection, OpenConnection)>) -> Self {
@@ -112,24 +115,24 @@ impl AmqpTransport {
             None => Connectivity::Down { last_error: None },
         };
         let board = Arc::new(StatusBoard::new(&connectivity));
-        let (tasks, supervisors) = (Tasks::default(), Tasks::default());
-        let supervise = |name, role, first| {
-            SupervisedConnection::start(
-                target.clone(),
-                name,
-                role,
-                first,
-                Arc::clone(&board),
-                &supervisors,
-            )
+        let runtime = Handle::current();
+        let (tasks, supervisors) = (Tasks::new(&runtime), Tasks::new(&runtime));
+        watch_runtime(&runtime, Arc::downgrade(&board), supervisors.ending.clone());
+        let supervise = |role, first| {
+            SupervisedConnection::start(target.clone(), role, first, Arc::clone(&board), &supervisors)
         };
         Self {
-            publishing: supervise(PUBLISHING, Role::Publishing, publishing),
-            consuming: supervise(CONSUMING, Role::Consuming, consuming),
-            direct_replies: Arc::new(DirectReplies::new(target.clone(), tasks.clone())),
+            publishing: supervise(Role::Publishing, publishing),
+            consuming: supervise(Role::Consuming, consuming),
+            direct_replies: Arc::new(DirectReplies::new(
+                target.clone(),
+                tasks.clone(),
+                Arc::clone(&board),
+            )),
             limit: target.limit,
             target,
             suspects: Mutex::default(),
+            runtime,
             board,
             _end_when_dropped: [&tasks, &supervisors].map(|tasks| tasks.ending.clone().drop_guard()),
             tasks,
@@ -189,10 +192,13 @@ impl AmqpTransport {
         let lost = |error| BrokerError::Lost {
             source: Some(Cause::new(error)),
         };
-        let connection = self.target.connect(DECLARING).await.map_err(lost)?;
+        let connection = self
+            .target
+            .connect(ConnectionRole::Declaring)
+            .await
+            .map_err(lost)?;
         let connection = Arc::new(connection);
-        let watched = Arc::clone(&connection);
-        let _watch = AbortOnDropHandle::new(tokio::spawn(async move { watched.watch(|_| {}).await }));
+        let _watch = connection.watch_in(&self.tasks);
         let opening = self.opening(&connection);
         let channel = opening.channel().await?;
         let declared = opening.declare_request_queue(&channel, queue).await;
@@ -207,14 +213,12 @@ impl AmqpTransport {
         opening: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
     ) -> Result<T, BrokerError> {
         let ending = self.tasks.ending.clone();
+        let opening = caught("opening a queue", opening);
         let opening = async move { ending.run_until_cancelled(opening).await };
-        match self.tasks.tracker.spawn(opening).await {
-            Ok(opened) => opened.unwrap_or(Err(BrokerError::Closed)),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime ends.
-                Err(_) => Err(BrokerError::Closed),
-            },
+        match self.tasks.spawn(opening).await {
+            Ok(Some(opened)) => opened?,
+            // The handle was closed, or its runtime ends.
+            Ok(None) | Err(_) => Err(self.board.why_over()),
         }
     }
 
@@ -412,8 +416,12 @@ impl Transport for AmqpTransport {
         self.opening(&connection).broadcast(exchange, message).await
     }
 
-    fn status(&self) -> &StatusBoard {
+    fn status(&self) -> &Arc<StatusBoard> {
         &self.board
+    }
+
+    fn runtime(&self) -> Handle {
+        self.runtime.clone()
     }
 
     async fn close(&self) {
@@ -433,10 +441,13 @@ impl Transport for AmqpTransport {
 /// then the connection is still there.
 fn broker_error(error: lapin::Error) -> BrokerError {
     let is_of_channel = error.is_amqp_soft_error();
+    // lapin's own, which keeps to the negotiated `channel_max`: the connection is still there.
+    let is_limit = matches!(error.kind(), ErrorKind::ChannelsLimitReached);
     let source = Cause::new(error);
-    match is_of_channel {
-        true => BrokerError::ChannelClosed { source },
-        false => BrokerError::Lost { source: Some(source) },
+    match (is_of_channel, is_limit) {
+        (true, _) => BrokerError::ChannelClosed { source },
+        (_, true) => BrokerError::TooManyChannels { source },
+        (false, false) => BrokerError::Lost { source: Some(source) },
     }
 }
 

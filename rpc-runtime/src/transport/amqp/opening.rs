@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lapin::ErrorKind;
 use lapin::options::{BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::time::{Instant, sleep};
 
 use super::channel::{OpenChannel, Question, Tasks};
 use super::connection::OpenConnection;
@@ -22,6 +25,12 @@ use crate::transport::topology::{
 
 /// How long the broker may take to say whether a reply queue is still there.
 const FIND_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long after its close a channel may still count: lapin gives its number free a moment later.
+const CHANNEL_FREED_WITHIN: Duration = Duration::from_millis(500);
+
+/// How long to wait before another look whether one was freed.
+const CHANNEL_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection on which something is opened.
 pub(super) struct Opening {
@@ -93,12 +102,26 @@ impl Opening {
     }
 
     pub(super) async fn channel(&self) -> Result<Arc<OpenChannel>, BrokerError> {
-        let (connection, tasks) = (Arc::clone(&self.connection), self.tasks.clone());
-        let opening = async move {
-            let channel = connection.lapin().create_channel().await?;
-            Ok(Arc::new(OpenChannel::new(channel, connection.state(), &tasks)))
-        };
-        self.step("opening a channel", opening).await
+        let give_up = Instant::now() + CHANNEL_FREED_WITHIN;
+        loop {
+            let (connection, tasks) = (Arc::clone(&self.connection), self.tasks.clone());
+            let opening = async move {
+                let channel = connection.lapin().create_channel().await?;
+                Ok(Arc::new(OpenChannel::new(channel, connection.state(), &tasks)))
+            };
+            match self
+                .step("opening a channel", opening)
+                .await
+                .map_err(channel_error)
+            {
+                Err(BrokerError::TooManyChannels { source })
+                    if is_of_lapin(&source) && Instant::now() < give_up =>
+                {
+                    sleep(CHANNEL_PAUSE).await;
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// Publishes through a channel, with confirms.
@@ -240,6 +263,30 @@ impl Opening {
         throw_away.close().await;
         Ok(())
     }
+}
+
+/// What it means that a channel could not be opened: RabbitMQ closes the connection of a user who has as many as allowed.
+fn channel_error(error: BrokerError) -> BrokerError {
+    match error {
+        BrokerError::Lost { source: Some(source) } if is_not_allowed(&source) => {
+            BrokerError::TooManyChannels { source }
+        }
+        error => error,
+    }
+}
+
+/// Whether it is lapin that keeps to a limit, and not the broker.
+fn is_of_lapin(cause: &Cause) -> bool {
+    let error = cause.downcast_ref::<lapin::Error>().map(lapin::Error::kind);
+    matches!(error, Some(ErrorKind::ChannelsLimitReached))
+}
+
+fn is_not_allowed(cause: &Cause) -> bool {
+    let error = cause.downcast_ref::<lapin::Error>().map(lapin::Error::kind);
+    let Some(ErrorKind::ProtocolError(error)) = error else {
+        return false;
+    };
+    matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
 }
 
 pub(super) fn passive() -> QueueDeclareOptions {

@@ -18,6 +18,7 @@ use super::channel::{OpenChannel, Tasks};
 use super::connection::ConnectionState;
 use super::under_way::{Confirmed, Confirming, Look, Told, UnderWay};
 use crate::error::{BrokerError, Cause};
+use crate::tasks::caught;
 use crate::transport::{Outgoing, Published, Publisher, Receipt};
 
 /// How much may be under way and not confirmed, in KiB: as much as a broker that takes its time makes a handle hold.
@@ -30,8 +31,6 @@ const SMALLEST: u32 = 16;
 #[derive(Debug)]
 pub(super) struct AmqpPublisher {
     shared: Arc<Shared>,
-    /// Why the channel can send no more; nothing while it can.
-    lost: watch::Receiver<Option<BrokerError>>,
     connection: watch::Receiver<ConnectionState>,
 }
 
@@ -42,6 +41,8 @@ struct Shared {
     under_way: Mutex<UnderWay>,
     /// For messages that are not confirmed. Closed where nothing can be sent any more.
     room: Semaphore,
+    /// Why the channel can send no more; nothing while it can.
+    lost: watch::Sender<Option<BrokerError>>,
     /// The task has something to look at.
     news: Notify,
 }
@@ -75,6 +76,18 @@ impl Shared {
             receipt.published(published);
         }
     }
+
+    /// Tells of all messages that nothing more will be heard of them, without another look at their confirms.
+    fn abandon(&self, reason: BrokerError) {
+        self.room.close();
+        let told = {
+            let mut under_way = self.lock();
+            let (told, reason) = under_way.abandon(reason);
+            self.lost.send_replace(Some(reason));
+            told
+        };
+        self.tell(told);
+    }
 }
 
 fn room_for(outgoing: &Outgoing) -> u32 {
@@ -87,26 +100,22 @@ impl AmqpPublisher {
     ///
     /// While the broker blocks the connection no message is taken: those that wait for it can still be withdrawn.
     pub(super) fn start(channel: Arc<OpenChannel>, tasks: &Tasks) -> Self {
-        let (lost_sender, lost) = watch::channel(None);
         let connection = channel.connection();
         let shared = Arc::new(Shared {
             channel,
             under_way: Mutex::default(),
             room: Semaphore::new(ROOM as usize),
+            lost: watch::Sender::new(None),
             news: Notify::new(),
         });
         let task = Task {
             shared: Arc::clone(&shared),
             connection: connection.clone(),
-            lost: lost_sender,
             confirming: FuturesUnordered::new(),
+            has_ended: false,
         };
-        tasks.tracker.spawn(task.run(tasks.ending.clone()));
-        Self {
-            shared,
-            lost,
-            connection,
-        }
+        tasks.spawn(task.run_to_its_end(tasks.ending.clone()));
+        Self { shared, connection }
     }
 
     fn is_blocked(&self) -> bool {
@@ -172,7 +181,7 @@ impl Publisher for AmqpPublisher {
         self.shared.send(outgoing, receipt, 1);
         match told.await {
             Ok(published) => published,
-            // All are told, unless a panic keeps the task from it.
+            // All are told, unless a receipt is lost in a panic.
             Err(_) => Published::Failed {
                 source: self.closed().await,
                 written: !departure.withdraw(),
@@ -181,9 +190,10 @@ impl Publisher for AmqpPublisher {
     }
 
     async fn closed(&self) -> BrokerError {
-        match self.lost.clone().wait_for(Option::is_some).await.as_deref() {
+        let mut lost = self.shared.lost.subscribe();
+        match lost.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(reason)) => reason.clone(),
-            // The task was told to end.
+            // The sender is lent, so it is still there.
             Ok(None) | Err(_) => BrokerError::Closed,
         }
     }
@@ -220,12 +230,28 @@ impl Receipt for Awaited {
 struct Task {
     shared: Arc<Shared>,
     connection: watch::Receiver<ConnectionState>,
-    lost: watch::Sender<Option<BrokerError>>,
     confirming: FuturesUnordered<Confirming>,
+    /// All messages have been told of.
+    has_ended: bool,
 }
 
 impl Task {
-    async fn run(mut self, ending: CancellationToken) {
+    /// Runs, and tells of all messages however that ends.
+    async fn run_to_its_end(mut self, ending: CancellationToken) {
+        match caught("publisher", self.run(ending)).await {
+            Ok(Some(reason)) => self.end(reason),
+            // Nobody is left to be told.
+            Ok(None) => self.has_ended = true,
+            Err(panicked) => {
+                self.abandon(panicked.into());
+                // What was sent may be told of by nobody: the channel is of no more use.
+                self.shared.channel.close().await;
+            }
+        }
+    }
+
+    /// Waits for the broker's word until nothing can be sent any more, and says why; nothing where nobody will send any more.
+    async fn run(&mut self, ending: CancellationToken) -> Option<BrokerError> {
         let shared = Arc::clone(&self.shared);
         let mut ended = pin!(ending.cancelled());
         let mut is_look_due = false;
@@ -255,7 +281,7 @@ impl Task {
             // While there is a time to look, something may be sent that is not looked after yet.
             if self.confirming.is_empty() && next_look.is_none() {
                 match (is_left, given_up_at) {
-                    (true, _) => return,
+                    (true, _) => return None,
                     (false, Some(_)) => break refused_everything(),
                     (false, None) => {}
                 }
@@ -281,7 +307,7 @@ impl Task {
                 },
             }
         };
-        self.end(reason);
+        Some(reason)
     }
 
     /// Why nothing can be sent any more.
@@ -290,8 +316,14 @@ impl Task {
         of_channel.or_else(|| self.connection.borrow().lost.clone())
     }
 
+    fn abandon(&mut self, reason: BrokerError) {
+        self.has_ended = true;
+        self.shared.abandon(reason);
+    }
+
     /// Tells of all messages: nothing more will be heard of them.
-    fn end(mut self, reason: BrokerError) {
+    fn end(&mut self, reason: BrokerError) {
+        self.has_ended = true;
         self.shared.room.close();
         let told = {
             let mut under_way = self.shared.lock();
@@ -300,10 +332,19 @@ impl Task {
             let mut told = under_way.all_confirmed(confirmed, Instant::now());
             let (others, reason) = under_way.end(reason);
             told.extend(others);
-            self.lost.send_replace(Some(reason));
+            self.shared.lost.send_replace(Some(reason));
             told
         };
         self.shared.tell(told);
+    }
+}
+
+impl Drop for Task {
+    /// Its runtime has ended, or it was told to end and panicked over it.
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.abandon(BrokerError::RuntimeEnded);
+        }
     }
 }
 

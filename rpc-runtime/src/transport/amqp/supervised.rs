@@ -1,5 +1,6 @@
 //! A connection that is made again whenever it is lost.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::Address;
 use super::channel::Tasks;
-use super::connection::OpenConnection;
+use super::connection::{ConnectionNames, ConnectionRole, OpenConnection};
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::status::{Connectivity, Role, StatusBoard};
+use crate::tasks::supervised;
 use crate::transport::Backoff;
 
 /// The broker's addresses, and how to connect to them.
@@ -22,14 +24,23 @@ pub(super) struct Target {
     pub(super) addresses: Arc<[Address]>,
     /// How long each step may take.
     pub(super) limit: Duration,
+    names: Arc<ConnectionNames>,
 }
 
 impl Target {
+    pub(super) fn new(addresses: Vec<Address>, name: Option<&str>, limit: Duration) -> Self {
+        Self {
+            addresses: addresses.into(),
+            limit,
+            names: Arc::new(ConnectionNames::new(name)),
+        }
+    }
+
     /// Connects to the first address that answers.
-    pub(super) async fn connect(&self, name: &'static str) -> Result<OpenConnection, BrokerError> {
+    pub(super) async fn connect(&self, role: ConnectionRole) -> Result<OpenConnection, BrokerError> {
         let mut outcome = Err(BrokerError::NoAddress);
         for address in &*self.addresses {
-            outcome = OpenConnection::open(address, name, self.limit).await;
+            outcome = OpenConnection::open(address, &self.names, role, self.limit).await;
             match &outcome {
                 Ok(_) => break,
                 Err(error) => tracing::debug!(
@@ -47,6 +58,7 @@ impl Target {
 #[derive(Debug)]
 pub(super) struct SupervisedConnection {
     current: watch::Receiver<Current>,
+    board: Arc<StatusBoard>,
 }
 
 #[derive(Debug, Clone)]
@@ -61,7 +73,6 @@ impl SupervisedConnection {
     /// Keeps a connection until the transport ends, with the one that was made already, if any.
     pub(super) fn start(
         target: Target,
-        name: &'static str,
         role: Role,
         first: Option<OpenConnection>,
         board: Arc<StatusBoard>,
@@ -70,59 +81,61 @@ impl SupervisedConnection {
         let (sender, current) = watch::channel(Current::Down);
         let supervisor = Supervisor {
             target,
-            name,
             role,
-            board,
+            board: Arc::clone(&board),
             current: sender,
         };
-        tasks.tracker.spawn(supervisor.run(first, tasks.ending.clone()));
-        Self { current }
+        tasks.spawn(supervisor.run(first, tasks.ending.clone()));
+        Self { current, board }
     }
 
     /// The connection, once it is there. Cancel safe.
     ///
     /// # Errors
     ///
-    /// Only where the handle was closed.
+    /// Only where the handle was closed, or its runtime has ended.
     pub(super) async fn ready(&self) -> Result<Arc<OpenConnection>, BrokerError> {
         let mut current = self.current.clone();
         loop {
+            if let Some(over) = self.board.over() {
+                return Err(over);
+            }
             match &*current.borrow_and_update() {
                 Current::Up(connection) if connection.is_open() => return Ok(Arc::clone(connection)),
                 Current::Up(connection) => connection.suspect(),
                 Current::Down => {}
-                Current::Closed => return Err(BrokerError::Closed),
+                Current::Closed => return Err(self.board.why_over()),
             }
-            current.changed().await.map_err(|_| BrokerError::Closed)?;
+            current.changed().await.map_err(|_| self.board.why_over())?;
         }
     }
 }
 
 struct Supervisor {
     target: Target,
-    name: &'static str,
     role: Role,
     board: Arc<StatusBoard>,
     current: watch::Sender<Current>,
 }
 
 impl Supervisor {
-    async fn run(self, first: Option<OpenConnection>, ending: CancellationToken) {
-        let kept = ending.run_until_cancelled(self.keep(first)).await;
-        debug_assert!(kept.is_none(), "a connection is kept for ever");
+    async fn run(self, mut first: Option<OpenConnection>, ending: CancellationToken) {
+        let keeping = supervised("connection", || self.keep(first.take()));
+        ending.run_until_cancelled(keeping).await;
         if let Current::Up(connection) = self.current.send_replace(Current::Closed) {
             connection.close().await;
         }
     }
 
     /// Makes the connection again whenever it is lost.
-    async fn keep(&self, first: Option<OpenConnection>) {
+    async fn keep(&self, first: Option<OpenConnection>) -> Infallible {
+        self.abandon("connection");
         let mut backoff = Backoff::new();
         let mut made = first;
         loop {
             let connection = match made.take() {
                 Some(connection) => connection,
-                None => match self.target.connect(self.name).await {
+                None => match self.target.connect(self.role.into()).await {
                     Ok(connection) => connection,
                     Err(error) => {
                         self.is_down(error);
@@ -142,6 +155,15 @@ impl Supervisor {
         }
     }
 
+    /// Gives up the connection of a run before, which panicked: nobody watches it.
+    fn abandon(&self, task: &'static str) {
+        if let Current::Up(unwatched) = self.current.send_replace(Current::Down) {
+            let reason = BrokerError::Panicked { task };
+            unwatched.abandon(reason.clone());
+            self.is_down(reason);
+        }
+    }
+
     fn is_down(&self, reason: BrokerError) {
         self.current.send_replace(Current::Down);
         let last_error = Some(reason);
@@ -154,5 +176,14 @@ impl Supervisor {
             None => Connectivity::Up,
         };
         self.board.set(self.role, connectivity);
+    }
+}
+
+impl Drop for Supervisor {
+    /// The runtime may have ended under it: the connection has nobody who drives it any more.
+    fn drop(&mut self) {
+        if let Current::Up(connection) = self.current.send_replace(Current::Closed) {
+            connection.abandon(self.board.why_over());
+        }
     }
 }

@@ -272,6 +272,20 @@ impl UnderWay {
         (told, reason)
     }
 
+    /// As [`end`](Self::end), of all messages alike, whatever lapin says of them.
+    pub(super) fn abandon(&mut self, reason: BrokerError) -> (Vec<Told>, BrokerError) {
+        let reason = self.lost.get_or_insert(reason).clone();
+        self.fresh.clear();
+        self.unhurried = Unhurried::default();
+        let told = self.waiting.drain().map(|(_, waiting)| {
+            waiting.told(Published::Failed {
+                source: reason.clone(),
+                written: true,
+            })
+        });
+        (told.collect(), reason)
+    }
+
     fn told(&mut self, decided: Decided) -> Vec<Told> {
         decided
             .into_iter()

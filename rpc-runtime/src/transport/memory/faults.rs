@@ -7,18 +7,12 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use super::road::simulated::{Leg, Road};
 use super::{InProcessBroker, MemoryTransport, Wire};
-use crate::status::{Connectivity, Role, StatusBoard};
+use crate::status::{Connectivity, Role};
 
 impl MemoryTransport {
     /// A handle whose connections have a way to go: the one for publishing, the one for consuming.
     pub(crate) fn far(broker: &InProcessBroker, publishing: Arc<dyn Road>, consuming: Arc<dyn Road>) -> Self {
-        Self {
-            broker: broker.clone(),
-            publishing: Wire::over(publishing),
-            consuming: Wire::over(consuming),
-            board: StatusBoard::new(&Connectivity::Up),
-            private: Default::default(),
-        }
+        Self::over(broker, Wire::over(publishing), Wire::over(consuming))
     }
 
     /// Ends a connection; there is no other until it is [mended](Self::mend). The broker sees it so much later.

@@ -1,11 +1,13 @@
 //! The in-process broker as a transport: for tests, examples, and programs that hold caller and worker at once.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::stream::{self, Stream, StreamExt};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 #[cfg(test)]
@@ -19,6 +21,7 @@ use super::{Control, Delivery, Outgoing, Published, Publisher, Receipt, ReplyLin
 use crate::error::BrokerError;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::status::{Connectivity, StatusBoard};
+use crate::tasks::watch_runtime;
 use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
 use hub::{ConsumerId, Hub, Settling};
 use wire::{Session, Wire};
@@ -72,9 +75,12 @@ pub(crate) struct MemoryTransport {
     broker: InProcessBroker,
     publishing: Wire,
     consuming: Wire,
-    board: StatusBoard,
+    board: Arc<StatusBoard>,
     /// The reply queues of this handle: they end with it.
     private: Mutex<Vec<String>>,
+    /// The one that the handle was made in; where that was outside of any, the one that used it first.
+    runtime: OnceLock<Handle>,
+    ended: CancellationToken,
 }
 
 impl MemoryTransport {
@@ -82,12 +88,43 @@ impl MemoryTransport {
     pub(crate) const USER: &str = "guest";
 
     pub(crate) fn new(broker: &InProcessBroker) -> Self {
-        Self {
+        Self::over(broker, Wire::new(), Wire::new())
+    }
+
+    fn over(broker: &InProcessBroker, publishing: Wire, consuming: Wire) -> Self {
+        let transport = Self {
             broker: broker.clone(),
-            publishing: Wire::new(),
-            consuming: Wire::new(),
-            board: StatusBoard::new(&Connectivity::Up),
+            publishing,
+            consuming,
+            board: Arc::new(StatusBoard::new(&Connectivity::Up)),
             private: Mutex::default(),
+            runtime: OnceLock::new(),
+            ended: CancellationToken::new(),
+        };
+        if let Ok(runtime) = Handle::try_current() {
+            transport.adopt(runtime);
+        }
+        transport
+    }
+
+    /// Makes this the handle's runtime, unless it has one.
+    fn adopt(&self, runtime: Handle) -> Handle {
+        let adopted = self.runtime.get_or_init(|| {
+            watch_runtime(&runtime, Arc::downgrade(&self.board), self.ended.clone());
+            runtime
+        });
+        adopted.clone()
+    }
+
+    /// The connection, once it is there.
+    ///
+    /// # Errors
+    ///
+    /// Where the handle has ended, or the connection was lost while something was opened on it.
+    async fn ready(&self, wire: &Wire) -> Result<Session, BrokerError> {
+        match self.board.over() {
+            Some(over) => Err(over),
+            None => wire.ready().await,
         }
     }
 
@@ -151,6 +188,7 @@ impl MemoryTransport {
 
     fn end(&self) {
         self.board.close();
+        self.ended.cancel();
         self.publishing.close(&self.broker);
         self.consuming.close(&self.broker);
         for queue in self.private().drain(..) {
@@ -190,7 +228,7 @@ fn deliveries(
 #[async_trait]
 impl Transport for MemoryTransport {
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
-        let session = self.publishing.ready().await?;
+        let session = self.ready(&self.publishing).await?;
         Ok(self.publisher(session, None))
     }
 
@@ -204,7 +242,7 @@ impl Transport for MemoryTransport {
             ReplyQueue::Exclusive => (&self.consuming, Settling::None),
             ReplyQueue::Direct => (&self.publishing, Settling::None),
         };
-        let session = wire.ready().await?;
+        let session = self.ready(wire).await?;
         let found = earlier.filter(|_| replies == ReplyQueue::Resumable);
         let found = found.and_then(|name| Some((name, self.broker.hub().depth(name.as_str())?)));
         let (queue, address, resumed) = match (replies, found) {
@@ -244,7 +282,7 @@ impl Transport for MemoryTransport {
     }
 
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
-        let session = self.consuming.ready().await?;
+        let session = self.ready(&self.consuming).await?;
         match queue.declare() {
             Declare::Active => self.broker.hub().declare(queue.name(), queue.properties())?,
             Declare::Passive => self.broker.hub().find(queue.name())?,
@@ -262,7 +300,7 @@ impl Transport for MemoryTransport {
     }
 
     async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
-        let session = self.consuming.ready().await?;
+        let session = self.ready(&self.consuming).await?;
         let queue = format!("{}.{}", broadcasts.exchange, Uuid::new_v4());
         self.broker.hub().declare_listening(&queue, broadcasts);
         let settling = Settling::Prefetch(broadcasts.prefetch.into());
@@ -272,7 +310,7 @@ impl Transport for MemoryTransport {
     }
 
     async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {
-        let session = self.publishing.ready().await?;
+        let session = self.ready(&self.publishing).await?;
         session.unblocked().await?;
         let (broker, exchange) = (self.broker.clone(), exchange.to_owned());
         let sending = session.ask(move || broker.hub().broadcast(&exchange, &message, Instant::now()));
@@ -282,8 +320,15 @@ impl Transport for MemoryTransport {
         }
     }
 
-    fn status(&self) -> &StatusBoard {
+    fn status(&self) -> &Arc<StatusBoard> {
         &self.board
+    }
+
+    fn runtime(&self) -> Handle {
+        match self.runtime.get() {
+            Some(runtime) => runtime.clone(),
+            None => self.adopt(Handle::current()),
+        }
     }
 
     async fn close(&self) {

@@ -1,0 +1,198 @@
+//! Background tasks: what becomes of one that panics, and of all when their runtime ends.
+//!
+//! Every task of a handle, a server or a link has an owner that notices its end. A task that panics is a bug, and must not leave
+//! behind a handle that looks well and answers nothing: [`caught`] hands the panic to the owner, and [`supervised`] starts the task again.
+
+use std::future::{Future, poll_fn};
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Weak;
+
+use futures_util::FutureExt;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::BrokerError;
+use crate::status::StatusBoard;
+use crate::transport::Backoff;
+
+/// A task panicked. The panic's own message went to the panic hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Panicked {
+    /// What the task does.
+    pub(crate) task: &'static str,
+}
+
+impl From<Panicked> for BrokerError {
+    fn from(Panicked { task }: Panicked) -> Self {
+        Self::Panicked { task }
+    }
+}
+
+/// Runs a task, and catches a panic in it.
+///
+/// # Errors
+///
+/// Where it panicked. What it held is dropped.
+pub(crate) async fn caught<T>(task: &'static str, running: impl Future<Output = T>) -> Result<T, Panicked> {
+    let mut running = pin!(running);
+    let running = poll_fn(move |cx| {
+        injected::panic_if_due(task);
+        running.as_mut().poll(cx)
+    });
+    AssertUnwindSafe(running).catch_unwind().await.map_err(|_| {
+        tracing::error!(task, "a background task panicked");
+        Panicked { task }
+    })
+}
+
+/// Runs a task until it ends by itself. Each time it panics, it is made and run again after a pause.
+pub(crate) async fn supervised<T, F: Future<Output = T>>(
+    task: &'static str,
+    mut make: impl FnMut() -> F,
+) -> T {
+    let mut backoff = Backoff::new();
+    loop {
+        let since = Instant::now();
+        if let Ok(ended) = caught(task, make()).await {
+            return ended;
+        }
+        backoff.worked_for(since.elapsed());
+        backoff.wait().await;
+    }
+}
+
+/// Has the board tell when the runtime ends before the handle does.
+pub(crate) fn watch_runtime(runtime: &Handle, board: Weak<StatusBoard>, handle_ends: CancellationToken) {
+    let guard = RuntimeGuard::new(board);
+    runtime.spawn(async move {
+        handle_ends.cancelled().await;
+        guard.disarm();
+    });
+}
+
+/// A part of a task that does not end before its handle. Dropped before it is disarmed, it tells the board that the runtime has ended,
+/// as nothing else drops the task.
+#[derive(Debug)]
+pub(crate) struct RuntimeGuard(Weak<StatusBoard>);
+
+impl RuntimeGuard {
+    pub(crate) fn new(board: Weak<StatusBoard>) -> Self {
+        Self(board)
+    }
+
+    pub(crate) fn disarm(mut self) {
+        self.0 = Weak::new();
+    }
+}
+
+impl Drop for RuntimeGuard {
+    fn drop(&mut self) {
+        if let Some(board) = self.0.upgrade() {
+            board.runtime_ended();
+        }
+    }
+}
+
+/// Panics that tests have tasks suffer.
+pub(crate) mod injected {
+    #[cfg(test)]
+    use std::cell::RefCell;
+
+    #[cfg(test)]
+    thread_local! {
+        /// Those whose next turn on this thread panics.
+        static DUE: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Has the next turn of a task of this name on this thread panic.
+    #[cfg(test)]
+    pub(crate) fn panic_next(task: &'static str) {
+        DUE.with_borrow_mut(|due| due.push(task));
+    }
+
+    /// Forgets the panics that have not happened.
+    #[cfg(test)]
+    pub(crate) fn clear() {
+        DUE.with_borrow_mut(Vec::clear);
+    }
+
+    #[cfg(test)]
+    pub(super) fn panic_if_due(task: &str) {
+        let is_due = DUE.with_borrow_mut(|due| {
+            let position = due.iter().position(|name| *name == task);
+            position.map(|position| due.swap_remove(position)).is_some()
+        });
+        if is_due {
+            // As a panic, without its message on the terminal.
+            std::panic::resume_unwind(Box::new("injected"));
+        }
+    }
+
+    #[cfg(not(test))]
+    pub(super) fn panic_if_due(_: &str) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::status::{Connectivity, Status};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_is_made_again_until_it_ends() {
+        let runs = Cell::new(0);
+        let ended = supervised("test", || async {
+            runs.set(runs.get() + 1);
+            if runs.get() < 3 {
+                std::panic::resume_unwind(Box::new("planned"));
+            }
+            runs.get()
+        });
+        assert_eq!(ended.await, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_always_panics_is_made_again_once_a_second_or_two() {
+        let runs = Cell::new(0);
+        let failing = supervised("test", || async {
+            runs.set(runs.get() + 1);
+            std::panic::resume_unwind(Box::new("planned"))
+        });
+        let failing = tokio::time::timeout(std::time::Duration::from_secs(60), failing);
+        assert!(failing.await.map(|(): ()| ()).is_err());
+        assert!((30..80).contains(&runs.get()), "{}", runs.get());
+    }
+
+    #[tokio::test]
+    async fn an_injected_panic_hits_the_task_of_its_name_once() {
+        injected::panic_next("one");
+        assert_eq!(caught("other", async { 1 }).await, Ok(1));
+        assert_eq!(caught("one", async { 1 }).await, Err(Panicked { task: "one" }));
+        assert_eq!(caught("one", async { 1 }).await, Ok(1));
+    }
+
+    /// What a board says after its runtime has ended.
+    fn after_runtime(handle_ends_first: bool) -> Status {
+        let board = Arc::new(StatusBoard::new(&Connectivity::Up));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let handle_ends = CancellationToken::new();
+        watch_runtime(runtime.handle(), Arc::downgrade(&board), handle_ends.clone());
+        if handle_ends_first {
+            handle_ends.cancel();
+            // The task has its turn, and ends.
+            runtime.block_on(tokio::task::yield_now());
+        }
+        drop(runtime);
+        board.status()
+    }
+
+    #[test]
+    fn the_board_tells_that_the_runtime_ended_unless_the_handle_ended_before() {
+        assert!(matches!(after_runtime(false), Status::RuntimeEnded));
+        assert!(after_runtime(true).is_ready());
+    }
+}
