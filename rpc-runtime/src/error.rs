@@ -344,6 +344,8 @@ pub enum BrokerError {
         /// The queue.
         queue: String,
         /// The broker's reason. `PRECONDITION_FAILED`: the queue exists with other properties.
+        /// `INTERNAL_ERROR`: the broker closes the connection over it, as RabbitMQ 4.3 does over
+        /// transient queues. Or that it does not answer: the node that has the queue may be down.
         source: Cause,
     },
 

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
-use rpc_runtime::{Broker, BrokerError, CallError, Executed, FaultCode, RequestQueue, Server, ServerError};
+use rpc_runtime::{
+    Broker, BrokerError, CallError, Executed, FaultCode, ReplyQueue, RequestQueue, Server, ServerError,
+};
 use rpc_tests::rabbit::{Node, unique};
-use rpc_tests::raw::RawPeer;
+use rpc_tests::raw::{RawPeer, next};
 use rpc_tests::until;
 
 use rpc_tests::gate::{Gate, SOON, soon};
@@ -182,4 +184,42 @@ async fn a_queue_over_which_the_broker_closes_the_connection_is_refused_and_cost
         .await
         .unwrap();
     beside.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn headers_that_the_broker_adds_to_messages_change_no_call() {
+    // RabbitMQ 4.2 and later; earlier versions do not start with it.
+    if Node::start().await.unwrap().version().await.unwrap() < (4, 2) {
+        return;
+    }
+    let adding = "message_interceptors.incoming.set_header_timestamp.overwrite = true\n\
+                  message_interceptors.incoming.set_header_routing_node.overwrite = true";
+    let node = Node::start_with(adding).await.unwrap();
+    let (queue, book) = (unique("limits"), Book::behind(Gate::open()));
+    let worker = Broker::connect(node.url()).await.unwrap();
+    let server = serve(&worker, RequestQueue::new(&queue), &book).await;
+    let peer = RawPeer::connect(node.url()).await.unwrap();
+    peer.declare("copy").await.unwrap();
+    peer.publish("copy", Default::default(), b"").await.unwrap();
+    let mut copies = peer.consume("copy").await.unwrap();
+    let copy = next(&mut copies, SOON).await.unwrap().expect("a message");
+    let headers = copy.properties.headers().clone().unwrap_or_default();
+    assert!(
+        headers.contains_key("timestamp_in_ms") && headers.contains_key("x-routed-by"),
+        "{headers:?}"
+    );
+
+    for replies in [ReplyQueue::Resumable, ReplyQueue::Exclusive, ReplyQueue::Direct] {
+        let caller = Broker::builder().reply_queue(replies);
+        let caller = caller.connect(node.url()).await.unwrap();
+        let ledger = client(&caller, &queue);
+        // Alone, and then in batches.
+        ledger.write("alone").await.unwrap();
+        let together = (0..500).map(|number| ledger.write(&format!("{replies:?} {number}")));
+        for outcome in join_all(together).await {
+            outcome.unwrap();
+        }
+        assert_eq!(caller.discover().workers().await.unwrap().workers.len(), 1);
+    }
+    server.stop().await.unwrap();
 }

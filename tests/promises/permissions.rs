@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use lapin::options::QueueDeclareOptions;
 use rpc_runtime::middleware::Authorize;
 use rpc_runtime::{
     Broker, BrokerError, CallError, Chain, Executed, FaultCode, ReplyQueue, RequestQueue, RunningServer,
@@ -293,4 +294,48 @@ fn user_of(url: &str) -> String {
         .and_then(|rest| rest.split_once(':'))
         .expect("an address with a user");
     user.to_owned()
+}
+
+/// What this user is told who asks whether a queue of somebody else is there.
+async fn asks_for(vhost: &Vhost, may: Permissions<'_>, queue: &str) -> lapin::Result<()> {
+    let peer = RawPeer::connect(&vhost.url_of_user(may).await).await.unwrap();
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..Default::default()
+    };
+    let asked = peer
+        .channel()
+        .queue_declare(queue.into(), passive, Default::default());
+    asked.await.map(drop)
+}
+
+#[tokio::test]
+async fn who_may_do_anything_with_a_queue_may_ask_whether_it_is_there() {
+    let vhost = Vhost::new().await;
+    let owner = RawPeer::connect(&vhost.url()).await.unwrap();
+    owner.declare_durable("shop").await.unwrap();
+    let nothing = Permissions {
+        configure: NOTHING,
+        write: NOTHING,
+        read: NOTHING,
+    };
+    for may in [
+        Permissions {
+            configure: REQUESTS,
+            ..nothing
+        },
+        Permissions {
+            write: REQUESTS,
+            ..nothing
+        },
+        Permissions {
+            read: REQUESTS,
+            ..nothing
+        },
+    ] {
+        asks_for(&vhost, may, "shop").await.unwrap();
+    }
+    // Before 4.3, everybody may.
+    let refused = asks_for(&vhost, nothing, "shop").await;
+    assert_eq!(refused.is_err(), vhost.version().await >= (4, 3), "{refused:?}");
 }

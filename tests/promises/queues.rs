@@ -146,6 +146,44 @@ async fn a_higher_priority_overtakes_a_lower_one(world: World) {
     server.stop().await.unwrap();
 }
 
+/// RabbitMQ 4.3 orders a quorum queue by 32 priorities, of which nothing is said when it is declared.
+#[tokio::test]
+async fn priorities_of_a_quorum_queue_are_not_declared() {
+    let vhost = Vhost::new().await;
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    let declared = RequestQueue::new("desk").quorum().priorities(9);
+    let reason = refusal(try_to_serve(&broker, declared).await, "desk");
+    assert!(reason.contains("x-max-priority"), "{reason}");
+
+    let queue = RequestQueue::new("desk").quorum();
+    serve(&broker, queue.clone()).await.stop().await.unwrap();
+    let desk = DeskClient::builder(&broker).queue("desk").timeout(SOON).build();
+    for (name, priority) in [("0", 0), ("2", 2), ("20", 20), ("9", 9), ("3", 3)] {
+        desk.note(name).priority(priority).await.unwrap();
+    }
+    let clerk = BusyClerk {
+        entered: Arc::default(),
+        free: Arc::default(),
+        filed: Arc::default(),
+    };
+    let filed = clerk.filed.clone();
+    let server = Server::new(&broker)
+        .concurrency(1)
+        .serve_on(queue, DeskServer::new(clerk))
+        .start()
+        .await
+        .unwrap();
+    until("all are filed", SOON, async || {
+        Ok(filed.lock().unwrap().len() == 5)
+    })
+    .await
+    .unwrap();
+    server.stop().await.unwrap();
+    if vhost.version().await >= (4, 3) {
+        assert_eq!(*filed.lock().unwrap(), ["20", "9", "3", "2", "0"]);
+    }
+}
+
 async fn a_missing_queue_that_is_not_to_be_declared_is_an_error_that_names_it(world: World) {
     let broker = world.broker().await;
     let missing = unique("missing");

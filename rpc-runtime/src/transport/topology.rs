@@ -170,14 +170,16 @@ impl RequestQueue {
             .argument("x-dead-letter-routing-key", queue.into())
     }
 
-    /// Gone when the broker restarts. RabbitMQ 4.3 no longer has such queues.
+    /// Gone when the broker restarts. RabbitMQ 4.3 refuses such queues unless its operator permits them; the server then
+    /// ends with [`BrokerError::Queue`](crate::BrokerError::Queue).
     pub fn transient(mut self) -> Self {
         self.properties.durable = false;
         self
     }
 
     /// With priorities from 0 to `highest` (RabbitMQ takes up to 255 and advises fewer than 10); see
-    /// [`Call::priority`](crate::Call::priority). Classic queues only.
+    /// [`Call::priority`](crate::Call::priority). Classic queues only: RabbitMQ 4 orders quorum queues by priority without being
+    /// told, and refuses one that is declared so.
     pub fn priorities(self, highest: u8) -> Self {
         self.argument("x-max-priority", i64::from(highest))
     }

@@ -55,6 +55,15 @@ impl Vhost {
         format!("{server}/{}", self.name)
     }
 
+    /// The major and the minor version of RabbitMQ, such as `(4, 3)`.
+    ///
+    /// # Panics
+    ///
+    /// Where RabbitMQ does not say.
+    pub async fn version(&self) -> (u16, u16) {
+        self.node.version().await.unwrap()
+    }
+
     /// The URL for a new user, who may do this here and nothing elsewhere.
     ///
     /// # Panics
