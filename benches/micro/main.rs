@@ -10,6 +10,7 @@
 
 mod codecs;
 mod dispatch;
+mod guard;
 mod packed;
 mod packer;
 
@@ -29,5 +30,6 @@ fn main() {
     packed::calls(&mut criterion);
     packer::lanes(&mut criterion);
     dispatch::requests(&mut criterion);
+    guard::deliveries(&mut criterion);
     criterion.final_summary();
 }

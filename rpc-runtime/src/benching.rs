@@ -24,6 +24,7 @@ use crate::protocol::{
     ReplyAddresses, Request, ShortStr, pack, unpack,
 };
 use crate::server::{self, Decision, Dispatcher, Invocation, Rules, Service};
+use crate::transport::amqp::guard::Filter;
 
 /// How long the callers of all calls here wait.
 const TIME_TO_LIVE: Option<Duration> = Some(Duration::from_secs(30));
@@ -198,5 +199,22 @@ impl Worker {
     pub fn run(&self, service: &dyn Service, invocation: &Invocation) -> Option<Bytes> {
         let handled = server::run(service, "", &self.log, &self.rules, invocation).now_or_never()?;
         Some(handled.reply.body)
+    }
+}
+
+/// What a broker sends, on its way to lapin.
+pub struct Guard(Filter);
+
+impl Guard {
+    /// A guard of a connection that has just been made.
+    #[must_use]
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Self(Filter::new(128 * 1024))
+    }
+
+    /// Looks at frames in the buffer that lapin reads them from; how many bytes of them pass as they are.
+    pub fn pass(&mut self, frames: &mut [u8]) -> usize {
+        self.0.scan(frames).unwrap_or(0)
     }
 }

@@ -63,7 +63,8 @@ impl Broker {
     /// |---|---|---|
     /// | `auth_mechanism` | `plain`; or `external`, over TLS alone: the client's certificate is the login (`Tls::identity_pem`), and the user in the address only says whom it names, for [`send_user_id`](BrokerBuilder::send_user_id) | `plain` |
     /// | `heartbeat` | seconds, 1 to 65535, as [`BrokerBuilder::heartbeat`]; 0 is refused | 10 |
-    /// | `frame_max`, `channel_max` | the most bytes in a frame, the most channels of a connection | the broker's |
+    /// | `frame_max` | the most bytes in a frame, from 8192 to 1048576 | 131072, or the broker's if that is less |
+    /// | `channel_max` | the most channels of a connection | the broker's |
     ///
     /// # Errors
     ///

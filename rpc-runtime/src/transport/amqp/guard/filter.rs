@@ -12,7 +12,7 @@ use crate::protocol::Malformed;
 /// a frame has to be replaced, what follows it in the same buffer. That is no more than two frames and
 /// one buffer.
 #[derive(Debug)]
-pub(super) struct Filter {
+pub(crate) struct Filter {
     scanner: Scanner,
     skimmer: Option<LargeHeader>,
     /// Not yet looked at: the front of a frame that is not whole.
@@ -40,7 +40,7 @@ enum Step {
 
 impl Filter {
     /// A filter for a connection that asks for frames of at most `max_frame` bytes.
-    pub(super) fn new(max_frame: usize) -> Self {
+    pub(crate) fn new(max_frame: usize) -> Self {
         Self {
             scanner: Scanner::new(max_frame),
             skimmer: None,
@@ -79,7 +79,7 @@ impl Filter {
     /// # Errors
     ///
     /// If the peer does not speak as a broker does.
-    pub(super) fn scan(&mut self, buffer: &mut [u8]) -> Result<usize, Broken> {
+    pub(crate) fn scan(&mut self, buffer: &mut [u8]) -> Result<usize, Broken> {
         buffer[..self.held.len()].copy_from_slice(&self.held);
         self.held.clear();
         let mut passed = 0;

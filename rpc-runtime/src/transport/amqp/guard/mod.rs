@@ -31,6 +31,8 @@ mod stream;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use checks::any_bytes;
+#[cfg(feature = "bench")]
+pub(crate) use filter::Filter;
 pub(super) use stream::Guarded;
 
 /// The peer does not speak as a broker does. Its connection is of no use any more.
