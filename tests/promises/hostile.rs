@@ -134,14 +134,16 @@ impl Scene {
     }
 
     /// The request is refused with an answer that says why and has this correlation id.
-    async fn is_refused(&mut self, id: &str, why: &str) {
+    async fn is_refused(&mut self, id: impl AsRef<[u8]>, why: &str) {
         let (properties, body) = self.answer().await;
+        let bytes = id.as_ref();
+        let id = bytes.escape_ascii();
         assert!(contains(&properties, b"fault"), "{id}: {body}");
         assert!(
             body.starts_with("bad_request") && body.contains(why),
             "{id}: {body}"
         );
-        assert!(contains(&properties, id.as_bytes()), "{id} does not come back");
+        assert!(contains(&properties, bytes), "{id} does not come back");
         self.is_untouched().await;
     }
 
@@ -155,7 +157,7 @@ impl Scene {
 }
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
-    part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// The properties that are short strings, but for the reply's address.
@@ -209,7 +211,9 @@ async fn malformed_properties_are_refused(mut scene: Scene) {
             }
             Property::CorrelationId => {
                 published.unwrap();
-                scene.is_refused("", "correlation_id is not UTF-8").await;
+                scene
+                    .is_refused(b"\x02\xff\xfe", "correlation_id is not UTF-8")
+                    .await;
             }
             _ => {
                 published.unwrap();
@@ -222,6 +226,11 @@ async fn malformed_properties_are_refused(mut scene: Scene) {
         scene.request(&properties).await.unwrap();
         scene.is_refused(what, "header").await;
     }
+    // The bytes of a UUID.
+    let id: Vec<u8> = (0xf0..=0xff).collect();
+    let request = scene.ordinary("").text(Property::CorrelationId, &id);
+    scene.request(&request).await.unwrap();
+    scene.is_refused(&id, "correlation_id is not UTF-8").await;
     // A batch, by its type.
     let batch = scene.ordinary("batch").text(Property::Type, "packed");
     let batch = batch.text(Property::AppId, b"\xff");

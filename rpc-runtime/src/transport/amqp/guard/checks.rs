@@ -233,6 +233,10 @@ mod tests {
         let mut expected = Props::default();
         let reason = Malformed::NotUtf8(Property::CorrelationId);
         expected.set(Property::Headers, super::super::mark::table(reason));
+        expected.set(
+            Property::CorrelationId,
+            super::super::ids::escape(b"\xff\xfe").unwrap(),
+        );
         expected.set(Property::ReplyTo, short(b"amq.gen-1"));
         let replaced = frame(HEADER, 3, &header(3, &expected));
         let expected = [&before[..], &replaced, &after].concat().repeat(50);

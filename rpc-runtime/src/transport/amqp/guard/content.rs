@@ -4,7 +4,9 @@
 //! short strings are UTF-8, and does not limit how deep tables are nested. lapin ends the connection over
 //! the first, and overflows its stack over the second. What is checked here it reads.
 
-use super::mark;
+use std::borrow::Cow;
+
+use super::{ids, mark};
 use crate::protocol::{MAX_HEADER_DEPTH, Malformed, Property};
 
 /// What precedes the properties: class, weight, the body's size, and which properties there are.
@@ -58,56 +60,61 @@ impl<'a> Cursor<'a> {
 /// Looks whether a content header can be read, and says why not.
 pub(super) fn check(payload: &[u8]) -> Result<(), Malformed> {
     let mut found = Ok(());
-    walk(payload, |_, property| {
-        found = property.map(drop);
+    walk(payload, |_, _, read| {
+        found = read;
         found.is_ok()
     });
     found
 }
 
 /// A content header that says the same as a malformed one: the properties of it that can be read, the
-/// body's size, and a mark in the place of its headers.
+/// body's size, and a mark in the place of its headers. A correlation id is [escaped](ids) if it has to be.
 ///
 /// It has less than 3 KiB, and so fits into any frame.
 pub(super) fn replace(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
-    let mut kept: Vec<&[u8]> = Vec::new();
+    let mut kept: Vec<Cow<'_, [u8]>> = Vec::new();
     let mut flags = flag(Property::Headers);
     let mark = mark::table(malformed);
     // Headers stand behind these two.
     let mut is_marked = false;
-    walk(payload, |property, read| {
+    walk(payload, |property, bytes, read| {
         let is_before = matches!(property, Property::ContentType | Property::ContentEncoding);
         if !is_before && !is_marked {
-            kept.push(&mark);
+            kept.push(Cow::Borrowed(&mark));
             is_marked = true;
         }
-        if let Ok(bytes) = read
-            && property != Property::Headers
-        {
+        let kept_as = match (property, read) {
+            (Property::Headers, _) | (_, Err(Malformed::Truncated(_) | Malformed::TrailingBytes)) => None,
+            (_, Ok(())) => Some(Cow::Borrowed(bytes)),
+            // Behind its size.
+            (Property::CorrelationId, Err(_)) => ids::escape(&bytes[1..]).map(Cow::Owned),
+            (_, Err(_)) => None,
+        };
+        if let Some(bytes) = kept_as {
             flags |= flag(property);
             kept.push(bytes);
         }
         true
     });
     if !is_marked {
-        kept.push(&mark);
+        kept.push(Cow::Borrowed(&mark));
     }
     // The class, the weight and the body's size. Without them it is no content header at all.
     let fixed = payload.get(..FIXED - 2).unwrap_or_default();
     out.extend_from_slice(fixed);
     out.extend_from_slice(&flags.to_be_bytes());
     for bytes in kept {
-        out.extend_from_slice(bytes);
+        out.extend_from_slice(&bytes);
     }
 }
 
-const fn flag(property: Property) -> u16 {
+pub(super) const fn flag(property: Property) -> u16 {
     1 << (15 - property as u16)
 }
 
-/// Tells the properties of a content header in their order, each as it stands there or why it cannot be
-/// read, until it is told to stop. If the place of a property is not known, it is the last.
-fn walk<'a>(payload: &'a [u8], mut each: impl FnMut(Property, Result<&'a [u8], Malformed>) -> bool) {
+/// Tells the properties of a content header in their order, each as it stands there and whether it can be
+/// read, until it is told to stop. If a property does not end within its frame, it is the last.
+fn walk<'a>(payload: &'a [u8], mut each: impl FnMut(Property, &'a [u8], Result<(), Malformed>) -> bool) {
     let Some((fixed, properties)) = payload.split_at_checked(FIXED) else {
         return;
     };
@@ -118,17 +125,16 @@ fn walk<'a>(payload: &'a [u8], mut each: impl FnMut(Property, Result<&'a [u8], M
             continue;
         }
         let from = cursor.position();
-        let Some(flaw) = read(property, &mut cursor) else {
-            each(property, Err(Malformed::Truncated(property)));
+        let Some(read) = read(property, &mut cursor) else {
+            each(property, &[], Err(Malformed::Truncated(property)));
             return;
         };
-        let read = flaw.map(|()| &properties[from..cursor.position()]);
-        if !each(property, read) {
+        if !each(property, &properties[from..cursor.position()], read) {
             return;
         }
     }
     if !cursor.is_at_end() {
-        each(Property::ClusterId, Err(Malformed::TrailingBytes));
+        each(Property::ClusterId, &[], Err(Malformed::TrailingBytes));
     }
 }
 
@@ -404,6 +410,23 @@ mod tests {
         properties.set(Property::Headers, mark::table(malformed));
         properties.unset(Property::ReplyTo);
         assert_eq!(replaced, header(9, &properties));
+    }
+
+    #[test]
+    fn an_id_that_is_not_utf8_is_escaped_unless_it_is_too_long() {
+        for (id, escaped) in [(&[0xff; 16][..], ids::escape(&[0xff; 16])), (&[0xff; 200], None)] {
+            let mut properties = Props::default();
+            properties.set(Property::CorrelationId, short(id));
+            let malformed = flaw(&properties).unwrap();
+            let mut replaced = Vec::new();
+            replace(&header(9, &properties), malformed, &mut replaced);
+            properties.unset(Property::CorrelationId);
+            properties.set(Property::Headers, mark::table(malformed));
+            if let Some(escaped) = escaped {
+                properties.set(Property::CorrelationId, escaped);
+            }
+            assert_eq!(replaced, header(9, &properties));
+        }
     }
 
     proptest! {

@@ -11,6 +11,8 @@
 //!   [`mark`], by which the layers above know.
 //! - What no broker sends ends the connection with an error.
 //!
+//! What lapin writes passes as it is, but for [`ids`] that had to be escaped.
+//!
 //! [`frames`] finds the frames, [`filter`] puts the parts together; both are pure. [`stream`] is the
 //! stream that lapin gets.
 
@@ -23,8 +25,10 @@ mod checks;
 mod content;
 mod filter;
 mod frames;
+mod ids;
 pub(super) mod mark;
 mod methods;
+mod outgoing;
 #[cfg(test)]
 mod samples;
 mod stream;

@@ -8,6 +8,8 @@ use futures_util::{AsyncRead, AsyncWrite};
 use tokio::io::ReadBuf;
 
 use super::filter::Filter;
+use super::ids;
+use super::outgoing::{Next, Outgoing};
 
 /// How many bytes a buffer has to take to be read into. Into less, bytes are copied.
 const ROOM: usize = 4096;
@@ -17,6 +19,7 @@ const ROOM: usize = 4096;
 pub(in super::super) struct Guarded<S> {
     stream: S,
     filter: Filter,
+    outgoing: Outgoing,
     /// Read into where the reader's own buffer is too small.
     spare: Vec<u8>,
 }
@@ -27,6 +30,7 @@ impl<S> Guarded<S> {
         Self {
             stream,
             filter: Filter::new(usize::try_from(max_frame).unwrap_or(usize::MAX)),
+            outgoing: Outgoing::new(),
             spare: Vec::new(),
         }
     }
@@ -38,6 +42,7 @@ impl<S: tokio::io::AsyncRead + Unpin> AsyncRead for Guarded<S> {
             stream,
             filter,
             spare,
+            ..
         } = self.get_mut();
         loop {
             let taken = filter.take_ready(buffer);
@@ -75,9 +80,34 @@ impl<S: tokio::io::AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
+impl<S: tokio::io::AsyncWrite + Unpin> Guarded<S> {
+    /// Writes what has to be written before anything else.
+    fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outgoing.pending().is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, self.outgoing.pending()))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outgoing.wrote_pending(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        ready!(this.poll_pending(cx))?;
+        let passable = match ids::are_used() {
+            false => bytes.len(),
+            true => match this.outgoing.next(bytes) {
+                Next::Write(passable) => passable,
+                Next::Taken(taken) => return Poll::Ready(Ok(taken)),
+            },
+        };
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, &bytes[..passable]))?;
+        this.outgoing.wrote(&bytes[..written]);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -85,14 +115,31 @@ impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, parts)
+        if ids::are_used() {
+            let first = parts.iter().find(|part| !part.is_empty());
+            return self.poll_write(cx, first.map_or(&[], |part| part));
+        }
+        let this = self.get_mut();
+        ready!(this.poll_pending(cx))?;
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, parts))?;
+        let mut left = written;
+        for part in parts {
+            let of_part = left.min(part.len());
+            this.outgoing.wrote(&part[..of_part]);
+            left -= of_part;
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_pending(cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        ready!(this.poll_pending(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }

@@ -1,0 +1,140 @@
+//! Correlation ids that are not UTF-8.
+//!
+//! lapin reads and writes short strings as UTF-8, and some callers use bytes, such as those of a UUID. Such an
+//! id is escaped before lapin reads it, and becomes what it was after lapin wrote it in an answer. So the
+//! answer reaches its call, although it only says that the request is malformed.
+
+use std::ops::Range;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use uuid::Uuid;
+
+use super::content::{Cursor, FIXED, flag};
+use crate::protocol::{MAX_SHORT_STR, Property};
+
+/// What an escaped id begins with. No other id does by chance.
+static PREFIX: LazyLock<String> = LazyLock::new(|| {
+    let (token, _) = Uuid::new_v4().as_u64_pair();
+    format!("rpc-bytes-{token:016x}-")
+});
+
+/// There are escaped ids in this process.
+static ARE_USED: AtomicBool = AtomicBool::new(false);
+
+/// Whether an id of what is written may have to be restored.
+pub(super) fn are_used() -> bool {
+    ARE_USED.load(Ordering::Relaxed)
+}
+
+/// An id as a short string on the wire that is UTF-8; `None` if the id is too long for that.
+pub(super) fn escape(id: &[u8]) -> Option<Vec<u8>> {
+    let mut escaped = PREFIX.clone();
+    for byte in id {
+        escaped.push(char::from_digit(u32::from(byte >> 4), 16)?);
+        escaped.push(char::from_digit(u32::from(byte & 0xf), 16)?);
+    }
+    let size = u8::try_from(escaped.len()).ok()?;
+    debug_assert!(escaped.len() <= MAX_SHORT_STR);
+    ARE_USED.store(true, Ordering::Relaxed);
+    Some([&[size], escaped.as_bytes()].concat())
+}
+
+/// The bytes of an escaped id; `None` if it is none.
+fn restored(id: &[u8]) -> Option<Vec<u8>> {
+    let digits = id.strip_prefix(PREFIX.as_bytes())?;
+    if !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
+    digits
+        .chunks_exact(2)
+        .map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?))
+        .collect()
+}
+
+/// Whether the id in a content header is escaped.
+pub(super) fn is_escaped(payload: &[u8]) -> bool {
+    range(payload).is_some_and(|range| payload[range].starts_with(PREFIX.as_bytes()))
+}
+
+/// A content header with its id as it was; the payload itself if it has no escaped one.
+pub(super) fn restore(payload: &[u8]) -> Vec<u8> {
+    let restored = range(payload).and_then(|range| Some((restored(&payload[range.clone()])?, range)));
+    let Some((id, range)) = restored else {
+        return payload.to_vec();
+    };
+    let size = u8::try_from(id.len()).unwrap_or(u8::MAX);
+    // The size stands in front.
+    [&payload[..range.start - 1], &[size], &id, &payload[range.end..]].concat()
+}
+
+/// Where the correlation id is in a content header.
+fn range(payload: &[u8]) -> Option<Range<usize>> {
+    let (fixed, properties) = payload.split_at_checked(FIXED)?;
+    let flags = u16::from_be_bytes([fixed[FIXED - 2], fixed[FIXED - 1]]);
+    let mut cursor = Cursor::new(properties);
+    for property in Property::ALL {
+        if flags & flag(property) == 0 {
+            continue;
+        }
+        match property {
+            Property::CorrelationId => {
+                let id = cursor.short()?;
+                let end = FIXED + cursor.position();
+                return Some(end - id.len()..end);
+            }
+            Property::Headers => drop(cursor.long()?),
+            Property::DeliveryMode | Property::Priority => drop(cursor.take(1)?),
+            _ => drop(cursor.short()?),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{Props, header, short, table};
+    use super::*;
+
+    fn with_id(id: Vec<u8>) -> Vec<u8> {
+        let mut properties = Props::default();
+        properties.set(Property::ContentType, short(b"text/plain"));
+        properties.set(Property::Headers, table(b"\x01aV"));
+        properties.set(Property::DeliveryMode, vec![1]);
+        properties.set(Property::CorrelationId, id);
+        properties.set(Property::Type, short(b"fault"));
+        header(3, &properties)
+    }
+
+    #[test]
+    fn an_escaped_id_is_restored() {
+        for id in [&b"\xff\xfe"[..], &[0x80; 16], &[0xff; 100]] {
+            let escaped = escape(id).unwrap();
+            assert!(std::str::from_utf8(&escaped[1..]).is_ok());
+            let payload = with_id(escaped);
+            assert!(is_escaped(&payload));
+            assert_eq!(restore(&payload), with_id(short(id)));
+        }
+        assert_eq!(escape(&[0xff; 120]), None);
+    }
+
+    #[test]
+    fn any_other_id_is_left_as_it_is() {
+        for id in [&b""[..], b"7", b"rpc-bytes-0000000000000000-ff"] {
+            let payload = with_id(short(id));
+            assert!(!is_escaped(&payload));
+            assert_eq!(restore(&payload), payload);
+        }
+        for odd in ["f", "xy"] {
+            let payload = with_id(short(format!("{}{odd}", *PREFIX).as_bytes()));
+            assert_eq!(restore(&payload), payload);
+        }
+        assert!(!is_escaped(&header(0, &Props::default())));
+        assert!(!is_escaped(b""));
+    }
+}
