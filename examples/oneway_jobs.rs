@@ -14,8 +14,8 @@ use rpc_runtime::{Server, service};
 
 #[service(queue = "example.mail")]
 trait Mail {
-    /// Sends a mail, some time. A worker that dies under it loses it rather than sending it twice: make it an `idempotent` call where
-    /// it has to be done for certain.
+    /// Sends a mail, some time. If a worker dies under it, it is rejected rather than sent twice: a dead-letter queue would keep it.
+    /// With `idempotent` beside `oneway` it would be sent again.
     #[rpc(oneway)]
     async fn send(&self, to: &str);
 }

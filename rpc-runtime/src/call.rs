@@ -15,7 +15,7 @@ use crate::client::{CallPlan, Route, Slot};
 use crate::codec::EncodeError;
 use crate::error::{CallError, InvalidName};
 use crate::headers::Headers;
-use crate::protocol::{Reply, ShortStr};
+use crate::protocol::{Reply, ShortStr, reserved_header};
 
 /// How long the headers of a call may be, in bytes: AMQP puts all properties of a message into one frame, and a broker may be
 /// set to frames of 8 KiB.
@@ -214,8 +214,8 @@ impl<T, E> Call<T, E> {
 
     /// Sends a header with the request. The same name again replaces the value.
     ///
-    /// A name longer than 255 bytes, `CC` and `BCC` (by which RabbitMQ copies messages to other queues), and headers of
-    /// more than 4 KiB in all fail the call with [`CallError::Invalid`].
+    /// A name longer than 255 bytes, one that is [reserved](Headers), and headers of more than 4 KiB in all fail the call
+    /// with [`CallError::Invalid`].
     pub fn header(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
         self.plan(|plan| insert_header(&mut plan.headers, name, value));
         self
@@ -251,10 +251,10 @@ pub(crate) fn insert_header(
     value: impl Into<String>,
 ) -> Result<(), Unplannable> {
     let name = short_str("a header's name", name)?;
-    if matches!(name.as_str(), "CC" | "BCC") {
+    if let Some(source) = reserved_header(name.as_str()) {
         return Err(Unplannable::Invalid {
             what: "a header's name",
-            source: InvalidName::Reserved,
+            source,
         });
     }
     let value = value.into();

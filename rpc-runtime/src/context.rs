@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::headers::Headers;
 use crate::middleware::Extensions;
-use crate::protocol::{RESENT_AND_SENT_ON, RESENT_HEADER, Request, SENT_ON, ShortStr};
+use crate::protocol::{RESENT_AND_SENT_ON, RESENT_HEADER, Request, SENT_ON, ShortStr, reserved_header};
 
 /// The request that a handler serves, beside its arguments.
 ///
@@ -51,19 +51,21 @@ impl Context {
         arrived: Instant,
         redelivered: bool,
     ) -> Self {
-        let resent = request.headers.get(RESENT_HEADER);
+        let mut headers = std::mem::take(&mut request.headers);
+        let resent = headers.get(RESENT_HEADER);
+        let is_resent = resent.is_some();
+        let is_copy = resent.is_some_and(|by| matches!(by, SENT_ON | RESENT_AND_SENT_ON));
+        headers.retain(|name| reserved_header(name).is_none());
         Self {
             method,
             correlation_id: request.correlation_id.clone(),
             deadline: request.time_to_live.and_then(|time| arrived.checked_add(time)),
-            redelivered: redelivered
-                || request.dead_lettered.is_some()
-                || resent.is_some_and(|by| matches!(by, SENT_ON | RESENT_AND_SENT_ON)),
-            is_resent: resent.is_some(),
+            redelivered: redelivered || request.dead_lettered.is_some() || is_copy,
+            is_resent,
             app_id: request.app_id.take(),
             user_id: request.user_id.take(),
             priority: request.priority,
-            headers: std::mem::take(&mut request.headers),
+            headers,
             extensions: Extensions::default(),
         }
     }
@@ -137,7 +139,7 @@ impl Context {
         self.priority
     }
 
-    /// The request's headers.
+    /// The request's headers, without those that are [reserved](Headers).
     #[must_use]
     pub fn headers(&self) -> &Headers {
         &self.headers

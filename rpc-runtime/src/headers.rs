@@ -11,6 +11,10 @@ use crate::protocol::ShortStr;
 /// [`Context`](crate::Context). Values are text. A peer in another language may send other AMQP types: numbers and
 /// booleans arrive as their text, anything else (tables, arrays, bytes that are not UTF-8) is left out.
 ///
+/// Names that begin with `rpc-` are the runtime's, and `CC`, `BCC`, `x-delivery-count`, `x-acquired-count` and those of dead
+/// letters (`x-death`, `x-first-death-..`, `x-last-death-..`) are RabbitMQ's: a handler does not see them, and a call cannot
+/// send them. So all that a handler sees can be sent on.
+///
 /// `Debug` shows the names only: values may be secrets.
 // Most requests have none, and take no more than a pointer for it; nor is there an empty map.
 #[allow(clippy::box_collection)]
@@ -51,6 +55,14 @@ impl Headers {
     pub(crate) fn bytes_with(&self, name: &str, value: &str) -> usize {
         let replaced = self.get(name).map_or(0, |value| name.len() + value.len());
         self.bytes() - replaced + name.len() + value.len()
+    }
+
+    /// Keeps only those whose names are wanted.
+    pub(crate) fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        if let Some(headers) = &mut self.0 {
+            headers.retain(|name, _| is_wanted(name.as_str()));
+        }
+        self.0.take_if(|headers| headers.is_empty());
     }
 
     pub(crate) fn remove(&mut self, name: &'static str) -> Option<String> {

@@ -1,8 +1,10 @@
 //! What the library promises, a module a promise, against a real RabbitMQ and against the in-process broker.
 
 mod calls;
+mod dead_letters;
 mod discovery;
 mod dynamic;
+mod exclusive_workers;
 mod failures;
 mod hostile;
 mod interop;
@@ -11,6 +13,7 @@ mod load;
 mod logs;
 mod matrix;
 mod middleware;
+mod names;
 mod packing;
 mod permissions;
 mod queues;

@@ -371,11 +371,13 @@ async fn route_burst(
 /// Hands a reply to the call that waits for it, or those in it to theirs, and returns its tag.
 fn route(pending: &Pending, delivery: Delivery) -> u64 {
     let message = delivery.message;
-    let is_packed = message
-        .properties
-        .kind
-        .as_ref()
-        .is_some_and(|kind| kind.as_str() == PACKED);
+    // A foreign worker may answer a method of that name with the type of its request.
+    let is_packed = message.properties.correlation_id.is_none()
+        && message
+            .properties
+            .kind
+            .as_ref()
+            .is_some_and(|kind| kind.as_str() == PACKED);
     let discarded = match (delivery.malformed, is_packed) {
         (Some(malformed), _) => route_malformed(pending, &message, malformed, is_packed),
         (None, true) => route_packed(pending, &message),

@@ -41,7 +41,7 @@ use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::{CallError, Executed, InvalidName};
 use crate::headers::Headers;
 use crate::middleware::{CallLayer, LayeredCaller};
-use crate::protocol::{BadReply, EncodeArguments, NamedArguments, Reply, ReplyKind, ShortStr};
+use crate::protocol::{BadReply, EncodeArguments, NamedArguments, Reply, ReplyKind, destination_name};
 use crate::server::Service;
 use crate::telemetry;
 
@@ -199,7 +199,9 @@ impl<C, L> ClientBuilder<C, L> {
 
     /// Calls the workers on this queue in place of the service's own.
     ///
-    /// A name longer than 255 bytes fails each call with [`CallError::Invalid`].
+    /// An empty name, one of more than 248 bytes, one with control characters, and names of other queues fail each call with
+    /// [`CallError::Invalid`]: those that begin with `amq.` or `rpc.` or end with `.packed`. One that RabbitMQ has named
+    /// (`amq.gen-…`) is fine.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = Some(queue.into());
         self
@@ -261,15 +263,15 @@ impl<C, L> ClientBuilder<C, L> {
     {
         let queue = self.queue.unwrap_or_else(|| self.service.queue.to_owned());
         let limiter = Limiter::new(self.max_in_flight, self.when_full);
-        let destination =
-            ShortStr::new(queue).map(|queue| Destination::new(queue, self.service, self.packing, limiter));
+        let destination = destination_name(&queue)
+            .map(|queue| Destination::new(queue, self.service, self.packing, limiter));
         let route = match self.is_layered {
             true => Route::Layered(Arc::new(LayeredCaller::new(&self.layers, self.road))),
             false => Route::Direct(self.road),
         };
         let client = Client {
             route,
-            destination: destination.map(Arc::new).map_err(InvalidName::from),
+            destination: destination.map(Arc::new),
             codec: self.codec,
             timeout: self.timeout,
             wait_for_server: self.wait_for_server,

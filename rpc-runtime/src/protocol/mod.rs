@@ -10,9 +10,11 @@ mod fault;
 mod malformed;
 mod message;
 mod packed;
+mod queue_name;
 mod reply;
 mod reply_address;
 mod request;
+mod reserved_header;
 mod short_str;
 
 pub(crate) use arguments::{ARGUMENTS, ArgumentsSeed, NamedArguments, no_arguments};
@@ -26,10 +28,12 @@ pub(crate) use packed::{
     MAX_PACKED, MAX_PACKED_BYTES, MAX_PART_BYTES, OutgoingCall, PACKED, PACKED_SUFFIX, PACKING_HEADER,
     PackedAnswer, PackedCall, headers_size, pack, unpack,
 };
+pub(crate) use queue_name::{destination_name, queue_name};
 pub(crate) use reply::{BadReply, Reply, ReplyKind};
 pub use reply_address::ReplyAddresses;
 pub(crate) use reply_address::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX};
 pub(crate) use request::{
     MAX_TIME_TO_LIVE, RESENT_AND_SENT_ON, RESENT_HEADER, RETURNS_HEADER, Request, SENT_ON, UnreadableRequest,
 };
+pub(crate) use reserved_header::reserved_header;
 pub(crate) use short_str::{MAX_SHORT_STR, ShortStr, TooLong};

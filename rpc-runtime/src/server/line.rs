@@ -256,11 +256,11 @@ impl Line {
     /// Begins a request: the prefetch keeps their number near the concurrency, the desk keeps it there.
     fn start(&mut self, delivery: crate::transport::Delivery, subscription: &Subscription) {
         let (desk, control) = (Arc::clone(&self.desk), Arc::clone(&subscription.control));
-        let served = self.served.clone();
+        let (served, is_packed) = (self.served.clone(), self.is_of_packed);
         let arrived = Instant::now();
         self.last_arrival = Some(arrived);
         self.handlers
-            .spawn(async move { desk.serve(delivery, control, arrived, &served).await });
+            .spawn(async move { desk.serve(delivery, is_packed, control, arrived, &served).await });
     }
 
     /// Takes no more requests, and lets those that were delivered end, all within the limit.
@@ -327,8 +327,31 @@ impl Line {
         }
     }
 
+    /// Serves until no handler runs, while the queue's requests still come to this consumer alone.
+    /// What ends is not settled before the consumer is gone, so that no more than the prefetch comes.
+    async fn finish_before_others_begin(&mut self, subscription: &mut Subscription) {
+        subscription.control.hold();
+        let served = self.served.clone();
+        loop {
+            tokio::select! {
+                biased;
+                arrival = subscription.deliveries.next() => match arrival {
+                    Some(Ok(delivery)) => self.start(delivery, subscription),
+                    Some(Err(_)) | None => return,
+                },
+                Some(ended) = self.handlers.join_next() => note_failure(ended),
+                () = served.ends(), if self.handlers.is_empty() => return,
+            }
+        }
+    }
+
     /// Waits for every handler.
-    async fn finish(&mut self, subscription: Option<&mut Subscription>) {
+    async fn finish(&mut self, mut subscription: Option<&mut Subscription>) {
+        if self.queue.is_single_active()
+            && let Some(subscription) = subscription.as_deref_mut()
+        {
+            self.finish_before_others_begin(subscription).await;
+        }
         if let Some(subscription) = subscription {
             // What was under way when the consumer was cancelled has been delivered, so it is served.
             let cancelled = subscription.control.cancel().await;

@@ -160,7 +160,8 @@ impl<L> Server<L> {
     /// Such messages come by a queue of their own, named like the service's with `.packed` behind it, and declared like it: workers
     /// that do not know of them never see one. Where that queue cannot be declared, calls are taken one by one. So are those of
     /// methods that take longer than half a millisecond, and those of a queue with a
-    /// [dead-letter queue](RequestQueue::dead_letter_to), where requests have to stay what they are.
+    /// [dead-letter queue](RequestQueue::dead_letter_to), a limit of length or a
+    /// [single active consumer](RequestQueue::single_active_consumer). For one queue, see [`RequestQueue::packing`].
     pub fn packing(mut self, packing: bool) -> Self {
         self.plan.packing = packing;
         self

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
@@ -13,15 +14,18 @@ use tokio_util::sync::ReusableBoxFuture;
 use uuid::Uuid;
 
 use super::answers::{Answers, Done, Ran};
-use super::debt::{Debt, Served, Unsettled};
-use super::dispatch::{Decision, Record};
+use super::debt::{Debt, Owed, Served, Unsettled};
+use super::dispatch::{Decision, Record, ReplyTo};
+use super::post::DueReply;
 use super::request_log::Names;
 use super::runs::{Id, Key, Origin};
 use super::serve::{Desk, Handled, run};
 use super::service::{Invocation, Service};
 use super::stats::Tally;
 use crate::codec::Codec;
-use crate::protocol::{Message, PackedCall, Properties, Reply, Request, ShortStr, content, unpack};
+use crate::protocol::{
+    Fault, FaultCode, Message, PackedCall, Properties, Reply, Request, ShortStr, content, unpack,
+};
 use crate::transport::{Control, Delivery};
 
 impl Desk {
@@ -41,15 +45,27 @@ impl Desk {
             tag,
             ..
         } = delivery;
-        let opened = self.open(message).filter(|opened| !opened.calls.is_empty());
-        let Some(Opened {
+        let Opened {
             codec,
             properties,
             calls,
-        }) = opened
-        else {
-            Unsettled::new(control, tag, 1).reject();
-            return;
+        } = match self.open(message) {
+            Ok(opened) if !opened.calls.is_empty() => opened,
+            Ok(_) => return Unsettled::new(control, tag, 1).settle(),
+            Err(None) => return Unsettled::new(control, tag, 1).reject(),
+            Err(Some(refusal)) => {
+                let refusal = *refusal;
+                let owed = Owed::Apart(Unsettled::new(control, tag, 1));
+                return self.post.post(DueReply {
+                    to: refusal.to,
+                    reply: Reply::fault(refusal.codec, &refusal.fault),
+                    wanted: 0,
+                    worth_until: refusal.time_to_live.and_then(|time| arrived.checked_add(time)),
+                    debt: Debt::of(self, served, owed),
+                    is_suspect: false,
+                    in_a_row: 1,
+                });
+            }
         };
         self.received(calls.len(), redelivered);
         let unsettled = Unsettled::new(control, tag, calls.len());
@@ -222,30 +238,71 @@ impl Desk {
         request.user_id.is_none() && self.dispatcher.may_run_again(request.method.as_ref())
     }
 
-    /// The requests of a message; nothing where they cannot be read, or must not be answered.
-    fn open(&self, message: Message) -> Option<Opened> {
+    /// The requests of a message.
+    ///
+    /// # Errors
+    ///
+    /// The answer to a message that cannot be read; `None` if it wants none, or must not be answered.
+    fn open(&self, message: Message) -> Result<Opened, Option<Box<Refusal>>> {
         let Message { properties, body } = message;
         if let Some(address) = &properties.reply_to
             && let Err(no_address) = self.rules.check_address(address)
         {
             self.dropped(&no_address);
-            return None;
+            return Err(None);
         }
         match (content::codec(&properties), unpack(&body)) {
-            (Ok(codec), Ok(calls)) => Some(Opened {
+            (Ok(codec), Ok(calls)) => Ok(Opened {
                 codec: codec.unwrap_or(Codec::Text),
                 properties,
                 calls,
             }),
-            (Err(error), _) => self.unreadable(&error),
-            (_, Err(error)) => self.unreadable(&error),
+            (Err(error), _) => {
+                let fault = Fault::because(FaultCode::UnsupportedContentType, &error);
+                Err(self.unreadable(&error, fault, Codec::Text, properties))
+            }
+            (Ok(codec), Err(error)) => {
+                let fault = Fault::bad_request(format_args!(
+                    "this queue takes messages of several calls, and this one cannot be read: {error}"
+                ));
+                let codec = codec.unwrap_or(Codec::Text);
+                Err(self.unreadable(&error, fault, codec, properties))
+            }
         }
     }
 
-    fn unreadable(&self, error: &(dyn std::error::Error + 'static)) -> Option<Opened> {
+    fn unreadable(
+        &self,
+        error: &(dyn std::error::Error + 'static),
+        fault: Fault,
+        codec: Codec,
+        properties: Properties,
+    ) -> Option<Box<Refusal>> {
         self.log.unreadable(error);
-        None
+        let address = properties.reply_to.clone()?;
+        // Without an id of its own, the answer would be one to nothing.
+        let is_answerable = !address.as_str().is_empty() && properties.correlation_id.is_some();
+        is_answerable.then(|| {
+            Box::new(Refusal {
+                to: ReplyTo {
+                    address,
+                    content_type: content::alias(&properties),
+                    correlation_id: properties.correlation_id,
+                },
+                codec,
+                fault,
+                time_to_live: properties.expiration,
+            })
+        })
     }
+}
+
+/// The answer to a message that cannot be read.
+struct Refusal {
+    to: ReplyTo,
+    codec: Codec,
+    fault: Fault,
+    time_to_live: Option<Duration>,
 }
 
 /// A request that may be run.

@@ -17,10 +17,10 @@ use super::post::Post;
 use super::serve::Desk;
 use super::service::Service;
 use crate::broker::Broker;
-use crate::error::{BrokerError, Chain, InvalidName, ServerError};
+use crate::error::{BrokerError, Chain, ServerError};
 use crate::escape::Logged;
 use crate::middleware::{Around, HandlerLayer, layered_service};
-use crate::protocol::{ReplyAddresses, ShortStr};
+use crate::protocol::{ReplyAddresses, queue_name};
 use crate::transport::{Declare, RequestQueue, Subscription};
 
 const DEFAULT_CONCURRENCY: u16 = 64;
@@ -162,9 +162,9 @@ impl Plan {
         let mut queues: Vec<(RequestQueue, Dispatcher)> = Vec::new();
         for (queue, service) in &self.served {
             let name = queue.name();
-            ShortStr::new(name).map_err(|error| ServerError::InvalidQueue {
+            queue_name(name).map_err(|source| ServerError::InvalidQueue {
                 queue: name.to_owned(),
-                source: InvalidName::from(error),
+                source,
             })?;
             let position = match queues.iter().position(|(known, _)| known.name() == name) {
                 Some(position) if queues[position].0 == *queue => position,

@@ -16,18 +16,23 @@ use super::dispatch::{
 use super::outlet::{Outlet, Sent};
 use super::post::{DueReply, Post, grace};
 use super::request_log::{Names, RequestLog};
-use super::runs::{Arrival, Id, Key, Origin, Runs};
+use super::runs::{Arrival, Id, Key, Origin, Runs, returns};
 use super::service::{Answer, Invocation, Service};
 use super::stats::Tally;
 use crate::context::with_ambient_deadline;
 use crate::error::Executed;
-use crate::protocol::{Fault, FaultCode, Message, PACKED, Properties, RETURNS_HEADER, Reply, ShortStr};
+use crate::protocol::{Fault, FaultCode, Message, Properties, RETURNS_HEADER, Reply, ShortStr};
 use crate::telemetry::{Event, Handling, Outcome, count};
 use crate::transport::{Control, Delivery, Departure, Outgoing};
 
 /// How often a request is rejected at the most. Dead letters that come back by themselves would
 /// otherwise go round forever.
 const MAX_REJECTIONS: u32 = 20;
+
+/// How long the copy of a request that came back waits before it runs. It may end this process at
+/// once, and before that the broker is to hear that the request itself is done with: otherwise both
+/// would come back, and each time more.
+const COPY_PAUSE: Duration = Duration::from_millis(10);
 
 /// What serving the requests of one queue takes.
 pub(super) struct Desk {
@@ -86,18 +91,19 @@ impl Desk {
         self.runs().lose_deliveries(|delivery| delivery.is_of(control));
     }
 
-    /// Serves the request, or the requests, of a delivery that arrived at this instant. They are [`Served`] until the broker
-    /// has their answers, which may be later than this returns.
+    /// Serves the request of a delivery that arrived at this instant, or its requests if it came from the queue for
+    /// packed ones. They are [`Served`] until the broker has their answers, which may be later than this returns.
     ///
     /// Where one cannot be answered or settled, it comes again, here or elsewhere.
     pub(super) async fn serve(
         self: &Arc<Self>,
         delivery: Delivery,
+        is_packed: bool,
         control: Arc<dyn Control>,
         arrived: Instant,
         served: &Served,
     ) {
-        match delivery.malformed.is_none() && is_packed(&delivery.message) {
+        match delivery.malformed.is_none() && is_packed {
             true => self.serve_packed(delivery, control, arrived, served).await,
             false => self.serve_alone(delivery, control, arrived, served).await,
         }
@@ -112,6 +118,7 @@ impl Desk {
     ) {
         let properties = &delivery.message.properties;
         let is_dead_lettered = properties.dead_lettered.is_some();
+        let is_counted_copy = returns(&properties.headers) > 0;
         self.received(1, delivery.redelivered || is_dead_lettered);
         let unsettled = Unsettled::new(control, delivery.tag, 1);
         let owed = match key(&delivery) {
@@ -123,6 +130,9 @@ impl Desk {
         };
         if let Some(owed) = owed {
             let debt = Debt::of(self, served, owed);
+            if is_counted_copy {
+                tokio::time::sleep(COPY_PAUSE).await;
+            }
             self.answer(delivery, arrived, debt).await;
         }
     }
@@ -357,11 +367,6 @@ impl Desk {
         // Each change is a single step, so a panic elsewhere leaves nothing half done behind the lock.
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn is_packed(message: &Message) -> bool {
-    let kind = message.properties.kind.as_ref();
-    kind.is_some_and(|kind| kind.as_str() == PACKED)
 }
 
 /// What the request can be recognised by. A malformed one is not run, so it need not be.

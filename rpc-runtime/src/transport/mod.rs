@@ -123,6 +123,10 @@ pub(crate) trait Control: Debug + Send + Sync {
     /// with their channel).
     fn settle_up_to(&self, tag: u64);
 
+    /// Tells the broker of no more settlements before the subscription is closed. No more deliveries
+    /// than the prefetch come until then.
+    fn hold(&self) {}
+
     /// Asks for no more deliveries.
     async fn cancel(&self) -> Result<(), BrokerError>;
 

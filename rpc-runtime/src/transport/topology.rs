@@ -21,6 +21,12 @@ const QUORUM: &str = "quorum";
 
 const DELIVERY_LIMIT: &str = "x-delivery-limit";
 
+const SINGLE_ACTIVE_CONSUMER: &str = "x-single-active-consumer";
+
+/// Queue arguments that bound what waits in one queue, or that show each of its messages to others: a
+/// second queue would break them.
+const LIMITS_TO_ONE_QUEUE: [&str; 3] = [DEAD_LETTER_EXCHANGE, "x-max-length", "x-max-length-bytes"];
+
 /// RabbitMQ's own, from version 4 on.
 const DEFAULT_DELIVERY_LIMIT: u32 = 20;
 
@@ -72,6 +78,7 @@ pub struct RequestQueue {
     name: String,
     declare: Declare,
     properties: QueueProperties,
+    packing: bool,
 }
 
 /// How a worker makes sure of its queue.
@@ -136,6 +143,9 @@ impl From<bool> for QueueArgument {
 
 impl RequestQueue {
     /// A durable classic queue of this name.
+    ///
+    /// [`ServerError::InvalidQueue`](crate::ServerError::InvalidQueue) refuses an empty name, one of more than 248 bytes, one
+    /// with control characters, and names of other queues: those that begin with `amq.` or `rpc.` or end with `.packed`.
     pub fn new(name: impl Into<String>) -> Self {
         let properties = QueueProperties {
             durable: true,
@@ -145,6 +155,7 @@ impl RequestQueue {
             name: name.into(),
             declare: Declare::Active,
             properties,
+            packing: true,
         }
     }
 
@@ -202,18 +213,50 @@ impl RequestQueue {
         self
     }
 
+    /// With a [single active consumer](https://www.rabbitmq.com/docs/consumers#single-active-consumer): one worker at a
+    /// time gets requests, and another takes over when it is gone.
+    ///
+    /// Requests are not packed. A worker that stops lets its methods end before another one takes over. One that loses its
+    /// connection cannot: what it runs goes on while the next one begins.
+    ///
+    /// For a queue that somebody else declared so, call this and then [`existing`](Self::existing). On RabbitMQ 3.10,
+    /// make it [`quorum`](Self::quorum): a classic queue of that version can crash when another consumer takes over, and
+    /// loses the messages in it.
+    pub fn single_active_consumer(self) -> Self {
+        self.argument(SINGLE_ACTIVE_CONSUMER, true)
+    }
+
+    /// Whether callers may send several calls to this queue in one message; the default is that they may. See
+    /// [`Server::packing`](crate::Server::packing).
+    ///
+    /// Such messages wait in a queue of their own. A queue with `x-max-length` or `x-max-length-bytes`, a dead-letter
+    /// exchange or a single active consumer has none. A worker does not see what a
+    /// [policy](https://www.rabbitmq.com/docs/policies) sets: if one bounds this queue, turn packing off here.
+    pub fn packing(mut self, packing: bool) -> Self {
+        self.packing = packing;
+        self
+    }
+
     /// The queue's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The queue for packed requests beside this one, like it in all else; nothing where requests have to stay what they are,
-    /// as others may find them in a dead-letter queue.
+    /// The queue for packed requests beside this one, like it in all else; `None` if each request has
+    /// to come by itself.
     pub(crate) fn packed(&self) -> Option<Self> {
-        let is_read_by_others = self.properties.arguments.contains_key(DEAD_LETTER_EXCHANGE);
+        let is_limited = LIMITS_TO_ONE_QUEUE
+            .iter()
+            .any(|name| self.properties.arguments.contains_key(*name));
         let name = format!("{}{PACKED_SUFFIX}", self.name);
-        (!is_read_by_others && name.len() <= MAX_SHORT_STR).then(|| Self { name, ..self.clone() })
+        let may_pack = self.packing && !is_limited && !self.is_single_active();
+        (may_pack && name.len() <= MAX_SHORT_STR).then(|| Self { name, ..self.clone() })
+    }
+
+    /// Whether one consumer at a time gets what is in the queue.
+    pub(crate) fn is_single_active(&self) -> bool {
+        self.properties.arguments.get(SINGLE_ACTIVE_CONSUMER) == Some(&QueueArgument::Flag(true))
     }
 
     /// How often a request may have been delivered before this worker refuses it.

@@ -70,6 +70,15 @@ impl RawCaller {
             .with_expiration("30000".into())
     }
 
+    /// The same without a correlation id: nobody can tell what an answer would be to.
+    pub(super) fn request_without_id(&self, content_type: &str) -> BasicProperties {
+        BasicProperties::default()
+            .with_type("packed".into())
+            .with_content_type(content_type.into())
+            .with_reply_to(self.reply_to.as_str().into())
+            .with_expiration("30000".into())
+    }
+
     pub(super) async fn send(&self, calls: &[PackedCall]) {
         self.send_raw(self.request(MESSAGE_PACK), &pack(calls)).await;
     }

@@ -87,6 +87,29 @@ fn queue_reserved() {
 }
 
 #[test]
+fn queue_of_the_runtime() {
+    for (name, message) in [
+        (
+            "rpc.orders",
+            "queue names starting with `rpc.` are reserved for the runtime; choose another prefix",
+        ),
+        (
+            "orders.packed",
+            "queue names ending with `.packed` are reserved for the runtime; choose another suffix",
+        ),
+        (
+            "or\\nders",
+            "a queue name cannot contain control characters; write a printable one",
+        ),
+    ] {
+        assert_arguments(
+            &format!("queue = \"{name}\""),
+            &[(&format!("\"{name}\""), message)],
+        );
+    }
+}
+
+#[test]
 fn crate_without_value() {
     assert_arguments(
         "crate",
@@ -115,9 +138,9 @@ fn options_not_separated() {
 
 #[test]
 fn queue_name_too_long() {
-    let name = "n".repeat(256);
+    let name = "n".repeat(249);
     let message =
-        "a queue name is at most 255 bytes long; write a shorter one with `#[service(queue = \"..\")]`";
+        "a queue name is at most 248 bytes long; write a shorter one with `#[service(queue = \"..\")]`";
     assert_arguments(
         &format!("queue = \"{name}\""),
         &[(&format!("\"{name}\""), message)],

@@ -156,7 +156,7 @@ async fn serve_where(words: Vec<Published>, is_free: bool) -> Vec<&'static str> 
         reply_to: Some(ShortStr::from_static("amq.gen-1")),
         ..Properties::default()
     };
-    serve_one(words, is_free, properties, None).await
+    serve_one(words, is_free, properties, None, false).await
 }
 
 async fn serve_one(
@@ -164,6 +164,7 @@ async fn serve_one(
     is_free: bool,
     properties: Properties,
     malformed: Option<Malformed>,
+    is_packed: bool,
 ) -> Vec<&'static str> {
     let notes = notes(words, is_free);
     let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
@@ -183,8 +184,14 @@ async fn serve_one(
         malformed,
     };
     let served = Served::default();
-    desk.serve(delivery, Arc::new(notes.clone()), Instant::now(), &served)
-        .await;
+    desk.serve(
+        delivery,
+        is_packed,
+        Arc::new(notes.clone()),
+        Instant::now(),
+        &served,
+    )
+    .await;
     served.ends().await;
     notes.told.lock().unwrap().clone()
 }
@@ -238,15 +245,35 @@ async fn a_reply_over_which_channels_are_closed_is_replaced_by_a_fault() {
 async fn a_malformed_request_is_settled_whether_it_can_be_answered_or_not() {
     let malformed = Some(Malformed::HeaderName);
     let answered = Properties {
-        kind: Some(ShortStr::from_static(PACKED)),
         reply_to: Some(ShortStr::from_static("amq.gen-1")),
         correlation_id: Some(ShortStr::from_static("7")),
         ..Properties::default()
     };
-    let told = serve_one(vec![Published::Routed], true, answered, malformed).await;
-    assert_eq!(told, [&SENT[..], &["request settled"]].concat());
-    let told = serve_one(Vec::new(), true, Properties::default(), malformed).await;
-    assert_eq!(told, ["request settled"]);
+    for is_packed in [false, true] {
+        let (answered, routed) = (answered.clone(), vec![Published::Routed]);
+        let told = serve_one(routed, true, answered, malformed, is_packed).await;
+        assert_eq!(told, [&SENT[..], &["request settled"]].concat());
+        let told = serve_one(Vec::new(), true, Properties::default(), malformed, is_packed).await;
+        assert_eq!(told, ["request settled"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_a_batch_if_its_queue_is_one_for_batches() {
+    let request = Properties {
+        kind: Some(ShortStr::from_static("packed")),
+        reply_to: Some(ShortStr::from_static("amq.gen-1")),
+        correlation_id: Some(ShortStr::from_static("7")),
+        ..Properties::default()
+    };
+    // Of a method that the service does not have, and what cannot be read as a batch.
+    for is_packed in [false, true] {
+        let (request, routed) = (request.clone(), vec![Published::Routed]);
+        let told = serve_one(routed, true, request, None, is_packed).await;
+        assert_eq!(told, [&SENT[..], &["request settled"]].concat());
+        let told = serve_one(Vec::new(), true, Properties::default(), None, is_packed).await;
+        assert_eq!(told, ["request rejected"]);
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! again, and is known to have been answered, as any that was answered in the last moment.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -38,6 +39,8 @@ struct Shared {
     /// There is so much that the broker may hold back what comes next.
     enough: Notify,
     at_once: u64,
+    /// The broker is told of nothing for now.
+    is_held: AtomicBool,
 }
 
 impl Acks {
@@ -48,6 +51,7 @@ impl Acks {
             some: Notify::new(),
             enough: Notify::new(),
             at_once: u64::from(prefetch.unwrap_or(u16::MAX) / 8).max(1),
+            is_held: AtomicBool::new(false),
         });
         let telling = Arc::clone(&shared).tell_until_panic();
         let ending = tasks.ending.clone();
@@ -76,8 +80,14 @@ impl Acks {
         }
     }
 
+    /// Tells the broker of nothing more before [`hand_on`](Self::hand_on).
+    pub(super) fn hold(&self) {
+        self.shared.is_held.store(true, Ordering::Release);
+    }
+
     /// Hands on all that the broker was not told of: it leaves before all that is sent by this channel later.
     pub(super) fn hand_on(&self) {
+        self.shared.is_held.store(false, Ordering::Release);
         drop(self.shared.hand_on());
     }
 }
@@ -109,8 +119,11 @@ impl Shared {
 
     /// Hands acknowledgements to lapin, in their order: it queues a frame when it is first polled.
     fn hand_on(&self) -> Vec<BoxFuture<'static, lapin::Result<()>>> {
-        let mut settling = self.lock();
         let mut handed_on = Vec::new();
+        if self.is_held.load(Ordering::Acquire) {
+            return handed_on;
+        }
+        let mut settling = self.lock();
         for settlement in settling.take() {
             let mut telling = tell(Arc::clone(&self.channel), settlement);
             match telling.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

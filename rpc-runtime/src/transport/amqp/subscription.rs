@@ -121,6 +121,12 @@ impl Control for ChannelControl {
         }
     }
 
+    fn hold(&self) {
+        if let Some(acks) = &self.acks {
+            acks.hold();
+        }
+    }
+
     async fn cancel(&self) -> Result<(), BrokerError> {
         let cancelling = self
             .channel

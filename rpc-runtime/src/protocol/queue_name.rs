@@ -1,0 +1,104 @@
+//! Names of request queues.
+//!
+//! The macro checks the names that are written in the source by the same rules.
+
+use super::{MAX_SHORT_STR, PACKED_SUFFIX, ShortStr};
+use crate::error::InvalidName;
+
+/// The longest name of a request queue, in bytes: the queue for packed calls is named after it.
+pub(crate) const MAX_QUEUE_NAME: usize = MAX_SHORT_STR - PACKED_SUFFIX.len();
+
+/// How the names of queues begin that RabbitMQ has named.
+const NAMED_BY_RABBITMQ: &str = "amq.gen-";
+
+/// Checks the name of a queue that a client sends requests to: also one that RabbitMQ has named, for
+/// a worker that has declared it without a name.
+///
+/// # Errors
+///
+/// As [`queue_name`].
+pub(crate) fn destination_name(name: &str) -> Result<ShortStr, InvalidName> {
+    match name.strip_prefix(NAMED_BY_RABBITMQ) {
+        Some(rest) => queue_name(rest).and_then(|_| checked(name)),
+        None => queue_name(name),
+    }
+}
+
+/// Checks the name of a request queue.
+///
+/// # Errors
+///
+/// If RabbitMQ takes no such name, or a queue of the runtime may have it.
+pub(crate) fn queue_name(name: &str) -> Result<ShortStr, InvalidName> {
+    if name.is_empty() {
+        return Err(InvalidName::Empty);
+    }
+    if name.starts_with("amq.") {
+        return Err(InvalidName::Reserved);
+    }
+    if name.starts_with("rpc.") || name.ends_with(PACKED_SUFFIX) {
+        return Err(InvalidName::ReservedByRuntime);
+    }
+    if name.chars().any(char::is_control) {
+        return Err(InvalidName::ControlCharacter);
+    }
+    checked(name)
+}
+
+fn checked(name: &str) -> Result<ShortStr, InvalidName> {
+    let too_long = InvalidName::TooLong {
+        length: name.len(),
+        limit: MAX_QUEUE_NAME,
+    };
+    match name.len() > MAX_QUEUE_NAME {
+        true => Err(too_long),
+        false => ShortStr::new(name).map_err(|_| too_long),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_other_queues_are_refused() {
+        let longest = "n".repeat(MAX_QUEUE_NAME);
+        for name in [
+            "orders",
+            "rpc_queue",
+            "rpc",
+            "packed",
+            "orders.packed.eu",
+            "été",
+            &longest,
+        ] {
+            assert!(
+                queue_name(name).is_ok_and(|checked| checked.as_str() == name),
+                "{name}"
+            );
+        }
+        let too_long = "n".repeat(MAX_QUEUE_NAME + 1);
+        for (name, reason) in [
+            ("", InvalidName::Empty),
+            ("amq.orders", InvalidName::Reserved),
+            ("rpc.orders", InvalidName::ReservedByRuntime),
+            ("rpc.reply.1", InvalidName::ReservedByRuntime),
+            ("orders.packed", InvalidName::ReservedByRuntime),
+            (".packed", InvalidName::ReservedByRuntime),
+            ("or\nders", InvalidName::ControlCharacter),
+            ("orders\0", InvalidName::ControlCharacter),
+            (
+                &too_long,
+                InvalidName::TooLong {
+                    length: too_long.len(),
+                    limit: MAX_QUEUE_NAME,
+                },
+            ),
+        ] {
+            assert_eq!(queue_name(name).unwrap_err(), reason, "{name:?}");
+            assert_eq!(destination_name(name).unwrap_err(), reason, "{name:?}");
+        }
+        assert_eq!(queue_name("amq.gen-1"), Err(InvalidName::Reserved));
+        assert!(destination_name("amq.gen-1").is_ok() && destination_name("amq.gen-").is_err());
+    }
+}
