@@ -84,9 +84,8 @@ pub async fn rabbitmq() -> Result<Broker, BrokerError> {
 /// Logs to stderr, as `RUST_LOG` says; warnings by default.
 pub fn log_to_stderr() {
     // lapin would warn of each request that no queue takes, with its payload; the caller's error says the same without it.
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("warn,lapin=error,lapin::returned_messages=off")
-    });
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,lapin=off"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -70,7 +70,7 @@ impl Options {
                 filter
             }
             (_, 0) => return,
-            (_, 1) => EnvFilter::new("info,lapin=error,lapin::returned_messages=off"),
+            (_, 1) => EnvFilter::new("info,lapin=off"),
             (_, _) => EnvFilter::new("debug,lapin=warn,lapin::returned_messages=off"),
         };
         tracing_subscriber::fmt()

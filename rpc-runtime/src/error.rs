@@ -270,10 +270,16 @@ pub struct Chain<'a>(pub &'a dyn Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", OneLine(self.0))?;
+        let mut said = OneLine(self.0).to_string();
+        f.write_str(&said)?;
         let mut source = self.0.source();
         while let Some(error) = source {
-            write!(f, ": {}", OneLine(error))?;
+            let cause = OneLine(error).to_string();
+            // Many errors repeat the text of their source.
+            if !said.ends_with(&cause) {
+                write!(f, ": {cause}")?;
+                said = cause;
+            }
             source = error.source();
         }
         Ok(())
@@ -516,9 +522,26 @@ pub enum TlsFailure {
 }
 
 /// The underlying error of a [`BrokerError`].
-#[derive(Debug, Clone, thiserror::Error)]
-#[error(transparent)]
+#[derive(Debug, Clone)]
 pub struct Cause(Arc<dyn Error + Send + Sync>);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Cause {
+    /// The first one that says more than the error itself: many errors repeat the text of their source.
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        let said = self.0.to_string();
+        let mut source = self.0.source();
+        while let Some(repeated) = source.filter(|source| said.ends_with(&source.to_string())) {
+            source = repeated.source();
+        }
+        source
+    }
+}
 
 impl Cause {
     pub(crate) fn new(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
@@ -620,6 +643,23 @@ mod tests {
             source: None,
         };
         assert_eq!(late.executed(), Executed::Maybe);
+    }
+
+    #[test]
+    fn each_cause_is_told_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("IO error: {0}")]
+        struct Repeats(#[source] std::io::Error);
+
+        let refused = || Repeats(std::io::Error::from_raw_os_error(111));
+        let connect = BrokerError::Connect {
+            host: "h:1".into(),
+            source: Cause::new(refused()),
+        };
+        let told = Chain(&connect).to_string();
+        assert_eq!(told.matches("os error 111").count(), 1, "{told}");
+        assert!(connect.source().unwrap().source().is_none());
+        assert_eq!(Chain(&refused()).to_string(), refused().to_string());
     }
 
     #[test]

@@ -15,8 +15,10 @@ pub(crate) const REPLY_QUEUE_PREFIX: &str = "rpc.reply.";
 /// - `amq.rabbitmq.reply-to.…`, direct reply-to,
 /// - `amq.gen-…`, queues that RabbitMQ named: what RabbitMQ's tutorials use,
 /// - `rpc.reply.…`, this library's own,
+/// - `amq_` and 32 hexadecimal digits: queues that aio-pika's robust connections name,
 ///
-/// and to those that you add. A request with any other `reply_to` is logged, settled and not run.
+/// and to those that you add. Callers that use Celery or kombu name their reply queue by a UUID: allow these with
+/// [`allow_uuids`](Self::allow_uuids). A request with any other `reply_to` is logged, settled and not run.
 ///
 /// ```
 /// use rpc_runtime::ReplyAddresses;
@@ -30,6 +32,7 @@ pub(crate) const REPLY_QUEUE_PREFIX: &str = "rpc.reply.";
 pub struct ReplyAddresses {
     prefixes: Vec<String>,
     names: Vec<String>,
+    uuids: bool,
 }
 
 impl ReplyAddresses {
@@ -47,18 +50,48 @@ impl ReplyAddresses {
         self
     }
 
+    /// Also allows all queues whose name is a UUID with hyphens, and no more: what kombu and Celery name reply queues by.
+    ///
+    /// Whoever can send a request can then have the worker write to any queue of such a name. Do not allow them where UUIDs name queues of
+    /// another kind.
+    #[must_use]
+    pub fn allow_uuids(mut self) -> Self {
+        self.uuids = true;
+        self
+    }
+
     /// Whether a worker answers to this name.
     #[must_use]
     pub fn allows(&self, name: &str) -> bool {
         const BUILT_IN: [&str; 3] = ["amq.rabbitmq.reply-to.", "amq.gen-", REPLY_QUEUE_PREFIX];
 
         BUILT_IN.iter().any(|prefix| name.starts_with(prefix))
+            || is_of_aio_pika(name)
+            || (self.uuids && is_uuid(name))
             || self.names.iter().any(|allowed| allowed == name)
             || self
                 .prefixes
                 .iter()
                 .any(|prefix| name.starts_with(prefix.as_str()))
     }
+}
+
+/// Whether aio-pika names queues so: `amq_` and a UUID without hyphens.
+fn is_of_aio_pika(name: &str) -> bool {
+    name.strip_prefix("amq_")
+        .is_some_and(|id| id.len() == 32 && id.bytes().all(is_hex))
+}
+
+fn is_uuid(name: &str) -> bool {
+    name.len() == 36
+        && name.bytes().enumerate().all(|(index, byte)| match index {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => is_hex(byte),
+        })
+}
+
+fn is_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
 #[cfg(test)]
@@ -75,5 +108,23 @@ mod tests {
         assert!(!addresses.allows(""));
         assert!(!addresses.allows("amq.rabbitmq.reply-to"));
         assert!(!addresses.allows("x.amq.gen-1"));
+    }
+
+    #[test]
+    fn reply_queues_of_aio_pika_are_allowed_and_those_of_kombu_where_they_are_to_be() {
+        let (by_default, with_uuids) = (ReplyAddresses::default(), ReplyAddresses::default().allow_uuids());
+        let uuid = "3f2a1c9e-8d4b-3b6f-9a51-7a2f1f0c4d11";
+        for (name, default, uuids) in [
+            ("amq_5ee4ef3a6d5f4c8ab4e1bb2a6a1b9a50", true, true),
+            (uuid, false, true),
+            ("amq_orders", false, false),
+            ("amq_5ee4ef3a6d5f4c8ab4e1bb2a6a1b9a5", false, false),
+            ("amq_5EE4EF3A6D5F4C8AB4E1BB2A6A1B9A50", false, false),
+            ("3f2a1c9e8d4b3b6f9a517a2f1f0c4d11", false, false),
+            ("orders-3f2a1c9e-8d4b-3b6f-9a51-7a2f1f0c4d11", false, false),
+        ] {
+            assert_eq!(by_default.allows(name), default, "{name}");
+            assert_eq!(with_uuids.allows(name), uuids, "{name}");
+        }
     }
 }
