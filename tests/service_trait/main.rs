@@ -13,6 +13,7 @@ mod hygiene;
 mod in_process;
 mod macro_rules;
 mod methods;
+mod mocking;
 mod names;
 mod plain_text;
 mod serde_attributes;

@@ -6,7 +6,7 @@
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Attribute, Generics, Item, ItemTrait, LitStr, TraitItem, parse_quote};
+use syn::{Attribute, Generics, Item, ItemTrait, LitStr, TraitItem, Type, parse_quote};
 
 use self::errors::Errors;
 use self::options::Options;
@@ -42,12 +42,35 @@ pub(crate) fn service(arguments: TokenStream, item: TokenStream) -> Result<Servi
 
 fn not_a_trait(item: &Item) -> syn::Error {
     let message = match item {
+        // mockall repeats the trait's attributes on what it makes of it.
+        _ if is_mock(item) => {
+            "`#[service]` goes above `#[automock]`: mockall has to see the trait that `#[service]` leaves"
+        }
         Item::Impl(_) => {
             "`#[service]` goes on the trait; an implementation needs no attribute, so remove this one"
         }
         _ => "`#[service]` goes on a trait; write the service's methods as a `trait`",
     };
     syn::Error::new_spanned(item, message)
+}
+
+/// Whether mockall has made this of a trait.
+fn is_mock(item: &Item) -> bool {
+    let is_mocks_name = |name: &str| {
+        let rest = name.strip_prefix("Mock").unwrap_or_default();
+        rest.starts_with(|first: char| first.is_uppercase())
+    };
+    match item {
+        Item::Struct(item) => is_mocks_name(&item.ident.to_string()),
+        Item::Impl(item) => match &*item.self_ty {
+            Type::Path(path) => {
+                let name = path.path.segments.last().map(|name| name.ident.to_string());
+                is_mocks_name(&name.unwrap_or_default())
+            }
+            _ => false,
+        },
+        _ => false,
+    }
 }
 
 fn read_service(arguments: TokenStream, item: &ItemTrait, errors: &mut Errors) -> Service {

@@ -25,6 +25,21 @@ fn an_implementation() {
 }
 
 #[test]
+fn what_mockall_made_of_a_trait() {
+    let message =
+        "`#[service]` goes above `#[automock]`: mockall has to see the trait that `#[service]` leaves";
+    for item in [
+        "struct MockS {}",
+        "impl S for MockS {}",
+        "impl<T> S<T> for mocks::MockS<T> {}",
+    ] {
+        assert_item(item, &[(item, message)]);
+    }
+    let by_hand = "`#[service]` goes on a trait; write the service's methods as a `trait`";
+    assert_item("struct Mockery {}", &[("struct Mockery {}", by_hand)]);
+}
+
+#[test]
 fn trait_lifetime() {
     assert_item(
         "trait S<'a, T: 'static> { async fn f(&self); }",
