@@ -12,6 +12,7 @@ use std::sync::Arc;
 mod history;
 mod invariants;
 mod plan;
+mod stranger;
 mod weather;
 mod world;
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::stranger::Hostility;
 use crate::status::Role;
 use crate::transport::ReplyQueue;
 
@@ -122,6 +123,10 @@ pub(super) enum Fault {
     Panic {
         task: &'static str,
     },
+    /// A stranger publishes something.
+    Stranger(Hostility),
+    /// Each reply comes twice from now on, or once again.
+    EchoReplies(bool),
 }
 
 /// The tasks that handles and servers have, over whichever transport.
@@ -194,6 +199,8 @@ impl Plan {
             faults: Vec::new(),
         };
         plan.draw_faults(&mut rng);
+        // Of their own, so that a seed's other faults do not depend on them.
+        plan.draw_strangers(&mut Rng::with_seed(!seed));
         plan
     }
 
@@ -230,6 +237,24 @@ impl Plan {
             self.draw_incident(rng, kind, at);
         }
         self.faults.retain(|(at, _)| *at < HORIZON);
+        self.faults.sort_by_key(|(at, _)| *at);
+    }
+
+    /// Somebody does harm in every other world, beside whatever else goes wrong.
+    fn draw_strangers(&mut self, rng: &mut Rng) {
+        if rng.bool() {
+            return;
+        }
+        for _ in 0..rng.usize(1..=60) {
+            let hostility = Hostility::any(rng, self.callers.len());
+            let at = whole_millis(self.moment(rng));
+            self.faults.push((at, Fault::Stranger(hostility)));
+        }
+        if rng.bool() {
+            self.faults.push((any_time(rng), Fault::EchoReplies(true)));
+            self.faults.push((HORIZON, Fault::EchoReplies(false)));
+        }
+        self.faults.retain(|(at, _)| *at <= HORIZON);
         self.faults.sort_by_key(|(at, _)| *at);
     }
 

@@ -33,10 +33,10 @@ trait Work {
     async fn note(&self, id: u64);
 }
 
-const QUEUE: &str = "work";
+pub(super) const QUEUE: &str = "work";
 
 /// Where several calls come in one message.
-const PACKED_QUEUE: &str = "work.packed";
+pub(super) const PACKED_QUEUE: &str = "work.packed";
 
 /// How long after the last call has ended whatever is still under way comes to its end.
 const QUIET: Duration = Duration::from_secs(120);
@@ -192,6 +192,11 @@ impl World {
             }
             Fault::DeleteReplies { caller } => self.callers[caller].transport.expire_replies(),
             Fault::Panic { task } => injected::panic_next(task),
+            Fault::Stranger(hostility) => {
+                let callers = &self.callers;
+                hostility.happen(&self.broker, |caller| &callers[caller].transport);
+            }
+            Fault::EchoReplies(echoes) => self.broker.echo_replies(echoes),
         }
     }
 

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use super::road::simulated::{Leg, Road};
 use super::{InProcessBroker, MemoryTransport, Wire};
+use crate::protocol::Message;
 use crate::status::{Connectivity, Role};
 
 impl MemoryTransport {
@@ -59,7 +60,27 @@ impl MemoryTransport {
     }
 }
 
+/// A message with this header comes as one whose properties cannot be read. RabbitMQ's are recognised where they are read.
+pub(crate) const MALFORMED_HEADER: &str = "x-simulated-malformed";
+
+impl MemoryTransport {
+    /// The reply queues, the earliest first.
+    pub(crate) fn reply_queues(&self) -> Vec<String> {
+        self.private().clone()
+    }
+}
+
 impl InProcessBroker {
+    /// Puts a message into a queue, if there is one.
+    pub(crate) fn inject(&self, queue: &str, message: Message) {
+        self.hub().publish(queue, message, Instant::now());
+    }
+
+    /// Has each reply come twice, or once again.
+    pub(crate) fn echo_replies(&self, echoes: bool) {
+        self.hub().echo_replies = echoes;
+    }
+
     /// Forgets what a broker does when it is started anew; every connection is to be cut before.
     pub(crate) fn restart(&self) {
         self.hub().restart(Instant::now());

@@ -18,6 +18,9 @@ pub(super) use super::queue::Settling;
 pub(super) struct Hub {
     queues: HashMap<String, Queue>,
     consumers: u64,
+    /// Each reply comes twice.
+    #[cfg(test)]
+    pub(super) echo_replies: bool,
 }
 
 /// Names a consumer, and the queue that it consumes.
@@ -111,6 +114,11 @@ impl Hub {
 
     /// Puts a message into a queue; `false` where there is none of that name.
     pub(super) fn publish(&mut self, queue: &str, message: Message, now: Instant) -> bool {
+        #[cfg(test)]
+        if self.echo_replies && crate::protocol::ReplyAddresses::default().allows(queue) {
+            let echo = message.clone();
+            self.with_queue(queue, now, |queue| queue.push(echo, now));
+        }
         self.with_queue(queue, now, |queue| queue.push(message, now))
     }
 

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Delivery;
-use crate::protocol::{DeathReason, FIRST_DEATH_REASON_HEADER, Message, ShortStr};
+use crate::protocol::{DeathReason, FIRST_DEATH_REASON_HEADER, Malformed, Message, ShortStr};
 use crate::transport::topology::{Broadcasts, QueueArgument, QueueProperties};
 
 /// Whether and how far deliveries wait to be settled.
@@ -53,6 +53,22 @@ struct Stored {
 
 /// The header in which a quorum queue counts how often a message came back.
 const DELIVERY_COUNT: &str = "x-delivery-count";
+
+/// Only the simulation's stranger sends malformed messages.
+#[cfg(test)]
+fn malformed(message: &Message) -> Option<Malformed> {
+    let name = super::faults::MALFORMED_HEADER;
+    message
+        .properties
+        .headers
+        .get(name)
+        .map(|_| Malformed::InvalidHeaders)
+}
+
+#[cfg(not(test))]
+fn malformed(_: &Message) -> Option<Malformed> {
+    None
+}
 
 #[derive(Debug)]
 struct Consumer {
@@ -386,7 +402,7 @@ impl Consumer {
             message,
             redelivered: stored.redelivered,
             tag,
-            malformed: None,
+            malformed: malformed(&stored.message),
         };
         let sent = self
             .sender
