@@ -15,6 +15,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use rpc_runtime::{Broker, CallError, ReplyQueue, RequestQueue, RunningServer};
 use rpc_tests::gate::{Gate, SOON, soon};
+use rpc_tests::hostile::Hostile;
 use rpc_tests::ledger::{Book, LedgerClient, client, serve};
 use rpc_tests::proxy::{Cut, Direction, Fault, Proxy, Sight, Target};
 use rpc_tests::rabbit::{shared, unique};
@@ -51,6 +52,8 @@ enum Trouble {
     Silence,
     /// The connection is lost, and new ones are refused for a moment.
     Refusal,
+    /// The network is well. Somebody sends malformed requests, replies and questions, forged ones, and each twice.
+    Stranger,
 }
 
 /// Which connection the fault strikes.
@@ -102,7 +105,9 @@ impl Cell {
             (CallerPublishing, ReplyQueue::Exclusive) => Outcome::Answered,
             // Here, the reply goes with the connection.
             (CallerPublishing | CallerReceiving, _) => match trouble {
-                Trouble::Latency | Trouble::Throttle | Trouble::Hole(_) => Outcome::Answered,
+                Trouble::Latency | Trouble::Throttle | Trouble::Hole(_) | Trouble::Stranger => {
+                    Outcome::Answered
+                }
                 Trouble::Dead(Direction::ToBroker) => Outcome::Answered,
                 Trouble::CutInFrame if place == CallerReceiving => Outcome::Either,
                 _ => Outcome::Lost,
@@ -161,6 +166,7 @@ struct Scene {
     proxy: Proxy,
     caller: Broker,
     worker: RunningServer,
+    hostile: Option<Hostile>,
 }
 
 impl Scene {
@@ -180,7 +186,8 @@ impl Scene {
         let worker = serve(&worker, RequestQueue::new(&queue).transient(), &book).await;
         let options = Broker::builder().reply_queue(cell.replies);
         let caller = options.connect(caller_url).await.unwrap();
-        let scene = Self {
+        let mut scene = Self {
+            hostile: None,
             cell,
             queue,
             book,
@@ -192,7 +199,23 @@ impl Scene {
         scene.book.gate.let_go(1);
         scene.client(&scene.queue).read("first").await.unwrap();
         scene.book.gate.began(1).await;
+        if cell.trouble == Trouble::Stranger {
+            scene.meet_a_stranger().await;
+        }
         scene
+    }
+
+    /// Somebody begins to do harm, and the caller calls them.
+    async fn meet_a_stranger(&mut self) {
+        let trap = unique("trap");
+        let hostile = Hostile::start(shared().await, &self.queue, &trap, 7)
+            .await
+            .unwrap();
+        let client = self.client(&trap);
+        let calls = (0..8).map(|_| client.write("trapped").timeout(MOMENT));
+        // Whatever comes of them.
+        join_all(calls).await;
+        self.hostile = Some(hostile);
     }
 
     fn client(&self, queue: &str) -> LedgerClient {
@@ -235,6 +258,12 @@ impl Scene {
                 holes.collect()
             }
             Trouble::CutInFrame => Vec::new(),
+            Trouble::Stranger => {
+                if let Some(hostile) = &self.hostile {
+                    hostile.has_sent(ENOUGH).await.unwrap();
+                }
+                Vec::new()
+            }
             Trouble::Reset => {
                 proxy.reset(target).await;
                 Vec::new()
@@ -288,9 +317,13 @@ impl Scene {
     }
 }
 
+/// How many messages of a stranger's come while calls are in flight.
+const ENOUGH: usize = 60;
+
 /// Plays one cell, and answers with how long it took to recover.
 async fn play(cell: Cell) -> Duration {
-    let scene = Scene::new(cell).await;
+    let mut scene = Scene::new(cell).await;
+    let connections = scene.proxy.counts(Target::All).accepted;
     let before = scene.make("before");
     scene.book.gate.began(2).await;
     scene.confirmed().await;
@@ -342,6 +375,10 @@ async fn play(cell: Cell) -> Duration {
         };
     assert!(recovery < most, "it took {recovery:?} to recover");
 
+    if scene.hostile.take().is_some() {
+        let now = scene.proxy.counts(Target::All).accepted;
+        assert_eq!(now, connections, "no message costs a connection");
+    }
     // Nothing is left behind that could still run.
     let peer = RawPeer::connect(shared().await).await.unwrap();
     peer.wait_until_empty(&scene.queue, SOON).await.unwrap();
@@ -424,4 +461,5 @@ troubles! {
     cut_in_a_frame: Trouble::CutInFrame,
     silence_on_reconnecting: Trouble::Silence,
     refusal_on_reconnecting: Trouble::Refusal,
+    a_stranger: Trouble::Stranger,
 }

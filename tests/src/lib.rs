@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 pub mod certificates;
 pub mod gate;
+pub mod hostile;
 pub mod ledger;
 pub mod log;
 pub mod programs;

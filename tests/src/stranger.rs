@@ -219,6 +219,18 @@ impl Stranger {
         Ok(String::from_utf8(declared[1..=size].to_vec())?)
     }
 
+    /// Declares a queue of this name that nobody else consumes and that ends with this connection.
+    ///
+    /// # Errors
+    ///
+    /// If the broker does not declare it.
+    pub async fn declare(&mut self, queue: &str) -> anyhow::Result<()> {
+        // Exclusive.
+        let declare = [&[0, 0][..], &short(queue.as_bytes()), &[0b0100], &long(b"")].concat();
+        self.send(CHANNEL, (50, 10), &declare).await?;
+        self.expect(CHANNEL, (50, 11)).await.map(drop)
+    }
+
     /// Takes a message out of a queue, as its properties on the wire and its body; waits until there is one.
     ///
     /// # Errors
@@ -227,16 +239,30 @@ impl Stranger {
     pub async fn get(&mut self, queue: &str) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
         let deadline = tokio::time::Instant::now() + LIMIT;
         loop {
-            let get = [&[0, 0], &short(queue.as_bytes())[..], &[1]].concat();
-            self.send(CHANNEL, (60, 70), &get).await?;
-            let (_, payload) = self.read().await?;
-            match payload.get(..4) {
-                Some([0, 60, 0, 71]) => break,
-                Some([0, 60, 0, 72]) if tokio::time::Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                other => bail!("no message comes to {queue}: {other:?}"),
+            if let Some(message) = self.try_get(queue).await? {
+                return Ok(message);
             }
+            ensure!(
+                tokio::time::Instant::now() < deadline,
+                "no message comes to {queue}"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// As [`get`](Self::get), if there is a message.
+    ///
+    /// # Errors
+    ///
+    /// If the broker refuses.
+    pub async fn try_get(&mut self, queue: &str) -> anyhow::Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let get = [&[0, 0], &short(queue.as_bytes())[..], &[1]].concat();
+        self.send(CHANNEL, (60, 70), &get).await?;
+        let (_, payload) = self.read().await?;
+        match payload.get(..4) {
+            Some([0, 60, 0, 71]) => {}
+            Some([0, 60, 0, 72]) => return Ok(None),
+            other => bail!("{queue} cannot be read: {other:?}"),
         }
         let (_, header) = self.read().await?;
         let size = header.get(4..12).context("a header is too short")?;
@@ -245,7 +271,7 @@ impl Stranger {
         while body.len() < size {
             body.extend(self.read().await?.1);
         }
-        Ok((header[12..].to_vec(), body))
+        Ok(Some((header[12..].to_vec(), body)))
     }
 
     async fn send(

@@ -8,8 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 
-const USAGE: &str =
-    "torture [--seconds N] [--seed N] [--callers N] [--workers N] [--rate CALLS-A-SECOND-OF-EACH-CALLER]";
+const USAGE: &str = "torture [--seconds N] [--seed N] [--callers N] [--workers N] [--rate CALLS-A-SECOND-OF-EACH-CALLER] [--no-stranger]";
 
 /// What the user asked for.
 #[derive(Debug, Clone)]
@@ -19,6 +18,8 @@ pub(crate) struct Args {
     pub(crate) callers: usize,
     pub(crate) workers: usize,
     pub(crate) rate: u64,
+    /// Somebody does harm all the time.
+    pub(crate) stranger: bool,
 }
 
 /// What a process of ours is given.
@@ -61,6 +62,7 @@ impl Args {
             callers: 2,
             workers: 3,
             rate: 30,
+            stranger: true,
         };
         while let Some(flag) = words.next() {
             match flag.as_str() {
@@ -69,6 +71,7 @@ impl Args {
                 "--callers" => args.callers = number(&flag, words.next())?,
                 "--workers" => args.workers = number(&flag, words.next())?,
                 "--rate" => args.rate = number(&flag, words.next())?,
+                "--no-stranger" => args.stranger = false,
                 _ => bail!("what is {flag}?\n{USAGE}"),
             }
         }
@@ -87,10 +90,12 @@ impl fmt::Display for Args {
             callers,
             workers,
             rate,
+            stranger,
         } = self;
+        let no_stranger = if *stranger { "" } else { " --no-stranger" };
         write!(
             f,
-            "--seconds {} --seed {seed} --callers {callers} --workers {workers} --rate {rate}",
+            "--seconds {} --seed {seed} --callers {callers} --workers {workers} --rate {rate}{no_stranger}",
             duration.as_secs()
         )
     }

@@ -13,7 +13,7 @@ use crate::args::Seat;
 use crate::child;
 use crate::history::{Journal, Method, Outcome, Ran, Record, now};
 use crate::random::Random;
-use crate::service::{Done, Ending, Job, Refused, TortureClient, checksum};
+use crate::service::{Done, Ending, Job, Refused, TRAP, TortureClient, checksum};
 
 /// How long a process may need after the last fault: connections that are lost and not known to be are found out by their
 /// heartbeats, and then there is the pause before the next attempt.
@@ -24,6 +24,9 @@ const AMPLE: Duration = Duration::from_secs(20);
 
 /// How many times in a hundred there are several calls at once, which can leave in one message.
 const BURSTS: u64 = 20;
+
+/// How many times in a hundred a stranger is called too, who learns the caller's address so.
+const TRAPPED: u64 = 10;
 
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -43,6 +46,7 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
         handles.push(Handle {
             name: format!("{}-{replies:?}", seat.name),
             client: TortureClient::builder(&broker).packing(seat.packing).build(),
+            trap: TortureClient::builder(&broker).queue(TRAP).build(),
             broker,
             journal: Arc::clone(&journal),
         });
@@ -59,6 +63,9 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
             _ = orders.recv() => break,
         }
         let handle = handles[random.index(handles.len())].clone();
+        if random.percent(TRAPPED) {
+            calls.spawn(handle.clone().call_the_stranger());
+        }
         let plans = match random.percent(BURSTS) {
             true => Plan::burst(&mut random),
             false => vec![Plan::any(&mut random)],
@@ -165,6 +172,8 @@ impl Plan {
 struct Handle {
     name: String,
     client: TortureClient,
+    /// Of a stranger's queue.
+    trap: TortureClient,
     broker: Broker,
     journal: Arc<Journal>,
 }
@@ -183,6 +192,18 @@ impl Handle {
             self.call_at_once(Plan::fresh_burst(Method::Write)).await;
             sleep(PAUSE).await;
         }
+    }
+
+    /// Calls the stranger, and does not care what comes of it.
+    async fn call_the_stranger(self) {
+        let job = Job {
+            call: "none".to_owned(),
+            work_ms: 0,
+            ending: Ending::Answer,
+            payload: Vec::new().into(),
+            wanted: 0,
+        };
+        let _ = self.trap.write(&job).timeout(Duration::from_secs(1)).await;
     }
 
     async fn call_at_once(&self, plans: Vec<Plan>) {

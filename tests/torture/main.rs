@@ -59,6 +59,8 @@ async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
     let incidents = run_the_plan(&scene, args).await?;
     let healed = history::now();
     println!("torture: all is healed; waiting for the last calls");
+    let hostile = scene.end_of_stranger();
+    println!("torture: a stranger sent {hostile} messages");
     let trace = scene.trace().await?;
     timeout(ENDING_LIMIT, scene.calm_down())
         .await

@@ -228,6 +228,7 @@ mod tests {
             callers: 2,
             workers: 3,
             rate: 30,
+            stranger: true,
         })
     }
 

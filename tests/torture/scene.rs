@@ -7,6 +7,7 @@ use std::sync::{Mutex as Guard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use rpc_tests::hostile::Hostile;
 use rpc_tests::proxy::Proxy;
 use rpc_tests::rabbit::Node;
 use rpc_tests::trace::Trace;
@@ -19,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::args::{Args, Seat};
 use crate::plan::{self, Member};
-use crate::service::QUEUE;
+use crate::service::{QUEUE, TRAP};
 use crate::worker::UNFINISHED;
 
 /// In seconds. Shorter than the runtime's own, so that a run of a minute sees it at work.
@@ -37,6 +38,7 @@ pub(crate) struct Scene {
     broker: Mutex<()>,
     workers: Vec<Place>,
     callers: Vec<Place>,
+    stranger: Guard<Option<Hostile>>,
     /// What went wrong beside the calls.
     complaints: Guard<Vec<String>>,
 }
@@ -68,6 +70,10 @@ impl Scene {
         // A durable queue that was just declared might be lost with the broker, and a call be told that there is none.
         until_declared(&node).await?;
         node.flush().await?;
+        let stranger = match args.stranger {
+            true => Some(Hostile::start(node.url(), QUEUE, TRAP, args.seed).await?),
+            false => None,
+        };
         let mut callers = Vec::new();
         for index in 0..args.callers {
             callers.push(place(&node, &folder, args, Member::Caller(index)).await?);
@@ -79,6 +85,7 @@ impl Scene {
             broker: Mutex::new(()),
             workers,
             callers,
+            stranger: Guard::new(stranger),
             complaints: Guard::default(),
         })
     }
@@ -152,6 +159,12 @@ impl Scene {
             }
         }
         Ok(())
+    }
+
+    /// Has the stranger go, and returns how many messages it has sent.
+    pub(crate) fn end_of_stranger(&self) -> usize {
+        let mut stranger = self.stranger.lock().unwrap_or_else(PoisonError::into_inner);
+        stranger.take().map_or(0, |stranger| stranger.sent())
     }
 
     /// Has the broker count what is published from now on.

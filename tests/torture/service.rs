@@ -11,6 +11,9 @@ use crate::history::{Journal, Record, now};
 
 pub(crate) const QUEUE: &str = "torture";
 
+/// That of a stranger, who answers as it likes.
+pub(crate) const TRAP: &str = "torture-trap";
+
 /// That of packed calls.
 pub(crate) const PACKED: &str = "torture.packed";
 
