@@ -402,7 +402,12 @@ fn route_alone(pending: &Pending, message: Message) -> bool {
 }
 
 /// Fails the calls that a malformed reply answers. Returns how many replies nobody waits for.
-fn route_malformed(pending: &Pending, message: &Message, malformed: Malformed, is_packed: bool) -> usize {
+pub(super) fn route_malformed(
+    pending: &Pending,
+    message: &Message,
+    malformed: Malformed,
+    is_packed: bool,
+) -> usize {
     pending.malformed(malformed);
     let ids: Vec<_> = match is_packed {
         true => match unpack::<PackedAnswer>(&message.body) {

@@ -233,12 +233,13 @@ mod tests {
 
     use super::super::destination::Destination;
     use super::super::limiter::{Limiter, WhenFull};
+    use super::super::link::route_malformed;
     use super::super::slot::News;
     use super::*;
     use crate::call::Arguments;
     use crate::describe::{MethodDescriptor, ServiceDescriptor};
     use crate::headers::Headers;
-    use crate::protocol::{Property, ReplyKind, ShortStr};
+    use crate::protocol::{Property, ReplyKind, ShortStr, pack};
     use crate::transport::{Published, Receipt};
 
     fn reply(text: &'static str) -> Message {
@@ -344,6 +345,43 @@ mod tests {
         assert!(matches!(reply, Some(Err(BadReply::Malformed(_)))), "{reply:?}");
         assert!(pending.complete(calls[1].id(), self::reply("other"), None));
         assert_eq!(answered(&calls[1]).await.body, "other");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_malformed_batch_of_replies_fails_the_calls_that_it_answers() {
+        let pending = Pending::default();
+        let calls = [call(), call(), call()];
+        let _tickets = [0, 1, 2].map(|n: usize| pending.enter(&calls[n]));
+        let answer = |id| PackedAnswer {
+            id,
+            kind: ReplyKind::Result,
+            body: "1".into(),
+            wanted: 0,
+            headers: Headers::default(),
+        };
+        let answers = [
+            answer(calls[0].id()),
+            answer(Uuid::new_v4()),
+            answer(calls[1].id()),
+        ];
+        let malformed = Malformed::DeepHeaders;
+        let batch = |body| Message {
+            body,
+            ..Message::default()
+        };
+        assert_eq!(
+            route_malformed(&pending, &batch(pack(&answers)), malformed, true),
+            1
+        );
+        assert_eq!(
+            route_malformed(&pending, &batch("nonsense".into()), malformed, true),
+            1
+        );
+        for call in &calls[..2] {
+            let reply = call.reply(pin!(sleep(Duration::from_secs(1)))).await;
+            assert!(matches!(reply, Some(Err(BadReply::Malformed(_)))), "{reply:?}");
+        }
+        assert!(pending.complete(calls[2].id(), reply("other"), None));
     }
 
     #[test]
