@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use rpc_runtime::{BrokerError, CallError, Executed, FaultCode, InvalidDescription};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::output::one_line;
 
@@ -58,7 +58,7 @@ pub(crate) enum Failure {
 
     /// No source: it is no error itself, as the method's own is a mere value.
     #[error("the call failed")]
-    Call(Box<CallError<Value>>),
+    Call(Box<CallError<String>>),
 
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -68,8 +68,8 @@ pub(crate) enum Failure {
     Output(#[source] io::Error),
 }
 
-impl From<CallError<Value>> for Failure {
-    fn from(error: CallError<Value>) -> Self {
+impl From<CallError<String>> for Failure {
+    fn from(error: CallError<String>) -> Self {
         match error {
             // Whatever it was that could not be sent.
             CallError::Broker {
@@ -113,8 +113,8 @@ impl Failure {
         self.outcome() != Outcome::Done
     }
 
-    /// The method's own error.
-    fn of_method(&self) -> Option<&Value> {
+    /// The method's own error, as JSON.
+    fn of_method(&self) -> Option<&str> {
         match self {
             Self::Call(error) => match &**error {
                 CallError::Service(error) => Some(error),
@@ -163,11 +163,8 @@ impl Failure {
     }
 
     /// For programs.
-    pub(crate) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> String {
         let mut json = json!({"failure": self.message(), "exit_code": self.outcome() as u8});
-        if let Some(error) = self.of_method() {
-            json["error"] = error.clone();
-        }
         if let Self::Call(error) = self {
             json["executed"] = executed(error.executed()).into();
             if let CallError::Fault(fault) = &**error {
@@ -177,11 +174,16 @@ impl Failure {
         if let Some(hint) = self.hint() {
             json["hint"] = hint.into();
         }
-        json
+        let json = json.to_string();
+        match (self.of_method(), json.strip_prefix('{')) {
+            // As it is: a value of `serde_json` would round its numbers.
+            (Some(error), Some(rest)) => format!("{{\"error\":{error},{rest}"),
+            _ => json,
+        }
     }
 }
 
-fn chain_of_call(error: &CallError<Value>) -> String {
+fn chain_of_call(error: &CallError<String>) -> String {
     // It is no error itself, as the method's own is a mere value.
     let source: Option<&(dyn Error + 'static)> = match error {
         CallError::TimedOut { source, .. } => source.as_ref().map(|source| source as _),
@@ -207,7 +209,7 @@ fn chain(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String
     text
 }
 
-fn of_call(error: &CallError<Value>) -> Outcome {
+fn of_call(error: &CallError<String>) -> Outcome {
     match error {
         CallError::Service(_) | CallError::ServiceText(_) => Outcome::Negative,
         CallError::Encode(_) | CallError::Invalid { .. } | CallError::TooLarge { .. } => Outcome::Unusable,
@@ -226,7 +228,7 @@ pub(crate) fn executed(executed: Executed) -> &'static str {
     }
 }
 
-fn hint_of_call(error: &CallError<Value>) -> Option<&'static str> {
+fn hint_of_call(error: &CallError<String>) -> Option<&'static str> {
     Some(match error {
         CallError::NoServer { .. } => {
             "no worker was ever started for it on this virtual host: start one, or see what there is with `rpc list`"
@@ -293,10 +295,15 @@ fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use rpc_runtime::Fault;
+    use serde_json::Value;
 
     use super::*;
 
-    fn call(error: CallError<Value>) -> Failure {
+    fn json_of(failure: &Failure) -> Value {
+        serde_json::from_str(&failure.json()).unwrap()
+    }
+
+    fn call(error: CallError<String>) -> Failure {
         Failure::Call(Box::new(error))
     }
 
@@ -311,7 +318,7 @@ mod tests {
             })
         };
         for (failure, outcome) in [
-            (call(CallError::Service(json!(1))), Outcome::Negative),
+            (call(CallError::Service("1".to_owned())), Outcome::Negative),
             (call(CallError::ServiceText("x".into())), Outcome::Negative),
             (call(CallError::NoServer { queue: "q".into() }), Outcome::NotRun),
             (fault(FaultCode::BadRequest), Outcome::NotRun),
@@ -343,7 +350,7 @@ mod tests {
             "rpc: the worker answered with a fault: bad_request: missing field `id`\n     see its arguments with `rpc describe`"
         );
         assert_eq!(
-            failure.json(),
+            json_of(&failure),
             json!({
                 "failure": "the worker answered with a fault: bad_request: missing field `id`",
                 "exit_code": 3,
@@ -356,12 +363,14 @@ mod tests {
 
     #[test]
     fn the_methods_own_error_is_json() {
-        let failure = call(CallError::Service(json!({"UnknownUser": {"id": "x"}})));
+        let failure = call(CallError::Service(r#"{"UnknownUser":{"id":"x"}}"#.to_owned()));
         assert_eq!(
             failure.text(),
             "rpc: the method failed with its own error\n{\"UnknownUser\":{\"id\":\"x\"}}"
         );
-        assert_eq!(failure.json()["error"], json!({"UnknownUser": {"id": "x"}}));
-        assert_eq!(failure.json()["executed"], "yes");
+        assert_eq!(json_of(&failure)["error"], json!({"UnknownUser": {"id": "x"}}));
+        assert_eq!(json_of(&failure)["executed"], "yes");
+        let large = call(CallError::Service(u128::MAX.to_string()));
+        assert!(large.json().contains(&format!("\"error\":{},", u128::MAX)));
     }
 }

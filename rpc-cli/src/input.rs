@@ -1,9 +1,10 @@
 //! What commands read: arguments, files, standard input.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde::de::IgnoredAny;
 
 use crate::failure::Failure;
 
@@ -36,23 +37,24 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     }
 }
 
-/// Reads the arguments of a call: JSON itself, `-` for standard input, `@FILE` for a file; an empty map where there is nothing.
-pub(crate) fn arguments(given: Option<&str>) -> Result<Value, Failure> {
+/// Reads the arguments of a call, as JSON: JSON itself, `-` for standard input, `@FILE` for a file; an empty map where there is nothing.
+///
+/// They stay text, which keeps their numbers exact.
+pub(crate) fn arguments(given: Option<&str>) -> Result<String, Failure> {
     let (what, text) = match given {
-        None => return Ok(Value::Object(Map::new())),
+        None => return Ok("{}".to_owned()),
         Some("-") => ("what standard input has".to_owned(), read(Path::new("-"))?),
         Some(given) => match given.strip_prefix('@') {
             Some(path) => (format!("what {path} has"), read(Path::new(path))?),
             None => (format!("the argument {given}"), given.to_owned()),
         },
     };
-    let value = serde_json::from_str(&text).map_err(|source| Failure::NoJson {
-        what: what.clone(),
-        source,
-    })?;
-    match value {
-        Value::Object(_) | Value::Array(_) => Ok(value),
-        _ => Err(Failure::usage(
+    if let Err(source) = serde_json::from_str::<IgnoredAny>(&text) {
+        return Err(Failure::NoJson { what, source });
+    }
+    match text.trim_start().starts_with(['{', '[']) {
+        true => Ok(text),
+        false => Err(Failure::usage(
             format!("{what} is neither a JSON object nor an array"),
             "arguments go by name, '{\"id\": \"user:12345\"}', or in their order, '[\"user:12345\"]'",
         )),
@@ -60,10 +62,22 @@ pub(crate) fn arguments(given: Option<&str>) -> Result<Value, Failure> {
 }
 
 /// Reads arguments that were given one by one, as `name=value`: the value is JSON where it can be read as that, and else text.
-pub(crate) fn named_arguments(given: &[(String, String)]) -> Value {
-    let value = |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
-    let arguments = given.iter().map(|(name, text)| (name.clone(), value(text)));
-    Value::Object(arguments.collect())
+/// The last one counts where a name is given twice.
+pub(crate) fn named_arguments(given: &[(String, String)]) -> String {
+    let value = |text: &str| match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => text.to_owned(),
+        Err(_) => json_text(text),
+    };
+    let arguments: BTreeMap<_, _> = given.iter().map(|(name, text)| (name, value(text))).collect();
+    let entries = arguments
+        .iter()
+        .map(|(name, value)| format!("{}:{value}", json_text(name)));
+    format!("{{{}}}", entries.collect::<Vec<_>>().join(","))
+}
+
+/// A text as JSON.
+fn json_text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 /// Splits `name=value`.
@@ -121,15 +135,13 @@ impl<'a> Words<'a> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn arguments_are_an_object_or_an_array() {
-        assert_eq!(arguments(None).unwrap(), json!({}));
-        assert_eq!(arguments(Some("{\"id\": 1}")).unwrap(), json!({"id": 1}));
-        assert_eq!(arguments(Some("[1]")).unwrap(), json!([1]));
+        assert_eq!(arguments(None).unwrap(), "{}");
+        assert_eq!(arguments(Some("{\"id\": 1}")).unwrap(), "{\"id\": 1}");
+        assert_eq!(arguments(Some("[1]")).unwrap(), "[1]");
         for bad in ["user:1", "{id: 1}", "7", "{} {}", "@/nowhere/at/all"] {
             let failure = arguments(Some(bad)).unwrap_err();
             assert_eq!(failure.outcome() as u8, 2, "{bad}");
@@ -149,7 +161,7 @@ mod tests {
         let given: Vec<_> = given.into_iter().map(|given| pair(given).unwrap()).collect();
         assert_eq!(
             named_arguments(&given),
-            json!({"id": "user:1", "n": 7, "quoted": "7", "empty": "", "list": [1, 2], "equation": "a=b"})
+            r#"{"empty":"","equation":"a=b","id":"user:1","list":[1, 2],"n":7,"quoted":"7"}"#
         );
         assert!(pair("id").is_err() && pair("=1").is_err());
     }

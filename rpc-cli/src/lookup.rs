@@ -6,7 +6,6 @@ use clap::Args;
 use rpc_runtime::describe::ServiceDescription;
 use rpc_runtime::discovery::{Discovered, FoundService, WorkerClient, WorkerDescription};
 use rpc_runtime::{Broker, CallError, Chain, Fault, FaultCode};
-use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::output::{Output, one_line};
@@ -158,7 +157,7 @@ fn cannot_describe(queue: &str, error: CallError) -> Failure {
             ),
             "it is of another kind: `rpc call --undescribed` calls it all the same",
         ),
-        CallError::Fault(fault) => Failure::from(CallError::<Value>::Fault(fault)),
+        CallError::Fault(fault) => Failure::from(CallError::<String>::Fault(fault)),
         other => not_found(
             format!(
                 "the workers on queue {queue:?} cannot be asked: {}",

@@ -37,6 +37,14 @@ impl Output {
         self.raw(&format!("{}\n", to_json(value, is_pretty)?))
     }
 
+    /// Prints compact JSON, like [`value`](Self::value). Its numbers stay as they are.
+    pub(crate) fn json_text(&self, json: &str) -> Result<(), Failure> {
+        match self.is_terminal && !self.json {
+            true => self.raw(&format!("{}\n", clean(&pretty(json)))),
+            false => self.raw(&format!("{}\n", clean(json))),
+        }
+    }
+
     /// Prints a value as JSON for people, whoever reads it.
     pub(crate) fn document(&self, value: &impl Serialize) -> Result<(), Failure> {
         self.raw(&format!("{}\n", to_json(value, !self.json)?))
@@ -64,7 +72,7 @@ impl Output {
     pub(crate) fn fail(&self, failure: &Failure) {
         if failure.is_worth_telling() {
             let told = match self.json {
-                true => failure.json().to_string(),
+                true => failure.json(),
                 false => failure.text(),
             };
             self.to_stderr(&told);
@@ -84,6 +92,53 @@ fn to_json(value: &impl Serialize, is_pretty: bool) -> Result<String, Failure> {
     };
     json.map(|json| clean(&json))
         .map_err(|error| Failure::Output(error.into()))
+}
+
+/// Compact JSON on several lines, as `serde_json` writes it.
+fn pretty(json: &str) -> String {
+    let mut pretty = String::with_capacity(2 * json.len());
+    let (mut depth, mut in_text, mut is_escaped) = (0usize, false, false);
+    let mut characters = json.chars().peekable();
+    while let Some(character) = characters.next() {
+        if in_text {
+            in_text = is_escaped || character != '"';
+            is_escaped = character == '\\' && !is_escaped;
+            pretty.push(character);
+            continue;
+        }
+        match character {
+            '{' | '[' => {
+                pretty.push(character);
+                match characters.next_if(|next| matches!(next, '}' | ']')) {
+                    Some(end) => pretty.push(end),
+                    None => {
+                        depth += 1;
+                        new_line(&mut pretty, depth);
+                    }
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                new_line(&mut pretty, depth);
+                pretty.push(character);
+            }
+            ',' => {
+                pretty.push(',');
+                new_line(&mut pretty, depth);
+            }
+            ':' => pretty.push_str(": "),
+            other => {
+                in_text = other == '"';
+                pretty.push(other);
+            }
+        }
+    }
+    pretty
+}
+
+fn new_line(text: &mut String, depth: usize) {
+    text.push('\n');
+    text.extend(std::iter::repeat_n("  ", depth));
 }
 
 /// The text with control characters escaped as JSON has them, but for the ends of lines: what a worker says may not steer the terminal.
@@ -121,6 +176,16 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+
+    #[test]
+    fn json_is_pretty_as_serde_json_has_it() {
+        let value = json!({
+            "text": "a{\"b\\\",:[]}", "none": [{}, []], "deep": [[1, {"x": null}], "\\", true], "float": 1.5e-7
+        });
+        let expected = serde_json::to_string_pretty(&value).unwrap();
+        assert_eq!(pretty(&value.to_string()), expected);
+        assert_eq!(pretty(&u128::MAX.to_string()), u128::MAX.to_string());
+    }
 
     #[test]
     fn no_worker_steers_the_terminal() {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use clap::Args;
 use rpc_runtime::describe::ServiceDescription;
 use rpc_runtime::{Broker, CallError, DynamicClient};
-use serde_json::Value;
 
 use self::load::Load;
 use self::pace::Pace;
@@ -95,7 +94,7 @@ impl Bench {
         &self,
         broker: &Broker,
         words: &Words<'_>,
-        arguments: Value,
+        arguments: String,
         output: &Output,
     ) -> Result<Report, Failure> {
         let service = lookup::service(broker, &self.place, words.service, Some(words.method), output).await?;

@@ -1,11 +1,12 @@
 //! `rpc call`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use rpc_runtime::describe::{ArgumentDescription, MethodDescription, ServiceDescription};
 use rpc_runtime::{Broker, Codec, DynamicClient};
-use serde_json::Value;
+use serde::de::IgnoredAny;
 
 use crate::cli::Options;
 use crate::connection::{close, connect};
@@ -87,7 +88,7 @@ impl Whom {
         Words::new(&words, has_queue)
     }
 
-    pub(crate) fn arguments(&self, words: &Words<'_>) -> Result<Value, Failure> {
+    pub(crate) fn arguments(&self, words: &Words<'_>) -> Result<String, Failure> {
         match (words.arguments, self.args.is_empty()) {
             (given, true) => input::arguments(given),
             (None, false) => Ok(input::named_arguments(&self.args)),
@@ -140,7 +141,7 @@ impl Call {
         let called = self.call(&broker, &words, arguments, output).await;
         close(&broker).await;
         if let Some(result) = called? {
-            output.value(&result)?;
+            output.json_text(&result)?;
         }
         Ok(Outcome::Done)
     }
@@ -150,9 +151,9 @@ impl Call {
         &self,
         broker: &Broker,
         words: &Words<'_>,
-        arguments: Value,
+        arguments: String,
         output: &Output,
-    ) -> Result<Option<Value>, Failure> {
+    ) -> Result<Option<String>, Failure> {
         let service = match (&self.place.queue, self.undescribed) {
             (Some(queue), true) => undescribed(queue, words, &arguments)?,
             _ => lookup::service(broker, &self.place, words.service, Some(words.method), output).await?,
@@ -164,7 +165,7 @@ impl Call {
         let client = DynamicClient::builder(broker, service)?
             .codec(self.how.codec.into())
             .build();
-        let mut call = client.call(words.method, arguments);
+        let mut call = client.call_json(words.method, &arguments);
         if let Some(timeout) = self.how.timeout {
             call = call.timeout(timeout);
         }
@@ -180,8 +181,8 @@ impl Call {
 }
 
 /// A service of which nothing is known but what it is called with.
-fn undescribed(queue: &str, words: &Words<'_>, arguments: &Value) -> Result<ServiceDescription, Failure> {
-    let Value::Object(arguments) = arguments else {
+fn undescribed(queue: &str, words: &Words<'_>, arguments: &str) -> Result<ServiceDescription, Failure> {
+    let Ok(arguments) = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(arguments) else {
         return Err(Failure::usage(
             "arguments in their order need the description, which has their names",
             "give them by name with `--undescribed`: '{\"id\": \"user:12345\"}'",

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use rpc_runtime::{Broker, Server, service};
 use rpc_tests::programs::text;
 use rpc_tests::python;
 use rpc_tests::rabbit::Vhost;
@@ -9,7 +10,7 @@ use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
 use serde_json::{Value, json};
 
-use crate::program::{directory_server, library, program, rpc, rpc_with_input};
+use crate::program::{Printed, directory_server, library, program, rpc, rpc_with_input};
 
 #[tokio::test]
 async fn call_works_against_the_example_however_arguments_are_given() {
@@ -107,6 +108,65 @@ async fn whatever_a_method_takes_and_returns_is_json() {
     ] {
         let called = rpc(&vhost, &[&["call", "--queue", "books"], arguments].concat()).await;
         assert_eq!(called.result(), printed, "{arguments:?}");
+    }
+}
+
+#[service(queue = "sums")]
+trait Sums {
+    async fn wide(&self, unsigned: u128, signed: i128) -> Result<(u128, i128), u128>;
+}
+
+struct Sum;
+
+impl Sums for Sum {
+    async fn wide(&self, unsigned: u128, signed: i128) -> Result<(u128, i128), u128> {
+        match signed {
+            0 => Err(unsigned),
+            signed => Ok((unsigned, signed)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn integers_are_exact_however_large_they_are() {
+    const MAX: &str = "340282366920938463463374607431768211455";
+    const MIN: &str = "-170141183460469231731687303715884105728";
+    let vhost = Vhost::new().await;
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    let server = Server::new(&broker).serve(SumsServer::new(Sum)).start();
+    let _server = server.await.unwrap();
+    async fn call(vhost: &Vhost, arguments: &[&str]) -> Printed {
+        rpc(vhost, &[&["call", "Sums", "wide"], arguments].concat()).await
+    }
+
+    let by_name = format!("{{\"unsigned\": {MAX}, \"signed\": {MIN}}}");
+    let (unsigned, signed) = (format!("unsigned={MAX}"), format!("signed={MIN}"));
+    for arguments in [&[by_name.as_str()][..], &["--arg", &unsigned, "--arg", &signed]] {
+        let called = call(&vhost, arguments).await;
+        assert_eq!(called.result(), format!("[{MAX},{MIN}]\n"), "{arguments:?}");
+    }
+    // MessagePack has no integers of this size: they are text there.
+    let called = call(&vhost, &[&by_name, "--codec", "msgpack"]).await;
+    assert_eq!(called.result(), format!("[\"{MAX}\",\"{MIN}\"]\n"));
+    let called = call(&vhost, &["[7, -7]", "--codec", "msgpack"]).await;
+    assert_eq!(called.result(), "[7,-7]\n");
+
+    // The method's own error, too.
+    let failing = format!("[{MAX}, 0]");
+    let failed = call(&vhost, &[&failing]).await;
+    assert_eq!(
+        failed.failure(1),
+        format!("rpc: the method failed with its own error\n{MAX}\n")
+    );
+    let failed = call(&vhost, &[&failing, "--json"]).await;
+    assert!(failed.failure(1).contains(&format!("\"error\":{MAX},")));
+
+    // What does not fit is refused, in each codec.
+    for codec in ["json", "msgpack"] {
+        for beyond in ["[340282366920938463463374607431768211456, 1]", "[-1, 1]"] {
+            let failed = call(&vhost, &[beyond, "--codec", codec]).await;
+            assert_ne!(failed.code, 0, "{beyond} {codec}");
+        }
     }
 }
 

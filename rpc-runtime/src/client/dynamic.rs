@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::exact::Exact;
 use super::interned::{InvalidDescription, intern};
-use super::untyped::Untyped;
-use super::{Client, ClientBuilder, Road, Wrap, no_result, unreadable};
+use super::{Client, ClientBuilder, Road, Slot, Wrap, no_result, unreadable};
 use crate::broker::Broker;
 use crate::call::{Call, Unplannable};
 use crate::codec::{Codec, EncodeError};
@@ -78,7 +78,7 @@ impl DynamicClient {
     /// The same, with options.
     ///
     /// Unless told otherwise, requests are in JSON: what JSON cannot say exactly, such as bytes, is then the worker's to translate. In
-    /// MessagePack, bytes come as arrays of numbers, and numbers of more than 64 bits as bytes; in plain text, each result is a text.
+    /// MessagePack, bytes come as arrays of numbers, and integers of more than 64 bits as text; in plain text, each result is a text.
     ///
     /// # Errors
     ///
@@ -116,18 +116,41 @@ impl DynamicClient {
     /// # Errors
     ///
     /// The call fails with [`CallError::NotDescribed`] where the description has no such method, and with [`CallError::Encode`] where the
-    /// arguments are not those of the method.
+    /// arguments are not those of the method. It fails with [`CallError::BadReply`] if the answer has a number that a `Value` would
+    /// round, such as a large `u128`: [`call_json`](Self::call_json) returns these.
     pub fn call(&self, method: &str, arguments: impl Serialize) -> Call<Value, Value> {
+        let arguments = || Ok(Exact::from_json(&Codec::Json.encode(&arguments)?)?);
+        Call::new(
+            self.client.route.clone(),
+            self.plan(method, arguments),
+            read_as::<Value>,
+        )
+    }
+
+    /// As [`call`](Self::call), with arguments and answer as the text of JSON. Numbers are exact, however many digits they have.
+    pub fn call_json(&self, method: &str, arguments: &str) -> Call<String, String> {
+        let arguments = || Ok(Exact::from_json(arguments.as_bytes())?);
+        Call::new(
+            self.client.route.clone(),
+            self.plan(method, arguments),
+            read_as::<String>,
+        )
+    }
+
+    fn plan(
+        &self,
+        method: &str,
+        arguments: impl FnOnce() -> Result<Exact, Cause>,
+    ) -> Result<Arc<Slot>, Unplannable> {
         let described = self.description.method(method);
         let Some((described, descriptor)) = described.zip(self.service.method(method)) else {
             let method = method.to_owned();
-            let unplannable = Err(Unplannable::NotDescribed { method });
-            return Call::new(self.client.route.clone(), unplannable, read);
+            return Err(Unplannable::NotDescribed { method });
         };
-        let plan = self.client.plan(descriptor, |codec| {
-            encode(described, arguments, codec).map_err(|source| EncodeError::new(codec, source))
-        });
-        Call::new(self.client.route.clone(), plan, read)
+        self.client.plan(descriptor, |codec| {
+            let encoded = arguments().and_then(|arguments| encode(described, arguments, codec));
+            encoded.map_err(|source| EncodeError::new(codec, source))
+        })
     }
 }
 
@@ -174,42 +197,45 @@ impl fmt::Display for Names<'_> {
 }
 
 /// Writes a method's arguments.
-fn encode(method: &MethodDescription, arguments: impl Serialize, codec: Codec) -> Result<Bytes, Cause> {
-    let arguments = by_name(method, serde_json::to_value(arguments)?)?;
-    if codec != Codec::Text {
-        return Ok(codec.encode(&arguments)?);
+fn encode(method: &MethodDescription, arguments: Exact, codec: Codec) -> Result<Bytes, Cause> {
+    let arguments = by_name(method, arguments)?;
+    match codec {
+        Codec::Json => return Ok(Exact::Object(arguments).to_json()),
+        Codec::MessagePack => return Ok(codec.encode(&Exact::Object(arguments))?),
+        Codec::Text => {}
     }
     match (method.arguments.len(), arguments.into_iter().next()) {
         (0, _) => Ok(Bytes::new()),
         (1, None) => Err(ArgumentsError::Missing.into()),
-        (1, Some((_, Value::Null))) => Err(ArgumentsError::Null.into()),
+        (1, Some((_, Exact::Null))) => Err(ArgumentsError::Null.into()),
+        (1, Some((_, Exact::Number(number)))) => Ok(Bytes::from(number)),
         (1, Some((_, argument))) => Ok(codec.encode(&argument)?),
         (count, _) => Err(ArgumentsError::TooManyForText(count).into()),
     }
 }
 
-/// The arguments as a map.
-fn by_name(method: &MethodDescription, arguments: Value) -> Result<Map<String, Value>, ArgumentsError> {
+/// The arguments as the entries of a map.
+fn by_name(method: &MethodDescription, arguments: Exact) -> Result<Vec<(String, Exact)>, ArgumentsError> {
     let known = || {
         let names = method.arguments.iter().map(|argument| argument.name.clone());
         names.collect()
     };
     match arguments {
-        Value::Null => Ok(Map::new()),
-        Value::Array(values) if values.len() > method.arguments.len() => Err(ArgumentsError::TooMany {
+        Exact::Null => Ok(Vec::new()),
+        Exact::Array(values) if values.len() > method.arguments.len() => Err(ArgumentsError::TooMany {
             given: values.len(),
             known: known(),
         }),
-        Value::Array(values) => {
+        Exact::Array(values) => {
             let names = method.arguments.iter().map(|argument| argument.name.clone());
             Ok(names.zip(values).collect())
         }
-        Value::Object(values) => {
+        Exact::Object(values) => {
             let is_known = |name: &String| {
                 let mut all = method.arguments.iter();
                 all.any(|argument| argument.name == *name || argument.aliases.contains(name))
             };
-            match values.keys().find(|name| !is_known(name)) {
+            match values.iter().map(|(name, _)| name).find(|name| !is_known(name)) {
                 Some(name) => Err(ArgumentsError::Unknown {
                     name: name.clone(),
                     known: known(),
@@ -217,11 +243,28 @@ fn by_name(method: &MethodDescription, arguments: Value) -> Result<Map<String, V
                 None => Ok(values),
             }
         }
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => Err(ArgumentsError::NotArguments),
+        Exact::Bool(_) | Exact::Number(_) | Exact::Text(_) => Err(ArgumentsError::NotArguments),
     }
 }
 
-fn read(reply: Reply) -> Result<Value, CallError<Value>> {
+/// What an answer is returned as.
+trait FromExact: Sized {
+    fn from_exact(value: Exact) -> Result<Self, Cause>;
+}
+
+impl FromExact for Value {
+    fn from_exact(value: Exact) -> Result<Self, Cause> {
+        Ok(value.into_value()?)
+    }
+}
+
+impl FromExact for String {
+    fn from_exact(value: Exact) -> Result<Self, Cause> {
+        Ok(value.to_string())
+    }
+}
+
+fn read_as<T: FromExact>(reply: Reply) -> Result<T, CallError<T>> {
     match reply.kind {
         ReplyKind::Result => read_value(&reply),
         ReplyKind::Error if reply.codec == Codec::Text => {
@@ -233,18 +276,19 @@ fn read(reply: Reply) -> Result<Value, CallError<Value>> {
     }
 }
 
-fn read_value(reply: &Reply) -> Result<Value, CallError<Value>> {
-    match reply.codec {
+fn read_value<T: FromExact>(reply: &Reply) -> Result<T, CallError<T>> {
+    let value = match reply.codec {
         // Whether it is a number is not to be seen.
         Codec::Text => match std::str::from_utf8(&reply.body) {
-            Ok(text) => Ok(Value::from(text)),
-            Err(error) => Err(unreadable(error)),
+            Ok(text) => Exact::Text(text.to_owned()),
+            Err(error) => return Err(unreadable(error)),
         },
-        codec => match codec.decode_reply::<Untyped>(&reply.body) {
-            Ok(Untyped(value)) => Ok(value),
-            Err(error) => Err(no_result(reply, error)),
+        codec => match Exact::from_reply(codec, &reply.body) {
+            Ok(value) => value,
+            Err(error) => return Err(no_result(reply, error)),
         },
-    }
+    };
+    T::from_exact(value).map_err(unreadable)
 }
 
 #[cfg(test)]
@@ -262,15 +306,19 @@ mod tests {
         method
     }
 
+    fn exact(value: Value) -> Exact {
+        Exact::from_json(value.to_string().as_bytes()).unwrap()
+    }
+
     fn json_of(method: &MethodDescription, arguments: Value) -> Result<Value, String> {
-        match encode(method, arguments, Codec::Json) {
+        match encode(method, exact(arguments), Codec::Json) {
             Ok(body) => Ok(serde_json::from_slice(&body).unwrap()),
             Err(error) => Err(error.to_string()),
         }
     }
 
     fn text_of(method: &MethodDescription, arguments: Value) -> Result<String, String> {
-        match encode(method, arguments, Codec::Text) {
+        match encode(method, exact(arguments), Codec::Text) {
             Ok(body) => Ok(String::from_utf8(body.to_vec()).unwrap()),
             Err(error) => Err(Chain(&*error).to_string()),
         }

@@ -14,6 +14,7 @@ use tower_layer::{Identity, Stack};
 mod caller;
 mod destination;
 mod dynamic;
+mod exact;
 mod fate;
 mod in_process;
 mod interned;
@@ -23,7 +24,6 @@ mod outbox;
 mod pending;
 mod progress;
 mod slot;
-mod untyped;
 
 pub(crate) use caller::{CallPlan, Caller, CallerOptions, TimeLimit};
 use destination::Destination;

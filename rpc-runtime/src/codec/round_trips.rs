@@ -395,3 +395,81 @@ fn a_type_with_a_compact_form_is_text() {
     assert_eq!(&Codec::MessagePack.encode(&addr).unwrap()[..], b"\xa9127.0.0.1");
     assert_eq!(&Codec::Json.encode(&addr).unwrap()[..], b"\"127.0.0.1\"");
 }
+
+/// Numbers of `serde_json` are structs of a private form if an application enables its feature `arbitrary_precision`.
+mod numbers_of_serde_json {
+    use serde_json::{Number, Value, json};
+
+    use super::*;
+    use crate::codec::numbers::ARBITRARY_PRECISION;
+
+    #[test]
+    fn the_feature_is_recognised() {
+        let number: Number = serde_json::from_str("1.10").unwrap();
+        assert_eq!(number.to_string() == "1.10", ARBITRARY_PRECISION);
+    }
+
+    #[test]
+    fn are_numbers_on_the_wire() {
+        let value = json!({"n": [0, -1, u64::MAX, i64::MIN, 0.5, 1e300, -0.0]});
+        assert_eq!(
+            &Codec::Json.encode(&value).unwrap()[..],
+            br#"{"n":[0,-1,18446744073709551615,-9223372036854775808,0.5,1e+300,-0.0]}"#
+        );
+        assert_eq!(
+            &Codec::MessagePack.encode(&value).unwrap()[..],
+            b"\x81\xa1n\x97\x00\xff\xcf\xff\xff\xff\xff\xff\xff\xff\xff\xd3\x80\0\0\0\0\0\0\0\
+              \xcb\x3f\xe0\0\0\0\0\0\0\xcb\x7e\x37\xe4\x3c\x88\x00\x75\x9c\xcb\x80\0\0\0\0\0\0\0"
+        );
+    }
+
+    #[test]
+    fn come_back_as_they_were() {
+        round_trip(json!({"n": [0, -1, u64::MAX, i64::MIN, 0.5, 1e300, -0.0], "deep": {"x": [[1.5]]}}));
+        // However they were written.
+        let sent: Value = serde_json::from_str("[1.10, 1e2, 0.0, 12E-1]").unwrap();
+        let body = Codec::Json.encode(&sent).unwrap();
+        assert_eq!(&body[..], b"[1.1,100.0,0.0,1.2]");
+        assert_eq!(
+            Codec::Json.decode::<Value>(b"[1.10, 1e2, 0.0, 12E-1]").unwrap(),
+            json!([1.1, 100.0, 0.0, 1.2])
+        );
+    }
+
+    #[test]
+    fn are_numbers_to_types_that_serde_buffers() {
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[serde(untagged)]
+        enum Any {
+            Number(f64),
+            Value(Value),
+        }
+
+        let read = |text: &str| Codec::Json.decode::<Any>(text.as_bytes()).unwrap();
+        assert_eq!(read("1.5"), Any::Number(1.5));
+        assert_eq!(read("7"), Any::Number(7.0));
+        assert_eq!(
+            read(r#"{"x": 1.5, "y": 2}"#),
+            Any::Value(json!({"x": 1.5, "y": 2}))
+        );
+        assert_eq!(read("{}"), Any::Value(json!({})));
+        let body = Codec::MessagePack.encode(&json!(1.5)).unwrap();
+        assert_eq!(Codec::MessagePack.decode::<Any>(&body).unwrap(), Any::Number(1.5));
+    }
+
+    #[test]
+    fn with_more_digits_than_a_float_has_are_exact_or_refused() {
+        let text = "123456789.123456789123456789";
+        let number: Value = serde_json::from_str(text).unwrap();
+        let in_json = Codec::Json.encode(&number).unwrap();
+        match ARBITRARY_PRECISION {
+            true => {
+                assert_eq!(&in_json[..], text.as_bytes());
+                assert_eq!(Codec::Json.decode::<Value>(&in_json).unwrap(), number);
+                assert!(Codec::MessagePack.encode(&number).is_err());
+            }
+            // They were rounded when they were read.
+            false => assert_eq!(&in_json[..], b"123456789.12345679"),
+        }
+    }
+}

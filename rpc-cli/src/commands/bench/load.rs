@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rpc_runtime::{CallError, DynamicClient};
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
@@ -25,7 +24,7 @@ const TIMER: Duration = Duration::from_millis(2);
 pub(super) struct Load {
     pub(super) client: DynamicClient,
     pub(super) method: String,
-    pub(super) arguments: Value,
+    pub(super) arguments: String,
     pub(super) timeout: Option<Duration>,
 }
 
@@ -53,8 +52,8 @@ struct Shared {
 
 impl Load {
     /// One call.
-    pub(super) async fn call(&self) -> Result<Value, CallError<Value>> {
-        let mut call = self.client.call(&self.method, &self.arguments);
+    pub(super) async fn call(&self) -> Result<String, CallError<String>> {
+        let mut call = self.client.call_json(&self.method, &self.arguments);
         if let Some(timeout) = self.timeout {
             call = call.timeout(timeout);
         }

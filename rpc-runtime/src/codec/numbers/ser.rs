@@ -10,7 +10,7 @@ use serde::ser::{
 use serde::{Serialize, Serializer};
 
 use super::text::Number;
-use super::{NumberFormat, PRIVATE_NUMBER};
+use super::{ARBITRARY_PRECISION, NumberFormat, PRIVATE_NUMBER};
 
 /// A serializer that writes numbers by its format's rules, at every level of a value.
 pub(in crate::codec) struct WriteNumbers<S, F> {
@@ -32,7 +32,17 @@ impl<S, F> WriteNumbers<S, F> {
 struct Nested<'a, T: ?Sized, F>(&'a T, PhantomData<F>);
 
 impl<T: Serialize + ?Sized, F: NumberFormat> Serialize for Nested<'_, T, F> {
-    #[inline]
+    #[inline(always)]
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(WriteNumbers::<S, F>::new(serializer))
+    }
+}
+
+/// The same of a value that is no reference.
+struct NestedItem<T, F>(T, PhantomData<F>);
+
+impl<T: Serialize, F: NumberFormat> Serialize for NestedItem<T, F> {
+    #[inline(always)]
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(WriteNumbers::<S, F>::new(serializer))
     }
@@ -45,7 +55,7 @@ fn nested<T: ?Sized, F>(value: &T) -> Nested<'_, T, F> {
 
 macro_rules! as_it_is {
     ($($method:ident $type:ty;)*) => {$(
-        #[inline]
+        #[inline(always)]
         fn $method(self, value: $type) -> Result<S::Ok, S::Error> {
             self.inner.$method(value)
         }
@@ -89,12 +99,12 @@ impl<S: Serializer, F: NumberFormat> Serializer for WriteNumbers<S, F> {
         F::write_u128(self.inner, value)
     }
 
-    #[inline]
+    #[inline(always)]
     fn serialize_f32(self, value: f32) -> Result<S::Ok, S::Error> {
         F::write_f32(self.inner, value)
     }
 
-    #[inline]
+    #[inline(always)]
     fn serialize_f64(self, value: f64) -> Result<S::Ok, S::Error> {
         F::write_f64(self.inner, value)
     }
@@ -186,7 +196,7 @@ impl<S: Serializer, F: NumberFormat> Serializer for WriteNumbers<S, F> {
 
     #[inline]
     fn serialize_struct(self, name: &'static str, length: usize) -> Result<Self::SerializeStruct, S::Error> {
-        match name == PRIVATE_NUMBER {
+        match ARBITRARY_PRECISION && name == PRIVATE_NUMBER {
             true => Ok(StructOrNumber::Number(NumberWriter::Begun(self.inner))),
             false => self
                 .inner
@@ -208,6 +218,35 @@ impl<S: Serializer, F: NumberFormat> Serializer for WriteNumbers<S, F> {
             .map(WriteNumbers::new)
     }
 
+    /// `rmp-serde` has a faster one than serde.
+    #[inline]
+    fn collect_seq<I>(self, items: I) -> Result<S::Ok, S::Error>
+    where
+        I: IntoIterator<Item: Serialize>,
+    {
+        let items = items
+            .into_iter()
+            .map(|item| NestedItem::<_, F>(item, PhantomData));
+        self.inner.collect_seq(items)
+    }
+
+    #[inline]
+    fn collect_map<K, V, I>(self, entries: I) -> Result<S::Ok, S::Error>
+    where
+        K: Serialize,
+        V: Serialize,
+        I: IntoIterator<Item = (K, V)>,
+    {
+        let entries = entries.into_iter().map(|(key, value)| {
+            let (key, value) = (
+                NestedItem::<_, F>(key, PhantomData),
+                NestedItem::<_, F>(value, PhantomData),
+            );
+            (key, value)
+        });
+        self.inner.collect_map(entries)
+    }
+
     #[inline]
     fn collect_str<T: Display + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
         self.inner.collect_str(value)
@@ -225,7 +264,7 @@ macro_rules! elements {
             type Ok = S::Ok;
             type Error = S::Error;
 
-            #[inline]
+            #[inline(always)]
             fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), S::Error> {
                 self.inner.$method(&nested::<_, F>(value))
             }

@@ -29,9 +29,19 @@ impl Number {
     }
 }
 
-/// Whether a float is written as this number again.
+/// How many digits a decimal number needs at the most to stand for one float.
+const FLOAT_DIGITS: usize = 17;
+
+/// Whether a float is written as this number again: in the shortest form, or with as many digits. Of two shortest forms,
+/// which some floats have, writers do not agree on one.
 fn is_exact(float: f64, text: &str) -> bool {
-    Digits::new(text).is_some_and(|digits| Some(digits) == Digits::new(&format!("{float:e}")))
+    let Some(number) = Digits::new(text) else {
+        return false;
+    };
+    let count = number.digits.len().clamp(1, FLOAT_DIGITS);
+    [format!("{float:e}"), format!("{float:.*e}", count - 1)]
+        .iter()
+        .any(|written| Digits::new(written).as_ref() == Some(&number))
 }
 
 /// A decimal number in one form: `0.DIGITS * 10^exponent`, without zeros at either end.
@@ -153,6 +163,9 @@ mod tests {
             ("1E+2", Number::Float(100.0)),
             ("0.00", Number::Float(0.0)),
             ("-12.50e-3", Number::Float(-0.0125)),
+            // Halfway between the two.
+            ("1209533460767050.2", Number::Float(1209533460767050.25)),
+            ("1209533460767050.3", Number::Float(1209533460767050.25)),
             ("100000000000000000000", Number::Float(1e20)),
         ] {
             assert_eq!(Number::new(text), number, "{text}");

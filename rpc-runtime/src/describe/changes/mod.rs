@@ -36,6 +36,7 @@
 //! only their names, which do not tell what has changed within them: [`Comparison::by_name`] has the methods of which that is so. A schema does not tell everything either: not which numbers are keys of a
 //! map, and not what a program does with a value.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -43,6 +44,7 @@ use serde::Serialize;
 
 use self::types::Types;
 use super::{MethodDescription, ServiceDescription};
+use crate::codec::{ARBITRARY_PRECISION, Codec};
 
 mod arguments;
 mod numbers;
@@ -227,6 +229,15 @@ impl Comparison {
     /// Compares the old description of a service with the new one.
     #[must_use]
     pub fn new(old: &ServiceDescription, new: &ServiceDescription) -> Self {
+        // With the feature `arbitrary_precision` of `serde_json`, numbers that are written in two ways, such as 1.0 and
+        // 1.00, are not equal.
+        match ARBITRARY_PRECISION {
+            true => Self::of_numbers_in_one_form(&in_one_form(old), &in_one_form(new)),
+            false => Self::of_numbers_in_one_form(old, new),
+        }
+    }
+
+    fn of_numbers_in_one_form(old: &ServiceDescription, new: &ServiceDescription) -> Self {
         let mut changes = Changes::default();
         let mut types = Types::new(old, new);
         let mut compared_by_name = Vec::new();
@@ -255,6 +266,13 @@ impl Comparison {
             by_name: compared_by_name,
         }
     }
+}
+
+/// The description, with its numbers as the codec reads them.
+fn in_one_form(description: &ServiceDescription) -> Cow<'_, ServiceDescription> {
+    let written = Codec::Json.encode(description).ok();
+    let read = written.and_then(|written| Codec::Json.decode(&written).ok());
+    read.map_or(Cow::Borrowed(description), Cow::Owned)
 }
 
 #[derive(Default)]

@@ -19,6 +19,19 @@ fn assert_arguments(old: Value, new: Value, expected: &[(Verdict, &str)]) {
 }
 
 #[test]
+fn numbers_that_are_written_in_two_ways_are_equal() {
+    let described = |number: &str| {
+        let json = format!(
+            r#"{{"methods": [{{"name": "get", "result_schema": {{"const": {number}, "minimum": {number}}}}}]}}"#
+        );
+        serde_json::from_str::<ServiceDescription>(&json).unwrap()
+    };
+    assert_eq!(compare(&described("1.5"), &described("1.50")), []);
+    assert_eq!(compare(&described("100.0"), &described("1e2")), []);
+    assert_ne!(compare(&described("1.5"), &described("2.5")), []);
+}
+
+#[test]
 fn the_name_of_a_service_is_not_on_the_wire() {
     let (old, mut new) = (service(json!([])), service(json!([])));
     new.name = "Warehouse".to_owned();

@@ -1,0 +1,472 @@
+//! A JSON value whose numbers are as exact as their text. `serde_json::Value` rounds integers of more than 64 bits.
+
+use std::fmt::{self, Write};
+
+use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::ser::Error as _;
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Number, Value};
+
+use crate::codec::{Codec, DecodeError};
+
+/// A value of JSON. A number is its text.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Exact {
+    Null,
+    Bool(bool),
+    Number(String),
+    Text(String),
+    Array(Vec<Exact>),
+    Object(Vec<(String, Exact)>),
+}
+
+impl Exact {
+    /// Reads JSON.
+    pub(super) fn from_json(text: &[u8]) -> Result<Self, DecodeError> {
+        // The parser below relies on this: it knows neither errors nor limits.
+        Codec::Json.decode::<IgnoredAny>(text)?;
+        let mut parser = Parser { rest: text };
+        Ok(parser.value())
+    }
+
+    /// Reads the body of a reply.
+    pub(super) fn from_reply(codec: Codec, body: &[u8]) -> Result<Self, DecodeError> {
+        match codec {
+            Codec::Json if !body.is_empty() => Self::from_json(body),
+            codec => codec.decode_reply(body),
+        }
+    }
+
+    /// The same as a [`Value`].
+    ///
+    /// # Errors
+    ///
+    /// [`Inexact`] if a number is none that a `Value` holds: an integer of more than 64 bits, or a float beyond `f64`.
+    pub(super) fn into_value(self) -> Result<Value, Inexact> {
+        Ok(match self {
+            Self::Null => Value::Null,
+            Self::Bool(value) => Value::Bool(value),
+            Self::Number(text) => match number(&text) {
+                Some(number) => Value::Number(number),
+                None => return Err(Inexact(text)),
+            },
+            Self::Text(text) => Value::String(text),
+            Self::Array(values) => {
+                let values = values.into_iter().map(Self::into_value);
+                Value::Array(values.collect::<Result<_, _>>()?)
+            }
+            Self::Object(entries) => {
+                let entries = entries
+                    .into_iter()
+                    .map(|(key, value)| Ok((key, value.into_value()?)));
+                Value::Object(entries.collect::<Result<Map<_, _>, _>>()?)
+            }
+        })
+    }
+
+    pub(super) fn to_json(&self) -> Bytes {
+        Bytes::from(self.to_string())
+    }
+}
+
+/// The number, if a [`Number`] holds it without the feature `arbitrary_precision`.
+fn number(text: &str) -> Option<Number> {
+    if is_float(text) {
+        return Number::from_f64(text.parse().ok()?);
+    }
+    let unsigned = text.parse::<u64>().map(Number::from);
+    unsigned.or_else(|_| text.parse::<i64>().map(Number::from)).ok()
+}
+
+fn is_float(number: &str) -> bool {
+    number == "-0" || number.contains(['.', 'e', 'E'])
+}
+
+/// A number that cannot be held as exactly as it was sent.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`serde_json::Value` cannot hold the number {0} exactly: `DynamicClient::call_json` returns it as text"
+)]
+pub(super) struct Inexact(String);
+
+/// Compact JSON.
+impl fmt::Display for Exact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Bool(value) => value.fmt(f),
+            Self::Number(text) => f.write_str(text),
+            Self::Text(text) => write_text(f, text),
+            Self::Array(values) => {
+                f.write_char('[')?;
+                for (index, value) in values.iter().enumerate() {
+                    separate(f, index)?;
+                    value.fmt(f)?;
+                }
+                f.write_char(']')
+            }
+            Self::Object(entries) => {
+                f.write_char('{')?;
+                for (index, (key, value)) in entries.iter().enumerate() {
+                    separate(f, index)?;
+                    write_text(f, key)?;
+                    f.write_char(':')?;
+                    value.fmt(f)?;
+                }
+                f.write_char('}')
+            }
+        }
+    }
+}
+
+fn separate(f: &mut fmt::Formatter<'_>, index: usize) -> fmt::Result {
+    match index {
+        0 => Ok(()),
+        _ => f.write_char(','),
+    }
+}
+
+fn write_text(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    f.write_str(&serde_json::to_string(text).map_err(|_| fmt::Error)?)
+}
+
+/// For codecs other than JSON.
+impl Serialize for Exact {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Number(text) => serialize_number(text, serializer),
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Array(values) => serializer.collect_seq(values),
+            Self::Object(entries) => serializer.collect_map(entries.iter().map(|(key, value)| (key, value))),
+        }
+    }
+}
+
+fn serialize_number<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    let float = || text.parse().ok().filter(|float: &f64| float.is_finite());
+    match (text.parse(), text.parse(), float()) {
+        (_, _, Some(float)) if is_float(text) => serializer.serialize_f64(float),
+        (Ok(unsigned), _, _) => serializer.serialize_u128(unsigned),
+        (_, Ok(signed), _) => serializer.serialize_i128(signed),
+        _ => Err(S::Error::custom(format_args!("the number {text} is too large"))),
+    }
+}
+
+/// Reads a value of whatever type. What JSON does not know is read as `serde_json` would have written it: bytes as an
+/// array of numbers, a map's keys as text.
+impl<'de> Deserialize<'de> for Exact {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyValue)
+    }
+}
+
+struct AnyValue;
+
+macro_rules! numbers {
+    ($($visit:ident($type:ty);)*) => {$(
+        fn $visit<E>(self, value: $type) -> Result<Exact, E> {
+            Ok(Exact::Number(value.to_string()))
+        }
+    )*};
+}
+
+impl<'de> Visitor<'de> for AnyValue {
+    type Value = Exact;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value that JSON can hold")
+    }
+
+    numbers! {
+        visit_i64(i64);
+        visit_u64(u64);
+        visit_i128(i128);
+        visit_u128(u128);
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Exact, E> {
+        Ok(Exact::Bool(value))
+    }
+
+    fn visit_f32<E: serde::de::Error>(self, value: f32) -> Result<Exact, E> {
+        float(value, value.is_finite())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Exact, E> {
+        float(value, value.is_finite())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Exact, E> {
+        Ok(Exact::Text(text.to_owned()))
+    }
+
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Exact, E> {
+        let numbers = bytes.iter().map(|byte| Exact::Number(byte.to_string()));
+        Ok(Exact::Array(numbers.collect()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Exact, E> {
+        Ok(Exact::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Exact, E> {
+        Ok(Exact::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Exact, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Exact, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = seq.next_element()? {
+            values.push(value);
+        }
+        Ok(Exact::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Exact, A::Error> {
+        let mut entries = Vec::new();
+        while let Some((key, value)) = map.next_entry::<Exact, Exact>()? {
+            let key = match key {
+                Exact::Text(key) => key,
+                other => other.to_string(),
+            };
+            entries.push((key, value));
+        }
+        Ok(Exact::Object(entries))
+    }
+}
+
+/// As `serde_json` writes it.
+fn float<E: serde::de::Error>(value: impl Serialize + fmt::Display, is_finite: bool) -> Result<Exact, E> {
+    match is_finite {
+        true => serde_json::to_string(&value)
+            .map(Exact::Number)
+            .map_err(E::custom),
+        false => Err(E::custom(format_args!("JSON has no number {value}"))),
+    }
+}
+
+/// Reads JSON that is known to be well-formed, and nested no deeper than `serde_json` allows. Anything else is read as
+/// something, and does no harm.
+struct Parser<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Parser<'a> {
+    fn value(&mut self) -> Exact {
+        match self.peek() {
+            Some(b'{') => Exact::Object(self.items(b'}', |parser| {
+                let key = parser.text();
+                parser.skip(b':');
+                (key, parser.value())
+            })),
+            Some(b'[') => Exact::Array(self.items(b']', Self::value)),
+            Some(b'"') => Exact::Text(self.text()),
+            _ => match self.word() {
+                "true" => Exact::Bool(true),
+                "false" => Exact::Bool(false),
+                "null" | "" => Exact::Null,
+                number => Exact::Number(number.to_owned()),
+            },
+        }
+    }
+
+    /// What stands between brackets, separated by commas.
+    fn items<T>(&mut self, end: u8, read: impl Fn(&mut Self) -> T) -> Vec<T> {
+        let mut items = Vec::new();
+        self.take(1);
+        while self.peek().is_some_and(|byte| byte != end) {
+            items.push(read(self));
+            self.skip(b',');
+        }
+        self.skip(end);
+        items
+    }
+
+    fn text(&mut self) -> String {
+        self.peek();
+        let mut is_escaped = true;
+        let end = self.rest.iter().position(|byte| {
+            let is_end = *byte == b'"' && !is_escaped;
+            // The quote at the beginning is passed over as an escaped one is.
+            is_escaped = *byte == b'\\' && !is_escaped;
+            is_end
+        });
+        let text = self.take(end.map_or(self.rest.len(), |end| end + 1));
+        serde_json::from_slice(text).unwrap_or_default()
+    }
+
+    /// A number, or one of the three words of JSON.
+    fn word(&mut self) -> &'a str {
+        let is_end =
+            |byte: &u8| matches!(byte, b',' | b']' | b'}' | b':' | b'"') || byte.is_ascii_whitespace();
+        let end = self.rest.iter().position(is_end).unwrap_or(self.rest.len());
+        // At least one byte, so that no loop stands still.
+        let word = self.take(end.max(1));
+        std::str::from_utf8(word).unwrap_or_default()
+    }
+
+    /// The next byte that is not a blank.
+    fn peek(&mut self) -> Option<u8> {
+        self.rest = self.rest.trim_ascii_start();
+        self.rest.first().copied()
+    }
+
+    /// Skips a byte, if it is the next one.
+    fn skip(&mut self, byte: u8) {
+        if self.peek() == Some(byte) {
+            self.take(1);
+        }
+    }
+
+    fn take(&mut self, length: usize) -> &'a [u8] {
+        let (taken, rest) = self.rest.split_at(length.min(self.rest.len()));
+        self.rest = rest;
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Serialize)]
+    struct Everything {
+        text: &'static str,
+        numbers: (u64, i64, f64, f32),
+        nothing: Option<u8>,
+        something: Option<u8>,
+        unit: (),
+        variant: Variant,
+        by_number: BTreeMap<u8, bool>,
+    }
+
+    #[derive(Serialize)]
+    enum Variant {
+        Named { x: u8 },
+    }
+
+    #[test]
+    fn both_codecs_are_read_alike() {
+        let everything = Everything {
+            text: "a\n\"\\é",
+            numbers: (u64::MAX, i64::MIN, 1.5, 0.1),
+            nothing: None,
+            something: Some(7),
+            unit: (),
+            variant: Variant::Named { x: 1 },
+            by_number: [(3, true)].into(),
+        };
+        let expected = json!({
+            "text": "a\n\"\\é",
+            "numbers": [u64::MAX, i64::MIN, 1.5, 0.1],
+            "nothing": null,
+            "something": 7,
+            "unit": null,
+            "variant": {"Named": {"x": 1}},
+            "by_number": {"3": true},
+        });
+        for codec in [Codec::Json, Codec::MessagePack] {
+            let body = codec.encode(&everything).unwrap();
+            let read = Exact::from_reply(codec, &body).unwrap();
+            assert_eq!(read.into_value().unwrap(), expected, "{codec}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_numbers() {
+        let body = Codec::MessagePack.encode_answer(&vec![1u8, 255]).unwrap();
+        let read = Exact::from_reply(Codec::MessagePack, &body).unwrap();
+        assert_eq!(read.to_string(), "[1,255]");
+    }
+
+    #[test]
+    fn an_empty_reply_is_null() {
+        for codec in [Codec::Json, Codec::MessagePack] {
+            assert_eq!(Exact::from_reply(codec, b"").unwrap(), Exact::Null);
+        }
+    }
+
+    #[test]
+    fn a_number_stays_exact_or_is_refused() {
+        for text in [
+            "340282366920938463463374607431768211455",
+            "-170141183460469231731687303715884105728",
+            "18446744073709551616",
+            "1e400",
+        ] {
+            let number = Exact::from_json(text.as_bytes()).unwrap();
+            assert_eq!(number.to_string(), text);
+            let error = number.into_value().unwrap_err();
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        for float in [f64::NAN, f64::INFINITY] {
+            let body = Codec::MessagePack.encode(&[float]).unwrap();
+            assert!(Exact::from_reply(Codec::MessagePack, &body).is_err());
+        }
+    }
+
+    #[test]
+    fn a_number_is_written_exactly_or_refused() {
+        let written = |text: &str| {
+            let number = Exact::from_json(text.as_bytes()).unwrap();
+            Codec::MessagePack.encode(&number)
+        };
+        let body = written("340282366920938463463374607431768211455").unwrap();
+        assert_eq!(Codec::MessagePack.decode::<u128>(&body).unwrap(), u128::MAX);
+        let body = written("-170141183460469231731687303715884105728").unwrap();
+        assert_eq!(Codec::MessagePack.decode::<i128>(&body).unwrap(), i128::MIN);
+        assert_eq!(&written("7").unwrap()[..], b"\x07");
+        assert_eq!(&written("1.0").unwrap()[..], b"\xcb\x3f\xf0\0\0\0\0\0\0");
+        assert_eq!(&written("1e400").map_err(drop), &Err(()));
+        assert!(written(&"9".repeat(40)).is_err());
+    }
+
+    fn json_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            (prop::num::f64::NORMAL | prop::num::f64::ZERO).prop_map(Value::from),
+            "(?s:.{0,6}|[\"\\\\,:\\[\\]{}]{0,6})".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::btree_map("(?s:.{0,4}|[\"\\\\]{0,4})", inner, 0..6)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn json_is_read_as_serde_json_reads_it(value in json_value()) {
+            for text in [serde_json::to_string(&value).unwrap(), serde_json::to_string_pretty(&value).unwrap()] {
+                let exact = Exact::from_json(text.as_bytes()).unwrap();
+                prop_assert_eq!(exact.clone().into_value().unwrap(), value.clone());
+                prop_assert_eq!(exact.to_string(), serde_json::to_string(&value).unwrap());
+            }
+            let body = Codec::MessagePack.encode(&value).unwrap();
+            let exact = Exact::from_reply(Codec::MessagePack, &body).unwrap();
+            prop_assert_eq!(exact.into_value().unwrap(), value);
+        }
+
+        #[test]
+        fn the_parser_ends_on_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            Parser { rest: &bytes }.value();
+            let _ = Exact::from_json(&bytes);
+        }
+    }
+}
