@@ -203,10 +203,35 @@ impl<T, E> Call<T, E> {
     /// Sets how long the call may take. The broker drops the request once it has had it for that long.
     ///
     /// The default is the method's own `timeout`, else the client's, else 30 seconds. In a handler, the time that
-    /// the handler's own caller still waits is a limit too.
+    /// the handler's own caller still waits is a limit too, unless the call is [`detached`](Self::detached).
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.plan(|plan| {
             plan.timeout = limit;
+            Ok(())
+        });
+        self
+    }
+
+    /// Detaches the call from the handler that makes it: it has the whole of its own time limit, even after the handler's
+    /// deadline. For calls that undo something, which must be made although the handler's caller waits no longer.
+    ///
+    /// ```
+    /// # use rpc_runtime::{CallError, service};
+    /// # #[service]
+    /// # pub trait Stock { async fn release(&self, id: u64); }
+    /// # #[service]
+    /// # pub trait Payment { async fn charge(&self, id: u64); }
+    /// # async fn example(stock: StockClient, payment: PaymentClient, id: u64) -> Result<(), CallError> {
+    /// if let Err(error) = payment.charge(id).await {
+    ///     stock.release(id).detached().await?;
+    ///     return Err(error);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn detached(mut self) -> Self {
+        self.plan(|plan| {
+            plan.is_detached = true;
             Ok(())
         });
         self

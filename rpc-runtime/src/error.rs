@@ -182,8 +182,31 @@ impl<E> CallError<E> {
 impl CallError<Infallible> {
     /// The same failure of a call whose method has an error of its own.
     pub(crate) fn widen<E>(self) -> CallError<E> {
+        self.map_service(|never| match never {})
+    }
+}
+
+impl<E> CallError<E> {
+    /// Turns the method's own error into another one, and leaves all other failures as they are.
+    ///
+    /// ```
+    /// # use rpc_runtime::{CallError, service};
+    /// # #[derive(Debug, serde::Serialize, serde::Deserialize)]
+    /// # pub enum StockError { SoldOut }
+    /// # #[service]
+    /// # pub trait Stock { async fn reserve(&self, item: &str) -> Result<u64, StockError>; }
+    /// pub enum OrderError {
+    ///     Stock(StockError),
+    /// }
+    ///
+    /// async fn order(stock: &StockClient, item: &str) -> Result<u64, CallError<OrderError>> {
+    ///     let id = stock.reserve(item).await;
+    ///     id.map_err(|error| error.map_service(OrderError::Stock))
+    /// }
+    /// ```
+    pub fn map_service<F>(self, map: impl FnOnce(E) -> F) -> CallError<F> {
         match self {
-            Self::Service(never) => match never {},
+            Self::Service(error) => CallError::Service(map(error)),
             Self::ServiceText(text) => CallError::ServiceText(text),
             Self::NoServer { queue } => CallError::NoServer { queue },
             Self::TimedOut {
@@ -265,10 +288,18 @@ impl From<TooLong> for InvalidName {
 /// }
 /// # }
 /// ```
-#[derive(Debug, Clone, Copy)]
-pub struct Chain<'a>(pub &'a dyn Error);
+#[derive(Debug)]
+pub struct Chain<'a, E: ?Sized = dyn Error + 'a>(pub &'a E);
 
-impl fmt::Display for Chain<'_> {
+impl<E: ?Sized> Clone for Chain<'_, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E: ?Sized> Copy for Chain<'_, E> {}
+
+impl<E: Error + ?Sized> fmt::Display for Chain<'_, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut said = OneLine(self.0).to_string();
         f.write_str(&said)?;

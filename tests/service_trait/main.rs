@@ -15,6 +15,7 @@ mod macro_rules;
 mod methods;
 mod mocking;
 mod names;
+mod nested_calls;
 mod plain_text;
 mod serde_attributes;
 mod supertraits;

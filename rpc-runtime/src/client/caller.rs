@@ -41,6 +41,8 @@ pub(crate) struct CallPlan {
     pub(crate) priority: Option<u8>,
     /// Whether it is called again while there is no queue of that name.
     pub(crate) wait_for_server: bool,
+    /// A handler that makes the call does not lend it its deadline.
+    pub(crate) is_detached: bool,
 }
 
 /// When a call that begins now has to end.
@@ -72,7 +74,9 @@ impl CallPlan {
     /// Where there is no time at all.
     pub(crate) fn time_limit(&self) -> Result<TimeLimit, CallError> {
         let begun = Instant::now();
-        let inherited = ambient_deadline().map(|deadline| deadline.saturating_duration_since(begun));
+        let inherited = ambient_deadline()
+            .filter(|_| !self.is_detached)
+            .map(|deadline| deadline.saturating_duration_since(begun));
         // A request can live no longer on the wire, so neither can a call wait for ever.
         let limit = self
             .timeout

@@ -406,6 +406,7 @@ impl Client {
             headers: Headers::default(),
             priority: None,
             wait_for_server: self.wait_for_server,
+            is_detached: false,
         })))
     }
 }

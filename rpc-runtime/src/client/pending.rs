@@ -269,6 +269,7 @@ mod tests {
             headers: Headers::default(),
             priority: None,
             wait_for_server: false,
+            is_detached: false,
         }))
     }
 

@@ -174,6 +174,12 @@ fn missing<'de, T: Deserialize<'de>, E: Error>(name: &'static str) -> Result<T, 
     T::deserialize(Missing(name, PhantomData))
 }
 
+/// Names the argument that cannot be read.
+#[cold]
+fn wrong<E: Error>(name: &str, error: E) -> E {
+    E::custom(format_args!("argument `{name}`: {error}"))
+}
+
 /// Puts a value into its slot; the same name twice is an error.
 fn fill<T, E: Error>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
     match slot.replace(value) {
@@ -212,7 +218,10 @@ macro_rules! tuples {
                 let mut slots = ($(None::<$type>,)*);
                 while let Some(position) = map.next_key_seed(Position(names))? {
                     match position {
-                        $(Some($index) => fill(&mut slots.$index, names[$index], map.next_value()?)?,)*
+                        $(Some($index) => {
+                            let value = map.next_value().map_err(|error| wrong(names[$index], error))?;
+                            fill(&mut slots.$index, names[$index], value)?;
+                        })*
                         _ => { map.next_value::<IgnoredAny>()?; }
                     }
                 }
@@ -221,7 +230,7 @@ macro_rules! tuples {
 
             fn from_seq<S: SeqAccess<'de>>(names: &'static [&'static str], mut seq: S) -> Result<Self, S::Error> {
                 debug_assert_eq!(names.len(), $count);
-                let arguments = ($(match seq.next_element::<$type>()? {
+                let arguments = ($(match seq.next_element::<$type>().map_err(|error| wrong(names[$index], error))? {
                     Some(value) => value,
                     None => missing(names[$index])?,
                 },)*);
@@ -331,6 +340,20 @@ mod tests {
         assert!(error.starts_with("missing argument `limit`"), "{error}");
         assert_eq!(no_arguments::<(Option<u32>,)>(&["limit"]), Ok((None,)));
         assert!(no_arguments::<(u32,)>(&["limit"]).is_err());
+    }
+
+    #[test]
+    fn an_argument_that_cannot_be_read_is_named() {
+        for body in [&br#"{"limit": 3, "id": 7}"#[..], br#"[7]"#] {
+            let error = decode::<(String, u32)>(Codec::Json, NAMES, body).unwrap_err();
+            assert!(
+                error.starts_with("argument `id`: invalid type: integer `7`, expected a string at line 1"),
+                "{error}"
+            );
+            assert_eq!(error.matches("line").count(), 1, "{error}");
+        }
+        let error = decode::<(String, u32)>(Codec::MessagePack, NAMES, b"\x81\xa5limit\xa1x").unwrap_err();
+        assert!(error.starts_with("argument `limit`: "), "{error}");
     }
 
     #[test]

@@ -16,6 +16,11 @@ use crate::protocol::{ArgumentsSeed, DecodeArguments, Fault, FaultCode, Reply, R
 /// Something that a [`Server`](crate::Server) can serve.
 ///
 /// The [`service`](crate::service) attribute implements it for each generated `XServer`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a server of a service",
+    label = "this is not a generated `..Server`",
+    note = "wrap an implementation of the trait `X` in the generated server: `.serve(XServer::new(..))`"
+)]
 pub trait Service: Send + Sync + 'static {
     /// What the service is.
     fn descriptor(&self) -> &'static ServiceDescriptor;

@@ -114,6 +114,7 @@ impl Scene {
                 headers: Headers::default(),
                 priority: None,
                 wait_for_server: false,
+                is_detached: false,
             }));
             let parcel = Parcel {
                 slot: Untold::new(&slot, slot.departures().begin()),

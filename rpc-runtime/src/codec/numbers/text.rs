@@ -164,8 +164,8 @@ mod tests {
             ("0.00", Number::Float(0.0)),
             ("-12.50e-3", Number::Float(-0.0125)),
             // Halfway between the two.
-            ("1209533460767050.2", Number::Float(1209533460767050.25)),
-            ("1209533460767050.3", Number::Float(1209533460767050.25)),
+            ("1209533460767050.2", Number::Float(4838133843068201.0 / 4.0)),
+            ("1209533460767050.3", Number::Float(4838133843068201.0 / 4.0)),
             ("100000000000000000000", Number::Float(1e20)),
         ] {
             assert_eq!(Number::new(text), number, "{text}");
