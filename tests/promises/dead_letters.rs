@@ -1,4 +1,5 @@
-//! Dead letters: what another queue gave up came before, and what is refused without a caller to tell is kept.
+//! Dead letters, and requests that come back: what another queue gave up came before, what is refused without a caller to tell is kept,
+//! and nothing comes back forever.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -461,4 +462,44 @@ async fn dead_letters_that_come_back_by_themselves_do_not_go_round_forever() {
         .unwrap();
     server.stop().await.unwrap();
     assert_eq!(peer.queue_depth(&queue).await.unwrap(), Some(0));
+}
+
+/// RabbitMQ 4.3 counts what a consumer returned only in `x-acquired-count`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_was_returned_too_often_is_refused() {
+    const MOST: usize = 20;
+    let (queue, entries) = (unique("till"), Journal::default());
+    let broker = Broker::connect(shared().await).await.unwrap();
+    let clerk = Clerk::new(&Gate::open(), &entries);
+    let requests = || RequestQueue::new(&queue).quorum();
+    serve(&broker, requests(), &clerk).await.stop().await.unwrap();
+
+    let peer = RawPeer::connect(shared().await).await.unwrap();
+    let replies = peer.declare_exclusive().await.unwrap();
+    let mut consumer = peer.consume(&replies).await.unwrap();
+    for (times, kind) in [(MOST - 1, "result"), (MOST, "fault")] {
+        let properties = request(BasicProperties::default(), "look_up")
+            .with_reply_to(replies.as_str().into())
+            .with_correlation_id(times.to_string().as_str().into())
+            .with_expiration("60000".into());
+        peer.publish(&queue, properties, b"[\"a\"]").await.unwrap();
+        let mut returned = 0;
+        while returned < times {
+            let options = BasicGetOptions::default();
+            let got = peer.channel().basic_get(queue.as_str().into(), options).await;
+            if let Some(message) = got.unwrap() {
+                let back = BasicNackOptions {
+                    requeue: true,
+                    ..Default::default()
+                };
+                message.acker.nack(back).await.unwrap();
+                returned += 1;
+            }
+        }
+        let server = serve(&broker, requests(), &clerk).await;
+        let reply = raw::next(&mut consumer, SOON).await.unwrap().expect("a reply");
+        let told = reply.properties.kind().clone();
+        assert_eq!(told.unwrap().as_str(), kind, "returned {times} times");
+        server.stop().await.unwrap();
+    }
 }

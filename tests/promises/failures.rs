@@ -142,7 +142,7 @@ async fn an_unroutable_request_fails_at_once(world: World) {
     }
     // Not a name that a queue can have.
     let error = soon("the verdict", client(&world.broker().await, "").echo("anybody?")).await;
-    assert!(matches!(error, Err(CallError::NoServer { .. })), "{error:?}");
+    assert!(matches!(error, Err(CallError::Invalid { .. })), "{error:?}");
 }
 
 async fn each_of_many_calls_gets_its_own_verdict(world: World) {

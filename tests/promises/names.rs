@@ -81,7 +81,7 @@ async fn a_method_named_packed_is_answered(world: World) {
 
 async fn queues_named_like_those_of_the_runtime_are_refused(world: World) {
     let broker = world.broker().await;
-    let too_long = "n".repeat(249);
+    let too_long = "n".repeat(256);
     for (name, reason) in [
         ("", InvalidName::Empty),
         ("amq.parcels", InvalidName::Reserved),
@@ -91,8 +91,8 @@ async fn queues_named_like_those_of_the_runtime_are_refused(world: World) {
         (
             &too_long,
             InvalidName::TooLong {
-                length: 249,
-                limit: 248,
+                length: 256,
+                limit: 255,
             },
         ),
     ] {

@@ -63,14 +63,12 @@ pub(super) fn wire_name_fault(name: &str) -> Option<&'static str> {
 /// The runtime names the queue for packed calls like this, behind the name of the service's queue.
 const PACKED_SUFFIX: &str = ".packed";
 
-const QUEUE_NAME: usize = SHORT_STRING - PACKED_SUFFIX.len();
-
 /// Why this cannot be a queue's name. The runtime checks names by the same rules.
 pub(super) fn queue_name_fault(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         Some("a queue name cannot be empty; remove `queue` to use the name of the trait")
-    } else if name.len() > QUEUE_NAME {
-        Some("a queue name is at most 248 bytes long; write a shorter one with `#[service(queue = \"..\")]`")
+    } else if name.len() > SHORT_STRING {
+        Some("a queue name is at most 255 bytes long; write a shorter one with `#[service(queue = \"..\")]`")
     } else if name.starts_with("amq.") {
         Some("queue names starting with `amq.` are reserved by RabbitMQ; choose another prefix")
     } else if name.starts_with("rpc.") {

@@ -199,7 +199,7 @@ impl<C, L> ClientBuilder<C, L> {
 
     /// Calls the workers on this queue in place of the service's own.
     ///
-    /// An empty name, one of more than 248 bytes, one with control characters, and names of other queues fail each call with
+    /// An empty name, one of more than 255 bytes, one with control characters, and names of other queues fail each call with
     /// [`CallError::Invalid`]: those that begin with `amq.` or `rpc.` or end with `.packed`. One that RabbitMQ has named
     /// (`amq.gen-…`) is fine.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {

@@ -2,11 +2,8 @@
 //!
 //! The macro checks the names that are written in the source by the same rules.
 
-use super::{MAX_SHORT_STR, PACKED_SUFFIX, ShortStr};
+use super::{PACKED_SUFFIX, ShortStr};
 use crate::error::InvalidName;
-
-/// The longest name of a request queue, in bytes: the queue for packed calls is named after it.
-pub(crate) const MAX_QUEUE_NAME: usize = MAX_SHORT_STR - PACKED_SUFFIX.len();
 
 /// How the names of queues begin that RabbitMQ has named.
 const NAMED_BY_RABBITMQ: &str = "amq.gen-";
@@ -19,7 +16,7 @@ const NAMED_BY_RABBITMQ: &str = "amq.gen-";
 /// As [`queue_name`].
 pub(crate) fn destination_name(name: &str) -> Result<ShortStr, InvalidName> {
     match name.strip_prefix(NAMED_BY_RABBITMQ) {
-        Some(rest) => queue_name(rest).and_then(|_| checked(name)),
+        Some(rest) => queue_name(rest).and_then(|_| Ok(ShortStr::new(name)?)),
         None => queue_name(name),
     }
 }
@@ -42,27 +39,17 @@ pub(crate) fn queue_name(name: &str) -> Result<ShortStr, InvalidName> {
     if name.chars().any(char::is_control) {
         return Err(InvalidName::ControlCharacter);
     }
-    checked(name)
-}
-
-fn checked(name: &str) -> Result<ShortStr, InvalidName> {
-    let too_long = InvalidName::TooLong {
-        length: name.len(),
-        limit: MAX_QUEUE_NAME,
-    };
-    match name.len() > MAX_QUEUE_NAME {
-        true => Err(too_long),
-        false => ShortStr::new(name).map_err(|_| too_long),
-    }
+    Ok(ShortStr::new(name)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::MAX_SHORT_STR;
 
     #[test]
     fn names_of_other_queues_are_refused() {
-        let longest = "n".repeat(MAX_QUEUE_NAME);
+        let longest = "n".repeat(MAX_SHORT_STR);
         for name in [
             "orders",
             "rpc_queue",
@@ -77,7 +64,7 @@ mod tests {
                 "{name}"
             );
         }
-        let too_long = "n".repeat(MAX_QUEUE_NAME + 1);
+        let too_long = "n".repeat(MAX_SHORT_STR + 1);
         for (name, reason) in [
             ("", InvalidName::Empty),
             ("amq.orders", InvalidName::Reserved),
@@ -91,7 +78,7 @@ mod tests {
                 &too_long,
                 InvalidName::TooLong {
                     length: too_long.len(),
-                    limit: MAX_QUEUE_NAME,
+                    limit: MAX_SHORT_STR,
                 },
             ),
         ] {

@@ -18,7 +18,8 @@ use crate::status::Role;
 use crate::tasks::caught;
 use crate::transport::{Backoff, Control, RequestQueue, Subscription, Transport};
 
-/// How long no packed requests have come when their callers are taken to have been told to send no more.
+/// How long no requests have come when no more are taken to be under way: packed ones whose callers were told to send
+/// no more, or those to a single active consumer that settles nothing more.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// How long a worker that stops waits for that at the most.
@@ -328,11 +329,16 @@ impl Line {
     }
 
     /// Serves until no handler runs, while the queue's requests still come to this consumer alone.
-    /// What ends is not settled before the consumer is gone, so that no more than the prefetch comes.
+    /// What ends is not settled before the consumer is gone, so that no more than the prefetch comes;
+    /// and what is under way by then is waited for.
     async fn finish_before_others_begin(&mut self, subscription: &mut Subscription) {
         subscription.control.hold();
         let served = self.served.clone();
         loop {
+            let quiet = async {
+                served.ends().await;
+                tokio::time::sleep(QUIET).await;
+            };
             tokio::select! {
                 biased;
                 arrival = subscription.deliveries.next() => match arrival {
@@ -340,7 +346,7 @@ impl Line {
                     Some(Err(_)) | None => return,
                 },
                 Some(ended) = self.handlers.join_next() => note_failure(ended),
-                () = served.ends(), if self.handlers.is_empty() => return,
+                () = quiet, if self.handlers.is_empty() => return,
             }
         }
     }

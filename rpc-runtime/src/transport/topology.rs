@@ -144,7 +144,7 @@ impl From<bool> for QueueArgument {
 impl RequestQueue {
     /// A durable classic queue of this name.
     ///
-    /// [`ServerError::InvalidQueue`](crate::ServerError::InvalidQueue) refuses an empty name, one of more than 248 bytes, one
+    /// [`ServerError::InvalidQueue`](crate::ServerError::InvalidQueue) refuses an empty name, one of more than 255 bytes, one
     /// with control characters, and names of other queues: those that begin with `amq.` or `rpc.` or end with `.packed`.
     pub fn new(name: impl Into<String>) -> Self {
         let properties = QueueProperties {

@@ -138,9 +138,9 @@ fn options_not_separated() {
 
 #[test]
 fn queue_name_too_long() {
-    let name = "n".repeat(249);
+    let name = "n".repeat(256);
     let message =
-        "a queue name is at most 248 bytes long; write a shorter one with `#[service(queue = \"..\")]`";
+        "a queue name is at most 255 bytes long; write a shorter one with `#[service(queue = \"..\")]`";
     assert_arguments(
         &format!("queue = \"{name}\""),
         &[(&format!("\"{name}\""), message)],
