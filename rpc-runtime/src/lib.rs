@@ -54,6 +54,10 @@ pub use transport::amqp::Tls;
 pub use transport::memory::InProcessBroker;
 pub use transport::{QueueArgument, ReplyQueue, RequestQueue};
 
+#[cfg(feature = "panics")]
+#[doc(hidden)]
+pub use tasks::injected as __panics;
+
 /// The README's examples compile and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

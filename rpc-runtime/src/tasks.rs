@@ -38,6 +38,7 @@ impl From<Panicked> for BrokerError {
 pub(crate) async fn caught<T>(task: &'static str, running: impl Future<Output = T>) -> Result<T, Panicked> {
     let mut running = pin!(running);
     let running = poll_fn(move |cx| {
+        #[cfg(any(test, feature = "panics"))]
         injected::panic_if_due(task);
         running.as_mut().poll(cx)
     });
@@ -96,29 +97,31 @@ impl Drop for RuntimeGuard {
 }
 
 /// Panics that tests have tasks suffer.
-pub(crate) mod injected {
-    #[cfg(test)]
+#[cfg(any(test, feature = "panics"))]
+pub mod injected {
     use std::cell::RefCell;
 
-    #[cfg(test)]
     thread_local! {
-        /// Those whose next turn on this thread panics.
+        /// The tasks whose next turn on this thread panics.
         static DUE: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
     }
 
     /// Has the next turn of a task of this name on this thread panic.
-    #[cfg(test)]
-    pub(crate) fn panic_next(task: &'static str) {
+    pub fn panic_next(task: &'static str) {
         DUE.with_borrow_mut(|due| due.push(task));
     }
 
+    /// Whether a panic has not happened yet.
+    #[must_use]
+    pub fn is_any_due() -> bool {
+        DUE.with_borrow(|due| !due.is_empty())
+    }
+
     /// Forgets the panics that have not happened.
-    #[cfg(test)]
-    pub(crate) fn clear() {
+    pub fn clear() {
         DUE.with_borrow_mut(Vec::clear);
     }
 
-    #[cfg(test)]
     pub(super) fn panic_if_due(task: &str) {
         let is_due = DUE.with_borrow_mut(|due| {
             let position = due.iter().position(|name| *name == task);
@@ -129,9 +132,6 @@ pub(crate) mod injected {
             std::panic::resume_unwind(Box::new("injected"));
         }
     }
-
-    #[cfg(not(test))]
-    pub(super) fn panic_if_due(_: &str) {}
 }
 
 #[cfg(test)]
@@ -171,7 +171,9 @@ mod tests {
     async fn an_injected_panic_hits_the_task_of_its_name_once() {
         injected::panic_next("one");
         assert_eq!(caught("other", async { 1 }).await, Ok(1));
+        assert!(injected::is_any_due());
         assert_eq!(caught("one", async { 1 }).await, Err(Panicked { task: "one" }));
+        assert!(!injected::is_any_due());
         assert_eq!(caught("one", async { 1 }).await, Ok(1));
     }
 

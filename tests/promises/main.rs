@@ -15,6 +15,7 @@ mod matrix;
 mod middleware;
 mod names;
 mod packing;
+mod panics;
 mod permissions;
 mod queues;
 mod recovery;

@@ -22,7 +22,7 @@ use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::DIRECT_REPLY_TO;
 use crate::status::{Status, StatusBoard};
-use crate::tasks::caught;
+use crate::tasks::supervised;
 use crate::transport::{Backoff, Outgoing, Published, Publisher, Receipt};
 
 /// Sends messages: those to direct reply-to addresses over a connection of their own, all others through one channel.
@@ -218,11 +218,11 @@ impl DirectReplies {
     }
 
     async fn connect_for_all(self: Arc<Self>, patience: Duration) {
-        let connecting = caught("direct replies", self.connect_within(patience));
+        let connecting = supervised("direct replies", || self.connect_within(patience));
         let made = self.tasks.ending.run_until_cancelled(connecting).await;
         self.shared.send_replace(match made {
-            Some(Ok(Some(link))) => Shared::Up(Arc::new(link)),
-            Some(Ok(None) | Err(_)) => Shared::Refused {
+            Some(Some(link)) => Shared::Up(Arc::new(link)),
+            Some(None) => Shared::Refused {
                 until: Instant::now() + PAUSE,
             },
             // The handle was closed.
