@@ -2,6 +2,7 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::limiter::{Limiter, WhenFull};
@@ -12,10 +13,24 @@ use crate::protocol::{PackedCall, unpack};
 use crate::transport::{Receipt, ReplyQueue};
 
 /// Takes all messages, and says that each is in its queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Taker {
     /// How many calls each message had.
     messages: Mutex<Vec<usize>>,
+    /// As many messages are confirmed.
+    confirms: Semaphore,
+    /// Messages can leave.
+    is_free: watch::Sender<bool>,
+}
+
+impl Default for Taker {
+    fn default() -> Self {
+        Self {
+            messages: Mutex::default(),
+            confirms: Semaphore::new(Semaphore::MAX_PERMITS),
+            is_free: watch::Sender::new(true),
+        }
+    }
 }
 
 impl Taker {
@@ -50,10 +65,17 @@ impl Publisher for Taker {
         Ok(())
     }
 
-    async fn ready(&self) {}
+    async fn ready(&self) {
+        self.is_free
+            .subscribe()
+            .wait_for(|is_free| *is_free)
+            .await
+            .unwrap();
+    }
 
     async fn publish(&self, outgoing: Outgoing) -> Published {
         self.take(&outgoing);
+        self.confirms.acquire().await.unwrap().forget();
         Published::Routed
     }
 
@@ -75,7 +97,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let (taker, pending) = (Arc::new(Taker::default()), Arc::new(Pending::default()));
+        Self::with(Taker::default())
+    }
+
+    fn with(taker: Taker) -> Self {
+        let (taker, pending) = (Arc::new(taker), Arc::new(Pending::default()));
         let options = CallerOptions {
             replies: ReplyQueue::default(),
             max_sent_bytes: usize::MAX,
@@ -102,8 +128,8 @@ impl Scene {
     }
 
     /// Makes so many calls at once.
-    fn call(&self, calls: usize) {
-        for _ in 0..calls {
+    fn call(&self, calls: usize) -> Vec<Arc<Slot>> {
+        let one = |_| {
             let slot = Arc::new(Slot::new(CallPlan {
                 method: &STORE.methods[0],
                 method_index: self.destination.method("read"),
@@ -122,7 +148,9 @@ impl Scene {
                 is_resent: false,
             };
             self.outbox.post(parcel, false);
-        }
+            slot
+        };
+        (0..calls).map(one).collect()
     }
 
     /// What has left by now, in messages of so many calls.
@@ -174,6 +202,33 @@ async fn a_worker_that_answers_and_says_nothing_has_nobody_wait() {
     assert!(scene.destination.wait_no_more(scene.destination.method("read")));
     scene.pending.first_answer.notify_one();
     assert_eq!(scene.left().await, [1; 300 - FIRST]);
+}
+
+/// As during a memory alarm: messages are not confirmed, and then nothing can leave.
+#[tokio::test(start_paused = true)]
+async fn calls_that_are_all_given_up_while_they_wait_take_no_later_ones_along() {
+    let scene = Scene::with(Taker {
+        confirms: Semaphore::new(0),
+        ..Taker::default()
+    });
+    let read = scene.destination.method("read");
+    assert!(scene.destination.note_wanted(read, 50));
+    let mut given_up = scene.call(1000);
+    assert_eq!(scene.left().await, [50; 3]);
+    scene.taker.is_free.send_replace(false);
+    given_up.extend(scene.call(4000));
+    assert!(scene.left().await.is_empty());
+    for call in given_up {
+        call.departures().withdraw(1);
+    }
+    // One is confirmed before messages can leave again, so that those behind it may.
+    scene.taker.confirms.add_permits(1);
+    assert!(scene.left().await.is_empty());
+    scene.taker.is_free.send_replace(true);
+    assert!(scene.left().await.is_empty());
+    scene.taker.confirms.add_permits(10);
+    scene.call(1);
+    assert_eq!(scene.left().await, [1]);
 }
 
 #[test]
