@@ -6,6 +6,7 @@ use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::protocol::{Malformed, Message, Properties, ReplyAddresses, ShortStr};
 use crate::status::{Connectivity, StatusBoard};
+use crate::tasks::injected;
 use crate::transport::{
     Broadcasts, Outgoing, Published, Publisher, Receipt, ReplyLink, ReplyQueue, RequestQueue, Subscription,
     Transport,
@@ -194,6 +195,53 @@ async fn serve_one(
     .await;
     served.ends().await;
     notes.told.lock().unwrap().clone()
+}
+
+/// A task that panics while it sends replies.
+#[tokio::test(start_paused = true)]
+async fn requests_whose_replies_are_lost_in_a_panic_are_given_up_and_later_ones_are_answered() {
+    let notes = notes(vec![Published::Routed], false);
+    let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
+    let _kept = AbortOnDropHandle::new(tokio::spawn(keep));
+    outlet.ready().await.unwrap();
+    let outlet = Arc::new(outlet);
+    let (post, emptying) = Post::new(Arc::clone(&outlet));
+    let _emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
+    let desk = Arc::new(desk(outlet, post));
+    let serve = async |served: &Served| {
+        let properties = Properties {
+            reply_to: Some(ShortStr::from_static("amq.gen-1")),
+            ..Properties::default()
+        };
+        let message = Message {
+            properties,
+            ..Message::default()
+        };
+        let delivery = Delivery {
+            message,
+            redelivered: false,
+            tag: 1,
+            malformed: None,
+        };
+        desk.serve(delivery, false, Arc::new(notes.clone()), Instant::now(), served)
+            .await;
+    };
+    let served = Served::default();
+    serve(&served).await;
+    // Once the reply is in its hands.
+    while notes.told.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    injected::panic_next("replies");
+    let gave_up = tokio::time::timeout(Duration::from_secs(60), served.gave_up());
+    gave_up.await.expect("the line is told");
+    served.ends().await;
+    assert_eq!(*notes.told.lock().unwrap(), ["reply sent"]);
+    let served = Served::default();
+    serve(&served).await;
+    served.ends().await;
+    let told = ["reply sent", "reply sent", "reply confirmed", "request settled"];
+    assert_eq!(*notes.told.lock().unwrap(), told);
 }
 
 fn failed(source: BrokerError) -> Published {
