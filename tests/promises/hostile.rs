@@ -237,6 +237,12 @@ async fn malformed_properties_are_refused(mut scene: Scene) {
     scene.request(&batch).await.unwrap();
     scene.is_refused("batch", "app_id").await;
 
+    let batches = format!("{}.packed", scene.shop_queue);
+    let batch = scene.ordinary("batches").text(Property::Type, "packed");
+    let batch = batch.headers(&nested(b'F', 1200));
+    scene.stranger.publish(&batches, &batch, b"tea").await.unwrap();
+    scene.is_refused("batches", "nested").await;
+
     // Nobody can be answered.
     let nowhere = Properties::default().text(Property::ReplyTo, b"amq.gen-\xff");
     scene.request(&nowhere).await.unwrap();
