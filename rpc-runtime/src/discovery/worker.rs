@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::describe::ServiceDescription;
+use crate::escape::OneLine;
 
 /// A worker: one running [`Server`](crate::Server).
 ///
@@ -48,20 +49,22 @@ impl Worker {
 /// In one line: `worker 5f0c7c1e-… "mailer-3" of shop 2.3.1 on web-1, process 4711, rpc-runtime 0.1.0, up 62s`.
 impl fmt::Display for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worker {}", self.id)?;
+        // Whatever a worker calls itself, it stays in its line.
+        write!(f, "worker {}", OneLine(&self.id))?;
         if let Some(name) = &self.name {
             write!(f, " {name:?}")?;
         }
         match (&self.app_id, &self.version) {
-            (Some(app_id), Some(version)) => write!(f, " of {app_id} {version}")?,
-            (Some(app_id), None) => write!(f, " of {app_id}")?,
-            (None, Some(version)) => write!(f, " of version {version}")?,
+            (Some(app_id), Some(version)) => write!(f, " of {} {}", OneLine(app_id), OneLine(version))?,
+            (Some(app_id), None) => write!(f, " of {}", OneLine(app_id))?,
+            (None, Some(version)) => write!(f, " of version {}", OneLine(version))?,
             (None, None) => {}
         }
         if !self.host.is_empty() {
-            write!(f, " on {}", self.host)?;
+            write!(f, " on {}", OneLine(&self.host))?;
         }
-        let (pid, version, seconds) = (self.pid, &self.runtime_version, self.uptime().as_secs());
+        let version = OneLine(&self.runtime_version);
+        let (pid, seconds) = (self.pid, self.uptime().as_secs());
         write!(f, ", process {pid}, rpc-runtime {version}, up {seconds}s")
     }
 }
@@ -179,6 +182,17 @@ mod tests {
         );
         let unknown = Worker::default().to_string();
         assert_eq!(unknown, "worker , process 0, rpc-runtime , up 0s");
+        let forged = || "x\nworker 8\u{1b}[2J".to_owned();
+        let liar = Worker {
+            id: forged(),
+            name: Some(forged()),
+            host: forged(),
+            app_id: Some(forged()),
+            version: Some(forged()),
+            runtime_version: forged(),
+            ..worker()
+        };
+        assert!(!liar.to_string().contains(char::is_control), "{liar}");
     }
 
     #[test]
