@@ -54,7 +54,7 @@ pub use transport::amqp::Tls;
 pub use transport::memory::InProcessBroker;
 pub use transport::{QueueArgument, ReplyQueue, RequestQueue};
 
-#[cfg(feature = "panics")]
+#[cfg(any(test, feature = "panics"))]
 #[doc(hidden)]
 pub use tasks::injected as __panics;
 
