@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use rpc_runtime::{Broker, BrokerError, CallError, RequestQueue, Server, ServerError};
 use rpc_tests::rabbit::{Cluster, unique};
+use rpc_tests::raw::RawPeer;
 use rpc_tests::until;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use rpc_tests::gate::Gate;
-use rpc_tests::ledger::{Book, LedgerClient, LedgerServer, serve};
+use rpc_tests::gate::{Gate, SOON};
+use rpc_tests::ledger::{Book, LedgerClient, LedgerServer, client, serve};
 
 /// How many calls of each kind are in flight.
 const CALLERS: usize = 16;
@@ -88,6 +90,13 @@ impl Load {
     }
 }
 
+/// Makes many calls at once that may not run again, and returns how many fail.
+async fn failures(ledger: &LedgerClient) -> usize {
+    let writes = (0..SOME).map(|number| ledger.write(&format!("many {number}")));
+    let outcomes = join_all(writes).await;
+    outcomes.iter().filter(|outcome| outcome.is_err()).count()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
     let cluster = Cluster::start(3).await.unwrap();
@@ -109,7 +118,15 @@ async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
     let beside = Broker::builder().connect_any(&urls[1..]).await.unwrap();
     servers.push(serve(&beside, RequestQueue::new(&classic), &book).await);
 
+    // A queue of another node, whose batches are at the one that is killed.
+    let split = unique("split");
+    let peer = RawPeer::connect(urls[0]).await.unwrap();
+    peer.declare_durable(&format!("{split}.packed")).await.unwrap();
+    servers.push(serve(&beside, RequestQueue::new(&split), &book).await);
+
     let caller = Broker::builder().connect_any(&urls).await.unwrap();
+    assert_eq!(failures(&client(&caller, &split)).await, 0);
+    assert_eq!(failures(&client(&caller, &split)).await, 0);
     let ledger = LedgerClient::builder(&caller)
         .queue(&queue)
         .timeout(PATIENCE)
@@ -127,6 +144,27 @@ async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
     let recovered = killed.elapsed();
     eprintln!("{SOME} calls of each kind were answered {recovered:?} after the kill");
     assert!(recovered < RECOVERY_LIMIT, "{recovered:?}");
+
+    // Nobody takes out what is in a queue of the node; its callers are told, although they may run
+    // again. Only batches are sent elsewhere.
+    let begun = Instant::now();
+    let nobody = client(&caller, &classic).read("nobody").timeout(PATIENCE).await;
+    assert!(
+        matches!(
+            nobody,
+            Err(CallError::Refused { .. } | CallError::NoServer { .. })
+        ),
+        "{nobody:?}"
+    );
+    eprintln!("a call to its queue failed after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    let by_split = client(&caller, &split);
+    until("calls of the other queue succeed", SOON, async || {
+        Ok(failures(&by_split).await == 0)
+    })
+    .await
+    .unwrap();
+    assert_eq!(failures(&by_split).await, 0);
 
     // RabbitMQ 4 answers late what was asked about the classic queues of the node: the reply queue
     // of the caller, and the request queue. That costs no connection.

@@ -346,6 +346,7 @@ impl Caller {
                     }));
                 }
                 Published::Refused => {
+                    let is_first = !progress.was_written;
                     progress.was_written = true;
                     if fate::refused(is_idempotent) == Fate::End {
                         return ControlFlow::Break(Err(refused(queue)));
@@ -357,7 +358,13 @@ impl Caller {
                         reply = slot.reply(time) => {
                             return ControlFlow::Break(self.read_in_time(reply, limit, progress));
                         }
-                        () = progress.troubles().backoff.wait() => false,
+                        is_gone = self.is_gone(&plan.destination), if is_first && !plan.wait_for_server => {
+                            if is_gone {
+                                return ControlFlow::Break(Err(refused(queue)));
+                            }
+                            false
+                        }
+                        () = progress.troubles().backoff.wait(), if !is_first || plan.wait_for_server => false,
                     }
                 }
                 Published::Failed { source, written } => {
@@ -380,6 +387,15 @@ impl Caller {
             };
             ControlFlow::Continue(is_over)
         })
+    }
+
+    /// Whether a queue that refuses a request is not there: RabbitMQ 4 refuses what is sent to a
+    /// classic queue whose node is down. Otherwise it is full, or will take requests again soon.
+    async fn is_gone(&self, destination: &Destination) -> bool {
+        let look = destination
+            .presence
+            .look(|| self.transport.is_there(&destination.queue));
+        look.await == Some(false)
     }
 
     fn read_in_time(

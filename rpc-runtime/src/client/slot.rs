@@ -229,14 +229,14 @@ impl Slot {
         // That a request is there is nothing to wake up for, as its reply comes next: unless that goes to where the link was.
         let is_awaited =
             self.plan.method.is_oneway || inbox.has_link_moved || !matches!(published, Published::Routed);
-        if matches!(published, Published::Returned) {
-            match inbox.is_packed {
-                // It is sent again, by itself.
-                true => self.forget_wanted(),
-                false => count(Event::RequestReturned {
-                    queue: self.plan.destination.queue.as_str(),
-                }),
-            }
+        match published {
+            // If it is sent again, then by itself. The queue for batches may be the only one that
+            // refuses: its node may be down.
+            Published::Returned | Published::Refused if inbox.is_packed => self.forget_wanted(),
+            Published::Returned => count(Event::RequestReturned {
+                queue: self.plan.destination.queue.as_str(),
+            }),
+            _ => {}
         }
         inbox.published = Some(published.into());
         let waker = inbox.waker.take_if(|_| is_awaited);

@@ -187,6 +187,10 @@ impl Line {
                 error = %Logged(Chain(&lost)),
                 "requests come no more; consuming again"
             );
+            // Its node may be down for long, and then RabbitMQ 4 refuses what is sent there.
+            if self.is_of_packed {
+                self.desk.stop_packed();
+            }
             subscription.control.close().await;
             backoff.worked_for(since.elapsed());
             subscription = match self.reopen(lost, &mut backoff, &stop).await {
@@ -194,6 +198,9 @@ impl Line {
                 Ok(None) => return self.drain(None, drain_limit, None).await,
                 Err(closed) => return self.drain(None, drain_limit, Some(closed)).await,
             };
+            if self.is_of_packed {
+                self.desk.resume_packed();
+            }
             *control = Arc::clone(&subscription.control);
         }
     }

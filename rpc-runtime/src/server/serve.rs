@@ -86,6 +86,11 @@ impl Desk {
         self.stops_packed.store(true, Ordering::Relaxed);
     }
 
+    /// Callers are told again that they may pack their calls.
+    pub(super) fn resume_packed(&self) {
+        self.stops_packed.store(false, Ordering::Relaxed);
+    }
+
     /// A subscription is over: what it delivered comes again, and cannot be settled any more.
     pub(super) fn lose_deliveries(&self, control: &Arc<dyn Control>) {
         self.runs().lose_deliveries(|delivery| delivery.is_of(control));

@@ -45,6 +45,10 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// Declares the queue as it asks to be and consumes from it, with at most `prefetch` unsettled deliveries.
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError>;
 
+    /// Whether there is a queue of this name that can take messages; `None` if that cannot be told.
+    /// Within the transport's limit. A queue whose node is down is not there.
+    async fn is_there(&self, queue: &ShortStr) -> Option<bool>;
+
     /// Deletes the queue if this side declared it, nobody consumes from it, and nothing is in it; within the transport's limit,
     /// and without an error: who cannot do it leaves it. Answers whether there are requests in it that nobody takes out.
     async fn retire_requests(&self, queue: &RequestQueue) -> bool;

@@ -30,6 +30,10 @@ impl Notes {
 
 #[async_trait]
 impl Transport for Notes {
+    async fn is_there(&self, _: &ShortStr) -> Option<bool> {
+        None
+    }
+
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
         Ok(Arc::new(self.clone()))
     }

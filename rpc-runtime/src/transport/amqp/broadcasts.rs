@@ -5,15 +5,14 @@
 use std::sync::Arc;
 
 use lapin::options::{BasicPublishOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Confirmation, ErrorKind, ExchangeKind};
+use lapin::{Confirmation, ExchangeKind};
 use uuid::Uuid;
 
 use super::channel::OpenChannel;
 use super::opening::{self, Opening};
 use super::subscription::{Acknowledge, Terms};
-use super::{broker_error, convert, short};
+use super::{broker_error, convert, is_not_found, short};
 use crate::error::{BrokerError, Cause};
 use crate::protocol::{Message, ShortStr};
 use crate::transport::topology::Broadcasts;
@@ -155,11 +154,4 @@ fn exchange_error(exchange: &str, action: &'static str, error: lapin::Error) -> 
 
 fn is_of_exchange(error: &BrokerError) -> bool {
     matches!(error, BrokerError::Exchange { .. })
-}
-
-fn is_not_found(error: &lapin::Error) -> bool {
-    let ErrorKind::ProtocolError(error) = error.kind() else {
-        return false;
-    };
-    matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }

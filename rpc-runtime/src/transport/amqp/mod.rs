@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lapin::ErrorKind;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::runtime::Handle;
 use tokio_util::sync::DropGuard;
@@ -48,7 +49,7 @@ use crate::tasks::{caught, watch_runtime};
 use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
 use channel::{OpenChannel, Tasks};
 use connection::{ConnectionRole, OpenConnection};
-use opening::Opening;
+use opening::{Found, Opening};
 use replies::{DirectReplies, ReplyPublisher};
 use subscription::{Acknowledge, Terms};
 use supervised::{SupervisedConnection, Target};
@@ -366,6 +367,18 @@ impl Transport for AmqpTransport {
         self.judge(queue.name(), opened.await)
     }
 
+    async fn is_there(&self, queue: &ShortStr) -> Option<bool> {
+        let looking = async {
+            let connection = self.consuming.ready().await?;
+            self.opening(&connection).look_for(queue).await
+        };
+        match tokio::time::timeout(self.limit, looking).await {
+            Ok(Ok(Found::Queue { .. })) => Some(true),
+            Ok(Ok(Found::Nothing)) => Some(false),
+            Ok(Ok(Found::Refused) | Err(_)) | Err(_) => None,
+        }
+    }
+
     async fn retire_requests(&self, queue: &RequestQueue) -> bool {
         if queue.declare() != Declare::Active || !queue.is_classic() {
             // RabbitMQ closes a connection that asks to delete a quorum queue if it is unused.
@@ -449,6 +462,13 @@ fn broker_error(error: lapin::Error) -> BrokerError {
         (_, true) => BrokerError::TooManyChannels { source },
         (false, false) => BrokerError::Lost { source: Some(source) },
     }
+}
+
+fn is_not_found(error: &lapin::Error) -> bool {
+    let ErrorKind::ProtocolError(error) = error.kind() else {
+        return false;
+    };
+    matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
 /// As [`broker_error`], where what was sent names a queue.

@@ -14,7 +14,7 @@ use super::channel::{OpenChannel, Question, Tasks};
 use super::connection::OpenConnection;
 use super::publisher::AmqpPublisher;
 use super::subscription::{self, Acknowledge, Terms};
-use super::{broker_error, queue_error, short};
+use super::{broker_error, is_not_found, queue_error, short};
 use crate::error::{BrokerError, Cause, Chain};
 use crate::escape::Logged;
 use crate::protocol::ShortStr;
@@ -23,7 +23,19 @@ use crate::transport::topology::{
     CLASSIC, Declare, QUEUE_TYPE, QueueArgument, QueueProperties, RequestQueue,
 };
 
-/// How long the broker may take to say whether a reply queue is still there.
+/// What there is of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Queue {
+        /// How many wait in it.
+        messages: u32,
+    },
+    Nothing,
+    /// The broker does not tell this user.
+    Refused,
+}
+
+/// How long the broker may take to say whether a queue is there.
 const FIND_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long after its close a channel may still count: lapin gives its number free a moment later.
@@ -210,28 +222,40 @@ impl Opening {
         declared.await.map(drop)
     }
 
-    /// How many messages wait in a queue; `None` if there is no queue of that name.
-    ///
-    /// A queue whose node is down is none either. RabbitMQ 3.10 says so at once, and RabbitMQ 4 only
-    /// after more than a minute, so a broker that does not answer soon is taken to mean that.
+    /// How many messages wait in a queue of our own; `None` if there is no queue of that name.
     pub(super) async fn find(&self, queue: &ShortStr) -> Result<Option<u32>, BrokerError> {
+        Ok(match self.look_for(queue).await? {
+            Found::Queue { messages } => Some(messages),
+            Found::Nothing | Found::Refused => None,
+        })
+    }
+
+    /// Looks whether there is a queue of this name.
+    ///
+    /// There is none if its node is down. RabbitMQ 3.10 says so at once, and RabbitMQ 4 only after
+    /// more than a minute, so a broker that does not answer soon is taken to mean that.
+    pub(super) async fn look_for(&self, queue: &ShortStr) -> Result<Found, BrokerError> {
         // The broker answers the question for a missing queue by closing the channel.
         let throw_away = self.channel().await?;
         let name = short(queue.as_str())?;
+        let channel = Arc::clone(&throw_away);
         let asking = async move {
-            throw_away
+            channel
                 .queue_declare(name, passive(), FieldTable::default())
                 .await
         };
         let limit = self.limit.min(FIND_LIMIT);
-        match self
-            .answer_within(limit, "looking for the reply queue", asking)
-            .await
-        {
-            Ok(Ok(queue)) => Ok(Some(queue.message_count())),
-            Ok(Err(error)) if error.is_amqp_soft_error() => Ok(None),
+        match self.answer_within(limit, "looking for a queue", asking).await {
+            Ok(Ok(queue)) => {
+                throw_away.close().await;
+                Ok(Found::Queue {
+                    messages: queue.message_count(),
+                })
+            }
+            Ok(Err(error)) if is_not_found(&error) => Ok(Found::Nothing),
+            Ok(Err(error)) if error.is_amqp_soft_error() => Ok(Found::Refused),
             Ok(Err(error)) => Err(broker_error(error)),
-            Err(BrokerError::Unresponsive { .. }) => Ok(None),
+            Err(BrokerError::Unresponsive { .. }) => Ok(Found::Nothing),
             Err(error) => Err(error),
         }
     }

@@ -227,6 +227,11 @@ fn deliveries(
 
 #[async_trait]
 impl Transport for MemoryTransport {
+    async fn is_there(&self, _: &ShortStr) -> Option<bool> {
+        // Calls ask this of a queue that refuses requests, and none does here.
+        None
+    }
+
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
         let session = self.ready(&self.publishing).await?;
         Ok(self.publisher(session, None))
