@@ -24,10 +24,11 @@ pub(super) enum Exact {
 impl Exact {
     /// Reads JSON.
     pub(super) fn from_json(text: &[u8]) -> Result<Self, DecodeError> {
-        // The parser below relies on this: it knows neither errors nor limits.
+        // The parser below relies on this: it does not look for errors of syntax.
         Codec::Json.decode::<IgnoredAny>(text)?;
-        let mut parser = Parser { rest: text };
-        Ok(parser.value())
+        Parser { rest: text, depth: 0 }
+            .value()
+            .map_err(|error| DecodeError::new(Codec::Json, error.into()))
     }
 
     /// Reads the body of a reply.
@@ -251,44 +252,59 @@ fn float<E: serde::de::Error>(value: impl Serialize + fmt::Display, is_finite: b
     }
 }
 
-/// Reads JSON that is known to be well-formed, and nested no deeper than `serde_json` allows. Anything else is read as
-/// something, and does no harm.
+/// How deep arrays and objects may be nested, as in `serde_json`.
+const MAX_DEPTH: usize = 127;
+
+/// Reads JSON whose syntax is known to be right. Anything else is read as something, and does no harm.
 struct Parser<'a> {
     rest: &'a [u8],
+    /// How many arrays and objects are open.
+    depth: usize,
 }
 
 impl<'a> Parser<'a> {
-    fn value(&mut self) -> Exact {
-        match self.peek() {
+    fn value(&mut self) -> serde_json::Result<Exact> {
+        Ok(match self.peek() {
             Some(b'{') => Exact::Object(self.items(b'}', |parser| {
-                let key = parser.text();
+                let key = parser.text()?;
                 parser.skip(b':');
-                (key, parser.value())
-            })),
-            Some(b'[') => Exact::Array(self.items(b']', Self::value)),
-            Some(b'"') => Exact::Text(self.text()),
+                Ok((key, parser.value()?))
+            })?),
+            Some(b'[') => Exact::Array(self.items(b']', Self::value)?),
+            Some(b'"') => Exact::Text(self.text()?),
             _ => match self.word() {
                 "true" => Exact::Bool(true),
                 "false" => Exact::Bool(false),
                 "null" | "" => Exact::Null,
                 number => Exact::Number(number.to_owned()),
             },
-        }
+        })
     }
 
     /// What stands between brackets, separated by commas.
-    fn items<T>(&mut self, end: u8, read: impl Fn(&mut Self) -> T) -> Vec<T> {
+    fn items<T>(
+        &mut self,
+        end: u8,
+        read: impl Fn(&mut Self) -> serde_json::Result<T>,
+    ) -> serde_json::Result<Vec<T>> {
+        if self.depth == MAX_DEPTH {
+            let reason = format_args!("the value is nested more than {MAX_DEPTH} levels deep");
+            return Err(serde::de::Error::custom(reason));
+        }
+        self.depth += 1;
         let mut items = Vec::new();
         self.take(1);
         while self.peek().is_some_and(|byte| byte != end) {
-            items.push(read(self));
+            items.push(read(self)?);
             self.skip(b',');
         }
         self.skip(end);
-        items
+        self.depth -= 1;
+        Ok(items)
     }
 
-    fn text(&mut self) -> String {
+    /// A string, which may hold what is no text: bytes that are not UTF-8, or half of a surrogate pair.
+    fn text(&mut self) -> serde_json::Result<String> {
         self.peek();
         let mut is_escaped = true;
         let end = self.rest.iter().position(|byte| {
@@ -298,7 +314,7 @@ impl<'a> Parser<'a> {
             is_end
         });
         let text = self.take(end.map_or(self.rest.len(), |end| end + 1));
-        serde_json::from_slice(text).unwrap_or_default()
+        serde_json::from_slice(text)
     }
 
     /// A number, or one of the three words of JSON.
@@ -432,6 +448,35 @@ mod tests {
         assert!(written(&"9".repeat(40)).is_err());
     }
 
+    #[test]
+    fn a_value_that_is_nested_too_deep_is_an_error() {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let nested = |levels| {
+                let text = [open.repeat(levels), "1".to_owned(), close.repeat(levels)].concat();
+                Exact::from_json(text.as_bytes())
+            };
+            assert!(nested(MAX_DEPTH).is_ok());
+            assert!(nested(MAX_DEPTH + 1).is_err());
+            assert!(nested(500_000).is_err());
+        }
+    }
+
+    #[test]
+    fn a_string_that_is_no_text_is_an_error() {
+        for text in [
+            &b"\"a\\ud800\""[..],
+            b"\"\xff\"",
+            b"{\"\xff\":1}",
+            b"[\"\\udc00\"]",
+        ] {
+            assert!(Exact::from_json(text).is_err(), "{text:?}");
+        }
+        assert_eq!(
+            Exact::from_json(b"\"\\ud83d\\ude00\"").unwrap(),
+            Exact::Text("\u{1f600}".into())
+        );
+    }
+
     fn json_value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -465,7 +510,7 @@ mod tests {
 
         #[test]
         fn the_parser_ends_on_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            Parser { rest: &bytes }.value();
+            let _ = Parser { rest: &bytes, depth: 0 }.value();
             let _ = Exact::from_json(&bytes);
         }
     }
