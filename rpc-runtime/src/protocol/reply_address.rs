@@ -18,7 +18,7 @@ pub(crate) const REPLY_QUEUE_PREFIX: &str = "rpc.reply.";
 /// - `amq_` and 32 hexadecimal digits: queues that aio-pika's robust connections name,
 ///
 /// and to those that you add. Callers that use Celery or kombu name their reply queue by a UUID: allow these with
-/// [`allow_uuids`](Self::allow_uuids). A request with any other `reply_to` is logged, settled and not run.
+/// [`allow_uuids`](Self::allow_uuids). A request with any other `reply_to` is logged, rejected and not run.
 ///
 /// ```
 /// use rpc_runtime::ReplyAddresses;

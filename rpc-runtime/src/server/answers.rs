@@ -63,6 +63,8 @@ pub(super) struct Answers<'a> {
     pub(super) due: DueReplies,
     /// When the last ones left.
     left: Instant,
+    /// How often the message was rejected before.
+    rejections: u32,
 }
 
 impl<'a> Answers<'a> {
@@ -71,6 +73,7 @@ impl<'a> Answers<'a> {
         served: &'a Served,
         codec: Codec,
         address: Option<&'a ShortStr>,
+        rejections: u32,
     ) -> Self {
         let address = address.filter(|address| !address.as_str().is_empty());
         Self {
@@ -79,6 +82,7 @@ impl<'a> Answers<'a> {
             address,
             due: due(desk, served, address, codec),
             left: Instant::now(),
+            rejections,
         }
     }
 
@@ -92,7 +96,7 @@ impl<'a> Answers<'a> {
         let Some(address) = self.address else {
             let debt = self.due.debt.split_last();
             return match is_refused {
-                true => debt.reject(),
+                true => self.desk.reject(debt, self.rejections),
                 false => debt.pay(),
             };
         };

@@ -112,7 +112,7 @@ impl Beacon {
                         return;
                     };
                     let error = Logged(Chain(&lost));
-                    tracing::debug!(%error, "who asks all workers is not heard; listening again");
+                    tracing::debug!(%error, "the discovery queue was lost; declaring it again");
                     backoff.worked_for(since.elapsed());
                     Rest::After(lost)
                 }
@@ -124,7 +124,7 @@ impl Beacon {
                         tracing::info!(
                             %error,
                             needs,
-                            "serving, and not to be found by who looks for all workers"
+                            "serving without discovery"
                         );
                     }
                     Rest::Long

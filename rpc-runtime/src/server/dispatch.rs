@@ -227,7 +227,10 @@ impl Dispatcher {
         rules: &Rules,
     ) -> Result<Decision<'static>, NoReplyAddress> {
         let properties = message.properties;
-        let codec = content::codec(&properties).ok().flatten().unwrap_or(Codec::Text);
+        let codec = match content::codec(&properties) {
+            Ok(codec) => codec.unwrap_or(Codec::Text),
+            Err(error) => error.readable_codec(),
+        };
         let content_type = content::alias(&properties);
         if let Some(address) = &properties.reply_to {
             rules.check_address(address)?;
@@ -279,7 +282,10 @@ impl Dispatcher {
         };
         if has_expired(&request) {
             let fault = Fault::new(FaultCode::Expired, "it expired in a queue and was dead-lettered");
-            return Decision::refuse(codec, fault, answer_to, false);
+            // A worker may have begun it before it expired, in the same queue or in another one.
+            let was_delivered = redelivered || request.dead_lettered.is_some_and(|dead| dead.times > 0);
+            let may_have_run = was_delivered || request.headers.get(RESENT_HEADER).is_some();
+            return Decision::refuse(codec, fault, answer_to, may_have_run);
         }
         if delivered_before && let Some(reason) = rules.forbids_again(method, &request, redelivered) {
             return Decision::refuse(codec, interrupted(reason), answer_to, came_before);
@@ -647,6 +653,18 @@ mod tests {
                 refusal(decide(answered(expired(None)), false)),
                 FaultCode::Expired
             );
+        }
+        // A worker may have begun it before it expired.
+        let mut delivered = dead_letter("write", DeathReason::DeliveryLimit, time);
+        if let Some(dead) = &mut delivered.dead_lettered {
+            dead.add(DeathReason::Expired, 1, None);
+        }
+        let mut resent = dead_letter("read", DeathReason::Expired, time);
+        let name = ShortStr::from_static(RESENT_HEADER);
+        resent.headers.insert(name, String::new());
+        let again = dead_letter("read", DeathReason::Expired, time);
+        for (properties, redelivered) in [(delivered, false), (resent, false), (again, true)] {
+            assert_eq!(refusal(decide(properties, redelivered)), FaultCode::Interrupted);
         }
         // A queue that delays one-way requests.
         let delayed = |method| dead_letter(method, DeathReason::Expired, None);

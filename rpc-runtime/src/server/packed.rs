@@ -23,8 +23,10 @@ use super::serve::{Desk, Handled, run};
 use super::service::{Invocation, Service};
 use super::stats::Tally;
 use crate::codec::Codec;
+use crate::error::InvalidName;
 use crate::protocol::{
-    Fault, FaultCode, Message, PackedCall, Properties, Reply, Request, ShortStr, content, unpack,
+    Fault, FaultCode, Message, PackedCall, Properties, Reply, Request, ShortStr, content, reserved_header,
+    unpack,
 };
 use crate::transport::{Control, Delivery};
 
@@ -45,6 +47,7 @@ impl Desk {
             tag,
             ..
         } = delivery;
+        let rejections = message.properties.dead_lettered.map_or(0, |dead| dead.rejections);
         let Opened {
             codec,
             properties,
@@ -52,7 +55,10 @@ impl Desk {
         } = match self.open(message) {
             Ok(opened) if !opened.calls.is_empty() => opened,
             Ok(_) => return Unsettled::new(control, tag, 1).settle(),
-            Err(None) => return Unsettled::new(control, tag, 1).reject(),
+            Err(None) => {
+                let owed = Owed::Apart(Unsettled::new(control, tag, 1));
+                return self.reject(Debt::of(self, served, owed), rejections);
+            }
             Err(Some(refusal)) => {
                 let refusal = *refusal;
                 let owed = Owed::Apart(Unsettled::new(control, tag, 1));
@@ -70,7 +76,7 @@ impl Desk {
         self.received(calls.len(), redelivered);
         let unsettled = Unsettled::new(control, tag, calls.len());
         let reply_to = properties.reply_to.as_ref();
-        let mut answers = Answers::new(self, served, codec, reply_to);
+        let mut answers = Answers::new(self, served, codec, reply_to, rejections);
         let take_longer = FuturesUnordered::new();
         let mut sent_on = Vec::new();
         // One box for all that end at once, which are most.
@@ -259,7 +265,7 @@ impl Desk {
             }),
             (Err(error), _) => {
                 let fault = Fault::because(FaultCode::UnsupportedContentType, &error);
-                Err(self.unreadable(&error, fault, Codec::Text, properties))
+                Err(self.unreadable(&error, fault, error.readable_codec(), properties))
             }
             (Ok(codec), Err(error)) => {
                 let fault = Fault::bad_request(format_args!(
@@ -342,6 +348,8 @@ fn request(call: PackedCall, codec: Codec, shared: &Properties) -> Request {
         arguments,
         mut headers,
     } = call;
+    // What the broker says of a message, it does not say within the body.
+    headers.retain(|name| reserved_header(name) != Some(InvalidName::Reserved));
     // Those of the message are the broker's own, such as the count of deliveries.
     for (name, value) in shared.headers.iter() {
         if let Ok(name) = ShortStr::new(name) {
@@ -363,5 +371,35 @@ fn request(call: PackedCall, codec: Codec, shared: &Properties) -> Request {
         packs: true,
         dead_lettered: shared.dead_lettered,
         arguments,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::headers::Headers;
+
+    #[test]
+    fn what_the_broker_says_is_not_read_within_a_body() {
+        let mut headers = Headers::default();
+        for name in ["tenant", "CC", "x-delivery-count", "x-first-death-reason"] {
+            headers.insert(ShortStr::from_static(name), "forged".to_owned());
+        }
+        let mut shared = Properties::default();
+        let count = ShortStr::from_static("x-delivery-count");
+        shared.headers.insert(count, "3".to_owned());
+        let call = PackedCall {
+            id: Uuid::new_v4(),
+            method: ShortStr::from_static("read"),
+            time_to_live: None,
+            arguments: Bytes::new(),
+            headers,
+        };
+        let request = request(call, Codec::Json, &shared);
+        let mut read: Vec<_> = request.headers.iter().collect();
+        read.sort_unstable();
+        assert_eq!(read, [("tenant", "forged"), ("x-delivery-count", "3")]);
     }
 }

@@ -10,9 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::debt::{Debt, Owed, Served, Unsettled};
-use super::dispatch::{
-    ACQUIRED_COUNT, DELIVERY_COUNT, Decision, Dispatcher, NoReplyAddress, Record, Rules, truthful,
-};
+use super::dispatch::{Decision, Dispatcher, NoReplyAddress, Record, Rules, truthful};
 use super::outlet::{Outlet, Sent};
 use super::post::{DueReply, Post, grace};
 use super::request_log::{Names, RequestLog};
@@ -20,8 +18,10 @@ use super::runs::{Arrival, Id, Key, Origin, Runs, returns};
 use super::service::{Answer, Invocation, Service};
 use super::stats::Tally;
 use crate::context::with_ambient_deadline;
-use crate::error::Executed;
-use crate::protocol::{Fault, FaultCode, Message, Properties, RETURNS_HEADER, Reply, ShortStr};
+use crate::error::{Executed, InvalidName};
+use crate::protocol::{
+    Fault, FaultCode, Message, Properties, RETURNS_HEADER, Reply, ShortStr, reserved_header,
+};
 use crate::telemetry::{Event, Handling, Outcome, count};
 use crate::transport::{Control, Delivery, Departure, Outgoing};
 
@@ -251,7 +251,7 @@ impl Desk {
 
     /// Rejects a request that is refused and has nobody to tell, unless it was rejected so often
     /// that its dead letters must come back here by themselves.
-    fn reject(&self, debt: Debt, rejections: u32) {
+    pub(super) fn reject(&self, debt: Debt, rejections: u32) {
         if rejections >= MAX_REJECTIONS {
             self.log.went_round(rejections);
             return debt.pay();
@@ -269,8 +269,8 @@ impl Desk {
         let Properties {
             headers, reply_to, ..
         } = &mut message.properties;
-        headers.remove(DELIVERY_COUNT);
-        headers.remove(ACQUIRED_COUNT);
+        // RabbitMQ's own say what became of this message, not of the copy.
+        headers.retain(|name| reserved_header(name) != Some(InvalidName::Reserved));
         Origin::mark_copy(headers);
         let is_oneway = reply_to
             .as_ref()
@@ -374,14 +374,22 @@ impl Desk {
     }
 }
 
-/// What the request can be recognised by. A malformed one is not run, so it need not be.
+/// What the request can be recognised by; `None` if by nothing, or if it is malformed and so not run.
+///
+/// Without a reply address, a correlation id of somebody else's making may be that of many requests:
+/// foreign senders give the id of an order to all that belongs to it.
 fn key(delivery: &Delivery) -> Option<Key> {
     if delivery.malformed.is_some() {
         return None;
     }
     let properties = &delivery.message.properties;
     let id = Id::from(properties.correlation_id.as_ref()?);
-    Some(Key::new(properties.reply_to.clone(), id))
+    let is_answered = properties
+        .reply_to
+        .as_ref()
+        .is_some_and(|address| !address.as_str().is_empty());
+    let is_unique = is_answered || matches!(id, Id::Uuid(_));
+    is_unique.then(|| Key::new(properties.reply_to.clone(), id))
 }
 
 /// A request that was handed to its method, or to the layers around that.

@@ -4,7 +4,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 use crate::codec::Codec;
 use crate::error::BrokerError;
-use crate::protocol::{Malformed, Message, Properties, ReplyAddresses, ShortStr};
+use crate::protocol::{DeadLettered, Malformed, Message, Properties, ReplyAddresses, ShortStr};
 use crate::status::{Connectivity, StatusBoard};
 use crate::tasks::injected;
 use crate::transport::{
@@ -347,4 +347,46 @@ fn what_is_refused_says_nothing_of_how_long_a_method_takes() {
     }
     let stats = record.stats.snapshot();
     assert_eq!((stats.calls, stats.failures, stats.mean), (1, 0, slow));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_cannot_be_read_is_rejected_until_it_was_rejected_too_often() {
+    for (rejections, told) in [(0, "request rejected"), (MAX_REJECTIONS, "request settled")] {
+        let properties = Properties {
+            dead_lettered: Some(DeadLettered {
+                rejections,
+                ..DeadLettered::default()
+            }),
+            ..Properties::default()
+        };
+        assert_eq!(serve_one(Vec::new(), true, properties, None, true).await, [told]);
+    }
+}
+
+#[test]
+fn a_request_without_a_reply_address_is_recognised_by_a_unique_id_alone() {
+    let is_recognised = |reply_to, id: &str| {
+        let message = Message {
+            properties: Properties {
+                reply_to,
+                correlation_id: Some(ShortStr::new(id).unwrap()),
+                ..Properties::default()
+            },
+            ..Message::default()
+        };
+        let delivery = Delivery {
+            message,
+            redelivered: false,
+            tag: 1,
+            malformed: None,
+        };
+        key(&delivery).is_some()
+    };
+    let address = || Some(ShortStr::from_static("amq.gen-1"));
+    let uuid = uuid::Uuid::new_v4().to_string();
+    assert!(is_recognised(address(), "order-7"));
+    assert!(is_recognised(address(), &uuid));
+    assert!(is_recognised(None, &uuid));
+    assert!(!is_recognised(None, "order-7"));
+    assert!(!is_recognised(Some(ShortStr::from_static("")), "order-7"));
 }
