@@ -5,6 +5,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -392,9 +393,10 @@ impl Caller {
     /// Whether a queue that refuses a request is not there: RabbitMQ 4 refuses what is sent to a
     /// classic queue whose node is down. Otherwise it is full, or will take requests again soon.
     async fn is_gone(&self, destination: &Destination) -> bool {
-        let look = destination
-            .presence
-            .look(|| self.transport.is_there(&destination.queue));
+        let look = destination.presence.look(|| {
+            let (transport, queue) = (Arc::clone(&self.transport), destination.queue.clone());
+            async move { transport.is_there(&queue).await }.boxed()
+        });
         look.await == Some(false)
     }
 

@@ -1,12 +1,9 @@
 //! What a client calls: a queue, and what is known of those who serve it.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
-
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use super::limiter::Limiter;
+use super::presence::Presence;
 use crate::describe::ServiceDescriptor;
 use crate::protocol::{PACKED_SUFFIX, ShortStr};
 
@@ -23,31 +20,6 @@ pub(crate) struct Destination {
     pub(super) presence: Presence,
     /// What workers said of each method that they may be asked about.
     methods: Box<[(&'static str, Said)]>,
-}
-
-/// How long it is good to know whether a queue is there.
-const PRESENCE_IS_GOOD_FOR: Duration = Duration::from_secs(1);
-
-/// Whether a queue is there. Calls that want to know it at the same time look once.
-#[derive(Debug, Default)]
-pub(super) struct Presence(Mutex<Option<(Instant, Option<bool>)>>);
-
-impl Presence {
-    /// Looks whether it is there, unless somebody just did. Cancel safe.
-    pub(super) async fn look<F: Future<Output = Option<bool>>>(
-        &self,
-        look: impl FnOnce() -> F,
-    ) -> Option<bool> {
-        let mut last = self.0.lock().await;
-        if let Some((at, is_there)) = *last
-            && at.elapsed() < PRESENCE_IS_GOOD_FOR
-        {
-            return is_there;
-        }
-        let is_there = look().await;
-        *last = Some((Instant::now(), is_there));
-        is_there
-    }
 }
 
 /// Names a method of a [`Destination`].

@@ -22,6 +22,7 @@ mod limiter;
 mod link;
 mod outbox;
 mod pending;
+mod presence;
 mod progress;
 mod slot;
 
