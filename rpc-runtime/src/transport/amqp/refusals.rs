@@ -16,6 +16,10 @@ use crate::protocol::ShortStr;
 /// too, and then another channel is of no use: not to be opened too often.
 const LONGEST_REFUSAL: Duration = Duration::from_secs(10);
 
+/// How many queues are told apart. A worker's replies go to queues of its callers' choice: those beyond
+/// this many are not looked at.
+const MOST_QUEUES: usize = 256;
+
 /// Since when each queue refuses what it is sent.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
@@ -31,6 +35,15 @@ impl Refusals {
                 false
             }
             Confirm::Nack => {
+                if self.since.len() >= MOST_QUEUES && !self.since.contains_key(queue) {
+                    // Had it been the channel's fault, the channel would be gone by now.
+                    let is_recent =
+                        |since: &Instant| now.saturating_duration_since(*since) <= 2 * LONGEST_REFUSAL;
+                    self.since.retain(|_, since| is_recent(since));
+                    if self.since.len() >= MOST_QUEUES {
+                        return false;
+                    }
+                }
                 let since = *self.since.entry(queue.clone()).or_insert(now);
                 now.saturating_duration_since(since) >= LONGEST_REFUSAL
             }
@@ -54,6 +67,18 @@ mod tests {
         assert!(!refusals.confirmed(&B, Confirm::Nack, begun + LONGEST_REFUSAL));
         assert!(!refusals.confirmed(&B, Confirm::Ack, begun + LONGEST_REFUSAL));
         assert!(refusals.confirmed(&A, Confirm::Nack, begun + LONGEST_REFUSAL));
+    }
+
+    #[test]
+    fn peers_cannot_make_it_grow() {
+        let mut refusals = Refusals::default();
+        for n in 0..10 * MOST_QUEUES {
+            let queue = ShortStr::new(format!("rpc.reply.{n}")).unwrap();
+            refusals.confirmed(&queue, Confirm::Nack, Instant::now());
+        }
+        assert_eq!(refusals.since.len(), MOST_QUEUES);
+        refusals.confirmed(&A, Confirm::Nack, Instant::now() + 3 * LONGEST_REFUSAL);
+        assert_eq!(refusals.since.len(), 1);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Level;
 
 use super::channel::Tasks;
 use super::connection::{ConnectionRole, OpenConnection};
@@ -23,6 +24,7 @@ use crate::escape::Logged;
 use crate::protocol::DIRECT_REPLY_TO;
 use crate::status::{Status, StatusBoard};
 use crate::tasks::supervised;
+use crate::telemetry::{LeftOut, LogLimit};
 use crate::transport::{Backoff, Outgoing, Published, Publisher, Receipt};
 
 /// Sends messages: those to direct reply-to addresses over a connection of their own, all others through one channel.
@@ -74,6 +76,8 @@ pub(super) struct DirectReplies {
     shared: watch::Sender<Shared>,
     /// Held while a reply that may be poisonous is tried alone. When there was no connection for one last.
     quarantine: Mutex<Option<Instant>>,
+    /// Callers choose the addresses that their replies go to.
+    log: LogLimit,
 }
 
 /// The connection that all direct replies share.
@@ -139,6 +143,7 @@ impl DirectReplies {
             board,
             shared: watch::Sender::new(Shared::None),
             quarantine: Mutex::new(None),
+            log: LogLimit::new("direct replies"),
         }
     }
 
@@ -184,7 +189,12 @@ impl DirectReplies {
                 return published;
             }
         }
-        tracing::warn!("a direct reply ends each connection that it is sent by; it is dropped");
+        if let Some(LeftOut(left_out)) = self.log.admit(Level::WARN, "poisonous_reply") {
+            tracing::warn!(
+                left_out,
+                "a direct reply ends each connection that it is sent by; it is dropped"
+            );
+        }
         Published::Refused
     }
 
@@ -237,10 +247,12 @@ impl DirectReplies {
         loop {
             match self.connect().await {
                 Ok(link) => return Some(link),
-                Err(error) => tracing::warn!(
-                    error = %Logged(Chain(&error)),
-                    "no connection for direct replies"
-                ),
+                Err(error) => {
+                    if let Some(LeftOut(left_out)) = self.log.admit(Level::WARN, "no_connection") {
+                        let error = Logged(Chain(&error));
+                        tracing::warn!(%error, left_out, "no connection for direct replies");
+                    }
+                }
             }
             // Where the others are gone too, so are the requests, and nobody is kept from their places.
             let patience = match self.board.status() {
