@@ -54,7 +54,7 @@ pub(crate) struct Packer<K, T> {
 #[derive(Debug)]
 struct Lane<T> {
     waiting: VecDeque<(T, Load)>,
-    /// With more than that it is looked which of them are worth it.
+    /// Beyond this many, stale items are dropped.
     most: usize,
     under_way: usize,
     is_ready: bool,
