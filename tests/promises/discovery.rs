@@ -523,7 +523,7 @@ async fn who_may_not_listen_serves_all_the_same_and_says_what_it_lacks() {
 /// One line says so, and why.
 #[track_caller]
 fn assert_lacks(log: &Log, what: &str) {
-    let lines = log.lines_about("not to be found");
+    let lines = log.lines_about("serving without discovery");
     let [line] = &lines[..] else {
         panic!("{lines:?}");
     };
