@@ -171,6 +171,9 @@ impl Node {
             watchdog,
         };
         node.serves_clients().await?;
+        // It serves clients a moment before it has started. Until then RabbitMQ 4 drops what is sent to
+        // direct reply-to addresses, and `rabbitmqctl` refuses some of its commands.
+        node.ctl(&["await_startup"]).await?;
         Ok(node)
     }
 
