@@ -199,10 +199,12 @@ impl<D> Runs<D> {
             run.again.push(delivery);
             return Arrival::Joined;
         }
-        match self.end_of(&key).filter(|_| may_have_ended) {
-            Some(End::Rejected) => return Arrival::Rejected,
-            Some(End::Answered | End::SentOn) => return Arrival::Answered,
-            None => {}
+        // Not for requests that are new: it looks through all that have ended.
+        if may_have_ended && let Some(end) = self.end_of(&key) {
+            return match end {
+                End::Rejected => Arrival::Rejected,
+                End::Answered | End::SentOn => Arrival::Answered,
+            };
         }
         let run = Run {
             first: Some(delivery),
