@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum as _};
 
 use crate::contenders::Kind;
+use crate::overload::cli::Overload;
 use crate::scenario::{BASE, Scenario};
 
 /// Measures what a call costs: this library beside hand-written RPC over RabbitMQ, plain sockets, and tarpc over TCP.
@@ -18,6 +19,9 @@ pub(crate) struct Cli {
     /// Only the ratios that are held, in less than a minute: a line `ratio NAME MEDIAN MIN MAX` each.
     #[arg(long, conflicts_with_all = ["contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
     pub(crate) quick: bool,
+
+    #[command(flatten)]
+    pub(crate) overload: Overload,
 
     /// Who is measured; everyone unless given.
     #[arg(long, value_enum, value_delimiter = ',')]
@@ -33,7 +37,7 @@ pub(crate) struct Cli {
 
     /// Workers that share the calls.
     #[arg(long, value_delimiter = ',', value_parser = positive)]
-    workers: Vec<usize>,
+    pub(crate) workers: Vec<usize>,
 
     /// Milliseconds that a handler sleeps.
     #[arg(long, value_delimiter = ',')]
@@ -47,7 +51,7 @@ pub(crate) struct Cli {
     #[arg(long, default_value_t = 3, value_parser = positive)]
     pub(crate) rounds: usize,
 
-    /// How long one run is measured; unless given, 1.5, and 0.35 with --quick.
+    /// How long one run is measured; unless given, 1.5, 0.35 with --quick, and 3 with --overload.
     #[arg(long, value_parser = seconds)]
     seconds: Option<Duration>,
 
@@ -73,7 +77,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 impl Cli {
     pub(crate) fn window(&self) -> Duration {
-        let millis = if self.quick { 350 } else { 1500 };
+        let millis = match (self.overload.is_on(), self.quick) {
+            (true, _) => 3000,
+            (false, true) => 350,
+            (false, false) => 1500,
+        };
         self.seconds.unwrap_or(Duration::from_millis(millis))
     }
 

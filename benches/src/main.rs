@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo run --release -p rpc-bench                # everything, a quarter of an hour
 //! cargo run --release -p rpc-bench -- --quick     # the ratios that are held, less than a minute
+//! cargo run --release -p rpc-bench -- --overload  # more calls than can be answered
 //! cargo run --release -p rpc-bench -- --in-flight 8 --contender lapin-by-hand,framework-unpacked
 //! ```
 //!
@@ -14,6 +15,7 @@ mod contenders;
 mod load;
 mod measure;
 mod memory;
+mod overload;
 mod quick;
 mod report;
 mod scenario;
@@ -31,9 +33,12 @@ use crate::report::{json, svg, table};
 async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let bench = Bench::start(cli.window()).await?;
-    let run = match cli.quick {
-        true => quick::run(&bench, cli.rounds).await,
-        false => compare(&bench, &cli).await,
+    let run = if cli.overload.is_on() {
+        cli.overload.run(bench.broker(), &cli.workers, cli.window()).await
+    } else if cli.quick {
+        quick::run(&bench, cli.rounds).await
+    } else {
+        compare(&bench, &cli).await
     };
     bench.stop().await?;
     run

@@ -1,0 +1,173 @@
+//! The load: calls that begin when they are due, whatever became of earlier ones.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::method::Method;
+use super::plan::{DEADLINE, Phase, Setting, as_f64, due_times};
+use super::record::{End, Ended, Ran, Record};
+use super::systems::{Call, Running};
+
+/// How many calls may be unfinished: beyond it, the system under load does not keep deadlines.
+const UNFINISHED_LIMIT: usize = 200_000;
+
+/// How long after its deadline the last call may end.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Of calls, every so manieth is important. It is coprime to the usual numbers of callers, so that
+/// every caller has important calls.
+const IMPORTANT_OF: usize = 11;
+
+/// Calls in flight, per place, while the capacity is measured.
+const IN_FLIGHT_PER_PLACE: usize = 4;
+
+const CAPACITY_WARM_UP: Duration = Duration::from_millis(700);
+
+/// Without pressure of time.
+const CAPACITY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Offers the load, and waits until every call has ended.
+pub(crate) async fn offer(
+    running: &Arc<dyn Running>,
+    setting: &Setting,
+    method: &Method,
+    phases: &[Phase],
+    capacity: f64,
+) -> anyhow::Result<Record> {
+    let begin = Instant::now() + Duration::from_millis(20);
+    let pacing = tokio::task::spawn_blocking({
+        let pacer = Pacer {
+            running: Arc::clone(running),
+            callers: setting.callers,
+            has_important: setting.important,
+            begin,
+            due: due_times(phases, capacity).collect(),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        move || pacer.run()
+    });
+    let (mut ended, mut unfinished, greatest_lag) = pacing.await??;
+    let finishing = async {
+        while let Some(call) = unfinished.join_next().await {
+            ended.push(call?);
+        }
+        anyhow::Ok(())
+    };
+    timeout(DEADLINE + GRACE, finishing)
+        .await
+        .with_context(|| format!("calls did not end within {GRACE:?} after their deadline"))??;
+    let runs = method.runs();
+    let runs = runs.iter().filter_map(|run| {
+        let at = run.ended.checked_duration_since(begin)?;
+        let is_wasted = run.is_wasted;
+        Some(Ran { at, is_wasted })
+    });
+    Ok(Record {
+        deadline: DEADLINE,
+        calls: ended,
+        runs: runs.collect(),
+        greatest_lag,
+    })
+}
+
+/// Begins calls on a thread: the runtime's own timers are a millisecond apart.
+struct Pacer {
+    running: Arc<dyn Running>,
+    callers: usize,
+    has_important: bool,
+    begin: Instant,
+    due: Vec<Duration>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Pacer {
+    /// Returns the calls that ended, those that have not, and the greatest lag.
+    fn run(self) -> anyhow::Result<(Vec<Ended>, JoinSet<Ended>, Duration)> {
+        let mut ended = Vec::with_capacity(self.due.len());
+        let mut unfinished = JoinSet::new();
+        let mut greatest_lag = Duration::ZERO;
+        for (index, &due) in self.due.iter().enumerate() {
+            let at = self.begin + due;
+            std::thread::sleep(at.saturating_duration_since(Instant::now()));
+            greatest_lag = greatest_lag.max(at.elapsed());
+            unfinished.spawn_on(self.call(index, due), &self.runtime);
+            while let Some(call) = unfinished.try_join_next() {
+                ended.push(call?);
+            }
+            if unfinished.len() > UNFINISHED_LIMIT {
+                bail!("more than {UNFINISHED_LIMIT} calls have not ended: give a lower --factor");
+            }
+        }
+        Ok((ended, unfinished, greatest_lag))
+    }
+
+    fn call(&self, index: usize, due: Duration) -> impl Future<Output = Ended> + Send + 'static {
+        let begin = self.begin;
+        let is_important = self.has_important && index.is_multiple_of(IMPORTANT_OF);
+        let call = Call {
+            caller: index % self.callers,
+            deadline: begin + due + DEADLINE,
+            is_important,
+        };
+        let running = Arc::clone(&self.running);
+        async move {
+            let end = running.call(call).await;
+            Ended {
+                due,
+                at: begin.elapsed(),
+                end,
+                is_important,
+            }
+        }
+    }
+}
+
+/// Measures how many calls a second are answered while plenty are in flight.
+///
+/// # Errors
+///
+/// If no call is answered.
+pub(crate) async fn capacity(
+    running: &Arc<dyn Running>,
+    setting: &Setting,
+    window: Duration,
+) -> anyhow::Result<f64> {
+    let answered = Arc::new(AtomicU64::new(0));
+    let mut callers = JoinSet::new();
+    for index in 0..setting.all_places() * IN_FLIGHT_PER_PLACE {
+        let (running, answered) = (Arc::clone(running), Arc::clone(&answered));
+        let pause = setting.method.max(Duration::from_millis(5)) / 4;
+        let caller = index % setting.callers;
+        callers.spawn(async move {
+            loop {
+                let call = Call {
+                    caller,
+                    deadline: Instant::now() + CAPACITY_DEADLINE,
+                    is_important: false,
+                };
+                match running.call(call).await {
+                    End::Answered => {
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    _ => sleep(pause).await,
+                }
+            }
+        });
+    }
+    sleep(CAPACITY_WARM_UP).await;
+    let before = answered.load(Ordering::Relaxed);
+    let begin = Instant::now();
+    sleep(window).await;
+    let count = answered.load(Ordering::Relaxed) - before;
+    let seconds = begin.elapsed().as_secs_f64();
+    callers.shutdown().await;
+    if count == 0 {
+        bail!("no call was answered while the capacity of {setting} was measured");
+    }
+    Ok(as_f64(usize::try_from(count)?) / seconds)
+}

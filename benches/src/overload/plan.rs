@@ -1,0 +1,170 @@
+//! What is measured: settings, and loads as multiples of their capacity.
+
+use std::fmt;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// How long a caller waits for an answer.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(1);
+
+/// A system under load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum System {
+    /// This library.
+    Library,
+    /// lapin by hand: requests expire at the deadline, and the prefetch is the number of places.
+    LapinByHand,
+}
+
+impl System {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Library => "this library",
+            Self::LapinByHand => "lapin by hand",
+        }
+    }
+}
+
+/// Everything about a run except the load.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Setting {
+    pub(crate) system: System,
+    /// How long a method takes.
+    pub(crate) method: Duration,
+    /// Callers, each with connections of its own. They take turns.
+    pub(crate) callers: usize,
+    pub(crate) workers: usize,
+    /// How many methods a worker runs at once.
+    pub(crate) places: u16,
+    /// Whether calls may share a message.
+    pub(crate) batching: bool,
+    /// Whether every second caller's clock is ten minutes slow.
+    pub(crate) wrong_clocks: bool,
+    /// Whether a part of the calls is marked important, on a queue with priorities.
+    pub(crate) important: bool,
+}
+
+/// The point from which one axis at a time is varied.
+pub(crate) const BASE: Setting = Setting {
+    system: System::Library,
+    method: Duration::from_millis(20),
+    callers: 1,
+    workers: 1,
+    places: 8,
+    batching: true,
+    wrong_clocks: false,
+    important: false,
+};
+
+impl Setting {
+    /// The same with methods of this time, and as many places as keep the capacity at some thousand
+    /// calls a second: two cores run callers, workers and the broker.
+    pub(crate) fn with_method(self, method: Duration) -> Self {
+        Self {
+            method,
+            places: places(method),
+            ..self
+        }
+    }
+
+    /// Places ÷ the time of a method, in calls a second.
+    pub(crate) fn nominal_capacity(&self) -> f64 {
+        f64::from(self.places) * as_f64(self.workers) / self.method.as_secs_f64()
+    }
+
+    /// How many methods may run at once.
+    pub(crate) fn all_places(&self) -> usize {
+        usize::from(self.places) * self.workers
+    }
+}
+
+fn places(method: Duration) -> u16 {
+    match method.as_micros() {
+        0..=500 => 1,
+        501..=2000 => 2,
+        _ => BASE.places,
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+pub(crate) fn as_f64(count: usize) -> f64 {
+    count as f64
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:?}, {} callers, {} workers with {} places",
+            self.method, self.callers, self.workers, self.places
+        )?;
+        for (is_set, text) in [
+            (!self.batching, "batching off"),
+            (self.wrong_clocks, "wrong clocks"),
+            (self.important, "priorities"),
+        ] {
+            if is_set {
+                write!(f, ", {text}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A load that is kept for a time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Phase {
+    /// Calls a second ÷ capacity.
+    pub(crate) factor: f64,
+    pub(crate) time: Duration,
+}
+
+/// The instants at which calls are due, evenly spaced within a phase, counted from the beginning.
+pub(crate) fn due_times(phases: &[Phase], capacity: f64) -> impl Iterator<Item = Duration> {
+    let mut begin = Duration::ZERO;
+    let starts: Vec<_> = phases
+        .iter()
+        .map(|phase| {
+            let start = begin;
+            begin += phase.time;
+            (start, *phase)
+        })
+        .collect();
+    starts.into_iter().flat_map(move |(start, phase)| {
+        let gap = 1.0 / (phase.factor * capacity);
+        (0_u32..)
+            .map(move |index| Duration::from_secs_f64(gap * f64::from(index)))
+            .take_while(move |offset| *offset < phase.time)
+            .map(move |offset| start + offset)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_due_at_the_rate_of_their_phase() {
+        let second = |factor| Phase {
+            factor,
+            time: Duration::from_secs(1),
+        };
+        let due: Vec<_> = due_times(&[second(0.5), second(3.0)], 100.0).collect();
+        assert_eq!(due.len(), 350);
+        assert_eq!(due[1], Duration::from_millis(20));
+        assert_eq!(due[50], Duration::from_secs(1));
+        assert!(due.is_sorted());
+    }
+
+    #[test]
+    fn the_capacity_stays_within_what_two_cores_can_do() {
+        assert!((BASE.nominal_capacity() - 400.0).abs() < 1e-9);
+        for millis in [0.1, 1.0, 20.0] {
+            let method = Duration::from_secs_f64(millis / 1000.0);
+            assert!(BASE.with_method(method).nominal_capacity() <= 10_000.0);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! This library: every caller and every worker has a broker handle of its own, as if it were a
+//! program of its own.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use futures_util::future::{BoxFuture, join_all, try_join_all};
+use rpc_runtime::{Broker, CallError, Executed, RequestQueue, RunningServer, Server, service};
+use rpc_tests::rabbit::unique;
+
+use super::{Call, Running};
+use crate::overload::method::{Method, payload};
+use crate::overload::plan::Setting;
+use crate::overload::record::End;
+
+/// How long methods may run after the end.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// The priority of important calls, which is also the greatest of the queue.
+const IMPORTANT: u8 = 5;
+
+/// How wrong a wrong clock is.
+const CLOCK_ERROR: Duration = Duration::from_secs(600);
+
+#[service]
+pub(crate) trait Work {
+    async fn work(&self, payload: &[u8]) -> Vec<u8>;
+}
+
+impl Work for Method {
+    async fn work(&self, payload: &[u8]) -> Vec<u8> {
+        self.run(payload).await;
+        payload.to_vec()
+    }
+}
+
+struct Library {
+    callers: Vec<(Broker, WorkClient)>,
+    has_wrong_clocks: bool,
+    workers: Mutex<Vec<(Broker, RunningServer)>>,
+}
+
+pub(super) async fn start(
+    broker: &str,
+    setting: &Setting,
+    method: &Method,
+) -> anyhow::Result<Arc<dyn Running>> {
+    let queue = unique("overload");
+    let workers = (0..setting.workers).map(|_| worker(broker, &queue, setting, method));
+    let workers = try_join_all(workers).await?;
+    let callers = (0..setting.callers).map(|_| caller(broker, &queue, setting));
+    let callers = try_join_all(callers).await?;
+    Ok(Arc::new(Library {
+        callers,
+        has_wrong_clocks: setting.wrong_clocks,
+        workers: Mutex::new(workers),
+    }))
+}
+
+async fn worker(
+    broker: &str,
+    queue: &str,
+    setting: &Setting,
+    method: &Method,
+) -> anyhow::Result<(Broker, RunningServer)> {
+    let broker = Broker::connect(broker).await?;
+    let queue = RequestQueue::new(queue).argument("x-expires", 10_000);
+    let queue = match setting.important {
+        true => queue.priorities(IMPORTANT),
+        false => queue,
+    };
+    let server = Server::new(&broker)
+        .concurrency(setting.places)
+        .packing(setting.batching)
+        .drain_limit(DRAIN_TIME)
+        .serve_on(queue, WorkServer::new(method.clone()))
+        .start()
+        .await?;
+    Ok((broker, server))
+}
+
+async fn caller(broker: &str, queue: &str, setting: &Setting) -> anyhow::Result<(Broker, WorkClient)> {
+    let broker = Broker::connect(broker).await?;
+    let client = WorkClient::builder(&broker)
+        .queue(queue)
+        .packing(setting.batching)
+        .build();
+    Ok((broker, client))
+}
+
+#[async_trait]
+impl Running for Library {
+    fn call(&self, call: Call) -> BoxFuture<'static, End> {
+        let (_, client) = &self.callers[call.caller];
+        let mut work = client.work(&payload(call.deadline)).timeout(call.time());
+        if call.is_important {
+            work = work.priority(IMPORTANT);
+        }
+        // The library sends no clock. This is the header with which RabbitMQ's interceptor would
+        // tell the time.
+        if self.has_wrong_clocks && call.caller % 2 == 1 {
+            work = work.header("timestamp_in_ms", wrong_time());
+        }
+        Box::pin(async move {
+            match work.await {
+                Ok(_) => End::Answered,
+                Err(error) => end(&error),
+            }
+        })
+    }
+
+    async fn stop(&self) -> anyhow::Result<()> {
+        // The callers first: what is under way then has nobody to go to.
+        join_all(self.callers.iter().map(|(broker, _)| broker.close())).await;
+        let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
+        for (broker, server) in workers {
+            server.stop().await.context("the worker did not drain")?;
+            broker.close().await;
+        }
+        Ok(())
+    }
+}
+
+fn wrong_time() -> String {
+    let wrong = SystemTime::now() - CLOCK_ERROR;
+    let since_epoch = wrong.duration_since(SystemTime::UNIX_EPOCH);
+    since_epoch.unwrap_or_default().as_millis().to_string()
+}
+
+fn end(error: &CallError) -> End {
+    let why = match error {
+        CallError::TimedOut {
+            executed: Executed::No,
+            ..
+        } => "not sent in time".to_owned(),
+        CallError::TimedOut { .. } => return End::TimedOut,
+        CallError::Fault(fault) => fault.code.as_str().to_owned(),
+        CallError::TooManyCalls { .. } => "too many calls".to_owned(),
+        other => other.to_string(),
+    };
+    match error.executed() {
+        Executed::No => End::Refused(why),
+        Executed::Maybe | Executed::Yes => End::Failed(why),
+    }
+}

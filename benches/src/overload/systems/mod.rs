@@ -1,0 +1,68 @@
+//! The systems under load: a file each, all behind [`Running`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use tokio::time::timeout;
+
+use super::method::Method;
+use super::plan::{Setting, System};
+use super::record::End;
+
+mod lapin_by_hand;
+mod library;
+
+/// How long a system may take to start, or to stop.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A call to be made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call {
+    pub(crate) caller: usize,
+    pub(crate) deadline: Instant,
+    pub(crate) is_important: bool,
+}
+
+impl Call {
+    /// How long the caller waits.
+    fn time(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Callers and workers that are connected.
+#[async_trait]
+pub(crate) trait Running: Send + Sync {
+    /// Makes a call. It ends soon after its deadline.
+    fn call(&self, call: Call) -> BoxFuture<'static, End>;
+
+    /// Leaves nothing behind that would disturb the next run.
+    async fn stop(&self) -> anyhow::Result<()>;
+}
+
+/// Starts callers and workers.
+pub(crate) async fn start(
+    broker: &str,
+    setting: &Setting,
+    method: &Method,
+) -> anyhow::Result<Arc<dyn Running>> {
+    let starting = async {
+        match setting.system {
+            System::Library => library::start(broker, setting, method).await,
+            System::LapinByHand => lapin_by_hand::start(broker, setting, method).await,
+        }
+    };
+    timeout(LIMIT, starting)
+        .await
+        .with_context(|| format!("it did not start within {LIMIT:?}"))?
+}
+
+/// Stops what was started.
+pub(crate) async fn stop(running: &Arc<dyn Running>) -> anyhow::Result<()> {
+    timeout(LIMIT, running.stop())
+        .await
+        .with_context(|| format!("it did not stop within {LIMIT:?}"))?
+}
