@@ -16,7 +16,7 @@ use crate::scenario::{BASE, Scenario};
 /// no others.
 #[derive(Debug, Parser)]
 pub(crate) struct Cli {
-    /// Only the ratios that are held, in less than a minute: a line `ratio NAME MEDIAN MIN MAX` each.
+    /// Only the ratios that are held, in two and a half minutes: a line `ratio NAME MEDIAN MIN MAX` each.
     #[arg(long, conflicts_with_all = ["contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
     pub(crate) quick: bool,
 
@@ -55,7 +55,7 @@ pub(crate) struct Cli {
     #[arg(long, value_parser = seconds)]
     seconds: Option<Duration>,
 
-    /// Where results.json and throughput.svg are written.
+    /// Where the figures (results.json, overload.json) and the plots are written.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"))]
     pub(crate) out: PathBuf,
 }

@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release -p rpc-bench                # everything, a quarter of an hour
-//! cargo run --release -p rpc-bench -- --quick     # the ratios that are held, less than a minute
+//! cargo run --release -p rpc-bench -- --quick     # the ratios that are held, two and a half minutes
 //! cargo run --release -p rpc-bench -- --overload  # more calls than can be answered
 //! cargo run --release -p rpc-bench -- --in-flight 8 --contender lapin-by-hand,framework-unpacked
 //! ```
@@ -33,15 +33,25 @@ use crate::report::{json, svg, table};
 async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let bench = Bench::start(cli.window()).await?;
-    let run = if cli.overload.is_on() {
-        cli.overload.run(bench.broker(), &cli.workers, cli.window()).await
-    } else if cli.quick {
-        quick::run(&bench, cli.rounds).await
-    } else {
-        compare(&bench, &cli).await
-    };
+    let run = run(&bench, &cli).await;
     bench.stop().await?;
     run
+}
+
+async fn run(bench: &Bench, cli: &Cli) -> anyhow::Result<()> {
+    match (cli.quick, cli.overload.is_on()) {
+        (true, false) => {
+            quick::run(bench, cli.rounds).await?;
+            overload::run_quick(bench.broker()).await
+        }
+        (true, true) => overload::run_quick(bench.broker()).await,
+        (false, true) => {
+            cli.overload
+                .run(bench.broker(), &cli.workers, cli.window(), &cli.out)
+                .await
+        }
+        (false, false) => compare(bench, cli).await,
+    }
 }
 
 async fn compare(bench: &Bench, cli: &Cli) -> anyhow::Result<()> {

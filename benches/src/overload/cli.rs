@@ -1,54 +1,61 @@
 //! The options of `--overload`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum as _};
 
-use super::plan::{BASE, Setting, System};
+use super::plan::{BASE, Case, FACTORS, Loads, Setting, System, plan};
 
-/// Values (several with commas) replace those of the base point; all combinations of them run.
+/// Values replace those of the base point: one caller, one worker with 8 places, methods of 20 ms.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Overload")]
 pub(crate) struct Overload {
     /// More calls than can be answered, in open loop: what is answered in time, and what runs for
-    /// callers that have given up.
+    /// callers that have given up. Without further options one axis at a time is varied, which takes
+    /// about ten minutes; with --quick only the ratios that are held are measured.
     #[arg(long, conflicts_with_all = ["contender", "in_flight", "payload", "handler", "open_loop"])]
     overload: bool,
 
-    /// With --overload: which systems are measured.
+    /// Which systems are measured; all unless given.
     #[arg(long, value_enum, value_delimiter = ',', requires = "overload")]
     system: Vec<System>,
 
-    /// With --overload: calls offered ÷ capacity.
-    #[arg(long, value_delimiter = ',', requires = "overload", default_values_t = [0.8, 1.0, 1.5, 3.0, 10.0], value_parser = factor)]
+    /// Calls offered ÷ capacity.
+    #[arg(long, value_delimiter = ',', requires = "overload", value_parser = positive)]
     factor: Vec<f64>,
 
-    /// With --overload: milliseconds that a method takes.
-    #[arg(long, requires = "overload", default_value_t = 20.0, value_parser = factor)]
-    method: f64,
+    /// Milliseconds that a method takes.
+    #[arg(long, value_name = "MS", requires = "overload", value_parser = positive)]
+    method: Option<f64>,
 
-    /// With --overload: callers, each with connections of its own.
-    #[arg(long, requires = "overload", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    callers: u16,
+    /// Callers, each with connections of its own.
+    #[arg(long, requires = "overload", value_parser = clap::value_parser!(u16).range(1..))]
+    callers: Option<u16>,
 
-    /// With --overload: how many methods a worker runs at once; by default as many as keep the
-    /// capacity at some hundred or thousand calls a second.
+    /// How many methods a worker runs at once. Unless given, as many as keep the capacity at some
+    /// hundred or thousand calls a second.
     #[arg(long, requires = "overload", value_parser = clap::value_parser!(u16).range(1..))]
     places: Option<u16>,
 
-    /// With --overload: one call a message.
+    /// One call a message.
     #[arg(long, requires = "overload")]
     unbatched: bool,
 
-    /// With --overload: every second caller's clock is wrong.
+    /// Every second caller's clock is ten minutes slow. This takes two callers or more.
     #[arg(long, requires = "overload")]
     wrong_clocks: bool,
 
-    /// With --overload: a queue with priorities, and an eleventh of the calls is important.
+    /// A queue with priorities, and every eleventh call is important.
     #[arg(long, requires = "overload")]
     important: bool,
+
+    /// Half the capacity, then three times, then half.
+    #[arg(long, requires = "overload", conflicts_with = "factor")]
+    step: bool,
 }
 
-fn factor(text: &str) -> Result<f64, String> {
+fn positive(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(number) if (0.01..=1000.0).contains(&number) => Ok(number),
         _ => Err("give a number from 0.01 to 1000".to_owned()),
@@ -60,32 +67,113 @@ impl Overload {
         self.overload
     }
 
-    pub(crate) async fn run(&self, broker: &str, workers: &[usize], window: Duration) -> anyhow::Result<()> {
-        super::run(broker, &self.settings(workers), &self.factor, window).await
+    /// Runs what is asked for. `workers` are the numbers of workers.
+    pub(crate) async fn run(
+        &self,
+        broker: &str,
+        workers: &[usize],
+        window: Duration,
+        out: &Path,
+    ) -> anyhow::Result<()> {
+        super::run(broker, &self.cases(workers), window, out).await
     }
 
-    fn settings(&self, workers: &[usize]) -> Vec<Setting> {
+    fn cases(&self, workers: &[usize]) -> Vec<Case> {
         let systems = match self.system.as_slice() {
             [] => System::value_variants(),
             chosen => chosen,
         };
-        let method = Duration::from_secs_f64(self.method / 1000.0);
-        let base = BASE.with_method(method);
-        let mut settings = Vec::new();
-        for &system in systems {
-            for &workers in if workers.is_empty() { &[1] } else { workers } {
-                settings.push(Setting {
-                    system,
-                    callers: usize::from(self.callers),
-                    workers,
-                    places: self.places.unwrap_or(base.places),
-                    batching: !self.unbatched,
-                    wrong_clocks: self.wrong_clocks,
-                    important: self.important,
-                    ..base
-                });
-            }
-        }
-        settings
+        let is_chosen = !workers.is_empty()
+            || !self.factor.is_empty()
+            || self.method.is_some()
+            || self.callers.is_some()
+            || self.places.is_some()
+            || self.unbatched
+            || self.wrong_clocks
+            || self.important
+            || self.step;
+        let cases = systems.iter().flat_map(|system| match is_chosen {
+            true => self.chosen(*system, workers),
+            false => plan(*system),
+        });
+        cases.collect()
+    }
+
+    fn chosen(&self, system: System, workers: &[usize]) -> Vec<Case> {
+        let loads = match (self.step, self.factor.as_slice()) {
+            (true, _) => Loads::Step,
+            (false, []) => Loads::Steady(FACTORS.to_vec()),
+            (false, factors) => Loads::Steady(factors.to_vec()),
+        };
+        let base = match self.method {
+            Some(millis) => BASE.with_method(Duration::from_secs_f64(millis / 1000.0)),
+            None => BASE,
+        };
+        let workers = if workers.is_empty() { &[1] } else { workers };
+        let least_callers = if self.wrong_clocks { 2 } else { 1 };
+        let case = |workers: &usize| Case {
+            setting: Setting {
+                system,
+                callers: self.callers.unwrap_or(1).max(least_callers).into(),
+                workers: *workers,
+                places: self.places.unwrap_or(base.places),
+                batching: !self.unbatched,
+                wrong_clocks: self.wrong_clocks,
+                important: self.important,
+                ..base
+            },
+            loads: loads.clone(),
+        };
+        workers.iter().map(case).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    fn cases(arguments: &[&str]) -> Vec<Case> {
+        let cli = Cli::try_parse_from([&["rpc-bench", "--overload"], arguments].concat()).unwrap();
+        cli.overload.cases(&cli.workers)
+    }
+
+    #[test]
+    fn options_choose_points() {
+        let chosen = cases(&[
+            "--system",
+            "library",
+            "--workers",
+            "1,4",
+            "--method",
+            "0.1",
+            "--factor",
+            "3",
+        ]);
+        let point = |workers| Case {
+            setting: Setting {
+                workers,
+                ..BASE.with_method(Duration::from_micros(100))
+            },
+            loads: Loads::Steady(vec![3.0]),
+        };
+        assert_eq!(chosen, [point(1), point(4)]);
+    }
+
+    #[test]
+    fn without_options_the_plan_runs_for_each_system() {
+        let all = cases(&[]);
+        let of = |system| all.iter().filter(|case| case.setting.system == system).count();
+        assert!(of(System::Library) > of(System::LapinByHand));
+        assert!(of(System::Tonic) > 1);
+    }
+
+    #[test]
+    fn options_of_overload_need_it() {
+        assert!(Cli::try_parse_from(["rpc-bench", "--step"]).is_err());
+        assert!(Cli::try_parse_from(["rpc-bench", "--overload", "--in-flight", "8"]).is_err());
+        assert!(Cli::try_parse_from(["rpc-bench", "--overload", "--quick"]).is_ok());
     }
 }

@@ -19,7 +19,7 @@ const UNFINISHED_LIMIT: usize = 200_000;
 /// How long after its deadline the last call may end.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Of calls, every so manieth is important. It is coprime to the usual numbers of callers, so that
+/// One call in so many is important. The number is coprime to the usual numbers of callers, so that
 /// every caller has important calls.
 const IMPORTANT_OF: usize = 11;
 
@@ -31,28 +31,40 @@ const CAPACITY_WARM_UP: Duration = Duration::from_millis(700);
 /// Without pressure of time.
 const CAPACITY_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Offers the load, and waits until every call has ended.
+/// What becomes of calls that have not ended when the load is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tail {
+    Await,
+    Drop,
+}
+
+/// Offers the load.
 pub(crate) async fn offer(
     running: &Arc<dyn Running>,
     setting: &Setting,
     method: &Method,
     phases: &[Phase],
     capacity: f64,
+    tail: Tail,
 ) -> anyhow::Result<Record> {
     let begin = Instant::now() + Duration::from_millis(20);
+    let due: Vec<_> = due_times(phases, capacity).collect();
     let pacing = tokio::task::spawn_blocking({
         let pacer = Pacer {
             running: Arc::clone(running),
             callers: setting.callers,
             has_important: setting.important,
             begin,
-            due: due_times(phases, capacity).collect(),
+            due: due.clone(),
             runtime: tokio::runtime::Handle::current(),
         };
         move || pacer.run()
     });
     let (mut ended, mut unfinished, greatest_lag) = pacing.await??;
     let finishing = async {
+        if tail == Tail::Drop {
+            unfinished.shutdown().await;
+        }
         while let Some(call) = unfinished.join_next().await {
             ended.push(call?);
         }
@@ -69,6 +81,7 @@ pub(crate) async fn offer(
     });
     Ok(Record {
         deadline: DEADLINE,
+        due,
         calls: ended,
         runs: runs.collect(),
         greatest_lag,

@@ -1,109 +1,95 @@
 //! What happens when more is asked than can be done: open loops at multiples of the capacity.
 //!
-//! A setting's capacity is measured first, in a closed loop with plenty of calls in flight. Then each
-//! load runs against callers and workers of its own, and counts after a warm-up: queues fill within
-//! seconds, and what comes then is what lasts.
+//! The capacity of a setting's workers is measured first, in a closed loop with plenty of calls in
+//! flight. Then each load runs against callers and workers of its own.
 
 pub(crate) mod cli;
 mod load;
 mod method;
 mod plan;
+mod plot;
+mod quick;
 mod record;
+mod recovery;
+mod runner;
 mod systems;
 mod table;
 
-use std::sync::Arc;
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use serde::Serialize;
 
-use method::Method;
-use plan::{Phase, Setting};
-use record::{Record, Summary};
-use systems::Running;
+use plan::{Case, Loads, Setting};
+pub(crate) use quick::run as run_quick;
+use runner::{Load, Runner, Step, StepTimes};
 
-/// How long a load runs before it counts.
-const WARM_UP: Duration = Duration::from_secs(3);
+const STEP_TIMES: StepTimes = StepTimes {
+    before: Duration::from_secs(4),
+    overload: Duration::from_secs(6),
+    after: Duration::from_secs(8),
+};
 
-/// A call that begins this late was held up by the generator, not by the system under load.
-const LAG_LIMIT: Duration = Duration::from_millis(50);
-
-/// How long the capacity is measured.
-const CAPACITY_WINDOW: Duration = Duration::from_millis(1500);
-
-/// A setting under several loads.
-#[derive(Debug)]
-pub(crate) struct Outcome {
+/// What a setting did.
+#[derive(Debug, Serialize)]
+struct Outcome {
     setting: Setting,
+    nominal_capacity: f64,
     capacity: f64,
+    loads: Vec<Load>,
+    step: Option<Step>,
 }
 
-/// Runs the settings under each of these loads.
-pub(crate) async fn run(
-    broker: &str,
-    settings: &[Setting],
-    factors: &[f64],
-    window: Duration,
-) -> anyhow::Result<()> {
-    for setting in settings {
-        let capacity = capacity(broker, setting).await?;
-        println!(
-            "{}",
-            table::heading(&Outcome {
-                setting: *setting,
-                capacity
-            })
-        );
-        for &factor in factors {
-            let summary = steady(broker, setting, factor, capacity, window).await?;
-            println!("{}", table::row(factor, &summary, capacity));
+/// Runs the cases, prints their figures as they come, and writes them to `out`.
+async fn run(broker: &str, cases: &[Case], window: Duration, out: &Path) -> anyhow::Result<()> {
+    let mut runner = Runner::new(broker, window);
+    let mut outcomes = Vec::new();
+    for case in cases {
+        outcomes.push(run_case(&mut runner, case).await?);
+    }
+    write(&outcomes, out)
+}
+
+async fn run_case(runner: &mut Runner<'_>, case: &Case) -> anyhow::Result<Outcome> {
+    let setting = case.setting;
+    let capacity = runner.capacity(&setting).await?;
+    println!("{}", table::heading(&setting, capacity));
+    let mut loads = Vec::new();
+    let mut step = None;
+    match &case.loads {
+        Loads::Steady(factors) => {
+            for &factor in factors {
+                let load = runner.steady(&setting, factor, capacity).await?;
+                println!("{}", table::row(&load, capacity));
+                loads.push(load);
+            }
+        }
+        Loads::Step => {
+            let ran = runner.step(&setting, STEP_TIMES, capacity).await?;
+            println!("{}", table::step(&ran, capacity));
+            step = Some(ran);
         }
     }
-    Ok(())
+    Ok(Outcome {
+        setting,
+        nominal_capacity: setting.nominal_capacity(),
+        capacity,
+        loads,
+        step,
+    })
 }
 
-/// The figures of one constant load.
-async fn steady(
-    broker: &str,
-    setting: &Setting,
-    factor: f64,
-    capacity: f64,
-    window: Duration,
-) -> anyhow::Result<Summary> {
-    let phase = Phase {
-        factor,
-        time: WARM_UP + window,
-    };
-    let record = offer(broker, setting, &[phase], capacity)
-        .await
-        .with_context(|| format!("{} at {factor} times the capacity", setting.system.name()))?;
-    Ok(record.summary(WARM_UP..WARM_UP + window))
-}
-
-async fn offer(broker: &str, setting: &Setting, phases: &[Phase], capacity: f64) -> anyhow::Result<Record> {
-    let method = Method::new(setting.method);
-    let running = systems::start(broker, setting, &method).await?;
-    let record = load::offer(&running, setting, &method, phases, capacity).await;
-    let record = stopped(&running, record).await?;
-    if record.greatest_lag > LAG_LIMIT {
-        eprintln!("the machine is busy: a call began {:?} late", record.greatest_lag);
+fn write(outcomes: &[Outcome], out: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    let path = out.join("overload.json");
+    let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    serde_json::to_writer_pretty(BufWriter::new(file), outcomes)?;
+    if let Some(plot) = plot::render(outcomes) {
+        fs::write(out.join("overload.svg"), plot)?;
     }
-    Ok(record)
-}
-
-async fn capacity(broker: &str, setting: &Setting) -> anyhow::Result<f64> {
-    let method = Method::new(setting.method);
-    let running = systems::start(broker, setting, &method).await?;
-    let capacity = load::capacity(&running, setting, CAPACITY_WINDOW).await;
-    stopped(&running, capacity)
-        .await
-        .with_context(|| format!("the capacity of {}", setting.system.name()))
-}
-
-/// Stops the system. A run that failed is the news, whatever stopping says.
-async fn stopped<T>(running: &Arc<dyn Running>, run: anyhow::Result<T>) -> anyhow::Result<T> {
-    let stopped = systems::stop(running).await;
-    let run = run?;
-    stopped?;
-    Ok(run)
+    println!("\nall figures: {}", path.display());
+    Ok(())
 }

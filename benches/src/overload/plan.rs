@@ -17,6 +17,9 @@ pub(crate) enum System {
     Library,
     /// lapin by hand: requests expire at the deadline, and the prefetch is the number of places.
     LapinByHand,
+    /// tonic 0.14 without a broker: as many methods at once as there are places, and all other calls
+    /// are refused at once.
+    Tonic,
 }
 
 impl System {
@@ -24,6 +27,7 @@ impl System {
         match self {
             Self::Library => "this library",
             Self::LapinByHand => "lapin by hand",
+            Self::Tonic => "tonic, no broker",
         }
     }
 }
@@ -59,7 +63,82 @@ pub(crate) const BASE: Setting = Setting {
     important: false,
 };
 
+/// Calls offered ÷ capacity, unless others are asked for.
+pub(crate) const FACTORS: [f64; 5] = [0.8, 1.0, 1.5, 3.0, 10.0];
+
+/// A setting and what it is put under.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Case {
+    pub(crate) setting: Setting,
+    pub(crate) loads: Loads,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Loads {
+    /// Constant loads, one after the other, as multiples of the capacity.
+    Steady(Vec<f64>),
+    /// Half the capacity, then three times, then half.
+    Step,
+}
+
+/// The cases of a system: one axis at a time, from the base point.
+pub(crate) fn plan(system: System) -> Vec<Case> {
+    let base = Setting { system, ..BASE };
+    let steady = |factors: &[f64], setting| Case {
+        setting,
+        loads: Loads::Steady(factors.to_vec()),
+    };
+    let high = |setting| steady(&[1.5, 3.0, 10.0], setting);
+    let with_method = |micros| base.with_method(Duration::from_micros(micros));
+    // Ten times the capacity of short methods is more than the machine can offer.
+    let short = |setting| steady(&[1.5, 3.0], setting);
+    let mut cases = vec![
+        steady(&FACTORS, base),
+        high(Setting { callers: 100, ..base }),
+        high(Setting { workers: 4, ..base }),
+        short(with_method(1000)),
+        short(with_method(100)),
+        Case {
+            setting: base,
+            loads: Loads::Step,
+        },
+    ];
+    if system != System::Tonic {
+        let important = Setting {
+            important: true,
+            ..base
+        };
+        cases.push(steady(&[0.2, 3.0], important));
+    }
+    if system == System::Library {
+        let batching = false;
+        cases.extend([
+            high(Setting { batching, ..base }),
+            short(Setting {
+                batching,
+                ..with_method(100)
+            }),
+            high(Setting {
+                callers: 2,
+                wrong_clocks: true,
+                ..base
+            }),
+        ]);
+    }
+    cases
+}
+
 impl Setting {
+    /// The same with regard to its workers, and with a single caller that has nothing special.
+    pub(crate) fn workers_alone(&self) -> Self {
+        Self {
+            callers: 1,
+            wrong_clocks: false,
+            important: false,
+            ..*self
+        }
+    }
+
     /// The same with methods of this time, and as many places as keep the capacity at some thousand
     /// calls a second: two cores run callers, workers and the broker.
     pub(crate) fn with_method(self, method: Duration) -> Self {

@@ -29,7 +29,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    fn latency(&self) -> Duration {
+    pub(crate) fn latency(&self) -> Duration {
         self.at.saturating_sub(self.due)
     }
 
@@ -91,6 +91,8 @@ impl Quantiles {
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) deadline: Duration,
+    /// When calls were due, also those that were dropped before they ended.
+    pub(crate) due: Vec<Duration>,
     pub(crate) calls: Vec<Ended>,
     pub(crate) runs: Vec<Ran>,
     /// The longest time by which a call began later than it was due.
@@ -116,7 +118,7 @@ impl Record {
         }
         let ran: Vec<_> = self.runs.iter().filter(|run| window.contains(&run.at)).collect();
         let wasted = ran.iter().filter(|run| run.is_wasted).count();
-        let due = self.calls.iter().filter(|call| window.contains(&call.due));
+        let due = self.due.iter().filter(|due| window.contains(*due));
         let rates = |counts: BTreeMap<String, usize>| {
             let rates = counts.into_iter().map(|(why, count)| (why, a_second(count)));
             rates.collect()
@@ -170,6 +172,7 @@ mod tests {
     fn only_what_ends_in_the_window_counts() {
         let record = Record {
             deadline: millis(1000),
+            due: [0, 900, 1000, 1100, 1200, 1900, 2000].map(millis).to_vec(),
             calls: vec![
                 call(0, 900, End::Answered),
                 call(900, 1000, End::Answered),

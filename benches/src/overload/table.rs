@@ -2,35 +2,32 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use super::Outcome;
-use super::record::{Quantiles, Summary};
+use super::plan::Setting;
+use super::record::Quantiles;
+use super::runner::{Load, Step};
 
-/// A line for a setting and its capacity.
-pub(crate) fn heading(outcome: &Outcome) -> String {
-    let setting = &outcome.setting;
-    format!(
-        "\n{}: {setting}; capacity {:.0} calls/s, nominal {:.0}\n{}",
-        setting.system.name(),
-        outcome.capacity,
-        setting.nominal_capacity(),
-        columns()
-    )
-}
-
-fn columns() -> String {
+/// A line for a setting and its capacity, and the names of the columns.
+pub(crate) fn heading(setting: &Setting, capacity: f64) -> String {
     let names = [
         "load", "offered", "goodput", "÷ cap", "ran", "wasted", "p50 ms", "p99 ms", "refused", "timeouts",
     ];
-    names
+    let names = names
         .iter()
-        .fold(String::new(), |line, name| format!("{line}{name:>10}"))
+        .fold(String::new(), |line, name| format!("{line}{name:>10}"));
+    format!(
+        "\n{}: {setting}; capacity {capacity:.0} calls/s, nominal {:.0}\n{names}",
+        setting.system.name(),
+        setting.nominal_capacity(),
+    )
 }
 
 /// A line for a load.
-pub(crate) fn row(factor: f64, summary: &Summary, capacity: f64) -> String {
-    let millis = |quantile: fn(&Quantiles) -> std::time::Duration| match &summary.latency {
-        Some(latency) => format!("{:.1}", quantile(latency).as_secs_f64() * 1000.0),
+pub(crate) fn row(load: &Load, capacity: f64) -> String {
+    let Load { factor, summary } = load;
+    let quantile = |quantile: fn(&Quantiles) -> Duration| match &summary.latency {
+        Some(latency) => millis(quantile(latency)),
         None => "-".to_owned(),
     };
     let refused = summary.refused.values().fold(0.0, |sum, rate| sum + rate);
@@ -41,20 +38,33 @@ pub(crate) fn row(factor: f64, summary: &Summary, capacity: f64) -> String {
         summary.goodput / capacity,
         summary.ran,
         summary.wasted,
-        millis(|it| it.p50),
-        millis(|it| it.p99),
+        quantile(|it| it.p50),
+        quantile(|it| it.p99),
         summary.timed_out,
     );
     if let Some(important) = &summary.important {
-        let _ = write!(
-            line,
-            "  important p99 {:.1} ms",
-            important.p99.as_secs_f64() * 1000.0
-        );
+        let _ = write!(line, "  important: p99 {} ms", millis(important.p99));
     }
     reasons(&mut line, "refused", &summary.refused);
     reasons(&mut line, "failed", &summary.failed);
     line
+}
+
+/// Lines for a step.
+pub(crate) fn step(step: &Step, capacity: f64) -> String {
+    let rows = [&step.before, &step.overload, &step.after].map(|load| row(load, capacity));
+    let recovery = match step.recovery {
+        Some(time) => format!(
+            "as quick as before {:.1} s after the overload",
+            time.as_secs_f64()
+        ),
+        None => "not as quick as before until the end".to_owned(),
+    };
+    format!("{}\n{recovery}", rows.join("\n"))
+}
+
+fn millis(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() * 1000.0)
 }
 
 fn reasons(line: &mut String, what: &str, rates: &BTreeMap<String, f64>) {

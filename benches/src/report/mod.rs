@@ -1,5 +1,6 @@
 //! What is shown of the results.
 
+pub(crate) mod chart;
 pub(crate) mod json;
 pub(crate) mod ratios;
 pub(crate) mod svg;

@@ -14,13 +14,13 @@ use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueDeclareOptions,
 };
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 use rpc_tests::rabbit::unique;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Call, Running};
+use super::{Call, IMPORTANT, Running};
 use crate::overload::method::{Method, payload};
 use crate::overload::plan::Setting;
 use crate::overload::record::End;
@@ -40,7 +40,7 @@ pub(super) async fn start(
     method: &Method,
 ) -> anyhow::Result<Arc<dyn Running>> {
     let queue = unique("by-hand");
-    let workers = (0..setting.workers).map(|_| worker(broker, &queue, setting.places, method));
+    let workers = (0..setting.workers).map(|_| worker(broker, &queue, setting, method));
     let workers = try_join_all(workers).await?;
     let callers = (0..setting.callers).map(|_| caller(broker, &queue));
     let callers = try_join_all(callers).await?;
@@ -87,7 +87,7 @@ async fn consume(channel: &Channel, queue: ShortString, no_ack: bool) -> anyhow:
         .await?)
 }
 
-async fn worker(broker: &str, queue: &str, places: u16, method: &Method) -> anyhow::Result<Link> {
+async fn worker(broker: &str, queue: &str, setting: &Setting, method: &Method) -> anyhow::Result<Link> {
     let link = Link::open(broker).await?;
     let [requests, replies] = link.channels.clone();
     let options = QueueDeclareOptions {
@@ -95,10 +95,14 @@ async fn worker(broker: &str, queue: &str, places: u16, method: &Method) -> anyh
         auto_delete: true,
         ..Default::default()
     };
+    let mut arguments = FieldTable::default();
+    if setting.important {
+        arguments.insert("x-max-priority".into(), AMQPValue::LongInt(IMPORTANT.into()));
+    }
+    requests.queue_declare(queue.into(), options, arguments).await?;
     requests
-        .queue_declare(queue.into(), options, FieldTable::default())
+        .basic_qos(setting.places, BasicQosOptions::default())
         .await?;
-    requests.basic_qos(places, BasicQosOptions::default()).await?;
     let mut consumer = consume(&requests, queue.into(), false).await?;
     let method = method.clone();
     // It ends with its connection.
@@ -194,7 +198,7 @@ impl Caller {
         self.pending().insert(id, sender);
         let time = call.time();
         let calling = async {
-            self.publish(id, &payload(call.deadline), time).await?;
+            self.publish(id, call, time).await?;
             anyhow::Ok(reply.await?)
         };
         let called = timeout(time, calling).await;
@@ -206,17 +210,18 @@ impl Caller {
         }
     }
 
-    async fn publish(&self, id: u64, payload: &[u8], time: Duration) -> anyhow::Result<()> {
+    async fn publish(&self, id: u64, call: Call, time: Duration) -> anyhow::Result<()> {
         let properties = BasicProperties::default()
             .with_correlation_id(id.to_string().into())
             .with_reply_to(self.reply_to.clone())
-            .with_expiration(time.as_millis().to_string().into());
+            .with_expiration(time.as_millis().to_string().into())
+            .with_priority(call.priority());
         self.requests
             .basic_publish(
                 "".into(),
                 self.queue.clone(),
                 BasicPublishOptions::default(),
-                payload,
+                &payload(call.deadline),
                 properties,
             )
             .await?;

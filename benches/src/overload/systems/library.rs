@@ -10,16 +10,13 @@ use futures_util::future::{BoxFuture, join_all, try_join_all};
 use rpc_runtime::{Broker, CallError, Executed, RequestQueue, RunningServer, Server, service};
 use rpc_tests::rabbit::unique;
 
-use super::{Call, Running};
+use super::{Call, IMPORTANT, Running};
 use crate::overload::method::{Method, payload};
 use crate::overload::plan::Setting;
 use crate::overload::record::End;
 
 /// How long methods may run after the end.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
-
-/// The priority of important calls, which is also the greatest of the queue.
-const IMPORTANT: u8 = 5;
 
 /// How wrong a wrong clock is.
 const CLOCK_ERROR: Duration = Duration::from_secs(600);

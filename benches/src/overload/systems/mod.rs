@@ -14,9 +14,13 @@ use super::record::End;
 
 mod lapin_by_hand;
 mod library;
+mod tonic;
 
 /// How long a system may take to start, or to stop.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// The priority of important calls, which is also the greatest of their queue.
+const IMPORTANT: u8 = 5;
 
 /// A call to be made.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +34,10 @@ impl Call {
     /// How long the caller waits.
     fn time(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    fn priority(&self) -> u8 {
+        if self.is_important { IMPORTANT } else { 0 }
     }
 }
 
@@ -53,6 +61,7 @@ pub(crate) async fn start(
         match setting.system {
             System::Library => library::start(broker, setting, method).await,
             System::LapinByHand => lapin_by_hand::start(broker, setting, method).await,
+            System::Tonic => tonic::start(setting, method).await,
         }
     };
     timeout(LIMIT, starting)

@@ -1,0 +1,221 @@
+//! The ratios that are held under overload.
+
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+
+use super::plan::{BASE, DEADLINE, Setting};
+use super::record::Quantiles;
+use super::runner::{Load, Runner, StepTimes};
+use super::table;
+use crate::report::ratios::Ratio;
+
+const WINDOW: Duration = Duration::from_secs(2);
+
+/// Long enough for hundreds of calls of which a tenth is important.
+const UNLOADED_WINDOW: Duration = Duration::from_secs(5);
+
+/// A load under which nothing waits.
+const UNLOADED: f64 = 0.2;
+
+const STEP_TIMES: StepTimes = StepTimes {
+    before: Duration::from_secs(3),
+    overload: Duration::from_secs(4),
+    after: Duration::from_secs(5),
+};
+
+/// Up to this load, the settings of a group run at the same time.
+const MODERATE: f64 = 3.0;
+
+/// The loads of the ratios.
+const FACTORS: [f64; 3] = [1.5, 3.0, 10.0];
+
+/// The settings, in groups that run at the same time at moderate loads, which leave the machine idle
+/// for the most part.
+fn groups() -> [Vec<Setting>; 3] {
+    let callers = Setting { callers: 100, ..BASE };
+    let workers = Setting { workers: 4, ..BASE };
+    let unbatched = Setting {
+        batching: false,
+        ..BASE
+    };
+    let wrong_clocks = Setting {
+        callers: 2,
+        wrong_clocks: true,
+        ..BASE
+    };
+    [vec![BASE, unbatched], vec![callers, wrong_clocks], vec![workers]]
+}
+
+/// A load of a setting with this capacity.
+struct Measured {
+    load: Load,
+    capacity: f64,
+}
+
+/// Runs everything that the ratios need, and prints them.
+pub(crate) async fn run(broker: &str) -> anyhow::Result<()> {
+    let mut runner = Runner::new(broker, WINDOW);
+    let mut measured = Vec::new();
+    for factor in FACTORS {
+        for group in groups() {
+            measured.extend(run_group(&mut runner, &group, factor).await?);
+        }
+    }
+    let important = important(&mut runner).await?;
+    let capacity = runner.capacity(&BASE).await?;
+    let step = runner.step(&BASE, STEP_TIMES, capacity).await?;
+    eprintln!("{}", table::step(&step, capacity));
+
+    for line in ratios(&measured) {
+        println!("{line}");
+    }
+    let once = |name, figure| println!("{}", Ratio::of(&[figure]).line(name));
+    once("overload-important-3", important);
+    once(
+        "overload-recovery",
+        step.recovery.map_or(f64::INFINITY, |time| time.as_secs_f64()),
+    );
+    Ok(())
+}
+
+async fn run_group(runner: &mut Runner<'_>, group: &[Setting], factor: f64) -> anyhow::Result<Vec<Measured>> {
+    let mut capacities = Vec::new();
+    for setting in group {
+        capacities.push(runner.capacity(setting).await?);
+    }
+    let runner = &*runner;
+    let runs = group
+        .iter()
+        .zip(&capacities)
+        .map(|(setting, &capacity)| async move {
+            let load = runner.steady(setting, factor, capacity).await?;
+            eprintln!(
+                "{}\n{}",
+                table::heading(setting, capacity),
+                table::row(&load, capacity)
+            );
+            anyhow::Ok(Measured { load, capacity })
+        });
+    if factor > MODERATE {
+        let mut measured = Vec::new();
+        for run in runs {
+            measured.push(run.await?);
+        }
+        return Ok(measured);
+    }
+    try_join_all(runs).await
+}
+
+/// The p99 of important calls at three times the capacity ÷ the same without load.
+async fn important(runner: &mut Runner<'_>) -> anyhow::Result<f64> {
+    let setting = Setting {
+        important: true,
+        ..BASE
+    };
+    let capacity = runner.capacity(&setting).await?;
+    let mut p99 = Vec::new();
+    for (factor, window) in [(UNLOADED, UNLOADED_WINDOW), (3.0, WINDOW)] {
+        let load = runner.steady_for(&setting, factor, capacity, window).await?;
+        eprintln!(
+            "{}\n{}",
+            table::heading(&setting, capacity),
+            table::row(&load, capacity)
+        );
+        p99.push(seconds(load.summary.important.map(|it| it.p99)));
+    }
+    Ok(p99[1] / p99[0])
+}
+
+/// Infinite if there is none.
+fn seconds(latency: Option<Duration>) -> f64 {
+    latency.map_or(f64::INFINITY, |latency| latency.as_secs_f64())
+}
+
+/// The lines of the ratios of constant loads. Where other ratios have the median of their rounds,
+/// these have the worst of the settings, and then the least and the greatest of them.
+fn ratios(measured: &[Measured]) -> Vec<String> {
+    let of = |factor: f64, figure: &dyn Fn(&Measured) -> f64| -> Vec<f64> {
+        let at_factor = measured
+            .iter()
+            .filter(|it| (it.load.factor - factor).abs() < f64::EPSILON);
+        at_factor.map(figure).collect()
+    };
+    let goodput = |it: &Measured| it.load.summary.goodput / it.capacity;
+    let latency = |it: &Measured, quantile: fn(Quantiles) -> Duration| {
+        seconds(it.load.summary.latency.map(quantile)) / DEADLINE.as_secs_f64()
+    };
+    let mut lines = Vec::new();
+    for factor in FACTORS {
+        let ratio = Ratio::of(&of(factor, &goodput));
+        let worst = Ratio {
+            median: ratio.min,
+            ..ratio
+        };
+        lines.push(worst.line(&format!("overload-goodput-{factor}")));
+    }
+    for (name, figures) in [
+        ("overload-wasted-3", of(3.0, &|it| it.load.summary.wasted)),
+        ("overload-p50-3", of(3.0, &|it| latency(it, |it| it.p50))),
+        ("overload-p99-3", of(3.0, &|it| latency(it, |it| it.p99))),
+    ] {
+        let ratio = Ratio::of(&figures);
+        let worst = Ratio {
+            median: ratio.max,
+            ..ratio
+        };
+        lines.push(worst.line(name));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::overload::record::Summary;
+
+    fn measured(factor: f64, goodput: f64, wasted: f64, p99: Option<Duration>) -> Measured {
+        let load = Load {
+            factor,
+            summary: Summary {
+                offered: factor * 100.0,
+                goodput,
+                latency: p99.map(|p99| Quantiles { p50: p99 / 2, p99 }),
+                important: None,
+                ran: 100.0,
+                wasted,
+                refused: BTreeMap::new(),
+                timed_out: 0.0,
+                failed: BTreeMap::new(),
+            },
+        };
+        Measured {
+            load,
+            capacity: 100.0,
+        }
+    }
+
+    #[test]
+    fn a_ratio_begins_with_the_worst_setting() {
+        let p99 = Some(Duration::from_millis(800));
+        let lines = ratios(&[
+            measured(1.5, 99.0, 0.0, p99),
+            measured(3.0, 95.0, 0.01, p99),
+            measured(3.0, 90.0, 0.25, p99),
+            measured(10.0, 0.0, 1.0, None),
+        ]);
+        assert_eq!(
+            lines,
+            [
+                "ratio overload-goodput-1.5 0.990 0.990 0.990",
+                "ratio overload-goodput-3 0.900 0.900 0.950",
+                "ratio overload-goodput-10 0.000 0.000 0.000",
+                "ratio overload-wasted-3 0.250 0.010 0.250",
+                "ratio overload-p50-3 0.400 0.400 0.400",
+                "ratio overload-p99-3 0.800 0.800 0.800",
+            ]
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! Runs: each with callers, workers and a queue of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::load::{self, Tail};
+use super::method::Method;
+use super::plan::{Phase, Setting};
+use super::record::{Record, Summary};
+use super::recovery::recovery;
+use super::systems::{self, Running};
+
+/// How long a load runs before it counts. Queues fill within seconds, and what comes then is what
+/// lasts.
+const WARM_UP: Duration = Duration::from_secs(3);
+
+/// A call that begins this late was held up by the generator, not by the system under load.
+const LAG_LIMIT: Duration = Duration::from_millis(50);
+
+/// How long the capacity is measured.
+const CAPACITY_WINDOW: Duration = Duration::from_millis(1500);
+
+/// The load before and after the overload of a step, and the overload.
+const STEP_LOW: f64 = 0.5;
+const STEP_HIGH: f64 = 3.0;
+
+/// The beginning of a step, when connections and buffers are new, is no example of "before".
+const STEP_SETTLING: Duration = Duration::from_secs(1);
+
+/// What a setting did under a load.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Load {
+    /// Calls offered ÷ capacity.
+    pub(crate) factor: f64,
+    pub(crate) summary: Summary,
+}
+
+/// What a setting did before, in and after an overload.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Step {
+    pub(crate) before: Load,
+    pub(crate) overload: Load,
+    pub(crate) after: Load,
+    /// From the end of the overload until calls were as quick as before; `None` if they never were.
+    pub(crate) recovery: Option<Duration>,
+}
+
+/// How long the phases of a step last.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StepTimes {
+    pub(crate) before: Duration,
+    pub(crate) overload: Duration,
+    pub(crate) after: Duration,
+}
+
+/// Runs loads, and remembers capacities.
+#[derive(Debug)]
+pub(crate) struct Runner<'a> {
+    broker: &'a str,
+    window: Duration,
+    capacities: Vec<(Setting, f64)>,
+}
+
+impl<'a> Runner<'a> {
+    /// Each constant load counts for as long as the window.
+    pub(crate) fn new(broker: &'a str, window: Duration) -> Self {
+        Self {
+            broker,
+            window,
+            capacities: Vec::new(),
+        }
+    }
+
+    /// The capacity of the setting's workers in calls a second, measured once for each kind of worker.
+    pub(crate) async fn capacity(&mut self, setting: &Setting) -> anyhow::Result<f64> {
+        let workers = setting.workers_alone();
+        if let Some((_, capacity)) = self.capacities.iter().find(|(known, _)| *known == workers) {
+            return Ok(*capacity);
+        }
+        let method = Method::new(workers.method);
+        let running = systems::start(self.broker, &workers, &method).await?;
+        let capacity = load::capacity(&running, &workers, CAPACITY_WINDOW).await;
+        let capacity = stopped(&running, capacity)
+            .await
+            .with_context(|| format!("the capacity of {}", workers.system.name()))?;
+        self.capacities.push((workers, capacity));
+        Ok(capacity)
+    }
+
+    /// Runs one constant load.
+    pub(crate) async fn steady(&self, setting: &Setting, factor: f64, capacity: f64) -> anyhow::Result<Load> {
+        self.steady_for(setting, factor, capacity, self.window).await
+    }
+
+    /// The same with another window.
+    pub(crate) async fn steady_for(
+        &self,
+        setting: &Setting,
+        factor: f64,
+        capacity: f64,
+        window: Duration,
+    ) -> anyhow::Result<Load> {
+        let time = WARM_UP + window;
+        let phases = [Phase { factor, time }];
+        let record = self.offer(setting, &phases, capacity, Tail::Drop).await?;
+        let summary = record.summary(WARM_UP..time);
+        Ok(Load { factor, summary })
+    }
+
+    /// Runs a load that is too high for a time.
+    pub(crate) async fn step(
+        &self,
+        setting: &Setting,
+        times: StepTimes,
+        capacity: f64,
+    ) -> anyhow::Result<Step> {
+        let phase = |factor, time| Phase { factor, time };
+        let phases = [
+            phase(STEP_LOW, times.before),
+            phase(STEP_HIGH, times.overload),
+            phase(STEP_LOW, times.after),
+        ];
+        let record = self.offer(setting, &phases, capacity, Tail::Await).await?;
+        let (begin, end) = (times.before, times.before + times.overload);
+        let over = end + times.after;
+        let load = |factor, window| Load {
+            factor,
+            summary: record.summary(window),
+        };
+        Ok(Step {
+            before: load(STEP_LOW, STEP_SETTLING..begin),
+            overload: load(STEP_HIGH, begin + WARM_UP.min(times.overload / 2)..end),
+            after: load(STEP_LOW, end..over),
+            recovery: recovery(&record, STEP_SETTLING..begin, end..over),
+        })
+    }
+
+    async fn offer(
+        &self,
+        setting: &Setting,
+        phases: &[Phase],
+        capacity: f64,
+        tail: Tail,
+    ) -> anyhow::Result<Record> {
+        let method = Method::new(setting.method);
+        let running = systems::start(self.broker, setting, &method).await?;
+        let record = load::offer(&running, setting, &method, phases, capacity, tail).await;
+        let record = stopped(&running, record)
+            .await
+            .with_context(|| format!("{}: {setting}", setting.system.name()))?;
+        if record.greatest_lag > LAG_LIMIT {
+            let lag = record.greatest_lag;
+            eprintln!("the machine is busy: a call of the next figures began {lag:?} late");
+        }
+        Ok(record)
+    }
+}
+
+/// Stops the system. A run that failed is the news, whatever stopping says.
+async fn stopped<T>(running: &Arc<dyn Running>, run: anyhow::Result<T>) -> anyhow::Result<T> {
+    let stopped = systems::stop(running).await;
+    let run = run?;
+    stopped?;
+    Ok(run)
+}
