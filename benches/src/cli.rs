@@ -20,9 +20,6 @@ pub(crate) struct Cli {
     #[arg(long, conflicts_with_all = ["contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
     pub(crate) quick: bool,
 
-    #[command(flatten)]
-    pub(crate) overload: Overload,
-
     /// Who is measured; everyone unless given.
     #[arg(long, value_enum, value_delimiter = ',')]
     contender: Vec<Kind>,
@@ -58,6 +55,9 @@ pub(crate) struct Cli {
     /// Where the figures (results.json, overload.json) and the plots are written.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"))]
     pub(crate) out: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) overload: Overload,
 }
 
 fn positive(text: &str) -> Result<usize, String> {

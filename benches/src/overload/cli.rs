@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum as _};
 
-use super::plan::{BASE, Case, FACTORS, Loads, Setting, System, plan};
+use super::plan::{Arrivals, BASE, Case, FACTORS, Loads, Setting, System, plan};
 
 /// Values replace those of the base point: one caller, one worker with 8 places, methods of 20 ms.
 #[derive(Debug, Args)]
@@ -45,6 +45,15 @@ pub(crate) struct Overload {
     /// Every second caller's clock is ten minutes slow. This takes two callers or more.
     #[arg(long, requires = "overload")]
     wrong_clocks: bool,
+
+    /// Every second caller is written by hand with lapin: it neither batches nor holds calls back, and
+    /// its clock is ten minutes slow. This takes two callers or more.
+    #[arg(long, requires = "overload")]
+    foreign: bool,
+
+    /// Calls come at random, not at equal distances.
+    #[arg(long, requires = "overload")]
+    random: bool,
 
     /// A queue with priorities, and every eleventh call is important.
     #[arg(long, requires = "overload")]
@@ -90,6 +99,8 @@ impl Overload {
             || self.places.is_some()
             || self.unbatched
             || self.wrong_clocks
+            || self.foreign
+            || self.random
             || self.important
             || self.step;
         let cases = systems.iter().flat_map(|system| match is_chosen {
@@ -110,7 +121,7 @@ impl Overload {
             None => BASE,
         };
         let workers = if workers.is_empty() { &[1] } else { workers };
-        let least_callers = if self.wrong_clocks { 2 } else { 1 };
+        let least_callers = if self.wrong_clocks || self.foreign { 2 } else { 1 };
         let case = |workers: &usize| Case {
             setting: Setting {
                 system,
@@ -119,7 +130,12 @@ impl Overload {
                 places: self.places.unwrap_or(base.places),
                 batching: !self.unbatched,
                 wrong_clocks: self.wrong_clocks,
+                foreign: self.foreign,
                 important: self.important,
+                arrivals: match self.random {
+                    true => Arrivals::Random,
+                    false => Arrivals::Even,
+                },
                 ..base
             },
             loads: loads.clone(),

@@ -48,7 +48,7 @@ pub(crate) async fn offer(
     tail: Tail,
 ) -> anyhow::Result<Record> {
     let begin = Instant::now() + Duration::from_millis(20);
-    let due: Vec<_> = due_times(phases, capacity).collect();
+    let due = due_times(phases, capacity, setting.arrivals);
     let pacing = tokio::task::spawn_blocking({
         let pacer = Pacer {
             running: Arc::clone(running),

@@ -47,9 +47,27 @@ pub(crate) struct Setting {
     pub(crate) batching: bool,
     /// Whether every second caller's clock is ten minutes slow.
     pub(crate) wrong_clocks: bool,
+    /// Whether every second caller is written by hand with lapin: it knows nothing of this library,
+    /// so that it neither batches nor holds calls back, and its clock is ten minutes slow.
+    pub(crate) foreign: bool,
     /// Whether a part of the calls is marked important, on a queue with priorities.
     pub(crate) important: bool,
+    pub(crate) arrivals: Arrivals,
 }
+
+/// When calls come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Arrivals {
+    /// At equal distances.
+    Even,
+    /// Independently of each other: some come at once.
+    Random,
+}
+
+/// So many calls in a row come at random within the time that they have at equal distances. The rate
+/// is then as exact as with those, and calls come in bursts all the same.
+const RANDOM_BLOCK: u32 = 50;
 
 /// The point from which one axis at a time is varied.
 pub(crate) const BASE: Setting = Setting {
@@ -60,7 +78,9 @@ pub(crate) const BASE: Setting = Setting {
     places: 8,
     batching: true,
     wrong_clocks: false,
+    foreign: false,
     important: false,
+    arrivals: Arrivals::Even,
 };
 
 /// Calls offered ÷ capacity, unless others are asked for.
@@ -98,6 +118,13 @@ pub(crate) fn plan(system: System) -> Vec<Case> {
         high(Setting { workers: 4, ..base }),
         short(with_method(1000)),
         short(with_method(100)),
+        steady(
+            &[0.8, 1.5],
+            Setting {
+                arrivals: Arrivals::Random,
+                ..base
+            },
+        ),
         Case {
             setting: base,
             loads: Loads::Step,
@@ -123,6 +150,11 @@ pub(crate) fn plan(system: System) -> Vec<Case> {
                 wrong_clocks: true,
                 ..base
             }),
+            high(Setting {
+                callers: 2,
+                foreign: true,
+                ..base
+            }),
         ]);
     }
     cases
@@ -134,7 +166,9 @@ impl Setting {
         Self {
             callers: 1,
             wrong_clocks: false,
+            foreign: false,
             important: false,
+            arrivals: Arrivals::Even,
             ..*self
         }
     }
@@ -183,6 +217,8 @@ impl fmt::Display for Setting {
         for (is_set, text) in [
             (!self.batching, "batching off"),
             (self.wrong_clocks, "wrong clocks"),
+            (self.foreign, "half of the callers foreign"),
+            (self.arrivals == Arrivals::Random, "random arrivals"),
             (self.important, "priorities"),
         ] {
             if is_set {
@@ -201,24 +237,30 @@ pub(crate) struct Phase {
     pub(crate) time: Duration,
 }
 
-/// The instants at which calls are due, evenly spaced within a phase, counted from the beginning.
-pub(crate) fn due_times(phases: &[Phase], capacity: f64) -> impl Iterator<Item = Duration> {
+/// The instants at which calls are due, counted from the beginning. Random ones are the same in each
+/// run.
+pub(crate) fn due_times(phases: &[Phase], capacity: f64, arrivals: Arrivals) -> Vec<Duration> {
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut due = Vec::new();
     let mut begin = Duration::ZERO;
-    let starts: Vec<_> = phases
-        .iter()
-        .map(|phase| {
-            let start = begin;
-            begin += phase.time;
-            (start, *phase)
-        })
-        .collect();
-    starts.into_iter().flat_map(move |(start, phase)| {
+    for phase in phases {
         let gap = 1.0 / (phase.factor * capacity);
-        (0_u32..)
-            .map(move |index| Duration::from_secs_f64(gap * f64::from(index)))
-            .take_while(move |offset| *offset < phase.time)
-            .map(move |offset| start + offset)
-    })
+        let is_over = |even: f64| even * gap >= phase.time.as_secs_f64();
+        let calls = (0_u32..).take_while(|index| !is_over(f64::from(*index)));
+        due.extend(calls.map(|index| {
+            let position = match arrivals {
+                Arrivals::Even => f64::from(index),
+                Arrivals::Random => {
+                    let block = index - index % RANDOM_BLOCK;
+                    f64::from(block) + random.f64() * f64::from(RANDOM_BLOCK)
+                }
+            };
+            begin + Duration::from_secs_f64(position * gap).min(phase.time)
+        }));
+        begin += phase.time;
+    }
+    due.sort_unstable();
+    due
 }
 
 #[cfg(test)]
@@ -231,11 +273,25 @@ mod tests {
             factor,
             time: Duration::from_secs(1),
         };
-        let due: Vec<_> = due_times(&[second(0.5), second(3.0)], 100.0).collect();
-        assert_eq!(due.len(), 350);
-        assert_eq!(due[1], Duration::from_millis(20));
-        assert_eq!(due[50], Duration::from_secs(1));
+        // Multiples of powers of two, which are exact.
+        let due = due_times(&[second(0.5), second(2.0)], 64.0, Arrivals::Even);
+        assert_eq!(due.len(), 32 + 128);
+        assert_eq!(due[1], Duration::from_secs(1) / 32);
+        assert_eq!(due[32], Duration::from_secs(1));
         assert!(due.is_sorted());
+    }
+
+    #[test]
+    fn random_calls_have_the_same_rate() {
+        let phase = Phase {
+            factor: 1.0,
+            time: Duration::from_secs(10),
+        };
+        let due = due_times(&[phase], 1000.0, Arrivals::Random);
+        assert_eq!(due.len(), 10_000);
+        assert!(due.is_sorted());
+        let first_half = due.partition_point(|due| *due < phase.time / 2);
+        assert!((4950..=5050).contains(&first_half), "{first_half}");
     }
 
     #[test]

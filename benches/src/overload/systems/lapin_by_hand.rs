@@ -20,18 +20,19 @@ use rpc_tests::rabbit::unique;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{Call, IMPORTANT, Running};
+use super::{Call, IMPORTANT, Running, wrong_time};
 use crate::overload::method::{Method, payload};
 use crate::overload::plan::Setting;
 use crate::overload::record::End;
 
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
+/// The method's name, for workers with this library.
+const METHOD: &str = "work";
+
 struct LapinByHand {
-    callers: Vec<Arc<Caller>>,
-    /// Held until the end: a connection closes with its last channel.
-    _channels: Vec<Channel>,
-    connections: Vec<Connection>,
+    callers: Vec<Caller>,
+    workers: Vec<Link>,
 }
 
 pub(super) async fn start(
@@ -42,18 +43,22 @@ pub(super) async fn start(
     let queue = unique("by-hand");
     let workers = (0..setting.workers).map(|_| worker(broker, &queue, setting, method));
     let workers = try_join_all(workers).await?;
-    let callers = (0..setting.callers).map(|_| caller(broker, &queue));
+    let callers = (0..setting.callers).map(|_| Caller::connect(broker, &queue, false));
     let callers = try_join_all(callers).await?;
+    Ok(Arc::new(LapinByHand { callers, workers }))
+}
 
-    let (callers, links): (Vec<_>, Vec<_>) = callers.into_iter().unzip();
-    let links = links.into_iter().chain(workers);
-    let (connections, channels): (Vec<_>, Vec<_>) =
-        links.map(|link| (link.connections, link.channels)).unzip();
-    Ok(Arc::new(LapinByHand {
-        callers,
-        connections: connections.into_iter().flatten().collect(),
-        _channels: channels.into_iter().flatten().collect(),
-    }))
+#[async_trait]
+impl Running for LapinByHand {
+    fn call(&self, call: Call) -> BoxFuture<'static, End> {
+        self.callers[call.caller].call(call)
+    }
+
+    async fn stop(&self) -> anyhow::Result<()> {
+        join_all(self.callers.iter().map(Caller::close)).await;
+        join_all(self.workers.iter().map(Link::close)).await;
+        Ok(())
+    }
 }
 
 /// A connection to consume and one to publish, with a channel each.
@@ -74,6 +79,13 @@ impl Link {
             connections,
             channels,
         })
+    }
+
+    async fn close(&self) {
+        for connection in &self.connections {
+            // What a close does not achieve, the drop at the end does.
+            let _ = timeout(CLOSE_LIMIT, connection.close(200, "done".into())).await;
+        }
     }
 }
 
@@ -115,7 +127,8 @@ async fn worker(broker: &str, queue: &str, setting: &Setting, method: &Method) -
     Ok(link)
 }
 
-/// Runs the method, replies and acknowledges. A request without an answer comes again when the channel closes.
+/// Runs the method, replies and acknowledges. A request without an answer comes again when the
+/// channel closes.
 async fn serve(
     request: Delivery,
     requests: &Channel,
@@ -140,82 +153,110 @@ async fn serve(
     Ok(())
 }
 
-struct Caller {
+/// A caller with connections of its own. It can call workers with this library, too.
+pub(super) struct Caller {
+    link: Link,
+    state: Arc<CallerState>,
+}
+
+struct CallerState {
     requests: Channel,
     queue: ShortString,
     reply_to: ShortString,
-    pending: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    has_wrong_clock: bool,
+    in_flight: Mutex<HashMap<u64, oneshot::Sender<End>>>,
     next_id: AtomicU64,
 }
 
-async fn caller(broker: &str, queue: &str) -> anyhow::Result<(Arc<Caller>, Link)> {
-    let link = Link::open(broker).await?;
-    let [replies, requests] = &link.channels;
-    let options = QueueDeclareOptions {
-        exclusive: true,
-        ..Default::default()
-    };
-    let reply_to = replies
-        .queue_declare("".into(), options, FieldTable::default())
-        .await?
-        .name()
-        .clone();
-    let mut consumer = consume(replies, reply_to.clone(), true).await?;
-    let caller = Arc::new(Caller {
-        requests: requests.clone(),
-        queue: queue.into(),
-        reply_to,
-        pending: Mutex::default(),
-        next_id: AtomicU64::new(0),
-    });
-    let routing = Arc::clone(&caller);
-    // It ends with its connection.
-    tokio::spawn(async move {
-        while let Some(Ok(reply)) = consumer.next().await {
-            routing.route(&reply);
-        }
-    });
-    Ok((caller, link))
+impl Caller {
+    /// The `timestamp` of its requests is wrong.
+    pub(super) async fn connect_with_wrong_clock(broker: &str, queue: &str) -> anyhow::Result<Self> {
+        Self::connect(broker, queue, true).await
+    }
+
+    async fn connect(broker: &str, queue: &str, has_wrong_clock: bool) -> anyhow::Result<Self> {
+        let link = Link::open(broker).await?;
+        let [replies, requests] = &link.channels;
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            ..Default::default()
+        };
+        let reply_to = replies
+            .queue_declare("".into(), options, FieldTable::default())
+            .await?
+            .name()
+            .clone();
+        let mut consumer = consume(replies, reply_to.clone(), true).await?;
+        let state = Arc::new(CallerState {
+            requests: requests.clone(),
+            queue: queue.into(),
+            reply_to,
+            has_wrong_clock,
+            in_flight: Mutex::default(),
+            next_id: AtomicU64::new(0),
+        });
+        let routing = Arc::clone(&state);
+        // It ends with its connection.
+        tokio::spawn(async move {
+            while let Some(Ok(reply)) = consumer.next().await {
+                routing.route(&reply);
+            }
+        });
+        Ok(Self { link, state })
+    }
+
+    pub(super) fn call(&self, call: Call) -> BoxFuture<'static, End> {
+        let state = Arc::clone(&self.state);
+        Box::pin(async move { state.call(call).await })
+    }
+
+    pub(super) async fn close(&self) {
+        self.link.close().await;
+    }
 }
 
-impl Caller {
-    fn pending(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<()>>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+impl CallerState {
+    fn in_flight(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<End>>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands a reply to its call, if that still waits.
     fn route(&self, reply: &Delivery) {
         let id = reply.properties.correlation_id();
         let id = id.as_ref().and_then(|id| id.as_str().parse().ok());
-        if let Some(call) = id.and_then(|id| self.pending().remove(&id)) {
-            let _ = call.send(());
+        if let Some(call) = id.and_then(|id| self.in_flight().remove(&id)) {
+            let _ = call.send(end(reply));
         }
     }
 
     async fn call(&self, call: Call) -> End {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, reply) = oneshot::channel();
-        self.pending().insert(id, sender);
+        self.in_flight().insert(id, sender);
         let time = call.time();
         let calling = async {
             self.publish(id, call, time).await?;
             anyhow::Ok(reply.await?)
         };
         let called = timeout(time, calling).await;
-        self.pending().remove(&id);
+        self.in_flight().remove(&id);
         match called {
-            Ok(Ok(())) => End::Answered,
+            Ok(Ok(end)) => end,
             Ok(Err(error)) => End::Failed(error.to_string()),
             Err(_) => End::TimedOut,
         }
     }
 
     async fn publish(&self, id: u64, call: Call, time: Duration) -> anyhow::Result<()> {
-        let properties = BasicProperties::default()
+        let mut properties = BasicProperties::default()
+            .with_type(METHOD.into())
             .with_correlation_id(id.to_string().into())
             .with_reply_to(self.reply_to.clone())
             .with_expiration(time.as_millis().to_string().into())
             .with_priority(call.priority());
+        if self.has_wrong_clock {
+            properties = properties.with_timestamp(wrong_time().as_secs());
+        }
         self.requests
             .basic_publish(
                 "".into(),
@@ -229,19 +270,15 @@ impl Caller {
     }
 }
 
-#[async_trait]
-impl Running for LapinByHand {
-    fn call(&self, call: Call) -> BoxFuture<'static, End> {
-        let caller = Arc::clone(&self.callers[call.caller]);
-        Box::pin(async move { caller.call(call).await })
+/// What a reply says. A worker with this library answers `code: message` if it refuses a request.
+fn end(reply: &Delivery) -> End {
+    let kind = reply.properties.kind();
+    if kind.as_ref().is_none_or(|kind| kind.as_str() != "fault") {
+        return End::Answered;
     }
-
-    async fn stop(&self) -> anyhow::Result<()> {
-        let closing = self.connections.iter().map(|connection| {
-            // What a close does not achieve, the drop at the end does.
-            timeout(CLOSE_LIMIT, connection.close(200, "done".into()))
-        });
-        join_all(closing).await;
-        Ok(())
+    let text = String::from_utf8_lossy(&reply.data);
+    match text.split(':').next() {
+        Some(code @ ("expired" | "rejected")) => End::Refused(code.to_owned()),
+        _ => End::Failed(text.into_owned()),
     }
 }

@@ -2,7 +2,7 @@
 //! program of its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -10,16 +10,13 @@ use futures_util::future::{BoxFuture, join_all, try_join_all};
 use rpc_runtime::{Broker, CallError, Executed, RequestQueue, RunningServer, Server, service};
 use rpc_tests::rabbit::unique;
 
-use super::{Call, IMPORTANT, Running};
+use super::{Call, IMPORTANT, Running, lapin_by_hand, wrong_time};
 use crate::overload::method::{Method, payload};
 use crate::overload::plan::Setting;
 use crate::overload::record::End;
 
 /// How long methods may run after the end.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
-
-/// How wrong a wrong clock is.
-const CLOCK_ERROR: Duration = Duration::from_secs(600);
 
 #[service]
 pub(crate) trait Work {
@@ -34,9 +31,14 @@ impl Work for Method {
 }
 
 struct Library {
-    callers: Vec<(Broker, WorkClient)>,
+    callers: Vec<Caller>,
     has_wrong_clocks: bool,
     workers: Mutex<Vec<(Broker, RunningServer)>>,
+}
+
+enum Caller {
+    Own(Broker, WorkClient),
+    Foreign(Box<lapin_by_hand::Caller>),
 }
 
 pub(super) async fn start(
@@ -47,7 +49,7 @@ pub(super) async fn start(
     let queue = unique("overload");
     let workers = (0..setting.workers).map(|_| worker(broker, &queue, setting, method));
     let workers = try_join_all(workers).await?;
-    let callers = (0..setting.callers).map(|_| caller(broker, &queue, setting));
+    let callers = (0..setting.callers).map(|index| caller(broker, &queue, setting, index));
     let callers = try_join_all(callers).await?;
     Ok(Arc::new(Library {
         callers,
@@ -78,27 +80,39 @@ async fn worker(
     Ok((broker, server))
 }
 
-async fn caller(broker: &str, queue: &str, setting: &Setting) -> anyhow::Result<(Broker, WorkClient)> {
+async fn caller(broker: &str, queue: &str, setting: &Setting, index: usize) -> anyhow::Result<Caller> {
+    if setting.foreign && is_second(index) {
+        let caller = lapin_by_hand::Caller::connect_with_wrong_clock(broker, queue).await?;
+        return Ok(Caller::Foreign(Box::new(caller)));
+    }
     let broker = Broker::connect(broker).await?;
     let client = WorkClient::builder(&broker)
         .queue(queue)
         .packing(setting.batching)
         .build();
-    Ok((broker, client))
+    Ok(Caller::Own(broker, client))
+}
+
+/// Whether a caller is every second one.
+fn is_second(index: usize) -> bool {
+    index % 2 == 1
 }
 
 #[async_trait]
 impl Running for Library {
     fn call(&self, call: Call) -> BoxFuture<'static, End> {
-        let (_, client) = &self.callers[call.caller];
+        let client = match &self.callers[call.caller] {
+            Caller::Own(_, client) => client,
+            Caller::Foreign(caller) => return caller.call(call),
+        };
         let mut work = client.work(&payload(call.deadline)).timeout(call.time());
         if call.is_important {
             work = work.priority(IMPORTANT);
         }
         // The library sends no clock. This is the header with which RabbitMQ's interceptor would
         // tell the time.
-        if self.has_wrong_clocks && call.caller % 2 == 1 {
-            work = work.header("timestamp_in_ms", wrong_time());
+        if self.has_wrong_clocks && is_second(call.caller) {
+            work = work.header("timestamp_in_ms", wrong_time().as_millis().to_string());
         }
         Box::pin(async move {
             match work.await {
@@ -110,7 +124,7 @@ impl Running for Library {
 
     async fn stop(&self) -> anyhow::Result<()> {
         // The callers first: what is under way then has nobody to go to.
-        join_all(self.callers.iter().map(|(broker, _)| broker.close())).await;
+        join_all(self.callers.iter().map(Caller::close)).await;
         let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
         for (broker, server) in workers {
             server.stop().await.context("the worker did not drain")?;
@@ -120,10 +134,13 @@ impl Running for Library {
     }
 }
 
-fn wrong_time() -> String {
-    let wrong = SystemTime::now() - CLOCK_ERROR;
-    let since_epoch = wrong.duration_since(SystemTime::UNIX_EPOCH);
-    since_epoch.unwrap_or_default().as_millis().to_string()
+impl Caller {
+    async fn close(&self) {
+        match self {
+            Self::Own(broker, _) => broker.close().await,
+            Self::Foreign(caller) => caller.close().await,
+        }
+    }
 }
 
 fn end(error: &CallError) -> End {

@@ -1,7 +1,7 @@
 //! The systems under load: a file each, all behind [`Running`].
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use async_trait::async_trait;
@@ -21,6 +21,15 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// The priority of important calls, which is also the greatest of their queue.
 const IMPORTANT: u8 = 5;
+
+/// How slow a wrong clock is.
+const CLOCK_ERROR: Duration = Duration::from_secs(600);
+
+/// What a wrong clock says.
+fn wrong_time() -> Duration {
+    let wrong = SystemTime::now() - CLOCK_ERROR;
+    wrong.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
 
 /// A call to be made.
 #[derive(Debug, Clone, Copy)]

@@ -109,7 +109,7 @@ impl Running for Tonic {
                     Code::ResourceExhausted => End::Refused("resource exhausted".to_owned()),
                     // A call that its deadline ends is `Cancelled` if the channel notices first.
                     Code::DeadlineExceeded | Code::Cancelled => End::TimedOut,
-                    code => End::Failed(code.description().to_owned()),
+                    code => End::Failed(format!("{code}: {}", status.message())),
                 },
             }
         })
