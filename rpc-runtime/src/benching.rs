@@ -23,7 +23,7 @@ use crate::protocol::{
     ArgumentsSeed, DecodeArguments, EncodeArguments, Message, NamedArguments, OutgoingCall, PackedCall,
     ReplyAddresses, Request, ShortStr, pack, unpack,
 };
-use crate::server::{self, Decision, Dispatcher, Invocation, Rules, Service};
+use crate::server::{self, Decision, Dispatcher, Invocation, Received, Rules, Service};
 use crate::transport::amqp::guard::Filter;
 
 /// How long the callers of all calls here wait.
@@ -174,6 +174,7 @@ impl Worker {
             max_accepted_bytes: usize::MAX,
             max_sent_bytes: usize::MAX,
             max_deliveries: 20,
+            admission: true,
         };
         let log = server::RequestLog::new("");
         Ok(Self {
@@ -185,7 +186,10 @@ impl Worker {
 
     /// What is to run for a request that arrives now; nothing where it is refused or dropped.
     pub fn decide(&self, request: Arrived, now: Instant) -> Option<(&dyn Service, Invocation)> {
-        match self.dispatcher.decide(request.0, false, now, now, &self.rules) {
+        match self
+            .dispatcher
+            .decide(request.0, false, Received::at(now), now, &self.rules)
+        {
             Ok(Decision::Run {
                 service, invocation, ..
             }) => Some((service, invocation)),

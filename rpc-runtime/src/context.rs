@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::headers::Headers;
 use crate::middleware::Extensions;
 use crate::protocol::{RESENT_AND_SENT_ON, RESENT_HEADER, Request, SENT_ON, ShortStr, reserved_header};
+use crate::server::Received;
 
 /// The request that a handler serves, beside its arguments.
 ///
@@ -44,11 +45,11 @@ pub struct Context {
 }
 
 impl Context {
-    /// Takes what belongs here out of a request that arrived at this instant.
+    /// Takes what belongs here out of a request that was received so.
     pub(crate) fn new(
         method: &'static str,
         request: &mut Request,
-        arrived: Instant,
+        received: Received,
         redelivered: bool,
     ) -> Self {
         let mut headers = std::mem::take(&mut request.headers);
@@ -59,7 +60,7 @@ impl Context {
         Self {
             method,
             correlation_id: request.correlation_id.clone(),
-            deadline: request.time_to_live.and_then(|time| arrived.checked_add(time)),
+            deadline: request.time_to_live.and_then(|time| received.deadline(time)),
             redelivered: redelivered || request.dead_lettered.is_some() || is_copy,
             is_resent,
             app_id: request.app_id.take(),
@@ -88,9 +89,10 @@ impl Context {
 
     /// When the caller stops waiting; `None` where it did not say.
     ///
-    /// Counted from the request's arrival at this worker: the time it waited in the queue is not known here, so the
-    /// caller may give up earlier. The handler is not stopped then: look at [`remaining`](Self::remaining) before work that
-    /// nobody waits for.
+    /// RabbitMQ does not say how long a request waited in its queue. Under load the worker measures it
+    /// (see [`Server::admission`](crate::Server::admission)), and the deadline allows for it; otherwise it counts
+    /// from the request's arrival. The handler is not stopped then: look at [`remaining`](Self::remaining) before
+    /// work that nobody waits for.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline

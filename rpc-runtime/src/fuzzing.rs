@@ -23,7 +23,7 @@ use crate::protocol::{
     NamedArguments, PackedAnswer, PackedCall, Properties, Reply, ReplyAddresses, ReplyKind, Request,
     ShortStr, pack, unpack,
 };
-use crate::server::{Decision, Dispatcher, Invocation, NoReplyAddress, Rules, Service};
+use crate::server::{Decision, Dispatcher, Invocation, NoReplyAddress, Received, Rules, Service};
 use crate::service;
 use crate::transport::amqp::{convert, guard as amqp_guard};
 
@@ -165,7 +165,7 @@ fn body(codec: Codec, body: &[u8]) {
     answers(codec, body);
     for method in SERVICE.descriptor().methods {
         let mut request = Request::from_message(Message::default()).expect("nothing is plain text");
-        let context = Context::new(method.name, &mut request, Instant::now(), false);
+        let context = Context::new(method.name, &mut request, Received::at(Instant::now()), false);
         handle(
             &**SERVICE,
             &Invocation::new(context, codec, Bytes::copy_from_slice(body)),
@@ -296,7 +296,7 @@ static DISPATCHER: LazyLock<Dispatcher> = LazyLock::new(|| {
 /// What a worker does with a request that has just arrived for the first time.
 fn decide(message: Message) -> Result<Decision<'static>, NoReplyAddress> {
     let now = Instant::now();
-    DISPATCHER.decide(message, false, now, now, &RULES)
+    DISPATCHER.decide(message, false, Received::at(now), now, &RULES)
 }
 
 static RULES: LazyLock<Rules> = LazyLock::new(|| Rules {
@@ -304,6 +304,7 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| Rules {
     max_accepted_bytes: 4096,
     max_sent_bytes: 4096,
     max_deliveries: 20,
+    admission: true,
 });
 
 /// A value that nests as deep as its sender likes: through sequences, through maps, and through nothing but its variants.

@@ -12,7 +12,7 @@ use super::caller::TimeLimit;
 use super::slot::Slot;
 use crate::error::{CallError, Executed};
 use crate::protocol::{Reply, ReplyAddresses, ReplyKind, Request, ShortStr};
-use crate::server::{Decision, Dispatcher, RequestLog, Rules, Service, run};
+use crate::server::{Decision, Dispatcher, Received, RequestLog, Rules, Service, run};
 
 /// An implementation to call.
 pub(crate) struct InProcess {
@@ -39,6 +39,8 @@ impl InProcess {
             max_sent_bytes: usize::MAX,
             // Nothing is delivered twice.
             max_deliveries: u32::MAX,
+            // Nothing waits in a queue.
+            admission: false,
         };
         let log = RequestLog::new(queue);
         Self {
@@ -94,9 +96,9 @@ impl InProcess {
             dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         };
-        let decision = self
-            .dispatcher
-            .decide_request(request, None, false, now, now, &self.rules);
+        let decision =
+            self.dispatcher
+                .decide_request(request, None, false, Received::at(now), now, &self.rules);
         match decision {
             Decision::Run {
                 service, invocation, ..

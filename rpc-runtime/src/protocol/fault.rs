@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
+use std::time::Duration;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -19,6 +20,9 @@ pub struct Fault {
     pub code: FaultCode,
     /// What happened, for a person to read. It is empty if the worker said no more than the code.
     pub message: String,
+    /// When another try is worth it, counted from the arrival of the fault. `None` if the worker
+    /// does not say. On the wire it is the reply's header `rpc-retry-after`, in milliseconds.
+    pub retry_after: Option<Duration>,
 }
 
 impl fmt::Display for Fault {
@@ -36,6 +40,16 @@ impl Fault {
         Self {
             code,
             message: message.into(),
+            retry_after: None,
+        }
+    }
+
+    /// The same fault, which tells the caller when another try is worth it.
+    #[must_use]
+    pub fn with_retry_after(self, time: Duration) -> Self {
+        Self {
+            retry_after: Some(time),
+            ..self
         }
     }
 

@@ -9,6 +9,7 @@ mod dead_lettered;
 mod fault;
 mod malformed;
 mod message;
+mod overload;
 mod packed;
 mod queue_name;
 mod reply;
@@ -24,6 +25,7 @@ pub(crate) use dead_lettered::{DEATHS_HEADER, DeadLettered, DeathReason, FIRST_D
 pub use fault::{Fault, FaultCode};
 pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};
 pub(crate) use message::{Message, Properties};
+pub(crate) use overload::{PROBE, QUEUE_TIME_HEADER, RETRY_AFTER_HEADER, read_millis, write_millis};
 pub(crate) use packed::{
     MAX_PACKED, MAX_PACKED_BYTES, MAX_PART_BYTES, OutgoingCall, PACKED, PACKED_SUFFIX, PACKING_HEADER,
     PackedAnswer, PackedCall, headers_size, pack, unpack,

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 
 use super::content::{self, UnsupportedContent};
-use super::{Fault, FaultCode, Malformed, Message, Properties, ShortStr};
+use super::{
+    Fault, FaultCode, Malformed, Message, Properties, RETRY_AFTER_HEADER, ShortStr, read_millis, write_millis,
+};
 use crate::codec::{Codec, DecodeError};
 use crate::headers::Headers;
 use crate::protocol::fault::FaultBody;
@@ -78,7 +80,11 @@ impl Reply {
             // body still says `fault`.
             Codec::MessagePack | Codec::Json => codec.encode(&FaultBody::from(fault)).unwrap_or_default(),
         };
-        Self::new(ReplyKind::Fault, codec, body)
+        let mut reply = Self::new(ReplyKind::Fault, codec, body);
+        if let Some(time) = fault.retry_after {
+            write_millis(&mut reply.headers, RETRY_AFTER_HEADER, time);
+        }
+        reply
     }
 
     /// The message that answers a request with this correlation id.
@@ -125,6 +131,13 @@ impl Reply {
 
     /// The fault that this reply carries.
     pub(crate) fn read_fault(&self) -> Fault {
+        Fault {
+            retry_after: read_millis(&self.headers, RETRY_AFTER_HEADER),
+            ..self.read_fault_body()
+        }
+    }
+
+    fn read_fault_body(&self) -> Fault {
         match self.codec {
             Codec::Text => Fault::from_text(&String::from_utf8_lossy(&self.body)),
             codec => match codec.decode::<FaultBody<'_>>(&self.body) {

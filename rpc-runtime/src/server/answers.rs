@@ -14,7 +14,9 @@ use super::dispatch::ReplyTo;
 use super::post::{DueReplies, DueReply};
 use super::serve::{Desk, Handled};
 use crate::codec::Codec;
-use crate::protocol::{MAX_PACKED, MAX_PART_BYTES, PackedAnswer, Reply, ShortStr, headers_size};
+use crate::protocol::{
+    MAX_PACKED, MAX_PART_BYTES, PackedAnswer, QUEUE_TIME_HEADER, Reply, ShortStr, headers_size, write_millis,
+};
 
 /// How long answers wait for those of the same message that are run after them.
 const LONGEST_WAIT: Duration = Duration::from_micros(250);
@@ -65,6 +67,8 @@ pub(super) struct Answers<'a> {
     left: Instant,
     /// How often the message was rejected before.
     rejections: u32,
+    /// How long the message waited in its queue.
+    waited: Duration,
 }
 
 impl<'a> Answers<'a> {
@@ -74,6 +78,7 @@ impl<'a> Answers<'a> {
         codec: Codec,
         address: Option<&'a ShortStr>,
         rejections: u32,
+        waited: Duration,
     ) -> Self {
         let address = address.filter(|address| !address.as_str().is_empty());
         Self {
@@ -83,13 +88,14 @@ impl<'a> Answers<'a> {
             due: due(desk, served, address, codec),
             left: Instant::now(),
             rejections,
+            waited,
         }
     }
 
     /// Adds the answer to the request that was added to the debt last.
     pub(super) fn add(&mut self, id: Uuid, done: Done, worth_until: Option<Instant>) {
         let Done {
-            reply,
+            mut reply,
             wanted,
             is_refused,
         } = done;
@@ -100,6 +106,7 @@ impl<'a> Answers<'a> {
                 false => debt.pay(),
             };
         };
+        write_millis(&mut reply.headers, QUEUE_TIME_HEADER, self.waited);
         if reply.body.len() + headers_size(&reply.headers) > MAX_PART_BYTES {
             return self.desk.post.post(DueReply {
                 to: ReplyTo {

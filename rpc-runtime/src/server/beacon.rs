@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::admission::Received;
 use super::dispatch::{Decision, Dispatcher, ReplyTo, Rules};
 use super::outlet::Outlet;
 use super::request_log::RequestLog;
@@ -187,9 +188,13 @@ impl Beacon {
             return;
         }
         let now = Instant::now();
-        let decided = self
-            .dispatcher
-            .decide(delivery.message, delivery.redelivered, now, now, &self.rules);
+        let decided = self.dispatcher.decide(
+            delivery.message,
+            delivery.redelivered,
+            Received::at(now),
+            now,
+            &self.rules,
+        );
         let (reply, to) = match decided {
             Ok(Decision::Run {
                 service,

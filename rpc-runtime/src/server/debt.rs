@@ -23,16 +23,19 @@ struct Shipment {
     requests: AtomicUsize,
     /// One of them is rejected, and the delivery with it.
     is_rejected: AtomicBool,
+    /// Counts the delivery for as long as this is kept.
+    _counted: Arc<()>,
 }
 
 impl Unsettled {
     /// Each of the delivery's requests is to be settled once.
-    pub(super) fn new(control: Arc<dyn Control>, tag: u64, requests: usize) -> Self {
+    pub(super) fn new(control: Arc<dyn Control>, tag: u64, requests: usize, served: &Served) -> Self {
         Self(Arc::new(Shipment {
             control,
             tag,
             requests: AtomicUsize::new(requests),
             is_rejected: AtomicBool::new(false),
+            _counted: Arc::clone(&served.0.deliveries),
         }))
     }
 
@@ -43,6 +46,7 @@ impl Unsettled {
             tag,
             requests,
             is_rejected,
+            ..
         } = &*self.0;
         if requests.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
@@ -73,6 +77,8 @@ pub(super) struct Served(Arc<Count>);
 #[derive(Debug, Default)]
 struct Count {
     requests: AtomicUsize,
+    /// Shared with each delivery that is not settled.
+    deliveries: Arc<()>,
     none_left: Notify,
     /// A request will not be answered here.
     given_up: Notify,
@@ -81,6 +87,11 @@ struct Count {
 impl Served {
     pub(super) fn count(&self) -> usize {
         self.0.requests.load(Ordering::Acquire)
+    }
+
+    /// How many deliveries are not settled.
+    pub(super) fn deliveries(&self) -> usize {
+        Arc::strong_count(&self.0.deliveries) - 1
     }
 
     /// Waits until none is served. Cancel safe.

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
+use super::admission::{Received, fits};
 use super::built_in::is_built_in;
 use super::pace::Pace;
 use super::runs::returns;
@@ -73,6 +75,8 @@ pub(crate) struct Rules {
     pub(crate) max_sent_bytes: usize,
     /// How often a request may have been delivered before it is refused.
     pub(crate) max_deliveries: u32,
+    /// Requests whose methods would not end in time are refused.
+    pub(crate) admission: bool,
 }
 
 /// The headers in which a quorum queue counts how often it delivered a message before. RabbitMQ 4.3
@@ -180,7 +184,7 @@ impl Dispatcher {
         &self.hosted
     }
 
-    /// Decides about a delivery that arrived at one instant and could begin at another.
+    /// Decides about a delivery that was received so and could begin at this instant.
     ///
     /// # Errors
     ///
@@ -189,7 +193,7 @@ impl Dispatcher {
         &self,
         message: Message,
         redelivered: bool,
-        arrived: Instant,
+        received: Received,
         now: Instant,
         rules: &Rules,
     ) -> Result<Decision<'_>, NoReplyAddress> {
@@ -211,7 +215,7 @@ impl Dispatcher {
             || message.properties.dead_lettered.is_some()
             || message.properties.headers.get(RESENT_HEADER).is_some();
         Ok(match Request::from_message(message) {
-            Ok(request) => self.decide_request(request, answer_to, redelivered, arrived, now, rules),
+            Ok(request) => self.decide_request(request, answer_to, redelivered, received, now, rules),
             Err(UnreadableRequest { codec, fault }) => Decision::refuse(codec, fault, answer_to, came_before),
         })
     }
@@ -254,7 +258,7 @@ impl Dispatcher {
         mut request: Request,
         answer_to: Option<ReplyTo>,
         redelivered: bool,
-        arrived: Instant,
+        received: Received,
         now: Instant,
         rules: &Rules,
     ) -> Decision<'_> {
@@ -290,15 +294,12 @@ impl Dispatcher {
         if delivered_before && let Some(reason) = rules.forbids_again(method, &request, redelivered) {
             return Decision::refuse(codec, interrupted(reason), answer_to, came_before);
         }
-        let worth_until = request.time_to_live.and_then(|time| arrived.checked_add(time));
-        if worth_until.is_some_and(|deadline| deadline <= now) {
-            let fault = Fault::new(
-                FaultCode::Expired,
-                "the caller's time was up before the method could start",
-            );
+        if let Some(time_to_live) = request.time_to_live
+            && let Some(fault) = rules.admit(time_to_live, received, now, record)
+        {
             return Decision::refuse(codec, fault, answer_to, came_before);
         }
-        let context = Context::new(method.name, &mut request, arrived, redelivered);
+        let context = Context::new(method.name, &mut request, received, redelivered);
         let invocation = Invocation::new(context, codec, request.arguments);
         Decision::Run {
             service: &**service,
@@ -374,6 +375,28 @@ impl Rules {
         }
     }
 
+    /// The fault to answer with if the caller gives up before the method would end.
+    fn admit(
+        &self,
+        time_to_live: Duration,
+        received: Received,
+        now: Instant,
+        record: &Record,
+    ) -> Option<Fault> {
+        let deadline = received.deadline(time_to_live)?;
+        if deadline <= now {
+            let fault = "the caller's time was up before the method could start";
+            return Some(expired(fault, received));
+        }
+        let takes = record.pace.mean().filter(|_| self.admission)?;
+        if fits(received, time_to_live, deadline, now, takes) {
+            return None;
+        }
+        let left = deadline.saturating_duration_since(now);
+        let fault = format!("the caller waits for {left:.0?} more, and the method takes {takes:.0?}");
+        Some(expired(fault, received))
+    }
+
     /// # Errors
     ///
     /// The fault to answer with in the place of a reply that is larger than may be sent.
@@ -436,6 +459,16 @@ fn has_expired(request: &Request) -> bool {
     request.dead_lettered.is_some_and(|dead| {
         dead.has_expired && (dead.original_expiration.is_some() || request.reply_to.is_some())
     })
+}
+
+/// The fault of a request that cannot be answered in time. The queue is as long as it was for this
+/// request: a caller that tries again any sooner finds it so.
+fn expired(reason: impl Into<String>, received: Received) -> Fault {
+    let fault = Fault::new(FaultCode::Expired, reason);
+    match received.waited.is_zero() {
+        true => fault,
+        false => fault.with_retry_after(received.waited),
+    }
 }
 
 /// A fault may say that the method did not run; of a request that came before, nobody here knows that.
@@ -506,7 +539,7 @@ mod tests {
         };
         let now = Instant::now();
         DISPATCHER
-            .decide(message, redelivered, now, now, &rules())
+            .decide(message, redelivered, Received::at(now), now, &rules())
             .unwrap()
     }
 
@@ -516,6 +549,7 @@ mod tests {
             max_accepted_bytes: 10,
             max_sent_bytes: 10,
             max_deliveries: 3,
+            admission: true,
         }
     }
 
@@ -786,7 +820,8 @@ mod tests {
         };
         let arrived = Instant::now();
         let after = |time| {
-            let decided = dispatcher.decide(message(), false, arrived, arrived + time, &rules());
+            let decided =
+                dispatcher.decide(message(), false, Received::at(arrived), arrived + time, &rules());
             decided.unwrap()
         };
         assert_eq!(run(after(Duration::from_millis(999))), "read");
@@ -803,7 +838,7 @@ mod tests {
         };
         let dispatcher = store();
         let now = Instant::now();
-        let decided = dispatcher.decide(message, false, now, now, &rules());
+        let decided = dispatcher.decide(message, false, Received::at(now), now, &rules());
         assert!(matches!(decided, Err(NoReplyAddress(address)) if address.as_str() == "payments"));
     }
 
@@ -875,7 +910,10 @@ mod tests {
                 body: Bytes::new(),
             };
             let now = Instant::now();
-            match dispatcher.decide(message, false, now, now, &rules()).unwrap() {
+            match dispatcher
+                .decide(message, false, Received::at(now), now, &rules())
+                .unwrap()
+            {
                 Decision::Run { packs, .. } => packs,
                 Decision::Refuse { fault, .. } => panic!("{fault}"),
             }

@@ -10,13 +10,14 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use super::admission::{QueueDelays, Received, is_probe};
 use super::debt::Served;
 use super::serve::Desk;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::status::Role;
 use crate::tasks::caught;
-use crate::transport::{Backoff, Control, RequestQueue, Subscription, Transport};
+use crate::transport::{Backoff, Control, Delivery, RequestQueue, Subscription, Transport};
 
 /// How long no requests have come when no more are taken to be under way: packed ones whose callers were told to send
 /// no more, or those to a single active consumer that settles nothing more.
@@ -38,6 +39,8 @@ pub(super) struct Line {
     /// When the last request came.
     last_arrival: Option<Instant>,
     desk: Arc<Desk>,
+    /// `None` if requests are admitted however long they waited.
+    delays: Option<Arc<QueueDelays>>,
     served: Served,
     handlers: JoinSet<()>,
 }
@@ -63,6 +66,7 @@ impl Line {
         queue: RequestQueue,
         prefetch: u16,
         desk: Arc<Desk>,
+        delays: Option<Arc<QueueDelays>>,
     ) -> Self {
         Self {
             transport,
@@ -71,6 +75,7 @@ impl Line {
             is_of_packed: false,
             last_arrival: None,
             desk,
+            delays,
             served: Served::default(),
             handlers: JoinSet::new(),
         }
@@ -127,6 +132,7 @@ impl Line {
                 self.queue.clone(),
                 self.prefetch,
                 Arc::clone(&self.desk),
+                self.delays.clone(),
             )
         }
     }
@@ -179,6 +185,9 @@ impl Line {
                 Pause::Lost(reason) => reason,
             };
             self.desk.lose_deliveries(&subscription.control);
+            if let Some(delays) = &self.delays {
+                delays.reset();
+            }
             if let Some(over) = self.transport.status().over() {
                 return self.drain(None, drain_limit, Some(over)).await;
             }
@@ -264,13 +273,28 @@ impl Line {
     }
 
     /// Begins a request: the prefetch keeps their number near the concurrency, the desk keeps it there.
-    fn start(&mut self, delivery: crate::transport::Delivery, subscription: &Subscription) {
+    fn start(&mut self, delivery: Delivery, subscription: &Subscription) {
         let (desk, control) = (Arc::clone(&self.desk), Arc::clone(&subscription.control));
         let (served, is_packed) = (self.served.clone(), self.is_of_packed);
-        let arrived = Instant::now();
-        self.last_arrival = Some(arrived);
+        let received = self.receive(&delivery);
+        self.last_arrival = Some(received.at);
         self.handlers
-            .spawn(async move { desk.serve(delivery, is_packed, control, arrived, &served).await });
+            .spawn(async move { desk.serve(delivery, is_packed, control, received, &served).await });
+    }
+
+    /// A delivery arrives now. With the last of the prefetch, messages may wait in the queue.
+    fn receive(&self, delivery: &Delivery) -> Received {
+        let at = Instant::now();
+        let Some(delays) = &self.delays else {
+            return Received::at(at);
+        };
+        let priority = delivery.message.properties.priority.unwrap_or(0);
+        let waited = delays.waited(priority, at);
+        let in_hand = 1 + self.handlers.len().max(self.served.deliveries());
+        if in_hand >= self.prefetch.into() && !is_probe(&delivery.message.properties) {
+            delays.saturate(priority, at);
+        }
+        Received { at, waited }
     }
 
     /// Takes no more requests, and lets those that were delivered end, all within the limit.

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tower_layer::{Identity as NoLayer, Stack};
 
+mod admission;
 mod answers;
 pub(crate) mod arguments;
 mod beacon;
@@ -30,6 +31,7 @@ mod serve;
 mod service;
 mod stats;
 
+pub(crate) use admission::Received;
 pub(crate) use built_in::is_built_in;
 #[cfg(any(test, fuzzing))]
 pub(crate) use dispatch::NoReplyAddress;
@@ -164,6 +166,23 @@ impl<L> Server<L> {
     /// [single active consumer](RequestQueue::single_active_consumer). For one queue, see [`RequestQueue::packing`].
     pub fn packing(mut self, packing: bool) -> Self {
         self.plan.packing = packing;
+        self
+    }
+
+    /// Whether requests are refused whose callers would give up before their methods end; the default is
+    /// that they are.
+    ///
+    /// Such a request gets the fault `expired` and its method does not run
+    /// ([`Executed::No`](crate::Executed::No)). Without admission, a queue that is longer than callers wait
+    /// makes a worker run every method for a caller that is gone. Requests without an `expiration` are always
+    /// run. A request is always run, too, if it waited for less than an eighth of its time.
+    ///
+    /// To know how long requests wait, a worker whose prefetch is exhausted publishes a small message of the
+    /// `type` `rpc.probe` to its own queues, at most a hundred times a second, and mostly ten times. Any worker
+    /// of this library that serves the queue replies to it. Workers that are written by hand get it too: let them
+    /// acknowledge it.
+    pub fn admission(mut self, admission: bool) -> Self {
+        self.plan.admission = admission;
         self
     }
 

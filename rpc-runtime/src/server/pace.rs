@@ -1,6 +1,6 @@
 //! How long a method's handler takes, and so how many of its calls are wanted in one message.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::protocol::MAX_PACKED;
@@ -9,25 +9,35 @@ use crate::protocol::MAX_PACKED;
 /// be idle.
 const BUDGET: Duration = Duration::from_millis(1);
 
+/// A handler that takes longer, in nanoseconds, counts as one that takes a day.
+const LONGEST: u64 = 86_400 * 1_000_000_000;
+
 /// The mean time that a method's handlers took lately, in nanoseconds; zero before the first.
 #[derive(Debug, Default)]
-pub(crate) struct Pace(AtomicU32);
+pub(crate) struct Pace(AtomicU64);
 
 impl Pace {
     /// A handler took this long.
     pub(super) fn ran(&self, time: Duration) {
-        let time = u32::try_from(time.as_nanos()).unwrap_or(u32::MAX).max(1);
+        let time = u64::try_from(time.as_nanos())
+            .unwrap_or(LONGEST)
+            .clamp(1, LONGEST);
         // Two that end at once may count as one, which does no harm.
         let mean = self.0.load(Ordering::Relaxed);
         let mean = match mean {
             0 => time,
             // One that is far slower than the others was interrupted; if it was not, more of them will follow.
-            mean => {
-                let time = u64::from(time).min(8 * u64::from(mean));
-                u32::try_from((7 * u64::from(mean) + time).div_ceil(8)).unwrap_or(u32::MAX)
-            }
+            mean => (7 * mean + time.min(8 * mean)).div_ceil(8),
         };
         self.0.store(mean, Ordering::Relaxed);
+    }
+
+    /// How long the method took lately. `None` if it has not run yet.
+    pub(super) fn mean(&self) -> Option<Duration> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            mean => Some(Duration::from_nanos(mean)),
+        }
     }
 
     /// How many calls are wanted in one message; nothing where that is not known.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
 use uuid::Uuid;
 
+use super::admission::Received;
 use super::answers::{Answers, Done, Ran};
 use super::debt::{Debt, Owed, Served, Unsettled};
 use super::dispatch::{Decision, Record, ReplyTo};
@@ -31,14 +32,14 @@ use crate::protocol::{
 use crate::transport::{Control, Delivery};
 
 impl Desk {
-    /// Serves the requests of one message that arrived at this instant; answered, each leaves as soon as it can.
+    /// Serves the requests of one message that was received so; answered, each leaves as soon as it can.
     ///
     /// They are run one after another, each as far as it gets at once. Those that have to wait for something go on beside each other.
     pub(super) async fn serve_packed(
         self: &Arc<Self>,
         delivery: Delivery,
         control: Arc<dyn Control>,
-        arrived: Instant,
+        received: Received,
         served: &Served,
     ) {
         let Delivery {
@@ -54,19 +55,19 @@ impl Desk {
             calls,
         } = match self.open(message) {
             Ok(opened) if !opened.calls.is_empty() => opened,
-            Ok(_) => return Unsettled::new(control, tag, 1).settle(),
+            Ok(_) => return Unsettled::new(control, tag, 1, served).settle(),
             Err(None) => {
-                let owed = Owed::Apart(Unsettled::new(control, tag, 1));
+                let owed = Owed::Apart(Unsettled::new(control, tag, 1, served));
                 return self.reject(Debt::of(self, served, owed), rejections);
             }
             Err(Some(refusal)) => {
                 let refusal = *refusal;
-                let owed = Owed::Apart(Unsettled::new(control, tag, 1));
+                let owed = Owed::Apart(Unsettled::new(control, tag, 1, served));
                 return self.post.post(DueReply {
                     to: refusal.to,
                     reply: Reply::fault(refusal.codec, &refusal.fault),
                     wanted: 0,
-                    worth_until: refusal.time_to_live.and_then(|time| arrived.checked_add(time)),
+                    worth_until: refusal.time_to_live.and_then(|time| received.deadline(time)),
                     debt: Debt::of(self, served, owed),
                     is_suspect: false,
                     in_a_row: 1,
@@ -74,9 +75,9 @@ impl Desk {
             }
         };
         self.received(calls.len(), redelivered);
-        let unsettled = Unsettled::new(control, tag, calls.len());
+        let unsettled = Unsettled::new(control, tag, calls.len(), served);
         let reply_to = properties.reply_to.as_ref();
-        let mut answers = Answers::new(self, served, codec, reply_to, rejections);
+        let mut answers = Answers::new(self, served, codec, reply_to, rejections, received.waited);
         let take_longer = FuturesUnordered::new();
         let mut sent_on = Vec::new();
         // One box for all that end at once, which are most.
@@ -94,7 +95,7 @@ impl Desk {
             let Some(owed) = self.take(key, origin, unsettled.clone()) else {
                 continue;
             };
-            let worth_until = request.time_to_live.and_then(|time| arrived.checked_add(time));
+            let worth_until = request.time_to_live.and_then(|time| received.deadline(time));
             if redelivered && self.may_be_sent_on(&request) {
                 let debt = Debt::of(self, served, owed);
                 let request = Request {
@@ -107,10 +108,10 @@ impl Desk {
             answers.due.debt.add(owed);
             let Some(here) = place.take().or_else(|| self.try_place()) else {
                 let debt = answers.due.debt.split_last();
-                take_longer.push(self.run_in_turn(id, request, redelivered, arrived, debt).boxed());
+                take_longer.push(self.run_in_turn(id, request, redelivered, received, debt).boxed());
                 continue;
             };
-            let done = match self.decide_packed(request, redelivered, arrived, now) {
+            let done = match self.decide_packed(request, redelivered, received, now) {
                 Err(refusal) => Done::refused(refusal),
                 Ok(Runnable {
                     service,
@@ -179,13 +180,13 @@ impl Desk {
         id: Uuid,
         request: Request,
         redelivered: bool,
-        arrived: Instant,
+        received: Received,
         debt: Debt,
     ) -> Option<Ran> {
         let _place = self.place().await?;
-        let worth_until = request.time_to_live.and_then(|time| arrived.checked_add(time));
+        let worth_until = request.time_to_live.and_then(|time| received.deadline(time));
         let now = Instant::now();
-        let done = match self.decide_packed(request, redelivered, arrived, now) {
+        let done = match self.decide_packed(request, redelivered, received, now) {
             Err(refusal) => Done::refused(refusal),
             Ok(Runnable {
                 service,
@@ -212,13 +213,13 @@ impl Desk {
         &self,
         request: Request,
         redelivered: bool,
-        arrived: Instant,
+        received: Received,
         now: Instant,
     ) -> Result<Runnable<'_>, Reply> {
         let names = Names::of_packed(&request);
         let decision = self
             .dispatcher
-            .decide_request(request, None, redelivered, arrived, now, &self.rules);
+            .decide_request(request, None, redelivered, received, now, &self.rules);
         match decision {
             Decision::Run {
                 service,

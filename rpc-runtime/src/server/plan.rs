@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::admission::{Probes, QueueDelays};
 use super::beacon::LitBeacon;
 use super::built_in::{BuiltIn, ServedQueue};
 use super::dispatch::{Dispatcher, Rules};
@@ -21,6 +22,7 @@ use crate::error::{BrokerError, Chain, ServerError};
 use crate::escape::Logged;
 use crate::middleware::{Around, HandlerLayer, layered_service};
 use crate::protocol::{ReplyAddresses, queue_name};
+use crate::tasks::supervised;
 use crate::transport::{Declare, RequestQueue, Subscription};
 
 const DEFAULT_CONCURRENCY: u16 = 64;
@@ -38,6 +40,7 @@ pub(super) struct Plan {
     pub(super) drain_limit: Duration,
     pub(super) reply_addresses: ReplyAddresses,
     pub(super) packing: bool,
+    pub(super) admission: bool,
     pub(super) self_description: bool,
     pub(super) worker_name: Option<String>,
     pub(super) version: Option<String>,
@@ -55,6 +58,7 @@ impl Plan {
             drain_limit: DEFAULT_DRAIN_LIMIT,
             reply_addresses: ReplyAddresses::default(),
             packing: true,
+            admission: true,
             self_description: true,
             worker_name: None,
             version: None,
@@ -75,6 +79,7 @@ impl Plan {
             max_accepted_bytes: limits.accepted,
             max_sent_bytes: limits.sent,
             max_deliveries: 0,
+            admission: self.admission,
         };
         let transport = self.broker.transport();
         if let Some(over) = transport.status().over() {
@@ -102,7 +107,13 @@ impl Plan {
         }
         let mut lines = Vec::new();
         let mut names = Vec::new();
-        for (queue, dispatcher) in queues {
+        let mut probes = Probes::new();
+        let delays: Vec<_> = queues
+            .iter()
+            .map(|(queue, _)| Delays::of(queue, self.admission, &mut probes))
+            .collect();
+        let probes = Arc::new(probes);
+        for ((queue, dispatcher), delays) in queues.into_iter().zip(delays) {
             if stop.is_cancelled() {
                 break;
             }
@@ -118,16 +129,20 @@ impl Plan {
                 Arc::clone(&outlet),
                 post.clone(),
                 self.concurrency,
+                Arc::clone(&probes),
             ));
-            let line = |queue, prefetch| Line::new(Arc::clone(transport), queue, prefetch, Arc::clone(&desk));
+            let line = |queue, prefetch, delays| {
+                Line::new(Arc::clone(transport), queue, prefetch, Arc::clone(&desk), delays)
+            };
             let packed = queue.packed().filter(|_| self.packing);
-            let alone = line(queue, self.concurrency);
+            let alone = line(queue, self.concurrency, delays.alone);
             let Some(subscription) = alone.open(stop).await? else {
                 break;
             };
             lines.push((alone, subscription));
             if let Some(queue) = packed {
-                let packed = line(queue, self.concurrency.min(PACKED_PREFETCH)).of_packed();
+                let prefetch = self.concurrency.min(PACKED_PREFETCH);
+                let packed = line(queue, prefetch, delays.packed).of_packed();
                 match packed.open(stop).await {
                     Ok(Some(subscription)) => {
                         desk.take_packed();
@@ -145,6 +160,9 @@ impl Plan {
             }
             names.push(name);
         }
+        let sender = Arc::clone(transport);
+        let probing = async move { supervised("queue delay", || probes.send(&sender)).await };
+        let probes_task = AbortOnDropHandle::new(runtime.spawn(probing));
         tracing::info!(queues = ?names, concurrency = self.concurrency, "serving");
         Ok(OpenServer {
             lines,
@@ -153,6 +171,7 @@ impl Plan {
             drain_limit: self.drain_limit,
             _outlet: outlet_task,
             _post: post_task,
+            probes: probes_task,
             broker: self.broker,
         })
     }
@@ -222,6 +241,26 @@ impl Plan {
     }
 }
 
+/// How long requests wait, as far as that is measured.
+#[derive(Default)]
+struct Delays {
+    alone: Option<Arc<QueueDelays>>,
+    packed: Option<Arc<QueueDelays>>,
+}
+
+impl Delays {
+    /// Where the waits in a queue and in the queue for its batches are measured.
+    fn of(queue: &RequestQueue, is_measured: bool, probes: &mut Probes) -> Self {
+        if !is_measured {
+            return Self::default();
+        }
+        Self {
+            alone: Some(probes.add(queue.name())),
+            packed: queue.packed().map(|queue| probes.add(queue.name())),
+        }
+    }
+}
+
 /// The layers around a server's methods.
 pub(super) struct Layers {
     of_methods: Around,
@@ -247,6 +286,7 @@ pub(super) struct OpenServer {
     drain_limit: Duration,
     _outlet: AbortOnDropHandle<()>,
     _post: AbortOnDropHandle<()>,
+    probes: AbortOnDropHandle<()>,
     /// Keeps the connection, should the user drop every handle of their own.
     broker: Broker,
 }
@@ -267,6 +307,8 @@ impl OpenServer {
             ended = lines.join_next() => ended,
         };
         stop.cancel();
+        // What they would measure does not matter any more, and none is to be left in a queue.
+        drop(self.probes);
         let beacon = self.beacon;
         let putting_out = AbortOnDropHandle::new(runtime.spawn(async {
             if let Some(beacon) = beacon {

@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use super::admission::{Probes, Received, is_probe, probe_reply};
 use super::debt::{Debt, Owed, Served, Unsettled};
 use super::dispatch::{Decision, Dispatcher, NoReplyAddress, Record, Rules, truthful};
 use super::outlet::{Outlet, Sent};
@@ -20,7 +21,8 @@ use super::stats::Tally;
 use crate::context::with_ambient_deadline;
 use crate::error::{Executed, InvalidName};
 use crate::protocol::{
-    Fault, FaultCode, Message, Properties, RETURNS_HEADER, Reply, ShortStr, reserved_header,
+    Fault, FaultCode, Message, Properties, QUEUE_TIME_HEADER, RETURNS_HEADER, Reply, ShortStr,
+    reserved_header, write_millis,
 };
 use crate::telemetry::{Event, Handling, Outcome, count};
 use crate::transport::{Control, Delivery, Departure, Outgoing};
@@ -33,6 +35,9 @@ const MAX_REJECTIONS: u32 = 20;
 /// once, and before that the broker is to hear that the request itself is done with: otherwise both
 /// would come back, and each time more.
 const COPY_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long the answer to another server's probe is worth sending.
+const PROBE_REPLY_LIMIT: Duration = Duration::from_secs(1);
 
 /// What serving the requests of one queue takes.
 pub(super) struct Desk {
@@ -50,6 +55,7 @@ pub(super) struct Desk {
     takes_packed: AtomicBool,
     /// They are not for much longer.
     stops_packed: AtomicBool,
+    probes: Arc<Probes>,
 }
 
 impl Desk {
@@ -60,6 +66,7 @@ impl Desk {
         outlet: Arc<Outlet>,
         post: Post,
         concurrency: u16,
+        probes: Arc<Probes>,
     ) -> Self {
         Self {
             log: RequestLog::new(queue.as_str()),
@@ -73,6 +80,7 @@ impl Desk {
             runs: Mutex::default(),
             takes_packed: AtomicBool::new(false),
             stops_packed: AtomicBool::new(false),
+            probes,
         }
     }
 
@@ -96,7 +104,7 @@ impl Desk {
         self.runs().lose_deliveries(|delivery| delivery.is_of(control));
     }
 
-    /// Serves the request of a delivery that arrived at this instant, or its requests if it came from the queue for
+    /// Serves the request of a delivery that was received so, or its requests if it came from the queue for
     /// packed ones. They are [`Served`] until the broker has their answers, which may be later than this returns.
     ///
     /// Where one cannot be answered or settled, it comes again, here or elsewhere.
@@ -105,12 +113,33 @@ impl Desk {
         delivery: Delivery,
         is_packed: bool,
         control: Arc<dyn Control>,
-        arrived: Instant,
+        received: Received,
         served: &Served,
     ) {
+        if is_probe(&delivery.message.properties) {
+            return self.answer_probe(&delivery, &control, received.at).await;
+        }
         match delivery.malformed.is_none() && is_packed {
-            true => self.serve_packed(delivery, control, arrived, served).await,
-            false => self.serve_alone(delivery, control, arrived, served).await,
+            true => self.serve_packed(delivery, control, received, served).await,
+            false => self.serve_alone(delivery, control, received, served).await,
+        }
+    }
+
+    /// Tells a server that its probe is through the queue. It waits for no place.
+    async fn answer_probe(&self, delivery: &Delivery, control: &Arc<dyn Control>, now: Instant) {
+        control.settle(delivery.tag);
+        let properties = &delivery.message.properties;
+        if self.probes.returned(properties.correlation_id.as_ref(), now) {
+            return;
+        }
+        if let Some(reply) = probe_reply(properties)
+            && self.rules.check_address(&reply.queue).is_ok()
+        {
+            // Another probe follows soon.
+            let _ = self
+                .outlet
+                .send(reply, Some(now + PROBE_REPLY_LIMIT), false)
+                .await;
         }
     }
 
@@ -118,14 +147,14 @@ impl Desk {
         self: &Arc<Self>,
         delivery: Delivery,
         control: Arc<dyn Control>,
-        arrived: Instant,
+        received: Received,
         served: &Served,
     ) {
         let properties = &delivery.message.properties;
         let is_dead_lettered = properties.dead_lettered.is_some();
         let is_counted_copy = returns(&properties.headers) > 0;
         self.received(1, delivery.redelivered || is_dead_lettered);
-        let unsettled = Unsettled::new(control, delivery.tag, 1);
+        let unsettled = Unsettled::new(control, delivery.tag, 1, served);
         let owed = match key(&delivery) {
             Some(key) => {
                 let origin = Origin::new(delivery.redelivered, is_dead_lettered, &properties.headers);
@@ -138,7 +167,7 @@ impl Desk {
             if is_counted_copy {
                 tokio::time::sleep(COPY_PAUSE).await;
             }
-            self.answer(delivery, arrived, debt).await;
+            self.answer(delivery, received, debt).await;
         }
     }
 
@@ -171,7 +200,7 @@ impl Desk {
     }
 
     /// Decides, runs, and has the answer leave.
-    async fn answer(&self, delivery: Delivery, arrived: Instant, debt: Debt) {
+    async fn answer(&self, delivery: Delivery, received: Received, debt: Debt) {
         // There is one at once, unless requests of a connection that was lost still run.
         let Some(_place) = self.place().await else {
             return;
@@ -192,17 +221,17 @@ impl Desk {
             return self.send_on(message, None, debt).await;
         }
         let properties = &message.properties;
-        let worth_until = properties.expiration.and_then(|time| arrived.checked_add(time));
+        let worth_until = properties.expiration.and_then(|time| received.deadline(time));
         let names = Names::of(properties);
         let rejections = properties.dead_lettered.map_or(0, |dead| dead.rejections);
         let now = Instant::now();
         let decided = match malformed {
             None => self
                 .dispatcher
-                .decide(message, redelivered, arrived, now, &self.rules),
+                .decide(message, redelivered, received, now, &self.rules),
             Some(malformed) => Dispatcher::refuse_malformed(message, malformed, &self.rules),
         };
-        let (reply, wanted, answer_to, is_refused) = match decided {
+        let (mut reply, wanted, answer_to, is_refused) = match decided {
             Ok(Decision::Run {
                 service,
                 invocation,
@@ -233,6 +262,7 @@ impl Desk {
                 };
             }
         };
+        write_millis(&mut reply.headers, QUEUE_TIME_HEADER, received.waited);
         match answer_to {
             Some(to) => self.post.post(DueReply {
                 to,
@@ -330,12 +360,16 @@ impl Desk {
         took: Duration,
         handled: &Handled,
     ) -> u16 {
-        match handled.ran {
-            true => tally.add(&record.stats, took, handled.outcome != Outcome::Ok),
-            false => count(Event::RequestRefused {
+        // What was refused says nothing of how long the method takes: many a refusal would make it seem to take no time, and have callers
+        // send as many calls to this worker as it cannot run.
+        if handled.ran {
+            tally.add(&record.stats, took, handled.outcome != Outcome::Ok);
+            record.pace.ran(took);
+        } else {
+            count(Event::RequestRefused {
                 queue: &self.queue,
                 code: handled.outcome.as_str(),
-            }),
+            });
         }
         if !packs {
             return 0;
@@ -345,11 +379,6 @@ impl Desk {
         }
         if !self.takes_packed.load(Ordering::Relaxed) {
             return 0;
-        }
-        // What was refused says nothing of how long the method takes: many a refusal would make it seem to take no time, and have callers
-        // send as many calls to this worker as it cannot run.
-        if handled.ran {
-            record.pace.ran(took);
         }
         record.pace.wanted().unwrap_or(0)
     }

@@ -152,8 +152,17 @@ fn desk(outlet: Arc<Outlet>, post: Post) -> Desk {
         max_accepted_bytes: 100,
         max_sent_bytes: 100,
         max_deliveries: 20,
+        admission: true,
     };
-    Desk::new("q".into(), Dispatcher::default(), rules, outlet, post, 1)
+    Desk::new(
+        "q".into(),
+        Dispatcher::default(),
+        rules,
+        outlet,
+        post,
+        1,
+        Arc::new(Probes::new()),
+    )
 }
 
 async fn serve_where(words: Vec<Published>, is_free: bool) -> Vec<&'static str> {
@@ -193,7 +202,7 @@ async fn serve_one(
         delivery,
         is_packed,
         Arc::new(notes.clone()),
-        Instant::now(),
+        Received::at(Instant::now()),
         &served,
     )
     .await;
@@ -227,8 +236,14 @@ async fn requests_whose_replies_are_lost_in_a_panic_are_given_up_and_later_ones_
             tag: 1,
             malformed: None,
         };
-        desk.serve(delivery, false, Arc::new(notes.clone()), Instant::now(), served)
-            .await;
+        desk.serve(
+            delivery,
+            false,
+            Arc::new(notes.clone()),
+            Received::at(Instant::now()),
+            served,
+        )
+        .await;
     };
     let served = Served::default();
     serve(&served).await;

@@ -1,0 +1,57 @@
+//! What workers and callers tell each other about overload.
+
+use std::time::Duration;
+
+use super::ShortStr;
+use crate::headers::Headers;
+
+/// The `type` of a message by which a worker measures how long requests wait in a queue. Any worker
+/// of the queue that gets one replies to it at once, with an empty body.
+pub(crate) const PROBE: &str = "rpc.probe";
+
+/// The header by which a reply says how long its request waited in the queue, in milliseconds. It is
+/// absent if the worker knows of no wait.
+pub(crate) const QUEUE_TIME_HEADER: &str = "rpc-queue-time";
+
+/// The header by which a fault says when another try is worth it, in milliseconds from now.
+pub(crate) const RETRY_AFTER_HEADER: &str = "rpc-retry-after";
+
+/// Writes a time in whole milliseconds, rounded up. Zero is not written.
+pub(crate) fn write_millis(headers: &mut Headers, name: &'static str, time: Duration) {
+    if !time.is_zero() {
+        let millis = time.as_micros().div_ceil(1000);
+        headers.insert(ShortStr::from_static(name), millis.to_string());
+    }
+}
+
+/// Reads a time in whole milliseconds. What is no such number is ignored.
+pub(crate) fn read_millis(headers: &Headers, name: &str) -> Option<Duration> {
+    let millis = headers.get(name)?.parse::<u32>().ok()?;
+    Some(Duration::from_millis(millis.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_survive_the_wire() {
+        let mut headers = Headers::default();
+        for (time, read) in [(1, 1), (999, 1), (1000, 1), (1001, 2), (2_500_000, 2500)] {
+            write_millis(&mut headers, QUEUE_TIME_HEADER, Duration::from_micros(time));
+            let expected = Some(Duration::from_millis(read));
+            assert_eq!(read_millis(&headers, QUEUE_TIME_HEADER), expected);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_ignored() {
+        let mut headers = Headers::default();
+        write_millis(&mut headers, QUEUE_TIME_HEADER, Duration::ZERO);
+        assert_eq!(headers.get(QUEUE_TIME_HEADER), None);
+        for text in ["", "-1", "1.5", "99999999999", "soon"] {
+            headers.insert(ShortStr::from_static(RETRY_AFTER_HEADER), text.to_owned());
+            assert_eq!(read_millis(&headers, RETRY_AFTER_HEADER), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! How long messages wait in a queue, from probes that go through it. Pure.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The shortest and the longest pause between two probes.
+const INTERVAL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
+
+/// While probes take long, one is sent each time that the delay grew by this part of itself.
+const PROBES_PER_DELAY: u32 = 8;
+
+/// How many probes are in a queue at about the most, however long it is.
+const PROBES_IN_QUEUE: u32 = 16;
+
+/// How long messages of one priority wait in a queue before they are delivered.
+///
+/// A queue is first in, first out. A probe that comes back therefore says two things: how long it
+/// waited itself, and that all messages delivered from then on were published after it. A probe that
+/// has not come back says that all messages delivered until now were published before it. The
+/// estimate is the wait of the last probe that came back, kept within these two bounds.
+#[derive(Debug, Default)]
+pub(super) struct QueueDelay {
+    /// Messages that are delivered from now on were published after this. `None` if that is not
+    /// known: the queue may hold messages from before this worker consumed from it.
+    published_after: Option<Instant>,
+    /// What the last probe measured.
+    measured: Duration,
+    /// The probes in the queue, oldest first.
+    outstanding: VecDeque<Probe>,
+    last_sent: Option<Instant>,
+    /// When the worker's prefetch was exhausted last.
+    saturated: Option<Instant>,
+    is_active: bool,
+}
+
+#[derive(Debug)]
+struct Probe {
+    number: u64,
+    sent: Instant,
+    /// When the broker confirmed that it is in the queue.
+    confirmed: Option<Instant>,
+}
+
+impl QueueDelay {
+    /// The delay of a queue that is known to be empty at this moment.
+    pub(super) fn of_empty(now: Instant) -> Self {
+        Self {
+            published_after: Some(now),
+            ..Self::default()
+        }
+    }
+
+    /// The worker's prefetch is exhausted, so that messages may wait from now on.
+    pub(super) fn saturate(&mut self, now: Instant) {
+        self.saturated = Some(now);
+        self.is_active = true;
+    }
+
+    /// Whether messages may wait.
+    pub(super) fn is_active(&self) -> bool {
+        self.is_active
+    }
+
+    /// When the next probe is due. `None` while there is no need for one, or while the broker has
+    /// not confirmed the last one.
+    pub(super) fn next_probe(&self, now: Instant) -> Option<Instant> {
+        if !self.is_active
+            || self
+                .outstanding
+                .back()
+                .is_some_and(|last| last.confirmed.is_none())
+        {
+            return None;
+        }
+        let Some(last) = self.last_sent else {
+            return Some(now);
+        };
+        let oldest = self
+            .outstanding
+            .front()
+            .map_or(Duration::ZERO, |probe| now.saturating_duration_since(probe.sent));
+        let interval = (self.waited(now) / PROBES_PER_DELAY).clamp(INTERVAL.0, INTERVAL.1);
+        Some(last + interval.max(oldest / PROBES_IN_QUEUE))
+    }
+
+    /// A probe of this number is sent. Numbers ascend.
+    pub(super) fn sent(&mut self, number: u64, now: Instant) {
+        self.last_sent = Some(now);
+        self.outstanding.push_back(Probe {
+            number,
+            sent: now,
+            confirmed: None,
+        });
+    }
+
+    /// The broker has the probe.
+    pub(super) fn confirmed(&mut self, number: u64, now: Instant) {
+        let mut probes = self.outstanding.iter_mut();
+        if let Some(probe) = probes.find(|probe| probe.number == number) {
+            probe.confirmed = Some(now);
+        }
+    }
+
+    /// The probe is in no queue.
+    pub(super) fn lost(&mut self, number: u64) {
+        self.outstanding.retain(|probe| probe.number != number);
+    }
+
+    /// None of the probes that were sent comes back.
+    pub(super) fn forget_probes(&mut self) {
+        self.outstanding.clear();
+    }
+
+    /// The probe came back. Those that were sent before it are lost, as they should have come
+    /// first.
+    pub(super) fn returned(&mut self, number: u64, now: Instant) {
+        let Some(index) = self.outstanding.iter().position(|probe| probe.number == number) else {
+            return;
+        };
+        let Some(probe) = self.outstanding.drain(..=index).next_back() else {
+            return;
+        };
+        self.measured = now.saturating_duration_since(probe.sent);
+        self.published_after = self.published_after.max(Some(probe.sent));
+        // The worker could have had more messages all the while: there were none.
+        if self.saturated.is_none_or(|saturated| saturated < probe.sent) {
+            *self = Self::of_empty(now);
+        }
+    }
+
+    /// How long a message that is delivered now has waited.
+    pub(super) fn waited(&self, now: Instant) -> Duration {
+        if !self.is_active {
+            return Duration::ZERO;
+        }
+        let since = |then: Instant| now.saturating_duration_since(then);
+        let oldest = self.outstanding.front();
+        let at_least = oldest
+            .and_then(|probe| probe.confirmed)
+            .map_or(Duration::ZERO, since);
+        let at_most = self.published_after.map_or(Duration::MAX, since);
+        self.measured.max(at_least).min(at_most)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn there_are_no_probes_while_nothing_waits() {
+        let now = Instant::now();
+        let mut delay = QueueDelay::of_empty(now);
+        assert_eq!(delay.next_probe(now), None);
+        assert_eq!(delay.waited(now + millis(500)), Duration::ZERO);
+        delay.saturate(now + millis(1));
+        assert_eq!(delay.next_probe(now + millis(1)), Some(now + millis(1)));
+    }
+
+    #[test]
+    fn a_probe_that_returns_to_an_idle_worker_is_the_last() {
+        let start = Instant::now();
+        let mut delay = QueueDelay::default();
+        delay.saturate(start);
+        delay.sent(1, start + millis(1));
+        delay.confirmed(1, start + millis(2));
+        assert!(delay.is_active());
+        delay.returned(1, start + millis(300));
+        assert!(!delay.is_active());
+        assert_eq!(delay.waited(start + millis(400)), Duration::ZERO);
+        assert_eq!(delay.next_probe(start + millis(400)), None);
+    }
+
+    #[test]
+    fn the_estimate_grows_while_a_probe_is_out() {
+        let start = Instant::now();
+        let mut delay = QueueDelay::of_empty(start);
+        delay.saturate(start);
+        delay.sent(1, start);
+        // It may not have left yet.
+        assert_eq!(delay.waited(start + millis(90)), Duration::ZERO);
+        delay.confirmed(1, start + millis(10));
+        assert_eq!(delay.waited(start + millis(90)), millis(80));
+        delay.saturate(start + millis(95));
+        delay.returned(1, start + millis(100));
+        assert_eq!(delay.waited(start + millis(150)), millis(100));
+        // What is delivered then was published after the probe.
+        delay.sent(2, start + millis(160));
+        delay.confirmed(2, start + millis(160));
+        delay.saturate(start + millis(170));
+        delay.returned(2, start + millis(165));
+        assert_eq!(delay.waited(start + millis(166)), millis(5));
+    }
+
+    #[test]
+    fn a_lost_probe_does_not_stop_the_measuring() {
+        let start = Instant::now();
+        let mut delay = QueueDelay::default();
+        delay.saturate(start);
+        delay.sent(1, start);
+        delay.confirmed(1, start);
+        let now = start + millis(1000);
+        delay.saturate(now);
+        assert_eq!(delay.waited(now), millis(1000));
+        assert!(delay.next_probe(now).is_some());
+        delay.sent(2, now);
+        delay.confirmed(2, now);
+        delay.returned(2, now + millis(5));
+        assert_eq!(delay.waited(now + millis(6)), millis(5));
+        delay.returned(1, now + millis(7));
+        assert_eq!(delay.waited(now + millis(8)), millis(5));
+    }
+
+    #[test]
+    fn probes_become_rare_while_none_returns() {
+        let start = Instant::now();
+        let mut delay = QueueDelay::default();
+        delay.saturate(start);
+        let (mut now, mut sent) = (start, 0);
+        while now < start + Duration::from_secs(3600) {
+            delay.sent(sent, now);
+            delay.confirmed(sent, now);
+            sent += 1;
+            now = (1..)
+                .map(|step| now + millis(10 * step))
+                .find(|later| delay.next_probe(*later).is_some_and(|due| due <= *later))
+                .unwrap();
+        }
+        assert!(sent < 300, "{sent} probes in the queue");
+    }
+
+    /// A queue that workers empty at a rate which changes, and the estimate of one of them.
+    fn largest_error(rates: &[u64], arrival_rate: u64) -> (Duration, Duration) {
+        let start = Instant::now();
+        let mut delay = QueueDelay::default();
+        // When each message was published, and the number of those that are probes.
+        let mut queue: VecDeque<(Instant, Option<u64>)> = VecDeque::new();
+        let (mut number, mut credit, mut arrived) = (0, 0, 0);
+        let (mut worst, mut longest) = (Duration::ZERO, Duration::ZERO);
+        for step in 0..rates.len() as u64 * 1000 {
+            let now = start + millis(step);
+            arrived += arrival_rate;
+            while arrived >= 1000 {
+                arrived -= 1000;
+                queue.push_back((now, None));
+            }
+            if delay.next_probe(now).is_some_and(|due| due <= now) {
+                delay.sent(number, now);
+                delay.confirmed(number, now);
+                queue.push_back((now, Some(number)));
+                number += 1;
+            }
+            credit += rates[usize::try_from(step / 1000).unwrap()];
+            while credit >= 1000 {
+                match queue.pop_front() {
+                    None => credit = 0,
+                    Some((_, Some(probe))) => delay.returned(probe, now),
+                    Some((published, None)) => {
+                        credit -= 1000;
+                        delay.saturate(now);
+                        let (waited, estimate) = (now - published, delay.waited(now));
+                        longest = longest.max(waited);
+                        worst = worst.max(waited.abs_diff(estimate));
+                    }
+                }
+            }
+        }
+        (worst, longest)
+    }
+
+    proptest! {
+        #[test]
+        fn the_estimate_is_near_the_truth(
+            rates in prop::collection::vec(100_u64..2000, 1..6),
+            arrival_rate in 100_u64..2000,
+        ) {
+            let (worst, longest) = largest_error(&rates, arrival_rate);
+            prop_assert!(
+                worst <= millis(120).max(longest / 4),
+                "wrong by {worst:?}, where the longest wait is {longest:?}"
+            );
+        }
+    }
+}

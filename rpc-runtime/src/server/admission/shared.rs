@@ -1,0 +1,227 @@
+//! The delays of one queue, as its requests and the prober share them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::queue_delay::QueueDelay;
+
+/// How many priorities are measured. Requests of others are taken for the next lower one.
+const MAX_PRIORITIES: usize = 8;
+
+/// How long messages wait in one queue, by priority.
+#[derive(Debug)]
+pub(crate) struct QueueDelays {
+    queue: String,
+    /// Lets a queue without waiting messages answer without the lock.
+    is_active: AtomicBool,
+    state: Mutex<State>,
+    /// Wakes the prober.
+    wake: Arc<Notify>,
+    /// The last estimate, in nanoseconds.
+    last: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    by_priority: BTreeMap<u8, QueueDelay>,
+    /// The queue had no waiting messages when this was noted.
+    was_empty: bool,
+}
+
+impl QueueDelays {
+    pub(crate) fn new(queue: &str, wake: &Arc<Notify>) -> Self {
+        Self {
+            queue: queue.to_owned(),
+            is_active: AtomicBool::new(false),
+            state: Mutex::new(State {
+                by_priority: BTreeMap::new(),
+                was_empty: false,
+            }),
+            wake: Arc::clone(wake),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    /// The queue is consumed anew: what it holds is not known.
+    pub(crate) fn reset(&self) {
+        let mut state = self.lock();
+        state.by_priority.clear();
+        state.was_empty = false;
+        self.is_active.store(false, Ordering::Release);
+        self.last.store(0, Ordering::Relaxed);
+    }
+
+    /// The worker's prefetch is exhausted with the delivery of a request of this priority.
+    pub(crate) fn saturate(&self, priority: u8, now: Instant) {
+        let mut state = self.lock();
+        let is_new = state.by_priority.is_empty();
+        state.delay(priority, now);
+        for delay in state.by_priority.values_mut() {
+            delay.saturate(now);
+        }
+        drop(state);
+        if is_new {
+            self.is_active.store(true, Ordering::Release);
+            self.wake.notify_one();
+        }
+    }
+
+    /// How long a message of this priority that is delivered now has waited.
+    pub(crate) fn waited(&self, priority: u8, now: Instant) -> Duration {
+        if !self.is_active.load(Ordering::Acquire) {
+            return Duration::ZERO;
+        }
+        let waited = self.lock().delay(priority, now).waited(now);
+        self.last.store(nanos(waited), Ordering::Relaxed);
+        waited
+    }
+
+    /// The wait that was estimated last.
+    pub(crate) fn last(&self) -> Duration {
+        Duration::from_nanos(self.last.load(Ordering::Relaxed))
+    }
+
+    /// When the next probe is due, and of which priority.
+    pub(super) fn next_probe(&self, now: Instant) -> Option<(Instant, u8)> {
+        let state = self.lock();
+        let due = state
+            .by_priority
+            .iter()
+            .filter_map(|(priority, delay)| Some((delay.next_probe(now)?, *priority)));
+        due.min()
+    }
+
+    pub(super) fn sent(&self, priority: u8, number: u64, now: Instant) {
+        self.change(priority, |delay| delay.sent(number, now));
+    }
+
+    pub(super) fn confirmed(&self, priority: u8, number: u64, now: Instant) {
+        self.change(priority, |delay| delay.confirmed(number, now));
+    }
+
+    pub(super) fn lost(&self, priority: u8, number: u64) {
+        self.change(priority, |delay| delay.lost(number));
+    }
+
+    /// A probe came back. Once all priorities have no waiting messages, there are no more probes.
+    pub(super) fn returned(&self, priority: u8, number: u64, now: Instant) {
+        let mut state = self.lock();
+        if let Some(delay) = state.by_priority.get_mut(&priority) {
+            delay.returned(number, now);
+            self.last.store(nanos(delay.waited(now)), Ordering::Relaxed);
+        }
+        if !state.by_priority.values().any(QueueDelay::is_active) {
+            state.by_priority.clear();
+            state.was_empty = true;
+            self.is_active.store(false, Ordering::Release);
+        }
+    }
+
+    /// None of the probes that are out comes back.
+    pub(super) fn forget_probes(&self) {
+        for delay in self.lock().by_priority.values_mut() {
+            delay.forget_probes();
+        }
+    }
+
+    fn change(&self, priority: u8, change: impl FnOnce(&mut QueueDelay)) {
+        if let Some(delay) = self.lock().by_priority.get_mut(&priority) {
+            change(delay);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is a single step, so that a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The delay of a priority. It is measured from now on if it is new.
+    fn delay(&mut self, priority: u8, now: Instant) -> &mut QueueDelay {
+        let is_full = self.by_priority.len() >= MAX_PRIORITIES;
+        let known = match self.by_priority.contains_key(&priority) {
+            false if is_full => {
+                let lower = self.by_priority.range(..priority).next_back();
+                lower
+                    .or(self.by_priority.first_key_value())
+                    .map(|(known, _)| *known)
+            }
+            _ => None,
+        };
+        let was_empty = self.was_empty;
+        let is_first = self.by_priority.is_empty();
+        self.by_priority
+            .entry(known.unwrap_or(priority))
+            .or_insert_with(|| match was_empty && is_first {
+                true => QueueDelay::of_empty(now),
+                false => {
+                    let mut delay = QueueDelay::default();
+                    delay.saturate(now);
+                    delay
+                }
+            })
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delays() -> QueueDelays {
+        QueueDelays::new("q", &Arc::new(Notify::new()))
+    }
+
+    #[test]
+    fn each_priority_has_a_delay_of_its_own() {
+        let (delays, start) = (delays(), Instant::now());
+        assert_eq!(delays.waited(0, start), Duration::ZERO);
+        delays.saturate(0, start);
+        delays.saturate(9, start);
+        for (number, priority) in [(1, 0), (2, 9)] {
+            delays.sent(priority, number, start);
+            delays.confirmed(priority, number, start);
+        }
+        let now = start + Duration::from_millis(500);
+        delays.saturate(0, now);
+        delays.returned(9, 2, now - Duration::from_millis(490));
+        assert_eq!(delays.waited(9, now), Duration::from_millis(10));
+        assert_eq!(delays.waited(0, now), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn there_is_a_limit_to_the_priorities_that_are_measured() {
+        let (delays, start) = (delays(), Instant::now());
+        for priority in 0..=255 {
+            delays.saturate(priority, start);
+            delays.waited(priority, start);
+        }
+        assert_eq!(delays.lock().by_priority.len(), MAX_PRIORITIES);
+    }
+
+    #[test]
+    fn a_queue_that_is_empty_again_needs_no_probes() {
+        let (delays, start) = (delays(), Instant::now());
+        delays.saturate(0, start);
+        let later = start + Duration::from_millis(5);
+        assert!(delays.next_probe(later).is_some());
+        delays.sent(0, 1, later);
+        delays.confirmed(0, 1, later);
+        delays.returned(0, 1, later + Duration::from_millis(2));
+        assert_eq!(delays.next_probe(later + Duration::from_secs(1)), None);
+        assert_eq!(delays.waited(0, later + Duration::from_secs(1)), Duration::ZERO);
+    }
+}
