@@ -68,6 +68,14 @@ pub enum CallError<E = Infallible> {
         limit: usize,
     },
 
+    /// The workers are overloaded, and the call found no place among those that the client keeps in flight for now; see
+    /// [`adaptive_limit`](crate::ClientBuilder::adaptive_limit). It was not sent.
+    #[error("the service is overloaded, and the call found no place in time")]
+    Overloaded {
+        /// How many calls might be in flight when this one failed.
+        limit: usize,
+    },
+
     /// The worker's runtime refused or could not finish the call.
     #[error("the worker answered with a fault")]
     Fault(#[source] Fault),
@@ -153,6 +161,7 @@ impl<E> CallError<E> {
             | Self::Broker { executed, .. } => *executed,
             Self::NoServer { .. }
             | Self::TooManyCalls { .. }
+            | Self::Overloaded { .. }
             | Self::TooLarge { .. }
             | Self::Encode(_)
             | Self::NotDescribed { .. }
@@ -169,6 +178,7 @@ impl<E> CallError<E> {
         let may_pass = match self {
             Self::NoServer { .. }
             | Self::TooManyCalls { .. }
+            | Self::Overloaded { .. }
             | Self::TimedOut { .. }
             | Self::Middleware { .. } => true,
             Self::Broker { source, .. } => source.may_pass(),
@@ -176,6 +186,16 @@ impl<E> CallError<E> {
             _ => false,
         };
         may_pass && self.executed() == Executed::No
+    }
+
+    /// How long to wait before another try, if the worker said so. A call that is tried again any
+    /// sooner will most likely be refused again.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Fault(fault) => fault.retry_after,
+            _ => None,
+        }
     }
 }
 
@@ -219,6 +239,7 @@ impl<E> CallError<E> {
                 source,
             },
             Self::TooManyCalls { limit } => CallError::TooManyCalls { limit },
+            Self::Overloaded { limit } => CallError::Overloaded { limit },
             Self::Fault(fault) => CallError::Fault(fault),
             Self::TooLarge { size, limit } => CallError::TooLarge { size, limit },
             Self::Encode(source) => CallError::Encode(source),

@@ -24,7 +24,7 @@ use crate::context::ambient_deadline;
 use crate::describe::MethodDescriptor;
 use crate::error::{BrokerError, CallError, Cause, Executed};
 use crate::headers::Headers;
-use crate::protocol::{MAX_TIME_TO_LIVE, Reply, ReplyKind, ShortStr};
+use crate::protocol::{Fault, FaultCode, MAX_TIME_TO_LIVE, Reply, ReplyKind, ShortStr};
 use crate::sync::watch;
 use crate::transport::{Published, ReplyQueue, Transport};
 
@@ -190,21 +190,39 @@ impl Caller {
         time: TimeLimit,
     ) -> impl Future<Output = Result<Reply, CallError>> + Send + 'static {
         async move {
-            let _place = match slot.plan().destination.limiter.try_enter() {
+            let limiter = &slot.plan().destination.limiter;
+            let place = match limiter.try_enter() {
                 Some(place) => place,
-                None => slot.plan().destination.limiter.enter_by(time.deadline).await?,
+                None => limiter.enter_by(time, slot.plan().priority.unwrap_or(0)).await?,
             };
+            let outcome = self.exchange(&slot, time).await;
+            if !slot.plan().method.is_oneway {
+                place.ended(&outcome, time);
+            }
+            outcome
+        }
+    }
+
+    /// Sends the request of a call that has a place, and waits for its reply.
+    // Not an `async fn`, which would keep what it is given twice.
+    #[allow(clippy::manual_async_fn)]
+    fn exchange<'a>(
+        &'a self,
+        slot: &'a Arc<Slot>,
+        time: TimeLimit,
+    ) -> impl Future<Output = Result<Reply, CallError>> + Send + 'a {
+        async move {
             let (size, limit) = (slot.plan().arguments.0.len(), self.options.max_sent_bytes);
             if size > limit {
                 return Err(CallError::TooLarge { size, limit });
             }
             let mut sleep = pin!(sleep_until(time.deadline));
-            let mut progress = Progress::new(self.pending.enter(&slot));
+            let mut progress = Progress::new(self.pending.enter(slot));
             let mut over = None;
             loop {
                 // Before it is looked where the link is, which may move.
                 if let Some(reply) = slot.begin() {
-                    return self.read(reply);
+                    return self.read(reply, &progress);
                 }
                 let link = match self.ready_link(over.as_ref()) {
                     Some(link) => link,
@@ -218,7 +236,7 @@ impl Caller {
                 };
                 let parcel = Parcel {
                     is_resent: progress.was_written,
-                    slot: Untold::new(&slot, progress.begin()),
+                    slot: Untold::new(slot, progress.begin()),
                     deadline: sleep.deadline(),
                 };
                 link.outbox
@@ -281,7 +299,7 @@ impl Caller {
         is_confirmed: &mut bool,
     ) -> Step {
         match news {
-            News::Reply(reply) => return Step::Break(self.read(reply)),
+            News::Reply(reply) => return Step::Break(self.read(reply, progress)),
             News::Routed if plan.method.is_oneway => return Step::Break(nothing(plan.codec)),
             News::Routed => {
                 *is_confirmed = true;
@@ -407,18 +425,19 @@ impl Caller {
         progress: &Progress<'_>,
     ) -> Result<Reply, CallError> {
         match reply {
-            Some(reply) => self.read(reply),
+            Some(reply) => self.read(reply, progress),
             None => Err(self.timed_out(limit, progress)),
         }
     }
 
-    fn read(&self, reply: Arrived) -> Result<Reply, CallError> {
+    fn read(&self, reply: Arrived, progress: &Progress<'_>) -> Result<Reply, CallError> {
         let reply = reply.map_err(unreadable)?;
         let (size, limit) = (reply.body.len(), self.options.max_accepted_bytes);
         match size > limit {
             true => Err(unreadable(format!(
                 "it has {size} bytes, and at most {limit} are accepted"
             ))),
+            false if progress.is_resent && reply.kind == ReplyKind::Fault => Ok(of_several(reply)),
             false => Ok(reply),
         }
     }
@@ -504,6 +523,23 @@ impl Caller {
             receiver
         })
     }
+}
+
+/// The reply to one of several requests of a call. A worker that refuses one because it waited for too
+/// long does not know of the others, which may run yet.
+fn of_several(reply: Reply) -> Reply {
+    let fault = reply.read_fault();
+    if fault.code != FaultCode::Expired {
+        return reply;
+    }
+    let message = format!("the request was sent again, and may run yet; the first one was refused: {fault}");
+    Reply::fault(
+        reply.codec,
+        &Fault {
+            retry_after: fault.retry_after,
+            ..Fault::new(FaultCode::Interrupted, message)
+        },
+    )
 }
 
 /// The answer to a one-way call.

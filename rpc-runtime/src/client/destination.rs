@@ -1,5 +1,6 @@
 //! What a client calls: a queue, and what is known of those who serve it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::limiter::Limiter;
@@ -15,7 +16,7 @@ pub(crate) struct Destination {
     /// Where several calls go in one message; nothing where each goes by itself.
     pub(super) packed_queue: Option<ShortStr>,
     /// How many calls to it are in flight at once.
-    pub(super) limiter: Limiter,
+    pub(super) limiter: Arc<Limiter>,
     /// Whether the queue is there, as was last looked.
     pub(super) presence: Presence,
     /// What workers said of each method that they may be asked about.
@@ -55,7 +56,7 @@ impl Destination {
         queue: ShortStr,
         service: &'static ServiceDescriptor,
         may_pack: bool,
-        limiter: Limiter,
+        limiter: Arc<Limiter>,
     ) -> Self {
         // A name that is too long for another one behind it has none.
         let packed_queue = || ShortStr::new(format!("{queue}{PACKED_SUFFIX}")).ok();
@@ -181,7 +182,7 @@ mod tests {
     );
 
     fn destination(may_pack: bool) -> Destination {
-        let limiter = Limiter::new(1, WhenFull::Wait);
+        let limiter = Limiter::new(1, WhenFull::Wait, true);
         Destination::new(ShortStr::from_static("q"), &SERVICE, may_pack, limiter)
     }
 

@@ -57,7 +57,7 @@ impl InProcess {
         let limiter = &plan.destination.limiter;
         let _place = match limiter.try_enter() {
             Some(place) => place,
-            None => limiter.enter_by(deadline).await?,
+            None => limiter.enter_by(time, plan.priority.unwrap_or(0)).await?,
         };
         let (codec, oneway) = (plan.codec, plan.method.is_oneway);
         let reply = match timeout_at(deadline, self.serve(&call, deadline)).await {

@@ -90,6 +90,7 @@ pub struct ClientBuilder<C, L = Identity> {
     packing: bool,
     max_in_flight: usize,
     when_full: WhenFull,
+    adaptive_limit: bool,
     service: &'static ServiceDescriptor,
     wrap: Wrap<C>,
 }
@@ -161,6 +162,7 @@ impl<C> ClientBuilder<C> {
             packing: true,
             max_in_flight: DEFAULT_IN_FLIGHT,
             when_full: WhenFull::default(),
+            adaptive_limit: true,
             service,
             wrap,
         }
@@ -193,6 +195,7 @@ impl<C, L> ClientBuilder<C, L> {
             packing: self.packing,
             max_in_flight: self.max_in_flight,
             when_full: self.when_full,
+            adaptive_limit: self.adaptive_limit,
             service: self.service,
             wrap: self.wrap,
         }
@@ -256,6 +259,20 @@ impl<C, L> ClientBuilder<C, L> {
         self
     }
 
+    /// Whether fewer calls than [`max_in_flight`](Self::max_in_flight) may be in flight while the workers
+    /// are overloaded; the default is that fewer may.
+    ///
+    /// Workers say how long requests wait in their queue. As long as that is short, nothing is limited.
+    /// If requests wait for longer than a tenth of the calls' time, if workers refuse calls for want of time, or
+    /// if calls time out, the client keeps only as many calls in flight as the workers can answer. The others
+    /// wait in the client, where the end of their time costs nobody anything; they fail with
+    /// [`CallError::Overloaded`]. Calls of the highest [priority](crate::Call::priority) go first, and among equals the
+    /// newest, which have the most time left. The limit is back within a second or two after the overload.
+    pub fn adaptive_limit(mut self, adaptive: bool) -> Self {
+        self.adaptive_limit = adaptive;
+        self
+    }
+
     /// The client.
     #[must_use]
     pub fn build(self) -> C
@@ -263,7 +280,7 @@ impl<C, L> ClientBuilder<C, L> {
         L: CallLayer,
     {
         let queue = self.queue.unwrap_or_else(|| self.service.queue.to_owned());
-        let limiter = Limiter::new(self.max_in_flight, self.when_full);
+        let limiter = Limiter::new(self.max_in_flight, self.when_full, self.adaptive_limit);
         let destination = destination_name(&queue)
             .map(|queue| Destination::new(queue, self.service, self.packing, limiter));
         let route = match self.is_layered {

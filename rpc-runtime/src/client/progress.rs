@@ -11,6 +11,8 @@ pub(super) struct Progress<'a> {
     pub(super) request: Option<u32>,
     /// An earlier request may have reached a worker.
     pub(super) was_written: bool,
+    /// A request was sent again after another one that may have reached a worker.
+    pub(super) is_resent: bool,
     /// What kept the last request from its queue, where the call goes on all the same.
     pub(super) setback: Option<Setback>,
     /// What a call seldom needs.
@@ -39,6 +41,7 @@ impl<'a> Progress<'a> {
             ticket,
             request: None,
             was_written: false,
+            is_resent: false,
             setback: None,
             troubles: None,
         }
@@ -46,6 +49,7 @@ impl<'a> Progress<'a> {
 
     /// Another request is to be sent, of this number.
     pub(super) fn begin(&mut self) -> u32 {
+        self.is_resent |= self.was_written;
         let number = self.ticket.slot.departures().begin();
         self.request = Some(number);
         number

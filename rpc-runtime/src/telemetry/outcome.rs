@@ -41,6 +41,7 @@ impl Outcome {
                 CallError::NoServer { .. } => "no_server",
                 CallError::TimedOut { .. } => "timed_out",
                 CallError::TooManyCalls { .. } => "too_many_calls",
+                CallError::Overloaded { .. } => "overloaded",
                 CallError::TooLarge { .. } => "too_large",
                 CallError::Encode(_) | CallError::NotDescribed { .. } | CallError::Invalid { .. } => {
                     "invalid"

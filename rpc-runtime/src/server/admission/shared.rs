@@ -197,8 +197,11 @@ mod tests {
         }
         let now = start + Duration::from_millis(500);
         delays.saturate(0, now);
-        delays.returned(9, 2, now - Duration::from_millis(490));
-        assert_eq!(delays.waited(9, now), Duration::from_millis(10));
+        delays.returned(9, 2, now);
+        delays.sent(9, 3, now);
+        delays.confirmed(9, 3, now);
+        delays.returned(9, 3, now);
+        assert_eq!(delays.waited(9, now), Duration::ZERO);
         assert_eq!(delays.waited(0, now), Duration::from_millis(500));
     }
 

@@ -1,0 +1,371 @@
+//! How many calls a client keeps in flight while its workers are overloaded. Pure.
+//!
+//! Nothing is limited until a worker refuses a call for want of time or says that requests wait for
+//! long. Then the limit follows what the workers say, so that
+//! most calls wait in the client, where one that is given up costs nothing:
+//!
+//! - If requests wait in the queue for longer than a tenth of the calls' time, the limit shrinks to as
+//!   many calls as would wait for a twentieth of it, but by half at most.
+//! - A refusal or a timeout halves it. A timeout alone does not begin it: calls may time out for many
+//!   reasons.
+//! - A reply to a call that waited for less raises it by a fraction, so that it grows by one with each
+//!   round trip. If nothing waits, it grows faster, as in TCP: it doubles with each round trip up to
+//!   where it was reduced to last, and grows by a quarter once all has been well for a second.
+//!
+//! Shrinking by a factor and growing by a sum makes clients that share workers equals.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Requests may wait in the queue for this part of a call's time ..
+const TARGET_PART: u32 = 10;
+
+/// .. but no longer than this, and a shorter wait is always fine: it is not known that exactly.
+const TARGET: (Duration, Duration) = (Duration::from_millis(40), Duration::from_secs(1));
+
+/// By how much the limit shrinks at once at the most.
+const MAX_REDUCTION: f64 = 0.5;
+
+/// After each such time in which no call ended, one more may be in flight: those that are may be slow
+/// ones, which must not keep quick ones waiting.
+const STALLED_FOR: Duration = Duration::from_secs(1);
+
+/// How long nothing must have been wrong until the limit grows fast ..
+const WELL_FOR: Duration = Duration::from_secs(1);
+
+/// .. by this for each reply.
+const GROWTH_WHEN_WELL: f64 = 0.25;
+
+/// How a call ended, as far as it tells of overload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// It was answered. Its request had waited in the queue for this long.
+    Answered { queued: Duration },
+    /// A worker refused it: there is too much to do. Another try is worth it after this time.
+    Refused { retry_after: Option<Duration> },
+    /// Nobody answered in time.
+    TimedOut,
+}
+
+/// A call that ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ended {
+    pub(super) signal: Signal,
+    /// How long it was allowed to take.
+    pub(super) time_limit: Duration,
+    /// When it found a place.
+    pub(super) sent: Instant,
+    pub(super) now: Instant,
+    /// How many calls were in flight, with this one.
+    pub(super) in_flight: usize,
+    /// There are calls that find no place.
+    pub(super) is_full: bool,
+}
+
+/// The limit.
+#[derive(Debug)]
+pub(super) struct AdaptiveLimit {
+    max: usize,
+    /// `None` while nothing is wrong.
+    reduced: Option<Reduced>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Reduced {
+    limit: f64,
+    /// The limit doubles up to here.
+    double_up_to: f64,
+    /// When it was reduced last. Calls that were sent before tell nothing of what came of it.
+    at: Instant,
+    /// No call is to be sent before.
+    pause_until: Option<Instant>,
+    /// When a call ended last.
+    last_end: Instant,
+}
+
+impl AdaptiveLimit {
+    pub(super) fn new(max: usize) -> Self {
+        Self { max, reduced: None }
+    }
+
+    /// Whether something is wrong.
+    pub(super) fn is_reduced(&self) -> bool {
+        self.reduced.is_some()
+    }
+
+    /// How many calls may be in flight at this moment.
+    pub(super) fn limit(&self, now: Instant) -> usize {
+        match &self.reduced {
+            Some(_) if self.is_paused(now) => 0,
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 1 and `max`
+            Some(reduced) => {
+                let stalled = now.saturating_duration_since(reduced.last_end);
+                let extra = stalled.as_secs_f64() / STALLED_FOR.as_secs_f64();
+                (reduced.limit as usize + extra as usize).clamp(1, self.max)
+            }
+            None => self.max,
+        }
+    }
+
+    /// Whether no call is to be sent at this moment.
+    pub(super) fn is_paused(&self, now: Instant) -> bool {
+        let pause = self.reduced.and_then(|reduced| reduced.pause_until);
+        pause.is_some_and(|until| now < until)
+    }
+
+    /// When the limit may change without a call's end.
+    pub(super) fn next_change(&self, now: Instant) -> Instant {
+        let pause = self.reduced.and_then(|reduced| reduced.pause_until);
+        pause.filter(|until| now < *until).unwrap_or(now + STALLED_FOR)
+    }
+
+    /// A call ended.
+    pub(super) fn ended(&mut self, call: &Ended) {
+        if let Some(reduced) = &mut self.reduced {
+            reduced.last_end = call.now;
+        }
+        let target = (call.time_limit / TARGET_PART).clamp(TARGET.0, TARGET.1);
+        match call.signal {
+            Signal::Answered { queued } if queued <= target => self.raise(call, queued),
+            Signal::Answered { queued } => {
+                let took = call.now.saturating_duration_since(call.sent).max(queued);
+                let wanted = took - queued + target / 2;
+                self.reduce(
+                    call,
+                    wanted.as_secs_f64() / took.as_secs_f64().max(f64::MIN_POSITIVE),
+                );
+            }
+            Signal::Refused { retry_after } => {
+                self.reduce(call, MAX_REDUCTION);
+                self.pause(call, retry_after);
+            }
+            Signal::TimedOut if self.is_reduced() => self.reduce(call, MAX_REDUCTION),
+            Signal::TimedOut => {}
+        }
+    }
+
+    /// Reduces the limit to a part of what it is, or of what is in flight.
+    #[allow(clippy::cast_precision_loss)] // far fewer calls than 2^52
+    fn reduce(&mut self, call: &Ended, part: f64) {
+        if self.reduced.is_some_and(|reduced| call.sent < reduced.at) {
+            return;
+        }
+        let in_flight = call.in_flight as f64;
+        // A limit of 3.9 has three calls in flight: that is no reason to forget the 0.9.
+        let limit = self
+            .reduced
+            .map_or(in_flight, |reduced| reduced.limit.min(in_flight + 1.0));
+        let limit = limit * part.clamp(MAX_REDUCTION, 1.0);
+        self.reduced = Some(Reduced {
+            limit: limit.max(1.0),
+            double_up_to: limit,
+            at: call.now,
+            pause_until: None,
+            last_end: call.now,
+        });
+    }
+
+    /// Even one call in flight is too much for now.
+    fn pause(&mut self, call: &Ended, retry_after: Option<Duration>) {
+        if let Some(reduced) = &mut self.reduced
+            && reduced.limit <= 1.0
+        {
+            let pause = retry_after.map(|time| time.min(call.time_limit));
+            reduced.pause_until = pause.and_then(|time| call.now.checked_add(time));
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn raise(&mut self, call: &Ended, queued: Duration) {
+        let Some(reduced) = &mut self.reduced else {
+            return;
+        };
+        // The limit has not been tried out.
+        if !call.is_full && (call.in_flight as f64) < reduced.limit {
+            return;
+        }
+        let is_well = call.now.saturating_duration_since(reduced.at) >= WELL_FOR;
+        reduced.limit += match queued.is_zero() {
+            true if reduced.limit < reduced.double_up_to => 1.0,
+            true if is_well => GROWTH_WHEN_WELL,
+            _ => 1.0 / reduced.limit,
+        };
+        if reduced.limit >= self.max as f64 {
+            self.reduced = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    const fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn ended(signal: Signal, sent: Instant, now: Instant, in_flight: usize) -> Ended {
+        Ended {
+            signal,
+            time_limit: Duration::from_secs(1),
+            sent,
+            now,
+            in_flight,
+            is_full: true,
+        }
+    }
+
+    const REFUSED: Signal = Signal::Refused { retry_after: None };
+
+    fn answered(queued: u64) -> Signal {
+        Signal::Answered {
+            queued: millis(queued),
+        }
+    }
+
+    #[test]
+    fn nothing_is_limited_while_all_is_well() {
+        let mut limit = AdaptiveLimit::new(1000);
+        let now = Instant::now();
+        limit.ended(&ended(answered(0), now, now + millis(20), 1000));
+        limit.ended(&ended(answered(99), now, now + millis(120), 1000));
+        assert_eq!((limit.limit(now), limit.is_reduced()), (1000, false));
+    }
+
+    #[test]
+    fn the_limit_shrinks_to_what_would_wait_for_half_as_long_as_it_may() {
+        let mut limit = AdaptiveLimit::new(1000);
+        let now = Instant::now();
+        limit.ended(&ended(answered(105), now, now + millis(125), 100));
+        assert_eq!(limit.limit(now), 56);
+        let now = now + millis(125);
+        limit.ended(&ended(answered(900), now, now + millis(920), 56));
+        assert_eq!(limit.limit(now), 28);
+    }
+
+    #[test]
+    fn calls_that_were_sent_before_do_not_shrink_it_again() {
+        let mut limit = AdaptiveLimit::new(1000);
+        let now = Instant::now();
+        for _ in 0..10 {
+            limit.ended(&ended(REFUSED, now, now + millis(100), 80));
+        }
+        assert_eq!(limit.limit(now), 40);
+        limit.ended(&ended(Signal::TimedOut, now + millis(101), now + millis(200), 40));
+        assert_eq!(limit.limit(now), 20);
+    }
+
+    #[test]
+    fn a_call_stays_in_flight_and_pauses_as_it_is_told() {
+        let mut limit = AdaptiveLimit::new(1000);
+        let mut now = Instant::now();
+        let refused = Signal::Refused {
+            retry_after: Some(millis(300)),
+        };
+        limit.ended(&ended(refused, now, now, 8));
+        assert_eq!((limit.limit(now), limit.is_paused(now)), (4, false));
+        for _ in 0..5 {
+            now += millis(10);
+            limit.ended(&ended(refused, now, now, 8));
+        }
+        let until = now + millis(300);
+        assert_eq!((limit.limit(now), limit.next_change(now)), (0, until));
+        assert_eq!(limit.limit(until), 1);
+    }
+
+    #[test]
+    fn the_limit_is_gone_soon_after_the_overload() {
+        let mut limit = AdaptiveLimit::new(10_000);
+        let start = Instant::now();
+        limit.ended(&ended(REFUSED, start, start, 2));
+        let (mut now, mut rounds) = (start, 0);
+        while limit.is_reduced() {
+            let (sent, in_flight) = (now, limit.limit(now));
+            now += millis(20);
+            rounds += 1;
+            for _ in 0..in_flight {
+                limit.ended(&ended(answered(0), sent, now, in_flight));
+            }
+        }
+        assert!(now - start < Duration::from_secs(3), "{rounds} rounds of 20 ms");
+    }
+
+    #[test]
+    fn slow_calls_do_not_keep_the_others_waiting() {
+        let mut limit = AdaptiveLimit::new(1000);
+        let now = Instant::now();
+        limit.ended(&ended(REFUSED, now, now, 2));
+        assert_eq!(limit.limit(now + millis(999)), 1);
+        assert_eq!(limit.limit(now + millis(3000)), 4);
+        limit.ended(&ended(answered(100), now, now + millis(3000), 4));
+        assert_eq!(limit.limit(now + millis(3000)), 2);
+    }
+
+    #[test]
+    fn a_limit_that_is_not_reached_does_not_grow() {
+        let mut limit = AdaptiveLimit::new(1000);
+        let now = Instant::now();
+        limit.ended(&ended(REFUSED, now, now, 80));
+        let idle = Ended {
+            is_full: false,
+            ..ended(answered(0), now, now + millis(20), 3)
+        };
+        for _ in 0..100 {
+            limit.ended(&idle);
+        }
+        assert_eq!(limit.limit(now), 40);
+    }
+
+    /// Clients with always more calls to make, and a worker that takes 2.5 ms for each. Returns how
+    /// many calls of each were answered and how long they waited at the most, after a while.
+    fn share(clients: usize) -> (Vec<u32>, Duration) {
+        let start = Instant::now();
+        let mut limits: Vec<_> = (0..clients).map(|_| AdaptiveLimit::new(10_000)).collect();
+        let mut in_flight = vec![0_usize; clients];
+        let mut answers = vec![0_u32; clients];
+        let mut queue: VecDeque<(usize, Instant)> = VecDeque::new();
+        let mut longest = Duration::ZERO;
+        for step in 0..8000 {
+            let now = start + step * Duration::from_micros(2500);
+            for (client, limit) in limits.iter().enumerate() {
+                // One greedy client among modest ones.
+                let most = limit.limit(now).min(if client == 0 { 2000 } else { 50 });
+                while in_flight[client] < most {
+                    in_flight[client] += 1;
+                    queue.push_back((client, now));
+                }
+            }
+            // To refuse a call takes no time.
+            while let Some((client, sent)) = queue.pop_front() {
+                let queued = now - sent;
+                let fits = queued < Duration::from_secs(1);
+                let signal = if fits {
+                    Signal::Answered { queued }
+                } else {
+                    REFUSED
+                };
+                limits[client].ended(&ended(signal, sent, now, in_flight[client]));
+                in_flight[client] -= 1;
+                if fits && step > 4000 {
+                    answers[client] += 1;
+                    longest = longest.max(queued);
+                }
+                if fits {
+                    break;
+                }
+            }
+        }
+        (answers, longest)
+    }
+
+    #[test]
+    fn a_greedy_client_does_not_starve_others() {
+        let (answers, longest) = share(5);
+        let (least, most) = (answers.iter().min().unwrap(), answers.iter().max().unwrap());
+        assert!(most <= &(4 * least), "{answers:?}");
+        assert!(longest < millis(400), "{longest:?}");
+    }
+}

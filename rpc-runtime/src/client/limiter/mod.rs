@@ -1,0 +1,438 @@
+//! How many calls of a client are in flight, and which waits for its turn.
+//!
+//! A client has a fixed limit, which its user sets, and below it one that follows what overloaded
+//! workers say (see [`AdaptiveLimit`]). A call that finds no place waits here, within its time.
+
+mod adaptive;
+mod waiting;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use adaptive::{AdaptiveLimit, Ended, Signal};
+use waiting::{Order, Turn, Waiting};
+
+use super::caller::TimeLimit;
+use crate::error::{CallError, Executed};
+use crate::protocol::{FaultCode, QUEUE_TIME_HEADER, Reply, ReplyKind, read_millis};
+
+/// What a call does that would be one too many; see
+/// [`ClientBuilder::max_in_flight`](crate::ClientBuilder::max_in_flight).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// It waits for its turn, within its time.
+    #[default]
+    Wait,
+    /// It fails at once, with [`CallError::TooManyCalls`](crate::CallError::TooManyCalls) or, if the limit is lower for
+    /// now because the workers are overloaded, with [`CallError::Overloaded`](crate::CallError::Overloaded).
+    Fail,
+}
+
+/// The places for calls in flight of one client.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    in_flight: AtomicUsize,
+    /// How many calls may be in flight now.
+    limit: AtomicUsize,
+    /// How many calls wait. Changes under the lock only.
+    waiting: AtomicUsize,
+    max: usize,
+    when_full: WhenFull,
+    is_adaptive: bool,
+    state: Mutex<State>,
+    /// Calls that wait look anew when places come by the passage of time.
+    paused: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    adaptive: AdaptiveLimit,
+    waiting: Waiting<oneshot::Sender<Place>>,
+    /// How long a call takes that finds a place: about half of the mean.
+    soonest: Duration,
+}
+
+/// A call's place among those in flight. Dropping it gives the place to another call.
+#[derive(Debug)]
+pub(super) struct Place {
+    limiter: Arc<Limiter>,
+    /// For how long it was waited for, in milliseconds.
+    waited: u32,
+}
+
+impl Limiter {
+    pub(super) fn new(max: usize, when_full: WhenFull, is_adaptive: bool) -> Arc<Self> {
+        let max = max.max(1);
+        Arc::new(Self {
+            in_flight: AtomicUsize::new(0),
+            limit: AtomicUsize::new(max),
+            waiting: AtomicUsize::new(0),
+            max,
+            when_full,
+            is_adaptive,
+            state: Mutex::new(State {
+                adaptive: AdaptiveLimit::new(max),
+                waiting: Waiting::default(),
+                soonest: Duration::ZERO,
+            }),
+            paused: Notify::new(),
+        })
+    }
+
+    /// Takes a place, if there is one and no call waits for it.
+    pub(super) fn try_enter(self: &Arc<Self>) -> Option<Place> {
+        let is_free = self.waiting.load(Ordering::SeqCst) == 0 && self.try_take();
+        is_free.then(|| Place::new(self))
+    }
+
+    /// Takes a place when there is one, if a call waits for that. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// If there is none in time.
+    pub(super) fn enter_by(
+        self: &Arc<Self>,
+        time: TimeLimit,
+        priority: u8,
+    ) -> BoxFuture<'_, Result<Place, CallError>> {
+        Box::pin(async move {
+            let place = match self.when_full {
+                WhenFull::Wait => self.wait(time, priority).await,
+                WhenFull::Fail => {
+                    // A pause may be over.
+                    self.refresh(&self.lock(), Instant::now());
+                    self.try_enter()
+                }
+            };
+            place.ok_or_else(|| self.full())
+        })
+    }
+
+    /// Waits for a place. `None` if there is none in time.
+    async fn wait(self: &Arc<Self>, time: TimeLimit, priority: u8) -> Option<Place> {
+        let begun = Instant::now();
+        let (granting, mut granted) = oneshot::channel();
+        let turn = {
+            let mut state = self.lock();
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            state.waiting.add(priority, time.deadline, granting)
+        };
+        let _queued = Queued { limiter: self, turn };
+        loop {
+            let paused = self.paused.notified();
+            // A place may have become free before the call was added, or by the passage of time.
+            self.grant();
+            let until = self
+                .lock()
+                .adaptive
+                .next_change(Instant::now())
+                .min(time.deadline);
+            tokio::select! {
+                biased;
+                granted = &mut granted => {
+                    let mut place = granted.ok()?;
+                    let waited = begun.elapsed().as_millis();
+                    place.waited = u32::try_from(waited).unwrap_or(u32::MAX);
+                    return Some(place);
+                }
+                () = paused => {}
+                () = sleep_until(until) => if until == time.deadline {
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn full(&self) -> CallError {
+        let limit = self.limit.load(Ordering::Relaxed);
+        match limit < self.max {
+            true => CallError::Overloaded { limit },
+            false => CallError::TooManyCalls { limit },
+        }
+    }
+
+    fn try_take(&self) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let take = |in_flight| (in_flight < limit).then_some(in_flight + 1);
+        self.in_flight
+            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, take)
+            .is_ok()
+    }
+
+    /// Gives free places to calls that wait.
+    fn grant(self: &Arc<Self>) {
+        loop {
+            let waiter = {
+                let mut state = self.lock();
+                let now = Instant::now();
+                self.refresh(&state, now);
+                if !self.try_take() {
+                    return;
+                }
+                let (order, useful_until) = match state.adaptive.is_reduced() {
+                    true => (Order::NewestFirst, now + state.soonest),
+                    false => (Order::OldestFirst, now),
+                };
+                let Some(waiter) = state.waiting.next(order, useful_until) else {
+                    self.in_flight.fetch_sub(1, Ordering::SeqCst);
+                    return;
+                };
+                self.waiting.fetch_sub(1, Ordering::SeqCst);
+                waiter
+            };
+            // A call that was dropped meanwhile drops its place.
+            let _ = waiter.send(Place::new(self));
+        }
+    }
+
+    fn leave(self: &Arc<Self>) {
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.grant();
+        }
+    }
+
+    /// A call ended whose outcome tells of overload, or that things are well.
+    fn note(&self, signal: Signal, time: TimeLimit, waited: Duration) {
+        let now = Instant::now();
+        let sent = time.deadline - time.limit + waited;
+        let mut state = self.lock();
+        if let Signal::Answered { .. } = signal {
+            let took = now.saturating_duration_since(sent);
+            state.soonest = (state.soonest * 7 + took / 2) / 8;
+        }
+        state.adaptive.ended(&Ended {
+            signal,
+            time_limit: time.limit,
+            sent,
+            now,
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            is_full: self.waiting.load(Ordering::Relaxed) > 0,
+        });
+        self.refresh(&state, now);
+        if state.adaptive.is_paused(now) {
+            self.paused.notify_waiters();
+        }
+    }
+
+    /// Lets calls that enter see the limit of this moment.
+    fn refresh(&self, state: &State, now: Instant) {
+        let limit = state.adaptive.limit(now);
+        if limit != self.limit.load(Ordering::Relaxed) {
+            self.limit.store(limit, Ordering::Relaxed);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is a single step, so that a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    fn new(limiter: &Arc<Limiter>) -> Self {
+        Self {
+            limiter: Arc::clone(limiter),
+            waited: 0,
+        }
+    }
+
+    /// The call that has the place ended.
+    pub(super) fn ended(&self, outcome: &Result<Reply, CallError>, time: TimeLimit) {
+        let limiter = &self.limiter;
+        if !limiter.is_adaptive {
+            return;
+        }
+        let Some(signal) = signal(outcome) else { return };
+        let is_reduced = limiter.limit.load(Ordering::Relaxed) < limiter.max;
+        let is_well = signal
+            == Signal::Answered {
+                queued: Duration::ZERO,
+            };
+        if is_reduced || !is_well {
+            limiter.note(signal, time, Duration::from_millis(self.waited.into()));
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.limiter.leave();
+    }
+}
+
+/// What the outcome of a call says of overload.
+fn signal(outcome: &Result<Reply, CallError>) -> Option<Signal> {
+    match outcome {
+        Ok(reply) if reply.kind == ReplyKind::Fault => {
+            let fault = reply.read_fault();
+            let retry_after = fault.retry_after;
+            // A layer of the worker rejects calls for reasons of its own. It says if they come too often.
+            let is_overload = match fault.code {
+                FaultCode::Expired => true,
+                FaultCode::Rejected => retry_after.is_some(),
+                _ => false,
+            };
+            is_overload.then_some(Signal::Refused { retry_after })
+        }
+        Ok(reply) => Some(Signal::Answered {
+            queued: read_millis(&reply.headers, QUEUE_TIME_HEADER).unwrap_or_default(),
+        }),
+        // It left, and nobody answered.
+        Err(CallError::TimedOut {
+            executed: Executed::Maybe,
+            source: None,
+            ..
+        }) => Some(Signal::TimedOut),
+        Err(_) => None,
+    }
+}
+
+/// A call's place among those that wait.
+struct Queued<'a> {
+    limiter: &'a Limiter,
+    turn: Turn,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let mut state = self.limiter.lock();
+        if state.waiting.remove(self.turn) {
+            self.limiter.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use futures_util::poll;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::codec::Codec;
+    use crate::protocol::{Fault, write_millis};
+
+    fn in_time(millis: u64) -> TimeLimit {
+        let limit = Duration::from_millis(millis);
+        TimeLimit {
+            limit,
+            deadline: Instant::now() + limit,
+        }
+    }
+
+    fn limiter(max: usize) -> Arc<Limiter> {
+        Limiter::new(max, WhenFull::Wait, true)
+    }
+
+    fn reply(queued: u64) -> Result<Reply, CallError> {
+        let mut reply = Reply::new(ReplyKind::Result, Codec::Json, bytes::Bytes::new());
+        let queued = Duration::from_millis(queued);
+        write_millis(&mut reply.headers, QUEUE_TIME_HEADER, queued);
+        Ok(reply)
+    }
+
+    fn refusal(retry_after: u64) -> Result<Reply, CallError> {
+        let fault = Fault::new(FaultCode::Expired, "").with_retry_after(Duration::from_millis(retry_after));
+        Ok(Reply::fault(Codec::Json, &fault))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_goes_to_the_call_that_waits_longest() {
+        let limiter = limiter(1);
+        let place = limiter.try_enter().unwrap();
+        let [mut first, mut second] = [0, 0].map(|priority| limiter.enter_by(in_time(1000), priority));
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+        assert!(limiter.try_enter().is_none());
+        drop(place);
+        assert!(poll!(&mut second).is_pending());
+        let Poll::Ready(Ok(place)) = poll!(&mut first) else {
+            panic!("it has the place");
+        };
+        drop(place);
+        assert!(matches!(poll!(&mut second), Poll::Ready(Ok(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_of_a_higher_priority_goes_first() {
+        let limiter = limiter(1);
+        let place = limiter.try_enter().unwrap();
+        let [mut first, mut second] = [0, 9].map(|priority| limiter.enter_by(in_time(1000), priority));
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+        drop(place);
+        assert!(poll!(&mut first).is_pending());
+        assert!(matches!(poll!(&mut second), Poll::Ready(Ok(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_dropped_or_late_leaves_its_place_to_others() {
+        let limiter = limiter(1);
+        let place = limiter.try_enter().unwrap();
+        let mut dropped = limiter.enter_by(in_time(1000), 0);
+        assert!(poll!(&mut dropped).is_pending());
+        let late = limiter.enter_by(in_time(10), 0).await;
+        assert!(
+            matches!(late, Err(CallError::TooManyCalls { limit: 1 })),
+            "{late:?}"
+        );
+        drop(place);
+        // It has the place, and never knew.
+        drop(dropped);
+        assert_eq!(limiter.waiting.load(Ordering::Relaxed), 0);
+        assert!(limiter.try_enter().is_some());
+        assert_eq!(limiter.in_flight.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn under_overload_fewer_calls_have_places_and_the_newest_go_first() {
+        let limiter = limiter(100);
+        let time = in_time(1000);
+        let mut places: Vec<_> = (0..10).map(|_| limiter.try_enter().unwrap()).collect();
+        sleep(Duration::from_millis(300)).await;
+        places.pop().unwrap().ended(&reply(250), time);
+        assert_eq!(limiter.limit.load(Ordering::Relaxed), 5);
+        let [mut first, mut second] = [0, 0].map(|priority| limiter.enter_by(in_time(1000), priority));
+        assert!(limiter.try_enter().is_none());
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+        places.truncate(5);
+        assert!(poll!(&mut second).is_pending());
+        places.pop();
+        assert!(poll!(&mut first).is_pending());
+        assert!(matches!(poll!(&mut second), Poll::Ready(Ok(_))));
+        let failed = limiter.enter_by(in_time(0), 0).await;
+        assert!(
+            matches!(failed, Err(CallError::Overloaded { limit: 5 })),
+            "{failed:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_with_one_call_in_flight_pauses_as_it_is_told() {
+        let limiter = limiter(100);
+        let place = limiter.try_enter().unwrap();
+        place.ended(&refusal(200), in_time(1000));
+        drop(place);
+        assert!(limiter.try_enter().is_none());
+        let begun = Instant::now();
+        let mut waiting = pin!(limiter.wait(in_time(1000), 0));
+        assert!(poll!(&mut waiting).is_pending());
+        assert!(waiting.await.is_some());
+        assert_eq!(begun.elapsed(), Duration::from_millis(200));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_an_adaptive_limit_nothing_changes_it() {
+        let limiter = Limiter::new(10, WhenFull::Wait, false);
+        let place = limiter.try_enter().unwrap();
+        place.ended(&refusal(200), in_time(1000));
+        assert_eq!(limiter.limit.load(Ordering::Relaxed), 10);
+    }
+}

@@ -1,0 +1,139 @@
+//! The calls that wait for a place, and which of them is the next. Pure.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+/// Names a call that waits: its priority, and the how many-th it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn {
+    priority: u8,
+    number: u64,
+}
+
+/// Which of the calls of one priority is next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    OldestFirst,
+    /// Under overload most calls cannot be answered. The newest have the most time left. If the oldest
+    /// went first, each would get its place just before its time is up.
+    NewestFirst,
+}
+
+/// The calls that wait. `W` is how one is told that it has a place.
+#[derive(Debug)]
+pub(super) struct Waiting<W> {
+    calls: BTreeMap<Turn, (Instant, W)>,
+    numbers: u64,
+}
+
+impl<W> Default for Waiting<W> {
+    fn default() -> Self {
+        Self {
+            calls: BTreeMap::new(),
+            numbers: 0,
+        }
+    }
+}
+
+impl<W> Waiting<W> {
+    pub(super) fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    pub(super) fn add(&mut self, priority: u8, deadline: Instant, waiter: W) -> Turn {
+        let turn = Turn {
+            priority,
+            number: self.numbers,
+        };
+        self.numbers += 1;
+        self.calls.insert(turn, (deadline, waiter));
+        turn
+    }
+
+    pub(super) fn remove(&mut self, turn: Turn) -> bool {
+        self.calls.remove(&turn).is_some()
+    }
+
+    /// Takes the next call out: one of the highest priority. A call whose deadline is before
+    /// `useful_until` is left to wait for its end.
+    pub(super) fn next(&mut self, order: Order, useful_until: Instant) -> Option<W> {
+        let mut above = u16::from(u8::MAX) + 1;
+        loop {
+            // The highest priority below the one that was looked at.
+            let bound = Turn {
+                priority: u8::try_from(above).unwrap_or(u8::MAX),
+                number: if above > u16::from(u8::MAX) { u64::MAX } else { 0 },
+            };
+            let (highest, _) = self.calls.range(..bound).next_back()?;
+            let priority = highest.priority;
+            let of_priority = Turn { priority, number: 0 }..=Turn {
+                priority,
+                number: u64::MAX,
+            };
+            let mut calls = self.calls.range(of_priority);
+            let useful = |(_, (deadline, _)): &(&Turn, &(Instant, W))| *deadline >= useful_until;
+            let next = match order {
+                Order::OldestFirst => calls.find(useful),
+                Order::NewestFirst => calls.rev().find(useful),
+            };
+            if let Some((turn, _)) = next {
+                let turn = *turn;
+                return self.calls.remove(&turn).map(|(_, waiter)| waiter);
+            }
+            above = priority.into();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const ORDERS: [Order; 2] = [Order::OldestFirst, Order::NewestFirst];
+
+    #[test]
+    fn the_highest_priority_is_next() {
+        let now = Instant::now();
+        for order in ORDERS {
+            let mut waiting = Waiting::default();
+            for priority in [0, 9, 255, 4] {
+                waiting.add(priority, now, priority);
+            }
+            let next: Vec<_> = std::iter::from_fn(|| waiting.next(order, now)).collect();
+            assert_eq!(next, [255, 9, 4, 0]);
+        }
+    }
+
+    #[test]
+    fn among_equals_the_order_counts() {
+        let now = Instant::now();
+        for (order, expected) in ORDERS.into_iter().zip([[1, 2, 3], [3, 2, 1]]) {
+            let mut waiting = Waiting::default();
+            for call in 1..=3 {
+                waiting.add(0, now, call);
+            }
+            let next: Vec<_> = std::iter::from_fn(|| waiting.next(order, now)).collect();
+            assert_eq!(next, expected);
+        }
+    }
+
+    #[test]
+    fn a_call_that_would_come_too_late_gets_no_place() {
+        let now = Instant::now();
+        let soon = now + Duration::from_millis(5);
+        let useful_until = now + Duration::from_millis(20);
+        for order in ORDERS {
+            let mut waiting = Waiting::default();
+            waiting.add(9, soon, "too late");
+            waiting.add(0, useful_until, "in time");
+            let late = waiting.add(0, soon, "too late");
+            assert_eq!(waiting.next(order, useful_until), Some("in time"));
+            assert_eq!(waiting.next(order, useful_until), None);
+            assert_eq!(waiting.len(), 2);
+            assert!(waiting.remove(late) && !waiting.remove(late));
+        }
+    }
+}
