@@ -37,10 +37,6 @@ impl<W> Default for Waiting<W> {
 }
 
 impl<W> Waiting<W> {
-    pub(super) fn len(&self) -> usize {
-        self.calls.len()
-    }
-
     pub(super) fn add(&mut self, priority: u8, deadline: Instant, waiter: W) -> Turn {
         let turn = Turn {
             priority,
@@ -132,7 +128,7 @@ mod tests {
             let late = waiting.add(0, soon, "too late");
             assert_eq!(waiting.next(order, useful_until), Some("in time"));
             assert_eq!(waiting.next(order, useful_until), None);
-            assert_eq!(waiting.len(), 2);
+            assert_eq!(waiting.calls.len(), 2);
             assert!(waiting.remove(late) && !waiting.remove(late));
         }
     }

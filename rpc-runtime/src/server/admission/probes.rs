@@ -249,7 +249,7 @@ impl Probes {
         match published {
             Published::Routed => queue.confirmed(id.priority, id.number, Instant::now()),
             Published::Returned | Published::Refused | Published::Withdrawn | Published::Failed { .. } => {
-                queue.lost(id.priority, id.number)
+                queue.lost(id.priority, id.number);
             }
         }
     }

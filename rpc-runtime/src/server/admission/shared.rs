@@ -86,6 +86,7 @@ impl QueueDelays {
     }
 
     /// The wait that was estimated last.
+    #[allow(dead_code)]
     pub(crate) fn last(&self) -> Duration {
         Duration::from_nanos(self.last.load(Ordering::Relaxed))
     }
