@@ -51,6 +51,10 @@ pub(crate) struct Overload {
     #[arg(long, requires = "overload")]
     foreign: bool,
 
+    /// The first caller makes nine calls of ten. This takes ten callers or more.
+    #[arg(long, requires = "overload")]
+    greedy: bool,
+
     /// Calls come at random, not at equal distances.
     #[arg(long, requires = "overload")]
     random: bool,
@@ -100,6 +104,7 @@ impl Overload {
             || self.unbatched
             || self.wrong_clocks
             || self.foreign
+            || self.greedy
             || self.random
             || self.important
             || self.step;
@@ -121,7 +126,11 @@ impl Overload {
             None => BASE,
         };
         let workers = if workers.is_empty() { &[1] } else { workers };
-        let least_callers = if self.wrong_clocks || self.foreign { 2 } else { 1 };
+        let least_callers = match (self.greedy, self.wrong_clocks || self.foreign) {
+            (true, _) => 10,
+            (false, true) => 2,
+            (false, false) => 1,
+        };
         let case = |workers: &usize| Case {
             setting: Setting {
                 system,
@@ -131,6 +140,7 @@ impl Overload {
                 batching: !self.unbatched,
                 wrong_clocks: self.wrong_clocks,
                 foreign: self.foreign,
+                greedy: self.greedy,
                 important: self.important,
                 arrivals: match self.random {
                     true => Arrivals::Random,

@@ -52,8 +52,7 @@ pub(crate) async fn offer(
     let pacing = tokio::task::spawn_blocking({
         let pacer = Pacer {
             running: Arc::clone(running),
-            callers: setting.callers,
-            has_important: setting.important,
+            setting: *setting,
             begin,
             due: due.clone(),
             runtime: tokio::runtime::Handle::current(),
@@ -91,8 +90,7 @@ pub(crate) async fn offer(
 /// Begins calls on a thread: the runtime's own timers are a millisecond apart.
 struct Pacer {
     running: Arc<dyn Running>,
-    callers: usize,
-    has_important: bool,
+    setting: Setting,
     begin: Instant,
     due: Vec<Duration>,
     runtime: tokio::runtime::Handle,
@@ -121,9 +119,11 @@ impl Pacer {
 
     fn call(&self, index: usize, due: Duration) -> impl Future<Output = Ended> + Send + 'static {
         let begin = self.begin;
-        let is_important = self.has_important && index.is_multiple_of(IMPORTANT_OF);
+        let is_important = self.setting.important && index.is_multiple_of(IMPORTANT_OF);
+        let caller = self.setting.caller_of(index);
+        let is_modest = self.setting.is_modest(caller);
         let call = Call {
-            caller: index % self.callers,
+            caller,
             deadline: begin + due + DEADLINE,
             is_important,
         };
@@ -135,6 +135,7 @@ impl Pacer {
                 at: begin.elapsed(),
                 end,
                 is_important,
+                is_modest,
             }
         }
     }

@@ -50,6 +50,8 @@ pub(crate) struct Setting {
     /// Whether every second caller is written by hand with lapin: it knows nothing of this library,
     /// so that it neither batches nor holds calls back, and its clock is ten minutes slow.
     pub(crate) foreign: bool,
+    /// Whether the first caller makes nine calls of ten.
+    pub(crate) greedy: bool,
     /// Whether a part of the calls is marked important, on a queue with priorities.
     pub(crate) important: bool,
     pub(crate) arrivals: Arrivals,
@@ -79,6 +81,7 @@ pub(crate) const BASE: Setting = Setting {
     batching: true,
     wrong_clocks: false,
     foreign: false,
+    greedy: false,
     important: false,
     arrivals: Arrivals::Even,
 };
@@ -135,7 +138,12 @@ pub(crate) fn plan(system: System) -> Vec<Case> {
             important: true,
             ..base
         };
-        cases.push(steady(&[0.2, 3.0], important));
+        let greedy = Setting {
+            callers: 10,
+            greedy: true,
+            ..base
+        };
+        cases.extend([steady(&[0.2, 3.0], important), steady(&[3.0], greedy)]);
     }
     if system == System::Library {
         let batching = false;
@@ -167,6 +175,7 @@ impl Setting {
             callers: 1,
             wrong_clocks: false,
             foreign: false,
+            greedy: false,
             important: false,
             arrivals: Arrivals::Even,
             ..*self
@@ -186,6 +195,20 @@ impl Setting {
     /// Places ÷ the time of a method, in calls a second.
     pub(crate) fn nominal_capacity(&self) -> f64 {
         f64::from(self.places) * as_f64(self.workers) / self.method.as_secs_f64()
+    }
+
+    /// The caller of a call. They take turns, or those do that are not greedy.
+    pub(crate) fn caller_of(&self, call: usize) -> usize {
+        match (self.greedy, call % 10, self.callers - 1) {
+            (false, _, _) => call % self.callers,
+            (true, 9, modest @ 1..) => 1 + call / 10 % modest,
+            (true, _, _) => 0,
+        }
+    }
+
+    /// Whether a caller is one that a greedy one may not starve.
+    pub(crate) fn is_modest(&self, caller: usize) -> bool {
+        self.greedy && caller > 0
     }
 
     /// How many methods may run at once.
@@ -218,6 +241,7 @@ impl fmt::Display for Setting {
             (!self.batching, "batching off"),
             (self.wrong_clocks, "wrong clocks"),
             (self.foreign, "half of the callers foreign"),
+            (self.greedy, "the first greedy"),
             (self.arrivals == Arrivals::Random, "random arrivals"),
             (self.important, "priorities"),
         ] {
@@ -292,6 +316,23 @@ mod tests {
         assert!(due.is_sorted());
         let first_half = due.partition_point(|due| *due < phase.time / 2);
         assert!((4950..=5050).contains(&first_half), "{first_half}");
+    }
+
+    #[test]
+    fn a_greedy_caller_makes_nine_calls_of_ten() {
+        let setting = Setting {
+            callers: 4,
+            greedy: true,
+            ..BASE
+        };
+        let callers: Vec<_> = (0..40).map(|call| setting.caller_of(call)).collect();
+        assert_eq!(callers.iter().filter(|caller| **caller == 0).count(), 36);
+        assert_eq!([9, 19, 29, 39].map(|call| callers[call]), [1, 2, 3, 1]);
+        let alone = Setting {
+            callers: 1,
+            ..setting
+        };
+        assert_eq!(alone.caller_of(9), 0);
     }
 
     #[test]

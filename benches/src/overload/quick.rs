@@ -12,7 +12,7 @@ use crate::report::ratios::Ratio;
 
 const WINDOW: Duration = Duration::from_secs(2);
 
-/// Long enough for hundreds of calls of which a tenth is important.
+/// Long enough for hundreds of calls.
 const UNLOADED_WINDOW: Duration = Duration::from_secs(5);
 
 /// A load under which nothing waits.
@@ -107,24 +107,30 @@ async fn run_group(runner: &mut Runner<'_>, group: &[Setting], factor: f64) -> a
     try_join_all(runs).await
 }
 
-/// The p99 of important calls at three times the capacity ÷ the same without load.
+/// The p99 of important calls at three times the capacity ÷ that without load, of all calls: there
+/// nothing waits, and important calls alone would be too few.
 async fn important(runner: &mut Runner<'_>) -> anyhow::Result<f64> {
     let setting = Setting {
         important: true,
         ..BASE
     };
     let capacity = runner.capacity(&setting).await?;
-    let mut p99 = Vec::new();
-    for (factor, window) in [(UNLOADED, UNLOADED_WINDOW), (3.0, WINDOW)] {
-        let load = runner.steady_for(&setting, factor, capacity, window).await?;
-        eprintln!(
-            "{}\n{}",
-            table::heading(&setting, capacity),
-            table::row(&load, capacity)
-        );
-        p99.push(seconds(load.summary.important.map(|it| it.p99)));
-    }
-    Ok(p99[1] / p99[0])
+    let unloaded = runner.steady_for(&setting, UNLOADED, capacity, UNLOADED_WINDOW);
+    let unloaded = shown(unloaded.await?, &setting, capacity);
+    let loaded = runner.steady(&setting, 3.0, capacity);
+    let loaded = shown(loaded.await?, &setting, capacity);
+    let p99 = |latency: Option<Quantiles>| seconds(latency.map(|it| it.p99));
+    Ok(p99(loaded.summary.important) / p99(unloaded.summary.latency))
+}
+
+/// Prints the figures of a load.
+fn shown(load: Load, setting: &Setting, capacity: f64) -> Load {
+    eprintln!(
+        "{}\n{}",
+        table::heading(setting, capacity),
+        table::row(&load, capacity)
+    );
+    load
 }
 
 /// Infinite if there is none.
@@ -184,6 +190,7 @@ mod tests {
                 goodput,
                 latency: p99.map(|p99| Quantiles { p50: p99 / 2, p99 }),
                 important: None,
+                modest: None,
                 ran: 100.0,
                 wasted,
                 refused: BTreeMap::new(),

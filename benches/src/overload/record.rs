@@ -26,6 +26,8 @@ pub(crate) struct Ended {
     pub(crate) at: Duration,
     pub(crate) end: End,
     pub(crate) is_important: bool,
+    /// Whether its caller is not the greedy one.
+    pub(crate) is_modest: bool,
 }
 
 impl Ended {
@@ -54,8 +56,11 @@ pub(crate) struct Summary {
     pub(crate) goodput: f64,
     /// Of the calls answered in time, from when they were due; `None` if there was none.
     pub(crate) latency: Option<Quantiles>,
-    /// The same of those that were marked important.
+    /// The same of all calls that were marked important. One that was not answered in time counts as
+    /// if it took until the deadline: to be refused is no way to be quick.
     pub(crate) important: Option<Quantiles>,
+    /// The share of the calls of modest callers that were answered in time; `None` if none ended.
+    pub(crate) modest: Option<f64>,
     /// Methods that ended a second.
     pub(crate) ran: f64,
     /// The share of them whose caller had given up.
@@ -127,18 +132,32 @@ impl Record {
             offered: a_second(due.count()),
             goodput: a_second(in_time.len()),
             latency: Quantiles::of(in_time.iter().map(|call| call.latency())),
-            important: Quantiles::of(
-                in_time
-                    .iter()
-                    .filter(|call| call.is_important)
-                    .map(|call| call.latency()),
-            ),
+            important: self.important(&window),
+            modest: self.modest_share(&window),
             ran: a_second(ran.len()),
             wasted: as_f64(wasted) / as_f64(ran.len().max(1)),
             refused: rates(refused),
             timed_out: a_second(timed_out),
             failed: rates(failed),
         }
+    }
+
+    fn important(&self, window: &Range<Duration>) -> Option<Quantiles> {
+        let calls = self.calls.iter();
+        let important = calls.filter(|call| call.is_important && window.contains(&call.at));
+        Quantiles::of(important.map(|call| match call.is_in_time(self.deadline) {
+            true => call.latency(),
+            false => self.deadline,
+        }))
+    }
+
+    fn modest_share(&self, window: &Range<Duration>) -> Option<f64> {
+        let calls = self.calls.iter();
+        let modest = calls.filter(|call| call.is_modest && window.contains(&call.at));
+        let (all, answered) = modest.fold((0, 0), |(all, answered), call| {
+            (all + 1, answered + usize::from(call.is_in_time(self.deadline)))
+        });
+        (all > 0).then(|| as_f64(answered) / as_f64(all))
     }
 }
 
@@ -155,7 +174,8 @@ mod tests {
             due: millis(due),
             at: millis(at),
             end,
-            is_important: false,
+            is_important: at == 1210 || at == 1300,
+            is_modest: at == 900 || at == 1210 || at == 1300,
         }
     }
 
@@ -207,6 +227,8 @@ mod tests {
         assert!(is(summary.ran, 1.0));
         assert!(is(summary.wasted, 0.5));
         assert_eq!(summary.latency.unwrap().p99, millis(300));
-        assert_eq!(summary.important, None);
+        let important = summary.important.unwrap();
+        assert_eq!([important.p50, important.p99], [300, 1000].map(millis));
+        assert!(is(summary.modest.unwrap(), 0.5));
     }
 }

@@ -75,6 +75,7 @@ mod tests {
                 at: millis(due + latency),
                 end,
                 is_important: false,
+                is_modest: false,
             }
         });
         Record {

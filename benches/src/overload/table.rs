@@ -45,6 +45,9 @@ pub(crate) fn row(load: &Load, capacity: f64) -> String {
     if let Some(important) = &summary.important {
         let _ = write!(line, "  important: p99 {} ms", millis(important.p99));
     }
+    if let Some(share) = summary.modest {
+        let _ = write!(line, "  modest callers: {:.1} % answered", share * 100.0);
+    }
     reasons(&mut line, "refused", &summary.refused);
     reasons(&mut line, "failed", &summary.failed);
     line
