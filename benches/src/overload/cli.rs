@@ -55,6 +55,14 @@ pub(crate) struct Overload {
     #[arg(long, requires = "overload")]
     greedy: bool,
 
+    /// Workers do not refuse what they cannot finish in time.
+    #[arg(long, requires = "overload")]
+    no_admission: bool,
+
+    /// Callers keep as many calls in flight as they like.
+    #[arg(long, requires = "overload")]
+    no_adaptive: bool,
+
     /// Calls come at random, not at equal distances.
     #[arg(long, requires = "overload")]
     random: bool,
@@ -105,6 +113,8 @@ impl Overload {
             || self.wrong_clocks
             || self.foreign
             || self.greedy
+            || self.no_admission
+            || self.no_adaptive
             || self.random
             || self.important
             || self.step;
@@ -141,6 +151,8 @@ impl Overload {
                 wrong_clocks: self.wrong_clocks,
                 foreign: self.foreign,
                 greedy: self.greedy,
+                admission: !self.no_admission,
+                adaptive: !self.no_adaptive,
                 important: self.important,
                 arrivals: match self.random {
                     true => Arrivals::Random,

@@ -1,10 +1,10 @@
 //! The load: calls that begin when they are due, whatever became of earlier ones.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -27,6 +27,9 @@ const IMPORTANT_OF: usize = 11;
 const IN_FLIGHT_PER_PLACE: usize = 4;
 
 const CAPACITY_WARM_UP: Duration = Duration::from_millis(700);
+
+/// The best of so many counts: what else the machine does at that moment is no limit of the system.
+const CAPACITY_WINDOWS: usize = 2;
 
 /// Without pressure of time.
 const CAPACITY_DEADLINE: Duration = Duration::from_secs(30);
@@ -151,7 +154,7 @@ pub(crate) async fn capacity(
     setting: &Setting,
     window: Duration,
 ) -> anyhow::Result<f64> {
-    let answered = Arc::new(AtomicU64::new(0));
+    let answered = Arc::new(AtomicUsize::new(0));
     let mut callers = JoinSet::new();
     for index in 0..setting.all_places() * IN_FLIGHT_PER_PLACE {
         let (running, answered) = (Arc::clone(running), Arc::clone(&answered));
@@ -174,14 +177,18 @@ pub(crate) async fn capacity(
         });
     }
     sleep(CAPACITY_WARM_UP).await;
-    let before = answered.load(Ordering::Relaxed);
-    let begin = Instant::now();
-    sleep(window).await;
-    let count = answered.load(Ordering::Relaxed) - before;
-    let seconds = begin.elapsed().as_secs_f64();
-    callers.shutdown().await;
-    if count == 0 {
-        bail!("no call was answered while the capacity of {setting} was measured");
+    let mut capacity: f64 = 0.0;
+    for _ in 0..CAPACITY_WINDOWS {
+        let before = answered.load(Ordering::Relaxed);
+        let begin = Instant::now();
+        sleep(window).await;
+        let count = answered.load(Ordering::Relaxed) - before;
+        capacity = capacity.max(as_f64(count) / begin.elapsed().as_secs_f64());
     }
-    Ok(as_f64(usize::try_from(count)?) / seconds)
+    callers.shutdown().await;
+    ensure!(
+        capacity > 0.0,
+        "no call was answered while the capacity of {setting} was measured"
+    );
+    Ok(capacity)
 }

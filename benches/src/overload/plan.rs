@@ -52,6 +52,10 @@ pub(crate) struct Setting {
     pub(crate) foreign: bool,
     /// Whether the first caller makes nine calls of ten.
     pub(crate) greedy: bool,
+    /// Whether workers refuse what they cannot finish in time.
+    pub(crate) admission: bool,
+    /// Whether callers keep fewer calls in flight while workers are overloaded.
+    pub(crate) adaptive: bool,
     /// Whether a part of the calls is marked important, on a queue with priorities.
     pub(crate) important: bool,
     pub(crate) arrivals: Arrivals,
@@ -82,8 +86,17 @@ pub(crate) const BASE: Setting = Setting {
     wrong_clocks: false,
     foreign: false,
     greedy: false,
+    admission: true,
+    adaptive: true,
     important: false,
     arrivals: Arrivals::Even,
+};
+
+/// This library without what it does against overload.
+pub(crate) const UNPROTECTED: Setting = Setting {
+    admission: false,
+    adaptive: false,
+    ..BASE
 };
 
 /// Calls offered ÷ capacity, unless others are asked for.
@@ -146,8 +159,11 @@ pub(crate) fn plan(system: System) -> Vec<Case> {
         cases.extend([steady(&[0.2, 3.0], important), steady(&[3.0], greedy)]);
     }
     if system == System::Library {
-        let batching = false;
+        let (batching, admission, adaptive) = (false, false, false);
         cases.extend([
+            steady(&FACTORS, UNPROTECTED),
+            steady(&[3.0], Setting { admission, ..base }),
+            steady(&[3.0], Setting { adaptive, ..base }),
             high(Setting { batching, ..base }),
             short(Setting {
                 batching,
@@ -176,6 +192,8 @@ impl Setting {
             wrong_clocks: false,
             foreign: false,
             greedy: false,
+            admission: true,
+            adaptive: true,
             important: false,
             arrivals: Arrivals::Even,
             ..*self
@@ -243,6 +261,8 @@ impl fmt::Display for Setting {
             (self.foreign, "half of the callers foreign"),
             (self.greedy, "the first greedy"),
             (self.arrivals == Arrivals::Random, "random arrivals"),
+            (!self.admission, "admission off"),
+            (!self.adaptive, "adaptive limit off"),
             (self.important, "priorities"),
         ] {
             if is_set {

@@ -1,20 +1,20 @@
 //! Goodput over offered load, both in multiples of the capacity.
 
 use super::Outcome;
-use super::plan::{BASE, Setting};
+use super::plan::{BASE, Setting, UNPROTECTED};
 use crate::report::chart::{Axis, Chart};
 
 /// The plot of the base settings; `None` if none ran at two loads.
 pub(super) fn render(outcomes: &[Outcome]) -> Option<String> {
     let lines: Vec<_> = outcomes
         .iter()
-        .filter(|outcome| is_base(&outcome.setting) && outcome.loads.len() > 1)
-        .map(|outcome| {
+        .filter(|outcome| outcome.loads.len() > 1)
+        .filter_map(|outcome| {
             let points = outcome.loads.iter().map(|load| {
                 let goodput = load.summary.goodput / outcome.capacity;
                 (load.factor, goodput)
             });
-            (outcome.setting.system.name(), points.collect::<Vec<_>>())
+            Some((line_name(&outcome.setting)?, points.collect::<Vec<_>>()))
         })
         .collect();
     let points = || lines.iter().flat_map(|(_, points)| points);
@@ -40,8 +40,12 @@ pub(super) fn render(outcomes: &[Outcome]) -> Option<String> {
     Some(chart.render())
 }
 
-/// Whether it is the base point, of any system.
-fn is_base(setting: &Setting) -> bool {
+/// What the line of the base point of a system is called; `None` for other settings.
+fn line_name(setting: &Setting) -> Option<&'static str> {
     let system = setting.system;
-    *setting == Setting { system, ..BASE }
+    if *setting == UNPROTECTED {
+        Some("without protection")
+    } else {
+        (*setting == Setting { system, ..BASE }).then_some(system.name())
+    }
 }

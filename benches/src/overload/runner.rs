@@ -23,6 +23,10 @@ const LAG_LIMIT: Duration = Duration::from_millis(50);
 /// How long the capacity is measured.
 const CAPACITY_WINDOW: Duration = Duration::from_millis(1500);
 
+/// A capacity of less than this share of the nominal one says more about the machine than about the
+/// system under load.
+const LOW_CAPACITY: f64 = 0.8;
+
 /// The load before and after the overload of a step, and the overload.
 const STEP_LOW: f64 = 0.5;
 const STEP_HIGH: f64 = 3.0;
@@ -86,6 +90,11 @@ impl<'a> Runner<'a> {
         let capacity = stopped(&running, capacity)
             .await
             .with_context(|| format!("the capacity of {}", workers.system.name()))?;
+        // Short methods never reach the nominal capacity.
+        let is_low = capacity < LOW_CAPACITY * workers.nominal_capacity();
+        if is_low && workers.method >= Duration::from_millis(5) {
+            eprintln!("the machine is busy: a capacity of {capacity:.0} calls/s is low, and so are loads");
+        }
         self.capacities.push((workers, capacity));
         Ok(capacity)
     }

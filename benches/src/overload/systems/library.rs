@@ -73,6 +73,7 @@ async fn worker(
     let server = Server::new(&broker)
         .concurrency(setting.places)
         .packing(setting.batching)
+        .admission(setting.admission)
         .drain_limit(DRAIN_TIME)
         .serve_on(queue, WorkServer::new(method.clone()))
         .start()
@@ -89,6 +90,7 @@ async fn caller(broker: &str, queue: &str, setting: &Setting, index: usize) -> a
     let client = WorkClient::builder(&broker)
         .queue(queue)
         .packing(setting.batching)
+        .adaptive_limit(setting.adaptive)
         .build();
     Ok(Caller::Own(broker, client))
 }
@@ -151,6 +153,7 @@ fn end(error: &CallError) -> End {
         } => "not sent in time".to_owned(),
         CallError::TimedOut { .. } => return End::TimedOut,
         CallError::Fault(fault) => fault.code.as_str().to_owned(),
+        CallError::Overloaded { .. } => "no place in time".to_owned(),
         CallError::TooManyCalls { .. } => "too many calls".to_owned(),
         other => other.to_string(),
     };
