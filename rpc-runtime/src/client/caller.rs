@@ -191,9 +191,10 @@ impl Caller {
     ) -> impl Future<Output = Result<Reply, CallError>> + Send + 'static {
         async move {
             let limiter = &slot.plan().destination.limiter;
-            let place = match limiter.try_enter() {
+            let priority = slot.plan().priority.unwrap_or(0);
+            let place = match limiter.try_enter(priority) {
                 Some(place) => place,
-                None => limiter.enter_by(time, slot.plan().priority.unwrap_or(0)).await?,
+                None => limiter.enter_by(time, priority).await?,
             };
             let outcome = self.exchange(&slot, time).await;
             if !slot.plan().method.is_oneway {

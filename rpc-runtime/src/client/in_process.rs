@@ -55,9 +55,10 @@ impl InProcess {
         let plan = call.plan();
         let TimeLimit { limit, deadline } = time;
         let limiter = &plan.destination.limiter;
-        let _place = match limiter.try_enter() {
+        let priority = plan.priority.unwrap_or(0);
+        let _place = match limiter.try_enter(priority) {
             Some(place) => place,
-            None => limiter.enter_by(time, plan.priority.unwrap_or(0)).await?,
+            None => limiter.enter_by(time, priority).await?,
         };
         let (codec, oneway) = (plan.codec, plan.method.is_oneway);
         let reply = match timeout_at(deadline, self.serve(&call, deadline)).await {

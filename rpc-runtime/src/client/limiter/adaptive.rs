@@ -27,8 +27,8 @@ const TARGET: (Duration, Duration) = (Duration::from_millis(40), Duration::from_
 /// By how much the limit shrinks at once at the most.
 const MAX_REDUCTION: f64 = 0.5;
 
-/// After each such time in which no call ended, one more may be in flight: those that are may be slow
-/// ones, which must not keep quick ones waiting.
+/// After each such time in which no call was sent and none ended, one more may be in flight: those that
+/// are may be slow ones, which must not keep quick ones waiting.
 const STALLED_FOR: Duration = Duration::from_secs(1);
 
 /// How long nothing must have been wrong until the limit grows fast ..
@@ -80,8 +80,8 @@ struct Reduced {
     at: Instant,
     /// No call is to be sent before.
     pause_until: Option<Instant>,
-    /// When a call ended last.
-    last_end: Instant,
+    /// When a call was sent or ended last.
+    moved: Instant,
 }
 
 impl AdaptiveLimit {
@@ -100,7 +100,7 @@ impl AdaptiveLimit {
             Some(_) if self.is_paused(now) => 0,
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 1 and `max`
             Some(reduced) => {
-                let stalled = now.saturating_duration_since(reduced.last_end);
+                let stalled = now.saturating_duration_since(reduced.moved);
                 let extra = stalled.as_secs_f64() / STALLED_FOR.as_secs_f64();
                 (reduced.limit as usize + extra as usize).clamp(1, self.max)
             }
@@ -120,10 +120,17 @@ impl AdaptiveLimit {
         pause.filter(|until| now < *until).unwrap_or(now + STALLED_FOR)
     }
 
+    /// A call was sent.
+    pub(super) fn sent(&mut self, now: Instant) {
+        if let Some(reduced) = &mut self.reduced {
+            reduced.moved = now;
+        }
+    }
+
     /// A call ended.
     pub(super) fn ended(&mut self, call: &Ended) {
         if let Some(reduced) = &mut self.reduced {
-            reduced.last_end = call.now;
+            reduced.moved = call.now;
         }
         let target = (call.time_limit / TARGET_PART).clamp(TARGET.0, TARGET.1);
         match call.signal {
@@ -162,7 +169,7 @@ impl AdaptiveLimit {
             double_up_to: limit,
             at: call.now,
             pause_until: None,
-            last_end: call.now,
+            moved: call.now,
         });
     }
 
@@ -299,9 +306,10 @@ mod tests {
         let now = Instant::now();
         limit.ended(&ended(REFUSED, now, now, 2));
         assert_eq!(limit.limit(now + millis(999)), 1);
-        assert_eq!(limit.limit(now + millis(3000)), 4);
-        limit.ended(&ended(answered(100), now, now + millis(3000), 4));
-        assert_eq!(limit.limit(now + millis(3000)), 2);
+        assert_eq!(limit.limit(now + millis(1000)), 2);
+        limit.sent(now + millis(1000));
+        assert_eq!(limit.limit(now + millis(1999)), 1);
+        assert_eq!(limit.limit(now + millis(4000)), 4);
     }
 
     #[test]

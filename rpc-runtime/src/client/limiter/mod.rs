@@ -38,6 +38,8 @@ pub enum WhenFull {
 #[derive(Debug)]
 pub(crate) struct Limiter {
     in_flight: AtomicUsize,
+    /// How many of them are important.
+    important: AtomicUsize,
     /// How many calls may be in flight now.
     limit: AtomicUsize,
     /// How many calls wait. Changes under the lock only.
@@ -64,6 +66,7 @@ pub(super) struct Place {
     limiter: Arc<Limiter>,
     /// For how long it was waited for, in milliseconds.
     waited: u32,
+    is_important: bool,
 }
 
 impl Limiter {
@@ -71,6 +74,7 @@ impl Limiter {
         let max = max.max(1);
         Arc::new(Self {
             in_flight: AtomicUsize::new(0),
+            important: AtomicUsize::new(0),
             limit: AtomicUsize::new(max),
             waiting: AtomicUsize::new(0),
             max,
@@ -86,9 +90,16 @@ impl Limiter {
     }
 
     /// Takes a place, if there is one and no call waits for it.
-    pub(super) fn try_enter(self: &Arc<Self>) -> Option<Place> {
-        let is_free = self.waiting.load(Ordering::SeqCst) == 0 && self.try_take();
-        is_free.then(|| Place::new(self))
+    pub(super) fn try_enter(self: &Arc<Self>, priority: u8) -> Option<Place> {
+        let is_important = is_important(priority);
+        let is_first = is_important || self.waiting.load(Ordering::SeqCst) == 0;
+        if !is_first || !self.try_take(is_important) {
+            return None;
+        }
+        if self.limit.load(Ordering::Relaxed) < self.max {
+            self.lock().adaptive.sent(Instant::now());
+        }
+        Some(Place::new(self, is_important))
     }
 
     /// Takes a place when there is one, if a call waits for that. Cancel safe.
@@ -107,7 +118,7 @@ impl Limiter {
                 WhenFull::Fail => {
                     // A pause may be over.
                     self.refresh(&self.lock(), Instant::now());
-                    self.try_enter()
+                    self.try_enter(priority)
                 }
             };
             place.ok_or_else(|| self.full())
@@ -157,42 +168,66 @@ impl Limiter {
         }
     }
 
-    fn try_take(&self) -> bool {
+    /// Counts another call in flight, if it may be. Only important calls count among themselves, as
+    /// workers serve them first: the others may hold all places of an overloaded service.
+    fn try_take(&self, is_important: bool) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
-        let take = |in_flight| (in_flight < limit).then_some(in_flight + 1);
-        self.in_flight
+        let most = match is_important && self.important.load(Ordering::Relaxed) < limit {
+            true => self.max,
+            false => limit,
+        };
+        let take = |in_flight| (in_flight < most).then_some(in_flight + 1);
+        let is_taken = self
+            .in_flight
             .fetch_update(Ordering::SeqCst, Ordering::Relaxed, take)
-            .is_ok()
+            .is_ok();
+        if is_taken && is_important {
+            self.important.fetch_add(1, Ordering::Relaxed);
+        }
+        is_taken
+    }
+
+    fn give_back(&self, is_important: bool) {
+        if is_important {
+            self.important.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Gives free places to calls that wait.
     fn grant(self: &Arc<Self>) {
         loop {
-            let waiter = {
+            let (waiter, place) = {
                 let mut state = self.lock();
                 let now = Instant::now();
                 self.refresh(&state, now);
-                if !self.try_take() {
+                let is_for_all = self.try_take(false);
+                if !is_for_all && !self.try_take(true) {
                     return;
                 }
                 let (order, useful_until) = match state.adaptive.is_reduced() {
                     true => (Order::NewestFirst, now + state.soonest),
                     false => (Order::OldestFirst, now),
                 };
-                let Some(waiter) = state.waiting.next(order, useful_until) else {
-                    self.in_flight.fetch_sub(1, Ordering::SeqCst);
-                    return;
+                let least = u8::from(!is_for_all);
+                let Some((priority, waiter)) = state.waiting.next(least, order, useful_until) else {
+                    return self.give_back(!is_for_all);
                 };
                 self.waiting.fetch_sub(1, Ordering::SeqCst);
-                waiter
+                state.adaptive.sent(now);
+                let is_important = is_important(priority);
+                if is_for_all && is_important {
+                    self.important.fetch_add(1, Ordering::Relaxed);
+                }
+                (waiter, Place::new(self, is_important))
             };
             // A call that was dropped meanwhile drops its place.
-            let _ = waiter.send(Place::new(self));
+            let _ = waiter.send(place);
         }
     }
 
-    fn leave(self: &Arc<Self>) {
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+    fn leave(self: &Arc<Self>, is_important: bool) {
+        self.give_back(is_important);
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.grant();
         }
@@ -236,10 +271,11 @@ impl Limiter {
 }
 
 impl Place {
-    fn new(limiter: &Arc<Limiter>) -> Self {
+    fn new(limiter: &Arc<Limiter>, is_important: bool) -> Self {
         Self {
             limiter: Arc::clone(limiter),
             waited: 0,
+            is_important,
         }
     }
 
@@ -263,8 +299,13 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.limiter.leave();
+        self.limiter.leave(self.is_important);
     }
+}
+
+/// Whether a call of this priority goes before others.
+fn is_important(priority: u8) -> bool {
+    priority > 0
 }
 
 /// What the outcome of a call says of overload.
@@ -348,10 +389,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_place_goes_to_the_call_that_waits_longest() {
         let limiter = limiter(1);
-        let place = limiter.try_enter().unwrap();
+        let place = limiter.try_enter(0).unwrap();
         let [mut first, mut second] = [0, 0].map(|priority| limiter.enter_by(in_time(1000), priority));
         assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
-        assert!(limiter.try_enter().is_none());
+        assert!(limiter.try_enter(0).is_none());
         drop(place);
         assert!(poll!(&mut second).is_pending());
         let Poll::Ready(Ok(place)) = poll!(&mut first) else {
@@ -364,7 +405,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_of_a_higher_priority_goes_first() {
         let limiter = limiter(1);
-        let place = limiter.try_enter().unwrap();
+        let place = limiter.try_enter(0).unwrap();
         let [mut first, mut second] = [0, 9].map(|priority| limiter.enter_by(in_time(1000), priority));
         assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
         drop(place);
@@ -375,7 +416,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_is_dropped_or_late_leaves_its_place_to_others() {
         let limiter = limiter(1);
-        let place = limiter.try_enter().unwrap();
+        let place = limiter.try_enter(0).unwrap();
         let mut dropped = limiter.enter_by(in_time(1000), 0);
         assert!(poll!(&mut dropped).is_pending());
         let late = limiter.enter_by(in_time(10), 0).await;
@@ -387,7 +428,7 @@ mod tests {
         // It has the place, and never knew.
         drop(dropped);
         assert_eq!(limiter.waiting.load(Ordering::Relaxed), 0);
-        assert!(limiter.try_enter().is_some());
+        assert!(limiter.try_enter(0).is_some());
         assert_eq!(limiter.in_flight.load(Ordering::Relaxed), 0);
     }
 
@@ -395,12 +436,12 @@ mod tests {
     async fn under_overload_fewer_calls_have_places_and_the_newest_go_first() {
         let limiter = limiter(100);
         let time = in_time(1000);
-        let mut places: Vec<_> = (0..10).map(|_| limiter.try_enter().unwrap()).collect();
+        let mut places: Vec<_> = (0..10).map(|_| limiter.try_enter(0).unwrap()).collect();
         sleep(Duration::from_millis(300)).await;
         places.pop().unwrap().ended(&reply(250), time);
         assert_eq!(limiter.limit.load(Ordering::Relaxed), 5);
         let [mut first, mut second] = [0, 0].map(|priority| limiter.enter_by(in_time(1000), priority));
-        assert!(limiter.try_enter().is_none());
+        assert!(limiter.try_enter(0).is_none());
         assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
         places.truncate(5);
         assert!(poll!(&mut second).is_pending());
@@ -415,12 +456,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_important_call_does_not_wait_for_others_of_an_overloaded_service() {
+        let limiter = limiter(100);
+        let time = in_time(1000);
+        let mut places: Vec<_> = (0..10).map(|_| limiter.try_enter(0).unwrap()).collect();
+        sleep(Duration::from_millis(300)).await;
+        places.pop().unwrap().ended(&reply(250), time);
+        assert!(limiter.try_enter(0).is_none());
+        let important: Vec<_> = std::iter::from_fn(|| limiter.try_enter(1)).collect();
+        assert_eq!(important.len(), 5);
+        let mut waiting = limiter.enter_by(in_time(1000), 1);
+        assert!(poll!(&mut waiting).is_pending());
+        drop(important);
+        assert!(matches!(poll!(&mut waiting), Poll::Ready(Ok(_))));
+        drop(waiting);
+        drop(places);
+        let counts = [&limiter.in_flight, &limiter.important].map(|count| count.load(Ordering::Relaxed));
+        assert_eq!(counts, [0, 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_client_with_one_call_in_flight_pauses_as_it_is_told() {
         let limiter = limiter(100);
-        let place = limiter.try_enter().unwrap();
+        let place = limiter.try_enter(0).unwrap();
         place.ended(&refusal(200), in_time(1000));
         drop(place);
-        assert!(limiter.try_enter().is_none());
+        assert!(limiter.try_enter(0).is_none());
         let begun = Instant::now();
         let mut waiting = pin!(limiter.wait(in_time(1000), 0));
         assert!(poll!(&mut waiting).is_pending());
@@ -431,7 +492,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_an_adaptive_limit_nothing_changes_it() {
         let limiter = Limiter::new(10, WhenFull::Wait, false);
-        let place = limiter.try_enter().unwrap();
+        let place = limiter.try_enter(0).unwrap();
         place.ended(&refusal(200), in_time(1000));
         assert_eq!(limiter.limit.load(Ordering::Relaxed), 10);
     }

@@ -51,9 +51,9 @@ impl<W> Waiting<W> {
         self.calls.remove(&turn).is_some()
     }
 
-    /// Takes the next call out: one of the highest priority. A call whose deadline is before
-    /// `useful_until` is left to wait for its end.
-    pub(super) fn next(&mut self, order: Order, useful_until: Instant) -> Option<W> {
+    /// Takes the next call out: one of the highest priority, of `least` at least. A call whose deadline
+    /// is before `useful_until` is left to wait for its end.
+    pub(super) fn next(&mut self, least: u8, order: Order, useful_until: Instant) -> Option<(u8, W)> {
         let mut above = u16::from(u8::MAX) + 1;
         loop {
             // The highest priority below the one that was looked at.
@@ -63,6 +63,9 @@ impl<W> Waiting<W> {
             };
             let (highest, _) = self.calls.range(..bound).next_back()?;
             let priority = highest.priority;
+            if priority < least {
+                return None;
+            }
             let of_priority = Turn { priority, number: 0 }..=Turn {
                 priority,
                 number: u64::MAX,
@@ -75,7 +78,7 @@ impl<W> Waiting<W> {
             };
             if let Some((turn, _)) = next {
                 let turn = *turn;
-                return self.calls.remove(&turn).map(|(_, waiter)| waiter);
+                return self.calls.remove(&turn).map(|(_, waiter)| (priority, waiter));
             }
             above = priority.into();
         }
@@ -98,8 +101,13 @@ mod tests {
             for priority in [0, 9, 255, 4] {
                 waiting.add(priority, now, priority);
             }
-            let next: Vec<_> = std::iter::from_fn(|| waiting.next(order, now)).collect();
+            let next: Vec<_> = std::iter::from_fn(|| waiting.next(0, order, now))
+                .map(|(_, call)| call)
+                .collect();
             assert_eq!(next, [255, 9, 4, 0]);
+            waiting.add(4, now, 4);
+            assert_eq!(waiting.next(5, order, now), None);
+            assert_eq!(waiting.next(4, order, now), Some((4, 4)));
         }
     }
 
@@ -111,7 +119,9 @@ mod tests {
             for call in 1..=3 {
                 waiting.add(0, now, call);
             }
-            let next: Vec<_> = std::iter::from_fn(|| waiting.next(order, now)).collect();
+            let next: Vec<_> = std::iter::from_fn(|| waiting.next(0, order, now))
+                .map(|(_, call)| call)
+                .collect();
             assert_eq!(next, expected);
         }
     }
@@ -126,8 +136,8 @@ mod tests {
             waiting.add(9, soon, "too late");
             waiting.add(0, useful_until, "in time");
             let late = waiting.add(0, soon, "too late");
-            assert_eq!(waiting.next(order, useful_until), Some("in time"));
-            assert_eq!(waiting.next(order, useful_until), None);
+            assert_eq!(waiting.next(0, order, useful_until), Some((0, "in time")));
+            assert_eq!(waiting.next(0, order, useful_until), None);
             assert_eq!(waiting.calls.len(), 2);
             assert!(waiting.remove(late) && !waiting.remove(late));
         }
