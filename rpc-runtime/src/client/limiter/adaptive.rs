@@ -5,8 +5,8 @@
 //! most calls wait in the client, where one that is given up costs nothing:
 //!
 //! - If requests wait in the queue for longer than a tenth of the calls' time, the limit shrinks to as
-//!   many calls as would wait for a twentieth of it, but by half at most.
-//! - A refusal or a timeout halves it. A timeout alone does not begin it: calls may time out for many
+//!   many calls as would wait for a twentieth of it.
+//! - A refusal or a timeout halves it at least. A timeout alone does not begin it: calls may time out for many
 //!   reasons.
 //! - A reply to a call that waited for less raises it by a fraction, so that it grows by one with each
 //!   round trip. If nothing waits, it grows faster, as in TCP: it doubles with each round trip up to
@@ -24,8 +24,11 @@ const TARGET_PART: u32 = 10;
 /// .. but no longer than this, and a shorter wait is always fine: it is not known that exactly.
 const TARGET: (Duration, Duration) = (Duration::from_millis(40), Duration::from_secs(1));
 
-/// By how much the limit shrinks at once at the most.
-const MAX_REDUCTION: f64 = 0.5;
+/// To what part the limit shrinks at once at the most.
+const SMALLEST_PART: f64 = 0.1;
+
+/// To what part at least, if a call failed.
+const PART_AFTER_FAILURE: f64 = 0.5;
 
 /// After each such time in which no call was sent and none ended, one more may be in flight: those that
 /// are may be slow ones, which must not keep quick ones waiting.
@@ -135,19 +138,13 @@ impl AdaptiveLimit {
         let target = (call.time_limit / TARGET_PART).clamp(TARGET.0, TARGET.1);
         match call.signal {
             Signal::Answered { queued } if queued <= target => self.raise(call, queued),
-            Signal::Answered { queued } => {
-                let took = call.now.saturating_duration_since(call.sent).max(queued);
-                let wanted = took - queued + target / 2;
-                self.reduce(
-                    call,
-                    wanted.as_secs_f64() / took.as_secs_f64().max(f64::MIN_POSITIVE),
-                );
-            }
+            Signal::Answered { queued } => self.reduce(call, part(call, queued, target)),
             Signal::Refused { retry_after } => {
-                self.reduce(call, MAX_REDUCTION);
+                let queued = retry_after.unwrap_or_default();
+                self.reduce(call, part(call, queued, target).min(PART_AFTER_FAILURE));
                 self.pause(call, retry_after);
             }
-            Signal::TimedOut if self.is_reduced() => self.reduce(call, MAX_REDUCTION),
+            Signal::TimedOut if self.is_reduced() => self.reduce(call, PART_AFTER_FAILURE),
             Signal::TimedOut => {}
         }
     }
@@ -163,7 +160,7 @@ impl AdaptiveLimit {
         let limit = self
             .reduced
             .map_or(in_flight, |reduced| reduced.limit.min(in_flight + 1.0));
-        let limit = limit * part.clamp(MAX_REDUCTION, 1.0);
+        let limit = limit * part.clamp(SMALLEST_PART, 1.0);
         self.reduced = Some(Reduced {
             limit: limit.max(1.0),
             double_up_to: limit,
@@ -202,6 +199,14 @@ impl AdaptiveLimit {
             self.reduced = None;
         }
     }
+}
+
+/// The part of the calls in flight with which they would wait for half of the target. By Little's law
+/// the time that a call takes is proportional to their number.
+fn part(call: &Ended, queued: Duration, target: Duration) -> f64 {
+    let took = call.now.saturating_duration_since(call.sent).max(queued);
+    let wanted = took - queued + target / 2;
+    wanted.as_secs_f64() / took.as_secs_f64().max(f64::MIN_POSITIVE)
 }
 
 #[cfg(test)]
@@ -249,8 +254,8 @@ mod tests {
         limit.ended(&ended(answered(105), now, now + millis(125), 100));
         assert_eq!(limit.limit(now), 56);
         let now = now + millis(125);
-        limit.ended(&ended(answered(900), now, now + millis(920), 56));
-        assert_eq!(limit.limit(now), 28);
+        limit.ended(&ended(answered(680), now, now + millis(700), 56));
+        assert_eq!(limit.limit(now), 5);
     }
 
     #[test]
@@ -272,11 +277,11 @@ mod tests {
         let refused = Signal::Refused {
             retry_after: Some(millis(300)),
         };
-        limit.ended(&ended(refused, now, now, 8));
-        assert_eq!((limit.limit(now), limit.is_paused(now)), (4, false));
-        for _ in 0..5 {
-            now += millis(10);
-            limit.ended(&ended(refused, now, now, 8));
+        limit.ended(&ended(refused, now, now + millis(500), 80));
+        assert_eq!((limit.limit(now), limit.is_paused(now)), (40, false));
+        for _ in 0..10 {
+            now += millis(500);
+            limit.ended(&ended(refused, now, now, 80));
         }
         let until = now + millis(300);
         assert_eq!((limit.limit(now), limit.next_change(now)), (0, until));

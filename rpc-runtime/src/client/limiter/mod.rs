@@ -438,7 +438,7 @@ mod tests {
         let time = in_time(1000);
         let mut places: Vec<_> = (0..10).map(|_| limiter.try_enter(0).unwrap()).collect();
         sleep(Duration::from_millis(300)).await;
-        places.pop().unwrap().ended(&reply(250), time);
+        places.pop().unwrap().ended(&reply(200), time);
         assert_eq!(limiter.limit.load(Ordering::Relaxed), 5);
         let [mut first, mut second] = [0, 0].map(|priority| limiter.enter_by(in_time(1000), priority));
         assert!(limiter.try_enter(0).is_none());
@@ -461,7 +461,7 @@ mod tests {
         let time = in_time(1000);
         let mut places: Vec<_> = (0..10).map(|_| limiter.try_enter(0).unwrap()).collect();
         sleep(Duration::from_millis(300)).await;
-        places.pop().unwrap().ended(&reply(250), time);
+        places.pop().unwrap().ended(&reply(200), time);
         assert!(limiter.try_enter(0).is_none());
         let important: Vec<_> = std::iter::from_fn(|| limiter.try_enter(1)).collect();
         assert_eq!(important.len(), 5);
