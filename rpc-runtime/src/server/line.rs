@@ -10,7 +10,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{QueueDelays, Received, is_probe};
+use super::admission::{Exhausted, QueueDelays, Received, is_probe};
 use super::debt::Served;
 use super::serve::Desk;
 use crate::error::{BrokerError, Chain};
@@ -276,25 +276,26 @@ impl Line {
     fn start(&mut self, delivery: Delivery, subscription: &Subscription) {
         let (desk, control) = (Arc::clone(&self.desk), Arc::clone(&subscription.control));
         let (served, is_packed) = (self.served.clone(), self.is_of_packed);
-        let received = self.receive(&delivery);
+        let (received, exhausted) = self.receive(&delivery);
         self.last_arrival = Some(received.at);
-        self.handlers
-            .spawn(async move { desk.serve(delivery, is_packed, control, received, &served).await });
+        self.handlers.spawn(async move {
+            desk.serve(delivery, is_packed, control, received, &served).await;
+            drop(exhausted);
+        });
     }
 
     /// A delivery arrives now. With the last of the prefetch, messages may wait in the queue.
-    fn receive(&self, delivery: &Delivery) -> Received {
+    fn receive(&self, delivery: &Delivery) -> (Received, Option<Exhausted>) {
         let at = Instant::now();
         let Some(delays) = &self.delays else {
-            return Received::at(at);
+            return (Received::at(at), None);
         };
         let priority = delivery.message.properties.priority.unwrap_or(0);
         let waited = delays.waited(priority, at);
         let in_hand = 1 + self.handlers.len().max(self.served.deliveries());
-        if in_hand >= self.prefetch.into() && !is_probe(&delivery.message.properties) {
-            delays.saturate(priority, at);
-        }
-        Received { at, waited }
+        let exhausts = in_hand >= self.prefetch.into() && !is_probe(&delivery.message.properties);
+        let exhausted = exhausts.then(|| delays.exhaust(priority, at));
+        (Received { at, waited }, exhausted)
     }
 
     /// Takes no more requests, and lets those that were delivered end, all within the limit.

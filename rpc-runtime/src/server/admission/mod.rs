@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub(super) use probes::{Probes, is_probe, probe_reply};
-pub(super) use shared::QueueDelays;
+pub(super) use shared::{Exhausted, QueueDelays};
 
 /// When a request arrived, and how long it had waited in its queue by then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

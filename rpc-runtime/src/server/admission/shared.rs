@@ -1,7 +1,7 @@
 //! The delays of one queue, as its requests and the prober share them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ pub(crate) struct QueueDelays {
     queue: String,
     /// Lets a queue without waiting messages answer without the lock.
     is_active: AtomicBool,
+    /// How many requests in hand exhausted the prefetch when they were delivered.
+    exhausting: AtomicUsize,
     state: Mutex<State>,
     /// Wakes the prober.
     wake: Arc<Notify>,
@@ -38,6 +40,7 @@ impl QueueDelays {
         Self {
             queue: queue.to_owned(),
             is_active: AtomicBool::new(false),
+            exhausting: AtomicUsize::new(0),
             state: Mutex::new(State {
                 by_priority: BTreeMap::new(),
                 was_empty: false,
@@ -60,14 +63,22 @@ impl QueueDelays {
         self.last.store(0, Ordering::Relaxed);
     }
 
-    /// The worker's prefetch is exhausted with the delivery of a request of this priority.
-    pub(crate) fn saturate(&self, priority: u8, now: Instant) {
+    /// The worker's prefetch is exhausted with the delivery of a request of this priority, and may be
+    /// until the guard is dropped.
+    pub(crate) fn exhaust(self: &Arc<Self>, priority: u8, now: Instant) -> Exhausted {
+        self.exhausting.fetch_add(1, Ordering::SeqCst);
+        self.saturate(priority, now);
+        Exhausted {
+            delays: Arc::clone(self),
+            priority,
+        }
+    }
+
+    fn saturate(&self, priority: u8, now: Instant) {
         let mut state = self.lock();
         let is_new = state.by_priority.is_empty();
         state.delay(priority, now);
-        for delay in state.by_priority.values_mut() {
-            delay.saturate(now);
-        }
+        state.saturate(now);
         drop(state);
         if is_new {
             self.is_active.store(true, Ordering::Release);
@@ -116,6 +127,10 @@ impl QueueDelays {
     /// A probe came back. Once all priorities have no waiting messages, there are no more probes.
     pub(super) fn returned(&self, priority: u8, number: u64, now: Instant) {
         let mut state = self.lock();
+        if self.exhausting.load(Ordering::SeqCst) > 0 {
+            // Another worker may have taken the probe from a queue that is empty for now.
+            state.saturate(now);
+        }
         if let Some(delay) = state.by_priority.get_mut(&priority) {
             delay.returned(number, now);
             self.last.store(nanos(delay.waited(now)), Ordering::Relaxed);
@@ -146,7 +161,28 @@ impl QueueDelays {
     }
 }
 
+/// A request in hand that exhausted the prefetch. Dropped once the request is done with.
+#[derive(Debug)]
+pub(crate) struct Exhausted {
+    delays: Arc<QueueDelays>,
+    priority: u8,
+}
+
+impl Drop for Exhausted {
+    fn drop(&mut self) {
+        // Messages may have waited until now.
+        self.delays.saturate(self.priority, Instant::now());
+        self.delays.exhausting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl State {
+    fn saturate(&mut self, now: Instant) {
+        for delay in self.by_priority.values_mut() {
+            delay.saturate(now);
+        }
+    }
+
     /// The delay of a priority. It is measured from now on if it is new.
     fn delay(&mut self, priority: u8, now: Instant) -> &mut QueueDelay {
         let is_full = self.by_priority.len() >= MAX_PRIORITIES;
@@ -204,6 +240,33 @@ mod tests {
         delays.returned(9, 3, now);
         assert_eq!(delays.waited(9, now), Duration::ZERO);
         assert_eq!(delays.waited(0, now), Duration::from_millis(500));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_may_wait_for_as_long_as_the_prefetch_is_exhausted() {
+        let delays = Arc::new(delays());
+        let pause = || tokio::time::advance(Duration::from_millis(1));
+        let send = |number| {
+            delays.sent(0, number, Instant::now());
+            delays.confirmed(0, number, Instant::now());
+        };
+        let exhausted = delays.exhaust(0, Instant::now());
+        pause().await;
+        send(1);
+        pause().await;
+        // Another worker took it, and may be exhausted too by the next one.
+        delays.returned(0, 1, Instant::now());
+        assert!(delays.next_probe(Instant::now()).is_some());
+        send(2);
+        pause().await;
+        // The next delivery that there is room for.
+        drop(exhausted);
+        delays.returned(0, 2, Instant::now());
+        assert!(delays.next_probe(Instant::now()).is_some());
+        pause().await;
+        send(3);
+        delays.returned(0, 3, Instant::now());
+        assert_eq!(delays.next_probe(Instant::now()), None);
     }
 
     #[test]
