@@ -3,12 +3,15 @@
 //! A stranger writes the frames by hand, as client libraries do not write most of these. All handles go through a
 //! proxy, which counts their connections: none may be made again.
 
+use std::time::Duration;
+
 use futures_util::StreamExt as _;
+use lapin::BasicProperties;
 use lapin::ExchangeKind;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use rpc_runtime::{
-    Broker, BrokerBuilder, CallError, ReplyQueue, RequestQueue, RunningServer, Server, Tls, service,
+    Broker, BrokerBuilder, CallError, ReplyQueue, RequestQueue, RunningServer, Server, Tls, WhenFull, service,
 };
 use rpc_tests::certificates::Authority;
 use rpc_tests::gate::{SOON, soon};
@@ -50,6 +53,7 @@ struct Scene {
     worker: Broker,
     caller: Broker,
     shop_queue: String,
+    till_queue: String,
     server: RunningServer,
     shop: ShopClient,
     till: TillClient,
@@ -95,6 +99,7 @@ impl Scene {
             shop: ShopClient::builder(&caller).queue(&shop_queue).build(),
             till: TillClient::builder(&caller).queue(&till_queue).build(),
             shop_queue,
+            till_queue,
             worker,
             caller,
             peer: RawPeer::connect(url).await.unwrap(),
@@ -431,4 +436,142 @@ async fn a_malformed_reply_fails_its_own_call_alone() {
     for flaw in flaws.chain([Properties::default().text(Property::Type, b"\xff")]) {
         answered(ReplyQueue::Exclusive, &flaw).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_probes_are_settled_and_nothing_else_notices() {
+    let mut scene = Scene::new().await;
+    let till_queue = scene.till_queue.clone();
+    let longest = [b'1'; 255];
+    let ids: [&[u8]; 6] = [
+        b"",
+        b"1",
+        b"00000000000000000000000000000000.0.0.0",
+        b"00000000000000000000000000000000.65535.255.18446744073709551615",
+        b"\xff\xfe",
+        &longest,
+    ];
+    let addresses: [&[u8]; 6] = [
+        b"",
+        b"orders",
+        till_queue.as_bytes(),
+        b"amq.gen-nobody",
+        b"amq.gen-\xff",
+        &longest,
+    ];
+    let batches = format!("{}.packed", scene.shop_queue);
+    for queue in [scene.shop_queue.clone(), batches] {
+        for address in addresses {
+            for id in ids {
+                let probe = Properties::default()
+                    .text(Property::Type, "rpc.probe")
+                    .text(Property::ReplyTo, address)
+                    .text(Property::CorrelationId, id);
+                scene.stranger.publish(&queue, &probe, b"tea").await.unwrap();
+            }
+            scene.is_untouched().await;
+        }
+        for (what, entries) in malformed_headers() {
+            let probe = scene.ordinary(what).text(Property::Type, "rpc.probe");
+            let probe = probe.headers(&entries);
+            scene.stranger.publish(&queue, &probe, b"tea").await.unwrap();
+            scene.answer().await;
+        }
+        // The reply has nothing of the probe but its id.
+        let probe = scene.ordinary("7").text(Property::Type, "rpc.probe");
+        scene
+            .stranger
+            .publish(&queue, &probe, &[7; 100_000])
+            .await
+            .unwrap();
+        assert_eq!(scene.answer().await.1, "");
+    }
+    assert_eq!(scene.peer.queue_depth(&till_queue).await.unwrap(), Some(0));
+    scene.is_untouched().await;
+    // RabbitMQ closes the connection that replies to such an address. It is one of its own.
+    let probe = Properties::default()
+        .text(Property::Type, "rpc.probe")
+        .text(Property::ReplyTo, "amq.rabbitmq.reply-to.nobody")
+        .text(Property::CorrelationId, "1");
+    for _ in 0..10 {
+        scene.request(&probe).await.unwrap();
+    }
+    assert_eq!(soon("a call ends", scene.shop.look("tea")).await.unwrap(), "tea");
+    assert!(scene.worker.status().is_ready());
+    scene.server.stop().await.unwrap();
+    let depth = scene.peer.queue_depth(&scene.shop_queue).await.unwrap();
+    assert_eq!(depth, Some(0));
+}
+
+/// What replies say of overload, with this in both headers.
+fn of_overload(value: AMQPValue) -> FieldTable {
+    let mut headers = FieldTable::default();
+    headers.insert("rpc-queue-time".into(), value.clone());
+    headers.insert("rpc-retry-after".into(), value);
+    headers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_that_lies_about_overload_slows_its_own_client_for_a_moment() {
+    // A client is told to send nothing for as long as its call may take, and no longer.
+    const TIME: Duration = Duration::from_secs(2);
+    let url = shared().await;
+    let caller = Broker::connect(url).await.unwrap();
+    let peer = RawPeer::connect(url).await.unwrap();
+    let queue = unique("liar");
+    peer.declare(&queue).await.unwrap();
+    let mut requests = peer.consume(&queue).await.unwrap();
+    let builder = || ShopClient::builder(&caller).queue(&queue);
+    let (lied_to, other) = (builder().build(), builder().when_full(WhenFull::Fail).build());
+    let mut answer = async |client: &ShopClient, kind: &str, body: &str, headers: FieldTable| {
+        let time = if kind == "fault" { TIME } else { SOON };
+        let call = tokio::spawn(client.look("tea").timeout(time).into_future());
+        let request = soon("a request comes", requests.next()).await.unwrap().unwrap();
+        let asked = &request.properties;
+        let reply = BasicProperties::default()
+            .with_type(kind.into())
+            .with_content_type("application/json".into())
+            .with_correlation_id(asked.correlation_id().clone().unwrap())
+            .with_headers(headers);
+        let reply_to = asked.reply_to().clone().unwrap();
+        peer.publish(reply_to.as_str(), reply, body.as_bytes())
+            .await
+            .unwrap();
+        soon("the call ends", call).await.unwrap()
+    };
+    let texts = [
+        "4294967295",
+        "4294967296",
+        "99999999999999999999",
+        "-1",
+        "1.5",
+        "soon",
+        "",
+    ];
+    let mut values: Vec<_> = texts
+        .map(|text| AMQPValue::LongString(text.into()))
+        .into_iter()
+        .collect();
+    values.push(AMQPValue::LongLongInt(i64::MIN));
+    values.push(AMQPValue::LongUInt(u32::MAX));
+    values.push(AMQPValue::Double(1e300));
+    values.push(AMQPValue::FieldTable(of_overload(AMQPValue::Void)));
+    for value in values {
+        let headers = || of_overload(value.clone());
+        let answered = answer(&lied_to, "result", "\"tea\"", headers()).await;
+        assert_eq!(answered.unwrap(), "tea", "{value:?}");
+        for code in ["expired", "rejected"] {
+            let fault = format!(r#"{{"code":"{code}","message":"no"}}"#);
+            let refused = answer(&lied_to, "fault", &fault, headers()).await;
+            assert!(
+                matches!(refused, Err(CallError::Fault(_))),
+                "{value:?}: {refused:?}"
+            );
+            for client in [&other, &lied_to] {
+                let answered = answer(client, "result", "\"tea\"", FieldTable::default()).await;
+                assert_eq!(answered.unwrap(), "tea", "{value:?}");
+            }
+        }
+    }
+    assert!(caller.status().is_ready());
 }

@@ -14,6 +14,7 @@ mod logs;
 mod matrix;
 mod middleware;
 mod names;
+mod overload;
 mod packing;
 mod panics;
 mod permissions;

@@ -115,6 +115,8 @@ impl Foreign {
         let (queue, host) = (unique("greeter"), Host::default());
         let server = Server::new(&World::RabbitMq.broker().await)
             .concurrency(concurrency)
+            // A worker that is always busy says how long requests waited.
+            .admission(false)
             .reply_addresses(addresses)
             .serve_on(RequestQueue::new(&queue), GreeterServer::new(host.clone()))
             .start()
