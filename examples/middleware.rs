@@ -1,12 +1,11 @@
 //! Layers of [tower](https://docs.rs/tower) around calls and around a worker's methods, unchanged: limits of concurrency and rate, load
-//! shedding, time limits, retries; and a layer of one's own.
+//! shedding, time limits, retries with a budget; and a layer of one's own.
 //!
 //! ```sh
 //! cargo run --example middleware                                 # within the process
 //! AMQP_URL=amqp://localhost cargo run --example middleware       # over RabbitMQ
 //! ```
 
-use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -15,9 +14,11 @@ use rpc_examples::{broker, log_to_stderr};
 use rpc_runtime::middleware::{CallReply, OutgoingCall};
 use rpc_runtime::{CallError, Chain, FaultCode, Server, service};
 use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep};
 use tower::ServiceBuilder;
 use tower::limit::{ConcurrencyLimitLayer, RateLimitLayer};
 use tower::load_shed::LoadShedLayer;
+use tower::retry::budget::{Budget, TpsBudget};
 use tower::retry::{Policy, RetryLayer};
 use tower::timeout::TimeoutLayer;
 use tower::util::MapRequestLayer;
@@ -50,27 +51,46 @@ impl Printer for Office {
     }
 }
 
-/// Makes a call again, up to three times, where that is safe.
+/// The pause before a call is made again, unless the worker says another one.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Makes a call again, up to three times, if that is safe and does not make an overload worse.
 #[derive(Clone)]
 struct Patience {
     attempts: u32,
+    /// Shared by all calls: it bounds retries to a share of the calls that succeeded lately.
+    budget: Arc<TpsBudget>,
     retries: Arc<AtomicU32>,
 }
 
 impl Policy<OutgoingCall, CallReply, CallError> for Patience {
-    type Future = Ready<()>;
+    type Future = Sleep;
 
     fn retry(
         &mut self,
         call: &mut OutgoingCall,
         outcome: &mut Result<CallReply, CallError>,
-    ) -> Option<Ready<()>> {
-        let error = outcome.as_ref().err()?;
+    ) -> Option<Sleep> {
+        let error = match outcome {
+            Ok(_) => {
+                self.budget.deposit();
+                return None;
+            }
+            Err(error) => error,
+        };
         // The method did not run and may the next time; or it may run twice.
         let is_safe = error.is_retryable() || call.method().is_idempotent;
-        self.attempts = self.attempts.checked_sub(1).filter(|_| is_safe)?;
+        // An overloaded worker says when another try is worth it.
+        let pause = error.retry_after().unwrap_or(PAUSE);
+        if !is_safe || pause >= call.remaining() {
+            return None;
+        }
+        self.attempts = self.attempts.checked_sub(1)?;
+        if !self.budget.withdraw() {
+            return None;
+        }
         self.retries.fetch_add(1, Ordering::Relaxed);
-        Some(ready(()))
+        Some(sleep(pause))
     }
 
     fn clone_request(&mut self, call: &OutgoingCall) -> Option<OutgoingCall> {
@@ -108,6 +128,8 @@ async fn main() -> anyhow::Result<()> {
     let retries = Arc::<AtomicU32>::default();
     let patience = Patience {
         attempts: 3,
+        // One retry for each five calls that succeed, and ten for a start.
+        budget: Arc::new(TpsBudget::new(Duration::from_secs(10), 1, 0.2)),
         retries: Arc::clone(&retries),
     };
     let patient = PrinterClient::builder(&broker)
@@ -129,6 +151,14 @@ async fn main() -> anyhow::Result<()> {
         Err(_) => println!("page 4 is refused {} times", 1 + retries.load(Ordering::Relaxed)),
         Ok(page) => anyhow::bail!("page {page} is printed, although the printer is busy"),
     }
+
+    // While nothing succeeds, the budget is spent soon. Most of these are refused once.
+    let spent = retries.load(Ordering::Relaxed);
+    for page in 5..25 {
+        anyhow::ensure!(patient.print(page).await.is_err(), "page {page} is printed");
+    }
+    let more = retries.load(Ordering::Relaxed) - spent;
+    println!("20 more pages are refused, and tried {more} times again");
     office.taken_away.notify_one();
     println!("page {} is printed", third.await??);
 

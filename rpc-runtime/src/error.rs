@@ -464,7 +464,7 @@ pub enum BrokerError {
     /// RabbitMQ user's `max-channels` does. It ends [`Server::start`](crate::Server::start), and calls.
     ///
     /// A handle needs two channels for its calls. A server needs one for each of its queues, one for each queue of packed calls, and
-    /// three more.
+    /// four more, one of them not before requests wait.
     #[error(
         "no channel is left for this connection to the broker: raise channel_max (of the address, of the broker) or the user's max-channels"
     )]

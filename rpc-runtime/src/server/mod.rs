@@ -178,9 +178,9 @@ impl<L> Server<L> {
     /// run. A request is always run, too, if it waited for less than an eighth of its time.
     ///
     /// To know how long requests wait, a worker whose prefetch is exhausted publishes a small message of the
-    /// `type` `rpc.probe` to its own queues, at most a hundred times a second, and mostly ten times. Any worker
-    /// of this library that serves the queue replies to it. Workers that are written by hand get it too: let them
-    /// acknowledge it.
+    /// `type` `rpc.probe` to its own queues: for each queue and priority, at most fifty times a second, and ten
+    /// times once requests wait for a second. Any worker of this library that serves the queue replies to it.
+    /// Workers that are written by hand get it too: let them reply to it, or at least acknowledge it.
     pub fn admission(mut self, admission: bool) -> Self {
         self.plan.admission = admission;
         self
