@@ -54,7 +54,8 @@
 //!
 //! A call has one deadline, set when it is first polled. Layers cannot extend it: each attempt that a layer makes, such as those of
 //! tower's `Retry`, has what is left. Each attempt is a request of its own to the worker: repeat what
-//! [may be](OutgoingCall::method), which `is_idempotent` says, and errors with [`is_retryable`](crate::CallError::is_retryable).
+//! [may be](OutgoingCall::method), which `is_idempotent` says, and errors with [`is_retryable`](crate::CallError::is_retryable), not before
+//! [`retry_after`](crate::CallError::retry_after), and with a budget such as tower's `TpsBudget`: retries without a limit keep an overload going.
 //! The final error tells of all attempts whether the method may have run.
 //!
 //! # Cost

@@ -128,7 +128,8 @@ pub enum FaultCode {
     /// `interrupted`: an earlier delivery of this request was lost with its worker; the method may have run, and is not
     /// run again: it is not `idempotent`, or this worker refuses the request for another reason.
     Interrupted,
-    /// `expired`: the request came with no time left.
+    /// `expired`: the request came with no time left, or with less than its method has recently needed; see
+    /// [`Server::admission`](crate::Server::admission).
     Expired,
     /// `too_large`: the request is larger than the worker accepts.
     TooLarge,
