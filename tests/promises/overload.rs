@@ -29,10 +29,10 @@ use tokio::time::{Instant, sleep};
 use tower::{Layer, Service};
 
 /// How long the method in the only place takes, and so how long the others are expected to take.
-const HELD: Duration = Duration::from_millis(2500);
+const HELD: Duration = Duration::from_secs(4);
 
 /// The time of a call that waits meanwhile. When the place is free there is time left, but not enough.
-const TOO_SHORT: Duration = Duration::from_millis(4000);
+const TOO_SHORT: Duration = Duration::from_secs(6);
 
 #[service]
 trait Shop {

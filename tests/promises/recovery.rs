@@ -440,6 +440,8 @@ async fn what_waits_in_a_worker_past_its_time_is_not_started() {
     let one_at_a_time = async |broker: &Broker, book: &Book| {
         Server::new(broker)
             .concurrency(1)
+            // Probes would count among those that wait in the queue.
+            .admission(false)
             .serve_on(
                 RequestQueue::new(&queue).transient(),
                 LedgerServer::new(book.clone()),
