@@ -141,6 +141,14 @@ pub(crate) fn plan(system: System) -> Vec<Case> {
                 ..base
             },
         ),
+        steady(
+            &[3.0],
+            Setting {
+                callers: 10,
+                greedy: true,
+                ..base
+            },
+        ),
         Case {
             setting: base,
             loads: Loads::Step,
@@ -151,12 +159,7 @@ pub(crate) fn plan(system: System) -> Vec<Case> {
             important: true,
             ..base
         };
-        let greedy = Setting {
-            callers: 10,
-            greedy: true,
-            ..base
-        };
-        cases.extend([steady(&[0.2, 3.0], important), steady(&[3.0], greedy)]);
+        cases.push(steady(&[0.2, 3.0], important));
     }
     if system == System::Library {
         let (batching, admission, adaptive) = (false, false, false);
