@@ -36,6 +36,8 @@ pub(super) struct QueueDelay {
     /// When the worker's prefetch was exhausted last.
     saturated: Option<Instant>,
     is_active: bool,
+    /// The last probe was taken by another worker that had room, while this one had none.
+    is_calm: bool,
 }
 
 #[derive(Debug)]
@@ -59,6 +61,7 @@ impl QueueDelay {
     pub(super) fn saturate(&mut self, now: Instant) {
         self.saturated = Some(now);
         self.is_active = true;
+        self.is_calm = false;
     }
 
     /// Whether messages may wait.
@@ -84,7 +87,10 @@ impl QueueDelay {
             .outstanding
             .front()
             .map_or(Duration::ZERO, |probe| now.saturating_duration_since(probe.sent));
-        let interval = (self.waited(now) / PROBES_PER_DELAY).clamp(INTERVAL.0, INTERVAL.1);
+        let interval = match self.is_calm {
+            true => INTERVAL.1,
+            false => (self.waited(now) / PROBES_PER_DELAY).clamp(INTERVAL.0, INTERVAL.1),
+        };
         Some(last + interval.max(oldest / PROBES_IN_QUEUE))
     }
 
@@ -118,9 +124,9 @@ impl QueueDelay {
         self.last_sent = None;
     }
 
-    /// The probe came back. Those that were sent before it are lost, as they should have come
-    /// first.
-    pub(super) fn returned(&mut self, number: u64, now: Instant) {
+    /// The probe came back, while the prefetch is exhausted or not. Those that were sent before it are
+    /// lost, as they should have come first.
+    pub(super) fn returned(&mut self, number: u64, is_exhausted: bool, now: Instant) {
         let Some(index) = self.outstanding.iter().position(|probe| probe.number == number) else {
             return;
         };
@@ -128,8 +134,13 @@ impl QueueDelay {
             return;
         };
         self.published_after = self.published_after.max(Some(probe.sent));
-        // The worker could have had more messages all the while: there were none.
-        if self.saturated.is_none_or(|saturated| saturated < probe.sent) {
+        if self.saturated.is_some_and(|saturated| saturated >= probe.sent) {
+            self.is_calm = false;
+        } else if is_exhausted {
+            // Another worker may be exhausted next.
+            self.is_calm = true;
+        } else {
+            // The worker could have had more messages all the while: there were none.
             *self = Self::of_empty(now);
         }
     }
@@ -180,10 +191,24 @@ mod tests {
         delay.sent(1, start + millis(1));
         delay.confirmed(1, start + millis(2));
         assert!(delay.is_active());
-        delay.returned(1, start + millis(300));
+        delay.returned(1, false, start + millis(300));
         assert!(!delay.is_active());
         assert_eq!(delay.waited(start + millis(400)), Duration::ZERO);
         assert_eq!(delay.next_probe(start + millis(400)), None);
+    }
+
+    #[test]
+    fn probes_are_rare_while_another_worker_has_room() {
+        let start = Instant::now();
+        let mut delay = QueueDelay::default();
+        delay.saturate(start);
+        let now = start + millis(1);
+        delay.sent(1, now);
+        delay.confirmed(1, now);
+        delay.returned(1, true, now + millis(1));
+        assert_eq!(delay.next_probe(now + millis(1)), Some(now + INTERVAL.1));
+        delay.saturate(now + millis(2));
+        assert_eq!(delay.next_probe(now + millis(2)), Some(now + INTERVAL.0));
     }
 
     #[test]
@@ -197,10 +222,10 @@ mod tests {
         delay.sent(2, start + millis(70));
         delay.confirmed(2, start + millis(80));
         delay.saturate(start + millis(95));
-        delay.returned(1, start + millis(100));
+        delay.returned(1, false, start + millis(100));
         assert_eq!(delay.waited(start + millis(150)), millis(150));
         // What is delivered from then on was published after the second probe.
-        delay.returned(2, start + millis(160));
+        delay.returned(2, false, start + millis(160));
         assert_eq!(delay.waited(start + millis(165)), millis(95));
     }
 
@@ -230,9 +255,9 @@ mod tests {
         assert!(delay.next_probe(now).is_some());
         delay.sent(2, now);
         delay.confirmed(2, now);
-        delay.returned(2, now + millis(5));
+        delay.returned(2, false, now + millis(5));
         assert_eq!(delay.waited(now + millis(6)), millis(6));
-        delay.returned(1, now + millis(7));
+        delay.returned(1, false, now + millis(7));
         assert_eq!(delay.waited(now + millis(8)), millis(8));
     }
 
@@ -279,7 +304,7 @@ mod tests {
             while credit >= 1000 {
                 match queue.pop_front() {
                     None => credit = 0,
-                    Some((_, Some(probe))) => delay.returned(probe, now),
+                    Some((_, Some(probe))) => delay.returned(probe, false, now),
                     Some((published, None)) => {
                         credit -= 1000;
                         delay.saturate(now);

@@ -127,12 +127,9 @@ impl QueueDelays {
     /// A probe came back. Once all priorities have no waiting messages, there are no more probes.
     pub(super) fn returned(&self, priority: u8, number: u64, now: Instant) {
         let mut state = self.lock();
-        if self.exhausting.load(Ordering::SeqCst) > 0 {
-            // Another worker may have taken the probe from a queue that is empty for now.
-            state.saturate(now);
-        }
+        let is_exhausted = self.exhausting.load(Ordering::SeqCst) > 0;
         if let Some(delay) = state.by_priority.get_mut(&priority) {
-            delay.returned(number, now);
+            delay.returned(number, is_exhausted, now);
             self.last.store(nanos(delay.waited(now)), Ordering::Relaxed);
         }
         if !state.by_priority.values().any(QueueDelay::is_active) {
