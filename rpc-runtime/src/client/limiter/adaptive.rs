@@ -117,10 +117,10 @@ impl AdaptiveLimit {
         pause.is_some_and(|until| now < until)
     }
 
-    /// When the limit may change without a call's end.
-    pub(super) fn next_change(&self, now: Instant) -> Instant {
-        let pause = self.reduced.and_then(|reduced| reduced.pause_until);
-        pause.filter(|until| now < *until).unwrap_or(now + STALLED_FOR)
+    /// When the limit may change without a call's end. `None` while nothing is wrong.
+    pub(super) fn next_change(&self, now: Instant) -> Option<Instant> {
+        let pause = self.reduced?.pause_until;
+        Some(pause.filter(|until| now < *until).unwrap_or(now + STALLED_FOR))
     }
 
     /// A call was sent.
@@ -284,7 +284,7 @@ mod tests {
             limit.ended(&ended(refused, now, now, 80));
         }
         let until = now + millis(300);
-        assert_eq!((limit.limit(now), limit.next_change(now)), (0, until));
+        assert_eq!((limit.limit(now), limit.next_change(now)), (0, Some(until)));
         assert_eq!(limit.limit(until), 1);
     }
 

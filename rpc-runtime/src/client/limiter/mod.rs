@@ -131,19 +131,17 @@ impl Limiter {
         let (granting, mut granted) = oneshot::channel();
         let turn = {
             let mut state = self.lock();
-            self.waiting.fetch_add(1, Ordering::SeqCst);
-            state.waiting.add(priority, time.deadline, granting)
+            let turn = state.waiting.add(priority, time.deadline, granting);
+            self.count_waiting(&state);
+            turn
         };
         let _queued = Queued { limiter: self, turn };
         loop {
             let paused = self.paused.notified();
             // A place may have become free before the call was added, or by the passage of time.
             self.grant();
-            let until = self
-                .lock()
-                .adaptive
-                .next_change(Instant::now())
-                .min(time.deadline);
+            let change = self.lock().adaptive.next_change(Instant::now());
+            let until = change.unwrap_or(time.deadline).min(time.deadline);
             tokio::select! {
                 biased;
                 granted = &mut granted => {
@@ -210,10 +208,11 @@ impl Limiter {
                     false => (Order::OldestFirst, now),
                 };
                 let least = u8::from(!is_for_all);
-                let Some((priority, waiter)) = state.waiting.next(least, order, useful_until) else {
+                let next = state.waiting.next(least, order, useful_until);
+                self.count_waiting(&state);
+                let Some((priority, waiter)) = next else {
                     return self.give_back(!is_for_all);
                 };
-                self.waiting.fetch_sub(1, Ordering::SeqCst);
                 state.adaptive.sent(now);
                 let is_important = is_important(priority);
                 if is_for_all && is_important {
@@ -224,6 +223,11 @@ impl Limiter {
             // A call that was dropped meanwhile drops its place.
             let _ = waiter.send(place);
         }
+    }
+
+    /// Lets calls that enter and leave see how many wait.
+    fn count_waiting(&self, state: &State) {
+        self.waiting.store(state.waiting.len(), Ordering::SeqCst);
     }
 
     fn leave(self: &Arc<Self>, is_important: bool) {
@@ -242,6 +246,7 @@ impl Limiter {
             let took = now.saturating_duration_since(sent);
             state.soonest = (state.soonest * 7 + took / 2) / 8;
         }
+        let was_reduced = state.adaptive.is_reduced();
         state.adaptive.ended(&Ended {
             signal,
             time_limit: time.limit,
@@ -251,7 +256,7 @@ impl Limiter {
             is_full: self.waiting.load(Ordering::Relaxed) > 0,
         });
         self.refresh(&state, now);
-        if state.adaptive.is_paused(now) {
+        if state.adaptive.is_paused(now) || state.adaptive.is_reduced() != was_reduced {
             self.paused.notify_waiters();
         }
     }
@@ -345,7 +350,7 @@ impl Drop for Queued<'_> {
     fn drop(&mut self) {
         let mut state = self.limiter.lock();
         if state.waiting.remove(self.turn) {
-            self.limiter.waiting.fetch_sub(1, Ordering::SeqCst);
+            self.limiter.count_waiting(&state);
         }
     }
 }
