@@ -12,10 +12,10 @@ use rpc_runtime::{
 };
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::ledger::{Book, LedgerServer, client, fault, outcome};
-use rpc_tests::on_both_brokers;
 use rpc_tests::rabbit::{shared, unique};
 use rpc_tests::raw::{RawPeer, next};
 use rpc_tests::world::World;
+use rpc_tests::{on_both_brokers, until};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -51,6 +51,7 @@ on_both_brokers! {
     a_queue_says_what_is_served_on_it,
     a_worker_counts_what_it_ran,
     calls_that_leave_together_are_counted_each,
+    a_worker_tells_of_overload,
     built_in_methods_can_be_turned_off,
     built_in_methods_are_for_who_is_allowed,
     names_of_built_in_methods_are_taken,
@@ -199,6 +200,63 @@ async fn calls_that_leave_together_are_counted_each(world: World) {
     }
     let stats = WorkerClient::new(&broker, &queue).stats().await.unwrap();
     assert_eq!(counts(&stats, "Shop", "look"), (300, 0, 0));
+    server.stop().await.unwrap();
+}
+
+async fn a_worker_tells_of_overload(world: World) {
+    let queue = unique("ledger");
+    let broker = world.broker().await;
+    let gate = Gate::closed();
+    let server = Server::new(&broker)
+        .concurrency(1)
+        .serve_on(on(&queue), LedgerServer::new(Book::behind(gate.clone())))
+        .start()
+        .await
+        .unwrap();
+    // The queue itself is too busy to be asked.
+    let stats = async || {
+        let found = broker.discover().window(Duration::from_millis(50)).stats();
+        let queues = found
+            .await
+            .unwrap()
+            .workers
+            .into_iter()
+            .flat_map(|worker| worker.queues);
+        queues.into_iter().find(|stats| stats.queue == queue)
+    };
+    let queue_time = async |least: Duration| {
+        let waits = until("requests wait", SOON, async || {
+            Ok(stats().await.is_some_and(|stats| stats.queue_time() >= least))
+        });
+        waits.await.unwrap();
+    };
+    let ledger = rpc_tests::ledger::LedgerClient::builder(&broker)
+        .queue(&queue)
+        .packing(false)
+        .build();
+    let held = Duration::from_millis(1300);
+    let first = tokio::spawn(ledger.write("a"));
+    gate.began(1).await;
+    let second = tokio::spawn(ledger.write("b"));
+    queue_time(held).await;
+    gate.let_go(1);
+    outcome(first).await.unwrap();
+    gate.began(1).await;
+    let late = tokio::spawn(ledger.write("c").timeout(Duration::from_secs(2)));
+    tokio::time::sleep(held).await;
+    gate.let_go(1);
+    outcome(second).await.unwrap();
+    // The method takes longer than its caller still waits.
+    assert_eq!(fault(outcome(late).await).code, FaultCode::Expired);
+
+    let told = stats().await.unwrap();
+    assert_eq!((told.admitted, told.shed), (2, 1));
+    assert_eq!(told.methods.iter().map(|method| method.shed).sum::<u64>(), 1);
+    until("no request waits", SOON, async || {
+        Ok(stats().await.is_some_and(|stats| stats.queue_time_ns == 0))
+    })
+    .await
+    .unwrap();
     server.stop().await.unwrap();
 }
 

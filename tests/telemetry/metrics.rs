@@ -87,6 +87,7 @@ on_both_brokers! {
     calls_and_requests_are_counted_by_outcome,
     calls_that_leave_together_are_counted,
     what_is_not_run_is_counted,
+    overload_is_shown_while_it_lasts,
 }
 
 async fn calls_and_requests_are_counted_by_outcome(world: World) {
@@ -274,6 +275,54 @@ async fn what_is_not_run_is_counted(world: World) {
             ),
         ],
     );
+}
+
+async fn overload_is_shown_while_it_lasts(world: World) {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    LazyLock::force(&RECORDER);
+    let (broker, queue, gate) = (world.broker().await, unique("metered"), Gate::closed());
+    let server = Server::new(&broker)
+        .concurrency(1)
+        .serve_on(RequestQueue::new(&queue), MeteredServer::new(Meter(gate.clone())))
+        .start()
+        .await
+        .unwrap();
+    let reaches = async |name: &str, expected: &dyn Fn(f64) -> bool| {
+        let name = format!(r#"{name}{{queue="{queue}"}}"#);
+        let reached = until(&name, SOON, async || {
+            Ok(expected(counted().get(&name).copied().unwrap_or(f64::NAN)))
+        });
+        reached.await.unwrap();
+    };
+    let client = |max_in_flight| {
+        MeteredClient::builder(&broker)
+            .queue(&queue)
+            .packing(false)
+            .max_in_flight(max_in_flight)
+            .build()
+    };
+    let (wide, narrow) = (client(1000), client(1));
+    let call = |client: &MeteredClient| tokio::spawn(client.pass().timeout(Duration::from_secs(5)));
+    let mut calls = vec![call(&wide)];
+    gate.began(1).await;
+    calls.extend([call(&wide), call(&narrow), call(&narrow)]);
+    reaches("rpc_client_waiting", &|waiting| waiting == 1.0).await;
+    reaches("rpc_server_queue_time_seconds", &|time| {
+        (0.8..5.0).contains(&time)
+    })
+    .await;
+    assert!(!counted().contains_key(&format!(r#"rpc_client_limit{{queue="{queue}"}}"#)));
+
+    gate.let_all_go();
+    for called in calls {
+        called.await.unwrap().unwrap();
+    }
+    reaches("rpc_client_waiting", &|waiting| waiting == 0.0).await;
+    reaches("rpc_server_queue_time_seconds", &|time| time == 0.0).await;
+    reaches("rpc_client_limit", &|limit| (1.0..10.0).contains(&limit)).await;
+    drop(wide);
+    reaches("rpc_client_limit", &|limit| limit == 1000.0).await;
+    server.stop().await.unwrap();
 }
 
 #[tokio::test]

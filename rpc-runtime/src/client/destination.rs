@@ -182,7 +182,7 @@ mod tests {
     );
 
     fn destination(may_pack: bool) -> Destination {
-        let limiter = Limiter::new(1, WhenFull::Wait, true);
+        let limiter = Limiter::new("q", 1, WhenFull::Wait, true);
         Destination::new(ShortStr::from_static("q"), &SERVICE, may_pack, limiter)
     }
 

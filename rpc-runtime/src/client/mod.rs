@@ -280,7 +280,7 @@ impl<C, L> ClientBuilder<C, L> {
         L: CallLayer,
     {
         let queue = self.queue.unwrap_or_else(|| self.service.queue.to_owned());
-        let limiter = Limiter::new(self.max_in_flight, self.when_full, self.adaptive_limit);
+        let limiter = Limiter::new(&queue, self.max_in_flight, self.when_full, self.adaptive_limit);
         let destination = destination_name(&queue)
             .map(|queue| Destination::new(queue, self.service, self.packing, limiter));
         let route = match self.is_layered {

@@ -257,7 +257,7 @@ mod tests {
             ShortStr::from_static("q"),
             &STORE,
             true,
-            Limiter::new(1, WhenFull::Wait, true),
+            Limiter::new("q", 1, WhenFull::Wait, true),
         );
         Arc::new(Slot::new(CallPlan {
             method: &STORE.methods[0],

@@ -37,8 +37,23 @@ impl WorkerStats {
 pub struct QueueStats {
     /// The queue's name.
     pub queue: String,
+    /// How long requests wait in the queue now, in nanoseconds: those that wait longest, if some are of a higher priority than
+    /// others or come in batches. Zero if none wait, and if the worker [does not measure it](crate::Server::admission).
+    pub queue_time_ns: u64,
+    /// Requests that ran to their end, or run now.
+    pub admitted: u64,
+    /// Requests that were refused, as they could not be answered in time.
+    pub shed: u64,
     /// Its methods, in the order of their traits.
     pub methods: Vec<MethodStats>,
+}
+
+impl QueueStats {
+    /// How long requests wait in the queue now.
+    #[must_use]
+    pub fn queue_time(&self) -> Duration {
+        Duration::from_nanos(self.queue_time_ns)
+    }
 }
 
 /// What a worker counted of one method.
@@ -58,6 +73,8 @@ pub struct MethodStats {
     pub failures: u64,
     /// Requests that run now.
     pub in_flight: u64,
+    /// Requests that were refused, as they could not be answered in time.
+    pub shed: u64,
     /// The mean time that a request took, in nanoseconds; layers of the server and their waits count too.
     pub mean_ns: u64,
     /// The time of all requests together, in nanoseconds. Of two looks, it gives the mean between them.
@@ -80,22 +97,36 @@ impl MethodStats {
     }
 }
 
-/// For peers that speak plain text: the worker, and a line for each method.
+/// For peers that speak plain text: the worker, and a line for each queue and each of its methods.
 impl fmt::Display for WorkerStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.worker)?;
-        for QueueStats { queue, methods } in &self.queues {
+        for stats in &self.queues {
+            let QueueStats {
+                queue,
+                admitted,
+                shed,
+                methods,
+                ..
+            } = stats;
+            let time = stats.queue_time();
+            write!(
+                f,
+                "\n{queue}: queue time {time:?}, {admitted} admitted, {shed} shed"
+            )?;
             for stats in methods {
-                let MethodStats { service, method, .. } = stats;
                 let MethodStats {
+                    service,
+                    method,
                     calls,
                     failures,
                     in_flight,
+                    shed,
                     ..
                 } = stats;
                 write!(
                     f,
-                    "\n{service}.{method} on {queue}: {calls} calls, {failures} failed, "
+                    "\n{service}.{method} on {queue}: {calls} calls, {failures} failed, {shed} shed, "
                 )?;
                 write!(
                     f,
@@ -114,13 +145,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stats_are_a_line_for_each_method_and_found_by_name() {
+    fn stats_are_a_line_for_each_queue_and_method_and_found_by_name() {
         let get = MethodStats {
             service: "Store".into(),
             method: "get".into(),
             calls: 3,
             failures: 1,
             in_flight: 2,
+            shed: 4,
             mean_ns: 1_500_000,
             total_ns: 4_500_000,
             p99_ns: 2_000_000,
@@ -129,15 +161,34 @@ mod tests {
             worker: Worker::default(),
             queues: vec![QueueStats {
                 queue: "store".into(),
+                queue_time_ns: 250_000_000,
+                admitted: 5,
+                shed: 4,
                 methods: vec![get.clone()],
             }],
         };
         let text = stats.to_string();
         assert_eq!(
-            text.lines().nth(1),
-            Some("Store.get on store: 3 calls, 1 failed, 2 in flight, mean 1.5ms, p99 2ms")
+            text.lines().skip(1).collect::<Vec<_>>(),
+            [
+                "store: queue time 250ms, 5 admitted, 4 shed",
+                "Store.get on store: 3 calls, 1 failed, 4 shed, 2 in flight, mean 1.5ms, p99 2ms",
+            ]
         );
         assert_eq!(stats.method("Store", "get"), Some(&get));
         assert_eq!(stats.method("Store", "put"), None);
+    }
+
+    #[test]
+    fn what_a_worker_does_not_tell_is_zero() {
+        let older =
+            r#"{"queues": [{"queue": "q", "methods": [{"service": "S", "method": "m", "calls": 1}]}]}"#;
+        let stats: WorkerStats = serde_json::from_str(older).unwrap();
+        let queue = &stats.queues[0];
+        assert_eq!(
+            (queue.queue_time(), queue.admitted, queue.shed),
+            (Duration::ZERO, 0, 0)
+        );
+        assert_eq!(queue.methods[0].shed, 0);
     }
 }

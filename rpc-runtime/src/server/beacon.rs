@@ -211,6 +211,7 @@ impl Beacon {
                 reply,
                 fault,
                 answer_to: Some(to),
+                ..
             }) => {
                 self.log.refused_question(&fault);
                 (reply, to)

@@ -1,9 +1,12 @@
 //! The methods that the runtime adds to every queue: a worker's word on itself.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 
+use super::admission::QueueDelays;
 use super::dispatch::Hosted;
 use super::identity::Identity;
 use super::service::{Answer, Invocation, Service};
@@ -26,6 +29,8 @@ pub(crate) fn is_built_in(method: &str) -> bool {
 pub(super) struct ServedQueue {
     name: String,
     hosted: Vec<Hosted>,
+    /// How long requests wait in it and in the queue for its batches, as far as that is measured.
+    delays: Vec<Arc<QueueDelays>>,
     /// Made for the first who asks: with schemas, that is some work.
     services: OnceLock<Vec<ServiceDescription>>,
 }
@@ -107,10 +112,11 @@ impl Service for BuiltIn {
 }
 
 impl ServedQueue {
-    pub(super) fn new(name: &str, hosted: &[Hosted]) -> Self {
+    pub(super) fn new(name: &str, hosted: &[Hosted], delays: Vec<Arc<QueueDelays>>) -> Self {
         Self {
             name: name.to_owned(),
             hosted: hosted.to_vec(),
+            delays,
             services: OnceLock::new(),
         }
     }
@@ -141,14 +147,30 @@ impl ServedQueue {
                 calls: counted.calls,
                 failures: counted.failures,
                 in_flight: counted.in_flight,
-                mean_ns: u64::try_from(counted.mean.as_nanos()).unwrap_or(u64::MAX),
+                shed: counted.shed,
+                mean_ns: nanos(counted.mean),
                 total_ns: counted.total_ns,
-                p99_ns: u64::try_from(counted.p99.as_nanos()).unwrap_or(u64::MAX),
+                p99_ns: nanos(counted.p99),
             }
         });
+        let methods: Vec<_> = methods.collect();
+        let sum = |count: fn(&MethodStats) -> u64| methods.iter().map(count).sum();
         QueueStats {
             queue: self.name.clone(),
-            methods: methods.collect(),
+            queue_time_ns: nanos(self.queue_time()),
+            admitted: sum(|method| method.calls + method.in_flight),
+            shed: sum(|method| method.shed),
+            methods,
         }
     }
+
+    fn queue_time(&self) -> Duration {
+        let now = Instant::now();
+        let times = self.delays.iter().map(|delays| delays.queue_time(now));
+        times.max().unwrap_or_default()
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -100,6 +100,8 @@ pub(crate) enum Decision<'a> {
         reply: Reply,
         fault: Fault,
         answer_to: Option<ReplyTo>,
+        /// The method of a request that cannot be answered in time. `None` if there is another reason.
+        shed: Option<&'a Record>,
     },
 }
 
@@ -297,7 +299,7 @@ impl Dispatcher {
         if let Some(time_to_live) = request.time_to_live
             && let Some(fault) = rules.admit(time_to_live, received, now, record)
         {
-            return Decision::refuse(codec, fault, answer_to, came_before);
+            return Decision::refuse(codec, fault, answer_to, came_before).shed(record);
         }
         let context = Context::new(method.name, &mut request, received, redelivered);
         let invocation = Invocation::new(context, codec, request.arguments);
@@ -479,14 +481,23 @@ pub(crate) fn truthful(fault: Fault, came_before: bool) -> Fault {
     }
 }
 
-impl Decision<'_> {
+impl<'a> Decision<'a> {
     fn refuse(codec: Codec, fault: Fault, answer_to: Option<ReplyTo>, came_before: bool) -> Self {
         let fault = truthful(fault, came_before);
         Self::Refuse {
             reply: Reply::fault(codec, &fault),
             fault,
             answer_to,
+            shed: None,
         }
+    }
+
+    /// A refusal of a request that cannot be answered in time.
+    fn shed(mut self, record: &'a Record) -> Self {
+        if let Self::Refuse { shed, .. } = &mut self {
+            *shed = Some(record);
+        }
+        self
     }
 }
 
@@ -598,6 +609,7 @@ mod tests {
             reply,
             fault,
             answer_to: Some(to),
+            shed: None,
         }) = refuse(Some(address.clone()))
         else {
             panic!("it is not answered");
@@ -617,6 +629,27 @@ mod tests {
             Ok(Decision::Refuse { answer_to: None, .. })
         ));
         assert!(refuse(Some(ShortStr::from_static("orders"))).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_answered_in_time_is_shed_and_nothing_else() {
+        let store = store();
+        let shed = |method, waited| {
+            let message = Message {
+                properties: request(method),
+                body: Bytes::from_static(b"7"),
+            };
+            let now = Instant::now();
+            let waited = Duration::from_millis(waited);
+            let received = Received { at: now, waited };
+            match store.decide(message, false, received, now, &rules()) {
+                Ok(Decision::Refuse { shed, .. }) => shed.map(|record| record.method),
+                _ => Some("nothing: it runs"),
+            }
+        };
+        assert_eq!(shed("write", 1001), Some("write"));
+        assert_eq!(shed("write", 999), Some("nothing: it runs"));
+        assert_eq!(shed("erase", 1001), None);
     }
 
     #[test]

@@ -231,8 +231,10 @@ impl Desk {
                 invocation,
                 record,
             }),
-            Decision::Refuse { reply, fault, .. } => {
-                self.refused(&fault, &names);
+            Decision::Refuse {
+                reply, fault, shed, ..
+            } => {
+                self.refused(&fault, &names, shed);
                 Err(reply)
             }
         }

@@ -68,11 +68,17 @@ impl Plan {
 
     /// Declares the queues and consumes from them; from none any more once it is told to stop.
     pub(super) async fn open(self, stop: &CancellationToken) -> Result<OpenServer, ServerError> {
-        let mut queues = self.queues()?;
+        let mut probes = Probes::new();
+        let measured = |(queue, dispatcher)| {
+            let delays = Delays::of(&queue, self.admission, &mut probes);
+            (queue, dispatcher, delays)
+        };
+        let mut queues: Vec<_> = self.queues()?.into_iter().map(measured).collect();
+        let probes = Arc::new(probes);
         let built_in = self.self_description.then(|| self.add_built_in(&mut queues));
         // Those that may not exist come first: what a consumer was sent before another one fails comes back marked
         // redelivered, without having been run.
-        queues.sort_by_key(|(queue, _)| queue.declare() == Declare::Active);
+        queues.sort_by_key(|(queue, ..)| queue.declare() == Declare::Active);
         let limits = self.broker.limits();
         let rules = Rules {
             reply_addresses: self.reply_addresses,
@@ -95,7 +101,7 @@ impl Plan {
 
         // All are declared before one is consumed: what a server was sent that cannot start comes back marked redelivered,
         // without having been run.
-        for (queue, _) in &queues {
+        for (queue, ..) in &queues {
             let declaring = line::patiently(queue.name(), || transport.declare_requests(queue));
             stop.run_until_cancelled(declaring).await.transpose()?;
         }
@@ -107,13 +113,7 @@ impl Plan {
         }
         let mut lines = Vec::new();
         let mut names = Vec::new();
-        let mut probes = Probes::new();
-        let delays: Vec<_> = queues
-            .iter()
-            .map(|(queue, _)| Delays::of(queue, self.admission, &mut probes))
-            .collect();
-        let probes = Arc::new(probes);
-        for ((queue, dispatcher), delays) in queues.into_iter().zip(delays) {
+        for (queue, dispatcher, delays) in queues {
             if stop.is_cancelled() {
                 break;
             }
@@ -222,7 +222,7 @@ impl Plan {
     }
 
     /// Adds the built-in methods to each queue. Answers with those that tell of all of them.
-    fn add_built_in(&self, queues: &mut [(RequestQueue, Dispatcher)]) -> Arc<dyn Service> {
+    fn add_built_in(&self, queues: &mut [(RequestQueue, Dispatcher, Delays)]) -> Arc<dyn Service> {
         let (app_id, _) = self.broker.caller().names();
         let app_id = app_id.map(|app_id| app_id.as_str().to_owned());
         let identity = Arc::new(Identity::new(
@@ -231,8 +231,9 @@ impl Plan {
             self.version.clone(),
         ));
         let mut served = Vec::with_capacity(queues.len());
-        for (queue, dispatcher) in queues {
-            let queue = Arc::new(ServedQueue::new(queue.name(), dispatcher.hosted()));
+        for (queue, dispatcher, delays) in queues {
+            let queue = ServedQueue::new(queue.name(), dispatcher.hosted(), delays.all());
+            let queue = Arc::new(queue);
             let built_in = BuiltIn::of_queue(&identity, &queue);
             dispatcher.add_built_in(&self.built_in_behind(built_in));
             served.push(queue);
@@ -258,6 +259,10 @@ impl Delays {
             alone: Some(probes.add(queue.name())),
             packed: queue.packed().map(|queue| probes.add(queue.name())),
         }
+    }
+
+    fn all(&self) -> Vec<Arc<QueueDelays>> {
+        self.alone.iter().chain(&self.packed).cloned().collect()
     }
 }
 

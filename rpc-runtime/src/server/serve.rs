@@ -250,8 +250,9 @@ impl Desk {
                 reply,
                 fault,
                 answer_to,
+                shed,
             }) => {
-                self.refused(&fault, &names);
+                self.refused(&fault, &names, shed);
                 (reply, 0, answer_to, true)
             }
             Err(no_address) => {
@@ -383,7 +384,11 @@ impl Desk {
         record.pace.wanted().unwrap_or(0)
     }
 
-    pub(super) fn refused(&self, fault: &Fault, names: &Names) {
+    /// Counts and logs a request that is refused. `shed` is its method if it cannot be answered in time.
+    pub(super) fn refused(&self, fault: &Fault, names: &Names, shed: Option<&Record>) {
+        if let Some(record) = shed {
+            record.stats.shed();
+        }
         let (queue, code) = (&self.queue, &fault.code);
         let known = code.known().unwrap_or("other");
         count(Event::RequestRefused { queue, code: known });

@@ -11,6 +11,7 @@ pub(crate) struct MethodStats {
     calls: AtomicU64,
     failures: AtomicU64,
     in_flight: AtomicU64,
+    shed: AtomicU64,
     /// The sum of all times, in nanoseconds.
     total: AtomicU64,
     /// How many took a time of each size.
@@ -32,6 +33,8 @@ pub(crate) struct StatsSnapshot {
     pub(crate) failures: u64,
     /// Requests that run now.
     pub(crate) in_flight: u64,
+    /// Requests that were refused, as they could not be answered in time.
+    pub(crate) shed: u64,
     /// Of the time that handlers took.
     pub(crate) mean: Duration,
     /// The sum of it, in nanoseconds.
@@ -46,6 +49,7 @@ impl Default for MethodStats {
             calls: AtomicU64::default(),
             failures: AtomicU64::default(),
             in_flight: AtomicU64::default(),
+            shed: AtomicU64::default(),
             total: AtomicU64::default(),
             times: [const { AtomicU64::new(0) }; SIZES],
         }
@@ -59,6 +63,11 @@ impl MethodStats {
         InFlight(self)
     }
 
+    /// A request was refused, as it could not be answered in time.
+    pub(super) fn shed(&self) {
+        self.shed.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn snapshot(&self) -> StatsSnapshot {
         let calls = self.calls.load(Ordering::Relaxed);
         let total = self.total.load(Ordering::Relaxed);
@@ -66,6 +75,7 @@ impl MethodStats {
             calls,
             failures: self.failures.load(Ordering::Relaxed),
             in_flight: self.in_flight.load(Ordering::Relaxed),
+            shed: self.shed.load(Ordering::Relaxed),
             mean: Duration::from_nanos(total.checked_div(calls).unwrap_or(0)),
             total_ns: total,
             p99: self.percentile(99),
@@ -183,6 +193,7 @@ mod tests {
             (none.calls, none.mean, none.p99),
             (0, Duration::ZERO, Duration::ZERO)
         );
+        stats.shed();
         let running = stats.begin();
         assert_eq!(stats.snapshot().in_flight, 1);
         drop(running);
@@ -195,11 +206,12 @@ mod tests {
             calls,
             failures,
             in_flight,
+            shed,
             mean,
             total_ns,
             p99,
         } = stats.snapshot();
-        assert_eq!((calls, failures, in_flight), (100, 1, 0));
+        assert_eq!((calls, failures, in_flight, shed), (100, 1, 0, 1));
         assert_eq!((mean, total_ns), (Duration::from_micros(1098), 109_800_000));
         let (least, most) = (Duration::from_millis(50), Duration::from_millis(57));
         assert!(least <= p99 && p99 <= most, "{p99:?}");

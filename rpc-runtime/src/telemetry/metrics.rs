@@ -39,6 +39,21 @@ pub(crate) enum Event<'a> {
         queue: &'a str,
         code: &'static str,
     },
+    /// Requests wait in a queue for this long now.
+    QueueTime {
+        queue: &'a str,
+        time: Duration,
+    },
+    /// The limit of calls in flight changed.
+    LimitChanged {
+        queue: &'a str,
+        limit: usize,
+    },
+    /// A call waits for a place among those in flight, or waits no more.
+    Waiting {
+        queue: &'a str,
+        waits: bool,
+    },
     /// The broker does not have a reply, and will not.
     ReplyLost {
         reason: &'static str,
@@ -119,7 +134,7 @@ mod on {
         }
     }
 
-    #[allow(clippy::cast_precision_loss)] // a message holds at most 1024
+    #[allow(clippy::cast_precision_loss)] // a message holds at most 1024, and a limit is no larger than 2^52
     pub(super) fn count(event: Event<'_>) {
         match event {
             Event::CallBegan(method) => gauge!("rpc_client_in_flight", method.labels()).increment(1),
@@ -172,6 +187,18 @@ mod on {
             Event::RequestRefused { queue, code } => {
                 counter!("rpc_server_refused_total", "queue" => queue.to_owned(), "code" => code)
                     .increment(1);
+            }
+            Event::QueueTime { queue, time } => {
+                gauge!("rpc_server_queue_time_seconds", "queue" => queue.to_owned()).set(time);
+            }
+            Event::LimitChanged { queue, limit } => {
+                gauge!("rpc_client_limit", "queue" => queue.to_owned()).set(limit as f64);
+            }
+            Event::Waiting { queue, waits: true } => {
+                gauge!("rpc_client_waiting", "queue" => queue.to_owned()).increment(1);
+            }
+            Event::Waiting { queue, waits: false } => {
+                gauge!("rpc_client_waiting", "queue" => queue.to_owned()).decrement(1);
             }
             Event::ReplyLost { reason } => {
                 counter!("rpc_server_replies_lost_total", "reason" => reason).increment(1);
@@ -263,7 +290,22 @@ mod on {
             Unit::Count,
             "calls that wait for their answer",
         ),
+        (
+            "rpc_client_waiting",
+            Unit::Count,
+            "calls that wait in the client for a place among those in flight",
+        ),
+        (
+            "rpc_client_limit",
+            Unit::Count,
+            "how many calls may be in flight, since overload changed it",
+        ),
         ("rpc_server_in_flight", Unit::Count, "requests that run"),
+        (
+            "rpc_server_queue_time_seconds",
+            Unit::Seconds,
+            "how long requests wait in the queue",
+        ),
         ("rpc_connections", Unit::Count, "connections to the broker"),
         (
             "rpc_connections_blocked",

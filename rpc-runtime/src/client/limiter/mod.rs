@@ -20,6 +20,7 @@ use waiting::{Order, Turn, Waiting};
 use super::caller::TimeLimit;
 use crate::error::{CallError, Executed};
 use crate::protocol::{FaultCode, QUEUE_TIME_HEADER, Reply, ReplyKind, read_millis};
+use crate::telemetry::{Event, count};
 
 /// What a call does that would be one too many; see
 /// [`ClientBuilder::max_in_flight`](crate::ClientBuilder::max_in_flight).
@@ -37,6 +38,8 @@ pub enum WhenFull {
 /// The places for calls in flight of one client.
 #[derive(Debug)]
 pub(crate) struct Limiter {
+    /// Where the calls go.
+    queue: Box<str>,
     in_flight: AtomicUsize,
     /// How many of them are important.
     important: AtomicUsize,
@@ -70,9 +73,10 @@ pub(super) struct Place {
 }
 
 impl Limiter {
-    pub(super) fn new(max: usize, when_full: WhenFull, is_adaptive: bool) -> Arc<Self> {
+    pub(super) fn new(queue: &str, max: usize, when_full: WhenFull, is_adaptive: bool) -> Arc<Self> {
         let max = max.max(1);
         Arc::new(Self {
+            queue: queue.into(),
             in_flight: AtomicUsize::new(0),
             important: AtomicUsize::new(0),
             limit: AtomicUsize::new(max),
@@ -135,7 +139,7 @@ impl Limiter {
             self.count_waiting(&state);
             turn
         };
-        let _queued = Queued { limiter: self, turn };
+        let _queued = Queued::new(self, turn, begun);
         loop {
             let paused = self.paused.notified();
             // A place may have become free before the call was added, or by the passage of time.
@@ -266,12 +270,27 @@ impl Limiter {
         let limit = state.adaptive.limit(now);
         if limit != self.limit.load(Ordering::Relaxed) {
             self.limit.store(limit, Ordering::Relaxed);
+            self.tell(limit);
         }
+    }
+
+    fn tell(&self, limit: usize) {
+        let queue = &self.queue;
+        count(Event::LimitChanged { queue, limit });
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is a single step, so that a panic elsewhere leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        // No client is left that the lower limit would be true of.
+        if *self.limit.get_mut() < self.max {
+            self.tell(self.max);
+        }
     }
 }
 
@@ -344,6 +363,15 @@ fn signal(outcome: &Result<Reply, CallError>) -> Option<Signal> {
 struct Queued<'a> {
     limiter: &'a Limiter,
     turn: Turn,
+    begun: Instant,
+}
+
+impl<'a> Queued<'a> {
+    fn new(limiter: &'a Limiter, turn: Turn, begun: Instant) -> Self {
+        let queue = &limiter.queue;
+        count(Event::Waiting { queue, waits: true });
+        Self { limiter, turn, begun }
+    }
 }
 
 impl Drop for Queued<'_> {
@@ -352,6 +380,9 @@ impl Drop for Queued<'_> {
         if state.waiting.remove(self.turn) {
             self.limiter.count_waiting(&state);
         }
+        drop(state);
+        let queue = &self.limiter.queue;
+        count(Event::Waiting { queue, waits: false });
     }
 }
 
@@ -376,7 +407,7 @@ mod tests {
     }
 
     fn limiter(max: usize) -> Arc<Limiter> {
-        Limiter::new(max, WhenFull::Wait, true)
+        Limiter::new("q", max, WhenFull::Wait, true)
     }
 
     fn reply(queued: u64) -> Result<Reply, CallError> {
@@ -496,7 +527,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_an_adaptive_limit_nothing_changes_it() {
-        let limiter = Limiter::new(10, WhenFull::Wait, false);
+        let limiter = Limiter::new("q", 10, WhenFull::Wait, false);
         let place = limiter.try_enter(0).unwrap();
         place.ended(&refusal(200), in_time(1000));
         assert_eq!(limiter.limit.load(Ordering::Relaxed), 10);

@@ -112,7 +112,7 @@ impl Scene {
         let publisher = Arc::clone(&taker) as Arc<dyn Publisher>;
         let reply_to = ShortStr::from_static("rpc.reply.1");
         let (outbox, emptying) = Outbox::new(publisher, reply_to, Arc::new(options), Arc::clone(&pending));
-        let limiter = Limiter::new(1, WhenFull::Wait, true);
+        let limiter = Limiter::new("q", 1, WhenFull::Wait, true);
         Self {
             taker,
             pending,

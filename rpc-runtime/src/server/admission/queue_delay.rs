@@ -33,6 +33,8 @@ pub(super) struct QueueDelay {
     /// The probes in the queue, oldest first.
     outstanding: VecDeque<Probe>,
     last_sent: Option<Instant>,
+    /// How long the probe that came back last was in the queue.
+    last_trip: Duration,
     /// When the worker's prefetch was exhausted last.
     saturated: Option<Instant>,
     is_active: bool,
@@ -122,6 +124,7 @@ impl QueueDelay {
         self.outstanding.clear();
         self.published_after = None;
         self.last_sent = None;
+        self.last_trip = Duration::ZERO;
     }
 
     /// The probe came back, while the prefetch is exhausted or not. Those that were sent before it are
@@ -134,6 +137,7 @@ impl QueueDelay {
             return;
         };
         self.published_after = self.published_after.max(Some(probe.sent));
+        self.last_trip = now.saturating_duration_since(probe.sent);
         if self.saturated.is_some_and(|saturated| saturated >= probe.sent) {
             self.is_calm = false;
         } else if is_exhausted {
@@ -158,6 +162,15 @@ impl QueueDelay {
             .is_none_or(|sent| now.saturating_duration_since(sent) < SILENCE);
         let bound = self.published_after.filter(|_| is_measured).or(oldest);
         bound.map_or(Duration::ZERO, |then| now.saturating_duration_since(then))
+    }
+
+    /// How long messages wait in the queue, for people to read: as long as the last probe, or longer if
+    /// one has been in the queue for longer. Unlike [`waited`](Self::waited), it does not grow from one
+    /// probe to the next while messages wait for a constant time.
+    pub(super) fn queue_time(&self, now: Instant) -> Duration {
+        let oldest = self.outstanding.front().and_then(|probe| probe.confirmed);
+        let oldest = oldest.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        self.last_trip.max(oldest)
     }
 }
 
@@ -227,6 +240,27 @@ mod tests {
         // What is delivered from then on was published after the second probe.
         delay.returned(2, false, start + millis(160));
         assert_eq!(delay.waited(start + millis(165)), millis(95));
+    }
+
+    #[test]
+    fn the_queue_time_is_that_of_the_last_probe_or_of_one_that_takes_longer() {
+        let start = Instant::now();
+        let mut delay = QueueDelay::default();
+        delay.saturate(start);
+        assert_eq!(delay.queue_time(start + millis(500)), Duration::ZERO);
+        delay.sent(1, start);
+        delay.confirmed(1, start + millis(5));
+        assert_eq!(delay.queue_time(start + millis(105)), millis(100));
+        delay.saturate(start + millis(200));
+        delay.returned(1, false, start + millis(200));
+        assert_eq!(delay.queue_time(start + millis(250)), millis(200));
+        delay.sent(2, start + millis(250));
+        delay.confirmed(2, start + millis(250));
+        assert_eq!(delay.queue_time(start + millis(300)), millis(200));
+        assert_eq!(delay.queue_time(start + millis(550)), millis(300));
+        // The worker was not saturated meanwhile: the queue is empty.
+        delay.returned(2, false, start + millis(600));
+        assert_eq!(delay.queue_time(start + millis(700)), Duration::ZERO);
     }
 
     #[test]

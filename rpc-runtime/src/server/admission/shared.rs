@@ -1,7 +1,7 @@
 //! The delays of one queue, as its requests and the prober share them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::queue_delay::QueueDelay;
+use crate::telemetry::{Event, count};
 
 /// How many priorities are measured. Requests of others are taken for the next lower one.
 const MAX_PRIORITIES: usize = 8;
@@ -24,8 +25,6 @@ pub(crate) struct QueueDelays {
     state: Mutex<State>,
     /// Wakes the prober.
     wake: Arc<Notify>,
-    /// The last estimate, in nanoseconds.
-    last: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -46,7 +45,6 @@ impl QueueDelays {
                 was_empty: false,
             }),
             wake: Arc::clone(wake),
-            last: AtomicU64::new(0),
         }
     }
 
@@ -59,8 +57,9 @@ impl QueueDelays {
         let mut state = self.lock();
         state.by_priority.clear();
         state.was_empty = false;
-        self.is_active.store(false, Ordering::Release);
-        self.last.store(0, Ordering::Relaxed);
+        if self.is_active.swap(false, Ordering::AcqRel) {
+            self.tell(Duration::ZERO);
+        }
     }
 
     /// The worker's prefetch is exhausted with the delivery of a request of this priority, and may be
@@ -91,15 +90,15 @@ impl QueueDelays {
         if !self.is_active.load(Ordering::Acquire) {
             return Duration::ZERO;
         }
-        let waited = self.lock().delay(priority, now).waited(now);
-        self.last.store(nanos(waited), Ordering::Relaxed);
-        waited
+        self.lock().delay(priority, now).waited(now)
     }
 
-    /// The wait that was estimated last.
-    #[allow(dead_code)]
-    pub(crate) fn last(&self) -> Duration {
-        Duration::from_nanos(self.last.load(Ordering::Relaxed))
+    /// How long messages wait in the queue now: those of the priority that waits longest.
+    pub(crate) fn queue_time(&self, now: Instant) -> Duration {
+        match self.is_active.load(Ordering::Acquire) {
+            true => self.lock().queue_time(now),
+            false => Duration::ZERO,
+        }
     }
 
     /// When the next probe is due, and of which priority.
@@ -114,6 +113,7 @@ impl QueueDelays {
 
     pub(super) fn sent(&self, priority: u8, number: u64, now: Instant) {
         self.change(priority, |delay| delay.sent(number, now));
+        self.tell(self.queue_time(now));
     }
 
     pub(super) fn confirmed(&self, priority: u8, number: u64, now: Instant) {
@@ -130,13 +130,13 @@ impl QueueDelays {
         let is_exhausted = self.exhausting.load(Ordering::SeqCst) > 0;
         if let Some(delay) = state.by_priority.get_mut(&priority) {
             delay.returned(number, is_exhausted, now);
-            self.last.store(nanos(delay.waited(now)), Ordering::Relaxed);
         }
         if !state.by_priority.values().any(QueueDelay::is_active) {
             state.by_priority.clear();
             state.was_empty = true;
             self.is_active.store(false, Ordering::Release);
         }
+        self.tell(state.queue_time(now));
     }
 
     /// None of the probes that are out comes back.
@@ -150,6 +150,12 @@ impl QueueDelays {
         if let Some(delay) = self.lock().by_priority.get_mut(&priority) {
             change(delay);
         }
+    }
+
+    /// Tells metrics how long messages wait. Probes set the pace, not requests.
+    fn tell(&self, time: Duration) {
+        let queue = &self.queue;
+        count(Event::QueueTime { queue, time });
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -173,11 +179,25 @@ impl Drop for Exhausted {
     }
 }
 
+impl Drop for QueueDelays {
+    fn drop(&mut self) {
+        // The server has ended, perhaps while messages waited.
+        if *self.is_active.get_mut() {
+            self.tell(Duration::ZERO);
+        }
+    }
+}
+
 impl State {
     fn saturate(&mut self, now: Instant) {
         for delay in self.by_priority.values_mut() {
             delay.saturate(now);
         }
+    }
+
+    fn queue_time(&self, now: Instant) -> Duration {
+        let times = self.by_priority.values().map(|delay| delay.queue_time(now));
+        times.max().unwrap_or_default()
     }
 
     /// The delay of a priority. It is measured from now on if it is new.
@@ -207,10 +227,6 @@ impl State {
     }
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,6 +253,7 @@ mod tests {
         delays.returned(9, 3, now);
         assert_eq!(delays.waited(9, now), Duration::ZERO);
         assert_eq!(delays.waited(0, now), Duration::from_millis(500));
+        assert_eq!(delays.queue_time(now), Duration::from_millis(500));
     }
 
     #[tokio::test(start_paused = true)]
@@ -285,6 +302,10 @@ mod tests {
         delays.sent(0, 1, later);
         delays.confirmed(0, 1, later);
         delays.returned(0, 1, later + Duration::from_millis(2));
+        assert_eq!(
+            delays.queue_time(later + Duration::from_millis(2)),
+            Duration::ZERO
+        );
         assert_eq!(delays.next_probe(later + Duration::from_secs(1)), None);
         assert_eq!(delays.waited(0, later + Duration::from_secs(1)), Duration::ZERO);
     }
