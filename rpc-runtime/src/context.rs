@@ -35,6 +35,7 @@ pub struct Context {
     method: &'static str,
     correlation_id: Option<ShortStr>,
     deadline: Option<Instant>,
+    queue_time: Duration,
     redelivered: bool,
     is_resent: bool,
     app_id: Option<ShortStr>,
@@ -61,6 +62,7 @@ impl Context {
             method,
             correlation_id: request.correlation_id.clone(),
             deadline: request.time_to_live.and_then(|time| received.deadline(time)),
+            queue_time: received.waited,
             redelivered: redelivered || request.dead_lettered.is_some() || is_copy,
             is_resent,
             app_id: request.app_id.take(),
@@ -96,6 +98,11 @@ impl Context {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    /// How long the request waited in its queue; zero if nothing is known of that.
+    pub(crate) fn queue_time(&self) -> Duration {
+        self.queue_time
     }
 
     /// The time left until the [`deadline`](Self::deadline); zero once it has passed.

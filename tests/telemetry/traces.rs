@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
 use opentelemetry::baggage::BaggageExt;
@@ -12,6 +13,7 @@ use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use rpc_runtime::middleware::{CallReply, CallService, OutgoingCall};
 use rpc_runtime::{Broker, CallError, RequestQueue, RunningServer, Server, service};
+use rpc_tests::gate::Gate;
 use rpc_tests::on_both_brokers;
 use rpc_tests::rabbit::unique;
 use rpc_tests::world::World;
@@ -147,6 +149,7 @@ on_both_brokers! {
     one_trace_goes_from_caller_to_worker_to_nested_call,
     calls_that_leave_together_keep_their_own_traces,
     spans_tell_how_calls_ended,
+    spans_tell_how_long_calls_waited,
     replies_say_which_span_they_come_from,
 }
 
@@ -269,6 +272,64 @@ async fn spans_tell_how_calls_ended(world: World) {
         assert_eq!(span.span_kind == SpanKind::Client, name.ends_with("Client"));
     }
     workers.stop().await;
+}
+
+#[service]
+trait Door {
+    async fn pass(&self);
+}
+
+struct Guarded(Gate);
+
+impl Door for Guarded {
+    async fn pass(&self) {
+        self.0.pass().await;
+    }
+}
+
+async fn spans_tell_how_long_calls_waited(world: World) {
+    let (broker, queue, gate) = (world.broker().await, unique("door"), Gate::closed());
+    let server = Server::new(&broker)
+        .concurrency(1)
+        .serve_on(RequestQueue::new(&queue), DoorServer::new(Guarded(gate.clone())))
+        .start()
+        .await
+        .unwrap();
+    let client = DoorClient::builder(&broker)
+        .queue(&queue)
+        .packing(false)
+        .max_in_flight(2)
+        .build();
+    let call = |name: &'static str| tokio::spawn(traced(name, "acme", client.pass()));
+    let first = call("first");
+    gate.began(1).await;
+    let second = call("second");
+    // A moment for its request to leave: the next call finds no place then.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let third = call("third");
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    gate.let_all_go();
+    let mut waits = Vec::new();
+    for call in [first, second, third] {
+        let (called, trace) = call.await.unwrap();
+        called.unwrap();
+        let spans = COLLECTOR.spans_of(trace);
+        let wait = |name: &str, key: &str| match attribute(&spans[name], key) {
+            Some(Value::I64(millis)) => Some(millis),
+            None => None,
+            Some(other) => panic!("{key} is {other:?}"),
+        };
+        let queued = wait("Door/pass Server", "rpc.queue_time_ms");
+        assert_eq!(wait("Door/pass Client", "rpc.queue_time_ms"), queued);
+        waits.push((queued, wait("Door/pass Client", "rpc.client_wait_ms")));
+    }
+    let [first, second, third] = waits[..] else {
+        panic!("{waits:?}");
+    };
+    assert_eq!(first, (None, None));
+    assert!(second.0 >= Some(100) && second.1.is_none(), "{second:?}");
+    assert!(third.1 >= Some(300), "{third:?}");
+    server.stop().await.unwrap();
 }
 
 /// Notes where replies say that they come from.

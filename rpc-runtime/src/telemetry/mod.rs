@@ -3,6 +3,7 @@
 //! The rest of the crate tells what happens, here and in no other place; where nobody listens, that costs next to nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
@@ -65,10 +66,16 @@ fn watched(span: Span, slot: Arc<Slot>, counts: Counts, make: impl FnOnce(Arc<Sl
         let counted = Counted::begin(counts, method);
         let outcome = calling.await;
         let told = Outcome::of_call(&outcome);
+        span::answered(&span, &outcome);
         span::ended(&span, Side::Caller, told);
         counted.ended(told);
         outcome
     })
+}
+
+/// The call that is polled waited in the client for so long until it found a place among those in flight, or none.
+pub(crate) fn waited_in_client(time: Duration) {
+    span::waited_in_client(&Span::current(), time);
 }
 
 /// A request that is run, under the eyes of whoever looks.

@@ -20,7 +20,7 @@ use waiting::{Order, Turn, Waiting};
 use super::caller::TimeLimit;
 use crate::error::{CallError, Executed};
 use crate::protocol::{FaultCode, QUEUE_TIME_HEADER, Reply, ReplyKind, read_millis};
-use crate::telemetry::{Event, count};
+use crate::telemetry::{self, Event, count};
 
 /// What a call does that would be one too many; see
 /// [`ClientBuilder::max_in_flight`](crate::ClientBuilder::max_in_flight).
@@ -383,6 +383,7 @@ impl Drop for Queued<'_> {
         drop(state);
         let queue = &self.limiter.queue;
         count(Event::Waiting { queue, waits: false });
+        telemetry::waited_in_client(self.begun.elapsed());
     }
 }
 
