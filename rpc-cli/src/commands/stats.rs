@@ -24,8 +24,10 @@ const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 /// Shows what workers counted of their methods since they started.
 ///
 /// A row is a method, over all workers: calls that ended, those of them that failed (with the method's own error, or a fault), those that run now,
-/// the mean time of a call, and the time that 99 of 100 calls of the slowest worker did not exceed. With --watch, there are also the calls and the
-/// failures a second, and the mean time is that of calls since the last look. A moment without workers, or without the broker, does not end it.
+/// the mean time of a call, and the time that 99 of 100 calls of the slowest worker did not exceed. SHED are requests that workers refused, as they could
+/// not be answered in time; the others were admitted. WAIT is how long requests wait in the queue now. With --watch, there are also the calls, the
+/// failures and the shed requests a second, and the mean time is that of calls since the last look. A moment without workers, or without the
+/// broker, does not end it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -188,6 +190,8 @@ struct Row {
     workers: usize,
     counted: Counted,
     in_flight: u64,
+    /// How long requests wait in the queue, by the worker that says the longest.
+    queue_time: Duration,
     p99: Duration,
     /// What was counted since the last look; nothing where there was none.
     recent: Option<Recent>,
@@ -200,6 +204,8 @@ type Rows = BTreeMap<Key, Row>;
 struct Counted {
     calls: u64,
     failures: u64,
+    /// Requests that were refused, as they could not be answered in time. They are no calls that ended.
+    shed: u64,
     /// The time of all of them together, in nanoseconds.
     spent: u128,
 }
@@ -214,6 +220,7 @@ impl Counted {
         Self {
             calls: stats.calls,
             failures: stats.failures,
+            shed: stats.shed,
             spent,
         }
     }
@@ -221,6 +228,7 @@ impl Counted {
     fn add(&mut self, more: Self) {
         self.calls = self.calls.saturating_add(more.calls);
         self.failures = self.failures.saturating_add(more.failures);
+        self.shed = self.shed.saturating_add(more.shed);
         self.spent = self.spent.saturating_add(more.spent);
     }
 
@@ -228,6 +236,7 @@ impl Counted {
         Self {
             calls: self.calls.saturating_sub(earlier.calls),
             failures: self.failures.saturating_sub(earlier.failures),
+            shed: self.shed.saturating_sub(earlier.shed),
             spent: self.spent.saturating_sub(earlier.spent),
         }
     }
@@ -245,6 +254,7 @@ struct Recent {
     counted: Counted,
     calls_per_second: f64,
     failures_per_second: f64,
+    shed_per_second: f64,
 }
 
 impl Recent {
@@ -252,6 +262,7 @@ impl Recent {
         self.counted.add(more);
         self.calls_per_second += units::rate(more.calls, time);
         self.failures_per_second += units::rate(more.failures, time);
+        self.shed_per_second += units::rate(more.shed, time);
     }
 }
 
@@ -351,6 +362,7 @@ fn rows(stats: &[WorkerStats], by_worker: bool, looks: &Looks, now: Instant) -> 
                 row.workers += 1;
                 row.counted.add(Counted::of(method));
                 row.in_flight = row.in_flight.saturating_add(method.in_flight);
+                row.queue_time = row.queue_time.max(queue.queue_time());
                 row.p99 = row.p99.max(method.p99());
                 if let Some((counted, time)) = looks.recent(worker, &queue.queue, method, now) {
                     row.recent.get_or_insert_default().add(counted, time);
@@ -369,9 +381,9 @@ fn text(rows: &Rows, by_worker: bool, is_watched: bool) -> String {
     } else {
         Right("WORKERS")
     };
-    let [calls, failures] = match is_watched {
-        true => [Right("CALLS/S"), Right("FAILED/S")],
-        false => [Right(""), Right("")],
+    let [calls, failures, shed] = match is_watched {
+        true => ["CALLS/S", "FAILED/S", "SHED/S"].map(Right),
+        false => [Right(""), Right(""), Right("")],
     };
     let mut table = Table::new([
         Left("SERVICE"),
@@ -380,11 +392,14 @@ fn text(rows: &Rows, by_worker: bool, is_watched: bool) -> String {
         workers,
         Right("CALLS"),
         Right("FAILED"),
+        Right("SHED"),
         Right("RUNNING"),
+        Right("WAIT"),
         Right("MEAN"),
         Right("P99"),
         calls,
         failures,
+        shed,
     ]);
     for (key, row) in rows {
         let rate = |rate: fn(&Recent) -> f64| match (is_watched, &row.recent) {
@@ -407,11 +422,14 @@ fn text(rows: &Rows, by_worker: bool, is_watched: bool) -> String {
             },
             row.counted.calls.to_string(),
             row.counted.failures.to_string(),
+            row.counted.shed.to_string(),
             row.in_flight.to_string(),
+            time((!row.queue_time.is_zero()).then_some(row.queue_time)),
             time(mean),
             time((row.counted.calls > 0).then_some(row.p99)),
             rate(|recent| recent.calls_per_second),
             rate(|recent| recent.failures_per_second),
+            rate(|recent| recent.shed_per_second),
         ]);
     }
     table.render()
@@ -427,7 +445,9 @@ fn json_of(rows: &Rows) -> Value {
             "workers": row.workers,
             "calls": row.counted.calls,
             "failures": row.counted.failures,
+            "shed": row.counted.shed,
             "in_flight": row.in_flight,
+            "queue_time_ns": nanos(row.queue_time),
             "mean_ns": nanos(row.counted.mean().unwrap_or_default()),
             "p99_ns": nanos(row.p99),
         });
@@ -437,6 +457,7 @@ fn json_of(rows: &Rows) -> Value {
         if let Some(recent) = &row.recent {
             json["calls_per_second"] = json!(recent.calls_per_second);
             json["failures_per_second"] = json!(recent.failures_per_second);
+            json["shed_per_second"] = json!(recent.shed_per_second);
             if let Some(mean) = recent.counted.mean() {
                 json["recent_mean_ns"] = json!(nanos(mean));
             }
@@ -456,9 +477,9 @@ mod tests {
     fn worker(id: &str, calls: u64, mean_ms: u64, p99_ms: u64) -> WorkerStats {
         let method = json!({
             "service": "Store", "method": "get", "calls": calls, "failures": calls / 10, "in_flight": 2,
-            "mean_ns": mean_ms * 1_000_000, "p99_ns": p99_ms * 1_000_000,
+            "shed": calls / 2, "mean_ns": mean_ms * 1_000_000, "p99_ns": p99_ms * 1_000_000,
         });
-        let queue = json!({"queue": "q", "methods": [method]});
+        let queue = json!({"queue": "q", "queue_time_ns": p99_ms * 100_000, "methods": [method]});
         from_value(json!({"worker": {"id": id, "uptime_ms": 3_600_000}, "queues": [queue]})).unwrap()
     }
 
@@ -486,15 +507,21 @@ mod tests {
         assert_eq!(
             text(&together, false, false),
             "\
-SERVICE  QUEUE  METHOD  WORKERS  CALLS  FAILED  RUNNING    MEAN     P99
-Store    q      get           2     40       4        4  2.00ms  9.00ms"
+SERVICE  QUEUE  METHOD  WORKERS  CALLS  FAILED  SHED  RUNNING   WAIT    MEAN     P99
+Store    q      get           2     40       4    20        4  900µs  2.00ms  9.00ms"
         );
         let apart = once(&stats, true);
         assert_eq!(
             text(&apart, true, false).lines().nth(1).unwrap(),
-            "Store    q      get     01234567     30       3        2  1.00ms  5.00ms"
+            "Store    q      get     01234567     30       3    15        2  500µs  1.00ms  5.00ms"
         );
-        assert_eq!(json_of(&together)["methods"][0]["mean_ns"], 2_000_000);
+        let json = &json_of(&together)["methods"][0];
+        assert_eq!(
+            (&json["mean_ns"], &json["queue_time_ns"], &json["shed"]),
+            (&json!(2_000_000), &json!(900_000), &json!(20))
+        );
+        let idle = once(&[worker("1", 1, 1, 0)], false);
+        assert!(text(&idle, false, false).contains("2     -  1.00ms"));
     }
 
     #[test]
@@ -503,14 +530,15 @@ Store    q      get           2     40       4        4  2.00ms  9.00ms"
         let row = last(&[&[before], std::slice::from_ref(&now)]);
         let recent = row.recent.unwrap();
         assert_eq!((recent.calls_per_second, recent.failures_per_second), (10.0, 1.0));
+        assert_eq!(recent.shed_per_second, 5.0);
         assert_eq!(recent.counted.mean(), Some(Duration::from_millis(4)));
         let key = once(&[now], false).into_keys().next().unwrap();
         let rows = Rows::from([(key, row)]);
         assert_eq!(
             text(&rows, false, true),
             "\
-SERVICE  QUEUE  METHOD  WORKERS  CALLS  FAILED  RUNNING    MEAN     P99  CALLS/S  FAILED/S
-Store    q      get           1     30       3        2  4.00ms  4.00ms     10.0       1.0"
+SERVICE  QUEUE  METHOD  WORKERS  CALLS  FAILED  SHED  RUNNING   WAIT    MEAN     P99  CALLS/S  FAILED/S  SHED/S
+Store    q      get           1     30       3    15        2  400µs  4.00ms  4.00ms     10.0       1.0     5.0"
         );
         let json = &json_of(&rows)["methods"][0];
         assert_eq!(
@@ -520,7 +548,10 @@ Store    q      get           1     30       3        2  4.00ms  4.00ms     10.0
         // The first look has none before it, and says nothing of now.
         let first = once(&[worker("1", 10, 1, 1)], false);
         let shown = text(&first, false, true);
-        assert!(shown.ends_with("2     -  1.00ms        -         -"), "{shown}");
+        assert!(
+            shown.ends_with("  100µs     -  1.00ms        -         -       -"),
+            "{shown}"
+        );
         assert_eq!(json_of(&first)["methods"][0]["calls_per_second"], json!(null));
     }
 

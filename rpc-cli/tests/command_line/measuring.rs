@@ -72,13 +72,18 @@ async fn stats_are_those_of_all_workers_together() {
 
     let watch = ["stats", "--watch", "100ms", "--count", "2", "--window", "100ms"];
     let watched = rpc(&vhost, &watch).await;
-    assert_eq!(watched.result().matches("CALLS/S").count(), 2, "{watched:?}");
+    for column in ["SHED", "WAIT", "CALLS/S", "SHED/S"] {
+        let shown = watched.result().split_whitespace().filter(|word| *word == column);
+        assert_eq!(shown.count(), 2, "{watched:?}");
+    }
     assert!(!watched.stdout.contains('\u{1b}'), "{watched:?}");
     let watched = rpc(&vhost, &[&watch[..], &["--json"]].concat())
         .await
         .json_lines();
     assert_eq!(watched[1]["methods"][0]["calls_per_second"], 0.0);
     assert_eq!(watched[1]["methods"][0]["failures_per_second"], 0.0);
+    assert_eq!(watched[1]["methods"][0]["shed_per_second"], 0.0);
+    assert_eq!(watched[1]["methods"][0]["queue_time_ns"], 0);
 }
 
 #[tokio::test]
