@@ -196,79 +196,69 @@ impl Caller {
                 Some(place) => place,
                 None => limiter.enter_by(time, priority).await?,
             };
-            let outcome = self.exchange(&slot, time).await;
+            // In this future, and not in one of its own, which would keep the time limit twice.
+            let outcome = 'call: {
+                let (size, limit) = (slot.plan().arguments.0.len(), self.options.max_sent_bytes);
+                if size > limit {
+                    break 'call Err(CallError::TooLarge { size, limit });
+                }
+                let mut sleep = pin!(sleep_until(time.deadline));
+                let mut progress = Progress::new(self.pending.enter(&slot));
+                let mut over = None;
+                loop {
+                    // Before it is looked where the link is, which may move.
+                    if let Some(reply) = slot.begin() {
+                        break 'call self.read(reply, &progress);
+                    }
+                    let link = match self.ready_link(over.as_ref()) {
+                        Some(link) => link,
+                        None => match self
+                            .link(over.as_ref(), &mut progress, time.limit, sleep.as_mut())
+                            .await
+                        {
+                            ControlFlow::Continue(link) => link,
+                            ControlFlow::Break(outcome) => break 'call outcome,
+                        },
+                    };
+                    let parcel = Parcel {
+                        is_resent: progress.was_written,
+                        slot: Untold::new(&slot, progress.begin()),
+                        deadline: sleep.deadline(),
+                    };
+                    link.outbox
+                        .post(parcel, std::mem::take(&mut progress.ticket.is_by_itself));
+                    let mut is_confirmed = false;
+                    let link_is_over = loop {
+                        let next = {
+                            let Some(news) = slot.news(sleep.as_mut()).await else {
+                                break 'call Err(self.timed_out(time.limit, &progress));
+                            };
+                            progress.ticket.is_answered |= matches!(news, News::Reply(_));
+                            match self.step(news, &link, slot.plan(), &mut progress, &mut is_confirmed) {
+                                Step::Break(outcome) => break 'call outcome,
+                                Step::Continue(next) => next,
+                            }
+                        };
+                        let published = match next {
+                            Next::Wait => continue,
+                            Next::Send { link_is_over } => break link_is_over,
+                            Next::FindOut(published) => published,
+                        };
+                        match self
+                            .find_out(published, &mut progress, time.limit, sleep.as_mut())
+                            .await
+                        {
+                            ControlFlow::Break(outcome) => break 'call outcome,
+                            ControlFlow::Continue(link_is_over) => break link_is_over,
+                        }
+                    };
+                    over = link_is_over.then_some(link);
+                }
+            };
             if !slot.plan().method.is_oneway {
                 place.ended(&outcome, time);
             }
             outcome
-        }
-    }
-
-    /// Sends the request of a call that has a place, and waits for its reply.
-    // Not an `async fn`, which would keep what it is given twice.
-    #[allow(clippy::manual_async_fn)]
-    fn exchange<'a>(
-        &'a self,
-        slot: &'a Arc<Slot>,
-        time: TimeLimit,
-    ) -> impl Future<Output = Result<Reply, CallError>> + Send + 'a {
-        async move {
-            let (size, limit) = (slot.plan().arguments.0.len(), self.options.max_sent_bytes);
-            if size > limit {
-                return Err(CallError::TooLarge { size, limit });
-            }
-            let mut sleep = pin!(sleep_until(time.deadline));
-            let mut progress = Progress::new(self.pending.enter(slot));
-            let mut over = None;
-            loop {
-                // Before it is looked where the link is, which may move.
-                if let Some(reply) = slot.begin() {
-                    return self.read(reply, &progress);
-                }
-                let link = match self.ready_link(over.as_ref()) {
-                    Some(link) => link,
-                    None => match self
-                        .link(over.as_ref(), &mut progress, time.limit, sleep.as_mut())
-                        .await
-                    {
-                        ControlFlow::Continue(link) => link,
-                        ControlFlow::Break(outcome) => return outcome,
-                    },
-                };
-                let parcel = Parcel {
-                    is_resent: progress.was_written,
-                    slot: Untold::new(slot, progress.begin()),
-                    deadline: sleep.deadline(),
-                };
-                link.outbox
-                    .post(parcel, std::mem::take(&mut progress.ticket.is_by_itself));
-                let mut is_confirmed = false;
-                let link_is_over = loop {
-                    let next = {
-                        let Some(news) = slot.news(sleep.as_mut()).await else {
-                            return Err(self.timed_out(time.limit, &progress));
-                        };
-                        progress.ticket.is_answered |= matches!(news, News::Reply(_));
-                        match self.step(news, &link, slot.plan(), &mut progress, &mut is_confirmed) {
-                            Step::Break(outcome) => return outcome,
-                            Step::Continue(next) => next,
-                        }
-                    };
-                    let published = match next {
-                        Next::Wait => continue,
-                        Next::Send { link_is_over } => break link_is_over,
-                        Next::FindOut(published) => published,
-                    };
-                    match self
-                        .find_out(published, &mut progress, time.limit, sleep.as_mut())
-                        .await
-                    {
-                        ControlFlow::Break(outcome) => return outcome,
-                        ControlFlow::Continue(link_is_over) => break link_is_over,
-                    }
-                };
-                over = link_is_over.then_some(link);
-            }
         }
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 mod history;
 mod invariants;
+mod overload;
 mod plan;
 mod stranger;
 mod weather;
