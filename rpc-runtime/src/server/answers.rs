@@ -67,8 +67,8 @@ pub(super) struct Answers<'a> {
     left: Instant,
     /// How often the message was rejected before.
     rejections: u32,
-    /// How long the message waited in its queue.
-    waited: Duration,
+    /// How long messages waited in the queue when the message came.
+    queue_time: Duration,
 }
 
 impl<'a> Answers<'a> {
@@ -78,7 +78,7 @@ impl<'a> Answers<'a> {
         codec: Codec,
         address: Option<&'a ShortStr>,
         rejections: u32,
-        waited: Duration,
+        queue_time: Duration,
     ) -> Self {
         let address = address.filter(|address| !address.as_str().is_empty());
         Self {
@@ -88,7 +88,7 @@ impl<'a> Answers<'a> {
             due: due(desk, served, address, codec),
             left: Instant::now(),
             rejections,
-            waited,
+            queue_time,
         }
     }
 
@@ -106,7 +106,7 @@ impl<'a> Answers<'a> {
                 false => debt.pay(),
             };
         };
-        write_millis(&mut reply.headers, QUEUE_TIME_HEADER, self.waited);
+        write_millis(&mut reply.headers, QUEUE_TIME_HEADER, self.queue_time);
         if reply.body.len() + headers_size(&reply.headers) > MAX_PART_BYTES {
             return self.desk.post.post(DueReply {
                 to: ReplyTo {

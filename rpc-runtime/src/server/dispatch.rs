@@ -641,7 +641,10 @@ mod tests {
             };
             let now = Instant::now();
             let waited = Duration::from_millis(waited);
-            let received = Received { at: now, waited };
+            let received = Received {
+                waited,
+                ..Received::at(now)
+            };
             match store.decide(message, false, received, now, &rules()) {
                 Ok(Decision::Refuse { shed, .. }) => shed.map(|record| record.method),
                 _ => Some("nothing: it runs"),

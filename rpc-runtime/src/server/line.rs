@@ -291,11 +291,11 @@ impl Line {
             return (Received::at(at), None);
         };
         let priority = delivery.message.properties.priority.unwrap_or(0);
-        let waited = delays.waited(priority, at);
+        let received = delays.receive(priority, at);
         let in_hand = 1 + self.handlers.len().max(self.served.deliveries());
         let exhausts = in_hand >= self.prefetch.into() && !is_probe(&delivery.message.properties);
         let exhausted = exhausts.then(|| delays.exhaust(priority, at));
-        (Received { at, waited }, exhausted)
+        (received, exhausted)
     }
 
     /// Takes no more requests, and lets those that were delivered end, all within the limit.

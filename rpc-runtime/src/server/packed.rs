@@ -77,7 +77,7 @@ impl Desk {
         self.received(calls.len(), redelivered);
         let unsettled = Unsettled::new(control, tag, calls.len(), served);
         let reply_to = properties.reply_to.as_ref();
-        let mut answers = Answers::new(self, served, codec, reply_to, rejections, received.waited);
+        let mut answers = Answers::new(self, served, codec, reply_to, rejections, received.queue_time);
         let take_longer = FuturesUnordered::new();
         let mut sent_on = Vec::new();
         // One box for all that end at once, which are most.

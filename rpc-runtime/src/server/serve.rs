@@ -263,7 +263,7 @@ impl Desk {
                 };
             }
         };
-        write_millis(&mut reply.headers, QUEUE_TIME_HEADER, received.waited);
+        write_millis(&mut reply.headers, QUEUE_TIME_HEADER, received.queue_time);
         match answer_to {
             Some(to) => self.post.post(DueReply {
                 to,

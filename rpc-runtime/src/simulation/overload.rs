@@ -53,7 +53,8 @@ impl Plan {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let work = Duration::from_millis([10, 20, 50, 100][rng.usize(..4)]);
-        let deadline = work * [10, 20, 50][rng.usize(..3)];
+        // A wait is known to some 20 ms, and messages are held up for 10 ms.
+        let deadline = (work * [10, 20, 50][rng.usize(..3)]).max(Duration::from_millis(200));
         let mut plan = Self {
             workers: [1, 1, 2, 4][rng.usize(..4)],
             concurrency: rng.u16(1..=8),

@@ -27,8 +27,10 @@ pub(super) use shared::{Exhausted, QueueDelays};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Received {
     pub(crate) at: Instant,
-    /// An estimate. Zero if nothing is known.
+    /// The longest that it can have waited. Zero if nothing is known.
     pub(crate) waited: Duration,
+    /// How long messages wait in the queue at that time, as callers are told.
+    pub(crate) queue_time: Duration,
 }
 
 impl Received {
@@ -37,6 +39,7 @@ impl Received {
         Self {
             at,
             waited: Duration::ZERO,
+            queue_time: Duration::ZERO,
         }
     }
 
@@ -72,7 +75,10 @@ mod tests {
 
     fn fits_after(waited: Duration, method_takes: Duration) -> bool {
         let now = Instant::now();
-        let received = Received { at: now, waited };
+        let received = Received {
+            waited,
+            ..Received::at(now)
+        };
         let deadline = received.deadline(SECOND).unwrap();
         fits(received, SECOND, deadline, now, method_takes)
     }
@@ -90,8 +96,8 @@ mod tests {
     fn the_wait_within_the_worker_counts_too() {
         let at = Instant::now();
         let received = Received {
-            at,
             waited: Duration::from_millis(500),
+            ..Received::at(at)
         };
         let deadline = received.deadline(SECOND).unwrap();
         let fits_at = |millis| {

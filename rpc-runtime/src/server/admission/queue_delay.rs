@@ -155,6 +155,9 @@ impl QueueDelay {
         if !self.is_active {
             return Duration::ZERO;
         }
+        if self.is_calm {
+            return self.queue_time(now);
+        }
         let oldest = self.outstanding.front().and_then(|probe| probe.confirmed);
         // The upper bound only grows while no probe can be sent.
         let is_measured = self
@@ -164,7 +167,7 @@ impl QueueDelay {
         bound.map_or(Duration::ZERO, |then| now.saturating_duration_since(then))
     }
 
-    /// How long messages wait in the queue, for people to read: as long as the last probe, or longer if
+    /// How long messages wait in the queue, for people and callers: as long as the last probe, or longer if
     /// one has been in the queue for longer. Unlike [`waited`](Self::waited), it does not grow from one
     /// probe to the next while messages wait for a constant time.
     pub(super) fn queue_time(&self, now: Instant) -> Duration {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::Received;
 use super::queue_delay::QueueDelay;
 use crate::telemetry::{Event, count};
 
@@ -85,12 +86,18 @@ impl QueueDelays {
         }
     }
 
-    /// How long a message of this priority that is delivered now has waited.
-    pub(crate) fn waited(&self, priority: u8, now: Instant) -> Duration {
+    /// A message of this priority is delivered now.
+    pub(crate) fn receive(&self, priority: u8, now: Instant) -> Received {
         if !self.is_active.load(Ordering::Acquire) {
-            return Duration::ZERO;
+            return Received::at(now);
         }
-        self.lock().delay(priority, now).waited(now)
+        let mut state = self.lock();
+        let delay = state.delay(priority, now);
+        Received {
+            at: now,
+            waited: delay.waited(now),
+            queue_time: delay.queue_time(now),
+        }
     }
 
     /// How long messages wait in the queue now: those of the priority that waits longest.
@@ -238,7 +245,7 @@ mod tests {
     #[test]
     fn each_priority_has_a_delay_of_its_own() {
         let (delays, start) = (delays(), Instant::now());
-        assert_eq!(delays.waited(0, start), Duration::ZERO);
+        assert_eq!(delays.receive(0, start).waited, Duration::ZERO);
         delays.saturate(0, start);
         delays.saturate(9, start);
         for (number, priority) in [(1, 0), (2, 9)] {
@@ -251,8 +258,8 @@ mod tests {
         delays.sent(9, 3, now);
         delays.confirmed(9, 3, now);
         delays.returned(9, 3, now);
-        assert_eq!(delays.waited(9, now), Duration::ZERO);
-        assert_eq!(delays.waited(0, now), Duration::from_millis(500));
+        assert_eq!(delays.receive(9, now).waited, Duration::ZERO);
+        assert_eq!(delays.receive(0, now).waited, Duration::from_millis(500));
         assert_eq!(delays.queue_time(now), Duration::from_millis(500));
     }
 
@@ -288,7 +295,7 @@ mod tests {
         let (delays, start) = (delays(), Instant::now());
         for priority in 0..=255 {
             delays.saturate(priority, start);
-            delays.waited(priority, start);
+            delays.receive(priority, start);
         }
         assert_eq!(delays.lock().by_priority.len(), MAX_PRIORITIES);
     }
@@ -307,6 +314,9 @@ mod tests {
             Duration::ZERO
         );
         assert_eq!(delays.next_probe(later + Duration::from_secs(1)), None);
-        assert_eq!(delays.waited(0, later + Duration::from_secs(1)), Duration::ZERO);
+        assert_eq!(
+            delays.receive(0, later + Duration::from_secs(1)).waited,
+            Duration::ZERO
+        );
     }
 }
