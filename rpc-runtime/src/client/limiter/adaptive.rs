@@ -9,8 +9,7 @@
 //! - A refusal or a timeout halves it at least. A timeout alone does not begin it: calls may time out for many
 //!   reasons.
 //! - A reply to a call that waited for less raises it by a fraction, so that it grows by one with each
-//!   round trip. If nothing waits, it grows faster, as in TCP: it doubles with each round trip up to
-//!   where it was reduced to last, and grows by a quarter once all has been well for a second.
+//!   round trip. If nothing waits and all has been well for a second, it grows by a quarter.
 //!
 //! Shrinking by a factor and growing by a sum makes clients that share workers equals.
 
@@ -39,6 +38,9 @@ const WELL_FOR: Duration = Duration::from_secs(1);
 
 /// .. by this for each reply.
 const GROWTH_WHEN_WELL: f64 = 0.25;
+
+/// A wait of this part of what is fine counts as none: a busy worker always knows of some.
+const NEARLY_NOTHING: u32 = 8;
 
 /// How a call ended, as far as it tells of overload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +79,6 @@ pub(super) struct AdaptiveLimit {
 #[derive(Debug, Clone, Copy)]
 struct Reduced {
     limit: f64,
-    /// The limit doubles up to here.
-    double_up_to: f64,
     /// When it was reduced last. Calls that were sent before tell nothing of what came of it.
     at: Instant,
     /// No call is to be sent before.
@@ -137,7 +137,9 @@ impl AdaptiveLimit {
         }
         let target = (call.time_limit / TARGET_PART).clamp(TARGET.0, TARGET.1);
         match call.signal {
-            Signal::Answered { queued } if queued <= target => self.raise(call, queued),
+            Signal::Answered { queued } if queued <= target => {
+                self.raise(call, queued <= target / NEARLY_NOTHING);
+            }
             Signal::Answered { queued } => self.reduce(call, part(call, queued, target)),
             Signal::Refused { retry_after } => {
                 let queued = retry_after.unwrap_or_default();
@@ -163,7 +165,6 @@ impl AdaptiveLimit {
         let limit = limit * part.clamp(SMALLEST_PART, 1.0);
         self.reduced = Some(Reduced {
             limit: limit.max(1.0),
-            double_up_to: limit,
             at: call.now,
             pause_until: None,
             moved: call.now,
@@ -181,7 +182,7 @@ impl AdaptiveLimit {
     }
 
     #[allow(clippy::cast_precision_loss)]
-    fn raise(&mut self, call: &Ended, queued: Duration) {
+    fn raise(&mut self, call: &Ended, nothing_waits: bool) {
         let Some(reduced) = &mut self.reduced else {
             return;
         };
@@ -190,10 +191,9 @@ impl AdaptiveLimit {
             return;
         }
         let is_well = call.now.saturating_duration_since(reduced.at) >= WELL_FOR;
-        reduced.limit += match queued.is_zero() {
-            true if reduced.limit < reduced.double_up_to => 1.0,
-            true if is_well => GROWTH_WHEN_WELL,
-            _ => 1.0 / reduced.limit,
+        reduced.limit += match nothing_waits && is_well {
+            true => GROWTH_WHEN_WELL,
+            false => 1.0 / reduced.limit,
         };
         if reduced.limit >= self.max as f64 {
             self.reduced = None;
@@ -204,8 +204,9 @@ impl AdaptiveLimit {
 /// The part of the calls in flight with which they would wait for half of the target. By Little's law
 /// the time that a call takes is proportional to their number.
 fn part(call: &Ended, queued: Duration, target: Duration) -> f64 {
-    let took = call.now.saturating_duration_since(call.sent).max(queued);
-    let wanted = took - queued + target / 2;
+    let took = call.now.saturating_duration_since(call.sent);
+    // A worker that is wrong about the wait costs no more than the call took.
+    let wanted = took - queued.min(took) + target / 2;
     wanted.as_secs_f64() / took.as_secs_f64().max(f64::MIN_POSITIVE)
 }
 

@@ -59,8 +59,6 @@ pub(crate) struct Limiter {
 struct State {
     adaptive: AdaptiveLimit,
     waiting: Waiting<oneshot::Sender<Place>>,
-    /// How long a call takes that finds a place: about half of the mean.
-    soonest: Duration,
 }
 
 /// A call's place among those in flight. Dropping it gives the place to another call.
@@ -87,7 +85,6 @@ impl Limiter {
             state: Mutex::new(State {
                 adaptive: AdaptiveLimit::new(max),
                 waiting: Waiting::default(),
-                soonest: Duration::ZERO,
             }),
             paused: Notify::new(),
         })
@@ -174,14 +171,14 @@ impl Limiter {
     /// workers serve them first: the others may hold all places of an overloaded service.
     fn try_take(&self, is_important: bool) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
-        let most = match is_important && self.important.load(Ordering::Relaxed) < limit {
+        let most = match is_important && self.important.load(Ordering::Relaxed) < limit.max(1) {
             true => self.max,
             false => limit,
         };
         let take = |in_flight| (in_flight < most).then_some(in_flight + 1);
         let is_taken = self
             .in_flight
-            .fetch_update(Ordering::SeqCst, Ordering::Relaxed, take)
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)
             .is_ok();
         if is_taken && is_important {
             self.important.fetch_add(1, Ordering::Relaxed);
@@ -207,12 +204,12 @@ impl Limiter {
                 if !is_for_all && !self.try_take(true) {
                     return;
                 }
-                let (order, useful_until) = match state.adaptive.is_reduced() {
-                    true => (Order::NewestFirst, now + state.soonest),
-                    false => (Order::OldestFirst, now),
+                let order = match state.adaptive.is_reduced() {
+                    true => Order::NewestFirst,
+                    false => Order::OldestFirst,
                 };
                 let least = u8::from(!is_for_all);
-                let next = state.waiting.next(least, order, useful_until);
+                let next = state.waiting.next(least, order, now);
                 self.count_waiting(&state);
                 let Some((priority, waiter)) = next else {
                     return self.give_back(!is_for_all);
@@ -246,10 +243,6 @@ impl Limiter {
         let now = Instant::now();
         let sent = time.deadline - time.limit + waited;
         let mut state = self.lock();
-        if let Signal::Answered { .. } = signal {
-            let took = now.saturating_duration_since(sent);
-            state.soonest = (state.soonest * 7 + took / 2) / 8;
-        }
         let was_reduced = state.adaptive.is_reduced();
         state.adaptive.ended(&Ended {
             signal,
@@ -510,6 +503,22 @@ mod tests {
         drop(places);
         let counts = [&limiter.in_flight, &limiter.important].map(|count| count.load(Ordering::Relaxed));
         assert_eq!(counts, [0, 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_answers_do_not_keep_quick_calls_from_free_places() {
+        let limiter = limiter(100);
+        let minute = in_time(60_000);
+        let mut places: Vec<_> = (0..2).map(|_| limiter.try_enter(0).unwrap()).collect();
+        sleep(Duration::from_secs(20)).await;
+        for outcome in [refusal(0), reply(1)] {
+            places.pop().unwrap().ended(&outcome, minute);
+        }
+        let mut places: Vec<_> = std::iter::from_fn(|| limiter.try_enter(0)).collect();
+        let mut quick = limiter.enter_by(in_time(1000), 0);
+        assert!(poll!(&mut quick).is_pending());
+        places.pop();
+        assert!(matches!(poll!(&mut quick), Poll::Ready(Ok(_))));
     }
 
     #[tokio::test(start_paused = true)]

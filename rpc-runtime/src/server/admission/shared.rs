@@ -135,9 +135,11 @@ impl QueueDelays {
     pub(super) fn returned(&self, priority: u8, number: u64, now: Instant) {
         let mut state = self.lock();
         let is_exhausted = self.exhausting.load(Ordering::SeqCst) > 0;
-        if let Some(delay) = state.by_priority.get_mut(&priority) {
-            delay.returned(number, is_exhausted, now);
-        }
+        // One that was sent before the queue was consumed anew says nothing.
+        let Some(delay) = state.by_priority.get_mut(&priority) else {
+            return;
+        };
+        delay.returned(number, is_exhausted, now);
         if !state.by_priority.values().any(QueueDelay::is_active) {
             state.by_priority.clear();
             state.was_empty = true;
