@@ -62,7 +62,7 @@ impl Context {
             method,
             correlation_id: request.correlation_id.clone(),
             deadline: request.time_to_live.and_then(|time| received.deadline(time)),
-            queue_time: received.waited,
+            queue_time: received.queue_time,
             redelivered: redelivered || request.dead_lettered.is_some() || is_copy,
             is_resent,
             app_id: request.app_id.take(),
