@@ -1,13 +1,13 @@
 //! How many calls a client keeps in flight while its workers are overloaded. Pure.
 //!
 //! Nothing is limited until a worker refuses a call for want of time or says that requests wait for
-//! long. Then the limit follows what the workers say, so that
-//! most calls wait in the client, where one that is given up costs nothing:
+//! long. Then the limit follows what the workers say, so that most calls wait in the client, where a
+//! call that is given up costs nothing:
 //!
 //! - If requests wait in the queue for longer than a tenth of the calls' time, the limit shrinks to as
 //!   many calls as would wait for a twentieth of it.
-//! - A refusal or a timeout halves it at least. A timeout alone does not begin it: calls may time out for many
-//!   reasons.
+//! - A refusal or a timeout halves it at least. A timeout alone does not begin it: calls time out for
+//!   many reasons.
 //! - A reply to a call that waited for less raises it by a fraction, so that it grows by one with each
 //!   round trip. If nothing waits and all has been well for a second, it grows by a quarter.
 //!

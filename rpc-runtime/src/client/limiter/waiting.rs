@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-/// Names a call that waits: its priority, and the how many-th it is.
+/// Identifies a call that waits, by its priority and its number in the order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Turn {
     priority: u8,
@@ -55,9 +55,9 @@ impl<W> Waiting<W> {
         self.calls.len()
     }
 
-    /// Takes the next call out: one of the highest priority, of `least` at least. Calls whose deadline
-    /// is before `useful_until` get no place. If the oldest goes first, those found on the way are removed, so
-    /// that nobody looks at them again; if the newest does, they wait for their end.
+    /// Removes and returns the next call of the highest priority, if that is at least `least`. A call
+    /// whose deadline is before `useful_until` gets no place. With [`Order::OldestFirst`], such calls are
+    /// removed; with [`Order::NewestFirst`], they stay until they time out.
     pub(super) fn next(&mut self, least: u8, order: Order, useful_until: Instant) -> Option<(u8, W)> {
         let mut above = u16::from(u8::MAX) + 1;
         loop {

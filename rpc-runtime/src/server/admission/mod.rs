@@ -6,8 +6,8 @@
 //!
 //! A worker therefore measures the wait. While its prefetch is exhausted, it publishes small probes
 //! to its own request queues and notes how long each of them takes to come back, to itself or to
-//! another worker that replies to it. Probes need neither synchronized clocks nor the callers' help,
-//! and there are none while no request waits.
+//! another worker that replies to it. Probes need neither synchronized clocks nor the callers' help.
+//! A worker that has room for more requests sends none.
 //!
 //! [`QueueDelay`] turns probes into an estimate, [`QueueDelays`] shares the estimates of a queue
 //! between its requests and the [`Probes`], and [`fits`] decides.
