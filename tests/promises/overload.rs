@@ -545,7 +545,11 @@ impl Plain {
 
     /// Calls `visit` with its id.
     async fn visit(&self, queue: &str, id: &str, expiration: Option<Duration>) {
-        let mut request = self.request("visit", id);
+        self.call(queue, "visit", id, expiration).await;
+    }
+
+    async fn call(&self, queue: &str, method: &str, id: &str, expiration: Option<Duration>) {
+        let mut request = self.request(method, id);
         if let Some(time) = expiration {
             request = request.with_expiration(time.as_millis().to_string().into());
         }
@@ -557,13 +561,30 @@ impl Plain {
         reply.unwrap().unwrap()
     }
 
-    /// Waits until a probe is in a queue that holds nothing else.
+    /// Waits until a probe waits in a queue behind a request.
     async fn probe_is_in(&self, queue: &str) {
         until("a probe is in the queue", SOON, async || {
-            Ok(self.peer.queue_depth(queue).await? > Some(0))
+            Ok(self.peer.queue_depth(queue).await? > Some(1))
         })
         .await
         .unwrap();
+    }
+
+    /// Takes the next message out of a queue.
+    async fn take(&self, queue: &str) -> Delivery {
+        let options = lapin::options::BasicGetOptions { no_ack: true };
+        let got = self.peer.channel().basic_get(queue.into(), options).await;
+        got.unwrap().unwrap().delivery
+    }
+
+    /// Has a request wait in a queue that holds nothing else, and takes it out with the probe behind it.
+    async fn take_probe(&self, queue: &str) -> Delivery {
+        self.call(queue, "look", "taken", None).await;
+        self.probe_is_in(queue).await;
+        assert_eq!(text(self.take(queue).await.properties.kind().as_ref()), "look");
+        let probe = self.take(queue).await;
+        assert_eq!(text(probe.properties.kind().as_ref()), "rpc.probe");
+        probe
     }
 
     async fn is_empty(&self, queue: &str) {
@@ -592,10 +613,19 @@ const RETRY_AFTER: &str = "rpc-retry-after";
 async fn a_plain_caller_is_told_that_its_time_is_too_short() {
     let mut busy = Busy::new(&World::RabbitMq).await;
     let mut plain = Plain::new().await;
+    plain.visit(&busy.queue, "patient", None).await;
     plain.probe_is_in(&busy.queue).await;
     plain.visit(&busy.queue, "late", Some(TOO_SHORT)).await;
-    plain.visit(&busy.queue, "patient", None).await;
     busy.release().await;
+    let reply = plain.reply().await;
+    let kind = text(reply.properties.kind().as_ref());
+    assert_eq!(
+        (text(reply.properties.correlation_id().as_ref()), kind),
+        ("patient", "result")
+    );
+    assert!(number(&reply, QUEUE_TIME) > Some(1000));
+    assert_eq!(number(&reply, RETRY_AFTER), None);
+
     let reply = plain.reply().await;
     let kind = text(reply.properties.kind().as_ref());
     assert_eq!(
@@ -605,15 +635,6 @@ async fn a_plain_caller_is_told_that_its_time_is_too_short() {
     assert!(reply.data.starts_with(b"expired"), "{:?}", reply.data);
     assert!(number(&reply, QUEUE_TIME) > Some(1000));
     assert!(number(&reply, RETRY_AFTER) > Some(0));
-
-    let reply = plain.reply().await;
-    let kind = text(reply.properties.kind().as_ref());
-    assert_eq!(
-        (text(reply.properties.correlation_id().as_ref()), kind),
-        ("patient", "result")
-    );
-    assert!(number(&reply, QUEUE_TIME) > Some(1000));
-    assert_eq!(number(&reply, RETRY_AFTER), None);
     assert_eq!(busy.keeper.ran(), ["holds", "patient"]);
     busy.stop().await;
 }
@@ -635,20 +656,22 @@ async fn the_wait_in_the_queue_of_batches_is_known_too() {
     let mut busy = Busy::new(&World::RabbitMq).await;
     let mut plain = Plain::new().await;
     let batches = format!("{}.packed", busy.queue);
-    let (first, late) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+    let [first, second, late] = [0; 3].map(|_| uuid::Uuid::new_v4());
     let properties = || {
         plain
             .request("packed", "any")
             .with_content_type("application/msgpack".into())
     };
-    // The worker takes it from the queue, and then no more.
-    let body = batch(first, "look", None);
-    plain.peer.publish(&batches, properties(), &body).await.unwrap();
+    // The worker takes the first from the queue, and then no more.
+    for id in [first, second] {
+        let body = batch(id, "look", None);
+        plain.peer.publish(&batches, properties(), &body).await.unwrap();
+    }
     plain.probe_is_in(&batches).await;
     let body = batch(late, "visit", Some(TOO_SHORT.as_millis() as u64));
     plain.peer.publish(&batches, properties(), &body).await.unwrap();
     busy.release().await;
-    let replies = [plain.reply().await, plain.reply().await];
+    let replies = [plain.reply().await, plain.reply().await, plain.reply().await];
     let of = |id: uuid::Uuid| {
         let id = id.to_string();
         let mut replies = replies.iter();
@@ -660,7 +683,7 @@ async fn the_wait_in_the_queue_of_batches_is_known_too() {
     assert_eq!(kind(refusal), "fault");
     assert!(String::from_utf8_lossy(&refusal.data).contains("expired"));
     assert!(number(refusal, QUEUE_TIME) > Some(1000));
-    assert_eq!(busy.keeper.ran(), ["batched", "holds"]);
+    assert_eq!(busy.keeper.ran(), ["batched", "batched", "holds"]);
     plain.is_empty(&batches).await;
     busy.stop().await;
 }
@@ -696,30 +719,22 @@ async fn every_worker_replies_to_probes() {
 async fn beside_a_worker_written_by_hand(replies_to_probes: bool) -> Option<u32> {
     let mut busy = Busy::new(&World::RabbitMq).await;
     let mut plain = Plain::new().await;
-    let by_hand = RawPeer::connect(shared().await).await.unwrap();
-    let mut probes = by_hand.consume(&busy.queue).await.unwrap();
-    let until = busy.since + HELD;
-    while let Ok(probe) = tokio::time::timeout_at(until, probes.next()).await {
-        let probe = probe.unwrap().unwrap();
-        assert_eq!(text(probe.properties.kind().as_ref()), "rpc.probe");
+    while Instant::now() < busy.since + HELD {
+        let probe = plain.take_probe(&busy.queue).await;
         if replies_to_probes {
             let id = probe.properties.correlation_id().clone().unwrap();
             let reply = BasicProperties::default().with_correlation_id(id);
             let address = text(probe.properties.reply_to().as_ref());
             // Without `mandatory`, which does not go with direct replies.
             let options = lapin::options::BasicPublishOptions::default();
-            let publishing = by_hand
-                .channel()
-                .basic_publish("".into(), address.into(), options, b"", reply);
+            let publishing =
+                plain
+                    .peer
+                    .channel()
+                    .basic_publish("".into(), address.into(), options, b"", reply);
             publishing.await.unwrap().await.unwrap();
         }
     }
-    let cancel = lapin::options::BasicCancelOptions::default();
-    by_hand
-        .channel()
-        .basic_cancel(probes.tag(), cancel)
-        .await
-        .unwrap();
     busy.release().await;
     // The probes that were ignored are superseded by others.
     if !replies_to_probes {
@@ -747,15 +762,10 @@ async fn a_worker_written_by_hand_that_ignores_probes_does_no_harm() {
 async fn probes_end_with_the_queue_and_none_is_left() {
     let mut busy = Busy::new(&World::RabbitMq).await;
     let plain = Plain::new().await;
-    // They come while the worker is busy ..
-    let mut competitor = plain.peer.consume(&busy.queue).await.unwrap();
-    let probe = soon("a probe comes", competitor.next()).await.unwrap().unwrap();
-    assert_eq!(text(probe.properties.kind().as_ref()), "rpc.probe");
+    // They come while the worker is busy and a request waits ..
+    let probe = plain.take_probe(&busy.queue).await;
     assert!(probe.data.is_empty() && probe.properties.expiration().is_some());
     assert!(text(probe.properties.reply_to().as_ref()).starts_with("amq.rabbitmq.reply-to."));
-    let tag = competitor.tag();
-    let cancel = lapin::options::BasicCancelOptions::default();
-    plain.peer.channel().basic_cancel(tag, cancel).await.unwrap();
     busy.release().await;
     // .. until one comes back to it.
     plain.is_empty(&busy.queue).await;
@@ -772,6 +782,7 @@ async fn probes_end_with_the_queue_and_none_is_left() {
 async fn the_probes_that_a_worker_leaves_in_a_queue_are_taken_out_by_the_next() {
     let mut busy = Busy::new(&World::RabbitMq).await;
     let plain = Plain::new().await;
+    plain.call(&busy.queue, "look", "waits", None).await;
     plain.probe_is_in(&busy.queue).await;
     let server = busy.servers.pop().unwrap();
     let stopping = tokio::spawn(server.stop());
@@ -781,4 +792,36 @@ async fn the_probes_that_a_worker_leaves_in_a_queue_are_taken_out_by_the_next() 
     busy.release().await;
     plain.is_empty(&busy.queue).await;
     busy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_worker_leaves_an_empty_queue_empty() {
+    let mut busy = Busy::new(&World::RabbitMq).await;
+    let plain = Plain::new().await;
+    // Whoever starts workers by the length of the queue must not be deceived.
+    while busy.since.elapsed() < Duration::from_secs(1) {
+        assert_eq!(plain.peer.queue_depth(&busy.queue).await.unwrap(), Some(0));
+    }
+    busy.release().await;
+    busy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_that_may_wait_for_however_long_are_not_probed() {
+    let keeper = Keeper::new();
+    let queue = unique("jobs");
+    let broker = World::RabbitMq.broker().await;
+    let server = server(&broker, RequestQueue::new(&queue), &keeper)
+        .start()
+        .await
+        .unwrap();
+    let plain = Plain::new().await;
+    for name in ["first", "second"] {
+        plain.visit(&queue, name, None).await;
+    }
+    keeper.gate.began(1).await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(plain.peer.queue_depth(&queue).await.unwrap(), Some(1));
+    keeper.gate.let_all_go();
+    server.stop().await.unwrap();
 }

@@ -29,6 +29,9 @@ const LONGEST_HEED: Duration = Duration::from_secs(1);
 /// How long a handler that was told to stop may take to do so.
 const ABORT_LIMIT: Duration = Duration::from_secs(1);
 
+/// The time limit that is expected of requests in batches. Each has its own, which the message does not tell.
+const TIME_IN_BATCH: Duration = Duration::from_secs(30);
+
 /// One queue of a server.
 pub(super) struct Line {
     transport: Arc<dyn Transport>,
@@ -290,10 +293,19 @@ impl Line {
         let Some(delays) = &self.delays else {
             return (Received::at(at), None);
         };
-        let priority = delivery.message.properties.priority.unwrap_or(0);
+        let properties = &delivery.message.properties;
+        let priority = properties.priority.unwrap_or(0);
         let received = delays.receive(priority, at);
+        if is_probe(properties) {
+            return (received, None);
+        }
+        // The requests in a batch have times of their own.
+        let in_batch = self.is_of_packed.then_some(TIME_IN_BATCH);
+        if let Some(time) = properties.expiration.max(in_batch) {
+            delays.note_time_to_live(time);
+        }
         let in_hand = 1 + self.handlers.len().max(self.served.deliveries());
-        let exhausts = in_hand >= self.prefetch.into() && !is_probe(&delivery.message.properties);
+        let exhausts = in_hand >= self.prefetch.into();
         let exhausted = exhausts.then(|| delays.exhaust(priority, at));
         (received, exhausted)
     }

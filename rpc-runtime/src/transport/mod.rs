@@ -209,6 +209,10 @@ pub(crate) trait Publisher: Debug + Send + Sync {
     /// [`Departure`] can, until it has left.
     async fn publish(&self, outgoing: Outgoing) -> Published;
 
+    /// How many messages wait in a queue. Within the transport's limit. Nothing can be sent any more
+    /// if there is no such queue.
+    async fn depth(&self, queue: &ShortStr) -> Result<u32, BrokerError>;
+
     /// Waits until nothing can be sent any more, and says why.
     async fn closed(&self) -> BrokerError;
 }

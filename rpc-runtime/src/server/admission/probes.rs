@@ -1,4 +1,4 @@
-//! Sends probes through a server's queues while requests wait in them.
+//! Measures a server's queues while requests may wait in them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::QueueDelays;
+use super::queue_delay::Measure;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{Message, PROBE, Properties, Reply, ReplyKind, ShortStr};
@@ -20,18 +21,14 @@ use crate::transport::{
     Backoff, Departure, Outgoing, Published, Publisher, ReplyLink, ReplyQueue, Subscription, Transport,
 };
 
-/// How long a probe may stay in a queue. It is replaced long before.
-const TIME_TO_LIVE: Duration = Duration::from_secs(60);
-
 /// How long a server that may not open a reply address does without probes before it tries again.
 const RETRY: Duration = Duration::from_secs(60);
 
-/// Names a probe: its server, the queue and the priority that it measures, and its number.
+/// Names a probe: its server, the queue that it measures, and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProbeId {
     server: Uuid,
     queue: u16,
-    priority: u8,
     number: u64,
 }
 
@@ -40,20 +37,18 @@ impl fmt::Display for ProbeId {
         let Self {
             server,
             queue,
-            priority,
             number,
         } = self;
-        write!(f, "{}.{queue}.{priority}.{number}", server.simple())
+        write!(f, "{}.{queue}.{number}", server.simple())
     }
 }
 
 impl ProbeId {
     fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(4, '.');
+        let mut parts = text.splitn(3, '.');
         Some(Self {
             server: Uuid::try_parse(parts.next()?).ok()?,
             queue: parts.next()?.parse().ok()?,
-            priority: parts.next()?.parse().ok()?,
             number: parts.next()?.parse().ok()?,
         })
     }
@@ -90,8 +85,17 @@ pub(crate) struct Probes {
     numbers: AtomicU64,
 }
 
-/// A probe, and what became of its publication.
-type Sent = (ProbeId, Published);
+/// The broker's word on a measurement that began.
+enum Answer {
+    Depth {
+        queue: usize,
+        messages: Result<u32, BrokerError>,
+    },
+    Probe {
+        id: ProbeId,
+        published: Published,
+    },
+}
 
 impl Probes {
     pub(crate) fn new() -> Self {
@@ -117,12 +121,12 @@ impl Probes {
             return false;
         };
         if let Some(queue) = self.queues.get(usize::from(id.queue)) {
-            queue.returned(id.priority, id.number, now);
+            queue.returned(id.number, now);
         }
         true
     }
 
-    /// Sends probes whenever they are due, until the handle is closed.
+    /// Measures the queues whenever that is due, until the handle is closed.
     pub(crate) async fn send(&self, transport: &Arc<dyn Transport>) {
         let mut backoff = Backoff::new();
         loop {
@@ -149,7 +153,7 @@ impl Probes {
         }
     }
 
-    /// Waits until a probe is due.
+    /// Waits until a measurement is due.
     async fn until_due(&self) {
         loop {
             let woken = self.wake.notified();
@@ -162,11 +166,11 @@ impl Probes {
 
     fn next_due(&self) -> Option<Instant> {
         let now = Instant::now();
-        let due = self.queues.iter().filter_map(|queue| queue.next_probe(now));
-        due.map(|(due, _)| due).min()
+        let due = self.queues.iter().filter_map(|queue| queue.next(now));
+        due.map(|(due, ..)| due).min()
     }
 
-    /// Sends probes until the way to the broker is lost.
+    /// Measures until the way to the broker is lost.
     async fn open_and_send(&self, transport: &Arc<dyn Transport>) -> BrokerError {
         let link = match transport.open_replies(ReplyQueue::Direct, None).await {
             Ok(link) => link,
@@ -196,11 +200,13 @@ impl Probes {
         replies: &mut Subscription,
         publisher: &Arc<dyn Publisher>,
     ) -> BrokerError {
-        let mut under_way: FuturesUnordered<BoxFuture<'_, Sent>> = FuturesUnordered::new();
+        let mut answers: FuturesUnordered<BoxFuture<'_, Answer>> = FuturesUnordered::new();
         loop {
             tokio::select! {
                 biased;
-                Some((id, published)) = under_way.next() => self.published(id, &published),
+                Some(answer) = answers.next() => if let Err(lost) = self.note(answer) {
+                    return lost;
+                },
                 reply = replies.deliveries.next() => match reply {
                     Some(Ok(reply)) => {
                         let id = reply.message.properties.correlation_id.as_ref();
@@ -211,47 +217,65 @@ impl Probes {
                     None => return BrokerError::Lost { source: None },
                 },
                 lost = publisher.closed() => return lost,
-                () = self.until_due() => {
-                    for outgoing in self.due(address) {
-                        under_way.push(Box::pin(publish(publisher, outgoing)));
+                () = self.until_due() => self.begin(address, publisher, &answers),
+            }
+        }
+    }
+
+    /// Begins the measurements that are due.
+    fn begin<'a>(
+        &'a self,
+        address: &ShortStr,
+        publisher: &'a Arc<dyn Publisher>,
+        answers: &FuturesUnordered<BoxFuture<'a, Answer>>,
+    ) {
+        let now = Instant::now();
+        for (index, queue) in self.queues.iter().enumerate() {
+            while let Some((_, measure, priority)) = queue.next(now).filter(|(due, ..)| *due <= now) {
+                match measure {
+                    Measure::Depth => {
+                        queue.asked(now);
+                        answers.push(Box::pin(ask(publisher, index, queue.queue())));
+                    }
+                    Measure::Probe => {
+                        let id = ProbeId {
+                            server: self.server,
+                            queue: u16::try_from(index).unwrap_or(u16::MAX),
+                            number: self.numbers.fetch_add(1, Ordering::Relaxed),
+                        };
+                        let lives = queue.sent(priority, id.number, now);
+                        match probe(id, queue.queue(), priority, lives, address) {
+                            Some(outgoing) => answers.push(Box::pin(publish(publisher, id, outgoing))),
+                            None => queue.lost(id.number),
+                        }
                     }
                 }
             }
         }
     }
 
-    /// The probes that are due.
-    fn due(&self, address: &ShortStr) -> Vec<(ProbeId, Outgoing)> {
-        let now = Instant::now();
-        let mut all = Vec::new();
-        for (index, queue) in self.queues.iter().enumerate() {
-            while let Some((_, priority)) = queue.next_probe(now).filter(|(due, _)| *due <= now) {
-                let id = ProbeId {
-                    server: self.server,
-                    queue: u16::try_from(index).unwrap_or(u16::MAX),
-                    priority,
-                    number: self.numbers.fetch_add(1, Ordering::Relaxed),
-                };
-                queue.sent(priority, id.number, now);
-                match probe(id, queue.queue(), address) {
-                    Some(outgoing) => all.push((id, outgoing)),
-                    None => queue.lost(priority, id.number),
+    /// Notes what the broker says.
+    fn note(&self, answer: Answer) -> Result<(), BrokerError> {
+        match answer {
+            Answer::Depth { queue, messages } => {
+                let messages = messages?;
+                if let Some(queue) = self.queues.get(queue) {
+                    queue.answered(messages, Instant::now());
+                }
+            }
+            Answer::Probe { id, published } => {
+                if let Some(queue) = self.queues.get(usize::from(id.queue)) {
+                    match published {
+                        Published::Routed => queue.confirmed(id.number, Instant::now()),
+                        Published::Returned
+                        | Published::Refused
+                        | Published::Withdrawn
+                        | Published::Failed { .. } => queue.lost(id.number),
+                    }
                 }
             }
         }
-        all
-    }
-
-    fn published(&self, id: ProbeId, published: &Published) {
-        let Some(queue) = self.queues.get(usize::from(id.queue)) else {
-            return;
-        };
-        match published {
-            Published::Routed => queue.confirmed(id.priority, id.number, Instant::now()),
-            Published::Returned | Published::Refused | Published::Withdrawn | Published::Failed { .. } => {
-                queue.lost(id.priority, id.number);
-            }
-        }
+        Ok(())
     }
 
     /// Replies to the probes that are out do not come any more.
@@ -262,12 +286,22 @@ impl Probes {
     }
 }
 
-async fn publish(publisher: &Arc<dyn Publisher>, (id, outgoing): (ProbeId, Outgoing)) -> Sent {
-    (id, publisher.publish(outgoing).await)
+async fn ask(publisher: &Arc<dyn Publisher>, queue: usize, name: &str) -> Answer {
+    let messages = match ShortStr::new(name) {
+        Ok(name) => publisher.depth(&name).await,
+        // The queue is consumed, so its name is short enough.
+        Err(_) => Ok(0),
+    };
+    Answer::Depth { queue, messages }
+}
+
+async fn publish(publisher: &Arc<dyn Publisher>, id: ProbeId, outgoing: Outgoing) -> Answer {
+    let published = publisher.publish(outgoing).await;
+    Answer::Probe { id, published }
 }
 
 /// The message of a probe.
-fn probe(id: ProbeId, queue: &str, address: &ShortStr) -> Option<Outgoing> {
+fn probe(id: ProbeId, queue: &str, priority: u8, lives: Duration, address: &ShortStr) -> Option<Outgoing> {
     Some(Outgoing {
         queue: ShortStr::new(queue).ok()?,
         mandatory: false,
@@ -276,8 +310,8 @@ fn probe(id: ProbeId, queue: &str, address: &ShortStr) -> Option<Outgoing> {
                 kind: Some(ShortStr::from_static(PROBE)),
                 correlation_id: Some(ShortStr::new(id.to_string()).ok()?),
                 reply_to: Some(address.clone()),
-                expiration: Some(TIME_TO_LIVE),
-                priority: (id.priority > 0).then_some(id.priority),
+                expiration: Some(lives),
+                priority: (priority > 0).then_some(priority),
                 ..Properties::default()
             },
             body: bytes::Bytes::new(),
@@ -295,11 +329,10 @@ mod tests {
         let id = ProbeId {
             server: Uuid::new_v4(),
             queue: 3,
-            priority: 9,
             number: u64::MAX,
         };
         assert_eq!(ProbeId::parse(&id.to_string()), Some(id));
-        for text in ["", "a.b.c.d", "1.2.3", "user:1"] {
+        for text in ["", "a.b.c", "1.2", "user:1"] {
             assert_eq!(ProbeId::parse(text), None, "{text:?}");
         }
     }

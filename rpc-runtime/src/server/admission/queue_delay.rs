@@ -5,23 +5,36 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The shortest and the longest pause between two probes.
+/// The shortest and the longest pause between two measurements of a short queue.
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(100));
 
 /// While probes take long, one is sent each time that the delay grew by this part of itself.
 const PROBES_PER_DELAY: u32 = 8;
 
-/// If the last probe was sent so long ago, probes cannot be sent.
+/// About how many probes are in a queue at the most, however long it is.
+const PROBES_IN_QUEUE: u32 = 8;
+
+/// The longest pause between two measurements of a long queue.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(2);
+
+/// If the last measurement began so long ago, the queue cannot be measured.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// How many probes are in a queue at about the most, however long it is.
-const PROBES_IN_QUEUE: u32 = 16;
+/// How to measure a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Measure {
+    /// Ask the broker how many messages wait. If there are none, a probe would be the only one.
+    Depth,
+    /// Send a probe through the queue.
+    Probe,
+}
 
 /// How long messages of one priority wait in a queue before they are delivered.
 ///
 /// A queue is first in, first out. A probe that comes back therefore says two things: how long it
 /// waited itself, and that all messages delivered from then on were published after it. A probe that
-/// has not come back says that all messages delivered until now were published before it.
+/// has not come back says that all messages delivered until now were published before it. A queue
+/// that was found empty is as good as a probe that came back at once.
 ///
 /// The estimate is the longest that a message can have waited. It is too long by the interval between
 /// two probes at most. A shorter estimate would let requests begin that end too late.
@@ -32,13 +45,17 @@ pub(super) struct QueueDelay {
     published_after: Option<Instant>,
     /// The probes in the queue, oldest first.
     outstanding: VecDeque<Probe>,
-    last_sent: Option<Instant>,
+    /// When the broker was asked for the depth of the queue, until it answers.
+    asked: Option<Instant>,
+    /// The queue was found not to be empty, so that a probe is due.
+    is_probe_due: bool,
+    last_measured: Option<Instant>,
     /// How long the probe that came back last was in the queue.
     last_trip: Duration,
     /// When the worker's prefetch was exhausted last.
     saturated: Option<Instant>,
     is_active: bool,
-    /// The last probe was taken by another worker that had room, while this one had none.
+    /// When it was measured last, nothing waited although this worker had no room.
     is_calm: bool,
 }
 
@@ -71,34 +88,65 @@ impl QueueDelay {
         self.is_active
     }
 
-    /// When the next probe is due. `None` while there is no need for one, or while the broker has
-    /// not confirmed the last one.
-    pub(super) fn next_probe(&self, now: Instant) -> Option<Instant> {
-        if !self.is_active
-            || self
-                .outstanding
-                .back()
-                .is_some_and(|last| last.confirmed.is_none())
-        {
+    /// When the next measurement is due, and which one. `None` while there is no need for one, or
+    /// while the broker has not answered the last question or confirmed the last probe.
+    pub(super) fn next(&self, now: Instant) -> Option<(Instant, Measure)> {
+        let last = self.outstanding.back();
+        let is_pending = self.asked.is_some() || last.is_some_and(|last| last.confirmed.is_none());
+        if !self.is_active || is_pending {
             return None;
         }
-        let Some(last) = self.last_sent else {
-            return Some(now);
+        let measure = match last.is_none() && !self.is_probe_due {
+            true => Measure::Depth,
+            false => Measure::Probe,
+        };
+        let due = match self.last_measured {
+            Some(last) if !self.is_probe_due => last + self.interval(now),
+            _ => now,
+        };
+        Some((due, measure))
+    }
+
+    fn interval(&self, now: Instant) -> Duration {
+        let interval = match self.is_calm {
+            true => INTERVAL.1,
+            false => (self.waited(now) / PROBES_PER_DELAY).clamp(INTERVAL.0, INTERVAL.1),
         };
         let oldest = self
             .outstanding
             .front()
             .map_or(Duration::ZERO, |probe| now.saturating_duration_since(probe.sent));
-        let interval = match self.is_calm {
-            true => INTERVAL.1,
-            false => (self.waited(now) / PROBES_PER_DELAY).clamp(INTERVAL.0, INTERVAL.1),
-        };
-        Some(last + interval.max(oldest / PROBES_IN_QUEUE))
+        interval.max(oldest / PROBES_IN_QUEUE).min(LONGEST_INTERVAL)
     }
 
-    /// A probe of this number is sent. Numbers ascend.
-    pub(super) fn sent(&mut self, number: u64, now: Instant) {
-        self.last_sent = Some(now);
+    /// The broker is asked how many messages wait.
+    pub(super) fn asked(&mut self, now: Instant) {
+        self.asked = Some(now);
+    }
+
+    /// The broker has answered whether messages wait, while the prefetch is exhausted or not.
+    pub(super) fn answered(&mut self, is_empty: bool, is_exhausted: bool, now: Instant) {
+        let Some(asked) = self.asked.take() else {
+            return;
+        };
+        if !self.outstanding.is_empty() {
+            // They tell more.
+        } else if !is_empty {
+            self.is_probe_due = true;
+        } else {
+            self.last_measured = Some(asked);
+            self.last_trip = Duration::ZERO;
+            self.was_through(asked, is_exhausted, now);
+        }
+    }
+
+    /// A probe of this number is sent. Numbers ascend. It expires in the queue after the given time,
+    /// as those before it did or will.
+    pub(super) fn sent(&mut self, number: u64, expires_after: Duration, now: Instant) {
+        self.outstanding
+            .retain(|probe| now.saturating_duration_since(probe.sent) <= expires_after);
+        self.is_probe_due = false;
+        self.last_measured = Some(now);
         self.outstanding.push_back(Probe {
             number,
             sent: now,
@@ -121,10 +169,12 @@ impl QueueDelay {
 
     /// None of the probes that were sent comes back, and for how long there were none is not known.
     pub(super) fn forget_probes(&mut self) {
-        self.outstanding.clear();
-        self.published_after = None;
-        self.last_sent = None;
-        self.last_trip = Duration::ZERO;
+        *self = Self {
+            saturated: self.saturated,
+            is_active: self.is_active,
+            is_calm: self.is_calm,
+            ..Self::default()
+        };
     }
 
     /// The probe came back, while the prefetch is exhausted or not. Those that were sent before it are
@@ -136,12 +186,19 @@ impl QueueDelay {
         let Some(probe) = self.outstanding.drain(..=index).next_back() else {
             return;
         };
-        self.published_after = self.published_after.max(Some(probe.sent));
-        self.last_trip = now.saturating_duration_since(probe.sent);
-        if self.saturated.is_some_and(|saturated| saturated >= probe.sent) {
+        // A broker in an alarm may have taken it much later than it was sent.
+        let entered = probe.confirmed.unwrap_or(probe.sent);
+        self.last_trip = now.saturating_duration_since(entered);
+        self.was_through(probe.sent, is_exhausted, now);
+    }
+
+    /// What is delivered from now on was published after this instant.
+    fn was_through(&mut self, then: Instant, is_exhausted: bool, now: Instant) {
+        self.published_after = self.published_after.max(Some(then));
+        if self.saturated.is_some_and(|saturated| saturated >= then) {
             self.is_calm = false;
         } else if is_exhausted {
-            // Another worker may be exhausted next.
+            // Another worker takes the messages, and may be exhausted next.
             self.is_calm = true;
         } else {
             // The worker could have had more messages all the while: there were none.
@@ -159,10 +216,10 @@ impl QueueDelay {
             return self.queue_time(now);
         }
         let oldest = self.outstanding.front().and_then(|probe| probe.confirmed);
-        // The upper bound only grows while no probe can be sent.
+        // The upper bound only grows while the queue cannot be measured.
         let is_measured = self
-            .last_sent
-            .is_none_or(|sent| now.saturating_duration_since(sent) < SILENCE);
+            .last_measured
+            .is_none_or(|last| now.saturating_duration_since(last) < SILENCE);
         let bound = self.published_after.filter(|_| is_measured).or(oldest);
         bound.map_or(Duration::ZERO, |then| now.saturating_duration_since(then))
     }
@@ -185,6 +242,8 @@ mod tests {
 
     use super::*;
 
+    const LIFETIME: Duration = Duration::from_secs(60);
+
     const fn millis(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
@@ -193,10 +252,69 @@ mod tests {
     fn there_are_no_probes_while_nothing_waits() {
         let now = Instant::now();
         let mut delay = QueueDelay::of_empty(now);
-        assert_eq!(delay.next_probe(now), None);
+        assert_eq!(delay.next(now), None);
         assert_eq!(delay.waited(now + millis(500)), Duration::ZERO);
-        delay.saturate(now + millis(1));
-        assert_eq!(delay.next_probe(now + millis(1)), Some(now + millis(1)));
+        let now = now + millis(1);
+        delay.saturate(now);
+        assert_eq!(delay.next(now), Some((now, Measure::Depth)));
+        let now = now + millis(1);
+        delay.asked(now);
+        assert_eq!(delay.next(now + millis(500)), None);
+        delay.answered(true, true, now + millis(2));
+        assert_eq!(delay.next(now), Some((now + INTERVAL.1, Measure::Depth)));
+        assert_eq!(delay.waited(now + millis(50)), Duration::ZERO);
+        // The worker has room now, and messages may have come until then.
+        let now = now + millis(90);
+        delay.saturate(now);
+        assert_eq!(delay.waited(now), millis(90));
+        delay.asked(now + millis(1));
+        delay.answered(true, false, now + millis(2));
+        assert!(!delay.is_active());
+    }
+
+    #[test]
+    fn a_probe_is_sent_once_messages_wait() {
+        let now = Instant::now();
+        let mut delay = QueueDelay::default();
+        delay.saturate(now);
+        delay.asked(now);
+        delay.answered(false, true, now + millis(1));
+        let now = now + millis(1);
+        assert_eq!(delay.next(now), Some((now, Measure::Probe)));
+        delay.sent(1, LIFETIME, now);
+        assert_eq!(delay.next(now), None);
+        delay.confirmed(1, now);
+        assert_eq!(delay.next(now), Some((now + INTERVAL.0, Measure::Probe)));
+        delay.saturate(now + millis(5));
+        delay.returned(1, true, now + millis(6));
+        assert_eq!(delay.next(now), Some((now + INTERVAL.0, Measure::Depth)));
+    }
+
+    #[test]
+    fn probes_that_expired_are_forgotten() {
+        let start = Instant::now();
+        let mut delay = QueueDelay::default();
+        delay.saturate(start);
+        for number in 0..5 {
+            let now = start + number * LIFETIME / 2;
+            delay.sent(number.into(), LIFETIME, now);
+            delay.confirmed(number.into(), now);
+        }
+        assert_eq!(delay.outstanding.len(), 3);
+        assert_eq!(delay.waited(start + LIFETIME * 2), LIFETIME);
+    }
+
+    #[test]
+    fn a_probe_that_an_alarm_held_up_waited_since_the_broker_had_it() {
+        let start = Instant::now();
+        let mut delay = QueueDelay::default();
+        delay.saturate(start);
+        delay.sent(1, LIFETIME, start);
+        delay.confirmed(1, start + millis(700));
+        delay.saturate(start + millis(701));
+        delay.returned(1, true, start + millis(710));
+        assert_eq!(delay.queue_time(start + millis(710)), millis(10));
+        assert_eq!(delay.waited(start + millis(710)), millis(710));
     }
 
     #[test]
@@ -204,13 +322,13 @@ mod tests {
         let start = Instant::now();
         let mut delay = QueueDelay::default();
         delay.saturate(start);
-        delay.sent(1, start + millis(1));
+        delay.sent(1, LIFETIME, start + millis(1));
         delay.confirmed(1, start + millis(2));
         assert!(delay.is_active());
         delay.returned(1, false, start + millis(300));
         assert!(!delay.is_active());
         assert_eq!(delay.waited(start + millis(400)), Duration::ZERO);
-        assert_eq!(delay.next_probe(start + millis(400)), None);
+        assert_eq!(delay.next(start + millis(400)), None);
     }
 
     #[test]
@@ -219,12 +337,12 @@ mod tests {
         let mut delay = QueueDelay::default();
         delay.saturate(start);
         let now = start + millis(1);
-        delay.sent(1, now);
+        delay.sent(1, LIFETIME, now);
         delay.confirmed(1, now);
         delay.returned(1, true, now + millis(1));
-        assert_eq!(delay.next_probe(now + millis(1)), Some(now + INTERVAL.1));
+        assert_eq!(delay.next(now), Some((now + INTERVAL.1, Measure::Depth)));
         delay.saturate(now + millis(2));
-        assert_eq!(delay.next_probe(now + millis(2)), Some(now + INTERVAL.0));
+        assert_eq!(delay.next(now), Some((now + INTERVAL.0, Measure::Depth)));
     }
 
     #[test]
@@ -232,10 +350,10 @@ mod tests {
         let start = Instant::now();
         let mut delay = QueueDelay::of_empty(start);
         delay.saturate(start);
-        delay.sent(1, start);
+        delay.sent(1, LIFETIME, start);
         delay.confirmed(1, start + millis(10));
         assert_eq!(delay.waited(start + millis(90)), millis(90));
-        delay.sent(2, start + millis(70));
+        delay.sent(2, LIFETIME, start + millis(70));
         delay.confirmed(2, start + millis(80));
         delay.saturate(start + millis(95));
         delay.returned(1, false, start + millis(100));
@@ -251,15 +369,15 @@ mod tests {
         let mut delay = QueueDelay::default();
         delay.saturate(start);
         assert_eq!(delay.queue_time(start + millis(500)), Duration::ZERO);
-        delay.sent(1, start);
+        delay.sent(1, LIFETIME, start);
         delay.confirmed(1, start + millis(5));
         assert_eq!(delay.queue_time(start + millis(105)), millis(100));
         delay.saturate(start + millis(200));
         delay.returned(1, false, start + millis(200));
-        assert_eq!(delay.queue_time(start + millis(250)), millis(200));
-        delay.sent(2, start + millis(250));
+        assert_eq!(delay.queue_time(start + millis(250)), millis(195));
+        delay.sent(2, LIFETIME, start + millis(250));
         delay.confirmed(2, start + millis(250));
-        assert_eq!(delay.queue_time(start + millis(300)), millis(200));
+        assert_eq!(delay.queue_time(start + millis(300)), millis(195));
         assert_eq!(delay.queue_time(start + millis(550)), millis(300));
         // The worker was not saturated meanwhile: the queue is empty.
         delay.returned(2, false, start + millis(600));
@@ -272,7 +390,7 @@ mod tests {
         let mut delay = QueueDelay::default();
         delay.saturate(start);
         assert_eq!(delay.waited(start + millis(50)), Duration::ZERO);
-        delay.sent(1, start);
+        delay.sent(1, LIFETIME, start);
         // It may not have left yet.
         assert_eq!(delay.waited(start + millis(50)), Duration::ZERO);
         delay.confirmed(1, start + millis(10));
@@ -284,13 +402,13 @@ mod tests {
         let start = Instant::now();
         let mut delay = QueueDelay::default();
         delay.saturate(start);
-        delay.sent(1, start);
+        delay.sent(1, LIFETIME, start);
         delay.confirmed(1, start);
         let now = start + millis(1000);
         delay.saturate(now);
         assert_eq!(delay.waited(now), millis(1000));
-        assert!(delay.next_probe(now).is_some());
-        delay.sent(2, now);
+        assert!(delay.next(now).is_some());
+        delay.sent(2, LIFETIME, now);
         delay.confirmed(2, now);
         delay.returned(2, false, now + millis(5));
         assert_eq!(delay.waited(now + millis(6)), millis(6));
@@ -303,17 +421,18 @@ mod tests {
         let start = Instant::now();
         let mut delay = QueueDelay::default();
         delay.saturate(start);
-        let (mut now, mut sent) = (start, 0);
+        let (mut now, mut sent, mut most) = (start, 0, 0);
         while now < start + Duration::from_secs(3600) {
-            delay.sent(sent, now);
+            delay.sent(sent, Duration::from_secs(1024), now);
             delay.confirmed(sent, now);
             sent += 1;
+            most = most.max(delay.outstanding.len());
             now = (1..)
                 .map(|step| now + millis(10 * step))
-                .find(|later| delay.next_probe(*later).is_some_and(|due| due <= *later))
+                .find(|later| delay.next(*later).is_some_and(|(due, _)| due <= *later))
                 .unwrap();
         }
-        assert!(sent < 300, "{sent} probes in the queue");
+        assert!(most < 550, "{most} probes in the queue");
     }
 
     /// A queue that workers empty at a rate which changes, and the estimate of one of them.
@@ -331,11 +450,19 @@ mod tests {
                 arrived -= 1000;
                 queue.push_back((now, None));
             }
-            if delay.next_probe(now).is_some_and(|due| due <= now) {
-                delay.sent(number, now);
-                delay.confirmed(number, now);
-                queue.push_back((now, Some(number)));
-                number += 1;
+            while let Some((_, measure)) = delay.next(now).filter(|(due, _)| *due <= now) {
+                match measure {
+                    Measure::Depth => {
+                        delay.asked(now);
+                        delay.answered(queue.is_empty(), false, now);
+                    }
+                    Measure::Probe => {
+                        delay.sent(number, LIFETIME, now);
+                        delay.confirmed(number, now);
+                        queue.push_back((now, Some(number)));
+                        number += 1;
+                    }
+                }
             }
             credit += rates[usize::try_from(step / 1000).unwrap()];
             while credit >= 1000 {

@@ -1,7 +1,7 @@
 //! The delays of one queue, as its requests and the prober share them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,13 +9,19 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Received;
-use super::queue_delay::QueueDelay;
+use super::queue_delay::{Measure, QueueDelay};
 use crate::telemetry::{Event, count};
 
 /// How many priorities are measured. Requests of others are taken for the next lower one.
 const MAX_PRIORITIES: usize = 8;
 
+/// The shortest and the longest time that a probe may stay in a queue.
+const LIFETIME: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(1024));
+
 /// How long messages wait in one queue, by priority.
+///
+/// Nothing is measured before a request comes that has a time to live: the others wait for however
+/// long it takes, and a queue of jobs is not to be filled with probes.
 #[derive(Debug)]
 pub(crate) struct QueueDelays {
     queue: String,
@@ -23,6 +29,8 @@ pub(crate) struct QueueDelays {
     is_active: AtomicBool,
     /// How many requests in hand exhausted the prefetch when they were delivered.
     exhausting: AtomicUsize,
+    /// How long a probe may stay in the queue, in seconds. Zero while no request had a time to live.
+    lifetime: AtomicU64,
     state: Mutex<State>,
     /// Wakes the prober.
     wake: Arc<Notify>,
@@ -31,6 +39,8 @@ pub(crate) struct QueueDelays {
 #[derive(Debug)]
 struct State {
     by_priority: BTreeMap<u8, QueueDelay>,
+    /// How long the probes that are out may stay in the queue.
+    lifetime: Duration,
     /// The queue had no waiting messages when this was noted.
     was_empty: bool,
 }
@@ -41,8 +51,10 @@ impl QueueDelays {
             queue: queue.to_owned(),
             is_active: AtomicBool::new(false),
             exhausting: AtomicUsize::new(0),
+            lifetime: AtomicU64::new(0),
             state: Mutex::new(State {
                 by_priority: BTreeMap::new(),
+                lifetime: Duration::ZERO,
                 was_empty: false,
             }),
             wake: Arc::clone(wake),
@@ -61,6 +73,24 @@ impl QueueDelays {
         if self.is_active.swap(false, Ordering::AcqRel) {
             self.tell(Duration::ZERO);
         }
+    }
+
+    /// A request may live for so long in the queue: so may probes, as whoever waits for longer expires.
+    pub(crate) fn note_time_to_live(&self, time: Duration) {
+        let time = time.clamp(LIFETIME.0, LIFETIME.1);
+        // A power of two, so that it changes ten times at the most.
+        let seconds = time.as_millis().div_ceil(1000).next_power_of_two();
+        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+        if seconds <= self.lifetime.load(Ordering::Relaxed) {
+            return;
+        }
+        self.lifetime.fetch_max(seconds, Ordering::Relaxed);
+        let mut state = self.lock();
+        state.lifetime = Duration::from_secs(self.lifetime.load(Ordering::Relaxed));
+        // Those that expired said that messages wait for longer than they lived, and not for how long.
+        state.forget_probes();
+        drop(state);
+        self.wake.notify_one();
     }
 
     /// The worker's prefetch is exhausted with the delivery of a request of this priority, and may be
@@ -92,11 +122,13 @@ impl QueueDelays {
             return Received::at(now);
         }
         let mut state = self.lock();
+        let lifetime = state.lifetime;
         let delay = state.delay(priority, now);
         Received {
             at: now,
-            waited: delay.waited(now),
-            queue_time: delay.queue_time(now),
+            // Of messages that wait for longer it is not known how much longer.
+            waited: delay.waited(now).min(lifetime),
+            queue_time: delay.queue_time(now).min(lifetime),
         }
     }
 
@@ -108,38 +140,76 @@ impl QueueDelays {
         }
     }
 
-    /// When the next probe is due, and of which priority.
-    pub(super) fn next_probe(&self, now: Instant) -> Option<(Instant, u8)> {
+    /// When the next measurement is due, which one, and of which priority.
+    pub(super) fn next(&self, now: Instant) -> Option<(Instant, Measure, u8)> {
         let state = self.lock();
-        let due = state
-            .by_priority
-            .iter()
-            .filter_map(|(priority, delay)| Some((delay.next_probe(now)?, *priority)));
+        if state.lifetime.is_zero() {
+            return None;
+        }
+        let due = state.by_priority.iter().filter_map(|(priority, delay)| {
+            let (due, measure) = delay.next(now)?;
+            Some((due, measure, *priority))
+        });
         due.min()
     }
 
-    pub(super) fn sent(&self, priority: u8, number: u64, now: Instant) {
-        self.change(priority, |delay| delay.sent(number, now));
-        self.tell(self.queue_time(now));
+    /// The broker is asked how many messages wait.
+    pub(super) fn asked(&self, now: Instant) {
+        for delay in self.lock().by_priority.values_mut() {
+            delay.asked(now);
+        }
     }
 
-    pub(super) fn confirmed(&self, priority: u8, number: u64, now: Instant) {
-        self.change(priority, |delay| delay.confirmed(number, now));
+    /// The broker answered how many messages wait, of all priorities.
+    pub(super) fn answered(&self, messages: u32, now: Instant) {
+        self.measured(now, |delay, is_exhausted| {
+            delay.answered(messages == 0, is_exhausted, now);
+        });
     }
 
-    pub(super) fn lost(&self, priority: u8, number: u64) {
-        self.change(priority, |delay| delay.lost(number));
+    /// A probe is sent. Returns how long it may stay in the queue.
+    pub(super) fn sent(&self, priority: u8, number: u64, now: Instant) -> Duration {
+        let mut state = self.lock();
+        let lifetime = state.lifetime;
+        if let Some(delay) = state.by_priority.get_mut(&priority) {
+            delay.sent(number, lifetime, now);
+        }
+        self.tell(state.queue_time(now));
+        lifetime
     }
 
-    /// A probe came back. Once all priorities have no waiting messages, there are no more probes.
-    pub(super) fn returned(&self, priority: u8, number: u64, now: Instant) {
+    /// The broker has a probe. Its number is unique among all priorities, as it is below.
+    pub(super) fn confirmed(&self, number: u64, now: Instant) {
+        for delay in self.lock().by_priority.values_mut() {
+            delay.confirmed(number, now);
+        }
+    }
+
+    /// A probe is in no queue.
+    pub(super) fn lost(&self, number: u64) {
+        for delay in self.lock().by_priority.values_mut() {
+            delay.lost(number);
+        }
+    }
+
+    /// A probe came back.
+    pub(super) fn returned(&self, number: u64, now: Instant) {
+        self.measured(now, |delay, is_exhausted| {
+            delay.returned(number, is_exhausted, now);
+        });
+    }
+
+    /// Notes a measurement. Once no messages wait, of any priority, there is no need for another.
+    fn measured(&self, now: Instant, mut note: impl FnMut(&mut QueueDelay, bool)) {
         let mut state = self.lock();
         let is_exhausted = self.exhausting.load(Ordering::SeqCst) > 0;
-        // One that was sent before the queue was consumed anew says nothing.
-        let Some(delay) = state.by_priority.get_mut(&priority) else {
+        // What began before the queue was consumed anew says nothing.
+        if state.by_priority.is_empty() {
             return;
-        };
-        delay.returned(number, is_exhausted, now);
+        }
+        for delay in state.by_priority.values_mut() {
+            note(delay, is_exhausted);
+        }
         if !state.by_priority.values().any(QueueDelay::is_active) {
             state.by_priority.clear();
             state.was_empty = true;
@@ -150,15 +220,7 @@ impl QueueDelays {
 
     /// None of the probes that are out comes back.
     pub(super) fn forget_probes(&self) {
-        for delay in self.lock().by_priority.values_mut() {
-            delay.forget_probes();
-        }
-    }
-
-    fn change(&self, priority: u8, change: impl FnOnce(&mut QueueDelay)) {
-        if let Some(delay) = self.lock().by_priority.get_mut(&priority) {
-            change(delay);
-        }
+        self.lock().forget_probes();
     }
 
     /// Tells metrics how long messages wait. Probes set the pace, not requests.
@@ -204,9 +266,15 @@ impl State {
         }
     }
 
+    fn forget_probes(&mut self) {
+        for delay in self.by_priority.values_mut() {
+            delay.forget_probes();
+        }
+    }
+
     fn queue_time(&self, now: Instant) -> Duration {
         let times = self.by_priority.values().map(|delay| delay.queue_time(now));
-        times.max().unwrap_or_default()
+        times.max().unwrap_or_default().min(self.lifetime)
     }
 
     /// The delay of a priority. It is measured from now on if it is new.
@@ -241,7 +309,9 @@ mod tests {
     use super::*;
 
     fn delays() -> QueueDelays {
-        QueueDelays::new("q", &Arc::new(Notify::new()))
+        let delays = QueueDelays::new("q", &Arc::new(Notify::new()));
+        delays.note_time_to_live(Duration::from_secs(1));
+        delays
     }
 
     #[test]
@@ -252,14 +322,14 @@ mod tests {
         delays.saturate(9, start);
         for (number, priority) in [(1, 0), (2, 9)] {
             delays.sent(priority, number, start);
-            delays.confirmed(priority, number, start);
+            delays.confirmed(number, start);
         }
         let now = start + Duration::from_millis(500);
         delays.saturate(0, now);
-        delays.returned(9, 2, now);
+        delays.returned(2, now);
         delays.sent(9, 3, now);
-        delays.confirmed(9, 3, now);
-        delays.returned(9, 3, now);
+        delays.confirmed(3, now);
+        delays.returned(3, now);
         assert_eq!(delays.receive(9, now).waited, Duration::ZERO);
         assert_eq!(delays.receive(0, now).waited, Duration::from_millis(500));
         assert_eq!(delays.queue_time(now), Duration::from_millis(500));
@@ -271,25 +341,65 @@ mod tests {
         let pause = || tokio::time::advance(Duration::from_millis(1));
         let send = |number| {
             delays.sent(0, number, Instant::now());
-            delays.confirmed(0, number, Instant::now());
+            delays.confirmed(number, Instant::now());
         };
         let exhausted = delays.exhaust(0, Instant::now());
         pause().await;
         send(1);
         pause().await;
         // Another worker took it, and may be exhausted too by the next one.
-        delays.returned(0, 1, Instant::now());
-        assert!(delays.next_probe(Instant::now()).is_some());
+        delays.returned(1, Instant::now());
+        assert!(delays.next(Instant::now()).is_some());
         send(2);
         pause().await;
         // The next delivery that there is room for.
         drop(exhausted);
-        delays.returned(0, 2, Instant::now());
-        assert!(delays.next_probe(Instant::now()).is_some());
+        delays.returned(2, Instant::now());
+        assert!(delays.next(Instant::now()).is_some());
         pause().await;
         send(3);
-        delays.returned(0, 3, Instant::now());
-        assert_eq!(delays.next_probe(Instant::now()), None);
+        delays.returned(3, Instant::now());
+        assert_eq!(delays.next(Instant::now()), None);
+    }
+
+    #[test]
+    fn a_queue_whose_requests_have_all_the_time_is_not_measured() {
+        let now = Instant::now();
+        let delays = QueueDelays::new("q", &Arc::new(Notify::new()));
+        delays.saturate(0, now);
+        assert_eq!(delays.next(now), None);
+        delays.note_time_to_live(Duration::from_millis(2500));
+        assert_eq!(delays.next(now), Some((now, Measure::Depth, 0)));
+        assert_eq!(delays.sent(0, 1, now), Duration::from_secs(4));
+        delays.note_time_to_live(Duration::from_secs(86400));
+        assert_eq!(delays.sent(0, 2, now), LIFETIME.1);
+    }
+
+    #[test]
+    fn messages_that_outlive_the_probes_waited_at_least_as_long_as_those_lived() {
+        let (delays, start) = (delays(), Instant::now());
+        delays.saturate(0, start);
+        delays.asked(start);
+        delays.answered(0, start);
+        let now = start + Duration::from_secs(4);
+        delays.saturate(0, now);
+        assert_eq!(delays.receive(0, now).waited, Duration::from_secs(1));
+        // From a request with more time on, it is measured anew.
+        delays.note_time_to_live(Duration::from_secs(60));
+        assert_eq!(delays.receive(0, now).waited, Duration::ZERO);
+    }
+
+    #[test]
+    fn an_empty_queue_has_no_waiting_messages_of_any_priority() {
+        let (delays, start) = (delays(), Instant::now());
+        delays.saturate(0, start);
+        delays.saturate(9, start);
+        let later = start + Duration::from_millis(1);
+        delays.asked(later);
+        assert_eq!(delays.next(later), None);
+        delays.answered(0, later);
+        assert_eq!(delays.next(later + Duration::from_secs(1)), None);
+        assert!(!delays.is_active.load(Ordering::Acquire));
     }
 
     #[test]
@@ -307,15 +417,15 @@ mod tests {
         let (delays, start) = (delays(), Instant::now());
         delays.saturate(0, start);
         let later = start + Duration::from_millis(5);
-        assert!(delays.next_probe(later).is_some());
+        assert!(delays.next(later).is_some());
         delays.sent(0, 1, later);
-        delays.confirmed(0, 1, later);
-        delays.returned(0, 1, later + Duration::from_millis(2));
+        delays.confirmed(1, later);
+        delays.returned(1, later + Duration::from_millis(2));
         assert_eq!(
             delays.queue_time(later + Duration::from_millis(2)),
             Duration::ZERO
         );
-        assert_eq!(delays.next_probe(later + Duration::from_secs(1)), None);
+        assert_eq!(delays.next(later + Duration::from_secs(1)), None);
         assert_eq!(
             delays.receive(0, later + Duration::from_secs(1)).waited,
             Duration::ZERO

@@ -99,6 +99,10 @@ impl Publisher for Notes {
         self.words.lock().unwrap().remove(0)
     }
 
+    async fn depth(&self, _: &ShortStr) -> Result<u32, BrokerError> {
+        Ok(0)
+    }
+
     async fn closed(&self) -> BrokerError {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         BrokerError::Lost { source: None }

@@ -9,6 +9,7 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
@@ -87,6 +88,21 @@ impl OpenChannel {
             biased;
             answer = answer => answer.map_err(broker_error),
             reason = lost(self.connection()) => Err(reason),
+        }
+    }
+
+    /// Asks the broker something through this channel, within a limit. Dropping the future does not
+    /// call the question back: the channel is kept until it is answered.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        step: &'static str,
+        answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        let question = Question::new(answer, self.connection(), &self.tasks);
+        match tokio::time::timeout(limit, self.answer(question)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(BrokerError::Unresponsive { step, limit }),
         }
     }
 

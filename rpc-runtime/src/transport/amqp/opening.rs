@@ -36,7 +36,7 @@ pub(super) enum Found {
 }
 
 /// How long the broker may take to say whether a queue is there.
-const FIND_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const FIND_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long after its close a channel may still count: lapin gives its number free a moment later.
 const CHANNEL_FREED_WITHIN: Duration = Duration::from_millis(500);

@@ -428,6 +428,13 @@ impl Publisher for MemoryPublisher {
         }
     }
 
+    async fn depth(&self, queue: &ShortStr) -> Result<u32, BrokerError> {
+        self.session.unblocked().await?;
+        let (broker, queue) = (self.broker.clone(), queue.clone());
+        let depth = self.session.ask(move || broker.hub().depth(queue.as_str()));
+        Ok(depth.await?.unwrap_or(0))
+    }
+
     async fn closed(&self) -> BrokerError {
         self.session.lost().await
     }
