@@ -298,6 +298,7 @@ fn kind<E>(error: &CallError<E>) -> String {
     match error {
         CallError::NoServer { .. } => "no_server".to_owned(),
         CallError::TimedOut { .. } => "timed_out".to_owned(),
+        CallError::Overloaded { .. } => "overloaded".to_owned(),
         CallError::Refused { .. } => "refused".to_owned(),
         CallError::Fault(fault) => fault.code.to_string(),
         CallError::Broker { source, .. } => match source {

@@ -10,6 +10,12 @@ const SLACK: Micros = 2_000_000;
 /// before the next attempt, for the work.
 const ENOUGH: Micros = 14_000_000;
 
+/// A worker does not refuse a call that spent less than this part of its time waiting ..
+const ALWAYS_RUN_BEFORE: Micros = 8;
+
+/// .. but takes the wait for longer than it was by so much.
+const MEASURE_ERROR: Micros = 150_000;
+
 /// What was promised and is not so, each with the history of the call.
 pub(crate) fn violations(history: &History, incidents: &[Incident], healed: Micros) -> Vec<String> {
     let mut found: Vec<_> = history
@@ -53,9 +59,15 @@ impl Judge<'_> {
         let kind = outcome.kind.as_str();
         let repeats = call.method == Method::Read;
         must(*took <= call.limit_us + SLACK, "it ended long after its deadline");
+        // Calls wait for a place, so that both have used up their time.
+        let has_timed_out = kind == "timed_out" || kind == "overloaded";
         must(
-            kind != "timed_out" || *took >= call.limit_us,
+            !has_timed_out || *took >= call.limit_us,
             "it timed out before its time",
+        );
+        must(
+            kind != "expired" || *took + MEASURE_ERROR >= call.limit_us / ALWAYS_RUN_BEFORE,
+            "it was refused for want of time, and had most of it left",
         );
         must(kind != "mismatch", "its reply is another call's");
         must(repeats || runs.len() <= 1, "it ran more than once");
@@ -78,14 +90,14 @@ impl Judge<'_> {
             kind != "no_server" || !queue_was_there,
             "it was told that there is no queue, and there was",
         );
-        let final_kinds = ["ok", "service", "panicked", "timed_out", "no_server"];
+        let final_kinds = ["ok", "service", "panicked", "no_server", "expired"];
         must(
-            !repeats || final_kinds.contains(&kind) || !queue_was_there,
+            !repeats || has_timed_out || final_kinds.contains(&kind) || !queue_was_there,
             "it is idempotent, had time left, and was given up",
         );
         let had_enough = call.until() > self.healed && call.deadline() > self.healed + ENOUGH;
         must(
-            !(repeats && had_enough && kind == "timed_out" && queue_was_there),
+            !(repeats && had_enough && (has_timed_out || kind == "expired") && queue_was_there),
             "it is idempotent, had enough time when all was healed, and did not succeed",
         );
         must(
@@ -204,6 +216,18 @@ mod tests {
             Some("long after"),
         );
         assert_broken([write(), ended(LIMIT - 1, late.clone())], Some("before its time"));
+        let held_back = Outcome::named("overloaded", Ran::No);
+        assert_broken(
+            [write(), ended(LIMIT - 1, held_back.clone())],
+            Some("before its time"),
+        );
+        assert_broken([called(Method::Read), ended(LIMIT, held_back)], None);
+        let refused = Outcome::named("expired", Ran::No);
+        assert_broken([called(Method::Read), ended(LIMIT / 4, refused.clone())], None);
+        assert_broken(
+            [called(Method::Read), ended(LIMIT / 20, refused)],
+            Some("most of it left"),
+        );
         assert_broken([write(), ended(3, ok("w0.1/1"))], Some("it did not"));
         let twice = one.iter().chain(&two).cloned();
         let twice = twice.chain([write(), ended(3, ok("w0.1/1"))]);
