@@ -4,10 +4,11 @@
 //! of publication, so a worker that starts counting on arrival believes that it has more time than
 //! the caller will wait. Once the queue is longer than callers wait, it runs every method for nobody.
 //!
-//! A worker therefore measures the wait. While its prefetch is exhausted, it publishes small probes
-//! to its own request queues and notes how long each of them takes to come back, to itself or to
-//! another worker that replies to it. Probes need neither synchronized clocks nor the callers' help.
-//! A worker that has room for more requests sends none.
+//! A worker therefore measures the wait. While its prefetch is exhausted and messages wait, it
+//! publishes small probes to its own request queues and notes how long each of them takes to come
+//! back, to itself or to another worker that replies to it. Probes need neither synchronized clocks
+//! nor the callers' help. A worker that has room for more requests sends none, and the broker is
+//! asked for the depth of a queue before a probe is sent, so that an empty queue stays empty.
 //!
 //! [`QueueDelay`] turns probes into an estimate, [`QueueDelays`] shares the estimates of a queue
 //! between its requests and the [`Probes`], and [`fits`] decides.
