@@ -516,14 +516,16 @@ impl Caller {
     }
 }
 
-/// The reply to one of several requests of a call. A worker that refuses one because it waited for too
-/// long does not know of the others, which may run yet.
+/// The fault that answers one of several requests of a call. A worker that refuses a request does not
+/// know of the others, which may have run or may run yet: its fault must not say that the method did
+/// not run.
 fn of_several(reply: Reply) -> Reply {
     let fault = reply.read_fault();
-    if fault.code != FaultCode::Expired {
+    if fault.code.executed() != Executed::No {
         return reply;
     }
-    let message = format!("the request was sent again, and may run yet; the first one was refused: {fault}");
+    let message =
+        format!("the request was sent several times and may have run; one of them was refused: {fault}");
     Reply::fault(
         reply.codec,
         &Fault {
@@ -574,4 +576,27 @@ fn lost(source: BrokerError, was_written: bool) -> CallError {
         false => Executed::No,
     };
     CallError::Broker { source, executed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_one_of_several_requests_does_not_say_that_the_method_did_not_run() {
+        let codes = FaultCode::KNOWN.into_iter();
+        for code in codes.chain([FaultCode::Other("teapot".into())]) {
+            let fault = Fault::new(code.clone(), "no").with_retry_after(Duration::from_millis(70));
+            for codec in [Codec::MessagePack, Codec::Json, Codec::Text] {
+                let told = of_several(Reply::fault(codec, &fault)).read_fault();
+                if code.executed() != Executed::No {
+                    assert_eq!(told, fault);
+                    continue;
+                }
+                assert_eq!(told.code, FaultCode::Interrupted, "{code}");
+                assert_eq!(told.retry_after, fault.retry_after);
+                assert!(told.message.ends_with(&fault.to_string()), "{told}");
+            }
+        }
+    }
 }
