@@ -96,7 +96,7 @@ impl Desk {
                 continue;
             };
             let worth_until = request.time_to_live.and_then(|time| received.deadline(time));
-            if redelivered && self.may_be_sent_on(&request) {
+            if redelivered && self.may_be_sent_on(&request, worth_until) {
                 let debt = Debt::of(self, served, owed);
                 let request = Request {
                     reply_to: reply_to.cloned(),
@@ -242,9 +242,10 @@ impl Desk {
 
     /// Whether a request of a message that came before is to come once more, by itself: it may be one of the others that ended
     /// the worker, and would again.
-    fn may_be_sent_on(&self, request: &Request) -> bool {
+    fn may_be_sent_on(&self, request: &Request, worth_until: Option<Instant>) -> bool {
+        let has_time = worth_until.is_none_or(|until| until > Instant::now());
         // Nobody but the user can send something in the user's name.
-        request.user_id.is_none() && self.dispatcher.may_run_again(request.method.as_ref())
+        has_time && request.user_id.is_none() && self.dispatcher.may_run_again(request.method.as_ref())
     }
 
     /// The requests of a message.

@@ -377,6 +377,6 @@ fn outgoing(reply: Reply, wanted: u16, to: &ReplyTo) -> Outgoing {
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Until when a reply may wait for a connection, whose request's time is over at this instant.
-pub(super) fn grace(deadline: Instant) -> Instant {
+fn grace(deadline: Instant) -> Instant {
     deadline.max(Instant::now() + GRACE)
 }

@@ -13,7 +13,7 @@ use super::admission::{Probes, Received, is_probe, probe_reply};
 use super::debt::{Debt, Owed, Served, Unsettled};
 use super::dispatch::{Decision, Dispatcher, NoReplyAddress, Record, Rules, truthful};
 use super::outlet::{Outlet, Sent};
-use super::post::{DueReply, Post, grace};
+use super::post::{DueReply, Post};
 use super::request_log::{Names, RequestLog};
 use super::runs::{Arrival, Id, Key, Origin, Runs, returns};
 use super::service::{Answer, Invocation, Service};
@@ -292,17 +292,25 @@ impl Desk {
     }
 
     /// Sends a request on, as a copy, to the queue where each comes by itself, and settles it here.
+    ///
+    /// The copy lives until `worth_until`: for what is left of its caller's time, and not for all of it.
     pub(super) async fn send_on(&self, mut message: Message, worth_until: Option<Instant>, debt: Debt) {
         let Ok(queue) = ShortStr::new(&self.queue) else {
             return;
         };
         debt.send_on();
         let Properties {
-            headers, reply_to, ..
+            headers,
+            reply_to,
+            expiration,
+            ..
         } = &mut message.properties;
         // RabbitMQ's own say what became of this message, not of the copy.
         headers.retain(|name| reserved_header(name) != Some(InvalidName::Reserved));
         Origin::mark_copy(headers);
+        if let Some(until) = worth_until {
+            *expiration = Some(until.saturating_duration_since(Instant::now()));
+        }
         let is_oneway = reply_to
             .as_ref()
             .is_none_or(|address| address.as_str().is_empty());
@@ -312,7 +320,7 @@ impl Desk {
             message,
             departure: Departure::default(),
         };
-        match self.outlet.send(outgoing, worth_until.map(grace), false).await {
+        match self.outlet.send(outgoing, worth_until, false).await {
             Ok(Sent::Taken | Sent::TooLate) => debt.pay(),
             Ok(Sent::Refused(_)) if is_oneway => {
                 self.log.not_sent_on(true);

@@ -1,10 +1,15 @@
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
 use crate::codec::Codec;
+use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::BrokerError;
-use crate::protocol::{DeadLettered, Malformed, Message, Properties, ReplyAddresses, ShortStr};
+use crate::headers::Headers;
+use crate::protocol::{
+    DeadLettered, Malformed, Message, PackedCall, Properties, ReplyAddresses, ShortStr, pack,
+};
 use crate::status::{Connectivity, StatusBoard};
 use crate::tasks::injected;
 use crate::transport::{
@@ -17,6 +22,8 @@ use crate::transport::{
 struct Notes {
     words: Arc<Mutex<Vec<Published>>>,
     told: Arc<Mutex<Vec<&'static str>>>,
+    /// What it was given to send.
+    sent: Arc<Mutex<Vec<Message>>>,
     board: Arc<StatusBoard>,
     /// Messages can leave at once.
     is_free: bool,
@@ -91,8 +98,9 @@ impl Publisher for Notes {
 
     async fn ready(&self) {}
 
-    async fn publish(&self, _outgoing: Outgoing) -> Published {
+    async fn publish(&self, outgoing: Outgoing) -> Published {
         self.note("reply sent");
+        self.sent.lock().unwrap().push(outgoing.message);
         // Long enough for whatever would not wait for the confirm.
         tokio::task::yield_now().await;
         self.note("reply confirmed");
@@ -146,11 +154,16 @@ fn notes(words: Vec<Published>, is_free: bool) -> Notes {
         is_free,
         words: Arc::new(Mutex::new(words)),
         told: Arc::default(),
+        sent: Arc::default(),
         board: Arc::new(StatusBoard::new(&Connectivity::Up)),
     }
 }
 
 fn desk(outlet: Arc<Outlet>, post: Post) -> Desk {
+    desk_of(Dispatcher::default(), outlet, post)
+}
+
+fn desk_of(dispatcher: Dispatcher, outlet: Arc<Outlet>, post: Post) -> Desk {
     let rules = Rules {
         reply_addresses: ReplyAddresses::default(),
         max_accepted_bytes: 100,
@@ -160,7 +173,7 @@ fn desk(outlet: Arc<Outlet>, post: Post) -> Desk {
     };
     Desk::new(
         "q".into(),
-        Dispatcher::default(),
+        dispatcher,
         rules,
         outlet,
         post,
@@ -408,4 +421,79 @@ fn a_request_without_a_reply_address_is_recognised_by_a_unique_id_alone() {
     assert!(is_recognised(None, &uuid));
     assert!(!is_recognised(None, "order-7"));
     assert!(!is_recognised(Some(ShortStr::from_static("")), "order-7"));
+}
+
+const READ: MethodDescriptor = MethodDescriptor::new("read", &[]).idempotent();
+static STORE: ServiceDescriptor = ServiceDescriptor::new("Store", "store", &[READ]);
+
+struct Store;
+
+impl Service for Store {
+    fn descriptor(&self) -> &'static ServiceDescriptor {
+        &STORE
+    }
+
+    fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
+        Box::pin(async { invocation.answer(()) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_a_batched_request_that_came_back_lives_for_what_is_left_of_its_time() {
+    let second = Duration::from_secs(1);
+    let notes = notes(vec![Published::Routed; 3], true);
+    let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
+    let _kept = AbortOnDropHandle::new(tokio::spawn(keep));
+    outlet.ready().await.unwrap();
+    let outlet = Arc::new(outlet);
+    let (post, emptying) = Post::new(Arc::clone(&outlet));
+    let _emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
+    let mut dispatcher = Dispatcher::default();
+    dispatcher.add(Arc::new(Store), "q").unwrap();
+    let desk = Arc::new(desk_of(dispatcher, outlet, post));
+    let batch = [Some(3 * second), Some(second), None].map(|time_to_live| PackedCall {
+        id: uuid::Uuid::new_v4(),
+        method: ShortStr::from_static("read"),
+        time_to_live,
+        arguments: bytes::Bytes::from_static(b"[]"),
+        headers: Headers::default(),
+    });
+    let properties = Properties {
+        content_type: Some(ShortStr::from_static("application/json")),
+        reply_to: Some(ShortStr::from_static("amq.gen-1")),
+        ..Properties::default()
+    };
+    let delivery = Delivery {
+        message: Message {
+            properties,
+            body: pack(&batch),
+        },
+        redelivered: true,
+        tag: 1,
+        malformed: None,
+    };
+    let received = Received {
+        waited: second,
+        ..Received::at(Instant::now())
+    };
+    let served = Served::default();
+    desk.serve(delivery, true, Arc::new(notes.clone()), received, &served)
+        .await;
+    served.ends().await;
+    let mut sent = notes.sent.lock().unwrap().clone();
+    sent.sort_by_key(|message| message.properties.kind.clone().map(|kind| kind.to_string()));
+    let sent: Vec<_> = sent
+        .iter()
+        .map(|message| {
+            let Properties { kind, expiration, .. } = &message.properties;
+            (kind.as_ref().map(ShortStr::as_str), *expiration)
+        })
+        .collect();
+    // The one whose time is over is answered.
+    let copies = [
+        (Some("fault"), None),
+        (Some("read"), Some(2 * second)),
+        (Some("read"), None),
+    ];
+    assert_eq!(sent, copies);
 }
