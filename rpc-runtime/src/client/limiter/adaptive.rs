@@ -62,7 +62,7 @@ pub(super) struct Ended {
     /// When it found a place.
     pub(super) sent: Instant,
     pub(super) now: Instant,
-    /// How many calls were in flight, with this one.
+    /// How many calls were in flight when it was sent, with this one.
     pub(super) in_flight: usize,
     /// There are calls that find no place.
     pub(super) is_full: bool,
@@ -202,7 +202,7 @@ impl AdaptiveLimit {
 }
 
 /// The part of the calls in flight with which they would wait for half of the target. By Little's law
-/// the time that a call takes is proportional to their number.
+/// the time that a call takes is proportional to their number when it was sent.
 fn part(call: &Ended, queued: Duration, target: Duration) -> f64 {
     let took = call.now.saturating_duration_since(call.sent);
     // A worker that is wrong about the wait costs no more than the call took.

@@ -67,6 +67,8 @@ pub(super) struct Place {
     limiter: Arc<Limiter>,
     /// For how long it was waited for, in milliseconds.
     waited: u32,
+    /// How many calls were in flight when it was taken, with this one.
+    in_flight: u32,
     is_important: bool,
 }
 
@@ -94,13 +96,14 @@ impl Limiter {
     pub(super) fn try_enter(self: &Arc<Self>, priority: u8) -> Option<Place> {
         let is_important = is_important(priority);
         let is_first = is_important || self.waiting.load(Ordering::SeqCst) == 0;
-        if !is_first || !self.try_take(is_important) {
+        if !is_first {
             return None;
         }
+        let in_flight = self.try_take(is_important)?;
         if self.limit.load(Ordering::Relaxed) < self.max {
             self.lock().adaptive.sent(Instant::now());
         }
-        Some(Place::new(self, is_important))
+        Some(Place::new(self, in_flight, is_important))
     }
 
     /// Takes a place when there is one, if a call waits for that. Cancel safe.
@@ -169,21 +172,22 @@ impl Limiter {
 
     /// Counts another call in flight, if it may be. Only important calls count among themselves, as
     /// workers serve them first: the others may hold all places of an overloaded service.
-    fn try_take(&self, is_important: bool) -> bool {
+    /// Returns how many are.
+    fn try_take(&self, is_important: bool) -> Option<usize> {
         let limit = self.limit.load(Ordering::Relaxed);
         let most = match is_important && self.important.load(Ordering::Relaxed) < limit.max(1) {
             true => self.max,
             false => limit,
         };
         let take = |in_flight| (in_flight < most).then_some(in_flight + 1);
-        let is_taken = self
+        let others = self
             .in_flight
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)
-            .is_ok();
-        if is_taken && is_important {
+            .ok()?;
+        if is_important {
             self.important.fetch_add(1, Ordering::Relaxed);
         }
-        is_taken
+        Some(others + 1)
     }
 
     fn give_back(&self, is_important: bool) {
@@ -200,10 +204,11 @@ impl Limiter {
                 let mut state = self.lock();
                 let now = Instant::now();
                 self.refresh(&state, now);
-                let is_for_all = self.try_take(false);
-                if !is_for_all && !self.try_take(true) {
+                let for_all = self.try_take(false);
+                let is_for_all = for_all.is_some();
+                let Some(in_flight) = for_all.or_else(|| self.try_take(true)) else {
                     return;
-                }
+                };
                 let order = match state.adaptive.is_reduced() {
                     true => Order::NewestFirst,
                     false => Order::OldestFirst,
@@ -219,7 +224,7 @@ impl Limiter {
                 if is_for_all && is_important {
                     self.important.fetch_add(1, Ordering::Relaxed);
                 }
-                (waiter, Place::new(self, is_important))
+                (waiter, Place::new(self, in_flight, is_important))
             };
             // A call that was dropped meanwhile drops its place.
             let _ = waiter.send(place);
@@ -239,9 +244,9 @@ impl Limiter {
     }
 
     /// A call ended whose outcome tells of overload, or that things are well.
-    fn note(&self, signal: Signal, time: TimeLimit, waited: Duration) {
+    fn note(&self, signal: Signal, time: TimeLimit, place: &Place) {
         let now = Instant::now();
-        let sent = time.deadline - time.limit + waited;
+        let sent = time.deadline - time.limit + Duration::from_millis(place.waited.into());
         let mut state = self.lock();
         let was_reduced = state.adaptive.is_reduced();
         state.adaptive.ended(&Ended {
@@ -249,7 +254,7 @@ impl Limiter {
             time_limit: time.limit,
             sent,
             now,
-            in_flight: self.in_flight.load(Ordering::Relaxed),
+            in_flight: usize::try_from(place.in_flight).unwrap_or(usize::MAX),
             is_full: self.waiting.load(Ordering::Relaxed) > 0,
         });
         self.refresh(&state, now);
@@ -288,10 +293,11 @@ impl Drop for Limiter {
 }
 
 impl Place {
-    fn new(limiter: &Arc<Limiter>, is_important: bool) -> Self {
+    fn new(limiter: &Arc<Limiter>, in_flight: usize, is_important: bool) -> Self {
         Self {
             limiter: Arc::clone(limiter),
             waited: 0,
+            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
             is_important,
         }
     }
@@ -309,7 +315,7 @@ impl Place {
                 queued: Duration::ZERO,
             };
         if is_reduced || !is_well {
-            limiter.note(signal, time, Duration::from_millis(self.waited.into()));
+            limiter.note(signal, time, self);
         }
     }
 }
@@ -483,6 +489,18 @@ mod tests {
             matches!(failed, Err(CallError::Overloaded { limit: 5 })),
             "{failed:?}"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_burst_does_not_reduce_the_limit_to_its_own_number() {
+        let limiter = limiter(1000);
+        let time = in_time(1000);
+        let mut places: Vec<_> = (0..100).map(|_| limiter.try_enter(0).unwrap()).collect();
+        sleep(Duration::from_millis(200)).await;
+        places.drain(..90);
+        // It waited for the ninety calls before it.
+        places.remove(0).ended(&reply(180), time);
+        assert_eq!(limiter.limit.load(Ordering::Relaxed), 31);
     }
 
     #[tokio::test(start_paused = true)]
