@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::generations::{Count, Generations};
+
 /// Requests may wait in the queue for this part of a call's time ..
 const TARGET_PART: u32 = 10;
 
@@ -29,9 +31,13 @@ const SMALLEST_PART: f64 = 0.1;
 /// To what part at least, if a call failed.
 const PART_AFTER_FAILURE: f64 = 0.5;
 
-/// After each such time in which no call was sent and none ended, one more may be in flight: those that
-/// are may be slow ones, which must not keep quick ones waiting.
+/// If no call was sent for this time and as long as requests wait in the queue, one more may be in
+/// flight. Those that are may be slow ones, which must not keep quick ones waiting. If none is answered,
+/// the next one takes twice as long ..
 const STALLED_FOR: Duration = Duration::from_secs(1);
+
+/// .. up to this time.
+const STALLED_FOR_LONG: Duration = Duration::from_secs(16);
 
 /// How long nothing must have been wrong until the limit grows fast ..
 const WELL_FOR: Duration = Duration::from_secs(1);
@@ -62,8 +68,12 @@ pub(super) struct Ended {
     /// When it found a place.
     pub(super) sent: Instant,
     pub(super) now: Instant,
-    /// How many calls were in flight when it was sent, with this one.
+    /// How many calls counted when it was sent, with this one.
     pub(super) in_flight: usize,
+    pub(super) generation: u32,
+    pub(super) is_important: bool,
+    /// How many calls are in flight now, with this one.
+    pub(super) in_flight_now: Count,
     /// There are calls that find no place.
     pub(super) is_full: bool,
 }
@@ -74,22 +84,62 @@ pub(super) struct AdaptiveLimit {
     max: usize,
     /// `None` while nothing is wrong.
     reduced: Option<Reduced>,
+    /// That of calls which are sent now.
+    generation: u32,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Reduced {
     limit: f64,
     /// When it was reduced last. Calls that were sent before tell nothing of what came of it.
     at: Instant,
     /// No call is to be sent before.
     pause_until: Option<Instant>,
-    /// When a call was sent or ended last.
-    moved: Instant,
+    /// Which calls in flight count.
+    generations: Generations,
+    stall: Stall,
+}
+
+/// No call is sent, as those in flight do not end.
+#[derive(Debug)]
+struct Stall {
+    /// When a call was sent last.
+    since: Instant,
+    /// How long after that one more may be sent.
+    patience: Duration,
+    /// How long requests waited in the queue, as far as is known.
+    queued: Duration,
+}
+
+impl Stall {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            patience: STALLED_FOR,
+            queued: Duration::ZERO,
+        }
+    }
+
+    fn ends(&self) -> Instant {
+        self.since + self.patience + self.queued
+    }
+
+    fn sent(&mut self, is_in_excess: bool, now: Instant) {
+        self.since = now;
+        self.patience = match is_in_excess {
+            true => (self.patience * 2).min(STALLED_FOR_LONG),
+            false => STALLED_FOR,
+        };
+    }
 }
 
 impl AdaptiveLimit {
     pub(super) fn new(max: usize) -> Self {
-        Self { max, reduced: None }
+        Self {
+            max,
+            reduced: None,
+            generation: 0,
+        }
     }
 
     /// Whether something is wrong.
@@ -102,40 +152,68 @@ impl AdaptiveLimit {
         match &self.reduced {
             Some(_) if self.is_paused(now) => 0,
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 1 and `max`
-            Some(reduced) => {
-                let stalled = now.saturating_duration_since(reduced.moved);
-                let extra = stalled.as_secs_f64() / STALLED_FOR.as_secs_f64();
-                (reduced.limit as usize + extra as usize).clamp(1, self.max)
-            }
+            Some(reduced) => reduced.limit as usize,
             None => self.max,
+        }
+    }
+
+    /// Whether the limit allows another call. Important calls count only among themselves, as workers
+    /// serve them first: the others may hold all places of an overloaded service.
+    pub(super) fn has_room(&self, is_important: bool, now: Instant) -> bool {
+        let Some(reduced) = &self.reduced else {
+            return true;
+        };
+        let (limit, counted) = (self.limit(now), reduced.generations.counted());
+        match is_important {
+            true => counted.important < limit.max(1),
+            false => counted.all < limit || (limit > 0 && now >= reduced.stall.ends()),
         }
     }
 
     /// Whether no call is to be sent at this moment.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
-        let pause = self.reduced.and_then(|reduced| reduced.pause_until);
+        let pause = self.reduced.as_ref().and_then(|reduced| reduced.pause_until);
         pause.is_some_and(|until| now < until)
     }
 
-    /// When the limit may change without a call's end. `None` while nothing is wrong.
+    /// When there may be room without a call's end. `None` while nothing is wrong.
     pub(super) fn next_change(&self, now: Instant) -> Option<Instant> {
-        let pause = self.reduced?.pause_until;
-        Some(pause.filter(|until| now < *until).unwrap_or(now + STALLED_FOR))
+        let reduced = self.reduced.as_ref()?;
+        let pause = reduced.pause_until.filter(|until| now < *until);
+        Some(pause.unwrap_or_else(|| reduced.stall.ends().max(now + STALLED_FOR / 10)))
     }
 
-    /// A call was sent.
-    pub(super) fn sent(&mut self, now: Instant) {
-        if let Some(reduced) = &mut self.reduced {
-            reduced.moved = now;
+    /// A call is sent. Returns how many calls in flight count with it, of this many, and its generation.
+    pub(super) fn sent(&mut self, in_flight: usize, is_important: bool, now: Instant) -> (usize, u32) {
+        let limit = self.limit(now);
+        let Some(reduced) = &mut self.reduced else {
+            return (in_flight, self.generation);
+        };
+        let counted = reduced.generations.counted().all;
+        // Important calls must not hide that the others are stalled.
+        if !is_important {
+            reduced.stall.sent(counted >= limit, now);
         }
+        reduced.generations.sent(is_important);
+        (counted + 1, self.generation)
+    }
+
+    /// A call of this generation is not in flight any more.
+    pub(super) fn left(&mut self, generation: u32, is_important: bool) {
+        if let Some(reduced) = &mut self.reduced {
+            reduced.generations.left(generation, is_important);
+        }
+    }
+
+    /// The generation of calls that are sent now.
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// A call ended.
     pub(super) fn ended(&mut self, call: &Ended) {
-        if let Some(reduced) = &mut self.reduced {
-            reduced.moved = call.now;
-        }
         let target = (call.time_limit / TARGET_PART).clamp(TARGET.0, TARGET.1);
+        self.note(call);
         match call.signal {
             Signal::Answered { queued } if queued <= target => {
                 self.raise(call, queued <= target / NEARLY_NOTHING);
@@ -151,24 +229,55 @@ impl AdaptiveLimit {
         }
     }
 
+    /// Notes how long requests wait, and which calls do not wait any more.
+    fn note(&mut self, call: &Ended) {
+        let Some(reduced) = &mut self.reduced else {
+            return;
+        };
+        let took = call.now.saturating_duration_since(call.sent);
+        match call.signal {
+            Signal::Answered { queued } => {
+                reduced.stall.queued = queued.min(took);
+                if call.generation == self.generation {
+                    reduced.stall.patience = STALLED_FOR;
+                }
+                let generations = &mut reduced.generations;
+                generations.answered(call.generation, call.is_important, call.now);
+                self.generation = generations.number();
+            }
+            Signal::Refused { retry_after } => {
+                reduced.stall.queued = retry_after.unwrap_or_default().min(took);
+            }
+            Signal::TimedOut => {}
+        }
+    }
+
     /// Reduces the limit to a part of what it is, or of what is in flight.
     #[allow(clippy::cast_precision_loss)] // far fewer calls than 2^52
     fn reduce(&mut self, call: &Ended, part: f64) {
-        if self.reduced.is_some_and(|reduced| call.sent < reduced.at) {
-            return;
-        }
         let in_flight = call.in_flight as f64;
-        // A limit of 3.9 has three calls in flight: that is no reason to forget the 0.9.
-        let limit = self
-            .reduced
-            .map_or(in_flight, |reduced| reduced.limit.min(in_flight + 1.0));
-        let limit = limit * part.clamp(SMALLEST_PART, 1.0);
-        self.reduced = Some(Reduced {
-            limit: limit.max(1.0),
-            at: call.now,
-            pause_until: None,
-            moved: call.now,
-        });
+        let part = part.clamp(SMALLEST_PART, 1.0);
+        // A single call is the least, and all but one are the most.
+        let limit = |calls: f64| (calls * part).min(self.max as f64 - 1.0).max(1.0);
+        match &mut self.reduced {
+            Some(reduced) if call.sent < reduced.at => {}
+            Some(reduced) => {
+                // A limit of 3.9 has three calls in flight: that is no reason to forget the 0.9.
+                reduced.limit = limit(reduced.limit.min(in_flight + 1.0));
+                reduced.at = call.now;
+                reduced.pause_until = None;
+            }
+            None => {
+                self.generation += 1;
+                self.reduced = Some(Reduced {
+                    limit: limit(in_flight),
+                    at: call.now,
+                    pause_until: None,
+                    generations: Generations::new(self.generation, call.in_flight_now, call.now),
+                    stall: Stall::new(call.now),
+                });
+            }
+        }
     }
 
     /// Even one call in flight is too much for now.
@@ -227,6 +336,12 @@ mod tests {
             sent,
             now,
             in_flight,
+            generation: 0,
+            is_important: false,
+            in_flight_now: Count {
+                all: in_flight,
+                important: 0,
+            },
             is_full: true,
         }
     }
@@ -306,16 +421,64 @@ mod tests {
         assert!(now - start < Duration::from_secs(3), "{rounds} rounds of 20 ms");
     }
 
+    /// Whether a call may be sent; if so, it is.
+    fn send(limit: &mut AdaptiveLimit, now: Instant) -> Option<u32> {
+        let has_room = limit.has_room(false, now);
+        has_room.then(|| limit.sent(0, false, now).1)
+    }
+
     #[test]
-    fn slow_calls_do_not_keep_the_others_waiting() {
+    fn slow_calls_do_not_keep_quick_ones_waiting() {
         let mut limit = AdaptiveLimit::new(1000);
-        let now = Instant::now();
-        limit.ended(&ended(REFUSED, now, now, 2));
-        assert_eq!(limit.limit(now + millis(999)), 1);
-        assert_eq!(limit.limit(now + millis(1000)), 2);
-        limit.sent(now + millis(1000));
-        assert_eq!(limit.limit(now + millis(1999)), 1);
-        assert_eq!(limit.limit(now + millis(4000)), 4);
+        let start = Instant::now();
+        limit.ended(&ended(REFUSED, start, start, 100));
+        assert_eq!(limit.limit(start), 50);
+        limit.left(0, false);
+        let mut now = start;
+        // One of the slow calls ends at times, which makes no place free.
+        for _ in 0..9 {
+            now += millis(100);
+            limit.ended(&ended(answered(0), start, now, 100));
+            limit.left(0, false);
+            assert_eq!(send(&mut limit, now), None);
+        }
+        now += millis(100);
+        let generation = send(&mut limit, now).expect("one more may be sent");
+        assert_eq!(send(&mut limit, now), None);
+        let quick = Ended {
+            generation,
+            ..ended(answered(0), now, now + millis(20), 91)
+        };
+        limit.ended(&quick);
+        limit.left(generation, false);
+        now += millis(20);
+        let sent = std::iter::from_fn(|| send(&mut limit, now)).count();
+        assert_eq!(sent, limit.limit(now));
+    }
+
+    #[test]
+    fn while_none_is_answered_ever_fewer_calls_are_sent() {
+        let mut limit = AdaptiveLimit::new(1000);
+        let start = Instant::now();
+        limit.ended(&ended(REFUSED, start, start, 2));
+        let sent: Vec<_> = (0..70)
+            .filter(|second| send(&mut limit, start + Duration::from_secs(*second)).is_some())
+            .collect();
+        assert_eq!(sent, [1, 3, 7, 15, 31, 47, 63]);
+    }
+
+    #[test]
+    fn more_calls_are_sent_only_after_longer_than_requests_wait() {
+        let mut limit = AdaptiveLimit::new(1000);
+        let start = Instant::now();
+        limit.ended(&ended(REFUSED, start, start, 2));
+        limit.left(0, false);
+        let now = start + Duration::from_secs(5);
+        limit.ended(&ended(answered(4000), start + millis(1), now, 1));
+        limit.left(0, false);
+        assert!(send(&mut limit, now).is_some());
+        assert!(!limit.has_room(false, now + millis(4900)));
+        assert!(limit.has_room(false, now + millis(5000)));
     }
 
     #[test]
@@ -333,37 +496,50 @@ mod tests {
         assert_eq!(limit.limit(now), 40);
     }
 
-    /// Clients with always more calls to make, and a worker that takes 2.5 ms for each. Returns how
-    /// many calls of each were answered and how long they waited at the most, after a while.
-    fn share(clients: usize) -> (Vec<u32>, Duration) {
+    /// Clients with always more calls to make, and a worker that takes 2.5 ms for each and refuses those
+    /// that waited for as long as their time. Returns how many calls of each were answered and how long
+    /// they waited at the most, after a while.
+    fn share(clients: usize, time_limit: Duration, rounds: u32) -> (Vec<u32>, Duration) {
+        const STEP: Duration = Duration::from_micros(2500);
         let start = Instant::now();
         let mut limits: Vec<_> = (0..clients).map(|_| AdaptiveLimit::new(10_000)).collect();
         let mut in_flight = vec![0_usize; clients];
         let mut answers = vec![0_u32; clients];
-        let mut queue: VecDeque<(usize, Instant)> = VecDeque::new();
+        let mut queue: VecDeque<(usize, Instant, usize, u32)> = VecDeque::new();
         let mut longest = Duration::ZERO;
-        for step in 0..8000 {
-            let now = start + step * Duration::from_micros(2500);
-            for (client, limit) in limits.iter().enumerate() {
+        let steps = rounds * u32::try_from(time_limit.as_nanos() / STEP.as_nanos()).unwrap();
+        for step in 0..steps {
+            let now = start + step * STEP;
+            for (client, limit) in limits.iter_mut().enumerate() {
                 // One greedy client among modest ones.
-                let most = limit.limit(now).min(if client == 0 { 2000 } else { 50 });
-                while in_flight[client] < most {
+                let most = if client == 0 { 2000 } else { 50 };
+                while in_flight[client] < most && limit.has_room(false, now) {
                     in_flight[client] += 1;
-                    queue.push_back((client, now));
+                    let (counted, generation) = limit.sent(in_flight[client], false, now);
+                    queue.push_back((client, now, counted, generation));
                 }
             }
             // To refuse a call takes no time.
-            while let Some((client, sent)) = queue.pop_front() {
+            while let Some((client, sent, counted, generation)) = queue.pop_front() {
                 let queued = now - sent;
-                let fits = queued < Duration::from_secs(1);
+                let fits = queued < time_limit;
                 let signal = if fits {
                     Signal::Answered { queued }
                 } else {
                     REFUSED
                 };
-                limits[client].ended(&ended(signal, sent, now, in_flight[client]));
+                limits[client].ended(&Ended {
+                    time_limit,
+                    generation,
+                    in_flight_now: Count {
+                        all: in_flight[client],
+                        important: 0,
+                    },
+                    ..ended(signal, sent, now, counted)
+                });
+                limits[client].left(generation, false);
                 in_flight[client] -= 1;
-                if fits && step > 4000 {
+                if fits && step > steps / 2 {
                     answers[client] += 1;
                     longest = longest.max(queued);
                 }
@@ -377,9 +553,18 @@ mod tests {
 
     #[test]
     fn a_greedy_client_does_not_starve_others() {
-        let (answers, longest) = share(5);
+        let (answers, longest) = share(5, Duration::from_secs(1), 20);
         let (least, most) = (answers.iter().min().unwrap(), answers.iter().max().unwrap());
         assert!(most <= &(4 * least), "{answers:?}");
         assert!(longest < millis(400), "{longest:?}");
+    }
+
+    #[test]
+    fn clients_that_wait_for_seconds_with_one_call_each_do_not_send_more() {
+        // A second and a half with one call of each in flight.
+        let (answers, longest) = share(600, Duration::from_secs(10), 4);
+        assert!(longest < millis(4000), "{longest:?}");
+        let answers: u32 = answers.iter().sum();
+        assert!(answers >= 7500, "{answers}");
     }
 }

@@ -4,9 +4,10 @@
 //! workers say (see [`AdaptiveLimit`]). A call that finds no place waits here, within its time.
 
 mod adaptive;
+mod generations;
 mod waiting;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use adaptive::{AdaptiveLimit, Ended, Signal};
+use generations::Count;
 use waiting::{Order, Turn, Waiting};
 
 use super::caller::TimeLimit;
@@ -47,6 +49,8 @@ pub(crate) struct Limiter {
     limit: AtomicUsize,
     /// How many calls wait. Changes under the lock only.
     waiting: AtomicUsize,
+    /// That of calls that are sent now. Changes under the lock only.
+    generation: AtomicU32,
     max: usize,
     when_full: WhenFull,
     is_adaptive: bool,
@@ -67,8 +71,9 @@ pub(super) struct Place {
     limiter: Arc<Limiter>,
     /// For how long it was waited for, in milliseconds.
     waited: u32,
-    /// How many calls were in flight when it was taken, with this one.
+    /// How many calls counted when it was taken, with this one.
     in_flight: u32,
+    generation: u32,
     is_important: bool,
 }
 
@@ -81,6 +86,7 @@ impl Limiter {
             important: AtomicUsize::new(0),
             limit: AtomicUsize::new(max),
             waiting: AtomicUsize::new(0),
+            generation: AtomicU32::new(0),
             max,
             when_full,
             is_adaptive,
@@ -99,11 +105,28 @@ impl Limiter {
         if !is_first {
             return None;
         }
-        let in_flight = self.try_take(is_important)?;
-        if self.limit.load(Ordering::Relaxed) < self.max {
-            self.lock().adaptive.sent(Instant::now());
+        if self.is_reduced() {
+            return self.enter_reduced(is_important);
         }
-        Some(Place::new(self, in_flight, is_important))
+        let in_flight = self.count_in()?;
+        let generation = self.generation.load(Ordering::Relaxed);
+        Some(Place::new(self, (in_flight, generation), is_important))
+    }
+
+    /// Whether fewer calls may be in flight than usual.
+    fn is_reduced(&self) -> bool {
+        self.limit.load(Ordering::Relaxed) < self.max
+    }
+
+    fn enter_reduced(self: &Arc<Self>, is_important: bool) -> Option<Place> {
+        let mut state = self.lock();
+        let now = Instant::now();
+        if !state.adaptive.has_room(is_important, now) {
+            return None;
+        }
+        let in_flight = self.count_in()?;
+        let sent = state.adaptive.sent(in_flight, is_important, now);
+        Some(Place::new(self, sent, is_important))
     }
 
     /// Takes a place when there is one, if a call waits for that. Cancel safe.
@@ -170,65 +193,49 @@ impl Limiter {
         }
     }
 
-    /// Counts another call in flight, if it may be. Only important calls count among themselves, as
-    /// workers serve them first: the others may hold all places of an overloaded service.
-    /// Returns how many are.
-    fn try_take(&self, is_important: bool) -> Option<usize> {
-        let limit = self.limit.load(Ordering::Relaxed);
-        let most = match is_important && self.important.load(Ordering::Relaxed) < limit.max(1) {
-            true => self.max,
-            false => limit,
-        };
-        let take = |in_flight| (in_flight < most).then_some(in_flight + 1);
+    /// Counts another call in flight, within the fixed limit. Returns how many are.
+    fn count_in(&self) -> Option<usize> {
+        let another = |in_flight| (in_flight < self.max).then_some(in_flight + 1);
         let others = self
             .in_flight
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)
-            .ok()?;
-        if is_important {
-            self.important.fetch_add(1, Ordering::Relaxed);
-        }
-        Some(others + 1)
-    }
-
-    fn give_back(&self, is_important: bool) {
-        if is_important {
-            self.important.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, another);
+        others.ok().map(|others| others + 1)
     }
 
     /// Gives free places to calls that wait.
     fn grant(self: &Arc<Self>) {
         loop {
-            let (waiter, place) = {
-                let mut state = self.lock();
-                let now = Instant::now();
-                self.refresh(&state, now);
-                let for_all = self.try_take(false);
-                let is_for_all = for_all.is_some();
-                let Some(in_flight) = for_all.or_else(|| self.try_take(true)) else {
-                    return;
-                };
-                let order = match state.adaptive.is_reduced() {
-                    true => Order::NewestFirst,
-                    false => Order::OldestFirst,
-                };
-                let least = u8::from(!is_for_all);
-                let next = state.waiting.next(least, order, now);
-                self.count_waiting(&state);
-                let Some((priority, waiter)) = next else {
-                    return self.give_back(!is_for_all);
-                };
-                state.adaptive.sent(now);
-                let is_important = is_important(priority);
-                if is_for_all && is_important {
-                    self.important.fetch_add(1, Ordering::Relaxed);
-                }
-                (waiter, Place::new(self, in_flight, is_important))
-            };
+            let next = self.next(&mut self.lock());
+            let Some((waiter, place)) = next else { return };
             // A call that was dropped meanwhile drops its place.
             let _ = waiter.send(place);
         }
+    }
+
+    /// The next call that waits, and its place. `None` if either is missing.
+    fn next(self: &Arc<Self>, state: &mut State) -> Option<(oneshot::Sender<Place>, Place)> {
+        let now = Instant::now();
+        self.refresh(state, now);
+        let has_room = |is_important| state.adaptive.has_room(is_important, now);
+        let least = match (has_room(false), has_room(true)) {
+            (true, _) => 0,
+            (false, true) => 1,
+            (false, false) => return None,
+        };
+        let order = match state.adaptive.is_reduced() {
+            true => Order::NewestFirst,
+            false => Order::OldestFirst,
+        };
+        let in_flight = self.count_in()?;
+        let next = state.waiting.next(least, order, now);
+        self.count_waiting(state);
+        let Some((priority, waiter)) = next else {
+            self.in_flight.fetch_sub(1, Ordering::SeqCst);
+            return None;
+        };
+        let is_important = is_important(priority);
+        let sent = state.adaptive.sent(in_flight, is_important, now);
+        Some((waiter, Place::new(self, sent, is_important)))
     }
 
     /// Lets calls that enter and leave see how many wait.
@@ -236,8 +243,15 @@ impl Limiter {
         self.waiting.store(state.waiting.len(), Ordering::SeqCst);
     }
 
-    fn leave(self: &Arc<Self>, is_important: bool) {
-        self.give_back(is_important);
+    fn leave(self: &Arc<Self>, place: &Place) {
+        if self.is_reduced() {
+            let mut state = self.lock();
+            state.adaptive.left(place.generation, place.is_important);
+        }
+        if place.is_important {
+            self.important.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.grant();
         }
@@ -255,6 +269,12 @@ impl Limiter {
             sent,
             now,
             in_flight: usize::try_from(place.in_flight).unwrap_or(usize::MAX),
+            generation: place.generation,
+            is_important: place.is_important,
+            in_flight_now: Count {
+                all: self.in_flight.load(Ordering::Relaxed),
+                important: self.important.load(Ordering::Relaxed),
+            },
             is_full: self.waiting.load(Ordering::Relaxed) > 0,
         });
         self.refresh(&state, now);
@@ -265,6 +285,8 @@ impl Limiter {
 
     /// Lets calls that enter see the limit of this moment.
     fn refresh(&self, state: &State, now: Instant) {
+        let generation = state.adaptive.generation();
+        self.generation.store(generation, Ordering::Relaxed);
         let limit = state.adaptive.limit(now);
         if limit != self.limit.load(Ordering::Relaxed) {
             self.limit.store(limit, Ordering::Relaxed);
@@ -293,11 +315,15 @@ impl Drop for Limiter {
 }
 
 impl Place {
-    fn new(limiter: &Arc<Limiter>, in_flight: usize, is_important: bool) -> Self {
+    fn new(limiter: &Arc<Limiter>, (in_flight, generation): (usize, u32), is_important: bool) -> Self {
+        if is_important {
+            limiter.important.fetch_add(1, Ordering::Relaxed);
+        }
         Self {
             limiter: Arc::clone(limiter),
             waited: 0,
             in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
+            generation,
             is_important,
         }
     }
@@ -309,12 +335,11 @@ impl Place {
             return;
         }
         let Some(signal) = signal(outcome) else { return };
-        let is_reduced = limiter.limit.load(Ordering::Relaxed) < limiter.max;
         let is_well = signal
             == Signal::Answered {
                 queued: Duration::ZERO,
             };
-        if is_reduced || !is_well {
+        if limiter.is_reduced() || !is_well {
             limiter.note(signal, time, self);
         }
     }
@@ -322,7 +347,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.limiter.leave(self.is_important);
+        self.limiter.leave(self);
     }
 }
 
@@ -537,6 +562,30 @@ mod tests {
         assert!(poll!(&mut quick).is_pending());
         places.pop();
         assert!(matches!(poll!(&mut quick), Poll::Ready(Ok(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_calls_that_hold_more_places_than_there_are_do_not_hold_up_quick_ones() {
+        let limiter = limiter(100);
+        let minute = in_time(60_000);
+        let mut polls: Vec<_> = (0..30).map(|_| limiter.try_enter(0).unwrap()).collect();
+        sleep(Duration::from_secs(10)).await;
+        polls.pop().unwrap().ended(&refusal(0), minute);
+        assert!(limiter.limit.load(Ordering::Relaxed) < 20);
+        let begun = Instant::now();
+        for _ in 0..100 {
+            let time = in_time(5000);
+            let place = limiter.enter_by(time, 0).await.unwrap();
+            sleep(Duration::from_millis(1)).await;
+            place.ended(&reply(0), time);
+        }
+        assert!(
+            begun.elapsed() < Duration::from_millis(1200),
+            "{:?}",
+            begun.elapsed()
+        );
+        drop(polls);
+        assert_eq!(limiter.in_flight.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test(start_paused = true)]
