@@ -74,6 +74,8 @@ pub enum CallError<E = Infallible> {
     Overloaded {
         /// How many calls might be in flight when this one failed.
         limit: usize,
+        /// For how long the client sends nothing, if it pauses because the only call in flight was refused.
+        retry_after: Option<Duration>,
     },
 
     /// The worker's runtime refused or could not finish the call.
@@ -188,12 +190,13 @@ impl<E> CallError<E> {
         may_pass && self.executed() == Executed::No
     }
 
-    /// How long to wait before another try, if the worker said so. A call that is tried again any
-    /// sooner will most likely be refused again.
+    /// How long to wait before another try, if the worker said so, or if the client pauses because a worker
+    /// said so. A call that is tried again any sooner will most likely fail again.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Fault(fault) => fault.retry_after,
+            Self::Overloaded { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
@@ -239,7 +242,7 @@ impl<E> CallError<E> {
                 source,
             },
             Self::TooManyCalls { limit } => CallError::TooManyCalls { limit },
-            Self::Overloaded { limit } => CallError::Overloaded { limit },
+            Self::Overloaded { limit, retry_after } => CallError::Overloaded { limit, retry_after },
             Self::Fault(fault) => CallError::Fault(fault),
             Self::TooLarge { size, limit } => CallError::TooLarge { size, limit },
             Self::Encode(source) => CallError::Encode(source),

@@ -397,8 +397,11 @@ async fn a_client_that_holds_its_calls_back_can_fail_them_at_once(world: World) 
     let client = shed.client(WhenFull::Fail, true);
     shed.once(&client).await;
     let begun = Instant::now();
-    assert_overloaded(client.look("too many").await);
+    let outcome = client.look("too many").await;
     assert!(begun.elapsed() < SOON / 2);
+    let retry_after = outcome.as_ref().unwrap_err().retry_after();
+    assert!(retry_after.is_some_and(|time| time <= SOON), "{retry_after:?}");
+    assert_overloaded(outcome);
     shed.stop().await;
 }
 

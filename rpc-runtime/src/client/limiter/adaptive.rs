@@ -172,15 +172,22 @@ impl AdaptiveLimit {
 
     /// Whether no call is to be sent at this moment.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
-        let pause = self.reduced.as_ref().and_then(|reduced| reduced.pause_until);
-        pause.is_some_and(|until| now < until)
+        self.pause(now).is_some()
+    }
+
+    /// For how long no call is to be sent. `None` if calls may be sent.
+    pub(super) fn pause(&self, now: Instant) -> Option<Duration> {
+        let until = self.reduced.as_ref()?.pause_until?;
+        (now < until).then(|| until - now)
     }
 
     /// When there may be room without a call's end. `None` while nothing is wrong.
     pub(super) fn next_change(&self, now: Instant) -> Option<Instant> {
         let reduced = self.reduced.as_ref()?;
-        let pause = reduced.pause_until.filter(|until| now < *until);
-        Some(pause.unwrap_or_else(|| reduced.stall.ends().max(now + STALLED_FOR / 10)))
+        Some(match self.pause(now) {
+            Some(pause) => now + pause,
+            None => reduced.stall.ends().max(now + STALLED_FOR / 10),
+        })
     }
 
     /// A call is sent. Returns how many calls in flight count with it, of this many, and its generation.
@@ -222,7 +229,7 @@ impl AdaptiveLimit {
             Signal::Refused { retry_after } => {
                 let queued = retry_after.unwrap_or_default();
                 self.reduce(call, part(call, queued, target).min(PART_AFTER_FAILURE));
-                self.pause(call, retry_after);
+                self.begin_pause(call, retry_after);
             }
             Signal::TimedOut if self.is_reduced() => self.reduce(call, PART_AFTER_FAILURE),
             Signal::TimedOut => {}
@@ -281,7 +288,7 @@ impl AdaptiveLimit {
     }
 
     /// Even one call in flight is too much for now.
-    fn pause(&mut self, call: &Ended, retry_after: Option<Duration>) {
+    fn begin_pause(&mut self, call: &Ended, retry_after: Option<Duration>) {
         if let Some(reduced) = &mut self.reduced
             && reduced.limit <= 1.0
         {

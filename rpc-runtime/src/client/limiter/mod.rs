@@ -186,11 +186,13 @@ impl Limiter {
     }
 
     fn full(&self) -> CallError {
-        let limit = self.limit.load(Ordering::Relaxed);
-        match limit < self.max {
-            true => CallError::Overloaded { limit },
-            false => CallError::TooManyCalls { limit },
+        let (state, now) = (self.lock(), Instant::now());
+        let limit = state.adaptive.limit(now);
+        if limit == self.max {
+            return CallError::TooManyCalls { limit };
         }
+        let retry_after = state.adaptive.pause(now);
+        CallError::Overloaded { limit, retry_after }
     }
 
     /// Counts another call in flight, within the fixed limit. Returns how many are.
@@ -511,7 +513,13 @@ mod tests {
         assert!(matches!(poll!(&mut second), Poll::Ready(Ok(_))));
         let failed = limiter.enter_by(in_time(0), 0).await;
         assert!(
-            matches!(failed, Err(CallError::Overloaded { limit: 5 })),
+            matches!(
+                failed,
+                Err(CallError::Overloaded {
+                    limit: 5,
+                    retry_after: None
+                })
+            ),
             "{failed:?}"
         );
     }
@@ -600,6 +608,26 @@ mod tests {
         assert!(poll!(&mut waiting).is_pending());
         assert!(waiting.await.is_some());
         assert_eq!(begun.elapsed(), Duration::from_millis(200));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_fails_during_a_pause_says_when_it_ends() {
+        let limiter = Limiter::new("q", 100, WhenFull::Fail, true);
+        let place = limiter.try_enter(0).unwrap();
+        place.ended(&refusal(200), in_time(1000));
+        drop(place);
+        sleep(Duration::from_millis(50)).await;
+        let failed = limiter.enter_by(in_time(1000), 0).await.unwrap_err();
+        assert_eq!(failed.retry_after(), Some(Duration::from_millis(150)));
+        sleep(failed.retry_after().unwrap()).await;
+        let place = limiter.enter_by(in_time(1000), 0).await.unwrap();
+        let failed = limiter.enter_by(in_time(1000), 0).await.unwrap_err();
+        assert!(
+            matches!(failed, CallError::Overloaded { limit: 1, .. }),
+            "{failed:?}"
+        );
+        assert_eq!(failed.retry_after(), None);
+        drop(place);
     }
 
     #[tokio::test(start_paused = true)]
