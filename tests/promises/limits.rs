@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::bail;
+use bytes::Bytes;
 use rpc_runtime::{Broker, CallError, Executed, RequestQueue, RunningServer, Server, WhenFull, service};
 use rpc_tests::rabbit::unique;
 use rpc_tests::world::World;
@@ -43,6 +44,7 @@ on_both_brokers! {
     one_call_too_many_waits_no_longer_than_its_time,
     calls_wait_for_their_first_server_where_they_are_to,
     calls_wait_for_their_first_server_no_longer_than_their_time,
+    large_bodies_arrive_whole_while_small_calls_are_answered,
 }
 
 /// A client with as many calls in flight as there may be, each held at the gate.
@@ -152,4 +154,60 @@ async fn calls_wait_for_their_first_server_no_longer_than_their_time(world: Worl
     })
     .await
     .unwrap();
+}
+
+#[service]
+trait Archive {
+    async fn reversed(&self, document: Bytes) -> Bytes;
+    async fn title(&self, number: u32) -> u32;
+}
+
+struct Shelf;
+
+impl Archive for Shelf {
+    async fn reversed(&self, document: Bytes) -> Bytes {
+        let mut reversed = Vec::from(document);
+        reversed.reverse();
+        reversed.into()
+    }
+
+    async fn title(&self, number: u32) -> u32 {
+        number
+    }
+}
+
+/// The largest body that is sent and accepted by default, which is also what RabbitMQ 4 takes.
+const LARGEST: usize = 16 * 1024 * 1024;
+
+async fn large_bodies_arrive_whole_while_small_calls_are_answered(world: World) {
+    let queue = unique("archive");
+    let server =
+        Server::new(&world.broker().await).serve_on(RequestQueue::new(&queue), ArchiveServer::new(Shelf));
+    let server = server.start().await.unwrap();
+    let archive = ArchiveClient::builder(&world.broker().await)
+        .queue(&queue)
+        .timeout(4 * SOON)
+        .build();
+    // The argument's name and sizes take some bytes.
+    let document: Bytes = (0..251).cycle().take(LARGEST - 64).collect();
+    for _ in 0..2 {
+        let large = tokio::spawn(archive.reversed(document.clone()).into_future());
+        let mut answered = 0;
+        while !large.is_finished() {
+            let title = soon("a small call ends", archive.title(answered)).await;
+            assert_eq!(title.unwrap(), answered);
+            answered += 1;
+        }
+        assert!(answered > 1, "small calls wait for the large one");
+        let reversed = large.await.unwrap().unwrap();
+        let document_again = Shelf.reversed(reversed).await;
+        assert!(document_again == document, "{} bytes", document_again.len());
+    }
+    let too_large = archive.reversed(vec![0; LARGEST].into()).await.unwrap_err();
+    assert!(
+        matches!(too_large, CallError::TooLarge { limit: LARGEST, .. }),
+        "{too_large:?}"
+    );
+    assert_eq!(archive.title(7).await.unwrap(), 7);
+    server.stop().await.unwrap();
 }
