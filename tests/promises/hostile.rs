@@ -19,6 +19,7 @@ use rpc_tests::proxy::{Proxy, Target};
 use rpc_tests::rabbit::{Node, shared, unique};
 use rpc_tests::raw::RawPeer;
 use rpc_tests::stranger::{Properties, Property, Stranger, long, nested, short};
+use rpc_tests::until;
 
 #[service]
 trait Shop {
@@ -367,6 +368,74 @@ async fn a_malformed_question_to_all_workers_is_ignored() {
     published.await.unwrap();
     assert!(contains(&scene.answer().await.0, b"result"));
     scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_malformed_request_with_nobody_to_tell_is_dead_lettered() {
+    let url = shared().await;
+    let (queue, dead) = (unique("shop"), unique("dead"));
+    let peer = RawPeer::connect(url).await.unwrap();
+    peer.declare_durable(&dead).await.unwrap();
+    let worker = Broker::connect(url).await.unwrap();
+    let requests = RequestQueue::new(&queue).dead_letter_to(&dead);
+    let server = Server::new(&worker).serve_on(requests, ShopServer::new(Counter));
+    let server = server.start().await.unwrap();
+    let mut malformed: Vec<_> = malformed_headers()
+        .into_iter()
+        .map(|(_, entries)| Properties::default().headers(&entries))
+        .collect();
+    for property in [Property::MessageId, Property::CorrelationId, Property::ReplyTo] {
+        malformed.push(Properties::default().text(property, b"amq.gen-\xff"));
+    }
+    let no_address = Properties::default().text(Property::ReplyTo, "orders");
+    malformed.push(no_address.text(Property::AppId, b"\xff"));
+    let mut stranger = Stranger::connect(url).await.unwrap();
+    for properties in &malformed {
+        stranger.publish(&queue, properties, b"tea").await.unwrap();
+    }
+    let all = u32::try_from(malformed.len()).unwrap();
+    until("all are kept", SOON, async || {
+        Ok(peer.queue_depth(&dead).await? == Some(all))
+    })
+    .await
+    .unwrap();
+    server.stop().await.unwrap();
+    assert_eq!(peer.queue_depth(&queue).await.unwrap(), Some(0));
+    // They can be read there, with what the broker added to them.
+    let mut kept = 0;
+    while let Some((properties, body)) = stranger.try_get(&dead).await.unwrap() {
+        assert_eq!(body, b"tea");
+        assert!(contains(&properties, b"x-death"));
+        kept += 1;
+    }
+    assert_eq!(kept, all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn malformed_requests_that_come_back_by_themselves_do_not_go_round_forever() {
+    let url = shared().await;
+    let queue = unique("shop");
+    let worker = Broker::connect(&format!("{url}?frame_max=8192")).await.unwrap();
+    // What it rejects comes back at once.
+    let requests = RequestQueue::new(&queue).dead_letter_to(&queue);
+    let server = Server::new(&worker).serve_on(requests, ShopServer::new(Counter));
+    let server = server.start().await.unwrap();
+    let mut stranger = Stranger::connect(url).await.unwrap();
+    let large = [&short(b"a")[..], b"S", &long(&[b'x'; 20_000])].concat();
+    let odd_name = [short(b"\xff"), b"V".to_vec()].concat();
+    for entries in [odd_name, nested(b'F', 200), large] {
+        let properties = Properties::default().headers(&entries);
+        stranger.publish(&queue, &properties, b"tea").await.unwrap();
+    }
+    // Behind them in the queue.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let caller = Broker::connect(url).await.unwrap();
+    let shop = ShopClient::builder(&caller).queue(&queue).build();
+    let look = soon("the queue is served", shop.look("tea")).await;
+    assert_eq!(look.unwrap(), "tea");
+    server.stop().await.unwrap();
+    let peer = RawPeer::connect(url).await.unwrap();
+    assert_eq!(peer.queue_depth(&queue).await.unwrap(), Some(0));
 }
 
 /// Calls a worker that is a stranger, who answers first with this and then properly.

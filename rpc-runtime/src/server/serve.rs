@@ -257,10 +257,7 @@ impl Desk {
             }
             Err(no_address) => {
                 self.dropped(&no_address);
-                return match malformed {
-                    None => self.reject(debt, rejections),
-                    Some(_) => debt.pay(),
-                };
+                return self.reject(debt, rejections);
             }
         };
         write_millis(&mut reply.headers, QUEUE_TIME_HEADER, received.queue_time);
@@ -274,8 +271,7 @@ impl Desk {
                 debt,
                 is_suspect: false,
             }),
-            // To dead-letter a message, a queue reads its headers: a malformed one stops here.
-            None if is_refused && malformed.is_none() => self.reject(debt, rejections),
+            None if is_refused => self.reject(debt, rejections),
             None => debt.pay(),
         }
     }

@@ -326,19 +326,36 @@ async fn a_reply_over_which_channels_are_closed_is_replaced_by_a_fault() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_malformed_request_is_settled_whether_it_can_be_answered_or_not() {
+async fn a_malformed_request_is_answered_and_settled_or_else_rejected() {
     let malformed = Some(Malformed::HeaderName);
     let answered = Properties {
         reply_to: Some(ShortStr::from_static("amq.gen-1")),
         correlation_id: Some(ShortStr::from_static("7")),
         ..Properties::default()
     };
+    let to_nobody = Properties {
+        reply_to: Some(ShortStr::from_static("orders")),
+        ..Properties::default()
+    };
+    let dead_lettered = Properties {
+        dead_lettered: Some(DeadLettered {
+            rejections: MAX_REJECTIONS,
+            ..DeadLettered::default()
+        }),
+        ..Properties::default()
+    };
     for is_packed in [false, true] {
         let (answered, routed) = (answered.clone(), vec![Published::Routed]);
         let told = serve_one(routed, true, answered, malformed, is_packed).await;
         assert_eq!(told, [&SENT[..], &["request settled"]].concat());
-        let told = serve_one(Vec::new(), true, Properties::default(), malformed, is_packed).await;
-        assert_eq!(told, ["request settled"]);
+        for (properties, told) in [
+            (Properties::default(), "request rejected"),
+            (to_nobody.clone(), "request rejected"),
+            (dead_lettered.clone(), "request settled"),
+        ] {
+            let done = serve_one(Vec::new(), true, properties, malformed, is_packed).await;
+            assert_eq!(done, [told]);
+        }
     }
 }
 

@@ -232,7 +232,7 @@ mod tests {
 
         let mut expected = Props::default();
         let reason = Malformed::NotUtf8(Property::CorrelationId);
-        expected.set(Property::Headers, super::super::mark::table(reason));
+        expected.set(Property::Headers, super::super::mark::table(reason, b""));
         expected.set(
             Property::CorrelationId,
             super::super::ids::escape(b"\xff\xfe").unwrap(),
@@ -256,7 +256,7 @@ mod tests {
         properties.set(Property::CorrelationId, short(b"7"));
         let after = frame(3, 1, b"abc");
         let input = [&frame(HEADER, 1, &header(3, &properties))[..], &after].concat();
-        let mark = super::super::mark::table(Malformed::TooLarge);
+        let mark = super::super::mark::table(Malformed::TooLarge, content::REJECTED_TOO_OFTEN);
         properties.set(Property::Headers, mark);
         let expected = [&frame(HEADER, 1, &header(3, &properties))[..], &after].concat();
         for part in [2, 3, 40, 41, 10_000] {

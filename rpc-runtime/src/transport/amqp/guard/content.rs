@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::{ids, mark};
-use crate::protocol::{MAX_HEADER_DEPTH, Malformed, Property};
+use crate::protocol::{DEATHS_HEADER, FIRST_DEATH_REASON_HEADER, MAX_HEADER_DEPTH, Malformed, Property};
 
 /// What precedes the properties: class, weight, the body's size, and which properties there are.
 pub(super) const FIXED: usize = 14;
@@ -70,11 +70,14 @@ pub(super) fn check(payload: &[u8]) -> Result<(), Malformed> {
 /// A content header that says the same as a malformed one: the properties of it that can be read, the
 /// body's size, and a mark in the place of its headers. A correlation id is [escaped](ids) if it has to be.
 ///
-/// It has less than 3 KiB, and so fits into any frame.
+/// Beside the mark stands what the broker says of queues that gave the message up. If that cannot be
+/// read, the message counts as [rejected too often](REJECTED_TOO_OFTEN).
+///
+/// It has less than 4 KiB, and so fits into any frame.
 pub(super) fn replace(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
     let mut kept: Vec<Cow<'_, [u8]>> = Vec::new();
     let mut flags = flag(Property::Headers);
-    let mark = mark::table(malformed);
+    let mark = mark::table(malformed, &deaths_of(payload, malformed));
     // Headers stand behind these two.
     let mut is_marked = false;
     walk(payload, |property, bytes, read| {
@@ -110,6 +113,59 @@ pub(super) fn replace(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
 
 pub(super) const fn flag(property: Property) -> u16 {
     1 << (15 - property as u16)
+}
+
+/// The longest that the entries about dead-lettering may be: RabbitMQ adds about 200 bytes for each
+/// queue and reason.
+const MAX_DEATHS: usize = 1024;
+
+/// An entry of headers by which a message was rejected so often that it is not rejected again: nobody
+/// knows how often it was, and it must not go round for ever.
+pub(super) const REJECTED_TOO_OFTEN: &[u8] = b"\x07x-deathA\0\0\0\x28F\0\0\0\x23\
+    \x06reasonS\0\0\0\x08rejected\
+    \x05countl\x7f\xff\xff\xff\xff\xff\xff\xff";
+
+/// The entries of a malformed content header's table that say which queues gave the message up.
+fn deaths_of(payload: &[u8], malformed: Malformed) -> Cow<'_, [u8]> {
+    const UNKNOWN: Cow<'static, [u8]> = Cow::Borrowed(REJECTED_TOO_OFTEN);
+    let flags = payload.get(FIXED - 2..FIXED).unwrap_or_default();
+    let flags = flags.try_into().map_or(0, u16::from_be_bytes);
+    if flags & flag(Property::Headers) == 0 {
+        return Cow::Borrowed(b"");
+    }
+    // They were left out.
+    if malformed == Malformed::TooLarge {
+        return UNKNOWN;
+    }
+    let mut deaths = None;
+    walk(payload, |property, bytes, _| {
+        if property == Property::Headers {
+            // Behind the table's size.
+            deaths = bytes.get(4..).and_then(deaths_in);
+        }
+        true
+    });
+    deaths.map_or(UNKNOWN, Cow::Owned)
+}
+
+/// The entries of a table that say which queues gave the message up. `None` if the table cannot be
+/// read, they cannot, or they are too long.
+fn deaths_in(table: &[u8]) -> Option<Vec<u8>> {
+    let mut deaths = Vec::new();
+    let mut cursor = Cursor::new(table);
+    while !cursor.is_at_end() {
+        let from = cursor.position();
+        let name = cursor.short()?;
+        value(&mut cursor)?;
+        if [DEATHS_HEADER, FIRST_DEATH_REASON_HEADER]
+            .map(str::as_bytes)
+            .contains(&name)
+        {
+            deaths.extend_from_slice(&table[from..cursor.position()]);
+        }
+    }
+    let is_readable = deaths.len() <= MAX_DEATHS && check_table(&deaths).is_ok();
+    is_readable.then_some(deaths)
 }
 
 /// Tells the properties of a content header in their order, each as it stands there and whether it can be
@@ -187,18 +243,7 @@ pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
             let name = cursor.short().ok_or(INVALID)?;
             std::str::from_utf8(name).map_err(|_| Malformed::HeaderName)?;
         }
-        let [kind] = cursor.chunk().ok_or(INVALID)?;
-        let value = match kind {
-            b't' | b'b' | b'B' => cursor.take(1),
-            b's' | b'U' | b'u' => cursor.take(2),
-            b'I' | b'i' | b'f' => cursor.take(4),
-            b'D' => cursor.take(5),
-            b'L' | b'l' | b'd' | b'T' => cursor.take(8),
-            b'V' => cursor.take(0),
-            b'S' | b'x' | b'F' | b'A' => cursor.long(),
-            _ => None,
-        };
-        let value = value.ok_or(INVALID)?;
+        let (kind, value) = value(&mut cursor).ok_or(INVALID)?;
         at = cursor.position();
         if matches!(kind, b'F' | b'A') {
             depth += 1;
@@ -209,6 +254,23 @@ pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
             at -= value.len();
         }
     }
+}
+
+/// Reads a value of a table or an array: its type, and its content. `None` if it does not end, or its
+/// type is not known.
+fn value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
+    let [kind] = cursor.chunk()?;
+    let content = match kind {
+        b't' | b'b' | b'B' => cursor.take(1),
+        b's' | b'U' | b'u' => cursor.take(2),
+        b'I' | b'i' | b'f' => cursor.take(4),
+        b'D' => cursor.take(5),
+        b'L' | b'l' | b'd' | b'T' => cursor.take(8),
+        b'V' => cursor.take(0),
+        b'S' | b'x' | b'F' | b'A' => cursor.long(),
+        _ => None,
+    };
+    Some((kind, content?))
 }
 
 /// Keeps of a content header that is larger than a frame what can be of use: all but its headers.
@@ -292,8 +354,10 @@ fn headers_size(payload: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use lapin::protocol::basic::parse_properties;
     use proptest::prelude::*;
 
+    use super::super::super::convert::from_lapin;
     use super::super::samples::{Props, header, nested, props, short, table};
     use super::*;
 
@@ -392,10 +456,52 @@ mod tests {
         replace(&header(9, &properties), malformed, &mut replaced);
 
         let mut expected = properties.clone();
-        expected.set(Property::Headers, mark::table(malformed));
+        expected.set(Property::Headers, mark::table(malformed, b""));
         expected.unset(Property::MessageId);
         assert_eq!(replaced, header(9, &expected));
         assert_eq!(check(&replaced), Ok(()));
+    }
+
+    /// How often a message with these malformed headers was rejected, as the layers above read it.
+    fn rejections(entries: &[u8]) -> Option<u32> {
+        let mut properties = Props::default();
+        properties.set(Property::Headers, table(entries));
+        let malformed = flaw(&properties).unwrap();
+        let mut replaced = Vec::new();
+        replace(&header(9, &properties), malformed, &mut replaced);
+        let (rest, read) = parse_properties(&replaced[12..]).unwrap();
+        assert!(rest.is_empty());
+        assert_eq!(mark::read(&read), Some(malformed));
+        let dead = from_lapin(&read, Vec::new()).properties.dead_lettered;
+        dead.map(|dead| dead.rejections)
+    }
+
+    #[test]
+    fn what_the_broker_says_of_rejections_is_kept_beside_a_mark() {
+        let deaths =
+            |entry: &[u8]| [b"\x07x-deathA", &table(&[b"F", &table(entry)[..]].concat())[..]].concat();
+        let rejected_twice = deaths(b"\x06reasonS\0\0\0\x08rejected\x05countl\0\0\0\0\0\0\0\x02");
+        let first_reason = b"\x14x-first-death-reasonS\0\0\0\x08rejected";
+        let odd_name = [&short(b"\xff")[..], b"V"].concat();
+        let deep = nested(b'F', 1200, b"");
+        for flaw in [&odd_name, &deep] {
+            assert_eq!(rejections(flaw), None);
+            assert_eq!(rejections(&[&rejected_twice[..], flaw].concat()), Some(2));
+            assert_eq!(rejections(&[&flaw[..], &rejected_twice].concat()), Some(2));
+            assert_eq!(rejections(&[&first_reason[..], flaw].concat()), Some(1));
+            // A name within another table is none of the message's.
+            let within = [&b"\x01aF"[..], &table(&rejected_twice)].concat();
+            assert_eq!(rejections(&[&within[..], flaw].concat()), None);
+        }
+        let too_long = deaths(&[b"\x01xS", &table(&[b'x'; MAX_DEATHS])[..]].concat());
+        for unreadable in [
+            deaths(&odd_name),
+            [b"\x07x-deathA", &table(&nested(b'A', 1200, b""))[..]].concat(),
+            [&too_long[..], &odd_name].concat(),
+            [&rejected_twice[..], b"\x01aS"].concat(),
+        ] {
+            assert_eq!(rejections(&unreadable), Some(u32::MAX));
+        }
     }
 
     #[test]
@@ -407,7 +513,7 @@ mod tests {
         assert_eq!(flaw(&properties), Some(malformed));
         let mut replaced = Vec::new();
         replace(&header(9, &properties), malformed, &mut replaced);
-        properties.set(Property::Headers, mark::table(malformed));
+        properties.set(Property::Headers, mark::table(malformed, b""));
         properties.unset(Property::ReplyTo);
         assert_eq!(replaced, header(9, &properties));
     }
@@ -421,7 +527,7 @@ mod tests {
             let mut replaced = Vec::new();
             replace(&header(9, &properties), malformed, &mut replaced);
             properties.unset(Property::CorrelationId);
-            properties.set(Property::Headers, mark::table(malformed));
+            properties.set(Property::Headers, mark::table(malformed, b""));
             if let Some(escaped) = escaped {
                 properties.set(Property::CorrelationId, escaped);
             }

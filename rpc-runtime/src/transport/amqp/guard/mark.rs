@@ -43,16 +43,17 @@ fn from_code([kind, property]: [u8; 2]) -> Option<Malformed> {
     })
 }
 
-/// A table of headers with nothing but a mark.
-pub(super) fn table(malformed: Malformed) -> Vec<u8> {
+/// A table of headers with a mark, and these other entries.
+pub(super) fn table(malformed: Malformed, others: &[u8]) -> Vec<u8> {
     let value = [&TOKEN[..], &code(malformed)].concat();
-    let mut entry = Vec::with_capacity(64);
-    entry.push(NAME.len() as u8);
-    entry.extend_from_slice(NAME.as_bytes());
-    entry.push(b'S');
-    entry.extend_from_slice(&(value.len() as u32).to_be_bytes());
-    entry.extend_from_slice(&value);
-    [&(entry.len() as u32).to_be_bytes()[..], &entry].concat()
+    let mut entries = Vec::with_capacity(64 + others.len());
+    entries.push(NAME.len() as u8);
+    entries.extend_from_slice(NAME.as_bytes());
+    entries.push(b'S');
+    entries.extend_from_slice(&(value.len() as u32).to_be_bytes());
+    entries.extend_from_slice(&value);
+    entries.extend_from_slice(others);
+    [&(entries.len() as u32).to_be_bytes()[..], &entries].concat()
 }
 
 /// Why the properties of a message were replaced; `None` if they are as they were sent.
@@ -88,7 +89,7 @@ mod tests {
             Malformed::TrailingBytes,
         ];
         for malformed in of_property.chain(others) {
-            let mark = table(malformed);
+            let mark = table(malformed, b"");
             let (rest, headers) = parse_field_table(&mark[..]).unwrap();
             assert!(rest.is_empty());
             assert_eq!(with(headers), Some(malformed));
