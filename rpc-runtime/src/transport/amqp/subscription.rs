@@ -150,9 +150,13 @@ impl Control for ChannelControl {
         if let Some(queue) = &self.private
             && let Ok(queue) = short(queue.as_str())
         {
-            let deleting = self.channel.queue_delete(queue, QueueDeleteOptions::default());
-            // Where it cannot be deleted now, it expires.
-            let _ = tokio::time::timeout(CLOSE_LIMIT, deleting).await;
+            let channel = Arc::clone(&self.channel);
+            let deleting = async move { channel.queue_delete(queue, QueueDeleteOptions::default()).await };
+            let deleted = self.channel.ask(CLOSE_LIMIT, "deleting a queue", deleting).await;
+            // Where it cannot be deleted now, it expires. The channel is closed once that was answered.
+            if let Err(BrokerError::Unresponsive { .. }) = deleted {
+                return;
+            }
         }
         self.close().await;
     }
