@@ -409,3 +409,28 @@ fn admission_alone_keeps_the_goodput_of_callers_that_do_not_adapt() {
     });
     assert_none(complaints);
 }
+
+#[test]
+fn a_caller_that_cannot_take_its_replies_in_time_makes_fewer_calls() {
+    for (deadline, batches) in [(200, true), (500, false)] {
+        let deadline = Duration::from_millis(deadline);
+        let plan = Plan {
+            workers: 4,
+            concurrency: 8,
+            work: Duration::from_millis(10),
+            deadline,
+            callers: 1,
+            batches,
+            adapts: true,
+            // The workers could do twice as much as reaches the caller.
+            latency: 1,
+            load: 1.2,
+            warm_up: Duration::from_secs(3) + 4 * deadline,
+            measured: Duration::from_secs(2),
+            recovers: true,
+        };
+        let measured = measure(7, plan);
+        assert!(measured.goodput() > 0.6, "{measured:#?}");
+        assert!(measured.afterwards() > 0.97, "{measured:#?}");
+    }
+}

@@ -1,13 +1,14 @@
 //! How many calls a client keeps in flight while its workers are overloaded. Pure.
 //!
 //! Nothing is limited until a worker refuses a call for want of time or says that requests wait for
-//! long. Then the limit follows what the workers say, so that most calls wait in the client, where a
+//! long, or until no call is answered any more. Then the limit follows what the workers say, so that most calls wait in the client, where a
 //! call that is given up costs nothing:
 //!
 //! - If requests wait in the queue for longer than a tenth of the calls' time, the limit shrinks to as
 //!   many calls as would wait for a twentieth of it.
-//! - A refusal or a timeout halves it at least. A timeout alone does not begin it: calls time out for
-//!   many reasons.
+//! - A refusal or a timeout halves it at least. Timeouts begin a reduction only if there is nothing else
+//!   for as long as a call may take: calls time out for many reasons. If replies reach the client too
+//!   late, no worker knows.
 //! - A reply to a call that waited for less raises it by a fraction, so that it grows by one with each
 //!   round trip. If nothing waits and all has been well for a second, it grows by a quarter.
 //!
@@ -24,6 +25,10 @@ const TARGET_PART: u32 = 10;
 
 /// .. but no longer than this, and a shorter wait is always fine: it is not known that exactly.
 const TARGET: (Duration, Duration) = (Duration::from_millis(40), Duration::from_secs(1));
+
+/// So many timeouts, with no answer for as long as a call takes at the most, are overload although no
+/// worker says so: replies come too late.
+const SILENT_TIMEOUTS: u32 = 8;
 
 /// To what part the limit shrinks at once at the most.
 const SMALLEST_PART: f64 = 0.1;
@@ -86,6 +91,15 @@ pub(super) struct AdaptiveLimit {
     reduced: Option<Reduced>,
     /// That of calls which are sent now.
     generation: u32,
+    /// `None` if the last call was answered.
+    silence: Option<Silence>,
+}
+
+/// Calls time out, and none is answered.
+#[derive(Debug)]
+struct Silence {
+    since: Instant,
+    timeouts: u32,
 }
 
 #[derive(Debug)]
@@ -139,7 +153,13 @@ impl AdaptiveLimit {
             max,
             reduced: None,
             generation: 0,
+            silence: None,
         }
+    }
+
+    /// Whether an answer would end a silence.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silence.is_some()
     }
 
     /// Whether something is wrong.
@@ -220,6 +240,9 @@ impl AdaptiveLimit {
     /// A call ended.
     pub(super) fn ended(&mut self, call: &Ended) {
         let target = (call.time_limit / TARGET_PART).clamp(TARGET.0, TARGET.1);
+        if call.signal != Signal::TimedOut {
+            self.silence = None;
+        }
         self.note(call);
         match call.signal {
             Signal::Answered { queued } if queued <= target => {
@@ -231,9 +254,22 @@ impl AdaptiveLimit {
                 self.reduce(call, part(call, queued, target).min(PART_AFTER_FAILURE));
                 self.begin_pause(call, retry_after);
             }
-            Signal::TimedOut if self.is_reduced() => self.reduce(call, PART_AFTER_FAILURE),
+            Signal::TimedOut if self.is_reduced() || self.is_long_silence(call) => {
+                self.reduce(call, PART_AFTER_FAILURE);
+            }
             Signal::TimedOut => {}
         }
+    }
+
+    /// Whether calls have only timed out for long.
+    fn is_long_silence(&mut self, call: &Ended) -> bool {
+        let silence = self.silence.get_or_insert(Silence {
+            since: call.now,
+            timeouts: 0,
+        });
+        silence.timeouts = silence.timeouts.saturating_add(1);
+        let lasted = call.now.saturating_duration_since(silence.since);
+        silence.timeouts >= SILENT_TIMEOUTS && lasted >= call.time_limit
     }
 
     /// Notes how long requests wait, and which calls do not wait any more.
@@ -486,6 +522,53 @@ mod tests {
         assert!(send(&mut limit, now).is_some());
         assert!(!limit.has_room(false, now + millis(4900)));
         assert!(limit.has_room(false, now + millis(5000)));
+    }
+
+    #[test]
+    fn nothing_but_timeouts_for_the_time_of_a_call_reduces_the_limit() {
+        let start = Instant::now() + Duration::from_secs(1);
+        let mut limit = AdaptiveLimit::new(1000);
+        let timed_out = |limit: &mut AdaptiveLimit, after: u64| {
+            let now = start + millis(after);
+            limit.ended(&ended(Signal::TimedOut, now - millis(1000), now, 100));
+            limit.is_reduced()
+        };
+        assert!((0..20).all(|call| !timed_out(&mut limit, call * 49)));
+        assert!(timed_out(&mut limit, 1000));
+        assert_eq!(limit.limit(start), 50);
+
+        // A method whose calls always time out, while others are answered.
+        let mut limit = AdaptiveLimit::new(1000);
+        for call in 0..100 {
+            assert!(!timed_out(&mut limit, call * 100));
+            if call % 9 == 0 {
+                let now = start + millis(call * 100);
+                limit.ended(&ended(answered(0), now, now, 100));
+            }
+        }
+        // Too few to tell.
+        let mut limit = AdaptiveLimit::new(1000);
+        assert!((0..7).all(|call| !timed_out(&mut limit, call * 1000)));
+    }
+
+    #[test]
+    fn after_a_silence_calls_are_sent_as_before_within_two_seconds() {
+        let mut limit = AdaptiveLimit::new(10_000);
+        let mut now = Instant::now() + Duration::from_secs(1);
+        for _ in 0..2000 {
+            now += millis(10);
+            limit.ended(&ended(Signal::TimedOut, now - millis(1000), now, 100));
+        }
+        assert_eq!(limit.limit(now), 1);
+        let back = now;
+        while limit.limit(now) < 100 {
+            let (sent, in_flight) = (now, limit.limit(now));
+            now += millis(50);
+            for _ in 0..in_flight {
+                limit.ended(&ended(answered(0), sent, now, in_flight));
+            }
+        }
+        assert!(now - back < Duration::from_secs(2), "{:?}", now - back);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod adaptive;
 mod generations;
 mod waiting;
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ pub(crate) struct Limiter {
     waiting: AtomicUsize,
     /// That of calls that are sent now. Changes under the lock only.
     generation: AtomicU32,
+    /// An answer is to be noted, as there was none for a while.
+    is_silent: AtomicBool,
     max: usize,
     when_full: WhenFull,
     is_adaptive: bool,
@@ -87,6 +89,7 @@ impl Limiter {
             limit: AtomicUsize::new(max),
             waiting: AtomicUsize::new(0),
             generation: AtomicU32::new(0),
+            is_silent: AtomicBool::new(false),
             max,
             when_full,
             is_adaptive,
@@ -287,6 +290,8 @@ impl Limiter {
 
     /// Lets calls that enter see the limit of this moment.
     fn refresh(&self, state: &State, now: Instant) {
+        self.is_silent
+            .store(state.adaptive.is_silent(), Ordering::Relaxed);
         let generation = state.adaptive.generation();
         self.generation.store(generation, Ordering::Relaxed);
         let limit = state.adaptive.limit(now);
@@ -341,7 +346,7 @@ impl Place {
             == Signal::Answered {
                 queued: Duration::ZERO,
             };
-        if limiter.is_reduced() || !is_well {
+        if !is_well || limiter.is_reduced() || limiter.is_silent.load(Ordering::Relaxed) {
             limiter.note(signal, time, self);
         }
     }
@@ -594,6 +599,33 @@ mod tests {
         );
         drop(polls);
         assert_eq!(limiter.in_flight.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_between_timeouts_ends_the_silence() {
+        let timed_out = || {
+            Err(CallError::TimedOut {
+                limit: Duration::from_secs(1),
+                executed: Executed::Maybe,
+                source: None,
+            })
+        };
+        for is_answered in [true, false] {
+            let limiter = limiter(100);
+            let places: Vec<_> = (0..100).map(|_| limiter.try_enter(0).unwrap()).collect();
+            for (number, place) in places.iter().enumerate().take(30) {
+                let time = in_time(1000);
+                sleep(Duration::from_millis(50)).await;
+                if is_answered && number % 10 == 0 {
+                    place.ended(
+                        &Ok(Reply::new(ReplyKind::Result, Codec::Json, bytes::Bytes::new())),
+                        time,
+                    );
+                }
+                place.ended(&timed_out(), time);
+            }
+            assert_eq!(limiter.is_reduced(), !is_answered);
+        }
     }
 
     #[tokio::test(start_paused = true)]
