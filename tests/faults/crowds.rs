@@ -78,13 +78,13 @@ async fn is_a_crowd() {
     while let Some(outcome) = timeout(SOON, crowd.join_next()).await.expect("all end in time") {
         match outcome.unwrap().unwrap_err() {
             CallError::TimedOut { .. } => sent_in_vain += 1,
-            CallError::TooManyCalls { .. } => never_sent += 1,
+            CallError::TooManyCalls { .. } | CallError::Overloaded { .. } => never_sent += 1,
             other => panic!("{other:?}"),
         }
     }
-    // Places become free when the first calls give up, so a few more may have been sent.
+    // Places become free when the first calls give up, and go to those that give up a little later:
+    // on a slow machine those may be all.
     assert_eq!(sent_in_vain + never_sent, CALLERS);
-    assert!(never_sent > 0);
     eprintln!(
         "the crowd took {} bytes each; {IN_FLIGHT} requests were sent within {sent:?}",
         most / CALLERS

@@ -49,6 +49,10 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// Within the transport's limit. A queue whose node is down is not there.
     async fn is_there(&self, queue: &ShortStr) -> Option<bool>;
 
+    /// What is in a queue. `None` if that cannot be told: there may be no such queue, or its node is
+    /// down. Within the transport's limit. Cheap to ask often.
+    async fn depth(&self, queue: &ShortStr) -> Option<Depth>;
+
     /// Deletes the queue if this side declared it, nobody consumes from it, and nothing is in it; within the transport's limit,
     /// and without an error: who cannot do it leaves it. Answers whether there are requests in it that nobody takes out.
     async fn retire_requests(&self, queue: &RequestQueue) -> bool;
@@ -82,6 +86,14 @@ pub(crate) struct ReplyLink {
     pub(crate) resumed: Option<u32>,
     /// Where the address is good only for requests that are sent this way.
     pub(crate) publisher: Option<Arc<dyn Publisher>>,
+}
+
+/// What is in a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Depth {
+    /// Those that no consumer has.
+    pub(crate) messages: u32,
+    pub(crate) consumers: u32,
 }
 
 /// A consumer of one queue.
@@ -208,10 +220,6 @@ pub(crate) trait Publisher: Debug + Send + Sync {
     /// Sends a message and waits for the broker's word on it. Dropping the future does not call the message back; its
     /// [`Departure`] can, until it has left.
     async fn publish(&self, outgoing: Outgoing) -> Published;
-
-    /// How many messages wait in a queue. Within the transport's limit. Nothing can be sent any more
-    /// if there is no such queue.
-    async fn depth(&self, queue: &ShortStr) -> Result<u32, BrokerError>;
 
     /// Waits until nothing can be sent any more, and says why.
     async fn closed(&self) -> BrokerError;

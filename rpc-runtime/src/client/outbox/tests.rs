@@ -79,10 +79,6 @@ impl Publisher for Taker {
         Published::Routed
     }
 
-    async fn depth(&self, _: &ShortStr) -> Result<u32, BrokerError> {
-        Ok(0)
-    }
-
     async fn closed(&self) -> BrokerError {
         std::future::pending().await
     }

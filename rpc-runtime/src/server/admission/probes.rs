@@ -18,7 +18,7 @@ use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{Message, PROBE, Properties, Reply, ReplyKind, ShortStr};
 use crate::transport::{
-    Backoff, Departure, Outgoing, Published, Publisher, ReplyLink, ReplyQueue, Subscription, Transport,
+    Backoff, Departure, Depth, Outgoing, Published, Publisher, ReplyLink, ReplyQueue, Subscription, Transport,
 };
 
 /// How long a server that may not open a reply address does without probes before it tries again.
@@ -89,7 +89,8 @@ pub(crate) struct Probes {
 enum Answer {
     Depth {
         queue: usize,
-        messages: Result<u32, BrokerError>,
+        asked: Instant,
+        depth: Option<Depth>,
     },
     Probe {
         id: ProbeId,
@@ -129,6 +130,8 @@ impl Probes {
     /// Measures the queues whenever that is due, until the handle is closed.
     pub(crate) async fn send(&self, transport: &Arc<dyn Transport>) {
         let mut backoff = Backoff::new();
+        // It may be that this begins again after a panic.
+        self.forget();
         loop {
             self.until_due().await;
             let since = Instant::now();
@@ -158,7 +161,11 @@ impl Probes {
         loop {
             let woken = self.wake.notified();
             match self.next_due() {
-                Some(due) => return sleep_until(due).await,
+                Some(due) => tokio::select! {
+                    () = sleep_until(due) => return,
+                    // Another queue may be due sooner.
+                    () = woken => {}
+                },
                 None => woken.await,
             }
         }
@@ -189,13 +196,14 @@ impl Probes {
                 Err(error) => return error,
             },
         };
-        let lost = self.send_by(&address, &mut replies, &publisher).await;
+        let lost = self.send_by(transport, &address, &mut replies, &publisher).await;
         replies.control.retire().await;
         lost
     }
 
     async fn send_by(
         &self,
+        transport: &Arc<dyn Transport>,
         address: &ShortStr,
         replies: &mut Subscription,
         publisher: &Arc<dyn Publisher>,
@@ -204,9 +212,7 @@ impl Probes {
         loop {
             tokio::select! {
                 biased;
-                Some(answer) = answers.next() => if let Err(lost) = self.note(answer) {
-                    return lost;
-                },
+                Some(answer) = answers.next() => self.note(&answer),
                 reply = replies.deliveries.next() => match reply {
                     Some(Ok(reply)) => {
                         let id = reply.message.properties.correlation_id.as_ref();
@@ -217,7 +223,7 @@ impl Probes {
                     None => return BrokerError::Lost { source: None },
                 },
                 lost = publisher.closed() => return lost,
-                () = self.until_due() => self.begin(address, publisher, &answers),
+                () = self.until_due() => self.begin(transport, address, publisher, &answers),
             }
         }
     }
@@ -225,6 +231,7 @@ impl Probes {
     /// Begins the measurements that are due.
     fn begin<'a>(
         &'a self,
+        transport: &'a Arc<dyn Transport>,
         address: &ShortStr,
         publisher: &'a Arc<dyn Publisher>,
         answers: &FuturesUnordered<BoxFuture<'a, Answer>>,
@@ -235,7 +242,7 @@ impl Probes {
                 match measure {
                     Measure::Depth => {
                         queue.asked(now);
-                        answers.push(Box::pin(ask(publisher, index, queue.queue())));
+                        answers.push(Box::pin(ask(transport, index, queue.queue(), now)));
                     }
                     Measure::Probe => {
                         let id = ProbeId {
@@ -255,18 +262,18 @@ impl Probes {
     }
 
     /// Notes what the broker says.
-    fn note(&self, answer: Answer) -> Result<(), BrokerError> {
+    fn note(&self, answer: &Answer) {
+        let now = Instant::now();
         match answer {
-            Answer::Depth { queue, messages } => {
-                let messages = messages?;
-                if let Some(queue) = self.queues.get(queue) {
-                    queue.answered(messages, Instant::now());
+            Answer::Depth { queue, asked, depth } => {
+                if let Some(queue) = self.queues.get(*queue) {
+                    queue.answered(*asked, *depth, now);
                 }
             }
             Answer::Probe { id, published } => {
                 if let Some(queue) = self.queues.get(usize::from(id.queue)) {
                     match published {
-                        Published::Routed => queue.confirmed(id.number, Instant::now()),
+                        Published::Routed => queue.confirmed(id.number, now),
                         Published::Returned
                         | Published::Refused
                         | Published::Withdrawn
@@ -275,7 +282,6 @@ impl Probes {
                 }
             }
         }
-        Ok(())
     }
 
     /// Replies to the probes that are out do not come any more.
@@ -286,13 +292,12 @@ impl Probes {
     }
 }
 
-async fn ask(publisher: &Arc<dyn Publisher>, queue: usize, name: &str) -> Answer {
-    let messages = match ShortStr::new(name) {
-        Ok(name) => publisher.depth(&name).await,
-        // The queue is consumed, so its name is short enough.
-        Err(_) => Ok(0),
+async fn ask(transport: &Arc<dyn Transport>, queue: usize, name: &str, asked: Instant) -> Answer {
+    let depth = match ShortStr::new(name) {
+        Ok(name) => transport.depth(&name).await,
+        Err(_) => None,
     };
-    Answer::Depth { queue, messages }
+    Answer::Depth { queue, asked, depth }
 }
 
 async fn publish(publisher: &Arc<dyn Publisher>, id: ProbeId, outgoing: Outgoing) -> Answer {

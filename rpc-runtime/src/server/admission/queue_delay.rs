@@ -17,16 +17,33 @@ const PROBES_IN_QUEUE: u32 = 8;
 /// The longest pause between two measurements of a long queue.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(2);
 
-/// If the last measurement began so long ago, the queue cannot be measured.
+/// A queue that was neither empty nor took a probe for so long cannot be measured.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait after the broker could not tell the depth of a queue.
+const PAUSE_AFTER_UNKNOWN: Duration = Duration::from_secs(1);
 
 /// How to measure a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Measure {
-    /// Ask the broker how many messages wait. If there are none, a probe would be the only one.
+    /// Ask the broker how many messages wait.
     Depth,
-    /// Send a probe through the queue.
+    /// Send a probe through the queue, as messages wait.
     Probe,
+}
+
+/// What a queue holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing but this server's own probes.
+    Nothing,
+    /// Other messages.
+    Messages {
+        /// They may all be probes of other servers.
+        are_few: bool,
+    },
+    /// The broker cannot tell.
+    Unknown,
 }
 
 /// How long messages of one priority wait in a queue before they are delivered.
@@ -47,9 +64,14 @@ pub(super) struct QueueDelay {
     outstanding: VecDeque<Probe>,
     /// When the broker was asked for the depth of the queue, until it answers.
     asked: Option<Instant>,
-    /// The queue was found not to be empty, so that a probe is due.
+    /// Messages wait, so that a probe is due.
     is_probe_due: bool,
-    last_measured: Option<Instant>,
+    /// No measurement is to begin before.
+    not_before: Option<Instant>,
+    /// When the last measurement began.
+    last_begun: Option<Instant>,
+    /// When the queue was empty or took a probe last.
+    last_open: Option<Instant>,
     /// How long the probe that came back last was in the queue.
     last_trip: Duration,
     /// When the worker's prefetch was exhausted last.
@@ -72,6 +94,7 @@ impl QueueDelay {
     pub(super) fn of_empty(now: Instant) -> Self {
         Self {
             published_after: Some(now),
+            last_open: Some(now),
             ..Self::default()
         }
     }
@@ -88,6 +111,11 @@ impl QueueDelay {
         self.is_active
     }
 
+    /// How many probes are in the queue.
+    pub(super) fn probes(&self) -> usize {
+        self.outstanding.len()
+    }
+
     /// When the next measurement is due, and which one. `None` while there is no need for one, or
     /// while the broker has not answered the last question or confirmed the last probe.
     pub(super) fn next(&self, now: Instant) -> Option<(Instant, Measure)> {
@@ -96,15 +124,11 @@ impl QueueDelay {
         if !self.is_active || is_pending {
             return None;
         }
-        let measure = match last.is_none() && !self.is_probe_due {
-            true => Measure::Depth,
-            false => Measure::Probe,
-        };
-        let due = match self.last_measured {
-            Some(last) if !self.is_probe_due => last + self.interval(now),
-            _ => now,
-        };
-        Some((due, measure))
+        if self.is_probe_due {
+            return Some((now, Measure::Probe));
+        }
+        let due = self.last_begun.map(|last| last + self.interval(now));
+        Some((due.max(self.not_before).unwrap_or(now), Measure::Depth))
     }
 
     fn interval(&self, now: Instant) -> Duration {
@@ -112,32 +136,48 @@ impl QueueDelay {
             true => INTERVAL.1,
             false => (self.waited(now) / PROBES_PER_DELAY).clamp(INTERVAL.0, INTERVAL.1),
         };
-        let oldest = self
-            .outstanding
-            .front()
-            .map_or(Duration::ZERO, |probe| now.saturating_duration_since(probe.sent));
-        interval.max(oldest / PROBES_IN_QUEUE).min(LONGEST_INTERVAL)
+        interval
+            .max(self.oldest(now) / PROBES_IN_QUEUE)
+            .min(LONGEST_INTERVAL)
     }
 
-    /// The broker is asked how many messages wait.
+    /// For how long the oldest probe has been out.
+    fn oldest(&self, now: Instant) -> Duration {
+        let oldest = self.outstanding.front();
+        oldest.map_or(Duration::ZERO, |probe| now.saturating_duration_since(probe.sent))
+    }
+
+    /// The broker is asked what the queue holds.
     pub(super) fn asked(&mut self, now: Instant) {
         self.asked = Some(now);
+        self.last_begun = Some(now);
     }
 
-    /// The broker has answered whether messages wait, while the prefetch is exhausted or not.
-    pub(super) fn answered(&mut self, is_empty: bool, is_exhausted: bool, now: Instant) {
-        let Some(asked) = self.asked.take() else {
+    /// The broker has answered the question of that time, while the prefetch is exhausted or not.
+    pub(super) fn answered(&mut self, asked: Instant, found: Found, is_exhausted: bool, now: Instant) {
+        if self.asked != Some(asked) {
             return;
-        };
-        if !self.outstanding.is_empty() {
-            // They tell more.
-        } else if !is_empty {
-            self.is_probe_due = true;
-        } else {
-            self.last_measured = Some(asked);
-            self.last_trip = Duration::ZERO;
-            self.was_through(asked, is_exhausted, now);
         }
+        self.asked = None;
+        match found {
+            Found::Unknown => self.not_before = now.checked_add(PAUSE_AFTER_UNKNOWN),
+            Found::Messages { are_few } => {
+                self.is_probe_due = !are_few || self.is_last_probe_old(now);
+            }
+            Found::Nothing => {
+                self.last_open = Some(now);
+                self.outstanding.clear();
+                self.last_trip = Duration::ZERO;
+                self.was_through(asked, is_exhausted, now);
+            }
+        }
+    }
+
+    /// Whether as much time has passed since the last probe as between it and the oldest one.
+    fn is_last_probe_old(&self, now: Instant) -> bool {
+        self.outstanding
+            .back()
+            .is_none_or(|last| now.saturating_duration_since(last.sent) >= self.oldest(now) / 2)
     }
 
     /// A probe of this number is sent. Numbers ascend. It expires in the queue after the given time,
@@ -146,7 +186,7 @@ impl QueueDelay {
         self.outstanding
             .retain(|probe| now.saturating_duration_since(probe.sent) <= expires_after);
         self.is_probe_due = false;
-        self.last_measured = Some(now);
+        self.last_begun = Some(now);
         self.outstanding.push_back(Probe {
             number,
             sent: now,
@@ -159,6 +199,7 @@ impl QueueDelay {
         let mut probes = self.outstanding.iter_mut();
         if let Some(probe) = probes.find(|probe| probe.number == number) {
             probe.confirmed = Some(now);
+            self.last_open = Some(now);
         }
     }
 
@@ -189,6 +230,7 @@ impl QueueDelay {
         // A broker in an alarm may have taken it much later than it was sent.
         let entered = probe.confirmed.unwrap_or(probe.sent);
         self.last_trip = now.saturating_duration_since(entered);
+        self.last_open = Some(now);
         self.was_through(probe.sent, is_exhausted, now);
     }
 
@@ -218,7 +260,7 @@ impl QueueDelay {
         let oldest = self.outstanding.front().and_then(|probe| probe.confirmed);
         // The upper bound only grows while the queue cannot be measured.
         let is_measured = self
-            .last_measured
+            .last_open
             .is_none_or(|last| now.saturating_duration_since(last) < SILENCE);
         let bound = self.published_after.filter(|_| is_measured).or(oldest);
         bound.map_or(Duration::ZERO, |then| now.saturating_duration_since(then))
@@ -244,6 +286,8 @@ mod tests {
 
     const LIFETIME: Duration = Duration::from_secs(60);
 
+    const MANY: Found = Found::Messages { are_few: false };
+
     const fn millis(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
@@ -260,15 +304,16 @@ mod tests {
         let now = now + millis(1);
         delay.asked(now);
         assert_eq!(delay.next(now + millis(500)), None);
-        delay.answered(true, true, now + millis(2));
+        delay.answered(now, Found::Nothing, true, now + millis(2));
         assert_eq!(delay.next(now), Some((now + INTERVAL.1, Measure::Depth)));
         assert_eq!(delay.waited(now + millis(50)), Duration::ZERO);
         // The worker has room now, and messages may have come until then.
         let now = now + millis(90);
         delay.saturate(now);
         assert_eq!(delay.waited(now), millis(90));
-        delay.asked(now + millis(1));
-        delay.answered(true, false, now + millis(2));
+        let now = now + millis(1);
+        delay.asked(now);
+        delay.answered(now, Found::Nothing, false, now + millis(2));
         assert!(!delay.is_active());
     }
 
@@ -278,16 +323,84 @@ mod tests {
         let mut delay = QueueDelay::default();
         delay.saturate(now);
         delay.asked(now);
-        delay.answered(false, true, now + millis(1));
+        delay.answered(now, MANY, true, now + millis(1));
         let now = now + millis(1);
         assert_eq!(delay.next(now), Some((now, Measure::Probe)));
         delay.sent(1, LIFETIME, now);
         assert_eq!(delay.next(now), None);
         delay.confirmed(1, now);
-        assert_eq!(delay.next(now), Some((now + INTERVAL.0, Measure::Probe)));
+        assert_eq!(delay.next(now), Some((now + INTERVAL.0, Measure::Depth)));
         delay.saturate(now + millis(5));
         delay.returned(1, true, now + millis(6));
         assert_eq!(delay.next(now), Some((now + INTERVAL.0, Measure::Depth)));
+    }
+
+    #[test]
+    fn a_queue_that_holds_nothing_but_probes_is_empty() {
+        let start = Instant::now();
+        let mut delay = QueueDelay::of_empty(start);
+        delay.saturate(start);
+        delay.sent(1, LIFETIME, start);
+        delay.confirmed(1, start);
+        let now = start + millis(500);
+        assert_eq!((delay.waited(now), delay.probes()), (millis(500), 1));
+        delay.asked(now);
+        delay.answered(now, Found::Nothing, true, now + millis(1));
+        assert_eq!((delay.waited(now + millis(1)), delay.probes()), (millis(0), 0));
+        // It comes back all the same.
+        delay.returned(1, true, now + millis(9));
+        assert_eq!(delay.queue_time(now + millis(9)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_queue_that_may_hold_nothing_but_probes_gets_few_of_them() {
+        let start = Instant::now();
+        let mut delay = QueueDelay::of_empty(start);
+        delay.saturate(start);
+        let (mut now, mut sent) = (start, 0);
+        while now < start + Duration::from_secs(60) {
+            match delay.next(now) {
+                Some((due, Measure::Depth)) if due <= now => {
+                    delay.asked(now);
+                    delay.answered(now, Found::Messages { are_few: true }, true, now);
+                }
+                Some((due, Measure::Probe)) if due <= now => {
+                    delay.sent(sent, 2 * LIFETIME, now);
+                    delay.confirmed(sent, now);
+                    sent += 1;
+                }
+                _ => now += millis(10),
+            }
+        }
+        assert!((8..=14).contains(&sent), "{sent} probes");
+    }
+
+    #[test]
+    fn a_queue_that_takes_no_probes_is_not_measured_for_long() {
+        let start = Instant::now();
+        let mut delay = QueueDelay::of_empty(start);
+        for number in 0..400 {
+            let now = start + number * millis(20);
+            delay.saturate(now);
+            delay.sent(number.into(), LIFETIME, now);
+            delay.lost(number.into());
+        }
+        assert_eq!(delay.waited(start + millis(8000)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_broker_that_cannot_tell_is_asked_again_a_little_later() {
+        let now = Instant::now();
+        let mut delay = QueueDelay::default();
+        delay.saturate(now);
+        delay.asked(now);
+        let later = now + millis(2);
+        // The answer to a question from before the probes were forgotten.
+        delay.answered(now - millis(1), MANY, true, later);
+        assert_eq!(delay.next(later), None);
+        delay.answered(now, Found::Unknown, true, later);
+        let due = later + PAUSE_AFTER_UNKNOWN;
+        assert_eq!(delay.next(later), Some((due, Measure::Depth)));
     }
 
     #[test]
@@ -454,7 +567,11 @@ mod tests {
                 match measure {
                     Measure::Depth => {
                         delay.asked(now);
-                        delay.answered(queue.is_empty(), false, now);
+                        let found = match queue.iter().any(|(_, probe)| probe.is_none()) {
+                            true => MANY,
+                            false => Found::Nothing,
+                        };
+                        delay.answered(now, found, false, now);
                     }
                     Measure::Probe => {
                         delay.sent(number, LIFETIME, now);

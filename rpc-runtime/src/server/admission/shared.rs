@@ -9,8 +9,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Received;
-use super::queue_delay::{Measure, QueueDelay};
+use super::queue_delay::{Found, Measure, QueueDelay};
 use crate::telemetry::{Event, count};
+use crate::transport::Depth;
 
 /// How many priorities are measured. Requests of others are taken for the next lower one.
 const MAX_PRIORITIES: usize = 8;
@@ -43,6 +44,8 @@ struct State {
     lifetime: Duration,
     /// The queue had no waiting messages when this was noted.
     was_empty: bool,
+    /// How often the queue was consumed anew.
+    epoch: u64,
 }
 
 impl QueueDelays {
@@ -56,6 +59,7 @@ impl QueueDelays {
                 by_priority: BTreeMap::new(),
                 lifetime: Duration::ZERO,
                 was_empty: false,
+                epoch: 0,
             }),
             wake: Arc::clone(wake),
         }
@@ -70,6 +74,7 @@ impl QueueDelays {
         let mut state = self.lock();
         state.by_priority.clear();
         state.was_empty = false;
+        state.epoch += 1;
         if self.is_active.swap(false, Ordering::AcqRel) {
             self.tell(Duration::ZERO);
         }
@@ -97,21 +102,19 @@ impl QueueDelays {
     /// until the guard is dropped.
     pub(crate) fn exhaust(self: &Arc<Self>, priority: u8, now: Instant) -> Exhausted {
         self.exhausting.fetch_add(1, Ordering::SeqCst);
-        self.saturate(priority, now);
+        let mut state = self.lock();
+        self.saturate(&mut state, priority, now);
         Exhausted {
             delays: Arc::clone(self),
             priority,
+            epoch: state.epoch,
         }
     }
 
-    fn saturate(&self, priority: u8, now: Instant) {
-        let mut state = self.lock();
-        let is_new = state.by_priority.is_empty();
+    fn saturate(&self, state: &mut State, priority: u8, now: Instant) {
         state.delay(priority, now);
         state.saturate(now);
-        drop(state);
-        if is_new {
-            self.is_active.store(true, Ordering::Release);
+        if !self.is_active.swap(true, Ordering::AcqRel) {
             self.wake.notify_one();
         }
     }
@@ -122,14 +125,23 @@ impl QueueDelays {
             return Received::at(now);
         }
         let mut state = self.lock();
+        // It may have been found empty meanwhile.
+        if state.by_priority.is_empty() {
+            return Received::at(now);
+        }
         let lifetime = state.lifetime;
+        let known = state.by_priority.len();
         let delay = state.delay(priority, now);
-        Received {
+        let received = Received {
             at: now,
             // Of messages that wait for longer it is not known how much longer.
             waited: delay.waited(now).min(lifetime),
             queue_time: delay.queue_time(now).min(lifetime),
+        };
+        if state.by_priority.len() > known {
+            self.wake.notify_one();
         }
+        received
     }
 
     /// How long messages wait in the queue now: those of the priority that waits longest.
@@ -160,10 +172,13 @@ impl QueueDelays {
         }
     }
 
-    /// The broker answered how many messages wait, of all priorities.
-    pub(super) fn answered(&self, messages: u32, now: Instant) {
-        self.measured(now, |delay, is_exhausted| {
-            delay.answered(messages == 0, is_exhausted, now);
+    /// The broker answered the question of that time. `None` if it cannot tell.
+    pub(super) fn answered(&self, asked: Instant, depth: Option<Depth>, now: Instant) {
+        self.measured(now, |state, is_exhausted| {
+            let found = found(depth, state.probes());
+            for delay in state.by_priority.values_mut() {
+                delay.answered(asked, found, is_exhausted, now);
+            }
         });
     }
 
@@ -194,22 +209,22 @@ impl QueueDelays {
 
     /// A probe came back.
     pub(super) fn returned(&self, number: u64, now: Instant) {
-        self.measured(now, |delay, is_exhausted| {
-            delay.returned(number, is_exhausted, now);
+        self.measured(now, |state, is_exhausted| {
+            for delay in state.by_priority.values_mut() {
+                delay.returned(number, is_exhausted, now);
+            }
         });
     }
 
     /// Notes a measurement. Once no messages wait, of any priority, there is no need for another.
-    fn measured(&self, now: Instant, mut note: impl FnMut(&mut QueueDelay, bool)) {
+    fn measured(&self, now: Instant, note: impl FnOnce(&mut State, bool)) {
         let mut state = self.lock();
         let is_exhausted = self.exhausting.load(Ordering::SeqCst) > 0;
         // What began before the queue was consumed anew says nothing.
         if state.by_priority.is_empty() {
             return;
         }
-        for delay in state.by_priority.values_mut() {
-            note(delay, is_exhausted);
-        }
+        note(&mut state, is_exhausted);
         if !state.by_priority.values().any(QueueDelay::is_active) {
             state.by_priority.clear();
             state.was_empty = true;
@@ -240,12 +255,17 @@ impl QueueDelays {
 pub(crate) struct Exhausted {
     delays: Arc<QueueDelays>,
     priority: u8,
+    epoch: u64,
 }
 
 impl Drop for Exhausted {
     fn drop(&mut self) {
-        // Messages may have waited until now.
-        self.delays.saturate(self.priority, Instant::now());
+        let mut state = self.delays.lock();
+        // Messages may have waited until now, unless it is of a subscription that was lost.
+        if state.epoch == self.epoch {
+            self.delays.saturate(&mut state, self.priority, Instant::now());
+        }
+        drop(state);
         self.delays.exhausting.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -264,6 +284,11 @@ impl State {
         for delay in self.by_priority.values_mut() {
             delay.saturate(now);
         }
+    }
+
+    /// How many probes are in the queue, of all priorities.
+    fn probes(&self) -> usize {
+        self.by_priority.values().map(QueueDelay::probes).sum()
     }
 
     fn forget_probes(&mut self) {
@@ -304,9 +329,37 @@ impl State {
     }
 }
 
+/// What a queue holds that has as many probes of this server.
+fn found(depth: Option<Depth>, probes: usize) -> Found {
+    let Some(Depth { messages, consumers }) = depth else {
+        return Found::Unknown;
+    };
+    let (messages, consumers) = (messages as usize, consumers as usize);
+    match consumers {
+        // This server consumes from it. RabbitMQ takes a quorum queue for empty while it has no leader.
+        0 => Found::Messages { are_few: false },
+        _ if messages <= probes => Found::Nothing,
+        // Other servers may have as many probes in it.
+        _ => Found::Messages {
+            are_few: messages <= probes.saturating_mul(consumers),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn saturate(delays: &QueueDelays, priority: u8, now: Instant) {
+        delays.saturate(&mut delays.lock(), priority, now);
+    }
+
+    fn depth(messages: u32) -> Option<Depth> {
+        Some(Depth {
+            messages,
+            consumers: 2,
+        })
+    }
 
     fn delays() -> QueueDelays {
         let delays = QueueDelays::new("q", &Arc::new(Notify::new()));
@@ -318,14 +371,14 @@ mod tests {
     fn each_priority_has_a_delay_of_its_own() {
         let (delays, start) = (delays(), Instant::now());
         assert_eq!(delays.receive(0, start).waited, Duration::ZERO);
-        delays.saturate(0, start);
-        delays.saturate(9, start);
+        saturate(&delays, 0, start);
+        saturate(&delays, 9, start);
         for (number, priority) in [(1, 0), (2, 9)] {
             delays.sent(priority, number, start);
             delays.confirmed(number, start);
         }
         let now = start + Duration::from_millis(500);
-        delays.saturate(0, now);
+        saturate(&delays, 0, now);
         delays.returned(2, now);
         delays.sent(9, 3, now);
         delays.confirmed(3, now);
@@ -366,7 +419,7 @@ mod tests {
     fn a_queue_whose_requests_have_all_the_time_is_not_measured() {
         let now = Instant::now();
         let delays = QueueDelays::new("q", &Arc::new(Notify::new()));
-        delays.saturate(0, now);
+        saturate(&delays, 0, now);
         assert_eq!(delays.next(now), None);
         delays.note_time_to_live(Duration::from_millis(2500));
         assert_eq!(delays.next(now), Some((now, Measure::Depth, 0)));
@@ -376,13 +429,51 @@ mod tests {
     }
 
     #[test]
+    fn what_a_queue_holds_besides_probes_is_told_by_its_depth() {
+        let of = |messages, probes| found(depth(messages), probes);
+        assert_eq!(of(0, 0), Found::Nothing);
+        assert_eq!(of(3, 3), Found::Nothing);
+        assert_eq!(of(1, 0), Found::Messages { are_few: false });
+        assert_eq!(of(6, 3), Found::Messages { are_few: true });
+        assert_eq!(of(7, 3), Found::Messages { are_few: false });
+        assert_eq!(found(None, 0), Found::Unknown);
+        let nobody = Depth {
+            messages: 0,
+            consumers: 0,
+        };
+        assert_eq!(found(Some(nobody), 0), Found::Messages { are_few: false });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_delivered_before_the_queue_was_lost_does_not_measure_it_again() {
+        let delays = Arc::new(delays());
+        let exhausted = delays.exhaust(0, Instant::now());
+        delays.reset();
+        drop(exhausted);
+        assert!(!delays.is_active.load(Ordering::Acquire));
+        assert_eq!(delays.next(Instant::now()), None);
+        assert_eq!(delays.exhausting.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_delivery_to_a_queue_that_was_just_found_empty_does_not_stop_the_measuring() {
+        let (delays, now) = (delays(), Instant::now());
+        delays.is_active.store(true, Ordering::Release);
+        assert_eq!(delays.receive(0, now), Received::at(now));
+        delays.is_active.store(false, Ordering::Release);
+        saturate(&delays, 0, now);
+        assert!(delays.is_active.load(Ordering::Acquire));
+        assert!(delays.next(now).is_some());
+    }
+
+    #[test]
     fn messages_that_outlive_the_probes_waited_at_least_as_long_as_those_lived() {
         let (delays, start) = (delays(), Instant::now());
-        delays.saturate(0, start);
+        saturate(&delays, 0, start);
         delays.asked(start);
-        delays.answered(0, start);
+        delays.answered(start, depth(0), start);
         let now = start + Duration::from_secs(4);
-        delays.saturate(0, now);
+        saturate(&delays, 0, now);
         assert_eq!(delays.receive(0, now).waited, Duration::from_secs(1));
         // From a request with more time on, it is measured anew.
         delays.note_time_to_live(Duration::from_secs(60));
@@ -392,12 +483,12 @@ mod tests {
     #[test]
     fn an_empty_queue_has_no_waiting_messages_of_any_priority() {
         let (delays, start) = (delays(), Instant::now());
-        delays.saturate(0, start);
-        delays.saturate(9, start);
+        saturate(&delays, 0, start);
+        saturate(&delays, 9, start);
         let later = start + Duration::from_millis(1);
         delays.asked(later);
         assert_eq!(delays.next(later), None);
-        delays.answered(0, later);
+        delays.answered(later, depth(0), later);
         assert_eq!(delays.next(later + Duration::from_secs(1)), None);
         assert!(!delays.is_active.load(Ordering::Acquire));
     }
@@ -406,7 +497,7 @@ mod tests {
     fn there_is_a_limit_to_the_priorities_that_are_measured() {
         let (delays, start) = (delays(), Instant::now());
         for priority in 0..=255 {
-            delays.saturate(priority, start);
+            saturate(&delays, priority, start);
             delays.receive(priority, start);
         }
         assert_eq!(delays.lock().by_priority.len(), MAX_PRIORITIES);
@@ -415,7 +506,7 @@ mod tests {
     #[test]
     fn a_queue_that_is_empty_again_needs_no_probes() {
         let (delays, start) = (delays(), Instant::now());
-        delays.saturate(0, start);
+        saturate(&delays, 0, start);
         let later = start + Duration::from_millis(5);
         assert!(delays.next(later).is_some());
         delays.sent(0, 1, later);

@@ -13,8 +13,8 @@ use crate::protocol::{
 use crate::status::{Connectivity, StatusBoard};
 use crate::tasks::injected;
 use crate::transport::{
-    Broadcasts, Outgoing, Published, Publisher, Receipt, ReplyLink, ReplyQueue, RequestQueue, Subscription,
-    Transport,
+    Broadcasts, Depth, Outgoing, Published, Publisher, Receipt, ReplyLink, ReplyQueue, RequestQueue,
+    Subscription, Transport,
 };
 
 /// A broker that answers publishes with these words in turn, and notes what it is told, in order.
@@ -38,6 +38,10 @@ impl Notes {
 #[async_trait]
 impl Transport for Notes {
     async fn is_there(&self, _: &ShortStr) -> Option<bool> {
+        None
+    }
+
+    async fn depth(&self, _: &ShortStr) -> Option<Depth> {
         None
     }
 
@@ -105,10 +109,6 @@ impl Publisher for Notes {
         tokio::task::yield_now().await;
         self.note("reply confirmed");
         self.words.lock().unwrap().remove(0)
-    }
-
-    async fn depth(&self, _: &ShortStr) -> Result<u32, BrokerError> {
-        Ok(0)
     }
 
     async fn closed(&self) -> BrokerError {

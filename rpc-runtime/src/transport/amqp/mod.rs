@@ -20,6 +20,7 @@ mod channel;
 mod confirms;
 mod connection;
 pub(crate) mod convert;
+mod depths;
 pub(crate) mod guard;
 mod opening;
 mod publisher;
@@ -40,7 +41,7 @@ pub(crate) use address::Address;
 #[cfg(feature = "tls")]
 pub use tls::Tls;
 
-use super::{Backoff, Published, Publisher, ReplyLink, Subscription, Transport};
+use super::{Backoff, Depth, Published, Publisher, ReplyLink, Subscription, Transport};
 use crate::error::{BrokerError, Cause, Chain};
 use crate::escape::Logged;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
@@ -49,6 +50,7 @@ use crate::tasks::{caught, watch_runtime};
 use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
 use channel::{OpenChannel, Tasks};
 use connection::{ConnectionRole, OpenConnection};
+use depths::Depths;
 use opening::{Found, Opening};
 use replies::{DirectReplies, ReplyPublisher};
 use subscription::{Acknowledge, Terms};
@@ -73,6 +75,7 @@ pub(crate) struct AmqpTransport {
     /// How to connect once more, for what may cost a connection.
     target: Target,
     suspects: Mutex<Suspects>,
+    depths: Depths,
     board: Arc<StatusBoard>,
     /// Those that use the connections: they end before these.
     tasks: Tasks,
@@ -133,6 +136,7 @@ impl AmqpTransport {
             limit: target.limit,
             target,
             suspects: Mutex::default(),
+            depths: Depths::default(),
             runtime,
             board,
             _end_when_dropped: [&tasks, &supervisors].map(|tasks| tasks.ending.clone().drop_guard()),
@@ -377,6 +381,14 @@ impl Transport for AmqpTransport {
             Ok(Ok(Found::Nothing)) => Some(false),
             Ok(Ok(Found::Refused) | Err(_)) | Err(_) => None,
         }
+    }
+
+    async fn depth(&self, queue: &ShortStr) -> Option<Depth> {
+        let asking = async {
+            let connection = self.consuming.ready().await?;
+            self.depths.ask(&self.opening(&connection), queue).await
+        };
+        tokio::time::timeout(self.limit, asking).await.ok()?.ok()
     }
 
     async fn retire_requests(&self, queue: &RequestQueue) -> bool {

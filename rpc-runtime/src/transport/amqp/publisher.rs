@@ -10,18 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use lapin::types::FieldTable;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::channel::{OpenChannel, Tasks};
 use super::connection::ConnectionState;
-use super::opening::{FIND_LIMIT, passive};
-use super::short;
 use super::under_way::{Confirmed, Confirming, Look, Told, UnderWay};
 use crate::error::{BrokerError, Cause};
-use crate::protocol::ShortStr;
 use crate::tasks::caught;
 use crate::transport::{Outgoing, Published, Publisher, Receipt};
 
@@ -191,19 +187,6 @@ impl Publisher for AmqpPublisher {
                 written: !departure.withdraw(),
             },
         }
-    }
-
-    async fn depth(&self, queue: &ShortStr) -> Result<u32, BrokerError> {
-        self.unblocked().await;
-        let (channel, name) = (Arc::clone(&self.shared.channel), short(queue.as_str())?);
-        let asking = async move {
-            channel
-                .queue_declare(name, passive(), FieldTable::default())
-                .await
-        };
-        let channel = &self.shared.channel;
-        let found = channel.ask(FIND_LIMIT, "looking for a queue", asking).await?;
-        Ok(found.message_count())
     }
 
     async fn closed(&self) -> BrokerError {

@@ -21,7 +21,7 @@ use super::publisher::AmqpPublisher;
 use super::supervised::Target;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
-use crate::protocol::{DIRECT_REPLY_TO, ShortStr};
+use crate::protocol::DIRECT_REPLY_TO;
 use crate::status::{Status, StatusBoard};
 use crate::tasks::supervised;
 use crate::telemetry::{LeftOut, LogLimit};
@@ -57,10 +57,6 @@ impl Publisher for ReplyPublisher {
             true => Box::pin(self.direct.publish(outgoing)),
             false => self.queues.publish(outgoing),
         }
-    }
-
-    fn depth<'a: 'f, 'b: 'f, 'f>(&'a self, queue: &'b ShortStr) -> BoxFuture<'f, Result<u32, BrokerError>> {
-        self.queues.depth(queue)
     }
 
     fn closed<'a: 'f, 'f>(&'a self) -> BoxFuture<'f, BrokerError> {

@@ -17,7 +17,9 @@ mod queue;
 mod road;
 mod wire;
 
-use super::{Control, Delivery, Outgoing, Published, Publisher, Receipt, ReplyLink, Subscription, Transport};
+use super::{
+    Control, Delivery, Depth, Outgoing, Published, Publisher, Receipt, ReplyLink, Subscription, Transport,
+};
 use crate::error::BrokerError;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::status::{Connectivity, StatusBoard};
@@ -232,6 +234,17 @@ impl Transport for MemoryTransport {
         None
     }
 
+    async fn depth(&self, queue: &ShortStr) -> Option<Depth> {
+        let session = self.ready(&self.consuming).await.ok()?;
+        let (broker, queue) = (self.broker.clone(), queue.clone());
+        let asking = session.ask(move || broker.hub().depth(queue.as_str()));
+        Some(Depth {
+            messages: asking.await.ok()??,
+            // Who asks consumes from it.
+            consumers: 1,
+        })
+    }
+
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
         let session = self.ready(&self.publishing).await?;
         Ok(self.publisher(session, None))
@@ -426,13 +439,6 @@ impl Publisher for MemoryPublisher {
             Ok(has_queue) => Self::word(has_queue, mandatory),
             Err(source) => failed(source, true),
         }
-    }
-
-    async fn depth(&self, queue: &ShortStr) -> Result<u32, BrokerError> {
-        self.session.unblocked().await?;
-        let (broker, queue) = (self.broker.clone(), queue.clone());
-        let depth = self.session.ask(move || broker.hub().depth(queue.as_str()));
-        Ok(depth.await?.unwrap_or(0))
     }
 
     async fn closed(&self) -> BrokerError {
