@@ -288,6 +288,35 @@ impl World {
             afterwards,
         }
     }
+
+    /// Has no worker for this long, and counts what is called from two seconds after that.
+    async fn outage(mut self, lasts: Duration) -> Arc<Counts> {
+        let [before, settles, measured] = [2, 2, 2].map(Duration::from_secs);
+        let from = before + lasts + settles;
+        let clock = Clock {
+            begun: Instant::now(),
+            deadline: self.plan.deadline,
+            from,
+            until: from + measured,
+            counts: Arc::default(),
+        };
+        let handle = self.handle();
+        let clients = [ClientBuilder::new(&handle).packing(self.plan.batches).build()];
+        let (clocks, mut calls) = ([clock.clone()], JoinSet::new());
+        let rate = self.plan.nominal_capacity() * self.plan.load;
+        let worker = self.start(&clock).await;
+        self.offer(rate, before, &clocks, &clients, &mut calls).await;
+        worker.stop().await.unwrap();
+        self.offer(rate, before + lasts, &clocks, &clients, &mut calls)
+            .await;
+        let worker = self.start(&clock).await;
+        self.offer(rate, clock.until, &clocks, &clients, &mut calls).await;
+        while let Some(ended) = calls.join_next().await {
+            ended.unwrap();
+        }
+        worker.stop().await.unwrap();
+        clock.counts
+    }
 }
 
 /// What came of a world.
@@ -324,6 +353,10 @@ fn read(count: &AtomicU32) -> f64 {
 }
 
 fn measure(seed: u64, plan: Plan) -> Measured {
+    happen(seed, plan, World::happen)
+}
+
+fn happen<T>(seed: u64, plan: Plan, course: impl AsyncFnOnce(World) -> T) -> T {
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -337,7 +370,7 @@ fn measure(seed: u64, plan: Plan) -> Measured {
             broker: InProcessBroker::new(),
             plan,
         };
-        world.happen().await
+        course(world).await
     })
 }
 
@@ -432,5 +465,23 @@ fn a_caller_that_cannot_take_its_replies_in_time_makes_fewer_calls() {
         let measured = measure(7, plan);
         assert!(measured.goodput() > 0.6, "{measured:#?}");
         assert!(measured.afterwards() > 0.97, "{measured:#?}");
+    }
+}
+
+#[test]
+fn calls_are_answered_as_before_two_seconds_after_an_outage() {
+    for (work, deadline, batches) in [(10, 200, false), (20, 1000, true), (100, 500, true)] {
+        let plan = Plan {
+            workers: 1,
+            concurrency: 8,
+            work: Duration::from_millis(work),
+            deadline: Duration::from_millis(deadline),
+            batches,
+            load: 0.5,
+            ..Plan::new(0)
+        };
+        let counts = happen(7, plan, async |world| world.outage(Duration::from_secs(20)).await);
+        let answered = read(&counts.answered) / read(&counts.made);
+        assert!(answered > 0.97, "{answered} with {work} ms of {deadline} ms");
     }
 }
