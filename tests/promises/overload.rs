@@ -573,21 +573,26 @@ impl Plain {
         .unwrap();
     }
 
-    /// Takes the next message out of a queue.
-    async fn take(&self, queue: &str) -> Delivery {
-        let options = lapin::options::BasicGetOptions { no_ack: true };
-        let got = self.peer.channel().basic_get(queue.into(), options).await;
-        got.unwrap().unwrap().delivery
-    }
-
-    /// Has a request wait in a queue that holds nothing else, and takes it out with the probe behind it.
-    async fn take_probe(&self, queue: &str) -> Delivery {
+    /// Has a request wait in a queue, and takes it out with the probes around it.
+    async fn take_probes(&self, queue: &str) -> Vec<Delivery> {
         self.call(queue, "look", "taken", None).await;
         self.probe_is_in(queue).await;
-        assert_eq!(text(self.take(queue).await.properties.kind().as_ref()), "look");
-        let probe = self.take(queue).await;
-        assert_eq!(text(probe.properties.kind().as_ref()), "rpc.probe");
-        probe
+        let mut probes = Vec::new();
+        let options = lapin::options::BasicGetOptions { no_ack: true };
+        while let Some(got) = self
+            .peer
+            .channel()
+            .basic_get(queue.into(), options)
+            .await
+            .unwrap()
+        {
+            probes.push(got.delivery);
+        }
+        probes.retain(|message| text(message.properties.kind().as_ref()) != "look");
+        for probe in &probes {
+            assert_eq!(text(probe.properties.kind().as_ref()), "rpc.probe");
+        }
+        probes
     }
 
     async fn is_empty(&self, queue: &str) {
@@ -723,18 +728,16 @@ async fn beside_a_worker_written_by_hand(replies_to_probes: bool) -> Option<u32>
     let mut busy = Busy::new(&World::RabbitMq).await;
     let mut plain = Plain::new().await;
     while Instant::now() < busy.since + HELD {
-        let probe = plain.take_probe(&busy.queue).await;
-        if replies_to_probes {
+        let mut probes = plain.take_probes(&busy.queue).await;
+        probes.retain(|_| replies_to_probes);
+        for probe in probes {
             let id = probe.properties.correlation_id().clone().unwrap();
             let reply = BasicProperties::default().with_correlation_id(id);
             let address = text(probe.properties.reply_to().as_ref());
             // Without `mandatory`, which does not go with direct replies.
             let options = lapin::options::BasicPublishOptions::default();
-            let publishing =
-                plain
-                    .peer
-                    .channel()
-                    .basic_publish("".into(), address.into(), options, b"", reply);
+            let channel = plain.peer.channel();
+            let publishing = channel.basic_publish("".into(), address.into(), options, b"", reply);
             publishing.await.unwrap().await.unwrap();
         }
     }
@@ -766,7 +769,7 @@ async fn probes_end_with_the_queue_and_none_is_left() {
     let mut busy = Busy::new(&World::RabbitMq).await;
     let plain = Plain::new().await;
     // They come while the worker is busy and a request waits ..
-    let probe = plain.take_probe(&busy.queue).await;
+    let probe = &plain.take_probes(&busy.queue).await[0];
     assert!(probe.data.is_empty() && probe.properties.expiration().is_some());
     assert!(text(probe.properties.reply_to().as_ref()).starts_with("amq.rabbitmq.reply-to."));
     busy.release().await;
