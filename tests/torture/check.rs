@@ -65,8 +65,10 @@ impl Judge<'_> {
             !has_timed_out || *took >= call.limit_us,
             "it timed out before its time",
         );
+        // One that was sent several times is not told that it did not run.
+        let is_refused = kind == "expired" || (repeats && kind == "interrupted");
         must(
-            kind != "expired" || *took + MEASURE_ERROR >= call.limit_us / ALWAYS_RUN_BEFORE,
+            !is_refused || *took + MEASURE_ERROR >= call.limit_us / ALWAYS_RUN_BEFORE,
             "it was refused for want of time, and had most of it left",
         );
         must(kind != "mismatch", "its reply is another call's");
@@ -90,14 +92,14 @@ impl Judge<'_> {
             kind != "no_server" || !queue_was_there,
             "it was told that there is no queue, and there was",
         );
-        let final_kinds = ["ok", "service", "panicked", "no_server", "expired"];
+        let final_kinds = ["ok", "service", "panicked", "no_server", "expired", "interrupted"];
         must(
             !repeats || has_timed_out || final_kinds.contains(&kind) || !queue_was_there,
             "it is idempotent, had time left, and was given up",
         );
         let had_enough = call.until() > self.healed && call.deadline() > self.healed + ENOUGH;
         must(
-            !(repeats && had_enough && (has_timed_out || kind == "expired") && queue_was_there),
+            !(repeats && had_enough && (has_timed_out || is_refused) && queue_was_there),
             "it is idempotent, had enough time when all was healed, and did not succeed",
         );
         must(

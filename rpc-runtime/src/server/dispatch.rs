@@ -476,7 +476,10 @@ fn expired(reason: impl Into<String>, received: Received) -> Fault {
 /// A fault may say that the method did not run; of a request that came before, nobody here knows that.
 pub(crate) fn truthful(fault: Fault, came_before: bool) -> Fault {
     match fault.code.executed() {
-        Executed::No if came_before => interrupted(fault),
+        Executed::No if came_before => Fault {
+            retry_after: fault.retry_after,
+            ..interrupted(fault)
+        },
         _ => fault,
     }
 }

@@ -217,8 +217,8 @@ impl AdaptiveLimit {
             return (in_flight, self.generation);
         };
         let counted = reduced.generations.counted().all;
-        // Important calls must not hide that the others are stalled.
-        if !is_important {
+        // Important calls must not hide that the others are stalled, unless they use up the exception.
+        if !is_important || reduced.generations.counted().important >= limit.max(1) {
             reduced.stall.sent(counted >= limit, now);
         }
         reduced.generations.sent(is_important);
@@ -338,8 +338,8 @@ impl AdaptiveLimit {
         let Some(reduced) = &mut self.reduced else {
             return;
         };
-        // The limit has not been tried out.
-        if !call.is_full && (call.in_flight as f64) < reduced.limit {
+        // The limit has not been tried out. A limit of 3.9 allows three calls.
+        if !call.is_full && (call.in_flight as f64) < reduced.limit.floor() {
             return;
         }
         let is_well = call.now.saturating_duration_since(reduced.at) >= WELL_FOR;
@@ -569,6 +569,42 @@ mod tests {
             }
         }
         assert!(now - back < Duration::from_secs(2), "{:?}", now - back);
+    }
+
+    #[test]
+    fn calls_that_do_not_wait_raise_the_limit_too() {
+        let mut limit = AdaptiveLimit::new(100);
+        let start = Instant::now();
+        let mut now = start;
+        limit.ended(&ended(REFUSED, now, now, 10));
+        while limit.is_reduced() {
+            let in_flight = limit.limit(now);
+            let reply = Ended {
+                is_full: false,
+                ..ended(answered(0), now, now + millis(20), in_flight)
+            };
+            for _ in 0..in_flight {
+                limit.ended(&reply);
+            }
+            now += millis(20);
+            assert!(now < start + Duration::from_secs(10), "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn important_calls_are_limited_among_themselves_however_long_others_are_stalled() {
+        let mut limit = AdaptiveLimit::new(1000);
+        let start = Instant::now();
+        limit.ended(&ended(REFUSED, start, start, 10));
+        let now = start + Duration::from_secs(3);
+        let mut sent = 0;
+        // A place that is there for any call goes to the most important one.
+        while limit.has_room(false, now) || limit.has_room(true, now) {
+            limit.sent(sent, true, now);
+            sent += 1;
+            assert!(sent < 20);
+        }
+        assert_eq!(sent, 6);
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(crate) struct Limiter {
     important: AtomicUsize,
     /// How many calls may be in flight now.
     limit: AtomicUsize,
+    /// Something is wrong, so that calls enter and leave under the lock.
+    is_reduced: AtomicBool,
     /// How many calls wait. Changes under the lock only.
     waiting: AtomicUsize,
     /// That of calls that are sent now. Changes under the lock only.
@@ -87,6 +89,7 @@ impl Limiter {
             in_flight: AtomicUsize::new(0),
             important: AtomicUsize::new(0),
             limit: AtomicUsize::new(max),
+            is_reduced: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             generation: AtomicU32::new(0),
             is_silent: AtomicBool::new(false),
@@ -108,17 +111,12 @@ impl Limiter {
         if !is_first {
             return None;
         }
-        if self.is_reduced() {
+        if self.is_reduced.load(Ordering::SeqCst) {
             return self.enter_reduced(is_important);
         }
         let in_flight = self.count_in()?;
         let generation = self.generation.load(Ordering::Relaxed);
         Some(Place::new(self, (in_flight, generation), is_important))
-    }
-
-    /// Whether fewer calls may be in flight than usual.
-    fn is_reduced(&self) -> bool {
-        self.limit.load(Ordering::Relaxed) < self.max
     }
 
     fn enter_reduced(self: &Arc<Self>, is_important: bool) -> Option<Place> {
@@ -249,7 +247,7 @@ impl Limiter {
     }
 
     fn leave(self: &Arc<Self>, place: &Place) {
-        if self.is_reduced() {
+        if self.is_reduced.load(Ordering::SeqCst) {
             let mut state = self.lock();
             state.adaptive.left(place.generation, place.is_important);
         }
@@ -268,6 +266,8 @@ impl Limiter {
         let sent = time.deadline - time.limit + Duration::from_millis(place.waited.into());
         let mut state = self.lock();
         let was_reduced = state.adaptive.is_reduced();
+        // From here on, those that enter and leave are not missed.
+        self.is_reduced.store(true, Ordering::SeqCst);
         state.adaptive.ended(&Ended {
             signal,
             time_limit: time.limit,
@@ -277,8 +277,8 @@ impl Limiter {
             generation: place.generation,
             is_important: place.is_important,
             in_flight_now: Count {
-                all: self.in_flight.load(Ordering::Relaxed),
-                important: self.important.load(Ordering::Relaxed),
+                all: self.in_flight.load(Ordering::SeqCst),
+                important: self.important.load(Ordering::SeqCst),
             },
             is_full: self.waiting.load(Ordering::Relaxed) > 0,
         });
@@ -290,6 +290,8 @@ impl Limiter {
 
     /// Lets calls that enter see the limit of this moment.
     fn refresh(&self, state: &State, now: Instant) {
+        self.is_reduced
+            .store(state.adaptive.is_reduced(), Ordering::SeqCst);
         self.is_silent
             .store(state.adaptive.is_silent(), Ordering::Relaxed);
         let generation = state.adaptive.generation();
@@ -346,7 +348,8 @@ impl Place {
             == Signal::Answered {
                 queued: Duration::ZERO,
             };
-        if !is_well || limiter.is_reduced() || limiter.is_silent.load(Ordering::Relaxed) {
+        let is_reduced = limiter.is_reduced.load(Ordering::SeqCst);
+        if !is_well || is_reduced || limiter.is_silent.load(Ordering::Relaxed) {
             limiter.note(signal, time, self);
         }
     }
@@ -372,7 +375,8 @@ fn signal(outcome: &Result<Reply, CallError>) -> Option<Signal> {
             // A layer of the worker rejects calls for reasons of its own. It says if they come too often.
             let is_overload = match fault.code {
                 FaultCode::Expired => true,
-                FaultCode::Rejected => retry_after.is_some(),
+                // It would have expired, but may have run before.
+                FaultCode::Rejected | FaultCode::Interrupted => retry_after.is_some(),
                 _ => false,
             };
             is_overload.then_some(Signal::Refused { retry_after })
@@ -624,7 +628,7 @@ mod tests {
                 }
                 place.ended(&timed_out(), time);
             }
-            assert_eq!(limiter.is_reduced(), !is_answered);
+            assert_eq!(limiter.is_reduced.load(Ordering::SeqCst), !is_answered);
         }
     }
 
@@ -660,6 +664,29 @@ mod tests {
         );
         assert_eq!(failed.retry_after(), None);
         drop(place);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_with_a_single_place_is_as_quick_after_a_refusal_as_before() {
+        let limiter = limiter(1);
+        let place = limiter.try_enter(0).unwrap();
+        place.ended(&refusal(0), in_time(1000));
+        drop(place);
+        let begun = Instant::now();
+        for _ in 0..5 {
+            let place = limiter.enter_by(in_time(1000), 0).await.unwrap();
+            let mut next = limiter.enter_by(in_time(1000), 0);
+            assert!(poll!(&mut next).is_pending());
+            sleep(Duration::from_millis(1)).await;
+            place.ended(&reply(0), in_time(1000));
+            drop(place);
+            assert!(matches!(poll!(&mut next), Poll::Ready(Ok(_))));
+        }
+        assert!(
+            begun.elapsed() < Duration::from_millis(10),
+            "{:?}",
+            begun.elapsed()
+        );
     }
 
     #[tokio::test(start_paused = true)]
