@@ -68,9 +68,9 @@ pub enum CallError<E = Infallible> {
         limit: usize,
     },
 
-    /// The workers are overloaded, and the call found no place among those that the client keeps in flight for now; see
+    /// The workers are overloaded, or answer nothing, and the call found no place among those that the client keeps in flight for now; see
     /// [`adaptive_limit`](crate::ClientBuilder::adaptive_limit). It was not sent.
-    #[error("the service is overloaded, and the call found no place in time")]
+    #[error("the workers are overloaded or do not answer, and the call found no place in time")]
     Overloaded {
         /// How many calls might be in flight when this one failed.
         limit: usize,
