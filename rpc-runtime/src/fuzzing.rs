@@ -115,9 +115,14 @@ pub fn reply_address(data: &[u8]) {
     let Ok(name) = std::str::from_utf8(data) else {
         return;
     };
-    let is_reply_address = ["amq.rabbitmq.reply-to.", "amq.gen-", "rpc.reply."]
+    let has_prefix = ["amq.rabbitmq.reply-to.", "amq.gen-", "rpc.reply."]
         .iter()
         .any(|prefix| name.starts_with(prefix));
+    let is_of_aio_pika = name.strip_prefix("amq_").is_some_and(|uuid| {
+        let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        uuid.len() == 32 && uuid.bytes().all(is_digit)
+    });
+    let is_reply_address = has_prefix || is_of_aio_pika;
     assert_eq!(ReplyAddresses::default().allows(name), is_reply_address);
     assert!(ReplyAddresses::default().allow(name).allows(name));
     assert!(ReplyAddresses::default().allow_prefix(name).allows(name));

@@ -425,8 +425,10 @@ fn with_plain_callers(seed: u64) -> Plan {
     plan.adapts = false;
     plan.latency = 0;
     plan.load = plan.load.max(1.2);
-    // Until requests wait for as long as their time.
+    // Until requests wait for as long as their time. Of few calls, chance decides.
     plan.warm_up = 8 * plan.deadline;
+    let enough = Duration::from_secs_f64(500.0 / plan.nominal_capacity());
+    plan.measured = plan.measured.max(enough);
     plan
 }
 
