@@ -230,9 +230,12 @@ impl Dispatcher {
     pub(crate) fn refuse_malformed(
         message: Message,
         malformed: Malformed,
+        redelivered: bool,
         rules: &Rules,
     ) -> Result<Decision<'static>, NoReplyAddress> {
         let properties = message.properties;
+        // A worker with larger frames, or of another library, may have been able to read it.
+        let came_before = redelivered || properties.dead_lettered.is_some();
         let codec = match content::codec(&properties) {
             Ok(codec) => codec.unwrap_or(Codec::Text),
             Err(error) => error.readable_codec(),
@@ -251,7 +254,7 @@ impl Dispatcher {
                 content_type,
             });
         let fault = Fault::bad_request(format_args!("the request cannot be read: {malformed}"));
-        Ok(Decision::refuse(codec, fault, answer_to, false))
+        Ok(Decision::refuse(codec, fault, answer_to, came_before))
     }
 
     /// As [`decide`](Self::decide), of a request that may be answered to.
@@ -594,7 +597,7 @@ mod tests {
 
     #[test]
     fn a_malformed_request_is_refused_and_answered_where_a_reply_address_can_be_read() {
-        let refuse = |reply_to| {
+        let refuse = |reply_to, redelivered| {
             let message = Message {
                 properties: Properties {
                     reply_to,
@@ -605,7 +608,7 @@ mod tests {
                 body: Bytes::from_static(b"7"),
             };
             let malformed = Malformed::NotUtf8(Property::MessageId);
-            Dispatcher::refuse_malformed(message, malformed, &rules())
+            Dispatcher::refuse_malformed(message, malformed, redelivered, &rules())
         };
         let address = ShortStr::from_static("amq.gen-1");
         let Ok(Decision::Refuse {
@@ -613,7 +616,7 @@ mod tests {
             fault,
             answer_to: Some(to),
             shed: None,
-        }) = refuse(Some(address.clone()))
+        }) = refuse(Some(address.clone()), false)
         else {
             panic!("it is not answered");
         };
@@ -628,10 +631,16 @@ mod tests {
         assert_eq!((reply.codec, reply.read_fault()), (Codec::Json, fault));
 
         assert!(matches!(
-            refuse(None),
+            refuse(None, false),
             Ok(Decision::Refuse { answer_to: None, .. })
         ));
-        assert!(refuse(Some(ShortStr::from_static("orders"))).is_err());
+        assert!(refuse(Some(ShortStr::from_static("orders")), false).is_err());
+        // Another worker may have been able to read it.
+        let Ok(Decision::Refuse { fault, .. }) = refuse(Some(ShortStr::from_static("amq.gen-1")), true)
+        else {
+            panic!("it is not answered");
+        };
+        assert_eq!(fault.code, FaultCode::Interrupted);
     }
 
     #[test]

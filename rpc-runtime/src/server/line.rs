@@ -160,6 +160,9 @@ impl Line {
                 Err(panicked) => panicked,
             };
             fresh.desk.lose_deliveries(&control);
+            if let Some(delays) = &fresh.delays {
+                delays.reset();
+            }
             control.close().await;
             backoff.worked_for(since.elapsed());
             subscription = match fresh.reopen(panicked.into(), &mut backoff, &stop).await {

@@ -229,7 +229,7 @@ impl Desk {
             None => self
                 .dispatcher
                 .decide(message, redelivered, received, now, &self.rules),
-            Some(malformed) => Dispatcher::refuse_malformed(message, malformed, &self.rules),
+            Some(malformed) => Dispatcher::refuse_malformed(message, malformed, redelivered, &self.rules),
         };
         let (mut reply, wanted, answer_to, is_refused) = match decided {
             Ok(Decision::Run {

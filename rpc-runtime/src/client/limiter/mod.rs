@@ -379,11 +379,12 @@ fn signal(outcome: &Result<Reply, CallError>) -> Option<Signal> {
                 FaultCode::Rejected | FaultCode::Interrupted => retry_after.is_some(),
                 _ => false,
             };
-            is_overload.then_some(Signal::Refused { retry_after })
+            Some(match is_overload {
+                true => Signal::Refused { retry_after },
+                false => answered(reply),
+            })
         }
-        Ok(reply) => Some(Signal::Answered {
-            queued: read_millis(&reply.headers, QUEUE_TIME_HEADER).unwrap_or_default(),
-        }),
+        Ok(reply) => Some(answered(reply)),
         // It left, and nobody answered.
         Err(CallError::TimedOut {
             executed: Executed::Maybe,
@@ -391,6 +392,12 @@ fn signal(outcome: &Result<Reply, CallError>) -> Option<Signal> {
             ..
         }) => Some(Signal::TimedOut),
         Err(_) => None,
+    }
+}
+
+fn answered(reply: &Reply) -> Signal {
+    Signal::Answered {
+        queued: read_millis(&reply.headers, QUEUE_TIME_HEADER).unwrap_or_default(),
     }
 }
 
@@ -614,21 +621,20 @@ mod tests {
                 source: None,
             })
         };
-        for is_answered in [true, false] {
+        let result = || Reply::new(ReplyKind::Result, Codec::Json, bytes::Bytes::new());
+        let fault = || Reply::fault(Codec::Json, &Fault::new(FaultCode::Panicked, ""));
+        for answer in [Some(result()), Some(fault()), None] {
             let limiter = limiter(100);
             let places: Vec<_> = (0..100).map(|_| limiter.try_enter(0).unwrap()).collect();
             for (number, place) in places.iter().enumerate().take(30) {
                 let time = in_time(1000);
                 sleep(Duration::from_millis(50)).await;
-                if is_answered && number % 10 == 0 {
-                    place.ended(
-                        &Ok(Reply::new(ReplyKind::Result, Codec::Json, bytes::Bytes::new())),
-                        time,
-                    );
+                if let Some(answer) = answer.clone().filter(|_| number % 10 == 0) {
+                    place.ended(&Ok(answer), time);
                 }
                 place.ended(&timed_out(), time);
             }
-            assert_eq!(limiter.is_reduced.load(Ordering::SeqCst), !is_answered);
+            assert_eq!(limiter.is_reduced.load(Ordering::SeqCst), answer.is_none());
         }
     }
 

@@ -111,9 +111,10 @@ impl QueueDelay {
         self.is_active
     }
 
-    /// How many probes are in the queue.
+    /// How many probes are in the queue for sure.
     pub(super) fn probes(&self) -> usize {
-        self.outstanding.len()
+        let probes = self.outstanding.iter();
+        probes.filter(|probe| probe.confirmed.is_some()).count()
     }
 
     /// When the next measurement is due, and which one. `None` while there is no need for one, or
@@ -173,11 +174,13 @@ impl QueueDelay {
         }
     }
 
-    /// Whether as much time has passed since the last probe as between it and the oldest one.
+    /// Whether as much time has passed since the last probe as between it and the oldest one, or as
+    /// much as the estimate may be wrong at the most.
     fn is_last_probe_old(&self, now: Instant) -> bool {
+        let enough = (self.oldest(now) / 2).min(SILENCE);
         self.outstanding
             .back()
-            .is_none_or(|last| now.saturating_duration_since(last.sent) >= self.oldest(now) / 2)
+            .is_none_or(|last| now.saturating_duration_since(last.sent) >= enough)
     }
 
     /// A probe of this number is sent. Numbers ascend. It expires in the queue after the given time,
@@ -372,7 +375,7 @@ mod tests {
                 _ => now += millis(10),
             }
         }
-        assert!((8..=14).contains(&sent), "{sent} probes");
+        assert!((14..=24).contains(&sent), "{sent} probes");
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub(super) struct OpenChannel {
     channel: Channel,
     connection: watch::Receiver<ConnectionState>,
     tasks: Tasks,
+    /// How many questions are not answered yet.
+    due: Arc<watch::Sender<usize>>,
 }
 
 impl OpenChannel {
@@ -70,6 +72,7 @@ impl OpenChannel {
             channel,
             connection,
             tasks: tasks.clone(),
+            due: Arc::default(),
         }
     }
 
@@ -92,13 +95,19 @@ impl OpenChannel {
     }
 
     /// Asks the broker something through this channel, within a limit. Dropping the future does not
-    /// call the question back: the channel is kept until it is answered.
+    /// call the question back, and the channel is not closed before it is answered.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         limit: Duration,
         step: &'static str,
         answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
     ) -> Result<T, BrokerError> {
+        let due = Due::new(&self.due);
+        let answer = async move {
+            let answer = answer.await;
+            drop(due);
+            answer
+        };
         let question = Question::new(answer, self.connection(), &self.tasks);
         match tokio::time::timeout(limit, self.answer(question)).await {
             Ok(answer) => answer,
@@ -108,7 +117,7 @@ impl OpenChannel {
 
     /// Closes the channel, within a limit; what it had not settled goes back to its queue.
     pub(super) async fn close(&self) {
-        close(&self.channel, self.connection()).await;
+        close(&self.channel, self.connection(), self.due.subscribe()).await;
     }
 
     /// Closes the channel in the background, and keeps something until that is done.
@@ -118,21 +127,53 @@ impl OpenChannel {
         }
         // Without its runtime the connection ends too, and takes the channel along.
         let (channel, connection) = (self.channel.clone(), self.connection());
+        let (due, ending) = (self.due.subscribe(), self.tasks.ending.clone());
         self.tasks.spawn(async move {
-            close(&channel, connection).await;
+            tokio::select! {
+                () = answered(due.clone()) => {}
+                _ = lost(connection.clone()) => {}
+                () = ending.cancelled() => {}
+            }
+            close(&channel, connection, due).await;
             drop(kept);
         });
     }
 }
 
-async fn close(channel: &Channel, connection: watch::Receiver<ConnectionState>) {
+/// A question that is not answered yet.
+struct Due(Arc<watch::Sender<usize>>);
+
+impl Due {
+    fn new(due: &Arc<watch::Sender<usize>>) -> Self {
+        due.send_modify(|due| *due += 1);
+        Self(Arc::clone(due))
+    }
+}
+
+impl Drop for Due {
+    fn drop(&mut self) {
+        self.0.send_modify(|due| *due -= 1);
+    }
+}
+
+/// Waits until all questions are answered.
+async fn answered(mut due: watch::Receiver<usize>) {
+    // Without a sender, nobody asks.
+    let _ = due.wait_for(|due| *due == 0).await;
+}
+
+async fn close(channel: &Channel, connection: watch::Receiver<ConnectionState>, due: watch::Receiver<usize>) {
     if !channel.status().connected() {
         return;
     }
     let closing = async {
-        tokio::select! {
+        let closing = async {
+            answered(due).await;
             // An error means that it was closed meanwhile.
-            _ = channel.close(200, "closed by its user".into()) => {}
+            let _ = channel.close(200, "closed by its user".into()).await;
+        };
+        tokio::select! {
+            () = closing => {}
             _ = lost(connection) => {}
         }
     };

@@ -172,7 +172,8 @@ fn add_death(dead: &mut DeadLettered, death: &FieldTable) {
     let Some(reason) = value("reason").and_then(value_as_str) else {
         return;
     };
-    let count = value("count").and_then(value_as_count).unwrap_or(1);
+    // One that cannot be read may be a forged one, which the broker goes on counting from.
+    let count = value("count").map_or(1, |count| value_as_count(count).unwrap_or(u32::MAX));
     let expiration = value("original-expiration")
         .and_then(value_as_str)
         .and_then(|millis| millis.parse().ok())
@@ -316,8 +317,9 @@ mod tests {
             (AMQPValue::Void, 0),
             (text("rejected"), 0),
             (AMQPValue::FieldArray(vec![text("rejected")].into()), 0),
-            (AMQPValue::FieldArray(vec![no_count].into()), 1),
-            (AMQPValue::FieldArray(vec![negative].into()), 1),
+            // The broker may count from a forged one.
+            (AMQPValue::FieldArray(vec![no_count].into()), u32::MAX),
+            (AMQPValue::FieldArray(vec![negative].into()), u32::MAX),
             (AMQPValue::FieldArray(vec![huge].into()), u32::MAX),
             (AMQPValue::FieldArray(vec![no_reason, not_utf8].into()), 0),
         ] {

@@ -1,5 +1,6 @@
 //! Asks what is in queues, again and again.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lapin::types::FieldTable;
@@ -11,52 +12,45 @@ use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::transport::Depth;
 
-/// The channel that questions about queues go through. It is opened for the first of them, and again
-/// after one that the broker did not answer well: it closes the channel if there is no such queue.
+/// How many channels are kept for the next question.
+const MOST: usize = 32;
+
+/// The channels that questions about queues go through, one for each queue: the broker closes the
+/// channel if there is no such queue, and answers nothing else on it while the node of the queue is
+/// silent.
 #[derive(Debug, Default)]
-pub(super) struct Depths(Mutex<Option<Arc<OpenChannel>>>);
+pub(super) struct Depths(Mutex<HashMap<ShortStr, Arc<OpenChannel>>>);
 
 impl Depths {
     pub(super) async fn ask(&self, opening: &Opening, queue: &ShortStr) -> Result<Depth, BrokerError> {
         let name = short(queue.as_str())?;
-        let channel = self.channel(opening).await?;
+        // If it is not answered well, nobody uses the channel again.
+        let unused = self.lock().remove(queue);
+        let channel = match unused.filter(|channel| channel.status().connected()) {
+            Some(channel) => channel,
+            None => opening.channel().await?,
+        };
         let asked = Arc::clone(&channel);
         let asking = async move { asked.queue_declare(name, passive(), FieldTable::default()).await };
-        let found = channel.ask(FIND_LIMIT, "looking for a queue", asking).await;
-        if found.is_err() {
-            self.forget(&channel);
-        }
-        let found = found?;
+        let limit = opening.limit.min(FIND_LIMIT);
+        let found = channel.ask(limit, "looking for a queue", asking).await?;
+        self.keep(queue, channel);
         Ok(Depth {
             messages: found.message_count(),
             consumers: found.consumer_count(),
         })
     }
 
-    async fn channel(&self, opening: &Opening) -> Result<Arc<OpenChannel>, BrokerError> {
-        if let Some(channel) = self
-            .lock()
-            .as_ref()
-            .filter(|channel| channel.status().connected())
-        {
-            return Ok(Arc::clone(channel));
+    fn keep(&self, queue: &ShortStr, channel: Arc<OpenChannel>) {
+        let mut channels = self.lock();
+        if channels.len() >= MOST {
+            // Those of servers that have stopped are among them.
+            channels.clear();
         }
-        let channel = opening.channel().await?;
-        *self.lock() = Some(Arc::clone(&channel));
-        Ok(channel)
+        channels.insert(queue.clone(), channel);
     }
 
-    fn forget(&self, channel: &Arc<OpenChannel>) {
-        let mut current = self.lock();
-        if current
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, channel))
-        {
-            *current = None;
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<OpenChannel>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ShortStr, Arc<OpenChannel>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -152,11 +152,8 @@ impl Control for ChannelControl {
         {
             let channel = Arc::clone(&self.channel);
             let deleting = async move { channel.queue_delete(queue, QueueDeleteOptions::default()).await };
-            let deleted = self.channel.ask(CLOSE_LIMIT, "deleting a queue", deleting).await;
-            // Where it cannot be deleted now, it expires. The channel is closed once that was answered.
-            if let Err(BrokerError::Unresponsive { .. }) = deleted {
-                return;
-            }
+            // If it cannot be deleted now, it expires.
+            let _ = self.channel.ask(CLOSE_LIMIT, "deleting a queue", deleting).await;
         }
         self.close().await;
     }

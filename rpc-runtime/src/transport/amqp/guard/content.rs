@@ -225,6 +225,7 @@ pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
     };
     let mut depth = 0;
     let mut at = 0;
+    let mut has_deaths = false;
     loop {
         let Open { end, is_table } = open[depth];
         if at == end {
@@ -242,6 +243,10 @@ pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
         if is_table {
             let name = cursor.short().ok_or(INVALID)?;
             std::str::from_utf8(name).map_err(|_| Malformed::HeaderName)?;
+            // RabbitMQ 3 counts in the first one, and lapin reads the last.
+            if depth == 0 && name == DEATHS_HEADER.as_bytes() && std::mem::replace(&mut has_deaths, true) {
+                return Err(INVALID);
+            }
         }
         let (kind, value) = value(&mut cursor).ok_or(INVALID)?;
         at = cursor.position();
@@ -390,6 +395,14 @@ mod tests {
             properties.set(property, b"\x09short".to_vec());
             assert_eq!(flaw(&properties), Some(Malformed::Truncated(property)));
         }
+    }
+
+    #[test]
+    fn deaths_may_stand_only_once() {
+        let entry = [&short(DEATHS_HEADER.as_bytes())[..], b"A\0\0\0\0"].concat();
+        assert_eq!(check_table(&entry), Ok(()));
+        assert_eq!(check_table(&entry.repeat(2)), Err(Malformed::InvalidHeaders));
+        assert_eq!(deaths_in(&entry.repeat(2)), None);
     }
 
     #[test]
