@@ -68,13 +68,14 @@ pub enum CallError<E = Infallible> {
         limit: usize,
     },
 
-    /// The workers are overloaded, or answer nothing, and the call found no place among those that the client keeps in flight for now; see
-    /// [`adaptive_limit`](crate::ClientBuilder::adaptive_limit). It was not sent.
+    /// The workers are overloaded or do not answer, so the client keeps
+    /// [fewer calls in flight](crate::ClientBuilder::adaptive_limit). This one found no place in
+    /// time and was not sent.
     #[error("the workers are overloaded or do not answer, and the call found no place in time")]
     Overloaded {
         /// How many calls might be in flight when this one failed.
         limit: usize,
-        /// For how long the client sends nothing, if it pauses because the only call in flight was refused.
+        /// For how long the client pauses, if its only call in flight was refused.
         retry_after: Option<Duration>,
     },
 
@@ -190,8 +191,8 @@ impl<E> CallError<E> {
         may_pass && self.executed() == Executed::No
     }
 
-    /// How long to wait before another try, if the worker said so, or if the client pauses because a worker
-    /// said so. A call that is tried again any sooner will most likely fail again.
+    /// How long to wait before another try, if the worker said so, or if the client pauses because
+    /// a worker said so. A call that is tried again any sooner will most likely fail again.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -516,9 +516,9 @@ impl Caller {
     }
 }
 
-/// The fault that answers one of several requests of a call. A worker that refuses a request does not
-/// know of the others, which may have run or may run yet: its fault must not say that the method did
-/// not run.
+/// The fault that answers one of several requests of a call. A worker that refuses a request does
+/// not know of the others, which may have run or may run yet: its fault must not say that the
+/// method did not run.
 fn of_several(reply: Reply) -> Reply {
     let fault = reply.read_fault();
     if fault.code.executed() != Executed::No {

@@ -234,8 +234,8 @@ impl Dispatcher {
         rules: &Rules,
     ) -> Result<Decision<'static>, NoReplyAddress> {
         let properties = message.properties;
-        // A worker with larger frames, or of another library, may have been able to read it. The largest
-        // count stands for one that cannot be read, which says nothing of that.
+        // A worker with larger frames, or of another library, may have been able to read it. The
+        // largest count stands for one that cannot be read, which says nothing of that.
         let dead = properties.dead_lettered;
         let came_before = redelivered || dead.is_some_and(|dead| dead.times < u32::MAX);
         let codec = match content::codec(&properties) {

@@ -29,7 +29,7 @@ const LONGEST_HEED: Duration = Duration::from_secs(1);
 /// How long a handler that was told to stop may take to do so.
 const ABORT_LIMIT: Duration = Duration::from_secs(1);
 
-/// The time limit that is expected of requests in batches. Each has its own, which the message does not tell.
+/// The time limit that requests in batches are taken to have. The message does not tell it.
 const TIME_IN_BATCH: Duration = Duration::from_secs(30);
 
 /// One queue of a server.

@@ -289,7 +289,7 @@ impl Desk {
 
     /// Sends a request on, as a copy, to the queue where each comes by itself, and settles it here.
     ///
-    /// The copy lives until `worth_until`: for what is left of its caller's time, and not for all of it.
+    /// The copy expires at `worth_until`, when its caller stops waiting.
     pub(super) async fn send_on(&self, mut message: Message, worth_until: Option<Instant>, debt: Debt) {
         let Ok(queue) = ShortStr::new(&self.queue) else {
             return;

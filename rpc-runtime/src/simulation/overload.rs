@@ -418,8 +418,8 @@ fn overload_costs_no_goodput() {
     assert_none(seeds(DEFAULT_SEEDS).filter_map(complaint));
 }
 
-/// Worlds whose callers do not hold calls back, so that the workers alone prevent the worst. Messages
-/// take no time: replies that come too late are no fault of the workers.
+/// Worlds whose callers do not hold calls back, so that the workers alone prevent the worst.
+/// Messages take no time: replies that come too late are no fault of the workers.
 fn with_plain_callers(seed: u64) -> Plan {
     let mut plan = Plan::new(seed);
     plan.adapts = false;

@@ -49,8 +49,8 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// Within the transport's limit. A queue whose node is down is not there.
     async fn is_there(&self, queue: &ShortStr) -> Option<bool>;
 
-    /// What is in a queue. `None` if that cannot be told: there may be no such queue, or its node is
-    /// down. Within the transport's limit. Cheap to ask often.
+    /// What is in a queue. `None` if that cannot be told: there may be no such queue, or its node
+    /// is down. Within the transport's limit. Cheap to ask often.
     async fn depth(&self, queue: &ShortStr) -> Option<Depth>;
 
     /// Deletes the queue if this side declared it, nobody consumes from it, and nothing is in it; within the transport's limit,

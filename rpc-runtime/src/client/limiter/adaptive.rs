@@ -1,14 +1,14 @@
 //! How many calls a client keeps in flight while its workers are overloaded. Pure.
 //!
 //! Nothing is limited until a worker refuses a call for want of time or says that requests wait for
-//! long, or until no call is answered any more. Then the limit follows what the workers say, so that most calls wait in the client, where a
-//! call that is given up costs nothing:
+//! long, or until no call is answered any more. Then the limit follows what the workers say, so
+//! that most calls wait in the client, where a call that is given up costs nothing:
 //!
 //! - If requests wait in the queue for longer than a tenth of the calls' time, the limit shrinks to as
 //!   many calls as would wait for a twentieth of it.
-//! - A refusal or a timeout halves it at least. Timeouts begin a reduction only if there is nothing else
-//!   for as long as a call may take: calls time out for many reasons. If replies reach the client too
-//!   late, no worker knows.
+//! - A refusal or a timeout halves it at least. Timeouts begin a reduction only if there is nothing
+//!   else for as long as a call may take: calls time out for many reasons. If replies reach the
+//!   client too late, no worker knows.
 //! - A reply to a call that waited for less raises it by a fraction, so that it grows by one with each
 //!   round trip. If nothing waits and all has been well for a second, it grows by a quarter.
 //!
@@ -26,8 +26,8 @@ const TARGET_PART: u32 = 10;
 /// .. but no longer than this, and a shorter wait is always fine: it is not known that exactly.
 const TARGET: (Duration, Duration) = (Duration::from_millis(40), Duration::from_secs(1));
 
-/// So many timeouts, with no answer for as long as a call takes at the most, are overload although no
-/// worker says so: replies come too late.
+/// So many timeouts, with no answer for as long as a call takes at the most, are overload although
+/// no worker says so: replies come too late.
 const SILENT_TIMEOUTS: u32 = 8;
 
 /// To what part the limit shrinks at once at the most.
@@ -37,8 +37,8 @@ const SMALLEST_PART: f64 = 0.1;
 const PART_AFTER_FAILURE: f64 = 0.5;
 
 /// If no call was sent for this time and as long as requests wait in the queue, one more may be in
-/// flight. Those that are may be slow ones, which must not keep quick ones waiting. If none is answered,
-/// the next one takes twice as long ..
+/// flight. Those that are may be slow ones, which must not keep quick ones waiting. If none is
+/// answered, the next one takes twice as long ..
 const STALLED_FOR: Duration = Duration::from_secs(1);
 
 /// .. up to this time.
@@ -177,8 +177,8 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Whether the limit allows another call. Important calls count only among themselves, as workers
-    /// serve them first: the others may hold all places of an overloaded service.
+    /// Whether the limit allows another call. Important calls count only among themselves, as
+    /// workers serve them first: the others may hold all places of an overloaded service.
     pub(super) fn has_room(&self, is_important: bool, now: Instant) -> bool {
         let Some(reduced) = &self.reduced else {
             return true;
@@ -210,14 +210,14 @@ impl AdaptiveLimit {
         })
     }
 
-    /// A call is sent. Returns how many calls in flight count with it, of this many, and its generation.
+    /// A call is sent. Returns how many of the calls in flight count with it, and its generation.
     pub(super) fn sent(&mut self, in_flight: usize, is_important: bool, now: Instant) -> (usize, u32) {
         let limit = self.limit(now);
         let Some(reduced) = &mut self.reduced else {
             return (in_flight, self.generation);
         };
         let counted = reduced.generations.counted().all;
-        // Important calls must not hide that the others are stalled, unless they use up the exception.
+        // Important calls within their own limit must not hide that the others are stalled.
         if !is_important || reduced.generations.counted().important >= limit.max(1) {
             reduced.stall.sent(counted >= limit, now);
         }
@@ -622,9 +622,9 @@ mod tests {
         assert_eq!(limit.limit(now), 40);
     }
 
-    /// Clients with always more calls to make, and a worker that takes 2.5 ms for each and refuses those
-    /// that waited for as long as their time. Returns how many calls of each were answered and how long
-    /// they waited at the most, after a while.
+    /// Clients with always more calls to make, and a worker that takes 2.5 ms for each and refuses
+    /// those that waited for as long as their time. Returns how many calls of each were answered
+    /// and how long they waited at the most, after a while.
     fn share(clients: usize, time_limit: Duration, rounds: u32) -> (Vec<u32>, Duration) {
         const STEP: Duration = Duration::from_micros(2500);
         let start = Instant::now();

@@ -1,19 +1,19 @@
 //! Which calls in flight count for a reduced limit. Pure.
 //!
-//! The limit is about calls that wait in the request queue. A call whose method is slow does not wait
-//! there: it would only keep quick calls from being sent. The client cannot see where a call is, but
-//! request queues are first in, first out. Once a call is answered, calls that were sent long before it
-//! have left the queue.
+//! The limit is about calls that wait in the request queue. A call whose method is slow does not
+//! wait there: it would only keep quick calls from being sent. The client cannot see where a call
+//! is, but request queues are first in, first out. Once a call is answered, calls that were sent
+//! long before it have left the queue.
 //!
-//! Calls therefore belong to generations of at least [`SHORTEST`]. Once a call of the current generation
-//! is answered, all calls that are older than the generation stop counting.
+//! Calls therefore belong to generations of at least [`SHORTEST`]. Once a call of the current
+//! generation is answered, all calls that are older than the generation stop counting.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a generation lasts at least. Several workers, and the places of one worker, overtake each
-/// other by less than that.
+/// How long a generation lasts at least. Several workers, and the places of one worker, overtake
+/// each other by less than that.
 const SHORTEST: Duration = Duration::from_secs(1);
 
 /// A number of calls.

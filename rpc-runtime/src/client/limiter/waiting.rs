@@ -55,8 +55,8 @@ impl<W> Waiting<W> {
         self.calls.len()
     }
 
-    /// Removes and returns the next call of the highest priority, if that is at least `least`. Calls
-    /// whose deadline is before `useful_until` get no place, and are removed.
+    /// Removes and returns the next call of the highest priority, if that is at least `least`.
+    /// Calls whose deadline is before `useful_until` get no place, and are removed.
     pub(super) fn next(&mut self, least: u8, order: Order, useful_until: Instant) -> Option<(u8, W)> {
         loop {
             let (&newest, _) = self.calls.last_key_value()?;

@@ -183,8 +183,8 @@ impl QueueDelay {
             .is_none_or(|last| now.saturating_duration_since(last.sent) >= enough)
     }
 
-    /// A probe of this number is sent. Numbers ascend. It expires in the queue after the given time,
-    /// as those before it did or will.
+    /// A probe of this number is sent. Numbers ascend. It expires in the queue after the given
+    /// time, as those before it did or will.
     pub(super) fn sent(&mut self, number: u64, expires_after: Duration, now: Instant) {
         self.outstanding
             .retain(|probe| now.saturating_duration_since(probe.sent) <= expires_after);

@@ -30,7 +30,7 @@ pub(crate) struct QueueDelays {
     is_active: AtomicBool,
     /// How many requests in hand exhausted the prefetch when they were delivered.
     exhausting: AtomicUsize,
-    /// How long a probe may stay in the queue, in seconds. Zero while no request had a time to live.
+    /// How long a probe may stay in the queue, in seconds. Zero before a request has a limit.
     lifetime: AtomicU64,
     state: Mutex<State>,
     /// Wakes the prober.
@@ -80,7 +80,8 @@ impl QueueDelays {
         }
     }
 
-    /// A request may live for so long in the queue: so may probes, as whoever waits for longer expires.
+    /// A request may live in the queue for this time. Probes live as long: what waits for longer
+    /// has expired.
     pub(crate) fn note_time_to_live(&self, time: Duration) {
         let time = time.clamp(LIFETIME.0, LIFETIME.1);
         // A power of two, so that it changes ten times at the most.
@@ -92,7 +93,7 @@ impl QueueDelays {
         self.lifetime.fetch_max(seconds, Ordering::Relaxed);
         let mut state = self.lock();
         state.lifetime = Duration::from_secs(self.lifetime.load(Ordering::Relaxed));
-        // Those that expired said that messages wait for longer than they lived, and not for how long.
+        // Probes that expired said that messages wait for longer, and not for how long.
         state.forget_probes();
         drop(state);
         self.wake.notify_one();
@@ -336,7 +337,8 @@ fn found(depth: Option<Depth>, probes: usize) -> Found {
     };
     let (messages, consumers) = (messages as usize, consumers as usize);
     match consumers {
-        // This server consumes from it. RabbitMQ takes a quorum queue for empty while it has no leader.
+        // This server consumes from it: the broker does not know. RabbitMQ says that of a quorum
+        // queue without a leader, and that it is empty.
         0 => Found::Messages { are_few: false },
         _ if messages <= probes => Found::Nothing,
         // Other servers may have as many probes in it.

@@ -70,8 +70,8 @@ pub(super) fn check(payload: &[u8]) -> Result<(), Malformed> {
 /// A content header that says the same as a malformed one: the properties of it that can be read, the
 /// body's size, and a mark in the place of its headers. A correlation id is [escaped](ids) if it has to be.
 ///
-/// Beside the mark stands what the broker says of queues that gave the message up. If that cannot be
-/// read, the message counts as [rejected too often](REJECTED_TOO_OFTEN).
+/// Beside the mark stands what the broker says of queues that gave the message up. If that cannot
+/// be read, the message counts as [rejected too often](REJECTED_TOO_OFTEN).
 ///
 /// It has less than 4 KiB, and so fits into any frame.
 pub(super) fn replace(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
@@ -119,8 +119,8 @@ pub(super) const fn flag(property: Property) -> u16 {
 /// queue and reason.
 const MAX_DEATHS: usize = 1024;
 
-/// An entry of headers by which a message was rejected so often that it is not rejected again: nobody
-/// knows how often it was, and it must not go round for ever.
+/// An entry of headers by which a message was rejected so often that it is not rejected again:
+/// nobody knows how often it was, and it must not go round for ever.
 pub(super) const REJECTED_TOO_OFTEN: &[u8] = b"\x07x-deathA\0\0\0\x28F\0\0\0\x23\
     \x06reasonS\0\0\0\x08rejected\
     \x05countl\x7f\xff\xff\xff\xff\xff\xff\xff";
@@ -261,8 +261,8 @@ pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
     }
 }
 
-/// Reads a value of a table or an array: its type, and its content. `None` if it does not end, or its
-/// type is not known.
+/// Reads a value of a table or an array: its type, and its content. `None` if it does not end, or
+/// its type is not known.
 fn value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
     let [kind] = cursor.chunk()?;
     let content = match kind {
