@@ -190,6 +190,17 @@ async fn serve_where(words: Vec<Published>, is_free: bool) -> Vec<&'static str> 
     serve_one(words, is_free, properties, None, false).await
 }
 
+/// What replies leave by, and the tasks behind it.
+async fn ways_out(notes: &Notes) -> (Arc<Outlet>, Post, [AbortOnDropHandle<()>; 2]) {
+    let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
+    let kept = AbortOnDropHandle::new(tokio::spawn(keep));
+    outlet.ready().await.unwrap();
+    let outlet = Arc::new(outlet);
+    let (post, emptying) = Post::new(Arc::clone(&outlet));
+    let emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
+    (outlet, post, [kept, emptied])
+}
+
 async fn serve_one(
     words: Vec<Published>,
     is_free: bool,
@@ -198,12 +209,7 @@ async fn serve_one(
     is_packed: bool,
 ) -> Vec<&'static str> {
     let notes = notes(words, is_free);
-    let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
-    let _kept = AbortOnDropHandle::new(tokio::spawn(keep));
-    outlet.ready().await.unwrap();
-    let outlet = Arc::new(outlet);
-    let (post, emptying) = Post::new(Arc::clone(&outlet));
-    let _emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
+    let (outlet, post, _tasks) = ways_out(&notes).await;
     let desk = Arc::new(desk(outlet, post));
     let delivery = Delivery {
         message: Message {
@@ -231,12 +237,7 @@ async fn serve_one(
 #[tokio::test(start_paused = true)]
 async fn requests_whose_replies_are_lost_in_a_panic_are_given_up_and_later_ones_are_answered() {
     let notes = notes(vec![Published::Routed], false);
-    let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
-    let _kept = AbortOnDropHandle::new(tokio::spawn(keep));
-    outlet.ready().await.unwrap();
-    let outlet = Arc::new(outlet);
-    let (post, emptying) = Post::new(Arc::clone(&outlet));
-    let _emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
+    let (outlet, post, _tasks) = ways_out(&notes).await;
     let desk = Arc::new(desk(outlet, post));
     let serve = async |served: &Served| {
         let properties = Properties {
@@ -459,12 +460,7 @@ impl Service for Store {
 async fn a_copy_of_a_batched_request_that_came_back_lives_for_what_is_left_of_its_time() {
     let second = Duration::from_secs(1);
     let notes = notes(vec![Published::Routed; 3], true);
-    let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
-    let _kept = AbortOnDropHandle::new(tokio::spawn(keep));
-    outlet.ready().await.unwrap();
-    let outlet = Arc::new(outlet);
-    let (post, emptying) = Post::new(Arc::clone(&outlet));
-    let _emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
+    let (outlet, post, _tasks) = ways_out(&notes).await;
     let mut dispatcher = Dispatcher::default();
     dispatcher.add(Arc::new(Store), "q").unwrap();
     let desk = Arc::new(desk_of(dispatcher, outlet, post));
