@@ -64,6 +64,13 @@ pub(super) enum Signal {
     TimedOut,
 }
 
+impl Signal {
+    /// Whether it may tell of overload. While nothing is wrong, no other signal changes anything.
+    pub(super) fn is_warning(self) -> bool {
+        !matches!(self, Self::Answered { queued } if queued <= TARGET.0)
+    }
+}
+
 /// A call that ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ended {

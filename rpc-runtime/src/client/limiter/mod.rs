@@ -344,12 +344,8 @@ impl Place {
             return;
         }
         let Some(signal) = signal(outcome) else { return };
-        let is_well = signal
-            == Signal::Answered {
-                queued: Duration::ZERO,
-            };
         let is_reduced = limiter.is_reduced.load(Ordering::SeqCst);
-        if !is_well || is_reduced || limiter.is_silent.load(Ordering::Relaxed) {
+        if signal.is_warning() || is_reduced || limiter.is_silent.load(Ordering::Relaxed) {
             limiter.note(signal, time, self);
         }
     }
