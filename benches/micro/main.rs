@@ -2,17 +2,17 @@
 //!
 //! ```sh
 //! cargo bench -p rpc-bench --bench micro               # everything, three minutes
-//! cargo bench -p rpc-bench --bench micro -- packed     # those with "packed" in their names
+//! cargo bench -p rpc-bench --bench micro -- batched     # those with "batched" in their names
 //! cargo test -p rpc-bench --bench micro                # each once, to see that it runs
 //! ```
 //!
 //! Criterion compares a run with the one before it, and says what changed by more than chance.
 
+mod batched;
+mod batcher;
 mod codecs;
 mod dispatch;
 mod guard;
-mod packed;
-mod packer;
 
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ fn main() {
         .configure_from_args();
     codecs::arguments(&mut criterion);
     codecs::answers(&mut criterion);
-    packed::calls(&mut criterion);
-    packer::lanes(&mut criterion);
+    batched::calls(&mut criterion);
+    batcher::lanes(&mut criterion);
     dispatch::requests(&mut criterion);
     guard::deliveries(&mut criterion);
     criterion.final_summary();

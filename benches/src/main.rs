@@ -4,7 +4,7 @@
 //! cargo run --release -p rpc-bench                # everything, a quarter of an hour
 //! cargo run --release -p rpc-bench -- --quick     # the ratios that are held, two and a half minutes
 //! cargo run --release -p rpc-bench -- --overload  # more calls than can be answered
-//! cargo run --release -p rpc-bench -- --in-flight 8 --contender lapin-by-hand,framework-unpacked
+//! cargo run --release -p rpc-bench -- --in-flight 8 --contender lapin-by-hand,framework-unbatched
 //! ```
 //!
 //! Contenders take turns, round by round, on a RabbitMQ that is started for them; absolute figures mean little beyond one run.

@@ -22,7 +22,7 @@ const WAITING: usize = 100_000;
 
 fn pairs() -> Vec<Pair> {
     use Kind::{
-        FrameworkPacked, FrameworkUnpacked, LapinByHand, LapinWithGuarantees, RawSockets, TarpcOverTcp,
+        FrameworkBatched, FrameworkUnbatched, LapinByHand, LapinWithGuarantees, RawSockets, TarpcOverTcp,
     };
     let against = |of, to, scenario, ratios| Pair {
         of: (of, scenario),
@@ -41,50 +41,50 @@ fn pairs() -> Vec<Pair> {
     };
     vec![
         against(
-            FrameworkPacked,
+            FrameworkBatched,
             LapinByHand,
             in_flight(1),
             &[("latency-1", |it| it.p50_us)],
         ),
         against(
-            FrameworkPacked,
+            FrameworkBatched,
             LapinByHand,
             in_flight(8),
             &[("throughput-8", |it| it.calls_per_second)],
         ),
         against(
-            FrameworkPacked,
+            FrameworkBatched,
             LapinByHand,
             in_flight(64),
             &[("throughput-64", |it| it.calls_per_second)],
         ),
         against(
-            FrameworkPacked,
+            FrameworkBatched,
             LapinByHand,
             in_flight(1000),
             &[("throughput-1000", |it| it.calls_per_second)],
         ),
         against(
-            FrameworkPacked,
+            FrameworkBatched,
             TarpcOverTcp,
             in_flight(1000),
             &[("vs-tcp-1000", |it| it.calls_per_second)],
         ),
         against(
-            FrameworkUnpacked,
+            FrameworkUnbatched,
             LapinWithGuarantees,
             in_flight(64),
-            &[("unpacked-64", |it| it.calls_per_second)],
+            &[("unbatched-64", |it| it.calls_per_second)],
         ),
         against(
-            FrameworkUnpacked,
+            FrameworkUnbatched,
             RawSockets,
             in_flight(64),
-            &[("unpacked-floor-64", |it| it.calls_per_second)],
+            &[("unbatched-floor-64", |it| it.calls_per_second)],
         ),
         against(
-            FrameworkPacked,
-            FrameworkUnpacked,
+            FrameworkBatched,
+            FrameworkUnbatched,
             fair,
             &[
                 ("fair-throughput", |it| it.calls_per_second),
@@ -92,14 +92,14 @@ fn pairs() -> Vec<Pair> {
             ],
         ),
         against(
-            FrameworkPacked,
+            FrameworkBatched,
             LapinByHand,
             large,
             &[("large-64k", |it| it.calls_per_second)],
         ),
         Pair {
-            of: (FrameworkPacked, in_flight(100_000)),
-            to: (FrameworkPacked, in_flight(1000)),
+            of: (FrameworkBatched, in_flight(100_000)),
+            to: (FrameworkBatched, in_flight(1000)),
             ratios: &[("growth-100k", |it| it.own_cpu_us_per_call)],
         },
     ]

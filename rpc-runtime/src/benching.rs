@@ -15,13 +15,13 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::batching::{Batcher, Load};
 use crate::codec::{Codec, DecodeError, EncodeError};
 use crate::error::ServerError;
 use crate::headers::Headers;
-use crate::packing::{Load, Packer};
 use crate::protocol::{
-    ArgumentsSeed, DecodeArguments, EncodeArguments, Message, NamedArguments, OutgoingCall, PackedCall,
-    ReplyAddresses, Request, ShortStr, pack, unpack,
+    ArgumentsSeed, BatchedCall, DecodeArguments, EncodeArguments, Message, NamedArguments, OutgoingCall,
+    ReplyAddresses, Request, ShortStr, read_batch, write_batch,
 };
 use crate::server::{self, Decision, Dispatcher, Invocation, Received, Rules, Service};
 use crate::transport::amqp::guard::Filter;
@@ -90,24 +90,24 @@ impl<'a> Calls<'a> {
     }
 
     /// The message's body.
-    pub fn pack(&self) -> Bytes {
-        pack(&self.0)
+    pub fn write_batch(&self) -> Bytes {
+        write_batch(&self.0)
     }
 }
 
 /// The calls that are in a message's body; nothing where it is none of calls.
-pub fn unpack_calls(body: &Bytes) -> Option<Vec<impl Sized + use<>>> {
-    unpack::<PackedCall>(body).ok()
+pub fn read_batch_of_calls(body: &Bytes) -> Option<Vec<impl Sized + use<>>> {
+    read_batch::<BatchedCall>(body).ok()
 }
 
 /// What waits to leave, by lanes.
-pub struct Waiting<K, T>(Packer<K, T>);
+pub struct Waiting<K, T>(Batcher<K, T>);
 
 impl<K: Eq + Hash + Clone, T> Waiting<K, T> {
     /// Nothing waits.
-    #[allow(clippy::new_without_default)] // as of the packer itself
+    #[allow(clippy::new_without_default)] // as of the batcher itself
     pub fn new() -> Self {
-        Self(Packer::new())
+        Self(Batcher::new())
     }
 
     /// An item comes, of so many bytes, of which as many as are wanted fill a message.
@@ -145,7 +145,7 @@ impl Arrived {
             app_id: None,
             user_id: None,
             headers: Headers::default(),
-            packs: false,
+            batches: false,
             dead_lettered: None,
             arguments,
         };

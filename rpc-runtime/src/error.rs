@@ -276,7 +276,7 @@ pub enum InvalidName {
     Reserved,
 
     /// The runtime has names like it: headers and queues that begin with `rpc.` or `rpc-`, and queues that end with
-    /// `.packed`.
+    /// `.batch`.
     #[error("the runtime keeps such names to itself: choose another")]
     ReservedByRuntime,
 
@@ -467,7 +467,7 @@ pub enum BrokerError {
     /// The connection may have no more channels: as many are open as `channel_max` of the address or of the broker allows, or as the
     /// RabbitMQ user's `max-channels` does. It ends [`Server::start`](crate::Server::start), and calls.
     ///
-    /// A handle needs two channels for its calls. A server needs one for each of its queues, one for each queue of packed calls, and
+    /// A handle needs two channels for its calls. A server needs one for each of its queues, one for each queue of batched calls, and
     /// four more, one of them not before requests wait.
     #[error(
         "no channel is left for this connection to the broker: raise channel_max (of the address, of the broker) or the user's max-channels"

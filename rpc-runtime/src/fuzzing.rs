@@ -19,9 +19,9 @@ use tokio::time::Instant;
 use crate::codec::Codec;
 use crate::context::Context;
 use crate::protocol::{
-    ArgumentsSeed, CowBytes, CowStr, DecodeArguments, EncodeArguments, MAX_TIME_TO_LIVE, Message,
-    NamedArguments, PackedAnswer, PackedCall, Properties, Reply, ReplyAddresses, ReplyKind, Request,
-    ShortStr, pack, unpack,
+    ArgumentsSeed, BatchedAnswer, BatchedCall, CowBytes, CowStr, DecodeArguments, EncodeArguments,
+    MAX_TIME_TO_LIVE, Message, NamedArguments, Properties, Reply, ReplyAddresses, ReplyKind, Request,
+    ShortStr, read_batch, write_batch,
 };
 use crate::server::{Decision, Dispatcher, Invocation, NoReplyAddress, Received, Rules, Service};
 use crate::service;
@@ -140,14 +140,20 @@ pub fn reply_address(data: &[u8]) {
     assert_eq!(decision.is_err(), is_dropped);
 }
 
-/// The body of a message of packed calls or answers.
-pub fn packed(data: &[u8]) {
+/// The body of a message of batched calls or answers.
+pub fn batched(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
-    if let Ok(calls) = unpack::<PackedCall>(&body) {
-        assert_eq!(unpack::<PackedCall>(&pack(&calls)).as_ref(), Ok(&calls));
+    if let Ok(calls) = read_batch::<BatchedCall>(&body) {
+        assert_eq!(
+            read_batch::<BatchedCall>(&write_batch(&calls)).as_ref(),
+            Ok(&calls)
+        );
     }
-    if let Ok(answers) = unpack::<PackedAnswer>(&body) {
-        assert_eq!(unpack::<PackedAnswer>(&pack(&answers)).as_ref(), Ok(&answers));
+    if let Ok(answers) = read_batch::<BatchedAnswer>(&body) {
+        assert_eq!(
+            read_batch::<BatchedAnswer>(&write_batch(&answers)).as_ref(),
+            Ok(&answers)
+        );
     }
 }
 
@@ -418,7 +424,7 @@ mod tests {
         ("request", request),
         ("reply", reply),
         ("headers", headers),
-        ("packed", packed),
+        ("batched", batched),
         ("reply_address", reply_address),
         ("message_pack", message_pack),
         ("json", json),

@@ -5,6 +5,7 @@
 #[allow(unused_extern_crates)]
 extern crate self as rpc_runtime;
 
+mod batching;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod benching;
@@ -23,7 +24,6 @@ pub mod fuzzing;
 mod headers;
 mod host;
 pub mod middleware;
-mod packing;
 mod protocol;
 mod server;
 #[cfg(test)]

@@ -121,7 +121,7 @@ async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
     // A queue of another node, whose batches are at the one that is killed.
     let split = unique("split");
     let peer = RawPeer::connect(urls[0]).await.unwrap();
-    peer.declare_durable(&format!("{split}.packed")).await.unwrap();
+    peer.declare_durable(&format!("{split}.batch")).await.unwrap();
     servers.push(serve(&beside, RequestQueue::new(&split), &book).await);
 
     let caller = Broker::builder().connect_any(&urls).await.unwrap();

@@ -67,7 +67,7 @@ async fn a_server_that_needs_more_channels_than_its_address_allows_does_not_star
         .unwrap();
     let queue = unique("limits");
     let starting = Server::new(&broker)
-        .packing(false)
+        .batching(false)
         .self_description(false)
         .serve_on(
             RequestQueue::new(&queue),

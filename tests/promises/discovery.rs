@@ -475,21 +475,21 @@ async fn who_was_cut_off_is_found_again() {
 
 /// A worker that serves and calls, and no more; see the table in `docs/production.md`.
 const UNSEEN: Permissions<'_> = Permissions {
-    configure: "^(shop([.]packed)?$|rpc[.]reply[.])",
+    configure: "^(shop([.]batch)?$|rpc[.]reply[.])",
     write: "^amq[.]default$",
-    read: "^(shop([.]packed)?$|rpc[.]reply[.])",
+    read: "^(shop([.]batch)?$|rpc[.]reply[.])",
 };
 
 /// A worker that can be found as well.
 const SEEN: Permissions<'_> = Permissions {
-    configure: "^(shop([.]packed)?$|rpc[.]discovery([.]|$))",
+    configure: "^(shop([.]batch)?$|rpc[.]discovery([.]|$))",
     write: "^(amq[.]default$|rpc[.]discovery[.])",
-    read: "^(shop([.]packed)?$|rpc[.]discovery([.]|$))",
+    read: "^(shop([.]batch)?$|rpc[.]discovery([.]|$))",
 };
 
 /// A worker that can be found where somebody else has declared the exchange.
 const SEEN_ONCE_DECLARED: Permissions<'_> = Permissions {
-    configure: "^(shop([.]packed)?$|rpc[.]discovery[.])",
+    configure: "^(shop([.]batch)?$|rpc[.]discovery[.])",
     ..SEEN
 };
 
@@ -543,7 +543,7 @@ async fn who_may_not_bind_its_queue_leaves_none_behind() {
     assert_lacks(&log, "read permission on the exchange rpc.discovery");
     until("no queue is left", SOON, async || {
         let queues = vhost.all_queues(&["name"]).await;
-        Ok(queues == ["shop", "shop.packed"])
+        Ok(queues == ["shop", "shop.batch"])
     })
     .await
     .unwrap();
@@ -668,7 +668,7 @@ async fn what_a_stranger_sends_to_all_workers_harms_nobody() {
         stranger.question("look"),
         stranger.question("rpc.shutdown"),
         stranger
-            .question("packed")
+            .question("rpc.batch")
             .with_content_type("application/msgpack".into()),
         stranger
             .question("rpc.ping")

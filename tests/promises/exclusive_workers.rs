@@ -162,7 +162,7 @@ async fn a_limit_to_the_length_of_a_queue_is_one_to_the_calls_that_wait() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let waiting = peer.queue_depth(&queue).await.unwrap().unwrap();
         assert!(waiting <= 10, "{waiting} wait");
-        assert_eq!(peer.queue_depth(&format!("{queue}.packed")).await.unwrap(), None);
+        assert_eq!(peer.queue_depth(&format!("{queue}.batch")).await.unwrap(), None);
         gate.let_all_go();
         let answered = join_all(calls).await.into_iter();
         let answered = answered.filter(|call| matches!(call, Ok(Ok(())))).count();
@@ -175,12 +175,12 @@ async fn a_limit_to_the_length_of_a_queue_is_one_to_the_calls_that_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_without_packing_has_no_second_queue() {
+async fn a_queue_without_batching_has_no_second_queue() {
     let queue = unique("press");
     let printer = Printer::default();
     let server = serve(
         &broker().await,
-        RequestQueue::new(&queue).packing(false),
+        RequestQueue::new(&queue).batching(false),
         &printer,
     )
     .await;
@@ -189,6 +189,6 @@ async fn a_queue_without_packing_has_no_second_queue() {
         printed.unwrap();
     }
     let peer = RawPeer::connect(shared().await).await.unwrap();
-    assert_eq!(peer.queue_depth(&format!("{queue}.packed")).await.unwrap(), None);
+    assert_eq!(peer.queue_depth(&format!("{queue}.batch")).await.unwrap(), None);
     server.stop().await.unwrap();
 }

@@ -238,13 +238,13 @@ async fn malformed_properties_are_refused(mut scene: Scene) {
     scene.request(&request).await.unwrap();
     scene.is_refused(&id, "correlation_id is not UTF-8").await;
     // A batch, by its type.
-    let batch = scene.ordinary("batch").text(Property::Type, "packed");
+    let batch = scene.ordinary("batch").text(Property::Type, "rpc.batch");
     let batch = batch.text(Property::AppId, b"\xff");
     scene.request(&batch).await.unwrap();
     scene.is_refused("batch", "app_id").await;
 
-    let batches = format!("{}.packed", scene.shop_queue);
-    let batch = scene.ordinary("batches").text(Property::Type, "packed");
+    let batches = format!("{}.batch", scene.shop_queue);
+    let batch = scene.ordinary("batches").text(Property::Type, "rpc.batch");
     let batch = batch.headers(&nested(b'F', 1200));
     scene.stranger.publish(&batches, &batch, b"tea").await.unwrap();
     scene.is_refused("batches", "nested").await;
@@ -528,7 +528,7 @@ async fn forged_probes_are_settled_and_nothing_else_notices() {
         b"amq.gen-\xff",
         &longest,
     ];
-    let batches = format!("{}.packed", scene.shop_queue);
+    let batches = format!("{}.batch", scene.shop_queue);
     for queue in [scene.shop_queue.clone(), batches] {
         for address in addresses {
             for id in ids {

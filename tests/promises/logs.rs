@@ -75,7 +75,7 @@ fn forgeries(reply_to: &str) -> Vec<(BasicProperties, Vec<u8>)> {
             serde_json::to_vec(&serde_json::json!({"name": {FORGED: FORGED}})).unwrap(),
         ),
         (
-            with().with_kind("packed").with_content_type(FORGED.into()),
+            with().with_kind("rpc.batch").with_content_type(FORGED.into()),
             FORGED.into(),
         ),
         (with().with_app_id(FORGED.into()), vec![0xff]),
@@ -100,7 +100,7 @@ async fn no_request_begins_a_line_of_a_workers_log() {
     let server = serve(&broker, &queue).await;
     let peer = RawPeer::connect(rabbit::shared().await).await.unwrap();
     let replies = peer.declare_exclusive().await.unwrap();
-    for to in [queue.clone(), format!("{queue}.packed")] {
+    for to in [queue.clone(), format!("{queue}.batch")] {
         for (properties, body) in forgeries(&replies) {
             peer.publish(&to, properties, &body).await.unwrap();
         }
@@ -142,7 +142,7 @@ async fn no_reply_begins_a_line_of_a_callers_log() {
             "application/json",
             format!(r#"{{"{FORGED}": 1}}"#).into(),
         ),
-        ("packed", FORGED, FORGED.into()),
+        ("rpc.batch", FORGED, FORGED.into()),
     ];
     for (kind, content_type, body) in replies {
         let call = tokio::spawn(

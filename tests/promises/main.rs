@@ -1,5 +1,6 @@
 //! What the library promises, a module a promise, against a real RabbitMQ and against the in-process broker.
 
+mod batching;
 mod calls;
 mod dead_letters;
 mod discovery;
@@ -15,7 +16,6 @@ mod matrix;
 mod middleware;
 mod names;
 mod overload;
-mod packing;
 mod panics;
 mod permissions;
 mod queues;

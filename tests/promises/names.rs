@@ -13,8 +13,8 @@ use rpc_tests::world::World;
 
 #[service]
 trait Parcels {
-    /// Named like the messages that hold several calls.
-    async fn packed(&self) -> u64;
+    /// Named almost like the `type` of a batch.
+    async fn batch(&self) -> u64;
     #[rpc(oneway)]
     async fn send(&self);
     /// The names of the headers.
@@ -32,7 +32,7 @@ fn names(cx: &Context) -> Vec<String> {
 }
 
 impl Parcels for Depot {
-    async fn packed(&self) -> u64 {
+    async fn batch(&self) -> u64 {
         7
     }
 
@@ -60,19 +60,19 @@ async fn serve(broker: &Broker, queue: &str) -> Result<rpc_runtime::RunningServe
 }
 
 on_both_brokers! {
-    a_method_named_packed_is_answered,
+    a_method_named_batch_is_answered,
     queues_named_like_those_of_the_runtime_are_refused,
     headers_of_the_runtime_cannot_be_sent,
 }
 
-async fn a_method_named_packed_is_answered(world: World) {
+async fn a_method_named_batch_is_answered(world: World) {
     let queue = unique("parcels");
     let broker = world.broker().await;
     let server = serve(&broker, &queue).await.unwrap();
     let client = client(&broker, &queue);
     // By itself, and with others in one message.
-    assert_eq!(soon("the answer", client.packed()).await.unwrap(), 7);
-    let calls = (0..300).map(|_| client.packed());
+    assert_eq!(soon("the answer", client.batch()).await.unwrap(), 7);
+    let calls = (0..300).map(|_| client.batch());
     for answer in soon("the answers", futures_util::future::join_all(calls)).await {
         assert_eq!(answer.unwrap(), 7);
     }
@@ -86,7 +86,7 @@ async fn queues_named_like_those_of_the_runtime_are_refused(world: World) {
         ("", InvalidName::Empty),
         ("amq.parcels", InvalidName::Reserved),
         ("rpc.parcels", InvalidName::ReservedByRuntime),
-        ("parcels.packed", InvalidName::ReservedByRuntime),
+        ("parcels.batch", InvalidName::ReservedByRuntime),
         ("par\ncels", InvalidName::ControlCharacter),
         (
             &too_long,
@@ -102,7 +102,7 @@ async fn queues_named_like_those_of_the_runtime_are_refused(world: World) {
             }
             other => panic!("{name:?}: {other:?}"),
         }
-        match client(&broker, name).packed().await {
+        match client(&broker, name).batch().await {
             Err(error @ CallError::Invalid { source, .. }) => {
                 assert_eq!((source, error.executed()), (reason, Executed::No));
             }
@@ -120,7 +120,7 @@ async fn headers_of_the_runtime_cannot_be_sent(world: World) {
         "x-first-death-reason",
         "CC",
     ] {
-        let call = client(&broker, &unique("nowhere")).packed().header(name, "1");
+        let call = client(&broker, &unique("nowhere")).batch().header(name, "1");
         match call.await {
             Err(CallError::Invalid {
                 source: InvalidName::Reserved | InvalidName::ReservedByRuntime,
@@ -132,18 +132,17 @@ async fn headers_of_the_runtime_cannot_be_sent(world: World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_strangers_message_of_the_type_packed_is_answered() {
+async fn a_strangers_message_of_the_type_batched_is_answered() {
     let queue = unique("parcels");
     let broker = Broker::connect(shared().await).await.unwrap();
     let server = serve(&broker, &queue).await.unwrap();
     let peer = RawPeer::connect(shared().await).await.unwrap();
     let replies = peer.declare_exclusive().await.unwrap();
     let mut consumer = peer.consume(&replies).await.unwrap();
-    // The second one is a request like any other, in the queue for batches.
     for (queue, kind, expected) in [
-        (queue.clone(), "packed", "result"),
-        (format!("{queue}.packed"), "packed", "fault"),
-        (format!("{queue}.packed"), "headers", "fault"),
+        (queue.clone(), "rpc.batch", "fault"),
+        (format!("{queue}.batch"), "rpc.batch", "fault"),
+        (format!("{queue}.batch"), "headers", "fault"),
     ] {
         let properties = BasicProperties::default()
             .with_type(kind.into())

@@ -663,11 +663,11 @@ fn batch(id: uuid::Uuid, method: &str, millis: Option<u64>) -> Vec<u8> {
 async fn the_wait_in_the_queue_of_batches_is_known_too() {
     let mut busy = Busy::new(&World::RabbitMq).await;
     let mut plain = Plain::new().await;
-    let batches = format!("{}.packed", busy.queue);
+    let batches = format!("{}.batch", busy.queue);
     let [first, second, late] = [0; 3].map(|_| uuid::Uuid::new_v4());
     let properties = || {
         plain
-            .request("packed", "any")
+            .request("rpc.batch", "any")
             .with_content_type("application/msgpack".into())
     };
     // The worker takes the first from the queue, and then no more.
@@ -717,7 +717,7 @@ async fn every_worker_replies_to_probes() {
         let server = server(&world.broker().await, RequestQueue::new(&queue), &Keeper::new());
         let server = server.admission(admission).start().await.unwrap();
         assert_replies_to_probes(&mut plain, &queue).await;
-        assert_replies_to_probes(&mut plain, &format!("{queue}.packed")).await;
+        assert_replies_to_probes(&mut plain, &format!("{queue}.batch")).await;
         server.stop().await.unwrap();
         assert_eq!(plain.peer.queue_depth(&queue).await.unwrap(), Some(0));
     }

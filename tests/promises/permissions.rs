@@ -34,7 +34,7 @@ impl Shop for Counter {
 
 const NOTHING: &str = "^$";
 const DEFAULT_EXCHANGE: &str = r"^amq[.]default$";
-const REQUESTS: &str = "^shop([.]packed)?$";
+const REQUESTS: &str = "^shop([.]batch)?$";
 const RESUMABLE: &str = "^rpc[.]reply[.]";
 const EXCLUSIVE: &str = "^amq[.]gen-";
 
@@ -88,7 +88,7 @@ async fn queues(vhost: &Vhost) -> Vec<String> {
     vhost.queues(&["name", "consumers"]).await
 }
 
-/// So many calls at once that they are packed, where they can be.
+/// So many calls at once that they are batched, where they can be.
 async fn call_often(caller: &Broker) {
     let client = ShopClient::new(caller);
     client.sell("bread").await.unwrap();
@@ -120,8 +120,8 @@ async fn the_least_permissions_are_enough() {
         call_often(&caller).await;
         soon("the caller closes", caller.close()).await;
     }
-    // Packed calls had their queue, and no reply queue is left.
-    assert_eq!(queues(&vhost).await, ["shop\t1", "shop.packed\t1"]);
+    // Batched calls had their queue, and no reply queue is left.
+    assert_eq!(queues(&vhost).await, ["shop\t1", "shop.batch\t1"]);
     soon("the worker stops", server.stop()).await.unwrap();
     assert_eq!(queues(&vhost).await, ["shop\t0"]);
 }
@@ -144,16 +144,16 @@ async fn a_worker_whose_queues_exist_needs_to_configure_none() {
         call_often(&caller).await;
         soon("the worker stops", server.stop()).await.unwrap();
     }
-    peer.declare_durable("shop.packed").await.unwrap();
+    peer.declare_durable("shop.batch").await.unwrap();
     let server = serve(&vhost, may, shop().existing()).await.unwrap();
     call_often(&caller).await;
     let queues = queues(&vhost).await;
-    assert!(queues.contains(&"shop.packed\t1".to_owned()), "{queues:?}");
+    assert!(queues.contains(&"shop.batch\t1".to_owned()), "{queues:?}");
     soon("the worker stops", server.stop()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_without_the_queue_for_packed_calls_takes_them_one_by_one() {
+async fn a_worker_without_the_queue_for_batched_calls_takes_them_one_by_one() {
     let vhost = Vhost::new().await;
     let may = Permissions {
         configure: "^shop$",

@@ -534,7 +534,7 @@ async fn a_handle_that_only_serves_has_no_reply_queue_and_direct_reply_to_needs_
     assert_served(&direct, "desk").await;
     const OF_REQUESTS: [&str; 2] = [
         "desk\ttrue\t[{\"x-queue-type\",\"classic\"}]",
-        "desk.packed\ttrue\t[{\"x-queue-type\",\"classic\"}]",
+        "desk.batch\ttrue\t[{\"x-queue-type\",\"classic\"}]",
     ];
     assert_eq!(vhost.queues(&columns).await, OF_REQUESTS);
 
@@ -542,10 +542,10 @@ async fn a_handle_that_only_serves_has_no_reply_queue_and_direct_reply_to_needs_
     assert_served(&caller, "desk").await;
     assert_served(&caller.clone(), "desk").await;
     let queues = vhost.queues(&columns).await;
-    let [desk, packed, reply_queue] = &queues[..] else {
+    let [desk, batched, reply_queue] = &queues[..] else {
         panic!("{queues:?}");
     };
-    assert_eq!([desk, packed], OF_REQUESTS);
+    assert_eq!([desk, batched], OF_REQUESTS);
     assert!(reply_queue.starts_with("rpc.reply."), "{reply_queue}");
     for property in [
         "\ttrue\t",
@@ -559,7 +559,7 @@ async fn a_handle_that_only_serves_has_no_reply_queue_and_direct_reply_to_needs_
     direct.close().await;
     server.stop().await.unwrap();
     worker.close().await;
-    // The queue for packed calls goes with its last worker: callers hear of that at once.
+    // The queue for batched calls goes with its last worker: callers hear of that at once.
     assert_eq!(vhost.queues(&columns).await, [OF_REQUESTS[0]]);
 }
 
@@ -587,7 +587,7 @@ async fn queues_are_classic_where_the_virtual_host_would_make_them_quorum_queues
 
     let queues = vhost.all_queues(&["name", "type"]).await;
     let (quorum, classic): (Vec<_>, Vec<_>) = queues.iter().partition(|queue| queue.starts_with("quorum"));
-    assert_eq!(quorum, ["quorum\tquorum", "quorum.packed\tquorum"]);
+    assert_eq!(quorum, ["quorum\tquorum", "quorum.batch\tquorum"]);
     // Three queues with their batches, two reply queues and four to listen on.
     assert_eq!(classic.len(), 12, "{classic:?}");
     assert!(
@@ -608,7 +608,7 @@ async fn queues_are_classic_where_the_virtual_host_would_make_them_quorum_queues
     let left = vhost.all_queues(&["name"]).await;
     assert_eq!(
         left,
-        ["classic", "priorities", "quorum", "quorum.packed", "transient"]
+        ["classic", "priorities", "quorum", "quorum.batch", "transient"]
     );
 }
 
@@ -621,7 +621,7 @@ async fn a_queue_that_was_declared_without_a_type_is_the_same_queue() {
     let server = serve(&worker, RequestQueue::new("desk")).await;
     assert_served(&worker, "desk").await;
     peer.declare_durable("desk").await.unwrap();
-    peer.declare_durable("desk.packed").await.unwrap();
+    peer.declare_durable("desk.batch").await.unwrap();
     server.stop().await.unwrap();
 
     // A peer that leaves the type to a virtual host of quorum queues shares a quorum queue.

@@ -232,7 +232,7 @@ async fn a_worker_tells_of_overload(world: World) {
     };
     let ledger = rpc_tests::ledger::LedgerClient::builder(&broker)
         .queue(&queue)
-        .packing(false)
+        .batching(false)
         .build();
     let held = Duration::from_millis(1300);
     let first = tokio::spawn(ledger.write("a"));

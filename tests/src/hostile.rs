@@ -118,7 +118,7 @@ impl Harm {
     async fn request(&mut self, stranger: &mut Stranger) -> anyhow::Result<()> {
         let queue = match self.below(2) {
             0 => self.victim.clone(),
-            _ => format!("{}.packed", self.victim),
+            _ => format!("{}.batch", self.victim),
         };
         let asked = Properties::default()
             .text(Property::ReplyTo, "amq.gen-stranger")
@@ -145,7 +145,7 @@ impl Harm {
         let (properties, body): (_, &[u8]) = match self.below(3) {
             // What the method would return.
             0 => (reply, b"\xc0"),
-            1 => (reply.text(Property::Type, "packed"), NONSENSE),
+            1 => (reply.text(Property::Type, "rpc.batch"), NONSENSE),
             _ => (self.spoiled(reply), NONSENSE),
         };
         for _ in 0..=self.below(2) {
@@ -184,7 +184,7 @@ impl Harm {
             8 => properties.text(Property::Type, "x\n2026-01-01 ERROR forged"),
             9 => properties.text(Property::ReplyTo, "payments"),
             10 => properties.text(Property::ContentType, "image/png"),
-            _ => properties.text(Property::Type, "packed"),
+            _ => properties.text(Property::Type, "rpc.batch"),
         }
     }
 

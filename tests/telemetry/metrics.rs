@@ -297,7 +297,7 @@ async fn overload_is_shown_while_it_lasts(world: World) {
     let client = |max_in_flight| {
         MeteredClient::builder(&broker)
             .queue(&queue)
-            .packing(false)
+            .batching(false)
             .max_in_flight(max_in_flight)
             .build()
     };

@@ -297,7 +297,7 @@ async fn spans_tell_how_long_calls_waited(world: World) {
         .unwrap();
     let client = DoorClient::builder(&broker)
         .queue(&queue)
-        .packing(false)
+        .batching(false)
         .max_in_flight(2)
         .build();
     let call = |name: &'static str| tokio::spawn(traced(name, "acme", client.pass()));

@@ -31,7 +31,7 @@ pub(crate) struct Seat {
     pub(crate) seed: u64,
     pub(crate) rate: u64,
     /// It sends, or takes, several calls in one message.
-    pub(crate) packing: bool,
+    pub(crate) batching: bool,
 }
 
 /// What this process is.
@@ -107,7 +107,7 @@ impl Seat {
         let journal = self.journal.to_string_lossy().into_owned();
         let (name, url) = (self.name.clone(), self.url.clone());
         let [seed, rate] = [self.seed, self.rate].map(|number| number.to_string());
-        [name, url, journal, seed, rate, self.packing.to_string()]
+        [name, url, journal, seed, rate, self.batching.to_string()]
     }
 
     fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Self> {
@@ -117,7 +117,7 @@ impl Seat {
             journal: words.next().context("a journal")?.into(),
             seed: number("the seed", words.next())?,
             rate: number("the rate", words.next())?,
-            packing: words.next().context("whether it packs")?.parse()?,
+            batching: words.next().context("whether it batches")?.parse()?,
         })
     }
 }

@@ -45,7 +45,7 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
         let broker = Broker::builder().reply_queue(replies).connect_lazy([&seat.url])?;
         handles.push(Handle {
             name: format!("{}-{replies:?}", seat.name),
-            client: TortureClient::builder(&broker).packing(seat.packing).build(),
+            client: TortureClient::builder(&broker).batching(seat.batching).build(),
             trap: TortureClient::builder(&broker).queue(TRAP).build(),
             broker,
             journal: Arc::clone(&journal),

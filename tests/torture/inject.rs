@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use crate::history::{Micros, now};
 use crate::plan::{Fault, Member, Network, Planned};
 use crate::scene::Scene;
-use crate::service::{PACKED, QUEUE};
+use crate::service::{BATCHED, QUEUE};
 
 /// A fault that was there.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ pub(crate) async fn inject(
                 _ => {
                     // It may be gone already: lost by a broker that was killed too soon after its declaration.
                     let _ = node.ctl(&["delete_queue", QUEUE]).await;
-                    let _ = node.ctl(&["delete_queue", PACKED]).await;
+                    let _ = node.ctl(&["delete_queue", BATCHED]).await;
                     scene.queue_is_there().await?;
                 }
             }

@@ -34,7 +34,7 @@ use args::{Args, Role};
 use history::History;
 use inject::Incident;
 use scene::Scene;
-use service::{PACKED, QUEUE};
+use service::{BATCHED, QUEUE};
 
 /// How long callers may take, once all is well, until they have seen the end of every call.
 const ENDING_LIMIT: Duration = Duration::from_secs(90);
@@ -70,9 +70,9 @@ async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
     let mut violations = check::violations(&history, &incidents, healed);
     violations.extend(scene.complaints());
     report::print(&history, &incidents, &violations);
-    let (packed, plain) = (trace.published(PACKED).await?, trace.published(QUEUE).await?);
-    println!("messages when all was healed: {packed} of packed calls, {plain} of one");
-    ensure!(packed > 0, "nothing was packed");
+    let (batched, plain) = (trace.published(BATCHED).await?, trace.published(QUEUE).await?);
+    println!("messages when all was healed: {batched} of batched calls, {plain} of one");
+    ensure!(batched > 0, "nothing was batched");
     scene.strike(!violations.is_empty()).await?;
     Ok(match violations.is_empty() {
         true => ExitCode::SUCCESS,

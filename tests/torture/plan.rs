@@ -24,9 +24,9 @@ impl fmt::Display for Member {
     }
 }
 
-/// Whether this process packs, and every other in its place: some do and some do not, of workers and of callers, where there are
+/// Whether this process batches, and every other in its place: some do and some do not, of workers and of callers, where there are
 /// several.
-pub(crate) fn packs(args: &Args, member: Member) -> bool {
+pub(crate) fn batches(args: &Args, member: Member) -> bool {
     let (salt, index, of) = match member {
         Member::Worker(index) => (1, index, args.workers),
         Member::Caller(index) => (2, index, args.callers),
@@ -34,8 +34,8 @@ pub(crate) fn packs(args: &Args, member: Member) -> bool {
     let mut random = Random::new(args.seed.wrapping_mul(4) + salt);
     let mut order: Vec<_> = (0..of).collect();
     random.shuffle(&mut order);
-    let packing = random.between(1..=(of.max(2) - 1) as u64) as usize;
-    order[..packing].contains(&index)
+    let batching = random.between(1..=(of.max(2) - 1) as u64) as usize;
+    order[..batching].contains(&index)
 }
 
 /// What happens to the network between one process and the broker.

@@ -246,7 +246,7 @@ fn start(
         journal: file("journal"),
         seed: args.seed,
         rate: args.rate,
-        packing: plan::packs(args, member),
+        batching: plan::batches(args, member),
     };
     let role = match member {
         Member::Worker(_) => "worker",

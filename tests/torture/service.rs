@@ -14,15 +14,15 @@ pub(crate) const QUEUE: &str = "torture";
 /// That of a stranger, who answers as it likes.
 pub(crate) const TRAP: &str = "torture-trap";
 
-/// That of packed calls.
-pub(crate) const PACKED: &str = "torture.packed";
+/// That of batched calls.
+pub(crate) const BATCHED: &str = "torture.batch";
 
 #[service(queue = "torture")]
 pub(crate) trait Torture {
     #[rpc(idempotent)]
     async fn read(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
     async fn write(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
-    /// As `read`, in no time: so it is packed.
+    /// As `read`, in no time: so it is batched.
     #[rpc(idempotent)]
     async fn peek(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
     /// As `write`, in no time.

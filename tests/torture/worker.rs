@@ -28,7 +28,7 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
     };
     let server = Server::new(&broker)
         .concurrency(CONCURRENCY)
-        .packing(seat.packing)
+        .batching(seat.batching)
         .serve(TortureServer::new(worker));
     let shutdown = async {
         terminated.recv().await;

@@ -43,7 +43,7 @@ impl Echo for Repeat {
 /// Through which broker calls go.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Road {
-    RabbitMq { packed: bool },
+    RabbitMq { batched: bool },
     InProcess,
 }
 
@@ -56,14 +56,14 @@ struct RunningFramework {
     workers: Vec<(Broker, RunningServer)>,
 }
 
-/// Packs on both sides, or on neither.
-fn packing(
+/// Batches on both sides, or on neither.
+fn batching(
     client: ClientBuilder<EchoClient>,
     servers: Vec<Server>,
-    packed: bool,
+    batched: bool,
 ) -> (ClientBuilder<EchoClient>, Vec<Server>) {
-    let servers = servers.into_iter().map(|server| server.packing(packed));
-    (client.packing(packed), servers.collect())
+    let servers = servers.into_iter().map(|server| server.batching(batched));
+    (client.batching(batched), servers.collect())
 }
 
 #[async_trait]
@@ -74,8 +74,8 @@ impl Contender for Framework {
             Road::RabbitMq { .. } => Broker::connect(broker).await,
             Road::InProcess => Ok(in_process.connect()),
         };
-        let packed = match self.0 {
-            Road::RabbitMq { packed } => packed,
+        let batched = match self.0 {
+            Road::RabbitMq { batched } => batched,
             Road::InProcess => true,
         };
 
@@ -100,7 +100,7 @@ impl Contender for Framework {
             brokers.push(broker);
         }
 
-        let (client, servers) = packing(client, servers, packed);
+        let (client, servers) = batching(client, servers, batched);
         let mut workers = Vec::new();
         for (broker, server) in brokers.into_iter().zip(servers) {
             workers.push((broker, server.start().await?));

@@ -41,10 +41,10 @@ pub(crate) trait Running: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
-    /// This library, packing calls that wait into one message.
-    FrameworkPacked,
+    /// This library, batching calls that wait into one message.
+    FrameworkBatched,
     /// This library, a message a call.
-    FrameworkUnpacked,
+    FrameworkUnbatched,
     /// This library with its broker within the process.
     FrameworkInProcess,
     /// What a good engineer writes with lapin alone: replies may get lost with a crash.
@@ -60,8 +60,8 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::FrameworkPacked => "framework packed",
-            Self::FrameworkUnpacked => "framework unpacked",
+            Self::FrameworkBatched => "framework batched",
+            Self::FrameworkUnbatched => "framework unbatched",
             Self::FrameworkInProcess => "framework in process",
             Self::LapinByHand => "lapin by hand",
             Self::LapinWithGuarantees => "lapin with guarantees",
@@ -84,8 +84,8 @@ impl Kind {
     fn contender(self) -> Box<dyn Contender> {
         use framework::{Framework, Road};
         match self {
-            Self::FrameworkPacked => Box::new(Framework(Road::RabbitMq { packed: true })),
-            Self::FrameworkUnpacked => Box::new(Framework(Road::RabbitMq { packed: false })),
+            Self::FrameworkBatched => Box::new(Framework(Road::RabbitMq { batched: true })),
+            Self::FrameworkUnbatched => Box::new(Framework(Road::RabbitMq { batched: false })),
             Self::FrameworkInProcess => Box::new(Framework(Road::InProcess)),
             Self::LapinByHand => Box::new(lapin_by_hand::LapinByHand { guarantees: false }),
             Self::LapinWithGuarantees => Box::new(lapin_by_hand::LapinByHand { guarantees: true }),

@@ -60,8 +60,8 @@ pub(super) fn wire_name_fault(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The runtime names the queue for packed calls like this, behind the name of the service's queue.
-const PACKED_SUFFIX: &str = ".packed";
+/// The runtime names the queue for batched calls like this, behind the name of the service's queue.
+const BATCH_SUFFIX: &str = ".batch";
 
 /// Why this cannot be a queue's name. The runtime checks names by the same rules.
 pub(super) fn queue_name_fault(name: &str) -> Option<&'static str> {
@@ -73,8 +73,8 @@ pub(super) fn queue_name_fault(name: &str) -> Option<&'static str> {
         Some("queue names starting with `amq.` are reserved by RabbitMQ; choose another prefix")
     } else if name.starts_with("rpc.") {
         Some("queue names starting with `rpc.` are reserved for the runtime; choose another prefix")
-    } else if name.ends_with(PACKED_SUFFIX) {
-        Some("queue names ending with `.packed` are reserved for the runtime; choose another suffix")
+    } else if name.ends_with(BATCH_SUFFIX) {
+        Some("queue names ending with `.batch` are reserved for the runtime; choose another suffix")
     } else if name.chars().any(char::is_control) {
         Some("a queue name cannot contain control characters; write a printable one")
     } else {

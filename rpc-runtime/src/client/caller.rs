@@ -298,7 +298,7 @@ impl Caller {
                 progress.setback = None;
             }
             News::NotRouted(published) => return Step::Continue(Next::FindOut(published)),
-            News::Unpacked => {
+            News::Unbatched => {
                 progress.request = None;
                 return Step::Continue(Next::Send { link_is_over: false });
             }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::limiter::Limiter;
 use super::presence::Presence;
 use crate::describe::ServiceDescriptor;
-use crate::protocol::{PACKED_SUFFIX, ShortStr};
+use crate::protocol::{BATCH_SUFFIX, ShortStr};
 
 /// The queue that a client's calls go to.
 #[derive(Debug)]
@@ -14,7 +14,7 @@ pub(crate) struct Destination {
     pub(crate) service: &'static ServiceDescriptor,
     pub(crate) queue: ShortStr,
     /// Where several calls go in one message; nothing where each goes by itself.
-    pub(super) packed_queue: Option<ShortStr>,
+    pub(super) batch_queue: Option<ShortStr>,
     /// How many calls to it are in flight at once.
     pub(super) limiter: Arc<Limiter>,
     /// Whether the queue is there, as was last looked.
@@ -55,13 +55,13 @@ impl Destination {
     pub(super) fn new(
         queue: ShortStr,
         service: &'static ServiceDescriptor,
-        may_pack: bool,
+        may_batch: bool,
         limiter: Arc<Limiter>,
     ) -> Self {
         // A name that is too long for another one behind it has none.
-        let packed_queue = || ShortStr::new(format!("{queue}{PACKED_SUFFIX}")).ok();
-        let packed_queue = may_pack.then(packed_queue).flatten();
-        let methods = match packed_queue {
+        let batch_queue = || ShortStr::new(format!("{queue}{BATCH_SUFFIX}")).ok();
+        let batch_queue = may_batch.then(batch_queue).flatten();
+        let methods = match batch_queue {
             Some(_) => service
                 .methods
                 .iter()
@@ -72,7 +72,7 @@ impl Destination {
         Self {
             service,
             queue,
-            packed_queue,
+            batch_queue,
             limiter,
             presence: Presence::default(),
             methods,
@@ -181,9 +181,9 @@ mod tests {
         ],
     );
 
-    fn destination(may_pack: bool) -> Destination {
+    fn destination(may_batch: bool) -> Destination {
         let limiter = Limiter::new("q", 1, WhenFull::Wait, true);
-        Destination::new(ShortStr::from_static("q"), &SERVICE, may_pack, limiter)
+        Destination::new(ShortStr::from_static("q"), &SERVICE, may_batch, limiter)
     }
 
     #[test]
@@ -222,9 +222,9 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_where_nothing_is_packed_or_known() {
-        let unpacked = super::tests::destination(false);
-        assert!(!unpacked.asks(unpacked.method("read")));
+    fn nobody_is_asked_where_nothing_is_batched_or_known() {
+        let unbatched = super::tests::destination(false);
+        assert!(!unbatched.asks(unbatched.method("read")));
         let destination = destination(true);
         let unknown = destination.method("erase");
         destination.note_wanted(unknown, 7);

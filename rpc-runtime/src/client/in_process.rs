@@ -93,7 +93,7 @@ impl InProcess {
             app_id: None,
             user_id: None,
             headers: plan.headers.clone(),
-            packs: false,
+            batches: false,
             dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         };

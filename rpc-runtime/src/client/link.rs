@@ -21,7 +21,9 @@ use super::pending::Pending;
 use crate::codec::Codec;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
-use crate::protocol::{Malformed, Message, PACKED, PACKING_HEADER, PackedAnswer, ShortStr, content, unpack};
+use crate::protocol::{
+    BATCH_HEADER, BATCH_TYPE, BatchedAnswer, Malformed, Message, ShortStr, content, read_batch,
+};
 use crate::sync::watch;
 use crate::tasks::{Panicked, caught};
 use crate::transport::{Backoff, Delivery, Publisher, ReplyLink, ReplyQueue, Subscription, Transport};
@@ -372,15 +374,15 @@ async fn route_burst(
 fn route(pending: &Pending, delivery: Delivery) -> u64 {
     let message = delivery.message;
     // A foreign worker may answer a method of that name with the type of its request.
-    let is_packed = message.properties.correlation_id.is_none()
+    let is_batched = message.properties.correlation_id.is_none()
         && message
             .properties
             .kind
             .as_ref()
-            .is_some_and(|kind| kind.as_str() == PACKED);
-    let discarded = match (delivery.malformed, is_packed) {
-        (Some(malformed), _) => route_malformed(pending, &message, malformed, is_packed),
-        (None, true) => route_packed(pending, &message),
+            .is_some_and(|kind| kind.as_str() == BATCH_TYPE);
+    let discarded = match (delivery.malformed, is_batched) {
+        (Some(malformed), _) => route_malformed(pending, &message, malformed, is_batched),
+        (None, true) => route_batched(pending, &message),
         (None, false) => usize::from(!route_alone(pending, message)),
     };
     if discarded > 0 {
@@ -393,7 +395,7 @@ fn route_alone(pending: &Pending, message: Message) -> bool {
     let wanted = message
         .properties
         .headers
-        .get(PACKING_HEADER)
+        .get(BATCH_HEADER)
         .and_then(|wanted| wanted.parse().ok());
     match call_id(&message) {
         Some(id) => pending.complete(id, message, wanted),
@@ -406,11 +408,11 @@ pub(super) fn route_malformed(
     pending: &Pending,
     message: &Message,
     malformed: Malformed,
-    is_packed: bool,
+    is_batched: bool,
 ) -> usize {
     pending.malformed(malformed);
-    let ids: Vec<_> = match is_packed {
-        true => match unpack::<PackedAnswer>(&message.body) {
+    let ids: Vec<_> = match is_batched {
+        true => match read_batch::<BatchedAnswer>(&message.body) {
             Ok(answers) => answers.into_iter().map(|answer| answer.id).collect(),
             Err(_) => return 1,
         },
@@ -429,8 +431,8 @@ fn call_id(message: &Message) -> Option<Uuid> {
 }
 
 /// Answers with how many replies nobody waits for; one, where they cannot be read.
-fn route_packed(pending: &Pending, message: &Message) -> usize {
-    let answers = unpack::<PackedAnswer>(&message.body);
+fn route_batched(pending: &Pending, message: &Message) -> usize {
+    let answers = read_batch::<BatchedAnswer>(&message.body);
     match (content::codec(&message.properties), answers) {
         (Ok(codec), Ok(answers)) => pending.complete_all(answers, codec.unwrap_or(Codec::Text)),
         _ => 1,

@@ -87,7 +87,7 @@ pub struct ClientBuilder<C, L = Identity> {
     codec: Codec,
     timeout: Duration,
     wait_for_server: bool,
-    packing: bool,
+    batching: bool,
     max_in_flight: usize,
     when_full: WhenFull,
     adaptive_limit: bool,
@@ -159,7 +159,7 @@ impl<C> ClientBuilder<C> {
             codec: Codec::default(),
             timeout: DEFAULT_TIMEOUT,
             wait_for_server: false,
-            packing: true,
+            batching: true,
             max_in_flight: DEFAULT_IN_FLIGHT,
             when_full: WhenFull::default(),
             adaptive_limit: true,
@@ -192,7 +192,7 @@ impl<C, L> ClientBuilder<C, L> {
             codec: self.codec,
             timeout: self.timeout,
             wait_for_server: self.wait_for_server,
-            packing: self.packing,
+            batching: self.batching,
             max_in_flight: self.max_in_flight,
             when_full: self.when_full,
             adaptive_limit: self.adaptive_limit,
@@ -204,7 +204,7 @@ impl<C, L> ClientBuilder<C, L> {
     /// Calls the workers on this queue in place of the service's own.
     ///
     /// An empty name, one of more than 255 bytes, one with control characters, and names of other queues fail each call with
-    /// [`CallError::Invalid`]: those that begin with `amq.` or `rpc.` or end with `.packed`. One that RabbitMQ has named
+    /// [`CallError::Invalid`]: those that begin with `amq.` or `rpc.` or end with `.batch`. One that RabbitMQ has named
     /// (`amq.gen-…`) is fine.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = Some(queue.into());
@@ -239,8 +239,8 @@ impl<C, L> ClientBuilder<C, L> {
     /// one, each leaves by itself. One-way calls, those in plain text, and arguments of more than 8 KiB always do. There is one exception: of
     /// many calls that are made at once of a method, before any worker has answered one, those beyond the first 64 wait for the first
     /// answer, which says whether they may leave together, and no longer than 20 ms.
-    pub fn packing(mut self, packing: bool) -> Self {
-        self.packing = packing;
+    pub fn batching(mut self, batching: bool) -> Self {
+        self.batching = batching;
         self
     }
 
@@ -282,7 +282,7 @@ impl<C, L> ClientBuilder<C, L> {
         let queue = self.queue.unwrap_or_else(|| self.service.queue.to_owned());
         let limiter = Limiter::new(&queue, self.max_in_flight, self.when_full, self.adaptive_limit);
         let destination = destination_name(&queue)
-            .map(|queue| Destination::new(queue, self.service, self.packing, limiter));
+            .map(|queue| Destination::new(queue, self.service, self.batching, limiter));
         let route = match self.is_layered {
             true => Route::Layered(Arc::new(LayeredCaller::new(&self.layers, self.road))),
             false => Route::Direct(self.road),

@@ -19,13 +19,13 @@ use super::caller::{CallPlan, CallerOptions};
 use super::destination::Destination;
 use super::pending::Pending;
 use super::slot::Slot;
+use crate::batching::{Batcher, Load, gather};
 use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::headers::Headers;
-use crate::packing::{Load, Packer, gather};
 use crate::protocol::{
-    MAX_PACKED, MAX_PART_BYTES, Message, OutgoingCall, PACKED, Properties, RESENT_HEADER, Request, ShortStr,
-    pack,
+    BATCH_TYPE, MAX_BATCH_CALLS, MAX_PART_BYTES, Message, OutgoingCall, Properties, RESENT_HEADER, Request,
+    ShortStr, write_batch,
 };
 use crate::telemetry::{Event, count};
 use crate::transport::{Departs, Departure, Outgoing, Published, Publisher};
@@ -152,7 +152,7 @@ impl Outbox {
         let task = Task {
             way: Arc::clone(&way),
             pending,
-            packer: Packer::new(),
+            batcher: Batcher::new(),
             waiting: Waiting::default(),
             under_way: FuturesUnordered::new(),
         };
@@ -205,7 +205,7 @@ impl PartialEq for Lane {
     fn eq(&self, other: &Self) -> bool {
         // Most often it is the very same client.
         let is_same_queue = Arc::ptr_eq(&self.destination, &other.destination)
-            || self.destination.packed_queue == other.destination.packed_queue;
+            || self.destination.batch_queue == other.destination.batch_queue;
         is_same_queue && self.properties() == other.properties()
     }
 }
@@ -214,7 +214,7 @@ impl Eq for Lane {}
 
 impl Hash for Lane {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.destination.packed_queue.hash(state);
+        self.destination.batch_queue.hash(state);
         self.properties().hash(state);
     }
 }
@@ -264,7 +264,7 @@ struct Task {
     way: Arc<Way>,
     pending: Arc<Pending>,
     waiting: Waiting,
-    packer: Packer<Lane, Parcel>,
+    batcher: Batcher<Lane, Parcel>,
     under_way: FuturesUnordered<BoxFuture<'static, Option<Lane>>>,
 }
 
@@ -273,22 +273,22 @@ impl Task {
         let (publisher, pending) = (Arc::clone(&self.way.publisher), Arc::clone(&self.pending));
         let mut received = Vec::new();
         let mut gathered = VecDeque::new();
-        let mut most = MAX_PACKED;
+        let mut most = MAX_BATCH_CALLS;
         let mut is_open = true;
         while is_open || !gathered.is_empty() || !self.under_way.is_empty() || self.waiting.is_any() {
             tokio::select! {
                 biased;
                 Some(done) = self.under_way.next() => if let Some(lane) = done {
-                    self.packer.done(&lane);
+                    self.batcher.done(&lane);
                 },
                 // What waits here while the broker reads nothing can still be withdrawn.
-                () = publisher.ready(), if !gathered.is_empty() || self.packer.has_ready() => {
+                () = publisher.ready(), if !gathered.is_empty() || self.batcher.has_ready() => {
                     self.sort(&mut gathered);
-                    if gathered.capacity() > 16 * MAX_PACKED {
+                    if gathered.capacity() > 16 * MAX_BATCH_CALLS {
                         // Many came at once; it need not be kept for as many again.
-                        gathered.shrink_to(MAX_PACKED);
+                        gathered.shrink_to(MAX_BATCH_CALLS);
                     }
-                    self.send_packed();
+                    self.send_batched();
                     if gathered.is_empty() && inbox.is_empty() {
                         self.way.is_behind.store(false, Ordering::Relaxed);
                     }
@@ -305,7 +305,7 @@ impl Task {
                     }
                     gathered.extend(parcels);
                 }
-                count = inbox.recv_many(&mut received, MAX_PACKED), if is_open => {
+                count = inbox.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
                     is_open = count > 0;
                     if received.iter().any(may_leave_with_others) {
                         gather(&mut inbox, &mut received).await;
@@ -313,7 +313,7 @@ impl Task {
                     gathered.extend(received.drain(..));
                     if gathered.len() > most {
                         gathered.retain(|parcel| !parcel.is_withdrawn());
-                        most = MAX_PACKED.max(2 * gathered.len());
+                        most = MAX_BATCH_CALLS.max(2 * gathered.len());
                     }
                 }
             }
@@ -324,7 +324,7 @@ impl Task {
     /// to be looked at, a request takes little.
     fn sort(&mut self, gathered: &mut VecDeque<Parcel>) {
         let now = Instant::now();
-        let first = gathered.len().min(MAX_PACKED);
+        let first = gathered.len().min(MAX_BATCH_CALLS);
         // Those that come together are mostly of one lane.
         let mut last: Option<(Lane, Vec<(Parcel, Load)>)> = None;
         for parcel in gathered.drain(..first) {
@@ -340,14 +340,14 @@ impl Task {
                 _ => {
                     let begun = (lane, vec![(parcel, load)]);
                     if let Some((lane, parcels)) = last.replace(begun) {
-                        self.packer
+                        self.batcher
                             .push_all(lane, parcels, |parcel| !parcel.is_withdrawn());
                     }
                 }
             }
         }
         if let Some((lane, parcels)) = last {
-            self.packer
+            self.batcher
                 .push_all(lane, parcels, |parcel| !parcel.is_withdrawn());
         }
     }
@@ -363,11 +363,11 @@ impl Task {
     }
 
     /// Sends what has gathered, as far as it may leave.
-    fn send_packed(&mut self) {
-        while let Some((lane, mut parcels)) = self.packer.next() {
+    fn send_batched(&mut self) {
+        while let Some((lane, mut parcels)) = self.batcher.next() {
             parcels.retain(|parcel| !parcel.is_withdrawn());
             match parcels.len() {
-                0 => self.packer.done(&lane),
+                0 => self.batcher.done(&lane),
                 1 => {
                     for parcel in parcels {
                         self.send_alone(parcel, Some(lane.clone()));
@@ -380,10 +380,9 @@ impl Task {
 
     fn send_together(&mut self, mut parcels: Vec<Parcel>, lane: Lane) {
         parcels.retain(|parcel| parcel.slot.leave());
-        let (Some(message), Some(queue)) =
-            (self.way.message(&parcels), lane.destination.packed_queue.clone())
+        let (Some(message), Some(queue)) = (self.way.message(&parcels), lane.destination.batch_queue.clone())
         else {
-            self.packer.done(&lane);
+            self.batcher.done(&lane);
             return;
         };
         sent(&lane.destination, parcels.len());
@@ -395,7 +394,7 @@ impl Task {
         };
         let slots: Vec<_> = parcels.into_iter().map(|parcel| parcel.slot).collect();
         for slot in &slots {
-            slot.packed();
+            slot.batched();
         }
         let publisher = Arc::clone(&self.way.publisher);
         self.under_way.push(Box::pin(async move {
@@ -440,7 +439,7 @@ impl Way {
             app_id: self.options.app_id.clone(),
             user_id: self.options.user_id.clone(),
             headers: headers(parcel).into_owned(),
-            packs: !oneway && plan.codec != Codec::Text && plan.destination.asks(plan.method_index),
+            batches: !oneway && plan.codec != Codec::Text && plan.destination.asks(plan.method_index),
             dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         }
@@ -464,7 +463,7 @@ impl Way {
             .collect();
         Some(Message {
             properties: Properties {
-                kind: Some(ShortStr::from_static(PACKED)),
+                kind: Some(ShortStr::from_static(BATCH_TYPE)),
                 content_type: Some(ShortStr::from_static(plan.codec.content_type())),
                 // A call's own, by which the broker's word on the message is recognised.
                 correlation_id: Some(ShortStr::from_uuid(first.slot.id())),
@@ -475,7 +474,7 @@ impl Way {
                 user_id: self.options.user_id.clone(),
                 ..Properties::default()
             },
-            body: pack(&calls),
+            body: write_batch(&calls),
         })
     }
 }
@@ -497,16 +496,16 @@ fn may_leave_with_others(parcel: &Parcel) -> bool {
 fn may_leave_alone(parcel: &Parcel) -> bool {
     let plan = parcel.slot.plan();
     wanted_together(plan).is_none()
-        && !(is_packable(plan) && plan.destination.waits_for_word(plan.method_index))
+        && !(is_batchable(plan) && plan.destination.waits_for_word(plan.method_index))
 }
 
 /// How many calls like this one are wanted in one message; nothing where it leaves by itself.
 fn wanted_together(plan: &CallPlan) -> Option<u16> {
     let wanted = plan.destination.wanted(plan.method_index);
-    (wanted > 1 && is_packable(plan)).then_some(wanted)
+    (wanted > 1 && is_batchable(plan)).then_some(wanted)
 }
 
-fn is_packable(plan: &CallPlan) -> bool {
+fn is_batchable(plan: &CallPlan) -> bool {
     !plan.method.is_oneway && plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES
 }
 

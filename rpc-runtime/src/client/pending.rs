@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::caller::CallPlan;
 use super::slot::Slot;
 use crate::codec::Codec;
-use crate::protocol::{BadReply, Malformed, Message, PackedAnswer, Reply};
+use crate::protocol::{BadReply, BatchedAnswer, Malformed, Message, Reply};
 use crate::telemetry::{Event, LeftOut, LogLimit, count};
 
 /// The calls of one handle that wait for a reply.
@@ -139,7 +139,7 @@ impl Pending {
     }
 
     /// Hands answers that came together to their calls. Answers with how many found nobody.
-    pub(super) fn complete_all(&self, answers: Vec<PackedAnswer>, codec: Codec) -> usize {
+    pub(super) fn complete_all(&self, answers: Vec<BatchedAnswer>, codec: Codec) -> usize {
         let mut strays = 0;
         let mut answers = answers.into_iter();
         let mut found = Vec::with_capacity(AT_ONCE.min(answers.len()));
@@ -239,7 +239,7 @@ mod tests {
     use crate::call::Arguments;
     use crate::describe::{MethodDescriptor, ServiceDescriptor};
     use crate::headers::Headers;
-    use crate::protocol::{Property, ReplyKind, ShortStr, pack};
+    use crate::protocol::{Property, ReplyKind, ShortStr, write_batch};
     use crate::transport::{Published, Receipt};
 
     fn reply(text: &'static str) -> Message {
@@ -314,7 +314,7 @@ mod tests {
         let pending = Pending::default();
         let calls = [call(), call()];
         let _tickets = [0, 1].map(|n: usize| pending.enter(&calls[n]));
-        let answer = |id, text: &'static str| PackedAnswer {
+        let answer = |id, text: &'static str| BatchedAnswer {
             id,
             kind: ReplyKind::Result,
             body: text.into(),
@@ -353,7 +353,7 @@ mod tests {
         let pending = Pending::default();
         let calls = [call(), call(), call()];
         let _tickets = [0, 1, 2].map(|n: usize| pending.enter(&calls[n]));
-        let answer = |id| PackedAnswer {
+        let answer = |id| BatchedAnswer {
             id,
             kind: ReplyKind::Result,
             body: "1".into(),
@@ -371,7 +371,7 @@ mod tests {
             ..Message::default()
         };
         assert_eq!(
-            route_malformed(&pending, &batch(pack(&answers)), malformed, true),
+            route_malformed(&pending, &batch(write_batch(&answers)), malformed, true),
             1
         );
         assert_eq!(

@@ -26,7 +26,7 @@ pub(super) enum News {
     /// The broker's word on its request, which is another.
     NotRouted(Box<Published>),
     /// The request left with others, to workers that are not there any more: it is to be sent by itself.
-    Unpacked,
+    Unbatched,
     /// The link is not where it was, or is closed.
     LinkMoved,
 }
@@ -50,7 +50,7 @@ struct Inbox {
     reply: Option<Arrived>,
     published: Option<Word>,
     /// The request left with others.
-    is_packed: bool,
+    is_batched: bool,
     link_moved: bool,
     /// Since the request was begun.
     has_link_moved: bool,
@@ -81,7 +81,9 @@ impl Inbox {
         if let Some(published) = self.published.take() {
             return Some(match published {
                 Word::Routed => News::Routed,
-                Word::Other(word) if self.is_packed && matches!(*word, Published::Returned) => News::Unpacked,
+                Word::Other(word) if self.is_batched && matches!(*word, Published::Returned) => {
+                    News::Unbatched
+                }
                 Word::Other(word) => News::NotRouted(word),
             });
         }
@@ -140,13 +142,13 @@ impl Slot {
     }
 
     /// The request leaves together with others.
-    pub(super) fn packed(&self) {
-        self.lock().is_packed = true;
+    pub(super) fn batched(&self) {
+        self.lock().is_batched = true;
     }
 
     /// The call ended without an answer. Where its request had left with others, or waited to, those who take them may be gone.
     pub(super) fn unanswered(&self, has_left: bool) {
-        if !has_left || self.lock().is_packed {
+        if !has_left || self.lock().is_batched {
             self.forget_wanted();
         }
     }
@@ -156,7 +158,7 @@ impl Slot {
     pub(super) fn begin(&self) -> Option<Arrived> {
         let mut inbox = self.lock();
         inbox.published = None;
-        inbox.is_packed = false;
+        inbox.is_batched = false;
         inbox.link_moved = false;
         inbox.has_link_moved = false;
         inbox.reply.take()
@@ -232,7 +234,7 @@ impl Slot {
         match published {
             // If it is sent again, then by itself. The queue for batches may be the only one that
             // refuses: its node may be down.
-            Published::Returned | Published::Refused if inbox.is_packed => self.forget_wanted(),
+            Published::Returned | Published::Refused if inbox.is_batched => self.forget_wanted(),
             Published::Returned => count(Event::RequestReturned {
                 queue: self.plan.destination.queue.as_str(),
             }),

@@ -71,7 +71,7 @@ impl WorkerClient {
 
     /// The same, with options.
     pub fn builder(broker: &Broker, queue: impl Into<String>) -> ClientBuilder<Self> {
-        ClientBuilder::new(broker).queue(queue).packing(false)
+        ClientBuilder::new(broker).queue(queue).batching(false)
     }
 
     /// Who answers.

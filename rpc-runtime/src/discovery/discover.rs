@@ -228,7 +228,7 @@ impl Discover {
             app_id,
             user_id,
             headers: Headers::default(),
-            packs: false,
+            batches: false,
             dead_lettered: None,
             arguments: bytes::Bytes::new(),
         }

@@ -305,9 +305,9 @@ mod tests {
             decode::<(String, u32)>(Codec::Json, NAMES, body),
             Ok(("a".into(), 3))
         );
-        let packed = encode(Codec::MessagePack, NAMES, ("a", 3));
+        let batched = encode(Codec::MessagePack, NAMES, ("a", 3));
         assert_eq!(
-            decode::<(String, u32)>(Codec::MessagePack, NAMES, &packed),
+            decode::<(String, u32)>(Codec::MessagePack, NAMES, &batched),
             Ok(("a".into(), 3))
         );
     }

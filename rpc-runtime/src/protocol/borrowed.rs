@@ -237,8 +237,8 @@ mod tests {
         assert!(matches!(plain.0, Cow::Borrowed("abc")));
         let escaped = Codec::Json.decode::<CowStr<'_>>(br#""a\nc""#).unwrap();
         assert!(matches!(escaped.0, Cow::Owned(ref text) if text == "a\nc"));
-        let packed = Codec::MessagePack.decode::<CowStr<'_>>(b"\xa3abc").unwrap();
-        assert!(matches!(packed.0, Cow::Borrowed("abc")));
+        let batched = Codec::MessagePack.decode::<CowStr<'_>>(b"\xa3abc").unwrap();
+        assert!(matches!(batched.0, Cow::Borrowed("abc")));
     }
 
     #[test]

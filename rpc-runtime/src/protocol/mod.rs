@@ -3,6 +3,7 @@
 //! `docs/protocol.md` describes the same for peers in other languages.
 
 mod arguments;
+mod batched;
 mod borrowed;
 pub(crate) mod content;
 mod dead_lettered;
@@ -10,7 +11,6 @@ mod fault;
 mod malformed;
 mod message;
 mod overload;
-mod packed;
 mod queue_name;
 mod reply;
 mod reply_address;
@@ -20,16 +20,16 @@ mod short_str;
 
 pub(crate) use arguments::{ARGUMENTS, ArgumentsSeed, NamedArguments, no_arguments};
 pub use arguments::{DecodeArguments, Derived, EncodeArguments};
+pub(crate) use batched::{
+    BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedAnswer, BatchedCall, MAX_BATCH_BYTES, MAX_BATCH_CALLS,
+    MAX_PART_BYTES, OutgoingCall, headers_size, read_batch, write_batch,
+};
 pub use borrowed::{ByteSlice, CowBytes, CowStr, Named, NamedAlike, bytes};
 pub(crate) use dead_lettered::{DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER};
 pub use fault::{Fault, FaultCode};
 pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};
 pub(crate) use message::{Message, Properties};
 pub(crate) use overload::{PROBE, QUEUE_TIME_HEADER, RETRY_AFTER_HEADER, read_millis, write_millis};
-pub(crate) use packed::{
-    MAX_PACKED, MAX_PACKED_BYTES, MAX_PART_BYTES, OutgoingCall, PACKED, PACKED_SUFFIX, PACKING_HEADER,
-    PackedAnswer, PackedCall, headers_size, pack, unpack,
-};
 pub(crate) use queue_name::{destination_name, queue_name};
 pub(crate) use reply::{BadReply, Reply, ReplyKind};
 pub use reply_address::ReplyAddresses;

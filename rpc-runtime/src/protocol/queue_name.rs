@@ -2,7 +2,7 @@
 //!
 //! The macro checks the names that are written in the source by the same rules.
 
-use super::{PACKED_SUFFIX, ShortStr};
+use super::{BATCH_SUFFIX, ShortStr};
 use crate::error::InvalidName;
 
 /// How the names of queues begin that RabbitMQ has named.
@@ -33,7 +33,7 @@ pub(crate) fn queue_name(name: &str) -> Result<ShortStr, InvalidName> {
     if name.starts_with("amq.") {
         return Err(InvalidName::Reserved);
     }
-    if name.starts_with("rpc.") || name.ends_with(PACKED_SUFFIX) {
+    if name.starts_with("rpc.") || name.ends_with(BATCH_SUFFIX) {
         return Err(InvalidName::ReservedByRuntime);
     }
     if name.chars().any(char::is_control) {
@@ -54,8 +54,8 @@ mod tests {
             "orders",
             "rpc_queue",
             "rpc",
-            "packed",
-            "orders.packed.eu",
+            "batch",
+            "orders.batch.eu",
             "été",
             &longest,
         ] {
@@ -70,8 +70,8 @@ mod tests {
             ("amq.orders", InvalidName::Reserved),
             ("rpc.orders", InvalidName::ReservedByRuntime),
             ("rpc.reply.1", InvalidName::ReservedByRuntime),
-            ("orders.packed", InvalidName::ReservedByRuntime),
-            (".packed", InvalidName::ReservedByRuntime),
+            ("orders.batch", InvalidName::ReservedByRuntime),
+            (".batch", InvalidName::ReservedByRuntime),
             ("or\nders", InvalidName::ControlCharacter),
             ("orders\0", InvalidName::ControlCharacter),
             (

@@ -30,7 +30,7 @@ impl ReplyKind {
         }
     }
 
-    /// As packed answers have it.
+    /// As batched answers have it.
     pub(super) const fn number(self) -> u8 {
         match self {
             Self::Result => 0,

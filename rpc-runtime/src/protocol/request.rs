@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{DeadLettered, Fault, FaultCode, Message, PACKING_HEADER, Properties, ShortStr, content};
+use super::{BATCH_HEADER, DeadLettered, Fault, FaultCode, Message, Properties, ShortStr, content};
 use crate::codec::Codec;
 use crate::headers::Headers;
 
@@ -40,8 +40,8 @@ pub(crate) struct Request {
     pub(crate) app_id: Option<ShortStr>,
     pub(crate) user_id: Option<ShortStr>,
     pub(crate) headers: Headers,
-    /// The caller can send and read packed messages, and asks how many calls the worker wants in one.
-    pub(crate) packs: bool,
+    /// The caller can send and read batched messages, and asks how many calls the worker wants in one.
+    pub(crate) batches: bool,
     /// Queues gave it up before it came. Not sent.
     pub(crate) dead_lettered: Option<DeadLettered>,
     pub(crate) arguments: Bytes,
@@ -49,8 +49,8 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn into_message(mut self) -> Message {
-        if self.packs {
-            let name = ShortStr::from_static(PACKING_HEADER);
+        if self.batches {
+            let name = ShortStr::from_static(BATCH_HEADER);
             self.headers.insert(name, String::new());
         }
         Message {
@@ -79,7 +79,7 @@ impl Request {
     /// [`UnreadableRequest`] if the body is in a content type or an encoding that this library cannot read.
     pub(crate) fn from_message(message: Message) -> Result<Self, UnreadableRequest> {
         let Message { mut properties, body } = message;
-        let packs = properties.headers.remove(PACKING_HEADER).is_some();
+        let batches = properties.headers.remove(BATCH_HEADER).is_some();
         let codec = content::codec(&properties)
             .map_err(|error| UnreadableRequest {
                 codec: error.readable_codec(),
@@ -102,7 +102,7 @@ impl Request {
             app_id: properties.app_id,
             user_id: properties.user_id,
             headers: properties.headers,
-            packs,
+            batches,
             dead_lettered: properties.dead_lettered,
             arguments: body,
         })
@@ -137,7 +137,7 @@ pub(crate) mod tests {
             persistent: bool,
             priority in prop::option::of(any::<u8>()),
             header in prop::option::of((short_str(), ".{0,20}")),
-            packs: bool,
+            batches: bool,
             arguments in prop::collection::vec(any::<u8>(), 0..100),
         ) -> Request {
             let mut headers = Headers::default();
@@ -146,7 +146,7 @@ pub(crate) mod tests {
             }
             Request {
                 method, codec, correlation_id, reply_to, time_to_live, persistent, priority,
-                app_id: None, user_id: None, headers, packs, dead_lettered: None,
+                app_id: None, user_id: None, headers, batches, dead_lettered: None,
                 arguments: arguments.into(),
             }
         }

@@ -15,7 +15,8 @@ use super::post::{DueReplies, DueReply};
 use super::serve::{Desk, Handled};
 use crate::codec::Codec;
 use crate::protocol::{
-    MAX_PACKED, MAX_PART_BYTES, PackedAnswer, QUEUE_TIME_HEADER, Reply, ShortStr, headers_size, write_millis,
+    BatchedAnswer, MAX_BATCH_CALLS, MAX_PART_BYTES, QUEUE_TIME_HEADER, Reply, ShortStr, headers_size,
+    write_millis,
 };
 
 /// How long answers wait for those of the same message that are run after them.
@@ -122,7 +123,7 @@ impl<'a> Answers<'a> {
                 in_a_row: 1,
             });
         }
-        let answer = PackedAnswer {
+        let answer = BatchedAnswer {
             id,
             kind: reply.kind,
             body: reply.body,
@@ -153,7 +154,7 @@ impl<'a> Answers<'a> {
     /// Adds the answers of those that take longer, until all are there.
     pub(super) async fn go_on(&mut self, take_longer: FuturesUnordered<BoxFuture<'_, Option<Ran>>>) {
         // Those that are done at the same time are answered together.
-        let mut take_longer = take_longer.ready_chunks(MAX_PACKED);
+        let mut take_longer = take_longer.ready_chunks(MAX_BATCH_CALLS);
         while let Some(ran) = take_longer.next().await {
             // Where there is nothing, the handle was closed, and the request comes again.
             for Ran {

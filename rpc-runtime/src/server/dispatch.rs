@@ -44,7 +44,7 @@ struct Entry {
     method: &'static MethodDescriptor,
     record: Arc<Record>,
     /// Callers may be told how many of its calls are wanted in one message.
-    may_pack: bool,
+    may_batch: bool,
 }
 
 /// What is known of a method from the requests that it served.
@@ -92,7 +92,7 @@ pub(crate) enum Decision<'a> {
         invocation: Invocation,
         record: &'a Record,
         /// The caller asks how many calls of the method are wanted in one message.
-        packs: bool,
+        batches: bool,
         answer_to: Option<ReplyTo>,
     },
     /// Do not run it, and answer with this.
@@ -146,7 +146,7 @@ impl Dispatcher {
                 service: Arc::clone(&service),
                 method,
                 record: Arc::new(Record::new(descriptor.name, method.name)),
-                may_pack: true,
+                may_batch: true,
             };
             records.push(Arc::clone(&entry.record));
             if method.is_default && self.default.replace(entry.clone()).is_some() {
@@ -175,7 +175,7 @@ impl Dispatcher {
                 service: Arc::clone(service),
                 method,
                 record: Arc::new(Record::new(service.descriptor().name, method.name)),
-                may_pack: false,
+                may_batch: false,
             };
             self.methods.insert(method.name, entry);
         }
@@ -286,7 +286,7 @@ impl Dispatcher {
             service,
             method,
             record,
-            may_pack,
+            may_batch,
         } = match self.find(request.method.as_ref()) {
             Ok(entry) => entry,
             Err(fault) => return Decision::refuse(codec, fault, answer_to, came_before),
@@ -312,7 +312,7 @@ impl Dispatcher {
             service: &**service,
             invocation,
             record,
-            packs: request.packs && *may_pack,
+            batches: request.batches && *may_batch,
             answer_to,
         }
     }
@@ -936,7 +936,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_are_not_told_to_pack_what_is_built_in_nor_is_it_hosted() {
+    fn callers_are_not_told_to_batch_what_is_built_in_nor_is_it_hosted() {
         struct BuiltIn;
 
         impl Service for BuiltIn {
@@ -951,9 +951,9 @@ mod tests {
 
         let mut dispatcher = store();
         dispatcher.add_built_in(&(Arc::new(BuiltIn) as Arc<dyn Service>));
-        let packs = |method| {
+        let batches = |method| {
             let mut properties = request(method);
-            let name = ShortStr::from_static(crate::protocol::PACKING_HEADER);
+            let name = ShortStr::from_static(crate::protocol::BATCH_HEADER);
             properties.headers.insert(name, String::new());
             let message = Message {
                 properties,
@@ -964,11 +964,11 @@ mod tests {
                 .decide(message, false, Received::at(now), now, &rules())
                 .unwrap()
             {
-                Decision::Run { packs, .. } => packs,
+                Decision::Run { batches, .. } => batches,
                 Decision::Refuse { fault, .. } => panic!("{fault}"),
             }
         };
-        assert!(packs("read") && !packs("rpc.ping"));
+        assert!(batches("read") && !batches("rpc.ping"));
         let hosted: Vec<_> = dispatcher
             .hosted()
             .iter()

@@ -19,7 +19,7 @@ use crate::status::Role;
 use crate::tasks::caught;
 use crate::transport::{Backoff, Control, Delivery, RequestQueue, Subscription, Transport};
 
-/// How long no requests have come when no more are taken to be under way: packed ones whose callers were told to send
+/// How long no requests have come when no more are taken to be under way: batched ones whose callers were told to send
 /// no more, or those to a single active consumer that settles nothing more.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -37,8 +37,8 @@ pub(super) struct Line {
     transport: Arc<dyn Transport>,
     queue: RequestQueue,
     prefetch: u16,
-    /// The queue is one for packed requests.
-    is_of_packed: bool,
+    /// The queue is one for batched requests.
+    is_of_batches: bool,
     /// When the last request came.
     last_arrival: Option<Instant>,
     desk: Arc<Desk>,
@@ -75,7 +75,7 @@ impl Line {
             transport,
             queue,
             prefetch,
-            is_of_packed: false,
+            is_of_batches: false,
             last_arrival: None,
             desk,
             delays,
@@ -84,10 +84,10 @@ impl Line {
         }
     }
 
-    /// As a line for packed requests: its queue goes with its last worker.
-    pub(super) fn of_packed(self) -> Self {
+    /// As a line for batched requests: its queue goes with its last worker.
+    pub(super) fn of_batched(self) -> Self {
         Self {
-            is_of_packed: true,
+            is_of_batches: true,
             ..self
         }
     }
@@ -129,7 +129,7 @@ impl Line {
     /// A line like it, with no requests yet.
     fn afresh(&self) -> Self {
         Self {
-            is_of_packed: self.is_of_packed,
+            is_of_batches: self.is_of_batches,
             ..Self::new(
                 Arc::clone(&self.transport),
                 self.queue.clone(),
@@ -203,8 +203,8 @@ impl Line {
                 "requests come no more; consuming again"
             );
             // Its node may be down for long, and then RabbitMQ 4 refuses what is sent there.
-            if self.is_of_packed {
-                self.desk.stop_packed();
+            if self.is_of_batches {
+                self.desk.stop_batched();
             }
             subscription.control.close().await;
             backoff.worked_for(since.elapsed());
@@ -213,8 +213,8 @@ impl Line {
                 Ok(None) => return self.drain(None, drain_limit, None).await,
                 Err(closed) => return self.drain(None, drain_limit, Some(closed)).await,
             };
-            if self.is_of_packed {
-                self.desk.resume_packed();
+            if self.is_of_batches {
+                self.desk.resume_batched();
             }
             *control = Arc::clone(&subscription.control);
         }
@@ -281,11 +281,11 @@ impl Line {
     /// Begins a request: the prefetch keeps their number near the concurrency, the desk keeps it there.
     fn start(&mut self, delivery: Delivery, subscription: &Subscription) {
         let (desk, control) = (Arc::clone(&self.desk), Arc::clone(&subscription.control));
-        let (served, is_packed) = (self.served.clone(), self.is_of_packed);
+        let (served, is_batched) = (self.served.clone(), self.is_of_batches);
         let (received, exhausted) = self.receive(&delivery);
         self.last_arrival = Some(received.at);
         self.handlers.spawn(async move {
-            desk.serve(delivery, is_packed, control, received, &served).await;
+            desk.serve(delivery, is_batched, control, received, &served).await;
             drop(exhausted);
         });
     }
@@ -303,7 +303,7 @@ impl Line {
             return (received, None);
         }
         // The requests in a batch have times of their own.
-        let in_batch = self.is_of_packed.then_some(TIME_IN_BATCH);
+        let in_batch = self.is_of_batches.then_some(TIME_IN_BATCH);
         if let Some(time) = properties.expiration.max(in_batch) {
             delays.note_time_to_live(time);
         }
@@ -322,17 +322,17 @@ impl Line {
     ) -> Ended {
         // Told to stop and closed at the same time, it could not drain.
         let reason = reason.or_else(|| self.transport.status().over());
-        if self.is_of_packed {
-            self.desk.stop_packed();
+        if self.is_of_batches {
+            self.desk.stop_batched();
         }
         let draining = async {
-            if self.is_of_packed
+            if self.is_of_batches
                 && let Some(subscription) = &mut subscription
             {
                 let _ = timeout(LONGEST_HEED, self.until_heeded(subscription)).await;
             }
             self.finish(subscription.as_mut()).await;
-            if self.is_of_packed && reason.is_none() {
+            if self.is_of_batches && reason.is_none() {
                 self.retire(&mut subscription).await;
             }
         };
@@ -352,7 +352,7 @@ impl Line {
         Ended { unfinished, reason }
     }
 
-    /// Serves what still comes until none has come for a while. Each answer tells its caller to pack no more, so that nothing is under way
+    /// Serves what still comes until none has come for a while. Each answer tells its caller to batch no more, so that nothing is under way
     /// to the queue when it goes: RabbitMQ confirms what reaches a queue that is being deleted, and drops it.
     async fn until_heeded(&mut self, subscription: &mut Subscription) {
         while let Some(last) = self.last_arrival {
@@ -364,7 +364,7 @@ impl Line {
         }
     }
 
-    /// With the last worker that takes packed calls, callers are to hear of it, from a queue that is gone: once what they sent
+    /// With the last worker that takes batched calls, callers are to hear of it, from a queue that is gone: once what they sent
     /// since then, which nobody else would take out, is served too.
     async fn retire(&mut self, subscription: &mut Option<Subscription>) {
         while let Some(ended) = subscription.take() {

@@ -14,6 +14,7 @@ use tower_layer::{Identity as NoLayer, Stack};
 mod admission;
 mod answers;
 pub(crate) mod arguments;
+mod batched;
 mod beacon;
 mod built_in;
 mod debt;
@@ -22,7 +23,6 @@ mod identity;
 mod line;
 mod outlet;
 mod pace;
-mod packed;
 mod plan;
 mod post;
 mod request_log;
@@ -159,13 +159,13 @@ impl<L> Server<L> {
     /// Whether callers are told that they may send several calls in one message, when more than one waits to be sent; the default is
     /// that they are.
     ///
-    /// Such messages come by a queue of their own, named like the service's with `.packed` behind it, and declared like it: workers
+    /// Such messages come by a queue of their own, named like the service's with `.batch` behind it, and declared like it: workers
     /// that do not know of them never see one. Where that queue cannot be declared, calls are taken one by one. So are those of
     /// methods that take longer than half a millisecond, and those of a queue with a
     /// [dead-letter queue](RequestQueue::dead_letter_to), a limit of length or a
-    /// [single active consumer](RequestQueue::single_active_consumer). For one queue, see [`RequestQueue::packing`].
-    pub fn packing(mut self, packing: bool) -> Self {
-        self.plan.packing = packing;
+    /// [single active consumer](RequestQueue::single_active_consumer). For one queue, see [`RequestQueue::batching`].
+    pub fn batching(mut self, batching: bool) -> Self {
+        self.plan.batching = batching;
         self
     }
 

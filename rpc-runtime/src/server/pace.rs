@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::protocol::MAX_PACKED;
+use crate::protocol::MAX_BATCH_CALLS;
 
 /// How much work one message may bring: a message goes to one worker, and while that runs its calls one after another, others may
 /// be idle.
@@ -44,7 +44,7 @@ impl Pace {
     pub(super) fn wanted(&self) -> Option<u16> {
         let mean = u128::from(self.0.load(Ordering::Relaxed));
         let wanted = BUDGET.as_nanos().checked_div(mean)?;
-        Some(u16::try_from(wanted.clamp(1, MAX_PACKED as u128)).unwrap_or(u16::MAX))
+        Some(u16::try_from(wanted.clamp(1, MAX_BATCH_CALLS as u128)).unwrap_or(u16::MAX))
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(slow.wanted(), Some(1));
         let instant = Pace::default();
         instant.ran(Duration::ZERO);
-        assert_eq!(usize::from(instant.wanted().unwrap()), MAX_PACKED);
+        assert_eq!(usize::from(instant.wanted().unwrap()), MAX_BATCH_CALLS);
         slow.ran(Duration::from_secs(3600));
         assert_eq!(slow.wanted(), Some(1));
     }

@@ -29,8 +29,8 @@ const DEFAULT_CONCURRENCY: u16 = 64;
 
 const DEFAULT_DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
-/// How many messages of packed calls a queue's worker has at a time: one at work, and others on their way.
-const PACKED_PREFETCH: u16 = 4;
+/// How many messages of batched calls a queue's worker has at a time: one at work, and others on their way.
+const BATCHED_PREFETCH: u16 = 4;
 
 /// What a server is to do, whatever layers it has.
 pub(super) struct Plan {
@@ -39,7 +39,7 @@ pub(super) struct Plan {
     pub(super) concurrency: u16,
     pub(super) drain_limit: Duration,
     pub(super) reply_addresses: ReplyAddresses,
-    pub(super) packing: bool,
+    pub(super) batching: bool,
     pub(super) admission: bool,
     pub(super) self_description: bool,
     pub(super) worker_name: Option<String>,
@@ -57,7 +57,7 @@ impl Plan {
             concurrency: DEFAULT_CONCURRENCY,
             drain_limit: DEFAULT_DRAIN_LIMIT,
             reply_addresses: ReplyAddresses::default(),
-            packing: true,
+            batching: true,
             admission: true,
             self_description: true,
             worker_name: None,
@@ -134,19 +134,19 @@ impl Plan {
             let line = |queue, prefetch, delays| {
                 Line::new(Arc::clone(transport), queue, prefetch, Arc::clone(&desk), delays)
             };
-            let packed = queue.packed().filter(|_| self.packing);
+            let batched = queue.batched().filter(|_| self.batching);
             let alone = line(queue, self.concurrency, delays.alone);
             let Some(subscription) = alone.open(stop).await? else {
                 break;
             };
             lines.push((alone, subscription));
-            if let Some(queue) = packed {
-                let prefetch = self.concurrency.min(PACKED_PREFETCH);
-                let packed = line(queue, prefetch, delays.packed).of_packed();
-                match packed.open(stop).await {
+            if let Some(queue) = batched {
+                let prefetch = self.concurrency.min(BATCHED_PREFETCH);
+                let batched = line(queue, prefetch, delays.batched).of_batched();
+                match batched.open(stop).await {
                     Ok(Some(subscription)) => {
-                        desk.take_packed();
-                        lines.push((packed, subscription));
+                        desk.take_batched();
+                        lines.push((batched, subscription));
                     }
                     Ok(None) => break,
                     Err(error) if error.is_of_ended_handle() => return Err(error.into()),
@@ -154,7 +154,7 @@ impl Plan {
                     Err(error) => tracing::info!(
                         queue = name,
                         error = %Logged(Chain(&error)),
-                        "calls are taken one by one: there is no queue for packed ones"
+                        "calls are taken one by one: there is no queue for batched ones"
                     ),
                 }
             }
@@ -246,7 +246,7 @@ impl Plan {
 #[derive(Default)]
 struct Delays {
     alone: Option<Arc<QueueDelays>>,
-    packed: Option<Arc<QueueDelays>>,
+    batched: Option<Arc<QueueDelays>>,
 }
 
 impl Delays {
@@ -257,12 +257,12 @@ impl Delays {
         }
         Self {
             alone: Some(probes.add(queue.name())),
-            packed: queue.packed().map(|queue| probes.add(queue.name())),
+            batched: queue.batched().map(|queue| probes.add(queue.name())),
         }
     }
 
     fn all(&self) -> Vec<Arc<QueueDelays>> {
-        self.alone.iter().chain(&self.packed).cloned().collect()
+        self.alone.iter().chain(&self.batched).cloned().collect()
     }
 }
 

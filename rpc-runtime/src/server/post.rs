@@ -1,4 +1,4 @@
-//! How answers leave: each by itself, at once; those of packed requests together, if they go to one caller.
+//! How answers leave: each by itself, at once; those of batched requests together, if they go to one caller.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use super::debt::Debt;
 use super::dispatch::ReplyTo;
 use super::outlet::{Outlet, Sent};
+use crate::batching::{Batcher, Load, gather};
 use crate::codec::Codec;
-use crate::packing::{Load, Packer, gather};
 use crate::protocol::{
-    Fault, FaultCode, MAX_PACKED, MAX_PACKED_BYTES, MAX_PART_BYTES, Message, PACKED, PACKING_HEADER,
-    PackedAnswer, Properties, Reply, ShortStr, headers_size, pack,
+    BATCH_HEADER, BATCH_TYPE, BatchedAnswer, Fault, FaultCode, MAX_BATCH_BYTES, MAX_BATCH_CALLS,
+    MAX_PART_BYTES, Message, Properties, Reply, ShortStr, headers_size, write_batch,
 };
 use crate::tasks::supervised;
 use crate::telemetry::{Event, count};
@@ -38,13 +38,13 @@ pub(super) struct DueReply {
     pub(super) in_a_row: usize,
 }
 
-/// Answers to packed calls of one caller, which may leave together.
+/// Answers to batched calls of one caller, which may leave together.
 #[derive(Debug)]
 pub(super) struct DueReplies {
     pub(super) address: ShortStr,
     pub(super) codec: Codec,
     /// As many as requests in the debt, in the same order.
-    pub(super) answers: Vec<PackedAnswer>,
+    pub(super) answers: Vec<BatchedAnswer>,
     /// How large they are.
     pub(super) bytes: usize,
     /// For how long the one that is worth it longest is worth it; nothing where one always is.
@@ -78,7 +78,7 @@ impl Post {
         let emptying = supervised("replies", move || {
             let task = Task {
                 outlet: Arc::clone(&outlet),
-                packer: Packer::new(),
+                batcher: Batcher::new(),
                 under_way: FuturesUnordered::new(),
             };
             task.run(Arc::clone(&inbox))
@@ -155,7 +155,7 @@ struct Lane {
 
 struct Task {
     outlet: Arc<Outlet>,
-    packer: Packer<Lane, DueReplies>,
+    batcher: Batcher<Lane, DueReplies>,
     under_way: FuturesUnordered<BoxFuture<'static, Option<Lane>>>,
 }
 
@@ -169,9 +169,9 @@ impl Task {
             tokio::select! {
                 biased;
                 Some(done) = self.under_way.next() => if let Some(lane) = done {
-                    self.packer.done(&lane);
+                    self.batcher.done(&lane);
                 },
-                received = inbox.recv_many(&mut gathered, MAX_PACKED), if is_open => {
+                received = inbox.recv_many(&mut gathered, MAX_BATCH_CALLS), if is_open => {
                     is_open = received > 0;
                     if gathered.iter().any(|due| matches!(due, Due::Together(_))) {
                         gather(&mut inbox, &mut gathered).await;
@@ -193,11 +193,11 @@ impl Task {
                             codec: answers.codec,
                         };
                         let load = Load::of_many(answers.bytes, answers.answers.len());
-                        self.packer.push(lane, answers, load);
+                        self.batcher.push(lane, answers, load);
                     }
                 }
             }
-            while let Some((lane, answers)) = self.packer.next() {
+            while let Some((lane, answers)) = self.batcher.next() {
                 let sending = send_together(Arc::clone(&self.outlet), lane, answers);
                 self.under_way.push(Box::pin(sending));
             }
@@ -243,11 +243,11 @@ fn message(due: &[DueReplies], codec: Codec) -> Message {
     let answers: Vec<_> = due.iter().flat_map(|due| &due.answers).collect();
     Message {
         properties: Properties {
-            kind: Some(ShortStr::from_static(PACKED)),
+            kind: Some(ShortStr::from_static(BATCH_TYPE)),
             content_type: Some(ShortStr::from_static(codec.content_type())),
             ..Properties::default()
         },
-        body: pack(&answers),
+        body: write_batch(&answers),
     }
 }
 
@@ -265,7 +265,7 @@ impl DueReplies {
     }
 
     /// Adds the answer to the request that was added to the debt last.
-    pub(super) fn add(&mut self, answer: PackedAnswer, worth_until: Option<Instant>) {
+    pub(super) fn add(&mut self, answer: BatchedAnswer, worth_until: Option<Instant>) {
         self.bytes += answer.body.len() + headers_size(&answer.headers) + OVERHEAD;
         self.worth_until = self
             .worth_until
@@ -276,7 +276,7 @@ impl DueReplies {
 
     /// No more goes into a message with these.
     pub(super) fn is_full(&self) -> bool {
-        self.answers.len() >= MAX_PACKED || self.bytes + MAX_PART_BYTES + OVERHEAD > MAX_PACKED_BYTES
+        self.answers.len() >= MAX_BATCH_CALLS || self.bytes + MAX_PART_BYTES + OVERHEAD > MAX_BATCH_BYTES
     }
 
     /// Each answer by itself.
@@ -361,7 +361,7 @@ impl DueReply {
 fn outgoing(reply: Reply, wanted: u16, to: &ReplyTo) -> Outgoing {
     let mut message = to.message(reply);
     if wanted > 0 {
-        let name = ShortStr::from_static(PACKING_HEADER);
+        let name = ShortStr::from_static(BATCH_HEADER);
         message.properties.headers.insert(name, wanted.to_string());
     }
     Outgoing {

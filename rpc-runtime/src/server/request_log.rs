@@ -32,7 +32,7 @@ impl Names {
         }
     }
 
-    pub(super) fn of_packed(request: &Request) -> Self {
+    pub(super) fn of_batched(request: &Request) -> Self {
         Self {
             method: request.method.clone(),
             correlation_id: request.correlation_id.clone(),
@@ -107,7 +107,7 @@ impl RequestLog {
             return;
         };
         let (queue, error) = (&self.queue, Logged(Chain(error)));
-        tracing::error!(queue, %error, left_out, "dropped a message of packed requests");
+        tracing::error!(queue, %error, left_out, "dropped a message of batched requests");
     }
 
     /// A request came again that runs here, or was done with.

@@ -3,7 +3,7 @@
 //!
 //! When a connection is lost, the broker delivers again what was not settled, while the first run may still be in progress
 //! here, or its answer already be sent. A caller that lost its own connection sends `idempotent` requests again, too. And a
-//! worker sends on, as a copy, what came packed and comes again.
+//! worker sends on, as a copy, what came batched and comes again.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -53,7 +53,7 @@ pub(super) enum Id {
 impl From<&ShortStr> for Id {
     fn from(id: &ShortStr) -> Self {
         match Uuid::try_parse(id.as_str()) {
-            // Of all the ways to write one, this is ours: packed and not, it is the same id.
+            // Of all the ways to write one, this is ours: batched and not, it is the same id.
             Ok(uuid) if ShortStr::from_uuid(uuid) == *id => Self::Uuid(uuid),
             _ => Self::Text(id.clone()),
         }
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_the_same_packed_and_not() {
+    fn an_id_is_the_same_batched_and_not() {
         let uuid = Uuid::from_u128(0x00112233_4455_4677_8899_aabbccddeeff);
         assert_eq!(Id::from(&ShortStr::from_uuid(uuid)), Id::Uuid(uuid));
         for other in [

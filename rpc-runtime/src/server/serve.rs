@@ -51,10 +51,10 @@ pub(super) struct Desk {
     places: Semaphore,
     concurrency: usize,
     runs: Mutex<Runs<Unsettled>>,
-    /// Packed requests are served too.
-    takes_packed: AtomicBool,
+    /// Batched requests are served too.
+    takes_batches: AtomicBool,
     /// They are not for much longer.
-    stops_packed: AtomicBool,
+    stops_batched: AtomicBool,
     probes: Arc<Probes>,
 }
 
@@ -78,25 +78,25 @@ impl Desk {
             places: Semaphore::new(concurrency.into()),
             concurrency: concurrency.into(),
             runs: Mutex::default(),
-            takes_packed: AtomicBool::new(false),
-            stops_packed: AtomicBool::new(false),
+            takes_batches: AtomicBool::new(false),
+            stops_batched: AtomicBool::new(false),
             probes,
         }
     }
 
-    /// Callers are told from now on that they may pack their calls.
-    pub(super) fn take_packed(&self) {
-        self.takes_packed.store(true, Ordering::Relaxed);
+    /// Callers are told from now on that they may batch their calls.
+    pub(super) fn take_batched(&self) {
+        self.takes_batches.store(true, Ordering::Relaxed);
     }
 
     /// Callers are told from now on to send their calls one by one.
-    pub(super) fn stop_packed(&self) {
-        self.stops_packed.store(true, Ordering::Relaxed);
+    pub(super) fn stop_batched(&self) {
+        self.stops_batched.store(true, Ordering::Relaxed);
     }
 
-    /// Callers are told again that they may pack their calls.
-    pub(super) fn resume_packed(&self) {
-        self.stops_packed.store(false, Ordering::Relaxed);
+    /// Callers are told again that they may batch their calls.
+    pub(super) fn resume_batched(&self) {
+        self.stops_batched.store(false, Ordering::Relaxed);
     }
 
     /// A subscription is over: what it delivered comes again, and cannot be settled any more.
@@ -105,13 +105,13 @@ impl Desk {
     }
 
     /// Serves the request of a delivery that was received so, or its requests if it came from the queue for
-    /// packed ones. They are [`Served`] until the broker has their answers, which may be later than this returns.
+    /// batched ones. They are [`Served`] until the broker has their answers, which may be later than this returns.
     ///
     /// Where one cannot be answered or settled, it comes again, here or elsewhere.
     pub(super) async fn serve(
         self: &Arc<Self>,
         delivery: Delivery,
-        is_packed: bool,
+        is_batched: bool,
         control: Arc<dyn Control>,
         received: Received,
         served: &Served,
@@ -119,8 +119,8 @@ impl Desk {
         if is_probe(&delivery.message.properties) {
             return self.answer_probe(&delivery, &control, received.at).await;
         }
-        match delivery.malformed.is_none() && is_packed {
-            true => self.serve_packed(delivery, control, received, served).await,
+        match delivery.malformed.is_none() && is_batched {
+            true => self.serve_batched(delivery, control, received, served).await,
             false => self.serve_alone(delivery, control, received, served).await,
         }
     }
@@ -236,13 +236,13 @@ impl Desk {
                 service,
                 invocation,
                 record,
-                packs,
+                batches,
                 answer_to,
             }) => {
                 let in_flight = record.stats.begin();
                 let handled = run(service, &self.queue, &self.log, &self.rules, &invocation).await;
                 drop(in_flight);
-                let wanted = self.ended(record, packs, now.elapsed(), &handled);
+                let wanted = self.ended(record, batches, now.elapsed(), &handled);
                 (handled.reply, wanted, answer_to, !handled.ran)
             }
 
@@ -352,8 +352,8 @@ impl Desk {
 
     /// A request was handled, and took this long. Answers with how many calls of its method are wanted in one message, if its caller
     /// asks; zero says nothing.
-    pub(super) fn ended(&self, record: &Record, packs: bool, took: Duration, handled: &Handled) -> u16 {
-        self.ended_among(&mut Tally::default(), record, packs, took, handled)
+    pub(super) fn ended(&self, record: &Record, batches: bool, took: Duration, handled: &Handled) -> u16 {
+        self.ended_among(&mut Tally::default(), record, batches, took, handled)
     }
 
     /// The same of one of several.
@@ -361,7 +361,7 @@ impl Desk {
         &self,
         tally: &mut Tally<'a>,
         record: &'a Record,
-        packs: bool,
+        batches: bool,
         took: Duration,
         handled: &Handled,
     ) -> u16 {
@@ -376,13 +376,13 @@ impl Desk {
                 code: handled.outcome.as_str(),
             });
         }
-        if !packs {
+        if !batches {
             return 0;
         }
-        if self.stops_packed.load(Ordering::Relaxed) {
+        if self.stops_batched.load(Ordering::Relaxed) {
             return 1;
         }
-        if !self.takes_packed.load(Ordering::Relaxed) {
+        if !self.takes_batches.load(Ordering::Relaxed) {
             return 0;
         }
         record.pace.wanted().unwrap_or(0)

@@ -40,7 +40,7 @@ fn complaint(seed: u64) -> Option<String> {
         profile,
         callers,
         workers,
-        takes_packed,
+        takes_batches,
         concurrency,
         latency,
         faults,
@@ -48,7 +48,7 @@ fn complaint(seed: u64) -> Option<String> {
     } = &*plan;
     let mut text = format!(
         "seed {seed} broke promises; again: SEED={seed} cargo test -p rpc-runtime simulation\n\
-         {profile:?}, {workers} workers of concurrency {concurrency} ({takes_packed:?}), up to {latency} ms a way\n"
+         {profile:?}, {workers} workers of concurrency {concurrency} ({takes_batches:?}), up to {latency} ms a way\n"
     );
     for (number, caller) in callers.iter().enumerate() {
         let _ = writeln!(text, "  caller {number}: {caller:?}");

@@ -166,7 +166,7 @@ impl World {
         };
         let server = Server::new(&self.handle())
             .concurrency(self.plan.concurrency)
-            .packing(self.plan.batches)
+            .batching(self.plan.batches)
             .serve(WorkServer::new(worker));
         server.start().await.unwrap()
     }
@@ -261,7 +261,7 @@ impl World {
         let handles: Vec<_> = (0..plan.callers).map(|_| self.handle()).collect();
         let clients: Vec<WorkClient> = (handles.iter())
             .map(|handle| {
-                let client = ClientBuilder::new(handle).packing(self.plan.batches);
+                let client = ClientBuilder::new(handle).batching(self.plan.batches);
                 client.adaptive_limit(self.plan.adapts).build()
             })
             .collect();
@@ -301,7 +301,7 @@ impl World {
             counts: Arc::default(),
         };
         let handle = self.handle();
-        let clients = [ClientBuilder::new(&handle).packing(self.plan.batches).build()];
+        let clients = [ClientBuilder::new(&handle).batching(self.plan.batches).build()];
         let (clocks, mut calls) = ([clock.clone()], JoinSet::new());
         let rate = self.plan.nominal_capacity() * self.plan.load;
         let worker = self.start(&clock).await;

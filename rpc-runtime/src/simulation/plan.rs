@@ -22,8 +22,8 @@ pub(super) struct Plan {
     pub(super) profile: Profile,
     pub(super) callers: Vec<CallerPlan>,
     pub(super) workers: usize,
-    /// Whether each worker takes packed calls.
-    pub(super) takes_packed: Vec<bool>,
+    /// Whether each worker takes batched calls.
+    pub(super) takes_batches: Vec<bool>,
     pub(super) concurrency: u16,
     /// How long a message is on its way to the broker or from there, in milliseconds, unless it is held up.
     pub(super) latency: u64,
@@ -48,7 +48,7 @@ pub(super) enum Profile {
 pub(super) struct CallerPlan {
     pub(super) replies: ReplyQueue,
     pub(super) waits_for_server: bool,
-    pub(super) packs: bool,
+    pub(super) batches: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,8 +182,8 @@ impl Plan {
             Profile::Calm | Profile::Storm => [1, 1, 2, 3][rng.usize(..4)],
         };
         // All, none, or some.
-        let packing = rng.u8(..4);
-        let mut takes_packed = || match packing {
+        let batching = rng.u8(..4);
+        let mut takes_batches = || match batching {
             ..2 => true,
             2 => rng.bool(),
             _ => false,
@@ -191,7 +191,7 @@ impl Plan {
         let mut plan = Self {
             profile,
             workers,
-            takes_packed: std::iter::repeat_with(&mut takes_packed).take(workers).collect(),
+            takes_batches: std::iter::repeat_with(&mut takes_batches).take(workers).collect(),
             concurrency: rng.u16(1..=5),
             latency: [0, 2, 20, 200][rng.usize(..4)],
             callers,
@@ -367,7 +367,7 @@ impl CallerPlan {
         Self {
             replies,
             waits_for_server: rng.bool(),
-            packs: rng.u8(..4) > 0,
+            batches: rng.u8(..4) > 0,
         }
     }
 }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use fastrand::Rng;
 use uuid::Uuid;
 
-use super::world::{PACKED_QUEUE, QUEUE};
-use crate::protocol::{Message, PACKED, Properties, ShortStr};
+use super::world::{BATCHED_QUEUE, QUEUE};
+use crate::protocol::{BATCH_TYPE, Message, Properties, ShortStr};
 use crate::transport::memory::faults::MALFORMED_HEADER;
 use crate::transport::memory::{InProcessBroker, MemoryTransport};
 
@@ -33,7 +33,7 @@ enum Content {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum To {
     Requests,
-    PackedRequests,
+    BatchedRequests,
     /// The reply address of this caller.
     Replies(usize),
 }
@@ -50,7 +50,7 @@ impl Hostility {
             is_malformed: rng.bool(),
             to: match rng.u8(..3) {
                 0 => To::Requests,
-                1 => To::PackedRequests,
+                1 => To::BatchedRequests,
                 _ => To::Replies(rng.usize(..callers)),
             },
         }
@@ -64,7 +64,7 @@ impl Hostility {
     ) {
         match self.to {
             To::Requests => broker.inject(QUEUE, self.message("read")),
-            To::PackedRequests => broker.inject(PACKED_QUEUE, self.message(PACKED)),
+            To::BatchedRequests => broker.inject(BATCHED_QUEUE, self.message(BATCH_TYPE)),
             To::Replies(caller) => {
                 for address in transport_of(caller).reply_queues() {
                     broker.inject(&address, self.message("result"));
@@ -78,7 +78,7 @@ impl Hostility {
             Content::Garbage => (kind, "application/json"),
             Content::Unknown => ("erase", "application/json"),
             Content::Foreign => (kind, "image/png"),
-            Content::Batch => (PACKED, "application/msgpack"),
+            Content::Batch => (BATCH_TYPE, "application/msgpack"),
         };
         let mut properties = Properties {
             kind: Some(ShortStr::from_static(kind)),

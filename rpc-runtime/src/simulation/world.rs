@@ -36,7 +36,7 @@ trait Work {
 pub(super) const QUEUE: &str = "work";
 
 /// Where several calls come in one message.
-pub(super) const PACKED_QUEUE: &str = "work.packed";
+pub(super) const BATCHED_QUEUE: &str = "work.batch";
 
 /// How long after the last call has ended whatever is still under way comes to its end.
 const QUIET: Duration = Duration::from_secs(120);
@@ -188,7 +188,7 @@ impl World {
             }
             Fault::DeleteRequests => {
                 self.broker.delete(QUEUE);
-                self.broker.delete(PACKED_QUEUE);
+                self.broker.delete(BATCHED_QUEUE);
             }
             Fault::DeleteReplies { caller } => self.callers[caller].transport.expire_replies(),
             Fault::Panic { task } => injected::panic_next(task),
@@ -220,11 +220,11 @@ impl World {
                 .recorder
                 .left_over(format!("requests are left in the queue: {backlog:?}")),
         }
-        match self.broker.backlog(PACKED_QUEUE) {
+        match self.broker.backlog(BATCHED_QUEUE) {
             Some(0) | None => {}
             backlog => self
                 .recorder
-                .left_over(format!("packed requests are left in their queue: {backlog:?}")),
+                .left_over(format!("batched requests are left in their queue: {backlog:?}")),
         }
         for caller in &self.callers {
             let waiting = caller.broker.caller().in_flight();
@@ -262,7 +262,7 @@ impl World {
             caller.broker.close().await;
         }
         let queues = self.broker.queues();
-        let to_stay = 1 + usize::from(self.plan.takes_packed.contains(&true));
+        let to_stay = 1 + usize::from(self.plan.takes_batches.contains(&true));
         if queues != to_stay {
             self.recorder.left_over(format!(
                 "{queues} queues are left, and {to_stay} were made to stay"
@@ -305,7 +305,7 @@ impl World {
             .over(transport.clone());
         let client = ClientBuilder::new(&broker)
             .wait_for_server(caller.waits_for_server)
-            .packing(caller.packs)
+            .batching(caller.batches)
             .build();
         let handle = Handle {
             transport,
@@ -323,7 +323,7 @@ impl World {
         let handle = self.connect(&CallerPlan {
             replies: ReplyQueue::default(),
             waits_for_server: false,
-            packs: false,
+            batches: false,
         });
         let bench = Bench {
             number,
@@ -333,7 +333,7 @@ impl World {
         let stop = CancellationToken::new();
         let server = Server::new(&handle.broker)
             .concurrency(self.plan.concurrency)
-            .packing(self.plan.takes_packed[number])
+            .batching(self.plan.takes_batches[number])
             .serve(WorkServer::new(bench))
             .run_until(stop.clone().cancelled_owned());
         Worker {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::protocol::{MAX_SHORT_STR, PACKED_SUFFIX};
+use crate::protocol::{BATCH_SUFFIX, MAX_SHORT_STR};
 
 /// The queue argument that says where RabbitMQ puts what it drops.
 const DEAD_LETTER_EXCHANGE: &str = "x-dead-letter-exchange";
@@ -78,7 +78,7 @@ pub struct RequestQueue {
     name: String,
     declare: Declare,
     properties: QueueProperties,
-    packing: bool,
+    batching: bool,
 }
 
 /// How a worker makes sure of its queue.
@@ -145,7 +145,7 @@ impl RequestQueue {
     /// A durable classic queue of this name.
     ///
     /// [`ServerError::InvalidQueue`](crate::ServerError::InvalidQueue) refuses an empty name, one of more than 255 bytes, one
-    /// with control characters, and names of other queues: those that begin with `amq.` or `rpc.` or end with `.packed`.
+    /// with control characters, and names of other queues: those that begin with `amq.` or `rpc.` or end with `.batch`.
     pub fn new(name: impl Into<String>) -> Self {
         let properties = QueueProperties {
             durable: true,
@@ -155,7 +155,7 @@ impl RequestQueue {
             name: name.into(),
             declare: Declare::Active,
             properties,
-            packing: true,
+            batching: true,
         }
     }
 
@@ -216,7 +216,7 @@ impl RequestQueue {
     /// With a [single active consumer](https://www.rabbitmq.com/docs/consumers#single-active-consumer): one worker at a
     /// time gets requests, and another takes over when it is gone.
     ///
-    /// Requests are not packed. A worker that stops lets its methods end before another one takes over. One that loses its
+    /// Requests are not batched. A worker that stops lets its methods end before another one takes over. One that loses its
     /// connection cannot: what it runs goes on while the next one begins.
     ///
     /// For a queue that somebody else declared so, call this and then [`existing`](Self::existing). On RabbitMQ 3.10,
@@ -227,13 +227,13 @@ impl RequestQueue {
     }
 
     /// Whether callers may send several calls to this queue in one message; the default is that they may. See
-    /// [`Server::packing`](crate::Server::packing).
+    /// [`Server::batching`](crate::Server::batching).
     ///
     /// Such messages wait in a queue of their own. A queue with `x-max-length` or `x-max-length-bytes`, a dead-letter
     /// exchange or a single active consumer has none. A worker does not see what a
-    /// [policy](https://www.rabbitmq.com/docs/policies) sets: if one bounds this queue, turn packing off here.
-    pub fn packing(mut self, packing: bool) -> Self {
-        self.packing = packing;
+    /// [policy](https://www.rabbitmq.com/docs/policies) sets: if one bounds this queue, turn batching off here.
+    pub fn batching(mut self, batching: bool) -> Self {
+        self.batching = batching;
         self
     }
 
@@ -243,15 +243,15 @@ impl RequestQueue {
         &self.name
     }
 
-    /// The queue for packed requests beside this one, like it in all else; `None` if each request has
+    /// The queue for batched requests beside this one, like it in all else; `None` if each request has
     /// to come by itself.
-    pub(crate) fn packed(&self) -> Option<Self> {
+    pub(crate) fn batched(&self) -> Option<Self> {
         let is_limited = LIMITS_TO_ONE_QUEUE
             .iter()
             .any(|name| self.properties.arguments.contains_key(*name));
-        let name = format!("{}{PACKED_SUFFIX}", self.name);
-        let may_pack = self.packing && !is_limited && !self.is_single_active();
-        (may_pack && name.len() <= MAX_SHORT_STR).then(|| Self { name, ..self.clone() })
+        let name = format!("{}{BATCH_SUFFIX}", self.name);
+        let may_batch = self.batching && !is_limited && !self.is_single_active();
+        (may_batch && name.len() <= MAX_SHORT_STR).then(|| Self { name, ..self.clone() })
     }
 
     /// Whether one consumer at a time gets what is in the queue.

@@ -6,7 +6,7 @@ use super::*;
 async fn garbage_is_a_bad_request_in_its_own_content_type() {
     let deep_json = "[".repeat(100_000);
     let deep_argument = format!(r#"{{"name":"Ann","extra":{deep_json}"#);
-    let deep_pack = vec![0x91; 100_000];
+    let deep_batch = vec![0x91; 100_000];
     let garbage: &[(&str, &[u8])] = &[
         ("application/msgpack", b"\xc1"),
         ("application/msgpack", b"\x81\xa4name"),
@@ -20,7 +20,7 @@ async fn garbage_is_a_bad_request_in_its_own_content_type() {
         ("application/msgpack", b"\xdd\xff\xff\xff\xff"),
         ("application/msgpack", b"\x81\xa4name\xdb\xff\xff\xff\xff"),
         ("application/msgpack", b"\x81\xa4name\xc6\xff\xff\xff\xff"),
-        ("application/msgpack", &deep_pack),
+        ("application/msgpack", &deep_batch),
         ("application/json", b"{"),
         ("application/json", b"Ann"),
         ("application/json", b"null"),

@@ -31,9 +31,9 @@ async fn a_request_has_the_documented_properties_and_no_others() {
     // By name, and bytes as `bin`.
     assert_eq!(data, b"\x82\xa4name\xa3Ann\xa5bytes\xc4\x02\x00\xff");
 
-    // Its caller can pack, should the worker say so.
+    // Its caller can batch, should the worker say so.
     let mut headers = FieldTable::default();
-    headers.insert("rpc-packing".into(), AMQPValue::LongString("".into()));
+    headers.insert("rpc-batch".into(), AMQPValue::LongString("".into()));
     let expected = BasicProperties::default()
         .with_headers(headers)
         .with_type("pair".into())
@@ -61,7 +61,7 @@ async fn options_of_a_call_are_properties_of_its_request() {
     assert_eq!(*properties.priority(), Some(3));
     let mut headers = FieldTable::default();
     headers.insert("tenant".into(), AMQPValue::LongString("b".into()));
-    headers.insert("rpc-packing".into(), AMQPValue::LongString("".into()));
+    headers.insert("rpc-batch".into(), AMQPValue::LongString("".into()));
     assert_eq!(*properties.headers(), Some(headers));
     call.abort();
 }

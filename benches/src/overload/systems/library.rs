@@ -72,7 +72,7 @@ async fn worker(
     };
     let server = Server::new(&broker)
         .concurrency(setting.places)
-        .packing(setting.batching)
+        .batching(setting.batching)
         .admission(setting.admission)
         .drain_limit(DRAIN_TIME)
         .serve_on(queue, WorkServer::new(method.clone()))
@@ -89,7 +89,7 @@ async fn caller(broker: &str, queue: &str, setting: &Setting, index: usize) -> a
     let broker = Broker::connect(broker).await?;
     let client = WorkClient::builder(&broker)
         .queue(queue)
-        .packing(setting.batching)
+        .batching(setting.batching)
         .adaptive_limit(setting.adaptive)
         .build();
     Ok(Caller::Own(broker, client))

@@ -94,8 +94,8 @@ fn queue_of_the_runtime() {
             "queue names starting with `rpc.` are reserved for the runtime; choose another prefix",
         ),
         (
-            "orders.packed",
-            "queue names ending with `.packed` are reserved for the runtime; choose another suffix",
+            "orders.batch",
+            "queue names ending with `.batch` are reserved for the runtime; choose another suffix",
         ),
         (
             "or\\nders",

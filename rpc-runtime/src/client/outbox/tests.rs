@@ -9,7 +9,7 @@ use super::super::limiter::{Limiter, WhenFull};
 use super::*;
 use crate::call::Arguments;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
-use crate::protocol::{PackedCall, unpack};
+use crate::protocol::{BatchedCall, read_batch};
 use crate::transport::{Receipt, ReplyQueue};
 
 /// Takes all messages, and says that each is in its queue.
@@ -35,9 +35,9 @@ impl Default for Taker {
 
 impl Taker {
     fn take(&self, outgoing: &Outgoing) {
-        let is_packed = outgoing.queue.as_str() == "q.packed";
-        let calls = match is_packed {
-            true => unpack::<PackedCall>(&outgoing.message.body).unwrap().len(),
+        let is_batched = outgoing.queue.as_str() == "q.batch";
+        let calls = match is_batched {
+            true => read_batch::<BatchedCall>(&outgoing.message.body).unwrap().len(),
             false => 1,
         };
         self.lock().push(calls);

@@ -8,7 +8,7 @@ use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::BrokerError;
 use crate::headers::Headers;
 use crate::protocol::{
-    DeadLettered, Malformed, Message, PackedCall, Properties, ReplyAddresses, ShortStr, pack,
+    BatchedCall, DeadLettered, Malformed, Message, Properties, ReplyAddresses, ShortStr, write_batch,
 };
 use crate::status::{Connectivity, StatusBoard};
 use crate::tasks::injected;
@@ -206,7 +206,7 @@ async fn serve_one(
     is_free: bool,
     properties: Properties,
     malformed: Option<Malformed>,
-    is_packed: bool,
+    is_batched: bool,
 ) -> Vec<&'static str> {
     let notes = notes(words, is_free);
     let (outlet, post, _tasks) = ways_out(&notes).await;
@@ -223,7 +223,7 @@ async fn serve_one(
     let served = Served::default();
     desk.serve(
         delivery,
-        is_packed,
+        is_batched,
         Arc::new(notes.clone()),
         Received::at(Instant::now()),
         &served,
@@ -345,16 +345,16 @@ async fn a_malformed_request_is_answered_and_settled_or_else_rejected() {
         }),
         ..Properties::default()
     };
-    for is_packed in [false, true] {
+    for is_batched in [false, true] {
         let (answered, routed) = (answered.clone(), vec![Published::Routed]);
-        let told = serve_one(routed, true, answered, malformed, is_packed).await;
+        let told = serve_one(routed, true, answered, malformed, is_batched).await;
         assert_eq!(told, [&SENT[..], &["request settled"]].concat());
         for (properties, told) in [
             (Properties::default(), "request rejected"),
             (to_nobody.clone(), "request rejected"),
             (dead_lettered.clone(), "request settled"),
         ] {
-            let done = serve_one(Vec::new(), true, properties, malformed, is_packed).await;
+            let done = serve_one(Vec::new(), true, properties, malformed, is_batched).await;
             assert_eq!(done, [told]);
         }
     }
@@ -363,17 +363,17 @@ async fn a_malformed_request_is_answered_and_settled_or_else_rejected() {
 #[tokio::test(start_paused = true)]
 async fn a_message_is_a_batch_if_its_queue_is_one_for_batches() {
     let request = Properties {
-        kind: Some(ShortStr::from_static("packed")),
+        kind: Some(ShortStr::from_static("rpc.batch")),
         reply_to: Some(ShortStr::from_static("amq.gen-1")),
         correlation_id: Some(ShortStr::from_static("7")),
         ..Properties::default()
     };
     // Of a method that the service does not have, and what cannot be read as a batch.
-    for is_packed in [false, true] {
+    for is_batched in [false, true] {
         let (request, routed) = (request.clone(), vec![Published::Routed]);
-        let told = serve_one(routed, true, request, None, is_packed).await;
+        let told = serve_one(routed, true, request, None, is_batched).await;
         assert_eq!(told, [&SENT[..], &["request settled"]].concat());
-        let told = serve_one(Vec::new(), true, Properties::default(), None, is_packed).await;
+        let told = serve_one(Vec::new(), true, Properties::default(), None, is_batched).await;
         assert_eq!(told, ["request rejected"]);
     }
 }
@@ -384,7 +384,7 @@ fn what_is_refused_says_nothing_of_how_long_a_method_takes() {
     let outlet = Arc::new(outlet);
     let (post, _) = Post::new(Arc::clone(&outlet));
     let desk = desk(outlet, post);
-    desk.take_packed();
+    desk.take_batched();
     let record = Record::new("Store", "write");
     let ended = |took, outcome, ran| {
         let reply = Reply::fault(Codec::Json, &Fault::new(FaultCode::Rejected, ""));
@@ -464,7 +464,7 @@ async fn a_copy_of_a_batched_request_that_came_back_lives_for_what_is_left_of_it
     let mut dispatcher = Dispatcher::default();
     dispatcher.add(Arc::new(Store), "q").unwrap();
     let desk = Arc::new(desk_of(dispatcher, outlet, post));
-    let batch = [Some(3 * second), Some(second), None].map(|time_to_live| PackedCall {
+    let batch = [Some(3 * second), Some(second), None].map(|time_to_live| BatchedCall {
         id: uuid::Uuid::new_v4(),
         method: ShortStr::from_static("read"),
         time_to_live,
@@ -479,7 +479,7 @@ async fn a_copy_of_a_batched_request_that_came_back_lives_for_what_is_left_of_it
     let delivery = Delivery {
         message: Message {
             properties,
-            body: pack(&batch),
+            body: write_batch(&batch),
         },
         redelivered: true,
         tag: 1,

@@ -1,4 +1,4 @@
-//! Callers and workers of ours, under load: with foreign workers among them, with some that do not pack, and while they stop.
+//! Callers and workers of ours, under load: with foreign workers among them, with some that do not batch, and while they stop.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 
 const QUEUE: &str = "kiosk";
-const PACKED: &str = "kiosk.packed";
+const BATCHED: &str = "kiosk.batch";
 
 /// A virtual host, and all that is published in it.
 struct Scene {
@@ -41,9 +41,9 @@ impl Scene {
         Broker::connect(&self.vhost.url()).await.unwrap()
     }
 
-    async fn serve(&self, packing: bool) -> RunningServer {
+    async fn serve(&self, batching: bool) -> RunningServer {
         let server = server(&self.broker().await, QUEUE, &self.clerk);
-        server.packing(packing).start().await.unwrap()
+        server.batching(batching).start().await.unwrap()
     }
 
     async fn client(&self) -> KioskClient {
@@ -71,12 +71,12 @@ impl Scene {
         soon("all calls are answered", join_all(calls)).await;
     }
 
-    /// Calls until some of them were packed: a worker that is interrupted may take its methods for slow at first.
-    async fn call_until_packed(&self, client: &KioskClient) {
-        let before = self.published(PACKED).await;
-        until("calls are packed", SOON, async || {
+    /// Calls until some of them were batched: a worker that is interrupted may take its methods for slow at first.
+    async fn call_until_batched(&self, client: &KioskClient) {
+        let before = self.published(BATCHED).await;
+        until("calls are batched", SOON, async || {
             self.call(client, 50).await;
-            Ok(self.published(PACKED).await > before)
+            Ok(self.published(BATCHED).await > before)
         })
         .await
         .unwrap();
@@ -129,10 +129,10 @@ impl Scene {
         .unwrap();
     }
 
-    async fn packs_under_load(&self) {
-        let before = self.published(PACKED).await;
-        until("calls are packed", SOON, async || {
-            Ok(self.published(PACKED).await > before)
+    async fn batches_under_load(&self) {
+        let before = self.published(BATCHED).await;
+        until("calls are batched", SOON, async || {
+            Ok(self.published(BATCHED).await > before)
         })
         .await
         .unwrap();
@@ -161,7 +161,7 @@ impl Load {
 }
 
 #[tokio::test]
-async fn quick_calls_under_load_are_packed_and_slow_ones_never() {
+async fn quick_calls_under_load_are_batched_and_slow_ones_never() {
     let scene = Scene::new().await;
     let server = scene.serve(true).await;
     let client = scene.client().await;
@@ -169,11 +169,11 @@ async fn quick_calls_under_load_are_packed_and_slow_ones_never() {
         let calls = join_all((0..40).map(|n| client.slow(n)));
         assert!(soon("they end", calls).await.iter().all(Result::is_ok));
     }
-    assert_eq!(scene.published(PACKED).await, 0);
+    assert_eq!(scene.published(BATCHED).await, 0);
     assert_eq!(scene.published(QUEUE).await, 200);
 
-    scene.call_until_packed(&client).await;
-    // Beside quick ones, too: what is packed is at most what was called of those.
+    scene.call_until_batched(&client).await;
+    // Beside quick ones, too: what is batched is at most what was called of those.
     let (alone, calls) = (
         scene.published(QUEUE).await,
         join_all((0..40).map(|n| client.slow(n))),
@@ -186,33 +186,33 @@ async fn quick_calls_under_load_are_packed_and_slow_ones_never() {
 }
 
 #[tokio::test]
-async fn nothing_is_packed_where_the_worker_does_not_want_it() {
+async fn nothing_is_batched_where_the_worker_does_not_want_it() {
     let scene = Scene::new().await;
     let server = scene.serve(false).await;
     let client = scene.client().await;
     for _ in 0..5 {
         scene.call(&client, 50).await;
     }
-    assert_eq!(scene.published(PACKED).await, 0);
+    assert_eq!(scene.published(BATCHED).await, 0);
     assert_eq!(scene.published(QUEUE).await, 250);
     let queues = scene.vhost.queues(&["name"]).await;
-    assert!(!queues.iter().any(|queue| queue == PACKED), "{queues:?}");
+    assert!(!queues.iter().any(|queue| queue == BATCHED), "{queues:?}");
     server.stop().await.unwrap();
 }
 
 #[tokio::test]
-async fn nothing_is_packed_where_the_client_does_not_want_it() {
+async fn nothing_is_batched_where_the_client_does_not_want_it() {
     let scene = Scene::new().await;
     let server = scene.serve(true).await;
     let broker = scene.broker().await;
-    let client = KioskClient::builder(&broker).queue(QUEUE).packing(false).build();
+    let client = KioskClient::builder(&broker).queue(QUEUE).batching(false).build();
     for _ in 0..5 {
         scene.call(&client, 50).await;
     }
-    assert_eq!(scene.published(PACKED).await, 0);
+    assert_eq!(scene.published(BATCHED).await, 0);
     assert_eq!(scene.published(QUEUE).await, 250);
     // Another client of the same handle does.
-    scene.call_until_packed(&scene.client().await).await;
+    scene.call_until_batched(&scene.client().await).await;
     scene.assert_ran_once();
     server.stop().await.unwrap();
 }
@@ -248,9 +248,9 @@ async fn a_foreign_worker_beside_ours_sees_only_plain_requests() {
     let seen = Arc::new(AtomicU64::new(0));
     let foreign = foreign_worker(&scene.vhost.url(), Arc::clone(&seen)).await;
     let clients = [scene.client().await, scene.client().await];
-    // Those who pack leave little to a worker that takes no packed calls.
+    // Those who batch leave little to a worker that takes no batched calls.
     let broker = scene.broker().await;
-    let one_by_one = KioskClient::builder(&broker).queue(QUEUE).packing(false).build();
+    let one_by_one = KioskClient::builder(&broker).queue(QUEUE).batching(false).build();
     until("both have much to do", SOON, async || {
         let [first, second] = &clients;
         tokio::join!(
@@ -258,7 +258,7 @@ async fn a_foreign_worker_beside_ours_sees_only_plain_requests() {
             scene.call(second, 200),
             scene.call(&one_by_one, 20)
         );
-        Ok(seen.load(Ordering::Relaxed) >= 20 && scene.published(PACKED).await >= 20)
+        Ok(seen.load(Ordering::Relaxed) >= 20 && scene.published(BATCHED).await >= 20)
     })
     .await
     .unwrap();
@@ -272,27 +272,27 @@ async fn a_foreign_worker_beside_ours_sees_only_plain_requests() {
 }
 
 #[tokio::test]
-async fn with_the_last_worker_that_takes_packed_calls_their_queue_goes_and_calls_go_on() {
+async fn with_the_last_worker_that_takes_batches_calls_their_queue_goes_and_calls_go_on() {
     let scene = Scene::new().await;
     let (first, second) = (scene.serve(true).await, scene.serve(true).await);
     let one_by_one = scene.serve(false).await;
     let clients = [scene.client().await, scene.client().await];
     for client in &clients {
-        scene.call_until_packed(client).await;
+        scene.call_until_batched(client).await;
     }
     first.stop().await.unwrap();
-    assert_eq!(scene.trace.peer().queue_depth(PACKED).await.unwrap(), Some(0));
-    scene.call_until_packed(&clients[0]).await;
+    assert_eq!(scene.trace.peer().queue_depth(BATCHED).await.unwrap(), Some(0));
+    scene.call_until_batched(&clients[0]).await;
     second.stop().await.unwrap();
-    assert_eq!(scene.trace.peer().queue_depth(PACKED).await.unwrap(), None);
+    assert_eq!(scene.trace.peer().queue_depth(BATCHED).await.unwrap(), None);
     for _ in 0..3 {
         for client in &clients {
             scene.call(client, 50).await;
         }
     }
-    // And with a new one, packed again.
+    // And with a new one, batched again.
     let third = scene.serve(true).await;
-    scene.call_until_packed(&clients[1]).await;
+    scene.call_until_batched(&clients[1]).await;
     scene.assert_ran_once();
     third.stop().await.unwrap();
     one_by_one.stop().await.unwrap();
@@ -306,50 +306,50 @@ async fn with_the_last_worker_that_takes_packed_calls_their_queue_goes_and_calls
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_stops_under_packed_load_loses_no_call() {
+async fn a_worker_that_stops_under_batched_load_loses_no_call() {
     let scene = Arc::new(Scene::new().await);
     let (first, second) = (scene.serve(true).await, scene.serve(true).await);
     let load = scene.load(3).await;
-    scene.packs_under_load().await;
+    scene.batches_under_load().await;
     soon("it stops", first.stop()).await.unwrap();
-    scene.packs_under_load().await;
+    scene.batches_under_load().await;
     // One takes the place of the other, and so on.
     let third = scene.serve(true).await;
     scene.calls_go_on(500).await;
     soon("it stops", second.stop()).await.unwrap();
-    scene.packs_under_load().await;
+    scene.batches_under_load().await;
     load.ends_well().await;
     scene.assert_ran_once();
     third.stop().await.unwrap();
-    assert_eq!(scene.trace.peer().queue_depth(PACKED).await.unwrap(), None);
+    assert_eq!(scene.trace.peer().queue_depth(BATCHED).await.unwrap(), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_last_worker_that_takes_packed_calls_stops_under_load_and_no_call_is_lost() {
+async fn the_last_worker_that_takes_batches_calls_stops_under_load_and_no_call_is_lost() {
     let scene = Arc::new(Scene::new().await);
     let one_by_one = scene.serve(false).await;
     for _ in 0..3 {
         let last = scene.serve(true).await;
         let load = scene.load(3).await;
-        scene.packs_under_load().await;
+        scene.batches_under_load().await;
         soon("it stops", last.stop()).await.unwrap();
-        let left = scene.trace.peer().queue_depth(PACKED).await.unwrap();
+        let left = scene.trace.peer().queue_depth(BATCHED).await.unwrap();
         assert_eq!(left, None, "calls that nobody takes out");
         scene.calls_go_on(500).await;
         load.ends_well().await;
     }
     scene.assert_ran_once();
     one_by_one.stop().await.unwrap();
-    assert_eq!(scene.trace.peer().queue_depth(PACKED).await.unwrap(), None);
+    assert_eq!(scene.trace.peer().queue_depth(BATCHED).await.unwrap(), None);
 }
 
 #[tokio::test]
-async fn a_worker_that_stops_goes_on_until_its_callers_have_heard_to_pack_no_more() {
+async fn a_worker_that_stops_goes_on_until_its_callers_have_heard_to_batch_no_more() {
     let (broker, clerk) = (Broker::in_process(), Clerk::new());
     let client = KioskClient::builder(&broker).queue(QUEUE).build();
     let burst = || join_all((0..300).map(|n| client.echo(n)));
-    for (packing, least) in [(true, Duration::from_millis(100)), (false, Duration::ZERO)] {
-        let server = server(&broker, QUEUE, &clerk).packing(packing);
+    for (batching, least) in [(true, Duration::from_millis(100)), (false, Duration::ZERO)] {
+        let server = server(&broker, QUEUE, &clerk).batching(batching);
         let server = server.start().await.unwrap();
         burst().await;
         let before_the_last = Instant::now();

@@ -1,4 +1,4 @@
-//! What a worker does with packed requests, sent by a caller that is none of ours.
+//! What a worker does with batched requests, sent by a caller that is none of ours.
 
 use std::collections::HashMap;
 
@@ -23,25 +23,25 @@ async fn serve_by(
 }
 
 #[tokio::test]
-async fn each_call_of_a_packed_request_gets_its_own_answer() {
+async fn each_call_of_a_batched_request_gets_its_own_answer() {
     for codec in CODECS {
         let content_type = codec.content_type();
         let mut caller = RawCaller::new().await;
         let clerk = Clerk::new();
         let server = serve(&caller.queue, &clerk).await;
-        let call = |method, n| PackedCall {
+        let call = |method, n| BatchedCall {
             arguments: written(content_type, &Numbered { n }).into(),
-            ..PackedCall::numbered(method, n)
+            ..BatchedCall::numbered(method, n)
         };
-        let garbage = PackedCall {
+        let garbage = BatchedCall {
             arguments: Bytes::from_static(b"\xc1{"),
             ..call("write", 4)
         };
-        let expired = PackedCall {
+        let expired = BatchedCall {
             millis: Some(0),
             ..call("write", 5)
         };
-        let timeless = PackedCall {
+        let timeless = BatchedCall {
             millis: None,
             ..call("write", 6)
         };
@@ -56,7 +56,9 @@ async fn each_call_of_a_packed_request_gets_its_own_answer() {
             call("nonsense", 8),
             call("", 9),
         ];
-        caller.send_raw(caller.request(content_type), &pack(&calls)).await;
+        caller
+            .send_raw(caller.request(content_type), &batch(&calls))
+            .await;
         let answers = caller.answers(calls.len()).await;
         let answers: Vec<_> = calls.iter().map(|call| &answers[&call.id()]).collect();
         assert!(answers.iter().all(|answer| answer.content_type == content_type));
@@ -94,11 +96,11 @@ async fn what_a_later_version_adds_to_a_call_is_skipped() {
     let mut caller = RawCaller::new().await;
     let clerk = Clerk::new();
     let server = serve(&caller.queue, &clerk).await;
-    let calls: Vec<_> = (0..3).map(|n| PackedCall::numbered("echo", n)).collect();
+    let calls: Vec<_> = (0..3).map(|n| BatchedCall::numbered("echo", n)).collect();
     let later: Vec<_> = calls
         .iter()
         .map(|call| {
-            let PackedCall {
+            let BatchedCall {
                 id,
                 method,
                 millis,
@@ -109,7 +111,9 @@ async fn what_a_later_version_adds_to_a_call_is_skipped() {
             (id, method, millis, arguments, headers, added, id)
         })
         .collect();
-    caller.send_raw(caller.request(MESSAGE_PACK), &pack(&later)).await;
+    caller
+        .send_raw(caller.request(MESSAGE_PACK), &batch(&later))
+        .await;
     let answers = caller.answers(3).await;
     for (n, call) in (0..).zip(&calls) {
         assert_eq!(answers[&call.id()].value::<u64>(), n);
@@ -118,21 +122,24 @@ async fn what_a_later_version_adds_to_a_call_is_skipped() {
 }
 
 #[tokio::test]
-async fn a_packed_message_that_cannot_be_read_is_settled_and_harms_nobody() {
+async fn a_batched_message_that_cannot_be_read_is_settled_and_harms_nobody() {
     let caller = RawCaller::new().await;
     let clerk = Clerk::new();
     let server = serve(&caller.queue, &clerk).await;
-    let calls = [PackedCall::numbered("write", 1), PackedCall::numbered("write", 2)];
-    let whole = pack(&calls);
-    let short_id = PackedCall {
+    let calls = [
+        BatchedCall::numbered("write", 1),
+        BatchedCall::numbered("write", 2),
+    ];
+    let whole = batch(&calls);
+    let short_id = BatchedCall {
         id: Bytes::from_static(b"0123456789"),
         ..calls[0].clone()
     };
-    let long_name = PackedCall {
+    let long_name = BatchedCall {
         method: "x".repeat(256),
         ..calls[0].clone()
     };
-    let too_many: Vec<_> = (0..1025).map(|n| PackedCall::numbered("write", n)).collect();
+    let too_many: Vec<_> = (0..1025).map(|n| BatchedCall::numbered("write", n)).collect();
     let mut deep = whole.clone();
     // The first call announces one element more, which never ends.
     deep[1] = 0x96;
@@ -147,9 +154,9 @@ async fn a_packed_message_that_cannot_be_read_is_settled_and_harms_nobody() {
         b"\x91\x90".to_vec(),
         whole[..whole.len() - 1].to_vec(),
         [&whole, &b"\xc0"[..]].concat(),
-        pack(&[short_id, calls[1].clone()]),
-        pack(&[long_name]),
-        pack(&too_many),
+        batch(&[short_id, calls[1].clone()]),
+        batch(&[long_name]),
+        batch(&too_many),
         deep,
         // No call at all.
         b"\x90".to_vec(),
@@ -160,7 +167,7 @@ async fn a_packed_message_that_cannot_be_read_is_settled_and_harms_nobody() {
             .await;
         // With nobody to tell, too.
         caller
-            .send_raw(BasicProperties::default().with_type("packed".into()), body)
+            .send_raw(BasicProperties::default().with_type("rpc.batch".into()), body)
             .await;
     }
     for content_type in ["image/png", "é"] {
@@ -173,21 +180,21 @@ async fn a_packed_message_that_cannot_be_read_is_settled_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_packed_request_is_answered_only_to_a_reply_address() {
+async fn a_batched_request_is_answered_only_to_a_reply_address() {
     let caller = RawCaller::new().await;
     let clerk = Clerk::new();
     let server = serve(&caller.queue, &clerk).await;
     let payments = unique("payments");
     caller.peer.declare(&payments).await.unwrap();
     let calls = [
-        PackedCall::numbered("write", 1),
-        PackedCall::numbered("nonsense", 2),
+        BatchedCall::numbered("write", 1),
+        BatchedCall::numbered("nonsense", 2),
     ];
     for content_type in [MESSAGE_PACK, "image/png"] {
         let asked = caller
             .request(content_type)
             .with_reply_to(payments.as_str().into());
-        caller.send_raw(asked, &pack(&calls)).await;
+        caller.send_raw(asked, &batch(&calls)).await;
     }
     let channel = caller.peer.channel().clone();
     caller.ends_well(server).await;
@@ -197,25 +204,25 @@ async fn a_packed_request_is_answered_only_to_a_reply_address() {
 }
 
 #[tokio::test]
-async fn packed_calls_that_want_no_answer_run_and_are_settled() {
+async fn batched_calls_that_want_no_answer_run_and_are_settled() {
     let caller = RawCaller::new().await;
     let clerk = Clerk::new();
     let server = serve(&caller.queue, &clerk).await;
     let asked = BasicProperties::default()
-        .with_type("packed".into())
+        .with_type("rpc.batch".into())
         .with_content_type(MESSAGE_PACK.into());
     let calls = |n| {
         [
-            PackedCall::numbered("write", n),
-            PackedCall::numbered("nonsense", n),
+            BatchedCall::numbered("write", n),
+            BatchedCall::numbered("nonsense", n),
         ]
     };
-    caller.send_raw(asked.clone(), &pack(&calls(1))).await;
+    caller.send_raw(asked.clone(), &batch(&calls(1))).await;
     caller
-        .send_raw(asked.with_reply_to("".into()), &pack(&calls(2)))
+        .send_raw(asked.with_reply_to("".into()), &batch(&calls(2)))
         .await;
     let gone = caller.request(MESSAGE_PACK).with_reply_to("amq.gen-gone".into());
-    caller.send_raw(gone, &pack(&calls(3))).await;
+    caller.send_raw(gone, &batch(&calls(3))).await;
     caller.ends_well(server).await;
     assert_eq!(clerk.runs(), ["echo 77", "write 1", "write 2", "write 3"]);
 }
@@ -225,9 +232,12 @@ async fn a_slow_call_does_not_hold_back_the_answers_of_quick_ones_that_came_with
     let mut caller = RawCaller::new().await;
     let clerk = Clerk::behind(Gate::closed());
     let server = serve(&caller.queue, &clerk).await;
-    let slow = [PackedCall::numbered("read", 0), PackedCall::numbered("write", 1)];
+    let slow = [
+        BatchedCall::numbered("read", 0),
+        BatchedCall::numbered("write", 1),
+    ];
     let mut calls = vec![slow[0].clone()];
-    calls.extend((2..10).map(|n| PackedCall::numbered("echo", n)));
+    calls.extend((2..10).map(|n| BatchedCall::numbered("echo", n)));
     calls.push(slow[1].clone());
     caller.send(&calls).await;
     clerk.gate.began(2).await;
@@ -237,7 +247,7 @@ async fn a_slow_call_does_not_hold_back_the_answers_of_quick_ones_that_came_with
     }
     // Nor those of the messages behind it.
     for n in 0..10 {
-        let call = PackedCall::numbered("echo", n);
+        let call = BatchedCall::numbered("echo", n);
         caller.send(std::slice::from_ref(&call)).await;
         assert_eq!(caller.answers(1).await[&call.id()].value::<u64>(), n);
     }
@@ -259,7 +269,7 @@ async fn no_more_calls_run_at_once_than_allowed_however_they_came() {
     let server = serve_by(|server| server.concurrency(3), &caller.queue, &clerk)
         .await
         .unwrap();
-    let calls: Vec<_> = (0..10).map(|n| PackedCall::numbered("write", n)).collect();
+    let calls: Vec<_> = (0..10).map(|n| BatchedCall::numbered("write", n)).collect();
     for calls in calls.chunks(5) {
         caller.send(calls).await;
     }
@@ -287,9 +297,9 @@ async fn a_call_that_waits_past_its_own_time_is_not_run_and_those_with_more_are(
     let asked = plain(&caller, "read", false);
     caller.peer.publish(&caller.queue, asked, &body).await.unwrap();
     clerk.gate.began(1).await;
-    let limited = |n, millis| PackedCall {
+    let limited = |n, millis| BatchedCall {
         millis,
-        ..PackedCall::numbered("write", n)
+        ..BatchedCall::numbered("write", n)
     };
     let calls = [
         limited(1, Some(100)),
@@ -300,7 +310,7 @@ async fn a_call_that_waits_past_its_own_time_is_not_run_and_those_with_more_are(
     caller.send(&calls).await;
     caller
         .peer
-        .wait_until_empty(&packed(&caller.queue), SOON)
+        .wait_until_empty(&batched(&caller.queue), SOON)
         .await
         .unwrap();
     // The worker has it, or it is on its way there.
@@ -318,23 +328,23 @@ async fn a_call_that_waits_past_its_own_time_is_not_run_and_those_with_more_are(
 }
 
 #[tokio::test]
-async fn a_handler_knows_of_a_packed_call_all_that_it_knows_of_another() {
+async fn a_handler_knows_of_a_batched_call_all_that_it_knows_of_another() {
     let mut caller = RawCaller::new().await;
     let clerk = Clerk::new();
     let server = serve(&caller.queue, &clerk).await;
-    let call = |name: &str, tenant: &str, millis| PackedCall {
+    let call = |name: &str, tenant: &str, millis| BatchedCall {
         headers: [(name, tenant), ("rpc-resent", "")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into(),
         millis,
-        ..PackedCall::new("about", &())
+        ..BatchedCall::new("about", &())
     };
     let calls = [
         call("tenant", "ü", Some(20_000)),
         call("tenant", "", Some(60_000)),
         call("other", "c", None),
     ]
-    .map(|call| PackedCall {
+    .map(|call| BatchedCall {
         arguments: Bytes::from_static(b"\x80"),
         ..call
     });
@@ -344,7 +354,7 @@ async fn a_handler_knows_of_a_packed_call_all_that_it_knows_of_another() {
         .with_app_id("shop".into())
         .with_user_id("guest".into())
         .with_expiration("20000".into());
-    caller.send_raw(asked, &pack(&calls)).await;
+    caller.send_raw(asked, &batch(&calls)).await;
     let answers = caller.answers(3).await;
     for call in &calls {
         let about: About = answers[&call.id()].value();
@@ -394,7 +404,7 @@ async fn answers_that_are_large_come_by_themselves_and_the_others_all_the_same()
     let clerk = Clerk::new();
     let server = serve(&caller.queue, &clerk).await;
     let sizes = [0, 100, 8 * 1024 - 10, 8 * 1024 + 1, 300_000, 17 * 1024 * 1024, 5];
-    let calls = sizes.map(|bytes| PackedCall::new("produce", &HashMap::from([("bytes", bytes)])));
+    let calls = sizes.map(|bytes| BatchedCall::new("produce", &HashMap::from([("bytes", bytes)])));
     caller.send(&calls).await;
     let answers = caller.answers(sizes.len()).await;
     for (size, call) in sizes.into_iter().zip(&calls) {
@@ -407,36 +417,36 @@ async fn answers_that_are_large_come_by_themselves_and_the_others_all_the_same()
     caller.ends_well(server).await;
 }
 
-/// A plain request, with or without the word that its caller can pack.
-fn plain(caller: &RawCaller, method: &str, can_pack: bool) -> BasicProperties {
+/// A plain request, with or without the word that its caller can batch.
+fn plain(caller: &RawCaller, method: &str, can_batch: bool) -> BasicProperties {
     let properties = BasicProperties::default()
         .with_type(method.into())
         .with_content_type(MESSAGE_PACK.into())
         .with_correlation_id(Uuid::new_v4().to_string().into())
         .with_reply_to(caller.reply_to.as_str().into());
-    match can_pack {
-        true => properties.with_headers(header(PACKING, "")),
+    match can_batch {
+        true => properties.with_headers(header(BATCHING, "")),
         false => properties,
     }
 }
 
 #[tokio::test]
-async fn only_who_can_pack_is_told_how_many_calls_are_wanted() {
+async fn only_who_can_batch_is_told_how_many_calls_are_wanted() {
     let mut caller = RawCaller::new().await;
     let server = serve(&caller.queue, &Clerk::new()).await;
     let body = written(MESSAGE_PACK, &Numbered { n: 7 });
-    for can_pack in [true, false] {
+    for can_batch in [true, false] {
         let published = caller
             .peer
-            .publish(&caller.queue, plain(&caller, "echo", can_pack), &body);
+            .publish(&caller.queue, plain(&caller, "echo", can_batch), &body);
         published.await.unwrap();
         let reply = caller.reply().await;
         assert_eq!(text(reply.properties.kind()), "result");
-        match can_pack {
+        match can_batch {
             true => {
                 let headers = headers(&reply.properties);
                 assert_eq!(headers.len(), 1, "{headers:?}");
-                let wanted: u16 = headers[PACKING].parse().unwrap();
+                let wanted: u16 = headers[BATCHING].parse().unwrap();
                 assert!((1..=1024).contains(&wanted));
             }
             false => assert_eq!(*reply.properties.headers(), None),
@@ -448,16 +458,16 @@ async fn only_who_can_pack_is_told_how_many_calls_are_wanted() {
             .peer
             .publish(&caller.queue, plain(&caller, "slow", true), &body);
         published.await.unwrap();
-        assert_eq!(headers(&caller.reply().await.properties)[PACKING], "1");
+        assert_eq!(headers(&caller.reply().await.properties)[BATCHING], "1");
     }
     caller.ends_well(server).await;
 }
 
 #[tokio::test]
-async fn a_worker_that_is_not_to_takes_no_packed_calls_and_asks_for_none() {
+async fn a_worker_that_is_not_to_takes_no_batched_calls_and_asks_for_none() {
     let mut caller = RawCaller::new().await;
     let clerk = Clerk::new();
-    let server = serve_by(|server| server.packing(false), &caller.queue, &clerk)
+    let server = serve_by(|server| server.batching(false), &caller.queue, &clerk)
         .await
         .unwrap();
     let body = written(MESSAGE_PACK, &Numbered { n: 7 });
@@ -471,7 +481,7 @@ async fn a_worker_that_is_not_to_takes_no_packed_calls_and_asks_for_none() {
         assert_eq!(*reply.properties.headers(), None);
     }
     assert_eq!(
-        caller.peer.queue_depth(&packed(&caller.queue)).await.unwrap(),
+        caller.peer.queue_depth(&batched(&caller.queue)).await.unwrap(),
         None
     );
     soon("the drain", server.stop()).await.unwrap();

@@ -1,4 +1,4 @@
-//! A packed request that comes again is judged call by call.
+//! A batched request that comes again is judged call by call.
 
 use lapin::options::{BasicGetOptions, BasicNackOptions};
 use rpc_runtime::{CallError, FaultCode, RunningServer};
@@ -12,16 +12,16 @@ use super::raw_worker::{Arrival, RawWorker, at_once, outcomes};
 use super::*;
 
 /// Some that may run again, and some that may not.
-fn calls() -> Vec<PackedCall> {
+fn calls() -> Vec<BatchedCall> {
     let methods = ["read", "write", "read", "write", "read"];
     (1..)
         .zip(methods)
-        .map(|(n, method)| PackedCall::numbered(method, n))
+        .map(|(n, method)| BatchedCall::numbered(method, n))
         .collect()
 }
 
 /// Each call was answered: the idempotent ones by their numbers, the others as told.
-async fn assert_judged_each(caller: &mut RawCaller, calls: &[PackedCall]) {
+async fn assert_judged_each(caller: &mut RawCaller, calls: &[BatchedCall]) {
     let answers = caller.answers(calls.len()).await;
     for (n, call) in (1..).zip(calls) {
         let answer = &answers[&call.id()];
@@ -37,17 +37,17 @@ async fn serve(queue: &str, clerk: &Clerk) -> RunningServer {
 }
 
 #[tokio::test]
-async fn packed_calls_that_somebody_gave_back_run_again_where_they_may() {
+async fn batched_calls_that_somebody_gave_back_run_again_where_they_may() {
     let mut caller = RawCaller::new().await;
     let clerk = Clerk::new();
-    let queue = packed(&caller.queue);
+    let queue = batched(&caller.queue);
     caller.peer.declare_durable(&queue).await.unwrap();
 
     let mut calls = calls();
     // With no time of its own and in a queue that does not count, it could go round for ever.
-    calls.push(PackedCall {
+    calls.push(BatchedCall {
         millis: None,
-        ..PackedCall::numbered("write", 6)
+        ..BatchedCall::numbered("write", 6)
     });
     caller.send(&calls).await;
     let got = caller
@@ -68,7 +68,7 @@ async fn packed_calls_that_somebody_gave_back_run_again_where_they_may() {
 }
 
 #[tokio::test]
-async fn packed_calls_whose_worker_is_lost_run_again_elsewhere_where_they_may() {
+async fn batched_calls_whose_worker_is_lost_run_again_elsewhere_where_they_may() {
     let mut caller = RawCaller::new().await;
     let (lost, other) = (Clerk::behind(Gate::closed()), Clerk::new());
     let worker = serve(&caller.queue, &lost).await;
@@ -84,7 +84,7 @@ async fn packed_calls_whose_worker_is_lost_run_again_elsewhere_where_they_may() 
 }
 
 #[tokio::test]
-async fn a_worker_that_loses_its_connections_runs_packed_calls_once_and_answers_them() {
+async fn a_worker_that_loses_its_connections_runs_batched_calls_once_and_answers_them() {
     for target in [
         Target::All,
         Target::Named("rpc publish"),
@@ -127,12 +127,12 @@ async fn calls_that_a_caller_sends_again_while_they_run_are_run_once_and_answere
     let again: Vec<_> = calls
         .iter()
         .filter(|call| call.method == "read")
-        .map(|call| PackedCall {
+        .map(|call| BatchedCall {
             headers: [("rpc-resent".to_owned(), String::new())].into(),
             ..call.clone()
         })
         .collect();
-    let other = PackedCall::numbered("echo", 9);
+    let other = BatchedCall::numbered("echo", 9);
     caller
         .send(&[&again[..], std::slice::from_ref(&other)].concat())
         .await;
@@ -149,21 +149,21 @@ async fn calls_that_a_caller_sends_again_while_they_run_are_run_once_and_answere
 
 /// With our own caller: it is told of each of its calls what became of that.
 #[tokio::test]
-async fn a_caller_hears_of_each_of_its_packed_calls_that_was_interrupted() {
+async fn a_caller_hears_of_each_of_its_batched_calls_that_was_interrupted() {
     let mut lost = RawWorker::lost_later().await;
     let client = lost.client(Codec::MessagePack).await;
     lost.teach(client.read(0), "1000").await;
     lost.teach(client.write(0), "1000").await;
-    let packed_calls = at_once((0..10).map(|n| match n % 2 {
+    let batched_calls = at_once((0..10).map(|n| match n % 2 {
         0 => client.read(n),
         _ => client.write(n),
     }));
     let arrivals = lost.arrivals(10).await;
-    assert!(arrivals.iter().any(Arrival::is_packed), "{arrivals:?}");
+    assert!(arrivals.iter().any(Arrival::is_batched), "{arrivals:?}");
     let (queue, clerk) = (lost.queue.clone(), Clerk::new());
     drop((arrivals, lost));
     let server = serve(&queue, &clerk).await;
-    for (n, outcome) in (0..).zip(outcomes(packed_calls).await) {
+    for (n, outcome) in (0..).zip(outcomes(batched_calls).await) {
         match n % 2 {
             0 => assert_eq!(outcome.unwrap(), n),
             _ => match outcome.unwrap_err() {

@@ -1,4 +1,4 @@
-//! What a caller packs, seen by a worker that is none of ours; and what such a worker may answer.
+//! What a caller batches, seen by a worker that is none of ours; and what such a worker may answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,7 +26,7 @@ async fn calls_made_at_once_leave_in_one_message_once_a_worker_has_asked_for_it(
         let arrivals = worker.arrivals(5).await;
         assert_eq!(arrivals.len(), 5);
         for arrival in &arrivals {
-            let expected = [(PACKING, ""), ("tenant", "a")].map(|(name, value)| (name.into(), value.into()));
+            let expected = [(BATCHING, ""), ("tenant", "a")].map(|(name, value)| (name.into(), value.into()));
             assert_eq!(arrival.calls[0].headers, expected.into());
         }
         worker.answer(&arrivals, 0).await;
@@ -44,10 +44,10 @@ async fn calls_made_at_once_leave_in_one_message_once_a_worker_has_asked_for_it(
         let arrival = &arrivals[0];
 
         let properties = &arrival.delivery.properties;
-        assert_eq!(text(properties.kind()), "packed");
+        assert_eq!(text(properties.kind()), "rpc.batch");
         let millis = arrival.calls.iter().map(|call| call.millis.expect("a limit"));
         let expected = BasicProperties::default()
-            .with_type("packed".into())
+            .with_type("rpc.batch".into())
             .with_content_type(codec.content_type().into())
             .with_correlation_id(properties.correlation_id().clone().expect("one"))
             .with_reply_to(properties.reply_to().clone().expect("one"))
@@ -60,7 +60,7 @@ async fn calls_made_at_once_leave_in_one_message_once_a_worker_has_asked_for_it(
         assert!(arrival.reply_to().starts_with("rpc.reply."));
         assert!(millis.clone().all(|millis| millis > 10_000 && millis <= 20_000));
 
-        let ids: BTreeSet<_> = arrival.calls.iter().map(PackedCall::id).collect();
+        let ids: BTreeSet<_> = arrival.calls.iter().map(BatchedCall::id).collect();
         assert_eq!(ids.len(), 20, "each its own");
         for (n, call) in (0..20).zip(&arrival.calls) {
             assert_eq!(call.id().get_version_num(), 4, "random");
@@ -76,7 +76,7 @@ async fn calls_made_at_once_leave_in_one_message_once_a_worker_has_asked_for_it(
 }
 
 #[tokio::test]
-async fn answers_reach_their_own_calls_packed_or_not_and_in_any_order() {
+async fn answers_reach_their_own_calls_batched_or_not_and_in_any_order() {
     for codec in CODECS {
         let mut worker = RawWorker::new().await;
         let client = worker.client(codec).await;
@@ -89,11 +89,11 @@ async fn answers_reach_their_own_calls_packed_or_not_and_in_any_order() {
         for n in [3, 0, 11] {
             worker.reply_alone(arrival, &arrival.calls[n], None).await;
         }
-        let stray = PackedAnswer {
+        let stray = BatchedAnswer {
             id: Bytes::copy_from_slice(Uuid::new_v4().as_bytes()),
             ..answers[1].clone()
         };
-        let [error, fault] = [1, 2].map(|kind| PackedAnswer {
+        let [error, fault] = [1, 2].map(|kind| BatchedAnswer {
             kind,
             ..answers[kind as usize + 3].clone()
         });
@@ -101,14 +101,14 @@ async fn answers_reach_their_own_calls_packed_or_not_and_in_any_order() {
             code: "panicked".into(),
             message: "it did".into(),
         };
-        let fault = PackedAnswer {
+        let fault = BatchedAnswer {
             body: written(codec.content_type(), &fault_body).into(),
             ..fault
         };
         let first = [answers[10].clone(), stray, error, answers[1].clone(), fault];
-        worker.reply_packed(arrival, &first).await;
+        worker.reply_batched(arrival, &first).await;
         let rest: Vec<_> = [9, 8, 7, 6, 2].map(|n: usize| answers[n].clone()).into();
-        worker.reply_packed(arrival, &rest).await;
+        worker.reply_batched(arrival, &rest).await;
 
         for (n, outcome) in (0..).zip(outcomes(calls).await) {
             match (n, outcome) {
@@ -122,7 +122,7 @@ async fn answers_reach_their_own_calls_packed_or_not_and_in_any_order() {
 }
 
 #[tokio::test]
-async fn an_error_in_a_packed_reply_is_typed() {
+async fn an_error_in_a_batched_reply_is_typed() {
     let mut worker = RawWorker::new().await;
     let client = worker.client(Codec::MessagePack).await;
     let calls = worker.made_at_once(&client, 0..2).await;
@@ -133,12 +133,12 @@ async fn an_error_in_a_packed_reply_is_typed() {
         .find(|arrival| arrival.calls.iter().any(|call| call.method == "refuse"));
     let arrival = arrival.expect("it arrived");
     let call = arrival.calls.iter().find(|call| call.method == "refuse").unwrap();
-    let error = PackedAnswer {
+    let error = BatchedAnswer {
         kind: 1,
         body: written(MESSAGE_PACK, &Refusal { number: 7 }).into(),
         ..arrival.answer(call, 1)
     };
-    worker.reply_packed(arrival, &[error]).await;
+    worker.reply_batched(arrival, &[error]).await;
     match soon("the call ends", refused).await.unwrap() {
         Err(CallError::Service(refusal)) => assert_eq!(refusal, Refusal { number: 7 }),
         other => panic!("{other:?}"),
@@ -148,7 +148,7 @@ async fn an_error_in_a_packed_reply_is_typed() {
 }
 
 /// An answer with headers, and with more behind them.
-fn with<H: Serialize>(answer: &PackedAnswer, headers: H) -> impl Serialize {
+fn with<H: Serialize>(answer: &BatchedAnswer, headers: H) -> impl Serialize {
     let more = (1.5, Some(()));
     (
         answer.id.clone(),
@@ -162,19 +162,19 @@ fn with<H: Serialize>(answer: &PackedAnswer, headers: H) -> impl Serialize {
 }
 
 #[tokio::test]
-async fn a_packed_reply_that_cannot_be_read_harms_nothing() {
+async fn a_batched_reply_that_cannot_be_read_harms_nothing() {
     let mut worker = RawWorker::new().await;
     let client = worker.client(Codec::MessagePack).await;
     let calls = worker.made_at_once(&client, 0..5).await;
     let arrivals = worker.arrivals(5).await;
     let arrival = &arrivals[0];
     let answers: Vec<_> = arrival.calls.iter().map(|call| arrival.answer(call, 7)).collect();
-    let whole = pack(&answers);
-    let unknown_kind = PackedAnswer {
+    let whole = batch(&answers);
+    let unknown_kind = BatchedAnswer {
         kind: 9,
         ..answers[0].clone()
     };
-    let short_id = PackedAnswer {
+    let short_id = BatchedAnswer {
         id: Bytes::from_static(b"0123456789"),
         ..answers[0].clone()
     };
@@ -184,20 +184,20 @@ async fn a_packed_reply_that_cannot_be_read_harms_nothing() {
         b"\xdd\xff\xff\xff\xff",
         &whole[..whole.len() - 1],
         &[&whole, &b"\xc0"[..]].concat(),
-        &pack(&[unknown_kind]),
-        &pack(&[short_id]),
-        &pack(&[(1, 2)]),
+        &batch(&[unknown_kind]),
+        &batch(&[short_id]),
+        &batch(&[(1, 2)]),
     ] {
-        worker.reply_packed_raw(arrival, body).await;
+        worker.reply_batched_raw(arrival, body).await;
     }
     // Headers that are none.
     let no_headers: Vec<_> = answers.iter().map(|answer| with(answer, "none")).collect();
-    worker.reply_packed_raw(arrival, &pack(&no_headers)).await;
+    worker.reply_batched_raw(arrival, &batch(&no_headers)).await;
     // What a later version may add is skipped.
     let headers = BTreeMap::from([("traceparent", "00-1-2-01")]);
     let more: Vec<_> = answers.iter().map(|answer| with(answer, &headers)).collect();
-    worker.reply_packed(arrival, &[] as &[PackedAnswer]).await;
-    worker.reply_packed_raw(arrival, &pack(&more)).await;
+    worker.reply_batched(arrival, &[] as &[BatchedAnswer]).await;
+    worker.reply_batched_raw(arrival, &batch(&more)).await;
     assert_answered(calls, 0..5).await;
 }
 
@@ -239,7 +239,7 @@ async fn a_number_that_is_none_harms_nothing() {
 }
 
 #[tokio::test]
-async fn an_answer_that_says_nothing_of_packing_changes_nothing() {
+async fn an_answer_that_says_nothing_of_batching_changes_nothing() {
     let mut worker = RawWorker::new().await;
     let client = worker.client(Codec::MessagePack).await;
     let mut calls = worker.made_at_once(&client, 0..5).await;
@@ -265,7 +265,7 @@ async fn an_answer_that_says_nothing_of_packing_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_packed_goes_by_itself_even_where_it_is_asked_for() {
+async fn what_cannot_be_batched_goes_by_itself_even_where_it_is_asked_for() {
     let mut worker = RawWorker::new().await;
     let broker = Broker::connect(shared().await).await.unwrap();
 
@@ -273,7 +273,7 @@ async fn what_cannot_be_packed_goes_by_itself_even_where_it_is_asked_for() {
     let text = worker.client_of(&broker, Codec::Text);
     let one_by_one = KioskClient::builder(&broker)
         .queue(&worker.queue)
-        .packing(false)
+        .batching(false)
         .build();
     for client in [text.clone(), one_by_one] {
         let call = tokio::spawn(client.echo(1));
@@ -307,10 +307,10 @@ async fn what_cannot_be_packed_goes_by_itself_even_where_it_is_asked_for() {
     });
     let calls = at_once(calls);
     let arrivals = worker.arrivals(10).await;
-    let (packed, alone): (Vec<_>, Vec<_>) = arrivals.iter().partition(|arrival| arrival.is_packed());
-    assert_eq!((packed.len(), alone.len()), (1, 5));
-    assert_eq!(packed[0].calls.len(), 5);
-    assert!(packed[0].calls.iter().all(|call| call.arguments.len() < 2000));
+    let (batched, alone): (Vec<_>, Vec<_>) = arrivals.iter().partition(|arrival| arrival.is_batched());
+    assert_eq!((batched.len(), alone.len()), (1, 5));
+    assert_eq!(batched[0].calls.len(), 5);
+    assert!(batched[0].calls.iter().all(|call| call.arguments.len() < 2000));
     calls.abort();
 }
 
@@ -332,10 +332,10 @@ async fn a_message_is_never_larger_than_128_kib() {
 }
 
 #[tokio::test]
-async fn calls_go_one_by_one_where_the_packed_queue_is_gone_and_none_fails() {
+async fn calls_go_one_by_one_where_the_batch_queue_is_gone_and_none_fails() {
     let mut worker = RawWorker::new().await;
     let client = worker.client(Codec::MessagePack).await;
-    let packed = packed(&worker.queue);
+    let batched = batched(&worker.queue);
     for round in 0..2 {
         let calls = worker.made_at_once(&client, 0..20).await;
         let arrivals = worker.arrivals(20).await;
@@ -344,7 +344,7 @@ async fn calls_go_one_by_one_where_the_packed_queue_is_gone_and_none_fails() {
         assert_answered(calls, 0..20).await;
 
         let channel = worker.peer.channel().clone();
-        let deleted = channel.queue_delete(packed.as_str().into(), QueueDeleteOptions::default());
+        let deleted = channel.queue_delete(batched.as_str().into(), QueueDeleteOptions::default());
         deleted.await.unwrap();
         let calls = at_once((0..20).map(|n| client.echo(n)));
         let arrivals = worker.arrivals_alone(20).await;
@@ -358,8 +358,8 @@ async fn calls_go_one_by_one_where_the_packed_queue_is_gone_and_none_fails() {
         worker.answer(&arrivals, 0).await;
         assert_answered(calls, 0..20).await;
         // With the queue there again, all is as before.
-        worker.peer.declare(&packed).await.unwrap();
-        worker.together = worker.peer.consume(&packed).await.unwrap();
+        worker.peer.declare(&batched).await.unwrap();
+        worker.together = worker.peer.consume(&batched).await.unwrap();
     }
 }
 
@@ -368,7 +368,7 @@ async fn calls_whose_queues_are_both_gone_did_not_run() {
     let mut worker = RawWorker::new().await;
     let client = worker.client(Codec::MessagePack).await;
     worker.teach(client.echo(0), "1000").await;
-    for queue in [packed(&worker.queue), worker.queue.clone()] {
+    for queue in [batched(&worker.queue), worker.queue.clone()] {
         let options = QueueDeleteOptions::default();
         worker
             .peer
@@ -411,7 +411,7 @@ async fn calls_that_nobody_takes_out_end_by_their_time_and_those_after_them_go_b
     let client = worker.client(Codec::MessagePack).await;
     worker.teach(client.echo(0), "1000").await;
     // The last worker is lost without a word: the queue stays.
-    let packed = packed(&worker.queue);
+    let batched = batched(&worker.queue);
     let tag = worker.together.tag();
     let cancelled = worker.peer.channel().basic_cancel(tag, Default::default());
     cancelled.await.unwrap();
@@ -421,7 +421,7 @@ async fn calls_that_nobody_takes_out_end_by_their_time_and_those_after_them_go_b
         assert!(matches!(error, CallError::TimedOut { .. }), "{error:?}");
         assert_eq!(error.executed(), Executed::Maybe);
     }
-    worker.peer.wait_until_empty(&packed, SOON).await.unwrap();
+    worker.peer.wait_until_empty(&batched, SOON).await.unwrap();
     let calls = at_once((0..5).map(|n| client.echo(n)));
     let arrivals = worker.arrivals_alone(5).await;
     worker.answer(&arrivals, 0).await;
@@ -453,7 +453,7 @@ async fn each_of_the_calls_in_a_message_is_in_flight() {
 
 /// Where the connection is lost after the broker had the message: each call as if it had been sent by itself.
 #[tokio::test]
-async fn packed_calls_whose_connection_is_lost_have_each_its_own_fate() {
+async fn batched_calls_whose_connection_is_lost_have_each_its_own_fate() {
     let mut worker = RawWorker::new().await;
     let proxy = Proxy::start(shared().await).await.unwrap();
     let broker = Broker::builder().reply_queue(ReplyQueue::Resumable);
@@ -491,7 +491,7 @@ async fn packed_calls_whose_connection_is_lost_have_each_its_own_fate() {
     assert_answered(calls, 0..10).await;
     // And all goes on, answered twice or not.
     worker.answer(&again, 1000).await;
-    until("calls are packed again", SOON, async || {
+    until("calls are batched again", SOON, async || {
         let calls = at_once((0..10).map(|n| client.read(n)));
         let arrivals = worker.arrivals(10).await;
         worker.answer(&arrivals, 1000).await;

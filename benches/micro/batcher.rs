@@ -19,11 +19,11 @@ const BYTES: usize = 100;
 const WANTED: u16 = 1024;
 
 fn lane(number: u32) -> Lane {
-    (format!("user_directory.{number}.packed").into(), 30_000)
+    (format!("user_directory.{number}.batch").into(), 30_000)
 }
 
 pub(crate) fn lanes(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("packer");
+    let mut group = criterion.benchmark_group("batcher");
     group.bench_function("one_by_one", |bencher| {
         let mut waiting = Waiting::<Lane, Item>::new();
         let lane = lane(0);

@@ -23,16 +23,16 @@ pub(super) struct RawWorker {
     settles: bool,
 }
 
-/// A message that came, and the calls in it: one, unless it is a packed one.
+/// A message that came, and the calls in it: one, unless it is a batched one.
 #[derive(Debug)]
 pub(super) struct Arrival {
     pub(super) delivery: Delivery,
-    pub(super) calls: Vec<PackedCall>,
+    pub(super) calls: Vec<BatchedCall>,
 }
 
 impl Arrival {
-    pub(super) fn is_packed(&self) -> bool {
-        is_packed(&self.delivery)
+    pub(super) fn is_batched(&self) -> bool {
+        is_batched(&self.delivery)
     }
 
     pub(super) fn reply_to(&self) -> String {
@@ -49,7 +49,7 @@ impl Arrival {
     }
 
     /// Zero where a call has others.
-    pub(super) fn number(&self, call: &PackedCall) -> u64 {
+    pub(super) fn number(&self, call: &BatchedCall) -> u64 {
         match self.content_type().as_str() {
             "text/plain" => std::str::from_utf8(&call.arguments).unwrap().parse().unwrap(),
             _ if call.method == "weigh" => 0,
@@ -58,9 +58,9 @@ impl Arrival {
     }
 
     /// An answer to one of its calls: the number that it was given.
-    pub(super) fn answer(&self, call: &PackedCall, wanted: u16) -> PackedAnswer {
+    pub(super) fn answer(&self, call: &BatchedCall, wanted: u16) -> BatchedAnswer {
         let body = written(&self.content_type(), &self.number(call)).into();
-        PackedAnswer {
+        BatchedAnswer {
             id: call.id.clone(),
             kind: 0,
             body,
@@ -71,12 +71,12 @@ impl Arrival {
 
 pub(super) fn arrival(delivery: Delivery) -> Arrival {
     let properties = &delivery.properties;
-    let calls = match is_packed(&delivery) {
-        true => unpacked(&delivery.data),
+    let calls = match is_batched(&delivery) {
+        true => unbatched(&delivery.data),
         false => {
             let id = Uuid::parse_str(&text(properties.correlation_id())).expect("a UUID");
             let millis = properties.expiration().as_ref();
-            vec![PackedCall {
+            vec![BatchedCall {
                 id: Bytes::copy_from_slice(id.as_bytes()),
                 method: text(properties.kind()),
                 millis: millis.map(|millis| millis.to_string().parse().unwrap()),
@@ -92,13 +92,13 @@ impl RawWorker {
     pub(super) async fn new() -> Self {
         let peer = RawPeer::connect(shared().await).await.unwrap();
         let queue = unique("kiosk");
-        let packed = packed(&queue);
-        for queue in [&queue, &packed] {
+        let batched = batched(&queue);
+        for queue in [&queue, &batched] {
             peer.declare(queue).await.unwrap();
         }
         Self {
             alone: peer.consume(&queue).await.unwrap(),
-            together: peer.consume(&packed).await.unwrap(),
+            together: peer.consume(&batched).await.unwrap(),
             peer,
             queue,
             settles: false,
@@ -109,13 +109,13 @@ impl RawWorker {
     pub(super) async fn lost_later() -> Self {
         let peer = RawPeer::connect(shared().await).await.unwrap();
         let queue = unique("kiosk");
-        let packed = packed(&queue);
-        for queue in [&queue, &packed] {
+        let batched = batched(&queue);
+        for queue in [&queue, &batched] {
             peer.declare_durable(queue).await.unwrap();
         }
         Self {
             alone: peer.consume_unsettled(&queue).await.unwrap(),
-            together: peer.consume_unsettled(&packed).await.unwrap(),
+            together: peer.consume_unsettled(&batched).await.unwrap(),
             peer,
             queue,
             settles: true,
@@ -145,7 +145,7 @@ impl RawWorker {
             };
             let delivery = soon("calls arrive", next).await.expect("it consumes").unwrap();
             let is_alone = delivery.routing_key.as_str() == self.queue;
-            assert_ne!(is_packed(&delivery), is_alone, "{delivery:?}");
+            assert_ne!(is_batched(&delivery), is_alone, "{delivery:?}");
             let arrival = arrival(delivery);
             arrived += arrival.calls.len();
             arrivals.push(arrival);
@@ -154,24 +154,24 @@ impl RawWorker {
         arrivals
     }
 
-    pub(super) async fn reply_packed(&self, to: &Arrival, answers: &[PackedAnswer]) {
-        self.reply_packed_raw(to, &pack(answers)).await;
+    pub(super) async fn reply_batched(&self, to: &Arrival, answers: &[BatchedAnswer]) {
+        self.reply_batched_raw(to, &batch(answers)).await;
     }
 
-    pub(super) async fn reply_packed_raw(&self, to: &Arrival, body: &[u8]) {
+    pub(super) async fn reply_batched_raw(&self, to: &Arrival, body: &[u8]) {
         let properties = BasicProperties::default()
-            .with_type("packed".into())
+            .with_type("rpc.batch".into())
             .with_content_type(to.content_type().into());
         self.peer.publish(&to.reply_to(), properties, body).await.unwrap();
     }
 
     /// Answers a call by itself, with or without a word on how many are wanted in one message.
-    pub(super) async fn reply_alone(&self, to: &Arrival, call: &PackedCall, wanted: Option<&str>) {
+    pub(super) async fn reply_alone(&self, to: &Arrival, call: &BatchedCall, wanted: Option<&str>) {
         let properties = BasicProperties::default()
             .with_type("result".into())
             .with_content_type(to.content_type().into())
             .with_correlation_id(call.id().to_string().into())
-            .with_headers(wanted.map_or_else(FieldTable::default, |wanted| header(PACKING, wanted)));
+            .with_headers(wanted.map_or_else(FieldTable::default, |wanted| header(BATCHING, wanted)));
         let body = to.answer(call, 0).body;
         self.peer
             .publish(&to.reply_to(), properties, &body)
@@ -179,13 +179,13 @@ impl RawWorker {
             .unwrap();
     }
 
-    /// Answers everything, packed where it came so.
+    /// Answers everything, batched where it came so.
     pub(super) async fn answer(&self, arrivals: &[Arrival], wanted: u16) {
         for arrival in arrivals {
-            match arrival.is_packed() {
+            match arrival.is_batched() {
                 true => {
                     let answers = arrival.calls.iter().map(|call| arrival.answer(call, wanted));
-                    self.reply_packed(arrival, &answers.collect::<Vec<_>>()).await;
+                    self.reply_batched(arrival, &answers.collect::<Vec<_>>()).await;
                 }
                 false => self.reply_alone(arrival, &arrival.calls[0], None).await,
             }
@@ -235,7 +235,7 @@ pub(super) fn numbers(arrivals: &[Arrival]) -> BTreeSet<u64> {
 }
 
 impl RawWorker {
-    /// As [`arrivals`](Self::arrivals), where there is no packed queue.
+    /// As [`arrivals`](Self::arrivals), where there is no batched queue.
     pub(super) async fn arrivals_alone(&mut self, calls: usize) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
         while arrivals.len() < calls {

@@ -22,12 +22,12 @@ mod redelivery;
 mod together;
 mod worker;
 
-/// What can be packed is of one of these.
+/// What can be batched is of one of these.
 const CODECS: [Codec; 2] = [Codec::MessagePack, Codec::Json];
 
 const MESSAGE_PACK: &str = "application/msgpack";
 
-const PACKING: &str = "rpc-packing";
+const BATCHING: &str = "rpc-batch";
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[error("not {number}")]
@@ -165,14 +165,14 @@ fn server(broker: &Broker, queue: &str, clerk: &Clerk) -> Server {
     Server::new(broker).serve_on(RequestQueue::new(queue), KioskServer::new(clerk.clone()))
 }
 
-/// The queue for packed requests beside this one.
-fn packed(queue: &str) -> String {
-    format!("{queue}.packed")
+/// The queue for batched requests beside this one.
+fn batched(queue: &str) -> String {
+    format!("{queue}.batch")
 }
 
-/// One of the calls in a packed request, as docs/protocol.md has it.
+/// One of the calls in a batched request, as docs/protocol.md has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct PackedCall {
+struct BatchedCall {
     id: Bytes,
     method: String,
     millis: Option<u64>,
@@ -180,7 +180,7 @@ struct PackedCall {
     headers: BTreeMap<String, String>,
 }
 
-impl PackedCall {
+impl BatchedCall {
     /// With arguments in MessagePack, and half a minute left.
     fn new(method: &str, arguments: &impl Serialize) -> Self {
         Self {
@@ -201,9 +201,9 @@ impl PackedCall {
     }
 }
 
-/// One of the answers in a packed reply.
+/// One of the answers in a batched reply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct PackedAnswer {
+struct BatchedAnswer {
     id: Bytes,
     kind: u8,
     body: Bytes,
@@ -223,15 +223,15 @@ struct FaultBody {
     message: String,
 }
 
-/// Reads a packed message's body, in which each thing has the MessagePack type that is documented.
+/// Reads a batched message's body, in which each thing has the MessagePack type that is documented.
 #[track_caller]
-fn unpacked<T: Serialize + DeserializeOwned>(body: &[u8]) -> Vec<T> {
+fn unbatched<T: Serialize + DeserializeOwned>(body: &[u8]) -> Vec<T> {
     let parts: Vec<T> = rmp_serde::from_slice(body).unwrap();
-    assert_eq!(pack(&parts), body, "byte for byte");
+    assert_eq!(batch(&parts), body, "byte for byte");
     parts
 }
 
-fn pack<T: Serialize>(parts: &[T]) -> Vec<u8> {
+fn batch<T: Serialize>(parts: &[T]) -> Vec<u8> {
     rmp_serde::to_vec(parts).unwrap()
 }
 
@@ -260,9 +260,9 @@ fn text(property: &Option<lapin::types::ShortString>) -> String {
     property.as_ref().expect("the property is there").to_string()
 }
 
-fn is_packed(delivery: &Delivery) -> bool {
+fn is_batched(delivery: &Delivery) -> bool {
     let kind = delivery.properties.kind().as_ref();
-    kind.is_some_and(|kind| kind.as_str() == "packed")
+    kind.is_some_and(|kind| kind.as_str() == "rpc.batch")
 }
 
 /// The headers of a message, which are all text.

@@ -26,8 +26,8 @@ use super::stats::Tally;
 use crate::codec::Codec;
 use crate::error::InvalidName;
 use crate::protocol::{
-    Fault, FaultCode, Message, PackedCall, Properties, Reply, Request, ShortStr, content, reserved_header,
-    unpack,
+    BatchedCall, Fault, FaultCode, Message, Properties, Reply, Request, ShortStr, content, read_batch,
+    reserved_header,
 };
 use crate::transport::{Control, Delivery};
 
@@ -35,7 +35,7 @@ impl Desk {
     /// Serves the requests of one message that was received so; answered, each leaves as soon as it can.
     ///
     /// They are run one after another, each as far as it gets at once. Those that have to wait for something go on beside each other.
-    pub(super) async fn serve_packed(
+    pub(super) async fn serve_batched(
         self: &Arc<Self>,
         delivery: Delivery,
         control: Arc<dyn Control>,
@@ -111,7 +111,7 @@ impl Desk {
                 take_longer.push(self.run_in_turn(id, request, redelivered, received, debt).boxed());
                 continue;
             };
-            let done = match self.decide_packed(request, redelivered, received, now) {
+            let done = match self.decide_batched(request, redelivered, received, now) {
                 Err(refusal) => Done::refused(refusal),
                 Ok(Runnable {
                     service,
@@ -186,7 +186,7 @@ impl Desk {
         let _place = self.place().await?;
         let worth_until = request.time_to_live.and_then(|time| received.deadline(time));
         let now = Instant::now();
-        let done = match self.decide_packed(request, redelivered, received, now) {
+        let done = match self.decide_batched(request, redelivered, received, now) {
             Err(refusal) => Done::refused(refusal),
             Ok(Runnable {
                 service,
@@ -209,14 +209,14 @@ impl Desk {
     }
 
     /// Decides about a request of several; a reply where it is refused.
-    fn decide_packed(
+    fn decide_batched(
         &self,
         request: Request,
         redelivered: bool,
         received: Received,
         now: Instant,
     ) -> Result<Runnable<'_>, Reply> {
-        let names = Names::of_packed(&request);
+        let names = Names::of_batched(&request);
         let decision = self
             .dispatcher
             .decide_request(request, None, redelivered, received, now, &self.rules);
@@ -261,7 +261,7 @@ impl Desk {
             self.dropped(&no_address);
             return Err(None);
         }
-        match (content::codec(&properties), unpack(&body)) {
+        match (content::codec(&properties), read_batch(&body)) {
             (Ok(codec), Ok(calls)) => Ok(Opened {
                 codec: codec.unwrap_or(Codec::Text),
                 properties,
@@ -340,12 +340,12 @@ struct Opened {
     codec: Codec,
     /// Those of the message, which they share.
     properties: Properties,
-    calls: Vec<PackedCall>,
+    calls: Vec<BatchedCall>,
 }
 
 /// A request, as if it had come by itself.
-fn request(call: PackedCall, codec: Codec, shared: &Properties) -> Request {
-    let PackedCall {
+fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
+    let BatchedCall {
         id,
         method,
         time_to_live,
@@ -372,7 +372,7 @@ fn request(call: PackedCall, codec: Codec, shared: &Properties) -> Request {
         app_id: shared.app_id.clone(),
         user_id: shared.user_id.clone(),
         headers,
-        packs: true,
+        batches: true,
         dead_lettered: shared.dead_lettered,
         arguments,
     }
@@ -394,7 +394,7 @@ mod tests {
         let mut shared = Properties::default();
         let count = ShortStr::from_static("x-delivery-count");
         shared.headers.insert(count, "3".to_owned());
-        let call = PackedCall {
+        let call = BatchedCall {
             id: Uuid::new_v4(),
             method: ShortStr::from_static("read"),
             time_to_live: None,

@@ -21,20 +21,20 @@ use super::{ReplyKind, ShortStr};
 use crate::headers::Headers;
 
 /// The `type` of a message that holds several.
-pub(crate) const PACKED: &str = "packed";
+pub(crate) const BATCH_TYPE: &str = "rpc.batch";
 
-/// What a worker's queue for packed requests is called, behind the name of the queue that it belongs to.
-pub(crate) const PACKED_SUFFIX: &str = ".packed";
+/// What a worker's queue for batched requests is called, behind the name of the queue that it belongs to.
+pub(crate) const BATCH_SUFFIX: &str = ".batch";
 
-/// The header by which a request says that its caller can send and read packed messages, and a reply how many calls of its
+/// The header by which a request says that its caller can send and read batched messages, and a reply how many calls of its
 /// method the worker wants in one.
-pub(crate) const PACKING_HEADER: &str = "rpc-packing";
+pub(crate) const BATCH_HEADER: &str = "rpc-batch";
 
 /// How many calls or answers one message may hold.
-pub(crate) const MAX_PACKED: usize = 1024;
+pub(crate) const MAX_BATCH_CALLS: usize = 1024;
 
 /// How large such a message may grow.
-pub(crate) const MAX_PACKED_BYTES: usize = 128 * 1024;
+pub(crate) const MAX_BATCH_BYTES: usize = 128 * 1024;
 
 /// How large what goes into one may be: of what is larger, sending it takes longer than the message around it.
 pub(crate) const MAX_PART_BYTES: usize = 8 * 1024;
@@ -44,7 +44,7 @@ const PART_OVERHEAD: usize = 48;
 
 /// One of several calls.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct PackedCall {
+pub(crate) struct BatchedCall {
     pub(crate) id: Uuid,
     pub(crate) method: ShortStr,
     /// In whole milliseconds.
@@ -55,7 +55,7 @@ pub(crate) struct PackedCall {
 
 /// One of several answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PackedAnswer {
+pub(crate) struct BatchedAnswer {
     pub(crate) id: Uuid,
     pub(crate) kind: ReplyKind,
     pub(crate) body: Bytes,
@@ -75,7 +75,7 @@ pub(crate) struct OutgoingCall<'a> {
     pub(crate) headers: Cow<'a, Headers>,
 }
 
-/// What goes into a packed message.
+/// What goes into a batched message.
 pub(crate) trait Part {
     /// How many bytes it takes at the most.
     fn size(&self) -> usize;
@@ -89,7 +89,7 @@ pub(crate) trait ReadPart: Sized {
 }
 
 /// Writes a message's body.
-pub(crate) fn pack<P: Part>(parts: &[P]) -> Bytes {
+pub(crate) fn write_batch<P: Part>(parts: &[P]) -> Bytes {
     let size = parts.iter().map(Part::size).sum::<usize>();
     let mut body = Vec::with_capacity(size + 5);
     written(encode::write_array_len(&mut body, length(parts.len())));
@@ -100,13 +100,13 @@ pub(crate) fn pack<P: Part>(parts: &[P]) -> Bytes {
 }
 
 /// Reads a message's body. What is not copied keeps all of it in memory.
-pub(crate) fn unpack<P: ReadPart>(body: &Bytes) -> Result<Vec<P>, Unreadable> {
+pub(crate) fn read_batch<P: ReadPart>(body: &Bytes) -> Result<Vec<P>, Unreadable> {
     let mut reader = Reader {
         whole: body,
         rest: body,
     };
     let count = reader.array()?;
-    if count > MAX_PACKED {
+    if count > MAX_BATCH_CALLS {
         return Err(Unreadable("it holds too many"));
     }
     // Each takes more than a byte, so no more is set aside than was sent.
@@ -164,7 +164,7 @@ impl<P: Part> Part for &P {
     }
 }
 
-impl ReadPart for PackedCall {
+impl ReadPart for BatchedCall {
     fn read(reader: &mut Reader<'_>) -> Result<Self, Unreadable> {
         let length = reader.array()?;
         let unknown = length
@@ -182,7 +182,7 @@ impl ReadPart for PackedCall {
     }
 }
 
-impl Part for PackedAnswer {
+impl Part for BatchedAnswer {
     fn size(&self) -> usize {
         PART_OVERHEAD + self.body.len() + headers_size(&self.headers)
     }
@@ -200,7 +200,7 @@ impl Part for PackedAnswer {
     }
 }
 
-impl ReadPart for PackedAnswer {
+impl ReadPart for BatchedAnswer {
     fn read(reader: &mut Reader<'_>) -> Result<Self, Unreadable> {
         let length = reader.array()?;
         let unknown = length
@@ -223,7 +223,7 @@ impl ReadPart for PackedAnswer {
 
 /// What was read, written again.
 #[cfg(any(test, fuzzing))]
-impl Part for PackedCall {
+impl Part for BatchedCall {
     fn size(&self) -> usize {
         outgoing(self).size()
     }
@@ -234,7 +234,7 @@ impl Part for PackedCall {
 }
 
 #[cfg(any(test, fuzzing))]
-fn outgoing(call: &PackedCall) -> OutgoingCall<'_> {
+fn outgoing(call: &BatchedCall) -> OutgoingCall<'_> {
     OutgoingCall {
         id: call.id,
         method: call.method.as_str(),
@@ -254,9 +254,9 @@ fn length(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-/// Why a packed message cannot be read.
+/// Why a batched message cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the packed message cannot be read: {0}")]
+#[error("the batched message cannot be read: {0}")]
 pub(crate) struct Unreadable(&'static str);
 
 /// Reads what a peer sent, from the front.
@@ -389,12 +389,12 @@ mod tests {
             time_to_live in prop::option::of(0..u64::from(u32::MAX)),
             arguments in prop::collection::vec(any::<u8>(), 0..300),
             headers in prop::collection::btree_map("[a-z-]{1,20}", ".{0,40}", 0..4),
-        ) -> PackedCall {
+        ) -> BatchedCall {
             let mut all = Headers::default();
             for (name, value) in headers {
                 all.insert(ShortStr::new(name).unwrap(), value);
             }
-            PackedCall {
+            BatchedCall {
                 id: Uuid::from_u128(id),
                 method: ShortStr::new(method).unwrap(),
                 time_to_live: time_to_live.map(Duration::from_millis),
@@ -411,16 +411,16 @@ mod tests {
             body in prop::collection::vec(any::<u8>(), 0..300),
             wanted: u16,
             header: Option<String>,
-        ) -> PackedAnswer {
+        ) -> BatchedAnswer {
             let mut headers = Headers::default();
             if let Some(value) = header {
                 headers.insert(ShortStr::from_static("traceparent"), value);
             }
-            PackedAnswer { id: Uuid::from_u128(id), kind, body: body.into(), wanted, headers }
+            BatchedAnswer { id: Uuid::from_u128(id), kind, body: body.into(), wanted, headers }
         }
     }
 
-    /// Bytes that begin like a packed message, and go on anyhow.
+    /// Bytes that begin like a batched message, and go on anyhow.
     fn almost() -> impl Strategy<Value = Vec<u8>> {
         let bytes = prop::collection::vec(any::<u8>(), 0..200);
         (
@@ -429,7 +429,7 @@ mod tests {
             any::<prop::sample::Index>(),
         )
             .prop_map(|(calls, bytes, place)| {
-                let mut body = pack(&calls).to_vec();
+                let mut body = write_batch(&calls).to_vec();
                 let place = place.index(body.len());
                 body.splice(place.., bytes);
                 body
@@ -439,23 +439,23 @@ mod tests {
     proptest! {
         #[test]
         fn calls_survive_the_wire(calls in prop::collection::vec(call(), 0..20)) {
-            let body = pack(&calls);
+            let body = write_batch(&calls);
             prop_assert!(body.len() <= 5 + calls.iter().map(Part::size).sum::<usize>());
-            prop_assert_eq!(unpack::<PackedCall>(&body).unwrap(), calls);
+            prop_assert_eq!(read_batch::<BatchedCall>(&body).unwrap(), calls);
         }
 
         #[test]
         fn answers_survive_the_wire(answers in prop::collection::vec(answer(), 0..20)) {
-            let body = pack(&answers);
+            let body = write_batch(&answers);
             prop_assert!(body.len() <= 5 + answers.iter().map(Part::size).sum::<usize>());
-            prop_assert_eq!(unpack::<PackedAnswer>(&body).unwrap(), answers);
+            prop_assert_eq!(read_batch::<BatchedAnswer>(&body).unwrap(), answers);
         }
 
         #[test]
         fn no_body_panics(body in almost()) {
             let body = Bytes::from(body);
-            let _ = unpack::<PackedCall>(&body);
-            let _ = unpack::<PackedAnswer>(&body);
+            let _ = read_batch::<BatchedCall>(&body);
+            let _ = read_batch::<BatchedAnswer>(&body);
         }
     }
 
@@ -465,7 +465,7 @@ mod tests {
         let mut body = b"\x91\x97\xc4\x10".to_vec();
         body.extend([9; 16]);
         body.extend(b"\x00\xc4\x01x\x07\x80\x93\x81\xa5later\xc0\xca\x3f\xc0\x00\x00\xd6\x01abcd\xa3end");
-        let answers = unpack::<PackedAnswer>(&Bytes::from(body)).unwrap();
+        let answers = read_batch::<BatchedAnswer>(&Bytes::from(body)).unwrap();
         assert_eq!(answers.len(), 1);
         assert_eq!((&answers[0].body[..], answers[0].wanted), (&b"x"[..], 7));
     }
@@ -478,19 +478,19 @@ mod tests {
             b"\x91\x94\xc6\xff\xff\xff\xff",
             b"\x91\x93",
         ] {
-            assert!(unpack::<PackedAnswer>(&Bytes::from_static(body)).is_err());
-            assert!(unpack::<PackedCall>(&Bytes::from_static(body)).is_err());
+            assert!(read_batch::<BatchedAnswer>(&Bytes::from_static(body)).is_err());
+            assert!(read_batch::<BatchedCall>(&Bytes::from_static(body)).is_err());
         }
         let mut nested = b"\x91\x96\xc4\x10".to_vec();
         nested.extend([9; 16]);
         nested.extend(b"\x00\xc4\x01x\x07\x80");
         nested.extend([0x91; 100_000]);
-        assert!(unpack::<PackedAnswer>(&Bytes::from(nested)).is_err());
+        assert!(read_batch::<BatchedAnswer>(&Bytes::from(nested)).is_err());
     }
 
     #[test]
     fn the_worked_example_of_the_protocol_page() {
-        let call = PackedCall {
+        let call = BatchedCall {
             id: Uuid::from_u128(0x00112233_4455_4677_8899_aabbccddeeff),
             method: ShortStr::from_static("get_email"),
             time_to_live: Some(Duration::from_secs(30)),
@@ -499,7 +499,10 @@ mod tests {
         };
         let expected = "91 95 c410 00112233445546778899aabbccddeeff a9 6765745f656d61696c cd7530 \
                         c40b 81a26964a6757365723a31 80";
-        let hex: String = pack(&[call]).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = write_batch(&[call])
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         assert_eq!(hex, expected.replace(char::is_whitespace, ""));
     }
 }

@@ -60,10 +60,10 @@ impl RawCaller {
         }
     }
 
-    /// The properties of a packed request, with calls in this content type.
+    /// The properties of a batched request, with calls in this content type.
     pub(super) fn request(&self, content_type: &str) -> BasicProperties {
         BasicProperties::default()
-            .with_type("packed".into())
+            .with_type("rpc.batch".into())
             .with_content_type(content_type.into())
             .with_correlation_id("any".into())
             .with_reply_to(self.reply_to.as_str().into())
@@ -73,18 +73,18 @@ impl RawCaller {
     /// The same without a correlation id: nobody can tell what an answer would be to.
     pub(super) fn request_without_id(&self, content_type: &str) -> BasicProperties {
         BasicProperties::default()
-            .with_type("packed".into())
+            .with_type("rpc.batch".into())
             .with_content_type(content_type.into())
             .with_reply_to(self.reply_to.as_str().into())
             .with_expiration("30000".into())
     }
 
-    pub(super) async fn send(&self, calls: &[PackedCall]) {
-        self.send_raw(self.request(MESSAGE_PACK), &pack(calls)).await;
+    pub(super) async fn send(&self, calls: &[BatchedCall]) {
+        self.send_raw(self.request(MESSAGE_PACK), &batch(calls)).await;
     }
 
     pub(super) async fn send_raw(&self, properties: BasicProperties, body: &[u8]) {
-        let queue = packed(&self.queue);
+        let queue = batched(&self.queue);
         self.peer.publish(&queue, properties, body).await.unwrap();
     }
 
@@ -109,14 +109,14 @@ impl RawCaller {
         while answered < count {
             let reply = self.reply().await;
             let content_type = text(reply.properties.content_type());
-            match is_packed(&reply) {
+            match is_batched(&reply) {
                 true => {
                     let expected = BasicProperties::default()
-                        .with_type("packed".into())
+                        .with_type("rpc.batch".into())
                         .with_content_type(content_type.as_str().into())
                         .with_delivery_mode(1);
                     assert_eq!(reply.properties, expected);
-                    for answer in unpacked::<PackedAnswer>(&reply.data) {
+                    for answer in unbatched::<BatchedAnswer>(&reply.data) {
                         let id = Uuid::from_slice(&answer.id).unwrap();
                         let answer = Answered {
                             kind: answer.kind,
@@ -137,7 +137,7 @@ impl RawCaller {
                         content_type,
                         body: reply.data,
                         wanted: headers(&reply.properties)
-                            .get(PACKING)
+                            .get(BATCHING)
                             .map(|wanted| wanted.parse().unwrap()),
                     };
                     answered = add(id, answer);
@@ -148,15 +148,15 @@ impl RawCaller {
         answers
     }
 
-    /// All that was sent is settled: else the packed queue would not go with its worker. And no answer is left.
+    /// All that was sent is settled: else the batched queue would not go with its worker. And no answer is left.
     pub(super) async fn ends_well(mut self, server: RunningServer) {
-        let last = PackedCall::numbered("echo", 77);
+        let last = BatchedCall::numbered("echo", 77);
         self.send(std::slice::from_ref(&last)).await;
         let answer = self.answers(1).await;
         assert_eq!(answer[&last.id()].value::<u64>(), 77);
         soon("the drain", server.stop()).await.unwrap();
         assert_eq!(
-            self.peer.queue_depth(&packed(&self.queue)).await.unwrap(),
+            self.peer.queue_depth(&batched(&self.queue)).await.unwrap(),
             None,
             "all was settled"
         );

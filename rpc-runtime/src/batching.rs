@@ -8,7 +8,7 @@ use std::hash::Hash;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::protocol::{MAX_PACKED, MAX_PACKED_BYTES};
+use crate::protocol::{MAX_BATCH_BYTES, MAX_BATCH_CALLS};
 
 /// How many messages of a lane may be under way before more gathers: one on its way there, one to be confirmed, and one that
 /// is being written.
@@ -30,7 +30,7 @@ impl Load {
         let items = u32::try_from(items).unwrap_or(u32::MAX);
         Self {
             bytes,
-            share: items.saturating_mul(WHOLE / MAX_PACKED as u32),
+            share: items.saturating_mul(WHOLE / MAX_BATCH_CALLS as u32),
         }
     }
 
@@ -45,7 +45,7 @@ impl Load {
 
 /// What waits to leave, by lanes: what is of one lane can leave together.
 #[derive(Debug)]
-pub(crate) struct Packer<K, T> {
+pub(crate) struct Batcher<K, T> {
     lanes: HashMap<K, Lane<T>>,
     /// The lanes from which something may leave, each once.
     ready: VecDeque<K>,
@@ -60,7 +60,7 @@ struct Lane<T> {
     is_ready: bool,
 }
 
-impl<K: Eq + Hash + Clone, T> Packer<K, T> {
+impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
     pub(crate) fn new() -> Self {
         Self {
             lanes: HashMap::new(),
@@ -81,14 +81,14 @@ impl<K: Eq + Hash + Clone, T> Packer<K, T> {
     ) {
         let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane {
             waiting: VecDeque::new(),
-            most: MAX_PACKED,
+            most: MAX_BATCH_CALLS,
             under_way: 0,
             is_ready: false,
         });
         lane.waiting.extend(items);
         if lane.waiting.len() > lane.most {
             lane.waiting.retain(|(item, _)| is_worth_it(item));
-            lane.most = MAX_PACKED.max(2 * lane.waiting.len());
+            lane.most = MAX_BATCH_CALLS.max(2 * lane.waiting.len());
         }
         if lane.becomes_ready() {
             self.ready.push_back(key);
@@ -159,9 +159,9 @@ impl<T> Lane<T> {
         let fits = |(_, load): &&(T, Load)| {
             bytes += load.bytes;
             share += load.share;
-            bytes <= MAX_PACKED_BYTES && share <= WHOLE
+            bytes <= MAX_BATCH_BYTES && share <= WHOLE
         };
-        let count = self.waiting.iter().take(MAX_PACKED).take_while(fits).count();
+        let count = self.waiting.iter().take(MAX_BATCH_CALLS).take_while(fits).count();
         let count = count.max(1).min(self.waiting.len());
         self.waiting.drain(..count).map(|(item, _)| item).collect()
     }
@@ -170,7 +170,7 @@ impl<T> Lane<T> {
 /// Lets all tasks that can go on do so, and takes what they send: what belongs together leaves together. There is no timer in
 /// it, and where nobody else can go on it ends at once.
 pub(crate) async fn gather<T>(inbox: &mut UnboundedReceiver<T>, gathered: &mut Vec<T>) {
-    while gathered.len() < MAX_PACKED {
+    while gathered.len() < MAX_BATCH_CALLS {
         tokio::task::yield_now().await;
         let before = gathered.len();
         while let Ok(item) = inbox.try_recv() {
@@ -194,79 +194,79 @@ mod tests {
 
     #[test]
     fn what_comes_alone_leaves_alone() {
-        let mut packer = Packer::new();
+        let mut batcher = Batcher::new();
         for n in 0..WINDOW {
-            packer.push("q", n, small());
-            assert_eq!(packer.next(), Some(("q", vec![n])));
-            assert_eq!(packer.next(), None);
+            batcher.push("q", n, small());
+            assert_eq!(batcher.next(), Some(("q", vec![n])));
+            assert_eq!(batcher.next(), None);
         }
     }
 
     #[test]
     fn what_gathers_meanwhile_leaves_together() {
-        let mut packer = Packer::new();
+        let mut batcher = Batcher::new();
         for n in 0..WINDOW {
-            packer.push("q", n, small());
-            packer.next().unwrap();
+            batcher.push("q", n, small());
+            batcher.next().unwrap();
         }
-        packer.push("q", 10, small());
-        packer.push("q", 11, small());
-        assert_eq!(packer.next(), None);
+        batcher.push("q", 10, small());
+        batcher.push("q", 11, small());
+        assert_eq!(batcher.next(), None);
         // Another lane is not held up.
-        packer.push("r", 12, small());
-        assert_eq!(packer.next(), Some(("r", vec![12])));
-        packer.done(&"q");
-        assert_eq!(packer.next(), Some(("q", vec![10, 11])));
+        batcher.push("r", 12, small());
+        assert_eq!(batcher.next(), Some(("r", vec![12])));
+        batcher.done(&"q");
+        assert_eq!(batcher.next(), Some(("q", vec![10, 11])));
     }
 
     #[test]
     fn a_message_holds_no_more_than_is_wanted() {
-        let mut packer = Packer::new();
+        let mut batcher = Batcher::new();
         for n in 0..5 {
-            packer.push("q", n, Load::new(10, 2));
+            batcher.push("q", n, Load::new(10, 2));
         }
-        assert_eq!(packer.next(), Some(("q", vec![0, 1])));
-        assert_eq!(packer.next(), Some(("q", vec![2, 3])));
-        assert_eq!(packer.next(), Some(("q", vec![4])));
+        assert_eq!(batcher.next(), Some(("q", vec![0, 1])));
+        assert_eq!(batcher.next(), Some(("q", vec![2, 3])));
+        assert_eq!(batcher.next(), Some(("q", vec![4])));
         // One that is wanted alone leaves alone, and so does one that is large.
-        packer.push("r", 0, Load::new(10, 1));
-        packer.push("r", 1, Load::new(MAX_PACKED_BYTES + 1, 1000));
-        packer.push("r", 2, Load::new(10, 1000));
-        assert_eq!(packer.next(), Some(("r", vec![0])));
-        assert_eq!(packer.next(), Some(("r", vec![1])));
-        assert_eq!(packer.next(), Some(("r", vec![2])));
+        batcher.push("r", 0, Load::new(10, 1));
+        batcher.push("r", 1, Load::new(MAX_BATCH_BYTES + 1, 1000));
+        batcher.push("r", 2, Load::new(10, 1000));
+        assert_eq!(batcher.next(), Some(("r", vec![0])));
+        assert_eq!(batcher.next(), Some(("r", vec![1])));
+        assert_eq!(batcher.next(), Some(("r", vec![2])));
     }
 
     #[test]
     fn a_lane_whose_items_were_all_dropped_sends_nothing() {
-        let mut packer = Packer::new();
-        packer.push("q", 0, small());
-        packer.push_all("q", (1..=MAX_PACKED).map(|n| (n, small())), |_| false);
-        assert_eq!(packer.next(), None);
-        assert!(packer.lanes.is_empty() && packer.ready.is_empty());
+        let mut batcher = Batcher::new();
+        batcher.push("q", 0, small());
+        batcher.push_all("q", (1..=MAX_BATCH_CALLS).map(|n| (n, small())), |_| false);
+        assert_eq!(batcher.next(), None);
+        assert!(batcher.lanes.is_empty() && batcher.ready.is_empty());
         // It is used again, and another lane is not held up by it.
-        packer.push_all("q", (0..=MAX_PACKED).map(|n| (n, small())), |_| false);
-        packer.push("r", 1, small());
-        packer.push("q", 2, small());
-        assert_eq!(packer.next(), Some(("r", vec![1])));
-        assert_eq!(packer.next(), Some(("q", vec![2])));
-        assert_eq!(packer.next(), None);
+        batcher.push_all("q", (0..=MAX_BATCH_CALLS).map(|n| (n, small())), |_| false);
+        batcher.push("r", 1, small());
+        batcher.push("q", 2, small());
+        assert_eq!(batcher.next(), Some(("r", vec![1])));
+        assert_eq!(batcher.next(), Some(("q", vec![2])));
+        assert_eq!(batcher.next(), None);
     }
 
     #[test]
     fn what_is_worth_it_no_more_does_not_gather_for_ever() {
-        let mut packer = Packer::new();
+        let mut batcher = Batcher::new();
         for _ in 0..WINDOW {
-            packer.push("q", 0, small());
-            packer.next().unwrap();
+            batcher.push("q", 0, small());
+            batcher.next().unwrap();
         }
         // Nothing is done, and nobody waits for any but the first ten.
-        for n in 0..100 * MAX_PACKED {
-            packer.push_all("q", [(n, small())], |n| *n < 10);
-            assert!(packer.lanes["q"].waiting.len() <= MAX_PACKED);
+        for n in 0..100 * MAX_BATCH_CALLS {
+            batcher.push_all("q", [(n, small())], |n| *n < 10);
+            assert!(batcher.lanes["q"].waiting.len() <= MAX_BATCH_CALLS);
         }
-        packer.done(&"q");
-        let (_, left) = packer.next().unwrap();
+        batcher.done(&"q");
+        let (_, left) = batcher.next().unwrap();
         assert_eq!(left[..10], (0..10).collect::<Vec<_>>());
     }
 
@@ -276,33 +276,33 @@ mod tests {
         fn items_that_are_dropped_leave_nothing_behind(
             steps in prop::collection::vec((0u8..4, 0u8..3, 1usize..3), 1..60),
         ) {
-            let mut packer = Packer::new();
+            let mut batcher = Batcher::new();
             let mut under_way = VecDeque::new();
             for (act, key, many) in steps {
                 match act {
-                    0 => packer.push(key, (), small()),
+                    0 => batcher.push(key, (), small()),
                     // So many that those that wait are looked at, and dropped.
-                    1 => packer.push_all(key, (0..many * MAX_PACKED).map(|_| ((), small())), |()| false),
-                    2 => if let Some((key, items)) = packer.next() {
+                    1 => batcher.push_all(key, (0..many * MAX_BATCH_CALLS).map(|_| ((), small())), |()| false),
+                    2 => if let Some((key, items)) = batcher.next() {
                         prop_assert!(!items.is_empty());
                         under_way.push_back(key);
                     },
                     _ => if let Some(key) = under_way.pop_front() {
-                        packer.done(&key);
+                        batcher.done(&key);
                     },
                 }
             }
             loop {
-                while let Some((key, items)) = packer.next() {
+                while let Some((key, items)) = batcher.next() {
                     prop_assert!(!items.is_empty());
                     under_way.push_back(key);
                 }
                 match under_way.pop_front() {
-                    Some(key) => packer.done(&key),
+                    Some(key) => batcher.done(&key),
                     None => break,
                 }
             }
-            prop_assert!(packer.lanes.is_empty() && packer.ready.is_empty());
+            prop_assert!(batcher.lanes.is_empty() && batcher.ready.is_empty());
         }
 
         /// Whatever comes and whenever messages are done: each item leaves once, those of a lane in order, no message is too
@@ -311,15 +311,15 @@ mod tests {
         fn everything_leaves_once_and_in_order(
             steps in prop::collection::vec((0u8..3, 0u8..3, 1u16..2000, 0usize..20_000), 1..300),
         ) {
-            let mut packer = Packer::new();
+            let mut batcher = Batcher::new();
             let mut loads = HashMap::new();
             let mut left: HashMap<u8, Vec<usize>> = HashMap::new();
             let mut under_way = VecDeque::new();
-            let mut leave = |packer: &mut Packer<u8, usize>, loads: &HashMap<usize, Load>, under_way: &mut VecDeque<u8>| {
-                while let Some((key, items)) = packer.next() {
-                    assert!(items.len() <= MAX_PACKED);
+            let mut leave = |batcher: &mut Batcher<u8, usize>, loads: &HashMap<usize, Load>, under_way: &mut VecDeque<u8>| {
+                while let Some((key, items)) = batcher.next() {
+                    assert!(items.len() <= MAX_BATCH_CALLS);
                     if items.len() > 1 {
-                        assert!(items.iter().map(|item| loads[item].bytes).sum::<usize>() <= MAX_PACKED_BYTES);
+                        assert!(items.iter().map(|item| loads[item].bytes).sum::<usize>() <= MAX_BATCH_BYTES);
                         assert!(items.iter().map(|item| loads[item].share).sum::<u32>() <= WHOLE);
                     }
                     under_way.push_back(key);
@@ -332,19 +332,19 @@ mod tests {
                     0 | 1 => {
                         let load = Load::new(bytes, wanted);
                         loads.insert(n, load);
-                        packer.push(key, n, load);
+                        batcher.push(key, n, load);
                     }
                     _ => if let Some(key) = under_way.pop_front() {
-                        packer.done(&key);
+                        batcher.done(&key);
                     },
                 }
-                leave(&mut packer, &loads, &mut under_way);
+                leave(&mut batcher, &loads, &mut under_way);
             }
             while let Some(key) = under_way.pop_front() {
-                packer.done(&key);
-                leave(&mut packer, &loads, &mut under_way);
+                batcher.done(&key);
+                leave(&mut batcher, &loads, &mut under_way);
             }
-            prop_assert!(packer.lanes.is_empty() && packer.ready.is_empty());
+            prop_assert!(batcher.lanes.is_empty() && batcher.ready.is_empty());
             prop_assert_eq!(left.values().map(Vec::len).sum::<usize>(), loads.len());
             prop_assert!(left.values().all(|items| items.is_sorted()));
         }
