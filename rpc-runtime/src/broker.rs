@@ -11,9 +11,8 @@ pub use builder::BrokerBuilder;
 
 use crate::client::Caller;
 use crate::error::BrokerError;
-use crate::status::{Status, StatusChanges};
-use crate::transport::Transport;
 use crate::transport::memory::InProcessBroker;
+use crate::transport::{Status, StatusChanges, Transport};
 
 /// A handle on a broker: what clients are made from and servers run on. Cheap to clone.
 ///

@@ -28,9 +28,7 @@ mod protocol;
 mod server;
 #[cfg(test)]
 mod simulation;
-mod status;
 mod sync;
-mod tasks;
 mod telemetry;
 mod transport;
 
@@ -46,17 +44,16 @@ pub use error::{BrokerError, CallError, Cause, Chain, Executed, InvalidName, Ser
 pub use headers::Headers;
 pub use protocol::{Fault, FaultCode, ReplyAddresses};
 pub use server::{Answer, Invocation, RunningServer, Server, Service};
-pub use status::{Status, StatusChanges};
 #[cfg(feature = "metrics")]
 pub use telemetry::describe_metrics;
 #[cfg(feature = "tls")]
 pub use transport::amqp::Tls;
 pub use transport::memory::InProcessBroker;
-pub use transport::{QueueArgument, ReplyQueue, RequestQueue};
+pub use transport::{QueueArgument, ReplyQueue, RequestQueue, Status, StatusChanges};
 
 #[cfg(any(test, feature = "panics"))]
 #[doc(hidden)]
-pub use tasks::injected as __panics;
+pub use transport::injected as __panics;
 
 /// The README's examples compile and run.
 #[cfg(doctest)]

@@ -25,8 +25,9 @@ use crate::protocol::{
     BATCH_HEADER, BATCH_TYPE, BatchedAnswer, Malformed, Message, ShortStr, content, read_batch,
 };
 use crate::sync::watch;
-use crate::tasks::{Panicked, caught};
-use crate::transport::{Backoff, Delivery, Publisher, ReplyLink, ReplyQueue, Subscription, Transport};
+use crate::transport::{
+    Backoff, Delivery, Panicked, Publisher, ReplyLink, ReplyQueue, Subscription, Transport, caught,
+};
 
 /// What calls need: how requests leave, and where their replies go.
 #[derive(Debug)]

@@ -23,8 +23,7 @@ use crate::discovery::{DISCOVERY, MAX_WAIT};
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::Reply;
-use crate::tasks::supervised;
-use crate::transport::{Backoff, Delivery, Departure, Outgoing, Subscription, Transport};
+use crate::transport::{Backoff, Delivery, Departure, Outgoing, Subscription, Transport, supervised};
 
 /// How long a worker that may not listen does without, before it tries again: permissions change, but seldom, and the broker logs each refusal.
 const RETRY: Duration = Duration::from_secs(600);

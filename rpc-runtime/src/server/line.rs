@@ -15,9 +15,7 @@ use super::debt::Served;
 use super::serve::Desk;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
-use crate::status::Role;
-use crate::tasks::caught;
-use crate::transport::{Backoff, Control, Delivery, RequestQueue, Subscription, Transport};
+use crate::transport::{Backoff, Control, Delivery, RequestQueue, Role, Subscription, Transport, caught};
 
 /// How long no requests have come when no more are taken to be under way: batched ones whose callers were told to send
 /// no more, or those to a single active consumer that settles nothing more.

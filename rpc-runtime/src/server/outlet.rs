@@ -9,9 +9,8 @@ use tracing::Level;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::sync::watch;
-use crate::tasks::supervised;
 use crate::telemetry::{LeftOut, LogLimit};
-use crate::transport::{Backoff, Departure, Outgoing, Published, Publisher, Receipt, Transport};
+use crate::transport::{Backoff, Departure, Outgoing, Published, Publisher, Receipt, Transport, supervised};
 
 /// Sends a server's replies, until the broker has each.
 #[derive(Debug)]

@@ -22,8 +22,7 @@ use crate::error::{BrokerError, Chain, ServerError};
 use crate::escape::Logged;
 use crate::middleware::{Around, HandlerLayer, layered_service};
 use crate::protocol::{ReplyAddresses, queue_name};
-use crate::tasks::supervised;
-use crate::transport::{Declare, RequestQueue, Subscription};
+use crate::transport::{Declare, RequestQueue, Subscription, supervised};
 
 const DEFAULT_CONCURRENCY: u16 = 64;
 

@@ -19,9 +19,8 @@ use crate::protocol::{
     BATCH_HEADER, BATCH_TYPE, BatchedAnswer, Fault, FaultCode, MAX_BATCH_BYTES, MAX_BATCH_CALLS,
     MAX_PART_BYTES, Message, Properties, Reply, ShortStr, headers_size, write_batch,
 };
-use crate::tasks::supervised;
 use crate::telemetry::{Event, count};
-use crate::transport::{Departure, Outgoing, Published, Receipt};
+use crate::transport::{Departure, Outgoing, Published, Receipt, supervised};
 
 /// An answer that leaves by itself.
 #[derive(Debug)]

@@ -5,8 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::stranger::Hostility;
-use crate::status::Role;
-use crate::transport::ReplyQueue;
+use crate::transport::{ReplyQueue, Role};
 
 /// By then the workers serve, and the first calls are made.
 const START: Duration = Duration::from_secs(5);

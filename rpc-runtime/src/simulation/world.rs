@@ -16,10 +16,8 @@ use crate::client::ClientBuilder;
 use crate::error::ServerError;
 use crate::server::Server;
 use crate::service;
-use crate::status::Role;
-use crate::tasks::injected;
-use crate::transport::ReplyQueue;
 use crate::transport::memory::{InProcessBroker, MemoryTransport};
+use crate::transport::{ReplyQueue, Role, injected};
 
 /// What workers offer: each method returns the id of its call.
 #[service(queue = "work")]

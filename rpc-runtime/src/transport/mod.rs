@@ -9,16 +9,22 @@ use tokio::runtime::Handle;
 
 use crate::error::BrokerError;
 use crate::protocol::{Malformed, Message, ShortStr};
-use crate::status::StatusBoard;
 
 pub(crate) mod amqp;
 mod backoff;
 mod departure;
 pub(crate) mod memory;
+mod status;
+mod tasks;
 mod topology;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use departure::{Departs, Departure, Departures};
+pub(crate) use status::{Connectivity, Role, StatusBoard};
+pub use status::{Status, StatusChanges};
+#[cfg(any(test, feature = "panics"))]
+pub use tasks::injected;
+pub(crate) use tasks::{Panicked, caught, supervised, watch_runtime};
 pub(crate) use topology::{Broadcasts, Declare};
 pub use topology::{QueueArgument, ReplyQueue, RequestQueue};
 

@@ -10,11 +10,9 @@ use crate::headers::Headers;
 use crate::protocol::{
     BatchedCall, DeadLettered, Malformed, Message, Properties, ReplyAddresses, ShortStr, write_batch,
 };
-use crate::status::{Connectivity, StatusBoard};
-use crate::tasks::injected;
 use crate::transport::{
-    Broadcasts, Depth, Outgoing, Published, Publisher, Receipt, ReplyLink, ReplyQueue, RequestQueue,
-    Subscription, Transport,
+    Broadcasts, Connectivity, Depth, Outgoing, Published, Publisher, Receipt, ReplyLink, ReplyQueue,
+    RequestQueue, StatusBoard, Subscription, Transport, injected,
 };
 
 /// A broker that answers publishes with these words in turn, and notes what it is told, in order.

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::channel::{OpenChannel, Tasks};
 use super::settling::{Settlement, Settling};
-use crate::tasks::{Panicked, caught};
+use crate::transport::{Panicked, caught};
 
 /// How long the broker may hear nothing of a settled delivery. A timer's own tick comes on top.
 const LATEST: Duration = Duration::from_millis(1);

@@ -18,8 +18,7 @@ use super::socket::{self, Socket};
 use super::{Address, CLOSE_LIMIT, broker_error, tls};
 use crate::error::{BrokerError, Cause, TlsFailure};
 use crate::host::host_name;
-use crate::status::Role;
-use crate::tasks::caught;
+use crate::transport::{Role, caught};
 
 /// How long to look what a peer speaks that did not let us in, for an error that says more.
 const SECOND_LOOK_LIMIT: Duration = Duration::from_secs(1);

@@ -45,9 +45,8 @@ use super::{Backoff, Depth, Published, Publisher, ReplyLink, Subscription, Trans
 use crate::error::{BrokerError, Cause, Chain};
 use crate::escape::Logged;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
-use crate::status::{Connectivity, Role, StatusBoard};
-use crate::tasks::{caught, watch_runtime};
 use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
+use crate::transport::{Connectivity, Role, StatusBoard, caught, watch_runtime};
 use channel::{OpenChannel, Tasks};
 use connection::{ConnectionRole, OpenConnection};
 use depths::Depths;

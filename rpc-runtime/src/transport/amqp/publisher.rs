@@ -18,8 +18,7 @@ use super::channel::{OpenChannel, Tasks};
 use super::connection::ConnectionState;
 use super::under_way::{Confirmed, Confirming, Look, Told, UnderWay};
 use crate::error::{BrokerError, Cause};
-use crate::tasks::caught;
-use crate::transport::{Outgoing, Published, Publisher, Receipt};
+use crate::transport::{Outgoing, Published, Publisher, Receipt, caught};
 
 /// How much may be under way and not confirmed, in KiB: as much as a broker that takes its time makes a handle hold.
 const ROOM: u32 = 64 * 1024;

@@ -22,10 +22,8 @@ use super::supervised::Target;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::DIRECT_REPLY_TO;
-use crate::status::{Status, StatusBoard};
-use crate::tasks::supervised;
 use crate::telemetry::{LeftOut, LogLimit};
-use crate::transport::{Backoff, Outgoing, Published, Publisher, Receipt};
+use crate::transport::{Backoff, Outgoing, Published, Publisher, Receipt, Status, StatusBoard, supervised};
 
 /// Sends messages: those to direct reply-to addresses over a connection of their own, all others through one channel.
 #[derive(Debug)]

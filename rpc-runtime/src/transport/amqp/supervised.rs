@@ -13,9 +13,7 @@ use super::channel::Tasks;
 use super::connection::{ConnectionNames, ConnectionRole, OpenConnection};
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
-use crate::status::{Connectivity, Role, StatusBoard};
-use crate::tasks::supervised;
-use crate::transport::Backoff;
+use crate::transport::{Backoff, Connectivity, Role, StatusBoard, supervised};
 
 /// The broker's addresses, and how to connect to them.
 #[derive(Debug, Clone)]

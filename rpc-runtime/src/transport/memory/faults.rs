@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 pub(crate) use super::road::simulated::{Leg, Road};
 use super::{InProcessBroker, MemoryTransport, Wire};
 use crate::protocol::Message;
-use crate::status::{Connectivity, Role};
+use crate::transport::{Connectivity, Role};
 
 impl MemoryTransport {
     /// A handle whose connections have a way to go: the one for publishing, the one for consuming.

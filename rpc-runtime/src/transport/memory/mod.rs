@@ -22,9 +22,8 @@ use super::{
 };
 use crate::error::BrokerError;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
-use crate::status::{Connectivity, StatusBoard};
-use crate::tasks::watch_runtime;
 use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
+use crate::transport::{Connectivity, StatusBoard, watch_runtime};
 use hub::{ConsumerId, Hub, Settling};
 use wire::{Session, Wire};
 

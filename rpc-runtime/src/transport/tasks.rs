@@ -13,9 +13,9 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::Backoff;
+use super::status::StatusBoard;
 use crate::error::BrokerError;
-use crate::status::StatusBoard;
-use crate::transport::Backoff;
 
 /// A task panicked. The panic's own message went to the panic hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,8 +139,8 @@ mod tests {
     use std::cell::Cell;
     use std::sync::Arc;
 
+    use super::super::status::{Connectivity, Status};
     use super::*;
-    use crate::status::{Connectivity, Status};
 
     #[tokio::test(start_paused = true)]
     async fn a_task_that_panics_is_made_again_until_it_ends() {
