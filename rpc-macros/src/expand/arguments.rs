@@ -1,107 +1,17 @@
-//! How arguments are written by the client, and read and lent by the server.
+//! Writes arguments in the client; reads them and passes them to the implementation in the server.
 //!
-//! They go as a tuple. Where the user has a say in it with `#[serde(..)]`, they go as two structs that serde derives: one
-//! of what the client's method takes, to write, and one of owned values, to read.
+//! Arguments are sent as a tuple. If one of them has a `#[serde(..)]` attribute, they are sent as
+//! the structs of [`argument_structs`](super::argument_structs).
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
-use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::visit_mut::VisitMut;
-use syn::{Ident, Lifetime, Path, Type, TypePath, parse_quote};
+use syn::{Ident, Type, TypePath};
 
-use super::{generics, method_constant, writers};
-use crate::model::{Argument, Method, Serde, Service, Shape};
-
-/// The name that tells the runtime a method's arguments from a struct of the user's.
-const ARGUMENTS: &str = "$rpc_runtime::arguments";
-
-/// The structs of all methods that need them.
-pub(super) fn definitions(service: &Service) -> Option<TokenStream> {
-    let runtime = &service.runtime;
-    let derived: Vec<_> = service
-        .methods
-        .iter()
-        .filter(|method| method.has_derived_arguments())
-        .map(|method| structs(service, method))
-        .collect();
-    // Serde takes paths as strings, and a string cannot hold every path: `$crate` is one that it cannot.
-    (!derived.is_empty()).then(|| {
-        quote! {
-            use #runtime::__private::{bytes as __bytes, serde as __serde};
-            #(#derived)*
-        }
-    })
-}
-
-fn structs(service: &Service, method: &Method) -> TokenStream {
-    let (sent_struct, received_struct) = (sent_struct(method), received_struct(method));
-    let cfg = method.attributes.cfg();
-    let sent = method.arguments().map(|argument| {
-        let Argument { name, serde, .. } = argument;
-        let attributes = writers::attributes(service, method, argument);
-        let bytes = (is_bytes(argument) && !serde.writes)
-            .then(|| quote!(#[serde(serialize_with = "__bytes::serialize")]));
-        let ty = sent_type(service, argument);
-        quote!(#(#attributes)* #bytes #name: #ty)
-    });
-    let received = method.arguments().map(|argument| {
-        let Argument { name, serde, .. } = argument;
-        let Serde { attributes, .. } = serde;
-        let bytes = (is_bytes(argument) && !serde.reads)
-            .then(|| quote!(#[serde(deserialize_with = "__bytes::deserialize")]));
-        let ty = owned_type(service, argument);
-        quote!(#(#attributes)* #bytes #name: #ty)
-    });
-    let functions: Vec<_> = method.arguments().flat_map(writers::functions).collect();
-    let generics = &service.generics;
-    let where_clause = &generics.where_clause;
-    let mut sent_generics = generics.clone();
-    if method.arguments().any(borrows) {
-        sent_generics.params.insert(0, parse_quote!('sent));
-    }
-    let functions = (!functions.is_empty()).then(|| {
-        let (parameters, arguments, _) = sent_generics.split_for_impl();
-        quote! {
-            #(#cfg)*
-            impl #parameters #sent_struct #arguments #where_clause {
-                #(#functions)*
-            }
-        }
-    });
-    // Serde would ask for more than the user's own bounds, or for the same again.
-    let bound = (!generics.params.is_empty()).then(|| quote!(, bound = ""));
-    let marker = generics::marker_type(service).map(|ty| {
-        let name = marker(method);
-        quote!(#[serde(skip)] #name: #ty,)
-    });
-    quote! {
-        #(#cfg)*
-        #[derive(__serde::Serialize)]
-        #[serde(crate = "__serde", rename = #ARGUMENTS #bound)]
-        struct #sent_struct #sent_generics #where_clause {
-            #(#sent,)*
-            #marker
-        }
-        #(#cfg)*
-        #[derive(__serde::Deserialize)]
-        #[serde(crate = "__serde", rename = #ARGUMENTS #bound)]
-        struct #received_struct #generics #where_clause {
-            #(#received,)*
-            #marker
-        }
-        #functions
-    }
-}
-
-/// The name of the field that mentions the type parameters: longer than the name of any other, and so none of them.
-fn marker(method: &Method) -> Ident {
-    let names: Vec<_> = method
-        .arguments()
-        .map(|argument| argument.name.unraw().to_string())
-        .collect();
-    format_ident!("generics_{}", names.join("_"))
-}
+use super::generics;
+use super::names::{marker_field, method_constant, received_struct, sent_struct};
+use super::spans::{at_type, located_at};
+use crate::model::{Argument, Method, Service, Shape};
 
 /// The arguments as the client's method hands them over.
 pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
@@ -110,7 +20,7 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
         let sent_struct = sent_struct(method);
         let fields = method.arguments().map(at_type);
         let marker = generics::marker_type(service).map(|_| {
-            let name = marker(method);
+            let name = marker_field(method);
             quote!(#name: ::core::marker::PhantomData,)
         });
         let (_, arguments, _) = service.generics.split_for_impl();
@@ -201,7 +111,7 @@ fn named(service: &Service, argument: &Argument) -> TokenStream {
 }
 
 /// Brings in the functions of [`named`] for types of the user's.
-pub(super) fn of_names(service: &Service) -> Option<TokenStream> {
+pub(super) fn import_named_alike(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let is_named = |argument: &Argument| {
         matches!(
@@ -212,18 +122,6 @@ pub(super) fn of_names(service: &Service) -> Option<TokenStream> {
     let mut arguments = service.methods.iter().flat_map(Method::arguments);
     let is_needed = arguments.any(is_named);
     is_needed.then(|| quote!(use #runtime::__private::NamedAlike as _;))
-}
-
-/// The path, so placed that the compiler underlines this type, or whatever it is, where it would underline what is named with the path.
-pub(super) fn located_at(path: &Path, ty: &impl Spanned) -> Path {
-    let mut path = path.clone();
-    if let Some(colons) = &mut path.leading_colon {
-        colons.spans = colons.spans.map(|span| span.located_at(ty.span()));
-    }
-    for segment in &mut path.segments {
-        segment.ident.set_span(segment.ident.span().located_at(ty.span()));
-    }
-    path
 }
 
 /// For a type that goes by the name of the context, this item of the trait through which it travels: if it is the context, the user has
@@ -284,113 +182,4 @@ pub(super) fn lent(service: &Service, method: &Method, argument: &Argument) -> T
         }
         Shape::Owned => quote!(#name),
     }
-}
-
-/// The type of a field of the struct to write: what the client's method takes.
-fn sent_type(service: &Service, argument: &Argument) -> TokenStream {
-    match &argument.shape {
-        Shape::Str => quote!(&'sent ::core::primitive::str),
-        Shape::Bytes => quote!(&'sent [::core::primitive::u8]),
-        Shape::Slice(element) => {
-            let element = with_lifetime(element, "'sent");
-            quote!(&'sent [#element])
-        }
-        Shape::Reference(ty) => {
-            let ty = with_lifetime(ty, "'sent");
-            quote!(&'sent #ty)
-        }
-        Shape::CowStr | Shape::CowBytes { .. } => cow(service, argument, "'sent"),
-        Shape::ByteVec | Shape::Owned => with_lifetime(&argument.ty, "'sent").into_token_stream(),
-    }
-}
-
-/// The type of a field of the struct to read.
-fn owned_type(service: &Service, argument: &Argument) -> TokenStream {
-    let runtime = &service.runtime;
-    let ty = match &argument.shape {
-        Shape::Str => return quote!(#runtime::__private::String),
-        Shape::Bytes => return quote!(#runtime::__private::Vec<::core::primitive::u8>),
-        Shape::Slice(element) => {
-            let element = with_lifetime(element, "'static");
-            return quote!(#runtime::__private::Vec<#element>);
-        }
-        Shape::CowStr | Shape::CowBytes { .. } => return cow(service, argument, "'static"),
-        Shape::Reference(ty) => ty,
-        Shape::ByteVec | Shape::Owned => &argument.ty,
-    };
-    with_lifetime(ty, "'static").into_token_stream()
-}
-
-/// A `Cow` with this lifetime, whether or not the user wrote one.
-fn cow(service: &Service, argument: &Argument, lifetime: &str) -> TokenStream {
-    let runtime = &service.runtime;
-    let lifetime = Lifetime::new(lifetime, Span::mixed_site());
-    let lent = match argument.shape {
-        Shape::CowStr => quote!(::core::primitive::str),
-        _ => quote!([::core::primitive::u8]),
-    };
-    quote!(#runtime::__private::Cow<#lifetime, #lent>)
-}
-
-/// Whether the field of the struct to write has a lifetime.
-fn borrows(argument: &Argument) -> bool {
-    match argument.shape {
-        Shape::ByteVec | Shape::Owned => is_anonymous(&argument.ty),
-        _ => true,
-    }
-}
-
-/// The type with this lifetime for each `'_`, which a struct's field cannot have.
-pub(super) fn with_lifetime(ty: &Type, lifetime: &str) -> Type {
-    let mut ty = ty.clone();
-    name_lifetimes(&mut ty, lifetime);
-    ty
-}
-
-/// Whether the type has a `'_`.
-fn is_anonymous(ty: &Type) -> bool {
-    name_lifetimes(&mut ty.clone(), "'sent") > 0
-}
-
-/// Puts this lifetime in the place of each `'_`, and counts them.
-fn name_lifetimes(ty: &mut Type, lifetime: &str) -> usize {
-    struct Names<'a> {
-        lifetime: &'a str,
-        given: usize,
-    }
-
-    impl VisitMut for Names<'_> {
-        fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
-            if lifetime.ident == "_" {
-                *lifetime = Lifetime::new(self.lifetime, lifetime.span());
-                self.given += 1;
-            }
-        }
-    }
-
-    let mut names = Names { lifetime, given: 0 };
-    names.visit_type_mut(ty);
-    names.given
-}
-
-fn is_bytes(argument: &Argument) -> bool {
-    matches!(
-        argument.shape,
-        Shape::Bytes | Shape::CowBytes { .. } | Shape::ByteVec
-    )
-}
-
-/// The argument's name, so placed that a type which cannot be sent is what the compiler underlines.
-fn at_type(argument: &Argument) -> Ident {
-    let mut name = argument.name.clone();
-    name.set_span(name.span().located_at(argument.ty.span()));
-    name
-}
-
-pub(super) fn sent_struct(method: &Method) -> Ident {
-    format_ident!("__sent_{}", method.name.unraw(), span = Span::mixed_site())
-}
-
-fn received_struct(method: &Method) -> Ident {
-    format_ident!("__received_{}", method.name.unraw(), span = Span::mixed_site())
 }

@@ -12,7 +12,7 @@ const MESSAGE: &str = "this type is a `Result` by another name, and only one nam
 
 /// Refuses return types that are a `Result` under another name. A type that mentions parameters cannot be looked at
 /// before they are known.
-pub(super) fn of_types(service: &Service) -> TokenStream {
+pub(super) fn output_types(service: &Service) -> TokenStream {
     let parameters: Vec<_> = service
         .generics
         .params

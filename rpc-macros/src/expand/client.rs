@@ -5,7 +5,9 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 
 use super::generics::CloneAndDebug;
-use super::{arguments, generics, method_constant, service_descriptor};
+use super::names::method_constant;
+use super::spans::located_at;
+use super::{arguments, descriptor, generics};
 use crate::model::{Argument, Method, Service};
 
 /// The client's type.
@@ -54,7 +56,7 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     let clone_and_debug = clone_and_debug(service).implementations;
     let server = service.server_name();
     let service_trait = generics::service_trait(service);
-    let descriptor = service_descriptor(service);
+    let descriptor = descriptor::reference(service);
     let methods = service.methods.iter().map(|method| call_method(service, method));
     quote! {
         #clone_and_debug
@@ -109,7 +111,7 @@ fn call_method(service: &Service, method: &Method) -> TokenStream {
         .map(|Argument { name, ty, .. }| quote!(#name: #ty));
     let arguments = arguments::sent(service, method);
     // A `Result` that is none is reported where it stands; what follows from it stands there too, and so is reported once.
-    let runtime = arguments::located_at(runtime, output);
+    let runtime = located_at(runtime, output);
     let at_output = Span::call_site().located_at(output.span());
     let (call_type, call) = match method.is_fallible {
         true => (

@@ -5,7 +5,8 @@ use std::time::Duration;
 use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote};
 
-use super::{descriptors, method_constant, method_constant_name};
+use super::names::{descriptors, method_constant, method_constant_name};
+use super::schemas;
 use crate::attributes::{Attributes, DocLine};
 use crate::model::{Argument, Kind, Method, Returns, Service};
 use crate::spelling;
@@ -33,6 +34,16 @@ pub(super) fn constants(service: &Service) -> TokenStream {
             const service: #runtime::ServiceDescriptor =
                 #runtime::ServiceDescriptor::new(#name, #queue, &[#(#entries),*])#docs;
         }
+    }
+}
+
+/// A `&'static` reference to the service's descriptor. Schemas depend on the parameters of the service,
+/// which the constants cannot.
+pub(super) fn reference(service: &Service) -> TokenStream {
+    let descriptors = descriptors();
+    match schemas::call(service) {
+        Some(schemas) => quote!(const { &#descriptors::service.schemas(#schemas) }),
+        None => quote!(&#descriptors::service),
     }
 }
 

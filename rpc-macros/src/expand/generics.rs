@@ -6,7 +6,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{GenericParam, Generics, Ident, parse_quote};
 
-use super::implementation;
+use super::names::implementation;
 use crate::model::Service;
 
 /// The parameters of the client: those of the trait.

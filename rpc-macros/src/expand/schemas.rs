@@ -5,7 +5,8 @@ use quote::{ToTokens, quote, quote_spanned};
 use syn::Ident;
 use syn::spanned::Spanned;
 
-use super::arguments::{located_at, with_lifetime};
+use super::lifetimes::with_lifetime;
+use super::spans::located_at;
 use crate::model::{Argument, Kind, Method, Service, Shape};
 
 /// The function, and the check that the runtime can do something with it.
@@ -33,7 +34,7 @@ pub(super) fn function(service: &Service) -> Option<TokenStream> {
 }
 
 /// The function with the service's parameters, where the user asks for schemas.
-pub(super) fn of_parameters(service: &Service) -> Option<TokenStream> {
+pub(super) fn call(service: &Service) -> Option<TokenStream> {
     service.schema.as_ref()?;
     let function = name();
     let (_, arguments, _) = service.generics.split_for_impl();

@@ -5,7 +5,8 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 
 use super::generics::CloneAndDebug;
-use super::{arguments, generics, implementation, service_descriptor};
+use super::names::implementation;
+use super::{arguments, descriptor, generics};
 use crate::model::{Method, Parameter, Service};
 
 /// The server's type.
@@ -85,7 +86,7 @@ fn dispatcher(service: &Service) -> TokenStream {
     let server = generics::server(service);
     let generics = generics::of_implementation(service);
     let (parameters, _, where_clause) = generics.split_for_impl();
-    let descriptor = service_descriptor(service);
+    let descriptor = descriptor::reference(service);
     let arms = service.methods.iter().map(|method| arm(service, method));
     quote_spanned! {Span::mixed_site()=>
         impl #parameters #runtime::Service for #server #where_clause {

@@ -2,9 +2,10 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::{Block, parse_quote};
+use syn::{Block, Type, parse_quote};
 
-use super::{future, generics, implementation};
+use super::generics;
+use super::names::implementation;
 use crate::model::{Method, Parameter, Service};
 
 /// The trait, as the user wrote it but for the futures, which are `Send`.
@@ -91,4 +92,9 @@ fn signature(method: &Method) -> TokenStream {
     let receiver = &method.receiver;
     let future = future(&method.output);
     quote!(fn #name(#receiver #(, #parameters)*) -> #future)
+}
+
+/// The type of a method's future: it can be awaited on any thread.
+fn future(output: &Type) -> TokenStream {
+    quote!(impl ::core::future::Future<Output = #output> + ::core::marker::Send)
 }

@@ -8,7 +8,8 @@ use syn::{
 
 use super::errors::Errors;
 use super::options::{self, Options};
-use super::{parameter, refuse_behind_condition, refuse_rpc, types, values};
+use super::placement::{refuse_conditional_options, refuse_rpc};
+use super::{parameter, types, values};
 use crate::attributes::Attributes;
 use crate::model::{Kind, Method, Parameter, Returns};
 use crate::spelling;
@@ -29,7 +30,7 @@ pub(super) fn read(item: &TraitItemFn, earlier: &[Method], errors: &mut Errors) 
         .filter(|other| !may_be_alternatives(&other.attributes, &attributes))
         .collect();
 
-    refuse_behind_condition(&item.attrs, "method", errors);
+    refuse_conditional_options(&item.attrs, "method", errors);
     refuse_syntax(item, errors);
     refuse_reserved(&item.sig.ident, errors);
     let output = read_output(&item.sig.output, errors);

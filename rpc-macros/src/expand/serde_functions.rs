@@ -9,7 +9,8 @@ use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Expr, ExprLit, ExprPath, Ident, Lit, LitStr, Meta, Token, parse_quote};
 
-use super::arguments::{sent_struct, with_lifetime};
+use super::lifetimes::with_lifetime;
+use super::names::sent_struct;
 use crate::model::{Argument, Method, Service, Shape};
 
 /// What a function does with the argument.

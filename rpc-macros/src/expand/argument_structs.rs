@@ -1,0 +1,155 @@
+//! The structs that serde derives for a method whose parameters have `#[serde(..)]` attributes.
+//!
+//! There are two: one with the types that the client's method takes, to be written, and one with
+//! owned types, to be read.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote};
+use syn::{Lifetime, parse_quote};
+
+use super::lifetimes::{is_anonymous, with_lifetime};
+use super::names::{marker_field, received_struct, sent_struct};
+use super::{generics, serde_functions};
+use crate::model::{Argument, Method, Serde, Service, Shape};
+
+/// The name that tells the runtime a method's arguments from a struct of the user's.
+const ARGUMENTS: &str = "$rpc_runtime::arguments";
+
+/// The structs of all methods that need them.
+pub(super) fn definitions(service: &Service) -> Option<TokenStream> {
+    let runtime = &service.runtime;
+    let derived: Vec<_> = service
+        .methods
+        .iter()
+        .filter(|method| method.has_derived_arguments())
+        .map(|method| structs(service, method))
+        .collect();
+    // Serde takes paths as strings, and a string cannot hold every path: `$crate` is one that it cannot.
+    (!derived.is_empty()).then(|| {
+        quote! {
+            use #runtime::__private::{bytes as __bytes, serde as __serde};
+            #(#derived)*
+        }
+    })
+}
+
+fn structs(service: &Service, method: &Method) -> TokenStream {
+    let (sent_struct, received_struct) = (sent_struct(method), received_struct(method));
+    let cfg = method.attributes.cfg();
+    let sent = method.arguments().map(|argument| {
+        let Argument { name, serde, .. } = argument;
+        let attributes = serde_functions::attributes(service, method, argument);
+        let bytes = (is_bytes(argument) && !serde.writes)
+            .then(|| quote!(#[serde(serialize_with = "__bytes::serialize")]));
+        let ty = sent_type(service, argument);
+        quote!(#(#attributes)* #bytes #name: #ty)
+    });
+    let received = method.arguments().map(|argument| {
+        let Argument { name, serde, .. } = argument;
+        let Serde { attributes, .. } = serde;
+        let bytes = (is_bytes(argument) && !serde.reads)
+            .then(|| quote!(#[serde(deserialize_with = "__bytes::deserialize")]));
+        let ty = owned_type(service, argument);
+        quote!(#(#attributes)* #bytes #name: #ty)
+    });
+    let functions: Vec<_> = method.arguments().flat_map(serde_functions::functions).collect();
+    let generics = &service.generics;
+    let where_clause = &generics.where_clause;
+    let mut sent_generics = generics.clone();
+    if method.arguments().any(borrows) {
+        sent_generics.params.insert(0, parse_quote!('sent));
+    }
+    let functions = (!functions.is_empty()).then(|| {
+        let (parameters, arguments, _) = sent_generics.split_for_impl();
+        quote! {
+            #(#cfg)*
+            impl #parameters #sent_struct #arguments #where_clause {
+                #(#functions)*
+            }
+        }
+    });
+    // Serde would ask for more than the user's own bounds, or for the same again.
+    let bound = (!generics.params.is_empty()).then(|| quote!(, bound = ""));
+    let marker = generics::marker_type(service).map(|ty| {
+        let name = marker_field(method);
+        quote!(#[serde(skip)] #name: #ty,)
+    });
+    quote! {
+        #(#cfg)*
+        #[derive(__serde::Serialize)]
+        #[serde(crate = "__serde", rename = #ARGUMENTS #bound)]
+        struct #sent_struct #sent_generics #where_clause {
+            #(#sent,)*
+            #marker
+        }
+        #(#cfg)*
+        #[derive(__serde::Deserialize)]
+        #[serde(crate = "__serde", rename = #ARGUMENTS #bound)]
+        struct #received_struct #generics #where_clause {
+            #(#received,)*
+            #marker
+        }
+        #functions
+    }
+}
+
+/// The type of a field of the struct to write: what the client's method takes.
+fn sent_type(service: &Service, argument: &Argument) -> TokenStream {
+    match &argument.shape {
+        Shape::Str => quote!(&'sent ::core::primitive::str),
+        Shape::Bytes => quote!(&'sent [::core::primitive::u8]),
+        Shape::Slice(element) => {
+            let element = with_lifetime(element, "'sent");
+            quote!(&'sent [#element])
+        }
+        Shape::Reference(ty) => {
+            let ty = with_lifetime(ty, "'sent");
+            quote!(&'sent #ty)
+        }
+        Shape::CowStr | Shape::CowBytes { .. } => cow(service, argument, "'sent"),
+        Shape::ByteVec | Shape::Owned => with_lifetime(&argument.ty, "'sent").into_token_stream(),
+    }
+}
+
+/// The type of a field of the struct to read.
+fn owned_type(service: &Service, argument: &Argument) -> TokenStream {
+    let runtime = &service.runtime;
+    let ty = match &argument.shape {
+        Shape::Str => return quote!(#runtime::__private::String),
+        Shape::Bytes => return quote!(#runtime::__private::Vec<::core::primitive::u8>),
+        Shape::Slice(element) => {
+            let element = with_lifetime(element, "'static");
+            return quote!(#runtime::__private::Vec<#element>);
+        }
+        Shape::CowStr | Shape::CowBytes { .. } => return cow(service, argument, "'static"),
+        Shape::Reference(ty) => ty,
+        Shape::ByteVec | Shape::Owned => &argument.ty,
+    };
+    with_lifetime(ty, "'static").into_token_stream()
+}
+
+/// A `Cow` with this lifetime, whether or not the user wrote one.
+fn cow(service: &Service, argument: &Argument, lifetime: &str) -> TokenStream {
+    let runtime = &service.runtime;
+    let lifetime = Lifetime::new(lifetime, Span::mixed_site());
+    let lent = match argument.shape {
+        Shape::CowStr => quote!(::core::primitive::str),
+        _ => quote!([::core::primitive::u8]),
+    };
+    quote!(#runtime::__private::Cow<#lifetime, #lent>)
+}
+
+/// Whether the field of the struct to write has a lifetime.
+fn borrows(argument: &Argument) -> bool {
+    match argument.shape {
+        Shape::ByteVec | Shape::Owned => is_anonymous(&argument.ty),
+        _ => true,
+    }
+}
+
+fn is_bytes(argument: &Argument) -> bool {
+    matches!(
+        argument.shape,
+        Shape::Bytes | Shape::CowBytes { .. } | Shape::ByteVec
+    )
+}

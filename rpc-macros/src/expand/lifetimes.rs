@@ -1,0 +1,37 @@
+//! Names for anonymous lifetimes: the fields of a struct cannot have the lifetime `'_`.
+
+use syn::visit_mut::VisitMut;
+use syn::{Lifetime, Type};
+
+/// The type with this lifetime for each `'_`, which a struct's field cannot have.
+pub(super) fn with_lifetime(ty: &Type, lifetime: &str) -> Type {
+    let mut ty = ty.clone();
+    name_lifetimes(&mut ty, lifetime);
+    ty
+}
+
+/// Whether the type has a `'_`.
+pub(super) fn is_anonymous(ty: &Type) -> bool {
+    name_lifetimes(&mut ty.clone(), "'sent") > 0
+}
+
+/// Puts this lifetime in the place of each `'_`, and counts them.
+fn name_lifetimes(ty: &mut Type, lifetime: &str) -> usize {
+    struct Names<'a> {
+        lifetime: &'a str,
+        given: usize,
+    }
+
+    impl VisitMut for Names<'_> {
+        fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+            if lifetime.ident == "_" {
+                *lifetime = Lifetime::new(self.lifetime, lifetime.span());
+                self.given += 1;
+            }
+        }
+    }
+
+    let mut names = Names { lifetime, given: 0 };
+    names.visit_type_mut(ty);
+    names.given
+}

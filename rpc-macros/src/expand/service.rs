@@ -1,0 +1,70 @@
+//! Everything that is generated for a service.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+
+use super::{
+    alternatives, argument_structs, arguments, checks, client, descriptor, schemas, server, service_trait,
+};
+use crate::attributes::Attributes;
+use crate::model::Service;
+
+/// Expands a service.
+pub(crate) fn service(service: &Service) -> TokenStream {
+    let service_trait = service_trait::definition(service);
+    let client = client::definition(service);
+    let server = server::definition(service);
+
+    let alternatives = alternatives::are_exclusive(service);
+    let checks = checks::output_types(service);
+    let named_alike = arguments::import_named_alike(service);
+    let argument_structs = argument_structs::definitions(service);
+    let descriptors = descriptor::constants(service);
+    let schemas = schemas::function(service);
+    let arc = service_trait::implementation_for_arc(service);
+    let client_impls = client::implementations(service);
+    let server_impls = server::implementations(service);
+
+    let cfg = service.attributes.cfg();
+    let lints = service.attributes.lints();
+    let deprecated = is_any_deprecated(service).then(|| quote!(deprecated,));
+    quote! {
+        #service_trait
+        #client
+        #server
+
+        #(#cfg)*
+        #(#lints)*
+        // Lints report the trait; they need not report the code generated from it again.
+        #[allow(
+            dead_code,
+            #deprecated
+            non_camel_case_types,
+            non_snake_case,
+            non_upper_case_globals,
+            unreachable_patterns,
+            unused_imports,
+            clippy::all,
+            clippy::pedantic
+        )]
+        const _: () = {
+            #alternatives
+            #checks
+            #named_alike
+            #argument_structs
+            #descriptors
+            #schemas
+            #arc
+            #client_impls
+            #server_impls
+        };
+    }
+}
+
+/// Whether generated code uses something deprecated, or the user allows that. Only then is the lint
+/// allowed: the user may have forbidden it.
+fn is_any_deprecated(service: &Service) -> bool {
+    let methods = service.methods.iter().map(|method| &method.attributes);
+    let mut all = methods.chain([&service.attributes]);
+    all.any(Attributes::is_about_deprecation)
+}

@@ -1,0 +1,25 @@
+//! Spans that decide what the compiler underlines.
+
+use syn::spanned::Spanned;
+use syn::{Ident, Path};
+
+use crate::model::Argument;
+
+/// The path, so placed that the compiler underlines this type, or whatever it is, where it would underline what is named with the path.
+pub(super) fn located_at(path: &Path, ty: &impl Spanned) -> Path {
+    let mut path = path.clone();
+    if let Some(colons) = &mut path.leading_colon {
+        colons.spans = colons.spans.map(|span| span.located_at(ty.span()));
+    }
+    for segment in &mut path.segments {
+        segment.ident.set_span(segment.ident.span().located_at(ty.span()));
+    }
+    path
+}
+
+/// The argument's name, so placed that a type which cannot be sent is what the compiler underlines.
+pub(super) fn at_type(argument: &Argument) -> Ident {
+    let mut name = argument.name.clone();
+    name.set_span(name.span().located_at(argument.ty.span()));
+    name
+}

@@ -1,0 +1,26 @@
+//! Refuses `#[rpc]` and `#[service]` where they cannot be.
+
+use syn::Attribute;
+
+use super::errors::Errors;
+use crate::attributes::{behind_condition, is_rpc};
+
+/// Refuses every `#[rpc]` among the attributes.
+pub(super) fn refuse_rpc(attributes: &[Attribute], message: &str, errors: &mut Errors) {
+    for attribute in attributes.iter().filter(|attribute| is_rpc(attribute)) {
+        errors.push(attribute, message);
+    }
+}
+
+/// Refuses options inside `#[cfg_attr(..)]`: the macro runs before the condition is evaluated.
+pub(super) fn refuse_conditional_options(attributes: &[Attribute], item: &str, errors: &mut Errors) {
+    for attribute in attributes {
+        if let Some(hidden) = behind_condition(attribute, &["rpc", "service"]) {
+            let advice = format!("write the {item} twice, each under its own `#[cfg(..)]`");
+            errors.push(
+                hidden.meta,
+                format!("options cannot depend on a condition; {advice}"),
+            );
+        }
+    }
+}
