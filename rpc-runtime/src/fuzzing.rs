@@ -1,8 +1,8 @@
-//! What the bytes of a peer go through, as plain functions over bytes: libFuzzer runs them (`fuzz/`), and so do the tests
-//! below, on bytes made up by proptest and on the corpus that the fuzzer left.
+//! The code that reads a peer's bytes, as functions over bytes.
 //!
-//! Each returns on any bytes: it neither panics nor hangs, and sets no more aside than the bytes are worth. What it reads,
-//! it also writes and reads again, to the same effect.
+//! libFuzzer runs them (`fuzz/`). So do the tests below, on random bytes and on the inputs that the
+//! fuzzer has found. A function must return for any input: it must not panic or hang, and its memory
+//! is bounded by the length of the input. A value that it reads is written and read again.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ use crate::server::{Decision, Dispatcher, Invocation, NoReplyAddress, Received, 
 use crate::service;
 use crate::transport::amqp::{convert, guard as amqp_guard};
 
-/// A delivery on a request queue: AMQP's properties as they stand on the wire, and the body behind them.
+/// A delivery from a request queue: AMQP properties as on the wire, then the body.
 pub fn request(data: &[u8]) {
     let Some(message) = delivery(data) else { return };
     if let Ok(request) = Request::from_message(message.clone()) {
@@ -48,7 +48,7 @@ pub fn request(data: &[u8]) {
     }
 }
 
-/// A delivery on a reply queue: the first byte is the codec asked in, the rest as for a [`request`].
+/// A delivery from a reply queue: a byte for the codec of the request, the rest as for [`request`].
 pub fn reply(data: &[u8]) {
     let Some((asked_in, data)) = data.split_first() else {
         return;
@@ -75,7 +75,7 @@ pub fn reply(data: &[u8]) {
     assert_eq!(Reply::from_message(message, asked_in).ok(), Some(reply));
 }
 
-/// The table of a message's headers, as it stands on the wire.
+/// The table of a message's headers, as on the wire.
 pub fn headers(data: &[u8]) {
     let Ok((_, table)) = parse_field_table(data) else {
         return;
@@ -100,12 +100,11 @@ pub fn headers(data: &[u8]) {
         },
         body: Bytes::new(),
     };
-    // Whatever the header `x-death` holds, it says that the message was dead-lettered.
+    // The header `x-death` marks a message as dead-lettered, whatever it contains.
     assert_eq!(over_the_wire(message).properties.headers, headers);
 }
 
-/// What a broker sends, as it comes over the socket, and what a publisher has it send: the first byte is how
-/// the bytes are parted.
+/// Frames from a broker's socket. The first byte says how they are split.
 pub fn guard(data: &[u8]) {
     amqp_guard::any_bytes(data);
 }
@@ -135,12 +134,12 @@ pub fn reply_address(data: &[u8]) {
         body: Bytes::new(),
     };
     let decision = decide(message);
-    // An empty address is none: nobody is answered.
+    // An empty address counts as none, so the request is not dropped.
     let is_dropped = !name.is_empty() && !is_reply_address;
     assert_eq!(decision.is_err(), is_dropped);
 }
 
-/// The body of a message of batched calls or answers.
+/// The body of a batch of calls or replies.
 pub fn batched(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     if let Ok(calls) = read_batch::<BatchedCall>(&body) {
@@ -176,7 +175,7 @@ fn body(codec: Codec, body: &[u8]) {
     arguments(codec, body);
     answers(codec, body);
     for method in SERVICE.descriptor().methods {
-        let mut request = Request::from_message(Message::default()).expect("nothing is plain text");
+        let mut request = Request::from_message(Message::default()).expect("an empty message is plain text");
         let context = Context::new(method.name, &mut request, Received::at(Instant::now()), false);
         handle(
             &**SERVICE,
@@ -185,7 +184,7 @@ fn body(codec: Codec, body: &[u8]) {
     }
 }
 
-/// Reads arguments of many types, as a worker does. What can be read is written and read again.
+/// Reads arguments of several types, as a worker does, then writes and reads them again.
 fn arguments(codec: Codec, body: &[u8]) {
     fn of<'de, A: DecodeArguments<'de>>(
         codec: Codec,
@@ -231,14 +230,14 @@ fn arguments(codec: Codec, body: &[u8]) {
     round_trip::<(Option<String>, Vec<Vec<u32>>, BTreeMap<String, Vec<bool>>)>(codec, &["a", "b", "c"], body);
 }
 
-/// Reads answers of many types, as a caller does. What can be read is written and read again.
+/// Reads answers of several types, as a caller does, then writes and reads them again.
 fn answers(codec: Codec, body: &[u8]) {
     fn round_trip<T: Serialize + DeserializeOwned + 'static>(codec: Codec, body: &[u8]) {
         let Ok(value) = codec.decode_answer::<T>(body) else {
             return;
         };
         if body.is_empty() {
-            // It is read as none, which plain text cannot write.
+            // It may be read as `None`, which plain text cannot write.
             return;
         }
         let written = codec.encode_answer(&value).expect("what was read can be written");
@@ -271,7 +270,7 @@ fn answers(codec: Codec, body: &[u8]) {
     round_trip::<Flat>(codec, body);
 }
 
-/// Runs a method, and reads the answer as its caller does.
+/// Runs a method and reads the reply as its caller does.
 fn handle(service: &dyn Service, invocation: &Invocation) {
     let answered = service
         .handle(invocation)
@@ -291,7 +290,8 @@ fn delivery(data: &[u8]) -> Option<Message> {
 }
 
 fn over_the_wire(message: Message) -> Message {
-    let properties = convert::to_lapin(message.properties).expect("all names were short when they came");
+    let properties =
+        convert::to_lapin(message.properties).expect("its names came from the wire, so they fit");
     convert::from_lapin(&properties, message.body.to_vec())
 }
 
@@ -305,7 +305,7 @@ static DISPATCHER: LazyLock<Dispatcher> = LazyLock::new(|| {
     dispatcher
 });
 
-/// What a worker does with a request that has just arrived for the first time.
+/// Decides on a request that arrives for the first time.
 fn decide(message: Message) -> Result<Decision<'static>, NoReplyAddress> {
     let now = Instant::now();
     DISPATCHER.decide(message, false, Received::at(now), now, &RULES)
@@ -319,7 +319,7 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| Rules {
     admission: true,
 });
 
-/// A value that nests as deep as its sender likes: through sequences, through maps, and through nothing but its variants.
+/// A value of any depth: sequences, maps and enum variants nest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 enum Tree {
     Leaf,
@@ -333,14 +333,14 @@ enum Tree {
     },
 }
 
-/// A value that nests through `Option`s in structs.
+/// A value of any depth: `Option`s in structs nest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct List {
     value: i32,
     next: Option<Box<List>>,
 }
 
-/// A value that serde reads into memory of its own before it knows the type.
+/// A value that serde buffers before it knows the type.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Flat {
     id: u64,
@@ -357,7 +357,7 @@ enum Either {
 }
 
 #[derive(Debug, Deserialize)]
-#[allow(dead_code)] // read, and that is all
+#[allow(dead_code)] // only deserialized
 struct Borrowing<'a> {
     text: &'a str,
     #[serde(borrow)]
@@ -369,7 +369,7 @@ struct Borrowing<'a> {
 #[error("{0:?}")]
 struct Refused(Tree);
 
-/// What generated code reads.
+/// A service, for the code that the macro generates.
 #[service]
 trait Echo {
     #[rpc(default, idempotent)]
@@ -412,13 +412,17 @@ impl Echo for Echoing {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::path::Path;
+
+    use flate2::read::GzDecoder;
     use proptest::prelude::*;
 
     use super::*;
 
     type Target = fn(&[u8]);
 
-    /// The functions by the names of their targets.
+    /// The functions and the names of their targets.
     const TARGETS: [(&str, Target); 9] = [
         ("guard", guard),
         ("request", request),
@@ -433,7 +437,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_will_do(data in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn random_bytes_pass(data in prop::collection::vec(any::<u8>(), 0..200)) {
             for (_, target) in TARGETS {
                 target(&data);
             }
@@ -441,17 +445,48 @@ mod tests {
     }
 
     #[test]
-    fn what_the_fuzzer_found_still_holds() {
-        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    fn inputs_that_the_fuzzer_found_still_pass() {
+        let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
         for (name, target) in TARGETS {
-            let files =
-                std::fs::read_dir(corpus.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-            let mut count = 0;
-            for file in files {
-                target(&std::fs::read(file.unwrap().path()).unwrap());
-                count += 1;
+            let mut inputs = archived(&fuzz.join(format!("corpus/{name}.tar.gz")))
+                .unwrap_or_else(|error| panic!("the corpus of {name} cannot be read: {error}"));
+            assert!(!inputs.is_empty(), "the corpus of {name} is empty");
+            inputs.extend(crashes(&fuzz.join("crashes").join(name)));
+            for input in inputs {
+                target(&input);
             }
-            assert!(count > 0, "the corpus of {name} is empty");
         }
+    }
+
+    #[test]
+    fn crashes_are_of_known_targets() {
+        let crashes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/crashes");
+        for folder in std::fs::read_dir(crashes).unwrap() {
+            let name = folder.unwrap().file_name();
+            assert!(TARGETS.iter().any(|(target, _)| name == *target), "{name:?}");
+        }
+    }
+
+    /// Returns the inputs in an archive that `fuzz/run` has packed.
+    fn archived(archive: &Path) -> std::io::Result<Vec<Vec<u8>>> {
+        let archive = GzDecoder::new(std::fs::File::open(archive)?);
+        tar::Archive::new(archive)
+            .entries()?
+            .map(|entry| {
+                let mut input = Vec::new();
+                entry?.read_to_end(&mut input)?;
+                Ok(input)
+            })
+            .collect()
+    }
+
+    /// Returns the inputs on which a target once failed.
+    fn crashes(folder: &Path) -> Vec<Vec<u8>> {
+        let Ok(files) = std::fs::read_dir(folder) else {
+            return Vec::new();
+        };
+        files
+            .map(|file| std::fs::read(file.unwrap().path()).unwrap())
+            .collect()
     }
 }
