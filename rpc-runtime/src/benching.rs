@@ -15,15 +15,14 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::batching::{Batcher, Load};
 use crate::codec::{Codec, DecodeError, EncodeError};
 use crate::error::ServerError;
-use crate::headers::Headers;
 use crate::protocol::{
-    ArgumentsSeed, BatchedCall, DecodeArguments, EncodeArguments, Message, NamedArguments, OutgoingCall,
-    ReplyAddresses, Request, ShortStr, read_batch, write_batch,
+    ArgumentsSeed, BatchedCall, Batcher, DecodeArguments, EncodeArguments, Headers, Load, Message,
+    NamedArguments, OutgoingCall, ReplyAddresses, Request, ShortStr, read_batch, write_batch,
 };
-use crate::server::{self, Decision, Dispatcher, Invocation, Received, Rules, Service};
+
+use crate::service::{Decision, Dispatcher, Invocation, Received, RequestLog, Rules, Service, run};
 use crate::transport::amqp::guard::Filter;
 
 /// How long the callers of all calls here wait.
@@ -157,7 +156,7 @@ impl Arrived {
 pub struct Worker {
     dispatcher: Dispatcher,
     rules: Rules,
-    log: server::RequestLog,
+    log: RequestLog,
 }
 
 impl Worker {
@@ -176,7 +175,7 @@ impl Worker {
             max_deliveries: 20,
             admission: true,
         };
-        let log = server::RequestLog::new("");
+        let log = RequestLog::new("");
         Ok(Self {
             dispatcher,
             rules,
@@ -201,7 +200,7 @@ impl Worker {
 impl Worker {
     /// Runs a method; the body of its reply, or nothing where the method waits for something.
     pub fn run(&self, service: &dyn Service, invocation: &Invocation) -> Option<Bytes> {
-        let handled = server::run(service, "", &self.log, &self.rules, invocation).now_or_never()?;
+        let handled = run(service, "", &self.log, &self.rules, invocation).now_or_never()?;
         Some(handled.reply.body)
     }
 }

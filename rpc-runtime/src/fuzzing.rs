@@ -17,14 +17,13 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::codec::Codec;
-use crate::context::Context;
 use crate::protocol::{
     ArgumentsSeed, BatchedAnswer, BatchedCall, CowBytes, CowStr, DecodeArguments, EncodeArguments,
     MAX_TIME_TO_LIVE, Message, NamedArguments, Properties, Reply, ReplyAddresses, ReplyKind, Request,
     ShortStr, read_batch, write_batch,
 };
-use crate::server::{Decision, Dispatcher, Invocation, NoReplyAddress, Received, Rules, Service};
 use crate::service;
+use crate::service::{Context, Decision, Dispatcher, Invocation, NoReplyAddress, Received, Rules, Service};
 use crate::transport::amqp::{convert, guard as amqp_guard};
 
 /// A delivery from a request queue: AMQP properties as on the wire, then the body.

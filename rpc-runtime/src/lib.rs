@@ -5,15 +5,12 @@
 #[allow(unused_extern_crates)]
 extern crate self as rpc_runtime;
 
-mod batching;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod benching;
 mod broker;
-mod call;
 mod client;
 mod codec;
-mod context;
 pub mod describe;
 pub mod discovery;
 mod error;
@@ -21,11 +18,11 @@ mod escape;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod headers;
 mod host;
 pub mod middleware;
 mod protocol;
 mod server;
+mod service;
 #[cfg(test)]
 mod simulation;
 mod sync;
@@ -35,15 +32,16 @@ mod transport;
 pub use rpc_macros::service;
 
 pub use broker::{Broker, BrokerBuilder};
-pub use call::{Call, FallibleCall, ResultType};
-pub use client::{ClientBuilder, DynamicClient, InvalidDescription, ServiceClient, WhenFull};
+pub use client::{
+    Call, ClientBuilder, DynamicClient, FallibleCall, InvalidDescription, ServiceClient, WhenFull,
+};
 pub use codec::{Codec, DecodeError, EncodeError};
-pub use context::Context;
 pub use describe::{MethodDescriptor, ServiceDescriptor};
-pub use error::{BrokerError, CallError, Cause, Chain, Executed, InvalidName, ServerError, TlsFailure};
-pub use headers::Headers;
-pub use protocol::{Fault, FaultCode, ReplyAddresses};
-pub use server::{Answer, Invocation, RunningServer, Server, Service};
+pub use error::{BrokerError, CallError, Cause, Chain, ServerError, TlsFailure};
+pub use protocol::{Executed, Fault, FaultCode, Headers, InvalidName, ReplyAddresses};
+pub use server::{RunningServer, Server};
+pub use service::{Answer, Context, Invocation, ResultType, Service};
+
 #[cfg(feature = "metrics")]
 pub use telemetry::describe_metrics;
 #[cfg(feature = "tls")]
@@ -73,14 +71,13 @@ pub mod __private {
     pub use serde;
 
     pub use crate::__needs_feature_schema as needs_feature_schema;
-    pub use crate::call::{NoResult, Probe};
     pub use crate::client::Client;
     pub use crate::describe::schemas::{Describable, MethodSchemas, SchemaOf, SchemaOfOther, Schemas};
     pub use crate::protocol::{
         ByteSlice, CowBytes, CowStr, DecodeArguments, Derived, EncodeArguments, Named, NamedAlike, bytes,
     };
-    pub use crate::server::arguments::*;
-    pub use crate::server::{Readable, Unreadable, ViaDisplay, ViaSerialize};
+    pub use crate::service::arguments::*;
+    pub use crate::service::{NoResult, Probe, Readable, Unreadable, ViaDisplay, ViaSerialize};
 }
 
 /// The reference of the attribute, tested with the other documentation.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Broker, Inner, Limits};
+use super::handle::Broker;
+use super::limits::Limits;
 use crate::client::{Caller, CallerOptions};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
@@ -337,13 +338,7 @@ impl BrokerBuilder {
 
     fn assemble(&self, transport: Arc<dyn Transport>, caller: CallerOptions) -> Broker {
         let caller = Arc::new(Caller::new(Arc::clone(&transport), caller));
-        Broker {
-            inner: Arc::new(Inner {
-                transport,
-                caller,
-                limits: self.limits,
-            }),
-        }
+        Broker::new(transport, caller, self.limits)
     }
 }
 

@@ -1,14 +1,14 @@
 //! Options from the environment: what it says is read in [`environment`](super::environment), and here what it names.
 
-use super::BrokerBuilder;
+use super::builder::BrokerBuilder;
 use super::environment::{self, Settings};
+#[cfg(feature = "tls")]
+use super::environment::{NamedFile, TlsFiles};
 use crate::error::BrokerError;
 #[cfg(feature = "tls")]
-use crate::{
-    broker::environment::{NamedFile, TlsFiles},
-    error::Cause,
-    transport::amqp::Tls,
-};
+use crate::error::Cause;
+#[cfg(feature = "tls")]
+use crate::transport::amqp::Tls;
 
 impl BrokerBuilder {
     /// The broker's addresses and options as this process's environment has them. What is not set, or empty, has its default, and

@@ -7,105 +7,25 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::destination::{Destination, MethodIndex};
+use super::destination::Destination;
 use super::fate::{self, Fate, confirmed, unconfirmed};
 use super::link::{self, Link, LinkState, Phase};
+use super::options::CallerOptions;
 use super::outbox::{Parcel, Untold};
 use super::pending::Pending;
+use super::plan::CallPlan;
 use super::progress::{Progress, Setback};
 use super::slot::{Arrived, News, Slot};
-use crate::call::Arguments;
+use super::time_limit::TimeLimit;
 use crate::codec::Codec;
-use crate::context::ambient_deadline;
-use crate::describe::MethodDescriptor;
-use crate::error::{BrokerError, CallError, Cause, Executed};
-use crate::headers::Headers;
-use crate::protocol::{Fault, FaultCode, MAX_TIME_TO_LIVE, Reply, ReplyKind, ShortStr};
+use crate::error::{BrokerError, CallError, Cause};
+use crate::protocol::{Executed, Fault, FaultCode, Reply, ReplyKind, ShortStr};
 use crate::sync::watch;
-use crate::transport::{Published, ReplyQueue, Transport};
-
-/// A call that is ready to be made.
-#[derive(Debug, Clone)]
-pub(crate) struct CallPlan {
-    pub(crate) method: &'static MethodDescriptor,
-    pub(crate) destination: Arc<Destination>,
-    /// Which of the destination's methods it is.
-    pub(crate) method_index: MethodIndex,
-    pub(crate) codec: Codec,
-    pub(crate) arguments: Arguments,
-    pub(crate) timeout: Duration,
-    pub(crate) headers: Headers,
-    pub(crate) priority: Option<u8>,
-    /// Whether it is called again while there is no queue of that name.
-    pub(crate) wait_for_server: bool,
-    /// A handler that makes the call does not lend it its deadline.
-    pub(crate) is_detached: bool,
-}
-
-/// When a call that begins now has to end.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TimeLimit {
-    pub(crate) limit: Duration,
-    pub(crate) deadline: Instant,
-}
-
-impl TimeLimit {
-    pub(crate) fn is_over(&self) -> bool {
-        self.deadline <= Instant::now()
-    }
-
-    pub(crate) fn timed_out(&self, executed: Executed) -> CallError {
-        CallError::TimedOut {
-            limit: self.limit,
-            executed,
-            source: None,
-        }
-    }
-}
-
-impl CallPlan {
-    /// The call's own limit, or what is left to the handler that makes it.
-    ///
-    /// # Errors
-    ///
-    /// Where there is no time at all.
-    pub(crate) fn time_limit(&self) -> Result<TimeLimit, CallError> {
-        let begun = Instant::now();
-        let inherited = ambient_deadline()
-            .filter(|_| !self.is_detached)
-            .map(|deadline| deadline.saturating_duration_since(begun));
-        // A request can live no longer on the wire, so neither can a call wait for ever.
-        let limit = self
-            .timeout
-            .min(inherited.unwrap_or(MAX_TIME_TO_LIVE))
-            .min(MAX_TIME_TO_LIVE);
-        match limit.is_zero() {
-            true => Err(CallError::TimedOut {
-                limit,
-                executed: Executed::No,
-                source: None,
-            }),
-            false => Ok(TimeLimit {
-                limit,
-                deadline: begun + limit,
-            }),
-        }
-    }
-}
-
-/// What a broker handle sets for all calls made through it.
-#[derive(Debug, Clone)]
-pub(crate) struct CallerOptions {
-    pub(crate) replies: ReplyQueue,
-    pub(crate) max_sent_bytes: usize,
-    pub(crate) max_accepted_bytes: usize,
-    pub(crate) app_id: Option<ShortStr>,
-    pub(crate) user_id: Option<ShortStr>,
-}
+use crate::transport::{Published, Transport};
 
 /// How long closing waits for the link to end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);

@@ -7,11 +7,15 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::builder::{ClientBuilder, Wrap};
+use super::call::Call;
+use super::caller::Caller;
+use super::carrier::Carrier;
 use super::exact::Exact;
 use super::interned::{InvalidDescription, intern};
-use super::{Client, ClientBuilder, Road, Slot, Wrap, no_result, unreadable};
-use crate::broker::Broker;
-use crate::call::{Call, Unplannable};
+use super::invalid_call::InvalidCall;
+use super::slot::Slot;
+use super::stub::{Client, no_result, unreadable};
 use crate::codec::{Codec, EncodeError};
 use crate::describe::{MethodDescription, ServiceDescription, ServiceDescriptor};
 use crate::error::CallError;
@@ -66,25 +70,9 @@ pub struct DynamicClient {
 }
 
 impl DynamicClient {
-    /// A client of this service, on the queue that the description names, with 30 seconds a call.
-    ///
-    /// # Errors
-    ///
-    /// Where a method has a name that cannot be sent, or too many services were described to this process: see [`InvalidDescription`].
-    pub fn new(broker: &Broker, description: ServiceDescription) -> Result<Self, InvalidDescription> {
-        Ok(Self::builder(broker, description)?.build())
-    }
-
-    /// The same, with options.
-    ///
-    /// Unless told otherwise, requests are in JSON: what JSON cannot say exactly, such as bytes, is then the worker's to translate. In
-    /// MessagePack, bytes come as arrays of numbers, and integers of more than 64 bits as text; in plain text, each result is a text.
-    ///
-    /// # Errors
-    ///
-    /// As [`new`](Self::new).
-    pub fn builder(
-        broker: &Broker,
+    /// Options of a client whose calls are made by this caller.
+    pub(crate) fn with_caller(
+        caller: Arc<Caller>,
         description: ServiceDescription,
     ) -> Result<ClientBuilder<Self>, InvalidDescription> {
         let service = intern(&description)?;
@@ -94,9 +82,8 @@ impl DynamicClient {
             service,
             description,
         });
-        let wrap = Wrap::Described(wrap);
-        let road = Road::Broker(Arc::clone(broker.caller()));
-        Ok(ClientBuilder::with_road(road, service, wrap).codec(Codec::Json))
+        let builder = ClientBuilder::with_carrier(Carrier::Broker(caller), service, Wrap::Described(wrap));
+        Ok(builder.codec(Codec::Json))
     }
 
     /// The service that is called.
@@ -121,7 +108,7 @@ impl DynamicClient {
     pub fn call(&self, method: &str, arguments: impl Serialize) -> Call<Value, Value> {
         let arguments = || Ok(Exact::from_json(&Codec::Json.encode(&arguments)?)?);
         Call::new(
-            self.client.route.clone(),
+            self.client.path.clone(),
             self.plan(method, arguments),
             read_as::<Value>,
         )
@@ -131,7 +118,7 @@ impl DynamicClient {
     pub fn call_json(&self, method: &str, arguments: &str) -> Call<String, String> {
         let arguments = || Ok(Exact::from_json(arguments.as_bytes())?);
         Call::new(
-            self.client.route.clone(),
+            self.client.path.clone(),
             self.plan(method, arguments),
             read_as::<String>,
         )
@@ -141,11 +128,11 @@ impl DynamicClient {
         &self,
         method: &str,
         arguments: impl FnOnce() -> Result<Exact, Cause>,
-    ) -> Result<Arc<Slot>, Unplannable> {
+    ) -> Result<Arc<Slot>, InvalidCall> {
         let described = self.description.method(method);
         let Some((described, descriptor)) = described.zip(self.service.method(method)) else {
             let method = method.to_owned();
-            return Err(Unplannable::NotDescribed { method });
+            return Err(InvalidCall::NotDescribed { method });
         };
         self.client.plan(descriptor, |codec| {
             let encoded = arguments().and_then(|arguments| encode(described, arguments, codec));

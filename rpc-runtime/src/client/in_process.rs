@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::caller::TimeLimit;
 use super::slot::Slot;
-use crate::error::{CallError, Executed};
-use crate::protocol::{Reply, ReplyAddresses, ReplyKind, Request, ShortStr};
-use crate::server::{Decision, Dispatcher, Received, RequestLog, Rules, Service, run};
+use super::time_limit::TimeLimit;
+use crate::error::CallError;
+use crate::protocol::{Executed, Reply, ReplyAddresses, ReplyKind, Request, ShortStr};
+use crate::service::{Decision, Dispatcher, Received, RequestLog, Rules, Service, run};
 
 /// An implementation to call.
 pub(crate) struct InProcess {

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::caller::CallerOptions;
 use super::fate::Position;
+use super::options::CallerOptions;
 use super::outbox::{Outbox, SENDING};
 use super::pending::Pending;
 use crate::codec::Codec;

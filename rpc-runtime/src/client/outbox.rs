@@ -15,17 +15,16 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use tokio::time::{Instant, sleep_until};
 
-use super::caller::{CallPlan, CallerOptions};
 use super::destination::Destination;
+use super::options::CallerOptions;
 use super::pending::Pending;
+use super::plan::CallPlan;
 use super::slot::Slot;
-use crate::batching::{Batcher, Load, gather};
 use crate::codec::Codec;
 use crate::error::BrokerError;
-use crate::headers::Headers;
 use crate::protocol::{
-    BATCH_TYPE, MAX_BATCH_CALLS, MAX_PART_BYTES, Message, OutgoingCall, Properties, RESENT_HEADER, Request,
-    ShortStr, write_batch,
+    BATCH_TYPE, Batcher, Headers, Load, MAX_BATCH_CALLS, MAX_PART_BYTES, Message, OutgoingCall, Properties,
+    RESENT_HEADER, Request, ShortStr, gather, write_batch,
 };
 use crate::telemetry::{Event, count};
 use crate::transport::{Departs, Departure, Outgoing, Published, Publisher};

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tracing::Level;
 use uuid::Uuid;
 
-use super::caller::CallPlan;
+use super::plan::CallPlan;
 use super::slot::Slot;
 use crate::codec::Codec;
 use crate::protocol::{BadReply, BatchedAnswer, Malformed, Message, Reply};
@@ -234,12 +234,11 @@ mod tests {
     use super::super::destination::Destination;
     use super::super::limiter::{Limiter, WhenFull};
     use super::super::link::route_malformed;
+    use super::super::plan::Arguments;
     use super::super::slot::News;
     use super::*;
-    use crate::call::Arguments;
     use crate::describe::{MethodDescriptor, ServiceDescriptor};
-    use crate::headers::Headers;
-    use crate::protocol::{Property, ReplyKind, ShortStr, write_batch};
+    use crate::protocol::{Headers, Property, ReplyKind, ShortStr, write_batch};
     use crate::transport::{Published, Receipt};
 
     fn reply(text: &'static str) -> Message {

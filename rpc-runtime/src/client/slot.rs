@@ -9,7 +9,7 @@ use std::task::{Poll, Waker};
 use tokio::time::Sleep;
 use uuid::Uuid;
 
-use super::caller::CallPlan;
+use super::plan::CallPlan;
 use crate::protocol::{BadReply, Reply};
 use crate::telemetry::{Event, count};
 use crate::transport::{Departs, Departures, Published, Receipt};

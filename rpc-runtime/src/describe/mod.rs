@@ -47,11 +47,17 @@
 //! ```
 
 pub mod asyncapi;
+mod built_in;
 pub mod changes;
 mod description;
 mod descriptor;
 mod references;
 pub(crate) mod schemas;
+mod worker;
+mod worker_stats;
 
+pub(crate) use built_in::{BUILT_IN, DESCRIBE, PING, STATS, is_built_in};
 pub use description::{ArgumentDescription, MethodDescription, ServiceDescription};
 pub use descriptor::{ArgumentDescriptor, MethodDescriptor, ServiceDescriptor};
+pub use worker::{QueueDescription, Worker, WorkerDescription};
+pub use worker_stats::{MethodStats, QueueStats, WorkerStats};

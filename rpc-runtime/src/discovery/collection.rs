@@ -5,11 +5,13 @@ use std::collections::HashSet;
 use serde::de::DeserializeOwned;
 use tracing::Level;
 
-use super::{DISCOVERY, Discovered, Worker, WorkerDescription, WorkerStats};
+use super::Discovered;
 use crate::codec::Codec;
+use crate::describe::{Worker, WorkerDescription, WorkerStats};
 use crate::error::Chain;
 use crate::escape::Logged;
 use crate::protocol::{Message, Reply, ReplyKind, ShortStr};
+use crate::server::DISCOVERY;
 use crate::telemetry::{LeftOut, LogLimit};
 
 /// How long an answer may be, in bytes.

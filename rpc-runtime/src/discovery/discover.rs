@@ -1,6 +1,7 @@
 //! Asking all workers at once.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -9,15 +10,13 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::collection::{Collection, OfWorker};
-use super::{DESCRIBE, PING, STATS};
-use super::{DISCOVERY, Discovered, MAX_WAIT, Worker, WorkerDescription, WorkerStats};
-use crate::broker::Broker;
+use super::found::Discovered;
 use crate::codec::Codec;
-use crate::describe::MethodDescriptor;
+use crate::describe::{DESCRIBE, MethodDescriptor, PING, STATS, Worker, WorkerDescription, WorkerStats};
 use crate::error::{BrokerError, Cause};
-use crate::headers::Headers;
-use crate::protocol::{MAX_TIME_TO_LIVE, Message, Request, ShortStr};
-use crate::transport::{Backoff, Published, ReplyQueue, Subscription};
+use crate::protocol::{Headers, MAX_TIME_TO_LIVE, Message, Request, ShortStr};
+use crate::server::{DISCOVERY, MAX_WAIT};
+use crate::transport::{Backoff, Published, ReplyQueue, Subscription, Transport};
 
 /// How long nobody may answer by default, until no more answers are waited for.
 const DEFAULT_WINDOW: Duration = Duration::from_millis(500);
@@ -27,40 +26,6 @@ const REFUSED_LIMIT: Duration = Duration::from_secs(2);
 
 /// How many workers are kept by default.
 const DEFAULT_WORKERS: usize = 1000;
-
-impl Broker {
-    /// Looks for the workers on this broker: asks all of them at once, and collects what they answer.
-    ///
-    /// ```
-    /// # use rpc_runtime::{Broker, Server, service};
-    /// # #[service(queue = "users")]
-    /// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
-    /// # struct Users;
-    /// # impl Directory for Users { async fn get_email(&self, _: &str) -> String { String::new() } }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let broker = Broker::in_process();
-    /// # let server = Server::new(&broker).serve(DirectoryServer::new(Users)).start().await?;
-    /// let found = broker.discover().services().await?;
-    /// for service in found.services() {
-    ///     println!("{} on {}: {} workers", service.name, service.queue, service.workers.len());
-    /// }
-    /// # assert_eq!(found.services()[0].name, "Directory");
-    /// # server.stop().await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// See [`discovery`](crate::discovery) for who is found and who is not.
-    pub fn discover(&self) -> Discover {
-        Discover {
-            broker: self.clone(),
-            window: DEFAULT_WINDOW,
-            limit: MAX_WAIT,
-            max_workers: DEFAULT_WORKERS,
-        }
-    }
-}
 
 /// A question to all workers on a broker, from [`Broker::discover`].
 ///
@@ -81,13 +46,25 @@ impl Broker {
 #[derive(Clone)]
 #[must_use = "nobody is asked before `services`, `stats` or `workers`"]
 pub struct Discover {
-    broker: Broker,
+    transport: Arc<dyn Transport>,
+    /// The application and the user that the question carries.
+    names: (Option<ShortStr>, Option<ShortStr>),
     window: Duration,
     limit: Duration,
     max_workers: usize,
 }
 
 impl Discover {
+    pub(crate) fn new(transport: Arc<dyn Transport>, names: (Option<ShortStr>, Option<ShortStr>)) -> Self {
+        Self {
+            transport,
+            names,
+            window: DEFAULT_WINDOW,
+            limit: MAX_WAIT,
+            max_workers: DEFAULT_WORKERS,
+        }
+    }
+
     /// How long nobody may answer until no more answers are waited for; the default is half a second. It is how long a question takes at
     /// least, where anybody listens. More than 49 days count as 49 days, also for the [`limit`](Self::limit).
     pub fn window(mut self, window: Duration) -> Self {
@@ -143,7 +120,7 @@ impl Discover {
         method: &'static MethodDescriptor,
     ) -> Result<Discovered<T>, BrokerError> {
         let deadline = Instant::now() + self.limit;
-        let transport = self.broker.transport();
+        let transport = &self.transport;
         let opening = transport.open_replies(ReplyQueue::Exclusive, None);
         let mut link = self.by(deadline, opening).await?;
         let (id, sent) = self.send(method, &link.address, deadline).await;
@@ -182,7 +159,7 @@ impl Discover {
         reply_to: &ShortStr,
         deadline: Instant,
     ) -> (ShortStr, Result<Published, BrokerError>) {
-        let transport = self.broker.transport();
+        let transport = &self.transport;
         let mut backoff = Backoff::new();
         let give_up = deadline.min(Instant::now() + REFUSED_LIMIT);
         loop {
@@ -206,17 +183,20 @@ impl Discover {
     ) -> Result<T, BrokerError> {
         match timeout_at(deadline, step).await {
             Ok(done) => done,
-            Err(_) => Err(self.broker.transport().status().status().obstacle().unwrap_or(
-                BrokerError::Unresponsive {
+            Err(_) => Err(self
+                .transport
+                .status()
+                .status()
+                .obstacle()
+                .unwrap_or(BrokerError::Unresponsive {
                     step: "asking all workers",
                     limit: self.limit,
-                },
-            )),
+                })),
         }
     }
 
     fn request(&self, method: &MethodDescriptor, id: ShortStr, reply_to: ShortStr) -> Message {
-        let (app_id, user_id) = self.broker.caller().names();
+        let (app_id, user_id) = self.names.clone();
         Request {
             method: Some(ShortStr::from_static(method.name)),
             codec: Codec::MessagePack,

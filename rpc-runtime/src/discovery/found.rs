@@ -1,7 +1,6 @@
 //! What was found: by worker, and by service.
 
-use super::{Worker, WorkerDescription};
-use crate::describe::ServiceDescription;
+use crate::describe::{ServiceDescription, Worker, WorkerDescription};
 use crate::protocol::Fault;
 
 /// What all workers answered: see [`Discover`](super::Discover).
@@ -79,9 +78,8 @@ fn distinct<'a>(all: impl Iterator<Item = &'a ServiceDescription>) -> Vec<&'a Se
 
 #[cfg(test)]
 mod tests {
-    use super::super::QueueDescription;
     use super::*;
-    use crate::describe::MethodDescription;
+    use crate::describe::{MethodDescription, QueueDescription};
 
     fn worker(id: &str, served: &[(&str, ServiceDescription)]) -> WorkerDescription {
         let queues = served.iter().map(|(queue, service)| QueueDescription {

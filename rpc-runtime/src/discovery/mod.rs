@@ -47,32 +47,15 @@
 //!
 //! [`Server::self_description`](crate::Server::self_description) turns all of this off.
 
-use std::time::Duration;
-
-mod client;
 mod collection;
 mod discover;
 mod found;
-mod stats;
-mod worker;
+mod worker_client;
 
-pub use client::WorkerClient;
-pub(crate) use client::{BUILT_IN, DESCRIBE, PING, STATS};
 pub use discover::Discover;
 pub use found::{Discovered, FoundService};
-pub use stats::{MethodStats, QueueStats, WorkerStats};
-pub use worker::{QueueDescription, Worker, WorkerDescription};
+pub use worker_client::WorkerClient;
 
-use crate::transport::Broadcasts;
-
-/// How long a question to all workers is worth an answer.
-pub(crate) const MAX_WAIT: Duration = Duration::from_secs(5);
-
-/// Where all workers are asked.
-pub(crate) const DISCOVERY: Broadcasts = Broadcasts {
-    exchange: "rpc.discovery",
-    prefetch: 16,
-    time_to_live: MAX_WAIT,
-    max_messages: 100,
-    max_bytes: 1024 * 1024,
+pub use crate::describe::{
+    MethodStats, QueueDescription, QueueStats, Worker, WorkerDescription, WorkerStats,
 };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::error::Executed;
+use super::executed::Executed;
 
 /// The worker's runtime could not answer with the method's own result or error.
 ///
@@ -137,7 +137,7 @@ pub enum FaultCode {
     ReplyTooLarge,
     /// `unanswerable`: the method ran, and its answer cannot be written in the request's content type.
     Unanswerable,
-    /// `unauthorized`: the caller may not call this method; see [`Authorize`](crate::middleware::Authorize).
+    /// `unauthorized`: the caller may not call this method; see [`Authorize`](crate::service::Authorize).
     Unauthorized,
     /// `rejected`: a layer of the worker refused the request before its method began, for example because there is too much to do;
     /// see [`middleware`](crate::middleware).

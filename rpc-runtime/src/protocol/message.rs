@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::headers::Headers;
 use super::{DeadLettered, ShortStr};
-use crate::headers::Headers;
 
 /// A message, on its way out or just arrived.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -3,11 +3,15 @@
 //! `docs/protocol.md` describes the same for peers in other languages.
 
 mod arguments;
-mod batched;
+mod batch;
+mod batcher;
 mod borrowed;
 pub(crate) mod content;
 mod dead_lettered;
+mod executed;
 mod fault;
+mod headers;
+mod invalid_name;
 mod malformed;
 mod message;
 mod overload;
@@ -17,16 +21,21 @@ mod reply_address;
 mod request;
 mod reserved_header;
 mod short_str;
+mod user_header;
 
 pub(crate) use arguments::{ARGUMENTS, ArgumentsSeed, NamedArguments, no_arguments};
 pub use arguments::{DecodeArguments, Derived, EncodeArguments};
-pub(crate) use batched::{
+pub(crate) use batch::{
     BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedAnswer, BatchedCall, MAX_BATCH_BYTES, MAX_BATCH_CALLS,
     MAX_PART_BYTES, OutgoingCall, headers_size, read_batch, write_batch,
 };
+pub(crate) use batcher::{Batcher, Load, gather};
 pub use borrowed::{ByteSlice, CowBytes, CowStr, Named, NamedAlike, bytes};
 pub(crate) use dead_lettered::{DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER};
+pub use executed::Executed;
 pub use fault::{Fault, FaultCode};
+pub use headers::Headers;
+pub use invalid_name::InvalidName;
 pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};
 pub(crate) use message::{Message, Properties};
 pub(crate) use overload::{PROBE, QUEUE_TIME_HEADER, RETRY_AFTER_HEADER, read_millis, write_millis};
@@ -38,4 +47,5 @@ pub(crate) use request::{
     MAX_TIME_TO_LIVE, RESENT_AND_SENT_ON, RESENT_HEADER, RETURNS_HEADER, Request, SENT_ON, UnreadableRequest,
 };
 pub(crate) use reserved_header::reserved_header;
-pub(crate) use short_str::{MAX_SHORT_STR, ShortStr, TooLong};
+pub(crate) use short_str::{MAX_SHORT_STR, ShortStr};
+pub(crate) use user_header::{InvalidHeader, insert_user_header};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::ShortStr;
-use crate::headers::Headers;
+use super::headers::Headers;
 
 /// The `type` of a message by which a worker measures how long requests wait in a queue. Any worker
 /// of the queue that gets one replies to it at once, with an empty body.

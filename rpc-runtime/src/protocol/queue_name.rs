@@ -2,8 +2,9 @@
 //!
 //! The macro checks the names that are written in the source by the same rules.
 
-use super::{BATCH_SUFFIX, ShortStr};
-use crate::error::InvalidName;
+use super::ShortStr;
+use super::batch::BATCH_SUFFIX;
+use super::invalid_name::InvalidName;
 
 /// How the names of queues begin that RabbitMQ has named.
 const NAMED_BY_RABBITMQ: &str = "amq.gen-";

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 
 use super::content::{self, UnsupportedContent};
+use super::headers::Headers;
 use super::{
     Fault, FaultCode, Malformed, Message, Properties, RETRY_AFTER_HEADER, ShortStr, read_millis, write_millis,
 };
 use crate::codec::{Codec, DecodeError};
-use crate::headers::Headers;
 use crate::protocol::fault::FaultBody;
 
 /// What a reply carries.

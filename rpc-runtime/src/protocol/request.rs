@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{BATCH_HEADER, DeadLettered, Fault, FaultCode, Message, Properties, ShortStr, content};
+use super::batch::BATCH_HEADER;
+use super::headers::Headers;
+use super::{DeadLettered, Fault, FaultCode, Message, Properties, ShortStr, content};
 use crate::codec::Codec;
-use crate::headers::Headers;
 
 /// The longest time-to-live that is written: RabbitMQ takes no more than 2^32 - 1 milliseconds, about 49 days.
 pub(crate) const MAX_TIME_TO_LIVE: Duration = Duration::from_millis(u32::MAX as u64);

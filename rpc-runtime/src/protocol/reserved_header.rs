@@ -1,6 +1,6 @@
 //! Headers that have a meaning to the runtime or to RabbitMQ.
 
-use crate::error::InvalidName;
+use super::invalid_name::InvalidName;
 
 /// Names of RabbitMQ's own: for whom else a message is, and what became of it before.
 const RABBITMQ: [&str; 5] = ["CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count"];

@@ -10,14 +10,14 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::debt::{Debt, Served};
-use super::dispatch::ReplyTo;
 use super::post::{DueReplies, DueReply};
-use super::serve::{Desk, Handled};
+use super::serve::Desk;
 use crate::codec::Codec;
 use crate::protocol::{
     BatchedAnswer, MAX_BATCH_CALLS, MAX_PART_BYTES, QUEUE_TIME_HEADER, Reply, ShortStr, headers_size,
     write_millis,
 };
+use crate::service::{Handled, ReplyTo};
 
 /// How long answers wait for those of the same message that are run after them.
 const LONGEST_WAIT: Duration = Duration::from_micros(250);
@@ -174,5 +174,5 @@ impl<'a> Answers<'a> {
 
 fn due(desk: &Arc<Desk>, served: &Served, address: Option<&ShortStr>, codec: Codec) -> DueReplies {
     let address = address.cloned().unwrap_or(ShortStr::from_static(""));
-    DueReplies::none(address, codec, Debt::none(desk, served))
+    DueReplies::none(address, codec, Debt::none(&desk.known, served))
 }

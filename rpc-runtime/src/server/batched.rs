@@ -13,21 +13,17 @@ use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
 use uuid::Uuid;
 
-use super::admission::Received;
 use super::answers::{Answers, Done, Ran};
 use super::debt::{Debt, Owed, Served, Unsettled};
-use super::dispatch::{Decision, Record, ReplyTo};
 use super::post::DueReply;
-use super::request_log::Names;
-use super::runs::{Id, Key, Origin};
-use super::serve::{Desk, Handled, run};
-use super::service::{Invocation, Service};
-use super::stats::Tally;
+use super::serve::Desk;
 use crate::codec::Codec;
-use crate::error::InvalidName;
 use crate::protocol::{
-    BatchedCall, Fault, FaultCode, Message, Properties, Reply, Request, ShortStr, content, read_batch,
-    reserved_header,
+    BatchedCall, Fault, FaultCode, InvalidName, Message, Properties, Reply, Request, ShortStr, content,
+    read_batch, reserved_header,
+};
+use crate::service::{
+    Decision, Handled, Id, Invocation, Key, Names, Origin, Received, Record, ReplyTo, Service, Tally, run,
 };
 use crate::transport::{Control, Delivery};
 
@@ -58,7 +54,7 @@ impl Desk {
             Ok(_) => return Unsettled::new(control, tag, 1, served).settle(),
             Err(None) => {
                 let owed = Owed::Apart(Unsettled::new(control, tag, 1, served));
-                return self.reject(Debt::of(self, served, owed), rejections);
+                return self.reject(Debt::of(&self.known, served, owed), rejections);
             }
             Err(Some(refusal)) => {
                 let refusal = *refusal;
@@ -68,7 +64,7 @@ impl Desk {
                     reply: Reply::fault(refusal.codec, &refusal.fault),
                     wanted: 0,
                     worth_until: refusal.time_to_live.and_then(|time| received.deadline(time)),
-                    debt: Debt::of(self, served, owed),
+                    debt: Debt::of(&self.known, served, owed),
                     is_suspect: false,
                     in_a_row: 1,
                 });
@@ -97,7 +93,7 @@ impl Desk {
             };
             let worth_until = request.time_to_live.and_then(|time| received.deadline(time));
             if redelivered && self.may_be_sent_on(&request, worth_until) {
-                let debt = Debt::of(self, served, owed);
+                let debt = Debt::of(&self.known, served, owed);
                 let request = Request {
                     reply_to: reply_to.cloned(),
                     ..request
@@ -383,7 +379,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::headers::Headers;
+    use crate::protocol::Headers;
 
     #[test]
     fn what_the_broker_says_is_not_read_within_a_body() {

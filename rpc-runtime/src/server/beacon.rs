@@ -13,17 +13,27 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::admission::Received;
-use super::dispatch::{Decision, Dispatcher, ReplyTo, Rules};
 use super::outlet::Outlet;
-use super::request_log::RequestLog;
-use super::serve::run;
-use super::service::Service;
-use crate::discovery::{DISCOVERY, MAX_WAIT};
+use crate::service::{Decision, Dispatcher, Received, ReplyTo, RequestLog, Rules, Service, run};
+
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::Reply;
-use crate::transport::{Backoff, Delivery, Departure, Outgoing, Subscription, Transport, supervised};
+use crate::transport::{
+    Backoff, Broadcasts, Delivery, Departure, Outgoing, Subscription, Transport, supervised,
+};
+
+/// How long a question to all workers is worth an answer.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(5);
+
+/// Where all workers are asked.
+pub(crate) const DISCOVERY: Broadcasts = Broadcasts {
+    exchange: "rpc.discovery",
+    prefetch: 16,
+    time_to_live: MAX_WAIT,
+    max_messages: 100,
+    max_bytes: 1024 * 1024,
+};
 
 /// How long a worker that may not listen does without, before it tries again: permissions change, but seldom, and the broker logs each refusal.
 const RETRY: Duration = Duration::from_secs(600);

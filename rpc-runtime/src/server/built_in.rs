@@ -6,24 +6,14 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::admission::QueueDelays;
-use super::dispatch::Hosted;
 use super::identity::Identity;
-use super::service::{Answer, Invocation, Service};
-use crate::describe::{ServiceDescription, ServiceDescriptor};
-use crate::discovery::{
-    BUILT_IN, DESCRIBE, MethodStats, PING, QueueDescription, QueueStats, STATS, WorkerDescription,
-    WorkerStats,
+use super::queue_delay::QueueDelays;
+use crate::describe::{
+    BUILT_IN, DESCRIBE, MethodStats, PING, QueueDescription, QueueStats, STATS, ServiceDescription,
+    ServiceDescriptor, WorkerDescription, WorkerStats,
 };
 use crate::protocol::Fault;
-
-/// What the names of built-in methods begin with, and those of no others.
-const PREFIX: &str = "rpc.";
-
-/// Whether a method of this name is a built-in one.
-pub(crate) fn is_built_in(method: &str) -> bool {
-    method.starts_with(PREFIX)
-}
+use crate::service::{Answer, Hosted, Invocation, Service};
 
 /// A queue that a worker serves, and what is on it.
 pub(super) struct ServedQueue {

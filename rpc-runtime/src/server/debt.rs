@@ -1,13 +1,12 @@
 //! What is owed for requests: to settle their deliveries once the broker has their answers, and not before.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::runs::Key;
-use super::serve::Desk;
+use crate::service::{Key, Runs};
 use crate::transport::Control;
 
 /// A request of a delivery, for when it is settled: within the subscription that it came by, and no other.
@@ -80,6 +79,8 @@ struct Count {
     /// Shared with each delivery that is not settled.
     deliveries: Arc<()>,
     none_left: Notify,
+    /// The requests that a queue's worker recognises if they come again, with their unsettled deliveries.
+
     /// A request will not be answered here.
     given_up: Notify,
 }
@@ -121,6 +122,17 @@ impl Served {
     }
 }
 
+/// The requests that a queue's worker recognises if they come again, with their unsettled deliveries.
+#[derive(Debug, Default)]
+pub(super) struct KnownRequests(Mutex<Runs<Unsettled>>);
+
+impl KnownRequests {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Runs<Unsettled>> {
+        // Each change is a single step, so a panic elsewhere leaves nothing half done behind the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What a request owes.
 #[derive(Debug)]
 pub(super) enum Owed {
@@ -132,24 +144,24 @@ pub(super) enum Owed {
 
 /// Requests that are served. Dropped before they were paid, their runs are forgotten, and their line has the broker deliver them again.
 pub(super) struct Debt {
-    desk: Arc<Desk>,
+    known: Arc<KnownRequests>,
     served: Served,
     owed: Vec<Owed>,
 }
 
 impl Debt {
     /// Of no request yet.
-    pub(super) fn none(desk: &Arc<Desk>, served: &Served) -> Self {
+    pub(super) fn none(known: &Arc<KnownRequests>, served: &Served) -> Self {
         Self {
-            desk: Arc::clone(desk),
+            known: Arc::clone(known),
             served: served.clone(),
             owed: Vec::new(),
         }
     }
 
     /// Of one request.
-    pub(super) fn of(desk: &Arc<Desk>, served: &Served, owed: Owed) -> Self {
-        let mut debt = Self::none(desk, served);
+    pub(super) fn of(known: &Arc<KnownRequests>, served: &Served, owed: Owed) -> Self {
+        let mut debt = Self::none(known, served);
         debt.add(owed);
         debt
     }
@@ -175,7 +187,7 @@ impl Debt {
         let last = self.owed.pop();
         Self {
             owed: last.into_iter().collect(),
-            desk: Arc::clone(&self.desk),
+            known: Arc::clone(&self.known),
             served: self.served.clone(),
         }
     }
@@ -185,14 +197,14 @@ impl Debt {
         let owed = std::mem::take(&mut self.owed);
         owed.into_iter().map(move |owed| Self {
             owed: vec![owed],
-            desk: Arc::clone(&self.desk),
+            known: Arc::clone(&self.known),
             served: self.served.clone(),
         })
     }
 
     /// The requests are about to be sent on to a queue, from which their copies come.
     pub(super) fn send_on(&self) {
-        let mut runs = self.desk.runs();
+        let mut runs = self.known.lock();
         for key in self.runs() {
             runs.send_on(key);
         }
@@ -214,7 +226,7 @@ impl Debt {
     /// dead-letter queue keeps them.
     pub(super) fn reject(self) {
         {
-            let mut runs = self.desk.runs();
+            let mut runs = self.known.lock();
             for key in self.runs() {
                 runs.reject(key);
             }
@@ -226,7 +238,7 @@ impl Debt {
         let owed = std::mem::take(&mut self.owed);
         let requests = owed.len();
         let deliveries = {
-            let mut runs = self.desk.runs();
+            let mut runs = self.known.lock();
             let mut deliveries = Vec::with_capacity(requests);
             for owed in owed {
                 match owed {
@@ -247,7 +259,7 @@ impl Drop for Debt {
             return;
         }
         {
-            let mut runs = self.desk.runs();
+            let mut runs = self.known.lock();
             for key in self.runs() {
                 runs.given_up(key);
             }

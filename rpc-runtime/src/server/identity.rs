@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::discovery::Worker;
+use crate::describe::Worker;
 use crate::host::host_name;
 
 /// What a worker says when it is asked who it is.

@@ -10,11 +10,12 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::admission::{Exhausted, QueueDelays, Received, is_probe};
 use super::debt::Served;
+use super::queue_delay::{Exhausted, QueueDelays, is_probe};
 use super::serve::Desk;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
+use crate::service::Received;
 use crate::transport::{Backoff, Control, Delivery, RequestQueue, Role, Subscription, Transport, caught};
 
 /// How long no requests have come when no more are taken to be under way: batched ones whose callers were told to send

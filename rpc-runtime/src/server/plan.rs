@@ -7,22 +7,20 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::admission::{Probes, QueueDelays};
 use super::beacon::LitBeacon;
 use super::built_in::{BuiltIn, ServedQueue};
-use super::dispatch::{Dispatcher, Rules};
 use super::identity::Identity;
 use super::line::{self, Ended, Line};
 use super::outlet::Outlet;
 use super::post::Post;
+use super::queue_delay::{Probes, QueueDelays};
 use super::serve::Desk;
-use super::service::Service;
-use crate::broker::Broker;
 use crate::error::{BrokerError, Chain, ServerError};
 use crate::escape::Logged;
-use crate::middleware::{Around, HandlerLayer, layered_service};
-use crate::protocol::{ReplyAddresses, queue_name};
-use crate::transport::{Declare, RequestQueue, Subscription, supervised};
+use crate::protocol::{ReplyAddresses, ShortStr, queue_name};
+use crate::service::middleware::{Around, HandlerLayer, layered_service};
+use crate::service::{Dispatcher, Rules, Service};
+use crate::transport::{Declare, RequestQueue, Subscription, Transport, supervised};
 
 const DEFAULT_CONCURRENCY: u16 = 64;
 
@@ -31,9 +29,18 @@ const DEFAULT_DRAIN_LIMIT: Duration = Duration::from_secs(30);
 /// How many messages of batched calls a queue's worker has at a time: one at work, and others on their way.
 const BATCHED_PREFETCH: u16 = 4;
 
+/// The broker handle that a server runs on.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) max_sent_bytes: usize,
+    pub(crate) max_accepted_bytes: usize,
+    pub(crate) app_id: Option<ShortStr>,
+}
+
 /// What a server is to do, whatever layers it has.
 pub(super) struct Plan {
-    pub(super) broker: Broker,
+    pub(super) host: Host,
     pub(super) served: Vec<(RequestQueue, Arc<dyn Service>)>,
     pub(super) concurrency: u16,
     pub(super) drain_limit: Duration,
@@ -49,9 +56,9 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Nothing to serve yet.
-    pub(super) fn new(broker: &Broker) -> Self {
+    pub(super) fn new(host: Host) -> Self {
         Self {
-            broker: broker.clone(),
+            host,
             served: Vec::new(),
             concurrency: DEFAULT_CONCURRENCY,
             drain_limit: DEFAULT_DRAIN_LIMIT,
@@ -78,15 +85,14 @@ impl Plan {
         // Those that may not exist come first: what a consumer was sent before another one fails comes back marked
         // redelivered, without having been run.
         queues.sort_by_key(|(queue, ..)| queue.declare() == Declare::Active);
-        let limits = self.broker.limits();
         let rules = Rules {
             reply_addresses: self.reply_addresses,
-            max_accepted_bytes: limits.accepted,
-            max_sent_bytes: limits.sent,
+            max_accepted_bytes: self.host.max_accepted_bytes,
+            max_sent_bytes: self.host.max_sent_bytes,
             max_deliveries: 0,
             admission: self.admission,
         };
-        let transport = self.broker.transport();
+        let transport = &self.host.transport;
         if let Some(over) = transport.status().over() {
             return Err(over.into());
         }
@@ -171,7 +177,7 @@ impl Plan {
             _outlet: outlet_task,
             _post: post_task,
             probes: probes_task,
-            broker: self.broker,
+            transport: self.host.transport,
         })
     }
 
@@ -222,8 +228,7 @@ impl Plan {
 
     /// Adds the built-in methods to each queue. Answers with those that tell of all of them.
     fn add_built_in(&self, queues: &mut [(RequestQueue, Dispatcher, Delays)]) -> Arc<dyn Service> {
-        let (app_id, _) = self.broker.caller().names();
-        let app_id = app_id.map(|app_id| app_id.as_str().to_owned());
+        let app_id = self.host.app_id.as_ref().map(|app_id| app_id.as_str().to_owned());
         let identity = Arc::new(Identity::new(
             self.worker_name.clone(),
             app_id,
@@ -291,15 +296,15 @@ pub(super) struct OpenServer {
     _outlet: AbortOnDropHandle<()>,
     _post: AbortOnDropHandle<()>,
     probes: AbortOnDropHandle<()>,
-    /// Keeps the connection, should the user drop every handle of their own.
-    broker: Broker,
+    /// Keeps the connection if the user drops every handle.
+    transport: Arc<dyn Transport>,
 }
 
 impl OpenServer {
     pub(super) async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let queues = self.queues;
         let stop = CancellationToken::new();
-        let runtime = self.broker.transport().runtime();
+        let runtime = self.transport.runtime();
         let mut lines = JoinSet::new();
         for (line, subscription) in self.lines {
             lines.spawn_on(line.run(subscription, stop.clone(), self.drain_limit), &runtime);

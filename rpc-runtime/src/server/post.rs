@@ -11,14 +11,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
 
 use super::debt::Debt;
-use super::dispatch::ReplyTo;
 use super::outlet::{Outlet, Sent};
-use crate::batching::{Batcher, Load, gather};
 use crate::codec::Codec;
 use crate::protocol::{
-    BATCH_HEADER, BATCH_TYPE, BatchedAnswer, Fault, FaultCode, MAX_BATCH_BYTES, MAX_BATCH_CALLS,
-    MAX_PART_BYTES, Message, Properties, Reply, ShortStr, headers_size, write_batch,
+    BATCH_HEADER, BATCH_TYPE, BatchedAnswer, Batcher, Fault, FaultCode, Load, MAX_BATCH_BYTES,
+    MAX_BATCH_CALLS, MAX_PART_BYTES, Message, Properties, Reply, ShortStr, gather, headers_size, write_batch,
 };
+use crate::service::ReplyTo;
 use crate::telemetry::{Event, count};
 use crate::transport::{Departure, Outgoing, Published, Receipt, supervised};
 

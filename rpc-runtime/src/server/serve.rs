@@ -1,30 +1,25 @@
 //! The way of one request: decide, run, answer, settle.
 
-use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-use super::admission::{Probes, Received, is_probe, probe_reply};
-use super::debt::{Debt, Owed, Served, Unsettled};
-use super::dispatch::{Decision, Dispatcher, NoReplyAddress, Record, Rules, truthful};
+use super::debt::{Debt, KnownRequests, Owed, Served, Unsettled};
 use super::outlet::{Outlet, Sent};
 use super::post::{DueReply, Post};
-use super::request_log::{Names, RequestLog};
-use super::runs::{Arrival, Id, Key, Origin, Runs, returns};
-use super::service::{Answer, Invocation, Service};
-use super::stats::Tally;
-use crate::context::with_ambient_deadline;
-use crate::error::{Executed, InvalidName};
+use super::queue_delay::{Probes, is_probe, probe_reply};
 use crate::protocol::{
-    Fault, FaultCode, Message, Properties, QUEUE_TIME_HEADER, RETURNS_HEADER, Reply, ShortStr,
-    reserved_header, write_millis,
+    Fault, InvalidName, Message, Properties, QUEUE_TIME_HEADER, RETURNS_HEADER, ShortStr, reserved_header,
+    write_millis,
 };
-use crate::telemetry::{Event, Handling, Outcome, count};
+use crate::service::{
+    Arrival, Decision, Dispatcher, Handled, Id, Key, Names, NoReplyAddress, Origin, Received, Record,
+    RequestLog, Rules, Tally, returns, run,
+};
+use crate::telemetry::{Event, Outcome, count};
 use crate::transport::{Control, Delivery, Departure, Outgoing};
 
 /// How often a request is rejected at the most. Dead letters that come back by themselves would
@@ -50,7 +45,7 @@ pub(super) struct Desk {
     /// One for each request that may run at once.
     places: Semaphore,
     concurrency: usize,
-    runs: Mutex<Runs<Unsettled>>,
+    pub(super) known: Arc<KnownRequests>,
     /// Batched requests are served too.
     takes_batches: AtomicBool,
     /// They are not for much longer.
@@ -77,7 +72,7 @@ impl Desk {
             post,
             places: Semaphore::new(concurrency.into()),
             concurrency: concurrency.into(),
-            runs: Mutex::default(),
+            known: Arc::default(),
             takes_batches: AtomicBool::new(false),
             stops_batched: AtomicBool::new(false),
             probes,
@@ -101,7 +96,9 @@ impl Desk {
 
     /// A subscription is over: what it delivered comes again, and cannot be settled any more.
     pub(super) fn lose_deliveries(&self, control: &Arc<dyn Control>) {
-        self.runs().lose_deliveries(|delivery| delivery.is_of(control));
+        self.known
+            .lock()
+            .lose_deliveries(|delivery| delivery.is_of(control));
     }
 
     /// Serves the request of a delivery that was received so, or its requests if it came from the queue for
@@ -163,7 +160,7 @@ impl Desk {
             None => Some(Owed::Apart(unsettled)),
         };
         if let Some(owed) = owed {
-            let debt = Debt::of(self, served, owed);
+            let debt = Debt::of(&self.known, served, owed);
             if is_counted_copy {
                 tokio::time::sleep(COPY_PAUSE).await;
             }
@@ -182,7 +179,7 @@ impl Desk {
 
     /// Takes on a request, unless it runs here or was answered already.
     pub(super) fn take(&self, key: Key, origin: Origin, unsettled: Unsettled) -> Option<Owed> {
-        let arrival = self.runs().arrive(key, origin, unsettled.clone());
+        let arrival = self.known.lock().arrive(key, origin, unsettled.clone());
         match arrival {
             Arrival::Serve(key) => return Some(Owed::Run(key)),
             Arrival::ServeApart => return Some(Owed::Apart(unsettled)),
@@ -405,11 +402,6 @@ impl Desk {
         count(Event::RequestRefused { queue, code });
         self.log.dropped(no_address);
     }
-
-    pub(super) fn runs(&self) -> MutexGuard<'_, Runs<Unsettled>> {
-        // Each change is a single step, so a panic elsewhere leaves nothing half done behind the lock.
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What the request can be recognised by; `None` if by nothing, or if it is malformed and so not run.
@@ -428,67 +420,6 @@ fn key(delivery: &Delivery) -> Option<Key> {
         .is_some_and(|address| !address.as_str().is_empty());
     let is_unique = is_answered || matches!(id, Id::Uuid(_));
     is_unique.then(|| Key::new(properties.reply_to.clone(), id))
-}
-
-/// A request that was handed to its method, or to the layers around that.
-pub(crate) struct Handled {
-    pub(crate) reply: Reply,
-    pub(crate) outcome: Outcome,
-    /// The method may have run: its arguments could be read, and no layer refused the request.
-    pub(crate) ran: bool,
-}
-
-/// Runs the method of a request from this queue; its panic is a fault.
-pub(crate) async fn run(
-    service: &dyn Service,
-    queue: &str,
-    log: &RequestLog,
-    rules: &Rules,
-    invocation: &Invocation,
-) -> Handled {
-    match Handling::of(service, queue, invocation) {
-        None => caught(service, log, rules, invocation).await,
-        // In a box of its own, so that it takes no memory where nobody looks.
-        Some(handling) => Box::pin(handling.run(caught(service, log, rules, invocation))).await,
-    }
-}
-
-async fn caught(service: &dyn Service, log: &RequestLog, rules: &Rules, invocation: &Invocation) -> Handled {
-    // Called in there, so that a panic before its future exists is caught too.
-    let handling = with_ambient_deadline(invocation.context().deadline(), async {
-        service.handle(invocation).await
-    });
-    let mut ran = true;
-    let fault = match AssertUnwindSafe(handling).catch_unwind().await {
-        Ok(Ok(Answer(reply))) => match rules.check_reply(&reply) {
-            Ok(()) => {
-                let outcome = Outcome::of_answer(&reply);
-                return Handled { reply, outcome, ran };
-            }
-            Err(too_large) => {
-                log.too_large(reply.body.len(), rules.max_sent_bytes);
-                too_large
-            }
-        },
-        Ok(Err(fault)) => {
-            ran = fault.code.executed() != Executed::No;
-            let fault = truthful(fault, invocation.context().came_before());
-            log.failed(&fault, invocation);
-            fault
-        }
-        Err(_) => {
-            // The panic's message went to the worker's own panic hook; it is not for the caller to read.
-            let message = format!("the method {:?} panicked", invocation.method());
-            let fault = Fault::new(FaultCode::Panicked, message);
-            log.failed(&fault, invocation);
-            fault
-        }
-    };
-    Handled {
-        reply: Reply::fault(invocation.codec(), &fault),
-        outcome: Outcome::of_fault(&fault.code),
-        ran,
-    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::plan::{CallPlan, Plan};
-use crate::error::{CallError, Chain, Executed};
-use crate::protocol::FaultCode;
+use crate::error::{CallError, Chain};
+use crate::protocol::{Executed, FaultCode};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct History {

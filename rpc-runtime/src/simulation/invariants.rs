@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::history::{CallRecord, Failure, History, Outcome};
 use super::plan::{Method, PATIENT, Plan, Profile};
-use crate::error::Executed;
+use crate::protocol::Executed;
 
 /// A timer may be a tick late.
 const TICK: Duration = Duration::from_millis(2);

@@ -16,7 +16,7 @@ use super::setting;
 use super::weather::Weather;
 use crate::broker::{Broker, BrokerBuilder};
 use crate::client::ClientBuilder;
-use crate::error::Executed;
+use crate::protocol::Executed;
 use crate::server::{RunningServer, Server};
 use crate::service;
 use crate::transport::memory::{InProcessBroker, MemoryTransport};

@@ -21,8 +21,7 @@ mod on {
     use tracing::Span;
     use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-    use crate::call::insert_header;
-    use crate::headers::Headers;
+    use crate::protocol::{Headers, insert_user_header};
 
     /// Writes the context of a span into headers; where it has none, that of the code that runs.
     pub(in crate::telemetry) fn inject(span: &Span, headers: &mut Headers) {
@@ -67,7 +66,7 @@ mod on {
     impl Injector for Outgoing<'_> {
         fn set(&mut self, name: &str, value: String) {
             // Baggage may be longer than there is room for: the call is worth more.
-            let _ = insert_header(self.0, name, value);
+            let _ = insert_user_header(self.0, name, value);
         }
     }
 
@@ -104,7 +103,7 @@ mod on {
 mod off {
     use tracing::Span;
 
-    use crate::headers::Headers;
+    use crate::protocol::Headers;
 
     pub(in crate::telemetry) fn inject(_: &Span, _: &mut Headers) {}
 

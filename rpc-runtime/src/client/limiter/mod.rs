@@ -19,9 +19,9 @@ use adaptive::{AdaptiveLimit, Ended, Signal};
 use generations::Count;
 use waiting::{Order, Turn, Waiting};
 
-use super::caller::TimeLimit;
-use crate::error::{CallError, Executed};
-use crate::protocol::{FaultCode, QUEUE_TIME_HEADER, Reply, ReplyKind, read_millis};
+use crate::client::time_limit::TimeLimit;
+use crate::error::CallError;
+use crate::protocol::{Executed, FaultCode, QUEUE_TIME_HEADER, Reply, ReplyKind, read_millis};
 use crate::telemetry::{self, Event, count};
 
 /// What a call does that would be one too many; see

@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::super::limiter::{Limiter, WhenFull};
 use super::*;
-use crate::call::Arguments;
+use crate::client::plan::Arguments;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::protocol::{BatchedCall, read_batch};
 use crate::transport::{Receipt, ReplyQueue};

@@ -1,3 +1,5 @@
+use std::sync::Mutex;
+
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use tokio_util::task::AbortOnDropHandle;
@@ -6,10 +8,11 @@ use super::*;
 use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::BrokerError;
-use crate::headers::Headers;
 use crate::protocol::{
-    BatchedCall, DeadLettered, Malformed, Message, Properties, ReplyAddresses, ShortStr, write_batch,
+    BatchedCall, DeadLettered, FaultCode, Headers, Malformed, Message, Properties, Reply, ReplyAddresses,
+    ShortStr, write_batch,
 };
+use crate::service::{Answer, Invocation, Service};
 use crate::transport::{
     Broadcasts, Connectivity, Depth, Outgoing, Published, Publisher, Receipt, ReplyLink, ReplyQueue,
     RequestQueue, StatusBoard, Subscription, Transport, injected,

@@ -1,11 +1,10 @@
 //! One connection, from its handshake to its end.
 
-use std::fmt;
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use std::{fmt, io};
 
 use futures_util::StreamExt;
 use lapin::{Connection, ConnectionProperties, ErrorKind, Event};

@@ -9,9 +9,9 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::guard::mark;
 use super::short;
 use crate::error::BrokerError;
-use crate::headers::Headers;
 use crate::protocol::{
-    DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER, Message, Properties, ShortStr,
+    DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER, Headers, Message, Properties,
+    ShortStr,
 };
 
 /// AMQP's `delivery_mode` of a message that the broker keeps on disk.

@@ -1,8 +1,7 @@
 //! TLS: what a user says of it, and the client that comes of it.
 
-use std::fmt;
-use std::io;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};

@@ -1,0 +1,97 @@
+//! What a user opens through a handle: clients, servers, and the search for workers.
+
+use std::sync::Arc;
+
+use super::handle::Broker;
+use crate::client::{ClientBuilder, DynamicClient, InvalidDescription, ServiceClient};
+use crate::describe::ServiceDescription;
+use crate::discovery::{Discover, WorkerClient};
+use crate::server::{Host, Server};
+
+impl<C: ServiceClient> ClientBuilder<C> {
+    /// A client with the service's own queue, MessagePack, and 30 seconds for each call.
+    pub fn new(broker: &Broker) -> Self {
+        Self::with_caller(Arc::clone(broker.caller()))
+    }
+}
+
+impl DynamicClient {
+    /// A client of this service, on the queue that the description names, with 30 seconds a call.
+    ///
+    /// # Errors
+    ///
+    /// Where a method has a name that cannot be sent, or too many services were described to this process: see [`InvalidDescription`].
+    pub fn new(broker: &Broker, description: ServiceDescription) -> Result<Self, InvalidDescription> {
+        Ok(Self::builder(broker, description)?.build())
+    }
+
+    /// The same, with options.
+    ///
+    /// Unless told otherwise, requests are in JSON: what JSON cannot say exactly, such as bytes, is then the worker's to translate. In
+    /// MessagePack, bytes come as arrays of numbers, and integers of more than 64 bits as text; in plain text, each result is a text.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn builder(
+        broker: &Broker,
+        description: ServiceDescription,
+    ) -> Result<ClientBuilder<Self>, InvalidDescription> {
+        Self::with_caller(Arc::clone(broker.caller()), description)
+    }
+}
+
+impl WorkerClient {
+    /// A client of the workers of this queue.
+    #[must_use]
+    pub fn new(broker: &Broker, queue: impl Into<String>) -> Self {
+        Self::builder(broker, queue).build()
+    }
+
+    /// The same, with options.
+    pub fn builder(broker: &Broker, queue: impl Into<String>) -> ClientBuilder<Self> {
+        Self::with_caller(Arc::clone(broker.caller()), queue)
+    }
+}
+
+impl Server {
+    /// A server without services.
+    pub fn new(broker: &Broker) -> Self {
+        let (app_id, _) = broker.caller().names();
+        Self::with_host(Host {
+            transport: Arc::clone(broker.transport()),
+            max_sent_bytes: broker.limits().sent,
+            max_accepted_bytes: broker.limits().accepted,
+            app_id,
+        })
+    }
+}
+
+impl Broker {
+    /// Looks for the workers on this broker: asks all of them at once, and collects what they answer.
+    ///
+    /// ```
+    /// # use rpc_runtime::{Broker, Server, service};
+    /// # #[service(queue = "users")]
+    /// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
+    /// # struct Users;
+    /// # impl Directory for Users { async fn get_email(&self, _: &str) -> String { String::new() } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = Broker::in_process();
+    /// # let server = Server::new(&broker).serve(DirectoryServer::new(Users)).start().await?;
+    /// let found = broker.discover().services().await?;
+    /// for service in found.services() {
+    ///     println!("{} on {}: {} workers", service.name, service.queue, service.workers.len());
+    /// }
+    /// # assert_eq!(found.services()[0].name, "Directory");
+    /// # server.stop().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// See [`discovery`](crate::discovery) for who is found and who is not.
+    pub fn discover(&self) -> Discover {
+        Discover::new(Arc::clone(self.transport()), self.caller().names())
+    }
+}

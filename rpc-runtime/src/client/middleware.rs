@@ -1,0 +1,303 @@
+//! The caller's side: a call as layers see it, and the way through them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, timeout_at};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::carrier::Carrier;
+use super::invalid_call::InvalidCall;
+use super::plan::CallPlan;
+use super::slot::Slot;
+use super::time_limit::TimeLimit;
+use crate::describe::{MethodDescriptor, ServiceDescriptor};
+use crate::error::CallError;
+use crate::protocol::{Executed, Headers, Reply, ReplyKind, insert_user_header};
+use crate::service::middleware::{Attempts, BoxError, Stack};
+
+/// A call on its way out.
+///
+/// A clone is the same call once more, for a layer that makes several attempts. Its arguments are encoded and not to be seen.
+#[derive(Debug, Clone)]
+pub struct OutgoingCall {
+    plan: CallPlan,
+    time: TimeLimit,
+    attempts: Arc<Attempts>,
+}
+
+impl OutgoingCall {
+    /// The service that is called.
+    #[must_use]
+    pub fn service(&self) -> &'static ServiceDescriptor {
+        self.plan.destination.service
+    }
+
+    /// The method that is called; it knows whether it is idempotent.
+    #[must_use]
+    pub fn method(&self) -> &'static MethodDescriptor {
+        self.plan.method
+    }
+
+    /// The queue that the request goes to.
+    #[must_use]
+    pub fn queue(&self) -> &str {
+        self.plan.destination.queue.as_str()
+    }
+
+    /// The headers that are sent along.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        &self.plan.headers
+    }
+
+    /// Sends a header along, as [`Call::header`](crate::Call::header) does.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Invalid`] where it does not fit, which [`Call::header`](crate::Call::header) says more of.
+    pub fn insert_header(
+        &mut self,
+        name: impl AsRef<str>,
+        value: impl Into<String>,
+    ) -> Result<(), CallError> {
+        insert_user_header(&mut self.plan.headers, name, value)
+            .map_err(|error| CallError::from(InvalidCall::from(error)))
+    }
+
+    /// The request's priority, where it has one.
+    #[must_use]
+    pub fn priority(&self) -> Option<u8> {
+        self.plan.priority
+    }
+
+    /// When the call ends at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.time.deadline
+    }
+
+    /// The time left until the [`deadline`](Self::deadline); zero once it has passed.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.time.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// A method's own answer, on its way back: its result, or its error.
+#[derive(Clone)]
+pub struct CallReply(Reply);
+
+impl CallReply {
+    /// Whether the method returned its own error: what the caller sees as [`CallError::Service`].
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.0.kind == ReplyKind::Error
+    }
+
+    /// The headers that the worker sent along, such as `traceparent`.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        &self.0.headers
+    }
+
+    /// How long the answer is, encoded, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.body.len()
+    }
+}
+
+impl fmt::Debug for CallReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallReply")
+            .field("is_error", &self.is_error())
+            .field("bytes", &self.bytes())
+            .finish()
+    }
+}
+
+/// A layer for [`ClientBuilder::layer`](crate::ClientBuilder::layer): any [`Layer`] that makes a service for [`OutgoingCall`]s
+/// out of a [`CallService`], which answers with a [`CallReply`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no layer around calls",
+    note = "it has to make a `tower_service::Service<OutgoingCall, Response = CallReply>` out of a `CallService`, both of them `Send + 'static`"
+)]
+pub trait CallLayer:
+    Layer<
+        CallService,
+        Service: Service<
+            OutgoingCall,
+            Response = CallReply,
+            Error: Into<BoxError>,
+            Future: Send + 'static,
+        > + Send
+                     + 'static,
+    >
+{
+}
+
+impl<L> CallLayer for L where
+    L: Layer<
+            CallService,
+            Service: Service<
+                OutgoingCall,
+                Response = CallReply,
+                Error: Into<BoxError>,
+                Future: Send + 'static,
+            > + Send
+                         + 'static,
+        >
+{
+}
+
+/// What the innermost layer of a client is around: it sends the request and waits for the reply.
+///
+/// A [`Fault`](crate::Fault) that a worker answers with is an error here, [`CallError::Fault`]; the method's own error is a
+/// [`CallReply`].
+#[derive(Debug, Clone)]
+pub struct CallService(Carrier);
+
+impl Service<OutgoingCall> for CallService {
+    type Response = CallReply;
+    type Error = CallError;
+    type Future = BoxFuture<'static, Result<CallReply, CallError>>;
+
+    /// It is always ready: [`max_in_flight`](crate::ClientBuilder::max_in_flight) counts a call once it is made.
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), CallError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: OutgoingCall) -> Self::Future {
+        let (carrier, mut attempt) = (self.0.clone(), call.attempts.make());
+        Box::pin(async move {
+            attempt.begin();
+            let OutgoingCall { plan, time, .. } = call;
+            let calling = match time.is_over() {
+                // A layer came back too late.
+                true => Err(time.timed_out(Executed::No)),
+                false => carrier.attempt(Arc::new(Slot::new(plan)), time).await,
+            };
+            let outcome = match calling {
+                Ok(reply) if reply.kind == ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
+                Ok(reply) => Ok(CallReply(reply)),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = &outcome {
+                attempt.failed(error.executed());
+            }
+            outcome
+        })
+    }
+}
+
+/// Makes calls through layers.
+pub(crate) struct LayeredCaller {
+    stack: Box<dyn CallStack>,
+}
+
+impl LayeredCaller {
+    pub(crate) fn new<L: CallLayer>(layer: &L, carrier: Carrier) -> Self {
+        Self {
+            stack: Box::new(Stack::new(layer.layer(CallService(carrier)))),
+        }
+    }
+
+    /// Makes a call and waits for its reply, within its time, whatever the layers do with it.
+    pub(crate) async fn call(&self, plan: &CallPlan, time: TimeLimit) -> Result<Reply, CallError> {
+        let attempts = Arc::new(Attempts::default());
+        let call = OutgoingCall {
+            plan: plan.clone(),
+            time,
+            attempts: Arc::clone(&attempts),
+        };
+        match timeout_at(time.deadline, self.stack.call(call)).await {
+            Ok(Ok(CallReply(reply))) => Ok(reply),
+            Ok(Err(error)) => Err(outcome(error, &attempts)),
+            Err(_) => Err(time.timed_out(attempts.executed())),
+        }
+    }
+}
+
+/// What the call fails with, now that its layers did. An error that says the method did not run must not do so where an
+/// attempt before that may have run it.
+fn outcome(error: BoxError, attempts: &Attempts) -> CallError {
+    let executed = attempts.executed();
+    match error.downcast::<CallError>() {
+        Ok(error) if error.executed() != Executed::No || executed == Executed::No => *error,
+        Ok(error) => CallError::Middleware {
+            source: error,
+            executed,
+        },
+        Err(source) => CallError::Middleware { source, executed },
+    }
+}
+
+impl fmt::Debug for LayeredCaller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LayeredCaller").finish_non_exhaustive()
+    }
+}
+
+/// A [`Stack`] of whatever layers.
+trait CallStack: Send + Sync {
+    fn call(&self, call: OutgoingCall) -> BoxFuture<'_, Result<CallReply, BoxError>>;
+}
+
+impl<S> CallStack for Stack<S>
+where
+    S: Service<OutgoingCall, Response = CallReply, Error: Into<BoxError>, Future: Send + 'static> + Send,
+{
+    fn call(&self, call: OutgoingCall) -> BoxFuture<'_, Result<CallReply, BoxError>> {
+        Box::pin(async move {
+            let ending = self.begin(call).await.map_err(Into::into)?;
+            ending.await.map_err(Into::into)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn no_server() -> CallError {
+        CallError::NoServer { queue: "q".into() }
+    }
+
+    #[test]
+    fn an_error_of_a_layer_says_whether_an_attempt_may_have_run() {
+        let attempts = Arc::<Attempts>::default();
+        let shed = || outcome("overloaded".into(), &attempts);
+        assert_eq!(shed().executed(), Executed::No);
+        assert!(shed().is_retryable());
+        // It may be begun by others, at any time.
+        let mut attempt = attempts.make();
+        assert_eq!(shed().executed(), Executed::Maybe);
+        attempt.begin();
+        assert!(!shed().is_retryable());
+        attempt.failed(Executed::No);
+        assert_eq!(shed().executed(), Executed::No);
+        drop(attempts.make());
+        assert_eq!(shed().executed(), Executed::No);
+    }
+
+    #[test]
+    fn the_last_attempt_does_not_hide_that_an_earlier_one_may_have_run() {
+        let attempts = Arc::<Attempts>::default();
+        let error = outcome(Box::new(no_server()), &attempts);
+        assert!(matches!(error, CallError::NoServer { .. }), "{error:?}");
+        let mut attempt = attempts.make();
+        attempt.begin();
+        attempt.failed(Executed::Maybe);
+        let error = outcome(Box::new(no_server()), &attempts);
+        assert_eq!(error.executed(), Executed::Maybe);
+        let CallError::Middleware { source, .. } = error else {
+            panic!("{error:?}");
+        };
+        assert!(source.is::<CallError>());
+    }
+}

@@ -1,0 +1,14 @@
+//! Options of a broker handle that concern its calls.
+
+use crate::protocol::ShortStr;
+use crate::transport::ReplyQueue;
+
+/// What a broker handle sets for all calls made through it.
+#[derive(Debug, Clone)]
+pub(crate) struct CallerOptions {
+    pub(crate) replies: ReplyQueue,
+    pub(crate) max_sent_bytes: usize,
+    pub(crate) max_accepted_bytes: usize,
+    pub(crate) app_id: Option<ShortStr>,
+    pub(crate) user_id: Option<ShortStr>,
+}

@@ -1,0 +1,30 @@
+//! The methods that every worker has beside those of its services.
+
+use super::descriptor::{MethodDescriptor, ServiceDescriptor};
+
+pub(crate) const PING: MethodDescriptor = MethodDescriptor::new("rpc.ping", &[])
+    .idempotent()
+    .returns("Worker")
+    .docs("Who answers.");
+
+pub(crate) const DESCRIBE: MethodDescriptor = MethodDescriptor::new("rpc.describe", &[])
+    .idempotent()
+    .returns("WorkerDescription")
+    .docs("Who answers, and the services on this queue.");
+
+pub(crate) const STATS: MethodDescriptor = MethodDescriptor::new("rpc.stats", &[])
+    .idempotent()
+    .returns("WorkerStats")
+    .docs("What the worker counted of its methods.");
+
+/// The built-in methods, as a service. No queue is its own.
+pub(crate) static BUILT_IN: ServiceDescriptor =
+    ServiceDescriptor::new("rpc", "", &[PING, DESCRIBE, STATS]).docs("What each worker says of itself.");
+
+/// What the names of built-in methods begin with, and those of no others.
+const PREFIX: &str = "rpc.";
+
+/// Whether a method of this name is a built-in one.
+pub(crate) fn is_built_in(method: &str) -> bool {
+    method.starts_with(PREFIX)
+}

@@ -1,0 +1,236 @@
+//! Who a worker is, and what it serves: as it says itself.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::description::ServiceDescription;
+use crate::escape::OneLine;
+
+/// A worker: one running [`Server`](crate::Server).
+///
+/// What a worker says of itself, for people and tools to tell workers apart; nothing of it is checked. Reading is forgiving, as of
+/// [`ServiceDescription`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct Worker {
+    /// A random UUID, another one each time that a server starts.
+    pub id: String,
+    /// What the operator calls it: see [`Server::worker_name`](crate::Server::worker_name).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The machine's name; empty where it is not known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// The process's id.
+    pub pid: u32,
+    /// The application's name: see [`BrokerBuilder::app_id`](crate::BrokerBuilder::app_id).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_id: Option<String>,
+    /// The application's version: see [`Server::version`](crate::Server::version).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The version of rpc-runtime.
+    pub runtime_version: String,
+    /// How long ago the server started, in milliseconds.
+    pub uptime_ms: u64,
+}
+
+impl Worker {
+    /// How long ago the server started.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        Duration::from_millis(self.uptime_ms)
+    }
+}
+
+/// In one line: `worker 5f0c7c1e-… "mailer-3" of shop 2.3.1 on web-1, process 4711, rpc-runtime 0.1.0, up 62s`.
+impl fmt::Display for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Whatever a worker calls itself, it stays in its line.
+        write!(f, "worker {}", OneLine(&self.id))?;
+        if let Some(name) = &self.name {
+            write!(f, " {name:?}")?;
+        }
+        match (&self.app_id, &self.version) {
+            (Some(app_id), Some(version)) => write!(f, " of {} {}", OneLine(app_id), OneLine(version))?,
+            (Some(app_id), None) => write!(f, " of {}", OneLine(app_id))?,
+            (None, Some(version)) => write!(f, " of version {}", OneLine(version))?,
+            (None, None) => {}
+        }
+        if !self.host.is_empty() {
+            write!(f, " on {}", OneLine(&self.host))?;
+        }
+        let version = OneLine(&self.runtime_version);
+        let (pid, seconds) = (self.pid, self.uptime().as_secs());
+        write!(f, ", process {pid}, rpc-runtime {version}, up {seconds}s")
+    }
+}
+
+/// A worker, and what it serves: the answer to `rpc.describe`.
+///
+/// Asked through a service's queue, it has that queue alone; through the discovery exchange, all queues of the worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct WorkerDescription {
+    /// The worker.
+    pub worker: Worker,
+    /// The queues that it serves.
+    pub queues: Vec<QueueDescription>,
+}
+
+impl WorkerDescription {
+    /// All services, of one queue after the other.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceDescription> {
+        self.queues.iter().flat_map(|queue| &queue.services)
+    }
+
+    /// The service of this name; of the first queue that has it.
+    #[must_use]
+    pub fn service(&self, name: &str) -> Option<&ServiceDescription> {
+        self.services().find(|service| service.name == name)
+    }
+}
+
+/// A queue that a worker serves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct QueueDescription {
+    /// The queue's name.
+    pub queue: String,
+    /// The services on it. The `queue` of each is this one, whatever its trait says.
+    pub services: Vec<ServiceDescription>,
+}
+
+/// For peers that speak plain text: the worker, and what it serves, a line each.
+impl fmt::Display for WorkerDescription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.worker)?;
+        for QueueDescription { services, .. } in &self.queues {
+            if !services.is_empty() {
+                write!(f, "\n{}", Services(services))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Services as text, a line for each of them and each of their methods.
+struct Services<'a>(&'a [ServiceDescription]);
+
+impl fmt::Display for Services<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, service) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{} on {}", service.name, service.queue)?;
+            for method in &service.methods {
+                write!(f, "\n  {}", method.signature())?;
+                for (is_so, what) in [
+                    (method.is_default, "default"),
+                    (method.is_idempotent, "idempotent"),
+                    (method.is_oneway, "oneway"),
+                ] {
+                    if is_so {
+                        write!(f, " [{what}]")?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::description::MethodDescription;
+    use super::*;
+
+    fn worker() -> Worker {
+        Worker {
+            id: "7".into(),
+            name: Some("mailer".into()),
+            host: "web-1".into(),
+            pid: 4711,
+            app_id: Some("shop".into()),
+            version: Some("2.3.1".into()),
+            runtime_version: "0.1.0".into(),
+            uptime_ms: 62_400,
+        }
+    }
+
+    #[test]
+    fn a_worker_is_one_line_of_text() {
+        let text = worker().to_string();
+        assert_eq!(
+            text,
+            r#"worker 7 "mailer" of shop 2.3.1 on web-1, process 4711, rpc-runtime 0.1.0, up 62s"#
+        );
+        let nameless = Worker {
+            app_id: None,
+            ..worker()
+        };
+        assert!(
+            nameless
+                .to_string()
+                .starts_with(r#"worker 7 "mailer" of version 2.3.1 on web-1"#)
+        );
+        let unknown = Worker::default().to_string();
+        assert_eq!(unknown, "worker , process 0, rpc-runtime , up 0s");
+        let forged = || "x\nworker 8\u{1b}[2J".to_owned();
+        let liar = Worker {
+            id: forged(),
+            name: Some(forged()),
+            host: forged(),
+            app_id: Some(forged()),
+            version: Some(forged()),
+            runtime_version: forged(),
+            ..worker()
+        };
+        assert!(!liar.to_string().contains(char::is_control), "{liar}");
+    }
+
+    #[test]
+    fn a_description_is_a_line_each() {
+        let mut get = MethodDescription::new("get");
+        (get.is_default, get.is_idempotent) = (true, true);
+        let mut store = ServiceDescription::new("Store", "store");
+        store.methods = vec![get, MethodDescription::new("put")];
+        let queue = QueueDescription {
+            queue: "store".into(),
+            services: vec![store, ServiceDescription::new("Log", "store")],
+        };
+        let description = WorkerDescription {
+            worker: Worker::default(),
+            queues: vec![queue],
+        };
+        let text = description.to_string();
+        assert_eq!(description.services().count(), 2);
+        assert_eq!(description.service("Store").unwrap().methods.len(), 2);
+        assert_eq!(description.service("Shop"), None);
+        assert_eq!(
+            text.lines().skip(1).collect::<Vec<_>>(),
+            [
+                "Store on store",
+                "  get() [default] [idempotent]",
+                "  put()",
+                "Log on store"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_empty_and_what_is_unknown_is_skipped() {
+        let read: WorkerDescription = serde_json::from_str(
+            r#"{"worker": {"id": "7", "mood": [1]}, "queues": [{"queue": "q", "depth": 3}], "x": null}"#,
+        )
+        .unwrap();
+        assert_eq!((read.worker.id.as_str(), read.worker.host.as_str()), ("7", ""));
+        assert_eq!(read.queues[0].queue, "q");
+    }
+}

@@ -1,0 +1,194 @@
+//! What a worker counts of its methods, as it says itself.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::worker::Worker;
+
+/// What a worker counted since it started: the answer to `rpc.stats`.
+///
+/// Asked through a service's queue, it has that queue alone; through the discovery exchange, all queues of the worker. The built-in
+/// methods are not counted. Reading is forgiving, as of [`ServiceDescription`](crate::describe::ServiceDescription).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct WorkerStats {
+    /// The worker.
+    pub worker: Worker,
+    /// The queues that it serves.
+    pub queues: Vec<QueueStats>,
+}
+
+impl WorkerStats {
+    /// What was counted of a method, by the name of its service and its name on the wire; of the first queue that has it.
+    #[must_use]
+    pub fn method(&self, service: &str, method: &str) -> Option<&MethodStats> {
+        let mut all = self.queues.iter().flat_map(|queue| &queue.methods);
+        all.find(|stats| stats.service == service && stats.method == method)
+    }
+}
+
+/// What a worker counted of the methods on one queue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct QueueStats {
+    /// The queue's name.
+    pub queue: String,
+    /// How long requests wait in the queue now, in nanoseconds: those that wait longest, if some are of a higher priority than
+    /// others or come in batches. Zero if none wait, and if the worker [does not measure it](crate::Server::admission).
+    pub queue_time_ns: u64,
+    /// Requests that ran to their end, or run now.
+    pub admitted: u64,
+    /// Requests that were refused, as they could not be answered in time.
+    pub shed: u64,
+    /// Its methods, in the order of their traits.
+    pub methods: Vec<MethodStats>,
+}
+
+impl QueueStats {
+    /// How long requests wait in the queue now.
+    #[must_use]
+    pub fn queue_time(&self) -> Duration {
+        Duration::from_nanos(self.queue_time_ns)
+    }
+}
+
+/// What a worker counted of one method.
+///
+/// Each count is true; one may be a request ahead of another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct MethodStats {
+    /// The service's name.
+    pub service: String,
+    /// The method's name on the wire.
+    pub method: String,
+    /// Requests that ran to their end.
+    pub calls: u64,
+    /// Those of them that ended with the method's own error, or with a fault.
+    pub failures: u64,
+    /// Requests that run now.
+    pub in_flight: u64,
+    /// Requests that were refused, as they could not be answered in time.
+    pub shed: u64,
+    /// The mean time that a request took, in nanoseconds; layers of the server and their waits count too.
+    pub mean_ns: u64,
+    /// The time of all requests together, in nanoseconds. Of two looks, it gives the mean between them.
+    pub total_ns: u64,
+    /// 99 of 100 requests took no longer, in nanoseconds; known to an eighth.
+    pub p99_ns: u64,
+}
+
+impl MethodStats {
+    /// The mean time that a request took.
+    #[must_use]
+    pub fn mean(&self) -> Duration {
+        Duration::from_nanos(self.mean_ns)
+    }
+
+    /// 99 of 100 requests took no longer.
+    #[must_use]
+    pub fn p99(&self) -> Duration {
+        Duration::from_nanos(self.p99_ns)
+    }
+}
+
+/// For peers that speak plain text: the worker, and a line for each queue and each of its methods.
+impl fmt::Display for WorkerStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.worker)?;
+        for stats in &self.queues {
+            let QueueStats {
+                queue,
+                admitted,
+                shed,
+                methods,
+                ..
+            } = stats;
+            let time = stats.queue_time();
+            write!(
+                f,
+                "\n{queue}: queue time {time:?}, {admitted} admitted, {shed} shed"
+            )?;
+            for stats in methods {
+                let MethodStats {
+                    service,
+                    method,
+                    calls,
+                    failures,
+                    in_flight,
+                    shed,
+                    ..
+                } = stats;
+                write!(
+                    f,
+                    "\n{service}.{method} on {queue}: {calls} calls, {failures} failed, {shed} shed, "
+                )?;
+                write!(
+                    f,
+                    "{in_flight} in flight, mean {:?}, p99 {:?}",
+                    stats.mean(),
+                    stats.p99()
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stats_are_a_line_for_each_queue_and_method_and_found_by_name() {
+        let get = MethodStats {
+            service: "Store".into(),
+            method: "get".into(),
+            calls: 3,
+            failures: 1,
+            in_flight: 2,
+            shed: 4,
+            mean_ns: 1_500_000,
+            total_ns: 4_500_000,
+            p99_ns: 2_000_000,
+        };
+        let stats = WorkerStats {
+            worker: Worker::default(),
+            queues: vec![QueueStats {
+                queue: "store".into(),
+                queue_time_ns: 250_000_000,
+                admitted: 5,
+                shed: 4,
+                methods: vec![get.clone()],
+            }],
+        };
+        let text = stats.to_string();
+        assert_eq!(
+            text.lines().skip(1).collect::<Vec<_>>(),
+            [
+                "store: queue time 250ms, 5 admitted, 4 shed",
+                "Store.get on store: 3 calls, 1 failed, 4 shed, 2 in flight, mean 1.5ms, p99 2ms",
+            ]
+        );
+        assert_eq!(stats.method("Store", "get"), Some(&get));
+        assert_eq!(stats.method("Store", "put"), None);
+    }
+
+    #[test]
+    fn what_a_worker_does_not_tell_is_zero() {
+        let older =
+            r#"{"queues": [{"queue": "q", "methods": [{"service": "S", "method": "m", "calls": 1}]}]}"#;
+        let stats: WorkerStats = serde_json::from_str(older).unwrap();
+        let queue = &stats.queues[0];
+        assert_eq!(
+            (queue.queue_time(), queue.admitted, queue.shed),
+            (Duration::ZERO, 0, 0)
+        );
+        assert_eq!(queue.methods[0].shed, 0);
+    }
+}

@@ -1,0 +1,50 @@
+//! An error and its sources in one line.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::escape::OneLine;
+
+/// An error with all that caused it, in one line: for logs and messages, where an error's own text says only what failed.
+///
+/// Errors may quote what a peer sent. Line breaks and other control characters are escaped, so that such a text can neither forge a line of
+/// a log nor steer a terminal.
+///
+/// ```
+/// # use rpc_runtime::{Broker, CallError, Chain, service};
+/// # #[service]
+/// # pub trait Directory { async fn get_email(&self, id: &str) -> String; }
+/// # async fn example(directory: DirectoryClient) {
+/// if let Err(error) = directory.get_email("user:1").await {
+///     eprintln!("{}", Chain(&error)); // the worker answered with a fault: panicked: the method "get_email" panicked
+/// }
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Chain<'a, E: ?Sized = dyn Error + 'a>(pub &'a E);
+
+impl<E: ?Sized> Clone for Chain<'_, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E: ?Sized> Copy for Chain<'_, E> {}
+
+impl<E: Error + ?Sized> fmt::Display for Chain<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said = OneLine(self.0).to_string();
+        f.write_str(&said)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            let cause = OneLine(error).to_string();
+            // Many errors repeat the text of their source.
+            if !said.ends_with(&cause) {
+                write!(f, ": {cause}")?;
+                said = cause;
+            }
+            source = error.source();
+        }
+        Ok(())
+    }
+}

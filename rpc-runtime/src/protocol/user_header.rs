@@ -1,0 +1,51 @@
+//! Headers that a user adds to a call.
+
+use super::headers::Headers;
+use super::invalid_name::InvalidName;
+use super::reserved_header::reserved_header;
+use super::short_str::ShortStr;
+
+/// The most bytes that the headers of a call may have. AMQP puts all properties of a message into
+/// one frame, and a broker may be configured for frames of 8 KiB.
+const MAX_BYTES: usize = 4096;
+
+/// Why a header cannot be sent.
+#[derive(Debug)]
+pub(crate) struct InvalidHeader {
+    /// What does not fit.
+    pub(crate) what: &'static str,
+    pub(crate) source: InvalidName,
+}
+
+/// Adds a header to those of a call.
+///
+/// # Errors
+///
+/// If the name is too long or reserved, or if the headers become too long.
+pub(crate) fn insert_user_header(
+    headers: &mut Headers,
+    name: impl AsRef<str>,
+    value: impl Into<String>,
+) -> Result<(), InvalidHeader> {
+    let invalid_name = |source| InvalidHeader {
+        what: "a header's name",
+        source,
+    };
+    let name = ShortStr::new(name).map_err(|error| invalid_name(error.into()))?;
+    if let Some(reason) = reserved_header(name.as_str()) {
+        return Err(invalid_name(reason));
+    }
+    let value = value.into();
+    let length = headers.bytes_with(name.as_str(), &value);
+    if length > MAX_BYTES {
+        return Err(InvalidHeader {
+            what: "the headers",
+            source: InvalidName::TooLong {
+                length,
+                limit: MAX_BYTES,
+            },
+        });
+    }
+    headers.insert(name, value);
+    Ok(())
+}

@@ -1,0 +1,344 @@
+//! Measures a server's queues while requests may wait in them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+use super::measure::Measure;
+use super::shared::QueueDelays;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
+use crate::protocol::{Message, PROBE, Properties, Reply, ReplyKind, ShortStr};
+use crate::transport::{
+    Backoff, Departure, Depth, Outgoing, Published, Publisher, ReplyLink, ReplyQueue, Subscription, Transport,
+};
+
+/// How long a server that may not open a reply address does without probes before it tries again.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// Names a probe: its server, the queue that it measures, and its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProbeId {
+    server: Uuid,
+    queue: u16,
+    number: u64,
+}
+
+impl fmt::Display for ProbeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            server,
+            queue,
+            number,
+        } = self;
+        write!(f, "{}.{queue}.{number}", server.simple())
+    }
+}
+
+impl ProbeId {
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, '.');
+        Some(Self {
+            server: Uuid::try_parse(parts.next()?).ok()?,
+            queue: parts.next()?.parse().ok()?,
+            number: parts.next()?.parse().ok()?,
+        })
+    }
+}
+
+/// Whether a message on a request queue is a probe, of this server or another one.
+pub(crate) fn is_probe(properties: &Properties) -> bool {
+    properties
+        .kind
+        .as_ref()
+        .is_some_and(|kind| kind.as_str() == PROBE)
+}
+
+/// The answer to another server's probe.
+pub(crate) fn probe_reply(properties: &Properties) -> Option<Outgoing> {
+    let reply = Reply::new(ReplyKind::Result, crate::codec::Codec::Text, bytes::Bytes::new());
+    Some(Outgoing {
+        queue: properties
+            .reply_to
+            .clone()
+            .filter(|queue| !queue.as_str().is_empty())?,
+        mandatory: false,
+        message: reply.into_message(Some(properties.correlation_id.clone()?)),
+        departure: Departure::default(),
+    })
+}
+
+/// The probes of one server: which of its queues they measure, and where their returns are noted.
+#[derive(Debug)]
+pub(crate) struct Probes {
+    server: Uuid,
+    queues: Vec<Arc<QueueDelays>>,
+    wake: Arc<Notify>,
+    numbers: AtomicU64,
+}
+
+/// The broker's word on a measurement that began.
+enum Answer {
+    Depth {
+        queue: usize,
+        asked: Instant,
+        depth: Option<Depth>,
+    },
+    Probe {
+        id: ProbeId,
+        published: Published,
+    },
+}
+
+impl Probes {
+    pub(crate) fn new() -> Self {
+        Self {
+            server: Uuid::new_v4(),
+            queues: Vec::new(),
+            wake: Arc::default(),
+            numbers: AtomicU64::new(0),
+        }
+    }
+
+    /// Adds a queue to measure.
+    pub(crate) fn add(&mut self, queue: &str) -> Arc<QueueDelays> {
+        let delays = Arc::new(QueueDelays::new(queue, &self.wake));
+        self.queues.push(Arc::clone(&delays));
+        delays
+    }
+
+    /// Notes that a probe came back, if it is one of this server's.
+    pub(crate) fn returned(&self, correlation_id: Option<&ShortStr>, now: Instant) -> bool {
+        let id = correlation_id.and_then(|id| ProbeId::parse(id.as_str()));
+        let Some(id) = id.filter(|id| id.server == self.server) else {
+            return false;
+        };
+        if let Some(queue) = self.queues.get(usize::from(id.queue)) {
+            queue.returned(id.number, now);
+        }
+        true
+    }
+
+    /// Measures the queues whenever that is due, until the handle is closed.
+    pub(crate) async fn send(&self, transport: &Arc<dyn Transport>) {
+        let mut backoff = Backoff::new();
+        // It may be that this begins again after a panic.
+        self.forget();
+        loop {
+            self.until_due().await;
+            let since = Instant::now();
+            let lost = self.open_and_send(transport).await;
+            self.forget();
+            match lost {
+                closed if closed.is_of_ended_handle() => return,
+                lost if lost.is_worth_another_try() => {
+                    tracing::debug!(error = %Logged(Chain(&lost)), "probes were interrupted");
+                    backoff.worked_for(since.elapsed());
+                    backoff.wait_after(&lost).await;
+                }
+                refused => {
+                    tracing::warn!(
+                        error = %Logged(Chain(&refused)),
+                        "the wait in the request queues cannot be measured: under overload, requests run \
+                         whose callers have given up"
+                    );
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until a measurement is due.
+    async fn until_due(&self) {
+        loop {
+            let woken = self.wake.notified();
+            match self.next_due() {
+                Some(due) => tokio::select! {
+                    () = sleep_until(due) => return,
+                    // Another queue may be due sooner.
+                    () = woken => {}
+                },
+                None => woken.await,
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let due = self.queues.iter().filter_map(|queue| queue.next(now));
+        due.map(|(due, ..)| due).min()
+    }
+
+    /// Measures until the way to the broker is lost.
+    async fn open_and_send(&self, transport: &Arc<dyn Transport>) -> BrokerError {
+        let link = match transport.open_replies(ReplyQueue::Direct, None).await {
+            Ok(link) => link,
+            Err(error) => return error,
+        };
+        let ReplyLink {
+            address,
+            mut replies,
+            publisher,
+            ..
+        } = link;
+        let publisher = match publisher {
+            Some(publisher) => publisher,
+            None => match transport.open_publisher().await {
+                Ok(publisher) => publisher,
+                Err(error) => return error,
+            },
+        };
+        let lost = self.send_by(transport, &address, &mut replies, &publisher).await;
+        replies.control.retire().await;
+        lost
+    }
+
+    async fn send_by(
+        &self,
+        transport: &Arc<dyn Transport>,
+        address: &ShortStr,
+        replies: &mut Subscription,
+        publisher: &Arc<dyn Publisher>,
+    ) -> BrokerError {
+        let mut answers: FuturesUnordered<BoxFuture<'_, Answer>> = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(answer) = answers.next() => self.note(&answer),
+                reply = replies.deliveries.next() => match reply {
+                    Some(Ok(reply)) => {
+                        let id = reply.message.properties.correlation_id.as_ref();
+                        self.returned(id, Instant::now());
+                        replies.control.settle_up_to(reply.tag);
+                    }
+                    Some(Err(lost)) => return lost,
+                    None => return BrokerError::Lost { source: None },
+                },
+                lost = publisher.closed() => return lost,
+                () = self.until_due() => self.begin(transport, address, publisher, &answers),
+            }
+        }
+    }
+
+    /// Begins the measurements that are due.
+    fn begin<'a>(
+        &'a self,
+        transport: &'a Arc<dyn Transport>,
+        address: &ShortStr,
+        publisher: &'a Arc<dyn Publisher>,
+        answers: &FuturesUnordered<BoxFuture<'a, Answer>>,
+    ) {
+        let now = Instant::now();
+        for (index, queue) in self.queues.iter().enumerate() {
+            while let Some((_, measure, priority)) = queue.next(now).filter(|(due, ..)| *due <= now) {
+                match measure {
+                    Measure::Depth => {
+                        queue.asked(now);
+                        answers.push(Box::pin(ask(transport, index, queue.queue(), now)));
+                    }
+                    Measure::Probe => {
+                        let id = ProbeId {
+                            server: self.server,
+                            queue: u16::try_from(index).unwrap_or(u16::MAX),
+                            number: self.numbers.fetch_add(1, Ordering::Relaxed),
+                        };
+                        let lives = queue.sent(priority, id.number, now);
+                        match probe(id, queue.queue(), priority, lives, address) {
+                            Some(outgoing) => answers.push(Box::pin(publish(publisher, id, outgoing))),
+                            None => queue.lost(id.number),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Notes what the broker says.
+    fn note(&self, answer: &Answer) {
+        let now = Instant::now();
+        match answer {
+            Answer::Depth { queue, asked, depth } => {
+                if let Some(queue) = self.queues.get(*queue) {
+                    queue.answered(*asked, *depth, now);
+                }
+            }
+            Answer::Probe { id, published } => {
+                if let Some(queue) = self.queues.get(usize::from(id.queue)) {
+                    match published {
+                        Published::Routed => queue.confirmed(id.number, now),
+                        Published::Returned
+                        | Published::Refused
+                        | Published::Withdrawn
+                        | Published::Failed { .. } => queue.lost(id.number),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Replies to the probes that are out do not come any more.
+    fn forget(&self) {
+        for queue in &self.queues {
+            queue.forget_probes();
+        }
+    }
+}
+
+async fn ask(transport: &Arc<dyn Transport>, queue: usize, name: &str, asked: Instant) -> Answer {
+    let depth = match ShortStr::new(name) {
+        Ok(name) => transport.depth(&name).await,
+        Err(_) => None,
+    };
+    Answer::Depth { queue, asked, depth }
+}
+
+async fn publish(publisher: &Arc<dyn Publisher>, id: ProbeId, outgoing: Outgoing) -> Answer {
+    let published = publisher.publish(outgoing).await;
+    Answer::Probe { id, published }
+}
+
+/// The message of a probe.
+fn probe(id: ProbeId, queue: &str, priority: u8, lives: Duration, address: &ShortStr) -> Option<Outgoing> {
+    Some(Outgoing {
+        queue: ShortStr::new(queue).ok()?,
+        mandatory: false,
+        message: Message {
+            properties: Properties {
+                kind: Some(ShortStr::from_static(PROBE)),
+                correlation_id: Some(ShortStr::new(id.to_string()).ok()?),
+                reply_to: Some(address.clone()),
+                expiration: Some(lives),
+                priority: (priority > 0).then_some(priority),
+                ..Properties::default()
+            },
+            body: bytes::Bytes::new(),
+        },
+        departure: Departure::default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_probe_can_be_read_back() {
+        let id = ProbeId {
+            server: Uuid::new_v4(),
+            queue: 3,
+            number: u64::MAX,
+        };
+        assert_eq!(ProbeId::parse(&id.to_string()), Some(id));
+        for text in ["", "a.b.c", "1.2", "user:1"] {
+            assert_eq!(ProbeId::parse(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Admission: a request that cannot be answered in time is refused before its method begins.
+//!
+//! `expiration` counts from the moment of publication, and RabbitMQ does not say how long a message
+//! waited in its queue. A server measures that wait; [`Received`] is what it knows of a request,
+//! and [`fits`] decides.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// When a request arrived, and how long it had waited in its queue by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub(crate) at: Instant,
+    /// The longest that it can have waited. Zero if nothing is known.
+    pub(crate) waited: Duration,
+    /// How long messages wait in the queue at that time, as callers are told.
+    pub(crate) queue_time: Duration,
+}
+
+impl Received {
+    /// A request that did not wait, or of which nothing is known.
+    pub(crate) fn at(at: Instant) -> Self {
+        Self {
+            at,
+            waited: Duration::ZERO,
+            queue_time: Duration::ZERO,
+        }
+    }
+
+    /// When the caller stops waiting, given the time to live that the request carries.
+    pub(crate) fn deadline(&self, time_to_live: Duration) -> Option<Instant> {
+        self.at.checked_add(time_to_live.saturating_sub(self.waited))
+    }
+}
+
+/// A request that spent less than this part of its time to live waiting is always run. Otherwise a
+/// method that was slow once would be refused from then on: only running it shows that it is quick
+/// again.
+const ALWAYS_RUN_BEFORE: u32 = 8;
+
+/// Whether a request that begins now ends before its caller gives up, if its method takes as long
+/// as it did recently.
+pub(crate) fn fits(
+    received: Received,
+    time_to_live: Duration,
+    deadline: Instant,
+    now: Instant,
+    method_takes: Duration,
+) -> bool {
+    let waited = received.waited + now.saturating_duration_since(received.at);
+    waited < time_to_live / ALWAYS_RUN_BEFORE || now + method_takes < deadline
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn fits_after(waited: Duration, method_takes: Duration) -> bool {
+        let now = Instant::now();
+        let received = Received {
+            waited,
+            ..Received::at(now)
+        };
+        let deadline = received.deadline(SECOND).unwrap();
+        fits(received, SECOND, deadline, now, method_takes)
+    }
+
+    #[test]
+    fn a_request_fits_if_its_method_ends_in_time() {
+        let method = Duration::from_millis(20);
+        assert!(fits_after(Duration::ZERO, method));
+        assert!(fits_after(Duration::from_millis(979), method));
+        assert!(!fits_after(Duration::from_millis(981), method));
+        assert!(!fits_after(SECOND, method));
+    }
+
+    #[test]
+    fn the_wait_within_the_worker_counts_too() {
+        let at = Instant::now();
+        let received = Received {
+            waited: Duration::from_millis(500),
+            ..Received::at(at)
+        };
+        let deadline = received.deadline(SECOND).unwrap();
+        let fits_at = |millis| {
+            let now = at + Duration::from_millis(millis);
+            fits(received, SECOND, deadline, now, Duration::from_millis(20))
+        };
+        assert!(fits_at(479));
+        assert!(!fits_at(481));
+    }
+
+    #[test]
+    fn a_method_that_was_too_slow_gets_another_chance() {
+        assert!(fits_after(Duration::ZERO, 2 * SECOND));
+        assert!(!fits_after(SECOND / 4, 2 * SECOND));
+    }
+}

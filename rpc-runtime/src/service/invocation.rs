@@ -1,0 +1,259 @@
+//! A service as a server sees it: type-erased, so that one server hosts many.
+
+use std::fmt;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+
+use super::context::Context;
+use super::extensions::Extensions;
+use crate::codec::{Codec, EncodeError};
+use crate::describe::{MethodDescriptor, ServiceDescriptor};
+use crate::error::Chain;
+use crate::protocol::{ArgumentsSeed, DecodeArguments, Fault, FaultCode, Reply, ReplyKind, no_arguments};
+
+/// Something that a [`Server`](crate::Server) can serve.
+///
+/// The [`service`](crate::service) attribute implements it for each generated `XServer`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a server of a service",
+    label = "this is not a generated `..Server`",
+    note = "wrap an implementation of the trait `X` in the generated server: `.serve(XServer::new(..))`"
+)]
+pub trait Service: Send + Sync + 'static {
+    /// What the service is.
+    fn descriptor(&self) -> &'static ServiceDescriptor;
+
+    /// Runs the method that was invoked.
+    ///
+    /// # Errors
+    ///
+    /// The fault that is answered in place of the method's result.
+    fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>>;
+}
+
+/// A request for one method, ready to be run.
+#[derive(Clone)]
+pub struct Invocation {
+    context: Context,
+    codec: Codec,
+    arguments: Bytes,
+}
+
+impl Invocation {
+    pub(crate) fn new(context: Context, codec: Codec, arguments: Bytes) -> Self {
+        Self {
+            context,
+            codec,
+            arguments,
+        }
+    }
+
+    /// The method's name on the wire.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.context.method()
+    }
+
+    pub(crate) fn static_method(&self) -> &'static str {
+        self.context.static_method()
+    }
+
+    /// What the method may know of the request.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub(crate) fn extensions_mut(&mut self) -> &mut Extensions {
+        self.context.extensions_mut()
+    }
+
+    pub(crate) fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// How long the arguments are, encoded, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.arguments.len()
+    }
+
+    /// Reads the arguments; text and bytes are borrowed from the request where the codec can.
+    ///
+    /// # Errors
+    ///
+    /// `bad_request`, which says what is wrong with them.
+    pub fn arguments<'a, A: DecodeArguments<'a>>(&'a self, method: &MethodDescriptor) -> Result<A, Fault> {
+        // A peer may send nothing at all where there is nothing to send. In plain text, nothing is an empty text.
+        if self.arguments.is_empty() && self.codec != Codec::Text {
+            return no_arguments(method.arguments).map_err(Fault::bad_request);
+        }
+        let seed = ArgumentsSeed::<A>::new(method.arguments);
+        self.codec
+            .decode_seed(seed, &self.arguments)
+            .map_err(|error| Fault::bad_request(Chain(&error)))
+    }
+
+    /// Answers with the value of a method that returns no `Result`.
+    ///
+    /// # Errors
+    ///
+    /// The fault to answer with where the value cannot be written in the request's codec.
+    pub fn answer<T: Serialize + 'static>(&self, value: T) -> Result<Answer, Fault> {
+        self.written(ReplyKind::Result, self.codec.encode_answer(&value))
+    }
+
+    /// Answers with a method's `Result`. `text` renders the error for a caller that speaks plain text.
+    ///
+    /// # Errors
+    ///
+    /// The fault to answer with where the result cannot be written in the request's codec.
+    pub fn answer_result<T, E>(
+        &self,
+        result: Result<T, E>,
+        text: impl FnOnce(&E) -> String,
+    ) -> Result<Answer, Fault>
+    where
+        T: Serialize + 'static,
+        E: Serialize,
+    {
+        match (result, self.codec) {
+            (Ok(value), _) => self.answer(value),
+            (Err(error), Codec::Text) => Ok(self.reply(ReplyKind::Error, text(&error).into())),
+            (Err(error), codec) => self.written(ReplyKind::Error, codec.encode(&error)),
+        }
+    }
+
+    /// Answers with a value; in plain text, with the text that people read it by, structure or not.
+    pub(crate) fn answer_readable<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        text: impl FnOnce() -> String,
+    ) -> Result<Answer, Fault> {
+        match self.codec {
+            Codec::Text => Ok(self.reply(ReplyKind::Result, text().into())),
+            codec => self.written(ReplyKind::Result, codec.encode(value)),
+        }
+    }
+
+    fn written(&self, kind: ReplyKind, body: Result<Bytes, EncodeError>) -> Result<Answer, Fault> {
+        match body {
+            Ok(body) => Ok(self.reply(kind, body)),
+            Err(error) => Err(Fault::new(FaultCode::Unanswerable, Chain(&error).to_string())),
+        }
+    }
+
+    fn reply(&self, kind: ReplyKind, body: Bytes) -> Answer {
+        Answer(Reply::new(kind, self.codec, body))
+    }
+}
+
+impl fmt::Debug for Invocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Invocation")
+            .field("context", &self.context)
+            .field("codec", &self.codec)
+            .field("bytes", &self.bytes())
+            .finish()
+    }
+}
+
+/// What a method answered, written in the request's codec: see [`Invocation::answer`].
+#[derive(Clone)]
+pub struct Answer(pub(crate) Reply);
+
+impl Answer {
+    /// Whether the method returned its own error.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        self.0.kind == ReplyKind::Error
+    }
+
+    /// How long the answer is, encoded, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.body.len()
+    }
+}
+
+/// Its content may be secret.
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("is_error", &self.is_error())
+            .field("bytes", &self.bytes())
+            .finish()
+    }
+}
+
+/// Renders a service error as text for a plain-text caller: by its `Display` where it has one, else as JSON. So a service error needs
+/// nothing but serde.
+///
+/// The traits below have a method of the same name, one that no trait of a user's has. Called on a `&&Readable`, it is looked for
+/// with `&Readable`, `&&Readable` and `Readable` as `Self`, in this order, and the first that is there is taken.
+#[derive(Debug)]
+pub struct Readable<'a, E>(pub &'a E);
+
+/// The preferred rendering.
+pub trait ViaDisplay {
+    /// The error as its `Display` shows it.
+    fn __readable_text(&self) -> String;
+}
+
+impl<E: fmt::Display> ViaDisplay for &Readable<'_, E> {
+    fn __readable_text(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// The rendering of errors without `Display`.
+pub trait ViaSerialize {
+    /// The error as JSON.
+    fn __readable_text(&self) -> String;
+}
+
+impl<E: Serialize> ViaSerialize for &&Readable<'_, E> {
+    fn __readable_text(&self) -> String {
+        match Codec::Json.encode(self.0) {
+            Ok(json) => String::from_utf8_lossy(&json).into_owned(),
+            Err(error) => Chain(&error).to_string(),
+        }
+    }
+}
+
+/// No rendering. The compiler has said already that the error cannot be written, and need not say it of this method too.
+pub trait Unreadable {
+    /// Nothing.
+    fn __readable_text(&self) -> String {
+        String::new()
+    }
+}
+
+impl<E> Unreadable for Readable<'_, E> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize)]
+    struct Shown;
+
+    impl fmt::Display for Shown {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("no user 7")
+        }
+    }
+
+    #[derive(Serialize)]
+    struct Plain {
+        id: u32,
+    }
+
+    #[test]
+    #[allow(clippy::needless_borrow)] // as generated code writes it: two references for all
+    fn errors_are_readable_with_and_without_display() {
+        assert_eq!((&&Readable(&Shown)).__readable_text(), "no user 7");
+        assert_eq!((&&Readable(&Plain { id: 7 })).__readable_text(), r#"{"id":7}"#);
+    }
+}

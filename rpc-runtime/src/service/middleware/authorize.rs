@@ -1,0 +1,222 @@
+//! Who may call what.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+
+use futures_util::TryFutureExt;
+use futures_util::future::{Either, MapErr, Ready, ready};
+use tower_layer::Layer;
+use tower_service::Service;
+use tracing::Level;
+
+use super::BoxError;
+use super::handler::IncomingCall;
+use crate::protocol::{Fault, FaultCode};
+use crate::service::invocation::Answer;
+use crate::telemetry::{LeftOut, LogLimit};
+
+/// A layer for a server that lets callers do only what they are allowed to: all others get the fault `unauthorized`, and their methods do
+/// not begin.
+///
+/// A caller is known by its RabbitMQ user, [`Context::user_id`](crate::Context::user_id), which the
+/// [broker has checked](https://www.rabbitmq.com/docs/validated-user-id): nobody can send another user's, unless their user has the tag
+/// `impersonator`. Callers send it where [`send_user_id`](crate::BrokerBuilder::send_user_id) is set. What a user may do is added up
+/// over all rules; without a rule, nothing is allowed.
+///
+/// ```
+/// # use rpc_runtime::{Broker, Server, ServerError, service};
+/// # #[service]
+/// # pub trait Directory { async fn get_email(&self, id: &str) -> String; async fn rename(&self, id: &str, name: &str); }
+/// # struct Users;
+/// # impl Directory for Users {
+/// #     async fn get_email(&self, _: &str) -> String { String::new() }
+/// #     async fn rename(&self, _: &str, _: &str) {}
+/// # }
+/// # async fn example(broker: Broker) -> Result<(), ServerError> {
+/// use rpc_runtime::middleware::Authorize;
+///
+/// let rules = Authorize::new()
+///     .allow_any_user(["Directory.get_email"])
+///     .allow("back-office", ["Directory.*"])
+///     .allow("monitoring", ["rpc.*"]);
+/// let server = Server::new(&broker).layer(rules).serve(DirectoryServer::new(Users)).start().await?;
+/// # server.stop().await
+/// # }
+/// ```
+///
+/// A method is named by its service and its name on the wire, as in `Directory.get_email`. A `*` at the end stands for all that
+/// begins like this. The built-in methods belong to a service named `rpc`.
+#[derive(Debug, Clone, Default)]
+pub struct Authorize {
+    rules: Arc<Rules>,
+}
+
+impl Authorize {
+    /// Allows nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets this RabbitMQ user call these methods.
+    #[must_use]
+    pub fn allow<M: Into<String>>(
+        mut self,
+        user: impl Into<String>,
+        methods: impl IntoIterator<Item = M>,
+    ) -> Self {
+        let rules = Arc::make_mut(&mut self.rules);
+        rules.of_users.entry(user.into()).or_default().add(methods);
+        self
+    }
+
+    /// Lets every caller that gives its user call these methods.
+    #[must_use]
+    pub fn allow_any_user<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
+        Arc::make_mut(&mut self.rules).of_any_user.add(methods);
+        self
+    }
+
+    /// Lets everybody call these methods, also those who do not say who they are.
+    #[must_use]
+    pub fn allow_everybody<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
+        Arc::make_mut(&mut self.rules).of_everybody.add(methods);
+        self
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Rules {
+    of_everybody: Methods,
+    of_any_user: Methods,
+    of_users: BTreeMap<String, Methods>,
+}
+
+impl Rules {
+    fn allow(&self, user: Option<&str>, method: &str) -> bool {
+        let of_user = || {
+            user.is_some_and(|user| {
+                let own = self.of_users.get(user);
+                self.of_any_user.have(method) || own.is_some_and(|own| own.have(method))
+            })
+        };
+        self.of_everybody.have(method) || of_user()
+    }
+
+    /// # Errors
+    ///
+    /// The fault `unauthorized`, where the caller is allowed no such thing.
+    fn check(&self, user: Option<&str>, method: &str) -> Result<(), Fault> {
+        if self.allow(user, method) {
+            return Ok(());
+        }
+        let message = match user {
+            Some(user) => format!("user {user:?} may not call {method:?}"),
+            None => format!(
+                "the request does not say who calls {method:?}: it has no user_id, which callers send with `send_user_id`"
+            ),
+        };
+        Err(Fault::new(FaultCode::Unauthorized, message))
+    }
+}
+
+/// Names of methods, of which each may end with a `*`.
+#[derive(Debug, Clone, Default)]
+struct Methods(Vec<String>);
+
+impl Methods {
+    fn add<M: Into<String>>(&mut self, methods: impl IntoIterator<Item = M>) {
+        self.0.extend(methods.into_iter().map(Into::into));
+    }
+
+    fn have(&self, method: &str) -> bool {
+        self.0.iter().any(|allowed| match allowed.strip_suffix('*') {
+            Some(beginning) => method.starts_with(beginning),
+            None => allowed == method,
+        })
+    }
+}
+
+impl<S> Layer<S> for Authorize {
+    type Service = Authorized<S>;
+
+    fn layer(&self, inner: S) -> Authorized<S> {
+        Authorized {
+            inner,
+            rules: Arc::clone(&self.rules),
+            log: Arc::new(LogLimit::new("Authorize")),
+        }
+    }
+}
+
+/// What [`Authorize`] makes of a service.
+#[derive(Debug, Clone)]
+pub struct Authorized<S> {
+    inner: S,
+    rules: Arc<Rules>,
+    log: Arc<LogLimit>,
+}
+
+impl<S> Service<IncomingCall> for Authorized<S>
+where
+    S: Service<IncomingCall, Response = Answer, Error: Into<BoxError>>,
+{
+    type Response = Answer;
+    type Error = BoxError;
+    type Future = Either<Ready<Result<Answer, BoxError>>, MapErr<S::Future, fn(S::Error) -> BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, call: IncomingCall) -> Self::Future {
+        let method = call.full_name();
+        match self.rules.check(call.context().user_id(), &method) {
+            Ok(()) => Either::Right(self.inner.call(call).map_err(Into::into)),
+            Err(fault) => {
+                if let Some(LeftOut(left_out)) = self.log.admit(Level::DEBUG, "unauthorized") {
+                    let user_id = call.context().user_id();
+                    tracing::debug!(user_id, method, left_out, "refused a caller");
+                }
+                Either::Left(ready(Err(fault.into())))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_allowed_is_refused() {
+        let Authorize { rules } = Authorize::new()
+            .allow_everybody(["rpc.ping"])
+            .allow_any_user(["Directory.get_email"])
+            .allow("alice", ["Directory.*"])
+            .allow("alice", ["Audit.read"])
+            .allow("root", ["*"]);
+        let (nobody, alice, bob, root) = (None, Some("alice"), Some("bob"), Some("root"));
+        for (user, method, allowed) in [
+            (nobody, "rpc.ping", true),
+            (nobody, "rpc.ping2", false),
+            (nobody, "Directory.get_email", false),
+            (bob, "Directory.get_email", true),
+            (bob, "Directory.rename", false),
+            (bob, "rpc.ping", true),
+            (alice, "Directory.rename", true),
+            (alice, "DirectoryOfSecrets.read", false),
+            (alice, "Audit.read", true),
+            (alice, "Audit.write", false),
+            (root, "Audit.write", true),
+        ] {
+            let checked = rules.check(user, method);
+            assert_eq!(checked.is_ok(), allowed, "{user:?} {method}");
+            if let Err(fault) = checked {
+                assert_eq!(fault.code, FaultCode::Unauthorized);
+            }
+        }
+        assert!(Rules::default().check(root, "Directory.get_email").is_err());
+    }
+}

@@ -1,0 +1,17 @@
+//! Layers around the methods of a server, and what they share with those around the calls of a client.
+
+use std::error::Error;
+
+mod attempts;
+mod authorize;
+mod handler;
+mod stack;
+
+pub(crate) use attempts::Attempts;
+pub use authorize::Authorize;
+pub(crate) use handler::{Around, layered_service};
+pub use handler::{Handler, HandlerLayer, IncomingCall};
+pub(crate) use stack::Stack;
+
+/// What layers fail with: tower's own error type.
+pub type BoxError = Box<dyn Error + Send + Sync>;

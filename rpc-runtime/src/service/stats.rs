@@ -1,0 +1,252 @@
+//! What a worker counts of each of its methods.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Counts of a method since its server started.
+///
+/// Each count is true; what is read while requests end may be a request apart from another.
+#[derive(Debug)]
+pub(crate) struct MethodStats {
+    calls: AtomicU64,
+    failures: AtomicU64,
+    in_flight: AtomicU64,
+    shed: AtomicU64,
+    /// The sum of all times, in nanoseconds.
+    total: AtomicU64,
+    /// How many took a time of each size.
+    times: [AtomicU64; SIZES],
+}
+
+/// Each doubling of time has so many sizes: a time is known to an eighth.
+const PER_DOUBLING: u64 = 8;
+
+/// Times up to some two minutes are told apart, and counted with those where they take longer.
+const SIZES: usize = 35 * PER_DOUBLING as usize;
+
+/// Counts of a method at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StatsSnapshot {
+    /// Requests that were run to their end.
+    pub(crate) calls: u64,
+    /// Those of them that ended with the method's own error, or with a fault.
+    pub(crate) failures: u64,
+    /// Requests that run now.
+    pub(crate) in_flight: u64,
+    /// Requests that were refused, as they could not be answered in time.
+    pub(crate) shed: u64,
+    /// Of the time that handlers took.
+    pub(crate) mean: Duration,
+    /// The sum of it, in nanoseconds.
+    pub(crate) total_ns: u64,
+    /// 99 of 100 handlers took no longer, to an eighth.
+    pub(crate) p99: Duration,
+}
+
+impl Default for MethodStats {
+    fn default() -> Self {
+        Self {
+            calls: AtomicU64::default(),
+            failures: AtomicU64::default(),
+            in_flight: AtomicU64::default(),
+            shed: AtomicU64::default(),
+            total: AtomicU64::default(),
+            times: [const { AtomicU64::new(0) }; SIZES],
+        }
+    }
+}
+
+impl MethodStats {
+    /// A request begins to run; it does so until this is dropped.
+    pub(crate) fn begin(&self) -> InFlight<'_> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self)
+    }
+
+    /// A request was refused, as it could not be answered in time.
+    pub(crate) fn shed(&self) {
+        self.shed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn snapshot(&self) -> StatsSnapshot {
+        let calls = self.calls.load(Ordering::Relaxed);
+        let total = self.total.load(Ordering::Relaxed);
+        StatsSnapshot {
+            calls,
+            failures: self.failures.load(Ordering::Relaxed),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            shed: self.shed.load(Ordering::Relaxed),
+            mean: Duration::from_nanos(total.checked_div(calls).unwrap_or(0)),
+            total_ns: total,
+            p99: self.percentile(99),
+        }
+    }
+
+    /// The time within which so many of a hundred ended.
+    fn percentile(&self, percent: u64) -> Duration {
+        let times: Vec<_> = self
+            .times
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .collect();
+        let within = (times.iter().sum::<u64>() * percent).div_ceil(100);
+        let mut counted = 0;
+        let size = times.iter().position(|count| {
+            counted += count;
+            counted > 0 && counted >= within
+        });
+        size.map_or(Duration::ZERO, |size| Duration::from_nanos(longest_of(size)))
+    }
+}
+
+/// The size of a time in nanoseconds: its binary digits, and the three behind the first.
+fn size_of(nanos: u64) -> usize {
+    if nanos < PER_DOUBLING {
+        return nanos as usize;
+    }
+    let doublings = u64::from(nanos.ilog2()) - 3;
+    let eighth = (nanos >> doublings) - PER_DOUBLING;
+    (((doublings + 1) * PER_DOUBLING + eighth) as usize).min(SIZES - 1)
+}
+
+/// The longest time of a size, in nanoseconds.
+fn longest_of(size: usize) -> u64 {
+    let (doublings, eighth) = (size as u64 / PER_DOUBLING, size as u64 % PER_DOUBLING);
+    match doublings {
+        0 => eighth,
+        _ => ((PER_DOUBLING + eighth + 1) << (doublings - 1)) - 1,
+    }
+}
+
+/// Counts requests that are run one after another. Those that are alike are added up before others see them: several threads count the same
+/// method, and would take the counts from each other with each request.
+#[derive(Debug, Default)]
+pub(crate) struct Tally<'a> {
+    stats: Option<&'a MethodStats>,
+    /// Of the times of all that are added up.
+    size: usize,
+    calls: u64,
+    failures: u64,
+    nanos: u64,
+}
+
+impl<'a> Tally<'a> {
+    /// A request was run to its end.
+    pub(crate) fn add(&mut self, stats: &'a MethodStats, took: Duration, has_failed: bool) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let size = size_of(nanos);
+        let is_alike = self.size == size && self.stats.is_some_and(|known| std::ptr::eq(known, stats));
+        if !is_alike {
+            self.count();
+            (self.stats, self.size) = (Some(stats), size);
+        }
+        self.calls += 1;
+        self.failures += u64::from(has_failed);
+        self.nanos = self.nanos.saturating_add(nanos);
+    }
+
+    /// Counts what was added up.
+    pub(crate) fn count(&mut self) {
+        let Some(stats) = self.stats.take() else { return };
+        let [calls, failures, nanos] =
+            [&mut self.calls, &mut self.failures, &mut self.nanos].map(std::mem::take);
+        stats.calls.fetch_add(calls, Ordering::Relaxed);
+        stats.total.fetch_add(nanos, Ordering::Relaxed);
+        stats.times[self.size].fetch_add(calls, Ordering::Relaxed);
+        if failures > 0 {
+            stats.failures.fetch_add(failures, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        self.count();
+    }
+}
+
+/// A request that runs.
+#[derive(Debug)]
+pub(crate) struct InFlight<'a>(&'a MethodStats);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ended(stats: &MethodStats, took: Duration, has_failed: bool) {
+        Tally::default().add(stats, took, has_failed);
+    }
+
+    #[test]
+    fn a_method_is_counted() {
+        let stats = MethodStats::default();
+        let none = stats.snapshot();
+        assert_eq!(
+            (none.calls, none.mean, none.p99),
+            (0, Duration::ZERO, Duration::ZERO)
+        );
+        stats.shed();
+        let running = stats.begin();
+        assert_eq!(stats.snapshot().in_flight, 1);
+        drop(running);
+        for _ in 0..98 {
+            ended(&stats, Duration::from_micros(100), false);
+        }
+        ended(&stats, Duration::from_millis(50), true);
+        ended(&stats, Duration::from_millis(50), false);
+        let StatsSnapshot {
+            calls,
+            failures,
+            in_flight,
+            shed,
+            mean,
+            total_ns,
+            p99,
+        } = stats.snapshot();
+        assert_eq!((calls, failures, in_flight, shed), (100, 1, 0, 1));
+        assert_eq!((mean, total_ns), (Duration::from_micros(1098), 109_800_000));
+        let (least, most) = (Duration::from_millis(50), Duration::from_millis(57));
+        assert!(least <= p99 && p99 <= most, "{p99:?}");
+    }
+
+    #[test]
+    fn what_is_added_up_is_counted_once_and_all_of_it() {
+        let (read, write) = (MethodStats::default(), MethodStats::default());
+        let mut tally = Tally::default();
+        for (stats, micros, has_failed) in [
+            (&read, 5, false),
+            (&read, 5, true),
+            (&write, 5, false),
+            (&read, 900, false),
+        ] {
+            tally.add(stats, Duration::from_micros(micros), has_failed);
+        }
+        // The last is seen with the end of the message at the latest.
+        assert_eq!((read.snapshot().calls, write.snapshot().calls), (2, 1));
+        drop(tally);
+        let read = read.snapshot();
+        assert_eq!((read.calls, read.failures), (3, 1));
+        assert_eq!(read.mean, Duration::from_nanos(910_000 / 3));
+    }
+
+    proptest! {
+        #[test]
+        fn a_time_is_known_to_an_eighth(nanos in 0_u64..(2 << 36)) {
+            let longest = longest_of(size_of(nanos));
+            prop_assert!(longest >= nanos && longest - nanos <= nanos / 8, "{nanos} {longest}");
+        }
+
+        #[test]
+        fn any_time_has_a_size(nanos: u64) {
+            prop_assert!(size_of(nanos) < SIZES);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! A request as spans and metrics show it.
+
+use std::time::Duration;
+
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
+
+use super::counted::{Counted, Counts};
+use super::metrics::{self, Method};
+use super::outcome::Outcome;
+use super::propagation::{self, Incoming};
+use super::span::{SYSTEM, Side, ended, millis};
+use crate::protocol::Headers;
+
+/// What is known of a request before its method runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestInfo<'a> {
+    pub(crate) service: &'static str,
+    pub(crate) method: &'static str,
+    pub(crate) queue: &'a str,
+    pub(crate) correlation_id: Option<&'a str>,
+    pub(crate) queue_time: Duration,
+    /// The length of the arguments.
+    pub(crate) bytes: usize,
+    pub(crate) headers: &'a Headers,
+}
+
+/// How a request ended that was handed to its method.
+pub(crate) struct RequestEnd<'a> {
+    pub(crate) outcome: Outcome,
+    /// Whether the method may have run.
+    pub(crate) ran: bool,
+    /// The headers of the reply.
+    pub(crate) headers: &'a mut Headers,
+}
+
+/// The span of a request, and what is counted of it.
+pub(crate) struct RequestSpan {
+    span: Span,
+    context: Incoming,
+    method: Method,
+}
+
+impl RequestSpan {
+    /// `None` if nobody collects spans or metrics, and no context is propagated.
+    pub(crate) fn new(request: RequestInfo<'_>) -> Option<Self> {
+        let RequestInfo { service, method, .. } = request;
+        let span = tracing::info_span!(
+            "handle",
+            otel.name = %format_args!("{service}/{method}"),
+            otel.kind = "server",
+            otel.status_code = Empty,
+            rpc.system.name = SYSTEM,
+            rpc.method = %format_args!("{service}/{method}"),
+            rpc.response.status_code = Empty,
+            rpc.queue_time_ms = millis(request.queue_time),
+            error.type = Empty,
+            messaging.system = "rabbitmq",
+            messaging.operation.type = "process",
+            messaging.operation.name = "process",
+            messaging.destination.name = request.queue,
+            messaging.message.conversation_id = request.correlation_id,
+            messaging.message.body.size = request.bytes,
+        );
+        if span.is_disabled() && !metrics::ARE_ON && !propagation::IS_ON {
+            return None;
+        }
+        Some(Self {
+            context: Incoming::continued(&span, request.headers),
+            span,
+            method: Method { service, method },
+        })
+    }
+
+    /// Runs the method within the span. `end` reads how it ended.
+    pub(crate) async fn run<T>(
+        self,
+        running: impl Future<Output = T>,
+        end: impl FnOnce(&mut T) -> RequestEnd<'_>,
+    ) -> T {
+        let Self {
+            span,
+            context,
+            method,
+        } = self;
+        let counted = Counted::begin(Counts::Requests, method);
+        let running = running.instrument(span.clone());
+        let mut handled = context.around(&span, running).await;
+        let RequestEnd {
+            outcome,
+            ran,
+            headers,
+        } = end(&mut handled);
+        ended(&span, Side::Worker, outcome);
+        if ran {
+            counted.ended(outcome);
+        } else {
+            counted.not_run();
+        }
+        propagation::inject(&span, headers);
+        handled
+    }
+}
