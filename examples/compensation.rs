@@ -1,4 +1,4 @@
-//! A method that undoes what it did when a later step fails, even after its caller's deadline.
+//! A method that undoes its first step when a later one fails, even after its caller's deadline.
 //!
 //! ```sh
 //! cargo run --example compensation                                 # within the process
@@ -75,7 +75,7 @@ impl Stock for Shelf {
     }
 }
 
-/// Takes longer than anybody waits.
+/// Takes longer than any caller waits.
 struct SlowBank;
 
 impl Payments for SlowBank {
@@ -95,7 +95,8 @@ impl Orders for Shop {
         let Err(error) = self.payments.charge(199).await else {
             return Ok(());
         };
-        // The caller's time is up, and so is that of the calls that this method makes. Not so of a detached one.
+        // The caller's deadline has passed, and this method's calls inherit it. A detached call
+        // does not.
         if let Err(error) = self.stock.release(item).detached().await {
             eprintln!("{item} is still reserved: {error}");
         }
@@ -109,7 +110,7 @@ async fn main() -> anyhow::Result<()> {
     let broker = broker().await?;
     let stock = StockClient::new(&broker);
     let server = Server::new(&broker)
-        // The bank is still at it when this ends.
+        // The charge still runs when this example ends.
         .drain_limit(Duration::ZERO)
         .serve(StockServer::new(Shelf(AtomicU32::new(1))))
         .serve(PaymentsServer::new(SlowBank))
@@ -128,7 +129,7 @@ async fn main() -> anyhow::Result<()> {
     }
     println!("left in stock: {}", stock.left().await?);
 
-    // The charge did not end by itself.
+    // Fails, because the charge does not end within the drain limit.
     let _ = server.stop().await;
     broker.close().await;
     Ok(())

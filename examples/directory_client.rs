@@ -1,11 +1,11 @@
-//! A caller: asks the user directory over RabbitMQ for the e-mail addresses of the ids given.
+//! A caller: asks the user directory over RabbitMQ for the e-mail addresses of the given ids.
 //!
 //! ```sh
 //! AMQP_URL=amqp://localhost cargo run --example directory_client user:12345 user:67890
 //! ```
 //!
-//! Prints `ID -> EMAIL` for each and ends with 1 if a call failed. With `--text` it speaks plain text, as the workers
-//! of RabbitMQ's tutorials do.
+//! Prints `ID -> EMAIL` for each, and exits with 1 if a call failed. With `--text` it sends plain
+//! text, as RabbitMQ's tutorial does.
 
 use std::process::ExitCode;
 
@@ -25,12 +25,12 @@ async fn main() -> anyhow::Result<ExitCode> {
     };
     anyhow::ensure!(
         !ids.is_empty(),
-        "no user: give one id or several, such as user:12345"
+        "no user: give one or more ids, such as user:12345"
     );
 
     let broker = rabbitmq().await?;
     let directory = UserDirectoryClient::builder(&broker).codec(codec).build();
-    // All calls are under way at once; their answers are printed in the order asked.
+    // All calls are in flight at once. Their results are printed in the order of the ids.
     let calls: Vec<_> = ids
         .iter()
         .map(|id| tokio::spawn(directory.get_email(id)))

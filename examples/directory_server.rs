@@ -1,4 +1,5 @@
-//! A worker: serves the user directory over RabbitMQ until it is told to stop (SIGINT or SIGTERM), then ends what it began.
+//! A worker: serves the user directory over RabbitMQ until SIGINT or SIGTERM, and then finishes the
+//! requests that it has.
 //!
 //! ```sh
 //! AMQP_URL=amqp://localhost cargo run --example directory_server

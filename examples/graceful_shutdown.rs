@@ -1,12 +1,13 @@
-//! A worker that stops without losing a call: it takes no more requests, finishes and answers those that it has, and leaves the rest to
-//! the next worker.
+//! A worker that stops without losing a call: it takes no more requests, finishes and answers those
+//! that it has, and leaves the rest to the next worker.
 //!
 //! ```sh
 //! cargo run --example graceful_shutdown                                 # within the process
 //! AMQP_URL=amqp://localhost cargo run --example graceful_shutdown       # over RabbitMQ
 //! ```
 //!
-//! A worker that is a program of its own gives `run_until` the signal that its process manager sends, as `directory_server` does.
+//! A worker that is its own program passes its process manager's signal to `run_until`, as
+//! `directory_server` does.
 
 use std::time::Duration;
 
@@ -38,14 +39,14 @@ async fn main() -> anyhow::Result<()> {
     let server = |name| {
         Server::new(&broker)
             .concurrency(3)
-            // Longer than any method takes; beyond it, what still runs is stopped.
+            // Longer than any method takes. Methods that still run after it are stopped.
             .drain_limit(Duration::from_secs(10))
             .serve(KitchenServer::new(Cook { name }))
     };
 
-    let (shutdown, told) = oneshot::channel::<()>();
+    let (shutdown, stopped) = oneshot::channel::<()>();
     let first = tokio::spawn(server("the first worker").run_until(async {
-        let _ = told.await;
+        let _ = stopped.await;
     }));
 
     // Ten calls: three run, seven wait in the queue.
@@ -55,8 +56,8 @@ async fn main() -> anyhow::Result<()> {
         let kitchen = kitchen.clone();
         calls.spawn(async move { kitchen.cook(dish).await });
     }
-    let by_the_first = calls.join_next().await.expect("there are ten")??;
-    println!("answered by {by_the_first}; it is told to stop");
+    let by_the_first = calls.join_next().await.expect("ten calls were spawned")??;
+    println!("answered by {by_the_first}, which now stops");
     let _ = shutdown.send(());
     first.await??;
     println!("it has stopped, and lost nothing");

@@ -1,5 +1,5 @@
-//! An HTTP gateway: [axum](https://docs.rs/axum) in front of a service. Each HTTP request is one call, and each error of the
-//! call becomes a status code.
+//! An HTTP gateway: [axum](https://docs.rs/axum) in front of a service. Each HTTP request is one
+//! call, and each error of the call becomes a status code.
 //!
 //! ```sh
 //! cargo run --example http_gateway                        # sends itself some requests, and ends

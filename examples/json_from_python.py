@@ -1,7 +1,7 @@
-"""Calls a worker that was written in Rust, in JSON: see json_from_python.rs, which serves and runs this.
+"""Calls a worker written in Rust, in JSON. json_from_python.rs serves, and runs this script.
 
-A request names its method in the property `type` and has its arguments, by name, in the body. The reply's `type` says what it is:
-`result`, `error` (the method's own) or `fault` (the worker's runtime, as for a method that there is not).
+A request names its method in the property `type` and has its arguments, by name, in the body. The `type` of the reply is
+`result`, `error` (the method's own) or `fault` (from the worker's runtime, for example for an unknown method).
 """
 
 import json
@@ -18,7 +18,7 @@ class ServiceError(Exception):
 
 
 class Fault(Exception):
-    """The worker could not run the method, or not finish it."""
+    """The worker did not run the method, or could not finish it."""
 
 
 class Client:
@@ -28,23 +28,23 @@ class Client:
         self.connection = pika.BlockingConnection(pika.URLParameters(url))
         self.channel = self.connection.channel()
         self.queue = queue
-        # Only this connection may use it, and it goes with it.
+        # Only this connection may use the queue, and it is deleted with the connection.
         self.replies = self.channel.queue_declare(queue="", exclusive=True).method.queue
 
     def call(self, method, **arguments):
         request_id = str(uuid.uuid4())
-        # The broker drops what nobody waits for any more.
+        # The broker drops the request when nobody waits for it any more.
         self.send(method, arguments, request_id, str(TIME_LIMIT * 1000))
         replies = self.channel.consume(self.replies, auto_ack=True, inactivity_timeout=TIME_LIMIT)
         for method_frame, properties, body in replies:
             if method_frame is None:
                 raise TimeoutError(f"no reply to {method} within {TIME_LIMIT} s")
-            # A late reply to an earlier request is not ours.
+            # Skip a late reply to an earlier request.
             if properties.correlation_id == request_id:
                 return self.read(properties.type, json.loads(body))
 
     def tell(self, method, **arguments):
-        """One way: nobody answers. It outlives a restart of the broker."""
+        """Sends a one-way request, which has no reply. It survives a restart of the broker."""
         self.send(method, arguments, None, None)
 
     def send(self, method, arguments, request_id, expiration):

@@ -1,12 +1,13 @@
-//! A worker that programs in another language call, in JSON. This program serves, has [`json_from_python.py`](json_from_python.py) call, and
-//! ends with it; the script is all that a caller needs, with `pika` and nothing of ours.
+//! A worker that a program in another language calls, in JSON. This program serves, runs
+//! [`json_from_python.py`](json_from_python.py), and ends with it. The script is a complete caller:
+//! it needs only `pika`.
 //!
 //! ```sh
 //! pip install pika
 //! AMQP_URL=amqp://localhost cargo run --example json_from_python
 //! ```
 //!
-//! `PYTHON` names the interpreter; it is `python3` otherwise. The whole protocol is in `docs/protocol.md`.
+//! `PYTHON` names the interpreter, by default `python3`. `docs/protocol.md` describes the protocol.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -39,7 +40,7 @@ trait Library {
     #[rpc(idempotent)]
     async fn find(&self, isbn: &str) -> Result<Book, LibraryError>;
 
-    /// How many books there are now.
+    /// Returns the number of books afterwards.
     async fn add(&self, isbn: &str, book: Book) -> Result<usize, LibraryError>;
 
     #[rpc(oneway)]
@@ -84,7 +85,7 @@ async fn main() -> anyhow::Result<()> {
     let url = std::env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
     let broker = Broker::connect(&url).await?;
     let server = Server::new(&broker)
-        // So that `close` has run when the next request is looked at.
+        // So that `close` has run before the next request begins.
         .concurrency(1)
         .serve(LibraryServer::new(Shelves::default()))
         .start()
@@ -100,7 +101,7 @@ async fn main() -> anyhow::Result<()> {
         .with_context(|| format!("cannot run {python}: set PYTHON to an interpreter that has pika"))?;
     ensure!(
         ended.success(),
-        "the script failed: has {python} the package pika?"
+        "the script failed: does {python} have the package pika?"
     );
 
     server.stop().await?;

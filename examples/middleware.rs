@@ -1,5 +1,5 @@
-//! Layers of [tower](https://docs.rs/tower) around calls and around a worker's methods, unchanged: limits of concurrency and rate, load
-//! shedding, time limits, retries with a budget; and a layer of one's own.
+//! [tower](https://docs.rs/tower) layers around calls and around a worker's methods: concurrency
+//! and rate limits, load shedding, timeouts, and retries with a budget and a policy of our own.
 //!
 //! ```sh
 //! cargo run --example middleware                                 # within the process
@@ -25,10 +25,10 @@ use tower::util::MapRequestLayer;
 
 #[service(queue = "example.printer")]
 trait Printer {
-    /// Takes until the page is taken away.
+    /// Runs until the page is taken away.
     async fn print(&self, page: u32) -> u32;
 
-    /// Takes for ever, and may do so twice.
+    /// Never ends.
     #[rpc(idempotent)]
     async fn calibrate(&self);
 }
@@ -51,14 +51,14 @@ impl Printer for Office {
     }
 }
 
-/// The pause before a call is made again, unless the worker says another one.
+/// The pause before a retry, unless the worker asks for another one.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Makes a call again, up to three times, if that is safe and does not make an overload worse.
+/// Retries a call up to three times, if that is safe and does not make an overload worse.
 #[derive(Clone)]
 struct Patience {
     attempts: u32,
-    /// Shared by all calls: it bounds retries to a share of the calls that succeeded lately.
+    /// Shared by all calls: it limits retries to a share of the recent successes.
     budget: Arc<TpsBudget>,
     retries: Arc<AtomicU32>,
 }
@@ -78,9 +78,9 @@ impl Policy<OutgoingCall, CallReply, CallError> for Patience {
             }
             Err(error) => error,
         };
-        // The method did not run and may the next time; or it may run twice.
+        // Either the method did not run and another attempt may help, or it may run twice.
         let is_safe = error.is_retryable() || call.method().is_idempotent;
-        // An overloaded worker says when another try is worth it.
+        // An overloaded worker says when another attempt is worth it.
         let pause = error.retry_after().unwrap_or(PAUSE);
         if !is_safe || pause >= call.remaining() {
             return None;
@@ -103,7 +103,8 @@ async fn main() -> anyhow::Result<()> {
     log_to_stderr();
     let broker = broker().await?;
 
-    // The worker prints one page at a time. What comes meanwhile is refused at once, so that its caller can go elsewhere.
+    // The worker prints one page at a time. It refuses other requests at once, so that their
+    // callers can go elsewhere.
     let office = Office::default();
     let server = Server::new(&broker)
         .layer(LoadShedLayer::new())
@@ -119,16 +120,17 @@ async fn main() -> anyhow::Result<()> {
         Err(CallError::Fault(fault)) if fault.code == FaultCode::Rejected => {
             println!("page 2 is refused: {}", fault.message);
         }
-        other => anyhow::bail!("the printer is busy, and yet: {other:?}"),
+        other => anyhow::bail!("the printer is busy, but: {other:?}"),
     }
     office.taken_away.notify_one();
     println!("page {} is printed", first.await??);
 
-    // A caller that does not give up at once. The layers are the client's; several can be built into one.
+    // A caller that does not give up at once. Layers belong to the client; a `ServiceBuilder`
+    // combines several into one.
     let retries = Arc::<AtomicU32>::default();
     let patience = Patience {
         attempts: 3,
-        // One retry for each five calls that succeed, and ten for a start.
+        // One retry for every five successful calls, and ten at the start.
         budget: Arc::new(TpsBudget::new(Duration::from_secs(10), 1, 0.2)),
         retries: Arc::clone(&retries),
     };
@@ -136,7 +138,7 @@ async fn main() -> anyhow::Result<()> {
         .layer(
             ServiceBuilder::new()
                 .layer(MapRequestLayer::new(|mut call: OutgoingCall| {
-                    // What does not fit is left out.
+                    // A header that does not fit is omitted.
                     let _ = call.insert_header("department", "accounting");
                     call
                 }))
@@ -152,26 +154,26 @@ async fn main() -> anyhow::Result<()> {
         Ok(page) => anyhow::bail!("page {page} is printed, although the printer is busy"),
     }
 
-    // While nothing succeeds, the budget is spent soon. Most of these are refused once.
+    // Nothing succeeds, so the budget is soon spent. Most of these calls have one attempt.
     let spent = retries.load(Ordering::Relaxed);
     for page in 5..25 {
         anyhow::ensure!(patient.print(page).await.is_err(), "page {page} is printed");
     }
     let more = retries.load(Ordering::Relaxed) - spent;
-    println!("20 more pages are refused, and tried {more} times again");
+    println!("20 more pages are refused, after {more} retries in all");
     office.taken_away.notify_one();
     println!("page {} is printed", third.await??);
 
-    // A layer that gives up says of no call that its method did not run, where it may have.
+    // If a layer gives up on a call, the error says that the method may have run.
     let hasty = PrinterClient::builder(&broker)
         .layer(TimeoutLayer::new(Duration::from_millis(100)))
         .build();
     match hasty.calibrate().await {
         Err(error) => println!("{}; it ran: {:?}", Chain(&error), error.executed()),
-        Ok(()) => anyhow::bail!("it takes for ever"),
+        Ok(()) => anyhow::bail!("calibrate never ends"),
     }
 
-    // What still runs would be waited for.
+    // `stop` would wait for the calibration.
     drop(server);
     broker.close().await;
     Ok(())

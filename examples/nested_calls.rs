@@ -1,5 +1,4 @@
-//! A method that calls another service: the time that its own caller still waits passes on, and shrinks on the way, without a line
-//! of code.
+//! A method that calls another service. The nested call inherits what is left of the caller's time.
 //!
 //! ```sh
 //! cargo run --example nested_calls                                 # within the process
@@ -13,14 +12,14 @@ use rpc_runtime::{CallError, Context, Server, service};
 
 #[service(queue = "example.stock")]
 trait Stock {
-    /// How many there are. With a parameter marked as context, a method knows of the request that it serves.
+    /// Returns how many there are. The context parameter describes the request.
     #[rpc(idempotent)]
     async fn count(&self, #[rpc(context)] cx: &Context, item: &str) -> u32;
 }
 
 #[service(queue = "example.shop")]
 trait Shop {
-    /// Whether an item can be sold. Asks the stock.
+    /// Returns whether the shop sells an item. Asks the stock.
     #[rpc(idempotent)]
     async fn sells(&self, item: &str) -> Result<bool, String>;
 }
@@ -30,7 +29,7 @@ struct Shelf;
 impl Stock for Shelf {
     async fn count(&self, cx: &Context, item: &str) -> u32 {
         let left = cx.remaining().unwrap_or_default();
-        // The shop's client would wait for 30 seconds. Its caller does not.
+        // The shop's client would wait 30 seconds, but its caller does not.
         println!(
             "stock: asked for {item}, with less than a second left: {}",
             left < Duration::from_secs(1)
@@ -60,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
     log_to_stderr();
     let broker = broker().await?;
     let server = Server::new(&broker)
-        // The rare item is still looked for when this ends.
+        // The search for the rare item still runs when this example ends.
         .drain_limit(Duration::ZERO)
         .serve(StockServer::new(Shelf))
         .serve(ShopServer::new(CornerShop {
@@ -75,7 +74,7 @@ async fn main() -> anyhow::Result<()> {
     for item in ["bread", "something rare"] {
         match shop.sells(item).await {
             Ok(sells) => println!("caller: the shop sells {item}: {sells}"),
-            // Whichever of the two gives up first: they have the same deadline.
+            // Both calls have the same deadline, and either may end first.
             Err(CallError::TimedOut { .. } | CallError::Service(_)) => {
                 println!("caller: no answer about {item} in time");
             }
@@ -83,7 +82,7 @@ async fn main() -> anyhow::Result<()> {
         }
     }
 
-    // It did not end by itself.
+    // Fails, because the search does not end within the drain limit.
     let _ = server.stop().await;
     broker.close().await;
     Ok(())

@@ -1,4 +1,5 @@
-//! Jobs that nobody waits for: the call returns once the broker has the job, and any worker does it, now or when there is one.
+//! Jobs without a caller that waits: the call returns once the broker has the job. A worker does it
+//! now, or when one starts.
 //!
 //! ```sh
 //! cargo run --example oneway_jobs                                 # within the process
@@ -14,8 +15,9 @@ use rpc_runtime::{Server, service};
 
 #[service(queue = "example.mail")]
 trait Mail {
-    /// Sends a mail, some time. If a worker dies under it, it is rejected rather than sent twice: a dead-letter queue would keep it.
-    /// With `idempotent` beside `oneway` it would be sent again.
+    /// Sends a mail later. If the worker dies meanwhile, the request is rejected rather than run
+    /// twice, and a dead-letter queue would keep it. With `#[rpc(oneway, idempotent)]` it would run
+    /// again.
     #[rpc(oneway)]
     async fn send(&self, to: &str);
 }
@@ -44,16 +46,16 @@ async fn main() -> anyhow::Result<()> {
             .start()
     };
 
-    // The first worker that ever starts makes the queue, which outlives it.
+    // The first worker declares the queue, which outlives it.
     server(&postman).await?.stop().await?;
 
-    // With no worker there, jobs wait in the queue. RabbitMQ keeps them on disk.
+    // Without a worker, jobs wait in the queue. RabbitMQ keeps them on disk.
     let mail = MailClient::new(&broker);
     for n in 0..20 {
         mail.send(&format!("user-{n}@example.com")).await?;
     }
     println!(
-        "20 jobs are with the broker, {} are done",
+        "the broker has 20 jobs, {} are done",
         postman.sent.load(Ordering::Relaxed)
     );
 
@@ -64,7 +66,7 @@ async fn main() -> anyhow::Result<()> {
         }
     };
     tokio::time::timeout(Duration::from_secs(30), done).await?;
-    println!("a worker came: {} are done", postman.sent.load(Ordering::Relaxed));
+    println!("with a worker, {} are done", postman.sent.load(Ordering::Relaxed));
 
     server.stop().await?;
     broker.close().await;

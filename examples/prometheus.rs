@@ -1,13 +1,13 @@
-//! Metrics for Prometheus: a worker and a caller that serve what they count over HTTP. The dashboard that shows it in Grafana is
-//! [`grafana_dashboard.json`](grafana_dashboard.json).
+//! Metrics for Prometheus: a worker and a caller that serve their metrics over HTTP.
+//! [`grafana_dashboard.json`](grafana_dashboard.json) is a Grafana dashboard for them.
 //!
 //! ```sh
-//! cargo run --example prometheus                                   # makes some calls, fetches its metrics, and ends
-//! cargo run --example prometheus -- 127.0.0.1:9187                 # goes on calling, for Prometheus to scrape
+//! cargo run --example prometheus                                   # makes calls, prints its metrics, ends
+//! cargo run --example prometheus -- 127.0.0.1:9187                 # keeps calling
 //! AMQP_URL=amqp://localhost cargo run --example prometheus -- 127.0.0.1:9187
 //! ```
 //!
-//! Two things make it: rpc-runtime's feature `metrics`, and a recorder of the `metrics` facade.
+//! It needs rpc-runtime's feature `metrics` and a recorder of the `metrics` facade.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 #[service(queue = "example.dice")]
 trait Dice {
-    /// Fails where there are no sides.
+    /// Rolls a die. Fails if it has no sides.
     async fn roll(&self, sides: u32) -> Result<u32, String>;
 }
 
@@ -36,7 +36,7 @@ impl Dice for Cup {
     async fn roll(&self, sides: u32) -> Result<u32, String> {
         match sides {
             0 => Err("a die has sides".into()),
-            // Chosen by a fair roll.
+            // Chosen by a fair roll of a die.
             sides => Ok(4.min(sides)),
         }
     }
@@ -53,9 +53,9 @@ async fn main() -> anyhow::Result<()> {
         None => free_address().await?,
     };
 
-    // Before the broker is connected, so that its connections are counted.
+    // Before the first connection, so that it is counted.
     PrometheusBuilder::new()
-        // With buckets, histograms can be added up over processes; without, each process has quantiles of its own.
+        // Buckets can be added up over several processes. Quantiles, the default, cannot.
         .set_buckets_for_metric(Matcher::Suffix("_duration_seconds".into()), SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_per_message".into()), CALLS)?
         .with_http_listener(address)
@@ -76,7 +76,7 @@ async fn main() -> anyhow::Result<()> {
             }
             let metrics = fetch(address).await?;
             let mut lines: Vec<_> = metrics.lines().filter(|line| line.starts_with("rpc_")).collect();
-            // How long it took is another time each time.
+            // Durations differ from run to run.
             lines.retain(|line| !line.contains("_bucket") && !line.contains("_seconds_sum"));
             lines.sort_unstable();
             println!("{}", lines.join("\n"));
@@ -106,7 +106,7 @@ async fn free_address() -> std::io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0").await?.local_addr()
 }
 
-/// What Prometheus does.
+/// Fetches the metrics, as Prometheus does.
 async fn fetch(address: SocketAddr) -> anyhow::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     stream

@@ -1,8 +1,9 @@
 //! Unit tests of both sides, with neither a broker nor a network.
 //!
-//! A worker is called through its client, which costs no more than a function call and still finds what cannot be
-//! encoded. Code that calls a worker takes the client; where a test has to make the *network* fail, it takes a trait of the
-//! application's own, which a fake implements as well.
+//! The worker is called through its client. That costs little more than a function call, and still
+//! finds values that cannot be encoded. Code that calls a worker takes the client. To make the
+//! *network* fail in a test, it takes a trait of the application instead, which a fake implements
+//! too.
 //!
 //! ```sh
 //! cargo run --example testing_without_a_broker
@@ -11,7 +12,7 @@
 use rpc_examples::{Directory, DirectoryError, UserDirectory, UserDirectoryClient};
 use rpc_runtime::{Call, CallError, Executed};
 
-/// Code of an application, which is given its client: in production `UserDirectoryClient::new(&broker)`.
+/// Code of an application. In production, the client is `UserDirectoryClient::new(&broker)`.
 async fn greeting(directory: &UserDirectoryClient, id: &str) -> String {
     match directory.get_email(id).await {
         Ok(email) => format!("dear {email}"),
@@ -33,7 +34,7 @@ impl UserDirectory for NobodyKnown {
     }
 }
 
-/// What another part of the application needs of the directory: the seam where a test can be the network.
+/// What another part of the application needs from the directory. A test can fake the network here.
 trait Emails {
     fn get_email(&self, id: &str) -> Call<String, DirectoryError>;
 }
@@ -54,7 +55,7 @@ impl Emails for Unreachable {
     }
 }
 
-/// Code of an application that cares how a call fails.
+/// Code of an application that handles failed calls.
 async fn may_try_again(emails: &dyn Emails) -> bool {
     match emails.get_email("user:12345").await {
         Ok(_) => false,
@@ -76,10 +77,10 @@ async fn main() {
     assert_eq!(greeting(&directory, "user:12345").await, "dear alice@example.com");
     let nobody = UserDirectoryClient::in_process(NobodyKnown);
     assert_eq!(greeting(&nobody, "user:12345").await, "dear stranger");
-    println!("its caller knows what to do with an answer and with an error");
+    println!("its caller handles results and errors");
 
-    // Code that has to cope with the network.
+    // Code that handles a failing network.
     assert!(!may_try_again(&directory).await);
     assert!(may_try_again(&Unreachable).await);
-    println!("and what to do when there is no worker");
+    println!("its caller handles a missing worker");
 }

@@ -1,8 +1,8 @@
-//! TLS, a client certificate in place of a password, and a worker that asks who its caller is. All of it comes from the environment, so
-//! that the program is the same wherever it runs.
+//! TLS, a client certificate instead of a password, and a worker that checks who its caller is. All
+//! options come from the environment, so the program is the same wherever it runs.
 //!
-//! This one needs a RabbitMQ with TLS, with its plugin `rabbitmq_auth_mechanism_ssl`, and with a user of the name that is in the certificate:
-//! `docs/production.md` says how. The name before the `@` is that user's.
+//! It needs a RabbitMQ with TLS, the plugin `rabbitmq_auth_mechanism_ssl`, and a user with the name
+//! in the certificate: see `docs/production.md`. The name before the `@` is that user's.
 //!
 //! ```sh
 //! export AMQP_URL='amqps://shop@localhost?auth_mechanism=external'
@@ -15,20 +15,20 @@ use rpc_examples::log_to_stderr;
 use rpc_runtime::{BrokerBuilder, CallError, Context, Server, service};
 use serde::{Deserialize, Serialize};
 
-/// Why money was not given back.
+/// Why a refund was refused.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
-#[error("{user} may not give money back")]
+#[error("{user} may not make refunds")]
 struct NotAllowed {
     user: String,
 }
 
 #[service(queue = "example.till")]
 trait Till {
-    /// The RabbitMQ user who calls.
+    /// Returns the caller's RabbitMQ user.
     #[rpc(idempotent)]
     async fn who_am_i(&self, #[rpc(context)] cx: &Context) -> Option<String>;
 
-    /// Gives money back, where the caller may.
+    /// Makes a refund, if the caller may.
     async fn refund(&self, #[rpc(context)] cx: &Context, amount: u64) -> Result<u64, NotAllowed>;
 }
 
@@ -40,7 +40,7 @@ impl Till for OneTill {
     }
 
     async fn refund(&self, cx: &Context, amount: u64) -> Result<u64, NotAllowed> {
-        // RabbitMQ has compared it with the certificate of the caller's connection.
+        // RabbitMQ has checked the user against the certificate of the caller's connection.
         match cx.user_id() {
             Some("manager") => Ok(amount),
             user => Err(NotAllowed {
@@ -69,7 +69,7 @@ async fn main() -> anyhow::Result<()> {
         user.as_deref().unwrap_or("nobody")
     );
     match till.refund(5).await {
-        Ok(amount) => println!("{amount} are given back"),
+        Ok(amount) => println!("{amount} are refunded"),
         Err(CallError::Service(error)) => println!("refused: {error}"),
         Err(error) => return Err(error.into()),
     }

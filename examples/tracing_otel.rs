@@ -1,12 +1,14 @@
-//! One trace over processes: a caller, a worker, and the worker that this one calls, with baggage. Spans go to OpenTelemetry; here to an
-//! exporter that prints them as they end, where an application has one for its collector (`opentelemetry-otlp`).
+//! One trace across processes, with baggage: a caller, a worker, and a second worker that the first
+//! one calls. The exporter prints spans when they end. An application would export them to its
+//! collector (`opentelemetry-otlp`).
 //!
 //! ```sh
 //! cargo run --example tracing_otel                                 # within the process
 //! AMQP_URL=amqp://localhost cargo run --example tracing_otel       # over RabbitMQ
 //! ```
 //!
-//! Three things make it: rpc-runtime's feature `opentelemetry`, a propagator, and a layer of `tracing` that hands its spans on.
+//! It needs rpc-runtime's feature `opentelemetry`, a propagator, and a `tracing` layer that
+//! forwards spans.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -36,7 +38,7 @@ trait Prices {
     async fn price(&self, article: &str) -> u64;
 }
 
-/// It asks another service for the price. The trace goes along by itself.
+/// Asks another service for the price. The trace context is passed on automatically.
 struct Office {
     prices: PricesClient,
 }
@@ -53,7 +55,7 @@ impl Prices for PriceList {
     async fn price(&self, article: &str) -> u64 {
         let context = Context::current();
         let customer = context.baggage().get("customer").map(ToString::to_string);
-        // An event of the worker's span.
+        // An event in the worker's span.
         tracing::info!(article, customer, "priced");
         match customer.as_deref() {
             Some("acme") => 90,
@@ -62,7 +64,7 @@ impl Prices for PriceList {
     }
 }
 
-/// Prints each span when it ends. What an application sends to its collector, a person reads here: so ids are numbered as they come.
+/// Prints each span when it ends. Ids are replaced by numbers, for readability.
 #[derive(Debug, Default)]
 struct Printer(Mutex<Numbers>);
 
@@ -82,8 +84,8 @@ impl Numbers {
         };
         let own = number(span.span_context.span_id());
         let parent = match span.parent_span_id {
-            SpanId::INVALID => "the first".to_owned(),
-            parent => format!("in span {}", number(parent)),
+            SpanId::INVALID => "root".to_owned(),
+            parent => format!("child of {}", number(parent)),
         };
         let status = span
             .attributes
@@ -116,7 +118,7 @@ impl SpanExporter for Printer {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // How the context of a trace is written into headers: as W3C has it.
+    // The header format of the trace context: W3C's.
     global::set_text_map_propagator(TextMapCompositePropagator::new(vec![
         Box::new(TraceContextPropagator::new()),
         Box::new(BaggagePropagator::new()),

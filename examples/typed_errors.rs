@@ -1,5 +1,5 @@
-//! What a call can fail with, and what its caller does about each: the method's own error comes typed, and every other error says
-//! whether the method ran.
+//! How a call can fail, and what its caller does about it. The method's own error is typed, and
+//! every other error says whether the method ran.
 //!
 //! ```sh
 //! cargo run --example typed_errors                                 # within the process
@@ -12,7 +12,8 @@ use rpc_examples::{broker, log_to_stderr};
 use rpc_runtime::{CallError, Chain, Executed, Server, service};
 use serde::{Deserialize, Serialize};
 
-/// Why money was not moved. It needs nothing but serde; `Display` is for people, and for callers that speak plain text.
+/// Why a transfer failed. It needs only serde; `Display` is for people, and for callers that use
+/// plain text.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 enum BankError {
     #[error("account {account} has only {balance}")]
@@ -23,10 +24,10 @@ enum BankError {
 
 #[service(queue = "example.bank")]
 trait Bank {
-    /// Moves money. Never done twice behind the caller's back.
+    /// Transfers money. Not `idempotent`, so it never runs twice.
     async fn transfer(&self, from: &str, amount: u64) -> Result<u64, BankError>;
 
-    /// Takes its time.
+    /// Takes longer than its time limit.
     #[rpc(timeout = "200ms")]
     async fn audit(&self) -> u64;
 }
@@ -55,11 +56,11 @@ impl Bank for OneAccount {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     log_to_stderr();
-    // The panic below is meant; its message would only confuse.
+    // The panic below is intended, and its message would confuse.
     std::panic::set_hook(Box::new(|_| {}));
     let broker = broker().await?;
     let server = Server::new(&broker)
-        // The audit does not end by itself.
+        // The audit still runs when this example ends.
         .drain_limit(Duration::ZERO)
         .serve(BankServer::new(OneAccount))
         .start()
@@ -74,24 +75,25 @@ async fn main() -> anyhow::Result<()> {
                 println!("{account} is {} short", amount - balance);
             }
             Err(CallError::Service(error)) => println!("refused: {error}"),
-            // The worker's runtime speaks: the method panicked, or the request was none that it could serve.
+            // The worker's runtime answered: the method panicked, or the request could not be
+            // served.
             Err(CallError::Fault(fault)) => println!("{}: the method panicked, and ran", fault.code),
             Err(error) => return Err(error.into()),
         }
     }
 
-    // No reply in time: the method may have run, and is running here.
+    // No reply in time: the method may have run. Here it still runs.
     let error = bank.audit().await.unwrap_err();
     assert_eq!(error.executed(), Executed::Maybe);
     println!("audit: {}; retryable: {}", Chain(&error), error.is_retryable());
 
-    // Nobody ever served this queue: an error at once, and it is safe to try again.
+    // No worker ever served this queue: an immediate error, and another attempt is safe.
     let nobody = BankClient::builder(&broker).queue("example.bank.nobody").build();
     let error = nobody.audit().await.unwrap_err();
     assert_eq!(error.executed(), Executed::No);
     println!("audit: {}; retryable: {}", Chain(&error), error.is_retryable());
 
-    // The audit that runs is stopped: the server says that it did not end.
+    // The server stops the audit, and reports it.
     let stopped = server.stop().await.unwrap_err();
     println!("{stopped}");
     broker.close().await;

@@ -1,4 +1,4 @@
-//! Worker and caller in one program: the shortest whole use of the library.
+//! Worker and caller in one program: the shortest complete use of the library.
 //!
 //! ```sh
 //! cargo run --example user_directory                                 # within the process

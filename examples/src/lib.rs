@@ -1,4 +1,5 @@
-//! What the examples share: a service, as an application would keep it in a crate of its own, and the choice of a broker.
+//! What the examples share: a service, which an application would keep in its own crate, and the
+//! choice of a broker.
 
 use std::collections::HashMap;
 
@@ -8,10 +9,10 @@ use serde::{Deserialize, Serialize};
 /// Why the directory could not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum DirectoryError {
-    /// Nobody has this id.
+    /// No user has this id.
     #[error("no user {id}")]
     UnknownUser {
-        /// The id that was asked for.
+        /// The requested id.
         id: String,
     },
 }
@@ -19,11 +20,11 @@ pub enum DirectoryError {
 /// Looks users up.
 #[service(queue = "rpc_queue")]
 pub trait UserDirectory {
-    /// The e-mail address of one user.
+    /// Returns the e-mail address of one user.
     #[rpc(default, idempotent)]
     async fn get_email(&self, id: &str) -> Result<String, DirectoryError>;
 
-    /// How many users there are.
+    /// Returns the number of users.
     #[rpc(idempotent)]
     async fn count(&self) -> u64;
 }
@@ -59,11 +60,11 @@ impl UserDirectory for Directory {
     }
 }
 
-/// The RabbitMQ at `AMQP_URL`, or, where that is not set, a broker within this process.
+/// Connects to the RabbitMQ at `AMQP_URL`. Returns a broker within this process if it is not set.
 ///
 /// # Errors
 ///
-/// Where RabbitMQ cannot be reached.
+/// Fails if RabbitMQ cannot be reached.
 pub async fn broker() -> Result<Broker, BrokerError> {
     match std::env::var("AMQP_URL") {
         Ok(url) => Broker::connect(&url).await,
@@ -71,19 +72,21 @@ pub async fn broker() -> Result<Broker, BrokerError> {
     }
 }
 
-/// The RabbitMQ at `AMQP_URL`, by default the one on this machine: for programs that talk to another process.
+/// Connects to the RabbitMQ at `AMQP_URL`, by default the one on this machine. For programs that
+/// talk to another process.
 ///
 /// # Errors
 ///
-/// Where RabbitMQ cannot be reached.
+/// Fails if RabbitMQ cannot be reached.
 pub async fn rabbitmq() -> Result<Broker, BrokerError> {
     let url = std::env::var("AMQP_URL").unwrap_or_else(|_| "amqp://localhost".to_owned());
     Broker::connect(&url).await
 }
 
-/// Logs to stderr, as `RUST_LOG` says; warnings by default.
+/// Logs to stderr, filtered by `RUST_LOG`. Logs warnings by default.
 pub fn log_to_stderr() {
-    // lapin would warn of each request that no queue takes, with its payload; the caller's error says the same without it.
+    // lapin would log each returned request with its payload. The caller's error reports the
+    // same without it.
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,lapin=off"));
     tracing_subscriber::fmt()
