@@ -85,6 +85,11 @@ pub mod __private {
 #[doc = include_str!("../service-trait.md")]
 struct ServiceTraitReference;
 
+/// The recipes' code compiles, and most of it runs.
+#[cfg(doctest)]
+#[doc = include_str!("../how-to.md")]
+struct HowTo;
+
 /// What is said of TLS and configuration, tested with the other documentation.
 #[cfg(all(doctest, feature = "tls"))]
 #[doc = include_str!("../production.md")]
