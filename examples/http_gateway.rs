@@ -106,7 +106,7 @@ async fn main() -> anyhow::Result<()> {
     let served_at = listener.local_addr()?;
 
     let broker = broker().await?;
-    // The worker would be a program of its own.
+    // An application would run the worker as a separate program.
     let worker = Server::new(&broker)
         .serve(UserDirectoryServer::new(Directory::default()))
         .start()

@@ -53,7 +53,7 @@ pub use transport::{QueueArgument, ReplyQueue, RequestQueue, Status, StatusChang
 #[doc(hidden)]
 pub use transport::injected as __panics;
 
-/// The README's examples compile and run.
+/// The examples in the README compile and run.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
@@ -80,17 +80,17 @@ pub mod __private {
     pub use crate::service::{NoResult, Probe, Readable, Unreadable, ViaDisplay, ViaSerialize};
 }
 
-/// The reference of the attribute, tested with the other documentation.
+/// The examples in the reference of the attribute compile and run.
 #[cfg(doctest)]
 #[doc = include_str!("../service-trait.md")]
 struct ServiceTraitReference;
 
-/// The recipes' code compiles, and most of it runs.
+/// The recipes compile, and most of them run.
 #[cfg(doctest)]
 #[doc = include_str!("../how-to.md")]
 struct HowTo;
 
-/// What is said of TLS and configuration, tested with the other documentation.
+/// The examples of the production page compile.
 #[cfg(all(doctest, feature = "tls"))]
 #[doc = include_str!("../production.md")]
 struct Production;
