@@ -53,10 +53,7 @@ impl Till for OneTill {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     log_to_stderr();
-    let broker = BrokerBuilder::from_env()?
-        .send_user_id(true)
-        .connect_configured()
-        .await?;
+    let broker = BrokerBuilder::from_env()?.send_user_id(true).connect().await?;
     let server = Server::new(&broker)
         .serve(TillServer::new(OneTill))
         .start()

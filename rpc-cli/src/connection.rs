@@ -18,7 +18,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Connects to the broker that the options and the environment name.
 pub(crate) async fn connect(options: &Options) -> Result<Broker, Failure> {
     let plan = Plan::new(options.url.as_deref(), variables()?);
-    Ok(plan.builder()?.connect_any(plan.urls()).await?)
+    Ok(plan.builder()?.addresses(plan.urls()).connect().await?)
 }
 
 /// Gives the broker a moment to see the connections close.

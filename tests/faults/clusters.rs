@@ -106,7 +106,7 @@ async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
     // The first declares the queue at the node that it is connected to; one worker is elsewhere.
     for first in [0, 0, 1] {
         let urls = [urls[first], urls[(first + 1) % 3], urls[(first + 2) % 3]];
-        let worker = Broker::builder().connect_any(urls).await.unwrap();
+        let worker = Broker::builder().addresses(urls).connect().await.unwrap();
         servers.push(serve(&worker, RequestQueue::new(&queue).quorum(), &book).await);
     }
     // A classic queue of the node that is killed, and a worker that is connected to another one.
@@ -115,7 +115,7 @@ async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
     let declared = serve(&declaring, RequestQueue::new(&classic), &book).await;
     declared.stop().await.unwrap();
     declaring.close().await;
-    let beside = Broker::builder().connect_any(&urls[1..]).await.unwrap();
+    let beside = Broker::builder().addresses(&urls[1..]).connect().await.unwrap();
     servers.push(serve(&beside, RequestQueue::new(&classic), &book).await);
 
     // A queue of another node, whose batches are at the one that is killed.
@@ -124,7 +124,7 @@ async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
     peer.declare_durable(&format!("{split}.batch")).await.unwrap();
     servers.push(serve(&beside, RequestQueue::new(&split), &book).await);
 
-    let caller = Broker::builder().connect_any(&urls).await.unwrap();
+    let caller = Broker::builder().addresses(&urls).connect().await.unwrap();
     assert_eq!(failures(&client(&caller, &split)).await, 0);
     assert_eq!(failures(&client(&caller, &split)).await, 0);
     let ledger = LedgerClient::builder(&caller)

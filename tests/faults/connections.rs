@@ -232,7 +232,7 @@ async fn a_mistake_in_the_address_is_told_once() {
             .with_ansi(false)
             .finish();
         let guard = tracing::subscriber::set_default(subscriber);
-        let broker = Broker::builder().connect_lazy([&url]).unwrap();
+        let broker = Broker::builder().address(&url).lazy().unwrap();
         let mut changes = broker.status_changes();
         let first = changes.next().await;
         assert!(
@@ -264,7 +264,8 @@ async fn an_operator_sees_whose_connections_there_are() {
     let node = Node::start().await.unwrap();
     let named = Broker::builder()
         .connection_name("shop")
-        .connect(node.url())
+        .address(node.url())
+        .connect()
         .await
         .unwrap();
     let _unnamed = Broker::connect(node.url()).await.unwrap();
@@ -273,7 +274,8 @@ async fn an_operator_sees_whose_connections_there_are() {
     let caller = Broker::builder()
         .reply_queue(rpc_runtime::ReplyQueue::Direct)
         .connection_name("caller")
-        .connect(node.url())
+        .address(node.url())
+        .connect()
         .await
         .unwrap();
     client(&caller, &queue).read("one").await.unwrap();

@@ -211,7 +211,7 @@ async fn headers_that_the_broker_adds_to_messages_change_no_call() {
 
     for replies in [ReplyQueue::Resumable, ReplyQueue::Exclusive, ReplyQueue::Direct] {
         let caller = Broker::builder().reply_queue(replies);
-        let caller = caller.connect(node.url()).await.unwrap();
+        let caller = caller.address(node.url()).connect().await.unwrap();
         let ledger = client(&caller, &queue);
         // Alone, and then in batches.
         ledger.write("alone").await.unwrap();

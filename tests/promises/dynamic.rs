@@ -303,7 +303,7 @@ async fn what_is_described_as_idempotent_is_sent_again_and_nothing_else_is() {
     let description = description.services().next().unwrap().clone();
     let proxy = Proxy::start(shared().await).await.unwrap();
     let options = Broker::builder().reply_queue(ReplyQueue::Exclusive);
-    let broker = options.connect(proxy.url()).await.unwrap();
+    let broker = options.address(proxy.url()).connect().await.unwrap();
     let ledger = DynamicClient::new(&broker, description).unwrap();
     let (read, write) = (ledger.call("read", ["a"]), ledger.call("write", ["b"]));
     let (read, write) = (tokio::spawn(read), tokio::spawn(write));

@@ -447,7 +447,8 @@ fn everything_told(error: &BrokerError) -> String {
 async fn refused_connection(url: &str) -> BrokerError {
     let attempt = Broker::builder()
         .connect_timeout(Duration::from_secs(5))
-        .connect(url);
+        .address(url)
+        .connect();
     soon("the attempt ends", attempt)
         .await
         .expect_err("nobody serves there")
@@ -521,7 +522,10 @@ async fn a_peer_that_says_nothing_is_given_up_in_time() {
         }
     };
     let patience = Duration::from_millis(200);
-    let attempt = Broker::builder().connect_timeout(patience).connect(&url);
+    let attempt = Broker::builder()
+        .connect_timeout(patience)
+        .address(&url)
+        .connect();
     let error = tokio::select! {
         () = silent => unreachable!(),
         outcome = timeout(Duration::from_secs(5), attempt) => outcome.expect("it gives up").unwrap_err(),

@@ -85,8 +85,8 @@ impl Scene {
         builder: impl Fn() -> BrokerBuilder,
         url: &str,
     ) -> Self {
-        let worker = builder().connect(through_proxy).await.unwrap();
-        let caller = builder().connect(through_proxy).await.unwrap();
+        let worker = builder().address(through_proxy).connect().await.unwrap();
+        let caller = builder().address(through_proxy).connect().await.unwrap();
         let (shop_queue, till_queue) = (unique("shop"), unique("till"));
         let server = Server::new(&worker)
             .serve_on(RequestQueue::new(&shop_queue), ShopServer::new(Counter))
@@ -444,7 +444,8 @@ async fn answered(replies: ReplyQueue, flaw: &Properties) {
     let proxy = Proxy::start(url).await.unwrap();
     let caller = Broker::builder()
         .reply_queue(replies)
-        .connect(proxy.url())
+        .address(proxy.url())
+        .connect()
         .await
         .unwrap();
     let peer = RawPeer::connect(url).await.unwrap();

@@ -185,7 +185,7 @@ impl Scene {
         let worker = Broker::connect(worker_url).await.unwrap();
         let worker = serve(&worker, RequestQueue::new(&queue).transient(), &book).await;
         let options = Broker::builder().reply_queue(cell.replies);
-        let caller = options.connect(caller_url).await.unwrap();
+        let caller = options.address(caller_url).connect().await.unwrap();
         let mut scene = Self {
             hostile: None,
             cell,

@@ -36,7 +36,8 @@ async fn a_handle_answers_after_a_panic_in_any_of_its_tasks() {
         let server = serve(&worker, RequestQueue::new(&queue), &book).await;
         let caller = Broker::builder()
             .reply_queue(replies)
-            .connect(proxy.url())
+            .address(proxy.url())
+            .connect()
             .await
             .unwrap();
         let ledger = client(&caller, &queue);

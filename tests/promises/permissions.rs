@@ -64,7 +64,8 @@ async fn broker(vhost: &Vhost, may: Permissions<'_>, replies: ReplyQueue) -> Bro
     let url = vhost.url_of_user(may).await;
     Broker::builder()
         .reply_queue(replies)
-        .connect(&url)
+        .address(&url)
+        .connect()
         .await
         .unwrap()
 }
@@ -272,7 +273,11 @@ async fn a_worker_lets_each_user_do_what_is_theirs() {
     let server = server.await.unwrap();
 
     let client = async |url: &str, says_who| {
-        let broker = Broker::builder().send_user_id(says_who).connect(url).await;
+        let broker = Broker::builder()
+            .send_user_id(says_who)
+            .address(url)
+            .connect()
+            .await;
         ShopClient::new(&broker.unwrap())
     };
     assert_eq!(client(&till, true).await.sell("bread").await.unwrap(), "bread");

@@ -483,7 +483,7 @@ async fn a_resumable_reply_queue_outlives_its_connection_for_a_minute_and_not_it
 async fn an_exclusive_reply_queue_is_its_connections_alone_and_goes_with_it() {
     let mut listener = Listener::new().await;
     let options = Broker::builder().reply_queue(ReplyQueue::Exclusive);
-    let broker = options.connect(rabbit::shared().await).await.unwrap();
+    let broker = options.address(rabbit::shared().await).connect().await.unwrap();
     let desk = DeskClient::builder(&broker).queue(&listener.queue).build();
     let call = tokio::spawn(desk.file("letter"));
     let reply_queue = listener.reply_to().await;
@@ -530,7 +530,7 @@ async fn a_handle_that_only_serves_has_no_reply_queue_and_direct_reply_to_needs_
     let worker = Broker::connect(&vhost.url()).await.unwrap();
     let server = serve(&worker, RequestQueue::new("desk")).await;
     let direct = Broker::builder().reply_queue(ReplyQueue::Direct);
-    let direct = direct.connect(&vhost.url()).await.unwrap();
+    let direct = direct.address(&vhost.url()).connect().await.unwrap();
     assert_served(&direct, "desk").await;
     const OF_REQUESTS: [&str; 2] = [
         "desk\ttrue\t[{\"x-queue-type\",\"classic\"}]",
@@ -576,7 +576,7 @@ async fn queues_are_classic_where_the_virtual_host_would_make_them_quorum_queues
     let mut callers = Vec::new();
     for replies in [ReplyQueue::Resumable, ReplyQueue::Exclusive, ReplyQueue::Direct] {
         let caller = Broker::builder().reply_queue(replies);
-        let caller = caller.connect(&vhost.url()).await.unwrap();
+        let caller = caller.address(&vhost.url()).connect().await.unwrap();
         for queue in ["classic", "priorities", "quorum", "transient"] {
             assert_served(&caller, queue).await;
         }

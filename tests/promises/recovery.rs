@@ -70,7 +70,7 @@ impl Ledger for Book {
 /// A handle that reaches the shared broker through a proxy of its own.
 async fn behind_a_proxy(options: BrokerBuilder) -> (Proxy, Broker) {
     let proxy = Proxy::start(shared().await).await.unwrap();
-    let broker = options.connect(proxy.url()).await.unwrap();
+    let broker = options.address(proxy.url()).connect().await.unwrap();
     (proxy, broker)
 }
 
@@ -303,10 +303,10 @@ async fn a_peer_that_accepts_and_stays_silent_is_given_up() {
     let proxy = Proxy::start(shared().await).await.unwrap();
     let silent = proxy.silence_new();
     let options = Broker::builder().connect_timeout(Duration::from_millis(200));
-    let error = soon("the attempt ends", options.clone().connect(proxy.url())).await;
+    let error = soon("the attempt ends", options.clone().address(proxy.url()).connect()).await;
     assert!(error.is_err(), "{error:?}");
     // In the background it is tried again.
-    let broker = options.connect_lazy([proxy.url()]).unwrap();
+    let broker = options.address(proxy.url()).lazy().unwrap();
     let mut changes = broker.status_changes();
     assert!(matches!(changes.next().await, Some(Status::Connecting { .. })));
     silent.heal().await;
@@ -323,7 +323,8 @@ async fn several_addresses_are_tried_in_turn() {
     let first = Proxy::start(shared().await).await.unwrap();
     let second = Proxy::start(shared().await).await.unwrap();
     let broker = Broker::builder()
-        .connect_any([nobody.url(), first.url(), second.url()])
+        .addresses([nobody.url(), first.url(), second.url()])
+        .connect()
         .await
         .unwrap();
     let queue = unique("recovery");
@@ -357,7 +358,8 @@ impl WorkerScene {
         let server = serve(&worker, &queue, &book).await;
         let caller = Broker::builder()
             .reply_queue(replies)
-            .connect(shared().await)
+            .address(shared().await)
+            .connect()
             .await
             .unwrap();
         Self {

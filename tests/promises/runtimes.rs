@@ -25,7 +25,7 @@ fn handles(runtime: &Runtime) -> [Broker; 3] {
         let direct = Broker::builder().reply_queue(ReplyQueue::Direct);
         [
             Broker::connect(url).await.unwrap(),
-            direct.connect(url).await.unwrap(),
+            direct.address(url).connect().await.unwrap(),
             Broker::in_process(),
         ]
     })

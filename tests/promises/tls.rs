@@ -86,7 +86,7 @@ async fn serve(worker: &Broker, queue: &str) -> RunningServer {
 }
 
 async fn refusal(builder: BrokerBuilder, url: &str) -> BrokerError {
-    let attempt = soon("the attempt ends", builder.connect(url)).await;
+    let attempt = soon("the attempt ends", builder.address(url).connect()).await;
     attempt.expect_err("this cannot be trusted")
 }
 
@@ -102,7 +102,7 @@ async fn failure(builder: BrokerBuilder, url: &str) -> TlsFailure {
 
 /// What cannot be used of the options, which is found out before anything is connected to.
 fn unusable(tls: Tls) -> String {
-    match builder(tls).connect_lazy(["amqps://localhost:1"]) {
+    match builder(tls).address("amqps://localhost:1").lazy() {
         Err(error @ BrokerError::InvalidTls { .. }) => Chain(&error).to_string(),
         other => panic!("{other:?}"),
     }
@@ -112,9 +112,17 @@ fn unusable(tls: Tls) -> String {
 async fn a_call_goes_over_tls_where_the_broker_is_of_the_authority_that_is_trusted() {
     let site = site().await;
     let queue = unique("tls");
-    let worker = builder(site.trusted()).connect(&site.url()).await.unwrap();
+    let worker = builder(site.trusted())
+        .address(&site.url())
+        .connect()
+        .await
+        .unwrap();
     let server = serve(&worker, &queue).await;
-    let caller = builder(site.trusted()).connect(&site.url()).await.unwrap();
+    let caller = builder(site.trusted())
+        .address(&site.url())
+        .connect()
+        .await
+        .unwrap();
     let client = GuestbookClient::builder(&caller).queue(&queue).build();
     assert_eq!(soon("the call ends", client.who_am_i()).await.unwrap(), None);
 
@@ -144,7 +152,13 @@ async fn a_broker_that_is_not_trusted_is_not_talked_to() {
     );
     // Several are trusted where several are given.
     let both = others.ca_certificate_pem(site.authority.pem());
-    builder(both).connect(&site.url()).await.unwrap().close().await;
+    builder(both)
+        .address(&site.url())
+        .connect()
+        .await
+        .unwrap()
+        .close()
+        .await;
 
     // This system does not know the tests' authority; it may know none at all.
     match refusal(Broker::builder(), &site.url()).await {
@@ -178,7 +192,11 @@ async fn a_client_without_the_certificate_that_the_broker_wants_is_told_so() {
     ] {
         let site = Site::start(&format!("ssl_options.fail_if_no_peer_cert = true\n{versions}")).await;
         assert_eq!(failure(builder(site.trusted()), &site.url()).await, without);
-        let known = builder(site.known_as("shop")).connect(&site.url()).await.unwrap();
+        let known = builder(site.known_as("shop"))
+            .address(&site.url())
+            .connect()
+            .await
+            .unwrap();
         known.close().await;
         let Identity { chain, key } = Authority::new().unwrap().client("shop").unwrap();
         let stranger = builder(site.trusted().identity_pem(chain, key));
@@ -279,7 +297,8 @@ async fn what_is_no_certificate_or_key_is_refused_at_once_and_not_shown() {
     let shown = format!("{:?}", builder(tls().identity_pem(chain.clone(), key.clone())));
     assert!(!shown.contains("BEGIN"), "{shown}");
     builder(tls().identity_pem(chain, key))
-        .connect_lazy(["amqps://localhost:1"])
+        .address("amqps://localhost:1")
+        .lazy()
         .unwrap();
 }
 
@@ -287,7 +306,8 @@ async fn what_is_no_certificate_or_key_is_refused_at_once_and_not_shown() {
 async fn tls_options_are_never_left_out_silently() {
     let builder = builder(site().await.trusted());
     let error = builder
-        .connect_lazy(["amqps://localhost", "amqp://localhost"])
+        .addresses(["amqps://localhost", "amqp://localhost"])
+        .lazy()
         .unwrap_err();
     assert!(error.to_string().contains("write amqps://"), "{error}");
 }
@@ -308,13 +328,15 @@ async fn a_client_certificate_is_a_login_and_its_user_is_known_to_the_worker() {
 
     let queue = unique("external");
     let worker = builder(site.known_as("shop"))
-        .connect(&external(""))
+        .address(&external(""))
+        .connect()
         .await
         .unwrap();
     let server = serve(&worker, &queue).await;
     let caller = builder(site.known_as("shop"))
         .send_user_id(true)
-        .connect(&external("shop"))
+        .address(&external("shop"))
+        .connect()
         .await
         .unwrap();
     let client = GuestbookClient::builder(&caller).queue(&queue).build();
@@ -346,9 +368,17 @@ async fn a_tls_connection_that_is_cut_heals_itself() {
     let queue = unique("cut");
     let proxy = Proxy::start(&site.url()).await.unwrap();
     let through_proxy = proxy.url().replace("127.0.0.1", "localhost");
-    let worker = builder(site.trusted()).connect(&through_proxy).await.unwrap();
+    let worker = builder(site.trusted())
+        .address(&through_proxy)
+        .connect()
+        .await
+        .unwrap();
     let server = serve(&worker, &queue).await;
-    let caller = builder(site.trusted()).connect(&through_proxy).await.unwrap();
+    let caller = builder(site.trusted())
+        .address(&through_proxy)
+        .connect()
+        .await
+        .unwrap();
     let client = GuestbookClient::builder(&caller).queue(&queue).build();
     soon("a call ends", client.who_am_i()).await.unwrap();
 
@@ -425,7 +455,11 @@ async fn the_environment_can_say_all_of_it() {
         .await
         .unwrap();
     let queue = unique("environment");
-    let worker = builder(site.trusted()).connect(&site.url()).await.unwrap();
+    let worker = builder(site.trusted())
+        .address(&site.url())
+        .connect()
+        .await
+        .unwrap();
     let server = serve(&worker, &queue).await;
 
     let folder = TempDir::new().unwrap();
@@ -445,7 +479,7 @@ async fn the_environment_can_say_all_of_it() {
         .chain(files)
         .map(|(name, value)| (name.to_owned(), value));
     let configured = BrokerBuilder::from_vars(variables).unwrap();
-    let caller = configured.connect_configured().await.unwrap();
+    let caller = configured.connect().await.unwrap();
     let client = GuestbookClient::builder(&caller).queue(&queue).build();
     assert_eq!(
         soon("the call ends", client.who_am_i()).await.unwrap().as_deref(),

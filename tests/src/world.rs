@@ -38,7 +38,8 @@ impl World {
         match self {
             Self::InProcess(broker) => options.in_process(broker).expect("the options fit"),
             Self::RabbitMq => options
-                .connect(rabbit::shared().await)
+                .address(rabbit::shared().await)
+                .connect()
                 .await
                 .expect("RabbitMQ is there"),
         }

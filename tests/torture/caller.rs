@@ -42,7 +42,7 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
     let journal = Arc::new(Journal::create(&seat.journal)?);
     let mut handles = Vec::new();
     for replies in [ReplyQueue::Resumable, ReplyQueue::Exclusive, ReplyQueue::Direct] {
-        let broker = Broker::builder().reply_queue(replies).connect_lazy([&seat.url])?;
+        let broker = Broker::builder().reply_queue(replies).address(&seat.url).lazy()?;
         handles.push(Handle {
             name: format!("{}-{replies:?}", seat.name),
             client: TortureClient::builder(&broker).batching(seat.batching).build(),

@@ -21,7 +21,7 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
     child::log();
     let _orders = child::orders();
     let mut terminated = signal(SignalKind::terminate())?;
-    let broker = Broker::builder().connect_lazy([&seat.url])?;
+    let broker = Broker::builder().address(&seat.url).lazy()?;
     let worker = Worker {
         journal: Journal::create(&seat.journal)?,
         name: seat.name.clone(),

@@ -1,4 +1,4 @@
-//! Options of a broker handle, and connecting with them.
+//! Options of a broker handle, and how to connect with them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,10 @@ use crate::transport::amqp::{Address, AmqpTransport};
 use crate::transport::memory::{InProcessBroker, MemoryTransport};
 use crate::transport::{ReplyQueue, Transport};
 
-/// What RabbitMQ 4 takes at the most, by default; earlier versions take 128 MiB.
+/// The default `max_message_size` of RabbitMQ 4. That of earlier versions is 128 MiB.
 const DEFAULT_MAX_BYTES: usize = 16 * 1024 * 1024;
 
-/// How long a step of connecting may take by default.
-const DEFAULT_CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Options of a [`Broker`].
 ///
@@ -30,7 +29,8 @@ const DEFAULT_CONNECT_LIMIT: Duration = Duration::from_secs(10);
 ///     .reply_queue(ReplyQueue::Exclusive)
 ///     .max_sent_bytes(1024 * 1024)
 ///     .app_id("shop")
-///     .connect("amqp://localhost")
+///     .address("amqp://localhost")
+///     .connect()
 ///     .await?;
 /// # Ok(())
 /// # }
@@ -43,10 +43,10 @@ pub struct BrokerBuilder {
     pub(super) app_id: Option<String>,
     pub(super) connection_name: Option<String>,
     pub(super) send_user_id: bool,
-    pub(super) connect_limit: Duration,
+    pub(super) connect_timeout: Duration,
     pub(super) heartbeat: Option<u16>,
-    /// Those that the environment names.
-    pub(super) addresses: Vec<Address>,
+    /// An address that cannot be read is an error once the handle connects.
+    pub(super) addresses: Result<Vec<Address>, BrokerError>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Tls>,
 }
@@ -62,9 +62,9 @@ impl Default for BrokerBuilder {
             app_id: None,
             connection_name: None,
             send_user_id: false,
-            connect_limit: DEFAULT_CONNECT_LIMIT,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             heartbeat: None,
-            addresses: Vec::new(),
+            addresses: Ok(Vec::new()),
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -72,7 +72,7 @@ impl Default for BrokerBuilder {
 }
 
 impl BrokerBuilder {
-    /// Where replies come back to.
+    /// How replies come back; the default is [`ReplyQueue::Resumable`].
     pub fn reply_queue(mut self, replies: ReplyQueue) -> Self {
         self.replies = replies;
         self
@@ -80,9 +80,9 @@ impl BrokerBuilder {
 
     /// The largest request or reply body that is sent, in bytes; the default is 16 MiB.
     ///
-    /// A larger request fails its call with [`CallError::TooLarge`](crate::CallError::TooLarge), a larger reply is
-    /// answered as the fault `reply_too_large`. A message that the *broker* finds too large would end the channel, and
-    /// with it everything else on it, so this should not be more than the broker's own
+    /// A larger request fails its call with [`CallError::TooLarge`](crate::CallError::TooLarge). In place of a larger
+    /// reply, the caller gets the fault `reply_too_large`. A message that is too large for the *broker* closes the
+    /// channel, with everything else on it: set this to no more than the broker's
     /// [`max_message_size`](https://www.rabbitmq.com/docs/configure).
     pub fn max_sent_bytes(mut self, limit: usize) -> Self {
         self.limits.sent = limit;
@@ -91,9 +91,9 @@ impl BrokerBuilder {
 
     /// The largest request or reply body that is accepted, in bytes; the default is 16 MiB.
     ///
-    /// A larger request is answered with the fault `too_large`, a larger reply fails its call with
-    /// [`CallError::BadReply`](crate::CallError::BadReply). A body is received as a whole before that: memory is bounded by the broker's
-    /// own [`max_message_size`](https://www.rabbitmq.com/docs/configure).
+    /// A larger request is answered with the fault `too_large`. A larger reply fails its call with
+    /// [`CallError::BadReply`](crate::CallError::BadReply). Bodies are received whole before they are measured, so it is
+    /// the broker's [`max_message_size`](https://www.rabbitmq.com/docs/configure) that bounds memory.
     pub fn max_accepted_bytes(mut self, limit: usize) -> Self {
         self.limits.accepted = limit;
         self
@@ -105,38 +105,38 @@ impl BrokerBuilder {
         self
     }
 
-    /// What the handle's connections are called in RabbitMQ's own tools, such as `rabbitmqctl list_connections`: the name of the application, or
-    /// of one of its workers. The default is the program's name. A name of more than 200 characters is cut.
+    /// The name of the handle's connections in RabbitMQ's tools, such as `rabbitmqctl list_connections`. The default
+    /// is the program's name. A name is cut after 200 characters.
     ///
-    /// The connections of `shop` are `shop: rpc publish`, `shop: rpc consume` and, on a worker that answers direct reply-to, `shop: rpc direct
-    /// replies`. Their client properties have the host, the process id, and rpc-runtime's version.
+    /// The connections of `shop` are named `shop: rpc publish`, `shop: rpc consume` and, on a worker that replies to
+    /// direct reply-to addresses, `shop: rpc direct replies`. Their client properties have the host, the process id and
+    /// the version of rpc-runtime.
     pub fn connection_name(mut self, name: impl Into<String>) -> Self {
         self.connection_name = Some(name.into());
         self
     }
 
-    /// Whether requests carry the RabbitMQ user of this connection, [checked by the
-    /// broker](https://www.rabbitmq.com/docs/validated-user-id); see [`Context::user_id`](crate::Context::user_id). The
-    /// default is not to.
+    /// Whether requests carry the RabbitMQ user of this connection, which the broker
+    /// [checks](https://www.rabbitmq.com/docs/validated-user-id); see [`Context::user_id`](crate::Context::user_id). The
+    /// default is `false`.
     ///
-    /// It is the user of the address. One who logs in by a certificate (`?auth_mechanism=external`) has to be named there as well,
-    /// `amqps://shop@host`, as only the broker knows how it takes a name from a certificate; where it takes another, the broker refuses each
-    /// request, and its call fails.
+    /// It is the user in the address. If the user logs in by a certificate (`?auth_mechanism=external`), name the user
+    /// in the address as well, `amqps://shop@host`: only the broker knows which name it takes from the certificate. If
+    /// it takes another one, the broker refuses every request, and the calls fail.
     pub fn send_user_id(mut self, send: bool) -> Self {
         self.send_user_id = send;
         self
     }
 
-    /// How long each step of connecting, and of opening what calls and servers need, may take; the default is 10 seconds.
+    /// How long each step of connecting, and of opening channels and queues, may take; the default is 10 seconds.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_limit = limit;
+        self.connect_timeout = limit;
         self
     }
 
-    /// How often the broker and this side let each other know that they are there: a peer that is silent for twice as long is lost. In
-    /// whole seconds, rounded up, and at least one. The default is 10 seconds, and RabbitMQ
-    /// [advises](https://www.rabbitmq.com/docs/heartbeats) 5 to 20; the broker may ask for less. An address that says `?heartbeat=` has
-    /// its own.
+    /// The interval of [heartbeats](https://www.rabbitmq.com/docs/heartbeats). A connection whose peer is silent for two
+    /// intervals is lost. Rounded up to whole seconds, at least one; the default is 10 seconds. RabbitMQ advises 5 to
+    /// 20, and the broker may ask for less. `?heartbeat=` in an address overrides it.
     pub fn heartbeat(mut self, period: Duration) -> Self {
         let seconds = period
             .as_secs()
@@ -145,56 +145,59 @@ impl BrokerBuilder {
         self
     }
 
-    /// Whom to trust, and who this client is, for addresses that begin with `amqps://`. Without it, those trust the certificate
-    /// authorities of the system. Needs the cargo feature `tls`.
+    /// The certificate authorities to trust and the client's own certificate, for `amqps://` addresses. The default is to
+    /// trust the certificate authorities of the system. Needs the cargo feature `tls`.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
         self
     }
 
-    /// Connects to RabbitMQ.
-    ///
-    /// # Errors
-    ///
-    /// As [`Broker::connect`]; also where a name is longer than AMQP's 255 bytes.
-    pub async fn connect(self, url: &str) -> Result<Broker, BrokerError> {
-        self.connect_any([url]).await
+    /// The address to connect to, as [`Broker::connect`] takes it. Replaces those that were set before.
+    pub fn address(self, url: impl AsRef<str>) -> Self {
+        self.addresses([url])
     }
 
-    /// Connects to the first of several addresses that answers, such as the nodes of a cluster. When that connection is
-    /// lost, they are tried in turn again.
+    /// The addresses to connect to, such as the nodes of a cluster. The first one that answers is used. When the
+    /// connection is lost, they are tried in turn again. Replaces those that were set before.
     ///
-    /// # Errors
+    /// ```no_run
+    /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
+    /// use rpc_runtime::Broker;
     ///
-    /// As [`connect`](Self::connect), where none of them answers; also where they name different users and
-    /// [`send_user_id`](Self::send_user_id) is set.
-    pub async fn connect_any<U: AsRef<str>>(
-        self,
-        urls: impl IntoIterator<Item = U>,
-    ) -> Result<Broker, BrokerError> {
-        self.at(urls)?.connect_configured().await
+    /// let broker = Broker::builder()
+    ///     .addresses(["amqp://rabbit-1", "amqp://rabbit-2"])
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn addresses<U: AsRef<str>>(mut self, urls: impl IntoIterator<Item = U>) -> Self {
+        let addresses = urls.into_iter().map(|url| Address::parse(url.as_ref()));
+        self.addresses = addresses.collect();
+        self
     }
 
-    /// Connects to the first of the addresses that answers which [`from_env`](Self::from_env) or [`from_vars`](Self::from_vars) read.
+    /// Connects to RabbitMQ, and returns once a connection is open.
     ///
     /// # Errors
     ///
-    /// As [`connect_any`](Self::connect_any); [`BrokerError::NoAddress`] where they read none, or the builder is not from them.
-    pub async fn connect_configured(self) -> Result<Broker, BrokerError> {
+    /// If none of the addresses answers, if an option or an address cannot be used, or if the addresses name
+    /// different users and [`send_user_id`](Self::send_user_id) is set. [`BrokerError::NoAddress`] if there is no address.
+    pub async fn connect(self) -> Result<Broker, BrokerError> {
         let (addresses, caller) = self.plan()?;
         let transport =
-            AmqpTransport::connect(addresses, self.connection_name.as_deref(), self.connect_limit).await?;
+            AmqpTransport::connect(addresses, self.connection_name.as_deref(), self.connect_timeout).await?;
         Ok(self.assemble(Arc::new(transport), caller))
     }
 
-    /// A handle that connects in the background, to the first of the addresses that answers, for as long as it takes: for a
-    /// program that may start before its broker. Calls wait for the connection within their time, and so does
-    /// [`Server::start`](crate::Server::start), without a limit.
+    /// Returns a handle that connects in the background, for as long as it takes: for a program that may start before
+    /// its broker. Calls wait for the connection within their time, and [`Server::start`](crate::Server::start) waits
+    /// without a limit.
     ///
     /// # Errors
     ///
-    /// Where the options cannot be used, as for [`connect_any`](Self::connect_any).
+    /// If an option or an address cannot be used, as for [`connect`](Self::connect).
     ///
     /// # Panics
     ///
@@ -204,45 +207,20 @@ impl BrokerBuilder {
     /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
     /// use rpc_runtime::Broker;
     ///
-    /// let broker = Broker::builder().connect_lazy(["amqp://rabbit-1", "amqp://rabbit-2"])?;
+    /// let broker = Broker::builder().address("amqp://localhost").lazy()?;
     /// # Ok(())
     /// # }
     /// ```
-    pub fn connect_lazy<U: AsRef<str>>(
-        self,
-        urls: impl IntoIterator<Item = U>,
-    ) -> Result<Broker, BrokerError> {
-        self.at(urls)?.connect_configured_lazy()
-    }
-
-    /// As [`connect_lazy`](Self::connect_lazy), at the addresses that [`from_env`](Self::from_env) or [`from_vars`](Self::from_vars) read.
-    ///
-    /// # Errors
-    ///
-    /// As [`connect_lazy`](Self::connect_lazy); [`BrokerError::NoAddress`] where they read none, or the builder is not from them.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
-    pub fn connect_configured_lazy(self) -> Result<Broker, BrokerError> {
+    pub fn lazy(self) -> Result<Broker, BrokerError> {
         let (addresses, caller) = self.plan()?;
         let transport =
-            AmqpTransport::connect_later(addresses, self.connection_name.as_deref(), self.connect_limit);
+            AmqpTransport::connect_later(addresses, self.connection_name.as_deref(), self.connect_timeout);
         Ok(self.assemble(Arc::new(transport), caller))
     }
 
-    /// With these addresses, in place of others.
-    fn at<U: AsRef<str>>(self, urls: impl IntoIterator<Item = U>) -> Result<Self, BrokerError> {
-        let addresses = urls.into_iter().map(|url| Address::parse(url.as_ref()));
-        Ok(Self {
-            addresses: addresses.collect::<Result<_, _>>()?,
-            ..self
-        })
-    }
-
-    /// The addresses, and what all calls have in common.
+    /// Checks the options. Returns the addresses, and the options of all calls.
     fn plan(&self) -> Result<(Vec<Address>, CallerOptions), BrokerError> {
-        let addresses = &self.addresses;
+        let addresses = self.addresses.as_ref().map_err(BrokerError::clone)?;
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
         let Some(first) = addresses.first() else {
             return Err(BrokerError::NoAddress);
@@ -267,7 +245,7 @@ impl BrokerBuilder {
         Ok((self.secured(addresses.collect())?, caller))
     }
 
-    /// The addresses, those of TLS with what it needs.
+    /// The addresses, with a TLS client for those that need one.
     #[cfg(feature = "tls")]
     fn secured(&self, addresses: Vec<Address>) -> Result<Vec<Address>, BrokerError> {
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
@@ -302,7 +280,7 @@ impl BrokerBuilder {
     ///
     /// # Errors
     ///
-    /// Where a name is longer than AMQP's 255 bytes.
+    /// If the application's name is longer than 255 bytes.
     pub fn in_process(self, broker: &InProcessBroker) -> Result<Broker, BrokerError> {
         let app_id = self.short_app_id()?;
         let user_id = self
@@ -312,7 +290,7 @@ impl BrokerBuilder {
         Ok(self.assemble(Arc::new(MemoryTransport::new(broker)), caller))
     }
 
-    /// A handle over this transport.
+    /// A handle on this transport.
     #[cfg(test)]
     pub(crate) fn over(self, transport: Arc<dyn Transport>) -> Broker {
         let caller = self.caller_options(None, None);
@@ -358,26 +336,34 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_connecting_takes_an_address_and_whoever_connects_may_give_it() {
+    async fn connecting_needs_an_address() {
         let read = || {
             let variables = [("RPC_RUNTIME_APP_ID", "shop"), ("AMQP_URL", "")];
             BrokerBuilder::from_vars(variables.map(|(name, value)| (name.to_owned(), value.to_owned())))
                 .unwrap()
         };
         for builder in [read(), Broker::builder()] {
-            let lazy = builder.clone().connect_configured_lazy().unwrap_err();
-            let error = builder.connect_configured().await.unwrap_err();
+            let lazy = builder.clone().lazy().unwrap_err();
+            let error = builder.connect().await.unwrap_err();
             assert_eq!(error.to_string(), lazy.to_string());
             assert!(matches!(error, BrokerError::NoAddress), "{error:?}");
             assert!(error.to_string().contains("set AMQP_URL"), "{error}");
         }
         let none: [&str; 0] = [];
-        assert!(matches!(read().connect_lazy(none), Err(BrokerError::NoAddress)));
-        read().connect_lazy(["amqp://localhost:1"]).unwrap().close().await;
+        assert!(matches!(
+            read().addresses(none).lazy(),
+            Err(BrokerError::NoAddress)
+        ));
+        read()
+            .addresses(["amqp://localhost:1"])
+            .lazy()
+            .unwrap()
+            .close()
+            .await;
     }
 
     #[test]
-    fn a_heartbeat_is_of_whole_seconds_and_never_off() {
+    fn a_heartbeat_is_rounded_up_to_whole_seconds_and_cannot_be_turned_off() {
         let heartbeat = |period| Broker::builder().heartbeat(period).heartbeat;
         assert_eq!(heartbeat(Duration::ZERO), Some(1));
         assert_eq!(heartbeat(Duration::from_millis(1001)), Some(2));

@@ -6,32 +6,35 @@ use crate::error::BrokerError;
 use crate::transport::memory::InProcessBroker;
 
 impl Broker {
-    /// Connects to RabbitMQ with default options: `amqp://user:password@host:port/vhost`, or `amqps://` for TLS (with the cargo feature
-    /// `tls`), each part but the host optional. Where nothing is said, the user and the password are `guest`, the port is 5672, or 5671 for
-    /// TLS, and the virtual host is `/`. What has a meaning of its own in a URL is [percent-encoded](https://www.rabbitmq.com/docs/uri-spec), such as `%40` for `@` in
-    /// a password and `%2f` for `/` in a virtual host.
+    /// Connects to RabbitMQ with default options.
     ///
-    /// It may end in parameters, such as `?heartbeat=5&auth_mechanism=external`:
+    /// The address is `amqp://user:password@host:port/vhost`, or `amqps://` for TLS (with the cargo feature `tls`). Only
+    /// the host is required. The default user and password are `guest`, the default port is 5672, or 5671 for TLS, and
+    /// the default virtual host is `/`. [Percent-encode](https://www.rabbitmq.com/docs/uri-spec) special characters: `@`
+    /// in a password is `%40`, and `/` in a virtual host is `%2f`.
     ///
-    /// | parameter | what | default |
+    /// Parameters may follow, such as `?heartbeat=5&auth_mechanism=external`:
+    ///
+    /// | parameter | meaning | default |
     /// |---|---|---|
-    /// | `auth_mechanism` | `plain`; or `external`, over TLS alone: the client's certificate is the login (`Tls::identity_pem`), and the user in the address only says whom it names, for [`send_user_id`](BrokerBuilder::send_user_id) | `plain` |
-    /// | `heartbeat` | seconds, 1 to 65535, as [`BrokerBuilder::heartbeat`]; 0 is refused | 10 |
-    /// | `frame_max` | the most bytes in a frame, from 8192 to 1048576 | 131072, or the broker's if that is less |
-    /// | `channel_max` | the most channels of a connection | the broker's |
+    /// | `auth_mechanism` | `plain`, or `external` over TLS: the client's certificate (`Tls::identity_pem`) is the login, and the user in the address serves [`send_user_id`](BrokerBuilder::send_user_id) only | `plain` |
+    /// | `heartbeat` | seconds, 1 to 65535; see [`BrokerBuilder::heartbeat`] | 10 |
+    /// | `frame_max` | the largest frame in bytes, 8192 to 1048576 | 131072, or the broker's limit if that is less |
+    /// | `channel_max` | the largest number of channels | the broker's limit |
     ///
     /// # Errors
     ///
-    /// Where the address cannot be read, or nobody answers there in time. Over TLS, [`BrokerError::Tls`] says what the two sides do not agree on.
+    /// If the address cannot be read, or the broker does not answer in time. [`BrokerError::Tls`] says why a TLS
+    /// handshake failed.
     pub async fn connect(url: &str) -> Result<Self, BrokerError> {
-        Self::builder().connect(url).await
+        Self::builder().address(url).connect().await
     }
 
-    /// Connects to the broker that the environment names, with the options that it says: see [`BrokerBuilder::from_env`].
+    /// Connects to the broker, and with the options, that environment variables name: see [`BrokerBuilder::from_env`].
     ///
     /// # Errors
     ///
-    /// As [`BrokerBuilder::from_env`] and [`BrokerBuilder::connect_any`]; [`BrokerError::NoAddress`] where `AMQP_URL` is not set.
+    /// As [`BrokerBuilder::from_env`] and [`BrokerBuilder::connect`]; [`BrokerError::NoAddress`] if `AMQP_URL` is not set.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
@@ -43,16 +46,16 @@ impl Broker {
     /// # }
     /// ```
     pub async fn from_env() -> Result<Self, BrokerError> {
-        BrokerBuilder::from_env()?.connect_configured().await
+        BrokerBuilder::from_env()?.connect().await
     }
 
-    /// A broker within this process, of which this is the only handle; see [`InProcessBroker`] for several.
+    /// Makes a broker within this process, and the only handle on it. [`InProcessBroker`] has several.
     #[must_use]
     pub fn in_process() -> Self {
         InProcessBroker::new().connect()
     }
 
-    /// Options other than the default ones.
+    /// Options of a handle.
     pub fn builder() -> BrokerBuilder {
         BrokerBuilder::default()
     }

@@ -1,7 +1,7 @@
-//! A broker's options as environment variables have them: from names and values to [`Settings`], without a look at the environment or
-//! at a file.
+//! Reads the options of a broker from the names and values of environment variables. Reads neither the environment nor
+//! files.
 //!
-//! No value is ever repeated in an error: what was put into the wrong variable may be a password.
+//! An error never repeats a value: it may be a password in the wrong variable.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,8 +11,8 @@ use crate::protocol::MAX_SHORT_STR;
 use crate::transport::ReplyQueue;
 use crate::transport::amqp::Address;
 
-/// What all variables but [`AMQP_URL`] begin with. Long, as names that begin with `RPC_` are common: Kubernetes makes some for each service
-/// that is called `rpc-…`.
+/// The prefix of all variables but [`AMQP_URL`]. `RPC_` alone would be too common: Kubernetes sets such variables for each
+/// service named `rpc-…`.
 const PREFIX: &str = "RPC_RUNTIME_";
 
 const AMQP_URL: &str = "AMQP_URL";
@@ -42,7 +42,7 @@ const VARIABLES: [&str; 11] = [
     TLS_KEY_FILE,
 ];
 
-/// What the environment says; nothing where it says nothing of an option.
+/// The options that are set. The others are `None`.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     pub(super) addresses: Vec<Address>,
@@ -57,11 +57,11 @@ pub(super) struct Settings {
     pub(super) tls: TlsFiles,
 }
 
-/// Files of PEM text, each with the variable that names it.
+/// The PEM files to read.
 #[derive(Debug, Default)]
 pub(super) struct TlsFiles {
     pub(super) authority: Option<NamedFile>,
-    /// The certificate, and its key.
+    /// The certificate and its key.
     pub(super) identity: Option<(NamedFile, NamedFile)>,
 }
 
@@ -73,7 +73,7 @@ pub(super) struct NamedFile {
     pub(super) path: PathBuf,
 }
 
-/// Whether a variable is one for us to read, or a misspelt one.
+/// Whether a variable is an option, or looks like a misspelt one.
 pub(super) fn is_ours(name: &str) -> bool {
     name == AMQP_URL || name.starts_with(PREFIX)
 }
@@ -87,7 +87,7 @@ pub(super) fn error(variable: &str, problem: impl Into<String>) -> BrokerError {
 }
 
 impl Settings {
-    /// Reads variables, whatever their order; those that are not [ours](is_ours) are passed over, and one that is empty is as good as not set.
+    /// Reads variables in any order. Ignores those that are not [ours](is_ours), and those that are empty.
     pub(super) fn parse(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, BrokerError> {
         let mut settings = Self::default();
         let (mut certificate, mut key) = (None, None);
@@ -123,7 +123,7 @@ impl Settings {
                 TLS_CERTIFICATE_FILE => certificate = file(TLS_CERTIFICATE_FILE)?,
                 TLS_KEY_FILE => key = file(TLS_KEY_FILE)?,
                 _ => {
-                    let problem = format!("is not known: there are {AMQP_URL}, {}", VARIABLES.join(", "));
+                    let problem = format!("is unknown: use one of {AMQP_URL}, {}", VARIABLES.join(", "));
                     return Err(error(&name, problem));
                 }
             }
@@ -139,7 +139,7 @@ impl Settings {
 }
 
 fn missing_beside(other: &str) -> String {
-    format!("is not set, and {other} is: a certificate and its key go together")
+    format!("is not set, but {other} is: set both, the certificate and its key")
 }
 
 fn addresses(list: &str) -> Result<Vec<Address>, BrokerError> {
@@ -149,11 +149,11 @@ fn addresses(list: &str) -> Result<Vec<Address>, BrokerError> {
         let address = Address::parse(url).map_err(|reason| BrokerError::Environment {
             variable: AMQP_URL.to_owned(),
             problem: format!(
-                "has an address that cannot be used, number {} of {}{}",
+                "has an invalid address, number {} of {}{}",
                 index + 1,
                 urls.len(),
                 if urls.len() > 1 {
-                    " (commas separate addresses: one in a password is written %2C)"
+                    " (commas separate addresses: write %2C for a comma in a password)"
                 } else {
                     ""
                 }
@@ -168,10 +168,7 @@ fn addresses(list: &str) -> Result<Vec<Address>, BrokerError> {
 fn app_id(text: &str) -> Result<String, BrokerError> {
     match text.len() {
         0..=MAX_SHORT_STR => Ok(text.to_owned()),
-        _ => Err(error(
-            APP_ID,
-            "is longer than 255 bytes, which is what AMQP takes",
-        )),
+        _ => Err(error(APP_ID, "is longer than the 255 bytes that AMQP allows")),
     }
 }
 
@@ -180,13 +177,12 @@ fn reply_queue(text: &str) -> Result<ReplyQueue, BrokerError> {
         "resumable" => Ok(ReplyQueue::Resumable),
         "exclusive" => Ok(ReplyQueue::Exclusive),
         "direct" => Ok(ReplyQueue::Direct),
-        _ => Err(error(REPLY_QUEUE, "is none of resumable, exclusive, direct")),
+        _ => Err(error(REPLY_QUEUE, "must be resumable, exclusive or direct")),
     }
 }
 
 fn flag(variable: &str, text: &str) -> Result<bool, BrokerError> {
-    text.parse()
-        .map_err(|_| error(variable, "is neither true nor false"))
+    text.parse().map_err(|_| error(variable, "must be true or false"))
 }
 
 /// A whole number and its unit.

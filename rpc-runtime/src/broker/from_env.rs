@@ -1,4 +1,5 @@
-//! Options from the environment: what it says is read in [`environment`](super::environment), and here what it names.
+//! A builder from environment variables. [`environment`](super::environment) reads their values, and this file the files
+//! that they name.
 
 use super::builder::BrokerBuilder;
 use super::environment::{self, Settings};
@@ -11,36 +12,35 @@ use crate::error::Cause;
 use crate::transport::amqp::Tls;
 
 impl BrokerBuilder {
-    /// The broker's addresses and options as this process's environment has them. What is not set, or empty, has its default, and
-    /// what the program sets afterwards wins. [`connect_configured`](Self::connect_configured) connects to these addresses, and
-    /// [`connect`](Self::connect) to another.
+    /// Reads the addresses and options from this process's environment variables. A variable that is not set, or empty, has
+    /// its default. Options that the program sets afterwards replace those of the environment.
     ///
-    /// | variable | what | default |
+    /// | variable | meaning | default |
     /// |---|---|---|
-    /// | `AMQP_URL` | the address, or several with commas in between (`%2c` is a comma within one): see [`Broker::connect`](crate::Broker::connect) | none |
+    /// | `AMQP_URL` | the address, or several separated by commas (`%2c` is a comma within an address): see [`Broker::connect`](crate::Broker::connect) | none |
     /// | `RPC_RUNTIME_APP_ID` | [`app_id`](Self::app_id), at most 255 bytes | none |
     /// | `RPC_RUNTIME_CONNECTION_NAME` | [`connection_name`](Self::connection_name) | the program's name |
     /// | `RPC_RUNTIME_CONNECT_TIMEOUT` | [`connect_timeout`](Self::connect_timeout): a number with `ms`, `s` or `m`, 1ms to 60m | `10s` |
-    /// | `RPC_RUNTIME_HEARTBEAT` | [`heartbeat`](Self::heartbeat) of addresses that do not say theirs: a number with `s` or `m`, 1s to 65535s | `10s` |
+    /// | `RPC_RUNTIME_HEARTBEAT` | [`heartbeat`](Self::heartbeat), unless the address has one: a number with `s` or `m`, 1s to 65535s | `10s` |
     /// | `RPC_RUNTIME_MAX_ACCEPTED_BYTES` | [`max_accepted_bytes`](Self::max_accepted_bytes): bytes, or a number with `KiB` or `MiB` | `16MiB` |
     /// | `RPC_RUNTIME_MAX_SENT_BYTES` | [`max_sent_bytes`](Self::max_sent_bytes): bytes, or a number with `KiB` or `MiB` | `16MiB` |
     /// | `RPC_RUNTIME_REPLY_QUEUE` | [`reply_queue`](Self::reply_queue): `resumable`, `exclusive` or `direct` | `resumable` |
     /// | `RPC_RUNTIME_SEND_USER_ID` | [`send_user_id`](Self::send_user_id): `true` or `false` | `false` |
     /// | `RPC_RUNTIME_TLS_CA_FILE` | a PEM file with the CAs to trust instead of the system's (feature `tls`) | the system's |
-    /// | `RPC_RUNTIME_TLS_CERTIFICATE_FILE` | a PEM file with this client's certificate, and those between it and the CA (feature `tls`) | none |
+    /// | `RPC_RUNTIME_TLS_CERTIFICATE_FILE` | a PEM file with this client's certificate and the intermediate ones (feature `tls`) | none |
     /// | `RPC_RUNTIME_TLS_KEY_FILE` | a PEM file with the private key of that certificate, not encrypted (feature `tls`) | none |
     ///
     /// # Errors
     ///
-    /// [`BrokerError::Environment`], where a value or a file cannot be read, or there is a variable whose name begins with
-    /// `RPC_RUNTIME_` and is not in this table. It names the variable, and never repeats a value. Where others in the same environment need such
-    /// names, choose with [`from_vars`](Self::from_vars).
+    /// [`BrokerError::Environment`] if a value or a file cannot be read, or if a variable begins with `RPC_RUNTIME_` and is
+    /// not in this table. It names the variable, and never repeats a value. If such variables have another purpose in your
+    /// environment, leave them out with [`from_vars`](Self::from_vars).
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
     /// use rpc_runtime::BrokerBuilder;
     ///
-    /// let broker = BrokerBuilder::from_env()?.app_id("shop").connect_configured_lazy()?;
+    /// let broker = BrokerBuilder::from_env()?.app_id("shop").lazy()?;
     /// # Ok(())
     /// # }
     /// ```
@@ -58,7 +58,7 @@ impl BrokerBuilder {
         Self::from_vars(variables)
     }
 
-    /// As [`from_env`](Self::from_env), from names and values that you choose.
+    /// Like [`from_env`](Self::from_env), with names and values that you choose.
     ///
     /// # Errors
     ///
@@ -75,13 +75,13 @@ impl BrokerBuilder {
     pub fn from_vars(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, BrokerError> {
         let settings = Settings::parse(variables)?;
         let mut builder = Self {
-            addresses: settings.addresses,
+            addresses: Ok(settings.addresses),
             app_id: settings.app_id,
             connection_name: settings.connection_name,
             heartbeat: settings.heartbeat_seconds,
             ..Self::default()
         };
-        builder.connect_limit = settings.connect_timeout.unwrap_or(builder.connect_limit);
+        builder.connect_timeout = settings.connect_timeout.unwrap_or(builder.connect_timeout);
         builder.limits.accepted = settings.max_accepted_bytes.unwrap_or(builder.limits.accepted);
         builder.limits.sent = settings.max_sent_bytes.unwrap_or(builder.limits.sent);
         builder.replies = settings.reply_queue.unwrap_or(builder.replies);
@@ -94,7 +94,7 @@ impl BrokerBuilder {
     }
 }
 
-/// The TLS options that files have; nothing where no file is named.
+/// Reads the TLS options from files. `None` if no file is named.
 #[cfg(feature = "tls")]
 fn read(files: &TlsFiles) -> Result<Option<Tls>, BrokerError> {
     let read = |file: &NamedFile| {

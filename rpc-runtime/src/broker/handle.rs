@@ -9,15 +9,21 @@ use crate::client::Caller;
 use crate::transport::Transport;
 use crate::transport::{Status, StatusChanges};
 
-/// A handle on a broker: what clients are made from and servers run on. Cheap to clone.
+/// A handle on a broker. Clients and servers are made from it. Cheap to clone.
 ///
-/// A handle holds two connections to RabbitMQ, one that publishes and one that consumes, so that replies still arrive when
-/// an alarm has the broker stop reading what is published; and a third once a server on it answers a caller that uses direct
-/// reply-to. It belongs to the tokio runtime that it was made in: all of its tasks run there, those of its servers and their methods too, whoever starts
-/// them. It can be used from other runtimes, and ends with its own: then its [`status`](Self::status) is [`Status::RuntimeEnded`], and whatever is
-/// done with it fails with [`BrokerError::RuntimeEnded`]. A handle on an in-process broker that was made outside of any runtime belongs to the one
-/// that uses it first. All clients made from it and its clones share one reply
-/// queue with one consumer, which the first call opens.
+/// # Connections
+///
+/// A handle has two connections to RabbitMQ. One publishes and one consumes, so that replies still arrive if an alarm makes
+/// the broker stop reading what is published. A third one is opened once a server on the handle replies to a direct reply-to
+/// address. All clients of a handle and its clones share one reply queue with one consumer, which the first call opens.
+///
+/// # Runtime
+///
+/// A handle belongs to the tokio runtime in which it was made. All of its tasks run there, including those of its servers and
+/// their methods. It can be used from other runtimes. If its own runtime ends, its [`status`](Self::status) becomes
+/// [`Status::RuntimeEnded`], and all operations fail with
+/// [`BrokerError::RuntimeEnded`](crate::BrokerError::RuntimeEnded). A handle on an in-process broker that was made outside of
+/// a runtime belongs to the runtime that first uses it.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
@@ -54,13 +60,13 @@ impl Broker {
         self.inner.limits
     }
 
-    /// The state of the connections, as it is now.
+    /// The current state of the connections.
     #[must_use]
     pub fn status(&self) -> Status {
         self.inner.transport.status().status()
     }
 
-    /// The state of the connections, and each change of it from now on.
+    /// The state of the connections, and each change from now on.
     ///
     /// ```no_run
     /// # async fn example(broker: rpc_runtime::Broker) {
@@ -75,10 +81,12 @@ impl Broker {
         self.inner.transport.status().changes()
     }
 
-    /// Ends the handle and all its clones: calls in flight fail with [`BrokerError::Closed`], servers end, the reply queue is deleted, the connections are closed. Stop servers first.
+    /// Closes the handle and all its clones. Calls in flight fail with
+    /// [`BrokerError::Closed`](crate::BrokerError::Closed), servers end, the reply queue is deleted, and the connections are
+    /// closed. Stop servers first.
     ///
-    /// Takes at most 20 seconds, whatever the broker does, and a moment where it answers. Without it, the connections close once the last of the handle's
-    /// clones, clients and servers is dropped, but nobody waits for that.
+    /// Takes at most 20 seconds, and only a moment if the broker answers. A handle that is not closed closes its connections
+    /// in the background once the last of its clones, clients and servers is dropped.
     pub async fn close(&self) {
         self.inner.caller.close().await;
         self.inner.transport.close().await;

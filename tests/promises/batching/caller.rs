@@ -19,7 +19,7 @@ async fn calls_made_at_once_leave_in_one_message_once_a_worker_has_asked_for_it(
     for codec in CODECS {
         let mut worker = RawWorker::new().await;
         let broker = Broker::builder().app_id("shop").send_user_id(true);
-        let broker = broker.connect(shared().await).await.unwrap();
+        let broker = broker.address(shared().await).connect().await.unwrap();
         let client = worker.client_of(&broker, codec);
         // Nobody has asked for it yet; the caller says that it can.
         let calls = at_once((0..5).map(|n| client.echo(n).header("tenant", "a")));
@@ -457,7 +457,7 @@ async fn batched_calls_whose_connection_is_lost_have_each_its_own_fate() {
     let mut worker = RawWorker::new().await;
     let proxy = Proxy::start(shared().await).await.unwrap();
     let broker = Broker::builder().reply_queue(ReplyQueue::Resumable);
-    let broker = broker.connect(proxy.url()).await.unwrap();
+    let broker = broker.address(proxy.url()).connect().await.unwrap();
     let client = worker.client_of(&broker, Codec::MessagePack);
     worker.teach(client.read(0), "1000").await;
     worker.teach(client.write(0), "1000").await;

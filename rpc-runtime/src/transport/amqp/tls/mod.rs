@@ -35,7 +35,7 @@ use crate::error::{BrokerError, Cause, TlsFailure};
 /// let tls = Tls::new()
 ///     .ca_certificate_pem(std::fs::read("ca.pem")?)
 ///     .identity_pem(std::fs::read("client.pem")?, std::fs::read("client.key")?);
-/// let broker = Broker::builder().tls(tls).connect("amqps://shop:secret@rabbit.example").await?;
+/// let broker = Broker::builder().tls(tls).address("amqps://shop:secret@rabbit.example").connect().await?;
 /// # Ok(())
 /// # }
 /// ```
