@@ -1,22 +1,23 @@
-//! Cargo unifies features: an application that enables `serde_json/arbitrary_precision` enables it for `rpc-runtime` too.
-//! Nothing on the wire may change.
+//! Cargo unifies features: an application that enables `serde_json/arbitrary_precision` enables it
+//! for `rpc-runtime` and `rpc-contract` too. Neither the wire nor comparisons may change.
 
 use std::path::Path;
 use std::process::Command;
 
-/// Runs the tests of `rpc-runtime` that hold what is written and read, with the feature. A build of its own, as a crate of this
-/// workspace that enables it would enable it in all of them.
+/// Runs the tests of what is written, read and compared, with the feature. They need a build of their
+/// own: a crate of this workspace that enables the feature would enable it in all of them.
 #[test]
 fn the_wire_is_the_same_with_arbitrary_precision() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let status = Command::new(env!("CARGO"))
         .current_dir(workspace)
         .args(["test", "--quiet", "--locked", "--offline"])
-        .args(["--package", "rpc-runtime", "--lib"])
+        .args(["--package", "rpc-runtime", "--package", "rpc-contract", "--lib"])
         .args(["--features", "serde_json/arbitrary_precision,schema"])
         .args(["--target-dir", "target/arbitrary_precision"])
         .args([
             "--",
+            "changes",
             "codec",
             "client",
             "describe",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use rpc_runtime::describe::ServiceDescription;
+use rpc_contract::ServiceDescription;
 use rpc_runtime::discovery::{Discovered, FoundService, WorkerClient, WorkerDescription};
 use rpc_runtime::{Broker, CallError, Chain, Fault, FaultCode};
 
@@ -277,7 +277,7 @@ fn listed(names: impl Iterator<Item = impl AsRef<str>>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use rpc_runtime::describe::MethodDescription;
+    use rpc_contract::MethodDescription;
     use serde_json::{from_value, json};
 
     use super::*;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use rpc_runtime::describe::{ServiceDescription, asyncapi};
+use rpc_contract::{ServiceDescription, asyncapi};
 
 use super::check;
 use crate::cli::Options;

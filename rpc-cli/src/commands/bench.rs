@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use rpc_runtime::describe::ServiceDescription;
+use rpc_contract::ServiceDescription;
 use rpc_runtime::{Broker, CallError, DynamicClient};
 
 use self::load::Load;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use rpc_runtime::describe::{ArgumentDescription, MethodDescription, ServiceDescription};
+use rpc_contract::{ArgumentDescription, MethodDescription, ServiceDescription};
 use rpc_runtime::{Broker, Codec, DynamicClient};
 use serde::de::IgnoredAny;
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
-use rpc_runtime::describe::ServiceDescription;
-use rpc_runtime::describe::changes::{Change, Comparison, Rollout, Verdict};
+use rpc_contract::ServiceDescription;
+use rpc_contract::changes::{Change, Comparison, Rollout, Verdict};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -298,7 +298,7 @@ fn json_of(compared: &[Compared], breaks: bool) -> Value {
 mod tests {
     use std::slice::from_ref;
 
-    use rpc_runtime::describe::MethodDescription;
+    use rpc_contract::MethodDescription;
 
     use super::*;
 

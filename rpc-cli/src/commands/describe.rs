@@ -1,7 +1,7 @@
 //! `rpc describe`.
 
 use clap::Args;
-use rpc_runtime::describe::{MethodDescription, ServiceDescription};
+use rpc_contract::{MethodDescription, ServiceDescription};
 use serde_json::Value;
 
 use crate::cli::Options;

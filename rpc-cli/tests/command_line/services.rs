@@ -1,7 +1,7 @@
 //! What runs: `list`, `describe`, `asyncapi`, `check` of what runs.
 
+use rpc_contract::{ServiceDescription, asyncapi};
 use rpc_examples::UserDirectoryClient;
-use rpc_runtime::describe::{ServiceDescription, asyncapi};
 use rpc_runtime::{Broker, ServiceClient as _};
 use rpc_tests::programs::printed;
 use rpc_tests::rabbit::{Permissions, Vhost};

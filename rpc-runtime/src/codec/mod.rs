@@ -10,7 +10,6 @@ use bytes::Bytes;
 use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::numbers::ARBITRARY_PRECISION;
 use crate::protocol::{ByteSlice, CowBytes};
 
 mod json;

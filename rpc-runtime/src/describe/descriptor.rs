@@ -1,11 +1,10 @@
-//! What a service is, as constants: the macro writes them, callers and workers read them.
+//! The constants that the `service` attribute generates for a trait. Callers and workers read them.
 
 use std::time::Duration;
 
-use super::ServiceDescription;
 use super::schemas::{SchemaSource, Schemas};
 
-/// A service: its name, the queue its requests go to by default, and its methods.
+/// A service: its name, its default request queue, and its methods.
 ///
 /// The [`service`](crate::service) attribute generates one for each trait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,17 +12,17 @@ use super::schemas::{SchemaSource, Schemas};
 pub struct ServiceDescriptor {
     /// The trait's name.
     pub name: &'static str,
-    /// The request queue, unless caller and worker choose another.
+    /// The request queue that callers and workers use unless they choose another.
     pub queue: &'static str,
     /// The methods, in the order of the trait.
     pub methods: &'static [MethodDescriptor],
-    /// The trait's documentation; empty where it has none.
+    /// The trait's documentation. Empty if it has none.
     pub docs: &'static str,
     pub(super) schemas: Option<SchemaSource>,
 }
 
 impl ServiceDescriptor {
-    /// A service without documentation.
+    /// Creates a service without documentation.
     #[must_use]
     pub const fn new(name: &'static str, queue: &'static str, methods: &'static [MethodDescriptor]) -> Self {
         Self {
@@ -42,7 +41,7 @@ impl ServiceDescriptor {
         self
     }
 
-    /// Sets what makes the schemas. For generated code.
+    /// Sets the function that adds the types of the service. For generated code.
     #[doc(hidden)]
     #[must_use]
     pub const fn schemas(mut self, make: fn(&mut Schemas)) -> Self {
@@ -50,18 +49,10 @@ impl ServiceDescriptor {
         self
     }
 
-    /// The method of that name on the wire.
+    /// Returns the method with this name on the wire.
     #[must_use]
     pub fn method(&self, name: &str) -> Option<&'static MethodDescriptor> {
         self.methods.iter().find(|method| method.name == name)
-    }
-
-    /// The same, to keep, send and compare.
-    ///
-    /// Of a service with `#[service(schema)]`, this makes the JSON Schemas too, each time: keep it where it is needed often.
-    #[must_use]
-    pub fn description(&self) -> ServiceDescription {
-        self.into()
     }
 }
 
@@ -73,30 +64,31 @@ pub struct MethodDescriptor {
     pub name: &'static str,
     /// The names of the arguments, in order.
     pub arguments: &'static [&'static str],
-    /// Serves requests that name no method.
+    /// Whether it serves requests without a `type`.
     pub is_default: bool,
-    /// May run more than once: a redelivered request is run again.
+    /// Whether it may run more than once: a redelivered request is run again.
     pub is_idempotent: bool,
-    /// Is confirmed by the broker and never answered.
+    /// Whether it has no reply: a call ends when the broker has confirmed the request.
     pub is_oneway: bool,
-    /// How long a caller waits, unless client or call say otherwise.
+    /// How long a caller waits unless the client or the call sets another limit.
     pub timeout: Option<Duration>,
-    /// The method's documentation; empty where it has none.
+    /// The method's documentation. Empty if it has none.
     pub docs: &'static str,
-    /// What there is to know of each argument beside its name; empty where that was not told.
+    /// The details of each argument, in order. Empty if they are not known.
     pub argument_details: &'static [ArgumentDescriptor],
-    /// The Rust type of what it returns where it succeeds; empty where that was not told.
+    /// The Rust type that it returns if it succeeds. Empty if it is not known.
     pub returns: &'static str,
-    /// The Rust type of its own error, if it has one.
+    /// The Rust type of its error, if it can fail.
     pub error: Option<&'static str>,
 }
 
 impl MethodDescriptor {
-    /// A method that is answered, runs at most once and has the client's time limit.
+    /// Creates a method that replies, runs at most once, and has no timeout of its own.
     ///
     /// # Panics
     ///
-    /// If the name is longer than the 255 bytes that AMQP's `type` holds; in a `const`, that does not compile.
+    /// Panics if the name is longer than the 255 bytes that AMQP's `type` holds. A `const` then does
+    /// not compile.
     #[must_use]
     pub const fn new(name: &'static str, arguments: &'static [&'static str]) -> Self {
         assert!(
@@ -117,21 +109,21 @@ impl MethodDescriptor {
         }
     }
 
-    /// Serves requests that name no method.
+    /// Makes the method serve requests without a `type`.
     #[must_use]
     pub const fn default_method(mut self) -> Self {
         self.is_default = true;
         self
     }
 
-    /// May run more than once.
+    /// Allows the method to run more than once.
     #[must_use]
     pub const fn idempotent(mut self) -> Self {
         self.is_idempotent = true;
         self
     }
 
-    /// Is never answered.
+    /// Makes the method one-way: it has no reply.
     #[must_use]
     pub const fn oneway(mut self) -> Self {
         self.is_oneway = true;
@@ -152,29 +144,29 @@ impl MethodDescriptor {
         self
     }
 
-    /// Sets what there is to know of each argument beside its name.
+    /// Sets the details of each argument, in order.
     ///
     /// # Panics
     ///
-    /// If it is not as many as there are names; in a `const`, that does not compile.
+    /// Panics if their number is not that of the arguments. A `const` then does not compile.
     #[must_use]
     pub const fn argument_details(mut self, details: &'static [ArgumentDescriptor]) -> Self {
         assert!(
             details.len() == self.arguments.len(),
-            "there are details of another number of arguments than there are names"
+            "the number of details is not the number of arguments"
         );
         self.argument_details = details;
         self
     }
 
-    /// Sets the Rust type of what it returns where it succeeds.
+    /// Sets the Rust type that it returns if it succeeds.
     #[must_use]
     pub const fn returns(mut self, type_name: &'static str) -> Self {
         self.returns = type_name;
         self
     }
 
-    /// Sets the Rust type of its own error.
+    /// Sets the Rust type of its error.
     #[must_use]
     pub const fn error(mut self, type_name: &'static str) -> Self {
         self.error = Some(type_name);
@@ -182,22 +174,22 @@ impl MethodDescriptor {
     }
 }
 
-/// What there is to know of a method's argument beside its name.
+/// The details of a method's argument.
 ///
-/// It is kept apart from the names, which each call looks at.
+/// They are separate from the names because only the names are read for each call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ArgumentDescriptor {
-    /// The Rust type, as the trait has it.
+    /// The Rust type, as the trait spells it.
     pub type_name: &'static str,
     /// Whether a caller may leave it out.
     pub is_optional: bool,
-    /// Other names under which a worker reads it.
+    /// Other names that a worker accepts for it.
     pub aliases: &'static [&'static str],
 }
 
 impl ArgumentDescriptor {
-    /// An argument that every caller has to send, under its one name.
+    /// Creates an argument that is required and has one name.
     #[must_use]
     pub const fn new(type_name: &'static str) -> Self {
         Self {
@@ -207,7 +199,7 @@ impl ArgumentDescriptor {
         }
     }
 
-    /// May be left out by callers.
+    /// Allows callers to leave it out.
     #[must_use]
     pub const fn optional(mut self) -> Self {
         self.is_optional = true;

@@ -1,7 +1,8 @@
 //! What a service is, as data.
 //!
-//! A [`ServiceDescriptor`] is what the [`service`](crate::service) attribute knows of a trait, as a constant: callers and workers read
-//! it. A [`ServiceDescription`] is the same to keep, send and compare: it owns what it says, and can be written and read with serde.
+//! A [`ServiceDescriptor`] is a constant that the [`service`](crate::service) attribute generates
+//! for a trait. Callers and workers read it. A [`ServiceDescription`] has the same content but owns
+//! it: it can be kept, sent and compared, and is read and written with serde.
 //!
 //! ```
 //! use rpc_runtime::describe::ServiceDescription;
@@ -20,9 +21,12 @@
 //! assert_eq!(serde_json::from_str::<ServiceDescription>(&json)?, description);
 //! # Ok::<_, serde_json::Error>(())
 //! ```
-
 //!
-//! With the cargo feature `schema`, the description of a service with `#[service(schema)]` has JSON Schemas too.
+//! The descriptions are types of the crate [`rpc_contract`]. It also makes AsyncAPI documents of
+//! them and compares two versions of a service.
+//!
+//! With the cargo feature `schema`, the description of a service with `#[service(schema)]` has JSON
+//! Schemas too.
 //!
 #![cfg_attr(feature = "schema", doc = "```")]
 #![cfg_attr(not(feature = "schema"), doc = "```ignore")]
@@ -46,18 +50,15 @@
 //! assert_eq!(description.definitions["User"]["properties"]["id"]["description"], "Unique.");
 //! ```
 
-pub mod asyncapi;
 mod built_in;
-pub mod changes;
 mod description;
 mod descriptor;
-mod references;
 pub(crate) mod schemas;
 mod worker;
 mod worker_stats;
 
 pub(crate) use built_in::{BUILT_IN, DESCRIBE, PING, STATS, is_built_in};
-pub use description::{ArgumentDescription, MethodDescription, ServiceDescription};
 pub use descriptor::{ArgumentDescriptor, MethodDescriptor, ServiceDescriptor};
+pub use rpc_contract::{ArgumentDescription, MethodDescription, ServiceDescription};
 pub use worker::{QueueDescription, Worker, WorkerDescription};
 pub use worker_stats::{MethodStats, QueueStats, WorkerStats};

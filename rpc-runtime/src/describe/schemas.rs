@@ -1,15 +1,16 @@
-//! The JSON Schemas of a service with `#[service(schema)]`: generated code tells the types, this module asks `schemars`.
+//! Makes the JSON Schemas of a service with `#[service(schema)]`: generated code names the types, and
+//! this module asks schemars for their schemas.
 //!
-//! Without the cargo feature `schema` it knows nothing and asks nothing, so that the one thing the compiler says of such a service is that
-//! the feature is missing.
+//! Without the cargo feature `schema`, every type is accepted and no schemas are made. The missing
+//! feature is then the only compile error of a service with `#[service(schema)]`.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
-use super::{MethodDescription, ServiceDescription};
+use rpc_contract::{MethodDescription, ServiceDescription};
 
-/// Refuses `#[service(schema)]` where nobody can make schemas.
+/// Refuses `#[service(schema)]`, because no schemas can be made.
 #[cfg(not(feature = "schema"))]
 #[doc(hidden)]
 #[macro_export]
@@ -21,7 +22,7 @@ macro_rules! __needs_feature_schema {
     };
 }
 
-/// Has nothing to refuse.
+/// Accepts `#[service(schema)]`.
 #[cfg(feature = "schema")]
 #[doc(hidden)]
 #[macro_export]
@@ -29,13 +30,13 @@ macro_rules! __needs_feature_schema {
     () => {};
 }
 
-/// The function that tells the types of a service.
+/// The generated function that adds the types of a service.
 #[derive(Clone, Copy)]
 pub(super) struct SchemaSource(pub(super) fn(&mut Schemas));
 
 impl SchemaSource {
-    /// The description, with schemas.
-    pub(super) fn complete(self, description: ServiceDescription) -> ServiceDescription {
+    /// Returns the description with its schemas.
+    pub(super) fn add_to(self, description: ServiceDescription) -> ServiceDescription {
         let mut schemas = Schemas {
             description,
             generator: Generator::new(),
@@ -49,7 +50,7 @@ impl SchemaSource {
     }
 }
 
-/// Where a function is says nothing about what it does: sources are alike.
+/// All are equal: addresses of functions do not tell whether the functions do the same.
 impl PartialEq for SchemaSource {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -64,7 +65,7 @@ impl fmt::Debug for SchemaSource {
     }
 }
 
-/// A type that is described by a JSON Schema.
+/// A type with a JSON Schema.
 #[cfg(feature = "schema")]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no JSON Schema, and the service is `#[service(schema)]`",
@@ -77,14 +78,14 @@ pub trait Describable: schemars::JsonSchema {}
 #[diagnostic::do_not_recommend]
 impl<T: schemars::JsonSchema + ?Sized> Describable for T {}
 
-/// Any type, where nobody can tell those with a JSON Schema.
+/// Any type: without the feature, types with a JSON Schema cannot be told from others.
 #[cfg(not(feature = "schema"))]
 pub trait Describable {}
 
 #[cfg(not(feature = "schema"))]
 impl<T: ?Sized> Describable for T {}
 
-/// A description that is given its schemas.
+/// Adds the schemas to a description.
 #[derive(Debug)]
 pub struct Schemas {
     description: ServiceDescription,
@@ -92,7 +93,7 @@ pub struct Schemas {
 }
 
 impl Schemas {
-    /// The schemas of the method of that name.
+    /// Returns what adds the schemas of the method with this name.
     pub fn method(&mut self, name: &str) -> MethodSchemas<'_> {
         let mut methods = self.description.methods.iter_mut();
         MethodSchemas {
@@ -102,7 +103,7 @@ impl Schemas {
     }
 }
 
-/// A method that is given its schemas.
+/// Adds the schemas of one method.
 #[derive(Debug)]
 pub struct MethodSchemas<'a> {
     method: Option<&'a mut MethodDescription>,
@@ -110,13 +111,13 @@ pub struct MethodSchemas<'a> {
 }
 
 impl MethodSchemas<'_> {
-    /// An argument, and the type that it is read as.
+    /// Adds the schema of an argument that is read as `T`.
     pub fn argument<T: Describable + ?Sized>(&mut self, name: &str) {
         let schema = self.generator.schema::<T>();
         self.set_argument(name, schema);
     }
 
-    /// An argument that is bytes.
+    /// Adds the schema of an argument that is bytes.
     pub fn bytes(&mut self, name: &str) {
         self.set_argument(name, Generator::bytes());
     }
@@ -128,7 +129,7 @@ impl MethodSchemas<'_> {
         }
     }
 
-    /// What the method returns where it succeeds.
+    /// Adds the schema of what the method returns if it succeeds.
     pub fn result<T: Describable + 'static>(&mut self) {
         let schema = self.generator.answer::<T>();
         if let Some(method) = &mut self.method {
@@ -136,7 +137,7 @@ impl MethodSchemas<'_> {
         }
     }
 
-    /// The method's own error.
+    /// Adds the schema of the method's error.
     pub fn error<T: Describable>(&mut self) {
         let schema = self.generator.schema::<T>();
         if let Some(method) = &mut self.method {
@@ -145,28 +146,31 @@ impl MethodSchemas<'_> {
     }
 }
 
-/// The schema of an argument whose type is named like one that is bytes: `<SchemaOf<Vec<u8>>>::argument`, with [`SchemaOfOther`] in
-/// scope. The functions below are found first, and only for the type that is meant.
+/// Adds the schema of an argument whose type has the same name as a type of bytes.
+///
+/// Generated code calls `<SchemaOf<Vec<u8>>>::argument` with [`SchemaOfOther`] in scope. For the
+/// types of the standard library, that is the inherent function below. For a user's type with the
+/// same name, it is the trait's.
 #[derive(Debug)]
 pub struct SchemaOf<T>(PhantomData<T>);
 
 impl SchemaOf<Vec<u8>> {
-    /// An argument that is bytes.
+    /// Adds the schema of an argument that is bytes.
     pub fn argument(method: &mut MethodSchemas<'_>, name: &str) {
         method.bytes(name);
     }
 }
 
 impl SchemaOf<Cow<'_, [u8]>> {
-    /// An argument that is bytes.
+    /// Adds the schema of an argument that is bytes.
     pub fn argument(method: &mut MethodSchemas<'_>, name: &str) {
         method.bytes(name);
     }
 }
 
-/// The schema of types that are the user's and only go by the name.
+/// Adds the schema of an argument whose type only has the same name as a type of bytes.
 pub trait SchemaOfOther {
-    /// An argument, and the type that it is read as.
+    /// Adds the schema of an argument that is read as `T`.
     fn argument(method: &mut MethodSchemas<'_>, name: &str);
 }
 
@@ -194,7 +198,7 @@ mod with_feature {
 
     impl Generator {
         pub(super) fn new() -> Self {
-            // Draft 7 is understood everywhere, AsyncAPI included.
+            // All tools understand draft 7, and AsyncAPI requires it.
             Self(SchemaSettings::draft07().into_generator())
         }
 
@@ -206,7 +210,7 @@ mod with_feature {
             Some(schema.to_value())
         }
 
-        /// The schema of an answer; which types of answers are bytes, the codec decides.
+        /// Returns the schema of a result. The codecs write exactly these types as bytes.
         pub(super) fn answer<T: JsonSchema + 'static>(&mut self) -> Option<Value> {
             let bytes = [TypeId::of::<Vec<u8>>(), TypeId::of::<Cow<'static, [u8]>>()];
             if bytes.contains(&TypeId::of::<T>()) {
@@ -215,7 +219,8 @@ mod with_feature {
             self.schema::<T>()
         }
 
-        /// Bytes, as JSON has them. The `format` tells them from a list of small numbers, which MessagePack does too.
+        /// Returns the schema of bytes, which are a list of numbers in JSON. MessagePack tells bytes
+        /// from a list of numbers; so does the `format`.
         pub(super) fn bytes() -> Option<Value> {
             Some(json!({
                 "description": "Bytes: `bin` in MessagePack, numbers in JSON.",
@@ -235,11 +240,11 @@ mod with_feature {
 use without_feature::Generator;
 
 #[cfg(not(feature = "schema"))]
-#[allow(clippy::extra_unused_type_parameters)] // of the functions of the same name, which use them
+#[allow(clippy::extra_unused_type_parameters)] // the functions with the feature use them
 mod without_feature {
     use serde_json::Value;
 
-    /// Makes none.
+    /// Makes no schemas.
     #[derive(Debug)]
     pub(super) struct Generator;
 

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use rpc_contract::ServiceDescription;
 use serde::{Deserialize, Serialize};
 
-use super::description::ServiceDescription;
 use crate::escape::OneLine;
 
 /// A worker: one running [`Server`](crate::Server).
@@ -148,8 +148,8 @@ impl fmt::Display for Services<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::description::MethodDescription;
     use super::*;
+    use rpc_contract::MethodDescription;
 
     fn worker() -> Worker {
         Worker {

@@ -119,10 +119,11 @@ impl ServedQueue {
     }
 
     fn services(&self) -> &[ServiceDescription] {
-        let of = |hosted: &Hosted| ServiceDescription {
-            // Who asks wants to call it here.
-            queue: self.name.clone(),
-            ..hosted.service.description()
+        let of = |hosted: &Hosted| {
+            let mut description = hosted.service.description();
+            // The queue to call it on, which is not always the trait's own.
+            description.queue.clone_from(&self.name);
+            description
         };
         self.services.get_or_init(|| self.hosted.iter().map(of).collect())
     }

@@ -130,7 +130,7 @@ impl NumberFormat for MessagePack {
 }
 
 /// Whether this build of `serde_json` has the feature `arbitrary_precision`: its numbers are texts then.
-pub(crate) const ARBITRARY_PRECISION: bool = size_of::<serde_json::Number>() == size_of::<String>();
+pub(super) const ARBITRARY_PRECISION: bool = size_of::<serde_json::Number>() == size_of::<String>();
 
 /// The name of the private form of a [`serde_json::Number`], and of its one field.
 const PRIVATE_NUMBER: &str = "$serde_json::private::Number";

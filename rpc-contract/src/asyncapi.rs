@@ -1,50 +1,67 @@
-//! A service as an [AsyncAPI](https://www.asyncapi.com/docs/reference/specification/v3.0.0) document, for the tools that read these: pages
-//! of documentation, clients in other languages, catalogues.
+//! A service as an [AsyncAPI](https://www.asyncapi.com/docs/reference/specification/v3.0.0) document.
+//!
+//! Other tools make documentation pages, clients in other languages and catalogues of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
-use super::references::{self, Names};
-use super::{ArgumentDescription, MethodDescription, ServiceDescription};
-use crate::codec::Codec;
-use crate::protocol::FaultCode;
+use crate::references::{DocumentKeys, convert_schema};
+use crate::{ArgumentDescription, MethodDescription, ServiceDescription};
 
-/// The version of AMQP's bindings.
-const BINDING: &str = "0.3.0";
+/// The version of AsyncAPI's AMQP bindings.
+const BINDING_VERSION: &str = "0.3.0";
+
+const CONTENT_TYPE: &str = "application/json";
+
+/// The codes of faults that this version of rpc-runtime knows.
+const FAULT_CODES: [&str; 12] = [
+    "unknown_method",
+    "bad_request",
+    "unsupported_content_type",
+    "panicked",
+    "interrupted",
+    "expired",
+    "too_large",
+    "reply_too_large",
+    "unanswerable",
+    "unauthorized",
+    "rejected",
+    "abandoned",
+];
 
 const ABOUT: &str = "A service over RabbitMQ. Requests and replies go through the default exchange: the routing key is the name of a \
     queue. This document describes their bodies in `application/json`. In `application/msgpack` they have the same structure; in `text/plain` \
     they are the one argument, or the value, as text. A reply is in the content type of its request.";
 
-/// The AsyncAPI 3.0 document of a service, of which `version` is the version of its interface.
+/// Makes the AsyncAPI 3.0 document of a service. `version` is the version of the service's interface.
 ///
-/// It is written from where the worker stands: each method is an operation that receives a request, and replies unless it is one-way.
-/// Bodies are described by the JSON Schemas of the description; what has none may be anything.
+/// The document takes the worker's view: each method is an operation that receives a request, and
+/// sends a reply unless it is one-way. Bodies are described by the description's JSON Schemas. A
+/// body without a schema may be any value.
 ///
-/// AMQP's properties `correlation_id` and `reply_to` are described as headers of that name, for there is no other place in a document
-/// to refer to them. The property `type` is the `messageType` of a message's binding.
+/// AMQP's properties `correlation_id` and `reply_to` are described as headers with these names,
+/// because a document has no other place for them. The property `type` is the `messageType` of a
+/// message's binding.
 ///
-/// The same description always gives the same document. A description that came from a peer may say anything: references out of it are
-/// left out, and names that cannot be keys are changed.
+/// The same description always gives the same document. References that lead out of the
+/// description are removed, and names that cannot be keys are changed, so that the document is valid
+/// for any description that a peer sends.
 ///
 /// ```
-/// use rpc_runtime::describe::asyncapi;
-/// use rpc_runtime::{ServiceClient, service};
+/// use rpc_contract::{MethodDescription, ServiceDescription, asyncapi};
 ///
-/// #[service(queue = "users")]
-/// trait Directory {
-///     async fn get_email(&self, id: &str) -> String;
-/// }
+/// let mut service = ServiceDescription::new("Directory", "users");
+/// service.methods.push(MethodDescription::new("get_email"));
 ///
-/// let document = asyncapi::document(&DirectoryClient::SERVICE.description(), "1.0.0");
+/// let document = asyncapi::document(&service, "1.0.0");
 /// assert_eq!(document["channels"]["requests"]["address"], "users");
 /// assert_eq!(document["operations"]["get_email"]["action"], "receive");
 /// ```
 #[must_use]
 pub fn document(service: &ServiceDescription, version: &str) -> Value {
-    let schemas = Names::new(service.definitions.keys().map(String::as_str));
-    let methods = Names::new(service.methods.iter().map(|method| method.name.as_str()));
+    let schemas = DocumentKeys::new(service.definitions.keys().map(String::as_str));
+    let methods = DocumentKeys::new(service.methods.iter().map(|method| method.name.as_str()));
     let mut document = Document {
         schemas: &schemas,
         requests: Map::new(),
@@ -61,9 +78,9 @@ pub fn document(service: &ServiceDescription, version: &str) -> Value {
     document.finish(service, version)
 }
 
-/// The parts that grow with each method.
+/// The parts of the document that each method adds to.
 struct Document<'a> {
-    schemas: &'a Names,
+    schemas: &'a DocumentKeys,
     requests: Map<String, Value>,
     replies: Map<String, Value>,
     messages: Map<String, Value>,
@@ -71,19 +88,17 @@ struct Document<'a> {
 }
 
 impl Document<'_> {
-    /// Adds a method, which is called `id` in the document.
+    /// Adds a method under the key `id`.
     fn add(&mut self, method: &MethodDescription, id: &str) {
         let request = format!("{id}.request");
         self.messages.insert(request.clone(), self.request(method));
         self.requests.insert(id.to_owned(), message_reference(&request));
-        let operation = match method.is_oneway {
-            true => operation(method, id, None),
-            false => operation(method, id, Some(self.add_replies(method, id))),
-        };
+        let replies = (!method.is_oneway).then(|| self.add_replies(method, id));
+        let operation = operation(method, id, replies);
         self.operations.insert(id.to_owned(), operation);
     }
 
-    /// Adds what the method answers, and returns the references to it.
+    /// Adds the messages that the method may reply with. Returns references to them.
     fn add_replies(&mut self, method: &MethodDescription, id: &str) -> Vec<Value> {
         let mut answers = vec![("result", &method.returns, &method.result_schema)];
         if let Some(error) = &method.error {
@@ -115,22 +130,22 @@ impl Document<'_> {
         if !required.is_empty() {
             payload["required"] = json!(required);
         }
-        let of = if method.is_oneway { "oneway" } else { "call" };
+        let kind = if method.is_oneway { "oneway" } else { "call" };
         let mut message = json!({
             "name": method.name,
             "title": method.signature(),
-            "traits": [reference(&["components", "messageTraits", of])],
+            "traits": [reference(&["components", "messageTraits", kind])],
             "payload": payload,
             "bindings": message_binding(&method.name),
         });
-        describe(&mut message, &method.docs);
+        add_description(&mut message, &method.docs);
         message
     }
 
     fn argument(&self, argument: &ArgumentDescription) -> Value {
         match &argument.schema {
-            Some(schema) => references::within_document(schema, self.schemas),
-            None => anything(&argument.type_name),
+            Some(schema) => convert_schema(schema, self.schemas),
+            None => schema_of_any(&argument.type_name),
         }
     }
 
@@ -142,8 +157,8 @@ impl Document<'_> {
         schema: Option<&Value>,
     ) -> Value {
         let payload = match schema {
-            Some(schema) => references::within_document(schema, self.schemas),
-            None => anything(type_name),
+            Some(schema) => convert_schema(schema, self.schemas),
+            None => schema_of_any(type_name),
         };
         json!({
             "name": kind,
@@ -154,18 +169,17 @@ impl Document<'_> {
         })
     }
 
-    /// What the runtime answers in place of a method, whatever its name.
+    /// Adds the message that the worker's runtime replies with if the method has no answer.
     fn add_fault(&mut self) {
-        let codes: Vec<_> = FaultCode::KNOWN.iter().map(FaultCode::as_str).collect();
         let fault = json!({
             "name": "fault",
-            "title": "What the worker's runtime answers in place of the method",
+            "title": "The reply of the worker's runtime if the method has no answer",
             "traits": [reference(&["components", "messageTraits", "reply"])],
             "payload": {
                 "type": "object",
                 "properties": {
-                    "code": {"type": "string", "description": "There may be others.", "examples": codes},
-                    "message": {"type": "string", "description": "For a person to read."},
+                    "code": {"type": "string", "description": "Other codes are possible.", "examples": FAULT_CODES},
+                    "message": {"type": "string", "description": "For people."},
                 },
                 "required": ["code", "message"],
             },
@@ -185,27 +199,27 @@ impl Document<'_> {
             .definitions
             .iter()
             .zip(self.schemas.in_order())
-            .map(|((_, schema), name)| (name, references::within_document(schema, self.schemas)))
+            .map(|((_, schema), name)| (name, convert_schema(schema, self.schemas)))
             .collect();
         let mut channels = json!({
             "requests": {
                 "title": "Requests",
                 "address": service.queue,
                 "messages": self.requests,
-                "bindings": {"amqp": {"is": "queue", "queue": {"name": service.queue}, "bindingVersion": BINDING}},
+                "bindings": {"amqp": {"is": "queue", "queue": {"name": service.queue}, "bindingVersion": BINDING_VERSION}},
             },
         });
         if !self.replies.is_empty() {
             channels["replies"] = json!({
                 "title": "Replies",
-                "description": "Each caller has a queue of its own, and names it with its request.",
+                "description": "Each caller has its own reply queue, which its requests name in `reply_to`.",
                 "address": null,
                 "messages": self.replies,
                 "bindings": {
                     "amqp": {
                         "is": "routingKey",
                         "exchange": {"name": "", "type": "default"},
-                        "bindingVersion": BINDING,
+                        "bindingVersion": BINDING_VERSION,
                     },
                 },
             });
@@ -213,7 +227,7 @@ impl Document<'_> {
         json!({
             "asyncapi": "3.0.0",
             "info": {"title": service.name, "version": version, "description": about},
-            "defaultContentType": Codec::Json.content_type(),
+            "defaultContentType": CONTENT_TYPE,
             "channels": channels,
             "operations": self.operations,
             "components": {
@@ -222,7 +236,7 @@ impl Document<'_> {
                 "messageTraits": message_traits(),
                 "correlationIds": {
                     "correlation_id": {
-                        "description": "The property of that name: a reply has that of its request, as it was.",
+                        "description": "The property `correlation_id`: a reply has the one of its request.",
                         "location": "$message.header#/correlation_id",
                     },
                 },
@@ -232,7 +246,7 @@ impl Document<'_> {
 }
 
 fn operation(method: &MethodDescription, id: &str, replies: Option<Vec<Value>>) -> Value {
-    let mut binding = json!({"ack": true, "mandatory": true, "bindingVersion": BINDING});
+    let mut binding = json!({"ack": true, "mandatory": true, "bindingVersion": BINDING_VERSION});
     let mut operation = json!({
         "action": "receive",
         "title": method.name,
@@ -247,7 +261,7 @@ fn operation(method: &MethodDescription, id: &str, replies: Option<Vec<Value>>) 
             }
             operation["reply"] = json!({
                 "address": {
-                    "description": "The property of that name.",
+                    "description": "The property `reply_to`.",
                     "location": "$message.header#/reply_to",
                 },
                 "channel": reference(&["channels", "replies"]),
@@ -264,7 +278,7 @@ fn operation(method: &MethodDescription, id: &str, replies: Option<Vec<Value>>) 
     if let Some(summary) = method.docs.lines().next().filter(|line| !line.is_empty()) {
         operation["summary"] = json!(summary);
     }
-    describe(&mut operation, &method.docs);
+    add_description(&mut operation, &method.docs);
     operation
 }
 
@@ -274,25 +288,24 @@ fn tags(method: &MethodDescription) -> Vec<Value> {
         (
             method.is_idempotent,
             "idempotent",
-            "May run more than once: a request is repeated until it is answered.",
+            "May run more than once: a request is repeated until there is a reply.",
         ),
-        (method.is_oneway, "oneway", "Is never answered."),
+        (method.is_oneway, "oneway", "Has no reply."),
     ];
-    let tags = tags.into_iter().filter(|(is_there, _, _)| *is_there);
+    let tags = tags.into_iter().filter(|(is_set, _, _)| *is_set);
     tags.map(|(_, name, description)| json!({"name": name, "description": description}))
         .collect()
 }
 
-/// What messages of one kind have in common.
+/// The properties and headers that all messages of a kind share.
 fn message_traits() -> Value {
-    let content_type = Codec::Json.content_type();
+    let content_type = CONTENT_TYPE;
     let correlation_id = json!({
         "type": "string",
         "maxLength": 255,
-        "description": "The property of that name: anything, such as a random UUID.",
+        "description": "The property `correlation_id`: any text, such as a random UUID.",
     });
-    let users =
-        json!({"type": ["string", "number", "boolean"], "description": "The caller's own: 4 KiB in all."});
+    let custom = json!({"type": ["string", "number", "boolean"], "description": "The caller's own headers: 4 KiB in all."});
     json!({
         "call": {
             "contentType": content_type,
@@ -304,16 +317,16 @@ fn message_traits() -> Value {
                     "reply_to": {
                         "type": "string",
                         "maxLength": 255,
-                        "description": "The property of that name: the queue that the caller awaits the reply from, such as `amq.rabbitmq.reply-to`.",
+                        "description": "The property `reply_to`: the caller's reply queue, such as `amq.rabbitmq.reply-to`.",
                     },
                 },
                 "required": ["reply_to"],
-                "additionalProperties": users,
+                "additionalProperties": custom,
             },
         },
         "oneway": {
             "contentType": content_type,
-            "headers": {"type": "object", "additionalProperties": users},
+            "headers": {"type": "object", "additionalProperties": custom},
         },
         "reply": {
             "contentType": content_type,
@@ -323,29 +336,30 @@ fn message_traits() -> Value {
     })
 }
 
-/// The binding that says what a message's property `type` is.
+/// Returns the binding that sets a message's property `type`.
 fn message_binding(message_type: &str) -> Value {
-    json!({"amqp": {"messageType": message_type, "bindingVersion": BINDING}})
+    json!({"amqp": {"messageType": message_type, "bindingVersion": BINDING_VERSION}})
 }
 
 fn message_reference(name: &str) -> Value {
     reference(&["components", "messages", name])
 }
 
-/// A reference within the document. The keys on its way have no character that a pointer would have to escape.
+/// Returns a reference within the document. No key on the path has a character that needs escaping.
 fn reference(path: &[&str]) -> Value {
     json!({"$ref": format!("#/{}", path.join("/"))})
 }
 
-/// The schema of what has none.
-fn anything(type_name: &str) -> Value {
+/// Returns a schema for a type without one.
+fn schema_of_any(type_name: &str) -> Value {
     match type_name {
         "" => json!({}),
         type_name => json!({"description": format!("`{type_name}`, in Rust.")}),
     }
 }
 
-fn describe(object: &mut Value, docs: &str) {
+/// Adds documentation to an object of the document.
+fn add_description(object: &mut Value, docs: &str) {
     if !docs.is_empty() {
         object["description"] = json!(docs);
     }

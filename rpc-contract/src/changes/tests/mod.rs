@@ -1,8 +1,9 @@
-//! One rule a test: what is changed, whom it breaks, and where.
+//! One rule per test: what has changed, and whom it breaks.
 
 use serde_json::{Value, json};
 
 use super::*;
+use crate::ServiceDescription;
 
 mod bounds;
 mod rules;
@@ -12,7 +13,7 @@ fn service(methods: Value) -> ServiceDescription {
     serde_json::from_value(json!({"name": "Store", "queue": "store", "methods": methods})).unwrap()
 }
 
-/// What compare says, without the words.
+/// The verdicts and places of the changes, without their messages.
 #[track_caller]
 fn verdicts(old: &ServiceDescription, new: &ServiceDescription) -> Vec<(Verdict, String)> {
     let changes = compare(old, new);

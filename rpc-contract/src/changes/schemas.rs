@@ -1,7 +1,8 @@
-//! Whether what one JSON Schema lets be written, another lets be read.
+//! Compares two JSON Schemas: can a reader of one read every value that a writer of the other writes?
 //!
-//! Knows the part of draft 7 that Rust types have. Of all else it says that it does not know, unless both sides say the same.
-//! A schema may come from a peer: the work is bounded, and so is the depth.
+//! Supports the part of draft 7 that schemas of Rust types use. Any other keyword is reported as
+//! not compared, unless it is the same on both sides. A schema may come from a peer, so the number
+//! of steps and the depth are limited.
 
 use std::collections::BTreeSet;
 
@@ -13,40 +14,42 @@ use super::shapes::{
     type_of,
 };
 
-/// Something that may be written and not be read.
+/// Why a reader fails on some values that a writer may write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
-    /// Whether that is known; otherwise it cannot be excluded.
+    /// Whether the reader certainly fails. If not, the schemas do not exclude it.
     pub(super) is_certain: bool,
     pub(super) what: String,
 }
 
-/// How many pairs of schemas are looked at for one type.
+/// The limit on pairs of schemas to look at for one type.
 const MAX_STEPS: usize = 10_000;
 
-/// How deep schemas within schemas are looked at.
+/// The limit on the nesting of schemas.
 const MAX_DEPTH: usize = 64;
 
-const TOO_LARGE: &str = "the types are too large to be compared";
+const TOO_LARGE: &str = "the types are too large to compare";
 
-/// How many problems are told; more would not be read.
+/// The limit on problems that are returned for one type.
 const MAX_PROBLEMS: usize = 10;
 
-/// What may be written by this schema, with its definitions, and not be read by that: the worst that there is. `is_alike` says that both
-/// have the same definitions. Looks at this many pairs of schemas at most, and takes away how many it has looked at.
+/// Returns why the reader may fail to read what the writer writes, the certain problems first.
+///
+/// Each side is a schema and the definitions that it refers to. `same_definitions` says that these
+/// are equal. `steps` limits how many pairs of schemas to look at, and is reduced by their number.
 pub(super) fn problems(
     writer: (&Value, &Definitions),
     reader: (&Value, &Definitions),
-    is_alike: bool,
+    same_definitions: bool,
     steps: &mut usize,
 ) -> Vec<Problem> {
     let allowed = MAX_STEPS.min(*steps);
     let mut comparison = Comparison {
         writes: writer.1,
         reads: reader.1,
-        is_alike,
+        same_definitions,
         steps: allowed,
-        under_way: Vec::new(),
+        in_progress: Vec::new(),
     };
     let mut problems = comparison.check(writer.0, reader.0, "");
     *steps -= allowed - comparison.steps;
@@ -58,17 +61,18 @@ pub(super) fn problems(
 struct Comparison<'a> {
     writes: &'a Definitions,
     reads: &'a Definitions,
-    /// Whether both sides have the same definitions, and so mean the same by the same schema.
-    is_alike: bool,
-    /// How many pairs may still be looked at.
+    /// Whether both sides have equal definitions, so that equal schemas mean the same.
+    same_definitions: bool,
+    /// How many more pairs of schemas may be looked at.
     steps: usize,
-    /// The pairs that are being compared, with their names if they are definitions: recursive types come back to these.
-    under_way: Vec<Option<(String, String)>>,
+    /// The pairs that are being compared, outermost first; the names if both are definitions. A
+    /// recursive type leads back to one of them.
+    in_progress: Vec<Option<(String, String)>>,
 }
 
 impl Comparison<'_> {
     fn check(&mut self, writer: &Value, reader: &Value, path: &str) -> Vec<Problem> {
-        if self.steps == 0 || self.under_way.len() >= MAX_DEPTH {
+        if self.steps == 0 || self.in_progress.len() >= MAX_DEPTH {
             return unsure(path, TOO_LARGE);
         }
         self.steps -= 1;
@@ -78,12 +82,12 @@ impl Comparison<'_> {
             return unsure(path, "the definition of a type is missing");
         };
         let pair = writes.zip(reads);
-        if pair.is_some() && self.under_way.contains(&pair) {
+        if pair.is_some() && self.in_progress.contains(&pair) {
             return Vec::new();
         }
-        self.under_way.push(pair);
+        self.in_progress.push(pair);
         let problems = self.check_resolved(writer, reader, path);
-        self.under_way.pop();
+        self.in_progress.pop();
         problems
     }
 
@@ -92,16 +96,16 @@ impl Comparison<'_> {
             return Vec::new();
         }
         if *reader == Value::Bool(false) {
-            return certain(path, "nothing is read");
+            return certain(path, "the reader accepts no value");
         }
         if is_anything(writer) {
             return unsure(
                 path,
-                format!("anything may be written, and {} is read", shown(reader)),
+                format!("any value may be written, and {} is read", shown(reader)),
             );
         }
         let (Value::Object(writes), Value::Object(reads)) = (writer, reader) else {
-            return unsure(path, "a schema is none");
+            return unsure(path, "one of the schemas is not a schema");
         };
         let (writers, readers) = (alternatives(writes, self.writes), alternatives(reads, self.reads));
         if writers.is_none() && readers.is_none() {
@@ -115,11 +119,14 @@ impl Comparison<'_> {
             .collect()
     }
 
-    /// Whether one of the readers reads what is written; if not, why that does not which may, or else that which is meant.
+    /// Checks that one of the readers reads what is written.
+    ///
+    /// If none does, returns the problems of a reader that may do so, or else of the reader of the
+    /// same kind, or else that no reader reads it.
     fn check_alternative(&mut self, writer: &Value, readers: &[Value], path: &str) -> Vec<Problem> {
         let kind = kind(writer, self.writes);
-        let mut of_its_kind = None;
-        let mut perhaps = None;
+        let mut of_same_kind = None;
+        let mut uncertain = None;
         for reader in readers {
             if self.steps == 0 {
                 return unsure(path, TOO_LARGE);
@@ -129,18 +136,24 @@ impl Comparison<'_> {
                 return problems;
             }
             if problems.iter().all(|problem| !problem.is_certain) {
-                perhaps.get_or_insert(problems);
-            } else if of_its_kind.is_none() && self::kind(reader, self.reads) == kind {
-                of_its_kind = Some(problems);
+                uncertain.get_or_insert(problems);
+            } else if of_same_kind.is_none() && self::kind(reader, self.reads) == kind {
+                of_same_kind = Some(problems);
             }
         }
-        perhaps.or(of_its_kind).unwrap_or_else(|| {
+        uncertain.or(of_same_kind).unwrap_or_else(|| {
             let resolved = resolve(writer, self.writes).map_or(writer, |(schema, _)| schema);
-            certain(path, format!("{} is written, and is not read", shown(resolved)))
+            certain(
+                path,
+                format!(
+                    "{} is written, and the reader does not accept it",
+                    shown(resolved)
+                ),
+            )
         })
     }
 
-    /// Compares two schemas of which each is of one type.
+    /// Compares two schemas that each allow one type.
     fn check_single(
         &mut self,
         writes: &Map<String, Value>,
@@ -149,10 +162,14 @@ impl Comparison<'_> {
     ) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (keyword, value) in reads {
-            let is_same = writes.get(keyword) == Some(value) && (self.is_alike || !is_schema(value));
-            // Of maps whose keys are numbers, their patterns do not tell which numbers.
+            let is_same =
+                writes.get(keyword) == Some(value) && (self.same_definitions || !may_contain_schemas(value));
+            // The pattern of a map's integer keys does not say how wide they are.
             if !is_known(keyword) && (!is_same || keyword == "patternProperties") {
-                problems.extend(unsure(path, format!("`{keyword}` differs, and is not compared")));
+                problems.extend(unsure(
+                    path,
+                    format!("`{keyword}` differs, and cannot be compared"),
+                ));
             }
         }
         if let Some(value) = writes.get("const") {
@@ -170,8 +187,8 @@ impl Comparison<'_> {
             return problems;
         }
         let (Some(written), Some(read)) = (type_of(writes), type_of(reads)) else {
-            if !self.is_alike || writes != reads {
-                problems.extend(unsure(path, "the types have no name to compare them by"));
+            if !self.same_definitions || writes != reads {
+                problems.extend(unsure(path, "the schemas do not name their types"));
             }
             return problems;
         };
@@ -199,43 +216,44 @@ impl Comparison<'_> {
         let none = Map::new();
         let written = properties(writes).unwrap_or(&none);
         let read = properties(reads).unwrap_or(&none);
-        let others_read = reads.get("additionalProperties").unwrap_or(&Value::Bool(true));
-        let others_written = writes
+        let additional_read = reads.get("additionalProperties").unwrap_or(&Value::Bool(true));
+        let additional_written = writes
             .get("additionalProperties")
             .filter(|schema| schema.is_object());
-        // What is not known of a writer may be further fields.
-        let are_all_known = writes.keys().all(|keyword| is_known(keyword));
+        // A keyword that is not supported may add fields.
+        let is_writer_known = writes.keys().all(|keyword| is_known(keyword));
         let always_written: BTreeSet<_> = required(writes).collect();
         let mut problems = Vec::new();
         for name in required(reads).filter(|name| !always_written.contains(name)) {
-            let mend = "give it `#[serde(default)]` where it is read";
-            let is_missing = !written.contains_key(name) && others_written.is_none();
-            problems.extend(match is_missing && are_all_known {
-                true => certain(
+            let advice = "give it `#[serde(default)]` in the reader";
+            let is_missing = !written.contains_key(name) && additional_written.is_none();
+            problems.extend(if is_missing && is_writer_known {
+                certain(
                     path,
-                    format!("the field `{name}` is not written, and has to be there; {mend}"),
-                ),
-                false => unsure(
+                    format!("the required field `{name}` is not written; {advice}"),
+                )
+            } else {
+                unsure(
                     path,
-                    format!("the field `{name}` may be left out, and has to be there; {mend}"),
-                ),
+                    format!("the required field `{name}` may be left out; {advice}"),
+                )
             });
         }
         for (name, schema) in written {
             let path = format!("{path}.{name}");
             match read.get(name) {
                 Some(reader) => problems.extend(self.check(schema, reader, &path)),
-                None if *others_read == Value::Bool(false) => {
+                None if *additional_read == Value::Bool(false) => {
                     problems.extend(certain(
                         &path,
-                        "the field is written, and unknown ones are refused",
+                        "the field is written, and the reader refuses unknown fields",
                     ));
                 }
-                None => problems.extend(self.check(schema, others_read, &path)),
+                None => problems.extend(self.check(schema, additional_read, &path)),
             }
         }
-        if let Some(schema) = others_written {
-            problems.extend(self.check(schema, others_read, &format!("{path}.*")));
+        if let Some(schema) = additional_written {
+            problems.extend(self.check(schema, additional_read, &format!("{path}.*")));
             for (name, reader) in read.iter().filter(|(name, _)| !written.contains_key(*name)) {
                 problems.extend(self.check(schema, reader, &format!("{path}.{name}")));
             }
@@ -252,7 +270,10 @@ impl Comparison<'_> {
         let is_bytes = |schema: &Map<String, Value>| schema.get("format") == Some(&json!("bytes"));
         let mut problems = check_lengths(writes, reads, ["minItems", "maxItems"], path);
         if is_bytes(writes) && !is_bytes(reads) {
-            problems.extend(unsure(path, "bytes are written, `bin` in MessagePack, which others than this crate may not read as a list"));
+            problems.extend(unsure(
+                path,
+                "bytes are written, `bin` in MessagePack, which other libraries may not read as a list",
+            ));
         }
         let anything = Value::Bool(true);
         let written = writes.get("items").unwrap_or(&anything);
@@ -280,12 +301,13 @@ impl Comparison<'_> {
     }
 }
 
-/// A value that is written, to a schema of one type.
+/// Checks a single value that is written against a schema that allows one type.
 fn check_value(value: &Value, reads: &Map<String, Value>, path: &str) -> Vec<Problem> {
     if let Some(read) = reads.get("const") {
-        return match read == value {
-            true => Vec::new(),
-            false => certain(path, format!("`{value}` is written, and `{read}` is read")),
+        return if read == value {
+            Vec::new()
+        } else {
+            certain(path, format!("`{value}` is written, and `{read}` is read"))
         };
     }
     let written = type_name(value);
@@ -295,7 +317,7 @@ fn check_value(value: &Value, reads: &Map<String, Value>, path: &str) -> Vec<Pro
         None => {
             return unsure(
                 path,
-                format!("`{value}` is written, and what is read has no type"),
+                format!("`{value}` is written, and the reader's schema does not name its type"),
             );
         }
     }
@@ -311,7 +333,7 @@ fn check_value(value: &Value, reads: &Map<String, Value>, path: &str) -> Vec<Pro
     match limits.iter().find(|&&keyword| reads.contains_key(keyword)) {
         Some(keyword) => unsure(
             path,
-            format!("`{value}` is written, and `{keyword}` is not looked at"),
+            format!("`{value}` is written, and the reader's `{keyword}` is not checked"),
         ),
         None => Vec::new(),
     }
@@ -325,7 +347,7 @@ fn check_text(writes: &Map<String, Value>, reads: &Map<String, Value>, path: &st
         {
             problems.extend(unsure(
                 path,
-                format!("text is read that has the {keyword} {read}"),
+                format!("the reader requires text of the {keyword} {read}"),
             ));
         }
     }
@@ -365,7 +387,7 @@ fn check_lengths(
     {
         problems.extend(certain(
             path,
-            format!("shorter ones than {read} are written, and not read"),
+            format!("lengths below {read} are written, and not read"),
         ));
     }
     if let Some(read) = length(reads, most)
@@ -373,14 +395,14 @@ fn check_lengths(
     {
         problems.extend(certain(
             path,
-            format!("longer ones than {read} are written, and not read"),
+            format!("lengths above {read} are written, and not read"),
         ));
     }
     problems
 }
 
-/// Whether there may be schemas in a keyword's value.
-fn is_schema(value: &Value) -> bool {
+/// Whether a keyword's value may contain schemas.
+fn may_contain_schemas(value: &Value) -> bool {
     value.is_object() || value.is_array()
 }
 

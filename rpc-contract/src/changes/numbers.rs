@@ -1,10 +1,10 @@
-//! The integers that a JSON Schema allows.
+//! The range of integers that a JSON Schema allows.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-/// Integers from one to another, both included; `None` is no limit.
+/// A range of integers. Both ends are included; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
     least: Option<i128>,
@@ -12,7 +12,7 @@ pub(super) struct Range {
 }
 
 impl Range {
-    /// Whether all that are in the other are in this one.
+    /// Whether all integers of the other range are in this one.
     pub(super) fn contains(&self, other: &Self) -> bool {
         let least = self
             .least
@@ -35,11 +35,12 @@ impl fmt::Display for Range {
     }
 }
 
-/// The range of a schema of integers: that of its `format`, as `schemars` names Rust's types, and its own limits.
+/// Returns the range of a schema of integers: that of its `format`, which is schemars' name of a
+/// Rust type, narrowed by the schema's limits.
 pub(super) fn range(schema: &Map<String, Value>) -> Range {
     let format = schema.get("format").and_then(Value::as_str);
     let (least, most) = format
-        .and_then(of_format)
+        .and_then(range_of_format)
         .map_or((None, None), |(least, most)| (Some(least), Some(most)));
     let limit = |keyword: &str| schema.get(keyword).and_then(integer);
     let above = limit("exclusiveMinimum").map(|limit| limit.saturating_add(1));
@@ -50,7 +51,7 @@ pub(super) fn range(schema: &Map<String, Value>) -> Range {
     }
 }
 
-fn of_format(format: &str) -> Option<(i128, i128)> {
+fn range_of_format(format: &str) -> Option<(i128, i128)> {
     Some(match format {
         "int8" => (i8::MIN.into(), i8::MAX.into()),
         "int16" => (i16::MIN.into(), i16::MAX.into()),
@@ -66,7 +67,7 @@ fn of_format(format: &str) -> Option<(i128, i128)> {
 
 fn integer(limit: &Value) -> Option<i128> {
     let whole = limit.as_i64().map(i128::from).or(limit.as_u64().map(i128::from));
-    // Limits are written as `255.0` too; those between two integers, and beyond what is exact, are none that Rust types have.
+    // A limit may be written as `255.0`. Other floats are not limits of Rust types.
     whole.or_else(|| {
         limit
             .as_f64()

@@ -1,6 +1,7 @@
-//! The rules of types that are known by their schemas, as `schemars` writes them.
+//! The rules for types with schemas, as schemars writes them.
 //!
-//! What an argument's old type writes is read by its new one in new workers, and the other way round in old ones.
+//! Most tests change the type of an argument: new workers read what old callers write, and old
+//! workers read what new callers write.
 
 use super::Verdict::*;
 use super::*;
@@ -71,7 +72,7 @@ fn wider_and_narrower_integers() {
 }
 
 #[test]
-fn what_may_be_none() {
+fn optional_values() {
     let maybe = json!({"type": ["integer", "null"], "format": "uint8"});
     assert_types(integer("uint8"), maybe.clone(), &[BreaksWorkers]);
     assert_types(maybe, integer("uint8"), &[BreaksCallers]);
@@ -80,13 +81,13 @@ fn what_may_be_none() {
 }
 
 #[test]
-fn annotations_do_not_count() {
+fn annotations_are_ignored() {
     let described = json!({"type": "string", "description": "Text.", "title": "Text", "default": "a"});
     assert_types(json!({"type": "string"}), described, &[]);
 }
 
 #[test]
-fn a_field_that_has_to_be_there() {
+fn a_required_field() {
     let (old, new) = (
         object(json!({"a": {"type": "string"}}), json!(["a"])),
         object(
@@ -94,18 +95,18 @@ fn a_field_that_has_to_be_there() {
             json!(["a", "b"]),
         ),
     );
-    // The field is new: old callers do not write it, and old workers skip it.
+    // A new field: old callers do not write it, and old workers skip it.
     assert_types(old.clone(), new.clone(), &[BreaksCallers]);
-    // The field is gone: old workers miss it.
+    // A removed field: old workers require it.
     assert_types(new.clone(), old.clone(), &[BreaksWorkers]);
     assert_eq!(
         message(old, new),
-        "new workers cannot read what old callers send: the field `b` is not written, and has to be there; give it `#[serde(default)]` where it is read"
+        "new workers cannot read what old callers send: the required field `b` is not written; give it `#[serde(default)]` in the reader"
     );
 }
 
 #[test]
-fn a_field_that_need_not_be_there() {
+fn an_optional_field() {
     let (old, new) = (
         object(json!({"a": {"type": "string"}}), json!(["a"])),
         object(
@@ -115,7 +116,7 @@ fn a_field_that_need_not_be_there() {
     );
     assert_types(old.clone(), new.clone(), &[]);
     assert_types(new, old, &[]);
-    // It is a default that a reader has: who writes it may always do so.
+    // The default is the reader's. A writer may still write the field always.
     let (required, optional) = (
         object(json!({"a": {"type": "string"}}), json!(["a"])),
         object(json!({"a": {"type": "string"}}), json!([])),
@@ -125,7 +126,7 @@ fn a_field_that_need_not_be_there() {
 }
 
 #[test]
-fn fields_within_fields_are_found() {
+fn nested_fields_are_compared() {
     let nested = |inner: Value| {
         object(
             json!({"list": {"type": "array", "items": object(json!({"n": inner}), json!(["n"]))}}),
@@ -143,7 +144,7 @@ fn fields_within_fields_are_found() {
 }
 
 #[test]
-fn unknown_fields_that_are_refused() {
+fn a_reader_that_refuses_unknown_fields() {
     let strict = |properties: Value| json!({"type": "object", "properties": properties, "additionalProperties": false});
     let (old, new) = (
         strict(json!({"a": {"type": "string"}})),
@@ -164,7 +165,7 @@ fn variants() {
     assert_types(new.clone(), old.clone(), &[BreaksCallers]);
     assert_eq!(
         message(new, old),
-        "new workers cannot read what old callers send: `c` is written, and is not read"
+        "new workers cannot read what old callers send: `c` is written, and the reader does not accept it"
     );
     assert_types(
         json!({"enum": ["a", "b"]}),
@@ -175,7 +176,7 @@ fn variants() {
 }
 
 #[test]
-fn what_is_within_a_variant() {
+fn fields_of_a_variant() {
     let variant = |inner: Value| {
         json!({"oneOf": [
             {"type": "string", "const": "none"},
@@ -214,10 +215,10 @@ fn lists_tuples_and_their_lengths() {
 }
 
 #[test]
-fn bytes_are_no_list_to_everybody() {
+fn bytes_and_lists() {
     let list = json!({"type": "array", "items": integer("uint8")});
     let bytes = json!({"type": "array", "items": integer("uint8"), "format": "bytes"});
-    // A list of numbers is read as bytes.
+    // A reader of bytes also reads a list of numbers.
     assert_types(list.clone(), bytes.clone(), &[MayBreakWorkers]);
     assert_types(bytes, list, &[MayBreakCallers]);
 }
@@ -227,7 +228,7 @@ fn maps() {
     let map = |values: Value| json!({"type": "object", "additionalProperties": values});
     assert_types(map(integer("uint8")), map(integer("uint16")), &[BreaksWorkers]);
     let object = object(json!({"a": integer("uint8")}), json!(["a"]));
-    // Who writes a map may leave the field out.
+    // A writer of a map may leave the field out.
     assert_types(object.clone(), map(integer("uint8")), &[MayBreakWorkers]);
     assert_types(
         object,
@@ -237,7 +238,7 @@ fn maps() {
 }
 
 #[test]
-fn formats_of_text_are_not_looked_into() {
+fn formats_of_text_are_not_compared() {
     let text = |format: &str| json!({"type": "string", "format": format});
     assert_types(json!({"type": "string"}), text("uuid"), &[MayBreakCallers]);
     assert_types(
@@ -253,7 +254,7 @@ fn formats_of_text_are_not_looked_into() {
 }
 
 #[test]
-fn anything_may_be_anything() {
+fn schemas_of_any_value() {
     assert_types(json!(true), json!({}), &[]);
     assert_types(json!({"type": "string"}), json!(true), &[MayBreakWorkers]);
     assert_types(
@@ -277,7 +278,7 @@ fn definitions_are_followed() {
         (reference(), defined(integer("uint16"))),
         &[BreaksWorkers],
     );
-    // By whatever name, and with a description beside it.
+    // Another name, and a description beside the reference.
     let renamed = json!({"Person": object(json!({"id": integer("uint8")}), json!(["id"]))});
     let described = json!({"allOf": [{"$ref": "#/definitions/Person"}], "description": "Who."});
     assert_defined(
@@ -305,9 +306,9 @@ fn recursive_types_end() {
     assert_defined(node(integer("uint8")), node(integer("uint16")), &[BreaksWorkers]);
 }
 
-/// What is not compared is not said to be safe.
+/// What cannot be compared is never reported as safe.
 #[test]
-fn what_is_not_known_may_break() {
+fn unsupported_keywords_may_break() {
     let both = [MayBreakCallers, MayBreakWorkers];
     let not = |ty: &str| json!({"type": "string", "not": {"type": ty}});
     assert_types(not("null"), not("object"), &both);
@@ -319,7 +320,7 @@ fn what_is_not_known_may_break() {
     );
     let missing = json!({"$ref": "#/definitions/Nobody"});
     assert_types(missing, json!({"type": "string"}), &both);
-    // The same words mean another thing where the definitions are others.
+    // Equal schemas with different definitions are not the same.
     let flattened = json!({"type": "object", "oneOf": [{"$ref": "#/definitions/A"}]});
     let defined = |ty: &str| json!({"A": {"type": ty}});
     assert_defined(
@@ -329,16 +330,16 @@ fn what_is_not_known_may_break() {
     );
 }
 
-/// Of alternatives, one that may read a value is enough not to say that it breaks.
+/// One alternative that may read a value is enough for "may break".
 #[test]
-fn an_alternative_that_is_not_known_may_read() {
+fn an_alternative_that_cannot_be_compared() {
     let old = json!({"type": "string"});
     let new = json!({"anyOf": [integer("uint8"), {"type": "string", "pattern": "^a"}]});
     assert_types(old, new, &[MayBreakCallers, BreaksWorkers]);
 }
 
 #[test]
-fn the_worst_is_told_however_much_there_is() {
+fn the_worst_problems_come_first_and_their_number_is_limited() {
     let fields = |last: &str| {
         let mut fields = serde_json::Map::new();
         for number in 0..50 {
@@ -359,7 +360,7 @@ fn the_worst_is_told_however_much_there_is() {
 }
 
 #[test]
-fn a_result_goes_the_other_way() {
+fn results_are_written_by_workers() {
     let returning =
         |schema: Value| service(json!([{"name": "get", "returns": "T", "result_schema": schema}]));
     let verdict = |old: Value, new: Value| verdicts(&returning(old), &returning(new));

@@ -1,23 +1,23 @@
-//! What a JSON Schema is: one type, or alternatives, behind whatever references.
+//! The shape of a JSON Schema: the type or the alternatives that it allows, with references resolved.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::describe::references::definition;
+use crate::references::definition_name;
 
 pub(super) type Definitions = BTreeMap<String, Value>;
 
-/// How many references are followed to one schema: those that lead to each other lead nowhere.
+/// The limit on references to follow to one schema. References may form a circle.
 const MAX_REFERENCES: usize = 64;
 
-/// How deep alternatives within alternatives are taken apart.
+/// The limit on the nesting of alternatives to expand.
 const MAX_NESTED: usize = 8;
 
-/// How many alternatives are taken apart further.
+/// The number of alternatives after which nested ones are not expanded.
 const MAX_ALTERNATIVES: usize = 1000;
 
-/// Keywords that say nothing about what is written.
+/// Keywords that do not restrict values.
 const ANNOTATIONS: [&str; 10] = [
     "$comment",
     "$schema",
@@ -31,7 +31,7 @@ const ANNOTATIONS: [&str; 10] = [
     "writeOnly",
 ];
 
-/// Keywords that are compared where they stand on a single type. `uniqueItems` is not what a reader insists on.
+/// Keywords that are supported in a schema of one type. No reader requires `uniqueItems`.
 const COMPARED: [&str; 19] = [
     "$ref",
     "additionalProperties",
@@ -58,7 +58,8 @@ const TYPES: [&str; 7] = [
     "array", "boolean", "integer", "null", "number", "object", "string",
 ];
 
-/// What a schema stands for, and the name of its last definition; nothing where that is missing.
+/// Follows references. Returns the schema and the name of the last definition, or `None` if a
+/// definition is missing.
 pub(super) fn resolve<'a>(
     mut schema: &'a Value,
     definitions: &'a Definitions,
@@ -69,12 +70,12 @@ pub(super) fn resolve<'a>(
             return Some((schema, name));
         };
         if let Some(Value::String(reference)) = object.get("$ref") {
-            let target = definition(reference)?;
+            let target = definition_name(reference)?;
             schema = definitions.get(&target)?;
             name = Some(target);
             continue;
         }
-        // A reference with a description beside it is the only part of a whole.
+        // A reference with a description beside it is written as the only part of an `allOf`.
         match object.get("allOf").and_then(Value::as_array).map(Vec::as_slice) {
             Some([only]) if constraints(object).eq(["allOf"]) => schema = only,
             _ => return Some((schema, name)),
@@ -83,16 +84,18 @@ pub(super) fn resolve<'a>(
     None
 }
 
+/// Returns the keywords that restrict values.
 pub(super) fn constraints(schema: &Map<String, Value>) -> impl Iterator<Item = &str> {
     let keywords = schema.keys().map(String::as_str);
     keywords.filter(|keyword| !ANNOTATIONS.contains(keyword))
 }
 
-/// Whether a keyword of a schema of one type is looked at, or says nothing.
+/// Whether a keyword is supported in a schema of one type.
 pub(super) fn is_known(keyword: &str) -> bool {
     ANNOTATIONS.contains(&keyword) || COMPARED.contains(&keyword)
 }
 
+/// Whether a schema allows every value.
 pub(super) fn is_anything(schema: &Value) -> bool {
     match schema {
         Value::Bool(anything) => *anything,
@@ -101,22 +104,22 @@ pub(super) fn is_anything(schema: &Value) -> bool {
     }
 }
 
-/// The schemas of which any is enough, however they are put together; nothing where there is but one.
+/// Returns the alternatives that a schema allows, or `None` if it allows one type only.
 pub(super) fn alternatives(schema: &Map<String, Value>, definitions: &Definitions) -> Option<Vec<Value>> {
     let mut all = Vec::new();
     for alternative in direct_alternatives(schema)? {
-        collect(alternative, definitions, MAX_NESTED, &mut all);
+        expand(alternative, definitions, MAX_NESTED, &mut all);
     }
     Some(all)
 }
 
-/// Takes an alternative apart that is several itself.
-fn collect(schema: Value, definitions: &Definitions, depth: usize, all: &mut Vec<Value>) {
+/// Adds an alternative, expanded if it has alternatives itself.
+fn expand(schema: Value, definitions: &Definitions, depth: usize, all: &mut Vec<Value>) {
     let resolved = resolve(&schema, definitions).and_then(|(schema, _)| schema.as_object());
     match resolved.and_then(direct_alternatives) {
         Some(alternatives) if depth > 0 && all.len() < MAX_ALTERNATIVES => {
             for alternative in alternatives {
-                collect(alternative, definitions, depth - 1, all);
+                expand(alternative, definitions, depth - 1, all);
             }
         }
         _ => all.push(schema),
@@ -149,7 +152,7 @@ fn direct_alternatives(schema: &Map<String, Value>) -> Option<Vec<Value>> {
     Some(known.map(of_type).collect())
 }
 
-/// By what alternatives are told from each other: their value, a field with a fixed value, their only field, or their type.
+/// Returns what tells an alternative from the others: its value, its tag, or its type.
 pub(super) fn kind(schema: &Value, definitions: &Definitions) -> Option<String> {
     let (schema, _) = resolve(schema, definitions)?;
     let schema = schema.as_object()?;
@@ -162,7 +165,8 @@ pub(super) fn kind(schema: &Value, definitions: &Definitions) -> Option<String> 
     Some(format!("any {}", type_of(schema)?))
 }
 
-/// What tells a variant of an enum that is an object.
+/// Returns the tag of an enum's variant that is an object: a field with a fixed value, or its only
+/// field.
 pub(super) fn tag(schema: &Map<String, Value>) -> Option<String> {
     let properties = properties(schema)?;
     let fixed = properties
@@ -178,10 +182,12 @@ pub(super) fn tag(schema: &Map<String, Value>) -> Option<String> {
     }
 }
 
+/// Returns the type that a schema names.
 pub(super) fn type_of(schema: &Map<String, Value>) -> Option<&str> {
     schema.get("type").and_then(Value::as_str)
 }
 
+/// Returns a value's type by its name in JSON Schema.
 pub(super) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -203,10 +209,10 @@ pub(super) fn required(schema: &Map<String, Value>) -> impl Iterator<Item = &str
     names.into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// A schema in a few words.
+/// Returns a schema in a few words for a message.
 pub(super) fn shown(schema: &Value) -> String {
     let Some(schema) = schema.as_object() else {
-        return "something".to_owned();
+        return "a value".to_owned();
     };
     if let Some(value) = schema.get("const") {
         return format!("`{value}`");
@@ -214,5 +220,5 @@ pub(super) fn shown(schema: &Value) -> String {
     if let Some(tag) = tag(schema) {
         return format!("`{tag}`");
     }
-    type_of(schema).unwrap_or("something").to_owned()
+    type_of(schema).unwrap_or("a value").to_owned()
 }

@@ -1,4 +1,4 @@
-//! The rules of services, methods, arguments, and types that are known by their names.
+//! The rules for services, methods, arguments, and types of which only the names are known.
 
 use super::Verdict::*;
 use super::*;
@@ -19,7 +19,7 @@ fn assert_arguments(old: Value, new: Value, expected: &[(Verdict, &str)]) {
 }
 
 #[test]
-fn numbers_that_are_written_in_two_ways_are_equal() {
+fn the_form_of_a_number_does_not_count() {
     let described = |number: &str| {
         let json = format!(
             r#"{{"methods": [{{"name": "get", "result_schema": {{"const": {number}, "minimum": {number}}}}}]}}"#
@@ -49,7 +49,7 @@ fn documentation_does_not_count() {
 }
 
 #[test]
-fn another_queue_parts_old_from_new() {
+fn another_queue() {
     let (old, mut new) = (service(json!([])), service(json!([])));
     new.queue = "store.v2".to_owned();
     let place = || "the service".to_owned();
@@ -60,7 +60,7 @@ fn another_queue_parts_old_from_new() {
 }
 
 #[test]
-fn a_method_that_is_gone() {
+fn a_removed_method() {
     assert_methods(json!([{"name": "get"}]), json!([]), &[(BreaksCallers, "get")]);
 }
 
@@ -70,14 +70,14 @@ fn a_new_method() {
 }
 
 #[test]
-fn a_method_by_another_name_is_advised_to_keep_the_old_one() {
+fn a_renamed_method_is_advised_to_keep_its_name_on_the_wire() {
     let arguments = json!([{"name": "id"}]);
     let old = service(json!([{"name": "get", "arguments": arguments}]));
     let new = service(json!([{"name": "count"}, {"name": "find", "arguments": arguments}]));
     let changes = compare(&old, &new);
     assert_eq!(
         changes[0].message,
-        r#"it is gone, and new workers answer `unknown_method`; if it is find now, let that keep its name on the wire with `#[rpc(name = "get")]`"#
+        r#"it is gone, and new workers answer `unknown_method`; if it is now called find, keep its name on the wire with `#[rpc(name = "get")]`"#
     );
     assert_eq!(changes.len(), 3);
 }
@@ -95,14 +95,14 @@ fn the_default_method() {
 }
 
 #[test]
-fn repetition() {
+fn idempotence() {
     let (once, again) = (json!({}), json!({"idempotent": true}));
     assert_method(again.clone(), once.clone(), &[(BreaksCallers, "get")]);
     assert_method(once, again, &[(BreaksWorkers, "get")]);
 }
 
 #[test]
-fn time_limits_break_nobody() {
+fn timeouts_break_nobody() {
     assert_method(json!({}), json!({"timeout_ms": 200}), &[(Safe, "get")]);
     assert_method(
         json!({"timeout_ms": 200}),
@@ -119,7 +119,7 @@ fn a_method_that_returns_nothing_may_become_one_way_and_back() {
 }
 
 #[test]
-fn a_method_that_returns_something_may_not_become_one_way() {
+fn a_method_with_a_result_may_not_become_one_way() {
     let unit = json!({"type": "null"});
     let schema = json!({"type": "integer", "format": "uint64"});
     let answered = json!({"returns": "u64", "result_schema": schema});
@@ -134,7 +134,7 @@ fn a_method_that_returns_something_may_not_become_one_way() {
         answered,
         &[(Safe, "get"), (BreaksWorkers, "the result of get")],
     );
-    // Its error never comes.
+    // Callers of a one-way method read no error.
     let fallible = json!({"returns": "()", "result_schema": unit, "error": "E"});
     assert_method(
         fallible.clone(),
@@ -160,7 +160,7 @@ fn a_new_argument() {
 }
 
 #[test]
-fn an_argument_that_is_gone() {
+fn a_removed_argument() {
     let id = json!({"name": "id"});
     assert_arguments(json!([id]), json!([]), &[(BreaksWorkers, "get(id)")]);
     assert_arguments(
@@ -171,7 +171,7 @@ fn an_argument_that_is_gone() {
 }
 
 #[test]
-fn an_argument_by_another_name() {
+fn a_renamed_argument() {
     let expected = [
         (BreaksCallers, "get(key)"),
         (BreaksWorkers, "get(id)"),
@@ -185,19 +185,19 @@ fn an_argument_by_another_name() {
     assert!(
         changes[0]
             .message
-            .ends_with(r#"if it was called id before, with `#[serde(alias = "id")]`"#),
+            .ends_with(r#"if it was called id before, add `#[serde(alias = "id")]`"#),
         "{}",
         changes[0]
     );
 
-    // With the old name as an alias, new workers understand old callers.
+    // New workers with the old name as an alias understand old callers.
     let expected = [(Safe, "get(key)"), (BreaksWorkers, "get(id)")];
     assert_arguments(
         json!([{"name": "id"}]),
         json!([{"name": "key", "aliases": ["id"]}]),
         &expected,
     );
-    // Old workers that know the new name already understand new callers.
+    // Old workers with the new name as an alias understand new callers.
     let expected = [(Safe, "get(key)")];
     assert_arguments(
         json!([{"name": "id", "aliases": ["key"]}]),
@@ -207,7 +207,7 @@ fn an_argument_by_another_name() {
 }
 
 #[test]
-fn an_argument_that_may_be_left_out_or_no_longer() {
+fn an_argument_that_becomes_optional_or_required() {
     let (required, optional) = (json!([{"name": "id"}]), json!([{"name": "id", "optional": true}]));
     assert_arguments(
         optional.clone(),
@@ -230,9 +230,9 @@ fn callers_that_send_arguments_by_position() {
     );
 }
 
-/// Such callers name no method either.
+/// These callers do not name a method either.
 #[test]
-fn callers_that_send_the_one_argument_as_text() {
+fn callers_that_send_a_single_argument_as_text() {
     let (a, b) = (json!({"name": "a"}), json!({"name": "b", "optional": true}));
     let method = |arguments: &[&Value]| json!({"default": true, "arguments": arguments});
     assert_method(
@@ -249,7 +249,7 @@ fn argument(name: &str) -> Value {
 }
 
 #[test]
-fn types_that_travel_alike() {
+fn types_with_the_same_form_on_the_wire() {
     for (old, new) in [
         ("&str", "String"),
         ("Cow<'_, str>", "&str"),
@@ -263,7 +263,7 @@ fn types_that_travel_alike() {
 }
 
 #[test]
-fn of_names_alone_nothing_is_known_for_sure() {
+fn different_names_of_types_may_break() {
     let both = [(MayBreakCallers, "get(id)"), (MayBreakWorkers, "get(id)")];
     assert_arguments(argument("u32"), argument("u64"), &both);
     assert_arguments(argument("[u8; 2]"), argument("[u8; 3]"), &both);
@@ -276,7 +276,7 @@ fn of_names_alone_nothing_is_known_for_sure() {
 }
 
 #[test]
-fn a_type_that_is_not_known_may_be_any() {
+fn an_unknown_type_may_break() {
     let both = [(MayBreakCallers, "get(id)"), (MayBreakWorkers, "get(id)")];
     assert_arguments(argument(""), argument("User"), &both);
     assert_arguments(argument("User"), argument(""), &both);
@@ -284,7 +284,7 @@ fn a_type_that_is_not_known_may_be_any() {
 }
 
 #[test]
-fn what_was_compared_by_name_only_is_told() {
+fn methods_that_were_compared_by_name_are_listed() {
     let schema = json!({"type": "object"});
     let methods = json!([
         {"name": "argument", "returns": "()", "arguments": [{"name": "user", "type": "User"}]},
@@ -299,7 +299,7 @@ fn what_was_compared_by_name_only_is_told() {
     let compared = Comparison::new(&old, &old);
     assert_eq!(compared.changes, []);
     assert_eq!(compared.by_name, ["argument", "result", "error", "nameless"]);
-    // One side's schema cannot be compared with anything, and what has changed is told as a change.
+    // A schema on one side cannot be compared. A type that has changed is listed as a change instead.
     let mut new = methods;
     new[6]["result_schema"] = Value::Null;
     new[1]["returns"] = json!("Vec<Account>");
@@ -309,7 +309,7 @@ fn what_was_compared_by_name_only_is_told() {
 }
 
 #[test]
-fn results_and_errors_go_the_other_way() {
+fn results_and_errors_are_written_by_workers() {
     let returns = |returns: &str| json!({"returns": returns});
     let both = [
         (MayBreakCallers, "the result of get"),
@@ -335,7 +335,7 @@ fn results_and_errors_go_the_other_way() {
 }
 
 #[test]
-fn a_method_that_can_fail_and_could_not_before() {
+fn a_method_that_becomes_fallible_or_infallible() {
     let (fallible, infallible) = (json!({"returns": "u8", "error": "E"}), json!({"returns": "u8"}));
     assert_method(
         infallible.clone(),
@@ -346,7 +346,7 @@ fn a_method_that_can_fail_and_could_not_before() {
 }
 
 #[test]
-fn changes_are_told_in_sentences() {
+fn changes_are_shown_as_sentences() {
     let old =
         service(json!([{"name": "get", "returns": "u32", "arguments": [{"name": "id", "type": "u32"}]}]));
     let new = service(
@@ -357,7 +357,7 @@ fn changes_are_told_in_sentences() {
     assert_eq!(
         changes,
         [
-            "safe: get: new callers wait 200 ms, old ones the client's own time".to_owned(),
+            "safe: get: new callers wait 200 ms, old ones as long as the client says".to_owned(),
             format!(
                 "may break old callers: get(id): new workers may be unable to read what old callers send: `u32` is written and `u64` is read, {advice}"
             ),
@@ -386,7 +386,7 @@ fn the_order_of_a_rollout() {
 }
 
 #[test]
-fn changes_are_data() {
+fn changes_are_written_as_json() {
     let changes = compare(&service(json!([{"name": "get"}])), &service(json!([])));
     let json = serde_json::to_value(&changes).unwrap();
     assert_eq!(json[0]["verdict"], "breaks_callers");

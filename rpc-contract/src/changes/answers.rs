@@ -1,0 +1,98 @@
+//! Compares what methods answer: workers write results and errors, and callers read them.
+
+use serde_json::{Value, json};
+
+use super::change::{Changes, OldPeers, Place, Verdict};
+use super::types::{self, Typed, Types};
+use crate::MethodDescription;
+
+/// Compares the results and errors of two versions of a method.
+pub(super) fn compare(
+    old: &MethodDescription,
+    new: &MethodDescription,
+    types: &mut Types<'_>,
+    changes: &mut Changes,
+) {
+    compare_results(old, new, types, changes);
+    let place = Place::Error(old.name.clone());
+    match (&old.error, &new.error) {
+        (Some(before), Some(now)) => {
+            let before = Typed::new(before, old.error_schema.as_ref());
+            let now = Typed::new(now, new.error_schema.as_ref());
+            compare_both_ways((old, before), (new, now), &place, types, changes);
+        }
+        (None, Some(_)) if !old.is_oneway => changes.add(
+            Verdict::BreaksCallers,
+            place,
+            "it can fail now: old callers expect no error and cannot read it; update all callers first",
+        ),
+        (Some(_), None) if !new.is_oneway => changes.add(
+            Verdict::BreaksWorkers,
+            place,
+            "it cannot fail any more: new callers cannot read the error of old workers; update all workers first",
+        ),
+        _ => {}
+    }
+}
+
+fn compare_results(
+    old: &MethodDescription,
+    new: &MethodDescription,
+    types: &mut Types<'_>,
+    changes: &mut Changes,
+) {
+    let unit = json!({"type": "null"});
+    let place = Place::Result(old.name.clone());
+    let (before, now) = (result(old, &unit), result(new, &unit));
+    compare_both_ways((old, before), (new, now), &place, types, changes);
+}
+
+/// Returns the type of what a method answers if it succeeds. A one-way method answers an empty
+/// message, which is read as `()`.
+fn result<'a>(method: &'a MethodDescription, unit: &'a Value) -> Typed<'a> {
+    if method.is_oneway {
+        Typed::new("()", Some(unit))
+    } else {
+        Typed::new(&method.returns, method.result_schema.as_ref())
+    }
+}
+
+fn compare_both_ways(
+    (old, before): (&MethodDescription, Typed<'_>),
+    (new, now): (&MethodDescription, Typed<'_>),
+    place: &Place,
+    types: &mut Types<'_>,
+    changes: &mut Changes,
+) {
+    // A caller of a one-way method reads no answer.
+    let of_old_callers = if old.is_oneway {
+        Vec::new()
+    } else {
+        types.problems_of_old_reader(now, before)
+    };
+    let of_new_callers = if new.is_oneway {
+        Vec::new()
+    } else {
+        types.problems_of_new_reader(before, now)
+    };
+    let is_renamed = types::is_renamed(before, now) && old.is_oneway == new.is_oneway;
+    if is_renamed && of_old_callers.is_empty() && of_new_callers.is_empty() {
+        changes.add(Verdict::Safe, place.clone(), types::renamed(before, now));
+    }
+    for problem in of_old_callers {
+        let message = problem.sentence("old callers", "what new workers answer");
+        changes.add(
+            OldPeers::Callers.verdict(problem.is_certain),
+            place.clone(),
+            message,
+        );
+    }
+    for problem in of_new_callers {
+        let message = problem.sentence("new callers", "what old workers answer");
+        changes.add(
+            OldPeers::Workers.verdict(problem.is_certain),
+            place.clone(),
+            message,
+        );
+    }
+}

@@ -1,0 +1,211 @@
+//! Compares arguments: callers write them, and workers read them by name and skip unknown ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::change::{Changes, OldPeers, Place, Verdict};
+use super::types::{self, Typed, Types};
+use crate::{ArgumentDescription, MethodDescription};
+
+/// Compares the arguments of two versions of a method.
+pub(super) fn compare(
+    old: &MethodDescription,
+    new: &MethodDescription,
+    types: &mut Types<'_>,
+    changes: &mut Changes,
+) {
+    let (old_arguments, new_arguments) = (distinct_arguments(old), distinct_arguments(new));
+    let matches = Matches::new(&old_arguments, &new_arguments);
+    let mut read_by_new_workers = BTreeSet::new();
+    for &argument in &new_arguments {
+        match matches.written_by_old.get(argument.name.as_str()) {
+            Some(&written) => {
+                read_by_new_workers.insert(written.name.as_str());
+                compare_argument(old, (written, argument), types, changes);
+            }
+            None => add_new_argument(new, argument, &matches, changes),
+        }
+    }
+    for &argument in &old_arguments {
+        let is_written = matches.written_by_new.contains_key(argument.name.as_str());
+        if !argument.is_optional && !is_written {
+            changes.add(
+                Verdict::BreaksWorkers,
+                place(old, argument),
+                "new callers do not send it under this name, and old workers answer `bad_request`; update all workers first, or keep it",
+            );
+        } else if !is_written && !read_by_new_workers.contains(argument.name.as_str()) {
+            changes.add(
+                Verdict::Safe,
+                place(old, argument),
+                "it is gone: new workers skip it, and old workers do without it",
+            );
+        }
+    }
+    let method = || Place::Method(old.name.clone());
+    compare_positions((&old_arguments, &new_arguments), &matches, method, changes);
+    if old.is_default && old_arguments.len() == 1 && new_arguments.len() > 1 {
+        changes.add(
+            Verdict::MayBreakCallers,
+            method(),
+            "it takes more than one argument: callers that send the one as `text/plain`, such as a tutorial's, get `bad_request`",
+        );
+    }
+}
+
+/// Adds an argument that new workers read and old callers do not write.
+fn add_new_argument(
+    method: &MethodDescription,
+    argument: &ArgumentDescription,
+    matches: &Matches<'_>,
+    changes: &mut Changes,
+) {
+    if argument.is_optional {
+        changes.add(
+            Verdict::Safe,
+            place(method, argument),
+            "it is new: new workers do without it, and old workers skip it",
+        );
+        return;
+    }
+    let alias = matches.only_removed.map_or(String::new(), |name| {
+        format!("; if it was called {name} before, add `#[serde(alias = {name:?})]`")
+    });
+    let message = format!(
+        "old callers do not send it, and new workers answer `bad_request`; give it `#[serde(default)]`, or make it an `Option`{alias}"
+    );
+    changes.add(Verdict::BreaksCallers, place(method, argument), message);
+}
+
+/// Which written argument is read as which.
+struct Matches<'a> {
+    /// By the name of a new argument: the old argument that new workers read as it.
+    written_by_old: BTreeMap<&'a str, &'a ArgumentDescription>,
+    /// By the name of an old argument: the new argument that old workers read as it.
+    written_by_new: BTreeMap<&'a str, &'a ArgumentDescription>,
+    /// The old argument that new workers do not read, if there is exactly one.
+    only_removed: Option<&'a str>,
+}
+
+impl<'a> Matches<'a> {
+    fn new(old: &Arguments<'a>, new: &Arguments<'a>) -> Self {
+        let written_by_old = match_written(new, old);
+        let read: BTreeSet<_> = written_by_old
+            .values()
+            .map(|argument| argument.name.as_str())
+            .collect();
+        let names = old.iter().map(|argument| argument.name.as_str());
+        let mut removed = names.filter(|name| !read.contains(name));
+        Self {
+            only_removed: removed.next().filter(|_| removed.next().is_none()),
+            written_by_new: match_written(old, new),
+            written_by_old,
+        }
+    }
+}
+
+/// Returns, for each argument that is read, the one that is written under its name or an alias.
+fn match_written<'a>(
+    read: &Arguments<'a>,
+    written: &Arguments<'a>,
+) -> BTreeMap<&'a str, &'a ArgumentDescription> {
+    let written: BTreeMap<_, _> = written
+        .iter()
+        .map(|argument| (argument.name.as_str(), *argument))
+        .collect();
+    let find_written = |argument: &&'a ArgumentDescription| {
+        let mut names = std::iter::once(&argument.name).chain(&argument.aliases);
+        let found = names.find_map(|name| written.get(name.as_str()))?;
+        Some((argument.name.as_str(), *found))
+    };
+    read.iter().filter_map(find_written).collect()
+}
+
+type Arguments<'a> = Vec<&'a ArgumentDescription>;
+
+/// Returns the first argument of each name. No trait has two with the same name.
+fn distinct_arguments(method: &MethodDescription) -> Arguments<'_> {
+    let mut names = BTreeSet::new();
+    let arguments = method.arguments.iter();
+    arguments
+        .filter(|argument| names.insert(argument.name.as_str()))
+        .collect()
+}
+
+fn place(method: &MethodDescription, argument: &ArgumentDescription) -> Place {
+    Place::Argument {
+        method: method.name.clone(),
+        argument: argument.name.clone(),
+    }
+}
+
+fn compare_argument(
+    method: &MethodDescription,
+    (old, new): (&ArgumentDescription, &ArgumentDescription),
+    types: &mut Types<'_>,
+    changes: &mut Changes,
+) {
+    let place = place(method, new);
+    if old.name != new.name {
+        let message = format!("it was called {}, which new workers read too", old.name);
+        changes.add(Verdict::Safe, place.clone(), message);
+    }
+    if old.is_optional && !new.is_optional {
+        changes.add(
+            Verdict::MayBreakCallers,
+            place.clone(),
+            "it is required now: old callers that leave it out get `bad_request`",
+        );
+    }
+    if new.is_optional && !old.is_optional {
+        changes.add(
+            Verdict::MayBreakWorkers,
+            place.clone(),
+            "it is optional now: new callers that leave it out get `bad_request` from old workers",
+        );
+    }
+    let before = Typed::new(&old.type_name, old.schema.as_ref());
+    let now = Typed::new(&new.type_name, new.schema.as_ref());
+    let of_new_workers = types.problems_of_new_reader(before, now);
+    let of_old_workers = types.problems_of_old_reader(now, before);
+    if of_new_workers.is_empty() && of_old_workers.is_empty() && types::is_renamed(before, now) {
+        changes.add(Verdict::Safe, place.clone(), types::renamed(before, now));
+    }
+    for problem in of_new_workers {
+        let message = problem.sentence("new workers", "what old callers send");
+        changes.add(
+            OldPeers::Callers.verdict(problem.is_certain),
+            place.clone(),
+            message,
+        );
+    }
+    for problem in of_old_workers {
+        let message = problem.sentence("old workers", "what new callers send");
+        changes.add(
+            OldPeers::Workers.verdict(problem.is_certain),
+            place.clone(),
+            message,
+        );
+    }
+}
+
+/// Compares positions: callers that do not use rpc-runtime may send the arguments as an array.
+fn compare_positions(
+    (old, new): (&Arguments<'_>, &Arguments<'_>),
+    matches: &Matches<'_>,
+    place: impl Fn() -> Place,
+    changes: &mut Changes,
+) {
+    let has_moved = |(before, now): (&&ArgumentDescription, &&ArgumentDescription)| {
+        matches
+            .written_by_old
+            .get(now.name.as_str())
+            .is_none_or(|written| written.name != before.name)
+    };
+    if old.iter().zip(new).any(has_moved) {
+        changes.add(
+            Verdict::MayBreakCallers,
+            place(),
+            "arguments have moved: callers that send an array instead of a map are misunderstood; add arguments at the end",
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! Compares services and their methods. Arguments, answers and types have modules of their own.
+
+use std::collections::BTreeMap;
+
+use super::change::{Change, Changes, Place, Verdict};
+use super::normalize::normalized;
+use super::types::Types;
+use super::{answers, arguments};
+use crate::{MethodDescription, ServiceDescription};
+
+/// Returns the changes from the old description of a service to the new one, in the order of the
+/// old one.
+///
+/// There are none between a description and itself. Documentation is not compared. Descriptions may
+/// come from anywhere: if types are too large to compare, a change says so. No changes do not
+/// mean that everything was compared: see [`Comparison`].
+#[must_use]
+pub fn compare(old: &ServiceDescription, new: &ServiceDescription) -> Vec<Change> {
+    Comparison::new(old, new).changes
+}
+
+/// The changes, and how far the comparison could tell.
+///
+/// ```
+/// use rpc_contract::changes::Comparison;
+/// use rpc_contract::{MethodDescription, ServiceDescription};
+///
+/// let mut users = ServiceDescription::new("Users", "users");
+/// for (name, returns) in [("get", "User"), ("count", "u64")] {
+///     let mut method = MethodDescription::new(name);
+///     method.returns = returns.to_owned();
+///     users.methods.push(method);
+/// }
+///
+/// // The name `User` does not tell whether its fields are the same in both versions.
+/// let compared = Comparison::new(&users, &users);
+/// assert!(compared.changes.is_empty());
+/// assert_eq!(compared.by_name, ["get"]);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Comparison {
+    /// The changes: see [`compare`].
+    pub changes: Vec<Change>,
+    /// The methods with types that were taken to be the same because they have the same name.
+    ///
+    /// One of the descriptions has no schema of such a type, so changes within it are not seen.
+    /// Types of the standard library such as `Vec<u64>` are the same everywhere and do not count.
+    pub by_name: Vec<String>,
+}
+
+impl Comparison {
+    /// Compares the old description of a service with the new one.
+    #[must_use]
+    pub fn new(old: &ServiceDescription, new: &ServiceDescription) -> Self {
+        Self::of_normalized(&normalized(old), &normalized(new))
+    }
+
+    fn of_normalized(old: &ServiceDescription, new: &ServiceDescription) -> Self {
+        let mut changes = Changes::default();
+        let mut types = Types::new(old, new);
+        let mut compared_by_name = Vec::new();
+        compare_services(old, new, &mut changes);
+        let (old_methods, new_methods) = (methods_by_name(old), methods_by_name(new));
+        for method in distinct_methods(old) {
+            match new_methods.get(method.name.as_str()) {
+                Some(new) => {
+                    compare_methods(method, new, &mut types, &mut changes);
+                    if types.take_compared_by_name() {
+                        compared_by_name.push(method.name.clone());
+                    }
+                }
+                None => add_removed(method, new, &old_methods, &mut changes),
+            }
+        }
+        let added = distinct_methods(new).filter(|method| !old_methods.contains_key(method.name.as_str()));
+        for method in added {
+            changes.add(
+                Verdict::BreaksWorkers,
+                Place::Method(method.name.clone()),
+                "it is new, and old workers answer `unknown_method`; update them before it is called",
+            );
+        }
+        Self {
+            changes: changes.into_vec(),
+            by_name: compared_by_name,
+        }
+    }
+}
+
+type MethodsByName<'a> = BTreeMap<&'a str, &'a MethodDescription>;
+
+/// Returns the methods by name. If several have the same name, which no trait allows, the first counts.
+fn methods_by_name(service: &ServiceDescription) -> MethodsByName<'_> {
+    let methods = service.methods.iter().rev();
+    methods.map(|method| (method.name.as_str(), method)).collect()
+}
+
+/// Returns the first method of each name, in the order of the description.
+fn distinct_methods(service: &ServiceDescription) -> impl Iterator<Item = &MethodDescription> {
+    let by_name = methods_by_name(service);
+    let methods = service.methods.iter();
+    methods.filter(move |&method| {
+        by_name
+            .get(method.name.as_str())
+            .is_some_and(|first| std::ptr::eq(*first, method))
+    })
+}
+
+fn compare_services(old: &ServiceDescription, new: &ServiceDescription, changes: &mut Changes) {
+    if old.name != new.name {
+        let message = format!("it is called {} now; the name is not on the wire", new.name);
+        changes.add(Verdict::Safe, Place::Service, message);
+    }
+    if old.queue != new.queue {
+        let (from, to) = (&old.queue, &new.queue);
+        let advice = format!(
+            "serve both with `Server::serve_on` until everybody is updated, or keep `queue = \"{from}\"`"
+        );
+        let message =
+            format!("old callers send to the queue {from:?}, which new workers do not consume; {advice}");
+        changes.add(Verdict::BreaksCallers, Place::Service, message);
+        let message =
+            format!("new callers send to the queue {to:?}, which old workers do not consume; {advice}");
+        changes.add(Verdict::BreaksWorkers, Place::Service, message);
+    }
+    compare_defaults(old, new, changes);
+}
+
+/// Compares the methods that serve requests without a `type`.
+fn compare_defaults(old: &ServiceDescription, new: &ServiceDescription, changes: &mut Changes) {
+    let default = |service: &ServiceDescription| service.default_method().map(|method| method.name.clone());
+    match (default(old), default(new)) {
+        (old, new) if old == new => {}
+        (Some(old), None) => changes.add(
+            Verdict::MayBreakCallers,
+            Place::Method(old),
+            "it is no longer the default: callers that name no method, such as a tutorial's, get `unknown_method`",
+        ),
+        (Some(old), Some(new)) => {
+            let message = format!(
+                "it was the default, which is {new} now: callers that name no method, such as a tutorial's, call another one"
+            );
+            changes.add(Verdict::MayBreakCallers, Place::Method(old.clone()), message);
+            let message = format!(
+                "it is the default now, which is {old} in old workers: callers that name no method call another one"
+            );
+            changes.add(Verdict::MayBreakWorkers, Place::Method(new), message);
+        }
+        (None, new) => changes.add(
+            Verdict::MayBreakWorkers,
+            new.map_or(Place::Service, Place::Method),
+            "it is the default now: old workers have none, and answer `unknown_method` to callers that name no method",
+        ),
+    }
+}
+
+fn add_removed(
+    method: &MethodDescription,
+    new: &ServiceDescription,
+    old_methods: &MethodsByName<'_>,
+    changes: &mut Changes,
+) {
+    let mut alike = new.methods.iter().filter(|other| {
+        !old_methods.contains_key(other.name.as_str())
+            && other.arguments == method.arguments
+            && other.returns == method.returns
+    });
+    let name = &method.name;
+    let advice = match (alike.next(), alike.next()) {
+        (Some(other), None) => format!(
+            "if it is now called {}, keep its name on the wire with `#[rpc(name = {name:?})]`",
+            other.name
+        ),
+        _ => "keep it until nobody calls it".to_owned(),
+    };
+    let message = format!("it is gone, and new workers answer `unknown_method`; {advice}");
+    changes.add(Verdict::BreaksCallers, Place::Method(name.clone()), message);
+}
+
+fn compare_methods(
+    old: &MethodDescription,
+    new: &MethodDescription,
+    types: &mut Types<'_>,
+    changes: &mut Changes,
+) {
+    let place = || Place::Method(old.name.clone());
+    match (old.is_idempotent, new.is_idempotent) {
+        (true, false) => changes.add(
+            Verdict::BreaksCallers,
+            place(),
+            "it is no longer `idempotent`: old callers still repeat it after a lost connection, and it may run twice; update all callers first",
+        ),
+        (false, true) => changes.add(
+            Verdict::BreaksWorkers,
+            place(),
+            "it is `idempotent` now: new callers repeat it after a lost connection, and old workers may run it twice; update all workers first",
+        ),
+        _ => {}
+    }
+    match (old.is_oneway, new.is_oneway) {
+        (false, true) => changes.add(
+            Verdict::Safe,
+            place(),
+            "it is one-way now: old callers get an empty answer, and new callers do not wait for the answer of old workers",
+        ),
+        (true, false) => changes.add(
+            Verdict::Safe,
+            place(),
+            "it is answered now: old callers do not wait for the answer, and new callers get an empty one from old workers",
+        ),
+        _ => {}
+    }
+    if old.timeout_ms != new.timeout_ms {
+        let shown = |timeout: Option<u64>| {
+            timeout.map_or("as long as the client says".to_owned(), |ms| format!("{ms} ms"))
+        };
+        let (before, now) = (shown(old.timeout_ms), shown(new.timeout_ms));
+        let message = format!("new callers wait {now}, old ones {before}");
+        changes.add(Verdict::Safe, place(), message);
+    }
+    arguments::compare(old, new, types, changes);
+    answers::compare(old, new, types, changes);
+}

@@ -1,0 +1,205 @@
+//! Compares types by their schemas, or by their names if a schema is not known.
+
+use std::mem;
+
+use serde_json::Value;
+
+use super::schemas::{self, Problem};
+use super::shapes::Definitions;
+use crate::ServiceDescription;
+
+/// The limit on pairs of schemas that one comparison of services looks at.
+const MAX_STEPS: usize = 1_000_000;
+
+/// A type: its name, and its schema if it is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Typed<'a> {
+    name: &'a str,
+    schema: Option<&'a Value>,
+}
+
+impl<'a> Typed<'a> {
+    pub(super) fn new(name: &'a str, schema: Option<&'a Value>) -> Self {
+        Self { name, schema }
+    }
+}
+
+/// Compares types of two versions of a service.
+pub(super) struct Types<'a> {
+    old: &'a Definitions,
+    new: &'a Definitions,
+    /// Whether both versions have equal definitions.
+    same_definitions: bool,
+    /// How many more pairs of schemas may be looked at.
+    steps: usize,
+    /// Whether types were taken to be the same because they have the same name.
+    compared_by_name: bool,
+}
+
+impl<'a> Types<'a> {
+    pub(super) fn new(old: &'a ServiceDescription, new: &'a ServiceDescription) -> Self {
+        Self {
+            old: &old.definitions,
+            new: &new.definitions,
+            same_definitions: old.definitions == new.definitions,
+            steps: MAX_STEPS,
+            compared_by_name: false,
+        }
+    }
+
+    /// Returns why a reader of the new type may fail to read the old type.
+    pub(super) fn problems_of_new_reader(&mut self, old: Typed<'_>, new: Typed<'_>) -> Vec<Problem> {
+        let (writer, reader) = ((old, self.old), (new, self.new));
+        self.problems(writer, reader)
+    }
+
+    /// Returns why a reader of the old type may fail to read the new type.
+    pub(super) fn problems_of_old_reader(&mut self, new: Typed<'_>, old: Typed<'_>) -> Vec<Problem> {
+        let (writer, reader) = ((new, self.new), (old, self.old));
+        self.problems(writer, reader)
+    }
+
+    /// Returns whether, since the last call, types were taken to be the same because they have the
+    /// same name.
+    pub(super) fn take_compared_by_name(&mut self) -> bool {
+        mem::take(&mut self.compared_by_name)
+    }
+
+    fn problems(
+        &mut self,
+        (writer, writes): (Typed<'_>, &Definitions),
+        (reader, reads): (Typed<'_>, &Definitions),
+    ) -> Vec<Problem> {
+        match (writer.schema, reader.schema) {
+            // Equal schemas of types with different names may still differ: a schema does not say
+            // how wide the integers are that are keys of a map.
+            (Some(written), Some(read))
+                if self.same_definitions && writer.name == reader.name && written == read =>
+            {
+                Vec::new()
+            }
+            (Some(written), Some(read)) => schemas::problems(
+                (written, writes),
+                (read, reads),
+                self.same_definitions,
+                &mut self.steps,
+            ),
+            _ => {
+                let problem = problem_of_names(writer.name, reader.name);
+                self.compared_by_name |= problem.is_none() && !is_same_everywhere(writer.name);
+                problem.into_iter().collect()
+            }
+        }
+    }
+}
+
+impl Problem {
+    /// Returns a sentence of the form "new workers cannot read what old callers send: why".
+    pub(super) fn sentence(&self, reader: &str, written: &str) -> String {
+        let cannot = if self.is_certain {
+            "cannot"
+        } else {
+            "may be unable to"
+        };
+        format!("{reader} {cannot} read {written}: {}", self.what)
+    }
+}
+
+/// Whether a type has another name now. An unknown name does not count.
+pub(super) fn is_renamed(before: Typed<'_>, now: Typed<'_>) -> bool {
+    before.name != now.name && !before.name.is_empty() && !now.name.is_empty()
+}
+
+/// Returns the message about a type that has another name and the same form on the wire.
+pub(super) fn renamed(before: Typed<'_>, now: Typed<'_>) -> String {
+    format!(
+        "`{}` is `{}` now, and each reads what the other writes",
+        before.name, now.name
+    )
+}
+
+/// Compares two types of which only the names are known.
+fn problem_of_names(writer: &str, reader: &str) -> Option<Problem> {
+    if writer == reader {
+        return None;
+    }
+    let why = match (writer, reader) {
+        ("", read) => format!("`{read}` is read, and the written type is not known"),
+        (written, "") => format!("`{written}` is written, and the type that is read is not known"),
+        _ => {
+            let (written, read) = (on_the_wire(writer), on_the_wire(reader));
+            if written == read || read == format!("Option<{written}>") {
+                return None;
+            }
+            format!("`{writer}` is written and `{reader}` is read, and only the names are known")
+        }
+    };
+    Some(Problem {
+        is_certain: false,
+        what: format!("{why}; describe both versions with `#[service(schema)]`"),
+    })
+}
+
+/// Whether a type consists only of types of the standard library, which are the same in all versions.
+fn is_same_everywhere(name: &str) -> bool {
+    const SAME_EVERYWHERE: &[&str] = &[
+        "_", "BTreeMap", "BTreeSet", "Box", "Cow", "HashMap", "HashSet", "Option", "String", "Vec", "bool",
+        "char", "f32", "f64", "i8", "i16", "i32", "i64", "i128", "isize", "mut", "static", "str", "u8",
+        "u16", "u32", "u64", "u128", "usize",
+    ];
+    let words = name.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+    let mut words = words.filter(|word| !word.is_empty());
+    // The length of an array is a number.
+    !name.is_empty()
+        && words.all(|word| SAME_EVERYWHERE.contains(&word) || word.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Returns the owned type that has the same form on the wire: `String` for `&str`.
+fn on_the_wire(name: &str) -> String {
+    let borrowed = name.strip_prefix('&').unwrap_or(name);
+    let cow = borrowed
+        .strip_prefix("Cow<")
+        .and_then(|inner| inner.strip_suffix('>'));
+    let inner = match cow.and_then(|inner| inner.split_once(", ")) {
+        Some((lifetime, inner)) if lifetime.starts_with('\'') => inner,
+        _ => borrowed,
+    };
+    if inner == "str" {
+        return "String".to_owned();
+    }
+    match inner.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')) {
+        // Not an array, such as `[u8; 4]`.
+        Some(element) if !element.contains(';') => format!("Vec<{element}>"),
+        _ => inner.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_types_of_the_standard_library_are_the_same_everywhere() {
+        for name in [
+            "()",
+            "&str",
+            "u64",
+            "Cow<'_, [u8]>",
+            "[u8; 4]",
+            "HashMap<String, Vec<Option<(u8, bool)>>>",
+        ] {
+            assert!(is_same_everywhere(name), "{name}");
+        }
+        for name in [
+            "",
+            "User",
+            "Vec<User>",
+            "Option<&[User]>",
+            "time::Duration",
+            "[u8; LENGTH]",
+            "Result<()>",
+        ] {
+            assert!(!is_same_everywhere(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! References between JSON Schemas, and how they change when schemas move into an AsyncAPI document.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+/// The place of a description's definitions.
+const DEFINITIONS: &str = "#/definitions/";
+
+/// Keywords whose value is data, not a schema.
+const DATA_KEYWORDS: [&str; 4] = ["const", "default", "enum", "examples"];
+
+/// Keywords whose value is a map from names to schemas.
+const MAP_KEYWORDS: [&str; 4] = ["definitions", "dependencies", "patternProperties", "properties"];
+
+/// Unique document keys for names. A key has only letters, digits, `.`, `-` and `_`.
+pub(super) struct DocumentKeys {
+    in_order: Vec<String>,
+    by_name: BTreeMap<String, usize>,
+}
+
+impl DocumentKeys {
+    pub(super) fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        let mut unique = UniqueKeys::default();
+        let mut keys = Self {
+            in_order: Vec::new(),
+            by_name: BTreeMap::new(),
+        };
+        for name in names {
+            let key = unique.add(sanitized(name));
+            keys.by_name.entry(name.to_owned()).or_insert(keys.in_order.len());
+            keys.in_order.push(key);
+        }
+        keys
+    }
+
+    /// Returns the keys in the order of their names.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = &str> {
+        self.in_order.iter().map(String::as_str)
+    }
+
+    fn key(&self, name: &str) -> Option<&str> {
+        self.by_name.get(name).map(|&index| self.in_order[index].as_str())
+    }
+}
+
+/// Replaces the characters that a key cannot have.
+fn sanitized(name: &str) -> String {
+    let sanitize = |c: char| match c {
+        c if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') => c,
+        _ => '_',
+    };
+    match name {
+        "" => "_".to_owned(),
+        name => name.chars().map(sanitize).collect(),
+    }
+}
+
+/// The keys in use, and the last number that was appended to make a key unique.
+#[derive(Default)]
+struct UniqueKeys {
+    taken: BTreeSet<String>,
+    numbers: BTreeMap<String, usize>,
+}
+
+impl UniqueKeys {
+    fn add(&mut self, key: String) -> String {
+        let number = self.numbers.entry(key.clone()).or_insert(1);
+        let mut candidate = key.clone();
+        while !self.taken.insert(candidate.clone()) {
+            *number += 1;
+            candidate = format!("{key}_{number}");
+        }
+        candidate
+    }
+}
+
+/// Returns the name of the definition that a `$ref` refers to.
+pub(super) fn definition_name(reference: &str) -> Option<String> {
+    let pointer = reference.strip_prefix(DEFINITIONS)?;
+    Some(pointer.replace("~1", "/").replace("~0", "~"))
+}
+
+/// Converts a description's schema for a document, which has the definitions in its `components`.
+///
+/// A value that is not a schema, and a reference to anything else, become the schema of any value.
+pub(super) fn convert_schema(schema: &Value, keys: &DocumentKeys) -> Value {
+    match schema {
+        Value::Bool(_) => schema.clone(),
+        Value::Object(object) => convert_object(object, keys),
+        _ => Value::Object(Map::new()),
+    }
+}
+
+fn convert_object(object: &Map<String, Value>, keys: &DocumentKeys) -> Value {
+    let mut converted = Map::new();
+    for (keyword, value) in object {
+        let value = match (keyword.as_str(), value) {
+            ("$ref", Value::String(reference)) => {
+                let name = definition_name(reference);
+                let Some(key) = name.and_then(|name| keys.key(&name).map(str::to_owned)) else {
+                    return Value::Object(Map::new());
+                };
+                Value::String(format!("#/components/schemas/{key}"))
+            }
+            // References are relative to the `$id` of the schema that they are in.
+            ("$id" | "$schema", _) => continue,
+            (keyword, value) if DATA_KEYWORDS.contains(&keyword) => value.clone(),
+            (keyword, Value::Object(schemas)) if MAP_KEYWORDS.contains(&keyword) => {
+                let schemas = schemas.iter();
+                schemas
+                    .map(|(name, schema)| (name.clone(), convert_value(schema, keys)))
+                    .collect()
+            }
+            (_, value) => convert_value(value, keys),
+        };
+        converted.insert(keyword.clone(), value);
+    }
+    Value::Object(converted)
+}
+
+/// Converts the value of a keyword, which may be a schema or a list of schemas.
+fn convert_value(value: &Value, keys: &DocumentKeys) -> Value {
+    match value {
+        Value::Object(object) => convert_object(object, keys),
+        Value::Array(values) => values.iter().map(|value| convert_value(value, keys)).collect(),
+        _ => value.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn convert(schema: Value) -> Value {
+        convert_schema(
+            &schema,
+            &DocumentKeys::new(["User", "Page<User>", "a/b"].into_iter()),
+        )
+    }
+
+    #[test]
+    fn keys_are_unique() {
+        let keys = DocumentKeys::new(["get", "a b", "a/b", "a_b", "", "ü", "get"].into_iter());
+        let keys: Vec<_> = keys.in_order().collect();
+        assert_eq!(keys, ["get", "a_b", "a_b_2", "a_b_3", "_", "__2", "get_2"]);
+    }
+
+    #[test]
+    fn references_are_changed_with_their_definitions() {
+        assert_eq!(
+            convert(
+                json!({"items": [{"$ref": "#/definitions/User"}, {"$ref": "#/definitions/Page<User>"}], "not": {"$ref": "#/definitions/a~1b"}})
+            ),
+            json!({"items": [{"$ref": "#/components/schemas/User"}, {"$ref": "#/components/schemas/Page_User_"}], "not": {"$ref": "#/components/schemas/a_b"}}),
+        );
+    }
+
+    #[test]
+    fn fields_may_be_named_like_keywords() {
+        let user = || json!({"$ref": "#/definitions/User"});
+        let moved = || json!({"$ref": "#/components/schemas/User"});
+        assert_eq!(
+            convert(
+                json!({"properties": {"default": user(), "$ref": user(), "$id": user(), "properties": user()}})
+            ),
+            json!({"properties": {"default": moved(), "$ref": moved(), "$id": moved(), "properties": moved()}}),
+        );
+    }
+
+    #[test]
+    fn other_references_are_removed() {
+        for elsewhere in [
+            "#/definitions/Nobody",
+            "#/definitions/User/properties/id",
+            "https://example.com/User",
+            "#",
+            "",
+        ] {
+            assert_eq!(
+                convert(json!({"items": {"$ref": elsewhere}})),
+                json!({"items": {}}),
+                "{elsewhere}"
+            );
+        }
+        assert_eq!(
+            convert(json!({"$id": "https://example.com", "type": "string"})),
+            json!({"type": "string"})
+        );
+    }
+
+    #[test]
+    fn data_is_not_changed() {
+        let data = json!({"const": {"$ref": "x"}, "enum": [{"$ref": "x"}], "default": {"$ref": "x"}, "examples": [{"$ref": "x"}]});
+        assert_eq!(convert(data.clone()), data);
+    }
+
+    #[test]
+    fn a_value_that_is_not_a_schema_becomes_one_of_any_value() {
+        for none in [json!(null), json!(7), json!("type"), json!([])] {
+            assert_eq!(convert(none), json!({}));
+        }
+        assert_eq!(convert(json!(false)), json!(false));
+    }
+}
