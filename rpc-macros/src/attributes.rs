@@ -9,6 +9,7 @@ use syn::{Attribute, Expr, ExprLit, ExprMacro, Ident, Lit, Meta, Token, parse_qu
 /// The attributes of the trait or of one method, without `#[rpc]`.
 ///
 /// `#[cfg_attr(predicate, a, b)]` counts as an `a` and a `b`, each under its condition.
+#[derive(Clone)]
 pub(crate) struct Attributes(Vec<Conditional>);
 
 impl Attributes {

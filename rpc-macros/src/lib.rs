@@ -10,6 +10,7 @@ mod expand;
 mod model;
 mod parse;
 mod spelling;
+mod syntax;
 #[cfg(test)]
 mod tests;
 
@@ -93,6 +94,6 @@ fn expand_service(
 ) -> proc_macro2::TokenStream {
     match parse::service(args, item) {
         Ok(service) => expand::service(&service),
-        Err(refusal) => refusal.into_tokens(),
+        Err(refusal) => expand::refusal(refusal),
     }
 }

@@ -1,17 +1,46 @@
-//! A service, once it is known to be right.
+//! A service as the parser read it.
 //!
-//! Only the parser makes these values, and it hands one over only if it has refused nothing: expansion cannot fail.
+//! Only the parser makes these values. It returns a [`Service`] only if it found no error, so
+//! expansion cannot fail. Otherwise it returns a [`Refusal`] with what it could read.
 
 use std::time::Duration;
 
+use proc_macro2::{Group, TokenStream};
 use quote::format_ident;
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
-use syn::{
-    Attribute, Block, Generics, Ident, LitStr, Path, Receiver, Token, Type, TypeParamBound, Visibility,
-};
+use syn::{Attribute, Generics, Ident, LitStr, Path, Receiver, Token, Type, TypeParamBound, Visibility};
 
 use crate::attributes::Attributes;
+use crate::syntax::ServiceTrait;
+
+/// An item that is no service.
+pub(crate) struct Refusal {
+    /// All errors, combined.
+    pub(crate) reasons: syn::Error,
+    pub(crate) item: RefusedItem,
+}
+
+pub(crate) enum RefusedItem {
+    Trait(Box<RefusedTrait>),
+    /// An item that is no trait, or that cannot be parsed.
+    Other(TokenStream),
+}
+
+/// A trait with errors.
+pub(crate) struct RefusedTrait {
+    pub(crate) syntax: Box<ServiceTrait>,
+    /// What could be read. It has every method of the trait, in order.
+    pub(crate) service: Service,
+}
+
+/// Names of the client's own functions.
+const FUNCTIONS_OF_CLIENT: [&str; 3] = ["new", "builder", "in_process"];
+
+/// Whether the client has a function of this name, besides those for the service's methods.
+pub(crate) fn has_function_of_client(name: &Ident) -> bool {
+    FUNCTIONS_OF_CLIENT.iter().any(|function| name == function)
+}
 
 /// A service trait.
 pub(crate) struct Service {
@@ -45,6 +74,7 @@ impl Service {
 }
 
 /// One method of a service.
+#[derive(Clone)]
 pub(crate) struct Method {
     pub(crate) attributes: Attributes,
     pub(crate) name: Ident,
@@ -61,7 +91,7 @@ pub(crate) struct Method {
     /// How the output is written, to be read.
     pub(crate) returns: Returns,
     /// What the method does where the implementation does not say.
-    pub(crate) body: Option<Block>,
+    pub(crate) body: Option<Group>,
 }
 
 impl Method {
@@ -81,6 +111,7 @@ impl Method {
 }
 
 /// How a method's output is written, to be read.
+#[derive(Clone)]
 pub(crate) struct Returns {
     /// The type where it succeeds.
     pub(crate) success: String,
@@ -89,6 +120,7 @@ pub(crate) struct Returns {
 }
 
 /// What happens to a request after it was sent.
+#[derive(Clone)]
 pub(crate) enum Kind {
     /// It is answered; it runs at most once.
     Call,
@@ -101,6 +133,7 @@ pub(crate) enum Kind {
 }
 
 /// One parameter of a method, after `&self`.
+#[derive(Clone)]
 pub(crate) enum Parameter {
     /// Filled in by the worker, unknown to the client.
     Context { name: Ident, ty: Type },
@@ -128,6 +161,7 @@ impl Parameter {
 }
 
 /// A parameter that is sent.
+#[derive(Clone)]
 pub(crate) struct Argument {
     pub(crate) name: Ident,
     /// The type as the user wrote it.
@@ -140,7 +174,7 @@ pub(crate) struct Argument {
 }
 
 /// What the user says with `#[serde(..)]` about how serde treats an argument.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Serde {
     pub(crate) attributes: Vec<Attribute>,
     /// Whether they name a function that writes the value.
@@ -154,6 +188,7 @@ pub(crate) struct Serde {
 }
 
 /// What decides how an argument is encoded, decoded and handed to the implementation.
+#[derive(Clone)]
 pub(crate) enum Shape {
     /// `&str`
     Str,

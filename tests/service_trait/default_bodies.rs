@@ -145,3 +145,53 @@ async fn an_arc_uses_the_bodies_of_what_it_holds() {
     let greeter = GreeterClient::in_process(std::sync::Arc::new(Eager));
     assert_eq!(greeter.greet("a", 2).await.unwrap(), "hello a");
 }
+
+/// syn cannot parse the function with `...` in front, and the compiler refuses it only if it is
+/// compiled.
+#[tokio::test]
+async fn a_body_may_have_syntax_that_only_the_compiler_parses() {
+    #[service]
+    trait Modern {
+        async fn count(&self) -> u8 {
+            #![allow(unused_mut)]
+            #[cfg(any())]
+            fn misplaced(_: ..., count: u8) {}
+
+            macro_rules! count {
+                ($($_:literal then)* nothing) => { [$($_),*].len() };
+            }
+            let mut count = count!(1 then 2 then nothing);
+            count.try_into().unwrap_or_default()
+        }
+    }
+
+    struct Any;
+
+    impl Modern for Any {}
+
+    assert_eq!(ModernClient::in_process(Any).count().await.unwrap(), 2);
+}
+
+/// `macro_rules!` puts a block that it was given into invisible delimiters.
+#[tokio::test]
+async fn a_body_may_be_given_to_a_macro() {
+    macro_rules! declare {
+        ($body:block) => {
+            #[service]
+            trait Declared {
+                async fn count(&self) -> u8 $body
+            }
+        };
+    }
+
+    declare!({
+        let count = 3;
+        count
+    });
+
+    struct Any;
+
+    impl Declared for Any {}
+
+    assert_eq!(DeclaredClient::in_process(Any).count().await.unwrap(), 3);
+}

@@ -1,11 +1,13 @@
 //! The check of types that only the compiler can make: what an alias stands for.
 
-use proc_macro2::{Span, TokenStream, TokenTree};
+use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{GenericParam, Ident, Type};
+use syn::{Ident, Type};
 
+use super::generics::parameter_name;
 use crate::model::{Method, Service};
+use crate::syntax::mentions;
 
 const MESSAGE: &str = "this type is a `Result` by another name, and only one named `Result` is taken for one: the caller would get the \
     method's error as a value; return `Result<..>`, or name the alias `Result` and write `module::Result<..>`";
@@ -19,28 +21,14 @@ pub(super) fn output_types(service: &Service) -> TokenStream {
         .iter()
         .filter_map(parameter_name)
         .collect();
-    let is_checked =
-        |method: &&Method| may_be_result(method) && !mentions(method.output.to_token_stream(), &parameters);
+    let is_checked = |method: &&Method| {
+        let mentions = |name: &&Ident| mentions(method.output.to_token_stream(), *name);
+        may_be_result(method) && !parameters.iter().any(mentions)
+    };
     let methods = service.methods.iter().filter(is_checked);
     methods
         .map(|method| output_is_no_result(service, method))
         .collect()
-}
-
-fn parameter_name(parameter: &GenericParam) -> Option<&Ident> {
-    match parameter {
-        GenericParam::Type(parameter) => Some(&parameter.ident),
-        GenericParam::Const(parameter) => Some(&parameter.ident),
-        _ => None,
-    }
-}
-
-fn mentions(tokens: TokenStream, names: &[&Ident]) -> bool {
-    tokens.into_iter().any(|token| match token {
-        TokenTree::Ident(ident) => names.iter().any(|name| **name == ident),
-        TokenTree::Group(group) => mentions(group.stream(), names),
-        TokenTree::Punct(_) | TokenTree::Literal(_) => false,
-    })
 }
 
 fn may_be_result(method: &Method) -> bool {

@@ -2,6 +2,7 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
+use syn::Generics;
 use syn::spanned::Spanned;
 
 use super::generics::CloneAndDebug;
@@ -45,19 +46,19 @@ fn clone_and_debug(service: &Service) -> CloneAndDebug {
     generics::clone_and_debug(service, &service.client_name(), &generics, &field, None)
 }
 
-/// What the client can do.
-pub(super) fn implementations(service: &Service) -> TokenStream {
+/// The client's implementations. `methods` are those that call the service.
+pub(super) fn implementations(service: &Service, methods: &[TokenStream]) -> TokenStream {
     let Service {
         runtime, visibility, ..
     } = service;
     let client = generics::client(service);
-    let (parameters, _, where_clause) = service.generics.split_for_impl();
+    let generics = generics::of_items(service);
+    let (parameters, _, where_clause) = generics.split_for_impl();
     let marker = generics::marker(service);
     let clone_and_debug = clone_and_debug(service).implementations;
-    let server = service.server_name();
-    let service_trait = generics::service_trait(service);
+    let server = generics::server_of_any(service);
+    let bound = generics::implementation_bound(service);
     let descriptor = descriptor::reference(service);
-    let methods = service.methods.iter().map(|method| call_method(service, method));
     quote! {
         #clone_and_debug
 
@@ -81,7 +82,7 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
             }
 
             /// A client that calls this implementation, here and without a broker: for tests.
-            #visibility fn in_process(__implementation: impl #service_trait) -> Self {
+            #visibility fn in_process(__implementation: impl #bound) -> Self {
                 #runtime::ClientBuilder::in_process(#server::new(__implementation)).build()
             }
 
@@ -90,50 +91,76 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     }
 }
 
+/// The methods that call the service.
+pub(super) fn methods(service: &Service) -> Vec<TokenStream> {
+    let methods = service.methods.iter();
+    methods.map(|method| call_method(service, method)).collect()
+}
+
 fn call_method(service: &Service, method: &Method) -> TokenStream {
-    let Service {
-        runtime, visibility, ..
-    } = service;
+    let header = method_header(service, method, &Generics::default());
+    let output = &method.output;
+    let runtime = located_at(&service.runtime, output);
+    let constant = method_constant(method);
+    let arguments = arguments::sent(service, method);
+    let at_output = at_output(method);
+    let call = if method.is_fallible {
+        quote_spanned!(at_output=> call_fallible)
+    } else {
+        quote_spanned!(at_output=> call)
+    };
+    let call = quote_spanned! {at_output=>
+        #runtime::__private::Client::#call::<#output>(&self.client, &#constant, #arguments)
+    };
+    quote!(#header { #call })
+}
+
+/// A method of a client whose service was refused.
+pub(super) fn stub_method(service: &Service, method: &Method, generics: &Generics) -> TokenStream {
+    let header = method_header(service, method, generics);
+    quote!(#[allow(unused_variables)] #header { ::core::unimplemented!() })
+}
+
+/// Everything before a method's body. `generics` are parameters of the method itself.
+fn method_header(service: &Service, method: &Method, generics: &Generics) -> TokenStream {
     let Method {
         attributes,
         name,
         output,
         ..
     } = method;
-    let constant = method_constant(method);
+    let visibility = &service.visibility;
     let docs = docs(service, method);
     let cfg = attributes.cfg();
     let deprecated = attributes.deprecated();
     let must_use = attributes.must_use();
     let lints = attributes.lints();
+    let (type_parameters, _, where_clause) = generics.split_for_impl();
     let parameters = method
         .arguments()
         .map(|Argument { name, ty, .. }| quote!(#name: #ty));
-    let arguments = arguments::sent(service, method);
-    // A `Result` that is none is reported where it stands; what follows from it stands there too, and so is reported once.
-    let runtime = located_at(runtime, output);
-    let at_output = Span::call_site().located_at(output.span());
-    let (call_type, call) = match method.is_fallible {
-        true => (
-            quote_spanned!(at_output=> FallibleCall),
-            quote_spanned!(at_output=> call_fallible),
-        ),
-        false => (quote_spanned!(at_output=> Call), quote_spanned!(at_output=> call)),
+    let at_output = at_output(method);
+    let runtime = located_at(&service.runtime, output);
+    let call_type = if method.is_fallible {
+        quote_spanned!(at_output=> FallibleCall)
+    } else {
+        quote_spanned!(at_output=> Call)
     };
     let call_type = quote_spanned!(at_output=> #runtime::#call_type<#output>);
-    let call = quote_spanned! {at_output=>
-        #runtime::__private::Client::#call::<#output>(&self.client, &#constant, #arguments)
-    };
     quote! {
         #docs
         #(#cfg)*
         #(#deprecated)*
         #(#must_use)*
         #(#lints)*
-        #visibility fn #name(&self #(, #parameters)*) -> #call_type {
-            #call
-        }
+        #visibility fn #name #type_parameters (&self #(, #parameters)*) -> #call_type #where_clause
     }
+}
+
+/// A type named `Result` that is not one is reported at its own place. Errors that follow from it get
+/// the same place, and so the compiler reports it once.
+fn at_output(method: &Method) -> Span {
+    Span::call_site().located_at(method.output.span())
 }
 
 /// The user's docs; if there are none, a line that leads to the trait.

@@ -3,15 +3,16 @@
 //! The types themselves ask nothing of their parameters; the user's bounds stand where the trait is used.
 
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{ToTokens, quote};
 use syn::{GenericParam, Generics, Ident, parse_quote};
 
 use super::names::implementation;
 use crate::model::Service;
+use crate::syntax::mentions_self;
 
 /// The parameters of the client: those of the trait.
 pub(super) fn of_client(service: &Service) -> Generics {
-    let mut generics = service.generics.clone();
+    let mut generics = of_items(service);
     generics.where_clause = None;
     for parameter in generics.type_params_mut() {
         parameter.colon_token = None;
@@ -37,35 +38,97 @@ pub(super) fn of_server(service: &Service) -> Generics {
 
 /// The parameters of an `impl` for any implementation of the trait.
 pub(super) fn of_implementation(service: &Service) -> Generics {
-    let (implementation, service_trait) = (implementation(), service_trait(service));
+    let (implementation, bound) = (implementation(), implementation_bound(service));
+    let mut generics = of_items(service);
+    generics.params.push(parse_quote!(#implementation: #bound));
+    generics
+}
+
+/// The parameters of an `impl` for the client or the server. They leave out what only a refused
+/// service has: lifetimes, and bounds on `Self`.
+pub(super) fn of_items(service: &Service) -> Generics {
     let mut generics = service.generics.clone();
+    let is_lifetime = |parameter: &GenericParam| matches!(parameter, GenericParam::Lifetime(_));
+    let others = generics.params.iter().filter(|parameter| !is_lifetime(parameter));
+    generics.params = others.cloned().collect();
+    remove_bounds_on_self(&mut generics);
     generics
-        .params
-        .push(parse_quote!(#implementation: #service_trait));
-    generics
+}
+
+pub(super) fn remove_bounds_on_self(generics: &mut Generics) {
+    for parameter in generics.type_params_mut() {
+        let bounds = parameter.bounds.iter().filter(|bound| !is_about_self(bound));
+        parameter.bounds = bounds.cloned().collect();
+    }
+    if let Some(clause) = &mut generics.where_clause {
+        let predicates = clause
+            .predicates
+            .iter()
+            .filter(|predicate| !is_about_self(predicate));
+        clause.predicates = predicates.cloned().collect();
+    }
+}
+
+fn is_about_self(bound: &impl ToTokens) -> bool {
+    mentions_self(bound.to_token_stream())
+}
+
+/// What a type has to be to be served: an implementation of the trait. Only a refused trait has
+/// bounds on `Self`; whether a type meets them is not checked.
+pub(super) fn implementation_bound(service: &Service) -> TokenStream {
+    let Generics {
+        params, where_clause, ..
+    } = &service.generics;
+    if is_about_self(params) || is_about_self(&where_clause) {
+        quote!(::core::marker::Send + ::core::marker::Sync + 'static)
+    } else {
+        service_trait(service)
+    }
 }
 
 /// What the server's type calls the implementation: `T`, unless that is a parameter of the user's. It shares its scope with
 /// them alone, for the type has no bounds.
 pub(super) fn server_parameter(service: &Service) -> Ident {
     let t = parse_quote!(T);
-    let is_taken = service.generics.params.iter().any(|parameter| match parameter {
-        GenericParam::Type(parameter) => parameter.ident == t,
-        GenericParam::Const(parameter) => parameter.ident == t,
-        _ => false,
-    });
-    if is_taken { implementation() } else { t }
+    let mut names = service.generics.params.iter().filter_map(parameter_name);
+    if names.any(|name| *name == t) {
+        implementation()
+    } else {
+        t
+    }
+}
+
+/// The name of a parameter that is a type or a constant.
+pub(super) fn parameter_name(parameter: &GenericParam) -> Option<&Ident> {
+    match parameter {
+        GenericParam::Type(parameter) => Some(&parameter.ident),
+        GenericParam::Const(parameter) => Some(&parameter.ident),
+        GenericParam::Lifetime(_) => None,
+    }
 }
 
 /// The trait, with its parameters.
 pub(super) fn service_trait(service: &Service) -> TokenStream {
-    let (name, (_, arguments, _)) = (&service.name, service.generics.split_for_impl());
-    quote!(#name #arguments)
+    let name = &service.name;
+    if service.generics.lifetimes().next().is_none() {
+        let (_, arguments, _) = service.generics.split_for_impl();
+        return quote!(#name #arguments);
+    }
+    let arguments = service
+        .generics
+        .params
+        .iter()
+        .map(|parameter| match parameter_name(parameter) {
+            Some(name) => name.to_token_stream(),
+            None => quote!('static),
+        });
+    quote!(#name<#(#arguments),*>)
 }
 
 /// The client's type, with its parameters.
 pub(super) fn client(service: &Service) -> TokenStream {
-    let (name, (_, arguments, _)) = (service.client_name(), service.generics.split_for_impl());
+    let (name, generics) = (service.client_name(), of_items(service));
+    let (_, arguments, _) = generics.split_for_impl();
     quote!(#name #arguments)
 }
 
@@ -74,6 +137,18 @@ pub(super) fn server(service: &Service) -> TokenStream {
     let (name, generics) = (service.server_name(), of_implementation(service));
     let (_, arguments, _) = generics.split_for_impl();
     quote!(#name #arguments)
+}
+
+/// The server's type in an expression, for an implementation whose type is inferred.
+pub(super) fn server_of_any(service: &Service) -> TokenStream {
+    let (name, generics) = (service.server_name(), of_items(service));
+    let parameters = generics.params.iter().filter_map(parameter_name);
+    let parameters: Vec<_> = parameters.collect();
+    if parameters.is_empty() {
+        quote!(#name)
+    } else {
+        quote!(#name::<#(#parameters,)* _>)
+    }
 }
 
 /// The field that mentions the type parameters, in a struct that has no value of them and owns none.

@@ -19,6 +19,8 @@ mod descriptor;
 mod generics;
 mod lifetimes;
 mod names;
+mod refused;
+mod refused_trait;
 mod schemas;
 mod serde_functions;
 mod server;
@@ -26,4 +28,5 @@ mod service;
 mod service_trait;
 mod spans;
 
+pub(crate) use self::refused::refusal;
 pub(crate) use self::service::service;

@@ -22,17 +22,38 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     let descriptors = descriptor::constants(service);
     let schemas = schemas::function(service);
     let arc = service_trait::implementation_for_arc(service);
-    let client_impls = client::implementations(service);
+    let client_impls = client::implementations(service, &client::methods(service));
     let server_impls = server::implementations(service);
 
-    let cfg = service.attributes.cfg();
-    let lints = service.attributes.lints();
-    let deprecated = is_any_deprecated(service).then(|| quote!(deprecated,));
+    let implementations = in_unnamed_constant(
+        service,
+        &quote! {
+            #alternatives
+            #checks
+            #named_alike
+            #argument_structs
+            #descriptors
+            #schemas
+            #arc
+            #client_impls
+            #server_impls
+        },
+    );
     quote! {
         #service_trait
         #client
         #server
 
+        #implementations
+    }
+}
+
+/// Items that only generated code uses, where no other code sees them.
+pub(super) fn in_unnamed_constant(service: &Service, items: &TokenStream) -> TokenStream {
+    let cfg = service.attributes.cfg();
+    let lints = service.attributes.lints();
+    let deprecated = is_any_deprecated(service).then(|| quote!(deprecated,));
+    quote! {
         #(#cfg)*
         #(#lints)*
         // Lints report the trait; they need not report the code generated from it again.
@@ -48,15 +69,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
             clippy::pedantic
         )]
         const _: () = {
-            #alternatives
-            #checks
-            #named_alike
-            #argument_structs
-            #descriptors
-            #schemas
-            #arc
-            #client_impls
-            #server_impls
+            #items
         };
     }
 }

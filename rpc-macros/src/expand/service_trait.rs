@@ -1,8 +1,9 @@
 //! The trait itself, and the implementation that an `Arc` of an implementation is.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Group, Span, TokenStream};
 use quote::{quote, quote_spanned};
-use syn::{Block, Type, parse_quote};
+use syn::spanned::Spanned;
+use syn::{Type, parse_quote};
 
 use super::generics;
 use super::names::implementation;
@@ -40,10 +41,12 @@ pub(super) fn definition(service: &Service) -> TokenStream {
 
 /// The body of a method that implementations may leave out. Its arguments count as used: their names are on the wire,
 /// where no underscore can say that they are not.
-fn default_body(method: &Method, body: &Block) -> TokenStream {
+fn default_body(method: &Method, body: &Group) -> TokenStream {
     let names = method.arguments().map(|argument| &argument.name);
     // A lint wants an `async fn`, which cannot promise `Send`.
-    quote_spanned! {Span::mixed_site()=>
+    // An error of the body as a whole is reported at the body.
+    let at_body = Span::mixed_site().located_at(body.span());
+    quote_spanned! {at_body=>
         {
             #(let _ = &#names;)*
             async move #body
@@ -94,7 +97,9 @@ fn signature(method: &Method) -> TokenStream {
     quote!(fn #name(#receiver #(, #parameters)*) -> #future)
 }
 
-/// The type of a method's future: it can be awaited on any thread.
+/// The type of a method's future: it can be awaited on any thread. A body that returns another type
+/// is reported at the output.
 fn future(output: &Type) -> TokenStream {
-    quote!(impl ::core::future::Future<Output = #output> + ::core::marker::Send)
+    let at_output = Span::call_site().located_at(output.span());
+    quote_spanned!(at_output=> impl ::core::future::Future<Output = #output> + ::core::marker::Send)
 }

@@ -1,40 +1,35 @@
 //! Reading one method.
 
 use syn::ext::IdentExt;
-use syn::{
-    FnArg, Ident, LitStr, Receiver, ReceiverKind, ReturnType, Safety, Signature, TraitItemFn, Type,
-    parse_quote,
-};
+use syn::{FnArg, Ident, LitStr, Receiver, ReceiverKind, ReturnType, Safety, Signature, Type, parse_quote};
 
 use super::errors::Errors;
 use super::options::{self, Options};
 use super::placement::{refuse_conditional_options, refuse_rpc};
 use super::{parameter, types, values};
 use crate::attributes::Attributes;
-use crate::model::{Kind, Method, Parameter, Returns};
+use crate::model::{Kind, Method, Parameter, Returns, has_function_of_client};
 use crate::spelling;
-
-/// Names of the client's own functions.
-const RESERVED: [&str; 3] = ["new", "builder", "in_process"];
+use crate::syntax::TraitMethod;
 
 /// Methods of the prelude that every type has and that take it by value: on a client, the compiler finds them before the client's
 /// own, which borrow it.
 const SHADOWED: [(&str, &str); 2] = [("into", "Into"), ("try_into", "TryInto")];
 
 /// Reads a method, given those before it.
-pub(super) fn read(item: &TraitItemFn, earlier: &[Method], errors: &mut Errors) -> Method {
-    let options = Options::of_rpc(&item.attrs, &options::METHOD, errors);
-    let attributes = Attributes::new(&item.attrs);
+pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) -> Method {
+    let options = Options::of_rpc(&item.attributes, &options::METHOD, errors);
+    let attributes = Attributes::new(&item.attributes);
     let siblings: Vec<_> = earlier
         .iter()
         .filter(|other| !may_be_alternatives(&other.attributes, &attributes))
         .collect();
 
-    refuse_conditional_options(&item.attrs, "method", errors);
+    refuse_conditional_options(&item.attributes, "method", errors);
     refuse_syntax(item, errors);
-    refuse_reserved(&item.sig.ident, errors);
-    let output = read_output(&item.sig.output, errors);
-    let wire_name = read_wire_name(&options, &item.sig.ident, &siblings, errors);
+    refuse_reserved(&item.signature.ident, errors);
+    let output = read_output(&item.signature.output, errors);
+    let wire_name = read_wire_name(&options, &item.signature.ident, &siblings, errors);
     let is_default = read_default(&options, &siblings, errors);
     let kind = read_kind(&options, &output, errors);
     let timeout = options
@@ -42,17 +37,17 @@ pub(super) fn read(item: &TraitItemFn, earlier: &[Method], errors: &mut Errors) 
         .and_then(|text| errors.keep(values::timeout(text)));
     Method {
         attributes,
-        name: item.sig.ident.clone(),
+        name: item.signature.ident.clone(),
         wire_name,
         is_default,
         kind,
         timeout,
-        receiver: read_receiver(&item.sig, errors),
-        parameters: read_parameters(&item.sig, errors),
+        receiver: read_receiver(&item.signature, errors),
+        parameters: read_parameters(&item.signature, errors),
         is_fallible: types::is_result(&output),
         returns: returns(&output),
         output,
-        body: item.default.clone(),
+        body: item.body.clone(),
     }
 }
 
@@ -61,7 +56,7 @@ fn may_be_alternatives(one: &Attributes, other: &Attributes) -> bool {
     !one.cfg().is_empty() && !other.cfg().is_empty()
 }
 
-fn refuse_syntax(item: &TraitItemFn, errors: &mut Errors) {
+fn refuse_syntax(item: &TraitMethod, errors: &mut Errors) {
     let Signature {
         constness,
         asyncness,
@@ -72,7 +67,7 @@ fn refuse_syntax(item: &TraitItemFn, errors: &mut Errors) {
         generics,
         variadic,
         ..
-    } = &item.sig;
+    } = &item.signature;
     if let Some(constness) = constness {
         errors.push(constness, "a service method cannot be const; remove `const`");
     }
@@ -110,7 +105,7 @@ fn refuse_syntax(item: &TraitItemFn, errors: &mut Errors) {
 
 fn refuse_reserved(name: &Ident, errors: &mut Errors) {
     let plain = name.unraw();
-    let reason = if RESERVED.iter().any(|reserved| plain == reserved) {
+    let reason = if has_function_of_client(&plain) {
         format!("the client has its own function `{plain}`")
     } else if let Some((_, prelude_trait)) = SHADOWED.iter().find(|(method, _)| plain == method) {
         format!("on the client, `{plain}` would be that of `{prelude_trait}`, which every type has")
@@ -205,7 +200,7 @@ fn read_parameters(signature: &Signature, errors: &mut Errors) -> Vec<Parameter>
     let mut parameters = Vec::new();
     for input in &signature.inputs {
         if let FnArg::Typed(input) = input {
-            parameters.extend(parameter::read(input, &parameters, errors));
+            parameters.push(parameter::read(input, &parameters, errors));
         }
     }
     parameters

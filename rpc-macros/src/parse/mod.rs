@@ -6,7 +6,6 @@ mod names;
 mod options;
 mod parameter;
 mod placement;
-mod refusal;
 mod serde;
 mod service;
 mod settings;

@@ -4,13 +4,26 @@
 
 use syn::ext::IdentExt;
 use syn::visit_mut::VisitMut;
-use syn::{Attribute, Block, Ident, ItemTrait, Lifetime, Path};
+use syn::{Attribute, Ident, Lifetime, Path};
 
 use super::errors::Errors;
+use crate::syntax::{ServiceTrait, TraitItem};
 
 /// Refuses such names wherever generated code repeats what is written in the trait.
-pub(super) fn refuse_reserved(item: &ItemTrait, errors: &mut Errors) {
-    Names { errors }.visit_item_trait_mut(&mut item.clone());
+pub(super) fn refuse_reserved(item: &ServiceTrait, errors: &mut Errors) {
+    let mut names = Names { errors };
+    let mut item = item.clone();
+    names.visit_ident_mut(&mut item.name);
+    names.visit_generics_mut(&mut item.generics);
+    for bound in &mut item.supertraits {
+        names.visit_type_param_bound_mut(bound);
+    }
+    for item in &mut item.items {
+        match item {
+            TraitItem::Method(method) => names.visit_signature_mut(&mut method.signature),
+            TraitItem::Other(other) => names.visit_trait_item_mut(other),
+        }
+    }
 }
 
 /// Refuses a path that begins with such a name; those that follow are looked up elsewhere.
@@ -46,11 +59,9 @@ impl VisitMut for Names<'_> {
         }
     }
 
-    // Lifetimes have names of their own, attributes are read elsewhere, and bodies stay in the trait.
+    // Lifetimes have a namespace of their own. Attributes are read elsewhere.
 
     fn visit_lifetime_mut(&mut self, _: &mut Lifetime) {}
 
     fn visit_attribute_mut(&mut self, _: &mut Attribute) {}
-
-    fn visit_block_mut(&mut self, _: &mut Block) {}
 }

@@ -1,7 +1,8 @@
 //! Reading one parameter of a method.
 
+use quote::format_ident;
 use syn::ext::IdentExt;
-use syn::{Attribute, Ident, LitStr, Pat, PatType};
+use syn::{Attribute, Ident, LitStr, Pat, PatType, Type};
 
 use super::errors::Errors;
 use super::options::{self, Options};
@@ -9,19 +10,23 @@ use super::serde::{self, is_serde};
 use super::types;
 use crate::attributes::{behind_condition, is_rpc};
 use crate::model::{Argument, Parameter};
+use crate::syntax::{bare_type, plain_name};
 
 /// Arguments go through the runtime as a tuple, and it knows tuples up to this length.
 const MAX_ARGUMENTS: usize = 16;
 
-/// Reads a parameter, given those before it. Where a pattern stands instead of a name, there is none to speak of.
-pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Errors) -> Option<Parameter> {
+/// Reads a parameter. `earlier` are those before it.
+pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Errors) -> Parameter {
     let options = Options::of_rpc(&parameter.attrs, &options::PARAMETER, errors);
     for attribute in &parameter.attrs {
         if !is_rpc(attribute) && !is_serde(attribute) {
             errors.push(attribute, unfit(attribute));
         }
     }
-    let name = read_name(&parameter.pat, errors);
+    let plain_name = read_name(&parameter.pat, errors);
+    let name = plain_name
+        .clone()
+        .unwrap_or_else(|| format_ident!("__parameter_{}", earlier.len()));
     let ty = (*parameter.ty).clone();
     if let Some(context) = options.flag("context", errors) {
         for attribute in parameter.attrs.iter().filter(|attribute| is_serde(attribute)) {
@@ -31,7 +36,10 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         if earlier.iter().any(Parameter::is_context) {
             errors.push(context, "a method has one context; remove the second");
         }
-        return Some(Parameter::Context { name: name?, ty });
+        return Parameter::Context { name, ty };
+    }
+    if may_be_context(parameter) {
+        return Parameter::Context { name, ty };
     }
     let shape = types::argument_shape(&ty, errors);
     let (serde, rename) = serde::read(&parameter.attrs, &ty, errors);
@@ -40,21 +48,39 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
         let message = format!("a method takes at most {MAX_ARGUMENTS} arguments; group them in a struct");
         errors.push(parameter, message);
     }
-    let name = name?;
-    if rename.is_none() {
-        refuse_underscore(&name, errors);
+    if rename.is_none()
+        && let Some(name) = &plain_name
+    {
+        refuse_underscore(name, errors);
     }
     let wire_name = rename.unwrap_or_else(|| LitStr::new(&name.unraw().to_string(), name.span()));
     refuse_taken(&wire_name, earlier, errors);
     let is_optional = serde.has_default || (types::reads_as_option(&ty) && !serde.reads);
-    Some(Parameter::Argument(Argument {
+    Parameter::Argument(Argument {
         name,
         ty,
         shape,
         is_optional,
         wire_name,
         serde,
-    }))
+    })
+}
+
+/// Whether a parameter with an option, none of which is `context`, is meant to be the context: an
+/// error is reported, and the client's stub does not take the parameter.
+fn may_be_context(parameter: &PatType) -> bool {
+    let is_named_context = match bare_type(&parameter.ty) {
+        Type::Reference(reference) => match bare_type(&reference.elem) {
+            Type::Path(path) => path
+                .path
+                .segments
+                .last()
+                .is_some_and(|last| last.ident == "Context"),
+            _ => false,
+        },
+        _ => false,
+    };
+    is_named_context && parameter.attrs.iter().any(is_rpc)
 }
 
 /// Why a parameter cannot have this attribute.
@@ -95,16 +121,6 @@ fn refuse_taken(wire_name: &LitStr, earlier: &[Parameter], errors: &mut Errors) 
                 format!("`{other}` already has the wire name `{taken}`; give this argument another"),
             );
         }
-    }
-}
-
-/// The name that a pattern is, if it is no more than that.
-pub(super) fn plain_name(pattern: &Pat) -> Option<&Ident> {
-    match pattern {
-        Pat::Ident(name) if name.by_ref.is_none() && name.mutability.is_none() && name.subpat.is_none() => {
-            Some(&name.ident)
-        }
-        _ => None,
     }
 }
 

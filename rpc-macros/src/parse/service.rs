@@ -6,38 +6,46 @@
 use proc_macro2::TokenStream;
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Attribute, Generics, Item, ItemTrait, LitStr, TraitItem, Type, parse_quote};
+use syn::{Attribute, Generics, LitStr, Type, Visibility, parse_quote};
 
 use super::errors::Errors;
 use super::options::Options;
 use super::placement::{refuse_conditional_options, refuse_rpc};
-use super::refusal::Refusal;
-use super::{method, names, types, values};
+use super::{method, names, values};
 use crate::attributes::Attributes;
-use crate::model::{Method, Service};
+use crate::model::{Method, Refusal, RefusedItem, RefusedTrait, Service};
+use crate::syntax::{Item, ServiceTrait, TraitItem, TraitMethod, mentions_self};
 
 /// Reads the arguments of `#[service(..)]` and the trait it stands on.
 pub(crate) fn service(arguments: TokenStream, item: TokenStream) -> Result<Service, Refusal> {
-    let item = match syn::parse2(item.clone()) {
-        Ok(Item::Trait(item)) => item,
-        Ok(other) => return Err(Refusal::of_item(not_a_trait(&other), item)),
-        Err(error) => return Err(Refusal::of_item(error, item)),
+    let syntax = match syn::parse2(item.clone()) {
+        Ok(Item::Trait(syntax)) => syntax,
+        Ok(Item::Other(other)) => return Err(refuse_item_of_other_kind(not_a_trait(&other), item)),
+        Err(error) => return Err(refuse_item_of_other_kind(error, item)),
     };
     let mut errors = Errors::default();
-    let service = read_service(arguments, &item, &mut errors);
+    let service = read_service(arguments, &syntax, &mut errors);
     match errors.combine() {
         None => Ok(service),
-        Some(reasons) => Err(Refusal::of_trait(reasons, item)),
+        Some(reasons) => {
+            let item = RefusedItem::Trait(Box::new(RefusedTrait { syntax, service }));
+            Err(Refusal { reasons, item })
+        }
     }
 }
 
-fn not_a_trait(item: &Item) -> syn::Error {
+fn refuse_item_of_other_kind(reasons: syn::Error, item: TokenStream) -> Refusal {
+    let item = RefusedItem::Other(item);
+    Refusal { reasons, item }
+}
+
+fn not_a_trait(item: &syn::Item) -> syn::Error {
     let message = match item {
         // mockall repeats the trait's attributes on what it makes of it.
         _ if is_mock(item) => {
             "`#[service]` goes above `#[automock]`: mockall has to see the trait that `#[service]` leaves"
         }
-        Item::Impl(_) => {
+        syn::Item::Impl(_) => {
             "`#[service]` goes on the trait; an implementation needs no attribute, so remove this one"
         }
         _ => "`#[service]` goes on a trait; write the service's methods as a `trait`",
@@ -46,14 +54,14 @@ fn not_a_trait(item: &Item) -> syn::Error {
 }
 
 /// Whether mockall has made this of a trait.
-fn is_mock(item: &Item) -> bool {
+fn is_mock(item: &syn::Item) -> bool {
     let is_mocks_name = |name: &str| {
         let rest = name.strip_prefix("Mock").unwrap_or_default();
         rest.starts_with(|first: char| first.is_uppercase())
     };
     match item {
-        Item::Struct(item) => is_mocks_name(&item.ident.to_string()),
-        Item::Impl(item) => match &*item.self_ty {
+        syn::Item::Struct(item) => is_mocks_name(&item.ident.to_string()),
+        syn::Item::Impl(item) => match &*item.self_ty {
             Type::Path(path) => {
                 let name = path.path.segments.last().map(|name| name.ident.to_string());
                 is_mocks_name(&name.unwrap_or_default())
@@ -64,7 +72,7 @@ fn is_mock(item: &Item) -> bool {
     }
 }
 
-fn read_service(arguments: TokenStream, item: &ItemTrait, errors: &mut Errors) -> Service {
+fn read_service(arguments: TokenStream, item: &ServiceTrait, errors: &mut Errors) -> Service {
     let options = Options::of_service(arguments, errors);
     let runtime = options.path("crate", errors).cloned();
     if let Some(runtime) = &runtime {
@@ -78,19 +86,19 @@ fn read_service(arguments: TokenStream, item: &ItemTrait, errors: &mut Errors) -
         runtime: runtime.unwrap_or_else(|| parse_quote!(::rpc_runtime)),
         queue,
         schema,
-        attributes: Attributes::new(&item.attrs),
-        visibility: item.vis.clone(),
-        name: item.ident.clone(),
+        attributes: Attributes::new(&item.attributes),
+        visibility: item.visibility.clone(),
+        name: item.name.clone(),
         generics: item.generics.clone(),
         supertraits: item.supertraits.clone(),
         methods: read_methods(&item.items, errors),
     }
 }
 
-fn read_queue(options: &Options, item: &ItemTrait, errors: &mut Errors) -> LitStr {
+fn read_queue(options: &Options, item: &ServiceTrait, errors: &mut Errors) -> LitStr {
     let queue = match options.text("queue", errors) {
         Some(queue) => queue.clone(),
-        None => LitStr::new(&item.ident.unraw().to_string(), item.ident.span()),
+        None => LitStr::new(&item.name.unraw().to_string(), item.name.span()),
     };
     if let Some(fault) = values::queue_name_fault(&queue.value()) {
         errors.push(&queue, fault);
@@ -98,27 +106,28 @@ fn read_queue(options: &Options, item: &ItemTrait, errors: &mut Errors) -> LitSt
     queue
 }
 
-fn refuse_trait_syntax(item: &ItemTrait, errors: &mut Errors) {
-    let ItemTrait {
-        attrs,
-        modifiers,
+fn refuse_trait_syntax(item: &ServiceTrait, errors: &mut Errors) {
+    let ServiceTrait {
+        attributes,
+        auto_token,
         unsafety,
         generics,
         ..
     } = item;
     refuse_rpc(
-        attrs,
+        attributes,
         "`#[rpc]` goes on methods; write options of the whole service as `#[service(..)]`",
         errors,
     );
-    refuse_conditional_options(attrs, "trait", errors);
-    if let Some(auto) = &modifiers.auto_token {
+    refuse_conditional_options(attributes, "trait", errors);
+    if let Some(auto) = auto_token {
         errors.push(auto, "a service trait cannot be an auto trait; remove `auto`");
     }
     if let Some(unsafety) = unsafety {
         errors.push(unsafety, "a service trait cannot be unsafe; remove `unsafe`");
     }
     refuse_generics(generics, errors);
+    refuse_unbounded(item, errors);
 }
 
 /// Types and constants can be parameters, as long as client and server can have the same bounds on them.
@@ -138,26 +147,22 @@ fn refuse_generics(generics: &Generics, errors: &mut Errors) {
     for predicate in generics.where_clause.iter().flat_map(|clause| &clause.predicates) {
         refuse_self(predicate, errors);
     }
-    refuse_unbounded(generics, errors);
 }
 
-/// Refuses a parameter without any bound: what is sent has some, and what is not has to be `'static` at least.
-fn refuse_unbounded(generics: &Generics, errors: &mut Errors) {
-    let predicates = generics.where_clause.to_token_stream();
-    for parameter in generics.type_params() {
+/// Refuses parameters without any bound: what is sent has some, and the rest has to be `'static`.
+fn refuse_unbounded(item: &ServiceTrait, errors: &mut Errors) {
+    for parameter in item.unbounded_parameters() {
         let name = &parameter.ident;
-        if parameter.bounds.is_empty() && !types::mentions(predicates.clone(), name) {
-            let bounds = "serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static";
-            let message =
-                format!("client and server cannot send what they know nothing of; write `{name}: {bounds}`");
-            errors.push(name, message);
-        }
+        let bounds = "serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static";
+        let message =
+            format!("client and server cannot send what they know nothing of; write `{name}: {bounds}`");
+        errors.push(name, message);
     }
 }
 
 /// Refuses a bound on the implementation, which client and server are not.
 fn refuse_self(bound: &impl ToTokens, errors: &mut Errors) {
-    if types::mentions_self(bound.to_token_stream()) {
+    if mentions_self(bound.to_token_stream()) {
         errors.push(
             bound,
             "the client is no `Self` of this trait; write what implementations have to be as supertraits",
@@ -169,31 +174,40 @@ fn read_methods(items: &[TraitItem], errors: &mut Errors) -> Vec<Method> {
     let mut methods = Vec::new();
     for item in items {
         match item {
-            TraitItem::Fn(item) => methods.push(method::read(item, &methods, errors)),
-            other => refuse_item(other, errors),
+            TraitItem::Method(item) => {
+                if !is_plain(item) {
+                    errors.push(item, NOT_A_PLAIN_METHOD);
+                }
+                methods.push(method::read(item, &methods, errors));
+            }
+            TraitItem::Other(other) => refuse_item(other, errors),
         }
     }
     methods
 }
 
-fn refuse_item(item: &TraitItem, errors: &mut Errors) {
+/// Whether a method has nothing before its signature that the compiler would refuse.
+fn is_plain(method: &TraitMethod) -> bool {
+    matches!(method.visibility, Visibility::Inherited) && method.defaultness.is_none()
+}
+
+const NOT_A_PLAIN_METHOD: &str = "a service has plain methods only; write `async fn name(&self)`";
+
+fn refuse_item(item: &syn::TraitItem, errors: &mut Errors) {
     let (attributes, message): (&[Attribute], _) = match item {
-        TraitItem::Const(item) => (
+        syn::TraitItem::Const(item) => (
             &item.attrs,
             "a service has no constants; return the value from a method",
         ),
-        TraitItem::Type(item) => (
+        syn::TraitItem::Type(item) => (
             &item.attrs,
             "a service has no associated types; name the type in the methods",
         ),
-        TraitItem::Macro(item) => (
+        syn::TraitItem::Macro(item) => (
             &item.attrs,
             "macros are not expanded in a service trait; write the methods out",
         ),
-        _ => (
-            &[],
-            "a service has plain methods only; write `async fn name(&self)`",
-        ),
+        _ => (&[], NOT_A_PLAIN_METHOD),
     };
     refuse_rpc(attributes, "`#[rpc]` goes on methods; remove it here", errors);
     errors.push(item, message);

@@ -1,24 +1,24 @@
 //! What the types of arguments and results may be.
 
-use proc_macro2::{TokenStream, TokenTree};
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    GenericArgument, Ident, Lifetime, Path, PathArguments, ReturnType, Type, TypeImplTrait, TypePath,
-    TypeReference, TypeTraitObject, parse_quote,
+    GenericArgument, Ident, Lifetime, Path, PathArguments, Type, TypeImplTrait, TypePath, TypeReference,
+    TypeTraitObject, parse_quote,
 };
 
 use super::errors::Errors;
 use crate::model::Shape;
 use crate::spelling;
+use crate::syntax::{bare_type, is_never};
 
 /// Reads an argument's type: a reference to something owned, or something owned.
 pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
-    let Type::Reference(reference) = bare(ty) else {
+    let Type::Reference(reference) = bare_type(ty) else {
         refuse_borrows(ty, Place::Argument("take"), errors);
         return owned_shape(ty);
     };
     refuse_special_reference(reference, errors);
-    match bare(&reference.elem) {
+    match bare_type(&reference.elem) {
         Type::Path(path) if path.path.is_ident("str") => Shape::Str,
         Type::Slice(slice) if is_u8(&slice.elem) => Shape::Bytes,
         Type::Slice(slice) => {
@@ -34,7 +34,7 @@ pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
 
 /// Reads the context's type, which is a reference.
 pub(super) fn context_type(ty: &Type, errors: &mut Errors) {
-    match bare(ty) {
+    match bare_type(ty) {
         Type::Reference(reference) => refuse_special_reference(reference, errors),
         _ => errors.push(
             ty,
@@ -61,7 +61,7 @@ pub(super) fn is_result(ty: &Type) -> bool {
 
 /// The `T` and the `E` of a `Result<T, E>`. What an alias stands for is not known.
 pub(super) fn success_and_error(ty: &Type) -> Option<(&Type, &Type)> {
-    let Type::Path(path) = bare(ty) else {
+    let Type::Path(path) = bare_type(ty) else {
         return None;
     };
     let PathArguments::AngleBracketed(arguments) = &path.path.segments.last()?.arguments else {
@@ -83,7 +83,7 @@ pub(super) fn is_option(ty: &Type) -> bool {
 
 /// Whether what is read for an argument of this type goes by the name of `Option`.
 pub(super) fn reads_as_option(ty: &Type) -> bool {
-    match bare(ty) {
+    match bare_type(ty) {
         Type::Reference(reference) => is_option(&reference.elem),
         _ => is_option(ty),
     }
@@ -92,37 +92,19 @@ pub(super) fn reads_as_option(ty: &Type) -> bool {
 fn is_named(ty: &Type, name: &str) -> bool {
     let Type::Path(TypePath {
         qself: None, path, ..
-    }) = bare(ty)
+    }) = bare_type(ty)
     else {
         return false;
     };
     path.segments.last().is_some_and(|segment| segment.ident == name)
 }
 
-/// Whether what is returned is `!`.
-pub(super) fn returns_never(output: &ReturnType) -> bool {
-    matches!(output, ReturnType::Type(_, ty) if is_never(ty))
-}
-
-fn is_never(ty: &Type) -> bool {
-    matches!(bare(ty), Type::Never(_))
-}
-
 pub(super) fn is_unit(ty: &Type) -> bool {
-    matches!(bare(ty), Type::Tuple(tuple) if tuple.elems.is_empty())
-}
-
-/// The type without the parentheses, or the invisible group that `macro_rules!` puts around a `$ty`.
-fn bare(ty: &Type) -> &Type {
-    match ty {
-        Type::Group(group) => bare(&group.elem),
-        Type::Paren(paren) => bare(&paren.elem),
-        _ => ty,
-    }
+    matches!(bare_type(ty), Type::Tuple(tuple) if tuple.elems.is_empty())
 }
 
 fn is_u8(ty: &Type) -> bool {
-    matches!(bare(ty), Type::Path(path) if path.path.is_ident("u8"))
+    matches!(bare_type(ty), Type::Path(path) if path.path.is_ident("u8"))
 }
 
 /// The shape of a type that is no reference.
@@ -130,7 +112,7 @@ fn owned_shape(ty: &Type) -> Shape {
     let Some((name, is_static, argument)) = generic_of_one(ty) else {
         return Shape::Owned;
     };
-    match bare(argument) {
+    match bare_type(argument) {
         element if name == "Vec" && is_u8(element) => Shape::ByteVec,
         Type::Path(path) if name == "Cow" && path.path.is_ident("str") && !is_static => Shape::CowStr,
         Type::Slice(slice) if name == "Cow" && is_u8(&slice.elem) => Shape::CowBytes { is_static },
@@ -142,7 +124,7 @@ fn owned_shape(ty: &Type) -> Shape {
 fn generic_of_one(ty: &Type) -> Option<(&Ident, bool, &Type)> {
     let Type::Path(TypePath {
         qself: None, path, ..
-    }) = bare(ty)
+    }) = bare_type(ty)
     else {
         return None;
     };
@@ -279,32 +261,15 @@ impl VisitMut for BorrowFinder<'_> {
 
 /// The reference that `&self` or `&mut self` is in full, if this is one.
 pub(super) fn reference_to_self(ty: &Type) -> Option<&TypeReference> {
-    let Type::Reference(reference) = bare(ty) else {
+    let Type::Reference(reference) = bare_type(ty) else {
         return None;
     };
-    let is_self = matches!(bare(&reference.elem), Type::Path(path) if path.path.is_ident("Self"));
+    let is_self = matches!(bare_type(&reference.elem), Type::Path(path) if path.path.is_ident("Self"));
     is_self.then_some(reference)
 }
 
-/// Whether `Self` is anywhere among the tokens.
-pub(super) fn mentions_self(tokens: TokenStream) -> bool {
-    mentions(tokens, "Self")
-}
-
-/// Whether this name is anywhere among the tokens.
-pub(super) fn mentions<N: ?Sized>(tokens: TokenStream, name: &N) -> bool
-where
-    Ident: PartialEq<N>,
-{
-    tokens.into_iter().any(|token| match token {
-        TokenTree::Group(group) => mentions(group.stream(), name),
-        TokenTree::Ident(ident) => ident == *name,
-        _ => false,
-    })
-}
-
 fn owned(referent: &Type) -> Type {
-    match bare(referent) {
+    match bare_type(referent) {
         Type::Path(path) if path.path.is_ident("str") => parse_quote!(String),
         Type::Slice(slice) => {
             let element = &slice.elem;

@@ -187,6 +187,39 @@ fn a_refused_trait() {
 }
 
 #[test]
+fn bodies_are_kept_as_they_are() {
+    let body = "{ let x = @ 'label ? ; unknown syntax (.. => #) }";
+    for options in [quote!(), quote!(unknown)] {
+        let item: TokenStream = format!("trait S {{ async fn f(&self) {body} }}").parse().unwrap();
+        let emitted = expand_service(options, item).to_string();
+        let body: TokenStream = body.parse().unwrap();
+        assert!(emitted.contains(&format!("async move {body}")), "{emitted}");
+    }
+}
+
+#[test]
+fn inner_attributes_of_a_body_become_attributes_of_the_method() {
+    let item = quote! {
+        trait S {
+            async fn f(&self) {
+                #![allow(dead_code)]
+                work();
+            }
+        }
+    };
+    let emitted = expand_service(quote!(), item).to_string();
+    let expected = [
+        quote!(#[allow(dead_code)] fn f),
+        quote!(async move {
+            work();
+        }),
+    ];
+    for expected in expected {
+        assert!(emitted.contains(&expected.to_string()), "{emitted}");
+    }
+}
+
+#[test]
 fn a_custom_crate_path_is_the_only_one() {
     let expansion = expand_service(quote!(crate = other::path, schema), user_directory());
     assert!(!mentions(expansion, "rpc_runtime"));

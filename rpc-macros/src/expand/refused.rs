@@ -1,0 +1,245 @@
+//! What is emitted for an item that was refused.
+//!
+//! The item is emitted again, and a trait with stubs of its client and server. Otherwise everything
+//! that mentions them would be an error too, and hide the reasons of the refusal.
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use quote::quote;
+use syn::ext::IdentExt;
+use syn::visit_mut::{self, VisitMut};
+use syn::{GenericParam, Generics, Ident, Lifetime, LitStr, Type, TypeReference, parse_quote};
+
+use super::generics::remove_bounds_on_self;
+use super::service::in_unnamed_constant;
+use super::{client, descriptor, refused_trait, server};
+use crate::model::{Method, Parameter, Refusal, RefusedItem, RefusedTrait, Service, has_function_of_client};
+use crate::syntax::is_never;
+
+/// Expands a refusal: the reasons, and the item for everything that depends on it.
+pub(crate) fn refusal(refusal: Refusal) -> TokenStream {
+    let reasons = refusal.reasons.into_compile_error();
+    let item = match refusal.item {
+        RefusedItem::Trait(refused) => trait_with_stubs(*refused),
+        RefusedItem::Other(item) => without_rpc(item),
+    };
+    quote!(#reasons #item)
+}
+
+/// The tokens without `#[rpc(..)]`, which would be an unknown attribute.
+fn without_rpc(tokens: TokenStream) -> TokenStream {
+    let mut kept = Vec::<TokenTree>::new();
+    for token in tokens {
+        let TokenTree::Group(group) = token else {
+            kept.push(token);
+            continue;
+        };
+        let is_after_pound = matches!(kept.last(), Some(TokenTree::Punct(punct)) if punct.as_char() == '#');
+        let first = group.stream().into_iter().next();
+        if is_after_pound
+            && group.delimiter() == Delimiter::Bracket
+            && matches!(first, Some(TokenTree::Ident(name)) if name == "rpc")
+        {
+            kept.pop();
+            continue;
+        }
+        let mut inner = proc_macro2::Group::new(group.delimiter(), without_rpc(group.stream()));
+        inner.set_span(group.span());
+        kept.push(inner.into());
+    }
+    kept.into_iter().collect()
+}
+
+fn trait_with_stubs(RefusedTrait { syntax, service }: RefusedTrait) -> TokenStream {
+    let signatures = syntax.methods().map(|method| &method.signature.generics);
+    let methods: Vec<_> = service.methods.iter().zip(signatures).collect();
+    let lifetimes = Lifetimes::of_trait(&service.generics);
+    let stub = Service {
+        queue: LitStr::new(&service.wire_name(), service.name.span()),
+        schema: None,
+        generics: stub_generics(&service.generics, &lifetimes),
+        methods: Vec::new(),
+        runtime: service.runtime.clone(),
+        attributes: service.attributes.clone(),
+        visibility: service.visibility.clone(),
+        name: service.name.clone(),
+        supertraits: service.supertraits.clone(),
+    };
+    let calls: Vec<_> = methods
+        .iter()
+        .enumerate()
+        .filter(|(index, (method, _))| has_stub(method, methods[..*index].iter().map(|(other, _)| *other)))
+        .map(|(_, (method, generics))| stub_method(&stub, method, generics, &lifetimes))
+        .collect();
+
+    let definition = refused_trait::definition(&syntax);
+    let (client, server) = (client::definition(&stub), server::definition(&stub));
+    let runtime = &stub.runtime;
+    let arc = refused_trait::implementation_for_arc(&syntax, &quote!(#runtime::__private::Arc));
+    let descriptors = descriptor::constants(&stub);
+    let client_impls = client::implementations(&stub, &calls);
+    let server_impls = server::implementations(&stub);
+    let implementations = in_unnamed_constant(
+        &service,
+        &quote! {
+            #descriptors
+            #arc
+            #client_impls
+            #server_impls
+        },
+    );
+    quote! {
+        #definition
+        #client
+        #server
+        #implementations
+    }
+}
+
+/// Whether a method has a stub: not if its name is taken, by the client's own functions or by a
+/// method before it.
+fn has_stub<'a>(method: &Method, mut earlier: impl Iterator<Item = &'a Method>) -> bool {
+    let is_conditional = |method: &Method| !method.attributes.cfg().is_empty();
+    let is_taken =
+        earlier.any(|other| other.name == method.name && !(is_conditional(other) && is_conditional(method)));
+    !is_taken && !has_function_of_client(&method.name.unraw())
+}
+
+fn stub_method(
+    service: &Service,
+    method: &Method,
+    generics: &Generics,
+    lifetimes: &Lifetimes,
+) -> TokenStream {
+    let parameters = method.parameters.iter().map(|parameter| {
+        let mut parameter = parameter.clone();
+        if let Parameter::Argument(argument) = &mut parameter {
+            Argument { lifetimes }.visit_type_mut(&mut argument.ty);
+        }
+        parameter
+    });
+    let mut output = method.output.clone();
+    Output.visit_type_mut(&mut output);
+    let method = Method {
+        parameters: parameters.collect(),
+        output,
+        ..method.clone()
+    };
+    client::stub_method(service, &method, &method_generics(generics, lifetimes))
+}
+
+/// The lifetimes that are parameters of the trait. The client has none.
+struct Lifetimes(Vec<Ident>);
+
+impl Lifetimes {
+    fn of_trait(generics: &Generics) -> Self {
+        let lifetimes = generics.lifetimes();
+        Self(
+            lifetimes
+                .map(|parameter| parameter.lifetime.ident.clone())
+                .collect(),
+        )
+    }
+
+    fn contains(&self, lifetime: &Lifetime) -> bool {
+        self.0.contains(&lifetime.ident)
+    }
+}
+
+/// The trait's parameters as the stubs have them. Types are `'static`, as the server has to be.
+fn stub_generics(generics: &Generics, lifetimes: &Lifetimes) -> Generics {
+    let mut generics = generics.clone();
+    for parameter in generics.type_params_mut() {
+        parameter.colon_token.get_or_insert_default();
+        parameter.bounds.push(parse_quote!('static));
+    }
+    StaticLifetimes { lifetimes }.visit_generics_mut(&mut generics);
+    generics
+}
+
+/// A method's own parameters, as its stub has them.
+fn method_generics(generics: &Generics, lifetimes: &Lifetimes) -> Generics {
+    let mut generics = generics.clone();
+    remove_bounds_on_self(&mut generics);
+    StaticLifetimes { lifetimes }.visit_generics_mut(&mut generics);
+    generics
+}
+
+/// Replaces the trait's lifetimes in bounds.
+struct StaticLifetimes<'a> {
+    lifetimes: &'a Lifetimes,
+}
+
+impl VisitMut for StaticLifetimes<'_> {
+    fn visit_generic_param_mut(&mut self, parameter: &mut GenericParam) {
+        // Lifetimes that are parameters are left out elsewhere.
+        if !matches!(parameter, GenericParam::Lifetime(_)) {
+            visit_mut::visit_generic_param_mut(self, parameter);
+        }
+    }
+
+    fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+        if self.lifetimes.contains(lifetime) {
+            *lifetime = Lifetime::new("'static", lifetime.span());
+        }
+    }
+}
+
+/// Replaces what the client's method cannot take.
+struct Argument<'a> {
+    lifetimes: &'a Lifetimes,
+}
+
+impl VisitMut for Argument<'_> {
+    fn visit_type_mut(&mut self, ty: &mut Type) {
+        if begins_with_self(ty) {
+            *ty = parse_quote!(impl ::core::marker::Sized);
+        } else {
+            visit_mut::visit_type_mut(self, ty);
+        }
+    }
+
+    fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+        if self.lifetimes.contains(lifetime) {
+            *lifetime = Lifetime::new("'_", lifetime.span());
+        }
+    }
+}
+
+/// Replaces what a call cannot return: the client does not know some types, and lends nothing.
+struct Output;
+
+impl VisitMut for Output {
+    fn visit_type_mut(&mut self, ty: &mut Type) {
+        if begins_with_self(ty) || matches!(ty, Type::ImplTrait(_)) {
+            *ty = parse_quote!(());
+        } else if is_never(ty) {
+            *ty = parse_quote!(::core::convert::Infallible);
+        } else {
+            visit_mut::visit_type_mut(self, ty);
+        }
+    }
+
+    fn visit_type_reference_mut(&mut self, reference: &mut TypeReference) {
+        reference.lifetime.get_or_insert_with(|| parse_quote!('static));
+        visit_mut::visit_type_reference_mut(self, reference);
+    }
+
+    fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
+        *lifetime = Lifetime::new("'static", lifetime.span());
+    }
+}
+
+/// Whether the type is `Self` or an item of it, such as `Self::Item`.
+fn begins_with_self(ty: &Type) -> bool {
+    match ty {
+        Type::Path(path) => match &path.qself {
+            Some(qself) => begins_with_self(&qself.ty),
+            None => path
+                .path
+                .segments
+                .first()
+                .is_some_and(|segment| segment.ident == "Self"),
+        },
+        _ => false,
+    }
+}

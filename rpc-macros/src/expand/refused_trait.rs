@@ -1,0 +1,195 @@
+//! A refused trait as the user wrote it, so far as the compiler accepts that.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Attribute, FnArg, GenericParam, ReturnType, Signature, parse_quote};
+
+use super::names::implementation;
+use crate::attributes::{Attributes, behind_condition, is_rpc};
+use crate::syntax::{ServiceTrait, TraitItem, TraitMethod, is_never, mentions, mentions_self, plain_name};
+
+/// The trait without the attributes of this crate. Its futures are `Send`, as implementations and
+/// callers expect.
+pub(super) fn definition(item: &ServiceTrait) -> TokenStream {
+    let ServiceTrait {
+        visibility,
+        unsafety,
+        name,
+        generics,
+        supertraits,
+        ..
+    } = item;
+    let attributes = without_ours(&item.attributes);
+    let (supertraits, where_clause) = (supertraits.iter(), &generics.where_clause);
+    let items = item.items.iter().map(|inner| match inner {
+        TraitItem::Method(method) => trait_method(item, method),
+        TraitItem::Other(other) => trait_item((**other).clone()),
+    });
+    quote! {
+        #(#attributes)*
+        #visibility #unsafety trait #name #generics: #(#supertraits +)* ::core::marker::Send + ::core::marker::Sync + 'static
+        #where_clause
+        {
+            #(#items)*
+        }
+    }
+}
+
+fn trait_item(mut item: syn::TraitItem) -> TokenStream {
+    let attributes = match &mut item {
+        syn::TraitItem::Const(item) => &mut item.attrs,
+        syn::TraitItem::Type(item) => &mut item.attrs,
+        syn::TraitItem::Macro(item) => &mut item.attrs,
+        _ => return item.into_token_stream(),
+    };
+    *attributes = without_ours(attributes);
+    item.into_token_stream()
+}
+
+fn trait_method(item: &ServiceTrait, method: &TraitMethod) -> TokenStream {
+    let attributes = without_ours(&method.attributes);
+    let signature = signature(item, method);
+    let body = match &method.body {
+        Some(body) if is_future(method) => quote_spanned!(body.span()=> { async move #body }),
+        Some(body) => body.to_token_stream(),
+        None => quote!(;),
+    };
+    quote!(#(#attributes)* #signature #body)
+}
+
+/// The signature without what the compiler refuses in a trait, with a future in place of `async`.
+fn signature(item: &ServiceTrait, method: &TraitMethod) -> Signature {
+    let mut signature = method.signature.clone();
+    signature.constness = None;
+    signature.variadic = None;
+    for input in &mut signature.inputs {
+        match input {
+            FnArg::Receiver(receiver) => receiver.attrs = without_ours(&receiver.attrs),
+            FnArg::Typed(parameter) => {
+                parameter.attrs.clear();
+                if method.body.is_none() && plain_name(&parameter.pat).is_none() {
+                    parameter.pat = parse_quote!(_);
+                }
+            }
+        }
+    }
+    if is_future(method) {
+        signature.asyncness = None;
+        let output = match &signature.output {
+            ReturnType::Default => quote!(()),
+            ReturnType::Type(_, ty) => ty.to_token_stream(),
+        };
+        let at_output = Span::call_site().located_at(output.span());
+        // A future that holds a value of an unbounded type may not be `Send`.
+        let is_send = item.unbounded_parameters().next().is_none();
+        let send = is_send.then(|| quote_spanned!(at_output=> + ::core::marker::Send));
+        let output = quote_spanned!(at_output=> -> impl ::core::future::Future<Output = #output> #send);
+        signature.output = parse_quote!(#output);
+    }
+    signature
+}
+
+/// Whether a method is emitted as one that returns a future. The compiler lets a function return
+/// `!`, but no future have that output.
+fn is_future(method: &TraitMethod) -> bool {
+    let returns_never = matches!(&method.signature.output, ReturnType::Type(_, ty) if is_never(ty));
+    method.signature.asyncness.is_some() && !returns_never
+}
+
+fn without_ours(attributes: &[Attribute]) -> Vec<Attribute> {
+    let is_ours = |attribute: &Attribute| {
+        is_rpc(attribute) || behind_condition(attribute, &["rpc", "service"]).is_some()
+    };
+    attributes
+        .iter()
+        .filter(|attribute| !is_ours(attribute))
+        .cloned()
+        .collect()
+}
+
+/// The implementation for an `Arc`, or `None` if there is an item that no stub can implement.
+pub(super) fn implementation_for_arc(item: &ServiceTrait, arc: &TokenStream) -> Option<TokenStream> {
+    let ServiceTrait {
+        name,
+        unsafety,
+        generics,
+        supertraits,
+        ..
+    } = item;
+    if mentions_self(generics.to_token_stream()) || mentions_self(generics.where_clause.to_token_stream()) {
+        return None;
+    }
+    let items = item
+        .items
+        .iter()
+        .map(|inner| arc_item(item, inner))
+        .collect::<Option<Vec<_>>>()?;
+    let implementation = implementation();
+    let (_, arguments, _) = generics.split_for_impl();
+    let mut generics = generics.clone();
+    for parameter in &mut generics.params {
+        match parameter {
+            GenericParam::Type(parameter) => parameter.default = None,
+            GenericParam::Const(parameter) => parameter.default = None,
+            GenericParam::Lifetime(_) => {}
+        }
+    }
+    generics
+        .params
+        .push(parse_quote!(#implementation: #name #arguments));
+    if !supertraits.is_empty() {
+        let bound = parse_quote!(Self: #supertraits);
+        generics.make_where_clause().predicates.push(bound);
+    }
+    let (parameters, _, where_clause) = generics.split_for_impl();
+    Some(quote! {
+        #unsafety impl #parameters #name #arguments for #arc<#implementation> #where_clause {
+            #(#items)*
+        }
+    })
+}
+
+fn arc_item(item: &ServiceTrait, inner: &TraitItem) -> Option<TokenStream> {
+    let implementation = implementation();
+    let (name, (_, arguments, _)) = (&item.name, item.generics.split_for_impl());
+    match inner {
+        TraitItem::Method(method) => arc_method(item, method),
+        TraitItem::Other(other) => match &**other {
+            syn::TraitItem::Const(constant) => {
+                let syn::TraitItemConst { ident, ty, .. } = constant;
+                let cfg = Attributes::new(&constant.attrs).cfg();
+                Some(quote!(#(#cfg)* const #ident: #ty = <#implementation as #name #arguments>::#ident;))
+            }
+            syn::TraitItem::Type(ty) if ty.generics.params.is_empty() => {
+                let ident = &ty.ident;
+                let cfg = Attributes::new(&ty.attrs).cfg();
+                Some(quote!(#(#cfg)* type #ident = <#implementation as #name #arguments>::#ident;))
+            }
+            _ => None,
+        },
+    }
+}
+
+fn arc_method(item: &ServiceTrait, method: &TraitMethod) -> Option<TokenStream> {
+    if method.body.is_some() {
+        return Some(TokenStream::new());
+    }
+    let cfg = Attributes::new(&method.attributes).cfg();
+    let mut signature = signature(item, method);
+    if mentions(method.signature.output.to_token_stream(), "impl") {
+        return None;
+    }
+    for input in &mut signature.inputs {
+        if let FnArg::Typed(parameter) = input {
+            parameter.pat = parse_quote!(_);
+        }
+    }
+    let unimplemented = quote!(::core::unimplemented!());
+    let body = if is_future(method) {
+        quote!(async move { #unimplemented })
+    } else {
+        unimplemented
+    };
+    Some(quote!(#(#cfg)* #signature { #body }))
+}
