@@ -50,8 +50,7 @@ struct Unreachable;
 
 impl Emails for Unreachable {
     fn get_email(&self, _id: &str) -> Call<String, DirectoryError> {
-        let queue = "rpc_queue".to_owned();
-        Call::ready(Err(CallError::NoServer { queue }))
+        Call::ready(Err(CallError::no_server("rpc_queue")))
     }
 }
 

@@ -75,6 +75,7 @@ impl From<CallError<String>> for Failure {
             CallError::Broker {
                 source: source @ (BrokerError::Queue { .. } | BrokerError::Exchange { .. }),
                 executed: Executed::No,
+                ..
             } => Self::Broker(source),
             other => Self::Call(Box::new(other)),
         }
@@ -310,28 +311,22 @@ mod tests {
     #[test]
     fn exit_codes_tell_whether_the_method_ran() {
         let fault = |code| call(CallError::Fault(Fault::new(code, "")));
-        let timed_out = |executed| {
-            call(CallError::TimedOut {
-                limit: std::time::Duration::from_secs(1),
-                executed,
-                source: None,
-            })
-        };
+        let timed_out = |executed| call(CallError::timed_out(std::time::Duration::from_secs(1), executed));
         for (failure, outcome) in [
             (call(CallError::Service("1".to_owned())), Outcome::Negative),
             (call(CallError::ServiceText("x".into())), Outcome::Negative),
-            (call(CallError::NoServer { queue: "q".into() }), Outcome::NotRun),
+            (call(CallError::no_server("q")), Outcome::NotRun),
             (fault(FaultCode::BadRequest), Outcome::NotRun),
             (fault(FaultCode::Interrupted), Outcome::MayHaveRun),
             (fault(FaultCode::Panicked), Outcome::MayHaveRun),
             (timed_out(Executed::No), Outcome::NotRun),
             (timed_out(Executed::Maybe), Outcome::MayHaveRun),
-            (call(CallError::TooLarge { size: 2, limit: 1 }), Outcome::Unusable),
+            (call(CallError::too_large(2, 1)), Outcome::Unusable),
             (Failure::Broker(BrokerError::Closed), Outcome::NoBroker),
             // Nobody was asked yet.
             (Failure::Broker(BrokerError::TlsUnsupported), Outcome::Unusable),
             (
-                Failure::Broker(BrokerError::InvalidAddress { reason: "" }),
+                Failure::Broker(BrokerError::invalid_address("")),
                 Outcome::Unusable,
             ),
         ] {

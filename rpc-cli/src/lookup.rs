@@ -45,7 +45,7 @@ impl Window {
         output: &Output,
     ) -> Result<Discovered<WorkerDescription>, Failure> {
         let discover = broker.discover().window(self.window);
-        let found = discover.limit(self.limit()).services().await?;
+        let found = discover.timeout(self.limit()).services().await?;
         tell_what_is_missing(&found, output);
         Ok(found)
     }

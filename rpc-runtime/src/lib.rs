@@ -38,7 +38,9 @@ pub use client::{
 pub use codec::{Codec, DecodeError, EncodeError};
 pub use describe::{MethodDescriptor, ServiceDescriptor};
 pub use error::{BrokerError, CallError, Cause, Chain, ServerError, TlsFailure};
-pub use protocol::{Executed, Fault, FaultCode, Headers, InvalidName, ReplyAddresses};
+pub use protocol::{
+    Executed, Fault, FaultCode, Headers, HeadersIntoIter, HeadersIter, InvalidName, ReplyAddresses,
+};
 pub use server::{RunningServer, Server};
 pub use service::{Answer, Context, Invocation, ResultType, Service};
 

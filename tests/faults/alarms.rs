@@ -63,7 +63,7 @@ async fn an_alarm_delays_calls_and_nothing_else() {
     let telltale = tokio::spawn(ledger.write("telltale"));
     is_blocked(&caller).await;
     match caller.status() {
-        Status::Blocked { reason } => assert!(reason.contains("memory"), "{reason}"),
+        Status::Blocked { reason, .. } => assert!(reason.contains("memory"), "{reason}"),
         other => panic!("{other:?}"),
     }
     let error = ledger
@@ -73,7 +73,7 @@ async fn an_alarm_delays_calls_and_nothing_else() {
         .unwrap_err();
     match &error {
         CallError::TimedOut {
-            source: Some(BrokerError::Blocked { reason }),
+            source: Some(BrokerError::Blocked { reason, .. }),
             executed: Executed::No,
             ..
         } => assert!(reason.contains("memory"), "{reason}"),

@@ -81,6 +81,7 @@ async fn a_server_that_needs_more_channels_than_its_address_allows_does_not_star
             Err(CallError::Broker {
                 source: BrokerError::TooManyChannels { .. },
                 executed: Executed::No,
+                ..
             }) => {}
             other => panic!("{other:?}"),
         }
@@ -119,6 +120,7 @@ async fn a_user_who_may_have_no_more_channels_is_told_and_does_not_try_without_p
         Err(CallError::Broker {
             source: BrokerError::TooManyChannels { .. },
             executed: Executed::No,
+            ..
         }) => {}
         other => panic!("{other:?}"),
     }
@@ -236,11 +238,13 @@ async fn a_mistake_in_the_address_is_told_once() {
         let mut changes = broker.status_changes();
         let first = changes.next().await;
         assert!(
-            matches!(first, Some(Status::Connecting { last_error: None })),
+            matches!(first, Some(Status::Connecting { last_error: None, .. })),
             "{first:?}"
         );
         match soon("the first attempt fails", changes.next()).await {
-            Some(Status::Connecting { last_error: Some(_) }) => {}
+            Some(Status::Connecting {
+                last_error: Some(_), ..
+            }) => {}
             other => panic!("{url}: {other:?}"),
         }
         // Some more attempts.

@@ -56,6 +56,7 @@ async fn a_message_that_is_too_large_for_the_broker_fails_its_own_call() {
                 CallError::Broker {
                     source: BrokerError::ChannelClosed { .. },
                     executed,
+                    ..
                 } => assert_eq!(executed, Executed::Maybe),
                 other => panic!("{other:?}"),
             }
@@ -166,7 +167,7 @@ async fn a_queue_over_which_the_broker_closes_the_connection_is_refused_and_cost
         let Err(refused) = soon("the server does not start", starting).await else {
             panic!("it started");
         };
-        let ServerError::Broker(BrokerError::Queue { queue, source }) = &refused else {
+        let ServerError::Broker(BrokerError::Queue { queue, source, .. }) = &refused else {
             panic!("{refused:?}");
         };
         assert_eq!(*queue, transient);

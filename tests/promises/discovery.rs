@@ -259,12 +259,12 @@ async fn no_more_is_collected_than_is_wanted(world: World) {
     assert_eq!((few.workers.len(), few.is_complete), (2, false));
     // However patient the search is, it ends with as many.
     let patient = broker.discover().max_workers(2);
-    let patient = patient.window(Duration::MAX).limit(Duration::MAX).workers();
+    let patient = patient.window(Duration::MAX).timeout(Duration::MAX).workers();
     let patient = soon("the search ends", patient).await.unwrap();
     assert_eq!((patient.workers.len(), patient.is_complete), (2, false));
-    // A limit that is shorter than the window cuts the search short.
-    let limit = Duration::from_millis(300);
-    let brief = broker.discover().window(SOON).limit(limit).services();
+    // A timeout shorter than the window ends the search early.
+    let timeout = Duration::from_millis(300);
+    let brief = broker.discover().window(SOON).timeout(timeout).services();
     let brief = soon("the search ends", brief).await.unwrap();
     assert!(!brief.is_complete);
     for server in servers {
@@ -300,7 +300,7 @@ async fn where_nobody_has_ever_listened_nobody_is_waited_for() {
     let vhost = Vhost::new().await;
     let in_process = World::in_process().broker().await;
     for broker in [Broker::connect(&vhost.url()).await.unwrap(), in_process] {
-        let patient = broker.discover().window(SOON * 10).limit(SOON * 10).services();
+        let patient = broker.discover().window(SOON * 10).timeout(SOON * 10).services();
         let found = soon("the search ends at once", patient).await.unwrap();
         assert!(found.workers.is_empty() && found.is_complete);
     }
@@ -309,7 +309,7 @@ async fn where_nobody_has_ever_listened_nobody_is_waited_for() {
     let server = open_shop(&broker, "shop").await;
     assert_eq!(look_for(&broker, &["shop"]).await.len(), 1);
     server.stop().await.unwrap();
-    let patient = broker.discover().window(SOON * 10).limit(SOON * 10).services();
+    let patient = broker.discover().window(SOON * 10).timeout(SOON * 10).services();
     let found = soon("the search ends at once", patient).await.unwrap();
     assert!(found.workers.is_empty() && found.is_complete);
     assert_eq!(vhost.all_queues(&["name"]).await, ["shop"]);

@@ -164,7 +164,7 @@ async fn what_is_not_described_is_refused_here(world: World) {
     let shop = DynamicClient::new(&broker, description.clone()).unwrap();
     let unknown = shop.call("steal", ()).await.unwrap_err();
     assert!(
-        matches!(&unknown, CallError::NotDescribed { method } if method == "steal"),
+        matches!(&unknown, CallError::NotDescribed { method, .. } if method == "steal"),
         "{unknown:?}"
     );
     assert_eq!(unknown.executed(), Executed::No);

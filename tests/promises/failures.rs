@@ -137,7 +137,7 @@ async fn an_unroutable_request_fails_at_once(world: World) {
     let error = soon("the verdict", desk.echo("anybody?")).await.unwrap_err();
     assert_eq!(error.executed(), Executed::No);
     match error {
-        CallError::NoServer { queue } => assert_eq!(queue, missing),
+        CallError::NoServer { queue, .. } => assert_eq!(queue, missing),
         other => panic!("{other:?}"),
     }
     // Not a name that a queue can have.
@@ -266,7 +266,9 @@ async fn a_request_too_large_to_send_is_not_sent(world: World) {
     let error = desk.consume(&[0; 1000]).await.unwrap_err();
     assert_eq!(error.executed(), Executed::No);
     match error {
-        CallError::TooLarge { size, limit: 1000 } => assert!((1001..1100).contains(&size), "{size}"),
+        CallError::TooLarge {
+            size, limit: 1000, ..
+        } => assert!((1001..1100).contains(&size), "{size}"),
         other => panic!("{other:?}"),
     }
     assert_eq!(desk.consume(&[0; 900]).await.unwrap(), 900);

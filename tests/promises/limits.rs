@@ -88,7 +88,7 @@ impl Crowd {
 fn assert_too_many(outcome: Result<(), CallError>) {
     let error = outcome.unwrap_err();
     assert!(
-        matches!(error, CallError::TooManyCalls { limit: LIMIT }),
+        matches!(error, CallError::TooManyCalls { limit: LIMIT, .. }),
         "{error:?}"
     );
     assert_eq!(error.executed(), Executed::No);
@@ -146,7 +146,7 @@ async fn calls_wait_for_their_first_server_no_longer_than_their_time(world: Worl
         .build();
     until("a call says why it was in vain", SOON, async || {
         match client.pass().await {
-            Err(CallError::NoServer { queue: named }) => Ok(named == queue),
+            Err(CallError::NoServer { queue: named, .. }) => Ok(named == queue),
             // Its time was up just when it had asked again, or while the first of them opened the way.
             Err(CallError::TimedOut { .. }) => Ok(false),
             other => bail!("{other:?}"),

@@ -105,7 +105,7 @@ fn fault(error: CallError) -> Fault {
 
 fn of_layer(error: CallError) -> (BoxError, Executed) {
     match error {
-        CallError::Middleware { source, executed } => (source, executed),
+        CallError::Middleware { source, executed, .. } => (source, executed),
         error => panic!("{error:?}"),
     }
 }

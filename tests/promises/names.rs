@@ -88,16 +88,10 @@ async fn queues_named_like_those_of_the_runtime_are_refused(world: World) {
         ("rpc.parcels", InvalidName::ReservedByRuntime),
         ("parcels.batch", InvalidName::ReservedByRuntime),
         ("par\ncels", InvalidName::ControlCharacter),
-        (
-            &too_long,
-            InvalidName::TooLong {
-                length: 256,
-                limit: 255,
-            },
-        ),
+        (&too_long, InvalidName::too_long(256, 255)),
     ] {
         match serve(&broker, name).await {
-            Err(ServerError::InvalidQueue { queue, source }) => {
+            Err(ServerError::InvalidQueue { queue, source, .. }) => {
                 assert_eq!((queue.as_str(), source), (name, reason));
             }
             other => panic!("{name:?}: {other:?}"),

@@ -242,6 +242,7 @@ async fn a_caller_that_may_not_have_its_reply_queue_is_told_so_and_leaves_none_b
                 CallError::Broker {
                     source: source @ BrokerError::Queue { .. },
                     executed: Executed::No,
+                    ..
                 } => assert!(is_refused(source), "{error:?}"),
                 other => panic!("{other:?}"),
             }

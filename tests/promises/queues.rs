@@ -364,7 +364,7 @@ async fn a_full_queue_that_rejects_is_an_error_at_once_and_the_call_never_runs()
     .unwrap();
     let error = desk.file("too much").await.unwrap_err();
     assert!(
-        matches!(&error, CallError::Refused { queue: named } if *named == queue),
+        matches!(&error, CallError::Refused { queue: named, .. } if *named == queue),
         "{error:?}"
     );
     // A broker that refuses does not say why.
@@ -445,6 +445,7 @@ async fn assert_closed(call: tokio::task::JoinHandle<Result<String, CallError>>)
             CallError::Broker {
                 source: BrokerError::Closed,
                 executed: Executed::Maybe,
+                ..
             }
         ),
         "{error:?}"

@@ -341,6 +341,7 @@ async fn a_drain_that_takes_too_long_says_so_and_gives_requests_back(world: Worl
         Err(ServerError::DrainTimedOut {
             unfinished,
             limit: told,
+            ..
         }) => {
             assert_eq!((unfinished, told), (3, limit));
         }
@@ -558,7 +559,9 @@ async fn services_that_do_not_fit_together_are_refused(world: World) {
         .serve_on(queue(), ledger)
         .serve_on(queue(), mailbox);
     match server.start().await.unwrap_err() {
-        ServerError::DuplicateMethod { queue, method } => assert_eq!((queue, method), (name.clone(), "post")),
+        ServerError::DuplicateMethod { queue, method, .. } => {
+            assert_eq!((queue, method), (name.clone(), "post"))
+        }
         other => panic!("{other:?}"),
     }
 
@@ -566,7 +569,7 @@ async fn services_that_do_not_fit_together_are_refused(world: World) {
         .serve_on(queue(), clock)
         .serve_on(queue(), calendar);
     match server.start().await.unwrap_err() {
-        ServerError::DuplicateDefault { queue } => assert_eq!(queue, name),
+        ServerError::DuplicateDefault { queue, .. } => assert_eq!(queue, name),
         other => panic!("{other:?}"),
     }
 
@@ -577,7 +580,7 @@ async fn services_that_do_not_fit_together_are_refused(world: World) {
             LedgerServer::new(Book::new("none", &Gate::open(), &Journal::default())),
         );
     match server.start().await.unwrap_err() {
-        ServerError::ConflictingQueue { queue } => assert_eq!(queue, name),
+        ServerError::ConflictingQueue { queue, .. } => assert_eq!(queue, name),
         other => panic!("{other:?}"),
     }
 

@@ -145,8 +145,7 @@ async fn a_one_way_call_has_run_when_it_returns_and_tells_nothing() {
 #[tokio::test]
 async fn a_ready_call_ends_as_it_was_told() {
     assert_eq!(Call::<_>::ready(Ok(7)).timeout(Duration::ZERO).await.unwrap(), 7);
-    let queue = "q".to_owned();
-    let failed: Call<u8, String> = Call::ready(Err(CallError::NoServer { queue }));
+    let failed: Call<u8, String> = Call::ready(Err(CallError::no_server("q")));
     assert_eq!(failed.await.unwrap_err().executed(), Executed::No);
 }
 

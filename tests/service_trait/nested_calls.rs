@@ -120,8 +120,8 @@ async fn the_error_of_a_nested_call_becomes_ones_own() {
         error,
         CallError::Service(OrderError::Stock(StockError::SoldOut))
     ));
-    let error = CallError::<StockError>::NoServer { queue: "q".into() }.map_service(OrderError::Stock);
-    assert!(matches!(error, CallError::NoServer { queue } if queue == "q"));
+    let error = CallError::<StockError>::no_server("q").map_service(OrderError::Stock);
+    assert!(matches!(error, CallError::NoServer { queue, .. } if queue == "q"));
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn an_error_may_be_shown_across_an_await_in_a_spawned_task() {
     }
 
     let noted = tokio::spawn(async {
-        let error = CallError::<StockError>::TooManyCalls { limit: 7 };
+        let error = CallError::<StockError>::too_many_calls(7);
         note(Chain(&error).to_string()).await
     });
     assert!(noted.await.unwrap().contains('7'));

@@ -138,7 +138,7 @@ impl Stats {
         let found = broker
             .discover()
             .window(window.window)
-            .limit(window.limit())
+            .timeout(window.limit())
             .stats()
             .await?;
         tell_what_is_missing(&found, output);
@@ -588,7 +588,7 @@ Store    q      get           1     30       3    15        2  400µs  4.00ms  4
             hint: String::new(),
         };
         assert!(may_pass(&gone()));
-        assert!(may_pass(&Failure::Broker(BrokerError::Lost { source: None })));
+        assert!(may_pass(&Failure::Broker(BrokerError::lost())));
         assert!(!may_pass(&Failure::Broker(BrokerError::Closed)));
         assert!(!may_pass(&Failure::usage("", "")));
         assert!(!may_pass(&Failure::Output(std::io::ErrorKind::BrokenPipe.into())));

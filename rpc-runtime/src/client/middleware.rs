@@ -75,10 +75,10 @@ impl OutgoingCall {
         self.plan.priority
     }
 
-    /// When the call ends at the latest.
+    /// Returns the time at which the call ends at the latest.
     #[must_use]
-    pub fn deadline(&self) -> Instant {
-        self.time.deadline
+    pub fn deadline(&self) -> std::time::Instant {
+        self.time.deadline.into_std()
     }
 
     /// The time left until the [`deadline`](Self::deadline); zero once it has passed.

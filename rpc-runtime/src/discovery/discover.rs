@@ -30,7 +30,7 @@ const DEFAULT_WORKERS: usize = 1000;
 /// A question to all workers on a broker, from [`Broker::discover`].
 ///
 /// Nobody knows how many workers there are: answers are collected until none has come for the [`window`](Self::window), and no longer
-/// than the [`limit`](Self::limit). Where nobody listens at all, the broker says so at once.
+/// than the [`timeout`](Self::timeout). Where nobody listens at all, the broker says so at once.
 ///
 /// The answers come to an exclusive queue that lives for this question alone. The queue for the replies to calls is not used: there, each
 /// id stands for one reply, and many workers that answer at once would delay the replies to calls.
@@ -50,7 +50,7 @@ pub struct Discover {
     /// The application and the user that the question carries.
     names: (Option<ShortStr>, Option<ShortStr>),
     window: Duration,
-    limit: Duration,
+    timeout: Duration,
     max_workers: usize,
 }
 
@@ -60,13 +60,13 @@ impl Discover {
             transport,
             names,
             window: DEFAULT_WINDOW,
-            limit: MAX_WAIT,
+            timeout: MAX_WAIT,
             max_workers: DEFAULT_WORKERS,
         }
     }
 
     /// How long nobody may answer until no more answers are waited for; the default is half a second. It is how long a question takes at
-    /// least, where anybody listens. More than 49 days count as 49 days, also for the [`limit`](Self::limit).
+    /// least, where anybody listens. More than 49 days count as 49 days, also for the [`timeout`](Self::timeout).
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window.min(MAX_TIME_TO_LIVE);
         self
@@ -74,8 +74,8 @@ impl Discover {
 
     /// How long a question may take in all; the default is 5 seconds. Workers do not answer questions that are older than
     /// that.
-    pub fn limit(mut self, limit: Duration) -> Self {
-        self.limit = limit.min(MAX_TIME_TO_LIVE);
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout.min(MAX_TIME_TO_LIVE);
         self
     }
 
@@ -119,7 +119,7 @@ impl Discover {
         self,
         method: &'static MethodDescriptor,
     ) -> Result<Discovered<T>, BrokerError> {
-        let deadline = Instant::now() + self.limit;
+        let deadline = Instant::now() + self.timeout;
         let transport = &self.transport;
         let opening = transport.open_replies(ReplyQueue::Exclusive, None);
         let mut link = self.by(deadline, opening).await?;
@@ -190,7 +190,7 @@ impl Discover {
                 .obstacle()
                 .unwrap_or(BrokerError::Unresponsive {
                     step: "asking all workers",
-                    limit: self.limit,
+                    limit: self.timeout,
                 })),
         }
     }
@@ -202,7 +202,7 @@ impl Discover {
             codec: Codec::MessagePack,
             correlation_id: Some(id),
             reply_to: Some(reply_to),
-            time_to_live: Some(self.limit),
+            time_to_live: Some(self.timeout),
             persistent: false,
             priority: None,
             app_id,
@@ -259,7 +259,7 @@ impl fmt::Debug for Discover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Discover")
             .field("window", &self.window)
-            .field("limit", &self.limit)
+            .field("timeout", &self.timeout)
             .field("max_workers", &self.max_workers)
             .finish_non_exhaustive()
     }

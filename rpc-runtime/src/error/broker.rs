@@ -1,100 +1,114 @@
-//! What goes wrong between this process and the broker.
+//! Failures between this process and the broker.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::cause::Cause;
 use super::tls::TlsFailure;
 
-/// What went wrong between this process and the broker.
+/// A failure between this process and the broker.
 ///
-/// Cheap to clone: one lost connection ends many calls.
+/// Cheap to clone: one lost connection fails many calls with the same error.
+///
+/// Variants with fields may gain more of them, so match them with `..`. Code that has to make such an
+/// error, such as a test, uses one of the constructors, for example [`BrokerError::lost`].
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
-    /// The address cannot be read. It is not repeated here, as it may hold a password.
+    /// The address cannot be parsed. The error does not repeat it, as it may contain a password.
     #[error("invalid broker address: {reason}")]
+    #[non_exhaustive]
     InvalidAddress {
-        /// What is wrong with it.
+        /// What is wrong with the address.
         reason: &'static str,
     },
 
-    /// No address was given, and none was read from the environment.
+    /// No address was given, and the environment has none.
     #[error(
         "there is no broker address: set AMQP_URL for `BrokerBuilder::from_env`, or give an address to `connect`"
     )]
     NoAddress,
 
-    /// A variable of the environment cannot be used, or one that another needs is missing. Its value is not repeated, as it may be a password.
+    /// An environment variable has an invalid value, or a variable that another one needs is missing.
+    /// The error does not repeat the value, as it may be a password.
     #[error("the environment variable {variable} {problem}")]
+    #[non_exhaustive]
     Environment {
         /// The variable's name.
         variable: String,
-        /// What is wrong with it, and what would be right.
+        /// What is wrong with it, and which values are valid.
         problem: String,
-        /// Why, where there is more to say.
+        /// The underlying error, if there is one.
         source: Option<Cause>,
     },
 
-    /// The address asks for TLS, which this build does not have: the cargo feature `tls` is not enabled.
+    /// The address asks for TLS, but the cargo feature `tls` is not enabled.
     #[error("amqps:// needs TLS, which this build does not have: enable the feature \"tls\" of rpc-runtime")]
     TlsUnsupported,
 
-    /// The certificates or the key for TLS cannot be used. They are not repeated here.
+    /// A certificate or key for TLS is invalid. The error does not repeat it.
     #[error("the TLS options cannot be used: {reason}")]
+    #[non_exhaustive]
     InvalidTls {
-        /// What is wrong with them, and what would be right.
+        /// What is wrong with it, and what is expected.
         reason: &'static str,
-        /// Why, where there is more to say.
+        /// The underlying error, if there is one.
         source: Option<Cause>,
     },
 
-    /// The broker was reached, but the two sides do not agree on TLS.
+    /// The broker was reached, but the TLS handshake with it failed.
     #[error("no TLS connection to the broker at {host}: {failure}")]
+    #[non_exhaustive]
     Tls {
         /// Host and port.
         host: String,
-        /// What is in the way.
+        /// Why the handshake failed.
         failure: TlsFailure,
-        /// What the attempt ended with.
+        /// The underlying error.
         source: Cause,
     },
 
-    /// No connection could be made.
+    /// No connection could be opened.
     #[error("cannot connect to the broker at {host}")]
+    #[non_exhaustive]
     Connect {
         /// Host and port.
         host: String,
-        /// What the attempt ended with.
+        /// The underlying error.
         source: Cause,
     },
 
-    /// A step took longer than it may.
+    /// The broker did not answer in time.
     #[error("the broker did not answer within {limit:?}: {step}")]
+    #[non_exhaustive]
     Unresponsive {
-        /// What was asked of the broker.
+        /// The operation that timed out.
         step: &'static str,
-        /// How long was waited.
+        /// The time limit of the operation.
         limit: Duration,
     },
 
     /// The broker refused to declare, find or consume a queue.
     #[error("the broker refused queue {queue:?}")]
+    #[non_exhaustive]
     Queue {
         /// The queue.
         queue: String,
-        /// The broker's reason. `PRECONDITION_FAILED`: the queue exists with other properties.
-        /// `INTERNAL_ERROR`: the broker closes the connection over it, as RabbitMQ 4.3 does over
-        /// transient queues. Or that it does not answer: the node that has the queue may be down.
+        /// The broker's reason, for example `PRECONDITION_FAILED` if the queue exists with other
+        /// properties. With `INTERNAL_ERROR` the broker closes the connection, as RabbitMQ 4.3 does
+        /// for transient queues. If the broker did not answer, the queue's node may be down.
         source: Cause,
     },
 
-    /// The broker refused something about an exchange: it may be missing, be of another kind, or its user may not use it so.
+    /// The broker refused an operation on an exchange: the exchange does not exist, has another type,
+    /// or the user lacks the permission.
     #[error("the broker refused to {action} exchange {exchange:?}")]
+    #[non_exhaustive]
     Exchange {
         /// The exchange.
         exchange: String,
-        /// What was asked of the broker, such as `declare`.
+        /// The operation, such as `declare`.
         action: &'static str,
         /// The broker's reason.
         source: Cause,
@@ -102,49 +116,59 @@ pub enum BrokerError {
 
     /// The connection was lost.
     #[error("the connection to the broker was lost")]
+    #[non_exhaustive]
     Lost {
-        /// What ended it, where it is known.
+        /// Why, if known.
         source: Option<Cause>,
     },
 
-    /// The broker closed a channel, over something that was sent through it; the connection is still there.
+    /// The broker closed a channel because of something that was sent through it. The connection is
+    /// still open.
     #[error("the broker closed the channel")]
+    #[non_exhaustive]
     ChannelClosed {
         /// The broker's reason.
         source: Cause,
     },
 
-    /// The broker reads nothing that is published, because of an [alarm](https://www.rabbitmq.com/docs/alarms).
+    /// The broker does not read what is published, because of an
+    /// [alarm](https://www.rabbitmq.com/docs/alarms).
     #[error("the broker blocks publishers: {reason}")]
+    #[non_exhaustive]
     Blocked {
         /// The broker's reason, such as `low on memory`.
         reason: Arc<str>,
     },
 
-    /// The broker ended the consumption of a queue: the queue was deleted, or its node failed.
+    /// The broker cancelled the consumer of a queue: the queue was deleted, or its node failed.
     #[error("the broker cancelled the consumer of queue {queue:?}")]
+    #[non_exhaustive]
     Cancelled {
         /// The queue.
         queue: String,
     },
 
-    /// The connection may have no more channels: as many are open as `channel_max` of the address or of the broker allows, or as the
-    /// RabbitMQ user's `max-channels` does. It ends [`Server::start`](crate::Server::start), and calls.
+    /// The connection has reached its limit of channels: `channel_max` in the address or in the
+    /// broker's configuration, or the RabbitMQ user's `max-channels`. This error fails calls and ends
+    /// [`Server::start`](crate::Server::start).
     ///
-    /// A handle needs two channels for its calls. A server needs one for each of its queues, one for each queue of batched calls, and
-    /// four more, one of them not before requests wait.
+    /// A handle needs two channels for its calls. A server needs one for each of its queues, one for
+    /// each queue of batched calls, and four more, one of them only once requests wait.
     #[error(
         "no channel is left for this connection to the broker: raise channel_max (of the address, of the broker) or the user's max-channels"
     )]
+    #[non_exhaustive]
     TooManyChannels {
-        /// Which limit it was.
+        /// Which limit was reached.
         source: Cause,
     },
 
-    /// A background task of the handle panicked, which is a bug. The task is started again, and what it had in hand may be lost.
-    #[error("a background task panicked, and is started again: {task}")]
+    /// A background task of the handle panicked, which is a bug. The task is restarted. The messages
+    /// that it was working on may be lost.
+    #[error("a background task panicked and is restarted: {task}")]
+    #[non_exhaustive]
     Panicked {
-        /// What the task does.
+        /// The task's name.
         task: &'static str,
     },
 
@@ -152,23 +176,62 @@ pub enum BrokerError {
     #[error("the broker handle is closed")]
     Closed,
 
-    /// The tokio runtime that the handle was made in has ended, and all of the handle's tasks with it. It stays so: make another handle,
-    /// in a runtime that lives for as long as the handle is used.
+    /// The tokio runtime in which the handle was created has shut down, and all tasks of the handle
+    /// with it. This is permanent: create another handle, in a runtime that outlives its users.
     #[error(
-        "the tokio runtime that the broker handle was made in has ended: make the handle in one that outlives its users"
+        "the tokio runtime that the broker handle was created in has shut down: create the handle in one that outlives its users"
     )]
     RuntimeEnded,
 
-    /// The message cannot be carried by AMQP.
+    /// The message does not fit the limits of AMQP.
     #[error("the message cannot be sent: {reason}")]
+    #[non_exhaustive]
     Unsendable {
         /// What does not fit.
         reason: &'static str,
     },
 }
 
+/// Constructors for code that has to make an error, such as tests and mocks.
 impl BrokerError {
-    /// Whether what is in the way can go by itself.
+    /// [`BrokerError::InvalidAddress`].
+    #[must_use]
+    pub fn invalid_address(reason: &'static str) -> Self {
+        Self::InvalidAddress { reason }
+    }
+
+    /// [`BrokerError::Connect`]: no connection to this host and port could be opened.
+    pub fn connect(host: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Connect {
+            host: host.into(),
+            source: Cause::new(source),
+        }
+    }
+
+    /// [`BrokerError::Queue`]: the broker refused this queue.
+    pub fn queue(queue: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Queue {
+            queue: queue.into(),
+            source: Cause::new(source),
+        }
+    }
+
+    /// [`BrokerError::Lost`], for an unknown reason.
+    #[must_use]
+    pub fn lost() -> Self {
+        Self::Lost { source: None }
+    }
+
+    /// [`BrokerError::Blocked`], for a reason such as `low on memory`.
+    pub fn blocked(reason: impl Into<Arc<str>>) -> Self {
+        Self::Blocked {
+            reason: reason.into(),
+        }
+    }
+}
+
+impl BrokerError {
+    /// Whether the cause of this error may go away by itself.
     pub(super) fn may_pass(&self) -> bool {
         !matches!(
             self,
@@ -184,12 +247,12 @@ impl BrokerError {
         )
     }
 
-    /// Whether the handle has ended, for good.
+    /// Whether the handle was closed or its runtime has shut down: nothing works any more.
     pub(crate) fn is_of_ended_handle(&self) -> bool {
         matches!(self, Self::Closed | Self::RuntimeEnded)
     }
 
-    /// Whether something that could not be opened is worth another try: nobody refused it.
+    /// Whether it is worthwhile to try to open something again: the broker did not refuse it.
     pub(crate) fn is_worth_another_try(&self) -> bool {
         matches!(
             self,

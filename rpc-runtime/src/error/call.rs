@@ -10,12 +10,27 @@ use crate::protocol::{Executed, Fault, FaultCode, InvalidName};
 
 /// Why a call failed.
 ///
-/// `E` is the method's own error; a method that returns no `Result` has [`Infallible`] there.
+/// `E` is the method's own error type, or [`Infallible`] if the method does not return a `Result`.
 /// [`executed`](Self::executed) tells whether the method ran.
 ///
-/// Its text says what failed, and its sources why: print it with [`Chain`].
+/// The error's text says what failed and its sources say why: print it with [`Chain`](crate::Chain).
 ///
-/// It is a [`std::error::Error`] where `E` is one; for a method whose error is a mere `String`, match on it.
+/// `CallError<E>` implements [`std::error::Error`] if `E` does. If `E` is a plain `String`, match on
+/// the error instead.
+///
+/// Variants with named fields may gain more of them, so match them with `..`. Code that has to make
+/// such an error, such as a mock, uses one of the constructors:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use rpc_runtime::{Call, CallError, Executed};
+///
+/// let never_started: Call<String> = Call::ready(Err(CallError::no_server("users")));
+/// let too_slow: CallError = CallError::timed_out(Duration::from_secs(5), Executed::Maybe);
+/// assert!(!too_slow.is_retryable());
+/// # drop(never_started);
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError<E = Infallible> {
@@ -23,96 +38,110 @@ pub enum CallError<E = Infallible> {
     #[error("the method failed")]
     Service(#[source] E),
 
-    /// The method ran and returned its own error, which arrived as text: a call in
-    /// [`Codec::Text`](crate::Codec::Text) cannot carry a typed one.
+    /// The method ran and returned its own error, which arrived as text:
+    /// [`Codec::Text`](crate::Codec::Text) cannot carry a typed error.
     #[error("the method failed: {0}")]
     ServiceText(String),
 
-    /// There is no queue of this name: no worker of the service was ever started, or its queue is gone. A queue outlives its
-    /// workers: where all of them are down, a call waits for one, and times out.
+    /// The request queue does not exist: no worker of the service was ever started, or the queue was
+    /// deleted. A queue outlives its workers, so if all of them are down, a call waits for one and
+    /// times out instead.
     #[error("no server: there is no queue {queue:?}")]
+    #[non_exhaustive]
     NoServer {
         /// The request queue.
         queue: String,
     },
 
-    /// No reply came in time.
+    /// No reply arrived in time.
     #[error("no reply within {limit:?}")]
+    #[non_exhaustive]
     TimedOut {
-        /// How long the call was allowed to take.
+        /// The call's timeout.
         limit: Duration,
-        /// [`Executed::No`] where the request had not left yet.
+        /// [`Executed::No`] if the request was not sent yet.
         executed: Executed,
-        /// What was wrong with the broker when the time was up, where something was: it could not be reached, or
+        /// The problem with the broker at that moment, if there was one: it could not be reached, or it
         /// [blocked](BrokerError::Blocked) the connection.
         source: Option<BrokerError>,
     },
 
-    /// As many calls of the client as [may be](crate::ClientBuilder::max_in_flight) were in flight; this one was not sent.
-    #[error("{limit} calls are in flight, and no more may be")]
+    /// The client already had [`max_in_flight`](crate::ClientBuilder::max_in_flight) calls in flight.
+    /// The request was not sent.
+    #[error("{limit} calls are in flight, which is the client's limit")]
+    #[non_exhaustive]
     TooManyCalls {
         /// The limit.
         limit: usize,
     },
 
-    /// The workers are overloaded or do not answer, so the client keeps
-    /// [fewer calls in flight](crate::ClientBuilder::adaptive_limit). This one found no place in
-    /// time and was not sent.
-    #[error("the workers are overloaded or do not answer, and the call found no place in time")]
+    /// The workers are overloaded or do not answer, so the client allows
+    /// [fewer calls in flight](crate::ClientBuilder::adaptive_limit). This call waited for its turn
+    /// until its timeout. The request was not sent.
+    #[error("the workers are overloaded or do not answer, and the call was not sent in time")]
+    #[non_exhaustive]
     Overloaded {
-        /// How many calls might be in flight when this one failed.
+        /// The number of calls that were allowed in flight when this one failed.
         limit: usize,
-        /// For how long the client pauses, if its only call in flight was refused.
+        /// How long the client pauses, if a worker refused its only call in flight.
         retry_after: Option<Duration>,
     },
 
-    /// The worker's runtime refused or could not finish the call.
+    /// The worker's runtime refused the call or could not finish it.
     #[error("the worker answered with a fault")]
     Fault(#[source] Fault),
 
-    /// The request is larger than [`max_sent_bytes`](crate::BrokerBuilder::max_sent_bytes); it was not sent.
+    /// The request is larger than [`max_sent_bytes`](crate::BrokerBuilder::max_sent_bytes). It was not
+    /// sent.
     #[error("the request has {size} bytes, and at most {limit} may be sent")]
+    #[non_exhaustive]
     TooLarge {
-        /// The arguments' size in bytes, encoded.
+        /// The size of the encoded arguments, in bytes.
         size: usize,
-        /// The limit in bytes.
+        /// The limit, in bytes.
         limit: usize,
     },
 
-    /// The arguments cannot be written in the client's codec; nothing was sent.
+    /// The arguments cannot be encoded in the client's codec. Nothing was sent.
     #[error("the arguments cannot be sent")]
     Encode(#[source] EncodeError),
 
-    /// The call's options cannot be sent: a name or header that does not fit.
+    /// An option of the call, such as a header or the queue's name, is invalid. Nothing was sent.
     #[error("the call cannot be sent: {what} does not fit")]
+    #[non_exhaustive]
     Invalid {
-        /// What does not fit.
+        /// The invalid option.
         what: &'static str,
-        /// Why.
+        /// Why it is invalid.
         source: InvalidName,
     },
 
-    /// The description of the service has no such method; nothing was sent. Only of a [`DynamicClient`](crate::DynamicClient).
+    /// The description of the service has no such method. Nothing was sent. Only a
+    /// [`DynamicClient`](crate::DynamicClient) returns this error.
     #[error("the service's description has no method {method:?}")]
+    #[non_exhaustive]
     NotDescribed {
         /// The method's name.
         method: String,
     },
 
-    /// A reply came that cannot be read as the method's answer.
+    /// A reply arrived, but cannot be decoded as the method's answer.
     #[error("the reply cannot be read")]
+    #[non_exhaustive]
     BadReply {
-        /// What is wrong with it.
+        /// Why it cannot be decoded.
         source: Box<dyn Error + Send + Sync>,
-        /// [`Executed::Yes`] where it says that it is the method's result or error.
+        /// [`Executed::Yes`] if the reply is the method's result or error.
         executed: Executed,
     },
 
-    /// The broker refused to take the request (a negative confirm), for example because the queue is full. It does not
-    /// say why, and a queue that failed refuses even what it had delivered, so the method may have run.
+    /// The broker refused the request with a negative confirm, for example because the queue is full.
+    /// The broker does not say why. A failed queue refuses even requests that it has delivered, so the
+    /// method may have run.
     ///
-    /// The request of an `idempotent` method is sent again, until its time is up.
+    /// The request of an `idempotent` method is published again until the call's timeout.
     #[error("the broker refused the request for queue {queue:?}")]
+    #[non_exhaustive]
     Refused {
         /// The request queue.
         queue: String,
@@ -120,6 +149,7 @@ pub enum CallError<E = Infallible> {
 
     /// The broker could not be reached, or the connection was lost during the call.
     #[error("the broker failed the call")]
+    #[non_exhaustive]
     Broker {
         /// What happened.
         source: BrokerError,
@@ -129,12 +159,76 @@ pub enum CallError<E = Infallible> {
 
     /// A layer of the client failed the call; see [`middleware`](crate::middleware).
     #[error("the client's middleware failed the call")]
+    #[non_exhaustive]
     Middleware {
         /// The layer's own error.
         source: Box<dyn Error + Send + Sync>,
-        /// [`Executed::No`] where no attempt was made, or none reached the method.
+        /// [`Executed::No`] if no attempt was made, or no attempt reached the method.
         executed: Executed,
     },
+}
+
+/// Constructors for code that has to make an error, such as tests and mocks.
+impl<E> CallError<E> {
+    /// [`CallError::NoServer`]: this request queue does not exist.
+    pub fn no_server(queue: impl Into<String>) -> Self {
+        Self::NoServer { queue: queue.into() }
+    }
+
+    /// [`CallError::TimedOut`], without a problem with the broker: no reply arrived within `limit`.
+    #[must_use]
+    pub fn timed_out(limit: Duration, executed: Executed) -> Self {
+        Self::TimedOut {
+            limit,
+            executed,
+            source: None,
+        }
+    }
+
+    /// [`CallError::TooManyCalls`]: as many calls as the limit are in flight.
+    #[must_use]
+    pub fn too_many_calls(limit: usize) -> Self {
+        Self::TooManyCalls { limit }
+    }
+
+    /// [`CallError::Overloaded`]: the client allows no more than `limit` calls in flight.
+    #[must_use]
+    pub fn overloaded(limit: usize, retry_after: Option<Duration>) -> Self {
+        Self::Overloaded { limit, retry_after }
+    }
+
+    /// [`CallError::TooLarge`]: the request has more than `limit` bytes.
+    #[must_use]
+    pub fn too_large(size: usize, limit: usize) -> Self {
+        Self::TooLarge { size, limit }
+    }
+
+    /// [`CallError::BadReply`]: the reply cannot be decoded.
+    pub fn bad_reply(source: impl Into<Box<dyn Error + Send + Sync>>, executed: Executed) -> Self {
+        Self::BadReply {
+            source: source.into(),
+            executed,
+        }
+    }
+
+    /// [`CallError::Refused`]: the broker refused the request for this queue.
+    pub fn refused(queue: impl Into<String>) -> Self {
+        Self::Refused { queue: queue.into() }
+    }
+
+    /// [`CallError::Broker`]: the broker could not be reached, or the connection was lost.
+    #[must_use]
+    pub fn broker(source: BrokerError, executed: Executed) -> Self {
+        Self::Broker { source, executed }
+    }
+
+    /// [`CallError::Middleware`]: a layer failed the call with this error.
+    pub fn middleware(source: impl Into<Box<dyn Error + Send + Sync>>, executed: Executed) -> Self {
+        Self::Middleware {
+            source: source.into(),
+            executed,
+        }
+    }
 }
 
 impl<E> CallError<E> {
@@ -159,10 +253,10 @@ impl<E> CallError<E> {
         }
     }
 
-    /// Whether the same call may succeed if it is made again, and it is safe to do so: the method did not run, and what was
-    /// in the way may be gone by then.
+    /// Whether it is safe and worthwhile to make the same call again: the method did not run, and the
+    /// cause of the failure may go away.
     ///
-    /// For an `idempotent` method it is safe to make any failed call again.
+    /// Any failed call of an `idempotent` method is safe to make again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         let may_pass = match self {
@@ -178,8 +272,8 @@ impl<E> CallError<E> {
         may_pass && self.executed() == Executed::No
     }
 
-    /// How long to wait before another try, if the worker said so, or if the client pauses because
-    /// a worker said so. A call that is tried again any sooner will most likely fail again.
+    /// How long to wait before the next attempt, or `None` if no worker said so. An earlier attempt
+    /// most likely fails again.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -191,14 +285,14 @@ impl<E> CallError<E> {
 }
 
 impl CallError<Infallible> {
-    /// The same failure of a call whose method has an error of its own.
+    /// Converts the error of a call without a service error into one with a service error type.
     pub(crate) fn widen<E>(self) -> CallError<E> {
         self.map_service(|never| match never {})
     }
 }
 
 impl<E> CallError<E> {
-    /// Turns the method's own error into another one, and leaves all other failures as they are.
+    /// Maps the method's own error with `map`, and leaves all other failures as they are.
     ///
     /// ```
     /// # use rpc_runtime::{CallError, service};

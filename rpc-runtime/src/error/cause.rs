@@ -15,11 +15,12 @@ impl fmt::Display for Cause {
 }
 
 impl Error for Cause {
-    /// The first one that says more than the error itself: many errors repeat the text of their source.
+    /// Returns the first source whose text the error does not already contain: many errors repeat the
+    /// text of their source.
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        let said = self.0.to_string();
+        let text = self.0.to_string();
         let mut source = self.0.source();
-        while let Some(repeated) = source.filter(|source| said.ends_with(&source.to_string())) {
+        while let Some(repeated) = source.filter(|source| text.ends_with(&source.to_string())) {
             source = repeated.source();
         }
         source
@@ -31,7 +32,7 @@ impl Cause {
         Self(Arc::from(source.into()))
     }
 
-    /// The error itself, if it is of this type.
+    /// Returns the error as a `T`, or `None` if it has another type.
     pub(crate) fn downcast_ref<T: Error + 'static>(&self) -> Option<&T> {
         self.0.downcast_ref()
     }

@@ -5,10 +5,11 @@ use std::fmt;
 
 use crate::escape::OneLine;
 
-/// An error with all that caused it, in one line: for logs and messages, where an error's own text says only what failed.
+/// Displays an error and all its sources in one line. The text of an error itself says only what
+/// failed; its sources say why.
 ///
-/// Errors may quote what a peer sent. Line breaks and other control characters are escaped, so that such a text can neither forge a line of
-/// a log nor steer a terminal.
+/// Errors may quote what a peer sent. Line breaks and other control characters are escaped, so that
+/// such a text can neither forge a log line nor control a terminal.
 ///
 /// ```
 /// # use rpc_runtime::{Broker, CallError, Chain, service};
@@ -33,15 +34,15 @@ impl<E: ?Sized> Copy for Chain<'_, E> {}
 
 impl<E: Error + ?Sized> fmt::Display for Chain<'_, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut said = OneLine(self.0).to_string();
-        f.write_str(&said)?;
+        let mut last = OneLine(self.0).to_string();
+        f.write_str(&last)?;
         let mut source = self.0.source();
         while let Some(error) = source {
             let cause = OneLine(error).to_string();
             // Many errors repeat the text of their source.
-            if !said.ends_with(&cause) {
+            if !last.ends_with(&cause) {
                 write!(f, ": {cause}")?;
-                said = cause;
+                last = cause;
             }
             source = error.source();
         }

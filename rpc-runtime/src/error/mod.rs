@@ -23,7 +23,7 @@ mod tests {
     use crate::protocol::{Executed, Fault, FaultCode};
 
     #[test]
-    fn errors_say_whether_the_method_ran() {
+    fn executed_tells_whether_the_method_ran() {
         assert_eq!(CallError::Service("x").executed(), Executed::Yes);
         assert_eq!(
             CallError::<()>::NoServer { queue: "q".into() }.executed(),
@@ -40,7 +40,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_is_told_once() {
+    fn chain_shows_each_cause_once() {
         #[derive(Debug, thiserror::Error)]
         #[error("IO error: {0}")]
         struct Repeats(#[source] std::io::Error);
@@ -50,8 +50,8 @@ mod tests {
             host: "h:1".into(),
             source: Cause::new(refused()),
         };
-        let told = Chain(&connect).to_string();
-        assert_eq!(told.matches("os error 111").count(), 1, "{told}");
+        let text = Chain(&connect).to_string();
+        assert_eq!(text.matches("os error 111").count(), 1, "{text}");
         assert!(connect.source().unwrap().source().is_none());
         assert_eq!(Chain(&refused()).to_string(), refused().to_string());
     }

@@ -1,41 +1,43 @@
-//! What prevents a TLS connection.
+//! Why a TLS connection fails.
 
-/// What is in the way of a TLS connection. Its text says what to do about it.
+/// Why a TLS connection failed. The text says what to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsFailure {
-    /// Nobody who is trusted here has signed the broker's certificate.
+    /// No trusted certificate authority (CA) has signed the broker's certificate.
     #[error(
-        "nobody who is trusted here signed the broker's certificate: give the CA that did with Tls::ca_certificate_pem"
+        "no trusted CA signed the broker's certificate: add the CA that did with Tls::ca_certificate_pem"
     )]
     Untrusted,
 
-    /// The broker's certificate is for another host.
-    #[error("the broker's certificate is for another host: connect by a name that it holds")]
+    /// The broker's certificate is for another host name.
+    #[error("the broker's certificate is for another host: connect by a host name that it contains")]
     WrongName,
 
-    /// The broker's certificate is not valid at this time.
+    /// The broker's certificate has expired or is not valid yet.
     #[error(
         "the broker's certificate has expired or is not valid yet: renew it, or set the clock of this machine"
     )]
     OutOfDate,
 
-    /// The broker wants a certificate of the client, or does not take the one that it was given.
-    #[error("the broker wants a client certificate that its own CA signed: give one with Tls::identity_pem")]
+    /// The broker requires a client certificate, or does not accept the one that it got.
+    #[error(
+        "the broker requires a client certificate from a CA that it trusts: give one with Tls::identity_pem"
+    )]
     ClientCertificate,
 
-    /// The address says `amqps://`, and the port does not speak TLS.
+    /// The address begins with `amqps://`, but the port does not speak TLS.
     #[error("the port does not speak TLS: use the broker's TLS port, which is 5671 by default")]
     NotTls,
 
-    /// The address says `amqp://`, and the port speaks TLS.
+    /// The address begins with `amqp://`, but the port speaks TLS.
     #[error("the port speaks TLS: use amqps://")]
     NotPlain,
 
-    /// Anything else, as the error's source says. A broker with no more than TLS 1.2 ends the handshake so where it wants a client
-    /// certificate and is given none.
+    /// Any other failure; see the error's source. A broker that supports at most TLS 1.2 also fails this
+    /// way if it requires a client certificate and gets none.
     #[error(
-        "the handshake failed: there is no version or cipher in common, or the broker wants a client certificate"
+        "the handshake failed: there is no common version or cipher, or the broker requires a client certificate"
     )]
     Handshake,
 }

@@ -1,7 +1,9 @@
 //! Faults: what a worker's runtime answers in place of the method.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::fmt::{self, Write};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::IgnoredAny;
@@ -212,6 +214,23 @@ impl FaultCode {
             Self::Panicked | Self::ReplyTooLarge | Self::Unanswerable => Executed::Yes,
             Self::Interrupted | Self::Abandoned | Self::Other(_) => Executed::Maybe,
         }
+    }
+}
+
+/// Parses a code as it stands on the wire. A code that this version does not know is
+/// [`FaultCode::Other`].
+///
+/// ```
+/// use rpc_runtime::FaultCode;
+///
+/// assert_eq!("expired".parse(), Ok(FaultCode::Expired));
+/// assert_eq!("brand_new".parse(), Ok(FaultCode::Other("brand_new".into())));
+/// ```
+impl FromStr for FaultCode {
+    type Err = Infallible;
+
+    fn from_str(code: &str) -> Result<Self, Infallible> {
+        Ok(Self::from_wire(code))
     }
 }
 

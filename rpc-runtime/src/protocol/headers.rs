@@ -1,6 +1,6 @@
-//! Headers: what travels beside a call's arguments.
+//! Headers: text that travels beside a call's arguments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 
 use super::short_str::ShortStr;
@@ -8,56 +8,66 @@ use super::short_str::ShortStr;
 /// The headers of a request, by name.
 ///
 /// A caller sets them with [`Call::header`](crate::Call::header); a handler reads them from its
-/// [`Context`](crate::Context). Values are text. A peer in another language may send other AMQP types: numbers and
-/// booleans arrive as their text, anything else (tables, arrays, bytes that are not UTF-8) is left out.
+/// [`Context`](crate::Context). Values are text. A peer in another language may send other AMQP types:
+/// numbers and booleans are converted to text, and all other types (tables, arrays, bytes that are not
+/// UTF-8) are dropped.
 ///
-/// Names that begin with `rpc-` are the runtime's, and `CC`, `BCC`, `x-delivery-count`, `x-acquired-count` and those of dead
-/// letters (`x-death`, `x-first-death-..`, `x-last-death-..`) are RabbitMQ's: a handler does not see them, and a call cannot
-/// send them. So all that a handler sees can be sent on.
+/// Some names are reserved. Names that begin with `rpc-` belong to this library. `CC`, `BCC`,
+/// `x-delivery-count`, `x-acquired-count`, `x-death`, `x-first-death-..` and `x-last-death-..` belong to
+/// RabbitMQ. A call cannot send them and a handler does not see them, so a handler can forward all
+/// headers that it sees.
 ///
-/// `Debug` shows the names only: values may be secrets.
-// Most requests have none, and take no more than a pointer for it; nor is there an empty map.
+/// `Debug` shows only the names, as values may be secrets.
+///
+/// ```
+/// # use rpc_runtime::Context;
+/// let cx = Context::for_test("record").with_header("tenant", "acme");
+/// assert_eq!(cx.headers().get("tenant"), Some("acme"));
+/// for (name, value) in cx.headers() {
+///     println!("{name}: {value}");
+/// }
+/// ```
+// Most requests have no headers, so this is one pointer. An empty map is never kept.
 #[allow(clippy::box_collection)]
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(Option<Box<BTreeMap<ShortStr, String>>>);
 
 impl Headers {
-    /// The value of a header, or `None` where it was not sent.
+    /// Returns the value of a header, or `None` if it was not sent.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.as_ref()?.get(name).map(String::as_str)
     }
 
-    /// All headers, ordered by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        let all = self.0.iter().flat_map(|headers| headers.iter());
-        all.map(|(name, value)| (name.as_str(), value.as_str()))
+    /// Iterates over all headers as pairs of name and value, ordered by name.
+    pub fn iter(&self) -> HeadersIter<'_> {
+        HeadersIter(self.0.as_deref().map(BTreeMap::iter))
     }
 
-    /// How many headers there are.
+    /// Returns the number of headers.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |headers| headers.len())
     }
 
-    /// Whether there is no header at all.
+    /// Whether there are no headers.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
-    /// The names' and values' length, in bytes.
+    /// Returns the total length of all names and values, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.iter().map(|(name, value)| name.len() + value.len()).sum()
     }
 
-    /// What [`bytes`](Self::bytes) would be with this one, which replaces one of its name.
+    /// Returns what [`bytes`](Self::bytes) would be after this header is inserted.
     pub(crate) fn bytes_with(&self, name: &str, value: &str) -> usize {
         let replaced = self.get(name).map_or(0, |value| name.len() + value.len());
         self.bytes() - replaced + name.len() + value.len()
     }
 
-    /// Keeps only those whose names are wanted.
+    /// Keeps only the headers whose names are wanted.
     pub(crate) fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
         if let Some(headers) = &mut self.0 {
             headers.retain(|name, _| is_wanted(name.as_str()));
@@ -73,6 +83,69 @@ impl Headers {
 
     pub(crate) fn insert(&mut self, name: ShortStr, value: String) {
         self.0.get_or_insert_default().insert(name, value);
+    }
+}
+
+/// Iterates over the pairs of name and value, ordered by name. See [`Headers::iter`].
+#[derive(Debug, Clone)]
+pub struct HeadersIter<'a>(Option<btree_map::Iter<'a, ShortStr, String>>);
+
+impl<'a> Iterator for HeadersIter<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name, value) = self.0.as_mut()?.next()?;
+        Some((name.as_str(), value.as_str()))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let length = self.0.as_ref().map_or(0, ExactSizeIterator::len);
+        (length, Some(length))
+    }
+}
+
+impl ExactSizeIterator for HeadersIter<'_> {}
+
+impl<'a> IntoIterator for &'a Headers {
+    type Item = (&'a str, &'a str);
+    type IntoIter = HeadersIter<'a>;
+
+    fn into_iter(self) -> HeadersIter<'a> {
+        self.iter()
+    }
+}
+
+impl IntoIterator for Headers {
+    type Item = (String, String);
+    type IntoIter = HeadersIntoIter;
+
+    fn into_iter(self) -> HeadersIntoIter {
+        HeadersIntoIter(self.0.unwrap_or_default().into_iter())
+    }
+}
+
+/// Iterates over the owned pairs of name and value, ordered by name.
+pub struct HeadersIntoIter(btree_map::IntoIter<ShortStr, String>);
+
+impl Iterator for HeadersIntoIter {
+    type Item = (String, String);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (name, value) = self.0.next()?;
+        Some((name.as_str().to_owned(), value))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for HeadersIntoIter {}
+
+/// Shows how many headers are left: values may be secrets.
+impl fmt::Debug for HeadersIntoIter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} headers", self.0.len())
     }
 }
 
@@ -96,7 +169,22 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_were_removed_are_as_if_never_there() {
+    fn iterates_in_the_order_of_names() {
+        let mut headers = Headers::default();
+        headers.insert(ShortStr::from_static("tenant"), "acme".into());
+        headers.insert(ShortStr::from_static("region"), "eu".into());
+        let mut seen = Vec::new();
+        for (name, value) in &headers {
+            seen.push((name.to_owned(), value.to_owned()));
+        }
+        assert_eq!(headers.iter().len(), 2);
+        assert!(headers.into_iter().eq(seen.clone()));
+        assert_eq!(seen[0], ("region".to_owned(), "eu".to_owned()));
+        assert_eq!(Headers::default().into_iter().count(), 0);
+    }
+
+    #[test]
+    fn removing_the_last_header_leaves_no_headers() {
         let mut headers = Headers::default();
         headers.insert(ShortStr::from_static("a"), "1".into());
         assert_eq!((headers.remove("b"), headers.len()), (None, 1));

@@ -1,13 +1,14 @@
-//! Why a name cannot be sent.
+//! Why a name is invalid.
 
 use super::short_str::{MAX_SHORT_STR, TooLong};
 
-/// Why a name or a header cannot be sent.
+/// Why the name of a queue or a header, or a header itself, is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidName {
-    /// It is longer than AMQP, or the broker, takes.
+    /// It is longer than AMQP or the broker allows.
     #[error("{length} bytes are too long: at most {limit} fit")]
+    #[non_exhaustive]
     TooLong {
         /// Its length in bytes.
         length: usize,
@@ -15,23 +16,32 @@ pub enum InvalidName {
         limit: usize,
     },
 
-    /// It has a meaning of its own to RabbitMQ: a header `CC` or `BCC` sends copies to other queues, one like `x-death`
-    /// says what became of a message, and queues that begin with `amq.` are the broker's.
-    #[error("RabbitMQ gives it a meaning of its own: choose another")]
+    /// It is reserved by RabbitMQ: the headers `CC` and `BCC` send copies to other queues, headers such
+    /// as `x-death` tell the history of a message, and queue names that begin with `amq.` are the
+    /// broker's own.
+    #[error("RabbitMQ reserves this name: choose another")]
     Reserved,
 
-    /// The runtime has names like it: headers and queues that begin with `rpc.` or `rpc-`, and queues that end with
-    /// `.batch`.
-    #[error("the runtime keeps such names to itself: choose another")]
+    /// It is reserved by this library: headers that begin with `rpc-`, queues that begin with `rpc.`, and
+    /// queues that end with `.batch`.
+    #[error("the RPC runtime reserves this name: choose another")]
     ReservedByRuntime,
 
     /// It is empty.
     #[error("it is empty: choose a name")]
     Empty,
 
-    /// It has a control character, such as a line break.
-    #[error("it has a control character: choose a printable name")]
+    /// It contains a control character, such as a line break.
+    #[error("it contains a control character: choose a printable name")]
     ControlCharacter,
+}
+
+impl InvalidName {
+    /// [`InvalidName::TooLong`]: the name has `length` bytes, and at most `limit` are allowed.
+    #[must_use]
+    pub const fn too_long(length: usize, limit: usize) -> Self {
+        Self::TooLong { length, limit }
+    }
 }
 
 impl From<TooLong> for InvalidName {

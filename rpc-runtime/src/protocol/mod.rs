@@ -34,7 +34,7 @@ pub use borrowed::{ByteSlice, CowBytes, CowStr, Named, NamedAlike, bytes};
 pub(crate) use dead_lettered::{DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER};
 pub use executed::Executed;
 pub use fault::{Fault, FaultCode};
-pub use headers::Headers;
+pub use headers::{Headers, HeadersIntoIter, HeadersIter};
 pub use invalid_name::InvalidName;
 pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};
 pub(crate) use message::{Message, Properties};

@@ -1,4 +1,4 @@
-//! What a handler may know of the request it serves.
+//! The request that a handler serves.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,12 +8,14 @@ use tokio::time::Instant;
 use super::admission::Received;
 use super::extensions::Extensions;
 use crate::protocol::{
-    Headers, RESENT_AND_SENT_ON, RESENT_HEADER, Request, SENT_ON, ShortStr, reserved_header,
+    Headers, RESENT_AND_SENT_ON, RESENT_HEADER, Request, SENT_ON, ShortStr, insert_user_header,
+    reserved_header,
 };
 
-/// The request that a handler serves, beside its arguments.
+/// The request that a handler serves, without its arguments.
 ///
-/// A method asks for it with a parameter marked `#[rpc(context)]`; callers do not see that parameter.
+/// A method receives it in a parameter marked `#[rpc(context)]`. Callers do not see that parameter.
+/// Unit tests of a handler make one with [`for_test`](Self::for_test).
 ///
 /// ```
 /// use rpc_runtime::{Context, service};
@@ -47,7 +49,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// Takes what belongs here out of a request that was received so.
+    /// Moves the context out of a request.
     pub(crate) fn new(
         method: &'static str,
         request: &mut Request,
@@ -74,88 +76,204 @@ impl Context {
         }
     }
 
-    /// The method's name on the wire.
+    /// Returns the method's name on the wire.
     #[must_use]
     pub fn method(&self) -> &str {
         self.method
+    }
+
+    /// Returns a context for a unit test that calls a handler directly: a first delivery of a request
+    /// for this method, without a deadline and without any of the optional properties. The `with_`
+    /// methods set them.
+    ///
+    /// ```
+    /// # use rpc_runtime::{Context, service};
+    /// use std::time::Duration;
+    ///
+    /// # #[service]
+    /// # pub trait Audit {
+    /// #     async fn record(&self, #[rpc(context)] cx: &Context, event: &str) -> String;
+    /// # }
+    /// # struct Log;
+    /// impl Audit for Log {
+    ///     async fn record(&self, cx: &Context, event: &str) -> String {
+    ///         format!("{event} by {}", cx.user_id().unwrap_or("nobody"))
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let cx = Context::for_test("record")
+    ///     .with_user_id("alice")
+    ///     .with_header("tenant", "acme")
+    ///     .with_deadline(Duration::from_secs(1));
+    /// assert_eq!(Log.record(&cx, "login").await, "login by alice");
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn for_test(method: &'static str) -> Self {
+        Self {
+            method,
+            correlation_id: None,
+            deadline: None,
+            queue_time: Duration::ZERO,
+            redelivered: false,
+            is_resent: false,
+            app_id: None,
+            user_id: None,
+            priority: None,
+            headers: Headers::default(),
+            extensions: Extensions::default(),
+        }
+    }
+
+    /// Sets the [`user_id`](Self::user_id), for a unit test.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it is longer than 255 bytes.
+    #[must_use]
+    pub fn with_user_id(mut self, user_id: &str) -> Self {
+        self.user_id = Some(short_str(user_id));
+        self
+    }
+
+    /// Sets the [`app_id`](Self::app_id), for a unit test.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it is longer than 255 bytes.
+    #[must_use]
+    pub fn with_app_id(mut self, app_id: &str) -> Self {
+        self.app_id = Some(short_str(app_id));
+        self
+    }
+
+    /// Adds a header, for a unit test.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a call could not send this header: its name is reserved or longer than 255 bytes, or
+    /// the headers are longer than 4 KiB in total.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: impl Into<String>) -> Self {
+        if let Err(error) = insert_user_header(&mut self.headers, name, value) {
+            panic!("a call cannot send the header {name:?}: {}", error.source);
+        }
+        self
+    }
+
+    /// Sets the [`deadline`](Self::deadline) to this time from now, for a unit test.
+    #[must_use]
+    pub fn with_deadline(mut self, time_to_live: Duration) -> Self {
+        self.deadline = Instant::now().checked_add(time_to_live);
+        self
+    }
+
+    /// Sets the [`priority`](Self::priority), for a unit test.
+    #[must_use]
+    pub fn with_priority(mut self, priority: u8) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// Marks the request as [`redelivered`](Self::redelivered), for a unit test.
+    #[must_use]
+    pub fn with_redelivery(mut self) -> Self {
+        self.redelivered = true;
+        self
+    }
+
+    /// Adds an [extension](Self::extensions), as a layer of the server does, for a unit test.
+    #[must_use]
+    pub fn with_extension<T: Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.extensions.insert(value);
+        self
     }
 
     pub(crate) fn static_method(&self) -> &'static str {
         self.method
     }
 
-    /// The request's correlation id: opaque, as the caller chose it. Unique only if the caller is well-behaved.
+    /// Returns the request's correlation id, or `None` if it has none. It is an opaque text that the
+    /// caller chose. It is unique only if the caller makes it so.
     #[must_use]
     pub fn correlation_id(&self) -> Option<&str> {
         self.correlation_id.as_ref().map(ShortStr::as_str)
     }
 
-    /// When the caller stops waiting; `None` where it did not say.
+    /// Returns the time at which the caller stops waiting, or `None` if the request has no deadline.
     ///
-    /// RabbitMQ does not say how long a request waited in its queue. Under load the worker measures it
-    /// (see [`Server::admission`](crate::Server::admission)), and the deadline allows for it; otherwise it counts
-    /// from the request's arrival. The handler is not stopped then: look at [`remaining`](Self::remaining) before
-    /// work that nobody waits for.
+    /// RabbitMQ does not report how long a request waited in its queue. Under load the worker measures
+    /// this wait (see [`Server::admission`](crate::Server::admission)) and subtracts it; otherwise the
+    /// deadline counts from the request's arrival. A handler is not aborted at its deadline: check
+    /// [`remaining`](Self::remaining) before long work.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<std::time::Instant> {
+        self.deadline.map(Instant::into_std)
+    }
+
+    pub(crate) fn tokio_deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// How long the request waited in its queue; zero if nothing is known of that.
+    /// Returns how long the request waited in its queue, or zero if that is unknown.
     pub(crate) fn queue_time(&self) -> Duration {
         self.queue_time
     }
 
-    /// The time left until the [`deadline`](Self::deadline); zero once it has passed.
+    /// Returns the time left until the [`deadline`](Self::deadline), zero if it has passed, or `None` if
+    /// the request has no deadline.
     ///
-    /// Calls that the handler makes inherit it without being told; those made in a task that it spawns do not.
+    /// Calls that the handler makes inherit the deadline. Calls made in a task that it spawns do not.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline
             .map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether the broker delivered this request before, or another queue gave it up (it was
-    /// [dead-lettered](crate::RequestQueue::dead_letter_to)): an earlier worker may have begun it, or even ended it.
+    /// Whether the broker delivered this request before, or another queue
+    /// [dead-lettered](crate::RequestQueue::dead_letter_to) it: an earlier worker may have started or even
+    /// finished it.
     ///
-    /// Only methods marked `idempotent` ever see `true`.
+    /// This is `true` only for methods marked `idempotent`; other methods are not run again.
     #[must_use]
     pub fn redelivered(&self) -> bool {
         self.redelivered
     }
 
-    /// Whether an earlier delivery or an earlier request of the same call may have been run.
+    /// Whether an earlier delivery, or an earlier request of the same call, may have run.
     pub(crate) fn came_before(&self) -> bool {
         self.redelivered || self.is_resent
     }
 
-    /// The application that the caller says it is.
+    /// Returns the application name that the caller sent. The broker does not check it.
     #[must_use]
     pub fn app_id(&self) -> Option<&str> {
         self.app_id.as_ref().map(ShortStr::as_str)
     }
 
-    /// The RabbitMQ user who sent the request. The broker has
-    /// [checked it](https://www.rabbitmq.com/docs/validated-user-id) against the caller's connection, so it can be
-    /// trusted; `None` where the caller did not give it.
+    /// Returns the RabbitMQ user that sent the request, or `None` if the caller did not send it. The
+    /// broker has [validated it](https://www.rabbitmq.com/docs/validated-user-id) against the caller's
+    /// connection, so it can be trusted.
     #[must_use]
     pub fn user_id(&self) -> Option<&str> {
         self.user_id.as_ref().map(ShortStr::as_str)
     }
 
-    /// The request's priority, where the caller gave one.
+    /// Returns the request's priority, or `None` if the caller did not set one.
     #[must_use]
     pub fn priority(&self) -> Option<u8> {
         self.priority
     }
 
-    /// The request's headers, without those that are [reserved](Headers).
+    /// Returns the request's headers, without the [reserved](Headers) ones.
     #[must_use]
     pub fn headers(&self) -> &Headers {
         &self.headers
     }
 
-    /// What the server's [layers](crate::middleware) have found out.
+    /// Returns the values that the server's [layers](crate::middleware) added.
     #[must_use]
     pub fn extensions(&self) -> &Extensions {
         &self.extensions
@@ -166,17 +284,57 @@ impl Context {
     }
 }
 
+fn short_str(text: &str) -> ShortStr {
+    ShortStr::new(text).unwrap_or_else(|error| panic!("{text:?} cannot be sent: {error}"))
+}
+
 tokio::task_local! {
     /// The deadline of the request that the current task serves.
     static AMBIENT_DEADLINE: Option<Instant>;
 }
 
-/// Runs a handler so that the calls it makes inherit its deadline.
+/// Runs a handler. The calls that it makes inherit its deadline.
 pub(crate) async fn with_ambient_deadline<F: Future>(deadline: Option<Instant>, handler: F) -> F::Output {
     AMBIENT_DEADLINE.scope(deadline, handler).await
 }
 
-/// The deadline that a call made here inherits: that of the request being served, if there is one.
+/// Returns the deadline that a call inherits: that of the request that the current task serves.
 pub(crate) fn ambient_deadline() -> Option<Instant> {
     AMBIENT_DEADLINE.try_with(|deadline| *deadline).ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_context_has_what_was_set() {
+        let cx = Context::for_test("record");
+        assert_eq!(
+            (cx.method(), cx.deadline(), cx.redelivered()),
+            ("record", None, false)
+        );
+        assert!(cx.headers().is_empty() && cx.user_id().is_none());
+        let cx = cx
+            .with_user_id("alice")
+            .with_app_id("shop")
+            .with_header("tenant", "acme")
+            .with_deadline(Duration::from_secs(60))
+            .with_priority(7)
+            .with_redelivery()
+            .with_extension(8_u32);
+        assert_eq!(
+            (cx.user_id(), cx.app_id(), cx.priority()),
+            (Some("alice"), Some("shop"), Some(7))
+        );
+        assert_eq!(cx.headers().get("tenant"), Some("acme"));
+        assert!(cx.remaining().is_some_and(|left| left > Duration::from_secs(50)));
+        assert!(cx.redelivered() && cx.extensions().get::<u32>() == Some(&8));
+    }
+
+    #[test]
+    #[should_panic(expected = "a call cannot send the header \"x-death\"")]
+    fn a_test_context_refuses_reserved_headers() {
+        let _ = Context::for_test("record").with_header("x-death", "");
+    }
 }

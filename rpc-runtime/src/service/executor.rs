@@ -57,7 +57,7 @@ pub(crate) async fn run(
 
 async fn caught(service: &dyn Service, log: &RequestLog, rules: &Rules, invocation: &Invocation) -> Handled {
     // Called in there, so that a panic before its future exists is caught too.
-    let handling = with_ambient_deadline(invocation.context().deadline(), async {
+    let handling = with_ambient_deadline(invocation.context().tokio_deadline(), async {
         service.handle(invocation).await
     });
     let mut ran = true;

@@ -15,6 +15,7 @@ use crate::telemetry::{Event, count};
 #[non_exhaustive]
 pub enum Status {
     /// At least one of its connections is not there, and is being made.
+    #[non_exhaustive]
     Connecting {
         /// Why the last attempt failed, or what ended the connection that was there.
         last_error: Option<BrokerError>,
@@ -23,6 +24,7 @@ pub enum Status {
     Ready,
     /// The broker reads nothing that is published, because of an [alarm](https://www.rabbitmq.com/docs/alarms): calls wait,
     /// replies still arrive.
+    #[non_exhaustive]
     Blocked {
         /// The broker's reason, such as `low on memory`.
         reason: Arc<str>,

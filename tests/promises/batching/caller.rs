@@ -446,7 +446,10 @@ async fn each_of_the_calls_in_a_message_is_in_flight() {
         let (answered, failed): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(Result::is_ok);
         assert_eq!(answered.len(), 4);
         for error in failed.into_iter().map(Result::unwrap_err) {
-            assert!(matches!(error, CallError::TooManyCalls { limit: 4 }), "{error:?}");
+            assert!(
+                matches!(error, CallError::TooManyCalls { limit: 4, .. }),
+                "{error:?}"
+            );
         }
     }
 }

@@ -110,11 +110,7 @@ mod tests {
             Err(CallError::Fault(Fault::new(FaultCode::Panicked, "oh"))),
             ms(5),
         );
-        let late = CallError::TimedOut {
-            limit: ms(7),
-            executed: Executed::Maybe,
-            source: None,
-        };
+        let late = CallError::timed_out(ms(7), Executed::Maybe);
         tally.add(Err(late), ms(7));
 
         let outcomes: Vec<_> = tally

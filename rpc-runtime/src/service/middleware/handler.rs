@@ -195,7 +195,7 @@ impl Service for Layered {
                 invocation: invocation.clone(),
                 attempts: Arc::clone(&attempts),
             });
-            let begun = match invocation.context().deadline() {
+            let begun = match invocation.context().tokio_deadline() {
                 Some(deadline) => match timeout_at(deadline, beginning).await {
                     Ok(begun) => begun,
                     Err(_) => return Err(too_late()),
