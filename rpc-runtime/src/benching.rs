@@ -18,8 +18,8 @@ use uuid::Uuid;
 use crate::codec::{Codec, DecodeError, EncodeError};
 use crate::error::ServerError;
 use crate::protocol::{
-    ArgumentsSeed, BatchedCall, Batcher, DecodeArguments, EncodeArguments, Headers, Load, Message,
-    NamedArguments, OutgoingCall, ReplyAddresses, Request, ShortStr, read_batch, write_batch,
+    ArgumentsSeed, BatchedCall, BatchedCallRef, Batcher, DecodeArguments, EncodeArguments, Headers, Load,
+    Message, NamedArguments, ReplyAddresses, Request, ShortStr, read_batch, write_batch,
 };
 
 use crate::service::{Decision, Dispatcher, Invocation, Received, RequestLog, Rules, Service, run};
@@ -73,12 +73,12 @@ pub fn decode_answer<T: DeserializeOwned + 'static>(codec: Codec, body: &[u8]) -
 }
 
 /// Calls that leave in one message.
-pub struct Calls<'a>(Vec<OutgoingCall<'a>>);
+pub struct Calls<'a>(Vec<BatchedCallRef<'a>>);
 
 impl<'a> Calls<'a> {
     /// So many of one method, all with the same arguments.
     pub fn new(count: usize, method: &'a str, arguments: &'a [u8]) -> Self {
-        let call = |id| OutgoingCall {
+        let call = |id| BatchedCallRef {
             id: Uuid::from_u128(id),
             method,
             time_to_live: TIME_TO_LIVE,

@@ -1,12 +1,12 @@
-//! Text from outside, made safe for a log or a terminal.
+//! Escapes untrusted text for a log or a terminal.
 
 use std::fmt::{self, Write};
 
-/// How much of a text a log shows, in bytes.
+/// The maximum length of a text in a log, in bytes.
 const MAX_LOGGED: usize = 512;
 
-/// Shows a text in one line: control characters, line breaks and characters without a glyph are escaped as in a Rust string.
-/// Quotes and backslashes stay as they are.
+/// Displays a text in one line. Control characters, line breaks and unprintable characters are
+/// escaped as in a Rust string. Quotes and backslashes are not.
 pub(crate) struct OneLine<T>(pub(crate) T);
 
 impl<T: fmt::Display> fmt::Display for OneLine<T> {
@@ -15,25 +15,26 @@ impl<T: fmt::Display> fmt::Display for OneLine<T> {
     }
 }
 
-/// As [`OneLine`], and cut where it gets long: for a log.
+/// Like [`OneLine`], and truncated after [`MAX_LOGGED`] bytes.
 pub(crate) struct Logged<T>(pub(crate) T);
 
 impl<T: fmt::Display> fmt::Display for Logged<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut cutting = Cutting {
+        let mut truncating = Truncating {
             out: &mut *f,
             room: MAX_LOGGED,
             is_full: false,
         };
-        let written = write!(Escaping(&mut cutting), "{}", self.0);
-        match cutting.is_full {
-            true => f.write_char('…'),
-            false => written,
+        let written = write!(Escaping(&mut truncating), "{}", self.0);
+        if truncating.is_full {
+            f.write_char('…')
+        } else {
+            written
         }
     }
 }
 
-/// Escapes what is written to it.
+/// A writer that escapes its input.
 struct Escaping<W>(W);
 
 impl<W: Write> Write for Escaping<W> {
@@ -47,14 +48,14 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
-/// Fails once more is written to it than there is room for.
-struct Cutting<W> {
+/// A writer that fails once its input exceeds the limit.
+struct Truncating<W> {
     out: W,
     room: usize,
     is_full: bool,
 }
 
-impl<W: Write> Write for Cutting<W> {
+impl<W: Write> Write for Truncating<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let end = (0..=self.room.min(text.len()))
             .rev()
@@ -63,10 +64,7 @@ impl<W: Write> Write for Cutting<W> {
         self.room -= end;
         self.out.write_str(&text[..end])?;
         self.is_full = end < text.len();
-        match self.is_full {
-            true => Err(fmt::Error),
-            false => Ok(()),
-        }
+        if self.is_full { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
@@ -77,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_cannot_begin_a_line_of_its_own_nor_steer_a_terminal() {
+    fn text_cannot_start_a_new_line_or_control_a_terminal() {
         let forged = "x\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{9b}31m\u{202e}\u{2028}";
         assert_eq!(
             OneLine(forged).to_string(),
@@ -86,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_stays_as_it_is() {
+    fn printable_text_is_unchanged() {
         for text in [
             "",
             r#"no queue "a" in vhost '/'"#,
@@ -100,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_in_a_log() {
+    fn a_long_text_is_truncated_in_a_log() {
         let whole = "é".repeat(MAX_LOGGED / 2);
         assert_eq!(Logged(&whole).to_string(), whole);
         assert_eq!(Logged(format!("{whole}x")).to_string(), format!("{whole}…"));
@@ -110,7 +108,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_it_is_it_stays_in_its_line(text in any::<String>(), parts in 1_usize..4) {
+        fn no_control_character_is_logged(text in any::<String>(), parts in 1_usize..4) {
             let shown = Logged(text.repeat(parts)).to_string();
             prop_assert!(!shown.chars().any(char::is_control), "{shown:?}");
         }

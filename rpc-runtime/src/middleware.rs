@@ -1,9 +1,11 @@
-//! Layers around calls and around the methods of a worker, as [`tower`](https://docs.rs/tower) knows them.
+//! Middleware: [`tower`](https://docs.rs/tower) layers around calls and around the methods of a
+//! worker.
 //!
-//! A client's layers see each of its calls as an [`OutgoingCall`] and its outcome as a [`CallReply`] or a
-//! [`CallError`](crate::CallError). A server's layers see each request as an [`IncomingCall`], and its outcome as an
-//! [`Answer`](crate::Answer) or a [`Fault`](crate::Fault). Both are [`tower_service::Service`]s, so tower's own layers work as they are,
-//! and a layer of one's own is one for tower:
+//! A client's layers see each call as an [`OutgoingCall`], and its outcome as a [`CallReply`] or a
+//! [`CallError`](crate::CallError). A server's layers see each request as an [`IncomingCall`], and
+//! its outcome as an [`Answer`](crate::Answer) or a [`Fault`](crate::Fault). Both are
+//! [`tower_service::Service`]s: tower's own layers work unchanged, and a custom layer is an
+//! ordinary tower layer:
 //!
 //! ```
 //! # use std::time::Duration;
@@ -19,7 +21,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let broker = Broker::in_process();
-//! // A worker that has no more than eight requests at a service it uses itself, and says so at once where that is too few.
+//! // A worker that runs at most eight requests at once and rejects further ones.
 //! let server = Server::new(&broker)
 //!     .layer(LoadShedLayer::new())
 //!     .layer(ConcurrencyLimitLayer::new(8))
@@ -27,7 +29,7 @@
 //!     .start()
 //!     .await?;
 //!
-//! // A caller that makes no more than a hundred calls a second.
+//! // A caller that makes at most a hundred calls per second.
 //! let directory = DirectoryClient::builder(&broker)
 //!     .layer(RateLimitLayer::new(100, Duration::from_secs(1)))
 //!     .build();
@@ -39,28 +41,33 @@
 //!
 //! # Order
 //!
-//! The first layer that is added sees a call first and its outcome last, as with tower's `ServiceBuilder`. A layer learns from the next
-//! one whether that is ready: in the example, `LoadShed` sheds what `ConcurrencyLimit` is not ready for.
+//! The layer that is added first sees a call first and its outcome last, as with tower's
+//! `ServiceBuilder`. A layer asks the next one whether it is ready: in the example, `LoadShed`
+//! rejects the calls for which `ConcurrencyLimit` is not ready.
 //!
-//! # One stack for all
+//! # Shared layers
 //!
-//! The layers of a client are shared by its clones, those of a server by all its services and queues; only the
-//! [built-in methods](crate::discovery) have a stack of their own, made of the same layers, so that a worker at its limits still answers
-//! how it is. A layer's service need not be
-//! `Clone`: calls ask it one after another whether it is ready, in the order in which they came, and no longer than their deadline. What
-//! they do then runs side by side.
+//! All clones of a client share its layers. All services and queues of a server share the server's
+//! layers, except for the [built-in methods](crate::discovery), which have a separate instance of
+//! them: a worker at its limits still answers a ping. A layer's service does not have to be
+//! `Clone`. Calls wait in order of arrival until it is ready, at most until their deadline. Their
+//! futures then run concurrently.
 //!
-//! # Time and repetition
+//! # Deadline and retries
 //!
-//! A call has one deadline, set when it is first polled. Layers cannot extend it: each attempt that a layer makes, such as those of
-//! tower's `Retry`, has what is left. Each attempt is a request of its own to the worker: repeat what
-//! [may be](OutgoingCall::method), which `is_idempotent` says, and errors with [`is_retryable`](crate::CallError::is_retryable), not before
-//! [`retry_after`](crate::CallError::retry_after), and with a budget such as tower's `TpsBudget`: retries without a limit keep an overload going.
-//! The final error tells of all attempts whether the method may have run.
+//! A call has one deadline, which is set when its future is first polled. Layers cannot extend it:
+//! each attempt of a retrying layer, such as tower's `Retry`, gets the time that is left. Each
+//! attempt is a separate request to the worker. So retry only calls whose
+//! [method](OutgoingCall::method) is `is_idempotent`, and errors that are
+//! [`is_retryable`](crate::CallError::is_retryable). Wait for
+//! [`retry_after`](crate::CallError::retry_after), and use a budget such as tower's `TpsBudget`:
+//! unlimited retries prolong an overload. The final error accounts for all attempts when it tells
+//! whether the method may have run.
 //!
 //! # Cost
 //!
-//! A client or server without layers has none. With layers, a call takes some allocations and a lock more.
+//! A client or server without layers pays nothing. With layers, each call costs a few more
+//! allocations and one lock.
 
 pub use crate::client::middleware::{CallLayer, CallReply, CallService, OutgoingCall};
 pub use crate::service::Extensions;

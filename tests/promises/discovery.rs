@@ -570,7 +570,7 @@ async fn the_least_permissions_are_enough_to_find_and_to_be_found() {
         .await
         .unwrap_err();
     assert!(
-        matches!(&refused, BrokerError::Exchange { exchange, action: "send to", .. } if exchange == EXCHANGE),
+        matches!(&refused, BrokerError::Exchange { exchange, action: "publish to", .. } if exchange == EXCHANGE),
         "{refused:?}"
     );
     for server in [early, seen, late] {

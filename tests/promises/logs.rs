@@ -203,8 +203,8 @@ async fn ten_thousand_bad_requests_are_a_handful_of_lines_and_a_count() {
     peer.wait_until_empty(&queue, Duration::from_secs(60))
         .await
         .unwrap();
-    let left_out = |line: &String| {
-        let (_, count) = line.split_once("left_out=")?;
+    let suppressed = |line: &String| {
+        let (_, count) = line.split_once("suppressed=")?;
         count.split_whitespace().next()?.parse::<u64>().ok()
     };
     // Workers of other tests are asked questions meanwhile, and so is this one.
@@ -228,7 +228,7 @@ async fn ten_thousand_bad_requests_are_a_handful_of_lines_and_a_count() {
         };
         until(&format!("all of {what} are counted"), SOON, async || {
             let lines = lines();
-            let counted: u64 = lines.iter().filter_map(left_out).sum();
+            let counted: u64 = lines.iter().filter_map(suppressed).sum();
             let shown = lines.iter().filter(|line| !line.contains("kind=")).count();
             Ok(counted + shown as u64 == FLOOD)
         })

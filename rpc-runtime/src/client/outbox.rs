@@ -23,7 +23,7 @@ use super::slot::Slot;
 use crate::codec::Codec;
 use crate::error::BrokerError;
 use crate::protocol::{
-    BATCH_TYPE, Batcher, Headers, Load, MAX_BATCH_CALLS, MAX_PART_BYTES, Message, OutgoingCall, Properties,
+    BATCH_TYPE, BatchedCallRef, Batcher, Headers, Load, MAX_BATCH_CALLS, MAX_PART_BYTES, Message, Properties,
     RESENT_HEADER, Request, ShortStr, gather, write_batch,
 };
 use crate::telemetry::{Event, count};
@@ -452,7 +452,7 @@ impl Way {
         let now = Instant::now();
         let calls: Vec<_> = parcels
             .iter()
-            .map(|parcel| OutgoingCall {
+            .map(|parcel| BatchedCallRef {
                 id: parcel.slot.id(),
                 method: parcel.slot.plan().method.name,
                 time_to_live: Some(time_to_live(parcel.deadline, now)),

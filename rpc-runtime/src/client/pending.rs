@@ -13,7 +13,7 @@ use super::plan::CallPlan;
 use super::slot::Slot;
 use crate::codec::Codec;
 use crate::protocol::{BadReply, BatchedAnswer, Malformed, Message, Reply};
-use crate::telemetry::{Event, LeftOut, LogLimit, count};
+use crate::telemetry::{Event, LogLimit, Suppressed, count};
 
 /// The calls of one handle that wait for a reply.
 ///
@@ -74,17 +74,17 @@ impl Hasher for RandomAlready {
 impl Pending {
     /// Notes a malformed reply.
     pub(super) fn malformed(&self, malformed: Malformed) {
-        if let Some(LeftOut(left_out)) = self.log.0.admit(Level::DEBUG, "malformed") {
-            tracing::debug!(reason = %malformed, left_out, "a reply is malformed");
+        if let Some(Suppressed(suppressed)) = self.log.0.admit(Level::DEBUG, "malformed") {
+            tracing::debug!(reason = %malformed, suppressed, "a reply is malformed");
         }
     }
 
     /// Notes replies that no call waits for.
     pub(super) fn discarded(&self, replies: usize) {
         count(Event::RepliesDiscarded(replies));
-        if let Some(LeftOut(left_out)) = self.log.0.admit(Level::DEBUG, "discarded") {
+        if let Some(Suppressed(suppressed)) = self.log.0.admit(Level::DEBUG, "discarded") {
             tracing::debug!(
-                left_out,
+                suppressed,
                 "discarded a reply that no call waits for: it is late, or not ours"
             );
         }

@@ -1,4 +1,4 @@
-//! The answers of all workers, as they come. Pure: no I/O, no clock.
+//! Collects the answers of all workers. Pure: no I/O, no clock.
 
 use std::collections::HashSet;
 
@@ -12,64 +12,64 @@ use crate::error::Chain;
 use crate::escape::Logged;
 use crate::protocol::{Message, Reply, ReplyKind, ShortStr};
 use crate::server::DISCOVERY;
-use crate::telemetry::{LeftOut, LogLimit};
+use crate::telemetry::{LogLimit, Suppressed};
 
-/// How long an answer may be, in bytes.
+/// The maximum size of an answer, in bytes.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// How long the answers may be in all, in bytes.
-const MAX_BYTES_IN_ALL: usize = 64 * 1024 * 1024;
+/// The maximum total size of all answers, in bytes.
+const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
 
-/// How many refusals are kept.
+/// The maximum number of refusals that are kept.
 const MAX_REFUSALS: usize = 100;
 
-/// How many answers may come that are not kept: who sends more of them is no worker.
-const MAX_USELESS: usize = 10_000;
+/// The maximum number of messages that are not kept. A sender of more is not a worker.
+const MAX_IGNORED: usize = 10_000;
 
-/// What a worker answers.
-pub(super) trait OfWorker {
+/// An answer that names the worker it comes from.
+pub(super) trait WorkerAnswer {
     fn worker(&self) -> &Worker;
 }
 
-impl OfWorker for Worker {
+impl WorkerAnswer for Worker {
     fn worker(&self) -> &Worker {
         self
     }
 }
 
-impl OfWorker for WorkerDescription {
+impl WorkerAnswer for WorkerDescription {
     fn worker(&self) -> &Worker {
         &self.worker
     }
 }
 
-impl OfWorker for WorkerStats {
+impl WorkerAnswer for WorkerStats {
     fn worker(&self) -> &Worker {
         &self.worker
     }
 }
 
-/// The answers to one question.
+/// The answers to one discovery request.
 pub(super) struct Collection<T> {
     id: ShortStr,
     max_workers: usize,
     known: HashSet<String>,
     bytes: usize,
-    useless: usize,
+    ignored: usize,
     is_full: bool,
     log: LogLimit,
     found: Discovered<T>,
 }
 
-impl<T: OfWorker + DeserializeOwned> Collection<T> {
-    /// No answers yet, to the question of this id.
+impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
+    /// Creates an empty collection for the request with this id.
     pub(super) fn new(id: ShortStr, max_workers: usize) -> Self {
         Self {
             id,
             max_workers,
             known: HashSet::new(),
             bytes: 0,
-            useless: 0,
+            ignored: 0,
             is_full: false,
             log: LogLimit::new(DISCOVERY.exchange),
             found: Discovered {
@@ -80,62 +80,62 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
         }
     }
 
-    /// Whether no more is kept.
+    /// Whether further answers are ignored.
     pub(super) fn is_full(&self) -> bool {
         self.is_full
     }
 
-    /// More may answer who are not waited for.
-    pub(super) fn cut_short(&mut self) {
+    /// Ends the collection although more workers may answer.
+    pub(super) fn end_incomplete(&mut self) {
         self.is_full = true;
         self.found.is_complete = false;
     }
 
     fn log(&self, kind: &'static str, reason: impl std::fmt::Display) {
-        if let Some(LeftOut(left_out)) = self.log.admit(Level::DEBUG, kind) {
+        if let Some(Suppressed(suppressed)) = self.log.admit(Level::DEBUG, kind) {
             let reason = Logged(reason);
-            tracing::debug!(%reason, left_out, "passed over a worker's answer");
+            tracing::debug!(%reason, suppressed, "dropped a worker's answer to a discovery request");
         }
     }
 
-    /// Some workers may not have been asked.
-    pub(super) fn miss_some(&mut self) {
+    /// Records that answers are missing.
+    pub(super) fn mark_incomplete(&mut self) {
         self.found.is_complete = false;
     }
 
-    /// A worker answered, and what it said is not there.
-    fn pass_over(&mut self) -> bool {
-        self.found.is_complete = false;
+    /// Drops a worker's answer. Returns `false`, as it is not kept.
+    fn drop_answer(&mut self) -> bool {
+        self.mark_incomplete();
         false
     }
 
-    /// Takes in what came to the reply queue. Answers whether it is a worker's answer to the question, which another may follow.
+    /// Adds a message from the reply queue. Returns whether it is a worker's answer to the request.
     pub(super) fn add(&mut self, message: Message) -> bool {
         if self.found.workers.len() >= self.max_workers {
-            self.cut_short();
+            self.end_incomplete();
             return false;
         }
         let is_answer = self.keep(message);
         if !is_answer {
-            self.note_useless();
+            self.count_ignored();
         }
         is_answer
     }
 
-    /// Takes in a message with malformed properties. Returns `false`, as there is nothing to keep.
+    /// Adds a message with malformed properties. Returns `false`, as it cannot be kept.
     pub(super) fn add_malformed(&mut self, message: &Message) -> bool {
         if message.properties.correlation_id.as_ref() == Some(&self.id) {
-            self.log("answer_malformed", format_args!("it is malformed"));
-            self.pass_over();
+            self.log("answer_malformed", format_args!("its properties are malformed"));
+            self.drop_answer();
         }
-        self.note_useless();
+        self.count_ignored();
         false
     }
 
-    fn note_useless(&mut self) {
-        self.useless += 1;
-        if self.useless >= MAX_USELESS {
-            self.cut_short();
+    fn count_ignored(&mut self) {
+        self.ignored += 1;
+        if self.ignored >= MAX_IGNORED {
+            self.end_incomplete();
         }
     }
 
@@ -145,16 +145,19 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
         }
         let size = message.body.len();
         let Ok(reply) = Reply::from_message(message, Codec::MessagePack) else {
-            self.log("answer_unknown", format_args!("it is no reply"));
-            return self.pass_over();
+            self.log("answer_unknown", format_args!("its content type is unknown"));
+            return self.drop_answer();
         };
         if size > MAX_BYTES {
-            self.log("answer_size", format_args!("its {size} bytes are too many"));
-            return self.pass_over();
+            self.log(
+                "answer_size",
+                format_args!("it has {size} bytes, and at most {MAX_BYTES} are accepted"),
+            );
+            return self.drop_answer();
         }
         self.bytes += size;
-        if self.bytes > MAX_BYTES_IN_ALL {
-            self.cut_short();
+        if self.bytes > MAX_TOTAL_BYTES {
+            self.end_incomplete();
             return false;
         }
         match reply.kind {
@@ -164,14 +167,14 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
                 return true;
             }
             ReplyKind::Fault => return false,
-            // None of the methods has an error of its own.
-            ReplyKind::Error => return self.pass_over(),
+            // The built-in methods have no errors of their own.
+            ReplyKind::Error => return self.drop_answer(),
         }
         let answer = match reply.codec.decode::<T>(&reply.body) {
             Ok(answer) => answer,
             Err(error) => {
                 self.log("answer_unreadable", Chain(&error));
-                return self.pass_over();
+                return self.drop_answer();
             }
         };
         let is_new = self.known.insert(answer.worker().id.clone());
@@ -181,7 +184,7 @@ impl<T: OfWorker + DeserializeOwned> Collection<T> {
         is_new
     }
 
-    /// What was found, in an order that does not depend on who was quicker.
+    /// Returns what was found, in an order that does not depend on when the answers arrived.
     pub(super) fn into_found(self) -> Discovered<T> {
         let mut found = self.found;
         found.workers.sort_by(|one, other| {
@@ -235,13 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_not_kept_and_not_waited_for() {
+    fn unrelated_messages_are_ignored_up_to_a_limit() {
         let mut collection = Collection::<Worker>::new(ID, 10);
         let other = ShortStr::from_static("8");
         assert!(!collection.add(answer(other, &worker("a"))));
         assert!(!collection.add(Message::default()));
         assert!(!collection.is_full() && collection.found.is_complete);
-        for _ in 0..MAX_USELESS {
+        for _ in 0..MAX_IGNORED {
             collection.add(Message::default());
         }
         assert!(collection.is_full());
@@ -249,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_complete_has_each_answer_that_came() {
+    fn a_dropped_answer_makes_the_result_incomplete() {
         let mut unreadable = answer(ID, &worker("a"));
         unreadable.body = bytes::Bytes::from_static(b"\xc1");
         let long = answer(ID, &worker(&"x".repeat(MAX_BYTES)));
@@ -257,7 +260,7 @@ mod tests {
         for dropped in [unreadable, long, error.into_message(Some(ID))] {
             let mut collection = Collection::<Worker>::new(ID, 10);
             assert!(!collection.add(dropped));
-            // The others are waited for all the same.
+            // Further answers are still collected.
             assert!(!collection.is_full());
             assert!(collection.add(answer(ID, &worker("b"))));
             assert!(!collection.found.is_complete);
@@ -266,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_told() {
+    fn refusals_are_kept_up_to_a_limit() {
         let mut collection = Collection::<Worker>::new(ID, 10);
         let fault = Fault::new(FaultCode::Unauthorized, "not you");
         for _ in 0..2 * MAX_REFUSALS {
@@ -280,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_workers_are_kept_than_may_be() {
+    fn the_number_of_workers_is_limited() {
         let mut collection = Collection::<Worker>::new(ID, 2);
         for id in ["a", "b"] {
             collection.add(answer(ID, &worker(id)));
@@ -293,11 +296,11 @@ mod tests {
     }
 
     #[test]
-    fn no_more_bytes_are_kept_than_may_be() {
+    fn the_total_size_is_limited() {
         let mut collection = Collection::<Worker>::new(ID, 1000);
         let long = |number: usize| worker(&format!("{number}{}", "x".repeat(MAX_BYTES - 1000)));
         let kept = (0..100).take_while(|number| collection.add(answer(ID, &long(*number))));
-        assert_eq!(kept.count(), MAX_BYTES_IN_ALL / (MAX_BYTES - 900));
+        assert_eq!(kept.count(), MAX_TOTAL_BYTES / (MAX_BYTES - 900));
         assert!(collection.is_full());
     }
 }

@@ -1,4 +1,4 @@
-//! Asking all workers at once.
+//! Sends a discovery request to all workers and collects their answers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::collection::{Collection, OfWorker};
+use super::collection::{Collection, WorkerAnswer};
 use super::found::Discovered;
 use crate::codec::Codec;
 use crate::describe::{DESCRIBE, MethodDescriptor, PING, STATS, Worker, WorkerDescription, WorkerStats};
@@ -18,36 +18,52 @@ use crate::protocol::{Headers, MAX_TIME_TO_LIVE, Message, Request, ShortStr};
 use crate::server::{DISCOVERY, MAX_WAIT};
 use crate::transport::{Backoff, Published, ReplyQueue, Subscription, Transport};
 
-/// How long nobody may answer by default, until no more answers are waited for.
+/// The default of [`Discover::window`].
 const DEFAULT_WINDOW: Duration = Duration::from_millis(500);
 
-/// How long a question that the broker refuses is asked again.
+/// How long a request that the broker refuses is published again.
 const REFUSED_LIMIT: Duration = Duration::from_secs(2);
 
-/// How many workers are kept by default.
+/// The default of [`Discover::max_workers`].
 const DEFAULT_WORKERS: usize = 1000;
 
-/// A question to all workers on a broker, from [`Broker::discover`].
+/// A request to all workers of a broker, from [`Broker::discover`](crate::Broker::discover).
 ///
-/// Nobody knows how many workers there are: answers are collected until none has come for the [`window`](Self::window), and no longer
-/// than the [`timeout`](Self::timeout). Where nobody listens at all, the broker says so at once.
+/// The number of workers is unknown, so answers are collected until none has arrived for the
+/// [`window`](Self::window), or until the [`timeout`](Self::timeout). If no worker listens, the
+/// broker says so and the result is empty at once.
 ///
-/// The answers come to an exclusive queue that lives for this question alone. The queue for the replies to calls is not used: there, each
-/// id stands for one reply, and many workers that answer at once would delay the replies to calls.
+/// The answers arrive in an exclusive queue for this request alone. They do not use the reply queue
+/// of calls, where each id belongs to one reply and many answers at once would delay the replies to
+/// calls.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), rpc_runtime::BrokerError> {
+/// use std::time::Duration;
+///
+/// use rpc_runtime::Broker;
+///
+/// let broker = Broker::in_process();
+/// let found = broker.discover().timeout(Duration::from_secs(1)).workers().await?;
+/// assert!(found.workers.is_empty() && found.is_complete);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 ///
-/// Where there is no connection within the limit, it is lost while answers come, or the broker refuses to send to the exchange or to
-/// make a reply queue: [`BrokerError`]. That nobody answers is none.
+/// [`BrokerError`] if there is no connection before the timeout, the connection is lost, or the
+/// broker refuses the exchange or the reply queue. It is not an error if no worker answers.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future of a question gives it up, and the reply queue with it.
+/// Dropping the future cancels the request and deletes its reply queue.
 #[derive(Clone)]
-#[must_use = "nobody is asked before `services`, `stats` or `workers`"]
+#[must_use = "nothing is sent until `services`, `stats` or `workers` is called"]
 pub struct Discover {
     transport: Arc<dyn Transport>,
-    /// The application and the user that the question carries.
+    /// The `app_id` and `user_id` of the request.
     names: (Option<ShortStr>, Option<ShortStr>),
     window: Duration,
     timeout: Duration,
@@ -65,30 +81,30 @@ impl Discover {
         }
     }
 
-    /// How long nobody may answer until no more answers are waited for; the default is half a second. It is how long a question takes at
-    /// least, where anybody listens. More than 49 days count as 49 days, also for the [`timeout`](Self::timeout).
+    /// Sets how long to wait for the next answer; the default is half a second. If any worker
+    /// listens, discovery takes at least this long. The maximum is 49 days.
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window.min(MAX_TIME_TO_LIVE);
         self
     }
 
-    /// How long a question may take in all; the default is 5 seconds. Workers do not answer questions that are older than
-    /// that.
+    /// Sets how long discovery may take in total; the default is 5 seconds. Workers do not answer
+    /// requests that are older than 5 seconds. The maximum is 49 days.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout.min(MAX_TIME_TO_LIVE);
         self
     }
 
-    /// How many workers are kept; the default is 1000. Once as many have answered, no more answers are waited for, and what was found is
-    /// not [complete](Discovered::is_complete).
+    /// Sets the maximum number of workers; the default is 1000. If more workers answer, discovery
+    /// ends and its result is not [complete](Discovered::is_complete).
     ///
-    /// Of each, an answer of up to 1 MiB is kept, and 64 MiB in all.
+    /// An answer may have up to 1 MiB, and all answers together 64 MiB.
     pub fn max_workers(mut self, workers: usize) -> Self {
         self.max_workers = workers;
         self
     }
 
-    /// What all workers serve.
+    /// Asks all workers which services they serve.
     ///
     /// # Errors
     ///
@@ -97,7 +113,7 @@ impl Discover {
         self.ask(&DESCRIBE).await
     }
 
-    /// What all workers counted of their methods.
+    /// Asks all workers for the statistics of their methods.
     ///
     /// # Errors
     ///
@@ -106,7 +122,7 @@ impl Discover {
         self.ask(&STATS).await
     }
 
-    /// Who all workers are.
+    /// Asks all workers who they are: their names, hosts and processes.
     ///
     /// # Errors
     ///
@@ -115,7 +131,7 @@ impl Discover {
         self.ask(&PING).await
     }
 
-    async fn ask<T: OfWorker + DeserializeOwned>(
+    async fn ask<T: WorkerAnswer + DeserializeOwned>(
         self,
         method: &'static MethodDescriptor,
     ) -> Result<Discovered<T>, BrokerError> {
@@ -133,7 +149,7 @@ impl Discover {
             Ok(Published::Failed { source, .. }) => Err(source),
             Ok(Published::Refused) => {
                 let mut collection = Collection::new(id, self.max_workers);
-                collection.miss_some();
+                collection.mark_incomplete();
                 let collecting = self.collect(collection, &mut link.replies, deadline);
                 match collecting.await {
                     Ok(found) if found.workers.is_empty() && found.refusals.is_empty() => Err(refused()),
@@ -147,12 +163,12 @@ impl Discover {
         collected
     }
 
-    /// Sends the question, again for as long as the broker refuses it. Returns the id of the last one.
+    /// Publishes the request, and again while the broker refuses it, for up to [`REFUSED_LIMIT`].
+    /// Returns the id of the last request.
     ///
-    /// A broker refuses it while one of the queues that listen cannot take it, and puts it into the
-    /// others. RabbitMQ 4.3 does that for a moment after a worker's connection vanished. A queue that
-    /// refuses for longer is not waited for. Answers to an earlier question do not count, as they
-    /// would count twice.
+    /// The broker refuses a request if one of the bound queues cannot take it, although the other
+    /// queues get it. RabbitMQ 4.3 does that for a moment after a worker's connection is lost.
+    /// Answers to an earlier request are ignored, as they would count twice.
     async fn send(
         &self,
         method: &'static MethodDescriptor,
@@ -175,7 +191,7 @@ impl Discover {
         }
     }
 
-    /// Waits for the broker.
+    /// Waits for the broker until the deadline.
     async fn by<T>(
         &self,
         deadline: Instant,
@@ -189,7 +205,7 @@ impl Discover {
                 .status()
                 .obstacle()
                 .unwrap_or(BrokerError::Unresponsive {
-                    step: "asking all workers",
+                    step: "sending a discovery request",
                     limit: self.timeout,
                 })),
         }
@@ -215,7 +231,7 @@ impl Discover {
         .into_message()
     }
 
-    async fn collect<T: OfWorker + DeserializeOwned>(
+    async fn collect<T: WorkerAnswer + DeserializeOwned>(
         &self,
         mut collection: Collection<T>,
         replies: &mut Subscription,
@@ -237,7 +253,7 @@ impl Discover {
                 Ok(None) => return Err(BrokerError::Lost { source: None }),
                 Err(_) => {
                     if deadline < quiet_at {
-                        collection.cut_short();
+                        collection.end_incomplete();
                     }
                     break;
                 }
@@ -250,8 +266,8 @@ impl Discover {
 fn refused() -> BrokerError {
     BrokerError::Exchange {
         exchange: DISCOVERY.exchange.to_owned(),
-        action: "send to",
-        source: Cause::new("it did not take the message"),
+        action: "publish to",
+        source: Cause::new("the broker did not accept the message"),
     }
 }
 

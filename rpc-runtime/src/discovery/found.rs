@@ -1,38 +1,40 @@
-//! What was found: by worker, and by service.
+//! The result of discovery: workers, and their services.
 
 use crate::describe::{ServiceDescription, Worker, WorkerDescription};
 use crate::protocol::Fault;
 
-/// What all workers answered: see [`Discover`](super::Discover).
+/// The answers of all workers; see [`Discover`](super::Discover).
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Discovered<T> {
-    /// Each worker's answer, ordered by its host, name and process.
+    /// One answer from each worker, ordered by host, name and process id.
     pub workers: Vec<T>,
-    /// What workers answered that refused, up to a hundred of them: those that do not let this caller ask, for example.
+    /// The faults of workers that refused to answer, for example because this caller is not
+    /// authorized. At most a hundred are kept.
     pub refusals: Vec<Fault>,
-    /// Whether all answers that came are here. If not, more came than are kept, one was too long or could not be read, the limit was over
-    /// while answers still came, or the queue of a worker did not take the question.
+    /// Whether no answer is missing. It is `false` if there were too many answers, an answer was
+    /// too large or could not be decoded, answers still arrived at the timeout, or the queue of a
+    /// worker did not accept the request.
     pub is_complete: bool,
 }
 
-/// A service that was found on a queue.
+/// A service on a queue.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct FoundService<'a> {
     /// The service's name.
     pub name: &'a str,
-    /// The queue that it is served on.
+    /// The request queue.
     pub queue: &'a str,
     /// The workers that serve it, in the order of [`Discovered::workers`].
     pub workers: Vec<&'a Worker>,
-    /// What they say of it, each of them once: more than one where workers of different versions serve one queue, during a rollout
-    /// for example. The one that most of them say comes first.
+    /// The distinct descriptions of the service, the most frequent first. There is more than one
+    /// while workers of different versions serve the queue, for example during a rollout.
     pub descriptions: Vec<&'a ServiceDescription>,
 }
 
 impl Discovered<WorkerDescription> {
-    /// The services that were found, by name and queue.
+    /// Returns the services, ordered by name and queue.
     #[must_use]
     pub fn services(&self) -> Vec<FoundService<'_>> {
         let mut services = std::collections::BTreeMap::<_, Vec<_>>::new();
@@ -53,7 +55,7 @@ impl Discovered<WorkerDescription> {
         found.collect()
     }
 
-    /// The services of this name, on whatever queues.
+    /// Returns the services of this name, one for each queue.
     #[must_use]
     pub fn service(&self, name: &str) -> Vec<FoundService<'_>> {
         let mut services = self.services();
@@ -62,7 +64,7 @@ impl Discovered<WorkerDescription> {
     }
 }
 
-/// Each of the descriptions once, the most frequent first.
+/// Returns the distinct descriptions, the most frequent first.
 fn distinct<'a>(all: impl Iterator<Item = &'a ServiceDescription>) -> Vec<&'a ServiceDescription> {
     let mut counted: Vec<(usize, &ServiceDescription)> = Vec::new();
     for description in all {
@@ -71,7 +73,7 @@ fn distinct<'a>(all: impl Iterator<Item = &'a ServiceDescription>) -> Vec<&'a Se
             None => counted.push((1, description)),
         }
     }
-    // Stable: of two that are as frequent, the one that was met first.
+    // The sort is stable: equally frequent descriptions stay in the order of workers.
     counted.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
     counted.into_iter().map(|(_, description)| description).collect()
 }
@@ -96,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn services_are_grouped_by_name_and_queue_and_versions_are_told_apart() {
+    fn services_are_grouped_by_name_and_queue_with_distinct_descriptions() {
         let old = ServiceDescription::new("Store", "q");
         let mut new = old.clone();
         new.methods.push(MethodDescription::new("get"));

@@ -1,19 +1,21 @@
-//! What workers say of themselves, and how to find them.
+//! Workers describe themselves, and callers find them.
 //!
-//! Each worker answers three built-in methods on every queue that it serves, in MessagePack, JSON and plain text:
+//! Each worker answers three built-in methods on every queue that it serves, in MessagePack, JSON
+//! and plain text:
 //!
-//! | method | answers |
+//! | method | answer |
 //! |---|---|
-//! | `rpc.ping` | who it is: a [`Worker`] |
-//! | `rpc.describe` | who it is, and the services on this queue: a [`WorkerDescription`] |
-//! | `rpc.stats` | what it counted of its methods: [`WorkerStats`] |
+//! | `rpc.ping` | the worker's identity: a [`Worker`] |
+//! | `rpc.describe` | its identity and the services on this queue: a [`WorkerDescription`] |
+//! | `rpc.stats` | the statistics of its methods: [`WorkerStats`] |
 //!
-//! A [`WorkerClient`] asks the workers of one queue. The methods go through the layers of the server like all others, so
-//! that [`Authorize`](crate::middleware::Authorize) decides who may call them, by their names or by `rpc.*`.
+//! A [`WorkerClient`] calls them on one queue. They pass through the server's layers like all other
+//! methods, so [`Authorize`](crate::middleware::Authorize) decides who may call them, by their
+//! names or by `rpc.*`.
 //!
 //! # Finding workers
 //!
-//! [`Broker::discover`](crate::Broker::discover) asks all workers on the broker at once, and tells what they serve:
+//! [`Broker::discover`](crate::Broker::discover) asks all workers of the broker at once:
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), rpc_runtime::BrokerError> {
@@ -30,20 +32,23 @@
 //! # }
 //! ```
 //!
-//! The question goes to a fanout exchange, `rpc.discovery`, to which each worker binds a queue of its own; `docs/protocol.md` tells how
-//! peers in other languages take part. Workers answer at once, even while as many requests run as may.
+//! The request goes to the fanout exchange `rpc.discovery`, to which each worker binds a queue of
+//! its own. `docs/protocol.md` describes how peers in other languages take part. Workers answer at
+//! once, even at their concurrency limit.
 //!
-//! Not found is a worker
+//! Discovery does not find a worker
 //!
-//! - that [does not describe itself](crate::Server::self_description), or whose version cannot,
-//! - whose RabbitMQ user may not declare or bind what it takes; its log says so, and it serves all the same. It takes the permissions
-//!   to configure, write and read `rpc\.discovery.*`, or, where somebody else has declared the exchange, all of them on `rpc\.discovery\..*` and to
-//!   read `rpc\.discovery`. Who looks for workers has to be allowed to write to `rpc\.discovery`,
-//! - whose connection is lost at this moment,
+//! - without [self-description](crate::Server::self_description),
+//! - whose RabbitMQ user lacks the permissions. The worker logs a warning and serves its queues all
+//!   the same. It needs configure, write and read on `rpc\.discovery.*`; if the exchange already
+//!   exists, read on `rpc\.discovery` and all three on `rpc\.discovery\..*` are enough. The user
+//!   that asks needs write on `rpc\.discovery`,
+//! - that is not connected at that moment,
 //! - on another virtual host.
 //!
-//! Answers are not authenticated: every RabbitMQ user who may bind a queue to `rpc.discovery` can claim to serve any service, on any queue. Who does
-//! not trust all of them asks the workers of a queue that is known, with a [`WorkerClient`].
+//! Answers are not authenticated: every RabbitMQ user that may bind a queue to `rpc.discovery` can
+//! claim to serve any service on any queue. If you do not trust all users, call the workers of a
+//! known queue with a [`WorkerClient`].
 //!
 //! [`Server::self_description`](crate::Server::self_description) turns all of this off.
 

@@ -1,4 +1,4 @@
-//! The typed client of the built-in methods.
+//! The typed client for the built-in methods.
 
 use std::sync::Arc;
 
@@ -7,9 +7,10 @@ use crate::describe::{
     BUILT_IN, DESCRIBE, PING, STATS, ServiceDescriptor, Worker, WorkerDescription, WorkerStats,
 };
 
-/// A client of the built-in methods: asks the workers of one queue about themselves.
+/// A client for the built-in methods of the workers of one queue.
 ///
-/// A question goes to one of the workers, as every request does; [`Broker::discover`] asks all workers there are.
+/// As with every call, one of the workers answers. [`Broker::discover`](crate::Broker::discover)
+/// asks all workers.
 ///
 /// ```
 /// # use rpc_runtime::{Broker, Server, service};
@@ -33,8 +34,9 @@ use crate::describe::{
 /// # }
 /// ```
 ///
-/// A worker without [self-description](crate::Server::self_description), or of another kind, answers with the fault `unknown_method`.
-/// Answers in [`Codec::Text`](crate::Codec::Text) are for people, and cannot be read by this client.
+/// A worker without [self-description](crate::Server::self_description), or a worker that does not
+/// use this library, answers with the fault `unknown_method`. Answers in
+/// [`Codec::Text`](crate::Codec::Text) are for human readers: this client cannot decode them.
 #[derive(Debug, Clone)]
 pub struct WorkerClient(Client);
 
@@ -47,22 +49,23 @@ impl ServiceClient for WorkerClient {
 }
 
 impl WorkerClient {
-    /// Options of a client whose calls are made by this caller.
+    /// Returns the builder of a client that makes its calls with this caller.
     pub(crate) fn with_caller(caller: Arc<Caller>, queue: impl Into<String>) -> ClientBuilder<Self> {
         ClientBuilder::with_caller(caller).queue(queue).batching(false)
     }
 
-    /// Who answers.
+    /// Asks a worker for its identity.
     pub fn ping(&self) -> Call<Worker> {
         self.0.call(&PING, ())
     }
 
-    /// Who answers, and the services on the queue. The `queue` of each is this one, whatever its trait says.
+    /// Asks a worker for its identity and the services on the queue. The `queue` of each service is
+    /// this one, even if its trait names another.
     pub fn describe(&self) -> Call<WorkerDescription> {
         self.0.call(&DESCRIBE, ())
     }
 
-    /// What the worker counted of the methods on the queue.
+    /// Asks a worker for the statistics of the methods on the queue.
     pub fn stats(&self) -> Call<WorkerStats> {
         self.0.call(&STATS, ())
     }

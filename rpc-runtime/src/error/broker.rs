@@ -11,8 +11,8 @@ use super::tls::TlsFailure;
 ///
 /// Cheap to clone: one lost connection fails many calls with the same error.
 ///
-/// Variants with fields may gain more of them, so match them with `..`. Code that has to make such an
-/// error, such as a test, uses one of the constructors, for example [`BrokerError::lost`].
+/// Variants with fields may gain more of them, so match them with `..`. Code that has to make such
+/// an error, such as a test, uses one of the constructors, for example [`BrokerError::lost`].
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
@@ -30,8 +30,8 @@ pub enum BrokerError {
     )]
     NoAddress,
 
-    /// An environment variable has an invalid value, or a variable that another one needs is missing.
-    /// The error does not repeat the value, as it may be a password.
+    /// An environment variable has an invalid value, or a variable that another one needs is
+    /// missing. The error does not repeat the value, as it may be a password.
     #[error("the environment variable {variable} {problem}")]
     #[non_exhaustive]
     Environment {
@@ -101,8 +101,8 @@ pub enum BrokerError {
         source: Cause,
     },
 
-    /// The broker refused an operation on an exchange: the exchange does not exist, has another type,
-    /// or the user lacks the permission.
+    /// The broker refused an operation on an exchange: the exchange does not exist, has another
+    /// type, or the user lacks the permission.
     #[error("the broker refused to {action} exchange {exchange:?}")]
     #[non_exhaustive]
     Exchange {
@@ -149,11 +149,11 @@ pub enum BrokerError {
     },
 
     /// The connection has reached its limit of channels: `channel_max` in the address or in the
-    /// broker's configuration, or the RabbitMQ user's `max-channels`. This error fails calls and ends
-    /// [`Server::start`](crate::Server::start).
+    /// broker's configuration, or the RabbitMQ user's `max-channels`. This error fails calls and
+    /// ends [`Server::start`](crate::Server::start).
     ///
-    /// A handle needs two channels for its calls. A server needs one for each of its queues, one for
-    /// each queue of batched calls, and four more, one of them only once requests wait.
+    /// A handle needs two channels for its calls. A server needs one for each of its queues, one
+    /// for each queue of batched calls, and four more, one of them only once requests wait.
     #[error(
         "no channel is left for this connection to the broker: raise channel_max (of the address, of the broker) or the user's max-channels"
     )]
@@ -163,8 +163,8 @@ pub enum BrokerError {
         source: Cause,
     },
 
-    /// A background task of the handle panicked, which is a bug. The task is restarted. The messages
-    /// that it was working on may be lost.
+    /// A background task of the handle panicked, which is a bug. The task is restarted. The
+    /// messages that it was working on may be lost.
     #[error("a background task panicked and is restarted: {task}")]
     #[non_exhaustive]
     Panicked {

@@ -13,10 +13,11 @@ use crate::protocol::{Executed, Fault, FaultCode, InvalidName};
 /// `E` is the method's own error type, or [`Infallible`] if the method does not return a `Result`.
 /// [`executed`](Self::executed) tells whether the method ran.
 ///
-/// The error's text says what failed and its sources say why: print it with [`Chain`](crate::Chain).
+/// The error's text says what failed and its sources say why: print it with
+/// [`Chain`](crate::Chain).
 ///
-/// `CallError<E>` implements [`std::error::Error`] if `E` does. If `E` is a plain `String`, match on
-/// the error instead.
+/// `CallError<E>` implements [`std::error::Error`] if `E` does. If `E` is a plain `String`, match
+/// on the error instead.
 ///
 /// Variants with named fields may gain more of them, so match them with `..`. Code that has to make
 /// such an error, such as a mock, uses one of the constructors:
@@ -43,9 +44,9 @@ pub enum CallError<E = Infallible> {
     #[error("the method failed: {0}")]
     ServiceText(String),
 
-    /// The request queue does not exist: no worker of the service was ever started, or the queue was
-    /// deleted. A queue outlives its workers, so if all of them are down, a call waits for one and
-    /// times out instead.
+    /// The request queue does not exist: no worker of the service was ever started, or the queue
+    /// was deleted. A queue outlives its workers, so if all of them are down, a call waits for one
+    /// and times out instead.
     #[error("no server: there is no queue {queue:?}")]
     #[non_exhaustive]
     NoServer {
@@ -61,13 +62,13 @@ pub enum CallError<E = Infallible> {
         limit: Duration,
         /// [`Executed::No`] if the request was not sent yet.
         executed: Executed,
-        /// The problem with the broker at that moment, if there was one: it could not be reached, or it
-        /// [blocked](BrokerError::Blocked) the connection.
+        /// The problem with the broker at that moment, if there was one: it could not be reached,
+        /// or it [blocked](BrokerError::Blocked) the connection.
         source: Option<BrokerError>,
     },
 
-    /// The client already had [`max_in_flight`](crate::ClientBuilder::max_in_flight) calls in flight.
-    /// The request was not sent.
+    /// The client already had [`max_in_flight`](crate::ClientBuilder::max_in_flight) calls in
+    /// flight. The request was not sent.
     #[error("{limit} calls are in flight, which is the client's limit")]
     #[non_exhaustive]
     TooManyCalls {
@@ -91,8 +92,8 @@ pub enum CallError<E = Infallible> {
     #[error("the worker answered with a fault")]
     Fault(#[source] Fault),
 
-    /// The request is larger than [`max_sent_bytes`](crate::BrokerBuilder::max_sent_bytes). It was not
-    /// sent.
+    /// The request is larger than [`max_sent_bytes`](crate::BrokerBuilder::max_sent_bytes). It was
+    /// not sent.
     #[error("the request has {size} bytes, and at most {limit} may be sent")]
     #[non_exhaustive]
     TooLarge {
@@ -135,9 +136,9 @@ pub enum CallError<E = Infallible> {
         executed: Executed,
     },
 
-    /// The broker refused the request with a negative confirm, for example because the queue is full.
-    /// The broker does not say why. A failed queue refuses even requests that it has delivered, so the
-    /// method may have run.
+    /// The broker refused the request with a negative confirm, for example because the queue is
+    /// full. The broker does not say why. A failed queue refuses even requests that it has
+    /// delivered, so the method may have run.
     ///
     /// The request of an `idempotent` method is published again until the call's timeout.
     #[error("the broker refused the request for queue {queue:?}")]
@@ -253,8 +254,8 @@ impl<E> CallError<E> {
         }
     }
 
-    /// Whether it is safe and worthwhile to make the same call again: the method did not run, and the
-    /// cause of the failure may go away.
+    /// Whether it is safe and worthwhile to make the same call again: the method did not run, and
+    /// the cause of the failure may go away.
     ///
     /// Any failed call of an `idempotent` method is safe to make again.
     #[must_use]

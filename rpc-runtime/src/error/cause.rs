@@ -15,8 +15,8 @@ impl fmt::Display for Cause {
 }
 
 impl Error for Cause {
-    /// Returns the first source whose text the error does not already contain: many errors repeat the
-    /// text of their source.
+    /// Returns the first source whose text the error does not already contain: many errors repeat
+    /// the text of their source.
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         let text = self.0.to_string();
         let mut source = self.0.source();

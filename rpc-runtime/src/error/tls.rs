@@ -34,8 +34,8 @@ pub enum TlsFailure {
     #[error("the port speaks TLS: use amqps://")]
     NotPlain,
 
-    /// Any other failure; see the error's source. A broker that supports at most TLS 1.2 also fails this
-    /// way if it requires a client certificate and gets none.
+    /// Any other failure; see the error's source. A broker that supports at most TLS 1.2 also fails
+    /// this way if it requires a client certificate and gets none.
     #[error(
         "the handshake failed: there is no common version or cipher, or the broker requires a client certificate"
     )]

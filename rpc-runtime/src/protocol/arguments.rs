@@ -1,7 +1,8 @@
-//! A method's arguments ↔ a map by name.
+//! Encodes and decodes a method's arguments as a map by name.
 //!
-//! Arguments travel as a map so that one can be added later: names that the reader does not know are skipped, and an
-//! `Option` that is not there reads as `None`. A positional array is read too, for peers that send one.
+//! Arguments travel as a map so that more can be added later: the reader skips names that it does
+//! not know, and a missing `Option` reads as `None`. The reader also accepts a positional array,
+//! for peers that send one.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,14 +14,15 @@ use serde::de::{
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer, forward_to_deserialize_any};
 
-/// The name under which arguments pass through serde: by it, the text codec knows them from a user's own struct.
+/// The struct name under which arguments pass through serde. The text codec recognises arguments by
+/// it.
 pub(crate) const ARGUMENTS: &str = "$rpc_runtime::arguments";
 
-/// A caller's arguments: a tuple of values that can be written.
+/// A caller's arguments: a tuple of values that can be encoded.
 ///
-/// Implemented for tuples of up to 16 values and for [`Derived`]; generated code is its only user.
+/// Implemented for tuples of up to 16 values and for [`Derived`]; only generated code uses it.
 pub trait EncodeArguments {
-    /// Writes the values under these names, of which there are as many.
+    /// Serializes the values under these names. There is one name for each value.
     fn serialize<S: Serializer>(
         &self,
         names: &'static [&'static str],
@@ -28,9 +30,9 @@ pub trait EncodeArguments {
     ) -> Result<S::Ok, S::Error>;
 }
 
-/// A worker's arguments: a tuple of values that can be read.
+/// A worker's arguments: a tuple of values that can be decoded.
 ///
-/// Implemented for tuples of up to 16 values and for [`Derived`]; generated code is its only user.
+/// Implemented for tuples of up to 16 values and for [`Derived`]; only generated code uses it.
 pub trait DecodeArguments<'de>: Sized {
     /// Reads the values from a map by name.
     fn from_map<A: MapAccess<'de>>(names: &'static [&'static str], map: A) -> Result<Self, A::Error>;
@@ -39,9 +41,8 @@ pub trait DecodeArguments<'de>: Sized {
     fn from_seq<A: SeqAccess<'de>>(names: &'static [&'static str], seq: A) -> Result<Self, A::Error>;
 }
 
-/// Arguments as a struct that knows its own names: those of a method with `#[serde(..)]` on a parameter.
-///
-/// The struct is derived, and named `ARGUMENTS`.
+/// Arguments as a struct with derived serde implementations, for a method with `#[serde(..)]` on a
+/// parameter. The struct has its own field names and is named [`ARGUMENTS`].
 #[derive(Debug)]
 pub struct Derived<T>(pub T);
 
@@ -63,7 +64,7 @@ impl<'de, T: Deserialize<'de>> DecodeArguments<'de> for Derived<T> {
     }
 }
 
-/// Arguments with their names, ready to be written.
+/// Arguments with their names, ready to be serialized.
 pub(crate) struct NamedArguments<'a, A> {
     pub(crate) names: &'static [&'static str],
     pub(crate) values: &'a A,
@@ -75,7 +76,7 @@ impl<A: EncodeArguments> Serialize for NamedArguments<'_, A> {
     }
 }
 
-/// Reads arguments by these names.
+/// Deserializes arguments by these names.
 pub(crate) struct ArgumentsSeed<A> {
     names: &'static [&'static str],
     arguments: PhantomData<A>,
@@ -103,7 +104,7 @@ impl<'de, A: DecodeArguments<'de>> Visitor<'de> for ArgumentsSeed<A> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.names {
-            [] => f.write_str("an empty map, as the method takes no arguments"),
+            [] => f.write_str("an empty map, as the method has no arguments"),
             names => write!(f, "a map of the arguments {}", names.join(", ")),
         }
     }
@@ -117,7 +118,7 @@ impl<'de, A: DecodeArguments<'de>> Visitor<'de> for ArgumentsSeed<A> {
     }
 }
 
-/// Arguments that were not sent at all: each is missing.
+/// Decodes an empty body: every argument is missing.
 pub(crate) fn no_arguments<'de, A: DecodeArguments<'de>>(
     names: &'static [&'static str],
 ) -> Result<A, serde::de::value::Error> {
@@ -127,7 +128,8 @@ pub(crate) fn no_arguments<'de, A: DecodeArguments<'de>>(
     )
 }
 
-/// Reads a key as the position of the argument of that name; `None` for a name that the method does not know.
+/// Deserializes a key as the position of the argument with that name, or `None` if the method has
+/// no such argument.
 struct Position(&'static [&'static str]);
 
 impl<'de> DeserializeSeed<'de> for Position {
@@ -150,7 +152,8 @@ impl<'de> Visitor<'de> for Position {
     }
 }
 
-/// What an argument that was not sent reads as: `None` for an `Option`, else an error that names it.
+/// Decodes an argument that was not sent: `None` if it is an `Option`, otherwise an error with its
+/// name.
 fn missing<'de, T: Deserialize<'de>, E: Error>(name: &'static str) -> Result<T, E> {
     struct Missing<E>(&'static str, PhantomData<E>);
 
@@ -174,21 +177,21 @@ fn missing<'de, T: Deserialize<'de>, E: Error>(name: &'static str) -> Result<T, 
     T::deserialize(Missing(name, PhantomData))
 }
 
-/// Names the argument that cannot be read.
+/// Adds the argument's name to an error.
 #[cold]
-fn wrong<E: Error>(name: &str, error: E) -> E {
+fn named<E: Error>(name: &str, error: E) -> E {
     E::custom(format_args!("argument `{name}`: {error}"))
 }
 
-/// Puts a value into its slot; the same name twice is an error.
+/// Puts a value into its slot. Fails if the slot is already filled.
 fn fill<T, E: Error>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
     match slot.replace(value) {
         None => Ok(()),
-        Some(_) => Err(E::custom(format_args!("argument `{name}` is there twice"))),
+        Some(_) => Err(E::custom(format_args!("argument `{name}` was sent twice"))),
     }
 }
 
-/// Skips the arguments that this side does not know yet, as in a map.
+/// Skips further arguments, which this version does not know.
 fn skip_the_rest<'de, S: SeqAccess<'de>>(seq: &mut S) -> Result<(), S::Error> {
     while seq.next_element::<IgnoredAny>()?.is_some() {}
     Ok(())
@@ -219,7 +222,7 @@ macro_rules! tuples {
                 while let Some(position) = map.next_key_seed(Position(names))? {
                     match position {
                         $(Some($index) => {
-                            let value = map.next_value().map_err(|error| wrong(names[$index], error))?;
+                            let value = map.next_value().map_err(|error| named(names[$index], error))?;
                             fill(&mut slots.$index, names[$index], value)?;
                         })*
                         _ => { map.next_value::<IgnoredAny>()?; }
@@ -230,7 +233,7 @@ macro_rules! tuples {
 
             fn from_seq<S: SeqAccess<'de>>(names: &'static [&'static str], mut seq: S) -> Result<Self, S::Error> {
                 debug_assert_eq!(names.len(), $count);
-                let arguments = ($(match seq.next_element::<$type>().map_err(|error| wrong(names[$index], error))? {
+                let arguments = ($(match seq.next_element::<$type>().map_err(|error| named(names[$index], error))? {
                     Some(value) => value,
                     None => missing(names[$index])?,
                 },)*);
@@ -289,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn are_a_map_by_name() {
+    fn arguments_are_a_map_by_name() {
         assert_eq!(encode(Codec::Json, NAMES, ("a", 3)), br#"{"id":"a","limit":3}"#);
         assert_eq!(
             encode(Codec::MessagePack, NAMES, ("a", 3)),
@@ -299,15 +302,15 @@ mod tests {
     }
 
     #[test]
-    fn read_back_in_any_order_and_skip_strangers() {
+    fn arguments_are_read_in_any_order_and_unknown_names_are_skipped() {
         let body = br#"{"later": [1, {"x": 2}], "limit": 3, "id": "a"}"#;
         assert_eq!(
             decode::<(String, u32)>(Codec::Json, NAMES, body),
             Ok(("a".into(), 3))
         );
-        let batched = encode(Codec::MessagePack, NAMES, ("a", 3));
+        let packed = encode(Codec::MessagePack, NAMES, ("a", 3));
         assert_eq!(
-            decode::<(String, u32)>(Codec::MessagePack, NAMES, &batched),
+            decode::<(String, u32)>(Codec::MessagePack, NAMES, &packed),
             Ok(("a".into(), 3))
         );
     }
@@ -329,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn an_optional_argument_may_be_missing_and_others_may_not() {
+    fn only_optional_arguments_may_be_missing() {
         assert_eq!(
             decode::<(String, Option<u32>)>(Codec::Json, NAMES, br#"{"id":"a"}"#),
             Ok(("a".into(), None))
@@ -343,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_that_cannot_be_read_is_named() {
+    fn the_error_names_the_argument_that_cannot_be_read() {
         for body in [&br#"{"limit": 3, "id": 7}"#[..], br#"[7]"#] {
             let error = decode::<(String, u32)>(Codec::Json, NAMES, body).unwrap_err();
             assert!(
@@ -360,7 +363,7 @@ mod tests {
     fn the_same_argument_twice_is_refused() {
         let error =
             decode::<(String, u32)>(Codec::Json, NAMES, br#"{"id":"a","id":"b","limit":1}"#).unwrap_err();
-        assert!(error.starts_with("argument `id` is there twice"), "{error}");
+        assert!(error.starts_with("argument `id` was sent twice"), "{error}");
     }
 
     #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -397,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_text_is_the_one_argument() {
+    fn plain_text_is_a_single_argument() {
         assert_eq!(encode(Codec::Text, &["id"], ("user:1",)), b"user:1");
         assert_eq!(
             decode::<(String,)>(Codec::Text, &["id"], b"user:1"),

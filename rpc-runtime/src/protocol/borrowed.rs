@@ -1,4 +1,5 @@
-//! Text and bytes that a worker lends to a handler: borrowed from the delivery where the codec can, copied where not.
+//! Text and bytes that a handler borrows from the delivery. They are copied if the codec cannot
+//! borrow.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +9,7 @@ use std::ops::Deref;
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
 
-/// Bytes on their way out: written as bytes (MessagePack's `bin`) and not as a sequence of numbers.
+/// Outgoing bytes, serialized as bytes (MessagePack's `bin`) and not as a sequence of numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct ByteSlice<'a>(pub &'a [u8]);
 
@@ -18,7 +19,7 @@ impl Serialize for ByteSlice<'_> {
     }
 }
 
-/// Text of a request: a JSON string with escapes has to be copied, all else is borrowed.
+/// Incoming text. A JSON string with escapes is copied, all other text is borrowed.
 #[derive(Debug, Clone)]
 pub struct CowStr<'de>(pub Cow<'de, str>);
 
@@ -58,7 +59,8 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 }
 
-/// Bytes of a request: `bin` is borrowed; a sequence of numbers, which JSON must use, is collected.
+/// Incoming bytes. MessagePack's `bin` is borrowed; a sequence of numbers, as in JSON, is
+/// collected.
 #[derive(Debug, Clone)]
 pub struct CowBytes<'de>(pub Cow<'de, [u8]>);
 
@@ -76,7 +78,7 @@ impl<'de> Deserialize<'de> for CowBytes<'de> {
     }
 }
 
-/// The most that is set aside on a peer's word about how long a sequence is.
+/// The maximum capacity to reserve for the length that a peer announces.
 const MAX_TRUSTED_LENGTH: usize = 4096;
 
 struct BytesVisitor;
@@ -117,19 +119,22 @@ impl<'de> Visitor<'de> for BytesVisitor {
     }
 }
 
-/// How an argument travels whose type is named like one that text or bytes are taken for: `<Named<Vec<u8>>>::sent`, with
-/// [`NamedAlike`] in scope. The functions below are found first, and only for the type that is meant.
+/// Converts an argument whose type the macro takes for text or bytes by its name.
+///
+/// Generated code calls `<Named<Vec<u8>>>::sent` with [`NamedAlike`] in scope. For the standard
+/// type, the inherent functions below take precedence. For a user's own type of the same name, only
+/// the trait's functions exist.
 #[derive(Debug)]
 pub struct Named<T>(PhantomData<T>);
 
 impl Named<Vec<u8>> {
-    /// What the client writes.
+    /// Converts an argument to what the client serializes.
     #[must_use]
     pub fn sent(bytes: &[u8]) -> ByteSlice<'_> {
         ByteSlice(bytes)
     }
 
-    /// What the method gets.
+    /// Converts a deserialized value to the method's argument.
     #[must_use]
     pub fn received(bytes: CowBytes<'_>) -> Vec<u8> {
         bytes.0.into_owned()
@@ -137,19 +142,19 @@ impl Named<Vec<u8>> {
 }
 
 impl<'a> Named<Cow<'a, [u8]>> {
-    /// What the client writes.
+    /// Converts an argument to what the client serializes.
     #[must_use]
     pub fn sent(bytes: &[u8]) -> ByteSlice<'_> {
         ByteSlice(bytes)
     }
 
-    /// What the method gets.
+    /// Converts a deserialized value to the method's argument.
     #[must_use]
     pub fn received(bytes: CowBytes<'a>) -> Cow<'a, [u8]> {
         bytes.0
     }
 
-    /// What a method gets that may keep it for longer than the request.
+    /// Converts a deserialized value to an argument that may outlive the request.
     #[must_use]
     pub fn received_to_keep(bytes: CowBytes<'_>) -> Cow<'a, [u8]> {
         Cow::Owned(bytes.0.into_owned())
@@ -157,30 +162,31 @@ impl<'a> Named<Cow<'a, [u8]>> {
 }
 
 impl<'a> Named<Cow<'a, str>> {
-    /// What the client writes.
+    /// Converts an argument to what the client serializes.
     #[must_use]
     pub fn sent(text: &str) -> &str {
         text
     }
 
-    /// What the method gets.
+    /// Converts a deserialized value to the method's argument.
     #[must_use]
     pub fn received(text: CowStr<'a>) -> Cow<'a, str> {
         text.0
     }
 }
 
-/// How types travel that are the user's and only go by the name: as they are.
+/// Passes a user's own type through unchanged if it only has the name of a standard one. See
+/// [`Named`].
 pub trait NamedAlike {
     /// The user's type.
     type Type;
 
-    /// What the client writes.
+    /// Converts an argument to what the client serializes.
     fn sent(argument: &Self::Type) -> &Self::Type {
         argument
     }
 
-    /// What the method gets.
+    /// Converts a deserialized value to the method's argument.
     fn received(argument: Self::Type) -> Self::Type
     where
         Self::Type: Sized,
@@ -188,7 +194,7 @@ pub trait NamedAlike {
         argument
     }
 
-    /// The same of a type that is `'static`.
+    /// Converts a deserialized value to an argument of a `'static` type.
     fn received_to_keep(argument: Self::Type) -> Self::Type
     where
         Self::Type: Sized,
@@ -201,26 +207,26 @@ impl<T> NamedAlike for Named<T> {
     type Type = T;
 }
 
-/// Bytes that are a field of a struct: for `#[serde(serialize_with = .., deserialize_with = ..)]`.
+/// For struct fields with bytes: `#[serde(serialize_with = .., deserialize_with = ..)]`.
 pub mod bytes {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     use super::{ByteSlice, CowBytes};
 
-    /// Writes bytes as bytes.
+    /// Serializes bytes as bytes.
     ///
     /// # Errors
     ///
-    /// Where the serializer fails.
+    /// If the serializer fails.
     pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         ByteSlice(bytes).serialize(serializer)
     }
 
-    /// Reads bytes, or a sequence of numbers, as a `Vec` or a `Cow`.
+    /// Deserializes bytes, or a sequence of numbers, as a `Vec` or a `Cow`.
     ///
     /// # Errors
     ///
-    /// Where there is something else.
+    /// If the value is neither.
     pub fn deserialize<'de, D: Deserializer<'de>, B: From<Vec<u8>>>(deserializer: D) -> Result<B, D::Error> {
         CowBytes::deserialize(deserializer).map(|bytes| bytes.0.into_owned().into())
     }
@@ -237,12 +243,12 @@ mod tests {
         assert!(matches!(plain.0, Cow::Borrowed("abc")));
         let escaped = Codec::Json.decode::<CowStr<'_>>(br#""a\nc""#).unwrap();
         assert!(matches!(escaped.0, Cow::Owned(ref text) if text == "a\nc"));
-        let batched = Codec::MessagePack.decode::<CowStr<'_>>(b"\xa3abc").unwrap();
-        assert!(matches!(batched.0, Cow::Borrowed("abc")));
+        let packed = Codec::MessagePack.decode::<CowStr<'_>>(b"\xa3abc").unwrap();
+        assert!(matches!(packed.0, Cow::Borrowed("abc")));
     }
 
     #[test]
-    fn bytes_are_bin_and_borrowed() {
+    fn bytes_are_written_as_bin_and_borrowed() {
         let body = Codec::MessagePack.encode(&ByteSlice(&[0, 255])).unwrap();
         assert_eq!(&body[..], b"\xc4\x02\x00\xff");
         let bytes = Codec::MessagePack.decode::<CowBytes<'_>>(&body).unwrap();

@@ -1,12 +1,12 @@
-//! What `content_type` and `content_encoding` say about a body.
+//! The properties `content_type` and `content_encoding` of a message.
 
 use super::{Properties, ShortStr};
 use crate::codec::{Codec, UnsupportedContentType};
 
-/// The values of `content_encoding` that leave a body as it is. Some clients name a charset there.
+/// The values of `content_encoding` that do not change the body. Some clients put a charset there.
 const IDENTITY: [&str; 6] = ["identity", "utf-8", "utf8", "us-ascii", "ascii", "binary"];
 
-/// The codec of a message's body; `None` if the message names none.
+/// Returns the codec of a message's body, or `None` if the message does not name one.
 ///
 /// # Errors
 ///
@@ -24,15 +24,17 @@ pub(crate) fn codec(properties: &Properties) -> Result<Option<Codec>, Unsupporte
     }
 }
 
-/// The `content_type` of a reply to a request with these properties, if it differs from the codec's own name.
+/// Returns the `content_type` for the reply to a request with these properties, if it differs from
+/// the codec's own name.
 ///
-/// A sender that uses another name for a content type may know no other, so its reply has that name too.
+/// A caller that uses another name of a content type may not know the codec's own, so the reply
+/// repeats the caller's.
 pub(crate) fn alias(properties: &Properties) -> Option<ShortStr> {
     let sent = properties.content_type.as_ref()?;
     let codec = Codec::named(sent.as_str()).ok().flatten()?;
     match sent.as_str() {
         name if name == codec.content_type() => None,
-        // Replies are UTF-8, whatever subset of it the request was in.
+        // The request may be in US-ASCII, but the reply is UTF-8.
         name if name.to_ascii_lowercase().contains("ascii") => {
             let essence = name.split(';').next().unwrap_or_default();
             ShortStr::new(essence.trim()).ok()
@@ -50,20 +52,20 @@ fn as_str(property: &Option<ShortStr>) -> &str {
 pub(crate) enum UnsupportedContent {
     #[error(transparent)]
     Type(#[from] UnsupportedContentType),
-    #[error("unsupported content encoding {encoding:?}: send the body as it is")]
+    #[error("unsupported content encoding {encoding:?}: send the body unencoded")]
     Encoding {
         encoding: String,
-        /// The codec of the body once it is decoded; `None` if the message names none.
+        /// The codec of the decoded body, or `None` if the message does not name one.
         codec: Option<Codec>,
     },
 }
 
 impl UnsupportedContent {
-    /// The codec in which the sender can read an answer.
+    /// Returns a codec that the sender can read.
     pub(crate) fn readable_codec(&self) -> Codec {
         match self {
             Self::Encoding { codec, .. } => codec.unwrap_or(Codec::Text),
-            // A peer whose content type is not known may still read text.
+            // The peer's content type is unknown, but it may still read text.
             Self::Type(_) => Codec::Text,
         }
     }
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn another_name_of_a_content_type_is_echoed() {
+    fn a_reply_repeats_the_callers_name_of_the_content_type() {
         let alias = |content_type| alias(&properties(content_type, ""));
         for name in [
             "application/x-msgpack",

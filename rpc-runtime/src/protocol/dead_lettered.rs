@@ -1,38 +1,38 @@
-//! What a message says of the queues that dead-lettered it.
+//! The history of a dead-lettered message.
 //!
-//! RabbitMQ [dead-letters](https://www.rabbitmq.com/docs/dlx) a message without its `expiration`, and
-//! its next queue delivers it as if for the first time. The headers `x-death` and
-//! `x-first-death-reason` say what was before. Anyone can send them: whatever they hold is read as far
-//! as it makes sense.
+//! RabbitMQ [dead-letters](https://www.rabbitmq.com/docs/dlx) a message without its `expiration`,
+//! and the next queue delivers it as if for the first time. The headers `x-death` and
+//! `x-first-death-reason` tell its history. Any peer can send these headers, so values that make no
+//! sense are ignored.
 
 use std::time::Duration;
 
-/// The header with an entry for each queue and reason.
+/// The header with one entry for each pair of queue and reason.
 pub(crate) const DEATHS_HEADER: &str = "x-death";
 
-/// The header with the reason of the first time.
+/// The header with the reason of the first dead-lettering.
 pub(crate) const FIRST_DEATH_REASON_HEADER: &str = "x-first-death-reason";
 
-/// What is known of a message that was dead-lettered.
+/// The history of a dead-lettered message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct DeadLettered {
-    /// It expired in a queue.
+    /// Whether it expired in a queue.
     pub(crate) has_expired: bool,
-    /// How many times a queue gave it up for another reason.
+    /// How many times it was dead-lettered for a reason other than expiry.
     pub(crate) times: u32,
     /// How many times it was rejected.
     pub(crate) rejections: u32,
-    /// The time to live that it had. It does not say how much of that is over.
+    /// Its original time to live. How much of it has passed is unknown.
     pub(crate) original_expiration: Option<Duration>,
 }
 
-/// Why a queue gave a message up.
+/// Why a queue dead-lettered a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DeathReason {
     Rejected,
     Expired,
     DeliveryLimit,
-    /// It did not fit (`maxlen`), or a reason that this version does not know.
+    /// The queue was full (`maxlen`), or the reason is unknown to this version.
     Other,
 }
 
@@ -57,7 +57,7 @@ impl DeathReason {
 }
 
 impl DeadLettered {
-    /// Adds what an entry of `x-death` says.
+    /// Adds an entry of `x-death`.
     pub(crate) fn add(&mut self, reason: DeathReason, count: u32, original_expiration: Option<Duration>) {
         match reason {
             DeathReason::Expired => self.has_expired = true,
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_add_up_and_stop_at_the_largest_number() {
+    fn counts_are_added_up_and_saturate() {
         let mut dead = DeadLettered::default();
         dead.add(DeathReason::Rejected, 2, None);
         dead.add(DeathReason::DeliveryLimit, 3, Some(Duration::from_secs(2)));

@@ -1,4 +1,4 @@
-//! Faults: what a worker's runtime answers in place of the method.
+//! Faults: the answers of a worker's runtime, in place of the method's own.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -11,19 +11,29 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::executed::Executed;
 
-/// The worker's runtime could not answer with the method's own result or error.
+/// A failure in the worker's runtime: the method's own result or error is not available.
 ///
-/// On the wire: a reply of `type` `fault` whose body is `{code, message}` in the request's content type, and
-/// `code: message` in plain text.
+/// On the wire, a fault is a reply with the `type` `fault`. Its body is `{code, message}` in the
+/// request's content type, or `code: message` in plain text.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use rpc_runtime::{Fault, FaultCode};
+///
+/// let fault = Fault::new(FaultCode::Rejected, "too busy").with_retry_after(Duration::from_secs(1));
+/// assert_eq!(fault.to_string(), "rejected: too busy");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub struct Fault {
-    /// What kind of fault.
+    /// The kind of fault.
     pub code: FaultCode,
-    /// What happened, for a person to read. It is empty if the worker said no more than the code.
+    /// What happened, for a human reader. It is empty if the worker sent only the code.
     pub message: String,
-    /// When another try is worth it, counted from the arrival of the fault. `None` if the worker
-    /// does not say. On the wire it is the reply's header `rpc-retry-after`, in milliseconds.
+    /// How long to wait before the next attempt, counted from the arrival of the fault. `None` if
+    /// the worker does not say. On the wire this is the reply's header `rpc-retry-after`, in
+    /// milliseconds.
     pub retry_after: Option<Duration>,
 }
 
@@ -37,7 +47,7 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// A fault of this kind.
+    /// Creates a fault of this kind.
     pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -46,7 +56,8 @@ impl Fault {
         }
     }
 
-    /// The same fault, which tells the caller when another try is worth it.
+    /// Sets [`retry_after`](Self::retry_after): how long the caller should wait before its next
+    /// attempt.
     #[must_use]
     pub fn with_retry_after(self, time: Duration) -> Self {
         Self {
@@ -55,7 +66,7 @@ impl Fault {
         }
     }
 
-    /// The service has no such method.
+    /// Creates the fault [`FaultCode::UnknownMethod`]: the service has no such method.
     #[must_use]
     pub fn unknown_method(method: &str) -> Self {
         Self::new(
@@ -64,21 +75,22 @@ impl Fault {
         )
     }
 
-    /// The request cannot be understood.
+    /// Creates the fault [`FaultCode::BadRequest`].
     pub(crate) fn bad_request(reason: impl fmt::Display) -> Self {
         Self::because(FaultCode::BadRequest, reason)
     }
 
-    /// A fault for a reason that may quote the request. So it is cut where it gets long: the answer to megabytes of nonsense is no
-    /// larger than they are.
+    /// Creates a fault whose reason may quote the request. A long reason is truncated, so that a
+    /// large request does not cause a large reply.
     pub(crate) fn because(code: FaultCode, reason: impl fmt::Display) -> Self {
-        let mut message = Shortened(String::new());
-        // An error says no more than that the rest is left out.
+        let mut message = Truncated(String::new());
+        // An error only means that the rest was cut off.
         let _ = write!(message, "{reason}");
         Self::new(code, message.0)
     }
 
-    /// Reads its `Display` back, which is what a peer that speaks `text/plain` gets; other text is kept whole as the message.
+    /// Parses the output of `Display`, which is a fault's body in `text/plain`. Other text becomes
+    /// the message.
     pub(crate) fn from_text(text: &str) -> Self {
         if let Some((code, message)) = text.split_once(": ") {
             return Self::new(FaultCode::from_wire(code), message);
@@ -91,13 +103,13 @@ impl Fault {
     }
 }
 
-/// How much of a reason is told, in bytes.
+/// The maximum length of a reason, in bytes.
 const MAX_REASON: usize = 1024;
 
-/// Text that ends in `…` where it would be longer than [`MAX_REASON`].
-struct Shortened(String);
+/// Text that is cut off with `…` after [`MAX_REASON`] bytes.
+struct Truncated(String);
 
-impl Write for Shortened {
+impl Write for Truncated {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let room = MAX_REASON - self.0.len();
         if text.len() <= room {
@@ -114,44 +126,51 @@ impl Write for Shortened {
     }
 }
 
-/// The kinds of [`Fault`].
+/// The kind of a [`Fault`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FaultCode {
-    /// `unknown_method`: the service has no method of that name, or no default one where none was named.
+    /// `unknown_method`: the service has no method of that name, or the request names none and the
+    /// service has no default method.
     UnknownMethod,
-    /// `bad_request`: the arguments could not be read, or the method cannot be called in this content type.
+    /// `bad_request`: the arguments cannot be decoded, or the method cannot be called in this
+    /// content type.
     BadRequest,
-    /// `unsupported_content_type`: the worker does not know the request's `content_type`, or the body is compressed
-    /// (`content_encoding`).
+    /// `unsupported_content_type`: the worker does not know the request's `content_type`, or the
+    /// body is compressed (`content_encoding`).
     UnsupportedContentType,
     /// `panicked`: the method panicked.
     Panicked,
-    /// `interrupted`: an earlier delivery of this request was lost with its worker; the method may have run, and is not
-    /// run again: it is not `idempotent`, or this worker refuses the request for another reason.
+    /// `interrupted`: the worker of an earlier delivery was lost. The method may have run. It is
+    /// not run again, because it is not `idempotent`, or because this worker refuses the request
+    /// for another reason.
     Interrupted,
-    /// `expired`: the request came with no time left, or with less than its method has recently needed; see
-    /// [`Server::admission`](crate::Server::admission).
+    /// `expired`: the request arrived with no time left, or with less time than its method recently
+    /// took; see [`Server::admission`](crate::Server::admission).
     Expired,
-    /// `too_large`: the request is larger than the worker accepts.
+    /// `too_large`: the request exceeds the worker's size limit.
     TooLarge,
-    /// `reply_too_large`: the method ran, and its answer is larger than the worker may send.
+    /// `reply_too_large`: the method ran, but its answer exceeds the worker's size limit for
+    /// replies.
     ReplyTooLarge,
-    /// `unanswerable`: the method ran, and its answer cannot be written in the request's content type.
+    /// `unanswerable`: the method ran, but its answer cannot be encoded in the request's content
+    /// type.
     Unanswerable,
-    /// `unauthorized`: the caller may not call this method; see [`Authorize`](crate::service::Authorize).
+    /// `unauthorized`: the caller may not call this method; see
+    /// [`Authorize`](crate::middleware::Authorize).
     Unauthorized,
-    /// `rejected`: a layer of the worker refused the request before its method began, for example because there is too much to do;
-    /// see [`middleware`](crate::middleware).
+    /// `rejected`: a layer of the worker refused the request before its method started, for example
+    /// to shed load; see [`middleware`](crate::middleware).
     Rejected,
-    /// `abandoned`: a layer of the worker gave up on the method once it had begun, for example because it took too long.
+    /// `abandoned`: a layer of the worker aborted the method after it had started, for example
+    /// because it took too long.
     Abandoned,
     /// A code that this version does not know.
     Other(String),
 }
 
 impl FaultCode {
-    /// The code as it stands on the wire.
+    /// Returns the code as it stands on the wire.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
@@ -160,7 +179,7 @@ impl FaultCode {
         }
     }
 
-    /// All that this version knows.
+    /// All codes that this version knows.
     pub(crate) const KNOWN: [Self; 12] = [
         Self::UnknownMethod,
         Self::BadRequest,
@@ -176,7 +195,7 @@ impl FaultCode {
         Self::Abandoned,
     ];
 
-    /// The code as it stands on the wire, if this version knows it.
+    /// Returns the code as it stands on the wire, or `None` if this version does not know it.
     pub(crate) fn known(&self) -> Option<&'static str> {
         Some(match self {
             Self::UnknownMethod => "unknown_method",
@@ -245,13 +264,14 @@ impl fmt::Display for FaultCode {
 pub(crate) struct FaultBody<'a> {
     #[serde(borrow)]
     pub(crate) code: Cow<'a, str>,
-    /// For people, so it must not keep the code from being read.
-    #[serde(default, borrow, deserialize_with = "text_or_nothing")]
+    /// For a human reader. A message of an unexpected type must not prevent the code from being
+    /// read.
+    #[serde(default, borrow, deserialize_with = "text_or_empty")]
     pub(crate) message: Cow<'a, str>,
 }
 
-/// Reads text, and anything else as the empty text.
-fn text_or_nothing<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a, str>, D::Error> {
+/// Deserializes text. Anything else becomes the empty text.
+fn text_or_empty<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a, str>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Message<'a> {
@@ -300,7 +320,7 @@ mod tests {
             FaultCode::Unauthorized,
             FaultCode::Other("made_up".into()),
         ] {
-            assert_eq!(FaultCode::from_wire(code.as_str()), code);
+            assert_eq!(code.as_str().parse(), Ok(code));
         }
     }
 
@@ -324,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn the_code_counts_whatever_the_message_is() {
+    fn the_code_is_read_even_if_the_message_is_invalid() {
         for body in [
             r#"{"code":"rejected"}"#,
             r#"{"code":"rejected","message":null}"#,
@@ -341,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_reason_is_cut_at_a_character() {
+    fn a_long_reason_is_truncated_at_a_character_boundary() {
         let reason = "é".repeat(MAX_REASON);
         for reason in [reason.clone(), format!("x{reason}")] {
             let Fault { message, .. } = Fault::bad_request(&reason);
@@ -356,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_code_does_not_claim_that_nothing_ran() {
+    fn an_unknown_code_means_that_the_method_may_have_run() {
         assert_eq!(FaultCode::Other("x".into()).executed(), Executed::Maybe);
     }
 }

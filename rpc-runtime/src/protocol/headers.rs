@@ -8,14 +8,14 @@ use super::short_str::ShortStr;
 /// The headers of a request, by name.
 ///
 /// A caller sets them with [`Call::header`](crate::Call::header); a handler reads them from its
-/// [`Context`](crate::Context). Values are text. A peer in another language may send other AMQP types:
-/// numbers and booleans are converted to text, and all other types (tables, arrays, bytes that are not
-/// UTF-8) are dropped.
+/// [`Context`](crate::Context). Values are text. A peer in another language may send other AMQP
+/// types: numbers and booleans are converted to text, and all other types (tables, arrays, bytes
+/// that are not UTF-8) are dropped.
 ///
 /// Some names are reserved. Names that begin with `rpc-` belong to this library. `CC`, `BCC`,
-/// `x-delivery-count`, `x-acquired-count`, `x-death`, `x-first-death-..` and `x-last-death-..` belong to
-/// RabbitMQ. A call cannot send them and a handler does not see them, so a handler can forward all
-/// headers that it sees.
+/// `x-delivery-count`, `x-acquired-count`, `x-death`, `x-first-death-..` and `x-last-death-..`
+/// belong to RabbitMQ. A call cannot send them and a handler does not see them, so a handler can
+/// forward all headers that it sees.
 ///
 /// `Debug` shows only the names, as values may be secrets.
 ///

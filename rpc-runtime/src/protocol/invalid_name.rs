@@ -16,14 +16,14 @@ pub enum InvalidName {
         limit: usize,
     },
 
-    /// It is reserved by RabbitMQ: the headers `CC` and `BCC` send copies to other queues, headers such
-    /// as `x-death` tell the history of a message, and queue names that begin with `amq.` are the
-    /// broker's own.
+    /// It is reserved by RabbitMQ: the headers `CC` and `BCC` send copies to other queues, headers
+    /// such as `x-death` tell the history of a message, and queue names that begin with `amq.` are
+    /// the broker's own.
     #[error("RabbitMQ reserves this name: choose another")]
     Reserved,
 
-    /// It is reserved by this library: headers that begin with `rpc-`, queues that begin with `rpc.`, and
-    /// queues that end with `.batch`.
+    /// It is reserved by this library: headers that begin with `rpc-`, queues that begin with
+    /// `rpc.`, and queues that end with `.batch`.
     #[error("the RPC runtime reserves this name: choose another")]
     ReservedByRuntime,
 

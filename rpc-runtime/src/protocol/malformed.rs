@@ -1,11 +1,11 @@
-//! What is wrong with the properties of a message that cannot be read as it was sent.
+//! Malformed properties of a message.
 
 use std::fmt;
 
-/// How deep the headers of a message may be nested.
+/// The maximum nesting depth of a message's headers.
 pub(crate) const MAX_HEADER_DEPTH: usize = 32;
 
-/// Why the properties of a message cannot be read as they were sent.
+/// Why the properties of a message are malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Malformed {
     #[error("its {0} is not UTF-8")]
@@ -44,7 +44,7 @@ pub(crate) enum Property {
 }
 
 impl Property {
-    /// All properties, in their order on the wire.
+    /// All properties, in wire order.
     pub(crate) const ALL: [Self; 14] = [
         Self::ContentType,
         Self::ContentEncoding,

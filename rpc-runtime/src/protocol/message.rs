@@ -1,4 +1,4 @@
-//! A message as both transports carry it: AMQP's basic properties that this protocol uses, and a body.
+//! A message as all transports carry it: a body and the AMQP properties that this protocol uses.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::headers::Headers;
 use super::{DeadLettered, ShortStr};
 
-/// A message, on its way out or just arrived.
+/// An outgoing or incoming message.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Message {
     pub(crate) properties: Properties,
@@ -20,19 +20,19 @@ pub(crate) struct Properties {
     /// AMQP's `type`: a request's method, a reply's kind.
     pub(crate) kind: Option<ShortStr>,
     pub(crate) content_type: Option<ShortStr>,
-    /// How the body is compressed, or the charset of its text.
+    /// The compression of the body, or the charset of its text.
     pub(crate) content_encoding: Option<ShortStr>,
     pub(crate) correlation_id: Option<ShortStr>,
     pub(crate) reply_to: Option<ShortStr>,
-    /// AMQP's `expiration`: how long the message is worth delivering. Whole milliseconds on the wire.
+    /// AMQP's `expiration`: the message's time to live. Whole milliseconds on the wire.
     pub(crate) expiration: Option<Duration>,
-    /// `delivery_mode` 2: the broker keeps the message on disk where the queue is durable.
+    /// AMQP's `delivery_mode` 2: the broker keeps the message on disk if the queue is durable.
     pub(crate) persistent: bool,
     pub(crate) priority: Option<u8>,
     pub(crate) app_id: Option<ShortStr>,
-    /// The user who published; RabbitMQ has checked it against the publishing connection.
+    /// The RabbitMQ user that published the message. The broker has validated it.
     pub(crate) user_id: Option<ShortStr>,
     pub(crate) headers: Headers,
-    /// What the broker says of queues that gave the message up. Not sent.
+    /// The history of a dead-lettered message. Only in incoming messages.
     pub(crate) dead_lettered: Option<DeadLettered>,
 }

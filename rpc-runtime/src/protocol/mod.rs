@@ -1,10 +1,10 @@
-//! The protocol: requests, replies and faults ↔ messages. Pure: no I/O, no tasks, no clock.
+//! The wire protocol: converts requests, replies, faults and batches to messages and back.
 //!
-//! `docs/protocol.md` describes the same for peers in other languages.
+//! Pure: no I/O, no tasks, no clock. How messages travel is the business of the transport.
+//! `docs/protocol.md` describes the protocol for peers in other languages.
 
 mod arguments;
 mod batch;
-mod batcher;
 mod borrowed;
 pub(crate) mod content;
 mod dead_lettered;
@@ -26,10 +26,9 @@ mod user_header;
 pub(crate) use arguments::{ARGUMENTS, ArgumentsSeed, NamedArguments, no_arguments};
 pub use arguments::{DecodeArguments, Derived, EncodeArguments};
 pub(crate) use batch::{
-    BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedAnswer, BatchedCall, MAX_BATCH_BYTES, MAX_BATCH_CALLS,
-    MAX_PART_BYTES, OutgoingCall, headers_size, read_batch, write_batch,
+    BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedAnswer, BatchedCall, BatchedCallRef, Batcher, Load,
+    MAX_BATCH_BYTES, MAX_BATCH_CALLS, MAX_PART_BYTES, gather, headers_size, read_batch, write_batch,
 };
-pub(crate) use batcher::{Batcher, Load, gather};
 pub use borrowed::{ByteSlice, CowBytes, CowStr, Named, NamedAlike, bytes};
 pub(crate) use dead_lettered::{DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER};
 pub use executed::Executed;
@@ -44,7 +43,8 @@ pub(crate) use reply::{BadReply, Reply, ReplyKind};
 pub use reply_address::ReplyAddresses;
 pub(crate) use reply_address::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX};
 pub(crate) use request::{
-    MAX_TIME_TO_LIVE, RESENT_AND_SENT_ON, RESENT_HEADER, RETURNS_HEADER, Request, SENT_ON, UnreadableRequest,
+    MAX_TIME_TO_LIVE, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, RETURNS_HEADER, Request,
+    UnreadableRequest,
 };
 pub(crate) use reserved_header::reserved_header;
 pub(crate) use short_str::{MAX_SHORT_STR, ShortStr};

@@ -1,22 +1,23 @@
-//! What workers and callers tell each other about overload.
+//! Headers and messages about overload.
 
 use std::time::Duration;
 
 use super::ShortStr;
 use super::headers::Headers;
 
-/// The `type` of a message by which a worker measures how long requests wait in a queue. Any worker
-/// of the queue that gets one replies to it at once, with an empty body.
+/// The `type` of a probe, by which a worker measures how long requests wait in a queue. The worker
+/// that receives a probe replies at once, with an empty body.
 pub(crate) const PROBE: &str = "rpc.probe";
 
-/// The header by which a reply says how long its request waited in the queue, in milliseconds. It is
+/// The header of a reply with the time that its request waited in the queue, in milliseconds. It is
 /// absent if the worker knows of no wait.
 pub(crate) const QUEUE_TIME_HEADER: &str = "rpc-queue-time";
 
-/// The header by which a fault says when another try is worth it, in milliseconds from now.
+/// The header of a fault with the time to wait before the next attempt, in milliseconds.
 pub(crate) const RETRY_AFTER_HEADER: &str = "rpc-retry-after";
 
-/// Writes a time in whole milliseconds, rounded up. Zero is not written.
+/// Inserts a header with a time in whole milliseconds, rounded up. Does nothing if the time is
+/// zero.
 pub(crate) fn write_millis(headers: &mut Headers, name: &'static str, time: Duration) {
     if !time.is_zero() {
         let millis = time.as_micros().div_ceil(1000);
@@ -24,7 +25,8 @@ pub(crate) fn write_millis(headers: &mut Headers, name: &'static str, time: Dura
     }
 }
 
-/// Reads a time in whole milliseconds. What is no such number is ignored.
+/// Reads a header with a time in whole milliseconds. Returns `None` if the value is not such a
+/// number.
 pub(crate) fn read_millis(headers: &Headers, name: &str) -> Option<Duration> {
     let millis = headers.get(name)?.parse::<u32>().ok()?;
     Some(Duration::from_millis(millis.into()))
@@ -45,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_ignored() {
+    fn invalid_times_are_ignored() {
         let mut headers = Headers::default();
         write_millis(&mut headers, QUEUE_TIME_HEADER, Duration::ZERO);
         assert_eq!(headers.get(QUEUE_TIME_HEADER), None);

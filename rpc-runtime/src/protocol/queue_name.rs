@@ -1,20 +1,20 @@
-//! Names of request queues.
+//! Checks the names of request queues.
 //!
-//! The macro checks the names that are written in the source by the same rules.
+//! The macro applies the same rules to the names in its attributes.
 
 use super::ShortStr;
 use super::batch::BATCH_SUFFIX;
 use super::invalid_name::InvalidName;
 
-/// How the names of queues begin that RabbitMQ has named.
+/// The prefix of queue names that RabbitMQ generates.
 const NAMED_BY_RABBITMQ: &str = "amq.gen-";
 
-/// Checks the name of a queue that a client sends requests to: also one that RabbitMQ has named, for
-/// a worker that has declared it without a name.
+/// Checks the name of a queue that a client sends requests to. Unlike [`queue_name`], it accepts
+/// names that RabbitMQ generates, for a worker that declares its queue without a name.
 ///
 /// # Errors
 ///
-/// As [`queue_name`].
+/// See [`queue_name`].
 pub(crate) fn destination_name(name: &str) -> Result<ShortStr, InvalidName> {
     match name.strip_prefix(NAMED_BY_RABBITMQ) {
         Some(rest) => queue_name(rest).and_then(|_| Ok(ShortStr::new(name)?)),
@@ -22,11 +22,11 @@ pub(crate) fn destination_name(name: &str) -> Result<ShortStr, InvalidName> {
     }
 }
 
-/// Checks the name of a request queue.
+/// Checks the name of a request queue that a worker declares.
 ///
 /// # Errors
 ///
-/// If RabbitMQ takes no such name, or a queue of the runtime may have it.
+/// If RabbitMQ does not allow the name, or it is reserved for the runtime's own queues.
 pub(crate) fn queue_name(name: &str) -> Result<ShortStr, InvalidName> {
     if name.is_empty() {
         return Err(InvalidName::Empty);
@@ -49,7 +49,7 @@ mod tests {
     use crate::protocol::MAX_SHORT_STR;
 
     #[test]
-    fn names_of_other_queues_are_refused() {
+    fn reserved_and_invalid_names_are_refused() {
         let longest = "n".repeat(MAX_SHORT_STR);
         for name in [
             "orders",

@@ -1,4 +1,4 @@
-//! A reply ↔ a message.
+//! Converts a reply to a message and back.
 
 use bytes::Bytes;
 
@@ -10,14 +10,14 @@ use super::{
 use crate::codec::{Codec, DecodeError};
 use crate::protocol::fault::FaultBody;
 
-/// What a reply carries.
+/// The kind of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReplyKind {
-    /// The method's value. On the wire `result`, no `type`, or one that is not a reply's.
+    /// The method's result. On the wire its `type` is `result`, missing, or unknown.
     Result,
-    /// The method's own error. On the wire `error`.
+    /// The method's own error. On the wire its `type` is `error`.
     Error,
-    /// The runtime's. On the wire `fault`.
+    /// A fault of the worker's runtime. On the wire its `type` is `fault`.
     Fault,
 }
 
@@ -30,7 +30,7 @@ impl ReplyKind {
         }
     }
 
-    /// As batched answers have it.
+    /// Returns the number of this kind in a batch of answers.
     pub(super) const fn number(self) -> u8 {
         match self {
             Self::Result => 0,
@@ -49,16 +49,16 @@ impl ReplyKind {
     }
 }
 
-/// An answer, written in a codec.
+/// A reply with an encoded body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reply {
     pub(crate) kind: ReplyKind,
     pub(crate) codec: Codec,
     pub(crate) body: Bytes,
-    /// Such as the context of a trace.
+    /// For example a trace context.
     pub(crate) headers: Headers,
-    /// The `type` that came, if it is none of a reply: some workers echo the request's, or set one of their own.
-    /// Such a reply is taken for a result.
+    /// The received `type`, if it is not one of [`ReplyKind`]: some workers echo the request's type
+    /// or set their own. Such a reply counts as a result.
     pub(crate) unknown_type: Option<Box<str>>,
 }
 
@@ -76,8 +76,7 @@ impl Reply {
     pub(crate) fn fault(codec: Codec, fault: &Fault) -> Self {
         let body = match codec {
             Codec::Text => Bytes::from(fault.to_string()),
-            // Two strings: there is nothing in them that cannot be written. Should it fail all the same, an empty
-            // body still says `fault`.
+            // Two strings can always be encoded. If it fails anyway, the `type` still says `fault`.
             Codec::MessagePack | Codec::Json => codec.encode(&FaultBody::from(fault)).unwrap_or_default(),
         };
         let mut reply = Self::new(ReplyKind::Fault, codec, body);
@@ -87,7 +86,7 @@ impl Reply {
         reply
     }
 
-    /// The message that answers a request with this correlation id.
+    /// Converts the reply to the message that answers a request with this correlation id.
     pub(crate) fn into_message(self, correlation_id: Option<ShortStr>) -> Message {
         let kind = match &self.unknown_type {
             Some(kind) => ShortStr::new(kind).ok(),
@@ -105,15 +104,15 @@ impl Reply {
         }
     }
 
-    /// Reads a message that arrived on a reply queue. A worker that names no content type is taken to have answered in
-    /// the request's.
+    /// Reads a message that arrived on a reply queue. If it has no content type, its codec is
+    /// `request_codec`, that of the request.
     ///
     /// # Errors
     ///
     /// [`BadReply`] if the body is in a content type or an encoding that this library cannot read.
-    pub(crate) fn from_message(message: Message, asked_in: Codec) -> Result<Self, BadReply> {
+    pub(crate) fn from_message(message: Message, request_codec: Codec) -> Result<Self, BadReply> {
         let properties = message.properties;
-        let codec = content::codec(&properties)?.unwrap_or(asked_in);
+        let codec = content::codec(&properties)?.unwrap_or(request_codec);
         let (kind, unknown_type) = match properties.kind.as_ref().map(ShortStr::as_str) {
             None | Some("" | "result") => (ReplyKind::Result, None),
             Some("error") => (ReplyKind::Error, None),
@@ -129,7 +128,7 @@ impl Reply {
         })
     }
 
-    /// The fault that this reply carries.
+    /// Decodes the body as a fault.
     pub(crate) fn read_fault(&self) -> Fault {
         Fault {
             retry_after: read_millis(&self.headers, RETRY_AFTER_HEADER),
@@ -144,14 +143,14 @@ impl Reply {
                 Ok(body) => body.into(),
                 Err(_) => Fault::new(
                     FaultCode::Other("fault".into()),
-                    "the worker sent a fault that cannot be read",
+                    "the worker sent a fault that cannot be decoded",
                 ),
             },
         }
     }
 }
 
-/// A reply came that this library cannot read. The method ran.
+/// A reply that cannot be read. The method ran.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum BadReply {
@@ -160,7 +159,7 @@ pub(crate) enum BadReply {
     #[error(transparent)]
     Content(#[from] UnsupportedContent),
     #[error(
-        "the reply is of the type {0:?}, not result, error or fault, and its body is not the method's result"
+        "the reply has the type {0:?} instead of result, error or fault, and its body is not the method's result"
     )]
     UnknownType(Box<str>, #[source] DecodeError),
     #[error(transparent)]
@@ -175,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn survives_the_wire(
+        fn a_reply_survives_the_wire(
             kind in prop::sample::select(vec![ReplyKind::Result, ReplyKind::Error, ReplyKind::Fault]),
             codec in prop::sample::select(vec![Codec::MessagePack, Codec::Json, Codec::Text]),
             body in prop::collection::vec(any::<u8>(), 0..100),
@@ -191,7 +190,7 @@ mod tests {
         }
 
         #[test]
-        fn no_fault_body_panics(
+        fn reading_a_fault_never_panics(
             codec in prop::sample::select(vec![Codec::MessagePack, Codec::Json, Codec::Text]),
             body in prop::collection::vec(any::<u8>(), 0..100),
         ) {
@@ -208,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tutorial_reply_is_a_result_in_the_codec_asked_in() {
+    fn a_reply_without_properties_is_a_result_in_the_codec_of_the_request() {
         let message = Message {
             body: Bytes::from_static(b"a@b"),
             ..Message::default()
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_is_not_a_replys_is_taken_for_a_result() {
+    fn a_reply_of_an_unknown_type_is_a_result() {
         let reply = read(Properties {
             kind: Some(ShortStr::from_static("get_email")),
             ..Properties::default()
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn octet_stream_is_the_codec_asked_in() {
+    fn octet_stream_means_the_codec_of_the_request() {
         let reply = read(Properties {
             content_type: Some(ShortStr::from_static("application/octet-stream")),
             ..Properties::default()
@@ -250,7 +249,7 @@ mod tests {
         });
         assert_eq!(
             reply.unwrap_err().to_string(),
-            "unsupported content encoding \"gzip\": send the body as it is"
+            "unsupported content encoding \"gzip\": send the body unencoded"
         );
     }
 }

@@ -1,24 +1,25 @@
-//! Where a worker may answer to.
+//! The queues that a worker may send replies to.
 
 /// The pseudo-queue of RabbitMQ's [direct reply-to](https://www.rabbitmq.com/docs/direct-reply-to).
 pub(crate) const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-/// The names of this library's own resumable reply queues begin so.
+/// The prefix of the names of this library's resumable reply queues.
 pub(crate) const REPLY_QUEUE_PREFIX: &str = "rpc.reply.";
 
 /// The addresses that a worker sends replies to.
 ///
-/// `reply_to` is the sender's to choose, and a worker may write to the default exchange: without a rule, anybody
-/// who can send a request could have the worker write into any queue. So a worker answers only to names that are reply
-/// addresses by their form:
+/// The sender of a request chooses its `reply_to`, and a worker may publish to the default
+/// exchange. Without a restriction, anyone who can send a request could make the worker write to
+/// any queue. So a worker replies only to names that have the form of a reply address:
 ///
-/// - `amq.rabbitmq.reply-to.…`, direct reply-to,
-/// - `amq.gen-…`, queues that RabbitMQ named: what RabbitMQ's tutorials use,
-/// - `rpc.reply.…`, this library's own,
-/// - `amq_` and 32 hexadecimal digits: queues that aio-pika's robust connections name,
+/// - `amq.rabbitmq.reply-to.…`: direct reply-to,
+/// - `amq.gen-…`: queue names that RabbitMQ generates, as in RabbitMQ's tutorials,
+/// - `rpc.reply.…`: this library's own reply queues,
+/// - `amq_` and 32 hexadecimal digits: queue names that aio-pika's robust connections generate,
 ///
-/// and to those that you add. Callers that use Celery or kombu name their reply queue by a UUID: allow these with
-/// [`allow_uuids`](Self::allow_uuids). A request with any other `reply_to` is logged, rejected and not run.
+/// and to those that you add. Celery and kombu use UUIDs as names of reply queues: allow them with
+/// [`allow_uuids`](Self::allow_uuids). A request with any other `reply_to` is logged, rejected and
+/// not run.
 ///
 /// ```
 /// use rpc_runtime::ReplyAddresses;
@@ -36,37 +37,38 @@ pub struct ReplyAddresses {
 }
 
 impl ReplyAddresses {
-    /// Also allows the one queue of this name.
+    /// Also allows the queue of this name.
     #[must_use]
     pub fn allow(mut self, name: impl Into<String>) -> Self {
         self.names.push(name.into());
         self
     }
 
-    /// Also allows all queues whose name begins so. An empty prefix allows every queue.
+    /// Also allows all queues whose names have this prefix. An empty prefix allows every queue.
     #[must_use]
     pub fn allow_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefixes.push(prefix.into());
         self
     }
 
-    /// Also allows all queues whose name is a UUID with hyphens, and no more: what kombu and Celery name reply queues by.
+    /// Also allows all queues whose name is a UUID with hyphens, as kombu and Celery name their
+    /// reply queues.
     ///
-    /// Whoever can send a request can then have the worker write to any queue of such a name. Do not allow them where UUIDs name queues of
-    /// another kind.
+    /// Anyone who can send a request can then make the worker write to any queue with such a name.
+    /// Do not use it if UUIDs also name queues of another kind.
     #[must_use]
     pub fn allow_uuids(mut self) -> Self {
         self.uuids = true;
         self
     }
 
-    /// Whether a worker answers to this name.
+    /// Whether a worker replies to this queue.
     #[must_use]
     pub fn allows(&self, name: &str) -> bool {
         const BUILT_IN: [&str; 3] = ["amq.rabbitmq.reply-to.", "amq.gen-", REPLY_QUEUE_PREFIX];
 
         BUILT_IN.iter().any(|prefix| name.starts_with(prefix))
-            || is_of_aio_pika(name)
+            || is_generated_by_aio_pika(name)
             || (self.uuids && is_uuid(name))
             || self.names.iter().any(|allowed| allowed == name)
             || self
@@ -76,8 +78,8 @@ impl ReplyAddresses {
     }
 }
 
-/// Whether aio-pika names queues so: `amq_` and a UUID without hyphens.
-fn is_of_aio_pika(name: &str) -> bool {
+/// Whether the name has the form of aio-pika's: `amq_` and a UUID without hyphens.
+fn is_generated_by_aio_pika(name: &str) -> bool {
     name.strip_prefix("amq_")
         .is_some_and(|id| id.len() == 32 && id.bytes().all(is_hex))
 }
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn reply_queues_of_aio_pika_are_allowed_and_those_of_kombu_where_they_are_to_be() {
+    fn reply_queues_of_aio_pika_are_allowed_and_those_of_kombu_with_allow_uuids() {
         let (by_default, with_uuids) = (ReplyAddresses::default(), ReplyAddresses::default().allow_uuids());
         let uuid = "3f2a1c9e-8d4b-3b6f-9a51-7a2f1f0c4d11";
         for (name, default, uuids) in [

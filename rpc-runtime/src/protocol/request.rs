@@ -1,4 +1,4 @@
-//! A request ↔ a message.
+//! Converts a request to a message and back.
 
 use std::time::Duration;
 
@@ -9,41 +9,42 @@ use super::headers::Headers;
 use super::{DeadLettered, Fault, FaultCode, Message, Properties, ShortStr, content};
 use crate::codec::Codec;
 
-/// The longest time-to-live that is written: RabbitMQ takes no more than 2^32 - 1 milliseconds, about 49 days.
+/// The longest time to live that RabbitMQ accepts: 2^32 - 1 milliseconds, about 49 days.
 pub(crate) const MAX_TIME_TO_LIVE: Duration = Duration::from_millis(u32::MAX as u64);
 
-/// The header of a request that its caller sends again, because it does not know what became of it. A worker that still runs
-/// the first one need not run it twice.
+/// The header of a request that is sent again because the fate of the first one is unknown. A
+/// worker that still runs the first one does not run it twice.
 pub(crate) const RESENT_HEADER: &str = "rpc-resent";
 
-/// What [`RESENT_HEADER`] says of a copy that a worker sent on, and of such a copy of what its caller
-/// had sent again. A caller's own says nothing.
-pub(crate) const SENT_ON: &str = "worker";
-pub(crate) const RESENT_AND_SENT_ON: &str = "caller, worker";
+/// The value of [`RESENT_HEADER`] if a worker republished the request. The value is empty if the
+/// caller sent it again.
+pub(crate) const RESENT_BY_WORKER: &str = "worker";
+/// The value of [`RESENT_HEADER`] if a worker republished a request that its caller had sent again.
+pub(crate) const RESENT_BY_CALLER_AND_WORKER: &str = "caller, worker";
 
-/// The header in which workers count how often a request came back, if its queue does not.
+/// The header in which workers count redeliveries of a request, for queues that do not count them.
 pub(crate) const RETURNS_HEADER: &str = "rpc-returns";
 
-/// A request, as caller and worker mean it.
+/// A request.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Request {
-    /// The method's name; `None` asks for the service's default method.
+    /// The method's name, or `None` for the service's default method.
     pub(crate) method: Option<ShortStr>,
     pub(crate) codec: Codec,
-    /// Echoed in the reply, whatever it is.
+    /// Echoed in the reply.
     pub(crate) correlation_id: Option<ShortStr>,
-    /// Where the answer goes; `None` wants none.
+    /// The queue for the reply, or `None` if the caller wants none.
     pub(crate) reply_to: Option<ShortStr>,
-    /// How long the caller still waits.
+    /// How long the caller still waits for the reply.
     pub(crate) time_to_live: Option<Duration>,
     pub(crate) persistent: bool,
     pub(crate) priority: Option<u8>,
     pub(crate) app_id: Option<ShortStr>,
     pub(crate) user_id: Option<ShortStr>,
     pub(crate) headers: Headers,
-    /// The caller can send and read batched messages, and asks how many calls the worker wants in one.
+    /// Whether the caller can send and read batches, and asks for the worker's batch size.
     pub(crate) batches: bool,
-    /// Queues gave it up before it came. Not sent.
+    /// The history of a dead-lettered request. Only in incoming requests.
     pub(crate) dead_lettered: Option<DeadLettered>,
     pub(crate) arguments: Bytes,
 }
@@ -77,7 +78,8 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// [`UnreadableRequest`] if the body is in a content type or an encoding that this library cannot read.
+    /// [`UnreadableRequest`] if the body is in a content type or an encoding that this library
+    /// cannot read.
     pub(crate) fn from_message(message: Message) -> Result<Self, UnreadableRequest> {
         let Message { mut properties, body } = message;
         let batches = properties.headers.remove(BATCH_HEADER).is_some();
@@ -88,12 +90,12 @@ impl Request {
             })?
             .unwrap_or(Codec::Text);
         Ok(Self {
-            // RabbitMQ's clients in some languages send an empty string for a property that is not set.
+            // Some of RabbitMQ's clients send an empty string for a property that is not set.
             method: properties.kind.filter(|method| !method.as_str().is_empty()),
             codec,
             correlation_id: properties.correlation_id,
             reply_to: properties.reply_to.filter(|address| !address.as_str().is_empty()),
-            // At most, if it was dead-lettered: how long it waited is not known.
+            // For a dead-lettered request this is an upper bound: how long it waited is unknown.
             time_to_live: properties.expiration.or_else(|| {
                 let dead = properties.dead_lettered.as_ref()?;
                 dead.original_expiration
@@ -110,10 +112,10 @@ impl Request {
     }
 }
 
-/// A request whose body cannot be read.
+/// A request in an unsupported content type or encoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnreadableRequest {
-    /// The codec of the answer.
+    /// The codec of the reply.
     pub(crate) codec: Codec,
     pub(crate) fault: Fault,
 }
@@ -155,13 +157,13 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn survives_the_wire(request in request()) {
+        fn a_request_survives_the_wire(request in request()) {
             prop_assert_eq!(Request::from_message(request.clone().into_message()), Ok(request));
         }
     }
 
     #[test]
-    fn a_tutorial_request_is_plain_text_for_the_default_method() {
+    fn a_request_without_properties_is_plain_text_for_the_default_method() {
         let request = Request::from_message(Message {
             properties: Properties {
                 kind: Some(ShortStr::from_static("")),
@@ -189,7 +191,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_compressed_body_is_a_fault_in_its_own_codec() {
+    fn a_compressed_body_is_a_fault_in_the_codec_of_the_request() {
         let properties = Properties {
             content_type: Some(ShortStr::from_static("application/json")),
             content_encoding: Some(ShortStr::from_static("gzip")),
@@ -203,12 +205,12 @@ pub(crate) mod tests {
         assert_eq!(unreadable.codec, Codec::Json);
         assert_eq!(
             unreadable.fault.to_string(),
-            "unsupported_content_type: unsupported content encoding \"gzip\": send the body as it is"
+            "unsupported_content_type: unsupported content encoding \"gzip\": send the body unencoded"
         );
     }
 
     #[test]
-    fn octet_stream_names_no_codec() {
+    fn octet_stream_means_plain_text() {
         let properties = Properties {
             content_type: Some(ShortStr::from_static("application/octet-stream")),
             ..Properties::default()
@@ -221,7 +223,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_long_time_to_live_is_clamped_to_what_rabbitmq_takes() {
+    fn a_long_time_to_live_is_clamped_to_the_maximum_of_rabbitmq() {
         let mut request = Request::from_message(Message::default()).unwrap();
         request.time_to_live = Some(Duration::from_secs(1 << 40));
         assert_eq!(

@@ -1,14 +1,15 @@
-//! Headers that have a meaning to the runtime or to RabbitMQ.
+//! Header names that are reserved by this library or by RabbitMQ.
 
 use super::invalid_name::InvalidName;
 
-/// Names of RabbitMQ's own: for whom else a message is, and what became of it before.
+/// RabbitMQ's names, for further recipients of a message and for its history.
 const RABBITMQ: [&str; 5] = ["CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count"];
 
-/// How other names of RabbitMQ's own begin.
+/// Prefixes of further names of RabbitMQ's.
 const RABBITMQ_PREFIXES: [&str; 2] = ["x-first-death-", "x-last-death-"];
 
-/// Why a call cannot send a header of this name, and a handler does not see it; `None` if it may.
+/// Returns why this name is reserved, or `None` if it is not. A call cannot send a reserved header
+/// and a handler does not see it.
 pub(crate) fn reserved_header(name: &str) -> Option<InvalidName> {
     if name.starts_with("rpc-") {
         return Some(InvalidName::ReservedByRuntime);

@@ -1,4 +1,4 @@
-//! Short strings: AMQP's names and identifiers, at most 255 bytes long.
+//! AMQP's short strings: names and identifiers of at most 255 bytes.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -6,26 +6,32 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-/// The longest short string, in bytes (AMQP 0-9-1, section 4.2.5.3).
+/// The maximum length of a short string, in bytes (AMQP 0-9-1, section 4.2.5.3).
 pub(crate) const MAX_SHORT_STR: usize = 255;
 
-/// A string that fits AMQP's short string: checked once here, so that nothing further down can fail or panic on its length.
+/// An AMQP short string. Its length is checked here, so that no later step can fail or panic on it.
 #[derive(Clone)]
 pub(crate) struct ShortStr(Repr);
 
 #[derive(Clone)]
 enum Repr {
     Static(&'static str),
-    /// So many of the bytes; always text.
+    /// A length and that many bytes of UTF-8.
     Inline(u8, [u8; INLINE]),
     Shared(Arc<str>),
 }
 
-/// As much as a UUID in text takes: ids come with each message, and most methods and headers have shorter names.
+/// The length of a UUID in text: each message has one, and most names of methods and headers are
+/// shorter.
 const INLINE: usize = 36;
 
 impl ShortStr {
-    /// A name known when the program is compiled; one that is too long does not compile in a `const`.
+    /// Creates a short string from a literal. In a `const`, a string that is too long does not
+    /// compile.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it is longer than 255 bytes.
     pub(crate) const fn from_static(text: &'static str) -> Self {
         assert!(
             text.len() <= MAX_SHORT_STR,
@@ -34,7 +40,7 @@ impl ShortStr {
         Self(Repr::Static(text))
     }
 
-    /// Checks a string from outside.
+    /// Creates a short string, or fails if it is longer than 255 bytes.
     pub(crate) fn new(text: impl AsRef<str>) -> Result<Self, TooLong> {
         let text = text.as_ref();
         match text.len() {
@@ -57,7 +63,7 @@ impl ShortStr {
     pub(crate) fn as_str(&self) -> &str {
         match &self.0 {
             Repr::Static(text) => text,
-            // Only text is put in there.
+            // The constructors put only UTF-8 there.
             Repr::Inline(length, bytes) => str::from_utf8(&bytes[..usize::from(*length)]).unwrap_or_default(),
             Repr::Shared(text) => text,
         }
@@ -72,7 +78,7 @@ impl ShortStr {
     }
 }
 
-/// A set or map of short strings is looked into by plain ones.
+/// Allows a lookup in a map of short strings by a `&str`.
 impl Borrow<str> for ShortStr {
     fn borrow(&self) -> &str {
         self.as_str()
@@ -117,7 +123,7 @@ impl fmt::Display for ShortStr {
     }
 }
 
-/// A name does not fit AMQP's short string of 255 bytes.
+/// A string is longer than the 255 bytes of an AMQP short string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{length} bytes are too long for an AMQP name: it holds at most 255")]
 pub(crate) struct TooLong {
@@ -145,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn is_the_text_that_it_was_made_of_whatever_its_length() {
+    fn keeps_its_text_at_any_length() {
         for length in [0, 1, INLINE - 2, INLINE - 1, INLINE, INLINE + 1, 255] {
             let text = "é".repeat(length / 2) + &"x".repeat(length % 2);
             assert_eq!(ShortStr::new(&text).unwrap().as_str(), text);

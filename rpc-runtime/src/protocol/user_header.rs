@@ -1,27 +1,27 @@
-//! Headers that a user adds to a call.
+//! Checks the headers that a user adds to a call.
 
 use super::headers::Headers;
 use super::invalid_name::InvalidName;
 use super::reserved_header::reserved_header;
 use super::short_str::ShortStr;
 
-/// The most bytes that the headers of a call may have. AMQP puts all properties of a message into
-/// one frame, and a broker may be configured for frames of 8 KiB.
+/// The maximum total length of a call's headers, in bytes. AMQP puts all properties of a message
+/// into one frame, and a broker may be configured for frames of 8 KiB.
 const MAX_BYTES: usize = 4096;
 
-/// Why a header cannot be sent.
+/// Why a header is invalid.
 #[derive(Debug)]
 pub(crate) struct InvalidHeader {
-    /// What does not fit.
+    /// The invalid part.
     pub(crate) what: &'static str,
     pub(crate) source: InvalidName,
 }
 
-/// Adds a header to those of a call.
+/// Adds a header to the headers of a call.
 ///
 /// # Errors
 ///
-/// If the name is too long or reserved, or if the headers become too long.
+/// If the name is too long or reserved, or if all headers together are too long.
 pub(crate) fn insert_user_header(
     headers: &mut Headers,
     name: impl AsRef<str>,

@@ -9,7 +9,7 @@ use tracing::Level;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::sync::watch;
-use crate::telemetry::{LeftOut, LogLimit};
+use crate::telemetry::{LogLimit, Suppressed};
 use crate::transport::{Backoff, Departure, Outgoing, Published, Publisher, Receipt, Transport, supervised};
 
 /// Sends a server's replies, until the broker has each.
@@ -27,24 +27,24 @@ pub(super) struct ReplyLog(LogLimit);
 
 impl ReplyLog {
     pub(super) fn given_up(&self) {
-        if let Some(LeftOut(left_out)) = self.0.admit(Level::WARN, "no_connection") {
+        if let Some(Suppressed(suppressed)) = self.0.admit(Level::WARN, "no_connection") {
             tracing::warn!(
-                left_out,
+                suppressed,
                 "a reply was given up: there is no connection, and its caller is gone"
             );
         }
     }
 
     pub(super) fn refused(&self) {
-        if let Some(LeftOut(left_out)) = self.0.admit(Level::ERROR, "refused") {
-            tracing::error!(left_out, "the broker refused a reply; its caller will time out");
+        if let Some(Suppressed(suppressed)) = self.0.admit(Level::ERROR, "refused") {
+            tracing::error!(suppressed, "the broker refused a reply; its caller will time out");
         }
     }
 
     pub(super) fn unsendable(&self, error: &BrokerError) {
-        if let Some(LeftOut(left_out)) = self.0.admit(Level::ERROR, "unsendable") {
+        if let Some(Suppressed(suppressed)) = self.0.admit(Level::ERROR, "unsendable") {
             let error = Logged(Chain(error));
-            tracing::error!(%error, left_out, "a reply cannot be sent; its caller gets a fault");
+            tracing::error!(%error, suppressed, "a reply cannot be sent; its caller gets a fault");
         }
     }
 }

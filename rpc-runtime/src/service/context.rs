@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::admission::Received;
 use super::extensions::Extensions;
 use crate::protocol::{
-    Headers, RESENT_AND_SENT_ON, RESENT_HEADER, Request, SENT_ON, ShortStr, insert_user_header,
-    reserved_header,
+    Headers, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, Request, ShortStr,
+    insert_user_header, reserved_header,
 };
 
 /// The request that a handler serves, without its arguments.
@@ -59,7 +59,7 @@ impl Context {
         let mut headers = std::mem::take(&mut request.headers);
         let resent = headers.get(RESENT_HEADER);
         let is_resent = resent.is_some();
-        let is_copy = resent.is_some_and(|by| matches!(by, SENT_ON | RESENT_AND_SENT_ON));
+        let is_copy = resent.is_some_and(|by| matches!(by, RESENT_BY_WORKER | RESENT_BY_CALLER_AND_WORKER));
         headers.retain(|name| reserved_header(name).is_none());
         Self {
             method,
@@ -82,9 +82,9 @@ impl Context {
         self.method
     }
 
-    /// Returns a context for a unit test that calls a handler directly: a first delivery of a request
-    /// for this method, without a deadline and without any of the optional properties. The `with_`
-    /// methods set them.
+    /// Returns a context for a unit test that calls a handler directly: a first delivery of a
+    /// request for this method, without a deadline and without any of the optional properties. The
+    /// `with_` methods set them.
     ///
     /// ```
     /// # use rpc_runtime::{Context, service};
@@ -153,8 +153,8 @@ impl Context {
     ///
     /// # Panics
     ///
-    /// Panics if a call could not send this header: its name is reserved or longer than 255 bytes, or
-    /// the headers are longer than 4 KiB in total.
+    /// Panics if a call could not send this header: its name is reserved or longer than 255 bytes,
+    /// or the headers are longer than 4 KiB in total.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: impl Into<String>) -> Self {
         if let Err(error) = insert_user_header(&mut self.headers, name, value) {
@@ -195,19 +195,20 @@ impl Context {
         self.method
     }
 
-    /// Returns the request's correlation id, or `None` if it has none. It is an opaque text that the
-    /// caller chose. It is unique only if the caller makes it so.
+    /// Returns the request's correlation id, or `None` if it has none. It is an opaque text that
+    /// the caller chose. It is unique only if the caller makes it so.
     #[must_use]
     pub fn correlation_id(&self) -> Option<&str> {
         self.correlation_id.as_ref().map(ShortStr::as_str)
     }
 
-    /// Returns the time at which the caller stops waiting, or `None` if the request has no deadline.
+    /// Returns the time at which the caller stops waiting, or `None` if the request has no
+    /// deadline.
     ///
-    /// RabbitMQ does not report how long a request waited in its queue. Under load the worker measures
-    /// this wait (see [`Server::admission`](crate::Server::admission)) and subtracts it; otherwise the
-    /// deadline counts from the request's arrival. A handler is not aborted at its deadline: check
-    /// [`remaining`](Self::remaining) before long work.
+    /// RabbitMQ does not report how long a request waited in its queue. Under load the worker
+    /// measures this wait (see [`Server::admission`](crate::Server::admission)) and subtracts it;
+    /// otherwise the deadline counts from the request's arrival. A handler is not aborted at its
+    /// deadline: check [`remaining`](Self::remaining) before long work.
     #[must_use]
     pub fn deadline(&self) -> Option<std::time::Instant> {
         self.deadline.map(Instant::into_std)
@@ -222,10 +223,11 @@ impl Context {
         self.queue_time
     }
 
-    /// Returns the time left until the [`deadline`](Self::deadline), zero if it has passed, or `None` if
-    /// the request has no deadline.
+    /// Returns the time left until the [`deadline`](Self::deadline), zero if it has passed, or
+    /// `None` if the request has no deadline.
     ///
-    /// Calls that the handler makes inherit the deadline. Calls made in a task that it spawns do not.
+    /// Calls that the handler makes inherit the deadline. Calls made in a task that it spawns do
+    /// not.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
         self.deadline
@@ -233,8 +235,8 @@ impl Context {
     }
 
     /// Whether the broker delivered this request before, or another queue
-    /// [dead-lettered](crate::RequestQueue::dead_letter_to) it: an earlier worker may have started or even
-    /// finished it.
+    /// [dead-lettered](crate::RequestQueue::dead_letter_to) it: an earlier worker may have started
+    /// or even finished it.
     ///
     /// This is `true` only for methods marked `idempotent`; other methods are not run again.
     #[must_use]
@@ -253,9 +255,9 @@ impl Context {
         self.app_id.as_ref().map(ShortStr::as_str)
     }
 
-    /// Returns the RabbitMQ user that sent the request, or `None` if the caller did not send it. The
-    /// broker has [validated it](https://www.rabbitmq.com/docs/validated-user-id) against the caller's
-    /// connection, so it can be trusted.
+    /// Returns the RabbitMQ user that sent the request, or `None` if the caller did not send it.
+    /// The broker has [validated it](https://www.rabbitmq.com/docs/validated-user-id) against the
+    /// caller's connection, so it can be trusted.
     #[must_use]
     pub fn user_id(&self) -> Option<&str> {
         self.user_id.as_ref().map(ShortStr::as_str)

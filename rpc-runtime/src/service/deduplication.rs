@@ -11,7 +11,9 @@ use std::hash::BuildHasher;
 use foldhash::fast::RandomState;
 use uuid::Uuid;
 
-use crate::protocol::{Headers, RESENT_AND_SENT_ON, RESENT_HEADER, RETURNS_HEADER, SENT_ON, ShortStr};
+use crate::protocol::{
+    Headers, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, RETURNS_HEADER, ShortStr,
+};
 
 /// How many answered requests are remembered: more than are ever on the way, as each came in one of the messages of the
 /// prefetch.
@@ -86,8 +88,8 @@ impl Origin {
             copy: returns(headers).max(1),
         };
         match headers.get(RESENT_HEADER) {
-            Some(SENT_ON) => sent_on(false),
-            Some(RESENT_AND_SENT_ON) => sent_on(true),
+            Some(RESENT_BY_WORKER) => sent_on(false),
+            Some(RESENT_BY_CALLER_AND_WORKER) => sent_on(true),
             Some(_) => Self::Resent,
             None if is_redelivered => Self::Redelivered,
             // It may come to its queue once more, after it was done with there.
@@ -99,8 +101,8 @@ impl Origin {
     /// Marks the headers of a copy that is to be sent on.
     pub(crate) fn mark_copy(headers: &mut Headers) {
         let says = match headers.get(RESENT_HEADER) {
-            None | Some(SENT_ON) => SENT_ON,
-            Some(_) => RESENT_AND_SENT_ON,
+            None | Some(RESENT_BY_WORKER) => RESENT_BY_WORKER,
+            Some(_) => RESENT_BY_CALLER_AND_WORKER,
         };
         headers.insert(ShortStr::from_static(RESENT_HEADER), says.to_owned());
     }

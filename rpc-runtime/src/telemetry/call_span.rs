@@ -1,4 +1,4 @@
-//! A call as spans and metrics show it.
+//! The span and the metrics of a call.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-use super::counted::{Counted, Counts};
+use super::counter::{Counted, Counter};
 use super::metrics::{self, Method};
 use super::outcome::Outcome;
 use super::propagation;
-use super::span::{SYSTEM, Side, ended, millis};
+use super::span::{SYSTEM, Side, millis, record_outcome};
 use crate::error::CallError;
 use crate::escape::OneLine;
 use crate::protocol::{Headers, QUEUE_TIME_HEADER, Reply, read_millis};
@@ -18,16 +18,16 @@ use crate::protocol::{Headers, QUEUE_TIME_HEADER, Reply, read_millis};
 /// How a call is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallKind {
-    /// The call is sent as it is.
+    /// A call of a client without layers.
     Direct,
-    /// Layers make attempts, which are sent.
+    /// A call of a client with layers. Its attempts are sent.
     Layered,
-    /// Such an attempt.
+    /// An attempt that a layer makes.
     Attempt,
 }
 
 impl CallKind {
-    /// OpenTelemetry's kind of span.
+    /// Returns OpenTelemetry's kind of span.
     fn span_kind(self) -> &'static str {
         match self {
             Self::Direct | Self::Attempt => "client",
@@ -35,25 +35,25 @@ impl CallKind {
         }
     }
 
-    fn counts(self) -> Counts {
+    fn counted_as(self) -> Counted {
         match self {
-            Self::Direct | Self::Layered => Counts::Calls,
-            Self::Attempt => Counts::Attempts,
+            Self::Direct | Self::Layered => Counted::Calls,
+            Self::Attempt => Counted::Attempts,
         }
     }
 }
 
-/// What is known of a call before it is sent.
+/// The properties of a call that are known before it is sent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallInfo<'a> {
     pub(crate) service: &'static str,
     pub(crate) method: &'static str,
     pub(crate) queue: &'a str,
-    /// The length of the arguments.
+    /// The length of the encoded arguments.
     pub(crate) bytes: usize,
 }
 
-/// The span of a call, and what is counted of it.
+/// The span and the metrics of a call.
 #[derive(Debug)]
 pub(crate) struct CallSpan {
     span: Span,
@@ -94,18 +94,17 @@ impl CallSpan {
         }
     }
 
-    /// Writes the context of the trace into the headers of the request.
+    /// Writes the trace context into the headers of the request.
     pub(crate) fn inject(&self, headers: &mut Headers) {
         propagation::inject(&self.span, headers);
     }
 
-    /// Whether anybody collects spans or metrics. If not, the call need not be
-    /// [watched](Self::watch).
+    /// Whether spans or metrics are collected. If not, [`watch`](Self::watch) has no effect.
     pub(crate) fn is_observed(&self) -> bool {
         !self.span.is_disabled() || metrics::ARE_ON
     }
 
-    /// Makes the call within the span, and records how it ends.
+    /// Makes the call within the span and records its outcome.
     pub(crate) fn watch(
         self,
         id: Uuid,
@@ -115,25 +114,25 @@ impl CallSpan {
         span.record("messaging.message.conversation_id", display(id));
         let call = call.instrument(span.clone());
         async move {
-            let counted = Counted::begin(kind.counts(), method);
+            let counter = Counter::begin(kind.counted_as(), method);
             let answer = call.await;
             let outcome = Outcome::of_call(&answer);
             record_queue_time(&span, &answer);
-            ended(&span, Side::Caller, outcome);
-            counted.ended(outcome);
+            record_outcome(&span, Side::Caller, outcome);
+            counter.ended(outcome);
             answer
         }
     }
 }
 
-/// Records how long the current call waited for a place among those in flight.
-pub(crate) fn waited_in_client(time: Duration) {
+/// Records how long the current call waited in the client until it was sent.
+pub(crate) fn record_client_wait(time: Duration) {
     if let Some(millis) = millis(time) {
         Span::current().record("rpc.client_wait_ms", millis);
     }
 }
 
-/// Records the time in the queue that the reply tells.
+/// Records the queue time that the reply reports.
 fn record_queue_time(span: &Span, answer: &Result<Reply, CallError>) {
     if span.is_disabled() {
         return;

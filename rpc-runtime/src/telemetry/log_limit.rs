@@ -1,7 +1,7 @@
-//! How often the log hears of what a peer can cause at will.
+//! A rate limit for log events that a peer can cause at will.
 //!
-//! A stranger who sends ten thousand bad requests must not fill a disk: of each kind of event a queue logs one in a second, and how many it
-//! left out. Metrics count all of them.
+//! A peer that sends ten thousand bad requests must not fill a disk. A queue logs at most one event
+//! of each kind per second, with the number of suppressed events. Metrics count all events.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -10,20 +10,21 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 use tracing::Level;
 
-/// How long after an event the next one of its kind is logged.
+/// The minimum time between two logged events of a kind.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How much longer it takes until those that were left out are logged without a next one.
+/// If no further event arrives this long after the interval, the number of suppressed events is
+/// logged by itself.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// The events of one queue, or of whatever else `name` is.
+/// Limits the events of one queue or another source.
 #[derive(Debug)]
 pub(crate) struct LogLimit(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     name: String,
-    /// As many as there are kinds in the program's text.
+    /// Bounded: kinds are literals in this crate.
     kinds: Mutex<Vec<Kind>>,
 }
 
@@ -34,9 +35,9 @@ struct Kind {
     window: Window,
 }
 
-/// How many events of the kind were left out before this one, if any were.
+/// How many events of the kind were suppressed before this one, or `None` if none were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LeftOut(pub(crate) Option<u64>);
+pub(crate) struct Suppressed(pub(crate) Option<u64>);
 
 impl LogLimit {
     pub(crate) fn new(name: impl Into<String>) -> Self {
@@ -46,18 +47,19 @@ impl LogLimit {
         }))
     }
 
-    /// Whether an event of this kind may be logged now. Those that may not are counted, and logged as a number later.
-    pub(crate) fn admit(&self, level: Level, kind: &'static str) -> Option<LeftOut> {
+    /// Returns `Some` if an event of this kind may be logged now, with the number of suppressed
+    /// ones. Otherwise the event is counted and `None` is returned.
+    pub(crate) fn admit(&self, level: Level, kind: &'static str) -> Option<Suppressed> {
         let now = Instant::now();
         let mut kinds = self.0.kinds();
         let window = &mut find(&mut kinds, level, kind).window;
         let admitted = window.admit(now);
         if admitted.is_none()
-            && !window.is_watched
+            && !window.has_task
             && let Ok(runtime) = Handle::try_current()
         {
-            window.is_watched = true;
-            runtime.spawn(watch(
+            window.has_task = true;
+            runtime.spawn(log_when_overdue(
                 Arc::downgrade(&self.0),
                 level,
                 kind,
@@ -81,8 +83,8 @@ fn find<'a>(kinds: &'a mut Vec<Kind>, level: Level, name: &'static str) -> &'a m
     &mut kinds[position]
 }
 
-/// Logs how many events were left out, unless the next one of their kind does so.
-async fn watch(shared: Weak<Shared>, level: Level, kind: &'static str, mut overdue_at: Instant) {
+/// Logs the number of suppressed events, unless the next event of their kind does.
+async fn log_when_overdue(shared: Weak<Shared>, level: Level, kind: &'static str, mut overdue_at: Instant) {
     loop {
         sleep_until(overdue_at).await;
         let Some(shared) = shared.upgrade() else { return };
@@ -91,11 +93,11 @@ async fn watch(shared: Weak<Shared>, level: Level, kind: &'static str, mut overd
             let mut kinds = shared.kinds();
             let window = &mut find(&mut kinds, level, kind).window;
             let overdue = window.overdue(now);
-            window.is_watched = window.left_out > 0;
-            (overdue, window.is_watched.then(|| window.overdue_at(now)))
+            window.has_task = window.suppressed > 0;
+            (overdue, window.has_task.then(|| window.overdue_at(now)))
         };
-        if let Some(left_out) = overdue {
-            shared.tell(level, kind, left_out);
+        if let Some(suppressed) = overdue {
+            shared.log_suppressed(level, kind, suppressed);
         }
         match next {
             Some(next) => overdue_at = next,
@@ -109,12 +111,12 @@ impl Shared {
         self.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, level: Level, kind: &'static str, left_out: u64) {
-        const TEXT: &str = "more of the same is not in the log";
+    fn log_suppressed(&self, level: Level, kind: &'static str, suppressed: u64) {
+        const TEXT: &str = "further events of this kind were not logged";
         let of = &self.name;
         match level {
-            Level::ERROR | Level::WARN => tracing::warn!(of, kind, left_out, "{TEXT}"),
-            _ => tracing::debug!(of, kind, left_out, "{TEXT}"),
+            Level::ERROR | Level::WARN => tracing::warn!(of, kind, suppressed, "{TEXT}"),
+            _ => tracing::debug!(of, kind, suppressed, "{TEXT}"),
         }
     }
 }
@@ -122,37 +124,37 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         for Kind { name, level, window } in std::mem::take(&mut *self.kinds()) {
-            if window.left_out > 0 {
-                self.tell(level, name, window.left_out);
+            if window.suppressed > 0 {
+                self.log_suppressed(level, name, window.suppressed);
             }
         }
     }
 }
 
-/// What was logged of one kind of event.
+/// The state of one kind of event.
 #[derive(Debug, Default)]
 struct Window {
-    /// When an event of the kind was logged last.
+    /// When an event was last logged.
     last: Option<Instant>,
-    /// How many came since then.
-    left_out: u64,
-    /// A task logs them when it is time.
-    is_watched: bool,
+    /// The number of events since then.
+    suppressed: u64,
+    /// Whether a task will log their number.
+    has_task: bool,
 }
 
 impl Window {
-    fn admit(&mut self, now: Instant) -> Option<LeftOut> {
+    fn admit(&mut self, now: Instant) -> Option<Suppressed> {
         if self.is_quiet(now) {
-            let left_out = self.log(now);
-            return Some(LeftOut((left_out > 0).then_some(left_out)));
+            let suppressed = self.log(now);
+            return Some(Suppressed((suppressed > 0).then_some(suppressed)));
         }
-        self.left_out = self.left_out.saturating_add(1);
+        self.suppressed = self.suppressed.saturating_add(1);
         None
     }
 
-    /// How many events are to be logged as a number, if it is time.
+    /// Returns the number of suppressed events if it should be logged by itself now.
     fn overdue(&mut self, now: Instant) -> Option<u64> {
-        (self.left_out > 0 && self.is_quiet(now)).then(|| self.log(now))
+        (self.suppressed > 0 && self.is_quiet(now)).then(|| self.log(now))
     }
 
     fn overdue_at(&self, now: Instant) -> Instant {
@@ -166,7 +168,7 @@ impl Window {
 
     fn log(&mut self, now: Instant) -> u64 {
         self.last = Some(now);
-        std::mem::take(&mut self.left_out)
+        std::mem::take(&mut self.suppressed)
     }
 }
 
@@ -175,24 +177,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_event_a_second_is_logged_and_the_others_are_counted() {
+    fn one_event_per_second_is_logged_and_the_others_are_counted() {
         let mut window = Window::default();
         let start = Instant::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
-        assert_eq!(window.admit(at(0)), Some(LeftOut(None)));
+        assert_eq!(window.admit(at(0)), Some(Suppressed(None)));
         for milliseconds in 0..999 {
             assert_eq!(window.admit(at(milliseconds)), None);
         }
-        assert_eq!(window.admit(at(1000)), Some(LeftOut(Some(999))));
+        assert_eq!(window.admit(at(1000)), Some(Suppressed(Some(999))));
         assert_eq!(window.admit(at(1001)), None);
         assert_eq!(window.overdue(at(1900)), None);
         assert_eq!(window.overdue(at(2200)), Some(1));
         assert_eq!(window.overdue(at(9000)), None);
-        assert_eq!(window.admit(at(9000)), Some(LeftOut(None)));
+        assert_eq!(window.admit(at(9000)), Some(Suppressed(None)));
     }
 
     #[test]
-    fn kinds_do_not_hide_each_other() {
+    fn kinds_are_limited_separately() {
         let limit = LogLimit::new("q");
         assert!(limit.admit(Level::WARN, "a").is_some());
         assert!(limit.admit(Level::WARN, "b").is_some());
@@ -201,15 +203,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_that_ends_is_summed_up_by_a_task_that_ends() {
+    async fn the_task_logs_the_end_of_a_flood_and_ends() {
         let limit = LogLimit::new("q");
         for _ in 0..10_000 {
             limit.admit(Level::WARN, "a");
         }
         tokio::time::sleep(INTERVAL + 2 * GRACE).await;
         let kinds = limit.0.kinds();
-        assert_eq!(kinds[0].window.left_out, 0);
-        assert!(!kinds[0].window.is_watched);
+        assert_eq!(kinds[0].window.suppressed, 0);
+        assert!(!kinds[0].window.has_task);
         assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
     }
 }

@@ -1,45 +1,46 @@
-//! What is counted, for the recorder of the [`metrics`](https://docs.rs/metrics) facade; nothing without the feature `metrics`.
+//! Metrics, for the recorder of the [`metrics`](https://docs.rs/metrics) facade. Without the
+//! feature `metrics`, nothing is counted.
 
 use std::time::Duration;
 
 use super::Outcome;
 
-/// Whether anything is counted.
+/// Whether metrics are counted.
 pub(super) const ARE_ON: bool = cfg!(feature = "metrics");
 
-/// Something that is counted.
+/// An event that metrics count.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
 pub(crate) enum Event<'a> {
     CallBegan(Method),
     CallEnded(Method, Ending),
-    /// Layers made an attempt, which ended so; nothing where nobody waited for it.
+    /// An attempt that a layer made ended. The outcome is `None` if the attempt was dropped.
     AttemptEnded(Method, Option<Outcome>),
-    /// A message with so many calls leaves.
+    /// A message with this many calls was sent.
     CallsSent {
         queue: &'a str,
         calls: usize,
     },
-    /// The broker returned a request, as there is no such queue.
+    /// The broker returned a request because the queue does not exist.
     RequestReturned {
         queue: &'a str,
     },
-    /// So many replies came that no call waits for, or that cannot be read.
+    /// This many replies arrived that no call waits for, or that cannot be decoded.
     RepliesDiscarded(usize),
     RequestBegan(Method),
     RequestEnded(Method, Ending),
-    /// A message with so many requests came, which the broker may have delivered before.
+    /// A message with this many requests arrived.
     RequestsReceived {
         queue: &'a str,
         requests: usize,
         redelivered: bool,
     },
-    /// A request was not run.
+    /// A request was refused.
     RequestRefused {
         queue: &'a str,
         code: &'static str,
     },
-    /// Requests wait in a queue for this long now.
+    /// The time that requests currently wait in a queue was measured.
     QueueTime {
         queue: &'a str,
         time: Duration,
@@ -49,38 +50,39 @@ pub(crate) enum Event<'a> {
         queue: &'a str,
         limit: usize,
     },
-    /// A call waits for a place among those in flight, or waits no more.
+    /// A call starts or stops waiting in the client until it may be sent.
     Waiting {
         queue: &'a str,
         waits: bool,
     },
-    /// The broker does not have a reply, and will not.
+    /// A reply could not be published and is lost.
     ReplyLost {
         reason: &'static str,
     },
-    /// A connection came up, or is there no more.
+    /// A connection was opened or lost.
     Connected {
         role: &'static str,
         is_up: bool,
     },
-    /// The broker blocks a connection, or does so no more.
+    /// The broker blocked or unblocked a connection.
     Blocked {
         is_blocked: bool,
     },
 }
 
-/// How a call ended, or a request.
+/// How a call or a request ended.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
 pub(crate) enum Ending {
-    So(Outcome, Duration),
-    /// The request was refused in place of being run.
+    /// It completed after this time.
+    Completed(Outcome, Duration),
+    /// The request was refused.
     NotRun,
-    /// Nobody waited for its end.
+    /// Its future was dropped.
     Dropped,
 }
 
-/// Whose calls are counted.
+/// The method of a call or a request.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
 pub(crate) struct Method {
@@ -88,7 +90,7 @@ pub(crate) struct Method {
     pub(crate) method: &'static str,
 }
 
-/// Counts.
+/// Counts an event.
 #[inline]
 pub(crate) fn count(event: Event<'_>) {
     #[cfg(feature = "metrics")]
@@ -109,10 +111,10 @@ mod on {
     const CANCELLED: &str = "cancelled";
 
     impl Ending {
-        /// What counters call it; nothing where others count it.
+        /// Returns the outcome's label, or `None` if another metric counts it.
         fn name(self) -> Option<&'static str> {
             match self {
-                Self::So(outcome, _) => Some(outcome.as_str()),
+                Self::Completed(outcome, _) => Some(outcome.as_str()),
                 Self::NotRun => None,
                 Self::Dropped => Some(CANCELLED),
             }
@@ -140,7 +142,7 @@ mod on {
             Event::CallBegan(method) => gauge!("rpc_client_in_flight", method.labels()).increment(1),
             Event::CallEnded(method, ending) => {
                 gauge!("rpc_client_in_flight", method.labels()).decrement(1);
-                if let Ending::So(outcome, took) = ending {
+                if let Ending::Completed(outcome, took) = ending {
                     let labels = method.labels_with(outcome.as_str());
                     histogram!("rpc_client_call_duration_seconds", labels).record(took);
                 }
@@ -164,7 +166,7 @@ mod on {
             Event::RequestBegan(method) => gauge!("rpc_server_in_flight", method.labels()).increment(1),
             Event::RequestEnded(method, ending) => {
                 gauge!("rpc_server_in_flight", method.labels()).decrement(1);
-                if let Ending::So(outcome, took) = ending {
+                if let Ending::Completed(outcome, took) = ending {
                     let labels = method.labels_with(outcome.as_str());
                     histogram!("rpc_server_request_duration_seconds", labels).record(took);
                 }
@@ -216,13 +218,15 @@ mod on {
         }
     }
 
-    /// Tells the recorder that is installed what the metrics of this crate mean, and their units: for exporters that show it.
+    /// Registers descriptions and units of this crate's metrics with the installed recorder.
+    /// Exporters such as Prometheus show them.
     ///
-    /// `docs/observability.md` in the repository has a table of them.
+    /// Must be called after the recorder is installed. `docs/observability.md` in the repository
+    /// lists all metrics.
     ///
     /// ```
     /// # use metrics::NoopRecorder;
-    /// metrics::set_global_recorder(NoopRecorder).expect("there is none yet");
+    /// metrics::set_global_recorder(NoopRecorder).expect("no recorder is installed yet");
     /// rpc_runtime::describe_metrics();
     /// ```
     pub fn describe() {
@@ -244,7 +248,7 @@ mod on {
         (
             "rpc_client_attempts_total",
             Unit::Count,
-            "attempts that layers around calls made",
+            "attempts of calls that client layers made",
         ),
         (
             "rpc_client_returned_total",
@@ -254,28 +258,32 @@ mod on {
         (
             "rpc_client_replies_discarded_total",
             Unit::Count,
-            "replies that no call waits for",
+            "replies that were discarded because no call waits for them",
         ),
-        ("rpc_server_requests_total", Unit::Count, "requests that were run"),
+        (
+            "rpc_server_requests_total",
+            Unit::Count,
+            "requests whose method ran",
+        ),
         (
             "rpc_server_redelivered_total",
             Unit::Count,
-            "requests that the broker delivered before",
+            "requests that the broker redelivered",
         ),
         (
             "rpc_server_refused_total",
             Unit::Count,
-            "requests that were not run",
+            "requests that were refused",
         ),
         (
             "rpc_server_replies_lost_total",
             Unit::Count,
-            "replies that the broker will not have",
+            "replies that could not be published",
         ),
         (
             "rpc_connections_opened_total",
             Unit::Count,
-            "connections to the broker that were made",
+            "connections to the broker that were opened",
         ),
         (
             "rpc_connections_lost_total",
@@ -285,32 +293,28 @@ mod on {
     ];
 
     const GAUGES: Metrics = &[
-        (
-            "rpc_client_in_flight",
-            Unit::Count,
-            "calls that wait for their answer",
-        ),
+        ("rpc_client_in_flight", Unit::Count, "calls in flight"),
         (
             "rpc_client_waiting",
             Unit::Count,
-            "calls that wait in the client for a place among those in flight",
+            "calls that wait in the client until they may be sent",
         ),
         (
             "rpc_client_limit",
             Unit::Count,
-            "how many calls may be in flight, since overload changed it",
+            "limit of calls in flight, once overload has changed it",
         ),
-        ("rpc_server_in_flight", Unit::Count, "requests that run"),
+        ("rpc_server_in_flight", Unit::Count, "requests in flight"),
         (
             "rpc_server_queue_time_seconds",
             Unit::Seconds,
-            "how long requests wait in the queue",
+            "time that requests wait in the queue",
         ),
         ("rpc_connections", Unit::Count, "connections to the broker"),
         (
             "rpc_connections_blocked",
             Unit::Count,
-            "connections from which the broker reads nothing",
+            "connections that the broker blocks",
         ),
     ];
 
@@ -318,22 +322,18 @@ mod on {
         (
             "rpc_client_call_duration_seconds",
             Unit::Seconds,
-            "how long calls took",
+            "duration of calls",
         ),
-        (
-            "rpc_client_calls_per_message",
-            Unit::Count,
-            "calls that left together in a message",
-        ),
+        ("rpc_client_calls_per_message", Unit::Count, "calls in a message"),
         (
             "rpc_server_request_duration_seconds",
             Unit::Seconds,
-            "how long methods took",
+            "duration of methods",
         ),
         (
             "rpc_server_requests_per_message",
             Unit::Count,
-            "requests that came together in a message",
+            "requests in a message",
         ),
     ];
 }

@@ -1,11 +1,10 @@
-//! What an operator sees of calls and requests: spans, the context of traces, metrics, and logs
-//! whose rate is limited.
+//! Telemetry of calls and requests: spans, trace context, metrics, and a rate limit for logs.
 //!
-//! Takes plain values, and knows neither clients nor servers. It costs next to nothing if nobody
-//! collects spans or metrics.
+//! Takes plain values and knows neither clients nor servers. It costs next to nothing if no spans
+//! or metrics are collected.
 
 mod call_span;
-mod counted;
+mod counter;
 mod log_limit;
 mod metrics;
 mod outcome;
@@ -13,8 +12,8 @@ mod propagation;
 mod request_span;
 mod span;
 
-pub(crate) use call_span::{CallInfo, CallKind, CallSpan, waited_in_client};
-pub(crate) use log_limit::{LeftOut, LogLimit};
+pub(crate) use call_span::{CallInfo, CallKind, CallSpan, record_client_wait};
+pub(crate) use log_limit::{LogLimit, Suppressed};
 #[cfg(feature = "metrics")]
 pub use metrics::describe as describe_metrics;
 pub(crate) use metrics::{Event, count};

@@ -1,23 +1,23 @@
-//! How calls and requests end, as spans and metrics tell it.
+//! The outcome of calls and requests in spans and metrics.
 
 use crate::error::CallError;
 use crate::protocol::{FaultCode, Reply, ReplyKind};
 
-/// How a request that was run, or a call, ended.
+/// The outcome of a call, or of a request that ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// With the method's result.
+    /// The method's result.
     Ok,
-    /// With the method's own error.
+    /// The method's own error.
     Error,
-    /// With a fault of this code.
+    /// A fault with this code.
     Fault(&'static str),
-    /// Without an answer, for this reason.
+    /// No answer, for this reason.
     Failed(&'static str),
 }
 
 impl Outcome {
-    /// How a request ended that was run.
+    /// Returns the outcome of a request whose method answered.
     pub(crate) fn of_answer(reply: &Reply) -> Self {
         match reply.kind {
             ReplyKind::Error => Self::Error,
@@ -29,7 +29,7 @@ impl Outcome {
         Self::Fault(code.known().unwrap_or("other"))
     }
 
-    /// How a call ended.
+    /// Returns the outcome of a call.
     pub(crate) fn of_call(outcome: &Result<Reply, CallError>) -> Self {
         match outcome {
             Ok(reply) if reply.kind == ReplyKind::Fault => Self::of_fault(&reply.read_fault().code),
@@ -54,7 +54,7 @@ impl Outcome {
         }
     }
 
-    /// Its name in spans and metrics.
+    /// Returns its name in spans and metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",

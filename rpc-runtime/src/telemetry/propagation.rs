@@ -1,9 +1,10 @@
-//! The context of a trace, from caller to worker and back.
+//! Propagates the trace context from caller to worker and back.
 //!
-//! It travels in headers, as the propagator has it that the application has installed with `opentelemetry::global`: W3C's `traceparent`,
-//! `tracestate` and `baggage` most often. Without the feature `opentelemetry`, none does.
+//! It travels in headers. Their format is that of the propagator that the application has installed
+//! with `opentelemetry::global`, most often W3C's `traceparent`, `tracestate` and `baggage`.
+//! Without the feature `opentelemetry`, nothing is propagated.
 
-/// Whether any does.
+/// Whether trace context is propagated.
 pub(super) const IS_ON: bool = cfg!(feature = "opentelemetry");
 
 #[cfg(feature = "opentelemetry")]
@@ -23,15 +24,16 @@ mod on {
 
     use crate::protocol::{Headers, insert_user_header};
 
-    /// Writes the context of a span into headers; where it has none, that of the code that runs.
+    /// Writes the context of a span into headers. If the span has none, writes the current context.
     pub(in crate::telemetry) fn inject(span: &Span, headers: &mut Headers) {
         let context = with_span_of(span, Context::current());
         global::get_text_map_propagator(|propagator| {
-            propagator.inject_context(&context, &mut Outgoing(headers));
+            propagator.inject_context(&context, &mut HeaderInjector(headers));
         });
     }
 
-    /// The context with the span, and with the baggage of either.
+    /// Returns `context` with this span as its active span. The baggage of `context` takes
+    /// precedence over the span's.
     fn with_span_of(span: &Span, context: Context) -> Context {
         let of_span = span.context();
         if !of_span.span().span_context().is_valid() {
@@ -43,36 +45,37 @@ mod on {
         }
     }
 
-    /// The context that a request came with.
+    /// The context that a request arrived with.
     pub(in crate::telemetry) struct Incoming(Context);
 
     impl Incoming {
         /// Makes the caller's span the parent of this one.
         pub(in crate::telemetry) fn continued(span: &Span, headers: &Headers) -> Self {
-            let context = global::get_text_map_propagator(|propagator| propagator.extract(&Carried(headers)));
-            // Nobody collects spans, or this one is not looked at.
+            let context =
+                global::get_text_map_propagator(|propagator| propagator.extract(&HeaderExtractor(headers)));
+            // Fails only if the span is not collected.
             let _ = span.set_parent(context.clone());
             Self(context)
         }
 
-        /// Runs a handler so that the calls it makes, and the spans, go on from here.
+        /// Runs a handler. The spans and calls that it makes continue this trace.
         pub(in crate::telemetry) async fn around<F: Future>(self, span: &Span, handler: F) -> F::Output {
             handler.with_context(with_span_of(span, self.0)).await
         }
     }
 
-    struct Outgoing<'a>(&'a mut Headers);
+    struct HeaderInjector<'a>(&'a mut Headers);
 
-    impl Injector for Outgoing<'_> {
+    impl Injector for HeaderInjector<'_> {
         fn set(&mut self, name: &str, value: String) {
-            // Baggage may be longer than there is room for: the call is worth more.
+            // Baggage may exceed the limit of headers. The call is made without it.
             let _ = insert_user_header(self.0, name, value);
         }
     }
 
-    struct Carried<'a>(&'a Headers);
+    struct HeaderExtractor<'a>(&'a Headers);
 
-    impl Extractor for Carried<'_> {
+    impl Extractor for HeaderExtractor<'_> {
         fn get(&self, name: &str) -> Option<&str> {
             self.0.get(name)
         }
@@ -87,14 +90,14 @@ mod on {
         use super::*;
 
         #[test]
-        fn what_there_is_no_room_for_is_left_out() {
+        fn a_header_beyond_the_limit_is_dropped() {
             let mut headers = Headers::default();
-            let mut carrier = Outgoing(&mut headers);
+            let mut carrier = HeaderInjector(&mut headers);
             carrier.set("traceparent", "00-1-2-01".into());
             carrier.set("baggage", "b".repeat(8192));
             carrier.set("tracestate", "a=1".into());
-            assert_eq!(Carried(&headers).keys(), ["traceparent", "tracestate"]);
-            assert_eq!(Carried(&headers).get("tracestate"), Some("a=1"));
+            assert_eq!(HeaderExtractor(&headers).keys(), ["traceparent", "tracestate"]);
+            assert_eq!(HeaderExtractor(&headers).get("tracestate"), Some("a=1"));
         }
     }
 }

@@ -1,18 +1,18 @@
-//! A request as spans and metrics show it.
+//! The span and the metrics of a request.
 
 use std::time::Duration;
 
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
-use super::counted::{Counted, Counts};
+use super::counter::{Counted, Counter};
 use super::metrics::{self, Method};
 use super::outcome::Outcome;
 use super::propagation::{self, Incoming};
-use super::span::{SYSTEM, Side, ended, millis};
+use super::span::{SYSTEM, Side, millis, record_outcome};
 use crate::protocol::Headers;
 
-/// What is known of a request before its method runs.
+/// The properties of a request that are known before its method runs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestInfo<'a> {
     pub(crate) service: &'static str,
@@ -20,12 +20,12 @@ pub(crate) struct RequestInfo<'a> {
     pub(crate) queue: &'a str,
     pub(crate) correlation_id: Option<&'a str>,
     pub(crate) queue_time: Duration,
-    /// The length of the arguments.
+    /// The length of the encoded arguments.
     pub(crate) bytes: usize,
     pub(crate) headers: &'a Headers,
 }
 
-/// How a request ended that was handed to its method.
+/// How a request ended.
 pub(crate) struct RequestEnd<'a> {
     pub(crate) outcome: Outcome,
     /// Whether the method may have run.
@@ -34,7 +34,7 @@ pub(crate) struct RequestEnd<'a> {
     pub(crate) headers: &'a mut Headers,
 }
 
-/// The span of a request, and what is counted of it.
+/// The span and the metrics of a request.
 pub(crate) struct RequestSpan {
     span: Span,
     context: Incoming,
@@ -42,7 +42,7 @@ pub(crate) struct RequestSpan {
 }
 
 impl RequestSpan {
-    /// `None` if nobody collects spans or metrics, and no context is propagated.
+    /// Returns `None` if no spans and metrics are collected and no trace context is propagated.
     pub(crate) fn new(request: RequestInfo<'_>) -> Option<Self> {
         let RequestInfo { service, method, .. } = request;
         let span = tracing::info_span!(
@@ -72,7 +72,7 @@ impl RequestSpan {
         })
     }
 
-    /// Runs the method within the span. `end` reads how it ended.
+    /// Runs the method within the span and records what `end` returns for its result.
     pub(crate) async fn run<T>(
         self,
         running: impl Future<Output = T>,
@@ -83,7 +83,7 @@ impl RequestSpan {
             context,
             method,
         } = self;
-        let counted = Counted::begin(Counts::Requests, method);
+        let counter = Counter::begin(Counted::Requests, method);
         let running = running.instrument(span.clone());
         let mut handled = context.around(&span, running).await;
         let RequestEnd {
@@ -91,11 +91,11 @@ impl RequestSpan {
             ran,
             headers,
         } = end(&mut handled);
-        ended(&span, Side::Worker, outcome);
+        record_outcome(&span, Side::Worker, outcome);
         if ran {
-            counted.ended(outcome);
+            counter.ended(outcome);
         } else {
-            counted.not_run();
+            counter.not_run();
         }
         propagation::inject(&span, headers);
         handled

@@ -1,4 +1,4 @@
-//! What the spans of calls and requests have in common. They follow OpenTelemetry's conventions for
+//! What the spans of calls and requests share. They follow OpenTelemetry's conventions for
 //! [RPC](https://opentelemetry.io/docs/specs/semconv/rpc/rpc-spans/) and
 //! [messaging](https://opentelemetry.io/docs/specs/semconv/messaging/rabbitmq/).
 
@@ -8,37 +8,39 @@ use tracing::Span;
 
 use super::outcome::Outcome;
 
-/// What the conventions call a system of remote procedure calls.
+/// The value of the attribute `rpc.system.name`.
 pub(super) const SYSTEM: &str = "rpc-runtime";
 
-/// A time as spans have it: in milliseconds. `None` if it is zero. Signed, as exporters write other numbers as text.
+/// Converts a time to the milliseconds of a span's attribute, rounded up. Returns `None` for zero.
+/// The type is signed because exporters convert unsigned numbers to text.
 pub(super) fn millis(time: Duration) -> Option<i64> {
     let millis = time.as_micros().div_ceil(1000);
     (millis > 0).then(|| i64::try_from(millis).unwrap_or(i64::MAX))
 }
 
-/// Who looks at a span.
+/// The side of a call that a span belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Caller,
     Worker,
 }
 
-/// Notes how it ended.
-pub(super) fn ended(span: &Span, side: Side, outcome: Outcome) {
+/// Records the outcome of a call or a request.
+pub(super) fn record_outcome(span: &Span, side: Side, outcome: Outcome) {
     span.record("rpc.response.status_code", outcome.as_str());
     if outcome == Outcome::Ok {
         return;
     }
     span.record("error.type", outcome.as_str());
-    if side == Side::Caller || is_workers_fault(outcome) {
+    if side == Side::Caller || is_worker_error(outcome) {
         span.record("otel.status_code", "ERROR");
     }
 }
 
-/// Whether a worker has reason to look after it. The conventions have no error in the worker's span for what is the caller's business: a
-/// request that is wrong, or not allowed; nor is the method's own error one, which is an answer.
-fn is_workers_fault(outcome: Outcome) -> bool {
+/// Whether the outcome is an error of the worker. By the conventions, a mistake of the caller, such
+/// as an invalid or unauthorized request, is not an error in the worker's span. Nor is the method's
+/// own error, which is an answer.
+fn is_worker_error(outcome: Outcome) -> bool {
     matches!(
         outcome,
         Outcome::Fault(

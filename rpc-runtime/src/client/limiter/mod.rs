@@ -421,7 +421,7 @@ impl Drop for Queued<'_> {
         drop(state);
         let queue = &self.limiter.queue;
         count(Event::Waiting { queue, waits: false });
-        telemetry::waited_in_client(self.begun.elapsed());
+        telemetry::record_client_wait(self.begun.elapsed());
     }
 }
 

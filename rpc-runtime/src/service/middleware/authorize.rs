@@ -14,7 +14,7 @@ use super::BoxError;
 use super::handler::IncomingCall;
 use crate::protocol::{Fault, FaultCode};
 use crate::service::invocation::Answer;
-use crate::telemetry::{LeftOut, LogLimit};
+use crate::telemetry::{LogLimit, Suppressed};
 
 /// A layer for a server that lets callers do only what they are allowed to: all others get the fault `unauthorized`, and their methods do
 /// not begin.
@@ -175,9 +175,9 @@ where
         match self.rules.check(call.context().user_id(), &method) {
             Ok(()) => Either::Right(self.inner.call(call).map_err(Into::into)),
             Err(fault) => {
-                if let Some(LeftOut(left_out)) = self.log.admit(Level::DEBUG, "unauthorized") {
+                if let Some(Suppressed(suppressed)) = self.log.admit(Level::DEBUG, "unauthorized") {
                     let user_id = call.context().user_id();
-                    tracing::debug!(user_id, method, left_out, "refused a caller");
+                    tracing::debug!(user_id, method, suppressed, "refused a caller");
                 }
                 Either::Left(ready(Err(fault.into())))
             }

@@ -133,7 +133,7 @@ impl Opening {
             Ok(Confirmation::Nack(_)) => Published::Refused,
             // Nobody has ever listened.
             Err(error) if is_not_found(&error) => return Ok(Published::Returned),
-            Err(error) => return Err(exchange_error(exchange, "send to", error)),
+            Err(error) => return Err(exchange_error(exchange, "publish to", error)),
         };
         throw_away.close().await;
         Ok(published)

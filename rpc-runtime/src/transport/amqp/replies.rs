@@ -22,7 +22,7 @@ use super::supervised::Target;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::DIRECT_REPLY_TO;
-use crate::telemetry::{LeftOut, LogLimit};
+use crate::telemetry::{LogLimit, Suppressed};
 use crate::transport::{Backoff, Outgoing, Published, Publisher, Receipt, Status, StatusBoard, supervised};
 
 /// Sends messages: those to direct reply-to addresses over a connection of their own, all others through one channel.
@@ -187,9 +187,9 @@ impl DirectReplies {
                 return published;
             }
         }
-        if let Some(LeftOut(left_out)) = self.log.admit(Level::WARN, "poisonous_reply") {
+        if let Some(Suppressed(suppressed)) = self.log.admit(Level::WARN, "poisonous_reply") {
             tracing::warn!(
-                left_out,
+                suppressed,
                 "a direct reply ends each connection that it is sent by; it is dropped"
             );
         }
@@ -246,9 +246,9 @@ impl DirectReplies {
             match self.connect().await {
                 Ok(link) => return Some(link),
                 Err(error) => {
-                    if let Some(LeftOut(left_out)) = self.log.admit(Level::WARN, "no_connection") {
+                    if let Some(Suppressed(suppressed)) = self.log.admit(Level::WARN, "no_connection") {
                         let error = Logged(Chain(&error));
-                        tracing::warn!(%error, left_out, "no connection for direct replies");
+                        tracing::warn!(%error, suppressed, "no connection for direct replies");
                     }
                 }
             }

@@ -1,23 +1,25 @@
-//! What leaves in one message: calls to one queue, answers to one caller. Pure, but for [`gather`].
+//! Decides which items leave in one batch. Pure, except for [`gather`].
 //!
-//! Nothing waits for company. What is there leaves; only while some messages of its lane are under way already does more gather
-//! behind them, and then it leaves together.
+//! Items are calls or answers. Each item belongs to a lane: the calls to one queue, or the answers
+//! to one caller. An item is never delayed to wait for others: it leaves at once unless [`WINDOW`]
+//! messages of its lane are in flight. Items that queue up behind those leave together.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::batch::{MAX_BATCH_BYTES, MAX_BATCH_CALLS};
+use super::message::{MAX_BATCH_BYTES, MAX_BATCH_CALLS};
 
-/// How many messages of a lane may be under way before more gathers: one on its way there, one to be confirmed, and one that
-/// is being written.
+/// How many messages of a lane may be in flight before items queue up: one on its way to the
+/// broker, one that waits for its confirm, and one that is being written.
 const WINDOW: usize = 3;
 
-/// What a message can take, in parts that are finer than any that it is divided into.
+/// The capacity of a message, in fixed-point shares: `wanted` items of share `WHOLE / wanted` fill
+/// it.
 const WHOLE: u32 = 1 << 16;
 
-/// What an item takes of a message.
+/// How much of a message an item takes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {
     bytes: usize,
@@ -25,7 +27,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Of so many items that leave together, of which any number that a message holds is wanted.
+    /// The load of several items that stay together, if the receiver accepts batches of any size.
     pub(crate) fn of_many(bytes: usize, items: usize) -> Self {
         let items = u32::try_from(items).unwrap_or(u32::MAX);
         Self {
@@ -34,7 +36,8 @@ impl Load {
         }
     }
 
-    /// Of so many bytes, of which as many as are `wanted` fill a message.
+    /// The load of one item of `bytes` bytes, if the receiver wants at most `wanted` items in a
+    /// message.
     pub(crate) fn new(bytes: usize, wanted: u16) -> Self {
         Self {
             bytes,
@@ -43,20 +46,20 @@ impl Load {
     }
 }
 
-/// What waits to leave, by lanes: what is of one lane can leave together.
+/// The items that wait to leave, by lane. Items of one lane can leave in one message.
 #[derive(Debug)]
 pub(crate) struct Batcher<K, T> {
     lanes: HashMap<K, Lane<T>>,
-    /// The lanes from which something may leave, each once.
+    /// The lanes with items that may leave now. Each is listed once.
     ready: VecDeque<K>,
 }
 
 #[derive(Debug)]
 struct Lane<T> {
     waiting: VecDeque<(T, Load)>,
-    /// Beyond this many, stale items are dropped.
-    most: usize,
-    under_way: usize,
+    /// With more waiting items than this, stale ones are dropped.
+    prune_above: usize,
+    in_flight: usize,
     is_ready: bool,
 }
 
@@ -68,27 +71,29 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         }
     }
 
+    /// Adds an item.
     pub(crate) fn push(&mut self, key: K, item: T, load: Load) {
         self.push_all(key, [(item, load)], |_| true);
     }
 
-    /// As [`push`](Self::push), of several. Where many wait, those that `is_worth_it` no more are dropped.
+    /// Adds several items. If many items wait in the lane, those that are no longer wanted are
+    /// dropped.
     pub(crate) fn push_all(
         &mut self,
         key: K,
         items: impl IntoIterator<Item = (T, Load)>,
-        is_worth_it: impl Fn(&T) -> bool,
+        is_wanted: impl Fn(&T) -> bool,
     ) {
         let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane {
             waiting: VecDeque::new(),
-            most: MAX_BATCH_CALLS,
-            under_way: 0,
+            prune_above: MAX_BATCH_CALLS,
+            in_flight: 0,
             is_ready: false,
         });
         lane.waiting.extend(items);
-        if lane.waiting.len() > lane.most {
-            lane.waiting.retain(|(item, _)| is_worth_it(item));
-            lane.most = MAX_BATCH_CALLS.max(2 * lane.waiting.len());
+        if lane.waiting.len() > lane.prune_above {
+            lane.waiting.retain(|(item, _)| is_wanted(item));
+            lane.prune_above = MAX_BATCH_CALLS.max(2 * lane.waiting.len());
         }
         if lane.becomes_ready() {
             self.ready.push_back(key);
@@ -97,12 +102,13 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         }
     }
 
-    /// Whether something may leave.
+    /// Whether a message may leave now.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// What leaves next, as far as something may; to be told when it [is done](Self::done). Never nothing at all.
+    /// Returns the items of the next message, at least one, or `None` if no message may leave now.
+    /// The message is in flight until [`done`](Self::done) is called.
     pub(crate) fn next(&mut self) -> Option<(K, Vec<T>)> {
         while let Some(key) = self.ready.pop_front() {
             let Some(lane) = self.lanes.get_mut(&key) else {
@@ -111,11 +117,11 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
             lane.is_ready = false;
             let message = lane.take();
             if message.is_empty() {
-                // All that made the lane ready was dropped since.
+                // All items of the lane were dropped after it became ready.
                 self.remove_if_idle(&key);
                 continue;
             }
-            lane.under_way += 1;
+            lane.in_flight += 1;
             if lane.becomes_ready() {
                 self.ready.push_back(key.clone());
             }
@@ -124,12 +130,12 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         None
     }
 
-    /// A message is not under way any more.
+    /// Must be called when a message of this lane is no longer in flight.
     pub(crate) fn done(&mut self, key: &K) {
         let Some(lane) = self.lanes.get_mut(key) else {
             return;
         };
-        lane.under_way = lane.under_way.saturating_sub(1);
+        lane.in_flight = lane.in_flight.saturating_sub(1);
         if lane.becomes_ready() {
             self.ready.push_back(key.clone());
         } else {
@@ -138,7 +144,7 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
     }
 
     fn remove_if_idle(&mut self, key: &K) {
-        let is_idle = |lane: &Lane<T>| lane.under_way == 0 && lane.waiting.is_empty() && !lane.is_ready;
+        let is_idle = |lane: &Lane<T>| lane.in_flight == 0 && lane.waiting.is_empty() && !lane.is_ready;
         if self.lanes.get(key).is_some_and(is_idle) {
             self.lanes.remove(key);
         }
@@ -146,14 +152,14 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
 }
 
 impl<T> Lane<T> {
-    /// Notes that something may leave; `false` where that is known, or not so.
+    /// Marks the lane as ready if items may leave. Returns `true` if it was not marked before.
     fn becomes_ready(&mut self) -> bool {
-        let becomes = !self.is_ready && self.under_way < WINDOW && !self.waiting.is_empty();
+        let becomes = !self.is_ready && self.in_flight < WINDOW && !self.waiting.is_empty();
         self.is_ready |= becomes;
         becomes
     }
 
-    /// As much as one message takes, and one item at least; nothing if nothing waits.
+    /// Takes as many items as fit into one message, and at least one if any wait.
     fn take(&mut self) -> Vec<T> {
         let (mut bytes, mut share) = (0, 0);
         let fits = |(_, load): &&(T, Load)| {
@@ -167,8 +173,8 @@ impl<T> Lane<T> {
     }
 }
 
-/// Lets all tasks that can go on do so, and takes what they send: what belongs together leaves together. There is no timer in
-/// it, and where nobody else can go on it ends at once.
+/// Yields so that other tasks can send more items, and collects these until no more arrive. It uses
+/// no timer, and returns at once if no other task is ready to run.
 pub(crate) async fn gather<T>(inbox: &mut UnboundedReceiver<T>, gathered: &mut Vec<T>) {
     while gathered.len() < MAX_BATCH_CALLS {
         tokio::task::yield_now().await;
@@ -193,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_alone_leaves_alone() {
+    fn a_single_item_leaves_at_once() {
         let mut batcher = Batcher::new();
         for n in 0..WINDOW {
             batcher.push("q", n, small());
@@ -203,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gathers_meanwhile_leaves_together() {
+    fn items_behind_a_full_window_leave_together() {
         let mut batcher = Batcher::new();
         for n in 0..WINDOW {
             batcher.push("q", n, small());
@@ -212,7 +218,7 @@ mod tests {
         batcher.push("q", 10, small());
         batcher.push("q", 11, small());
         assert_eq!(batcher.next(), None);
-        // Another lane is not held up.
+        // Another lane is not delayed.
         batcher.push("r", 12, small());
         assert_eq!(batcher.next(), Some(("r", vec![12])));
         batcher.done(&"q");
@@ -220,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_holds_no_more_than_is_wanted() {
+    fn a_message_has_no_more_items_than_wanted() {
         let mut batcher = Batcher::new();
         for n in 0..5 {
             batcher.push("q", n, Load::new(10, 2));
@@ -228,7 +234,7 @@ mod tests {
         assert_eq!(batcher.next(), Some(("q", vec![0, 1])));
         assert_eq!(batcher.next(), Some(("q", vec![2, 3])));
         assert_eq!(batcher.next(), Some(("q", vec![4])));
-        // One that is wanted alone leaves alone, and so does one that is large.
+        // An item that is wanted alone leaves alone, and so does a large one.
         batcher.push("r", 0, Load::new(10, 1));
         batcher.push("r", 1, Load::new(MAX_BATCH_BYTES + 1, 1000));
         batcher.push("r", 2, Load::new(10, 1000));
@@ -244,7 +250,7 @@ mod tests {
         batcher.push_all("q", (1..=MAX_BATCH_CALLS).map(|n| (n, small())), |_| false);
         assert_eq!(batcher.next(), None);
         assert!(batcher.lanes.is_empty() && batcher.ready.is_empty());
-        // It is used again, and another lane is not held up by it.
+        // The lane can be used again, and does not delay another one.
         batcher.push_all("q", (0..=MAX_BATCH_CALLS).map(|n| (n, small())), |_| false);
         batcher.push("r", 1, small());
         batcher.push("q", 2, small());
@@ -254,13 +260,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_worth_it_no_more_does_not_gather_for_ever() {
+    fn unwanted_items_do_not_accumulate() {
         let mut batcher = Batcher::new();
         for _ in 0..WINDOW {
             batcher.push("q", 0, small());
             batcher.next().unwrap();
         }
-        // Nothing is done, and nobody waits for any but the first ten.
+        // No message is done, and only the first ten items are wanted.
         for n in 0..100 * MAX_BATCH_CALLS {
             batcher.push_all("q", [(n, small())], |n| *n < 10);
             assert!(batcher.lanes["q"].waiting.len() <= MAX_BATCH_CALLS);
@@ -271,23 +277,23 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes, is dropped, and whenever messages are done: no message is empty, and in the end nothing is left.
+        /// In any order of events, no message is empty and the batcher is empty in the end.
         #[test]
         fn items_that_are_dropped_leave_nothing_behind(
             steps in prop::collection::vec((0u8..4, 0u8..3, 1usize..3), 1..60),
         ) {
             let mut batcher = Batcher::new();
-            let mut under_way = VecDeque::new();
+            let mut in_flight = VecDeque::new();
             for (act, key, many) in steps {
                 match act {
                     0 => batcher.push(key, (), small()),
-                    // So many that those that wait are looked at, and dropped.
+                    // Enough items that the unwanted ones are dropped.
                     1 => batcher.push_all(key, (0..many * MAX_BATCH_CALLS).map(|_| ((), small())), |()| false),
                     2 => if let Some((key, items)) = batcher.next() {
                         prop_assert!(!items.is_empty());
-                        under_way.push_back(key);
+                        in_flight.push_back(key);
                     },
-                    _ => if let Some(key) = under_way.pop_front() {
+                    _ => if let Some(key) = in_flight.pop_front() {
                         batcher.done(&key);
                     },
                 }
@@ -295,9 +301,9 @@ mod tests {
             loop {
                 while let Some((key, items)) = batcher.next() {
                     prop_assert!(!items.is_empty());
-                    under_way.push_back(key);
+                    in_flight.push_back(key);
                 }
-                match under_way.pop_front() {
+                match in_flight.pop_front() {
                     Some(key) => batcher.done(&key),
                     None => break,
                 }
@@ -305,8 +311,8 @@ mod tests {
             prop_assert!(batcher.lanes.is_empty() && batcher.ready.is_empty());
         }
 
-        /// Whatever comes and whenever messages are done: each item leaves once, those of a lane in order, no message is too
-        /// full, and in the end nothing is left.
+        /// In any order of events, each item leaves once, the items of a lane leave in order, no
+        /// message is too large, and the batcher is empty in the end.
         #[test]
         fn everything_leaves_once_and_in_order(
             steps in prop::collection::vec((0u8..3, 0u8..3, 1u16..2000, 0usize..20_000), 1..300),
@@ -314,16 +320,16 @@ mod tests {
             let mut batcher = Batcher::new();
             let mut loads = HashMap::new();
             let mut left: HashMap<u8, Vec<usize>> = HashMap::new();
-            let mut under_way = VecDeque::new();
-            let mut leave = |batcher: &mut Batcher<u8, usize>, loads: &HashMap<usize, Load>, under_way: &mut VecDeque<u8>| {
+            let mut in_flight = VecDeque::new();
+            let mut leave = |batcher: &mut Batcher<u8, usize>, loads: &HashMap<usize, Load>, in_flight: &mut VecDeque<u8>| {
                 while let Some((key, items)) = batcher.next() {
                     assert!(items.len() <= MAX_BATCH_CALLS);
                     if items.len() > 1 {
                         assert!(items.iter().map(|item| loads[item].bytes).sum::<usize>() <= MAX_BATCH_BYTES);
                         assert!(items.iter().map(|item| loads[item].share).sum::<u32>() <= WHOLE);
                     }
-                    under_way.push_back(key);
-                    assert!(under_way.iter().filter(|other| **other == key).count() <= WINDOW);
+                    in_flight.push_back(key);
+                    assert!(in_flight.iter().filter(|other| **other == key).count() <= WINDOW);
                     left.entry(key).or_default().extend(items);
                 }
             };
@@ -334,15 +340,15 @@ mod tests {
                         loads.insert(n, load);
                         batcher.push(key, n, load);
                     }
-                    _ => if let Some(key) = under_way.pop_front() {
+                    _ => if let Some(key) = in_flight.pop_front() {
                         batcher.done(&key);
                     },
                 }
-                leave(&mut batcher, &loads, &mut under_way);
+                leave(&mut batcher, &loads, &mut in_flight);
             }
-            while let Some(key) = under_way.pop_front() {
+            while let Some(key) = in_flight.pop_front() {
                 batcher.done(&key);
-                leave(&mut batcher, &loads, &mut under_way);
+                leave(&mut batcher, &loads, &mut in_flight);
             }
             prop_assert!(batcher.lanes.is_empty() && batcher.ready.is_empty());
             prop_assert_eq!(left.values().map(Vec::len).sum::<usize>(), loads.len());

@@ -1,12 +1,12 @@
-//! Several calls, or several answers, in one message: MessagePack arrays of small arrays.
+//! The body of a batch: several calls or several answers, as a MessagePack array of arrays.
 //!
 //! ```text
 //! calls:   [[id, method, time to live, arguments, headers, ...], ...]
 //! answers: [[id, kind, body, wanted, headers, ...], ...]
 //! ```
 //!
-//! The headers of an answer may be missing. An id is the sixteen bytes of a correlation id. Elements behind those that are known are skipped, so that one can be
-//! added later.
+//! The headers of an answer are optional. An id consists of the sixteen bytes of a correlation id.
+//! The reader skips further elements, so that more can be added later.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,33 +16,34 @@ use rmp::decode::{self, RmpRead};
 use rmp::{Marker, encode};
 use uuid::Uuid;
 
-use super::headers::Headers;
-use super::reply::ReplyKind;
-use super::short_str::ShortStr;
+use crate::protocol::headers::Headers;
+use crate::protocol::reply::ReplyKind;
+use crate::protocol::short_str::ShortStr;
 
-/// The `type` of a message that holds several.
+/// The `type` of a batch.
 pub(crate) const BATCH_TYPE: &str = "rpc.batch";
 
-/// What a worker's queue for batched requests is called, behind the name of the queue that it belongs to.
+/// The suffix of a worker's queue for batched requests. It follows the name of the request queue.
 pub(crate) const BATCH_SUFFIX: &str = ".batch";
 
-/// The header by which a request says that its caller can send and read batched messages, and a reply how many calls of its
-/// method the worker wants in one.
+/// In a request, the header with which the caller says that it can send and read batches. In a
+/// reply, the header with the number of calls of this method that the worker wants in one batch.
 pub(crate) const BATCH_HEADER: &str = "rpc-batch";
 
-/// How many calls or answers one message may hold.
+/// The maximum number of calls or answers in a batch.
 pub(crate) const MAX_BATCH_CALLS: usize = 1024;
 
-/// How large such a message may grow.
+/// The maximum size of a batch with more than one call or answer, in bytes.
 pub(crate) const MAX_BATCH_BYTES: usize = 128 * 1024;
 
-/// How large what goes into one may be: of what is larger, sending it takes longer than the message around it.
+/// The maximum size of a call or answer in a batch, in bytes. A larger one gains nothing from
+/// batching: sending it costs more than a message of its own.
 pub(crate) const MAX_PART_BYTES: usize = 8 * 1024;
 
-/// What an id, lengths and counts add to a part, at most.
+/// An upper bound of what id, lengths and counts add to the size of a part, in bytes.
 const PART_OVERHEAD: usize = 48;
 
-/// One of several calls.
+/// A call in a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct BatchedCall {
     pub(crate) id: Uuid,
@@ -53,20 +54,20 @@ pub(crate) struct BatchedCall {
     pub(crate) headers: Headers,
 }
 
-/// One of several answers.
+/// An answer in a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BatchedAnswer {
     pub(crate) id: Uuid,
     pub(crate) kind: ReplyKind,
     pub(crate) body: Bytes,
-    /// How many calls of its method the worker wants in one message.
+    /// How many calls of this method the worker wants in one batch.
     pub(crate) wanted: u16,
     pub(crate) headers: Headers,
 }
 
-/// One of several calls, on its way out.
+/// An outgoing call in a batch. As [`BatchedCall`], but borrowed.
 #[derive(Debug)]
-pub(crate) struct OutgoingCall<'a> {
+pub(crate) struct BatchedCallRef<'a> {
     pub(crate) id: Uuid,
     pub(crate) method: &'a str,
     /// In whole milliseconds.
@@ -75,20 +76,20 @@ pub(crate) struct OutgoingCall<'a> {
     pub(crate) headers: Cow<'a, Headers>,
 }
 
-/// What goes into a batched message.
+/// A call or answer that can be written to a batch.
 pub(crate) trait Part {
-    /// How many bytes it takes at the most.
+    /// Returns an upper bound of its encoded size, in bytes.
     fn size(&self) -> usize;
 
     fn write(&self, body: &mut Vec<u8>);
 }
 
-/// What is read out of one.
+/// A call or answer that can be read from a batch.
 pub(crate) trait ReadPart: Sized {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Unreadable>;
+    fn read(reader: &mut Reader<'_>) -> Result<Self, UnreadableBatch>;
 }
 
-/// Writes a message's body.
+/// Encodes a batch.
 pub(crate) fn write_batch<P: Part>(parts: &[P]) -> Bytes {
     let size = parts.iter().map(Part::size).sum::<usize>();
     let mut body = Vec::with_capacity(size + 5);
@@ -99,28 +100,32 @@ pub(crate) fn write_batch<P: Part>(parts: &[P]) -> Bytes {
     Bytes::from(body)
 }
 
-/// Reads a message's body. What is not copied keeps all of it in memory.
-pub(crate) fn read_batch<P: ReadPart>(body: &Bytes) -> Result<Vec<P>, Unreadable> {
+/// Decodes a batch. Arguments and bodies are slices of `body` and keep it in memory.
+///
+/// # Errors
+///
+/// If the batch is malformed or has more than [`MAX_BATCH_CALLS`] parts.
+pub(crate) fn read_batch<P: ReadPart>(body: &Bytes) -> Result<Vec<P>, UnreadableBatch> {
     let mut reader = Reader {
         whole: body,
         rest: body,
     };
     let count = reader.array()?;
     if count > MAX_BATCH_CALLS {
-        return Err(Unreadable("it holds too many"));
+        return Err(UnreadableBatch("it has too many parts"));
     }
-    // Each takes more than a byte, so no more is set aside than was sent.
+    // A peer announces `count`. The reserved capacity is limited by what it has sent.
     let mut parts = Vec::with_capacity(count.min(body.len() / 8));
     for _ in 0..count {
         parts.push(P::read(&mut reader)?);
     }
     match reader.rest {
         [] => Ok(parts),
-        _ => Err(Unreadable("bytes are left over behind the last")),
+        _ => Err(UnreadableBatch("there are bytes after the last part")),
     }
 }
 
-impl Part for OutgoingCall<'_> {
+impl Part for BatchedCallRef<'_> {
     fn size(&self) -> usize {
         PART_OVERHEAD + self.method.len() + self.arguments.len() + headers_size(&self.headers)
     }
@@ -141,7 +146,7 @@ impl Part for OutgoingCall<'_> {
     }
 }
 
-/// How many bytes headers take at the most.
+/// Returns an upper bound of the encoded size of headers, in bytes.
 pub(crate) fn headers_size(headers: &Headers) -> usize {
     headers.bytes() + 10 * headers.len()
 }
@@ -165,11 +170,11 @@ impl<P: Part> Part for &P {
 }
 
 impl ReadPart for BatchedCall {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Unreadable> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, UnreadableBatch> {
         let length = reader.array()?;
         let unknown = length
             .checked_sub(5)
-            .ok_or(Unreadable("a call lacks something"))?;
+            .ok_or(UnreadableBatch("a call has too few elements"))?;
         let call = Self {
             id: reader.id()?,
             method: reader.short_str()?,
@@ -201,14 +206,15 @@ impl Part for BatchedAnswer {
 }
 
 impl ReadPart for BatchedAnswer {
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Unreadable> {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, UnreadableBatch> {
         let length = reader.array()?;
         let unknown = length
             .checked_sub(4)
-            .ok_or(Unreadable("an answer lacks something"))?;
+            .ok_or(UnreadableBatch("an answer has too few elements"))?;
         let answer = Self {
             id: reader.id()?,
-            kind: ReplyKind::from_number(reader.uint()?).ok_or(Unreadable("an answer's kind is unknown"))?,
+            kind: ReplyKind::from_number(reader.uint()?)
+                .ok_or(UnreadableBatch("an answer's kind is unknown"))?,
             body: reader.bin()?,
             wanted: u16::try_from(reader.uint()?).unwrap_or(u16::MAX),
             headers: match unknown {
@@ -221,21 +227,21 @@ impl ReadPart for BatchedAnswer {
     }
 }
 
-/// What was read, written again.
+/// Only callers write calls, as a [`BatchedCallRef`]. Tests write what they have read.
 #[cfg(any(test, fuzzing))]
 impl Part for BatchedCall {
     fn size(&self) -> usize {
-        outgoing(self).size()
+        borrowed(self).size()
     }
 
     fn write(&self, body: &mut Vec<u8>) {
-        outgoing(self).write(body);
+        borrowed(self).write(body);
     }
 }
 
 #[cfg(any(test, fuzzing))]
-fn outgoing(call: &BatchedCall) -> OutgoingCall<'_> {
-    OutgoingCall {
+fn borrowed(call: &BatchedCall) -> BatchedCallRef<'_> {
+    BatchedCallRef {
         id: call.id,
         method: call.method.as_str(),
         time_to_live: call.time_to_live,
@@ -244,38 +250,39 @@ fn outgoing(call: &BatchedCall) -> OutgoingCall<'_> {
     }
 }
 
-/// There is always room in a vector.
+/// Checks a write to a `Vec`, which never fails.
 fn written<T, E: std::fmt::Debug>(result: Result<T, E>) {
     debug_assert!(result.is_ok(), "{:?}", result.err());
 }
 
-/// MessagePack counts in 32 bits, and messages are far smaller.
+/// Converts a length to the 32 bits of MessagePack. A batch is far smaller.
 fn length(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-/// Why a batched message cannot be read.
+/// Why a batch cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the batched message cannot be read: {0}")]
-pub(crate) struct Unreadable(&'static str);
+#[error("the batch cannot be decoded: {0}")]
+pub(crate) struct UnreadableBatch(&'static str);
 
-/// Reads what a peer sent, from the front.
+/// Reads the parts of a batch in order.
 pub(crate) struct Reader<'a> {
     whole: &'a Bytes,
     rest: &'a [u8],
 }
 
 impl Reader<'_> {
-    fn array(&mut self) -> Result<usize, Unreadable> {
-        let length = decode::read_array_len(&mut self.rest).map_err(|_| Unreadable("an array is missing"))?;
+    fn array(&mut self) -> Result<usize, UnreadableBatch> {
+        let length =
+            decode::read_array_len(&mut self.rest).map_err(|_| UnreadableBatch("an array is missing"))?;
         Ok(length as usize)
     }
 
-    fn uint(&mut self) -> Result<u64, Unreadable> {
-        decode::read_int(&mut self.rest).map_err(|_| Unreadable("a number is missing"))
+    fn uint(&mut self) -> Result<u64, UnreadableBatch> {
+        decode::read_int(&mut self.rest).map_err(|_| UnreadableBatch("a number is missing"))
     }
 
-    fn optional_uint(&mut self) -> Result<Option<u64>, Unreadable> {
+    fn optional_uint(&mut self) -> Result<Option<u64>, UnreadableBatch> {
         match self.rest.first().copied().map(Marker::from_u8) {
             Some(Marker::Null) => {
                 self.rest = &self.rest[1..];
@@ -285,38 +292,40 @@ impl Reader<'_> {
         }
     }
 
-    /// So many of the bytes that follow.
-    fn take(&mut self, length: u32) -> Result<&[u8], Unreadable> {
+    /// Takes the next `length` bytes.
+    fn take(&mut self, length: u32) -> Result<&[u8], UnreadableBatch> {
         let (taken, rest) = self
             .rest
             .split_at_checked(length as usize)
-            .ok_or(Unreadable("it is cut off"))?;
+            .ok_or(UnreadableBatch("it is truncated"))?;
         self.rest = rest;
         Ok(taken)
     }
 
-    fn bin(&mut self) -> Result<Bytes, Unreadable> {
-        let length = decode::read_bin_len(&mut self.rest).map_err(|_| Unreadable("bytes are missing"))?;
+    fn bin(&mut self) -> Result<Bytes, UnreadableBatch> {
+        let length =
+            decode::read_bin_len(&mut self.rest).map_err(|_| UnreadableBatch("bytes are missing"))?;
         let whole = self.whole;
         Ok(whole.slice_ref(self.take(length)?))
     }
 
-    fn id(&mut self) -> Result<Uuid, Unreadable> {
-        let length = decode::read_bin_len(&mut self.rest).map_err(|_| Unreadable("an id is missing"))?;
-        Uuid::from_slice(self.take(length)?).map_err(|_| Unreadable("an id is not of 16 bytes"))
+    fn id(&mut self) -> Result<Uuid, UnreadableBatch> {
+        let length = decode::read_bin_len(&mut self.rest).map_err(|_| UnreadableBatch("an id is missing"))?;
+        Uuid::from_slice(self.take(length)?).map_err(|_| UnreadableBatch("an id does not have 16 bytes"))
     }
 
-    fn str(&mut self) -> Result<&str, Unreadable> {
-        let length = decode::read_str_len(&mut self.rest).map_err(|_| Unreadable("text is missing"))?;
-        std::str::from_utf8(self.take(length)?).map_err(|_| Unreadable("text is not UTF-8"))
+    fn str(&mut self) -> Result<&str, UnreadableBatch> {
+        let length = decode::read_str_len(&mut self.rest).map_err(|_| UnreadableBatch("text is missing"))?;
+        std::str::from_utf8(self.take(length)?).map_err(|_| UnreadableBatch("text is not UTF-8"))
     }
 
-    fn short_str(&mut self) -> Result<ShortStr, Unreadable> {
-        ShortStr::new(self.str()?).map_err(|_| Unreadable("a name is longer than 255 bytes"))
+    fn short_str(&mut self) -> Result<ShortStr, UnreadableBatch> {
+        ShortStr::new(self.str()?).map_err(|_| UnreadableBatch("a name is longer than 255 bytes"))
     }
 
-    fn headers(&mut self) -> Result<Headers, Unreadable> {
-        let length = decode::read_map_len(&mut self.rest).map_err(|_| Unreadable("headers are missing"))?;
+    fn headers(&mut self) -> Result<Headers, UnreadableBatch> {
+        let length =
+            decode::read_map_len(&mut self.rest).map_err(|_| UnreadableBatch("headers are missing"))?;
         let mut headers = Headers::default();
         for _ in 0..length {
             let name = self.short_str()?;
@@ -325,13 +334,13 @@ impl Reader<'_> {
         Ok(headers)
     }
 
-    /// Skips values that are not known here, however deeply they are nested.
-    fn skip(&mut self, values: usize) -> Result<(), Unreadable> {
-        const CUT_OFF: Unreadable = Unreadable("it is cut off");
+    /// Skips this many values and all values nested in them, without recursion.
+    fn skip(&mut self, values: usize) -> Result<(), UnreadableBatch> {
+        const TRUNCATED: UnreadableBatch = UnreadableBatch("it is truncated");
         let mut left = values as u64;
         while left > 0 {
             left -= 1;
-            let marker = Marker::from_u8(self.rest.read_u8().map_err(|_| CUT_OFF)?);
+            let marker = Marker::from_u8(self.rest.read_u8().map_err(|_| TRUNCATED)?);
             let (bytes, values) = match marker {
                 Marker::FixPos(_) | Marker::FixNeg(_) | Marker::Null | Marker::True | Marker::False => (0, 0),
                 Marker::U8 | Marker::I8 => (1, 0),
@@ -345,30 +354,30 @@ impl Reader<'_> {
                 Marker::FixStr(length) => (u64::from(length), 0),
                 Marker::FixArray(length) => (0, u64::from(length)),
                 Marker::FixMap(length) => (0, 2 * u64::from(length)),
-                Marker::Str8 | Marker::Bin8 => (self.counted(1)?, 0),
-                Marker::Str16 | Marker::Bin16 => (self.counted(2)?, 0),
-                Marker::Str32 | Marker::Bin32 => (self.counted(4)?, 0),
-                Marker::Ext8 => (self.counted(1)? + 1, 0),
-                Marker::Ext16 => (self.counted(2)? + 1, 0),
-                Marker::Ext32 => (self.counted(4)? + 1, 0),
-                Marker::Array16 => (0, self.counted(2)?),
-                Marker::Array32 => (0, self.counted(4)?),
-                Marker::Map16 => (0, 2 * self.counted(2)?),
-                Marker::Map32 => (0, 2 * self.counted(4)?),
-                Marker::Reserved => return Err(Unreadable("a value is of no kind")),
+                Marker::Str8 | Marker::Bin8 => (self.number(1)?, 0),
+                Marker::Str16 | Marker::Bin16 => (self.number(2)?, 0),
+                Marker::Str32 | Marker::Bin32 => (self.number(4)?, 0),
+                Marker::Ext8 => (self.number(1)? + 1, 0),
+                Marker::Ext16 => (self.number(2)? + 1, 0),
+                Marker::Ext32 => (self.number(4)? + 1, 0),
+                Marker::Array16 => (0, self.number(2)?),
+                Marker::Array32 => (0, self.number(4)?),
+                Marker::Map16 => (0, 2 * self.number(2)?),
+                Marker::Map32 => (0, 2 * self.number(4)?),
+                Marker::Reserved => return Err(UnreadableBatch("a value has a reserved marker")),
             };
-            self.take(u32::try_from(bytes).map_err(|_| CUT_OFF)?)?;
+            self.take(u32::try_from(bytes).map_err(|_| TRUNCATED)?)?;
             left += values;
-            // Each value takes a byte, so what is announced beyond that is not there.
+            // A value has at least one byte, so more values than bytes cannot follow.
             if left > self.rest.len() as u64 {
-                return Err(CUT_OFF);
+                return Err(TRUNCATED);
             }
         }
         Ok(())
     }
 
-    /// A number of so many bytes.
-    fn counted(&mut self, bytes: u32) -> Result<u64, Unreadable> {
+    /// Reads a big-endian number of this many bytes.
+    fn number(&mut self, bytes: u32) -> Result<u64, UnreadableBatch> {
         let digits = self.take(bytes)?;
         Ok(digits
             .iter()
@@ -420,8 +429,8 @@ mod tests {
         }
     }
 
-    /// Bytes that begin like a batched message, and go on anyhow.
-    fn almost() -> impl Strategy<Value = Vec<u8>> {
+    /// The beginning of a valid batch, followed by random bytes.
+    fn truncated_batch() -> impl Strategy<Value = Vec<u8>> {
         let bytes = prop::collection::vec(any::<u8>(), 0..200);
         (
             prop::collection::vec(call(), 0..3),
@@ -452,7 +461,7 @@ mod tests {
         }
 
         #[test]
-        fn no_body_panics(body in almost()) {
+        fn reading_never_panics(body in truncated_batch()) {
             let body = Bytes::from(body);
             let _ = read_batch::<BatchedCall>(&body);
             let _ = read_batch::<BatchedAnswer>(&body);
@@ -460,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_skipped() {
+    fn unknown_elements_are_skipped() {
         // [[id, 0, "x", 7, {}, [{"later": nil}, 1.5, ext], "end"]]
         let mut body = b"\x91\x97\xc4\x10".to_vec();
         body.extend([9; 16]);
@@ -471,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn what_announces_too_much_is_refused() {
+    fn a_batch_that_announces_more_than_it_has_is_refused() {
         for body in [
             &b"\xdd\xff\xff\xff\xff"[..],
             b"\x91\xdd\xff\xff\xff\xff",
@@ -489,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worked_example_of_the_protocol_page() {
+    fn the_example_of_the_protocol_page_is_correct() {
         let call = BatchedCall {
             id: Uuid::from_u128(0x00112233_4455_4677_8899_aabbccddeeff),
             method: ShortStr::from_static("get_email"),
