@@ -441,7 +441,7 @@ async fn the_example_prints_what_it_is_there_to_show() {
         String::from_utf8_lossy(&output.stderr),
     );
     assert_eq!(
-        printed, "the worker knows its caller as cashier\nrefused: cashier may not give money back\n",
+        printed, "the worker knows its caller as cashier\nrefused: cashier may not make refunds\n",
         "{told}"
     );
     assert!(output.status.success(), "{told}");
