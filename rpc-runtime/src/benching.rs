@@ -1,7 +1,7 @@
-//! The parts of a call that wait for nothing, as plain functions: the micro-benchmarks run them (`benches/micro`), which are a
-//! crate of their own and see nothing else that is internal.
+//! The synchronous parts of a call, for the micro-benchmarks (`benches/micro`).
 //!
-//! No part of the public interface: it may change in any release.
+//! They are in another crate and see no other internals. Not part of the public API: this module may
+//! change in any release.
 
 use std::borrow::Cow;
 use std::hash::Hash;
@@ -25,14 +25,14 @@ use crate::protocol::{
 use crate::service::{Decision, Dispatcher, Invocation, Received, RequestLog, Rules, Service, run};
 use crate::transport::amqp::guard::Filter;
 
-/// How long the callers of all calls here wait.
+/// The time to live of all calls and requests in the benchmarks.
 const TIME_TO_LIVE: Option<Duration> = Some(Duration::from_secs(30));
 
-/// Writes a call's arguments, as a caller does.
+/// Encodes a call's arguments, as a caller does.
 ///
 /// # Errors
 ///
-/// Where the codec cannot write them.
+/// Fails if the codec cannot write them.
 pub fn encode_arguments(
     codec: Codec,
     names: &'static [&'static str],
@@ -41,11 +41,11 @@ pub fn encode_arguments(
     codec.encode(&NamedArguments { names, values })
 }
 
-/// Reads a call's arguments, as a worker does.
+/// Decodes a call's arguments, as a worker does.
 ///
 /// # Errors
 ///
-/// Where they are not in the body.
+/// Fails if the body does not contain them.
 pub fn decode_arguments<'a, A: DecodeArguments<'a>>(
     codec: Codec,
     names: &'static [&'static str],
@@ -54,29 +54,29 @@ pub fn decode_arguments<'a, A: DecodeArguments<'a>>(
     codec.decode_seed(ArgumentsSeed::new(names), body)
 }
 
-/// Writes an answer, as a worker does.
+/// Encodes an answer, as a worker does.
 ///
 /// # Errors
 ///
-/// Where the codec cannot write it.
+/// Fails if the codec cannot write it.
 pub fn encode_answer<T: Serialize + 'static>(codec: Codec, answer: &T) -> Result<Bytes, EncodeError> {
     codec.encode_answer(answer)
 }
 
-/// Reads an answer, as a caller does.
+/// Decodes an answer, as a caller does.
 ///
 /// # Errors
 ///
-/// Where it is not in the body.
+/// Fails if the body does not contain it.
 pub fn decode_answer<T: DeserializeOwned + 'static>(codec: Codec, body: &[u8]) -> Result<T, DecodeError> {
     codec.decode_answer(body)
 }
 
-/// Calls that leave in one message.
+/// Calls that are published in one batch.
 pub struct Calls<'a>(Vec<BatchedCallRef<'a>>);
 
 impl<'a> Calls<'a> {
-    /// So many of one method, all with the same arguments.
+    /// Creates `count` calls of one method with the same arguments.
     pub fn new(count: usize, method: &'a str, arguments: &'a [u8]) -> Self {
         let call = |id| BatchedCallRef {
             id: Uuid::from_u128(id),
@@ -88,55 +88,55 @@ impl<'a> Calls<'a> {
         Self((0..).take(count).map(call).collect())
     }
 
-    /// The message's body.
+    /// Returns the body of their message.
     pub fn write_batch(&self) -> Bytes {
         write_batch(&self.0)
     }
 }
 
-/// The calls that are in a message's body; nothing where it is none of calls.
+/// Reads the calls of a batch. Returns `None` if the body is not a batch of calls.
 pub fn read_batch_of_calls(body: &Bytes) -> Option<Vec<impl Sized + use<>>> {
     read_batch::<BatchedCall>(body).ok()
 }
 
-/// What waits to leave, by lanes.
+/// Items that wait to be published, by lane.
 pub struct Waiting<K, T>(Batcher<K, T>);
 
 impl<K: Eq + Hash + Clone, T> Waiting<K, T> {
-    /// Nothing waits.
-    #[allow(clippy::new_without_default)] // as of the batcher itself
+    /// Creates a batcher without items.
+    #[allow(clippy::new_without_default)] // like the batcher itself
     pub fn new() -> Self {
         Self(Batcher::new())
     }
 
-    /// An item comes, of so many bytes, of which as many as are wanted fill a message.
+    /// Adds an item of `bytes` bytes. `wanted` such items fill a batch.
     pub fn push(&mut self, lane: K, item: T, bytes: usize, wanted: u16) {
         self.0.push(lane, item, Load::new(bytes, wanted));
     }
 
-    /// What leaves next in one message, as far as something may.
+    /// Returns the next batch, or `None` if nothing may be published now.
     pub fn leave(&mut self) -> Option<(K, Vec<T>)> {
         self.0.next()
     }
 
-    /// A message of this lane is not under way any more.
+    /// Marks a batch of this lane as confirmed.
     pub fn done(&mut self, lane: &K) {
         self.0.done(lane);
     }
 }
 
-/// A request as the broker delivers it.
+/// A request that the broker has delivered.
 #[derive(Clone)]
 pub struct Arrived(Message);
 
 impl Arrived {
-    /// A request that came for the first time, of a caller who takes direct replies.
+    /// Creates a first delivery of a request from a caller with direct replies.
     pub fn new(method: &str, codec: Codec, arguments: Bytes) -> Self {
         let request = Request {
             method: ShortStr::new(method).ok(),
             codec,
             correlation_id: Some(ShortStr::from_uuid(Uuid::from_u128(1))),
-            // About as long as RabbitMQ's own.
+            // As long as a direct reply address of RabbitMQ.
             reply_to: ShortStr::new(format!("amq.rabbitmq.reply-to.{:060}", 1)).ok(),
             time_to_live: TIME_TO_LIVE,
             persistent: false,
@@ -152,7 +152,7 @@ impl Arrived {
     }
 }
 
-/// What a worker decides by.
+/// A worker without a broker.
 pub struct Worker {
     dispatcher: Dispatcher,
     rules: Rules,
@@ -160,11 +160,11 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker that serves one service.
+    /// Creates a worker for one service.
     ///
     /// # Errors
     ///
-    /// Where two methods of the service have the same name.
+    /// Fails if two methods of the service have the same name.
     pub fn new(service: impl Service) -> Result<Self, ServerError> {
         let mut dispatcher = Dispatcher::default();
         dispatcher.add(Arc::new(service), "bench")?;
@@ -183,7 +183,7 @@ impl Worker {
         })
     }
 
-    /// What is to run for a request that arrives now; nothing where it is refused or dropped.
+    /// Decides on a request that arrives now. Returns `None` if it is refused or dropped.
     pub fn decide(&self, request: Arrived, now: Instant) -> Option<(&dyn Service, Invocation)> {
         match self
             .dispatcher
@@ -195,28 +195,26 @@ impl Worker {
             _ => None,
         }
     }
-}
 
-impl Worker {
-    /// Runs a method; the body of its reply, or nothing where the method waits for something.
+    /// Runs a method and returns the body of its reply, or `None` if the method is not ready at once.
     pub fn run(&self, service: &dyn Service, invocation: &Invocation) -> Option<Bytes> {
         let handled = run(service, "", &self.log, &self.rules, invocation).now_or_never()?;
         Some(handled.reply.body)
     }
 }
 
-/// What a broker sends, on its way to lapin.
+/// The guard between a broker's socket and lapin.
 pub struct Guard(Filter);
 
 impl Guard {
-    /// A guard of a connection that has just been made.
+    /// Creates the guard of a new connection.
     #[must_use]
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         Self(Filter::new(128 * 1024))
     }
 
-    /// Looks at frames in the buffer that lapin reads them from; how many bytes of them pass as they are.
+    /// Checks frames in the buffer that lapin reads. Returns how many bytes pass unchanged.
     pub fn pass(&mut self, frames: &mut [u8]) -> usize {
         self.0.scan(frames).unwrap_or(0)
     }

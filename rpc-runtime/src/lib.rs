@@ -5,7 +5,7 @@
 #[allow(unused_extern_crates)]
 extern crate self as rpc_runtime;
 
-#[cfg(feature = "bench")]
+#[cfg(feature = "__bench")]
 #[doc(hidden)]
 pub mod benching;
 mod broker;
@@ -51,7 +51,7 @@ pub use transport::amqp::Tls;
 pub use transport::memory::InProcessBroker;
 pub use transport::{QueueArgument, ReplyQueue, RequestQueue, Status, StatusChanges};
 
-#[cfg(any(test, feature = "panics"))]
+#[cfg(any(test, feature = "__panics"))]
 #[doc(hidden)]
 pub use transport::injected as __panics;
 
@@ -59,6 +59,11 @@ pub use transport::injected as __panics;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The examples in the repository's README compile and run.
+#[cfg(doctest)]
+#[doc = include_str!("../repository-readme.md")]
+struct RepositoryReadme;
 
 /// What generated code uses. No part of the public interface: it may change in any release.
 #[doc(hidden)]

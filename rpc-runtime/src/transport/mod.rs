@@ -22,7 +22,7 @@ pub(crate) use backoff::Backoff;
 pub(crate) use departure::{Departs, Departure, Departures};
 pub(crate) use status::{Connectivity, Role, StatusBoard};
 pub use status::{Status, StatusChanges};
-#[cfg(any(test, feature = "panics"))]
+#[cfg(any(test, feature = "__panics"))]
 pub use tasks::injected;
 pub(crate) use tasks::{Panicked, caught, supervised, watch_runtime};
 pub(crate) use topology::{Broadcasts, Declare};

@@ -38,7 +38,7 @@ impl From<Panicked> for BrokerError {
 pub(crate) async fn caught<T>(task: &'static str, running: impl Future<Output = T>) -> Result<T, Panicked> {
     let mut running = pin!(running);
     let running = poll_fn(move |cx| {
-        #[cfg(any(test, feature = "panics"))]
+        #[cfg(any(test, feature = "__panics"))]
         injected::panic_if_due(task);
         running.as_mut().poll(cx)
     });
@@ -97,7 +97,7 @@ impl Drop for RuntimeGuard {
 }
 
 /// Panics that tests have tasks suffer.
-#[cfg(any(test, feature = "panics"))]
+#[cfg(any(test, feature = "__panics"))]
 pub mod injected {
     use std::cell::RefCell;
 

@@ -35,7 +35,7 @@ mod stream;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use checks::any_bytes;
-#[cfg(feature = "bench")]
+#[cfg(feature = "__bench")]
 pub(crate) use filter::Filter;
 pub(super) use stream::Guarded;
 
