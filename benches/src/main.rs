@@ -1,13 +1,15 @@
-//! What a call costs: this library beside hand-written RPC over RabbitMQ, plain sockets and RPC over TCP.
+//! Measures the cost of a call: this library, hand-written RPC over RabbitMQ, plain sockets and RPC
+//! over TCP.
 //!
 //! ```sh
-//! cargo run --release -p rpc-bench                # everything, a quarter of an hour
-//! cargo run --release -p rpc-bench -- --quick     # the ratios that are held, two and a half minutes
+//! cargo run --release -p rpc-bench                # everything, 15 minutes
+//! cargo run --release -p rpc-bench -- --quick     # the tracked ratios, 2.5 minutes
 //! cargo run --release -p rpc-bench -- --overload  # more calls than can be answered
 //! cargo run --release -p rpc-bench -- --in-flight 8 --contender lapin-by-hand,framework-unbatched
 //! ```
 //!
-//! Contenders take turns, round by round, on a RabbitMQ that is started for them; absolute figures mean little beyond one run.
+//! Contenders take turns, round by round, on a private RabbitMQ node. Absolute figures are
+//! comparable only within one run.
 
 mod bench;
 mod cli;
@@ -63,7 +65,7 @@ async fn compare(bench: &Bench, cli: &Cli) -> anyhow::Result<()> {
     let out = &cli.out;
     fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     json::write(&out.join("results.json"), &cells)?;
-    if let Some(plot) = svg::render(&cells) {
+    if let Some(plot) = svg::render(&cells)? {
         fs::write(out.join("throughput.svg"), plot)?;
     }
     println!("all figures: {}", out.join("results.json").display());

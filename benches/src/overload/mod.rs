@@ -1,4 +1,4 @@
-//! What happens when more is asked than can be done: open loops at multiples of the capacity.
+//! Overload: open loops at multiples of the capacity.
 //!
 //! The capacity of a setting's workers is measured first, in a closed loop with plenty of calls in
 //! flight. Then each load runs against callers and workers of its own.
@@ -33,7 +33,7 @@ const STEP_TIMES: StepTimes = StepTimes {
     after: Duration::from_secs(8),
 };
 
-/// What a setting did.
+/// The results of a setting.
 #[derive(Debug, Serialize)]
 struct Outcome {
     setting: Setting,
@@ -43,7 +43,7 @@ struct Outcome {
     step: Option<Step>,
 }
 
-/// Runs the cases, prints their figures as they come, and writes them to `out`.
+/// Runs the cases, prints their figures at once, and writes them to `out`.
 async fn run(broker: &str, cases: &[Case], window: Duration, out: &Path) -> anyhow::Result<()> {
     let mut runner = Runner::new(broker, window);
     let mut outcomes = Vec::new();
@@ -87,7 +87,7 @@ fn write(outcomes: &[Outcome], out: &Path) -> anyhow::Result<()> {
     let path = out.join("overload.json");
     let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     serde_json::to_writer_pretty(BufWriter::new(file), outcomes)?;
-    if let Some(plot) = plot::render(outcomes) {
+    if let Some(plot) = plot::render(outcomes)? {
         fs::write(out.join("overload.svg"), plot)?;
     }
     println!("\nall figures: {}", path.display());

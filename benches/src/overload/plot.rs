@@ -1,11 +1,13 @@
-//! Goodput over offered load, both in multiples of the capacity.
+//! The chart of goodput over offered load, both in multiples of the capacity.
+
+use plotters::coord::combinators::{BindKeyPoints as _, IntoLogRange as _};
 
 use super::Outcome;
-use super::plan::{BASE, Setting, UNPROTECTED};
-use crate::report::chart::{Axis, Chart};
+use super::plan::{BASE, DEADLINE, Setting, UNPROTECTED};
+use crate::report::chart;
 
-/// The plot of the base settings; `None` if none ran at two loads.
-pub(super) fn render(outcomes: &[Outcome]) -> Option<String> {
+/// Draws the chart of the base settings. Returns `None` if none ran at two loads.
+pub(super) fn render(outcomes: &[Outcome]) -> anyhow::Result<Option<String>> {
     let lines: Vec<_> = outcomes
         .iter()
         .filter(|outcome| outcome.loads.len() > 1)
@@ -17,30 +19,25 @@ pub(super) fn render(outcomes: &[Outcome]) -> Option<String> {
             Some((line_name(&outcome.setting)?, points.collect::<Vec<_>>()))
         })
         .collect();
-    let points = || lines.iter().flat_map(|(_, points)| points);
-    let factors: Vec<_> = lines
-        .iter()
-        .max_by_key(|(_, points)| points.len())?
-        .1
-        .iter()
-        .map(|(factor, _)| *factor)
-        .collect();
-    let highest = points().map(|(_, goodput)| *goodput).fold(1.0, f64::max);
-    let chart = Chart {
-        title: format!(
-            "calls answered in time ÷ capacity, methods of {:?}, deadline {:?}",
-            BASE.method,
-            super::plan::DEADLINE
-        ),
-        x_title: "calls offered ÷ capacity".to_owned(),
-        x: Axis::logarithmic(factors)?,
-        y: Axis::linear(0.0, highest.max(1.1), vec![0.0, 0.25, 0.5, 0.75, 1.0])?,
-        lines,
+    let Some((_, longest)) = lines.iter().max_by_key(|(_, points)| points.len()) else {
+        return Ok(None);
     };
-    Some(chart.render())
+    let factors: Vec<_> = longest.iter().map(|(factor, _)| *factor).collect();
+    let low = factors.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = factors.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let highest = lines
+        .iter()
+        .flat_map(|(_, points)| points)
+        .fold(1.1, |highest, (_, goodput)| goodput.max(highest));
+    let title = format!(
+        "calls answered in time ÷ capacity, methods of {:?}, deadline {DEADLINE:?}",
+        BASE.method
+    );
+    let x = (low..high).log_scale().with_key_points(factors);
+    chart::render(&title, "calls offered ÷ capacity", x, 0.0..highest, &lines).map(Some)
 }
 
-/// What the line of the base point of a system is called; `None` for other settings.
+/// Returns the name of the line of a base setting, or `None` for other settings.
 fn line_name(setting: &Setting) -> Option<&'static str> {
     let system = setting.system;
     if *setting == UNPROTECTED {

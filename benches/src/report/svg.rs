@@ -1,26 +1,29 @@
-//! Throughput over calls in flight, both on logarithmic scales.
+//! The chart of throughput over calls in flight, both on logarithmic scales.
+
+use plotters::coord::combinators::IntoLogRange as _;
 
 use super::Cell;
-use super::chart::{Axis, Chart};
+use super::chart::{self, Line, decades};
 use crate::scenario::{BASE, Scenario};
 
-/// The plot; nothing where no contender ran at two numbers of calls in flight.
-pub(crate) fn render(cells: &[Cell]) -> Option<String> {
+/// Draws the chart. Returns `None` if no contender ran with two numbers of calls in flight.
+pub(crate) fn render(cells: &[Cell]) -> anyhow::Result<Option<String>> {
     let lines = lines(cells);
     let points = || lines.iter().flat_map(|(_, points)| points);
-    let chart = Chart {
-        title: format!("calls a second, {} B, one worker", BASE.payload),
-        x_title: "calls in flight".to_owned(),
-        x: Axis::decades(points().map(|point| point.0))?,
-        y: Axis::decades(points().map(|point| point.1))?,
-        lines,
+    let (Some(x), Some(y)) = (
+        decades(points().map(|point| point.0)),
+        decades(points().map(|point| point.1)),
+    ) else {
+        return Ok(None);
     };
-    Some(chart.render())
+    let title = format!("calls a second, {} B, one worker", BASE.payload);
+    chart::render(&title, "calls in flight", x.log_scale(), y.log_scale(), &lines).map(Some)
 }
 
-/// In flight and calls a second, by contender, where all else is the base.
-fn lines(cells: &[Cell]) -> Vec<(&'static str, Vec<(f64, f64)>)> {
-    let mut lines: Vec<(&str, Vec<(f64, f64)>)> = Vec::new();
+/// Returns calls in flight and calls a second by contender, for scenarios that otherwise equal the
+/// base.
+fn lines(cells: &[Cell]) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
     for cell in cells {
         let in_flight = cell.scenario.in_flight;
         if cell.scenario != (Scenario { in_flight, ..BASE }) {
