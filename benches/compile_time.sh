@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# How long a service of 100 methods takes to compile: with rpc-runtime, and the same with tarpc.
+# Measures how long a service of 100 methods takes to compile, with rpc-runtime and with tarpc.
 #
-#   benches/compile_time.sh [ROUNDS]     three rounds, unless you say otherwise
+#   benches/compile_time.sh [ROUNDS]     three rounds by default
 #
-# Makes two crates in a temporary directory: the trait, an implementation that is served, and a caller of all methods, each so used that
-# the compiler has to make machine code of it. Builds their dependencies, and then times `cargo build` of the crate alone: clean,
-# and after a change of its one file (incremental). Rounds alternate; the medians are printed. Needs crates.io for tarpc.
+# Creates two crates in a temporary directory. Each has the trait, an implementation that is served,
+# and a caller of all methods, used so that the compiler must generate code for all of it. Builds
+# their dependencies, then times `cargo build` of the crate alone: clean, and after a change of its
+# only file (incremental). Rounds alternate. Prints the medians. Needs crates.io for tarpc.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 rounds=${1:-3}
@@ -13,7 +14,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/rpc-compile-time-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 export CARGO_TARGET_DIR=$work/target
 
-# The same hundred methods for both; $1 is what `self` and the context look like.
+# Prints the hundred methods, which are the same for both; $1 is `self` and the context.
 methods() {
     for i in $(seq 100); do
         case $((i % 4)) in
@@ -25,7 +26,7 @@ methods() {
     done
 }
 
-# Calls of all of them; $1 is the context.
+# Prints a call of each method; $1 is the context.
 calls() {
     for i in $(seq 100); do
         case $((i % 4)) in

@@ -1,6 +1,8 @@
-//! What the compiler says of a service trait that is refused, or of types that do not fit: the message is what is tested.
+//! The compiler's messages about service traits that the macro refuses, and about types that do not
+//! fit.
 //!
-//! Run with `TRYBUILD=overwrite` to write the messages anew, and read the difference: they are those of one compiler version.
+//! Run with `TRYBUILD=overwrite` to write the messages again, and review the difference. They are
+//! those of one compiler version.
 
 #[test]
 fn refusals_teach() {

@@ -1,5 +1,5 @@
-//! A short run of the program `torture`, so that neither it nor what it watches over breaks unnoticed. A longer one finds
-//! more: `cargo run --release -p rpc-tests --bin torture -- --seconds 60`.
+//! A short run of the program `torture`, which keeps it working. A longer run finds more: `cargo
+//! run --release -p rpc-tests --bin torture -- --seconds 60`.
 
 use std::process::Command;
 

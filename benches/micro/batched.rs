@@ -1,4 +1,4 @@
-//! Several calls to the body of one message and back.
+//! Encodes several calls as the body of one batch, and decodes it.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use rpc_runtime::Codec;

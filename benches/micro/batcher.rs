@@ -1,19 +1,19 @@
-//! In which order what waits leaves, and what of it together.
+//! The order and the batches in which waiting items are published.
 
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use rpc_runtime::benching::Waiting;
 
-/// As a caller's: a queue's name and what else its calls have in common.
+/// The size of a caller's key: a queue's name and what else the calls have in common.
 type Lane = (Arc<str>, u32);
 
-/// As large as what a caller keeps of a call that waits.
+/// The size of a caller's record of a waiting call.
 type Item = [usize; 5];
 
 const ITEM: Item = [0; 5];
 
-/// How many bytes an item is taken for: a whole message of the most items holds them all.
+/// The assumed size of an item. A batch of the maximum number of items has room for all of them.
 const BYTES: usize = 100;
 
 const WANTED: u16 = 1024;
@@ -73,7 +73,7 @@ pub(crate) fn lanes(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Sends as much as may be under way, so that what comes next gathers.
+/// Publishes as much as may be unconfirmed, so that later items wait.
 fn hold_up(waiting: &mut Waiting<Lane, Item>, lane: &Lane) {
     loop {
         waiting.push(lane.clone(), ITEM, BYTES, WANTED);
@@ -81,7 +81,7 @@ fn hold_up(waiting: &mut Waiting<Lane, Item>, lane: &Lane) {
             break;
         }
     }
-    // The one that was held up itself.
+    // The item that was waiting itself.
     waiting.done(lane);
     waiting.leave();
 }

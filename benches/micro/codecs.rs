@@ -1,4 +1,4 @@
-//! Arguments and answers to bytes and back: small ones, and 64 KiB in one piece and in many.
+//! Encodes and decodes arguments and results: small ones, and 64 KiB in one piece and in many.
 
 use std::hint::black_box;
 
@@ -21,7 +21,7 @@ struct Row {
     tags: Vec<String>,
 }
 
-/// As many bytes as [`LARGE`] in JSON, about; in MessagePack a fifth less.
+/// About as many bytes as [`LARGE`] in JSON, and a fifth less in MessagePack.
 fn rows() -> Vec<Row> {
     let row = |id: u64| Row {
         id,

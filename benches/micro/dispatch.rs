@@ -1,4 +1,4 @@
-//! What a worker does with a request, but for recognising and answering it.
+//! What a worker does with a request, except deduplication and sending the reply.
 
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use rpc_runtime::benching::{Arrived, Worker, decode_answer, encode_arguments};
@@ -20,7 +20,7 @@ impl Directory for Users {
 
 pub(crate) fn requests(criterion: &mut Criterion) {
     let worker = Worker::new(DirectoryServer::new(Users)).unwrap();
-    // The clock is no part of what is measured.
+    // The clock is not part of the measurement.
     let now = Instant::now();
     let mut group = criterion.benchmark_group("dispatch");
     for (name, codec) in [("msgpack", Codec::MessagePack), ("json", Codec::Json)] {

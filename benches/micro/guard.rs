@@ -1,11 +1,11 @@
-//! Deliveries on their way from the socket to lapin: what it costs to look at them.
+//! The cost of checking deliveries between the socket and lapin.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use rpc_runtime::benching::Guard;
 
-/// How many messages come at once.
+/// How many messages arrive at once.
 const MESSAGES: usize = 100;
 
 pub(crate) fn deliveries(criterion: &mut Criterion) {
@@ -31,7 +31,7 @@ fn short(text: &str) -> Vec<u8> {
     [&[size], text.as_bytes()].concat()
 }
 
-/// The properties of a call's request.
+/// Returns the properties of a request.
 fn request() -> Vec<u8> {
     let header = [&short("traceparent")[..], b"S\0\0\0\x37", &[b'0'; 55]].concat();
     let size = u32::try_from(header.len()).expect("a header is short");
@@ -50,7 +50,7 @@ fn request() -> Vec<u8> {
     .concat()
 }
 
-/// The properties of its reply.
+/// Returns the properties of a reply.
 fn reply() -> Vec<u8> {
     [
         &[0b1001_0100, 0b0010_0000][..],
@@ -67,7 +67,7 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&[kind, 0, 1][..], &size.to_be_bytes(), payload, &[0xce]].concat()
 }
 
-/// The frames of a delivery.
+/// Returns the frames of a delivery.
 fn delivery(properties: &[u8], body: usize) -> Vec<u8> {
     let deliver = [
         &[0, 60, 0, 60][..],

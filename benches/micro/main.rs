@@ -1,4 +1,4 @@
-//! What those parts of a call cost that wait for nothing, each by itself and without a broker.
+//! Micro-benchmarks of the synchronous parts of a call, each separately and without a broker.
 //!
 //! ```sh
 //! cargo bench -p rpc-bench --bench micro               # everything, three minutes
@@ -6,7 +6,7 @@
 //! cargo test -p rpc-bench --bench micro                # each once, to see that it runs
 //! ```
 //!
-//! Criterion compares a run with the one before it, and says what changed by more than chance.
+//! Criterion compares a run with the previous one and reports significant changes.
 
 mod batched;
 mod batcher;
@@ -19,7 +19,8 @@ use std::time::Duration;
 use criterion::Criterion;
 
 fn main() {
-    // A sample is thousands of iterations of most: less than criterion's eight seconds each tells changes from chance.
+    // A sample has thousands of iterations of most benchmarks, so less time than criterion's eight
+    // seconds suffices for each.
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3))

@@ -1,4 +1,4 @@
-//! A broker of its own, and runs against it.
+//! A private broker and the runs that use it.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Starts the broker. A run is measured for as long as the window.
+    /// Starts the broker. Each run is measured for the length of the window.
     pub(crate) async fn start(window: Duration) -> anyhow::Result<Self> {
         let node = Node::start().await?;
         let broker = node.pid().context("the broker does not say its process id")?;
@@ -29,7 +29,7 @@ impl Bench {
         })
     }
 
-    /// The broker's URL.
+    /// Returns the broker's URL.
     pub(crate) fn broker(&self) -> &str {
         self.node.url()
     }
@@ -50,7 +50,7 @@ impl Bench {
         Ok(measured)
     }
 
-    /// Runs each contender in turn, as often as there are rounds, at one scenario after the other.
+    /// Runs the contenders in turn, for this many rounds, at each scenario.
     pub(crate) async fn compare(
         &self,
         contenders: &[Kind],

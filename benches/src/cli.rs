@@ -1,4 +1,4 @@
-//! The command line, and the points that it asks for.
+//! The command line and the scenarios that it selects.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,50 +9,53 @@ use crate::contenders::Kind;
 use crate::overload::cli::Overload;
 use crate::scenario::{BASE, Scenario};
 
-/// Measures what a call costs: this library beside hand-written RPC over RabbitMQ, plain sockets, and tarpc over TCP.
+/// Measures the cost of a call: this library, hand-written RPC over RabbitMQ, plain sockets, and
+/// tarpc over TCP.
 ///
-/// Starts a RabbitMQ of its own. Without options it varies one axis at a time around a base point (64 in flight, 16 bytes, one
-/// worker, no handler time), which takes about a quarter of an hour. Values of an axis (several with commas) run these points and
-/// no others.
+/// Starts a private RabbitMQ node. Without options, it varies one axis at a time around a base
+/// scenario (64 calls in flight, 16 bytes, one worker, no handler time), which takes about a
+/// quarter of an hour. With values for an axis, separated by commas, it runs only these scenarios.
 #[derive(Debug, Parser)]
 pub(crate) struct Cli {
-    /// Only the ratios that are held, in two and a half minutes: a line `ratio NAME MEDIAN MIN MAX` each.
+    /// Only the tracked ratios, in two and a half minutes: one line `ratio NAME MEDIAN MIN MAX` for
+    /// each
     #[arg(long, conflicts_with_all = ["contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
     pub(crate) quick: bool,
 
-    /// Who is measured; everyone unless given.
+    /// The contenders; all by default
     #[arg(long, value_enum, value_delimiter = ',')]
     contender: Vec<Kind>,
 
-    /// Calls in flight at once.
+    /// Calls in flight
     #[arg(long, value_delimiter = ',', value_parser = positive)]
     in_flight: Vec<usize>,
 
-    /// Bytes of a request, and of its reply.
+    /// Bytes of a request and of its reply
     #[arg(long, value_delimiter = ',')]
     payload: Vec<usize>,
 
-    /// Workers that share the calls.
+    /// Workers that share the calls
     #[arg(long, value_delimiter = ',', value_parser = positive)]
     pub(crate) workers: Vec<usize>,
 
-    /// Milliseconds that a handler sleeps.
+    /// Milliseconds that a handler sleeps
     #[arg(long, value_delimiter = ',')]
     handler: Vec<u64>,
 
-    /// Begin so many calls a second, whether or not earlier ones have ended; latency counts from when a call was due.
+    /// Start this many calls a second, whether or not earlier ones have ended; latency counts from
+    /// when a call was due
     #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..))]
     open_loop: Option<u32>,
 
-    /// How often each contender runs; they take turns.
+    /// How often each contender runs; contenders take turns
     #[arg(long, default_value_t = 3, value_parser = positive)]
     pub(crate) rounds: usize,
 
-    /// How long one run is measured; unless given, 1.5, 0.35 with --quick, and 3 with --overload.
+    /// How long each run is measured; 1.5 by default, 0.35 with --quick, and 3 with --overload
     #[arg(long, value_parser = seconds)]
     seconds: Option<Duration>,
 
-    /// Where the figures (results.json, overload.json) and the plots are written.
+    /// The folder for results (results.json, overload.json) and charts
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench"))]
     pub(crate) out: PathBuf,
 
@@ -101,7 +104,7 @@ impl Cli {
         if is_chosen { self.chosen() } else { axes() }
     }
 
-    /// Every combination of the values given.
+    /// Returns every combination of the given values.
     fn chosen(&self) -> Vec<Scenario> {
         let or_base = |values: &[usize], base| match values {
             [] => vec![base],
@@ -131,7 +134,7 @@ impl Cli {
     }
 }
 
-/// One axis at a time, from the base point.
+/// Returns scenarios that vary one axis at a time around the base.
 fn axes() -> Vec<Scenario> {
     let in_flight = [1, 8, 64, 1000, 10_000].map(|in_flight| Scenario { in_flight, ..BASE });
     let payload = [1024, 64 * 1024].map(|payload| Scenario { payload, ..BASE });
@@ -140,7 +143,7 @@ fn axes() -> Vec<Scenario> {
         handler: Duration::from_millis(millis),
         ..BASE
     });
-    // What every contender can do with time to spare.
+    // Rates that every contender reaches with ease.
     let open_loop = [Scenario {
         open_loop: Some(2000),
         ..BASE

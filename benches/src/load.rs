@@ -1,4 +1,4 @@
-//! The load: the same generator for every contender that can be called, and the window in which calls count.
+//! The load: the same generator for every contender, and the window in which calls count.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,19 +12,20 @@ use tokio::time::{sleep, timeout};
 use crate::measure::{Measured, Meter, Recorder, between};
 use crate::scenario::Scenario;
 
-/// The window opens once each caller had a reply, but no earlier than this ..
+/// The window opens once each caller has had a reply, but no earlier than this.
 const WARM_UP: Duration = Duration::from_millis(150);
 
-/// .. and no later than this: ten thousand slow calls need not all have come round.
+/// The window opens no later than this: ten thousand slow calls need not all have ended once.
 const WARM_UP_LIMIT: Duration = Duration::from_millis(1500);
 
-/// How long a contender may take to answer at all.
+/// How long a contender may take to produce the first reply.
 const SILENCE_LIMIT: Duration = Duration::from_secs(20);
 
-/// How many calls an open loop may have in flight: at a rate beyond what is possible, their number would grow for ever.
+/// The limit of calls in flight in an open loop. At a rate that is too high, their number would
+/// grow forever.
 const OPEN_LOOP_LIMIT: usize = 100_000;
 
-/// What is to be run.
+/// A run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Load {
     pub(crate) scenario: Scenario,
@@ -32,14 +33,14 @@ pub(crate) struct Load {
     pub(crate) meter: Meter,
 }
 
-/// Makes one call.
+/// A contender's caller.
 pub(crate) trait Caller: Clone + Send + Sync + 'static {
-    /// Sends the payload and waits for the reply. Answers with its size.
+    /// Sends the payload, waits for the reply, and returns its size.
     fn call(&self, payload: Bytes) -> impl Future<Output = anyhow::Result<usize>> + Send;
 }
 
 impl Load {
-    /// Runs the load against a caller.
+    /// Runs the load.
     pub(crate) async fn run<C: Caller>(&self, caller: &C) -> anyhow::Result<Measured> {
         match self.scenario.open_loop {
             None => self.closed_loop(caller).await,
@@ -47,7 +48,8 @@ impl Load {
         }
     }
 
-    /// As many callers as calls in flight, each making a call after the other.
+    /// A closed loop: as many callers as calls in flight, each of which makes one call after the
+    /// other.
     async fn closed_loop<C: Caller>(&self, caller: &C) -> anyhow::Result<Measured> {
         let recorder = Recorder::new();
         let payload = Bytes::from(vec![b'x'; self.scenario.payload]);
@@ -77,8 +79,8 @@ impl Load {
         measured
     }
 
-    /// Calls that begin when their time has come. A call's latency counts from that time, also where it began later: what
-    /// a slow contender makes callers wait is not left out.
+    /// An open loop: calls start when they are due. A call's latency counts from then, even if it
+    /// started later, so that the waiting time that a slow contender causes is included.
     async fn open_loop<C: Caller>(&self, caller: &C, rate: u32) -> anyhow::Result<Measured> {
         ensure!(
             rate > 0,
@@ -103,11 +105,12 @@ impl Load {
         measured
     }
 
-    /// Waits until `callers` had their first reply, and measures what the recorder takes down in the window.
+    /// Waits until `callers` have had their first reply, then measures what the recorder records in
+    /// the window.
     ///
     /// # Errors
     ///
-    /// Where the load failed, or nobody was answered.
+    /// Fails if the load fails or no call gets a reply.
     pub(crate) async fn watch(
         &self,
         recorder: &Recorder,
@@ -161,7 +164,7 @@ async fn timed_call<C: Caller>(
     Ok(())
 }
 
-/// Begins calls at a fixed rate, on a thread: the runtime's own timers are a millisecond apart.
+/// Starts calls at a fixed rate on a thread of its own: the timers of tokio count milliseconds.
 fn pace<C: Caller>(
     caller: &C,
     payload: &Bytes,

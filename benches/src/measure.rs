@@ -1,4 +1,4 @@
-//! What a run costs: time, processor, memory.
+//! The cost of a run: time, CPU time and memory.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,25 +12,25 @@ use serde::Serialize;
 
 use crate::memory::{Allocations, allocations};
 
-/// What one run of one contender came to.
+/// The results of one run of one contender.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Measured {
     pub(crate) calls_per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
     pub(crate) p999_us: f64,
-    /// Processor time of this process, which is caller and worker.
+    /// CPU time of this process, which is both caller and worker.
     pub(crate) own_cpu_us_per_call: f64,
     pub(crate) broker_cpu_us_per_call: f64,
     pub(crate) allocations_per_call: f64,
-    /// Of this process, at the end.
+    /// Resident memory of this process at the end.
     pub(crate) resident_mib: f64,
 }
 
-/// One figure of a run.
+/// Returns one figure of a run.
 pub(crate) type Figure = fn(&Measured) -> f64;
 
-/// The middle of some figures; between the middle two where their number is even.
+/// Returns the median: the mean of the middle two if the number of figures is even.
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     match figures.len() {
@@ -41,7 +41,7 @@ pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
 }
 
 impl Measured {
-    /// The median of each figure.
+    /// Returns the median of each figure.
     pub(crate) fn median(rounds: &[Self]) -> Self {
         let of = |figure: Figure| median(rounds.iter().map(figure).collect());
         Self {
@@ -57,7 +57,7 @@ impl Measured {
     }
 }
 
-/// Looks at the processes.
+/// Reads the counters of the processes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Meter {
     pub(crate) broker: i32,
@@ -98,9 +98,9 @@ fn ticks(ticks: u64) -> Duration {
     Duration::from_micros(ticks * 1_000_000 / procfs::ticks_per_second())
 }
 
-/// The figures of what happened between two moments.
+/// Computes the figures between two moments.
 pub(crate) fn between(before: &Snapshot, after: &Snapshot, latencies: &Histogram<u64>) -> Measured {
-    // Calls that took longer than the window are no calls of it.
+    // Calls that took longer than the window do not count for it.
     #[allow(clippy::cast_precision_loss)]
     let calls = latencies.len() as f64;
     let per_call = |total: f64| if calls > 0.0 { total / calls } else { f64::NAN };
@@ -120,14 +120,14 @@ pub(crate) fn between(before: &Snapshot, after: &Snapshot, latencies: &Histogram
     }
 }
 
-/// How many histograms there are, so that threads seldom wait for each other. Not one for each caller: a histogram is
-/// larger than a call.
+/// The number of histograms, so that threads rarely wait for each other. Not one for each caller,
+/// because a histogram is larger than a call.
 const LANES: usize = 8;
 
-/// The longest latency that is told from longer ones.
+/// Longer latencies are recorded as this one.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// Takes down latencies while a window is open.
+/// Records latencies while a window is open.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     is_open: AtomicBool,
@@ -146,17 +146,17 @@ impl Recorder {
         })
     }
 
-    /// Notes that one more caller had its first reply.
+    /// Counts one more caller that has had its first reply.
     pub(crate) fn warmed_up(&self, callers: usize) {
         self.answered.fetch_add(callers, Ordering::Relaxed);
     }
 
-    /// How many callers had a reply.
+    /// Returns how many callers have had a reply.
     pub(crate) fn answered(&self) -> usize {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Takes a latency down, if it is of the window.
+    /// Records a latency if the window is open.
     pub(crate) fn record(&self, lane: usize, latency: Duration) {
         if self.is_open.load(Ordering::Relaxed) {
             let nanos = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
@@ -172,7 +172,7 @@ impl Recorder {
         self.is_open.store(open, Ordering::Relaxed);
     }
 
-    /// Tells threads to end.
+    /// Tells threads to stop.
     pub(crate) fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
@@ -181,7 +181,7 @@ impl Recorder {
         self.is_over.load(Ordering::Relaxed)
     }
 
-    /// All that was taken down.
+    /// Returns everything that was recorded.
     pub(crate) fn latencies(&self) -> Histogram<u64> {
         let mut all = empty();
         for lane in &self.lanes {

@@ -1,5 +1,5 @@
-//! Allocations of this process. Counting takes some two atomic additions each, which is a few percent of a call for the contender that
-//! allocates most.
+//! Allocations of this process. Counting takes two atomic additions each, a few percent of a call
+//! for the contender that allocates most.
 
 use std::alloc::System;
 
@@ -8,14 +8,14 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// What has been allocated so far.
+/// Returns what has been allocated so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allocations {
     pub(crate) count: usize,
     pub(crate) live_bytes: usize,
 }
 
-/// The allocator's counts.
+/// Returns the allocator's counts.
 pub(crate) fn allocations() -> Allocations {
     let stats = ALLOCATOR.stats();
     Allocations {

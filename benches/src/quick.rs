@@ -1,4 +1,4 @@
-//! The ratios that are held, in less than a minute.
+//! The tracked ratios, in less than a minute.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,14 @@ use crate::measure::{Figure, Measured};
 use crate::report::ratios::{Ratio, order};
 use crate::scenario::{BASE, Scenario};
 
-/// What two contenders at two points are compared by.
+/// Two contenders at two scenarios, and the figure to compare.
 struct Pair {
     of: (Kind, Scenario),
     to: (Kind, Scenario),
     ratios: &'static [(&'static str, Figure)],
 }
 
-/// How many calls wait when memory is looked at.
+/// How many calls wait when memory is measured.
 const WAITING: usize = 100_000;
 
 fn pairs() -> Vec<Pair> {
@@ -105,11 +105,11 @@ fn pairs() -> Vec<Pair> {
     ]
 }
 
-/// No third round begins that would end later than this, counted from the first: on a slow machine fewer rounds are better than
-/// a longer wait.
+/// From the third round on, a round starts only if it ends within this time from the first. On a
+/// slow machine, fewer rounds are better than a longer wait.
 const TIME: Duration = Duration::from_secs(42);
 
-/// Runs all pairs, and prints their ratios.
+/// Runs all pairs and prints their ratios.
 pub(crate) async fn run(bench: &Bench, rounds: usize) -> anyhow::Result<()> {
     let pairs = pairs();
     let mut measured = vec![Vec::new(); pairs.len()];
@@ -139,7 +139,7 @@ pub(crate) async fn run(bench: &Bench, rounds: usize) -> anyhow::Result<()> {
 }
 
 impl Pair {
-    /// Runs both, one right after the other; answers with `of`, then `to`.
+    /// Runs both, one directly after the other. Returns the figures of `of` and `to`.
     async fn measure(&self, bench: &Bench, round: usize) -> anyhow::Result<[Measured; 2]> {
         let [first, second] = order(round, [self.of, self.to]);
         let first = bench.measure(first.0, first.1).await?;
@@ -147,7 +147,7 @@ impl Pair {
         Ok(order(round, [first, second]))
     }
 
-    /// Each ratio by its name, over these rounds.
+    /// Returns each ratio, by name, over these rounds.
     fn ratios(&self, rounds: &[[Measured; 2]]) -> impl Iterator<Item = (&'static str, Ratio)> {
         self.ratios.iter().map(|(name, figure)| {
             let of_rounds: Vec<_> = rounds.iter().map(|[of, to]| figure(of) / figure(to)).collect();

@@ -1,26 +1,27 @@
-//! What is asked of a contender: how many calls at once, of which size, to how many workers of which speed.
+//! The parameters of a run: calls in flight, payload size, workers and handler time.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// One point of the plan. All contenders run the same points.
+/// A scenario. All contenders run the same ones.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Scenario {
-    /// Calls that wait for their reply at once.
+    /// Calls that wait for their reply at the same time.
     pub(crate) in_flight: usize,
-    /// Bytes of the request, and of the reply, which repeats them.
+    /// Bytes of the request and of the reply, which repeats them.
     pub(crate) payload: usize,
     pub(crate) workers: usize,
-    /// How long the handler waits before it replies. It sleeps: a handler that computes would measure the machine.
+    /// How long the handler waits before it replies. It sleeps, because a busy handler would
+    /// measure the machine.
     pub(crate) handler: Duration,
-    /// Calls a second that begin whether or not earlier ones have ended; without it, `in_flight` callers each make a
-    /// call after the other.
+    /// Calls that start each second, whether or not earlier ones have ended. If `None`, `in_flight`
+    /// callers each make one call after the other.
     pub(crate) open_loop: Option<u32>,
 }
 
-/// The point from which the axes are varied one by one.
+/// The base, from which the axes are varied one by one.
 pub(crate) const BASE: Scenario = Scenario {
     in_flight: 64,
     payload: 16,
@@ -30,7 +31,7 @@ pub(crate) const BASE: Scenario = Scenario {
 };
 
 impl Scenario {
-    /// How many requests a worker takes at once: its share, with room for an uneven one.
+    /// Returns how many requests a worker runs at once: its share, and some more for an uneven one.
     pub(crate) fn prefetch(&self) -> u16 {
         let share = self.in_flight.div_ceil(self.workers).clamp(64, 4000);
         u16::try_from(share).expect("at most 4000")
@@ -53,7 +54,7 @@ impl fmt::Display for Scenario {
     }
 }
 
-/// What a handler does before it replies.
+/// Does the work of a handler before it replies.
 pub(crate) async fn handle(time: Duration) {
     if !time.is_zero() {
         tokio::time::sleep(time).await;

@@ -1,15 +1,16 @@
-// Checks bodies of messages against the AsyncAPI document that describes them: what does not conform is printed, a line each.
+// Checks message bodies against their AsyncAPI document. Prints one line for each that does not
+// conform.
 //
 //   NODE_PATH=target/asyncapi/node_modules node tests/asyncapi/conform.cjs CONVERSATION.json
 //
-// The file is `{"document": {..}, "messages": [{"name": "get.request", "body": ..}, ..]}`; the names are keys of the document's
-// `components.messages`.
+// The file is `{"document": {..}, "messages": [{"name": "get.request", "body": ..}, ..]}`. The names are
+// keys in the document's `components.messages`.
 
 const { readFileSync } = require('node:fs');
 const Ajv = require('ajv').default;
 
 const { document, messages } = JSON.parse(readFileSync(process.argv[2], 'utf8'));
-// AsyncAPI has keywords of its own, and Rust's types formats of theirs.
+// AsyncAPI adds keywords, and Rust's types add formats.
 const ajv = new Ajv({ strict: false, validateFormats: false });
 
 const faults = messages.flatMap(({ name, body }) => {

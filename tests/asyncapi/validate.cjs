@@ -1,12 +1,12 @@
-// Checks AsyncAPI documents with the parser of the AsyncAPI initiative: what is wrong with them is printed, a line each, up to
-// twenty lines.
+// Checks AsyncAPI documents with the parser of the AsyncAPI initiative. Prints up to twenty faults,
+// one line each.
 //
 //   NODE_PATH=target/asyncapi/node_modules node tests/asyncapi/validate.cjs DOCUMENT.json..
 
 const { readFileSync } = require('node:fs');
 const { Parser } = require('@asyncapi/parser');
 
-// Advice about a document that is right, such as to use a later version, is none of our business.
+// Ignore advice about valid documents, such as to use a later version.
 const WARNING = 1;
 
 async function faults(path) {

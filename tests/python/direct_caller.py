@@ -19,7 +19,7 @@ class UserClient:
     def __init__(self):
         self.connection = pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"]))
         self.channel = self.connection.channel()
-        # Before the first request, on the same channel and without acknowledgements: the broker insists.
+        # The broker requires this before the first request, on its channel and without acknowledgements.
         self.channel.basic_consume(queue=REPLY_TO, on_message_callback=self.on_response, auto_ack=True)
 
     def on_response(self, channel, method, properties, body):

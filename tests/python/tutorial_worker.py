@@ -1,4 +1,4 @@
-"""Serves the way RabbitMQ's RPC tutorial does: tutorial_worker.py
+"""Serves as RabbitMQ's RPC tutorial does: tutorial_worker.py
 
 Answers raw user ids from the queue RPC_QUEUE with e-mail addresses, with nothing but correlation_id in the reply.
 Prints "ready" once it consumes; ends at SIGTERM or SIGINT.
@@ -27,7 +27,7 @@ def on_request(channel, method, properties, body):
     channel.basic_ack(delivery_tag=method.delivery_tag)
 
 
-# An exit, not the death by a signal that these would be.
+# Exit normally instead of dying by the signal.
 for ending in (signal.SIGTERM, signal.SIGINT):
     signal.signal(ending, lambda *_: sys.exit(0))
 

@@ -1,4 +1,4 @@
-"""Calls one method the way our own clients do: typed_caller.py json|msgpack METHOD ARGUMENTS_AS_JSON
+"""Calls one method as generated clients do: typed_caller.py json|msgpack METHOD ARGUMENTS_AS_JSON
 
 Prints what the reply is as one line of JSON: its type, its content type and its decoded body, where bytes are shown
 as {"bytes": "<hex>"}.
@@ -15,7 +15,7 @@ import pika
 TIMEOUT = 10
 CODECS = {
     "application/json": (lambda value: json.dumps(value).encode(), json.loads),
-    # Maps may have keys of any type in MessagePack.
+    # In MessagePack, keys of maps may have any type.
     "application/msgpack": (msgpack.packb, lambda body: msgpack.unpackb(body, strict_map_key=False)),
 }
 
@@ -41,7 +41,7 @@ channel.basic_publish(
 
 
 def shown(value):
-    """The value as JSON can show it."""
+    """Returns the value in a form that JSON supports."""
     if isinstance(value, bytes):
         return {"bytes": value.hex()}
     if isinstance(value, list):
@@ -56,7 +56,7 @@ for method, properties, body in channel.consume(callback_queue, auto_ack=True, i
         sys.exit(f"no reply to {method_name} within {TIMEOUT} s")
     if properties.correlation_id != correlation_id:
         continue
-    # A reply in a form that we do not know is shown as the bytes that it is.
+    # A reply of unknown form is printed as bytes.
     _, decode = CODECS.get(properties.content_type, (None, bytes))
     reply = {
         "type": properties.type,

@@ -1,4 +1,4 @@
-//! Certificates that are made in a test and end with it.
+//! Certificates for tests.
 
 use std::sync::Arc;
 
@@ -13,28 +13,29 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A certificate authority that nobody knows.
+/// A certificate authority that is in no trust store.
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
-/// A certificate and its private key, both PEM.
+/// A certificate and its private key, both in PEM.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// The certificate.
+    /// Returns the certificate.
     pub chain: String,
-    /// The key.
+    /// Returns the private key.
     pub key: String,
 }
 
 impl Identity {
-    /// What accepts connections over TLS with this certificate, and asks for none.
+    /// Returns an acceptor for TLS connections with this certificate. It requests no client
+    /// certificate.
     ///
     /// # Errors
     ///
-    /// Where it cannot be read.
+    /// Fails if the certificate cannot be read.
     pub fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
         let chain = CertificateDer::pem_slice_iter(self.chain.as_bytes()).collect::<Result<_, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())?;
@@ -47,11 +48,11 @@ impl Identity {
 }
 
 impl Authority {
-    /// A new one.
+    /// Creates an authority.
     ///
     /// # Errors
     ///
-    /// Where the certificate cannot be made; so for all of these.
+    /// Fails if the certificate cannot be made. The same holds for the other functions.
     pub fn new() -> anyhow::Result<Self> {
         let mut params = CertificateParams::default();
         params
@@ -65,12 +66,12 @@ impl Authority {
         Ok(Self { issuer, pem })
     }
 
-    /// Its own certificate, as who trusts it wants it.
+    /// Returns the authority's own certificate, for trust stores.
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// A certificate for a broker at these host names or addresses.
+    /// Creates a certificate for a broker with these host names or addresses.
     pub fn server(&self, hosts: &[&str]) -> anyhow::Result<Identity> {
         let hosts: Vec<_> = hosts.iter().map(|&host| host.to_owned()).collect();
         self.sign(
@@ -80,7 +81,7 @@ impl Authority {
         )
     }
 
-    /// One that was good for the year 2000.
+    /// Creates a certificate that expired at the end of the year 2000.
     pub fn expired_server(&self, host: &str) -> anyhow::Result<Identity> {
         let mut params = CertificateParams::new([host.to_owned()])?;
         params.not_before = date_time_ymd(2000, 1, 1);
@@ -88,7 +89,7 @@ impl Authority {
         self.sign(params, "broker", ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    /// A certificate for a client of this common name.
+    /// Creates a certificate for a client with this common name.
     pub fn client(&self, name: &str) -> anyhow::Result<Identity> {
         self.sign(
             CertificateParams::default(),

@@ -1,4 +1,4 @@
-//! A gate that handlers wait at, so that a test decides when they end.
+//! A gate that holds handlers until the test opens it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,18 +8,18 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// How long a test waits for what is bound to happen.
+/// How long a test waits for an event that must happen.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// Waits for what is bound to happen, and fails the test where it does not.
+/// Waits for an event that must happen, and fails the test if it does not.
 pub async fn soon<T>(what: &str, happening: impl Future<Output = T>) -> T {
     match timeout(SOON, happening).await {
         Ok(value) => value,
-        Err(_) => panic!("waited {SOON:?} in vain: {what}"),
+        Err(_) => panic!("{what}: not within {SOON:?}"),
     }
 }
 
-/// Tells when handlers begin, holds them until the test lets them go, and counts those in between.
+/// Counts handlers as they arrive, and holds them until the test lets them pass.
 #[derive(Debug, Clone)]
 pub struct Gate(Arc<Inner>);
 
@@ -32,7 +32,7 @@ struct Inner {
 }
 
 impl Gate {
-    /// A gate that holds whoever comes.
+    /// Creates a closed gate.
     pub fn closed() -> Self {
         Self(Arc::new(Inner {
             began: Semaphore::new(0),
@@ -42,14 +42,14 @@ impl Gate {
         }))
     }
 
-    /// A gate that holds nobody.
+    /// Creates an open gate.
     pub fn open() -> Self {
         let gate = Self::closed();
         gate.let_all_go();
         gate
     }
 
-    /// A handler waits here until it is let go.
+    /// Waits until the test lets this handler pass.
     pub async fn pass(&self) {
         let inside = self.0.inside.fetch_add(1, Ordering::SeqCst) + 1;
         self.0.most_inside.fetch_max(inside, Ordering::SeqCst);
@@ -63,7 +63,7 @@ impl Gate {
         self.0.inside.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Waits until so many more handlers have come to the gate.
+    /// Waits until this many more handlers have arrived.
     pub async fn began(&self, handlers: u32) {
         soon("handlers begin", self.0.began.acquire_many(handlers))
             .await
@@ -71,17 +71,17 @@ impl Gate {
             .forget();
     }
 
-    /// Lets so many handlers go.
+    /// Lets this many handlers pass.
     pub fn let_go(&self, handlers: usize) {
         self.0.may_end.add_permits(handlers);
     }
 
-    /// Lets all handlers go, also those that are still to come.
+    /// Lets all handlers pass, now and later.
     pub fn let_all_go(&self) {
         self.0.may_end.add_permits(Semaphore::MAX_PERMITS / 2);
     }
 
-    /// The most handlers that were at the gate at once.
+    /// Returns the greatest number of handlers that were at the gate at the same time.
     pub fn most_inside(&self) -> usize {
         self.0.most_inside.load(Ordering::SeqCst)
     }

@@ -1,5 +1,5 @@
-//! A stranger who does harm for as long as it lives: to the workers of a queue, to all workers, and to every caller that calls its own
-//! queue.
+//! A hostile peer that attacks for as long as it lives: the workers of a queue, all workers, and
+//! each caller that calls its own queue.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,16 +14,16 @@ use crate::gate::SOON;
 use crate::stranger::{Properties, Property, Stranger, long, nested, short};
 use crate::until;
 
-/// Between two messages.
+/// The pause between two messages.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Before it connects again: the broker closes its channel over some of what it does.
+/// The pause before it reconnects: the broker closes its channel after some of its messages.
 const REST: Duration = Duration::from_millis(100);
 
-/// How many calls of others it remembers.
+/// How many calls it remembers.
 const MEMORY: usize = 64;
 
-/// The stranger, until it is dropped.
+/// A hostile peer. It attacks until it is dropped.
 #[derive(Debug)]
 pub struct Hostile {
     sent: Arc<AtomicUsize>,
@@ -31,12 +31,12 @@ pub struct Hostile {
 }
 
 impl Hostile {
-    /// Begins to do harm to the workers of the queue `victim`, in an order that the seed decides. Whoever calls the queue `trap` gives it
-    /// a reply address, and is answered as it likes.
+    /// Starts to attack the workers of the queue `victim`. The seed decides the order. A caller
+    /// that calls the queue `trap` reveals its reply address and gets hostile replies.
     ///
     /// # Errors
     ///
-    /// If it cannot begin.
+    /// Fails if it cannot start.
     pub async fn start(url: &str, victim: &str, trap: &str, seed: u64) -> anyhow::Result<Self> {
         let sent = Arc::new(AtomicUsize::new(0));
         let mut harm = Harm {
@@ -61,24 +61,24 @@ impl Hostile {
         Ok(hostile)
     }
 
-    /// How many messages it has sent.
+    /// Returns how many messages it has sent.
     #[must_use]
     pub fn sent(&self) -> usize {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Waits until it has sent so many more.
+    /// Waits until it has sent this many more messages.
     ///
     /// # Errors
     ///
-    /// If it does not in time.
+    /// Fails if that takes too long.
     pub async fn has_sent(&self, more: usize) -> anyhow::Result<()> {
         let enough = self.sent() + more;
         until("the stranger does harm", SOON, async || Ok(self.sent() >= enough)).await
     }
 }
 
-/// A call of somebody's to the trap.
+/// A call to the trap.
 #[derive(Debug, Clone)]
 struct Call {
     id: Vec<u8>,
@@ -128,7 +128,7 @@ impl Harm {
         stranger.publish(&queue, &properties, NONSENSE).await
     }
 
-    /// To a caller that has called the trap: of no call, of another, twice, or malformed.
+    /// Sends a reply to a caller of the trap: to no call, to another call, twice, or malformed.
     async fn reply(&mut self, stranger: &mut Stranger) -> anyhow::Result<()> {
         let (one, other) = (self.below(MEMORY), self.below(MEMORY));
         let known = self.calls.len();
@@ -143,7 +143,7 @@ impl Harm {
             .text(Property::ContentType, "application/msgpack")
             .text(Property::Type, "result");
         let (properties, body): (_, &[u8]) = match self.below(3) {
-            // What the method would return.
+            // The result that the method would return.
             0 => (reply, b"\xc0"),
             1 => (reply.text(Property::Type, "rpc.batch"), NONSENSE),
             _ => (self.spoiled(reply), NONSENSE),
@@ -154,7 +154,7 @@ impl Harm {
         Ok(())
     }
 
-    /// To all workers.
+    /// Sends a discovery request to all workers.
     async fn question(&mut self, stranger: &mut Stranger) -> anyhow::Result<()> {
         let asked = Properties::default()
             .text(Property::ReplyTo, "amq.gen-stranger")
@@ -169,7 +169,7 @@ impl Harm {
             .await
     }
 
-    /// With something in it that it should not have.
+    /// Sends one with invalid contents.
     fn spoiled(&mut self, properties: Properties) -> Properties {
         const NOT_UTF8: &[u8] = b"\xff\xfe";
         match self.below(12) {
@@ -188,7 +188,7 @@ impl Harm {
         }
     }
 
-    /// A number below this one: splitmix64.
+    /// Returns a number below `bound`, by splitmix64.
     fn below(&mut self, limit: usize) -> usize {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;
@@ -199,10 +199,10 @@ impl Harm {
     }
 }
 
-/// No arguments, no result, no batch.
+/// Not valid arguments, not a valid result, not a batch.
 const NONSENSE: &[u8] = b"\xff{[\x00";
 
-/// Correlation id and reply address, from properties on the wire.
+/// Reads the correlation id and the reply address from properties on the wire.
 fn read_call(wire: &[u8]) -> Option<Call> {
     let (flags, mut rest) = wire.split_first_chunk::<2>()?;
     let flags = u16::from_be_bytes(*flags);
@@ -226,7 +226,7 @@ fn read_call(wire: &[u8]) -> Option<Call> {
     Some(Call { id, reply_to })
 }
 
-/// A short string, and what follows it.
+/// Reads a short string and returns the bytes after it.
 fn take_short(wire: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let (&size, behind) = wire.split_first()?;
     let (text, behind) = behind.split_at_checked(usize::from(size))?;

@@ -1,4 +1,4 @@
-//! A service whose methods wait at a [gate](Gate), and which knows how often each entry ran.
+//! A service that counts how often each entry ran, and whose methods wait at a [gate](Gate).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -10,33 +10,33 @@ use tokio::task::JoinHandle;
 
 use crate::gate::{Gate, SOON, soon};
 
-/// Counts what it is asked, by entries.
+/// Counts its calls by entry.
 #[service]
 pub trait Ledger {
-    /// Runs an entry, twice where need be.
+    /// Runs an entry; idempotent.
     #[rpc(idempotent)]
     async fn read(&self, entry: &str);
-    /// Runs an entry once.
+    /// Runs an entry at most once.
     async fn write(&self, entry: &str);
-    /// So many bytes.
+    /// Returns this many bytes.
     async fn produce(&self, bytes: usize) -> Vec<u8>;
-    /// Takes them, and no entry.
+    /// Takes bytes and counts nothing.
     async fn consume(&self, bytes: &[u8]);
-    /// Takes them, and no entry, twice where need be.
+    /// Takes bytes and counts nothing; idempotent.
     #[rpc(idempotent)]
     async fn look_at(&self, bytes: &[u8]);
 }
 
-/// The implementation: all clones count together.
+/// The implementation. All clones share their counts.
 #[derive(Debug, Clone)]
 pub struct Book {
-    /// Where entries wait.
+    /// The gate at which entries wait.
     pub gate: Gate,
     runs: Arc<Mutex<HashMap<String, usize>>>,
 }
 
 impl Book {
-    /// A book whose entries wait at this gate.
+    /// Creates a book whose entries wait at this gate.
     pub fn behind(gate: Gate) -> Self {
         Self {
             gate,
@@ -44,12 +44,13 @@ impl Book {
         }
     }
 
-    /// How often an entry ran, in all workers that have this book.
+    /// Returns how often an entry ran in all workers with this book.
     pub fn runs(&self, entry: &str) -> usize {
         self.runs.lock().unwrap().get(entry).copied().unwrap_or(0)
     }
 
-    /// Now that nothing runs any more: a write ran as often as its caller was told, and never twice.
+    /// Checks, after all runs have ended, that each write ran as often as its caller was told, and
+    /// never twice.
     #[track_caller]
     pub fn assert_wrote_as_told(&self, entry: &str, outcome: &Result<(), CallError>) {
         let runs = self.runs(entry);
@@ -79,7 +80,7 @@ impl Ledger for Book {
 
     async fn produce(&self, bytes: usize) -> Vec<u8> {
         self.gate.pass().await;
-        // Each is a byte on the wire.
+        // Each element is one byte on the wire.
         vec![7; bytes]
     }
 
@@ -88,7 +89,7 @@ impl Ledger for Book {
     async fn look_at(&self, _: &[u8]) {}
 }
 
-/// Starts a worker of this book.
+/// Starts a worker with this book.
 pub async fn serve(broker: &Broker, queue: RequestQueue, book: &Book) -> RunningServer {
     Server::new(broker)
         .serve_on(queue, LedgerServer::new(book.clone()))
@@ -97,17 +98,17 @@ pub async fn serve(broker: &Broker, queue: RequestQueue, book: &Book) -> Running
         .unwrap()
 }
 
-/// A client whose calls end [`SOON`].
+/// Creates a client whose calls time out after [`SOON`].
 pub fn client(broker: &Broker, queue: &str) -> LedgerClient {
     LedgerClient::builder(broker).queue(queue).timeout(SOON).build()
 }
 
-/// What a spawned call ended with.
+/// Returns the outcome of a spawned call.
 pub async fn outcome<T>(call: JoinHandle<Result<T, CallError>>) -> Result<T, CallError> {
     soon("the call ends", call).await.unwrap()
 }
 
-/// The fault that a call ended with.
+/// Returns the fault with which a call failed.
 #[track_caller]
 pub fn fault<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Fault {
     match outcome {
@@ -116,7 +117,7 @@ pub fn fault<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Fault {
     }
 }
 
-/// The worker was lost with this call, and the method may have run.
+/// Checks that the worker was lost during this call, and that the method may have run.
 #[track_caller]
 pub fn assert_interrupted(outcome: Result<(), CallError>) {
     let fault = fault(outcome);

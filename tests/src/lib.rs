@@ -1,7 +1,8 @@
-//! The harness of the integration tests: private RabbitMQ nodes ([`rabbit`]), a peer that shows the wire
-//! ([`raw`]), a proxy that breaks connections ([`proxy`]), a service that counts its runs ([`ledger`]) behind a gate
-//! ([`gate`]), what is logged ([`log`]), certificates for TLS ([`certificates`]), the Python clients ([`python`]), the examples as
-//! [`programs`], and waiting without hoping ([`until`]).
+//! The harness of the integration tests: private RabbitMQ nodes ([`rabbit`]), a plain AMQP peer
+//! ([`raw`]), a proxy that breaks connections ([`proxy`]), a service that counts its runs
+//! ([`ledger`]) behind a gate ([`gate`]), captured logs ([`log`]), certificates for TLS
+//! ([`certificates`]), Python clients ([`python`]), the examples as [`programs`], and polling with
+//! a limit ([`until`]).
 
 use std::time::Duration;
 
@@ -22,14 +23,15 @@ pub mod stranger;
 pub mod trace;
 pub mod world;
 
-/// How long [`until`] rests between two looks.
+/// How long [`until`] sleeps between two checks.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Waits until `condition` holds, looking every few milliseconds.
+/// Waits until `condition` holds, and checks it every few milliseconds.
 ///
 /// # Errors
 ///
-/// Where the condition does not hold within `limit`, and at once where it fails; both name `what`.
+/// Fails if the condition does not hold within `limit`, and at once if the check fails. Both errors
+/// name `what`.
 ///
 /// ```
 /// # async fn example(peer: &rpc_tests::raw::RawPeer) -> anyhow::Result<()> {
@@ -52,7 +54,7 @@ pub async fn until(
         .with_context(|| format!("while waiting until {what}"))?
     {
         if Instant::now() >= deadline {
-            bail!("waited {limit:?} in vain until {what}");
+            bail!("waited {limit:?} until {what}, which did not happen");
         }
         sleep(PAUSE).await;
     }
@@ -64,7 +66,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn until_looks_again_and_says_what_it_waited_for() {
+    async fn until_polls_and_names_the_condition() {
         let mut looks = 0;
         let third_look = async || {
             looks += 1;

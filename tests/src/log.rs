@@ -1,16 +1,16 @@
-//! What is logged, for tests that look at it.
+//! Captured logs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::Level;
 use tracing::subscriber::DefaultGuard;
 
-/// What the thread logs that made it, until the guard is dropped.
+/// The log of the thread that created it, until the guard is dropped.
 #[derive(Debug, Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// Logs events of this level and above, as `tracing_subscriber` prints them.
+    /// Captures events of this level and above, in the format of `tracing_subscriber`.
     #[must_use]
     pub fn start(level: Level) -> (Self, DefaultGuard) {
         let log = Self::default();
@@ -23,14 +23,14 @@ impl Log {
         (log, tracing::subscriber::set_default(subscriber))
     }
 
-    /// Everything so far.
+    /// Returns the log so far.
     #[must_use]
     pub fn text(&self) -> String {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The lines that contain this.
+    /// Returns the lines that contain `needle`.
     #[must_use]
     pub fn lines_about(&self, what: &str) -> Vec<String> {
         let text = self.text();

@@ -1,4 +1,4 @@
-//! Programs, as others start them: the examples, built from today's sources, and whatever else.
+//! Runs programs as a user would: the examples, built from the current sources, and others.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,17 @@ use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
-/// How long a program may take, with time to spare for a machine that is busy with other tests.
+/// How long a program may run. Generous, because other tests keep the machine busy.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// How long cargo may take to build the examples, and to wait for another cargo before that.
+/// How long cargo may take to build the examples, including the wait for another cargo.
 const BUILD_LIMIT: Duration = Duration::from_secs(600);
 
-/// An example's program, built from today's sources.
+/// Returns a command for an example, built from the current sources.
 ///
 /// # Panics
 ///
-/// Where the examples do not build.
+/// Panics if the examples do not build.
 pub async fn example(name: &str) -> Command {
     static FOLDER: OnceCell<Result<PathBuf, String>> = OnceCell::const_new();
 
@@ -33,7 +33,7 @@ pub async fn example(name: &str) -> Command {
     }
 }
 
-/// Builds the examples next to this test, in the same profile, and returns their folder.
+/// Builds the examples in the profile of this test, and returns their folder.
 async fn build_examples() -> Result<PathBuf, String> {
     // <target directory>/<profile>/deps/promises-…
     let test = env::current_exe().expect("this test has a path");
@@ -46,7 +46,7 @@ async fn build_examples() -> Result<PathBuf, String> {
     let mut command = Command::new(env!("CARGO"));
     command
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        // With the workspace's features, as the tests are built, so that nothing is built twice.
+        // With the features of the workspace, like the tests, so that nothing is built twice.
         .args(["build", "--quiet", "--workspace", "--examples"])
         .args(["--profile", profile, "--target-dir"])
         .arg(target)
@@ -61,17 +61,17 @@ async fn build_examples() -> Result<PathBuf, String> {
     }
 }
 
-/// What a program printed.
+/// The output of a program.
 #[must_use]
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Runs a program to its end.
+/// Runs a program until it exits.
 ///
 /// # Panics
 ///
-/// Where it does not start, or does not end within the [`LIMIT`].
+/// Panics if it does not start, or does not exit within the [`LIMIT`].
 pub async fn run(command: &mut Command) -> Output {
     timeout(LIMIT, command.stdin(Stdio::null()).output())
         .await
@@ -79,11 +79,12 @@ pub async fn run(command: &mut Command) -> Output {
         .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"))
 }
 
-/// Runs a program that must succeed and have nothing to say but its result, and returns that.
+/// Runs a program that must succeed and print nothing to standard error. Returns its standard
+/// output.
 ///
 /// # Panics
 ///
-/// As [`run`], and where it fails or says something else.
+/// Panics like [`run`], and if the program fails or prints to standard error.
 pub async fn printed(command: &mut Command) -> String {
     let output = run(command).await;
     let stderr = text(&output.stderr);

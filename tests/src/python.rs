@@ -1,4 +1,4 @@
-//! The Python clients in `tests/python`: an independent opinion on what goes over the wire.
+//! The Python clients in `tests/python`, an independent check of the wire format.
 
 use std::{
     env,
@@ -8,29 +8,29 @@ use std::{
 use anyhow::{Context, ensure};
 use tokio::process::Command;
 
-/// A command that runs a script of `tests/python`, by its file name, with `pika` and `msgpack` at hand.
+/// Returns a command that runs a script in `tests/python` with `pika` and `msgpack` installed.
 ///
-/// The process ends with the handle of it at the latest.
+/// The process is killed when its handle is dropped.
 ///
 /// # Errors
 ///
-/// Where the script or the interpreter that `tests/run` prepares is missing.
+/// Fails if the script is missing, or the interpreter that `tests/run` prepares.
 pub fn script(name: &str) -> anyhow::Result<Command> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(name);
-    ensure!(script.is_file(), "there is no {}", script.display());
+    ensure!(script.is_file(), "{} does not exist", script.display());
 
     let mut command = Command::new(interpreter()?);
     command.arg(script).kill_on_drop(true);
-    // A script's lines are to be seen as it prints them, also through a pipe.
+    // Unbuffered output, so that lines arrive through a pipe as they are printed.
     command.env("PYTHONUNBUFFERED", "1");
     Ok(command)
 }
 
-/// The interpreter named by `RPC_TESTS_PYTHON`, else the one that an earlier `tests/run` left.
+/// Returns the interpreter in `RPC_TESTS_PYTHON`, or the one that an earlier `tests/run` prepared.
 ///
 /// # Errors
 ///
-/// Where there is neither.
+/// Fails if there is neither.
 pub fn interpreter() -> anyhow::Result<PathBuf> {
     let prepared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/python-venv/bin/python");
     env::var_os("RPC_TESTS_PYTHON")
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
     use crate::{rabbit, raw::RawPeer, until};
 
-    /// Without any Rust in between: what the scripts say to each other is the tutorial's own convention.
+    /// No Rust is involved: the scripts use the convention of RabbitMQ's tutorial.
     #[tokio::test]
     async fn scripts_understand_each_other() {
         let url = rabbit::shared().await;

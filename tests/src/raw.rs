@@ -1,4 +1,4 @@
-//! A plain AMQP peer, for tests that must see the wire.
+//! A plain AMQP peer, for tests that inspect the wire.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub struct RawPeer {
 }
 
 impl RawPeer {
-    /// Connects to the broker and opens the channel, with publisher confirms.
+    /// Connects to the broker and opens the channel with publisher confirms.
     pub async fn connect(url: &str) -> anyhow::Result<Self> {
         let connection = Connection::connect(url, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
@@ -31,12 +31,13 @@ impl RawPeer {
         Ok(Self { connection, channel })
     }
 
-    /// The channel, for what the other methods do not offer.
+    /// Returns the channel, for operations that this type does not offer.
     pub fn channel(&self) -> &Channel {
         &self.channel
     }
 
-    /// Declares a queue that lives as long as this connection, and returns the name the broker gave it.
+    /// Declares a queue that lives as long as this connection, and returns the name that the broker
+    /// chose.
     pub async fn declare_exclusive(&self) -> anyhow::Result<String> {
         let options = QueueDeclareOptions {
             exclusive: true,
@@ -49,7 +50,7 @@ impl RawPeer {
         Ok(queue.name().to_string())
     }
 
-    /// Declares a queue of this name, which lives as long as this connection and which nobody else can consume.
+    /// Declares an exclusive queue with this name, which lives as long as this connection.
     pub async fn declare(&self, queue: &str) -> anyhow::Result<()> {
         let options = QueueDeclareOptions {
             exclusive: true,
@@ -58,7 +59,7 @@ impl RawPeer {
         self.declare_with(queue, options).await
     }
 
-    /// Declares a durable queue of this name, as workers of ours do.
+    /// Declares a durable queue with this name, as workers do.
     pub async fn declare_durable(&self, queue: &str) -> anyhow::Result<()> {
         let options = QueueDeclareOptions {
             durable: true,
@@ -75,11 +76,11 @@ impl RawPeer {
         Ok(())
     }
 
-    /// Publishes to the queue of this name through the default exchange, and waits until the message is there.
+    /// Publishes to this queue through the default exchange, and waits for the confirm.
     ///
     /// # Errors
     ///
-    /// Where the broker does not take the message, or has no such queue for it.
+    /// Fails if the broker refuses the message, or has no such queue.
     pub async fn publish(&self, queue: &str, properties: BasicProperties, body: &[u8]) -> anyhow::Result<()> {
         let options = BasicPublishOptions {
             mandatory: true,
@@ -98,7 +99,7 @@ impl RawPeer {
         Ok(())
     }
 
-    /// Consumes from a queue without acknowledgements: a message is done with when it arrives.
+    /// Consumes from a queue without acknowledgements.
     pub async fn consume(&self, queue: &str) -> anyhow::Result<Consumer> {
         let options = BasicConsumeOptions {
             no_ack: true,
@@ -110,7 +111,8 @@ impl RawPeer {
             .await?)
     }
 
-    /// Consumes from a queue, and settles nothing by itself: what is not settled goes back with this connection.
+    /// Consumes from a queue with manual acknowledgements. Unacknowledged messages return to the
+    /// queue when this connection ends.
     pub async fn consume_unsettled(&self, queue: &str) -> anyhow::Result<Consumer> {
         let options = BasicConsumeOptions::default();
         let consuming = self
@@ -119,14 +121,13 @@ impl RawPeer {
         Ok(consuming.await?)
     }
 
-    /// How many messages wait in a queue, not counting those that a consumer holds; `None` where there is no such
-    /// queue.
+    /// Returns how many messages are ready in a queue, or `None` if there is no such queue.
     ///
     /// # Errors
     ///
-    /// Also for a queue that is exclusive to another connection.
+    /// Fails also if the queue is exclusive to another connection.
     pub async fn queue_depth(&self, queue: &str) -> anyhow::Result<Option<u32>> {
-        // The broker answers the question for a missing queue by closing the channel.
+        // The broker closes the channel if the queue does not exist.
         let throw_away = self.connection.create_channel().await?;
         let passive = QueueDeclareOptions {
             passive: true,
@@ -145,7 +146,7 @@ impl RawPeer {
         }
     }
 
-    /// Waits until no message waits in a queue that exists.
+    /// Waits until an existing queue has no ready messages.
     pub async fn wait_until_empty(&self, queue: &str, limit: Duration) -> anyhow::Result<()> {
         until(&format!("queue {queue} is empty"), limit, async || {
             Ok(self.queue_depth(queue).await? == Some(0))
@@ -154,11 +155,11 @@ impl RawPeer {
     }
 }
 
-/// The next message, or `None` where none comes in time.
+/// Returns the next message, or `None` if none arrives in time.
 ///
 /// # Errors
 ///
-/// Where the consumer has ended.
+/// Fails if the consumer has ended.
 pub async fn next(consumer: &mut Consumer, within: Duration) -> anyhow::Result<Option<Delivery>> {
     match timeout(within, consumer.next()).await {
         Ok(delivery) => Ok(Some(delivery.context("the consumer was cancelled")??)),
@@ -210,9 +211,10 @@ mod tests {
         peer.wait_until_empty(&queue, SOON).await.unwrap();
     }
 
-    /// As every test has its own runtime: the broker must outlive that of the test which started it.
+    /// Every test has a runtime of its own. The broker must outlive the runtime of the test that
+    /// started it.
     #[tokio::test]
-    async fn shares_the_broker_with_the_test_above() {
+    async fn shares_the_broker_with_another_test() {
         RawPeer::connect(rabbit::shared().await).await.unwrap();
     }
 }

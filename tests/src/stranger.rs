@@ -1,4 +1,5 @@
-//! A stranger who publishes what no client library would write: frames by hand, over a plain socket.
+//! A peer that publishes what no client library would send: frames written by hand to a plain
+//! socket.
 
 use std::time::Duration;
 
@@ -15,10 +16,10 @@ const HEARTBEAT: u8 = 8;
 const FRAME_END: u8 = 0xCE;
 const CHANNEL: u16 = 1;
 
-/// How long the broker may take to answer.
+/// How long the broker may take to reply.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A basic property of a message, by its place on the wire.
+/// A basic property of a message, by its position on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Property {
@@ -38,26 +39,26 @@ pub enum Property {
     ClusterId,
 }
 
-/// The properties of a message, of any bytes.
+/// The properties of a message, with arbitrary bytes.
 #[derive(Debug, Clone, Default)]
 pub struct Properties {
     values: [Option<Vec<u8>>; 14],
 }
 
 impl Properties {
-    /// With a short string, of at most 255 bytes.
+    /// Adds a short string of at most 255 bytes.
     #[must_use]
     pub fn text(self, property: Property, bytes: impl AsRef<[u8]>) -> Self {
         self.raw(property, short(bytes.as_ref()))
     }
 
-    /// With headers: the entries of a table.
+    /// Adds headers: the entries of a table.
     #[must_use]
     pub fn headers(self, entries: &[u8]) -> Self {
         self.raw(Property::Headers, long(entries))
     }
 
-    /// With a property as it stands on the wire.
+    /// Adds a property as encoded on the wire.
     #[must_use]
     pub fn raw(mut self, property: Property, bytes: Vec<u8>) -> Self {
         self.values[property as usize] = Some(bytes);
@@ -80,34 +81,34 @@ impl Properties {
     }
 }
 
-/// A short string on the wire.
+/// Encodes a short string.
 ///
 /// # Panics
 ///
-/// If it has more than 255 bytes.
+/// Panics if it has more than 255 bytes.
 #[must_use]
 pub fn short(bytes: &[u8]) -> Vec<u8> {
     let size = u8::try_from(bytes.len()).expect("a short string has at most 255 bytes");
     [&[size], bytes].concat()
 }
 
-/// A long string, a table or an array on the wire.
+/// Encodes a long string, a table or an array.
 ///
 /// # Panics
 ///
-/// If it has 4 GiB.
+/// Panics if it has 4 GiB or more.
 #[must_use]
 pub fn long(bytes: &[u8]) -> Vec<u8> {
     let size = u32::try_from(bytes.len()).expect("it is not that long");
     [&size.to_be_bytes(), bytes].concat()
 }
 
-/// Entries of a table with so many tables (`F`) or arrays (`A`) in each other.
+/// Encodes a table entry with this many nested tables (`F`) or arrays (`A`).
 #[must_use]
 pub fn nested(kind: u8, levels: usize) -> Vec<u8> {
     (1..=levels).rev().fold(Vec::new(), |inner, level| {
         let value = [&[kind][..], &long(&inner)].concat();
-        // What stands in an array has no name.
+        // Elements of an array have no name.
         match kind == b'A' && level > 1 {
             true => value,
             false => [short(b"a"), value].concat(),
@@ -115,7 +116,7 @@ pub fn nested(kind: u8, levels: usize) -> Vec<u8> {
     })
 }
 
-/// A connection with one channel, which confirms what is published.
+/// A connection with one channel and publisher confirms.
 #[derive(Debug)]
 pub struct Stranger {
     stream: TcpStream,
@@ -126,7 +127,7 @@ impl Stranger {
     ///
     /// # Errors
     ///
-    /// If the broker cannot be reached, or does not let the user in.
+    /// Fails if the broker cannot be reached or refuses the login.
     pub async fn connect(url: &str) -> anyhow::Result<Self> {
         let uri: AMQPUri = url.parse().map_err(anyhow::Error::msg)?;
         let AMQPUri { authority, vhost, .. } = uri;
@@ -148,7 +149,7 @@ impl Stranger {
         .concat();
         stranger.send(0, (10, 11), &start_ok).await?;
         let tune = stranger.expect(0, (10, 30)).await?;
-        // No heartbeats: it says nothing for a while now and then.
+        // No heartbeats: this peer is silent at times.
         stranger
             .send(0, (10, 31), &[&tune[..6], &[0, 0]].concat())
             .await?;
@@ -162,20 +163,20 @@ impl Stranger {
         Ok(stranger)
     }
 
-    /// Publishes to the default exchange, and waits until the broker has the message.
+    /// Publishes to the default exchange and waits for the confirm.
     ///
     /// # Errors
     ///
-    /// If the broker does not take it.
+    /// Fails if the broker does not confirm the message.
     pub async fn publish(&mut self, queue: &str, properties: &Properties, body: &[u8]) -> anyhow::Result<()> {
         self.publish_to("", queue.as_bytes(), properties, body).await
     }
 
-    /// Publishes to an exchange, with a routing key of any bytes, and waits until the broker has the message.
+    /// Publishes to an exchange with an arbitrary routing key and waits for the confirm.
     ///
     /// # Errors
     ///
-    /// If the broker does not take it.
+    /// Fails if the broker does not confirm the message.
     pub async fn publish_to(
         &mut self,
         exchange: &str,
@@ -205,11 +206,11 @@ impl Stranger {
         Ok(())
     }
 
-    /// Declares a queue that ends with this connection, and returns its name.
+    /// Declares an exclusive queue and returns its name.
     ///
     /// # Errors
     ///
-    /// If the broker does not declare it.
+    /// Fails if the broker does not declare it.
     pub async fn declare_exclusive(&mut self) -> anyhow::Result<String> {
         // Exclusive.
         let declare = [&[0, 0, 0, 0b0100], &long(b"")[..]].concat();
@@ -219,11 +220,11 @@ impl Stranger {
         Ok(String::from_utf8(declared[1..=size].to_vec())?)
     }
 
-    /// Declares a queue of this name that nobody else consumes and that ends with this connection.
+    /// Declares an exclusive queue with this name.
     ///
     /// # Errors
     ///
-    /// If the broker does not declare it.
+    /// Fails if the broker does not declare it.
     pub async fn declare(&mut self, queue: &str) -> anyhow::Result<()> {
         // Exclusive.
         let declare = [&[0, 0][..], &short(queue.as_bytes()), &[0b0100], &long(b"")].concat();
@@ -231,11 +232,12 @@ impl Stranger {
         self.expect(CHANNEL, (50, 11)).await.map(drop)
     }
 
-    /// Takes a message out of a queue, as its properties on the wire and its body; waits until there is one.
+    /// Gets a message from a queue: its properties on the wire and its body. Waits until there is
+    /// one.
     ///
     /// # Errors
     ///
-    /// If there is none in time.
+    /// Fails if none arrives in time.
     pub async fn get(&mut self, queue: &str) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
         let deadline = tokio::time::Instant::now() + LIMIT;
         loop {
@@ -250,11 +252,11 @@ impl Stranger {
         }
     }
 
-    /// As [`get`](Self::get), if there is a message.
+    /// Like [`get`](Self::get), but returns `None` if the queue is empty.
     ///
     /// # Errors
     ///
-    /// If the broker refuses.
+    /// Fails if the broker refuses.
     pub async fn try_get(&mut self, queue: &str) -> anyhow::Result<Option<(Vec<u8>, Vec<u8>)>> {
         let get = [&[0, 0], &short(queue.as_bytes())[..], &[1]].concat();
         self.send(CHANNEL, (60, 70), &get).await?;
@@ -290,7 +292,7 @@ impl Stranger {
         Ok(self.stream.write_all(&frame).await?)
     }
 
-    /// Waits for a method, and returns its arguments.
+    /// Waits for a method and returns its arguments.
     async fn expect(&mut self, channel: u16, (class, method): (u16, u16)) -> anyhow::Result<Vec<u8>> {
         let (from, payload) = self.read().await?;
         let expected = [class.to_be_bytes(), method.to_be_bytes()].concat();
@@ -302,7 +304,7 @@ impl Stranger {
         Ok(payload[4..].to_vec())
     }
 
-    /// The next frame but a heartbeat, as channel and payload.
+    /// Returns the channel and payload of the next frame that is not a heartbeat.
     async fn read(&mut self) -> anyhow::Result<(u16, Vec<u8>)> {
         timeout(LIMIT, async {
             loop {

@@ -1,4 +1,5 @@
-//! How many messages were published to which queue: by the broker's own trace of a virtual host.
+//! Counts the messages that are published to each queue, with the broker's own trace of a virtual
+//! host.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -15,7 +16,7 @@ use crate::gate::SOON;
 use crate::raw::RawPeer;
 use crate::until;
 
-/// Counts what is published in a virtual host from its making on.
+/// Counts what is published in a virtual host after its creation.
 #[derive(Debug)]
 pub struct Trace {
     peer: RawPeer,
@@ -24,7 +25,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Counts in the virtual host of this URL, which is traced: see `rabbitmqctl trace_on`.
+    /// Counts in the virtual host of this URL, which must be traced: see `rabbitmqctl trace_on`.
     pub async fn of(url: &str) -> anyhow::Result<Self> {
         let peer = RawPeer::connect(url).await?;
         let queue = peer.declare_exclusive().await?;
@@ -40,7 +41,7 @@ impl Trace {
         let published = Arc::new(Mutex::new(HashMap::new()));
         let counts = Arc::clone(&published);
         let count = async move {
-            // It ends with its broker. Who counts on it before finds it incomplete.
+            // The task ends with its broker. The count is then incomplete.
             while let Some(Ok(delivery)) = traced.next().await {
                 let key = routing_key(&delivery).expect("a trace");
                 *counts.lock().unwrap().entry(key).or_default() += 1;
@@ -53,14 +54,15 @@ impl Trace {
         })
     }
 
-    /// A peer in the virtual host.
+    /// Returns a peer in the virtual host.
     pub fn peer(&self) -> &RawPeer {
         &self.peer
     }
 
-    /// How many messages were published to the queue, all that have an effect so far among them.
+    /// Returns how many messages were published to the queue, including all whose effect is
+    /// visible.
     pub async fn published(&self, queue: &str) -> anyhow::Result<usize> {
-        // What is published now is traced behind those.
+        // A marker that is published now is traced after them.
         let marker = self.peer.declare_exclusive().await?;
         let properties = BasicProperties::default();
         self.peer.publish(&marker, properties, b"").await?;

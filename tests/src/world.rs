@@ -1,39 +1,39 @@
-//! A broker to test against: RabbitMQ, or the one in the process. What is promised of one is promised of both.
+//! A broker for tests: RabbitMQ, or the in-process broker. Both keep the same promises.
 
 use rpc_runtime::{Broker, BrokerBuilder, InProcessBroker};
 
 use crate::rabbit;
 
-/// One of the two brokers; each handle made from it is a client of its own.
+/// One of the two brokers. Each handle is a client of its own.
 #[derive(Debug, Clone)]
 pub enum World {
-    /// The broker in this process.
+    /// The in-process broker.
     InProcess(InProcessBroker),
-    /// The RabbitMQ that the tests of this process share: see [`rabbit::shared`].
+    /// The RabbitMQ node that the tests of this process share: see [`rabbit::shared`].
     RabbitMq,
 }
 
 impl World {
-    /// A broker of its own in this process.
+    /// Creates an in-process broker.
     #[must_use]
     pub fn in_process() -> Self {
         Self::InProcess(InProcessBroker::new())
     }
 
-    /// A handle with default options.
+    /// Returns a handle with default options.
     ///
     /// # Panics
     ///
-    /// Where RabbitMQ cannot be reached.
+    /// Panics if RabbitMQ cannot be reached.
     pub async fn broker(&self) -> Broker {
         self.broker_with(Broker::builder()).await
     }
 
-    /// A handle with these options.
+    /// Returns a handle with these options.
     ///
     /// # Panics
     ///
-    /// Where RabbitMQ cannot be reached.
+    /// Panics if RabbitMQ cannot be reached.
     pub async fn broker_with(&self, options: BrokerBuilder) -> Broker {
         match self {
             Self::InProcess(broker) => options.in_process(broker).expect("the options fit"),
@@ -46,7 +46,8 @@ impl World {
     }
 }
 
-/// Makes two tests of each function `async fn(World)`: one on the broker in the process, one on RabbitMQ.
+/// Turns each function `async fn(World)` into two tests: one with the in-process broker, one with
+/// RabbitMQ.
 #[macro_export]
 macro_rules! on_both_brokers {
     ($($test:ident,)*) => {

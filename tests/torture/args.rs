@@ -1,4 +1,4 @@
-//! The command line: the user's, and that of the processes which this program starts of itself.
+//! The command lines of the user and of the child processes.
 
 use std::env;
 use std::fmt;
@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 
 const USAGE: &str = "torture [--seconds N] [--seed N] [--callers N] [--workers N] [--rate CALLS-A-SECOND-OF-EACH-CALLER] [--no-stranger]";
 
-/// What the user asked for.
+/// The options of the user.
 #[derive(Debug, Clone)]
 pub(crate) struct Args {
     pub(crate) duration: Duration,
@@ -18,11 +18,11 @@ pub(crate) struct Args {
     pub(crate) callers: usize,
     pub(crate) workers: usize,
     pub(crate) rate: u64,
-    /// Somebody does harm all the time.
+    /// Whether a hostile peer attacks during the run.
     pub(crate) stranger: bool,
 }
 
-/// What a process of ours is given.
+/// The options of a child process.
 #[derive(Debug)]
 pub(crate) struct Seat {
     pub(crate) name: String,
@@ -30,11 +30,11 @@ pub(crate) struct Seat {
     pub(crate) journal: PathBuf,
     pub(crate) seed: u64,
     pub(crate) rate: u64,
-    /// It sends, or takes, several calls in one message.
+    /// Whether it batches calls.
     pub(crate) batching: bool,
 }
 
-/// What this process is.
+/// The role of this process.
 #[derive(Debug)]
 pub(crate) enum Role {
     Parent(Args),
@@ -72,11 +72,11 @@ impl Args {
                 "--workers" => args.workers = number(&flag, words.next())?,
                 "--rate" => args.rate = number(&flag, words.next())?,
                 "--no-stranger" => args.stranger = false,
-                _ => bail!("what is {flag}?\n{USAGE}"),
+                _ => bail!("unknown option {flag}\n{USAGE}"),
             }
         }
         if args.callers == 0 || args.workers == 0 || args.rate == 0 {
-            bail!("there must be callers, workers and calls\n{USAGE}");
+            bail!("callers, workers and calls must not be zero\n{USAGE}");
         }
         Ok(args)
     }
@@ -102,7 +102,7 @@ impl fmt::Display for Args {
 }
 
 impl Seat {
-    /// As the words of a command line, for [`parse`](Self::parse).
+    /// Returns these as command line arguments for [`parse`](Self::parse).
     pub(crate) fn to_words(&self) -> [String; 6] {
         let journal = self.journal.to_string_lossy().into_owned();
         let (name, url) = (self.name.clone(), self.url.clone());

@@ -1,4 +1,4 @@
-//! A caller process: calls of all kinds until all is healed; then calls that must succeed.
+//! A caller process: calls of all kinds until all faults are healed, then calls that must succeed.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,22 +15,23 @@ use crate::history::{Journal, Method, Outcome, Ran, Record, now};
 use crate::random::Random;
 use crate::service::{Done, Ending, Job, Refused, TRAP, TortureClient, checksum};
 
-/// How long a process may need after the last fault: connections that are lost and not known to be are found out by their
-/// heartbeats, and then there is the pause before the next attempt.
+/// How long a process may need after the last fault: heartbeats must detect dead connections, and
+/// reconnects wait for their backoff.
 const SETTLING: Duration = Duration::from_secs(8);
 
-/// How long calls may take that are made when all is healed.
+/// The time limit of calls that are made when all faults are healed.
 const AMPLE: Duration = Duration::from_secs(20);
 
-/// How many times in a hundred there are several calls at once, which can leave in one message.
+/// The percentage of cases in which several calls start at once and can share a batch.
 const BURSTS: u64 = 20;
 
-/// How many times in a hundred a stranger is called too, who learns the caller's address so.
+/// The percentage of cases in which the hostile queue is called too, which reveals the reply
+/// address.
 const TRAPPED: u64 = 10;
 
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How many calls that are not idempotent each handle makes in the end.
+/// How many calls of methods that are not idempotent each handle makes at the end.
 const LAST_WRITES: usize = 10;
 
 const SMALL: usize = 100;
@@ -56,7 +57,7 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
     let mut calls = JoinSet::new();
     let mut next = Instant::now();
     loop {
-        // On average the rate, in uneven steps.
+        // The mean interval matches the rate; the intervals differ.
         next += Duration::from_micros(random.between(0..=2_000_000 / seat.rate));
         tokio::select! {
             () = sleep_until(next) => {}
@@ -84,7 +85,7 @@ fn seed_of(seat: &Seat) -> u64 {
     seat.seed ^ checksum(seat.name.as_bytes())
 }
 
-/// A call to be made.
+/// A call to make.
 struct Plan {
     method: Method,
     limit: Duration,
@@ -124,7 +125,7 @@ impl Plan {
         }
     }
 
-    /// Quick calls, alike in their time.
+    /// Short calls with the same duration.
     fn burst(random: &mut Random) -> Vec<Self> {
         let limit = Duration::from_millis(random.between(2_000..=20_000));
         let calls = 0..random.between(5..=30);
@@ -145,7 +146,7 @@ impl Plan {
             .collect()
     }
 
-    /// Quick calls that must succeed.
+    /// Short calls that must succeed.
     fn fresh_burst(method: Method) -> Vec<Self> {
         let call = |_| Self {
             work_ms: 0,
@@ -167,19 +168,20 @@ impl Plan {
     }
 }
 
-/// One access to the broker, with one kind of reply queue.
+/// A broker handle with one kind of reply queue.
 #[derive(Clone)]
 struct Handle {
     name: String,
     client: TortureClient,
-    /// Of a stranger's queue.
+    /// A client of the hostile queue.
     trap: TortureClient,
     broker: Broker,
     journal: Arc<Journal>,
 }
 
 impl Handle {
-    /// What is idempotent succeeds from now on; everything does once each connection that is lost is known to be.
+    /// Waits until calls succeed: idempotent ones do from now on, others once each dead connection
+    /// is detected.
     async fn must_succeed(&self) {
         let settled = Instant::now() + SETTLING;
         while Instant::now() < settled {
@@ -194,7 +196,7 @@ impl Handle {
         }
     }
 
-    /// Calls the stranger, and does not care what comes of it.
+    /// Calls the hostile queue and ignores the outcome.
     async fn call_the_stranger(self) {
         let job = Job {
             call: "none".to_owned(),
@@ -210,7 +212,7 @@ impl Handle {
         join_all(plans.into_iter().map(|plan| self.call(plan))).await;
     }
 
-    /// Makes the call, and writes down its beginning and its end.
+    /// Makes the call and records its begin and end.
     async fn call(&self, plan: Plan) {
         let call = format!("{}-{}", self.name, self.journal.next());
         let job = Job {

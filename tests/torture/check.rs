@@ -1,27 +1,27 @@
-//! Holds a history against the promises. Pure: decisions over data.
+//! Checks a history against the promises. Pure.
 
 use crate::history::{Call, History, Method, Micros, Ran};
 use crate::inject::Incident;
 
-/// How late a call may end on a machine that has much else to do.
+/// How late a call may end on a busy machine.
 const SLACK: Micros = 2_000_000;
 
-/// A call that had this much time left when all was healed had enough: for heartbeats to find out what is lost, for the pause
-/// before the next attempt, for the work.
+/// A call with this much time left when all faults were healed had enough time: for heartbeats to
+/// detect dead connections, for the backoff, and for the method.
 const ENOUGH: Micros = 14_000_000;
 
-/// A worker does not refuse a call that spent less than this part of its time waiting ..
+/// A worker must not refuse a call that has waited for less than one part in this many of its time.
 const ALWAYS_RUN_BEFORE: Micros = 8;
 
-/// .. but takes the wait for longer than it was by so much.
+/// A worker may overestimate the wait by this much.
 const MEASURE_ERROR: Micros = 150_000;
 
-/// What was promised and is not so, each with the history of the call.
+/// Returns the broken promises, each with the history of the call.
 pub(crate) fn violations(history: &History, incidents: &[Incident], healed: Micros) -> Vec<String> {
     let mut found: Vec<_> = history
         .strays
         .iter()
-        .map(|run| format!("a run of a call that nobody made: {run:?}"))
+        .map(|run| format!("a run of an unknown call: {run:?}"))
         .collect();
     for (name, call) in &history.calls {
         let judge = Judge {
@@ -44,7 +44,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// Which promises were broken to this call.
+    /// Returns the promises that were broken for this call.
     fn broken(&self) -> Vec<String> {
         let Some((_, took, outcome)) = &self.call.ended else {
             return vec!["it never ended".to_owned()];
@@ -59,17 +59,17 @@ impl Judge<'_> {
         let kind = outcome.kind.as_str();
         let repeats = call.method == Method::Read;
         must(*took <= call.limit_us + SLACK, "it ended long after its deadline");
-        // Calls wait for a place, so that both have used up their time.
+        // Calls wait for a place, and both have used up their time.
         let has_timed_out = kind == "timed_out" || kind == "overloaded";
         must(
             !has_timed_out || *took >= call.limit_us,
             "it timed out before its time",
         );
-        // One that was sent several times is not told that it did not run.
+        // A call that was sent several times cannot be reported as not run.
         let is_refused = kind == "expired" || (repeats && kind == "interrupted");
         must(
             !is_refused || *took + MEASURE_ERROR >= call.limit_us / ALWAYS_RUN_BEFORE,
-            "it was refused for want of time, and had most of it left",
+            "it was refused as expired although most of its time was left",
         );
         must(kind != "mismatch", "its reply is another call's");
         must(repeats || runs.len() <= 1, "it ran more than once");
@@ -109,7 +109,7 @@ impl Judge<'_> {
         broken
     }
 
-    /// Whether the request queue was deleted, with the requests in it, while the call was under way.
+    /// Returns whether the request queue was deleted, with its requests, during the call.
     fn a_deletion_meets(&self) -> bool {
         let mut deletions = self.incidents.iter().filter(|it| it.deletes_the_queue());
         deletions.any(|it| it.is_within(self.call.at, self.call.until()))
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_ran_and_was_answered_is_well() {
+    fn a_call_that_ran_and_was_answered_breaks_no_promise() {
         let [started, done] = run("w0.1/1");
         assert_broken(
             [called(Method::Write), started, done, ended(3, ok("w0.1/1"))],
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_told_that_there_is_no_queue_only_while_it_is_deleted() {
+    fn a_call_reports_a_missing_queue_only_while_the_queue_is_deleted() {
         let absent = ended(3, Outcome::named("no_server", Ran::No));
         let history = History::from_records(vec![called(Method::Read), absent]);
         let deletion = |from, to| Incident {
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_idempotent_succeeds_where_there_was_time_when_all_was_healed() {
+    fn idempotent_calls_with_enough_time_after_the_last_fault_must_succeed() {
         let mut late = called(Method::Read);
         if let Record::Called { limit_us, .. } = &mut late {
             *limit_us = 20 * SECOND;

@@ -1,15 +1,15 @@
-//! What both kinds of child processes need: their orders, and their log.
+//! What both kinds of child processes share: orders and the log.
 
 use std::io::BufRead as _;
 
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
-/// The lines on standard input, each an order. The end of it is the end of the parent, and then of this process: at once,
-/// whatever it does.
+/// Returns the lines on standard input, each an order. The process exits as soon as its input ends,
+/// because then the parent has ended.
 pub(crate) fn orders() -> mpsc::Receiver<()> {
     let (sender, receiver) = mpsc::channel(1);
-    // A thread of its own: tokio's standard input would keep the runtime from ending.
+    // On a thread of its own: tokio's standard input would keep the runtime from shutting down.
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
             if line.is_err() || sender.blocking_send(()).is_err() {
@@ -23,7 +23,7 @@ pub(crate) fn orders() -> mpsc::Receiver<()> {
     receiver
 }
 
-/// Logs to standard error, which the parent keeps in a file.
+/// Logs to standard error, which the parent writes to a file.
 pub(crate) fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("rpc_runtime=debug"));
     tracing_subscriber::fmt()

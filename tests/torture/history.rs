@@ -1,7 +1,7 @@
-//! What happened: each process appends to a journal of its own, the parent reads them all.
+//! The history: each process appends to its own journal, and the parent reads all journals.
 //!
-//! A record is one line in one write, made before what follows from it: a killed process loses at most the record that it
-//! was writing, as the system keeps what was written.
+//! A record is one line, written with one system call before its consequences. So a killed process
+//! loses at most the record that it was writing.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-/// Microseconds since 1970, by the one clock that all processes share.
+/// Microseconds since 1970, from the clock that all processes share.
 pub(crate) type Micros = u64;
 
 pub(crate) fn now() -> Micros {
@@ -32,7 +32,7 @@ pub(crate) enum Method {
     Note,
 }
 
-/// `Executed`, in a file.
+/// The form of `Executed` in a journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Ran {
     No,
@@ -45,7 +45,7 @@ pub(crate) enum Ran {
 pub(crate) struct Outcome {
     pub(crate) kind: String,
     pub(crate) executed: Ran,
-    /// The run that answered.
+    /// The run that produced the reply.
     pub(crate) run: Option<String>,
     pub(crate) error: Option<String>,
 }
@@ -71,13 +71,13 @@ pub(crate) enum Record {
         limit_us: u64,
         work_ms: u64,
         sent: usize,
-        /// Made when all was healed.
+        /// Whether the call was made after all faults were healed.
         fresh: bool,
     },
     Ended {
         at: Micros,
         call: String,
-        /// By a clock that does not jump.
+        /// Measured by a monotonic clock.
         took_us: u64,
         outcome: Outcome,
     },
@@ -115,7 +115,7 @@ impl Record {
     }
 }
 
-/// Where one process writes.
+/// The journal of one process.
 #[derive(Debug)]
 pub(crate) struct Journal {
     file: Mutex<File>,
@@ -131,12 +131,12 @@ impl Journal {
         })
     }
 
-    /// A number that this process has not used.
+    /// Returns a number that this process has not used.
     pub(crate) fn next(&self) -> u64 {
         self.last.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Returns once the system has the record.
+    /// Returns once the operating system has the record.
     pub(crate) fn write(&self, record: &Record) {
         let mut line = serde_json::to_vec(record).expect("a record is plain data");
         line.push(b'\n');
@@ -154,13 +154,13 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Its worker process, such as `w1.2`: the second in the place of w1.
+    /// The worker process, such as `w1.2`: the second process in place 1.
     pub(crate) fn worker(&self) -> &str {
         self.name.split('/').next().unwrap_or_default()
     }
 }
 
-/// All that is known of one call.
+/// Everything about one call.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) at: Micros,
@@ -168,7 +168,7 @@ pub(crate) struct Call {
     pub(crate) method: Method,
     pub(crate) limit_us: u64,
     pub(crate) fresh: bool,
-    /// With how long it took.
+    /// And how long it took.
     pub(crate) ended: Option<(Micros, u64, Outcome)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) records: Vec<Record>,
@@ -179,7 +179,7 @@ impl Call {
         self.at + self.limit_us
     }
 
-    /// When it ended, or would have to.
+    /// When it ended, or its deadline.
     pub(crate) fn until(&self) -> Micros {
         self.ended.as_ref().map_or(self.deadline(), |(at, ..)| *at)
     }
@@ -195,7 +195,7 @@ impl Call {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     pub(crate) calls: BTreeMap<String, Call>,
-    /// Runs of calls that nobody made.
+    /// Runs of unknown calls.
     pub(crate) strays: Vec<Record>,
 }
 
@@ -207,7 +207,7 @@ impl History {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "journal") {
                 let text = fs::read_to_string(&path)?;
-                // Only the last line can be torn.
+                // Only the last line can be incomplete.
                 let whole = text.rfind('\n').map_or("", |end| &text[..end]);
                 for line in whole.lines() {
                     let record = serde_json::from_str(line);
@@ -221,7 +221,7 @@ impl History {
     pub(crate) fn from_records(mut records: Vec<Record>) -> Self {
         records.sort_by_key(Record::at);
         let mut history = Self::default();
-        // First the calls: clocks of two processes may put a run before its call.
+        // Calls come first: because of clock differences, a run may seem earlier than its call.
         for record in &records {
             if let Record::Called {
                 at,

@@ -1,4 +1,4 @@
-//! Makes what is planned happen.
+//! Carries out the planned faults.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::plan::{Fault, Member, Network, Planned};
 use crate::scene::Scene;
 use crate::service::{BATCHED, QUEUE};
 
-/// A fault that was there.
+/// A fault that happened.
 #[derive(Debug)]
 pub(crate) struct Incident {
     pub(crate) name: &'static str,
-    /// Nobody means everybody.
+    /// `None` if it affects all processes.
     pub(crate) victim: Option<Member>,
     pub(crate) from: Micros,
     /// When it was healed.
@@ -27,13 +27,14 @@ impl Incident {
         matches!(self.fault, Fault::DeleteQueue)
     }
 
-    /// Whether it was there at some time between these two.
+    /// Returns whether it was active at some time between these two.
     pub(crate) fn is_within(&self, from: Micros, to: Micros) -> bool {
         self.from <= to && from <= self.to
     }
 }
 
-/// Makes a fault happen and heals it. Nothing, where its turn came only after the `end`, and where it did not come about.
+/// Injects a fault and heals it. Returns `None` if its time came after `end` or it did not take
+/// effect.
 pub(crate) async fn inject(
     scene: &Scene,
     planned: Planned,
@@ -71,7 +72,8 @@ pub(crate) async fn inject(
                         .await?;
                 }
                 _ => {
-                    // It may be gone already: lost by a broker that was killed too soon after its declaration.
+                    // It may not exist: a broker that is killed soon after its declaration loses
+                    // it.
                     let _ = node.ctl(&["delete_queue", QUEUE]).await;
                     let _ = node.ctl(&["delete_queue", BATCHED]).await;
                     scene.queue_is_there().await?;
@@ -88,7 +90,7 @@ pub(crate) async fn inject(
     }))
 }
 
-/// Whether it came about.
+/// Whether it took effect.
 async fn trouble(proxy: &Proxy, network: Network, aim: Target, lasts: Duration) -> bool {
     match network {
         Network::Latency(direction, by) => hold(proxy.delay(aim, direction, by), lasts).await,
@@ -98,7 +100,7 @@ async fn trouble(proxy: &Proxy, network: Network, aim: Target, lasts: Duration) 
         Network::HalfClose(direction) => drop(proxy.half_close(aim, direction).await),
         Network::CutAfter(direction, bytes) => {
             let cut = proxy.cut_after_bytes(aim, direction, bytes);
-            // Too few bytes in this time are no fault then.
+            // Too few bytes passed in this time, so there was no fault.
             return cut.happened(lasts).await.is_ok();
         }
         Network::Refuse => {

@@ -1,14 +1,14 @@
-//! Torture: workers and callers, each a process of its own behind its own fault proxy, on a private RabbitMQ, while all
-//! goes wrong that can. Every call and every run of a method is written down; at the end the whole history is held against
-//! what the runtime promises.
+//! The torture test: workers and callers run as processes on a private RabbitMQ node, each behind
+//! its own fault proxy, while all kinds of faults happen. Every call and every run of a method is
+//! recorded. At the end, the whole history is checked against the runtime's promises.
 //!
 //! ```text
 //! cargo run --release -p rpc-tests --bin torture -- --seconds 60 --seed 7
 //! ```
 //!
-//! The seed decides which faults happen when, and which calls are made; how they meet, the machine decides. So a seed
-//! brings back the weather of a bad run, and most often the violation. Exits with 1 where a promise was broken, and shows
-//! the history of the calls it was broken to.
+//! The seed decides which faults happen when and which calls are made. Their interleaving depends
+//! on the machine, so a seed usually, but not always, reproduces a violation. Exits with 1 if a
+//! promise was broken, and prints the history of the affected calls.
 
 mod args;
 mod caller;
@@ -36,7 +36,7 @@ use inject::Incident;
 use scene::Scene;
 use service::{BATCHED, QUEUE};
 
-/// How long callers may take, once all is well, until they have seen the end of every call.
+/// How long callers may take after the last fault until all their calls have ended.
 const ENDING_LIMIT: Duration = Duration::from_secs(90);
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -58,21 +58,21 @@ async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
     let scene = Scene::set(args).await?;
     let incidents = run_the_plan(&scene, args).await?;
     let healed = history::now();
-    println!("torture: all is healed; waiting for the last calls");
+    println!("torture: all faults are healed; waiting for the last calls");
     let hostile = scene.end_of_stranger();
-    println!("torture: a stranger sent {hostile} messages");
+    println!("torture: a hostile peer sent {hostile} messages");
     let trace = scene.trace().await?;
     timeout(ENDING_LIMIT, scene.calm_down())
         .await
-        .context("the callers do not end")??;
+        .context("the callers do not finish")??;
 
     let history = History::read(scene.folder())?;
     let mut violations = check::violations(&history, &incidents, healed);
     violations.extend(scene.complaints());
     report::print(&history, &incidents, &violations);
     let (batched, plain) = (trace.published(BATCHED).await?, trace.published(QUEUE).await?);
-    println!("messages when all was healed: {batched} of batched calls, {plain} of one");
-    ensure!(batched > 0, "nothing was batched");
+    println!("messages after the last fault: {batched} batches, {plain} single calls");
+    ensure!(batched > 0, "no calls were batched");
     scene.strike(!violations.is_empty()).await?;
     Ok(match violations.is_empty() {
         true => ExitCode::SUCCESS,
@@ -80,7 +80,7 @@ async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Lets everything happen that is planned, each at its time, and returns once all is over and healed.
+/// Injects each planned fault at its time. Returns once all are healed.
 async fn run_the_plan(scene: &Scene, args: &Args) -> anyhow::Result<Vec<Incident>> {
     let begin = Instant::now();
     let end = begin + args.duration;

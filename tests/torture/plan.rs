@@ -1,4 +1,4 @@
-//! What goes wrong, when and to whom. The seed alone decides.
+//! Which fault happens when, and to which process. Only the seed decides.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use rpc_tests::proxy::{Direction, Target};
 use crate::args::Args;
 use crate::random::Random;
 
-/// A process of ours.
+/// A child process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Member {
     Worker(usize),
@@ -24,8 +24,8 @@ impl fmt::Display for Member {
     }
 }
 
-/// Whether this process batches, and every other in its place: some do and some do not, of workers and of callers, where there are
-/// several.
+/// Returns whether this process batches. Every other worker and every other caller does, if there
+/// are several.
 pub(crate) fn batches(args: &Args, member: Member) -> bool {
     let (salt, index, of) = match member {
         Member::Worker(index) => (1, index, args.workers),
@@ -38,7 +38,7 @@ pub(crate) fn batches(args: &Args, member: Member) -> bool {
     order[..batching].contains(&index)
 }
 
-/// What happens to the network between one process and the broker.
+/// A fault of the network between one process and the broker.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Network {
     Latency(Direction, Duration),
@@ -48,18 +48,18 @@ pub(crate) enum Network {
     Reset,
     HalfClose(Direction),
     CutAfter(Direction, u64),
-    /// All connections are reset, and new ones refused.
+    /// All connections are reset, and new ones are refused.
     Refuse,
-    /// All connections are reset, and new ones not answered.
+    /// All connections are reset, and new ones get no response.
     Silence,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Fault {
-    /// To these connections of this process.
+    /// Affects these connections of this process.
     Network(Network, Member, Target),
     KillWorker(usize),
-    /// SIGTERM, and another worker in its place at once.
+    /// SIGTERM, and at once another worker in its place.
     StopWorker(usize),
     KillBroker,
     CloseConnections,
@@ -91,7 +91,7 @@ impl Fault {
         }
     }
 
-    /// Whom it is done to; nobody means everybody.
+    /// The affected process, or `None` for all.
     pub(crate) fn victim(&self) -> Option<Member> {
         match self {
             Self::Network(_, member, _) => Some(*member),
@@ -104,15 +104,15 @@ impl Fault {
 /// A fault and its time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Planned {
-    /// Since the beginning.
+    /// Since the start of the run.
     pub(crate) at: Duration,
     pub(crate) fault: Fault,
-    /// Where it does not end by itself.
+    /// Zero if it ends by itself.
     pub(crate) lasts: Duration,
 }
 
 impl Planned {
-    /// When it will be over, about: what is done with the broker's own tools takes its time.
+    /// Returns when it ends, approximately: commands of the broker's tools take time.
     fn until(&self) -> Duration {
         let takes = match self.fault {
             Fault::KillBroker => self.lasts / 4 + Duration::from_secs(9),
@@ -128,10 +128,10 @@ impl Planned {
     }
 }
 
-/// The faults of a run, in the order of their times.
+/// Returns the faults of a run, in order of time.
 ///
-/// Most find everything recovered from the one before; the others meet it. Whole rounds follow each other, so that no kind
-/// is left out for long.
+/// Most faults begin after recovery from the one before; others overlap. The plan consists of whole
+/// rounds, so that no kind of fault is missing for long.
 pub(crate) fn plan(args: &Args) -> Vec<Planned> {
     let mut random = Random::new(args.seed);
     let mut plan: Vec<Planned> = Vec::new();
@@ -154,7 +154,7 @@ pub(crate) fn plan(args: &Args) -> Vec<Planned> {
                 fault,
                 lasts: Duration::from_millis(match random.percent(80) {
                     true => random.between(100..=2_000),
-                    // Longer than the heartbeats take to find a dead connection out.
+                    // Longer than heartbeats take to detect a dead connection.
                     false => random.between(2_000..=8_000),
                 }),
             };
@@ -164,7 +164,7 @@ pub(crate) fn plan(args: &Args) -> Vec<Planned> {
     }
 }
 
-/// What goes wrong in about a minute, in any order: each kind, and several times what is over in a moment.
+/// Returns the faults of about a minute in random order: each kind, momentary ones several times.
 fn round(args: &Args, random: &mut Random) -> Vec<Fault> {
     let mut round = vec![
         Fault::KillBroker,
@@ -240,14 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_has_each_kind_as_a_rule() {
+    fn a_minute_usually_has_each_kind_of_fault() {
         let kinds = |seed| of(seed).iter().map(|it| it.fault.name()).collect::<BTreeSet<_>>();
         let whole = (0..100).filter(|seed| kinds(*seed).len() == 16).count();
         assert!(whole >= 60, "{whole} of 100");
     }
 
     #[test]
-    fn some_faults_meet_and_most_do_not() {
+    fn some_faults_overlap_and_most_do_not() {
         let (mut met, mut all) = (0, 0);
         for seed in 0..100 {
             for pair in of(seed).windows(2) {

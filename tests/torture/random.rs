@@ -1,4 +1,4 @@
-//! Numbers that a seed decides: SplitMix64, so that no other release of a library changes what a seed means.
+//! Random numbers from a seed, by SplitMix64: a seed keeps its meaning when a library changes.
 
 use std::ops::RangeInclusive;
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::history::{Call, History, Method, Micros};
 use crate::inject::Incident;
 
-/// How many violations are shown in full.
+/// How many violations are printed in full.
 const SHOWN: usize = 10;
 
 pub(crate) fn print(history: &History, incidents: &[Incident], violations: &[String]) {
@@ -28,7 +28,7 @@ pub(crate) fn print(history: &History, incidents: &[Incident], violations: &[Str
     }
 }
 
-/// What became of the calls that were made while faults came and went.
+/// Prints the outcomes of the calls during the faults.
 fn print_shares(history: &History) {
     let mut shares: BTreeMap<_, u32> = BTreeMap::new();
     let (mut calls, mut well) = (0, 0);
@@ -122,7 +122,7 @@ impl Recovery {
     fn of(history: &History) -> Self {
         let mut parts: BTreeMap<_, Vec<_>> = BTreeMap::new();
         let mut worked = |name: &str, at| {
-            // A caller has three handles; a worker's successors are the same part.
+            // A caller has three handles. A worker's replacements are the same part.
             let member = name.split('.').next().unwrap_or_default().to_owned();
             let handle = name.split_once('-').map_or("", |(_, handle)| handle).to_owned();
             parts.entry((member, handle)).or_default().push(at);
@@ -145,7 +145,8 @@ impl Recovery {
         Self { parts }
     }
 
-    /// How long each part took that this fault met; nothing, where another one met it before it had recovered.
+    /// Returns how long each part needed to recover from this fault. Excludes parts that another
+    /// fault hit first.
     fn after(&self, incident: &Incident, all: &[Incident]) -> Vec<Option<Micros>> {
         let mut took = Vec::new();
         for ((member, _), times) in &self.parts {
@@ -165,7 +166,7 @@ impl Recovery {
     }
 }
 
-/// The median and the 99th percentile, after sorting.
+/// Returns the median and the 99th percentile, after sorting.
 fn quantiles(values: &mut [Micros]) -> [String; 2] {
     values.sort_unstable();
     [50, 99].map(|percent| match values.len() {

@@ -1,4 +1,4 @@
-//! The broker, and the processes around it.
+//! The broker and the child processes.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,10 +23,10 @@ use crate::plan::{self, Member};
 use crate::service::{QUEUE, TRAP};
 use crate::worker::UNFINISHED;
 
-/// In seconds. Shorter than the runtime's own, so that a run of a minute sees it at work.
+/// In seconds. Shorter than the runtime's default, so that it matters in a run of a minute.
 const HEARTBEAT: u16 = 3;
 
-/// How long a worker may take to stop: its drain limit, and what closing may take.
+/// How long a worker may take to stop: its drain limit plus the time to close.
 const STOP_LIMIT: Duration = Duration::from_secs(75);
 
 /// Everything that a run needs.
@@ -34,16 +34,16 @@ pub(crate) struct Scene {
     args: Args,
     folder: TempDir,
     node: Node,
-    /// Held while something is done to the broker: two such things at once would be a third.
+    /// Held during a fault of the broker: two at once would be a different fault.
     broker: Mutex<()>,
     workers: Vec<Place>,
     callers: Vec<Place>,
     stranger: Guard<Option<Hostile>>,
-    /// What went wrong beside the calls.
+    /// Failures other than broken promises.
     complaints: Guard<Vec<String>>,
 }
 
-/// Where a process runs, and another when that one is gone.
+/// A place for a process, which is replaced when it ends.
 struct Place {
     member: Member,
     proxy: Proxy,
@@ -53,13 +53,13 @@ struct Place {
 struct Process {
     name: String,
     child: Child,
-    /// Apart from the child, which would close it to wait.
+    /// Kept apart from the child, which would close it in `wait`.
     orders: ChildStdin,
     generation: usize,
 }
 
 impl Scene {
-    /// Starts the broker, and all processes, and returns once calls can be served.
+    /// Starts the broker and all processes. Returns once calls can be served.
     pub(crate) async fn set(args: &Args) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("rpc-torture-").tempdir()?;
         let node = Node::start().await?;
@@ -67,7 +67,8 @@ impl Scene {
         for index in 0..args.workers {
             workers.push(place(&node, &folder, args, Member::Worker(index)).await?);
         }
-        // A durable queue that was just declared might be lost with the broker, and a call be told that there is none.
+        // A kill could lose a durable queue that was declared shortly before, and a call would
+        // report a missing queue.
         until_declared(&node).await?;
         node.flush().await?;
         let stranger = match args.stranger {
@@ -98,19 +99,19 @@ impl Scene {
         &self.place(member).proxy
     }
 
-    /// The broker, for one at a time.
+    /// Returns the broker, for one fault at a time.
     pub(crate) async fn broker(&self) -> (&Node, tokio::sync::MutexGuard<'_, ()>) {
         let turn = self.broker.lock().await;
         (&self.node, turn)
     }
 
-    /// Waits until a worker has declared the request queue, and the queue is safe from a kill.
+    /// Waits until a worker has declared the request queue and it survives a kill.
     pub(crate) async fn queue_is_there(&self) -> anyhow::Result<()> {
         until_declared(&self.node).await?;
         self.node.flush().await
     }
 
-    /// `kill -9`, and another in its place.
+    /// Sends SIGKILL, then starts another process in its place.
     pub(crate) async fn kill_worker(&self, index: usize) -> anyhow::Result<()> {
         let place = &self.workers[index];
         let mut process = place.process.lock().await;
@@ -119,7 +120,7 @@ impl Scene {
         self.replace(place, &mut process).map(drop)
     }
 
-    /// SIGTERM, and another in its place at once, while the first finishes what it runs.
+    /// Sends SIGTERM and at once starts another process in its place, while the first drains.
     pub(crate) async fn stop_worker(&self, index: usize) -> anyhow::Result<()> {
         let place = &self.workers[index];
         let mut process = place.process.lock().await;
@@ -141,14 +142,14 @@ impl Scene {
         Ok(())
     }
 
-    /// Tells the callers that all is healed, and waits until they have seen the end of all their calls.
+    /// Tells the callers that all faults are healed, and waits until all their calls have ended.
     pub(crate) async fn calm_down(&self) -> anyhow::Result<()> {
         for place in &self.workers {
             self.must_run(&mut *place.process.lock().await);
         }
         for place in &self.callers {
             let mut process = place.process.lock().await;
-            // Where it does not run, that comes out below.
+            // A caller that is not running is reported below.
             let _ = process.orders.write_all(b"calm\n").await;
         }
         for place in &self.callers {
@@ -161,25 +162,25 @@ impl Scene {
         Ok(())
     }
 
-    /// Has the stranger go, and returns how many messages it has sent.
+    /// Stops the hostile peer and returns how many messages it has sent.
     pub(crate) fn end_of_stranger(&self) -> usize {
         let mut stranger = self.stranger.lock().unwrap_or_else(PoisonError::into_inner);
         stranger.take().map_or(0, |stranger| stranger.sent())
     }
 
-    /// Has the broker count what is published from now on.
+    /// Starts to count messages in the broker.
     pub(crate) async fn trace(&self) -> anyhow::Result<Trace> {
         self.node.ctl(&["trace_on"]).await?;
         Trace::of(self.node.url()).await
     }
 
-    /// What went wrong beside the calls.
+    /// Returns the failures other than broken promises.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         complaints.clone()
     }
 
-    /// Ends everything; journals and logs stay where they are `wanted`.
+    /// Stops everything. Keeps journals and logs if they are `wanted`.
     pub(crate) async fn strike(self, wanted: bool) -> anyhow::Result<()> {
         if wanted {
             println!(
@@ -187,7 +188,7 @@ impl Scene {
                 self.folder.keep().display()
             );
         }
-        // The processes are killed when they are dropped.
+        // Dropping the processes kills them.
         drop((self.workers, self.callers));
         self.node.stop().await
     }
@@ -199,7 +200,7 @@ impl Scene {
         }
     }
 
-    /// Nothing that is done to its connection ends a process.
+    /// Checks that no process ended because of a fault of its connection.
     fn must_run(&self, process: &mut Process) {
         if let Ok(Some(status)) = process.child.try_wait() {
             self.complain(format!("{} ended by itself, with {status}", process.name));
@@ -211,7 +212,7 @@ impl Scene {
         complaints.push(what);
     }
 
-    /// Starts the next process of this place, and returns the last one.
+    /// Starts the next process in this place and returns the previous one.
     fn replace(&self, place: &Place, process: &mut Process) -> anyhow::Result<Process> {
         let generation = process.generation + 1;
         let Self { folder, args, .. } = self;

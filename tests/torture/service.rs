@@ -1,4 +1,4 @@
-//! The service that is tortured, and its implementation, which writes down each run.
+//! The service under test, and its implementation, which records each run.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::history::{Journal, Record, now};
 
 pub(crate) const QUEUE: &str = "torture";
 
-/// That of a stranger, who answers as it likes.
+/// The queue of the hostile peer.
 pub(crate) const TRAP: &str = "torture-trap";
 
-/// That of batched calls.
+/// The queue of batched calls.
 pub(crate) const BATCHED: &str = "torture.batch";
 
 #[service(queue = "torture")]
@@ -22,24 +22,24 @@ pub(crate) trait Torture {
     #[rpc(idempotent)]
     async fn read(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
     async fn write(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
-    /// As `read`, in no time: so it is batched.
+    /// Like `read`, but without delay, so that it is batched.
     #[rpc(idempotent)]
     async fn peek(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
-    /// As `write`, in no time.
+    /// Like `write`, but without delay.
     async fn jot(&self, #[rpc(context)] cx: &Context, job: &Job) -> Result<Done, Refused>;
     #[rpc(oneway)]
     async fn note(&self, #[rpc(context)] cx: &Context, job: &Job);
 }
 
-/// What a call asks for.
+/// The arguments of a call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Job {
     pub(crate) call: String,
-    /// How long the method takes.
+    /// How long the method runs.
     pub(crate) work_ms: u64,
     pub(crate) ending: Ending,
     pub(crate) payload: Bytes,
-    /// How large the answer is to be.
+    /// The size of the result.
     pub(crate) wanted: usize,
 }
 
@@ -54,7 +54,7 @@ pub(crate) enum Ending {
 pub(crate) struct Done {
     pub(crate) call: String,
     pub(crate) run: String,
-    /// Of the payload that arrived.
+    /// The checksum of the payload that arrived.
     pub(crate) checksum: u64,
     pub(crate) payload: Bytes,
 }
@@ -66,7 +66,7 @@ pub(crate) struct Refused {
     pub(crate) run: String,
 }
 
-/// Does what each job asks for.
+/// Does what each job requests.
 pub(crate) struct Worker {
     pub(crate) name: String,
     pub(crate) journal: Journal,
@@ -126,7 +126,7 @@ impl Torture for Worker {
     }
 }
 
-/// FNV-1a.
+/// Computes the FNV-1a hash.
 pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

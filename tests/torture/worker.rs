@@ -11,10 +11,11 @@ use crate::child;
 use crate::history::Journal;
 use crate::service::{TortureServer, Worker};
 
-/// How many requests one worker takes at a time: few, so that some wait in the queue when workers are lost.
+/// How many requests a worker runs at once: few, so that some wait in the queue when workers are
+/// lost.
 const CONCURRENCY: u16 = 16;
 
-/// The exit code of a worker that could not finish what it ran, or not answer it.
+/// The exit code of a worker that could not finish its requests or send their replies.
 pub(crate) const UNFINISHED: u8 = 3;
 
 pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {

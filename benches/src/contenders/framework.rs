@@ -17,13 +17,13 @@ use crate::measure::Measured;
 use crate::memory::allocations;
 use crate::scenario::{self, Scenario};
 
-/// Longer than a hundred thousand calls take to come round.
+/// Longer than the time of a hundred thousand calls.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
-/// What handlers may take to end. Nobody waits for their replies any more.
+/// The drain limit of workers. No caller waits for their replies any more.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
-/// Repeats what it is sent.
+/// Returns its argument.
 #[service]
 pub(crate) trait Echo {
     async fn echo(&self, payload: &[u8]) -> Vec<u8>;
@@ -40,14 +40,14 @@ impl Echo for Repeat {
     }
 }
 
-/// Through which broker calls go.
+/// The broker that calls use.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Road {
     RabbitMq { batched: bool },
     InProcess,
 }
 
-/// Caller and workers with a broker handle each, as if they were programs of their own.
+/// A caller and workers, each with a broker handle of its own as in separate programs.
 pub(super) struct Framework(pub(super) Road);
 
 struct RunningFramework {
@@ -117,13 +117,13 @@ impl Framework {
     fn request_queue(&self, name: &str) -> RequestQueue {
         match self.0 {
             Road::RabbitMq { .. } => passing_queue(name),
-            // The whole broker passes with its handles.
+            // The in-process broker disappears with its handles.
             Road::InProcess => RequestQueue::new(name),
         }
     }
 }
 
-/// A queue that goes when its workers have gone.
+/// Returns a queue that is deleted after its workers.
 fn passing_queue(name: &str) -> RequestQueue {
     RequestQueue::new(name).argument("x-expires", 10_000)
 }
@@ -141,7 +141,7 @@ impl Running for RunningFramework {
     }
 
     async fn stop(self: Box<Self>) -> anyhow::Result<()> {
-        // The caller first: what is under way then has nobody to go to.
+        // The caller first, because its calls lose their worker next.
         self.caller.close().await;
         for (broker, server) in self.workers {
             server.stop().await.context("the worker did not drain")?;
@@ -151,7 +151,7 @@ impl Running for RunningFramework {
     }
 }
 
-/// Never answers.
+/// Never replies.
 struct Silent;
 
 impl Echo for Silent {
@@ -160,12 +160,13 @@ impl Echo for Silent {
     }
 }
 
-/// How many bytes of this process each of so many calls takes that wait for a worker which does not answer: the whole
-/// call with its task, once its request is with the broker.
+/// Measures how many bytes of this process a call takes that waits for a worker: the whole call
+/// with its task, after its request was published.
 pub(crate) async fn bytes_per_waiting_call(broker: &str, calls: usize) -> anyhow::Result<f64> {
     let queue = unique("silent");
     let worker = Broker::connect(broker).await?;
-    // It takes one request; the others wait in the queue, so that no memory of a worker's is counted.
+    // It takes one request. The others stay in the queue, so that no memory of the worker is
+    // counted.
     let server = Server::new(&worker)
         .concurrency(1)
         .drain_limit(Duration::ZERO)
@@ -178,7 +179,7 @@ pub(crate) async fn bytes_per_waiting_call(broker: &str, calls: usize) -> anyhow
         .timeout(CALL_LIMIT * 2)
         .max_in_flight(calls)
         .build();
-    // The first call opens the link, which is not the calls' memory.
+    // The first call opens the reply queue and the channels, whose memory is not the calls'.
     let mut waiting = JoinSet::new();
     waiting.spawn(client.echo(&[b'x'; 16]).into_future());
     settled_bytes().await?;
@@ -193,18 +194,19 @@ pub(crate) async fn bytes_per_waiting_call(broker: &str, calls: usize) -> anyhow
     }
     waiting.shutdown().await;
     caller.close().await;
-    // The request that runs cannot end.
+    // The running request cannot end.
     drop(server);
     worker.close().await;
     #[allow(clippy::cast_precision_loss)]
     Ok((after - before) as f64 / calls as f64)
 }
 
-/// The bytes in use, once they have stopped changing: all requests have left by then.
+/// Returns the bytes in use, once they do not change any more: then all requests have been
+/// published.
 async fn settled_bytes() -> anyhow::Result<i64> {
     const STILL: Duration = Duration::from_millis(250);
     const NOISE: i64 = 16 * 1024;
-    /// The broker may pause for a moment in the middle of it.
+    /// The broker may pause meanwhile.
     const TIMES: u32 = 5;
     let settling = async {
         let (mut last, mut still) = (live_bytes()?, 0);

@@ -1,6 +1,6 @@
-//! RPC written by hand with lapin, in the form that was found to be the fastest: a connection to publish and one to
-//! consume on each side, an exclusive reply queue without acknowledgements, and as many publishes at once as there are
-//! calls, so that their frames leave in few writes.
+//! Hand-written RPC with lapin, in the form that proved fastest: one connection to publish and one
+//! to consume on each side, an exclusive reply queue without acknowledgements, and as many
+//! concurrent publishes as calls, so that few writes carry their frames.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,22 +30,23 @@ use crate::scenario::{self, Scenario};
 
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
-/// How many replies may be under way and not acknowledged.
+/// How many replies may be unacknowledged.
 const REPLY_PREFETCH: u16 = 2000;
 
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 pub(super) struct LapinByHand {
-    /// Confirms, `mandatory` requests that expire, a reply queue that outlives the connection, replies that are acknowledged,
-    /// and requests settled only once their reply is confirmed: what this library promises takes no less.
+    /// With the guarantees of this library: confirms, `mandatory` requests that expire, a reply
+    /// queue that outlives the connection, acknowledged replies, and requests that are acknowledged
+    /// only after their reply is confirmed.
     pub(super) guarantees: bool,
 }
 
 struct RunningLapin {
     caller: LapinCaller,
     connections: Vec<Connection>,
-    /// Held until their connections are closed: lapin closes a dropped channel in the background, and where that meets with the
-    /// close of its connection, neither may end.
+    /// Kept until their connections are closed. lapin closes a dropped channel in the background;
+    /// if its connection is closed at the same time, neither close may finish.
     channels: Vec<Channel>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -108,7 +109,7 @@ async fn connect(broker: &str) -> anyhow::Result<[Connection; 2]> {
     Ok([connect().await?, connect().await?])
 }
 
-/// Where replies come in: with guarantees, a queue that outlives the connection for a minute.
+/// The reply queue. With guarantees, it outlives the connection for a minute.
 async fn declare_replies(channel: &Channel, guarantees: bool) -> anyhow::Result<ShortString> {
     let (name, options, mut arguments) = (
         match guarantees {
@@ -180,7 +181,7 @@ impl Caller for LapinCaller {
             let mut reply = reply;
             tokio::select! {
                 biased;
-                // An answer is better than a confirm.
+                // A reply is as good as a confirm.
                 reply = &mut reply => return Ok(reply?.data.len()),
                 confirmation = confirming => {
                     let confirmation = confirmation?;
@@ -204,7 +205,7 @@ impl CallerState {
             .with_reply_to(self.reply_to.clone())
             .with_correlation_id(id.to_string().into());
         match self.guarantees {
-            // Nobody is to run what nobody waits for.
+            // No worker should run a request that no caller waits for.
             true => properties.with_expiration(CALL_LIMIT.as_millis().to_string().into()),
             false => properties,
         }
@@ -225,7 +226,7 @@ impl CallerState {
     }
 }
 
-/// Hands replies to the calls that wait for them, and acknowledges those together that came together.
+/// Passes replies to the waiting calls, and acknowledges those that arrived together with one ack.
 async fn route(mut replies: Consumer, channel: Channel, caller: LapinCaller) {
     while let Some(Ok(first)) = replies.next().await {
         let mut last = first.delivery_tag;
@@ -271,13 +272,13 @@ impl Worker {
         Ok(tokio::spawn(async move {
             while let Some(Ok(request)) = consumer.next().await {
                 let worker = Arc::clone(&worker);
-                // A task each: handlers run side by side, and so do the publishes of their replies.
+                // One task each, so that handlers and the publishes of replies run concurrently.
                 tokio::spawn(async move { worker.serve(request).await });
             }
         }))
     }
 
-    /// A request that cannot be answered comes again when the channel closes.
+    /// A request without a reply is redelivered when the channel closes.
     async fn serve(&self, request: Delivery) -> anyhow::Result<()> {
         scenario::handle(self.handler).await;
         let properties = request.properties;
@@ -315,7 +316,7 @@ impl Running for RunningLapin {
 
     async fn stop(self: Box<Self>) -> anyhow::Result<()> {
         for connection in self.connections {
-            // What a close does not achieve, the drop at the end does.
+            // If a close fails, the drop at the end closes the connection.
             let _ = timeout(CLOSE_LIMIT, connection.close(200, "done".into())).await;
         }
         drop(self.channels);

@@ -1,4 +1,4 @@
-//! Who is measured: a file each, all behind [`Contender`].
+//! The contenders, one file each, behind the trait [`Contender`].
 
 use std::time::Duration;
 
@@ -17,23 +17,23 @@ mod lapin_by_hand;
 mod raw_sockets;
 mod tarpc;
 
-/// How long a contender may take to start, or to stop.
+/// How long a contender may take to start or to stop.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A way to make remote calls.
 #[async_trait]
 pub(crate) trait Contender: Send + Sync {
-    /// Starts workers and a caller, with connections and queues of their own.
+    /// Starts workers and a caller with connections and queues of their own.
     async fn start(&self, broker: &str, scenario: &Scenario) -> anyhow::Result<Box<dyn Running>>;
 }
 
-/// Workers and a caller that are connected.
+/// Connected workers and a caller.
 #[async_trait]
 pub(crate) trait Running: Send + Sync {
     /// Runs the load.
     async fn run(&self, load: &Load) -> anyhow::Result<Measured>;
 
-    /// Leaves nothing behind that would disturb the next contender.
+    /// Removes everything that could affect the next contender.
     async fn stop(self: Box<Self>) -> anyhow::Result<()>;
 }
 
@@ -41,19 +41,20 @@ pub(crate) trait Running: Send + Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
-    /// This library, batching calls that wait into one message.
+    /// This library, with batching.
     FrameworkBatched,
-    /// This library, a message a call.
+    /// This library, without batching.
     FrameworkUnbatched,
-    /// This library with its broker within the process.
+    /// This library with the in-process broker.
     FrameworkInProcess,
-    /// What a good engineer writes with lapin alone: replies may get lost with a crash.
+    /// What a good engineer writes with lapin alone. A crash may lose replies.
     LapinByHand,
-    /// The same with confirms, `mandatory` requests, and requests settled once their reply is confirmed.
+    /// The same with confirms, `mandatory` requests, and requests that are acknowledged after their
+    /// reply is confirmed.
     LapinWithGuarantees,
-    /// Frames encoded beforehand on plain sockets: what the broker can do with a message a call.
+    /// Pre-encoded frames on plain sockets: the broker's limit with one message for each call.
     RawSockets,
-    /// tarpc over TCP: no broker at all.
+    /// tarpc over TCP, without a broker.
     TarpcOverTcp,
 }
 
@@ -70,12 +71,12 @@ impl Kind {
         }
     }
 
-    /// Whether the scenario means anything for this contender.
+    /// Returns whether the scenario applies to this contender.
     pub(crate) fn can_run(self, scenario: &Scenario) -> bool {
         match self {
-            // It has no handler, and its window is its own.
+            // It has no handler and its own window.
             Self::RawSockets => scenario.handler.is_zero() && scenario.open_loop.is_none(),
-            // Without a broker there is nothing that would spread the calls.
+            // Without a broker, nothing distributes the calls.
             Self::TarpcOverTcp => scenario.workers == 1,
             _ => true,
         }
@@ -101,7 +102,7 @@ impl Kind {
                 .await
                 .with_context(|| format!("it did not start within {LIMIT:?}"))??;
             let measured = running.run(load).await;
-            // A load that failed is the news, whatever stopping says.
+            // The error of the load comes first, even if stopping fails too.
             let stopped = timeout(LIMIT, running.stop())
                 .await
                 .with_context(|| format!("it did not stop within {LIMIT:?}"));

@@ -1,4 +1,4 @@
-//! tarpc over TCP: typed calls with a length and bincode on a socket, and no broker.
+//! tarpc over TCP: typed calls with a length prefix and bincode on a socket, without a broker.
 
 use std::time::{Duration, Instant};
 

@@ -11,13 +11,13 @@ use super::plan::{Arrivals, BASE, Case, FACTORS, Loads, Setting, System, plan};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Overload")]
 pub(crate) struct Overload {
-    /// More calls than can be answered, in open loop: what is answered in time, and what runs for
-    /// callers that have given up. Without further options one axis at a time is varied, which takes
-    /// about ten minutes; with --quick only the ratios that are held are measured.
+    /// Offers more calls than can be answered, in an open loop: how many are answered in time, and
+    /// how many run for callers that have given up. Without further options, it varies one axis at
+    /// a time, which takes about ten minutes; with --quick, it measures only the tracked ratios
     #[arg(long, conflicts_with_all = ["contender", "in_flight", "payload", "handler", "open_loop"])]
     overload: bool,
 
-    /// Which systems are measured; all unless given.
+    /// The systems to measure; all by default
     #[arg(long, value_enum, value_delimiter = ',', requires = "overload")]
     system: Vec<System>,
 
@@ -25,7 +25,7 @@ pub(crate) struct Overload {
     #[arg(long, value_delimiter = ',', requires = "overload", value_parser = positive)]
     factor: Vec<f64>,
 
-    /// Milliseconds that a method takes.
+    /// Milliseconds that a method takes
     #[arg(long, value_name = "MS", requires = "overload", value_parser = positive)]
     method: Option<f64>,
 
@@ -33,12 +33,12 @@ pub(crate) struct Overload {
     #[arg(long, requires = "overload", value_parser = clap::value_parser!(u16).range(1..))]
     callers: Option<u16>,
 
-    /// How many methods a worker runs at once. Unless given, as many as keep the capacity at some
-    /// hundred or thousand calls a second.
+    /// How many methods a worker runs at once; by default as many as keep the capacity at some
+    /// hundred or thousand calls a second
     #[arg(long, requires = "overload", value_parser = clap::value_parser!(u16).range(1..))]
     places: Option<u16>,
 
-    /// One call a message.
+    /// One call in each message
     #[arg(long, requires = "overload")]
     unbatched: bool,
 
@@ -46,8 +46,8 @@ pub(crate) struct Overload {
     #[arg(long, requires = "overload")]
     wrong_clocks: bool,
 
-    /// Every second caller is written by hand with lapin: it neither batches nor holds calls back, and
-    /// its clock is ten minutes slow. This takes two callers or more.
+    /// Every second caller is written by hand with lapin: it neither batches nor limits its calls,
+    /// and its clock is ten minutes slow. This takes two callers or more.
     #[arg(long, requires = "overload")]
     foreign: bool,
 
@@ -55,15 +55,15 @@ pub(crate) struct Overload {
     #[arg(long, requires = "overload")]
     greedy: bool,
 
-    /// Workers do not refuse what they cannot finish in time.
+    /// Workers do not refuse calls that they cannot finish in time
     #[arg(long, requires = "overload")]
     no_admission: bool,
 
-    /// Callers keep as many calls in flight as they like.
+    /// Callers do not limit their calls in flight
     #[arg(long, requires = "overload")]
     no_adaptive: bool,
 
-    /// Calls come at random, not at equal distances.
+    /// Calls come at random, not at equal intervals
     #[arg(long, requires = "overload")]
     random: bool,
 

@@ -1,4 +1,4 @@
-//! The load: calls that begin when they are due, whatever became of earlier ones.
+//! The load: calls that start when they are due, whatever happened to earlier ones.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,28 +13,28 @@ use super::plan::{DEADLINE, Phase, Setting, as_f64, due_times};
 use super::record::{End, Ended, Ran, Record};
 use super::systems::{Call, Running};
 
-/// How many calls may be unfinished: beyond it, the system under load does not keep deadlines.
+/// The limit of unfinished calls. If there are more, the system under load does not keep deadlines.
 const UNFINISHED_LIMIT: usize = 200_000;
 
 /// How long after its deadline the last call may end.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// One call in so many is important. The number is coprime to the usual numbers of callers, so that
-/// every caller has important calls.
+/// One call in this many is important. The number is coprime to the usual numbers of callers, so
+/// that every caller has important calls.
 const IMPORTANT_OF: usize = 11;
 
-/// Calls in flight, per place, while the capacity is measured.
+/// Calls in flight for each place while the capacity is measured.
 const IN_FLIGHT_PER_PLACE: usize = 4;
 
 const CAPACITY_WARM_UP: Duration = Duration::from_millis(700);
 
-/// The best of so many counts: what else the machine does at that moment is no limit of the system.
+/// The best of this many counts: other activity of the machine is not a limit of the system.
 const CAPACITY_WINDOWS: usize = 2;
 
-/// Without pressure of time.
+/// A deadline that does not matter.
 const CAPACITY_DEADLINE: Duration = Duration::from_secs(30);
 
-/// What becomes of calls that have not ended when the load is over.
+/// What happens to calls that have not ended when the load is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tail {
     Await,
@@ -90,7 +90,7 @@ pub(crate) async fn offer(
     })
 }
 
-/// Begins calls on a thread: the runtime's own timers are a millisecond apart.
+/// Starts calls on a thread of its own: the timers of tokio count milliseconds.
 struct Pacer {
     running: Arc<dyn Running>,
     setting: Setting,
@@ -148,7 +148,7 @@ impl Pacer {
 ///
 /// # Errors
 ///
-/// If no call is answered.
+/// Fails if no call is answered.
 pub(crate) async fn capacity(
     running: &Arc<dyn Running>,
     setting: &Setting,

@@ -1,25 +1,25 @@
-//! The method that is called: takes its time, and notes whether its caller was still there at the end.
+//! The called method: it takes its time, and records whether its caller still waits at the end.
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Below this, tokio's timer is too coarse: it counts milliseconds.
+/// For shorter times tokio's timer is too coarse: it counts milliseconds.
 const PRECISE_BELOW: Duration = Duration::from_millis(5);
 
-/// How late the kernel may wake a sleeping thread. This much of a short method is spent spinning, a few
-/// microseconds for the most part.
+/// How late the kernel may wake a sleeping thread. This part of a short method is spent spinning,
+/// usually a few microseconds.
 const WAKE_UP_SLACK: Duration = Duration::from_micros(70);
 
-/// What instants are counted from in payloads.
+/// The origin of the instants in payloads.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// A payload that tells the method when its caller gives up.
+/// Returns a payload with the time at which the caller gives up.
 pub(crate) fn payload(deadline: Instant) -> [u8; 16] {
     let nanos = deadline.saturating_duration_since(*EPOCH).as_nanos();
     nanos.to_be_bytes()
 }
 
-/// The deadline in a payload; `None` if it has none.
+/// Returns the deadline in a payload, or `None` if it has none.
 fn deadline(payload: &[u8]) -> Option<Instant> {
     let nanos = u128::from_be_bytes(payload.try_into().ok()?);
     EPOCH.checked_add(Duration::from_nanos(u64::try_from(nanos).ok()?))
@@ -67,7 +67,7 @@ impl Method {
 }
 
 /// Waits this long. Methods of less than five milliseconds wait on a thread of their own, which
-/// sleeps and spins for the last microseconds.
+/// sleeps, then spins for the last microseconds.
 async fn wait(time: Duration) {
     if time >= PRECISE_BELOW {
         return tokio::time::sleep(time).await;

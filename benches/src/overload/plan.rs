@@ -17,7 +17,7 @@ pub(crate) enum System {
     Library,
     /// lapin by hand: requests expire at the deadline, and the prefetch is the number of places.
     LapinByHand,
-    /// tonic 0.14 without a broker: as many methods at once as there are places, and all other calls
+    /// tonic 0.14 without a broker: as many methods at once as there are places. All other calls
     /// are refused at once.
     Tonic,
 }
@@ -47,16 +47,16 @@ pub(crate) struct Setting {
     pub(crate) batching: bool,
     /// Whether every second caller's clock is ten minutes slow.
     pub(crate) wrong_clocks: bool,
-    /// Whether every second caller is written by hand with lapin: it knows nothing of this library,
-    /// so that it neither batches nor holds calls back, and its clock is ten minutes slow.
+    /// Whether every second caller is written by hand with lapin. It knows nothing of this library,
+    /// so it neither batches nor limits its calls, and its clock is ten minutes slow.
     pub(crate) foreign: bool,
     /// Whether the first caller makes nine calls of ten.
     pub(crate) greedy: bool,
-    /// Whether workers refuse what they cannot finish in time.
+    /// Whether workers refuse calls that they cannot finish in time.
     pub(crate) admission: bool,
     /// Whether callers keep fewer calls in flight while workers are overloaded.
     pub(crate) adaptive: bool,
-    /// Whether a part of the calls is marked important, on a queue with priorities.
+    /// Whether some calls are marked important, on a queue with priorities.
     pub(crate) important: bool,
     pub(crate) arrivals: Arrivals,
 }
@@ -65,14 +65,14 @@ pub(crate) struct Setting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Arrivals {
-    /// At equal distances.
+    /// At equal intervals.
     Even,
-    /// Independently of each other: some come at once.
+    /// Independently of each other, so that some coincide.
     Random,
 }
 
-/// So many calls in a row come at random within the time that they have at equal distances. The rate
-/// is then as exact as with those, and calls come in bursts all the same.
+/// This many consecutive calls come at random within the time that they take at equal intervals.
+/// The rate is as exact as with those, but calls come in bursts.
 const RANDOM_BLOCK: u32 = 50;
 
 /// The point from which one axis at a time is varied.
@@ -92,17 +92,17 @@ pub(crate) const BASE: Setting = Setting {
     arrivals: Arrivals::Even,
 };
 
-/// This library without what it does against overload.
+/// This library without its protection from overload.
 pub(crate) const UNPROTECTED: Setting = Setting {
     admission: false,
     adaptive: false,
     ..BASE
 };
 
-/// Calls offered ÷ capacity, unless others are asked for.
+/// Calls offered ÷ capacity, by default.
 pub(crate) const FACTORS: [f64; 5] = [0.8, 1.0, 1.5, 3.0, 10.0];
 
-/// A setting and what it is put under.
+/// A setting and its loads.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Case {
     pub(crate) setting: Setting,
@@ -188,7 +188,7 @@ pub(crate) fn plan(system: System) -> Vec<Case> {
 }
 
 impl Setting {
-    /// The same with regard to its workers, and with a single caller that has nothing special.
+    /// Returns the same setting for its workers alone, with a single ordinary caller.
     pub(crate) fn workers_alone(&self) -> Self {
         Self {
             callers: 1,
@@ -203,8 +203,8 @@ impl Setting {
         }
     }
 
-    /// The same with methods of this time, and as many places as keep the capacity at some thousand
-    /// calls a second: two cores run callers, workers and the broker.
+    /// Returns the same setting with methods of this duration, and as many places as keep the
+    /// capacity at some thousand calls a second: two cores run callers, workers and the broker.
     pub(crate) fn with_method(self, method: Duration) -> Self {
         Self {
             method,
@@ -213,12 +213,12 @@ impl Setting {
         }
     }
 
-    /// Places ÷ the time of a method, in calls a second.
+    /// Returns places ÷ duration of a method, in calls a second.
     pub(crate) fn nominal_capacity(&self) -> f64 {
         f64::from(self.places) * as_f64(self.workers) / self.method.as_secs_f64()
     }
 
-    /// The caller of a call. They take turns, or those do that are not greedy.
+    /// Returns the caller of a call. Callers take turns; with a greedy one, the others do.
     pub(crate) fn caller_of(&self, call: usize) -> usize {
         match (self.greedy, call % 10, self.callers - 1) {
             (false, _, _) => call % self.callers,
@@ -227,7 +227,7 @@ impl Setting {
         }
     }
 
-    /// Whether a caller is one that a greedy one may not starve.
+    /// Returns whether a caller must not be starved by a greedy one.
     pub(crate) fn is_modest(&self, caller: usize) -> bool {
         self.greedy && caller > 0
     }
@@ -276,7 +276,7 @@ impl fmt::Display for Setting {
     }
 }
 
-/// A load that is kept for a time.
+/// A load that is constant for a time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Phase {
     /// Calls a second ÷ capacity.
@@ -284,8 +284,8 @@ pub(crate) struct Phase {
     pub(crate) time: Duration,
 }
 
-/// The instants at which calls are due, counted from the beginning. Random ones are the same in each
-/// run.
+/// Returns the instants at which calls are due, counted from the beginning. Random ones are the
+/// same in each run.
 pub(crate) fn due_times(phases: &[Phase], capacity: f64, arrivals: Arrivals) -> Vec<Duration> {
     let mut random = fastrand::Rng::with_seed(1);
     let mut due = Vec::new();

@@ -1,4 +1,4 @@
-//! The ratios that are held under overload.
+//! The tracked ratios under overload.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const WINDOW: Duration = Duration::from_secs(2);
 /// Long enough for hundreds of calls.
 const UNLOADED_WINDOW: Duration = Duration::from_secs(5);
 
-/// A load under which nothing waits.
+/// A load at which no call waits.
 const UNLOADED: f64 = 0.2;
 
 const STEP_TIMES: StepTimes = StepTimes {
@@ -30,8 +30,8 @@ const MODERATE: f64 = 3.0;
 /// The loads of the ratios.
 const FACTORS: [f64; 3] = [1.5, 3.0, 10.0];
 
-/// The settings, in groups that run at the same time at moderate loads, which leave the machine idle
-/// for the most part.
+/// The settings, in groups that run at the same time at moderate loads, which leave the machine
+/// mostly idle.
 fn groups() -> [Vec<Setting>; 3] {
     let callers = Setting { callers: 100, ..BASE };
     let workers = Setting { workers: 4, ..BASE };
@@ -107,8 +107,8 @@ async fn run_group(runner: &mut Runner<'_>, group: &[Setting], factor: f64) -> a
     try_join_all(runs).await
 }
 
-/// The p99 of important calls at three times the capacity ÷ that without load, of all calls: there
-/// nothing waits, and important calls alone would be too few.
+/// The p99 of important calls at three times the capacity ÷ the p99 of all calls without load.
+/// There no call waits, and important calls alone would be too few.
 async fn important(runner: &mut Runner<'_>) -> anyhow::Result<f64> {
     let setting = Setting {
         important: true,
@@ -133,7 +133,7 @@ fn shown(load: Load, setting: &Setting, capacity: f64) -> Load {
     load
 }
 
-/// Infinite if there is none.
+/// Infinite if there is no such call.
 fn seconds(latency: Option<Duration>) -> f64 {
     latency.map_or(f64::INFINITY, |latency| latency.as_secs_f64())
 }

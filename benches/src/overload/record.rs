@@ -1,4 +1,4 @@
-//! What became of the calls, and the figures of a span of time.
+//! The outcomes of calls, and the figures of a window.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use super::plan::as_f64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
     Answered,
-    /// The method did not run; why.
+    /// The method did not run, for this reason.
     Refused(String),
     /// The caller gave up, and the method may have run.
     TimedOut,
@@ -54,10 +54,11 @@ pub(crate) struct Summary {
     pub(crate) offered: f64,
     /// Calls answered in time a second.
     pub(crate) goodput: f64,
-    /// Of the calls answered in time, from when they were due; `None` if there was none.
+    /// The latency of calls answered in time, counted from when they were due; `None` if there was
+    /// none.
     pub(crate) latency: Option<Quantiles>,
-    /// The same of all calls that were marked important. One that was not answered in time counts as
-    /// if it took until the deadline: to be refused is no way to be quick.
+    /// The same for all calls that were marked important. A call that was not answered in time
+    /// counts as if it took until the deadline, because a refusal is not a fast answer.
     pub(crate) important: Option<Quantiles>,
     /// The share of the calls of modest callers that were answered in time; `None` if none ended.
     pub(crate) modest: Option<f64>,
@@ -80,7 +81,7 @@ pub(crate) struct Quantiles {
 }
 
 impl Quantiles {
-    /// Of these latencies; `None` if there are none.
+    /// Returns the quantiles of these latencies; `None` if there are none.
     pub(crate) fn of(latencies: impl IntoIterator<Item = Duration>) -> Option<Self> {
         let mut sorted: Vec<_> = latencies.into_iter().collect();
         sorted.sort_unstable();
@@ -92,7 +93,7 @@ impl Quantiles {
     }
 }
 
-/// All that happened under a load.
+/// Everything that happened under a load.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) deadline: Duration,
@@ -100,12 +101,12 @@ pub(crate) struct Record {
     pub(crate) due: Vec<Duration>,
     pub(crate) calls: Vec<Ended>,
     pub(crate) runs: Vec<Ran>,
-    /// The longest time by which a call began later than it was due.
+    /// The greatest delay between when a call was due and when it started.
     pub(crate) greatest_lag: Duration,
 }
 
 impl Record {
-    /// The figures of what ended within the window.
+    /// Returns the figures of calls that ended within the window.
     pub(crate) fn summary(&self, window: Range<Duration>) -> Summary {
         let seconds = (window.end - window.start).as_secs_f64();
         let a_second = |count: usize| as_f64(count) / seconds;

@@ -1,26 +1,26 @@
-//! How long it takes after an overload until calls are as quick as before.
+//! How long calls remain slow after an overload.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use super::record::{End, Ended, Quantiles, Record};
 
-/// Calls are judged by when they were due, in windows of this length.
+/// Calls are grouped by when they were due, in windows of this length.
 const WINDOW: Duration = Duration::from_millis(200);
 
-/// So many windows in a row must be as before. One call that the machine delayed later on is no
-/// overload that lasts.
+/// This many windows in a row must be as before. A single call that the machine delays later does
+/// not count.
 const IN_A_ROW: usize = 5;
 
-/// "As before" is at most this many times the slowest window before, and ..
+/// "As before" is at most this many times the slowest window before, plus [`SLACK`].
 const TOLERANCE: f64 = 1.5;
 
-/// .. this more: timers count milliseconds, and a window has so few calls that its p99 is the slowest.
+/// Timers count milliseconds, and a window has so few calls that its p99 is the slowest.
 const SLACK: Duration = Duration::from_millis(5);
 
-/// The time from the end of the overload until calls are answered, and are as quick as they were
-/// during `before`, and stay so for a second. `None` if that does not come to pass within `after`,
-/// which begins at the end of the overload.
+/// Returns the time from the end of the overload until calls are answered, are as fast as during
+/// `before`, and stay so for a second. `None` if that does not happen within `after`, which begins
+/// at the end of the overload.
 pub(crate) fn recovery(record: &Record, before: Range<Duration>, after: Range<Duration>) -> Option<Duration> {
     let slowest = windows(record, before).into_iter().flatten().max()?;
     let limit = slowest.mul_f64(TOLERANCE) + SLACK;
@@ -34,7 +34,7 @@ pub(crate) fn recovery(record: &Record, before: Range<Duration>, after: Range<Du
     Some(WINDOW * u32::try_from(first).ok()?)
 }
 
-/// The p99 of each window; `None` if not all of its calls were answered in time.
+/// Returns the p99 of each window; `None` if not all of its calls were answered in time.
 fn windows(record: &Record, span: Range<Duration>) -> Vec<Option<Duration>> {
     let count = (span.end - span.start).as_nanos() / WINDOW.as_nanos();
     let mut windows: Vec<Vec<&Ended>> = vec![Vec::new(); usize::try_from(count).unwrap_or_default()];
@@ -65,7 +65,8 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    /// A call each 10 ms for 6 s, with the latency and end that `of` gives for its due time in ms.
+    /// Returns a call each 10 ms for 6 s, with the latency and end that `of` gives for its due time
+    /// in ms.
     fn record(of: impl Fn(u64) -> (u64, End)) -> Record {
         let calls = (0..600).map(|index| {
             let due = index * 10;

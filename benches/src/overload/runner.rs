@@ -1,4 +1,4 @@
-//! Runs: each with callers, workers and a queue of its own.
+//! Runs, each with its own callers, workers and queue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,28 +13,27 @@ use super::record::{Record, Summary};
 use super::recovery::recovery;
 use super::systems::{self, Running};
 
-/// How long a load runs before it counts. Queues fill within seconds, and what comes then is what
-/// lasts.
+/// How long a load runs before it counts. Queues fill within seconds; after that the state is
+/// stable.
 const WARM_UP: Duration = Duration::from_secs(3);
 
-/// A call that begins this late was held up by the generator, not by the system under load.
+/// A call that starts this late was delayed by the generator, not by the system under load.
 const LAG_LIMIT: Duration = Duration::from_millis(50);
 
 /// How long the capacity is measured.
 const CAPACITY_WINDOW: Duration = Duration::from_millis(1500);
 
-/// A capacity of less than this share of the nominal one says more about the machine than about the
-/// system under load.
+/// A lower share of the nominal capacity reflects the machine rather than the system under load.
 const LOW_CAPACITY: f64 = 0.8;
 
 /// The load before and after the overload of a step, and the overload.
 const STEP_LOW: f64 = 0.5;
 const STEP_HIGH: f64 = 3.0;
 
-/// The beginning of a step, when connections and buffers are new, is no example of "before".
+/// The start of a step, when connections and buffers are new, is not a valid "before".
 const STEP_SETTLING: Duration = Duration::from_secs(1);
 
-/// What a setting did under a load.
+/// The results of a setting under a load.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Load {
     /// Calls offered ÷ capacity.
@@ -42,13 +41,14 @@ pub(crate) struct Load {
     pub(crate) summary: Summary,
 }
 
-/// What a setting did before, in and after an overload.
+/// The results of a setting before, during and after an overload.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Step {
     pub(crate) before: Load,
     pub(crate) overload: Load,
     pub(crate) after: Load,
-    /// From the end of the overload until calls were as quick as before; `None` if they never were.
+    /// Time from the end of the overload until calls were as fast as before; `None` if they never
+    /// were.
     pub(crate) recovery: Option<Duration>,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct StepTimes {
     pub(crate) after: Duration,
 }
 
-/// Runs loads, and remembers capacities.
+/// Runs loads and remembers capacities.
 #[derive(Debug)]
 pub(crate) struct Runner<'a> {
     broker: &'a str,
@@ -69,7 +69,7 @@ pub(crate) struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// Each constant load counts for as long as the window.
+    /// Each constant load is measured for the length of the window.
     pub(crate) fn new(broker: &'a str, window: Duration) -> Self {
         Self {
             broker,
@@ -78,7 +78,8 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// The capacity of the setting's workers in calls a second, measured once for each kind of worker.
+    /// Returns the capacity of the setting's workers in calls a second. Measured once for each kind
+    /// of worker.
     pub(crate) async fn capacity(&mut self, setting: &Setting) -> anyhow::Result<f64> {
         let workers = setting.workers_alone();
         if let Some((_, capacity)) = self.capacities.iter().find(|(known, _)| *known == workers) {
@@ -104,7 +105,7 @@ impl<'a> Runner<'a> {
         self.steady_for(setting, factor, capacity, self.window).await
     }
 
-    /// The same with another window.
+    /// Runs one constant load with another window.
     pub(crate) async fn steady_for(
         &self,
         setting: &Setting,
@@ -119,7 +120,7 @@ impl<'a> Runner<'a> {
         Ok(Load { factor, summary })
     }
 
-    /// Runs a load that is too high for a time.
+    /// Runs a step: a load that is too high for a time.
     pub(crate) async fn step(
         &self,
         setting: &Setting,
@@ -168,7 +169,7 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Stops the system. A run that failed is the news, whatever stopping says.
+/// Stops the system. The error of the run comes first, even if stopping fails too.
 async fn stopped<T>(running: &Arc<dyn Running>, run: anyhow::Result<T>) -> anyhow::Result<T> {
     let stopped = systems::stop(running).await;
     let run = run?;

@@ -1,4 +1,4 @@
-//! The figures, for people.
+//! The figures as a table.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use super::plan::Setting;
 use super::record::Quantiles;
 use super::runner::{Load, Step};
 
-/// A line for a setting and its capacity, and the names of the columns.
+/// Returns a line for a setting and its capacity, and the names of the columns.
 pub(crate) fn heading(setting: &Setting, capacity: f64) -> String {
     let names = [
         "load", "offered", "goodput", "÷ cap", "ran", "wasted", "p50 ms", "p99 ms", "refused", "timeouts",
@@ -23,7 +23,7 @@ pub(crate) fn heading(setting: &Setting, capacity: f64) -> String {
     )
 }
 
-/// A line for a load.
+/// Returns a line for a load.
 pub(crate) fn row(load: &Load, capacity: f64) -> String {
     let Load { factor, summary } = load;
     let quantile = |quantile: fn(&Quantiles) -> Duration| match &summary.latency {
@@ -53,7 +53,7 @@ pub(crate) fn row(load: &Load, capacity: f64) -> String {
     line
 }
 
-/// Lines for a step.
+/// Returns the lines for a step.
 pub(crate) fn step(step: &Step, capacity: f64) -> String {
     let rows = [&step.before, &step.overload, &step.after].map(|load| row(load, capacity));
     let recovery = match step.recovery {

@@ -1,4 +1,4 @@
-//! All figures of all rounds, for programs.
+//! All figures of all rounds, as JSON.
 
 use std::fs::File;
 use std::io::BufWriter;

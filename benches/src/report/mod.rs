@@ -1,4 +1,4 @@
-//! What is shown of the results.
+//! Reports of the results.
 
 pub(crate) mod chart;
 pub(crate) mod json;
@@ -12,7 +12,7 @@ use crate::contenders::Kind;
 use crate::measure::Measured;
 use crate::scenario::Scenario;
 
-/// One contender at one point of the plan.
+/// One contender in one scenario.
 #[derive(Debug, Serialize)]
 pub(crate) struct Cell {
     pub(crate) scenario: Scenario,

@@ -1,8 +1,8 @@
-//! The ratios that are held: each from two contenders that ran right after each other, round by round.
+//! The tracked ratios: each from two contenders that ran directly after each other, round by round.
 
 use crate::measure::median;
 
-/// A ratio over its rounds.
+/// A ratio over several rounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Ratio {
     pub(crate) median: f64,
@@ -11,7 +11,7 @@ pub(crate) struct Ratio {
 }
 
 impl Ratio {
-    /// Of figures that are ratios already.
+    /// Creates one from figures that are already ratios.
     pub(crate) fn of(rounds: &[f64]) -> Self {
         Self {
             median: median(rounds.to_vec()),
@@ -20,14 +20,15 @@ impl Ratio {
         }
     }
 
-    /// The line that other programs read.
+    /// Returns a line for other programs.
     pub(crate) fn line(&self, name: &str) -> String {
         let Self { median, min, max } = self;
         format!("ratio {name} {median:.3} {min:.3} {max:.3}")
     }
 }
 
-/// In which order a round's pair runs: whoever comes second finds a warmer machine, so they take turns.
+/// Returns the order of a pair in a round. The second contender finds a warmer machine, so they
+/// take turns.
 pub(crate) fn order<T>(round: usize, pair: [T; 2]) -> [T; 2] {
     let [first, second] = pair;
     match round % 2 {

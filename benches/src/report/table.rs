@@ -1,4 +1,4 @@
-//! The medians, for people.
+//! The medians as a table.
 
 use std::fmt::Write as _;
 

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, ensure};
 
-/// An AMQP URL in parts; put together again, they are the same text.
+/// An AMQP URL in parts. Joined again, they are the same text.
 #[derive(Debug)]
 pub(super) struct Address {
     /// `amqp`, or `amqps`.
     scheme: String,
-    /// `user:password@`, or nothing.
+    /// `user:password@`, or empty.
     credentials: String,
-    /// With the port, where the URL has one.
+    /// Includes the port, if the URL has one.
     host: String,
     /// The virtual host and the query.
     rest: String,
@@ -32,7 +32,7 @@ impl Address {
         })
     }
 
-    /// Where to connect to.
+    /// Returns the address to connect to.
     pub(super) fn host_and_port(&self) -> String {
         // The colons of an IPv6 address are in brackets.
         let has_port = self.host.rfind(':') > self.host.rfind(']');
@@ -43,7 +43,7 @@ impl Address {
         }
     }
 
-    /// The URL with another host and port.
+    /// Returns the URL with another host and port.
     pub(super) fn with_authority(&self, address: SocketAddr) -> String {
         format!("{}://{}{address}{}", self.scheme, self.credentials, self.rest)
     }

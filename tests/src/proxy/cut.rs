@@ -11,34 +11,34 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{Direction, Shared, Target, Way, link::Link};
 
-/// Bytes to look for in what a connection carries, one after the other.
+/// Bytes to look for in a connection, one sequence after the other.
 ///
-/// They are found wherever they are, also in pieces; each is looked for from where the one before it ended.
+/// A sequence may span several pieces. The search for each begins where the previous one ended.
 #[derive(Debug, Clone)]
 pub struct Sight(VecDeque<Needle>);
 
 impl Sight {
-    /// These bytes, on the way to the broker.
+    /// Looks for these bytes on the way to the broker.
     ///
     /// # Panics
     ///
-    /// Where they are none; so do the other methods.
+    /// Panics if there are no bytes. So do the other methods.
     pub fn to_broker(needle: impl AsRef<[u8]>) -> Self {
         Self(VecDeque::new()).then_to_broker(needle)
     }
 
-    /// These bytes, on the way from the broker.
+    /// Looks for these bytes on the way from the broker.
     pub fn from_broker(needle: impl AsRef<[u8]>) -> Self {
         Self(VecDeque::new()).then_from_broker(needle)
     }
 
-    /// And then these bytes, on the way to the broker.
+    /// Then looks for these bytes on the way to the broker.
     #[must_use]
     pub fn then_to_broker(self, needle: impl AsRef<[u8]>) -> Self {
         self.then(Way::ToBroker, needle.as_ref())
     }
 
-    /// And then these bytes, on the way from the broker.
+    /// Then looks for these bytes on the way from the broker.
     #[must_use]
     pub fn then_from_broker(self, needle: impl AsRef<[u8]>) -> Self {
         self.then(Way::FromBroker, needle.as_ref())
@@ -59,12 +59,12 @@ impl Sight {
 struct Needle {
     way: Way,
     bytes: Arc<[u8]>,
-    /// The end of what was searched in vain: too short for the needle, but perhaps its beginning.
+    /// The end of what was searched, shorter than the needle, which may begin in it.
     tail: Vec<u8>,
 }
 
 impl Needle {
-    /// Where in this piece the needle ends, if it does.
+    /// Returns where in this piece the needle ends, if it does.
     fn end_in(&mut self, piece: &[u8]) -> Option<usize> {
         let length = self.bytes.len();
         let searched = [&self.tail, piece].concat();
@@ -79,14 +79,14 @@ impl Needle {
     }
 }
 
-/// Where in the last piece of a sight the connection is cut.
+/// Where to cut in the piece with the last needle.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Moment {
     Before,
     After,
 }
 
-/// When to cut a connection; each connection has its own copy, which follows what it carries.
+/// When to cut a connection. Each connection has its own copy, which tracks its bytes.
 #[derive(Debug, Clone)]
 pub(super) enum Plan {
     Bytes { direction: Direction, left: u64 },
@@ -105,7 +105,7 @@ impl Plan {
         Self::Sight { sight, moment }
     }
 
-    /// Follows one more piece; where the connection is to be cut, returns how many bytes of the piece go before.
+    /// Tracks one more piece. Returns how many of its bytes pass if the connection is cut in it.
     fn follow(&mut self, way: Way, piece: &[u8]) -> Option<usize> {
         match self {
             Self::Bytes { direction, left } => {
@@ -136,7 +136,7 @@ impl Plan {
     }
 }
 
-/// A plan, and how far each connection has come with it.
+/// A plan and the progress of each connection.
 #[derive(Debug)]
 pub(super) struct Trigger {
     target: Target,
@@ -146,7 +146,8 @@ pub(super) struct Trigger {
 }
 
 impl Trigger {
-    /// Follows one more piece of a connection; where that is to be cut, returns how many bytes go before.
+    /// Tracks one more piece of a connection. Returns how many of its bytes pass if the connection
+    /// is cut in it.
     fn follow(&self, link: &Arc<Link>, way: Way, piece: &[u8]) -> Option<usize> {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         if !link.is(self.target) || self.victim.borrow().is_some() {
@@ -160,7 +161,7 @@ impl Trigger {
 }
 
 impl Shared {
-    /// Whether a connection is to be cut within this piece, and after how many bytes of it.
+    /// Returns after how many bytes of this piece the connection is cut, if it is cut in it.
     pub(super) fn cut_within(&self, link: &Arc<Link>, way: Way, piece: &[u8]) -> Option<usize> {
         let triggers = self.triggers.lock().unwrap_or_else(PoisonError::into_inner);
         let cuts = triggers
@@ -170,9 +171,9 @@ impl Shared {
     }
 }
 
-/// A connection that will be cut, once.
+/// A connection that will be cut once.
 ///
-/// Dropping this calls it off.
+/// Dropping this cancels the cut.
 #[derive(Debug)]
 #[must_use = "the cut is called off when this is dropped"]
 pub struct Cut {
@@ -194,11 +195,11 @@ impl Cut {
         Self { trigger, shared }
     }
 
-    /// Waits until the connection is gone.
+    /// Waits until the connection is closed.
     ///
     /// # Errors
     ///
-    /// Where this takes longer.
+    /// Fails if this takes longer than `within`.
     pub async fn happened(&self, within: Duration) -> anyhow::Result<()> {
         let mut victim = self.trigger.victim.subscribe();
         let gone = async {

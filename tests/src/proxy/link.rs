@@ -26,19 +26,19 @@ use super::{
     rules::{Rules, Weather},
 };
 
-/// How much is read at a time.
+/// How many bytes are read at a time.
 const CHUNK: usize = 16 * 1024;
 
-/// How many bytes a way holds at most; where there are more, the proxy stops reading.
+/// How many bytes a direction buffers at most. Beyond that, the proxy stops reading.
 const HELD: usize = 1024 * 1024;
 
-/// How often a throttled way forwards something.
+/// How often a throttled direction forwards bytes.
 const TICKS_PER_SECOND: u64 = 20;
 
-/// The part of a connection, from its beginning, in which its name is looked for.
+/// How many bytes at the start of a connection are searched for its name.
 const SNIFFED: usize = 4096;
 
-/// What the proxy knows of one connection, also after its end.
+/// What the proxy knows about a connection, also after its end.
 #[derive(Debug)]
 pub(super) struct Link {
     number: usize,
@@ -49,7 +49,7 @@ pub(super) struct Link {
     ended: CancellationToken,
 }
 
-/// One way through a connection.
+/// One direction of a connection.
 #[derive(Debug, Default)]
 struct Lane {
     forwarded: AtomicU64,
@@ -89,7 +89,7 @@ impl Link {
         self.reset.cancel();
     }
 
-    /// Ends one way, and returns when that is done.
+    /// Ends one direction, and returns when that is done.
     pub(super) async fn close(&self, way: Way) {
         let lane = self.lane(way);
         lane.close.cancel();
@@ -137,7 +137,7 @@ impl Link {
         }
     }
 
-    /// Carries bytes both ways until both have ended, or until the connection is lost.
+    /// Forwards both directions until both have ended or the connection is lost.
     async fn relay(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
@@ -158,27 +158,27 @@ impl Link {
     }
 }
 
-/// The connection is to be reset.
+/// The connection must be reset.
 #[derive(Debug)]
 struct Lost;
 
-/// Makes the end of a socket a reset.
+/// Makes closing the socket a reset.
 fn reset_on_close(socket: &TcpStream) {
-    // It fails where the peer has reset the connection already.
+    // This fails if the peer has already reset the connection.
     let _ = socket.set_zero_linger();
 }
 
-/// What arrived at one moment.
+/// The bytes that arrived at one moment.
 struct Chunk {
     arrived: Instant,
-    /// No bytes at the end of the stream.
+    /// Empty at the end of the stream.
     bytes: io::Result<Bytes>,
     /// Its share of [`HELD`].
     _room: Option<OwnedSemaphorePermit>,
 }
 
-/// Carries bytes one way: a reader and a writer with a queue in between, so that chunks can be on the way at the
-/// same time.
+/// Forwards one direction: a reader and a writer with a queue between them, so that several chunks
+/// can be delayed at the same time.
 struct Carrier {
     link: Arc<Link>,
     shared: Arc<Shared>,
@@ -197,7 +197,7 @@ impl Carrier {
         }
     }
 
-    /// Returns after the end of the stream was forwarded, or made.
+    /// Returns after the end of the stream was forwarded or produced.
     async fn run(mut self, from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), Lost> {
         let link = self.link.clone();
         let way = self.way;
@@ -217,7 +217,7 @@ impl Carrier {
         shut_down.map_err(|_| Lost)
     }
 
-    /// Writes what was read, when the conditions let it pass, until the end of the stream.
+    /// Writes chunks when the conditions permit, until the end of the stream.
     async fn write(
         &mut self,
         mut chunks: mpsc::UnboundedReceiver<Chunk>,
@@ -239,12 +239,12 @@ impl Carrier {
         Ok(())
     }
 
-    /// Writes one piece, unless the connection is to be cut before or within it.
+    /// Writes one piece, unless the connection is cut before or within it.
     async fn forward(&mut self, piece: &[u8], to: &mut WriteHalf<'_>) -> Result<(), Lost> {
         let cut = self.shared.cut_within(&self.link, self.way, piece);
         let pass = &piece[..cut.unwrap_or(piece.len())];
         if to.write_all(pass).await.is_err() {
-            // That the receiver is gone is news which travels the other way.
+            // The other direction reports that the receiver has closed.
             self.passage(self.way.opposite(), Instant::now()).await;
             return Err(Lost);
         }
@@ -256,7 +256,8 @@ impl Carrier {
         }
     }
 
-    /// Waits until the conditions let pass on this way what arrived at this time, and returns what they are then.
+    /// Waits until the conditions let a chunk with this arrival time pass. Returns the current
+    /// conditions.
     async fn passage(&mut self, way: Way, arrived: Instant) -> Weather {
         loop {
             let weather = self.rules.borrow_and_update().weather(&self.link, way);
@@ -265,7 +266,7 @@ impl Carrier {
                 return weather;
             }
             tokio::select! {
-                // The sender is in `shared`, so it is there.
+                // `shared` keeps the sender alive.
                 _ = self.rules.changed() => {}
                 () = sleep_until(due), if !weather.black_hole => {}
             }
@@ -273,14 +274,14 @@ impl Carrier {
     }
 }
 
-/// How many bytes a way with this rate forwards at a time.
+/// Returns how many bytes a direction with this rate forwards at a time.
 fn a_tick_of(bytes_per_second: u64) -> usize {
     usize::try_from(bytes_per_second / TICKS_PER_SECOND)
         .unwrap_or(usize::MAX)
         .max(1)
 }
 
-/// Reads until the stream has ended or is lost, which is the last chunk.
+/// Reads until the stream ends or is lost, which the last chunk reports.
 async fn read(link: &Link, way: Way, mut from: ReadHalf<'_>, queue: mpsc::UnboundedSender<Chunk>) {
     let room = Arc::new(Semaphore::new(HELD));
     let mut beginning = (way == Way::ToBroker).then(Vec::new);
@@ -312,7 +313,8 @@ async fn read(link: &Link, way: Way, mut from: ReadHalf<'_>, queue: mpsc::Unboun
     }
 }
 
-/// The name in the client properties of a `start-ok`, once it is there as a whole: a field with a long string.
+/// Returns the name in the client properties of a `start-ok`, once it is complete: a field with a
+/// long string.
 fn connection_name(sent: &[u8]) -> Option<String> {
     const KEY: &[u8] = b"\x0fconnection_nameS";
     let start = sent.windows(KEY.len()).position(|window| window == KEY)? + KEY.len();

@@ -1,14 +1,15 @@
-//! A TCP proxy before the broker, with faults that a test switches on and off.
+//! A TCP proxy in front of the broker, with faults that a test switches on and off.
 //!
-//! Clients connect to [`Proxy::url`]. A fault that lasts (latency, a black hole, …) is there as long as its [`Fault`];
-//! a fault of a moment (a reset, a half-close) is there when its method returns; a [`Cut`] waits for bytes to pass.
-//! All are aimed at a [`Target`], and most at a [`Direction`]. What the proxy has done is in its [`Counts`].
+//! Clients connect to [`Proxy::url`]. A lasting fault (latency, a black hole, …) holds as long as
+//! its [`Fault`]. A momentary fault (a reset, a half-close) has happened when its method returns. A
+//! [`Cut`] waits for bytes to pass. Every fault has a [`Target`], and most have a [`Direction`].
+//! [`Counts`] reports what the proxy has done.
 //!
-//! Where only one of several clients is to suffer, it gets a proxy of its own; the connections of one client differ in
-//! the names that it gives them.
+//! Give a client a proxy of its own if the other clients must not suffer. The connections of one
+//! client differ in their names.
 //!
-//! The proxy acknowledges what it reads as TCP does, also when it does not forward it: a black hole looks like a
-//! network that loses everything only until the buffers on the way are full.
+//! The proxy acknowledges at the TCP level what it reads, even if it does not forward it. So a
+//! black hole resembles a network that loses everything only until the buffers are full.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,17 +35,18 @@ pub use self::{
     rules::Fault,
 };
 
-/// The first bytes of a `basic.ack` method, class 60 and method 80: from the broker it is a publisher's confirm.
+/// The first bytes of a `basic.ack`, class 60 and method 80. From the broker it is a publisher
+/// confirm.
 pub const BASIC_ACK: [u8; 4] = [0, 60, 0, 80];
 
-/// Which way the bytes go that a fault applies to.
+/// The direction to which a fault applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to the broker.
     ToBroker,
     /// From the broker to the client.
     FromBroker,
-    /// Either way.
+    /// Both directions.
     Both,
 }
 
@@ -58,7 +60,7 @@ impl Direction {
     }
 }
 
-/// One of the two ways through a connection.
+/// One of the two directions of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     ToBroker,
@@ -76,26 +78,26 @@ impl Way {
     }
 }
 
-/// Which connections a fault applies to.
+/// The connections to which a fault applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// All of them.
+    /// All connections.
     All,
-    /// Those whose client gave them a name that ends so: `connection_name` in the properties of its `start-ok`.
+    /// Connections whose name ends so: `connection_name` in the client properties of `start-ok`.
     ///
-    /// A connection has its name from the moment these bytes arrive at the proxy, before they are forwarded. The
-    /// runtime's end with `rpc publish`, `rpc consume` and `rpc direct replies`.
+    /// A connection has its name once these bytes arrive at the proxy, before they are forwarded.
+    /// The names of the runtime end with `rpc publish`, `rpc consume` and `rpc direct replies`.
     Named(&'static str),
-    /// The one that was accepted after this many others.
+    /// The connection that was accepted after this many others.
     Nth(usize),
 }
 
-/// What has gone through the connections of a [`Target`] so far.
+/// What the connections of a [`Target`] have carried so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// How many connections were accepted.
     pub accepted: usize,
-    /// How many of them have not ended.
+    /// How many of them are still open.
     pub open: usize,
     /// How many bytes were forwarded to the broker.
     pub to_broker: u64,
@@ -103,9 +105,9 @@ pub struct Counts {
     pub from_broker: u64,
 }
 
-/// A proxy on a port of its own on 127.0.0.1.
+/// A proxy with a port of its own on 127.0.0.1.
 ///
-/// Dropping it closes the port and all connections. It lives on the runtime that started it.
+/// Dropping it closes the port and all connections. It runs on the runtime that started it.
 #[derive(Debug)]
 pub struct Proxy {
     url: String,
@@ -114,13 +116,13 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts a proxy before the broker of this AMQP URL.
+    /// Starts a proxy in front of the broker with this AMQP URL.
     ///
-    /// The broker need not be there: a client is reset where it cannot be reached.
+    /// The broker need not be running: clients are reset if it cannot be reached.
     ///
     /// # Errors
     ///
-    /// Where the URL is not one, and where there is no port to listen on.
+    /// Fails if the URL is invalid or no port is free.
     pub async fn start(broker: &str) -> anyhow::Result<Self> {
         let address = Address::parse(broker)?;
         let port = Port::reserve().context("no port for the proxy")?;
@@ -136,12 +138,12 @@ impl Proxy {
         })
     }
 
-    /// The broker's URL with the proxy's host and port in it, always the same.
+    /// Returns the broker's URL with the proxy's host and port. It never changes.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// What has gone through the connections of this target so far.
+    /// Returns what the connections of this target have carried so far.
     pub fn counts(&self, target: Target) -> Counts {
         let mut counts = Counts::default();
         for link in self.shared.links(target) {
@@ -153,44 +155,46 @@ impl Proxy {
         counts
     }
 
-    /// The connections of this target that are open now, each as a target of its own: a fault that is aimed at them spares
-    /// those that are made later.
+    /// Returns the open connections of this target, each as a target of its own. A fault with these
+    /// targets spares later connections.
     pub fn open(&self, target: Target) -> Vec<Target> {
         let links = self.shared.links(target);
         let open = links.iter().filter(|link| !link.has_ended());
         open.map(|link| Target::Nth(link.number())).collect()
     }
 
-    /// Holds each byte for this long. The order stays, and so does the throughput.
+    /// Delays each byte by this time. Order and throughput stay the same.
     pub fn delay(&self, target: Target, direction: Direction, by: Duration) -> Fault {
         self.inject(target, Condition::Latency(direction, by))
     }
 
-    /// Forwards at most this many bytes a second on each connection and way, but at least one.
+    /// Forwards at most this many bytes a second, but at least one, on each connection and
+    /// direction.
     pub fn throttle(&self, target: Target, direction: Direction, bytes_per_second: u64) -> Fault {
         self.inject(target, Condition::Rate(direction, bytes_per_second.max(1)))
     }
 
-    /// Forwards nothing more, neither bytes nor an end, and closes nothing. Afterwards what was held goes on.
+    /// Forwards nothing, neither bytes nor the end of the stream, and closes nothing. Held bytes
+    /// continue when the fault ends.
     pub fn black_hole(&self, target: Target, direction: Direction) -> Fault {
         self.inject(target, Condition::BlackHole(direction))
     }
 
-    /// Accepts new connections, reads nothing from them and says nothing. Afterwards they are served.
+    /// Accepts new connections, but reads and sends nothing until the fault ends.
     pub fn silence_new(&self) -> Fault {
         self.inject(Target::All, Condition::Silence)
     }
 
-    /// Closes the port, so that the system refuses new connections; those which there are stay.
+    /// Closes the port, so that new connections are refused. Existing ones stay open.
     pub async fn refuse_new(&self) -> Fault {
         let fault = self.inject(Target::All, Condition::Refusal);
         self.shared.door_moved().await;
         fault
     }
 
-    /// Resets the connections that there are, and returns how many once they are gone.
+    /// Resets the existing connections. Returns how many there were, once they are closed.
     ///
-    /// Both ends see "connection reset by peer", after what was forwarded before.
+    /// Both ends see "connection reset by peer" after the bytes that were already forwarded.
     pub async fn reset(&self, target: Target) -> usize {
         let links = self.shared.links(target);
         let mut count = 0;
@@ -204,8 +208,9 @@ impl Proxy {
         count
     }
 
-    /// Ends one way of the connections that there are, in order and without what it held, and returns how many once
-    /// this is done. The receiver sees the end of the stream; the other way stays open.
+    /// Ends one direction of the existing connections in order, without the bytes that it held.
+    /// Returns how many there were, once this is done. The receiver sees the end of the stream; the
+    /// other direction stays open.
     pub async fn half_close(&self, target: Target, direction: Direction) -> usize {
         let links = self.shared.links(target);
         let links: Vec<_> = links.iter().filter(|link| !link.has_ended()).collect();
@@ -217,27 +222,27 @@ impl Proxy {
         links.len()
     }
 
-    /// Lets exactly this many bytes pass from now on, then resets: the first connection on which they have passed,
-    /// and no other. Where the direction is both, the bytes of both ways count.
+    /// Lets exactly this many bytes pass from now on, then resets the first connection that has
+    /// carried them. With both directions, the bytes of both count.
     pub fn cut_after_bytes(&self, target: Target, direction: Direction, count: u64) -> Cut {
         self.arm(target, Plan::bytes(direction, count))
     }
 
-    /// Resets the first connection on which this is seen, before the last of it is forwarded: the chunk of bytes in
-    /// which the needle ends gets through only up to where the needle begins.
+    /// Resets the first connection on which this is seen, before the last needle is forwarded: of
+    /// the chunk in which the needle ends, only the bytes before the needle pass.
     pub fn cut_before(&self, target: Target, sight: Sight) -> Cut {
         self.arm(target, Plan::sight(sight, Moment::Before))
     }
 
-    /// Resets the first connection on which this is seen, after the chunk of bytes in which its last needle ends was
-    /// forwarded.
+    /// Resets the first connection on which this is seen, after the chunk in which the last needle
+    /// ends was forwarded.
     ///
-    /// Where the rest of a frame or message must get through as well, wait for what answers it:
+    /// If the rest of a frame or message must pass too, wait for its response:
     ///
     /// ```
     /// # use rpc_tests::proxy::{BASIC_ACK, Proxy, Sight, Target};
     /// # fn example(proxy: &Proxy, id: &str) {
-    /// // The broker has the message with this id, and the publisher never learns that.
+    /// The broker has the message with this id, and its publisher gets no confirm.
     /// let lost = proxy.cut_before(Target::All, Sight::to_broker(id).then_from_broker(BASIC_ACK));
     /// # }
     /// ```

@@ -1,4 +1,4 @@
-//! Faults that last: what is true of the network as long as somebody holds the [`Fault`].
+//! Lasting faults: the state of the network as long as a [`Fault`] is held.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use super::{Direction, Shared, Target, Way, link::Link};
 
 /// A fault that is switched on.
 ///
-/// It ends when this is dropped, or [healed](Fault::heal).
+/// It ends when this is dropped or [healed](Fault::heal).
 #[derive(Debug)]
 #[must_use = "the fault ends when this is dropped"]
 pub struct Fault {
@@ -21,7 +21,7 @@ impl Fault {
         Self { rule, shared }
     }
 
-    /// Ends the fault, and returns once new connections are accepted again where they were not.
+    /// Ends the fault. Returns once new connections are accepted again, if they were not.
     pub async fn heal(self) {
         let shared = self.shared.clone();
         drop(self);
@@ -42,7 +42,7 @@ struct Rule {
     condition: Condition,
 }
 
-/// What one fault does.
+/// The effect of one fault.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Condition {
     Latency(Direction, Duration),
@@ -68,7 +68,7 @@ impl Rules {
         self.any(|condition| matches!(condition, Condition::Silence))
     }
 
-    /// What the faults are together for one way through a connection.
+    /// Returns the combined effect of the faults on one direction of a connection.
     pub(super) fn weather(&self, link: &Link, way: Way) -> Weather {
         let mut weather = Weather::default();
         for rule in self.0.iter().filter(|rule| link.is(rule.target)) {
@@ -89,7 +89,7 @@ impl Rules {
     }
 }
 
-/// The conditions on one way through a connection.
+/// The conditions on one direction of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Weather {
     pub(super) latency: Duration,

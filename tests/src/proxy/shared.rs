@@ -1,4 +1,4 @@
-//! The port of a proxy, and who accepts and owns its connections.
+//! The port of a proxy, and the task that accepts and owns its connections.
 
 use std::{
     io,
@@ -14,14 +14,14 @@ use tokio::{
 
 use super::{Target, cut::Trigger, link::Link, rules::Rules};
 
-/// What the parts of a proxy have in common.
+/// State that the parts of a proxy share.
 #[derive(Debug)]
 pub(super) struct Shared {
     broker: String,
     pub(super) rules: watch::Sender<Rules>,
     /// Whether the port is open.
     open: watch::Sender<bool>,
-    /// All connections ever, in the order of their acceptance.
+    /// All connections so far, in the order of acceptance.
     links: Mutex<Vec<Arc<Link>>>,
     pub(super) triggers: Mutex<Vec<Arc<Trigger>>>,
 }
@@ -42,11 +42,11 @@ impl Shared {
         links.iter().filter(|link| link.is(target)).cloned().collect()
     }
 
-    /// Accepts connections and owns them: aborted with it, they are closed.
+    /// Accepts connections and owns them: aborting it closes them.
     pub(super) async fn accept(self: Arc<Self>, port: Port, first: TcpListener) {
         let mut connections = JoinSet::new();
         let mut rules = self.rules.subscribe();
-        // They may have been changed before this task began.
+        // The rules may have changed before this task started.
         rules.mark_changed();
         let mut listener = Some(first);
         loop {
@@ -63,7 +63,7 @@ impl Shared {
                 }
                 Some(ended) = connections.join_next() => ended.expect("a connection does not panic"),
                 Some(accepted) = async { Some(listener.as_ref()?.accept().await) } => {
-                    // The client may have gone since.
+                    // The client may have disconnected since.
                     if let Ok((client, _)) = accepted {
                         let link = self.new_link();
                         connections.spawn(link.serve(self.clone(), client));
@@ -80,7 +80,7 @@ impl Shared {
         link
     }
 
-    /// The way to the broker, once new connections are served at all.
+    /// Connects to the broker, once new connections are served.
     pub(super) async fn connect(&self) -> io::Result<TcpStream> {
         let mut rules = self.rules.subscribe();
         let served = rules.wait_for(|rules| !rules.silence()).await;
@@ -88,18 +88,19 @@ impl Shared {
         TcpStream::connect(&self.broker).await
     }
 
-    /// Waits until the port is open, or is closed, as the rules of this moment have it.
+    /// Waits until the port is open or closed, as the current rules require.
     pub(super) async fn door_moved(&self) {
         let open = !self.rules.borrow().refuse();
-        // It fails where the proxy is gone: then there is nothing to wait for.
+        // This fails if the proxy was dropped. Then there is nothing to wait for.
         let _ = self.open.subscribe().wait_for(|&is_open| is_open == open).await;
     }
 }
 
-/// A port that stays ours while nobody listens on it.
+/// A port that stays reserved while nobody listens on it.
 pub(super) struct Port {
     pub(super) address: SocketAddr,
-    /// Bound, but not listening. On Linux, sockets which all allow that share a port as long as one of them listens.
+    /// Bound, but not listening. On Linux, sockets that all allow it can share a port as long as one
+    /// of them listens.
     _reserved: TcpSocket,
 }
 

@@ -1,4 +1,4 @@
-//! Each fault, with a test that holds both ends of the connection.
+//! A test for each fault, which holds both ends of the connection.
 
 use std::io;
 
@@ -12,13 +12,13 @@ use tokio::{
 use super::*;
 use crate::{rabbit, until};
 
-/// What happens at all happens within this time.
+/// How long a test waits for an event that must happen.
 const SOON: Duration = Duration::from_secs(10);
 
-/// How long a test waits for what must not happen.
+/// How long a test waits to see that an event does not happen.
 const MOMENT: Duration = Duration::from_millis(30);
 
-/// A proxy before a listener.
+/// A proxy in front of a listener.
 struct Bench {
     broker: TcpListener,
     proxy: Proxy,
@@ -46,7 +46,7 @@ impl Bench {
         (client, self.accept().await)
     }
 
-    /// What the client sends gets through, and also the other way round.
+    /// Checks that bytes pass in both directions.
     async fn works(&self) -> bool {
         let (mut client, mut broker) = self.pair().await;
         client.write_all(b"request").await.unwrap();
@@ -69,7 +69,7 @@ async fn receive(stream: &mut TcpStream, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// What still comes, and how it ends.
+/// Returns the remaining bytes and how the stream ended.
 async fn rest(stream: &mut TcpStream) -> (Vec<u8>, Result<(), io::ErrorKind>) {
     let mut bytes = Vec::new();
     let end = timeout(SOON, stream.read_to_end(&mut bytes)).await.unwrap();
@@ -115,13 +115,13 @@ async fn latency_delays_every_chunk_at_the_same_time() {
     let begin = Instant::now();
     for number in 0..50 {
         client.write_u8(number).await.unwrap();
-        // Apart, so that they are chunks of their own.
+        // With pauses, so that they are separate chunks.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(receive(&mut broker, 1).await, [0]);
     assert!(begin.elapsed() >= LATENCY);
     assert_eq!(receive(&mut broker, 49).await, (1..50).collect::<Vec<_>>());
-    // One after the other they would take fifty times the latency.
+    // One after the other, they would take fifty times the latency.
     assert!(begin.elapsed() < 25 * LATENCY);
 
     broker.write_all(b"not delayed").await.unwrap();
@@ -143,7 +143,7 @@ async fn bandwidth_is_limited() {
     let begin = Instant::now();
     broker.write_all(&[1; 20_000]).await.unwrap();
     assert_eq!(receive(&mut client, 20_000).await, [1; 20_000]);
-    // The last piece is not followed by a pause of its own.
+    // No pause follows the last piece.
     assert!(begin.elapsed() >= Duration::from_millis(150));
 
     throttle.heal().await;
@@ -168,7 +168,7 @@ async fn black_hole_holds_one_way_and_then_continues() {
 }
 
 #[tokio::test]
-async fn black_hole_takes_no_more_than_a_network_would() {
+async fn black_hole_buffers_no_more_than_a_network_would() {
     let bench = Bench::new().await;
     let (mut client, mut broker) = bench.pair().await;
     let _hole = bench.proxy.black_hole(Target::All, Direction::FromBroker);
@@ -188,13 +188,13 @@ async fn black_hole_takes_no_more_than_a_network_would() {
 }
 
 #[tokio::test]
-async fn black_hole_keeps_from_either_end_that_the_other_is_gone() {
+async fn black_hole_hides_from_each_end_that_the_other_is_gone() {
     let bench = Bench::new().await;
     let (client, mut broker) = bench.pair().await;
     let hole = bench.proxy.black_hole(Target::All, Direction::ToBroker);
     client.set_zero_linger().unwrap();
     drop(client);
-    // Also where what the broker sends cannot be delivered.
+    // Also if what the broker sends cannot be delivered.
     broker.write_all(b"are you there?").await.unwrap();
     assert!(nothing_comes(&mut broker).await);
     hole.heal().await;
@@ -202,7 +202,7 @@ async fn black_hole_keeps_from_either_end_that_the_other_is_gone() {
 }
 
 #[tokio::test]
-async fn silence_is_for_new_connections() {
+async fn silence_affects_new_connections() {
     let bench = Bench::new().await;
     let (mut old, mut broker) = bench.pair().await;
     let silence = bench.proxy.silence_new();
@@ -218,7 +218,7 @@ async fn silence_is_for_new_connections() {
 }
 
 #[tokio::test]
-async fn refusal_is_for_new_connections() {
+async fn refusal_affects_new_connections() {
     let bench = Bench::new().await;
     let (mut old, mut broker) = bench.pair().await;
     for _ in 0..3 {
@@ -255,7 +255,7 @@ async fn reset_comes_after_what_was_forwarded() {
 }
 
 #[tokio::test]
-async fn half_close_leaves_the_other_way_open() {
+async fn half_close_leaves_the_other_direction_open() {
     for (direction, to_broker) in [(Direction::ToBroker, true), (Direction::FromBroker, false)] {
         let bench = Bench::new().await;
         let (client, broker) = bench.pair().await;
@@ -273,7 +273,7 @@ async fn half_close_leaves_the_other_way_open() {
 }
 
 #[tokio::test]
-async fn cut_after_exactly_so_many_bytes() {
+async fn cut_after_an_exact_number_of_bytes() {
     let bench = Bench::new().await;
     let (mut client, mut broker) = bench.pair().await;
     client.write_all(b"before").await.unwrap();
@@ -286,7 +286,7 @@ async fn cut_after_exactly_so_many_bytes() {
     assert_eq!(rest(&mut broker).await, (b"de".into(), RESET));
     cut.happened(SOON).await.unwrap();
     assert_eq!(rest(&mut client).await.1, RESET);
-    // Once, and no other.
+    // Only once.
     assert!(bench.works().await);
 }
 
@@ -330,7 +330,7 @@ async fn cut_before_the_answer_to_a_needle() {
     }
     client.write_all(b"!").await.unwrap();
     assert_eq!(receive(&mut broker, 1).await, b"!");
-    // Each connection counts for itself.
+    // Each connection counts separately.
     other_broker.write_all(b"ok").await.unwrap();
     assert_eq!(receive(&mut other, 2).await, b"ok");
 
@@ -341,7 +341,7 @@ async fn cut_before_the_answer_to_a_needle() {
 }
 
 #[tokio::test]
-async fn broker_that_is_not_there_is_a_reset() {
+async fn unreachable_broker_is_a_reset() {
     let Bench { broker, proxy } = Bench::new().await;
     let address = broker.local_addr().unwrap();
     drop(broker);

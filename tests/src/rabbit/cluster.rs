@@ -1,4 +1,4 @@
-//! Several nodes that are one broker.
+//! A cluster of nodes.
 
 use anyhow::Context as _;
 use futures_util::future::try_join_all;
@@ -12,27 +12,30 @@ use super::{
     ports::free_ports,
 };
 
-/// Of the log that quorum queues share: half a gigabyte in memory, unless told otherwise.
+/// The size limit of the log that quorum queues share: the default would keep half a gigabyte in
+/// memory.
 const CONFIGURATION: &str = "raft.wal_max_size_bytes = 33554432";
 
-/// Running RabbitMQ nodes of our own which form a cluster.
+/// Private RabbitMQ nodes that form a cluster.
 ///
-/// Dropping it ends them and removes their folders. It is not tied to the runtime that started it.
+/// Dropping it stops them and removes their folders. It does not depend on the runtime that started
+/// it.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Node>,
 }
 
 impl Cluster {
-    /// Starts this many nodes, joins them, and waits until all serve clients: for three, some forty seconds.
+    /// Starts this many nodes, joins them, and waits until all serve clients. Three nodes take
+    /// about forty seconds.
     ///
     /// # Errors
     ///
-    /// As for [`Node::start`].
+    /// Fails like [`Node::start`].
     ///
     /// # Panics
     ///
-    /// Where the number is zero.
+    /// Panics if the number is zero.
     pub async fn start(size: usize) -> anyhow::Result<Self> {
         assert!(size > 0, "a cluster has a node");
         let [epmd_port] = free_ports()?;
@@ -45,7 +48,7 @@ impl Cluster {
         let nodes = try_join_all((0..size).map(|_| Node::start_among(&peers, &extras))).await?;
 
         let (first, others) = nodes.split_first().context("a cluster has a node")?;
-        // One by one: each joins a cluster that is complete.
+        // One after the other: each node joins a complete cluster.
         for node in others {
             node.ctl(&["stop_app"]).await?;
             node.ctl(&["join_cluster", first.name()]).await?;
@@ -55,12 +58,12 @@ impl Cluster {
         Ok(Self { nodes })
     }
 
-    /// The nodes, in an order that stays the same.
+    /// Returns the nodes, always in the same order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// The URLs under which clients reach the nodes, as user guest.
+    /// Returns the URLs of the nodes, for the user guest.
     pub fn urls(&self) -> Vec<&str> {
         self.nodes.iter().map(Node::url).collect()
     }
@@ -69,34 +72,34 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// Where it is not running.
+    /// Fails if it is not running.
     pub async fn kill(&self, index: usize) -> anyhow::Result<()> {
         self.nodes[index].kill().await
     }
 
-    /// Starts one node again: see [`Node::restart`].
+    /// Restarts a node: see [`Node::restart`].
     ///
-    /// It waits for the nodes whose data may be newer than its own: where all were killed, the last one comes first, or
-    /// all come at once.
+    /// It waits for nodes with possibly newer data. If all were killed, restart the last one first,
+    /// or all at once.
     ///
     /// # Errors
     ///
-    /// As for [`Node::restart`].
+    /// Fails like [`Node::restart`].
     pub async fn restart(&self, index: usize) -> anyhow::Result<()> {
         self.nodes[index].restart().await
     }
 
-    /// Which node leads this quorum queue of the virtual host `/`; `None` where there is no such queue, or no leader
-    /// among the nodes that run.
+    /// Returns the node that leads this quorum queue of the virtual host `/`, or `None` if there is
+    /// no such queue or no running node leads it.
     ///
     /// # Errors
     ///
-    /// Where the nodes cannot be asked.
+    /// Fails if no node can be asked.
     pub async fn leader_of(&self, queue: &str) -> anyhow::Result<Option<usize>> {
         #[derive(Deserialize)]
         struct Queue {
             name: String,
-            /// Empty or missing for other kinds of queues.
+            /// Empty or missing for other types of queue.
             leader: Option<String>,
         }
 
@@ -113,7 +116,7 @@ impl Cluster {
         Ok(self.nodes.iter().position(leads))
     }
 
-    /// Ends all nodes, and returns once nothing is left of them.
+    /// Stops all nodes. Returns once all their processes have ended.
     pub async fn stop(self) -> anyhow::Result<()> {
         // As for one node.
         spawn_blocking(move || drop(self))

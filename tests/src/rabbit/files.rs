@@ -1,4 +1,4 @@
-//! What a node is started from: the installation, its environment and the files in its folder.
+//! What a node starts from: the installation, its environment and the files in its folder.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,10 @@ use anyhow::{bail, ensure};
 
 use crate::certificates::{Authority, Identity};
 
-/// The variable that names the folder of another RabbitMQ's programs: see `tests/rabbitmq`.
+/// The environment variable with the folder of another RabbitMQ's programs: see `tests/rabbitmq`.
 const PROGRAMS: &str = "RPC_TESTS_RABBITMQ";
 
-/// The `rabbitmq-server` script of the RabbitMQ in `RPC_TESTS_RABBITMQ`, or else of the machine's own.
+/// Returns the `rabbitmq-server` script in `RPC_TESTS_RABBITMQ`, or the machine's own.
 pub(super) fn find_server() -> anyhow::Result<PathBuf> {
     match env::var_os(PROGRAMS) {
         Some(folder) => server_in(Path::new(&folder)),
@@ -31,16 +31,16 @@ fn server_in(folder: &Path) -> anyhow::Result<PathBuf> {
     Ok(server)
 }
 
-/// The machine's own `rabbitmq-server` script.
+/// Returns the machine's own `rabbitmq-server` script.
 ///
-/// Debian's `/usr/sbin/rabbitmq-server` is a wrapper that insists on the user rabbitmq; the script behind it runs
-/// as anyone, so it comes first.
+/// Debian's `/usr/sbin/rabbitmq-server` is a wrapper that insists on the user rabbitmq. The script
+/// behind it runs as any user, so it comes first.
 fn find_installed_server() -> anyhow::Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = [PathBuf::from("/usr/lib/rabbitmq/bin")]
         .into_iter()
         .chain(env::split_paths(&path))
-        // An ordinary user's PATH lacks these.
+        // The PATH of an ordinary user lacks these.
         .chain(["/usr/local/sbin", "/usr/sbin"].map(PathBuf::from));
     match folders
         .map(|folder| folder.join("rabbitmq-server"))
@@ -54,16 +54,17 @@ fn find_installed_server() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// The whole environment of a node and of its `rabbitmqctl`: nothing comes from ours but the search path, as a
-/// stray `RABBITMQ_…` or `ERL_…` variable would lead to another node.
+/// Returns the whole environment of a node and its `rabbitmqctl`. Only the search path is
+/// inherited: a stray `RABBITMQ_…` or `ERL_…` variable would lead to another node.
 pub(super) fn environment(
     name: &str,
     folder: &Path,
     distribution_port: u16,
     epmd_port: u16,
 ) -> BTreeMap<&'static str, OsString> {
-    // RabbitMQ forbids Erlang's schedulers to spin before they sleep. But a start is thousands of small file reads,
-    // each handed from thread to thread: on a virtual machine the wake-ups make it three times as slow.
+    // RabbitMQ forbids Erlang's schedulers to spin before they sleep. But a node reads thousands of
+    // small files when it starts, and each read wakes other threads. On a virtual machine, this
+    // triples the start time.
     const SCHEDULERS: &str = "+S 2:2 +sbwt very_short +sbwtdio very_short";
     const LOOPBACK: &str = "-kernel inet_dist_use_interface {127,0,0,1}";
     let in_folder = |name| folder.join(name).into_os_string();
@@ -76,35 +77,36 @@ pub(super) fn environment(
         ("LANG", "C.UTF-8".into()),
         ("HOME", folder.into()),
         ("TMPDIR", folder.into()),
-        // Erlang starts the port mapper on this port by itself.
+        // Erlang starts the port mapper on this port.
         ("ERL_EPMD_PORT", epmd_port.to_string().into()),
         ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
         ("ERL_CRASH_DUMP_SECONDS", "0".into()),
         ("RABBITMQ_NODENAME", name.into()),
         ("RABBITMQ_DIST_PORT", distribution_port.to_string().into()),
         ("RABBITMQ_CONFIG_FILE", in_folder("rabbitmq.conf")),
-        // Missing on purpose: without it, /etc/rabbitmq would be asked.
+        // This file does not exist, on purpose: otherwise RabbitMQ reads /etc/rabbitmq.
         ("RABBITMQ_CONF_ENV_FILE", in_folder("rabbitmq-env.conf")),
         ("RABBITMQ_ADVANCED_CONFIG_FILE", in_folder("advanced.config")),
         ("RABBITMQ_ENABLED_PLUGINS_FILE", in_folder("enabled_plugins")),
-        // By which the watchdog finds the process to kill.
+        // The watchdog finds the processes to kill by this variable.
         ("RABBITMQ_PID_FILE", in_folder("pid")),
         ("RABBITMQ_MNESIA_BASE", in_folder("mnesia")),
         ("RABBITMQ_LOG_BASE", in_folder("logs")),
-        // To standard output, which is the log file: there it meets what goes wrong before logging starts.
+        // To standard output, which is the log file and also has errors from before logging starts.
         ("RABBITMQ_LOGS", "-".into()),
         (
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
             format!("{SCHEDULERS} {LOOPBACK}").into(),
         ),
         ("RABBITMQ_CTL_ERL_ARGS", format!("+S 1:1 {LOOPBACK}").into()),
-        // Any free port instead of ten fixed ones, which all nodes of the machine would share.
+        // Any free port. The default is ten fixed ports, which all nodes of the machine would
+        // share.
         ("RABBITMQ_CTL_DIST_PORT_MIN", "0".into()),
         ("RABBITMQ_CTL_DIST_PORT_MAX", "0".into()),
     ])
 }
 
-/// What a node has beyond the usual.
+/// Extra configuration of a node.
 #[derive(Debug, Default)]
 pub(super) struct Extras<'a> {
     /// Lines at the end of its `rabbitmq.conf`.
@@ -121,7 +123,7 @@ pub(super) struct Tls<'a> {
 }
 
 pub(super) fn write(folder: &Path, cookie: &str, amqp_port: u16, extras: &Extras<'_>) -> anyhow::Result<()> {
-    // The limits are there so that a small machine does not block publishers.
+    // These limits keep a small machine from blocking publishers.
     let mut configuration = format!(
         "listeners.tcp.1 = 127.0.0.1:{amqp_port}\n\
          loopback_users.guest = false\n\
@@ -133,14 +135,14 @@ pub(super) fn write(folder: &Path, cookie: &str, amqp_port: u16, extras: &Extras
         configuration.push_str(&tls.write(folder)?);
         plugins = "[rabbitmq_auth_mechanism_ssl].\n";
     }
-    // Of an option that is there twice, the last counts.
+    // If an option is repeated, the last one applies.
     configuration.push_str(extras.configuration);
     configuration.push('\n');
     fs::write(folder.join("rabbitmq.conf"), configuration)?;
     fs::write(folder.join("enabled_plugins"), plugins)?;
     fs::write(folder.join("watchdog.sh"), include_str!("watchdog.sh"))?;
 
-    // Erlang accepts a cookie only if nobody else can read it.
+    // Erlang accepts a cookie only if other users cannot read it.
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -151,8 +153,8 @@ pub(super) fn write(folder: &Path, cookie: &str, amqp_port: u16, extras: &Extras
 }
 
 impl Tls<'_> {
-    /// Writes the certificates, and returns the configuration that names them: clients may show a certificate, which must be
-    /// of the same authority, and may log in by its common name.
+    /// Writes the certificates and returns the configuration for them. Clients may present a
+    /// certificate of the same authority and log in with its common name.
     fn write(&self, folder: &Path) -> anyhow::Result<String> {
         let files = [
             ("cacertfile", "ca.pem", self.authority.pem()),

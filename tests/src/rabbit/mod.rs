@@ -1,9 +1,9 @@
 //! Private RabbitMQ nodes.
 //!
-//! A [`Node`] has its own ports on 127.0.0.1, its own name, cookie, home and epmd, and keeps everything in a
-//! temporary folder; it neither meets the machine's own RabbitMQ nor another test's. A watchdog process
-//! (`watchdog.sh`) ends it with the test process, however that one ends. The nodes of a [`Cluster`] share the cookie
-//! and the epmd.
+//! A [`Node`] has its own ports on 127.0.0.1, name, cookie, home and epmd, and keeps everything in
+//! a temporary folder. It does not meet the machine's own RabbitMQ or the node of another test. A
+//! watchdog process (`watchdog.sh`) stops it when the test process ends, however that happens. The
+//! nodes of a [`Cluster`] share the cookie and the epmd.
 
 use std::{env, sync::LazyLock};
 
@@ -24,17 +24,17 @@ pub use self::{
     vhost::Vhost,
 };
 
-/// The URL of the broker that the tests of this process share: `AMQP_URL` where that is set, else a node that
-/// starts at the first call and ends with the process.
+/// Returns the URL of the broker that the tests of this process share: `AMQP_URL` if it is set.
+/// Otherwise it is a node that starts with the first call and stops with the process.
 ///
-/// Whoever shares it uses names that are [`unique`] and leaves the broker itself alone.
+/// Tests that use it choose [`unique`] names and do not change the broker itself.
 ///
 /// # Panics
 ///
-/// Where the node did not start; then for each caller, with the same reason.
+/// Panics if the node did not start, with the same reason for each caller.
 pub async fn shared() -> &'static str {
     static URL: LazyLock<Option<String>> = LazyLock::new(|| env::var("AMQP_URL").ok());
-    // A static is never dropped; the watchdog sees the process end.
+    // A static is never dropped. The watchdog notices the end of the process.
     static NODE: OnceCell<Result<Node, String>> = OnceCell::const_new();
 
     if let Some(url) = &*URL {
@@ -49,7 +49,7 @@ pub async fn shared() -> &'static str {
     }
 }
 
-/// A name with this prefix that nobody else has, for queues on a shared broker.
+/// Returns a unique name with this prefix, for queues on a shared broker.
 pub fn unique(prefix: &str) -> String {
     format!("{prefix}-{}", Uuid::new_v4().simple())
 }

@@ -1,4 +1,4 @@
-//! One node.
+//! A single node.
 
 use std::{
     collections::BTreeMap,
@@ -25,31 +25,31 @@ use crate::{
     until,
 };
 
-/// How long a node may take until it serves clients; some ten seconds are usual, and a busy machine takes longer.
+/// How long a node may take to start. About ten seconds are usual; a busy machine takes longer.
 const START_LIMIT: Duration = Duration::from_secs(180);
 
-/// How long a killed node may take until nothing of it runs.
+/// How long a killed node may take until its processes have ended.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long one `rabbitmqctl` may take.
 const CTL_LIMIT: Duration = Duration::from_secs(60);
 
-/// How many lines of a node's log an error shows.
+/// How many lines of a node's log an error message includes.
 const LOG_TAIL: usize = 80;
 
-/// The file that the watchdog leaves when the server has exited.
+/// The file that the watchdog creates when the server has exited.
 const EXITED: &str = "exited";
 
-/// What nodes have in common that can reach each other.
+/// What the nodes of a cluster share.
 #[derive(Debug)]
 pub(super) struct Peers {
     pub(super) cookie: String,
-    /// The port mapper that tells their names' ports; the first node to need it starts it.
+    /// The port of the port mapper for their names. The first node starts it.
     pub(super) epmd_port: u16,
 }
 
 impl Peers {
-    /// No others: a name and a port mapper of its own.
+    /// Creates a name and a port mapper for a single node.
     fn none() -> anyhow::Result<Self> {
         let [epmd_port] = free_ports()?;
         let cookie = Uuid::new_v4().simple().to_string();
@@ -57,19 +57,19 @@ impl Peers {
     }
 }
 
-/// What a user may do: regular expressions over the names of queues and exchanges.
+/// A user's permissions: regular expressions over the names of queues and exchanges.
 #[derive(Debug, Clone, Copy)]
 pub struct Permissions<'a> {
-    /// What it may declare and delete.
+    /// What the user may declare and delete.
     pub configure: &'a str,
-    /// What it may publish to, or bind.
+    /// What the user may publish to or bind.
     pub write: &'a str,
-    /// What it may consume, or bind to.
+    /// What the user may consume or bind to.
     pub read: &'a str,
 }
 
 impl Permissions<'_> {
-    /// All that there is.
+    /// All permissions.
     pub const ALL: Self = Self {
         configure: ".*",
         write: ".*",
@@ -77,9 +77,10 @@ impl Permissions<'_> {
     };
 }
 
-/// A running RabbitMQ node of our own.
+/// A running private RabbitMQ node.
 ///
-/// Dropping it ends it and removes its folder. It is not tied to the runtime that started it.
+/// Dropping it stops the node and removes its folder. It does not depend on the runtime that
+/// started it.
 #[derive(Debug)]
 pub struct Node {
     url: String,
@@ -96,7 +97,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// Where RabbitMQ is not installed, and where the node does not start: with the tail of its log.
+    /// Fails if RabbitMQ is not installed, or with the end of the node's log if it does not start.
     pub async fn start() -> anyhow::Result<Self> {
         Self::start_with("").await
     }
@@ -105,7 +106,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// As for [`start`](Self::start).
+    /// Fails like [`start`](Self::start).
     pub async fn start_with(configuration: &str) -> anyhow::Result<Self> {
         let extras = Extras {
             configuration,
@@ -114,13 +115,13 @@ impl Node {
         Self::start_among(&Peers::none()?, &extras).await
     }
 
-    /// Starts a node that also serves TLS, at [`tls_url`](Self::tls_url), with this certificate, and with these lines at the end of its `rabbitmq.conf`.
-    /// It verifies the certificates of clients that have one, against the same authority, and lets them log in by it, as the user of their
-    /// common name.
+    /// Starts a node that also serves TLS with this certificate, at [`tls_url`](Self::tls_url),
+    /// with these lines at the end of its `rabbitmq.conf`. It accepts client certificates of the
+    /// same authority, and lets clients log in with one as the user with its common name.
     ///
     /// # Errors
     ///
-    /// As for [`start`](Self::start).
+    /// Fails like [`start`](Self::start).
     pub async fn start_with_tls(
         authority: &Authority,
         identity: &Identity,
@@ -136,7 +137,7 @@ impl Node {
         Self::start_among(&Peers::none()?, &extras).await
     }
 
-    /// Starts a node that can reach these peers.
+    /// Starts a node that shares this with other nodes.
     pub(super) async fn start_among(peers: &Peers, extras: &Extras<'_>) -> anyhow::Result<Self> {
         let server = files::find_server()?;
         let [amqp_port, distribution_port] = free_ports()?;
@@ -155,12 +156,13 @@ impl Node {
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)
-            // Out of the terminal's reach: Ctrl-C is for the tests, the watchdog then ends in its own way.
+            // In a process group of its own: Ctrl-C ends the tests, and the watchdog then stops the
+            // node.
             .process_group(0)
             .spawn()
             .context("the watchdog does not start")?;
 
-        // From here on the watchdog removes the folder.
+        // From here on, the watchdog removes the folder.
         let node = Self {
             url: format!("amqp://guest:guest@127.0.0.1:{amqp_port}/%2f"),
             tls_port: extras.tls.as_ref().map(|tls| tls.port),
@@ -171,47 +173,48 @@ impl Node {
             watchdog,
         };
         node.serves_clients().await?;
-        // It serves clients a moment before it has started. Until then RabbitMQ 4 drops what is sent to
-        // direct reply-to addresses, and `rabbitmqctl` refuses some of its commands.
+        // The node serves clients shortly before it has started completely. Until then, RabbitMQ 4
+        // drops messages to direct reply-to addresses, and some commands of `rabbitmqctl` fail.
         node.ctl(&["await_startup"]).await?;
         Ok(node)
     }
 
-    /// Its name among Erlang nodes, as in `rabbitmqctl -n`.
+    /// Returns its Erlang node name, as in `rabbitmqctl -n`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The URL under which clients reach the node, as user guest.
+    /// Returns the URL of the node, for the user guest.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The URL under which clients reach it over TLS at this host, which is a name of this machine, as these users: `user:password`.
+    /// Returns the URL of the node for TLS, with this host, a name of this machine, and this
+    /// `user:password`.
     ///
     /// # Panics
     ///
-    /// Where it was not [started with TLS](Self::start_with_tls).
+    /// Panics if the node was not [started with TLS](Self::start_with_tls).
     pub fn tls_url(&self, credentials: &str, host: &str) -> String {
         let port = self.tls_port.expect("a node that was started with TLS");
         format!("amqps://{credentials}@{host}:{port}/%2f")
     }
 
-    /// Makes a user who may do this, as regular expressions over names, in the virtual host `/`.
+    /// Creates a user with these permissions in the virtual host `/`.
     ///
     /// # Errors
     ///
-    /// Where `rabbitmqctl` fails.
+    /// Fails if `rabbitmqctl` fails.
     pub async fn add_user(&self, name: &str, password: &str, may: Permissions<'_>) -> anyhow::Result<()> {
         self.ctl(&["add_user", name, password]).await?;
         self.permit(name, may).await
     }
 
-    /// Gives a user these permissions in the virtual host `/`, in place of those that it had.
+    /// Replaces the permissions of a user in the virtual host `/`.
     ///
     /// # Errors
     ///
-    /// Where `rabbitmqctl` fails.
+    /// Fails if `rabbitmqctl` fails.
     pub async fn permit(&self, user: &str, may: Permissions<'_>) -> anyhow::Result<()> {
         let Permissions {
             configure,
@@ -223,25 +226,25 @@ impl Node {
         Ok(())
     }
 
-    /// The major and the minor version of RabbitMQ, such as `(4, 3)`.
+    /// Returns the major and minor version of RabbitMQ, such as `(4, 3)`.
     ///
     /// # Errors
     ///
-    /// Where `rabbitmqctl` fails.
+    /// Fails if `rabbitmqctl` fails.
     pub async fn version(&self) -> anyhow::Result<(u16, u16)> {
         let text = self.ctl(&["version"]).await?;
         let mut numbers = text.trim().split('.').map(str::parse);
         match (numbers.next(), numbers.next()) {
             (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
-            _ => bail!("no version: {text:?}"),
+            _ => bail!("not a version: {text:?}"),
         }
     }
 
-    /// The process id of its Erlang machine, which is another one after a [`restart`](Self::restart).
+    /// Returns the process id of the node, which changes after a [`restart`](Self::restart).
     ///
     /// # Errors
     ///
-    /// Where the node has not written it down.
+    /// Fails if the node has not written its process id.
     pub fn pid(&self) -> anyhow::Result<i32> {
         let file = self.folder.join("pid");
         let pid = fs::read_to_string(&file).with_context(|| format!("no {}", file.display()))?;
@@ -250,14 +253,14 @@ impl Node {
             .with_context(|| format!("{} holds no process id", file.display()))
     }
 
-    /// Runs `rabbitmqctl` against this node and returns what it prints.
+    /// Runs `rabbitmqctl` against this node and returns its output.
     ///
-    /// `["close_all_connections", "why"]` cuts every client off; `["stop_app"]` and `["start_app"]` are an outage on
-    /// the same port, which only durable queues survive.
+    /// `["close_all_connections", "why"]` closes all client connections. `["stop_app"]` and
+    /// `["start_app"]` are an outage on the same port, which only durable queues survive.
     ///
     /// # Errors
     ///
-    /// Where the command fails or takes longer than a minute.
+    /// Fails if the command fails or takes longer than a minute.
     pub async fn ctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let what = || format!("rabbitmqctl {}", arguments.join(" "));
         let mut command = Command::new(&self.rabbitmqctl);
@@ -267,7 +270,7 @@ impl Node {
             .envs(&self.environment)
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        // The mark by which the watchdog finds what belongs to the node.
+        // The watchdog finds the node's processes by this variable.
         command.env("RPC_TESTS_NODE", &self.folder);
 
         let output = timeout(CTL_LIMIT, command.output())
@@ -285,11 +288,11 @@ impl Node {
         Ok(stdout)
     }
 
-    /// Has the node write to its folder what it knows of virtual hosts, users, exchanges and queues, and returns when
-    /// they are safe from a [kill](Self::kill).
+    /// Makes the node write its virtual hosts, users, exchanges and queues to disk. Returns when
+    /// they survive a [kill](Self::kill).
     ///
-    /// RabbitMQ 3.10 may say that a durable queue is declared before it is: on a busy machine, one in ten was lost.
-    /// RabbitMQ 4.3 has no Mnesia. Its database, Khepri, has written a queue before it says so.
+    /// RabbitMQ 3.10 may confirm a durable queue before it is on disk: on a busy machine, one in
+    /// ten was lost. RabbitMQ 4.3 has no Mnesia. Its database, Khepri, writes a queue first.
     pub async fn flush(&self) -> anyhow::Result<()> {
         const DUMP: &str = "case lists:keymember(mnesia, 1, application:which_applications()) of
             true -> [mnesia:dump_log(), mnesia:sync_log()];
@@ -303,14 +306,14 @@ impl Node {
         Ok(())
     }
 
-    /// Kills the node as if its machine had lost power, and returns once its ports are closed.
+    /// Kills the node as a power failure would. Returns once its ports are closed.
     ///
-    /// What it had written stays: see [`restart`](Self::restart). A queue declared a moment before may be lost, durable
-    /// or not: see [`flush`](Self::flush).
+    /// Its data on disk stays: see [`restart`](Self::restart). A queue declared shortly before may
+    /// be lost, even a durable one: see [`flush`](Self::flush).
     ///
     /// # Errors
     ///
-    /// Where it was not running.
+    /// Fails if it is not running.
     pub async fn kill(&self) -> anyhow::Result<()> {
         ensure!(self.is_running(), "{} is not running", self.name);
         self.tell_watchdog("kill")?;
@@ -318,12 +321,12 @@ impl Node {
         until(&what, KILL_LIMIT, async || Ok(!self.is_running())).await
     }
 
-    /// Starts the node again after it was [killed](Self::kill), on the same ports and with the data that it had
-    /// written to its folder, and waits until it serves clients.
+    /// Restarts a [killed](Self::kill) node with the same ports and the data on its disk. Waits
+    /// until it serves clients.
     ///
     /// # Errors
     ///
-    /// Where it is running, and where it does not start: with the tail of its log.
+    /// Fails if it is running, or with the end of its log if it does not start.
     pub async fn restart(&self) -> anyhow::Result<()> {
         ensure!(!self.is_running(), "{} is running", self.name);
         fs::remove_file(self.folder.join(EXITED))?;
@@ -331,21 +334,21 @@ impl Node {
         self.serves_clients().await
     }
 
-    /// Whether the node has been started and has not exited since.
+    /// Returns whether the node was started and has not exited.
     pub fn is_running(&self) -> bool {
         !self.folder.join(EXITED).exists()
     }
 
-    /// Ends the node as if its machine had lost power, and returns once nothing is left of it.
+    /// Kills the node as a power failure would. Returns once all its processes have ended.
     pub async fn stop(self) -> anyhow::Result<()> {
-        // Drop waits for the watchdog: not on a thread of the runtime.
+        // Drop waits for the watchdog, so it must not run on a thread of the runtime.
         spawn_blocking(move || drop(self))
             .await
             .context("ending the node panicked")
     }
 
-    /// Waits until a client gets through the whole AMQP handshake, and the port for TLS is open as well: RabbitMQ 4
-    /// opens it up to a second later.
+    /// Waits until a client completes the AMQP handshake and the TLS port is open. RabbitMQ 4 opens
+    /// that port up to a second later.
     pub(super) async fn serves_clients(&self) -> anyhow::Result<()> {
         let served = until("it serves clients", START_LIMIT, async || {
             ensure!(self.is_running(), "it exited");
@@ -380,7 +383,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // `wait` closes the watchdog's standard input first, which is what ends it.
+        // `wait` first closes the watchdog's standard input, which stops it.
         let _ = self.watchdog.wait();
     }
 }

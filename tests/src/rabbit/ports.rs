@@ -11,13 +11,13 @@ use std::{
 use anyhow::Context as _;
 use uuid::Uuid;
 
-/// Ports on 127.0.0.1 that nobody listens on.
+/// Returns ports on 127.0.0.1 that nobody listens on.
 ///
-/// They are below the range from which the kernel takes the ports of outgoing connections (from 32768 on): from
-/// that range a client could get the port before the node does; it could even connect to itself.
+/// They are below the range of the ports for outgoing connections (from 32768 on). In that range, a
+/// client could get the port before the node does, or even connect to itself.
 pub(super) fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     const RANGE: std::ops::Range<u16> = 20_000..32_000;
-    // Processes begin at different places; within one, no port is offered twice.
+    // Processes begin at different offsets. Within one process, no port is returned twice.
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| {
         let random = Uuid::new_v4().as_u128() % u128::from(RANGE.end - RANGE.start);
         AtomicU16::new(random.try_into().expect("less than the length of the range"))

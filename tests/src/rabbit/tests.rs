@@ -1,4 +1,4 @@
-//! The nodes, from start to end.
+//! The life of a node.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ use crate::{
     until,
 };
 
-/// The processes of the node in this folder, by the mark that they inherit.
+/// Returns the processes of the node in this folder. They inherit its variable.
 fn processes_of(folder: &Path) -> Vec<String> {
     let mark = format!("RPC_TESTS_NODE={}", folder.display());
     let has_mark = |environment: &[u8]| {
@@ -55,14 +55,14 @@ async fn node_answers_rabbitmqctl_and_leaves_nothing_behind() {
     node.ctl(&["start_app"]).await.unwrap();
     node.serves_clients().await.unwrap();
 
-    // The node, its helpers and its epmd at least.
+    // At least the node, its helpers and its epmd.
     assert!(processes_of(&folder).len() >= 3);
     node.stop().await.unwrap();
     assert_eq!(processes_of(&folder), [""; 0]);
     assert!(!folder.exists());
 }
 
-/// Not a test: what [`node_goes_with_a_killed_process`] runs in a process of its own, and kills.
+/// Not a test: [`node_goes_with_a_killed_process`] runs this in another process and kills it.
 #[tokio::test]
 #[ignore = "is there to be killed"]
 async fn holds_a_node() {
@@ -88,7 +88,7 @@ async fn node_goes_with_a_killed_process() {
         .lines()
         .map_while(Result::ok)
         .find_map(|line| line.strip_prefix("folder: ").map(PathBuf::from));
-    // Killed also where there was no such line: the process must not outlive this test.
+    // Kill it even if it has not printed that line: it must not outlive this test.
     holder.kill().unwrap();
     holder.wait().unwrap();
     let folder = folder.expect("the other process starts a node");

@@ -1,5 +1,5 @@
-//! A RabbitMQ of this process alone, with a virtual host for each test: for tests whose queues have fixed names, and for
-//! those that must see everything the broker has. Also where `AMQP_URL` is set.
+//! A RabbitMQ node for this process alone, with a virtual host for each test that needs fixed queue
+//! names or must see all queues of the broker. It is used even if `AMQP_URL` is set.
 
 use std::io::Write as _;
 
@@ -7,10 +7,10 @@ use super::{Node, Permissions, unique};
 use serde_json::json;
 use tokio::sync::{Mutex, OnceCell};
 
-/// How many virtual hosts are made at a time: `rabbitmqctl` takes a second, whatever it does.
+/// How many virtual hosts are created at once: each run of `rabbitmqctl` takes a second.
 const BATCH: usize = 8;
 
-/// A virtual host that is empty to begin with, and [traced](crate::trace).
+/// A new virtual host, which is [traced](crate::trace).
 #[derive(Debug)]
 pub struct Vhost {
     node: &'static Node,
@@ -18,11 +18,11 @@ pub struct Vhost {
 }
 
 impl Vhost {
-    /// One that nobody has used, on the node that the first of them starts.
+    /// Returns an unused virtual host. The first call starts the node.
     ///
     /// # Panics
     ///
-    /// Where the node did not start; then for each caller, with the same reason.
+    /// Panics if the node did not start, with the same reason for each caller.
     pub async fn new() -> Self {
         static UNUSED: Mutex<Vec<String>> = Mutex::const_new(Vec::new());
 
@@ -35,11 +35,11 @@ impl Vhost {
         Self { node, name }
     }
 
-    /// A virtual host whose queues are of this type if they are declared without one. It is not traced.
+    /// Creates a virtual host whose default queue type is this one. It is not traced.
     ///
     /// # Panics
     ///
-    /// As [`new`](Self::new), and if RabbitMQ does not make it.
+    /// Panics like [`new`](Self::new), and if RabbitMQ does not create it.
     pub async fn with_default_queue_type(kind: &str) -> Self {
         let (node, name) = (node().await, unique("vhost"));
         let add = ["add_vhost", &name, "--default-queue-type", kind];
@@ -49,29 +49,29 @@ impl Vhost {
         Self { node, name }
     }
 
-    /// The URL under which clients reach it, as user guest.
+    /// Returns its URL, for the user guest.
     pub fn url(&self) -> String {
         let (server, _) = self.node.url().rsplit_once('/').expect("a URL with a path");
         format!("{server}/{}", self.name)
     }
 
-    /// The major and the minor version of RabbitMQ, such as `(4, 3)`.
+    /// Returns the major and minor version of RabbitMQ, such as `(4, 3)`.
     ///
     /// # Panics
     ///
-    /// Where RabbitMQ does not say.
+    /// Panics if RabbitMQ does not report it.
     pub async fn version(&self) -> (u16, u16) {
         self.node.version().await.unwrap()
     }
 
-    /// The URL for a new user, who may do this here and nothing elsewhere.
+    /// Returns its URL for a new user with these permissions here and none elsewhere.
     ///
     /// # Panics
     ///
-    /// Where RabbitMQ does not make one.
+    /// Panics if RabbitMQ does not create the user.
     pub async fn url_of_user(&self, may: Permissions<'_>) -> String {
         let user = unique("user");
-        // One evaluation for two commands: `rabbitmqctl` takes a second, whatever it does.
+        // One evaluation for two commands, because each run of `rabbitmqctl` takes a second.
         let Permissions {
             configure,
             write,
@@ -89,23 +89,23 @@ impl Vhost {
         self.url().replace("guest:guest@", &format!("{user}:secret@"))
     }
 
-    /// The queues but those on which workers listen for who looks for them, a line each: these columns of `rabbitmqctl list_queues`, the
-    /// name first, with a tab in between.
+    /// Returns all queues except discovery queues, one line each: the name and then these columns
+    /// of `rabbitmqctl list_queues`, separated by tabs.
     ///
     /// # Panics
     ///
-    /// Where RabbitMQ does not list them.
+    /// Panics if RabbitMQ does not list them.
     pub async fn queues(&self, columns: &[&str]) -> Vec<String> {
         let mut queues = self.all_queues(columns).await;
         queues.retain(|queue| !queue.starts_with("rpc.discovery."));
         queues
     }
 
-    /// All queues, a line each.
+    /// Returns all queues, one line each.
     ///
     /// # Panics
     ///
-    /// As [`queues`](Self::queues).
+    /// Panics like [`queues`](Self::queues).
     pub async fn all_queues(&self, columns: &[&str]) -> Vec<String> {
         let list = ["list_queues", "-p", &self.name, "--no-table-headers"];
         let listed = self.node.ctl(&[&list, columns].concat()).await.unwrap();
@@ -115,9 +115,9 @@ impl Vhost {
     }
 }
 
-/// The node of all virtual hosts.
+/// Returns the node of all virtual hosts.
 async fn node() -> &'static Node {
-    // A static is never dropped; the watchdog sees the process end.
+    // A static is never dropped. The watchdog notices the end of the process.
     static NODE: OnceCell<Result<Node, String>> = OnceCell::const_new();
 
     let node = NODE
@@ -129,7 +129,7 @@ async fn node() -> &'static Node {
     }
 }
 
-/// Makes virtual hosts that guest may use, and returns their names.
+/// Creates virtual hosts for the user guest and returns their names.
 async fn make_batch(node: &Node) -> Vec<String> {
     let names: Vec<_> = (0..BATCH).map(|_| unique("vhost")).collect();
     let permission =
@@ -142,7 +142,7 @@ async fn make_batch(node: &Node) -> Vec<String> {
     file.write_all(definitions.to_string().as_bytes()).unwrap();
     let path = file.path().to_str().expect("a path that is text");
     node.ctl(&["import_definitions", path]).await.unwrap();
-    // As `trace_on` does, but for all of them: of several `trace_on` at the same time, RabbitMQ may forget some.
+    // This is `trace_on` for all of them. RabbitMQ may lose one of several concurrent `trace_on`.
     let start = format!("[rabbit_trace:start(list_to_binary(Name)) || Name <- {names:?}].");
     node.ctl(&["eval", &start]).await.unwrap();
     names

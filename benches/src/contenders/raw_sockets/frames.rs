@@ -1,14 +1,14 @@
-//! As much of AMQP 0-9-1's frames as an echo needs, by hand: see section 4.2 of its specification.
+//! The AMQP 0-9-1 frames that an echo needs: see section 4.2 of the specification.
 
 use anyhow::{Context as _, bail, ensure};
 
-/// What a client says first.
+/// The first bytes from a client.
 pub(super) const PROTOCOL_HEADER: &[u8] = b"AMQP\x00\x00\x09\x01";
 
-/// The one channel that is used.
+/// The only channel.
 pub(super) const CHANNEL: u16 = 1;
 
-/// Class and method.
+/// Class and method ids.
 pub(super) type Method = (u16, u16);
 
 pub(super) const START: Method = (10, 10);
@@ -33,11 +33,11 @@ const HEADER_FRAME: u8 = 2;
 const BODY_FRAME: u8 = 3;
 const FRAME_END: u8 = 0xce;
 
-/// Kind, channel and size come before a frame's payload, the end mark after it.
+/// A frame has its kind, channel and size before the payload, and the end mark after it.
 const BEFORE: usize = 7;
 const AROUND: usize = BEFORE + 1;
 
-/// Arguments of a method, one after the other.
+/// The arguments of a method.
 #[derive(Debug, Default)]
 pub(super) struct Arguments(Vec<u8>);
 
@@ -82,7 +82,7 @@ pub(super) fn method(channel: u16, method: Method, arguments: &Arguments) -> Vec
     frame(METHOD_FRAME, channel, &payload)
 }
 
-/// A message to a queue, through the default exchange: method, header and body.
+/// Encodes a message to a queue through the default exchange: method, header and body.
 pub(super) fn message(queue: &str, reply_to: Option<&str>, body: &[u8], frame_max: usize) -> Vec<u8> {
     let publish = Arguments::default()
         .bytes(&[0, 0])
@@ -96,7 +96,7 @@ pub(super) fn message(queue: &str, reply_to: Option<&str>, body: &[u8], frame_ma
     let flags = CORRELATION_ID | if reply_to.is_some() { REPLY_TO } else { 0 };
     let (class, _) = PUBLISH;
     let size = u64::try_from(body.len()).expect("a body fits into memory");
-    // Nobody reads the id; it is there because every call has one.
+    // Nothing reads the id. It is there because every call has one.
     let mut header = Arguments::default()
         .bytes(&class.to_be_bytes())
         .bytes(&[0, 0])
@@ -113,18 +113,18 @@ pub(super) fn message(queue: &str, reply_to: Option<&str>, body: &[u8], frame_ma
     frames
 }
 
-/// Settles all deliveries up to this one.
+/// Acknowledges all deliveries up to this one.
 pub(super) fn ack_up_to(tag: u64) -> Vec<u8> {
     let up_to = Arguments::default().bytes(&tag.to_be_bytes()).bytes(&[1]);
     method(CHANNEL, ACK, &up_to)
 }
 
-/// Finds frames, and the ends of messages, in what arrives.
+/// Finds frames, and the ends of messages, in received bytes.
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
-    /// What has not been looked at.
+    /// The bytes that were not parsed yet.
     unread: Vec<u8>,
-    /// How much of the message's body is still to come.
+    /// How much of the current message's body is still to come.
     missing: u64,
 }
 
@@ -133,7 +133,7 @@ impl Scanner {
         self.unread.extend_from_slice(bytes);
     }
 
-    /// The next method with its arguments; nothing where more has to arrive first.
+    /// Returns the next method with its arguments, or `None` if more bytes are needed.
     pub(super) fn next_method(&mut self) -> anyhow::Result<Option<(Method, Vec<u8>)>> {
         let Some((kind, size)) = peek(&self.unread)? else {
             return Ok(None);
@@ -150,7 +150,7 @@ impl Scanner {
         Ok(Some((method, payload[4..].to_vec())))
     }
 
-    /// How many messages are complete in what has arrived since it was last asked.
+    /// Returns how many messages were completed since the last call.
     pub(super) fn complete_messages(&mut self) -> anyhow::Result<usize> {
         let (mut messages, mut from) = (0, 0);
         while let Some((kind, size)) = peek(&self.unread[from..])? {
@@ -177,7 +177,7 @@ impl Scanner {
     }
 }
 
-/// Kind and size of the first frame, once all of it is there.
+/// Returns kind and size of the first frame, once it is complete.
 fn peek(bytes: &[u8]) -> anyhow::Result<Option<(u8, usize)>> {
     let Some(begin) = bytes.first_chunk::<BEFORE>() else {
         return Ok(None);
@@ -198,7 +198,7 @@ fn method_of(payload: &[u8]) -> anyhow::Result<Method> {
 
 /// # Errors
 ///
-/// Where the broker closes the channel or the connection, with its reason.
+/// Fails with the broker's reason if the broker closes the channel or the connection.
 fn refuse_close(method: Method, payload: &[u8]) -> anyhow::Result<()> {
     if matches!(method, CHANNEL_CLOSE | CONNECTION_CLOSE) {
         let reason = String::from_utf8_lossy(payload.get(7..).unwrap_or_default());

@@ -1,5 +1,5 @@
-//! Bytes on sockets: requests and replies encoded beforehand, a thread each for caller and workers, no handler. What the
-//! broker itself can do with one message a call.
+//! Plain sockets: pre-encoded requests and replies, one thread for the caller and each worker, and
+//! no handler. This is the broker's limit with one message for each call.
 
 mod frames;
 mod socket;
@@ -21,7 +21,7 @@ use crate::load::Load;
 use crate::measure::{Measured, Recorder};
 use crate::scenario::Scenario;
 
-/// How many bytes one write has at the most.
+/// The greatest size of a write.
 const BATCH_BYTES: usize = 256 * 1024;
 
 pub(super) struct RawSockets;
@@ -35,7 +35,7 @@ struct RunningSockets {
     workers: Vec<JoinHandle<anyhow::Result<()>>>,
 }
 
-/// A message, as often as it fits into one write.
+/// A message, repeated as often as it fits into one write.
 struct Repeated {
     one: usize,
     many: Vec<u8>,
@@ -98,7 +98,7 @@ fn open(broker: String, scenario: &Scenario) -> anyhow::Result<RunningSockets> {
     })
 }
 
-/// Answers all requests that have arrived, then settles them.
+/// Replies to all requests that have arrived, then acknowledges them.
 fn work(
     mut requests: Socket,
     mut replies: Socket,
@@ -119,8 +119,8 @@ fn work(
     Ok(())
 }
 
-/// Keeps the window full. Replies are taken for those of the oldest requests: with one worker they are, with several the mean
-/// is still true.
+/// Keeps the window full. Each reply is matched with the oldest request. With one worker this is
+/// exact; with several, the mean is still correct.
 fn call(
     mut requests: Socket,
     mut replies: Socket,
@@ -182,7 +182,7 @@ impl Running for RunningSockets {
     async fn stop(self: Box<Self>) -> anyhow::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         for worker in self.workers {
-            // What it had to answer last may have no queue any more.
+            // The last replies may have no queue any more.
             let _ = worker.await?;
         }
         Ok(())

@@ -12,16 +12,16 @@ use super::frames::{
     PROTOCOL_HEADER, QUEUE_DECLARE, QUEUE_DECLARE_OK, START, START_OK, Scanner, TUNE, TUNE_OK, method,
 };
 
-/// How long a read waits before its thread looks whether it is to end.
+/// How long a read waits before its thread checks whether it must stop.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How long the broker may take to answer a method, or to take what is written.
+/// How long the broker may take to respond to a method, or to accept written bytes.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Who a queue lives with.
+/// The lifetime of a queue.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Lifetime {
-    /// This connection.
+    /// As long as this connection.
     Exclusive,
     WithItsConsumers,
 }
@@ -74,7 +74,7 @@ impl Socket {
             "the broker's largest frame has {} bytes",
             socket.frame_max
         );
-        // No heartbeats: nobody would send any.
+        // No heartbeats, because nothing would send them.
         let tune_ok = Arguments::default().bytes(&[a, b, c, d, e, f, 0, 0]);
         socket.write(&method(0, TUNE_OK, &tune_ok))?;
         let open = Arguments::default()
@@ -91,7 +91,7 @@ impl Socket {
         usize::try_from(self.frame_max).expect("32 bits fit")
     }
 
-    /// Declares a queue, and answers with the name that it got.
+    /// Declares a queue and returns its name.
     pub(super) fn declare(&mut self, name: &str, lifetime: Lifetime) -> anyhow::Result<String> {
         const DURABLE: u8 = 1 << 1;
         const EXCLUSIVE: u8 = 1 << 2;
@@ -111,7 +111,7 @@ impl Socket {
         Ok(String::from_utf8(name.to_vec())?)
     }
 
-    /// Begins to consume.
+    /// Starts to consume.
     pub(super) fn consume(&mut self, queue: &str, acknowledge: Acknowledge) -> anyhow::Result<()> {
         const NO_ACK: u8 = 1 << 1;
         let flags = match acknowledge {
@@ -132,7 +132,7 @@ impl Socket {
         written.context("the broker takes no bytes")
     }
 
-    /// Hands on what arrives next; nothing where nothing comes for a moment.
+    /// Passes on the bytes that arrive next. Returns without any if none arrive for a moment.
     pub(super) fn read(&mut self, scanner: &mut Scanner) -> anyhow::Result<()> {
         match self.stream.read(&mut self.buffer) {
             Ok(0) => bail!("the broker closed the connection"),
@@ -156,7 +156,7 @@ impl Socket {
         self.expect(answer)
     }
 
-    /// Waits for a method, and answers with its arguments. Nothing else may arrive before it, or with it.
+    /// Waits for a method and returns its arguments. Nothing else may arrive before it or with it.
     fn expect(&mut self, expected: Method) -> anyhow::Result<Vec<u8>> {
         let begun = Instant::now();
         let mut scanner = Scanner::default();

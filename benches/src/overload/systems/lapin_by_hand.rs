@@ -1,4 +1,4 @@
-//! RPC written by hand with lapin: a request expires at its deadline, and a worker takes as many
+//! Hand-written RPC with lapin: a request expires at its deadline, and a worker runs as many
 //! requests at once as it has places.
 
 use std::collections::HashMap;
@@ -83,7 +83,7 @@ impl Link {
 
     async fn close(&self) {
         for connection in &self.connections {
-            // What a close does not achieve, the drop at the end does.
+            // If a close fails, the drop at the end closes the connection.
             let _ = timeout(CLOSE_LIMIT, connection.close(200, "done".into())).await;
         }
     }
@@ -117,7 +117,7 @@ async fn worker(broker: &str, queue: &str, setting: &Setting, method: &Method) -
         .await?;
     let mut consumer = consume(&requests, queue.into(), false).await?;
     let method = method.clone();
-    // It ends with its connection.
+    // The task ends with its connection.
     tokio::spawn(async move {
         while let Some(Ok(request)) = consumer.next().await {
             let (requests, replies, method) = (requests.clone(), replies.clone(), method.clone());
@@ -127,7 +127,7 @@ async fn worker(broker: &str, queue: &str, setting: &Setting, method: &Method) -
     Ok(link)
 }
 
-/// Runs the method, replies and acknowledges. A request without an answer comes again when the
+/// Runs the method, replies and acknowledges. A request without a reply is redelivered when the
 /// channel closes.
 async fn serve(
     request: Delivery,
@@ -153,7 +153,7 @@ async fn serve(
     Ok(())
 }
 
-/// A caller with connections of its own. It can call workers with this library, too.
+/// A caller with its own connections. It can also call workers with this library.
 pub(super) struct Caller {
     link: Link,
     state: Arc<CallerState>,
@@ -169,7 +169,7 @@ struct CallerState {
 }
 
 impl Caller {
-    /// The `timestamp` of its requests is wrong.
+    /// Whether the `timestamp` of its requests is wrong.
     pub(super) async fn connect_with_wrong_clock(broker: &str, queue: &str) -> anyhow::Result<Self> {
         Self::connect(broker, queue, true).await
     }
@@ -196,7 +196,7 @@ impl Caller {
             next_id: AtomicU64::new(0),
         });
         let routing = Arc::clone(&state);
-        // It ends with its connection.
+        // The task ends with its connection.
         tokio::spawn(async move {
             while let Some(Ok(reply)) = consumer.next().await {
                 routing.route(&reply);
@@ -220,7 +220,7 @@ impl CallerState {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a reply to its call, if that still waits.
+    /// Passes a reply to its call, if that still waits.
     fn route(&self, reply: &Delivery) {
         let id = reply.properties.correlation_id();
         let id = id.as_ref().and_then(|id| id.as_str().parse().ok());
@@ -270,7 +270,7 @@ impl CallerState {
     }
 }
 
-/// What a reply says. A worker with this library answers `code: message` if it refuses a request.
+/// Reads a reply. A worker with this library replies `code: message` if it refuses a request.
 fn end(reply: &Delivery) -> End {
     let kind = reply.properties.kind();
     if kind.as_ref().is_none_or(|kind| kind.as_str() != "fault") {

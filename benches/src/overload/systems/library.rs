@@ -1,5 +1,4 @@
-//! This library: every caller and every worker has a broker handle of its own, as if it were a
-//! program of its own.
+//! This library: every caller and every worker has its own broker handle, as in separate programs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::overload::method::{Method, payload};
 use crate::overload::plan::Setting;
 use crate::overload::record::End;
 
-/// How long methods may run after the end.
+/// The drain limit at the end.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 #[service]
@@ -95,7 +94,7 @@ async fn caller(broker: &str, queue: &str, setting: &Setting, index: usize) -> a
     Ok(Caller::Own(broker, client))
 }
 
-/// Whether a caller is every second one.
+/// Returns whether a caller is every second one.
 fn is_second(index: usize) -> bool {
     index % 2 == 1
 }
@@ -111,8 +110,8 @@ impl Running for Library {
         if call.is_important {
             work = work.priority(IMPORTANT);
         }
-        // The library sends no clock. This is the header with which RabbitMQ's interceptor would
-        // tell the time.
+        // The library sends no time. This is the header in which RabbitMQ's interceptor would send
+        // it.
         if self.has_wrong_clocks && is_second(call.caller) {
             work = work.header("timestamp_in_ms", wrong_time().as_millis().to_string());
         }
@@ -125,7 +124,7 @@ impl Running for Library {
     }
 
     async fn stop(&self) -> anyhow::Result<()> {
-        // The callers first: what is under way then has nobody to go to.
+        // The callers first, because their calls lose their worker next.
         join_all(self.callers.iter().map(Caller::close)).await;
         let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
         for (broker, server) in workers {

@@ -1,4 +1,4 @@
-//! The systems under load: a file each, all behind [`Running`].
+//! The systems under load, one file each, behind the trait [`Running`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,22 +16,22 @@ mod lapin_by_hand;
 mod library;
 mod tonic;
 
-/// How long a system may take to start, or to stop.
+/// How long a system may take to start or to stop.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The priority of important calls, which is also the greatest of their queue.
+/// The priority of important calls, which is also the maximum of their queue.
 const IMPORTANT: u8 = 5;
 
 /// How slow a wrong clock is.
 const CLOCK_ERROR: Duration = Duration::from_secs(600);
 
-/// What a wrong clock says.
+/// Returns the time of a wrong clock.
 fn wrong_time() -> Duration {
     let wrong = SystemTime::now() - CLOCK_ERROR;
     wrong.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
-/// A call to be made.
+/// A call to make.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Call {
     pub(crate) caller: usize,
@@ -50,13 +50,13 @@ impl Call {
     }
 }
 
-/// Callers and workers that are connected.
+/// Connected callers and workers.
 #[async_trait]
 pub(crate) trait Running: Send + Sync {
     /// Makes a call. It ends soon after its deadline.
     fn call(&self, call: Call) -> BoxFuture<'static, End>;
 
-    /// Leaves nothing behind that would disturb the next run.
+    /// Removes everything that could affect the next run.
     async fn stop(&self) -> anyhow::Result<()>;
 }
 

@@ -1,7 +1,7 @@
 //! tonic over TCP, without a broker: a worker runs as many methods at once as it has places
 //! (`ConcurrencyLimit`) and refuses all other calls at once (`LoadShed`).
 //!
-//! The limit is tower's global one: tonic's `concurrency_limit_per_connection` would multiply with
+//! The limit is tower's global one: tonic's `concurrency_limit_per_connection` would multiply it by
 //! the number of callers.
 
 use std::convert::Infallible;
