@@ -63,7 +63,7 @@ mod tests;
 /// | `default` | the method that a request naming none is for. One method at most |
 /// | `idempotent` | running it twice is as good as once, so it may be repeated after a crash or a lost connection |
 /// | `oneway` | confirmed by the broker and never answered; such a method returns nothing. Without `idempotent` it is run at most once: if its worker dies under it, the request is rejected, and only a dead-letter queue keeps it |
-/// | `timeout = "2s"` | how long a caller waits unless it says otherwise: a whole number of `ms`, `s`, `m` or `h` |
+/// | `timeout = "2s"` | the default time limit of a call: numbers with units, such as `500ms`, `2s`, `1m 30s` or `1h` |
 /// | `name = "wire.name"` | the method's name on the wire; the default is its name in the trait. Those that begin with `rpc.` are left to the runtime |
 ///
 /// # Option of a parameter

@@ -87,7 +87,7 @@ impl Vocabulary {
 
     /// A question, if it is clear which name was meant.
     pub(super) fn suggestion(&self, misspelt: &str) -> String {
-        let distance = |known: &str| edit_distance(&misspelt.to_lowercase(), known);
+        let distance = |known: &str| strsim::levenshtein(&misspelt.to_lowercase(), known);
         let names = self.settings.iter().map(|(name, _)| *name);
         match names.min_by_key(|name| distance(name)) {
             Some(closest) if distance(closest) <= closest.len() / 3 => format!("did you mean `{closest}`? "),
@@ -146,19 +146,4 @@ fn skip_entry(input: ParseStream<'_>) -> Option<TokenTree> {
 /// Why there are no parentheses behind a name.
 pub(super) fn no_parentheses(name: &Ident) -> String {
     format!("options take their value after `=`; write `{name} = ..`")
-}
-
-/// The number of letters to insert, remove or replace to get from one word to the other (Levenshtein).
-fn edit_distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.bytes().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
 }

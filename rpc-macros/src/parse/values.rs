@@ -1,4 +1,4 @@
-//! What the string values of options may say.
+//! Checks of the values of options.
 
 use std::time::Duration;
 
@@ -7,42 +7,29 @@ use syn::LitStr;
 /// AMQP 0-9-1 carries method and queue names as short strings, whose length is one byte.
 const SHORT_STRING: usize = 255;
 
-/// RabbitMQ refuses a message whose `expiration` is longer.
-const LONGEST_TIMEOUT: u64 = u32::MAX as u64;
+/// RabbitMQ refuses a message with a longer `expiration`. It counts in milliseconds.
+const LONGEST_TIMEOUT: u128 = u32::MAX as u128;
 
-/// Reads a duration such as `"2s"`.
+/// Reads a duration, such as `"2s"`.
 pub(super) fn timeout(text: &LitStr) -> syn::Result<Duration> {
-    let refuse = |message: &str| Err(syn::Error::new(text.span(), message));
-    let Some((number, unit)) = split_duration(&text.value()) else {
-        return refuse(
-            "a timeout is a whole number and one of `ms`, `s`, `m`, `h`; write `timeout = \"2s\"`",
-        );
-    };
-    match number.checked_mul(unit) {
-        Some(0) => {
-            refuse("a timeout of zero would fail every call; remove `timeout` to get the default of 30 s")
-        }
-        Some(milliseconds) if milliseconds <= LONGEST_TIMEOUT => Ok(Duration::from_millis(milliseconds)),
-        _ => refuse("a timeout is at most 49 days, which is as long as RabbitMQ lets a message live"),
-    }
+    timeout_of(&text.value()).map_err(|fault| syn::Error::new(text.span(), fault))
 }
 
-/// The number, and the milliseconds of its unit.
-fn split_duration(text: &str) -> Option<(u64, u64)> {
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-    if digits.is_empty() {
-        return None;
+fn timeout_of(text: &str) -> Result<Duration, String> {
+    let out_of_range =
+        "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ keeps no message longer";
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err(
+            "a timeout of zero would fail every call; remove `timeout` to get the default of 30 s".to_owned(),
+        ),
+        Ok(timeout) if timeout.as_millis() <= LONGEST_TIMEOUT && timeout.subsec_nanos() % 1_000_000 == 0 => {
+            Ok(timeout)
+        }
+        Ok(_) | Err(humantime::DurationError::NumberOverflow) => Err(out_of_range.to_owned()),
+        Err(fault) => Err(format!(
+            "{fault}; write numbers with units, such as `timeout = \"500ms\"` or `timeout = \"1m 30s\"`"
+        )),
     }
-    // What does not even fit 64 bits is too long in any unit.
-    let number = digits.parse().unwrap_or(u64::MAX);
-    let unit = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60 * 1000,
-        "h" => 60 * 60 * 1000,
-        _ => return None,
-    };
-    Some((number, unit))
 }
 
 /// Why this cannot be a method's name on the wire.

@@ -220,6 +220,66 @@ fn inner_attributes_of_a_body_become_attributes_of_the_method() {
 }
 
 #[test]
+fn timeouts_have_the_grammar_of_humantime() {
+    for (timeout, milliseconds) in [
+        ("500ms", 500),
+        ("1.5s", 1500),
+        ("1m 30s", 90_000),
+        ("2hours", 7_200_000),
+    ] {
+        let item = quote! {
+            trait S {
+                #[rpc(timeout = #timeout)]
+                async fn f(&self);
+            }
+        };
+        let emitted = expand_service(quote!(), item).to_string();
+        assert!(
+            emitted.contains(&format!("from_millis ({milliseconds})")),
+            "{emitted}"
+        );
+    }
+}
+
+/// An editor that is asked for the definition of a client's method, or of a generated type, goes to
+/// where the name is in the trait.
+#[test]
+fn generated_names_have_the_spans_of_the_names_in_the_trait() {
+    let source = "trait Clock { #[rpc(idempotent)] async fn now(&self, zone: &str) -> Result<u8, E>; async fn tick(&self); }";
+    for options in ["", "unknown"] {
+        let emitted = expand_service(options.parse().unwrap(), source.parse().unwrap());
+        for (generated, written) in [
+            ("now", "now"),
+            ("tick", "tick"),
+            ("Clock", "Clock"),
+            ("ClockClient", "Clock"),
+            ("ClockServer", "Clock"),
+        ] {
+            let spans = spans_of(emitted.clone(), generated);
+            assert!(!spans.is_empty(), "`{generated}` is not generated");
+            let begin = source.find(written).unwrap();
+            for span in spans {
+                assert_eq!(
+                    span.start().column,
+                    begin,
+                    "`{generated}` is at {:?}",
+                    span.source_text()
+                );
+            }
+        }
+    }
+}
+
+fn spans_of(tokens: TokenStream, name: &str) -> Vec<proc_macro2::Span> {
+    let spans = tokens.into_iter().flat_map(|token| match token {
+        TokenTree::Group(group) => spans_of(group.stream(), name),
+        TokenTree::Ident(ident) if ident == name => vec![ident.span()],
+        _ => Vec::new(),
+    });
+    spans.collect()
+}
+
+#[test]
 fn a_custom_crate_path_is_the_only_one() {
     let expansion = expand_service(quote!(crate = other::path, schema), user_directory());
     assert!(!mentions(expansion, "rpc_runtime"));

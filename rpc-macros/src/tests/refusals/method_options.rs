@@ -92,7 +92,7 @@ fn timeout_without_unit() {
         r#"#[rpc(timeout = "2")] async fn f(&self);"#,
         &[(
             r#""2""#,
-            r#"a timeout is a whole number and one of `ms`, `s`, `m`, `h`; write `timeout = "2s"`"#,
+            r#"time unit needed, for example 2sec or 2ms; write numbers with units, such as `timeout = "500ms"` or `timeout = "1m 30s"`"#,
         )],
     );
 }
@@ -103,18 +103,18 @@ fn timeout_without_number() {
         r#"#[rpc(timeout = "s")] async fn f(&self);"#,
         &[(
             r#""s""#,
-            r#"a timeout is a whole number and one of `ms`, `s`, `m`, `h`; write `timeout = "2s"`"#,
+            r#"expected number at 0; write numbers with units, such as `timeout = "500ms"` or `timeout = "1m 30s"`"#,
         )],
     );
 }
 
 #[test]
-fn timeout_with_a_fraction() {
+fn timeout_below_a_millisecond() {
     assert_method(
-        r#"#[rpc(timeout = "1.5s")] async fn f(&self);"#,
+        r#"#[rpc(timeout = "1500us")] async fn f(&self);"#,
         &[(
-            r#""1.5s""#,
-            r#"a timeout is a whole number and one of `ms`, `s`, `m`, `h`; write `timeout = "2s"`"#,
+            r#""1500us""#,
+            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ keeps no message longer",
         )],
     );
 }
@@ -136,18 +136,18 @@ fn timeout_too_long() {
         r#"#[rpc(timeout = "1200h")] async fn f(&self);"#,
         &[(
             r#""1200h""#,
-            "a timeout is at most 49 days, which is as long as RabbitMQ lets a message live",
+            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ keeps no message longer",
         )],
     );
 }
 
 #[test]
-fn timeout_beyond_all_numbers() {
+fn timeout_that_overflows() {
     assert_method(
         r#"#[rpc(timeout = "99999999999999999999999h")] async fn f(&self);"#,
         &[(
             r#""99999999999999999999999h""#,
-            "a timeout is at most 49 days, which is as long as RabbitMQ lets a message live",
+            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ keeps no message longer",
         )],
     );
 }
