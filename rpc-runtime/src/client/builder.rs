@@ -1,4 +1,4 @@
-//! Options of a client.
+//! Builds clients.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tower_layer::{Identity, Stack};
 
+use super::backend::Backend;
 use super::call_path::CallPath;
 use super::caller::Caller;
-use super::carrier::Carrier;
 use super::destination::Destination;
 use super::in_process::InProcess;
 use super::limiter::{Limiter, WhenFull};
@@ -19,15 +19,15 @@ use crate::describe::ServiceDescriptor;
 use crate::protocol::destination_name;
 use crate::service::Service;
 
-/// How many calls of a client may be in flight by default.
+/// The default of [`ClientBuilder::max_in_flight`].
 const DEFAULT_IN_FLIGHT: usize = 10_000;
 
-/// How long a call may take, where neither the method nor the client nor the call says.
+/// The default of [`ClientBuilder::timeout`].
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client that the [`service`](crate::service) attribute generated.
 pub trait ServiceClient: Sized {
-    /// The service that it calls.
+    /// The service that the client calls.
     const SERVICE: &'static ServiceDescriptor;
 
     /// Wraps the untyped client.
@@ -35,7 +35,7 @@ pub trait ServiceClient: Sized {
     fn from_client(client: Client) -> Self;
 }
 
-/// Options of a client, from [`XClient::builder`](ServiceClient).
+/// Sets the options of a client. Created by `builder` of each generated [client](ServiceClient).
 ///
 /// ```
 /// # use rpc_runtime::{Broker, Codec, service};
@@ -53,7 +53,7 @@ pub trait ServiceClient: Sized {
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it builds"]
 pub struct ClientBuilder<C, L = Identity> {
-    carrier: Carrier,
+    backend: Backend,
     layers: L,
     is_layered: bool,
     queue: Option<String>,
@@ -68,10 +68,10 @@ pub struct ClientBuilder<C, L = Identity> {
     wrap: Wrap<C>,
 }
 
-/// Makes the client of an untyped one.
+/// Wraps the untyped client.
 pub(super) enum Wrap<C> {
     Typed(fn(Client) -> C),
-    /// Knows what it calls.
+    /// With the description that the client calls.
     Described(Box<dyn FnOnce(Client) -> C + Send + Sync>),
 }
 
@@ -82,13 +82,14 @@ impl<C> fmt::Debug for Wrap<C> {
 }
 
 impl<C: ServiceClient> ClientBuilder<C> {
-    /// A client whose calls are made by this caller.
+    /// Builds a client whose calls go through a broker.
     pub(crate) fn with_caller(caller: Arc<Caller>) -> Self {
-        let carrier = Carrier::Broker(caller);
-        Self::with_carrier(carrier, C::SERVICE, Wrap::Typed(C::from_client))
+        let backend = Backend::Broker(caller);
+        Self::with_backend(backend, C::SERVICE, Wrap::Typed(C::from_client))
     }
 
-    /// A client that calls an implementation in this process, as `XClient::in_process` does, with options.
+    /// Builds a client of a service in this process, like a generated client's `in_process` but with
+    /// options.
     ///
     /// ```
     /// # use rpc_runtime::{ClientBuilder, Codec, service};
@@ -108,24 +109,24 @@ impl<C: ServiceClient> ClientBuilder<C> {
     /// # }
     /// ```
     ///
-    /// Arguments and results go through the codec, deadlines, headers and nested calls work, and a panic is a fault. The
-    /// handler runs within the call: dropping the call, or its deadline, drops the handler. A one-way call returns when
-    /// the handler has run.
+    /// Arguments and results go through the codec; deadlines, headers and nested calls work; a panic
+    /// becomes a fault. The handler runs within the call: it is dropped with the call, and at its
+    /// deadline. A one-way call returns when the handler has finished.
     ///
     /// # Panics
     ///
-    /// If two methods of the service share a name on the wire. Of a generated one, that takes methods under `#[cfg]`
-    /// conditions that hold together.
+    /// If two methods of the service have the same name on the wire. Generated services can have
+    /// them only under different `#[cfg]` conditions.
     pub fn in_process(service: impl Service) -> Self {
-        let carrier = Carrier::InProcess(Arc::new(InProcess::new(service)));
-        Self::with_carrier(carrier, C::SERVICE, Wrap::Typed(C::from_client))
+        let backend = Backend::InProcess(Arc::new(InProcess::new(service)));
+        Self::with_backend(backend, C::SERVICE, Wrap::Typed(C::from_client))
     }
 }
 
 impl<C> ClientBuilder<C> {
-    pub(super) fn with_carrier(carrier: Carrier, service: &'static ServiceDescriptor, wrap: Wrap<C>) -> Self {
+    pub(super) fn with_backend(backend: Backend, service: &'static ServiceDescriptor, wrap: Wrap<C>) -> Self {
         Self {
-            carrier,
+            backend,
             layers: Identity::new(),
             is_layered: false,
             queue: None,
@@ -143,7 +144,8 @@ impl<C> ClientBuilder<C> {
 }
 
 impl<C, L> ClientBuilder<C, L> {
-    /// Puts a layer around all calls, within those that were added before: see [`middleware`](crate::middleware).
+    /// Adds a layer around all calls, inside the layers added before. See
+    /// [`middleware`](crate::middleware).
     ///
     /// ```
     /// # use std::time::Duration;
@@ -160,7 +162,7 @@ impl<C, L> ClientBuilder<C, L> {
         ClientBuilder {
             layers: Stack::new(layer, self.layers),
             is_layered: true,
-            carrier: self.carrier,
+            backend: self.backend,
             queue: self.queue,
             codec: self.codec,
             timeout: self.timeout,
@@ -174,79 +176,86 @@ impl<C, L> ClientBuilder<C, L> {
         }
     }
 
-    /// Calls the workers on this queue in place of the service's own.
+    /// Sends requests to this queue instead of the service's default queue.
     ///
-    /// An empty name, one of more than 255 bytes, one with control characters, and names of other queues fail each call with
-    /// [`CallError::Invalid`]: those that begin with `amq.` or `rpc.` or end with `.batch`. One that RabbitMQ has named
-    /// (`amq.gen-…`) is fine.
+    /// Each call fails with [`CallError::Invalid`] if the name is empty, is longer than 255 bytes,
+    /// contains control characters, begins with `amq.` or `rpc.`, or ends with `.batch`. A name that
+    /// RabbitMQ generated (`amq.gen-…`) is valid.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = Some(queue.into());
         self
     }
 
-    /// How arguments are written; the worker answers in the same.
+    /// Sets the codec of arguments. Workers reply in the same codec.
     pub fn codec(mut self, codec: Codec) -> Self {
         self.codec = codec;
         self
     }
 
-    /// How long a call may take, where neither the method nor the call says.
+    /// Sets how long a call may take if neither its method nor the call itself has a timeout. The
+    /// default is 30 seconds.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Whether a call whose queue does not exist yet is made again, until its time is up. The default is that it fails at
-    /// once with [`CallError::NoServer`].
+    /// Sets whether a call whose queue does not exist is retried until its deadline. By default it
+    /// fails at once with [`CallError::NoServer`].
     ///
-    /// For programs that start together: the first worker that ever starts declares the queue.
+    /// For programs that start together: the first worker declares the queue.
     pub fn wait_for_server(mut self, wait: bool) -> Self {
         self.wait_for_server = wait;
         self
     }
 
-    /// Whether calls that wait to be sent leave several in one message, to workers that said they take such; the default is that
-    /// they do.
+    /// Sets whether several requests may be sent in one message, to workers that support it. The
+    /// default is `true`.
     ///
-    /// A broker's work is per message, so this is worth an order of magnitude under load. Nothing waits for it: where calls come one by
-    /// one, each leaves by itself. One-way calls, those in plain text, and arguments of more than 8 KiB always do. There is one exception: of
-    /// many calls that are made at once of a method, before any worker has answered one, those beyond the first 64 wait for the first
-    /// answer, which says whether they may leave together, and no longer than 20 ms.
+    /// A broker's work is per message, so batches multiply the throughput under load. Requests are
+    /// not delayed to fill a batch: only those that already wait share a message. One-way calls,
+    /// plain-text calls and calls with arguments of more than 8 KiB are always sent singly.
+    ///
+    /// There is one exception. If more than 64 calls of a method are made before a worker has replied
+    /// to any of them, the others wait for the first reply, which says whether they may be batched.
+    /// They wait at most 20 ms.
     pub fn batching(mut self, batching: bool) -> Self {
         self.batching = batching;
         self
     }
 
-    /// How many calls of this client and its clones may be in flight; the default is 10,000.
+    /// Sets how many calls of this client and its clones may be in flight. The default is 10,000; the
+    /// minimum is one.
     ///
-    /// What one more does says [`when_full`](Self::when_full). The limit bounds what the client holds for requests that nobody
-    /// answers, and what it puts into a queue that nobody serves.
+    /// [`when_full`](Self::when_full) sets what further calls do. The limit bounds the client's memory
+    /// for calls without a reply, and the requests in a queue without workers.
     pub fn max_in_flight(mut self, calls: usize) -> Self {
         self.max_in_flight = calls;
         self
     }
 
-    /// What a call does that would be one too many in flight; the default is to wait for its turn.
+    /// Sets what a call does while [`max_in_flight`](Self::max_in_flight) calls are in flight. By default
+    /// it waits.
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
         self.when_full = when_full;
         self
     }
 
-    /// Whether fewer calls than [`max_in_flight`](Self::max_in_flight) may be in flight while the workers
-    /// are overloaded; the default is that fewer may.
+    /// Sets whether the client reduces its limit of calls in flight while the workers are overloaded.
+    /// The default is `true`.
     ///
-    /// Workers say how long requests wait in their queue. As long as that is short, nothing is limited.
-    /// If requests wait for longer than a tenth of the calls' time, if workers refuse calls for want of time, or
-    /// if calls time out, the client keeps only as many calls in flight as the workers can answer. The others
-    /// wait in the client, where the end of their time costs nobody anything; they fail with
-    /// [`CallError::Overloaded`]. Calls of the highest [priority](crate::Call::priority) go first, and among equals the
-    /// newest, which have the most time left. The limit is back within a second or two after the overload.
+    /// Replies say how long requests wait in the queue. While that is short, only
+    /// [`max_in_flight`](Self::max_in_flight) applies. If requests wait longer than a tenth of their time
+    /// limit, if workers refuse requests that would expire, or if calls time out, the client keeps only
+    /// as many calls in flight as the workers can answer. The others wait in the client. Those that do
+    /// not get their turn in time fail with [`CallError::Overloaded`] and have cost the workers nothing.
+    /// Calls with the highest [priority](crate::Call::priority) go first, and among equals the newest,
+    /// which have the most time left. The limit recovers within a second or two after the overload.
     pub fn adaptive_limit(mut self, adaptive: bool) -> Self {
         self.adaptive_limit = adaptive;
         self
     }
 
-    /// The client.
+    /// Builds the client.
     #[must_use]
     pub fn build(self) -> C
     where
@@ -256,9 +265,10 @@ impl<C, L> ClientBuilder<C, L> {
         let limiter = Limiter::new(&queue, self.max_in_flight, self.when_full, self.adaptive_limit);
         let destination = destination_name(&queue)
             .map(|queue| Destination::new(queue, self.service, self.batching, limiter));
-        let path = match self.is_layered {
-            true => CallPath::Layered(Arc::new(LayeredCaller::new(&self.layers, self.carrier))),
-            false => CallPath::Direct(self.carrier),
+        let path = if self.is_layered {
+            CallPath::Layered(Arc::new(LayeredCaller::new(&self.layers, self.backend)))
+        } else {
+            CallPath::Direct(self.backend)
         };
         let client = Client {
             path,

@@ -1,4 +1,4 @@
-//! A call: what a client's method returns, and what is awaited for the answer.
+//! The call that a client's method returns.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -11,19 +11,20 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::call_path::CallPath;
+use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
 use super::plan::CallPlan;
-use super::slot::Slot;
 use crate::error::CallError;
 use crate::protocol::{Reply, insert_user_header};
 use crate::service::ResultType;
 
-/// A call of a remote method: await it for the answer.
+/// A call of a remote method. Await it to send the request and to get the method's result.
 ///
-/// The arguments are encoded already, so it borrows nothing: it is `Send + 'static`, can be spawned, collected and
-/// joined. Nothing is sent before it is first polled, and its time limit counts from then.
+/// The arguments are already encoded, so a call borrows nothing: it is `Send + 'static` and can be
+/// spawned, collected and joined. Nothing is sent before the call is first polled. Its time limit
+/// starts then.
 ///
-/// Options are chained before `.await`:
+/// Set options before `.await`:
 ///
 /// ```
 /// # use rpc_runtime::{Broker, CallError, service};
@@ -43,31 +44,31 @@ use crate::service::ResultType;
 ///
 /// # Cancel safety
 ///
-/// Dropping a call that was polled stops waiting for its answer; a late reply is discarded. The request, if it left, is
-/// not called back: the method may run.
+/// Dropping a call stops waiting for its reply; a late reply is discarded. A request that was
+/// already sent is not cancelled: the method may run.
 #[must_use = "a call does nothing until it is awaited"]
 pub struct Call<T, E = Infallible> {
     state: State<T, E>,
 }
 
-/// A call of a method that returns the `Result` type `R`: [`Call<T, E>`](Call) for a `Result<T, E>`, whatever name it goes
-/// by.
+/// A call of a method that returns the `Result` type `R`: [`Call<T, E>`](Call) for a `Result<T, E>`,
+/// or for an alias of it.
 pub type FallibleCall<R> = Call<<R as ResultType>::Ok, <R as ResultType>::Err>;
 
-/// How a reply becomes the method's answer.
+/// Reads the method's result from a reply.
 pub(crate) type ReadReply<T, E> = fn(Reply) -> Result<T, CallError<E>>;
 
 enum State<T, E> {
     Planned(Planned<T, E>),
     Running(Running<T, E>),
-    /// The outcome was given: see [`Call::ready`].
+    /// See [`Call::ready`].
     Ready(Box<dyn FnOnce() -> Result<T, CallError<E>> + Send>),
     Ended,
 }
 
 struct Planned<T, E> {
     path: CallPath,
-    plan: Result<Arc<Slot>, InvalidCall>,
+    plan: Result<Arc<InFlightCall>, InvalidCall>,
     read: ReadReply<T, E>,
 }
 
@@ -77,14 +78,19 @@ struct Running<T, E> {
 }
 
 impl<T, E> Call<T, E> {
-    pub(crate) fn new(path: CallPath, plan: Result<Arc<Slot>, InvalidCall>, read: ReadReply<T, E>) -> Self {
+    pub(crate) fn new(
+        path: CallPath,
+        plan: Result<Arc<InFlightCall>, InvalidCall>,
+        read: ReadReply<T, E>,
+    ) -> Self {
         Self {
             state: State::Planned(Planned { path, plan, read }),
         }
     }
 
-    /// A call whose outcome is known, and which is sent nowhere: for code that stands in for a client in a test and has
-    /// to return what the client does. Options have no effect on it.
+    /// Creates a call that sends nothing and returns `outcome`. Options have no effect on it.
+    ///
+    /// For mocks of clients in tests, which have to return what the client returns.
     ///
     /// ```
     /// # use rpc_runtime::{Call, CallError, service};
@@ -120,10 +126,12 @@ impl<T, E> Call<T, E> {
         }
     }
 
-    /// Sets how long the call may take. The broker drops the request once it has had it for that long.
+    /// Sets how long the call may take. The broker drops a request that has waited in the queue for
+    /// that long.
     ///
-    /// The default is the method's own `timeout`, else the client's, else 30 seconds. In a handler, the time that
-    /// the handler's own caller still waits is a limit too, unless the call is [`detached`](Self::detached).
+    /// The default is the method's own `timeout`, or else the client's, which is 30 seconds unless
+    /// set. In a handler, the call also ends at the handler's own deadline, unless it is
+    /// [`detached`](Self::detached).
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.plan(|plan| {
             plan.timeout = limit;
@@ -132,8 +140,11 @@ impl<T, E> Call<T, E> {
         self
     }
 
-    /// Detaches the call from the handler that makes it: it has the whole of its own time limit, even after the handler's
-    /// deadline. For calls that undo something, which must be made although the handler's caller waits no longer.
+    /// Detaches the call from the handler that makes it: the call has its whole time limit, even
+    /// after the handler's deadline.
+    ///
+    /// For calls that undo something, which must be made even if the handler's caller no longer
+    /// waits.
     ///
     /// ```
     /// # use rpc_runtime::{CallError, service};
@@ -157,17 +168,17 @@ impl<T, E> Call<T, E> {
         self
     }
 
-    /// Sends a header with the request. The same name again replaces the value.
+    /// Adds a header to the request, or replaces the value of a header with the same name.
     ///
-    /// A name longer than 255 bytes, one that is [reserved](Headers), and headers of more than 4 KiB in all fail the call
-    /// with [`CallError::Invalid`].
+    /// The call fails with [`CallError::Invalid`] if the name is [reserved](Headers) or longer than
+    /// 255 bytes, or if all headers together exceed 4 KiB.
     pub fn header(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
         self.plan(|plan| Ok(insert_user_header(&mut plan.headers, name, value)?));
         self
     }
 
-    /// Sets the request's priority: requests of a higher one overtake others in a queue that was declared with
-    /// [`priorities`](crate::RequestQueue::priorities). Others ignore it.
+    /// Sets the request's priority. Requests with a higher priority overtake others in a queue that
+    /// was declared with [`priorities`](crate::RequestQueue::priorities). Other queues ignore it.
     pub fn priority(mut self, priority: u8) -> Self {
         self.plan(|plan| {
             plan.priority = Some(priority);
@@ -176,11 +187,11 @@ impl<T, E> Call<T, E> {
         self
     }
 
-    /// Changes the plan of a call that has not begun; the first thing that does not fit is what the call fails with.
+    /// Changes the plan of a call that has not begun. The call fails with the first error.
     fn plan(&mut self, change: impl FnOnce(&mut CallPlan) -> Result<(), InvalidCall>) {
         if let State::Planned(Planned { plan, .. }) = &mut self.state
             && let Ok(planned) = plan
-            // Nobody else has it before it begins.
+            // A call that has not begun has no other owner.
             && let Some(planned) = Arc::get_mut(planned)
             && let Err(reason) = change(planned.plan_mut())
         {
@@ -194,7 +205,7 @@ impl<T, E> Future for Call<T, E> {
 
     /// # Panics
     ///
-    /// If polled again after it was ready, as futures do.
+    /// Panics if it is polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Self::Output> {
         self.state = match std::mem::replace(&mut self.state, State::Ended) {
             State::Planned(Planned {
@@ -214,7 +225,7 @@ impl<T, E> Future for Call<T, E> {
             begun => begun,
         };
         let State::Running(running) = &mut self.state else {
-            panic!("a call was polled again after it had ended");
+            panic!("`Call` polled after completion");
         };
         let outcome = std::task::ready!(running.reply.as_mut().poll(cx));
         let read = running.read;

@@ -1,31 +1,29 @@
-//! The path of a call: to its service, through layers if the client has some.
+//! How a call reaches the backend: directly, or through layers.
 
 use std::sync::Arc;
 
 use futures_util::future::ready;
 
-use super::carrier::Carrier;
+use super::backend::Backend;
+use super::in_flight_call::InFlightCall;
 use super::middleware::LayeredCaller;
-use super::observed::{Calling, observed};
-use super::slot::Slot;
+use super::observed::{ReplyFuture, observed};
 use crate::telemetry::CallKind;
 
-/// How calls reach the service.
+/// How a client's calls reach the backend.
 #[derive(Debug, Clone)]
 pub(crate) enum CallPath {
-    Direct(Carrier),
-    /// Through layers.
+    Direct(Backend),
     Layered(Arc<LayeredCaller>),
 }
 
 impl CallPath {
-    /// Makes a call and waits for its reply, within its time.
-    pub(crate) fn call(self, call: Arc<Slot>) -> Calling {
-        let plan = call.plan();
-        match (self, plan.time_limit()) {
+    /// Makes a call and waits for its reply, until its deadline.
+    pub(crate) fn call(self, call: Arc<InFlightCall>) -> ReplyFuture {
+        match (self, call.plan().time_limit()) {
             (_, Err(too_late)) => observed(CallKind::Direct, call, |_| Box::pin(ready(Err(too_late)))),
-            (Self::Direct(carrier), Ok(time)) => {
-                observed(CallKind::Direct, call, |call| carrier.send(call, time))
+            (Self::Direct(backend), Ok(time)) => {
+                observed(CallKind::Direct, call, |call| backend.send(call, time))
             }
             (Self::Layered(caller), Ok(time)) => observed(CallKind::Layered, call, |call| {
                 Box::pin(async move { caller.call(call.plan(), time).await })

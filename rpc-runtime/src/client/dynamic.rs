@@ -7,14 +7,14 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::backend::Backend;
 use super::builder::{ClientBuilder, Wrap};
 use super::call::Call;
 use super::caller::Caller;
-use super::carrier::Carrier;
-use super::exact::Exact;
+use super::exact_value::ExactValue;
+use super::in_flight_call::InFlightCall;
 use super::interned::{InvalidDescription, intern};
 use super::invalid_call::InvalidCall;
-use super::slot::Slot;
 use super::stub::{Client, no_result, unreadable};
 use crate::codec::{Codec, EncodeError};
 use crate::describe::{MethodDescription, ServiceDescription, ServiceDescriptor};
@@ -82,7 +82,7 @@ impl DynamicClient {
             service,
             description,
         });
-        let builder = ClientBuilder::with_carrier(Carrier::Broker(caller), service, Wrap::Described(wrap));
+        let builder = ClientBuilder::with_backend(Backend::Broker(caller), service, Wrap::Described(wrap));
         Ok(builder.codec(Codec::Json))
     }
 
@@ -106,7 +106,7 @@ impl DynamicClient {
     /// arguments are not those of the method. It fails with [`CallError::BadReply`] if the answer has a number that a `Value` would
     /// round, such as a large `u128`: [`call_json`](Self::call_json) returns these.
     pub fn call(&self, method: &str, arguments: impl Serialize) -> Call<Value, Value> {
-        let arguments = || Ok(Exact::from_json(&Codec::Json.encode(&arguments)?)?);
+        let arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Call::new(
             self.client.path.clone(),
             self.plan(method, arguments),
@@ -116,7 +116,7 @@ impl DynamicClient {
 
     /// As [`call`](Self::call), with arguments and answer as the text of JSON. Numbers are exact, however many digits they have.
     pub fn call_json(&self, method: &str, arguments: &str) -> Call<String, String> {
-        let arguments = || Ok(Exact::from_json(arguments.as_bytes())?);
+        let arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Call::new(
             self.client.path.clone(),
             self.plan(method, arguments),
@@ -127,8 +127,8 @@ impl DynamicClient {
     fn plan(
         &self,
         method: &str,
-        arguments: impl FnOnce() -> Result<Exact, Cause>,
-    ) -> Result<Arc<Slot>, InvalidCall> {
+        arguments: impl FnOnce() -> Result<ExactValue, Cause>,
+    ) -> Result<Arc<InFlightCall>, InvalidCall> {
         let described = self.description.method(method);
         let Some((described, descriptor)) = described.zip(self.service.method(method)) else {
             let method = method.to_owned();
@@ -184,40 +184,43 @@ impl fmt::Display for Names<'_> {
 }
 
 /// Writes a method's arguments.
-fn encode(method: &MethodDescription, arguments: Exact, codec: Codec) -> Result<Bytes, Cause> {
+fn encode(method: &MethodDescription, arguments: ExactValue, codec: Codec) -> Result<Bytes, Cause> {
     let arguments = by_name(method, arguments)?;
     match codec {
-        Codec::Json => return Ok(Exact::Object(arguments).to_json()),
-        Codec::MessagePack => return Ok(codec.encode(&Exact::Object(arguments))?),
+        Codec::Json => return Ok(ExactValue::Object(arguments).to_json()),
+        Codec::MessagePack => return Ok(codec.encode(&ExactValue::Object(arguments))?),
         Codec::Text => {}
     }
     match (method.arguments.len(), arguments.into_iter().next()) {
         (0, _) => Ok(Bytes::new()),
         (1, None) => Err(ArgumentsError::Missing.into()),
-        (1, Some((_, Exact::Null))) => Err(ArgumentsError::Null.into()),
-        (1, Some((_, Exact::Number(number)))) => Ok(Bytes::from(number)),
+        (1, Some((_, ExactValue::Null))) => Err(ArgumentsError::Null.into()),
+        (1, Some((_, ExactValue::Number(number)))) => Ok(Bytes::from(number)),
         (1, Some((_, argument))) => Ok(codec.encode(&argument)?),
         (count, _) => Err(ArgumentsError::TooManyForText(count).into()),
     }
 }
 
 /// The arguments as the entries of a map.
-fn by_name(method: &MethodDescription, arguments: Exact) -> Result<Vec<(String, Exact)>, ArgumentsError> {
+fn by_name(
+    method: &MethodDescription,
+    arguments: ExactValue,
+) -> Result<Vec<(String, ExactValue)>, ArgumentsError> {
     let known = || {
         let names = method.arguments.iter().map(|argument| argument.name.clone());
         names.collect()
     };
     match arguments {
-        Exact::Null => Ok(Vec::new()),
-        Exact::Array(values) if values.len() > method.arguments.len() => Err(ArgumentsError::TooMany {
+        ExactValue::Null => Ok(Vec::new()),
+        ExactValue::Array(values) if values.len() > method.arguments.len() => Err(ArgumentsError::TooMany {
             given: values.len(),
             known: known(),
         }),
-        Exact::Array(values) => {
+        ExactValue::Array(values) => {
             let names = method.arguments.iter().map(|argument| argument.name.clone());
             Ok(names.zip(values).collect())
         }
-        Exact::Object(values) => {
+        ExactValue::Object(values) => {
             let is_known = |name: &String| {
                 let mut all = method.arguments.iter();
                 all.any(|argument| argument.name == *name || argument.aliases.contains(name))
@@ -230,28 +233,30 @@ fn by_name(method: &MethodDescription, arguments: Exact) -> Result<Vec<(String, 
                 None => Ok(values),
             }
         }
-        Exact::Bool(_) | Exact::Number(_) | Exact::Text(_) => Err(ArgumentsError::NotArguments),
+        ExactValue::Bool(_) | ExactValue::Number(_) | ExactValue::Text(_) => {
+            Err(ArgumentsError::NotArguments)
+        }
     }
 }
 
 /// What an answer is returned as.
-trait FromExact: Sized {
-    fn from_exact(value: Exact) -> Result<Self, Cause>;
+trait FromExactValue: Sized {
+    fn from_exact_value(value: ExactValue) -> Result<Self, Cause>;
 }
 
-impl FromExact for Value {
-    fn from_exact(value: Exact) -> Result<Self, Cause> {
+impl FromExactValue for Value {
+    fn from_exact_value(value: ExactValue) -> Result<Self, Cause> {
         Ok(value.into_value()?)
     }
 }
 
-impl FromExact for String {
-    fn from_exact(value: Exact) -> Result<Self, Cause> {
+impl FromExactValue for String {
+    fn from_exact_value(value: ExactValue) -> Result<Self, Cause> {
         Ok(value.to_string())
     }
 }
 
-fn read_as<T: FromExact>(reply: Reply) -> Result<T, CallError<T>> {
+fn read_as<T: FromExactValue>(reply: Reply) -> Result<T, CallError<T>> {
     match reply.kind {
         ReplyKind::Result => read_value(&reply),
         ReplyKind::Error if reply.codec == Codec::Text => {
@@ -263,19 +268,19 @@ fn read_as<T: FromExact>(reply: Reply) -> Result<T, CallError<T>> {
     }
 }
 
-fn read_value<T: FromExact>(reply: &Reply) -> Result<T, CallError<T>> {
+fn read_value<T: FromExactValue>(reply: &Reply) -> Result<T, CallError<T>> {
     let value = match reply.codec {
         // Whether it is a number is not to be seen.
         Codec::Text => match std::str::from_utf8(&reply.body) {
-            Ok(text) => Exact::Text(text.to_owned()),
+            Ok(text) => ExactValue::Text(text.to_owned()),
             Err(error) => return Err(unreadable(error)),
         },
-        codec => match Exact::from_reply(codec, &reply.body) {
+        codec => match ExactValue::from_reply(codec, &reply.body) {
             Ok(value) => value,
             Err(error) => return Err(no_result(reply, error)),
         },
     };
-    T::from_exact(value).map_err(unreadable)
+    T::from_exact_value(value).map_err(unreadable)
 }
 
 #[cfg(test)]
@@ -293,8 +298,8 @@ mod tests {
         method
     }
 
-    fn exact(value: Value) -> Exact {
-        Exact::from_json(value.to_string().as_bytes()).unwrap()
+    fn exact(value: Value) -> ExactValue {
+        ExactValue::from_json(value.to_string().as_bytes()).unwrap()
     }
 
     fn json_of(method: &MethodDescription, arguments: Value) -> Result<Value, String> {

@@ -1,20 +1,21 @@
 //! Calls without a broker: the call itself runs the handler.
 //!
-//! The request is the same message, and is decided about, read, run and answered by the code that serves a broker's, so
-//! that what fails there fails here.
+//! The same code executes the request as for a broker, so a request that would be refused there is
+//! refused here.
 
 use std::fmt;
 use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::slot::Slot;
+use super::in_flight_call::InFlightCall;
+use super::received_reply::empty_reply;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
-use crate::protocol::{Executed, Reply, ReplyAddresses, ReplyKind, Request, ShortStr};
+use crate::protocol::{Executed, Reply, ReplyAddresses, Request, ShortStr};
 use crate::service::{Decision, Dispatcher, Received, RequestLog, Rules, Service, run};
 
-/// An implementation to call.
+/// A service in this process that clients call.
 pub(crate) struct InProcess {
     dispatcher: Dispatcher,
     rules: Rules,
@@ -24,8 +25,8 @@ pub(crate) struct InProcess {
 impl InProcess {
     /// # Panics
     ///
-    /// Where two methods of the service share a name, or are both the default one. Those that the macro makes do not
-    /// compile then.
+    /// If two methods of the service have the same name, or are both the default method. Services of
+    /// the macro do not compile then.
     pub(super) fn new(service: impl Service) -> Self {
         let queue = service.descriptor().queue;
         let mut dispatcher = Dispatcher::default();
@@ -34,7 +35,7 @@ impl InProcess {
         }
         let rules = Rules {
             reply_addresses: ReplyAddresses::default(),
-            // Nothing is sent: there is nothing to protect.
+            // Nothing is sent to a broker, so no size is too large.
             max_accepted_bytes: usize::MAX,
             max_sent_bytes: usize::MAX,
             // Nothing is delivered twice.
@@ -50,36 +51,30 @@ impl InProcess {
         }
     }
 
-    /// Runs the method within the call's time.
-    pub(super) async fn call(self: Arc<Self>, call: Arc<Slot>, time: TimeLimit) -> Result<Reply, CallError> {
+    /// Runs the method, until the call's deadline.
+    pub(super) async fn call(
+        self: Arc<Self>,
+        call: Arc<InFlightCall>,
+        time: TimeLimit,
+    ) -> Result<Reply, CallError> {
         let plan = call.plan();
-        let TimeLimit { limit, deadline } = time;
         let limiter = &plan.destination.limiter;
         let priority = plan.priority.unwrap_or(0);
-        let _place = match limiter.try_enter(priority) {
-            Some(place) => place,
-            None => limiter.enter_by(time, priority).await?,
+        let _permit = match limiter.try_acquire(priority) {
+            Some(permit) => permit,
+            None => limiter.acquire(time, priority).await?,
         };
-        let (codec, oneway) = (plan.codec, plan.method.is_oneway);
-        let reply = match timeout_at(deadline, self.serve(&call, deadline)).await {
-            Ok(reply) => reply,
-            Err(_) => {
-                return Err(CallError::TimedOut {
-                    limit,
-                    executed: Executed::Maybe,
-                    source: None,
-                });
-            }
-        };
-        if oneway {
-            // Its outcome is nobody's business, as it would be on the other side of a broker.
-            let body = codec.encode(&()).map_err(CallError::Encode)?;
-            return Ok(Reply::new(ReplyKind::Result, codec, body));
+        let reply = timeout_at(time.deadline, self.serve(&call, time.deadline))
+            .await
+            .map_err(|_| time.timed_out(Executed::Maybe))?;
+        if plan.method.is_oneway {
+            // The caller does not see how the method ended, as through a broker.
+            return empty_reply(plan.codec);
         }
         Ok(reply)
     }
 
-    async fn serve(&self, call: &Slot, deadline: Instant) -> Reply {
+    async fn serve(&self, call: &InFlightCall, deadline: Instant) -> Reply {
         let (plan, now) = (call.plan(), Instant::now());
         let request = Request {
             method: Some(ShortStr::from_static(plan.method.name)),

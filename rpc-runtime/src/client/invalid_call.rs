@@ -1,10 +1,10 @@
-//! Why a call cannot be sent, known before it begins.
+//! The errors of a call that cannot be sent.
 
 use crate::codec::EncodeError;
 use crate::error::CallError;
 use crate::protocol::{InvalidHeader, InvalidName};
 
-/// Why a call cannot be sent at all; told when it is awaited.
+/// Why a call cannot be sent. Returned when the call is awaited.
 #[derive(Debug)]
 pub(crate) enum InvalidCall {
     Encode(EncodeError),

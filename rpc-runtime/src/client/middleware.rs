@@ -1,4 +1,4 @@
-//! The caller's side: a call as layers see it, and the way through them.
+//! Middleware of clients: the call that layers see, and the service that they wrap.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use tokio::time::{Instant, timeout_at};
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::carrier::Carrier;
+use super::backend::Backend;
+use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
 use super::plan::CallPlan;
-use super::slot::Slot;
 use super::time_limit::TimeLimit;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::CallError;
 use crate::protocol::{Executed, Headers, Reply, ReplyKind, insert_user_header};
 use crate::service::middleware::{Attempts, BoxError, Stack};
 
-/// A call on its way out.
+/// A call that layers may change before it is sent.
 ///
-/// A clone is the same call once more, for a layer that makes several attempts. Its arguments are encoded and not to be seen.
+/// A layer that makes several attempts clones it. The arguments are encoded and not accessible.
 #[derive(Debug, Clone)]
 pub struct OutgoingCall {
     plan: CallPlan,
@@ -31,35 +31,35 @@ pub struct OutgoingCall {
 }
 
 impl OutgoingCall {
-    /// The service that is called.
+    /// Returns the service that is called.
     #[must_use]
     pub fn service(&self) -> &'static ServiceDescriptor {
         self.plan.destination.service
     }
 
-    /// The method that is called; it knows whether it is idempotent.
+    /// Returns the method that is called. It says whether it is idempotent.
     #[must_use]
     pub fn method(&self) -> &'static MethodDescriptor {
         self.plan.method
     }
 
-    /// The queue that the request goes to.
+    /// Returns the queue that the request is sent to.
     #[must_use]
     pub fn queue(&self) -> &str {
         self.plan.destination.queue.as_str()
     }
 
-    /// The headers that are sent along.
+    /// Returns the headers of the request.
     #[must_use]
     pub fn headers(&self) -> &Headers {
         &self.plan.headers
     }
 
-    /// Sends a header along, as [`Call::header`](crate::Call::header) does.
+    /// Adds a header to the request, like [`Call::header`](crate::Call::header).
     ///
     /// # Errors
     ///
-    /// [`CallError::Invalid`] where it does not fit, which [`Call::header`](crate::Call::header) says more of.
+    /// [`CallError::Invalid`] under the conditions of [`Call::header`](crate::Call::header).
     pub fn insert_header(
         &mut self,
         name: impl AsRef<str>,
@@ -69,43 +69,43 @@ impl OutgoingCall {
             .map_err(|error| CallError::from(InvalidCall::from(error)))
     }
 
-    /// The request's priority, where it has one.
+    /// Returns the request's priority, or `None` if it has none.
     #[must_use]
     pub fn priority(&self) -> Option<u8> {
         self.plan.priority
     }
 
-    /// Returns the time at which the call ends at the latest.
+    /// Returns the call's deadline.
     #[must_use]
     pub fn deadline(&self) -> std::time::Instant {
         self.time.deadline.into_std()
     }
 
-    /// The time left until the [`deadline`](Self::deadline); zero once it has passed.
+    /// Returns the time left until the [`deadline`](Self::deadline); zero if it has passed.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.time.deadline.saturating_duration_since(Instant::now())
     }
 }
 
-/// A method's own answer, on its way back: its result, or its error.
+/// The reply to a call: the method's result, or its own error.
 #[derive(Clone)]
 pub struct CallReply(Reply);
 
 impl CallReply {
-    /// Whether the method returned its own error: what the caller sees as [`CallError::Service`].
+    /// Returns whether the method returned its own error, [`CallError::Service`] to the caller.
     #[must_use]
     pub fn is_error(&self) -> bool {
         self.0.kind == ReplyKind::Error
     }
 
-    /// The headers that the worker sent along, such as `traceparent`.
+    /// Returns the headers of the reply, such as `traceparent`.
     #[must_use]
     pub fn headers(&self) -> &Headers {
         &self.0.headers
     }
 
-    /// How long the answer is, encoded, in bytes.
+    /// Returns the size of the encoded result or error, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.0.body.len()
@@ -121,8 +121,8 @@ impl fmt::Debug for CallReply {
     }
 }
 
-/// A layer for [`ClientBuilder::layer`](crate::ClientBuilder::layer): any [`Layer`] that makes a service for [`OutgoingCall`]s
-/// out of a [`CallService`], which answers with a [`CallReply`].
+/// A layer for [`ClientBuilder::layer`](crate::ClientBuilder::layer): any [`Layer`] that turns a
+/// [`CallService`] into a service from [`OutgoingCall`] to [`CallReply`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no layer around calls",
     note = "it has to make a `tower_service::Service<OutgoingCall, Response = CallReply>` out of a `CallService`, both of them `Send + 'static`"
@@ -155,34 +155,35 @@ impl<L> CallLayer for L where
 {
 }
 
-/// What the innermost layer of a client is around: it sends the request and waits for the reply.
+/// The service inside a client's layers: sends the request and waits for the reply.
 ///
-/// A [`Fault`](crate::Fault) that a worker answers with is an error here, [`CallError::Fault`]; the method's own error is a
+/// A [`Fault`](crate::Fault) is an error here, [`CallError::Fault`]. The method's own error is a
 /// [`CallReply`].
 #[derive(Debug, Clone)]
-pub struct CallService(Carrier);
+pub struct CallService(Backend);
 
 impl Service<OutgoingCall> for CallService {
     type Response = CallReply;
     type Error = CallError;
     type Future = BoxFuture<'static, Result<CallReply, CallError>>;
 
-    /// It is always ready: [`max_in_flight`](crate::ClientBuilder::max_in_flight) counts a call once it is made.
+    /// Always ready. A call waits for [`max_in_flight`](crate::ClientBuilder::max_in_flight) in `call`.
     fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), CallError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, call: OutgoingCall) -> Self::Future {
-        let (carrier, mut attempt) = (self.0.clone(), call.attempts.make());
+        let (backend, mut attempt) = (self.0.clone(), call.attempts.make());
         Box::pin(async move {
             attempt.begin();
             let OutgoingCall { plan, time, .. } = call;
-            let calling = match time.is_over() {
-                // A layer came back too late.
-                true => Err(time.timed_out(Executed::No)),
-                false => carrier.attempt(Arc::new(Slot::new(plan)), time).await,
+            let outcome = if time.is_over() {
+                // A layer took too long.
+                Err(time.timed_out(Executed::No))
+            } else {
+                backend.attempt(Arc::new(InFlightCall::new(plan)), time).await
             };
-            let outcome = match calling {
+            let outcome = match outcome {
                 Ok(reply) if reply.kind == ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
                 Ok(reply) => Ok(CallReply(reply)),
                 Err(error) => Err(error),
@@ -201,13 +202,13 @@ pub(crate) struct LayeredCaller {
 }
 
 impl LayeredCaller {
-    pub(crate) fn new<L: CallLayer>(layer: &L, carrier: Carrier) -> Self {
+    pub(crate) fn new<L: CallLayer>(layer: &L, backend: Backend) -> Self {
         Self {
-            stack: Box::new(Stack::new(layer.layer(CallService(carrier)))),
+            stack: Box::new(Stack::new(layer.layer(CallService(backend)))),
         }
     }
 
-    /// Makes a call and waits for its reply, within its time, whatever the layers do with it.
+    /// Makes a call and waits for its reply, until its deadline, whatever the layers do.
     pub(crate) async fn call(&self, plan: &CallPlan, time: TimeLimit) -> Result<Reply, CallError> {
         let attempts = Arc::new(Attempts::default());
         let call = OutgoingCall {
@@ -223,8 +224,8 @@ impl LayeredCaller {
     }
 }
 
-/// What the call fails with, now that its layers did. An error that says the method did not run must not do so where an
-/// attempt before that may have run it.
+/// Returns the call's error after its layers failed. The error must not say that the method did not
+/// run if an earlier attempt may have run it.
 fn outcome(error: BoxError, attempts: &Attempts) -> CallError {
     let executed = attempts.executed();
     match error.downcast::<CallError>() {
@@ -243,7 +244,7 @@ impl fmt::Debug for LayeredCaller {
     }
 }
 
-/// A [`Stack`] of whatever layers.
+/// A [`Stack`] of any layers.
 trait CallStack: Send + Sync {
     fn call(&self, call: OutgoingCall) -> BoxFuture<'_, Result<CallReply, BoxError>>;
 }
@@ -274,7 +275,7 @@ mod tests {
         let shed = || outcome("overloaded".into(), &attempts);
         assert_eq!(shed().executed(), Executed::No);
         assert!(shed().is_retryable());
-        // It may be begun by others, at any time.
+        // Another task may begin the attempt at any time.
         let mut attempt = attempts.make();
         assert_eq!(shed().executed(), Executed::Maybe);
         attempt.begin();

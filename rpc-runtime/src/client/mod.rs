@@ -1,28 +1,39 @@
-//! The caller's side: clients, and the calls in flight.
+//! The caller's side: clients, and their calls.
+//!
+//! A client plans a [`Call`]. When the call is awaited, it runs through the client's layers, and
+//! `broker_call` sends its request and waits for the reply. Or, without a broker, `in_process` runs
+//! the handler. All calls of a broker handle share one session, which `session` keeps open.
 
+mod backend;
+mod batching;
+mod broker_call;
 mod builder;
 mod call;
 mod call_path;
+mod call_progress;
 mod caller;
-mod carrier;
 mod destination;
 mod dynamic;
-mod exact;
-mod fate;
+mod exact_value;
+mod failures;
+mod in_flight_call;
+mod in_flight_calls;
 mod in_process;
 mod interned;
 mod invalid_call;
 mod limiter;
-mod link;
 pub(crate) mod middleware;
 mod observed;
 mod options;
-mod outbox;
-mod pending;
 mod plan;
-mod presence;
-mod progress;
-mod slot;
+mod queue_check;
+mod queued_request;
+mod received_reply;
+mod reply_router;
+mod request_publisher;
+mod request_sender;
+mod resend;
+mod session;
 mod stub;
 mod time_limit;
 

@@ -1,23 +1,24 @@
-//! Makes calls under the eyes of telemetry.
+//! Records the spans and metrics of calls.
 
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::slot::Slot;
+use super::in_flight_call::InFlightCall;
 use crate::error::CallError;
 use crate::protocol::Reply;
 use crate::telemetry::{CallInfo, CallKind, CallSpan};
 
-/// A call that was made, and its reply.
-pub(super) type Calling = BoxFuture<'static, Result<Reply, CallError>>;
+/// Makes a call and returns its reply.
+pub(super) type ReplyFuture = BoxFuture<'static, Result<Reply, CallError>>;
 
-/// Makes a call within a span, and counts it. Adds nothing to it if nobody collects either.
+/// Makes a call within a span and counts it. Returns the call's own future if neither spans nor
+/// metrics are collected.
 pub(super) fn observed(
     kind: CallKind,
-    mut call: Arc<Slot>,
-    make: impl FnOnce(Arc<Slot>) -> Calling,
-) -> Calling {
+    mut call: Arc<InFlightCall>,
+    make: impl FnOnce(Arc<InFlightCall>) -> ReplyFuture,
+) -> ReplyFuture {
     let plan = call.plan();
     let span = CallSpan::new(
         kind,
@@ -29,7 +30,7 @@ pub(super) fn observed(
         },
     );
     if kind != CallKind::Layered
-        // Nobody else has a call before it begins.
+        // A call that has not begun has no other owner.
         && let Some(call) = Arc::get_mut(&mut call)
     {
         span.inject(&mut call.plan_mut().headers);

@@ -3,7 +3,7 @@
 use crate::protocol::ShortStr;
 use crate::transport::ReplyQueue;
 
-/// What a broker handle sets for all calls made through it.
+/// The options of a broker handle that apply to all its calls.
 #[derive(Debug, Clone)]
 pub(crate) struct CallerOptions {
     pub(crate) replies: ReplyQueue,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::batching::LearnedBatchSize;
 use super::destination::{Destination, MethodIndex};
 use super::time_limit::TimeLimit;
 use crate::codec::Codec;
@@ -20,50 +21,53 @@ use crate::service::ambient_deadline;
 pub(crate) struct CallPlan {
     pub(crate) method: &'static MethodDescriptor,
     pub(crate) destination: Arc<Destination>,
-    /// Which of the destination's methods it is.
+    /// The method's index in the destination.
     pub(crate) method_index: MethodIndex,
     pub(crate) codec: Codec,
     pub(crate) arguments: Arguments,
     pub(crate) timeout: Duration,
     pub(crate) headers: Headers,
     pub(crate) priority: Option<u8>,
-    /// Whether it is called again while there is no queue of that name.
+    /// Whether the request is sent again while the queue does not exist.
     pub(crate) wait_for_server: bool,
-    /// A handler that makes the call does not lend it its deadline.
+    /// Whether the call ignores the deadline of the handler that makes it.
     pub(crate) is_detached: bool,
 }
 
 impl CallPlan {
-    /// The call's own limit, or what is left to the handler that makes it.
+    /// Returns the batch size of the method. `None` if its calls are always sent singly.
+    pub(super) fn batch_size(&self) -> Option<&LearnedBatchSize> {
+        self.destination.batch_size(self.method_index)
+    }
+
+    /// Returns the call's own time limit, or the time left to the handler that makes it if that is
+    /// shorter.
     ///
     /// # Errors
     ///
-    /// Where there is no time at all.
+    /// If there is no time left.
     pub(crate) fn time_limit(&self) -> Result<TimeLimit, CallError> {
         let begun = Instant::now();
         let inherited = ambient_deadline()
             .filter(|_| !self.is_detached)
             .map(|deadline| deadline.saturating_duration_since(begun));
-        // A request can live no longer on the wire, so neither can a call wait for ever.
+        // The longest time to live of a message.
         let limit = self
             .timeout
             .min(inherited.unwrap_or(MAX_TIME_TO_LIVE))
             .min(MAX_TIME_TO_LIVE);
-        match limit.is_zero() {
-            true => Err(CallError::TimedOut {
-                limit,
-                executed: Executed::No,
-                source: None,
-            }),
-            false => Ok(TimeLimit {
-                limit,
-                deadline: begun + limit,
-            }),
+        let time = TimeLimit {
+            limit,
+            deadline: begun + limit,
+        };
+        if limit.is_zero() {
+            return Err(time.timed_out(Executed::No));
         }
+        Ok(time)
     }
 }
 
-/// The arguments of a call, encoded; `Debug` keeps them secret.
+/// The encoded arguments of a call. `Debug` shows only their size.
 #[derive(Clone)]
 pub(crate) struct Arguments(pub(crate) Bytes);
 

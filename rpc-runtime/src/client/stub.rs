@@ -1,4 +1,4 @@
-//! What generated clients are made of.
+//! The client that generated clients wrap.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -12,9 +12,9 @@ use serde::de::DeserializeOwned;
 use super::call::{Call, FallibleCall};
 use super::call_path::CallPath;
 use super::destination::Destination;
+use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
 use super::plan::{Arguments, CallPlan};
-use super::slot::Slot;
 use crate::codec::{Codec, DecodeError, EncodeError};
 use crate::describe::MethodDescriptor;
 use crate::error::CallError;
@@ -23,11 +23,11 @@ use crate::protocol::{
 };
 use crate::service::ResultType;
 
-/// An untyped client: what a generated one consists of. Cheap to clone.
+/// The untyped client that a generated client wraps. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     pub(super) path: CallPath,
-    /// Its name may be none that can be sent, of which each call tells.
+    /// The error if the queue's name is invalid. Each call returns it.
     pub(super) destination: Result<Arc<Destination>, InvalidName>,
     pub(super) codec: Codec,
     pub(super) timeout: Duration,
@@ -36,7 +36,7 @@ pub struct Client {
 
 impl Client {
     /// Calls a method that returns a plain value.
-    // Not `DeserializeOwned`: of this bound, serde has advice for who does not meet it.
+    // Not `DeserializeOwned`: serde's diagnostics explain this bound if a type does not meet it.
     pub fn call<T: for<'de> Deserialize<'de> + 'static>(
         &self,
         method: &'static MethodDescriptor,
@@ -69,7 +69,7 @@ impl Client {
         &self,
         method: &'static MethodDescriptor,
         arguments: &impl EncodeArguments,
-    ) -> Result<Arc<Slot>, InvalidCall> {
+    ) -> Result<Arc<InFlightCall>, InvalidCall> {
         self.plan(method, |codec| {
             codec.encode(&NamedArguments {
                 names: method.arguments,
@@ -78,17 +78,17 @@ impl Client {
         })
     }
 
-    /// A call of a method with these arguments.
+    /// Plans a call of a method.
     pub(super) fn plan(
         &self,
         method: &'static MethodDescriptor,
         arguments: impl FnOnce(Codec) -> Result<Bytes, EncodeError>,
-    ) -> Result<Arc<Slot>, InvalidCall> {
+    ) -> Result<Arc<InFlightCall>, InvalidCall> {
         let destination = self.destination.clone().map_err(|source| InvalidCall::Invalid {
             what: "the queue's name",
             source,
         })?;
-        Ok(Arc::new(Slot::new(CallPlan {
+        Ok(Arc::new(InFlightCall::new(CallPlan {
             method,
             method_index: destination.method(method.name),
             destination,
@@ -115,16 +115,18 @@ impl fmt::Debug for Client {
     }
 }
 
-/// The answer of a method that returns a plain value.
+/// Reads the reply of a method that returns a plain value.
 fn read_value<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T, CallError<Infallible>> {
     match reply.kind {
         ReplyKind::Result => read_answer(&reply),
-        ReplyKind::Error => Err(unreadable("the worker sent an error, and the method has none")),
+        ReplyKind::Error => Err(unreadable(
+            "the worker sent an error, but the method returns none",
+        )),
         ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
     }
 }
 
-/// The answer of a method that returns a `Result`.
+/// Reads the reply of a method that returns a `Result`.
 fn read_result<R>(reply: Reply) -> Result<R::Ok, CallError<R::Err>>
 where
     R: ResultType<Ok: DeserializeOwned + 'static, Err: DeserializeOwned>,
@@ -149,11 +151,11 @@ fn read_answer<T: DeserializeOwned + 'static, E>(reply: &Reply) -> Result<T, Cal
     }
 }
 
-/// A reply whose body is not the method's result.
+/// The error of a reply whose body is not the method's result.
 pub(super) fn no_result<E>(reply: &Reply, error: DecodeError) -> CallError<E> {
     match &reply.unknown_type {
         None => unreadable(error),
-        // It may be a refusal, in the terms of its worker.
+        // A foreign worker may have refused the request in terms of its own.
         Some(kind) => CallError::BadReply {
             source: BadReply::UnknownType(kind.clone(), error).into(),
             executed: Executed::Maybe,
@@ -161,7 +163,7 @@ pub(super) fn no_result<E>(reply: &Reply, error: DecodeError) -> CallError<E> {
     }
 }
 
-/// The method's own result or error came, and cannot be read: it ran.
+/// The error of a reply that holds an unreadable result or error of the method: the method ran.
 pub(super) fn unreadable<E>(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CallError<E> {
     CallError::BadReply {
         source: source.into(),

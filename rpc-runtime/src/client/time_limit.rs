@@ -1,4 +1,4 @@
-//! When a call ends at the latest.
+//! The time limit of a call.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::error::CallError;
 use crate::protocol::Executed;
 
-/// When a call that begins now has to end.
+/// A call's time limit, and the deadline that follows from it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TimeLimit {
     pub(crate) limit: Duration,

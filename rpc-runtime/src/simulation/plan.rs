@@ -130,7 +130,7 @@ pub(super) enum Fault {
 
 /// The tasks that handles and servers have, over whichever transport.
 const TASKS: [&str; 6] = [
-    "reply link",
+    "reply consumer",
     "outgoing requests",
     "request queue",
     "replies",

@@ -1,7 +1,7 @@
 //! How many calls a client keeps in flight while its workers are overloaded. Pure.
 //!
 //! Nothing is limited until a worker refuses a call for want of time or says that requests wait for
-//! long, or until no call is answered any more. Then the limit follows what the workers say, so
+//! long, or until no call is answered. Then the limit follows what the workers say, so
 //! that most calls wait in the client, where a call that is given up costs nothing:
 //!
 //! - If requests wait in the queue for longer than a tenth of the calls' time, the limit shrinks to as
@@ -36,7 +36,7 @@ const SMALLEST_PART: f64 = 0.1;
 /// To what part at least, if a call failed.
 const PART_AFTER_FAILURE: f64 = 0.5;
 
-/// If no call was sent for this time and as long as requests wait in the queue, one more may be in
+/// If no call was sent for this time plus the time that requests wait in the queue, one more may be in
 /// flight. Those that are may be slow ones, which must not keep quick ones waiting. If none is
 /// answered, the next one takes twice as long ..
 const STALLED_FOR: Duration = Duration::from_secs(1);
@@ -53,19 +53,19 @@ const GROWTH_WHEN_WELL: f64 = 0.25;
 /// A wait of this part of what is fine counts as none: a busy worker always knows of some.
 const NEARLY_NOTHING: u32 = 8;
 
-/// How a call ended, as far as it tells of overload.
+/// What the end of a call says about overload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// It was answered. Its request had waited in the queue for this long.
+    /// It was answered, after its request had waited in the queue for this long.
     Answered { queued: Duration },
-    /// A worker refused it: there is too much to do. Another try is worth it after this time.
+    /// A worker refused it because of overload, and advises to try again after this time.
     Refused { retry_after: Option<Duration> },
-    /// Nobody answered in time.
+    /// No worker answered in time.
     TimedOut,
 }
 
 impl Signal {
-    /// Whether it may tell of overload. While nothing is wrong, no other signal changes anything.
+    /// Whether it may mean overload. While the limit is not reduced, no other signal changes it.
     pub(super) fn is_warning(self) -> bool {
         !matches!(self, Self::Answered { queued } if queued <= TARGET.0)
     }
@@ -77,7 +77,7 @@ pub(super) struct Ended {
     pub(super) signal: Signal,
     /// How long it was allowed to take.
     pub(super) time_limit: Duration,
-    /// When it found a place.
+    /// When it got its permit.
     pub(super) sent: Instant,
     pub(super) now: Instant,
     /// How many calls counted when it was sent, with this one.
@@ -86,7 +86,7 @@ pub(super) struct Ended {
     pub(super) is_important: bool,
     /// How many calls are in flight now, with this one.
     pub(super) in_flight_now: Count,
-    /// There are calls that find no place.
+    /// Calls wait for a permit.
     pub(super) is_full: bool,
 }
 
@@ -96,7 +96,7 @@ pub(super) struct AdaptiveLimit {
     max: usize,
     /// `None` while nothing is wrong.
     reduced: Option<Reduced>,
-    /// That of calls which are sent now.
+    /// The generation of calls that are sent now.
     generation: u32,
     /// `None` if the last call was answered.
     silence: Option<Silence>,
@@ -112,23 +112,23 @@ struct Silence {
 #[derive(Debug)]
 struct Reduced {
     limit: f64,
-    /// When it was reduced last. Calls that were sent before tell nothing of what came of it.
+    /// When it was reduced last. Calls that were sent earlier do not show its effect.
     at: Instant,
-    /// No call is to be sent before.
+    /// No call may be sent before this time.
     pause_until: Option<Instant>,
     /// Which calls in flight count.
     generations: Generations,
     stall: Stall,
 }
 
-/// No call is sent, as those in flight do not end.
+/// No call is sent because those in flight do not end.
 #[derive(Debug)]
 struct Stall {
-    /// When a call was sent last.
+    /// When the last call was sent.
     since: Instant,
-    /// How long after that one more may be sent.
+    /// How much later one more call may be sent.
     patience: Duration,
-    /// How long requests waited in the queue, as far as is known.
+    /// How long requests waited in the queue.
     queued: Duration,
 }
 
@@ -169,7 +169,7 @@ impl AdaptiveLimit {
         self.silence.is_some()
     }
 
-    /// Whether something is wrong.
+    /// Whether the limit is reduced.
     pub(super) fn is_reduced(&self) -> bool {
         self.reduced.is_some()
     }
@@ -185,7 +185,7 @@ impl AdaptiveLimit {
     }
 
     /// Whether the limit allows another call. Important calls count only among themselves, as
-    /// workers serve them first: the others may hold all places of an overloaded service.
+    /// workers serve them first: other calls may hold all permits of an overloaded service.
     pub(super) fn has_room(&self, is_important: bool, now: Instant) -> bool {
         let Some(reduced) = &self.reduced else {
             return true;
@@ -268,7 +268,7 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Whether calls have only timed out for long.
+    /// Whether calls have only timed out for as long as a call may take.
     fn is_long_silence(&mut self, call: &Ended) -> bool {
         let silence = self.silence.get_or_insert(Silence {
             since: call.now,
@@ -330,7 +330,7 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Even one call in flight is too much for now.
+    /// Pauses if even one call in flight is too much.
     fn begin_pause(&mut self, call: &Ended, retry_after: Option<Duration>) {
         if let Some(reduced) = &mut self.reduced
             && reduced.limit <= 1.0

@@ -1,11 +1,11 @@
-//! How many calls of a client are in flight, and which waits for its turn.
+//! How many calls of a client are in flight, and which of them wait for a permit.
 //!
 //! A client has a fixed limit, which its user sets, and below it one that follows what overloaded
-//! workers say (see [`AdaptiveLimit`]). A call that finds no place waits here, within its time.
+//! workers say (see [`AdaptiveLimit`]). A call that finds no permit waits here, until its deadline.
 
 mod adaptive;
 mod generations;
-mod waiting;
+mod waiting_calls;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,19 +17,19 @@ use tokio::time::{Instant, sleep_until};
 
 use adaptive::{AdaptiveLimit, Ended, Signal};
 use generations::Count;
-use waiting::{Order, Turn, Waiting};
+use waiting_calls::{Order, Turn, WaitingCalls};
 
 use crate::client::time_limit::TimeLimit;
 use crate::error::CallError;
 use crate::protocol::{Executed, FaultCode, QUEUE_TIME_HEADER, Reply, ReplyKind, read_millis};
 use crate::telemetry::{self, Event, count};
 
-/// What a call does that would be one too many; see
+/// What a call does if the limit of calls in flight is reached; see
 /// [`ClientBuilder::max_in_flight`](crate::ClientBuilder::max_in_flight).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum WhenFull {
-    /// It waits for its turn, within its time.
+    /// It waits for a permit, until its deadline.
     #[default]
     Wait,
     /// It fails at once, with [`CallError::TooManyCalls`](crate::CallError::TooManyCalls) or, if the limit is lower for
@@ -37,43 +37,43 @@ pub enum WhenFull {
     Fail,
 }
 
-/// The places for calls in flight of one client.
+/// The permits of one client: one for each call in flight.
 #[derive(Debug)]
 pub(crate) struct Limiter {
-    /// Where the calls go.
+    /// The queue that the calls go to.
     queue: Box<str>,
     in_flight: AtomicUsize,
     /// How many of them are important.
     important: AtomicUsize,
     /// How many calls may be in flight now.
     limit: AtomicUsize,
-    /// Something is wrong, so that calls enter and leave under the lock.
+    /// The limit is reduced, so calls acquire and release permits under the lock.
     is_reduced: AtomicBool,
     /// How many calls wait. Changes under the lock only.
     waiting: AtomicUsize,
-    /// That of calls that are sent now. Changes under the lock only.
+    /// The generation of calls that are sent now. Changes under the lock only.
     generation: AtomicU32,
-    /// An answer is to be noted, as there was none for a while.
+    /// Calls time out and none is answered, so the next answer is recorded.
     is_silent: AtomicBool,
     max: usize,
     when_full: WhenFull,
     is_adaptive: bool,
     state: Mutex<State>,
-    /// Calls that wait look anew when places come by the passage of time.
+    /// Notifies waiting calls that permits will become free after a pause.
     paused: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     adaptive: AdaptiveLimit,
-    waiting: Waiting<oneshot::Sender<Place>>,
+    waiting: WaitingCalls<oneshot::Sender<Permit>>,
 }
 
-/// A call's place among those in flight. Dropping it gives the place to another call.
+/// Permission for one call to be in flight. Dropping it passes the permit to another call.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Permit {
     limiter: Arc<Limiter>,
-    /// For how long it was waited for, in milliseconds.
+    /// How long the call waited for it, in milliseconds.
     waited: u32,
     /// How many calls counted when it was taken, with this one.
     in_flight: u32,
@@ -98,28 +98,28 @@ impl Limiter {
             is_adaptive,
             state: Mutex::new(State {
                 adaptive: AdaptiveLimit::new(max),
-                waiting: Waiting::default(),
+                waiting: WaitingCalls::default(),
             }),
             paused: Notify::new(),
         })
     }
 
-    /// Takes a place, if there is one and no call waits for it.
-    pub(super) fn try_enter(self: &Arc<Self>, priority: u8) -> Option<Place> {
+    /// Takes a permit, if there is one and no call waits for it.
+    pub(super) fn try_acquire(self: &Arc<Self>, priority: u8) -> Option<Permit> {
         let is_important = is_important(priority);
         let is_first = is_important || self.waiting.load(Ordering::SeqCst) == 0;
         if !is_first {
             return None;
         }
         if self.is_reduced.load(Ordering::SeqCst) {
-            return self.enter_reduced(is_important);
+            return self.try_acquire_reduced(is_important);
         }
         let in_flight = self.count_in()?;
         let generation = self.generation.load(Ordering::Relaxed);
-        Some(Place::new(self, (in_flight, generation), is_important))
+        Some(Permit::new(self, (in_flight, generation), is_important))
     }
 
-    fn enter_reduced(self: &Arc<Self>, is_important: bool) -> Option<Place> {
+    fn try_acquire_reduced(self: &Arc<Self>, is_important: bool) -> Option<Permit> {
         let mut state = self.lock();
         let now = Instant::now();
         if !state.adaptive.has_room(is_important, now) {
@@ -127,34 +127,34 @@ impl Limiter {
         }
         let in_flight = self.count_in()?;
         let sent = state.adaptive.sent(in_flight, is_important, now);
-        Some(Place::new(self, sent, is_important))
+        Some(Permit::new(self, sent, is_important))
     }
 
-    /// Takes a place when there is one, if a call waits for that. Cancel safe.
+    /// Takes a permit when there is one, if a call waits for that. Cancel safe.
     ///
     /// # Errors
     ///
     /// If there is none in time.
-    pub(super) fn enter_by(
+    pub(super) fn acquire(
         self: &Arc<Self>,
         time: TimeLimit,
         priority: u8,
-    ) -> BoxFuture<'_, Result<Place, CallError>> {
+    ) -> BoxFuture<'_, Result<Permit, CallError>> {
         Box::pin(async move {
-            let place = match self.when_full {
+            let permit = match self.when_full {
                 WhenFull::Wait => self.wait(time, priority).await,
                 WhenFull::Fail => {
                     // A pause may be over.
                     self.refresh(&self.lock(), Instant::now());
-                    self.try_enter(priority)
+                    self.try_acquire(priority)
                 }
             };
-            place.ok_or_else(|| self.full())
+            permit.ok_or_else(|| self.full())
         })
     }
 
-    /// Waits for a place. `None` if there is none in time.
-    async fn wait(self: &Arc<Self>, time: TimeLimit, priority: u8) -> Option<Place> {
+    /// Waits for a permit. `None` if there is none in time.
+    async fn wait(self: &Arc<Self>, time: TimeLimit, priority: u8) -> Option<Permit> {
         let begun = Instant::now();
         let (granting, mut granted) = oneshot::channel();
         let turn = {
@@ -163,20 +163,20 @@ impl Limiter {
             self.count_waiting(&state);
             turn
         };
-        let _queued = Queued::new(self, turn, begun);
+        let _queued = WaitingGuard::new(self, turn, begun);
         loop {
             let paused = self.paused.notified();
-            // A place may have become free before the call was added, or by the passage of time.
+            // A permit may have become free before the call was added, or by the passage of time.
             self.grant();
             let change = self.lock().adaptive.next_change(Instant::now());
             let until = change.unwrap_or(time.deadline).min(time.deadline);
             tokio::select! {
                 biased;
                 granted = &mut granted => {
-                    let mut place = granted.ok()?;
+                    let mut permit = granted.ok()?;
                     let waited = begun.elapsed().as_millis();
-                    place.waited = u32::try_from(waited).unwrap_or(u32::MAX);
-                    return Some(place);
+                    permit.waited = u32::try_from(waited).unwrap_or(u32::MAX);
+                    return Some(permit);
                 }
                 () = paused => {}
                 () = sleep_until(until) => if until == time.deadline {
@@ -205,18 +205,18 @@ impl Limiter {
         others.ok().map(|others| others + 1)
     }
 
-    /// Gives free places to calls that wait.
+    /// Gives free permits to calls that wait.
     fn grant(self: &Arc<Self>) {
         loop {
             let next = self.next(&mut self.lock());
-            let Some((waiter, place)) = next else { return };
-            // A call that was dropped meanwhile drops its place.
-            let _ = waiter.send(place);
+            let Some((waiter, permit)) = next else { return };
+            // A call that was dropped meanwhile drops its permit.
+            let _ = waiter.send(permit);
         }
     }
 
-    /// The next call that waits, and its place. `None` if either is missing.
-    fn next(self: &Arc<Self>, state: &mut State) -> Option<(oneshot::Sender<Place>, Place)> {
+    /// The next call that waits, and its permit. `None` if either is missing.
+    fn next(self: &Arc<Self>, state: &mut State) -> Option<(oneshot::Sender<Permit>, Permit)> {
         let now = Instant::now();
         self.refresh(state, now);
         let has_room = |is_important| state.adaptive.has_room(is_important, now);
@@ -238,20 +238,20 @@ impl Limiter {
         };
         let is_important = is_important(priority);
         let sent = state.adaptive.sent(in_flight, is_important, now);
-        Some((waiter, Place::new(self, sent, is_important)))
+        Some((waiter, Permit::new(self, sent, is_important)))
     }
 
-    /// Lets calls that enter and leave see how many wait.
+    /// Publishes the number of waiting calls.
     fn count_waiting(&self, state: &State) {
         self.waiting.store(state.waiting.len(), Ordering::SeqCst);
     }
 
-    fn leave(self: &Arc<Self>, place: &Place) {
+    fn leave(self: &Arc<Self>, permit: &Permit) {
         if self.is_reduced.load(Ordering::SeqCst) {
             let mut state = self.lock();
-            state.adaptive.left(place.generation, place.is_important);
+            state.adaptive.left(permit.generation, permit.is_important);
         }
-        if place.is_important {
+        if permit.is_important {
             self.important.fetch_sub(1, Ordering::Relaxed);
         }
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
@@ -260,22 +260,22 @@ impl Limiter {
         }
     }
 
-    /// A call ended whose outcome tells of overload, or that things are well.
-    fn note(&self, signal: Signal, time: TimeLimit, place: &Place) {
+    /// Records an outcome that says whether the service is overloaded.
+    fn record(&self, signal: Signal, time: TimeLimit, permit: &Permit) {
         let now = Instant::now();
-        let sent = time.deadline - time.limit + Duration::from_millis(place.waited.into());
+        let sent = time.deadline - time.limit + Duration::from_millis(permit.waited.into());
         let mut state = self.lock();
         let was_reduced = state.adaptive.is_reduced();
-        // From here on, those that enter and leave are not missed.
+        // From here on, calls that acquire or release a permit are counted by the adaptive limit.
         self.is_reduced.store(true, Ordering::SeqCst);
         state.adaptive.ended(&Ended {
             signal,
             time_limit: time.limit,
             sent,
             now,
-            in_flight: usize::try_from(place.in_flight).unwrap_or(usize::MAX),
-            generation: place.generation,
-            is_important: place.is_important,
+            in_flight: usize::try_from(permit.in_flight).unwrap_or(usize::MAX),
+            generation: permit.generation,
+            is_important: permit.is_important,
             in_flight_now: Count {
                 all: self.in_flight.load(Ordering::SeqCst),
                 important: self.important.load(Ordering::SeqCst),
@@ -288,7 +288,7 @@ impl Limiter {
         }
     }
 
-    /// Lets calls that enter see the limit of this moment.
+    /// Publishes the current limit to calls that acquire a permit without the lock.
     fn refresh(&self, state: &State, now: Instant) {
         self.is_reduced
             .store(state.adaptive.is_reduced(), Ordering::SeqCst);
@@ -299,31 +299,31 @@ impl Limiter {
         let limit = state.adaptive.limit(now);
         if limit != self.limit.load(Ordering::Relaxed) {
             self.limit.store(limit, Ordering::Relaxed);
-            self.tell(limit);
+            self.report_limit(limit);
         }
     }
 
-    fn tell(&self, limit: usize) {
+    fn report_limit(&self, limit: usize) {
         let queue = &self.queue;
         count(Event::LimitChanged { queue, limit });
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change is a single step, so that a panic elsewhere leaves nothing half done.
+        // Each change is a single step, so a panic leaves no inconsistent state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Limiter {
     fn drop(&mut self) {
-        // No client is left that the lower limit would be true of.
+        // No client is left, so the metric must not keep showing the reduced limit.
         if *self.limit.get_mut() < self.max {
-            self.tell(self.max);
+            self.report_limit(self.max);
         }
     }
 }
 
-impl Place {
+impl Permit {
     fn new(limiter: &Arc<Limiter>, (in_flight, generation): (usize, u32), is_important: bool) -> Self {
         if is_important {
             limiter.important.fetch_add(1, Ordering::Relaxed);
@@ -337,7 +337,7 @@ impl Place {
         }
     }
 
-    /// The call that has the place ended.
+    /// Reports the outcome of the call that holds the permit.
     pub(super) fn ended(&self, outcome: &Result<Reply, CallError>, time: TimeLimit) {
         let limiter = &self.limiter;
         if !limiter.is_adaptive {
@@ -346,12 +346,12 @@ impl Place {
         let Some(signal) = signal(outcome) else { return };
         let is_reduced = limiter.is_reduced.load(Ordering::SeqCst);
         if signal.is_warning() || is_reduced || limiter.is_silent.load(Ordering::Relaxed) {
-            limiter.note(signal, time, self);
+            limiter.record(signal, time, self);
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.limiter.leave(self);
     }
@@ -362,16 +362,16 @@ fn is_important(priority: u8) -> bool {
     priority > 0
 }
 
-/// What the outcome of a call says of overload.
+/// What the outcome of a call says about overload. `None` if it says nothing.
 fn signal(outcome: &Result<Reply, CallError>) -> Option<Signal> {
     match outcome {
         Ok(reply) if reply.kind == ReplyKind::Fault => {
             let fault = reply.read_fault();
             let retry_after = fault.retry_after;
-            // A layer of the worker rejects calls for reasons of its own. It says if they come too often.
+            // A layer of the worker rejects calls for reasons of its own. It sets `retry_after` if they come too often.
             let is_overload = match fault.code {
                 FaultCode::Expired => true,
-                // It would have expired, but may have run before.
+                // It would have expired, but an earlier delivery may have run.
                 FaultCode::Rejected | FaultCode::Interrupted => retry_after.is_some(),
                 _ => false,
             };
@@ -381,7 +381,7 @@ fn signal(outcome: &Result<Reply, CallError>) -> Option<Signal> {
             })
         }
         Ok(reply) => Some(answered(reply)),
-        // It left, and nobody answered.
+        // The request was sent, and no worker answered.
         Err(CallError::TimedOut {
             executed: Executed::Maybe,
             source: None,
@@ -397,14 +397,14 @@ fn answered(reply: &Reply) -> Signal {
     }
 }
 
-/// A call's place among those that wait.
-struct Queued<'a> {
+/// Counts a call among those that wait, until it is dropped.
+struct WaitingGuard<'a> {
     limiter: &'a Limiter,
     turn: Turn,
     begun: Instant,
 }
 
-impl<'a> Queued<'a> {
+impl<'a> WaitingGuard<'a> {
     fn new(limiter: &'a Limiter, turn: Turn, begun: Instant) -> Self {
         let queue = &limiter.queue;
         count(Event::Waiting { queue, waits: true });
@@ -412,7 +412,7 @@ impl<'a> Queued<'a> {
     }
 }
 
-impl Drop for Queued<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.limiter.lock();
         if state.waiting.remove(self.turn) {
@@ -462,68 +462,68 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_place_goes_to_the_call_that_waits_longest() {
+    async fn a_permit_goes_to_the_call_that_waits_longest() {
         let limiter = limiter(1);
-        let place = limiter.try_enter(0).unwrap();
-        let [mut first, mut second] = [0, 0].map(|priority| limiter.enter_by(in_time(1000), priority));
+        let permit = limiter.try_acquire(0).unwrap();
+        let [mut first, mut second] = [0, 0].map(|priority| limiter.acquire(in_time(1000), priority));
         assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
-        assert!(limiter.try_enter(0).is_none());
-        drop(place);
+        assert!(limiter.try_acquire(0).is_none());
+        drop(permit);
         assert!(poll!(&mut second).is_pending());
-        let Poll::Ready(Ok(place)) = poll!(&mut first) else {
-            panic!("it has the place");
+        let Poll::Ready(Ok(permit)) = poll!(&mut first) else {
+            panic!("it holds the permit");
         };
-        drop(place);
+        drop(permit);
         assert!(matches!(poll!(&mut second), Poll::Ready(Ok(_))));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_call_of_a_higher_priority_goes_first() {
         let limiter = limiter(1);
-        let place = limiter.try_enter(0).unwrap();
-        let [mut first, mut second] = [0, 9].map(|priority| limiter.enter_by(in_time(1000), priority));
+        let permit = limiter.try_acquire(0).unwrap();
+        let [mut first, mut second] = [0, 9].map(|priority| limiter.acquire(in_time(1000), priority));
         assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
-        drop(place);
+        drop(permit);
         assert!(poll!(&mut first).is_pending());
         assert!(matches!(poll!(&mut second), Poll::Ready(Ok(_))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_is_dropped_or_late_leaves_its_place_to_others() {
+    async fn a_call_that_is_dropped_or_late_leaves_its_permit_to_others() {
         let limiter = limiter(1);
-        let place = limiter.try_enter(0).unwrap();
-        let mut dropped = limiter.enter_by(in_time(1000), 0);
+        let permit = limiter.try_acquire(0).unwrap();
+        let mut dropped = limiter.acquire(in_time(1000), 0);
         assert!(poll!(&mut dropped).is_pending());
-        let late = limiter.enter_by(in_time(10), 0).await;
+        let late = limiter.acquire(in_time(10), 0).await;
         assert!(
             matches!(late, Err(CallError::TooManyCalls { limit: 1 })),
             "{late:?}"
         );
-        drop(place);
-        // It has the place, and never knew.
+        drop(permit);
+        // It was granted the permit and was dropped before it was polled again.
         drop(dropped);
         assert_eq!(limiter.waiting.load(Ordering::Relaxed), 0);
-        assert!(limiter.try_enter(0).is_some());
+        assert!(limiter.try_acquire(0).is_some());
         assert_eq!(limiter.in_flight.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn under_overload_fewer_calls_have_places_and_the_newest_go_first() {
+    async fn under_overload_fewer_calls_have_permits_and_the_newest_go_first() {
         let limiter = limiter(100);
         let time = in_time(1000);
-        let mut places: Vec<_> = (0..10).map(|_| limiter.try_enter(0).unwrap()).collect();
+        let mut permits: Vec<_> = (0..10).map(|_| limiter.try_acquire(0).unwrap()).collect();
         sleep(Duration::from_millis(300)).await;
-        places.pop().unwrap().ended(&reply(200), time);
+        permits.pop().unwrap().ended(&reply(200), time);
         assert_eq!(limiter.limit.load(Ordering::Relaxed), 5);
-        let [mut first, mut second] = [0, 0].map(|priority| limiter.enter_by(in_time(1000), priority));
-        assert!(limiter.try_enter(0).is_none());
+        let [mut first, mut second] = [0, 0].map(|priority| limiter.acquire(in_time(1000), priority));
+        assert!(limiter.try_acquire(0).is_none());
         assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
-        places.truncate(5);
+        permits.truncate(5);
         assert!(poll!(&mut second).is_pending());
-        places.pop();
+        permits.pop();
         assert!(poll!(&mut first).is_pending());
         assert!(matches!(poll!(&mut second), Poll::Ready(Ok(_))));
-        let failed = limiter.enter_by(in_time(0), 0).await;
+        let failed = limiter.acquire(in_time(0), 0).await;
         assert!(
             matches!(
                 failed,
@@ -540,11 +540,11 @@ mod tests {
     async fn what_is_left_of_a_burst_does_not_reduce_the_limit_to_its_own_number() {
         let limiter = limiter(1000);
         let time = in_time(1000);
-        let mut places: Vec<_> = (0..100).map(|_| limiter.try_enter(0).unwrap()).collect();
+        let mut permits: Vec<_> = (0..100).map(|_| limiter.try_acquire(0).unwrap()).collect();
         sleep(Duration::from_millis(200)).await;
-        places.drain(..90);
+        permits.drain(..90);
         // It waited for the ninety calls before it.
-        places.remove(0).ended(&reply(180), time);
+        permits.remove(0).ended(&reply(180), time);
         assert_eq!(limiter.limit.load(Ordering::Relaxed), 31);
     }
 
@@ -552,18 +552,18 @@ mod tests {
     async fn an_important_call_does_not_wait_for_others_of_an_overloaded_service() {
         let limiter = limiter(100);
         let time = in_time(1000);
-        let mut places: Vec<_> = (0..10).map(|_| limiter.try_enter(0).unwrap()).collect();
+        let mut permits: Vec<_> = (0..10).map(|_| limiter.try_acquire(0).unwrap()).collect();
         sleep(Duration::from_millis(300)).await;
-        places.pop().unwrap().ended(&reply(200), time);
-        assert!(limiter.try_enter(0).is_none());
-        let important: Vec<_> = std::iter::from_fn(|| limiter.try_enter(1)).collect();
+        permits.pop().unwrap().ended(&reply(200), time);
+        assert!(limiter.try_acquire(0).is_none());
+        let important: Vec<_> = std::iter::from_fn(|| limiter.try_acquire(1)).collect();
         assert_eq!(important.len(), 5);
-        let mut waiting = limiter.enter_by(in_time(1000), 1);
+        let mut waiting = limiter.acquire(in_time(1000), 1);
         assert!(poll!(&mut waiting).is_pending());
         drop(important);
         assert!(matches!(poll!(&mut waiting), Poll::Ready(Ok(_))));
         drop(waiting);
-        drop(places);
+        drop(permits);
         let counts = [&limiter.in_flight, &limiter.important].map(|count| count.load(Ordering::Relaxed));
         assert_eq!(counts, [0, 0]);
     }
@@ -572,32 +572,32 @@ mod tests {
     async fn slow_answers_do_not_keep_quick_calls_from_free_places() {
         let limiter = limiter(100);
         let minute = in_time(60_000);
-        let mut places: Vec<_> = (0..2).map(|_| limiter.try_enter(0).unwrap()).collect();
+        let mut permits: Vec<_> = (0..2).map(|_| limiter.try_acquire(0).unwrap()).collect();
         sleep(Duration::from_secs(20)).await;
         for outcome in [refusal(0), reply(1)] {
-            places.pop().unwrap().ended(&outcome, minute);
+            permits.pop().unwrap().ended(&outcome, minute);
         }
-        let mut places: Vec<_> = std::iter::from_fn(|| limiter.try_enter(0)).collect();
-        let mut quick = limiter.enter_by(in_time(1000), 0);
+        let mut permits: Vec<_> = std::iter::from_fn(|| limiter.try_acquire(0)).collect();
+        let mut quick = limiter.acquire(in_time(1000), 0);
         assert!(poll!(&mut quick).is_pending());
-        places.pop();
+        permits.pop();
         assert!(matches!(poll!(&mut quick), Poll::Ready(Ok(_))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn slow_calls_that_hold_more_places_than_there_are_do_not_hold_up_quick_ones() {
+    async fn slow_calls_that_hold_more_permits_than_there_are_do_not_hold_up_quick_ones() {
         let limiter = limiter(100);
         let minute = in_time(60_000);
-        let mut polls: Vec<_> = (0..30).map(|_| limiter.try_enter(0).unwrap()).collect();
+        let mut polls: Vec<_> = (0..30).map(|_| limiter.try_acquire(0).unwrap()).collect();
         sleep(Duration::from_secs(10)).await;
         polls.pop().unwrap().ended(&refusal(0), minute);
         assert!(limiter.limit.load(Ordering::Relaxed) < 20);
         let begun = Instant::now();
         for _ in 0..100 {
             let time = in_time(5000);
-            let place = limiter.enter_by(time, 0).await.unwrap();
+            let permit = limiter.acquire(time, 0).await.unwrap();
             sleep(Duration::from_millis(1)).await;
-            place.ended(&reply(0), time);
+            permit.ended(&reply(0), time);
         }
         assert!(
             begun.elapsed() < Duration::from_millis(1200),
@@ -621,14 +621,14 @@ mod tests {
         let fault = || Reply::fault(Codec::Json, &Fault::new(FaultCode::Panicked, ""));
         for answer in [Some(result()), Some(fault()), None] {
             let limiter = limiter(100);
-            let places: Vec<_> = (0..100).map(|_| limiter.try_enter(0).unwrap()).collect();
-            for (number, place) in places.iter().enumerate().take(30) {
+            let permits: Vec<_> = (0..100).map(|_| limiter.try_acquire(0).unwrap()).collect();
+            for (number, permit) in permits.iter().enumerate().take(30) {
                 let time = in_time(1000);
                 sleep(Duration::from_millis(50)).await;
                 if let Some(answer) = answer.clone().filter(|_| number % 10 == 0) {
-                    place.ended(&Ok(answer), time);
+                    permit.ended(&Ok(answer), time);
                 }
-                place.ended(&timed_out(), time);
+                permit.ended(&timed_out(), time);
             }
             assert_eq!(limiter.is_reduced.load(Ordering::SeqCst), answer.is_none());
         }
@@ -637,10 +637,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_with_one_call_in_flight_pauses_as_it_is_told() {
         let limiter = limiter(100);
-        let place = limiter.try_enter(0).unwrap();
-        place.ended(&refusal(200), in_time(1000));
-        drop(place);
-        assert!(limiter.try_enter(0).is_none());
+        let permit = limiter.try_acquire(0).unwrap();
+        permit.ended(&refusal(200), in_time(1000));
+        drop(permit);
+        assert!(limiter.try_acquire(0).is_none());
         let begun = Instant::now();
         let mut waiting = pin!(limiter.wait(in_time(1000), 0));
         assert!(poll!(&mut waiting).is_pending());
@@ -651,37 +651,37 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_fails_during_a_pause_says_when_it_ends() {
         let limiter = Limiter::new("q", 100, WhenFull::Fail, true);
-        let place = limiter.try_enter(0).unwrap();
-        place.ended(&refusal(200), in_time(1000));
-        drop(place);
+        let permit = limiter.try_acquire(0).unwrap();
+        permit.ended(&refusal(200), in_time(1000));
+        drop(permit);
         sleep(Duration::from_millis(50)).await;
-        let failed = limiter.enter_by(in_time(1000), 0).await.unwrap_err();
+        let failed = limiter.acquire(in_time(1000), 0).await.unwrap_err();
         assert_eq!(failed.retry_after(), Some(Duration::from_millis(150)));
         sleep(failed.retry_after().unwrap()).await;
-        let place = limiter.enter_by(in_time(1000), 0).await.unwrap();
-        let failed = limiter.enter_by(in_time(1000), 0).await.unwrap_err();
+        let permit = limiter.acquire(in_time(1000), 0).await.unwrap();
+        let failed = limiter.acquire(in_time(1000), 0).await.unwrap_err();
         assert!(
             matches!(failed, CallError::Overloaded { limit: 1, .. }),
             "{failed:?}"
         );
         assert_eq!(failed.retry_after(), None);
-        drop(place);
+        drop(permit);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_with_a_single_place_is_as_quick_after_a_refusal_as_before() {
+    async fn a_client_with_a_single_permit_is_as_quick_after_a_refusal_as_before() {
         let limiter = limiter(1);
-        let place = limiter.try_enter(0).unwrap();
-        place.ended(&refusal(0), in_time(1000));
-        drop(place);
+        let permit = limiter.try_acquire(0).unwrap();
+        permit.ended(&refusal(0), in_time(1000));
+        drop(permit);
         let begun = Instant::now();
         for _ in 0..5 {
-            let place = limiter.enter_by(in_time(1000), 0).await.unwrap();
-            let mut next = limiter.enter_by(in_time(1000), 0);
+            let permit = limiter.acquire(in_time(1000), 0).await.unwrap();
+            let mut next = limiter.acquire(in_time(1000), 0);
             assert!(poll!(&mut next).is_pending());
             sleep(Duration::from_millis(1)).await;
-            place.ended(&reply(0), in_time(1000));
-            drop(place);
+            permit.ended(&reply(0), in_time(1000));
+            drop(permit);
             assert!(matches!(poll!(&mut next), Poll::Ready(Ok(_))));
         }
         assert!(
@@ -694,8 +694,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_an_adaptive_limit_nothing_changes_it() {
         let limiter = Limiter::new("q", 10, WhenFull::Wait, false);
-        let place = limiter.try_enter(0).unwrap();
-        place.ended(&refusal(200), in_time(1000));
+        let permit = limiter.try_acquire(0).unwrap();
+        permit.ended(&refusal(200), in_time(1000));
         assert_eq!(limiter.limit.load(Ordering::Relaxed), 10);
     }
 }

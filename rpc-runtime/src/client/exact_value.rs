@@ -1,4 +1,4 @@
-//! A JSON value whose numbers are as exact as their text. `serde_json::Value` rounds integers of more than 64 bits.
+//! A JSON value with exact numbers. `serde_json::Value` rounds integers of more than 64 bits.
 
 use std::fmt::{self, Write};
 
@@ -10,21 +10,21 @@ use serde_json::{Map, Number, Value};
 
 use crate::codec::{Codec, DecodeError};
 
-/// A value of JSON. A number is its text.
+/// A JSON value. A number is stored as its text.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Exact {
+pub(super) enum ExactValue {
     Null,
     Bool(bool),
     Number(String),
     Text(String),
-    Array(Vec<Exact>),
-    Object(Vec<(String, Exact)>),
+    Array(Vec<ExactValue>),
+    Object(Vec<(String, ExactValue)>),
 }
 
-impl Exact {
+impl ExactValue {
     /// Reads JSON.
     pub(super) fn from_json(text: &[u8]) -> Result<Self, DecodeError> {
-        // The parser below relies on this: it does not look for errors of syntax.
+        // The parser below does not check the syntax.
         Codec::Json.decode::<IgnoredAny>(text)?;
         Parser { rest: text, depth: 0 }
             .value()
@@ -39,11 +39,12 @@ impl Exact {
         }
     }
 
-    /// The same as a [`Value`].
+    /// Converts the value to a [`Value`].
     ///
     /// # Errors
     ///
-    /// [`Inexact`] if a number is none that a `Value` holds: an integer of more than 64 bits, or a float beyond `f64`.
+    /// [`Inexact`] if a `Value` cannot hold a number: an integer of more than 64 bits, or a float beyond
+    /// `f64`.
     pub(super) fn into_value(self) -> Result<Value, Inexact> {
         Ok(match self {
             Self::Null => Value::Null,
@@ -71,7 +72,8 @@ impl Exact {
     }
 }
 
-/// The number, if a [`Number`] holds it without the feature `arbitrary_precision`.
+/// Returns the number, or `None` if a [`Number`] holds it only with the feature
+/// `arbitrary_precision`.
 fn number(text: &str) -> Option<Number> {
     if is_float(text) {
         return Number::from_f64(text.parse().ok()?);
@@ -84,15 +86,15 @@ fn is_float(number: &str) -> bool {
     number == "-0" || number.contains(['.', 'e', 'E'])
 }
 
-/// A number that cannot be held as exactly as it was sent.
+/// A number that a `Value` would round.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "`serde_json::Value` cannot hold the number {0} exactly: `DynamicClient::call_json` returns it as text"
 )]
 pub(super) struct Inexact(String);
 
-/// Compact JSON.
-impl fmt::Display for Exact {
+/// Writes compact JSON.
+impl fmt::Display for ExactValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Null => f.write_str("null"),
@@ -133,7 +135,7 @@ fn write_text(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
 }
 
 /// For codecs other than JSON.
-impl Serialize for Exact {
+impl Serialize for ExactValue {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Null => serializer.serialize_unit(),
@@ -156,9 +158,9 @@ fn serialize_number<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S
     }
 }
 
-/// Reads a value of whatever type. What JSON does not know is read as `serde_json` would have written it: bytes as an
-/// array of numbers, a map's keys as text.
-impl<'de> Deserialize<'de> for Exact {
+/// Reads a value of any type. Types that JSON does not have are read as `serde_json` writes them:
+/// bytes as an array of numbers, the keys of a map as text.
+impl<'de> Deserialize<'de> for ExactValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(AnyValue)
     }
@@ -168,14 +170,14 @@ struct AnyValue;
 
 macro_rules! numbers {
     ($($visit:ident($type:ty);)*) => {$(
-        fn $visit<E>(self, value: $type) -> Result<Exact, E> {
-            Ok(Exact::Number(value.to_string()))
+        fn $visit<E>(self, value: $type) -> Result<ExactValue, E> {
+            Ok(ExactValue::Number(value.to_string()))
         }
     )*};
 }
 
 impl<'de> Visitor<'de> for AnyValue {
-    type Value = Exact;
+    type Value = ExactValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value that JSON can hold")
@@ -188,74 +190,77 @@ impl<'de> Visitor<'de> for AnyValue {
         visit_u128(u128);
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Exact, E> {
-        Ok(Exact::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<ExactValue, E> {
+        Ok(ExactValue::Bool(value))
     }
 
-    fn visit_f32<E: serde::de::Error>(self, value: f32) -> Result<Exact, E> {
+    fn visit_f32<E: serde::de::Error>(self, value: f32) -> Result<ExactValue, E> {
         float(value, value.is_finite())
     }
 
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Exact, E> {
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<ExactValue, E> {
         float(value, value.is_finite())
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Exact, E> {
-        Ok(Exact::Text(text.to_owned()))
+    fn visit_str<E>(self, text: &str) -> Result<ExactValue, E> {
+        Ok(ExactValue::Text(text.to_owned()))
     }
 
-    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Exact, E> {
-        let numbers = bytes.iter().map(|byte| Exact::Number(byte.to_string()));
-        Ok(Exact::Array(numbers.collect()))
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<ExactValue, E> {
+        let numbers = bytes.iter().map(|byte| ExactValue::Number(byte.to_string()));
+        Ok(ExactValue::Array(numbers.collect()))
     }
 
-    fn visit_unit<E>(self) -> Result<Exact, E> {
-        Ok(Exact::Null)
+    fn visit_unit<E>(self) -> Result<ExactValue, E> {
+        Ok(ExactValue::Null)
     }
 
-    fn visit_none<E>(self) -> Result<Exact, E> {
-        Ok(Exact::Null)
+    fn visit_none<E>(self) -> Result<ExactValue, E> {
+        Ok(ExactValue::Null)
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Exact, D::Error> {
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<ExactValue, D::Error> {
         deserializer.deserialize_any(self)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Exact, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<ExactValue, A::Error> {
         let mut values = Vec::new();
         while let Some(value) = seq.next_element()? {
             values.push(value);
         }
-        Ok(Exact::Array(values))
+        Ok(ExactValue::Array(values))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Exact, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ExactValue, A::Error> {
         let mut entries = Vec::new();
-        while let Some((key, value)) = map.next_entry::<Exact, Exact>()? {
+        while let Some((key, value)) = map.next_entry::<ExactValue, ExactValue>()? {
             let key = match key {
-                Exact::Text(key) => key,
+                ExactValue::Text(key) => key,
                 other => other.to_string(),
             };
             entries.push((key, value));
         }
-        Ok(Exact::Object(entries))
+        Ok(ExactValue::Object(entries))
     }
 }
 
-/// As `serde_json` writes it.
-fn float<E: serde::de::Error>(value: impl Serialize + fmt::Display, is_finite: bool) -> Result<Exact, E> {
+/// Formats a float like `serde_json`.
+fn float<E: serde::de::Error>(
+    value: impl Serialize + fmt::Display,
+    is_finite: bool,
+) -> Result<ExactValue, E> {
     match is_finite {
         true => serde_json::to_string(&value)
-            .map(Exact::Number)
+            .map(ExactValue::Number)
             .map_err(E::custom),
         false => Err(E::custom(format_args!("JSON has no number {value}"))),
     }
 }
 
-/// How deep arrays and objects may be nested, as in `serde_json`.
+/// How deeply arrays and objects may be nested, as in `serde_json`.
 const MAX_DEPTH: usize = 127;
 
-/// Reads JSON whose syntax is known to be right. Anything else is read as something, and does no harm.
+/// Reads JSON whose syntax is known to be valid. For other input the result is unspecified.
 struct Parser<'a> {
     rest: &'a [u8],
     /// How many arrays and objects are open.
@@ -263,25 +268,25 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    fn value(&mut self) -> serde_json::Result<Exact> {
+    fn value(&mut self) -> serde_json::Result<ExactValue> {
         Ok(match self.peek() {
-            Some(b'{') => Exact::Object(self.items(b'}', |parser| {
+            Some(b'{') => ExactValue::Object(self.items(b'}', |parser| {
                 let key = parser.text()?;
                 parser.skip(b':');
                 Ok((key, parser.value()?))
             })?),
-            Some(b'[') => Exact::Array(self.items(b']', Self::value)?),
-            Some(b'"') => Exact::Text(self.text()?),
+            Some(b'[') => ExactValue::Array(self.items(b']', Self::value)?),
+            Some(b'"') => ExactValue::Text(self.text()?),
             _ => match self.word() {
-                "true" => Exact::Bool(true),
-                "false" => Exact::Bool(false),
-                "null" | "" => Exact::Null,
-                number => Exact::Number(number.to_owned()),
+                "true" => ExactValue::Bool(true),
+                "false" => ExactValue::Bool(false),
+                "null" | "" => ExactValue::Null,
+                number => ExactValue::Number(number.to_owned()),
             },
         })
     }
 
-    /// What stands between brackets, separated by commas.
+    /// Reads the items between brackets, separated by commas.
     fn items<T>(
         &mut self,
         end: u8,
@@ -303,13 +308,13 @@ impl<'a> Parser<'a> {
         Ok(items)
     }
 
-    /// A string, which may hold what is no text: bytes that are not UTF-8, or half of a surrogate pair.
+    /// Reads a string. Fails if it contains bytes that are not UTF-8, or half of a surrogate pair.
     fn text(&mut self) -> serde_json::Result<String> {
         self.peek();
         let mut is_escaped = true;
         let end = self.rest.iter().position(|byte| {
             let is_end = *byte == b'"' && !is_escaped;
-            // The quote at the beginning is passed over as an escaped one is.
+            // Skips the opening quote like an escaped one.
             is_escaped = *byte == b'\\' && !is_escaped;
             is_end
         });
@@ -317,17 +322,17 @@ impl<'a> Parser<'a> {
         serde_json::from_slice(text)
     }
 
-    /// A number, or one of the three words of JSON.
+    /// Reads a number, or one of the three literals of JSON.
     fn word(&mut self) -> &'a str {
         let is_end =
             |byte: &u8| matches!(byte, b',' | b']' | b'}' | b':' | b'"') || byte.is_ascii_whitespace();
         let end = self.rest.iter().position(is_end).unwrap_or(self.rest.len());
-        // At least one byte, so that no loop stands still.
+        // At least one byte, so that every loop ends.
         let word = self.take(end.max(1));
         std::str::from_utf8(word).unwrap_or_default()
     }
 
-    /// The next byte that is not a blank.
+    /// Returns the next byte that is not whitespace.
     fn peek(&mut self) -> Option<u8> {
         self.rest = self.rest.trim_ascii_start();
         self.rest.first().copied()
@@ -373,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn both_codecs_are_read_alike() {
+    fn both_codecs_yield_the_same_value() {
         let everything = Everything {
             text: "a\n\"\\é",
             numbers: (u64::MAX, i64::MIN, 1.5, 0.1),
@@ -394,7 +399,7 @@ mod tests {
         });
         for codec in [Codec::Json, Codec::MessagePack] {
             let body = codec.encode(&everything).unwrap();
-            let read = Exact::from_reply(codec, &body).unwrap();
+            let read = ExactValue::from_reply(codec, &body).unwrap();
             assert_eq!(read.into_value().unwrap(), expected, "{codec}");
         }
     }
@@ -402,14 +407,14 @@ mod tests {
     #[test]
     fn bytes_are_numbers() {
         let body = Codec::MessagePack.encode_answer(&vec![1u8, 255]).unwrap();
-        let read = Exact::from_reply(Codec::MessagePack, &body).unwrap();
+        let read = ExactValue::from_reply(Codec::MessagePack, &body).unwrap();
         assert_eq!(read.to_string(), "[1,255]");
     }
 
     #[test]
     fn an_empty_reply_is_null() {
         for codec in [Codec::Json, Codec::MessagePack] {
-            assert_eq!(Exact::from_reply(codec, b"").unwrap(), Exact::Null);
+            assert_eq!(ExactValue::from_reply(codec, b"").unwrap(), ExactValue::Null);
         }
     }
 
@@ -421,21 +426,21 @@ mod tests {
             "18446744073709551616",
             "1e400",
         ] {
-            let number = Exact::from_json(text.as_bytes()).unwrap();
+            let number = ExactValue::from_json(text.as_bytes()).unwrap();
             assert_eq!(number.to_string(), text);
             let error = number.into_value().unwrap_err();
             assert!(error.to_string().contains(text), "{error}");
         }
         for float in [f64::NAN, f64::INFINITY] {
             let body = Codec::MessagePack.encode(&[float]).unwrap();
-            assert!(Exact::from_reply(Codec::MessagePack, &body).is_err());
+            assert!(ExactValue::from_reply(Codec::MessagePack, &body).is_err());
         }
     }
 
     #[test]
     fn a_number_is_written_exactly_or_refused() {
         let written = |text: &str| {
-            let number = Exact::from_json(text.as_bytes()).unwrap();
+            let number = ExactValue::from_json(text.as_bytes()).unwrap();
             Codec::MessagePack.encode(&number)
         };
         let body = written("340282366920938463463374607431768211455").unwrap();
@@ -449,11 +454,11 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_nested_too_deep_is_an_error() {
+    fn a_value_that_is_nested_too_deeply_is_an_error() {
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
             let nested = |levels| {
                 let text = [open.repeat(levels), "1".to_owned(), close.repeat(levels)].concat();
-                Exact::from_json(text.as_bytes())
+                ExactValue::from_json(text.as_bytes())
             };
             assert!(nested(MAX_DEPTH).is_ok());
             assert!(nested(MAX_DEPTH + 1).is_err());
@@ -462,18 +467,18 @@ mod tests {
     }
 
     #[test]
-    fn a_string_that_is_no_text_is_an_error() {
+    fn a_string_that_is_not_unicode_is_an_error() {
         for text in [
             &b"\"a\\ud800\""[..],
             b"\"\xff\"",
             b"{\"\xff\":1}",
             b"[\"\\udc00\"]",
         ] {
-            assert!(Exact::from_json(text).is_err(), "{text:?}");
+            assert!(ExactValue::from_json(text).is_err(), "{text:?}");
         }
         assert_eq!(
-            Exact::from_json(b"\"\\ud83d\\ude00\"").unwrap(),
-            Exact::Text("\u{1f600}".into())
+            ExactValue::from_json(b"\"\\ud83d\\ude00\"").unwrap(),
+            ExactValue::Text("\u{1f600}".into())
         );
     }
 
@@ -499,19 +504,19 @@ mod tests {
         #[test]
         fn json_is_read_as_serde_json_reads_it(value in json_value()) {
             for text in [serde_json::to_string(&value).unwrap(), serde_json::to_string_pretty(&value).unwrap()] {
-                let exact = Exact::from_json(text.as_bytes()).unwrap();
+                let exact = ExactValue::from_json(text.as_bytes()).unwrap();
                 prop_assert_eq!(exact.clone().into_value().unwrap(), value.clone());
                 prop_assert_eq!(exact.to_string(), serde_json::to_string(&value).unwrap());
             }
             let body = Codec::MessagePack.encode(&value).unwrap();
-            let exact = Exact::from_reply(Codec::MessagePack, &body).unwrap();
+            let exact = ExactValue::from_reply(Codec::MessagePack, &body).unwrap();
             prop_assert_eq!(exact.into_value().unwrap(), value);
         }
 
         #[test]
         fn the_parser_ends_on_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = Parser { rest: &bytes, depth: 0 }.value();
-            let _ = Exact::from_json(&bytes);
+            let _ = ExactValue::from_json(&bytes);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The calls that wait for a place, and which of them is the next. Pure.
+//! The calls that wait for a permit, and their order. Pure.
 
 use std::collections::BTreeMap;
 
@@ -16,18 +16,18 @@ pub(super) struct Turn {
 pub(super) enum Order {
     OldestFirst,
     /// Under overload most calls cannot be answered. The newest have the most time left. If the oldest
-    /// went first, each would get its place just before its time is up.
+    /// went first, each would get its permit just before its deadline.
     NewestFirst,
 }
 
-/// The calls that wait. `W` is how one is told that it has a place.
+/// The calls that wait. `W` notifies a call that it has a permit.
 #[derive(Debug)]
-pub(super) struct Waiting<W> {
+pub(super) struct WaitingCalls<W> {
     calls: BTreeMap<Turn, (Instant, W)>,
     numbers: u64,
 }
 
-impl<W> Default for Waiting<W> {
+impl<W> Default for WaitingCalls<W> {
     fn default() -> Self {
         Self {
             calls: BTreeMap::new(),
@@ -36,7 +36,7 @@ impl<W> Default for Waiting<W> {
     }
 }
 
-impl<W> Waiting<W> {
+impl<W> WaitingCalls<W> {
     pub(super) fn add(&mut self, priority: u8, deadline: Instant, waiter: W) -> Turn {
         let turn = Turn {
             priority,
@@ -56,7 +56,7 @@ impl<W> Waiting<W> {
     }
 
     /// Removes and returns the next call of the highest priority, if that is at least `least`.
-    /// Calls whose deadline is before `useful_until` get no place, and are removed.
+    /// Calls whose deadline is before `useful_until` get no permit and are removed.
     pub(super) fn next(&mut self, least: u8, order: Order, useful_until: Instant) -> Option<(u8, W)> {
         loop {
             let (&newest, _) = self.calls.last_key_value()?;
@@ -88,7 +88,7 @@ mod tests {
     fn the_highest_priority_is_next() {
         let now = Instant::now();
         for order in ORDERS {
-            let mut waiting = Waiting::default();
+            let mut waiting = WaitingCalls::default();
             for priority in [0, 9, 255, 4] {
                 waiting.add(priority, now, priority);
             }
@@ -106,7 +106,7 @@ mod tests {
     fn among_equals_the_order_counts() {
         let now = Instant::now();
         for (order, expected) in ORDERS.into_iter().zip([[1, 2, 3], [3, 2, 1]]) {
-            let mut waiting = Waiting::default();
+            let mut waiting = WaitingCalls::default();
             for call in 1..=3 {
                 waiting.add(0, now, call);
             }
@@ -118,12 +118,12 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_would_come_too_late_gets_no_place() {
+    fn a_call_that_would_come_too_late_gets_no_permit() {
         let now = Instant::now();
         let soon = now + Duration::from_millis(5);
         let useful_until = now + Duration::from_millis(20);
         for order in ORDERS {
-            let mut waiting = Waiting::default();
+            let mut waiting = WaitingCalls::default();
             waiting.add(9, soon, "too late");
             waiting.add(0, useful_until, "in time");
             let late = waiting.add(0, soon, "too late");

@@ -1,29 +1,40 @@
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::super::limiter::{Limiter, WhenFull};
-use super::*;
-use crate::client::plan::Arguments;
+use super::LearnedBatchSize;
+use super::held_requests::MAX_HOLD;
+use crate::client::destination::Destination;
+use crate::client::in_flight_call::InFlightCall;
+use crate::client::in_flight_calls::InFlightCalls;
+use crate::client::limiter::{Limiter, WhenFull};
+use crate::client::options::CallerOptions;
+use crate::client::plan::{Arguments, CallPlan};
+use crate::client::queued_request::{PendingConfirm, QueuedRequest};
+use crate::client::request_sender::RequestSender;
+use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
-use crate::protocol::{BatchedCall, read_batch};
-use crate::transport::{Receipt, ReplyQueue};
+use crate::error::BrokerError;
+use crate::protocol::{BatchedCall, Headers, ShortStr, read_batch};
+use crate::transport::{Departs, Outgoing, Published, Publisher, Receipt, ReplyQueue};
 
-/// Takes all messages, and says that each is in its queue.
+/// Accepts all messages and confirms them.
 #[derive(Debug)]
-struct Taker {
-    /// How many calls each message had.
+struct TestPublisher {
+    /// The number of calls in each message.
     messages: Mutex<Vec<usize>>,
-    /// As many messages are confirmed.
+    /// One permit for each message that is to be confirmed.
     confirms: Semaphore,
-    /// Messages can leave.
+    /// Whether the broker accepts messages.
     is_free: watch::Sender<bool>,
 }
 
-impl Default for Taker {
+impl Default for TestPublisher {
     fn default() -> Self {
         Self {
             messages: Mutex::default(),
@@ -33,7 +44,7 @@ impl Default for Taker {
     }
 }
 
-impl Taker {
+impl TestPublisher {
     fn take(&self, outgoing: &Outgoing) {
         let is_batched = outgoing.queue.as_str() == "q.batch";
         let calls = match is_batched {
@@ -53,7 +64,7 @@ impl Taker {
 }
 
 #[async_trait]
-impl Publisher for Taker {
+impl Publisher for TestPublisher {
     fn try_publish(
         &self,
         outgoing: Outgoing,
@@ -86,22 +97,22 @@ impl Publisher for Taker {
 
 static STORE: ServiceDescriptor = ServiceDescriptor::new("Store", "q", &[MethodDescriptor::new("read", &[])]);
 
-/// A client, its outbox, and what leaves.
+/// A client, its request sender, and the publisher that receives its messages.
 struct Scene {
-    taker: Arc<Taker>,
-    pending: Arc<Pending>,
+    publisher: Arc<TestPublisher>,
+    in_flight: Arc<InFlightCalls>,
     destination: Arc<Destination>,
-    outbox: Outbox,
-    _emptied: AbortOnDropHandle<()>,
+    sender: RequestSender,
+    _send_task: AbortOnDropHandle<()>,
 }
 
 impl Scene {
     fn new() -> Self {
-        Self::with(Taker::default())
+        Self::with(TestPublisher::default())
     }
 
-    fn with(taker: Taker) -> Self {
-        let (taker, pending) = (Arc::new(taker), Arc::new(Pending::default()));
+    fn with(publisher: TestPublisher) -> Self {
+        let (test_publisher, in_flight) = (Arc::new(publisher), Arc::new(InFlightCalls::default()));
         let options = CallerOptions {
             replies: ReplyQueue::default(),
             max_sent_bytes: usize::MAX,
@@ -109,28 +120,35 @@ impl Scene {
             app_id: None,
             user_id: None,
         };
-        let publisher = Arc::clone(&taker) as Arc<dyn Publisher>;
+        let publisher = Arc::clone(&test_publisher) as Arc<dyn Publisher>;
         let reply_to = ShortStr::from_static("rpc.reply.1");
-        let (outbox, emptying) = Outbox::new(publisher, reply_to, Arc::new(options), Arc::clone(&pending));
+        let (sender, send_task) =
+            RequestSender::new(publisher, reply_to, Arc::new(options), Arc::clone(&in_flight));
         let limiter = Limiter::new("q", 1, WhenFull::Wait, true);
         Self {
-            taker,
-            pending,
+            publisher: test_publisher,
+            in_flight,
             destination: Arc::new(Destination::new(
                 ShortStr::from_static("q"),
                 &STORE,
                 true,
                 limiter,
             )),
-            outbox,
-            _emptied: AbortOnDropHandle::new(tokio::spawn(emptying)),
+            sender,
+            _send_task: AbortOnDropHandle::new(tokio::spawn(send_task)),
         }
     }
 
-    /// Makes so many calls at once.
-    fn call(&self, calls: usize) -> Vec<Arc<Slot>> {
+    fn batch_size(&self) -> &LearnedBatchSize {
+        self.destination
+            .batch_size(self.destination.method("read"))
+            .unwrap()
+    }
+
+    /// Makes this many calls at once.
+    fn call(&self, calls: usize) -> Vec<Arc<InFlightCall>> {
         let one = |_| {
-            let slot = Arc::new(Slot::new(CallPlan {
+            let call = Arc::new(InFlightCall::new(CallPlan {
                 method: &STORE.methods[0],
                 method_index: self.destination.method("read"),
                 destination: Arc::clone(&self.destination),
@@ -142,112 +160,89 @@ impl Scene {
                 wait_for_server: false,
                 is_detached: false,
             }));
-            let parcel = Parcel {
-                slot: Untold::new(&slot, slot.departures().begin()),
+            let request = QueuedRequest {
+                confirm: PendingConfirm::new(&call, call.departures().begin()),
                 deadline: Instant::now() + Duration::from_secs(30),
                 is_resent: false,
             };
-            self.outbox.post(parcel, false);
-            slot
+            self.sender.send(request, false);
+            call
         };
         (0..calls).map(one).collect()
     }
 
-    /// What has left by now, in messages of so many calls.
+    /// Returns the number of calls in each message that was published since.
     async fn left(&self) -> Vec<usize> {
-        // Until all that can go on has.
+        // Lets the task run until it waits.
         for _ in 0..1000 {
             tokio::task::yield_now().await;
         }
-        self.taker.messages()
+        self.publisher.messages()
     }
 }
 
 const FIRST: usize = 64;
 
 #[tokio::test(start_paused = true)]
-async fn of_a_first_burst_some_leave_and_the_others_together_once_a_worker_wants_it() {
+async fn the_rest_of_a_first_burst_is_batched_once_a_worker_asks_for_it() {
     let scene = Scene::new();
     scene.call(300);
     assert_eq!(scene.left().await, [1; FIRST]);
-    let read = scene.destination.method("read");
-    assert!(scene.destination.note_wanted(read, 1000));
-    scene.pending.first_answer.notify_one();
+    assert!(scene.batch_size().learn(1000));
+    scene.in_flight.first_reply.notify_one();
     assert_eq!(scene.left().await, [300 - FIRST]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_no_worker_says_anything_a_first_burst_waits_for_a_moment_only() {
+async fn the_rest_of_a_first_burst_is_held_back_only_briefly_without_a_reply() {
     let scene = Scene::new();
     scene.call(300);
     assert_eq!(scene.left().await.len(), FIRST);
-    // The first answer of another method makes it no longer.
+    // The first reply to a call of another method does not prolong that.
     for _ in 0..4 {
-        tokio::time::advance(LONGEST_WAIT / 5).await;
-        scene.pending.first_answer.notify_one();
+        tokio::time::advance(MAX_HOLD / 5).await;
+        scene.in_flight.first_reply.notify_one();
         assert!(scene.left().await.is_empty());
     }
-    tokio::time::advance(LONGEST_WAIT / 5 + Duration::from_millis(1)).await;
+    tokio::time::advance(MAX_HOLD / 5 + Duration::from_millis(1)).await;
     assert_eq!(scene.left().await, [1; 300 - FIRST]);
-    // Nor do those that come later.
+    // Later calls are not held back.
     scene.call(300);
     assert_eq!(scene.left().await, [1; 300]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_answers_and_says_nothing_has_nobody_wait() {
+async fn a_reply_without_a_batch_size_releases_held_requests() {
     let scene = Scene::new();
     scene.call(300);
     assert_eq!(scene.left().await.len(), FIRST);
-    assert!(scene.destination.wait_no_more(scene.destination.method("read")));
-    scene.pending.first_answer.notify_one();
+    assert!(scene.batch_size().stop_holding_back());
+    scene.in_flight.first_reply.notify_one();
     assert_eq!(scene.left().await, [1; 300 - FIRST]);
 }
 
-/// As during a memory alarm: messages are not confirmed, and then nothing can leave.
+/// As during a memory alarm: messages are not confirmed, and later not accepted.
 #[tokio::test(start_paused = true)]
-async fn calls_that_are_all_given_up_while_they_wait_take_no_later_ones_along() {
-    let scene = Scene::with(Taker {
+async fn withdrawn_requests_do_not_block_later_ones() {
+    let scene = Scene::with(TestPublisher {
         confirms: Semaphore::new(0),
-        ..Taker::default()
+        ..TestPublisher::default()
     });
-    let read = scene.destination.method("read");
-    assert!(scene.destination.note_wanted(read, 50));
+    assert!(scene.batch_size().learn(50));
     let mut given_up = scene.call(1000);
     assert_eq!(scene.left().await, [50; 3]);
-    scene.taker.is_free.send_replace(false);
+    scene.publisher.is_free.send_replace(false);
     given_up.extend(scene.call(4000));
     assert!(scene.left().await.is_empty());
     for call in given_up {
         call.departures().withdraw(1);
     }
-    // One is confirmed before messages can leave again, so that those behind it may.
-    scene.taker.confirms.add_permits(1);
+    // One message is confirmed before the broker accepts messages again.
+    scene.publisher.confirms.add_permits(1);
     assert!(scene.left().await.is_empty());
-    scene.taker.is_free.send_replace(true);
+    scene.publisher.is_free.send_replace(true);
     assert!(scene.left().await.is_empty());
-    scene.taker.confirms.add_permits(10);
+    scene.publisher.confirms.add_permits(10);
     scene.call(1);
     assert_eq!(scene.left().await, [1]);
-}
-
-#[test]
-fn time_to_live_is_rounded_up_and_never_zero() {
-    let now = Instant::now();
-    let of = |left| time_to_live(now + left, now);
-    assert_eq!(of(Duration::ZERO), Duration::from_millis(1));
-    assert_eq!(of(Duration::from_micros(1500)), Duration::from_millis(2));
-    assert_eq!(of(Duration::from_millis(30)), Duration::from_millis(30));
-}
-
-#[test]
-fn times_that_are_alike_differ_by_little() {
-    for number in [0, 1, 63, 64, 29_999, 30_000, u32::MAX] {
-        let rough = roughly(number);
-        assert!(
-            rough <= number && number - rough <= number / 32,
-            "{number}: {rough}"
-        );
-    }
-    assert_ne!(roughly(1000), roughly(1050));
 }

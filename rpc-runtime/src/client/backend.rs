@@ -1,0 +1,31 @@
+//! What a client's requests are sent to: a broker, or a service in this process.
+
+use std::sync::Arc;
+
+use super::caller::Caller;
+use super::in_flight_call::InFlightCall;
+use super::in_process::InProcess;
+use super::observed::{ReplyFuture, observed};
+use super::time_limit::TimeLimit;
+use crate::telemetry::CallKind;
+
+/// What a client's requests are sent to.
+#[derive(Debug, Clone)]
+pub(crate) enum Backend {
+    Broker(Arc<Caller>),
+    InProcess(Arc<InProcess>),
+}
+
+impl Backend {
+    /// Makes one attempt of a call that goes through layers.
+    pub(crate) fn attempt(self, call: Arc<InFlightCall>, time: TimeLimit) -> ReplyFuture {
+        observed(CallKind::Attempt, call, |call| self.send(call, time))
+    }
+
+    pub(super) fn send(self, call: Arc<InFlightCall>, time: TimeLimit) -> ReplyFuture {
+        match self {
+            Self::Broker(caller) => Box::pin(caller.call(call, time)),
+            Self::InProcess(service) => Box::pin(service.call(call, time)),
+        }
+    }
+}

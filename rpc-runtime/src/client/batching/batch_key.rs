@@ -1,0 +1,116 @@
+//! Which requests may share a message.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::client::destination::Destination;
+use crate::client::plan::CallPlan;
+use crate::client::queued_request::QueuedRequest;
+use crate::codec::Codec;
+use crate::protocol::{Load, MAX_PART_BYTES};
+
+/// Requests with equal keys may share a message.
+#[derive(Debug, Clone)]
+pub(super) struct BatchKey {
+    pub(super) destination: Arc<Destination>,
+    codec: Codec,
+    priority: Option<u8>,
+    /// In milliseconds, [rounded](round_down).
+    time_to_live: u32,
+}
+
+impl BatchKey {
+    /// Returns the request's key, and how much of a message it takes. `None` if it is to be sent
+    /// singly.
+    pub(super) fn of(request: &QueuedRequest, now: Instant) -> Option<(Self, Load)> {
+        let plan = request.plan();
+        let batch_size = batch_size(plan)?;
+        let time_to_live = request.time_to_live(now).as_millis();
+        let key = Self {
+            destination: Arc::clone(&plan.destination),
+            codec: plan.codec,
+            priority: plan.priority,
+            time_to_live: round_down(u32::try_from(time_to_live).unwrap_or(u32::MAX)),
+        };
+        let bytes = size(plan) + plan.method.name.len() + OVERHEAD;
+        Some((key, Load::new(bytes, batch_size)))
+    }
+
+    fn properties(&self) -> (Codec, Option<u8>, u32) {
+        (self.codec, self.priority, self.time_to_live)
+    }
+}
+
+impl PartialEq for BatchKey {
+    fn eq(&self, other: &Self) -> bool {
+        // Most requests come from the same client.
+        let is_same_queue = Arc::ptr_eq(&self.destination, &other.destination)
+            || self.destination.batch_queue == other.destination.batch_queue;
+        is_same_queue && self.properties() == other.properties()
+    }
+}
+
+impl Eq for BatchKey {}
+
+impl Hash for BatchKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.destination.batch_queue.hash(state);
+        self.properties().hash(state);
+    }
+}
+
+/// Whether the request may be sent in a batch.
+pub(super) fn may_batch(request: &QueuedRequest) -> bool {
+    batch_size(request.plan()).is_some()
+}
+
+/// Whether the request is to be published at once: it is not batched, nor held back until the batch
+/// size of its method is known.
+pub(in crate::client) fn must_not_queue(request: &QueuedRequest) -> bool {
+    let plan = request.plan();
+    batch_size(plan).is_none()
+        && !(is_batchable(plan) && plan.batch_size().is_some_and(|size| size.holds_back()))
+}
+
+/// The batch size that workers want. `None` if the call is sent singly.
+fn batch_size(plan: &CallPlan) -> Option<u16> {
+    let batch_size = plan.batch_size()?.get();
+    (batch_size > 1 && is_batchable(plan)).then_some(batch_size)
+}
+
+fn is_batchable(plan: &CallPlan) -> bool {
+    !plan.method.is_oneway && plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES
+}
+
+fn size(plan: &CallPlan) -> usize {
+    plan.arguments.0.len() + plan.headers.bytes() + 16 * plan.headers.len()
+}
+
+/// What the id, the time to live and the lengths add to a call in a batch, at most.
+const OVERHEAD: usize = 64;
+
+/// Keeps the first six binary digits of a number: numbers that are rounded to the same value differ
+/// by less than a thirtieth.
+fn round_down(number: u32) -> u32 {
+    let digits = (u32::BITS - number.leading_zeros()).saturating_sub(6);
+    number >> digits << digits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_are_rounded_alike_differ_little() {
+        for number in [0, 1, 63, 64, 29_999, 30_000, u32::MAX] {
+            let rounded = round_down(number);
+            assert!(
+                rounded <= number && number - rounded <= number / 32,
+                "{number}: {rounded}"
+            );
+        }
+        assert_ne!(round_down(1000), round_down(1050));
+    }
+}

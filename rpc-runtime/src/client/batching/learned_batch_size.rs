@@ -1,0 +1,153 @@
+//! The batch size that the workers of a method ask for.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// How many calls of one method its workers want in one message, as they last said in a reply.
+///
+/// The lower half is the batch size, or zero if it is not known. The upper half counts the calls
+/// that were sent singly since it was learned, or since the first call.
+#[derive(Debug, Default)]
+pub(in crate::client) struct LearnedBatchSize(AtomicU32);
+
+/// One more call that is sent singly.
+const ONE_CALL: u32 = 1 << 16;
+
+/// The batch size is not known, and calls do not wait for it.
+const UNKNOWN: u32 = u32::MAX << 16;
+
+/// How many calls of a method are sent singly before the first reply. Later ones are held back for
+/// a moment: once the batch size is known, they leave in a few messages.
+const FIRST_CALLS: u32 = 64;
+
+/// How many calls are sent singly before a worker is asked for the batch size again. The question
+/// and its answer cost the broker a part of what a message costs.
+const ASK_EVERY: u32 = 32;
+
+impl LearnedBatchSize {
+    /// Returns the batch size; one if it is not known.
+    pub(in crate::client) fn get(&self) -> u16 {
+        size(self.0.load(Ordering::Relaxed)).max(1)
+    }
+
+    /// Counts a call that is sent singly. Returns whether it is to ask for the batch size.
+    pub(in crate::client) fn should_ask(&self) -> bool {
+        let state = self.0.load(Ordering::Relaxed);
+        if size(state) == 0 {
+            return true;
+        }
+        (self.count_call(state) / ONE_CALL).is_multiple_of(ASK_EVERY)
+    }
+
+    /// Returns whether a call is to be held back until the batch size is known. One that is not
+    /// held back is counted as sent.
+    pub(in crate::client) fn holds_back(&self) -> bool {
+        let state = self.0.load(Ordering::Relaxed);
+        if size(state) > 0 || state == UNKNOWN {
+            return false;
+        }
+        let holds_back = state / ONE_CALL >= FIRST_CALLS;
+        if !holds_back {
+            self.count_call(state);
+        }
+        holds_back
+    }
+
+    /// Stops holding back calls: a worker replied without a batch size, or none replies. Returns
+    /// whether calls were held back until now.
+    pub(in crate::client) fn stop_holding_back(&self) -> bool {
+        let unknown = |state| (size(state) == 0 && state != UNKNOWN).then_some(UNKNOWN);
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, unknown)
+            .is_ok()
+    }
+
+    /// Stores the batch size of a reply; zero changes nothing. Returns whether it was not known.
+    pub(in crate::client) fn learn(&self, calls: u16) -> bool {
+        if calls == 0 {
+            return false;
+        }
+        let known = size(self.0.load(Ordering::Relaxed));
+        // It comes with each reply. Writing an equal value would only disturb other threads.
+        if known != calls {
+            self.0.store(calls.into(), Ordering::Relaxed);
+        }
+        known == 0
+    }
+
+    /// Forgets the batch size: the workers that asked for it may be gone. Calls are sent singly
+    /// until a worker asks again.
+    pub(in crate::client) fn forget(&self) {
+        self.0.store(UNKNOWN, Ordering::Relaxed);
+    }
+
+    /// Counts a call, unless the state has changed meanwhile, which must not be overwritten.
+    /// Returns the new state.
+    fn count_call(&self, state: u32) -> u32 {
+        let counted = state.wrapping_add(ONE_CALL);
+        let _ = self
+            .0
+            .compare_exchange(state, counted, Ordering::Relaxed, Ordering::Relaxed);
+        counted
+    }
+}
+
+fn size(state: u32) -> u16 {
+    u16::try_from(state & 0xffff).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_asked_until_it_answers_and_occasionally_afterwards() {
+        let batch_size = LearnedBatchSize::default();
+        let asked = |calls| (0..calls).filter(|_| batch_size.should_ask()).count();
+        assert_eq!(asked(5), 5);
+        batch_size.learn(1);
+        assert_eq!(asked(10 * ASK_EVERY), 10);
+        batch_size.forget();
+        assert_eq!(asked(5), 5);
+    }
+
+    #[test]
+    fn only_some_of_the_first_calls_are_sent_before_a_reply() {
+        for is_learned in [true, false] {
+            let batch_size = LearnedBatchSize::default();
+            let sent = |calls| (0..calls).filter(|_| !batch_size.holds_back()).count();
+            assert_eq!(sent(2 * FIRST_CALLS), FIRST_CALLS as usize);
+            if is_learned {
+                assert!(batch_size.learn(1));
+            } else {
+                assert!(batch_size.stop_holding_back());
+            }
+            assert_eq!(sent(100_000), 100_000);
+            assert_eq!(batch_size.should_ask(), !is_learned);
+            // Nor are calls held back after the batch size is forgotten.
+            batch_size.forget();
+            assert_eq!(sent(100_000), 100_000);
+            assert!(batch_size.learn(7));
+            assert!(!batch_size.learn(8));
+            assert!(!batch_size.stop_holding_back());
+            assert_eq!(batch_size.get(), 8);
+        }
+    }
+
+    #[test]
+    fn a_reply_without_a_batch_size_changes_nothing() {
+        let batch_size = LearnedBatchSize::default();
+        batch_size.learn(7);
+        batch_size.learn(0);
+        assert_eq!(batch_size.get(), 7);
+    }
+
+    #[test]
+    fn counting_calls_never_changes_the_batch_size() {
+        let batch_size = LearnedBatchSize::default();
+        batch_size.learn(u16::MAX);
+        for _ in 0..70_000 {
+            batch_size.should_ask();
+        }
+        assert_eq!(batch_size.get(), u16::MAX);
+    }
+}

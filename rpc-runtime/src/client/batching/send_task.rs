@@ -1,0 +1,192 @@
+//! The task that collects requests into batches and publishes them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
+
+use super::batch_key::{BatchKey, may_batch, must_not_queue};
+use super::held_requests::HeldRequests;
+use crate::client::in_flight_calls::InFlightCalls;
+use crate::client::queued_request::QueuedRequest;
+use crate::client::request_publisher::{RequestPublisher, count_sent};
+use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, gather};
+
+/// Publishes the requests that [`RequestSender`](crate::client::request_sender::RequestSender) does
+/// not publish itself: those that may be batched, and those that the broker is not ready for.
+pub(in crate::client) struct SendTask {
+    publisher: Arc<RequestPublisher>,
+    in_flight: Arc<InFlightCalls>,
+    /// Received, and not yet sorted.
+    backlog: VecDeque<QueuedRequest>,
+    /// Requests that were withdrawn are dropped if the backlog is longer than this.
+    max_backlog: usize,
+    held: HeldRequests,
+    batcher: Batcher<BatchKey, QueuedRequest>,
+    /// Messages that the broker has not confirmed, and whose batch each of them is.
+    unconfirmed: FuturesUnordered<BoxFuture<'static, Option<BatchKey>>>,
+}
+
+impl SendTask {
+    pub(in crate::client) fn new(publisher: Arc<RequestPublisher>, in_flight: Arc<InFlightCalls>) -> Self {
+        Self {
+            publisher,
+            in_flight,
+            backlog: VecDeque::new(),
+            max_backlog: MAX_BATCH_CALLS,
+            held: HeldRequests::default(),
+            batcher: Batcher::new(),
+            unconfirmed: FuturesUnordered::new(),
+        }
+    }
+
+    /// Publishes requests until the queue is closed and all of them are confirmed.
+    pub(in crate::client) async fn run(mut self, mut queue: UnboundedReceiver<QueuedRequest>) {
+        let (publisher, in_flight) = (Arc::clone(&self.publisher), Arc::clone(&self.in_flight));
+        let mut received = Vec::new();
+        let mut is_open = true;
+        while is_open || self.has_work() {
+            tokio::select! {
+                biased;
+                Some(confirmed) = self.unconfirmed.next() => if let Some(key) = confirmed {
+                    self.batcher.done(&key);
+                },
+                // Requests that wait here while the broker is not ready can still be withdrawn.
+                () = publisher.ready(), if !self.backlog.is_empty() || self.batcher.has_ready() => {
+                    self.sort_backlog();
+                    self.publish_batches();
+                    if self.backlog.is_empty() && queue.is_empty() {
+                        self.publisher.has_backlog.store(false, Ordering::Relaxed);
+                    }
+                }
+                // The reply may be to a call of another method. Then requests are held back again.
+                () = in_flight.first_reply.notified(), if self.held.is_active() => {
+                    self.backlog.extend(self.held.take());
+                }
+                () = self.held.expired() => self.release_held(),
+                count = queue.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
+                    is_open = count > 0;
+                    if received.iter().any(may_batch) {
+                        gather(&mut queue, &mut received).await;
+                    }
+                    self.backlog.extend(received.drain(..));
+                    self.drop_withdrawn();
+                }
+            }
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.backlog.is_empty() || !self.unconfirmed.is_empty() || self.held.is_active()
+    }
+
+    /// Bounds the backlog by the calls that still wait.
+    fn drop_withdrawn(&mut self) {
+        if self.backlog.len() > self.max_backlog {
+            self.backlog.retain(|request| !request.is_withdrawn());
+            self.max_backlog = MAX_BATCH_CALLS.max(2 * self.backlog.len());
+        }
+    }
+
+    fn release_held(&mut self) {
+        let requests = self.held.release();
+        for request in &requests {
+            if let Some(batch_size) = request.plan().batch_size() {
+                batch_size.stop_holding_back();
+            }
+        }
+        self.backlog.extend(requests);
+    }
+
+    /// Sorts the first requests of the backlog: publishes them singly, holds them back, or adds
+    /// them to their batch. A bounded number, as a request takes less memory while it is unsorted.
+    fn sort_backlog(&mut self) {
+        let now = Instant::now();
+        let count = self.backlog.len().min(MAX_BATCH_CALLS);
+        let mut backlog = std::mem::take(&mut self.backlog);
+        // Successive requests mostly have the same key.
+        let mut run: Option<(BatchKey, Vec<(QueuedRequest, Load)>)> = None;
+        for request in backlog.drain(..count) {
+            let Some((key, load)) = BatchKey::of(&request, now) else {
+                if must_not_queue(&request) {
+                    self.publish_single(request, None);
+                } else {
+                    self.held.add(request, now);
+                }
+                continue;
+            };
+            match &mut run {
+                Some((same, requests)) if *same == key => requests.push((request, load)),
+                _ => {
+                    let ended = run.replace((key, vec![(request, load)]));
+                    self.add_to_batch(ended);
+                }
+            }
+        }
+        self.add_to_batch(run);
+        self.backlog = backlog;
+        if self.backlog.capacity() > 16 * MAX_BATCH_CALLS {
+            // Gives back the memory of a burst.
+            self.backlog.shrink_to(MAX_BATCH_CALLS);
+        }
+    }
+
+    fn add_to_batch(&mut self, requests: Option<(BatchKey, Vec<(QueuedRequest, Load)>)>) {
+        if let Some((key, requests)) = requests {
+            let is_waiting = |request: &QueuedRequest| !request.is_withdrawn();
+            self.batcher.push_all(key, requests, is_waiting);
+        }
+    }
+
+    /// Publishes the batches that the batcher lets go.
+    fn publish_batches(&mut self) {
+        while let Some((key, mut requests)) = self.batcher.next() {
+            requests.retain(|request| !request.is_withdrawn());
+            match requests.len() {
+                0 => self.batcher.done(&key),
+                1 => {
+                    for request in requests {
+                        self.publish_single(request, Some(key.clone()));
+                    }
+                }
+                _ => self.publish_batch(requests, key),
+            }
+        }
+    }
+
+    fn publish_single(&mut self, request: QueuedRequest, key: Option<BatchKey>) {
+        let message = self.publisher.single(&request);
+        count_sent(&request.plan().destination, 1);
+        let publisher = Arc::clone(&self.publisher);
+        self.unconfirmed.push(Box::pin(async move {
+            request.confirm.resolve(publisher.publish(message).await);
+            key
+        }));
+    }
+
+    fn publish_batch(&mut self, mut requests: Vec<QueuedRequest>, key: BatchKey) {
+        requests.retain(|request| request.confirm.leave());
+        let Some(message) = self.publisher.batch(&requests) else {
+            self.batcher.done(&key);
+            return;
+        };
+        count_sent(&key.destination, requests.len());
+        let confirms: Vec<_> = requests.into_iter().map(|request| request.confirm).collect();
+        for confirm in &confirms {
+            confirm.call().set_batched();
+        }
+        let publisher = Arc::clone(&self.publisher);
+        self.unconfirmed.push(Box::pin(async move {
+            let published = publisher.publish(message).await;
+            for confirm in confirms {
+                confirm.resolve(published.clone());
+            }
+            Some(key)
+        }));
+    }
+}

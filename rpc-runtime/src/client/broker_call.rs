@@ -1,0 +1,302 @@
+//! The life of one call through a broker, from its first request to its outcome.
+
+use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::call_progress::{CallProgress, PublishFailure};
+use super::caller::Caller;
+use super::failures::{broker_failure, no_server, queue_is_gone, refused};
+use super::in_flight_call::{CallEvent, InFlightCall};
+use super::in_flight_calls::InFlightGuard;
+use super::plan::CallPlan;
+use super::queued_request::{PendingConfirm, QueuedRequest};
+use super::received_reply::{ReceivedReply, empty_reply, read_reply};
+use super::resend::{self, ResendDecision};
+use super::session::Session;
+use crate::error::{BrokerError, CallError};
+use crate::protocol::{Executed, Reply};
+use crate::transport::Published;
+
+/// How long a call that waits for its server waits before it sends its request again.
+const NO_SERVER_DELAY: Duration = Duration::from_millis(100);
+
+/// What a call ends with.
+type Outcome = Result<Reply, CallError>;
+
+/// Continues the call, or ends it.
+type Step<T> = ControlFlow<Outcome, T>;
+
+/// A call through a broker. Dropping it withdraws its request.
+///
+/// What few calls need is in boxed futures, so that it takes no memory in the others.
+pub(super) struct BrokerCall<'a> {
+    caller: &'a Caller,
+    progress: CallProgress<'a>,
+    limit: Duration,
+    /// The session that the next request must not use.
+    lost_session: Option<Arc<Session>>,
+}
+
+/// What a call does after an event.
+enum Next {
+    /// Wait for another event.
+    Wait,
+    /// Send the request again, in this session.
+    Resend,
+    /// Send the request again, in another session.
+    ResendInNewSession,
+    /// Handle a request that is not in its queue.
+    HandleFailure(Box<Published>),
+}
+
+impl<'a> BrokerCall<'a> {
+    pub(super) fn new(caller: &'a Caller, guard: InFlightGuard<'a>, limit: Duration) -> Self {
+        Self {
+            caller,
+            progress: CallProgress::new(guard),
+            limit,
+            lost_session: None,
+        }
+    }
+
+    /// Sends the request, again if necessary, until the call ends.
+    // Not an `async fn`, which would hold its arguments twice.
+    pub(super) fn run(mut self, deadline: Instant) -> impl Future<Output = Outcome> + Send + 'a {
+        async move {
+            let mut deadline = pin!(sleep_until(deadline));
+            loop {
+                if let ControlFlow::Break(outcome) = self.request(deadline.as_mut()).await {
+                    return outcome;
+                }
+            }
+        }
+    }
+
+    /// Sends one request. Continues if another one is to be sent.
+    async fn request(&mut self, mut deadline: Pin<&mut Sleep>) -> Step<()> {
+        // Before the session is read, so that a change of it is an event.
+        if let Some(reply) = self.call().begin_request() {
+            return ControlFlow::Break(self.on_reply(reply));
+        }
+        let session = match self.caller.open_session(self.lost_session.as_ref()) {
+            Some(session) => session,
+            None => self.wait_for_session(deadline.as_mut()).await?,
+        };
+        self.send(&session, deadline.deadline());
+        let needs_another = self.next_request(&session, deadline).await?;
+        self.lost_session = needs_another.then_some(session);
+        ControlFlow::Continue(())
+    }
+
+    /// Waits for a session. A reply to an earlier request ends the call.
+    fn wait_for_session<'b>(&'b mut self, deadline: Pin<&'b mut Sleep>) -> BoxFuture<'b, Step<Arc<Session>>> {
+        Box::pin(async move {
+            let lost = self.lost_session.take();
+            let session = self.caller.wait_for_session(lost.as_ref());
+            match self.unless_ended(deadline, session).await? {
+                Ok(session) => ControlFlow::Continue(session),
+                Err(reason) => ControlFlow::Break(Err(broker_failure(reason, self.progress.was_written))),
+            }
+        })
+    }
+
+    fn send(&mut self, session: &Session, deadline: Instant) {
+        let request = QueuedRequest {
+            is_resent: self.progress.was_written,
+            confirm: PendingConfirm::new(self.call(), self.progress.begin_request()),
+            deadline,
+        };
+        let is_alone = std::mem::take(&mut self.progress.guard.is_alone);
+        session.requests.send(request, is_alone);
+    }
+
+    /// Waits until another request is to be sent. Returns whether that needs another session.
+    async fn next_request(&mut self, session: &Session, mut deadline: Pin<&mut Sleep>) -> Step<bool> {
+        let mut is_confirmed = false;
+        loop {
+            let Some(event) = self.call().next_event(deadline.as_mut()).await else {
+                return ControlFlow::Break(Err(self.timed_out()));
+            };
+            match self.on_event(event, session, &mut is_confirmed)? {
+                Next::Wait => {}
+                Next::Resend => return ControlFlow::Continue(false),
+                Next::ResendInNewSession => return ControlFlow::Continue(true),
+                Next::HandleFailure(published) => return self.on_not_routed(*published, deadline).await,
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: CallEvent, session: &Session, is_confirmed: &mut bool) -> Step<Next> {
+        let plan = self.plan();
+        match event {
+            CallEvent::Reply(reply) => return ControlFlow::Break(self.on_reply(reply)),
+            CallEvent::Routed if plan.method.is_oneway => {
+                return ControlFlow::Break(empty_reply(plan.codec));
+            }
+            CallEvent::Routed => {
+                *is_confirmed = true;
+                self.progress.was_written = true;
+                self.progress.last_failure = None;
+            }
+            CallEvent::NotRouted(published) => {
+                return ControlFlow::Continue(Next::HandleFailure(published));
+            }
+            CallEvent::BatchReturned => {
+                self.progress.end_request();
+                return ControlFlow::Continue(Next::Resend);
+            }
+            CallEvent::SessionChanged => {}
+        }
+        self.check_session(session, *is_confirmed)
+    }
+
+    /// Decides what to do if the session is not the one that the request was sent in.
+    fn check_session(&self, session: &Session, is_confirmed: bool) -> Step<Next> {
+        let state = self.caller.session_state().borrow();
+        if state.phase.is_closed() {
+            let reason = self.caller.status().why_over();
+            return ControlFlow::Break(Err(broker_failure(reason, self.progress.withdraw())));
+        }
+        if !is_confirmed {
+            return ControlFlow::Continue(Next::Wait);
+        }
+        match resend::after_confirm(self.plan().method.is_idempotent, session.epoch, state.epoch) {
+            ResendDecision::Wait => ControlFlow::Continue(Next::Wait),
+            ResendDecision::Resend => ControlFlow::Continue(Next::ResendInNewSession),
+            ResendDecision::Fail => {
+                let reason = state.lost.clone();
+                let reason = reason.unwrap_or(BrokerError::Lost { source: None });
+                ControlFlow::Break(Err(broker_failure(reason, true)))
+            }
+        }
+    }
+
+    /// Handles a request that is not in its queue, as far as is known. Returns whether the next
+    /// request needs another session.
+    fn on_not_routed<'b>(
+        &'b mut self,
+        published: Published,
+        deadline: Pin<&'b mut Sleep>,
+    ) -> BoxFuture<'b, Step<bool>> {
+        Box::pin(async move {
+            self.progress.end_request();
+            match published {
+                Published::Returned => self.on_returned(deadline).await?,
+                Published::Refused => self.on_refused(deadline).await?,
+                Published::Failed { source, written } => {
+                    self.on_failed(source, written)?;
+                    return ControlFlow::Continue(true);
+                }
+                // Only the call itself withdraws its request, and then it does not wait.
+                Published::Withdrawn | Published::Routed => {}
+            }
+            ControlFlow::Continue(false)
+        })
+    }
+
+    /// The queue does not exist.
+    async fn on_returned(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
+        let (plan, was_written) = (self.plan(), self.progress.was_written);
+        let queue = &plan.destination.queue;
+        let retries = plan.wait_for_server || (was_written && plan.method.is_idempotent);
+        if !retries {
+            return ControlFlow::Break(Err(if was_written {
+                broker_failure(queue_is_gone(queue), true)
+            } else {
+                no_server(queue)
+            }));
+        }
+        self.progress.last_failure = Some(PublishFailure::NoServer);
+        self.unless_ended(deadline, tokio::time::sleep(NO_SERVER_DELAY))
+            .await
+    }
+
+    /// The broker refused the request. A queue that has lost its leader may have delivered it all
+    /// the same.
+    async fn on_refused(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
+        let plan = self.plan();
+        let is_first = !self.progress.was_written;
+        self.progress.was_written = true;
+        if resend::after_refusal(plan.method.is_idempotent) == ResendDecision::Fail {
+            return ControlFlow::Break(Err(refused(&plan.destination.queue)));
+        }
+        self.progress.last_failure = Some(PublishFailure::Refused);
+        if !is_first || plan.wait_for_server {
+            let delay = self.progress.retry().backoff.next_delay();
+            return self.unless_ended(deadline, tokio::time::sleep(delay)).await;
+        }
+        let is_missing = self.caller.is_missing(&plan.destination);
+        if self.unless_ended(deadline, is_missing).await? {
+            return ControlFlow::Break(Err(refused(&plan.destination.queue)));
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The request, or the broker's confirm of it, was lost.
+    fn on_failed(&mut self, source: BrokerError, written: bool) -> Step<()> {
+        let source = self.caller.status().over().unwrap_or(source);
+        self.progress.was_written |= written;
+        if written && matches!(source, BrokerError::ChannelClosed { .. }) {
+            self.progress.retry().channels_lost += 1;
+        }
+        let is_permanent = source.is_of_ended_handle() || matches!(source, BrokerError::Unsendable { .. });
+        let (is_idempotent, channels_lost) =
+            (self.plan().method.is_idempotent, self.progress.channels_lost());
+        match resend::after_failed_publish(is_idempotent, written, channels_lost) {
+            ResendDecision::Resend if !is_permanent => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(Err(broker_failure(source, self.progress.was_written))),
+        }
+    }
+
+    /// Waits for a future. A reply to an earlier request ends the call, and so does the deadline.
+    async fn unless_ended<T>(
+        &mut self,
+        deadline: Pin<&mut Sleep>,
+        future: impl Future<Output = T>,
+    ) -> Step<T> {
+        let reply = tokio::select! {
+            biased;
+            reply = self.call().reply(deadline) => reply,
+            output = future => return ControlFlow::Continue(output),
+        };
+        ControlFlow::Break(match reply {
+            Some(reply) => self.on_reply(reply),
+            None => Err(self.timed_out()),
+        })
+    }
+
+    fn on_reply(&mut self, reply: ReceivedReply) -> Outcome {
+        self.progress.guard.is_answered = true;
+        read_reply(reply, self.caller.max_accepted_bytes(), self.progress.is_resent)
+    }
+
+    fn timed_out(&self) -> CallError {
+        let is_sent = self.progress.withdraw();
+        self.call().on_no_reply(is_sent);
+        let queue = &self.plan().destination.queue;
+        let executed = match (is_sent, self.progress.last_failure) {
+            (_, Some(PublishFailure::Refused)) => return refused(queue),
+            (false, Some(PublishFailure::NoServer)) => return no_server(queue),
+            (true, _) => Executed::Maybe,
+            (false, None) => Executed::No,
+        };
+        CallError::TimedOut {
+            limit: self.limit,
+            executed,
+            source: self.caller.obstacle(),
+        }
+    }
+
+    fn call(&self) -> &'a Arc<InFlightCall> {
+        self.progress.guard.call
+    }
+
+    fn plan(&self) -> &'a CallPlan {
+        self.call().plan()
+    }
+}

@@ -1,0 +1,418 @@
+//! The calls in flight, by correlation id.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tracing::Level;
+use uuid::Uuid;
+
+use super::in_flight_call::InFlightCall;
+use crate::codec::Codec;
+use crate::protocol::{BadReply, BatchedAnswer, Malformed, Message, Reply};
+use crate::telemetry::{Event, LogLimit, Suppressed, count};
+
+/// The calls of one handle that wait for a reply.
+///
+/// Each has a random correlation id, so a reply reaches its own call or none: late and foreign
+/// replies are discarded. A call keeps its id when it changes to another session.
+#[derive(Debug, Default)]
+pub(super) struct InFlightCalls {
+    calls: Mutex<Calls>,
+    /// How many calls were inserted.
+    inserted: AtomicU64,
+    /// How many calls in a row were the only one in flight when they began.
+    sequential: AtomicU32,
+    /// Notifies the send task that a method's call was answered for the first time.
+    pub(super) first_reply: Notify,
+    log: ReplyLog,
+}
+
+/// Limits what is logged: anyone who knows a reply address can send messages there.
+#[derive(Debug)]
+struct ReplyLog(LogLimit);
+
+impl Default for ReplyLog {
+    fn default() -> Self {
+        Self(LogLimit::new("replies"))
+    }
+}
+
+type Calls = HashMap<u128, Arc<InFlightCall>, BuildHasherDefault<IdentityHasher>>;
+
+/// After this many sequential calls, the next one is taken for another sequential call, and not for
+/// the first of several concurrent ones.
+const SEQUENTIAL_CALLS: u32 = 8;
+
+/// How many replies of a batch are looked up under one lock, which new calls wait for.
+const LOOKUPS_PER_LOCK: usize = 32;
+
+/// Uses the key as its hash. The keys are random UUIDs that this process chooses.
+#[derive(Debug, Default)]
+struct IdentityHasher(u64);
+
+impl Hasher for IdentityHasher {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("the keys are `u128`");
+    }
+
+    fn write_u128(&mut self, id: u128) {
+        // Some bits of a UUID are fixed, at different places in the two halves.
+        #[allow(clippy::cast_possible_truncation)]
+        let (low, high) = (id as u64, (id >> 64) as u64);
+        self.0 = low ^ high;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl InFlightCalls {
+    /// Inserts a call, which is in flight until the guard is dropped.
+    pub(super) fn insert<'a>(&'a self, call: &'a Arc<InFlightCall>) -> InFlightGuard<'a> {
+        call.set_number(self.inserted.fetch_add(1, Ordering::Relaxed));
+        let in_flight = {
+            let mut calls = self.lock();
+            calls.insert(call.id().as_u128(), Arc::clone(call));
+            calls.len()
+        };
+        InFlightGuard {
+            call,
+            is_alone: self.count_sequential(in_flight),
+            is_answered: false,
+            calls: self,
+        }
+    }
+
+    /// Returns whether a new call is expected to remain the only one.
+    fn count_sequential(&self, in_flight: usize) -> bool {
+        if in_flight == 1 {
+            return self.sequential.fetch_add(1, Ordering::Relaxed) >= SEQUENTIAL_CALLS;
+        }
+        // Writing an equal value would only disturb other threads.
+        if self.sequential.load(Ordering::Relaxed) > 0 {
+            self.sequential.store(0, Ordering::Relaxed);
+        }
+        false
+    }
+
+    /// Hands a reply to its call. `batch_size` is how many calls of the method the worker wants in
+    /// one message, if it says so. Returns `false` if no call waits for the reply.
+    pub(super) fn complete(&self, id: Uuid, reply: Message, batch_size: Option<u16>) -> bool {
+        let Some(call) = self.remove(id) else {
+            return false;
+        };
+        self.learn_batch_size(&call, batch_size.unwrap_or(0));
+        let reply = Reply::from_message(reply, call.plan().codec);
+        call.on_reply(reply);
+        true
+    }
+
+    /// Fails the call that a malformed reply answers. Returns `false` if no call waits for it.
+    pub(super) fn fail(&self, id: Uuid, malformed: Malformed) -> bool {
+        let Some(call) = self.remove(id) else {
+            return false;
+        };
+        self.learn_batch_size(&call, 0);
+        call.on_reply(Err(BadReply::Malformed(malformed)));
+        true
+    }
+
+    /// Hands the replies of a batch to their calls. Returns how many of them no call waits for.
+    pub(super) fn complete_all(&self, replies: Vec<BatchedAnswer>, codec: Codec) -> usize {
+        let mut discarded = 0;
+        let mut replies = replies.into_iter();
+        let mut found = Vec::with_capacity(LOOKUPS_PER_LOCK.min(replies.len()));
+        while replies.len() > 0 {
+            {
+                let mut calls = self.lock();
+                for reply in replies.by_ref().take(LOOKUPS_PER_LOCK) {
+                    match calls.remove(&reply.id.as_u128()) {
+                        Some(call) => found.push((call, reply)),
+                        None => discarded += 1,
+                    }
+                }
+            }
+            for (call, reply) in found.drain(..) {
+                self.learn_batch_size(&call, reply.wanted);
+                call.on_reply(Ok(Reply {
+                    kind: reply.kind,
+                    codec,
+                    body: reply.body,
+                    headers: reply.headers,
+                    unknown_type: None,
+                }));
+            }
+        }
+        discarded
+    }
+
+    /// Stores the batch size that a worker wants; zero if its reply has none.
+    fn learn_batch_size(&self, call: &InFlightCall, calls: u16) {
+        let Some(batch_size) = call.plan().batch_size() else {
+            return;
+        };
+        let is_first = match calls {
+            0 => batch_size.stop_holding_back(),
+            calls => batch_size.learn(calls),
+        };
+        if is_first {
+            self.first_reply.notify_one();
+        }
+    }
+
+    /// Tells all calls that the session was lost, opened or closed; the oldest call first.
+    pub(super) fn session_changed(&self) {
+        let mut calls: Vec<_> = self.lock().values().map(Arc::clone).collect();
+        calls.sort_unstable_by_key(|call| call.number());
+        for call in calls {
+            call.on_session_changed();
+        }
+    }
+
+    /// Logs a malformed reply.
+    pub(super) fn log_malformed(&self, malformed: Malformed) {
+        if let Some(Suppressed(suppressed)) = self.log.0.admit(Level::DEBUG, "malformed") {
+            tracing::debug!(reason = %malformed, suppressed, "a reply is malformed");
+        }
+    }
+
+    /// Counts and logs replies that no call waits for.
+    pub(super) fn record_discarded(&self, replies: usize) {
+        count(Event::RepliesDiscarded(replies));
+        if let Some(Suppressed(suppressed)) = self.log.0.admit(Level::DEBUG, "discarded") {
+            tracing::debug!(
+                suppressed,
+                "discarded a reply that no call waits for: it is late, or foreign"
+            );
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn remove(&self, id: Uuid) -> Option<Arc<InFlightCall>> {
+        self.lock().remove(&id.as_u128())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Calls> {
+        // Each change is a single step, so a panic leaves no inconsistent state.
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps a call in flight until it is dropped.
+#[derive(Debug)]
+pub(super) struct InFlightGuard<'a> {
+    pub(super) call: &'a Arc<InFlightCall>,
+    /// The call is the only one in flight, and expected to remain so.
+    pub(super) is_alone: bool,
+    /// The call has its reply, so it was removed from the calls in flight.
+    pub(super) is_answered: bool,
+    calls: &'a InFlightCalls,
+}
+
+impl Drop for InFlightGuard<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.calls.remove(self.call.id());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use tokio::time::sleep;
+
+    use super::super::batching::LearnedBatchSize;
+    use super::super::destination::Destination;
+    use super::super::in_flight_call::CallEvent;
+    use super::super::limiter::{Limiter, WhenFull};
+    use super::super::plan::{Arguments, CallPlan};
+    use super::super::reply_router::route_malformed;
+    use super::*;
+    use crate::describe::{MethodDescriptor, ServiceDescriptor};
+    use crate::protocol::{Headers, Property, ReplyKind, ShortStr, write_batch};
+    use crate::transport::{Published, Receipt};
+
+    fn reply(text: &'static str) -> Message {
+        Message {
+            body: text.into(),
+            ..Message::default()
+        }
+    }
+
+    static STORE: ServiceDescriptor =
+        ServiceDescriptor::new("Store", "q", &[MethodDescriptor::new("read", &[])]);
+
+    fn new_call() -> Arc<InFlightCall> {
+        let destination = Destination::new(
+            ShortStr::from_static("q"),
+            &STORE,
+            true,
+            Limiter::new("q", 1, WhenFull::Wait, true),
+        );
+        Arc::new(InFlightCall::new(CallPlan {
+            method: &STORE.methods[0],
+            method_index: destination.method("read"),
+            destination: Arc::new(destination),
+            codec: Codec::Json,
+            arguments: Arguments(Bytes::new()),
+            timeout: Duration::from_secs(1),
+            headers: Headers::default(),
+            priority: None,
+            wait_for_server: false,
+            is_detached: false,
+        }))
+    }
+
+    /// Waits for the reply of a call.
+    async fn answered(call: &InFlightCall) -> Reply {
+        let reply = call.reply(pin!(sleep(Duration::from_secs(1)))).await;
+        reply.expect("in time").expect("readable")
+    }
+
+    async fn next_event(call: &InFlightCall) -> Option<CallEvent> {
+        call.next_event(pin!(sleep(Duration::from_secs(1)))).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_reply_reaches_its_own_call() {
+        let calls_in_flight = InFlightCalls::default();
+        let calls = [new_call(), new_call()];
+        let [mut first, mut second] = [0, 1].map(|n: usize| calls_in_flight.insert(&calls[n]));
+        (first.is_answered, second.is_answered) = (true, true);
+        assert!(calls_in_flight.complete(calls[1].id(), reply("second"), None));
+        assert!(calls_in_flight.complete(calls[0].id(), reply("first"), None));
+        for (call, text) in calls.iter().zip(["first", "second"]) {
+            assert_eq!(answered(call).await.body, text);
+        }
+    }
+
+    #[test]
+    fn a_call_is_alone_once_calls_are_made_one_by_one() {
+        let calls_in_flight = InFlightCalls::default();
+        let is_alone = || calls_in_flight.insert(&new_call()).is_alone;
+        assert!((0..SEQUENTIAL_CALLS).all(|_| !is_alone()));
+        assert!((0..2).all(|_| is_alone()));
+        let (first, second) = (new_call(), new_call());
+        let guards = [&first, &second].map(|call| calls_in_flight.insert(call));
+        assert!(!guards[1].is_alone);
+        drop(guards);
+        assert!(!is_alone());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_replies_of_a_batch_reach_their_own_calls() {
+        let calls_in_flight = InFlightCalls::default();
+        let calls = [new_call(), new_call()];
+        let _guards = [0, 1].map(|n: usize| calls_in_flight.insert(&calls[n]));
+        let answer = |id, text: &'static str| BatchedAnswer {
+            id,
+            kind: ReplyKind::Result,
+            body: text.into(),
+            wanted: 7,
+            headers: Headers::default(),
+        };
+        let answers = vec![
+            answer(calls[1].id(), "second"),
+            answer(Uuid::new_v4(), "a stranger's"),
+            answer(calls[0].id(), "first"),
+        ];
+        assert_eq!(calls_in_flight.complete_all(answers, Codec::Json), 1);
+        for (call, text) in calls.iter().zip(["first", "second"]) {
+            let reply = answered(call).await;
+            assert_eq!((&reply.body[..], reply.codec), (text.as_bytes(), Codec::Json));
+            assert_eq!(call.plan().batch_size().map(LearnedBatchSize::get), Some(7));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_malformed_reply_fails_its_own_call_alone() {
+        let calls_in_flight = InFlightCalls::default();
+        let calls = [new_call(), new_call()];
+        let _guards = [0, 1].map(|n: usize| calls_in_flight.insert(&calls[n]));
+        let malformed = Malformed::NotUtf8(Property::MessageId);
+        assert!(calls_in_flight.fail(calls[0].id(), malformed));
+        assert!(!calls_in_flight.fail(calls[0].id(), malformed));
+        let reply = calls[0].reply(pin!(sleep(Duration::from_secs(1)))).await;
+        assert!(matches!(reply, Some(Err(BadReply::Malformed(_)))), "{reply:?}");
+        assert!(calls_in_flight.complete(calls[1].id(), self::reply("other"), None));
+        assert_eq!(answered(&calls[1]).await.body, "other");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_malformed_batch_of_replies_fails_the_calls_that_it_answers() {
+        let calls_in_flight = InFlightCalls::default();
+        let calls = [new_call(), new_call(), new_call()];
+        let _guards = [0, 1, 2].map(|n: usize| calls_in_flight.insert(&calls[n]));
+        let answer = |id| BatchedAnswer {
+            id,
+            kind: ReplyKind::Result,
+            body: "1".into(),
+            wanted: 0,
+            headers: Headers::default(),
+        };
+        let answers = [
+            answer(calls[0].id()),
+            answer(Uuid::new_v4()),
+            answer(calls[1].id()),
+        ];
+        let malformed = Malformed::DeepHeaders;
+        let batch = |body| Message {
+            body,
+            ..Message::default()
+        };
+        assert_eq!(
+            route_malformed(&calls_in_flight, &batch(write_batch(&answers)), malformed, true),
+            1
+        );
+        assert_eq!(
+            route_malformed(&calls_in_flight, &batch("nonsense".into()), malformed, true),
+            1
+        );
+        for call in &calls[..2] {
+            let reply = call.reply(pin!(sleep(Duration::from_secs(1)))).await;
+            assert!(matches!(reply, Some(Err(BadReply::Malformed(_)))), "{reply:?}");
+        }
+        assert!(calls_in_flight.complete(calls[2].id(), reply("other"), None));
+    }
+
+    #[test]
+    fn late_and_repeated_replies_are_discarded() {
+        let calls_in_flight = InFlightCalls::default();
+        let answered = new_call();
+        let guard = calls_in_flight.insert(&answered);
+        assert!(calls_in_flight.complete(answered.id(), reply("once"), None));
+        assert!(!calls_in_flight.complete(answered.id(), reply("twice"), None));
+        drop(guard);
+        let given_up = new_call();
+        drop(calls_in_flight.insert(&given_up));
+        assert!(!calls_in_flight.complete(given_up.id(), reply("late"), None));
+        assert_eq!(calls_in_flight.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_is_the_first_event_and_the_confirm_of_an_earlier_request_is_ignored() {
+        let calls_in_flight = InFlightCalls::default();
+        let call = new_call();
+        let _guard = calls_in_flight.insert(&call);
+        Arc::clone(&call).published(Published::Returned);
+        calls_in_flight.session_changed();
+        assert!(call.begin_request().is_none());
+        Arc::clone(&call).published(Published::Routed);
+        calls_in_flight.complete(call.id(), reply("it"), None);
+        assert!(matches!(next_event(&call).await, Some(CallEvent::Reply(_))));
+        assert!(matches!(next_event(&call).await, Some(CallEvent::Routed)));
+        assert!(next_event(&call).await.is_none(), "its deadline has passed");
+    }
+}

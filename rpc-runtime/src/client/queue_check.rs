@@ -1,0 +1,132 @@
+//! Checks whether a queue exists, once for all calls that want to know.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::time::Instant;
+
+/// How long a result is valid.
+const VALID_FOR: Duration = Duration::from_secs(1);
+
+/// How long the result is valid that the queue does not exist. The broker may need more than a
+/// minute to find out, and each check holds a channel until then.
+const MISSING_VALID_FOR: Duration = Duration::from_secs(10);
+
+/// A check that is running. Its result is `None` if it is unknown whether the queue exists.
+type Check = Shared<BoxFuture<'static, Option<bool>>>;
+
+/// Whether a queue exists, as was last checked.
+#[derive(Default)]
+pub(super) struct QueueCheck(Mutex<State>);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Unchecked,
+    Checking(Check),
+    Checked {
+        at: Instant,
+        exists: Option<bool>,
+    },
+}
+
+impl QueueCheck {
+    /// Returns whether the queue exists. Starts a check unless one is running, or has just ended.
+    ///
+    /// Cancel safe: the next caller continues the check.
+    pub(super) async fn exists(
+        &self,
+        start: impl FnOnce() -> BoxFuture<'static, Option<bool>>,
+    ) -> Option<bool> {
+        let check = match self.current(start) {
+            Ok(check) => check,
+            Err(exists) => return exists,
+        };
+        let exists = check.clone().await;
+        let mut state = self.lock();
+        if matches!(&*state, State::Checking(current) if current.ptr_eq(&check)) {
+            let at = Instant::now();
+            *state = State::Checked { at, exists };
+        }
+        exists
+    }
+
+    /// Returns the check to wait for, or the result as an error if it is still valid.
+    fn current(
+        &self,
+        start: impl FnOnce() -> BoxFuture<'static, Option<bool>>,
+    ) -> Result<Check, Option<bool>> {
+        let mut state = self.lock();
+        match &*state {
+            State::Checking(check) => return Ok(check.clone()),
+            State::Checked { at, exists } if at.elapsed() < valid_for(*exists) => return Err(*exists),
+            State::Unchecked | State::Checked { .. } => {}
+        }
+        let check = start().shared();
+        *state = State::Checking(check.clone());
+        Ok(check)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn valid_for(exists: Option<bool>) -> Duration {
+    match exists {
+        Some(false) => MISSING_VALID_FOR,
+        Some(true) | None => VALID_FOR,
+    }
+}
+
+impl fmt::Debug for QueueCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("QueueCheck")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_goes_on_when_the_calls_that_wait_for_it_are_dropped() {
+        let check = QueueCheck::default();
+        let started = Cell::new(0);
+        let start = || {
+            started.set(started.get() + 1);
+            async {
+                sleep(Duration::from_secs(2)).await;
+                Some(false)
+            }
+            .boxed()
+        };
+        for _ in 0..30 {
+            let checked = timeout(Duration::from_millis(50), check.exists(start)).await;
+            assert!(checked.is_err());
+        }
+        assert_eq!(check.exists(start).await, Some(false));
+        sleep(MISSING_VALID_FOR / 2).await;
+        assert_eq!(check.exists(start).await, Some(false));
+        assert_eq!(started.get(), 1);
+        sleep(MISSING_VALID_FOR).await;
+        assert_eq!(check.exists(start).await, Some(false));
+        assert_eq!(started.get(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_exists_is_checked_again_after_a_second() {
+        let check = QueueCheck::default();
+        assert_eq!(check.exists(|| async { Some(true) }.boxed()).await, Some(true));
+        assert_eq!(check.exists(|| async { None }.boxed()).await, Some(true));
+        sleep(VALID_FOR).await;
+        assert_eq!(check.exists(|| async { None }.boxed()).await, None);
+    }
+}

@@ -1,0 +1,125 @@
+//! A request that is to be published, and the report to its call.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::in_flight_call::InFlightCall;
+use super::plan::CallPlan;
+use crate::error::BrokerError;
+use crate::transport::{Departs, Departure, Published};
+
+/// The name of the task that publishes requests.
+pub(super) const SEND_TASK: &str = "outgoing requests";
+
+/// A request that is to be published.
+#[derive(Debug)]
+pub(super) struct QueuedRequest {
+    pub(super) confirm: PendingConfirm,
+    pub(super) deadline: Instant,
+    /// An earlier request of the call may have reached a worker.
+    pub(super) is_resent: bool,
+}
+
+impl QueuedRequest {
+    pub(super) fn plan(&self) -> &CallPlan {
+        self.confirm.call.plan()
+    }
+
+    pub(super) fn is_withdrawn(&self) -> bool {
+        self.confirm.is_withdrawn()
+    }
+
+    /// Returns the time left, rounded up to whole milliseconds as on the wire, so that a request
+    /// does not expire before its caller gives up.
+    pub(super) fn time_to_live(&self, now: Instant) -> Duration {
+        time_to_live(self.deadline, now)
+    }
+}
+
+/// The broker's confirm of a request, which its call waits for.
+///
+/// Resolves exactly once. If it is dropped, because the task that holds it panics, the call learns
+/// that.
+#[derive(Debug)]
+pub(super) struct PendingConfirm {
+    call: Arc<InFlightCall>,
+    /// The number of the request among those of its call.
+    number: u32,
+    is_resolved: bool,
+}
+
+impl PendingConfirm {
+    pub(super) fn new(call: &Arc<InFlightCall>, number: u32) -> Self {
+        Self {
+            call: Arc::clone(call),
+            number,
+            is_resolved: false,
+        }
+    }
+
+    pub(super) fn call(&self) -> &Arc<InFlightCall> {
+        &self.call
+    }
+
+    pub(super) fn resolve(mut self, published: Published) {
+        self.is_resolved = true;
+        self.call.on_published(published);
+    }
+
+    /// Leaves it to the transport's publisher to resolve.
+    pub(super) fn hand_over(mut self) {
+        self.is_resolved = true;
+    }
+
+    pub(super) fn departure(&self) -> Departure {
+        Departure::of(Arc::clone(&self.call) as Arc<dyn Departs>, self.number)
+    }
+
+    /// Marks the request as sent. Returns `false` if its call has withdrawn it.
+    pub(super) fn leave(&self) -> bool {
+        self.call.departures().leave(self.number)
+    }
+
+    fn is_withdrawn(&self) -> bool {
+        self.call.departures().is_withdrawn(self.number)
+    }
+}
+
+impl Drop for PendingConfirm {
+    fn drop(&mut self) {
+        // No call waits for a request that it has withdrawn.
+        if self.is_resolved || self.is_withdrawn() {
+            return;
+        }
+        let written = !self.call.departures().withdraw(self.number);
+        self.call.on_published(Published::Failed {
+            source: BrokerError::Panicked { task: SEND_TASK },
+            written,
+        });
+    }
+}
+
+fn time_to_live(deadline: Instant, now: Instant) -> Duration {
+    let left = deadline.saturating_duration_since(now);
+    Duration::from_millis(
+        u64::try_from(left.as_micros().div_ceil(1000))
+            .unwrap_or(u64::MAX)
+            .max(1),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_to_live_is_rounded_up_and_never_zero() {
+        let now = Instant::now();
+        let of = |left| time_to_live(now + left, now);
+        assert_eq!(of(Duration::ZERO), Duration::from_millis(1));
+        assert_eq!(of(Duration::from_micros(1500)), Duration::from_millis(2));
+        assert_eq!(of(Duration::from_millis(30)), Duration::from_millis(30));
+    }
+}

@@ -1,0 +1,88 @@
+//! Checks a reply as it was received.
+
+use crate::codec::Codec;
+use crate::error::CallError;
+use crate::protocol::{BadReply, Executed, Fault, FaultCode, Reply, ReplyKind};
+
+/// A reply as it was received. It may be unreadable.
+pub(super) type ReceivedReply = Result<Reply, BadReply>;
+
+/// Returns a reply to a call. `is_resent` if several of the call's requests may have reached workers.
+///
+/// # Errors
+///
+/// [`CallError::BadReply`] if the reply is malformed or has more than `max_bytes`.
+pub(super) fn read_reply(
+    reply: ReceivedReply,
+    max_bytes: usize,
+    is_resent: bool,
+) -> Result<Reply, CallError> {
+    let reply = reply.map_err(bad_reply)?;
+    let size = reply.body.len();
+    if size > max_bytes {
+        return Err(bad_reply(format!(
+            "it has {size} bytes, and at most {max_bytes} are accepted"
+        )));
+    }
+    if is_resent && reply.kind == ReplyKind::Fault {
+        return Ok(fault_of_resent(reply));
+    }
+    Ok(reply)
+}
+
+/// Returns the reply to a one-way call.
+pub(super) fn empty_reply(codec: Codec) -> Result<Reply, CallError> {
+    let body = codec.encode(&()).map_err(CallError::Encode)?;
+    Ok(Reply::new(ReplyKind::Result, codec, body))
+}
+
+/// Changes a fault that answers one of several requests of a call. A worker that refuses a request
+/// does not know the others, which may run: the fault must not say that the method did not run.
+fn fault_of_resent(reply: Reply) -> Reply {
+    let fault = reply.read_fault();
+    if fault.code.executed() != Executed::No {
+        return reply;
+    }
+    let message =
+        format!("the request was sent several times and may have run; one of them was refused: {fault}");
+    Reply::fault(
+        reply.codec,
+        &Fault {
+            retry_after: fault.retry_after,
+            ..Fault::new(FaultCode::Interrupted, message)
+        },
+    )
+}
+
+/// A reply that does not even say whether the method ran.
+fn bad_reply(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CallError {
+    CallError::BadReply {
+        source: source.into(),
+        executed: Executed::Maybe,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_fault_of_one_of_several_requests_does_not_say_that_the_method_did_not_run() {
+        let codes = FaultCode::KNOWN.into_iter();
+        for code in codes.chain([FaultCode::Other("teapot".into())]) {
+            let fault = Fault::new(code.clone(), "no").with_retry_after(Duration::from_millis(70));
+            for codec in [Codec::MessagePack, Codec::Json, Codec::Text] {
+                let changed = fault_of_resent(Reply::fault(codec, &fault)).read_fault();
+                if code.executed() != Executed::No {
+                    assert_eq!(changed, fault);
+                    continue;
+                }
+                assert_eq!(changed.code, FaultCode::Interrupted, "{code}");
+                assert_eq!(changed.retry_after, fault.retry_after);
+                assert!(changed.message.ends_with(&fault.to_string()), "{changed}");
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Hands replies to the calls that wait for them.
+
+use futures_util::{FutureExt, StreamExt};
+use uuid::Uuid;
+
+use super::in_flight_calls::InFlightCalls;
+use crate::codec::Codec;
+use crate::error::BrokerError;
+use crate::protocol::{BATCH_HEADER, BATCH_TYPE, BatchedAnswer, Malformed, Message, content, read_batch};
+use crate::transport::{Delivery, Subscription};
+
+/// How many replies are acknowledged together at most.
+const MAX_PER_ACK: u32 = 256;
+
+/// Hands on a reply, and those that have already arrived after it, and acknowledges them together.
+/// Returns their number.
+///
+/// # Errors
+///
+/// Why no more replies will arrive.
+pub(super) async fn route_available(
+    first: Option<Result<Delivery, BrokerError>>,
+    replies: &mut Subscription,
+    in_flight: &InFlightCalls,
+) -> Result<u32, BrokerError> {
+    // The broker cancels a consumer if its queue is deleted.
+    let cancelled = || BrokerError::Lost { source: None };
+    let mut last = route(in_flight, first.ok_or_else(cancelled)??);
+    let mut routed = 1;
+    while routed < MAX_PER_ACK
+        && let Some(next) = replies.deliveries.next().now_or_never()
+    {
+        last = route(in_flight, next.ok_or_else(cancelled)??);
+        routed += 1;
+    }
+    replies.control.settle_up_to(last);
+    Ok(routed)
+}
+
+/// Hands a delivery, which may be a batch of replies, to its calls. Returns its tag.
+fn route(in_flight: &InFlightCalls, delivery: Delivery) -> u64 {
+    let message = delivery.message;
+    // The type alone is not enough: a foreign worker may answer a method of this name with the type
+    // of the request.
+    let is_batch = message.properties.correlation_id.is_none()
+        && message
+            .properties
+            .kind
+            .as_ref()
+            .is_some_and(|kind| kind.as_str() == BATCH_TYPE);
+    let discarded = match delivery.malformed {
+        Some(malformed) => route_malformed(in_flight, &message, malformed, is_batch),
+        None if is_batch => route_batch(in_flight, &message),
+        None => usize::from(!route_single(in_flight, message)),
+    };
+    if discarded > 0 {
+        in_flight.record_discarded(discarded);
+    }
+    delivery.tag
+}
+
+/// Returns `false` if no call waits for the reply.
+fn route_single(in_flight: &InFlightCalls, message: Message) -> bool {
+    let batch_size = message
+        .properties
+        .headers
+        .get(BATCH_HEADER)
+        .and_then(|batch_size| batch_size.parse().ok());
+    call_id(&message).is_some_and(|id| in_flight.complete(id, message, batch_size))
+}
+
+/// Returns how many replies no call waits for; one if the batch cannot be read.
+fn route_batch(in_flight: &InFlightCalls, message: &Message) -> usize {
+    let replies = read_batch::<BatchedAnswer>(&message.body);
+    match (content::codec(&message.properties), replies) {
+        (Ok(codec), Ok(replies)) => in_flight.complete_all(replies, codec.unwrap_or(Codec::Text)),
+        _ => 1,
+    }
+}
+
+/// Fails the calls that a malformed message answers. Returns how many replies no call waits for.
+pub(super) fn route_malformed(
+    in_flight: &InFlightCalls,
+    message: &Message,
+    malformed: Malformed,
+    is_batch: bool,
+) -> usize {
+    in_flight.log_malformed(malformed);
+    let ids: Vec<_> = if is_batch {
+        match read_batch::<BatchedAnswer>(&message.body) {
+            Ok(replies) => replies.into_iter().map(|reply| reply.id).collect(),
+            Err(_) => return 1,
+        }
+    } else {
+        match call_id(message) {
+            Some(id) => vec![id],
+            None => return 1,
+        }
+    };
+    ids.into_iter()
+        .filter(|id| !in_flight.fail(*id, malformed))
+        .count()
+}
+
+/// Returns the id of the call that a reply answers.
+fn call_id(message: &Message) -> Option<Uuid> {
+    let id = message.properties.correlation_id.as_ref()?;
+    Uuid::parse_str(id.as_str()).ok()
+}

@@ -1,0 +1,158 @@
+//! The messages of requests: one request, or a batch of them.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use tokio::time::Instant;
+
+use super::destination::Destination;
+use super::in_flight_call::InFlightCall;
+use super::options::CallerOptions;
+use super::queued_request::QueuedRequest;
+use crate::codec::Codec;
+use crate::protocol::{
+    BATCH_TYPE, BatchedCallRef, Headers, Message, Properties, RESENT_HEADER, Request, ShortStr, write_batch,
+};
+use crate::telemetry::{Event, count};
+use crate::transport::{Departure, Outgoing, Published, Publisher};
+
+/// Makes the messages of requests and publishes them.
+#[derive(Debug)]
+pub(super) struct RequestPublisher {
+    /// Whether requests wait in the send task. No later request may overtake them.
+    pub(super) has_backlog: AtomicBool,
+    publisher: Arc<dyn Publisher>,
+    reply_to: ShortStr,
+    options: Arc<CallerOptions>,
+}
+
+impl RequestPublisher {
+    pub(super) fn new(
+        publisher: Arc<dyn Publisher>,
+        reply_to: ShortStr,
+        options: Arc<CallerOptions>,
+    ) -> Self {
+        Self {
+            has_backlog: AtomicBool::new(false),
+            publisher,
+            reply_to,
+            options,
+        }
+    }
+
+    /// Waits until messages can be published. Cancel safe.
+    pub(super) async fn ready(&self) {
+        self.publisher.ready().await;
+    }
+
+    /// Publishes a message and waits for the broker's confirm.
+    pub(super) async fn publish(&self, message: Outgoing) -> Published {
+        self.publisher.publish(message).await
+    }
+
+    /// Publishes a message without waiting. Returns whether the transport accepted it: then it
+    /// reports the confirm to the call, after up to `max_unreported` messages.
+    pub(super) fn try_publish(
+        &self,
+        message: Outgoing,
+        call: Arc<InFlightCall>,
+        max_unreported: usize,
+    ) -> bool {
+        self.publisher.try_publish(message, call, max_unreported).is_ok()
+    }
+
+    /// Returns the message of one request.
+    pub(super) fn single(&self, request: &QueuedRequest) -> Outgoing {
+        Outgoing {
+            queue: request.plan().destination.queue.clone(),
+            mandatory: true,
+            message: self.request(request, Instant::now()).into_message(),
+            departure: request.confirm.departure(),
+        }
+    }
+
+    fn request(&self, queued: &QueuedRequest, now: Instant) -> Request {
+        let plan = queued.plan();
+        let oneway = plan.method.is_oneway;
+        let asks = || {
+            plan.batch_size()
+                .is_some_and(|batch_size| batch_size.should_ask())
+        };
+        Request {
+            method: Some(ShortStr::from_static(plan.method.name)),
+            codec: plan.codec,
+            correlation_id: Some(ShortStr::from_uuid(queued.confirm.call().id())),
+            reply_to: (!oneway).then(|| self.reply_to.clone()),
+            // A one-way request does not expire: its deadline is for the broker's confirm.
+            time_to_live: (!oneway).then(|| queued.time_to_live(now)),
+            persistent: oneway,
+            priority: plan.priority,
+            app_id: self.options.app_id.clone(),
+            user_id: self.options.user_id.clone(),
+            headers: headers(queued).into_owned(),
+            batches: !oneway && plan.codec != Codec::Text && asks(),
+            dead_lettered: None,
+            arguments: plan.arguments.0.clone(),
+        }
+    }
+
+    /// Returns the message of a batch of requests with equal keys. `None` if there are none, or if
+    /// the destination has no queue for batches.
+    pub(super) fn batch(&self, requests: &[QueuedRequest]) -> Option<Outgoing> {
+        let plan = requests.first()?.plan();
+        Some(Outgoing {
+            queue: plan.destination.batch_queue.clone()?,
+            mandatory: true,
+            message: self.batch_message(requests)?,
+            departure: Departure::default(),
+        })
+    }
+
+    /// The message expires with the first of its requests: one that has expired must not run, and a
+    /// consumer does not know how long the message waited in the queue.
+    fn batch_message(&self, requests: &[QueuedRequest]) -> Option<Message> {
+        let first = requests.first()?;
+        let now = Instant::now();
+        let calls: Vec<_> = requests
+            .iter()
+            .map(|request| BatchedCallRef {
+                id: request.confirm.call().id(),
+                method: request.plan().method.name,
+                time_to_live: Some(request.time_to_live(now)),
+                arguments: &request.plan().arguments.0,
+                headers: headers(request),
+            })
+            .collect();
+        Some(Message {
+            properties: Properties {
+                kind: Some(ShortStr::from_static(BATCH_TYPE)),
+                content_type: Some(ShortStr::from_static(first.plan().codec.content_type())),
+                // The id of one of the calls, by which a returned message is recognised.
+                correlation_id: Some(ShortStr::from_uuid(first.confirm.call().id())),
+                reply_to: Some(self.reply_to.clone()),
+                expiration: calls.iter().filter_map(|call| call.time_to_live).min(),
+                priority: first.plan().priority,
+                app_id: self.options.app_id.clone(),
+                user_id: self.options.user_id.clone(),
+                ..Properties::default()
+            },
+            body: write_batch(&calls),
+        })
+    }
+}
+
+fn headers(request: &QueuedRequest) -> Cow<'_, Headers> {
+    let mut headers = Cow::Borrowed(&request.plan().headers);
+    if request.is_resent {
+        let name = ShortStr::from_static(RESENT_HEADER);
+        headers.to_mut().insert(name, String::new());
+    }
+    headers
+}
+
+/// Counts a message with this number of calls.
+pub(super) fn count_sent(destination: &Destination, calls: usize) {
+    let queue = destination.queue.as_str();
+    count(Event::CallsSent { queue, calls });
+}

@@ -1,0 +1,73 @@
+//! Sends requests: at once if possible, otherwise through the task that batches them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::batching::{SendTask, must_not_queue};
+use super::in_flight_calls::InFlightCalls;
+use super::options::CallerOptions;
+use super::queued_request::QueuedRequest;
+use super::request_publisher::{RequestPublisher, count_sent};
+use crate::protocol::ShortStr;
+use crate::transport::Publisher;
+
+/// Sends the requests of one session.
+///
+/// The queue is bounded by the calls in flight, which each client limits.
+#[derive(Debug)]
+pub(super) struct RequestSender {
+    publisher: Arc<RequestPublisher>,
+    queue: UnboundedSender<QueuedRequest>,
+}
+
+/// After how many requests the transport reports confirms to their calls. A call learns that there
+/// is no queue a little later, and the transport handles several confirms at once.
+const MAX_UNREPORTED: usize = 32;
+
+impl RequestSender {
+    /// Returns a sender, and the task that publishes what it queues. The task ends once the sender
+    /// is dropped.
+    pub(super) fn new(
+        publisher: Arc<dyn Publisher>,
+        reply_to: ShortStr,
+        options: Arc<CallerOptions>,
+        in_flight: Arc<InFlightCalls>,
+    ) -> (Self, impl Future<Output = ()>) {
+        let (queue, queued) = unbounded_channel();
+        let publisher = Arc::new(RequestPublisher::new(publisher, reply_to, options));
+        let task = SendTask::new(Arc::clone(&publisher), in_flight);
+        (Self { publisher, queue }, task.run(queued))
+    }
+
+    /// Sends a request. One whose call `is_alone` in flight is not batched.
+    pub(super) fn send(&self, request: QueuedRequest, is_alone: bool) {
+        let has_backlog = self.publisher.has_backlog.load(Ordering::Relaxed);
+        if !has_backlog && (is_alone || must_not_queue(&request)) && self.try_publish(&request) {
+            request.confirm.hand_over();
+            return;
+        }
+        if !has_backlog {
+            self.publisher.has_backlog.store(true, Ordering::Relaxed);
+        }
+        // If the task has ended, dropping the request reports that to its call.
+        let _ = self.queue.send(request);
+    }
+
+    fn try_publish(&self, request: &QueuedRequest) -> bool {
+        // A one-way call waits for the confirm, any other call for its reply.
+        let max_unreported = if request.plan().method.is_oneway {
+            1
+        } else {
+            MAX_UNREPORTED
+        };
+        let message = self.publisher.single(request);
+        let call = Arc::clone(request.confirm.call());
+        let is_sent = self.publisher.try_publish(message, call, max_unreported);
+        if is_sent {
+            count_sent(&request.plan().destination, 1);
+        }
+        is_sent
+    }
+}

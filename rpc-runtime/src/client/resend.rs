@@ -1,0 +1,109 @@
+//! Decides whether a request is sent again if it, or its reply, may be lost. Pure.
+//!
+//! These are the rules of the reliability guide. A request that was never written is sent. An
+//! `idempotent` request is sent again whenever the request or its reply may be lost. Any other
+//! request waits while its reply can still arrive, and fails if the reply cannot arrive or if it is
+//! unknown whether the broker has the request.
+
+/// Counts the reply addresses of a session, and the consumers of replies.
+///
+/// A new address loses the replies to earlier requests. A new consumer of the same address receives
+/// the replies that arrived meanwhile, unless the broker has restarted and lost them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct ReplyEpoch {
+    pub(super) address: u64,
+    pub(super) consumer: u64,
+}
+
+/// What a call does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ResendDecision {
+    /// Wait for the reply.
+    Wait,
+    /// Send the request under the same correlation id, once there is a session.
+    Resend,
+    /// Fail: the method may have run.
+    Fail,
+}
+
+/// How many channels a request may cost. The broker may close a channel because of this request.
+const MAX_CHANNELS_LOST: u32 = 2;
+
+/// The request could not be sent, or the broker's confirm is lost.
+pub(super) fn after_failed_publish(idempotent: bool, written: bool, channels_lost: u32) -> ResendDecision {
+    if !written || (idempotent && channels_lost < MAX_CHANNELS_LOST) {
+        ResendDecision::Resend
+    } else {
+        ResendDecision::Fail
+    }
+}
+
+/// The broker refused the request: its queue is full, or has lost its leader.
+pub(super) fn after_refusal(idempotent: bool) -> ResendDecision {
+    if idempotent {
+        ResendDecision::Resend
+    } else {
+        // A queue that has lost its leader may refuse a request that it has delivered.
+        ResendDecision::Fail
+    }
+}
+
+/// The broker has confirmed the request, which was sent in the epoch `sent`.
+pub(super) fn after_confirm(idempotent: bool, sent: ReplyEpoch, now: ReplyEpoch) -> ResendDecision {
+    if sent == now {
+        ResendDecision::Wait
+    } else if idempotent {
+        ResendDecision::Resend
+    } else if sent.address == now.address {
+        ResendDecision::Wait
+    } else {
+        ResendDecision::Fail
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SENT: ReplyEpoch = ReplyEpoch {
+        address: 1,
+        consumer: 1,
+    };
+    const SAME_ADDRESS: ReplyEpoch = ReplyEpoch { consumer: 2, ..SENT };
+    const ANOTHER_ADDRESS: ReplyEpoch = ReplyEpoch {
+        address: 2,
+        consumer: 2,
+    };
+
+    #[test]
+    fn a_request_that_was_never_written_is_sent() {
+        assert_eq!(after_failed_publish(false, false, 7), ResendDecision::Resend);
+        assert_eq!(after_failed_publish(true, false, 7), ResendDecision::Resend);
+    }
+
+    #[test]
+    fn only_idempotent_requests_are_sent_twice() {
+        assert_eq!(after_failed_publish(true, true, 0), ResendDecision::Resend);
+        assert_eq!(after_failed_publish(false, true, 0), ResendDecision::Fail);
+        assert_eq!(after_refusal(true), ResendDecision::Resend);
+        assert_eq!(after_refusal(false), ResendDecision::Fail);
+        assert_eq!(after_confirm(true, SENT, SAME_ADDRESS), ResendDecision::Resend);
+        assert_eq!(after_confirm(true, SENT, ANOTHER_ADDRESS), ResendDecision::Resend);
+    }
+
+    #[test]
+    fn a_request_that_closes_channels_is_not_sent_forever() {
+        let after = |channels_lost| after_failed_publish(true, true, channels_lost);
+        assert_eq!(after(MAX_CHANNELS_LOST - 1), ResendDecision::Resend);
+        assert_eq!(after(MAX_CHANNELS_LOST), ResendDecision::Fail);
+    }
+
+    #[test]
+    fn a_confirmed_call_waits_as_long_as_its_reply_can_arrive() {
+        for idempotent in [true, false] {
+            assert_eq!(after_confirm(idempotent, SENT, SENT), ResendDecision::Wait);
+        }
+        assert_eq!(after_confirm(false, SENT, SAME_ADDRESS), ResendDecision::Wait);
+        assert_eq!(after_confirm(false, SENT, ANOTHER_ADDRESS), ResendDecision::Fail);
+    }
+}

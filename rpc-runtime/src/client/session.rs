@@ -1,0 +1,361 @@
+//! The session that all calls of one handle share: a reply consumer and a request sender.
+//!
+//! A task opens the session, hands replies to their calls, and opens again what is lost.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::in_flight_calls::InFlightCalls;
+use super::options::CallerOptions;
+use super::queued_request::SEND_TASK;
+use super::reply_router::route_available;
+use super::request_sender::RequestSender;
+use super::resend::ReplyEpoch;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
+use crate::protocol::ShortStr;
+use crate::sync::watch;
+use crate::transport::{
+    Backoff, Panicked, Publisher, ReplyLink, ReplyQueue, Subscription, Transport, caught,
+};
+
+/// The name of the task that owns the reply consumer.
+const SESSION_TASK: &str = "reply consumer";
+
+/// An open session: calls send their requests through it.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) requests: RequestSender,
+    pub(super) epoch: ReplyEpoch,
+}
+
+/// The state of the session, which calls watch.
+#[derive(Debug)]
+pub(super) struct SessionState {
+    pub(super) phase: SessionPhase,
+    /// The epoch of the current session, or of the last one.
+    pub(super) epoch: ReplyEpoch,
+    /// Why the last session was lost.
+    pub(super) lost: Option<BrokerError>,
+}
+
+#[derive(Debug)]
+pub(super) enum SessionPhase {
+    /// Calls wait until the session is open.
+    Opening,
+    Open(Arc<Session>),
+    /// The broker refuses to open it. Calls fail, although the task tries again.
+    Refused(BrokerError),
+    /// Closed for good.
+    Closed,
+}
+
+impl SessionPhase {
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed)
+    }
+}
+
+impl SessionState {
+    pub(super) fn opening() -> Self {
+        Self {
+            phase: SessionPhase::Opening,
+            epoch: ReplyEpoch::default(),
+            lost: None,
+        }
+    }
+}
+
+/// Opens the session, hands replies to their calls, opens again what is lost, and closes the
+/// session at shutdown.
+///
+/// Only this task has the reply consumer; calls see the session through `state`. If the task
+/// panics, the session is opened again. If it is dropped with its runtime, calls fail.
+pub(super) async fn run(
+    transport: Arc<dyn Transport>,
+    options: Arc<CallerOptions>,
+    in_flight: Arc<InFlightCalls>,
+    state: watch::Sender<SessionState>,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+) {
+    let mut task = SessionTask {
+        transport,
+        kind: options.replies,
+        options,
+        in_flight,
+        state,
+        replies: None,
+        reply_to: None,
+        publisher: None,
+        send_task: None,
+        tasks,
+        is_closed: false,
+    };
+    shutdown.run_until_cancelled(task.run()).await;
+    task.is_closed = true;
+    task.update(|state| state.phase = SessionPhase::Closed);
+    if let Some(replies) = task.replies.take() {
+        replies.control.retire().await;
+    }
+    tracing::debug!("reply consumer closed");
+}
+
+/// The two halves of the session, each of which can be lost.
+struct SessionTask {
+    transport: Arc<dyn Transport>,
+    kind: ReplyQueue,
+    options: Arc<CallerOptions>,
+    in_flight: Arc<InFlightCalls>,
+    state: watch::Sender<SessionState>,
+    replies: Option<Subscription>,
+    /// The address that `replies` consumes from, or did last.
+    reply_to: Option<ShortStr>,
+    publisher: Option<Arc<dyn Publisher>>,
+    /// The task that publishes queued requests.
+    send_task: Option<JoinHandle<Result<(), Panicked>>>,
+    tasks: TaskTracker,
+    /// Calls know, or are about to know, that the session is closed.
+    is_closed: bool,
+}
+
+impl Drop for SessionTask {
+    /// The task's runtime has ended: calls that run on another runtime fail.
+    fn drop(&mut self) {
+        if !self.is_closed {
+            self.transport.status().runtime_ended();
+            self.update(|state| state.phase = SessionPhase::Closed);
+        }
+    }
+}
+
+/// How long replies that waited at the address are handed out before calls send again.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
+
+impl SessionTask {
+    /// Changes the state and notifies the calls in flight.
+    fn update(&self, change: impl FnOnce(&mut SessionState)) {
+        self.state.send_modify(change);
+        self.in_flight.session_changed();
+    }
+
+    /// Keeps the session open. After a panic, both halves are opened again, as the panic may have
+    /// lost a part of their state.
+    async fn run(&mut self) -> Infallible {
+        let mut backoff = Backoff::new();
+        loop {
+            let since = Instant::now();
+            let Err(panicked) = caught(SESSION_TASK, self.keep_open()).await;
+            self.state.send_modify(|state| {
+                state.phase = SessionPhase::Opening;
+                state.lost = Some(panicked.into());
+            });
+            self.lose_replies().await;
+            self.publisher = None;
+            self.send_task = None;
+            backoff.worked_for(since.elapsed());
+            backoff.wait().await;
+        }
+    }
+
+    async fn keep_open(&mut self) -> Infallible {
+        let mut backoff = Backoff::new();
+        loop {
+            let error = match self.open().await {
+                Ok(()) => {
+                    let since = Instant::now();
+                    let lost = self.serve().await;
+                    self.record_loss(&lost);
+                    backoff.worked_for(since.elapsed());
+                    lost
+                }
+                Err(error) => {
+                    self.record_failed_open(&error);
+                    error
+                }
+            };
+            self.while_routing(backoff.wait_after(&error)).await;
+        }
+    }
+
+    fn record_loss(&self, lost: &BrokerError) {
+        tracing::debug!(error = %Logged(Chain(lost)), "lost the reply consumer or the request channel");
+        self.state.send_modify(|state| {
+            state.phase = SessionPhase::Opening;
+            state.lost = Some(lost.clone());
+        });
+    }
+
+    fn record_failed_open(&self, error: &BrokerError) {
+        let is_refusal = matches!(
+            error,
+            BrokerError::Queue { .. } | BrokerError::TooManyChannels { .. }
+        );
+        let phase = if is_refusal {
+            tracing::warn!(error = %Logged(Chain(error)), "cannot consume replies");
+            SessionPhase::Refused(error.clone())
+        } else {
+            tracing::debug!(error = %Logged(Chain(error)), "cannot consume replies yet");
+            SessionPhase::Opening
+        };
+        self.state.send_modify(|state| state.phase = phase);
+    }
+
+    /// Opens the halves that are missing, and lets calls send.
+    async fn open(&mut self) -> Result<(), BrokerError> {
+        if self.replies.is_none() {
+            self.open_replies().await?;
+        }
+        if self.publisher.is_none() {
+            let transport = Arc::clone(&self.transport);
+            let opened = self.while_routing(async move { transport.open_publisher().await });
+            self.publisher = Some(opened.await?);
+        }
+        // Each half may have been lost while the other one was opened.
+        if let Some(publisher) = &self.publisher
+            && let Some(reason) = publisher.closed().now_or_never()
+        {
+            self.publisher = None;
+            return Err(reason);
+        }
+        if let (Some(_), Some(reply_to), Some(publisher)) = (&self.replies, &self.reply_to, &self.publisher) {
+            let (publisher, options) = (Arc::clone(publisher), Arc::clone(&self.options));
+            let (requests, send_task) =
+                RequestSender::new(publisher, reply_to.clone(), options, Arc::clone(&self.in_flight));
+            let send_task = caught(SEND_TASK, send_task);
+            self.send_task = Some(self.tasks.spawn_on(send_task, &self.transport.runtime()));
+            self.state.send_modify(|state| {
+                let epoch = state.epoch;
+                state.phase = SessionPhase::Open(Arc::new(Session { requests, epoch }));
+            });
+        }
+        Ok(())
+    }
+
+    async fn open_replies(&mut self) -> Result<(), BrokerError> {
+        let ReplyLink {
+            address,
+            replies,
+            resumed,
+            publisher,
+        } = self
+            .transport
+            .open_replies(self.kind, self.reply_to.as_ref())
+            .await?;
+        self.replies = Some(replies);
+        self.reply_to = Some(address);
+        if publisher.is_some() {
+            self.publisher = publisher;
+        }
+        if let Some(waiting) = resumed {
+            // A call whose reply waits there need not send its request again.
+            let _ = timeout(CATCH_UP_LIMIT, self.catch_up(waiting)).await;
+        }
+        self.update(|state| {
+            state.epoch.consumer += 1;
+            state.epoch.address += u64::from(resumed.is_none());
+        });
+        Ok(())
+    }
+
+    /// Hands out at least this many replies.
+    async fn catch_up(&mut self, waiting: u32) {
+        let mut routed = 0;
+        while routed < waiting
+            && let Some(replies) = &mut self.replies
+        {
+            let next = replies.deliveries.next().await;
+            match route_available(next, replies, &self.in_flight).await {
+                Ok(replies) => routed = routed.saturating_add(replies),
+                Err(_) => return self.lose_replies().await,
+            }
+        }
+    }
+
+    /// Hands replies to their calls until a half of the session is lost. Returns the reason.
+    async fn serve(&mut self) -> BrokerError {
+        let Some(publisher) = self.publisher.clone() else {
+            return BrokerError::Lost { source: None };
+        };
+        let mut closed = pin!(publisher.closed());
+        loop {
+            let (Some(replies), Some(send_task)) = (&mut self.replies, &mut self.send_task) else {
+                return BrokerError::Lost { source: None };
+            };
+            tokio::select! {
+                biased;
+                ended = send_task => {
+                    self.send_task = None;
+                    return why_ended(ended);
+                }
+                reason = &mut closed => {
+                    self.publisher = None;
+                    if self.kind == ReplyQueue::Direct {
+                        self.lose_replies().await;
+                    }
+                    return reason;
+                }
+                next = replies.deliveries.next() => {
+                    if let Err(reason) = route_available(next, replies, &self.in_flight).await {
+                        self.lose_replies().await;
+                        return reason;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for a future, and hands replies to their calls meanwhile.
+    async fn while_routing<T>(&mut self, future: impl Future<Output = T>) -> T {
+        let mut future = pin!(future);
+        while let Some(replies) = &mut self.replies {
+            tokio::select! {
+                biased;
+                output = &mut future => return output,
+                next = replies.deliveries.next() => {
+                    if route_available(next, replies, &self.in_flight).await.is_err() {
+                        self.lose_replies().await;
+                    }
+                }
+            }
+        }
+        future.await
+    }
+
+    /// Closes the reply consumer. If its address ends with it, replies on their way there are lost.
+    async fn lose_replies(&mut self) {
+        let Some(replies) = self.replies.take() else {
+            return;
+        };
+        match self.kind {
+            ReplyQueue::Resumable => replies.control.close().await,
+            ReplyQueue::Exclusive | ReplyQueue::Direct => {
+                self.update(|state| {
+                    state.phase = SessionPhase::Opening;
+                    state.epoch.address += 1;
+                });
+                replies.control.retire().await;
+            }
+        }
+        if self.kind == ReplyQueue::Direct {
+            self.publisher = None;
+        }
+    }
+}
+
+/// Why the send task ended. Without a panic it ends only with the sender, which the state holds.
+fn why_ended(ended: Result<Result<(), Panicked>, JoinError>) -> BrokerError {
+    match ended {
+        Ok(Err(panicked)) => panicked.into(),
+        Ok(Ok(())) | Err(_) => BrokerError::Lost { source: None },
+    }
+}
