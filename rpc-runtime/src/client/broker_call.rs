@@ -9,7 +9,6 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::call_progress::{CallProgress, PublishFailure};
-use super::caller::Caller;
 use super::failures::{broker_failure, no_server, queue_is_gone, refused};
 use super::in_flight_call::{CallEvent, InFlightCall};
 use super::in_flight_calls::InFlightGuard;
@@ -18,6 +17,7 @@ use super::queued_request::{PendingConfirm, QueuedRequest};
 use super::received_reply::{ReceivedReply, empty_reply, read_reply};
 use super::resend::{self, ResendDecision};
 use super::session::Session;
+use super::session_handle::SessionHandle;
 use crate::error::{BrokerError, CallError};
 use crate::protocol::{Executed, Reply};
 use crate::transport::Published;
@@ -35,7 +35,7 @@ type Step<T> = ControlFlow<Outcome, T>;
 ///
 /// What few calls need is in boxed futures, so that it takes no memory in the others.
 pub(super) struct BrokerCall<'a> {
-    caller: &'a Caller,
+    session: &'a SessionHandle,
     progress: CallProgress<'a>,
     limit: Duration,
     /// The session that the next request must not use.
@@ -55,9 +55,9 @@ enum Next {
 }
 
 impl<'a> BrokerCall<'a> {
-    pub(super) fn new(caller: &'a Caller, guard: InFlightGuard<'a>, limit: Duration) -> Self {
+    pub(super) fn new(session: &'a SessionHandle, guard: InFlightGuard<'a>, limit: Duration) -> Self {
         Self {
-            caller,
+            session,
             progress: CallProgress::new(guard),
             limit,
             lost_session: None,
@@ -83,7 +83,7 @@ impl<'a> BrokerCall<'a> {
         if let Some(reply) = self.call().begin_request() {
             return ControlFlow::Break(self.on_reply(reply));
         }
-        let session = match self.caller.open_session(self.lost_session.as_ref()) {
+        let session = match self.session.current(self.lost_session.as_ref()) {
             Some(session) => session,
             None => self.wait_for_session(deadline.as_mut()).await?,
         };
@@ -97,7 +97,7 @@ impl<'a> BrokerCall<'a> {
     fn wait_for_session<'b>(&'b mut self, deadline: Pin<&'b mut Sleep>) -> BoxFuture<'b, Step<Arc<Session>>> {
         Box::pin(async move {
             let lost = self.lost_session.take();
-            let session = self.caller.wait_for_session(lost.as_ref());
+            let session = self.session.wait_open(lost.as_ref());
             match self.unless_ended(deadline, session).await? {
                 Ok(session) => ControlFlow::Continue(session),
                 Err(reason) => ControlFlow::Break(Err(broker_failure(reason, self.progress.was_written))),
@@ -157,9 +157,9 @@ impl<'a> BrokerCall<'a> {
 
     /// Decides what to do if the session is not the one that the request was sent in.
     fn check_session(&self, session: &Session, is_confirmed: bool) -> Step<Next> {
-        let state = self.caller.session_state().borrow();
+        let state = self.session.state().borrow();
         if state.phase.is_closed() {
-            let reason = self.caller.status().why_over();
+            let reason = self.session.status().why_over();
             return ControlFlow::Break(Err(broker_failure(reason, self.progress.withdraw())));
         }
         if !is_confirmed {
@@ -230,7 +230,7 @@ impl<'a> BrokerCall<'a> {
             let delay = self.progress.retry().backoff.next_delay();
             return self.unless_ended(deadline, tokio::time::sleep(delay)).await;
         }
-        let is_missing = self.caller.is_missing(&plan.destination);
+        let is_missing = self.session.is_missing(&plan.destination);
         if self.unless_ended(deadline, is_missing).await? {
             return ControlFlow::Break(Err(refused(&plan.destination.queue)));
         }
@@ -239,7 +239,7 @@ impl<'a> BrokerCall<'a> {
 
     /// The request, or the broker's confirm of it, was lost.
     fn on_failed(&mut self, source: BrokerError, written: bool) -> Step<()> {
-        let source = self.caller.status().over().unwrap_or(source);
+        let source = self.session.status().over().unwrap_or(source);
         self.progress.was_written |= written;
         if written && matches!(source, BrokerError::ChannelClosed { .. }) {
             self.progress.retry().channels_lost += 1;
@@ -272,7 +272,11 @@ impl<'a> BrokerCall<'a> {
 
     fn on_reply(&mut self, reply: ReceivedReply) -> Outcome {
         self.progress.guard.is_answered = true;
-        read_reply(reply, self.caller.max_accepted_bytes(), self.progress.is_resent)
+        read_reply(
+            reply,
+            self.session.options.max_accepted_bytes,
+            self.progress.is_resent,
+        )
     }
 
     fn timed_out(&self) -> CallError {
@@ -288,7 +292,7 @@ impl<'a> BrokerCall<'a> {
         CallError::TimedOut {
             limit: self.limit,
             executed,
-            source: self.caller.obstacle(),
+            source: self.session.obstacle(),
         }
     }
 

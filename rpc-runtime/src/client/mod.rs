@@ -34,6 +34,7 @@ mod request_publisher;
 mod request_sender;
 mod resend;
 mod session;
+mod session_handle;
 mod stub;
 mod time_limit;
 

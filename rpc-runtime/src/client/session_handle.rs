@@ -1,0 +1,138 @@
+//! The handle to the session, which the first call opens.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::destination::Destination;
+use super::in_flight_calls::InFlightCalls;
+use super::options::CallerOptions;
+use super::session::{self, Session, SessionPhase, SessionState};
+use crate::error::BrokerError;
+use crate::sync::watch;
+use crate::transport::{StatusBoard, Transport};
+
+/// How long [`SessionHandle::close`] waits for the session to close.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Opens the session on first use, and gives calls access to it.
+///
+/// The session ends with [`close`](Self::close), or when the handle is dropped.
+#[derive(Debug)]
+pub(super) struct SessionHandle {
+    pub(super) options: Arc<CallerOptions>,
+    pub(super) in_flight: Arc<InFlightCalls>,
+    transport: Arc<dyn Transport>,
+    state: OnceLock<watch::Receiver<SessionState>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    _shutdown_on_drop: DropGuard,
+}
+
+impl SessionHandle {
+    pub(super) fn new(transport: Arc<dyn Transport>, options: CallerOptions) -> Self {
+        let shutdown = CancellationToken::new();
+        Self {
+            options: Arc::new(options),
+            in_flight: Arc::default(),
+            transport,
+            state: OnceLock::new(),
+            tasks: TaskTracker::new(),
+            _shutdown_on_drop: shutdown.clone().drop_guard(),
+            shutdown,
+        }
+    }
+
+    /// Closes the session. Takes at most ten seconds.
+    pub(super) async fn close(&self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(CLOSE_LIMIT, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::debug!("the reply consumer did not close in time");
+        }
+    }
+
+    /// Returns the open session, unless it is the one that was lost.
+    pub(super) fn current(&self, lost: Option<&Arc<Session>>) -> Option<Arc<Session>> {
+        match &self.state().borrow().phase {
+            SessionPhase::Open(session) if is_another(session, lost) => Some(Arc::clone(session)),
+            _ => None,
+        }
+    }
+
+    /// Waits for an open session other than the one that was lost. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// If the broker refuses the session, or the handle is closed.
+    pub(super) async fn wait_open(&self, lost: Option<&Arc<Session>>) -> Result<Arc<Session>, BrokerError> {
+        let mut state = self.state().clone();
+        let settled = state.wait_for(|state| match &state.phase {
+            SessionPhase::Opening => false,
+            SessionPhase::Open(session) => is_another(session, lost),
+            SessionPhase::Refused(_) | SessionPhase::Closed => true,
+        });
+        if let Ok(state) = settled.await {
+            match &state.phase {
+                SessionPhase::Open(session) => return Ok(Arc::clone(session)),
+                SessionPhase::Refused(reason) => return Err(reason.clone()),
+                SessionPhase::Opening | SessionPhase::Closed => {}
+            }
+        }
+        // Closed, or the session's task has ended with its runtime.
+        Err(self.status().why_over())
+    }
+
+    /// Whether a queue that refuses a request does not exist. RabbitMQ 4 refuses requests to a
+    /// classic queue whose node is down. Otherwise the queue is full, or will accept requests soon.
+    pub(super) async fn is_missing(&self, destination: &Destination) -> bool {
+        let exists = destination.queue_check.exists(|| {
+            let (transport, queue) = (Arc::clone(&self.transport), destination.queue.clone());
+            async move { transport.is_there(&queue).await }.boxed()
+        });
+        exists.await == Some(false)
+    }
+
+    /// Returns what keeps calls from being answered, if it is known.
+    pub(super) fn obstacle(&self) -> Option<BrokerError> {
+        self.status().status().obstacle().or_else(|| {
+            let state = self.state().borrow();
+            match state.phase {
+                SessionPhase::Opening => state.lost.clone(),
+                _ => None,
+            }
+        })
+    }
+
+    pub(super) fn status(&self) -> &StatusBoard {
+        self.transport.status()
+    }
+
+    /// Returns the state of the session. The first call starts the session's task, on the handle's
+    /// own runtime.
+    pub(super) fn state(&self) -> &watch::Receiver<SessionState> {
+        self.state.get_or_init(|| {
+            let (sender, receiver) = watch::channel(SessionState::opening());
+            let running = session::run(
+                Arc::clone(&self.transport),
+                Arc::clone(&self.options),
+                Arc::clone(&self.in_flight),
+                sender,
+                self.shutdown.clone(),
+                self.tasks.clone(),
+            );
+            self.tasks.spawn_on(running, &self.transport.runtime());
+            receiver
+        })
+    }
+}
+
+fn is_another(session: &Arc<Session>, lost: Option<&Arc<Session>>) -> bool {
+    lost.is_none_or(|lost| !Arc::ptr_eq(session, lost))
+}
