@@ -1,4 +1,4 @@
-//! What happened in a world: every call, and every run of a method.
+//! Records what happens in a simulation: every call and every run of a method.
 
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -6,40 +6,40 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::plan::{CallPlan, Plan};
+use super::scenario::{PlannedCall, Scenario};
 use crate::error::{CallError, Chain};
 use crate::protocol::{Executed, FaultCode};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct History {
-    /// By their ids, which are their places in the plan.
+    /// Indexed by id, as in the scenario.
     pub(super) calls: Vec<CallRecord>,
-    /// In the order in which they began.
+    /// In the order in which they started.
     pub(super) runs: Vec<Run>,
-    /// What was wrong with the world itself when all was over.
-    pub(super) left_overs: Vec<String>,
+    /// What was wrong at the end, apart from single calls.
+    pub(super) problems: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CallRecord {
-    pub(super) plan: CallPlan,
-    /// When it was begun and ended, and how.
+    pub(super) planned: PlannedCall,
+    /// When it started, when it ended, and its outcome. `None` if it never ended.
     pub(super) ended: Option<(Duration, Duration, Outcome)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// With the id that the method returned.
+    /// The method returned this id.
     Answered(u64),
-    /// A one-way call: the broker has it.
-    Taken,
+    /// The broker confirmed a one-way call.
+    Confirmed,
     Failed {
         executed: Executed,
         kind: Failure,
         text: String,
     },
-    /// Its caller dropped it.
-    GivenUp,
+    /// The caller dropped the call.
+    Cancelled,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,11 +54,11 @@ pub(super) struct Run {
     pub(super) call: u64,
     pub(super) worker: usize,
     pub(super) begun: Duration,
-    /// Nothing: its worker ended before, or it panicked.
+    /// `None` if its worker crashed before, or the method panicked.
     pub(super) ended: Option<Duration>,
 }
 
-/// Notes down what happens.
+/// Records the history.
 #[derive(Debug)]
 pub(super) struct Recorder {
     begun: Instant,
@@ -66,14 +66,17 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    pub(super) fn new(plan: &Plan) -> Arc<Self> {
-        let calls = plan.calls.iter().map(|&plan| CallRecord { plan, ended: None });
+    pub(super) fn new(scenario: &Scenario) -> Arc<Self> {
+        let calls = scenario
+            .calls
+            .iter()
+            .map(|&planned| CallRecord { planned, ended: None });
         Arc::new(Self {
             begun: Instant::now(),
             history: Mutex::new(History {
                 calls: calls.collect(),
                 runs: Vec::new(),
-                left_overs: Vec::new(),
+                problems: Vec::new(),
             }),
         })
     }
@@ -87,8 +90,8 @@ impl Recorder {
         self.lock().calls[id].ended = Some((begun, now, outcome));
     }
 
-    /// A run begins; answers with its place.
-    pub(super) fn run_begins(&self, call: u64, worker: usize) -> usize {
+    /// Records the start of a run and returns its index.
+    pub(super) fn run_started(&self, call: u64, worker: usize) -> usize {
         let begun = self.now();
         let runs = &mut self.lock().runs;
         runs.push(Run {
@@ -100,13 +103,13 @@ impl Recorder {
         runs.len() - 1
     }
 
-    pub(super) fn run_ends(&self, place: usize) {
+    pub(super) fn run_finished(&self, run: usize) {
         let now = self.now();
-        self.lock().runs[place].ended = Some(now);
+        self.lock().runs[run].ended = Some(now);
     }
 
-    pub(super) fn left_over(&self, what: impl Into<String>) {
-        self.lock().left_overs.push(what.into());
+    pub(super) fn problem(&self, what: impl Into<String>) {
+        self.lock().problems.push(what.into());
     }
 
     pub(super) fn history(&self) -> History {
@@ -123,23 +126,23 @@ impl History {
         self.runs.iter().filter(move |run| run.call == call as u64)
     }
 
-    /// What happened to a call, for a person to read.
-    pub(super) fn story(&self, call: usize) -> String {
-        let CallRecord { plan, ended } = &self.calls[call];
-        let mut story = format!("call {call} ({plan:?})");
+    /// Describes what happened to a call.
+    pub(super) fn describe_call(&self, call: usize) -> String {
+        let CallRecord { planned, ended } = &self.calls[call];
+        let mut text = format!("call {call} ({planned:?})");
         if let Some((begun, ended, outcome)) = ended {
             let _ = write!(
-                story,
-                "\n    was made at {begun:?} and ended at {ended:?}: {outcome:?}"
+                text,
+                "\n    started at {begun:?} and ended at {ended:?}: {outcome:?}"
             );
         }
         for run in self.runs_of(call) {
             let Run {
                 worker, begun, ended, ..
             } = run;
-            let _ = write!(story, "\n    ran at worker {worker} from {begun:?} to {ended:?}");
+            let _ = write!(text, "\n    ran on worker {worker} from {begun:?} to {ended:?}");
         }
-        story + "\n    It"
+        text + "\n    It"
     }
 }
 

@@ -1,135 +1,134 @@
-//! The promises, held against what happened.
+//! Checks a history against the promises of the reliability guide.
 
 use std::time::Duration;
 
 use super::history::{CallRecord, Failure, History, Outcome};
-use super::plan::{Method, PATIENT, Plan, Profile};
+use super::scenario::{LONG_TIMEOUT, Method, Profile, Scenario};
 use crate::protocol::Executed;
 
-/// A timer may be a tick late.
+/// A timer may fire one tick late.
 const TICK: Duration = Duration::from_millis(2);
 
-/// Which promises were broken, in words.
-pub(super) fn violations(plan: &Plan, history: &History) -> Vec<String> {
-    let mut broken = history.left_overs.clone();
+/// Describes all broken promises.
+pub(super) fn violations(scenario: &Scenario, history: &History) -> Vec<String> {
+    let mut broken = history.problems.clone();
     for (id, call) in history.calls.iter().enumerate() {
         let runs = history.runs_of(id).count();
         let promises = [
             ends_in_time(call),
-            is_answered_by_its_own_run(id, call),
-            tells_the_truth(call, runs),
+            gets_its_own_reply(id, call),
+            reports_executed_correctly(call, runs),
             runs_at_most_once(call, runs),
-            ends_well(plan, call),
-            is_left_alone(plan, call, runs),
-            finds_its_server(plan, call),
+            succeeds(scenario, call),
+            survives_mild_faults(scenario, call, runs),
+            finds_its_queue(scenario, call),
         ];
         broken.extend(promises.into_iter().filter_map(|kept| {
             let reason = kept.err()?;
-            Some(format!("{} {reason}", history.story(id)))
+            Some(format!("{} {reason}", history.describe_call(id)))
         }));
     }
     broken
 }
 
-type Kept = Result<(), &'static str>;
+type Check = Result<(), &'static str>;
 
-fn unless(is_broken: bool, reason: &'static str) -> Kept {
-    match is_broken {
-        true => Err(reason),
-        false => Ok(()),
-    }
+fn fail_if(is_broken: bool, reason: &'static str) -> Check {
+    if is_broken { Err(reason) } else { Ok(()) }
 }
 
-/// Promise 1: every call ends, by its deadline.
-fn ends_in_time(call: &CallRecord) -> Kept {
+/// Promise 1: every call ends by its deadline.
+fn ends_in_time(call: &CallRecord) -> Check {
     match &call.ended {
         None => Err("never ended"),
-        Some((begun, ended, _)) => unless(
-            *ended > *begun + call.plan.limit + TICK,
+        Some((begun, ended, _)) => fail_if(
+            *ended > *begun + call.planned.timeout + TICK,
             "ended after its deadline",
         ),
     }
 }
 
 /// Promise 2: a reply reaches its own call.
-fn is_answered_by_its_own_run(id: usize, call: &CallRecord) -> Kept {
+fn gets_its_own_reply(id: usize, call: &CallRecord) -> Check {
     match call.outcome() {
-        Some(Outcome::Answered(answer)) => unless(*answer != id as u64, "got the reply of another"),
+        Some(Outcome::Answered(answer)) => fail_if(*answer != id as u64, "got the reply of another call"),
         _ => Ok(()),
     }
 }
 
-/// Promise 3: who says that the method ran, or did not, is right.
-fn tells_the_truth(call: &CallRecord, runs: usize) -> Kept {
+/// Promise 3: an error tells correctly whether the method ran.
+fn reports_executed_correctly(call: &CallRecord, runs: usize) -> Check {
     match call.outcome() {
-        Some(Outcome::Answered(_)) => unless(runs == 0, "was answered and never ran"),
+        Some(Outcome::Answered(_)) => fail_if(runs == 0, "was answered, but never ran"),
         Some(Outcome::Failed { executed, .. }) => match executed {
-            Executed::No => unless(runs > 0, "ran, and its error says that it did not"),
-            Executed::Yes => unless(runs == 0, "never ran, and its error says that it did"),
+            Executed::No => fail_if(runs > 0, "ran, but its error says that it did not"),
+            Executed::Yes => fail_if(runs == 0, "never ran, but its error says that it did"),
             Executed::Maybe => Ok(()),
         },
-        Some(Outcome::Taken | Outcome::GivenUp) | None => Ok(()),
+        Some(Outcome::Confirmed | Outcome::Cancelled) | None => Ok(()),
     }
 }
 
-/// Promise 4: what is not idempotent never runs twice.
-fn runs_at_most_once(call: &CallRecord, runs: usize) -> Kept {
-    unless(
-        call.plan.method != Method::Read && runs > 1,
-        "is not idempotent and ran again",
+/// Promise 4: a method that is not idempotent never runs twice.
+fn runs_at_most_once(call: &CallRecord, runs: usize) -> Check {
+    fail_if(
+        call.planned.method != Method::Read && runs > 1,
+        "is not idempotent, but ran twice",
     )
 }
 
-/// Promises 5 and 7: what is idempotent ends well where it has the time; once all has been mended, everything does.
-fn ends_well(plan: &Plan, call: &CallRecord) -> Kept {
-    let CallRecord { plan: planned, .. } = call;
-    let is_over = planned.limit < PATIENT || planned.given_up_after.is_some();
+/// Promises 5 and 7: a call of an idempotent method succeeds if its timeout is long enough. Once
+/// all faults are over, every call succeeds.
+fn succeeds(scenario: &Scenario, call: &CallRecord) -> Check {
+    let CallRecord { planned, .. } = call;
+    let may_time_out = planned.timeout < LONG_TIMEOUT || planned.cancelled_after.is_some();
     let may_fail = match planned.at {
         None => false,
-        // A request in a queue that is deleted is lost without anybody being told.
-        Some(_) => planned.method != Method::Read || call.was_made_when_requests_were_deleted(plan),
+        // A request in a deleted queue is lost, and its caller is not told.
+        Some(_) => planned.method != Method::Read || call.may_have_lost_its_queue(scenario),
     };
-    unless(!is_over && !may_fail && !call.is_well(), "should have ended well")
+    fail_if(
+        !may_time_out && !may_fail && !call.succeeded(),
+        "should have succeeded",
+    )
 }
 
-/// Promise 6: there is no server where there is no queue, and only there.
-fn finds_its_server(plan: &Plan, call: &CallRecord) -> Kept {
-    let is_missed = matches!(
+/// Promise 6: a call fails with `NoServer` only if its queue does not exist.
+fn finds_its_queue(scenario: &Scenario, call: &CallRecord) -> Check {
+    let is_no_server = matches!(
         call.outcome(),
         Some(Outcome::Failed {
             kind: Failure::NoServer,
             ..
         })
     );
-    unless(
-        is_missed && !call.was_made_when_requests_were_deleted(plan),
-        "found no queue, and there was one",
+    fail_if(
+        is_no_server && !call.may_have_lost_its_queue(scenario),
+        "found no queue, although there was one",
     )
 }
 
-/// Promise 8: a worker that stops loses nothing. Promise 7: one that loses its connection loses no run.
-fn is_left_alone(plan: &Plan, call: &CallRecord, runs: usize) -> Kept {
-    let has_time = call.plan.limit >= PATIENT && call.plan.given_up_after.is_none();
-    match plan.profile {
+/// Promise 8: a worker that stops loses no request. Promise 7: a worker that loses its connection
+/// loses no run.
+fn survives_mild_faults(scenario: &Scenario, call: &CallRecord, runs: usize) -> Check {
+    let has_time = call.planned.timeout >= LONG_TIMEOUT && call.planned.cancelled_after.is_none();
+    match scenario.profile {
         Profile::Storm => Ok(()),
         Profile::Calm => {
-            unless(
-                has_time && !call.is_well(),
+            fail_if(
+                has_time && !call.succeeded(),
                 "failed, although workers were only stopped",
             )?;
-            unless(
+            fail_if(
                 runs != 1 && has_time,
                 "should have run once, as workers were only stopped",
             )
         }
         Profile::CutWorker => {
-            unless(
-                runs > 1,
-                "ran again at the worker that it runs at, or was answered by",
-            )?;
-            unless(
-                has_time && runs == 1 && !call.is_well(),
-                "ran, and its reply was lost with a connection of its worker",
+            fail_if(runs > 1, "ran twice on the same worker")?;
+            fail_if(
+                has_time && runs == 1 && !call.succeeded(),
+                "ran, but its reply was lost with a connection of its worker",
             )
         }
     }
@@ -140,20 +139,20 @@ impl CallRecord {
         self.ended.as_ref().map(|(_, _, outcome)| outcome)
     }
 
-    fn was_made_when_requests_were_deleted(&self, plan: &Plan) -> bool {
-        match (&self.ended, plan.requests_deleted()) {
+    fn may_have_lost_its_queue(&self, scenario: &Scenario) -> bool {
+        match (&self.ended, scenario.queues_deleted_at()) {
             (_, None) => false,
             (None, Some(_)) => true,
             (Some((_, ended, _)), Some(deleted)) => *ended >= deleted,
         }
     }
 
-    /// It has what the method had to say.
-    fn is_well(&self) -> bool {
+    /// Whether the caller got the method's answer.
+    fn succeeded(&self) -> bool {
         match self.outcome() {
-            Some(Outcome::Answered(_) | Outcome::Taken) => true,
-            Some(Outcome::Failed { kind, .. }) => self.plan.panics && *kind == Failure::Panicked,
-            Some(Outcome::GivenUp) | None => false,
+            Some(Outcome::Answered(_) | Outcome::Confirmed) => true,
+            Some(Outcome::Failed { kind, .. }) => self.planned.panics && *kind == Failure::Panicked,
+            Some(Outcome::Cancelled) | None => false,
         }
     }
 }

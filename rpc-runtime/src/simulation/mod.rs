@@ -1,54 +1,60 @@
-//! The promises of the reliability guide, held against many small worlds in which nearly everything goes wrong.
+//! Deterministic simulation: checks the promises of the reliability guide under injected faults.
 //!
-//! A world is callers, workers and the in-process broker, with time that passes only when nobody has anything to do. Its
-//! plan (calls, handlers, delays, faults) comes from one seed, and so does its course: one seed, one history.
+//! A simulation consists of callers, workers and the in-process broker. Its clock is paused and
+//! advances only when all tasks wait. A seed determines the scenario (calls, handlers, latencies,
+//! faults) and how it unfolds, so each seed has exactly one history.
 //!
-//! `SEEDS=10000 cargo test -p rpc-runtime simulation` tries more of them; `FIRST=…` begins elsewhere. One that breaks a promise
-//! is printed with its plan; `SEED=… cargo test -p rpc-runtime simulation` tries it again.
+//! `SEEDS=10000 cargo test -p rpc-runtime simulation` tries more seeds, and `FIRST=…` sets the
+//! first one. A failure prints the seed and its scenario; `SEED=… cargo test -p rpc-runtime
+//! simulation` repeats it.
 
 use std::fmt::Write;
 use std::sync::Arc;
 
+mod cluster;
 mod history;
+mod hostile;
 mod invariants;
+mod network;
 mod overload;
-mod plan;
-mod stranger;
-mod weather;
-mod world;
+mod scenario;
 
 use invariants::violations;
-use plan::Plan;
+use scenario::Scenario;
 
-/// How many worlds are tried unless `SEEDS` says otherwise.
+/// How many seeds are tried unless `SEEDS` is set.
 const DEFAULT_SEEDS: u64 = 500;
 
 fn setting(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} must be a number")),
+    )
 }
 
-/// What is wrong with a world, for a person to read; nothing where all promises were kept.
-fn complaint(seed: u64) -> Option<String> {
-    let plan = Arc::new(Plan::new(seed));
-    let history = world::run(seed, &plan);
-    let broken = violations(&plan, &history);
+/// Runs a simulation. Returns a report of the broken promises, or `None` if all were kept.
+fn report(seed: u64) -> Option<String> {
+    let scenario = Arc::new(Scenario::new(seed));
+    let history = cluster::run(seed, &scenario);
+    let broken = violations(&scenario, &history);
     if broken.is_empty() {
         return None;
     }
-    let Plan {
+    let Scenario {
         profile,
         callers,
         workers,
-        takes_batches,
+        worker_batching,
         concurrency,
         latency,
         faults,
         ..
-    } = &*plan;
+    } = &*scenario;
     let mut text = format!(
-        "seed {seed} broke promises; again: SEED={seed} cargo test -p rpc-runtime simulation\n\
-         {profile:?}, {workers} workers of concurrency {concurrency} ({takes_batches:?}), up to {latency} ms a way\n"
+        "seed {seed} broke promises; repeat with SEED={seed} cargo test -p rpc-runtime simulation\n\
+         {profile:?}, {workers} workers of concurrency {concurrency}, batching {worker_batching:?}, latency up to {latency} ms\n"
     );
     for (number, caller) in callers.iter().enumerate() {
         let _ = writeln!(text, "  caller {number}: {caller:?}");
@@ -63,21 +69,21 @@ fn complaint(seed: u64) -> Option<String> {
 }
 
 #[test]
-fn every_world_keeps_the_promises() {
+fn every_seed_keeps_the_promises() {
     let seeds = match (setting("SEED"), setting("FIRST").unwrap_or(0)) {
         (Some(seed), _) => seed..seed + 1,
         (None, first) => first..first + setting("SEEDS").unwrap_or(DEFAULT_SEEDS),
     };
-    let complaints: Vec<_> = seeds.clone().filter_map(complaint).collect();
-    let (bad, all) = (complaints.len(), seeds.count());
-    if let Some(first) = complaints.first() {
-        let others: Vec<_> = complaints
+    let reports: Vec<_> = seeds.clone().filter_map(report).collect();
+    let (bad, all) = (reports.len(), seeds.count());
+    if let Some(first) = reports.first() {
+        let others: Vec<_> = reports
             .iter()
             .skip(1)
             .filter_map(|text| text.lines().next())
             .collect();
         panic!(
-            "{bad} of {all} worlds broke promises\n{first}\n{}",
+            "{bad} of {all} seeds broke promises\n{first}\n{}",
             others.join("\n")
         );
     }
@@ -86,8 +92,8 @@ fn every_world_keeps_the_promises() {
 #[test]
 fn a_seed_has_one_history() {
     for seed in 0..20 {
-        let plan = Arc::new(Plan::new(seed));
-        let (first, second) = (world::run(seed, &plan), world::run(seed, &plan));
+        let scenario = Arc::new(Scenario::new(seed));
+        let (first, second) = (cluster::run(seed, &scenario), cluster::run(seed, &scenario));
         assert!(first == second, "seed {seed}:\n{first:?}\nor\n{second:?}");
     }
 }

@@ -1,7 +1,7 @@
-//! Overload costs latency and refusals, not goodput: worlds in which more is called than workers can
-//! do, and nothing else goes wrong.
+//! Checks that overload costs latency and refusals, but not goodput. In these simulations, callers
+//! make more calls than the workers can handle, and no faults are injected.
 //!
-//! `OVERLOADS=1000 cargo test -p rpc-runtime overload` tries more of them; `OVERLOAD=…` tries one again.
+//! `OVERLOADS=1000 cargo test -p rpc-runtime overload` tries more seeds; `OVERLOAD=…` repeats one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,8 +12,8 @@ use futures_util::future::join_all;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::network::Network;
 use super::setting;
-use super::weather::Weather;
 use crate::broker::{Broker, BrokerBuilder};
 use crate::client::ClientBuilder;
 use crate::protocol::Executed;
@@ -23,10 +23,10 @@ use crate::transport::memory::{InProcessBroker, MemoryTransport};
 
 const DEFAULT_SEEDS: u64 = 40;
 
-/// A world calls no more often than this while it is overloaded, so that many can be tried.
+/// The maximum number of calls under overload, so that a simulation takes little time.
 const MOST_CALLS: f64 = 6000.0;
 
-/// How many replies a caller can take in a second, if they are held up at times.
+/// How many replies a caller can receive per second if some are delayed.
 const MOST_REPLIES: f64 = 600.0;
 
 #[service(queue = "work")]
@@ -35,32 +35,33 @@ trait Work {
 }
 
 #[derive(Debug)]
-struct Plan {
+struct Scenario {
     workers: usize,
     concurrency: u16,
     work: Duration,
     deadline: Duration,
     callers: usize,
     batches: bool,
-    /// Whether clients hold calls back. Those of other libraries do not.
+    /// Whether clients limit their calls in flight. Clients of other libraries do not.
     adapts: bool,
     latency: u64,
-    /// The offered load over the capacity.
+    /// The offered load, as a multiple of the capacity.
     load: f64,
-    /// For how long the load is offered before its effect is measured, and while it is.
+    /// How long the load is offered before the measurement.
     warm_up: Duration,
+    /// How long the load is offered and measured.
     measured: Duration,
-    /// It is followed by a load that is easily served.
+    /// Whether a low load follows, under which the cluster must recover.
     recovers: bool,
 }
 
-impl Plan {
+impl Scenario {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let work = Duration::from_millis([10, 20, 50, 100][rng.usize(..4)]);
-        // A wait is known to some 20 ms, and messages are held up for 10 ms.
+        // Queue times are measured to within 20 ms, and messages are delayed by up to 10 ms.
         let deadline = (work * [10, 20, 50][rng.usize(..3)]).max(Duration::from_millis(200));
-        let mut plan = Self {
+        let mut scenario = Self {
             workers: [1, 1, 2, 4][rng.usize(..4)],
             concurrency: rng.u16(1..=8),
             work,
@@ -74,49 +75,52 @@ impl Plan {
             measured: Duration::from_secs(2) + 2 * deadline,
             recovers: rng.bool(),
         };
-        let most = MOST_CALLS / (plan.nominal_capacity() * (plan.warm_up + plan.measured).as_secs_f64());
-        plan.load = plan.load.min(most.max(1.2));
-        if plan.latency > 0 {
-            // Messages come to a caller one after another, and that is not the load that is meant.
-            let needed = plan.nominal_capacity() * plan.load / MOST_REPLIES;
-            plan.callers = plan.callers.max(1 + needed as usize);
+        let most =
+            MOST_CALLS / (scenario.nominal_capacity() * (scenario.warm_up + scenario.measured).as_secs_f64());
+        scenario.load = scenario.load.min(most.max(1.2));
+        if scenario.latency > 0 {
+            // Replies arrive at a caller one after another. More callers keep this from being the
+            // limit.
+            let needed = scenario.nominal_capacity() * scenario.load / MOST_REPLIES;
+            scenario.callers = scenario.callers.max(1 + needed as usize);
         }
-        plan
+        scenario
     }
 
-    /// How many methods run at once.
-    fn places(&self) -> usize {
+    /// Returns how many methods run at once.
+    fn concurrent_methods(&self) -> usize {
         usize::from(self.concurrency) * self.workers
     }
 
-    /// How many calls can be answered in a second, if messages take no time.
+    /// Returns how many calls can be answered per second if messages take no time.
     fn nominal_capacity(&self) -> f64 {
-        self.places() as f64 / self.work.as_secs_f64()
+        self.concurrent_methods() as f64 / self.work.as_secs_f64()
     }
 }
 
-/// What is counted of calls that are due while it is measured.
+/// Counts of the calls in a measured window.
 #[derive(Debug, Default)]
 struct Counts {
     made: AtomicU32,
     answered: AtomicU32,
-    /// Methods that ended.
+    /// Methods that finished.
     ran: AtomicU32,
-    /// Methods that ended after their caller had given up.
+    /// Methods that finished after their caller had timed out.
     wasted: AtomicU32,
 }
 
 #[derive(Debug, Clone)]
-struct Clock {
-    begun: Instant,
+struct MeasuredWindow {
+    start_time: Instant,
     deadline: Duration,
     from: Duration,
     until: Duration,
     counts: Arc<Counts>,
 }
 
-impl Clock {
-    /// Where a call that is due then is counted; `None` if it is not.
+impl MeasuredWindow {
+    /// Returns the counts for a call that is due at this time, or `None` if the time is not
+    /// measured.
     fn counts(&self, due: Duration) -> Option<&Counts> {
         (self.from <= due && due < self.until).then_some(&*self.counts)
     }
@@ -128,16 +132,16 @@ fn add(count: &AtomicU32) {
 
 struct Worker {
     work: Duration,
-    clock: Clock,
+    window: MeasuredWindow,
 }
 
 impl Work for Worker {
     async fn work(&self, due_ms: u64) -> u64 {
         sleep(self.work).await;
         let due = Duration::from_millis(due_ms);
-        if let Some(counts) = self.clock.counts(due) {
+        if let Some(counts) = self.window.counts(due) {
             add(&counts.ran);
-            if self.clock.begun.elapsed() > due + self.clock.deadline {
+            if self.window.start_time.elapsed() > due + self.window.deadline {
                 add(&counts.wasted);
             }
         }
@@ -145,37 +149,37 @@ impl Work for Worker {
     }
 }
 
-struct World {
-    plan: Plan,
+struct Simulation {
+    scenario: Scenario,
     rng: Rng,
-    weather: Arc<Weather>,
+    network: Arc<Network>,
     broker: InProcessBroker,
 }
 
-impl World {
+impl Simulation {
     fn handle(&self) -> Broker {
-        let (publishing, consuming) = (self.weather.way(), self.weather.way());
+        let (publishing, consuming) = (self.network.link(), self.network.link());
         let transport = Arc::new(MemoryTransport::far(&self.broker, publishing, consuming));
         BrokerBuilder::default().over(transport)
     }
 
-    async fn start(&self, clock: &Clock) -> RunningServer {
+    async fn start(&self, window: &MeasuredWindow) -> RunningServer {
         let worker = Worker {
-            work: self.plan.work,
-            clock: clock.clone(),
+            work: self.scenario.work,
+            window: window.clone(),
         };
         let server = Server::new(&self.handle())
-            .concurrency(self.plan.concurrency)
-            .batching(self.plan.batches)
+            .concurrency(self.scenario.concurrency)
+            .batching(self.scenario.batches)
             .serve(WorkServer::new(worker));
         server.start().await.unwrap()
     }
 
-    /// Measures how many calls can be answered in a second: always more wait than have a place.
+    /// Measures how many calls per second are answered while all workers are busy.
     async fn capacity(&self, client: &WorkClient) -> f64 {
         const MEASURED: Duration = Duration::from_secs(2);
         let (from, answered) = (Instant::now() + Duration::from_millis(500), AtomicU32::new(0));
-        let calling = (0..4 * self.plan.places()).map(async |_| {
+        let calling = (0..4 * self.scenario.concurrent_methods()).map(async |_| {
             while Instant::now() < from + MEASURED {
                 client.work(0).timeout(Duration::from_secs(60)).await.unwrap();
                 if (from..from + MEASURED).contains(&Instant::now()) {
@@ -187,29 +191,29 @@ impl World {
         f64::from(answered.into_inner()) / MEASURED.as_secs_f64()
     }
 
-    /// Makes calls at random until the time is over.
+    /// Makes calls at random times until the given time.
     async fn offer(
         &mut self,
         calls_per_second: f64,
         until: Duration,
-        clocks: &[Clock],
+        windows: &[MeasuredWindow],
         clients: &[WorkClient],
         calls: &mut JoinSet<()>,
     ) {
-        let begun = clocks[0].begun;
-        let mut due = begun.elapsed();
+        let start_time = windows[0].start_time;
+        let mut due = start_time.elapsed();
         loop {
             due += Duration::from_secs_f64(-(1.0 - self.rng.f64()).ln() / calls_per_second);
             if due >= until {
-                return sleep_until(begun + until).await;
+                return sleep_until(start_time + until).await;
             }
-            sleep_until(begun + due).await;
+            sleep_until(start_time + due).await;
             let client = clients[self.rng.usize(..clients.len())].clone();
-            let clocks = clocks.to_vec();
-            let deadline = self.plan.deadline;
+            let windows = windows.to_vec();
+            let deadline = self.scenario.deadline;
             calls.spawn(async move {
                 let due = Duration::from_millis(u64::try_from(due.as_millis()).unwrap());
-                let counts = || clocks.iter().filter_map(|clock| clock.counts(due));
+                let counts = || windows.iter().filter_map(|window| window.counts(due));
                 counts().for_each(|counts| add(&counts.made));
                 let due_ms = u64::try_from(due.as_millis()).unwrap();
                 match client.work(due_ms).timeout(deadline).await {
@@ -220,58 +224,58 @@ impl World {
         }
     }
 
-    /// Has it all happen.
-    async fn happen(mut self) -> Measured {
-        let idle = Clock {
-            begun: Instant::now(),
+    /// Measures the capacity, then offers the load and counts its outcome.
+    async fn run(mut self) -> Measured {
+        let unmeasured = MeasuredWindow {
+            start_time: Instant::now(),
             deadline: Duration::MAX,
             from: Duration::ZERO,
             until: Duration::ZERO,
             counts: Arc::default(),
         };
-        let (alone, caller) = (self.start(&idle).await, self.handle());
+        let (alone, caller) = (self.start(&unmeasured).await, self.handle());
         let mut others = Vec::new();
-        for _ in 1..self.plan.workers {
-            others.push(self.start(&idle).await);
+        for _ in 1..self.scenario.workers {
+            others.push(self.start(&unmeasured).await);
         }
         let capacity = self.capacity(&ClientBuilder::new(&caller).build()).await;
         for worker in others.into_iter().chain([alone]) {
             worker.stop().await.unwrap();
         }
-        let plan = &self.plan;
-        let begun = Instant::now();
-        let clock = |from: Duration, until: Duration| Clock {
-            begun,
-            deadline: plan.deadline,
+        let scenario = &self.scenario;
+        let start_time = Instant::now();
+        let window = |from: Duration, until: Duration| MeasuredWindow {
+            start_time,
+            deadline: scenario.deadline,
             from,
             until,
             counts: Arc::default(),
         };
-        let end = plan.warm_up + plan.measured;
-        // As quick as before within two seconds.
-        let recovered = end + plan.deadline + Duration::from_secs(2);
-        let clocks = [
-            clock(plan.warm_up, end),
-            clock(recovered, recovered + Duration::from_secs(2)),
+        let end = scenario.warm_up + scenario.measured;
+        // It must have recovered within two seconds.
+        let recovered = end + scenario.deadline + Duration::from_secs(2);
+        let windows = [
+            window(scenario.warm_up, end),
+            window(recovered, recovered + Duration::from_secs(2)),
         ];
         let mut workers = Vec::new();
-        for _ in 0..plan.workers {
-            workers.push(self.start(&clocks[0]).await);
+        for _ in 0..scenario.workers {
+            workers.push(self.start(&windows[0]).await);
         }
-        let handles: Vec<_> = (0..plan.callers).map(|_| self.handle()).collect();
+        let handles: Vec<_> = (0..scenario.callers).map(|_| self.handle()).collect();
         let clients: Vec<WorkClient> = (handles.iter())
             .map(|handle| {
-                let client = ClientBuilder::new(handle).batching(self.plan.batches);
-                client.adaptive_limit(self.plan.adapts).build()
+                let client = ClientBuilder::new(handle).batching(self.scenario.batches);
+                client.adaptive_limit(self.scenario.adapts).build()
             })
             .collect();
         let mut calls = JoinSet::new();
-        let (load, recovers) = (plan.load, plan.recovers);
-        self.offer(capacity * load, end, &clocks, &clients, &mut calls)
+        let (load, recovers) = (scenario.load, scenario.recovers);
+        self.offer(capacity * load, end, &windows, &clients, &mut calls)
             .await;
         if recovers {
-            let until = clocks[1].until;
-            self.offer(capacity * 0.3, until, &clocks, &clients, &mut calls)
+            let until = windows[1].until;
+            self.offer(capacity * 0.3, until, &windows, &clients, &mut calls)
                 .await;
         }
         while let Some(ended) = calls.join_next().await {
@@ -280,69 +284,72 @@ impl World {
         for worker in workers {
             worker.stop().await.unwrap();
         }
-        let [under_load, afterwards] = clocks.map(|clock| clock.counts);
+        let [under_load, afterwards] = windows.map(|window| window.counts);
         Measured {
-            plan: self.plan,
+            scenario: self.scenario,
             capacity,
             under_load,
             afterwards,
         }
     }
 
-    /// Has no worker for this long, and counts what is called from two seconds after that.
+    /// Stops the worker for this long, and counts the calls from two seconds after it is back.
     async fn outage(mut self, lasts: Duration) -> Arc<Counts> {
         let [before, settles, measured] = [2, 2, 2].map(Duration::from_secs);
         let from = before + lasts + settles;
-        let clock = Clock {
-            begun: Instant::now(),
-            deadline: self.plan.deadline,
+        let window = MeasuredWindow {
+            start_time: Instant::now(),
+            deadline: self.scenario.deadline,
             from,
             until: from + measured,
             counts: Arc::default(),
         };
         let handle = self.handle();
-        let clients = [ClientBuilder::new(&handle).batching(self.plan.batches).build()];
-        let (clocks, mut calls) = ([clock.clone()], JoinSet::new());
-        let rate = self.plan.nominal_capacity() * self.plan.load;
-        let worker = self.start(&clock).await;
-        self.offer(rate, before, &clocks, &clients, &mut calls).await;
+        let clients = [ClientBuilder::new(&handle)
+            .batching(self.scenario.batches)
+            .build()];
+        let (windows, mut calls) = ([window.clone()], JoinSet::new());
+        let rate = self.scenario.nominal_capacity() * self.scenario.load;
+        let worker = self.start(&window).await;
+        self.offer(rate, before, &windows, &clients, &mut calls).await;
         worker.stop().await.unwrap();
-        self.offer(rate, before + lasts, &clocks, &clients, &mut calls)
+        self.offer(rate, before + lasts, &windows, &clients, &mut calls)
             .await;
-        let worker = self.start(&clock).await;
-        self.offer(rate, clock.until, &clocks, &clients, &mut calls).await;
+        let worker = self.start(&window).await;
+        self.offer(rate, window.until, &windows, &clients, &mut calls)
+            .await;
         while let Some(ended) = calls.join_next().await {
             ended.unwrap();
         }
         worker.stop().await.unwrap();
-        clock.counts
+        window.counts
     }
 }
 
-/// What came of a world.
+/// The result of a simulation.
 #[derive(Debug)]
 struct Measured {
-    plan: Plan,
-    /// In calls a second.
+    scenario: Scenario,
+    /// In calls per second.
     capacity: f64,
     under_load: Arc<Counts>,
-    /// Long after the load.
+    /// After recovery.
     afterwards: Arc<Counts>,
 }
 
 impl Measured {
-    /// The part of the calls that were possible which were answered.
+    /// Returns the share of possible calls that were answered.
     fn goodput(&self) -> f64 {
-        let possible = self.capacity * self.plan.measured.as_secs_f64();
+        let possible = self.capacity * self.scenario.measured.as_secs_f64();
         read(&self.under_load.answered) / read(&self.under_load.made).min(possible)
     }
 
-    /// The part of the methods that ran for callers which had given up.
+    /// Returns the share of methods that finished after their caller had timed out.
     fn wasted(&self) -> f64 {
         read(&self.under_load.wasted) / read(&self.under_load.ran).max(1.0)
     }
 
-    /// The part of the calls that were answered after the load.
+    /// Returns the share of calls that were answered after the overload.
     fn afterwards(&self) -> f64 {
         read(&self.afterwards.answered) / read(&self.afterwards.made).max(1.0)
     }
@@ -352,11 +359,11 @@ fn read(count: &AtomicU32) -> f64 {
     f64::from(count.load(Ordering::Relaxed))
 }
 
-fn measure(seed: u64, plan: Plan) -> Measured {
-    happen(seed, plan, World::happen)
+fn measure(seed: u64, scenario: Scenario) -> Measured {
+    run(seed, scenario, Simulation::run)
 }
 
-fn happen<T>(seed: u64, plan: Plan, course: impl AsyncFnOnce(World) -> T) -> T {
+fn run<T>(seed: u64, scenario: Scenario, course: impl AsyncFnOnce(Simulation) -> T) -> T {
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -364,32 +371,36 @@ fn happen<T>(seed: u64, plan: Plan, course: impl AsyncFnOnce(World) -> T) -> T {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let world = World {
+        let simulation = Simulation {
             rng: Rng::with_seed(!seed),
-            weather: Weather::new(seed, plan.latency),
+            network: Network::new(seed, scenario.latency),
             broker: InProcessBroker::new(),
-            plan,
+            scenario,
         };
-        course(world).await
+        course(simulation).await
     })
 }
 
-/// What is wrong with a world, for a person to read.
-fn complaint(seed: u64) -> Option<String> {
-    let measured = measure(seed, Plan::new(seed));
-    let Measured { plan, .. } = &measured;
+/// Runs a simulation. Returns a report if it misses a goal.
+fn report(seed: u64) -> Option<String> {
+    let measured = measure(seed, Scenario::new(seed));
+    let Measured { scenario, .. } = &measured;
     let [goodput, wasted, after] = [measured.goodput(), measured.wasted(), measured.afterwards()];
     let mut broken = Vec::new();
-    // Calls come at random: there are moments of overload at any load.
-    let least = if plan.load < 1.0 { 0.9 } else { 0.8 };
+    // Calls are random, so there are moments of overload at any load.
+    let least = if scenario.load < 1.0 { 0.9 } else { 0.8 };
     if goodput < least {
-        broken.push(format!("only {goodput:.2} of what was possible was answered"));
+        broken.push(format!("only {goodput:.2} of the possible calls were answered"));
     }
     if wasted > 0.03 {
-        broken.push(format!("{wasted:.2} of what ran was for nobody"));
+        broken.push(format!(
+            "{wasted:.2} of the methods ran for callers that had timed out"
+        ));
     }
-    if plan.recovers && after < 0.97 {
-        broken.push(format!("only {after:.2} was answered when the overload was over"));
+    if scenario.recovers && after < 0.97 {
+        broken.push(format!(
+            "only {after:.2} of the calls were answered after the overload"
+        ));
     }
     explain(seed, &broken, &measured)
 }
@@ -399,7 +410,7 @@ fn explain(seed: u64, broken: &[String], measured: &Measured) -> Option<String> 
     Some(format!("OVERLOAD={seed}: {broken}\n{measured:#?}"))
 }
 
-/// Those that are asked for, or this many.
+/// Returns the seeds that the environment asks for, or the default number of seeds.
 fn seeds(default: u64) -> std::ops::Range<u64> {
     match setting("OVERLOAD") {
         Some(seed) => seed..seed + 1,
@@ -407,34 +418,39 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
     }
 }
 
-fn assert_none(complaints: impl Iterator<Item = String>) {
-    let complaints: Vec<_> = complaints.collect();
-    let worlds = complaints.len();
-    assert!(worlds == 0, "{worlds} worlds:\n{}", complaints.join("\n"));
+fn assert_none(reports: impl Iterator<Item = String>) {
+    let reports: Vec<_> = reports.collect();
+    let failures = reports.len();
+    assert!(
+        failures == 0,
+        "{failures} simulations failed:\n{}",
+        reports.join("\n")
+    );
 }
 
 #[test]
 fn overload_costs_no_goodput() {
-    assert_none(seeds(DEFAULT_SEEDS).filter_map(complaint));
+    assert_none(seeds(DEFAULT_SEEDS).filter_map(report));
 }
 
-/// Worlds whose callers do not hold calls back, so that the workers alone prevent the worst.
-/// Messages take no time: replies that come too late are no fault of the workers.
-fn with_plain_callers(seed: u64) -> Plan {
-    let mut plan = Plan::new(seed);
-    plan.adapts = false;
-    plan.latency = 0;
-    plan.load = plan.load.max(1.2);
-    // Until requests wait for as long as their time. Of few calls, chance decides.
-    plan.warm_up = 8 * plan.deadline;
-    let enough = Duration::from_secs_f64(500.0 / plan.nominal_capacity());
-    plan.measured = plan.measured.max(enough);
-    plan
+/// A scenario whose callers do not limit their calls, so that only the workers protect the goodput.
+/// Messages take no time, as the workers cannot know of replies that arrive too late.
+fn with_plain_callers(seed: u64) -> Scenario {
+    let mut scenario = Scenario::new(seed);
+    scenario.adapts = false;
+    scenario.latency = 0;
+    scenario.load = scenario.load.max(1.2);
+    // Long enough for requests to wait as long as their deadline, and for a meaningful number of
+    // calls.
+    scenario.warm_up = 8 * scenario.deadline;
+    let enough = Duration::from_secs_f64(500.0 / scenario.nominal_capacity());
+    scenario.measured = scenario.measured.max(enough);
+    scenario
 }
 
 #[test]
 fn admission_alone_keeps_the_goodput_of_callers_that_do_not_adapt() {
-    let complaints = seeds(DEFAULT_SEEDS / 4).filter_map(|seed| {
+    let reports = seeds(DEFAULT_SEEDS / 4).filter_map(|seed| {
         let measured = measure(seed, with_plain_callers(seed));
         let broken = [
             (measured.goodput() < 0.9).then(|| format!("goodput {:.2}", measured.goodput())),
@@ -442,14 +458,14 @@ fn admission_alone_keeps_the_goodput_of_callers_that_do_not_adapt() {
         ];
         explain(seed, &broken.into_iter().flatten().collect::<Vec<_>>(), &measured)
     });
-    assert_none(complaints);
+    assert_none(reports);
 }
 
 #[test]
-fn a_caller_that_cannot_take_its_replies_in_time_makes_fewer_calls() {
+fn a_caller_that_cannot_receive_its_replies_in_time_makes_fewer_calls() {
     for (deadline, batches) in [(200, true), (500, false)] {
         let deadline = Duration::from_millis(deadline);
-        let plan = Plan {
+        let scenario = Scenario {
             workers: 4,
             concurrency: 8,
             work: Duration::from_millis(10),
@@ -457,14 +473,14 @@ fn a_caller_that_cannot_take_its_replies_in_time_makes_fewer_calls() {
             callers: 1,
             batches,
             adapts: true,
-            // The workers could do twice as much as reaches the caller.
+            // The workers can send twice as many replies as the caller can receive.
             latency: 1,
             load: 1.2,
             warm_up: Duration::from_secs(3) + 4 * deadline,
             measured: Duration::from_secs(2),
             recovers: true,
         };
-        let measured = measure(7, plan);
+        let measured = measure(7, scenario);
         assert!(measured.goodput() > 0.6, "{measured:#?}");
         assert!(measured.afterwards() > 0.97, "{measured:#?}");
     }
@@ -473,16 +489,18 @@ fn a_caller_that_cannot_take_its_replies_in_time_makes_fewer_calls() {
 #[test]
 fn calls_are_answered_as_before_two_seconds_after_an_outage() {
     for (work, deadline, batches) in [(10, 200, false), (20, 1000, true), (100, 500, true)] {
-        let plan = Plan {
+        let scenario = Scenario {
             workers: 1,
             concurrency: 8,
             work: Duration::from_millis(work),
             deadline: Duration::from_millis(deadline),
             batches,
             load: 0.5,
-            ..Plan::new(0)
+            ..Scenario::new(0)
         };
-        let counts = happen(7, plan, async |world| world.outage(Duration::from_secs(20)).await);
+        let counts = run(7, scenario, async |simulation| {
+            simulation.outage(Duration::from_secs(20)).await
+        });
         let answered = read(&counts.answered) / read(&counts.made);
         assert!(answered > 0.97, "{answered} with {work} ms of {deadline} ms");
     }

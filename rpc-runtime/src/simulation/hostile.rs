@@ -1,45 +1,46 @@
-//! Somebody who may publish to every queue of a world, and wants to do harm. Nothing of it is for a method to see, so all promises hold.
+//! Messages of a hostile peer, which may publish to every queue. No method sees any of them, so
+//! they must not break a promise.
 
 use bytes::Bytes;
 use fastrand::Rng;
 use uuid::Uuid;
 
-use super::world::{BATCHED_QUEUE, QUEUE};
+use super::cluster::{BATCHED_QUEUE, QUEUE};
 use crate::protocol::{BATCH_TYPE, Message, Properties, ShortStr};
 use crate::transport::memory::faults::MALFORMED_HEADER;
 use crate::transport::memory::{InProcessBroker, MemoryTransport};
 
-/// A message of a stranger's.
+/// A message that a hostile peer publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Hostility {
+pub(super) struct HostileMessage {
     content: Content,
-    /// The properties cannot be read.
+    /// Whether its properties are malformed.
     is_malformed: bool,
-    to: To,
+    target: Target,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
-    /// Bytes that are no arguments, and no result.
+    /// Bytes that are neither arguments nor a result.
     Garbage,
-    /// The method does not exist, or the reply is of no kind that is known.
+    /// An unknown method, or a reply of an unknown type.
     Unknown,
-    /// It is to be compressed, or in a content type that is not known.
+    /// An unknown content type.
     Foreign,
-    /// Several calls or answers in one message, that cannot be read.
+    /// A batch that cannot be decoded.
     Batch,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum To {
+enum Target {
     Requests,
     BatchedRequests,
     /// The reply address of this caller.
     Replies(usize),
 }
 
-impl Hostility {
-    pub(super) fn any(rng: &mut Rng, callers: usize) -> Self {
+impl HostileMessage {
+    pub(super) fn random(rng: &mut Rng, callers: usize) -> Self {
         Self {
             content: [
                 Content::Garbage,
@@ -48,24 +49,24 @@ impl Hostility {
                 Content::Batch,
             ][rng.usize(..4)],
             is_malformed: rng.bool(),
-            to: match rng.u8(..3) {
-                0 => To::Requests,
-                1 => To::BatchedRequests,
-                _ => To::Replies(rng.usize(..callers)),
+            target: match rng.u8(..3) {
+                0 => Target::Requests,
+                1 => Target::BatchedRequests,
+                _ => Target::Replies(rng.usize(..callers)),
             },
         }
     }
 
-    /// Publishes it.
-    pub(super) fn happen<'a>(
+    /// Publishes the message.
+    pub(super) fn publish<'a>(
         self,
         broker: &InProcessBroker,
         transport_of: impl FnOnce(usize) -> &'a MemoryTransport,
     ) {
-        match self.to {
-            To::Requests => broker.inject(QUEUE, self.message("read")),
-            To::BatchedRequests => broker.inject(BATCHED_QUEUE, self.message(BATCH_TYPE)),
-            To::Replies(caller) => {
+        match self.target {
+            Target::Requests => broker.inject(QUEUE, self.message("read")),
+            Target::BatchedRequests => broker.inject(BATCHED_QUEUE, self.message(BATCH_TYPE)),
+            Target::Replies(caller) => {
                 for address in transport_of(caller).reply_queues() {
                     broker.inject(&address, self.message("result"));
                 }
@@ -83,9 +84,9 @@ impl Hostility {
         let mut properties = Properties {
             kind: Some(ShortStr::from_static(kind)),
             content_type: Some(ShortStr::from_static(content_type)),
-            // Of no call.
+            // No call has this id.
             correlation_id: Some(ShortStr::from_uuid(Uuid::nil())),
-            reply_to: Some(ShortStr::from_static("amq.gen-stranger")),
+            reply_to: Some(ShortStr::from_static("amq.gen-hostile")),
             ..Properties::default()
         };
         if self.is_malformed {

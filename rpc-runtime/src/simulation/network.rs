@@ -1,4 +1,4 @@
-//! How long messages are on their way, and whether they outlive their connection.
+//! The simulated network: how long messages take, and whether they outlive their connection.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,27 +8,28 @@ use tokio::time::Instant;
 
 use crate::transport::memory::faults::{Leg, Road};
 
-/// What all ways of a world have in common.
+/// The state that all links of a simulation share.
 #[derive(Debug)]
-pub(super) struct Weather(Mutex<State>);
+pub(super) struct Network(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
     rng: Rng,
+    /// The maximum latency of a message, in milliseconds, unless it is delayed.
     latency: u64,
-    /// What was sent before is lost for good.
+    /// Messages that were sent before are lost.
     broker_started: Instant,
 }
 
-/// One connection's way.
+/// The link of one connection.
 #[derive(Debug)]
-struct Way {
-    weather: Arc<Weather>,
-    /// When the last message that was sent arrives at the broker: none overtakes it.
+struct NetworkLink {
+    network: Arc<Network>,
+    /// When the last sent message arrives at the broker. Later messages arrive after it.
     last_arrival: Mutex<Instant>,
 }
 
-impl Weather {
+impl Network {
     pub(super) fn new(seed: u64, latency: u64) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {
             rng: Rng::with_seed(seed),
@@ -37,23 +38,23 @@ impl Weather {
         })))
     }
 
-    pub(super) fn way(self: &Arc<Self>) -> Arc<dyn Road> {
-        Arc::new(Way {
-            weather: Arc::clone(self),
+    pub(super) fn link(self: &Arc<Self>) -> Arc<dyn Road> {
+        Arc::new(NetworkLink {
+            network: Arc::clone(self),
             last_arrival: Mutex::new(Instant::now()),
         })
     }
 
-    pub(super) fn broker_restarts(&self) {
+    pub(super) fn broker_restarted(&self) {
         self.0.lock().unwrap().broker_started = Instant::now();
     }
 }
 
-impl Road for Way {
+impl Road for NetworkLink {
     fn trip(&self, leg: Leg) -> Duration {
-        let State { rng, latency, .. } = &mut *self.weather.0.lock().unwrap();
-        let held_up = if rng.u8(..20) == 0 { 10 } else { 1 };
-        let time = Duration::from_millis(held_up * rng.u64(..=*latency));
+        let State { rng, latency, .. } = &mut *self.network.0.lock().unwrap();
+        let delay = if rng.u8(..20) == 0 { 10 } else { 1 };
+        let time = Duration::from_millis(delay * rng.u64(..=*latency));
         if leg == Leg::Down {
             return time;
         }
@@ -63,7 +64,7 @@ impl Road for Way {
     }
 
     fn outlives_its_connection(&self, sent: Instant) -> bool {
-        let state = &mut *self.weather.0.lock().unwrap();
+        let state = &mut *self.network.0.lock().unwrap();
         state.rng.bool() && state.broker_started < sent
     }
 }

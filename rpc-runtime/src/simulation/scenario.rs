@@ -1,52 +1,54 @@
-//! What happens in a world, all of it drawn from one seed: who is there, what is called, and what goes wrong when.
+//! The scenario of a simulation, generated from a seed: callers, workers, calls, and faults over
+//! time.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::stranger::Hostility;
+use super::hostile::HostileMessage;
 use crate::transport::{ReplyQueue, Role};
 
-/// By then the workers serve, and the first calls are made.
+/// When the first calls are made. The workers have started by then.
 const START: Duration = Duration::from_secs(5);
 
-/// From then on nothing goes wrong any more.
-pub(super) const HORIZON: Duration = Duration::from_secs(25);
+/// No fault is injected after this time.
+pub(super) const FAULTS_END: Duration = Duration::from_secs(25);
 
-/// The limit of a call that has time for whatever goes wrong and for its mending.
-pub(super) const PATIENT: Duration = Duration::from_secs(300);
+/// A timeout that is longer than all faults and their recovery together.
+pub(super) const LONG_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct Scenario {
     pub(super) profile: Profile,
-    pub(super) callers: Vec<CallerPlan>,
+    pub(super) callers: Vec<CallerConfig>,
     pub(super) workers: usize,
-    /// Whether each worker takes batched calls.
-    pub(super) takes_batches: Vec<bool>,
+    /// Whether each worker accepts batches.
+    pub(super) worker_batching: Vec<bool>,
     pub(super) concurrency: u16,
-    /// How long a message is on its way to the broker or from there, in milliseconds, unless it is held up.
+    /// The maximum latency between a peer and the broker, in milliseconds, unless a message is
+    /// delayed.
     pub(super) latency: u64,
-    /// By their ids.
-    pub(super) calls: Vec<CallPlan>,
-    /// In the order of time.
-    pub(super) faults: Vec<(Duration, Fault)>,
+    /// Indexed by id.
+    pub(super) calls: Vec<PlannedCall>,
+    /// In order of time.
+    pub(super) faults: Vec<(Duration, InjectedFault)>,
 }
 
-/// Which things can go wrong. Where it is little, more can be asked of the calls.
+/// Which faults are injected. With fewer kinds of faults, calls must keep more promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Profile {
-    /// Nothing, but workers are stopped and started.
+    /// Workers are stopped and started, nothing else.
     Calm,
-    /// The one worker loses its connections.
+    /// The only worker loses its connections.
     CutWorker,
-    /// A few kinds, or all.
+    /// Some or all kinds of faults.
     Storm,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct CallerPlan {
+pub(super) struct CallerConfig {
     pub(super) replies: ReplyQueue,
-    pub(super) waits_for_server: bool,
+    pub(super) wait_for_server: bool,
     pub(super) batches: bool,
 }
 
@@ -61,14 +63,14 @@ pub(super) enum Method {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct CallPlan {
+pub(super) struct PlannedCall {
     pub(super) caller: usize,
     pub(super) method: Method,
-    /// Nothing: after all has been mended.
+    /// `None` for a call that is made after all faults are over.
     pub(super) at: Option<Duration>,
-    pub(super) limit: Duration,
-    /// When the caller drops it.
-    pub(super) given_up_after: Option<Duration>,
+    pub(super) timeout: Duration,
+    /// How long after its start the caller drops the call, if it does.
+    pub(super) cancelled_after: Option<Duration>,
     /// How long the method takes.
     pub(super) work: Duration,
     pub(super) panics: bool,
@@ -81,8 +83,8 @@ pub(super) enum Peer {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// A connection is lost, which the broker notices so much later.
+pub(super) enum InjectedFault {
+    /// A connection is lost. The broker notices after `notice`.
     Cut {
         peer: Peer,
         role: Role,
@@ -92,43 +94,43 @@ pub(super) enum Fault {
         peer: Peer,
         role: Role,
     },
-    /// The broker reads nothing that the peer publishes.
+    /// The broker blocks the peer's publishing connection.
     Block {
         peer: Peer,
     },
     Unblock {
         peer: Peer,
     },
-    /// A worker's process ends, which the broker notices so much later.
+    /// A worker's process crashes. The broker notices after `notice`.
     Crash {
         worker: usize,
         notice: Duration,
     },
-    /// A worker is told to stop.
+    /// A worker shuts down gracefully.
     Stop {
         worker: usize,
     },
     Start {
         worker: usize,
     },
-    /// The broker goes down, and forgets what is transient.
+    /// The broker goes down and loses its transient state.
     BrokerDown,
     BrokerUp,
-    DeleteRequests,
-    DeleteReplies {
+    DeleteRequestQueues,
+    DeleteReplyQueues {
         caller: usize,
     },
-    /// A task of this name panics, a caller's or a worker's, when it has its next turn.
+    /// The next task of this name that runs panics, in a caller or a worker.
     Panic {
         task: &'static str,
     },
-    /// A stranger publishes something.
-    Stranger(Hostility),
-    /// Each reply comes twice from now on, or once again.
-    EchoReplies(bool),
+    /// A hostile peer publishes a message.
+    HostileMessage(HostileMessage),
+    /// From now on, each reply is delivered twice (`true`) or once.
+    DuplicateReplies(bool),
 }
 
-/// The tasks that handles and servers have, over whichever transport.
+/// The names of the background tasks of handles and servers.
 const TASKS: [&str; 6] = [
     "reply consumer",
     "outgoing requests",
@@ -138,7 +140,7 @@ const TASKS: [&str; 6] = [
     "discovery",
 ];
 
-/// What goes wrong, and is mended again.
+/// A kind of disturbance: one or more faults and their repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Incident {
     Cut,
@@ -148,8 +150,8 @@ enum Incident {
     Crash,
     Stop,
     BrokerRestart,
-    DeleteRequests,
-    DeleteReplies,
+    DeleteRequestQueues,
+    DeleteReplyQueues,
     Panics,
 }
 
@@ -161,12 +163,12 @@ const INCIDENTS: [Incident; 10] = [
     Incident::Crash,
     Incident::Stop,
     Incident::BrokerRestart,
-    Incident::DeleteRequests,
-    Incident::DeleteReplies,
+    Incident::DeleteRequestQueues,
+    Incident::DeleteReplyQueues,
     Incident::Panics,
 ];
 
-impl Plan {
+impl Scenario {
     pub(super) fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let profile = match rng.u8(..10) {
@@ -174,96 +176,105 @@ impl Plan {
             1 => Profile::CutWorker,
             _ => Profile::Storm,
         };
-        let callers: Vec<_> = (0..rng.usize(1..=3)).map(|_| CallerPlan::new(&mut rng)).collect();
+        let callers: Vec<_> = (0..rng.usize(1..=3))
+            .map(|_| CallerConfig::new(&mut rng))
+            .collect();
         let calls = calls(&mut rng, callers.len());
         let workers = match profile {
             Profile::CutWorker => 1,
             Profile::Calm | Profile::Storm => [1, 1, 2, 3][rng.usize(..4)],
         };
-        // All, none, or some.
+        // All workers, none, or some.
         let batching = rng.u8(..4);
-        let mut takes_batches = || match batching {
+        let mut worker_batching = || match batching {
             ..2 => true,
             2 => rng.bool(),
             _ => false,
         };
-        let mut plan = Self {
+        let mut scenario = Self {
             profile,
             workers,
-            takes_batches: std::iter::repeat_with(&mut takes_batches).take(workers).collect(),
+            worker_batching: std::iter::repeat_with(&mut worker_batching)
+                .take(workers)
+                .collect(),
             concurrency: rng.u16(1..=5),
             latency: [0, 2, 20, 200][rng.usize(..4)],
             callers,
             calls,
             faults: Vec::new(),
         };
-        plan.draw_faults(&mut rng);
-        // Of their own, so that a seed's other faults do not depend on them.
-        plan.draw_strangers(&mut Rng::with_seed(!seed));
-        plan
+        scenario.draw_faults(&mut rng);
+        // From a generator of its own, so that it does not change the seed's other faults.
+        scenario.draw_hostile_messages(&mut Rng::with_seed(!seed));
+        scenario
     }
 
-    /// When requests are lost of which nobody is told, for the first time.
-    pub(super) fn requests_deleted(&self) -> Option<Duration> {
-        let is_deletion = |(_, fault): &&(Duration, Fault)| *fault == Fault::DeleteRequests;
+    /// Returns when the request queues are first deleted. Requests in them are lost silently.
+    pub(super) fn queues_deleted_at(&self) -> Option<Duration> {
+        let is_deletion =
+            |(_, fault): &&(Duration, InjectedFault)| *fault == InjectedFault::DeleteRequestQueues;
         self.faults.iter().find(is_deletion).map(|(at, _)| *at)
     }
 
     fn draw_faults(&mut self, rng: &mut Rng) {
-        // Not all kinds in every world: some bugs show only where nothing else disturbs them.
+        // Not all kinds in every scenario: other faults may hide a bug.
         let kinds: Vec<_> = match self.profile {
             Profile::Calm => vec![Incident::Stop],
             Profile::CutWorker => vec![Incident::Cut, Incident::Flapping],
-            // Who is away while the broker forgets has lost more than the connection.
+            // A peer that is disconnected during a broker restart loses its transient queues.
             Profile::Storm if rng.u8(..4) == 0 => vec![Incident::Cut, Incident::BrokerRestart],
             Profile::Storm => {
                 let often = rng.f32();
                 let some = INCIDENTS.into_iter().filter(|_| rng.f32() < often).collect();
-                match Vec::is_empty(&some) {
-                    true => vec![INCIDENTS[rng.usize(..INCIDENTS.len())]],
-                    false => some,
+                if Vec::is_empty(&some) {
+                    vec![INCIDENTS[rng.usize(..INCIDENTS.len())]]
+                } else {
+                    some
                 }
             }
         };
-        let mut at = any_time(rng);
+        let mut at = random_time(rng);
         for _ in 0..rng.usize(1..=12) {
             let kind = kinds[rng.usize(..kinds.len())];
-            at = match rng.bool() {
-                // While the last one is not mended yet, as often as not.
-                true => at + pause(rng),
-                false => self.moment(rng),
+            // Often before the last incident is repaired.
+            at = if rng.bool() {
+                at + outage_duration(rng)
+            } else {
+                self.time_near_a_call(rng)
             };
             self.draw_incident(rng, kind, at);
         }
-        self.faults.retain(|(at, _)| *at < HORIZON);
+        self.faults.retain(|(at, _)| *at < FAULTS_END);
         self.faults.sort_by_key(|(at, _)| *at);
     }
 
-    /// Somebody does harm in every other world, beside whatever else goes wrong.
-    fn draw_strangers(&mut self, rng: &mut Rng) {
+    /// Adds hostile messages to half of the scenarios.
+    fn draw_hostile_messages(&mut self, rng: &mut Rng) {
         if rng.bool() {
             return;
         }
         for _ in 0..rng.usize(1..=60) {
-            let hostility = Hostility::any(rng, self.callers.len());
-            let at = whole_millis(self.moment(rng));
-            self.faults.push((at, Fault::Stranger(hostility)));
+            let message = HostileMessage::random(rng, self.callers.len());
+            let at = whole_millis(self.time_near_a_call(rng));
+            self.faults.push((at, InjectedFault::HostileMessage(message)));
         }
         if rng.bool() {
-            self.faults.push((any_time(rng), Fault::EchoReplies(true)));
-            self.faults.push((HORIZON, Fault::EchoReplies(false)));
+            self.faults
+                .push((random_time(rng), InjectedFault::DuplicateReplies(true)));
+            self.faults
+                .push((FAULTS_END, InjectedFault::DuplicateReplies(false)));
         }
-        self.faults.retain(|(at, _)| *at <= HORIZON);
+        self.faults.retain(|(at, _)| *at <= FAULTS_END);
         self.faults.sort_by_key(|(at, _)| *at);
     }
 
-    /// Any time, or one at which a call is under way.
-    fn moment(&self, rng: &mut Rng) -> Duration {
+    /// Returns a random time, in half of the cases one while a call is in flight.
+    fn time_near_a_call(&self, rng: &mut Rng) -> Duration {
         let call = self.calls[rng.usize(..self.calls.len())];
         let Some(begun) = call.at.filter(|_| rng.bool()) else {
-            return any_time(rng);
+            return random_time(rng);
         };
-        // Its end, when replies and confirms are on their way, as often as any other part of it.
+        // In half of these cases at its end, when replies and confirms are in flight.
         let done = if rng.bool() { 1.0 } else { rng.f32() };
         begun + call.work.mul_f32(done) + millis(rng, 6 * self.latency + 2)
     }
@@ -272,10 +283,8 @@ impl Plan {
         let mut fault = |at: Duration, fault| self.faults.push((whole_millis(at), fault));
         let peer = match self.profile {
             Profile::CutWorker => Peer::Worker(0),
-            _ => match rng.bool() {
-                true => Peer::Caller(rng.usize(..self.callers.len())),
-                false => Peer::Worker(rng.usize(..self.workers)),
-            },
+            _ if rng.bool() => Peer::Caller(rng.usize(..self.callers.len())),
+            _ => Peer::Worker(rng.usize(..self.workers)),
         };
         let roles: &[Role] = match rng.u8(..3) {
             0 => &[Role::Publishing],
@@ -290,65 +299,65 @@ impl Plan {
         };
         match incident {
             Incident::Cut => {
-                let mended = at + pause(rng);
+                let repaired = at + outage_duration(rng);
                 for &role in roles {
-                    fault(at, Fault::Cut { peer, role, notice });
-                    fault(mended, Fault::Mend { peer, role });
+                    fault(at, InjectedFault::Cut { peer, role, notice });
+                    fault(repaired, InjectedFault::Mend { peer, role });
                 }
             }
             Incident::Flapping => {
                 let mut at = at;
                 for _ in 0..rng.u8(3..=8) {
-                    let mended = at + millis(rng, 50);
+                    let repaired = at + millis(rng, 50);
                     for &role in roles {
-                        fault(at, Fault::Cut { peer, role, notice });
-                        fault(mended, Fault::Mend { peer, role });
+                        fault(at, InjectedFault::Cut { peer, role, notice });
+                        fault(repaired, InjectedFault::Mend { peer, role });
                     }
-                    at = mended + millis(rng, 400);
+                    at = repaired + millis(rng, 400);
                 }
             }
             Incident::Outage => {
-                let mended = at + pause(rng);
+                let repaired = at + outage_duration(rng);
                 let callers = (0..self.callers.len()).map(Peer::Caller);
                 for peer in callers.chain((0..self.workers).map(Peer::Worker)) {
                     for &role in roles {
-                        fault(at, Fault::Cut { peer, role, notice });
-                        fault(mended, Fault::Mend { peer, role });
+                        fault(at, InjectedFault::Cut { peer, role, notice });
+                        fault(repaired, InjectedFault::Mend { peer, role });
                     }
                 }
             }
             Incident::Block => {
-                fault(at, Fault::Block { peer });
-                fault(at + pause(rng), Fault::Unblock { peer });
+                fault(at, InjectedFault::Block { peer });
+                fault(at + outage_duration(rng), InjectedFault::Unblock { peer });
             }
             Incident::Crash => {
-                fault(at, Fault::Crash { worker, notice });
-                fault(at + pause(rng), Fault::Start { worker });
+                fault(at, InjectedFault::Crash { worker, notice });
+                fault(at + outage_duration(rng), InjectedFault::Start { worker });
             }
             Incident::Stop => {
                 let mut at = at;
-                // More than once: it may be told to stop before it has quite begun.
+                // Repeatedly, so that it may have to stop while it still starts.
                 for _ in 0..rng.u8(1..=3) {
-                    fault(at, Fault::Stop { worker });
-                    at += pause(rng);
-                    fault(at, Fault::Start { worker });
+                    fault(at, InjectedFault::Stop { worker });
+                    at += outage_duration(rng);
+                    fault(at, InjectedFault::Start { worker });
                     at += millis(rng, 4 * self.latency + 2);
                 }
             }
             Incident::BrokerRestart => {
-                fault(at, Fault::BrokerDown);
-                fault(at + pause(rng), Fault::BrokerUp);
+                fault(at, InjectedFault::BrokerDown);
+                fault(at + outage_duration(rng), InjectedFault::BrokerUp);
             }
-            Incident::DeleteRequests => fault(at, Fault::DeleteRequests),
-            Incident::DeleteReplies => {
+            Incident::DeleteRequestQueues => fault(at, InjectedFault::DeleteRequestQueues),
+            Incident::DeleteReplyQueues => {
                 let caller = rng.usize(..self.callers.len());
-                fault(at, Fault::DeleteReplies { caller });
+                fault(at, InjectedFault::DeleteReplyQueues { caller });
             }
             Incident::Panics => {
                 let mut at = at;
                 for _ in 0..rng.u8(1..=4) {
                     let task = TASKS[rng.usize(..TASKS.len())];
-                    fault(at, Fault::Panic { task });
+                    fault(at, InjectedFault::Panic { task });
                     at += millis(rng, 400);
                 }
             }
@@ -356,7 +365,7 @@ impl Plan {
     }
 }
 
-impl CallerPlan {
+impl CallerConfig {
     fn new(rng: &mut Rng) -> Self {
         let replies = match rng.u8(..4) {
             0 => ReplyQueue::Exclusive,
@@ -365,23 +374,24 @@ impl CallerPlan {
         };
         Self {
             replies,
-            waits_for_server: rng.bool(),
+            wait_for_server: rng.bool(),
             batches: rng.u8(..4) > 0,
         }
     }
 }
 
-/// Some at any time, and of each caller one of each method after all has been mended.
-fn calls(rng: &mut Rng, callers: usize) -> Vec<CallPlan> {
-    // Quick methods are called several in one message, where several calls are made at once.
+/// Generates calls at random times, and for each caller one call of each method after all faults
+/// are over.
+fn calls(rng: &mut Rng, callers: usize) -> Vec<PlannedCall> {
+    // Several calls at once of quick methods are sent in batches.
     let quick = rng.u8(..3);
-    let mut calls: Vec<CallPlan> = Vec::new();
+    let mut calls: Vec<PlannedCall> = Vec::new();
     for _ in 0..rng.u8(5..=40) {
         let (caller, at) = match calls.last() {
             Some(last) if rng.u8(..4) < 3 * quick.min(1) => (last.caller, last.at),
-            _ => (rng.usize(..callers), Some(any_time(rng))),
+            _ => (rng.usize(..callers), Some(random_time(rng))),
         };
-        calls.push(CallPlan {
+        calls.push(PlannedCall {
             caller,
             method: match rng.u8(..10) {
                 ..4 => Method::Read,
@@ -389,13 +399,13 @@ fn calls(rng: &mut Rng, callers: usize) -> Vec<CallPlan> {
                 _ => Method::Note,
             },
             at,
-            limit: match rng.u8(..20) {
+            timeout: match rng.u8(..20) {
                 ..2 => millis(rng, 200),
                 2..8 => Duration::from_secs(1) + millis(rng, 4_000),
                 8..11 => Duration::from_secs(5) + millis(rng, 25_000),
-                _ => PATIENT,
+                _ => LONG_TIMEOUT,
             },
-            given_up_after: (rng.u8(..20) == 0).then(|| millis(rng, 500)),
+            cancelled_after: (rng.u8(..20) == 0).then(|| millis(rng, 500)),
             work: match rng.u8(..10) {
                 _ if quick > 0 && rng.u8(..10) < 8 => Duration::ZERO,
                 ..3 => Duration::ZERO,
@@ -406,15 +416,15 @@ fn calls(rng: &mut Rng, callers: usize) -> Vec<CallPlan> {
             panics: rng.u8(..30) == 0,
         });
     }
-    // By them the callers hear early of workers that take several in one message.
+    // From these first calls the callers learn which workers accept batches.
     if quick > 0 {
         for caller in 0..callers {
-            calls.extend([Method::Read, Method::Write].map(|method| CallPlan {
+            calls.extend([Method::Read, Method::Write].map(|method| PlannedCall {
                 caller,
                 method,
                 at: Some(START),
-                limit: PATIENT,
-                given_up_after: None,
+                timeout: LONG_TIMEOUT,
+                cancelled_after: None,
                 work: Duration::ZERO,
                 panics: false,
             }));
@@ -422,12 +432,12 @@ fn calls(rng: &mut Rng, callers: usize) -> Vec<CallPlan> {
     }
     for caller in 0..callers {
         calls.extend(
-            [Method::Read, Method::Write, Method::Note].map(|method| CallPlan {
+            [Method::Read, Method::Write, Method::Note].map(|method| PlannedCall {
                 caller,
                 method,
                 at: None,
-                limit: PATIENT,
-                given_up_after: None,
+                timeout: LONG_TIMEOUT,
+                cancelled_after: None,
                 work: Duration::from_millis(1),
                 panics: false,
             }),
@@ -436,8 +446,8 @@ fn calls(rng: &mut Rng, callers: usize) -> Vec<CallPlan> {
     calls
 }
 
-/// How long something stays broken.
-fn pause(rng: &mut Rng) -> Duration {
+/// Returns how long an outage lasts.
+fn outage_duration(rng: &mut Rng) -> Duration {
     match rng.u8(..4) {
         0 => Duration::ZERO,
         1 | 2 => millis(rng, 500),
@@ -445,17 +455,17 @@ fn pause(rng: &mut Rng) -> Duration {
     }
 }
 
-/// Up to so many.
+/// Returns a random duration of at most `limit` milliseconds.
 fn millis(rng: &mut Rng, limit: u64) -> Duration {
     Duration::from_millis(rng.u64(..=limit))
 }
 
-/// While things go wrong.
-fn any_time(rng: &mut Rng) -> Duration {
-    whole_millis(START + (HORIZON - START).mul_f32(rng.f32()))
+/// Returns a random time while faults are injected.
+fn random_time(rng: &mut Rng) -> Duration {
+    whole_millis(START + (FAULTS_END - START).mul_f32(rng.f32()))
 }
 
-/// The timer knows no less.
+/// Rounds down to the resolution of the timer.
 fn whole_millis(time: Duration) -> Duration {
     Duration::from_millis(time.as_millis().try_into().unwrap())
 }

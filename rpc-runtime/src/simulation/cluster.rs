@@ -1,0 +1,406 @@
+//! A simulated cluster: one broker, with callers and workers that communicate only through it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::history::{History, Outcome, Recorder};
+use super::network::Network;
+use super::scenario::{CallerConfig, FAULTS_END, InjectedFault, Method, Peer, Profile, Scenario};
+use crate::broker::{Broker, BrokerBuilder};
+use crate::client::ClientBuilder;
+use crate::error::ServerError;
+use crate::server::Server;
+use crate::service;
+use crate::transport::memory::{InProcessBroker, MemoryTransport};
+use crate::transport::{ReplyQueue, Role, injected};
+
+/// The service of the workers. Each method returns the id of its call.
+#[service(queue = "work")]
+trait Work {
+    #[rpc(idempotent)]
+    async fn read(&self, id: u64) -> u64;
+
+    async fn write(&self, id: u64) -> u64;
+
+    #[rpc(oneway)]
+    async fn note(&self, id: u64);
+}
+
+pub(super) const QUEUE: &str = "work";
+
+/// The queue for batches.
+pub(super) const BATCHED_QUEUE: &str = "work.batch";
+
+/// After this time without calls, nothing is in flight any more.
+const SETTLE_TIME: Duration = Duration::from_secs(120);
+
+/// A simulation that runs longer than this never ends.
+const MAX_DURATION: Duration = Duration::from_secs(3600);
+
+/// Runs a scenario and returns its history.
+pub(super) fn run(seed: u64, scenario: &Arc<Scenario>) -> History {
+    // The jitter of the backoff comes from the thread's own generator.
+    fastrand::seed(seed);
+    injected::clear();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let recorder = Recorder::new(scenario);
+        let cluster = Cluster::new(seed, Arc::clone(scenario), Arc::clone(&recorder));
+        if timeout(MAX_DURATION, cluster.run()).await.is_err() {
+            recorder.problem("the simulation did not end");
+        }
+        recorder.history()
+    })
+}
+
+/// A cluster while its scenario runs.
+struct Cluster {
+    scenario: Arc<Scenario>,
+    recorder: Arc<Recorder>,
+    network: Arc<Network>,
+    broker: InProcessBroker,
+    broker_is_up: bool,
+    callers: Vec<Process>,
+    workers: Vec<Option<Worker>>,
+    /// Workers that shut down gracefully.
+    stopping: Vec<Worker>,
+}
+
+/// A process of a caller or a worker, with its connections.
+struct Process {
+    transport: Arc<MemoryTransport>,
+    broker: Broker,
+    client: WorkClient,
+}
+
+struct Worker {
+    process: Process,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), ServerError>>,
+}
+
+impl Cluster {
+    fn new(seed: u64, scenario: Arc<Scenario>, recorder: Arc<Recorder>) -> Self {
+        let mut cluster = Self {
+            network: Network::new(seed, scenario.latency),
+            broker: InProcessBroker::new(),
+            broker_is_up: true,
+            callers: Vec::new(),
+            workers: Vec::new(),
+            stopping: Vec::new(),
+            scenario,
+            recorder,
+        };
+        let scenario = Arc::clone(&cluster.scenario);
+        cluster.callers = (scenario.callers.iter())
+            .map(|caller| cluster.connect(caller))
+            .collect();
+        cluster.workers = (0..scenario.workers)
+            .map(|number| Some(cluster.start(number)))
+            .collect();
+        cluster
+    }
+
+    async fn run(mut self) {
+        let scenario = Arc::clone(&self.scenario);
+        let begun = Instant::now();
+        let calls: Vec<_> = (0..scenario.calls.len())
+            .filter_map(|id| {
+                let at = begun + scenario.calls[id].at?;
+                let call = self.call(id);
+                Some(tokio::spawn(async move {
+                    sleep_until(at).await;
+                    call.await;
+                }))
+            })
+            .collect();
+        for (at, fault) in &scenario.faults {
+            sleep_until(begun + *at).await;
+            self.inject(fault);
+        }
+        sleep_until(begun + FAULTS_END).await;
+        self.heal();
+        join_all(calls).await;
+        sleep(SETTLE_TIME).await;
+        self.check_idle();
+
+        let last = (0..scenario.calls.len()).filter(|id| scenario.calls[*id].at.is_none());
+        join_all(last.map(|id| self.call(id))).await;
+        sleep(SETTLE_TIME).await;
+        self.check_idle();
+        self.shut_down().await;
+    }
+
+    fn inject(&mut self, fault: &InjectedFault) {
+        match *fault {
+            InjectedFault::Cut { peer, role, notice } => {
+                if let Some(process) = self.peer(peer) {
+                    process.transport.cut(role, notice);
+                }
+            }
+            InjectedFault::Mend { peer, role } if self.broker_is_up => {
+                if let Some(process) = self.peer(peer) {
+                    process.transport.mend(role);
+                }
+            }
+            InjectedFault::Mend { .. } => {}
+            InjectedFault::Block { peer } | InjectedFault::Unblock { peer } => {
+                if let Some(process) = self.peer(peer) {
+                    process
+                        .transport
+                        .block(matches!(fault, InjectedFault::Block { .. }));
+                }
+            }
+            InjectedFault::Crash { worker, notice } => {
+                if let Some(worker) = self.workers[worker].take() {
+                    worker.process.cut(notice);
+                    worker.task.abort();
+                }
+            }
+            InjectedFault::Stop { worker } => {
+                if let Some(worker) = self.workers[worker].take() {
+                    worker.stop.cancel();
+                    self.stopping.push(worker);
+                }
+            }
+            InjectedFault::Start { worker } => {
+                if self.workers[worker].is_none() {
+                    self.workers[worker] = Some(self.start(worker));
+                }
+            }
+            InjectedFault::BrokerDown => {
+                self.broker_is_up = false;
+                self.processes().for_each(|process| process.cut(Duration::ZERO));
+                self.network.broker_restarted();
+                self.broker.restart();
+            }
+            InjectedFault::BrokerUp => {
+                self.broker_is_up = true;
+                self.processes().for_each(Process::mend);
+            }
+            InjectedFault::DeleteRequestQueues => {
+                self.broker.delete(QUEUE);
+                self.broker.delete(BATCHED_QUEUE);
+            }
+            InjectedFault::DeleteReplyQueues { caller } => self.callers[caller].transport.expire_replies(),
+            InjectedFault::Panic { task } => injected::panic_next(task),
+            InjectedFault::HostileMessage(message) => {
+                let callers = &self.callers;
+                message.publish(&self.broker, |caller| &callers[caller].transport);
+            }
+            InjectedFault::DuplicateReplies(twice) => self.broker.echo_replies(twice),
+        }
+    }
+
+    /// Ends all faults and starts all workers.
+    fn heal(&mut self) {
+        self.broker_is_up = true;
+        injected::clear();
+        for process in self.processes() {
+            process.mend();
+            process.transport.block(false);
+        }
+        for number in 0..self.workers.len() {
+            self.inject(&InjectedFault::Start { worker: number });
+        }
+    }
+
+    /// Checks that all requests were handled and no call is in flight.
+    fn check_idle(&self) {
+        match self.broker.backlog(QUEUE) {
+            Some(0) => {}
+            backlog => self
+                .recorder
+                .problem(format!("requests are left in the queue: {backlog:?}")),
+        }
+        match self.broker.backlog(BATCHED_QUEUE) {
+            Some(0) | None => {}
+            backlog => self
+                .recorder
+                .problem(format!("batched requests are left in their queue: {backlog:?}")),
+        }
+        for caller in &self.callers {
+            let waiting = caller.broker.caller().in_flight();
+            if waiting > 0 {
+                self.recorder
+                    .problem(format!("{waiting} calls of a caller are still in flight"));
+            }
+        }
+    }
+
+    /// Stops all workers and callers.
+    async fn shut_down(mut self) {
+        for worker in self.stopping {
+            let stopped = worker.task.await;
+            let in_time = match &stopped {
+                Ok(Ok(())) => true,
+                // A worker that cannot publish its replies drains until its timeout.
+                Ok(Err(ServerError::DrainTimedOut { .. })) => self.scenario.profile != Profile::Calm,
+                _ => false,
+            };
+            if !in_time {
+                self.recorder
+                    .problem(format!("a worker did not stop cleanly: {stopped:?}"));
+            }
+        }
+        for worker in self.workers.drain(..).flatten() {
+            worker.stop.cancel();
+            let stopped = worker.task.await;
+            if !matches!(stopped, Ok(Ok(()))) {
+                self.recorder
+                    .problem(format!("a worker did not stop in the end: {stopped:?}"));
+            }
+        }
+        for caller in &self.callers {
+            caller.broker.close().await;
+        }
+        let queues = self.broker.queues();
+        let expected = 1 + usize::from(self.scenario.worker_batching.contains(&true));
+        if queues != expected {
+            self.recorder
+                .problem(format!("{queues} queues are left, but {expected} are expected"));
+        }
+    }
+
+    /// Makes a call and records its outcome.
+    fn call(&self, id: usize) -> impl Future<Output = ()> + use<> {
+        let planned = self.scenario.calls[id];
+        let client = self.callers[planned.caller].client.clone();
+        let recorder = Arc::clone(&self.recorder);
+        async move {
+            let number = id as u64;
+            let calling = async {
+                let answer = match planned.method {
+                    Method::Read => client.read(number).timeout(planned.timeout).await,
+                    Method::Write => client.write(number).timeout(planned.timeout).await,
+                    Method::Note => match client.note(number).timeout(planned.timeout).await {
+                        Ok(()) => return Outcome::Confirmed,
+                        Err(error) => Err(error),
+                    },
+                };
+                answer.map_or_else(Outcome::from, Outcome::Answered)
+            };
+            let begun = recorder.now();
+            let outcome = match planned.cancelled_after {
+                None => calling.await,
+                Some(limit) => timeout(limit, calling).await.unwrap_or(Outcome::Cancelled),
+            };
+            recorder.call_ended(id, begun, outcome);
+        }
+    }
+
+    fn connect(&self, caller: &CallerConfig) -> Process {
+        let (publishing, consuming) = (self.network.link(), self.network.link());
+        let transport = Arc::new(MemoryTransport::far(&self.broker, publishing, consuming));
+        let broker = BrokerBuilder::default()
+            .reply_queue(caller.replies)
+            .over(transport.clone());
+        let client = ClientBuilder::new(&broker)
+            .wait_for_server(caller.wait_for_server)
+            .batching(caller.batches)
+            .build();
+        let process = Process {
+            transport,
+            broker,
+            client,
+        };
+        if !self.broker_is_up {
+            process.cut(Duration::ZERO);
+        }
+        process
+    }
+
+    fn start(&self, number: usize) -> Worker {
+        // A worker makes no calls.
+        let process = self.connect(&CallerConfig {
+            replies: ReplyQueue::default(),
+            wait_for_server: false,
+            batches: false,
+        });
+        let service = RecordingService {
+            number,
+            scenario: Arc::clone(&self.scenario),
+            recorder: Arc::clone(&self.recorder),
+        };
+        let stop = CancellationToken::new();
+        let server = Server::new(&process.broker)
+            .concurrency(self.scenario.concurrency)
+            .batching(self.scenario.worker_batching[number])
+            .serve(WorkServer::new(service))
+            .run_until(stop.clone().cancelled_owned());
+        Worker {
+            process,
+            stop,
+            task: tokio::spawn(server),
+        }
+    }
+
+    fn peer(&self, peer: Peer) -> Option<&Process> {
+        match peer {
+            Peer::Caller(number) => Some(&self.callers[number]),
+            Peer::Worker(number) => self.workers[number].as_ref().map(|worker| &worker.process),
+        }
+    }
+
+    /// Returns all processes that run.
+    fn processes(&self) -> impl Iterator<Item = &Process> {
+        let workers = self.workers.iter().flatten().chain(&self.stopping);
+        self.callers.iter().chain(workers.map(|worker| &worker.process))
+    }
+}
+
+impl Process {
+    fn cut(&self, notice: Duration) {
+        self.transport.cut(Role::Publishing, notice);
+        self.transport.cut(Role::Consuming, notice);
+    }
+
+    fn mend(&self) {
+        self.transport.mend(Role::Publishing);
+        self.transport.mend(Role::Consuming);
+    }
+}
+
+/// The implementation of the service. It records its runs.
+struct RecordingService {
+    number: usize,
+    scenario: Arc<Scenario>,
+    recorder: Arc<Recorder>,
+}
+
+impl RecordingService {
+    async fn work(&self, id: u64) -> u64 {
+        let run = self.recorder.run_started(id, self.number);
+        let call = &self.scenario.calls[usize::try_from(id).unwrap()];
+        sleep(call.work).await;
+        if call.panics {
+            // Panics without printing a message.
+            std::panic::resume_unwind(Box::new("planned"));
+        }
+        self.recorder.run_finished(run);
+        id
+    }
+}
+
+impl Work for RecordingService {
+    async fn read(&self, id: u64) -> u64 {
+        self.work(id).await
+    }
+
+    async fn write(&self, id: u64) -> u64 {
+        self.work(id).await
+    }
+
+    async fn note(&self, id: u64) {
+        self.work(id).await;
+    }
+}
