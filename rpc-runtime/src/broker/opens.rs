@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::handle::Broker;
 use crate::client::{ClientBuilder, DynamicClient, InvalidDescription, ServiceClient};
 use crate::describe::ServiceDescription;
-use crate::discovery::{Discover, WorkerClient};
+use crate::discovery::{Discover, QueueDepth, WorkerClient};
+use crate::protocol::ShortStr;
 use crate::server::{Host, Server};
 
 impl<C: ServiceClient> ClientBuilder<C> {
@@ -93,5 +94,24 @@ impl Broker {
     /// See [`discovery`](crate::discovery) for who is found and who is not.
     pub fn discover(&self) -> Discover {
         Discover::new(Arc::clone(self.transport()), self.caller().names())
+    }
+
+    /// Asks the broker how many messages and consumers a queue has.
+    ///
+    /// Returns `None` if that is not known: there is no such queue, the RabbitMQ user may not ask
+    /// for it, its node is down, or the broker does not answer in time.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # let broker = rpc_runtime::Broker::in_process();
+    /// if let Some(depth) = broker.queue_depth("users").await {
+    ///     println!("{} messages, {} consumers", depth.messages, depth.consumers);
+    /// }
+    /// # }
+    /// ```
+    pub async fn queue_depth(&self, queue: &str) -> Option<QueueDepth> {
+        let queue = ShortStr::new(queue).ok()?;
+        self.transport().depth(&queue).await.map(QueueDepth::from)
     }
 }

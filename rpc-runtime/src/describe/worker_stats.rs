@@ -69,8 +69,10 @@ pub struct MethodStats {
     pub method: String,
     /// Requests that ran to their end.
     pub calls: u64,
-    /// Those of them that ended with the method's own error, or with a fault.
+    /// Those of them that ended with the method's own error or with a fault.
     pub failures: u64,
+    /// Those of the failures that are the method's own errors.
+    pub errors: u64,
     /// Requests that run now.
     pub in_flight: u64,
     /// Requests that were refused, as they could not be answered in time.
@@ -120,13 +122,15 @@ impl fmt::Display for WorkerStats {
                     method,
                     calls,
                     failures,
+                    errors,
                     in_flight,
                     shed,
                     ..
                 } = stats;
                 write!(
                     f,
-                    "\n{service}.{method} on {queue}: {calls} calls, {failures} failed, {shed} shed, "
+                    "\n{service}.{method} on {queue}: {calls} calls, {errors} errors, {} faults, {shed} shed, ",
+                    failures.saturating_sub(*errors)
                 )?;
                 write!(
                     f,
@@ -150,7 +154,8 @@ mod tests {
             service: "Store".into(),
             method: "get".into(),
             calls: 3,
-            failures: 1,
+            failures: 2,
+            errors: 1,
             in_flight: 2,
             shed: 4,
             mean_ns: 1_500_000,
@@ -172,7 +177,7 @@ mod tests {
             text.lines().skip(1).collect::<Vec<_>>(),
             [
                 "store: queue time 250ms, 5 admitted, 4 shed",
-                "Store.get on store: 3 calls, 1 failed, 4 shed, 2 in flight, mean 1.5ms, p99 2ms",
+                "Store.get on store: 3 calls, 1 errors, 1 faults, 4 shed, 2 in flight, mean 1.5ms, p99 2ms",
             ]
         );
         assert_eq!(stats.method("Store", "get"), Some(&get));

@@ -55,10 +55,12 @@
 mod collection;
 mod discover;
 mod found;
+mod queue_depth;
 mod worker_client;
 
 pub use discover::Discover;
 pub use found::{Discovered, FoundService};
+pub use queue_depth::QueueDepth;
 pub use worker_client::WorkerClient;
 
 pub use crate::describe::{

@@ -137,6 +137,7 @@ impl ServedQueue {
                 method: record.method.to_owned(),
                 calls: counted.calls,
                 failures: counted.failures,
+                errors: counted.errors,
                 in_flight: counted.in_flight,
                 shed: counted.shed,
                 mean_ns: nanos(counted.mean),

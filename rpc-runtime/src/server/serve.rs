@@ -19,7 +19,7 @@ use crate::service::{
     Arrival, Decision, Dispatcher, Handled, Id, Key, Names, NoReplyAddress, Origin, Received, Record,
     RequestLog, Rules, Tally, returns, run,
 };
-use crate::telemetry::{Event, Outcome, count};
+use crate::telemetry::{Event, count};
 use crate::transport::{Control, Delivery, Departure, Outgoing};
 
 /// How often a request is rejected at the most. Dead letters that come back by themselves would
@@ -365,7 +365,7 @@ impl Desk {
         // What was refused says nothing of how long the method takes: many a refusal would make it seem to take no time, and have callers
         // send as many calls to this worker as it cannot run.
         if handled.ran {
-            tally.add(&record.stats, took, handled.outcome != Outcome::Ok);
+            tally.add(&record.stats, took, handled.outcome);
             record.pace.ran(took);
         } else {
             count(Event::RequestRefused {

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::telemetry::Outcome;
+
 /// Counts of a method since its server started.
 ///
 /// Each count is true; what is read while requests end may be a request apart from another.
@@ -10,6 +12,7 @@ use std::time::Duration;
 pub(crate) struct MethodStats {
     calls: AtomicU64,
     failures: AtomicU64,
+    errors: AtomicU64,
     in_flight: AtomicU64,
     shed: AtomicU64,
     /// The sum of all times, in nanoseconds.
@@ -31,6 +34,8 @@ pub(crate) struct StatsSnapshot {
     pub(crate) calls: u64,
     /// Those of them that ended with the method's own error, or with a fault.
     pub(crate) failures: u64,
+    /// Those of the failures that are the method's own errors.
+    pub(crate) errors: u64,
     /// Requests that run now.
     pub(crate) in_flight: u64,
     /// Requests that were refused, as they could not be answered in time.
@@ -48,6 +53,7 @@ impl Default for MethodStats {
         Self {
             calls: AtomicU64::default(),
             failures: AtomicU64::default(),
+            errors: AtomicU64::default(),
             in_flight: AtomicU64::default(),
             shed: AtomicU64::default(),
             total: AtomicU64::default(),
@@ -74,6 +80,7 @@ impl MethodStats {
         StatsSnapshot {
             calls,
             failures: self.failures.load(Ordering::Relaxed),
+            errors: self.errors.load(Ordering::Relaxed),
             in_flight: self.in_flight.load(Ordering::Relaxed),
             shed: self.shed.load(Ordering::Relaxed),
             mean: Duration::from_nanos(total.checked_div(calls).unwrap_or(0)),
@@ -127,12 +134,13 @@ pub(crate) struct Tally<'a> {
     size: usize,
     calls: u64,
     failures: u64,
+    errors: u64,
     nanos: u64,
 }
 
 impl<'a> Tally<'a> {
     /// A request was run to its end.
-    pub(crate) fn add(&mut self, stats: &'a MethodStats, took: Duration, has_failed: bool) {
+    pub(crate) fn add(&mut self, stats: &'a MethodStats, took: Duration, outcome: Outcome) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let size = size_of(nanos);
         let is_alike = self.size == size && self.stats.is_some_and(|known| std::ptr::eq(known, stats));
@@ -141,20 +149,27 @@ impl<'a> Tally<'a> {
             (self.stats, self.size) = (Some(stats), size);
         }
         self.calls += 1;
-        self.failures += u64::from(has_failed);
+        self.failures += u64::from(outcome != Outcome::Ok);
+        self.errors += u64::from(outcome == Outcome::Error);
         self.nanos = self.nanos.saturating_add(nanos);
     }
 
     /// Counts what was added up.
     pub(crate) fn count(&mut self) {
         let Some(stats) = self.stats.take() else { return };
-        let [calls, failures, nanos] =
-            [&mut self.calls, &mut self.failures, &mut self.nanos].map(std::mem::take);
+        let counts = [
+            &mut self.calls,
+            &mut self.failures,
+            &mut self.errors,
+            &mut self.nanos,
+        ];
+        let [calls, failures, errors, nanos] = counts.map(std::mem::take);
         stats.calls.fetch_add(calls, Ordering::Relaxed);
         stats.total.fetch_add(nanos, Ordering::Relaxed);
         stats.times[self.size].fetch_add(calls, Ordering::Relaxed);
         if failures > 0 {
             stats.failures.fetch_add(failures, Ordering::Relaxed);
+            stats.errors.fetch_add(errors, Ordering::Relaxed);
         }
     }
 }
@@ -181,8 +196,8 @@ mod tests {
 
     use super::*;
 
-    fn ended(stats: &MethodStats, took: Duration, has_failed: bool) {
-        Tally::default().add(stats, took, has_failed);
+    fn ended(stats: &MethodStats, took: Duration, outcome: Outcome) {
+        Tally::default().add(stats, took, outcome);
     }
 
     #[test]
@@ -198,20 +213,21 @@ mod tests {
         assert_eq!(stats.snapshot().in_flight, 1);
         drop(running);
         for _ in 0..98 {
-            ended(&stats, Duration::from_micros(100), false);
+            ended(&stats, Duration::from_micros(100), Outcome::Ok);
         }
-        ended(&stats, Duration::from_millis(50), true);
-        ended(&stats, Duration::from_millis(50), false);
+        ended(&stats, Duration::from_millis(50), Outcome::Error);
+        ended(&stats, Duration::from_millis(50), Outcome::Fault("panicked"));
         let StatsSnapshot {
             calls,
             failures,
+            errors,
             in_flight,
             shed,
             mean,
             total_ns,
             p99,
         } = stats.snapshot();
-        assert_eq!((calls, failures, in_flight, shed), (100, 1, 0, 1));
+        assert_eq!((calls, failures, errors, in_flight, shed), (100, 2, 1, 0, 1));
         assert_eq!((mean, total_ns), (Duration::from_micros(1098), 109_800_000));
         let (least, most) = (Duration::from_millis(50), Duration::from_millis(57));
         assert!(least <= p99 && p99 <= most, "{p99:?}");
@@ -221,13 +237,13 @@ mod tests {
     fn what_is_added_up_is_counted_once_and_all_of_it() {
         let (read, write) = (MethodStats::default(), MethodStats::default());
         let mut tally = Tally::default();
-        for (stats, micros, has_failed) in [
-            (&read, 5, false),
-            (&read, 5, true),
-            (&write, 5, false),
-            (&read, 900, false),
+        for (stats, micros, outcome) in [
+            (&read, 5, Outcome::Ok),
+            (&read, 5, Outcome::Error),
+            (&write, 5, Outcome::Ok),
+            (&read, 900, Outcome::Ok),
         ] {
-            tally.add(stats, Duration::from_micros(micros), has_failed);
+            tally.add(stats, Duration::from_micros(micros), outcome);
         }
         // The last is seen with the end of the message at the latest.
         assert_eq!((read.snapshot().calls, write.snapshot().calls), (2, 1));
