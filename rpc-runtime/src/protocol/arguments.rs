@@ -4,12 +4,14 @@
 //! not know, and a missing `Option` reads as `None`. The reader also accepts a positional array,
 //! for peers that send one.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess,
+    Visitor,
 };
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer, forward_to_deserialize_any};
@@ -54,13 +56,69 @@ impl<T: Serialize> EncodeArguments for Derived<T> {
 
 impl<'de, T: Deserialize<'de>> DecodeArguments<'de> for Derived<T> {
     fn from_map<A: MapAccess<'de>>(_: &'static [&'static str], map: A) -> Result<Self, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map)).map(Self)
+        let name = Cow::Borrowed("");
+        T::deserialize(MapAccessDeserializer::new(NamingMap { map, name })).map(Self)
     }
 
     fn from_seq<A: SeqAccess<'de>>(_: &'static [&'static str], mut seq: A) -> Result<Self, A::Error> {
         let arguments = T::deserialize(SeqAccessDeserializer::new(&mut seq))?;
         skip_the_rest(&mut seq)?;
         Ok(Self(arguments))
+    }
+}
+
+/// A map that names the argument whose value cannot be read.
+struct NamingMap<'de, M> {
+    map: M,
+    /// The last key.
+    name: Cow<'de, str>,
+}
+
+impl<'de, M: MapAccess<'de>> MapAccess<'de> for NamingMap<'de, M> {
+    type Error = M::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, M::Error> {
+        let Some(name) = self.map.next_key_seed(Name)? else {
+            return Ok(None);
+        };
+        self.name = name;
+        seed.deserialize(self.name.as_ref().into_deserializer()).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, M::Error> {
+        let name = &self.name;
+        self.map.next_value_seed(seed).map_err(|error| named(name, error))
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        self.map.size_hint()
+    }
+}
+
+/// Reads a key as the name of an argument.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Name {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an argument's name")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, name: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(name))
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(name.to_owned()))
     }
 }
 
@@ -397,6 +455,15 @@ mod tests {
             assert_eq!(search, Search { id, limit });
         }
         assert!(decode::<Derived<Search>>(Codec::Json, NAMES, b"[]").is_err());
+    }
+
+    #[test]
+    fn an_argument_of_a_derived_struct_that_cannot_be_read_is_named() {
+        let body = br#"{"id": "a", "limit": "many"}"#;
+        let error = decode::<Derived<Search>>(Codec::Json, NAMES, body)
+            .map(drop)
+            .unwrap_err();
+        assert!(error.starts_with("argument `limit`: invalid type"), "{error}");
     }
 
     #[test]
