@@ -193,21 +193,32 @@ fn with_unit<'a>(text: &'a str, units: &[(&'a str, u64)]) -> Option<u64> {
 }
 
 fn duration(variable: &str, text: &str) -> Result<Duration, BrokerError> {
-    const UNITS: [(&str, u64); 3] = [("ms", 1), ("s", 1000), ("m", 60_000)];
-    const LONGEST: u64 = 60 * 60_000;
-    match with_unit(text, &UNITS) {
-        Some(milliseconds @ 1..=LONGEST) => Ok(Duration::from_millis(milliseconds)),
+    const MIN: Duration = Duration::from_millis(1);
+    const MAX: Duration = Duration::from_secs(60 * 60);
+    match time(text) {
+        Some(time) if (MIN..=MAX).contains(&time) => Ok(time),
         _ => Err(error(
             variable,
-            "is not a time of 1ms to 60m: a whole number with ms, s or m after it, such as 10s",
+            "is not a time of 1ms to 60m: numbers with units, such as 10s or 1m 30s",
         )),
     }
 }
 
+/// Parses a time in the grammar of humantime.
+fn time(text: &str) -> Option<Duration> {
+    /// humantime 2.4 panics on some longer texts. A time within the limits is shorter.
+    const MAX_TEXT: usize = 24;
+    if text.len() > MAX_TEXT {
+        return None;
+    }
+    humantime::parse_duration(text).ok()
+}
+
 fn heartbeat(text: &str) -> Result<u16, BrokerError> {
-    let seconds = with_unit(text, &[("s", 1), ("m", 60)]).and_then(|it| u16::try_from(it).ok());
+    let whole = time(text).filter(|time| time.subsec_nanos() == 0);
+    let seconds = whole.and_then(|time| u16::try_from(time.as_secs()).ok());
     seconds.filter(|&seconds| seconds > 0).ok_or_else(|| {
-        let problem = "is not a time of 1s to 65535s: a whole number with s or m after it, such as 10s";
+        let problem = "is not a time of 1s to 65535s in whole seconds, such as 10s or 1m 30s";
         error(HEARTBEAT, problem)
     })
 }
@@ -253,8 +264,8 @@ mod tests {
         let settings = parse(&[
             (AMQP_URL, "amqp://alice:s3cret@one, amqp://alice:s3cret@two:5673"),
             (APP_ID, "shop"),
-            (CONNECT_TIMEOUT, "1500ms"),
-            (HEARTBEAT, "20s"),
+            (CONNECT_TIMEOUT, "1.5s"),
+            (HEARTBEAT, "1m 30s"),
             (MAX_ACCEPTED_BYTES, "1048576"),
             (MAX_SENT_BYTES, "2MiB"),
             (REPLY_QUEUE, "direct"),
@@ -269,7 +280,7 @@ mod tests {
         assert_eq!(format!("{:?}", settings.addresses), "[one:5672, two:5673]");
         assert_eq!(settings.app_id.as_deref(), Some("shop"));
         assert_eq!(settings.connect_timeout, Some(Duration::from_millis(1500)));
-        assert_eq!(settings.heartbeat_seconds, Some(20));
+        assert_eq!(settings.heartbeat_seconds, Some(90));
         assert_eq!(settings.max_accepted_bytes, Some(1024 * 1024));
         assert_eq!(settings.max_sent_bytes, Some(2 * 1024 * 1024));
         assert_eq!(settings.reply_queue, Some(ReplyQueue::Direct));
@@ -303,8 +314,10 @@ mod tests {
             (CONNECT_TIMEOUT, "2h", "such as 10s"),
             (CONNECT_TIMEOUT, "99999999999999999999s", "such as 10s"),
             (CONNECT_TIMEOUT, "18446744073709551615m", "such as 10s"),
+            (CONNECT_TIMEOUT, "18446744073709551615s 1000ms", "such as 10s"),
             (HEARTBEAT, "0s", "such as 10s"),
             (HEARTBEAT, "500ms", "such as 10s"),
+            (HEARTBEAT, "1.5s", "such as 10s"),
             (HEARTBEAT, "65536s", "such as 10s"),
             (MAX_SENT_BYTES, "-1", "such as 16MiB"),
             (MAX_SENT_BYTES, "0", "such as 16MiB"),
