@@ -1,4 +1,5 @@
-//! A service as an [AsyncAPI](https://www.asyncapi.com/docs/reference/specification/v3.0.0) document.
+//! A service as an [AsyncAPI](https://www.asyncapi.com/docs/reference/specification/v3.0.0)
+//! document.
 //!
 //! Other tools make documentation pages, clients in other languages and catalogues of it.
 

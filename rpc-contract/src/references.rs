@@ -1,4 +1,5 @@
-//! References between JSON Schemas, and how they change when schemas move into an AsyncAPI document.
+//! References between JSON Schemas, and how they change when schemas move into an AsyncAPI
+//! document.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -90,7 +90,8 @@ impl Comparison {
 
 type MethodsByName<'a> = BTreeMap<&'a str, &'a MethodDescription>;
 
-/// Returns the methods by name. If several have the same name, which no trait allows, the first counts.
+/// Returns the methods by name. If several have the same name, which no trait allows, the first
+/// counts.
 fn methods_by_name(service: &ServiceDescription) -> MethodsByName<'_> {
     let methods = service.methods.iter().rev();
     methods.map(|method| (method.name.as_str(), method)).collect()

@@ -1,4 +1,5 @@
-//! Compares two JSON Schemas: can a reader of one read every value that a writer of the other writes?
+//! Compares two JSON Schemas: can a reader of one read every value that a writer of the other
+//! writes?
 //!
 //! Supports the part of draft 7 that schemas of Rust types use. Any other keyword is reported as
 //! not compared, unless it is the same on both sides. A schema may come from a peer, so the number

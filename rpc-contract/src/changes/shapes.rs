@@ -1,4 +1,5 @@
-//! The shape of a JSON Schema: the type or the alternatives that it allows, with references resolved.
+//! The shape of a JSON Schema: the type or the alternatives that it allows, with references
+//! resolved.
 
 use std::collections::BTreeMap;
 

@@ -140,7 +140,8 @@ fn problem_of_names(writer: &str, reader: &str) -> Option<Problem> {
     })
 }
 
-/// Whether a type consists only of types of the standard library, which are the same in all versions.
+/// Whether a type consists only of types of the standard library, which are the same in all
+/// versions.
 fn is_same_everywhere(name: &str) -> bool {
     const SAME_EVERYWHERE: &[&str] = &[
         "_", "BTreeMap", "BTreeSet", "Box", "Cow", "HashMap", "HashSet", "Option", "String", "Vec", "bool",

@@ -9,8 +9,8 @@ use super::descriptor::{ArgumentDescriptor, MethodDescriptor, ServiceDescriptor}
 impl ServiceDescriptor {
     /// Returns the description, which can be kept, sent and compared.
     ///
-    /// If the service has `#[service(schema)]`, each call makes its JSON Schemas. Keep the result if
-    /// you need it often.
+    /// If the service has `#[service(schema)]`, each call makes its JSON Schemas. Keep the result
+    /// if you need it often.
     #[must_use]
     pub fn description(&self) -> ServiceDescription {
         self.into()
@@ -111,7 +111,8 @@ mod tests {
     #[test]
     fn every_codec_reads_a_description_that_it_wrote() {
         let mut description = STORE.description();
-        // All kinds of JSON, numbers in particular: with `serde_json/arbitrary_precision` they differ.
+        // All kinds of JSON, numbers in particular: with `serde_json/arbitrary_precision` they
+        // differ.
         let schema =
             json!({"const": [null, true, "x", {"n": 1.5}], "minimum": u64::MAX, "maximum": i64::MIN});
         description.methods[0].result_schema = Some(schema.clone());

@@ -1,5 +1,5 @@
-//! Makes the JSON Schemas of a service with `#[service(schema)]`: generated code names the types, and
-//! this module asks schemars for their schemas.
+//! Makes the JSON Schemas of a service with `#[service(schema)]`: generated code names the types,
+//! and this module asks schemars for their schemas.
 //!
 //! Without the cargo feature `schema`, every type is accepted and no schemas are made. The missing
 //! feature is then the only compile error of a service with `#[service(schema)]`.
@@ -219,8 +219,8 @@ mod with_feature {
             self.schema::<T>()
         }
 
-        /// Returns the schema of bytes, which are a list of numbers in JSON. MessagePack tells bytes
-        /// from a list of numbers; so does the `format`.
+        /// Returns the schema of bytes, which are a list of numbers in JSON. MessagePack tells
+        /// bytes from a list of numbers; so does the `format`.
         pub(super) fn bytes() -> Option<Value> {
             Some(json!({
                 "description": "Bytes: `bin` in MessagePack, numbers in JSON.",

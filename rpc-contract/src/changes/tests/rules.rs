@@ -299,7 +299,8 @@ fn methods_that_were_compared_by_name_are_listed() {
     let compared = Comparison::new(&old, &old);
     assert_eq!(compared.changes, []);
     assert_eq!(compared.by_name, ["argument", "result", "error", "nameless"]);
-    // A schema on one side cannot be compared. A type that has changed is listed as a change instead.
+    // A schema on one side cannot be compared. A type that has changed is listed as a change
+    // instead.
     let mut new = methods;
     new[6]["result_schema"] = Value::Null;
     new[1]["returns"] = json!("Vec<Account>");
