@@ -1,33 +1,33 @@
-//! From options and environment to a connected broker.
+//! Connects to the broker that the options and the environment name.
 
 use std::time::Duration;
 
 use rpc_runtime::{Broker, BrokerBuilder, BrokerError, ReplyQueue};
 
-use crate::cli::Options;
 use crate::failure::Failure;
+use crate::options::Options;
 
 const AMQP_URL: &str = "AMQP_URL";
 
-/// Where nothing else is said.
+/// The address if neither the option nor the variable is set.
 const DEFAULT_URL: &str = "amqp://localhost";
 
-/// How long the connections may take to close: nothing depends on it.
+/// The limit on closing the connections.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Connects to the broker that the options and the environment name.
 pub(crate) async fn connect(options: &Options) -> Result<Broker, Failure> {
-    let plan = Plan::new(options.url.as_deref(), variables()?);
-    Ok(plan.builder()?.addresses(plan.urls()).connect().await?)
+    let settings = Settings::new(options.url.as_deref(), variables()?);
+    Ok(settings.builder()?.addresses(settings.urls()).connect().await?)
 }
 
-/// Gives the broker a moment to see the connections close.
+/// Closes the connections.
 pub(crate) async fn close(broker: &Broker) {
-    // One that takes longer sees them end with the process.
+    // If this takes too long, the end of the process closes them.
     let _ = tokio::time::timeout(CLOSE_LIMIT, broker.close()).await;
 }
 
-/// The variables that say how to connect.
+/// Returns the environment variables that say how to connect.
 fn variables() -> Result<Vec<(String, String)>, Failure> {
     let mut variables = Vec::new();
     for (name, value) in std::env::vars_os() {
@@ -40,7 +40,7 @@ fn variables() -> Result<Vec<(String, String)>, Failure> {
         match value.into_string() {
             Ok(value) => variables.push((name.to_owned(), value)),
             Err(_) => {
-                let message = format!("the environment variable {name} is not text in UTF-8");
+                let message = format!("the environment variable {name} is not UTF-8");
                 return Err(Failure::Usage { message, hint: None });
             }
         }
@@ -48,15 +48,15 @@ fn variables() -> Result<Vec<(String, String)>, Failure> {
     Ok(variables)
 }
 
-/// How to connect.
-struct Plan {
+/// The address and the options of the connection.
+struct Settings {
     url: String,
     /// Without `AMQP_URL`.
     variables: Vec<(String, String)>,
 }
 
-impl Plan {
-    /// What the command line says wins.
+impl Settings {
+    /// The address of the command line takes precedence.
     fn new(url: Option<&str>, mut variables: Vec<(String, String)>) -> Self {
         let set = |wanted: &str| {
             let mut set = variables.iter().filter(|(_, value)| !value.is_empty());
@@ -65,7 +65,8 @@ impl Plan {
         };
         let url = url.map(str::to_owned).or_else(|| set(AMQP_URL));
         let url = url.unwrap_or_else(|| DEFAULT_URL.to_owned());
-        // It is read where it is connected to; not at all where the command line says another.
+        // The address is used here. The builder would refuse an invalid one even if `--url`
+        // replaces it.
         variables.retain(|(name, _)| name != AMQP_URL);
         Self { url, variables }
     }
@@ -81,7 +82,7 @@ impl Plan {
 
     fn builder(&self) -> Result<BrokerBuilder, BrokerError> {
         let mut builder = BrokerBuilder::from_vars(self.variables.iter().cloned())?;
-        // Nothing is left behind by a process that is killed.
+        // An exclusive queue is deleted even if this process is killed.
         if !self.is_set("RPC_RUNTIME_REPLY_QUEUE") {
             builder = builder.reply_queue(ReplyQueue::Exclusive);
         }
@@ -99,39 +100,39 @@ impl Plan {
 mod tests {
     use super::*;
 
-    fn plan(url: Option<&str>, variables: &[(&str, &str)]) -> Plan {
+    fn settings(url: Option<&str>, variables: &[(&str, &str)]) -> Settings {
         let variables = variables
             .iter()
             .map(|&(name, value)| (name.to_owned(), value.to_owned()));
-        Plan::new(url, variables.collect())
+        Settings::new(url, variables.collect())
     }
 
     #[test]
-    fn the_command_line_wins_over_the_environment() {
+    fn the_command_line_takes_precedence_over_the_environment() {
         let environment = [(AMQP_URL, "amqp://one, amqp://two")];
         assert_eq!(
-            plan(None, &environment).urls().collect::<Vec<_>>(),
+            settings(None, &environment).urls().collect::<Vec<_>>(),
             ["amqp://one", "amqp://two"]
         );
         assert_eq!(
-            plan(Some("amqp://three"), &environment)
+            settings(Some("amqp://three"), &environment)
                 .urls()
                 .collect::<Vec<_>>(),
             ["amqp://three"]
         );
         for nothing in [&[][..], &[(AMQP_URL, "")]] {
-            assert_eq!(plan(None, nothing).urls().collect::<Vec<_>>(), [DEFAULT_URL]);
+            assert_eq!(settings(None, nothing).urls().collect::<Vec<_>>(), [DEFAULT_URL]);
         }
     }
 
     #[test]
-    fn options_come_from_the_environment_and_misspelt_ones_are_refused() {
+    fn unknown_variables_are_refused() {
         assert!(
-            plan(None, &[("RPC_RUNTIME_REPLY_QUEUE", "direct")])
+            settings(None, &[("RPC_RUNTIME_REPLY_QUEUE", "direct")])
                 .builder()
                 .is_ok()
         );
-        let error = plan(None, &[("RPC_RUNTIME_REPLAY_QUEUE", "direct")])
+        let error = settings(None, &[("RPC_RUNTIME_REPLAY_QUEUE", "direct")])
             .builder()
             .unwrap_err();
         assert!(matches!(error, BrokerError::Environment { .. }), "{error:?}");

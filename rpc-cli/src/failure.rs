@@ -1,4 +1,4 @@
-//! What can go wrong, what to do about it, and what the process ends with.
+//! The failures of commands: their messages, hints and exit codes.
 
 use std::error::Error;
 use std::io;
@@ -8,15 +8,18 @@ use std::process::ExitCode;
 use rpc_runtime::{BrokerError, CallError, Executed, FaultCode, InvalidDescription};
 use serde_json::json;
 
-use crate::output::one_line;
+use crate::text::one_line;
 
-/// How a command ended: the exit codes of `rpc --help`.
+/// How a command ended. The values are the exit codes that `rpc --help` lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done = 0,
-    /// It went as it should, and the answer is no.
+    /// The command worked, and its result is negative: the method's own error, a change that
+    /// breaks.
     Negative = 1,
+    /// The input is invalid, and nothing was sent.
     Unusable = 2,
+    /// The method did not run.
     NotRun = 3,
     MayHaveRun = 4,
     NoBroker = 5,
@@ -28,10 +31,10 @@ impl From<Outcome> for ExitCode {
     }
 }
 
-/// Why a command could not do what it was asked.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// What was typed does not make sense.
+    /// The command line is invalid.
     #[error("{message}")]
     Usage { message: String, hint: Option<String> },
 
@@ -42,8 +45,8 @@ pub(crate) enum Failure {
         source: io::Error,
     },
 
-    #[error("{what} is no JSON")]
-    NoJson {
+    #[error("{what} is not JSON")]
+    InvalidJson {
         what: String,
         #[source]
         source: serde_json::Error,
@@ -56,14 +59,13 @@ pub(crate) enum Failure {
     #[error("the description cannot be used")]
     Description(#[from] InvalidDescription),
 
-    /// No source: it is no error itself, as the method's own is a mere value.
+    /// Has no source, because a `CallError` with a method's own error as JSON is not an `Error`.
     #[error("the call failed")]
     Call(Box<CallError<String>>),
 
     #[error(transparent)]
     Broker(#[from] BrokerError),
 
-    /// Standard output cannot be written to.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
 }
@@ -71,7 +73,7 @@ pub(crate) enum Failure {
 impl From<CallError<String>> for Failure {
     fn from(error: CallError<String>) -> Self {
         match error {
-            // Whatever it was that could not be sent.
+            // The failure is about the connection's queues, not about the call.
             CallError::Broker {
                 source: source @ (BrokerError::Queue { .. } | BrokerError::Exchange { .. }),
                 executed: Executed::No,
@@ -92,13 +94,13 @@ impl Failure {
 
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
-            // Who reads no further has what they wanted.
+            // The reader of the pipe has read enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Outcome::Done,
-            Self::Usage { .. } | Self::File { .. } | Self::NoJson { .. } | Self::Output(_) => {
+            Self::Usage { .. } | Self::File { .. } | Self::InvalidJson { .. } | Self::Output(_) => {
                 Outcome::Unusable
             }
             Self::NotFound { .. } | Self::Description(_) => Outcome::NotRun,
-            Self::Call(error) => of_call(error),
+            Self::Call(error) => outcome_of_call(error),
             Self::Broker(
                 BrokerError::InvalidAddress { .. }
                 | BrokerError::Environment { .. }
@@ -109,13 +111,13 @@ impl Failure {
         }
     }
 
-    /// Whether there is anybody to tell.
-    pub(crate) fn is_worth_telling(&self) -> bool {
+    /// Whether the failure is printed.
+    pub(crate) fn is_reported(&self) -> bool {
         self.outcome() != Outcome::Done
     }
 
-    /// The method's own error, as JSON.
-    fn of_method(&self) -> Option<&str> {
+    /// Returns the method's own error as JSON.
+    fn method_error(&self) -> Option<&str> {
         match self {
             Self::Call(error) => match &**error {
                 CallError::Service(error) => Some(error),
@@ -125,25 +127,23 @@ impl Failure {
         }
     }
 
-    /// What happened, in one line.
+    /// Returns what happened, on one line.
     pub(crate) fn message(&self) -> String {
-        match self.of_method() {
-            // The error itself follows, as JSON.
-            Some(_) => "the method failed with its own error".to_owned(),
-            None => match self {
-                Self::Call(error) => chain_of_call(error),
-                other => chain(other.to_string(), other.source()),
-            },
+        match self {
+            // The error itself is shown as JSON.
+            _ if self.method_error().is_some() => "the method failed with its own error".to_owned(),
+            Self::Call(error) => chain_of_call(error),
+            other => chain(other.to_string(), other.source()),
         }
     }
 
-    /// What to do about it.
+    /// Returns what to do about it.
     fn hint(&self) -> Option<String> {
         match self {
             Self::Usage { hint, .. } => hint.clone(),
             Self::NotFound { hint, .. } => Some(hint.clone()),
-            Self::NoJson { .. } => {
-                Some("write it as in '{\"id\": \"user:12345\"}', in single quotes for the shell".to_owned())
+            Self::InvalidJson { .. } => {
+                Some("write it like '{\"id\": \"user:12345\"}', in single quotes for the shell".to_owned())
             }
             Self::Call(error) => hint_of_call(error).map(str::to_owned),
             Self::Broker(error) => hint_of_broker(error).map(str::to_owned),
@@ -151,10 +151,10 @@ impl Failure {
         }
     }
 
-    /// For people: the lines without their ends.
+    /// Returns the failure for people.
     pub(crate) fn text(&self) -> String {
         let mut text = format!("rpc: {}", one_line(&self.message()));
-        if let Some(error) = self.of_method() {
+        if let Some(error) = self.method_error() {
             text = format!("{text}\n{error}");
         }
         if let Some(hint) = self.hint() {
@@ -163,7 +163,7 @@ impl Failure {
         text
     }
 
-    /// For programs.
+    /// Returns the failure as JSON.
     pub(crate) fn json(&self) -> String {
         let mut json = json!({"failure": self.message(), "exit_code": self.outcome() as u8});
         if let Self::Call(error) = self {
@@ -176,8 +176,8 @@ impl Failure {
             json["hint"] = hint.into();
         }
         let json = json.to_string();
-        match (self.of_method(), json.strip_prefix('{')) {
-            // As it is: a value of `serde_json` would round its numbers.
+        match (self.method_error(), json.strip_prefix('{')) {
+            // Parsing the error would round large numbers.
             (Some(error), Some(rest)) => format!("{{\"error\":{error},{rest}"),
             _ => json,
         }
@@ -185,7 +185,6 @@ impl Failure {
 }
 
 fn chain_of_call(error: &CallError<String>) -> String {
-    // It is no error itself, as the method's own is a mere value.
     let source: Option<&(dyn Error + 'static)> = match error {
         CallError::TimedOut { source, .. } => source.as_ref().map(|source| source as _),
         CallError::Fault(fault) => Some(fault),
@@ -198,11 +197,12 @@ fn chain_of_call(error: &CallError<String>) -> String {
     chain(error.to_string(), source)
 }
 
-/// A text with all that caused it, but for what it says already: as [`Chain`](rpc_runtime::Chain), for people.
+/// Appends the causes of an error to its text, each of them once.
 fn chain(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
     while let Some(error) = source {
         let cause = error.to_string();
-        if !text.ends_with(&cause) {
+        // Some errors repeat the text of their source.
+        if !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
         source = error.source();
@@ -210,7 +210,7 @@ fn chain(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String
     text
 }
 
-fn of_call(error: &CallError<String>) -> Outcome {
+fn outcome_of_call(error: &CallError<String>) -> Outcome {
     match error {
         CallError::Service(_) | CallError::ServiceText(_) => Outcome::Negative,
         CallError::Encode(_) | CallError::Invalid { .. } | CallError::TooLarge { .. } => Outcome::Unusable,
@@ -221,7 +221,7 @@ fn of_call(error: &CallError<String>) -> Outcome {
     }
 }
 
-pub(crate) fn executed(executed: Executed) -> &'static str {
+fn executed(executed: Executed) -> &'static str {
     match executed {
         Executed::No => "no",
         Executed::Maybe => "maybe",
@@ -232,30 +232,30 @@ pub(crate) fn executed(executed: Executed) -> &'static str {
 fn hint_of_call(error: &CallError<String>) -> Option<&'static str> {
     Some(match error {
         CallError::NoServer { .. } => {
-            "no worker was ever started for it on this virtual host: start one, or see what there is with `rpc list`"
+            "no worker was started for it on this virtual host: start one, or see the running services with `rpc list`"
         }
         CallError::TimedOut {
             executed: Executed::No,
             ..
         } => "the method did not run: it is safe to call again",
         CallError::TimedOut { .. } => {
-            "the method may have run, or may yet run; `--timeout` lets it take longer, and `rpc ping` tells whether workers answer"
+            "the method may have run, or may still run; `--timeout` waits longer, and `rpc ping` shows whether workers answer"
         }
         CallError::Fault(fault) => match fault.code {
-            FaultCode::UnknownMethod => "see its methods with `rpc describe`",
-            FaultCode::BadRequest => "see its arguments with `rpc describe`",
+            FaultCode::UnknownMethod => "`rpc describe` shows its methods",
+            FaultCode::BadRequest => "`rpc describe` shows its arguments",
             FaultCode::Unauthorized => {
-                "the RabbitMQ user of the address may not call it: see `--url`, and RPC_RUNTIME_SEND_USER_ID"
+                "the worker does not allow your RabbitMQ user to call it: see `--url`, and RPC_RUNTIME_SEND_USER_ID"
             }
             FaultCode::Interrupted => {
-                "its worker ended meanwhile, and the method may have run: look before you call again"
+                "its worker ended while the method may have been running: check its effects before you call again"
             }
-            FaultCode::Panicked => "the worker's log has the reason",
+            FaultCode::Panicked => "the reason is in the worker's log",
             FaultCode::Rejected => "the method did not run: try again later",
             _ => return None,
         },
-        CallError::Encode(_) => "see the method's arguments with `rpc describe`",
-        CallError::Refused { .. } => "the queue may be full: see it with `rabbitmqctl list_queues`",
+        CallError::Encode(_) => "`rpc describe` shows the method's arguments",
+        CallError::Refused { .. } => "the queue may be full: `rpc stats` shows its depth",
         _ => return None,
     })
 }
@@ -266,28 +266,28 @@ fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
             "give it with `--url` or in AMQP_URL: amqp://user:password@host:port/vhost"
         }
         BrokerError::Connect { source, .. } => {
-            let said = chain(String::new(), Some(source));
-            match said {
-                _ if said.contains("ACCESS_REFUSED") => {
-                    "the user or the password is wrong: `--url` or AMQP_URL names them, in front of the host"
+            let cause = chain(String::new(), Some(source));
+            match cause {
+                _ if cause.contains("ACCESS_REFUSED") => {
+                    "the user or the password is wrong: they are before the host in `--url` or AMQP_URL"
                 }
-                _ if said.contains("NOT_ALLOWED") => {
-                    "there is no such virtual host, or the user may not use it: `--url` or AMQP_URL names it, behind the host"
+                _ if cause.contains("NOT_ALLOWED") => {
+                    "there is no such virtual host, or the user may not use it: it is behind the host in `--url` or AMQP_URL"
                 }
-                _ => "is it running there? `--url` or AMQP_URL names the address",
+                _ => "is RabbitMQ running there? `--url` or AMQP_URL sets the address",
             }
         }
         BrokerError::Unresponsive { .. } => {
-            "is it a RabbitMQ that runs there? `--url` or AMQP_URL names the address, and RPC_RUNTIME_CONNECT_TIMEOUT how long to wait"
+            "is it RabbitMQ that runs there? `--url` or AMQP_URL sets the address, and RPC_RUNTIME_CONNECT_TIMEOUT how long to wait"
         }
         BrokerError::Tls { .. } | BrokerError::InvalidTls { .. } => {
-            "certificates are read from the files that RPC_RUNTIME_TLS_CA_FILE, RPC_RUNTIME_TLS_CERTIFICATE_FILE and RPC_RUNTIME_TLS_KEY_FILE name"
+            "RPC_RUNTIME_TLS_CA_FILE, RPC_RUNTIME_TLS_CERTIFICATE_FILE and RPC_RUNTIME_TLS_KEY_FILE set the files with certificates"
         }
         BrokerError::Exchange { .. } => {
-            "looking for workers takes the permission to write to rpc.discovery; `--queue` does without"
+            "searching for workers needs permission to write to rpc.discovery; `--queue` does not"
         }
         BrokerError::Queue { .. } => {
-            "it takes the permission to configure and read ^amq[.]gen-, for the reply queue; RPC_RUNTIME_REPLY_QUEUE=direct with `--queue` does without"
+            "the reply queue needs permission to configure and read ^amq[.]gen-; RPC_RUNTIME_REPLY_QUEUE=direct with `--queue` does not"
         }
         _ => return None,
     })
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn exit_codes_tell_whether_the_method_ran() {
+    fn exit_codes_show_whether_the_method_ran() {
         let fault = |code| call(CallError::Fault(Fault::new(code, "")));
         let timed_out = |executed| call(CallError::timed_out(std::time::Duration::from_secs(1), executed));
         for (failure, outcome) in [
@@ -323,7 +323,7 @@ mod tests {
             (timed_out(Executed::Maybe), Outcome::MayHaveRun),
             (call(CallError::too_large(2, 1)), Outcome::Unusable),
             (Failure::Broker(BrokerError::Closed), Outcome::NoBroker),
-            // Nobody was asked yet.
+            // Nothing was sent yet.
             (Failure::Broker(BrokerError::TlsUnsupported), Outcome::Unusable),
             (
                 Failure::Broker(BrokerError::invalid_address("")),
@@ -335,14 +335,14 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_with_their_causes_and_what_to_do() {
+    fn failures_are_shown_with_causes_and_hints() {
         let failure = call(CallError::Fault(Fault::new(
             FaultCode::BadRequest,
             "missing field `id`",
         )));
         assert_eq!(
             failure.text(),
-            "rpc: the worker answered with a fault: bad_request: missing field `id`\n     see its arguments with `rpc describe`"
+            "rpc: the worker answered with a fault: bad_request: missing field `id`\n     `rpc describe` shows its arguments"
         );
         assert_eq!(
             json_of(&failure),
@@ -351,13 +351,41 @@ mod tests {
                 "exit_code": 3,
                 "executed": "no",
                 "fault": "bad_request",
-                "hint": "see its arguments with `rpc describe`",
+                "hint": "`rpc describe` shows its arguments",
             })
         );
     }
 
     #[test]
-    fn the_methods_own_error_is_json() {
+    fn each_cause_is_shown_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{text}")]
+        struct Layer {
+            text: &'static str,
+            source: Option<Box<Layer>>,
+        }
+
+        let refused = "Connection refused (os error 111)";
+        let inner = Layer {
+            text: refused,
+            source: None,
+        };
+        let middle = Layer {
+            text: refused,
+            source: Some(Box::new(inner)),
+        };
+        let outer = Layer {
+            text: "io error",
+            source: Some(Box::new(middle)),
+        };
+        assert_eq!(
+            chain("cannot connect".to_owned(), Some(&outer)),
+            format!("cannot connect: io error: {refused}")
+        );
+    }
+
+    #[test]
+    fn the_methods_own_error_is_shown_as_json() {
         let failure = call(CallError::Service(r#"{"UnknownUser":{"id":"x"}}"#.to_owned()));
         assert_eq!(
             failure.text(),

@@ -1,4 +1,4 @@
-//! What commands read: arguments, files, standard input.
+//! Reads files, standard input, and arguments of calls.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -8,28 +8,27 @@ use serde::de::IgnoredAny;
 
 use crate::failure::Failure;
 
-/// How much is read of a file, in bytes: more than any message may have.
+/// The limit on a file, in bytes: more than any message may have.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Reads a file, or standard input where it is called `-`.
+/// Reads a file, or standard input if the path is `-`.
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
+    let is_stdin = path == Path::new("-");
     let failed = |source| Failure::File {
-        path: match path == Path::new("-") {
-            true => PathBuf::from("standard input"),
-            false => path.to_owned(),
+        path: if is_stdin {
+            PathBuf::from("standard input")
+        } else {
+            path.to_owned()
         },
         source,
     };
     let mut text = String::new();
-    let read = match path == Path::new("-") {
-        true => std::io::stdin()
-            .lock()
-            .take(MAX_BYTES + 1)
-            .read_to_string(&mut text),
-        false => {
-            let file = std::fs::File::open(path).map_err(failed)?;
-            file.take(MAX_BYTES + 1).read_to_string(&mut text)
-        }
+    let read = if is_stdin {
+        let stdin = std::io::stdin().lock();
+        stdin.take(MAX_BYTES + 1).read_to_string(&mut text)
+    } else {
+        let file = std::fs::File::open(path).map_err(failed)?;
+        file.take(MAX_BYTES + 1).read_to_string(&mut text)
     };
     match read.map_err(failed)? as u64 {
         0..=MAX_BYTES => Ok(text),
@@ -37,46 +36,46 @@ pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     }
 }
 
-/// Reads the arguments of a call, as JSON: JSON itself, `-` for standard input, `@FILE` for a file; an empty map where there is nothing.
+/// Reads the arguments of a call: JSON, `-` for standard input, or `@FILE` for a file. Returns an
+/// empty object if none are given.
 ///
-/// They stay text, which keeps their numbers exact.
+/// The arguments stay text, so that their numbers stay exact.
 pub(crate) fn arguments(given: Option<&str>) -> Result<String, Failure> {
     let (what, text) = match given {
         None => return Ok("{}".to_owned()),
-        Some("-") => ("what standard input has".to_owned(), read(Path::new("-"))?),
+        Some("-") => ("standard input".to_owned(), read(Path::new("-"))?),
         Some(given) => match given.strip_prefix('@') {
-            Some(path) => (format!("what {path} has"), read(Path::new(path))?),
+            Some(path) => (format!("the file {path}"), read(Path::new(path))?),
             None => (format!("the argument {given}"), given.to_owned()),
         },
     };
     if let Err(source) = serde_json::from_str::<IgnoredAny>(&text) {
-        return Err(Failure::NoJson { what, source });
+        return Err(Failure::InvalidJson { what, source });
     }
-    match text.trim_start().starts_with(['{', '[']) {
-        true => Ok(text),
-        false => Err(Failure::usage(
+    if !text.trim_start().starts_with(['{', '[']) {
+        return Err(Failure::usage(
             format!("{what} is neither a JSON object nor an array"),
-            "arguments go by name, '{\"id\": \"user:12345\"}', or in their order, '[\"user:12345\"]'",
-        )),
+            "write arguments by name, '{\"id\": \"user:12345\"}', or in order, '[\"user:12345\"]'",
+        ));
     }
+    Ok(text)
 }
 
-/// Reads arguments that were given one by one, as `name=value`: the value is JSON where it can be read as that, and else text.
-/// The last one counts where a name is given twice.
+/// Returns arguments that were given as `name=value` as a JSON object. A value that is not JSON is
+/// text. If a name is given twice, the last value counts.
 pub(crate) fn named_arguments(given: &[(String, String)]) -> String {
     let value = |text: &str| match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => text.to_owned(),
-        Err(_) => json_text(text),
+        Err(_) => json_string(text),
     };
     let arguments: BTreeMap<_, _> = given.iter().map(|(name, text)| (name, value(text))).collect();
     let entries = arguments
         .iter()
-        .map(|(name, value)| format!("{}:{value}", json_text(name)));
+        .map(|(name, value)| format!("{}:{value}", json_string(name)));
     format!("{{{}}}", entries.collect::<Vec<_>>().join(","))
 }
 
-/// A text as JSON.
-fn json_text(text: &str) -> String {
+fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
@@ -85,51 +84,6 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write it as NAME=VALUE".to_owned()),
-    }
-}
-
-/// The words of a command that calls a method: `SERVICE METHOD [ARGUMENTS]`, of which `--queue` makes the service needless.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Words<'a> {
-    pub(crate) service: Option<&'a str>,
-    pub(crate) method: &'a str,
-    pub(crate) arguments: Option<&'a str>,
-}
-
-impl<'a> Words<'a> {
-    /// Tells them apart: arguments begin as JSON objects and arrays do, or with `@`, or are `-`.
-    pub(crate) fn new(words: &[&'a str], has_queue: bool) -> Result<Self, Failure> {
-        let is_arguments = |word: &str| word == "-" || word.trim_start().starts_with(['{', '[', '@']);
-        let (names, arguments) = match words {
-            [names @ .., last] if !names.is_empty() && is_arguments(last) => (names, Some(*last)),
-            names => (names, None),
-        };
-        match *names {
-            [service, method] => Ok(Self {
-                service: Some(service),
-                method,
-                arguments,
-            }),
-            [method] if has_queue => Ok(Self {
-                service: None,
-                method,
-                arguments,
-            }),
-            [only] => Err(Failure::usage(
-                format!("{only} is given, and a method is missing"),
-                format!(
-                    "write `SERVICE METHOD`, or `--queue QUEUE METHOD`; `rpc describe {only}` shows the methods of a service"
-                ),
-            )),
-            [_, _, third] => Err(Failure::usage(
-                format!("{third} is neither a JSON object nor an array"),
-                "arguments go by name, '{\"id\": \"user:12345\"}', or in their order, '[\"user:12345\"]'; or one by one: --arg id=user:12345",
-            )),
-            _ => Err(Failure::usage(
-                "a service and a method are missing",
-                "write `SERVICE METHOD`",
-            )),
-        }
     }
 }
 
@@ -149,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_argument_is_json_or_else_text() {
+    fn a_named_argument_that_is_not_json_is_text() {
         let given = [
             "id=user:1",
             "n=7",
@@ -164,34 +118,5 @@ mod tests {
             r#"{"empty":"","equation":"a=b","id":"user:1","list":[1, 2],"n":7,"quoted":"7"}"#
         );
         assert!(pair("id").is_err() && pair("=1").is_err());
-    }
-
-    #[test]
-    fn words_are_told_apart_by_what_json_begins_with() {
-        let words = |words: &[&'static str], has_queue| {
-            let Words {
-                service,
-                method,
-                arguments,
-            } = Words::new(words, has_queue).map_err(|failure| failure.outcome())?;
-            Ok((service, method, arguments))
-        };
-        assert_eq!(words(&["S", "m"], false), Ok((Some("S"), "m", None)));
-        assert_eq!(words(&["S", "m", "{}"], false), Ok((Some("S"), "m", Some("{}"))));
-        assert_eq!(words(&["m", "-"], true), Ok((None, "m", Some("-"))));
-        assert_eq!(words(&["m"], true), Ok((None, "m", None)));
-        assert_eq!(words(&["S", "m", "@f"], true), Ok((Some("S"), "m", Some("@f"))));
-        for (bad, has_queue) in [
-            (&["S"][..], false),
-            (&["S", "{}"], false),
-            (&["S", "m", "user:1"], false),
-            (&[], true),
-        ] {
-            assert_eq!(
-                words(bad, has_queue),
-                Err(crate::failure::Outcome::Unusable),
-                "{bad:?}"
-            );
-        }
     }
 }

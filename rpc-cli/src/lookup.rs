@@ -1,4 +1,4 @@
-//! Which service is meant: by its name, among those that are found, or by its queue.
+//! Finds the description of a service by its name or by its queue.
 
 use std::time::Duration;
 
@@ -8,36 +8,37 @@ use rpc_runtime::discovery::{Discovered, FoundService, WorkerClient, WorkerDescr
 use rpc_runtime::{Broker, CallError, Chain, Fault, FaultCode};
 
 use crate::failure::Failure;
-use crate::output::{Output, one_line};
+use crate::output::Output;
 use crate::suggestion::did_you_mean;
+use crate::text::one_line;
 use crate::units;
 
-/// How long a worker may take to describe itself.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long to wait for a worker's description.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many names an error lists.
-const MAX_LISTED: usize = 20;
+const MAX_LISTED: usize = 5;
 
-/// Where a service is looked for.
+/// Where to find a service.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Where {
-    /// Ask the workers on this queue, in place of looking for the service on the whole broker.
+pub(crate) struct Location {
+    /// Ask a worker on this queue instead of all workers of the virtual host.
     #[arg(short, long)]
     pub(crate) queue: Option<String>,
 
     #[command(flatten)]
-    pub(crate) window: Window,
+    pub(crate) search: Search,
 }
 
-/// How workers are looked for.
+/// How to search for workers.
 #[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct Window {
-    /// How long to wait for one more worker to answer, where workers are looked for.
-    #[arg(long, default_value = "500ms", value_name = "TIME", value_parser = units::time)]
+pub(crate) struct Search {
+    /// How long to wait for another worker to answer a search.
+    #[arg(long, default_value = "500ms", value_name = "TIME", value_parser = units::parse_time)]
     pub(crate) window: Duration,
 }
 
-impl Window {
+impl Search {
     /// Asks all workers what they serve.
     pub(crate) async fn services(
         self,
@@ -46,46 +47,47 @@ impl Window {
     ) -> Result<Discovered<WorkerDescription>, Failure> {
         let discover = broker.discover().window(self.window);
         let found = discover.timeout(self.limit()).services().await?;
-        tell_what_is_missing(&found, output);
+        note_missing(&found, output);
         Ok(found)
     }
 
-    /// How long it may take in all.
+    /// Returns the limit on the whole search.
     pub(crate) fn limit(self) -> Duration {
         (self.window * 4).max(Duration::from_secs(5))
     }
 }
 
-/// Tells why others may be there who are not among those found.
-pub(crate) fn tell_what_is_missing<T>(found: &Discovered<T>, output: &Output) {
+/// Prints a note if workers may be missing from those found.
+pub(crate) fn note_missing<T>(found: &Discovered<T>, output: &Output) {
     if !found.is_complete {
-        output.note("more workers answered than are shown here");
+        output.note("more workers answered than are shown");
     }
     if let Some(fault) = found.refusals.first() {
         let refused = units::count(found.refusals.len(), "worker");
-        output.note(&format!("{refused} did not say what they are: {fault}"));
+        output.note(&format!("{refused} refused to answer: {fault}"));
     }
 }
 
-/// The service of this name, or, on the given queue, the one that has the method.
+/// Returns the description of the service with this name, or of the one on the queue that has the
+/// method.
 pub(crate) async fn service(
     broker: &Broker,
-    place: &Where,
+    location: &Location,
     service: Option<&str>,
     method: Option<&str>,
     output: &Output,
 ) -> Result<ServiceDescription, Failure> {
-    match (&place.queue, service) {
+    match (&location.queue, service) {
         (Some(queue), _) => {
             let described = on_queue(broker, queue).await?;
             Ok(choose_on_queue(queue, described, service, method)?)
         }
         (None, Some(service)) => {
-            let found = place.window.services(broker, output).await?;
+            let found = location.search.services(broker, output).await?;
             let chosen = choose(&found, service)?;
             if chosen.descriptions.len() > 1 {
                 output.note(&format!(
-                    "the workers on {} run {} versions of {service}, and this is what most of them have: see `rpc describe --versions {service}`",
+                    "the workers on {} run {} versions of {service}, and this is the most common one; `rpc describe --versions {service}` shows all",
                     chosen.queue,
                     chosen.descriptions.len(),
                 ));
@@ -96,32 +98,35 @@ pub(crate) async fn service(
                 .ok_or_else(|| not_found(&found, service))
         }
         (None, None) => Err(Failure::usage(
-            "a service is missing",
+            "no service is given",
             "name it, or its queue with `--queue`",
         )),
     }
 }
 
-/// All that workers say of the service of this name: several where they run different versions, or are on several queues.
+/// Returns all descriptions of the service with this name. There are several if workers run
+/// different versions, or if the service is on several queues.
 pub(crate) async fn versions(
     broker: &Broker,
-    window: Window,
+    search: Search,
     service: &str,
     output: &Output,
 ) -> Result<Vec<ServiceDescription>, Failure> {
-    let found = window.services(broker, output).await?;
+    let found = search.services(broker, output).await?;
     let services = found.service(service);
     let descriptions = services.iter().flat_map(|service| service.descriptions.iter());
     let descriptions: Vec<_> = descriptions.map(|&description| description.clone()).collect();
-    match descriptions.is_empty() {
-        true => Err(not_found(&found, service)),
-        false => Ok(descriptions),
+    if descriptions.is_empty() {
+        return Err(not_found(&found, service));
     }
+    Ok(descriptions)
 }
 
-/// What a worker on this queue says.
+/// Returns the descriptions of the services that a worker on this queue serves.
 pub(crate) async fn on_queue(broker: &Broker, queue: &str) -> Result<Vec<ServiceDescription>, Failure> {
-    let client = WorkerClient::builder(broker, queue).timeout(ANSWER_LIMIT).build();
+    let client = WorkerClient::builder(broker, queue)
+        .timeout(DESCRIBE_TIMEOUT)
+        .build();
     let described = client.describe().await;
     let described = described.map_err(|error| cannot_describe(queue, error))?;
     let services = described.queues.into_iter().flat_map(|queue| queue.services);
@@ -136,26 +141,26 @@ fn cannot_describe(queue: &str, error: CallError) -> Failure {
     match error {
         CallError::NoServer { .. } => not_found(
             format!("there is no queue {queue:?} on this virtual host"),
-            "no worker was ever started for it: start one, or see what there is with `rpc list`",
+            "no worker was started for it: start one, or see the running services with `rpc list`",
         ),
         CallError::TimedOut { limit, .. } => not_found(
-            format!("no worker on queue {queue:?} said within {limit:?} what it serves"),
-            "the queue is there: its workers are all down, or too busy to answer",
+            format!("no worker on queue {queue:?} described itself within {limit:?}"),
+            "the queue exists: its workers are down or too busy to answer",
         ),
         CallError::Fault(Fault {
             code: FaultCode::UnknownMethod,
             ..
         }) => not_found(
-            format!("the worker on queue {queue:?} does not say what it serves"),
-            "its self-description is off, or it is of another kind: `rpc call --undescribed` calls it all the same",
+            format!("the worker on queue {queue:?} does not describe itself"),
+            "its self-description is off, or it does not use this library: call it with `rpc call --undescribed`",
         ),
         CallError::Broker { source, .. } => Failure::Broker(source),
         CallError::BadReply { source, .. } => not_found(
             format!(
-                "the worker on queue {queue:?} answers something else than what it serves: {}",
+                "the worker on queue {queue:?} answers with something other than a description: {}",
                 Chain(&*source)
             ),
-            "it is of another kind: `rpc call --undescribed` calls it all the same",
+            "it does not use this library: call it with `rpc call --undescribed`",
         ),
         CallError::Fault(fault) => Failure::from(CallError::<String>::Fault(fault)),
         other => not_found(
@@ -163,12 +168,12 @@ fn cannot_describe(queue: &str, error: CallError) -> Failure {
                 "the workers on queue {queue:?} cannot be asked: {}",
                 Chain(&other)
             ),
-            "see `rpc ping`",
+            "`rpc ping` shows whether they answer",
         ),
     }
 }
 
-/// The one service of that name.
+/// Returns the only service with this name.
 fn choose<'a>(found: &'a Discovered<WorkerDescription>, name: &str) -> Result<FoundService<'a>, Failure> {
     let mut services = found.service(name);
     match services.len() {
@@ -177,7 +182,7 @@ fn choose<'a>(found: &'a Discovered<WorkerDescription>, name: &str) -> Result<Fo
         count => {
             let queues = services.iter().map(|service| service.queue);
             Err(Failure::usage(
-                format!("{name} is on {count} queues: {}", listed(queues)),
+                format!("{name} is on {count} queues: {}", list(queues)),
                 "choose one of them with `--queue`",
             ))
         }
@@ -187,27 +192,25 @@ fn choose<'a>(found: &'a Discovered<WorkerDescription>, name: &str) -> Result<Fo
 fn not_found(found: &Discovered<WorkerDescription>, name: &str) -> Failure {
     let services = found.services();
     let message = format!("no service {name} was found");
-    let hint = match services.is_empty() {
-        true => "no worker answered at all: is one running, and on this virtual host? `--window` waits longer, and `--queue` names the queue".to_owned(),
-        false => {
-            let names = services.iter().map(|service| service.name);
-            let meant = did_you_mean(name, names);
-            let all = services.iter().map(|service| format!("{} on {}", service.name, service.queue));
-            let all = format!("found: {}", listed(all));
-            meant.into_iter().chain([all]).collect::<Vec<_>>().join("\n     ")
-        }
+    let hint = if services.is_empty() {
+        "no worker answered: is one running, and on this virtual host? `--window` waits longer, and `--queue` names the queue".to_owned()
+    } else {
+        let suggestion = did_you_mean(name, services.iter().map(|service| service.name));
+        let names = services
+            .iter()
+            .map(|service| format!("{} on {}", service.name, service.queue));
+        hint(suggestion, "found", names)
     };
     Failure::NotFound { message, hint }
 }
 
-/// The service among those on a queue: the named one, else the one with the method, else the only one.
+/// Returns the service on a queue with this name, or with this method, or the only one.
 fn choose_on_queue(
     queue: &str,
     described: Vec<ServiceDescription>,
     service: Option<&str>,
     method: Option<&str>,
 ) -> Result<ServiceDescription, Failure> {
-    let all = listed(described.iter().map(|service| service.name.clone()));
     let names: Vec<_> = described.iter().map(|service| service.name.clone()).collect();
     let mut described = described.into_iter();
     let chosen = match (service, method) {
@@ -215,35 +218,34 @@ fn choose_on_queue(
         (None, Some(method)) => {
             let all: Vec<_> = described.collect();
             let has_it = all.iter().position(|service| service.method(method).is_some());
-            // Where none has it, whoever calls it says so.
-            return match (has_it, all.len()) {
-                (Some(position), _) => Ok(all.into_iter().nth(position).unwrap_or_default()),
-                (None, _) => Err(no_method(&all.iter().collect::<Vec<_>>(), method)),
+            return match has_it {
+                Some(position) => Ok(all.into_iter().nth(position).unwrap_or_default()),
+                None => Err(no_method(&all.iter().collect::<Vec<_>>(), method)),
             };
         }
         (None, None) if names.len() == 1 => described.next(),
         (None, None) => {
             return Err(Failure::usage(
                 format!(
-                    "queue {queue:?} has {}: {all}",
-                    units::count(names.len(), "service")
+                    "queue {queue:?} has {}: {}",
+                    units::count(names.len(), "service"),
+                    list(names.iter())
                 ),
-                "name one of them before `--queue`",
+                "name one of them",
             ));
         }
     };
     chosen.ok_or_else(|| {
         let name = service.unwrap_or_default();
-        let meant = did_you_mean(name, names.iter().map(String::as_str));
-        let all = format!("it has: {all}");
+        let suggestion = did_you_mean(name, names.iter().map(String::as_str));
         Failure::NotFound {
             message: format!("queue {queue:?} has no service {name}"),
-            hint: meant.into_iter().chain([all]).collect::<Vec<_>>().join("\n     "),
+            hint: hint(suggestion, "it has", names.iter()),
         }
     })
 }
 
-/// The failure of a call of a method that none of these services has.
+/// Returns the failure of a call of a method that none of these services has.
 pub(crate) fn no_method(services: &[&ServiceDescription], method: &str) -> Failure {
     let names = || {
         services
@@ -251,20 +253,21 @@ pub(crate) fn no_method(services: &[&ServiceDescription], method: &str) -> Failu
             .flat_map(|service| &service.methods)
             .map(|method| method.name.as_str())
     };
-    let whose = listed(services.iter().map(|service| service.name.as_str()));
-    let meant = did_you_mean(method, names());
-    let all = match names().next() {
-        Some(_) => format!("it has: {}", listed(names())),
-        None => "it has none at all".to_owned(),
-    };
+    let whose = list(services.iter().map(|service| service.name.as_str()));
+    let suggestion = did_you_mean(method, names());
     Failure::NotFound {
         message: format!("{whose} has no method {method}"),
-        hint: meant.into_iter().chain([all]).collect::<Vec<_>>().join("\n     "),
+        hint: hint(suggestion, "it has", names()),
     }
 }
 
-/// Names in a row, as many as can be read.
-fn listed(names: impl Iterator<Item = impl AsRef<str>>) -> String {
+/// Returns the suggestion, or else the first few names.
+fn hint(suggestion: Option<String>, what: &str, names: impl Iterator<Item = impl AsRef<str>>) -> String {
+    suggestion.unwrap_or_else(|| format!("{what}: {}", list(names)))
+}
+
+/// Returns the first few names, separated by commas.
+fn list(names: impl Iterator<Item = impl AsRef<str>>) -> String {
     let names: Vec<_> = names.collect();
     let shown = names.iter().take(MAX_LISTED).map(|name| one_line(name.as_ref()));
     let shown = shown.collect::<Vec<_>>().join(", ");
@@ -289,7 +292,7 @@ mod tests {
         };
         let queues: Vec<_> = queues.iter().map(of_queue).collect();
         let worker = from_value(json!({"worker": {"id": "1"}, "queues": queues})).unwrap();
-        // There is no other way to make one.
+        // The type has no constructor.
         let mut found = nobody();
         found.workers = vec![worker];
         found
@@ -323,19 +326,15 @@ mod tests {
             refusal(choose(&found, "Stroe")),
             (
                 3,
-                "rpc: no service Stroe was found\n     did you mean Store?\n     found: Log on a, Log on b, Store on a".into()
+                "rpc: no service Stroe was found\n     did you mean Store?".into()
             )
         );
         let nobody = nobody();
-        assert!(
-            refusal(choose(&nobody, "Store"))
-                .1
-                .contains("no worker answered at all")
-        );
+        assert!(refusal(choose(&nobody, "Store")).1.contains("no worker answered"));
     }
 
     #[test]
-    fn on_a_queue_the_method_tells_the_service() {
+    fn a_service_is_chosen_by_its_queue_and_method() {
         let mut store = ServiceDescription::new("Store", "q");
         store.methods = vec![MethodDescription::new("get")];
         let log = ServiceDescription::new("Log", "q");
@@ -347,7 +346,7 @@ mod tests {
             refusal(name(None, Some("got"))),
             (
                 3,
-                "rpc: Store, Log has no method got\n     did you mean get?\n     it has: get".into()
+                "rpc: Store, Log has no method got\n     did you mean get?".into()
             )
         );
         assert_eq!(refusal(name(None, None)).0, 2);
@@ -355,8 +354,7 @@ mod tests {
             refusal(name(Some("Stor"), Some("get"))),
             (
                 3,
-                "rpc: queue \"q\" has no service Stor\n     did you mean Store?\n     it has: Store, Log"
-                    .into()
+                "rpc: queue \"q\" has no service Stor\n     did you mean Store?".into()
             )
         );
         assert_eq!(
@@ -368,7 +366,22 @@ mod tests {
     #[test]
     fn long_lists_are_cut() {
         let names: Vec<_> = (0..25).map(|number| number.to_string()).collect();
-        assert!(listed(names.iter()).ends_with("18, 19, and 5 more"));
-        assert_eq!(listed(names[..2].iter()), "0, 1");
+        assert_eq!(list(names.iter()), "0, 1, 2, 3, 4, and 20 more");
+        assert_eq!(list(names[..2].iter()), "0, 1");
+    }
+
+    /// Where nothing is close, a few of the names are listed.
+    #[test]
+    fn without_a_suggestion_a_few_names_are_listed() {
+        let queues: Vec<_> = (0..30).map(|number| format!("queue-{number}")).collect();
+        let queues: Vec<_> = queues
+            .iter()
+            .map(|queue| (queue.as_str(), &["Log"][..]))
+            .collect();
+        let (_, text) = refusal(choose(&found(&queues), "Payments"));
+        assert!(
+            text.contains("found: Log on queue-0") && text.ends_with("and 25 more"),
+            "{text}"
+        );
     }
 }

@@ -1,19 +1,27 @@
 //! `rpc`: finds, describes, calls and measures services over RabbitMQ.
 //!
-//! A file a command in [`commands`]; what they print is made by plain functions over data, and leaves through [`output`] alone.
+//! Each command is a file in [`commands`]. A command connects, collects data, and passes it to
+//! plain functions that make text or JSON of it. Everything is printed through [`output`].
 
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod call_args;
 mod cli;
 mod commands;
 mod connection;
+mod depths;
+mod description_file;
 mod failure;
 mod input;
 mod lookup;
+mod options;
 mod output;
+mod schema_text;
 mod suggestion;
 mod table;
+mod text;
 mod units;
+mod worker;
 
 use std::process::ExitCode;
 

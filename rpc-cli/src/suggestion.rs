@@ -1,25 +1,39 @@
-//! What somebody meant who misspelt it.
+//! Suggests the name that a user may have misspelt.
 
-use crate::output::one_line;
+use crate::text::one_line;
 
-/// The known name that is closest to what was typed, if one is close.
-pub(crate) fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+/// How many names to suggest.
+const MAX_SUGGESTIONS: usize = 3;
+
+/// Returns the known names that are close to what was typed, the closest first.
+fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let typed = typed.to_lowercase();
-    let may_differ = (typed.chars().count() / 3).max(1);
+    let max_distance = (typed.chars().count() / 3).max(1);
     let scored = known.into_iter().map(|name| {
         let lower = name.to_lowercase();
-        // Who types the beginning means it.
-        let is_beginning = typed.len() > 2 && lower.starts_with(&typed);
+        // The beginning of a name is as good as one typing error.
+        let is_prefix = typed.len() > 2 && lower.starts_with(&typed);
         let distance = strsim::osa_distance(&typed, &lower);
-        (if is_beginning { distance.min(1) } else { distance }, name)
+        (if is_prefix { distance.min(1) } else { distance }, name)
     });
-    let close = scored.filter(|(distance, _)| *distance <= may_differ);
-    close.min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
+    let mut close: Vec<_> = scored.filter(|(distance, _)| *distance <= max_distance).collect();
+    close.sort_unstable();
+    close.dedup();
+    close
+        .into_iter()
+        .map(|(_, name)| name)
+        .take(MAX_SUGGESTIONS)
+        .collect()
 }
 
-/// `did you mean X?`, where something is close.
+/// Returns `did you mean X?`, or `None` if no known name is close.
 pub(crate) fn did_you_mean<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    closest(typed, known).map(|name| format!("did you mean {}?", one_line(name)))
+    let close: Vec<_> = closest(typed, known).into_iter().map(one_line).collect();
+    match close.as_slice() {
+        [] => None,
+        [name] => Some(format!("did you mean {name}?")),
+        [names @ .., last] => Some(format!("did you mean {} or {last}?", names.join(", "))),
+    }
 }
 
 #[cfg(test)]
@@ -27,9 +41,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_closest_is_suggested_and_nothing_far_fetched() {
+    fn close_names_are_suggested() {
         let known = ["UserDirectory", "Library", "get_email", "count"];
-        for (typed, meant) in [
+        for (typed, expected) in [
             ("UserDirectry", Some("UserDirectory")),
             ("userdirectory", Some("UserDirectory")),
             ("user", Some("UserDirectory")),
@@ -38,11 +52,24 @@ mod tests {
             ("Payments", None),
             ("", None),
         ] {
-            assert_eq!(closest(typed, known), meant, "{typed}");
+            assert_eq!(closest(typed, known).first().copied(), expected, "{typed}");
         }
         assert_eq!(
             did_you_mean("cont", known).as_deref(),
             Some("did you mean count?")
+        );
+    }
+
+    #[test]
+    fn few_names_are_suggested_the_closest_first() {
+        let known = ["store.v3", "store.v1", "store", "store.v2", "store.v1"];
+        assert_eq!(
+            did_you_mean("stroe", known).as_deref(),
+            Some("did you mean store?")
+        );
+        assert_eq!(
+            did_you_mean("store.v4", known).as_deref(),
+            Some("did you mean store.v1, store.v2 or store.v3?")
         );
     }
 }

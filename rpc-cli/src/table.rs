@@ -1,15 +1,15 @@
-//! Tables of text.
+//! Tables of plain text.
 
-/// How a column stands.
+/// A column: its alignment and its heading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Column {
-    /// Text.
+    /// For text.
     Left(&'static str),
-    /// Numbers.
+    /// For numbers.
     Right(&'static str),
 }
 
-/// Rows below their headings, with two spaces between columns.
+/// Rows below headings. Columns are separated by two spaces.
 #[derive(Debug)]
 pub(crate) struct Table<const N: usize> {
     columns: [Column; N],
@@ -24,8 +24,8 @@ impl<const N: usize> Table<N> {
         }
     }
 
+    /// Adds a row. A line feed in a cell becomes a space.
     pub(crate) fn row(&mut self, cells: [String; N]) {
-        // A cell is one line.
         self.rows.push(cells.map(|cell| cell.replace('\n', " ")));
     }
 
@@ -33,7 +33,7 @@ impl<const N: usize> Table<N> {
         self.rows.is_empty()
     }
 
-    /// All of it; nothing where there are no rows.
+    /// Returns the table, or an empty text if it has no rows.
     pub(crate) fn render(&self) -> String {
         if self.is_empty() {
             return String::new();
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_as_wide_as_they_have_to_be() {
+    fn columns_are_as_wide_as_their_widest_cell() {
         let mut table = Table::new([Column::Left("NAME"), Column::Right("CALLS"), Column::Left("ON")]);
         assert_eq!(table.render(), "");
         table.row(["é".into(), "12345678".into(), "one\ntwo".into()]);

@@ -1,34 +1,31 @@
-//! Times and amounts as people write and read them.
+//! Reads and shows times and amounts.
 
 use std::time::Duration;
 
-const UNITS: [(&str, f64); 5] = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+/// The longest time that an option takes.
+const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
 
-/// The longest time that may be asked for.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// The longest text of a time, in bytes. A time within the limits is shorter, and humantime 2.4
+/// panics on some longer ones.
+const MAX_TEXT: usize = 24;
 
-/// Reads a time above zero: `500ms`, `1.5s`, `2m`.
-pub(crate) fn time(text: &str) -> Result<Duration, String> {
-    let split = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let seconds = UNITS
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .map(|(_, seconds)| *seconds);
-    match (number.parse::<f64>(), seconds) {
-        (Ok(number), Some(seconds)) => match Duration::try_from_secs_f64(number * seconds) {
-            Ok(time) if !time.is_zero() && time <= LONGEST => Ok(time),
-            _ => Err("it is none of up to 24h, above zero".to_owned()),
-        },
-        (Ok(_), None) if unit.is_empty() => Err(format!("a time has a unit: {text}s, or {text}ms")),
-        _ => Err("write a time such as 500ms, 1.5s or 2m".to_owned()),
+/// Parses the time of an option: `500ms`, `1.5s`, `1m 30s`. It must be above zero and at most 24h.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    if text.len() > MAX_TEXT {
+        return Err("write a time such as 500ms, 1.5s or 2m".to_owned());
+    }
+    match humantime::parse_duration(text) {
+        Ok(time) if !time.is_zero() && time <= MAX_TIME => Ok(time),
+        Ok(_) => Err("a time is above zero and at most 24h".to_owned()),
+        Err(humantime::DurationError::UnknownUnit { unit, value, .. }) if unit.is_empty() => {
+            Err(format!("a time needs a unit: {value}s or {value}ms"))
+        }
+        Err(error) => Err(format!("{error}; write a time such as 500ms, 1.5s or 2m")),
     }
 }
 
-/// A time with three digits, for columns: `612µs`, `1.53ms`, `12.0s`.
-pub(crate) fn show(time: Duration) -> String {
+/// Shows a time with three digits, for columns: `612µs`, `1.53ms`, `12.0s`.
+pub(crate) fn show_time(time: Duration) -> String {
     let nanos = time.as_nanos() as f64;
     let (value, unit) = match nanos {
         n if n < 999.5 => (n, "ns"),
@@ -45,8 +42,8 @@ pub(crate) fn show(time: Duration) -> String {
     format!("{value:.digits$}{unit}")
 }
 
-/// How long something has been running: `62s`, `5m 3s`, `2h 10m`, `3d 4h`.
-pub(crate) fn age(time: Duration) -> String {
+/// Shows how long something has been running: `62s`, `5m 3s`, `2h 10m`, `3d 4h`.
+pub(crate) fn show_age(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0..120 => format!("{seconds}s"),
@@ -56,15 +53,21 @@ pub(crate) fn age(time: Duration) -> String {
     }
 }
 
-/// Calls a second.
-pub(crate) fn rate(count: u64, time: Duration) -> f64 {
-    match time.is_zero() {
-        true => 0.0,
-        false => count as f64 / time.as_secs_f64(),
+/// Returns a time in nanoseconds, for JSON.
+pub(crate) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Returns a count per second. Zero if no time has passed.
+pub(crate) fn per_second(count: u64, time: Duration) -> f64 {
+    if time.is_zero() {
+        0.0
+    } else {
+        count as f64 / time.as_secs_f64()
     }
 }
 
-/// `1 worker`, `2 workers`.
+/// Shows a count of things: `1 worker`, `2 workers`.
 pub(crate) fn count(number: usize, what: &str) -> String {
     match number {
         1 => format!("1 {what}"),
@@ -77,17 +80,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_with_their_units() {
+    fn times_are_parsed_with_their_units() {
         for (text, millis) in [
             ("500ms", 500),
             ("1.5s", 1500),
             ("2m", 120_000),
+            ("1m 30s", 90_000),
             ("24h", 86_400_000),
         ] {
-            assert_eq!(time(text), Ok(Duration::from_millis(millis)), "{text}");
+            assert_eq!(parse_time(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        assert_eq!(time("250us"), Ok(Duration::from_micros(250)));
-        assert_eq!(time("10").unwrap_err(), "a time has a unit: 10s, or 10ms");
+        assert_eq!(parse_time("250us"), Ok(Duration::from_micros(250)));
+        assert_eq!(parse_time("10").unwrap_err(), "a time needs a unit: 10s or 10ms");
         for text in [
             "",
             "s",
@@ -95,11 +99,11 @@ mod tests {
             "1e3s",
             "0s",
             "25h",
-            "1 s",
             "1.2.3s",
             "99999999999999999999h",
+            "18446744073709551615s 1000ms",
         ] {
-            assert!(time(text).is_err(), "{text}");
+            assert!(parse_time(text).is_err(), "{text}");
         }
     }
 
@@ -116,14 +120,14 @@ mod tests {
             (12_000_000_000, "12.0s"),
             (123_400_000_000, "123s"),
         ] {
-            assert_eq!(show(Duration::from_nanos(nanos)), text, "{nanos}");
+            assert_eq!(show_time(Duration::from_nanos(nanos)), text, "{nanos}");
         }
     }
 
     #[test]
     fn ages_have_two_units() {
         for (seconds, text) in [(62, "62s"), (303, "5m 3s"), (7800, "2h 10m"), (273_600, "3d 4h")] {
-            assert_eq!(age(Duration::from_secs(seconds)), text);
+            assert_eq!(show_age(Duration::from_secs(seconds)), text);
         }
     }
 }

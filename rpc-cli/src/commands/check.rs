@@ -5,58 +5,59 @@ use std::path::Path;
 use clap::{Args, ValueEnum};
 use rpc_contract::ServiceDescription;
 use rpc_contract::changes::{Change, Comparison, Rollout, Verdict};
-use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use crate::cli::Options;
 use crate::connection::{close, connect};
+use crate::description_file;
 use crate::failure::{Failure, Outcome};
-use crate::input;
-use crate::lookup::{self, Window};
-use crate::output::{Output, joined};
+use crate::lookup::{self, Search};
+use crate::options::Options;
+use crate::output::Output;
+use crate::text::join_lines;
 use crate::units;
 
-/// Tells what a new version of a service breaks.
+/// Reports what a new version of a service breaks.
 ///
-/// While a service is updated, old callers call new workers, and new callers call old workers. Each change is listed with whom it breaks. The
-/// exit code is 1 if something breaks, and 0 otherwise. What has changed within a type is only seen where both versions describe it with
-/// `#[service(schema)]`; methods of which only the names of types could be compared are told.
+/// While a service is updated, old callers call new workers, and new callers call old workers. Each
+/// change is listed with whom it breaks. The exit code is 1 if a change breaks callers or workers,
+/// and 0 otherwise. Changes within a type are only seen if both versions have `#[service(schema)]`.
+/// Methods whose types were compared by name only are listed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-OLD and NEW are files with a description, or an array of them, as `rpc describe --json` writes it; `-` for standard input; service:NAME for what runs
-under that name; or queue:NAME for what a worker on that queue serves.
+OLD and NEW are each a file that `rpc describe --json` wrote, `-` for standard input, service:NAME for a running service, or queue:NAME for the
+services of a worker on this queue.
 
 Examples:
   rpc check old.json new.json
   rpc check service:UserDirectory new.json --order workers-first
   rpc check --strict --json old.json new.json")]
 pub(crate) struct Check {
-    /// What was: a file, `-`, service:NAME or queue:NAME.
+    /// The old version: a file, `-`, service:NAME or queue:NAME.
     old: String,
 
-    /// What is to be: a file, `-`, service:NAME or queue:NAME.
+    /// The new version: a file, `-`, service:NAME or queue:NAME.
     new: String,
 
-    /// What is updated first, so that what breaks only in another order is no failure.
+    /// What you update first. A change that only breaks in another order is then no failure.
     #[arg(long, value_enum, default_value_t)]
     order: Order,
 
-    /// Fail for what may break too, and for types that could be compared by their names only.
+    /// Also fail for changes that may break, and for types that were compared by name only.
     #[arg(long)]
     strict: bool,
 
     #[command(flatten)]
-    window: Window,
+    search: Search,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Order {
-    /// Whatever comes first.
+    /// Any order.
     #[default]
     Any,
-    /// All workers before the first caller: new callers never meet old workers.
+    /// All workers before the first caller: no new caller meets an old worker.
     WorkersFirst,
-    /// All callers before the first worker: old callers never meet new workers.
+    /// All callers before the first worker: no old caller meets a new worker.
     CallersFirst,
 }
 
@@ -64,8 +65,8 @@ impl Check {
     pub(crate) async fn run(&self, options: &Options, output: &Output) -> Result<Outcome, Failure> {
         if self.old == "-" && self.new == "-" {
             return Err(Failure::usage(
-                "standard input can be read once",
-                "let one of the two be a file",
+                "standard input can only be read once",
+                "use a file for one of the two",
             ));
         }
         let old = self.source(&self.old, options, output).await?;
@@ -75,11 +76,12 @@ impl Check {
             .iter()
             .flat_map(|service| &service.changes)
             .any(|change| self.breaks(change.verdict));
-        let is_unsure = compared.iter().any(|service| !service.by_name.is_empty());
-        let breaks = breaks || (self.strict && is_unsure);
-        match output.json {
-            true => output.value(&json_of(&compared, breaks))?,
-            false => output.text(&text(&compared))?,
+        let has_unknown = compared.iter().any(|service| !service.by_name.is_empty());
+        let breaks = breaks || (self.strict && has_unknown);
+        if output.json {
+            output.value(&json_of(&compared, breaks))?;
+        } else {
+            output.text(&text(&compared))?;
         }
         Ok(if breaks { Outcome::Negative } else { Outcome::Done })
     }
@@ -94,11 +96,11 @@ impl Check {
             .split_once(':')
             .filter(|(kind, _)| matches!(*kind, "service" | "queue"))
         else {
-            return read(Path::new(source));
+            return description_file::read(Path::new(source));
         };
         let broker = connect(options).await?;
         let found = match kind {
-            "service" => lookup::versions(&broker, self.window, name, output).await,
+            "service" => lookup::versions(&broker, self.search, name, output).await,
             _ => lookup::on_queue(&broker, name).await,
         };
         close(&broker).await;
@@ -114,95 +116,68 @@ impl Check {
             Verdict::MayBreakCallers => callers && self.strict,
             Verdict::MayBreakWorkers => workers && self.strict,
             Verdict::Safe => false,
-            // One that this version does not know.
+            // A verdict that this version does not know.
             _ => true,
         }
     }
 }
 
-/// The descriptions that a file has: one, or an array of them.
-pub(crate) fn read(file: &Path) -> Result<Vec<ServiceDescription>, Failure> {
-    let text = input::read(file)?;
-    descriptions(&text).map_err(|why| {
-        Failure::usage(
-            format!("{} has no description of a service: {why}", file.display()),
-            "write one with `rpc describe SERVICE --json`",
-        )
-    })
-}
-
-fn descriptions(text: &str) -> Result<Vec<ServiceDescription>, String> {
-    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let values = match value {
-        Value::Array(values) => values,
-        value => vec![value],
-    };
-    let read = values.into_iter().map(|value| {
-        let description = ServiceDescription::deserialize(value).map_err(|error| error.to_string())?;
-        // Reading is forgiving: anything could be a service without a name.
-        match description.name.is_empty() {
-            true => Err("it has no name".to_owned()),
-            false => Ok(description),
-        }
-    });
-    let read: Vec<_> = read.collect::<Result<_, _>>()?;
-    match read.is_empty() {
-        true => Err("it is empty".to_owned()),
-        false => Ok(read),
-    }
-}
-
-/// What has become of a service.
+/// The comparison of one service.
 #[derive(Debug, PartialEq)]
-struct Compared {
+struct ComparedService {
     name: String,
-    fate: Fate,
+    presence: Presence,
     changes: Vec<Change>,
-    /// The methods with types that were compared by their names only.
+    /// The methods whose types were compared by name only.
     by_name: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Stays,
-    Goes,
-    Comes,
+enum Presence {
+    InBoth,
+    Removed,
+    Added,
 }
 
-/// Compares services of the same name, on the same queue where there is one; and one with one, whatever their names.
-fn compare_all(old: &[ServiceDescription], new: &[ServiceDescription]) -> Vec<Compared> {
-    let compared = |old: &ServiceDescription, new: &ServiceDescription, fate| {
+/// Compares services with the same name, and on the same queue if there are several. If there is
+/// only one on each side, they are compared whatever their names are.
+fn compare_all(old: &[ServiceDescription], new: &[ServiceDescription]) -> Vec<ComparedService> {
+    let compared = |old: &ServiceDescription, new: &ServiceDescription, presence| {
         let Comparison { changes, by_name, .. } = Comparison::new(old, new);
-        Compared {
+        ComparedService {
             name: old.name.clone(),
-            fate,
+            presence,
             changes,
             by_name,
         }
     };
     if let ([old], [new]) = (old, new) {
-        return vec![compared(old, new, Fate::Stays)];
+        return vec![compared(old, new, Presence::InBoth)];
     }
     let mut all = Vec::new();
     for old in old {
-        let namesakes: Vec<_> = new.iter().filter(|new| new.name == old.name).collect();
-        let on_queue = namesakes.iter().filter(|new| new.queue == old.queue).copied();
+        let same_name: Vec<_> = new.iter().filter(|new| new.name == old.name).collect();
+        let on_queue = same_name.iter().filter(|new| new.queue == old.queue).copied();
         let on_queue: Vec<_> = on_queue.collect();
-        let heirs = if on_queue.is_empty() { namesakes } else { on_queue };
-        if heirs.is_empty() {
-            // Its workers have none of its methods any more.
+        let successors = if on_queue.is_empty() { same_name } else { on_queue };
+        if successors.is_empty() {
+            // Its workers no longer have any of its methods.
             let nothing = ServiceDescription::new(&old.name, &old.queue);
-            all.push(compared(old, &nothing, Fate::Goes));
+            all.push(compared(old, &nothing, Presence::Removed));
         }
-        all.extend(heirs.into_iter().map(|new| compared(old, new, Fate::Stays)));
+        all.extend(
+            successors
+                .into_iter()
+                .map(|new| compared(old, new, Presence::InBoth)),
+        );
     }
     for new in new
         .iter()
         .filter(|new| old.iter().all(|old| old.name != new.name))
     {
-        all.push(Compared {
+        all.push(ComparedService {
             name: new.name.clone(),
-            fate: Fate::Comes,
+            presence: Presence::Added,
             changes: Vec::new(),
             by_name: Vec::new(),
         });
@@ -210,7 +185,7 @@ fn compare_all(old: &[ServiceDescription], new: &[ServiceDescription]) -> Vec<Co
     all
 }
 
-fn rollout(compared: &[Compared]) -> Rollout {
+fn rollout(compared: &[ComparedService]) -> Rollout {
     let changes: Vec<_> = compared
         .iter()
         .flat_map(|service| service.changes.clone())
@@ -218,19 +193,29 @@ fn rollout(compared: &[Compared]) -> Rollout {
     Rollout::of(&changes)
 }
 
-fn text(compared: &[Compared]) -> String {
+fn text(compared: &[ComparedService]) -> String {
     let mut lines = Vec::new();
-    for Compared {
-        name, fate, changes, ..
-    } in compared
-    {
-        let fate = match fate {
-            Fate::Stays if changes.is_empty() => ": nothing has changed",
-            Fate::Stays => "",
-            Fate::Goes => ": is gone",
-            Fate::Comes => ": is new",
+    let has_changed =
+        |service: &ComparedService| service.presence != Presence::InBoth || !service.changes.is_empty();
+    let has_any_changed = compared.iter().any(has_changed);
+    for service in compared {
+        let ComparedService {
+            name,
+            presence,
+            changes,
+            ..
+        } = service;
+        // Beside changes, "nothing has changed" would be misleading.
+        if has_any_changed && !has_changed(service) {
+            continue;
+        }
+        let presence = match presence {
+            Presence::InBoth if changes.is_empty() => ": nothing has changed",
+            Presence::InBoth => "",
+            Presence::Removed => ": was removed",
+            Presence::Added => ": was added",
         };
-        lines.push(format!("{name}{fate}"));
+        lines.push(format!("{name}{presence}"));
         for Change {
             verdict,
             place,
@@ -247,7 +232,7 @@ fn text(compared: &[Compared]) -> String {
             Rollout::AnyOrder => "callers and workers can be updated in any order",
             Rollout::WorkersFirst => "update all workers before the first caller",
             Rollout::CallersFirst => "update all callers before the first worker",
-            Rollout::InSteps => "no order suits all of it: make the change in several steps",
+            Rollout::InSteps => "no order works: make the change in several steps",
         };
         lines.push(String::new());
         lines.push(format!("{}: {order}", units::count(changes, "change")));
@@ -264,28 +249,28 @@ fn text(compared: &[Compared]) -> String {
     if !by_name.is_empty() {
         lines.push(String::new());
         lines.push(format!(
-            "the types of {} were compared by name only: use #[service(schema)] in both versions to see what changes within them",
+            "the types of {} were compared by name only; use #[service(schema)] in both versions to see changes within them",
             units::count(by_name.len(), "method")
         ));
         lines.push(format!("  {}", by_name.join(", ")));
     }
-    joined(lines)
+    join_lines(lines)
 }
 
-fn json_of(compared: &[Compared], breaks: bool) -> Value {
+fn json_of(compared: &[ComparedService], breaks: bool) -> Value {
     let services = compared.iter().map(|service| {
-        let Compared {
+        let ComparedService {
             name,
-            fate,
+            presence,
             changes,
             by_name,
         } = service;
-        let fate = match fate {
-            Fate::Stays => "stays",
-            Fate::Goes => "goes",
-            Fate::Comes => "comes",
+        let presence = match presence {
+            Presence::InBoth => "in_both",
+            Presence::Removed => "removed",
+            Presence::Added => "added",
         };
-        json!({"name": name, "fate": fate, "changes": changes, "compared_by_name": by_name})
+        json!({"name": name, "presence": presence, "changes": changes, "compared_by_name": by_name})
     });
     json!({
         "breaks": breaks,
@@ -311,13 +296,15 @@ mod tests {
         service
     }
 
-    fn fates(old: &[ServiceDescription], new: &[ServiceDescription]) -> Vec<(String, Fate, usize)> {
+    fn presences(old: &[ServiceDescription], new: &[ServiceDescription]) -> Vec<(String, Presence, usize)> {
         let compared = compare_all(old, new).into_iter();
-        compared.map(|it| (it.name, it.fate, it.changes.len())).collect()
+        compared
+            .map(|it| (it.name, it.presence, it.changes.len()))
+            .collect()
     }
 
     #[test]
-    fn services_are_compared_with_their_namesakes() {
+    fn services_are_compared_by_name() {
         let (a, b, c) = (
             service("A", "a", &["x"]),
             service("B", "b", &["y"]),
@@ -325,23 +312,23 @@ mod tests {
         );
         let changed = service("A", "a", &["x", "z"]);
         assert_eq!(
-            fates(&[a.clone(), b.clone()], &[c.clone(), changed.clone()]),
+            presences(&[a.clone(), b.clone()], &[c.clone(), changed.clone()]),
             [
-                ("A".into(), Fate::Stays, 1),
-                ("B".into(), Fate::Goes, 1),
-                ("C".into(), Fate::Comes, 0)
+                ("A".into(), Presence::InBoth, 1),
+                ("B".into(), Presence::Removed, 1),
+                ("C".into(), Presence::Added, 0)
             ]
         );
-        // One and one are compared whatever they are called.
+        // A single service on each side is compared whatever its name is.
         assert_eq!(
-            fates(from_ref(&a), &[service("D", "a", &["x"])]),
-            [("A".into(), Fate::Stays, 1)]
+            presences(from_ref(&a), &[service("D", "a", &["x"])]),
+            [("A".into(), Presence::InBoth, 1)]
         );
-        // Of two of one name, the one on the same queue is the heir.
+        // Of two with the same name, the one on the same queue counts.
         let elsewhere = service("A", "elsewhere", &[]);
         assert_eq!(
-            fates(from_ref(&a), &[elsewhere, a.clone()]),
-            [("A".into(), Fate::Stays, 0)]
+            presences(from_ref(&a), &[elsewhere, a.clone()]),
+            [("A".into(), Presence::InBoth, 0)]
         );
     }
 
@@ -352,7 +339,7 @@ mod tests {
             new: String::new(),
             order,
             strict,
-            window: Window {
+            search: Search {
                 window: std::time::Duration::from_secs(1),
             },
         };
@@ -384,27 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn only_descriptions_are_read_as_such() {
-        assert_eq!(descriptions(r#"{"name": "A"}"#).unwrap().len(), 1);
-        assert_eq!(
-            descriptions(r#"[{"name": "A"}, {"name": "B"}]"#).unwrap().len(),
-            2
-        );
-        for (bad, why) in [
-            ("", "EOF"),
-            ("[]", "it is empty"),
-            ("{}", "it has no name"),
-            ("7", "invalid type"),
-            (r#"[{"name": "A"}, {}]"#, "it has no name"),
-            (r#"{"name": 7}"#, "invalid type"),
-        ] {
-            let told = descriptions(bad).unwrap_err();
-            assert!(told.contains(why), "{bad}: {told}");
-        }
-    }
-
-    #[test]
-    fn changes_are_a_line_each_and_the_order_the_last() {
+    fn the_text_has_a_line_per_change_and_the_order_last() {
         let compared = compare_all(&[service("A", "a", &["x"])], &[service("A", "a", &["x", "z"])]);
         let text = text(&compared);
         assert!(
@@ -417,23 +384,31 @@ mod tests {
         );
         let same = compare_all(&[service("A", "a", &[])], &[service("A", "a", &[])]);
         assert_eq!(super::text(&same), "A: nothing has changed");
+        // Of two running versions, one may be the new one already.
+        let versions = [service("A", "a", &["x", "z"]), service("A", "a", &["x"])];
+        let some = compare_all(&versions, &[service("A", "a", &["x", "z"])]);
+        let text = super::text(&some);
+        assert!(
+            !text.contains("nothing has changed") && text.contains("1 change"),
+            "{text}"
+        );
     }
 
     #[test]
-    fn types_that_were_compared_by_name_are_told() {
+    fn types_that_were_compared_by_name_are_listed() {
         let mut store = service("Store", "q", &["get"]);
         store.methods[0].returns = "User".to_owned();
         let compared = compare_all(from_ref(&store), from_ref(&store));
         assert_eq!(
             text(&compared),
-            "Store: nothing has changed\n\nthe types of 1 method were compared by name only: use #[service(schema)] in both versions to see \
-             what changes within them\n  Store.get"
+            "Store: nothing has changed\n\nthe types of 1 method were compared by name only; use #[service(schema)] in both versions to see \
+             changes within them\n  Store.get"
         );
         assert_eq!(
             json_of(&compared, false)["services"][0]["compared_by_name"],
             json!(["get"])
         );
-        // One that comes or goes has nothing to be compared with.
+        // A service that was added or removed is not compared.
         let other = service("Other", "q", &[]);
         let both = [other.clone(), service("Another", "q", &[])];
         assert!(

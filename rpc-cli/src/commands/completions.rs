@@ -1,13 +1,12 @@
 //! `rpc completions`.
 
-use clap::{Args, CommandFactory as _};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::cli::Cli;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 
-/// Prints what makes a shell complete this command line.
+/// Prints a completion script for a shell.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -21,9 +20,10 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(&self, output: &Output) -> Result<Outcome, Failure> {
+    /// Prints the script for the program's `command`.
+    pub(crate) fn run(&self, command: &mut Command, output: &Output) -> Result<Outcome, Failure> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "rpc", &mut script);
+        clap_complete::generate(self.shell, command, "rpc", &mut script);
         output.raw(&String::from_utf8_lossy(&script))?;
         Ok(Outcome::Done)
     }

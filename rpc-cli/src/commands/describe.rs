@@ -2,18 +2,22 @@
 
 use clap::Args;
 use rpc_contract::{MethodDescription, ServiceDescription};
+use rpc_runtime::Broker;
 use serde_json::Value;
 
-use crate::cli::Options;
 use crate::connection::{close, connect};
 use crate::failure::{Failure, Outcome};
-use crate::lookup::{self, Where};
-use crate::output::{Output, joined};
+use crate::lookup::{self, Location};
+use crate::options::Options;
+use crate::output::Output;
+use crate::schema_text;
+use crate::text::join_lines;
 
-/// Shows what a service can do, as its trait has it.
+/// Shows a service's methods as its trait declares them, and the fields of its types.
 ///
-/// With `--json` it is the description that `rpc check` and `rpc asyncapi` read: an object where a service is named, and an array where only
-/// its queue is, or with `--versions`.
+/// Types are shown if the service has `#[service(schema)]`. With --json, prints the description
+/// that `rpc check` and `rpc asyncapi` read: an object if a service is named, or an array if only
+/// --queue or --versions is given.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "rpc describe [OPTIONS] <SERVICE>\n       rpc describe [OPTIONS] --queue <QUEUE> [SERVICE]"
@@ -24,20 +28,20 @@ Examples:
   rpc describe --queue rpc_queue
   rpc describe UserDirectory --json > user_directory.json")]
 pub(crate) struct Describe {
-    /// The service's name; not needed with --queue.
+    /// The service's name. Not needed with --queue.
     #[arg(required_unless_present = "queue")]
     service: Option<String>,
 
-    /// Show all versions that run, that of most workers first.
+    /// Show all versions that workers run, the most common one first.
     #[arg(long, conflicts_with = "queue")]
     versions: bool,
 
-    /// Show the JSON Schemas too, where there are any.
+    /// Show the JSON Schemas of types as they are.
     #[arg(long)]
     schemas: bool,
 
     #[command(flatten)]
-    place: Where,
+    location: Location,
 }
 
 impl Describe {
@@ -57,16 +61,16 @@ impl Describe {
         Ok(Outcome::Done)
     }
 
-    async fn find(&self, broker: &rpc_runtime::Broker, output: &Output) -> Result<Described, Failure> {
-        match (&self.service, &self.place.queue) {
+    async fn find(&self, broker: &Broker, output: &Output) -> Result<Described, Failure> {
+        match (&self.service, &self.location.queue) {
             (None, Some(queue)) => Ok(Described::All(lookup::on_queue(broker, queue).await?)),
             (Some(name), None) if self.versions => Ok(Described::All(
-                lookup::versions(broker, self.place.window, name, output).await?,
+                lookup::versions(broker, self.location.search, name, output).await?,
             )),
             (name, _) => {
                 let name = name.as_deref();
                 Ok(Described::One(
-                    lookup::service(broker, &self.place, name, None, output).await?,
+                    lookup::service(broker, &self.location, name, None, output).await?,
                 ))
             }
         }
@@ -78,7 +82,7 @@ enum Described {
     All(Vec<ServiceDescription>),
 }
 
-/// A service as a person would write its trait.
+/// Shows a service like its trait.
 fn text(service: &ServiceDescription, schemas: bool) -> String {
     let mut lines = docs(&service.docs, "");
     lines.push(format!("service {} on queue {}", service.name, service.queue));
@@ -97,13 +101,15 @@ fn text(service: &ServiceDescription, schemas: bool) -> String {
             lines.extend(method_schemas(method));
         }
     }
-    if schemas && !service.definitions.is_empty() {
+    for (name, schema) in &service.definitions {
         lines.push(String::new());
-        for (name, schema) in &service.definitions {
+        if schemas {
             lines.push(format!("    #/definitions/{name}: {schema}"));
+        } else {
+            lines.extend(schema_text::definition(name, schema));
         }
     }
-    joined(lines)
+    join_lines(lines)
 }
 
 fn docs(docs: &str, indent: &str) -> Vec<String> {
@@ -113,7 +119,7 @@ fn docs(docs: &str, indent: &str) -> Vec<String> {
     lines.collect()
 }
 
-/// What the trait's attribute says of a method, if anything.
+/// Returns the method's options as the trait's attribute, if it has any.
 fn options(method: &MethodDescription) -> Option<String> {
     let flags = [
         (method.is_default, "default"),
@@ -125,24 +131,24 @@ fn options(method: &MethodDescription) -> Option<String> {
     options.extend(
         method
             .timeout()
-            .map(|timeout| format!("timeout = \"{timeout:?}\"")),
+            .map(|timeout| format!("timeout = \"{}\"", humantime::format_duration(timeout))),
     );
     (!options.is_empty()).then(|| format!("#[rpc({})]", options.join(", ")))
 }
 
-/// What the signature does not show of the arguments.
+/// Returns what the signature does not show about the arguments.
 fn arguments(method: &MethodDescription) -> Vec<String> {
     let mut lines = Vec::new();
     for argument in &method.arguments {
-        let mut said = Vec::new();
+        let mut notes = Vec::new();
         if argument.is_optional {
-            said.push("may be left out".to_owned());
+            notes.push("optional".to_owned());
         }
         if !argument.aliases.is_empty() {
-            said.push(format!("also read as {}", argument.aliases.join(", ")));
+            notes.push(format!("also accepted as {}", argument.aliases.join(", ")));
         }
-        if !said.is_empty() {
-            lines.push(format!("        {}: {}", argument.name, said.join("; ")));
+        if !notes.is_empty() {
+            lines.push(format!("        {}: {}", argument.name, notes.join("; ")));
         }
     }
     lines
@@ -170,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_is_shown_as_its_trait() {
+    fn a_service_is_shown_like_its_trait() {
         let service = from_value(json!({
             "name": "UserDirectory",
             "queue": "rpc_queue",
@@ -178,7 +184,7 @@ mod tests {
             "methods": [
                 {
                     "name": "get_email", "docs": "The e-mail address.", "returns": "String", "error": "DirectoryError",
-                    "default": true, "idempotent": true, "timeout_ms": 2000,
+                    "default": true, "idempotent": true, "timeout_ms": 90_000,
                     "arguments": [
                         {"name": "id", "type": "&str", "aliases": ["key"], "schema": {"type": "string"}},
                         {"name": "limit", "type": "Option<u32>", "optional": true},
@@ -187,7 +193,7 @@ mod tests {
                 },
                 {"name": "touch", "oneway": true},
             ],
-            "definitions": {"A": true},
+            "definitions": {"User": {"type": "object", "properties": {"id": {"type": "integer", "format": "uint64"}}}},
         }));
         let service = service.unwrap();
         assert_eq!(
@@ -199,20 +205,23 @@ mod tests {
 service UserDirectory on queue rpc_queue
 
     /// The e-mail address.
-    #[rpc(default, idempotent, timeout = \"2s\")]
+    #[rpc(default, idempotent, timeout = \"1m 30s\")]
     get_email(id: &str, limit: Option<u32>) -> Result<String, DirectoryError>
-        id: also read as key
-        limit: may be left out
+        id: also accepted as key
+        limit: optional
 
     #[rpc(oneway)]
-    touch()"
+    touch()
+
+    type User
+        id: u64    (optional)"
         );
         let with_schemas = text(&service, true);
         assert!(
             with_schemas
                 .contains("\n        id: {\"type\":\"string\"}\n        result: {\"type\":\"string\"}\n")
         );
-        assert!(with_schemas.ends_with("\n    #/definitions/A: true"));
+        assert!(with_schemas.contains("\n    #/definitions/User: {"));
         assert!(text(&ServiceDescription::new("S", "q"), false).ends_with("(no methods)"));
     }
 }

@@ -1,21 +1,25 @@
 //! `rpc list`.
 
 use clap::Args;
-use rpc_runtime::discovery::{Discovered, Worker, WorkerDescription};
+use rpc_runtime::discovery::{Discovered, WorkerDescription};
 use serde_json::{Value, json};
 
-use crate::cli::Options;
 use crate::connection::{close, connect};
+use crate::depths::{self, Depths};
 use crate::failure::{Failure, Outcome};
-use crate::lookup::Window;
+use crate::lookup::Search;
+use crate::options::Options;
 use crate::output::Output;
 use crate::table::{Column, Table};
 use crate::units;
+use crate::worker::{name, short_id};
 
-/// Lists the services that run on the broker.
+/// Lists the running services.
 ///
-/// Asks all workers of the virtual host at once. Not found are those that do not describe themselves, or whose RabbitMQ user may not be
-/// found; see docs/command-line.md.
+/// Asks all workers of the virtual host at once. Workers that do not describe themselves, or whose
+/// RabbitMQ user lacks the permissions, are not found: see docs/command-line.md. DEPTH is the
+/// number of requests that are ready in the queue, and CONSUMERS the number of its consumers; `-`
+/// if the broker does not tell.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -23,21 +27,28 @@ Examples:
   rpc list --workers
   rpc list --json | jq -r '.services[].name'")]
 pub(crate) struct List {
-    /// List each worker, and not each service.
+    /// List workers instead of services.
     #[arg(short, long)]
     workers: bool,
 
     #[command(flatten)]
-    window: Window,
+    search: Search,
 }
 
 impl List {
     pub(crate) async fn run(&self, options: &Options, output: &Output) -> Result<Outcome, Failure> {
         let broker = connect(options).await?;
-        let found = self.window.services(&broker, output).await?;
+        let found = self.search.services(&broker, output).await;
+        let depths = match &found {
+            Ok(found) if !self.workers || output.json => {
+                depths::ask(&broker, found.services().iter().map(|service| service.queue)).await
+            }
+            _ => Depths::new(),
+        };
         close(&broker).await;
+        let found = found?;
         if output.json {
-            output.value(&json_of(&found))?;
+            output.value(&json_of(&found, &depths))?;
             return Ok(Outcome::Done);
         }
         if found.workers.is_empty() {
@@ -45,20 +56,22 @@ impl List {
                 "no worker answered: is one running, and on this virtual host? `--window` waits longer",
             );
         }
-        let table = match self.workers {
-            true => workers(&found),
-            false => services(&found),
-        };
-        output.text(&table)?;
+        output.text(&if self.workers {
+            workers(&found)
+        } else {
+            services(&found, &depths)
+        })?;
         Ok(Outcome::Done)
     }
 }
 
-fn services(found: &Discovered<WorkerDescription>) -> String {
+fn services(found: &Discovered<WorkerDescription>, depths: &Depths) -> String {
     use Column::{Left, Right};
     let mut table = Table::new([
         Left("SERVICE"),
         Left("QUEUE"),
+        Right("DEPTH"),
+        Right("CONSUMERS"),
         Right("WORKERS"),
         Right("VERSIONS"),
         Right("METHODS"),
@@ -68,9 +81,12 @@ fn services(found: &Discovered<WorkerDescription>) -> String {
             .descriptions
             .first()
             .map_or(0, |description| description.methods.len());
+        let [depth, consumers] = depths::cells(depths, service.queue);
         table.row([
             service.name.to_owned(),
             service.queue.to_owned(),
+            depth,
+            consumers,
             service.workers.len().to_string(),
             service.descriptions.len().to_string(),
             methods.to_string(),
@@ -100,11 +116,11 @@ fn workers(found: &Discovered<WorkerDescription>) -> String {
                 .map(move |service| format!("{} on {queue_name}", service.name))
         });
         table.row([
-            short_id(worker).to_owned(),
+            short_id(&worker.id).to_owned(),
             name(worker),
             worker.host.clone(),
             worker.pid.to_string(),
-            units::age(worker.uptime()),
+            units::show_age(worker.uptime()),
             worker.version.clone().unwrap_or_else(|| "-".to_owned()),
             worker.runtime_version.clone(),
             served.collect::<Vec<_>>().join(", "),
@@ -113,31 +129,22 @@ fn workers(found: &Discovered<WorkerDescription>) -> String {
     table.render()
 }
 
-/// As much of a worker's id as tells it from others.
-pub(crate) fn short_id(worker: &Worker) -> &str {
-    worker.id.get(..8).unwrap_or(&worker.id)
-}
-
-/// What people call a worker.
-pub(crate) fn name(worker: &Worker) -> String {
-    let known = worker.name.as_ref().or(worker.app_id.as_ref());
-    known.cloned().unwrap_or_else(|| "-".to_owned())
-}
-
-fn json_of(found: &Discovered<WorkerDescription>) -> Value {
+fn json_of(found: &Discovered<WorkerDescription>, depths: &Depths) -> Value {
     let services = found.services();
     let services = services.iter().map(|service| {
         let methods = service.descriptions.first().map(|description| {
             let names = description.methods.iter().map(|method| method.name.as_str());
             names.collect::<Vec<_>>()
         });
-        json!({
+        let mut json = json!({
             "name": service.name,
             "queue": service.queue,
             "workers": service.workers.iter().map(|worker| &worker.id).collect::<Vec<_>>(),
             "versions": service.descriptions.len(),
             "methods": methods.unwrap_or_default(),
-        })
+        });
+        depths::add_to_json(&mut json, depths, service.queue);
+        json
     });
     let workers = found
         .workers

@@ -10,22 +10,25 @@ use rpc_runtime::{Broker, CallError, Chain, FaultCode};
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 
-use super::list::short_id;
-use crate::cli::Options;
 use crate::connection::{close, connect};
 use crate::failure::{Failure, Outcome};
-use crate::lookup::{self, Where};
-use crate::output::{Output, one_line};
+use crate::lookup::{self, Location};
+use crate::options::Options;
+use crate::output::Output;
 use crate::table::{Column, Table};
-use crate::units;
+use crate::text::one_line;
+use crate::units::{self, nanos};
+use crate::worker::short_id;
 
-/// How many pings are under way at once.
-const AT_ONCE: usize = 64;
+/// How many pings are in flight at once.
+const CONCURRENCY: usize = 64;
 
-/// Pings workers, and tells how long they take to answer.
+/// Measures how long workers take to reply to a ping.
 ///
-/// A ping is a call like any other, so it goes to one of the workers of a queue: which one, it tells. One that is not counted goes first. Without SERVICE, all queues are pinged on
-/// which a service was found. The exit code is 1 if no ping was answered. With --json, each ping is a line, and the summary is the last one.
+/// A ping is a call like any other: it waits in the queue and goes to one of the queue's workers,
+/// which the reply names. A first ping is not counted. Without SERVICE, pings the queues of all
+/// running services. The exit code is 1 if there was no reply. With --json, prints one line per
+/// ping and the summary last.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -33,24 +36,24 @@ Examples:
   rpc ping UserDirectory --count 10 --interval 200ms
   rpc ping --queue rpc_queue --count 0        # until Ctrl-C")]
 pub(crate) struct Ping {
-    /// The service's name; all services unless given.
+    /// The service's name. Defaults to all services.
     #[arg(conflicts_with = "queue")]
     service: Option<String>,
 
-    /// How many pings are sent to each queue; 0: until Ctrl-C.
+    /// How many pings to send to each queue; 0 for until Ctrl-C.
     #[arg(short, long, default_value_t = 4)]
     count: u32,
 
-    /// The time from one ping to the next.
-    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = units::time)]
+    /// The time between pings.
+    #[arg(short, long, value_name = "TIME", default_value = "1s", value_parser = units::parse_time)]
     interval: Duration,
 
-    /// How long an answer is waited for.
-    #[arg(short, long, value_name = "TIME", default_value = "2s", value_parser = units::time)]
+    /// How long to wait for a reply.
+    #[arg(short, long, value_name = "TIME", default_value = "2s", value_parser = units::parse_time)]
     timeout: Duration,
 
     #[command(flatten)]
-    place: Where,
+    location: Location,
 }
 
 impl Ping {
@@ -59,9 +62,10 @@ impl Ping {
         let pinged = self.ping(&broker, output).await;
         close(&broker).await;
         let summary = pinged?;
-        match output.json {
-            true => output.value(&summary.json())?,
-            false => output.text(&format!("\n{}", summary.text()))?,
+        if output.json {
+            output.value(&summary.json())?;
+        } else {
+            output.text(&format!("\n{}", summary.text()))?;
         }
         Ok(match summary.answered() {
             0 => Outcome::Negative,
@@ -71,7 +75,7 @@ impl Ping {
 
     async fn ping(&self, broker: &Broker, output: &Output) -> Result<Summary, Failure> {
         let queues = self.queues(broker, output).await?;
-        // The first call of all opens the queue for replies, which is no part of a round trip.
+        // The first call opens the reply queue, which is not part of a round trip.
         if let Some(queue) = queues.first() {
             self.ping_one(broker, queue, 0).await;
         }
@@ -86,11 +90,12 @@ impl Ping {
             let round = async {
                 ticks.tick().await;
                 let pings = queues.iter().map(|queue| self.ping_one(broker, queue, number));
-                let mut pings = stream::iter(pings).buffer_unordered(AT_ONCE);
+                let mut pings = stream::iter(pings).buffer_unordered(CONCURRENCY);
                 while let Some(pong) = pings.next().await {
-                    match output.json {
-                        true => output.value(&pong.json())?,
-                        false => output.text(&pong.text())?,
+                    if output.json {
+                        output.value(&pong.json())?;
+                    } else {
+                        output.text(&pong.text())?;
                     }
                     summary.add(pong);
                 }
@@ -105,26 +110,26 @@ impl Ping {
     }
 
     async fn queues(&self, broker: &Broker, output: &Output) -> Result<BTreeSet<String>, Failure> {
-        if let Some(queue) = &self.place.queue {
+        if let Some(queue) = &self.location.queue {
             return Ok([queue.clone()].into());
         }
         if let Some(service) = &self.service {
-            let described = lookup::versions(broker, self.place.window, service, output).await?;
+            let described = lookup::versions(broker, self.location.search, service, output).await?;
             return Ok(described.into_iter().map(|service| service.queue).collect());
         }
-        let found = self.place.window.services(broker, output).await?;
+        let found = self.location.search.services(broker, output).await?;
         let queues = found
             .services()
             .into_iter()
             .map(|service| service.queue.to_owned());
         let queues: BTreeSet<_> = queues.collect();
-        match queues.is_empty() {
-            true => Err(Failure::NotFound {
+        if queues.is_empty() {
+            return Err(Failure::NotFound {
                 message: "no worker was found".to_owned(),
                 hint: "is one running, and on this virtual host? `--window` waits longer, and `--queue` names the queue".to_owned(),
-            }),
-            false => Ok(queues),
+            });
         }
+        Ok(queues)
     }
 
     async fn ping_one(&self, broker: &Broker, queue: &str, number: u32) -> Pong {
@@ -138,7 +143,7 @@ impl Ping {
             time,
             answer: match answer {
                 Ok(worker) => Ok(Some(worker)),
-                // It is there all the same.
+                // A worker without self-description replied.
                 Err(CallError::Fault(fault)) if fault.code == FaultCode::UnknownMethod => Ok(None),
                 Err(error) => Err(Chain(&error).to_string()),
             },
@@ -146,13 +151,13 @@ impl Ping {
     }
 }
 
-/// What came of a ping.
+/// The outcome of a ping.
 #[derive(Debug)]
 struct Pong {
     queue: String,
     number: u32,
     time: Duration,
-    /// Who answered, if it says that.
+    /// The worker that replied, if it describes itself.
     answer: Result<Option<Worker>, String>,
 }
 
@@ -162,8 +167,8 @@ impl Pong {
         let text = match &self.answer {
             Ok(worker) => format!(
                 "{queue}: {}: seq={number} time={}",
-                who(worker.as_ref()),
-                units::show(self.time)
+                describe(worker.as_ref()),
+                units::show_time(self.time)
             ),
             Err(error) => format!("{queue}: seq={number}: {error}"),
         };
@@ -180,23 +185,19 @@ impl Pong {
     }
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn who(worker: Option<&Worker>) -> String {
+fn describe(worker: Option<&Worker>) -> String {
     match worker {
         Some(worker) => format!(
             "worker {} on {}, process {}",
-            short_id(worker),
+            short_id(&worker.id),
             worker.host,
             worker.pid
         ),
-        None => "a worker that does not say who it is".to_owned(),
+        None => "a worker that does not describe itself".to_owned(),
     }
 }
 
-/// All pings together.
+/// The outcomes of all pings.
 #[derive(Debug, Default)]
 struct Summary {
     sent: u64,
@@ -251,16 +252,16 @@ impl Summary {
             Right("MAX"),
         ]);
         for ((queue, _), times) in &self.answers {
-            let of_worker = |tell: fn(&Worker) -> String| times.worker.as_ref().map_or("-".to_owned(), tell);
+            let of_worker = |show: fn(&Worker) -> String| times.worker.as_ref().map_or("-".to_owned(), show);
             table.row([
                 queue.clone(),
-                of_worker(|worker| short_id(worker).to_owned()),
+                of_worker(|worker| short_id(&worker.id).to_owned()),
                 of_worker(|worker| worker.host.clone()),
                 of_worker(|worker| worker.pid.to_string()),
                 times.count.to_string(),
-                units::show(times.least),
-                units::show(times.mean()),
-                units::show(times.most),
+                units::show_time(times.least),
+                units::show_time(times.mean()),
+                units::show_time(times.most),
             ]);
         }
         let (sent, answered) = (self.sent, self.answered());
@@ -269,10 +270,10 @@ impl Summary {
             _ => (sent - answered) as f64 / sent as f64 * 100.0,
         };
         let totals = format!("{sent} sent, {answered} answered, {lost:.0}% lost");
-        match table.is_empty() {
-            true => totals,
-            false => format!("{}\n\n{totals}", table.render()),
+        if table.is_empty() {
+            return totals;
         }
+        format!("{}\n\n{totals}", table.render())
     }
 
     fn json(&self) -> Value {
@@ -313,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn pings_are_summed_up_by_worker() {
+    fn the_summary_has_a_row_per_worker() {
         let mut summary = Summary::default();
         assert_eq!(summary.text(), "0 sent, 0 answered, 0% lost");
         let one = pong(1, 2, Ok(Some("0123456789")));

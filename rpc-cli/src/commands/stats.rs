@@ -5,54 +5,66 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use rpc_runtime::discovery::{MethodStats, WorkerClient, WorkerStats};
-use rpc_runtime::{Broker, BrokerError, CallError};
+use rpc_runtime::{Broker, BrokerError, CallError, Chain};
 use serde_json::{Value, json};
 use tokio::time::MissedTickBehavior;
 
-use crate::cli::Options;
 use crate::connection::{close, connect};
+use crate::depths::{self, Depths};
 use crate::failure::{Failure, Outcome};
-use crate::lookup::{Where, tell_what_is_missing};
+use crate::lookup::{Location, note_missing};
+use crate::options::Options;
 use crate::output::Output;
 use crate::suggestion::did_you_mean;
 use crate::table::{Column, Table};
-use crate::units;
+use crate::units::{self, nanos};
+use crate::worker::short_id;
 
-/// Clears a terminal, and goes to its top.
+/// Clears the terminal.
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 
-/// Shows what workers counted of their methods since they started.
+/// Shows what workers have counted since they started.
 ///
-/// A row is a method, over all workers: calls that ended, those of them that failed (with the method's own error, or a fault), those that run now,
-/// the mean time of a call, and the time that 99 of 100 calls of the slowest worker did not exceed. SHED are requests that workers refused, as they could
-/// not be answered in time; the others were admitted. WAIT is how long requests wait in the queue now. With --watch, there are also the calls, the
-/// failures and the shed requests a second, and the mean time is that of calls since the last look. A moment without workers, or without the
-/// broker, does not end it.
+/// There is one row per method, with the sums over all workers.
+///
+/// With --watch, there are also rates since the last update, and MEAN is that of the calls since
+/// then. --watch goes on while there are no workers or no connection.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Columns:
+  DEPTH, CONSUMERS  requests that are ready in the queue, and its consumers; - if the broker does not tell
+  CALLS             requests that ended
+  ERRORS            calls that ended with the method's own error
+  FAILED            calls that ended with a fault, such as a panic
+  SHED              requests that workers refused because the reply would have been late
+  RUNNING           requests that run now
+  WAIT              how long requests wait in the queue now
+  MEAN              the mean duration of a call
+  P99               the duration that 99 of 100 calls of the slowest worker did not exceed
+
 Examples:
   rpc stats
   rpc stats UserDirectory --workers
   rpc stats --watch            # every 2 seconds, with what happened since; until Ctrl-C
   rpc stats --watch 500ms --count 10 --json")]
 pub(crate) struct Stats {
-    /// The service's name; all services unless given.
+    /// The service's name. Defaults to all services.
     service: Option<String>,
 
-    /// Show each worker's methods in rows of their own.
+    /// Show one row per worker and method.
     #[arg(short, long)]
     workers: bool,
 
-    /// Show them again and again, this time apart.
-    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s", value_parser = units::time)]
+    /// Update at this interval.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s", value_parser = units::parse_time)]
     watch: Option<Duration>,
 
-    /// With --watch: how often; until Ctrl-C unless given.
+    /// With --watch: how many updates to show. Defaults to until Ctrl-C.
     #[arg(short, long, requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 
     #[command(flatten)]
-    place: Where,
+    location: Location,
 }
 
 impl Stats {
@@ -69,21 +81,24 @@ impl Stats {
     async fn watch(&self, broker: &Broker, output: &Output) -> Result<(), Failure> {
         let Some(pause) = self.watch else {
             let stats = self.ask(broker, output).await?;
-            let rows = self.rows(&stats, &Looks::default(), Instant::now())?;
-            return self.show(&rows, output);
+            let rows = self.rows(&stats, &History::default(), Instant::now())?;
+            let depths = ask_depths(broker, &rows).await;
+            return self.show(&rows, &depths, output);
         };
         let mut ticks = tokio::time::interval(pause);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looks = Looks::default();
+        let mut history = History::default();
         let mut round = 0;
         while self.count.is_none_or(|rounds| round < rounds) {
             round += 1;
             ticks.tick().await;
-            let looked = self.look(broker, &mut looks, output).await;
-            let rows = match looked {
+            let updated = self.update(broker, &mut history, output).await;
+            let (rows, depths) = match updated {
                 Ok(rows) => rows,
-                // Workers come and go, and the connection is opened again: who watches wants to see it.
-                Err(failure) if may_pass(&failure) && (looks.is_any() || self.count != Some(round)) => {
+                // Workers start again, and the connection is opened again.
+                Err(failure)
+                    if is_transient(&failure) && (history.has_any() || self.count != Some(round)) =>
+                {
                     output.note(&format!("nothing to show now: {}", failure.message()));
                     continue;
                 }
@@ -96,117 +111,132 @@ impl Stats {
                     output.raw("\n")?;
                 }
             }
-            self.show(&rows, output)?;
+            self.show(&rows, &depths, output)?;
         }
         Ok(())
     }
 
-    async fn look(&self, broker: &Broker, looks: &mut Looks, output: &Output) -> Result<Rows, Failure> {
+    async fn update(
+        &self,
+        broker: &Broker,
+        history: &mut History,
+        output: &Output,
+    ) -> Result<(Rows, Depths), Failure> {
         let stats = self.ask(broker, output).await?;
         let now = Instant::now();
-        let rows = self.rows(&stats, looks, now)?;
-        looks.remember(&stats, now);
-        Ok(rows)
+        let rows = self.rows(&stats, history, now)?;
+        history.remember(&stats, now);
+        let depths = ask_depths(broker, &rows).await;
+        Ok((rows, depths))
     }
 
-    fn show(&self, rows: &Rows, output: &Output) -> Result<(), Failure> {
-        match output.json {
-            true => output.value(&json_of(rows)),
-            false => output.text(&text(rows, self.workers, self.watch.is_some())),
+    fn show(&self, rows: &Rows, depths: &Depths, output: &Output) -> Result<(), Failure> {
+        if output.json {
+            output.value(&json_of(rows, depths))
+        } else {
+            output.text(&text(rows, depths, self.workers, self.watch.is_some()))
         }
     }
 
     async fn ask(&self, broker: &Broker, output: &Output) -> Result<Vec<WorkerStats>, Failure> {
-        if let Some(queue) = &self.place.queue {
+        if let Some(queue) = &self.location.queue {
             let stats = WorkerClient::new(broker, queue)
                 .stats()
-                .timeout(self.place.window.limit())
+                .timeout(self.location.search.limit())
                 .await;
             return match stats {
                 Ok(stats) => Ok(vec![stats]),
                 Err(CallError::Broker { source, .. }) => Err(Failure::Broker(source)),
                 Err(error) => Err(Failure::NotFound {
                     message: format!(
-                        "the worker on queue {queue:?} does not tell: {}",
-                        rpc_runtime::Chain(&error)
+                        "the worker on queue {queue:?} does not answer with statistics: {}",
+                        Chain(&error)
                     ),
-                    hint: "see `rpc ping`".to_owned(),
+                    hint: "`rpc ping` shows whether it answers".to_owned(),
                 }),
             };
         }
-        let window = self.place.window;
+        let search = self.location.search;
         let found = broker
             .discover()
-            .window(window.window)
-            .timeout(window.limit())
+            .window(search.window)
+            .timeout(search.limit())
             .stats()
             .await?;
-        tell_what_is_missing(&found, output);
+        note_missing(&found, output);
         Ok(found.workers)
     }
 
-    fn rows(&self, stats: &[WorkerStats], looks: &Looks, now: Instant) -> Result<Rows, Failure> {
-        let mut rows = rows(stats, self.workers, looks, now);
+    fn rows(&self, stats: &[WorkerStats], history: &History, now: Instant) -> Result<Rows, Failure> {
+        let mut rows = rows(stats, self.workers, history, now);
         let Some(service) = &self.service else {
-            return match rows.is_empty() {
-                true => Err(not_found("no worker was found".to_owned(), None, &Rows::new())),
-                false => Ok(rows),
-            };
+            if rows.is_empty() {
+                return Err(not_found("no worker was found".to_owned(), None, &rows));
+            }
+            return Ok(rows);
         };
         let all = rows.clone();
         rows.retain(|key, _| key.service == *service);
-        match rows.is_empty() {
-            true => Err(not_found(
-                format!("no service {service} was found"),
-                Some(service),
-                &all,
-            )),
-            false => Ok(rows),
+        if rows.is_empty() {
+            let message = format!("no service {service} was found");
+            return Err(not_found(message, Some(service), &all));
         }
+        Ok(rows)
     }
+}
+
+async fn ask_depths(broker: &Broker, rows: &Rows) -> Depths {
+    depths::ask(broker, rows.keys().map(|key| key.queue.as_str())).await
 }
 
 fn not_found(message: String, service: Option<&str>, all: &Rows) -> Failure {
-    let meant = service.and_then(|service| did_you_mean(service, all.keys().map(|key| key.service.as_str())));
+    let suggestion =
+        service.and_then(|service| did_you_mean(service, all.keys().map(|key| key.service.as_str())));
     Failure::NotFound {
         message,
-        hint: meant.unwrap_or_else(|| "is it running, and on this virtual host? see `rpc list`".to_owned()),
+        hint: suggestion
+            .unwrap_or_else(|| "is it running, and on this virtual host? see `rpc list`".to_owned()),
     }
 }
 
-/// Of what a row is.
+/// What a row is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     service: String,
     queue: String,
     method: String,
-    /// Nothing where it is of all workers.
+    /// `None` if the row is the sum over all workers.
     worker: Option<String>,
 }
 
-/// What a row tells.
+/// The numbers of a row.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Row {
     workers: usize,
     counted: Counted,
     in_flight: u64,
-    /// How long requests wait in the queue, by the worker that says the longest.
+    /// How long requests wait in the queue: the longest time that a worker reports.
     queue_time: Duration,
     p99: Duration,
-    /// What was counted since the last look; nothing where there was none.
+    /// What was counted since the last update. `None` if there was none.
     recent: Option<Recent>,
 }
 
 type Rows = BTreeMap<Key, Row>;
 
-/// Calls that ended.
+/// Counts of requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Counted {
+    /// Requests that ended.
     calls: u64,
+    /// Those of them that ended with the method's own error.
+    errors: u64,
+    /// Those of them that ended with a fault.
     failures: u64,
-    /// Requests that were refused, as they could not be answered in time. They are no calls that ended.
+    /// Requests that were refused because the reply would have been late. They are not among the
+    /// calls.
     shed: u64,
-    /// The time of all of them together, in nanoseconds.
+    /// The duration of all calls together, in nanoseconds.
     spent: u128,
 }
 
@@ -219,7 +249,8 @@ impl Counted {
         };
         Self {
             calls: stats.calls,
-            failures: stats.failures,
+            errors: stats.errors,
+            failures: stats.failures.saturating_sub(stats.errors),
             shed: stats.shed,
             spent,
         }
@@ -227,6 +258,7 @@ impl Counted {
 
     fn add(&mut self, more: Self) {
         self.calls = self.calls.saturating_add(more.calls);
+        self.errors = self.errors.saturating_add(more.errors);
         self.failures = self.failures.saturating_add(more.failures);
         self.shed = self.shed.saturating_add(more.shed);
         self.spent = self.spent.saturating_add(more.spent);
@@ -235,24 +267,26 @@ impl Counted {
     fn since(self, earlier: Self) -> Self {
         Self {
             calls: self.calls.saturating_sub(earlier.calls),
+            errors: self.errors.saturating_sub(earlier.errors),
             failures: self.failures.saturating_sub(earlier.failures),
             shed: self.shed.saturating_sub(earlier.shed),
             spent: self.spent.saturating_sub(earlier.spent),
         }
     }
 
-    /// The mean time of a call; nothing of none.
+    /// Returns the mean duration of a call, or `None` if there are none.
     fn mean(self) -> Option<Duration> {
         let mean = self.spent.checked_div(u128::from(self.calls))?;
         Some(Duration::from_nanos(u64::try_from(mean).unwrap_or(u64::MAX)))
     }
 }
 
-/// What was counted since a while ago, which may be another one for each worker.
+/// What was counted since the last update. The time since then may differ between workers.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Recent {
     counted: Counted,
     calls_per_second: f64,
+    errors_per_second: f64,
     failures_per_second: f64,
     shed_per_second: f64,
 }
@@ -260,37 +294,42 @@ struct Recent {
 impl Recent {
     fn add(&mut self, more: Counted, time: Duration) {
         self.counted.add(more);
-        self.calls_per_second += units::rate(more.calls, time);
-        self.failures_per_second += units::rate(more.failures, time);
-        self.shed_per_second += units::rate(more.shed, time);
+        self.calls_per_second += units::per_second(more.calls, time);
+        self.errors_per_second += units::per_second(more.errors, time);
+        self.failures_per_second += units::per_second(more.failures, time);
+        self.shed_per_second += units::per_second(more.shed, time);
     }
 }
 
-/// What each worker said when it was seen last. Workers come and go, and not each of them is seen each time.
+/// The last counts of each worker. A worker may be missing from an update.
 #[derive(Debug, Default)]
-struct Looks {
-    number: u64,
+struct History {
+    updates: u64,
     last: Option<Instant>,
-    workers: HashMap<String, Look>,
+    workers: HashMap<String, LastCounts>,
 }
 
+/// The last counts of a worker.
 #[derive(Debug)]
-struct Look {
-    number: u64,
+struct LastCounts {
+    /// The number of the update that they are from.
+    update: u64,
     at: Instant,
     /// By queue, service and method.
     methods: HashMap<(String, String, String), Counted>,
 }
 
-/// After how many looks without it a worker is forgotten.
-const FORGOTTEN: u64 = 10;
+/// The number of updates after which a missing worker is forgotten.
+const MAX_MISSED: u64 = 10;
 
-impl Looks {
-    fn is_any(&self) -> bool {
+impl History {
+    fn has_any(&self) -> bool {
         self.last.is_some()
     }
 
-    /// What a method counted since its worker was seen last, and how long ago that is. A worker that started meanwhile counts from its start.
+    /// Returns what a method has counted since the last counts of its worker, and how long that is.
+    /// A worker that has started since the last update counts from its start. Returns `None` for
+    /// another worker that is new.
     fn recent(
         &self,
         stats: &WorkerStats,
@@ -301,10 +340,10 @@ impl Looks {
         let last = self.last?;
         let counted = Counted::of(method);
         match self.workers.get(&stats.worker.id) {
-            Some(look) => {
+            Some(counts) => {
                 let key = (queue.to_owned(), method.service.clone(), method.method.clone());
-                let earlier = look.methods.get(&key).copied().unwrap_or_default();
-                Some((counted.since(earlier), now.saturating_duration_since(look.at)))
+                let earlier = counts.methods.get(&key).copied().unwrap_or_default();
+                Some((counted.since(earlier), now.saturating_duration_since(counts.at)))
             }
             None => {
                 let is_new = stats.worker.uptime() <= now.saturating_duration_since(last);
@@ -314,7 +353,7 @@ impl Looks {
     }
 
     fn remember(&mut self, stats: &[WorkerStats], now: Instant) {
-        self.number += 1;
+        self.updates += 1;
         self.last = Some(now);
         for stats in stats {
             let methods = stats.queues.iter().flat_map(|queue| {
@@ -323,20 +362,20 @@ impl Looks {
                     (key, Counted::of(method))
                 })
             });
-            let look = Look {
-                number: self.number,
+            let last = LastCounts {
+                update: self.updates,
                 at: now,
                 methods: methods.collect(),
             };
-            self.workers.insert(stats.worker.id.clone(), look);
+            self.workers.insert(stats.worker.id.clone(), last);
         }
         self.workers
-            .retain(|_, look| self.number - look.number < FORGOTTEN);
+            .retain(|_, last| self.updates - last.update < MAX_MISSED);
     }
 }
 
-/// Whether it may be otherwise a moment later.
-fn may_pass(failure: &Failure) -> bool {
+/// Whether a later update may succeed.
+fn is_transient(failure: &Failure) -> bool {
     match failure {
         Failure::Broker(BrokerError::Closed) => false,
         Failure::NotFound { .. } | Failure::Call(_) | Failure::Broker(_) => {
@@ -346,8 +385,8 @@ fn may_pass(failure: &Failure) -> bool {
     }
 }
 
-/// All methods, of all workers together or each by itself.
-fn rows(stats: &[WorkerStats], by_worker: bool, looks: &Looks, now: Instant) -> Rows {
+/// Returns the rows of all methods, with the sums over all workers or for each of them.
+fn rows(stats: &[WorkerStats], by_worker: bool, history: &History, now: Instant) -> Rows {
     let mut rows = Rows::new();
     for worker in stats {
         for queue in &worker.queues {
@@ -364,7 +403,7 @@ fn rows(stats: &[WorkerStats], by_worker: bool, looks: &Looks, now: Instant) -> 
                 row.in_flight = row.in_flight.saturating_add(method.in_flight);
                 row.queue_time = row.queue_time.max(queue.queue_time());
                 row.p99 = row.p99.max(method.p99());
-                if let Some((counted, time)) = looks.recent(worker, &queue.queue, method, now) {
+                if let Some((counted, time)) = history.recent(worker, &queue.queue, method, now) {
                     row.recent.get_or_insert_default().add(counted, time);
                 }
             }
@@ -373,24 +412,30 @@ fn rows(stats: &[WorkerStats], by_worker: bool, looks: &Looks, now: Instant) -> 
     rows
 }
 
-/// A table: of what was counted since the workers started; or, of those that are watched, also of what happens now.
-fn text(rows: &Rows, by_worker: bool, is_watched: bool) -> String {
+/// Returns the table. With `is_watched`, it also has rates since the last update.
+fn text(rows: &Rows, depths: &Depths, by_worker: bool, is_watched: bool) -> String {
     use Column::{Left, Right};
     let workers = if by_worker {
         Left("WORKER")
     } else {
         Right("WORKERS")
     };
-    let [calls, failures, shed] = match is_watched {
-        true => ["CALLS/S", "FAILED/S", "SHED/S"].map(Right),
-        false => [Right(""), Right(""), Right("")],
+    let rates = if is_watched {
+        ["CALLS/S", "ERRORS/S", "FAILED/S", "SHED/S"]
+    } else {
+        // Empty columns leave no trace at the end of a line.
+        [""; 4]
     };
+    let [calls, errors, failures, shed] = rates.map(Right);
     let mut table = Table::new([
         Left("SERVICE"),
         Left("QUEUE"),
+        Right("DEPTH"),
+        Right("CONSUMERS"),
         Left("METHOD"),
         workers,
         Right("CALLS"),
+        Right("ERRORS"),
         Right("FAILED"),
         Right("SHED"),
         Right("RUNNING"),
@@ -398,6 +443,7 @@ fn text(rows: &Rows, by_worker: bool, is_watched: bool) -> String {
         Right("MEAN"),
         Right("P99"),
         calls,
+        errors,
         failures,
         shed,
     ]);
@@ -407,20 +453,25 @@ fn text(rows: &Rows, by_worker: bool, is_watched: bool) -> String {
             (true, None) => "-".to_owned(),
             (true, Some(recent)) => format!("{:.1}", rate(recent)),
         };
-        let mean = match is_watched {
-            true => row.recent.and_then(|recent| recent.counted.mean()),
-            false => row.counted.mean(),
+        let mean = if is_watched {
+            row.recent.and_then(|recent| recent.counted.mean())
+        } else {
+            row.counted.mean()
         };
-        let time = |time: Option<Duration>| time.map_or("-".to_owned(), units::show);
+        let [depth, consumers] = depths::cells(depths, &key.queue);
+        let time = |time: Option<Duration>| time.map_or("-".to_owned(), units::show_time);
         table.row([
             key.service.clone(),
             key.queue.clone(),
+            depth,
+            consumers,
             key.method.clone(),
             match &key.worker {
-                Some(id) => id.get(..8).unwrap_or(id).to_owned(),
+                Some(id) => short_id(id).to_owned(),
                 None => row.workers.to_string(),
             },
             row.counted.calls.to_string(),
+            row.counted.errors.to_string(),
             row.counted.failures.to_string(),
             row.counted.shed.to_string(),
             row.in_flight.to_string(),
@@ -428,6 +479,7 @@ fn text(rows: &Rows, by_worker: bool, is_watched: bool) -> String {
             time(mean),
             time((row.counted.calls > 0).then_some(row.p99)),
             rate(|recent| recent.calls_per_second),
+            rate(|recent| recent.errors_per_second),
             rate(|recent| recent.failures_per_second),
             rate(|recent| recent.shed_per_second),
         ]);
@@ -435,8 +487,7 @@ fn text(rows: &Rows, by_worker: bool, is_watched: bool) -> String {
     table.render()
 }
 
-fn json_of(rows: &Rows) -> Value {
-    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+fn json_of(rows: &Rows, depths: &Depths) -> Value {
     let methods = rows.iter().map(|(key, row)| {
         let mut json = json!({
             "service": key.service,
@@ -444,6 +495,7 @@ fn json_of(rows: &Rows) -> Value {
             "method": key.method,
             "workers": row.workers,
             "calls": row.counted.calls,
+            "errors": row.counted.errors,
             "failures": row.counted.failures,
             "shed": row.counted.shed,
             "in_flight": row.in_flight,
@@ -451,11 +503,13 @@ fn json_of(rows: &Rows) -> Value {
             "mean_ns": nanos(row.counted.mean().unwrap_or_default()),
             "p99_ns": nanos(row.p99),
         });
+        depths::add_to_json(&mut json, depths, &key.queue);
         if let Some(worker) = &key.worker {
             json["worker"] = json!(worker);
         }
         if let Some(recent) = &row.recent {
             json["calls_per_second"] = json!(recent.calls_per_second);
+            json["errors_per_second"] = json!(recent.errors_per_second);
             json["failures_per_second"] = json!(recent.failures_per_second);
             json["shed_per_second"] = json!(recent.shed_per_second);
             if let Some(mean) = recent.counted.mean() {
@@ -473,10 +527,10 @@ mod tests {
 
     use super::*;
 
-    /// A worker that has been up for an hour.
+    /// Returns the statistics of a worker that started an hour ago.
     fn worker(id: &str, calls: u64, mean_ms: u64, p99_ms: u64) -> WorkerStats {
         let method = json!({
-            "service": "Store", "method": "get", "calls": calls, "failures": calls / 10, "in_flight": 2,
+            "service": "Store", "method": "get", "calls": calls, "failures": calls / 5, "errors": calls / 10, "in_flight": 2,
             "shed": calls / 2, "mean_ns": mean_ms * 1_000_000, "p99_ns": p99_ms * 1_000_000,
         });
         let queue = json!({"queue": "q", "queue_time_ns": p99_ms * 100_000, "methods": [method]});
@@ -484,48 +538,57 @@ mod tests {
     }
 
     fn once(stats: &[WorkerStats], by_worker: bool) -> Rows {
-        rows(stats, by_worker, &Looks::default(), Instant::now())
+        rows(stats, by_worker, &History::default(), Instant::now())
     }
 
-    /// The one row of the last look of some, two seconds apart.
+    /// Returns the only row of the last of several updates, two seconds apart.
     fn last(all: &[&[WorkerStats]]) -> Row {
-        let mut looks = Looks::default();
+        let mut history = History::default();
         let mut now = Instant::now();
         let mut row = None;
         for stats in all {
-            row = rows(stats, false, &looks, now).into_values().next();
-            looks.remember(stats, now);
+            row = rows(stats, false, &history, now).into_values().next();
+            history.remember(stats, now);
             now += Duration::from_secs(2);
         }
         row.unwrap()
     }
 
     #[test]
-    fn workers_are_summed_up_with_their_weight() {
+    fn workers_are_summed_up_weighted_by_their_calls() {
         let stats = [worker("0123456789", 30, 1, 5), worker("1", 10, 5, 9)];
         let together = once(&stats, false);
         assert_eq!(
-            text(&together, false, false),
+            text(&together, &Depths::new(), false, false),
             "\
-SERVICE  QUEUE  METHOD  WORKERS  CALLS  FAILED  SHED  RUNNING   WAIT    MEAN     P99
-Store    q      get           2     40       4    20        4  900µs  2.00ms  9.00ms"
+SERVICE  QUEUE  DEPTH  CONSUMERS  METHOD  WORKERS  CALLS  ERRORS  FAILED  SHED  RUNNING   WAIT    MEAN     P99
+Store    q          -          -  get           2     40       4       4    20        4  900µs  2.00ms  9.00ms"
         );
         let apart = once(&stats, true);
         assert_eq!(
-            text(&apart, true, false).lines().nth(1).unwrap(),
-            "Store    q      get     01234567     30       3    15        2  500µs  1.00ms  5.00ms"
+            text(&apart, &Depths::new(), true, false).lines().nth(1).unwrap(),
+            "Store    q          -          -  get     01234567     30       3       3    15        2  500µs  1.00ms  5.00ms"
         );
-        let json = &json_of(&together)["methods"][0];
+        let json = &json_of(&together, &Depths::new())["methods"][0];
         assert_eq!(
             (&json["mean_ns"], &json["queue_time_ns"], &json["shed"]),
             (&json!(2_000_000), &json!(900_000), &json!(20))
         );
         let idle = once(&[worker("1", 1, 1, 0)], false);
-        assert!(text(&idle, false, false).contains("2     -  1.00ms"));
+        assert!(text(&idle, &Depths::new(), false, false).contains("2     -  1.00ms"));
     }
 
     #[test]
-    fn who_watches_sees_what_happened_since_the_last_look() {
+    fn the_depth_of_the_queue_is_shown_if_it_is_known() {
+        let rows = once(&[worker("1", 10, 1, 1)], false);
+        let text = text(&rows, &Depths::new(), false, false);
+        assert!(text.contains("Store    q          -          -  get"), "{text}");
+        let json = &json_of(&rows, &Depths::new())["methods"][0];
+        assert_eq!((&json["depth"], &json["consumers"]), (&Value::Null, &Value::Null));
+    }
+
+    #[test]
+    fn watching_shows_what_happened_since_the_last_update() {
         let (before, now) = (worker("1", 10, 1, 1), worker("1", 30, 3, 4));
         let row = last(&[&[before], std::slice::from_ref(&now)]);
         let recent = row.recent.unwrap();
@@ -535,38 +598,41 @@ Store    q      get           2     40       4    20        4  900µs  2.00ms  9
         let key = once(&[now], false).into_keys().next().unwrap();
         let rows = Rows::from([(key, row)]);
         assert_eq!(
-            text(&rows, false, true),
+            text(&rows, &Depths::new(), false, true),
             "\
-SERVICE  QUEUE  METHOD  WORKERS  CALLS  FAILED  SHED  RUNNING   WAIT    MEAN     P99  CALLS/S  FAILED/S  SHED/S
-Store    q      get           1     30       3    15        2  400µs  4.00ms  4.00ms     10.0       1.0     5.0"
+SERVICE  QUEUE  DEPTH  CONSUMERS  METHOD  WORKERS  CALLS  ERRORS  FAILED  SHED  RUNNING   WAIT    MEAN     P99  CALLS/S  ERRORS/S  FAILED/S  SHED/S
+Store    q          -          -  get           1     30       3       3    15        2  400µs  4.00ms  4.00ms     10.0       1.0       1.0     5.0"
         );
-        let json = &json_of(&rows)["methods"][0];
+        let json = &json_of(&rows, &Depths::new())["methods"][0];
         assert_eq!(
             (&json["calls_per_second"], &json["recent_mean_ns"]),
             (&json!(10.0), &json!(4_000_000))
         );
-        // The first look has none before it, and says nothing of now.
+        // The first update has no rates.
         let first = once(&[worker("1", 10, 1, 1)], false);
-        let shown = text(&first, false, true);
+        let shown = text(&first, &Depths::new(), false, true);
         assert!(
-            shown.ends_with("  100µs     -  1.00ms        -         -       -"),
+            shown.ends_with("  100µs     -  1.00ms        -         -         -       -"),
             "{shown}"
         );
-        assert_eq!(json_of(&first)["methods"][0]["calls_per_second"], json!(null));
+        assert_eq!(
+            json_of(&first, &Depths::new())["methods"][0]["calls_per_second"],
+            json!(null)
+        );
     }
 
     #[test]
-    fn workers_that_come_and_go_make_no_calls_up() {
+    fn workers_that_start_and_stop_do_not_change_the_rates_of_others() {
         let rate = |all: &[&[WorkerStats]]| last(all).recent.map(|recent| recent.calls_per_second);
         let (one, other) = (|calls| worker("1", calls, 1, 1), |calls| worker("2", calls, 1, 1));
-        // One that was not seen before, and has long been there, says nothing of now.
+        // A worker that is not new but was not seen before has no rates.
         assert_eq!(rate(&[&[one(10)], &[one(30), other(1_000_000)]]), Some(10.0));
         assert_eq!(rate(&[&[one(10)], &[other(1_000_000)]]), None);
-        // One that is gone takes no calls of others with it.
+        // A worker that is gone does not count.
         assert_eq!(rate(&[&[one(10), other(1_000_000)], &[one(30)]]), Some(10.0));
-        // One that comes back is compared with when it was seen last.
+        // A worker that comes back is compared with its last counts.
         assert_eq!(rate(&[&[one(10)], &[other(5)], &[one(50)]]), Some(10.0));
-        // One that has started meanwhile counts from its start.
+        // A worker that has started since the last update counts from its start.
         let mut young = other(7);
         young.worker.uptime_ms = 1000;
         assert_eq!(rate(&[&[one(10)], &[one(30), young]]), Some(17.0));
@@ -574,28 +640,30 @@ Store    q      get           1     30       3    15        2  400µs  4.00ms  4
 
     #[test]
     fn workers_that_are_gone_are_forgotten() {
-        let mut looks = Looks::default();
+        let mut history = History::default();
         for number in 0..100 {
-            looks.remember(&[worker(&number.to_string(), 1, 1, 1)], Instant::now());
+            history.remember(&[worker(&number.to_string(), 1, 1, 1)], Instant::now());
         }
-        assert_eq!(looks.workers.len(), 10);
+        assert_eq!(history.workers.len(), 10);
     }
 
     #[test]
-    fn who_watches_goes_on_unless_nothing_can_change() {
+    fn watching_goes_on_after_transient_failures() {
         let gone = || Failure::NotFound {
             message: String::new(),
             hint: String::new(),
         };
-        assert!(may_pass(&gone()));
-        assert!(may_pass(&Failure::Broker(BrokerError::lost())));
-        assert!(!may_pass(&Failure::Broker(BrokerError::Closed)));
-        assert!(!may_pass(&Failure::usage("", "")));
-        assert!(!may_pass(&Failure::Output(std::io::ErrorKind::BrokenPipe.into())));
+        assert!(is_transient(&gone()));
+        assert!(is_transient(&Failure::Broker(BrokerError::lost())));
+        assert!(!is_transient(&Failure::Broker(BrokerError::Closed)));
+        assert!(!is_transient(&Failure::usage("", "")));
+        assert!(!is_transient(&Failure::Output(
+            std::io::ErrorKind::BrokenPipe.into()
+        )));
     }
 
     #[test]
-    fn numbers_from_a_peer_may_be_anything() {
+    fn extreme_numbers_of_a_worker_do_not_overflow() {
         let mut wild = worker("1", u64::MAX, u64::MAX / 1_000_000, 1);
         for total in [0, u64::MAX] {
             wild.queues[0].methods[0].total_ns = total;
@@ -604,6 +672,6 @@ Store    q      get           1     30       3    15        2  400µs  4.00ms  4
             let less = last(&[std::slice::from_ref(&wild), &[worker("1", 1, 1, 1)]]);
             assert_eq!(less.recent.unwrap().calls_per_second, 0.0);
         }
-        assert!(!text(&once(&[wild], false), false, true).is_empty());
+        assert!(!text(&once(&[wild], false), &Depths::new(), false, true).is_empty());
     }
 }

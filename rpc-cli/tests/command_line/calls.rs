@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::program::{Printed, directory_server, library, program, rpc, rpc_with_input};
 
 #[tokio::test]
-async fn call_works_against_the_example_however_arguments_are_given() {
+async fn all_forms_of_arguments_work() {
     let vhost = Vhost::new().await;
     let _worker = directory_server(&vhost).await;
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -71,7 +71,7 @@ async fn call_works_against_the_example_however_arguments_are_given() {
 }
 
 #[tokio::test]
-async fn the_methods_own_error_is_json_with_an_exit_code_of_its_own() {
+async fn the_methods_own_error_is_json_with_exit_code_1() {
     let vhost = Vhost::new().await;
     let _worker = directory_server(&vhost).await;
     let call = ["call", "UserDirectory", "get_email", "--arg", "id=user:1"];
@@ -90,7 +90,7 @@ async fn the_methods_own_error_is_json_with_an_exit_code_of_its_own() {
 }
 
 #[tokio::test]
-async fn whatever_a_method_takes_and_returns_is_json() {
+async fn arguments_and_results_are_json() {
     let vhost = Vhost::new().await;
     let _worker = library(&vhost).await;
     for (arguments, printed) in [
@@ -128,7 +128,7 @@ impl Sums for Sum {
 }
 
 #[tokio::test]
-async fn integers_are_exact_however_large_they_are() {
+async fn large_integers_are_exact() {
     const MAX: &str = "340282366920938463463374607431768211455";
     const MIN: &str = "-170141183460469231731687303715884105728";
     let vhost = Vhost::new().await;
@@ -171,7 +171,7 @@ async fn integers_are_exact_however_large_they_are() {
 }
 
 #[tokio::test]
-async fn a_worker_of_another_kind_is_called_undescribed() {
+async fn a_worker_without_self_description_is_called_undescribed() {
     let vhost = Vhost::new().await;
     let _worker = python::script("tutorial_worker.py")
         .unwrap()
@@ -206,7 +206,7 @@ async fn a_worker_of_another_kind_is_called_undescribed() {
 }
 
 #[tokio::test]
-async fn who_reads_no_further_is_no_reason_to_panic() {
+async fn a_closed_pipe_is_not_a_failure() {
     let vhost = Vhost::new().await;
     let _worker = library(&vhost).await;
     let rpc = env!("CARGO_BIN_EXE_rpc");

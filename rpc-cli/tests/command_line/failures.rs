@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::program::{directory_on, library, program, rpc, rpc_at};
 
 #[tokio::test]
-async fn a_broker_that_is_not_there_is_told_with_its_address() {
+async fn an_unreachable_broker_is_reported_with_its_address() {
     for url in [
         "amqp://alice:s3cret@127.0.0.1:1",
         "amqps://alice:s3cret@127.0.0.1:1",
@@ -29,7 +29,7 @@ async fn a_broker_that_is_not_there_is_told_with_its_address() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_and_never_shown() {
+async fn a_wrong_password_is_reported_and_never_shown() {
     let vhost = Vhost::new().await;
     let wrong = vhost.url().replace("guest:guest@", "guest:s3cret@");
     let failed = rpc_at(&wrong, &["list", "-v"]).await;
@@ -50,7 +50,7 @@ async fn a_wrong_password_is_told_and_never_shown() {
 }
 
 #[tokio::test]
-async fn what_two_sides_of_tls_do_not_agree_on_is_told() {
+async fn failures_of_tls_are_explained() {
     let vhost = Vhost::new().await;
     let tls = vhost.url().replace("amqp://", "amqps://");
     let failed = rpc_at(&tls, &["list"]).await;
@@ -70,7 +70,7 @@ async fn what_two_sides_of_tls_do_not_agree_on_is_told() {
 }
 
 #[tokio::test]
-async fn certificates_that_cannot_be_used_are_refused() {
+async fn invalid_certificates_are_refused() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"no certificate").unwrap();
     let mut unusable = program(&["list", "--url", "amqps://127.0.0.1:1"]);
@@ -82,7 +82,7 @@ async fn certificates_that_cannot_be_used_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_address_is_refused_and_not_repeated() {
+async fn an_invalid_address_is_refused_and_not_shown() {
     for url in [
         "amqp://alice:s3cret@host:port",
         "http://alice:s3cret@host",
@@ -105,13 +105,10 @@ async fn what_is_no_address_is_refused_and_not_repeated() {
 }
 
 #[tokio::test]
-async fn who_is_not_found_is_suggested() {
+async fn close_names_are_suggested() {
     let vhost = Vhost::new().await;
     let nobody = rpc(&vhost, &["call", "UserDirectory", "count"]).await;
-    assert!(
-        nobody.failure(3).contains("no worker answered at all"),
-        "{nobody:?}"
-    );
+    assert!(nobody.failure(3).contains("no worker answered"), "{nobody:?}");
     let nobody = rpc(&vhost, &["describe", "--queue", "rpc_queue"]).await;
     assert!(
         nobody.failure(3).contains("there is no queue \"rpc_queue\""),
@@ -125,7 +122,7 @@ async fn who_is_not_found_is_suggested() {
     ] {
         assert_eq!(
             rpc(&vhost, command).await.failure(3),
-            "rpc: no service UserDirectry was found\n     did you mean UserDirectory?\n     found: UserDirectory on rpc_queue\n"
+            "rpc: no service UserDirectry was found\n     did you mean UserDirectory?\n"
         );
     }
     for command in [
@@ -135,7 +132,7 @@ async fn who_is_not_found_is_suggested() {
     ] {
         assert_eq!(
             rpc(&vhost, command).await.failure(3),
-            "rpc: UserDirectory has no method get_emial\n     did you mean get_email?\n     it has: get_email, count\n"
+            "rpc: UserDirectory has no method get_emial\n     did you mean get_email?\n"
         );
     }
     let failed = rpc(&vhost, &["stats", "UserDirectry"]).await;
@@ -146,7 +143,7 @@ async fn who_is_not_found_is_suggested() {
 }
 
 #[tokio::test]
-async fn arguments_that_cannot_be_are_refused_before_anything_is_sent() {
+async fn invalid_arguments_are_refused_before_anything_is_sent() {
     let vhost = Vhost::new().await;
     let _worker = directory_on(&vhost, "rpc_queue").await;
     let call = |arguments: &'static [&str]| {
@@ -160,7 +157,7 @@ async fn arguments_that_cannot_be_are_refused_before_anything_is_sent() {
         }
     };
     for (arguments, told) in [
-        (&["{id: 1}"][..], "is no JSON: key must be a string"),
+        (&["{id: 1}"][..], "is not JSON: key must be a string"),
         (&["user:12345"], "neither a JSON object nor an array"),
         (&["@/nowhere"], "/nowhere: No such file"),
         (
@@ -169,7 +166,7 @@ async fn arguments_that_cannot_be_are_refused_before_anything_is_sent() {
         ),
         (&["[1, 2]"], "2 arguments are too many"),
         (&["{}", "--arg", "id=1"], "arguments are given twice"),
-        (&["--timeout", "10"], "10s, or 10ms"),
+        (&["--timeout", "10"], "10s or 10ms"),
         (&["--undescribed"], "--queue"),
         (&["--jsn"], "unexpected argument '--jsn'"),
         (&["-x"], "unexpected argument '-x'"),
@@ -186,7 +183,7 @@ async fn arguments_that_cannot_be_are_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
-async fn a_call_that_may_have_run_says_so() {
+async fn a_failed_call_reports_whether_its_method_ran() {
     let vhost = Vhost::new().await;
     let _worker = library(&vhost).await;
     let late = rpc(
@@ -202,16 +199,14 @@ async fn a_call_that_may_have_run_says_so() {
 }
 
 #[tokio::test]
-async fn a_queue_without_a_worker_is_told_apart_from_none() {
+async fn a_queue_without_workers_is_not_a_missing_queue() {
     let vhost = Vhost::new().await;
     let peer = RawPeer::connect(&vhost.url()).await.unwrap();
     let queue = unique("deserted");
     peer.declare(&queue).await.unwrap();
     let failed = rpc(&vhost, &["call", "--queue", &queue, "count"]).await;
     assert!(
-        failed
-            .failure(3)
-            .contains("its workers are all down, or too busy"),
+        failed.failure(3).contains("its workers are down or too busy"),
         "{failed:?}"
     );
 }

@@ -8,7 +8,7 @@ use tempfile::NamedTempFile;
 
 use crate::program::{Printed, rpc_at};
 
-/// Where no broker is.
+/// An address without a broker.
 const NOWHERE: &str = "amqp://127.0.0.1:1";
 
 fn file(value: &impl serde::Serialize) -> NamedTempFile {
@@ -35,7 +35,7 @@ fn search(arguments: &[&str]) -> ServiceDescription {
 }
 
 #[tokio::test]
-async fn check_ends_with_whether_something_breaks() {
+async fn the_exit_code_of_check_tells_whether_something_breaks() {
     let old = file(&search(&["text"]));
     assert_eq!(
         check(&old, &old, &[]).await.result(),
@@ -66,19 +66,19 @@ async fn check_ends_with_whether_something_breaks() {
     );
     assert_eq!(
         told["services"][1],
-        json!({"name": "Log", "fate": "goes", "changes": [], "compared_by_name": []})
+        json!({"name": "Log", "presence": "removed", "changes": [], "compared_by_name": []})
     );
 }
 
 #[tokio::test]
-async fn check_tells_what_it_did_not_compare() {
+async fn check_lists_types_that_it_compared_by_name() {
     let mut users = search(&["text"]);
     users.methods[0].returns = "Vec<User>".to_owned();
     let users = file(&users);
     let told = check(&users, &users, &[]).await;
     assert!(
         told.result()
-            .contains("the types of 1 method were compared by name only: use #[service(schema)]"),
+            .contains("the types of 1 method were compared by name only; use #[service(schema)]"),
         "{told:?}"
     );
     let strict = check(&users, &users, &["--strict", "--json"]).await;
@@ -88,13 +88,13 @@ async fn check_tells_what_it_did_not_compare() {
         (&told["breaks"], &told["services"][0]["compared_by_name"]),
         (&json!(true), &json!(["find"]))
     );
-    // Of types that everybody knows, the names are enough.
+    // Types of the standard library are the same everywhere.
     let plain = file(&search(&["text"]));
     assert_eq!(check(&plain, &plain, &["--strict"]).await.code, 0);
 }
 
 #[tokio::test]
-async fn check_refuses_what_is_no_description() {
+async fn check_refuses_other_files() {
     let old = file(&search(&["text"]));
     let failed = check(&old, &file(&json!({"openapi": "3.0.0"})), &[]).await;
     assert!(failed.failure(2).contains("it has no name"), "{failed:?}");
@@ -104,7 +104,7 @@ async fn check_refuses_what_is_no_description() {
         "{failed:?}"
     );
     let failed = rpc_at(NOWHERE, &["check", "-", "-"]).await;
-    assert!(failed.failure(2).contains("can be read once"), "{failed:?}");
+    assert!(failed.failure(2).contains("can only be read once"), "{failed:?}");
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn completions_are_generated_for_each_shell() {
 }
 
 #[tokio::test]
-async fn help_tells_the_exit_codes_and_never_the_environment() {
+async fn help_lists_the_exit_codes_and_shows_no_values_of_the_environment() {
     let help = rpc_at("amqp://alice:s3cret@host", &["--help"]).await;
     for part in ["Exit codes:", "AMQP_URL", "rpc list", "completions"] {
         assert!(help.result().contains(part), "{part}: {help:?}");

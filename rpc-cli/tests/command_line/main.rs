@@ -1,4 +1,5 @@
-//! The program as people and scripts use it, against a real RabbitMQ: what it prints, and what it ends with.
+//! The program as people and scripts use it, against a real RabbitMQ: what it prints, and what it
+//! ends with.
 
 mod calls;
 mod failures;

@@ -12,7 +12,7 @@ use tokio::process::Command;
 use crate::program::{directory_on, library, program, rpc};
 
 #[tokio::test]
-async fn pings_are_answered_and_summed_up() {
+async fn ping_shows_replies_and_a_summary() {
     let vhost = Vhost::new().await;
     let _workers = (directory_on(&vhost, "rpc_queue").await, library(&vhost).await);
     let quickly = ["--count", "2", "--interval", "10ms"];
@@ -48,7 +48,7 @@ async fn pings_are_answered_and_summed_up() {
 }
 
 #[tokio::test]
-async fn stats_are_those_of_all_workers_together() {
+async fn stats_are_summed_up_over_all_workers() {
     let vhost = Vhost::new().await;
     let _workers = (
         directory_on(&vhost, "rpc_queue").await,
@@ -62,8 +62,8 @@ async fn stats_are_those_of_all_workers_together() {
     rpc(&vhost, &["call", "--queue", "rpc_queue", "get_email", "[\"?\"]"])
         .await
         .failure(1);
-    counted(&vhost, "count", [2, 3, 0, 0]).await;
-    counted(&vhost, "get_email", [2, 1, 1, 0]).await;
+    counted(&vhost, "count", [2, 3, 0, 0, 0]).await;
+    counted(&vhost, "get_email", [2, 1, 1, 0, 0]).await;
 
     let table = rpc(&vhost, &["stats"]).await;
     assert_eq!(table.result().lines().count(), 3, "{table:?}");
@@ -72,7 +72,7 @@ async fn stats_are_those_of_all_workers_together() {
 
     let watch = ["stats", "--watch", "100ms", "--count", "2", "--window", "100ms"];
     let watched = rpc(&vhost, &watch).await;
-    for column in ["SHED", "WAIT", "CALLS/S", "SHED/S"] {
+    for column in ["DEPTH", "CONSUMERS", "ERRORS", "WAIT", "CALLS/S", "ERRORS/S"] {
         let shown = watched.result().split_whitespace().filter(|word| *word == column);
         assert_eq!(shown.count(), 2, "{watched:?}");
     }
@@ -87,7 +87,7 @@ async fn stats_are_those_of_all_workers_together() {
 }
 
 #[tokio::test]
-async fn who_watches_stats_goes_on_without_workers() {
+async fn stats_watch_goes_on_without_workers() {
     let vhost = Vhost::new().await;
     let worker = directory_on(&vhost, "rpc_queue").await;
     let mut watching = program(&["stats", "--watch", "50ms", "--window", "50ms", "--json"])
@@ -140,7 +140,7 @@ async fn who_watches_stats_goes_on_without_workers() {
 }
 
 #[tokio::test]
-async fn bench_counts_and_measures() {
+async fn bench_measures_calls() {
     let vhost = Vhost::new().await;
     let _worker = directory_on(&vhost, "rpc_queue").await;
     let bench = [
@@ -162,7 +162,7 @@ async fn bench_counts_and_measures() {
         .into();
     assert!(times[0] > 0 && times.is_sorted(), "{times:?}");
     // One more than were measured.
-    counted(&vhost, "count", [1, 501, 0, 0]).await;
+    counted(&vhost, "count", [1, 501, 0, 0, 0]).await;
 
     let measured = rpc(&vhost, &bench).await;
     let result = measured.result();
@@ -197,7 +197,7 @@ async fn bench_counts_and_measures() {
 }
 
 #[tokio::test]
-async fn bench_refuses_what_may_do_harm_and_tells_what_failed() {
+async fn bench_refuses_methods_that_are_not_idempotent_and_reports_failures() {
     let vhost = Vhost::new().await;
     let _workers = (library(&vhost).await, directory_on(&vhost, "rpc_queue").await);
     let refused = rpc(&vhost, &["bench", "Library", "bytes", "--count", "5"]).await;
@@ -248,7 +248,7 @@ async fn bench_refuses_what_may_do_harm_and_tells_what_failed() {
 }
 
 #[tokio::test]
-async fn what_was_measured_until_ctrl_c_is_told() {
+async fn ctrl_c_prints_what_was_measured() {
     let vhost = Vhost::new().await;
     let _worker = directory_on(&vhost, "rpc_queue").await;
     let mut pinging = program(&[
@@ -301,22 +301,23 @@ async fn what_was_measured_until_ctrl_c_is_told() {
     assert!(told["outcomes"]["ok"].as_u64() > Some(10), "{told}");
 }
 
-/// Waits until `stats` tells of a method's workers, calls, failures and calls in flight what it should: a worker counts a call when it has
-/// been answered.
-async fn counted(vhost: &Vhost, method: &str, expected: [u64; 4]) {
-    let mut last = [0; 4];
+/// Waits until `stats` shows these workers, calls, errors, failures and calls in flight of a
+/// method. A worker counts a call after it has replied.
+async fn counted(vhost: &Vhost, method: &str, expected: [u64; 5]) {
+    let mut last = [0; 5];
     let counted = rpc_tests::until("all calls are counted", SOON, async || {
         let stats = rpc(vhost, &["stats", "UserDirectory", "--json"]).await.json();
         let mut all = stats["methods"].as_array().unwrap().iter();
         let stats = all.find(|stats| stats["method"] == method).unwrap();
-        last = ["workers", "calls", "failures", "in_flight"].map(|key| stats[key].as_u64().unwrap());
+        last =
+            ["workers", "calls", "errors", "failures", "in_flight"].map(|key| stats[key].as_u64().unwrap());
         Ok(last == expected)
     });
     let counted = counted.await;
     assert!(counted.is_ok(), "{method}: {last:?}");
 }
 
-/// As Ctrl-C does.
+/// Interrupts a process like Ctrl-C.
 async fn interrupt(pid: u32) {
     // The shell's own `kill`: not every machine has the program.
     let mut kill = Command::new("/bin/sh");

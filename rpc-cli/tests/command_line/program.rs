@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 
-/// What the program printed, and what it ended with.
+/// The output and the exit code of the program.
 #[derive(Debug)]
 pub(crate) struct Printed {
     pub(crate) code: i32,
@@ -29,14 +29,14 @@ impl Printed {
         }
     }
 
-    /// The result of a program that succeeds and has nothing else to say.
+    /// Returns the output of a program that succeeded without notes.
     #[track_caller]
     pub(crate) fn result(&self) -> &str {
         assert_eq!((self.code, self.stderr.as_str()), (0, ""), "{self:?}");
         &self.stdout
     }
 
-    /// The same, as JSON on one line.
+    /// Returns the output of such a program as JSON on one line.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         let result = self.result();
@@ -44,14 +44,14 @@ impl Printed {
         serde_json::from_str(result).unwrap()
     }
 
-    /// The lines of JSON.
+    /// Returns the output of such a program as lines of JSON.
     #[track_caller]
     pub(crate) fn json_lines(&self) -> Vec<Value> {
         let lines = self.result().lines();
         lines.map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// What is said by a program that prints no result and ends with this code.
+    /// Returns the error output of a program that printed no result and ended with this code.
     #[track_caller]
     pub(crate) fn failure(&self, code: i32) -> &str {
         assert_eq!((self.code, self.stdout.as_str()), (code, ""), "{self:?}");
@@ -59,7 +59,7 @@ impl Printed {
     }
 }
 
-/// The program, in an environment that says nothing to it.
+/// Returns the program in an environment without its variables.
 pub(crate) fn program(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rpc"));
     command.args(arguments).kill_on_drop(true);
@@ -72,7 +72,7 @@ pub(crate) fn program(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs the program to its end.
+/// Runs the program with this address.
 pub(crate) async fn rpc_at(url: &str, arguments: &[&str]) -> Printed {
     Printed::new(&run(program(arguments).env("AMQP_URL", url)).await)
 }
@@ -81,7 +81,7 @@ pub(crate) async fn rpc(vhost: &Vhost, arguments: &[&str]) -> Printed {
     rpc_at(&vhost.url(), arguments).await
 }
 
-/// Runs the program with this on its standard input.
+/// Runs the program with this standard input.
 pub(crate) async fn rpc_with_input(vhost: &Vhost, arguments: &[&str], input: &str) -> Printed {
     let mut program = program(arguments)
         .env("AMQP_URL", vhost.url())
@@ -97,7 +97,7 @@ pub(crate) async fn rpc_with_input(vhost: &Vhost, arguments: &[&str], input: &st
     Printed::new(&ended.expect("it ends").unwrap())
 }
 
-/// The example `directory_server`, as a program of its own; it ends with this handle.
+/// Starts the example `directory_server` as a process, which ends with the handle.
 pub(crate) async fn directory_server(vhost: &Vhost) -> Child {
     let worker = example("directory_server")
         .await
@@ -126,13 +126,13 @@ pub(crate) async fn directory_server(vhost: &Vhost) -> Child {
 pub(crate) trait Library {
     /// Lends a book.
     async fn lend(&self, title: &str, days: Option<u32>) -> u32;
-    /// Never ends within a test.
+    /// Does not end within a test.
     #[rpc(idempotent)]
     async fn search(&self);
     #[rpc(oneway)]
     async fn note(&self, text: &str);
     async fn bytes(&self) -> Vec<u8>;
-    /// What came beside the arguments.
+    /// Returns a header and the priority.
     async fn aside(&self, #[rpc(context)] cx: &rpc_runtime::Context) -> (Option<String>, Option<u8>);
     async fn burn(&self);
 }
@@ -163,14 +163,14 @@ impl Library for Shelf {
     }
 }
 
-/// A worker of the library, within the test.
+/// Starts a worker of the library in the test process.
 pub(crate) async fn library(vhost: &Vhost) -> RunningServer {
     let broker = Broker::connect(&vhost.url()).await.unwrap();
     let server = Server::new(&broker).worker_name("librarian").version("2.3.1");
     server.serve(LibraryServer::new(Shelf)).start().await.unwrap()
 }
 
-/// A worker of the directory, within the test, on this queue.
+/// Starts a worker of the directory on this queue in the test process.
 pub(crate) async fn directory_on(vhost: &Vhost, queue: &str) -> RunningServer {
     let broker = Broker::connect(&vhost.url()).await.unwrap();
     let directory = UserDirectoryServer::new(Directory::default());

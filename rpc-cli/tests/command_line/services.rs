@@ -1,4 +1,4 @@
-//! What runs: `list`, `describe`, `asyncapi`, `check` of what runs.
+//! `list`, `describe`, `asyncapi` and `check` of running services.
 
 use rpc_contract::{ServiceDescription, asyncapi};
 use rpc_examples::UserDirectoryClient;
@@ -21,9 +21,9 @@ async fn list_finds_two_services_on_three_workers() {
     assert_eq!(
         listed.result(),
         "\
-SERVICE        QUEUE      WORKERS  VERSIONS  METHODS
-Library        books            1         1        6
-UserDirectory  rpc_queue        2         1        2
+SERVICE        QUEUE      DEPTH  CONSUMERS  WORKERS  VERSIONS  METHODS
+Library        books          0          1        1         1        6
+UserDirectory  rpc_queue      0          2        2         1        2
 "
     );
 
@@ -46,6 +46,13 @@ UserDirectory  rpc_queue        2         1        2
 
     let listed = rpc(&vhost, &["list", "--json"]).await.json();
     assert_eq!(listed["services"][1]["name"], "UserDirectory");
+    assert_eq!(
+        (
+            &listed["services"][1]["depth"],
+            &listed["services"][1]["consumers"]
+        ),
+        (&json!(0), &json!(2))
+    );
     assert_eq!(listed["services"][1]["methods"], json!(["get_email", "count"]));
     assert_eq!(listed["services"][1]["workers"].as_array().unwrap().len(), 2);
     assert_eq!(
@@ -55,7 +62,7 @@ UserDirectory  rpc_queue        2         1        2
 }
 
 #[tokio::test]
-async fn nobody_is_listed_where_nobody_is() {
+async fn list_is_empty_without_workers() {
     let vhost = Vhost::new().await;
     let listed = rpc(&vhost, &["list"]).await;
     assert_eq!((listed.code, listed.stdout.as_str()), (0, ""));
@@ -111,7 +118,7 @@ service UserDirectory on queue rpc_queue
 }
 
 #[tokio::test]
-async fn asyncapi_prints_the_librarys_document_of_what_runs_and_of_a_file() {
+async fn asyncapi_prints_the_document_of_a_running_service_and_of_a_file() {
     let vhost = Vhost::new().await;
     let _worker = directory_on(&vhost, "rpc_queue").await;
     let expected = |version| asyncapi::document(&UserDirectoryClient::SERVICE.description(), version);
@@ -132,7 +139,7 @@ async fn asyncapi_prints_the_librarys_document_of_what_runs_and_of_a_file() {
 }
 
 #[tokio::test]
-async fn what_runs_is_checked_against_what_is_to_run() {
+async fn check_compares_a_running_service_with_a_new_version() {
     let vhost = Vhost::new().await;
     let _worker = directory_on(&vhost, "rpc_queue").await;
     let mut new = UserDirectoryClient::SERVICE.description();
@@ -149,7 +156,7 @@ async fn what_runs_is_checked_against_what_is_to_run() {
     let same = rpc(&vhost, &["check", "service:UserDirectory", "queue:rpc_queue"]).await;
     let told = same.result();
     assert!(told.starts_with("UserDirectory: nothing has changed\n"), "{told}");
-    // The error of one is a type of its own.
+    // The error of this method is not a type of the standard library.
     assert!(told.ends_with("\n  UserDirectory.get_email\n"), "{told}");
 }
 
@@ -170,7 +177,7 @@ async fn a_service_on_two_queues_is_chosen_by_its_queue() {
 }
 
 #[tokio::test]
-async fn a_rollout_is_told() {
+async fn several_running_versions_are_noted() {
     let vhost = Vhost::new().await;
     let _old = directory_on(&vhost, "rpc_queue").await;
     let broker = Broker::connect(&vhost.url()).await.unwrap();
@@ -216,7 +223,7 @@ mod renamed {
 }
 
 #[tokio::test]
-async fn it_needs_no_more_permissions_than_its_page_says() {
+async fn the_documented_permissions_are_enough() {
     let vhost = Vhost::new().await;
     let _worker = directory_on(&vhost, "rpc_queue").await;
     let finder = Permissions {
@@ -237,10 +244,7 @@ async fn it_needs_no_more_permissions_than_its_page_says() {
     };
     let url = vhost.url_of_user(caller).await;
     let refused = rpc_at(&url, &["list"]).await;
-    assert!(
-        refused.failure(5).contains("`--queue` does without"),
-        "{refused:?}"
-    );
+    assert!(refused.failure(5).contains("`--queue` does not"), "{refused:?}");
     assert_eq!(
         rpc_at(&url, &["call", "--queue", "rpc_queue", "count"])
             .await

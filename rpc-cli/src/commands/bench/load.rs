@@ -1,4 +1,4 @@
-//! The calls themselves.
+//! Makes the calls.
 
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,12 +14,13 @@ use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use super::pace::{Pace, Turn};
 use super::tally::Tally;
 use crate::output::Output;
-use crate::units::rate;
+use crate::units::per_second;
 
-/// How late a call may begin and still count from its beginning: what tokio's timer, which knows milliseconds, makes of it.
-const TIMER: Duration = Duration::from_millis(2);
+/// How late a call may start and still be measured from its start. Tokio's timer has a resolution
+/// of 1 ms.
+const TIMER_ERROR: Duration = Duration::from_millis(2);
 
-/// What is called.
+/// The call to repeat.
 #[derive(Debug)]
 pub(super) struct Load {
     pub(super) client: DynamicClient,
@@ -28,16 +29,16 @@ pub(super) struct Load {
     pub(super) timeout: Option<Duration>,
 }
 
-/// What came of all of it.
+/// The outcome of a run.
 #[derive(Debug)]
-pub(super) struct Ran {
+pub(super) struct Run {
     pub(super) tally: Tally,
     pub(super) time: Duration,
     pub(super) missed: u64,
     pub(super) is_interrupted: bool,
 }
 
-/// What all callers share.
+/// What all caller tasks share.
 #[derive(Debug)]
 struct Shared {
     load: Load,
@@ -46,12 +47,12 @@ struct Shared {
     next: AtomicU64,
     begun: AtomicU64,
     ended: AtomicU64,
-    /// One for all: its histogram is larger than all else that a caller has.
+    /// Shared, because a histogram per task would take too much memory.
     tally: Mutex<Tally>,
 }
 
 impl Load {
-    /// One call.
+    /// Makes one call.
     pub(super) async fn call(&self) -> Result<String, CallError<String>> {
         let mut call = self.client.call_json(&self.method, &self.arguments);
         if let Some(timeout) = self.timeout {
@@ -60,8 +61,8 @@ impl Load {
         call.await
     }
 
-    /// All of them, by so many callers; until they are over, or Ctrl-C.
-    pub(super) async fn run(self, pace: Pace, callers: usize, output: &Output) -> Ran {
+    /// Makes all calls from this many tasks, until the end or Ctrl-C.
+    pub(super) async fn run(self, pace: Pace, callers: usize, output: &Output) -> Run {
         let shared = Arc::new(Shared {
             load: self,
             pace,
@@ -77,8 +78,8 @@ impl Load {
             tasks.spawn(Arc::clone(&shared).calls(stopped.clone()));
         }
         let bar = progress_bar(output);
-        let mut looks = tokio::time::interval(Duration::from_millis(100));
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut updates = tokio::time::interval(Duration::from_millis(100));
+        updates.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let interrupted = tokio::signal::ctrl_c();
         tokio::pin!(interrupted);
         let mut is_interrupted = false;
@@ -89,10 +90,10 @@ impl Load {
                     Some(Err(_)) => shared.tally(Tally::add_panic),
                     None => break,
                 },
-                _ = looks.tick() => shared.show(&bar),
+                _ = updates.tick() => shared.show(&bar),
                 _ = &mut interrupted, if !is_interrupted => {
                     is_interrupted = true;
-                    // The tasks are there as long as they are waited for.
+                    // An error means that all tasks have ended.
                     let _ = stop.send(true);
                 }
             }
@@ -100,7 +101,7 @@ impl Load {
         bar.finish_and_clear();
         let time = shared.begin.elapsed();
         let begun = shared.begun.load(Ordering::Relaxed);
-        Ran {
+        Run {
             tally: shared.tally(mem::take),
             time,
             missed: pace.due_until(time).saturating_sub(begun),
@@ -110,7 +111,7 @@ impl Load {
 }
 
 impl Shared {
-    /// Makes one call after another.
+    /// Makes one call after another until the end.
     async fn calls(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
         let calls = async {
             loop {
@@ -134,17 +135,18 @@ impl Shared {
     }
 
     fn tally<T>(&self, with: impl FnOnce(&mut Tally) -> T) -> T {
-        // Counts that a panic left are counts all the same.
+        // The counts stay valid if a task panics.
         with(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until a call is due, and tells from when it counts.
+    /// Waits until a call is due. Returns when its measurement starts.
     async fn wait(&self, due: Instant) -> Instant {
         sleep_until(due).await;
         let now = Instant::now();
-        match now.duration_since(due) > TIMER {
-            true => due,
-            false => now,
+        if now.duration_since(due) > TIMER_ERROR {
+            due
+        } else {
+            now
         }
     }
 
@@ -153,16 +155,19 @@ impl Shared {
         let (done, all) = self.pace.progress(ended, time);
         bar.set_length(all);
         bar.set_position(done);
-        bar.set_message(format!("{ended} calls, {:.0} a second", rate(ended, time)));
+        bar.set_message(format!(
+            "{ended} calls, {:.0} per second",
+            per_second(ended, time)
+        ));
     }
 }
 
-/// Drawn where people look, and nowhere else.
+/// Returns a progress bar on stderr, which is hidden with `--json` or without a terminal.
 fn progress_bar(output: &Output) -> ProgressBar {
-    let target = match output.json {
-        true => ProgressDrawTarget::hidden(),
-        // It draws in terminals only.
-        false => ProgressDrawTarget::stderr(),
+    let target = if output.json {
+        ProgressDrawTarget::hidden()
+    } else {
+        ProgressDrawTarget::stderr()
     };
     let bar = ProgressBar::with_draw_target(Some(1), target);
     let style = ProgressStyle::with_template("{wide_bar} {percent}% {msg}");

@@ -1,8 +1,8 @@
-//! When calls are due. Pure: no clock.
+//! Decides when calls are due. It has no clock.
 
 use std::time::Duration;
 
-/// How many calls are made, and when each is due, from the beginning.
+/// The number of calls, and when each is due. Times count from the start of the run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
     rate: Option<u32>,
@@ -10,19 +10,20 @@ pub(super) struct Pace {
     count: Option<u64>,
 }
 
-/// What the next call has to do.
+/// When a call starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// Begin at once.
+    /// At once.
     Now,
-    /// Begin at that time.
+    /// At this time.
     At(Duration),
-    /// There are no more.
+    /// Not at all: the run is over.
     Over,
 }
 
 impl Pace {
-    /// So many calls a second, or as many as there can be; until one of the limits.
+    /// Creates a pace of `rate` calls per second, or of as many as possible, until a limit is
+    /// reached.
     pub(super) fn new(rate: Option<u32>, duration: Option<Duration>, count: Option<u64>) -> Self {
         Self {
             rate,
@@ -31,7 +32,7 @@ impl Pace {
         }
     }
 
-    /// What the call of this number, from 0, has to do, at that time.
+    /// Returns when the call with this number, counted from 0, starts.
     pub(super) fn turn(&self, number: u64, now: Duration) -> Turn {
         let is_over = |time| self.duration.is_some_and(|duration| time >= duration);
         if self.count.is_some_and(|count| number >= count) || is_over(now) {
@@ -50,7 +51,7 @@ impl Pace {
         Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
-    /// How many calls are due until that time.
+    /// Returns how many calls are due until this time.
     pub(super) fn due_until(&self, time: Duration) -> u64 {
         let time = self.duration.map_or(time, |duration| duration.min(time));
         let due = self.rate.map_or(0, |rate| {
@@ -60,7 +61,7 @@ impl Pace {
         self.count.map_or(due, |count| count.min(due))
     }
 
-    /// How far it is, of how much: calls where their number is known, and else milliseconds.
+    /// Returns the progress and its end: in calls or in milliseconds, whichever limit is closer.
     pub(super) fn progress(&self, ended: u64, now: Duration) -> (u64, u64) {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let by_count = self.count.map(|count| (ended.min(count), count));
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_rate_calls_begin_until_a_limit() {
+    fn without_a_rate_calls_start_at_once_until_a_limit() {
         let pace = Pace::new(None, Some(ms(100)), Some(3));
         assert_eq!(pace.turn(0, ms(0)), Turn::Now);
         assert_eq!(pace.turn(2, ms(99)), Turn::Now);
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_rate_each_call_has_its_time() {
+    fn with_a_rate_each_call_has_a_due_time() {
         let pace = Pace::new(Some(100), Some(ms(1000)), None);
         assert_eq!(pace.turn(0, ms(0)), Turn::At(ms(0)));
         assert_eq!(pace.turn(7, ms(500)), Turn::At(ms(70)));
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_that_of_the_limit_that_is_closer() {
+    fn progress_is_that_of_the_closer_limit() {
         assert_eq!(
             Pace::new(None, Some(ms(200)), None).progress(9, ms(50)),
             (50, 200)

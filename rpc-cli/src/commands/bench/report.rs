@@ -1,4 +1,4 @@
-//! What was measured, as text and as JSON. Pure.
+//! Shows the measurements as text and as JSON.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::tally::Tally;
-use crate::output::joined;
-use crate::units::{rate, show};
+use crate::text::join_lines;
+use crate::units::{per_second, show_time};
 
-/// How wide the longest bar is, in characters.
-const BAR: u64 = 40;
+/// The length of the longest bar, in characters.
+const MAX_BAR: u64 = 40;
 
-/// How many bars there are at the most.
-const BARS: usize = 12;
+/// The limit on the number of bars.
+const MAX_BARS: usize = 12;
 
 const QUANTILES: [(&str, f64); 5] = [
     ("50%", 0.5),
@@ -23,7 +23,7 @@ const QUANTILES: [(&str, f64); 5] = [
     ("99.99%", 0.9999),
 ];
 
-/// One run.
+/// The measurements of a run.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) service: String,
@@ -31,9 +31,9 @@ pub(super) struct Report {
     pub(super) method: String,
     pub(super) concurrency: u32,
     pub(super) rate: Option<u32>,
-    /// From the first call's beginning to the last one's end.
+    /// The time from the start of the first call to the end of the last one.
     pub(super) time: Duration,
-    /// Calls that were due and never begun.
+    /// Calls that were due and never started.
     pub(super) missed: u64,
     pub(super) is_interrupted: bool,
     pub(super) tally: Tally,
@@ -49,8 +49,8 @@ impl Report {
         } = self;
         let tally = &self.tally;
         let load = match self.rate {
-            Some(rate) => format!("{rate} calls a second, up to {} at a time", self.concurrency),
-            None => format!("{} calls at a time", self.concurrency),
+            Some(rate) => format!("{rate} calls per second, at most {} in flight", self.concurrency),
+            None => format!("{} calls in flight", self.concurrency),
         };
         let cut = if self.is_interrupted { ", interrupted" } else { "" };
         let outcomes = tally
@@ -61,26 +61,26 @@ impl Report {
             format!("{service}.{method} on {queue}: {load}{cut}"),
             String::new(),
             format!(
-                "calls     {} in {}: {:.1} a second",
+                "calls     {} in {}: {:.1} per second",
                 tally.calls(),
-                show(self.time),
-                rate(tally.calls(), self.time)
+                show_time(self.time),
+                per_second(tally.calls(), self.time)
             ),
             format!("outcomes  {}", outcomes.collect::<Vec<_>>().join(", ")),
         ];
         if let Some(failure) = &tally.failure {
-            lines.push(format!("          the first failure: {failure}"));
+            lines.push(format!("          first failure: {failure}"));
         }
         if self.missed > 0 {
             lines.push(format!(
-                "missed    {} calls were due and never begun: more at a time (--concurrency), or fewer a second (--rate)",
+                "missed    {} calls were due and never started: raise --concurrency or lower --rate",
                 self.missed
             ));
         }
         if !tally.times.is_empty() {
             lines.extend(times(&tally.times, self.rate.is_some()));
         }
-        joined(lines)
+        join_lines(lines)
     }
 
     pub(super) fn json(&self) -> Value {
@@ -94,7 +94,7 @@ impl Report {
             "interrupted": self.is_interrupted,
             "seconds": self.time.as_secs_f64(),
             "calls": tally.calls(),
-            "calls_per_second": rate(tally.calls(), self.time),
+            "calls_per_second": per_second(tally.calls(), self.time),
             "outcomes": tally.outcomes,
             "missed": self.missed,
         });
@@ -115,15 +115,15 @@ impl Report {
 }
 
 fn nanos(nanos: u64) -> String {
-    show(Duration::from_nanos(nanos))
+    show_time(Duration::from_nanos(nanos))
 }
 
 fn times(times: &Histogram<u64>, from_due: bool) -> Vec<String> {
-    let whence = if from_due { " from when they were due" } else { "" };
+    let origin = if from_due { " from when calls were due" } else { "" };
     let mut lines = vec![
         String::new(),
         format!(
-            "answers{whence}: min {}, mean {}, max {}",
+            "latency{origin}: min {}, mean {}, max {}",
             nanos(times.min()),
             nanos(times.mean() as u64),
             nanos(times.max())
@@ -140,23 +140,23 @@ fn times(times: &Histogram<u64>, from_due: bool) -> Vec<String> {
     lines
 }
 
-/// A bar for each span of times, of which each is as many times longer than the one before.
+/// Returns a bar per range of latencies. The ranges grow by a constant factor.
 fn bars(times: &Histogram<u64>) -> Vec<String> {
     let least = times.min().max(1) as f64;
-    let step = (times.max() as f64 / least).powf(1.0 / BARS as f64).max(1.1);
-    let span_of = |nanos: u64| {
-        let span = (nanos as f64 / least).ln() / step.ln();
-        (span.max(0.0) as usize).min(BARS - 1)
+    let step = (times.max() as f64 / least).powf(1.0 / MAX_BARS as f64).max(1.1);
+    let range_of = |nanos: u64| {
+        let position = (nanos as f64 / least).ln() / step.ln();
+        (position.max(0.0) as usize).min(MAX_BARS - 1)
     };
-    let mut counts = vec![0; span_of(times.max()) + 1];
+    let mut counts = vec![0; range_of(times.max()) + 1];
     for recorded in times.iter_recorded() {
-        counts[span_of(recorded.value_iterated_to())] += recorded.count_at_value();
+        counts[range_of(recorded.value_iterated_to())] += recorded.count_at_value();
     }
     let highest = counts.iter().copied().max().unwrap_or(0).max(1);
-    let bars = counts.iter().zip(0..).map(|(&count, span)| {
-        let [from, to] = [span, span + 1].map(|span| nanos((least * step.powi(span)) as u64));
+    let bars = counts.iter().zip(0..).map(|(&count, range)| {
+        let [from, to] = [range, range + 1].map(|power| nanos((least * step.powi(power)) as u64));
         let share = count as f64 / times.len().max(1) as f64 * 100.0;
-        let bar = "#".repeat(usize::try_from((count * BAR).div_ceil(highest)).unwrap_or(0));
+        let bar = "#".repeat(usize::try_from((count * MAX_BAR).div_ceil(highest)).unwrap_or(0));
         format!("  {from:>7} .. {to:>7}  {share:>5.1}%  {bar}")
             .trim_end()
             .to_owned()
@@ -191,25 +191,30 @@ mod tests {
         let times: Vec<_> = (1..=100).collect();
         let text = report(&times).text();
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines[0], "Store.get on q: 100 calls a second, up to 8 at a time");
-        assert_eq!(lines[2], "calls     100 in 2.00s: 50.0 a second");
+        assert_eq!(
+            lines[0],
+            "Store.get on q: 100 calls per second, at most 8 in flight"
+        );
+        assert_eq!(lines[2], "calls     100 in 2.00s: 50.0 per second");
         assert_eq!(lines[3], "outcomes  ok 100");
         assert!(
-            lines[5].starts_with("answers from when they were due: min 1.00ms, mean 50.5ms, max 100ms"),
+            lines[5].starts_with("latency from when calls were due: min 1.00ms, mean 50.5ms, max 100ms"),
             "{text}"
         );
         assert_eq!(lines[6], "     50%   50.0ms");
         assert!(
-            lines.iter().any(|line| line.ends_with(&"#".repeat(BAR as usize))),
+            lines
+                .iter()
+                .any(|line| line.ends_with(&"#".repeat(MAX_BAR as usize))),
             "{text}"
         );
     }
 
     #[test]
-    fn bars_count_every_call_once() {
+    fn the_bars_add_up_to_all_calls() {
         for times in [&[7][..], &[1, 1, 1], &[1, 1000], &(1..2000).collect::<Vec<_>>()] {
             let bars = bars(&report(times).tally.times);
-            assert!(bars.len() <= BARS, "{bars:?}");
+            assert!(bars.len() <= MAX_BARS, "{bars:?}");
             let share = |bar: &String| {
                 bar.split('%')
                     .next()?
@@ -224,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_wrong_is_told() {
+    fn failures_and_missed_calls_are_shown() {
         let mut report = report(&[]);
         report.missed = 3;
         report.is_interrupted = true;
@@ -235,7 +240,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("the first failure: oh") && !text.contains("answers"),
+            text.contains("first failure: oh") && !text.contains("latency"),
             "{text}"
         );
         assert_eq!(report.json()["latency_ns"], json!(null));

@@ -1,4 +1,4 @@
-//! What came of calls, and how long they took. Pure.
+//! Counts the outcomes of calls and their latencies.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,17 +9,17 @@ use rpc_runtime::CallError;
 
 use crate::failure::Failure;
 
-/// The longest time that is told from longer ones, in nanoseconds: a day.
-const LONGEST_NS: u64 = 24 * 3600 * 1_000_000_000;
+/// The longest latency that the histogram distinguishes, in nanoseconds: a day.
+const MAX_NS: u64 = 24 * 3600 * 1_000_000_000;
 
-/// Calls that ended.
+/// The counts of calls that ended.
 #[derive(Debug, Clone)]
 pub(super) struct Tally {
-    /// How many, by what came of them.
+    /// The number of calls by outcome.
     pub(super) outcomes: BTreeMap<Cow<'static, str>, u64>,
-    /// How long those took that were answered by their method, in nanoseconds.
+    /// The latencies of calls that the method answered, in nanoseconds.
     pub(super) times: Histogram<u64>,
-    /// The first failure that was none of the method itself.
+    /// The first failure other than the method's own error.
     pub(super) failure: Option<String>,
 }
 
@@ -33,21 +33,22 @@ impl Default for Tally {
     }
 }
 
-/// Known to three digits.
+/// Returns a histogram with three significant digits.
 fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("these bounds are sound")
+    Histogram::new_with_bounds(1, MAX_NS, 3).expect("the bounds are valid")
 }
 
-/// The name of an answer.
-pub(super) const OK: &str = "ok";
+/// The outcome of a call with a result.
+const OK: &str = "ok";
 
-/// The name of a method's own error.
+/// The outcome of a call with the method's own error.
 const ERROR: &str = "error";
 
-/// The name of a call that took its caller with it.
+/// The outcome of a call whose task panicked.
 const CRASHED: &str = "crashed";
 
 impl Tally {
+    /// Counts a call.
     pub(super) fn add(&mut self, answer: Result<String, CallError<String>>, time: Duration) {
         let (outcome, is_answered) = match &answer {
             Ok(_) => (OK.into(), true),
@@ -57,30 +58,31 @@ impl Tally {
         *self.outcomes.entry(outcome).or_default() += 1;
         if is_answered {
             let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-            self.times.saturating_record(nanos.clamp(1, LONGEST_NS));
+            self.times.saturating_record(nanos.clamp(1, MAX_NS));
         } else if let (None, Err(error)) = (&self.failure, answer) {
             self.failure = Some(Failure::from(error).message());
         }
     }
 
-    /// Counts a call in which this program failed, and not the worker.
+    /// Counts a call whose task panicked: a bug of this program.
     pub(super) fn add_panic(&mut self) {
         *self.outcomes.entry(CRASHED.into()).or_default() += 1;
         let failure = || "a task of this program panicked: this is a bug in rpc-cli".to_owned();
         self.failure.get_or_insert_with(failure);
     }
 
-    /// How many calls ended.
+    /// Returns the number of calls.
     pub(super) fn calls(&self) -> u64 {
         self.outcomes.values().sum()
     }
 
+    /// Whether any call had no result.
     pub(super) fn has_failed(&self) -> bool {
         self.outcomes.keys().any(|outcome| outcome != OK)
     }
 }
 
-/// What came of a call that its method did not answer.
+/// Returns the outcome of a call that its method did not answer.
 fn name(error: &CallError<String>) -> Cow<'static, str> {
     match error {
         CallError::Fault(fault) => fault.code.as_str().to_owned().into(),
@@ -100,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_counted_by_what_came_of_them() {
+    fn calls_are_counted_by_outcome() {
         let ms = Duration::from_millis;
         let mut tally = Tally::default();
         tally.add(Ok("1".to_owned()), ms(1));
@@ -123,7 +125,7 @@ mod tests {
             [("error", 1), ("ok", 1), ("panicked", 1), ("timed out", 1)]
         );
         assert_eq!((tally.calls(), tally.has_failed()), (4, true));
-        // Who was not answered says nothing of how long answers take.
+        // Calls without an answer have no latency.
         assert_eq!(tally.times.len(), 2);
         assert_eq!(
             tally.failure.as_deref(),
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_panics_is_no_success() {
+    fn a_panic_counts_as_a_failure() {
         let mut tally = Tally::default();
         tally.add(Ok("1".to_owned()), Duration::from_millis(1));
         tally.add_panic();
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tally_stays_small_whatever_the_times_are() {
+    fn the_size_of_the_histogram_is_bounded() {
         let mut tally = Tally::default();
         let counters = tally.times.distinct_values();
         for time in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {

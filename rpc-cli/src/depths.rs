@@ -1,0 +1,53 @@
+//! Asks the broker for the depths of queues.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use rpc_runtime::Broker;
+use rpc_runtime::discovery::QueueDepth;
+use serde_json::{Value, json};
+
+/// How many queues to ask about at once.
+const CONCURRENCY: usize = 8;
+
+/// The limit on asking about all queues.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// The depths of queues by name. A queue is missing if its depth is not known: the user may not see
+/// it, or the broker did not answer in time.
+pub(crate) type Depths = BTreeMap<String, QueueDepth>;
+
+/// Returns the depths of these queues.
+pub(crate) async fn ask(broker: &Broker, queues: impl IntoIterator<Item = &str>) -> Depths {
+    // Several services and workers may be on one queue.
+    let queues: BTreeSet<_> = queues.into_iter().collect();
+    let asking = queues
+        .into_iter()
+        .map(|queue| async move { (queue, broker.queue_depth(queue).await) });
+    let mut answers = stream::iter(asking).buffer_unordered(CONCURRENCY);
+    let mut depths = Depths::new();
+    let collecting = async {
+        while let Some((queue, depth)) = answers.next().await {
+            depths.extend(depth.map(|depth| (queue.to_owned(), depth)));
+        }
+    };
+    // The depths that are known until then are shown.
+    let _ = tokio::time::timeout(LIMIT, collecting).await;
+    depths
+}
+
+/// Returns the cells with a queue's messages and consumers, or `-` if they are not known.
+pub(crate) fn cells(depths: &Depths, queue: &str) -> [String; 2] {
+    match depths.get(queue) {
+        Some(depth) => [depth.messages.to_string(), depth.consumers.to_string()],
+        None => ["-".to_owned(), "-".to_owned()],
+    }
+}
+
+/// Adds a queue's messages and consumers to a JSON object, or `null` if they are not known.
+pub(crate) fn add_to_json(object: &mut Value, depths: &Depths, queue: &str) {
+    let depth = depths.get(queue);
+    object["depth"] = json!(depth.map(|depth| depth.messages));
+    object["consumers"] = json!(depth.map(|depth| depth.consumers));
+}

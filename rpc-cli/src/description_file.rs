@@ -1,0 +1,64 @@
+//! Files with descriptions of services, as `rpc describe --json` writes them.
+
+use std::path::Path;
+
+use rpc_contract::ServiceDescription;
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use crate::failure::Failure;
+use crate::input;
+
+/// Reads the descriptions in a file: one, or an array of them.
+pub(crate) fn read(file: &Path) -> Result<Vec<ServiceDescription>, Failure> {
+    let text = input::read(file)?;
+    parse(&text).map_err(|reason| {
+        Failure::usage(
+            format!("{} has no description of a service: {reason}", file.display()),
+            "write one with `rpc describe SERVICE --json`",
+        )
+    })
+}
+
+fn parse(text: &str) -> Result<Vec<ServiceDescription>, String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let values = match value {
+        Value::Array(values) => values,
+        value => vec![value],
+    };
+    let services = values.into_iter().map(|value| {
+        let service = ServiceDescription::deserialize(value).map_err(|error| error.to_string())?;
+        // Every object can be read as a description, because missing fields are empty.
+        if service.name.is_empty() {
+            return Err("it has no name".to_owned());
+        }
+        Ok(service)
+    });
+    let services: Vec<_> = services.collect::<Result<_, _>>()?;
+    if services.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    Ok(services)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_json_is_refused() {
+        assert_eq!(parse(r#"{"name": "A"}"#).unwrap().len(), 1);
+        assert_eq!(parse(r#"[{"name": "A"}, {"name": "B"}]"#).unwrap().len(), 2);
+        for (bad, reason) in [
+            ("", "EOF"),
+            ("[]", "it is empty"),
+            ("{}", "it has no name"),
+            ("7", "invalid type"),
+            (r#"[{"name": "A"}, {}]"#, "it has no name"),
+            (r#"{"name": 7}"#, "invalid type"),
+        ] {
+            let error = parse(bad).unwrap_err();
+            assert!(error.contains(reason), "{bad}: {error}");
+        }
+    }
+}

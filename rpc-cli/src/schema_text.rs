@@ -1,0 +1,258 @@
+//! Shows JSON Schemas of types in a short form that reads like Rust.
+
+use serde_json::{Map, Value};
+
+/// The limit on the nesting of schemas.
+const MAX_DEPTH: usize = 8;
+
+/// The limit on alternatives or fields that are shown on one line.
+const MAX_SHOWN: usize = 40;
+
+/// Returns the lines that show a definition: a field per line for an object, else the alternatives.
+pub(crate) fn definition(name: &str, schema: &Value) -> Vec<String> {
+    let mut lines = docs(schema, "    ");
+    let Some(fields) = schema.get("properties").and_then(Value::as_object) else {
+        return with_alternatives(lines, name, schema);
+    };
+    lines.push(format!("    type {name}"));
+    for (field, schema_of_field) in fields {
+        lines.extend(docs(schema_of_field, "        "));
+        let optional = if is_required(schema, field) {
+            ""
+        } else {
+            "    (optional)"
+        };
+        lines.push(format!(
+            "        {field}: {}{optional}",
+            type_text(schema_of_field)
+        ));
+    }
+    // An enum with fields beside its variants, as `#[serde(flatten)]` makes it.
+    if alternatives(schema).is_some() {
+        lines.push(format!("        ..{}", alternatives_text(schema, MAX_DEPTH)));
+    }
+    lines
+}
+
+fn with_alternatives(mut lines: Vec<String>, name: &str, schema: &Value) -> Vec<String> {
+    lines.push(format!("    type {name}"));
+    match alternatives(schema) {
+        Some(alternatives) => {
+            for alternative in alternatives {
+                lines.extend(docs(alternative, "        "));
+                lines.push(format!("        {}", type_text(alternative)));
+            }
+        }
+        None => lines.push(format!("        {}", type_text(schema))),
+    }
+    lines
+}
+
+fn docs(schema: &Value, indent: &str) -> Vec<String> {
+    let docs = schema.get("description").and_then(Value::as_str);
+    let lines = docs.unwrap_or_default().lines();
+    lines
+        .map(|line| format!("{indent}/// {line}").trim_end().to_owned())
+        .collect()
+}
+
+/// Returns the alternatives of an enum's schema.
+fn alternatives(schema: &Value) -> Option<&Vec<Value>> {
+    let alternatives = schema.get("oneOf").or_else(|| schema.get("anyOf"));
+    alternatives.and_then(Value::as_array)
+}
+
+fn is_required(schema: &Value, field: &str) -> bool {
+    let required = schema.get("required").and_then(Value::as_array);
+    required.is_some_and(|names| names.iter().any(|name| name == field))
+}
+
+/// Returns the type that a schema describes, such as `[User] | null`.
+fn type_text(schema: &Value) -> String {
+    type_within(schema, MAX_DEPTH)
+}
+
+fn type_within(schema: &Value, depth: usize) -> String {
+    let Value::Object(object) = schema else {
+        return "any".to_owned();
+    };
+    if depth == 0 {
+        return "..".to_owned();
+    }
+    if let Some(reference) = object.get("$ref").and_then(Value::as_str) {
+        let name = reference.rsplit('/').next().unwrap_or(reference);
+        return name.to_owned();
+    }
+    if let Some(value) = object.get("const") {
+        return value.to_string();
+    }
+    if let Some(Value::Array(values)) = object.get("enum") {
+        return joined(values.iter().map(Value::to_string), " | ");
+    }
+    if let Some([only]) = object.get("allOf").and_then(Value::as_array).map(Vec::as_slice) {
+        return type_within(only, depth - 1);
+    }
+    if alternatives(schema).is_some() && !object.contains_key("properties") {
+        return alternatives_text(schema, depth);
+    }
+    match object.get("type") {
+        Some(Value::String(name)) => named_type(name, object, depth),
+        Some(Value::Array(names)) => {
+            let names = names.iter().filter_map(Value::as_str);
+            joined(names.map(|name| named_type(name, object, depth)), " | ")
+        }
+        _ => "any".to_owned(),
+    }
+}
+
+fn alternatives_text(schema: &Value, depth: usize) -> String {
+    let alternatives = alternatives(schema).into_iter().flatten();
+    joined(
+        alternatives.map(|schema| type_within(schema, depth.saturating_sub(1))),
+        " | ",
+    )
+}
+
+fn named_type(name: &str, schema: &Map<String, Value>, depth: usize) -> String {
+    let format = schema.get("format").and_then(Value::as_str);
+    match (name, format) {
+        ("integer" | "number", Some(format)) => number(format),
+        ("boolean", _) => "bool".to_owned(),
+        ("string", Some(format)) => format!("string ({format})"),
+        ("array", Some("bytes")) => "bytes".to_owned(),
+        ("array", _) => array(schema, depth),
+        ("object", _) => object(schema, depth),
+        (name, _) => name.to_owned(),
+    }
+}
+
+/// Returns the Rust type that schemars calls `uint64` or `double`.
+fn number(format: &str) -> String {
+    match format {
+        "float" => "f32".to_owned(),
+        "double" => "f64".to_owned(),
+        "int" => "isize".to_owned(),
+        "uint" => "usize".to_owned(),
+        format => match (format.strip_prefix("uint"), format.strip_prefix("int")) {
+            (Some(bits), _) => format!("u{bits}"),
+            (None, Some(bits)) => format!("i{bits}"),
+            (None, None) => format.to_owned(),
+        },
+    }
+}
+
+fn array(schema: &Map<String, Value>, depth: usize) -> String {
+    match schema.get("items") {
+        Some(Value::Array(items)) => {
+            let items = items.iter().map(|item| type_within(item, depth - 1));
+            format!("({})", joined(items, ", "))
+        }
+        Some(item) => format!("[{}]", type_within(item, depth - 1)),
+        None => "[any]".to_owned(),
+    }
+}
+
+fn object(schema: &Map<String, Value>, depth: usize) -> String {
+    if let Some(Value::Object(fields)) = schema.get("properties") {
+        let fields = fields
+            .iter()
+            .map(|(name, field)| format!("{name}: {}", type_within(field, depth - 1)));
+        return format!("{{{}}}", joined(fields, ", "));
+    }
+    match schema.get("additionalProperties") {
+        Some(values @ Value::Object(_)) => format!("{{string: {}}}", type_within(values, depth - 1)),
+        _ => "object".to_owned(),
+    }
+}
+
+fn joined(parts: impl Iterator<Item = String>, separator: &str) -> String {
+    let mut parts: Vec<_> = parts.take(MAX_SHOWN + 1).collect();
+    if parts.len() > MAX_SHOWN {
+        parts[MAX_SHOWN] = "..".to_owned();
+    }
+    parts.join(separator)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fields_are_shown_with_types_and_docs() {
+        let user = json!({
+            "type": "object",
+            "description": "A person.",
+            "properties": {
+                "id": {"type": "integer", "format": "uint64", "description": "Unique."},
+                "invited_by": {"anyOf": [{"$ref": "#/definitions/User"}, {"type": "null"}]},
+            },
+            "required": ["id"],
+        });
+        assert_eq!(
+            definition("User", &user).join("\n"),
+            "    /// A person.
+    type User
+        /// Unique.
+        id: u64
+        invited_by: User | null    (optional)"
+        );
+    }
+
+    #[test]
+    fn variants_are_shown_one_per_line() {
+        let role = json!({"oneOf": [
+            {"type": "string", "enum": ["guest", "member"]},
+            {"type": "object", "description": "For a while.", "properties": {"deputy": {"type": "object", "properties": {"days": {"type": "integer", "format": "uint16"}}}}},
+        ]});
+        assert_eq!(
+            definition("Role", &role).join("\n"),
+            "    type Role
+        \"guest\" | \"member\"
+        /// For a while.
+        {deputy: {days: u16}}"
+        );
+    }
+
+    #[test]
+    fn types_read_like_rust() {
+        for (schema, expected) in [
+            (
+                json!({"type": ["integer", "null"], "format": "int32"}),
+                "i32 | null",
+            ),
+            (
+                json!({"type": "array", "items": {"type": "number", "format": "double"}}),
+                "[f64]",
+            ),
+            (
+                json!({"type": "array", "items": [{"type": "string"}, {"type": "boolean"}]}),
+                "(string, bool)",
+            ),
+            (json!({"type": "array", "format": "bytes"}), "bytes"),
+            (
+                json!({"type": "object", "additionalProperties": {"type": "string", "format": "uuid"}}),
+                "{string: string (uuid)}",
+            ),
+            (json!({"allOf": [{"$ref": "#/definitions/User"}]}), "User"),
+            (json!({"const": "a"}), "\"a\""),
+            (json!(true), "any"),
+            (json!({}), "any"),
+            (json!({"type": 7, "oneOf": 7}), "any"),
+        ] {
+            assert_eq!(type_text(&schema), expected, "{schema}");
+        }
+    }
+
+    #[test]
+    fn any_schema_of_a_peer_is_shown_in_bounds() {
+        let mut deep = json!({"type": "string"});
+        for _ in 0..100 {
+            deep = json!({"type": "array", "items": deep});
+        }
+        assert_eq!(type_text(&deep), "[[[[[[[[..]]]]]]]]");
+        let wide = json!({"enum": vec![0; 1000]});
+        assert!(type_text(&wide).len() < 200);
+    }
+}

@@ -1,0 +1,14 @@
+//! How workers are shown.
+
+use rpc_runtime::discovery::Worker;
+
+/// Returns the first characters of a worker's id, which tell it from others.
+pub(crate) fn short_id(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}
+
+/// Returns the worker's name, or its application's.
+pub(crate) fn name(worker: &Worker) -> String {
+    let name = worker.name.as_ref().or(worker.app_id.as_ref());
+    name.cloned().unwrap_or_else(|| "-".to_owned())
+}
