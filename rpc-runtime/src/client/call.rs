@@ -112,7 +112,7 @@ impl<T, E> Call<T, E> {
     ///
     /// impl Emails for Unreachable {
     ///     fn get_email(&self, _: &str) -> Call<String> {
-    ///         Call::ready(Err(CallError::NoServer { queue: "Directory".into() }))
+    ///         Call::ready(Err(CallError::no_server("Directory")))
     ///     }
     /// }
     /// ```
