@@ -1,4 +1,4 @@
-//! Runs a target within a limit of memory that depends on its input alone.
+//! Runs a target with a memory limit that depends only on the length of its input.
 
 use std::alloc::System;
 
@@ -7,21 +7,22 @@ use cap::Cap;
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
-/// What a run may set aside whatever its input is: small change.
+/// How much a run may allocate for any input.
 const BASE: usize = 64 * 1024;
 
-/// How much a byte of input may become: a nil of one byte may be an element of 100 bytes, in a `Vec` that has doubled.
+/// How much a run may allocate for each byte of input: a nil of one byte may become an element of 100
+/// bytes, in a `Vec` that has doubled its capacity.
 const PER_BYTE: usize = 256;
 
-/// Runs a target; memory beyond the limit ends the process, which is how the fuzzer learns of it.
+/// Runs a target. Allocating more than the limit ends the process, which the fuzzer reports.
 ///
-/// A header of five bytes that announces 2^32 elements must not set the space for them aside.
+/// For instance, a header of five bytes that announces 2^32 elements must not allocate space for them.
 pub fn within_limits(target: fn(&[u8]), data: &[u8]) {
     let limit = ALLOCATOR.allocated() + BASE + PER_BYTE * data.len();
     ALLOCATOR
         .set_limit(limit)
-        .expect("the limit lies above what is allocated");
+        .expect("the limit is above the current allocation");
     target(data);
-    // libFuzzer's own code may want more, before the next run.
-    ALLOCATOR.set_limit(usize::MAX).expect("there is no higher limit");
+    // libFuzzer's own code may allocate more before the next run.
+    ALLOCATOR.set_limit(usize::MAX).expect("the maximum is above the current allocation");
 }
