@@ -27,8 +27,8 @@ pub(crate) fn requests(criterion: &mut Criterion) {
         let arguments = encode_arguments(codec, &["id"], &("user:12345",)).unwrap();
         let request = Arrived::new("get_email", codec, arguments);
         let decide_and_run = |request| {
-            let (service, invocation) = worker.decide(request, now).unwrap();
-            worker.run(service, &invocation).unwrap()
+            let admitted = worker.decide(request, now).unwrap();
+            worker.run(&admitted).unwrap()
         };
         let answer = decode_answer::<String>(codec, &decide_and_run(request.clone()));
         assert_eq!(answer.unwrap(), "user:12345");

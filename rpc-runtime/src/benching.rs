@@ -22,7 +22,9 @@ use crate::protocol::{
     Message, NamedArguments, ReplyAddresses, Request, ShortStr, read_batch, write_batch,
 };
 
-use crate::service::{Decision, Dispatcher, Invocation, Received, RequestLog, Rules, Service, run};
+use crate::service::{
+    AdmittedRequest, Decision, Dispatcher, Executor, Received, RequestLog, RequestSource, Rules, Service,
+};
 use crate::transport::amqp::guard::Filter;
 
 /// The time to live of all calls and requests in the benchmarks.
@@ -152,12 +154,11 @@ impl Arrived {
     }
 }
 
+/// A request whose method may run.
+pub struct Admitted<'a>(AdmittedRequest<'a>);
+
 /// A worker without a broker.
-pub struct Worker {
-    dispatcher: Dispatcher,
-    rules: Rules,
-    log: RequestLog,
-}
+pub struct Worker(Executor);
 
 impl Worker {
     /// Creates a worker for one service.
@@ -176,29 +177,20 @@ impl Worker {
             admission: true,
         };
         let log = RequestLog::new("");
-        Ok(Self {
-            dispatcher,
-            rules,
-            log,
-        })
+        Ok(Self(Executor::new(dispatcher, rules, log, RequestSource::Queue)))
     }
 
     /// Decides on a request that arrives now. Returns `None` if it is refused or dropped.
-    pub fn decide(&self, request: Arrived, now: Instant) -> Option<(&dyn Service, Invocation)> {
-        match self
-            .dispatcher
-            .decide(request.0, false, Received::at(now), now, &self.rules)
-        {
-            Ok(Decision::Run {
-                service, invocation, ..
-            }) => Some((service, invocation)),
+    pub fn decide(&self, request: Arrived, now: Instant) -> Option<Admitted<'_>> {
+        match self.0.decide(request.0, false, Received::at(now), now) {
+            Ok(Decision::Run(admitted)) => Some(Admitted(admitted)),
             _ => None,
         }
     }
 
     /// Runs a method and returns the body of its reply, or `None` if the method is not ready at once.
-    pub fn run(&self, service: &dyn Service, invocation: &Invocation) -> Option<Bytes> {
-        let handled = run(service, "", &self.log, &self.rules, invocation).now_or_never()?;
+    pub fn run(&self, request: &Admitted<'_>) -> Option<Bytes> {
+        let handled = self.0.run("", &request.0).now_or_never()?;
         Some(handled.reply.body)
     }
 }

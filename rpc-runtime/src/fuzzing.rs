@@ -23,7 +23,9 @@ use crate::protocol::{
     ShortStr, read_batch, write_batch,
 };
 use crate::service;
-use crate::service::{Context, Decision, Dispatcher, Invocation, NoReplyAddress, Received, Rules, Service};
+use crate::service::{
+    Context, Decision, Dispatcher, ForbiddenReplyAddress, Invocation, Received, Rules, Service,
+};
 use crate::transport::amqp::{convert, guard as amqp_guard};
 
 /// A delivery from a request queue: AMQP properties as on the wire, then the body.
@@ -39,11 +41,9 @@ pub fn request(data: &[u8]) {
     }
 
     match decide(message) {
-        Ok(Decision::Run {
-            service, invocation, ..
-        }) => handle(service, &invocation),
-        Ok(Decision::Refuse { reply, fault, .. }) => assert_eq!(reply.read_fault(), fault),
-        Err(NoReplyAddress(address)) => assert!(!RULES.reply_addresses.allows(address.as_str())),
+        Ok(Decision::Run(admitted)) => handle(admitted.service, &admitted.invocation),
+        Ok(Decision::Refuse(refusal)) => assert_eq!(refusal.reply.read_fault(), refusal.fault),
+        Err(ForbiddenReplyAddress(address)) => assert!(!RULES.reply_addresses.allows(address.as_str())),
     }
 }
 
@@ -305,7 +305,7 @@ static DISPATCHER: LazyLock<Dispatcher> = LazyLock::new(|| {
 });
 
 /// Decides on a request that arrives for the first time.
-fn decide(message: Message) -> Result<Decision<'static>, NoReplyAddress> {
+fn decide(message: Message) -> Result<Decision<'static>, ForbiddenReplyAddress> {
     let now = Instant::now();
     DISPATCHER.decide(message, false, Received::at(now), now, &RULES)
 }

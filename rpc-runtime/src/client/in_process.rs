@@ -13,13 +13,13 @@ use super::received_reply::empty_reply;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
 use crate::protocol::{Executed, Reply, ReplyAddresses, Request, ShortStr};
-use crate::service::{Decision, Dispatcher, Received, RequestLog, Rules, Service, run};
+use crate::service::{
+    Dispatcher, Executor, Received, RequestLabel, RequestLog, RequestSource, Rules, Service,
+};
 
 /// A service in this process that clients call.
 pub(crate) struct InProcess {
-    dispatcher: Dispatcher,
-    rules: Rules,
-    log: RequestLog,
+    executor: Executor,
 }
 
 impl InProcess {
@@ -45,9 +45,7 @@ impl InProcess {
         };
         let log = RequestLog::new(queue);
         Self {
-            dispatcher,
-            rules,
-            log,
+            executor: Executor::new(dispatcher, rules, log, RequestSource::InProcess),
         }
     }
 
@@ -92,20 +90,13 @@ impl InProcess {
             dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         };
-        let decision =
-            self.dispatcher
-                .decide_request(request, None, false, Received::at(now), now, &self.rules);
-        match decision {
-            Decision::Run {
-                service, invocation, ..
-            } => {
-                let queue = plan.destination.queue.as_str();
-                run(service, queue, &self.log, &self.rules, &invocation)
-                    .await
-                    .reply
-            }
-            Decision::Refuse { reply, .. } => reply,
-        }
+        let decision = self
+            .executor
+            .decide_request(request, false, Received::at(now), now);
+        let queue = plan.destination.queue.as_str();
+        let label = RequestLabel::default();
+        let response = self.executor.execute(queue, decision, &label, now).await;
+        response.reply
     }
 }
 

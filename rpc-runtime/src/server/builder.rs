@@ -1,4 +1,4 @@
-//! A server and its options.
+//! The builder of a server.
 
 use std::fmt;
 use std::future::Future;
@@ -10,15 +10,15 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tower_layer::{Identity as NoLayer, Stack};
 
-use super::plan::{Host, Layers, Plan};
-use super::running::RunningServer;
+use super::config::{Host, Layers, ServerConfig};
+use super::running_server::RunningServer;
 use crate::error::ServerError;
 use crate::protocol::ReplyAddresses;
 use crate::service::Service;
 use crate::service::middleware::HandlerLayer;
 use crate::transport::RequestQueue;
 
-/// Serves one service or several.
+/// Serves one or more services on a broker.
 ///
 /// ```no_run
 /// # use rpc_runtime::{Broker, Server, ServerError, service};
@@ -38,30 +38,33 @@ use crate::transport::RequestQueue;
 ///
 /// # What happens to a request
 ///
-/// Its method runs at most once, unless it is marked `idempotent`: a request that the broker delivers again, because its
-/// worker was lost, is answered with the fault `interrupted`. A panic is the fault `panicked` of that one call. A
-/// request is settled once the broker has confirmed the reply. What cannot be handled is answered with a
-/// [`Fault`](crate::Fault) and settled; it never goes round.
+/// Its method runs at most once, unless the method is marked `idempotent`. A request that the
+/// broker redelivers because its worker was lost is answered with the fault `interrupted`. A panic
+/// becomes the fault `panicked` of that call. A request is acked once the broker has confirmed its
+/// reply. A request that cannot be handled is answered with a [`Fault`](crate::Fault) and acked, so
+/// it does not come back.
 ///
 /// # When the connection is lost
 ///
-/// What runs goes on, and its replies leave by the next connection. The queues are declared and consumed again, for as long as it takes; what
-/// the broker delivers again meanwhile is recognised and not run twice. The same goes for a queue that was deleted, and for a request
-/// that stays unsettled for longer than RabbitMQ's [`consumer_timeout`](https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout)
-/// (by default 30 minutes), for which it closes the channel. Only where two workers serve one queue can a request come to the other one,
-/// which answers at once that it was `interrupted`.
+/// Running methods continue, and their replies are sent on the next connection. The server declares
+/// and consumes its queues again until that succeeds. It recognises requests that the broker
+/// redelivers meanwhile, and does not run them twice. The same happens if a queue is deleted, and
+/// if a request stays unacked for longer than RabbitMQ's
+/// [`consumer_timeout`](https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout) (30
+/// minutes by default), after which RabbitMQ closes the channel. If several workers serve the
+/// queue, a redelivered request may reach another one, which answers at once with `interrupted`.
 #[must_use = "a server does nothing until it runs"]
 pub struct Server<L = NoLayer> {
-    plan: Plan,
+    config: ServerConfig,
     layers: L,
     is_layered: bool,
 }
 
 impl Server {
-    /// A server without services, for a broker handle.
+    /// A server without services.
     pub(crate) fn with_host(host: Host) -> Self {
         Self {
-            plan: Plan::new(host),
+            config: ServerConfig::new(host),
             layers: NoLayer::new(),
             is_layered: false,
         }
@@ -69,8 +72,8 @@ impl Server {
 }
 
 impl<L> Server<L> {
-    /// Puts a layer around the methods of all services, within those that were added before: see
-    /// [`middleware`](crate::middleware).
+    /// Adds a layer around the methods of all services; see [`middleware`](crate::middleware).
+    /// Layers that were added before are outside of it.
     ///
     /// ```
     /// # use rpc_runtime::{Broker, Server, service};
@@ -91,91 +94,99 @@ impl<L> Server<L> {
         Server {
             layers: Stack::new(layer, self.layers),
             is_layered: true,
-            plan: self.plan,
+            config: self.config,
         }
     }
 
-    /// Serves a service on its own queue, durable and classic.
+    /// Serves a service on the queue that it names, which is durable and classic.
     pub fn serve(self, service: impl Service) -> Self {
         let queue = RequestQueue::new(service.descriptor().queue);
         self.serve_on(queue, service)
     }
 
-    /// Serves a service on this queue. Several services may share one, as long as no two of their methods share a name.
+    /// Serves a service on this queue. Services may share a queue if their methods have different
+    /// names.
     pub fn serve_on(mut self, queue: RequestQueue, service: impl Service) -> Self {
-        self.plan.served.push((queue, Arc::new(service)));
+        self.config.services.push((queue, Arc::new(service)));
         self
     }
 
-    /// How many requests of each queue run at once, which is also how many this server takes from it (the
-    /// [prefetch](https://www.rabbitmq.com/docs/consumer-prefetch)): none waits here while another worker is idle. The
-    /// default is 64; 0 is taken as 1. Quorum queues take at most 2000.
+    /// Sets how many requests of each queue run at once. The default is 64, and 0 means 1.
+    ///
+    /// This is also the [prefetch](https://www.rabbitmq.com/docs/consumer-prefetch), so that no
+    /// request waits here while another worker is idle. Quorum queues allow at most 2000.
     pub fn concurrency(mut self, requests: u16) -> Self {
-        self.plan.concurrency = requests.max(1);
+        self.config.concurrency = requests.max(1);
         self
     }
 
-    /// How long the requests that run at shutdown may take to end; the default is 30 seconds.
+    /// Sets how long the requests in progress at shutdown may take to end. The default is 30
+    /// seconds.
     pub fn drain_limit(mut self, limit: Duration) -> Self {
-        self.plan.drain_limit = limit;
+        self.config.drain_limit = limit;
         self
     }
 
-    /// Where this server answers to.
+    /// Sets which reply addresses get replies. The default is described at [`ReplyAddresses`].
     pub fn reply_addresses(mut self, addresses: ReplyAddresses) -> Self {
-        self.plan.reply_addresses = addresses;
+        self.config.reply_addresses = addresses;
         self
     }
 
-    /// Whether callers are told that they may send several calls in one message, when more than one waits to be sent; the default is
-    /// that they are.
+    /// Sets whether callers may send several calls in one message if more than one waits to be
+    /// sent. The default is `true`.
     ///
-    /// Such messages come by a queue of their own, named like the service's with `.batch` behind it, and declared like it: workers
-    /// that do not know of them never see one. Where that queue cannot be declared, calls are taken one by one. So are those of
-    /// methods that take longer than half a millisecond, and those of a queue with a
-    /// [dead-letter queue](RequestQueue::dead_letter_to), a limit of length or a
-    /// [single active consumer](RequestQueue::single_active_consumer). For one queue, see [`RequestQueue::batching`].
+    /// Batches have a queue of their own. Its name is that of the service's queue followed by
+    /// `.batch`, and it is declared with the same arguments. Workers that do not know batches never
+    /// get one. Callers send single requests if the queue for batches cannot be declared, if the
+    /// method takes longer than half a millisecond, or if the queue has a [dead-letter
+    /// queue](RequestQueue::dead_letter_to), a length limit or a [single active
+    /// consumer](RequestQueue::single_active_consumer). To set this for one queue, see
+    /// [`RequestQueue::batching`].
     pub fn batching(mut self, batching: bool) -> Self {
-        self.plan.batching = batching;
+        self.config.batching = batching;
         self
     }
 
-    /// Whether requests are refused whose callers would give up before their methods end; the default is
-    /// that they are.
+    /// Sets whether requests are refused whose callers would give up before their methods end. The
+    /// default is `true`.
     ///
-    /// Such a request gets the fault `expired` and its method does not run
-    /// ([`Executed::No`](crate::Executed::No)). Without admission, a queue that is longer than callers wait
-    /// makes a worker run every method for a caller that is gone. Requests without an `expiration` are always
-    /// run. A request is always run, too, if it waited for less than an eighth of its time.
+    /// Such a request is answered with the fault `expired`, and its method does not run
+    /// ([`Executed::No`](crate::Executed::No)). Without admission, a worker whose queue is longer
+    /// than callers wait runs every method for a caller that has given up. A request always runs if
+    /// it has no `expiration`, or if it waited for less than an eighth of its time to live.
     ///
-    /// To know how long requests wait, a worker whose prefetch is exhausted publishes a small message of the
-    /// `type` `rpc.probe` to its own queues: for each queue and priority, at most fifty times a second, and ten
-    /// times once requests wait for a second. Any worker of this library that serves the queue replies to it.
-    /// Workers that are written by hand get it too: let them reply to it, or at least acknowledge it.
+    /// To measure how long requests wait, a worker whose prefetch is exhausted publishes a small
+    /// message of the `type` `rpc.probe` to its own queues: at most fifty a second for each queue
+    /// and priority, and ten a second once requests wait for a second. Any worker of this library
+    /// that serves the queue replies to it. A worker written by hand gets it too and should reply
+    /// to it, or at least ack it.
     pub fn admission(mut self, admission: bool) -> Self {
-        self.plan.admission = admission;
+        self.config.admission = admission;
         self
     }
 
-    /// Whether this server tells who asks what it is and what it serves; the default is that it does.
+    /// Sets whether this server describes itself and its services to callers. The default is
+    /// `true`.
     ///
-    /// Without it, each queue has no other methods than those of its services, and [`Broker::discover`] does not find this worker. To let
-    /// some ask and others not, leave it on and put [`Authorize`](crate::middleware::Authorize) around the server. See
+    /// If it is `false`, the queues serve no built-in methods and
+    /// [`Broker::discover`](crate::Broker::discover) does not find this worker. To allow only some
+    /// callers, add an [`Authorize`](crate::middleware::Authorize) layer. See
     /// [`discovery`](crate::discovery).
     pub fn self_description(mut self, describe: bool) -> Self {
-        self.plan.self_description = describe;
+        self.config.self_description = describe;
         self
     }
 
-    /// What this worker is called where it [tells of itself](Self::self_description), for people to know it by; the default is no
-    /// name.
+    /// Sets a name for people to recognise this worker by when it
+    /// [describes itself](Self::self_description). The default is no name.
     pub fn worker_name(mut self, name: impl Into<String>) -> Self {
-        self.plan.worker_name = Some(name.into());
+        self.config.worker_name = Some(name.into());
         self
     }
 
-    /// The version of the application, where this worker [tells of itself](Self::self_description): which workers are updated already, for one.
-    /// The default is none.
+    /// Sets the version of the application, which shows which workers are updated when they
+    /// [describe themselves](Self::self_description). The default is no version.
     ///
     /// ```
     /// # use rpc_runtime::discovery::WorkerClient;
@@ -200,7 +211,7 @@ impl<L> Server<L> {
     /// # }
     /// ```
     pub fn version(mut self, version: impl Into<String>) -> Self {
-        self.plan.version = Some(version.into());
+        self.config.version = Some(version.into());
         self
     }
 }
@@ -210,26 +221,28 @@ impl<L: HandlerLayer> Server<L> {
     ///
     /// # Errors
     ///
-    /// As [`run_until`](Self::run_until).
+    /// Returns the errors of [`run_until`](Self::run_until).
     pub async fn run(self) -> Result<(), ServerError> {
         self.run_until(std::future::pending()).await
     }
 
-    /// Serves until `shutdown` is ready; then takes no more requests, lets those that run end, answers them, and returns.
+    /// Serves until `shutdown` is ready, then drains: it cancels its consumers, waits for the
+    /// requests in progress and sends their replies.
     ///
     /// # Errors
     ///
-    /// Where the services do not fit together, the broker refuses a queue at the start, the handle is closed, or the requests
-    /// that run at shutdown do not end within the [drain limit](Self::drain_limit).
+    /// Returns an error if two services conflict, if the broker refuses a queue at the start, if
+    /// the handle is closed, or if the requests in progress at shutdown do not end within the
+    /// [drain limit](Self::drain_limit).
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future stops all handlers where they stand and gives their requests back to the broker. Prefer
-    /// `shutdown`.
+    /// Dropping the future cancels all running methods and returns their requests to the broker.
+    /// Prefer `shutdown`.
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let mut shutdown = pin!(shutdown);
         let stop = CancellationToken::new();
-        let mut opening = pin!(self.behind_layers().open(&stop));
+        let mut opening = pin!(self.into_config().open(&stop));
         tokio::select! {
             biased;
             opened = &mut opening => return opened?.run(shutdown).await,
@@ -238,7 +251,8 @@ impl<L: HandlerLayer> Server<L> {
         opening.await?.run(std::future::ready(())).await
     }
 
-    /// Starts to serve in a task of its own, and returns once requests are taken: from then on a call finds its server.
+    /// Serves in a task of its own. Returns once the queues are consumed, so that calls find the
+    /// server.
     ///
     /// ```
     /// # use rpc_runtime::{Broker, Server, service};
@@ -259,18 +273,18 @@ impl<L: HandlerLayer> Server<L> {
     /// # }
     /// ```
     ///
-    /// Without a connection it waits for one, without a limit.
+    /// Waits for a connection without a time limit.
     ///
     /// # Errors
     ///
-    /// Where the services do not fit together, or the broker refuses a queue.
+    /// Returns an error if two services conflict or the broker refuses a queue.
     pub async fn start(self) -> Result<RunningServer, ServerError> {
-        let runtime = self.plan.host.transport.runtime();
-        let opened = self.behind_layers().open(&CancellationToken::new()).await?;
+        let runtime = self.config.host.transport.runtime();
+        let opened = self.into_config().open(&CancellationToken::new()).await?;
         let (stop, stopped) = oneshot::channel();
         let running = async move {
             let shutdown = async {
-                // The handle says stop, or is dropped and takes this task with it.
+                // If the handle is dropped, this task is aborted.
                 let _ = stopped.await;
             };
             opened.run(shutdown).await
@@ -278,19 +292,27 @@ impl<L: HandlerLayer> Server<L> {
         Ok(RunningServer::new(stop, runtime.spawn(running)))
     }
 
-    /// What it does, with the layers around each service.
-    fn behind_layers(self) -> Plan {
-        let around = self.is_layered.then(|| Layers::of(&self.layers));
-        Plan { around, ..self.plan }
+    /// Returns the configuration with the layers around each service.
+    fn into_config(self) -> ServerConfig {
+        let layers = self.is_layered.then(|| Layers::of(&self.layers));
+        ServerConfig {
+            layers,
+            ..self.config
+        }
     }
 }
 
 impl<L> fmt::Debug for Server<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let queues: Vec<_> = self.plan.served.iter().map(|(queue, _)| queue.name()).collect();
+        let queues: Vec<_> = self
+            .config
+            .services
+            .iter()
+            .map(|(queue, _)| queue.name())
+            .collect();
         f.debug_struct("Server")
             .field("queues", &queues)
-            .field("concurrency", &self.plan.concurrency)
+            .field("concurrency", &self.config.concurrency)
             .finish_non_exhaustive()
     }
 }

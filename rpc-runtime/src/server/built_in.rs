@@ -1,4 +1,4 @@
-//! The methods that the runtime adds to every queue: a worker's word on itself.
+//! The methods that the runtime adds to every queue, by which a worker describes itself.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -6,50 +6,50 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::identity::Identity;
 use super::queue_delay::QueueDelays;
+use super::worker_identity::WorkerIdentity;
 use crate::describe::{
     BUILT_IN, DESCRIBE, MethodStats, PING, QueueDescription, QueueStats, STATS, ServiceDescription,
     ServiceDescriptor, WorkerDescription, WorkerStats,
 };
 use crate::protocol::Fault;
-use crate::service::{Answer, Hosted, Invocation, Service};
+use crate::service::{Answer, HostedService, Invocation, Service};
 
-/// A queue that a worker serves, and what is on it.
+/// A queue that a worker serves, and the services on it.
 pub(super) struct ServedQueue {
     name: String,
-    hosted: Vec<Hosted>,
-    /// How long requests wait in it and in the queue for its batches, as far as that is measured.
+    hosted: Vec<HostedService>,
+    /// How long requests wait in it and in its queue for batches, if that is measured.
     delays: Vec<Arc<QueueDelays>>,
-    /// Made for the first who asks: with schemas, that is some work.
+    /// Made on first use, because schemas take some time to make.
     services: OnceLock<Vec<ServiceDescription>>,
 }
 
 /// The built-in methods.
-pub(super) struct BuiltIn {
-    identity: Arc<Identity>,
+pub(super) struct BuiltInMethods {
+    identity: Arc<WorkerIdentity>,
     scope: Scope,
 }
 
-/// Of what the methods tell.
+/// What the methods describe.
 enum Scope {
-    /// Of the queue that the request came by.
+    /// The queue that delivered the request.
     Queue(Arc<ServedQueue>),
-    /// Of the whole worker: the request came to all of them.
+    /// All queues of the worker: the request is a discovery request.
     Worker(Vec<Arc<ServedQueue>>),
 }
 
-impl BuiltIn {
-    /// To be asked through a queue, of that queue.
-    pub(super) fn of_queue(identity: &Arc<Identity>, queue: &Arc<ServedQueue>) -> Self {
+impl BuiltInMethods {
+    /// The methods that are served on a queue, and describe it.
+    pub(super) fn of_queue(identity: &Arc<WorkerIdentity>, queue: &Arc<ServedQueue>) -> Self {
         Self {
             identity: Arc::clone(identity),
             scope: Scope::Queue(Arc::clone(queue)),
         }
     }
 
-    /// To be asked by who asks all workers.
-    pub(super) fn of_worker(identity: &Arc<Identity>, queues: Vec<Arc<ServedQueue>>) -> Self {
+    /// The methods that answer discovery requests.
+    pub(super) fn of_worker(identity: &Arc<WorkerIdentity>, queues: Vec<Arc<ServedQueue>>) -> Self {
         Self {
             identity: Arc::clone(identity),
             scope: Scope::Worker(queues),
@@ -78,7 +78,7 @@ impl BuiltIn {
     }
 }
 
-impl Service for BuiltIn {
+impl Service for BuiltInMethods {
     fn descriptor(&self) -> &'static ServiceDescriptor {
         &BUILT_IN
     }
@@ -102,7 +102,7 @@ impl Service for BuiltIn {
 }
 
 impl ServedQueue {
-    pub(super) fn new(name: &str, hosted: &[Hosted], delays: Vec<Arc<QueueDelays>>) -> Self {
+    pub(super) fn new(name: &str, hosted: &[HostedService], delays: Vec<Arc<QueueDelays>>) -> Self {
         Self {
             name: name.to_owned(),
             hosted: hosted.to_vec(),
@@ -119,13 +119,14 @@ impl ServedQueue {
     }
 
     fn services(&self) -> &[ServiceDescription] {
-        let of = |hosted: &Hosted| {
+        let describe = |hosted: &HostedService| {
             let mut description = hosted.service.description();
-            // The queue to call it on, which is not always the trait's own.
+            // The queue that is served, which is not always the service's own.
             description.queue.clone_from(&self.name);
             description
         };
-        self.services.get_or_init(|| self.hosted.iter().map(of).collect())
+        self.services
+            .get_or_init(|| self.hosted.iter().map(describe).collect())
     }
 
     fn stats(&self) -> QueueStats {

@@ -1,21 +1,22 @@
-//! The worker's side: a server takes requests from its queues, runs methods and answers.
+//! The worker's side: a server takes requests from its queues, runs their methods and replies.
 
-mod answers;
-mod batched;
-mod beacon;
+mod batching;
 mod builder;
 mod built_in;
-mod debt;
-mod identity;
-mod line;
-mod outlet;
-mod plan;
-mod post;
+mod config;
+mod discovery_responder;
+mod open_server;
+mod outgoing_reply;
+mod pending_acks;
+mod queue_consumer;
 mod queue_delay;
-mod running;
-mod serve;
+mod reply_channel;
+mod reply_sender;
+mod request_handler;
+mod running_server;
+mod worker_identity;
 
-pub(crate) use beacon::{DISCOVERY, MAX_WAIT};
 pub use builder::Server;
-pub(crate) use plan::Host;
-pub use running::RunningServer;
+pub(crate) use config::Host;
+pub(crate) use discovery_responder::{DISCOVERY, MAX_WAIT};
+pub use running_server::RunningServer;

@@ -1,8 +1,8 @@
 //! Admission: a request that cannot be answered in time is refused before its method begins.
 //!
-//! `expiration` counts from the moment of publication, and RabbitMQ does not say how long a message
-//! waited in its queue. A server measures that wait; [`Received`] is what it knows of a request,
-//! and [`fits`] decides.
+//! A request's `expiration` counts from its publication, and RabbitMQ does not say how long a
+//! message waited in its queue. A server measures that wait. [`Received`] holds it, and [`fits`]
+//! decides.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Received {
     pub(crate) at: Instant,
-    /// The longest that it can have waited. Zero if nothing is known.
+    /// The longest time that it can have waited. Zero if that is not known.
     pub(crate) waited: Duration,
-    /// How long messages wait in the queue at that time, as callers are told.
+    /// How long messages wait in the queue at that time. The reply says it.
     pub(crate) queue_time: Duration,
 }
 
 impl Received {
-    /// A request that did not wait, or of which nothing is known.
+    /// A request that did not wait, or whose wait is not known.
     pub(crate) fn at(at: Instant) -> Self {
         Self {
             at,
@@ -28,15 +28,14 @@ impl Received {
         }
     }
 
-    /// When the caller stops waiting, given the time to live that the request carries.
+    /// Returns when the caller of a request with this time to live gives up.
     pub(crate) fn deadline(&self, time_to_live: Duration) -> Option<Instant> {
         self.at.checked_add(time_to_live.saturating_sub(self.waited))
     }
 }
 
-/// A request that spent less than this part of its time to live waiting is always run. Otherwise a
-/// method that was slow once would be refused from then on: only running it shows that it is quick
-/// again.
+/// A request that waited for less than one eighth of its time to live always runs. Otherwise a
+/// method that was slow once would be refused forever: only a run shows that it is quick again.
 const ALWAYS_RUN_BEFORE: u32 = 8;
 
 /// Whether a request that begins now ends before its caller gives up, if its method takes as long

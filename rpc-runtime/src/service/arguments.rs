@@ -1,7 +1,8 @@
-//! Reading a request's arguments so that the compiler tells what is wrong with their types.
+//! Reads the arguments of a request so that compiler errors point at their types.
 //!
-//! [`Invocation::arguments`] reads them all as one type, and of one that cannot be read the compiler knows no better place than that
-//! call. The functions here have a type parameter for each argument: the compiler underlines the type that the user wrote.
+//! [`Invocation::arguments`] reads all arguments as one tuple, so an error would point at that
+//! call. The functions here have a type parameter for each argument, so an error points at the type
+//! that the user wrote.
 
 use std::marker::PhantomData;
 
@@ -12,7 +13,7 @@ use super::invocation::Invocation;
 use crate::describe::MethodDescriptor;
 use crate::protocol::Fault;
 
-/// What a worker can read. Implemented for all that can be.
+/// A type that a worker can deserialize.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a service's method",
     note = "a worker deserializes it: derive or implement `serde::Deserialize`",
@@ -22,7 +23,7 @@ pub trait Argument<'de>: Deserialize<'de> {}
 
 impl<'de, T: Deserialize<'de>> Argument<'de> for T {}
 
-/// What a worker can hand to a method on another thread: all that is `Send`.
+/// A type that a worker can move to a method on another thread: every type that is `Send`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a service's method, which may run on another thread",
     label = "this is not `Send`",
@@ -33,7 +34,7 @@ pub trait Movable: Send {}
 #[diagnostic::do_not_recommend]
 impl<T: Send> Movable for T {}
 
-/// What a worker can lend to a method on another thread: all that is `Sync`.
+/// A type that a worker can lend to a method on another thread: every type that is `Sync`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be lent to a service's method, which may run on another thread",
     label = "this is not `Sync`",
@@ -44,36 +45,37 @@ pub trait Lendable: Sync {}
 #[diagnostic::do_not_recommend]
 impl<T: Sync + ?Sized> Lendable for T {}
 
-/// An argument as a method takes it that takes a reference.
+/// Returns an argument for a method that takes a reference.
 pub fn lend<T: Lendable + ?Sized>(argument: &T) -> &T {
     argument
 }
 
-/// A slice of arguments as a method takes it.
+/// Returns an argument for a method that takes a slice.
 pub fn lend_slice<T: Lendable>(arguments: &[T]) -> &[T] {
     arguments
 }
 
-/// Tells whether a type is [`Context`], whatever its name: `Candidate::<T>::IS_CONTEXT`, with [`NoContext`] in scope. The
-/// constant below is found first, and only where it is there.
+/// Tells whether a type is [`Context`], whatever its name: `Candidate::<T>::IS_CONTEXT`, with
+/// [`NoContext`] in scope. If the inherent constant exists, it takes precedence over that of the
+/// trait.
 #[derive(Debug)]
 pub struct Candidate<T>(PhantomData<T>);
 
 impl Candidate<Context> {
-    /// [`Context`] is the one.
+    /// `T` is [`Context`].
     pub const IS_CONTEXT: bool = true;
 }
 
-/// What [`Candidate`] says of all other types.
+/// The answer of [`Candidate`] for all other types.
 pub trait NoContext {
-    /// Others are none.
+    /// `T` is not [`Context`].
     const IS_CONTEXT: bool = false;
 }
 
 impl<T> NoContext for Candidate<T> {}
 
-/// A type that goes by the name of `Context` and is another, so that it can be sent. Where it is the context, the compiler says
-/// so, and knows too little of `Sent` to say anything else.
+/// A type named `Context` that is not [`Context`], so it can be sent. If it is, the compiler
+/// reports that, and nothing else because `Sent` is unknown.
 #[diagnostic::on_unimplemented(
     message = "the worker's `Context` is not sent by the caller, so it cannot be an argument",
     label = "mark this parameter `#[rpc(context)]`, for the worker to fill it in"
@@ -82,10 +84,10 @@ pub trait OtherContext<const IS_CONTEXT: bool> {
     /// The type itself.
     type Sent;
 
-    /// The argument, on its way out.
+    /// Returns the argument to send.
     fn sent(&self) -> &Self::Sent;
 
-    /// The argument, as it is handed to the method.
+    /// Returns the argument for the method.
     fn received(sent: &Self::Sent) -> &Self;
 }
 
@@ -107,8 +109,8 @@ macro_rules! readers {
         ///
         /// # Errors
         ///
-        /// Those of [`Invocation::arguments`].
-        #[allow(clippy::needless_lifetimes)] // of the one without arguments
+        /// Returns the errors of [`Invocation::arguments`].
+        #[allow(clippy::needless_lifetimes)] // without arguments
         pub fn $reader<'a, $($argument: Argument<'a> + Movable),*>(
             invocation: &'a Invocation,
             method: &MethodDescriptor,

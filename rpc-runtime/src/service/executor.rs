@@ -1,21 +1,63 @@
-//! Runs the method of a request, wherever the request came from.
+//! Executes requests, whether they come from a queue, from discovery or from the same process.
+//!
+//! The callers differ only in where requests come from and where replies go.
 
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::time::Instant;
 
+use super::admission::Received;
 use super::context::with_ambient_deadline;
-use super::dispatch::{Rules, truthful};
+use super::decision::{AdmittedRequest, Decision, Refusal, ReplyTo, truthful};
+use super::dispatcher::Dispatcher;
 use super::invocation::{Answer, Invocation, Service};
-use super::request_log::RequestLog;
-use crate::protocol::{Executed, Fault, FaultCode, Reply};
-use crate::telemetry::{Outcome, RequestEnd, RequestInfo, RequestSpan};
+use super::method_record::MethodRecord;
+use super::request_log::{RequestLabel, RequestLog};
+use super::rules::{ForbiddenReplyAddress, Rules};
+use super::stats::Tally;
+use crate::protocol::{Executed, Fault, FaultCode, Message, Reply, Request};
+use crate::telemetry::{Event, Outcome, RequestEnd, RequestInfo, RequestSpan, count};
 
-/// A request that was handed to its method, or to the layers around that.
+/// Where the requests of an [`Executor`] come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RequestSource {
+    /// A request queue. Requests are counted, and refusals are logged as warnings.
+    Queue,
+    /// The discovery exchange. Anyone may ask, so refusals are logged for debugging only.
+    Discovery,
+    /// A client in the same process, which sees each refusal itself.
+    InProcess,
+}
+
+/// Decides about requests and runs their methods.
+pub(crate) struct Executor {
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) rules: Rules,
+    pub(crate) log: RequestLog,
+    source: RequestSource,
+}
+
+/// The result of a request.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) reply: Reply,
+    /// `None` if no reply is expected.
+    pub(crate) reply_to: Option<ReplyTo>,
+    /// How many calls of the method to put into one batch, or 0 if that is not known yet. `None` if
+    /// the caller does not ask.
+    pub(crate) batch_size: Option<u16>,
+    /// Whether the method did not run. Without a caller to tell, the request is rejected then.
+    pub(crate) is_refused: bool,
+}
+
+/// The result of a method, or of a layer around it.
 pub(crate) struct Handled {
     pub(crate) reply: Reply,
     pub(crate) outcome: Outcome,
-    /// The method may have run: its arguments could be read, and no layer refused the request.
+    /// Whether the method may have run: its arguments could be read, and no layer refused the
+    /// request.
     pub(crate) ran: bool,
 }
 
@@ -29,66 +71,222 @@ impl Handled {
     }
 }
 
-/// Runs the method of a request from this queue. A panic is the fault `panicked`.
-pub(crate) async fn run(
-    service: &dyn Service,
-    queue: &str,
-    log: &RequestLog,
-    rules: &Rules,
-    invocation: &Invocation,
-) -> Handled {
-    let running = caught(service, log, rules, invocation);
-    let context = invocation.context();
-    let span = RequestSpan::new(RequestInfo {
-        service: service.descriptor().name,
-        method: invocation.static_method(),
-        queue,
-        correlation_id: context.correlation_id(),
-        queue_time: context.queue_time(),
-        bytes: invocation.bytes(),
-        headers: context.headers(),
-    });
-    match span {
-        None => running.await,
-        // In a box, so that the future is no larger if nobody collects spans.
-        Some(span) => Box::pin(span.run(running, Handled::end)).await,
+impl Executor {
+    pub(crate) fn new(dispatcher: Dispatcher, rules: Rules, log: RequestLog, source: RequestSource) -> Self {
+        Self {
+            dispatcher,
+            rules,
+            log,
+            source,
+        }
+    }
+
+    /// Decides about a message; see [`Dispatcher::decide`].
+    ///
+    /// # Errors
+    ///
+    /// Returns the `reply_to` if it must not get replies.
+    pub(crate) fn decide(
+        &self,
+        message: Message,
+        redelivered: bool,
+        received: Received,
+        now: Instant,
+    ) -> Result<Decision<'_>, ForbiddenReplyAddress> {
+        self.dispatcher
+            .decide(message, redelivered, received, now, &self.rules)
+    }
+
+    /// Decides about a request without a `reply_to` of its own; see [`Dispatcher::decide_request`].
+    pub(crate) fn decide_request(
+        &self,
+        request: Request,
+        redelivered: bool,
+        received: Received,
+        now: Instant,
+    ) -> Decision<'_> {
+        self.dispatcher
+            .decide_request(request, None, redelivered, received, now, &self.rules)
+    }
+
+    /// Counts a request, runs its method unless it is refused, and returns what to send.
+    ///
+    /// `queue` is its queue in spans and metrics. `begun` is when it was decided about.
+    pub(crate) async fn execute(
+        &self,
+        queue: &str,
+        decision: Decision<'_>,
+        label: &RequestLabel,
+        begun: Instant,
+    ) -> Response {
+        let admitted = match decision {
+            Decision::Run(admitted) => admitted,
+            Decision::Refuse(refusal) => return self.refuse(queue, refusal, label),
+        };
+        let in_flight = self.is_counted().then(|| admitted.record.stats.begin());
+        let handled = self.run(queue, &admitted).await;
+        drop(in_flight);
+        let mut response = self.finish(
+            queue,
+            &mut Tally::default(),
+            admitted.record,
+            begun.elapsed(),
+            handled,
+        );
+        if !admitted.asks_batch_size {
+            response.batch_size = None;
+        }
+        response.reply_to = admitted.reply_to;
+        response
+    }
+
+    /// Counts and logs a request that is refused.
+    pub(crate) fn refuse(&self, queue: &str, refusal: Refusal<'_>, label: &RequestLabel) -> Response {
+        let Refusal {
+            reply,
+            fault,
+            reply_to,
+            shed,
+        } = refusal;
+        match self.source {
+            RequestSource::Queue => {
+                if let Some(record) = shed {
+                    record.stats.shed();
+                }
+                let code = fault.code.known().unwrap_or("other");
+                count(Event::RequestRefused { queue, code });
+                self.log.refused(&fault, label);
+            }
+            RequestSource::Discovery => self.log.refused_discovery(&fault),
+            RequestSource::InProcess => {}
+        }
+        Response {
+            reply,
+            reply_to,
+            batch_size: None,
+            is_refused: true,
+        }
+    }
+
+    /// Runs the method of a request. A panic becomes the fault `panicked`.
+    pub(crate) async fn run(&self, queue: &str, request: &AdmittedRequest<'_>) -> Handled {
+        let AdmittedRequest {
+            service, invocation, ..
+        } = request;
+        let running = self.run_caught(*service, invocation);
+        let context = invocation.context();
+        let span = RequestSpan::new(RequestInfo {
+            service: service.descriptor().name,
+            method: invocation.static_method(),
+            queue,
+            correlation_id: context.correlation_id(),
+            queue_time: context.queue_time(),
+            bytes: invocation.bytes(),
+            headers: context.headers(),
+        });
+        match span {
+            None => running.await,
+            // Boxed, so that the future stays small if nobody collects spans.
+            Some(span) => Box::pin(span.run(running, Handled::end)).await,
+        }
+    }
+
+    /// Counts a request whose method ended after `took`. `tally` may be shared by the requests of
+    /// one batch.
+    pub(crate) fn finish<'a>(
+        &self,
+        queue: &str,
+        tally: &mut Tally<'a>,
+        record: &'a MethodRecord,
+        took: Duration,
+        handled: Handled,
+    ) -> Response {
+        let Handled { reply, outcome, ran } = handled;
+        if self.is_counted() {
+            // A refusal says nothing about the duration of the method. Many of them would make it
+            // look instant, and callers would send more calls than this worker can run.
+            if ran {
+                tally.add(&record.stats, took, outcome);
+                record.pace.ran(took);
+            } else {
+                let code = outcome.as_str();
+                count(Event::RequestRefused { queue, code });
+            }
+        }
+        Response {
+            reply,
+            reply_to: None,
+            batch_size: Some(record.pace.batch_size().unwrap_or(0)),
+            is_refused: !ran,
+        }
+    }
+
+    fn is_counted(&self) -> bool {
+        self.source == RequestSource::Queue
+    }
+
+    async fn run_caught(&self, service: &dyn Service, invocation: &Invocation) -> Handled {
+        // `handle` is called within the future, so that a panic before it returns is caught too.
+        let handling = with_ambient_deadline(invocation.context().tokio_deadline(), async {
+            service.handle(invocation).await
+        });
+        let mut ran = true;
+        let fault = match AssertUnwindSafe(handling).catch_unwind().await {
+            Ok(Ok(Answer(reply))) => match self.rules.check_reply(&reply) {
+                Ok(()) => {
+                    let outcome = Outcome::of_answer(&reply);
+                    return Handled { reply, outcome, ran };
+                }
+                Err(too_large) => {
+                    self.log.too_large(reply.body.len(), self.rules.max_sent_bytes);
+                    too_large
+                }
+            },
+            Ok(Err(fault)) => {
+                ran = fault.code.executed() != Executed::No;
+                let fault = truthful(fault, invocation.context().came_before());
+                self.log.failed(&fault, invocation);
+                fault
+            }
+            Err(_) => {
+                // The panic hook has the panic's message. It is not for the caller to read.
+                let message = format!("the method {:?} panicked", invocation.method());
+                let fault = Fault::new(FaultCode::Panicked, message);
+                self.log.failed(&fault, invocation);
+                fault
+            }
+        };
+        Handled {
+            reply: Reply::fault(invocation.codec(), &fault),
+            outcome: Outcome::of_fault(&fault.code),
+            ran,
+        }
     }
 }
 
-async fn caught(service: &dyn Service, log: &RequestLog, rules: &Rules, invocation: &Invocation) -> Handled {
-    // Called in there, so that a panic before its future exists is caught too.
-    let handling = with_ambient_deadline(invocation.context().tokio_deadline(), async {
-        service.handle(invocation).await
-    });
-    let mut ran = true;
-    let fault = match AssertUnwindSafe(handling).catch_unwind().await {
-        Ok(Ok(Answer(reply))) => match rules.check_reply(&reply) {
-            Ok(()) => {
-                let outcome = Outcome::of_answer(&reply);
-                return Handled { reply, outcome, ran };
-            }
-            Err(too_large) => {
-                log.too_large(reply.body.len(), rules.max_sent_bytes);
-                too_large
-            }
-        },
-        Ok(Err(fault)) => {
-            ran = fault.code.executed() != Executed::No;
-            let fault = truthful(fault, invocation.context().came_before());
-            log.failed(&fault, invocation);
-            fault
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{rules, store};
+    use super::*;
+    use crate::codec::Codec;
+
+    #[test]
+    fn a_refusal_does_not_change_the_pace_of_a_method() {
+        let log = RequestLog::new("q");
+        let executor = Executor::new(store(), rules(), log, RequestSource::Queue);
+        let record = MethodRecord::new("Store", "write");
+        let finish = |took, outcome, ran| {
+            let reply = Reply::fault(Codec::Json, &Fault::new(FaultCode::Rejected, ""));
+            let handled = Handled { reply, outcome, ran };
+            executor.finish("q", &mut Tally::default(), &record, took, handled)
+        };
+        let (slow, instant) = (Duration::from_millis(50), Duration::from_micros(1));
+        assert_eq!(finish(slow, Outcome::Ok, true).batch_size, Some(1));
+        for _ in 0..200 {
+            let response = finish(instant, Outcome::Fault("rejected"), false);
+            assert_eq!((response.batch_size, response.is_refused), (Some(1), true));
         }
-        Err(_) => {
-            // The panic's message went to the worker's own panic hook; it is not for the caller to read.
-            let message = format!("the method {:?} panicked", invocation.method());
-            let fault = Fault::new(FaultCode::Panicked, message);
-            log.failed(&fault, invocation);
-            fault
-        }
-    };
-    Handled {
-        reply: Reply::fault(invocation.codec(), &fault),
-        outcome: Outcome::of_fault(&fault.code),
-        ran,
+        let stats = record.stats.snapshot();
+        assert_eq!((stats.calls, stats.failures, stats.mean), (1, 0, slow));
     }
 }

@@ -1,18 +1,20 @@
-//! What layers hand on to the method.
+//! Values that layers pass on to the method.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// Values that layers of a server add to a request, for the method and the layers within: one of each type.
+/// Values that a server's layers add to a request for the method and the inner layers: at most one
+/// of each type.
 ///
-/// A layer that finds out who calls adds that with [`IncomingCall::extensions_mut`](crate::service::middleware::handler::IncomingCall::extensions_mut); the
-/// method reads it from its [`Context`](crate::Context::extensions). Nothing of it leaves the worker.
+/// A layer that authenticates the caller adds the result with
+/// [`IncomingCall::extensions_mut`](crate::middleware::IncomingCall::extensions_mut). The method
+/// reads it from its [`Context`](crate::Context::extensions). The values never leave the worker.
 ///
 /// ```
 /// # use rpc_runtime::{Context, service};
-/// /// What a token says of its owner.
+/// /// The claims of a token.
 /// struct Claims {
 ///     tenant: String,
 /// }
@@ -31,26 +33,27 @@ use std::sync::Arc;
 ///     }
 /// }
 /// ```
-// Most requests have none, and take no more than a pointer for it.
+// Most requests have no values. The box keeps this at the size of a pointer.
 #[allow(clippy::box_collection)]
 #[derive(Clone, Default)]
 pub struct Extensions(Option<Box<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>>);
 
 impl Extensions {
-    /// Adds a value, and returns whether it replaces one of its type. Clones of the request share it.
+    /// Adds a value. Returns whether it replaced one of the same type. Clones of the request share
+    /// the value.
     pub fn insert<T: Send + Sync + 'static>(&mut self, value: T) -> bool {
         let values = self.0.get_or_insert_default();
         values.insert(TypeId::of::<T>(), Arc::new(value)).is_some()
     }
 
-    /// The value of this type, if a layer has added one.
+    /// Returns the value of this type. `None` if no layer has added one.
     #[must_use]
     pub fn get<T: Send + Sync + 'static>(&self) -> Option<&T> {
         self.0.as_ref()?.get(&TypeId::of::<T>())?.downcast_ref()
     }
 }
 
-/// How many there are; they may be secret.
+/// Shows the number of values only: they may be secret.
 impl fmt::Debug for Extensions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.0.as_ref().map_or(0, |values| values.len());

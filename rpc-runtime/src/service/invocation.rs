@@ -1,4 +1,4 @@
-//! A service as a server sees it: type-erased, so that one server hosts many.
+//! A service as a server sees it: type-erased, so that one server can serve several.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Chain;
 use crate::protocol::{ArgumentsSeed, DecodeArguments, Fault, FaultCode, Reply, ReplyKind, no_arguments};
 
-/// Something that a [`Server`](crate::Server) can serve.
+/// A service that a [`Server`](crate::Server) can serve.
 ///
 /// The [`service`](crate::service) attribute implements it for each generated `XServer`.
 #[diagnostic::on_unimplemented(
@@ -22,18 +22,18 @@ use crate::protocol::{ArgumentsSeed, DecodeArguments, Fault, FaultCode, Reply, R
     note = "wrap an implementation of the trait `X` in the generated server: `.serve(XServer::new(..))`"
 )]
 pub trait Service: Send + Sync + 'static {
-    /// What the service is.
+    /// Describes the service and its methods.
     fn descriptor(&self) -> &'static ServiceDescriptor;
 
-    /// Runs the method that was invoked.
+    /// Runs the invoked method.
     ///
     /// # Errors
     ///
-    /// The fault that is answered in place of the method's result.
+    /// Returns the fault to send instead of the method's result.
     fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>>;
 }
 
-/// A request for one method, ready to be run.
+/// A request for one method that is ready to run.
 #[derive(Clone)]
 pub struct Invocation {
     context: Context,
@@ -60,7 +60,7 @@ impl Invocation {
         self.context.static_method()
     }
 
-    /// What the method may know of the request.
+    /// The properties of the request.
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.context
@@ -74,18 +74,19 @@ impl Invocation {
         self.codec
     }
 
-    /// How long the arguments are, encoded, in bytes.
+    /// The size of the encoded arguments, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.arguments.len()
     }
 
-    /// Reads the arguments; text and bytes are borrowed from the request where the codec can.
+    /// Decodes the arguments. Strings and bytes borrow from the request if the codec supports that.
     ///
     /// # Errors
     ///
-    /// `bad_request`, which says what is wrong with them.
+    /// Returns the fault `bad_request`, which says what is wrong with the arguments.
     pub fn arguments<'a, A: DecodeArguments<'a>>(&'a self, method: &MethodDescriptor) -> Result<A, Fault> {
-        // A peer may send nothing at all where there is nothing to send. In plain text, nothing is an empty text.
+        // A peer may send an empty body if there are no arguments. In plain text, it is an empty
+        // string.
         if self.arguments.is_empty() && self.codec != Codec::Text {
             return no_arguments(method.arguments).map_err(Fault::bad_request);
         }
@@ -95,20 +96,21 @@ impl Invocation {
             .map_err(|error| Fault::bad_request(Chain(&error)))
     }
 
-    /// Answers with the value of a method that returns no `Result`.
+    /// Encodes the value of a method that does not return a `Result`.
     ///
     /// # Errors
     ///
-    /// The fault to answer with where the value cannot be written in the request's codec.
+    /// Returns the fault to send if the request's codec cannot encode the value.
     pub fn answer<T: Serialize + 'static>(&self, value: T) -> Result<Answer, Fault> {
         self.written(ReplyKind::Result, self.codec.encode_answer(&value))
     }
 
-    /// Answers with a method's `Result`. `text` renders the error for a caller that speaks plain text.
+    /// Encodes the `Result` of a method. `text` renders the error for a caller that uses plain
+    /// text.
     ///
     /// # Errors
     ///
-    /// The fault to answer with where the result cannot be written in the request's codec.
+    /// Returns the fault to send if the request's codec cannot encode the result.
     pub fn answer_result<T, E>(
         &self,
         result: Result<T, E>,
@@ -125,7 +127,7 @@ impl Invocation {
         }
     }
 
-    /// Answers with a value; in plain text, with the text that people read it by, structure or not.
+    /// Encodes a value. In plain text, `text` renders it for people.
     pub(crate) fn answer_readable<T: Serialize + ?Sized>(
         &self,
         value: &T,
@@ -159,7 +161,7 @@ impl fmt::Debug for Invocation {
     }
 }
 
-/// What a method answered, written in the request's codec: see [`Invocation::answer`].
+/// The answer of a method, encoded with the request's codec; see [`Invocation::answer`].
 #[derive(Clone)]
 pub struct Answer(pub(crate) Reply);
 
@@ -170,14 +172,14 @@ impl Answer {
         self.0.kind == ReplyKind::Error
     }
 
-    /// How long the answer is, encoded, in bytes.
+    /// The size of the encoded answer, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.0.body.len()
     }
 }
 
-/// Its content may be secret.
+/// Does not show the content, which may be secret.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer")
@@ -187,17 +189,18 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// Renders a service error as text for a plain-text caller: by its `Display` where it has one, else as JSON. So a service error needs
-/// nothing but serde.
+/// Renders a service error for a caller that uses plain text: with `Display` if the error
+/// implements it, as JSON otherwise. So a service error needs to implement serde's traits only.
 ///
-/// The traits below have a method of the same name, one that no trait of a user's has. Called on a `&&Readable`, it is looked for
-/// with `&Readable`, `&&Readable` and `Readable` as `Self`, in this order, and the first that is there is taken.
+/// The traits below have a method of the same name, which no user's trait has. A call on a
+/// `&&Readable` looks for it with `&Readable`, `&&Readable` and `Readable` as `Self`, in this
+/// order, and takes the first that exists.
 #[derive(Debug)]
 pub struct Readable<'a, E>(pub &'a E);
 
-/// The preferred rendering.
+/// Renders errors that implement `Display`.
 pub trait ViaDisplay {
-    /// The error as its `Display` shows it.
+    /// Returns the error as its `Display` shows it.
     fn __readable_text(&self) -> String;
 }
 
@@ -207,9 +210,9 @@ impl<E: fmt::Display> ViaDisplay for &Readable<'_, E> {
     }
 }
 
-/// The rendering of errors without `Display`.
+/// Renders errors that do not implement `Display`.
 pub trait ViaSerialize {
-    /// The error as JSON.
+    /// Returns the error as JSON.
     fn __readable_text(&self) -> String;
 }
 
@@ -222,9 +225,10 @@ impl<E: Serialize> ViaSerialize for &&Readable<'_, E> {
     }
 }
 
-/// No rendering. The compiler has said already that the error cannot be written, and need not say it of this method too.
+/// Renders nothing. The compiler already reports that the error cannot be serialized, and must not
+/// report this method too.
 pub trait Unreadable {
-    /// Nothing.
+    /// Returns an empty string.
     fn __readable_text(&self) -> String {
         String::new()
     }
@@ -251,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::needless_borrow)] // as generated code writes it: two references for all
+    #[allow(clippy::needless_borrow)] // generated code always writes two references
     fn errors_are_readable_with_and_without_display() {
         assert_eq!((&&Readable(&Shown)).__readable_text(), "no user 7");
         assert_eq!((&&Readable(&Plain { id: 7 })).__readable_text(), r#"{"id":7}"#);

@@ -1,31 +1,43 @@
-//! Runs the methods of a service, wherever a request came from: a queue, or a client in the same
+//! Runs the methods of a service, whether a request came from a queue or from a client in the same
 //! process.
 //!
-//! [`dispatch`] decides about a request, [`executor`] runs its method. Knows neither queues nor
-//! connections.
+//! A [`Dispatcher`] finds the method and decides by the [`Rules`] whether it runs. An [`Executor`]
+//! runs it. This module knows neither queues nor connections.
 
 mod admission;
 pub(crate) mod arguments;
 mod context;
-mod deduplication;
-mod dispatch;
+mod decision;
+mod deduplicator;
+mod dispatcher;
 mod executor;
 mod extensions;
+#[cfg(test)]
+mod fixtures;
 mod invocation;
+mod method_record;
 pub(crate) mod middleware;
 mod pace;
+mod redelivery;
 mod request_log;
 mod return_type;
+mod rules;
 mod stats;
 
 pub(crate) use admission::Received;
 pub use context::Context;
 pub(crate) use context::ambient_deadline;
-pub(crate) use deduplication::{Arrival, Id, Key, Origin, Runs, returns};
-pub(crate) use dispatch::{Decision, Dispatcher, Hosted, NoReplyAddress, Record, ReplyTo, Rules};
-pub(crate) use executor::{Handled, run};
+#[cfg(feature = "__bench")]
+pub(crate) use decision::AdmittedRequest;
+pub(crate) use decision::{Decision, ReplyTo};
+pub(crate) use deduplicator::{Arrival, Deduplicator, Origin, RequestId, RequestKey};
+pub(crate) use dispatcher::{Dispatcher, HostedService};
+pub(crate) use executor::{Executor, Handled, RequestSource, Response};
 pub use extensions::Extensions;
 pub use invocation::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
-pub(crate) use request_log::{Names, RequestLog};
+pub(crate) use method_record::MethodRecord;
+pub(crate) use redelivery::returns;
+pub(crate) use request_log::{RequestLabel, RequestLog};
 pub use return_type::{NoResult, Probe, ResultType};
+pub(crate) use rules::{ForbiddenReplyAddress, Rules};
 pub(crate) use stats::Tally;

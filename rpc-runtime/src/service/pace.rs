@@ -1,38 +1,39 @@
-//! How long a method's handler takes, and so how many of its calls are wanted in one message.
+//! How long a method takes, and how many of its calls to put into one batch.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::protocol::MAX_BATCH_CALLS;
 
-/// How much work one message may bring: a message goes to one worker, and while that runs its calls one after another, others may
-/// be idle.
+/// How long the calls of one batch may take together. One worker runs them one after another, while
+/// others may be idle.
 const BUDGET: Duration = Duration::from_millis(1);
 
-/// A handler that takes longer, in nanoseconds, counts as one that takes a day.
+/// The longest duration that is counted, in nanoseconds: one day.
 const LONGEST: u64 = 86_400 * 1_000_000_000;
 
-/// The mean time that a method's handlers took lately, in nanoseconds; zero before the first.
+/// The recent mean duration of a method in nanoseconds. Zero before its first run.
 #[derive(Debug, Default)]
 pub(crate) struct Pace(AtomicU64);
 
 impl Pace {
-    /// A handler took this long.
+    /// Adds the duration of a run.
     pub(crate) fn ran(&self, time: Duration) {
         let time = u64::try_from(time.as_nanos())
             .unwrap_or(LONGEST)
             .clamp(1, LONGEST);
-        // Two that end at once may count as one, which does no harm.
+        // Of two runs that end at the same time, one may be lost. That does no harm.
         let mean = self.0.load(Ordering::Relaxed);
         let mean = match mean {
             0 => time,
-            // One that is far slower than the others was interrupted; if it was not, more of them will follow.
+            // A run that is far slower than the others was probably preempted. If the method became
+            // slower, more such runs follow.
             mean => (7 * mean + time.min(8 * mean)).div_ceil(8),
         };
         self.0.store(mean, Ordering::Relaxed);
     }
 
-    /// How long the method took lately. `None` if it has not run yet.
+    /// Returns the recent mean duration. `None` before the first run.
     pub(crate) fn mean(&self) -> Option<Duration> {
         match self.0.load(Ordering::Relaxed) {
             0 => None,
@@ -40,11 +41,11 @@ impl Pace {
         }
     }
 
-    /// How many calls are wanted in one message; nothing where that is not known.
-    pub(crate) fn wanted(&self) -> Option<u16> {
+    /// Returns how many calls to put into one batch. `None` before the first run.
+    pub(crate) fn batch_size(&self) -> Option<u16> {
         let mean = u128::from(self.0.load(Ordering::Relaxed));
-        let wanted = BUDGET.as_nanos().checked_div(mean)?;
-        Some(u16::try_from(wanted.clamp(1, MAX_BATCH_CALLS as u128)).unwrap_or(u16::MAX))
+        let batch_size = BUDGET.as_nanos().checked_div(mean)?;
+        Some(u16::try_from(batch_size.clamp(1, MAX_BATCH_CALLS as u128)).unwrap_or(u16::MAX))
     }
 }
 
@@ -53,34 +54,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quick_methods_want_many_calls_and_slow_ones_one() {
+    fn quick_methods_get_large_batches_and_slow_ones_single_calls() {
         let pace = Pace::default();
-        assert_eq!(pace.wanted(), None);
+        assert_eq!(pace.batch_size(), None);
         pace.ran(Duration::from_micros(100));
-        assert_eq!(pace.wanted(), Some(10));
+        assert_eq!(pace.batch_size(), Some(10));
         let slow = Pace::default();
         slow.ran(Duration::from_millis(10));
-        assert_eq!(slow.wanted(), Some(1));
+        assert_eq!(slow.batch_size(), Some(1));
         let instant = Pace::default();
         instant.ran(Duration::ZERO);
-        assert_eq!(usize::from(instant.wanted().unwrap()), MAX_BATCH_CALLS);
+        assert_eq!(usize::from(instant.batch_size().unwrap()), MAX_BATCH_CALLS);
         slow.ran(Duration::from_secs(3600));
-        assert_eq!(slow.wanted(), Some(1));
+        assert_eq!(slow.batch_size(), Some(1));
     }
 
     #[test]
-    fn one_that_was_interrupted_changes_little_and_a_change_of_pace_all() {
+    fn one_slow_run_changes_little_and_many_of_them_change_everything() {
         let pace = Pace::default();
         pace.ran(Duration::from_micros(2));
         pace.ran(Duration::from_millis(20));
-        assert!(pace.wanted() > Some(200));
+        assert!(pace.batch_size() > Some(200));
         for _ in 0..100 {
             pace.ran(Duration::from_millis(20));
         }
-        assert_eq!(pace.wanted(), Some(1));
+        assert_eq!(pace.batch_size(), Some(1));
         for _ in 0..100 {
             pace.ran(Duration::from_micros(2));
         }
-        assert!(pace.wanted() > Some(100), "{:?}", pace.wanted());
+        assert!(pace.batch_size() > Some(100), "{:?}", pace.batch_size());
     }
 }

@@ -1,11 +1,12 @@
-//! What a worker logs of the requests of one queue.
+//! What a worker logs about the requests of one queue.
 //!
-//! A peer can cause any of it as often as it likes, with any text: so the text is escaped, and of each kind of event one in a second is logged.
+//! A peer can cause any of these events as often as it likes, with any text. The text is therefore
+//! escaped, and at most one event of each kind is logged per second.
 
 use tracing::Level;
 
-use super::dispatch::NoReplyAddress;
 use super::invocation::Invocation;
+use super::rules::ForbiddenReplyAddress;
 use crate::error::Chain;
 use crate::escape::Logged;
 use crate::protocol::{Fault, FaultCode, Malformed, Properties, Request, ShortStr};
@@ -18,13 +19,14 @@ pub(crate) struct RequestLog {
     limit: LogLimit,
 }
 
-/// What the log calls a request by.
-pub(crate) struct Names {
+/// What identifies a request in the log.
+#[derive(Default)]
+pub(crate) struct RequestLabel {
     method: Option<ShortStr>,
     correlation_id: Option<ShortStr>,
 }
 
-impl Names {
+impl RequestLabel {
     pub(crate) fn of(properties: &Properties) -> Self {
         Self {
             method: properties.kind.clone(),
@@ -49,14 +51,14 @@ impl RequestLog {
         }
     }
 
-    /// A request was refused before its method could begin.
-    pub(crate) fn refused(&self, fault: &Fault, names: &Names) {
+    /// A request was refused before its method began.
+    pub(crate) fn refused(&self, fault: &Fault, label: &RequestLabel) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, kind_of(fault)) else {
             return;
         };
         let (queue, code) = (&self.queue, fault.code.as_str());
-        let method = names.method.as_ref().map(ShortStr::as_str);
-        let correlation_id = names.correlation_id.as_ref().map(ShortStr::as_str);
+        let method = label.method.as_ref().map(ShortStr::as_str);
+        let correlation_id = label.correlation_id.as_ref().map(ShortStr::as_str);
         tracing::warn!(
             queue,
             code,
@@ -67,8 +69,8 @@ impl RequestLog {
         );
     }
 
-    /// A request was dropped: there is nobody who may be answered.
-    pub(crate) fn dropped(&self, NoReplyAddress(address): &NoReplyAddress) {
+    /// A request was dropped because its `reply_to` must not get replies.
+    pub(crate) fn dropped(&self, ForbiddenReplyAddress(address): &ForbiddenReplyAddress) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "reply_address") else {
             return;
         };
@@ -81,7 +83,7 @@ impl RequestLog {
         );
     }
 
-    /// A request was rejected: it was refused, and there is nobody to tell.
+    /// A refused request was rejected because no reply is expected.
     pub(crate) fn rejected(&self) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "rejected_oneway") else {
             return;
@@ -90,13 +92,13 @@ impl RequestLog {
         tracing::warn!(
             queue,
             suppressed,
-            "rejected a request that has no caller to tell: a dead-letter queue would keep it, see RequestQueue::dead_letter_to"
+            "rejected a one-way request: a dead-letter queue would keep it, see RequestQueue::dead_letter_to"
         );
     }
 
-    /// A request was dropped that was rejected before and came back each time.
-    pub(crate) fn went_round(&self, rejections: u32) {
-        let Some(Suppressed(suppressed)) = self.limit.admit(Level::ERROR, "went_round") else {
+    /// A request was dropped because it was rejected too often.
+    pub(crate) fn rejected_too_often(&self, rejections: u32) {
+        let Some(Suppressed(suppressed)) = self.limit.admit(Level::ERROR, "rejected_too_often") else {
             return;
         };
         let queue = &self.queue;
@@ -108,76 +110,72 @@ impl RequestLog {
         );
     }
 
-    /// A message of several requests was dropped.
-    pub(crate) fn unreadable(&self, error: &dyn std::error::Error) {
+    /// A batch could not be read.
+    pub(crate) fn unreadable_batch(&self, error: &dyn std::error::Error) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::ERROR, "batch") else {
             return;
         };
         let (queue, error) = (&self.queue, Logged(Chain(error)));
-        tracing::error!(queue, %error, suppressed, "dropped a message of batched requests");
+        tracing::error!(queue, %error, suppressed, "dropped a batch of requests");
     }
 
-    /// A request came again that runs here, or was done with.
-    pub(crate) fn came_again(&self, is_answered: bool) {
-        let kind = match is_answered {
-            true => "came_again_answered",
-            false => "came_again",
+    /// A request was delivered again while it is in progress here, or after it was answered.
+    pub(crate) fn redelivered(&self, is_answered: bool) {
+        let (kind, message) = if is_answered {
+            ("redelivered_answered", "an answered request was delivered again")
+        } else {
+            ("redelivered", "a request in progress was delivered again")
         };
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, kind) else {
             return;
         };
         let queue = &self.queue;
-        match is_answered {
-            true => tracing::debug!(queue, suppressed, "a request that was answered came again"),
-            false => tracing::debug!(queue, suppressed, "a request that runs here came again"),
-        }
+        tracing::debug!(queue, suppressed, "{message}");
     }
 
-    /// A question to all workers was refused.
-    pub(crate) fn refused_question(&self, fault: &Fault) {
+    /// A discovery request was refused.
+    pub(crate) fn refused_discovery(&self, fault: &Fault) {
         if let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, kind_of(fault)) {
             let code = fault.code.as_str();
-            tracing::debug!(code, suppressed, "refused a question to all workers");
+            tracing::debug!(code, suppressed, "refused a discovery request");
         }
     }
 
-    /// A question to all workers was malformed.
-    pub(crate) fn malformed_question(&self, malformed: Malformed) {
+    /// A discovery request was malformed.
+    pub(crate) fn malformed_discovery(&self, malformed: Malformed) {
         if let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, "malformed") {
-            tracing::debug!(reason = %malformed, suppressed, "ignored a malformed question to all workers");
+            tracing::debug!(reason = %malformed, suppressed, "ignored a malformed discovery request");
         }
     }
 
-    /// A question to all workers was not answered while somebody waited for the answer.
-    pub(crate) fn unanswered_question(&self) {
+    /// A discovery request was not answered in time.
+    pub(crate) fn discovery_timed_out(&self) {
         if let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, "unanswered") {
-            tracing::debug!(suppressed, "a question to all workers was not answered in time");
+            tracing::debug!(suppressed, "a discovery request was not answered in time");
         }
     }
 
-    /// The queue did not take a request that was sent on to it.
-    pub(crate) fn not_sent_on(&self, is_oneway: bool) {
-        let Some(Suppressed(suppressed)) = self.limit.admit(Level::ERROR, "not_sent_on") else {
+    /// The queue refused a forwarded request.
+    pub(crate) fn not_forwarded(&self, is_oneway: bool) {
+        let Some(Suppressed(suppressed)) = self.limit.admit(Level::ERROR, "not_forwarded") else {
             return;
         };
         let queue = &self.queue;
-        match is_oneway {
-            true => tracing::error!(
-                queue,
-                suppressed,
-                "the queue refused a one-way request that came before; it is rejected"
-            ),
-            false => tracing::error!(
-                queue,
-                suppressed,
-                "the queue refused a request that came before; its caller will time out"
-            ),
-        }
+        let consequence = if is_oneway {
+            "it is rejected"
+        } else {
+            "its caller will time out"
+        };
+        tracing::error!(
+            queue,
+            suppressed,
+            "the queue refused a forwarded request: {consequence}"
+        );
     }
 
-    /// A method, or a layer around it, answered with a fault.
+    /// A method, or a layer around it, returned a fault.
     pub(crate) fn failed(&self, fault: &Fault, invocation: &Invocation) {
-        // What a layer refuses is its business to tell of, and may be much.
+        // Layers may refuse many requests, and log that themselves.
         let level = match fault.code {
             FaultCode::Panicked => Level::ERROR,
             FaultCode::Rejected | FaultCode::Unauthorized => Level::DEBUG,
@@ -186,7 +184,7 @@ impl RequestLog {
         let Some(Suppressed(suppressed)) = self.limit.admit(level, kind_of(fault)) else {
             return;
         };
-        // Its message may repeat parts of what the caller sent, which does not belong into logs.
+        // The fault's message is not logged: it may repeat parts of the request.
         let (queue, code) = (&self.queue, fault.code.as_str());
         let (method, correlation_id) = (invocation.method(), invocation.context().correlation_id());
         match level {
@@ -212,7 +210,7 @@ impl RequestLog {
         }
     }
 
-    /// A reply was larger than may be sent.
+    /// A reply was larger than the broker handle allows.
     pub(crate) fn too_large(&self, size: usize, limit: usize) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "reply_size") else {
             return;

@@ -1,18 +1,18 @@
-//! What generated code has to know of a method's return type.
+//! What generated code needs to know about the return type of a method.
 
-/// A `Result`, seen through any alias.
+/// A [`Result`], also behind an alias. Implemented for [`Result`] only.
 ///
-/// Implemented for [`Result`] alone. The [`service`](crate::service) attribute takes a return type named `Result` for
-/// one, and finds its error type through this trait.
+/// The [`service`](crate::service) attribute takes every return type named `Result` for one, and
+/// finds its error type through this trait.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is named `Result` and is not one",
     label = "the service takes a return type named `Result` for `core::result::Result`",
     note = "rename the type, or return `Result<{Self}, YourError>`"
 )]
 pub trait ResultType {
-    /// What the method returns where it succeeds.
+    /// The type of the value if the method succeeds.
     type Ok;
-    /// What the method returns where it fails.
+    /// The type of the error if the method fails.
     type Err;
 }
 
@@ -21,32 +21,34 @@ impl<T, E> ResultType for Result<T, E> {
     type Err = E;
 }
 
-/// Tells generated code whether a type is a `Result`, whatever its name: `Probe::<T>::IS_RESULT`, with [`NoResult`]
-/// in scope. The constant below is found first, and only where it is there.
+/// Tells generated code whether a type is a `Result`, whatever its name: `Probe::<T>::IS_RESULT`,
+/// with [`NoResult`] in scope. If the inherent constant exists, it takes precedence over that of
+/// the trait.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Probe<T>(std::marker::PhantomData<T>);
 
 impl<T, E> Probe<Result<T, E>> {
-    /// A [`Result`] is one.
+    /// `T` is a [`Result`].
     pub const IS_RESULT: bool = true;
 
-    /// What the method returned.
+    /// Returns the result.
     pub fn returned(result: Result<T, E>) -> Result<T, E> {
         result
     }
 }
 
-/// What [`Probe`] says of all other types.
+/// The answer of [`Probe`] for all other types.
 #[doc(hidden)]
 pub trait NoResult {
-    /// The other type.
+    /// The type itself.
     type Type;
 
-    /// Others are none.
+    /// `T` is not a [`Result`].
     const IS_RESULT: bool = false;
 
-    /// Something to go on with, for what is only named `Result`: the compiler has said so of the client's method.
+    /// Returns any result, so that the generated code compiles. The compiler already reports the
+    /// type at the client's method.
     fn returned(_: Self::Type) -> Result<(), String>
     where
         Self::Type: Sized,

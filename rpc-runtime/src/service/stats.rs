@@ -1,13 +1,13 @@
-//! What a worker counts of each of its methods.
+//! The counts of each method of a worker.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::telemetry::Outcome;
 
-/// Counts of a method since its server started.
+/// The counts of a method since its server started.
 ///
-/// Each count is true; what is read while requests end may be a request apart from another.
+/// Each count is exact. Counts that are read while requests end may differ by these requests.
 #[derive(Debug)]
 pub(crate) struct MethodStats {
     calls: AtomicU64,
@@ -15,36 +15,37 @@ pub(crate) struct MethodStats {
     errors: AtomicU64,
     in_flight: AtomicU64,
     shed: AtomicU64,
-    /// The sum of all times, in nanoseconds.
+    /// The sum of all durations, in nanoseconds.
     total: AtomicU64,
-    /// How many took a time of each size.
-    times: [AtomicU64; SIZES],
+    /// A histogram of the durations.
+    times: [AtomicU64; BUCKETS],
 }
 
-/// Each doubling of time has so many sizes: a time is known to an eighth.
+/// The number of histogram buckets for each doubling of the duration, so that a bucket is at most
+/// an eighth wide.
 const PER_DOUBLING: u64 = 8;
 
-/// Times up to some two minutes are told apart, and counted with those where they take longer.
-const SIZES: usize = 35 * PER_DOUBLING as usize;
+/// The number of buckets. Durations of more than about two minutes share the last one.
+const BUCKETS: usize = 35 * PER_DOUBLING as usize;
 
-/// Counts of a method at one moment.
+/// The counts of a method at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StatsSnapshot {
-    /// Requests that were run to their end.
+    /// Requests whose method ended.
     pub(crate) calls: u64,
-    /// Those of them that ended with the method's own error, or with a fault.
+    /// Those of them that ended with the method's own error or with a fault.
     pub(crate) failures: u64,
     /// Those of the failures that are the method's own errors.
     pub(crate) errors: u64,
-    /// Requests that run now.
+    /// Requests whose method is running.
     pub(crate) in_flight: u64,
-    /// Requests that were refused, as they could not be answered in time.
+    /// Requests that were refused because their method would not end in time.
     pub(crate) shed: u64,
-    /// Of the time that handlers took.
+    /// The mean duration.
     pub(crate) mean: Duration,
-    /// The sum of it, in nanoseconds.
+    /// The sum of all durations, in nanoseconds.
     pub(crate) total_ns: u64,
-    /// 99 of 100 handlers took no longer, to an eighth.
+    /// The 99th percentile of the durations, at most an eighth too long.
     pub(crate) p99: Duration,
 }
 
@@ -57,19 +58,19 @@ impl Default for MethodStats {
             in_flight: AtomicU64::default(),
             shed: AtomicU64::default(),
             total: AtomicU64::default(),
-            times: [const { AtomicU64::new(0) }; SIZES],
+            times: [const { AtomicU64::new(0) }; BUCKETS],
         }
     }
 }
 
 impl MethodStats {
-    /// A request begins to run; it does so until this is dropped.
+    /// Counts a request as in flight until the returned guard is dropped.
     pub(crate) fn begin(&self) -> InFlight<'_> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(self)
     }
 
-    /// A request was refused, as it could not be answered in time.
+    /// Counts a request that was refused because its method would not end in time.
     pub(crate) fn shed(&self) {
         self.shed.fetch_add(1, Ordering::Relaxed);
     }
@@ -89,7 +90,7 @@ impl MethodStats {
         }
     }
 
-    /// The time within which so many of a hundred ended.
+    /// Returns the duration within which this percentage of the requests ended.
     fn percentile(&self, percent: u64) -> Duration {
         let times: Vec<_> = self
             .times
@@ -98,40 +99,44 @@ impl MethodStats {
             .collect();
         let within = (times.iter().sum::<u64>() * percent).div_ceil(100);
         let mut counted = 0;
-        let size = times.iter().position(|count| {
+        let bucket = times.iter().position(|count| {
             counted += count;
             counted > 0 && counted >= within
         });
-        size.map_or(Duration::ZERO, |size| Duration::from_nanos(longest_of(size)))
+        bucket.map_or(Duration::ZERO, |bucket| Duration::from_nanos(longest_in(bucket)))
     }
 }
 
-/// The size of a time in nanoseconds: its binary digits, and the three behind the first.
-fn size_of(nanos: u64) -> usize {
+/// Returns the bucket of a duration in nanoseconds. The position of its highest bit and the three
+/// bits below it select the bucket.
+fn bucket_of(nanos: u64) -> usize {
     if nanos < PER_DOUBLING {
         return nanos as usize;
     }
     let doublings = u64::from(nanos.ilog2()) - 3;
     let eighth = (nanos >> doublings) - PER_DOUBLING;
-    (((doublings + 1) * PER_DOUBLING + eighth) as usize).min(SIZES - 1)
+    (((doublings + 1) * PER_DOUBLING + eighth) as usize).min(BUCKETS - 1)
 }
 
-/// The longest time of a size, in nanoseconds.
-fn longest_of(size: usize) -> u64 {
-    let (doublings, eighth) = (size as u64 / PER_DOUBLING, size as u64 % PER_DOUBLING);
+/// Returns the longest duration of a bucket, in nanoseconds.
+fn longest_in(bucket: usize) -> u64 {
+    let (doublings, eighth) = (bucket as u64 / PER_DOUBLING, bucket as u64 % PER_DOUBLING);
     match doublings {
         0 => eighth,
         _ => ((PER_DOUBLING + eighth + 1) << (doublings - 1)) - 1,
     }
 }
 
-/// Counts requests that are run one after another. Those that are alike are added up before others see them: several threads count the same
-/// method, and would take the counts from each other with each request.
+/// Counts requests that run one after another.
+///
+/// Consecutive requests of one method and one bucket are added up and counted together. Several
+/// threads count the same method, and the cache line of its counts would move between them with
+/// each request.
 #[derive(Debug, Default)]
 pub(crate) struct Tally<'a> {
     stats: Option<&'a MethodStats>,
-    /// Of the times of all that are added up.
-    size: usize,
+    /// The bucket of the requests that are added up.
+    bucket: usize,
     calls: u64,
     failures: u64,
     errors: u64,
@@ -139,14 +144,14 @@ pub(crate) struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    /// A request was run to its end.
+    /// Adds a request whose method ended.
     pub(crate) fn add(&mut self, stats: &'a MethodStats, took: Duration, outcome: Outcome) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let size = size_of(nanos);
-        let is_alike = self.size == size && self.stats.is_some_and(|known| std::ptr::eq(known, stats));
+        let bucket = bucket_of(nanos);
+        let is_alike = self.bucket == bucket && self.stats.is_some_and(|known| std::ptr::eq(known, stats));
         if !is_alike {
             self.count();
-            (self.stats, self.size) = (Some(stats), size);
+            (self.stats, self.bucket) = (Some(stats), bucket);
         }
         self.calls += 1;
         self.failures += u64::from(outcome != Outcome::Ok);
@@ -154,7 +159,7 @@ impl<'a> Tally<'a> {
         self.nanos = self.nanos.saturating_add(nanos);
     }
 
-    /// Counts what was added up.
+    /// Counts the requests that were added up.
     pub(crate) fn count(&mut self) {
         let Some(stats) = self.stats.take() else { return };
         let counts = [
@@ -166,7 +171,7 @@ impl<'a> Tally<'a> {
         let [calls, failures, errors, nanos] = counts.map(std::mem::take);
         stats.calls.fetch_add(calls, Ordering::Relaxed);
         stats.total.fetch_add(nanos, Ordering::Relaxed);
-        stats.times[self.size].fetch_add(calls, Ordering::Relaxed);
+        stats.times[self.bucket].fetch_add(calls, Ordering::Relaxed);
         if failures > 0 {
             stats.failures.fetch_add(failures, Ordering::Relaxed);
             stats.errors.fetch_add(errors, Ordering::Relaxed);
@@ -180,7 +185,7 @@ impl Drop for Tally<'_> {
     }
 }
 
-/// A request that runs.
+/// A request whose method is running.
 #[derive(Debug)]
 pub(crate) struct InFlight<'a>(&'a MethodStats);
 
@@ -234,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_up_is_counted_once_and_all_of_it() {
+    fn a_tally_counts_each_request_once() {
         let (read, write) = (MethodStats::default(), MethodStats::default());
         let mut tally = Tally::default();
         for (stats, micros, outcome) in [
@@ -245,7 +250,7 @@ mod tests {
         ] {
             tally.add(stats, Duration::from_micros(micros), outcome);
         }
-        // The last is seen with the end of the message at the latest.
+        // The last one is counted at the latest when the tally is dropped.
         assert_eq!((read.snapshot().calls, write.snapshot().calls), (2, 1));
         drop(tally);
         let read = read.snapshot();
@@ -255,14 +260,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_time_is_known_to_an_eighth(nanos in 0_u64..(2 << 36)) {
-            let longest = longest_of(size_of(nanos));
+        fn a_bucket_is_at_most_an_eighth_wide(nanos in 0_u64..(2 << 36)) {
+            let longest = longest_in(bucket_of(nanos));
             prop_assert!(longest >= nanos && longest - nanos <= nanos / 8, "{nanos} {longest}");
         }
 
         #[test]
-        fn any_time_has_a_size(nanos: u64) {
-            prop_assert!(size_of(nanos) < SIZES);
+        fn every_duration_has_a_bucket(nanos: u64) {
+            prop_assert!(bucket_of(nanos) < BUCKETS);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How long messages wait in a queue, from probes that go through it. Pure.
+//! Estimates how long messages wait in a queue from probes that pass through it. Pure: no I/O.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use tokio::time::Instant;
 /// The shortest and the longest pause between two measurements of a short queue.
 const INTERVAL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(100));
 
-/// While probes take long, one is sent each time that the delay grew by this part of itself.
+/// A probe is sent each time the delay has grown by this fraction of itself.
 const PROBES_PER_DELAY: u32 = 8;
 
-/// About how many probes are in a queue at the most, however long it is.
+/// About how many probes are in a queue at most, however long it is.
 const PROBES_IN_QUEUE: u32 = 8;
 
 /// The longest pause between two measurements of a long queue.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A queue that was neither empty nor took a probe for so long cannot be measured.
+/// A queue that was neither empty nor accepted a probe for this long cannot be measured.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait after the broker could not tell the depth of a queue.
@@ -28,7 +28,7 @@ const PAUSE_AFTER_UNKNOWN: Duration = Duration::from_secs(1);
 pub(super) enum Measure {
     /// Ask the broker how many messages wait.
     Depth,
-    /// Send a probe through the queue, as messages wait.
+    /// Send a probe through the queue because messages wait.
     Probe,
 }
 
@@ -48,36 +48,37 @@ pub(super) enum Found {
 
 /// How long messages of one priority wait in a queue before they are delivered.
 ///
-/// A queue is first in, first out. A probe that comes back therefore says two things: how long it
-/// waited itself, and that all messages delivered from then on were published after it. A probe that
-/// has not come back says that all messages delivered until now were published before it. A queue
-/// that was found empty is as good as a probe that came back at once.
+/// A queue is first in, first out. A probe that comes back therefore shows how long it waited, and
+/// that all messages delivered from then on were published after it. A probe that has not come back
+/// shows that all messages delivered until now were published before it. An empty queue counts as a
+/// probe that came back at once.
 ///
-/// The estimate is the longest that a message can have waited. It is too long by the interval between
-/// two probes at most. A shorter estimate would let requests begin that end too late.
+/// The estimate is the longest time that a message can have waited. It is at most one interval
+/// between probes too long. A shorter estimate would admit requests that end too late.
 #[derive(Debug, Default)]
 pub(super) struct QueueDelay {
     /// Messages that are delivered from now on were published after this. `None` if that is not
-    /// known: the queue may hold messages from before this worker consumed from it.
+    /// known: the queue may hold messages from before this worker consumed it.
     published_after: Option<Instant>,
     /// The probes in the queue, oldest first.
     outstanding: VecDeque<Probe>,
     /// When the broker was asked for the depth of the queue, until it answers.
     asked: Option<Instant>,
-    /// Messages wait, so that a probe is due.
+    /// Whether messages wait, so that a probe is due.
     is_probe_due: bool,
-    /// No measurement is to begin before.
+    /// No measurement begins before this.
     not_before: Option<Instant>,
     /// When the last measurement began.
     last_begun: Option<Instant>,
-    /// When the queue was empty or took a probe last.
+    /// When the queue was last empty or accepted a probe.
     last_open: Option<Instant>,
-    /// How long the probe that came back last was in the queue.
+    /// How long the last probe that came back was in the queue.
     last_trip: Duration,
-    /// When the worker's prefetch was exhausted last.
+    /// When the worker's prefetch was last exhausted.
     saturated: Option<Instant>,
     is_active: bool,
-    /// When it was measured last, nothing waited although this worker had no room.
+    /// Whether nothing waited at the last measurement, although this worker's prefetch was
+    /// exhausted.
     is_calm: bool,
 }
 
@@ -99,7 +100,7 @@ impl QueueDelay {
         }
     }
 
-    /// The worker's prefetch is exhausted, so that messages may wait from now on.
+    /// Notes that the worker's prefetch is exhausted, so that messages may wait.
     pub(super) fn saturate(&mut self, now: Instant) {
         self.saturated = Some(now);
         self.is_active = true;
@@ -111,13 +112,13 @@ impl QueueDelay {
         self.is_active
     }
 
-    /// How many probes are in the queue for sure.
+    /// Returns how many confirmed probes are in the queue.
     pub(super) fn probes(&self) -> usize {
         let probes = self.outstanding.iter();
         probes.filter(|probe| probe.confirmed.is_some()).count()
     }
 
-    /// When the next measurement is due, and which one. `None` while there is no need for one, or
+    /// Returns when the next measurement is due, and its kind. `None` while none is needed, or
     /// while the broker has not answered the last question or confirmed the last probe.
     pub(super) fn next(&self, now: Instant) -> Option<(Instant, Measure)> {
         let last = self.outstanding.back();
@@ -133,28 +134,29 @@ impl QueueDelay {
     }
 
     fn interval(&self, now: Instant) -> Duration {
-        let interval = match self.is_calm {
-            true => INTERVAL.1,
-            false => (self.waited(now) / PROBES_PER_DELAY).clamp(INTERVAL.0, INTERVAL.1),
+        let interval = if self.is_calm {
+            INTERVAL.1
+        } else {
+            (self.waited(now) / PROBES_PER_DELAY).clamp(INTERVAL.0, INTERVAL.1)
         };
         interval
             .max(self.oldest(now) / PROBES_IN_QUEUE)
             .min(LONGEST_INTERVAL)
     }
 
-    /// For how long the oldest probe has been out.
+    /// Returns how long ago the oldest outstanding probe was sent.
     fn oldest(&self, now: Instant) -> Duration {
         let oldest = self.outstanding.front();
         oldest.map_or(Duration::ZERO, |probe| now.saturating_duration_since(probe.sent))
     }
 
-    /// The broker is asked what the queue holds.
+    /// Notes that the broker is asked what the queue holds.
     pub(super) fn asked(&mut self, now: Instant) {
         self.asked = Some(now);
         self.last_begun = Some(now);
     }
 
-    /// The broker has answered the question of that time, while the prefetch is exhausted or not.
+    /// Notes the broker's answer to the question of that time.
     pub(super) fn answered(&mut self, asked: Instant, found: Found, is_exhausted: bool, now: Instant) {
         if self.asked != Some(asked) {
             return;
@@ -174,8 +176,8 @@ impl QueueDelay {
         }
     }
 
-    /// Whether as much time has passed since the last probe as between it and the oldest one, or as
-    /// much as the estimate may be wrong at the most.
+    /// Whether the last probe was sent at least as long ago as it followed the oldest one, or
+    /// longer ago than the estimate may be wrong.
     fn is_last_probe_old(&self, now: Instant) -> bool {
         let enough = (self.oldest(now) / 2).min(SILENCE);
         self.outstanding
@@ -183,8 +185,8 @@ impl QueueDelay {
             .is_none_or(|last| now.saturating_duration_since(last.sent) >= enough)
     }
 
-    /// A probe of this number is sent. Numbers ascend. It expires in the queue after the given
-    /// time, as those before it did or will.
+    /// Notes that a probe is sent. Numbers ascend. Each probe expires in the queue after the given
+    /// time.
     pub(super) fn sent(&mut self, number: u64, expires_after: Duration, now: Instant) {
         self.outstanding
             .retain(|probe| now.saturating_duration_since(probe.sent) <= expires_after);
@@ -197,7 +199,7 @@ impl QueueDelay {
         });
     }
 
-    /// The broker has the probe.
+    /// Notes that the broker confirmed the probe.
     pub(super) fn confirmed(&mut self, number: u64, now: Instant) {
         let mut probes = self.outstanding.iter_mut();
         if let Some(probe) = probes.find(|probe| probe.number == number) {
@@ -206,12 +208,12 @@ impl QueueDelay {
         }
     }
 
-    /// The probe is in no queue.
+    /// Notes that the probe did not reach the queue.
     pub(super) fn lost(&mut self, number: u64) {
         self.outstanding.retain(|probe| probe.number != number);
     }
 
-    /// None of the probes that were sent comes back, and for how long there were none is not known.
+    /// Forgets the outstanding probes, and since when messages wait.
     pub(super) fn forget_probes(&mut self) {
         *self = Self {
             saturated: self.saturated,
@@ -221,8 +223,8 @@ impl QueueDelay {
         };
     }
 
-    /// The probe came back, while the prefetch is exhausted or not. Those that were sent before it are
-    /// lost, as they should have come first.
+    /// Notes that the probe came back. Probes that were sent before it are lost, because they
+    /// should have come back first.
     pub(super) fn returned(&mut self, number: u64, is_exhausted: bool, now: Instant) {
         let Some(index) = self.outstanding.iter().position(|probe| probe.number == number) else {
             return;
@@ -230,29 +232,29 @@ impl QueueDelay {
         let Some(probe) = self.outstanding.drain(..=index).next_back() else {
             return;
         };
-        // A broker in an alarm may have taken it much later than it was sent.
+        // A broker with a resource alarm may have accepted it much later than it was sent.
         let entered = probe.confirmed.unwrap_or(probe.sent);
         self.last_trip = now.saturating_duration_since(entered);
         self.last_open = Some(now);
         self.was_through(probe.sent, is_exhausted, now);
     }
 
-    /// What is delivered from now on was published after this instant.
+    /// Notes that messages delivered from now on were published after `then`.
     fn was_through(&mut self, then: Instant, is_exhausted: bool, now: Instant) {
         self.published_after = self.published_after.max(Some(then));
         if self.saturated.is_some_and(|saturated| saturated >= then) {
             self.is_calm = false;
         } else if is_exhausted {
-            // Another worker takes the messages, and may be exhausted next.
+            // Another worker gets the messages, and may be exhausted next.
             self.is_calm = true;
         } else {
-            // The worker could have had more messages all the while: there were none.
+            // The worker could have got more messages since then, so none waited.
             *self = Self::of_empty(now);
         }
     }
 
-    /// How long a message that is delivered now has waited at the most. If that is not known yet,
-    /// how long it has waited at least.
+    /// Returns the longest time that a message delivered now can have waited. If that is not known
+    /// yet, returns the shortest.
     pub(super) fn waited(&self, now: Instant) -> Duration {
         if !self.is_active {
             return Duration::ZERO;
@@ -269,9 +271,9 @@ impl QueueDelay {
         bound.map_or(Duration::ZERO, |then| now.saturating_duration_since(then))
     }
 
-    /// How long messages wait in the queue, for people and callers: as long as the last probe, or longer if
-    /// one has been in the queue for longer. Unlike [`waited`](Self::waited), it does not grow from one
-    /// probe to the next while messages wait for a constant time.
+    /// Returns how long messages wait, for callers and metrics: as long as the last probe that came
+    /// back, or as long as the oldest one that has not. Unlike [`waited`](Self::waited), it does
+    /// not grow between probes while messages wait for a constant time.
     pub(super) fn queue_time(&self, now: Instant) -> Duration {
         let oldest = self.outstanding.front().and_then(|probe| probe.confirmed);
         let oldest = oldest.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));

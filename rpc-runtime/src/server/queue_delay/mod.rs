@@ -1,8 +1,8 @@
 //! How long requests wait in their queues.
 //!
-//! RabbitMQ does not say how long a message waited. A worker that starts counting on arrival believes
-//! that it has more time than the caller will wait. Once the queue is longer than callers wait, it
-//! runs every method for nobody.
+//! RabbitMQ does not say how long a message waited. A worker that counts from arrival assumes that
+//! it has more time than it has. Once the queue is longer than callers wait, it runs every method
+//! for a caller that has given up.
 //!
 //! A worker therefore measures the wait. While its prefetch is exhausted and messages wait, it
 //! publishes small probes to its own request queues and notes how long each of them takes to come
@@ -10,8 +10,8 @@
 //! nor the callers' help. A worker that has room for more requests sends none, and the broker is
 //! asked for the depth of a queue before a probe is sent, so that an empty queue stays empty.
 //!
-//! [`QueueDelay`](measure::QueueDelay) turns probes into an estimate, and [`QueueDelays`] shares the
-//! estimates of a queue between its requests and the [`Probes`].
+//! [`QueueDelay`](measure::QueueDelay) turns probes into an estimate, and [`QueueDelays`] shares
+//! the estimates of a queue between its requests and the [`Probes`].
 
 mod measure;
 mod probes;

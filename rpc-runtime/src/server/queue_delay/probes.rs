@@ -1,4 +1,4 @@
-//! Measures a server's queues while requests may wait in them.
+//! The task that sends probes while requests may wait in a server's queues.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use crate::transport::{
     Backoff, Departure, Depth, Outgoing, Published, Publisher, ReplyLink, ReplyQueue, Subscription, Transport,
 };
 
-/// How long a server that may not open a reply address does without probes before it tries again.
-const RETRY: Duration = Duration::from_secs(60);
+/// How long to wait after the broker refused the reply queue for probes.
+const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(60);
 
-/// Names a probe: its server, the queue that it measures, and its number.
+/// Identifies a probe by its server, the queue that it measures, and a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProbeId {
     server: Uuid,
@@ -62,7 +62,7 @@ pub(crate) fn is_probe(properties: &Properties) -> bool {
         .is_some_and(|kind| kind.as_str() == PROBE)
 }
 
-/// The answer to another server's probe.
+/// Returns the reply to another server's probe. `None` if the probe is malformed.
 pub(crate) fn probe_reply(properties: &Properties) -> Option<Outgoing> {
     let reply = Reply::new(ReplyKind::Result, crate::codec::Codec::Text, bytes::Bytes::new());
     Some(Outgoing {
@@ -76,7 +76,7 @@ pub(crate) fn probe_reply(properties: &Properties) -> Option<Outgoing> {
     })
 }
 
-/// The probes of one server: which of its queues they measure, and where their returns are noted.
+/// The probes of one server, and the queues that they measure.
 #[derive(Debug)]
 pub(crate) struct Probes {
     server: Uuid,
@@ -85,7 +85,7 @@ pub(crate) struct Probes {
     numbers: AtomicU64,
 }
 
-/// The broker's word on a measurement that began.
+/// The broker's answer to a measurement.
 enum Answer {
     Depth {
         queue: usize,
@@ -115,7 +115,7 @@ impl Probes {
         delays
     }
 
-    /// Notes that a probe came back, if it is one of this server's.
+    /// Notes that a probe came back. Returns whether it is one of this server's.
     pub(crate) fn returned(&self, correlation_id: Option<&ShortStr>, now: Instant) -> bool {
         let id = correlation_id.and_then(|id| ProbeId::parse(id.as_str()));
         let Some(id) = id.filter(|id| id.server == self.server) else {
@@ -127,10 +127,10 @@ impl Probes {
         true
     }
 
-    /// Measures the queues whenever that is due, until the handle is closed.
+    /// Measures the queues whenever a measurement is due, until the handle is closed.
     pub(crate) async fn send(&self, transport: &Arc<dyn Transport>) {
         let mut backoff = Backoff::new();
-        // It may be that this begins again after a panic.
+        // This may run again after a panic.
         self.forget();
         loop {
             self.until_due().await;
@@ -147,10 +147,10 @@ impl Probes {
                 refused => {
                     tracing::warn!(
                         error = %Logged(Chain(&refused)),
-                        "the wait in the request queues cannot be measured: under overload, requests run \
+                        "the wait in the request queues cannot be measured: under overload, methods run \
                          whose callers have given up"
                     );
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(REFUSED_RETRY_DELAY).await;
                 }
             }
         }
@@ -177,7 +177,7 @@ impl Probes {
         due.map(|(due, ..)| due).min()
     }
 
-    /// Measures until the way to the broker is lost.
+    /// Measures until the channel is lost, and returns why.
     async fn open_and_send(&self, transport: &Arc<dyn Transport>) -> BrokerError {
         let link = match transport.open_replies(ReplyQueue::Direct, None).await {
             Ok(link) => link,
@@ -228,7 +228,7 @@ impl Probes {
         }
     }
 
-    /// Begins the measurements that are due.
+    /// Starts the measurements that are due.
     fn begin<'a>(
         &'a self,
         transport: &'a Arc<dyn Transport>,
@@ -261,7 +261,7 @@ impl Probes {
         }
     }
 
-    /// Notes what the broker says.
+    /// Notes an answer of the broker.
     fn note(&self, answer: &Answer) {
         let now = Instant::now();
         match answer {
@@ -284,7 +284,7 @@ impl Probes {
         }
     }
 
-    /// Replies to the probes that are out do not come any more.
+    /// Forgets the outstanding probes, because no replies to them will come.
     fn forget(&self) {
         for queue in &self.queues {
             queue.forget_probes();
@@ -305,7 +305,7 @@ async fn publish(publisher: &Arc<dyn Publisher>, id: ProbeId, outgoing: Outgoing
     Answer::Probe { id, published }
 }
 
-/// The message of a probe.
+/// Returns the message of a probe.
 fn probe(id: ProbeId, queue: &str, priority: u8, lives: Duration, address: &ShortStr) -> Option<Outgoing> {
     Some(Outgoing {
         queue: ShortStr::new(queue).ok()?,

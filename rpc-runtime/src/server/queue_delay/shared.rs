@@ -1,4 +1,4 @@
-//! The delays of one queue, as its requests and the prober share them.
+//! The delays of one queue, which its requests and the probes share.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::service::Received;
 use crate::telemetry::{Event, count};
 use crate::transport::Depth;
 
-/// How many priorities are measured. Requests of others are taken for the next lower one.
+/// How many priorities are measured. Requests of other priorities count as the next lower one.
 const MAX_PRIORITIES: usize = 8;
 
 /// The shortest and the longest time that a probe may stay in a queue.
@@ -21,30 +21,31 @@ const LIFETIME: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 
 /// How long messages wait in one queue, by priority.
 ///
-/// Nothing is measured before a request comes that has a time to live: the others wait for however
-/// long it takes, and a queue of jobs is not to be filled with probes.
+/// Nothing is measured before the first request with a time to live. Requests without one wait as
+/// long as it takes, and probes would only fill their queue.
 #[derive(Debug)]
 pub(crate) struct QueueDelays {
     queue: String,
-    /// Lets a queue without waiting messages answer without the lock.
+    /// Whether messages may wait. Avoids the lock while none do.
     is_active: AtomicBool,
-    /// How many requests in hand exhausted the prefetch when they were delivered.
+    /// How many unsettled deliveries exhausted the prefetch when they arrived.
     exhausting: AtomicUsize,
-    /// How long a probe may stay in the queue, in seconds. Zero before a request has a limit.
+    /// How long a probe may stay in the queue, in seconds. Zero before the first request with a
+    /// time to live.
     lifetime: AtomicU64,
     state: Mutex<State>,
-    /// Wakes the prober.
+    /// Wakes the task that sends probes.
     wake: Arc<Notify>,
 }
 
 #[derive(Debug)]
 struct State {
     by_priority: BTreeMap<u8, QueueDelay>,
-    /// How long the probes that are out may stay in the queue.
+    /// How long the outstanding probes may stay in the queue.
     lifetime: Duration,
-    /// The queue had no waiting messages when this was noted.
+    /// Whether the last measurement found no waiting messages.
     was_empty: bool,
-    /// How often the queue was consumed anew.
+    /// How often the queue was consumed again.
     epoch: u64,
 }
 
@@ -69,19 +70,19 @@ impl QueueDelays {
         &self.queue
     }
 
-    /// The queue is consumed anew: what it holds is not known.
+    /// Resets all estimates, because the queue is consumed again and its content is not known.
     pub(crate) fn reset(&self) {
         let mut state = self.lock();
         state.by_priority.clear();
         state.was_empty = false;
         state.epoch += 1;
         if self.is_active.swap(false, Ordering::AcqRel) {
-            self.tell(Duration::ZERO);
+            self.update_metric(Duration::ZERO);
         }
     }
 
-    /// A request may live in the queue for this time. Probes live as long: what waits for longer
-    /// has expired.
+    /// Notes the time to live of a request. Probes get the longest one: a request that waits for
+    /// longer has expired.
     pub(crate) fn note_time_to_live(&self, time: Duration) {
         let time = time.clamp(LIFETIME.0, LIFETIME.1);
         // A power of two, so that it changes ten times at the most.
@@ -93,14 +94,14 @@ impl QueueDelays {
         self.lifetime.fetch_max(seconds, Ordering::Relaxed);
         let mut state = self.lock();
         state.lifetime = Duration::from_secs(self.lifetime.load(Ordering::Relaxed));
-        // Probes that expired said that messages wait for longer, and not for how long.
+        // Expired probes show only that messages wait for longer than the old lifetime.
         state.forget_probes();
         drop(state);
         self.wake.notify_one();
     }
 
-    /// The worker's prefetch is exhausted with the delivery of a request of this priority, and may be
-    /// until the guard is dropped.
+    /// Notes that a request of this priority exhausted the worker's prefetch, until the returned
+    /// guard is dropped.
     pub(crate) fn exhaust(self: &Arc<Self>, priority: u8, now: Instant) -> Exhausted {
         self.exhausting.fetch_add(1, Ordering::SeqCst);
         let mut state = self.lock();
@@ -120,13 +121,13 @@ impl QueueDelays {
         }
     }
 
-    /// A message of this priority is delivered now.
+    /// Returns how long a message of this priority that is delivered now has waited.
     pub(crate) fn receive(&self, priority: u8, now: Instant) -> Received {
         if !self.is_active.load(Ordering::Acquire) {
             return Received::at(now);
         }
         let mut state = self.lock();
-        // It may have been found empty meanwhile.
+        // Another task may have found the queue empty.
         if state.by_priority.is_empty() {
             return Received::at(now);
         }
@@ -135,7 +136,7 @@ impl QueueDelays {
         let delay = state.delay(priority, now);
         let received = Received {
             at: now,
-            // Of messages that wait for longer it is not known how much longer.
+            // Probes do not live longer, so longer waits cannot be measured.
             waited: delay.waited(now).min(lifetime),
             queue_time: delay.queue_time(now).min(lifetime),
         };
@@ -145,15 +146,16 @@ impl QueueDelays {
         received
     }
 
-    /// How long messages wait in the queue now: those of the priority that waits longest.
+    /// Returns how long messages wait in the queue, for the priority that waits longest.
     pub(crate) fn queue_time(&self, now: Instant) -> Duration {
-        match self.is_active.load(Ordering::Acquire) {
-            true => self.lock().queue_time(now),
-            false => Duration::ZERO,
+        if self.is_active.load(Ordering::Acquire) {
+            self.lock().queue_time(now)
+        } else {
+            Duration::ZERO
         }
     }
 
-    /// When the next measurement is due, which one, and of which priority.
+    /// Returns when the next measurement is due, its kind, and its priority.
     pub(super) fn next(&self, now: Instant) -> Option<(Instant, Measure, u8)> {
         let state = self.lock();
         if state.lifetime.is_zero() {
@@ -166,14 +168,14 @@ impl QueueDelays {
         due.min()
     }
 
-    /// The broker is asked how many messages wait.
+    /// Notes that the broker is asked how many messages wait.
     pub(super) fn asked(&self, now: Instant) {
         for delay in self.lock().by_priority.values_mut() {
             delay.asked(now);
         }
     }
 
-    /// The broker answered the question of that time. `None` if it cannot tell.
+    /// Notes the broker's answer to the question of that time. `None` if it cannot tell.
     pub(super) fn answered(&self, asked: Instant, depth: Option<Depth>, now: Instant) {
         self.measured(now, |state, is_exhausted| {
             let found = found(depth, state.probes());
@@ -183,32 +185,32 @@ impl QueueDelays {
         });
     }
 
-    /// A probe is sent. Returns how long it may stay in the queue.
+    /// Notes that a probe is sent. Returns how long it may stay in the queue.
     pub(super) fn sent(&self, priority: u8, number: u64, now: Instant) -> Duration {
         let mut state = self.lock();
         let lifetime = state.lifetime;
         if let Some(delay) = state.by_priority.get_mut(&priority) {
             delay.sent(number, lifetime, now);
         }
-        self.tell(state.queue_time(now));
+        self.update_metric(state.queue_time(now));
         lifetime
     }
 
-    /// The broker has a probe. Its number is unique among all priorities, as it is below.
+    /// Notes that the broker confirmed a probe. Its number is unique among all priorities.
     pub(super) fn confirmed(&self, number: u64, now: Instant) {
         for delay in self.lock().by_priority.values_mut() {
             delay.confirmed(number, now);
         }
     }
 
-    /// A probe is in no queue.
+    /// Notes that a probe did not reach the queue.
     pub(super) fn lost(&self, number: u64) {
         for delay in self.lock().by_priority.values_mut() {
             delay.lost(number);
         }
     }
 
-    /// A probe came back.
+    /// Notes that a probe came back.
     pub(super) fn returned(&self, number: u64, now: Instant) {
         self.measured(now, |state, is_exhausted| {
             for delay in state.by_priority.values_mut() {
@@ -217,11 +219,11 @@ impl QueueDelays {
         });
     }
 
-    /// Notes a measurement. Once no messages wait, of any priority, there is no need for another.
+    /// Notes a measurement. If no messages of any priority wait, measuring ends.
     fn measured(&self, now: Instant, note: impl FnOnce(&mut State, bool)) {
         let mut state = self.lock();
         let is_exhausted = self.exhausting.load(Ordering::SeqCst) > 0;
-        // What began before the queue was consumed anew says nothing.
+        // A measurement from before the queue was consumed again says nothing.
         if state.by_priority.is_empty() {
             return;
         }
@@ -231,27 +233,28 @@ impl QueueDelays {
             state.was_empty = true;
             self.is_active.store(false, Ordering::Release);
         }
-        self.tell(state.queue_time(now));
+        self.update_metric(state.queue_time(now));
     }
 
-    /// None of the probes that are out comes back.
+    /// Forgets the outstanding probes, because none of them will come back.
     pub(super) fn forget_probes(&self) {
         self.lock().forget_probes();
     }
 
-    /// Tells metrics how long messages wait. Probes set the pace, not requests.
-    fn tell(&self, time: Duration) {
+    /// Updates the metric of the wait. This happens once for each measurement, not for each
+    /// request.
+    fn update_metric(&self, time: Duration) {
         let queue = &self.queue;
         count(Event::QueueTime { queue, time });
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change is a single step, so that a panic elsewhere leaves nothing half done.
+        // Each change is a single step, so a panic elsewhere cannot leave a half-made change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A request in hand that exhausted the prefetch. Dropped once the request is done with.
+/// An unsettled delivery that exhausted the prefetch. Must be dropped when its requests end.
 #[derive(Debug)]
 pub(crate) struct Exhausted {
     delays: Arc<QueueDelays>,
@@ -262,7 +265,7 @@ pub(crate) struct Exhausted {
 impl Drop for Exhausted {
     fn drop(&mut self) {
         let mut state = self.delays.lock();
-        // Messages may have waited until now, unless it is of a subscription that was lost.
+        // Messages may have waited until now, unless the subscription was lost meanwhile.
         if state.epoch == self.epoch {
             self.delays.saturate(&mut state, self.priority, Instant::now());
         }
@@ -273,9 +276,9 @@ impl Drop for Exhausted {
 
 impl Drop for QueueDelays {
     fn drop(&mut self) {
-        // The server has ended, perhaps while messages waited.
+        // The server may have ended while messages waited.
         if *self.is_active.get_mut() {
-            self.tell(Duration::ZERO);
+            self.update_metric(Duration::ZERO);
         }
     }
 }
@@ -287,7 +290,7 @@ impl State {
         }
     }
 
-    /// How many probes are in the queue, of all priorities.
+    /// Returns how many probes of all priorities are in the queue.
     fn probes(&self) -> usize {
         self.by_priority.values().map(QueueDelay::probes).sum()
     }
@@ -303,7 +306,7 @@ impl State {
         times.max().unwrap_or_default().min(self.lifetime)
     }
 
-    /// The delay of a priority. It is measured from now on if it is new.
+    /// Returns the delay of a priority. A new one is measured from now on.
     fn delay(&mut self, priority: u8, now: Instant) -> &mut QueueDelay {
         let is_full = self.by_priority.len() >= MAX_PRIORITIES;
         let known = match self.by_priority.contains_key(&priority) {
@@ -330,18 +333,18 @@ impl State {
     }
 }
 
-/// What a queue holds that has as many probes of this server.
+/// Returns what a queue of this depth holds if it has this many probes of this server.
 fn found(depth: Option<Depth>, probes: usize) -> Found {
     let Some(Depth { messages, consumers }) = depth else {
         return Found::Unknown;
     };
     let (messages, consumers) = (messages as usize, consumers as usize);
     match consumers {
-        // This server consumes from it: the broker does not know. RabbitMQ says that of a quorum
-        // queue without a leader, and that it is empty.
+        // This server is a consumer, so the broker's answer is wrong. RabbitMQ reports a quorum
+        // queue without a leader as empty and without consumers.
         0 => Found::Messages { are_few: false },
         _ if messages <= probes => Found::Nothing,
-        // Other servers may have as many probes in it.
+        // Other servers may have equally many probes in the queue.
         _ => Found::Messages {
             are_few: messages <= probes.saturating_mul(consumers),
         },

@@ -1,16 +1,16 @@
-//! Whether a method may have run, of a call that layers may make several times or not at all.
+//! Whether a method may have run, for a call that layers may retry or never make.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::protocol::Executed;
 
-/// Counts the attempts of one call of which it is not known that the method did not run.
+/// Counts the attempts of one call that may have run the method.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts(AtomicUsize);
 
 impl Attempts {
-    /// One is made. It counts from now on, as whoever made it may have it begin whenever they want.
+    /// Adds an attempt. It counts at once, because it may begin at any time.
     pub(crate) fn make(self: &Arc<Self>) -> Attempt {
         self.0.fetch_add(1, Ordering::Relaxed);
         Attempt {
@@ -27,7 +27,8 @@ impl Attempts {
     }
 }
 
-/// One attempt. It counts no more where it is known to be of no effect: it was dropped before it began, or says so itself.
+/// One attempt. It no longer counts if it was dropped before it began, or if it failed with the
+/// statement that the method did not run.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     attempts: Arc<Attempts>,
@@ -39,7 +40,7 @@ impl Attempt {
         self.has_begun = true;
     }
 
-    /// It failed, and says whether the method ran.
+    /// Ends an attempt that failed. `executed` says whether the method ran.
     pub(crate) fn failed(mut self, executed: Executed) {
         self.has_begun = executed != Executed::No;
     }

@@ -1,4 +1,4 @@
-//! Who may call what.
+//! A layer that allows callers certain methods only.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,13 +16,14 @@ use crate::protocol::{Fault, FaultCode};
 use crate::service::invocation::Answer;
 use crate::telemetry::{LogLimit, Suppressed};
 
-/// A layer for a server that lets callers do only what they are allowed to: all others get the fault `unauthorized`, and their methods do
-/// not begin.
+/// A server's layer that allows callers certain methods only. Other requests are answered with the
+/// fault `unauthorized`, and their methods do not run.
 ///
-/// A caller is known by its RabbitMQ user, [`Context::user_id`](crate::Context::user_id), which the
-/// [broker has checked](https://www.rabbitmq.com/docs/validated-user-id): nobody can send another user's, unless their user has the tag
-/// `impersonator`. Callers send it where [`send_user_id`](crate::BrokerBuilder::send_user_id) is set. What a user may do is added up
-/// over all rules; without a rule, nothing is allowed.
+/// A caller is identified by its RabbitMQ user, [`Context::user_id`](crate::Context::user_id). The
+/// broker [validates it](https://www.rabbitmq.com/docs/validated-user-id): a caller cannot send
+/// another user's name, unless its user has the tag `impersonator`. Callers send it if
+/// [`send_user_id`](crate::BrokerBuilder::send_user_id) is set. A method is allowed if any rule
+/// allows it; without a rule, no method is.
 ///
 /// ```
 /// # use rpc_runtime::{Broker, Server, ServerError, service};
@@ -45,21 +46,21 @@ use crate::telemetry::{LogLimit, Suppressed};
 /// # }
 /// ```
 ///
-/// A method is named by its service and its name on the wire, as in `Directory.get_email`. A `*` at the end stands for all that
-/// begins like this. The built-in methods belong to a service named `rpc`.
+/// A method is named by its service and its name on the wire, as in `Directory.get_email`. A `*` at
+/// the end matches any ending. The built-in methods belong to a service named `rpc`.
 #[derive(Debug, Clone, Default)]
 pub struct Authorize {
     rules: Arc<Rules>,
 }
 
 impl Authorize {
-    /// Allows nothing.
+    /// Allows no method.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Lets this RabbitMQ user call these methods.
+    /// Allows this RabbitMQ user to call these methods.
     #[must_use]
     pub fn allow<M: Into<String>>(
         mut self,
@@ -71,14 +72,14 @@ impl Authorize {
         self
     }
 
-    /// Lets every caller that gives its user call these methods.
+    /// Allows every caller that sends its user to call these methods.
     #[must_use]
     pub fn allow_any_user<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
         Arc::make_mut(&mut self.rules).of_any_user.add(methods);
         self
     }
 
-    /// Lets everybody call these methods, also those who do not say who they are.
+    /// Allows every caller to call these methods, also if it does not send its user.
     #[must_use]
     pub fn allow_everybody<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
         Arc::make_mut(&mut self.rules).of_everybody.add(methods);
@@ -106,22 +107,20 @@ impl Rules {
 
     /// # Errors
     ///
-    /// The fault `unauthorized`, where the caller is allowed no such thing.
+    /// Returns the fault `unauthorized` if no rule allows the method.
     fn check(&self, user: Option<&str>, method: &str) -> Result<(), Fault> {
         if self.allow(user, method) {
             return Ok(());
         }
         let message = match user {
             Some(user) => format!("user {user:?} may not call {method:?}"),
-            None => format!(
-                "the request does not say who calls {method:?}: it has no user_id, which callers send with `send_user_id`"
-            ),
+            None => format!("the request for {method:?} has no user_id: callers send it with `send_user_id`"),
         };
         Err(Fault::new(FaultCode::Unauthorized, message))
     }
 }
 
-/// Names of methods, of which each may end with a `*`.
+/// Names of methods. Each may end with a `*`.
 #[derive(Debug, Clone, Default)]
 struct Methods(Vec<String>);
 
@@ -150,7 +149,7 @@ impl<S> Layer<S> for Authorize {
     }
 }
 
-/// What [`Authorize`] makes of a service.
+/// A service behind [`Authorize`].
 #[derive(Debug, Clone)]
 pub struct Authorized<S> {
     inner: S,
@@ -190,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_allowed_is_refused() {
+    fn a_method_that_no_rule_allows_is_refused() {
         let Authorize { rules } = Authorize::new()
             .allow_everybody(["rpc.ping"])
             .allow_any_user(["Directory.get_email"])

@@ -1,4 +1,4 @@
-//! The worker's side: a request as layers see it, and the way through them.
+//! A request as a server's layers see it, and the service that passes it through them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::service::context::Context;
 use crate::service::extensions::Extensions;
 use crate::service::invocation::{Answer, Invocation, Service};
 
-/// A request for one method, on its way to it.
+/// A request for one method, as it passes through the layers of a server.
 #[derive(Clone)]
 pub struct IncomingCall {
     service: Arc<dyn Service>,
@@ -28,39 +28,40 @@ pub struct IncomingCall {
 }
 
 impl IncomingCall {
-    /// The service that has the method.
+    /// The service of the method.
     #[must_use]
     pub fn service(&self) -> &'static ServiceDescriptor {
         self.service.descriptor()
     }
 
-    /// The method that is to be run.
+    /// The requested method.
     #[must_use]
     pub fn method(&self) -> &'static MethodDescriptor {
         self.method
     }
 
-    /// The service's name and the method's name on the wire, as in `Directory.get_email`; of a built-in method, which has its service's name
-    /// already, only that.
+    /// Returns the names of the service and of the method on the wire, as in `Directory.get_email`.
+    /// The name of a built-in method already contains that of its service.
     pub(crate) fn full_name(&self) -> String {
-        match is_built_in(self.method.name) {
-            true => self.method.name.to_owned(),
-            false => format!("{}.{}", self.service().name, self.method.name),
+        if is_built_in(self.method.name) {
+            self.method.name.to_owned()
+        } else {
+            format!("{}.{}", self.service().name, self.method.name)
         }
     }
 
-    /// What is known of the request: who sent it, its headers, its deadline.
+    /// The properties of the request, such as its sender, headers and deadline.
     #[must_use]
     pub fn context(&self) -> &Context {
         self.invocation.context()
     }
 
-    /// What to hand on to the method, beside what is in its [`context`](Self::context).
+    /// Values to pass on to the method; see [`Extensions`].
     pub fn extensions_mut(&mut self) -> &mut Extensions {
         self.invocation.extensions_mut()
     }
 
-    /// How long the arguments are, encoded, in bytes.
+    /// The size of the encoded arguments, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.invocation.bytes()
@@ -76,11 +77,12 @@ impl fmt::Debug for IncomingCall {
     }
 }
 
-/// A layer for [`Server::layer`](crate::Server::layer): any [`Layer`] that makes a service for [`IncomingCall`]s out of a [`Handler`],
-/// which answers with an [`Answer`].
+/// A layer for [`Server::layer`](crate::Server::layer). Implemented for every [`Layer`] that turns
+/// a [`Handler`] into a service from [`IncomingCall`] to [`Answer`].
 ///
-/// Where it fails with a [`Fault`], that is what the caller gets. Any other error is the fault `rejected` where the method had not
-/// begun, and `abandoned` where it had, with the error's text.
+/// If the service fails with a [`Fault`], the caller gets that fault. Any other error becomes the
+/// fault `rejected` if the method had not begun, or `abandoned` if it had, with the text of the
+/// error.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no layer around the methods of a server",
     note = "it has to make a `tower_service::Service<IncomingCall, Response = Answer>` out of a `Handler`, both of them `Send + 'static`"
@@ -113,7 +115,7 @@ impl<L> HandlerLayer for L where
 {
 }
 
-/// What the innermost layer of a server is around: it runs the method.
+/// The innermost service of a server's layers. It runs the method.
 #[derive(Debug, Clone)]
 pub struct Handler(());
 
@@ -122,7 +124,7 @@ impl TowerService<IncomingCall> for Handler {
     type Error = Fault;
     type Future = BoxFuture<'static, Result<Answer, Fault>>;
 
-    /// It is always ready: a server takes no more requests than may run at once.
+    /// Always ready: the server limits how many requests run at once.
     fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Fault>> {
         Poll::Ready(Ok(()))
     }
@@ -140,13 +142,13 @@ impl TowerService<IncomingCall> for Handler {
     }
 }
 
-/// A [`Stack`] of whatever layers.
+/// A [`Stack`] of any layers.
 trait HandlerStack: Send + Sync {
-    /// Waits until the layers are ready, and hands them the request.
+    /// Waits until the layers are ready and calls them.
     fn begin(&self, call: IncomingCall) -> BoxFuture<'_, Result<Ending, BoxError>>;
 }
 
-/// The rest of the way of a request that layers were ready for.
+/// The future of a request that the layers have accepted.
 type Ending = BoxFuture<'static, Result<Answer, BoxError>>;
 
 impl<S> HandlerStack for Stack<S>
@@ -167,10 +169,10 @@ struct Layered {
     stack: Arc<dyn HandlerStack>,
 }
 
-/// Puts a service behind layers.
+/// A function that puts a service behind layers.
 pub(crate) type Around = Arc<dyn Fn(Arc<dyn Service>) -> Arc<dyn Service> + Send + Sync>;
 
-/// Puts services behind one stack of layers.
+/// Returns a function that puts services behind one shared stack of layers.
 pub(crate) fn layered_service<L: HandlerLayer>(layer: &L) -> Around {
     let stack: Arc<dyn HandlerStack> = Arc::new(Stack::new(layer.layer(Handler(()))));
     Arc::new(move |service| {
@@ -218,8 +220,8 @@ fn too_late() -> Fault {
     )
 }
 
-/// What the caller is told of an error of the layers. A fault that says the method did not run must not do so where an attempt
-/// before that may have run it.
+/// Returns the fault for an error of the layers. It must not say that the method did not run if an
+/// earlier attempt may have run it.
 fn fault(error: BoxError, executed: Executed) -> Fault {
     match (error.downcast::<Fault>(), executed) {
         (Ok(fault), Executed::No) => *fault,

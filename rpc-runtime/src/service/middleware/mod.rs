@@ -1,4 +1,4 @@
-//! Layers around the methods of a server, and what they share with those around the calls of a client.
+//! Layers around the methods of a server, and what they share with layers around a client's calls.
 
 use std::error::Error;
 
@@ -13,5 +13,5 @@ pub(crate) use handler::{Around, layered_service};
 pub use handler::{Handler, HandlerLayer, IncomingCall};
 pub(crate) use stack::Stack;
 
-/// What layers fail with: tower's own error type.
+/// The error of layers, which is that of tower.
 pub type BoxError = Box<dyn Error + Send + Sync>;

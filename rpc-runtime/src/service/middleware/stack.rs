@@ -1,12 +1,13 @@
-//! A stack of layers that many share.
+//! A stack of layers that concurrent requests share.
 
 use tokio::sync::Mutex;
 use tower_service::Service;
 
-/// Layers around a service, used by many calls at once.
+/// Layers around a service that many requests use at once.
 ///
-/// tower's contract is that a service is asked whether it is ready, and then called, by one at a time. The lock is held for
-/// no longer than that, and it is fair: who came first is served first.
+/// tower requires that a caller polls a service until it is ready and then calls it, without
+/// another caller in between. The lock is held for that long only. It is fair, so requests are
+/// served in their order.
 pub(crate) struct Stack<S>(Mutex<S>);
 
 impl<S> Stack<S> {
@@ -14,9 +15,9 @@ impl<S> Stack<S> {
         Self(Mutex::new(service))
     }
 
-    /// Waits until the layers are ready, and hands them the request. The future that is returned is the rest of the way.
+    /// Waits until the layers are ready and calls them. Returns the future of the call.
     ///
-    /// Cancel safe: a service that was found ready stays so for the next call.
+    /// Cancel safe: a service that is ready stays ready for the next call.
     pub(crate) async fn begin<R>(&self, request: R) -> Result<S::Future, S::Error>
     where
         S: Service<R>,

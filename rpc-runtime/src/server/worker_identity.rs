@@ -1,4 +1,4 @@
-//! Who a worker is.
+//! The identity of a worker, as it describes itself.
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -6,9 +6,9 @@ use uuid::Uuid;
 use crate::describe::Worker;
 use crate::host::host_name;
 
-/// What a worker says when it is asked who it is.
+/// The identity of a worker.
 #[derive(Debug, Clone)]
-pub(super) struct Identity {
+pub(super) struct WorkerIdentity {
     id: Uuid,
     name: Option<String>,
     app_id: Option<String>,
@@ -16,8 +16,8 @@ pub(super) struct Identity {
     started: Instant,
 }
 
-impl Identity {
-    /// Of a worker that starts now.
+impl WorkerIdentity {
+    /// The identity of a worker that starts now.
     pub(super) fn new(name: Option<String>, app_id: Option<String>, version: Option<String>) -> Self {
         Self {
             id: Uuid::new_v4(),
@@ -47,9 +47,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_is_itself_for_as_long_as_it_runs_and_no_other() {
-        let one = Identity::new(Some("a".into()), None, Some("2.3".into()));
-        let other = Identity::new(None, None, None);
+    fn a_worker_keeps_its_id_and_no_other_has_it() {
+        let one = WorkerIdentity::new(Some("a".into()), None, Some("2.3".into()));
+        let other = WorkerIdentity::new(None, None, None);
         assert_eq!(one.worker().id, one.worker().id);
         assert_ne!(one.worker().id, other.worker().id);
         assert_eq!(one.worker().name.as_deref(), Some("a"));

@@ -1,4 +1,4 @@
-//! A server that runs in a task of its own.
+//! The handle of a server that runs in a task of its own.
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -6,17 +6,18 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{BrokerError, ServerError};
 
-/// A server that runs in a task of its own; see [`Server::start`].
+/// The handle of a server that runs in a task of its own; see
+/// [`Server::start`](crate::Server::start).
 ///
-/// Dropping it stops all handlers where they stand and gives their requests back to the broker. Prefer
+/// Dropping it cancels all running methods and returns their requests to the broker. Prefer
 /// [`stop`](Self::stop).
 #[derive(Debug)]
 #[must_use = "a server that is dropped stops at once"]
 pub struct RunningServer {
-    /// Gone once it was used.
+    /// `None` once it was used.
     stop: Option<oneshot::Sender<()>>,
     task: AbortOnDropHandle<Result<(), ServerError>>,
-    /// How the server ended, once it has.
+    /// `None` until the server has ended.
     outcome: Option<Result<(), ServerError>>,
 }
 
@@ -29,27 +30,27 @@ impl RunningServer {
         }
     }
 
-    /// Takes no more requests, lets those that run end, answers them, and returns. A server that has ended already
-    /// returns how it ended.
+    /// Drains the server: it cancels its consumers, waits for the requests in progress and sends
+    /// their replies. If the server has already ended, this returns its outcome.
     ///
     /// # Errors
     ///
-    /// As [`Server::run_until`].
+    /// Returns the errors of [`Server::run_until`](crate::Server::run_until).
     pub async fn stop(mut self) -> Result<(), ServerError> {
         if let Some(stop) = self.stop.take() {
-            // Where nobody listens, the server has ended already and says why.
+            // This fails if the server has already ended.
             let _ = stop.send(());
         }
         self.ended().await
     }
 
-    /// Waits until the server ends by itself, because its broker handle was closed: for a program that should end with it.
+    /// Waits until the server ends because its broker handle was closed.
     ///
-    /// Cancel safe. Returns the same outcome each time that it is called.
+    /// Cancel safe. Each call returns the same outcome.
     ///
     /// # Errors
     ///
-    /// As [`Server::run_until`].
+    /// Returns the errors of [`Server::run_until`](crate::Server::run_until).
     pub async fn ended(&mut self) -> Result<(), ServerError> {
         if let Some(outcome) = &self.outcome {
             return outcome.clone();
@@ -59,7 +60,7 @@ impl RunningServer {
             Err(error) if error.is_panic() => {
                 Err(ServerError::Broker(BrokerError::Panicked { task: "server" }))
             }
-            // Only the end of its runtime cancels the task, and requests with it.
+            // Only the end of the runtime cancels the task.
             Err(_) => Err(ServerError::Broker(BrokerError::RuntimeEnded)),
         };
         self.outcome.insert(outcome).clone()

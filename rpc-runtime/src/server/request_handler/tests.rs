@@ -5,12 +5,11 @@ use futures_util::future::BoxFuture;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
-use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::BrokerError;
 use crate::protocol::{
-    BatchedCall, DeadLettered, FaultCode, Headers, Malformed, Message, Properties, Reply, ReplyAddresses,
-    ShortStr, write_batch,
+    BatchedCall, DeadLettered, Fault, Headers, Malformed, Message, Properties, ReplyAddresses, ShortStr,
+    write_batch,
 };
 use crate::service::{Answer, Invocation, Service};
 use crate::transport::{
@@ -18,26 +17,26 @@ use crate::transport::{
     RequestQueue, StatusBoard, Subscription, Transport, injected,
 };
 
-/// A broker that answers publishes with these words in turn, and notes what it is told, in order.
+/// A broker that answers publishes with these results in turn, and records what happens.
 #[derive(Debug, Clone)]
-struct Notes {
-    words: Arc<Mutex<Vec<Published>>>,
-    told: Arc<Mutex<Vec<&'static str>>>,
-    /// What it was given to send.
+struct RecordingBroker {
+    results: Arc<Mutex<Vec<Published>>>,
+    events: Arc<Mutex<Vec<&'static str>>>,
+    /// The messages that were published.
     sent: Arc<Mutex<Vec<Message>>>,
     board: Arc<StatusBoard>,
-    /// Messages can leave at once.
-    is_free: bool,
+    /// Whether messages leave at once.
+    sends_at_once: bool,
 }
 
-impl Notes {
+impl RecordingBroker {
     fn note(&self, what: &'static str) {
-        self.told.lock().unwrap().push(what);
+        self.events.lock().unwrap().push(what);
     }
 }
 
 #[async_trait]
-impl Transport for Notes {
+impl Transport for RecordingBroker {
     async fn is_there(&self, _: &ShortStr) -> Option<bool> {
         None
     }
@@ -86,18 +85,18 @@ impl Transport for Notes {
 }
 
 #[async_trait]
-impl Publisher for Notes {
+impl Publisher for RecordingBroker {
     fn try_publish(
         &self,
         outgoing: Outgoing,
         receipt: Arc<dyn Receipt>,
         _: usize,
     ) -> Result<(), Box<Outgoing>> {
-        if !self.is_free {
+        if !self.sends_at_once {
             return Err(Box::new(outgoing));
         }
-        let notes = self.clone();
-        tokio::spawn(async move { receipt.published(notes.publish(outgoing).await) });
+        let broker = self.clone();
+        tokio::spawn(async move { receipt.published(broker.publish(outgoing).await) });
         Ok(())
     }
 
@@ -106,10 +105,10 @@ impl Publisher for Notes {
     async fn publish(&self, outgoing: Outgoing) -> Published {
         self.note("reply sent");
         self.sent.lock().unwrap().push(outgoing.message);
-        // Long enough for whatever would not wait for the confirm.
+        // Lets a request end that does not wait for the confirm.
         tokio::task::yield_now().await;
         self.note("reply confirmed");
-        self.words.lock().unwrap().remove(0)
+        self.results.lock().unwrap().remove(0)
     }
 
     async fn closed(&self) -> BrokerError {
@@ -119,7 +118,7 @@ impl Publisher for Notes {
 }
 
 #[async_trait]
-impl Control for Notes {
+impl Control for RecordingBroker {
     fn settle(&self, _tag: u64) {
         self.note("request settled");
     }
@@ -141,30 +140,33 @@ impl Control for Notes {
     async fn retire(&self) {}
 }
 
-/// Serves one request that wants an answer, with a broker that says these words of its replies.
-///
-/// It is told the same in the same order whether the reply leaves at once or waits until it can.
-async fn serve(words: Vec<Published>) -> Vec<&'static str> {
-    let told = serve_where(words.clone(), false).await;
-    assert_eq!(serve_where(words, true).await, told);
-    told
+/// Handles one request that expects a reply, with a broker that answers publishes with these
+/// results. The events are the same whether or not the reply leaves at once.
+async fn serve(results: Vec<Published>) -> Vec<&'static str> {
+    let events = serve_with(results.clone(), false).await;
+    assert_eq!(serve_with(results, true).await, events);
+    events
 }
 
-fn notes(words: Vec<Published>, is_free: bool) -> Notes {
-    Notes {
-        is_free,
-        words: Arc::new(Mutex::new(words)),
-        told: Arc::default(),
+fn broker(results: Vec<Published>, sends_at_once: bool) -> RecordingBroker {
+    RecordingBroker {
+        sends_at_once,
+        results: Arc::new(Mutex::new(results)),
+        events: Arc::default(),
         sent: Arc::default(),
         board: Arc::new(StatusBoard::new(&Connectivity::Up)),
     }
 }
 
-fn desk(outlet: Arc<Outlet>, post: Post) -> Desk {
-    desk_of(Dispatcher::default(), outlet, post)
+fn handler(channel: Arc<ReplyChannel>, reply_sender: ReplySender) -> RequestHandler {
+    handler_of(Dispatcher::default(), channel, reply_sender)
 }
 
-fn desk_of(dispatcher: Dispatcher, outlet: Arc<Outlet>, post: Post) -> Desk {
+fn handler_of(
+    dispatcher: Dispatcher,
+    channel: Arc<ReplyChannel>,
+    reply_sender: ReplySender,
+) -> RequestHandler {
     let rules = Rules {
         reply_addresses: ReplyAddresses::default(),
         max_accepted_bytes: 100,
@@ -172,46 +174,48 @@ fn desk_of(dispatcher: Dispatcher, outlet: Arc<Outlet>, post: Post) -> Desk {
         max_deliveries: 20,
         admission: true,
     };
-    Desk::new(
+    RequestHandler::new(
         "q".into(),
         dispatcher,
         rules,
-        outlet,
-        post,
+        channel,
+        reply_sender,
         1,
         Arc::new(Probes::new()),
     )
 }
 
-async fn serve_where(words: Vec<Published>, is_free: bool) -> Vec<&'static str> {
+async fn serve_with(results: Vec<Published>, sends_at_once: bool) -> Vec<&'static str> {
     let properties = Properties {
         reply_to: Some(ShortStr::from_static("amq.gen-1")),
         ..Properties::default()
     };
-    serve_one(words, is_free, properties, None, false).await
+    serve_one(results, sends_at_once, properties, None, false).await
 }
 
-/// What replies leave by, and the tasks behind it.
-async fn ways_out(notes: &Notes) -> (Arc<Outlet>, Post, [AbortOnDropHandle<()>; 2]) {
-    let (outlet, keep) = Outlet::new(Arc::new(notes.clone()));
+/// The channel, the sender, and their tasks.
+async fn reply_parts(
+    broker: &RecordingBroker,
+) -> (Arc<ReplyChannel>, ReplySender, [AbortOnDropHandle<()>; 2]) {
+    let (channel, keep) = ReplyChannel::new(Arc::new(broker.clone()));
     let kept = AbortOnDropHandle::new(tokio::spawn(keep));
-    outlet.ready().await.unwrap();
-    let outlet = Arc::new(outlet);
-    let (post, emptying) = Post::new(Arc::clone(&outlet));
+    channel.ready().await.unwrap();
+    let channel = Arc::new(channel);
+    let (reply_sender, emptying) = ReplySender::new(Arc::clone(&channel));
     let emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
-    (outlet, post, [kept, emptied])
+    (channel, reply_sender, [kept, emptied])
 }
 
 async fn serve_one(
-    words: Vec<Published>,
-    is_free: bool,
+    results: Vec<Published>,
+    sends_at_once: bool,
     properties: Properties,
     malformed: Option<Malformed>,
     is_batched: bool,
 ) -> Vec<&'static str> {
-    let notes = notes(words, is_free);
-    let (outlet, post, _tasks) = ways_out(&notes).await;
-    let desk = Arc::new(desk(outlet, post));
+    let broker = broker(results, sends_at_once);
+    let (channel, reply_sender, _tasks) = reply_parts(&broker).await;
+    let handler = Arc::new(handler(channel, reply_sender));
     let delivery = Delivery {
         message: Message {
             properties,
@@ -221,26 +225,26 @@ async fn serve_one(
         tag: 1,
         malformed,
     };
-    let served = Served::default();
-    desk.serve(
-        delivery,
-        is_batched,
-        Arc::new(notes.clone()),
-        Received::at(Instant::now()),
-        &served,
-    )
-    .await;
-    served.ends().await;
-    notes.told.lock().unwrap().clone()
+    let in_progress = RequestsInProgress::default();
+    handler
+        .handle(
+            delivery,
+            is_batched,
+            Arc::new(broker.clone()),
+            Received::at(Instant::now()),
+            &in_progress,
+        )
+        .await;
+    in_progress.idle().await;
+    broker.events.lock().unwrap().clone()
 }
 
-/// A task that panics while it sends replies.
 #[tokio::test(start_paused = true)]
-async fn requests_whose_replies_are_lost_in_a_panic_are_given_up_and_later_ones_are_answered() {
-    let notes = notes(vec![Published::Routed], false);
-    let (outlet, post, _tasks) = ways_out(&notes).await;
-    let desk = Arc::new(desk(outlet, post));
-    let serve = async |served: &Served| {
+async fn a_panic_abandons_the_requests_whose_replies_were_being_sent_and_no_others() {
+    let broker = broker(vec![Published::Routed], false);
+    let (channel, reply_sender, _tasks) = reply_parts(&broker).await;
+    let handler = Arc::new(handler(channel, reply_sender));
+    let serve = async |in_progress: &RequestsInProgress| {
         let properties = Properties {
             reply_to: Some(ShortStr::from_static("amq.gen-1")),
             ..Properties::default()
@@ -255,31 +259,32 @@ async fn requests_whose_replies_are_lost_in_a_panic_are_given_up_and_later_ones_
             tag: 1,
             malformed: None,
         };
-        desk.serve(
-            delivery,
-            false,
-            Arc::new(notes.clone()),
-            Received::at(Instant::now()),
-            served,
-        )
-        .await;
+        handler
+            .handle(
+                delivery,
+                false,
+                Arc::new(broker.clone()),
+                Received::at(Instant::now()),
+                in_progress,
+            )
+            .await;
     };
-    let served = Served::default();
-    serve(&served).await;
-    // Once the reply is in its hands.
-    while notes.told.lock().unwrap().is_empty() {
+    let in_progress = RequestsInProgress::default();
+    serve(&in_progress).await;
+    // Wait until the task has the reply.
+    while broker.events.lock().unwrap().is_empty() {
         tokio::task::yield_now().await;
     }
     injected::panic_next("replies");
-    let gave_up = tokio::time::timeout(Duration::from_secs(60), served.gave_up());
-    gave_up.await.expect("the line is told");
-    served.ends().await;
-    assert_eq!(*notes.told.lock().unwrap(), ["reply sent"]);
-    let served = Served::default();
-    serve(&served).await;
-    served.ends().await;
-    let told = ["reply sent", "reply sent", "reply confirmed", "request settled"];
-    assert_eq!(*notes.told.lock().unwrap(), told);
+    let abandoned = tokio::time::timeout(Duration::from_secs(60), in_progress.abandoned());
+    abandoned.await.expect("the request is abandoned");
+    in_progress.idle().await;
+    assert_eq!(*broker.events.lock().unwrap(), ["reply sent"]);
+    let in_progress = RequestsInProgress::default();
+    serve(&in_progress).await;
+    in_progress.idle().await;
+    let events = ["reply sent", "reply sent", "reply confirmed", "request settled"];
+    assert_eq!(*broker.events.lock().unwrap(), events);
 }
 
 fn failed(source: BrokerError) -> Published {
@@ -292,7 +297,7 @@ fn failed(source: BrokerError) -> Published {
 const SENT: [&str; 2] = ["reply sent", "reply confirmed"];
 
 #[tokio::test(start_paused = true)]
-async fn a_request_is_settled_only_after_its_reply_is_confirmed() {
+async fn a_request_is_acked_only_after_its_reply_is_confirmed() {
     for word in [Published::Routed, Published::Refused] {
         assert_eq!(
             serve(vec![word]).await,
@@ -302,33 +307,33 @@ async fn a_request_is_settled_only_after_its_reply_is_confirmed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reply_that_may_be_lost_is_sent_again_before_its_request_is_settled() {
-    let words = vec![failed(BrokerError::Lost { source: None }), Published::Routed];
+async fn a_reply_that_may_be_lost_is_sent_again_before_its_request_is_acked() {
+    let results = vec![failed(BrokerError::Lost { source: None }), Published::Routed];
     assert_eq!(
-        serve(words).await,
+        serve(results).await,
         [&SENT[..], &SENT, &["request settled"]].concat()
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_whose_reply_may_be_lost_is_not_settled() {
+async fn a_request_whose_reply_may_be_lost_is_not_acked() {
     assert_eq!(serve(vec![failed(BrokerError::Closed)]).await, SENT);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reply_over_which_channels_are_closed_is_replaced_by_a_fault() {
+async fn a_reply_that_closes_its_channels_is_replaced_by_a_fault() {
     let closed = || {
         failed(BrokerError::ChannelClosed {
             source: crate::error::Cause::new("PRECONDITION_FAILED"),
         })
     };
-    let words = vec![closed(), closed(), Published::Routed];
-    let told = [&SENT[..], &SENT, &SENT, &["request settled"]].concat();
-    assert_eq!(serve(words).await, told);
+    let results = vec![closed(), closed(), Published::Routed];
+    let events = [&SENT[..], &SENT, &SENT, &["request settled"]].concat();
+    assert_eq!(serve(results).await, events);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_malformed_request_is_answered_and_settled_or_else_rejected() {
+async fn a_malformed_request_is_answered_and_acked_or_else_rejected() {
     let malformed = Some(Malformed::HeaderName);
     let answered = Properties {
         reply_to: Some(ShortStr::from_static("amq.gen-1")),
@@ -348,61 +353,40 @@ async fn a_malformed_request_is_answered_and_settled_or_else_rejected() {
     };
     for is_batched in [false, true] {
         let (answered, routed) = (answered.clone(), vec![Published::Routed]);
-        let told = serve_one(routed, true, answered, malformed, is_batched).await;
-        assert_eq!(told, [&SENT[..], &["request settled"]].concat());
-        for (properties, told) in [
+        let events = serve_one(routed, true, answered, malformed, is_batched).await;
+        assert_eq!(events, [&SENT[..], &["request settled"]].concat());
+        for (properties, events) in [
             (Properties::default(), "request rejected"),
             (to_nobody.clone(), "request rejected"),
             (dead_lettered.clone(), "request settled"),
         ] {
             let done = serve_one(Vec::new(), true, properties, malformed, is_batched).await;
-            assert_eq!(done, [told]);
+            assert_eq!(done, [events]);
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_is_a_batch_if_its_queue_is_one_for_batches() {
+async fn only_messages_on_the_queue_for_batches_are_batches() {
     let request = Properties {
         kind: Some(ShortStr::from_static("rpc.batch")),
         reply_to: Some(ShortStr::from_static("amq.gen-1")),
         correlation_id: Some(ShortStr::from_static("7")),
         ..Properties::default()
     };
-    // Of a method that the service does not have, and what cannot be read as a batch.
+    // As a request, the service does not have its method. As a batch, it cannot be read.
     for is_batched in [false, true] {
         let (request, routed) = (request.clone(), vec![Published::Routed]);
-        let told = serve_one(routed, true, request, None, is_batched).await;
-        assert_eq!(told, [&SENT[..], &["request settled"]].concat());
-        let told = serve_one(Vec::new(), true, Properties::default(), None, is_batched).await;
-        assert_eq!(told, ["request rejected"]);
+        let events = serve_one(routed, true, request, None, is_batched).await;
+        assert_eq!(events, [&SENT[..], &["request settled"]].concat());
+        let events = serve_one(Vec::new(), true, Properties::default(), None, is_batched).await;
+        assert_eq!(events, ["request rejected"]);
     }
-}
-
-#[test]
-fn what_is_refused_says_nothing_of_how_long_a_method_takes() {
-    let (outlet, _) = Outlet::new(Arc::new(notes(Vec::new(), true)));
-    let outlet = Arc::new(outlet);
-    let (post, _) = Post::new(Arc::clone(&outlet));
-    let desk = desk(outlet, post);
-    desk.take_batched();
-    let record = Record::new("Store", "write");
-    let ended = |took, outcome, ran| {
-        let reply = Reply::fault(Codec::Json, &Fault::new(FaultCode::Rejected, ""));
-        desk.ended(&record, true, took, &Handled { reply, outcome, ran })
-    };
-    let (slow, at_once) = (Duration::from_millis(50), Duration::from_micros(1));
-    assert_eq!(ended(slow, Outcome::Ok, true), 1);
-    for _ in 0..200 {
-        assert_eq!(ended(at_once, Outcome::Fault("rejected"), false), 1);
-    }
-    let stats = record.stats.snapshot();
-    assert_eq!((stats.calls, stats.failures, stats.mean), (1, 0, slow));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_cannot_be_read_is_rejected_until_it_was_rejected_too_often() {
-    for (rejections, told) in [(0, "request rejected"), (MAX_REJECTIONS, "request settled")] {
+    for (rejections, events) in [(0, "request rejected"), (MAX_REJECTIONS, "request settled")] {
         let properties = Properties {
             dead_lettered: Some(DeadLettered {
                 rejections,
@@ -410,12 +394,15 @@ async fn a_batch_that_cannot_be_read_is_rejected_until_it_was_rejected_too_often
             }),
             ..Properties::default()
         };
-        assert_eq!(serve_one(Vec::new(), true, properties, None, true).await, [told]);
+        assert_eq!(
+            serve_one(Vec::new(), true, properties, None, true).await,
+            [events]
+        );
     }
 }
 
 #[test]
-fn a_request_without_a_reply_address_is_recognised_by_a_unique_id_alone() {
+fn a_request_without_a_reply_address_is_recognised_only_by_a_uuid() {
     let is_recognised = |reply_to, id: &str| {
         let message = Message {
             properties: Properties {
@@ -458,13 +445,13 @@ impl Service for Store {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_of_a_batched_request_that_came_back_lives_for_what_is_left_of_its_time() {
+async fn a_forwarded_request_expires_at_its_deadline() {
     let second = Duration::from_secs(1);
-    let notes = notes(vec![Published::Routed; 3], true);
-    let (outlet, post, _tasks) = ways_out(&notes).await;
+    let broker = broker(vec![Published::Routed; 3], true);
+    let (channel, reply_sender, _tasks) = reply_parts(&broker).await;
     let mut dispatcher = Dispatcher::default();
     dispatcher.add(Arc::new(Store), "q").unwrap();
-    let desk = Arc::new(desk_of(dispatcher, outlet, post));
+    let handler = Arc::new(handler_of(dispatcher, channel, reply_sender));
     let batch = [Some(3 * second), Some(second), None].map(|time_to_live| BatchedCall {
         id: uuid::Uuid::new_v4(),
         method: ShortStr::from_static("read"),
@@ -490,11 +477,12 @@ async fn a_copy_of_a_batched_request_that_came_back_lives_for_what_is_left_of_it
         waited: second,
         ..Received::at(Instant::now())
     };
-    let served = Served::default();
-    desk.serve(delivery, true, Arc::new(notes.clone()), received, &served)
+    let in_progress = RequestsInProgress::default();
+    handler
+        .handle(delivery, true, Arc::new(broker.clone()), received, &in_progress)
         .await;
-    served.ends().await;
-    let mut sent = notes.sent.lock().unwrap().clone();
+    in_progress.idle().await;
+    let mut sent = broker.sent.lock().unwrap().clone();
     sent.sort_by_key(|message| message.properties.kind.clone().map(|kind| kind.to_string()));
     let sent: Vec<_> = sent
         .iter()
@@ -503,7 +491,7 @@ async fn a_copy_of_a_batched_request_that_came_back_lives_for_what_is_left_of_it
             (kind.as_ref().map(ShortStr::as_str), *expiration)
         })
         .collect();
-    // The one whose time is over is answered.
+    // The request whose deadline has passed is answered.
     let copies = [
         (Some("fault"), None),
         (Some("read"), Some(2 * second)),

@@ -1,0 +1,386 @@
+//! Handles a batch: decides about each of its requests, runs it and answers it by itself.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::SemaphorePermit;
+use tokio::time::Instant;
+use tokio_util::sync::ReusableBoxFuture;
+use uuid::Uuid;
+
+use super::reply_collector::{LateResponse, ReplyCollector};
+use crate::codec::Codec;
+use crate::protocol::{
+    BatchedCall, Fault, FaultCode, InvalidName, Message, Properties, Reply, Request, ShortStr, content,
+    read_batch, reserved_header,
+};
+use crate::server::outgoing_reply::OutgoingReply;
+use crate::server::pending_acks::{PendingAck, PendingAcks, RequestsInProgress, UnsettledDelivery};
+use crate::server::request_handler::RequestHandler;
+use crate::service::{
+    Decision, Handled, MethodRecord, Origin, Received, ReplyTo, RequestId, RequestKey, RequestLabel, Tally,
+};
+use crate::transport::{Control, Delivery};
+
+impl RequestHandler {
+    /// Handles the requests of one batch.
+    ///
+    /// They run one after another, each until it has to wait for something. Those that wait then
+    /// run concurrently.
+    pub(in crate::server) async fn handle_batch(
+        self: &Arc<Self>,
+        delivery: Delivery,
+        control: Arc<dyn Control>,
+        received: Received,
+        in_progress: &RequestsInProgress,
+    ) {
+        let Delivery {
+            message,
+            redelivered,
+            tag,
+            ..
+        } = delivery;
+        let rejections = message.properties.dead_lettered.map_or(0, |dead| dead.rejections);
+        let Batch {
+            codec,
+            properties,
+            calls,
+        } = match self.read(message) {
+            Ok(batch) if !batch.calls.is_empty() => batch,
+            Ok(_) => return UnsettledDelivery::new(control, tag, 1, in_progress).ack(),
+            Err(refusal) => {
+                let unsettled = UnsettledDelivery::new(control, tag, 1, in_progress);
+                let ack = PendingAck::Untracked(unsettled);
+                let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
+                return match refusal {
+                    None => self.reject(acks, rejections),
+                    Some(refusal) => self.reply_sender.send(refusal.reply(received, acks)),
+                };
+            }
+        };
+        self.count_received(calls.len(), redelivered);
+        let unsettled = UnsettledDelivery::new(control, tag, calls.len(), in_progress);
+        let reply_to = properties.reply_to.as_ref();
+        let mut replies = ReplyCollector::new(
+            self,
+            in_progress,
+            codec,
+            reply_to,
+            rejections,
+            received.queue_time,
+        );
+        let late = FuturesUnordered::new();
+        let mut forwarded = Vec::new();
+        // Most requests end at once. They share one box, one permit and one tally.
+        let mut running = idle();
+        let mut shared_permit = None;
+        let mut tally = Tally::default();
+        let mut now = Instant::now();
+        for call in calls {
+            let id = call.id;
+            let request = request(call, codec, &properties);
+            let is_dead_lettered = request.dead_lettered.is_some();
+            let origin = Origin::new(redelivered, is_dead_lettered, &request.headers);
+            let key = RequestKey::new(reply_to.cloned(), RequestId::Uuid(id));
+            let Some(ack) = self.deduplicate(key, origin, unsettled.clone()) else {
+                continue;
+            };
+            let deadline = request.time_to_live.and_then(|time| received.deadline(time));
+            if redelivered && self.may_forward(&request, deadline) {
+                let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
+                let request = Request {
+                    reply_to: reply_to.cloned(),
+                    ..request
+                };
+                forwarded.push(self.forward(request.into_message(), deadline, acks));
+                continue;
+            }
+            replies.acks().push(ack);
+            let Some(permit) = shared_permit.take().or_else(|| self.try_permit()) else {
+                let acks = replies.acks().split_last();
+                let waiting = self.run_when_permitted(id, request, redelivered, received, acks);
+                late.push(waiting.boxed());
+                continue;
+            };
+            let label = RequestLabel::of_batched(&request);
+            let response = match self.decide_batched(request, redelivered, received, now) {
+                Decision::Refuse(refusal) => self.executor.refuse(&self.queue, refusal, &label),
+                Decision::Run(admitted) => {
+                    let record = admitted.record;
+                    running.set(async move {
+                        let handled = self.executor.run(&self.queue, &admitted).await;
+                        (handled, permit)
+                    });
+                    match poll_once(&mut running).await {
+                        Poll::Ready((handled, permit)) => {
+                            shared_permit = Some(permit);
+                            let took = now.elapsed();
+                            now += took;
+                            self.executor
+                                .finish(&self.queue, &mut tally, record, took, handled)
+                        }
+                        Poll::Pending => {
+                            let acks = replies.acks().split_last();
+                            let running = std::mem::replace(&mut running, idle());
+                            let ending = self.finish_late(id, running, record, now, deadline, acks);
+                            late.push(ending.boxed());
+                            now = Instant::now();
+                            continue;
+                        }
+                    }
+                }
+            };
+            replies.push(id, response, deadline);
+            replies.send_if_due(now);
+        }
+        drop(shared_permit);
+        // The counts must be visible before the replies are.
+        tally.count();
+        replies.send();
+        tokio::join!(replies.send_late(late), join_all(forwarded));
+    }
+
+    /// Waits for a request that did not end at once.
+    async fn finish_late(
+        &self,
+        id: Uuid,
+        running: Running<'_>,
+        record: &MethodRecord,
+        begun: Instant,
+        deadline: Option<Instant>,
+        acks: PendingAcks,
+    ) -> Option<LateResponse> {
+        // Requests that end at once never count as in flight.
+        let in_flight = record.stats.begin();
+        let (handled, _permit) = running.await;
+        drop(in_flight);
+        let took = begun.elapsed();
+        let response = self
+            .executor
+            .finish(&self.queue, &mut Tally::default(), record, took, handled);
+        Some(LateResponse {
+            id,
+            response,
+            deadline,
+            acks,
+        })
+    }
+
+    /// Runs a request once a permit is free. Returns `None` if the handle is closed before.
+    async fn run_when_permitted(
+        &self,
+        id: Uuid,
+        request: Request,
+        redelivered: bool,
+        received: Received,
+        acks: PendingAcks,
+    ) -> Option<LateResponse> {
+        let _permit = self.permit().await?;
+        let deadline = request.time_to_live.and_then(|time| received.deadline(time));
+        let label = RequestLabel::of_batched(&request);
+        let now = Instant::now();
+        let decision = self.decide_batched(request, redelivered, received, now);
+        Some(LateResponse {
+            id,
+            response: self.executor.execute(&self.queue, decision, &label, now).await,
+            deadline,
+            acks,
+        })
+    }
+
+    fn decide_batched(
+        &self,
+        request: Request,
+        redelivered: bool,
+        received: Received,
+        now: Instant,
+    ) -> Decision<'_> {
+        let mut decision = self.executor.decide_request(request, redelivered, received, now);
+        if let Decision::Run(admitted) = &mut decision {
+            // A worker that stops tells this to every caller that batches, whatever the method.
+            admitted.asks_batch_size = true;
+        }
+        decision
+    }
+
+    /// Whether a request of a redelivered batch must be forwarded, to be delivered again by itself:
+    /// another request of the batch may have ended the worker, and would do so again.
+    fn may_forward(&self, request: &Request, deadline: Option<Instant>) -> bool {
+        let has_time = deadline.is_none_or(|deadline| deadline > Instant::now());
+        // Only the user itself can publish a message with its user id.
+        has_time
+            && request.user_id.is_none()
+            && self.executor.dispatcher.is_idempotent(request.method.as_ref())
+    }
+
+    /// Reads the requests of a batch.
+    ///
+    /// # Errors
+    ///
+    /// Returns the refusal of a batch that cannot be read; `None` if its sender expects no reply or
+    /// must not get one.
+    fn read(&self, message: Message) -> Result<Batch, Option<Box<BatchRefusal>>> {
+        let Message { properties, body } = message;
+        if let Some(address) = &properties.reply_to
+            && let Err(forbidden) = self.executor.rules.check_reply_address(address)
+        {
+            self.dropped(&forbidden);
+            return Err(None);
+        }
+        match (content::codec(&properties), read_batch(&body)) {
+            (Ok(codec), Ok(calls)) => Ok(Batch {
+                codec: codec.unwrap_or(Codec::Text),
+                properties,
+                calls,
+            }),
+            (Err(error), _) => {
+                let fault = Fault::because(FaultCode::UnsupportedContentType, &error);
+                Err(self.refuse_batch(&error, fault, error.readable_codec(), properties))
+            }
+            (Ok(codec), Err(error)) => {
+                let fault = Fault::bad_request(format_args!(
+                    "this queue takes messages of several calls, and this one cannot be read: {error}"
+                ));
+                let codec = codec.unwrap_or(Codec::Text);
+                Err(self.refuse_batch(&error, fault, codec, properties))
+            }
+        }
+    }
+
+    fn refuse_batch(
+        &self,
+        error: &(dyn std::error::Error + 'static),
+        fault: Fault,
+        codec: Codec,
+        properties: Properties,
+    ) -> Option<Box<BatchRefusal>> {
+        self.executor.log.unreadable_batch(error);
+        let address = properties.reply_to.clone()?;
+        // A reply without a correlation id would not reach any call.
+        let is_answerable = !address.as_str().is_empty() && properties.correlation_id.is_some();
+        is_answerable.then(|| {
+            Box::new(BatchRefusal {
+                to: ReplyTo {
+                    address,
+                    content_type: content::alias(&properties),
+                    correlation_id: properties.correlation_id,
+                },
+                codec,
+                fault,
+                time_to_live: properties.expiration,
+            })
+        })
+    }
+}
+
+/// The refusal of a batch that cannot be read.
+struct BatchRefusal {
+    to: ReplyTo,
+    codec: Codec,
+    fault: Fault,
+    time_to_live: Option<Duration>,
+}
+
+impl BatchRefusal {
+    fn reply(self, received: Received, acks: PendingAcks) -> OutgoingReply {
+        OutgoingReply {
+            to: self.to,
+            reply: Reply::fault(self.codec, &self.fault),
+            batch_size: 0,
+            deadline: self.time_to_live.and_then(|time| received.deadline(time)),
+            acks,
+            is_suspect: false,
+            max_unchecked: 1,
+        }
+    }
+}
+
+/// A request that runs, and its permit.
+type Running<'a> = ReusableBoxFuture<'a, (Handled, SemaphorePermit<'a>)>;
+
+/// A box in which no request runs.
+fn idle<'a>() -> Running<'a> {
+    ReusableBoxFuture::new(std::future::pending())
+}
+
+async fn poll_once<T>(future: &mut ReusableBoxFuture<'_, T>) -> Poll<T> {
+    poll_fn(|cx| Poll::Ready(future.poll(cx))).await
+}
+
+/// The requests of one message.
+struct Batch {
+    codec: Codec,
+    /// The properties of the message, which all its requests share.
+    properties: Properties,
+    calls: Vec<BatchedCall>,
+}
+
+/// Returns a batched request as if it had been sent in a message of its own.
+fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
+    let BatchedCall {
+        id,
+        method,
+        time_to_live,
+        arguments,
+        mut headers,
+    } = call;
+    // RabbitMQ's own headers never come from the body: they would be forged.
+    headers.retain(|name| reserved_header(name) != Some(InvalidName::Reserved));
+    // The headers of the message are RabbitMQ's own, such as the count of deliveries.
+    for (name, value) in shared.headers.iter() {
+        if let Ok(name) = ShortStr::new(name) {
+            headers.insert(name, value.to_owned());
+        }
+    }
+    Request {
+        method: Some(method),
+        codec,
+        correlation_id: Some(ShortStr::from_uuid(id)),
+        // All requests have that of the message.
+        reply_to: None,
+        time_to_live,
+        persistent: shared.persistent,
+        priority: shared.priority,
+        app_id: shared.app_id.clone(),
+        user_id: shared.user_id.clone(),
+        headers,
+        batches: true,
+        dead_lettered: shared.dead_lettered,
+        arguments,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::protocol::Headers;
+
+    #[test]
+    fn the_headers_of_rabbitmq_are_not_read_from_the_body() {
+        let mut headers = Headers::default();
+        for name in ["tenant", "CC", "x-delivery-count", "x-first-death-reason"] {
+            headers.insert(ShortStr::from_static(name), "forged".to_owned());
+        }
+        let mut shared = Properties::default();
+        let count = ShortStr::from_static("x-delivery-count");
+        shared.headers.insert(count, "3".to_owned());
+        let call = BatchedCall {
+            id: Uuid::new_v4(),
+            method: ShortStr::from_static("read"),
+            time_to_live: None,
+            arguments: Bytes::new(),
+            headers,
+        };
+        let request = request(call, Codec::Json, &shared);
+        let mut read: Vec<_> = request.headers.iter().collect();
+        read.sort_unstable();
+        assert_eq!(read, [("tenant", "forged"), ("x-delivery-count", "3")]);
+    }
+}

@@ -1,0 +1,326 @@
+//! The configuration of a server, and how it opens one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::built_in::{BuiltInMethods, ServedQueue};
+use super::discovery_responder::DiscoveryResponder;
+use super::open_server::OpenServer;
+use super::queue_consumer::{QueueConsumer, with_retries};
+use super::queue_delay::{Probes, QueueDelays};
+use super::reply_channel::ReplyChannel;
+use super::reply_sender::ReplySender;
+use super::request_handler::RequestHandler;
+use super::worker_identity::WorkerIdentity;
+use crate::error::{Chain, ServerError};
+use crate::escape::Logged;
+use crate::protocol::{ReplyAddresses, ShortStr, queue_name};
+use crate::service::middleware::{Around, HandlerLayer, layered_service};
+use crate::service::{Dispatcher, Rules, Service};
+use crate::transport::{Declare, RequestQueue, Subscription, Transport, supervised};
+
+const DEFAULT_CONCURRENCY: u16 = 64;
+
+const DEFAULT_DRAIN_LIMIT: Duration = Duration::from_secs(30);
+
+/// The prefetch of a queue for batches: one batch that runs, and others on their way.
+const BATCH_PREFETCH: u16 = 4;
+
+/// What a server takes from its broker handle.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) max_sent_bytes: usize,
+    pub(crate) max_accepted_bytes: usize,
+    pub(crate) app_id: Option<ShortStr>,
+}
+
+/// The configuration of a server, whatever the types of its layers.
+pub(super) struct ServerConfig {
+    pub(super) host: Host,
+    pub(super) services: Vec<(RequestQueue, Arc<dyn Service>)>,
+    pub(super) concurrency: u16,
+    pub(super) drain_limit: Duration,
+    pub(super) reply_addresses: ReplyAddresses,
+    pub(super) batching: bool,
+    pub(super) admission: bool,
+    pub(super) self_description: bool,
+    pub(super) worker_name: Option<String>,
+    pub(super) version: Option<String>,
+    /// `None` without layers.
+    pub(super) layers: Option<Layers>,
+}
+
+/// The layers around a server's methods.
+pub(super) struct Layers {
+    around_methods: Around,
+    /// A second stack of the same layers, so that a worker whose methods are at their limits still
+    /// describes itself.
+    around_built_in: Around,
+}
+
+impl Layers {
+    pub(super) fn of<L: HandlerLayer>(layer: &L) -> Self {
+        Self {
+            around_methods: layered_service(layer),
+            around_built_in: layered_service(layer),
+        }
+    }
+}
+
+/// A queue, its methods, and how long requests wait in it.
+type QueueConfig = (RequestQueue, Dispatcher, Delays);
+
+/// What the queues of a server share once it is open.
+struct Shared {
+    rules: Rules,
+    channel: Arc<ReplyChannel>,
+    reply_sender: ReplySender,
+    probes: Arc<Probes>,
+}
+
+impl ServerConfig {
+    /// A configuration without services.
+    pub(super) fn new(host: Host) -> Self {
+        Self {
+            host,
+            services: Vec::new(),
+            concurrency: DEFAULT_CONCURRENCY,
+            drain_limit: DEFAULT_DRAIN_LIMIT,
+            reply_addresses: ReplyAddresses::default(),
+            batching: true,
+            admission: true,
+            self_description: true,
+            worker_name: None,
+            version: None,
+            layers: None,
+        }
+    }
+
+    /// Declares the queues and consumes them. Once it is told to stop, it consumes no further
+    /// queue.
+    pub(super) async fn open(self, stop: &CancellationToken) -> Result<OpenServer, ServerError> {
+        let mut probes = Probes::new();
+        let with_delays = |(queue, dispatcher)| {
+            let delays = Delays::of(&queue, self.admission, &mut probes);
+            (queue, dispatcher, delays)
+        };
+        let mut queues: Vec<QueueConfig> = self.queues()?.into_iter().map(with_delays).collect();
+        let built_in = self.self_description.then(|| self.add_built_in(&mut queues));
+        // Queues that are not declared may not exist, so they come first. If one of them fails
+        // after another queue was consumed, requests of that queue come back marked as redelivered,
+        // although they did not run.
+        queues.sort_by_key(|(queue, ..)| queue.declare() == Declare::Active);
+        let transport = &self.host.transport;
+        if let Some(over) = transport.status().over() {
+            return Err(over.into());
+        }
+        let runtime = transport.runtime();
+        let (channel, keep_open) = ReplyChannel::new(Arc::clone(transport));
+        let channel = Arc::new(channel);
+        let channel_task = AbortOnDropHandle::new(runtime.spawn(keep_open));
+        let (reply_sender, sending) = ReplySender::new(Arc::clone(&channel));
+        let sender_task = AbortOnDropHandle::new(runtime.spawn(sending));
+        stop.run_until_cancelled(channel.ready()).await.transpose()?;
+        // For the same reason, all queues are declared before one is consumed.
+        for (queue, ..) in &queues {
+            let declaring = with_retries(queue.name(), || transport.declare_requests(queue));
+            stop.run_until_cancelled(declaring).await.transpose()?;
+        }
+        let shared = Shared {
+            rules: self.rules(),
+            channel,
+            reply_sender,
+            probes: Arc::new(probes),
+        };
+        // A worker that can be discovered has declared its queues. Once it consumes them, it waits
+        // for nothing else.
+        let start = |service: Arc<dyn Service>| {
+            DiscoveryResponder::start(transport, &service, shared.rules.clone(), &shared.channel)
+        };
+        let mut responder = built_in.map(start);
+        if let Some(responder) = &mut responder {
+            stop.run_until_cancelled(responder.started()).await;
+        }
+        let mut consumers = Vec::new();
+        let mut names = Vec::new();
+        for config in queues {
+            if stop.is_cancelled() {
+                break;
+            }
+            let name = config.0.name().to_owned();
+            let opened = self.consume(config, &shared, stop, &mut consumers).await?;
+            if opened.is_none() {
+                break;
+            }
+            names.push(name);
+        }
+        let (probes, sender) = (shared.probes, Arc::clone(transport));
+        let probing = async move { supervised("queue delay", || probes.send(&sender)).await };
+        let probe_task = AbortOnDropHandle::new(runtime.spawn(probing));
+        tracing::info!(queues = ?names, concurrency = self.concurrency, "serving");
+        Ok(OpenServer {
+            consumers,
+            responder,
+            queues: names,
+            drain_limit: self.drain_limit,
+            reply_tasks: [channel_task, sender_task],
+            probe_task,
+            transport: self.host.transport,
+        })
+    }
+    /// Consumes a queue and its queue for batches. Returns `None` if it is told to stop before both
+    /// are consumed.
+    async fn consume(
+        &self,
+        (queue, dispatcher, delays): QueueConfig,
+        shared: &Shared,
+        stop: &CancellationToken,
+        consumers: &mut Vec<(QueueConsumer, Subscription)>,
+    ) -> Result<Option<()>, ServerError> {
+        let name = queue.name().to_owned();
+        let rules = Rules {
+            max_deliveries: queue.max_deliveries(),
+            ..shared.rules.clone()
+        };
+        let handler = Arc::new(RequestHandler::new(
+            name.clone(),
+            dispatcher,
+            rules,
+            Arc::clone(&shared.channel),
+            shared.reply_sender.clone(),
+            self.concurrency,
+            Arc::clone(&shared.probes),
+        ));
+        let consumer = |queue, prefetch, delays| {
+            let transport = Arc::clone(&self.host.transport);
+            QueueConsumer::new(transport, queue, prefetch, Arc::clone(&handler), delays)
+        };
+        let batch_queue = queue.batched().filter(|_| self.batching);
+        let single = consumer(queue, self.concurrency, delays.single);
+        let Some(subscription) = single.open(stop).await? else {
+            return Ok(None);
+        };
+        consumers.push((single, subscription));
+        let Some(batch_queue) = batch_queue else {
+            return Ok(Some(()));
+        };
+        let prefetch = self.concurrency.min(BATCH_PREFETCH);
+        let batches = consumer(batch_queue, prefetch, delays.batches).for_batches();
+        match batches.open(stop).await {
+            Ok(Some(subscription)) => {
+                handler.accept_batches();
+                consumers.push((batches, subscription));
+                Ok(Some(()))
+            }
+            Ok(None) => Ok(None),
+            Err(error) if error.is_of_ended_handle() => Err(error.into()),
+            // The user may lack permissions for it, or it exists with other arguments.
+            Err(error) => {
+                tracing::info!(
+                    queue = name,
+                    error = %Logged(Chain(&error)),
+                    "accepting single requests only: the queue for batches cannot be consumed"
+                );
+                Ok(Some(()))
+            }
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            reply_addresses: self.reply_addresses.clone(),
+            max_accepted_bytes: self.host.max_accepted_bytes,
+            max_sent_bytes: self.host.max_sent_bytes,
+            max_deliveries: 0,
+            admission: self.admission,
+        }
+    }
+
+    /// Returns each queue once, with the methods that are served on it.
+    fn queues(&self) -> Result<Vec<(RequestQueue, Dispatcher)>, ServerError> {
+        let mut queues: Vec<(RequestQueue, Dispatcher)> = Vec::new();
+        for (queue, service) in &self.services {
+            let name = queue.name();
+            queue_name(name).map_err(|source| ServerError::InvalidQueue {
+                queue: name.to_owned(),
+                source,
+            })?;
+            let position = match queues.iter().position(|(known, _)| known.name() == name) {
+                Some(position) if queues[position].0 == *queue => position,
+                Some(_) => {
+                    return Err(ServerError::ConflictingQueue {
+                        queue: name.to_owned(),
+                    });
+                }
+                None => {
+                    queues.push((queue.clone(), Dispatcher::default()));
+                    queues.len() - 1
+                }
+            };
+            let service = Arc::clone(service);
+            let service = match &self.layers {
+                Some(layers) => (layers.around_methods)(service),
+                None => service,
+            };
+            queues[position].1.add(service, name)?;
+        }
+        if queues.is_empty() {
+            return Err(ServerError::NoService);
+        }
+        Ok(queues)
+    }
+
+    /// Adds the built-in methods to each queue. Returns those that describe all queues.
+    fn add_built_in(&self, queues: &mut [QueueConfig]) -> Arc<dyn Service> {
+        let app_id = self.host.app_id.as_ref().map(|app_id| app_id.as_str().to_owned());
+        let identity = Arc::new(WorkerIdentity::new(
+            self.worker_name.clone(),
+            app_id,
+            self.version.clone(),
+        ));
+        let mut served = Vec::with_capacity(queues.len());
+        for (queue, dispatcher, delays) in queues {
+            let queue = ServedQueue::new(queue.name(), dispatcher.hosted(), delays.all());
+            let queue = Arc::new(queue);
+            let methods = BuiltInMethods::of_queue(&identity, &queue);
+            dispatcher.add_built_in(&self.layered(methods));
+            served.push(queue);
+        }
+        self.layered(BuiltInMethods::of_worker(&identity, served))
+    }
+
+    /// Puts built-in methods behind their own stack of layers.
+    fn layered(&self, methods: BuiltInMethods) -> Arc<dyn Service> {
+        match &self.layers {
+            Some(layers) => (layers.around_built_in)(Arc::new(methods)),
+            None => Arc::new(methods),
+        }
+    }
+}
+
+/// How long requests wait in a queue and in its queue for batches. `None` if that is not measured.
+#[derive(Default)]
+struct Delays {
+    single: Option<Arc<QueueDelays>>,
+    batches: Option<Arc<QueueDelays>>,
+}
+
+impl Delays {
+    fn of(queue: &RequestQueue, is_measured: bool, probes: &mut Probes) -> Self {
+        if !is_measured {
+            return Self::default();
+        }
+        Self {
+            single: Some(probes.add(queue.name())),
+            batches: queue.batched().map(|queue| probes.add(queue.name())),
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<QueueDelays>> {
+        self.single.iter().chain(&self.batches).cloned().collect()
+    }
+}

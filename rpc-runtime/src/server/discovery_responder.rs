@@ -1,0 +1,232 @@
+//! Answers the requests that [`discovery`](crate::discovery) sends to all workers at once.
+//!
+//! Each worker consumes them from a queue of its own. They need no permit, so a worker answers them
+//! while it runs as many requests as it may. A failure here never ends the server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::reply_channel::ReplyChannel;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
+use crate::service::{
+    Dispatcher, Executor, Received, RequestLabel, RequestLog, RequestSource, Response, Rules, Service,
+};
+use crate::transport::{
+    Backoff, Broadcasts, Delivery, Departure, Outgoing, Subscription, Transport, supervised,
+};
+
+/// How long a discovery request waits for replies.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(5);
+
+/// The exchange that discovery requests are published to, and the queues that are bound to it.
+pub(crate) const DISCOVERY: Broadcasts = Broadcasts {
+    exchange: "rpc.discovery",
+    prefetch: 16,
+    time_to_live: MAX_WAIT,
+    max_messages: 100,
+    max_bytes: 1024 * 1024,
+};
+
+/// How long to wait after the broker refused the discovery queue. Permissions rarely change, and
+/// the broker logs each refusal.
+const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(600);
+
+/// How long a server that starts waits until it can be discovered.
+const START_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A task that answers discovery requests. Dropping this ends the task.
+pub(super) struct DiscoveryResponder {
+    stop: CancellationToken,
+    task: AbortOnDropHandle<()>,
+    /// Resolves once the first attempt to consume has succeeded or failed.
+    first_attempt: oneshot::Receiver<()>,
+}
+
+impl DiscoveryResponder {
+    /// Starts a task that answers discovery requests with these methods.
+    pub(super) fn start(
+        transport: &Arc<dyn Transport>,
+        service: &Arc<dyn Service>,
+        rules: Rules,
+        channel: &Arc<ReplyChannel>,
+    ) -> Self {
+        let mut dispatcher = Dispatcher::default();
+        dispatcher.add_built_in(service);
+        let log = RequestLog::new(DISCOVERY.exchange);
+        let responder = ResponderTask {
+            transport: Arc::clone(transport),
+            executor: Executor::new(dispatcher, rules, log, RequestSource::Discovery),
+            channel: Arc::clone(channel),
+        };
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let (attempted, first_attempt) = oneshot::channel();
+        let mut attempted = Some(attempted);
+        let running = async move {
+            supervised("discovery", || responder.run(attempted.take(), &stopped)).await;
+        };
+        let task = transport.runtime().spawn(running);
+        Self {
+            stop,
+            task: AbortOnDropHandle::new(task),
+            first_attempt,
+        }
+    }
+
+    /// Waits until the worker can be discovered, or until that failed or takes too long. Must be
+    /// called at most once.
+    pub(super) async fn started(&mut self) {
+        let _ = timeout(START_TIMEOUT, &mut self.first_attempt).await;
+    }
+
+    /// Deletes the queue and ends the task.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        // The task limits its own time. A panic in it does not concern the server.
+        let _ = self.task.await;
+    }
+}
+
+struct ResponderTask {
+    transport: Arc<dyn Transport>,
+    executor: Executor,
+    channel: Arc<ReplyChannel>,
+}
+
+impl ResponderTask {
+    /// Consumes until it is told to stop or the handle is closed, and again whenever the queue is
+    /// lost.
+    async fn run(&self, mut attempted: Option<oneshot::Sender<()>>, stop: &CancellationToken) {
+        let mut backoff = Backoff::new();
+        let mut is_refusal_logged = false;
+        loop {
+            let opening = self.transport.open_broadcasts(&DISCOVERY);
+            let Some(opened) = stop.run_until_cancelled(opening).await else {
+                return;
+            };
+            drop(attempted.take());
+            // `None` if the broker refused the queue.
+            let lost = match opened {
+                Ok(subscription) => {
+                    let since = Instant::now();
+                    is_refusal_logged = false;
+                    let Some(lost) = self.consume(subscription, stop).await else {
+                        return;
+                    };
+                    let error = Logged(Chain(&lost));
+                    tracing::debug!(%error, "the discovery queue was lost; declaring it again");
+                    backoff.worked_for(since.elapsed());
+                    Some(lost)
+                }
+                Err(error) if error.is_of_ended_handle() => return,
+                Err(refused) if !refused.is_worth_another_try() => {
+                    if !std::mem::replace(&mut is_refusal_logged, true) {
+                        let error = Logged(Chain(&refused));
+                        let needs = needs(&refused);
+                        tracing::info!(%error, needs, "serving without discovery");
+                    }
+                    None
+                }
+                Err(error) => Some(error),
+            };
+            let waiting = async {
+                match lost {
+                    Some(lost) => backoff.wait_after(&lost).await,
+                    None => sleep(REFUSED_RETRY_DELAY).await,
+                }
+            };
+            if stop.run_until_cancelled(waiting).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Answers requests until the queue is lost, and returns why. `None` if it was told to stop.
+    async fn consume(&self, mut subscription: Subscription, stop: &CancellationToken) -> Option<BrokerError> {
+        let mut answering = FuturesUnordered::new();
+        let lost = loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break None,
+                Some(tag) = answering.next() => subscription.control.settle(tag),
+                // The prefetch bounds `answering`.
+                arrival = subscription.deliveries.next() => match arrival {
+                    Some(Ok(delivery)) => answering.push(self.answer(delivery)),
+                    Some(Err(reason)) => break Some(reason),
+                    None => break Some(BrokerError::Lost { source: None }),
+                },
+            }
+        };
+        match &lost {
+            // Deletes the queue, so that discovery no longer finds this worker.
+            None => subscription.control.retire().await,
+            Some(_) => subscription.control.close().await,
+        }
+        lost
+    }
+
+    /// Answers a request and returns its delivery tag.
+    async fn answer(&self, delivery: Delivery) -> u64 {
+        let tag = delivery.tag;
+        // Layers may delay the method for longer than anyone waits.
+        if timeout(MAX_WAIT, self.answer_in_time(delivery)).await.is_err() {
+            self.executor.log.discovery_timed_out();
+        }
+        tag
+    }
+
+    async fn answer_in_time(&self, delivery: Delivery) {
+        if let Some(malformed) = delivery.malformed {
+            self.executor.log.malformed_discovery(malformed);
+            return;
+        }
+        let now = Instant::now();
+        let decided = self
+            .executor
+            .decide(delivery.message, delivery.redelivered, Received::at(now), now);
+        let decision = match decided {
+            Ok(decision) => decision,
+            Err(forbidden) => return self.executor.log.dropped(&forbidden),
+        };
+        if decision.reply_to().is_none() {
+            return;
+        }
+        let Response { reply, reply_to, .. } = self
+            .executor
+            .execute(DISCOVERY.exchange, decision, &RequestLabel::default(), now)
+            .await;
+        let Some(to) = reply_to else { return };
+        let outgoing = Outgoing {
+            message: to.message(reply),
+            queue: to.address,
+            mandatory: false,
+            departure: Departure::default(),
+        };
+        // A reply that is lost does not matter: discovery can be repeated.
+        let _ = self.channel.send(outgoing, Some(now + MAX_WAIT), false).await;
+    }
+}
+
+/// Returns what the worker's RabbitMQ user probably lacks.
+fn needs(refused: &BrokerError) -> &'static str {
+    match refused {
+        BrokerError::Exchange {
+            action: "declare", ..
+        } => {
+            "configure permission on the exchange rpc.discovery, or somebody else who declares it: durable, fanout"
+        }
+        BrokerError::TooManyChannels { .. } => "a channel more",
+        BrokerError::Exchange { .. } => {
+            "read permission on the exchange rpc.discovery, and write permission on queues rpc.discovery.*"
+        }
+        _ => "configure, write and read permission on queues rpc.discovery.*",
+    }
+}

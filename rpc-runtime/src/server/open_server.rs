@@ -1,0 +1,107 @@
+//! A server that consumes its queues.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::discovery_responder::DiscoveryResponder;
+use super::queue_consumer::{ConsumerEnd, QueueConsumer};
+use crate::error::{BrokerError, Chain, ServerError};
+use crate::escape::Logged;
+use crate::transport::{Subscription, Transport};
+
+/// A server whose queues are consumed. Dropping it ends all its tasks.
+pub(super) struct OpenServer {
+    pub(super) consumers: Vec<(QueueConsumer, Subscription)>,
+    /// `None` if the server does not describe itself.
+    pub(super) responder: Option<DiscoveryResponder>,
+    pub(super) queues: Vec<String>,
+    pub(super) drain_limit: Duration,
+    /// The tasks that send replies.
+    pub(super) reply_tasks: [AbortOnDropHandle<()>; 2],
+    pub(super) probe_task: AbortOnDropHandle<()>,
+    /// Keeps the connection open if the user drops every handle.
+    pub(super) transport: Arc<dyn Transport>,
+}
+
+impl OpenServer {
+    /// Handles requests until `shutdown` is ready or the handle is closed, then drains.
+    pub(super) async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let Self {
+            queues,
+            drain_limit: limit,
+            reply_tasks: _reply_tasks,
+            transport,
+            ..
+        } = self;
+        let stop = CancellationToken::new();
+        let runtime = transport.runtime();
+        let mut consumers = JoinSet::new();
+        for (consumer, subscription) in self.consumers {
+            consumers.spawn_on(consumer.run(subscription, stop.clone(), limit), &runtime);
+        }
+        // A consumer that is not told to stop ends only if the handle was closed. All others end
+        // too.
+        let first = tokio::select! {
+            biased;
+            () = shutdown => None,
+            ended = consumers.join_next() => ended,
+        };
+        stop.cancel();
+        // No more probes are sent, so that none is left in a queue.
+        drop(self.probe_task);
+        let responder = self.responder;
+        let stopping_responder = AbortOnDropHandle::new(runtime.spawn(async {
+            if let Some(responder) = responder {
+                responder.stop().await;
+            }
+        }));
+        let mut end = ConsumerEnd {
+            unfinished: 0,
+            reason: None,
+        };
+        if let Some(ended) = first {
+            end.add(ended);
+        }
+        while let Some(ended) = consumers.join_next().await {
+            end.add(ended);
+        }
+        // The outcome does not matter.
+        let _ = stopping_responder.await;
+        let outcome = match end {
+            ConsumerEnd {
+                reason: Some(reason), ..
+            } => Err(ServerError::Broker(reason)),
+            ConsumerEnd { unfinished: 0, .. } => Ok(()),
+            ConsumerEnd { unfinished, .. } => Err(ServerError::DrainTimedOut { unfinished, limit }),
+        };
+        match &outcome {
+            Ok(()) => tracing::info!(?queues, "stopped"),
+            Err(error) => tracing::error!(?queues, error = %Logged(Chain(error)), "server ended"),
+        }
+        outcome
+    }
+}
+
+impl ConsumerEnd {
+    /// Adds the end of another consumer's task. The first reason is kept.
+    fn add(&mut self, ended: Result<Self, JoinError>) {
+        let reason = match ended {
+            Ok(ended) => {
+                self.unfinished += ended.unfinished;
+                ended.reason
+            }
+            // A consumer recovers from a panic, unless that happens while it recovers.
+            Err(error) if error.is_panic() => Some(BrokerError::Panicked {
+                task: "request queue",
+            }),
+            Err(_) => Some(BrokerError::RuntimeEnded),
+        };
+        if self.reason.is_none() {
+            self.reason = reason;
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A reply that is sent in a message of its own.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::pending_acks::PendingAcks;
+use super::reply_channel::{ReplyChannel, SendOutcome};
+use crate::protocol::{BATCH_HEADER, Fault, FaultCode, Reply, ShortStr};
+use crate::service::ReplyTo;
+use crate::telemetry::{Event, count};
+use crate::transport::{Departure, Outgoing};
+
+/// How long a reply may still wait for a connection after its caller's deadline. Not every caller
+/// stops waiting at the moment at which its request would expire in the queue.
+const GRACE_PERIOD: Duration = Duration::from_secs(5);
+
+/// A reply, and the ack of its request.
+#[derive(Debug)]
+pub(super) struct OutgoingReply {
+    pub(super) to: ReplyTo,
+    pub(super) reply: Reply,
+    /// How many calls the caller should put into one batch; 0 tells it nothing.
+    pub(super) batch_size: u16,
+    /// When the caller gives up. `None` if it does not say.
+    pub(super) deadline: Option<Instant>,
+    pub(super) acks: PendingAcks,
+    /// Whether the channel that sent it before was closed, perhaps because of this reply.
+    pub(super) is_suspect: bool,
+    /// After how many replies their confirms must be looked at.
+    pub(super) max_unchecked: usize,
+}
+
+impl OutgoingReply {
+    pub(super) fn message(&self) -> Outgoing {
+        outgoing(self.reply.clone(), self.batch_size, &self.to)
+    }
+
+    /// Sends the reply until the broker confirms it, then acks its request. If the broker does not
+    /// take the reply, it sends a fault that says so.
+    pub(super) async fn send(self, channel: &ReplyChannel) {
+        let deadline = self.deadline.map(with_grace_period);
+        match channel.send(self.message(), deadline, self.is_suspect).await {
+            Ok(SendOutcome::Confirmed) => return self.acks.ack(),
+            Ok(SendOutcome::Expired) => {
+                count(Event::ReplyLost {
+                    reason: "no_connection",
+                });
+                channel.log.expired();
+                return self.acks.ack();
+            }
+            Ok(SendOutcome::Refused(None)) => return self.refused(channel),
+            Ok(SendOutcome::Refused(Some(error))) => {
+                count(Event::ReplyLost { reason: "unsendable" });
+                channel.log.unsendable(&error);
+            }
+            // The handle was closed, so the broker delivers the request elsewhere.
+            Err(_) => return,
+        }
+        let message = "the method ran, and the broker does not take its reply: it may be too large for it";
+        let fault = Fault::new(FaultCode::ReplyTooLarge, message);
+        let fault = outgoing(Reply::fault(self.reply.codec, &fault), self.batch_size, &self.to);
+        if channel.send(fault, deadline, false).await.is_ok() {
+            self.acks.ack();
+        }
+    }
+
+    /// Acks the request of a reply that the broker refused.
+    pub(super) fn refused(self, channel: &ReplyChannel) {
+        count(Event::ReplyLost { reason: "refused" });
+        channel.log.refused();
+        self.acks.ack();
+    }
+}
+
+fn outgoing(reply: Reply, batch_size: u16, to: &ReplyTo) -> Outgoing {
+    let mut message = to.message(reply);
+    if batch_size > 0 {
+        let name = ShortStr::from_static(BATCH_HEADER);
+        message.properties.headers.insert(name, batch_size.to_string());
+    }
+    Outgoing {
+        queue: to.address.clone(),
+        mandatory: false,
+        message,
+        departure: Departure::default(),
+    }
+}
+
+/// Returns until when a reply may wait for a connection.
+pub(super) fn with_grace_period(deadline: Instant) -> Instant {
+    deadline.max(Instant::now() + GRACE_PERIOD)
+}

@@ -1,0 +1,480 @@
+//! Consumes one queue: opens the consumer again whenever it is lost, owns the tasks of the
+//! requests, and drains them when the server stops.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::pending_acks::RequestsInProgress;
+use super::queue_delay::{Exhausted, QueueDelays, is_probe};
+use super::request_handler::RequestHandler;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
+use crate::service::Received;
+use crate::transport::{Backoff, Control, Delivery, RequestQueue, Role, Subscription, Transport, caught};
+
+/// How long no delivery must have come until none is expected: batches from callers that were told
+/// to send no more, or requests for a single active consumer that acks no more.
+const QUIET_PERIOD: Duration = Duration::from_millis(100);
+
+/// How long a worker that stops waits at most for callers to send no more batches.
+const MAX_QUIET_WAIT: Duration = Duration::from_secs(1);
+
+/// How long aborted request tasks may take to end.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The time to live that the requests in a batch are assumed to have. The message does not say it.
+const BATCHED_TIME_TO_LIVE: Duration = Duration::from_secs(30);
+
+/// The consumer of one queue of a server.
+pub(super) struct QueueConsumer {
+    transport: Arc<dyn Transport>,
+    queue: RequestQueue,
+    prefetch: u16,
+    /// Whether the queue holds batches.
+    is_batch_queue: bool,
+    last_arrival: Option<Instant>,
+    handler: Arc<RequestHandler>,
+    /// `None` if requests are admitted however long they have waited.
+    delays: Option<Arc<QueueDelays>>,
+    in_progress: RequestsInProgress,
+    /// One task for each delivery.
+    tasks: JoinSet<()>,
+}
+
+/// How a consumer ended.
+#[derive(Debug)]
+pub(super) struct ConsumerEnd {
+    /// How many requests did not end in time.
+    pub(super) unfinished: usize,
+    /// Why it ended. `None` if it was told to stop.
+    pub(super) reason: Option<BrokerError>,
+}
+
+/// Why a subscription delivers no more.
+enum Interruption {
+    Stopped,
+    Lost(BrokerError),
+}
+
+impl QueueConsumer {
+    pub(super) fn new(
+        transport: Arc<dyn Transport>,
+        queue: RequestQueue,
+        prefetch: u16,
+        handler: Arc<RequestHandler>,
+        delays: Option<Arc<QueueDelays>>,
+    ) -> Self {
+        Self {
+            transport,
+            queue,
+            prefetch,
+            is_batch_queue: false,
+            last_arrival: None,
+            handler,
+            delays,
+            in_progress: RequestsInProgress::default(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Makes this the consumer of a queue for batches, which is deleted with its last worker.
+    pub(super) fn for_batches(self) -> Self {
+        Self {
+            is_batch_queue: true,
+            ..self
+        }
+    }
+
+    /// Consumes the queue for the first time. Returns `None` if it is told to stop before.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the broker refuses the queue. Temporary errors are retried.
+    pub(super) async fn open(&self, stop: &CancellationToken) -> Result<Option<Subscription>, BrokerError> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.subscribe(stop).await {
+                Some(Err(error)) if error.is_worth_another_try() => {
+                    log_not_open(&self.handler.queue, &error);
+                }
+                opened => return opened.transpose(),
+            }
+            if stop.run_until_cancelled(backoff.wait()).await.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Consumes the queue. Returns `None` if it is told to stop while there is no connection.
+    ///
+    /// While there is a connection it waits for the broker's answer even then. The broker may have
+    /// begun to deliver. Messages that are returned unseen count as delivered, so some of them
+    /// would never run.
+    async fn subscribe(&self, stop: &CancellationToken) -> Option<Result<Subscription, BrokerError>> {
+        let stopped_while_down = async {
+            stop.cancelled().await;
+            self.transport.status().down(Role::Consuming).await;
+        };
+        tokio::select! {
+            biased;
+            opened = self.transport.open_requests(&self.queue, self.prefetch) => Some(opened),
+            () = stopped_while_down => None,
+        }
+    }
+
+    /// Returns a consumer of the same queue without requests.
+    fn without_requests(&self) -> Self {
+        Self {
+            is_batch_queue: self.is_batch_queue,
+            ..Self::new(
+                Arc::clone(&self.transport),
+                self.queue.clone(),
+                self.prefetch,
+                Arc::clone(&self.handler),
+                self.delays.clone(),
+            )
+        }
+    }
+
+    /// Handles requests until it is told to stop or the handle is closed, then drains.
+    ///
+    /// After a panic a new consumer takes over, and the broker delivers the requests of the old one
+    /// again.
+    pub(super) async fn run(
+        self,
+        first: Subscription,
+        stop: CancellationToken,
+        drain_limit: Duration,
+    ) -> ConsumerEnd {
+        let mut backoff = Backoff::new();
+        let (mut consumer, mut subscription) = (self, first);
+        loop {
+            let successor = consumer.without_requests();
+            let since = Instant::now();
+            let mut control = Arc::clone(&subscription.control);
+            let running = consumer.run_once(subscription, &mut control, stop.clone(), drain_limit);
+            let panicked = match caught("request queue", running).await {
+                Ok(end) => return end,
+                Err(panicked) => panicked,
+            };
+            successor.forget(&control);
+            control.close().await;
+            backoff.worked_for(since.elapsed());
+            subscription = match successor.reopen(panicked.into(), &mut backoff, &stop).await {
+                Ok(Some(subscription)) => subscription,
+                Ok(None) => return successor.drain(None, drain_limit, None).await,
+                Err(closed) => return successor.drain(None, drain_limit, Some(closed)).await,
+            };
+            consumer = successor;
+        }
+    }
+
+    /// Handles requests, then drains. Keeps `control` at that of the current subscription.
+    async fn run_once(
+        mut self,
+        first: Subscription,
+        control: &mut Arc<dyn Control>,
+        stop: CancellationToken,
+        drain_limit: Duration,
+    ) -> ConsumerEnd {
+        let mut backoff = Backoff::new();
+        let mut subscription = first;
+        loop {
+            let since = Instant::now();
+            let lost = match self.consume(&mut subscription, &stop).await {
+                Interruption::Stopped => return self.drain(Some(subscription), drain_limit, None).await,
+                Interruption::Lost(reason) => reason,
+            };
+            self.forget(&subscription.control);
+            if let Some(over) = self.transport.status().over() {
+                return self.drain(None, drain_limit, Some(over)).await;
+            }
+            tracing::warn!(
+                queue = self.handler.queue,
+                error = %Logged(Chain(&lost)),
+                "the consumer was lost; consuming again"
+            );
+            // RabbitMQ 4 refuses messages to a queue whose node is down, perhaps for long.
+            if self.is_batch_queue {
+                self.handler.stop_batches();
+            }
+            subscription.control.close().await;
+            backoff.worked_for(since.elapsed());
+            subscription = match self.reopen(lost, &mut backoff, &stop).await {
+                Ok(Some(subscription)) => subscription,
+                Ok(None) => return self.drain(None, drain_limit, None).await,
+                Err(closed) => return self.drain(None, drain_limit, Some(closed)).await,
+            };
+            if self.is_batch_queue {
+                self.handler.resume_batches();
+            }
+            *control = Arc::clone(&subscription.control);
+        }
+    }
+
+    /// Forgets what belongs to a subscription that has ended.
+    fn forget(&self, control: &Arc<dyn Control>) {
+        self.handler.forget_deliveries(control);
+        if let Some(delays) = &self.delays {
+            delays.reset();
+        }
+    }
+
+    /// Starts requests until it is told to stop or the subscription is lost.
+    async fn consume(&mut self, subscription: &mut Subscription, stop: &CancellationToken) -> Interruption {
+        let mut stopped = pin!(stop.cancelled());
+        let in_progress = self.in_progress.clone();
+        let mut abandoned = pin!(in_progress.abandoned());
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stopped => return Interruption::Stopped,
+                arrival = subscription.deliveries.next() => match arrival {
+                    Some(Ok(delivery)) => {
+                        // Joined here, so that the end of a request does not wake this task.
+                        while let Some(ended) = self.tasks.try_join_next() {
+                            log_failure(ended);
+                        }
+                        self.start(delivery, subscription);
+                    }
+                    Some(Err(reason)) => return Interruption::Lost(reason),
+                    None => {
+                        return Interruption::Lost(BrokerError::Cancelled { queue: self.handler.queue.clone() });
+                    }
+                },
+                // A task panicked with a request in progress. This is rare, so it comes last: the
+                // prefetch soon stops deliveries.
+                () = &mut abandoned => {
+                    return Interruption::Lost(BrokerError::Panicked { task: "request" });
+                }
+            }
+        }
+    }
+
+    /// Consumes again after a subscription was lost, until that succeeds. Returns `None` if it is
+    /// told to stop before.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error only if the handle was closed.
+    async fn reopen(
+        &self,
+        mut lost: BrokerError,
+        backoff: &mut Backoff,
+        stop: &CancellationToken,
+    ) -> Result<Option<Subscription>, BrokerError> {
+        while stop
+            .run_until_cancelled(backoff.wait_after(&lost))
+            .await
+            .is_some()
+        {
+            match self.subscribe(stop).await {
+                Some(Ok(subscription)) => {
+                    tracing::info!(queue = self.handler.queue, "consuming again");
+                    return Ok(Some(subscription));
+                }
+                Some(Err(error)) if error.is_of_ended_handle() => return Err(error),
+                Some(Err(error)) => {
+                    log_not_open(&self.handler.queue, &error);
+                    lost = error;
+                }
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Starts the task of a delivery. The prefetch bounds the number of tasks; the handler's
+    /// permits bound how many requests run.
+    fn start(&mut self, delivery: Delivery, subscription: &Subscription) {
+        let (handler, control) = (Arc::clone(&self.handler), Arc::clone(&subscription.control));
+        let (in_progress, is_batch) = (self.in_progress.clone(), self.is_batch_queue);
+        let (received, exhausted) = self.receive(&delivery);
+        self.last_arrival = Some(received.at);
+        self.tasks.spawn(async move {
+            handler
+                .handle(delivery, is_batch, control, received, &in_progress)
+                .await;
+            drop(exhausted);
+        });
+    }
+
+    /// Notes that a delivery was received. If it exhausts the prefetch, messages may wait in the
+    /// queue until the returned guard is dropped.
+    fn receive(&self, delivery: &Delivery) -> (Received, Option<Exhausted>) {
+        let at = Instant::now();
+        let Some(delays) = &self.delays else {
+            return (Received::at(at), None);
+        };
+        let properties = &delivery.message.properties;
+        let priority = properties.priority.unwrap_or(0);
+        let received = delays.receive(priority, at);
+        if is_probe(properties) {
+            return (received, None);
+        }
+        // The requests in a batch have times to live of their own.
+        let in_batch = self.is_batch_queue.then_some(BATCHED_TIME_TO_LIVE);
+        if let Some(time) = properties.expiration.max(in_batch) {
+            delays.note_time_to_live(time);
+        }
+        let unsettled = 1 + self.tasks.len().max(self.in_progress.deliveries());
+        let exhausts = unsettled >= self.prefetch.into();
+        let exhausted = exhausts.then(|| delays.exhaust(priority, at));
+        (received, exhausted)
+    }
+
+    /// Cancels the consumer and waits until its requests end, all within the limit.
+    async fn drain(
+        mut self,
+        mut subscription: Option<Subscription>,
+        limit: Duration,
+        reason: Option<BrokerError>,
+    ) -> ConsumerEnd {
+        // If the handle was closed too, the requests cannot be answered.
+        let reason = reason.or_else(|| self.transport.status().over());
+        if self.is_batch_queue {
+            self.handler.stop_batches();
+        }
+        let draining = async {
+            if self.is_batch_queue
+                && let Some(subscription) = &mut subscription
+            {
+                let _ = timeout(MAX_QUIET_WAIT, self.serve_until_quiet(subscription)).await;
+            }
+            self.finish(subscription.as_mut()).await;
+            if self.is_batch_queue && reason.is_none() {
+                self.retire_queue(&mut subscription).await;
+            }
+        };
+        let finished = timeout(limit, draining).await;
+        let unfinished = self.in_progress.count();
+        if finished.is_err() {
+            self.tasks.abort_all();
+            // A task that blocks its thread cannot be aborted. The broker gets its request back all
+            // the same.
+            let aborting = async { while self.tasks.join_next().await.is_some() {} };
+            if timeout(ABORT_TIMEOUT, aborting).await.is_err() {
+                tracing::error!("a handler blocks its thread and cannot be stopped");
+            }
+        }
+        if let Some(subscription) = subscription {
+            subscription.control.close().await;
+        }
+        ConsumerEnd { unfinished, reason }
+    }
+
+    /// Handles batches until none has come for a while.
+    ///
+    /// Each reply tells its caller to send no more batches. None must be on its way when the queue
+    /// is deleted: RabbitMQ confirms a message to a queue that is being deleted, and drops it.
+    async fn serve_until_quiet(&mut self, subscription: &mut Subscription) {
+        while let Some(last) = self.last_arrival {
+            match timeout_at(last + QUIET_PERIOD, subscription.deliveries.next()).await {
+                Ok(Some(Ok(delivery))) => self.start(delivery, subscription),
+                // Nothing came, or the subscription ended.
+                Ok(Some(Err(_)) | None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Deletes the queue for batches if this is its last worker, so that callers notice.
+    ///
+    /// The queue is consumed once more before that if it is not empty. No other worker would handle
+    /// its batches.
+    async fn retire_queue(&mut self, subscription: &mut Option<Subscription>) {
+        while let Some(ended) = subscription.take() {
+            ended.control.close().await;
+            if self.transport.retire_requests(&self.queue).await {
+                let again = self.transport.open_requests(&self.queue, self.prefetch);
+                *subscription = again.await.ok();
+                self.finish(subscription.as_mut()).await;
+            }
+        }
+    }
+
+    /// Handles requests until none is in progress, while this is still the single active consumer.
+    ///
+    /// Nothing is acked before the consumer is cancelled, so no more than the prefetch is
+    /// delivered. What is on its way by then is handled too.
+    async fn finish_as_single_active(&mut self, subscription: &mut Subscription) {
+        subscription.control.hold();
+        let in_progress = self.in_progress.clone();
+        loop {
+            let quiet = async {
+                in_progress.idle().await;
+                tokio::time::sleep(QUIET_PERIOD).await;
+            };
+            tokio::select! {
+                biased;
+                arrival = subscription.deliveries.next() => match arrival {
+                    Some(Ok(delivery)) => self.start(delivery, subscription),
+                    Some(Err(_)) | None => return,
+                },
+                Some(ended) = self.tasks.join_next() => log_failure(ended),
+                () = quiet, if self.tasks.is_empty() => return,
+            }
+        }
+    }
+
+    /// Cancels the consumer and waits until no request is in progress.
+    async fn finish(&mut self, mut subscription: Option<&mut Subscription>) {
+        if self.queue.is_single_active()
+            && let Some(subscription) = subscription.as_deref_mut()
+        {
+            self.finish_as_single_active(subscription).await;
+        }
+        if let Some(subscription) = subscription {
+            // The broker has delivered what was on its way before it confirmed the cancellation.
+            let cancelled = subscription.control.cancel().await;
+            while cancelled.is_ok()
+                && let Some(Ok(delivery)) = subscription.deliveries.next().await
+            {
+                self.start(delivery, subscription);
+            }
+        }
+        while let Some(ended) = self.tasks.join_next().await {
+            log_failure(ended);
+        }
+        // Some replies may not be confirmed yet.
+        self.in_progress.idle().await;
+    }
+}
+
+/// Runs an operation on a queue, again for as long as it fails with a temporary error.
+///
+/// # Errors
+///
+/// Returns an error if the broker refuses the queue or the handle was closed.
+pub(super) async fn with_retries<T, F: Future<Output = Result<T, BrokerError>>>(
+    queue: &str,
+    operation: impl Fn() -> F,
+) -> Result<T, BrokerError> {
+    let mut backoff = Backoff::new();
+    loop {
+        match operation().await {
+            Err(error) if error.is_worth_another_try() => log_not_open(queue, &error),
+            done => return done,
+        }
+        backoff.wait().await;
+    }
+}
+
+fn log_not_open(queue: &str, error: &BrokerError) {
+    let error = Logged(Chain(error));
+    tracing::warn!(queue, %error, "the queue cannot be consumed; trying again");
+}
+
+/// Logs a panic in a request's task. Panics of methods are caught, so this one is a bug of the
+/// runtime. Other requests continue.
+fn log_failure(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        let error = Logged(Chain(&error));
+        tracing::error!(%error, "a request's task failed");
+    }
+}

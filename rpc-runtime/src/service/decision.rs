@@ -1,0 +1,103 @@
+//! What a worker decides about a request: run its method, or refuse it with a fault.
+
+use std::fmt;
+
+use super::invocation::{Invocation, Service};
+use super::method_record::MethodRecord;
+use crate::codec::Codec;
+use crate::protocol::{Executed, Fault, FaultCode, Message, Reply, ShortStr};
+
+/// What to do with a request.
+pub(crate) enum Decision<'a> {
+    /// Run the method, then send its reply.
+    Run(AdmittedRequest<'a>),
+    /// Do not run the method. Send this reply.
+    Refuse(Refusal<'a>),
+}
+
+/// A request whose method may run.
+pub(crate) struct AdmittedRequest<'a> {
+    pub(crate) service: &'a dyn Service,
+    pub(crate) invocation: Invocation,
+    pub(crate) record: &'a MethodRecord,
+    /// The caller asks how many calls of the method to put into one batch.
+    pub(crate) asks_batch_size: bool,
+    /// `None` if no reply is expected.
+    pub(crate) reply_to: Option<ReplyTo>,
+}
+
+/// A request whose method does not run.
+pub(crate) struct Refusal<'a> {
+    pub(crate) reply: Reply,
+    pub(crate) fault: Fault,
+    /// `None` if no reply is expected.
+    pub(crate) reply_to: Option<ReplyTo>,
+    /// The record of the method, if the reason is that the method would not end in time.
+    pub(crate) shed: Option<&'a MethodRecord>,
+}
+
+/// Where a reply goes, and what it repeats of its request.
+#[derive(Debug, Clone)]
+pub(crate) struct ReplyTo {
+    pub(crate) address: ShortStr,
+    pub(crate) correlation_id: Option<ShortStr>,
+    /// The content type as the request spells it. `None` if that is the codec's own name.
+    pub(crate) content_type: Option<ShortStr>,
+}
+
+impl ReplyTo {
+    /// The message that carries a reply. It copies nothing else from the request.
+    pub(crate) fn message(&self, reply: Reply) -> Message {
+        let mut message = reply.into_message(self.correlation_id.clone());
+        if let Some(content_type) = &self.content_type {
+            message.properties.content_type = Some(content_type.clone());
+        }
+        message
+    }
+}
+
+impl<'a> Decision<'a> {
+    pub(super) fn refuse(codec: Codec, fault: Fault, reply_to: Option<ReplyTo>, may_have_run: bool) -> Self {
+        let fault = truthful(fault, may_have_run);
+        Self::Refuse(Refusal {
+            reply: Reply::fault(codec, &fault),
+            fault,
+            reply_to,
+            shed: None,
+        })
+    }
+
+    /// Marks the refusal of a request whose method would not end in time.
+    pub(super) fn shed(mut self, record: &'a MethodRecord) -> Self {
+        if let Self::Refuse(refusal) = &mut self {
+            refusal.shed = Some(record);
+        }
+        self
+    }
+
+    /// Where the reply goes. `None` if no reply is expected.
+    pub(crate) fn reply_to(&self) -> Option<&ReplyTo> {
+        match self {
+            Self::Run(AdmittedRequest { reply_to, .. }) | Self::Refuse(Refusal { reply_to, .. }) => {
+                reply_to.as_ref()
+            }
+        }
+    }
+}
+
+/// Replaces a fault that says that the method did not run, if an earlier delivery may have run it.
+pub(super) fn truthful(fault: Fault, may_have_run: bool) -> Fault {
+    match fault.code.executed() {
+        Executed::No if may_have_run => Fault {
+            retry_after: fault.retry_after,
+            ..interrupted(fault)
+        },
+        _ => fault,
+    }
+}
+
+/// The fault of a request that an earlier worker may have run.
+pub(super) fn interrupted(reason: impl fmt::Display) -> Fault {
+    let message = format!("an earlier delivery of this request was lost with its worker, and now: {reason}");
+    Fault::new(FaultCode::Interrupted, message)
+}

@@ -1,0 +1,505 @@
+//! Recognises requests that are delivered again while they are in progress here, or after they were
+//! answered. Pure: no I/O.
+//!
+//! When a connection is lost, the broker redelivers its unacked messages. Their requests may still
+//! be in progress here, or their replies may already be sent. A caller that lost its own connection
+//! also sends `idempotent` requests again, and a worker forwards the requests of a redelivered
+//! batch as single copies.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+use uuid::Uuid;
+
+use super::redelivery::returns;
+use crate::protocol::{Headers, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, ShortStr};
+
+/// How many ended requests are remembered. The prefetch keeps the number that can be redelivered
+/// below this.
+const REMEMBERED: usize = 16 * 1024;
+
+/// What identifies a request. Ids must be unique only among those of one caller.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct RequestKey {
+    reply_to: Option<ShortStr>,
+    id: RequestId,
+    /// 0 is the request itself, 1 its forwarded copy, 2 the copy of that copy. Each ends once the
+    /// broker has the next copy, and the last one once it is answered.
+    copy: u32,
+}
+
+impl RequestKey {
+    pub(crate) fn new(reply_to: Option<ShortStr>, id: RequestId) -> Self {
+        Self {
+            reply_to,
+            id,
+            copy: 0,
+        }
+    }
+
+    fn of_copy(self, copy: u32) -> Self {
+        Self { copy, ..self }
+    }
+}
+
+/// A correlation id: a UUID, as callers of this library send it, or any other text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum RequestId {
+    Uuid(Uuid),
+    Text(ShortStr),
+}
+
+impl From<&ShortStr> for RequestId {
+    fn from(id: &ShortStr) -> Self {
+        match Uuid::try_parse(id.as_str()) {
+            // Only this spelling: a batch carries the same id in binary.
+            Ok(uuid) if ShortStr::from_uuid(uuid) == *id => Self::Uuid(uuid),
+            _ => Self::Text(id.clone()),
+        }
+    }
+}
+
+/// Why a request was delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Its caller sent it for the first time.
+    New,
+    /// Its caller sent it again, because it does not know whether the first one was handled.
+    Resent,
+    /// The broker redelivered it.
+    Redelivered,
+    /// A worker forwarded it as a copy of a redelivered request.
+    Forwarded { was_resent: bool, copy: u32 },
+}
+
+impl Origin {
+    /// Returns the origin of a request with these headers.
+    pub(crate) fn new(is_redelivered: bool, is_dead_lettered: bool, headers: &Headers) -> Self {
+        let forwarded = |was_resent| Self::Forwarded {
+            was_resent,
+            copy: returns(headers).max(1),
+        };
+        match headers.get(RESENT_HEADER) {
+            Some(RESENT_BY_WORKER) => forwarded(false),
+            Some(RESENT_BY_CALLER_AND_WORKER) => forwarded(true),
+            Some(_) => Self::Resent,
+            None if is_redelivered => Self::Redelivered,
+            // It may come back to the queue that dead-lettered it, after it was handled there.
+            None if is_dead_lettered => Self::Resent,
+            None => Self::New,
+        }
+    }
+
+    /// Marks the headers of a copy that is about to be forwarded.
+    pub(crate) fn mark_copy(headers: &mut Headers) {
+        let says = match headers.get(RESENT_HEADER) {
+            None | Some(RESENT_BY_WORKER) => RESENT_BY_WORKER,
+            Some(_) => RESENT_BY_CALLER_AND_WORKER,
+        };
+        headers.insert(ShortStr::from_static(RESENT_HEADER), says.to_owned());
+    }
+}
+
+/// How to handle a delivery.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// Run it. Call [`finish`](Deduplicator::finish) with this key afterwards.
+    Run(RequestKey),
+    /// Run it without tracking it: a different request with the same key is in progress.
+    RunUntracked,
+    /// Do nothing: the same request is in progress, and its end settles this delivery too.
+    Joined,
+    /// Ack it: the request was answered.
+    Answered,
+    /// Reject it: the request was rejected.
+    Rejected,
+}
+
+/// The requests of one queue that are in progress or have ended. `D` is a delivery to settle.
+#[derive(Debug)]
+pub(crate) struct Deduplicator<D> {
+    in_progress: HashMap<RequestKey, TrackedRequest<D>, RandomState>,
+    /// The oldest come first. Only redelivered requests are searched for, which is rare, so there
+    /// is no index: most requests cost no more than this entry.
+    ended: VecDeque<EndedRequest>,
+}
+
+#[derive(Debug)]
+struct TrackedRequest<D> {
+    /// The deliveries of the request. Those that were lost are removed.
+    first: Option<D>,
+    redelivered: Vec<D>,
+    end: End,
+}
+
+/// A request that ended, identified by a 64-bit hash of its key that is seeded per process.
+#[derive(Debug, Clone, Copy)]
+struct EndedRequest {
+    hash: u64,
+    end: End,
+}
+
+/// How a request ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It is answered here.
+    Answered,
+    /// A copy of it was forwarded, and the copy is answered.
+    Forwarded,
+    /// It is rejected.
+    Rejected,
+}
+
+impl<D> Default for Deduplicator<D> {
+    fn default() -> Self {
+        Self {
+            in_progress: HashMap::default(),
+            ended: VecDeque::new(),
+        }
+    }
+}
+
+impl<D> Deduplicator<D> {
+    /// Adds a delivery, and returns how to handle it.
+    pub(crate) fn arrive(&mut self, key: RequestKey, origin: Origin, delivery: D) -> Arrival {
+        match origin {
+            Origin::New => self.arrive_with(key, false, false, delivery),
+            Origin::Redelivered => self.arrive_with(key, true, true, delivery),
+            // It is answered again, because its caller may have lost the reply.
+            Origin::Resent => self.arrive_with(key, true, false, delivery),
+            Origin::Forwarded { was_resent, copy } => {
+                // Another worker forwarded it while it runs here, or after it was answered here.
+                if let Some(request) = self.in_progress.get_mut(&key)
+                    && request.end == End::Answered
+                {
+                    request.redelivered.push(delivery);
+                    return Arrival::Joined;
+                }
+                if !was_resent && self.last_end(&key) == Some(End::Answered) {
+                    return Arrival::Answered;
+                }
+                self.arrive_with(key.of_copy(copy), true, !was_resent, delivery)
+            }
+        }
+    }
+
+    /// Adds a delivery that may belong to a request in progress, or to one that has ended.
+    fn arrive_with(&mut self, key: RequestKey, may_join: bool, may_have_ended: bool, delivery: D) -> Arrival {
+        if let Some(request) = self.in_progress.get_mut(&key) {
+            if !may_join {
+                return Arrival::RunUntracked;
+            }
+            request.redelivered.push(delivery);
+            return Arrival::Joined;
+        }
+        // New requests skip this, because it searches all requests that have ended.
+        if may_have_ended && let Some(end) = self.last_end(&key) {
+            return match end {
+                End::Rejected => Arrival::Rejected,
+                End::Answered | End::Forwarded => Arrival::Answered,
+            };
+        }
+        let request = TrackedRequest {
+            first: Some(delivery),
+            redelivered: Vec::new(),
+            end: End::Answered,
+        };
+        self.in_progress.insert(key.clone(), request);
+        Arrival::Run(key)
+    }
+
+    /// Returns how a request ended last. `None` if it has not, or if that is forgotten.
+    fn last_end(&self, key: &RequestKey) -> Option<End> {
+        let hash = self.in_progress.hasher().hash_one(key);
+        let ended = self.ended.iter().rev().find(|ended| ended.hash == hash);
+        ended.map(|ended| ended.end)
+    }
+
+    /// Notes that a copy of a request is about to be published. Must be called before that.
+    pub(crate) fn mark_forwarded(&mut self, key: &RequestKey) {
+        if let Some(request) = self.in_progress.get_mut(key) {
+            request.end = End::Forwarded;
+        }
+    }
+
+    /// Ends a request once the broker has its reply or its copy. Returns the deliveries to settle.
+    pub(crate) fn finish(&mut self, key: RequestKey) -> impl Iterator<Item = D> + use<D> {
+        let request = self.in_progress.remove(&key);
+        if let Some(request) = &request {
+            let hash = self.in_progress.hasher().hash_one(&key);
+            if self.ended.len() == REMEMBERED {
+                self.ended.pop_front();
+            }
+            self.ended.push_back(EndedRequest {
+                hash,
+                end: request.end,
+            });
+        }
+        request
+            .into_iter()
+            .flat_map(|request| request.first.into_iter().chain(request.redelivered))
+    }
+
+    /// Notes that a request is about to be rejected.
+    pub(crate) fn mark_rejected(&mut self, key: &RequestKey) {
+        if let Some(request) = self.in_progress.get_mut(key) {
+            request.end = End::Rejected;
+        }
+    }
+
+    /// Forgets a request that ends without a reply. The broker delivers it again.
+    pub(crate) fn abandon(&mut self, key: &RequestKey) {
+        self.in_progress.remove(key);
+    }
+
+    /// Forgets the deliveries of a lost subscription. They can no longer be settled.
+    pub(crate) fn forget_deliveries(&mut self, is_lost: impl Fn(&D) -> bool) {
+        for request in self.in_progress.values_mut() {
+            request.first.take_if(|delivery| is_lost(delivery));
+            request.redelivered.retain(|delivery| !is_lost(delivery));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::RETURNS_HEADER;
+
+    fn key(id: &'static str) -> RequestKey {
+        RequestKey::new(
+            Some(ShortStr::from_static("amq.gen-1")),
+            RequestId::Text(ShortStr::from_static(id)),
+        )
+    }
+
+    fn ended(deduplicator: &mut Deduplicator<i32>, key: RequestKey) -> Vec<i32> {
+        deduplicator.finish(key).collect()
+    }
+
+    fn run(id: &'static str) -> Arrival {
+        Arrival::Run(key(id))
+    }
+
+    fn copy(id: &'static str) -> Arrival {
+        Arrival::Run(key(id).of_copy(1))
+    }
+
+    const A_COPY: Origin = forwarded(false, 1);
+
+    const fn forwarded(was_resent: bool, copy: u32) -> Origin {
+        Origin::Forwarded { was_resent, copy }
+    }
+
+    #[test]
+    fn a_redelivery_joins_the_request_in_progress() {
+        let mut deduplicator = Deduplicator::default();
+        assert_eq!(deduplicator.arrive(key("a"), Origin::New, 1), run("a"));
+        deduplicator.forget_deliveries(|_| true);
+        assert_eq!(
+            deduplicator.arrive(key("a"), Origin::Redelivered, 2),
+            Arrival::Joined
+        );
+        assert_eq!(deduplicator.arrive(key("a"), Origin::Resent, 3), Arrival::Joined);
+        // Another worker forwarded a copy.
+        assert_eq!(deduplicator.arrive(key("a"), A_COPY, 4), Arrival::Joined);
+        assert_eq!(ended(&mut deduplicator, key("a")), [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_redelivery_of_an_answered_request_is_acked() {
+        let mut deduplicator = Deduplicator::default();
+        deduplicator.arrive(key("a"), Origin::New, 1);
+        assert_eq!(ended(&mut deduplicator, key("a")), [1]);
+        assert_eq!(
+            deduplicator.arrive(key("a"), Origin::Redelivered, 2),
+            Arrival::Answered
+        );
+        assert_eq!(deduplicator.arrive(key("a"), A_COPY, 2), Arrival::Answered);
+        // Its caller may have lost the reply.
+        let resent_and_sent_on = forwarded(true, 1);
+        assert_eq!(deduplicator.arrive(key("a"), resent_and_sent_on, 3), copy("a"));
+        assert_eq!(deduplicator.arrive(key("a"), Origin::Resent, 4), run("a"));
+    }
+
+    #[test]
+    fn a_request_that_never_ran_here_runs() {
+        let mut deduplicator = Deduplicator::default();
+        assert_eq!(deduplicator.arrive(key("a"), Origin::Redelivered, 1), run("a"));
+        deduplicator.abandon(&key("a"));
+        assert_eq!(deduplicator.arrive(key("a"), Origin::Redelivered, 2), run("a"));
+    }
+
+    #[test]
+    fn two_new_requests_with_one_key_both_run() {
+        let mut deduplicator = Deduplicator::default();
+        assert_eq!(deduplicator.arrive(key("1"), Origin::New, 1), run("1"));
+        assert_eq!(
+            deduplicator.arrive(key("1"), Origin::New, 2),
+            Arrival::RunUntracked
+        );
+        let another_caller = || RequestKey {
+            reply_to: Some(ShortStr::from_static("amq.gen-2")),
+            ..key("1")
+        };
+        assert_eq!(
+            deduplicator.arrive(another_caller(), Origin::Redelivered, 3),
+            Arrival::Run(another_caller())
+        );
+        // A new request is not taken for an answered one either.
+        let _ = deduplicator.finish(key("1"));
+        assert_eq!(deduplicator.arrive(key("1"), Origin::New, 4), run("1"));
+    }
+
+    #[test]
+    fn a_forwarded_copy_does_not_join_its_original() {
+        let mut deduplicator = Deduplicator::default();
+        assert_eq!(deduplicator.arrive(key("a"), Origin::Redelivered, 1), run("a"));
+        deduplicator.mark_forwarded(&key("a"));
+        assert_eq!(deduplicator.arrive(key("a"), A_COPY, 2), copy("a"));
+        assert_eq!(
+            deduplicator.arrive(key("a"), Origin::Redelivered, 3),
+            Arrival::Joined
+        );
+        assert_eq!(ended(&mut deduplicator, key("a")), [1, 3]);
+        assert_eq!(
+            deduplicator.arrive(key("a"), Origin::Redelivered, 4),
+            Arrival::Answered
+        );
+        assert_eq!(deduplicator.arrive(key("a"), Origin::Resent, 5), run("a"));
+    }
+
+    #[test]
+    fn a_request_that_is_forwarded_twice_runs_once() {
+        for answered_in_between in [false, true] {
+            let mut deduplicator = Deduplicator::default();
+            deduplicator.arrive(key("a"), Origin::Redelivered, 1);
+            deduplicator.mark_forwarded(&key("a"));
+            assert_eq!(deduplicator.arrive(key("a"), A_COPY, 2), copy("a"));
+            if answered_in_between {
+                let _ = deduplicator.finish(key("a").of_copy(1));
+            }
+            // The confirm of the first copy was lost.
+            let again = match answered_in_between {
+                true => Arrival::Answered,
+                false => Arrival::Joined,
+            };
+            assert_eq!(deduplicator.arrive(key("a"), A_COPY, 3), again);
+            let _ = deduplicator.finish(key("a"));
+            assert_eq!(deduplicator.arrive(key("a"), A_COPY, 4), again);
+        }
+    }
+
+    #[test]
+    fn an_id_is_equal_in_a_batch_and_in_a_message() {
+        let uuid = Uuid::from_u128(0x00112233_4455_4677_8899_aabbccddeeff);
+        assert_eq!(RequestId::from(&ShortStr::from_uuid(uuid)), RequestId::Uuid(uuid));
+        for other in [
+            "7",
+            "",
+            "00112233445546778899AABBCCDDEEFF",
+            "00112233-4455-4677-8899-AABBCCDDEEFF",
+        ] {
+            let other = ShortStr::from_static(other);
+            assert_eq!(RequestId::from(&other), RequestId::Text(other));
+        }
+    }
+
+    #[test]
+    fn a_copy_is_marked_with_the_origin_of_its_original() {
+        let mut headers = Headers::default();
+        assert_eq!(Origin::new(false, false, &headers), Origin::New);
+        assert_eq!(Origin::new(false, true, &headers), Origin::Resent);
+        assert_eq!(Origin::new(true, false, &headers), Origin::Redelivered);
+        Origin::mark_copy(&mut headers);
+        assert_eq!(Origin::new(true, false, &headers), A_COPY);
+        Origin::mark_copy(&mut headers);
+        assert_eq!(Origin::new(false, false, &headers), A_COPY);
+        headers.insert(ShortStr::from_static(RETURNS_HEADER), "3".to_owned());
+        assert_eq!(Origin::new(false, false, &headers), forwarded(false, 3));
+
+        headers.remove(RETURNS_HEADER);
+        headers.insert(ShortStr::from_static(RESENT_HEADER), String::new());
+        assert_eq!(Origin::new(true, false, &headers), Origin::Resent);
+        for _ in 0..2 {
+            Origin::mark_copy(&mut headers);
+            assert_eq!(Origin::new(false, false, &headers), forwarded(true, 1));
+        }
+    }
+
+    #[test]
+    fn a_copy_of_a_copy_runs() {
+        let mut deduplicator = Deduplicator::default();
+        assert_eq!(deduplicator.arrive(key("a"), A_COPY, 1), copy("a"));
+        deduplicator.mark_forwarded(&key("a").of_copy(1));
+        assert_eq!(ended(&mut deduplicator, key("a").of_copy(1)), [1]);
+        let second = key("a").of_copy(2);
+        assert_eq!(
+            deduplicator.arrive(key("a"), forwarded(false, 2), 2),
+            Arrival::Run(second.clone())
+        );
+        assert_eq!(ended(&mut deduplicator, second), [2]);
+        assert_eq!(
+            deduplicator.arrive(key("a"), forwarded(false, 2), 3),
+            Arrival::Answered
+        );
+    }
+
+    #[test]
+    fn a_redelivery_of_a_rejected_request_is_rejected() {
+        let mut deduplicator = Deduplicator::default();
+        assert_eq!(deduplicator.arrive(key("a"), Origin::Redelivered, 1), run("a"));
+        deduplicator.mark_rejected(&key("a"));
+        assert_eq!(ended(&mut deduplicator, key("a")), [1]);
+        assert_eq!(
+            deduplicator.arrive(key("a"), Origin::Redelivered, 2),
+            Arrival::Rejected
+        );
+    }
+
+    #[test]
+    fn the_oldest_ended_request_is_forgotten() {
+        let mut deduplicator = Deduplicator::default();
+        let key = |n: usize| RequestKey::new(None, RequestId::Text(ShortStr::new(n.to_string()).unwrap()));
+        for n in 0..=REMEMBERED {
+            deduplicator.arrive(key(n), Origin::New, ());
+            let _ = deduplicator.finish(key(n));
+        }
+        assert_eq!(
+            deduplicator.arrive(key(0), Origin::Redelivered, ()),
+            Arrival::Run(key(0))
+        );
+        assert_eq!(
+            deduplicator.arrive(key(1), Origin::Redelivered, ()),
+            Arrival::Answered
+        );
+        assert_eq!(
+            (deduplicator.ended.len(), deduplicator.in_progress.len()),
+            (REMEMBERED, 1)
+        );
+        deduplicator.abandon(&key(0));
+        assert!(deduplicator.in_progress.is_empty());
+    }
+
+    #[test]
+    fn a_request_that_runs_again_is_forgotten_once() {
+        let mut deduplicator = Deduplicator::default();
+        let key = |n: usize| RequestKey::new(None, RequestId::Text(ShortStr::new(n.to_string()).unwrap()));
+        for _ in 0..2 {
+            deduplicator.arrive(key(0), Origin::Resent, 7);
+            assert_eq!(ended(&mut deduplicator, key(0)), [7]);
+        }
+        deduplicator.arrive(key(0), Origin::Resent, 8);
+        for n in 1..=REMEMBERED {
+            deduplicator.arrive(key(n), Origin::New, 0);
+            let _ = deduplicator.finish(key(n));
+        }
+        // Its end is forgotten. The request in progress is not.
+        assert_eq!(
+            deduplicator.arrive(key(0), Origin::Redelivered, 9),
+            Arrival::Joined
+        );
+        assert_eq!(ended(&mut deduplicator, key(0)), [8, 9]);
+    }
+}

@@ -1,0 +1,398 @@
+//! The methods that a queue serves, and the decision about each request. Pure: no I/O.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use tokio::time::Instant;
+
+use super::admission::Received;
+use super::context::Context;
+use super::decision::{AdmittedRequest, Decision, ReplyTo, interrupted};
+use super::invocation::{Invocation, Service};
+use super::method_record::MethodRecord;
+use super::redelivery::{expired_before, may_have_begun};
+use super::rules::{ForbiddenReplyAddress, Rules};
+use crate::codec::Codec;
+use crate::describe::{MethodDescriptor, ServiceDescriptor, is_built_in};
+use crate::error::ServerError;
+use crate::protocol::{
+    Fault, FaultCode, Malformed, Message, Properties, RESENT_HEADER, Request, ShortStr, UnreadableRequest,
+    content,
+};
+
+/// The methods that are served on one queue.
+#[derive(Default)]
+pub(crate) struct Dispatcher {
+    methods: HashMap<&'static str, Entry, RandomState>,
+    default: Option<Entry>,
+    hosted: Vec<HostedService>,
+}
+
+/// A service that was added, and the records of its methods.
+#[derive(Clone)]
+pub(crate) struct HostedService {
+    pub(crate) service: &'static ServiceDescriptor,
+    pub(crate) records: Vec<Arc<MethodRecord>>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    service: Arc<dyn Service>,
+    method: &'static MethodDescriptor,
+    record: Arc<MethodRecord>,
+    /// Whether callers may batch calls of the method.
+    may_batch: bool,
+}
+
+impl Dispatcher {
+    /// Adds the methods of a service.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a service that was added before has a method of the same name or also
+    /// has a default method, or if a method has the name of a built-in one.
+    pub(crate) fn add(&mut self, service: Arc<dyn Service>, queue: &str) -> Result<(), ServerError> {
+        let descriptor = service.descriptor();
+        let mut records = Vec::with_capacity(descriptor.methods.len());
+        for method in descriptor.methods {
+            if is_built_in(method.name) {
+                return Err(ServerError::ReservedMethod {
+                    service: descriptor.name,
+                    method: method.name,
+                });
+            }
+            let entry = Entry {
+                service: Arc::clone(&service),
+                method,
+                record: Arc::new(MethodRecord::new(descriptor.name, method.name)),
+                may_batch: true,
+            };
+            records.push(Arc::clone(&entry.record));
+            if method.is_default && self.default.replace(entry.clone()).is_some() {
+                return Err(ServerError::DuplicateDefault {
+                    queue: queue.to_owned(),
+                });
+            }
+            if self.methods.insert(method.name, entry).is_some() {
+                return Err(ServerError::DuplicateMethod {
+                    queue: queue.to_owned(),
+                    method: method.name,
+                });
+            }
+        }
+        self.hosted.push(HostedService {
+            service: descriptor,
+            records,
+        });
+        Ok(())
+    }
+
+    /// Adds the built-in methods. Callers do not batch their calls.
+    pub(crate) fn add_built_in(&mut self, service: &Arc<dyn Service>) {
+        for method in service.descriptor().methods {
+            let entry = Entry {
+                service: Arc::clone(service),
+                method,
+                record: Arc::new(MethodRecord::new(service.descriptor().name, method.name)),
+                may_batch: false,
+            };
+            self.methods.insert(method.name, entry);
+        }
+    }
+
+    /// The services that were added, in this order, without the built-in one.
+    pub(crate) fn hosted(&self) -> &[HostedService] {
+        &self.hosted
+    }
+
+    /// Decides about a message that was received and could begin at `now`.
+    ///
+    /// # Errors
+    ///
+    /// Returns the `reply_to` if it must not get replies. The method must not run then.
+    pub(crate) fn decide(
+        &self,
+        message: Message,
+        redelivered: bool,
+        received: Received,
+        now: Instant,
+        rules: &Rules,
+    ) -> Result<Decision<'_>, ForbiddenReplyAddress> {
+        let reply_to = reply_to(&message.properties, rules)?;
+        // Another worker may run the request, or may have run it.
+        let came_before = redelivered
+            || message.properties.dead_lettered.is_some()
+            || message.properties.headers.get(RESENT_HEADER).is_some();
+        Ok(match Request::from_message(message) {
+            Ok(request) => self.decide_request(request, reply_to, redelivered, received, now, rules),
+            Err(UnreadableRequest { codec, fault }) => Decision::refuse(codec, fault, reply_to, came_before),
+        })
+    }
+
+    /// Decides about a message with malformed properties. Its method never runs.
+    ///
+    /// # Errors
+    ///
+    /// Returns the `reply_to` if it must not get replies.
+    pub(crate) fn refuse_malformed(
+        message: &Message,
+        malformed: Malformed,
+        redelivered: bool,
+        rules: &Rules,
+    ) -> Result<Decision<'static>, ForbiddenReplyAddress> {
+        let properties = &message.properties;
+        // A worker with larger frames, or of another library, may have been able to read it. The
+        // largest count means that the count could not be read, so it does not count here.
+        let came_before = redelivered || properties.dead_lettered.is_some_and(|dead| dead.times < u32::MAX);
+        let codec = match content::codec(properties) {
+            Ok(codec) => codec.unwrap_or(Codec::Text),
+            Err(error) => error.readable_codec(),
+        };
+        let reply_to = reply_to(properties, rules)?;
+        let fault = Fault::bad_request(format_args!("the request cannot be read: {malformed}"));
+        Ok(Decision::refuse(codec, fault, reply_to, came_before))
+    }
+
+    /// Decides about a request whose `reply_to` was checked; see [`decide`](Self::decide).
+    pub(crate) fn decide_request(
+        &self,
+        mut request: Request,
+        reply_to: Option<ReplyTo>,
+        redelivered: bool,
+        received: Received,
+        now: Instant,
+        rules: &Rules,
+    ) -> Decision<'_> {
+        let delivered_before = redelivered || request.dead_lettered.is_some();
+        let came_before = delivered_before || request.headers.get(RESENT_HEADER).is_some();
+        let codec = request.codec;
+        if let Err(fault) = rules.check_request(&request) {
+            return Decision::refuse(codec, fault, reply_to, came_before);
+        }
+        let Entry {
+            service,
+            method,
+            record,
+            may_batch,
+        } = match self.find(request.method.as_ref()) {
+            Ok(entry) => entry,
+            Err(fault) => return Decision::refuse(codec, fault, reply_to, came_before),
+        };
+        if expired_before(&request) {
+            let fault = Fault::new(FaultCode::Expired, "it expired in a queue and was dead-lettered");
+            return Decision::refuse(codec, fault, reply_to, may_have_begun(&request, redelivered));
+        }
+        if delivered_before && let Some(reason) = rules.forbids_rerun(method, &request, redelivered) {
+            return Decision::refuse(codec, interrupted(reason), reply_to, came_before);
+        }
+        if let Some(time_to_live) = request.time_to_live
+            && let Err(fault) = rules.admit(time_to_live, received, now, record)
+        {
+            return Decision::refuse(codec, fault, reply_to, came_before).shed(record);
+        }
+        let context = Context::new(method.name, &mut request, received, redelivered);
+        Decision::Run(AdmittedRequest {
+            service: &**service,
+            invocation: Invocation::new(context, codec, request.arguments),
+            record,
+            asks_batch_size: request.batches && *may_batch,
+            reply_to,
+        })
+    }
+
+    /// Returns how often a redelivered one-way request has come back, counting this time, if only
+    /// workers count that and it may run again. `None` otherwise.
+    pub(crate) fn uncounted_returns(
+        &self,
+        message: &Message,
+        redelivered: bool,
+        rules: &Rules,
+    ) -> Option<u32> {
+        let returns = rules.uncounted_returns(message, redelivered)?;
+        let method = message.properties.kind.as_ref();
+        let method = method.filter(|name| !name.as_str().is_empty());
+        self.is_idempotent(method).then_some(returns)
+    }
+
+    /// Whether the method exists and may run again for a request that came before.
+    pub(crate) fn is_idempotent(&self, method: Option<&ShortStr>) -> bool {
+        self.find(method).is_ok_and(|entry| entry.method.is_idempotent)
+    }
+
+    fn find(&self, method: Option<&ShortStr>) -> Result<&Entry, Fault> {
+        match method {
+            Some(name) => self
+                .methods
+                .get(name.as_str())
+                .ok_or_else(|| Fault::unknown_method(name.as_str())),
+            None => self.default.as_ref().ok_or_else(|| {
+                Fault::new(
+                    FaultCode::UnknownMethod,
+                    "the request names no method, and the service has no default one",
+                )
+            }),
+        }
+    }
+}
+
+/// Where the reply to a message goes. `None` if its sender expects no reply.
+fn reply_to(properties: &Properties, rules: &Rules) -> Result<Option<ReplyTo>, ForbiddenReplyAddress> {
+    let Some(address) = &properties.reply_to else {
+        return Ok(None);
+    };
+    rules.check_reply_address(address)?;
+    Ok((!address.as_str().is_empty()).then(|| ReplyTo {
+        address: address.clone(),
+        correlation_id: properties.correlation_id.clone(),
+        content_type: content::alias(properties),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::BoxFuture;
+
+    use super::super::decision::Refusal;
+    use super::super::fixtures::{
+        Store, admitted, decide, message, refusal, refused, request, rules, runs, store,
+    };
+    use super::super::invocation::Answer;
+    use super::*;
+    use crate::protocol::Property;
+
+    #[test]
+    fn a_malformed_request_is_answered_if_its_reply_address_can_be_read() {
+        let refuse = |reply_to, redelivered| {
+            let message = message(Properties {
+                reply_to,
+                correlation_id: Some(ShortStr::from_static("7")),
+                content_type: Some(ShortStr::from_static("application/json")),
+                ..request("write")
+            });
+            let malformed = Malformed::NotUtf8(Property::MessageId);
+            Dispatcher::refuse_malformed(&message, malformed, redelivered, &rules()).map(refusal)
+        };
+        let address = ShortStr::from_static("amq.gen-1");
+        let Refusal {
+            reply,
+            fault,
+            reply_to,
+            shed,
+        } = refuse(Some(address.clone()), false).unwrap();
+        let to = reply_to.expect("it is answered");
+        assert_eq!(
+            (to.address, to.correlation_id),
+            (address.clone(), Some(ShortStr::from_static("7")))
+        );
+        assert_eq!(
+            fault,
+            Fault::bad_request("the request cannot be read: its message_id is not UTF-8")
+        );
+        assert_eq!((reply.codec, reply.read_fault()), (Codec::Json, fault));
+        assert!(shed.is_none());
+
+        assert!(refuse(None, false).unwrap().reply_to.is_none());
+        assert!(refuse(Some(ShortStr::from_static("orders")), false).is_err());
+        // Another worker may have been able to read it.
+        let fault = refuse(Some(address), true).unwrap().fault;
+        assert_eq!(fault.code, FaultCode::Interrupted);
+    }
+
+    #[test]
+    fn a_request_without_a_method_runs_the_default_one() {
+        assert_eq!(runs(decide(Properties::default(), false)), "read");
+        assert_eq!(runs(decide(request("write"), false)), "write");
+        assert_eq!(refused(decide(request("erase"), false)), FaultCode::UnknownMethod);
+    }
+
+    #[test]
+    fn a_request_with_a_forbidden_reply_address_does_not_run() {
+        let mut properties = request("read");
+        properties.reply_to = Some(ShortStr::from_static("payments"));
+        let message = message(properties);
+        let dispatcher = store();
+        let now = Instant::now();
+        let decided = dispatcher.decide(message, false, Received::at(now), now, &rules());
+        assert!(matches!(decided, Err(ForbiddenReplyAddress(address)) if address.as_str() == "payments"));
+    }
+
+    #[test]
+    fn an_unknown_content_type_is_refused_in_text() {
+        let mut properties = request("read");
+        properties.content_type = Some(ShortStr::from_static("image/png"));
+        let reply = refusal(decide(properties, false)).reply;
+        assert_eq!(reply.codec, Codec::Text);
+    }
+
+    #[test]
+    fn the_names_of_built_in_methods_are_reserved() {
+        struct Impostor;
+
+        impl Service for Impostor {
+            fn descriptor(&self) -> &'static ServiceDescriptor {
+                static IMPOSTOR: ServiceDescriptor =
+                    ServiceDescriptor::new("Impostor", "q", &[MethodDescriptor::new("rpc.anything", &[])]);
+                &IMPOSTOR
+            }
+
+            fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
+                Box::pin(async { invocation.answer(()) })
+            }
+        }
+
+        let refused = Dispatcher::default().add(Arc::new(Impostor), "q");
+        assert!(matches!(
+            refused,
+            Err(ServerError::ReservedMethod {
+                method: "rpc.anything",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn built_in_methods_are_neither_batched_nor_hosted() {
+        struct BuiltIn;
+
+        impl Service for BuiltIn {
+            fn descriptor(&self) -> &'static ServiceDescriptor {
+                &crate::describe::BUILT_IN
+            }
+
+            fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
+                Box::pin(async { invocation.answer(()) })
+            }
+        }
+
+        let mut dispatcher = store();
+        dispatcher.add_built_in(&(Arc::new(BuiltIn) as Arc<dyn Service>));
+        let batches = |method| {
+            let mut properties = request(method);
+            let name = ShortStr::from_static(crate::protocol::BATCH_HEADER);
+            properties.headers.insert(name, String::new());
+            let message = message(properties);
+            let now = Instant::now();
+            let decided = dispatcher.decide(message, false, Received::at(now), now, &rules());
+            admitted(decided.unwrap()).asks_batch_size
+        };
+        assert!(batches("read") && !batches("rpc.ping"));
+        let hosted: Vec<_> = dispatcher
+            .hosted()
+            .iter()
+            .map(|hosted| hosted.service.name)
+            .collect();
+        assert_eq!(hosted, ["Store"]);
+        assert_eq!(dispatcher.find(None).unwrap().method.name, "read");
+    }
+
+    #[test]
+    fn services_on_one_queue_must_not_share_methods() {
+        let mut dispatcher = Dispatcher::default();
+        dispatcher.add(Arc::new(Store), "store").unwrap();
+        assert!(matches!(
+            dispatcher.add(Arc::new(Store), "store"),
+            Err(ServerError::DuplicateDefault { .. })
+        ));
+    }
+}

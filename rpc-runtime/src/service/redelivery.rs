@@ -1,0 +1,286 @@
+//! The rules for requests that came before: which of them may run again.
+//!
+//! A request comes again if the broker redelivers it, if another queue dead-lettered it, or if its
+//! caller or another worker sends it again. It may end its worker each time, so it must not come
+//! back forever.
+
+use super::rules::Rules;
+use crate::describe::MethodDescriptor;
+use crate::protocol::{Headers, Message, RESENT_HEADER, RETURNS_HEADER, Request, ShortStr};
+
+/// The headers in which a quorum queue counts earlier deliveries of a message. RabbitMQ 4.3 counts
+/// lost consumers in the first one and all deliveries in the second one.
+pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
+pub(super) const ACQUIRED_COUNT: &str = "x-acquired-count";
+
+/// Returns how often a request came back, as counted by the workers that forwarded it.
+pub(crate) fn returns(headers: &Headers) -> u32 {
+    let returns = headers.get(RETURNS_HEADER);
+    returns.and_then(|returns| returns.parse().ok()).unwrap_or(0)
+}
+
+/// Returns how often the queue delivered a message before. `None` if the queue does not count, or
+/// did not deliver it before.
+pub(super) fn delivery_count(headers: &Headers) -> Option<u32> {
+    let count = |name| {
+        let count = headers.get(name)?.parse::<u64>().ok()?;
+        Some(u32::try_from(count).unwrap_or(u32::MAX))
+    };
+    count(DELIVERY_COUNT).max(count(ACQUIRED_COUNT))
+}
+
+/// Whether a request expired in a queue that dead-lettered it. A one-way request counts only if its
+/// caller set the expiration: a queue with a message TTL may exist to delay its messages.
+pub(super) fn expired_before(request: &Request) -> bool {
+    request.dead_lettered.is_some_and(|dead| {
+        dead.has_expired && (dead.original_expiration.is_some() || request.reply_to.is_some())
+    })
+}
+
+/// Whether a worker may have begun a request before it expired, in this queue or another one.
+pub(super) fn may_have_begun(request: &Request, redelivered: bool) -> bool {
+    redelivered
+        || request.dead_lettered.is_some_and(|dead| dead.times > 0)
+        || request.headers.get(RESENT_HEADER).is_some()
+}
+
+impl Rules {
+    /// Returns why a request that was delivered before must not run again. `None` if it may.
+    pub(super) fn forbids_rerun(
+        &self,
+        method: &MethodDescriptor,
+        request: &Request,
+        redelivered: bool,
+    ) -> Option<&'static str> {
+        if !method.is_idempotent {
+            return Some("the method is not idempotent");
+        }
+        let count = delivery_count(&request.headers);
+        let elsewhere = request.dead_lettered.map_or(0, |dead| dead.times);
+        if count.unwrap_or(0).saturating_add(elsewhere) >= self.max_deliveries {
+            return Some("it has come back too often");
+        }
+        if redelivered && count.is_none() && !expires(request) {
+            return Some(match returns(&request.headers) {
+                0 => "it has no expiration, and its queue does not count how often it came back",
+                _ => "it has come back too often",
+            });
+        }
+        None
+    }
+
+    /// Returns how often a redelivered one-way request has come back, counting this time, if only
+    /// workers count that and it may run again.
+    ///
+    /// `None` if the request expires, if its queue counts deliveries, or if it came back too often.
+    /// The caller checks that its method is idempotent.
+    pub(super) fn uncounted_returns(&self, message: &Message, redelivered: bool) -> Option<u32> {
+        let properties = &message.properties;
+        let is_oneway = is_unset(properties.reply_to.as_ref());
+        let is_uncounted = redelivered
+            && is_oneway
+            && properties.expiration.is_none()
+            && delivery_count(&properties.headers).is_none()
+            // Only the user itself can publish a message with its user id.
+            && properties.user_id.is_none()
+            && message.body.len() <= self.max_sent_bytes.min(self.max_accepted_bytes);
+        if !is_uncounted {
+            return None;
+        }
+        let dead = properties.dead_lettered.unwrap_or_default();
+        let returns = returns(&properties.headers)
+            .saturating_add(dead.times)
+            .saturating_add(1);
+        let has_expired = dead.has_expired && dead.original_expiration.is_some();
+        (returns < self.max_deliveries && !has_expired).then_some(returns)
+    }
+}
+
+/// Whether the broker expires a request. It does not expire one that was dead-lettered.
+fn expires(request: &Request) -> bool {
+    request.time_to_live.is_some() && request.dead_lettered.is_none()
+}
+
+fn is_unset(name: Option<&ShortStr>) -> bool {
+    name.is_none_or(|name| name.as_str().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::fixtures::{
+        admitted, decide, message, refused, request, rules, runs, store, with_reply_to,
+    };
+    use super::*;
+    use crate::protocol::{DeadLettered, DeathReason, FaultCode, Properties};
+
+    fn dead_letter(method: &'static str, reason: DeathReason, expiration: Option<Duration>) -> Properties {
+        let mut dead = DeadLettered::default();
+        dead.add(reason, 1, expiration);
+        Properties {
+            expiration: None,
+            dead_lettered: Some(dead),
+            ..request(method)
+        }
+    }
+
+    #[test]
+    fn only_idempotent_methods_run_again() {
+        assert_eq!(runs(decide(request("read"), true)), "read");
+        assert_eq!(refused(decide(request("write"), true)), FaultCode::Interrupted);
+        // An earlier worker may have had the method.
+        assert_eq!(refused(decide(request("erase"), true)), FaultCode::Interrupted);
+    }
+
+    #[test]
+    fn a_dead_letter_counts_as_delivered_before() {
+        use DeathReason::{DeliveryLimit, Other, Rejected};
+        for reason in [Rejected, DeliveryLimit, Other] {
+            let of = |method| dead_letter(method, reason, None);
+            assert_eq!(refused(decide(of("write"), false)), FaultCode::Interrupted);
+            assert_eq!(refused(decide(of("erase"), false)), FaultCode::Interrupted);
+            let invocation = admitted(decide(of("read"), false)).invocation;
+            assert!(invocation.context().redelivered());
+            // Nothing would ever end it.
+            assert_eq!(refused(decide(of("read"), true)), FaultCode::Interrupted);
+        }
+    }
+
+    #[test]
+    fn the_deadline_of_a_dead_letter_is_at_most_its_first_time_to_live() {
+        let time = Duration::from_secs(3);
+        let properties = dead_letter("read", DeathReason::Rejected, Some(time));
+        let invocation = admitted(decide(properties, false)).invocation;
+        assert!(invocation.context().remaining().is_some_and(|left| left <= time));
+    }
+
+    #[test]
+    fn an_expired_dead_letter_does_not_run() {
+        let time = Some(Duration::from_secs(1));
+        for method in ["read", "write"] {
+            let expired = |time| dead_letter(method, DeathReason::Expired, time);
+            assert_eq!(refused(decide(expired(time), false)), FaultCode::Expired);
+            assert_eq!(
+                refused(decide(with_reply_to(expired(None)), false)),
+                FaultCode::Expired
+            );
+        }
+        // A worker may have begun it before it expired.
+        let mut delivered = dead_letter("write", DeathReason::DeliveryLimit, time);
+        if let Some(dead) = &mut delivered.dead_lettered {
+            dead.add(DeathReason::Expired, 1, None);
+        }
+        let mut resent = dead_letter("read", DeathReason::Expired, time);
+        let name = ShortStr::from_static(RESENT_HEADER);
+        resent.headers.insert(name, String::new());
+        let again = dead_letter("read", DeathReason::Expired, time);
+        for (properties, redelivered) in [(delivered, false), (resent, false), (again, true)] {
+            assert_eq!(refused(decide(properties, redelivered)), FaultCode::Interrupted);
+        }
+        // A queue may delay one-way requests with its message TTL.
+        let delayed = |method| dead_letter(method, DeathReason::Expired, None);
+        assert_eq!(runs(decide(delayed("read"), false)), "read");
+        assert_eq!(refused(decide(delayed("write"), false)), FaultCode::Interrupted);
+    }
+
+    #[test]
+    fn the_counts_of_all_queues_add_up() {
+        let came = |dead_letters, count: &str| {
+            let mut properties = dead_letter("read", DeathReason::Rejected, None);
+            properties.dead_lettered.get_or_insert_default().add(
+                DeathReason::DeliveryLimit,
+                dead_letters,
+                None,
+            );
+            let name = ShortStr::from_static(DELIVERY_COUNT);
+            properties.headers.insert(name, count.to_owned());
+            decide(properties, true)
+        };
+        assert_eq!(runs(came(0, "1")), "read");
+        assert_eq!(refused(came(0, "2")), FaultCode::Interrupted);
+        assert_eq!(refused(came(1, "1")), FaultCode::Interrupted);
+        assert_eq!(refused(came(u32::MAX, "1")), FaultCode::Interrupted);
+    }
+
+    #[test]
+    fn both_counts_of_a_quorum_queue_are_read() {
+        let counted = |delivery: &str, acquired: &str| {
+            let mut headers = Headers::default();
+            headers.insert(ShortStr::from_static(DELIVERY_COUNT), delivery.to_owned());
+            headers.insert(ShortStr::from_static(ACQUIRED_COUNT), acquired.to_owned());
+            delivery_count(&headers)
+        };
+        assert_eq!(counted("1", "4"), Some(4));
+        assert_eq!(counted("5", "4"), Some(5));
+        assert_eq!(counted("many", "-1"), None);
+        assert_eq!(counted("", "99999999999999"), Some(u32::MAX));
+        assert_eq!(delivery_count(&Headers::default()), None);
+    }
+
+    #[test]
+    fn workers_count_the_returns_of_a_one_way_request_that_nothing_else_counts() {
+        let oneway = || Properties {
+            expiration: None,
+            ..request("read")
+        };
+        let returns =
+            |properties, redelivered| store().uncounted_returns(&message(properties), redelivered, &rules());
+        let counted = |name, count: &str| {
+            let mut properties = oneway();
+            properties
+                .headers
+                .insert(ShortStr::from_static(name), count.to_owned());
+            properties
+        };
+        assert_eq!(returns(oneway(), true), Some(1));
+        assert_eq!(returns(counted(RETURNS_HEADER, "1"), true), Some(2));
+        // The rules allow three deliveries.
+        assert_eq!(returns(counted(RETURNS_HEADER, "2"), true), None);
+        assert_eq!(
+            refused(decide(counted(RETURNS_HEADER, "2"), true)),
+            FaultCode::Interrupted
+        );
+        assert_eq!(returns(oneway(), false), None);
+        assert_eq!(returns(request("read"), true), None);
+        assert_eq!(returns(with_reply_to(oneway()), true), None);
+        assert_eq!(returns(counted(DELIVERY_COUNT, "1"), true), None);
+        let of_user = Properties {
+            user_id: Some(ShortStr::from_static("guest")),
+            ..oneway()
+        };
+        assert_eq!(returns(of_user, true), None);
+        let not_idempotent = Properties {
+            expiration: None,
+            ..request("write")
+        };
+        assert_eq!(returns(not_idempotent, true), None);
+    }
+
+    #[test]
+    fn an_idempotent_request_does_not_come_back_forever() {
+        let counted = |count: u32, expiration| {
+            let mut properties = Properties {
+                expiration,
+                ..request("read")
+            };
+            let name = ShortStr::from_static(DELIVERY_COUNT);
+            properties.headers.insert(name, count.to_string());
+            properties
+        };
+        let some_time = request("read").expiration;
+        assert_eq!(runs(decide(counted(2, some_time), true)), "read");
+        assert_eq!(runs(decide(counted(2, None), true)), "read");
+        assert_eq!(
+            refused(decide(counted(3, some_time), true)),
+            FaultCode::Interrupted
+        );
+        // Nothing would ever end it.
+        let endless = Properties {
+            expiration: None,
+            ..request("read")
+        };
+        assert_eq!(runs(decide(endless.clone(), false)), "read");
+        assert_eq!(refused(decide(endless, true)), FaultCode::Interrupted);
+    }
+}
