@@ -1,4 +1,4 @@
-//! The attributes a user puts on the trait or on a method, and which of them generated items carry too.
+//! The user's attributes on the trait or on a method, and which of them generated items repeat.
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
@@ -18,12 +18,12 @@ impl Attributes {
         Self(others.flat_map(Conditional::all).collect())
     }
 
-    /// All of them, for the item that the user wrote.
+    /// All attributes, for the user's own item.
     pub(crate) fn all(&self) -> Vec<Attribute> {
         self.0.iter().map(Conditional::written).collect()
     }
 
-    /// The conditions under which the item exists; everything generated for it exists under the same.
+    /// The conditions of the item. Everything generated for it has the same.
     pub(crate) fn cfg(&self) -> Vec<Attribute> {
         self.named(&["cfg"])
     }
@@ -32,7 +32,7 @@ impl Attributes {
         self.named(&["doc"])
     }
 
-    /// Whether `docs` has something to read, and not just settings such as `#[doc(alias = "..")]`.
+    /// Whether `docs` has text, and not just settings such as `#[doc(alias = "..")]`.
     pub(crate) fn is_documented(&self) -> bool {
         self.iter_named(&["doc"])
             .any(|doc| doc.conditions.is_empty() && matches!(doc.attribute.meta, Meta::NameValue(_)))
@@ -50,7 +50,7 @@ impl Attributes {
         self.named(&["deprecated"])
     }
 
-    /// Whether the item is deprecated, or may use what is.
+    /// Whether the item is deprecated or may use deprecated items.
     pub(crate) fn is_about_deprecation(&self) -> bool {
         let lints = self.named(&["allow", "expect"]);
         let is_named = |lint: &Attribute| matches!(&lint.meta, Meta::List(list) if list.tokens.to_string().contains("deprecated"));
@@ -61,8 +61,8 @@ impl Attributes {
         self.named(&["must_use"])
     }
 
-    /// The lints switched off by the user. An `expect` becomes an `allow`: it is fulfilled on the user's own item and
-    /// need not be on a generated one.
+    /// The lints that the user allows. An `expect` becomes an `allow`: the user's own item fulfills
+    /// it, and a generated one may not.
     pub(crate) fn lints(&self) -> Vec<Attribute> {
         let mut lints: Vec<_> = self.iter_named(&["allow", "expect"]).cloned().collect();
         for lint in &mut lints {
@@ -73,7 +73,7 @@ impl Attributes {
         lints.iter().map(Conditional::written).collect()
     }
 
-    /// The doc comments, line by line. What is there under a condition is not known.
+    /// The lines of the doc comments, without those under a condition.
     pub(crate) fn doc_lines(&self) -> Vec<DocLine> {
         self.iter_named(&["doc"])
             .filter(|doc| doc.conditions.is_empty())
@@ -97,11 +97,11 @@ fn is_hidden(doc: &Attribute) -> bool {
     matches!(doc.parse_args::<Ident>(), Ok(setting) if setting == "hidden")
 }
 
-/// What one doc attribute says.
+/// The text of one doc attribute.
 pub(crate) enum DocLine {
-    /// The text, as the user reads it.
+    /// A string.
     Text(String),
-    /// A macro such as `include_str!`: what it says, only the compiler knows.
+    /// A macro such as `include_str!`, which only the compiler can expand.
     Macro(ExprMacro),
 }
 
@@ -114,7 +114,7 @@ impl ToTokens for DocLine {
     }
 }
 
-/// An attribute, and the predicates under which it is there.
+/// An attribute and the `cfg_attr` predicates around it.
 #[derive(Clone)]
 struct Conditional {
     conditions: Vec<TokenStream>,
@@ -122,7 +122,7 @@ struct Conditional {
 }
 
 impl Conditional {
-    /// What an attribute stands for: itself, or those in a `#[cfg_attr(..)]`, however deep.
+    /// The attribute itself, or those inside a `#[cfg_attr(..)]` at any depth.
     fn all(attribute: &Attribute) -> Vec<Self> {
         let Some((condition, inner)) = read_cfg_attr(attribute) else {
             let (conditions, attribute) = (Vec::new(), attribute.clone());
@@ -138,7 +138,7 @@ impl Conditional {
         all
     }
 
-    /// The attribute as it has to be written.
+    /// The attribute as it is emitted.
     fn written(&self) -> Attribute {
         let within = |attribute: Attribute, condition: &TokenStream| {
             let meta = &attribute.meta;
@@ -149,13 +149,13 @@ impl Conditional {
     }
 }
 
-/// Whether this is an `#[rpc(..)]` attribute, which is read by the macro and seen by nobody else.
+/// Whether this is an `#[rpc(..)]` attribute, which the macro reads and removes.
 pub(crate) fn is_rpc(attribute: &Attribute) -> bool {
     attribute.path().is_ident("rpc")
 }
 
-/// The first of these attributes that `#[cfg_attr(..)]` hides from the macro, which reads it before any condition is
-/// decided.
+/// The first attribute with one of these names inside `#[cfg_attr(..)]`. The macro runs before the
+/// condition is evaluated, so it cannot read such an attribute.
 pub(crate) fn behind_condition(attribute: &Attribute, names: &[&str]) -> Option<Attribute> {
     let hidden = Conditional::all(attribute).into_iter().find(|conditional| {
         let path = conditional.attribute.path();
@@ -165,7 +165,8 @@ pub(crate) fn behind_condition(attribute: &Attribute, names: &[&str]) -> Option<
     hidden.map(|conditional| conditional.attribute)
 }
 
-/// The predicate of a `#[cfg_attr(..)]`, and its attributes. One that is not written right is the compiler's to refuse.
+/// The predicate and the attributes of a `#[cfg_attr(..)]`, or `None` if it is malformed: the
+/// compiler reports that.
 fn read_cfg_attr(attribute: &Attribute) -> Option<(TokenStream, Vec<Attribute>)> {
     if !attribute.path().is_ident("cfg_attr") {
         return None;
@@ -187,7 +188,7 @@ fn read_cfg_attr(attribute: &Attribute) -> Option<(TokenStream, Vec<Attribute>)>
     Some((condition, inner.into_iter().map(plain).collect()))
 }
 
-/// The text of one doc attribute; one space after `///` belongs to the comment.
+/// The text of one doc attribute, without the space after `///`.
 fn doc_line(attribute: &Attribute) -> Option<DocLine> {
     let Meta::NameValue(doc) = &attribute.meta else {
         return None;
@@ -204,7 +205,8 @@ fn doc_line(attribute: &Attribute) -> Option<DocLine> {
     }
 }
 
-/// The value without parentheses, or the invisible group that `macro_rules!` puts around what it was given.
+/// The value without parentheses and without the invisible group that `macro_rules!` puts around a
+/// `$value`.
 pub(crate) fn bare(value: &Expr) -> &Expr {
     match value {
         Expr::Group(group) => bare(&group.expr),

@@ -1,7 +1,8 @@
 //! The `#[service]` attribute of `rpc-runtime`; use it from there, as `rpc_runtime::service`.
 //!
-//! An expansion has two halves. `parse` reads the trait, refuses whatever cannot be served (all of it at once) and
-//! ends in `model`; `expand` turns that model into code and cannot fail.
+//! An expansion has three steps: `syntax` is the trait as it is written, `parse` reads a `model` of
+//! the service from it and collects all errors, and `expand` turns the model into code, which
+//! cannot fail. A trait with errors is expanded into stubs.
 
 use proc_macro::TokenStream;
 
@@ -14,7 +15,8 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 
-/// Turns a trait into a service: a trait to implement in a worker, a client to call it, a server to host it.
+/// Turns a trait into a service: a trait to implement in a worker, a client to call it, a server to
+/// host it.
 ///
 /// ```ignore
 /// use rpc_runtime::{service, Context};
@@ -27,7 +29,8 @@ mod tests;
 ///     async fn get_email(&self, id: &str) -> Result<String, DirectoryError>;
 ///
 ///     #[rpc(timeout = "2s")]
-///     async fn rename(&self, #[rpc(context)] cx: &Context, id: &str, name: String) -> Result<(), DirectoryError>;
+/// async fn rename(&self, #[rpc(context)] cx: &Context, id: &str, name: String) -> Result<(),
+/// DirectoryError>;
 ///
 ///     async fn count(&self) -> u64;
 ///
@@ -40,9 +43,9 @@ mod tests;
 ///
 /// | item | what it is |
 /// |---|---|
-/// | `trait UserDirectory` | the same trait; each `async fn` promises a future that is `Send`, and every implementation is `Send + Sync + 'static`. Implementations still write `async fn`; an `Arc` of one is one |
-/// | `struct UserDirectoryClient` | one method for each of the trait's, returning a call that can be given options before it is awaited; `new`, `builder` and `in_process` make one |
-/// | `struct UserDirectoryServer<T>` | hosts an implementation; hand it to `Server::serve` |
+/// | `trait UserDirectory` | the same trait. Each `async fn` returns a `Send` future, and every implementation is `Send + Sync + 'static`. Implementations still write `async fn`. An `Arc` of an implementation is an implementation |
+/// | `struct UserDirectoryClient` | one method for each method of the trait. It returns a call, which takes options before it is awaited. `new`, `builder` and `in_process` create a client |
+/// | `struct UserDirectoryServer<T>` | serves an implementation. Pass it to `Server::serve` |
 ///
 /// All three have the visibility of the trait.
 ///
@@ -51,38 +54,40 @@ mod tests;
 /// | option | default | what it does |
 /// |---|---|---|
 /// | `queue = "name"` | the name of the trait | the queue that requests are sent to |
-/// | `crate = path::to::rpc_runtime` | `::rpc_runtime` | where generated code finds the runtime, for crates that rename or re-export it |
-/// | `schema` | off | the service's description has JSON Schemas of all types, which have to be `schemars::JsonSchema`; needs the cargo feature `schema` of rpc-runtime |
+/// | `crate = path::to::rpc_runtime` | `::rpc_runtime` | the path of the runtime, for crates that rename or re-export it |
+/// | `schema` | off | adds JSON Schemas of all types to the service's description. The types have to be `schemars::JsonSchema`. Needs the cargo feature `schema` of rpc-runtime |
 ///
 /// # Options of a method
 ///
-/// Written as `#[rpc(..)]`, in one attribute or several.
+/// Options are in one or more `#[rpc(..)]` attributes.
 ///
 /// | option | what it does |
 /// |---|---|
-/// | `default` | the method that a request naming none is for. One method at most |
-/// | `idempotent` | running it twice is as good as once, so it may be repeated after a crash or a lost connection |
-/// | `oneway` | confirmed by the broker and never answered; such a method returns nothing. Without `idempotent` it is run at most once: if its worker dies under it, the request is rejected, and only a dead-letter queue keeps it |
+/// | `default` | the method for requests without a method name. At most one |
+/// | `idempotent` | running it twice has the effect of running it once, so it may run again after a crash or a lost connection |
+/// | `oneway` | confirmed by the broker, without a reply. The method returns nothing. Without `idempotent` it runs at most once: if its worker dies, the request is rejected, and only a dead-letter queue keeps it |
 /// | `timeout = "2s"` | the default time limit of a call: numbers with units, such as `500ms`, `2s`, `1m 30s` or `1h` |
-/// | `name = "wire.name"` | the method's name on the wire; the default is its name in the trait. Those that begin with `rpc.` are left to the runtime |
+/// | `name = "wire.name"` | the method's name on the wire. The default is its name in the trait. Names that begin with `rpc.` are reserved for the runtime |
 ///
-/// # Option of a parameter
+/// # The option of a parameter
 ///
-/// `#[rpc(context)]` marks the one parameter that the worker fills in (deadline, headers, who calls). Its type is a
-/// reference, as in `cx: &Context`, and the client's method does not have it.
+/// `#[rpc(context)]` marks the parameter that the worker provides: the deadline, headers and the
+/// caller. At most one parameter has it. Its type is a reference, as in `cx: &Context`, and the
+/// client's method does not have it.
 ///
 /// # Arguments and results
 ///
-/// An argument is owned or borrowed at its outermost level: `&str`, `&[u8]`, `&[T]` and `&T` are sent without being
-/// cloned first, and lent to the implementation by the worker. It may have `#[serde(..)]` attributes, as a field of a
-/// struct has them: `#[serde(default)]` lets a parameter be added to one side before the other. What a method returns is
-/// owned. A return type named `Result` is the method's own success or error; any other type cannot fail but for the
-/// network, and a `Result` under another name is refused, unless it mentions a parameter of the trait.
+/// An argument is owned or borrowed at its outermost level. `&str`, `&[u8]`, `&[T]` and `&T` are
+/// sent without a clone, and the implementation borrows them from the worker. An argument may have
+/// the `#[serde(..)]` attributes of a struct's field: `#[serde(default)]` allows adding a parameter
+/// to one side before the other. A method's result is owned. A return type named `Result` is the
+/// method's own success or error. A method with any other type fails only if the call does. A
+/// `Result` under another name is refused, unless it mentions a parameter of the trait.
 ///
 /// # More
 ///
-/// Methods may have bodies, and the trait supertraits and parameters. `docs/service-trait.md` in the repository has an
-/// example of everything.
+/// Methods may have default bodies, and the trait may have supertraits and parameters.
+/// `docs/service-trait.md` in the repository has an example of each.
 #[proc_macro_attribute]
 pub fn service(args: TokenStream, item: TokenStream) -> TokenStream {
     expand_service(args.into(), item.into()).into()

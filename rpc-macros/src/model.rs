@@ -47,14 +47,14 @@ pub(crate) struct Service {
     /// Where generated code finds the runtime crate.
     pub(crate) runtime: Path,
     pub(crate) queue: LitStr,
-    /// Where the user asks for JSON Schemas.
+    /// The option that asks for JSON Schemas.
     pub(crate) schema: Option<Ident>,
     pub(crate) attributes: Attributes,
     pub(crate) visibility: Visibility,
     pub(crate) name: Ident,
-    /// Types and constants, and what the user asks of them.
+    /// Type and constant parameters with their bounds.
     pub(crate) generics: Generics,
-    /// Those the user wrote.
+    /// Without those that the macro adds.
     pub(crate) supertraits: Punctuated<TypeParamBound, Token![+]>,
     pub(crate) methods: Vec<Method>,
 }
@@ -82,20 +82,20 @@ pub(crate) struct Method {
     pub(crate) is_default: bool,
     pub(crate) kind: Kind,
     pub(crate) timeout: Option<Duration>,
-    /// `&self`, as the user wrote it: a body knows it by that token.
+    /// `&self` in the user's tokens: a body refers to that `self` token.
     pub(crate) receiver: Receiver,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) output: Type,
     /// Whether the output is a `Result`.
     pub(crate) is_fallible: bool,
-    /// How the output is written, to be read.
+    /// The output as text, for descriptions.
     pub(crate) returns: Returns,
-    /// What the method does where the implementation does not say.
+    /// The default body.
     pub(crate) body: Option<Group>,
 }
 
 impl Method {
-    /// The parameters that are sent, in order.
+    /// The parameters that are sent.
     pub(crate) fn arguments(&self) -> impl Iterator<Item = &Argument> {
         self.parameters.iter().filter_map(|parameter| match parameter {
             Parameter::Context { .. } => None,
@@ -103,39 +103,40 @@ impl Method {
         })
     }
 
-    /// Whether serde derives how the arguments are written and read, because the user has a say in it.
+    /// Whether serde derives how the arguments are written and read: the user has attributes for
+    /// it.
     pub(crate) fn has_derived_arguments(&self) -> bool {
         self.arguments()
             .any(|argument| !argument.serde.attributes.is_empty())
     }
 }
 
-/// How a method's output is written, to be read.
+/// A method's output as text, for descriptions.
 #[derive(Clone)]
 pub(crate) struct Returns {
-    /// The type where it succeeds.
+    /// The type of a successful result.
     pub(crate) success: String,
-    /// The type of its own error, if it has one.
+    /// The error type, or `None` if the method cannot fail.
     pub(crate) error: Option<String>,
 }
 
-/// What happens to a request after it was sent.
+/// Whether a method's request has a reply, and whether it may run twice.
 #[derive(Clone)]
 pub(crate) enum Kind {
-    /// It is answered; it runs at most once.
+    /// It has a reply and runs at most once.
     Call,
-    /// It is answered; it may be repeated until it is.
+    /// It has a reply and may run again until the reply arrives.
     IdempotentCall,
-    /// It is never answered; it runs at most once.
+    /// It has no reply and runs at most once.
     OneWay,
-    /// It is never answered; it may be repeated until its method has returned.
+    /// It has no reply and may run again until its method has returned.
     IdempotentOneWay,
 }
 
 /// One parameter of a method, after `&self`.
 #[derive(Clone)]
 pub(crate) enum Parameter {
-    /// Filled in by the worker, unknown to the client.
+    /// Provided by the worker. The client's method does not have it.
     Context { name: Ident, ty: Type },
     /// Sent by the client.
     Argument(Argument),
@@ -173,7 +174,7 @@ pub(crate) struct Argument {
     pub(crate) serde: Serde,
 }
 
-/// What the user says with `#[serde(..)]` about how serde treats an argument.
+/// The `#[serde(..)]` attributes of an argument.
 #[derive(Clone, Default)]
 pub(crate) struct Serde {
     pub(crate) attributes: Vec<Attribute>,
@@ -181,13 +182,14 @@ pub(crate) struct Serde {
     pub(crate) writes: bool,
     /// Whether they name a function that reads the value.
     pub(crate) reads: bool,
-    /// Whether they say what is read where the value is missing.
+    /// Whether they give a default for a missing value.
     pub(crate) has_default: bool,
     /// Other names under which the value is read.
     pub(crate) aliases: Vec<LitStr>,
 }
 
-/// What decides how an argument is encoded, decoded and handed to the implementation.
+/// The kind of an argument's type. It decides how the argument is encoded, decoded and passed to
+/// the implementation.
 #[derive(Clone)]
 pub(crate) enum Shape {
     /// `&str`
@@ -200,7 +202,7 @@ pub(crate) enum Shape {
     Reference(Box<Type>),
     /// `Cow<str>`
     CowStr,
-    /// `Cow<[u8]>`. One that is `'static` borrows from no request.
+    /// `Cow<[u8]>`. With the lifetime `'static` it cannot borrow from the request.
     CowBytes { is_static: bool },
     /// `Vec<u8>`
     ByteVec,

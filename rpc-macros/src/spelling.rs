@@ -1,28 +1,28 @@
-//! Types as a person writes them.
+//! Prints types as rustfmt does.
 //!
-//! Tokens know nothing of the spaces between them, and printed as they are, each has some around it.
+//! Tokens have no spaces between them. Printed as they are, each would have spaces around it.
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::ToTokens;
 
-/// The type, as rustfmt would have it on one line.
+/// The type on one line.
 pub(crate) fn of(ty: &impl ToTokens) -> String {
     let mut text = Text::default();
     text.push_all(ty.to_token_stream());
     text.written
 }
 
-/// What stands last, as far as it says whether there is a space behind it.
+/// The last thing printed. It decides whether a space follows.
 #[derive(Clone, Copy, Default, PartialEq)]
 enum Last {
-    /// The beginning, or what clings to what follows: `<`, `&`, `::`.
+    /// The beginning, or a token without a space after it: `<`, `&`, `::`.
     #[default]
     Clinging,
     /// A name or a literal.
     Word,
-    /// The end of something in brackets, angle brackets among them.
+    /// A closing bracket, also `>`.
     Closed,
-    /// A comma, a semicolon, or an operator between two things.
+    /// A comma, a semicolon or a binary operator.
     Separator,
 }
 
@@ -61,7 +61,7 @@ impl Text {
             Delimiter::Parenthesis => ("(", ")"),
             Delimiter::Bracket => ("[", "]"),
             Delimiter::Brace => ("{ ", " }"),
-            // That which `macro_rules!` puts around a `$ty` is not to be seen.
+            // `macro_rules!` puts invisible delimiters around a `$ty`.
             Delimiter::None => return self.push_all(group.stream()),
         };
         self.push(open, self.last == Last::Separator, Last::Clinging);
@@ -83,7 +83,7 @@ impl Text {
         match punct {
             ',' | ';' => self.push(&text, false, Last::Separator),
             '>' => self.push(&text, false, Last::Closed),
-            // Before a lifetime there is a space wherever there is one before a word.
+            // A lifetime has the same spaces before it as a word.
             '\'' => self.push(&text, self.last != Last::Clinging, Last::Clinging),
             '=' | '+' => self.push_operator(&text),
             '*' | '-' | '/' if stands_behind => self.push_operator(&text),
@@ -106,7 +106,7 @@ mod tests {
     use quote::quote;
 
     #[test]
-    fn is_that_of_a_person() {
+    fn prints_types_as_rustfmt_does() {
         for ty in [
             "u8",
             "()",
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn shows_no_groups_of_macros() {
+    fn prints_no_invisible_delimiters() {
         let ty = Group::new(Delimiter::None, quote!(Option<u8>));
         assert_eq!(super::of(&quote!(Vec<#ty>)), "Vec<Option<u8>>");
     }

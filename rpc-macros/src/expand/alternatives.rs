@@ -1,11 +1,11 @@
-//! Methods under conditions: two can be versions of one, as long as only one of them is compiled.
+//! Methods with `#[cfg(..)]`: two of them may share a name or the default if only one is compiled.
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote_spanned;
 
 use crate::model::{Method, Service};
 
-/// Has the compiler report any two methods that are both compiled and must not be. Which these are, only it knows.
+/// Makes the compiler report two such methods if both are compiled. Only the compiler knows that.
 pub(super) fn are_exclusive(service: &Service) -> TokenStream {
     let methods = service.methods.iter().enumerate();
     methods
@@ -16,7 +16,8 @@ pub(super) fn are_exclusive(service: &Service) -> TokenStream {
         .collect()
 }
 
-/// The error that appears if both are compiled, if there can be one: the parser has refused it for methods that always are.
+/// The error for two methods that are both compiled, or `None` if they do not conflict. The parser
+/// reports conflicts of methods without conditions.
 fn exclude(one: &Method, other: &Method) -> Option<TokenStream> {
     let (span, fault) = conflict(one, other)?;
     let message = format!(

@@ -12,10 +12,10 @@ use super::names::{marker_field, received_struct, sent_struct};
 use super::{generics, serde_functions};
 use crate::model::{Argument, Method, Serde, Service, Shape};
 
-/// The name that tells the runtime a method's arguments from a struct of the user's.
+/// The name by which the runtime distinguishes a method's arguments from a struct of the user.
 const ARGUMENTS: &str = "$rpc_runtime::arguments";
 
-/// The structs of all methods that need them.
+/// The structs of all methods with `#[serde(..)]` attributes.
 pub(super) fn definitions(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let derived: Vec<_> = service
@@ -24,7 +24,7 @@ pub(super) fn definitions(service: &Service) -> Option<TokenStream> {
         .filter(|method| method.has_derived_arguments())
         .map(|method| structs(service, method))
         .collect();
-    // Serde takes paths as strings, and a string cannot hold every path: `$crate` is one that it cannot.
+    // Serde takes paths as strings, and a string cannot contain `$crate`.
     (!derived.is_empty()).then(|| {
         quote! {
             use #runtime::__private::{bytes as __bytes, serde as __serde};
@@ -68,7 +68,7 @@ fn structs(service: &Service, method: &Method) -> TokenStream {
             }
         }
     });
-    // Serde would ask for more than the user's own bounds, or for the same again.
+    // Serde would add bounds to the user's.
     let bound = (!generics.params.is_empty()).then(|| quote!(, bound = ""));
     let marker = generics::marker_type(service).map(|ty| {
         let name = marker_field(method);
@@ -93,7 +93,7 @@ fn structs(service: &Service, method: &Method) -> TokenStream {
     }
 }
 
-/// The type of a field of the struct to write: what the client's method takes.
+/// The type of a field in the struct to write: the type that the client's method takes.
 fn sent_type(service: &Service, argument: &Argument) -> TokenStream {
     match &argument.shape {
         Shape::Str => quote!(&'sent ::core::primitive::str),
@@ -111,7 +111,7 @@ fn sent_type(service: &Service, argument: &Argument) -> TokenStream {
     }
 }
 
-/// The type of a field of the struct to read.
+/// The type of a field in the struct to read.
 fn owned_type(service: &Service, argument: &Argument) -> TokenStream {
     let runtime = &service.runtime;
     let ty = match &argument.shape {
@@ -128,7 +128,7 @@ fn owned_type(service: &Service, argument: &Argument) -> TokenStream {
     with_lifetime(ty, "'static").into_token_stream()
 }
 
-/// A `Cow` with this lifetime, whether or not the user wrote one.
+/// A `Cow` with this lifetime.
 fn cow(service: &Service, argument: &Argument, lifetime: &str) -> TokenStream {
     let runtime = &service.runtime;
     let lifetime = Lifetime::new(lifetime, Span::mixed_site());
@@ -139,7 +139,7 @@ fn cow(service: &Service, argument: &Argument, lifetime: &str) -> TokenStream {
     quote!(#runtime::__private::Cow<#lifetime, #lent>)
 }
 
-/// Whether the field of the struct to write has a lifetime.
+/// Whether the field in the struct to write has a lifetime.
 fn borrows(argument: &Argument) -> bool {
     match argument.shape {
         Shape::ByteVec | Shape::Owned => is_anonymous(&argument.ty),

@@ -13,7 +13,7 @@ use super::names::{marker_field, method_constant, received_struct, sent_struct};
 use super::spans::{at_type, located_at};
 use crate::model::{Argument, Method, Service, Shape};
 
-/// The arguments as the client's method hands them over.
+/// The expression that the client's method sends.
 pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
     let runtime = &service.runtime;
     if method.has_derived_arguments() {
@@ -29,7 +29,7 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
     }
     let values = method.arguments().map(|argument| {
         let value = at_type(argument);
-        // Bytes say that they are bytes, or they would travel as a list of numbers.
+        // Without the wrapper, bytes would be encoded as a list of numbers.
         match &argument.shape {
             Shape::Bytes => quote!(#runtime::__private::ByteSlice(#value)),
             Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec => {
@@ -52,7 +52,7 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
     quote_spanned!(method.name.span()=> (#(#values,)*))
 }
 
-/// The pattern that takes a method's arguments apart.
+/// The pattern that destructures a method's arguments.
 pub(super) fn pattern(service: &Service, method: &Method) -> TokenStream {
     let names = method.arguments().map(|argument| &argument.name);
     if !method.has_derived_arguments() {
@@ -84,33 +84,33 @@ pub(super) fn read(service: &Service, method: &Method) -> TokenStream {
     quote!(#runtime::__private::#reader #types(#invocation, &#constant))
 }
 
-/// What an argument is read as: itself, or what is lent to the method. Strings and bytes stay where they are in the
-/// delivery if they can.
+/// The type that an argument is read as: its own, or the owner of what it borrows. Strings and
+/// bytes borrow from the delivery if possible.
 fn received_type(service: &Service, argument: &Argument) -> TokenStream {
     let runtime = &service.runtime;
     match &argument.shape {
         Shape::Str => quote!(#runtime::__private::CowStr<'_>),
         Shape::Bytes => quote!(#runtime::__private::CowBytes<'_>),
-        // How the type travels says as what it is read.
+        // The functions of `named` determine the type.
         Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec => quote_spanned!(argument.ty.span()=> _),
         Shape::Slice(element) => {
             let runtime = located_at(runtime, element);
             quote_spanned!(element.span()=> #runtime::__private::Vec<#element>)
         }
-        // Where it is the context, naming the type here would be an error more.
+        // If it is the context, naming the type here would be a second error.
         Shape::Reference(ty) if other_context(service, ty, "Sent").is_some() => quote!(_),
         Shape::Reference(ty) => ty.to_token_stream(),
         Shape::Owned => argument.ty.to_token_stream(),
     }
 }
 
-/// The functions by which an argument travels that text or bytes are taken for by its type's name.
+/// The functions that convert an argument whose type has the name of text or bytes.
 fn named(service: &Service, argument: &Argument) -> TokenStream {
     let (runtime, ty) = (&service.runtime, &argument.ty);
     quote!(<#runtime::__private::Named<#ty>>)
 }
 
-/// Brings in the functions of [`named`] for types of the user's.
+/// Imports the functions of [`named`] for types of the user that have such a name.
 pub(super) fn import_named_alike(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let is_named = |argument: &Argument| {
@@ -124,8 +124,8 @@ pub(super) fn import_named_alike(service: &Service) -> Option<TokenStream> {
     is_needed.then(|| quote!(use #runtime::__private::NamedAlike as _;))
 }
 
-/// For a type that goes by the name of the context, this item of the trait through which it travels: if it is the context, the user has
-/// forgotten to mark the parameter, and this trait is not there.
+/// For a type named `Context`, this item of the trait that converts it. The runtime's own context
+/// does not implement the trait: then the user has forgotten to mark the parameter.
 fn other_context(service: &Service, ty: &Type, item: &str) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let Type::Path(TypePath {
@@ -150,7 +150,7 @@ fn other_context(service: &Service, ty: &Type, item: &str) -> Option<TokenStream
     })
 }
 
-/// An argument as the method takes it.
+/// The expression that is passed to the method.
 pub(super) fn lent(service: &Service, method: &Method, argument: &Argument) -> TokenStream {
     let runtime = &service.runtime;
     let name = &argument.name;

@@ -1,4 +1,4 @@
-//! The check of types that only the compiler can make: what an alias stands for.
+//! Checks that need type information, which only the compiler has: whether an alias is a `Result`.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
@@ -9,11 +9,11 @@ use super::generics::parameter_name;
 use crate::model::{Method, Service};
 use crate::syntax::mentions;
 
-const MESSAGE: &str = "this type is a `Result` by another name, and only one named `Result` is taken for one: the caller would get the \
+const MESSAGE: &str = "this type is a `Result` under another name, so the caller would get the \
     method's error as a value; return `Result<..>`, or name the alias `Result` and write `module::Result<..>`";
 
-/// Refuses return types that are a `Result` under another name. A type that mentions parameters cannot be looked at
-/// before they are known.
+/// Refuses return types that are a `Result` under another name. A type that mentions parameters is
+/// not checked: it is known only when they are.
 pub(super) fn output_types(service: &Service) -> TokenStream {
     let parameters: Vec<_> = service
         .generics

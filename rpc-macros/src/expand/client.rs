@@ -1,4 +1,5 @@
-//! The client: one method for each of the trait's, which encodes its arguments and returns the call.
+//! The client. It has one method for each method of the trait, which encodes the arguments and
+//! returns the call.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -157,13 +158,13 @@ fn method_header(service: &Service, method: &Method, generics: &Generics) -> Tok
     }
 }
 
-/// A type named `Result` that is not one is reported at its own place. Errors that follow from it get
-/// the same place, and so the compiler reports it once.
+/// A type named `Result` that is not one is reported at its own place. Errors that follow from it
+/// get the same place, and so the compiler reports it once.
 fn at_output(method: &Method) -> Span {
     Span::call_site().located_at(method.output.span())
 }
 
-/// The user's docs; if there are none, a line that leads to the trait.
+/// The user's docs, or a line with a link to the trait if there are none.
 fn docs(service: &Service, method: &Method) -> TokenStream {
     let docs = method.attributes.docs();
     let fallback = (!method.attributes.is_documented()).then(|| {

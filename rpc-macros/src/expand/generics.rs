@@ -1,6 +1,6 @@
 //! The type parameters of a generic service, as the generated types have them.
 //!
-//! The types themselves ask nothing of their parameters; the user's bounds stand where the trait is used.
+//! The types have no bounds. The user's bounds are on the implementations.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -10,7 +10,7 @@ use super::names::implementation;
 use crate::model::Service;
 use crate::syntax::mentions_self;
 
-/// The parameters of the client: those of the trait.
+/// The parameters of the client's type: those of the trait.
 pub(super) fn of_client(service: &Service) -> Generics {
     let mut generics = of_items(service);
     generics.where_clause = None;
@@ -21,7 +21,7 @@ pub(super) fn of_client(service: &Service) -> Generics {
     generics
 }
 
-/// The parameters of the server: those of the trait, and the implementation last.
+/// The parameters of the server's type: those of the trait, then the implementation.
 pub(super) fn of_server(service: &Service) -> Generics {
     let mut generics = of_client(service);
     for parameter in &mut generics.params {
@@ -86,8 +86,8 @@ pub(super) fn implementation_bound(service: &Service) -> TokenStream {
     }
 }
 
-/// What the server's type calls the implementation: `T`, unless that is a parameter of the user's. It shares its scope with
-/// them alone, for the type has no bounds.
+/// The server type's name for the implementation: `T`, unless the trait has a parameter `T`. No
+/// other names are in scope, because the type has no bounds.
 pub(super) fn server_parameter(service: &Service) -> Ident {
     let t = parse_quote!(T);
     let mut names = service.generics.params.iter().filter_map(parameter_name);
@@ -151,7 +151,7 @@ pub(super) fn server_of_any(service: &Service) -> TokenStream {
     }
 }
 
-/// The field that mentions the type parameters, in a struct that has no value of them and owns none.
+/// The field that mentions the type parameters in a struct without values of these types.
 pub(super) fn marker_field(service: &Service) -> Option<TokenStream> {
     marker_type(service).map(|ty| quote!(generics: #ty,))
 }
@@ -174,11 +174,11 @@ pub(super) fn marker(service: &Service) -> Option<TokenStream> {
 pub(super) struct CloneAndDebug {
     /// An attribute of the struct.
     pub(super) derive: Option<TokenStream>,
-    /// Implementations beside it: where a derive would ask for the same of each of the user's parameters.
+    /// Implementations, if a derive would add bounds to the user's parameters.
     pub(super) implementations: Option<TokenStream>,
 }
 
-/// `Clone` and `Debug` of a struct of this one field and the marker. `bounded` is the parameter that has to have them.
+/// `Clone` and `Debug` of a struct with this field and the marker, if `bounded` implements them.
 pub(super) fn clone_and_debug(
     service: &Service,
     name: &Ident,

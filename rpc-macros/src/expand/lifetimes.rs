@@ -3,7 +3,7 @@
 use syn::visit_mut::VisitMut;
 use syn::{Lifetime, Type};
 
-/// The type with this lifetime for each `'_`, which a struct's field cannot have.
+/// The type with this lifetime in place of each `'_`.
 pub(super) fn with_lifetime(ty: &Type, lifetime: &str) -> Type {
     let mut ty = ty.clone();
     name_lifetimes(&mut ty, lifetime);
@@ -15,7 +15,7 @@ pub(super) fn is_anonymous(ty: &Type) -> bool {
     name_lifetimes(&mut ty.clone(), "'sent") > 0
 }
 
-/// Puts this lifetime in the place of each `'_`, and counts them.
+/// Replaces each `'_` by this lifetime, and returns how many there were.
 fn name_lifetimes(ty: &mut Type, lifetime: &str) -> usize {
     struct Names<'a> {
         lifetime: &'a str,

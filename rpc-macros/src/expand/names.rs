@@ -39,7 +39,8 @@ pub(super) fn received_struct(method: &Method) -> Ident {
     format_ident!("__received_{}", method.name.unraw(), span = Span::mixed_site())
 }
 
-/// The name of the field that mentions the type parameters: longer than the name of any other, and so none of them.
+/// The field that mentions the type parameters. Its name is longer than that of any argument, so it
+/// differs from all.
 pub(super) fn marker_field(method: &Method) -> Ident {
     let names: Vec<_> = method
         .arguments()

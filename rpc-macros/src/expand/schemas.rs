@@ -1,4 +1,4 @@
-//! The function that tells the runtime the types of arguments, results and errors, for their JSON Schemas.
+//! The function that gives the runtime the types of arguments, results and errors for JSON Schemas.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -9,7 +9,7 @@ use super::lifetimes::with_lifetime;
 use super::spans::located_at;
 use crate::model::{Argument, Kind, Method, Service, Shape};
 
-/// The function, and the check that the runtime can do something with it.
+/// The function, and the check that the runtime has the feature for it.
 pub(super) fn function(service: &Service) -> Option<TokenStream> {
     let option = service.schema.as_ref()?;
     let runtime = &service.runtime;
@@ -26,14 +26,14 @@ pub(super) fn function(service: &Service) -> Option<TokenStream> {
 
         fn #function #parameters (__schemas: &mut #runtime::__private::Schemas) #where_clause {
             use #runtime::__private::SchemaOfOther as _;
-            // There may be no methods, or none that are compiled.
+            // Otherwise unused if no method is compiled.
             let _ = &__schemas;
             #(#methods)*
         }
     })
 }
 
-/// The function with the service's parameters, where the user asks for schemas.
+/// The function with the service's parameters, or `None` if the user asks for no schemas.
 pub(super) fn call(service: &Service) -> Option<TokenStream> {
     service.schema.as_ref()?;
     let function = name();
@@ -65,7 +65,8 @@ fn of_method(service: &Service, method: &Method) -> Option<TokenStream> {
     })
 }
 
-/// What functions of the user's write and read is not known.
+/// The argument's schema, or `None` if functions of the user write or read it: the macro does not
+/// know their type.
 fn of_argument(service: &Service, argument: &Argument) -> Option<TokenStream> {
     let Argument {
         ty,

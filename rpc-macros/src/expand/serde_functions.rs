@@ -1,7 +1,7 @@
-//! Functions that the user names with `#[serde(..)]` to look at an argument on its way out, where the argument is lent.
+//! Calls the user's `#[serde(..)]` functions that write an argument of type `&T`, or skip it.
 //!
-//! Serde hands them a reference to the field, and the field of an argument `&T` is a reference already: a function for any
-//! `&T` would take that for its `T`. So they are called by functions of the struct, which hand the `&T` on.
+//! Serde passes a reference to the field, which is a `&&T` here. A generic function that takes any
+//! `&T` would be called with the wrong type, so functions of the struct pass on the `&T`.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote};
@@ -13,7 +13,7 @@ use super::lifetimes::with_lifetime;
 use super::names::sent_struct;
 use crate::model::{Argument, Method, Service, Shape};
 
-/// What a function does with the argument.
+/// What a function of the user does.
 #[derive(Clone, Copy)]
 enum Purpose {
     Write,
@@ -39,7 +39,7 @@ impl Purpose {
     }
 }
 
-/// An argument's attributes, as the field to write has them.
+/// An argument's attributes on the field of the struct to write.
 pub(super) fn attributes(service: &Service, method: &Method, argument: &Argument) -> Vec<Attribute> {
     let written = &argument.serde.attributes;
     if !matches!(argument.shape, Shape::Reference(_)) {
@@ -52,7 +52,7 @@ pub(super) fn attributes(service: &Service, method: &Method, argument: &Argument
                 .map(|setting| of_struct(service, method, argument, setting));
             parse_quote!(#[serde(#(#settings),*)])
         }
-        // Serde says what is wrong with it.
+        // Serde reports what is wrong with it.
         None => attribute.clone(),
     };
     written.iter().map(of_struct).collect()
@@ -106,7 +106,7 @@ fn settings(attribute: &Attribute) -> Option<Punctuated<Meta, Token![,]>> {
     attribute.parse_args_with(Punctuated::parse_terminated).ok()
 }
 
-/// The function that a setting names, if it is one that writes, or decides about it.
+/// The function that a setting names, if it writes the argument or decides whether to skip it.
 fn user_function(setting: &Meta) -> Option<(Purpose, ExprPath)> {
     let Meta::NameValue(setting) = setting else {
         return None;

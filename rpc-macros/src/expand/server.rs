@@ -1,4 +1,4 @@
-//! The server: takes a request apart, runs the implementation's method, and answers.
+//! The server. It decodes a request, runs the implementation's method and replies.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -46,7 +46,7 @@ fn clone_and_debug(service: &Service) -> CloneAndDebug {
     generics::clone_and_debug(service, &name, &generics, &field, Some(&parameter))
 }
 
-/// What the server can do.
+/// The server's implementations.
 pub(super) fn implementations(service: &Service) -> TokenStream {
     let visibility = &service.visibility;
     let server = generics::server(service);
@@ -73,8 +73,8 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     }
 }
 
-/// Brings in what answers for a type that is only named `Result`, and what renders a method's error as text. Which of the
-/// traits does is decided for each type, by method lookup.
+/// Imports traits that handle types that are only named `Result`, and that print a method's error.
+/// Method lookup selects one for each type.
 fn lookups_of_results(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let is_needed = service.methods.iter().any(|method| method.is_fallible);
@@ -109,7 +109,7 @@ fn dispatcher(service: &Service) -> TokenStream {
     }
 }
 
-/// Decodes the arguments, runs the method and answers.
+/// The arm that decodes a method's arguments, runs the method and replies.
 fn arm(service: &Service, method: &Method) -> TokenStream {
     let runtime = &service.runtime;
     let (implementation, service_trait) = (implementation(), generics::service_trait(service));

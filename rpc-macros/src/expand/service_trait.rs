@@ -1,4 +1,4 @@
-//! The trait itself, and the implementation that an `Arc` of an implementation is.
+//! The trait, and its implementation for an `Arc` of an implementation.
 
 use proc_macro2::{Group, Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -9,7 +9,7 @@ use super::generics;
 use super::names::implementation;
 use crate::model::{Method, Parameter, Service};
 
-/// The trait, as the user wrote it but for the futures, which are `Send`.
+/// The trait as the user wrote it, except that its futures are `Send`.
 pub(super) fn definition(service: &Service) -> TokenStream {
     let Service {
         visibility,
@@ -39,11 +39,11 @@ pub(super) fn definition(service: &Service) -> TokenStream {
     }
 }
 
-/// The body of a method that implementations may leave out. Its arguments count as used: their names are on the wire,
-/// where no underscore can say that they are not.
+/// The default body of a method. Its arguments count as used: an underscore would change their
+/// names on the wire.
 fn default_body(method: &Method, body: &Group) -> TokenStream {
     let names = method.arguments().map(|argument| &argument.name);
-    // A lint wants an `async fn`, which cannot promise `Send`.
+    // The mixed-site span silences a lint that suggests `async fn`, whose future may not be `Send`.
     // An error of the body as a whole is reported at the body.
     let at_body = Span::mixed_site().located_at(body.span());
     quote_spanned! {at_body=>
@@ -59,7 +59,7 @@ pub(super) fn implementation_for_arc(service: &Service) -> TokenStream {
     let runtime = &service.runtime;
     let (implementation, service_trait) = (implementation(), generics::service_trait(service));
     let mut generics = generics::of_implementation(service);
-    // An `Arc` has the user's supertraits or has not; only then is it an implementation.
+    // An `Arc` is an implementation only if it has the user's supertraits.
     let supertraits = &service.supertraits;
     if !supertraits.is_empty() {
         let bound = parse_quote!(Self: #supertraits);

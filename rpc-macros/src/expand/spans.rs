@@ -5,7 +5,7 @@ use syn::{Ident, Path};
 
 use crate::model::Argument;
 
-/// The path, so placed that the compiler underlines this type, or whatever it is, where it would underline what is named with the path.
+/// The path with spans at `ty`: the compiler underlines `ty` in place of the path.
 pub(super) fn located_at(path: &Path, ty: &impl Spanned) -> Path {
     let mut path = path.clone();
     if let Some(colons) = &mut path.leading_colon {
@@ -17,7 +17,8 @@ pub(super) fn located_at(path: &Path, ty: &impl Spanned) -> Path {
     path
 }
 
-/// The argument's name, so placed that a type which cannot be sent is what the compiler underlines.
+/// The argument's name with the span of its type: the compiler underlines a type that cannot be
+/// sent.
 pub(super) fn at_type(argument: &Argument) -> Ident {
     let mut name = argument.name.clone();
     name.set_span(name.span().located_at(argument.ty.span()));

@@ -1,4 +1,4 @@
-//! Reading one method.
+//! Reads a method.
 
 use syn::ext::IdentExt;
 use syn::{FnArg, Ident, LitStr, Receiver, ReceiverKind, ReturnType, Safety, Signature, Type, parse_quote};
@@ -12,11 +12,11 @@ use crate::model::{Kind, Method, Parameter, Returns, has_function_of_client};
 use crate::spelling;
 use crate::syntax::TraitMethod;
 
-/// Methods of the prelude that every type has and that take it by value: on a client, the compiler finds them before the client's
-/// own, which borrow it.
+/// Methods of the prelude that all types have and that take `self`. The compiler prefers them to
+/// the client's own methods, which take `&self`.
 const SHADOWED: [(&str, &str); 2] = [("into", "Into"), ("try_into", "TryInto")];
 
-/// Reads a method, given those before it.
+/// Reads a method. `earlier` are those before it.
 pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) -> Method {
     let options = Options::of_rpc(&item.attributes, &options::METHOD, errors);
     let attributes = Attributes::new(&item.attributes);
@@ -51,7 +51,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
     }
 }
 
-/// Methods that both depend on conditions can be two versions of one method, of which only one is ever compiled.
+/// Two methods that both have conditions can be versions of one method: only one may be compiled.
 fn may_be_alternatives(one: &Attributes, other: &Attributes) -> bool {
     !one.cfg().is_empty() && !other.cfg().is_empty()
 }
@@ -185,7 +185,7 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
     if oneway.is_some() && !types::is_unit(output) {
         errors.push(
             output,
-            "a one-way method is never answered; remove its return type, or `oneway`",
+            "a one-way method has no reply; remove its return type, or `oneway`",
         );
     }
     match (oneway, idempotent) {
@@ -230,24 +230,24 @@ fn refuse_receiver(receiver: &Receiver, errors: &mut Errors) {
     }
 }
 
-/// Why a method cannot be called on this, which is anything but `&self`.
+/// Why a method cannot have this receiver, or `None` if it is `&self`.
 fn receiver_fault(kind: &ReceiverKind) -> Option<&'static str> {
     let (lifetime, mutability) = match kind {
         ReceiverKind::Reference(_, None, None) => return None,
         ReceiverKind::Reference(_, lifetime, mutability) => (lifetime, mutability),
         ReceiverKind::Typed(_, ty) => match types::reference_to_self(ty) {
             Some(reference) => (&reference.lifetime, &reference.mutability),
-            None => return Some("a worker lends the service to each call, as a reference; write `&self`"),
+            None => return Some("calls borrow the service; write `&self`"),
         },
-        _ => return Some("a service outlives each call, so no call can take it; write `&self`"),
+        _ => return Some("a service outlives each call; write `&self`"),
     };
     if mutability.is_some() {
         return Some(
-            "calls run side by side on one service, so none has it to itself; write `&self`, and lock what changes",
+            "calls share the service, so none has exclusive access; write `&self`, and put what changes behind a lock",
         );
     }
     Some(match lifetime {
         Some(_) => "lifetimes have no meaning across the network; write `&self`",
-        None => "this is `&self` in full; write `&self`",
+        None => "this is the long form of `&self`; write `&self`",
     })
 }

@@ -1,6 +1,6 @@
-//! Names that are left to generated code.
+//! Names reserved for generated code.
 //!
-//! It stands where the trait stands, and so do the names in the trait: its own begin with two underscores, and no others.
+//! Generated code shares scopes with the user's names. Its own names begin with two underscores.
 
 use syn::ext::IdentExt;
 use syn::visit_mut::VisitMut;
@@ -9,7 +9,7 @@ use syn::{Attribute, Ident, Lifetime, Path};
 use super::errors::Errors;
 use crate::syntax::{ServiceTrait, TraitItem};
 
-/// Refuses such names wherever generated code repeats what is written in the trait.
+/// Refuses such names wherever generated code repeats a part of the trait.
 pub(super) fn refuse_reserved(item: &ServiceTrait, errors: &mut Errors) {
     let mut names = Names { errors };
     let mut item = item.clone();
@@ -26,7 +26,7 @@ pub(super) fn refuse_reserved(item: &ServiceTrait, errors: &mut Errors) {
     }
 }
 
-/// Refuses a path that begins with such a name; those that follow are looked up elsewhere.
+/// Refuses a path that begins with such a name. The segments after it are in other scopes.
 pub(super) fn refuse_reserved_path(path: &Path, errors: &mut Errors) {
     if let (None, Some(first)) = (&path.leading_colon, path.segments.first()) {
         refuse(&first.ident, errors);
@@ -37,7 +37,7 @@ fn refuse(name: &Ident, errors: &mut Errors) {
     let plain = name.unraw().to_string();
     if plain.starts_with("__") {
         let message = format!(
-            "names that begin with two underscores are left to generated code; write another than `{plain}`"
+            "names that begin with two underscores are reserved for generated code; rename `{plain}`"
         );
         errors.push(name, message);
     }

@@ -1,4 +1,4 @@
-//! The options of `#[service(..)]` and `#[rpc(..)]`: which exist where.
+//! The options of `#[service(..)]` and `#[rpc(..)]`, and where each may be.
 
 use proc_macro2::TokenStream;
 use syn::parse::{ParseStream, Parser};
@@ -71,7 +71,7 @@ impl Place {
     }
 }
 
-/// The options given in one place, each of them known and given once.
+/// The options given in one place. Each is known and given once.
 pub(super) struct Options {
     place: &'static Place,
     settings: Vec<Setting>,
@@ -109,17 +109,17 @@ impl Options {
         options
     }
 
-    /// An option without a value: its name, if it was given.
+    /// The name of an option without a value, or `None` if it was not given.
     pub(super) fn flag(&self, name: &str, errors: &mut Errors) -> Option<&Ident> {
         Some(self.setting(name)?.flag(errors))
     }
 
-    /// An option whose value is a string.
+    /// The value of an option that takes a string.
     pub(super) fn text(&self, name: &str, errors: &mut Errors) -> Option<&LitStr> {
         self.setting(name)?.text(self.usage(name), errors)
     }
 
-    /// An option whose value is a path.
+    /// The value of an option that takes a path.
     pub(super) fn path(&self, name: &str, errors: &mut Errors) -> Option<&Path> {
         let usage = self.usage(name);
         match self.setting(name)?.value(usage, errors)? {

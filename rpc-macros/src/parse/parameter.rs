@@ -1,4 +1,4 @@
-//! Reading one parameter of a method.
+//! Reads a parameter of a method.
 
 use quote::format_ident;
 use syn::ext::IdentExt;
@@ -12,7 +12,7 @@ use crate::attributes::{behind_condition, is_rpc};
 use crate::model::{Argument, Parameter};
 use crate::syntax::{bare_type, plain_name};
 
-/// Arguments go through the runtime as a tuple, and it knows tuples up to this length.
+/// The length of the longest tuple of arguments that the runtime implements its traits for.
 const MAX_ARGUMENTS: usize = 16;
 
 /// Reads a parameter. `earlier` are those before it.
@@ -94,22 +94,22 @@ fn unfit(attribute: &Attribute) -> &'static str {
     }
 }
 
-/// An underscore says that the body has no use for an argument, which is nothing that callers should have to know. Two
-/// underscores are refused for another reason.
+/// Refuses a name with an underscore, which says that the body does not use the argument: callers
+/// should not see that. Names with two underscores are refused elsewhere.
 fn refuse_underscore(name: &Ident, errors: &mut Errors) {
     let sent = name.to_string();
     if let Some(plain) = sent.strip_prefix('_')
         && !plain.starts_with('_')
     {
-        let advice = "an argument need not be used here, so remove the underscore";
-        errors.push(
-            name,
-            format!("`{sent}` would be its name on the wire; {advice}, or add `#[serde(rename = \"..\")]`"),
+        let message = format!(
+            "`{sent}` would be the argument's name on the wire; remove the underscore, or add `#[serde(rename = \"..\")]`"
         );
+        errors.push(name, message);
     }
 }
 
-/// Two arguments of one name can only come from `rename`: the compiler sees to the rest.
+/// Refuses a wire name that an earlier argument has because of `rename`. The compiler reports two
+/// parameters of the same name.
 fn refuse_taken(wire_name: &LitStr, earlier: &[Parameter], errors: &mut Errors) {
     for other in earlier {
         if let Parameter::Argument(other) = other
@@ -130,15 +130,11 @@ fn read_name(pattern: &Pat, errors: &mut Errors) -> Option<Ident> {
     }
     let message = match pattern {
         Pat::Ident(name) => {
-            format!(
-                "the name goes over the wire, and nothing else of this pattern; write `{}`",
-                name.ident
-            )
+            format!("arguments are sent by name; write only `{}`", name.ident)
         }
         Pat::Wild(_) => "arguments are sent by name; write a name instead of `_`".to_owned(),
-        _ => {
-            "arguments are sent by name; write a name here and take it apart in the implementation".to_owned()
-        }
+        _ => "arguments are sent by name; write a name here, and destructure it in the implementation"
+            .to_owned(),
     };
     errors.push(pattern, message);
     None

@@ -1,7 +1,7 @@
 //! The `#[serde(..)]` attributes of a parameter.
 //!
-//! Those that make sense on an argument are passed on to serde's derive. All others are refused here: what the derive
-//! says of them would be followed by errors of code that the user has not written.
+//! Those that make sense for an argument are passed on to serde's derive. All others are refused
+//! here: the derive's error would be followed by errors in generated code.
 
 use syn::parse::ParseStream;
 use syn::{Attribute, ExprPath, Ident, LitStr, Meta, Type};
@@ -11,7 +11,7 @@ use super::settings::{Setting, Vocabulary, no_parentheses};
 use super::{names, types};
 use crate::model::Serde;
 
-/// What serde can be told about an argument.
+/// Attributes of serde that an argument may have.
 const SETTINGS: Vocabulary = Vocabulary {
     settings: &[
         ("default", "default"),
@@ -25,7 +25,7 @@ const SETTINGS: Vocabulary = Vocabulary {
     parentheses,
 };
 
-/// What serde can be told about fields only, and why not about arguments.
+/// Attributes of serde that only fields may have, and the reasons.
 const REFUSED: [(&str, &str); 7] = [
     (
         "skip",
@@ -45,12 +45,9 @@ const REFUSED: [(&str, &str); 7] = [
     ),
     (
         "borrow",
-        "the worker owns what it reads with attributes of serde; remove `borrow`",
+        "the worker reads owned values if there are attributes of serde; remove `borrow`",
     ),
-    (
-        "getter",
-        "an argument is no field of a remote type; remove `getter`",
-    ),
+    ("getter", "`getter` is for fields of remote types; remove it"),
     ("bound", "bounds are written once, on the trait; remove `bound`"),
 ];
 
@@ -58,8 +55,8 @@ pub(super) fn is_serde(attribute: &Attribute) -> bool {
     attribute.path().is_ident("serde")
 }
 
-/// Reads the `#[serde(..)]` among the attributes of a parameter of this type, and the name that they give the
-/// argument, if they do.
+/// Reads the `#[serde(..)]` attributes of a parameter of this type. Also returns the name that they
+/// give the argument, if any.
 pub(super) fn read(written: &[Attribute], ty: &Type, errors: &mut Errors) -> (Serde, Option<LitStr>) {
     let mut settings = Settings::default();
     for attribute in written.iter().filter(|attribute| is_serde(attribute)) {
@@ -69,7 +66,7 @@ pub(super) fn read(written: &[Attribute], ty: &Type, errors: &mut Errors) -> (Se
     (settings.serde, settings.rename)
 }
 
-/// What was read so far.
+/// The settings read so far.
 #[derive(Default)]
 struct Settings {
     serde: Serde,
@@ -108,7 +105,7 @@ impl Settings {
                 Some(rename) => self.rename.replace(rename.clone()).is_some(),
                 None => false,
             },
-            // There can be several.
+            // An argument may have several aliases.
             "alias" => {
                 self.serde.aliases.extend(setting.text(usage, errors).cloned());
                 false
@@ -127,33 +124,34 @@ impl Settings {
             }
         };
         if is_given {
-            let message = format!("another attribute says what `{name}` says; remove one");
+            let message = format!("`{name}` repeats another attribute; remove one");
             errors.push(name, message);
         }
     }
 
-    /// What is left out must be made up by the worker. Serde does so for an `Option` that it reads itself.
+    /// The worker needs a value for an argument that was left out. Serde has one for an `Option`
+    /// that it reads itself.
     fn refuse_missing_default(&self, ty: &Type, errors: &mut Errors) {
         let is_made_up = self.serde.has_default || (types::is_option(ty) && !self.serde.reads);
         if let Some(skips) = &self.skip_serializing_if
             && !is_made_up
         {
-            let message = "the worker has to know what was left out; add `default`";
+            let message = "the worker needs a value for an argument that was left out; add `default`";
             errors.push(skips, message);
         }
     }
 }
 
-/// Serde has parentheses for names that differ between writing and reading.
+/// The error for parentheses. Serde has them for names that differ between writing and reading.
 fn parentheses(name: &Ident) -> String {
     if name != "rename" {
         return no_parentheses(name);
     }
     let advice = "write `rename = \"..\"`, and `alias = \"..\"` for an older one";
-    format!("an argument has one name for caller and worker; {advice}")
+    format!("an argument has the same name for caller and worker; {advice}")
 }
 
-/// Why this cannot be said of an argument.
+/// Why an argument cannot have this attribute.
 fn fault(name: &Ident) -> String {
     match REFUSED.iter().find(|(refused, _)| name == refused) {
         Some((_, reason)) => (*reason).to_owned(),
@@ -165,7 +163,7 @@ fn fault(name: &Ident) -> String {
     }
 }
 
-/// Serde writes the path of a function or module as a string.
+/// Reads the path of a function or module, which serde takes as a string.
 fn read_path(setting: &Setting, usage: &str, errors: &mut Errors) {
     let Some(path) = setting.text(usage, errors) else {
         return;
@@ -173,7 +171,7 @@ fn read_path(setting: &Setting, usage: &str, errors: &mut Errors) {
     match path.parse::<ExprPath>() {
         Ok(path) => names::refuse_reserved_path(&path.path, errors),
         Err(_) => {
-            let message = format!("this is the path of no function or module; write `{usage}`");
+            let message = format!("this is not the path of a function or module; write `{usage}`");
             errors.push(path, message);
         }
     }

@@ -16,7 +16,7 @@ use crate::attributes::Attributes;
 use crate::model::{Method, Refusal, RefusedItem, RefusedTrait, Service};
 use crate::syntax::{Item, ServiceTrait, TraitItem, TraitMethod, mentions_self};
 
-/// Reads the arguments of `#[service(..)]` and the trait it stands on.
+/// Reads the arguments of `#[service(..)]` and its trait.
 pub(crate) fn service(arguments: TokenStream, item: TokenStream) -> Result<Service, Refusal> {
     let syntax = match syn::parse2(item.clone()) {
         Ok(Item::Trait(syntax)) => syntax,
@@ -41,9 +41,9 @@ fn refuse_item_of_other_kind(reasons: syn::Error, item: TokenStream) -> Refusal 
 
 fn not_a_trait(item: &syn::Item) -> syn::Error {
     let message = match item {
-        // mockall repeats the trait's attributes on what it makes of it.
+        // mockall repeats the trait's attributes on the items that it generates.
         _ if is_mock(item) => {
-            "`#[service]` goes above `#[automock]`: mockall has to see the trait that `#[service]` leaves"
+            "`#[service]` goes above `#[automock]`: mockall has to see the trait that `#[service]` emits"
         }
         syn::Item::Impl(_) => {
             "`#[service]` goes on the trait; an implementation needs no attribute, so remove this one"
@@ -53,7 +53,7 @@ fn not_a_trait(item: &syn::Item) -> syn::Error {
     syn::Error::new_spanned(item, message)
 }
 
-/// Whether mockall has made this of a trait.
+/// Whether mockall generated this item from a trait.
 fn is_mock(item: &syn::Item) -> bool {
     let is_mocks_name = |name: &str| {
         let rest = name.strip_prefix("Mock").unwrap_or_default();
@@ -130,7 +130,8 @@ fn refuse_trait_syntax(item: &ServiceTrait, errors: &mut Errors) {
     refuse_unbounded(item, errors);
 }
 
-/// Types and constants can be parameters, as long as client and server can have the same bounds on them.
+/// A trait may have type and constant parameters if the client and the server can have their
+/// bounds.
 fn refuse_generics(generics: &Generics, errors: &mut Errors) {
     for lifetime in generics.lifetimes() {
         errors.push(
@@ -154,18 +155,17 @@ fn refuse_unbounded(item: &ServiceTrait, errors: &mut Errors) {
     for parameter in item.unbounded_parameters() {
         let name = &parameter.ident;
         let bounds = "serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 'static";
-        let message =
-            format!("client and server cannot send what they know nothing of; write `{name}: {bounds}`");
+        let message = format!("client and server have to send values of this type; write `{name}: {bounds}`");
         errors.push(name, message);
     }
 }
 
-/// Refuses a bound on the implementation, which client and server are not.
+/// Refuses a bound on the implementation: it does not apply to the client and the server.
 fn refuse_self(bound: &impl ToTokens, errors: &mut Errors) {
     if mentions_self(bound.to_token_stream()) {
         errors.push(
             bound,
-            "the client is no `Self` of this trait; write what implementations have to be as supertraits",
+            "a bound on `Self` does not apply to the client; write it as a supertrait",
         );
     }
 }

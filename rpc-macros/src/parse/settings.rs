@@ -1,6 +1,6 @@
 //! The syntax of settings: `name` and `name = value`, separated by commas.
 //!
-//! Knows how they are written, and which of them exist somewhere; what they mean is the business of the caller.
+//! Knows the syntax, and the names that are valid in a place. Callers interpret the settings.
 
 use proc_macro2::TokenTree;
 use syn::ext::IdentExt;
@@ -17,12 +17,12 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    /// Whether it has a value, of whatever kind.
+    /// Whether it has a value of any kind.
     pub(super) fn has_value(&self) -> bool {
         self.value.is_some()
     }
 
-    /// Refuses a value.
+    /// The name. Refuses a value.
     pub(super) fn flag(&self, errors: &mut Errors) -> &Ident {
         let Self { name, value } = self;
         if let Some(value) = value {
@@ -31,7 +31,7 @@ impl Setting {
         name
     }
 
-    /// The value, which is there.
+    /// The value. Refuses a setting without one.
     pub(super) fn value(&self, usage: &str, errors: &mut Errors) -> Option<&Expr> {
         let Self { name, value } = self;
         if value.is_none() {
@@ -40,7 +40,7 @@ impl Setting {
         value.as_ref().map(bare)
     }
 
-    /// The value, which is a string.
+    /// The value. Refuses one that is not a string.
     pub(super) fn text(&self, usage: &str, errors: &mut Errors) -> Option<&LitStr> {
         let name = &self.name;
         match self.value(usage, errors)? {
@@ -55,11 +55,11 @@ impl Setting {
     }
 }
 
-/// The settings that exist in one place.
+/// The settings that are valid in one place.
 pub(super) struct Vocabulary {
-    /// Each one's name, and how it is written.
+    /// The name and an example of each.
     pub(super) settings: &'static [(&'static str, &'static str)],
-    /// What to say of parentheses behind a name.
+    /// The error for parentheses after a name.
     pub(super) parentheses: fn(&Ident) -> String,
 }
 
@@ -75,7 +75,7 @@ impl Vocabulary {
         self.settings[0].1
     }
 
-    /// All names, to be read.
+    /// All names, for an error message.
     pub(super) fn names(&self) -> String {
         let names: Vec<_> = self
             .settings
@@ -85,7 +85,7 @@ impl Vocabulary {
         names.join(", ")
     }
 
-    /// A question, if it is clear which name was meant.
+    /// A question with the name that was probably meant, or nothing if none is similar.
     pub(super) fn suggestion(&self, misspelt: &str) -> String {
         let distance = |known: &str| strsim::levenshtein(&misspelt.to_lowercase(), known);
         let names = self.settings.iter().map(|(name, _)| *name);
@@ -95,7 +95,7 @@ impl Vocabulary {
         }
     }
 
-    /// Reads a whole list. What is wrong with one entry ends at the next comma: those behind it are read.
+    /// Reads a list. After an error in an entry, reading continues behind the next comma.
     pub(super) fn read(&self, input: ParseStream<'_>, errors: &mut Errors) -> Vec<Setting> {
         let mut settings = Vec::new();
         while !input.is_empty() {
@@ -131,7 +131,7 @@ impl Vocabulary {
     }
 }
 
-/// Goes past the next comma, and returns what stood before it.
+/// Skips to behind the next comma, and returns the first token skipped before it.
 fn skip_entry(input: ParseStream<'_>) -> Option<TokenTree> {
     let mut first = None;
     while let Ok(token) = input.parse::<TokenTree>() {
@@ -143,7 +143,7 @@ fn skip_entry(input: ParseStream<'_>) -> Option<TokenTree> {
     first
 }
 
-/// Why there are no parentheses behind a name.
+/// The error for parentheses where a value needs `=`.
 pub(super) fn no_parentheses(name: &Ident) -> String {
     format!("options take their value after `=`; write `{name} = ..`")
 }

@@ -1,4 +1,4 @@
-//! What the types of arguments and results may be.
+//! Checks the types of arguments and results.
 
 use syn::visit_mut::{self, VisitMut};
 use syn::{
@@ -11,7 +11,7 @@ use crate::model::Shape;
 use crate::spelling;
 use crate::syntax::{bare_type, is_never};
 
-/// Reads an argument's type: a reference to something owned, or something owned.
+/// Reads an argument's type: an owned type or a reference to one.
 pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
     let Type::Reference(reference) = bare_type(ty) else {
         refuse_borrows(ty, Place::Argument("take"), errors);
@@ -32,7 +32,7 @@ pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
     }
 }
 
-/// Reads the context's type, which is a reference.
+/// Checks that the context's type is a reference.
 pub(super) fn context_type(ty: &Type, errors: &mut Errors) {
     match bare_type(ty) {
         Type::Reference(reference) => refuse_special_reference(reference, errors),
@@ -43,23 +43,23 @@ pub(super) fn context_type(ty: &Type, errors: &mut Errors) {
     }
 }
 
-/// Reads a method's return type: something owned.
+/// Checks that a method's return type is owned.
 pub(super) fn output(ty: &Type, errors: &mut Errors) {
     if is_never(ty) {
         errors.push(
             ty,
-            "a method that never returns has nothing to answer; remove the return type, or return what it ends with",
+            "a method that never returns sends no reply; remove the return type, or return a value",
         );
     }
     refuse_borrows(ty, Place::Output, errors);
 }
 
-/// Whether the type goes by the name of `Result`.
+/// Whether the type is named `Result`.
 pub(super) fn is_result(ty: &Type) -> bool {
     is_named(ty, "Result")
 }
 
-/// The `T` and the `E` of a `Result<T, E>`. What an alias stands for is not known.
+/// The `T` and the `E` of a `Result<T, E>`, or `None` for an alias with other parameters.
 pub(super) fn success_and_error(ty: &Type) -> Option<(&Type, &Type)> {
     let Type::Path(path) = bare_type(ty) else {
         return None;
@@ -76,12 +76,12 @@ pub(super) fn success_and_error(ty: &Type) -> Option<(&Type, &Type)> {
     }
 }
 
-/// Whether the type goes by the name of `Option`.
+/// Whether the type is named `Option`.
 pub(super) fn is_option(ty: &Type) -> bool {
     is_named(ty, "Option")
 }
 
-/// Whether what is read for an argument of this type goes by the name of `Option`.
+/// Whether an argument of this type is read as a type named `Option`.
 pub(super) fn reads_as_option(ty: &Type) -> bool {
     match bare_type(ty) {
         Type::Reference(reference) => is_option(&reference.elem),
@@ -107,7 +107,7 @@ fn is_u8(ty: &Type) -> bool {
     matches!(bare_type(ty), Type::Path(path) if path.path.is_ident("u8"))
 }
 
-/// The shape of a type that is no reference.
+/// The shape of a type that is not a reference.
 fn owned_shape(ty: &Type) -> Shape {
     let Some((name, is_static, argument)) = generic_of_one(ty) else {
         return Shape::Owned;
@@ -120,7 +120,8 @@ fn owned_shape(ty: &Type) -> Shape {
     }
 }
 
-/// The name of a type such as `Vec<T>` or `Cow<'_, T>`, whether its lifetime is `'static`, and its `T`.
+/// For a type such as `Vec<T>` or `Cow<'_, T>`: its name, whether its lifetime is `'static`, and
+/// `T`.
 fn generic_of_one(ty: &Type) -> Option<(&Ident, bool, &Type)> {
     let Type::Path(TypePath {
         qself: None, path, ..
@@ -146,7 +147,7 @@ fn refuse_special_reference(reference: &TypeReference, errors: &mut Errors) {
     if let Some(mutability) = &reference.mutability {
         errors.push(
             mutability,
-            "changes made by the worker do not travel back; take `&`, and return what has changed",
+            "changes are not sent back to the caller; take `&`, and return what has changed",
         );
     }
     if let Some(lifetime) = reference
@@ -161,10 +162,11 @@ fn refuse_special_reference(reference: &TypeReference, errors: &mut Errors) {
     }
 }
 
-/// Where a type stands.
+/// The place of a type.
 #[derive(Clone, Copy)]
 enum Place {
-    /// It is taken, which begins the advice to the user. It may borrow from the request, as `Cow<'_, str>` does.
+    /// An argument. It may borrow from the request, as `Cow<'_, str>` does. The text is the verb of
+    /// the advice.
     Argument(&'static str),
     Output,
 }
@@ -182,7 +184,7 @@ impl Place {
     }
 }
 
-/// Refuses whatever is borrowed in a type, or has no single concrete type to be decoded to.
+/// Refuses parts of a type that borrow or that are not concrete: they cannot be decoded.
 fn refuse_borrows(ty: &Type, place: Place, errors: &mut Errors) {
     let advice = place.advice();
     let mut mended = ty.clone();
@@ -201,7 +203,7 @@ fn refuse_borrows(ty: &Type, place: Place, errors: &mut Errors) {
     }
 }
 
-/// Replaces references by what they could be owned as, to be able to tell the user the mended type.
+/// Replaces references by owned types, to suggest the corrected type.
 struct BorrowFinder<'a> {
     references: Vec<TypeReference>,
     place: Place,
@@ -259,7 +261,7 @@ impl VisitMut for BorrowFinder<'_> {
     }
 }
 
-/// The reference that `&self` or `&mut self` is in full, if this is one.
+/// The reference type if this is `&Self` or `&mut Self`.
 pub(super) fn reference_to_self(ty: &Type) -> Option<&TypeReference> {
     let Type::Reference(reference) = bare_type(ty) else {
         return None;

@@ -32,7 +32,7 @@ fn timeout_of(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Why this cannot be a method's name on the wire.
+/// Why this cannot be a method's name on the wire, or `None` if it can.
 pub(super) fn wire_name_fault(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         Some("a wire name cannot be empty; remove `name` to use the name of the method")
@@ -47,10 +47,11 @@ pub(super) fn wire_name_fault(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The runtime names the queue for batched calls like this, behind the name of the service's queue.
+/// The suffix by which the runtime names the queue for batched calls.
 const BATCH_SUFFIX: &str = ".batch";
 
-/// Why this cannot be a queue's name. The runtime checks names by the same rules.
+/// Why this cannot be a queue's name, or `None` if it can. The runtime checks names by the same
+/// rules.
 pub(super) fn queue_name_fault(name: &str) -> Option<&'static str> {
     if name.is_empty() {
         Some("a queue name cannot be empty; remove `queue` to use the name of the trait")

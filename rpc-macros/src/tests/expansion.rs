@@ -1,4 +1,4 @@
-//! What is generated: snapshots of whole services, to be read like code written by hand.
+//! Snapshots of the expansions of whole services.
 
 use insta::assert_snapshot;
 use proc_macro2::{TokenStream, TokenTree};
@@ -27,7 +27,7 @@ fn a_private_service() {
 }
 
 #[test]
-fn a_one_way_method_may_be_idempotent() {
+fn an_idempotent_oneway_method() {
     let item = quote! {
         trait Mail {
             #[rpc(oneway, idempotent)]
@@ -287,7 +287,8 @@ fn a_custom_crate_path_is_the_only_one() {
     assert!(mentions(expansion, "rpc_runtime"));
 }
 
-/// Cargo unites the features of a dependency: a macro that looked at them would expand for one crate as another asks.
+/// Cargo unifies the features of a dependency, so an expansion must not depend on them: one crate's
+/// features would change another's code.
 mod output_depends_on_the_input_alone {
     use std::fs;
     use std::path::Path;
@@ -310,7 +311,7 @@ mod output_depends_on_the_input_alone {
     }
 
     #[test]
-    fn no_source_asks_for_a_feature_or_the_environment() {
+    fn sources_read_no_features_and_no_environment() {
         let mut files = 0;
         each_source(
             Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")),
@@ -355,7 +356,7 @@ fn user_directory() -> TokenStream {
     }
 }
 
-/// The tokens as rustfmt would lay them out, near enough.
+/// The tokens formatted similarly to rustfmt.
 #[track_caller]
 fn formatted(tokens: TokenStream) -> String {
     let file = syn2::parse2(tokens).expect("the expansion is a list of items");

@@ -1,4 +1,4 @@
-//! What is not refused.
+//! Traits without errors.
 
 use super::assert_method;
 
@@ -57,6 +57,6 @@ fn attributes_of_serde_are_accepted() {
 }
 
 #[test]
-fn underscores_that_are_not_sent_or_are_meant_are_accepted() {
+fn underscores_of_contexts_and_renamed_arguments_are_accepted() {
     assert_accepted(r#"async fn f(&self, #[rpc(context)] _cx: &Context, #[serde(rename = "a")] _a: u8) { }"#);
 }

@@ -1,4 +1,4 @@
-//! Faults of what the attribute stands on, and of what is in it beside methods.
+//! Errors of items other than traits, and of items in a trait other than methods.
 
 use super::assert_item;
 
@@ -25,9 +25,9 @@ fn an_implementation() {
 }
 
 #[test]
-fn what_mockall_made_of_a_trait() {
+fn item_generated_by_mockall() {
     let message =
-        "`#[service]` goes above `#[automock]`: mockall has to see the trait that `#[service]` leaves";
+        "`#[service]` goes above `#[automock]`: mockall has to see the trait that `#[service]` emits";
     for item in [
         "struct MockS {}",
         "impl S for MockS {}",
@@ -52,8 +52,7 @@ fn trait_lifetime() {
 
 #[test]
 fn bounds_on_self() {
-    let message =
-        "the client is no `Self` of this trait; write what implementations have to be as supertraits";
+    let message = "a bound on `Self` does not apply to the client; write it as a supertrait";
     assert_item(
         "trait S<T: From<Self>> where Self: Sized, T: Debug { async fn f(&self); }",
         &[("From<Self>", message), ("Self: Sized", message)],

@@ -224,7 +224,7 @@ fn oneway_with_a_result() {
         "#[rpc(oneway)] async fn f(&self) -> u8;",
         &[(
             "u8",
-            "a one-way method is never answered; remove its return type, or `oneway`",
+            "a one-way method has no reply; remove its return type, or `oneway`",
         )],
     );
 }

@@ -143,10 +143,7 @@ fn no_receiver() {
 fn receiver_by_value() {
     assert_method(
         "async fn f(self);",
-        &[(
-            "self",
-            "a service outlives each call, so no call can take it; write `&self`",
-        )],
+        &[("self", "a service outlives each call; write `&self`")],
     );
 }
 
@@ -156,7 +153,7 @@ fn mutable_receiver() {
         "async fn f(&mut self);",
         &[(
             "&mut self",
-            "calls run side by side on one service, so none has it to itself; write `&self`, and lock what changes",
+            "calls share the service, so none has exclusive access; write `&self`, and put what changes behind a lock",
         )],
     );
 }
@@ -165,10 +162,7 @@ fn mutable_receiver() {
 fn typed_receiver() {
     assert_method(
         "async fn f(self: Arc<Self>);",
-        &[(
-            "self: Arc<Self>",
-            "a worker lends the service to each call, as a reference; write `&self`",
-        )],
+        &[("self: Arc<Self>", "calls borrow the service; write `&self`")],
     );
 }
 
@@ -196,10 +190,10 @@ fn receivers_in_full() {
     assert_method(
         "async fn f(self: &Self); async fn g(self: &mut Self); async fn h(self: &'a Self);",
         &[
-            ("self: &Self", "this is `&self` in full; write `&self`"),
+            ("self: &Self", "this is the long form of `&self`; write `&self`"),
             (
                 "self: &mut Self",
-                "calls run side by side on one service, so none has it to itself; write `&self`, and lock what changes",
+                "calls share the service, so none has exclusive access; write `&self`, and put what changes behind a lock",
             ),
             (
                 "self: &'a Self",
@@ -212,9 +206,7 @@ fn receivers_in_full() {
 #[test]
 fn names_of_generated_code() {
     let message = |name: &str| {
-        format!(
-            "names that begin with two underscores are left to generated code; write another than `{name}`"
-        )
+        format!("names that begin with two underscores are reserved for generated code; rename `{name}`")
     };
     let item = r#"trait S<__T: __Bound + for<'__de> Deserialize<'__de>>: __Super {
         async fn __f(&self, #[rpc(context)] __cx: &__Context, __a: [u8; __N]) -> Vec<__Item>;
@@ -250,7 +242,7 @@ fn a_crate_named_like_generated_code() {
         "crate = __serde::rpc",
         &[(
             "__serde",
-            "names that begin with two underscores are left to generated code; write another than `__serde`",
+            "names that begin with two underscores are reserved for generated code; rename `__serde`",
         )],
     );
 }

@@ -1,4 +1,4 @@
-//! What is refused: which tokens are underlined, and with what words.
+//! Errors: the underlined tokens and the messages.
 
 use proc_macro2::TokenStream;
 
@@ -13,7 +13,8 @@ mod serde;
 mod service_options;
 mod types;
 
-/// The refusals of an item under `#[service(arguments)]`: what is underlined, and the message.
+/// The errors for an item with `#[service(arguments)]`: the underlined tokens and the message of
+/// each.
 fn refusals(arguments: &str, item: &str) -> Vec<(String, String)> {
     let Err(refusal) = parse::service(tokens(arguments), tokens(item)) else {
         return Vec::new();
@@ -28,7 +29,7 @@ fn tokens(source: &str) -> TokenStream {
     source.parse().expect("the test's own source is made of tokens")
 }
 
-/// The item is refused for these reasons, and emitted again once, without our attributes.
+/// Asserts that the item has these errors, and that it is emitted once, without `#[rpc]`.
 #[track_caller]
 fn assert_refused(arguments: &str, item: &str, expected: &[(&str, &str)]) {
     let refusals = refusals(arguments, item);

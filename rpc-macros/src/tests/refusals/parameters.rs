@@ -8,7 +8,7 @@ fn pattern() {
         "async fn f(&self, (a, b): (u8, u8));",
         &[(
             "(a, b)",
-            "arguments are sent by name; write a name here and take it apart in the implementation",
+            "arguments are sent by name; write a name here, and destructure it in the implementation",
         )],
     );
 }
@@ -17,10 +17,7 @@ fn pattern() {
 fn mutable_binding() {
     assert_method(
         "async fn f(&self, mut a: u8);",
-        &[(
-            "mut a",
-            "the name goes over the wire, and nothing else of this pattern; write `a`",
-        )],
+        &[("mut a", "arguments are sent by name; write only `a`")],
     );
 }
 
@@ -105,7 +102,7 @@ fn mutable_context() {
         "async fn f(&self, #[rpc(context)] cx: &mut Context);",
         &[(
             "mut",
-            "changes made by the worker do not travel back; take `&`, and return what has changed",
+            "changes are not sent back to the caller; take `&`, and return what has changed",
         )],
     );
 }
@@ -128,11 +125,11 @@ fn underscore_before_a_name() {
         &[
             (
                 "_a",
-                r#"`_a` would be its name on the wire; an argument need not be used here, so remove the underscore, or add `#[serde(rename = "..")]`"#,
+                r#"`_a` would be the argument's name on the wire; remove the underscore, or add `#[serde(rename = "..")]`"#,
             ),
             (
                 "_b",
-                r#"`_b` would be its name on the wire; an argument need not be used here, so remove the underscore, or add `#[serde(rename = "..")]`"#,
+                r#"`_b` would be the argument's name on the wire; remove the underscore, or add `#[serde(rename = "..")]`"#,
             ),
         ],
     );

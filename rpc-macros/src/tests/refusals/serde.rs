@@ -30,7 +30,7 @@ fn one_sided_rename() {
         "async fn f(&self, #[serde(rename(serialize = \"b\"))] a: u8);",
         &[(
             "(",
-            "an argument has one name for caller and worker; write `rename = \"..\"`, and `alias = \"..\"` for an older one",
+            "an argument has the same name for caller and worker; write `rename = \"..\"`, and `alias = \"..\"` for an older one",
         )],
     );
 }
@@ -85,7 +85,7 @@ fn borrowing_argument() {
         "async fn f(&self, #[serde(borrow)] a: u8);",
         &[(
             "borrow",
-            "the worker owns what it reads with attributes of serde; remove `borrow`",
+            "the worker reads owned values if there are attributes of serde; remove `borrow`",
         )],
     );
 }
@@ -94,10 +94,7 @@ fn borrowing_argument() {
 fn getter() {
     assert_method(
         r#"async fn f(&self, #[serde(getter = "get")] a: u8);"#,
-        &[(
-            "getter",
-            "an argument is no field of a remote type; remove `getter`",
-        )],
+        &[("getter", "`getter` is for fields of remote types; remove it")],
     );
 }
 
@@ -156,11 +153,11 @@ fn no_path_for_serde() {
         &[
             (
                 r#""a b""#,
-                r#"this is the path of no function or module; write `with = "module"`"#,
+                r#"this is not the path of a function or module; write `with = "module"`"#,
             ),
             (
                 r#""""#,
-                r#"this is the path of no function or module; write `default = "function"`"#,
+                r#"this is not the path of a function or module; write `default = "function"`"#,
             ),
         ],
     );
@@ -182,15 +179,12 @@ fn attributes_of_serde_twice() {
     assert_method(
         r#"async fn f(&self, #[serde(default, default, with = "m", serialize_with = "f")] #[serde(rename = "b", rename = "c")] a: u8);"#,
         &[
-            (
-                "default",
-                "another attribute says what `default` says; remove one",
-            ),
+            ("default", "`default` repeats another attribute; remove one"),
             (
                 "serialize_with",
-                "another attribute says what `serialize_with` says; remove one",
+                "`serialize_with` repeats another attribute; remove one",
             ),
-            ("rename", "another attribute says what `rename` says; remove one"),
+            ("rename", "`rename` repeats another attribute; remove one"),
         ],
     );
 }
@@ -201,7 +195,7 @@ fn argument_left_out_without_a_default() {
         r#"async fn f(&self, #[serde(skip_serializing_if = "is_zero")] a: u8);"#,
         &[(
             "skip_serializing_if",
-            "the worker has to know what was left out; add `default`",
+            "the worker needs a value for an argument that was left out; add `default`",
         )],
     );
 }
@@ -212,7 +206,7 @@ fn option_left_out_and_read_by_a_function() {
         r#"async fn f(&self, #[serde(skip_serializing_if = "Option::is_none", with = "m")] a: Option<u8>);"#,
         &[(
             "skip_serializing_if",
-            "the worker has to know what was left out; add `default`",
+            "the worker needs a value for an argument that was left out; add `default`",
         )],
     );
 }

@@ -8,7 +8,7 @@ fn mutable_reference() {
         "async fn f(&self, a: &mut u8);",
         &[(
             "mut",
-            "changes made by the worker do not travel back; take `&`, and return what has changed",
+            "changes are not sent back to the caller; take `&`, and return what has changed",
         )],
     );
 }
@@ -183,7 +183,7 @@ fn never_returns() {
         "async fn f(&self) -> !;",
         &[(
             "!",
-            "a method that never returns has nothing to answer; remove the return type, or return what it ends with",
+            "a method that never returns sends no reply; remove the return type, or return a value",
         )],
     );
 }
