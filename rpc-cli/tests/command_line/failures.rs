@@ -99,7 +99,7 @@ async fn an_invalid_address_is_refused_and_not_shown() {
     let told = rpc_tests::programs::text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(
-        told.contains("RPC_RUNTIME_REPLAY_QUEUE is not known") && !told.contains("s3cret"),
+        told.contains("RPC_RUNTIME_REPLAY_QUEUE is unknown") && !told.contains("s3cret"),
         "{told}"
     );
 }

@@ -167,7 +167,7 @@ async fn bench_measures_calls() {
     let measured = rpc(&vhost, &bench).await;
     let result = measured.result();
     assert!(
-        result.starts_with("UserDirectory.count on rpc_queue: 8 calls at a time\n\ncalls     500 in "),
+        result.starts_with("UserDirectory.count on rpc_queue: 8 calls in flight\n\ncalls     500 in "),
         "{result}"
     );
     assert!(
