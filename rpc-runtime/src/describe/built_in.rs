@@ -1,4 +1,4 @@
-//! The methods that every worker has beside those of its services.
+//! The methods that every worker has in addition to those of its services.
 
 use super::descriptor::{MethodDescriptor, ServiceDescriptor};
 
@@ -17,14 +17,14 @@ pub(crate) const STATS: MethodDescriptor = MethodDescriptor::new("rpc.stats", &[
     .returns("WorkerStats")
     .docs("What the worker counted of its methods.");
 
-/// The built-in methods, as a service. No queue is its own.
+/// The built-in methods as a service. It has no queue of its own.
 pub(crate) static BUILT_IN: ServiceDescriptor =
     ServiceDescriptor::new("rpc", "", &[PING, DESCRIBE, STATS]).docs("What each worker says of itself.");
 
-/// What the names of built-in methods begin with, and those of no others.
+/// The prefix of the names of built-in methods. No other method may have it.
 const PREFIX: &str = "rpc.";
 
-/// Whether a method of this name is a built-in one.
+/// Whether the method with this name is built in.
 pub(crate) fn is_built_in(method: &str) -> bool {
     method.starts_with(PREFIX)
 }

@@ -1,4 +1,4 @@
-//! What a service is, as data.
+//! Descriptions of services and workers, as data.
 //!
 //! A [`ServiceDescriptor`] is a constant that the [`service`](crate::service) attribute generates
 //! for a trait. Callers and workers read it. A [`ServiceDescription`] has the same content but owns

@@ -1,4 +1,4 @@
-//! Who a worker is, and what it serves: as it says itself.
+//! How workers describe themselves.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use crate::escape::OneLine;
 
 /// A worker: one running [`Server`](crate::Server).
 ///
-/// What a worker says of itself, for people and tools to tell workers apart; nothing of it is checked. Reading is forgiving, as of
-/// [`ServiceDescription`].
+/// People and tools tell workers apart by it. The content comes from the worker and is not checked.
+/// As in a [`ServiceDescription`], missing fields are empty and unknown fields are skipped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Worker {
-    /// A random UUID, another one each time that a server starts.
+    /// A random UUID, which is new each time a server starts.
     pub id: String,
-    /// What the operator calls it: see [`Server::worker_name`](crate::Server::worker_name).
+    /// The name that the operator gave it: see [`Server::worker_name`](crate::Server::worker_name).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The machine's name; empty where it is not known.
+    /// The host's name. Empty if it is not known.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub host: String,
     /// The process's id.
@@ -39,17 +39,18 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// How long ago the server started.
+    /// Returns how long ago the server started.
     #[must_use]
     pub fn uptime(&self) -> Duration {
         Duration::from_millis(self.uptime_ms)
     }
 }
 
-/// In one line: `worker 5f0c7c1e-… "mailer-3" of shop 2.3.1 on web-1, process 4711, rpc-runtime 0.1.0, up 62s`.
+/// On one line: `worker 5f0c7c1e-… "mailer-3" of shop 2.3.1 on web-1, process 4711, rpc-runtime
+/// 0.1.0, up 62s`.
 impl fmt::Display for Worker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whatever a worker calls itself, it stays in its line.
+        // The names come from the worker and may contain line feeds.
         write!(f, "worker {}", OneLine(&self.id))?;
         if let Some(name) = &self.name {
             write!(f, " {name:?}")?;
@@ -69,9 +70,10 @@ impl fmt::Display for Worker {
     }
 }
 
-/// A worker, and what it serves: the answer to `rpc.describe`.
+/// The reply to `rpc.describe`: a worker and what it serves.
 ///
-/// Asked through a service's queue, it has that queue alone; through the discovery exchange, all queues of the worker.
+/// A reply to a request through a service's queue has this queue only. A reply to a request through
+/// the discovery exchange has all queues of the worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -83,12 +85,12 @@ pub struct WorkerDescription {
 }
 
 impl WorkerDescription {
-    /// All services, of one queue after the other.
+    /// Returns the services on all queues.
     pub fn services(&self) -> impl Iterator<Item = &ServiceDescription> {
         self.queues.iter().flat_map(|queue| &queue.services)
     }
 
-    /// The service of this name; of the first queue that has it.
+    /// Returns the service with this name, on the first queue that has it.
     #[must_use]
     pub fn service(&self, name: &str) -> Option<&ServiceDescription> {
         self.services().find(|service| service.name == name)
@@ -102,11 +104,11 @@ impl WorkerDescription {
 pub struct QueueDescription {
     /// The queue's name.
     pub queue: String,
-    /// The services on it. The `queue` of each is this one, whatever its trait says.
+    /// The services on it. The `queue` of each is this one, even if its trait names another.
     pub services: Vec<ServiceDescription>,
 }
 
-/// For peers that speak plain text: the worker, and what it serves, a line each.
+/// The reply in plain text: a line for the worker, and one for each service and method.
 impl fmt::Display for WorkerDescription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.worker)?;
@@ -119,7 +121,7 @@ impl fmt::Display for WorkerDescription {
     }
 }
 
-/// Services as text, a line for each of them and each of their methods.
+/// Services as text, with a line for each service and method.
 struct Services<'a>(&'a [ServiceDescription]);
 
 impl fmt::Display for Services<'_> {
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_is_one_line_of_text() {
+    fn a_worker_is_shown_on_one_line() {
         let text = worker().to_string();
         assert_eq!(
             text,
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_is_a_line_each() {
+    fn a_description_has_a_line_per_service_and_method() {
         let mut get = MethodDescription::new("get");
         (get.is_default, get.is_idempotent) = (true, true);
         let mut store = ServiceDescription::new("Store", "store");
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_empty_and_what_is_unknown_is_skipped() {
+    fn missing_fields_are_empty_and_unknown_ones_are_skipped() {
         let read: WorkerDescription = serde_json::from_str(
             r#"{"worker": {"id": "7", "mood": [1]}, "queues": [{"queue": "q", "depth": 3}], "x": null}"#,
         )

@@ -1,4 +1,4 @@
-//! What a worker counts of its methods, as it says itself.
+//! The statistics that workers report.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::worker::Worker;
 
-/// What a worker counted since it started: the answer to `rpc.stats`.
+/// The reply to `rpc.stats`: what a worker has counted since it started.
 ///
-/// Asked through a service's queue, it has that queue alone; through the discovery exchange, all queues of the worker. The built-in
-/// methods are not counted. Reading is forgiving, as of [`ServiceDescription`](crate::describe::ServiceDescription).
+/// A reply to a request through a service's queue has this queue only. A reply to a request through
+/// the discovery exchange has all queues of the worker. Built-in methods are not counted. As in a
+/// [`ServiceDescription`](crate::describe::ServiceDescription), missing fields are empty and
+/// unknown fields are skipped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -22,7 +24,8 @@ pub struct WorkerStats {
 }
 
 impl WorkerStats {
-    /// What was counted of a method, by the name of its service and its name on the wire; of the first queue that has it.
+    /// Returns the statistics of a method by the name of its service and its name on the wire, on
+    /// the first queue that has it.
     #[must_use]
     pub fn method(&self, service: &str, method: &str) -> Option<&MethodStats> {
         let mut all = self.queues.iter().flat_map(|queue| &queue.methods);
@@ -30,35 +33,36 @@ impl WorkerStats {
     }
 }
 
-/// What a worker counted of the methods on one queue.
+/// The statistics of the methods on one queue.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct QueueStats {
     /// The queue's name.
     pub queue: String,
-    /// How long requests wait in the queue now, in nanoseconds: those that wait longest, if some are of a higher priority than
-    /// others or come in batches. Zero if none wait, and if the worker [does not measure it](crate::Server::admission).
+    /// How long requests wait in the queue now, in nanoseconds. The longest wait counts if requests
+    /// have different priorities or arrive in batches. Zero if none wait, or if the worker
+    /// [does not measure it](crate::Server::admission).
     pub queue_time_ns: u64,
-    /// Requests that ran to their end, or run now.
+    /// Requests that ended or run now.
     pub admitted: u64,
-    /// Requests that were refused, as they could not be answered in time.
+    /// Requests that were refused because the reply would have been late.
     pub shed: u64,
     /// Its methods, in the order of their traits.
     pub methods: Vec<MethodStats>,
 }
 
 impl QueueStats {
-    /// How long requests wait in the queue now.
+    /// Returns how long requests wait in the queue now.
     #[must_use]
     pub fn queue_time(&self) -> Duration {
         Duration::from_nanos(self.queue_time_ns)
     }
 }
 
-/// What a worker counted of one method.
+/// The statistics of one method.
 ///
-/// Each count is true; one may be a request ahead of another.
+/// The counts are read one after another, so one may include a request that another does not.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -67,7 +71,7 @@ pub struct MethodStats {
     pub service: String,
     /// The method's name on the wire.
     pub method: String,
-    /// Requests that ran to their end.
+    /// Requests that ended.
     pub calls: u64,
     /// Those of them that ended with the method's own error or with a fault.
     pub failures: u64,
@@ -75,31 +79,33 @@ pub struct MethodStats {
     pub errors: u64,
     /// Requests that run now.
     pub in_flight: u64,
-    /// Requests that were refused, as they could not be answered in time.
+    /// Requests that were refused because the reply would have been late.
     pub shed: u64,
-    /// The mean time that a request took, in nanoseconds; layers of the server and their waits count too.
+    /// The mean duration of a request, in nanoseconds. It includes the server's layers.
     pub mean_ns: u64,
-    /// The time of all requests together, in nanoseconds. Of two looks, it gives the mean between them.
+    /// The duration of all requests together, in nanoseconds. Two readings give the mean between
+    /// them.
     pub total_ns: u64,
-    /// 99 of 100 requests took no longer, in nanoseconds; known to an eighth.
+    /// The duration that 99 of 100 requests did not exceed, in nanoseconds, with an error of up to
+    /// an eighth.
     pub p99_ns: u64,
 }
 
 impl MethodStats {
-    /// The mean time that a request took.
+    /// Returns the mean duration of a request.
     #[must_use]
     pub fn mean(&self) -> Duration {
         Duration::from_nanos(self.mean_ns)
     }
 
-    /// 99 of 100 requests took no longer.
+    /// Returns the duration that 99 of 100 requests did not exceed.
     #[must_use]
     pub fn p99(&self) -> Duration {
         Duration::from_nanos(self.p99_ns)
     }
 }
 
-/// For peers that speak plain text: the worker, and a line for each queue and each of its methods.
+/// The reply in plain text: a line for the worker, and one for each queue and method.
 impl fmt::Display for WorkerStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.worker)?;
@@ -149,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stats_are_a_line_for_each_queue_and_method_and_found_by_name() {
+    fn statistics_have_a_line_per_queue_and_method() {
         let get = MethodStats {
             service: "Store".into(),
             method: "get".into(),
@@ -185,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_worker_does_not_tell_is_zero() {
+    fn missing_counts_are_zero() {
         let older =
             r#"{"queues": [{"queue": "q", "methods": [{"service": "S", "method": "m", "calls": 1}]}]}"#;
         let stats: WorkerStats = serde_json::from_str(older).unwrap();
