@@ -81,11 +81,11 @@ async fn describe_shows_the_trait_of_the_example_and_its_description() {
 /// Looks users up.
 service UserDirectory on queue rpc_queue
 
-    /// The e-mail address of one user.
+    /// Returns the e-mail address of one user.
     #[rpc(default, idempotent)]
     get_email(id: &str) -> Result<String, DirectoryError>
 
-    /// How many users there are.
+    /// Returns the number of users.
     #[rpc(idempotent)]
     count() -> u64
 ";
