@@ -44,7 +44,7 @@ pub trait DecodeArguments<'de>: Sized {
 }
 
 /// Arguments as a struct with derived serde implementations, for a method with `#[serde(..)]` on a
-/// parameter. The struct has its own field names and is named [`ARGUMENTS`].
+/// parameter. The struct has its own field names and is named `ARGUMENTS`.
 #[derive(Debug)]
 pub struct Derived<T>(pub T);
 
