@@ -1,8 +1,11 @@
-//! The part of tokio's `watch` that is used here; those that wait are woken in the order in which they began to.
+//! A value that several tasks watch, like tokio's `watch`.
+//!
+//! Tokio's wakes the tasks that wait in a random order. Here they are woken in the order in which
+//! they began to wait, so that a simulation with the same seed takes the same course.
 
 use std::ops::Deref;
 use std::pin::pin;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::Notify;
 
@@ -12,7 +15,7 @@ pub(crate) fn channel<T>(value: T) -> (Sender<T>, Receiver<T>) {
     (sender, receiver)
 }
 
-/// The one sender is gone.
+/// The sender was dropped.
 #[derive(Debug)]
 pub(crate) struct RecvError;
 
@@ -25,17 +28,13 @@ struct Shared<T> {
 #[derive(Debug)]
 struct State<T> {
     value: T,
-    version: u64,
     is_closed: bool,
 }
 
 impl<T> Shared<T> {
-    fn read(&self) -> RwLockReadGuard<'_, State<T>> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, State<T>> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    fn change(&self, change: impl FnOnce(&mut State<T>)) {
+        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_waiters();
     }
 }
 
@@ -44,30 +43,22 @@ pub(crate) struct Sender<T>(Arc<Shared<T>>);
 
 impl<T> Sender<T> {
     pub(crate) fn new(value: T) -> Self {
+        let state = State {
+            value,
+            is_closed: false,
+        };
         Self(Arc::new(Shared {
-            state: RwLock::new(State {
-                value,
-                version: 0,
-                is_closed: false,
-            }),
+            state: RwLock::new(state),
             changed: Notify::new(),
         }))
     }
 
     pub(crate) fn subscribe(&self) -> Receiver<T> {
-        let seen = self.0.read().version;
-        Receiver {
-            shared: Arc::clone(&self.0),
-            seen,
-        }
+        Receiver(Arc::clone(&self.0))
     }
 
     pub(crate) fn send_modify(&self, modify: impl FnOnce(&mut T)) {
-        let mut state = self.0.write();
-        modify(&mut state.value);
-        state.version += 1;
-        drop(state);
-        self.0.changed.notify_waiters();
+        self.0.change(|state| modify(&mut state.value));
     }
 
     pub(crate) fn send_replace(&self, value: T) {
@@ -77,37 +68,36 @@ impl<T> Sender<T> {
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        self.0.write().is_closed = true;
-        self.0.changed.notify_waiters();
+        self.0.change(|state| state.is_closed = true);
     }
 }
 
 #[derive(Debug)]
-pub(crate) struct Receiver<T> {
-    shared: Arc<Shared<T>>,
-    seen: u64,
-}
+pub(crate) struct Receiver<T>(Arc<Shared<T>>);
 
 impl<T> Receiver<T> {
     pub(crate) fn borrow(&self) -> Ref<'_, T> {
-        Ref(self.shared.read())
+        Ref(self.0.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits for a value like that; the current one will do.
+    /// Waits until the value meets a condition. Returns at once if it does already. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the sender is dropped before.
     pub(crate) async fn wait_for(
         &mut self,
         mut is_wanted: impl FnMut(&T) -> bool,
     ) -> Result<Ref<'_, T>, RecvError> {
         loop {
-            let mut changed = pin!(self.shared.changed.notified());
+            let mut changed = pin!(self.0.changed.notified());
             changed.as_mut().enable();
             {
-                let state = self.shared.read();
-                self.seen = state.version;
-                if is_wanted(&state.value) {
-                    return Ok(Ref(state));
+                let value = self.borrow();
+                if is_wanted(&value) {
+                    return Ok(value);
                 }
-                if state.is_closed {
+                if value.0.is_closed {
                     return Err(RecvError);
                 }
             }
@@ -118,14 +108,11 @@ impl<T> Receiver<T> {
 
 impl<T> Clone for Receiver<T> {
     fn clone(&self) -> Self {
-        Self {
-            shared: Arc::clone(&self.shared),
-            seen: self.seen,
-        }
+        Self(Arc::clone(&self.0))
     }
 }
 
-/// The value, locked while this is held.
+/// The value. It cannot change while this exists.
 #[derive(Debug)]
 pub(crate) struct Ref<'a, T>(RwLockReadGuard<'a, State<T>>);
 
@@ -134,5 +121,50 @@ impl<T> Deref for Ref<'_, T> {
 
     fn deref(&self) -> &T {
         &self.0.value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn waiting_ends_with_the_wanted_value_or_with_the_sender() {
+        let (sender, mut receiver) = channel(0);
+        assert_eq!(
+            receiver.wait_for(|value| *value == 0).await.as_deref().ok(),
+            Some(&0)
+        );
+        let mut other = receiver.clone();
+        let mut waiting = pin!(other.wait_for(|value| *value == 2));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        sender.send_replace(1);
+        assert!(waiting.as_mut().now_or_never().is_none());
+        sender.send_modify(|value| *value += 1);
+        assert!(waiting.now_or_never().is_some_and(|value| value.is_ok()));
+        drop(sender);
+        assert!(receiver.wait_for(|value| *value == 3).await.is_err());
+        assert_eq!(*receiver.borrow(), 2);
+    }
+
+    #[tokio::test]
+    async fn tasks_are_woken_in_the_order_in_which_they_wait() {
+        let (sender, receiver) = channel(false);
+        let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let tasks = [0, 1, 2].map(|number| {
+            let (mut receiver, order) = (receiver.clone(), Arc::clone(&order));
+            tokio::spawn(async move {
+                let _ = receiver.wait_for(|value| *value).await;
+                order.lock().unwrap().push(number);
+            })
+        });
+        tokio::task::yield_now().await;
+        sender.send_replace(true);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
     }
 }
