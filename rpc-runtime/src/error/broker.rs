@@ -231,35 +231,98 @@ impl BrokerError {
 }
 
 impl BrokerError {
-    /// Whether the cause of this error may go away by itself.
-    pub(super) fn may_pass(&self) -> bool {
-        !matches!(
-            self,
+    /// Whether the failure can pass by itself, so that the same operation may succeed later.
+    ///
+    /// It is `false` if someone has to act first: the configuration is wrong, the broker refused a
+    /// queue, an exchange or a client, a limit is reached, or the handle has ended.
+    ///
+    /// It does not say whether it is safe to call again; see
+    /// [`CallError::is_retryable`](crate::CallError::is_retryable) for that.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect { .. }
+            | Self::Unresponsive { .. }
+            | Self::Lost { .. }
+            | Self::ChannelClosed { .. }
+            | Self::Blocked { .. }
+            | Self::Cancelled { .. }
+            | Self::Panicked { .. } => true,
             Self::InvalidAddress { .. }
-                | Self::NoAddress
-                | Self::Environment { .. }
-                | Self::TlsUnsupported
-                | Self::InvalidTls { .. }
-                | Self::TooManyChannels { .. }
-                | Self::Closed
-                | Self::RuntimeEnded
-                | Self::Unsendable { .. }
-        )
+            | Self::NoAddress
+            | Self::Environment { .. }
+            | Self::TlsUnsupported
+            | Self::InvalidTls { .. }
+            | Self::Tls { .. }
+            | Self::Queue { .. }
+            | Self::Exchange { .. }
+            | Self::TooManyChannels { .. }
+            | Self::Closed
+            | Self::RuntimeEnded
+            | Self::Unsendable { .. } => false,
+        }
     }
 
     /// Whether the handle was closed or its runtime has shut down: nothing works any more.
     pub(crate) fn is_of_ended_handle(&self) -> bool {
         matches!(self, Self::Closed | Self::RuntimeEnded)
     }
+}
 
-    /// Whether it is worthwhile to try to open something again: the broker did not refuse it.
-    pub(crate) fn is_worth_another_try(&self) -> bool {
-        matches!(
-            self,
-            Self::Lost { .. }
-                | Self::Unresponsive { .. }
-                | Self::ChannelClosed { .. }
-                | Self::Panicked { .. }
-        )
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_transient_unless_someone_has_to_act() {
+        let source = || Cause::new("why");
+        let queue = || "q".to_owned();
+        let host = || "h:1".to_owned();
+        let limit = Duration::from_secs(1);
+        let transient = [
+            BrokerError::Connect {
+                host: host(),
+                source: source(),
+            },
+            BrokerError::Unresponsive { step: "", limit },
+            BrokerError::Lost { source: None },
+            BrokerError::ChannelClosed { source: source() },
+            BrokerError::Blocked { reason: "".into() },
+            BrokerError::Cancelled { queue: queue() },
+            BrokerError::Panicked { task: "" },
+        ];
+        let permanent = [
+            BrokerError::InvalidAddress { reason: "" },
+            BrokerError::NoAddress,
+            BrokerError::TlsUnsupported,
+            BrokerError::InvalidTls {
+                reason: "",
+                source: None,
+            },
+            BrokerError::Tls {
+                host: host(),
+                failure: TlsFailure::Untrusted,
+                source: source(),
+            },
+            BrokerError::Queue {
+                queue: queue(),
+                source: source(),
+            },
+            BrokerError::Exchange {
+                exchange: queue(),
+                action: "declare",
+                source: source(),
+            },
+            BrokerError::TooManyChannels { source: source() },
+            BrokerError::Closed,
+            BrokerError::RuntimeEnded,
+            BrokerError::Unsendable { reason: "" },
+        ];
+        for error in transient {
+            assert!(error.is_transient(), "{error:?}");
+        }
+        for error in permanent {
+            assert!(!error.is_transient(), "{error:?}");
+        }
     }
 }

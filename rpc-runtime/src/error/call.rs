@@ -260,17 +260,17 @@ impl<E> CallError<E> {
     /// Any failed call of an `idempotent` method is safe to make again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        let may_pass = match self {
+        let is_transient = match self {
             Self::NoServer { .. }
             | Self::TooManyCalls { .. }
             | Self::Overloaded { .. }
             | Self::TimedOut { .. }
             | Self::Middleware { .. } => true,
-            Self::Broker { source, .. } => source.may_pass(),
+            Self::Broker { source, .. } => source.is_transient(),
             Self::Fault(fault) => matches!(fault.code, FaultCode::Expired | FaultCode::Rejected),
             _ => false,
         };
-        may_pass && self.executed() == Executed::No
+        is_transient && self.executed() == Executed::No
     }
 
     /// How long to wait before the next attempt, or `None` if no worker said so. An earlier attempt
