@@ -16,11 +16,10 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::codec::Codec;
+use crate::codec::{Codec, CowBytes, CowStr};
 use crate::protocol::{
-    ArgumentsSeed, BatchedAnswer, BatchedCall, CowBytes, CowStr, DecodeArguments, EncodeArguments,
-    MAX_TIME_TO_LIVE, Message, NamedArguments, Properties, Reply, ReplyAddresses, ReplyKind, Request,
-    ShortStr, read_batch, write_batch,
+    ArgumentsSeed, BatchedAnswer, BatchedCall, DecodeArguments, EncodeArguments, MAX_TIME_TO_LIVE, Message,
+    NamedArguments, Properties, Reply, ReplyAddresses, ReplyKind, Request, ShortStr, read_batch, write_batch,
 };
 use crate::service;
 use crate::service::{

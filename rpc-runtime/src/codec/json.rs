@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeSeed;
 
-use super::Cause;
+use super::error::Cause;
 use super::numbers::{ARBITRARY_PRECISION, Json, ReadNumbers, WriteNumbers};
 
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T, body: &mut Vec<u8>) -> Result<(), Cause> {

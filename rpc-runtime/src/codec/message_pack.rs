@@ -8,8 +8,8 @@ use rmp_serde::{Deserializer, Serializer};
 use serde::de::{DeserializeSeed, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
+use super::error::{Cause, TrailingBytes};
 use super::numbers::{self, ReadNumbers, WriteNumbers};
-use super::{Cause, TrailingBytes};
 
 /// How deep values may nest: as deep as `serde_json` allows, and shallow enough for the stack of a worker thread.
 const MAX_DEPTH: usize = 128;

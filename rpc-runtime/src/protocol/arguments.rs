@@ -16,9 +16,7 @@ use serde::de::{
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer, forward_to_deserialize_any};
 
-/// The struct name under which arguments pass through serde. The text codec recognises arguments by
-/// it.
-pub(crate) const ARGUMENTS: &str = "$rpc_runtime::arguments";
+use crate::codec::ARGUMENTS;
 
 /// A caller's arguments: a tuple of values that can be encoded.
 ///

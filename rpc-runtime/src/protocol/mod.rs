@@ -5,7 +5,6 @@
 
 mod arguments;
 mod batch;
-mod borrowed;
 pub(crate) mod content;
 mod dead_lettered;
 mod executed;
@@ -23,13 +22,12 @@ mod reserved_header;
 mod short_str;
 mod user_header;
 
-pub(crate) use arguments::{ARGUMENTS, ArgumentsSeed, NamedArguments, no_arguments};
+pub(crate) use arguments::{ArgumentsSeed, NamedArguments, no_arguments};
 pub use arguments::{DecodeArguments, Derived, EncodeArguments};
 pub(crate) use batch::{
     BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedAnswer, BatchedCall, BatchedCallRef, Batcher, Load,
     MAX_BATCH_BYTES, MAX_BATCH_CALLS, MAX_PART_BYTES, gather, headers_size, read_batch, write_batch,
 };
-pub use borrowed::{ByteSlice, CowBytes, CowStr, Named, NamedAlike, bytes};
 pub(crate) use dead_lettered::{DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER};
 pub use executed::Executed;
 pub use fault::{Fault, FaultCode};

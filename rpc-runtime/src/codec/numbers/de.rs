@@ -9,8 +9,8 @@ use serde::de::{
     Visitor,
 };
 
+use super::format::{NumberFormat, PRIVATE_NUMBER};
 use super::text::Number;
-use super::{NumberFormat, PRIVATE_NUMBER};
 
 /// A deserializer that reads numbers by its format's rules, at every level of a value. It also layers what a value is
 /// read with: seeds, visitors and accesses.

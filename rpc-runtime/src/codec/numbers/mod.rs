@@ -1,136 +1,16 @@
-//! Numbers that a format's own serializer or deserializer gets wrong: a layer around each of them.
+//! A layer around a format's serializer or deserializer, for numbers that these get wrong.
 //!
 //! - `serde_json` writes a float that is not finite as `null`.
 //! - `rmp-serde` writes all integers of 128 bits as bytes, and reads negative ones as unsigned.
-//! - With its feature `arbitrary_precision`, which any crate of the application can enable, `serde_json` hands numbers
-//!   to serde as structs or maps of a private form. Other formats, and serde's own buffers, do not know that form.
-
-use serde::de::Visitor;
-use serde::ser::{Error as _, SerializeStruct};
-use serde::{Deserializer, Serializer};
+//! - With its feature `arbitrary_precision`, which any crate of the application can enable,
+//!   `serde_json` passes numbers to serde as structs or maps of a private form. Other formats, and
+//!   serde's own buffers, do not know that form.
 
 mod de;
+mod format;
 mod ser;
 mod text;
 
 pub(super) use de::ReadNumbers;
+pub(super) use format::{ARBITRARY_PRECISION, Json, MessagePack};
 pub(super) use ser::WriteNumbers;
-
-/// How a format writes and reads the numbers that its serializer and deserializer get wrong.
-pub(super) trait NumberFormat {
-    /// Where a deserializer tells a visitor of a map, it may mean a [`serde_json::Number`] in its private form.
-    const MAPS_MAY_BE_NUMBERS: bool = false;
-
-    fn write_f32<S: Serializer>(serializer: S, value: f32) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f32(value)
-    }
-
-    fn write_f64<S: Serializer>(serializer: S, value: f64) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(value)
-    }
-
-    fn write_i128<S: Serializer>(serializer: S, value: i128) -> Result<S::Ok, S::Error> {
-        serializer.serialize_i128(value)
-    }
-
-    fn write_u128<S: Serializer>(serializer: S, value: u128) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u128(value)
-    }
-
-    /// Writes a [`serde_json::Number`] that fits neither 64 bits nor an `f64`.
-    fn write_precise<S: Serializer>(serializer: S, number: &str) -> Result<S::Ok, S::Error>;
-
-    fn read_i128<'de, D: Deserializer<'de>, V: Visitor<'de>>(
-        deserializer: D,
-        visitor: V,
-    ) -> Result<V::Value, D::Error> {
-        deserializer.deserialize_i128(visitor)
-    }
-
-    fn read_u128<'de, D: Deserializer<'de>, V: Visitor<'de>>(
-        deserializer: D,
-        visitor: V,
-    ) -> Result<V::Value, D::Error> {
-        deserializer.deserialize_u128(visitor)
-    }
-}
-
-/// JSON: floats are finite.
-pub(super) struct Json;
-
-impl NumberFormat for Json {
-    const MAPS_MAY_BE_NUMBERS: bool = true;
-
-    fn write_f32<S: Serializer>(serializer: S, value: f32) -> Result<S::Ok, S::Error> {
-        match value.is_finite() {
-            true => serializer.serialize_f32(value),
-            false => Err(not_finite(value)),
-        }
-    }
-
-    fn write_f64<S: Serializer>(serializer: S, value: f64) -> Result<S::Ok, S::Error> {
-        match value.is_finite() {
-            true => serializer.serialize_f64(value),
-            false => Err(not_finite(value)),
-        }
-    }
-
-    fn write_precise<S: Serializer>(serializer: S, number: &str) -> Result<S::Ok, S::Error> {
-        let mut number_struct = serializer.serialize_struct(PRIVATE_NUMBER, 1)?;
-        number_struct.serialize_field(PRIVATE_NUMBER, number)?;
-        number_struct.end()
-    }
-}
-
-#[cold]
-fn not_finite<E: serde::ser::Error>(value: impl std::fmt::Display) -> E {
-    E::custom(format_args!(
-        "JSON has no number {value}: use application/msgpack, or an Option for a number that may be missing"
-    ))
-}
-
-/// MessagePack: integers have up to 64 bits, and larger ones are decimal text.
-pub(super) struct MessagePack;
-
-impl NumberFormat for MessagePack {
-    fn write_i128<S: Serializer>(serializer: S, value: i128) -> Result<S::Ok, S::Error> {
-        match (u64::try_from(value), i64::try_from(value)) {
-            (Ok(value), _) => serializer.serialize_u64(value),
-            (_, Ok(value)) => serializer.serialize_i64(value),
-            _ => serializer.collect_str(&value),
-        }
-    }
-
-    fn write_u128<S: Serializer>(serializer: S, value: u128) -> Result<S::Ok, S::Error> {
-        match u64::try_from(value) {
-            Ok(value) => serializer.serialize_u64(value),
-            Err(_) => serializer.collect_str(&value),
-        }
-    }
-
-    fn write_precise<S: Serializer>(_: S, number: &str) -> Result<S::Ok, S::Error> {
-        Err(S::Error::custom(format_args!(
-            "MessagePack cannot hold the number {number} exactly: use application/json, or a text"
-        )))
-    }
-
-    fn read_i128<'de, D: Deserializer<'de>, V: Visitor<'de>>(
-        deserializer: D,
-        visitor: V,
-    ) -> Result<V::Value, D::Error> {
-        deserializer.deserialize_any(text::Integer::<V, i128>::new(visitor))
-    }
-
-    fn read_u128<'de, D: Deserializer<'de>, V: Visitor<'de>>(
-        deserializer: D,
-        visitor: V,
-    ) -> Result<V::Value, D::Error> {
-        deserializer.deserialize_any(text::Integer::<V, u128>::new(visitor))
-    }
-}
-
-/// Whether this build of `serde_json` has the feature `arbitrary_precision`: its numbers are texts then.
-pub(super) const ARBITRARY_PRECISION: bool = size_of::<serde_json::Number>() == size_of::<String>();
-
-/// The name of the private form of a [`serde_json::Number`], and of its one field.
-const PRIVATE_NUMBER: &str = "$serde_json::private::Number";

@@ -9,8 +9,8 @@ use serde::ser::{
 };
 use serde::{Serialize, Serializer};
 
+use super::format::{ARBITRARY_PRECISION, NumberFormat, PRIVATE_NUMBER};
 use super::text::Number;
-use super::{ARBITRARY_PRECISION, NumberFormat, PRIVATE_NUMBER};
 
 /// A serializer that writes numbers by its format's rules, at every level of a value.
 pub(in crate::codec) struct WriteNumbers<S, F> {

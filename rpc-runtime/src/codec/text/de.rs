@@ -5,7 +5,7 @@ use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess, Unexpected, Visitor,
 };
 
-use super::TextError;
+use super::error::{ARGUMENTS, TextError};
 
 /// Reads the scalar that the expected type asks for.
 #[derive(Clone, Copy)]
@@ -142,15 +142,15 @@ impl<'de> Deserializer<'de> for ScalarDeserializer<'de> {
         visitor: V,
     ) -> Result<V::Value, TextError> {
         match (name, fields) {
-            (crate::protocol::ARGUMENTS, [field]) => visitor.visit_map(OneArgument {
+            (ARGUMENTS, [field]) => visitor.visit_map(OneArgument {
                 name: Some(field),
                 value: self,
             }),
-            (crate::protocol::ARGUMENTS, []) => visitor.visit_map(OneArgument {
+            (ARGUMENTS, []) => visitor.visit_map(OneArgument {
                 name: None,
                 value: self,
             }),
-            (crate::protocol::ARGUMENTS, many) => Err(TextError::ArgumentCount(many.len())),
+            (ARGUMENTS, many) => Err(TextError::ArgumentCount(many.len())),
             _ => Err(TextError::NotScalar("a struct")),
         }
     }

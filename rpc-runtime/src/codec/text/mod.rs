@@ -1,16 +1,19 @@
 //! `text/plain`: one scalar as RabbitMQ's tutorials send it, without quotes or type.
 //!
-//! Text, numbers, booleans, characters, unit-only enum variants and raw bytes can be told apart by the type that
-//! is expected, so they work. Everything that needs structure, and `Option` (an empty body would be both `None` and
-//! `Some("")`), is refused with an error that says to use another content type.
+//! The expected type tells text, numbers, booleans, characters, unit variants and raw bytes apart,
+//! so these work. Values with structure are refused, with an error that says to use another content
+//! type. So is `Option`, because an empty body would be both `None` and `Some("")`.
 
 use serde::Serialize;
 use serde::de::DeserializeSeed;
 
-use super::Cause;
+use super::error::Cause;
 
 mod de;
+mod error;
 mod ser;
+
+pub(crate) use error::ARGUMENTS;
 
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Cause> {
     Ok(value.serialize(ser::ScalarSerializer)?)
@@ -18,31 +21,6 @@ pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Cause>
 
 pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> Result<S::Value, Cause> {
     Ok(seed.deserialize(de::ScalarDeserializer::new(body))?)
-}
-
-/// A value or a method that plain text cannot carry, or text that is not the expected scalar.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum TextError {
-    #[error("text/plain cannot carry {0}: use application/msgpack or application/json")]
-    NotScalar(&'static str),
-    #[error(
-        "text/plain carries one argument, and the method takes {0}: use application/msgpack or application/json"
-    )]
-    ArgumentCount(usize),
-    #[error("{0}")]
-    Custom(String),
-}
-
-impl serde::ser::Error for TextError {
-    fn custom<T: std::fmt::Display>(message: T) -> Self {
-        Self::Custom(message.to_string())
-    }
-}
-
-impl serde::de::Error for TextError {
-    fn custom<T: std::fmt::Display>(message: T) -> Self {
-        Self::Custom(message.to_string())
-    }
 }
 
 #[cfg(test)]

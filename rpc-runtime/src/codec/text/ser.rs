@@ -5,7 +5,7 @@ use std::fmt::Display;
 use serde::ser::{Impossible, SerializeStruct};
 use serde::{Serialize, Serializer};
 
-use super::TextError;
+use super::error::{ARGUMENTS, TextError};
 
 /// Writes a scalar; refuses everything else.
 pub(super) struct ScalarSerializer;
@@ -135,8 +135,8 @@ impl Serializer for ScalarSerializer {
     /// A method's arguments come as this one struct, whose single field is the scalar; any other struct is refused.
     fn serialize_struct(self, name: &'static str, len: usize) -> Result<OneField, TextError> {
         match (name, len) {
-            (crate::protocol::ARGUMENTS, 0 | 1) => Ok(OneField(Vec::new())),
-            (crate::protocol::ARGUMENTS, count) => Err(TextError::ArgumentCount(count)),
+            (ARGUMENTS, 0 | 1) => Ok(OneField(Vec::new())),
+            (ARGUMENTS, count) => Err(TextError::ArgumentCount(count)),
             _ => Err(TextError::NotScalar("a struct")),
         }
     }

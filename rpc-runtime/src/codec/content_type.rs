@@ -1,0 +1,88 @@
+//! The codecs and their content types.
+
+use std::fmt;
+
+/// The format of arguments and results: the `content_type` of a message.
+///
+/// The caller chooses it with [`ClientBuilder::codec`](crate::ClientBuilder::codec). The worker
+/// answers in the codec of the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Codec {
+    /// `application/msgpack`: compact, and the default. Structs are maps by name, bytes are `bin`.
+    #[default]
+    MessagePack,
+    /// `application/json`.
+    Json,
+    /// `text/plain`: one scalar (text, number, boolean or raw bytes) in UTF-8, as RabbitMQ's
+    /// tutorials send it.
+    ///
+    /// It works for methods with at most one argument whose argument and result are scalars. A
+    /// service error arrives as text.
+    Text,
+}
+
+impl Codec {
+    /// The value of a message's `content_type`.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::MessagePack => "application/msgpack",
+            Self::Json => "application/json",
+            Self::Text => "text/plain",
+        }
+    }
+
+    /// The codec of a content type. `None` if the content type does not name one.
+    ///
+    /// Case is ignored, and so are parameters, except for a charset, which must be UTF-8.
+    pub(crate) fn named(content_type: &str) -> Result<Option<Self>, UnsupportedContentType> {
+        let all = [Self::MessagePack, Self::Json, Self::Text];
+        if let Some(codec) = all.iter().find(|codec| codec.content_type() == content_type) {
+            return Ok(Some(*codec));
+        }
+        let content_type = content_type.to_ascii_lowercase();
+        let mut parts = content_type.split(';').map(str::trim);
+        let codec = match parts.next().unwrap_or_default() {
+            "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => {
+                Some(Self::MessagePack)
+            }
+            "application/json" | "application/x-json" | "text/json" => Some(Self::Json),
+            "text/plain" => Some(Self::Text),
+            // The defaults of some clients.
+            "" | "application/octet-stream" => None,
+            _ => return Err(UnsupportedContentType::Type(content_type)),
+        };
+        if parts.all(is_utf8) {
+            Ok(codec)
+        } else {
+            Err(UnsupportedContentType::Charset(content_type))
+        }
+    }
+}
+
+/// Whether a parameter of a content type is not another charset than UTF-8.
+fn is_utf8(parameter: &str) -> bool {
+    match parameter.split_once('=') {
+        Some((name, charset)) if name.trim() == "charset" => {
+            let charset = charset.trim().trim_matches('"');
+            matches!(charset, "utf-8" | "utf8" | "us-ascii" | "ascii")
+        }
+        _ => true,
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.content_type())
+    }
+}
+
+/// A content type that no codec supports.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UnsupportedContentType {
+    #[error("unsupported content type {0:?}: use application/msgpack, application/json or text/plain")]
+    Type(String),
+    #[error("unsupported charset in the content type {0:?}: use utf-8")]
+    Charset(String),
+}

@@ -1,0 +1,267 @@
+//! Encodes and decodes values with a [`Codec`].
+
+use std::any::Any;
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::de::{DeserializeOwned, DeserializeSeed};
+use serde::{Deserialize, Serialize};
+
+use super::borrowed::{ByteSlice, CowBytes};
+use super::content_type::Codec;
+use super::error::{DecodeError, EncodeError};
+use super::{json, message_pack, nothing, scratch, text};
+
+impl Codec {
+    /// Encodes a value.
+    pub(crate) fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Bytes, EncodeError> {
+        let written = match self {
+            Self::MessagePack => scratch::written(|body| message_pack::encode(value, body)),
+            Self::Json => scratch::written(|body| json::encode(value, body)),
+            Self::Text => text::encode(value).map(Bytes::from),
+        };
+        written.map_err(|source| EncodeError::new(self, source))
+    }
+
+    /// Encodes a method's result as [`encode`](Self::encode) does, except that a `Vec<u8>` or a
+    /// `Cow<[u8]>` is encoded as bytes and not as a sequence of numbers.
+    pub(crate) fn encode_answer<T: Serialize + 'static>(self, value: &T) -> Result<Bytes, EncodeError> {
+        match bytes_of(value) {
+            Some(bytes) => self.encode(&ByteSlice(bytes)),
+            None => self.encode(value),
+        }
+    }
+
+    /// Decodes a value, which may borrow from the body.
+    pub(crate) fn decode<'de, T: Deserialize<'de>>(self, body: &'de [u8]) -> Result<T, DecodeError> {
+        self.decode_seed(std::marker::PhantomData, body)
+    }
+
+    /// Decodes with a seed. Bytes after the value are an error.
+    pub(crate) fn decode_seed<'de, S: DeserializeSeed<'de>>(
+        self,
+        seed: S,
+        body: &'de [u8],
+    ) -> Result<S::Value, DecodeError> {
+        match self {
+            Self::MessagePack => message_pack::decode(seed, body),
+            Self::Json => json::decode(seed, body),
+            Self::Text => text::decode(seed, body),
+        }
+        .map_err(|source| DecodeError::new(self, source))
+    }
+
+    /// Decodes what [`encode_answer`](Self::encode_answer) encoded.
+    pub(crate) fn decode_answer<T: DeserializeOwned + 'static>(self, body: &[u8]) -> Result<T, DecodeError> {
+        let mut answer = None::<T>;
+        // If `T` is bytes, they are read in one piece.
+        let slot = &mut answer as &mut dyn Any;
+        if let Some(slot) = slot.downcast_mut::<Option<Vec<u8>>>() {
+            *slot = Some(self.decode_bytes(body)?);
+        } else if let Some(slot) = slot.downcast_mut::<Option<Cow<'static, [u8]>>>() {
+            *slot = Some(self.decode_bytes(body)?.into());
+        }
+        answer.map_or_else(|| self.decode_reply(body), Ok)
+    }
+
+    /// Decodes the body of a reply. An empty body is decoded as `()` or `None`, because some workers
+    /// send one.
+    pub(crate) fn decode_reply<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
+        match self.decode(body) {
+            Err(error) if body.is_empty() => nothing::decode().map_err(|_| error),
+            decoded => decoded,
+        }
+    }
+
+    fn decode_bytes(self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+        Ok(self.decode::<CowBytes<'_>>(body)?.0.into_owned())
+    }
+}
+
+/// The bytes of a value that is a `Vec<u8>` or a `Cow<[u8]>`.
+fn bytes_of(value: &dyn Any) -> Option<&[u8]> {
+    let vec = value.downcast_ref::<Vec<u8>>().map(Vec::as_slice);
+    vec.or_else(|| value.downcast_ref::<Cow<'static, [u8]>>().map(AsRef::as_ref))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Point {
+        x: i32,
+        y: Option<i32>,
+    }
+
+    #[test]
+    fn content_types_ignore_case_and_parameters() {
+        for (name, codec) in [
+            ("application/msgpack", Codec::MessagePack),
+            ("application/x-msgpack", Codec::MessagePack),
+            ("application/vnd.msgpack", Codec::MessagePack),
+            ("application/json", Codec::Json),
+            ("Application/JSON; charset=UTF-8", Codec::Json),
+            ("text/json; profile=x; Charset=\"utf-8\"", Codec::Json),
+            ("text/plain", Codec::Text),
+            (" text/plain ;charset=us-ascii", Codec::Text),
+        ] {
+            assert_eq!(Codec::named(name), Ok(Some(codec)), "{name}");
+        }
+        for none in [
+            "",
+            " ",
+            "application/octet-stream",
+            "application/octet-stream; x=y",
+        ] {
+            assert_eq!(Codec::named(none), Ok(None), "{none:?}");
+        }
+        for unsupported in [
+            "application/pdf",
+            "/",
+            "é",
+            "text/plain; charset=latin-1",
+            "text/json;charset=",
+        ] {
+            assert!(Codec::named(unsupported).is_err(), "{unsupported}");
+        }
+    }
+
+    #[test]
+    fn structs_are_named_maps_in_message_pack() {
+        let body = Codec::MessagePack.encode(&Point { x: 1, y: None }).unwrap();
+        assert_eq!(&body[..], b"\x82\xa1x\x01\xa1y\xc0");
+        assert_eq!(
+            Codec::MessagePack.decode::<Point>(&body).unwrap(),
+            Point { x: 1, y: None }
+        );
+    }
+
+    #[test]
+    fn bytes_are_bin_in_message_pack_as_an_answer() {
+        let body = Codec::MessagePack.encode_answer(&vec![1u8, 2, 3]).unwrap();
+        assert_eq!(&body[..], b"\xc4\x03\x01\x02\x03");
+        assert_eq!(
+            Codec::MessagePack.decode_answer::<Vec<u8>>(&body).unwrap(),
+            [1, 2, 3]
+        );
+        // A peer that sends an array of numbers is understood too.
+        assert_eq!(
+            Codec::MessagePack
+                .decode_answer::<Vec<u8>>(b"\x93\x01\x02\x03")
+                .unwrap(),
+            [1, 2, 3]
+        );
+        assert_eq!(
+            Codec::Text.decode_answer::<Vec<u8>>(b"\xff\x00").unwrap(),
+            [255, 0]
+        );
+        assert_eq!(
+            Codec::Json.decode_answer::<Vec<u8>>(b"[255, 0]").unwrap(),
+            [255, 0]
+        );
+    }
+
+    #[test]
+    fn a_cow_of_bytes_is_bin_in_message_pack_as_an_answer() {
+        let cow = Cow::Borrowed(&[1u8, 2, 3][..]);
+        let body = Codec::MessagePack.encode_answer(&cow).unwrap();
+        assert_eq!(&body[..], b"\xc4\x03\x01\x02\x03");
+        let answer = Codec::MessagePack.decode_answer::<Cow<'static, [u8]>>(&body);
+        assert_eq!(answer.unwrap(), cow);
+    }
+
+    #[test]
+    fn an_empty_reply_is_none_if_the_result_may_be() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Done;
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Found(Option<String>);
+
+        for codec in [Codec::MessagePack, Codec::Json, Codec::Text] {
+            assert!(codec.decode_answer::<()>(b"").is_ok());
+            assert_eq!(codec.decode_answer::<Option<Point>>(b"").unwrap(), None);
+            assert_eq!(codec.decode_answer::<Option<Vec<u8>>>(b"").unwrap(), None);
+            assert_eq!(codec.decode_answer::<Done>(b"").unwrap(), Done);
+            assert_eq!(codec.decode_answer::<Found>(b"").unwrap(), Found(None));
+            assert!(codec.decode_answer::<u8>(b"").is_err());
+            assert!(codec.decode_answer::<Point>(b"").is_err());
+            assert!(codec.decode_answer::<Vec<u32>>(b"").is_err());
+        }
+        assert!(Codec::Json.decode_answer::<String>(b"").is_err());
+        assert!(Codec::Json.decode_answer::<Vec<u8>>(b"").is_err());
+        assert_eq!(Codec::Text.decode_answer::<Option<String>>(b"").unwrap(), None);
+        assert_eq!(Codec::Text.decode_answer::<String>(b"").unwrap(), "");
+    }
+
+    #[test]
+    fn left_over_bytes_are_refused() {
+        assert!(Codec::MessagePack.decode::<u8>(b"\x01\x02").is_err());
+        assert!(Codec::MessagePack.decode::<u8>(b"\x01\xc1").is_err());
+        assert!(Codec::Json.decode::<u8>(b"1 2").is_err());
+        assert_eq!(Codec::Json.decode::<u8>(b" 1 ").unwrap(), 1);
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_and_not_a_stack_overflow() {
+        let deep = vec![0x91; 100_000];
+        assert!(Codec::MessagePack.decode::<serde::de::IgnoredAny>(&deep).is_err());
+        let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
+        assert!(Codec::Json.decode::<serde_json::Value>(&deep).is_err());
+        // What is skipped takes no stack.
+        assert!(Codec::Json.decode::<serde::de::IgnoredAny>(&deep).is_ok());
+    }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    enum Nested {
+        Leaf,
+        Next(Box<Nested>),
+    }
+
+    /// `levels` variants around a leaf.
+    fn variants(levels: usize) -> Vec<u8> {
+        let mut body = b"\x81\xa4Next".repeat(levels);
+        body.extend(b"\xa4Leaf");
+        body
+    }
+
+    #[test]
+    fn deep_nesting_of_nothing_but_variants_is_no_stack_overflow_either() {
+        assert!(Codec::MessagePack.decode::<Nested>(&variants(100)).is_ok());
+        let refused = Codec::MessagePack
+            .decode::<Nested>(&variants(100_000))
+            .unwrap_err();
+        let source = std::error::Error::source(&refused).unwrap();
+        assert!(source.to_string().contains("depth"), "{source}");
+    }
+
+    #[test]
+    fn a_header_that_announces_too_much_is_refused_before_anything_is_read() {
+        #[derive(Debug)]
+        struct Unread;
+
+        impl<'de> Deserialize<'de> for Unread {
+            fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+                panic!("a visitor would set space aside for what is announced")
+            }
+        }
+
+        for body in [
+            &b"\xdd\xff\xff\xff\xff\x00"[..],
+            b"\xdf\xff\xff\xff\xff",
+            b"\xc6\xff\xff\xff\xff\x00",
+        ] {
+            assert!(Codec::MessagePack.decode::<Unread>(body).is_err());
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn floats_survive_every_codec(value in proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL) {
+            for codec in [Codec::MessagePack, Codec::Json, Codec::Text] {
+                let body = codec.encode(&value).unwrap();
+                proptest::prop_assert_eq!(codec.decode::<f64>(&body).unwrap(), value);
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! The errors of codecs.
+
+use super::content_type::Codec;
+
+/// The error of a format's own serializer or deserializer.
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// A value cannot be encoded in this content type.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the value as {codec}")]
+pub struct EncodeError {
+    codec: Codec,
+    source: Cause,
+}
+
+/// A message's body is not what was expected in its content type.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the body as {codec}")]
+pub struct DecodeError {
+    codec: Codec,
+    source: Cause,
+}
+
+impl EncodeError {
+    pub(crate) fn new(codec: Codec, source: Cause) -> Self {
+        Self { codec, source }
+    }
+
+    /// The codec that failed.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+}
+
+impl DecodeError {
+    pub(crate) fn new(codec: Codec, source: Cause) -> Self {
+        Self { codec, source }
+    }
+
+    /// The codec that failed.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+}
+
+/// The body has bytes after the value.
+#[derive(Debug, thiserror::Error)]
+#[error("the body continues after the value")]
+pub(super) struct TrailingBytes;
