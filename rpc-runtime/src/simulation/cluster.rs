@@ -149,7 +149,7 @@ impl Cluster {
             }
             InjectedFault::Mend { peer, role } if self.broker_is_up => {
                 if let Some(process) = self.peer(peer) {
-                    process.transport.mend(role);
+                    process.transport.restore(role);
                 }
             }
             InjectedFault::Mend { .. } => {}
@@ -263,7 +263,7 @@ impl Cluster {
         for caller in &self.callers {
             caller.broker.close().await;
         }
-        let queues = self.broker.queues();
+        let queues = self.broker.queue_count();
         let expected = 1 + usize::from(self.scenario.worker_batching.contains(&true));
         if queues != expected {
             self.recorder
@@ -300,7 +300,7 @@ impl Cluster {
 
     fn connect(&self, caller: &CallerConfig) -> Process {
         let (publishing, consuming) = (self.network.link(), self.network.link());
-        let transport = Arc::new(MemoryTransport::far(&self.broker, publishing, consuming));
+        let transport = Arc::new(MemoryTransport::over_links(&self.broker, publishing, consuming));
         let broker = BrokerBuilder::default()
             .reply_queue(caller.replies)
             .over(transport.clone());
@@ -365,8 +365,8 @@ impl Process {
     }
 
     fn mend(&self) {
-        self.transport.mend(Role::Publishing);
-        self.transport.mend(Role::Consuming);
+        self.transport.restore(Role::Publishing);
+        self.transport.restore(Role::Consuming);
     }
 }
 

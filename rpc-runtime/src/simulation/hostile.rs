@@ -7,8 +7,7 @@ use uuid::Uuid;
 
 use super::cluster::{BATCHED_QUEUE, QUEUE};
 use crate::protocol::{BATCH_TYPE, Message, Properties, ShortStr};
-use crate::transport::memory::faults::MALFORMED_HEADER;
-use crate::transport::memory::{InProcessBroker, MemoryTransport};
+use crate::transport::memory::{InProcessBroker, MALFORMED_HEADER, MemoryTransport};
 
 /// A message that a hostile peer publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use crate::transport::memory::faults::{Leg, Road};
+use crate::transport::memory::{Direction, Link};
 
 /// The state that all links of a simulation share.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Network {
         })))
     }
 
-    pub(super) fn link(self: &Arc<Self>) -> Arc<dyn Road> {
+    pub(super) fn link(self: &Arc<Self>) -> Arc<dyn Link> {
         Arc::new(NetworkLink {
             network: Arc::clone(self),
             last_arrival: Mutex::new(Instant::now()),
@@ -50,12 +50,12 @@ impl Network {
     }
 }
 
-impl Road for NetworkLink {
-    fn trip(&self, leg: Leg) -> Duration {
+impl Link for NetworkLink {
+    fn delay(&self, direction: Direction) -> Duration {
         let State { rng, latency, .. } = &mut *self.network.0.lock().unwrap();
         let delay = if rng.u8(..20) == 0 { 10 } else { 1 };
         let time = Duration::from_millis(delay * rng.u64(..=*latency));
-        if leg == Leg::Down {
+        if direction == Direction::FromBroker {
             return time;
         }
         let mut last = self.last_arrival.lock().unwrap();

@@ -159,7 +159,7 @@ struct Simulation {
 impl Simulation {
     fn handle(&self) -> Broker {
         let (publishing, consuming) = (self.network.link(), self.network.link());
-        let transport = Arc::new(MemoryTransport::far(&self.broker, publishing, consuming));
+        let transport = Arc::new(MemoryTransport::over_links(&self.broker, publishing, consuming));
         BrokerBuilder::default().over(transport)
     }
 

@@ -1,58 +1,65 @@
-//! What can go wrong between a handle and the in-process broker, and with the broker itself: for the simulation.
+//! Faults of the connections and of the broker, for the simulation.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-pub(crate) use super::road::simulated::{Leg, Road};
-use super::{InProcessBroker, MemoryTransport, Wire};
+use super::broker::InProcessBroker;
+use super::connection::Connection;
+use super::link::Link;
+use super::transport::MemoryTransport;
 use crate::protocol::Message;
 use crate::transport::{Connectivity, Role};
 
 impl MemoryTransport {
-    /// A handle whose connections have a way to go: the one for publishing, the one for consuming.
-    pub(crate) fn far(broker: &InProcessBroker, publishing: Arc<dyn Road>, consuming: Arc<dyn Road>) -> Self {
-        Self::over(broker, Wire::over(publishing), Wire::over(consuming))
+    /// Makes a handle whose connections go over simulated networks.
+    pub(crate) fn over_links(
+        broker: &InProcessBroker,
+        publishing: Arc<dyn Link>,
+        consuming: Arc<dyn Link>,
+    ) -> Self {
+        Self::over(broker, Connection::over(publishing), Connection::over(consuming))
     }
 
-    /// Ends a connection; there is no other until it is [mended](Self::mend). The broker sees it so much later.
+    /// Cuts a connection until [`restore`](Self::restore). The broker notices it after `notice`.
     pub(crate) fn cut(&self, role: Role, notice: Duration) {
         self.board.set(role, Connectivity::Down { last_error: None });
-        let left = self.wire(role).cut();
+        let left = self.connection(role).cut();
         let broker = self.broker.clone();
         let end = move || {
             for consumer in left {
-                broker.hub().close(&consumer, Instant::now());
+                broker.queues().close(&consumer, Instant::now());
             }
         };
-        match notice.is_zero() {
-            true => end(),
-            false => drop(tokio::spawn(async move {
+        if notice.is_zero() {
+            end();
+        } else {
+            tokio::spawn(async move {
                 sleep(notice).await;
                 end();
-            })),
+            });
         }
     }
 
-    pub(crate) fn mend(&self, role: Role) {
-        self.wire(role).mend();
+    pub(crate) fn restore(&self, role: Role) {
+        self.connection(role).restore();
         self.board.set(role, Connectivity::Up);
     }
 
-    /// Has the broker read nothing that is published, or go on with it.
+    /// Has the broker block or unblock publishing.
     pub(crate) fn block(&self, is_blocked: bool) {
         self.publishing.block(is_blocked.then_some("low on memory"));
     }
 
-    /// Deletes the reply queues, as the broker does with those that were not consumed for a while.
+    /// Deletes the reply queues, as the broker does with queues that expire.
     pub(crate) fn expire_replies(&self) {
         for queue in self.private().drain(..) {
-            self.broker.hub().delete(&queue);
+            self.broker.queues().delete(&queue);
         }
     }
 
-    fn wire(&self, role: Role) -> &Wire {
+    fn connection(&self, role: Role) -> &Connection {
         match role {
             Role::Publishing => &self.publishing,
             Role::Consuming => &self.consuming,
@@ -60,11 +67,8 @@ impl MemoryTransport {
     }
 }
 
-/// A message with this header comes as one whose properties cannot be read. RabbitMQ's are recognised where they are read.
-pub(crate) const MALFORMED_HEADER: &str = "x-simulated-malformed";
-
 impl MemoryTransport {
-    /// The reply queues, the earliest first.
+    /// The reply queues, in the order in which they were declared.
     pub(crate) fn reply_queues(&self) -> Vec<String> {
         self.private().clone()
     }
@@ -73,30 +77,31 @@ impl MemoryTransport {
 impl InProcessBroker {
     /// Puts a message into a queue, if there is one.
     pub(crate) fn inject(&self, queue: &str, message: Message) {
-        self.hub().publish(queue, message, Instant::now());
+        self.queues().publish(queue, message, Instant::now());
     }
 
-    /// Has each reply come twice, or once again.
+    /// Has each reply delivered twice, or once.
     pub(crate) fn echo_replies(&self, echoes: bool) {
-        self.hub().echo_replies = echoes;
+        self.queues().echo_replies = echoes;
     }
 
-    /// Forgets what a broker does when it is started anew; every connection is to be cut before.
+    /// Restarts the broker. All connections must be cut before.
     pub(crate) fn restart(&self) {
-        self.hub().restart(Instant::now());
+        self.queues().restart(Instant::now());
     }
 
     pub(crate) fn delete(&self, queue: &str) {
-        self.hub().delete(queue);
+        self.queues().delete(queue);
     }
 
     /// How many queues there are.
-    pub(crate) fn queues(&self) -> usize {
-        self.hub().len()
+    pub(crate) fn queue_count(&self) -> usize {
+        self.queues().len()
     }
 
-    /// How many messages are in a queue, with those that are not settled; nothing where there is no such queue.
+    /// How many messages are in a queue, including unacknowledged ones. `None` if there is no such
+    /// queue.
     pub(crate) fn backlog(&self, queue: &str) -> Option<usize> {
-        self.hub().backlog(queue)
+        self.queues().backlog(queue)
     }
 }

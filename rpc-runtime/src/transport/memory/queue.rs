@@ -6,18 +6,18 @@ use std::ops::RangeInclusive;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Delivery;
 use crate::protocol::{DeathReason, FIRST_DEATH_REASON_HEADER, Malformed, Message, ShortStr};
+use crate::transport::Delivery;
 use crate::transport::topology::{Broadcasts, QueueArgument, QueueProperties};
 
-/// Whether and how far deliveries wait to be settled.
+/// Whether deliveries have to be acknowledged, and how many may be unacknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Settling {
+pub(super) enum AckMode {
     /// A delivery is done with once it is sent.
-    None,
-    /// At most so many are unsettled at a time.
+    Automatic,
+    /// At most so many deliveries are unacknowledged at a time.
     Prefetch(usize),
-    /// As many as there are.
+    /// Any number of deliveries may be unacknowledged.
     Unlimited,
 }
 
@@ -54,14 +54,17 @@ struct Stored {
 /// The header in which a quorum queue counts how often a message came back.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
-/// Only the simulation's stranger sends malformed messages.
+/// A message with this header is delivered as one whose properties cannot be read.
+#[cfg(test)]
+pub(crate) const MALFORMED_HEADER: &str = "x-simulated-malformed";
+
+/// Only the simulation sends malformed messages.
 #[cfg(test)]
 fn malformed(message: &Message) -> Option<Malformed> {
-    let name = super::faults::MALFORMED_HEADER;
     message
         .properties
         .headers
-        .get(name)
+        .get(MALFORMED_HEADER)
         .map(|_| Malformed::InvalidHeaders)
 }
 
@@ -73,7 +76,7 @@ fn malformed(_: &Message) -> Option<Malformed> {
 #[derive(Debug)]
 struct Consumer {
     number: u64,
-    settling: Settling,
+    ack_mode: AckMode,
     /// `None` once it was cancelled.
     sender: Option<mpsc::UnboundedSender<Delivery>>,
     unsettled: BTreeMap<u64, Stored>,
@@ -227,13 +230,13 @@ impl Queue {
     pub(super) fn consume(
         &mut self,
         number: u64,
-        settling: Settling,
+        ack_mode: AckMode,
         sender: mpsc::UnboundedSender<Delivery>,
         now: Instant,
     ) {
         self.consumers.push_back(Consumer {
             number,
-            settling,
+            ack_mode,
             sender: Some(sender),
             unsettled: BTreeMap::new(),
         });
@@ -382,9 +385,9 @@ impl Queue {
 impl Consumer {
     fn is_ready(&self) -> bool {
         self.sender.is_some()
-            && match self.settling {
-                Settling::None | Settling::Unlimited => true,
-                Settling::Prefetch(limit) => self.unsettled.len() < limit,
+            && match self.ack_mode {
+                AckMode::Automatic | AckMode::Unlimited => true,
+                AckMode::Prefetch(limit) => self.unsettled.len() < limit,
             }
     }
 
@@ -408,9 +411,9 @@ impl Consumer {
             .sender
             .as_ref()
             .is_some_and(|sender| sender.send(delivery).is_ok());
-        match (sent, self.settling) {
-            (true, Settling::None) => None,
-            (true, Settling::Prefetch(_) | Settling::Unlimited) => {
+        match (sent, self.ack_mode) {
+            (true, AckMode::Automatic) => None,
+            (true, AckMode::Prefetch(_) | AckMode::Unlimited) => {
                 self.unsettled.insert(tag, stored);
                 None
             }
@@ -442,9 +445,9 @@ mod tests {
         }
     }
 
-    fn consumer(queue: &mut Queue, number: u64, settling: Settling, now: Instant) -> Receiver {
+    fn consumer(queue: &mut Queue, number: u64, ack_mode: AckMode, now: Instant) -> Receiver {
         let (sender, receiver) = mpsc::unbounded_channel();
-        queue.consume(number, settling, sender, now);
+        queue.consume(number, ack_mode, sender, now);
         receiver
     }
 
@@ -462,8 +465,8 @@ mod tests {
     #[test]
     fn consumers_take_turns() {
         let (mut queue, now) = (queue(), Instant::now());
-        let mut first = consumer(&mut queue, 1, Settling::Unlimited, now);
-        let mut second = consumer(&mut queue, 2, Settling::Unlimited, now);
+        let mut first = consumer(&mut queue, 1, AckMode::Unlimited, now);
+        let mut second = consumer(&mut queue, 2, AckMode::Unlimited, now);
         for body in ["a", "b", "c"] {
             queue.push(message(body), now);
         }
@@ -474,7 +477,7 @@ mod tests {
     #[test]
     fn prefetch_holds_back_until_something_is_settled() {
         let (mut queue, now) = (queue(), Instant::now());
-        let mut receiver = consumer(&mut queue, 1, Settling::Prefetch(1), now);
+        let mut receiver = consumer(&mut queue, 1, AckMode::Prefetch(1), now);
         queue.push(message("a"), now);
         queue.push(message("b"), now);
         let first = receiver.try_recv().unwrap();
@@ -486,13 +489,13 @@ mod tests {
     #[test]
     fn unsettled_messages_come_again_marked_and_in_order() {
         let (mut queue, now) = (queue(), Instant::now());
-        let mut receiver = consumer(&mut queue, 1, Settling::Prefetch(2), now);
+        let mut receiver = consumer(&mut queue, 1, AckMode::Prefetch(2), now);
         for body in ["a", "b", "c"] {
             queue.push(message(body), now);
         }
         assert_eq!(bodies(&mut receiver).len(), 2);
         queue.close(1, now);
-        let mut next = consumer(&mut queue, 2, Settling::Unlimited, now);
+        let mut next = consumer(&mut queue, 2, AckMode::Unlimited, now);
         assert_eq!(
             bodies(&mut next),
             [("a".into(), true), ("b".into(), true), ("c".into(), false)]
@@ -502,14 +505,14 @@ mod tests {
     #[test]
     fn a_cancelled_consumer_gets_no_more_and_keeps_what_it_has() {
         let (mut queue, now) = (queue(), Instant::now());
-        let mut receiver = consumer(&mut queue, 1, Settling::Unlimited, now);
+        let mut receiver = consumer(&mut queue, 1, AckMode::Unlimited, now);
         queue.push(message("a"), now);
         queue.cancel(1);
         queue.push(message("b"), now);
         assert_eq!(bodies(&mut receiver), [("a".into(), false)]);
         queue.settle(1, 0..=1, now);
         queue.close(1, now);
-        let mut next = consumer(&mut queue, 2, Settling::Unlimited, now);
+        let mut next = consumer(&mut queue, 2, AckMode::Unlimited, now);
         assert_eq!(bodies(&mut next), [("b".into(), false)]);
     }
 
@@ -523,7 +526,7 @@ mod tests {
         };
         queue.push(short, now);
         queue.push(message("b"), now);
-        let mut receiver = consumer(&mut queue, 1, Settling::Unlimited, now + Duration::from_millis(5));
+        let mut receiver = consumer(&mut queue, 1, AckMode::Unlimited, now + Duration::from_millis(5));
         assert_eq!(bodies(&mut receiver), [("b".into(), false)]);
     }
 
@@ -545,7 +548,7 @@ mod tests {
         assert_eq!(queue.depth(), 0);
         queue.push(message("d"), now);
         queue.push(message("e"), now + Duration::from_secs(1));
-        let mut receiver = consumer(&mut queue, 1, Settling::Unlimited, now + Duration::from_secs(5));
+        let mut receiver = consumer(&mut queue, 1, AckMode::Unlimited, now + Duration::from_secs(5));
         assert_eq!(bodies(&mut receiver), [("e".into(), false)]);
     }
 
@@ -563,7 +566,7 @@ mod tests {
             message.properties.priority = priority;
             queue.push(message, now);
         }
-        let mut receiver = consumer(&mut queue, 1, Settling::Unlimited, now);
+        let mut receiver = consumer(&mut queue, 1, AckMode::Unlimited, now);
         let order: Vec<_> = bodies(&mut receiver).into_iter().map(|(body, _)| body).collect();
         assert_eq!(order, ["b", "c", "d", "a"]);
     }
@@ -590,9 +593,9 @@ mod tests {
     #[test]
     fn a_consumer_whose_receiver_is_gone_loses_nothing() {
         let (mut queue, now) = (queue(), Instant::now());
-        drop(consumer(&mut queue, 1, Settling::None, now));
+        drop(consumer(&mut queue, 1, AckMode::Automatic, now));
         queue.push(message("a"), now);
-        let mut next = consumer(&mut queue, 2, Settling::None, now);
+        let mut next = consumer(&mut queue, 2, AckMode::Automatic, now);
         assert_eq!(bodies(&mut next), [("a".into(), false)]);
     }
 }

@@ -1,21 +1,21 @@
-//! The in-process broker's queues by name. No I/O, no tasks, and the time is told to it.
+//! The in-process broker's queues by name. No I/O, no tasks, and the caller supplies the time.
 
 use std::collections::HashMap;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Delivery;
 use super::queue::Queue;
 use crate::error::{BrokerError, Cause};
 use crate::protocol::Message;
+use crate::transport::Delivery;
 use crate::transport::topology::{Broadcasts, QueueProperties};
 
-pub(super) use super::queue::Settling;
+pub(super) use super::queue::AckMode;
 
 /// All queues of an in-process broker.
 #[derive(Debug, Default)]
-pub(super) struct Hub {
+pub(super) struct Queues {
     queues: HashMap<String, Queue>,
     consumers: u64,
     /// Each reply comes twice.
@@ -23,15 +23,15 @@ pub(super) struct Hub {
     pub(super) echo_replies: bool,
 }
 
-/// Names a consumer, and the queue that it consumes.
+/// A consumer, and the queue that it consumes.
 #[derive(Debug, Clone)]
 pub(super) struct ConsumerId {
     queue: String,
     number: u64,
 }
 
-impl Hub {
-    /// Declares a queue: makes it, or makes sure that it has these properties.
+impl Queues {
+    /// Declares a queue: makes it, or checks that it has these properties.
     pub(super) fn declare(&mut self, name: &str, properties: &QueueProperties) -> Result<(), BrokerError> {
         if name.is_empty() || name.starts_with("amq.") {
             return Err(refused(
@@ -58,17 +58,17 @@ impl Hub {
         self.queues.insert(name.to_owned(), Queue::private());
     }
 
-    /// Makes a reply queue that ends with its consumer.
+    /// Makes a reply queue that is deleted with its consumer.
     pub(super) fn declare_exclusive(&mut self, name: &str) {
         self.queues.insert(name.to_owned(), Queue::exclusive());
     }
 
-    /// Makes a queue for what is sent to everybody, to end with its consumer.
+    /// Makes a queue for broadcasts, which is deleted with its consumer.
     pub(super) fn declare_listening(&mut self, name: &str, broadcasts: &Broadcasts) {
         self.queues.insert(name.to_owned(), Queue::listening(broadcasts));
     }
 
-    /// Puts a message into all queues that listen to an exchange; `false` where there is none.
+    /// Puts a message into all queues that listen to an exchange. Returns whether there is one.
     pub(super) fn broadcast(&mut self, exchange: &str, message: &Message, now: Instant) -> bool {
         let mut has_listeners = false;
         for queue in self
@@ -82,13 +82,13 @@ impl Hub {
         has_listeners
     }
 
-    /// How many messages wait in a queue; `None` where there is none of that name.
+    /// How many messages wait in a queue. `None` if there is no queue of that name.
     pub(super) fn depth(&self, name: &str) -> Option<u32> {
         let waiting = self.queues.get(name)?.depth();
         Some(u32::try_from(waiting).unwrap_or(u32::MAX))
     }
 
-    /// Makes sure that a queue exists.
+    /// Checks that a queue exists.
     pub(super) fn find(&self, name: &str) -> Result<(), BrokerError> {
         match self.queues.contains_key(name) {
             true => Ok(()),
@@ -100,7 +100,8 @@ impl Hub {
         self.queues.remove(name);
     }
 
-    /// Deletes a queue that is empty and from which nobody consumes; `true` where nobody consumes and it is not empty.
+    /// Deletes a queue if it is empty and has no consumer. Returns whether it has messages but no
+    /// consumer.
     pub(super) fn delete_unused(&mut self, name: &str) -> bool {
         let Some(queue) = self.queues.get(name).filter(|queue| queue.is_unused()) else {
             return false;
@@ -112,7 +113,7 @@ impl Hub {
         true
     }
 
-    /// Puts a message into a queue; `false` where there is none of that name.
+    /// Puts a message into a queue. Returns whether there is a queue of that name.
     pub(super) fn publish(&mut self, queue: &str, message: Message, now: Instant) -> bool {
         #[cfg(test)]
         if self.echo_replies && crate::protocol::ReplyAddresses::default().allows(queue) {
@@ -122,15 +123,16 @@ impl Hub {
         self.with_queue(queue, now, |queue| queue.push(message, now))
     }
 
-    /// Does something with a queue, and moves its dead letters on; `false` if there is no queue of that name.
+    /// Runs `act` on a queue and moves its dead letters on. Returns whether there is a queue of that
+    /// name.
     fn with_queue(&mut self, name: &str, now: Instant, act: impl FnOnce(&mut Queue)) -> bool {
         let Some(queue) = self.queues.get_mut(name) else {
             return false;
         };
         act(queue);
         let mut letters = queue.take_dead_letters();
-        // One that lands in a queue may make room for others to expire there. Each moves on without
-        // an expiration, so this ends.
+        // A dead letter may cause others to expire in its next queue. Dead letters have no
+        // expiration, so this ends.
         while let Some((target, message)) = letters.pop() {
             if let Some(queue) = self.queues.get_mut(&target) {
                 queue.push(message, now);
@@ -144,14 +146,14 @@ impl Hub {
     pub(super) fn consume(
         &mut self,
         name: &str,
-        settling: Settling,
+        ack_mode: AckMode,
         sender: mpsc::UnboundedSender<Delivery>,
         now: Instant,
     ) -> Result<ConsumerId, BrokerError> {
         self.find(name)?;
         let number = self.consumers;
         self.consumers += 1;
-        self.with_queue(name, now, |queue| queue.consume(number, settling, sender, now));
+        self.with_queue(name, now, |queue| queue.consume(number, ack_mode, sender, now));
         Ok(ConsumerId {
             queue: name.to_owned(),
             number,
@@ -176,20 +178,20 @@ impl Hub {
         });
     }
 
-    /// Ends deliveries to a consumer; what it has stays unsettled.
+    /// Stops deliveries to a consumer. Its deliveries stay unacknowledged.
     pub(super) fn cancel(&mut self, consumer: &ConsumerId) {
         if let Some(queue) = self.queues.get_mut(&consumer.queue) {
             queue.cancel(consumer.number);
         }
     }
 
-    /// Whether a consumer is there still: its queue may have been deleted under it.
+    /// Whether a consumer still exists: its queue may have been deleted.
     pub(super) fn has(&self, consumer: &ConsumerId) -> bool {
         let queue = self.queues.get(&consumer.queue);
         queue.is_some_and(|queue| queue.has(consumer.number))
     }
 
-    /// Takes a consumer away; what it did not settle goes back to the queue.
+    /// Removes a consumer. Its unacknowledged deliveries go back to the queue.
     pub(super) fn close(&mut self, consumer: &ConsumerId, now: Instant) {
         self.with_queue(&consumer.queue, now, |queue| queue.close(consumer.number, now));
         let queue = self.queues.get(&consumer.queue);
@@ -200,15 +202,15 @@ impl Hub {
 }
 
 #[cfg(test)]
-impl Hub {
-    /// What a restart leaves: durable queues, and the persistent messages in them.
+impl Queues {
+    /// Simulates a restart, which keeps durable queues and the persistent messages in them.
     pub(super) fn restart(&mut self, now: Instant) {
         self.queues.retain(|name, queue| {
             queue.restart(now);
             if queue.is_auto_delete() {
                 return false;
             }
-            // Direct and exclusive reply queues have names that only the broker gives.
+            // Direct and exclusive reply queues have names that only the broker assigns.
             !name.starts_with("amq.")
         });
     }
@@ -236,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_declare_that_differs_is_refused() {
-        let mut hub = Hub::default();
+        let mut queues = Queues::default();
         let durable = QueueProperties {
             durable: true,
             arguments: Default::default(),
@@ -245,17 +247,17 @@ mod tests {
             durable: false,
             ..durable.clone()
         };
-        hub.declare("q", &durable).unwrap();
-        hub.declare("q", &durable).unwrap();
+        queues.declare("q", &durable).unwrap();
+        queues.declare("q", &durable).unwrap();
         assert!(matches!(
-            hub.declare("q", &transient),
+            queues.declare("q", &transient),
             Err(BrokerError::Queue { .. })
         ));
-        assert!(hub.declare("amq.q", &durable).is_err());
+        assert!(queues.declare("amq.q", &durable).is_err());
     }
 
     #[test]
-    fn what_is_sent_to_everybody_reaches_those_who_listen_for_as_long_as_they_do() {
+    fn a_broadcast_reaches_all_listeners() {
         let broadcasts = |exchange| Broadcasts {
             exchange,
             prefetch: 1,
@@ -263,27 +265,27 @@ mod tests {
             max_messages: 10,
             max_bytes: 10,
         };
-        let (mut hub, now) = (Hub::default(), Instant::now());
-        assert!(!hub.broadcast("x", &Message::default(), now));
+        let (mut queues, now) = (Queues::default(), Instant::now());
+        assert!(!queues.broadcast("x", &Message::default(), now));
         let mut listen = |name, exchange| {
-            hub.declare_listening(name, &broadcasts(exchange));
+            queues.declare_listening(name, &broadcasts(exchange));
             let (sender, receiver) = mpsc::unbounded_channel();
-            let consumer = hub.consume(name, Settling::Unlimited, sender, now).unwrap();
+            let consumer = queues.consume(name, AckMode::Unlimited, sender, now).unwrap();
             (consumer, receiver)
         };
         let [mut a, mut b, mut other] = [listen("a", "x"), listen("b", "x"), listen("c", "y")];
-        assert!(hub.broadcast("x", &Message::default(), now));
+        assert!(queues.broadcast("x", &Message::default(), now));
         assert!(a.1.try_recv().is_ok() && b.1.try_recv().is_ok() && other.1.try_recv().is_err());
-        hub.close(&a.0, now);
-        assert_eq!(hub.len(), 2);
-        hub.close(&b.0, now);
-        assert!(!hub.broadcast("x", &Message::default(), now));
+        queues.close(&a.0, now);
+        assert_eq!(queues.len(), 2);
+        queues.close(&b.0, now);
+        assert!(!queues.broadcast("x", &Message::default(), now));
     }
 
     #[test]
     fn dead_letters_move_on_from_queue_to_queue() {
         let now = Instant::now();
-        let mut hub = Hub::default();
+        let mut queues = Queues::default();
         for (name, target) in [("a", "b"), ("b", "c")] {
             let arguments = [
                 ("x-dead-letter-exchange".to_owned(), "".into()),
@@ -293,22 +295,22 @@ mod tests {
                 durable: true,
                 arguments: arguments.into(),
             };
-            hub.declare(name, &properties).unwrap();
+            queues.declare(name, &properties).unwrap();
         }
         let last = QueueProperties {
             durable: true,
             arguments: Default::default(),
         };
-        hub.declare("c", &last).unwrap();
-        hub.publish("a", Message::default(), now);
+        queues.declare("c", &last).unwrap();
+        queues.publish("a", Message::default(), now);
         for name in ["a", "b"] {
             let (sender, mut receiver) = mpsc::unbounded_channel();
-            let consumer = hub.consume(name, Settling::Unlimited, sender, now).unwrap();
+            let consumer = queues.consume(name, AckMode::Unlimited, sender, now).unwrap();
             let delivery = receiver.try_recv().unwrap();
-            hub.reject(&consumer, delivery.tag, now);
+            queues.reject(&consumer, delivery.tag, now);
         }
         let (sender, mut receiver) = mpsc::unbounded_channel();
-        hub.consume("c", Settling::Unlimited, sender, now).unwrap();
+        queues.consume("c", AckMode::Unlimited, sender, now).unwrap();
         let delivery = receiver.try_recv().unwrap();
         assert!(!delivery.redelivered);
         let dead = delivery.message.properties.dead_lettered.unwrap();
@@ -316,9 +318,9 @@ mod tests {
     }
 
     #[test]
-    fn what_no_queue_takes_is_told() {
-        let mut hub = Hub::default();
-        assert!(!hub.publish("nowhere", Message::default(), Instant::now()));
-        assert!(hub.find("nowhere").is_err());
+    fn publishing_to_a_missing_queue_returns_false() {
+        let mut queues = Queues::default();
+        assert!(!queues.publish("nowhere", Message::default(), Instant::now()));
+        assert!(queues.find("nowhere").is_err());
     }
 }

@@ -1,0 +1,471 @@
+//! The in-process broker as a transport.
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use async_trait::async_trait;
+use futures_util::stream::{self, Stream, StreamExt};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::broker::InProcessBroker;
+use super::connection::{Connection, Session};
+use super::queues::{AckMode, ConsumerId, Queues};
+use crate::error::BrokerError;
+use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
+use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
+use crate::transport::{
+    Connectivity, Control, Delivery, Depth, Outgoing, Published, Publisher, Receipt, ReplyLink, StatusBoard,
+    Subscription, Transport, watch_runtime,
+};
+
+/// One handle's access to an in-process broker.
+#[derive(Debug)]
+pub(crate) struct MemoryTransport {
+    pub(super) broker: InProcessBroker,
+    pub(super) publishing: Connection,
+    pub(super) consuming: Connection,
+    pub(super) board: Arc<StatusBoard>,
+    /// The reply queues of this handle. They are deleted with it.
+    private: Mutex<Vec<String>>,
+    /// The runtime that the handle was made in, or else the first one that used it.
+    runtime: OnceLock<Handle>,
+    ended: CancellationToken,
+}
+
+impl MemoryTransport {
+    /// The user of every handle, as RabbitMQ's default one.
+    pub(crate) const USER: &str = "guest";
+
+    pub(crate) fn new(broker: &InProcessBroker) -> Self {
+        Self::over(broker, Connection::new(), Connection::new())
+    }
+
+    pub(super) fn over(broker: &InProcessBroker, publishing: Connection, consuming: Connection) -> Self {
+        let transport = Self {
+            broker: broker.clone(),
+            publishing,
+            consuming,
+            board: Arc::new(StatusBoard::new(&Connectivity::Up)),
+            private: Mutex::default(),
+            runtime: OnceLock::new(),
+            ended: CancellationToken::new(),
+        };
+        if let Ok(runtime) = Handle::try_current() {
+            transport.adopt(runtime);
+        }
+        transport
+    }
+
+    /// Makes this the handle's runtime, unless it has one.
+    fn adopt(&self, runtime: Handle) -> Handle {
+        let adopted = self.runtime.get_or_init(|| {
+            watch_runtime(&runtime, Arc::downgrade(&self.board), self.ended.clone());
+            runtime
+        });
+        adopted.clone()
+    }
+
+    /// Waits until the connection is there.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the handle has ended, or the connection is lost meanwhile.
+    async fn ready(&self, connection: &Connection) -> Result<Session, BrokerError> {
+        match self.board.over() {
+            Some(over) => Err(over),
+            None => connection.ready().await,
+        }
+    }
+
+    fn subscribe(
+        &self,
+        connection: &Connection,
+        session: &Session,
+        queue: &str,
+        ack_mode: AckMode,
+        private: bool,
+    ) -> Result<Subscription, BrokerError> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let consumer = self
+            .broker
+            .queues()
+            .consume(queue, ack_mode, sender, Instant::now())?;
+        connection.add_consumer(consumer.clone(), &self.broker);
+        let control = MemoryControl {
+            broker: self.broker.clone(),
+            session: session.clone(),
+            consumer,
+            private: private.then(|| queue.to_owned()),
+        };
+        Ok(Subscription {
+            deliveries: deliveries(receiver, session.clone()).boxed(),
+            control: Arc::new(control),
+        })
+    }
+
+    fn publisher(&self, session: Session, direct: Option<ShortStr>) -> Arc<dyn Publisher> {
+        Arc::new(MemoryPublisher {
+            broker: self.broker.clone(),
+            session,
+            direct,
+        })
+    }
+
+    /// Declares a reply queue that is deleted with the handle. Unless it `lives_on`, it is already
+    /// deleted with its consumer.
+    fn declare_private(&self, prefix: &str, lives_on: bool) -> Result<(String, ShortStr), BrokerError> {
+        let queue = format!("{prefix}{}", Uuid::new_v4());
+        let address = ShortStr::new(&queue).map_err(|_| BrokerError::Unsendable {
+            reason: "the queue's name",
+        })?;
+        {
+            let (mut private, mut queues) = (self.private(), self.broker.queues());
+            if lives_on {
+                queues.declare_private(&queue);
+            } else {
+                queues.declare_exclusive(&queue);
+            }
+            // Forget the queues that ended before the handle.
+            private.retain(|earlier| queues.depth(earlier).is_some());
+            private.push(queue.clone());
+        }
+        Ok((queue, address))
+    }
+
+    pub(super) fn private(&self) -> MutexGuard<'_, Vec<String>> {
+        // A list of names is consistent at every moment.
+        self.private.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        self.board.close();
+        self.ended.cancel();
+        self.publishing.close(&self.broker);
+        self.consuming.close(&self.broker);
+        for queue in self.private().drain(..) {
+            self.broker.queues().delete(&queue);
+        }
+    }
+}
+
+impl Drop for MemoryTransport {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Deliveries, until the consumer is cancelled or the connection is lost.
+fn deliveries(
+    receiver: mpsc::UnboundedReceiver<Delivery>,
+    session: Session,
+) -> impl Stream<Item = Result<Delivery, BrokerError>> {
+    stream::unfold(Some((receiver, session)), async |open| {
+        let (mut receiver, session) = open?;
+        tokio::select! {
+            biased;
+            reason = session.lost() => Some((Err(reason), None)),
+            delivery = receiver.recv() => {
+                let delivery = delivery?;
+                let arrived = session.arrive().await;
+                match arrived {
+                    Ok(()) => Some((Ok(delivery), Some((receiver, session)))),
+                    Err(reason) => Some((Err(reason), None)),
+                }
+            }
+        }
+    })
+}
+
+#[async_trait]
+impl Transport for MemoryTransport {
+    async fn is_there(&self, _: &ShortStr) -> Option<bool> {
+        // Calls ask this of a queue that refuses requests. No queue does here.
+        None
+    }
+
+    async fn depth(&self, queue: &ShortStr) -> Option<Depth> {
+        let session = self.ready(&self.consuming).await.ok()?;
+        let (broker, queue) = (self.broker.clone(), queue.clone());
+        let asking = session.ask(move || broker.queues().depth(queue.as_str()));
+        Some(Depth {
+            messages: asking.await.ok()??,
+            // The caller consumes from it.
+            consumers: 1,
+        })
+    }
+
+    async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
+        let session = self.ready(&self.publishing).await?;
+        Ok(self.publisher(session, None))
+    }
+
+    async fn open_replies(
+        &self,
+        replies: ReplyQueue,
+        earlier: Option<&ShortStr>,
+    ) -> Result<ReplyLink, BrokerError> {
+        let (connection, ack_mode) = match replies {
+            ReplyQueue::Resumable => (&self.consuming, AckMode::Unlimited),
+            ReplyQueue::Exclusive => (&self.consuming, AckMode::Automatic),
+            ReplyQueue::Direct => (&self.publishing, AckMode::Automatic),
+        };
+        let session = self.ready(connection).await?;
+        let found = earlier.filter(|_| replies == ReplyQueue::Resumable);
+        let found = found.and_then(|name| Some((name, self.broker.queues().depth(name.as_str())?)));
+        let (queue, address, resumed) = match (replies, found) {
+            (_, Some((name, waiting))) => (name.to_string(), name.clone(), Some(waiting)),
+            (ReplyQueue::Resumable, None) => {
+                let (queue, address) = self.declare_private(REPLY_QUEUE_PREFIX, true)?;
+                (queue, address, None)
+            }
+            (ReplyQueue::Exclusive, None) => {
+                let (queue, address) = self.declare_private("amq.gen-", false)?;
+                (queue, address, None)
+            }
+            (ReplyQueue::Direct, None) => {
+                let (queue, address) = self.declare_private(&format!("{DIRECT_REPLY_TO}."), false)?;
+                (queue, address, None)
+            }
+        };
+        let replies_come_in = self.subscribe(connection, &session, &queue, ack_mode, true)?;
+        let is_direct = replies == ReplyQueue::Direct;
+        Ok(ReplyLink {
+            publisher: is_direct.then(|| self.publisher(session, Some(address.clone()))),
+            address: if is_direct {
+                ShortStr::from_static(DIRECT_REPLY_TO)
+            } else {
+                address
+            },
+            replies: replies_come_in,
+            resumed,
+        })
+    }
+
+    async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
+        match queue.declare() {
+            Declare::Active => self.broker.queues().declare(queue.name(), queue.properties()),
+            Declare::Passive => self.broker.queues().find(queue.name()),
+            Declare::No => Ok(()),
+        }
+    }
+
+    async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
+        let session = self.ready(&self.consuming).await?;
+        match queue.declare() {
+            Declare::Active => self.broker.queues().declare(queue.name(), queue.properties())?,
+            Declare::Passive => self.broker.queues().find(queue.name())?,
+            Declare::No => {}
+        }
+        let ack_mode = AckMode::Prefetch(prefetch.into());
+        let subscription = self.subscribe(&self.consuming, &session, queue.name(), ack_mode, false)?;
+        // The broker may deliver before it confirms the consumer.
+        session.arrive().await?;
+        Ok(subscription)
+    }
+
+    async fn retire_requests(&self, queue: &RequestQueue) -> bool {
+        queue.declare() == Declare::Active && self.broker.queues().delete_unused(queue.name())
+    }
+
+    async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
+        let session = self.ready(&self.consuming).await?;
+        let queue = format!("{}.{}", broadcasts.exchange, Uuid::new_v4());
+        self.broker.queues().declare_listening(&queue, broadcasts);
+        let ack_mode = AckMode::Prefetch(broadcasts.prefetch.into());
+        let subscription = self.subscribe(&self.consuming, &session, &queue, ack_mode, false)?;
+        session.arrive().await?;
+        Ok(subscription)
+    }
+
+    async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {
+        let session = self.ready(&self.publishing).await?;
+        session.unblocked().await?;
+        let (broker, exchange) = (self.broker.clone(), exchange.to_owned());
+        let sending = session.ask(move || broker.queues().broadcast(&exchange, &message, Instant::now()));
+        Ok(if sending.await? {
+            Published::Routed
+        } else {
+            Published::Returned
+        })
+    }
+
+    fn status(&self) -> &Arc<StatusBoard> {
+        &self.board
+    }
+
+    fn runtime(&self) -> Handle {
+        match self.runtime.get() {
+            Some(runtime) => runtime.clone(),
+            None => self.adopt(Handle::current()),
+        }
+    }
+
+    async fn close(&self) {
+        self.end();
+    }
+}
+
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+struct MemoryPublisher {
+    broker: InProcessBroker,
+    session: Session,
+    /// Replaces the pseudo-address of direct reply-to, as RabbitMQ does.
+    direct: Option<ShortStr>,
+}
+
+impl MemoryPublisher {
+    /// What the broker does with a message. It returns whether the queue exists.
+    fn deliver(&self, queue: &ShortStr, mut message: Message) -> impl FnOnce() -> bool + Send + use<> {
+        let properties = &mut message.properties;
+        if properties
+            .reply_to
+            .as_ref()
+            .is_some_and(|address| address.as_str() == DIRECT_REPLY_TO)
+        {
+            properties.reply_to.clone_from(&self.direct);
+        }
+        let (broker, queue) = (self.broker.clone(), queue.clone());
+        move || broker.queues().publish(queue.as_str(), message, Instant::now())
+    }
+
+    fn outcome(has_queue: bool, mandatory: bool) -> Published {
+        if has_queue || !mandatory {
+            Published::Routed
+        } else {
+            Published::Returned
+        }
+    }
+}
+
+#[async_trait]
+impl Publisher for MemoryPublisher {
+    fn try_publish(
+        &self,
+        outgoing: Outgoing,
+        receipt: Arc<dyn Receipt>,
+        _in_a_row: usize,
+    ) -> Result<(), Box<Outgoing>> {
+        if !self.session.is_free() {
+            return Err(Box::new(outgoing));
+        }
+        #[cfg(test)]
+        if self.session.network().is_some() {
+            let publisher = self.clone();
+            tokio::spawn(async move { receipt.published(publisher.publish(outgoing).await) });
+            return Ok(());
+        }
+        let Outgoing {
+            queue,
+            mandatory,
+            message,
+            departure,
+        } = outgoing;
+        receipt.published(if departure.leave() {
+            Self::outcome(self.deliver(&queue, message)(), mandatory)
+        } else {
+            Published::Withdrawn
+        });
+        Ok(())
+    }
+
+    async fn ready(&self) {
+        // An error means that the connection is lost. The next publish reports it.
+        let _ = self.session.unblocked().await;
+    }
+
+    async fn publish(&self, outgoing: Outgoing) -> Published {
+        let Outgoing {
+            queue,
+            mandatory,
+            message,
+            departure,
+        } = outgoing;
+        let failed = |source, written| Published::Failed { source, written };
+        if let Err(source) = self.session.unblocked().await {
+            return failed(source, false);
+        }
+        if !departure.leave() {
+            return Published::Withdrawn;
+        }
+        match self.session.ask(self.deliver(&queue, message)).await {
+            Ok(has_queue) => Self::outcome(has_queue, mandatory),
+            Err(source) => failed(source, true),
+        }
+    }
+
+    async fn closed(&self) -> BrokerError {
+        self.session.lost().await
+    }
+}
+
+#[derive(Debug)]
+struct MemoryControl {
+    broker: InProcessBroker,
+    session: Session,
+    consumer: ConsumerId,
+    /// The private queue to delete with the subscription.
+    private: Option<String>,
+}
+
+impl MemoryControl {
+    /// Has the broker do something, unless the connection is lost.
+    fn with_queues(
+        &self,
+        act: impl FnOnce(&mut Queues, &ConsumerId) + Send + 'static,
+    ) -> Result<(), BrokerError> {
+        let (broker, consumer) = (self.broker.clone(), self.consumer.clone());
+        match self.session.over() {
+            Some(reason) => Err(reason),
+            None => {
+                self.session.tell(move || act(&mut broker.queues(), &consumer));
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes the consumer. If the connection is lost, the broker does so by itself.
+    fn end(&self) {
+        let _ = self.with_queues(|queues, consumer| queues.close(consumer, Instant::now()));
+    }
+}
+
+#[async_trait]
+impl Control for MemoryControl {
+    fn settle(&self, tag: u64) {
+        // If the connection is lost, the message is delivered again.
+        let _ = self.with_queues(move |queues, consumer| queues.settle(consumer, tag, Instant::now()));
+    }
+
+    fn reject(&self, tag: u64) {
+        let _ = self.with_queues(move |queues, consumer| queues.reject(consumer, tag, Instant::now()));
+    }
+
+    fn settle_up_to(&self, tag: u64) {
+        let _ = self.with_queues(move |queues, consumer| queues.settle_up_to(consumer, tag, Instant::now()));
+    }
+
+    async fn cancel(&self) -> Result<(), BrokerError> {
+        self.with_queues(Queues::cancel)
+    }
+
+    async fn close(&self) {
+        self.end();
+    }
+
+    async fn retire(&self) {
+        self.close().await;
+        if let Some(queue) = &self.private {
+            self.broker.queues().delete(queue);
+        }
+    }
+}
+
+impl Drop for MemoryControl {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
