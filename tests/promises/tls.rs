@@ -283,16 +283,16 @@ async fn what_is_no_certificate_or_key_is_refused_at_once_and_not_shown() {
 
     assert!(unusable(Tls::new().ca_certificate_pem("s3cret")).contains("no CA certificate"));
     assert!(unusable(Tls::new().ca_certificate_pem(key.clone())).contains("no CA certificate"));
-    assert!(unusable(tls().identity_pem("s3cret", key.clone())).contains("no certificate"));
+    assert!(unusable(tls().identity_pem("s3cret", key.clone())).contains("no client certificate"));
     let no_key = unusable(tls().identity_pem(chain.clone(), "-----BEGIN s3cret"));
     assert!(
         no_key.contains("no private key") && !no_key.contains("s3cret"),
         "{no_key}"
     );
     let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
-    assert!(unusable(tls().identity_pem(chain.clone(), encrypted)).contains("not encrypted"));
+    assert!(unusable(tls().identity_pem(chain.clone(), encrypted)).contains("unencrypted"));
     let others = authority.client("shop").unwrap().key;
-    assert!(unusable(tls().identity_pem(chain.clone(), others)).contains("do not fit together"));
+    assert!(unusable(tls().identity_pem(chain.clone(), others)).contains("do not match"));
 
     let shown = format!("{:?}", builder(tls().identity_pem(chain.clone(), key.clone())));
     assert!(!shown.contains("BEGIN"), "{shown}");

@@ -1,6 +1,6 @@
-//! Messages to whoever listens: a fanout exchange, and a queue for each who does.
+//! Broadcasts: a fanout exchange, and a queue for each listener.
 //!
-//! Each step that the broker may refuse has a channel that nothing else uses, as a refusal ends its channel.
+//! Each step that the broker may refuse has a channel of its own, because a refusal closes the channel.
 
 use std::sync::Arc;
 
@@ -10,21 +10,23 @@ use lapin::{Confirmation, ExchangeKind};
 use uuid::Uuid;
 
 use super::channel::OpenChannel;
-use super::opening::{self, Opening};
-use super::subscription::{Acknowledge, Terms};
-use super::{broker_error, convert, is_not_found, short};
-use crate::error::{BrokerError, Cause};
+use super::consume::{AckMode, SubscriptionOptions};
+use super::convert;
+use super::errors::{exchange_error, is_not_found, short};
+use super::opener::{self, Opener};
+use crate::error::BrokerError;
 use crate::protocol::{Message, ShortStr};
 use crate::transport::topology::Broadcasts;
 use crate::transport::{Published, Subscription};
 
-impl Opening {
-    /// Consumes what is sent to the exchange from now on, from a queue that ends with its consumer.
+impl Opener {
+    /// Consumes what is published to the exchange from now on, from a queue that ends with its
+    /// consumer.
     pub(super) async fn broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
         let exchange = broadcasts.exchange;
         let declared = self.declare_exchange(exchange).await;
         match &declared {
-            // Who may not declare it may listen all the same where somebody else has.
+            // A user that may not declare the exchange can still listen if it exists.
             Err(error) if !is_of_exchange(error) => declared.clone()?,
             Ok(()) | Err(_) => {}
         }
@@ -33,9 +35,9 @@ impl Opening {
         match self.listen(&channel, &queue, broadcasts).await {
             Ok(subscription) => Ok(subscription),
             Err(error) => {
-                // It goes by itself only once it had a consumer, and this is tried again.
+                // An auto-delete queue that never had a consumer stays, and this is retried.
                 self.discard(&queue).await;
-                // That the exchange could not be declared may be why it is missing.
+                // If the exchange is missing, report why it could not be declared.
                 Err(declared.err().filter(|_| is_of_exchange(&error)).unwrap_or(error))
             }
         }
@@ -60,12 +62,12 @@ impl Opening {
         let bound = self.answer("binding a queue", binding).await?;
         bound.map_err(|error| exchange_error(broadcasts.exchange, "bind a queue to", error))?;
         self.prefetch(channel, broadcasts.prefetch).await?;
-        let terms = Terms {
+        let options = SubscriptionOptions {
             prefetch: Some(broadcasts.prefetch),
-            private: Some(queue.clone()),
-            ..self.terms(Acknowledge::Each)
+            private_queue: Some(queue.clone()),
+            ..self.subscription_options(AckMode::Manual)
         };
-        self.subscribe(channel, queue.as_str(), terms).await
+        self.subscribe(channel, queue.as_str(), options).await
     }
 
     async fn declare_exchange(&self, exchange: &str) -> Result<(), BrokerError> {
@@ -86,20 +88,21 @@ impl Opening {
         Ok(())
     }
 
-    /// A queue with limits that are the broker's to keep: nothing piles up, whoever sends how much, and whether it is consumed or not.
+    /// Declares a queue whose limits the broker enforces, so that nothing piles up, consumed or not.
     async fn declare_listening(
         &self,
         channel: &Arc<OpenChannel>,
         broadcasts: &Broadcasts,
     ) -> Result<ShortStr, BrokerError> {
-        // Its own each time: that of a connection which the broker does not know to be lost is still there.
+        // A new name each time: the queue of a connection that the broker has not yet noticed to be
+        // lost still exists.
         let name = format!("{}.{}", broadcasts.exchange, Uuid::new_v4());
         let options = QueueDeclareOptions {
             exclusive: true,
             auto_delete: true,
             ..QueueDeclareOptions::default()
         };
-        let mut arguments = opening::classic();
+        let mut arguments = opener::classic();
         let time = i64::try_from(broadcasts.time_to_live.as_millis()).unwrap_or(i64::MAX);
         for (name, limit) in [
             ("x-message-ttl", time),
@@ -111,11 +114,11 @@ impl Opening {
         self.declare(channel, &name, options, arguments).await
     }
 
-    /// Sends a message to all who listen to the exchange.
+    /// Publishes a message to all listeners of the exchange.
     pub(super) async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {
         let (name, properties) = (short(exchange)?, convert::to_lapin(message.properties)?);
         let throw_away = self.channel().await?;
-        self.confirms(&throw_away).await?;
+        self.select_confirms(&throw_away).await?;
         let options = BasicPublishOptions {
             mandatory: true,
             ..BasicPublishOptions::default()
@@ -127,28 +130,16 @@ impl Opening {
                 .await?
                 .await
         };
-        let published = match self.answer("sending to all who listen", publishing).await? {
+        let published = match self.answer("publishing a broadcast", publishing).await? {
             Ok(Confirmation::Ack(None) | Confirmation::NotRequested) => Published::Routed,
             Ok(Confirmation::Ack(Some(_))) => Published::Returned,
             Ok(Confirmation::Nack(_)) => Published::Refused,
-            // Nobody has ever listened.
+            // Nobody has ever declared the exchange.
             Err(error) if is_not_found(&error) => return Ok(Published::Returned),
             Err(error) => return Err(exchange_error(exchange, "publish to", error)),
         };
         throw_away.close().await;
         Ok(published)
-    }
-}
-
-/// What lapin's error means where what was sent names an exchange.
-fn exchange_error(exchange: &str, action: &'static str, error: lapin::Error) -> BrokerError {
-    match error.is_amqp_soft_error() {
-        true => BrokerError::Exchange {
-            exchange: exchange.to_owned(),
-            action,
-            source: Cause::new(error),
-        },
-        false => broker_error(error),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Channels that are closed before they are dropped.
 //!
-//! lapin closes a dropped channel and cancels a dropped consumer in the background, and takes it for a failure of the
-//! whole connection where that meets with another close (its 4.12). So nothing here that is open is simply dropped:
-//! a task of the transport closes it first.
+//! lapin closes a dropped channel, and cancels a dropped consumer, in the background. If that
+//! coincides with another close, it takes it for a failure of the whole connection (lapin 4.12). So
+//! no open channel or consumer is simply dropped here: a task of the transport closes it first.
 
 use std::fmt;
 use std::ops::Deref;
@@ -14,75 +14,43 @@ use std::time::Duration;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use lapin::{Channel, Consumer};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::connection::{ConnectionState, lost};
-use super::{CLOSE_LIMIT, broker_error};
+use super::connection::{CLOSE_LIMIT, ConnectionState, lost};
+use super::errors::broker_error;
+use super::task_group::TaskGroup;
 use crate::error::BrokerError;
-
-/// The tasks of a transport, the runtime that they run on, and the word for them to end.
-#[derive(Debug, Clone)]
-pub(super) struct Tasks {
-    tracker: TaskTracker,
-    runtime: Handle,
-    pub(super) ending: CancellationToken,
-}
-
-impl Tasks {
-    pub(super) fn new(runtime: &Handle) -> Self {
-        Self {
-            tracker: TaskTracker::new(),
-            runtime: runtime.clone(),
-            ending: CancellationToken::new(),
-        }
-    }
-
-    /// Starts a task on the transport's own runtime, whoever asks for it. It is dropped at once where that has ended.
-    pub(super) fn spawn<T: Send + 'static>(
-        &self,
-        task: impl Future<Output = T> + Send + 'static,
-    ) -> JoinHandle<T> {
-        self.tracker.spawn_on(task, &self.runtime)
-    }
-
-    /// Tells the tasks to end, and waits until they have.
-    pub(super) async fn end(&self) {
-        self.ending.cancel();
-        self.tracker.close();
-        self.tracker.wait().await;
-    }
-}
 
 /// An open channel.
 pub(super) struct OpenChannel {
     channel: Channel,
     connection: watch::Receiver<ConnectionState>,
-    tasks: Tasks,
-    /// How many questions are not answered yet.
-    due: Arc<watch::Sender<usize>>,
+    tasks: TaskGroup,
+    /// How many requests to the broker are not answered yet.
+    pending: Arc<watch::Sender<usize>>,
 }
 
 impl OpenChannel {
-    pub(super) fn new(channel: Channel, connection: watch::Receiver<ConnectionState>, tasks: &Tasks) -> Self {
+    pub(super) fn new(
+        channel: Channel,
+        connection: watch::Receiver<ConnectionState>,
+        tasks: &TaskGroup,
+    ) -> Self {
         Self {
             channel,
             connection,
             tasks: tasks.clone(),
-            due: Arc::default(),
+            pending: Arc::default(),
         }
     }
 
-    /// What becomes of the channel's connection.
+    /// The state of the channel's connection.
     pub(super) fn connection(&self) -> watch::Receiver<ConnectionState> {
         self.connection.clone()
     }
 
-    /// Waits for an answer, but not for one that can come no more: lapin leaves some questions unanswered when the
-    /// connection is lost under them.
+    /// Waits for an answer, or until the connection is lost: lapin leaves some requests unanswered
+    /// when the connection is lost under them.
     pub(super) async fn answer<T>(
         &self,
         answer: impl Future<Output = lapin::Result<T>>,
@@ -94,82 +62,88 @@ impl OpenChannel {
         }
     }
 
-    /// Asks the broker something through this channel, within a limit. Dropping the future does not
-    /// call the question back, and the channel is not closed before it is answered.
+    /// Sends a request to the broker through this channel and waits for the answer, within a limit.
+    ///
+    /// Dropping the future does not withdraw the request. The channel is not closed before the
+    /// request is answered.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         limit: Duration,
         step: &'static str,
         answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
     ) -> Result<T, BrokerError> {
-        let due = Due::new(&self.due);
+        let pending = Pending::new(&self.pending);
         let answer = async move {
             let answer = answer.await;
-            drop(due);
+            drop(pending);
             answer
         };
-        let question = Question::new(answer, self.connection(), &self.tasks);
-        match tokio::time::timeout(limit, self.answer(question)).await {
+        let request = BrokerRequest::new(answer, self.connection(), &self.tasks);
+        match tokio::time::timeout(limit, self.answer(request)).await {
             Ok(answer) => answer,
             Err(_) => Err(BrokerError::Unresponsive { step, limit }),
         }
     }
 
-    /// Closes the channel, within a limit; what it had not settled goes back to its queue.
+    /// Closes the channel, within a limit. Unacknowledged deliveries go back to their queue.
     pub(super) async fn close(&self) {
-        close(&self.channel, self.connection(), self.due.subscribe()).await;
+        close(&self.channel, self.connection(), self.pending.subscribe()).await;
     }
 
-    /// Closes the channel in the background, and keeps something until that is done.
+    /// Closes the channel in the background, and keeps `kept` until that is done.
     fn close_then_drop(&self, kept: impl Send + 'static) {
         if !self.channel.status().connected() {
             return;
         }
-        // Without its runtime the connection ends too, and takes the channel along.
+        // If the runtime has ended, the connection ends too and takes the channel along.
         let (channel, connection) = (self.channel.clone(), self.connection());
-        let (due, ending) = (self.due.subscribe(), self.tasks.ending.clone());
+        let (pending, ending) = (self.pending.subscribe(), self.tasks.ending.clone());
         self.tasks.spawn(async move {
             tokio::select! {
-                () = answered(due.clone()) => {}
+                () = all_answered(pending.clone()) => {}
                 _ = lost(connection.clone()) => {}
                 () = ending.cancelled() => {}
             }
-            close(&channel, connection, due).await;
+            close(&channel, connection, pending).await;
             drop(kept);
         });
     }
 }
 
-/// A question that is not answered yet.
-struct Due(Arc<watch::Sender<usize>>);
+/// Counts one request that is not answered yet.
+struct Pending(Arc<watch::Sender<usize>>);
 
-impl Due {
-    fn new(due: &Arc<watch::Sender<usize>>) -> Self {
-        due.send_modify(|due| *due += 1);
-        Self(Arc::clone(due))
+impl Pending {
+    fn new(count: &Arc<watch::Sender<usize>>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(Arc::clone(count))
     }
 }
 
-impl Drop for Due {
+impl Drop for Pending {
     fn drop(&mut self) {
-        self.0.send_modify(|due| *due -= 1);
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 
-/// Waits until all questions are answered.
-async fn answered(mut due: watch::Receiver<usize>) {
-    // Without a sender, nobody asks.
-    let _ = due.wait_for(|due| *due == 0).await;
+/// Waits until all requests are answered.
+async fn all_answered(mut pending: watch::Receiver<usize>) {
+    // An error means that nobody is left to send a request.
+    let _ = pending.wait_for(|pending| *pending == 0).await;
 }
 
-async fn close(channel: &Channel, connection: watch::Receiver<ConnectionState>, due: watch::Receiver<usize>) {
+async fn close(
+    channel: &Channel,
+    connection: watch::Receiver<ConnectionState>,
+    pending: watch::Receiver<usize>,
+) {
     if !channel.status().connected() {
         return;
     }
     let closing = async {
         let closing = async {
-            answered(due).await;
-            // An error means that it was closed meanwhile.
+            all_answered(pending).await;
+            // An error means that the channel was closed in the meantime.
             let _ = channel.close(200, "closed by its user".into()).await;
         };
         tokio::select! {
@@ -202,26 +176,26 @@ impl fmt::Debug for OpenChannel {
     }
 }
 
-/// A question to the broker, and the channel through which it was asked.
+/// A request to the broker that is not answered yet, with the channel that it was sent through.
 ///
-/// A channel must not be closed while an answer is due: if the broker then refuses what it was
-/// asked, both sides close the channel, and lapin takes the second answer for a failure of the whole
-/// connection. The answer may take long. RabbitMQ 4 says only after more than a minute that the node
-/// of a classic queue is down. So if the question is dropped before, a task of the transport keeps
-/// it, and with it the channel.
-pub(super) struct Question<T: Send + 'static> {
-    /// `None` once it was answered.
+/// A channel must not be closed while an answer is pending. If the broker then refuses the request,
+/// both sides close the channel, and lapin takes the second answer for a failure of the whole
+/// connection. The answer may take long: RabbitMQ 4 says only after more than a minute that the
+/// node of a classic queue is down. So if this future is dropped early, a task of the transport
+/// waits for the answer, and keeps the channel until then.
+pub(super) struct BrokerRequest<T: Send + 'static> {
+    /// `None` once it is answered.
     answer: Option<BoxFuture<'static, lapin::Result<T>>>,
     connection: watch::Receiver<ConnectionState>,
-    tasks: Tasks,
+    tasks: TaskGroup,
 }
 
-impl<T: Send + 'static> Question<T> {
-    /// The future must own the channel.
+impl<T: Send + 'static> BrokerRequest<T> {
+    /// `answer` must own the channel.
     pub(super) fn new(
         answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
         connection: watch::Receiver<ConnectionState>,
-        tasks: &Tasks,
+        tasks: &TaskGroup,
     ) -> Self {
         Self {
             answer: Some(Box::pin(answer)),
@@ -231,7 +205,7 @@ impl<T: Send + 'static> Question<T> {
     }
 }
 
-impl<T: Send + 'static> Future for Question<T> {
+impl<T: Send + 'static> Future for BrokerRequest<T> {
     type Output = lapin::Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -244,12 +218,12 @@ impl<T: Send + 'static> Future for Question<T> {
     }
 }
 
-impl<T: Send + 'static> Drop for Question<T> {
+impl<T: Send + 'static> Drop for BrokerRequest<T> {
     fn drop(&mut self) {
         let Some(answer) = self.answer.take() else {
             return;
         };
-        // Without its runtime the connection ends too.
+        // If the runtime has ended, the connection ends too.
         let (connection, ending) = (self.connection.clone(), self.tasks.ending.clone());
         self.tasks.spawn(async move {
             tokio::select! {
@@ -261,10 +235,10 @@ impl<T: Send + 'static> Drop for Question<T> {
     }
 }
 
-/// The deliveries of a consumer. Dropping it before their end closes its channel; after it, there may still be some to
-/// settle.
+/// The deliveries of a consumer. Dropping this before they end closes the consumer's channel. After
+/// they end the channel stays open, because some deliveries may still have to be acknowledged.
 pub(super) struct Deliveries {
-    /// There until its last delivery.
+    /// `None` after the last delivery.
     consumer: Option<Consumer>,
     channel: Arc<OpenChannel>,
 }

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::errors::short;
 use super::guard::mark;
-use super::short;
 use crate::error::BrokerError;
 use crate::protocol::{
     DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER, Headers, Message, Properties,

@@ -1,4 +1,4 @@
-//! Asks what is in queues, again and again.
+//! Asks for the depth of queues, repeatedly.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,33 +6,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lapin::types::FieldTable;
 
 use super::channel::OpenChannel;
-use super::opening::{FIND_LIMIT, Opening, passive};
-use super::short;
+use super::errors::short;
+use super::opener::{LOOKUP_LIMIT, Opener, passive};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::transport::Depth;
 
-/// How many channels are kept for the next question.
-const MOST: usize = 32;
+/// How many channels are kept for later requests.
+const MAX_CHANNELS: usize = 32;
 
-/// The channels that questions about queues go through, one for each queue: the broker closes the
-/// channel if there is no such queue, and answers nothing else on it while the node of the queue is
-/// silent.
+/// The channels through which depths are asked, one for each queue. The broker closes the channel if
+/// the queue is missing, and answers nothing else on it while the queue's node is silent.
 #[derive(Debug, Default)]
 pub(super) struct Depths(Mutex<HashMap<ShortStr, Arc<OpenChannel>>>);
 
 impl Depths {
-    pub(super) async fn ask(&self, opening: &Opening, queue: &ShortStr) -> Result<Depth, BrokerError> {
+    pub(super) async fn ask(&self, opener: &Opener, queue: &ShortStr) -> Result<Depth, BrokerError> {
         let name = short(queue.as_str())?;
-        // If it is not answered well, nobody uses the channel again.
+        // The channel is kept only after a good answer.
         let unused = self.lock().remove(queue);
         let channel = match unused.filter(|channel| channel.status().connected()) {
             Some(channel) => channel,
-            None => opening.channel().await?,
+            None => opener.channel().await?,
         };
         let asked = Arc::clone(&channel);
         let asking = async move { asked.queue_declare(name, passive(), FieldTable::default()).await };
-        let limit = opening.limit.min(FIND_LIMIT);
+        let limit = opener.limit.min(LOOKUP_LIMIT);
         let found = channel.ask(limit, "looking for a queue", asking).await?;
         self.keep(queue, channel);
         Ok(Depth {
@@ -43,8 +42,8 @@ impl Depths {
 
     fn keep(&self, queue: &ShortStr, channel: Arc<OpenChannel>) {
         let mut channels = self.lock();
-        if channels.len() >= MOST {
-            // Those of servers that have stopped are among them.
+        if channels.len() >= MAX_CHANNELS {
+            // Some are of servers that have stopped.
             channels.clear();
         }
         channels.insert(queue.clone(), channel);

@@ -353,7 +353,7 @@ impl Publisher for MemoryPublisher {
             return Err(Box::new(outgoing));
         }
         #[cfg(test)]
-        if self.session.network().is_some() {
+        if self.session.link().is_some() {
             let publisher = self.clone();
             tokio::spawn(async move { receipt.published(publisher.publish(outgoing).await) });
             return Ok(());

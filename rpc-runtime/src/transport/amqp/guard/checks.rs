@@ -5,7 +5,8 @@ use lapin::protocol::parse_class;
 
 use super::filter::Filter;
 use super::frames::{FRAME_END, HEAD, HEADER, METHOD, OVERHEAD};
-use super::{Broken, content};
+use super::violation::ProtocolViolation;
+use super::{content, cursor};
 use crate::protocol::Property;
 
 /// What is read of an input that arrives in these parts, and is read into buffers of its own size or by copying.
@@ -13,7 +14,7 @@ pub(super) fn through(
     input: &[u8],
     max_frame: usize,
     parts: impl IntoIterator<Item = usize>,
-) -> Result<Vec<u8>, Broken> {
+) -> Result<Vec<u8>, ProtocolViolation> {
     let mut filter = Filter::new(max_frame);
     let mut output = Vec::new();
     let mut rest = input;
@@ -98,7 +99,7 @@ pub(crate) fn any_bytes(data: &[u8]) {
     let [(HEADER, read)] = split(&output)[..] else {
         panic!("another frame than a content header comes out");
     };
-    match payload.len() >= content::FIXED {
+    match payload.len() >= cursor::FIXED {
         // None that a broker sends.
         false => assert_eq!(output, framed),
         true => {
@@ -269,7 +270,7 @@ mod tests {
     fn the_broker_may_agree_to_smaller_frames() {
         let tune = [&[0, 10, 0, 30, 7, 255][..], &8192_u32.to_be_bytes(), &[0, 60]].concat();
         let input = [frame(METHOD, 0, &tune), frame(3, 1, &[0; 9000])].concat();
-        let error = Broken::TooLarge {
+        let error = ProtocolViolation::TooLarge {
             size: 9008,
             max: 8192,
         };

@@ -6,56 +6,9 @@
 
 use std::borrow::Cow;
 
+use super::cursor::{Cursor, FIXED, flag};
 use super::{ids, mark};
 use crate::protocol::{DEATHS_HEADER, FIRST_DEATH_REASON_HEADER, MAX_HEADER_DEPTH, Malformed, Property};
-
-/// What precedes the properties: class, weight, the body's size, and which properties there are.
-pub(super) const FIXED: usize = 14;
-
-/// Reads bytes in their order.
-#[derive(Debug, Clone)]
-pub(super) struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Cursor<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
-    }
-
-    /// How many bytes were read.
-    pub(super) fn position(&self) -> usize {
-        self.at
-    }
-
-    fn is_at_end(&self) -> bool {
-        self.at == self.bytes.len()
-    }
-
-    pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let end = self.at.checked_add(len)?;
-        let taken = self.bytes.get(self.at..end)?;
-        self.at = end;
-        Some(taken)
-    }
-
-    fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    /// A short string's bytes.
-    pub(super) fn short(&mut self) -> Option<&'a [u8]> {
-        let [len] = self.chunk()?;
-        self.take(len.into())
-    }
-
-    /// A long string's bytes, or a table's.
-    pub(super) fn long(&mut self) -> Option<&'a [u8]> {
-        let len = u32::from_be_bytes(self.chunk()?);
-        self.take(usize::try_from(len).ok()?)
-    }
-}
 
 /// Looks whether a content header can be read, and says why not.
 pub(super) fn check(payload: &[u8]) -> Result<(), Malformed> {
@@ -109,10 +62,6 @@ pub(super) fn replace(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
     for bytes in kept {
         out.extend_from_slice(&bytes);
     }
-}
-
-pub(super) const fn flag(property: Property) -> u16 {
-    1 << (15 - property as u16)
 }
 
 /// The longest that the entries about dead-lettering may be: RabbitMQ adds about 200 bytes for each
@@ -235,11 +184,8 @@ pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
             depth -= 1;
             continue;
         }
-        // Nothing in it may end behind it.
-        let mut cursor = Cursor {
-            bytes: table.get(..end).ok_or(INVALID)?,
-            at,
-        };
+        // Nothing in the table or array may reach beyond its end.
+        let mut cursor = Cursor::at(table.get(..end).ok_or(INVALID)?, at);
         if is_table {
             let name = cursor.short().ok_or(INVALID)?;
             std::str::from_utf8(name).map_err(|_| Malformed::HeaderName)?;

@@ -1,9 +1,9 @@
 //! Passes the frames of a connection on, checked and mended. Pure: no I/O.
 
-use super::Broken;
 use super::content::{self, Skimmer};
 use super::frames::{FRAME_END, HEAD, HEADER, Piece, Scanner};
 use super::methods::{self, Note};
+use super::violation::ProtocolViolation;
 use crate::protocol::Malformed;
 
 /// Checks what a broker sends, in the buffer of whoever reads it.
@@ -79,7 +79,7 @@ impl Filter {
     /// # Errors
     ///
     /// If the peer does not speak as a broker does.
-    pub(crate) fn scan(&mut self, buffer: &mut [u8]) -> Result<usize, Broken> {
+    pub(crate) fn scan(&mut self, buffer: &mut [u8]) -> Result<usize, ProtocolViolation> {
         buffer[..self.held.len()].copy_from_slice(&self.held);
         self.held.clear();
         let mut passed = 0;
@@ -104,7 +104,7 @@ impl Filter {
     /// # Errors
     ///
     /// As [`scan`](Self::scan).
-    pub(super) fn scan_copied(&mut self, bytes: &[u8]) -> Result<(), Broken> {
+    pub(super) fn scan_copied(&mut self, bytes: &[u8]) -> Result<(), ProtocolViolation> {
         let mut input = std::mem::take(&mut self.held);
         input.extend_from_slice(bytes);
         let mut done = 0;
@@ -123,7 +123,7 @@ impl Filter {
         Ok(())
     }
 
-    fn step(&mut self, input: &mut [u8]) -> Result<Step, Broken> {
+    fn step(&mut self, input: &mut [u8]) -> Result<Step, ProtocolViolation> {
         Ok(match self.scanner.next(input)? {
             Piece::Body { len } | Piece::Heartbeat { len } | Piece::Unknown { len } => Step::Pass(len),
             Piece::Incomplete => Step::Hold,

@@ -4,7 +4,7 @@
 //! tells what the front of its input is, and borrows nothing: the caller has the bytes, and takes as
 //! many of them as the scanner says. [`filter`](super::filter) is its only user so far.
 
-use super::Broken;
+use super::violation::ProtocolViolation;
 
 /// What a frame has before its payload: a type, a channel, a size.
 pub(super) const HEAD: usize = 7;
@@ -13,6 +13,10 @@ pub(super) const HEAD: usize = 7;
 pub(super) const OVERHEAD: usize = HEAD + 1;
 
 pub(super) const FRAME_END: u8 = 0xCE;
+
+/// The first bytes of an alert of TLS: its type, and the first byte of its version. A TLS server
+/// answers the protocol header of AMQP with one.
+const TLS_ALERT: [u8; 2] = [21, 3];
 
 /// The types of frames.
 pub(super) const METHOD: u8 = 1;
@@ -42,6 +46,8 @@ pub(super) enum Piece {
 /// What the next bytes belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Within {
+    /// The first frame of the connection.
+    Start,
     /// A new frame begins.
     Nothing,
     Body {
@@ -68,7 +74,7 @@ impl Scanner {
     pub(super) fn new(max: usize) -> Self {
         Self {
             max,
-            within: Within::Nothing,
+            within: Within::Start,
         }
     }
 
@@ -86,11 +92,13 @@ impl Scanner {
     ///
     /// # Errors
     ///
-    /// [`Broken::TooLarge`] for a method or a part of a body that is larger than a frame may be.
-    pub(super) fn next(&mut self, input: &[u8]) -> Result<Piece, Broken> {
+    /// [`ProtocolViolation::TooLarge`] for a method or a part of a body that is larger than a frame may be.
+    pub(super) fn next(&mut self, input: &[u8]) -> Result<Piece, ProtocolViolation> {
         let available = input.len();
         match self.within {
-            Within::Nothing => self.begin(input),
+            Within::Start if input.starts_with(&TLS_ALERT) => Err(ProtocolViolation::TlsAlert),
+            Within::Start if input == &TLS_ALERT[..1] => Ok(Piece::Incomplete),
+            Within::Start | Within::Nothing => self.begin(input),
             Within::Body { left } => {
                 let len = left.min(available);
                 self.go_on(left - len, |left| Within::Body { left });
@@ -120,7 +128,7 @@ impl Scanner {
         };
     }
 
-    fn begin(&mut self, input: &[u8]) -> Result<Piece, Broken> {
+    fn begin(&mut self, input: &[u8]) -> Result<Piece, ProtocolViolation> {
         let kind = match input.first() {
             None => return Ok(Piece::Incomplete),
             Some(&kind @ (METHOD | HEADER | BODY | HEARTBEAT)) => kind,
@@ -133,17 +141,18 @@ impl Scanner {
         let size = u64::from(u32::from_be_bytes([a, b, c, d])) + OVERHEAD as u64;
         let is_large = size > self.max as u64;
         let Ok(len) = usize::try_from(size) else {
-            return Err(Broken::TooLarge { size, max: self.max });
+            return Err(ProtocolViolation::TooLarge { size, max: self.max });
         };
         match (kind, is_large) {
             (HEADER, true) => self.within = Within::LargeHeader { left: len },
-            (_, true) => return Err(Broken::TooLarge { size, max: self.max }),
+            (_, true) => return Err(ProtocolViolation::TooLarge { size, max: self.max }),
             (BODY, false) => self.within = Within::Body { left: len },
             (HEARTBEAT, false) => self.within = Within::Heartbeat { left: len },
             (_, false) => {
                 let Some(frame) = input.get(..len) else {
                     return Ok(Piece::Incomplete);
                 };
+                self.within = Within::Nothing;
                 if frame.last() != Some(&FRAME_END) {
                     return Ok(self.lose(input));
                 }
@@ -231,7 +240,7 @@ mod tests {
         );
         assert_eq!(scanner.next(&large[108..]), Ok(Piece::Body { len: 9 }));
         for kind in [METHOD, BODY, HEARTBEAT] {
-            let error = Broken::TooLarge { size: 21, max: 20 };
+            let error = ProtocolViolation::TooLarge { size: 21, max: 20 };
             assert_eq!(Scanner::new(20).next(&frame(kind, 1, &[0; 13])), Err(error));
         }
     }
@@ -240,7 +249,7 @@ mod tests {
     fn nothing_is_known_after_what_is_no_frame() {
         let mut unended = frame(METHOD, 1, b"abcd");
         *unended.last_mut().unwrap() = 0;
-        for input in [b"AMQP\0\0\x09\x01".to_vec(), b"\x15\x03\x01".to_vec(), unended] {
+        for input in [b"AMQP\0\0\x09\x01".to_vec(), b"\x15\x01\x03".to_vec(), unended] {
             let mut scanner = Scanner::new(100);
             assert_eq!(scanner.next(&input), Ok(Piece::Unknown { len: input.len() }));
             assert_eq!(
@@ -248,6 +257,17 @@ mod tests {
                 Ok(Piece::Unknown { len: 8 })
             );
         }
+    }
+
+    #[test]
+    fn an_alert_of_tls_is_recognised_at_the_start_only() {
+        let alert = b"\x15\x03\x03\0\x02\x02\x0a";
+        let mut scanner = Scanner::new(100);
+        assert_eq!(scanner.next(&alert[..1]), Ok(Piece::Incomplete));
+        assert_eq!(scanner.next(alert), Err(ProtocolViolation::TlsAlert));
+        let mut scanner = Scanner::new(100);
+        assert_eq!(scanner.next(&frame(METHOD, 1, b"")), Ok(Piece::Method { len: 8 }));
+        assert_eq!(scanner.next(alert), Ok(Piece::Unknown { len: 7 }));
     }
 
     proptest! {

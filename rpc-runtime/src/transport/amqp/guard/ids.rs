@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
-use super::content::{Cursor, FIXED, flag};
+use super::cursor::{Cursor, FIXED, flag};
 use crate::protocol::{MAX_SHORT_STR, Property};
 
 /// What an escaped id begins with. No other id does by chance.

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::protocol::{Malformed, Property};
 
 /// The header's name. What a peer sends under it is dropped.
-pub(in super::super) const NAME: &str = "rpc-malformed";
+pub(crate) const NAME: &str = "rpc-malformed";
 
 static TOKEN: LazyLock<[u8; 16]> = LazyLock::new(|| *Uuid::new_v4().as_bytes());
 
@@ -57,7 +57,7 @@ pub(super) fn table(malformed: Malformed, others: &[u8]) -> Vec<u8> {
 }
 
 /// Why the properties of a message were replaced; `None` if they are as they were sent.
-pub(in super::super) fn read(properties: &BasicProperties) -> Option<Malformed> {
+pub(crate) fn read(properties: &BasicProperties) -> Option<Malformed> {
     let headers = properties.headers().as_ref()?;
     let AMQPValue::LongString(value) = headers.inner().get(NAME)? else {
         return None;

@@ -4,8 +4,9 @@
 //! the reason why a channel is closed may quote what somebody else declared, cut off after 255 bytes
 //! wherever that is. lapin ends the connection over one that is not UTF-8.
 
-use super::Broken;
-use super::content::{self, Cursor};
+use super::content;
+use super::cursor::Cursor;
+use super::violation::ProtocolViolation;
 
 /// A field of a method's arguments.
 #[derive(Debug, Clone, Copy)]
@@ -77,13 +78,13 @@ const fn fields(method: (u16, u16)) -> Option<&'static [Field]> {
 /// # Errors
 ///
 /// If the method is none that a broker sends, or a table of it is not to be read.
-pub(super) fn mend(payload: &mut [u8]) -> Result<Note, Broken> {
+pub(super) fn mend(payload: &mut [u8]) -> Result<Note, ProtocolViolation> {
     let Some((head, arguments)) = payload.split_first_chunk_mut::<4>() else {
         return Ok(Note::Nothing);
     };
     let [a, b, c, d] = *head;
     let method = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-    let fields = fields(method).ok_or(Broken::UnknownMethod {
+    let fields = fields(method).ok_or(ProtocolViolation::UnknownMethod {
         class: method.0,
         method: method.1,
     })?;
@@ -95,7 +96,7 @@ pub(super) fn mend(payload: &mut [u8]) -> Result<Note, Broken> {
         at = range.end;
         match field {
             ShortString => mend_text(&mut arguments[range]),
-            Table => content::check_table(&arguments[range]).map_err(Broken::Table)?,
+            Table => content::check_table(&arguments[range]).map_err(ProtocolViolation::Table)?,
             Fixed(_) | LongString => {}
         }
     }
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn methods_that_only_clients_send_are_refused() {
         // queue.declare has a table.
-        let refused = Broken::UnknownMethod {
+        let refused = ProtocolViolation::UnknownMethod {
             class: 50,
             method: 10,
         };
@@ -180,6 +181,9 @@ mod tests {
             mend(&mut start(b"\x01av".map(|b| b.to_ascii_uppercase()).as_ref())),
             Ok(Note::Nothing)
         );
-        assert!(matches!(mend(&mut start(b"\x01a?")), Err(Broken::Table(_))));
+        assert!(matches!(
+            mend(&mut start(b"\x01a?")),
+            Err(ProtocolViolation::Table(_))
+        ));
     }
 }

@@ -16,13 +16,10 @@
 //! [`frames`] finds the frames, [`filter`] puts the parts together; both are pure. [`stream`] is the
 //! stream that lapin gets.
 
-use std::io;
-
-use crate::protocol::Malformed;
-
 #[cfg(any(test, fuzzing))]
 mod checks;
 mod content;
+mod cursor;
 mod filter;
 mod frames;
 mod ids;
@@ -32,26 +29,11 @@ mod outgoing;
 #[cfg(test)]
 mod samples;
 mod stream;
+mod violation;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use checks::any_bytes;
 #[cfg(feature = "__bench")]
 pub(crate) use filter::Filter;
 pub(super) use stream::Guarded;
-
-/// The peer does not speak as a broker does. Its connection is of no use any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Broken {
-    #[error("the broker sent a frame of {size} bytes, and {max} were agreed")]
-    TooLarge { size: u64, max: usize },
-    #[error("the broker sent the method {method} of class {class}, which only clients send or nobody knows")]
-    UnknownMethod { class: u16, method: u16 },
-    #[error("the broker's own properties cannot be read: {0}")]
-    Table(Malformed),
-}
-
-impl From<Broken> for io::Error {
-    fn from(broken: Broken) -> Self {
-        Self::new(io::ErrorKind::InvalidData, broken)
-    }
-}
+pub(super) use violation::ProtocolViolation;

@@ -11,22 +11,22 @@ use super::filter::Filter;
 use super::ids;
 use super::outgoing::{Next, Outgoing};
 
-/// How many bytes a buffer has to take to be read into. Into less, bytes are copied.
-const ROOM: usize = 4096;
+/// The smallest buffer that is read into directly. Bytes for a smaller one are copied.
+const MIN_BUFFER: usize = 4096;
 
-/// A connection's stream, with all that the peer sends checked.
+/// A connection's stream. It checks everything that the peer sends.
 #[derive(Debug)]
-pub(in super::super) struct Guarded<S> {
+pub(crate) struct Guarded<S> {
     stream: S,
     filter: Filter,
     outgoing: Outgoing,
-    /// Read into where the reader's own buffer is too small.
+    /// What is read into if the reader's own buffer is too small.
     spare: Vec<u8>,
 }
 
 impl<S> Guarded<S> {
     /// Guards a connection that asks for frames of at most `max_frame` bytes.
-    pub(in super::super) fn new(stream: S, max_frame: u32) -> Self {
+    pub(crate) fn new(stream: S, max_frame: u32) -> Self {
         Self {
             stream,
             filter: Filter::new(usize::try_from(max_frame).unwrap_or(usize::MAX)),
@@ -50,14 +50,14 @@ impl<S: tokio::io::AsyncRead + Unpin> AsyncRead for Guarded<S> {
                 return Poll::Ready(Ok(taken));
             }
             let held = filter.held();
-            let is_roomy = buffer.len() >= held + ROOM;
-            let into = match is_roomy {
+            let is_direct = buffer.len() >= held + MIN_BUFFER;
+            let into = match is_direct {
                 true => {
                     let most = buffer.len().min(held + filter.max_frame());
                     &mut buffer[held..most]
                 }
                 false => {
-                    spare.resize(ROOM, 0);
+                    spare.resize(MIN_BUFFER, 0);
                     &mut spare[..]
                 }
             };
@@ -67,7 +67,7 @@ impl<S: tokio::io::AsyncRead + Unpin> AsyncRead for Guarded<S> {
             if read == 0 {
                 return Poll::Ready(Ok(0));
             }
-            match is_roomy {
+            match is_direct {
                 true => {
                     let passed = filter.scan(&mut buffer[..held + read])?;
                     if passed > 0 {
@@ -98,12 +98,13 @@ impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_pending(cx))?;
-        let passable = match ids::are_used() {
-            false => bytes.len(),
-            true => match this.outgoing.next(bytes) {
+        let passable = if ids::are_used() {
+            match this.outgoing.next(bytes) {
                 Next::Write(passable) => passable,
                 Next::Taken(taken) => return Poll::Ready(Ok(taken)),
-            },
+            }
+        } else {
+            bytes.len()
         };
         let written = ready!(Pin::new(&mut this.stream).poll_write(cx, &bytes[..passable]))?;
         this.outgoing.wrote(&bytes[..written]);

@@ -1,4 +1,4 @@
-//! What an error of rustls means for who connects.
+//! Classifies errors of rustls.
 
 use std::error::Error;
 use std::io;
@@ -7,16 +7,46 @@ use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as RustlsEr
 
 use crate::error::TlsFailure;
 
-/// What failed about TLS; nothing where it was something else, such as the network.
-pub(in super::super) fn of(error: &io::Error) -> Option<TlsFailure> {
+/// The peer closed the connection during the TLS handshake, without an alert.
+///
+/// RabbitMQ with TLS 1.2 does so if it requires a client certificate and gets none: it closes the
+/// connection before it has read all of the client's messages, and its alert is lost.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker closed the connection during the TLS handshake")]
+pub(super) struct HandshakeClosed(#[source] io::Error);
+
+impl HandshakeClosed {
+    /// Wraps an error of the handshake if it only says that the peer closed the connection.
+    pub(super) fn classify(error: io::Error) -> io::Error {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof => Self(error).into(),
+            _ => error,
+        }
+    }
+}
+
+impl From<HandshakeClosed> for io::Error {
+    fn from(closed: HandshakeClosed) -> Self {
+        Self::new(closed.0.kind(), closed)
+    }
+}
+
+/// What failed about TLS. `None` if something else failed, such as the network.
+pub(crate) fn of(error: &io::Error) -> Option<TlsFailure> {
     let error: &(dyn Error + 'static) = error.get_ref()?;
     if let Some(inner) = error.downcast_ref::<io::Error>() {
         return of(inner);
     }
-    Some(meaning(error.downcast_ref::<RustlsError>()?))
+    if error.is::<HandshakeClosed>() {
+        return Some(TlsFailure::Handshake);
+    }
+    Some(classify(error.downcast_ref::<RustlsError>()?))
 }
 
-fn meaning(error: &RustlsError) -> TlsFailure {
+fn classify(error: &RustlsError) -> TlsFailure {
     match error {
         RustlsError::InvalidCertificate(problem) => match problem {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
@@ -29,7 +59,7 @@ fn meaning(error: &RustlsError) -> TlsFailure {
             CertificateError::UnknownIssuer | CertificateError::BadSignature => TlsFailure::Untrusted,
             _ => TlsFailure::Handshake,
         },
-        // The first bytes that came are no record of TLS.
+        // The first bytes from the peer are not a TLS record.
         RustlsError::InvalidMessage(_) => TlsFailure::NotTls,
         RustlsError::AlertReceived(
             AlertDescription::CertificateRequired
@@ -51,12 +81,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_known_however_deep_it_lies() {
+    fn an_error_is_classified_however_deep_it_is_wrapped() {
         let untrusted = RustlsError::InvalidCertificate(CertificateError::UnknownIssuer);
         let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, untrusted));
         assert_eq!(of(&wrapped), Some(TlsFailure::Untrusted));
         assert_eq!(of(&io::Error::other("reset")), None);
         assert_eq!(of(&io::ErrorKind::ConnectionReset.into()), None);
+
+        let closed = HandshakeClosed::classify(io::ErrorKind::ConnectionReset.into());
+        assert_eq!(of(&closed), Some(TlsFailure::Handshake));
+        let refused_port = HandshakeClosed::classify(io::ErrorKind::ConnectionRefused.into());
+        assert_eq!(of(&refused_port), None);
 
         let refused = RustlsError::AlertReceived(AlertDescription::CertificateRequired);
         assert_eq!(

@@ -1,5 +1,5 @@
-//! lapin's runtime, with streams of our own: that way lapin reads only what the guard has checked, and
-//! speaks over TLS without its own support for it.
+//! A runtime for lapin with our own type of streams. So lapin reads only what the guard has checked,
+//! and uses TLS without its own support for it.
 
 use std::fmt;
 use std::future::ready;
@@ -17,7 +17,7 @@ use futures_util::{AsyncRead, AsyncWrite};
 ///
 /// # Panics
 ///
-/// Outside of one.
+/// Panics if called outside of a tokio runtime.
 pub(super) fn runtime<S>() -> Runtime<RuntimeParts<Tokio, GivenStreams<S>>>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -30,7 +30,8 @@ where
     Runtime::new(RuntimeParts::new(tokio, reactor))
 }
 
-/// Tokio's reactor, but for the type of its streams. It makes none: lapin is given one that is connected.
+/// Tokio's reactor with another type of streams. It makes no streams: lapin gets one that is
+/// connected.
 pub(super) struct GivenStreams<S> {
     tokio: Tokio,
     stream: PhantomData<fn() -> S>,

@@ -130,16 +130,16 @@ impl Address {
         is_known.then_some(self.uri.authority.userinfo.username.as_str())
     }
 
-    pub(super) fn host_and_port(&self) -> (&str, u16) {
+    pub(crate) fn host_and_port(&self) -> (&str, u16) {
         (&self.uri.authority.host, self.uri.authority.port)
     }
 
-    pub(super) fn uri(&self) -> AMQPUri {
+    pub(crate) fn uri(&self) -> AMQPUri {
         self.uri.clone()
     }
 
     /// What it is connected to with: nothing is plain TCP.
-    pub(super) fn tls(&self) -> Result<Option<&TlsClient>, BrokerError> {
+    pub(crate) fn tls(&self) -> Result<Option<&TlsClient>, BrokerError> {
         match &self.tls {
             Some(client) if self.is_tls() => Ok(Some(client)),
             None if self.is_tls() => Err(BrokerError::TlsUnsupported),

@@ -17,8 +17,8 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
-use super::super::Published;
 use crate::protocol::ShortStr;
+use crate::transport::Published;
 
 /// What a return can be recognised by: its queue and its correlation id, which is unique among our requests.
 pub(super) type Key = (ShortStr, ShortStr);

@@ -1,10 +1,8 @@
-//! TLS: what a user says of it, and the client that comes of it.
+//! TLS: the user's options, and the client made from them.
 
 use std::sync::Arc;
 use std::{fmt, io};
 
-use lapin::uri::AMQPUri;
-use lapin::{Connection, ConnectionProperties};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -16,16 +14,18 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 mod failure;
 
+use failure::HandshakeClosed;
 pub(super) use failure::of as failure_of;
 
-use super::socket;
 use crate::error::{BrokerError, Cause, TlsFailure};
 
-/// The certificates of connections by `amqps://`: whom to trust, and who this client is. All of them are PEM, as in the
-/// files that [RabbitMQ's TLS guide](https://www.rabbitmq.com/docs/ssl) has you make.
+/// The certificates for `amqps://` connections: the certificate authorities to trust, and the
+/// client's own certificate. All are PEM, like the files that
+/// [RabbitMQ's TLS guide](https://www.rabbitmq.com/docs/ssl) creates.
 ///
-/// The broker's certificate is always verified, its host name too, as one of the certificate's alternative names (an IP address
-/// where the address has one); there is no way to switch that off. TLS 1.2 and 1.3, by [rustls](https://docs.rs/rustls). Needs the cargo feature `tls`.
+/// The broker's certificate is always verified. The host of the address must be one of the
+/// certificate's subject alternative names. TLS 1.2 and 1.3 are supported, through
+/// [rustls](https://docs.rs/rustls). Requires the cargo feature `tls`.
 ///
 /// ```no_run
 /// # #[tokio::main(flavor = "current_thread")]
@@ -53,23 +53,27 @@ struct Identity {
 }
 
 impl Tls {
-    /// Trusts the certificate authorities of this system (where `SSL_CERT_FILE` and `SSL_CERT_DIR` are set, those there), and
-    /// has no certificate of its own. This is also what `amqps://` alone means.
+    /// Trusts the certificate authorities of this system, or those of `SSL_CERT_FILE` and
+    /// `SSL_CERT_DIR` if they are set, and has no client certificate. `amqps://` without options
+    /// means the same.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Trusts the certificate authorities in this PEM text, and *not* those of this system any more. More than once, or with
-    /// several certificates in one text: all of them.
+    /// Trusts the certificate authorities in this PEM text, and *not* those of this system.
+    ///
+    /// A text may have several certificates, and this may be called several times: all of them are
+    /// trusted.
     pub fn ca_certificate_pem(mut self, certificates: impl Into<Vec<u8>>) -> Self {
         self.authorities.push(certificates.into());
         self
     }
 
-    /// Shows this certificate to a broker that asks for one. `chain` begins with the client's own certificate, followed by those
-    /// between it and the broker's CA; `key` is its private key in PKCS#8, PKCS#1 or SEC1, not encrypted.
+    /// Sends this certificate to a broker that asks for one. `chain` is the client's own
+    /// certificate, followed by the intermediate ones up to the broker's CA. `key` is its private
+    /// key in PKCS#8, PKCS#1 or SEC1, not encrypted.
     ///
-    /// To log in by it as well, without a password, add
+    /// To also log in with it, without a password, add
     /// [`?auth_mechanism=external`](crate::Broker::connect) to the address.
     pub fn identity_pem(mut self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         let (chain, key) = (chain.into(), key.into());
@@ -81,20 +85,20 @@ impl Tls {
         self.identity.is_some()
     }
 
-    /// Reads it all.
+    /// Parses the options.
     pub(crate) fn client(&self) -> Result<TlsClient, BrokerError> {
-        // Not the process-wide provider: whether there is one is not for a library to rely on, or to decide.
+        // Not the process-wide provider: a library must neither rely on it nor install it.
         let provider = Arc::new(ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| invalid("there is no protocol version to speak", Some(error)))?
+            .map_err(|error| invalid("no TLS version is supported", Some(error)))?
             .with_root_certificates(self.roots()?);
         let config = match &self.identity {
             None => config.with_no_client_auth(),
             Some(identity) => {
                 let (chain, key) = identity.read()?;
                 config.with_client_auth_cert(chain, key).map_err(|error| {
-                    let reason = "the client's certificate and its private key do not fit together";
+                    let reason = "the client certificate and its private key do not match";
                     invalid(reason, Some(error))
                 })?
             }
@@ -105,10 +109,11 @@ impl Tls {
     }
 
     fn roots(&self) -> Result<RootCertStore, BrokerError> {
-        const NO_CA: &str = "there is no CA certificate in what was given as one: it is PEM, and begins with -----BEGIN CERTIFICATE-----";
+        const NO_CA: &str =
+            "no CA certificate was found: give PEM that begins with -----BEGIN CERTIFICATE-----";
         let mut roots = RootCertStore::empty();
         if self.authorities.is_empty() {
-            // Those that cannot be read are left out, as everywhere on a system.
+            // Certificates that cannot be parsed are skipped, as other programs do.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
                 let reason = "this system has no CA certificates: install them (ca-certificates), or give your own with Tls::ca_certificate_pem";
@@ -132,19 +137,20 @@ impl Identity {
     fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), BrokerError> {
         let chain = certificates(&self.chain).filter(|chain| !chain.is_empty());
         let chain = chain.ok_or_else(|| {
-            let reason = "there is no certificate in what was given as the client's: it is PEM, and begins with -----BEGIN CERTIFICATE-----";
+            let reason =
+                "no client certificate was found: give PEM that begins with -----BEGIN CERTIFICATE-----";
             invalid(reason, None)
         })?;
-        // The parser's own message may repeat lines of the text.
+        // The parser's own message may quote the text.
         let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|_| {
-            let reason = "there is no private key in what was given as the client's: it is PEM, in PKCS#8, PKCS#1 or SEC1, and not encrypted";
+            let reason = "no private key was found: give unencrypted PEM in PKCS#8, PKCS#1 or SEC1";
             invalid(reason, None)
         })?;
         Ok((chain, key))
     }
 }
 
-/// All certificates of a PEM text; nothing where it cannot be read.
+/// All certificates of a PEM text. `None` if one cannot be read.
 fn certificates(text: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(text)
         .collect::<Result<_, _>>()
@@ -156,7 +162,7 @@ fn invalid(reason: &'static str, source: Option<rustls::Error>) -> BrokerError {
     BrokerError::InvalidTls { reason, source }
 }
 
-/// Tells nothing of the certificates, and of the key least of all.
+/// Shows neither certificates nor the key.
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls")
@@ -173,34 +179,28 @@ pub(crate) struct TlsClient {
 }
 
 impl TlsClient {
-    async fn handshake(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    /// Runs the handshake, up to the verification of the broker's certificate.
+    ///
+    /// With TLS 1.3 a broker that refuses the client's certificate says so only afterwards.
+    pub(crate) async fn handshake(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        self.connector.connect(name, stream).await
+        let connected = self.connector.connect(name, stream).await;
+        connected.map_err(HandshakeClosed::classify)
     }
-}
 
-/// The handshake of TLS, up to the broker's certificate, and that of AMQP. Where both sides speak TLS 1.3, a broker that refuses the
-/// client's certificate says so only in the second.
-pub(super) async fn connect(
-    client: &TlsClient,
-    uri: AMQPUri,
-    stream: TcpStream,
-    properties: ConnectionProperties,
-) -> lapin::Result<Connection> {
-    let stream = client.handshake(&uri.authority.host, stream).await?;
-    socket::hand_over(stream, uri, properties).await
-}
-
-/// What was in the way of a connection that ended in the handshake of AMQP.
-///
-/// A broker that refuses the client's certificate sends an alert and closes the socket. Where AMQP's first bytes crossed them, all that
-/// is seen of it may be a reset, so this asks once more, and sends nothing. A broker that is content says nothing either: give it a limit.
-pub(super) async fn refused_later(client: &TlsClient, (host, port): (&str, u16)) -> Option<TlsFailure> {
-    let asking = async {
-        let stream = TcpStream::connect((host, port)).await?;
-        client.handshake(host, stream).await?.read_u8().await
-    };
-    asking.await.err().as_ref().and_then(failure_of)
+    /// Connects once more to find out why a broker closed the connection.
+    ///
+    /// A broker that refuses the client's certificate sends an alert and closes the connection. If
+    /// that crosses the first bytes of AMQP, the reset can discard the alert. So this sends nothing
+    /// after the handshake. A broker that accepts the certificate sends nothing either: the caller
+    /// must limit the time.
+    pub(crate) async fn refusal(&self, (host, port): (&str, u16)) -> Option<TlsFailure> {
+        let asking = async {
+            let stream = TcpStream::connect((host, port)).await?;
+            self.handshake(host, stream).await?.read_u8().await
+        };
+        asking.await.err().as_ref().and_then(failure_of)
+    }
 }
 
 impl fmt::Debug for TlsClient {
@@ -221,10 +221,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pem_is_refused_by_name_and_not_shown() {
-        assert!(refusal(&Tls::new().ca_certificate_pem("s3cret")).contains("no CA certificate"));
+    fn invalid_pem_is_refused_and_not_shown() {
+        assert!(refusal(&Tls::new().ca_certificate_pem("s3cret")).contains("no CA certificate was found"));
         let unended = "-----BEGIN CERTIFICATE-----\ns3cret";
-        assert!(refusal(&Tls::new().ca_certificate_pem(unended)).contains("no CA certificate"));
+        assert!(refusal(&Tls::new().ca_certificate_pem(unended)).contains("no CA certificate was found"));
         let nonsense = "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n";
         assert!(refusal(&Tls::new().ca_certificate_pem(nonsense)).contains("CA certificate cannot be read"));
 

@@ -2,59 +2,20 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Address;
-use super::channel::Tasks;
-use super::connection::{ConnectionNames, ConnectionRole, OpenConnection};
-use crate::error::{BrokerError, Chain};
-use crate::escape::Logged;
+use super::super::task_group::TaskGroup;
+use super::open::OpenConnection;
+use super::target::Target;
+use crate::error::BrokerError;
 use crate::transport::{Backoff, Connectivity, Role, StatusBoard, supervised};
-
-/// The broker's addresses, and how to connect to them.
-#[derive(Debug, Clone)]
-pub(super) struct Target {
-    /// Tried in turn; at least one.
-    pub(super) addresses: Arc<[Address]>,
-    /// How long each step may take.
-    pub(super) limit: Duration,
-    names: Arc<ConnectionNames>,
-}
-
-impl Target {
-    pub(super) fn new(addresses: Vec<Address>, name: Option<&str>, limit: Duration) -> Self {
-        Self {
-            addresses: addresses.into(),
-            limit,
-            names: Arc::new(ConnectionNames::new(name)),
-        }
-    }
-
-    /// Connects to the first address that answers.
-    pub(super) async fn connect(&self, role: ConnectionRole) -> Result<OpenConnection, BrokerError> {
-        let mut outcome = Err(BrokerError::NoAddress);
-        for address in &*self.addresses {
-            outcome = OpenConnection::open(address, &self.names, role, self.limit).await;
-            match &outcome {
-                Ok(_) => break,
-                Err(error) => tracing::debug!(
-                    broker = %address,
-                    error = %Logged(Chain(error)),
-                    "no connection"
-                ),
-            }
-        }
-        outcome
-    }
-}
 
 /// The connection as its users see it.
 #[derive(Debug)]
-pub(super) struct SupervisedConnection {
+pub(crate) struct SupervisedConnection {
     current: watch::Receiver<Current>,
     board: Arc<StatusBoard>,
 }
@@ -69,12 +30,12 @@ enum Current {
 
 impl SupervisedConnection {
     /// Keeps a connection until the transport ends, with the one that was made already, if any.
-    pub(super) fn start(
+    pub(crate) fn start(
         target: Target,
         role: Role,
         first: Option<OpenConnection>,
         board: Arc<StatusBoard>,
-        tasks: &Tasks,
+        tasks: &TaskGroup,
     ) -> Self {
         let (sender, current) = watch::channel(Current::Down);
         let supervisor = Supervisor {
@@ -92,7 +53,7 @@ impl SupervisedConnection {
     /// # Errors
     ///
     /// Only where the handle was closed, or its runtime has ended.
-    pub(super) async fn ready(&self) -> Result<Arc<OpenConnection>, BrokerError> {
+    pub(crate) async fn ready(&self) -> Result<Arc<OpenConnection>, BrokerError> {
         let mut current = self.current.clone();
         loop {
             if let Some(over) = self.board.over() {
@@ -100,7 +61,7 @@ impl SupervisedConnection {
             }
             match &*current.borrow_and_update() {
                 Current::Up(connection) if connection.is_open() => return Ok(Arc::clone(connection)),
-                Current::Up(connection) => connection.suspect(),
+                Current::Up(connection) => connection.check(),
                 Current::Down => {}
                 Current::Closed => return Err(self.board.why_over()),
             }

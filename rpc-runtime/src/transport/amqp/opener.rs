@@ -1,20 +1,19 @@
-//! Opening things on a connection: each step within a limit, and no longer than the connection is there.
+//! Opens things on a connection: each step within a limit, and no longer than the connection lasts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lapin::ErrorKind;
 use lapin::options::{BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPHardError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::time::{Instant, sleep};
 
-use super::channel::{OpenChannel, Question, Tasks};
+use super::channel::{BrokerRequest, OpenChannel};
 use super::connection::OpenConnection;
-use super::publisher::AmqpPublisher;
-use super::subscription::{self, Acknowledge, Terms};
-use super::{broker_error, is_not_found, queue_error, short};
+use super::consume::{AckMode, SubscriptionOptions, consume, subscription};
+use super::errors::{broker_error, channel_error, is_not_found, is_refused_by_lapin, queue_error, short};
+use super::publish::AmqpPublisher;
+use super::task_group::TaskGroup;
 use crate::error::{BrokerError, Cause, Chain};
 use crate::escape::Logged;
 use crate::protocol::ShortStr;
@@ -23,37 +22,37 @@ use crate::transport::topology::{
     CLASSIC, Declare, QUEUE_TYPE, QueueArgument, QueueProperties, RequestQueue,
 };
 
-/// What there is of a name.
+/// The result of a passive declare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
-    Queue {
-        /// How many wait in it.
+pub(super) enum QueueLookup {
+    Exists {
+        /// How many messages wait in the queue.
         messages: u32,
     },
-    Nothing,
-    /// The broker does not tell this user.
+    Missing,
+    /// The user may not ask.
     Refused,
 }
 
-/// How long the broker may take to say whether a queue is there.
-pub(super) const FIND_LIMIT: Duration = Duration::from_secs(2);
+/// How long the broker may take to say whether a queue exists.
+pub(super) const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long after its close a channel may still count: lapin gives its number free a moment later.
+/// How long a closed channel may still count: lapin frees its number a moment later.
 const CHANNEL_FREED_WITHIN: Duration = Duration::from_millis(500);
 
-/// How long to wait before another look whether one was freed.
+/// How long to wait until a channel number may have been freed.
 const CHANNEL_PAUSE: Duration = Duration::from_millis(20);
 
-/// A connection on which something is opened.
-pub(super) struct Opening {
+/// Opens channels, publishers and consumers on one connection, and declares queues.
+pub(super) struct Opener {
     pub(super) connection: Arc<OpenConnection>,
     /// How long each step may take.
     pub(super) limit: Duration,
-    pub(super) tasks: Tasks,
+    pub(super) tasks: TaskGroup,
 }
 
-impl Opening {
-    /// Waits for the broker's answer, through a channel that the future owns.
+impl Opener {
+    /// Waits for the broker's answer to a request, through a channel that the future owns.
     pub(super) async fn answer<T: Send + 'static>(
         &self,
         step: &'static str,
@@ -62,27 +61,27 @@ impl Opening {
         self.answer_within(self.limit, step, answer).await
     }
 
-    /// lapin leaves some questions unanswered when the connection is lost under them.
+    /// Also ends with the connection: lapin leaves some requests unanswered when it is lost.
     async fn answer_within<T: Send + 'static>(
         &self,
         limit: Duration,
         step: &'static str,
         answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
     ) -> Result<lapin::Result<T>, BrokerError> {
-        let question = Question::new(answer, self.connection.state(), &self.tasks);
+        let request = BrokerRequest::new(answer, self.connection.state(), &self.tasks);
         tokio::select! {
             biased;
-            answer = tokio::time::timeout(limit, question) => {
+            answer = tokio::time::timeout(limit, request) => {
                 answer.map_err(|_| BrokerError::Unresponsive { step, limit })
             }
             reason = self.connection.lost() => Err(reason),
         }
     }
 
-    /// Waits for the broker's answer about a queue.
+    /// Waits for the broker's answer to a request about a queue.
     ///
-    /// If the broker answers something else, but not this, the node of the queue is down: RabbitMQ
-    /// 3.10 refuses such a queue at once, and RabbitMQ 4 only after more than a minute.
+    /// If the broker answers other requests but not this one, the node of the queue is down:
+    /// RabbitMQ 3.10 refuses such a queue at once, and RabbitMQ 4 only after more than a minute.
     async fn answer_for<T: Send + 'static>(
         &self,
         queue: &str,
@@ -95,7 +94,7 @@ impl Opening {
                 if self.channel().await.is_err() {
                     return Err(error);
                 }
-                let source = format!("no answer within {limit:?}: the node that has it may be down");
+                let source = format!("no answer within {limit:?}: the node of the queue may be down");
                 Err(BrokerError::Queue {
                     queue: queue.to_owned(),
                     source: Cause::new(source),
@@ -121,13 +120,10 @@ impl Opening {
                 let channel = connection.lapin().create_channel().await?;
                 Ok(Arc::new(OpenChannel::new(channel, connection.state(), &tasks)))
             };
-            match self
-                .step("opening a channel", opening)
-                .await
-                .map_err(channel_error)
-            {
+            let opened = self.step("opening a channel", opening).await;
+            match opened.map_err(channel_error) {
                 Err(BrokerError::TooManyChannels { source })
-                    if is_of_lapin(&source) && Instant::now() < give_up =>
+                    if is_refused_by_lapin(&source) && Instant::now() < give_up =>
                 {
                     sleep(CHANNEL_PAUSE).await;
                 }
@@ -136,20 +132,20 @@ impl Opening {
         }
     }
 
-    /// Publishes through a channel, with confirms.
+    /// Puts the channel into confirm mode and starts a publisher on it.
     pub(super) async fn publisher(&self, channel: Arc<OpenChannel>) -> Result<AmqpPublisher, BrokerError> {
-        self.confirms(&channel).await?;
+        self.select_confirms(&channel).await?;
         Ok(AmqpPublisher::start(channel, &self.tasks))
     }
 
-    /// Asks for confirms of what is published through the channel.
-    pub(super) async fn confirms(&self, channel: &Arc<OpenChannel>) -> Result<(), BrokerError> {
+    /// Puts the channel into confirm mode.
+    pub(super) async fn select_confirms(&self, channel: &Arc<OpenChannel>) -> Result<(), BrokerError> {
         let channel = Arc::clone(channel);
         let selecting = async move { channel.confirm_select(ConfirmSelectOptions::default()).await };
         self.step("asking for confirms", selecting).await
     }
 
-    /// How many deliveries each consumer of the channel may have unsettled.
+    /// Sets how many unacknowledged deliveries each consumer of the channel may have.
     pub(super) async fn prefetch(
         &self,
         channel: &Arc<OpenChannel>,
@@ -164,28 +160,29 @@ impl Opening {
         self.step("setting the prefetch", setting).await
     }
 
+    /// Starts a consumer.
     pub(super) async fn subscribe(
         &self,
         channel: &Arc<OpenChannel>,
         queue: &str,
-        terms: Terms,
+        options: SubscriptionOptions,
     ) -> Result<Subscription, BrokerError> {
-        let consuming = subscription::consume(channel, queue, terms.acknowledge)?;
+        let consuming = consume(channel, queue, options.ack_mode)?;
         let started = self.answer_for(queue, "consuming a queue", consuming).await?;
-        Ok(subscription::of(started, channel, terms, &self.tasks))
+        Ok(subscription(started, channel, options, &self.tasks))
     }
 
-    /// The terms of a subscription of which nothing else is said.
-    pub(super) fn terms(&self, acknowledge: Acknowledge) -> Terms {
-        Terms {
-            acknowledge,
+    /// The options of a subscription without a prefetch, to a queue that others use too.
+    pub(super) fn subscription_options(&self, ack_mode: AckMode) -> SubscriptionOptions {
+        SubscriptionOptions {
+            ack_mode,
             prefetch: None,
-            private: None,
+            private_queue: None,
             limit: self.limit,
         }
     }
 
-    /// Declares a queue, and answers with its name.
+    /// Declares a queue and returns its name.
     pub(super) async fn declare(
         &self,
         channel: &Arc<OpenChannel>,
@@ -197,10 +194,11 @@ impl Opening {
         let declaring = async move { channel.queue_declare(name, options, arguments).await };
         let declared = self.answer_for(queue, "declaring a queue", declaring).await?;
         ShortStr::new(declared.name().as_str()).map_err(|_| BrokerError::Unsendable {
-            reason: "the queue's name",
+            reason: "the queue's name is longer than 255 bytes",
         })
     }
 
+    /// Declares a request queue as its options say.
     pub(super) async fn declare_request_queue(
         &self,
         channel: &Arc<OpenChannel>,
@@ -222,20 +220,21 @@ impl Opening {
         declared.await.map(drop)
     }
 
-    /// How many messages wait in a queue of our own; `None` if there is no queue of that name.
+    /// Returns how many messages wait in a queue of the runtime's own, or `None` if there is no
+    /// queue of that name.
     pub(super) async fn find(&self, queue: &ShortStr) -> Result<Option<u32>, BrokerError> {
-        Ok(match self.look_for(queue).await? {
-            Found::Queue { messages } => Some(messages),
-            Found::Nothing | Found::Refused => None,
+        Ok(match self.look_up(queue).await? {
+            QueueLookup::Exists { messages } => Some(messages),
+            QueueLookup::Missing | QueueLookup::Refused => None,
         })
     }
 
-    /// Looks whether there is a queue of this name.
+    /// Asks whether there is a queue of this name.
     ///
-    /// There is none if its node is down. RabbitMQ 3.10 says so at once, and RabbitMQ 4 only after
-    /// more than a minute, so a broker that does not answer soon is taken to mean that.
-    pub(super) async fn look_for(&self, queue: &ShortStr) -> Result<Found, BrokerError> {
-        // The broker answers the question for a missing queue by closing the channel.
+    /// A queue whose node is down counts as missing. RabbitMQ 3.10 says so at once, and RabbitMQ 4
+    /// only after more than a minute, so no answer within [`LOOKUP_LIMIT`] means the same.
+    pub(super) async fn look_up(&self, queue: &ShortStr) -> Result<QueueLookup, BrokerError> {
+        // The broker closes the channel if the queue is missing.
         let throw_away = self.channel().await?;
         let name = short(queue.as_str())?;
         let channel = Arc::clone(&throw_away);
@@ -244,32 +243,32 @@ impl Opening {
                 .queue_declare(name, passive(), FieldTable::default())
                 .await
         };
-        let limit = self.limit.min(FIND_LIMIT);
+        let limit = self.limit.min(LOOKUP_LIMIT);
         match self.answer_within(limit, "looking for a queue", asking).await {
             Ok(Ok(queue)) => {
                 throw_away.close().await;
-                Ok(Found::Queue {
+                Ok(QueueLookup::Exists {
                     messages: queue.message_count(),
                 })
             }
-            Ok(Err(error)) if is_not_found(&error) => Ok(Found::Nothing),
-            Ok(Err(error)) if error.is_amqp_soft_error() => Ok(Found::Refused),
+            Ok(Err(error)) if is_not_found(&error) => Ok(QueueLookup::Missing),
+            Ok(Err(error)) if error.is_amqp_soft_error() => Ok(QueueLookup::Refused),
             Ok(Err(error)) => Err(broker_error(error)),
-            Err(BrokerError::Unresponsive { .. }) => Ok(Found::Nothing),
+            Err(BrokerError::Unresponsive { .. }) => Ok(QueueLookup::Missing),
             Err(error) => Err(error),
         }
     }
 
-    /// Deletes a queue that was declared and then could not be consumed. It expires, or goes with its connection, where that fails.
+    /// Deletes a queue that was declared but could not be consumed. If that fails too, the queue
+    /// expires or ends with its connection.
     pub(super) async fn discard(&self, queue: &ShortStr) {
-        // The channel was closed over the refusal.
         let discarding = async {
             let name = short(queue.as_str())?;
             self.delete(name, QueueDeleteOptions::default()).await
         };
         if let Err(error) = discarding.await {
             let (queue, error) = (queue.as_str(), Logged(Chain(&error)));
-            tracing::debug!(queue, %error, "a reply queue is left");
+            tracing::debug!(queue, %error, "a reply queue could not be deleted; the broker deletes it later");
         }
     }
 
@@ -279,7 +278,7 @@ impl Opening {
         queue: ShortString,
         options: QueueDeleteOptions,
     ) -> Result<(), BrokerError> {
-        // The broker says no by closing the channel.
+        // The broker closes the channel if it refuses.
         let throw_away = self.channel().await?;
         let channel = Arc::clone(&throw_away);
         let deleting = async move { channel.queue_delete(queue, options).await };
@@ -289,30 +288,7 @@ impl Opening {
     }
 }
 
-/// What it means that a channel could not be opened: RabbitMQ closes the connection of a user who has as many as allowed.
-fn channel_error(error: BrokerError) -> BrokerError {
-    match error {
-        BrokerError::Lost { source: Some(source) } if is_not_allowed(&source) => {
-            BrokerError::TooManyChannels { source }
-        }
-        error => error,
-    }
-}
-
-/// Whether it is lapin that keeps to a limit, and not the broker.
-fn is_of_lapin(cause: &Cause) -> bool {
-    let error = cause.downcast_ref::<lapin::Error>().map(lapin::Error::kind);
-    matches!(error, Some(ErrorKind::ChannelsLimitReached))
-}
-
-fn is_not_allowed(cause: &Cause) -> bool {
-    let error = cause.downcast_ref::<lapin::Error>().map(lapin::Error::kind);
-    let Some(ErrorKind::ProtocolError(error)) = error else {
-        return false;
-    };
-    matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
-}
-
+/// The options of a passive declare.
 pub(super) fn passive() -> QueueDeclareOptions {
     QueueDeclareOptions {
         passive: true,

@@ -8,73 +8,82 @@ use futures_util::{StreamExt, TryStreamExt};
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, QueueDeleteOptions};
 use lapin::types::{FieldTable, ShortString};
 
+use super::super::channel::{Deliveries, OpenChannel};
+use super::super::connection::CLOSE_LIMIT;
+use super::super::errors::{broker_error, short};
+use super::super::task_group::TaskGroup;
+use super::super::{convert, guard};
 use super::acks::Acks;
-use super::channel::{Deliveries, OpenChannel, Tasks};
-use super::{CLOSE_LIMIT, broker_error, convert, guard, short};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::transport::{Control, Delivery, Subscription};
 
-/// Whether the broker waits for deliveries to be settled.
+/// Whether deliveries have to be acknowledged. See RabbitMQ's
+/// [acknowledgement modes](https://www.rabbitmq.com/docs/confirms#acknowledgement-modes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Acknowledge {
-    Each,
-    /// They are done with once sent (`no_ack`).
-    Never,
+pub(crate) enum AckMode {
+    Manual,
+    /// The broker forgets a delivery once it is sent (`no_ack`).
+    Automatic,
 }
 
 /// A consumer that the broker has started.
-pub(super) struct Started {
+pub(crate) struct StartedConsumer {
     tag: ShortString,
     deliveries: Deliveries,
 }
 
-/// Consumes from a queue.
-pub(super) fn consume(
+/// Starts to consume a queue.
+pub(crate) fn consume(
     channel: &Arc<OpenChannel>,
     queue: &str,
-    acknowledge: Acknowledge,
-) -> Result<impl Future<Output = lapin::Result<Started>> + use<>, BrokerError> {
+    ack_mode: AckMode,
+) -> Result<impl Future<Output = lapin::Result<StartedConsumer>> + use<>, BrokerError> {
     let options = BasicConsumeOptions {
-        no_ack: acknowledge == Acknowledge::Never,
+        no_ack: ack_mode == AckMode::Automatic,
         ..Default::default()
     };
     let (channel, queue) = (Arc::clone(channel), short(queue)?);
     Ok(async move {
-        // An empty tag has the broker choose one.
+        // The broker replaces an empty tag by one of its own.
         let consumer = channel
             .basic_consume(queue, "".into(), options, FieldTable::default())
             .await?;
-        Ok(Started {
+        Ok(StartedConsumer {
             tag: consumer.tag(),
             deliveries: Deliveries::new(consumer, &channel),
         })
     })
 }
 
-/// What a subscription is, besides its consumer.
-pub(super) struct Terms {
-    pub(super) acknowledge: Acknowledge,
-    /// How many deliveries may be unsettled; nothing where as many as come.
-    pub(super) prefetch: Option<u16>,
-    /// A queue that ends with its last subscription.
-    pub(super) private: Option<ShortStr>,
+/// The options of a subscription.
+pub(crate) struct SubscriptionOptions {
+    pub(crate) ack_mode: AckMode,
+    /// How many unacknowledged deliveries there may be. `None` if there is no limit.
+    pub(crate) prefetch: Option<u16>,
+    /// A queue to delete with its subscription.
+    pub(crate) private_queue: Option<ShortStr>,
     /// How long each step may take.
-    pub(super) limit: Duration,
+    pub(crate) limit: Duration,
 }
 
-/// A subscription by a consumer of this channel.
-pub(super) fn of(started: Started, channel: &Arc<OpenChannel>, terms: Terms, tasks: &Tasks) -> Subscription {
-    let acks = match terms.acknowledge {
-        Acknowledge::Each => Some(Acks::start(channel, terms.prefetch, tasks)),
-        Acknowledge::Never => None,
+/// Makes a subscription of a consumer of this channel.
+pub(crate) fn subscription(
+    started: StartedConsumer,
+    channel: &Arc<OpenChannel>,
+    options: SubscriptionOptions,
+    tasks: &TaskGroup,
+) -> Subscription {
+    let acks = match options.ack_mode {
+        AckMode::Manual => Some(Acks::start(channel, options.prefetch, tasks)),
+        AckMode::Automatic => None,
     };
     let control = ChannelControl {
         channel: Arc::clone(channel),
         tag: started.tag,
         acks,
-        private: terms.private,
-        limit: terms.limit,
+        private_queue: options.private_queue,
+        limit: options.limit,
     };
     let deliveries = started
         .deliveries
@@ -95,9 +104,9 @@ pub(super) fn of(started: Started, channel: &Arc<OpenChannel>, terms: Terms, tas
 struct ChannelControl {
     channel: Arc<OpenChannel>,
     tag: ShortString,
-    /// Nothing where the broker does not wait for any.
+    /// `None` in automatic mode.
     acks: Option<Acks>,
-    private: Option<ShortStr>,
+    private_queue: Option<ShortStr>,
     limit: Duration,
 }
 
@@ -105,19 +114,19 @@ struct ChannelControl {
 impl Control for ChannelControl {
     fn settle(&self, tag: u64) {
         if let Some(acks) = &self.acks {
-            acks.note(|settling| settling.settle(tag));
+            acks.record(|batcher| batcher.ack(tag));
         }
     }
 
     fn reject(&self, tag: u64) {
         if let Some(acks) = &self.acks {
-            acks.note(|settling| settling.reject(tag));
+            acks.record(|batcher| batcher.reject(tag));
         }
     }
 
     fn settle_up_to(&self, tag: u64) {
         if let Some(acks) = &self.acks {
-            acks.note(|settling| settling.settle_up_to(tag));
+            acks.record(|batcher| batcher.ack_up_to(tag));
         }
     }
 
@@ -140,19 +149,19 @@ impl Control for ChannelControl {
 
     async fn close(&self) {
         if let Some(acks) = &self.acks {
-            acks.hand_on();
+            acks.flush();
         }
-        // What was handed on leaves before it.
+        // lapin sends the acknowledgements before it closes the channel.
         self.channel.close().await;
     }
 
     async fn retire(&self) {
-        if let Some(queue) = &self.private
+        if let Some(queue) = &self.private_queue
             && let Ok(queue) = short(queue.as_str())
         {
             let channel = Arc::clone(&self.channel);
             let deleting = async move { channel.queue_delete(queue, QueueDeleteOptions::default()).await };
-            // If it cannot be deleted now, it expires.
+            // If the queue cannot be deleted now, it expires.
             let _ = self.channel.ask(CLOSE_LIMIT, "deleting a queue", deleting).await;
         }
         self.close().await;

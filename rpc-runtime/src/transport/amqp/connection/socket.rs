@@ -1,4 +1,4 @@
-//! The TCP socket under a connection, to be closed when nothing else helps.
+//! The TCP socket of a connection.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -8,32 +8,32 @@ use std::time::Duration;
 use lapin::tcp::AsyncTcpStream;
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
+use super::super::guard::Guarded;
 use super::address::{Address, MAX_FRAME};
-use super::guard::Guarded;
-use super::runtime::runtime;
-use super::tls::{self, TlsClient};
+use super::lapin_runtime::runtime;
+use super::tls::TlsClient;
 
-/// A handle of its own on a connection's socket.
+/// A second handle on a connection's socket, to shut it down.
 ///
-/// lapin waits for a silent peer without a limit: in its handshake, when it closes, and while the broker reads nothing. It
-/// does so in a thread of its own, which ends once its socket is closed.
+/// lapin waits for a silent peer without a limit: in its handshake, when it closes, and while the
+/// broker reads nothing. It does so in a thread of its own, which ends once its socket is shut down.
 #[derive(Debug)]
 pub(super) struct Socket(TcpStream);
 
 impl Socket {
-    /// Closes the socket for both sides, at once. What was not sent is lost.
-    pub(super) fn cut(&self) {
-        // An error means that it was closed before.
+    /// Shuts the socket down in both directions. Unsent data is lost.
+    pub(super) fn shut_down(&self) {
+        // An error means that it was shut down before.
         let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 
-/// Connects, over TLS where there is a client for it; the socket is left in `socket` as soon as there is one, for who gives up
-/// waiting.
+/// Connects, over TLS if there is a client for it. Sets `socket` as soon as there is one, so that a
+/// caller that gives up can shut it down.
 pub(super) async fn connect(
     address: &Address,
     client: Option<&TlsClient>,
@@ -43,7 +43,7 @@ pub(super) async fn connect(
 ) -> lapin::Result<Connection> {
     let mut outcome = Err(io::Error::other("the host has no address"));
     let peers: Vec<_> = lookup_host(address.host_and_port()).await?.collect();
-    // One that does not answer leaves the others their share of the time.
+    // A peer that does not answer leaves the others their share of the time.
     let share = limit / u32::try_from(peers.len().max(1)).unwrap_or(u32::MAX);
     for peer in peers {
         let connecting = timeout(share, tokio::net::TcpStream::connect(peer)).await;
@@ -56,17 +56,17 @@ pub(super) async fn connect(
     stream.set_nodelay(true)?;
     let _ = socket.set(Socket(another_handle(&stream)?));
     match client {
-        Some(client) => tls::connect(client, address.uri(), stream, properties).await,
-        None => hand_over(stream, address.uri(), properties).await,
+        Some(client) => {
+            let (host, _) = address.host_and_port();
+            let stream = client.handshake(host, stream).await?;
+            open(stream, address.uri(), properties).await
+        }
+        None => open(stream, address.uri(), properties).await,
     }
 }
 
-/// Has lapin speak AMQP over a stream, with a guard between them.
-pub(super) async fn hand_over<S>(
-    stream: S,
-    uri: AMQPUri,
-    properties: ConnectionProperties,
-) -> lapin::Result<Connection>
+/// Opens an AMQP connection over a stream, with the guard between the stream and lapin.
+async fn open<S>(stream: S, uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<Connection>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -76,7 +76,7 @@ where
     Connection::connector(uri, runtime(), connect, properties).await
 }
 
-/// A stream for lapin, which asks for one once, as it is not told to recover by itself.
+/// A stream for lapin. lapin asks for it once, because its own recovery is not enabled.
 struct Once<S>(Mutex<Option<S>>);
 
 impl<S> Once<S> {
@@ -100,26 +100,4 @@ fn another_handle(stream: &tokio::net::TcpStream) -> io::Result<TcpStream> {
 fn another_handle(stream: &tokio::net::TcpStream) -> io::Result<TcpStream> {
     use std::os::windows::io::AsSocket;
     stream.as_socket().try_clone_to_owned().map(TcpStream::from)
-}
-
-/// Whether a peer answers a greeting in TLS as only TLS does, be it with an alert.
-///
-/// What it answers to AMQP's first bytes does not tell: where it closes the socket over them, its alert may be lost.
-pub(super) async fn speaks_tls(host_and_port: (&str, u16)) -> io::Result<bool> {
-    // RFC 5246, 7.4.1.2: a record of 45 bytes with a ClientHello of 41 that asks for TLS 1.2, with nothing random in it (and nothing follows it),
-    // no session, one cipher suite and no compression.
-    const HELLO: [&[u8]; 3] = [
-        b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x03",
-        &[0; 32],
-        b"\x00\x00\x02\xc0\x2f\x01\x00",
-    ];
-    // The first byte of the version was never another.
-    const ALERT: [u8; 2] = [21, 3];
-    const HANDSHAKE: [u8; 2] = [22, 3];
-
-    let mut stream = tokio::net::TcpStream::connect(host_and_port).await?;
-    stream.write_all(&HELLO.concat()).await?;
-    let mut answer = [0; 2];
-    stream.read_exact(&mut answer).await?;
-    Ok([ALERT, HANDSHAKE].contains(&answer))
 }

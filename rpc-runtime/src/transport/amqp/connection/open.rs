@@ -12,42 +12,49 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::channel::Tasks;
+use super::super::errors::broker_error;
+use super::super::guard::ProtocolViolation;
+use super::super::task_group::TaskGroup;
+use super::address::Address;
 use super::socket::{self, Socket};
-use super::{Address, CLOSE_LIMIT, broker_error, tls};
+use super::tls;
 use crate::error::{BrokerError, Cause, TlsFailure};
 use crate::host::host_name;
 use crate::transport::{Role, caught};
 
-/// How long to look what a peer speaks that did not let us in, for an error that says more.
-const SECOND_LOOK_LIMIT: Duration = Duration::from_secs(1);
+/// How long closing a channel or a connection may take. After that, it is left to the broker to
+/// notice.
+pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long to wait for a broker to say why it refuses the client's certificate.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 
 /// A connection that was made. It may have been lost since.
-pub(super) struct OpenConnection {
+pub(crate) struct OpenConnection {
     connection: Connection,
-    wire: Wire,
+    socket: SocketGuard,
     state: watch::Sender<ConnectionState>,
-    /// Somebody found out that it is lost.
-    suspicion: Notify,
+    /// Wakes the task that watches the connection, after a caller found it lost.
+    check: Notify,
 }
 
-/// What is known of a connection.
+/// The state of a connection.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ConnectionState {
-    /// Why the broker reads nothing that is published; nothing while it does.
-    pub(super) blocked: Option<Arc<str>>,
-    /// Why it is lost; nothing while it is there.
-    pub(super) lost: Option<BrokerError>,
+pub(crate) struct ConnectionState {
+    /// Why the broker does not read what is published. `None` while it does.
+    pub(crate) blocked: Option<Arc<str>>,
+    /// Why the connection is lost. `None` while it is open.
+    pub(crate) lost: Option<BrokerError>,
 }
 
 impl ConnectionState {
-    pub(super) fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.lost.is_some()
     }
 }
 
 impl OpenConnection {
-    /// Connects, in no more than `limit`, under one of these names.
+    /// Connects within `limit`.
     pub(super) async fn open(
         address: &Address,
         names: &ConnectionNames,
@@ -55,20 +62,20 @@ impl OpenConnection {
         limit: Duration,
     ) -> Result<Self, BrokerError> {
         let properties = names.properties(role);
-        let wire = Wire::default();
+        let socket = SocketGuard::default();
         let tls = address.tls()?;
         let connecting = async {
-            match socket::connect(address, tls, properties, &wire.socket, limit).await {
+            match socket::connect(address, tls, properties, &socket.socket, limit).await {
                 Ok(connection) => Ok(connection),
-                Err(error) => Err(refusal(address, error).await),
+                Err(error) => Err(connect_error(address, error).await),
             }
         };
         match timeout(limit, connecting).await {
             Ok(connection) => Ok(Self {
                 connection: connection?,
-                wire,
+                socket,
                 state: watch::Sender::default(),
-                suspicion: Notify::new(),
+                check: Notify::new(),
             }),
             Err(_) => Err(BrokerError::Unresponsive {
                 step: "connecting",
@@ -77,30 +84,30 @@ impl OpenConnection {
         }
     }
 
-    pub(super) fn lapin(&self) -> &Connection {
+    pub(crate) fn lapin(&self) -> &Connection {
         &self.connection
     }
 
-    /// What becomes of the connection from now on.
-    pub(super) fn state(&self) -> watch::Receiver<ConnectionState> {
+    /// The state of the connection, from now on.
+    pub(crate) fn state(&self) -> watch::Receiver<ConnectionState> {
         self.state.subscribe()
     }
 
-    /// Waits until the connection is lost, and says why. Cancel safe.
-    pub(super) async fn lost(&self) -> BrokerError {
+    /// Waits until the connection is lost and returns why. Cancel safe.
+    pub(crate) async fn lost(&self) -> BrokerError {
         lost(self.state()).await
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.connection.status().connected()
     }
 
-    /// Has the task that watches the connection look whether it is still there.
-    pub(super) fn suspect(&self) {
-        self.suspicion.notify_one();
+    /// Has the task that watches the connection check whether it is still open.
+    pub(super) fn check(&self) {
+        self.check.notify_one();
     }
 
-    /// Watches the connection until it is lost, and says why. To be called once, by its one owner.
+    /// Watches the connection until it is lost and returns why. Must be called once, by the owner.
     pub(super) async fn watch(&self, mut blocked: impl FnMut(Option<&Arc<str>>)) -> BrokerError {
         // The only listener: two would take events from each other.
         let mut events = std::pin::pin!(self.connection.events_listener());
@@ -112,7 +119,7 @@ impl OpenConnection {
         let reason = loop {
             let event = tokio::select! {
                 event = events.next() => event,
-                () = self.suspicion.notified() => None,
+                () = self.check.notified() => None,
             };
             match event {
                 Some(Event::ConnectionBlocked(reason)) => {
@@ -124,19 +131,20 @@ impl OpenConnection {
                     blocked(None);
                     self.state.send_modify(|state| state.blocked = None);
                 }
-                // The error of a channel comes here as well.
+                // Errors of channels arrive here as well.
                 Some(Event::Error(error)) if !self.is_open() => break broker_error(error),
                 _ if !self.is_open() => break BrokerError::Lost { source: None },
                 _ => {}
             }
         };
         self.state.send_modify(|state| state.lost = Some(reason.clone()));
-        self.wire.cut();
+        self.socket.shut_down();
         reason
     }
 
-    /// Watches the connection in a task of its own, until it is lost, the transport ends, or the handle is dropped.
-    pub(super) fn watch_in(self: &Arc<Self>, tasks: &Tasks) -> AbortOnDropHandle<()> {
+    /// Watches the connection in a task, until it is lost, the transport ends, or the returned
+    /// handle is dropped.
+    pub(crate) fn watch_in(self: &Arc<Self>, tasks: &TaskGroup) -> AbortOnDropHandle<()> {
         let (connection, ending) = (Arc::clone(self), tasks.ending.clone());
         AbortOnDropHandle::new(tasks.spawn(async move {
             let watching = caught("connection", connection.watch(|_| {}));
@@ -146,25 +154,26 @@ impl OpenConnection {
         }))
     }
 
-    /// Gives the connection up: nobody watches it any more.
+    /// Gives the connection up, because no task watches it any more.
     pub(super) fn abandon(&self, reason: BrokerError) {
         self.state.send_modify(|state| {
             state.lost.get_or_insert(reason);
         });
-        self.wire.cut();
+        self.socket.shut_down();
     }
 
-    /// Closes the connection: politely, within a limit, and else by closing its socket.
-    pub(super) async fn close(&self) {
+    /// Closes the connection. If the broker does not answer in time, its socket is shut down.
+    pub(crate) async fn close(&self) {
         let closing = self.connection.close(200, "closed by its user".into());
         match timeout(CLOSE_LIMIT, closing).await {
-            // lapin's thread closes the socket and ends. Were it closed here before, lapin would take and log that for a failure.
-            Ok(Ok(())) => self.wire.leave(),
-            // It is closed already.
-            Ok(Err(_)) => self.wire.cut(),
+            // lapin's thread closes the socket and ends. If the socket were shut down here first,
+            // lapin would log that as a failure.
+            Ok(Ok(())) => self.socket.leave_open(),
+            // The connection is closed already.
+            Ok(Err(_)) => self.socket.shut_down(),
             Err(_) => {
                 tracing::debug!("the broker did not close a connection in time");
-                self.wire.cut();
+                self.socket.shut_down();
             }
         }
         self.state.send_modify(|state| {
@@ -175,7 +184,7 @@ impl OpenConnection {
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ConnectionRole {
+pub(crate) enum ConnectionRole {
     Publishing,
     Consuming,
     DirectReplies,
@@ -183,7 +192,7 @@ pub(super) enum ConnectionRole {
 }
 
 impl ConnectionRole {
-    /// What ends the connection's name in RabbitMQ's own tools.
+    /// The end of the connection's name, as RabbitMQ's own tools show it.
     fn as_str(self) -> &'static str {
         match self {
             Self::Publishing => "rpc publish",
@@ -203,22 +212,23 @@ impl From<Role> for ConnectionRole {
     }
 }
 
-/// What a handle's connections are called in RabbitMQ's own tools, and what else those show of them.
+/// The names of a handle's connections, and their other properties, as RabbitMQ's own tools show
+/// them.
 #[derive(Debug)]
 pub(super) struct ConnectionNames {
     /// The application's name.
     name: String,
 }
 
-/// The longest name of an application; what is beyond is left out.
-const LONGEST_NAME: usize = 200;
+/// The longest name of an application, in characters. Longer names are truncated.
+const MAX_NAME: usize = 200;
 
 impl ConnectionNames {
-    /// Of an application; by default it is called as its program is.
+    /// Uses the application's name, or the program's if there is none.
     pub(super) fn new(name: Option<&str>) -> Self {
         let name = name.map_or_else(program, str::to_owned);
         Self {
-            name: name.chars().take(LONGEST_NAME).collect(),
+            name: name.chars().take(MAX_NAME).collect(),
         }
     }
 
@@ -247,23 +257,9 @@ fn program() -> String {
     )
 }
 
-/// Why there is no connection.
-async fn refusal(address: &Address, error: lapin::Error) -> BrokerError {
-    let peer = address.host_and_port();
-    let looking = async {
-        match (error.kind(), address.tls()) {
-            (ErrorKind::IOError(error), Ok(Some(client))) => match tls::failure_of(error) {
-                None if is_of_peer(error) => tls::refused_later(client, peer).await,
-                failure => failure,
-            },
-            (kind, Ok(None)) if is_no_amqp(kind) => {
-                let is_tls = socket::speaks_tls(peer).await.unwrap_or(false);
-                is_tls.then_some(TlsFailure::NotPlain)
-            }
-            _ => None,
-        }
-    };
-    let failure = timeout(SECOND_LOOK_LIMIT, looking).await.unwrap_or(None);
+/// The error of a connection that could not be made.
+async fn connect_error(address: &Address, error: lapin::Error) -> BrokerError {
+    let failure = tls_failure(address, &error).await;
     let (host, source) = (address.to_string(), Cause::new(error));
     match failure {
         Some(failure) => BrokerError::Tls {
@@ -275,17 +271,28 @@ async fn refusal(address: &Address, error: lapin::Error) -> BrokerError {
     }
 }
 
-/// Whether the peer does not speak as a broker does.
-fn is_no_amqp(kind: &ErrorKind) -> bool {
-    match kind {
-        ErrorKind::ParsingError(_) => true,
-        ErrorKind::IOError(error) => is_of_peer(error),
-        _ => false,
+/// What failed about TLS. `None` if something else failed.
+async fn tls_failure(address: &Address, error: &lapin::Error) -> Option<TlsFailure> {
+    let ErrorKind::IOError(error) = error.kind() else {
+        return None;
+    };
+    let violation = error.get_ref().and_then(|error| error.downcast_ref());
+    if violation == Some(&ProtocolViolation::TlsAlert) {
+        return Some(TlsFailure::NotPlain);
+    }
+    let failure = tls::failure_of(error);
+    match address.tls() {
+        // The reason may have been lost with the connection.
+        Ok(Some(client)) if is_closed_by_peer(error) => {
+            let asking = client.refusal(address.host_and_port());
+            timeout(REFUSAL_LIMIT, asking).await.unwrap_or(None).or(failure)
+        }
+        _ => failure,
     }
 }
 
-/// Whether there was a connection, and its peer ended it.
-fn is_of_peer(error: &io::Error) -> bool {
+/// Whether there was a connection, and the peer closed it.
+fn is_closed_by_peer(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionReset
@@ -295,44 +302,44 @@ fn is_of_peer(error: &io::Error) -> bool {
     )
 }
 
-/// Waits until a connection is lost, and says why. Cancel safe.
-pub(super) async fn lost(mut state: watch::Receiver<ConnectionState>) -> BrokerError {
+/// Waits until a connection is lost and returns why. Cancel safe.
+pub(crate) async fn lost(mut state: watch::Receiver<ConnectionState>) -> BrokerError {
     let lost = state.wait_for(|state| state.lost.is_some()).await;
-    // Nobody watches a connection that was dropped.
+    // An error means that the connection was dropped, so nothing watches it.
     let reason = lost.ok().and_then(|state| state.lost.clone());
     reason.unwrap_or(BrokerError::Lost { source: None })
 }
 
-/// The socket of a connection, as soon as there is one. It is closed with the connection, however that ends: also where
-/// who makes it gives up.
+/// Shuts a connection's socket down when the connection ends, also if connecting is given up.
 #[derive(Debug, Default)]
-struct Wire {
+struct SocketGuard {
+    /// Set as soon as there is a socket.
     socket: OnceLock<Socket>,
-    /// The connection was closed, and closes the socket itself.
-    is_left: AtomicBool,
+    /// lapin has closed the connection, and closes the socket itself.
+    is_left_open: AtomicBool,
 }
 
-impl Wire {
-    fn cut(&self) {
-        if !self.is_left.load(Ordering::Relaxed)
+impl SocketGuard {
+    fn shut_down(&self) {
+        if !self.is_left_open.load(Ordering::Relaxed)
             && let Some(socket) = self.socket.get()
         {
-            socket.cut();
+            socket.shut_down();
         }
     }
 
-    fn leave(&self) {
-        self.is_left.store(true, Ordering::Relaxed);
+    fn leave_open(&self) {
+        self.is_left_open.store(true, Ordering::Relaxed);
     }
 }
 
-impl Drop for Wire {
+impl Drop for SocketGuard {
     fn drop(&mut self) {
-        self.cut();
+        self.shut_down();
     }
 }
 
-/// Tells nothing about it: lapin's holds credentials.
+/// Shows only whether the connection is open: lapin's own `Debug` shows credentials.
 impl fmt::Debug for OpenConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.is_open() {

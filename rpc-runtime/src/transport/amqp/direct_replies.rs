@@ -14,11 +14,10 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Level;
 
-use super::channel::Tasks;
-use super::connection::{ConnectionRole, OpenConnection};
-use super::opening::Opening;
-use super::publisher::AmqpPublisher;
-use super::supervised::Target;
+use super::connection::{ConnectionRole, OpenConnection, Target};
+use super::opener::Opener;
+use super::publish::AmqpPublisher;
+use super::task_group::TaskGroup;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::DIRECT_REPLY_TO;
@@ -69,7 +68,7 @@ impl Publisher for ReplyPublisher {
 #[derive(Debug)]
 pub(super) struct DirectReplies {
     target: Target,
-    tasks: Tasks,
+    tasks: TaskGroup,
     board: Arc<StatusBoard>,
     shared: watch::Sender<Shared>,
     /// Held while a reply that may be poisonous is tried alone. When there was no connection for one last.
@@ -134,7 +133,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const TRIES_ALONE: u32 = 3;
 
 impl DirectReplies {
-    pub(super) fn new(target: Target, tasks: Tasks, board: Arc<StatusBoard>) -> Self {
+    pub(super) fn new(target: Target, tasks: TaskGroup, board: Arc<StatusBoard>) -> Self {
         Self {
             target,
             tasks,
@@ -267,13 +266,13 @@ impl DirectReplies {
     async fn connect(&self) -> Result<DirectLink, BrokerError> {
         let connection = Arc::new(self.target.connect(ConnectionRole::DirectReplies).await?);
         let watch = connection.watch_in(&self.tasks);
-        let opening = Opening {
+        let opener = Opener {
             connection: Arc::clone(&connection),
             limit: self.target.limit,
             tasks: self.tasks.clone(),
         };
-        let channel = opening.channel().await?;
-        let publisher = opening.publisher(channel).await?;
+        let channel = opener.channel().await?;
+        let publisher = opener.publisher(channel).await?;
         Ok(DirectLink {
             connection,
             publisher,

@@ -1,0 +1,217 @@
+//! Decides which deliveries to acknowledge, in as few frames as possible. Pure: no I/O.
+//!
+//! RabbitMQ numbers the deliveries of a channel from one. One acknowledgement can cover a delivery
+//! and all before it ([`multiple`]). A reject covers one delivery, and is sent before any
+//! acknowledgement, because one with `multiple` would acknowledge the rejected delivery too.
+//!
+//! [`multiple`]: https://www.rabbitmq.com/docs/confirms#consumer-acks-multiple-parameter
+
+use std::collections::BTreeMap;
+
+/// The deliveries of a channel that are done with.
+///
+/// A user calls either [`ack`](Self::ack) and [`reject`](Self::reject), or
+/// [`ack_up_to`](Self::ack_up_to).
+#[derive(Debug, Default)]
+pub(super) struct AckBatcher {
+    /// All deliveries that are done with, as ranges from first to last. There are at most as many
+    /// ranges as there are unacknowledged deliveries, and one more.
+    ranges: BTreeMap<u64, u64>,
+    /// Acknowledgements that were not sent.
+    unsent_acks: Vec<u64>,
+    /// Rejects that were not sent.
+    unsent_rejects: Vec<u64>,
+    /// All deliveries up to this one are done with.
+    acked_up_to: u64,
+    /// All deliveries up to this one were acknowledged.
+    sent_up_to: u64,
+}
+
+/// What to send to the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Acknowledgement {
+    /// This delivery is done with; with `multiple`, all deliveries up to it are.
+    Ack { tag: u64, multiple: bool },
+    /// This delivery is rejected and does not return to its queue.
+    Reject { tag: u64 },
+}
+
+impl AckBatcher {
+    /// Acknowledges a delivery.
+    pub(super) fn ack(&mut self, tag: u64) {
+        self.add_to_ranges(tag);
+        self.unsent_acks.push(tag);
+    }
+
+    /// Rejects a delivery.
+    pub(super) fn reject(&mut self, tag: u64) {
+        self.add_to_ranges(tag);
+        self.unsent_rejects.push(tag);
+    }
+
+    fn add_to_ranges(&mut self, tag: u64) {
+        let before = self
+            .ranges
+            .range(..tag)
+            .next_back()
+            .map(|(first, last)| (*first, *last));
+        let last = self.ranges.remove(&(tag + 1)).unwrap_or(tag);
+        let first = match before {
+            Some((first, end)) if end + 1 == tag => first,
+            _ => tag,
+        };
+        self.ranges.insert(first, last);
+    }
+
+    /// Acknowledges all deliveries up to this one.
+    pub(super) fn ack_up_to(&mut self, tag: u64) {
+        self.acked_up_to = self.acked_up_to.max(tag);
+    }
+
+    /// How many deliveries are done with but not yet acknowledged or rejected.
+    pub(super) fn unsent(&self) -> u64 {
+        (self.unsent_acks.len() + self.unsent_rejects.len()) as u64 + (self.acked_up_to - self.sent_up_to)
+    }
+
+    /// Takes what is to be sent, in this order.
+    pub(super) fn take(&mut self) -> Vec<Acknowledgement> {
+        let rejects = self.unsent_rejects.drain(..);
+        let mut taken: Vec<_> = rejects.map(|tag| Acknowledgement::Reject { tag }).collect();
+        if self.acked_up_to > self.sent_up_to {
+            self.sent_up_to = self.acked_up_to;
+            taken.push(Acknowledgement::Ack {
+                tag: self.acked_up_to,
+                multiple: true,
+            });
+            return taken;
+        }
+        let done_up_to = self.ranges.get(&1).copied().unwrap_or(0);
+        let (together, singly): (Vec<_>, Vec<_>) =
+            self.unsent_acks.drain(..).partition(|tag| *tag <= done_up_to);
+        // RabbitMQ closes the channel over a tag that was already acknowledged. So the tag of the
+        // last unsent one is used, and not `done_up_to`.
+        let together = together
+            .into_iter()
+            .max()
+            .map(|tag| Acknowledgement::Ack { tag, multiple: true });
+        let singly = singly
+            .into_iter()
+            .map(|tag| Acknowledgement::Ack { tag, multiple: false });
+        taken.extend(together);
+        taken.extend(singly);
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn consecutive_deliveries_are_acknowledged_at_once() {
+        let mut batcher = AckBatcher::default();
+        for tag in [3, 1, 2] {
+            batcher.ack(tag);
+        }
+        let all = Acknowledgement::Ack {
+            tag: 3,
+            multiple: true,
+        };
+        assert_eq!(batcher.take(), [all]);
+        assert_eq!(batcher.take(), []);
+    }
+
+    #[test]
+    fn deliveries_up_to_a_tag_are_acknowledged_once() {
+        let mut batcher = AckBatcher::default();
+        batcher.ack_up_to(3);
+        batcher.ack_up_to(7);
+        assert_eq!(batcher.unsent(), 7);
+        let all = Acknowledgement::Ack {
+            tag: 7,
+            multiple: true,
+        };
+        assert_eq!(batcher.take(), [all]);
+        assert_eq!((batcher.take(), batcher.unsent()), (vec![], 0));
+    }
+
+    #[test]
+    fn a_slow_delivery_does_not_delay_others() {
+        let mut batcher = AckBatcher::default();
+        batcher.ack(2);
+        batcher.ack(4);
+        let alone = |tag| Acknowledgement::Ack { tag, multiple: false };
+        assert_eq!(batcher.take(), [alone(2), alone(4)]);
+        batcher.ack(1);
+        // Not 2, which was already acknowledged.
+        let all = Acknowledgement::Ack {
+            tag: 1,
+            multiple: true,
+        };
+        assert_eq!(batcher.take(), [all]);
+    }
+
+    #[test]
+    fn a_reject_is_sent_before_an_acknowledgement_that_would_include_it() {
+        let mut batcher = AckBatcher::default();
+        batcher.ack(1);
+        batcher.reject(2);
+        batcher.ack(3);
+        assert_eq!(batcher.unsent(), 3);
+        let all = Acknowledgement::Ack {
+            tag: 3,
+            multiple: true,
+        };
+        assert_eq!(batcher.take(), [Acknowledgement::Reject { tag: 2 }, all]);
+        // The broker closes the channel over an unknown tag.
+        batcher.reject(4);
+        assert_eq!(batcher.take(), [Acknowledgement::Reject { tag: 4 }]);
+        assert_eq!((batcher.take(), batcher.unsent()), (vec![], 0));
+    }
+
+    proptest! {
+        /// In any order of acknowledging, rejecting and sending, each delivery is sent once and as
+        /// it was meant, and memory does not grow with the number of deliveries.
+        #[test]
+        fn each_delivery_is_acknowledged_or_rejected_once(
+            order in Just((1..=60u64).collect::<Vec<_>>()).prop_shuffle(),
+            takes in prop::collection::vec(any::<bool>(), 60),
+            rejects in prop::collection::vec(prop::bool::weighted(0.2), 60),
+        ) {
+            let mut batcher = AckBatcher::default();
+            let (mut settled, mut acked, mut rejected) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+            for ((tag, take), reject) in order.iter().zip(&takes).zip(&rejects) {
+                if *reject {
+                    batcher.reject(*tag);
+                } else {
+                    batcher.ack(*tag);
+                }
+                settled.insert(*tag);
+                if *take {
+                    for acknowledgement in batcher.take() {
+                        let (Acknowledgement::Ack { tag, .. } | Acknowledgement::Reject { tag }) = acknowledgement;
+                        prop_assert!(!acked.contains(&tag) && !rejected.contains(&tag), "{tag} twice");
+                        match acknowledgement {
+                            Acknowledgement::Ack { multiple: true, .. } => {
+                                acked.extend((1..=tag).filter(|tag| !rejected.contains(tag)));
+                            }
+                            Acknowledgement::Ack { multiple: false, .. } => { acked.insert(tag); }
+                            Acknowledgement::Reject { .. } => { rejected.insert(tag); }
+                        }
+                    }
+                    let sent: BTreeSet<_> = acked.union(&rejected).copied().collect();
+                    prop_assert_eq!(&sent, &settled);
+                    for (tag, reject) in order.iter().zip(&rejects) {
+                        prop_assert_eq!(rejected.contains(tag), *reject && settled.contains(tag));
+                    }
+                }
+                let open = (1..=60).filter(|tag| !settled.contains(tag)).count();
+                prop_assert!(batcher.ranges.len() <= open + 1);
+            }
+        }
+    }
+}

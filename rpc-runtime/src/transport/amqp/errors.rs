@@ -1,0 +1,106 @@
+//! What lapin's errors mean to the layers above.
+
+use lapin::ErrorKind;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::ShortString;
+
+use crate::error::{BrokerError, Cause};
+
+/// Maps an error of lapin. A soft error closes only the channel; the connection is still there.
+pub(super) fn broker_error(error: lapin::Error) -> BrokerError {
+    let closes_channel = error.is_amqp_soft_error();
+    let is_channel_limit = is_channel_limit(&error);
+    let source = Cause::new(error);
+    if closes_channel {
+        BrokerError::ChannelClosed { source }
+    } else if is_channel_limit {
+        BrokerError::TooManyChannels { source }
+    } else {
+        BrokerError::Lost { source: Some(source) }
+    }
+}
+
+/// Maps an error of lapin as [`broker_error`] does, for an operation that names a queue.
+pub(super) fn queue_error(queue: &str, error: lapin::Error) -> BrokerError {
+    match broker_error(error) {
+        BrokerError::ChannelClosed { source } => BrokerError::Queue {
+            queue: queue.to_owned(),
+            source,
+        },
+        error => error,
+    }
+}
+
+/// Maps an error of lapin as [`broker_error`] does, for an operation that names an exchange.
+pub(super) fn exchange_error(exchange: &str, action: &'static str, error: lapin::Error) -> BrokerError {
+    match broker_error(error) {
+        BrokerError::ChannelClosed { source } => BrokerError::Exchange {
+            exchange: exchange.to_owned(),
+            action,
+            source,
+        },
+        error => error,
+    }
+}
+
+/// Maps an error of opening a channel. RabbitMQ closes the connection of a user that already has
+/// as many channels as it may have.
+pub(super) fn channel_error(error: BrokerError) -> BrokerError {
+    match error {
+        BrokerError::Lost { source: Some(source) } if is_not_allowed(&source) => {
+            BrokerError::TooManyChannels { source }
+        }
+        error => error,
+    }
+}
+
+/// Whether the broker has no such queue or exchange.
+pub(super) fn is_not_found(error: &lapin::Error) -> bool {
+    let ErrorKind::ProtocolError(error) = error.kind() else {
+        return false;
+    };
+    matches!(error.kind(), AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+}
+
+/// Whether lapin itself refused to open a channel, because of the negotiated `channel_max`.
+pub(super) fn is_refused_by_lapin(cause: &Cause) -> bool {
+    cause.downcast_ref().is_some_and(is_channel_limit)
+}
+
+/// Whether lapin refused to open a channel because of the negotiated `channel_max`. The connection
+/// is still there.
+fn is_channel_limit(error: &lapin::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ChannelsLimitReached)
+}
+
+fn is_not_allowed(cause: &Cause) -> bool {
+    let error = cause.downcast_ref::<lapin::Error>().map(lapin::Error::kind);
+    let Some(ErrorKind::ProtocolError(error)) = error else {
+        return false;
+    };
+    matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
+}
+
+/// Returns the broker's reason if it closed the connection over something that a client did.
+///
+/// Returns `None` if an operator closed the connection or shut the broker down.
+pub(super) fn closed_by_broker(error: &BrokerError) -> Option<Cause> {
+    let BrokerError::Lost { source: Some(source) } = error else {
+        return None;
+    };
+    let lapin = source.downcast_ref::<lapin::Error>()?;
+    let ErrorKind::ProtocolError(protocol) = lapin.kind() else {
+        return None;
+    };
+    match protocol.kind() {
+        AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED) | AMQPErrorKind::Soft(_) => None,
+        AMQPErrorKind::Hard(_) => Some(source.clone()),
+    }
+}
+
+/// Converts a name to a short string of AMQP.
+pub(super) fn short(name: &str) -> Result<ShortString, BrokerError> {
+    ShortString::try_new(name).map_err(|_| BrokerError::Unsendable {
+        reason: "a name is longer than 255 bytes",
+    })
+}

@@ -1,0 +1,292 @@
+//! The messages of one channel that are sent but not confirmed.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use lapin::Confirmation;
+use lapin::message::Delivery;
+use lapin::options::BasicPublishOptions;
+use tokio::time::Instant;
+
+use super::super::channel::OpenChannel;
+use super::super::convert;
+use super::super::errors::{broker_error, short};
+use super::confirms::{Confirm, Confirms, Decided, Key};
+use super::deferred::{ConfirmFuture, Confirmed, DeferredConfirms, PollDepth};
+use super::refusals::Refusals;
+use crate::error::BrokerError;
+use crate::protocol::ShortStr;
+use crate::transport::{Outgoing, Published, Receipt};
+
+/// How long a channel that is given up waits for confirms that are on their way.
+const LAST_CONFIRMS: Duration = Duration::from_secs(5);
+
+/// The outcome of a message that is no longer in flight.
+pub(super) struct Outcome {
+    pub(super) receipt: Arc<dyn Receipt>,
+    pub(super) published: Published,
+    /// The permits that the message took.
+    pub(super) permits: u32,
+}
+
+/// When the task that waits for confirms has to look at a message that was just sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wake {
+    Now,
+    /// At the next poll of [`DeferredConfirms`].
+    Later,
+}
+
+/// A message that is sent but not confirmed.
+struct InFlight {
+    queue: ShortStr,
+    receipt: Arc<dyn Receipt>,
+    permits: u32,
+}
+
+impl InFlight {
+    fn finish(self, published: Published) -> Outcome {
+        Outcome {
+            receipt: self.receipt,
+            published,
+            permits: self.permits,
+        }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct InFlightMessages {
+    confirms: Confirms,
+    messages: HashMap<u64, InFlight, RandomState>,
+    deferred: DeferredConfirms,
+    /// Confirms that somebody waits for, until the task takes them.
+    fresh: Vec<ConfirmFuture>,
+    refusals: Refusals,
+    /// When the channel ends at the latest, because a queue refuses everything sent through it.
+    given_up_at: Option<Instant>,
+    /// Why nothing can be sent any more.
+    lost: Option<BrokerError>,
+    /// The publisher was dropped, so nothing more will be sent.
+    pub(super) is_publisher_dropped: bool,
+}
+
+impl InFlightMessages {
+    /// Hands a message to lapin. Returns when to look for its confirm, or its outcome if it was not
+    /// sent.
+    pub(super) fn send(
+        &mut self,
+        channel: &Arc<OpenChannel>,
+        outgoing: Outgoing,
+        receipt: Arc<dyn Receipt>,
+        permits: u32,
+        in_a_row: usize,
+    ) -> Result<Wake, Outcome> {
+        let Outgoing {
+            queue,
+            mandatory,
+            message,
+            departure,
+        } = outgoing;
+        let in_flight = InFlight {
+            queue: queue.clone(),
+            receipt,
+            permits,
+        };
+        let unwritten = |source| Published::Failed {
+            source,
+            written: false,
+        };
+        if let Some(reason) = &self.lost {
+            return Err(in_flight.finish(unwritten(reason.clone())));
+        }
+        if !departure.leave() {
+            return Err(in_flight.finish(Published::Withdrawn));
+        }
+        let correlation_id = message.properties.correlation_id.clone();
+        let key = correlation_id.filter(|_| mandatory).map(|id| (queue.clone(), id));
+        let (routing_key, properties) = match (short(queue.as_str()), convert::to_lapin(message.properties)) {
+            (Ok(routing_key), Ok(properties)) => (routing_key, properties),
+            (Err(source), _) | (_, Err(source)) => return Err(in_flight.finish(unwritten(source))),
+        };
+        let sequence = self.confirms.publish(key);
+        self.messages.insert(sequence, in_flight);
+        let channel = Arc::clone(channel);
+        let body = message.body;
+        let mut publishing: ConfirmFuture = Box::pin(async move {
+            let options = BasicPublishOptions {
+                mandatory,
+                ..BasicPublishOptions::default()
+            };
+            let published = channel
+                .basic_publish("".into(), routing_key, options, &body, properties)
+                .await;
+            // The message is written, so this copy is no longer needed.
+            drop(body);
+            let written = published.is_ok();
+            let confirmation = match published {
+                Ok(confirm) => confirm.await,
+                Err(error) => Err(error),
+            };
+            Confirmed {
+                sequence,
+                written,
+                confirmation,
+            }
+        });
+        // lapin queues the message at the first poll. A future must not be polled after it is ready.
+        if let Poll::Ready(confirmed) = publishing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            publishing = Box::pin(std::future::ready(confirmed));
+        }
+        if in_a_row <= 1 {
+            self.fresh.push(publishing);
+            return Ok(Wake::Now);
+        }
+        self.deferred.push(publishing);
+        Ok(if self.deferred.is_poll_due(in_a_row) {
+            Wake::Now
+        } else {
+            Wake::Later
+        })
+    }
+
+    /// Takes the confirms that the task is to wait for from now on.
+    pub(super) fn take_fresh(&mut self) -> Vec<ConfirmFuture> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// Polls the confirms that nobody waits for.
+    pub(super) fn poll_deferred(&mut self, now: Instant) -> Vec<Outcome> {
+        let confirmed = self.deferred.poll_due(now);
+        self.all_confirmed(confirmed, now)
+    }
+
+    /// Processes several confirms.
+    pub(super) fn all_confirmed(&mut self, confirmed: Vec<Confirmed>, now: Instant) -> Vec<Outcome> {
+        let outcomes = confirmed
+            .into_iter()
+            .flat_map(|confirmed| self.confirmed(confirmed, now));
+        outcomes.collect()
+    }
+
+    /// When to call [`poll_deferred`](Self::poll_deferred). `None` if there is nothing to poll.
+    pub(super) fn next_poll(&self) -> Option<Instant> {
+        self.deferred.next_poll()
+    }
+
+    pub(super) fn given_up_at(&self) -> Option<Instant> {
+        self.given_up_at
+    }
+
+    pub(super) fn lost(&self) -> Option<&BrokerError> {
+        self.lost.as_ref()
+    }
+
+    /// Processes a confirm.
+    fn confirmed(&mut self, confirmed: Confirmed, now: Instant) -> Vec<Outcome> {
+        let Confirmed {
+            sequence,
+            written,
+            confirmation,
+        } = confirmed;
+        let (confirm, returned) = match confirmation {
+            Ok(Confirmation::Ack(returned)) => (Confirm::Ack, returned),
+            Ok(Confirmation::Nack(returned)) => (Confirm::Nack, returned),
+            // Only on a channel that is not in confirm mode, and this one is.
+            Ok(Confirmation::NotRequested) => (Confirm::Ack, None),
+            Err(error) => return self.failed(sequence, error, written),
+        };
+        if let Some(InFlight { queue, .. }) = self.messages.get(&sequence)
+            && self.refusals.confirmed(queue, confirm, now)
+        {
+            self.given_up_at.get_or_insert(now + LAST_CONFIRMS);
+        }
+        let returned = returned.as_deref().and_then(key);
+        let decided = self.confirms.confirm(sequence, confirm, returned, now);
+        self.finish(decided)
+    }
+
+    /// A publish fails only with its channel, which can send nothing more.
+    fn failed(&mut self, sequence: u64, error: lapin::Error, written: bool) -> Vec<Outcome> {
+        let reason = broker_error(error);
+        // Errors before and after the broker's own reason only say that the channel is closed.
+        let source = match (&self.lost, reason) {
+            (None | Some(BrokerError::Lost { .. }), reason @ BrokerError::ChannelClosed { .. })
+            | (None, reason) => self.lost.insert(reason).clone(),
+            (Some(known), _) => known.clone(),
+        };
+        let failed = self.messages.remove(&sequence);
+        let failed = failed.map(|message| message.finish(Published::Failed { source, written }));
+        let decided = self.confirms.forget(sequence);
+        failed.into_iter().chain(self.finish(decided)).collect()
+    }
+
+    pub(super) fn next_overdue(&self) -> Option<Instant> {
+        self.confirms.next_overdue()
+    }
+
+    /// Decides about messages that were confirmed long ago, after it has processed all confirms
+    /// that have arrived.
+    pub(super) fn overdue(&mut self, confirmed: Vec<Confirmed>, now: Instant) -> Vec<Outcome> {
+        let mut outcomes = self.all_confirmed(confirmed, now);
+        let confirmed = self.deferred.poll(PollDepth::Full);
+        outcomes.extend(self.all_confirmed(confirmed, now));
+        let decided = self.confirms.overdue(now);
+        outcomes.extend(self.finish(decided));
+        outcomes
+    }
+
+    /// Ends all messages, because nothing can be sent any more and no more confirms will arrive.
+    /// Returns the reason: the given one, or the broker's own if that is known.
+    pub(super) fn end(&mut self, reason: BrokerError) -> (Vec<Outcome>, BrokerError) {
+        let confirmed = self.deferred.poll(PollDepth::Full);
+        let mut outcomes = self.all_confirmed(confirmed, Instant::now());
+        let reason = self.lost.get_or_insert(reason).clone();
+        let decided = self.confirms.end();
+        outcomes.extend(self.finish(decided));
+        outcomes.extend(self.fail_all(&reason));
+        (outcomes, reason)
+    }
+
+    /// Ends all messages as [`end`](Self::end) does, without a look at what lapin reports.
+    pub(super) fn abandon(&mut self, reason: BrokerError) -> (Vec<Outcome>, BrokerError) {
+        let reason = self.lost.get_or_insert(reason).clone();
+        self.fresh.clear();
+        self.deferred = DeferredConfirms::default();
+        (self.fail_all(&reason), reason)
+    }
+
+    fn fail_all(&mut self, reason: &BrokerError) -> Vec<Outcome> {
+        let failed = self.messages.drain().map(|(_, message)| {
+            message.finish(Published::Failed {
+                source: reason.clone(),
+                written: true,
+            })
+        });
+        failed.collect()
+    }
+
+    fn finish(&mut self, decided: Decided) -> Vec<Outcome> {
+        decided
+            .into_iter()
+            .filter_map(|(sequence, published)| Some(self.messages.remove(&sequence)?.finish(published)))
+            .collect()
+    }
+}
+
+impl fmt::Debug for InFlightMessages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InFlightMessages")
+            .field("messages", &self.messages.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn key(returned: &Delivery) -> Option<Key> {
+    let queue = ShortStr::new(returned.routing_key.as_str()).ok()?;
+    let correlation_id = returned.properties.correlation_id().as_ref()?;
+    Some((queue, ShortStr::new(correlation_id.as_str()).ok()?))
+}

@@ -1,0 +1,9 @@
+//! Publishing through one channel, with confirms.
+
+mod confirms;
+mod deferred;
+mod in_flight;
+mod publisher;
+mod refusals;
+
+pub(super) use publisher::AmqpPublisher;

@@ -1,0 +1,371 @@
+//! Publishes through one channel. Anyone hands messages to lapin; one task waits for all confirms.
+//!
+//! lapin takes a confirm's number and queues the message's frames under two separate locks, so two
+//! tasks that publish at once could swap their confirms. Both happen at the first poll of a publish,
+//! which is done here under one lock. The frames of concurrent publishes still leave in one write.
+
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::super::channel::OpenChannel;
+use super::super::connection::ConnectionState;
+use super::super::task_group::TaskGroup;
+use super::deferred::{ConfirmFuture, Confirmed};
+use super::in_flight::{InFlightMessages, Outcome, Wake};
+use crate::error::{BrokerError, Cause};
+use crate::transport::{Outgoing, Published, Publisher, Receipt, caught};
+
+/// How many KiB of messages may be in flight. A slow broker makes a handle hold this much.
+const MAX_PERMITS: u32 = 64 * 1024;
+
+/// The permits of the smallest message. So at most 4096 messages are in flight.
+const MIN_PERMITS: u32 = 16;
+
+/// Publishes through one channel.
+#[derive(Debug)]
+pub(crate) struct AmqpPublisher {
+    shared: Arc<Shared>,
+    connection: watch::Receiver<ConnectionState>,
+}
+
+/// What senders and the task share.
+#[derive(Debug)]
+struct Shared {
+    channel: Arc<OpenChannel>,
+    in_flight: Mutex<InFlightMessages>,
+    /// Permits for messages in flight. Closed once nothing can be sent any more.
+    permits: Semaphore,
+    /// Why nothing can be sent any more. `None` while messages can be sent.
+    lost: watch::Sender<Option<BrokerError>>,
+    /// Wakes the task.
+    wake: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, InFlightMessages> {
+        // A panic in lapin leaves a message that is never confirmed, as a lost connection does.
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands a message to lapin. Its permits must have been taken.
+    fn send(&self, outgoing: Outgoing, receipt: Arc<dyn Receipt>, in_a_row: usize) {
+        let permits = permits_for(&outgoing);
+        let sent = self
+            .lock()
+            .send(&self.channel, outgoing, receipt, permits, in_a_row);
+        match sent {
+            Ok(Wake::Now) => self.wake.notify_one(),
+            Ok(Wake::Later) => {}
+            Err(outcome) => self.report([outcome]),
+        }
+    }
+
+    /// Reports outcomes. Must be called without the lock, because a receipt may send the next
+    /// message.
+    fn report(&self, outcomes: impl IntoIterator<Item = Outcome>) {
+        for outcome in outcomes {
+            self.permits.add_permits(outcome.permits as usize);
+            outcome.receipt.published(outcome.published);
+        }
+    }
+
+    /// Fails all messages, without another look at their confirms.
+    fn abandon(&self, reason: BrokerError) {
+        self.permits.close();
+        let outcomes = {
+            let mut in_flight = self.lock();
+            let (outcomes, reason) = in_flight.abandon(reason);
+            self.lost.send_replace(Some(reason));
+            outcomes
+        };
+        self.report(outcomes);
+    }
+}
+
+fn permits_for(outgoing: &Outgoing) -> u32 {
+    let size = outgoing.message.body.len().div_ceil(1024);
+    u32::try_from(size)
+        .unwrap_or(u32::MAX)
+        .clamp(MIN_PERMITS, MAX_PERMITS)
+}
+
+impl AmqpPublisher {
+    /// Starts the task of a channel in confirm mode. It ends with the publisher or the transport.
+    ///
+    /// While the broker blocks the connection, no message is sent. Messages that wait for it can
+    /// still be withdrawn.
+    pub(crate) fn start(channel: Arc<OpenChannel>, tasks: &TaskGroup) -> Self {
+        let connection = channel.connection();
+        let shared = Arc::new(Shared {
+            channel,
+            in_flight: Mutex::default(),
+            permits: Semaphore::new(MAX_PERMITS as usize),
+            lost: watch::Sender::new(None),
+            wake: Notify::new(),
+        });
+        let task = ConfirmTask {
+            shared: Arc::clone(&shared),
+            connection: connection.clone(),
+            confirms: FuturesUnordered::new(),
+            has_ended: false,
+        };
+        tasks.spawn(task.run_to_end(tasks.ending.clone()));
+        Self { shared, connection }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.connection.borrow().blocked.is_some()
+    }
+
+    /// Waits until the broker reads what is published, or the connection is lost. Cancel safe.
+    async fn unblocked(&self) {
+        if self.is_blocked() {
+            let is_over = |state: &ConnectionState| state.blocked.is_none() || state.lost.is_some();
+            // An error means that the connection is gone, which the task finds out.
+            let _ = self.connection.clone().wait_for(is_over).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Publisher for AmqpPublisher {
+    fn try_publish(
+        &self,
+        outgoing: Outgoing,
+        receipt: Arc<dyn Receipt>,
+        in_a_row: usize,
+    ) -> Result<(), Box<Outgoing>> {
+        if self.is_blocked() {
+            return Err(Box::new(outgoing));
+        }
+        match self.shared.permits.try_acquire_many(permits_for(&outgoing)) {
+            Ok(permits) => permits.forget(),
+            Err(_) => return Err(Box::new(outgoing)),
+        }
+        self.shared.send(outgoing, receipt, in_a_row);
+        Ok(())
+    }
+
+    async fn ready(&self) {
+        self.unblocked().await;
+        // An error means that nothing can be sent any more. The next publish reports why.
+        let _ = self.shared.permits.acquire_many(MIN_PERMITS).await;
+    }
+
+    async fn publish(&self, outgoing: Outgoing) -> Published {
+        loop {
+            self.unblocked().await;
+            match self.shared.permits.acquire_many(permits_for(&outgoing)).await {
+                // The broker may have blocked the connection while the message waited.
+                Ok(_) if self.is_blocked() && !self.connection.borrow().is_lost() => {}
+                Ok(permits) => {
+                    permits.forget();
+                    break;
+                }
+                Err(_) => {
+                    return Published::Failed {
+                        source: self.closed().await,
+                        written: false,
+                    };
+                }
+            }
+        }
+        let departure = outgoing.departure.clone();
+        let (receipt, outcome) = OneshotReceipt::new();
+        self.shared.send(outgoing, receipt, 1);
+        match outcome.await {
+            Ok(published) => published,
+            // Each receipt is used, unless a panic loses it.
+            Err(_) => Published::Failed {
+                source: self.closed().await,
+                written: !departure.withdraw(),
+            },
+        }
+    }
+
+    async fn closed(&self) -> BrokerError {
+        let mut lost = self.shared.lost.subscribe();
+        match lost.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(reason)) => reason.clone(),
+            // Not reached: the sender is borrowed, so it still exists.
+            Ok(None) | Err(_) => BrokerError::Closed,
+        }
+    }
+}
+
+impl Drop for AmqpPublisher {
+    fn drop(&mut self) {
+        self.shared.lock().is_publisher_dropped = true;
+        self.shared.wake.notify_one();
+    }
+}
+
+/// A receipt that a future waits for.
+struct OneshotReceipt(Mutex<Option<oneshot::Sender<Published>>>);
+
+impl OneshotReceipt {
+    fn new() -> (Arc<Self>, oneshot::Receiver<Published>) {
+        let (sender, receiver) = oneshot::channel();
+        (Arc::new(Self(Mutex::new(Some(sender)))), receiver)
+    }
+}
+
+impl Receipt for OneshotReceipt {
+    fn published(self: Arc<Self>, published: Published) {
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(sender) = sender {
+            // Nobody waits if the reply came before the confirm, or the call was dropped.
+            let _ = sender.send(published);
+        }
+    }
+}
+
+/// Waits for the confirms of all messages in flight.
+struct ConfirmTask {
+    shared: Arc<Shared>,
+    connection: watch::Receiver<ConnectionState>,
+    confirms: FuturesUnordered<ConfirmFuture>,
+    /// All outcomes were reported.
+    has_ended: bool,
+}
+
+impl ConfirmTask {
+    /// Runs, and reports the outcome of all messages, however the task ends.
+    async fn run_to_end(mut self, ending: CancellationToken) {
+        match caught("publisher", self.run(ending)).await {
+            Ok(Some(reason)) => self.end(reason),
+            // The publisher was dropped and no message is in flight.
+            Ok(None) => self.has_ended = true,
+            Err(panicked) => {
+                self.abandon(panicked.into());
+                // The outcome of a message may have been lost, so the channel cannot be used again.
+                self.shared.channel.close().await;
+            }
+        }
+    }
+
+    /// Processes confirms until nothing can be sent any more, and returns why. Returns `None` if
+    /// nobody will send anything more.
+    async fn run(&mut self, ending: CancellationToken) -> Option<BrokerError> {
+        let shared = Arc::clone(&self.shared);
+        let mut ended = pin!(ending.cancelled());
+        let mut is_poll_due = false;
+        let reason = loop {
+            let (outcomes, given_up_at, overdue, next_poll, is_publisher_dropped) = {
+                let mut in_flight = shared.lock();
+                self.confirms.extend(in_flight.take_fresh());
+                let outcomes = if std::mem::take(&mut is_poll_due) {
+                    in_flight.poll_deferred(Instant::now())
+                } else {
+                    Vec::new()
+                };
+                (
+                    outcomes,
+                    in_flight.given_up_at(),
+                    in_flight.next_overdue(),
+                    in_flight.next_poll(),
+                    in_flight.is_publisher_dropped,
+                )
+            };
+            shared.report(outcomes);
+            if let Some(reason) = self.lost() {
+                break reason;
+            }
+            if given_up_at.is_some() {
+                shared.permits.close();
+            }
+            // While a poll has a time, a deferred confirm may be outstanding.
+            if self.confirms.is_empty() && next_poll.is_none() {
+                match (is_publisher_dropped, given_up_at) {
+                    (true, _) => return None,
+                    (false, Some(_)) => break everything_refused(),
+                    (false, None) => {}
+                }
+            }
+            tokio::select! {
+                () = &mut ended => break BrokerError::Closed,
+                Some(confirmed) = self.confirms.next() => {
+                    let mut all = vec![confirmed];
+                    all.extend(ready_of(&mut self.confirms));
+                    let outcomes = shared.lock().all_confirmed(all, Instant::now());
+                    shared.report(outcomes);
+                }
+                () = shared.wake.notified() => is_poll_due = true,
+                () = until(next_poll) => is_poll_due = true,
+                () = until(overdue) => {
+                    let confirmed = ready_of(&mut self.confirms);
+                    let outcomes = shared.lock().overdue(confirmed, Instant::now());
+                    shared.report(outcomes);
+                }
+                () = until(given_up_at) => break everything_refused(),
+                changed = self.connection.changed() => if changed.is_err() {
+                    break BrokerError::Lost { source: None };
+                },
+            }
+        };
+        Some(reason)
+    }
+
+    /// Why nothing can be sent any more.
+    fn lost(&self) -> Option<BrokerError> {
+        let of_channel = self.shared.lock().lost().cloned();
+        of_channel.or_else(|| self.connection.borrow().lost.clone())
+    }
+
+    fn abandon(&mut self, reason: BrokerError) {
+        self.has_ended = true;
+        self.shared.abandon(reason);
+    }
+
+    /// Reports the outcome of all messages: no more confirms will arrive.
+    fn end(&mut self, reason: BrokerError) {
+        self.has_ended = true;
+        self.shared.permits.close();
+        let outcomes = {
+            let mut in_flight = self.shared.lock();
+            self.confirms.extend(in_flight.take_fresh());
+            let confirmed = ready_of(&mut self.confirms);
+            let mut outcomes = in_flight.all_confirmed(confirmed, Instant::now());
+            let (others, reason) = in_flight.end(reason);
+            outcomes.extend(others);
+            self.shared.lost.send_replace(Some(reason));
+            outcomes
+        };
+        self.shared.report(outcomes);
+    }
+}
+
+impl Drop for ConfirmTask {
+    /// The runtime has ended, or the task panicked while it ended.
+    fn drop(&mut self) {
+        if !self.has_ended {
+            self.abandon(BrokerError::RuntimeEnded);
+        }
+    }
+}
+
+/// Takes the confirms that have arrived.
+fn ready_of(confirms: &mut FuturesUnordered<ConfirmFuture>) -> Vec<Confirmed> {
+    std::iter::from_fn(|| confirms.next().now_or_never().flatten()).collect()
+}
+
+/// Why a channel is given up that the broker does not close.
+fn everything_refused() -> BrokerError {
+    let source = Cause::new("a queue refused everything sent through this channel for ten seconds");
+    BrokerError::Lost { source: Some(source) }
+}
+
+/// Waits until this time, or forever if it is `None`.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

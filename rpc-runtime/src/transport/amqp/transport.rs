@@ -1,0 +1,438 @@
+//! [`AmqpTransport`]: a handle's access to RabbitMQ.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::runtime::Handle;
+use tokio_util::sync::DropGuard;
+use uuid::Uuid;
+
+use super::channel::OpenChannel;
+use super::close_counts::CloseCounts;
+use super::connection::{Address, CLOSE_LIMIT, ConnectionRole, OpenConnection, SupervisedConnection, Target};
+use super::consume::{AckMode, SubscriptionOptions};
+use super::depths::Depths;
+use super::direct_replies::{DirectReplies, ReplyPublisher};
+use super::errors::{closed_by_broker, short};
+use super::opener::{self, Opener, QueueLookup};
+use super::task_group::TaskGroup;
+use crate::error::{BrokerError, Cause, Chain};
+use crate::escape::Logged;
+use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
+use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
+use crate::transport::{
+    Backoff, Connectivity, Depth, Published, Publisher, ReplyLink, Role, StatusBoard, Subscription,
+    Transport, caught, watch_runtime,
+};
+
+/// How long a resumable reply queue outlives its last consumer (`x-expires`), in milliseconds.
+const RESUMABLE_EXPIRES: i32 = 60_000;
+
+/// The prefetch of a resumable reply queue.
+const REPLY_PREFETCH: u16 = 2000;
+
+/// Access to a RabbitMQ server, or to a cluster of them.
+#[derive(Debug)]
+pub(crate) struct AmqpTransport {
+    publishing: SupervisedConnection,
+    consuming: SupervisedConnection,
+    direct_replies: Arc<DirectReplies>,
+    /// Makes further connections, for operations that may close theirs.
+    target: Target,
+    close_counts: Mutex<CloseCounts>,
+    depths: Depths,
+    board: Arc<StatusBoard>,
+    /// The tasks that use the connections. They end first.
+    tasks: TaskGroup,
+    /// The tasks that keep the connections open.
+    supervisors: TaskGroup,
+    /// How long each step of an operation may take.
+    limit: Duration,
+    /// The runtime of all tasks.
+    runtime: Handle,
+    _end_when_dropped: [DropGuard; 2],
+}
+
+impl AmqpTransport {
+    /// Connects to the first address that answers, each step within `limit`, and keeps both
+    /// connections open on the current runtime.
+    pub(crate) async fn connect(
+        addresses: Vec<Address>,
+        name: Option<&str>,
+        limit: Duration,
+    ) -> Result<Self, BrokerError> {
+        let target = Target::new(addresses, name, limit);
+        let made = tokio::try_join!(
+            target.connect(ConnectionRole::Publishing),
+            target.connect(ConnectionRole::Consuming)
+        )?;
+        Ok(Self::start(target, Some(made)))
+    }
+
+    /// Connects in the background, for as long as it takes.
+    ///
+    /// # Panics
+    ///
+    /// Panics if called outside of a tokio runtime.
+    pub(crate) fn connect_later(addresses: Vec<Address>, name: Option<&str>, limit: Duration) -> Self {
+        Self::start(Target::new(addresses, name, limit), None)
+    }
+
+    fn start(target: Target, made: Option<(OpenConnection, OpenConnection)>) -> Self {
+        let (publishing, consuming) = made.unzip();
+        let connectivity = match publishing {
+            Some(_) => Connectivity::Up,
+            None => Connectivity::Down { last_error: None },
+        };
+        let board = Arc::new(StatusBoard::new(&connectivity));
+        let runtime = Handle::current();
+        let (tasks, supervisors) = (TaskGroup::new(&runtime), TaskGroup::new(&runtime));
+        watch_runtime(&runtime, Arc::downgrade(&board), supervisors.ending.clone());
+        let supervise = |role, first| {
+            SupervisedConnection::start(target.clone(), role, first, Arc::clone(&board), &supervisors)
+        };
+        Self {
+            publishing: supervise(Role::Publishing, publishing),
+            consuming: supervise(Role::Consuming, consuming),
+            direct_replies: Arc::new(DirectReplies::new(
+                target.clone(),
+                tasks.clone(),
+                Arc::clone(&board),
+            )),
+            limit: target.limit,
+            target,
+            close_counts: Mutex::default(),
+            depths: Depths::default(),
+            runtime,
+            board,
+            _end_when_dropped: [&tasks, &supervisors].map(|tasks| tasks.ending.clone().drop_guard()),
+            tasks,
+            supervisors,
+        }
+    }
+
+    fn opener(&self, connection: &Arc<OpenConnection>) -> Opener {
+        Opener {
+            connection: Arc::clone(connection),
+            limit: self.limit,
+            tasks: self.tasks.clone(),
+        }
+    }
+
+    fn close_counts(&self) -> MutexGuard<'_, CloseCounts> {
+        // Each change is a single step.
+        self.close_counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records the outcome of an operation on a queue. Refuses a queue over which the broker closes
+    /// each connection.
+    fn record<T>(&self, queue: &str, outcome: Result<T, BrokerError>) -> Result<T, BrokerError> {
+        match outcome {
+            Ok(done) => {
+                self.close_counts().succeeded(queue);
+                Ok(done)
+            }
+            Err(error) => Err(self.close_counts().failed(queue, error)),
+        }
+    }
+
+    /// Declares a request queue on this channel. If the broker closed the connection over it the
+    /// last time, this uses a connection of its own, to spare the shared one.
+    async fn declare_request_queue(
+        &self,
+        opener: &Opener,
+        channel: &Arc<OpenChannel>,
+        queue: &RequestQueue,
+    ) -> Result<(), BrokerError> {
+        if queue.declare() == Declare::No || !self.close_counts().contains(queue.name()) {
+            return opener.declare_request_queue(channel, queue).await;
+        }
+        let mut backoff = Backoff::new();
+        loop {
+            let Err(error) = self.declare_alone(queue).await else {
+                return Ok(());
+            };
+            match self.record::<()>(queue.name(), Err(error)) {
+                Err(error) if closed_by_broker(&error).is_some() => backoff.wait().await,
+                refused => return refused,
+            }
+        }
+    }
+
+    async fn declare_alone(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
+        let lost = |error| BrokerError::Lost {
+            source: Some(Cause::new(error)),
+        };
+        let connection = self
+            .target
+            .connect(ConnectionRole::Declaring)
+            .await
+            .map_err(lost)?;
+        let connection = Arc::new(connection);
+        let _watch = connection.watch_in(&self.tasks);
+        let opener = self.opener(&connection);
+        let channel = opener.channel().await?;
+        let declared = opener.declare_request_queue(&channel, queue).await;
+        connection.close().await;
+        declared
+    }
+
+    /// Opens something in a task of the transport, so that it completes even if the caller stops
+    /// waiting. Otherwise an auto-delete queue could be left declared but never consumed. If nobody
+    /// waits for the result, it is dropped, which ends it.
+    async fn run_to_completion<T: Send + 'static>(
+        &self,
+        opening: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        let ending = self.tasks.ending.clone();
+        let opening = caught("opening a queue", opening);
+        let opening = async move { ending.run_until_cancelled(opening).await };
+        match self.tasks.spawn(opening).await {
+            Ok(Some(opened)) => opened?,
+            // The handle was closed, or its runtime has ended.
+            Ok(None) | Err(_) => Err(self.board.why_over()),
+        }
+    }
+
+    /// Opens replies by direct reply-to, on the channel that publishes the requests.
+    async fn open_direct(&self) -> Result<ReplyLink, BrokerError> {
+        let connection = self.publishing.ready().await?;
+        let opener = self.opener(&connection);
+        let channel = opener.channel().await?;
+        let replies = opener
+            .subscribe(
+                &channel,
+                DIRECT_REPLY_TO,
+                opener.subscription_options(AckMode::Automatic),
+            )
+            .await?;
+        Ok(ReplyLink {
+            address: ShortStr::from_static(DIRECT_REPLY_TO),
+            replies,
+            resumed: None,
+            publisher: Some(Arc::new(opener.publisher(channel).await?)),
+        })
+    }
+
+    /// Opens an exclusive reply queue, which ends with the connection.
+    async fn open_exclusive(&self) -> Result<ReplyLink, BrokerError> {
+        let opener = self.opener(&self.consuming.ready().await?);
+        let opening = async move {
+            let channel = opener.channel().await?;
+            let options = QueueDeclareOptions {
+                exclusive: true,
+                auto_delete: true,
+                ..QueueDeclareOptions::default()
+            };
+            let declaring = opener.declare(&channel, "", options, opener::classic());
+            let address = declaring.await?;
+            let options = opener.subscription_options(AckMode::Automatic);
+            let replies = match opener.subscribe(&channel, address.as_str(), options).await {
+                Ok(replies) => replies,
+                Err(error) => {
+                    // An auto-delete queue that never had a consumer stays, and this is retried.
+                    opener.discard(&address).await;
+                    return Err(error);
+                }
+            };
+            Ok(ReplyLink {
+                address,
+                replies,
+                resumed: None,
+                publisher: None,
+            })
+        };
+        self.run_to_completion(opening).await
+    }
+
+    /// Opens a reply queue that outlives the connection: the earlier one, if it still exists.
+    async fn open_resumable(&self, earlier: Option<&ShortStr>) -> Result<ReplyLink, BrokerError> {
+        let connection = self.consuming.ready().await?;
+        let opener = self.opener(&connection);
+        let found = match earlier {
+            Some(name) => opener.find(name).await?,
+            None => None,
+        };
+        let channel = opener.channel().await?;
+        let (address, resumed) = match (earlier, found) {
+            (Some(name), Some(waiting)) => (name.clone(), Some(waiting)),
+            // A new name: the earlier queue may be on a node of a cluster that is down.
+            _ => {
+                let name = format!("{REPLY_QUEUE_PREFIX}{}", Uuid::new_v4());
+                let mut arguments = opener::classic();
+                arguments.insert("x-expires".into(), AMQPValue::LongInt(RESUMABLE_EXPIRES));
+                let options = QueueDeclareOptions::durable();
+                (opener.declare(&channel, &name, options, arguments).await?, None)
+            }
+        };
+        opener.prefetch(&channel, REPLY_PREFETCH).await?;
+        // Replies are acknowledged once they have reached their call, so a lost connection loses
+        // none.
+        let options = SubscriptionOptions {
+            prefetch: Some(REPLY_PREFETCH),
+            private_queue: Some(address.clone()),
+            ..opener.subscription_options(AckMode::Manual)
+        };
+        let replies = match opener.subscribe(&channel, address.as_str(), options).await {
+            Ok(replies) => replies,
+            Err(error) => {
+                if resumed.is_none() {
+                    opener.discard(&address).await;
+                }
+                return Err(error);
+            }
+        };
+        Ok(ReplyLink {
+            address,
+            replies,
+            resumed,
+            publisher: None,
+        })
+    }
+}
+
+#[async_trait]
+impl Transport for AmqpTransport {
+    async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
+        let connection = self.publishing.ready().await?;
+        let opener = self.opener(&connection);
+        let channel = opener.channel().await?;
+        Ok(Arc::new(ReplyPublisher {
+            queues: opener.publisher(channel).await?,
+            direct: Arc::clone(&self.direct_replies),
+        }))
+    }
+
+    async fn open_replies(
+        &self,
+        replies: ReplyQueue,
+        earlier: Option<&ShortStr>,
+    ) -> Result<ReplyLink, BrokerError> {
+        let (name, opened) = match replies {
+            ReplyQueue::Direct => (DIRECT_REPLY_TO, self.open_direct().await),
+            ReplyQueue::Exclusive => ("amq.gen-", self.open_exclusive().await),
+            ReplyQueue::Resumable => (REPLY_QUEUE_PREFIX, self.open_resumable(earlier).await),
+        };
+        self.record(name, opened)
+    }
+
+    async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
+        let connection = self.consuming.ready().await?;
+        let opener = self.opener(&connection);
+        // The broker closes the channel if it refuses.
+        let throw_away = opener.channel().await?;
+        let declared = self.declare_request_queue(&opener, &throw_away, queue).await;
+        self.record(queue.name(), declared)?;
+        throw_away.close().await;
+        Ok(())
+    }
+
+    async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
+        let connection = self.consuming.ready().await?;
+        let opener = self.opener(&connection);
+        let channel = opener.channel().await?;
+        let opened = async {
+            self.declare_request_queue(&opener, &channel, queue).await?;
+            opener.prefetch(&channel, prefetch).await?;
+            let options = SubscriptionOptions {
+                prefetch: Some(prefetch),
+                ..opener.subscription_options(AckMode::Manual)
+            };
+            opener.subscribe(&channel, queue.name(), options).await
+        };
+        self.record(queue.name(), opened.await)
+    }
+
+    async fn is_there(&self, queue: &ShortStr) -> Option<bool> {
+        let looking = async {
+            let connection = self.consuming.ready().await?;
+            self.opener(&connection).look_up(queue).await
+        };
+        match tokio::time::timeout(self.limit, looking).await {
+            Ok(Ok(QueueLookup::Exists { .. })) => Some(true),
+            Ok(Ok(QueueLookup::Missing)) => Some(false),
+            Ok(Ok(QueueLookup::Refused) | Err(_)) | Err(_) => None,
+        }
+    }
+
+    async fn depth(&self, queue: &ShortStr) -> Option<Depth> {
+        let asking = async {
+            let connection = self.consuming.ready().await?;
+            self.depths.ask(&self.opener(&connection), queue).await
+        };
+        tokio::time::timeout(self.limit, asking).await.ok()?.ok()
+    }
+
+    async fn retire_requests(&self, queue: &RequestQueue) -> bool {
+        if queue.declare() != Declare::Active || !queue.is_classic() {
+            // RabbitMQ closes a connection that deletes a quorum queue with `if-unused`.
+            return false;
+        }
+        let asking = async {
+            let opener = self.opener(&self.consuming.ready().await?);
+            let throw_away = opener.channel().await?;
+            let (channel, name) = (Arc::clone(&throw_away), short(queue.name())?);
+            let asking = async move {
+                let arguments = FieldTable::default();
+                channel.queue_declare(name, opener::passive(), arguments).await
+            };
+            let found = opener.step("looking for a queue", asking).await?;
+            throw_away.close().await;
+            Ok::<_, BrokerError>(found.consumer_count() == 0 && found.message_count() > 0)
+        };
+        let retiring = async {
+            let opener = self.opener(&self.consuming.ready().await?);
+            let options = QueueDeleteOptions {
+                if_unused: true,
+                if_empty: true,
+                ..QueueDeleteOptions::default()
+            };
+            opener.delete(short(queue.name())?, options).await
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(CLOSE_LIMIT, retiring).await {
+            let name = queue.name();
+            tracing::debug!(
+                queue = name,
+                error = %Logged(Chain(&error)),
+                "the queue is not deleted"
+            );
+            return matches!(tokio::time::timeout(CLOSE_LIMIT, asking).await, Ok(Ok(true)));
+        }
+        false
+    }
+
+    async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
+        let opener = self.opener(&self.consuming.ready().await?);
+        let broadcasts = *broadcasts;
+        self.run_to_completion(async move { opener.broadcasts(&broadcasts).await })
+            .await
+    }
+
+    async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {
+        let connection = self.publishing.ready().await?;
+        self.opener(&connection).broadcast(exchange, message).await
+    }
+
+    fn status(&self) -> &Arc<StatusBoard> {
+        &self.board
+    }
+
+    fn runtime(&self) -> Handle {
+        self.runtime.clone()
+    }
+
+    async fn close(&self) {
+        self.board.close();
+        let closing = async {
+            self.tasks.end().await;
+            tokio::join!(self.supervisors.end(), self.direct_replies.close());
+        };
+        // Once for the channels, which apply the limit themselves, and once for the connections.
+        if tokio::time::timeout(2 * CLOSE_LIMIT, closing).await.is_err() {
+            tracing::debug!("the broker did not close its connections in time");
+        }
+    }
+}
