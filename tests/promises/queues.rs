@@ -531,7 +531,7 @@ async fn a_handle_that_only_serves_has_no_reply_queue_and_direct_reply_to_needs_
     let worker = Broker::connect(&vhost.url()).await.unwrap();
     let server = serve(&worker, RequestQueue::new("desk")).await;
     let direct = Broker::builder().reply_queue(ReplyQueue::Direct);
-    let direct = direct.address(&vhost.url()).connect().await.unwrap();
+    let direct = direct.address(vhost.url()).connect().await.unwrap();
     assert_served(&direct, "desk").await;
     const OF_REQUESTS: [&str; 2] = [
         "desk\ttrue\t[{\"x-queue-type\",\"classic\"}]",
@@ -577,7 +577,7 @@ async fn queues_are_classic_where_the_virtual_host_would_make_them_quorum_queues
     let mut callers = Vec::new();
     for replies in [ReplyQueue::Resumable, ReplyQueue::Exclusive, ReplyQueue::Direct] {
         let caller = Broker::builder().reply_queue(replies);
-        let caller = caller.address(&vhost.url()).connect().await.unwrap();
+        let caller = caller.address(vhost.url()).connect().await.unwrap();
         for queue in ["classic", "priorities", "quorum", "transient"] {
             assert_served(&caller, queue).await;
         }

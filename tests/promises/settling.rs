@@ -560,7 +560,7 @@ async fn services_that_do_not_fit_together_are_refused(world: World) {
         .serve_on(queue(), mailbox);
     match server.start().await.unwrap_err() {
         ServerError::DuplicateMethod { queue, method, .. } => {
-            assert_eq!((queue, method), (name.clone(), "post"))
+            assert_eq!((queue, method), (name.clone(), "post"));
         }
         other => panic!("{other:?}"),
     }

@@ -113,13 +113,13 @@ async fn a_call_goes_over_tls_where_the_broker_is_of_the_authority_that_is_trust
     let site = site().await;
     let queue = unique("tls");
     let worker = builder(site.trusted())
-        .address(&site.url())
+        .address(site.url())
         .connect()
         .await
         .unwrap();
     let server = serve(&worker, &queue).await;
     let caller = builder(site.trusted())
-        .address(&site.url())
+        .address(site.url())
         .connect()
         .await
         .unwrap();
@@ -153,7 +153,7 @@ async fn a_broker_that_is_not_trusted_is_not_talked_to() {
     // Several are trusted where several are given.
     let both = others.ca_certificate_pem(site.authority.pem());
     builder(both)
-        .address(&site.url())
+        .address(site.url())
         .connect()
         .await
         .unwrap()
@@ -193,7 +193,7 @@ async fn a_client_without_the_certificate_that_the_broker_wants_is_told_so() {
         let site = Site::start(&format!("ssl_options.fail_if_no_peer_cert = true\n{versions}")).await;
         assert_eq!(failure(builder(site.trusted()), &site.url()).await, without);
         let known = builder(site.known_as("shop"))
-            .address(&site.url())
+            .address(site.url())
             .connect()
             .await
             .unwrap();
@@ -328,14 +328,14 @@ async fn a_client_certificate_is_a_login_and_its_user_is_known_to_the_worker() {
 
     let queue = unique("external");
     let worker = builder(site.known_as("shop"))
-        .address(&external(""))
+        .address(external(""))
         .connect()
         .await
         .unwrap();
     let server = serve(&worker, &queue).await;
     let caller = builder(site.known_as("shop"))
         .send_user_id(true)
-        .address(&external("shop"))
+        .address(external("shop"))
         .connect()
         .await
         .unwrap();
@@ -456,7 +456,7 @@ async fn the_environment_can_say_all_of_it() {
         .unwrap();
     let queue = unique("environment");
     let worker = builder(site.trusted())
-        .address(&site.url())
+        .address(site.url())
         .connect()
         .await
         .unwrap();
