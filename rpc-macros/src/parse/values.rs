@@ -7,6 +7,9 @@ use syn::LitStr;
 /// AMQP 0-9-1 carries method and queue names as short strings, whose length is one byte.
 const SHORT_STRING: usize = 255;
 
+/// The longest text of a duration, in bytes.
+const MAX_TEXT: usize = 24;
+
 /// RabbitMQ refuses a message with a longer `expiration`. It counts in milliseconds.
 const LONGEST_TIMEOUT: u128 = u32::MAX as u128;
 
@@ -18,6 +21,10 @@ pub(super) fn timeout(text: &LitStr) -> syn::Result<Duration> {
 fn timeout_of(text: &str) -> Result<Duration, String> {
     let out_of_range =
         "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ keeps no message longer";
+    // humantime panics if a sum overflows. No timeout needs a text as long as that takes.
+    if text.len() > MAX_TEXT {
+        return Err(out_of_range.to_owned());
+    }
     match humantime::parse_duration(text) {
         Ok(Duration::ZERO) => Err(
             "a timeout of zero would fail every call; remove `timeout` to get the default of 30 s".to_owned(),

@@ -153,6 +153,17 @@ fn timeout_that_overflows() {
 }
 
 #[test]
+fn a_sum_that_overflows_is_refused() {
+    assert_method(
+        r#"#[rpc(timeout = "18446744073709551615s 1000ms")] async fn f(&self);"#,
+        &[(
+            r#""18446744073709551615s 1000ms""#,
+            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ keeps no message longer",
+        )],
+    );
+}
+
+#[test]
 fn wire_name_empty() {
     assert_method(
         r#"#[rpc(name = "")] async fn f(&self);"#,
