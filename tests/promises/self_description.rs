@@ -370,7 +370,7 @@ async fn who_asks_in_plain_text_can_read_the_answer() {
     );
     let stats = ask("rpc.stats").await;
     assert!(
-        stats.contains(&format!("Shop.buy on {queue}: 0 calls, 0 failed")),
+        stats.contains(&format!("Shop.buy on {queue}: 0 calls, 0 errors, 0 faults")),
         "{stats}"
     );
     server.stop().await.unwrap();

@@ -185,8 +185,8 @@ async fn a_body_may_be_given_to_a_macro() {
     }
 
     declare!({
-        let count = 3;
-        count
+        let count = 2;
+        count + 1
     });
 
     struct Any;

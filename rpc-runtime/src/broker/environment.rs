@@ -306,8 +306,8 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_refused_by_name_with_what_can() {
         for (variable, value, allowed) in [
-            (REPLY_QUEUE, "s3cret", "resumable, exclusive, direct"),
-            (SEND_USER_ID, "yes", "true nor false"),
+            (REPLY_QUEUE, "s3cret", "resumable, exclusive or direct"),
+            (SEND_USER_ID, "yes", "true or false"),
             (CONNECT_TIMEOUT, "10", "such as 10s"),
             (CONNECT_TIMEOUT, "0s", "such as 10s"),
             (CONNECT_TIMEOUT, "s", "such as 10s"),
