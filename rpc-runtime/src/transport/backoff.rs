@@ -1,4 +1,4 @@
-//! How long to wait before something that failed is tried again.
+//! How long to wait before a failed operation is tried again.
 
 use std::time::Duration;
 
@@ -7,29 +7,31 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use crate::error::BrokerError;
 
 /// The first delay, before jitter.
-const SHORTEST: Duration = Duration::from_millis(25);
+const MIN_DELAY: Duration = Duration::from_millis(25);
 
-/// The longest delay, before jitter: a broker that is back is not kept waiting, and a second a try costs neither side anything.
-const LONGEST: Duration = Duration::from_secs(1);
+/// The longest delay, before jitter. One attempt a second costs neither side much, and a broker that
+/// is back is found soon.
+const MAX_DELAY: Duration = Duration::from_secs(1);
 
-/// What lasted that long did not fail for the reason that it failed for before. Short enough that a connection which is lost
-/// again a moment after an outage is not missed for as long as the outage had made the delays; long enough that a broker which
-/// drops what it accepts is asked once in that time at the most.
+/// After working for this long, a new failure is taken to have a new reason, and the backoff
+/// restarts. A broker that drops what it accepts is tried at most once in this time.
 const STABLE: Duration = Duration::from_secs(2);
 
-/// Delays that double from 25 milliseconds to a second, each lengthened by up to its own length at random, so that many
-/// who lost the same broker do not come back at the same instant. They never end.
+/// Delays that double from 25 milliseconds to a second. Each is lengthened by up to its own length
+/// at random, so that clients that lost the same broker do not reconnect at the same instant.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     delays: ExponentialBackoff,
-    /// How many losses in a row added no delay.
+    /// How many losses in a row had the shortest delay.
     losses: u32,
 }
 
-/// After so many losses in a row, what is lost is not the connection, which has a backoff of its own.
-const MOST_LOSSES: u32 = 20;
+/// After so many losses in a row, something other than the connection is the reason, so the delays
+/// grow.
+const MAX_LOSSES: u32 = 20;
 
-/// How long to wait where a limit is reached: somebody has to raise it, and each attempt may end the connection.
+/// The delay after a limit was reached. Someone has to raise it, and each attempt may close the
+/// connection.
 const AT_LIMIT: Duration = Duration::from_secs(5);
 
 impl Backoff {
@@ -42,8 +44,8 @@ impl Backoff {
 
     /// The next delay.
     pub(crate) fn next_delay(&mut self) -> Duration {
-        // Without a limit on the tries it has always a next one.
-        self.delays.next().unwrap_or(LONGEST)
+        // Without a limit on the number of attempts, there is always a next delay.
+        self.delays.next().unwrap_or(MAX_DELAY)
     }
 
     /// Waits for the next delay. Cancel safe.
@@ -51,22 +53,28 @@ impl Backoff {
         tokio::time::sleep(self.next_delay()).await;
     }
 
-    /// Waits before something is opened again that stands on a connection. The connection, where that was lost, has a backoff
-    /// of its own, and what stands on it waits for it: another delay on top would only keep calls waiting when it is back.
-    /// Cancel safe.
-    pub(crate) async fn wait_after(&mut self, error: &BrokerError) {
+    /// The delay before something is opened again on a connection.
+    ///
+    /// A lost connection has a backoff of its own, and whatever is opened on it waits for it. A
+    /// longer delay would only keep calls waiting once the connection is back.
+    pub(crate) fn delay_after(&mut self, error: &BrokerError) -> Duration {
         match error {
-            BrokerError::Lost { .. } if self.losses < MOST_LOSSES => {
+            BrokerError::Lost { .. } if self.losses < MAX_LOSSES => {
                 self.losses += 1;
-                tokio::time::sleep(SHORTEST).await;
+                MIN_DELAY
             }
-            BrokerError::TooManyChannels { .. } => tokio::time::sleep(AT_LIMIT).await,
-            _ => self.wait().await,
+            BrokerError::TooManyChannels { .. } => AT_LIMIT,
+            _ => self.next_delay(),
         }
     }
 
-    /// What is tried again has worked for this long: begins anew, unless that was a moment. A broker that takes
-    /// connections only to drop them is not to be asked without pause.
+    /// Waits for [`delay_after`](Self::delay_after). Cancel safe.
+    pub(crate) async fn wait_after(&mut self, error: &BrokerError) {
+        tokio::time::sleep(self.delay_after(error)).await;
+    }
+
+    /// Restarts the backoff if what was opened has worked for long enough. A broker that accepts
+    /// connections only to drop them must not be tried without a pause.
     pub(crate) fn worked_for(&mut self, time: Duration) {
         if time >= STABLE {
             *self = Self::new();
@@ -76,8 +84,8 @@ impl Backoff {
 
 fn delays() -> ExponentialBackoff {
     ExponentialBuilder::new()
-        .with_min_delay(SHORTEST)
-        .with_max_delay(LONGEST)
+        .with_min_delay(MIN_DELAY)
+        .with_max_delay(MAX_DELAY)
         .with_jitter()
         .without_max_times()
         .build()
@@ -94,61 +102,61 @@ mod tests {
             .take(200)
             .collect();
         assert!(
-            delays[0] >= SHORTEST && delays[0] <= 2 * SHORTEST,
+            delays[0] >= MIN_DELAY && delays[0] <= 2 * MIN_DELAY,
             "{:?}",
             delays[0]
         );
-        assert!(delays.iter().all(|delay| *delay <= 2 * LONGEST));
-        assert!(delays[199] >= LONGEST);
+        assert!(delays.iter().all(|delay| *delay <= 2 * MAX_DELAY));
+        assert!(delays[199] >= MAX_DELAY);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_stands_on_a_connection_adds_no_backoff_to_its_own() {
+    async fn a_lost_connection_adds_no_backoff_to_its_own() {
         let mut backoff = Backoff::new();
         for _ in 0..20 {
             backoff.next_delay();
         }
         let begun = tokio::time::Instant::now();
         backoff.wait_after(&BrokerError::Lost { source: None }).await;
-        assert_eq!(begun.elapsed(), SHORTEST);
+        assert_eq!(begun.elapsed(), MIN_DELAY);
         let cancelled = BrokerError::Cancelled { queue: "q".into() };
         backoff.wait_after(&cancelled).await;
-        assert!(begun.elapsed() >= LONGEST);
+        assert!(begun.elapsed() >= MAX_DELAY);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_looks_lost_again_and_again_is_not_tried_without_pause() {
+    async fn repeated_losses_are_not_retried_without_a_pause() {
         let mut backoff = Backoff::new();
         let begun = tokio::time::Instant::now();
-        for _ in 0..2 * MOST_LOSSES {
+        for _ in 0..2 * MAX_LOSSES {
             backoff.wait_after(&BrokerError::Lost { source: None }).await;
         }
-        assert!(begun.elapsed() >= LONGEST * (MOST_LOSSES / 2));
+        assert!(begun.elapsed() >= MAX_DELAY * (MAX_LOSSES / 2));
         backoff.worked_for(STABLE);
         let begun = tokio::time::Instant::now();
         backoff.wait_after(&BrokerError::Lost { source: None }).await;
-        assert_eq!(begun.elapsed(), SHORTEST);
+        assert_eq!(begun.elapsed(), MIN_DELAY);
     }
 
     #[test]
-    fn only_what_worked_for_a_while_begins_anew() {
+    fn the_backoff_restarts_only_after_working_for_a_while() {
         let mut backoff = Backoff::new();
         for _ in 0..20 {
             backoff.next_delay();
         }
         backoff.worked_for(STABLE / 2);
-        assert!(backoff.next_delay() >= LONGEST);
+        assert!(backoff.next_delay() >= MAX_DELAY);
         backoff.worked_for(STABLE);
-        assert!(backoff.next_delay() <= 2 * SHORTEST);
+        assert!(backoff.next_delay() <= 2 * MIN_DELAY);
     }
 
     #[test]
-    fn a_loss_some_seconds_after_an_outage_is_no_part_of_it() {
+    fn a_loss_some_seconds_after_an_outage_restarts_the_backoff() {
         let mut backoff = Backoff::new();
         for _ in 0..20 {
             backoff.next_delay();
         }
         backoff.worked_for(Duration::from_secs(4));
-        assert!(backoff.next_delay() <= 2 * SHORTEST);
+        assert!(backoff.next_delay() <= 2 * MIN_DELAY);
     }
 }

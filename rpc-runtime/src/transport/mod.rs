@@ -13,6 +13,7 @@ use crate::protocol::{Malformed, Message, ShortStr};
 pub(crate) mod amqp;
 mod backoff;
 mod departure;
+mod keep_open;
 pub(crate) mod memory;
 mod status;
 mod tasks;
@@ -20,6 +21,7 @@ mod topology;
 
 pub(crate) use backoff::Backoff;
 pub(crate) use departure::{Departs, Departure, Departures};
+pub(crate) use keep_open::{KeepOpen, keep_open, retry};
 pub(crate) use status::{Connectivity, Role, StatusBoard};
 pub use status::{Status, StatusChanges};
 #[cfg(any(test, feature = "__panics"))]

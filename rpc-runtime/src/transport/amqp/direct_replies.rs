@@ -1,9 +1,10 @@
-//! Sending replies: those to direct reply-to addresses over a connection of their own.
+//! Publishes replies, those to direct reply-to addresses over a connection of their own.
 //!
-//! RabbitMQ decodes an Erlang process id out of a direct reply-to address, and closes the whole *connection* (541) of who
-//! publishes to one that it cannot make sense of (seen with 3.10). The address is the caller's to choose, so one malformed
-//! request would take all replies of a worker with it, come again, and do the same to the next worker. On a connection
-//! of their own, the direct replies under way at that moment are sent once more, each alone.
+//! RabbitMQ decodes an Erlang process id from a direct reply-to address. It closes the *connection*
+//! (541) of a publisher whose address it cannot decode (seen with 3.10). Callers choose the address,
+//! so one malformed request would fail all replies of a worker, be redelivered, and do the same to
+//! the next worker. With a connection of their own, only the direct replies in flight are affected,
+//! and each of them is sent once more, alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,16 +23,16 @@ use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::DIRECT_REPLY_TO;
 use crate::telemetry::{LogLimit, Suppressed};
-use crate::transport::{Backoff, Outgoing, Published, Publisher, Receipt, Status, StatusBoard, supervised};
+use crate::transport::{Outgoing, Published, Publisher, Receipt, Status, StatusBoard, retry, supervised};
 
-/// Sends messages: those to direct reply-to addresses over a connection of their own, all others through one channel.
+/// Publishes messages, those to direct reply-to addresses over a connection of their own.
 #[derive(Debug)]
 pub(super) struct ReplyPublisher {
     pub(super) queues: AmqpPublisher,
     pub(super) direct: Arc<DirectReplies>,
 }
 
-// As `async_trait` would have it, without another box around each future.
+// As `async_trait` would expand it, but without another box around each future.
 impl Publisher for ReplyPublisher {
     fn try_publish(
         &self,
@@ -39,9 +40,10 @@ impl Publisher for ReplyPublisher {
         receipt: Arc<dyn Receipt>,
         in_a_row: usize,
     ) -> Result<(), Box<Outgoing>> {
-        match outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
-            true => Err(Box::new(outgoing)),
-            false => self.queues.try_publish(outgoing, receipt, in_a_row),
+        if outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
+            Err(Box::new(outgoing))
+        } else {
+            self.queues.try_publish(outgoing, receipt, in_a_row)
         }
     }
 
@@ -50,9 +52,10 @@ impl Publisher for ReplyPublisher {
     }
 
     fn publish<'a: 'f, 'f>(&'a self, outgoing: Outgoing) -> BoxFuture<'f, Published> {
-        match outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
-            true => Box::pin(self.direct.publish(outgoing)),
-            false => self.queues.publish(outgoing),
+        if outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
+            Box::pin(self.direct.publish(outgoing))
+        } else {
+            self.queues.publish(outgoing)
         }
     }
 
@@ -61,76 +64,79 @@ impl Publisher for ReplyPublisher {
     }
 }
 
-/// The connection for direct replies: made for the first of them, and again after it was lost.
+/// The connection for direct replies. It is made for the first of them, and again after it was lost.
 ///
-/// One attempt is made for all replies that wait. Where it fails they are given up together, and so are those that come before another
-/// attempt succeeds: requests whose replies wait keep their places in the prefetch from the requests of other callers.
+/// One attempt serves all replies that wait. If it fails, these replies are given up, and so are all
+/// that come before another attempt succeeds. Otherwise requests whose replies wait would hold their
+/// places in the prefetch, at the cost of other callers.
 #[derive(Debug)]
 pub(super) struct DirectReplies {
     target: Target,
     tasks: TaskGroup,
     board: Arc<StatusBoard>,
     shared: watch::Sender<Shared>,
-    /// Held while a reply that may be poisonous is tried alone. When there was no connection for one last.
+    /// Held while a suspicious reply is sent alone. The last time that there was no connection for
+    /// one.
     quarantine: Mutex<Option<Instant>>,
-    /// Callers choose the addresses that their replies go to.
+    /// Limits logs that callers can cause.
     log: LogLimit,
 }
 
 /// The connection that all direct replies share.
 #[derive(Debug, Clone)]
 enum Shared {
-    /// Nobody has needed it since it was lost.
+    /// It was not needed since it was lost.
     None,
-    /// It is being made, and replies wait for it.
+    /// It is being made. Replies wait for it.
     Connecting,
-    Up(Arc<DirectLink>),
-    /// It could not be made. Until this instant it is not tried again.
+    Up(Arc<DirectChannel>),
+    /// It could not be made. It is not tried again before this instant.
     Refused {
         until: Instant,
     },
-    /// It could not be made and is tried again. No reply waits for it.
+    /// It could not be made, and is tried again. No reply waits for it.
     Retrying,
 }
 
 impl Shared {
-    /// What it becomes when a reply needs it; nothing where it stays what it is.
+    /// The next state when a reply needs the connection. `None` if the state does not change.
     fn when_needed(&self, now: Instant) -> Option<Self> {
         match self {
             Self::None => Some(Self::Connecting),
-            Self::Up(link) if !link.connection.is_open() => Some(Self::Connecting),
+            Self::Up(channel) if !channel.connection.is_open() => Some(Self::Connecting),
             Self::Refused { until } if *until <= now => Some(Self::Retrying),
             _ => None,
         }
     }
 
-    fn link(&self) -> Option<&Arc<DirectLink>> {
+    fn channel(&self) -> Option<&Arc<DirectChannel>> {
         match self {
-            Self::Up(link) => Some(link),
+            Self::Up(channel) => Some(channel),
             _ => None,
         }
     }
 }
 
 #[derive(Debug)]
-struct DirectLink {
+struct DirectChannel {
     connection: Arc<OpenConnection>,
     publisher: AmqpPublisher,
-    /// Watches the connection, which ends with the link.
+    /// Watches the connection.
     _watch: AbortOnDropHandle<()>,
 }
 
-/// How long a connection may be tried to be made before the replies that wait for it are given up.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to try to connect before waiting replies are given up.
+const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
-/// The same where the handle's own connections are there: the broker, or something before it, refuses this one.
-const PATIENCE_IF_REFUSED: Duration = Duration::from_secs(2);
+/// The same if the handle's other connections are there: then this one is refused.
+const CONNECT_LIMIT_IF_REFUSED: Duration = Duration::from_secs(2);
 
-/// How long a connection that was refused is not tried again.
+/// The pause after a refused connection.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How often a reply is tried alone: what ends its connection so often is not the network.
-const TRIES_ALONE: u32 = 3;
+/// How often a reply is sent alone. If each attempt loses its connection, the network is not the
+/// reason.
+const MAX_ATTEMPTS_ALONE: u32 = 3;
 
 impl DirectReplies {
     pub(super) fn new(target: Target, tasks: TaskGroup, board: Arc<StatusBoard>) -> Self {
@@ -152,36 +158,37 @@ impl DirectReplies {
         })
     }
 
-    /// Sends a reply, once there is a connection. Where that is lost over it, it is tried alone. A failure here is never
-    /// the worker's: its requests are settled as after any refused reply.
+    /// Sends a reply once there is a connection. If the connection is lost over it, the reply is sent
+    /// alone. If the reply fails, the worker acknowledges its request as after any refused reply.
     async fn deliver(self: &Arc<Self>, outgoing: Outgoing) -> Published {
-        let Some(link) = self.link().await else {
+        let Some(channel) = self.channel().await else {
             return Published::Refused;
         };
-        let published = link.publisher.publish(outgoing.clone()).await;
+        let published = channel.publisher.publish(outgoing.clone()).await;
         if !published.is_failed() {
             return published;
         }
-        self.forget(&link);
-        match published.is_of_channel() {
-            true => published,
-            false => self.deliver_alone(outgoing).await,
+        self.forget(&channel);
+        if published.is_of_channel() {
+            return published;
         }
+        self.deliver_alone(outgoing).await
     }
 
-    /// Sends a reply on a connection of its own. Where that is lost too, each time, the reply itself is what the broker does not take.
+    /// Sends a reply on a connection of its own. If each attempt loses it, the broker does not accept
+    /// the reply.
     async fn deliver_alone(&self, outgoing: Outgoing) -> Published {
         let mut refused = self.quarantine.lock().await;
         if refused.is_some_and(|at| at.elapsed() < PAUSE) {
             return Published::Refused;
         }
-        for _ in 0..TRIES_ALONE {
-            let Some(link) = self.connect_within(PATIENCE_IF_REFUSED).await else {
+        for _ in 0..MAX_ATTEMPTS_ALONE {
+            let Some(channel) = self.connect_within(CONNECT_LIMIT_IF_REFUSED).await else {
                 *refused = Some(Instant::now());
                 return Published::Refused;
             };
-            let published = link.publisher.publish(outgoing.clone()).await;
-            link.connection.close().await;
+            let published = channel.publisher.publish(outgoing.clone()).await;
+            channel.connection.close().await;
             if !published.is_failed() || published.is_of_channel() {
                 return published;
             }
@@ -189,46 +196,46 @@ impl DirectReplies {
         if let Some(Suppressed(suppressed)) = self.log.admit(Level::WARN, "poisonous_reply") {
             tracing::warn!(
                 suppressed,
-                "a direct reply ends each connection that it is sent by; it is dropped"
+                "dropped a direct reply because the broker closes each connection that sends it"
             );
         }
         Published::Refused
     }
 
-    /// The shared connection, once it is made; nothing where it cannot be.
-    async fn link(self: &Arc<Self>) -> Option<Arc<DirectLink>> {
+    /// Waits for the shared connection. Returns `None` if it cannot be made.
+    async fn channel(self: &Arc<Self>) -> Option<Arc<DirectChannel>> {
         let mut shared = self.shared.subscribe();
         self.connect_if_due();
         let settled = shared
             .wait_for(|shared| !matches!(shared, Shared::Connecting))
             .await;
-        settled.ok()?.link().cloned()
+        settled.ok()?.channel().cloned()
     }
 
-    /// Starts the one attempt to connect, where it is due.
+    /// Starts an attempt to connect if one is due.
     fn connect_if_due(self: &Arc<Self>) {
-        let mut patience = None;
+        let mut limit = None;
         self.shared.send_if_modified(|shared| {
             let Some(next) = shared.when_needed(Instant::now()) else {
                 return false;
             };
-            patience = Some(match next {
+            limit = Some(match next {
                 Shared::Retrying => Duration::ZERO,
-                _ => PATIENCE_IF_REFUSED,
+                _ => CONNECT_LIMIT_IF_REFUSED,
             });
             *shared = next;
             true
         });
-        if let Some(patience) = patience {
-            self.tasks.spawn(Arc::clone(self).connect_for_all(patience));
+        if let Some(limit) = limit {
+            self.tasks.spawn(Arc::clone(self).connect_for_all(limit));
         }
     }
 
-    async fn connect_for_all(self: Arc<Self>, patience: Duration) {
-        let connecting = supervised("direct replies", || self.connect_within(patience));
+    async fn connect_for_all(self: Arc<Self>, limit: Duration) {
+        let connecting = supervised("direct replies", || self.connect_within(limit));
         let made = self.tasks.ending.run_until_cancelled(connecting).await;
         self.shared.send_replace(match made {
-            Some(Some(link)) => Shared::Up(Arc::new(link)),
+            Some(Some(channel)) => Shared::Up(Arc::new(channel)),
             Some(None) => Shared::Refused {
                 until: Instant::now() + PAUSE,
             },
@@ -237,33 +244,26 @@ impl DirectReplies {
         });
     }
 
-    /// Connects, however often that takes, unless it takes too long. Cancel safe.
-    async fn connect_within(&self, patience_if_refused: Duration) -> Option<DirectLink> {
-        let mut backoff = Backoff::new();
+    /// Connects, with retries for a limited time. Returns `None` after that. Cancel safe.
+    async fn connect_within(&self, limit_if_refused: Duration) -> Option<DirectChannel> {
         let begun = Instant::now();
-        loop {
-            match self.connect().await {
-                Ok(link) => return Some(link),
-                Err(error) => {
-                    if let Some(Suppressed(suppressed)) = self.log.admit(Level::WARN, "no_connection") {
-                        let error = Logged(Chain(&error));
-                        tracing::warn!(%error, suppressed, "no connection for direct replies");
-                    }
-                }
+        let is_retried = |error: &BrokerError| {
+            if let Some(Suppressed(suppressed)) = self.log.admit(Level::WARN, "no_connection") {
+                let error = Logged(Chain(error));
+                tracing::warn!(%error, suppressed, "no connection for direct replies");
             }
-            // Where the others are gone too, so are the requests, and nobody is kept from their places.
-            let patience = match self.board.status() {
-                Status::Ready | Status::Blocked { .. } => patience_if_refused,
-                _ => PATIENCE,
+            // If the handle's other connections are lost too, no requests arrive, so waiting replies
+            // take no places in the prefetch from them.
+            let limit = match self.board.status() {
+                Status::Ready | Status::Blocked { .. } => limit_if_refused,
+                _ => CONNECT_LIMIT,
             };
-            if begun.elapsed() >= patience {
-                return None;
-            }
-            backoff.wait().await;
-        }
+            begun.elapsed() < limit
+        };
+        retry(|| self.connect(), is_retried).await.ok()
     }
 
-    async fn connect(&self) -> Result<DirectLink, BrokerError> {
+    async fn connect(&self) -> Result<DirectChannel, BrokerError> {
         let connection = Arc::new(self.target.connect(ConnectionRole::DirectReplies).await?);
         let watch = connection.watch_in(&self.tasks);
         let opener = Opener {
@@ -273,16 +273,16 @@ impl DirectReplies {
         };
         let channel = opener.channel().await?;
         let publisher = opener.publisher(channel).await?;
-        Ok(DirectLink {
+        Ok(DirectChannel {
             connection,
             publisher,
             _watch: watch,
         })
     }
 
-    fn forget(&self, link: &Arc<DirectLink>) {
+    fn forget(&self, channel: &Arc<DirectChannel>) {
         self.shared.send_if_modified(|shared| {
-            let is_it = shared.link().is_some_and(|other| Arc::ptr_eq(other, link));
+            let is_it = shared.channel().is_some_and(|other| Arc::ptr_eq(other, channel));
             if is_it {
                 *shared = Shared::None;
             }
@@ -291,8 +291,8 @@ impl DirectReplies {
     }
 
     pub(super) async fn close(&self) {
-        if let Shared::Up(link) = self.shared.send_replace(Shared::None) {
-            link.connection.close().await;
+        if let Shared::Up(channel) = self.shared.send_replace(Shared::None) {
+            channel.connection.close().await;
         }
     }
 }

@@ -24,8 +24,8 @@ use crate::escape::Logged;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
 use crate::transport::{
-    Backoff, Connectivity, Depth, Published, Publisher, ReplyLink, Role, StatusBoard, Subscription,
-    Transport, caught, watch_runtime,
+    Connectivity, Depth, Published, Publisher, ReplyLink, Role, StatusBoard, Subscription, Transport, caught,
+    retry, watch_runtime,
 };
 
 /// How long a resumable reply queue outlives its last consumer (`x-expires`), in milliseconds.
@@ -150,16 +150,14 @@ impl AmqpTransport {
         if queue.declare() == Declare::No || !self.close_counts().contains(queue.name()) {
             return opener.declare_request_queue(channel, queue).await;
         }
-        let mut backoff = Backoff::new();
-        loop {
-            let Err(error) = self.declare_alone(queue).await else {
-                return Ok(());
-            };
-            match self.record::<()>(queue.name(), Err(error)) {
-                Err(error) if closed_by_broker(&error).is_some() => backoff.wait().await,
-                refused => return refused,
+        let declare = || async {
+            match self.declare_alone(queue).await {
+                // The caller records a success.
+                Ok(()) => Ok(()),
+                Err(error) => self.record(queue.name(), Err(error)),
             }
-        }
+        };
+        retry(declare, |error| closed_by_broker(error).is_some()).await
     }
 
     async fn declare_alone(&self, queue: &RequestQueue) -> Result<(), BrokerError> {

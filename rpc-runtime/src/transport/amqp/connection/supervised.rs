@@ -1,19 +1,19 @@
 //! A connection that is made again whenever it is lost.
 
-use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::task_group::TaskGroup;
 use super::open::OpenConnection;
 use super::target::Target;
 use crate::error::BrokerError;
-use crate::transport::{Backoff, Connectivity, Role, StatusBoard, supervised};
+use crate::transport::{Backoff, Connectivity, KeepOpen, Role, StatusBoard, keep_open, supervised};
 
-/// The connection as its users see it.
+/// A connection that a task keeps open.
 #[derive(Debug)]
 pub(crate) struct SupervisedConnection {
     current: watch::Receiver<Current>,
@@ -24,12 +24,12 @@ pub(crate) struct SupervisedConnection {
 enum Current {
     Down,
     Up(Arc<OpenConnection>),
-    /// For good.
+    /// The handle was closed, or its runtime has ended.
     Closed,
 }
 
 impl SupervisedConnection {
-    /// Keeps a connection until the transport ends, with the one that was made already, if any.
+    /// Keeps a connection open until the transport ends. Begins with `first` if it was made before.
     pub(crate) fn start(
         target: Target,
         role: Role,
@@ -48,11 +48,11 @@ impl SupervisedConnection {
         Self { current, board }
     }
 
-    /// The connection, once it is there. Cancel safe.
+    /// Waits until the connection is there. Cancel safe.
     ///
     /// # Errors
     ///
-    /// Only where the handle was closed, or its runtime has ended.
+    /// Fails only if the handle was closed, or its runtime has ended.
     pub(crate) async fn ready(&self) -> Result<Arc<OpenConnection>, BrokerError> {
         let mut current = self.current.clone();
         loop {
@@ -79,42 +79,21 @@ struct Supervisor {
 
 impl Supervisor {
     async fn run(self, mut first: Option<OpenConnection>, ending: CancellationToken) {
-        let keeping = supervised("connection", || self.keep(first.take()));
+        let keeping = supervised("connection", || {
+            self.abandon("connection");
+            let mut keeper = Keeper {
+                supervisor: &self,
+                first: first.take(),
+            };
+            async move { keep_open(&mut keeper).await }
+        });
         ending.run_until_cancelled(keeping).await;
         if let Current::Up(connection) = self.current.send_replace(Current::Closed) {
             connection.close().await;
         }
     }
 
-    /// Makes the connection again whenever it is lost.
-    async fn keep(&self, first: Option<OpenConnection>) -> Infallible {
-        self.abandon("connection");
-        let mut backoff = Backoff::new();
-        let mut made = first;
-        loop {
-            let connection = match made.take() {
-                Some(connection) => connection,
-                None => match self.target.connect(self.role.into()).await {
-                    Ok(connection) => connection,
-                    Err(error) => {
-                        self.is_down(error);
-                        backoff.wait().await;
-                        continue;
-                    }
-                },
-            };
-            let since = Instant::now();
-            let connection = Arc::new(connection);
-            self.current.send_replace(Current::Up(Arc::clone(&connection)));
-            self.board.set(self.role, Connectivity::Up);
-            let reason = connection.watch(|blocked| self.is_blocked(blocked)).await;
-            self.is_down(reason);
-            backoff.worked_for(since.elapsed());
-            backoff.wait().await;
-        }
-    }
-
-    /// Gives up the connection of a run before, which panicked: nobody watches it.
+    /// Gives up the connection of an earlier run that panicked, because nothing watches it.
     fn abandon(&self, task: &'static str) {
         if let Current::Up(unwatched) = self.current.send_replace(Current::Down) {
             let reason = BrokerError::Panicked { task };
@@ -138,8 +117,51 @@ impl Supervisor {
     }
 }
 
+/// Keeps the connection open.
+struct Keeper<'a> {
+    supervisor: &'a Supervisor,
+    /// A connection that was made before.
+    first: Option<OpenConnection>,
+}
+
+impl KeepOpen for Keeper<'_> {
+    type Opened = OpenConnection;
+
+    async fn open(&mut self) -> Result<OpenConnection, BrokerError> {
+        match self.first.take() {
+            Some(connection) => Ok(connection),
+            None => {
+                let Supervisor { target, role, .. } = self.supervisor;
+                target.connect((*role).into()).await
+            }
+        }
+    }
+
+    async fn run(&mut self, connection: OpenConnection) -> BrokerError {
+        let Supervisor {
+            current, board, role, ..
+        } = self.supervisor;
+        let connection = Arc::new(connection);
+        current.send_replace(Current::Up(Arc::clone(&connection)));
+        board.set(*role, Connectivity::Up);
+        connection
+            .watch(|blocked| self.supervisor.is_blocked(blocked))
+            .await
+    }
+
+    fn failed(&mut self, error: &BrokerError) -> ControlFlow<()> {
+        self.supervisor.is_down(error.clone());
+        ControlFlow::Continue(())
+    }
+
+    /// The full backoff: nothing below the connection waits for it.
+    fn delay(&self, _: &BrokerError, backoff: &mut Backoff) -> Duration {
+        backoff.next_delay()
+    }
+}
+
 impl Drop for Supervisor {
-    /// The runtime may have ended under it: the connection has nobody who drives it any more.
+    /// The runtime may have ended, so nothing drives the connection any more.
     fn drop(&mut self) {
         if let Current::Up(connection) = self.current.send_replace(Current::Closed) {
             connection.abandon(self.board.why_over());

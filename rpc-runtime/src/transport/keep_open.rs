@@ -1,0 +1,161 @@
+//! The supervision loop: open something, use it until it is lost, back off, open it again.
+//!
+//! [`keep_open`] keeps something open, and [`retry`] only opens it. The loop owns the backoff. What
+//! it keeps open decides what a failure means, and what it logs.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::backoff::Backoff;
+use crate::error::BrokerError;
+
+/// Something that is opened again whenever it is lost.
+pub(crate) trait KeepOpen: Send {
+    type Opened: Send;
+
+    /// Opens it. Dropping the future gives up.
+    fn open(&mut self) -> impl Future<Output = Result<Self::Opened, BrokerError>> + Send;
+
+    /// Uses it until it is lost, and returns why.
+    fn run(&mut self, opened: Self::Opened) -> impl Future<Output = BrokerError> + Send;
+
+    /// Notes that it could not be opened, or was lost. Ends the loop with
+    /// [`Break`](ControlFlow::Break).
+    fn failed(&mut self, error: &BrokerError) -> ControlFlow<()>;
+
+    /// How long to wait after a failure. The default suits what is opened on a connection.
+    fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
+        backoff.delay_after(error)
+    }
+}
+
+/// Keeps something open until [`KeepOpen::failed`] ends the loop. Cancel safe: what is open is
+/// dropped with the future.
+pub(crate) async fn keep_open(kept: &mut impl KeepOpen) {
+    let mut backoff = Backoff::new();
+    loop {
+        let error = match kept.open().await {
+            Ok(opened) => {
+                let since = Instant::now();
+                let lost = kept.run(opened).await;
+                backoff.worked_for(since.elapsed());
+                lost
+            }
+            Err(error) => error,
+        };
+        if kept.failed(&error).is_break() {
+            return;
+        }
+        sleep(kept.delay(&error, &mut backoff)).await;
+    }
+}
+
+/// Tries an operation again while `is_retried` accepts its error. Cancel safe.
+pub(crate) async fn retry<T, F>(
+    mut attempt: impl FnMut() -> F,
+    mut is_retried: impl FnMut(&BrokerError) -> bool,
+) -> Result<T, BrokerError>
+where
+    F: Future<Output = Result<T, BrokerError>>,
+{
+    let mut backoff = Backoff::new();
+    loop {
+        match attempt().await {
+            Err(error) if is_retried(&error) => backoff.wait().await,
+            done => return done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails to open at first, and then is lost after `lasts` each time.
+    struct Flaky {
+        failures: usize,
+        lasts: Duration,
+        opened: Vec<Instant>,
+        failed: usize,
+        ends_after: usize,
+    }
+
+    impl Flaky {
+        fn new(failures: usize, lasts: Duration, ends_after: usize) -> Self {
+            Self {
+                failures,
+                lasts,
+                opened: Vec::new(),
+                failed: 0,
+                ends_after,
+            }
+        }
+    }
+
+    impl KeepOpen for Flaky {
+        type Opened = ();
+
+        async fn open(&mut self) -> Result<(), BrokerError> {
+            if self.failed < self.failures {
+                return Err(BrokerError::NoAddress);
+            }
+            self.opened.push(Instant::now());
+            Ok(())
+        }
+
+        async fn run(&mut self, (): ()) -> BrokerError {
+            sleep(self.lasts).await;
+            BrokerError::Lost { source: None }
+        }
+
+        fn failed(&mut self, _: &BrokerError) -> ControlFlow<()> {
+            self.failed += 1;
+            if self.failed == self.ends_after {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        }
+
+        fn delay(&self, _: &BrokerError, backoff: &mut Backoff) -> Duration {
+            backoff.next_delay()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_opened_again_until_the_loop_is_ended() {
+        let mut flaky = Flaky::new(3, Duration::from_secs(1), 5);
+        keep_open(&mut flaky).await;
+        assert_eq!((flaky.opened.len(), flaky.failed), (2, 5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_backoff_restarts_after_it_has_worked_for_a_while() {
+        let gap = async |lasts: Duration| {
+            let mut flaky = Flaky::new(10, lasts, 12);
+            keep_open(&mut flaky).await;
+            flaky.opened[1] - flaky.opened[0] - lasts
+        };
+        assert!(gap(Duration::from_millis(10)).await >= Duration::from_secs(1));
+        assert!(gap(Duration::from_secs(10)).await < Duration::from_millis(100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_operation_is_retried_while_its_error_is_accepted() {
+        let mut attempts = 0;
+        let retried = retry(
+            || {
+                attempts += 1;
+                std::future::ready(match attempts {
+                    1 | 2 => Err(BrokerError::Lost { source: None }),
+                    _ => Err::<(), _>(BrokerError::Closed),
+                })
+            },
+            BrokerError::is_transient,
+        );
+        assert!(matches!(retried.await, Err(BrokerError::Closed)));
+        assert_eq!(attempts, 3);
+    }
+}
