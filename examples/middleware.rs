@@ -79,7 +79,7 @@ impl Policy<OutgoingCall, CallReply, CallError> for Patience {
             Err(error) => error,
         };
         // Either the method did not run and another attempt may help, or it may run twice.
-        let is_safe = error.is_retryable() || call.method().is_idempotent;
+        let is_safe = error.is_retryable() || call.is_idempotent();
         // An overloaded worker says when another attempt is worth it.
         let pause = error.retry_after().unwrap_or(PAUSE);
         if !is_safe || pause >= call.remaining() {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use rpc_runtime::{BrokerError, CallError, Executed, FaultCode, InvalidDescription};
+use rpc_runtime::{BrokerError, CallError, Executed, FaultCode, InvalidDescription, MethodError};
 use serde_json::json;
 
 use crate::text::one_line;
@@ -59,9 +59,9 @@ pub(crate) enum Failure {
     #[error("the description cannot be used")]
     Description(#[from] InvalidDescription),
 
-    /// Has no source, because a `CallError` with a method's own error as JSON is not an `Error`.
+    /// Has no source, as its message includes the causes.
     #[error("the call failed")]
-    Call(Box<CallError<String>>),
+    Call(Box<CallError<MethodError<String>>>),
 
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -70,8 +70,8 @@ pub(crate) enum Failure {
     Output(#[source] io::Error),
 }
 
-impl From<CallError<String>> for Failure {
-    fn from(error: CallError<String>) -> Self {
+impl From<CallError<MethodError<String>>> for Failure {
+    fn from(error: CallError<MethodError<String>>) -> Self {
         match error {
             // The failure is about the connection's queues, not about the call.
             CallError::Broker {
@@ -120,7 +120,7 @@ impl Failure {
     fn method_error(&self) -> Option<&str> {
         match self {
             Self::Call(error) => match &**error {
-                CallError::Service(error) => Some(error),
+                CallError::Service(error) => Some(error.value()),
                 _ => None,
             },
             _ => None,
@@ -132,7 +132,7 @@ impl Failure {
         match self {
             // The error itself is shown as JSON.
             _ if self.method_error().is_some() => "the method failed with its own error".to_owned(),
-            Self::Call(error) => chain_of_call(error),
+            Self::Call(error) => chain(error.to_string(), error.source()),
             other => chain(other.to_string(), other.source()),
         }
     }
@@ -184,19 +184,6 @@ impl Failure {
     }
 }
 
-fn chain_of_call(error: &CallError<String>) -> String {
-    let source: Option<&(dyn Error + 'static)> = match error {
-        CallError::TimedOut { source, .. } => source.as_ref().map(|source| source as _),
-        CallError::Fault(fault) => Some(fault),
-        CallError::Encode(source) => Some(source),
-        CallError::Invalid { source, .. } => Some(source),
-        CallError::BadReply { source, .. } | CallError::Middleware { source, .. } => Some(&**source),
-        CallError::Broker { source, .. } => Some(source),
-        _ => None,
-    };
-    chain(error.to_string(), source)
-}
-
 /// Appends the causes of an error to its text, each of them once.
 fn chain(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String {
     while let Some(error) = source {
@@ -210,7 +197,7 @@ fn chain(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String
     text
 }
 
-fn outcome_of_call(error: &CallError<String>) -> Outcome {
+fn outcome_of_call(error: &CallError<MethodError<String>>) -> Outcome {
     match error {
         CallError::Service(_) | CallError::ServiceText(_) => Outcome::Negative,
         CallError::Encode(_) | CallError::Invalid { .. } | CallError::TooLarge { .. } => Outcome::Unusable,
@@ -229,7 +216,7 @@ fn executed(executed: Executed) -> &'static str {
     }
 }
 
-fn hint_of_call(error: &CallError<String>) -> Option<&'static str> {
+fn hint_of_call(error: &CallError<MethodError<String>>) -> Option<&'static str> {
     Some(match error {
         CallError::NoServer { .. } => {
             "no worker was started for it on this virtual host: start one, or see the running services with `rpc list`"
@@ -304,7 +291,7 @@ mod tests {
         serde_json::from_str(&failure.json()).unwrap()
     }
 
-    fn call(error: CallError<String>) -> Failure {
+    fn call(error: CallError<MethodError<String>>) -> Failure {
         Failure::Call(Box::new(error))
     }
 
@@ -313,7 +300,10 @@ mod tests {
         let fault = |code| call(CallError::Fault(Fault::new(code, "")));
         let timed_out = |executed| call(CallError::timed_out(std::time::Duration::from_secs(1), executed));
         for (failure, outcome) in [
-            (call(CallError::Service("1".to_owned())), Outcome::Negative),
+            (
+                call(CallError::Service(MethodError::new("1".to_owned()))),
+                Outcome::Negative,
+            ),
             (call(CallError::ServiceText("x".into())), Outcome::Negative),
             (call(CallError::no_server("q")), Outcome::NotRun),
             (fault(FaultCode::BadRequest), Outcome::NotRun),
@@ -386,14 +376,16 @@ mod tests {
 
     #[test]
     fn the_methods_own_error_is_shown_as_json() {
-        let failure = call(CallError::Service(r#"{"UnknownUser":{"id":"x"}}"#.to_owned()));
+        let failure = call(CallError::Service(MethodError::new(
+            r#"{"UnknownUser":{"id":"x"}}"#.to_owned(),
+        )));
         assert_eq!(
             failure.text(),
             "rpc: the method failed with its own error\n{\"UnknownUser\":{\"id\":\"x\"}}"
         );
         assert_eq!(json_of(&failure)["error"], json!({"UnknownUser": {"id": "x"}}));
         assert_eq!(json_of(&failure)["executed"], "yes");
-        let large = call(CallError::Service(u128::MAX.to_string()));
+        let large = call(CallError::Service(MethodError::new(u128::MAX.to_string())));
         assert!(large.json().contains(&format!("\"error\":{},", u128::MAX)));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use rpc_contract::ServiceDescription;
 use rpc_runtime::discovery::{Discovered, FoundService, WorkerClient, WorkerDescription};
-use rpc_runtime::{Broker, CallError, Chain, Fault, FaultCode};
+use rpc_runtime::{Broker, CallError, Chain, Fault, FaultCode, MethodError};
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -162,7 +162,7 @@ fn cannot_describe(queue: &str, error: CallError) -> Failure {
             ),
             "it does not use this library: call it with `rpc call --undescribed`",
         ),
-        CallError::Fault(fault) => Failure::from(CallError::<String>::Fault(fault)),
+        CallError::Fault(fault) => Failure::from(CallError::<MethodError<String>>::Fault(fault)),
         other => not_found(
             format!(
                 "the workers on queue {queue:?} cannot be asked: {}",

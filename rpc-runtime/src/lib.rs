@@ -33,7 +33,8 @@ pub use rpc_macros::service;
 
 pub use broker::{Broker, BrokerBuilder};
 pub use client::{
-    Call, ClientBuilder, DynamicClient, FallibleCall, InvalidDescription, ServiceClient, WhenFull,
+    Call, ClientBuilder, DynamicClient, FallibleCall, InvalidDescription, MethodError, ServiceClient,
+    WhenFull,
 };
 pub use codec::{Codec, DecodeError, EncodeError};
 pub use describe::{MethodDescriptor, ServiceDescriptor};

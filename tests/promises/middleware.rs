@@ -282,7 +282,7 @@ impl Policy<OutgoingCall, CallReply, CallError> for Once {
         call: &mut OutgoingCall,
         outcome: &mut Result<CallReply, CallError>,
     ) -> Option<Ready<()>> {
-        let is_safe = |error: &CallError| error.is_retryable() || call.method().is_idempotent;
+        let is_safe = |error: &CallError| error.is_retryable() || call.is_idempotent();
         self.0 = self.0.checked_sub(1)?;
         outcome
             .as_ref()
@@ -412,7 +412,7 @@ impl Service<OutgoingCall> for Watch<CallService> {
     }
 
     fn call(&mut self, call: OutgoingCall) -> Self::Future {
-        let name = format!("{}.{}", call.service().name, call.method().name);
+        let name = format!("{}.{}", call.service(), call.method());
         let tenant = call.headers().get("tenant").map(str::to_owned);
         assert!(call.remaining() <= SOON && call.remaining() > SOON / 2);
         let seen = Arc::clone(&self.seen);

@@ -21,7 +21,7 @@ impl DynamicClient {
     ///
     /// # Errors
     ///
-    /// Where a method has a name that cannot be sent, or too many services were described to this process: see [`InvalidDescription`].
+    /// [`InvalidDescription`] if the name of a method is too long for AMQP.
     pub fn new(broker: &Broker, description: ServiceDescription) -> Result<Self, InvalidDescription> {
         Ok(Self::builder(broker, description)?.build())
     }

@@ -66,6 +66,7 @@ impl<'a> BrokerCall<'a> {
 
     /// Sends the request, again if necessary, until the call ends.
     // Not an `async fn`, which would hold its arguments twice.
+    #[allow(clippy::manual_async_fn)]
     pub(super) fn run(mut self, deadline: Instant) -> impl Future<Output = Outcome> + Send + 'a {
         async move {
             let mut deadline = pin!(sleep_until(deadline));
@@ -135,7 +136,7 @@ impl<'a> BrokerCall<'a> {
         let plan = self.plan();
         match event {
             CallEvent::Reply(reply) => return ControlFlow::Break(self.on_reply(reply)),
-            CallEvent::Routed if plan.method.is_oneway => {
+            CallEvent::Routed if plan.method.is_oneway() => {
                 return ControlFlow::Break(empty_reply(plan.codec));
             }
             CallEvent::Routed => {
@@ -165,7 +166,7 @@ impl<'a> BrokerCall<'a> {
         if !is_confirmed {
             return ControlFlow::Continue(Next::Wait);
         }
-        match resend::after_confirm(self.plan().method.is_idempotent, session.epoch, state.epoch) {
+        match resend::after_confirm(self.plan().method.is_idempotent(), session.epoch, state.epoch) {
             ResendDecision::Wait => ControlFlow::Continue(Next::Wait),
             ResendDecision::Resend => ControlFlow::Continue(Next::ResendInNewSession),
             ResendDecision::Fail => {
@@ -203,7 +204,7 @@ impl<'a> BrokerCall<'a> {
     async fn on_returned(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
         let (plan, was_written) = (self.plan(), self.progress.was_written);
         let queue = &plan.destination.queue;
-        let retries = plan.wait_for_server || (was_written && plan.method.is_idempotent);
+        let retries = plan.wait_for_server || (was_written && plan.method.is_idempotent());
         if !retries {
             return ControlFlow::Break(Err(if was_written {
                 broker_failure(queue_is_gone(queue), true)
@@ -222,7 +223,7 @@ impl<'a> BrokerCall<'a> {
         let plan = self.plan();
         let is_first = !self.progress.was_written;
         self.progress.was_written = true;
-        if resend::after_refusal(plan.method.is_idempotent) == ResendDecision::Fail {
+        if resend::after_refusal(plan.method.is_idempotent()) == ResendDecision::Fail {
             return ControlFlow::Break(Err(refused(&plan.destination.queue)));
         }
         self.progress.last_failure = Some(PublishFailure::Refused);
@@ -246,7 +247,7 @@ impl<'a> BrokerCall<'a> {
         }
         let is_permanent = source.is_of_ended_handle() || matches!(source, BrokerError::Unsendable { .. });
         let (is_idempotent, channels_lost) =
-            (self.plan().method.is_idempotent, self.progress.channels_lost());
+            (self.plan().method.is_idempotent(), self.progress.channels_lost());
         match resend::after_failed_publish(is_idempotent, written, channels_lost) {
             ResendDecision::Resend if !is_permanent => ControlFlow::Continue(()),
             _ => ControlFlow::Break(Err(broker_failure(source, self.progress.was_written))),

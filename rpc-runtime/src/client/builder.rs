@@ -8,6 +8,7 @@ use tower_layer::{Identity, Stack};
 
 use super::backend::Backend;
 use super::call_path::CallPath;
+use super::called_method::CalledService;
 use super::caller::Caller;
 use super::destination::Destination;
 use super::in_process::InProcess;
@@ -64,7 +65,7 @@ pub struct ClientBuilder<C, L = Identity> {
     max_in_flight: usize,
     when_full: WhenFull,
     adaptive_limit: bool,
-    service: &'static ServiceDescriptor,
+    service: CalledService,
     wrap: Wrap<C>,
 }
 
@@ -85,7 +86,11 @@ impl<C: ServiceClient> ClientBuilder<C> {
     /// Builds a client whose calls go through a broker.
     pub(crate) fn with_caller(caller: Arc<Caller>) -> Self {
         let backend = Backend::Broker(caller);
-        Self::with_backend(backend, C::SERVICE, Wrap::Typed(C::from_client))
+        Self::with_backend(
+            backend,
+            CalledService::Static(C::SERVICE),
+            Wrap::Typed(C::from_client),
+        )
     }
 
     /// Builds a client of a service in this process, like a generated client's `in_process` but with
@@ -119,12 +124,16 @@ impl<C: ServiceClient> ClientBuilder<C> {
     /// them only under different `#[cfg]` conditions.
     pub fn in_process(service: impl Service) -> Self {
         let backend = Backend::InProcess(Arc::new(InProcess::new(service)));
-        Self::with_backend(backend, C::SERVICE, Wrap::Typed(C::from_client))
+        Self::with_backend(
+            backend,
+            CalledService::Static(C::SERVICE),
+            Wrap::Typed(C::from_client),
+        )
     }
 }
 
 impl<C> ClientBuilder<C> {
-    pub(super) fn with_backend(backend: Backend, service: &'static ServiceDescriptor, wrap: Wrap<C>) -> Self {
+    pub(super) fn with_backend(backend: Backend, service: CalledService, wrap: Wrap<C>) -> Self {
         Self {
             backend,
             layers: Identity::new(),
@@ -178,7 +187,7 @@ impl<C, L> ClientBuilder<C, L> {
 
     /// Sends requests to this queue instead of the service's default queue.
     ///
-    /// Each call fails with [`CallError::Invalid`] if the name is empty, is longer than 255 bytes,
+    /// Each call fails with [`CallError::Invalid`](crate::CallError::Invalid) if the name is empty, is longer than 255 bytes,
     /// contains control characters, begins with `amq.` or `rpc.`, or ends with `.batch`. A name that
     /// RabbitMQ generated (`amq.gen-…`) is valid.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
@@ -200,7 +209,7 @@ impl<C, L> ClientBuilder<C, L> {
     }
 
     /// Sets whether a call whose queue does not exist is retried until its deadline. By default it
-    /// fails at once with [`CallError::NoServer`].
+    /// fails at once with [`CallError::NoServer`](crate::CallError::NoServer).
     ///
     /// For programs that start together: the first worker declares the queue.
     pub fn wait_for_server(mut self, wait: bool) -> Self {
@@ -247,7 +256,7 @@ impl<C, L> ClientBuilder<C, L> {
     /// [`max_in_flight`](Self::max_in_flight) applies. If requests wait longer than a tenth of their time
     /// limit, if workers refuse requests that would expire, or if calls time out, the client keeps only
     /// as many calls in flight as the workers can answer. The others wait in the client. Those that do
-    /// not get their turn in time fail with [`CallError::Overloaded`] and have cost the workers nothing.
+    /// not get their turn in time fail with [`CallError::Overloaded`](crate::CallError::Overloaded) and have cost the workers nothing.
     /// Calls with the highest [priority](crate::Call::priority) go first, and among equals the newest,
     /// which have the most time left. The limit recovers within a second or two after the overload.
     pub fn adaptive_limit(mut self, adaptive: bool) -> Self {
@@ -261,7 +270,7 @@ impl<C, L> ClientBuilder<C, L> {
     where
         L: CallLayer,
     {
-        let queue = self.queue.unwrap_or_else(|| self.service.queue.to_owned());
+        let queue = self.queue.unwrap_or_else(|| self.service.queue().to_owned());
         let limiter = Limiter::new(&queue, self.max_in_flight, self.when_full, self.adaptive_limit);
         let destination = destination_name(&queue)
             .map(|queue| Destination::new(queue, self.service, self.batching, limiter));

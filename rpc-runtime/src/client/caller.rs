@@ -69,7 +69,7 @@ impl Caller {
                 }
                 Err(too_large) => Err(too_large),
             };
-            if !call.plan().method.is_oneway {
+            if !call.plan().method.is_oneway() {
                 permit.ended(&outcome, time);
             }
             outcome

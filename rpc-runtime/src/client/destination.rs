@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::batching::LearnedBatchSize;
+use super::called_method::CalledService;
 use super::limiter::Limiter;
 use super::queue_check::QueueCheck;
-use crate::describe::ServiceDescriptor;
 use crate::protocol::{BATCH_SUFFIX, ShortStr};
 
 /// The queue that a client's calls go to.
 #[derive(Debug)]
 pub(crate) struct Destination {
-    pub(crate) service: &'static ServiceDescriptor,
+    pub(crate) service: CalledService,
     pub(crate) queue: ShortStr,
     /// The queue for batches. `None` if each call is sent singly.
     pub(super) batch_queue: Option<ShortStr>,
@@ -19,7 +19,7 @@ pub(crate) struct Destination {
     pub(super) limiter: Arc<Limiter>,
     pub(super) queue_check: QueueCheck,
     /// The batch size of each method; empty if there is no queue for batches.
-    batch_sizes: Box<[(&'static str, LearnedBatchSize)]>,
+    batch_sizes: Box<[LearnedBatchSize]>,
 }
 
 /// Names a method of a [`Destination`].
@@ -27,14 +27,14 @@ pub(crate) struct Destination {
 pub(crate) struct MethodIndex(u16);
 
 impl MethodIndex {
-    /// A method whose calls are sent singly.
+    /// A method that the service does not have.
     pub(super) const NONE: Self = Self(u16::MAX);
 }
 
 impl Destination {
     pub(super) fn new(
         queue: ShortStr,
-        service: &'static ServiceDescriptor,
+        service: CalledService,
         may_batch: bool,
         limiter: Arc<Limiter>,
     ) -> Self {
@@ -42,10 +42,8 @@ impl Destination {
         let batch_queue = || ShortStr::new(format!("{queue}{BATCH_SUFFIX}")).ok();
         let batch_queue = may_batch.then(batch_queue).flatten();
         let batch_sizes = match batch_queue {
-            Some(_) => service
-                .methods
-                .iter()
-                .map(|method| (method.name, LearnedBatchSize::default()))
+            Some(_) => (0..service.method_count())
+                .map(|_| LearnedBatchSize::default())
                 .collect(),
             None => Box::default(),
         };
@@ -59,18 +57,16 @@ impl Destination {
         }
     }
 
-    pub(super) fn method(&self, name: &'static str) -> MethodIndex {
-        let known = self.batch_sizes.iter().position(|(known, _)| *known == name);
-        known
+    pub(super) fn method(&self, name: &str) -> MethodIndex {
+        let position = self.service.position(name);
+        position
             .and_then(|index| u16::try_from(index).ok())
             .map_or(MethodIndex::NONE, MethodIndex)
     }
 
     /// Returns the batch size of a method. `None` if its calls are always sent singly.
     pub(super) fn batch_size(&self, MethodIndex(index): MethodIndex) -> Option<&LearnedBatchSize> {
-        self.batch_sizes
-            .get(usize::from(index))
-            .map(|(_, batch_size)| batch_size)
+        self.batch_sizes.get(usize::from(index))
     }
 }
 
@@ -78,7 +74,7 @@ impl Destination {
 mod tests {
     use super::super::limiter::WhenFull;
     use super::*;
-    use crate::describe::MethodDescriptor;
+    use crate::describe::{MethodDescriptor, ServiceDescriptor};
 
     static SERVICE: ServiceDescriptor = ServiceDescriptor::new(
         "Store",
@@ -91,7 +87,8 @@ mod tests {
 
     fn destination(may_batch: bool) -> Destination {
         let limiter = Limiter::new("q", 1, WhenFull::Wait, true);
-        Destination::new(ShortStr::from_static("q"), &SERVICE, may_batch, limiter)
+        let service = CalledService::Static(&SERVICE);
+        Destination::new(ShortStr::from_static("q"), service, may_batch, limiter)
     }
 
     #[test]

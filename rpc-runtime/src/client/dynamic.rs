@@ -1,4 +1,4 @@
-//! A client of a service that is known only when the program runs.
+//! A client of a service that the program knows only by its description.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,21 +10,23 @@ use serde_json::Value;
 use super::backend::Backend;
 use super::builder::{ClientBuilder, Wrap};
 use super::call::Call;
+use super::called_method::{CalledMethod, CalledService, DescribedService, InvalidDescription};
 use super::caller::Caller;
 use super::exact_value::ExactValue;
 use super::in_flight_call::InFlightCall;
-use super::interned::{InvalidDescription, intern};
 use super::invalid_call::InvalidCall;
+use super::method_error::MethodError;
 use super::stub::{Client, no_result, unreadable};
 use crate::codec::{Codec, EncodeError};
-use crate::describe::{MethodDescription, ServiceDescription, ServiceDescriptor};
+use crate::describe::{MethodDescription, ServiceDescription};
 use crate::error::CallError;
 use crate::protocol::{Reply, ReplyKind};
 
-/// A client of a service that the program knows only by its [`ServiceDescription`]: for gateways, command lines and tests.
+/// A client of a service that the program knows only by its [`ServiceDescription`]: for gateways,
+/// command lines and tests.
 ///
-/// Arguments, results and errors are JSON values; all else is as of a generated client: time limits, options, errors, and what becomes of
-/// idempotent and one-way methods. Methods that are marked so in the description are taken to be so.
+/// Arguments, results and errors are JSON values. Otherwise it works like a generated client. The
+/// description says which methods are idempotent or one-way.
 ///
 /// ```
 /// # use rpc_runtime::{Broker, Server, service};
@@ -53,9 +55,9 @@ use crate::protocol::{Reply, ReplyKind};
 /// let description = worker.service("Directory").ok_or("it is not there")?;
 /// let directory = DynamicClient::new(&broker, description.clone())?;
 ///
-/// assert_eq!(directory.call("get_email", json!({"id": "user:1"})).await.unwrap(), "alice@example.com");
+/// assert_eq!(directory.call("get_email", json!({"id": "user:1"})).await?, "alice@example.com");
 /// match directory.call("get_email", json!({"id": "user:2"})).await {
-///     Err(CallError::Service(error)) => assert_eq!(error, json!({"UnknownUser": {"id": "user:2"}})),
+///     Err(CallError::Service(error)) => assert_eq!(*error.value(), json!({"UnknownUser": {"id": "user:2"}})),
 ///     other => panic!("{other:?}"),
 /// }
 /// # server.stop().await?;
@@ -65,28 +67,29 @@ use crate::protocol::{Reply, ReplyKind};
 #[derive(Clone)]
 pub struct DynamicClient {
     client: Client,
-    service: &'static ServiceDescriptor,
+    service: Arc<DescribedService>,
     description: Arc<ServiceDescription>,
 }
 
 impl DynamicClient {
-    /// Options of a client whose calls are made by this caller.
+    /// Returns a builder of a client whose calls go through a broker.
     pub(crate) fn with_caller(
         caller: Arc<Caller>,
         description: ServiceDescription,
     ) -> Result<ClientBuilder<Self>, InvalidDescription> {
-        let service = intern(&description)?;
+        let service = Arc::new(DescribedService::new(&description)?);
         let description = Arc::new(description);
+        let called = CalledService::Described(Arc::clone(&service));
         let wrap = Box::new(move |client| Self {
             client,
             service,
             description,
         });
-        let builder = ClientBuilder::with_backend(Backend::Broker(caller), service, Wrap::Described(wrap));
+        let builder = ClientBuilder::with_backend(Backend::Broker(caller), called, Wrap::Described(wrap));
         Ok(builder.codec(Codec::Json))
     }
 
-    /// The service that is called.
+    /// Returns the description of the service that is called.
     #[must_use]
     pub fn description(&self) -> &ServiceDescription {
         &self.description
@@ -94,18 +97,22 @@ impl DynamicClient {
 
     /// Calls a method by its name on the wire.
     ///
-    /// The arguments are a map by name, or an array by position, which leaves out the last ones or none; `()` where there are none.
-    /// Names that the description does not have are refused here, as nobody would read them. One that is missing is refused by the worker,
-    /// unless it may be.
+    /// Pass the arguments as a map by name, as an array by position, or as `()` if there are none. An
+    /// array may leave out the last arguments. A map must not have names that the description lacks.
+    /// If a required argument is missing, the worker refuses the call.
     ///
-    /// The answer is `null` where the method returns nothing.
+    /// The result is `null` if the method returns nothing.
     ///
     /// # Errors
     ///
-    /// The call fails with [`CallError::NotDescribed`] where the description has no such method, and with [`CallError::Encode`] where the
-    /// arguments are not those of the method. It fails with [`CallError::BadReply`] if the answer has a number that a `Value` would
-    /// round, such as a large `u128`: [`call_json`](Self::call_json) returns these.
-    pub fn call(&self, method: &str, arguments: impl Serialize) -> Call<Value, Value> {
+    /// The call fails with
+    ///
+    /// - [`CallError::NotDescribed`] if the description has no such method,
+    /// - [`CallError::Encode`] if the arguments do not fit the method,
+    /// - [`CallError::Service`] with a [`MethodError`] if the method returns its own error,
+    /// - [`CallError::BadReply`] if the result has a number that a `Value` would round, such as a large
+    ///   `u128`. [`call_json`](Self::call_json) returns it exactly.
+    pub fn call(&self, method: &str, arguments: impl Serialize) -> Call<Value, MethodError> {
         let arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Call::new(
             self.client.path.clone(),
@@ -114,8 +121,9 @@ impl DynamicClient {
         )
     }
 
-    /// As [`call`](Self::call), with arguments and answer as the text of JSON. Numbers are exact, however many digits they have.
-    pub fn call_json(&self, method: &str, arguments: &str) -> Call<String, String> {
+    /// Calls a method like [`call`](Self::call), with arguments and result as JSON text. Numbers keep all
+    /// their digits.
+    pub fn call_json(&self, method: &str, arguments: &str) -> Call<String, MethodError<String>> {
         let arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Call::new(
             self.client.path.clone(),
@@ -130,14 +138,15 @@ impl DynamicClient {
         arguments: impl FnOnce() -> Result<ExactValue, Cause>,
     ) -> Result<Arc<InFlightCall>, InvalidCall> {
         let described = self.description.method(method);
-        let Some((described, descriptor)) = described.zip(self.service.method(method)) else {
+        let Some((described, called)) = described.zip(self.service.method(method)) else {
             let method = method.to_owned();
             return Err(InvalidCall::NotDescribed { method });
         };
-        self.client.plan(descriptor, |codec| {
-            let encoded = arguments().and_then(|arguments| encode(described, arguments, codec));
-            encoded.map_err(|source| EncodeError::new(codec, source))
-        })
+        self.client
+            .plan(CalledMethod::Described(Arc::clone(called)), |codec| {
+                let encoded = arguments().and_then(|arguments| encode(described, arguments, codec));
+                encoded.map_err(|source| EncodeError::new(codec, source))
+            })
     }
 }
 
@@ -152,7 +161,7 @@ impl fmt::Debug for DynamicClient {
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why arguments are not those of a method.
+/// Why arguments do not fit a method.
 #[derive(Debug, thiserror::Error)]
 enum ArgumentsError {
     #[error("arguments are a map by name, or an array by position")]
@@ -171,7 +180,7 @@ enum ArgumentsError {
     TooManyForText(usize),
 }
 
-/// Names in a row.
+/// Shows a list of names.
 struct Names<'a>(&'a [String]);
 
 impl fmt::Display for Names<'_> {
@@ -183,7 +192,7 @@ impl fmt::Display for Names<'_> {
     }
 }
 
-/// Writes a method's arguments.
+/// Encodes a method's arguments.
 fn encode(method: &MethodDescription, arguments: ExactValue, codec: Codec) -> Result<Bytes, Cause> {
     let arguments = by_name(method, arguments)?;
     match codec {
@@ -201,7 +210,7 @@ fn encode(method: &MethodDescription, arguments: ExactValue, codec: Codec) -> Re
     }
 }
 
-/// The arguments as the entries of a map.
+/// Returns the arguments by name.
 fn by_name(
     method: &MethodDescription,
     arguments: ExactValue,
@@ -239,7 +248,7 @@ fn by_name(
     }
 }
 
-/// What an answer is returned as.
+/// The type of a result.
 trait FromExactValue: Sized {
     fn from_exact_value(value: ExactValue) -> Result<Self, Cause>;
 }
@@ -256,21 +265,24 @@ impl FromExactValue for String {
     }
 }
 
-fn read_as<T: FromExactValue>(reply: Reply) -> Result<T, CallError<T>> {
+fn read_as<T: FromExactValue>(reply: Reply) -> Result<T, CallError<MethodError<T>>> {
     match reply.kind {
         ReplyKind::Result => read_value(&reply),
         ReplyKind::Error if reply.codec == Codec::Text => {
             let text = String::from_utf8_lossy(&reply.body);
             Err(CallError::ServiceText(text.into_owned()))
         }
-        ReplyKind::Error => Err(read_value(&reply).map_or_else(|error| error, CallError::Service)),
+        ReplyKind::Error => match read_value(&reply) {
+            Ok(error) => Err(CallError::Service(MethodError::new(error))),
+            Err(error) => Err(error),
+        },
         ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
     }
 }
 
-fn read_value<T: FromExactValue>(reply: &Reply) -> Result<T, CallError<T>> {
+fn read_value<T: FromExactValue, E>(reply: &Reply) -> Result<T, CallError<E>> {
     let value = match reply.codec {
-        // Whether it is a number is not to be seen.
+        // Plain text does not say whether it is a number.
         Codec::Text => match std::str::from_utf8(&reply.body) {
             Ok(text) => ExactValue::Text(text.to_owned()),
             Err(error) => return Err(unreadable(error)),

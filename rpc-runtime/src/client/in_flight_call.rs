@@ -216,7 +216,7 @@ impl InFlightCall {
         let mut inbox = self.lock();
         // The reply comes next, so a confirm need not wake the call. But the reply cannot come if
         // its address was lost.
-        let wakes = self.plan.method.is_oneway
+        let wakes = self.plan.method.is_oneway()
             || inbox.has_session_changed
             || !matches!(published, Published::Routed);
         match published {

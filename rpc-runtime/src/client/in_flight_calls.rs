@@ -234,6 +234,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::super::batching::LearnedBatchSize;
+    use super::super::called_method::{CalledMethod, CalledService};
     use super::super::destination::Destination;
     use super::super::in_flight_call::CallEvent;
     use super::super::limiter::{Limiter, WhenFull};
@@ -257,12 +258,12 @@ mod tests {
     fn new_call() -> Arc<InFlightCall> {
         let destination = Destination::new(
             ShortStr::from_static("q"),
-            &STORE,
+            CalledService::Static(&STORE),
             true,
             Limiter::new("q", 1, WhenFull::Wait, true),
         );
         Arc::new(InFlightCall::new(CallPlan {
-            method: &STORE.methods[0],
+            method: CalledMethod::Static(&STORE.methods[0]),
             method_index: destination.method("read"),
             destination: Arc::new(destination),
             codec: Codec::Json,

@@ -65,7 +65,7 @@ impl InProcess {
         let reply = timeout_at(time.deadline, self.serve(&call, time.deadline))
             .await
             .map_err(|_| time.timed_out(Executed::Maybe))?;
-        if plan.method.is_oneway {
+        if plan.method.is_oneway() {
             // The caller does not see how the method ended, as through a broker.
             return empty_reply(plan.codec);
         }
@@ -75,13 +75,13 @@ impl InProcess {
     async fn serve(&self, call: &InFlightCall, deadline: Instant) -> Reply {
         let (plan, now) = (call.plan(), Instant::now());
         let request = Request {
-            method: Some(ShortStr::from_static(plan.method.name)),
+            method: Some(plan.method.wire_name()),
             codec: plan.codec,
             correlation_id: Some(ShortStr::from_uuid(call.id())),
             // The reply is returned, and not sent to an address.
             reply_to: None,
-            time_to_live: (!plan.method.is_oneway).then(|| deadline.saturating_duration_since(now)),
-            persistent: plan.method.is_oneway,
+            time_to_live: (!plan.method.is_oneway()).then(|| deadline.saturating_duration_since(now)),
+            persistent: plan.method.is_oneway(),
             priority: plan.priority,
             app_id: None,
             user_id: None,

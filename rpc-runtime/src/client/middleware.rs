@@ -15,7 +15,6 @@ use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
 use super::plan::CallPlan;
 use super::time_limit::TimeLimit;
-use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::CallError;
 use crate::protocol::{Executed, Headers, Reply, ReplyKind, insert_user_header};
 use crate::service::middleware::{Attempts, BoxError, Stack};
@@ -31,16 +30,28 @@ pub struct OutgoingCall {
 }
 
 impl OutgoingCall {
-    /// Returns the service that is called.
+    /// Returns the name of the service that is called.
     #[must_use]
-    pub fn service(&self) -> &'static ServiceDescriptor {
-        self.plan.destination.service
+    pub fn service(&self) -> &str {
+        self.plan.destination.service.name()
     }
 
-    /// Returns the method that is called. It says whether it is idempotent.
+    /// Returns the name of the method that is called.
     #[must_use]
-    pub fn method(&self) -> &'static MethodDescriptor {
-        self.plan.method
+    pub fn method(&self) -> &str {
+        self.plan.method.name()
+    }
+
+    /// Returns whether the method may run more than once.
+    #[must_use]
+    pub fn is_idempotent(&self) -> bool {
+        self.plan.method.is_idempotent()
+    }
+
+    /// Returns whether the method is one-way: its caller does not wait for it to run.
+    #[must_use]
+    pub fn is_oneway(&self) -> bool {
+        self.plan.method.is_oneway()
     }
 
     /// Returns the queue that the request is sent to.

@@ -23,8 +23,8 @@ pub(super) fn observed(
     let span = CallSpan::new(
         kind,
         CallInfo {
-            service: plan.destination.service.name,
-            method: plan.method.name,
+            service: plan.destination.service.label(),
+            method: plan.method.label(),
             queue: plan.destination.queue.as_str(),
             bytes: plan.arguments.0.len(),
         },

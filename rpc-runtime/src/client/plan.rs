@@ -8,10 +8,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::batching::LearnedBatchSize;
+use super::called_method::CalledMethod;
 use super::destination::{Destination, MethodIndex};
 use super::time_limit::TimeLimit;
 use crate::codec::Codec;
-use crate::describe::MethodDescriptor;
 use crate::error::CallError;
 use crate::protocol::{Executed, Headers, MAX_TIME_TO_LIVE};
 use crate::service::ambient_deadline;
@@ -19,7 +19,7 @@ use crate::service::ambient_deadline;
 /// A call that is ready to be made.
 #[derive(Debug, Clone)]
 pub(crate) struct CallPlan {
-    pub(crate) method: &'static MethodDescriptor,
+    pub(crate) method: CalledMethod,
     pub(crate) destination: Arc<Destination>,
     /// The method's index in the destination.
     pub(crate) method_index: MethodIndex,

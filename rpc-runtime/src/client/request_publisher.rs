@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::time::Instant;
 
+use super::batching::LearnedBatchSize;
 use super::destination::Destination;
 use super::in_flight_call::InFlightCall;
 use super::options::CallerOptions;
@@ -74,13 +75,10 @@ impl RequestPublisher {
 
     fn request(&self, queued: &QueuedRequest, now: Instant) -> Request {
         let plan = queued.plan();
-        let oneway = plan.method.is_oneway;
-        let asks = || {
-            plan.batch_size()
-                .is_some_and(|batch_size| batch_size.should_ask())
-        };
+        let oneway = plan.method.is_oneway();
+        let asks = || plan.batch_size().is_some_and(LearnedBatchSize::should_ask);
         Request {
-            method: Some(ShortStr::from_static(plan.method.name)),
+            method: Some(plan.method.wire_name()),
             codec: plan.codec,
             correlation_id: Some(ShortStr::from_uuid(queued.confirm.call().id())),
             reply_to: (!oneway).then(|| self.reply_to.clone()),
@@ -118,7 +116,7 @@ impl RequestPublisher {
             .iter()
             .map(|request| BatchedCallRef {
                 id: request.confirm.call().id(),
-                method: request.plan().method.name,
+                method: request.plan().method.name(),
                 time_to_live: Some(request.time_to_live(now)),
                 arguments: &request.plan().arguments.0,
                 headers: headers(request),

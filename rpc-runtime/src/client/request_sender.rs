@@ -57,7 +57,7 @@ impl RequestSender {
 
     fn try_publish(&self, request: &QueuedRequest) -> bool {
         // A one-way call waits for the confirm, any other call for its reply.
-        let max_unreported = if request.plan().method.is_oneway {
+        let max_unreported = if request.plan().method.is_oneway() {
             1
         } else {
             MAX_UNREPORTED

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::call::{Call, FallibleCall};
 use super::call_path::CallPath;
+use super::called_method::CalledMethod;
 use super::destination::Destination;
 use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
@@ -70,7 +71,7 @@ impl Client {
         method: &'static MethodDescriptor,
         arguments: &impl EncodeArguments,
     ) -> Result<Arc<InFlightCall>, InvalidCall> {
-        self.plan(method, |codec| {
+        self.plan(CalledMethod::Static(method), |codec| {
             codec.encode(&NamedArguments {
                 names: method.arguments,
                 values: arguments,
@@ -81,7 +82,7 @@ impl Client {
     /// Plans a call of a method.
     pub(super) fn plan(
         &self,
-        method: &'static MethodDescriptor,
+        method: CalledMethod,
         arguments: impl FnOnce(Codec) -> Result<Bytes, EncodeError>,
     ) -> Result<Arc<InFlightCall>, InvalidCall> {
         let destination = self.destination.clone().map_err(|source| InvalidCall::Invalid {
@@ -89,12 +90,12 @@ impl Client {
             source,
         })?;
         Ok(Arc::new(InFlightCall::new(CallPlan {
-            method,
-            method_index: destination.method(method.name),
+            method_index: destination.method(method.name()),
             destination,
             codec: self.codec,
             arguments: Arguments(arguments(self.codec).map_err(InvalidCall::Encode)?),
-            timeout: method.timeout.unwrap_or(self.timeout),
+            timeout: method.timeout().unwrap_or(self.timeout),
+            method,
             headers: Headers::default(),
             priority: None,
             wait_for_server: self.wait_for_server,

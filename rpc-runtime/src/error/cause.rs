@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// The underlying error of a [`BrokerError`].
+/// The underlying error of a [`BrokerError`](super::BrokerError).
 #[derive(Debug, Clone)]
 pub struct Cause(Arc<dyn Error + Send + Sync>);
 

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::counter::{Counted, Counter};
 use super::metrics::{self, Method};
+use super::name::Name;
 use super::outcome::Outcome;
 use super::propagation;
 use super::span::{SYSTEM, Side, millis, record_outcome};
@@ -44,10 +45,10 @@ impl CallKind {
 }
 
 /// The properties of a call that are known before it is sent.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct CallInfo<'a> {
-    pub(crate) service: &'static str,
-    pub(crate) method: &'static str,
+    pub(crate) service: Name,
+    pub(crate) method: Name,
     pub(crate) queue: &'a str,
     /// The length of the encoded arguments.
     pub(crate) bytes: usize,

@@ -26,9 +26,9 @@ pub(super) struct Counter {
 impl Counter {
     pub(super) fn begin(counted: Counted, method: Method) -> Self {
         match counted {
-            Counted::Calls => count(Event::CallBegan(method)),
+            Counted::Calls => count(Event::CallBegan(&method)),
             Counted::Attempts => {}
-            Counted::Requests => count(Event::RequestBegan(method)),
+            Counted::Requests => count(Event::RequestBegan(&method)),
         }
         Self {
             counted,
@@ -52,7 +52,7 @@ impl Counter {
 
 impl Drop for Counter {
     fn drop(&mut self) {
-        let Self { method, ending, .. } = *self;
+        let (method, ending) = (&self.method, self.ending);
         count(match (self.counted, ending) {
             (Counted::Calls, ending) => Event::CallEnded(method, ending),
             (Counted::Requests, ending) => Event::RequestEnded(method, ending),

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use super::Outcome;
+use super::name::Name;
+use super::outcome::Outcome;
 
 /// Whether metrics are counted.
 pub(super) const ARE_ON: bool = cfg!(feature = "metrics");
@@ -12,10 +13,10 @@ pub(super) const ARE_ON: bool = cfg!(feature = "metrics");
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
 pub(crate) enum Event<'a> {
-    CallBegan(Method),
-    CallEnded(Method, Ending),
+    CallBegan(&'a Method),
+    CallEnded(&'a Method, Ending),
     /// An attempt that a layer made ended. The outcome is `None` if the attempt was dropped.
-    AttemptEnded(Method, Option<Outcome>),
+    AttemptEnded(&'a Method, Option<Outcome>),
     /// A message with this many calls was sent.
     CallsSent {
         queue: &'a str,
@@ -27,8 +28,8 @@ pub(crate) enum Event<'a> {
     },
     /// This many replies arrived that no call waits for, or that cannot be decoded.
     RepliesDiscarded(usize),
-    RequestBegan(Method),
-    RequestEnded(Method, Ending),
+    RequestBegan(&'a Method),
+    RequestEnded(&'a Method, Ending),
     /// A message with this many requests arrived.
     RequestsReceived {
         queue: &'a str,
@@ -83,11 +84,11 @@ pub(crate) enum Ending {
 }
 
 /// The method of a call or a request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 #[cfg_attr(not(feature = "metrics"), allow(dead_code))]
 pub(crate) struct Method {
-    pub(crate) service: &'static str,
-    pub(crate) method: &'static str,
+    pub(crate) service: Name,
+    pub(crate) method: Name,
 }
 
 /// Counts an event.
@@ -122,14 +123,14 @@ mod on {
     }
 
     impl Method {
-        fn labels(self) -> Vec<Label> {
+        fn labels(&self) -> Vec<Label> {
             vec![
-                Label::from_static_parts("service", self.service),
-                Label::from_static_parts("method", self.method),
+                Label::new("service", self.service.clone()),
+                Label::new("method", self.method.clone()),
             ]
         }
 
-        fn labels_with(self, outcome: &'static str) -> Vec<Label> {
+        fn labels_with(&self, outcome: &'static str) -> Vec<Label> {
             let mut labels = self.labels();
             labels.push(Label::from_static_parts("outcome", outcome));
             labels

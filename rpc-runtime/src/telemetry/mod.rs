@@ -7,6 +7,7 @@ mod call_span;
 mod counter;
 mod log_limit;
 mod metrics;
+mod name;
 mod outcome;
 mod propagation;
 mod request_span;
@@ -17,5 +18,6 @@ pub(crate) use log_limit::{LogLimit, Suppressed};
 #[cfg(feature = "metrics")]
 pub use metrics::describe as describe_metrics;
 pub(crate) use metrics::{Event, count};
+pub(crate) use name::Name;
 pub(crate) use outcome::Outcome;
 pub(crate) use request_span::{RequestEnd, RequestInfo, RequestSpan};

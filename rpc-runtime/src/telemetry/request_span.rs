@@ -7,6 +7,7 @@ use tracing::{Instrument, Span};
 
 use super::counter::{Counted, Counter};
 use super::metrics::{self, Method};
+use super::name::Name;
 use super::outcome::Outcome;
 use super::propagation::{self, Incoming};
 use super::span::{SYSTEM, Side, millis, record_outcome};
@@ -68,7 +69,10 @@ impl RequestSpan {
         Some(Self {
             context: Incoming::continued(&span, request.headers),
             span,
-            method: Method { service, method },
+            method: Method {
+                service: Name::Static(service),
+                method: Name::Static(method),
+            },
         })
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use rpc_runtime::{CallError, DynamicClient};
+use rpc_runtime::{CallError, DynamicClient, MethodError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
@@ -53,7 +53,7 @@ struct Shared {
 
 impl Load {
     /// Makes one call.
-    pub(super) async fn call(&self) -> Result<String, CallError<String>> {
+    pub(super) async fn call(&self) -> Result<String, CallError<MethodError<String>>> {
         let mut call = self.client.call_json(&self.method, &self.arguments);
         if let Some(timeout) = self.timeout {
             call = call.timeout(timeout);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use rpc_runtime::CallError;
+use rpc_runtime::{CallError, MethodError};
 
 use crate::failure::Failure;
 
@@ -49,7 +49,7 @@ const CRASHED: &str = "crashed";
 
 impl Tally {
     /// Counts a call.
-    pub(super) fn add(&mut self, answer: Result<String, CallError<String>>, time: Duration) {
+    pub(super) fn add(&mut self, answer: Result<String, CallError<MethodError<String>>>, time: Duration) {
         let (outcome, is_answered) = match &answer {
             Ok(_) => (OK.into(), true),
             Err(CallError::Service(_) | CallError::ServiceText(_)) => (ERROR.into(), true),
@@ -83,7 +83,7 @@ impl Tally {
 }
 
 /// Returns the outcome of a call that its method did not answer.
-fn name(error: &CallError<String>) -> Cow<'static, str> {
+fn name(error: &CallError<MethodError<String>>) -> Cow<'static, str> {
     match error {
         CallError::Fault(fault) => fault.code.as_str().to_owned().into(),
         CallError::TimedOut { .. } => "timed out".into(),
@@ -107,7 +107,10 @@ mod tests {
         let mut tally = Tally::default();
         tally.add(Ok("1".to_owned()), ms(1));
         assert!(!tally.has_failed());
-        tally.add(Err(CallError::Service("\"no\"".to_owned())), ms(3));
+        tally.add(
+            Err(CallError::Service(MethodError::new("\"no\"".to_owned()))),
+            ms(3),
+        );
         tally.add(
             Err(CallError::Fault(Fault::new(FaultCode::Panicked, "oh"))),
             ms(5),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::learned_batch_size::LearnedBatchSize;
 use crate::client::destination::Destination;
 use crate::client::plan::CallPlan;
 use crate::client::queued_request::QueuedRequest;
@@ -34,7 +35,7 @@ impl BatchKey {
             priority: plan.priority,
             time_to_live: round_down(u32::try_from(time_to_live).unwrap_or(u32::MAX)),
         };
-        let bytes = size(plan) + plan.method.name.len() + OVERHEAD;
+        let bytes = size(plan) + plan.method.name().len() + OVERHEAD;
         Some((key, Load::new(bytes, batch_size)))
     }
 
@@ -71,7 +72,7 @@ pub(super) fn may_batch(request: &QueuedRequest) -> bool {
 pub(in crate::client) fn must_not_queue(request: &QueuedRequest) -> bool {
     let plan = request.plan();
     batch_size(plan).is_none()
-        && !(is_batchable(plan) && plan.batch_size().is_some_and(|size| size.holds_back()))
+        && !(is_batchable(plan) && plan.batch_size().is_some_and(LearnedBatchSize::holds_back))
 }
 
 /// The batch size that workers want. `None` if the call is sent singly.
@@ -81,7 +82,7 @@ fn batch_size(plan: &CallPlan) -> Option<u16> {
 }
 
 fn is_batchable(plan: &CallPlan) -> bool {
-    !plan.method.is_oneway && plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES
+    !plan.method.is_oneway() && plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES
 }
 
 fn size(plan: &CallPlan) -> usize {

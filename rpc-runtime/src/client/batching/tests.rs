@@ -9,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::LearnedBatchSize;
 use super::held_requests::MAX_HOLD;
+use crate::client::called_method::{CalledMethod, CalledService};
 use crate::client::destination::Destination;
 use crate::client::in_flight_call::InFlightCall;
 use crate::client::in_flight_calls::InFlightCalls;
@@ -130,7 +131,7 @@ impl Scene {
             in_flight,
             destination: Arc::new(Destination::new(
                 ShortStr::from_static("q"),
-                &STORE,
+                CalledService::Static(&STORE),
                 true,
                 limiter,
             )),
@@ -149,7 +150,7 @@ impl Scene {
     fn call(&self, calls: usize) -> Vec<Arc<InFlightCall>> {
         let one = |_| {
             let call = Arc::new(InFlightCall::new(CallPlan {
-                method: &STORE.methods[0],
+                method: CalledMethod::Static(&STORE.methods[0]),
                 method_index: self.destination.method("read"),
                 destination: Arc::clone(&self.destination),
                 codec: Codec::Json,
