@@ -80,10 +80,10 @@ impl BrokerBuilder {
 
     /// The largest request or reply body that is sent, in bytes; the default is 16 MiB.
     ///
-    /// A larger request fails its call with [`CallError::TooLarge`](crate::CallError::TooLarge). In place of a larger
-    /// reply, the caller gets the fault `reply_too_large`. A message that is too large for the *broker* closes the
-    /// channel, with everything else on it: set this to no more than the broker's
-    /// [`max_message_size`](https://www.rabbitmq.com/docs/configure).
+    /// A larger request fails its call with [`CallError::TooLarge`](crate::CallError::TooLarge). In
+    /// place of a larger reply, the caller gets the fault `reply_too_large`. A message that is too
+    /// large for the *broker* closes the channel, with everything else on it: set this to no more
+    /// than the broker's [`max_message_size`](https://www.rabbitmq.com/docs/configure).
     pub fn max_sent_bytes(mut self, limit: usize) -> Self {
         self.limits.sent = limit;
         self
@@ -92,51 +92,56 @@ impl BrokerBuilder {
     /// The largest request or reply body that is accepted, in bytes; the default is 16 MiB.
     ///
     /// A larger request is answered with the fault `too_large`. A larger reply fails its call with
-    /// [`CallError::BadReply`](crate::CallError::BadReply). Bodies are received whole before they are measured, so it is
-    /// the broker's [`max_message_size`](https://www.rabbitmq.com/docs/configure) that bounds memory.
+    /// [`CallError::BadReply`](crate::CallError::BadReply). Bodies are received whole before they
+    /// are measured, so it is the broker's
+    /// [`max_message_size`](https://www.rabbitmq.com/docs/configure) that bounds memory.
     pub fn max_accepted_bytes(mut self, limit: usize) -> Self {
         self.limits.accepted = limit;
         self
     }
 
-    /// The application's name, sent with each request as `app_id`; see [`Context::app_id`](crate::Context::app_id).
+    /// The application's name, sent with each request as `app_id`; see
+    /// [`Context::app_id`](crate::Context::app_id).
     pub fn app_id(mut self, name: impl Into<String>) -> Self {
         self.app_id = Some(name.into());
         self
     }
 
-    /// The name of the handle's connections in RabbitMQ's tools, such as `rabbitmqctl list_connections`. The default
-    /// is the program's name. A name is cut after 200 characters.
+    /// The name of the handle's connections in RabbitMQ's tools, such as `rabbitmqctl
+    /// list_connections`. The default is the program's name. A name is cut after 200 characters.
     ///
-    /// The connections of `shop` are named `shop: rpc publish`, `shop: rpc consume` and, on a worker that replies to
-    /// direct reply-to addresses, `shop: rpc direct replies`. Their client properties have the host, the process id and
-    /// the version of rpc-runtime.
+    /// The connections of `shop` are named `shop: rpc publish`, `shop: rpc consume` and, on a
+    /// worker that replies to direct reply-to addresses, `shop: rpc direct replies`. Their client
+    /// properties have the host, the process id and the version of rpc-runtime.
     pub fn connection_name(mut self, name: impl Into<String>) -> Self {
         self.connection_name = Some(name.into());
         self
     }
 
     /// Whether requests carry the RabbitMQ user of this connection, which the broker
-    /// [checks](https://www.rabbitmq.com/docs/validated-user-id); see [`Context::user_id`](crate::Context::user_id). The
-    /// default is `false`.
+    /// [checks](https://www.rabbitmq.com/docs/validated-user-id); see
+    /// [`Context::user_id`](crate::Context::user_id). The default is `false`.
     ///
-    /// It is the user in the address. If the user logs in by a certificate (`?auth_mechanism=external`), name the user
-    /// in the address as well, `amqps://shop@host`: only the broker knows which name it takes from the certificate. If
-    /// it takes another one, the broker refuses every request, and the calls fail.
+    /// It is the user in the address. If the user logs in by a certificate
+    /// (`?auth_mechanism=external`), name the user in the address as well, `amqps://shop@host`:
+    /// only the broker knows which name it takes from the certificate. If it takes another one, the
+    /// broker refuses every request, and the calls fail.
     pub fn send_user_id(mut self, send: bool) -> Self {
         self.send_user_id = send;
         self
     }
 
-    /// How long each step of connecting, and of opening channels and queues, may take; the default is 10 seconds.
+    /// How long each step of connecting, and of opening channels and queues, may take; the default
+    /// is 10 seconds.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
         self
     }
 
-    /// The interval of [heartbeats](https://www.rabbitmq.com/docs/heartbeats). A connection whose peer is silent for two
-    /// intervals is lost. Rounded up to whole seconds, at least one; the default is 10 seconds. RabbitMQ advises 5 to
-    /// 20, and the broker may ask for less. `?heartbeat=` in an address overrides it.
+    /// The interval of [heartbeats](https://www.rabbitmq.com/docs/heartbeats). A connection whose
+    /// peer is silent for two intervals is lost. Rounded up to whole seconds, at least one; the
+    /// default is 10 seconds. RabbitMQ advises 5 to 20, and the broker may ask for less.
+    /// `?heartbeat=` in an address overrides it.
     pub fn heartbeat(mut self, period: Duration) -> Self {
         let seconds = period
             .as_secs()
@@ -145,21 +150,24 @@ impl BrokerBuilder {
         self
     }
 
-    /// The certificate authorities to trust and the client's own certificate, for `amqps://` addresses. The default is to
-    /// trust the certificate authorities of the system. Needs the cargo feature `tls`.
+    /// The certificate authorities to trust and the client's own certificate, for `amqps://`
+    /// addresses. The default is to trust the certificate authorities of the system. Needs the
+    /// cargo feature `tls`.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);
         self
     }
 
-    /// The address to connect to, as [`Broker::connect`] takes it. Replaces those that were set before.
+    /// The address to connect to, as [`Broker::connect`] takes it. Replaces those that were set
+    /// before.
     pub fn address(self, url: impl AsRef<str>) -> Self {
         self.addresses([url])
     }
 
-    /// The addresses to connect to, such as the nodes of a cluster. The first one that answers is used. When the
-    /// connection is lost, they are tried in turn again. Replaces those that were set before.
+    /// The addresses to connect to, such as the nodes of a cluster. The first one that answers is
+    /// used. When the connection is lost, they are tried in turn again. Replaces those that were
+    /// set before.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
@@ -182,8 +190,9 @@ impl BrokerBuilder {
     ///
     /// # Errors
     ///
-    /// If none of the addresses answers, if an option or an address cannot be used, or if the addresses name
-    /// different users and [`send_user_id`](Self::send_user_id) is set. [`BrokerError::NoAddress`] if there is no address.
+    /// If none of the addresses answers, if an option or an address cannot be used, or if the
+    /// addresses name different users and [`send_user_id`](Self::send_user_id) is set.
+    /// [`BrokerError::NoAddress`] if there is no address.
     pub async fn connect(self) -> Result<Broker, BrokerError> {
         let (addresses, caller) = self.plan()?;
         let transport =
@@ -191,9 +200,9 @@ impl BrokerBuilder {
         Ok(self.assemble(Arc::new(transport), caller))
     }
 
-    /// Returns a handle that connects in the background, for as long as it takes: for a program that may start before
-    /// its broker. Calls wait for the connection within their time, and [`Server::start`](crate::Server::start) waits
-    /// without a limit.
+    /// Returns a handle that connects in the background, for as long as it takes: for a program
+    /// that may start before its broker. Calls wait for the connection within their time, and
+    /// [`Server::start`](crate::Server::start) waits without a limit.
     ///
     /// # Errors
     ///
@@ -321,8 +330,8 @@ impl BrokerBuilder {
 }
 
 impl InProcessBroker {
-    /// A handle of its own, with default options; see [`BrokerBuilder::in_process`](BrokerBuilder::in_process) for
-    /// others.
+    /// A handle of its own, with default options; see
+    /// [`BrokerBuilder::in_process`](BrokerBuilder::in_process) for others.
     #[must_use]
     pub fn connect(&self) -> Broker {
         let options = BrokerBuilder::default();

@@ -8,10 +8,11 @@ use crate::transport::memory::InProcessBroker;
 impl Broker {
     /// Connects to RabbitMQ with default options.
     ///
-    /// The address is `amqp://user:password@host:port/vhost`, or `amqps://` for TLS (with the cargo feature `tls`). Only
-    /// the host is required. The default user and password are `guest`, the default port is 5672, or 5671 for TLS, and
-    /// the default virtual host is `/`. [Percent-encode](https://www.rabbitmq.com/docs/uri-spec) special characters: `@`
-    /// in a password is `%40`, and `/` in a virtual host is `%2f`.
+    /// The address is `amqp://user:password@host:port/vhost`, or `amqps://` for TLS (with the cargo
+    /// feature `tls`). Only the host is required. The default user and password are `guest`, the
+    /// default port is 5672, or 5671 for TLS, and the default virtual host is `/`.
+    /// [Percent-encode](https://www.rabbitmq.com/docs/uri-spec) special characters: `@` in a
+    /// password is `%40`, and `/` in a virtual host is `%2f`.
     ///
     /// Parameters may follow, such as `?heartbeat=5&auth_mechanism=external`:
     ///
@@ -24,17 +25,19 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// If the address cannot be read, or the broker does not answer in time. [`BrokerError::Tls`] says why a TLS
-    /// handshake failed.
+    /// If the address cannot be read, or the broker does not answer in time. [`BrokerError::Tls`]
+    /// says why a TLS handshake failed.
     pub async fn connect(url: &str) -> Result<Self, BrokerError> {
         Self::builder().address(url).connect().await
     }
 
-    /// Connects to the broker, and with the options, that environment variables name: see [`BrokerBuilder::from_env`].
+    /// Connects to the broker, and with the options, that environment variables name: see
+    /// [`BrokerBuilder::from_env`].
     ///
     /// # Errors
     ///
-    /// As [`BrokerBuilder::from_env`] and [`BrokerBuilder::connect`]; [`BrokerError::NoAddress`] if `AMQP_URL` is not set.
+    /// As [`BrokerBuilder::from_env`] and [`BrokerBuilder::connect`]; [`BrokerError::NoAddress`] if
+    /// `AMQP_URL` is not set.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
@@ -49,7 +52,8 @@ impl Broker {
         BrokerBuilder::from_env()?.connect().await
     }
 
-    /// Makes a broker within this process, and the only handle on it. [`InProcessBroker`] has several.
+    /// Makes a broker within this process, and the only handle on it. [`InProcessBroker`] has
+    /// several.
     #[must_use]
     pub fn in_process() -> Self {
         InProcessBroker::new().connect()

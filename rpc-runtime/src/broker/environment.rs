@@ -1,5 +1,5 @@
-//! Reads the options of a broker from the names and values of environment variables. Reads neither the environment nor
-//! files.
+//! Reads the options of a broker from the names and values of environment variables. Reads neither
+//! the environment nor files.
 //!
 //! An error never repeats a value: it may be a password in the wrong variable.
 
@@ -11,8 +11,8 @@ use crate::protocol::MAX_SHORT_STR;
 use crate::transport::ReplyQueue;
 use crate::transport::amqp::Address;
 
-/// The prefix of all variables but [`AMQP_URL`]. `RPC_` alone would be too common: Kubernetes sets such variables for each
-/// service named `rpc-…`.
+/// The prefix of all variables but [`AMQP_URL`]. `RPC_` alone would be too common: Kubernetes sets
+/// such variables for each service named `rpc-…`.
 const PREFIX: &str = "RPC_RUNTIME_";
 
 const AMQP_URL: &str = "AMQP_URL";
@@ -87,7 +87,8 @@ pub(super) fn error(variable: &str, problem: impl Into<String>) -> BrokerError {
 }
 
 impl Settings {
-    /// Reads variables in any order. Ignores those that are not [ours](is_ours), and those that are empty.
+    /// Reads variables in any order. Ignores those that are not [ours](is_ours), and those that are
+    /// empty.
     pub(super) fn parse(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, BrokerError> {
         let mut settings = Self::default();
         let (mut certificate, mut key) = (None, None);

@@ -1,5 +1,5 @@
-//! A builder from environment variables. [`environment`](super::environment) reads their values, and this file the files
-//! that they name.
+//! A builder from environment variables. [`environment`](super::environment) reads their values,
+//! and this file the files that they name.
 
 use super::builder::BrokerBuilder;
 use super::environment::{self, Settings};
@@ -12,8 +12,9 @@ use crate::error::Cause;
 use crate::transport::amqp::Tls;
 
 impl BrokerBuilder {
-    /// Reads the addresses and options from this process's environment variables. A variable that is not set, or empty, has
-    /// its default. Options that the program sets afterwards replace those of the environment.
+    /// Reads the addresses and options from this process's environment variables. A variable that
+    /// is not set, or empty, has its default. Options that the program sets afterwards replace
+    /// those of the environment.
     ///
     /// | variable | meaning | default |
     /// |---|---|---|
@@ -32,9 +33,10 @@ impl BrokerBuilder {
     ///
     /// # Errors
     ///
-    /// [`BrokerError::Environment`] if a value or a file cannot be read, or if a variable begins with `RPC_RUNTIME_` and is
-    /// not in this table. It names the variable, and never repeats a value. If such variables have another purpose in your
-    /// environment, leave them out with [`from_vars`](Self::from_vars).
+    /// [`BrokerError::Environment`] if a value or a file cannot be read, or if a variable begins
+    /// with `RPC_RUNTIME_` and is not in this table. It names the variable, and never repeats a
+    /// value. If such variables have another purpose in your environment, leave them out with
+    /// [`from_vars`](Self::from_vars).
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {

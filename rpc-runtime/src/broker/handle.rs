@@ -13,17 +13,18 @@ use crate::transport::{Status, StatusChanges};
 ///
 /// # Connections
 ///
-/// A handle has two connections to RabbitMQ. One publishes and one consumes, so that replies still arrive if an alarm makes
-/// the broker stop reading what is published. A third one is opened once a server on the handle replies to a direct reply-to
-/// address. All clients of a handle and its clones share one reply queue with one consumer, which the first call opens.
+/// A handle has two connections to RabbitMQ. One publishes and one consumes, so that replies still
+/// arrive if an alarm makes the broker stop reading what is published. A third one is opened once a
+/// server on the handle replies to a direct reply-to address. All clients of a handle and its
+/// clones share one reply queue with one consumer, which the first call opens.
 ///
 /// # Runtime
 ///
-/// A handle belongs to the tokio runtime in which it was made. All of its tasks run there, including those of its servers and
-/// their methods. It can be used from other runtimes. If its own runtime ends, its [`status`](Self::status) becomes
-/// [`Status::RuntimeEnded`], and all operations fail with
-/// [`BrokerError::RuntimeEnded`](crate::BrokerError::RuntimeEnded). A handle on an in-process broker that was made outside of
-/// a runtime belongs to the runtime that first uses it.
+/// A handle belongs to the tokio runtime in which it was made. All of its tasks run there,
+/// including those of its servers and their methods. It can be used from other runtimes. If its own
+/// runtime ends, its [`status`](Self::status) becomes [`Status::RuntimeEnded`], and all operations
+/// fail with [`BrokerError::RuntimeEnded`](crate::BrokerError::RuntimeEnded). A handle on an
+/// in-process broker that was made outside of a runtime belongs to the runtime that first uses it.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
@@ -82,11 +83,12 @@ impl Broker {
     }
 
     /// Closes the handle and all its clones. Calls in flight fail with
-    /// [`BrokerError::Closed`](crate::BrokerError::Closed), servers end, the reply queue is deleted, and the connections are
-    /// closed. Stop servers first.
+    /// [`BrokerError::Closed`](crate::BrokerError::Closed), servers end, the reply queue is
+    /// deleted, and the connections are closed. Stop servers first.
     ///
-    /// Takes at most 20 seconds, and only a moment if the broker answers. A handle that is not closed closes its connections
-    /// in the background once the last of its clones, clients and servers is dropped.
+    /// Takes at most 20 seconds, and only a moment if the broker answers. A handle that is not
+    /// closed closes its connections in the background once the last of its clones, clients and
+    /// servers is dropped.
     pub async fn close(&self) {
         self.inner.caller.close().await;
         self.inner.transport.close().await;

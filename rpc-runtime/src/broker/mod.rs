@@ -1,4 +1,5 @@
-//! The handle on a broker: its options, the environment, and everything that a user opens through it.
+//! The handle on a broker: its options, the environment, and everything that a user opens through
+//! it.
 
 mod builder;
 mod connect;

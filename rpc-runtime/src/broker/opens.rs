@@ -28,8 +28,9 @@ impl DynamicClient {
 
     /// The same, with options.
     ///
-    /// Unless told otherwise, requests are in JSON: what JSON cannot say exactly, such as bytes, is then the worker's to translate. In
-    /// MessagePack, bytes come as arrays of numbers, and integers of more than 64 bits as text; in plain text, each result is a text.
+    /// Unless told otherwise, requests are in JSON: what JSON cannot say exactly, such as bytes, is
+    /// then the worker's to translate. In MessagePack, bytes come as arrays of numbers, and
+    /// integers of more than 64 bits as text; in plain text, each result is a text.
     ///
     /// # Errors
     ///
@@ -69,7 +70,8 @@ impl Server {
 }
 
 impl Broker {
-    /// Looks for the workers on this broker: asks all of them at once, and collects what they answer.
+    /// Looks for the workers on this broker: asks all of them at once, and collects what they
+    /// answer.
     ///
     /// ```
     /// # use rpc_runtime::{Broker, Server, service};

@@ -97,9 +97,9 @@ impl DynamicClient {
 
     /// Calls a method by its name on the wire.
     ///
-    /// Pass the arguments as a map by name, as an array by position, or as `()` if there are none. An
-    /// array may leave out the last arguments. A map must not have names that the description lacks.
-    /// If a required argument is missing, the worker refuses the call.
+    /// Pass the arguments as a map by name, as an array by position, or as `()` if there are none.
+    /// An array may leave out the last arguments. A map must not have names that the description
+    /// lacks. If a required argument is missing, the worker refuses the call.
     ///
     /// The result is `null` if the method returns nothing.
     ///
@@ -110,8 +110,8 @@ impl DynamicClient {
     /// - [`CallError::NotDescribed`] if the description has no such method,
     /// - [`CallError::Encode`] if the arguments do not fit the method,
     /// - [`CallError::Service`] with a [`MethodError`] if the method returns its own error,
-    /// - [`CallError::BadReply`] if the result has a number that a `Value` would round, such as a large
-    ///   `u128`. [`call_json`](Self::call_json) returns it exactly.
+    /// - [`CallError::BadReply`] if the result has a number that a `Value` would round, such as a
+    ///   large `u128`. [`call_json`](Self::call_json) returns it exactly.
     pub fn call(&self, method: &str, arguments: impl Serialize) -> Call<Value, MethodError> {
         let arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Call::new(
@@ -121,8 +121,8 @@ impl DynamicClient {
         )
     }
 
-    /// Calls a method like [`call`](Self::call), with arguments and result as JSON text. Numbers keep all
-    /// their digits.
+    /// Calls a method like [`call`](Self::call), with arguments and result as JSON text. Numbers
+    /// keep all their digits.
     pub fn call_json(&self, method: &str, arguments: &str) -> Call<String, MethodError<String>> {
         let arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Call::new(

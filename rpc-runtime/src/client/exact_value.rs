@@ -43,8 +43,8 @@ impl ExactValue {
     ///
     /// # Errors
     ///
-    /// [`Inexact`] if a `Value` cannot hold a number: an integer of more than 64 bits, or a float beyond
-    /// `f64`.
+    /// [`Inexact`] if a `Value` cannot hold a number: an integer of more than 64 bits, or a float
+    /// beyond `f64`.
     pub(super) fn into_value(self) -> Result<Value, Inexact> {
         Ok(match self {
             Self::Null => Value::Null,

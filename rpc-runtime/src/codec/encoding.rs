@@ -64,8 +64,8 @@ impl Codec {
         answer.map_or_else(|| self.decode_reply(body), Ok)
     }
 
-    /// Decodes the body of a reply. An empty body is decoded as `()` or `None`, because some workers
-    /// send one.
+    /// Decodes the body of a reply. An empty body is decoded as `()` or `None`, because some
+    /// workers send one.
     pub(crate) fn decode_reply<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
         match self.decode(body) {
             Err(error) if body.is_empty() => nothing::decode().map_err(|_| error),

@@ -396,7 +396,8 @@ fn a_type_with_a_compact_form_is_text() {
     assert_eq!(&Codec::Json.encode(&addr).unwrap()[..], b"\"127.0.0.1\"");
 }
 
-/// Numbers of `serde_json` are structs of a private form if an application enables its feature `arbitrary_precision`.
+/// Numbers of `serde_json` are structs of a private form if an application enables its feature
+/// `arbitrary_precision`.
 mod numbers_of_serde_json {
     use serde_json::{Number, Value, json};
 

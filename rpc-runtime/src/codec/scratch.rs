@@ -8,7 +8,8 @@ thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A body of up to this many bytes is copied out of the buffer; what is larger takes the buffer along, unless it would be mostly empty.
+/// A body of up to this many bytes is copied out of the buffer; what is larger takes the buffer
+/// along, unless it would be mostly empty.
 const COPIED: usize = 4096;
 
 /// How large a buffer a thread keeps at the most.
@@ -16,8 +17,8 @@ const KEPT: usize = 1024 * 1024;
 
 /// What `write` wrote.
 pub(super) fn written<E>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<Bytes, E> {
-    // Taken, and not borrowed: what is written may itself write something in its `Serialize`. Where the thread is at its end,
-    // there is none.
+    // Taken, and not borrowed: what is written may itself write something in its `Serialize`. Where
+    // the thread is at its end, there is none.
     let mut scratch = SCRATCH.try_with(Cell::take).unwrap_or_default();
     scratch.clear();
     let body = write(&mut scratch).map(|()| match scratch.len() {

@@ -40,9 +40,9 @@
 //!
 //! - without [self-description](crate::Server::self_description),
 //! - whose RabbitMQ user lacks the permissions. The worker logs this and serves its queues all the
-//!   same. It needs configure, write and read on `rpc\.discovery.*`. If the exchange already exists,
-//!   read on `rpc\.discovery` and all three on `rpc\.discovery\..*` are enough. The user that asks
-//!   needs write on `rpc\.discovery`,
+//!   same. It needs configure, write and read on `rpc\.discovery.*`. If the exchange already
+//!   exists, read on `rpc\.discovery` and all three on `rpc\.discovery\..*` are enough. The user
+//!   that asks needs write on `rpc\.discovery`,
 //! - that is not connected at that moment,
 //! - on another virtual host.
 //!

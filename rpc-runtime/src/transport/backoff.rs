@@ -9,8 +9,8 @@ use crate::error::BrokerError;
 /// The first delay, before jitter.
 const MIN_DELAY: Duration = Duration::from_millis(25);
 
-/// The longest delay, before jitter. One attempt a second costs neither side much, and a broker that
-/// is back is found soon.
+/// The longest delay, before jitter. One attempt a second costs neither side much, and a broker
+/// that is back is found soon.
 const MAX_DELAY: Duration = Duration::from_secs(1);
 
 /// After working for this long, a new failure is taken to have a new reason, and the backoff

@@ -1,12 +1,13 @@
-//! Whether a message leaves or is withdrawn: settled once, between who sends it and who gave it to be sent.
+//! Decides once whether a message is sent or withdrawn. Its sender and the call that waits for it
+//! race.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// What became of the last of the messages that somebody gives to be sent, one after another.
+/// The state of the last of several messages that are sent one after another.
 ///
-/// A number that counts them, and below it, in two bits, what became of that one.
+/// The upper bits number the messages, and the lower two bits are the state of the last one.
 #[derive(Debug, Default)]
 pub(crate) struct Departures(AtomicU32);
 
@@ -17,19 +18,20 @@ const WITHDRAWN: u32 = 2;
 const BITS: u32 = 2;
 
 impl Departures {
-    /// Another message is to be sent; one before it that still waits is withdrawn. Answers with its number.
+    /// Begins another message, and returns its number. Withdraws the one before if it still waits.
     pub(crate) fn begin(&self) -> u32 {
         let number = (self.0.load(Ordering::Acquire) >> BITS).wrapping_add(1) << BITS >> BITS;
         self.0.store(number << BITS | WAITING, Ordering::Release);
         number
     }
 
-    /// The message is about to be written. `false`: it was withdrawn, and must not be.
+    /// Claims the message for writing. Returns `false` if it was withdrawn, and must not be
+    /// written.
     pub(crate) fn leave(&self, number: u32) -> bool {
         self.settle(number, LEFT) == LEFT
     }
 
-    /// Nobody waits for the message any more. `false`: it has left.
+    /// Withdraws the message. Returns `false` if it was written.
     pub(crate) fn withdraw(&self, number: u32) -> bool {
         self.settle(number, WITHDRAWN) == WITHDRAWN
     }
@@ -38,7 +40,7 @@ impl Departures {
         Self::state_of(number, self.0.load(Ordering::Acquire)) == WITHDRAWN
     }
 
-    /// Settles it so, unless it is settled; answers how.
+    /// Sets the state if the message still waits. Returns the state that it has then.
     fn settle(&self, number: u32, state: u32) -> u32 {
         let (waiting, settled) = (number << BITS | WAITING, number << BITS | state);
         match self
@@ -53,13 +55,13 @@ impl Departures {
     fn state_of(number: u32, known: u32) -> u32 {
         match known >> BITS == number {
             true => known & ((1 << BITS) - 1),
-            // Another one was begun since.
+            // Another message was begun since.
             false => WITHDRAWN,
         }
     }
 }
 
-/// Who gives messages to be sent.
+/// Sends messages one after another.
 pub(crate) trait Departs: Debug + Send + Sync {
     fn departures(&self) -> &Departures;
 }
@@ -70,7 +72,7 @@ impl Departs for Departures {
     }
 }
 
-/// Whether one message leaves or is withdrawn.
+/// The right to send one message, or to withdraw it.
 #[derive(Debug, Clone)]
 pub(crate) struct Departure {
     of: Arc<dyn Departs>,
@@ -78,9 +80,9 @@ pub(crate) struct Departure {
 }
 
 impl Departure {
-    /// Of the message that somebody began with this number.
-    pub(crate) fn of(somebody: Arc<dyn Departs>, number: u32) -> Self {
-        Self { of: somebody, number }
+    /// The message with this number.
+    pub(crate) fn of(of: Arc<dyn Departs>, number: u32) -> Self {
+        Self { of, number }
     }
 
     /// As [`Departures::leave`].

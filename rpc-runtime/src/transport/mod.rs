@@ -1,4 +1,5 @@
-//! The seam: what callers and workers need of a broker. Two transports implement it, RabbitMQ and the in-process broker.
+//! What callers and workers need of a broker, as traits. Two transports implement them: RabbitMQ
+//! ([`amqp`]) and the broker within the process ([`memory`]).
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -30,83 +31,89 @@ pub(crate) use tasks::{Panicked, caught, supervised, watch_runtime};
 pub(crate) use topology::{Broadcasts, Declare};
 pub use topology::{QueueArgument, ReplyQueue, RequestQueue};
 
-/// One user's access to a broker.
+/// The access of one handle to a broker.
 ///
-/// To open something waits until there is a connection, however long that takes, and then takes no more than the
-/// transport's limit; what was opened is lost with its connection and never comes back: who needs it opens it again.
+/// A function that opens something waits for a connection without a limit, and then takes no longer
+/// than the transport's time limit. What was opened is lost with its connection; open it again.
 #[async_trait]
 pub(crate) trait Transport: Debug + Send + Sync + 'static {
-    /// Opens a way to send messages.
+    /// Opens a publisher.
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError>;
 
-    /// Opens a reply address and consumes from it. `earlier` is the one that was lost: where replies can still wait there,
-    /// it is taken up again.
+    /// Opens a reply address and consumes from it. `earlier` is the address that was lost. It is
+    /// used again if replies can still wait there.
     async fn open_replies(
         &self,
         replies: ReplyQueue,
         earlier: Option<&ShortStr>,
     ) -> Result<ReplyLink, BrokerError>;
 
-    /// Declares the queue as it asks to be.
+    /// Declares the queue as its options say.
     async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError>;
 
-    /// Declares the queue as it asks to be and consumes from it, with at most `prefetch` unsettled deliveries.
+    /// Declares the queue as its options say and consumes from it, with at most `prefetch`
+    /// unsettled deliveries.
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError>;
 
-    /// Whether there is a queue of this name that can take messages; `None` if that cannot be told.
-    /// Within the transport's limit. A queue whose node is down is not there.
+    /// Whether a queue of this name exists and can take messages. `None` if that cannot be found
+    /// out within the transport's time limit. A queue whose node is down does not exist.
     async fn is_there(&self, queue: &ShortStr) -> Option<bool>;
 
-    /// What is in a queue. `None` if that cannot be told: there may be no such queue, or its node
-    /// is down. Within the transport's limit. Cheap to ask often.
+    /// How many messages and consumers a queue has. `None` if that cannot be found out within the
+    /// transport's time limit: the queue may not exist, or its node may be down. Cheap to ask
+    /// often.
     async fn depth(&self, queue: &ShortStr) -> Option<Depth>;
 
-    /// Deletes the queue if this side declared it, nobody consumes from it, and nothing is in it; within the transport's limit,
-    /// and without an error: who cannot do it leaves it. Answers whether there are requests in it that nobody takes out.
+    /// Deletes the queue if this side declared it, nobody consumes from it, and it is empty.
+    /// Otherwise leaves it as it is. Takes no longer than the transport's time limit. Returns
+    /// whether it holds requests that nobody consumes.
     async fn retire_requests(&self, queue: &RequestQueue) -> bool;
 
-    /// Listens to what is sent to an exchange from now on. Exchange and queue are declared, and the queue ends with the subscription;
-    /// nothing else is harmed where the broker refuses one of them.
+    /// Consumes what is published to an exchange from now on. Declares the exchange and a queue,
+    /// which is deleted with the subscription. If the broker refuses one of them, nothing else is
+    /// affected.
     async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError>;
 
-    /// Sends a message to all who listen to an exchange: [`Published::Returned`] where nobody does. Within the transport's limit.
+    /// Publishes a message to all who consume from an exchange. [`Published::Returned`] if nobody
+    /// does. Takes no longer than the transport's time limit.
     async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError>;
 
     /// The state of the connections.
     fn status(&self) -> &Arc<StatusBoard>;
 
-    /// The runtime that all tasks of the handle run on, whoever starts them. Within a runtime to be called, as the handle adopts the
-    /// current one where it was made outside of any.
+    /// The runtime on which all tasks of the handle run. Must be called within a runtime: a handle
+    /// that was made outside of one adopts the current one.
     fn runtime(&self) -> Handle;
 
-    /// Ends all that was opened, for good and within a time limit. What is unsettled goes back to its queue.
+    /// Closes everything that was opened, within a time limit. Unsettled deliveries go back to
+    /// their queues.
     async fn close(&self);
 }
 
-/// Where a caller's replies come in.
+/// The reply address of a caller, and what arrives there.
 #[derive(Debug)]
 pub(crate) struct ReplyLink {
-    /// What a request names as its `reply_to`.
+    /// The `reply_to` of requests.
     pub(crate) address: ShortStr,
     pub(crate) replies: Subscription,
-    /// How many replies to calls made before the address was lost wait there; `None` where it is another address, and
-    /// those replies are lost.
+    /// How many replies to earlier calls wait at the address. `None` if the address is a new one,
+    /// so that those replies are lost.
     pub(crate) resumed: Option<u32>,
-    /// Where the address is good only for requests that are sent this way.
+    /// The publisher to use, if the address is valid only for requests that are sent by it.
     pub(crate) publisher: Option<Arc<dyn Publisher>>,
 }
 
-/// What is in a queue.
+/// How many messages and consumers a queue has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Depth {
-    /// Those that no consumer has.
+    /// Messages that were not delivered to a consumer.
     pub(crate) messages: u32,
     pub(crate) consumers: u32,
 }
 
 /// A consumer of one queue.
 pub(crate) struct Subscription {
-    /// Ends after [`Control::cancel`], once what had been delivered was taken; an error is the last item.
+    /// Ends after [`Control::cancel`], behind what was delivered before. An error is the last item.
     pub(crate) deliveries: BoxStream<'static, Result<Delivery, BrokerError>>,
     pub(crate) control: Arc<dyn Control>,
 }
@@ -123,42 +130,43 @@ impl Debug for Subscription {
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) message: Message,
-    /// The broker delivered it before, to a consumer that did not settle it.
+    /// Whether the broker delivered it before, to a consumer that did not settle it.
     pub(crate) redelivered: bool,
-    /// Names it when it is settled, within its subscription.
+    /// Identifies it within its subscription, to settle it.
     pub(crate) tag: u64,
-    /// Why its properties could not be read as they were sent. The message has what could be read of them.
+    /// Why not all of its properties could be read. The message has those that could.
     pub(crate) malformed: Option<Malformed>,
 }
 
-/// Settles and ends a subscription. Dropping it gives unsettled deliveries back.
+/// Settles the deliveries of a subscription, and ends it. Dropping it returns unsettled deliveries
+/// to the queue.
 #[async_trait]
 pub(crate) trait Control: Debug + Send + Sync {
-    /// The delivery is done with: the broker may forget it, and is told so soon. Where the subscription is lost before, the delivery comes
-    /// again.
+    /// Acknowledges a delivery. The acknowledgement is sent soon; if the subscription is lost
+    /// before, the broker delivers the message again.
     fn settle(&self, tag: u64);
 
-    /// The delivery is refused: the broker dead-letters it, or drops it if its queue has no
-    /// dead-letter exchange. Told as soon as [`settle`](Self::settle) is, with the same end if the
-    /// subscription is lost before.
+    /// Rejects a delivery. The broker dead-letters it, or drops it if its queue has no dead-letter
+    /// exchange. Sent like [`settle`](Self::settle).
     fn reject(&self, tag: u64);
 
-    /// Settles the delivery and all before it. Does nothing where the broker does not wait for it (replies that die
-    /// with their channel).
+    /// Acknowledges a delivery and all before it. Does nothing if the broker expects no
+    /// acknowledgements, as for direct replies.
     fn settle_up_to(&self, tag: u64);
 
-    /// Tells the broker of no more settlements before the subscription is closed. No more deliveries
-    /// than the prefetch come until then.
+    /// Holds acknowledgements back until the subscription is closed. Until then, no more deliveries
+    /// than the prefetch arrive.
     fn hold(&self) {}
 
-    /// Asks for no more deliveries.
+    /// Cancels the consumer: no more deliveries arrive.
     async fn cancel(&self) -> Result<(), BrokerError>;
 
-    /// Ends the subscription: unsettled deliveries go back to the queue, once the broker was told of all others. Within a time limit, and without an error: who
-    /// closes can do nothing about one.
+    /// Ends the subscription. Pending acknowledgements are sent first, and unsettled deliveries go
+    /// back to the queue. Takes no longer than a time limit, and has no error, as there is nothing
+    /// to do about one.
     async fn close(&self);
 
-    /// Ends the subscription as [`close`](Self::close) does, and a private reply queue with it.
+    /// Like [`close`](Self::close). Also deletes a private reply queue.
     async fn retire(&self);
 }
 
@@ -166,29 +174,29 @@ pub(crate) trait Control: Debug + Send + Sync {
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
     pub(crate) queue: ShortStr,
-    /// Whether a message for a queue that does not exist comes back.
+    /// Whether the broker returns the message if the queue does not exist.
     pub(crate) mandatory: bool,
     pub(crate) message: Message,
     pub(crate) departure: Departure,
 }
 
-/// What became of a message that was sent.
+/// The outcome of publishing a message.
 #[derive(Debug, Clone)]
 pub(crate) enum Published {
-    /// The broker has it: it is in the queue, or, where not mandatory, there was none.
+    /// The broker confirmed it: it is in the queue, or it was not mandatory and there is no queue.
     Routed,
-    /// There is no such queue.
+    /// The broker returned it: the queue does not exist.
     Returned,
-    /// The broker would not take it.
+    /// The broker refused it, with a negative confirm.
     Refused,
-    /// It did not leave: nobody waits for it any more.
+    /// It was withdrawn before it was sent.
     Withdrawn,
-    /// Nothing is known of it, unless that it was never written.
+    /// Unknown: the connection or channel was lost. `written` is false if it was never written.
     Failed { source: BrokerError, written: bool },
 }
 
 impl Published {
-    /// The broker closed the channel, over this message or another.
+    /// Whether the broker closed the channel, because of this message or another one.
     pub(crate) fn is_of_channel(&self) -> bool {
         let Self::Failed { source, .. } = self else {
             return false;
@@ -201,19 +209,19 @@ impl Published {
     }
 }
 
-/// Who is told what became of a message.
+/// Receives the outcome of publishing a message.
 pub(crate) trait Receipt: Send + Sync {
-    /// Says so; once.
+    /// Called once.
     fn published(self: Arc<Self>, published: Published);
 }
 
-/// Sends messages, and says what became of each.
+/// Publishes messages, and reports the outcome of each.
 #[async_trait]
 pub(crate) trait Publisher: Debug + Send + Sync {
-    /// Sends a message at once if messages can leave, without waiting for anything; else it comes back.
+    /// Publishes a message if that is possible without waiting. Otherwise returns it.
     ///
-    /// The receipt is told a moment later than the broker says it, unless `in_a_row` messages were sent by then: it is cheaper to look
-    /// after several at once.
+    /// The receipt is called a moment after the confirm arrives, or once `in_a_row` messages were
+    /// published: checking several confirms at once is cheaper.
     fn try_publish(
         &self,
         outgoing: Outgoing,
@@ -221,14 +229,14 @@ pub(crate) trait Publisher: Debug + Send + Sync {
         in_a_row: usize,
     ) -> Result<(), Box<Outgoing>>;
 
-    /// Waits until messages can leave: the broker reads them, and not too many are under way. Or until it is closed. Cancel
-    /// safe.
+    /// Waits until a message can be published: the broker does not block, and not too many messages
+    /// are unconfirmed. Also returns once the publisher is closed. Cancel safe.
     async fn ready(&self);
 
-    /// Sends a message and waits for the broker's word on it. Dropping the future does not call the message back; its
-    /// [`Departure`] can, until it has left.
+    /// Publishes a message and waits for its confirm. Dropping the future does not withdraw the
+    /// message; its [`Departure`] can, until it is written.
     async fn publish(&self, outgoing: Outgoing) -> Published;
 
-    /// Waits until nothing can be sent any more, and says why.
+    /// Waits until nothing can be published any more, and returns the reason.
     async fn closed(&self) -> BrokerError;
 }

@@ -1,4 +1,4 @@
-//! The state of a handle's connections, as its user sees it.
+//! The state of a handle's connections.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,28 +10,29 @@ use crate::error::{BrokerError, Chain};
 use crate::escape::{Logged, OneLine};
 use crate::telemetry::{Event, count};
 
-/// What a [`Broker`](crate::Broker) handle knows of its connections.
+/// The state of the connections of a [`Broker`](crate::Broker) handle.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Status {
-    /// At least one of its connections is not there, and is being made.
+    /// At least one of the connections is missing, and is being made.
     #[non_exhaustive]
     Connecting {
-        /// Why the last attempt failed, or what ended the connection that was there.
+        /// Why the last attempt failed, or why the connection was lost.
         last_error: Option<BrokerError>,
     },
-    /// All is well.
+    /// Both connections are open, and the broker does not block them.
     Ready,
-    /// The broker reads nothing that is published, because of an [alarm](https://www.rabbitmq.com/docs/alarms): calls wait,
-    /// replies still arrive.
+    /// The broker blocks publishers because of an [alarm](https://www.rabbitmq.com/docs/alarms).
+    /// Calls wait, and replies still arrive.
     #[non_exhaustive]
     Blocked {
         /// The broker's reason, such as `low on memory`.
         reason: Arc<str>,
     },
-    /// The handle was closed. It stays so.
+    /// The handle was closed. Final.
     Closed,
-    /// The tokio runtime that the handle was made in has ended, and all of the handle's tasks with it. It stays so.
+    /// The tokio runtime in which the handle was made has ended, and with it all tasks of the
+    /// handle. Final.
     RuntimeEnded,
 }
 
@@ -42,12 +43,12 @@ impl Status {
         matches!(self, Self::Ready)
     }
 
-    /// Whether the handle has ended, for good.
+    /// Whether the handle has ended.
     pub(crate) fn is_final(&self) -> bool {
         matches!(self, Self::Closed | Self::RuntimeEnded)
     }
 
-    /// Why it is not ready, as text; nothing where no reason is known.
+    /// Why it is not ready. `None` if no reason is known.
     fn reason(&self) -> Option<String> {
         match self {
             Self::Connecting {
@@ -58,7 +59,7 @@ impl Status {
         }
     }
 
-    /// What keeps messages from leaving; nothing where they can.
+    /// Why messages cannot be published. `None` if they can.
     pub(crate) fn obstacle(&self) -> Option<BrokerError> {
         match self {
             Self::Ready => None,
@@ -89,21 +90,23 @@ impl fmt::Display for Status {
     }
 }
 
-/// The changes of a handle's [`Status`], from [`Broker::status_changes`](crate::Broker::status_changes).
+/// The changes of a handle's [`Status`], from
+/// [`Broker::status_changes`](crate::Broker::status_changes).
 ///
-/// A status of the same kind with another reason is a change too. One reason is told once until the handle is ready again, however many
-/// attempts fail for it. Changes that follow each other faster than they are looked at are seen as one.
+/// A status of the same kind with a new reason is a change too. Each reason is reported once until
+/// the handle is ready again, however many attempts fail for it. Changes that are not read in time
+/// are merged into one.
 #[derive(Debug, Clone)]
 pub struct StatusChanges {
     receiver: watch::Receiver<Connections>,
-    /// The change that was seen last.
+    /// The number of the last change that was seen.
     seen: Option<u64>,
     is_over: bool,
 }
 
 impl StatusChanges {
-    /// The status as it is now, the first time; then waits until it is another one. `None` after [`Status::Closed`] or
-    /// [`Status::RuntimeEnded`].
+    /// Returns the current status at the first call, and then waits for each change. `None` after
+    /// [`Status::Closed`] or [`Status::RuntimeEnded`].
     ///
     /// Cancel safe.
     pub async fn next(&mut self) -> Option<Status> {
@@ -119,7 +122,7 @@ impl StatusChanges {
                 self.seen = Some(connections.changes);
                 connections.status()
             }
-            // The transport is gone, and with it the handle.
+            // The transport was dropped with the handle.
             Err(_) => Status::Closed,
         };
         self.is_over = status.is_final();
@@ -127,7 +130,7 @@ impl StatusChanges {
     }
 }
 
-/// Which of a handle's connections.
+/// One of a handle's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Publishing,
@@ -170,7 +173,7 @@ enum End {
     RuntimeEnded,
 }
 
-/// How many reasons are remembered as told. A handle seldom has more than two.
+/// How many reported reasons are remembered. A handle seldom has more than two.
 const REASONS: usize = 16;
 
 /// Both connections.
@@ -179,9 +182,9 @@ struct Connections {
     publishing: Connectivity,
     consuming: Connectivity,
     end: Option<End>,
-    /// How many changes of the status were told.
+    /// How many changes of the status were reported.
     changes: u64,
-    /// The reasons that were told since the handle was ready, oldest first.
+    /// The reasons that were reported since the handle was ready, oldest first.
     told: VecDeque<String>,
 }
 
@@ -207,7 +210,7 @@ impl Connections {
         *before = after;
     }
 
-    /// Ends the handle, unless it has ended already.
+    /// Ends the handle. Does nothing if it has ended.
     fn end(&mut self, end: End) {
         self.end.get_or_insert(end);
         for role in Role::ALL {
@@ -228,7 +231,7 @@ impl Connections {
                 };
             }
         }
-        // The broker blocks none that only consumes.
+        // The broker does not block connections that only consume.
         match &self.publishing {
             Connectivity::Blocked { reason } => Status::Blocked {
                 reason: Arc::clone(reason),
@@ -237,7 +240,8 @@ impl Connections {
         }
     }
 
-    /// Whether a status is to be told after another one: it is of another kind, or has a reason that was not told yet. Notes that it is.
+    /// Whether a new status is to be reported: it is of another kind, or has a reason that was not
+    /// reported yet. Remembers the reason.
     fn is_news(&mut self, before: &Status, after: &Status) -> bool {
         let is_of_another_kind = std::mem::discriminant(before) != std::mem::discriminant(after);
         if after.is_ready() {
@@ -256,7 +260,7 @@ impl Connections {
     }
 }
 
-/// Where the state of the connections is kept, and logged once a change.
+/// Holds the state of the connections, and logs each change once.
 #[derive(Debug)]
 pub(crate) struct StatusBoard(watch::Sender<Connections>);
 
@@ -288,7 +292,7 @@ impl StatusBoard {
         }
     }
 
-    /// Waits until a connection is not there. Cancel safe.
+    /// Waits until a connection is down. Cancel safe.
     pub(crate) async fn down(&self, role: Role) {
         let mut connections = self.0.subscribe();
         let is_down = |connections: &Connections| {
@@ -298,7 +302,7 @@ impl StatusBoard {
             };
             connections.end.is_some() || matches!(connection, Connectivity::Down { .. })
         };
-        // The board is lent, so it is still there.
+        // The sender is borrowed, so it cannot be dropped.
         let _ = connections.wait_for(is_down).await;
     }
 
@@ -314,12 +318,12 @@ impl StatusBoard {
         self.change(|connections| connections.end(End::Closed));
     }
 
-    /// The runtime on which the handle's tasks run has ended.
+    /// Notes that the runtime of the handle's tasks has ended.
     pub(crate) fn runtime_ended(&self) {
         self.change(|connections| connections.end(End::RuntimeEnded));
     }
 
-    /// Why nothing can be done with the handle any more; nothing while it has not ended.
+    /// Why the handle has ended. `None` if it has not.
     pub(crate) fn over(&self) -> Option<BrokerError> {
         match self.0.borrow().end {
             Some(End::Closed) => Some(BrokerError::Closed),

@@ -1,7 +1,8 @@
-//! Background tasks: what becomes of one that panics, and of all when their runtime ends.
+//! Background tasks: what happens if one panics, or if their runtime ends.
 //!
-//! Every task of a handle, a server or a link has an owner that notices its end. A task that panics is a bug, and must not leave
-//! behind a handle that looks well and answers nothing: [`caught`] hands the panic to the owner, and [`supervised`] starts the task again.
+//! Every task has an owner that notices its end. A panic is a bug, and must not leave behind a
+//! handle that looks fine and does nothing: [`caught`] returns the panic to the owner, and
+//! [`supervised`] starts the task again.
 
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
@@ -17,7 +18,7 @@ use super::backoff::Backoff;
 use super::status::StatusBoard;
 use crate::error::BrokerError;
 
-/// A task panicked. The panic's own message went to the panic hook.
+/// A task panicked. The panic hook has printed its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Panicked {
     /// What the task does.
@@ -34,7 +35,7 @@ impl From<Panicked> for BrokerError {
 ///
 /// # Errors
 ///
-/// Where it panicked. What it held is dropped.
+/// If it panicked. What it owned is dropped.
 pub(crate) async fn caught<T>(task: &'static str, running: impl Future<Output = T>) -> Result<T, Panicked> {
     let mut running = pin!(running);
     let running = poll_fn(move |cx| {
@@ -48,7 +49,7 @@ pub(crate) async fn caught<T>(task: &'static str, running: impl Future<Output = 
     })
 }
 
-/// Runs a task until it ends by itself. Each time it panics, it is made and run again after a pause.
+/// Runs a task until it ends. If it panics, makes and runs it again after a delay.
 pub(crate) async fn supervised<T, F: Future<Output = T>>(
     task: &'static str,
     mut make: impl FnMut() -> F,
@@ -64,7 +65,7 @@ pub(crate) async fn supervised<T, F: Future<Output = T>>(
     }
 }
 
-/// Has the board tell when the runtime ends before the handle does.
+/// Makes the board report that the runtime ended, if that happens before the handle ends.
 pub(crate) fn watch_runtime(runtime: &Handle, board: Weak<StatusBoard>, handle_ends: CancellationToken) {
     let guard = RuntimeGuard::new(board);
     runtime.spawn(async move {
@@ -73,8 +74,8 @@ pub(crate) fn watch_runtime(runtime: &Handle, board: Weak<StatusBoard>, handle_e
     });
 }
 
-/// A part of a task that does not end before its handle. Dropped before it is disarmed, it tells the board that the runtime has ended,
-/// as nothing else drops the task.
+/// Part of a task that lives as long as its handle. If it is dropped before it is disarmed, the
+/// runtime has ended, as nothing else drops the task.
 #[derive(Debug)]
 pub(crate) struct RuntimeGuard(Weak<StatusBoard>);
 
@@ -96,17 +97,17 @@ impl Drop for RuntimeGuard {
     }
 }
 
-/// Panics that tests have tasks suffer.
+/// Panics that tests inject into tasks.
 #[cfg(any(test, feature = "__panics"))]
 pub mod injected {
     use std::cell::RefCell;
 
     thread_local! {
-        /// The tasks whose next turn on this thread panics.
+        /// The tasks whose next poll on this thread panics.
         static DUE: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// Has the next turn of a task of this name on this thread panic.
+    /// Makes the next poll of a task with this name on this thread panic.
     pub fn panic_next(task: &'static str) {
         DUE.with_borrow_mut(|due| due.push(task));
     }

@@ -1,11 +1,11 @@
-//! The queues: where requests come from, as a worker declares it, and where replies come back to.
+//! Request queues, as workers declare them, and reply queues.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::protocol::{BATCH_SUFFIX, MAX_SHORT_STR};
 
-/// The queue argument that says where RabbitMQ puts what it drops.
+/// The queue argument for the exchange of dead letters.
 const DEAD_LETTER_EXCHANGE: &str = "x-dead-letter-exchange";
 
 /// The queue argument that names the queue's type.
@@ -23,49 +23,51 @@ const DELIVERY_LIMIT: &str = "x-delivery-limit";
 
 const SINGLE_ACTIVE_CONSUMER: &str = "x-single-active-consumer";
 
-/// Queue arguments that bound what waits in one queue, or that show each of its messages to others: a
-/// second queue would break them.
+/// Arguments that bound one queue, or route its messages elsewhere. A second queue for batches
+/// would break them.
 const LIMITS_TO_ONE_QUEUE: [&str; 3] = [DEAD_LETTER_EXCHANGE, "x-max-length", "x-max-length-bytes"];
 
-/// RabbitMQ's own, from version 4 on.
+/// The default of RabbitMQ 4.
 const DEFAULT_DELIVERY_LIMIT: u32 = 20;
 
-/// Where replies come back to.
+/// How the replies to a handle's calls come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum ReplyQueue {
-    /// A private, randomly named, durable queue, which outlives the connection by a minute (`x-expires`), so that replies
-    /// can wait for a reconnect. It is deleted when the handle is closed. The default; it is no slower than the others.
+    /// A private durable queue with a random name, the default. It outlives the connection by a
+    /// minute (`x-expires`), so that replies wait for a reconnect. It is deleted when the handle is
+    /// closed, and is no slower than the others.
     #[default]
     Resumable,
-    /// The classic temporary queue, named by RabbitMQ (`amq.gen-…`): exclusive, gone with its connection.
+    /// A temporary queue that RabbitMQ names (`amq.gen-…`). It is exclusive, and is deleted with
+    /// its connection.
     Exclusive,
-    /// RabbitMQ's [direct reply-to](https://www.rabbitmq.com/docs/direct-reply-to): no queue is declared at all. Replies
-    /// die with their channel.
+    /// RabbitMQ's [direct reply-to](https://www.rabbitmq.com/docs/direct-reply-to): no queue is
+    /// declared. Replies are lost with their channel.
     Direct,
 }
 
-/// What is sent to everybody through a fanout exchange, as one who listens takes it: from a queue of its own, with limits that the
-/// broker keeps.
+/// A fanout exchange, and the limits of the queue by which one process consumes from it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Broadcasts {
-    /// The exchange; the queues are named after it.
+    /// The exchange. The queues are named after it.
     pub(crate) exchange: &'static str,
     /// How many deliveries may be unsettled.
     pub(crate) prefetch: u16,
     /// How long a message waits.
     pub(crate) time_to_live: Duration,
-    /// How many messages wait; more drop the oldest.
+    /// How many messages wait. More of them drop the oldest.
     pub(crate) max_messages: u16,
-    /// How long their bodies are in all, in bytes.
+    /// The total length of their bodies, in bytes.
     pub(crate) max_bytes: u32,
 }
 
 /// The queue that requests come from, and how a worker declares it.
 ///
-/// The default is a durable classic queue, also in a virtual host whose `default_queue_type` is another. A queue that exists with other properties cannot be declared: the server ends
-/// with [`BrokerError::Queue`](crate::BrokerError::Queue) and changes nothing. Where somebody else declares the queue, use
-/// [`existing`](Self::existing) or [`undeclared`](Self::undeclared).
+/// The default is a durable classic queue, whatever the `default_queue_type` of the virtual host.
+/// If the queue exists with other properties, the server ends with
+/// [`BrokerError::Queue`](crate::BrokerError::Queue) and changes nothing. If somebody else declares
+/// the queue, use [`existing`](Self::existing) or [`undeclared`](Self::undeclared).
 ///
 /// ```
 /// use rpc_runtime::RequestQueue;
@@ -81,18 +83,18 @@ pub struct RequestQueue {
     batching: bool,
 }
 
-/// How a worker makes sure of its queue.
+/// How a worker makes sure that its queue exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Declare {
     /// Declares it with its properties.
     Active,
-    /// Asks whether it exists.
+    /// Checks that it exists.
     Passive,
-    /// Trusts that it does.
+    /// Assumes that it exists.
     No,
 }
 
-/// A queue's properties, which two declarations must agree on.
+/// The properties of a queue, on which all declarations must agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct QueueProperties {
     pub(crate) durable: bool,
@@ -105,9 +107,9 @@ pub(crate) struct QueueProperties {
 pub enum QueueArgument {
     /// A number.
     Number(i64),
-    /// A text.
+    /// Text.
     Text(String),
-    /// A yes or no.
+    /// A boolean.
     Flag(bool),
 }
 
@@ -142,10 +144,11 @@ impl From<bool> for QueueArgument {
 }
 
 impl RequestQueue {
-    /// A durable classic queue of this name.
+    /// A durable classic queue with this name.
     ///
-    /// [`ServerError::InvalidQueue`](crate::ServerError::InvalidQueue) refuses an empty name, one of more than 255 bytes, one
-    /// with control characters, and names of other queues: those that begin with `amq.` or `rpc.` or end with `.batch`.
+    /// The server fails to start with
+    /// [`ServerError::InvalidQueue`](crate::ServerError::InvalidQueue) if the name is empty, longer
+    /// than 255 bytes, has control characters, begins with `amq.` or `rpc.`, or ends with `.batch`.
     pub fn new(name: impl Into<String>) -> Self {
         let properties = QueueProperties {
             durable: true,
@@ -159,79 +162,89 @@ impl RequestQueue {
         }
     }
 
-    /// Replicated over the nodes of a cluster: a [quorum queue](https://www.rabbitmq.com/docs/quorum-queues).
+    /// Makes it a [quorum queue](https://www.rabbitmq.com/docs/quorum-queues), which is replicated
+    /// over the nodes of a cluster.
     pub fn quorum(self) -> Self {
         self.argument(QUEUE_TYPE, QUORUM)
     }
 
-    /// How often a request may come back to this quorum queue, because the worker that had it was lost: after that RabbitMQ
-    /// [drops it](https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling), or [hands it
-    /// on](Self::dead_letter_to). A worker refuses one that has come back so often, so that its caller gets the fault
-    /// `interrupted` and not a timeout.
+    /// How often a request may return to this quorum queue because its worker was lost. After that,
+    /// RabbitMQ [drops](https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling) or
+    /// [dead-letters](Self::dead_letter_to) it. A worker refuses the request at its last delivery,
+    /// so that its caller gets the fault `interrupted` instead of a timeout.
     ///
-    /// Without it, RabbitMQ 4 has a limit of 20 and earlier versions have none; workers then refuse after 20.
+    /// The default limit of RabbitMQ 4 is 20. Earlier versions have none, and workers refuse after
+    /// 20.
     pub fn delivery_limit(self, limit: u16) -> Self {
         self.argument(DELIVERY_LIMIT, limit)
     }
 
-    /// Where RabbitMQ puts what it drops from this queue: requests that [came back too often](Self::delivery_limit), expired
-    /// ones, and those that did not fit. The queue must exist, and nobody answers what lies there.
+    /// The queue to which RabbitMQ moves what it drops from this one: requests that [returned too
+    /// often](Self::delivery_limit), that expired, or that did not fit. That queue must exist.
+    /// Nobody replies to what is in it.
     pub fn dead_letter_to(self, queue: impl Into<String>) -> Self {
         self.argument(DEAD_LETTER_EXCHANGE, "")
             .argument("x-dead-letter-routing-key", queue.into())
     }
 
-    /// Gone when the broker restarts. RabbitMQ 4.3 refuses such queues unless its operator permits them; the server then
-    /// ends with [`BrokerError::Queue`](crate::BrokerError::Queue).
+    /// Makes it transient: it is deleted when the broker restarts. RabbitMQ 4.3 refuses such queues
+    /// unless its operator permits them, and the server then ends with
+    /// [`BrokerError::Queue`](crate::BrokerError::Queue).
     pub fn transient(mut self) -> Self {
         self.properties.durable = false;
         self
     }
 
-    /// With priorities from 0 to `highest` (RabbitMQ takes up to 255 and advises fewer than 10); see
-    /// [`Call::priority`](crate::Call::priority). Classic queues only: RabbitMQ 4 orders quorum queues by priority without being
-    /// told, and refuses one that is declared so.
+    /// Orders requests by priority, from 0 to `highest`; see
+    /// [`Call::priority`](crate::Call::priority). RabbitMQ accepts up to 255 and advises fewer than
+    /// 10. For classic queues only: RabbitMQ 4 always orders quorum queues by priority, and refuses
+    /// one that is declared with this.
     pub fn priorities(self, highest: u8) -> Self {
         self.argument("x-max-priority", i64::from(highest))
     }
 
-    /// With any [argument](https://www.rabbitmq.com/docs/queues#optional-arguments) that RabbitMQ knows.
+    /// Sets any [argument](https://www.rabbitmq.com/docs/queues#optional-arguments) that RabbitMQ
+    /// knows.
     pub fn argument(mut self, name: impl Into<String>, value: impl Into<QueueArgument>) -> Self {
         self.properties.arguments.insert(name.into(), value.into());
         self
     }
 
-    /// Not declared, but looked for (a passive declare), whatever its properties: the server ends with an error where it does not exist.
+    /// Does not declare the queue, but checks that it exists (a passive declare), whatever its
+    /// properties. The server fails to start if it does not exist.
     pub fn existing(mut self) -> Self {
         self.declare = Declare::Passive;
         self
     }
 
-    /// Neither declared nor looked for: for a worker that may not configure queues.
+    /// Neither declares the queue nor checks that it exists: for a worker that may not configure
+    /// queues.
     pub fn undeclared(mut self) -> Self {
         self.declare = Declare::No;
         self
     }
 
-    /// With a [single active consumer](https://www.rabbitmq.com/docs/consumers#single-active-consumer): one worker at a
-    /// time gets requests, and another takes over when it is gone.
+    /// Gives requests to one worker at a time, a [single active
+    /// consumer](https://www.rabbitmq.com/docs/consumers#single-active-consumer). Another worker
+    /// takes over when it is gone.
     ///
-    /// Requests are not batched. A worker that stops lets its methods end before another one takes over. One that loses its
-    /// connection cannot: what it runs goes on while the next one begins.
+    /// Requests are not batched. When a worker stops, its methods end before another worker takes
+    /// over. When it loses its connection, its methods go on while the next worker begins.
     ///
-    /// For a queue that somebody else declared so, call this and then [`existing`](Self::existing). On RabbitMQ 3.10,
-    /// make it [`quorum`](Self::quorum): a classic queue of that version can crash when another consumer takes over, and
-    /// loses the messages in it.
+    /// If somebody else declared the queue like this, call this and then
+    /// [`existing`](Self::existing). On RabbitMQ 3.10, make it [`quorum`](Self::quorum): a classic
+    /// queue of that version can crash when another consumer takes over, and lose its messages.
     pub fn single_active_consumer(self) -> Self {
         self.argument(SINGLE_ACTIVE_CONSUMER, true)
     }
 
-    /// Whether callers may send several calls to this queue in one message; the default is that they may. See
-    /// [`Server::batching`](crate::Server::batching).
+    /// Whether callers may send several calls to this queue in one message; the default is `true`.
+    /// See [`Server::batching`](crate::Server::batching).
     ///
-    /// Such messages wait in a queue of their own. A queue with `x-max-length` or `x-max-length-bytes`, a dead-letter
-    /// exchange or a single active consumer has none. A worker does not see what a
-    /// [policy](https://www.rabbitmq.com/docs/policies) sets: if one bounds this queue, turn batching off here.
+    /// Batches have a queue of their own. A queue with `x-max-length`, `x-max-length-bytes`, a
+    /// dead-letter exchange or a single active consumer has no batches. A worker does not see
+    /// [policies](https://www.rabbitmq.com/docs/policies): if a policy bounds this queue, turn
+    /// batching off here.
     pub fn batching(mut self, batching: bool) -> Self {
         self.batching = batching;
         self
@@ -243,8 +256,8 @@ impl RequestQueue {
         &self.name
     }
 
-    /// The queue for batched requests beside this one, like it in all else; `None` if each request has
-    /// to come by itself.
+    /// The queue for batches beside this one, with the same options. `None` if requests must not be
+    /// batched.
     pub(crate) fn batched(&self) -> Option<Self> {
         let is_limited = LIMITS_TO_ONE_QUEUE
             .iter()
@@ -254,7 +267,7 @@ impl RequestQueue {
         (may_batch && name.len() <= MAX_SHORT_STR).then(|| Self { name, ..self.clone() })
     }
 
-    /// Whether one consumer at a time gets what is in the queue.
+    /// Whether it has a single active consumer.
     pub(crate) fn is_single_active(&self) -> bool {
         self.properties.arguments.get(SINGLE_ACTIVE_CONSUMER) == Some(&QueueArgument::Flag(true))
     }

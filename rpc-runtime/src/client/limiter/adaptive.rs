@@ -4,13 +4,13 @@
 //! long, or until no call is answered. Then the limit follows what the workers say, so
 //! that most calls wait in the client, where a call that is given up costs nothing:
 //!
-//! - If requests wait in the queue for longer than a tenth of the calls' time, the limit shrinks to as
-//!   many calls as would wait for a twentieth of it.
+//! - If requests wait in the queue for longer than a tenth of the calls' time, the limit shrinks to
+//!   as many calls as would wait for a twentieth of it.
 //! - A refusal or a timeout halves it at least. Timeouts begin a reduction only if there is nothing
 //!   else for as long as a call may take: calls time out for many reasons. If replies reach the
 //!   client too late, no worker knows.
-//! - A reply to a call that waited for less raises it by a fraction, so that it grows by one with each
-//!   round trip. If nothing waits and all has been well for a second, it grows by a quarter.
+//! - A reply to a call that waited for less raises it by a fraction, so that it grows by one with
+//!   each round trip. If nothing waits and all has been well for a second, it grows by a quarter.
 //!
 //! Shrinking by a factor and growing by a sum makes clients that share workers equals.
 
@@ -36,8 +36,8 @@ const SMALLEST_PART: f64 = 0.1;
 /// To what part at least, if a call failed.
 const PART_AFTER_FAILURE: f64 = 0.5;
 
-/// If no call was sent for this time plus the time that requests wait in the queue, one more may be in
-/// flight. Those that are may be slow ones, which must not keep quick ones waiting. If none is
+/// If no call was sent for this time plus the time that requests wait in the queue, one more may be
+/// in flight. Those that are may be slow ones, which must not keep quick ones waiting. If none is
 /// answered, the next one takes twice as long ..
 const STALLED_FOR: Duration = Duration::from_secs(1);
 
@@ -360,8 +360,8 @@ impl AdaptiveLimit {
     }
 }
 
-/// The part of the calls in flight with which they would wait for half of the target. By Little's law
-/// the time that a call takes is proportional to their number when it was sent.
+/// The part of the calls in flight with which they would wait for half of the target. By Little's
+/// law the time that a call takes is proportional to their number when it was sent.
 fn part(call: &Ended, queued: Duration, target: Duration) -> f64 {
     let took = call.now.saturating_duration_since(call.sent);
     // A worker that is wrong about the wait costs no more than the call took.

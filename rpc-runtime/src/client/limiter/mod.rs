@@ -32,8 +32,9 @@ pub enum WhenFull {
     /// It waits for a permit, until its deadline.
     #[default]
     Wait,
-    /// It fails at once, with [`CallError::TooManyCalls`](crate::CallError::TooManyCalls) or, if the limit is lower for
-    /// now because the workers are overloaded, with [`CallError::Overloaded`](crate::CallError::Overloaded).
+    /// It fails at once, with [`CallError::TooManyCalls`](crate::CallError::TooManyCalls) or, if
+    /// the limit is lower for now because the workers are overloaded, with
+    /// [`CallError::Overloaded`](crate::CallError::Overloaded).
     Fail,
 }
 
@@ -368,7 +369,8 @@ fn signal(outcome: &Result<Reply, CallError>) -> Option<Signal> {
         Ok(reply) if reply.kind == ReplyKind::Fault => {
             let fault = reply.read_fault();
             let retry_after = fault.retry_after;
-            // A layer of the worker rejects calls for reasons of its own. It sets `retry_after` if they come too often.
+            // A layer of the worker rejects calls for reasons of its own. It sets `retry_after` if
+            // they come too often.
             let is_overload = match fault.code {
                 FaultCode::Expired => true,
                 // It would have expired, but an earlier delivery may have run.

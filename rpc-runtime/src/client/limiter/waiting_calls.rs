@@ -15,8 +15,8 @@ pub(super) struct Turn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     OldestFirst,
-    /// Under overload most calls cannot be answered. The newest have the most time left. If the oldest
-    /// went first, each would get its permit just before its deadline.
+    /// Under overload most calls cannot be answered. The newest have the most time left. If the
+    /// oldest went first, each would get its permit just before its deadline.
     NewestFirst,
 }
 

@@ -12,11 +12,12 @@ use serde::de::{
 use super::format::{NumberFormat, PRIVATE_NUMBER};
 use super::text::Number;
 
-/// A deserializer that reads numbers by its format's rules, at every level of a value. It also layers what a value is
-/// read with: seeds, visitors and accesses.
+/// A deserializer that reads numbers by its format's rules, at every level of a value. It also
+/// layers what a value is read with: seeds, visitors and accesses.
 pub(in crate::codec) struct ReadNumbers<T, F> {
     inner: T,
-    /// Of a visitor: the deserializer tells it what the value is, and may tell it of a number in its private form.
+    /// Of a visitor: the deserializer tells it what the value is, and may tell it of a number in
+    /// its private form.
     is_told: bool,
     format: PhantomData<F>,
 }

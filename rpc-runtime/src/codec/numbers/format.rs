@@ -8,7 +8,8 @@ use super::text;
 
 /// How a format writes and reads the numbers that its serializer and deserializer get wrong.
 pub(in crate::codec) trait NumberFormat {
-    /// Where a deserializer tells a visitor of a map, it may mean a [`serde_json::Number`] in its private form.
+    /// Where a deserializer tells a visitor of a map, it may mean a [`serde_json::Number`] in its
+    /// private form.
     const MAPS_MAY_BE_NUMBERS: bool = false;
 
     fn write_f32<S: Serializer>(serializer: S, value: f32) -> Result<S::Ok, S::Error> {
@@ -119,7 +120,8 @@ impl NumberFormat for MessagePack {
     }
 }
 
-/// Whether this build of `serde_json` has the feature `arbitrary_precision`: its numbers are texts then.
+/// Whether this build of `serde_json` has the feature `arbitrary_precision`: its numbers are texts
+/// then.
 pub(in crate::codec) const ARBITRARY_PRECISION: bool = size_of::<serde_json::Number>() == size_of::<String>();
 
 /// The name of the private form of a [`serde_json::Number`], and of its one field.

@@ -17,7 +17,8 @@ pub(super) enum Number {
 }
 
 impl Number {
-    /// Reads the text of a number, the same as `serde_json` does without its feature `arbitrary_precision`.
+    /// Reads the text of a number, the same as `serde_json` does without its feature
+    /// `arbitrary_precision`.
     pub(super) fn new(text: &str) -> Self {
         let is_integer = text != "-0" && !text.contains(['.', 'e', 'E']);
         match (text.parse(), text.parse(), text.parse::<f64>()) {
@@ -32,8 +33,8 @@ impl Number {
 /// How many digits a decimal number needs at the most to stand for one float.
 const FLOAT_DIGITS: usize = 17;
 
-/// Whether a float is written as this number again: in the shortest form, or with as many digits. Of two shortest forms,
-/// which some floats have, writers do not agree on one.
+/// Whether a float is written as this number again: in the shortest form, or with as many digits.
+/// Of two shortest forms, which some floats have, writers do not agree on one.
 fn is_exact(float: f64, text: &str) -> bool {
     let Some(number) = Digits::new(text) else {
         return false;

@@ -132,7 +132,8 @@ impl Serializer for ScalarSerializer {
     fn serialize_map(self, _len: Option<usize>) -> Result<Refused, TextError> {
         Err(TextError::NotScalar("a map"))
     }
-    /// A method's arguments come as this one struct, whose single field is the scalar; any other struct is refused.
+    /// A method's arguments come as this one struct, whose single field is the scalar; any other
+    /// struct is refused.
     fn serialize_struct(self, name: &'static str, len: usize) -> Result<OneField, TextError> {
         match (name, len) {
             (ARGUMENTS, 0 | 1) => Ok(OneField(Vec::new())),

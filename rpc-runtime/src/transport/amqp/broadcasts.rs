@@ -1,6 +1,7 @@
 //! Broadcasts: a fanout exchange, and a queue for each listener.
 //!
-//! Each step that the broker may refuse has a channel of its own, because a refusal closes the channel.
+//! Each step that the broker may refuse has a channel of its own, because a refusal closes the
+//! channel.
 
 use std::sync::Arc;
 
@@ -88,7 +89,8 @@ impl Opener {
         Ok(())
     }
 
-    /// Declares a queue whose limits the broker enforces, so that nothing piles up, consumed or not.
+    /// Declares a queue whose limits the broker enforces, so that nothing piles up, consumed or
+    /// not.
     async fn declare_listening(
         &self,
         channel: &Arc<OpenChannel>,

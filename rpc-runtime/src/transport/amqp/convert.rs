@@ -102,7 +102,8 @@ fn text(value: &Option<ShortString>) -> Option<ShortStr> {
         .and_then(|value| ShortStr::new(value.as_str()).ok())
 }
 
-/// RabbitMQ refuses an expiration that is not a number; should one come all the same, the request has no deadline.
+/// RabbitMQ refuses an expiration that is not a number; should one come all the same, the request
+/// has no deadline.
 fn milliseconds(expiration: &ShortString) -> Option<Duration> {
     expiration.as_str().parse().ok().map(Duration::from_millis)
 }

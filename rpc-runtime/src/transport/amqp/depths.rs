@@ -15,8 +15,8 @@ use crate::transport::Depth;
 /// How many channels are kept for later requests.
 const MAX_CHANNELS: usize = 32;
 
-/// The channels through which depths are asked, one for each queue. The broker closes the channel if
-/// the queue is missing, and answers nothing else on it while the queue's node is silent.
+/// The channels through which depths are asked, one for each queue. The broker closes the channel
+/// if the queue is missing, and answers nothing else on it while the queue's node is silent.
 #[derive(Debug, Default)]
 pub(super) struct Depths(Mutex<HashMap<ShortStr, Arc<OpenChannel>>>);
 

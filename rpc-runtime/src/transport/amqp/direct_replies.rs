@@ -1,10 +1,10 @@
 //! Publishes replies, those to direct reply-to addresses over a connection of their own.
 //!
 //! RabbitMQ decodes an Erlang process id from a direct reply-to address. It closes the *connection*
-//! (541) of a publisher whose address it cannot decode (seen with 3.10). Callers choose the address,
-//! so one malformed request would fail all replies of a worker, be redelivered, and do the same to
-//! the next worker. With a connection of their own, only the direct replies in flight are affected,
-//! and each of them is sent once more, alone.
+//! (541) of a publisher whose address it cannot decode (seen with 3.10). Callers choose the
+//! address, so one malformed request would fail all replies of a worker, be redelivered, and do the
+//! same to the next worker. With a connection of their own, only the direct replies in flight are
+//! affected, and each of them is sent once more, alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,11 +64,12 @@ impl Publisher for ReplyPublisher {
     }
 }
 
-/// The connection for direct replies. It is made for the first of them, and again after it was lost.
+/// The connection for direct replies. It is made for the first of them, and again after it was
+/// lost.
 ///
-/// One attempt serves all replies that wait. If it fails, these replies are given up, and so are all
-/// that come before another attempt succeeds. Otherwise requests whose replies wait would hold their
-/// places in the prefetch, at the cost of other callers.
+/// One attempt serves all replies that wait. If it fails, these replies are given up, and so are
+/// all that come before another attempt succeeds. Otherwise requests whose replies wait would hold
+/// their places in the prefetch, at the cost of other callers.
 #[derive(Debug)]
 pub(super) struct DirectReplies {
     target: Target,
@@ -158,8 +159,9 @@ impl DirectReplies {
         })
     }
 
-    /// Sends a reply once there is a connection. If the connection is lost over it, the reply is sent
-    /// alone. If the reply fails, the worker acknowledges its request as after any refused reply.
+    /// Sends a reply once there is a connection. If the connection is lost over it, the reply is
+    /// sent alone. If the reply fails, the worker acknowledges its request as after any refused
+    /// reply.
     async fn deliver(self: &Arc<Self>, outgoing: Outgoing) -> Published {
         let Some(channel) = self.channel().await else {
             return Published::Refused;
@@ -175,8 +177,8 @@ impl DirectReplies {
         self.deliver_alone(outgoing).await
     }
 
-    /// Sends a reply on a connection of its own. If each attempt loses it, the broker does not accept
-    /// the reply.
+    /// Sends a reply on a connection of its own. If each attempt loses it, the broker does not
+    /// accept the reply.
     async fn deliver_alone(&self, outgoing: Outgoing) -> Published {
         let mut refused = self.quarantine.lock().await;
         if refused.is_some_and(|at| at.elapsed() < PAUSE) {
@@ -252,8 +254,8 @@ impl DirectReplies {
                 let error = Logged(Chain(error));
                 tracing::warn!(%error, suppressed, "no connection for direct replies");
             }
-            // If the handle's other connections are lost too, no requests arrive, so waiting replies
-            // take no places in the prefetch from them.
+            // If the handle's other connections are lost too, no requests arrive, so waiting
+            // replies take no places in the prefetch from them.
             let limit = match self.board.status() {
                 Status::Ready | Status::Blocked { .. } => limit_if_refused,
                 _ => CONNECT_LIMIT,

@@ -6,7 +6,8 @@
 //! From the bottom up:
 //!
 //! - [`guard`] checks every frame of the broker before lapin reads it.
-//! - [`connection`] connects, over TLS if asked to, and connects again whenever a connection is lost.
+//! - [`connection`] connects, over TLS if asked to, and connects again whenever a connection is
+//!   lost.
 //! - [`channel`] closes channels before they are dropped.
 //! - [`publish`] and [`consume`] each serve one channel.
 //! - [`opener`] opens channels, publishers and consumers, and declares queues.

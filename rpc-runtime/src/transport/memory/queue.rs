@@ -276,7 +276,8 @@ impl Queue {
         self.dead_letters.push((target.clone(), message));
     }
 
-    /// Takes the messages that were dead-lettered since the last time, each with the name of its next queue.
+    /// Takes the messages that were dead-lettered since the last time, each with the name of its
+    /// next queue.
     pub(super) fn take_dead_letters(&mut self) -> Vec<(String, Message)> {
         std::mem::take(&mut self.dead_letters)
     }
@@ -328,8 +329,8 @@ impl Queue {
         self.deliver(now);
     }
 
-    /// Hands messages to consumers, in turn, as far as these may have more. What has expired is given up when it would be
-    /// next, as RabbitMQ does.
+    /// Hands messages to consumers, in turn, as far as these may have more. What has expired is
+    /// given up when it would be next, as RabbitMQ does.
     fn deliver(&mut self, now: Instant) {
         while let Some(next) = self.messages.front() {
             if next.expires.is_some_and(|expires| expires <= now) {

@@ -123,8 +123,8 @@ impl Queues {
         self.with_queue(queue, now, |queue| queue.push(message, now))
     }
 
-    /// Runs `act` on a queue and moves its dead letters on. Returns whether there is a queue of that
-    /// name.
+    /// Runs `act` on a queue and moves its dead letters on. Returns whether there is a queue of
+    /// that name.
     fn with_queue(&mut self, name: &str, now: Instant, act: impl FnOnce(&mut Queue)) -> bool {
         let Some(queue) = self.queues.get_mut(name) else {
             return false;

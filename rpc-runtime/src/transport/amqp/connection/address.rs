@@ -9,16 +9,18 @@ use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use super::tls::TlsClient;
 use crate::error::BrokerError;
 
-/// How often the peers of a connection let each other know that they are there, unless the address says otherwise
-/// (`?heartbeat=`): a connection whose peer is silent for twice as long is lost. RabbitMQ
-/// [advises](https://www.rabbitmq.com/docs/heartbeats) 5 to 20 seconds; its own default is 60.
+/// How often the peers of a connection let each other know that they are there, unless the address
+/// says otherwise (`?heartbeat=`): a connection whose peer is silent for twice as long is lost.
+/// RabbitMQ [advises](https://www.rabbitmq.com/docs/heartbeats) 5 to 20 seconds; its own default is
+/// 60.
 const HEARTBEAT_SECONDS: u16 = 10;
 
-/// How many bytes a frame may have, unless the address says otherwise (`?frame_max=`) or the broker takes
-/// less. It is RabbitMQ's own default.
+/// How many bytes a frame may have, unless the address says otherwise (`?frame_max=`) or the broker
+/// takes less. It is RabbitMQ's own default.
 pub(super) const MAX_FRAME: u32 = 128 * 1024;
 
-/// What `?frame_max=` may say. RabbitMQ 4.1 and later take no less, and lapin allocates 32 times as much twice.
+/// What `?frame_max=` may say. RabbitMQ 4.1 and later take no less, and lapin allocates 32 times as
+/// much twice.
 const MAX_FRAMES: RangeInclusive<u32> = 8 * 1024..=1024 * 1024;
 
 /// What an address may say after its `?`.
@@ -28,7 +30,8 @@ const PARAMETERS: [&str; 4] = ["auth_mechanism", "channel_max", "frame_max", "he
 #[derive(Clone)]
 pub(crate) struct Address {
     uri: AMQPUri,
-    /// Whether it says who logs in; `guest` does where it does not, or, by a certificate, whom that names.
+    /// Whether it says who logs in; `guest` does where it does not, or, by a certificate, whom that
+    /// names.
     names_user: bool,
     tls: Option<TlsClient>,
 }
@@ -49,7 +52,8 @@ impl Address {
             }
             _ => return invalid("it does not begin with amqp:// or amqps://"),
         };
-        // The parser would take the first part of a password for a host or a port, and messages show those.
+        // The parser would take the first part of a password for a host or a port, and messages
+        // show those.
         if !is_unambiguous(rest) {
             return invalid(NOT_ENCODED);
         }
@@ -151,8 +155,9 @@ impl Address {
 /// What is wrong with an address whose parts cannot be told apart.
 const NOT_ENCODED: &str = "a user, password or virtual host in it holds characters that must be percent-encoded, such as %40 for @, %2F for /, %23 for #, %3F for ? and %25 for %";
 
-/// Whether there is one way to take an address apart, after its scheme: user and password have only the characters that RFC 3986 lets
-/// stand there, and what looks like the end of them is not a part of them.
+/// Whether there is one way to take an address apart, after its scheme: user and password have only
+/// the characters that RFC 3986 lets stand there, and what looks like the end of them is not a part
+/// of them.
 fn is_unambiguous(rest: &str) -> bool {
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let (user_info, host) = authority.rsplit_once('@').unwrap_or(("", authority));

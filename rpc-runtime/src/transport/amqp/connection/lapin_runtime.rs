@@ -1,5 +1,5 @@
-//! A runtime for lapin with our own type of streams. So lapin reads only what the guard has checked,
-//! and uses TLS without its own support for it.
+//! A runtime for lapin with our own type of streams. So lapin reads only what the guard has
+//! checked, and uses TLS without its own support for it.
 
 use std::fmt;
 use std::future::ready;

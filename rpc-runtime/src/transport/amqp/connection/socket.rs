@@ -20,7 +20,8 @@ use super::tls::TlsClient;
 /// A second handle on a connection's socket, to shut it down.
 ///
 /// lapin waits for a silent peer without a limit: in its handshake, when it closes, and while the
-/// broker reads nothing. It does so in a thread of its own, which ends once its socket is shut down.
+/// broker reads nothing. It does so in a thread of its own, which ends once its socket is shut
+/// down.
 #[derive(Debug)]
 pub(super) struct Socket(TcpStream);
 

@@ -9,7 +9,8 @@ use super::violation::ProtocolViolation;
 use super::{content, cursor};
 use crate::protocol::Property;
 
-/// What is read of an input that arrives in these parts, and is read into buffers of its own size or by copying.
+/// What is read of an input that arrives in these parts, and is read into buffers of its own size
+/// or by copying.
 pub(super) fn through(
     input: &[u8],
     max_frame: usize,

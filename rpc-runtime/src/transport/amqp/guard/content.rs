@@ -1,8 +1,9 @@
 //! Content headers: the properties of a message.
 //!
-//! A publisher chooses them, and RabbitMQ passes them on almost as they are: it does not look whether
-//! short strings are UTF-8, and does not limit how deep tables are nested. lapin ends the connection over
-//! the first, and overflows its stack over the second. What is checked here it reads.
+//! A publisher chooses them, and RabbitMQ passes them on almost as they are: it does not look
+//! whether short strings are UTF-8, and does not limit how deep tables are nested. lapin ends the
+//! connection over the first, and overflows its stack over the second. What is checked here it
+//! reads.
 
 use std::borrow::Cow;
 
@@ -20,8 +21,9 @@ pub(super) fn check(payload: &[u8]) -> Result<(), Malformed> {
     found
 }
 
-/// A content header that says the same as a malformed one: the properties of it that can be read, the
-/// body's size, and a mark in the place of its headers. A correlation id is [escaped](ids) if it has to be.
+/// A content header that says the same as a malformed one: the properties of it that can be read,
+/// the body's size, and a mark in the place of its headers. A correlation id is [escaped](ids) if
+/// it has to be.
 ///
 /// Beside the mark stands what the broker says of queues that gave the message up. If that cannot
 /// be read, the message counts as [rejected too often](REJECTED_TOO_OFTEN).
@@ -117,8 +119,9 @@ fn deaths_in(table: &[u8]) -> Option<Vec<u8>> {
     is_readable.then_some(deaths)
 }
 
-/// Tells the properties of a content header in their order, each as it stands there and whether it can be
-/// read, until it is told to stop. If a property does not end within its frame, it is the last.
+/// Tells the properties of a content header in their order, each as it stands there and whether it
+/// can be read, until it is told to stop. If a property does not end within its frame, it is the
+/// last.
 fn walk<'a>(payload: &'a [u8], mut each: impl FnMut(Property, &'a [u8], Result<(), Malformed>) -> bool) {
     let Some((fixed, properties)) = payload.split_at_checked(FIXED) else {
         return;
@@ -163,8 +166,8 @@ struct Open {
     is_table: bool,
 }
 
-/// Looks whether lapin can read the content of a table: all sizes fit, all types are known, all names are
-/// UTF-8, and nothing is nested too deep. Does not recurse.
+/// Looks whether lapin can read the content of a table: all sizes fit, all types are known, all
+/// names are UTF-8, and nothing is nested too deep. Does not recurse.
 pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
     const INVALID: Malformed = Malformed::InvalidHeaders;
     let mut open = [Open::default(); MAX_HEADER_DEPTH + 1];
@@ -226,8 +229,8 @@ fn value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
 
 /// Keeps of a content header that is larger than a frame what can be of use: all but its headers.
 ///
-/// RabbitMQ can send one: it splits a body into frames of the size that was agreed with this connection,
-/// but the properties came by another, and it adds headers of its own.
+/// RabbitMQ can send one: it splits a body into frames of the size that was agreed with this
+/// connection, but the properties came by another, and it adds headers of its own.
 #[derive(Debug)]
 pub(super) struct Skimmer {
     /// What there is of the payload, with a table of headers that is empty.
@@ -500,7 +503,8 @@ mod tests {
             prop_assert_eq!(flaw(&properties), None);
         }
 
-        /// Whatever is in the payload, and in whatever parts it comes, no more than the other properties is kept.
+        /// Whatever is in the payload, and in whatever parts it comes, no more than the other
+        /// properties is kept.
         #[test]
         fn a_header_that_is_too_large_keeps_all_but_its_table(
             properties in props(),

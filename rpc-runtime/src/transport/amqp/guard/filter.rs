@@ -8,9 +8,9 @@ use crate::protocol::Malformed;
 
 /// Checks what a broker sends, in the buffer of whoever reads it.
 ///
-/// Most bytes stay where they are. Kept here are the front of a frame that has not come whole, and, once
-/// a frame has to be replaced, what follows it in the same buffer. That is no more than two frames and
-/// one buffer.
+/// Most bytes stay where they are. Kept here are the front of a frame that has not come whole, and,
+/// once a frame has to be replaced, what follows it in the same buffer. That is no more than two
+/// frames and one buffer.
 #[derive(Debug)]
 pub(crate) struct Filter {
     scanner: Scanner,
@@ -73,8 +73,9 @@ impl Filter {
         taken
     }
 
-    /// Looks at new bytes in the buffer that they are to be read from, with room for those [held](Self::held)
-    /// in front. Returns how many at the front of the buffer can be read now. Nothing may be ready before.
+    /// Looks at new bytes in the buffer that they are to be read from, with room for those
+    /// [held](Self::held) in front. Returns how many at the front of the buffer can be read now.
+    /// Nothing may be ready before.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 //! Finds the frames of AMQP 0-9-1 in the bytes of a connection as they arrive. Pure: no I/O.
 //!
-//! A frame is a type, a channel and a size in seven bytes, a payload, and an end marker. The scanner
-//! tells what the front of its input is, and borrows nothing: the caller has the bytes, and takes as
-//! many of them as the scanner says. [`filter`](super::filter) is its only user so far.
+//! A frame is a type, a channel and a size in seven bytes, a payload, and an end marker. The
+//! scanner tells what the front of its input is, and borrows nothing: the caller has the bytes, and
+//! takes as many of them as the scanner says. [`filter`](super::filter) is its only user so far.
 
 use super::violation::ProtocolViolation;
 
@@ -92,7 +92,8 @@ impl Scanner {
     ///
     /// # Errors
     ///
-    /// [`ProtocolViolation::TooLarge`] for a method or a part of a body that is larger than a frame may be.
+    /// [`ProtocolViolation::TooLarge`] for a method or a part of a body that is larger than a frame
+    /// may be.
     pub(super) fn next(&mut self, input: &[u8]) -> Result<Piece, ProtocolViolation> {
         let available = input.len();
         match self.within {
@@ -178,7 +179,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// All pieces of an input that arrives in parts, as (kind, bytes); what belongs together is joined.
+    /// All pieces of an input that arrives in parts, as (kind, bytes); what belongs together is
+    /// joined.
     fn pieces(input: &[u8], max: usize, parts: &[usize]) -> Vec<(&'static str, usize)> {
         let mut scanner = Scanner::new(max);
         let mut found: Vec<(&'static str, usize)> = Vec::new();

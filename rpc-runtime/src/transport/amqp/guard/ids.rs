@@ -1,8 +1,9 @@
 //! Correlation ids that are not UTF-8.
 //!
-//! lapin reads and writes short strings as UTF-8, and some callers use bytes, such as those of a UUID. Such an
-//! id is escaped before lapin reads it, and becomes what it was after lapin wrote it in an answer. So the
-//! answer reaches its call, although it only says that the request is malformed.
+//! lapin reads and writes short strings as UTF-8, and some callers use bytes, such as those of a
+//! UUID. Such an id is escaped before lapin reads it, and becomes what it was after lapin wrote it
+//! in an answer. So the answer reaches its call, although it only says that the request is
+//! malformed.
 
 use std::ops::Range;
 use std::sync::LazyLock;

@@ -1,7 +1,7 @@
 //! The mark on a content header that was replaced: a header of ours, with the reason as its value.
 //!
-//! The value begins with random bytes that no peer knows, so nobody else's header is taken for it. It
-//! never leaves this process.
+//! The value begins with random bytes that no peer knows, so nobody else's header is taken for it.
+//! It never leaves this process.
 
 use std::sync::LazyLock;
 

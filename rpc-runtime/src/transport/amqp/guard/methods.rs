@@ -1,8 +1,8 @@
 //! Methods that a broker sends, and the short strings in them.
 //!
-//! Some of those strings come from others: a delivery has the routing key that its publisher chose, and
-//! the reason why a channel is closed may quote what somebody else declared, cut off after 255 bytes
-//! wherever that is. lapin ends the connection over one that is not UTF-8.
+//! Some of those strings come from others: a delivery has the routing key that its publisher chose,
+//! and the reason why a channel is closed may quote what somebody else declared, cut off after 255
+//! bytes wherever that is. lapin ends the connection over one that is not UTF-8.
 
 use super::content;
 use super::cursor::Cursor;
@@ -34,7 +34,8 @@ const CONNECTION_TUNE: (u16, u16) = (10, 30);
 /// The arguments of a method; `None` if brokers do not send it.
 const fn fields(method: (u16, u16)) -> Option<&'static [Field]> {
     Some(match method {
-        // basic: deliver, ack, nack, return, get-ok, get-empty, qos-ok, consume-ok, cancel, cancel-ok, recover-ok
+        // basic: deliver, ack, nack, return, get-ok, get-empty, qos-ok, consume-ok, cancel,
+        // cancel-ok, recover-ok
         (60, 60) => &[ShortString, Fixed(9), ShortString, ShortString],
         (60, 80 | 120) => &[Fixed(9)],
         (60, 50) => &[Fixed(2), ShortString, ShortString, ShortString],
@@ -43,7 +44,8 @@ const fn fields(method: (u16, u16)) -> Option<&'static [Field]> {
         (60, 11 | 111) => &[],
         (60, 21 | 31) => &[ShortString],
         (60, 30) => &[ShortString, Fixed(1)],
-        // connection: start, secure, tune, open-ok, close, close-ok, blocked, unblocked, update-secret-ok
+        // connection: start, secure, tune, open-ok, close, close-ok, blocked, unblocked,
+        // update-secret-ok
         CONNECTION_START => &[Fixed(2), Table, LongString, LongString],
         (10, 20) => &[LongString],
         CONNECTION_TUNE => &[Fixed(8)],
@@ -72,8 +74,9 @@ const fn fields(method: (u16, u16)) -> Option<&'static [Field]> {
     })
 }
 
-/// Makes the short strings of a method UTF-8: each byte that is not is replaced by a question mark, so that
-/// no length changes. A method that does not fit its own arguments is left as it is, for lapin to refuse.
+/// Makes the short strings of a method UTF-8: each byte that is not is replaced by a question mark,
+/// so that no length changes. A method that does not fit its own arguments is left as it is, for
+/// lapin to refuse.
 ///
 /// # Errors
 ///
@@ -109,7 +112,8 @@ pub(super) fn mend(payload: &mut [u8]) -> Result<Note, ProtocolViolation> {
     })
 }
 
-/// Where the content of a field is that begins at `at`; `None` if it does not end within the arguments.
+/// Where the content of a field is that begins at `at`; `None` if it does not end within the
+/// arguments.
 fn range(arguments: &[u8], at: usize, field: Field) -> Option<std::ops::Range<usize>> {
     let mut cursor = Cursor::new(arguments.get(at..)?);
     let content = match field {

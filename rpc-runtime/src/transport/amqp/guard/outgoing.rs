@@ -37,7 +37,8 @@ struct Place {
 }
 
 impl Place {
-    /// Goes on by as many bytes as belong to the frame that has begun, and returns how many that are.
+    /// Goes on by as many bytes as belong to the frame that has begun, and returns how many that
+    /// are.
     fn finish(&mut self, bytes: &[u8]) -> usize {
         let mut done = 0;
         if self.known > 0 {
@@ -133,8 +134,8 @@ impl Outgoing {
         Next::Taken(taken)
     }
 
-    /// How many bytes can be written as they are: up to a content header with an escaped id, or one of which
-    /// that cannot be told.
+    /// How many bytes can be written as they are: up to a content header with an escaped id, or one
+    /// of which that cannot be told.
     fn passable(&self, bytes: &[u8]) -> usize {
         let mut place = self.place;
         let mut at = place.finish(bytes);

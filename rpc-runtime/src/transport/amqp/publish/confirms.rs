@@ -1,15 +1,18 @@
 //! Which published message a confirm or a return speaks of.
 //!
-//! RabbitMQ sends a message's return before its confirm. lapin hands a return to whichever confirm comes next, which may
-//! be another message's, and its confirms are not seen here in the order in which they came. So a confirm without the
-//! message's own return leaves the message undecided, until its return is seen or can no longer be.
+//! RabbitMQ sends a message's return before its confirm. lapin hands a return to whichever confirm
+//! comes next, which may be another message's, and its confirms are not seen here in the order in
+//! which they came. So a confirm without the message's own return leaves the message undecided,
+//! until its return is seen or can no longer be.
 //!
-//! When a message is confirmed, at most as many returns still wait as messages are unconfirmed, and each confirm takes one
-//! along. So once all that were in flight at that moment are confirmed, the message's return was taken along by some
-//! confirm: by one of those, or by that of a message sent later, which came earlier than the last of those. That one was seen by
-//! then, or is in flight as far as is known here. So once all that are in flight at that second moment are confirmed
-//! too, there was no return. Nor is there one after a while, should one of them never be confirmed (a quorum queue
-//! without a majority confirms nothing): unroutable messages are confirmed at once, and what came is seen soon.
+//! When a message is confirmed, at most as many returns still wait as messages are unconfirmed, and
+//! each confirm takes one along. So once all that were in flight at that moment are confirmed, the
+//! message's return was taken along by some confirm: by one of those, or by that of a message sent
+//! later, which came earlier than the last of those. That one was seen by then, or is in flight as
+//! far as is known here. So once all that are in flight at that second moment are confirmed too,
+//! there was no return. Nor is there one after a while, should one of them never be confirmed (a
+//! quorum queue without a majority confirms nothing): unroutable messages are confirmed at once,
+//! and what came is seen soon.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -20,7 +23,8 @@ use tokio::time::Instant;
 use crate::protocol::ShortStr;
 use crate::transport::Published;
 
-/// What a return can be recognised by: its queue and its correlation id, which is unique among our requests.
+/// What a return can be recognised by: its queue and its correlation id, which is unique among our
+/// requests.
 pub(super) type Key = (ShortStr, ShortStr);
 
 /// The messages that were published and not yet decided about.
@@ -302,8 +306,8 @@ mod tests {
         }
     }
 
-    /// Messages on their way: those to confirm, the returns that wait for a confirm, and what lapin has and the
-    /// publisher did not see yet.
+    /// Messages on their way: those to confirm, the returns that wait for a confirm, and what lapin
+    /// has and the publisher did not see yet.
     #[derive(Default)]
     struct Way {
         outstanding: Vec<u64>,
@@ -333,8 +337,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order in which confirms come and are seen, with returns handed out as lapin does, each message gets
-        /// its own verdict.
+        /// Whatever the order in which confirms come and are seen, with returns handed out as lapin
+        /// does, each message gets its own verdict.
         #[test]
         fn every_message_gets_its_own_verdict(
             returned in prop::collection::vec(any::<bool>(), 1..40),
@@ -356,7 +360,8 @@ mod tests {
                     0 => if let Some((n, is_returned)) = to_send.next() {
                         let sequence = confirms.publish(Some(key(n)));
                         way.outstanding.push(sequence);
-                        // The broker's return comes before the message's own confirm, and after it was sent.
+                        // The broker's return comes before the message's own confirm, and after it
+                        // was sent.
                         if *is_returned {
                             way.waiting.push_back(key(sequence));
                         }

@@ -137,7 +137,8 @@ impl InFlightMessages {
                 confirmation,
             }
         });
-        // lapin queues the message at the first poll. A future must not be polled after it is ready.
+        // lapin queues the message at the first poll. A future must not be polled after it is
+        // ready.
         if let Poll::Ready(confirmed) = publishing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             publishing = Box::pin(std::future::ready(confirmed));
         }

@@ -1,8 +1,9 @@
 //! Publishes through one channel. Anyone hands messages to lapin; one task waits for all confirms.
 //!
 //! lapin takes a confirm's number and queues the message's frames under two separate locks, so two
-//! tasks that publish at once could swap their confirms. Both happen at the first poll of a publish,
-//! which is done here under one lock. The frames of concurrent publishes still leave in one write.
+//! tasks that publish at once could swap their confirms. Both happen at the first poll of a
+//! publish, which is done here under one lock. The frames of concurrent publishes still leave in
+//! one write.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

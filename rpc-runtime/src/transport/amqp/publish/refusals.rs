@@ -1,8 +1,8 @@
 //! Queues that refuse all that a channel sends them. Pure: decisions over data.
 //!
-//! A channel of RabbitMQ 3.10 whose first message meets a quorum queue in the moment without a leader goes on asking the node
-//! that is gone, and refuses every message for this queue until that node is back (`rabbit_fifo_client:enqueue`). Another
-//! channel finds the new leader.
+//! A channel of RabbitMQ 3.10 whose first message meets a quorum queue in the moment without a
+//! leader goes on asking the node that is gone, and refuses every message for this queue until that
+//! node is back (`rabbit_fifo_client:enqueue`). Another channel finds the new leader.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,12 +12,13 @@ use tokio::time::Instant;
 use super::confirms::Confirm;
 use crate::protocol::ShortStr;
 
-/// For how long a queue has to refuse everything before the channel is taken to be the reason. A queue that is full refuses
-/// too, and then another channel is of no use: not to be opened too often.
+/// For how long a queue has to refuse everything before the channel is taken to be the reason. A
+/// queue that is full refuses too, and then another channel is of no use: not to be opened too
+/// often.
 const LONGEST_REFUSAL: Duration = Duration::from_secs(10);
 
-/// How many queues are told apart. A worker's replies go to queues of its callers' choice: those beyond
-/// this many are not looked at.
+/// How many queues are told apart. A worker's replies go to queues of its callers' choice: those
+/// beyond this many are not looked at.
 const MOST_QUEUES: usize = 256;
 
 /// Since when each queue refuses what it is sent.
@@ -27,7 +28,8 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// Takes in the broker's word on a message. `true`: the channel is of no more use for this queue.
+    /// Takes in the broker's word on a message. `true`: the channel is of no more use for this
+    /// queue.
     pub(super) fn confirmed(&mut self, queue: &ShortStr, confirm: Confirm, now: Instant) -> bool {
         match confirm {
             Confirm::Ack => {
