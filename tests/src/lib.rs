@@ -79,7 +79,10 @@ mod tests {
         let late = until("pigs fly", Duration::from_millis(30), async || Ok(false))
             .await
             .unwrap_err();
-        assert_eq!(late.to_string(), "waited 30ms until pigs fly, which did not happen");
+        assert_eq!(
+            late.to_string(),
+            "waited 30ms until pigs fly, which did not happen"
+        );
 
         let failed = until("pigs fly", Duration::from_secs(5), async || bail!("no wings"))
             .await

@@ -30,5 +30,6 @@ pub(super) fn queue_is_gone(queue: &ShortStr) -> BrokerError {
     BrokerError::Queue {
         queue: queue.to_string(),
         source: Cause::new("it does not exist any more"),
+        is_temporary: false,
     }
 }

@@ -97,8 +97,11 @@ pub enum BrokerError {
         queue: String,
         /// The broker's reason, for example `PRECONDITION_FAILED` if the queue exists with other
         /// properties. With `INTERNAL_ERROR` the broker closes the connection, as RabbitMQ 4.3 does
-        /// for transient queues. If the broker did not answer, the queue's node may be down.
+        /// for transient queues.
         source: Cause,
+        /// Whether the broker only did not answer, or failed: the queue's node may be down, and may
+        /// come back.
+        is_temporary: bool,
     },
 
     /// The broker refused an operation on an exchange: the exchange does not exist, has another
@@ -213,6 +216,7 @@ impl BrokerError {
         Self::Queue {
             queue: queue.into(),
             source: Cause::new(source),
+            is_temporary: false,
         }
     }
 
@@ -247,20 +251,31 @@ impl BrokerError {
             | Self::ChannelClosed { .. }
             | Self::Blocked { .. }
             | Self::Cancelled { .. }
-            | Self::Panicked { .. } => true,
+            | Self::Panicked { .. }
+            // The peer may have closed the connection because it was restarting.
+            | Self::Tls {
+                failure: TlsFailure::Handshake,
+                ..
+            } => true,
+            Self::Queue { is_temporary, .. } => *is_temporary,
             Self::InvalidAddress { .. }
             | Self::NoAddress
             | Self::Environment { .. }
             | Self::TlsUnsupported
             | Self::InvalidTls { .. }
             | Self::Tls { .. }
-            | Self::Queue { .. }
             | Self::Exchange { .. }
             | Self::TooManyChannels { .. }
             | Self::Closed
             | Self::RuntimeEnded
             | Self::Unsendable { .. } => false,
         }
+    }
+
+    /// Whether what could not be opened is to be opened again soon. Unlike a call, which may succeed
+    /// once the node of a queue is back, an opening that fails over a queue is reported.
+    pub(crate) fn is_worth_reopening(&self) -> bool {
+        self.is_transient() && !matches!(self, Self::Queue { .. })
     }
 
     /// Whether the handle was closed or its runtime has shut down: nothing works any more.
@@ -290,6 +305,16 @@ mod tests {
             BrokerError::Blocked { reason: "".into() },
             BrokerError::Cancelled { queue: queue() },
             BrokerError::Panicked { task: "" },
+            BrokerError::Tls {
+                host: host(),
+                failure: TlsFailure::Handshake,
+                source: source(),
+            },
+            BrokerError::Queue {
+                queue: queue(),
+                source: source(),
+                is_temporary: true,
+            },
         ];
         let permanent = [
             BrokerError::InvalidAddress { reason: "" },
@@ -307,6 +332,7 @@ mod tests {
             BrokerError::Queue {
                 queue: queue(),
                 source: source(),
+                is_temporary: false,
             },
             BrokerError::Exchange {
                 exchange: queue(),

@@ -35,9 +35,10 @@ pub enum TlsFailure {
     NotPlain,
 
     /// Any other failure; see the error's source. A broker that supports at most TLS 1.2 also fails
-    /// this way if it requires a client certificate and gets none.
+    /// this way if it requires a client certificate and gets none, and so does a port that closes
+    /// connections at once, such as a load balancer's without a broker.
     #[error(
-        "the handshake failed: there is no common version or cipher, or the broker requires a client certificate"
+        "the handshake failed: there is no common version or cipher, the broker requires a client certificate, or it closed the connection"
     )]
     Handshake,
 }

@@ -127,7 +127,7 @@ impl ResponderTask {
                     Some(lost)
                 }
                 Err(error) if error.is_of_ended_handle() => return,
-                Err(refused) if !refused.is_transient() => {
+                Err(refused) if !refused.is_worth_reopening() => {
                     if !std::mem::replace(&mut is_refusal_logged, true) {
                         let error = Logged(Chain(&refused));
                         let needs = needs(&refused);

@@ -100,7 +100,7 @@ impl QueueConsumer {
         let mut backoff = Backoff::new();
         loop {
             match self.subscribe(stop).await {
-                Some(Err(error)) if error.is_transient() => {
+                Some(Err(error)) if error.is_worth_reopening() => {
                     log_not_open(&self.handler.queue, &error);
                 }
                 opened => return opened.transpose(),
@@ -458,7 +458,7 @@ pub(super) async fn with_retries<T, F: Future<Output = Result<T, BrokerError>>>(
     let mut backoff = Backoff::new();
     loop {
         match operation().await {
-            Err(error) if error.is_transient() => log_not_open(queue, &error),
+            Err(error) if error.is_worth_reopening() => log_not_open(queue, &error),
             done => return done,
         }
         backoff.wait().await;

@@ -265,7 +265,7 @@ async fn keep_open(transport: &dyn Transport, state: &watch::Sender<ChannelState
                 return;
             }
             Err(error) => {
-                if !error.is_transient() {
+                if !error.is_worth_reopening() {
                     state.send_replace(ChannelState::Refused(error.clone()));
                 }
                 tracing::warn!(error = %Logged(Chain(&error)), "no reply channel");

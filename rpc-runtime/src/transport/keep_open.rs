@@ -153,7 +153,7 @@ mod tests {
                     _ => Err::<(), _>(BrokerError::Closed),
                 })
             },
-            BrokerError::is_transient,
+            BrokerError::is_worth_reopening,
         );
         assert!(matches!(retried.await, Err(BrokerError::Closed)));
         assert_eq!(attempts, 3);

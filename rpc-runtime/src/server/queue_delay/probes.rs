@@ -139,7 +139,7 @@ impl Probes {
             self.forget();
             match lost {
                 closed if closed.is_of_ended_handle() => return,
-                lost if lost.is_transient() => {
+                lost if lost.is_worth_reopening() => {
                     tracing::debug!(error = %Logged(Chain(&lost)), "probes were interrupted");
                     backoff.worked_for(since.elapsed());
                     backoff.wait_after(&lost).await;

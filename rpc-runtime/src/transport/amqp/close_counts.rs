@@ -44,6 +44,7 @@ impl CloseCounts {
         BrokerError::Queue {
             queue: queue.to_owned(),
             source,
+            is_temporary: false,
         }
     }
 }
@@ -76,7 +77,7 @@ mod tests {
         assert!(is_lost(&counts.failed("a", closed())));
         assert!(is_lost(&counts.failed("b", closed())));
         let refused = counts.failed("a", closed());
-        let BrokerError::Queue { queue, source } = refused else {
+        let BrokerError::Queue { queue, source, .. } = refused else {
             panic!("{refused:?}");
         };
         assert_eq!(queue, "a");

@@ -25,6 +25,8 @@ pub(super) fn queue_error(queue: &str, error: lapin::Error) -> BrokerError {
     match broker_error(error) {
         BrokerError::ChannelClosed { source } => BrokerError::Queue {
             queue: queue.to_owned(),
+            // RabbitMQ 3.10 refuses a queue whose node is down with NOT_FOUND and this text.
+            is_temporary: source.to_string().contains("is down or inaccessible"),
             source,
         },
         error => error,

@@ -98,6 +98,7 @@ impl Opener {
                 Err(BrokerError::Queue {
                     queue: queue.to_owned(),
                     source: Cause::new(source),
+                    is_temporary: true,
                 })
             }
             Err(error) => Err(error),

@@ -229,6 +229,7 @@ fn refused(queue: &str, reason: &'static str) -> BrokerError {
     BrokerError::Queue {
         queue: queue.to_owned(),
         source: Cause::new(reason),
+        is_temporary: false,
     }
 }
 
