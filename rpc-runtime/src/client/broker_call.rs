@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Sleep, sleep, sleep_until};
 
 use super::call_progress::{CallProgress, PublishFailure};
 use super::failures::{broker_failure, no_server, queue_is_gone, refused};
@@ -18,6 +18,7 @@ use super::received_reply::{ReceivedReply, empty_reply, read_reply};
 use super::resend::{self, ResendDecision};
 use super::session::Session;
 use super::session_handle::SessionHandle;
+use super::time_limit::TimeLimit;
 use crate::error::{BrokerError, CallError};
 use crate::protocol::{Executed, Reply};
 use crate::transport::Published;
@@ -37,7 +38,7 @@ type Step<T> = ControlFlow<Outcome, T>;
 pub(super) struct BrokerCall<'a> {
     session: &'a SessionHandle,
     progress: CallProgress<'a>,
-    limit: Duration,
+    time: &'a TimeLimit,
     /// The session that the next request must not use.
     lost_session: Option<Arc<Session>>,
 }
@@ -55,50 +56,68 @@ enum Next {
 }
 
 impl<'a> BrokerCall<'a> {
-    pub(super) fn new(session: &'a SessionHandle, guard: InFlightGuard<'a>, limit: Duration) -> Self {
+    pub(super) fn new(session: &'a SessionHandle, guard: InFlightGuard<'a>, time: &'a TimeLimit) -> Self {
         Self {
             session,
             progress: CallProgress::new(guard),
-            limit,
+            time,
             lost_session: None,
         }
     }
 
     /// Sends the request, again if necessary, until the call ends.
-    // Not an `async fn`, which would hold its arguments twice.
+    // One function and not an `async fn`, as each of those would hold its arguments twice. Nothing
+    // large is alive while the call waits for its next event.
     #[allow(clippy::manual_async_fn)]
-    pub(super) fn run(mut self, deadline: Instant) -> impl Future<Output = Outcome> + Send + 'a {
+    pub(super) fn run(mut self) -> impl Future<Output = Outcome> + Send + 'a {
         async move {
-            let mut deadline = pin!(sleep_until(deadline));
-            loop {
-                if let ControlFlow::Break(outcome) = self.request(deadline.as_mut()).await {
-                    return outcome;
+            let mut deadline = pin!(sleep_until(self.time.deadline));
+            'requests: loop {
+                // Before the session is read, so that a change of it is an event.
+                if let Some(reply) = self.call().begin_request() {
+                    return self.on_reply(reply);
+                }
+                let session = if let Some(session) = self.session.current(self.lost_session.as_ref()) {
+                    session
+                } else {
+                    match self.wait_for_session(deadline.as_mut()).await {
+                        ControlFlow::Continue(session) => session,
+                        ControlFlow::Break(outcome) => return outcome,
+                    }
+                };
+                self.lost_session = None;
+                self.send(&session);
+                let mut is_confirmed = false;
+                let failure = loop {
+                    let Some(event) = self.call().next_event(deadline.as_mut()).await else {
+                        return Err(self.timed_out());
+                    };
+                    match self.on_event(event, &session, &mut is_confirmed) {
+                        ControlFlow::Continue(Next::Wait) => {}
+                        ControlFlow::Continue(Next::Resend) => continue 'requests,
+                        ControlFlow::Continue(Next::ResendInNewSession) => {
+                            self.lost_session = Some(session);
+                            continue 'requests;
+                        }
+                        ControlFlow::Continue(Next::HandleFailure(failure)) => break failure,
+                        ControlFlow::Break(outcome) => return outcome,
+                    }
+                };
+                match self.on_not_routed(failure, deadline.as_mut()).await {
+                    ControlFlow::Continue(needs_another_session) => {
+                        self.lost_session = needs_another_session.then_some(session);
+                    }
+                    ControlFlow::Break(outcome) => return outcome,
                 }
             }
         }
-    }
-
-    /// Sends one request. Continues if another one is to be sent.
-    async fn request(&mut self, mut deadline: Pin<&mut Sleep>) -> Step<()> {
-        // Before the session is read, so that a change of it is an event.
-        if let Some(reply) = self.call().begin_request() {
-            return ControlFlow::Break(self.on_reply(reply));
-        }
-        let session = match self.session.current(self.lost_session.as_ref()) {
-            Some(session) => session,
-            None => self.wait_for_session(deadline.as_mut()).await?,
-        };
-        self.send(&session, deadline.deadline());
-        let needs_another = self.next_request(&session, deadline).await?;
-        self.lost_session = needs_another.then_some(session);
-        ControlFlow::Continue(())
     }
 
     /// Waits for a session. A reply to an earlier request ends the call.
     fn wait_for_session<'b>(&'b mut self, deadline: Pin<&'b mut Sleep>) -> BoxFuture<'b, Step<Arc<Session>>> {
         Box::pin(async move {
             let lost = self.lost_session.take();
-            let session = self.session.wait_open(lost.as_ref());
+            let session = pin!(self.session.wait_open(lost.as_ref()));
             match self.unless_ended(deadline, session).await? {
                 Ok(session) => ControlFlow::Continue(session),
                 Err(reason) => ControlFlow::Break(Err(broker_failure(reason, self.progress.was_written))),
@@ -106,30 +125,14 @@ impl<'a> BrokerCall<'a> {
         })
     }
 
-    fn send(&mut self, session: &Session, deadline: Instant) {
+    fn send(&mut self, session: &Session) {
         let request = QueuedRequest {
             is_resent: self.progress.was_written,
             confirm: PendingConfirm::new(self.call(), self.progress.begin_request()),
-            deadline,
+            deadline: self.time.deadline,
         };
         let is_alone = std::mem::take(&mut self.progress.guard.is_alone);
         session.requests.send(request, is_alone);
-    }
-
-    /// Waits until another request is to be sent. Returns whether that needs another session.
-    async fn next_request(&mut self, session: &Session, mut deadline: Pin<&mut Sleep>) -> Step<bool> {
-        let mut is_confirmed = false;
-        loop {
-            let Some(event) = self.call().next_event(deadline.as_mut()).await else {
-                return ControlFlow::Break(Err(self.timed_out()));
-            };
-            match self.on_event(event, session, &mut is_confirmed)? {
-                Next::Wait => {}
-                Next::Resend => return ControlFlow::Continue(false),
-                Next::ResendInNewSession => return ControlFlow::Continue(true),
-                Next::HandleFailure(published) => return self.on_not_routed(*published, deadline).await,
-            }
-        }
     }
 
     fn on_event(&mut self, event: CallEvent, session: &Session, is_confirmed: &mut bool) -> Step<Next> {
@@ -181,12 +184,12 @@ impl<'a> BrokerCall<'a> {
     /// request needs another session.
     fn on_not_routed<'b>(
         &'b mut self,
-        published: Published,
+        published: Box<Published>,
         deadline: Pin<&'b mut Sleep>,
     ) -> BoxFuture<'b, Step<bool>> {
         Box::pin(async move {
             self.progress.end_request();
-            match published {
+            match *published {
                 Published::Returned => self.on_returned(deadline).await?,
                 Published::Refused => self.on_refused(deadline).await?,
                 Published::Failed { source, written } => {
@@ -213,8 +216,7 @@ impl<'a> BrokerCall<'a> {
             }));
         }
         self.progress.last_failure = Some(PublishFailure::NoServer);
-        self.unless_ended(deadline, tokio::time::sleep(NO_SERVER_DELAY))
-            .await
+        self.unless_ended(deadline, pin!(sleep(NO_SERVER_DELAY))).await
     }
 
     /// The broker refused the request. A queue that has lost its leader may have delivered it all
@@ -229,9 +231,9 @@ impl<'a> BrokerCall<'a> {
         self.progress.last_failure = Some(PublishFailure::Refused);
         if !is_first || plan.wait_for_server {
             let delay = self.progress.retry().backoff.next_delay();
-            return self.unless_ended(deadline, tokio::time::sleep(delay)).await;
+            return self.unless_ended(deadline, pin!(sleep(delay))).await;
         }
-        let is_missing = self.session.is_missing(&plan.destination);
+        let is_missing = pin!(self.session.is_missing(&plan.destination));
         if self.unless_ended(deadline, is_missing).await? {
             return ControlFlow::Break(Err(refused(&plan.destination.queue)));
         }
@@ -258,7 +260,7 @@ impl<'a> BrokerCall<'a> {
     async fn unless_ended<T>(
         &mut self,
         deadline: Pin<&mut Sleep>,
-        future: impl Future<Output = T>,
+        future: Pin<&mut impl Future<Output = T>>,
     ) -> Step<T> {
         let reply = tokio::select! {
             biased;
@@ -291,7 +293,7 @@ impl<'a> BrokerCall<'a> {
             (false, None) => Executed::No,
         };
         CallError::TimedOut {
-            limit: self.limit,
+            limit: self.time.limit,
             executed,
             source: self.session.obstacle(),
         }

@@ -48,8 +48,9 @@ impl RequestPublisher {
     }
 
     /// Publishes a message and waits for the broker's confirm.
-    pub(super) async fn publish(&self, message: Outgoing) -> Published {
-        self.publisher.publish(message).await
+    // Not an `async fn`, which would hold the message twice.
+    pub(super) fn publish<'a>(&'a self, message: Outgoing) -> impl Future<Output = Published> + Send + 'a {
+        self.publisher.publish(message)
     }
 
     /// Publishes a message without waiting. Returns whether the transport accepted it: then it
