@@ -15,7 +15,7 @@ use crate::codec::Codec;
 use crate::describe::{DESCRIBE, MethodDescriptor, PING, STATS, Worker, WorkerDescription, WorkerStats};
 use crate::error::{BrokerError, Cause};
 use crate::protocol::{Headers, MAX_TIME_TO_LIVE, Message, Request, ShortStr};
-use crate::server::{DISCOVERY, MAX_WAIT};
+use crate::server::{DISCOVERY, DISCOVERY_TIMEOUT};
 use crate::transport::{Backoff, Published, ReplyQueue, Subscription, Transport};
 
 /// The default of [`Discover::window`].
@@ -76,7 +76,7 @@ impl Discover {
             transport,
             names,
             window: DEFAULT_WINDOW,
-            timeout: MAX_WAIT,
+            timeout: DISCOVERY_TIMEOUT,
             max_workers: DEFAULT_WORKERS,
         }
     }

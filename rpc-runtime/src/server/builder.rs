@@ -42,12 +42,12 @@ use crate::transport::RequestQueue;
 /// broker redelivers because its worker was lost is answered with the fault `interrupted`. A panic
 /// becomes the fault `panicked` of that call. A request is acked once the broker has confirmed its
 /// reply. A request that cannot be handled is answered with a [`Fault`](crate::Fault) and acked, so
-/// it does not come back.
+/// it does not come back. A one-way request that cannot be handled is rejected.
 ///
 /// # When the connection is lost
 ///
 /// Running methods continue, and their replies are sent on the next connection. The server declares
-/// and consumes its queues again until that succeeds. It recognises requests that the broker
+/// its queues and subscribes again until that succeeds. It recognizes requests that the broker
 /// redelivers meanwhile, and does not run them twice. The same happens if a queue is deleted, and
 /// if a request stays unacked for longer than RabbitMQ's
 /// [`consumer_timeout`](https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout) (30
@@ -73,7 +73,7 @@ impl Server {
 
 impl<L> Server<L> {
     /// Adds a layer around the methods of all services; see [`middleware`](crate::middleware).
-    /// Layers that were added before are outside of it.
+    /// Layers that were added before enclose it.
     ///
     /// ```
     /// # use rpc_runtime::{Broker, Server, service};
@@ -178,7 +178,7 @@ impl<L> Server<L> {
         self
     }
 
-    /// Sets a name for people to recognise this worker by when it
+    /// Sets a name by which people recognize this worker when it
     /// [describes itself](Self::self_description). The default is no name.
     pub fn worker_name(mut self, name: impl Into<String>) -> Self {
         self.config.worker_name = Some(name.into());
@@ -217,11 +217,11 @@ impl<L> Server<L> {
 }
 
 impl<L: HandlerLayer> Server<L> {
-    /// Serves until the broker handle is closed.
+    /// Serves until the broker handle is closed. Always ends with an error: it never returns `Ok`.
     ///
     /// # Errors
     ///
-    /// Returns the errors of [`run_until`](Self::run_until).
+    /// Returns the errors of [`run_until`](Self::run_until), usually that the handle was closed.
     pub async fn run(self) -> Result<(), ServerError> {
         self.run_until(std::future::pending()).await
     }
@@ -251,8 +251,8 @@ impl<L: HandlerLayer> Server<L> {
         opening.await?.run(std::future::ready(())).await
     }
 
-    /// Serves in a task of its own. Returns once the queues are consumed, so that calls find the
-    /// server.
+    /// Serves in a task of its own. Returns once the server has subscribed to its queues, so that
+    /// calls find it.
     ///
     /// ```
     /// # use rpc_runtime::{Broker, Server, service};

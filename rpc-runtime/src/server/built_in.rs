@@ -1,4 +1,4 @@
-//! The methods that the runtime adds to every queue, by which a worker describes itself.
+//! The built-in methods, which are served on every queue and by which a worker describes itself.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::queue_delay::QueueDelays;
+use super::queue_wait::QueueWaitEstimates;
 use super::worker_identity::WorkerIdentity;
 use crate::describe::{
     BUILT_IN, DESCRIBE, MethodStats, PING, QueueDescription, QueueStats, STATS, ServiceDescription,
@@ -19,9 +19,9 @@ use crate::service::{Answer, HostedService, Invocation, Service};
 pub(super) struct ServedQueue {
     name: String,
     hosted: Vec<HostedService>,
-    /// How long requests wait in it and in its queue for batches, if that is measured.
-    delays: Vec<Arc<QueueDelays>>,
-    /// Made on first use, because schemas take some time to make.
+    /// The estimated waits in it and in its queue for batches. Empty if they are not measured.
+    estimates: Vec<Arc<QueueWaitEstimates>>,
+    /// Built on first use, because that takes some time.
     services: OnceLock<Vec<ServiceDescription>>,
 }
 
@@ -35,12 +35,12 @@ pub(super) struct BuiltInMethods {
 enum Scope {
     /// The queue that delivered the request.
     Queue(Arc<ServedQueue>),
-    /// All queues of the worker: the request is a discovery request.
+    /// All queues of the worker, for discovery requests.
     Worker(Vec<Arc<ServedQueue>>),
 }
 
 impl BuiltInMethods {
-    /// The methods that are served on a queue, and describe it.
+    /// The methods that are served on a queue and describe it.
     pub(super) fn of_queue(identity: &Arc<WorkerIdentity>, queue: &Arc<ServedQueue>) -> Self {
         Self {
             identity: Arc::clone(identity),
@@ -85,6 +85,7 @@ impl Service for BuiltInMethods {
 
     fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
         Box::pin(async move {
+            // A caller that accepts plain text gets a rendering for people.
             if invocation.method() == PING.name {
                 let worker = self.identity.worker();
                 invocation.answer_readable(&worker, || worker.to_string())
@@ -102,11 +103,11 @@ impl Service for BuiltInMethods {
 }
 
 impl ServedQueue {
-    pub(super) fn new(name: &str, hosted: &[HostedService], delays: Vec<Arc<QueueDelays>>) -> Self {
+    pub(super) fn new(name: &str, hosted: &[HostedService], estimates: Vec<Arc<QueueWaitEstimates>>) -> Self {
         Self {
             name: name.to_owned(),
             hosted: hosted.to_vec(),
-            delays,
+            estimates,
             services: OnceLock::new(),
         }
     }
@@ -121,7 +122,7 @@ impl ServedQueue {
     fn services(&self) -> &[ServiceDescription] {
         let describe = |hosted: &HostedService| {
             let mut description = hosted.service.description();
-            // The queue that is served, which is not always the service's own.
+            // The queue it is actually served on. `serve_on` may override the service's default.
             description.queue.clone_from(&self.name);
             description
         };
@@ -140,6 +141,7 @@ impl ServedQueue {
                 failures: counted.failures,
                 errors: counted.errors,
                 in_flight: counted.in_flight,
+                // Refused, because the method would not have ended in time.
                 shed: counted.shed,
                 mean_ns: nanos(counted.mean),
                 total_ns: counted.total_ns,
@@ -159,7 +161,7 @@ impl ServedQueue {
 
     fn queue_time(&self) -> Duration {
         let now = Instant::now();
-        let times = self.delays.iter().map(|delays| delays.queue_time(now));
+        let times = self.estimates.iter().map(|estimates| estimates.queue_time(now));
         times.max().unwrap_or_default()
     }
 }

@@ -10,7 +10,7 @@ use super::built_in::{BuiltInMethods, ServedQueue};
 use super::discovery_responder::DiscoveryResponder;
 use super::open_server::OpenServer;
 use super::queue_consumer::{QueueConsumer, with_retries};
-use super::queue_delay::{Probes, QueueDelays};
+use super::queue_wait::{Probes, QueueWaitEstimates};
 use super::reply_channel::ReplyChannel;
 use super::reply_sender::ReplySender;
 use super::request_handler::RequestHandler;
@@ -26,7 +26,7 @@ const DEFAULT_CONCURRENCY: u16 = 64;
 
 const DEFAULT_DRAIN_LIMIT: Duration = Duration::from_secs(30);
 
-/// The prefetch of a queue for batches: one batch that runs, and others on their way.
+/// The prefetch of a queue for batches: one batch runs while others are on their way.
 const BATCH_PREFETCH: u16 = 4;
 
 /// What a server takes from its broker handle.
@@ -38,7 +38,7 @@ pub(crate) struct Host {
     pub(crate) app_id: Option<ShortStr>,
 }
 
-/// The configuration of a server, whatever the types of its layers.
+/// The configuration of a server, without the types of its layers.
 pub(super) struct ServerConfig {
     pub(super) host: Host,
     pub(super) services: Vec<(RequestQueue, Arc<dyn Service>)>,
@@ -50,7 +50,7 @@ pub(super) struct ServerConfig {
     pub(super) self_description: bool,
     pub(super) worker_name: Option<String>,
     pub(super) version: Option<String>,
-    /// `None` without layers.
+    /// `None` if the server has no layers.
     pub(super) layers: Option<Layers>,
 }
 
@@ -71,8 +71,8 @@ impl Layers {
     }
 }
 
-/// A queue, its methods, and how long requests wait in it.
-type QueueConfig = (RequestQueue, Dispatcher, Delays);
+/// A queue, its methods, and the estimated waits in it.
+type QueueConfig = (RequestQueue, Dispatcher, Estimates);
 
 /// What the queues of a server share once it is open.
 struct Shared {
@@ -100,19 +100,19 @@ impl ServerConfig {
         }
     }
 
-    /// Declares the queues and consumes them. Once it is told to stop, it consumes no further
-    /// queue.
+    /// Declares the queues and subscribes to them. Once it is told to stop, it subscribes to no
+    /// further queue.
     pub(super) async fn open(self, stop: &CancellationToken) -> Result<OpenServer, ServerError> {
         let mut probes = Probes::new();
-        let with_delays = |(queue, dispatcher)| {
-            let delays = Delays::of(&queue, self.admission, &mut probes);
-            (queue, dispatcher, delays)
+        let with_estimates = |(queue, dispatcher)| {
+            let estimates = Estimates::of(&queue, self.admission, &mut probes);
+            (queue, dispatcher, estimates)
         };
-        let mut queues: Vec<QueueConfig> = self.queues()?.into_iter().map(with_delays).collect();
+        let mut queues: Vec<QueueConfig> = self.queues()?.into_iter().map(with_estimates).collect();
         let built_in = self.self_description.then(|| self.add_built_in(&mut queues));
-        // Queues that are not declared may not exist, so they come first. If one of them fails
-        // after another queue was consumed, requests of that queue come back marked as redelivered,
-        // although they did not run.
+        // Queues that the server does not declare may not exist, so they come first. If one of them
+        // fails after the server has subscribed to another queue, requests of the other queue are
+        // redelivered although they did not run.
         queues.sort_by_key(|(queue, ..)| queue.declare() == Declare::Active);
         let transport = &self.host.transport;
         if let Some(over) = transport.status().over() {
@@ -125,7 +125,7 @@ impl ServerConfig {
         let (reply_sender, sending) = ReplySender::new(Arc::clone(&channel));
         let sender_task = AbortOnDropHandle::new(runtime.spawn(sending));
         stop.run_until_cancelled(channel.ready()).await.transpose()?;
-        // For the same reason, all queues are declared before one is consumed.
+        // For the same reason, all queues are declared before the first subscription.
         for (queue, ..) in &queues {
             let declaring = with_retries(queue.name(), || transport.declare_requests(queue));
             stop.run_until_cancelled(declaring).await.transpose()?;
@@ -136,8 +136,8 @@ impl ServerConfig {
             reply_sender,
             probes: Arc::new(probes),
         };
-        // A worker that can be discovered has declared its queues. Once it consumes them, it waits
-        // for nothing else.
+        // The responder starts here because a worker that can be discovered must have declared its
+        // queues, and must wait for nothing else once it has subscribed.
         let start = |service: Arc<dyn Service>| {
             DiscoveryResponder::start(transport, &service, shared.rules.clone(), &shared.channel)
         };
@@ -152,7 +152,7 @@ impl ServerConfig {
                 break;
             }
             let name = config.0.name().to_owned();
-            let opened = self.consume(config, &shared, stop, &mut consumers).await?;
+            let opened = self.subscribe(config, &shared, stop, &mut consumers).await?;
             if opened.is_none() {
                 break;
             }
@@ -172,11 +172,12 @@ impl ServerConfig {
             transport: self.host.transport,
         })
     }
-    /// Consumes a queue and its queue for batches. Returns `None` if it is told to stop before both
-    /// are consumed.
-    async fn consume(
+
+    /// Subscribes to a queue and to its queue for batches. Returns `None` if it is told to stop
+    /// before it has subscribed to both.
+    async fn subscribe(
         &self,
-        (queue, dispatcher, delays): QueueConfig,
+        (queue, dispatcher, estimates): QueueConfig,
         shared: &Shared,
         stop: &CancellationToken,
         consumers: &mut Vec<(QueueConsumer, Subscription)>,
@@ -195,12 +196,12 @@ impl ServerConfig {
             self.concurrency,
             Arc::clone(&shared.probes),
         ));
-        let consumer = |queue, prefetch, delays| {
+        let consumer = |queue, prefetch, estimates| {
             let transport = Arc::clone(&self.host.transport);
-            QueueConsumer::new(transport, queue, prefetch, Arc::clone(&handler), delays)
+            QueueConsumer::new(transport, queue, prefetch, Arc::clone(&handler), estimates)
         };
         let batch_queue = queue.batched().filter(|_| self.batching);
-        let single = consumer(queue, self.concurrency, delays.single);
+        let single = consumer(queue, self.concurrency, estimates.single);
         let Some(subscription) = single.open(stop).await? else {
             return Ok(None);
         };
@@ -209,21 +210,21 @@ impl ServerConfig {
             return Ok(Some(()));
         };
         let prefetch = self.concurrency.min(BATCH_PREFETCH);
-        let batches = consumer(batch_queue, prefetch, delays.batches).for_batches();
+        let batches = consumer(batch_queue, prefetch, estimates.batches).for_batches();
         match batches.open(stop).await {
             Ok(Some(subscription)) => {
-                handler.accept_batches();
+                handler.advise_batches();
                 consumers.push((batches, subscription));
                 Ok(Some(()))
             }
             Ok(None) => Ok(None),
             Err(error) if error.is_of_ended_handle() => Err(error.into()),
-            // The user may lack permissions for it, or it exists with other arguments.
+            // The user may lack permissions for the queue, or it exists with other arguments.
             Err(error) => {
                 tracing::info!(
                     queue = name,
                     error = %Logged(Chain(&error)),
-                    "accepting single requests only: the queue for batches cannot be consumed"
+                    "accepting single requests only: cannot consume from the queue for batches"
                 );
                 Ok(Some(()))
             }
@@ -241,6 +242,11 @@ impl ServerConfig {
     }
 
     /// Returns each queue once, with the methods that are served on it.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a queue's name is invalid, if services conflict, or if there is no
+    /// service.
     fn queues(&self) -> Result<Vec<(RequestQueue, Dispatcher)>, ServerError> {
         let mut queues: Vec<(RequestQueue, Dispatcher)> = Vec::new();
         for (queue, service) in &self.services {
@@ -274,7 +280,7 @@ impl ServerConfig {
         Ok(queues)
     }
 
-    /// Adds the built-in methods to each queue. Returns those that describe all queues.
+    /// Adds the built-in methods to each queue. Returns the ones that describe all queues.
     fn add_built_in(&self, queues: &mut [QueueConfig]) -> Arc<dyn Service> {
         let app_id = self.host.app_id.as_ref().map(|app_id| app_id.as_str().to_owned());
         let identity = Arc::new(WorkerIdentity::new(
@@ -283,8 +289,8 @@ impl ServerConfig {
             self.version.clone(),
         ));
         let mut served = Vec::with_capacity(queues.len());
-        for (queue, dispatcher, delays) in queues {
-            let queue = ServedQueue::new(queue.name(), dispatcher.hosted(), delays.all());
+        for (queue, dispatcher, estimates) in queues {
+            let queue = ServedQueue::new(queue.name(), dispatcher.hosted(), estimates.all());
             let queue = Arc::new(queue);
             let methods = BuiltInMethods::of_queue(&identity, &queue);
             dispatcher.add_built_in(&self.layered(methods));
@@ -302,14 +308,14 @@ impl ServerConfig {
     }
 }
 
-/// How long requests wait in a queue and in its queue for batches. `None` if that is not measured.
+/// The estimated waits in a queue and in its queue for batches. `None` if they are not measured.
 #[derive(Default)]
-struct Delays {
-    single: Option<Arc<QueueDelays>>,
-    batches: Option<Arc<QueueDelays>>,
+struct Estimates {
+    single: Option<Arc<QueueWaitEstimates>>,
+    batches: Option<Arc<QueueWaitEstimates>>,
 }
 
-impl Delays {
+impl Estimates {
     fn of(queue: &RequestQueue, is_measured: bool, probes: &mut Probes) -> Self {
         if !is_measured {
             return Self::default();
@@ -320,7 +326,7 @@ impl Delays {
         }
     }
 
-    fn all(&self) -> Vec<Arc<QueueDelays>> {
+    fn all(&self) -> Vec<Arc<QueueWaitEstimates>> {
         self.single.iter().chain(&self.batches).cloned().collect()
     }
 }

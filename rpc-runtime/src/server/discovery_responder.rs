@@ -1,7 +1,7 @@
 //! Answers the requests that [`discovery`](crate::discovery) sends to all workers at once.
 //!
 //! Each worker consumes them from a queue of its own. They need no permit, so a worker answers them
-//! while it runs as many requests as it may. A failure here never ends the server.
+//! even while it runs as many requests as it may. A failure here never ends the server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,35 +23,35 @@ use crate::transport::{
     Backoff, Broadcasts, Delivery, Departure, Outgoing, Subscription, Transport, supervised,
 };
 
-/// How long a discovery request waits for replies.
-pub(crate) const MAX_WAIT: Duration = Duration::from_secs(5);
+/// How long the sender of a discovery request waits for replies.
+pub(crate) const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The exchange that discovery requests are published to, and the queues that are bound to it.
 pub(crate) const DISCOVERY: Broadcasts = Broadcasts {
     exchange: "rpc.discovery",
     prefetch: 16,
-    time_to_live: MAX_WAIT,
+    time_to_live: DISCOVERY_TIMEOUT,
     max_messages: 100,
     max_bytes: 1024 * 1024,
 };
 
-/// How long to wait after the broker refused the discovery queue. Permissions rarely change, and
-/// the broker logs each refusal.
+/// How long to wait after the broker refused the exchange or the queue. Permissions rarely change,
+/// and the broker logs each refusal.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(600);
 
-/// How long a server that starts waits until it can be discovered.
+/// How long a starting server waits until it can be discovered.
 const START_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A task that answers discovery requests. Dropping this ends the task.
 pub(super) struct DiscoveryResponder {
     stop: CancellationToken,
     task: AbortOnDropHandle<()>,
-    /// Resolves once the first attempt to consume has succeeded or failed.
+    /// Resolves once the first attempt to subscribe has succeeded or failed.
     first_attempt: oneshot::Receiver<()>,
 }
 
 impl DiscoveryResponder {
-    /// Starts a task that answers discovery requests with these methods.
+    /// Starts a task that answers discovery requests with the methods of this service.
     pub(super) fn start(
         transport: &Arc<dyn Transport>,
         service: &Arc<dyn Service>,
@@ -68,10 +68,10 @@ impl DiscoveryResponder {
         };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let (attempted, first_attempt) = oneshot::channel();
-        let mut attempted = Some(attempted);
+        let (first_attempt_done, first_attempt) = oneshot::channel();
+        let mut first_attempt_done = Some(first_attempt_done);
         let running = async move {
-            supervised("discovery", || responder.run(attempted.take(), &stopped)).await;
+            supervised("discovery", || responder.run(first_attempt_done.take(), &stopped)).await;
         };
         let task = transport.runtime().spawn(running);
         Self {
@@ -81,8 +81,8 @@ impl DiscoveryResponder {
         }
     }
 
-    /// Waits until the worker can be discovered, or until that failed or takes too long. Must be
-    /// called at most once.
+    /// Waits until the first attempt to subscribe has succeeded or failed, but not for longer than
+    /// [`START_TIMEOUT`]. Must be called at most once.
     pub(super) async fn started(&mut self) {
         let _ = timeout(START_TIMEOUT, &mut self.first_attempt).await;
     }
@@ -90,7 +90,7 @@ impl DiscoveryResponder {
     /// Deletes the queue and ends the task.
     pub(super) async fn stop(self) {
         self.stop.cancel();
-        // The task limits its own time. A panic in it does not concern the server.
+        // The task ends within limits of its own. If it panicked, the server ends as usual.
         let _ = self.task.await;
     }
 }
@@ -102,9 +102,9 @@ struct ResponderTask {
 }
 
 impl ResponderTask {
-    /// Consumes until it is told to stop or the handle is closed, and again whenever the queue is
-    /// lost.
-    async fn run(&self, mut attempted: Option<oneshot::Sender<()>>, stop: &CancellationToken) {
+    /// Consumes from the discovery queue, and reopens it whenever it is lost, until it is told to
+    /// stop or the broker handle is closed.
+    async fn run(&self, mut first_attempt_done: Option<oneshot::Sender<()>>, stop: &CancellationToken) {
         let mut backoff = Backoff::new();
         let mut is_refusal_logged = false;
         loop {
@@ -112,13 +112,14 @@ impl ResponderTask {
             let Some(opened) = stop.run_until_cancelled(opening).await else {
                 return;
             };
-            drop(attempted.take());
-            // `None` if the broker refused the queue.
-            let lost = match opened {
+            // Dropping the sender wakes `started`.
+            drop(first_attempt_done.take());
+            // `None` after a refusal, which is retried rarely.
+            let retry_after = match opened {
                 Ok(subscription) => {
                     let since = Instant::now();
                     is_refusal_logged = false;
-                    let Some(lost) = self.consume(subscription, stop).await else {
+                    let Some(lost) = self.answer_until_lost(subscription, stop).await else {
                         return;
                     };
                     let error = Logged(Chain(&lost));
@@ -130,15 +131,15 @@ impl ResponderTask {
                 Err(refused) if !refused.is_worth_reopening() => {
                     if !std::mem::replace(&mut is_refusal_logged, true) {
                         let error = Logged(Chain(&refused));
-                        let needs = needs(&refused);
-                        tracing::info!(%error, needs, "serving without discovery");
+                        let missing = missing_permission(&refused);
+                        tracing::info!(%error, missing, "serving without discovery");
                     }
                     None
                 }
                 Err(error) => Some(error),
             };
             let waiting = async {
-                match lost {
+                match retry_after {
                     Some(lost) => backoff.wait_after(&lost).await,
                     None => sleep(REFUSED_RETRY_DELAY).await,
                 }
@@ -150,7 +151,11 @@ impl ResponderTask {
     }
 
     /// Answers requests until the queue is lost, and returns why. `None` if it was told to stop.
-    async fn consume(&self, mut subscription: Subscription, stop: &CancellationToken) -> Option<BrokerError> {
+    async fn answer_until_lost(
+        &self,
+        mut subscription: Subscription,
+        stop: &CancellationToken,
+    ) -> Option<BrokerError> {
         let mut answering = FuturesUnordered::new();
         let lost = loop {
             tokio::select! {
@@ -166,7 +171,7 @@ impl ResponderTask {
             }
         };
         match &lost {
-            // Deletes the queue, so that discovery no longer finds this worker.
+            // This deletes the queue, so that discovery no longer finds this worker.
             None => subscription.control.retire().await,
             Some(_) => subscription.control.close().await,
         }
@@ -176,8 +181,11 @@ impl ResponderTask {
     /// Answers a request and returns its delivery tag.
     async fn answer(&self, delivery: Delivery) -> u64 {
         let tag = delivery.tag;
-        // Layers may delay the method for longer than anyone waits.
-        if timeout(MAX_WAIT, self.answer_in_time(delivery)).await.is_err() {
+        // Layers may delay the method for longer than the sender waits.
+        if timeout(DISCOVERY_TIMEOUT, self.answer_in_time(delivery))
+            .await
+            .is_err()
+        {
             self.executor.log.discovery_timed_out();
         }
         tag
@@ -194,7 +202,7 @@ impl ResponderTask {
             .decide(delivery.message, delivery.redelivered, Received::at(now), now);
         let decision = match decided {
             Ok(decision) => decision,
-            Err(forbidden) => return self.executor.log.dropped(&forbidden),
+            Err(forbidden) => return self.executor.log.reply_address_forbidden(&forbidden),
         };
         if decision.reply_to().is_none() {
             return;
@@ -210,20 +218,23 @@ impl ResponderTask {
             mandatory: false,
             departure: Departure::default(),
         };
-        // A reply that is lost does not matter: discovery can be repeated.
-        let _ = self.channel.send(outgoing, Some(now + MAX_WAIT), false).await;
+        // The loss of a reply does no harm: discovery can be repeated.
+        let _ = self
+            .channel
+            .send(outgoing, Some(now + DISCOVERY_TIMEOUT), false)
+            .await;
     }
 }
 
-/// Returns what the worker's RabbitMQ user probably lacks.
-fn needs(refused: &BrokerError) -> &'static str {
+/// Returns what is probably missing: in most cases a permission of the worker's RabbitMQ user.
+fn missing_permission(refused: &BrokerError) -> &'static str {
     match refused {
         BrokerError::Exchange {
             action: "declare", ..
         } => {
-            "configure permission on the exchange rpc.discovery, or somebody else who declares it: durable, fanout"
+            "configure permission on the exchange rpc.discovery, or have someone else declare it as a durable fanout exchange"
         }
-        BrokerError::TooManyChannels { .. } => "a channel more",
+        BrokerError::TooManyChannels { .. } => "one more channel",
         BrokerError::Exchange { .. } => {
             "read permission on the exchange rpc.discovery, and write permission on queues rpc.discovery.*"
         }

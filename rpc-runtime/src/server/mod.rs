@@ -1,4 +1,4 @@
-//! The worker's side: a server takes requests from its queues, runs their methods and replies.
+//! The worker's side: a server consumes requests from its queues, runs their methods and replies.
 
 mod batching;
 mod builder;
@@ -9,7 +9,7 @@ mod open_server;
 mod outgoing_reply;
 mod pending_acks;
 mod queue_consumer;
-mod queue_delay;
+mod queue_wait;
 mod reply_channel;
 mod reply_sender;
 mod request_handler;
@@ -18,5 +18,5 @@ mod worker_identity;
 
 pub use builder::Server;
 pub(crate) use config::Host;
-pub(crate) use discovery_responder::{DISCOVERY, MAX_WAIT};
+pub(crate) use discovery_responder::{DISCOVERY, DISCOVERY_TIMEOUT};
 pub use running_server::RunningServer;

@@ -1,4 +1,4 @@
-//! A server that consumes its queues.
+//! A server that has subscribed to its queues.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use crate::error::{BrokerError, Chain, ServerError};
 use crate::escape::Logged;
 use crate::transport::{Subscription, Transport};
 
-/// A server whose queues are consumed. Dropping it ends all its tasks.
+/// A server that has subscribed to its queues. Dropping it ends all its tasks.
 pub(super) struct OpenServer {
     pub(super) consumers: Vec<(QueueConsumer, Subscription)>,
     /// `None` if the server does not describe itself.
     pub(super) responder: Option<DiscoveryResponder>,
     pub(super) queues: Vec<String>,
     pub(super) drain_limit: Duration,
-    /// The tasks that send replies.
+    /// The tasks that keep the reply channel open and send replies.
     pub(super) reply_tasks: [AbortOnDropHandle<()>; 2],
     pub(super) probe_task: AbortOnDropHandle<()>,
     /// Keeps the connection open if the user drops every handle.
@@ -43,15 +43,15 @@ impl OpenServer {
         for (consumer, subscription) in self.consumers {
             consumers.spawn_on(consumer.run(subscription, stop.clone(), limit), &runtime);
         }
-        // A consumer that is not told to stop ends only if the handle was closed. All others end
-        // too.
+        // A consumer that is not told to stop ends only if the handle was closed. Then all others
+        // end too.
         let first = tokio::select! {
             biased;
             () = shutdown => None,
             ended = consumers.join_next() => ended,
         };
         stop.cancel();
-        // No more probes are sent, so that none is left in a queue.
+        // Sends no more probes, so that none is left in a queue.
         drop(self.probe_task);
         let responder = self.responder;
         let stopping_responder = AbortOnDropHandle::new(runtime.spawn(async {
@@ -87,7 +87,7 @@ impl OpenServer {
 }
 
 impl ConsumerEnd {
-    /// Adds the end of another consumer's task. The first reason is kept.
+    /// Adds the end of another consumer. Keeps the first reason.
     fn add(&mut self, ended: Result<Self, JoinError>) {
         let reason = match ended {
             Ok(ended) => {

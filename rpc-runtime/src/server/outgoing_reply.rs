@@ -11,8 +11,8 @@ use crate::service::ReplyTo;
 use crate::telemetry::{Event, count};
 use crate::transport::{Departure, Outgoing};
 
-/// How long a reply may still wait for a connection after its caller's deadline. Not every caller
-/// stops waiting at the moment at which its request would expire in the queue.
+/// How long a reply may wait for a connection even if its caller's deadline has passed. Some
+/// callers wait for longer than the expiration of their request.
 const GRACE_PERIOD: Duration = Duration::from_secs(5);
 
 /// A reply, and the ack of its request.
@@ -20,15 +20,15 @@ const GRACE_PERIOD: Duration = Duration::from_secs(5);
 pub(super) struct OutgoingReply {
     pub(super) to: ReplyTo,
     pub(super) reply: Reply,
-    /// How many calls the caller should put into one batch; 0 tells it nothing.
+    /// How many calls the caller should put into one batch. 0 gives no advice.
     pub(super) batch_size: u16,
-    /// When the caller gives up. `None` if it does not say.
+    /// When the caller gives up. `None` if that is not known.
     pub(super) deadline: Option<Instant>,
     pub(super) acks: PendingAcks,
-    /// Whether the channel that sent it before was closed, perhaps because of this reply.
-    pub(super) is_suspect: bool,
-    /// After how many replies their confirms must be looked at.
-    pub(super) max_unchecked: usize,
+    /// Whether a channel on which it was sent was closed, perhaps because of this reply.
+    pub(super) may_have_closed_channel: bool,
+    /// How many replies may be sent before their confirms are processed.
+    pub(super) confirm_interval: usize,
 }
 
 impl OutgoingReply {
@@ -36,11 +36,14 @@ impl OutgoingReply {
         outgoing(self.reply.clone(), self.batch_size, &self.to)
     }
 
-    /// Sends the reply until the broker confirms it, then acks its request. If the broker does not
-    /// take the reply, it sends a fault that says so.
+    /// Sends the reply until the broker confirms it, then acks its request. If the reply cannot be
+    /// sent, or closes its channels, sends a fault instead.
     pub(super) async fn send(self, channel: &ReplyChannel) {
         let deadline = self.deadline.map(with_grace_period);
-        match channel.send(self.message(), deadline, self.is_suspect).await {
+        match channel
+            .send(self.message(), deadline, self.may_have_closed_channel)
+            .await
+        {
             Ok(SendOutcome::Confirmed) => return self.acks.ack(),
             Ok(SendOutcome::Expired) => {
                 count(Event::ReplyLost {
@@ -54,7 +57,7 @@ impl OutgoingReply {
                 count(Event::ReplyLost { reason: "unsendable" });
                 channel.log.unsendable(&error);
             }
-            // The handle was closed, so the broker delivers the request elsewhere.
+            // The handle was closed, so the broker delivers the request again.
             Err(_) => return,
         }
         let message = "the method ran, and the broker does not take its reply: it may be too large for it";
@@ -65,7 +68,7 @@ impl OutgoingReply {
         }
     }
 
-    /// Acks the request of a reply that the broker refused.
+    /// Counts and logs that the broker refused the reply, and acks its request.
     pub(super) fn refused(self, channel: &ReplyChannel) {
         count(Event::ReplyLost { reason: "refused" });
         channel.log.refused();
@@ -87,7 +90,7 @@ fn outgoing(reply: Reply, batch_size: u16, to: &ReplyTo) -> Outgoing {
     }
 }
 
-/// Returns until when a reply may wait for a connection.
+/// Returns the time until which a reply may wait for a connection.
 pub(super) fn with_grace_period(deadline: Instant) -> Instant {
     deadline.max(Instant::now() + GRACE_PERIOD)
 }

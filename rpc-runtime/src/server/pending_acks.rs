@@ -1,5 +1,5 @@
-//! The acks that a worker owes: a request's deliveries are acked once the broker has its reply, and
-//! not before.
+//! The acks that a worker owes. The deliveries of a request are acked once the broker has its
+//! reply, not before.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,26 +10,27 @@ use tokio::sync::Notify;
 use crate::service::{Deduplicator, RequestKey};
 use crate::transport::Control;
 
-/// One request of a delivery that is neither acked nor rejected. It can be acked only on the
-/// subscription that delivered it.
+/// One request's share in a delivery that is neither acked nor rejected. The delivery can be acked
+/// only on the subscription that delivered it.
 #[derive(Debug, Clone)]
-pub(super) struct UnsettledDelivery(Arc<DeliveryState>);
+pub(super) struct RequestShare(Arc<DeliveryState>);
 
 /// A delivery of one request or of a batch.
 #[derive(Debug)]
 struct DeliveryState {
     control: Arc<dyn Control>,
     tag: u64,
-    /// How many of its requests are still to be acked or rejected.
+    /// How many of its requests are not acked or rejected yet.
     remaining: AtomicUsize,
     /// Whether one of its requests was rejected.
     is_rejected: AtomicBool,
-    /// Counts the delivery for as long as this exists.
+    /// Counts the delivery as unsettled for as long as this exists; see [`Counters::deliveries`].
     _counted: Arc<()>,
 }
 
-impl UnsettledDelivery {
-    /// A delivery of `requests` requests. Each of them must be acked or rejected once.
+impl RequestShare {
+    /// The share in a delivery of `requests` requests. Clone it for each of them. Each of them must
+    /// be acked or rejected once.
     pub(super) fn new(
         control: Arc<dyn Control>,
         tag: u64,
@@ -45,8 +46,21 @@ impl UnsettledDelivery {
         }))
     }
 
-    /// Acks one request. The last one acks the delivery, or rejects it if one was rejected.
+    /// Acks one request. After the last one, the delivery is acked, or rejected if any of its
+    /// requests was rejected.
     pub(super) fn ack(self) {
+        self.finish_one();
+    }
+
+    /// Rejects one request. The delivery is rejected after the last one.
+    pub(super) fn reject(self) {
+        // Relaxed is enough: the AcqRel decrement of `remaining` publishes it.
+        self.0.is_rejected.store(true, Ordering::Relaxed);
+        self.finish_one();
+    }
+
+    /// Settles the delivery if this is its last request.
+    fn finish_one(self) {
         let DeliveryState {
             control,
             tag,
@@ -64,15 +78,8 @@ impl UnsettledDelivery {
         }
     }
 
-    /// Rejects one request. The delivery is rejected once none of its requests remains.
-    pub(super) fn reject(self) {
-        // `remaining` orders this store.
-        self.0.is_rejected.store(true, Ordering::Relaxed);
-        self.ack();
-    }
-
-    /// Whether this subscription delivered it.
-    pub(super) fn is_of(&self, control: &Arc<dyn Control>) -> bool {
+    /// Whether the subscription of this control delivered it.
+    pub(super) fn was_delivered_on(&self, control: &Arc<dyn Control>) -> bool {
         Arc::ptr_eq(&self.0.control, control)
     }
 }
@@ -84,11 +91,12 @@ pub(super) struct RequestsInProgress(Arc<Counters>);
 #[derive(Debug, Default)]
 struct Counters {
     requests: AtomicUsize,
-    /// Each unsettled delivery has a clone.
+    /// Each unsettled delivery has a clone. Its strong count, minus one, is the number of unsettled
+    /// deliveries.
     deliveries: Arc<()>,
-    /// Notified when no request is in progress.
+    /// Notified when the last request in progress ends.
     idle: Notify,
-    /// Notified when a request was abandoned.
+    /// Notified when a request is abandoned.
     abandoned: Notify,
 }
 
@@ -113,8 +121,8 @@ impl RequestsInProgress {
         }
     }
 
-    /// Waits until a request was abandoned: the broker must deliver it again, for which its
-    /// subscription has to end. Cancel safe.
+    /// Waits until a request is abandoned. Its subscription must end then, so that the broker
+    /// delivers it again. Cancel safe.
     pub(super) async fn abandoned(&self) {
         self.0.abandoned.notified().await;
     }
@@ -130,30 +138,30 @@ impl RequestsInProgress {
     }
 }
 
-/// Recognises the requests of a queue that are delivered again.
+/// The deduplicator of a queue, shared by its consumers.
 #[derive(Debug, Default)]
-pub(super) struct SharedDeduplicator(Mutex<Deduplicator<UnsettledDelivery>>);
+pub(super) struct SharedDeduplicator(Mutex<Deduplicator<RequestShare>>);
 
 impl SharedDeduplicator {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Deduplicator<UnsettledDelivery>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Deduplicator<RequestShare>> {
         // Each change is a single step, so a panic elsewhere cannot leave a half-made change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The ack that one request waits for.
+/// The ack that is still owed for one request.
 #[derive(Debug)]
 pub(super) enum PendingAck {
     /// Acks all deliveries of the request that the deduplicator tracks by this key.
     Tracked(RequestKey),
     /// Acks this delivery only.
-    Untracked(UnsettledDelivery),
+    Untracked(RequestShare),
 }
 
 /// The acks of requests in progress.
 ///
-/// If it is dropped before they are acked, the requests are abandoned: the deduplicator forgets
-/// them, and their consumer makes the broker deliver them again.
+/// If this is dropped before they are acked or rejected, the requests are abandoned: the
+/// deduplicator forgets them, and their consumer makes the broker deliver them again.
 pub(super) struct PendingAcks {
     deduplicator: Arc<SharedDeduplicator>,
     in_progress: RequestsInProgress,
@@ -231,12 +239,12 @@ impl PendingAcks {
         })
     }
 
-    /// Acks all deliveries of the requests. Must be called only once the broker has the replies.
+    /// Acks all deliveries of the requests. Must not be called before the broker has the replies.
     pub(super) fn ack(self) {
-        self.settle(UnsettledDelivery::ack);
+        self.settle(RequestShare::ack);
     }
 
-    /// Rejects all deliveries of the requests, so that a dead-letter queue keeps them.
+    /// Rejects all deliveries of the requests, so that a dead-letter queue can keep them.
     pub(super) fn reject(self) {
         {
             let mut deduplicator = self.deduplicator.lock();
@@ -244,24 +252,24 @@ impl PendingAcks {
                 deduplicator.mark_rejected(key);
             }
         }
-        self.settle(UnsettledDelivery::reject);
+        self.settle(RequestShare::reject);
     }
 
-    fn settle(mut self, settle: fn(UnsettledDelivery)) {
+    fn settle(mut self, settle: fn(RequestShare)) {
         let acks = std::mem::take(&mut self.acks);
         let requests = acks.len();
-        let deliveries = {
+        let shares = {
             let mut deduplicator = self.deduplicator.lock();
-            let mut deliveries = Vec::with_capacity(requests);
+            let mut shares = Vec::with_capacity(requests);
             for ack in acks {
                 match ack {
-                    PendingAck::Tracked(key) => deliveries.extend(deduplicator.finish(key)),
-                    PendingAck::Untracked(delivery) => deliveries.push(delivery),
+                    PendingAck::Tracked(key) => shares.extend(deduplicator.finish(key)),
+                    PendingAck::Untracked(share) => shares.push(share),
                 }
             }
-            deliveries
+            shares
         };
-        deliveries.into_iter().for_each(settle);
+        shares.into_iter().for_each(settle);
         self.in_progress.remove(requests);
     }
 }

@@ -1,5 +1,5 @@
-//! Consumes one queue: opens the consumer again whenever it is lost, owns the tasks of the
-//! requests, and drains them when the server stops.
+//! Consumes from one queue: subscribes again whenever the subscription is lost, owns the tasks of
+//! the deliveries, and drains them when the server stops.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,24 +11,25 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::pending_acks::RequestsInProgress;
-use super::queue_delay::{Exhausted, QueueDelays, is_probe};
+use super::queue_wait::{PrefetchFullGuard, QueueWaitEstimates, is_probe};
 use super::request_handler::RequestHandler;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::service::Received;
 use crate::transport::{Backoff, Control, Delivery, RequestQueue, Role, Subscription, Transport, caught};
 
-/// How long no delivery must have come until none is expected: batches from callers that were told
-/// to send no more, or requests for a single active consumer that acks no more.
+/// If no delivery arrives for this long, none is expected any more: no batch from callers that were
+/// advised to send single requests, and no request for a single active consumer that acks nothing.
 const QUIET_PERIOD: Duration = Duration::from_millis(100);
 
-/// How long a worker that stops waits at most for callers to send no more batches.
+/// How long a worker that stops waits at most until callers send no more batches.
 const MAX_QUIET_WAIT: Duration = Duration::from_secs(1);
 
 /// How long aborted request tasks may take to end.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The time to live that the requests in a batch are assumed to have. The message does not say it.
+/// The time to live that the requests in a batch are assumed to have. The properties of the message
+/// do not contain it.
 const BATCHED_TIME_TO_LIVE: Duration = Duration::from_secs(30);
 
 /// The consumer of one queue of a server.
@@ -40,8 +41,8 @@ pub(super) struct QueueConsumer {
     is_batch_queue: bool,
     last_arrival: Option<Instant>,
     handler: Arc<RequestHandler>,
-    /// `None` if requests are admitted however long they have waited.
-    delays: Option<Arc<QueueDelays>>,
+    /// `None` if requests are admitted no matter how long they have waited.
+    estimates: Option<Arc<QueueWaitEstimates>>,
     in_progress: RequestsInProgress,
     /// One task for each delivery.
     tasks: JoinSet<()>,
@@ -56,7 +57,7 @@ pub(super) struct ConsumerEnd {
     pub(super) reason: Option<BrokerError>,
 }
 
-/// Why a subscription delivers no more.
+/// Why a subscription delivers nothing more.
 enum Interruption {
     Stopped,
     Lost(BrokerError),
@@ -68,7 +69,7 @@ impl QueueConsumer {
         queue: RequestQueue,
         prefetch: u16,
         handler: Arc<RequestHandler>,
-        delays: Option<Arc<QueueDelays>>,
+        estimates: Option<Arc<QueueWaitEstimates>>,
     ) -> Self {
         Self {
             transport,
@@ -77,13 +78,13 @@ impl QueueConsumer {
             is_batch_queue: false,
             last_arrival: None,
             handler,
-            delays,
+            estimates,
             in_progress: RequestsInProgress::default(),
             tasks: JoinSet::new(),
         }
     }
 
-    /// Makes this the consumer of a queue for batches, which is deleted with its last worker.
+    /// Makes this the consumer of a queue for batches, which is deleted when its last worker stops.
     pub(super) fn for_batches(self) -> Self {
         Self {
             is_batch_queue: true,
@@ -91,7 +92,7 @@ impl QueueConsumer {
         }
     }
 
-    /// Consumes the queue for the first time. Returns `None` if it is told to stop before.
+    /// Subscribes for the first time. Returns `None` if it is told to stop before that succeeds.
     ///
     /// # Errors
     ///
@@ -111,11 +112,11 @@ impl QueueConsumer {
         }
     }
 
-    /// Consumes the queue. Returns `None` if it is told to stop while there is no connection.
+    /// Subscribes to the queue. Returns `None` if it is told to stop while there is no connection.
     ///
-    /// While there is a connection it waits for the broker's answer even then. The broker may have
-    /// begun to deliver. Messages that are returned unseen count as delivered, so some of them
-    /// would never run.
+    /// While there is a connection, it waits for the broker's answer even if it is told to stop.
+    /// The broker may have begun to deliver. Messages that are returned unseen count as delivered,
+    /// so some of them would never run.
     async fn subscribe(&self, stop: &CancellationToken) -> Option<Result<Subscription, BrokerError>> {
         let stopped_while_down = async {
             stop.cancelled().await;
@@ -128,7 +129,7 @@ impl QueueConsumer {
         }
     }
 
-    /// Returns a consumer of the same queue without requests.
+    /// Returns a consumer of the same queue that has no requests.
     fn without_requests(&self) -> Self {
         Self {
             is_batch_queue: self.is_batch_queue,
@@ -137,7 +138,7 @@ impl QueueConsumer {
                 self.queue.clone(),
                 self.prefetch,
                 Arc::clone(&self.handler),
-                self.delays.clone(),
+                self.estimates.clone(),
             )
         }
     }
@@ -175,7 +176,8 @@ impl QueueConsumer {
         }
     }
 
-    /// Handles requests, then drains. Keeps `control` at that of the current subscription.
+    /// Handles requests until it is told to stop or the handle is closed, then drains. Keeps
+    /// `control` up to date: it is that of the current subscription.
     async fn run_once(
         mut self,
         first: Subscription,
@@ -198,11 +200,11 @@ impl QueueConsumer {
             tracing::warn!(
                 queue = self.handler.queue,
                 error = %Logged(Chain(&lost)),
-                "the consumer was lost; consuming again"
+                "the consumer was lost; subscribing again"
             );
-            // RabbitMQ 4 refuses messages to a queue whose node is down, perhaps for long.
+            // RabbitMQ 4 refuses messages to a queue whose node is down, which may last long.
             if self.is_batch_queue {
-                self.handler.stop_batches();
+                self.handler.pause_batches();
             }
             subscription.control.close().await;
             backoff.worked_for(since.elapsed());
@@ -221,12 +223,12 @@ impl QueueConsumer {
     /// Forgets what belongs to a subscription that has ended.
     fn forget(&self, control: &Arc<dyn Control>) {
         self.handler.forget_deliveries(control);
-        if let Some(delays) = &self.delays {
-            delays.reset();
+        if let Some(estimates) = &self.estimates {
+            estimates.reset();
         }
     }
 
-    /// Starts requests until it is told to stop or the subscription is lost.
+    /// Starts the tasks of deliveries until it is told to stop or the subscription is lost.
     async fn consume(&mut self, subscription: &mut Subscription, stop: &CancellationToken) -> Interruption {
         let mut stopped = pin!(stop.cancelled());
         let in_progress = self.in_progress.clone();
@@ -237,7 +239,7 @@ impl QueueConsumer {
                 () = &mut stopped => return Interruption::Stopped,
                 arrival = subscription.deliveries.next() => match arrival {
                     Some(Ok(delivery)) => {
-                        // Joined here, so that the end of a request does not wake this task.
+                        // Ended tasks are joined here, so that their end does not wake this task.
                         while let Some(ended) = self.tasks.try_join_next() {
                             log_failure(ended);
                         }
@@ -248,8 +250,8 @@ impl QueueConsumer {
                         return Interruption::Lost(BrokerError::Cancelled { queue: self.handler.queue.clone() });
                     }
                 },
-                // A task panicked with a request in progress. This is rare, so it comes last: the
-                // prefetch soon stops deliveries.
+                // A task panicked with a request in progress. This may come last: the broker soon
+                // delivers nothing more, because the prefetch is full.
                 () = &mut abandoned => {
                     return Interruption::Lost(BrokerError::Panicked { task: "request" });
                 }
@@ -257,8 +259,8 @@ impl QueueConsumer {
         }
     }
 
-    /// Consumes again after a subscription was lost, until that succeeds. Returns `None` if it is
-    /// told to stop before.
+    /// Subscribes again after a subscription was lost. Tries until it succeeds. Returns `None` if
+    /// it is told to stop before that.
     ///
     /// # Errors
     ///
@@ -276,7 +278,7 @@ impl QueueConsumer {
         {
             match self.subscribe(stop).await {
                 Some(Ok(subscription)) => {
-                    tracing::info!(queue = self.handler.queue, "consuming again");
+                    tracing::info!(queue = self.handler.queue, "subscribed again");
                     return Ok(Some(subscription));
                 }
                 Some(Err(error)) if error.is_of_ended_handle() => return Err(error),
@@ -295,41 +297,42 @@ impl QueueConsumer {
     fn start(&mut self, delivery: Delivery, subscription: &Subscription) {
         let (handler, control) = (Arc::clone(&self.handler), Arc::clone(&subscription.control));
         let (in_progress, is_batch) = (self.in_progress.clone(), self.is_batch_queue);
-        let (received, exhausted) = self.receive(&delivery);
+        let (received, guard) = self.receive(&delivery);
         self.last_arrival = Some(received.at);
         self.tasks.spawn(async move {
             handler
                 .handle(delivery, is_batch, control, received, &in_progress)
                 .await;
-            drop(exhausted);
+            drop(guard);
         });
     }
 
-    /// Notes that a delivery was received. If it exhausts the prefetch, messages may wait in the
-    /// queue until the returned guard is dropped.
-    fn receive(&self, delivery: &Delivery) -> (Received, Option<Exhausted>) {
+    /// Returns how long a delivery may have waited. If it fills the prefetch, also returns a guard:
+    /// messages may wait in the queue until it is dropped.
+    fn receive(&self, delivery: &Delivery) -> (Received, Option<PrefetchFullGuard>) {
         let at = Instant::now();
-        let Some(delays) = &self.delays else {
+        let Some(estimates) = &self.estimates else {
             return (Received::at(at), None);
         };
         let properties = &delivery.message.properties;
         let priority = properties.priority.unwrap_or(0);
-        let received = delays.receive(priority, at);
+        let received = estimates.receive(priority, at);
         if is_probe(properties) {
             return (received, None);
         }
         // The requests in a batch have times to live of their own.
         let in_batch = self.is_batch_queue.then_some(BATCHED_TIME_TO_LIVE);
         if let Some(time) = properties.expiration.max(in_batch) {
-            delays.note_time_to_live(time);
+            estimates.raise_probe_ttl(time);
         }
         let unsettled = 1 + self.tasks.len().max(self.in_progress.deliveries());
-        let exhausts = unsettled >= self.prefetch.into();
-        let exhausted = exhausts.then(|| delays.exhaust(priority, at));
-        (received, exhausted)
+        let is_full = unsettled >= self.prefetch.into();
+        let guard = is_full.then(|| estimates.prefetch_full(priority, at));
+        (received, guard)
     }
 
-    /// Cancels the consumer and waits until its requests end, all within the limit.
+    /// Cancels the consumer and waits until its requests end, at most for the limit. Then aborts
+    /// the remaining tasks and closes the subscription.
     async fn drain(
         mut self,
         mut subscription: Option<Subscription>,
@@ -339,7 +342,7 @@ impl QueueConsumer {
         // If the handle was closed too, the requests cannot be answered.
         let reason = reason.or_else(|| self.transport.status().over());
         if self.is_batch_queue {
-            self.handler.stop_batches();
+            self.handler.pause_batches();
         }
         let draining = async {
             if self.is_batch_queue
@@ -356,8 +359,8 @@ impl QueueConsumer {
         let unfinished = self.in_progress.count();
         if finished.is_err() {
             self.tasks.abort_all();
-            // A task that blocks its thread cannot be aborted. The broker gets its request back all
-            // the same.
+            // A task that blocks its thread cannot be aborted. Its request returns to the broker
+            // nevertheless.
             let aborting = async { while self.tasks.join_next().await.is_some() {} };
             if timeout(ABORT_TIMEOUT, aborting).await.is_err() {
                 tracing::error!("a handler blocks its thread and cannot be stopped");
@@ -369,15 +372,16 @@ impl QueueConsumer {
         ConsumerEnd { unfinished, reason }
     }
 
-    /// Handles batches until none has come for a while.
+    /// Handles batches until none has arrived for [`QUIET_PERIOD`].
     ///
-    /// Each reply tells its caller to send no more batches. None must be on its way when the queue
-    /// is deleted: RabbitMQ confirms a message to a queue that is being deleted, and drops it.
+    /// Each reply advises its caller to send single requests. No batch must be on its way when the
+    /// queue is deleted: RabbitMQ confirms a message to a queue that is being deleted, and drops
+    /// it.
     async fn serve_until_quiet(&mut self, subscription: &mut Subscription) {
         while let Some(last) = self.last_arrival {
             match timeout_at(last + QUIET_PERIOD, subscription.deliveries.next()).await {
                 Ok(Some(Ok(delivery))) => self.start(delivery, subscription),
-                // Nothing came, or the subscription ended.
+                // Nothing arrived, or the subscription ended.
                 Ok(Some(Err(_)) | None) | Err(_) => return,
             }
         }
@@ -385,14 +389,14 @@ impl QueueConsumer {
 
     /// Deletes the queue for batches if this is its last worker, so that callers notice.
     ///
-    /// The queue is consumed once more before that if it is not empty. No other worker would handle
+    /// If the queue is not empty, this subscribes again first, because no other worker would handle
     /// its batches.
     async fn retire_queue(&mut self, subscription: &mut Option<Subscription>) {
         while let Some(ended) = subscription.take() {
             ended.control.close().await;
             if self.transport.retire_requests(&self.queue).await {
-                let again = self.transport.open_requests(&self.queue, self.prefetch);
-                *subscription = again.await.ok();
+                let reopening = self.transport.open_requests(&self.queue, self.prefetch);
+                *subscription = reopening.await.ok();
                 self.finish(subscription.as_mut()).await;
             }
         }
@@ -400,8 +404,8 @@ impl QueueConsumer {
 
     /// Handles requests until none is in progress, while this is still the single active consumer.
     ///
-    /// Nothing is acked before the consumer is cancelled, so no more than the prefetch is
-    /// delivered. What is on its way by then is handled too.
+    /// Acks are held back until the consumer is cancelled, so at most the prefetch is delivered.
+    /// Requests that are on their way by then are handled too.
     async fn finish_as_single_active(&mut self, subscription: &mut Subscription) {
         subscription.control.hold();
         let in_progress = self.in_progress.clone();
@@ -430,7 +434,7 @@ impl QueueConsumer {
             self.finish_as_single_active(subscription).await;
         }
         if let Some(subscription) = subscription {
-            // The broker has delivered what was on its way before it confirmed the cancellation.
+            // The broker confirms the cancellation after all deliveries that were on their way.
             let cancelled = subscription.control.cancel().await;
             while cancelled.is_ok()
                 && let Some(Ok(delivery)) = subscription.deliveries.next().await
@@ -446,7 +450,7 @@ impl QueueConsumer {
     }
 }
 
-/// Runs an operation on a queue, again for as long as it fails with a temporary error.
+/// Runs an operation on a queue. Repeats it for as long as it fails with a temporary error.
 ///
 /// # Errors
 ///
@@ -467,11 +471,11 @@ pub(super) async fn with_retries<T, F: Future<Output = Result<T, BrokerError>>>(
 
 fn log_not_open(queue: &str, error: &BrokerError) {
     let error = Logged(Chain(error));
-    tracing::warn!(queue, %error, "the queue cannot be consumed; trying again");
+    tracing::warn!(queue, %error, "the queue is not available; trying again");
 }
 
-/// Logs a panic in a request's task. Panics of methods are caught, so this one is a bug of the
-/// runtime. Other requests continue.
+/// Logs a panic in a delivery's task. Panics of methods are caught, so this one is a bug in this
+/// library. Other requests continue.
 fn log_failure(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         let error = Logged(Chain(&error));

@@ -1,4 +1,4 @@
-//! The channel that replies are published on. It is opened again whenever it is lost.
+//! The channel on which replies are published. It is opened again whenever it is lost.
 
 use std::sync::{Arc, Weak};
 
@@ -54,7 +54,7 @@ impl ReplyLog {
 #[derive(Debug, Clone)]
 enum ChannelState {
     Opening,
-    /// The broker refuses to open it. The next attempt follows.
+    /// The broker refused to open it. Another attempt follows.
     Refused(BrokerError),
     Open(Arc<dyn Publisher>),
     /// The handle was closed.
@@ -66,7 +66,8 @@ enum ChannelState {
 pub(super) enum SendOutcome {
     /// The broker has it.
     Confirmed,
-    /// The broker refused it, or closes each channel on which it is sent.
+    /// The broker refused it. `Some` if it cannot be sent at all, or closes each channel on which
+    /// it is sent.
     Refused(Option<BrokerError>),
     /// It did not leave before its deadline: there was no connection, or the connection was
     /// blocked.
@@ -109,8 +110,8 @@ impl ReplyChannel {
         transport.map_or(BrokerError::Closed, |transport| transport.status().why_over())
     }
 
-    /// Sends a message without waiting. The receipt gets the confirm, at the latest once
-    /// `max_unchecked` messages were sent.
+    /// Sends a message without waiting. The receipt gets the confirm at the latest after
+    /// `confirm_interval` messages are sent.
     ///
     /// # Errors
     ///
@@ -119,10 +120,10 @@ impl ReplyChannel {
         &self,
         outgoing: Outgoing,
         receipt: Arc<dyn Receipt>,
-        max_unchecked: usize,
+        confirm_interval: usize,
     ) -> Result<(), Box<Outgoing>> {
         match &*self.state.borrow() {
-            ChannelState::Open(publisher) => publisher.try_publish(outgoing, receipt, max_unchecked),
+            ChannelState::Open(publisher) => publisher.try_publish(outgoing, receipt, confirm_interval),
             ChannelState::Opening | ChannelState::Refused(_) | ChannelState::Closed => {
                 Err(Box::new(outgoing))
             }
@@ -132,7 +133,7 @@ impl ReplyChannel {
     /// Sends a message until the broker confirms it or the deadline has passed. A caller that gets
     /// a reply twice ignores the second one.
     ///
-    /// `is_suspect` means that a channel on which the message was sent before was closed.
+    /// `may_have_closed_channel` is whether a channel on which the message was sent was closed.
     ///
     /// # Errors
     ///
@@ -141,13 +142,13 @@ impl ReplyChannel {
         &self,
         outgoing: Outgoing,
         deadline: Option<Instant>,
-        mut is_suspect: bool,
+        mut may_have_closed_channel: bool,
     ) -> Result<SendOutcome, BrokerError> {
         let mut lost = None;
         let mut backoff = Backoff::new();
         loop {
             let opening = async {
-                if is_suspect {
+                if may_have_closed_channel {
                     self.dedicated_publisher().await
                 } else {
                     self.publisher(lost.as_ref()).await
@@ -161,21 +162,21 @@ impl ReplyChannel {
                 return Ok(SendOutcome::Expired);
             };
             match published {
-                // A returned reply has no caller any more.
+                // `Returned` cannot happen, because no message here is mandatory.
                 Published::Routed | Published::Returned => return Ok(SendOutcome::Confirmed),
                 Published::Refused => return Ok(SendOutcome::Refused(None)),
                 Published::Withdrawn => return Ok(SendOutcome::Expired),
                 Published::Failed { source, written } => match source {
                     source if source.is_of_ended_handle() => return Err(source),
                     BrokerError::Unsendable { .. } => return Ok(SendOutcome::Refused(Some(source))),
-                    // All unconfirmed messages fail with their channel, and one of them may be the
-                    // reason. Each is sent once more on a channel of its own. The one whose channel
-                    // is closed again is the reason.
+                    // All unconfirmed messages fail with their channel, and one of them may have
+                    // closed it. Each is sent again on a channel of its own. The message whose
+                    // channel is closed again is refused.
                     BrokerError::ChannelClosed { .. } if written => {
-                        if is_suspect {
+                        if may_have_closed_channel {
                             return Ok(SendOutcome::Refused(Some(source)));
                         }
-                        is_suspect = true;
+                        may_have_closed_channel = true;
                     }
                     _ => {}
                 },
@@ -204,7 +205,7 @@ impl ReplyChannel {
         }
     }
 
-    /// Waits for an open publisher that is not the lost one.
+    /// Waits for an open publisher other than the lost one.
     async fn publisher(&self, lost: Option<&Arc<dyn Publisher>>) -> Result<Arc<dyn Publisher>, BrokerError> {
         let mut state = self.state.clone();
         let ready = state.wait_for(|state| match state {
@@ -219,8 +220,8 @@ impl ReplyChannel {
     }
 }
 
-/// Publishes a message. Returns `None` if it has not left by the deadline: the broker reads
-/// nothing, or there is no connection for direct replies.
+/// Publishes a message. Returns `None` if it has not left by the deadline: the broker does not
+/// read, or there is no connection for direct replies.
 async fn publish(
     publisher: &dyn Publisher,
     outgoing: Outgoing,
@@ -238,7 +239,7 @@ async fn publish(
     }
 }
 
-/// Waits for a future until the deadline. A future that is ready at once never misses it.
+/// Waits for a future until the deadline. A future that is ready immediately is never too late.
 async fn before<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
     match deadline {
         None => Some(future.await),
@@ -246,7 +247,7 @@ async fn before<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -
     }
 }
 
-/// Opens the publisher, and again whenever it is lost, until the handle is closed.
+/// Keeps a publisher open: opens another one whenever it is lost, until the handle is closed.
 async fn keep_open(transport: &dyn Transport, state: &watch::Sender<ChannelState>) {
     let mut backoff = Backoff::new();
     loop {
@@ -256,7 +257,7 @@ async fn keep_open(transport: &dyn Transport, state: &watch::Sender<ChannelState
                 state.send_replace(ChannelState::Open(Arc::clone(&publisher)));
                 let reason = publisher.closed().await;
                 state.send_replace(ChannelState::Opening);
-                tracing::debug!(error = %Logged(Chain(&reason)), "reply channel lost");
+                tracing::debug!(error = %Logged(Chain(&reason)), "the reply channel was lost; opening another one");
                 backoff.worked_for(since.elapsed());
                 reason
             }
@@ -268,7 +269,7 @@ async fn keep_open(transport: &dyn Transport, state: &watch::Sender<ChannelState
                 if !error.is_worth_reopening() {
                     state.send_replace(ChannelState::Refused(error.clone()));
                 }
-                tracing::warn!(error = %Logged(Chain(&error)), "no reply channel");
+                tracing::warn!(error = %Logged(Chain(&error)), "the reply channel cannot be opened; trying again");
                 error
             }
         };

@@ -1,4 +1,5 @@
-//! Sends replies: single ones at once, those of batches together if they go to the same caller.
+//! Sends replies: single ones at once, those to batched requests together if they go to the same
+//! caller.
 
 use std::sync::{Arc, PoisonError};
 
@@ -8,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::batching::{BatchKey, ReplyBatch, send_together};
+use super::batching::{BatchKey, ReplyGroup, send_together};
 use super::outgoing_reply::OutgoingReply;
 use super::reply_channel::ReplyChannel;
 use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, gather};
@@ -16,31 +17,33 @@ use crate::transport::{Published, Receipt, supervised};
 
 /// Sends replies and acks their requests.
 ///
-/// The queue has no bound of its own: it never holds more replies than there are requests in
-/// progress, which the prefetch limits.
+/// The channel is unbounded, but it never holds more replies than there are requests in progress.
+/// The prefetch limits these.
 #[derive(Debug, Clone)]
 pub(super) struct ReplySender {
-    queue: UnboundedSender<QueuedReply>,
+    outbox: UnboundedSender<QueuedReply>,
     channel: Arc<ReplyChannel>,
 }
 
 #[derive(Debug)]
 enum QueuedReply {
     Single(Box<OutgoingReply>),
-    Batch(ReplyBatch),
+    Group(ReplyGroup),
 }
 
 impl ReplySender {
-    /// Returns a sender and its task, which ends with the last clone of the sender.
+    /// Returns a sender and the future that does the sending. Spawn it. It ends after the last
+    /// clone of the sender is dropped and its replies are sent.
     ///
-    /// If the task panics, the requests of the replies that it was sending are abandoned. It then
+    /// If the future panics, the requests of the replies that it was sending are abandoned. It then
     /// continues with the replies that are still queued.
     pub(super) fn new(channel: Arc<ReplyChannel>) -> (Self, impl Future<Output = ()>) {
-        let (queue, queued) = unbounded_channel();
+        let (outbox, queued) = unbounded_channel();
         let sender = Self {
-            queue,
+            outbox,
             channel: Arc::clone(&channel),
         };
+        // The mutex only lets a restarted task take over the receiver. It is never contended.
         let queued = Arc::new(Mutex::new(queued));
         let task = supervised("replies", move || {
             let task = SenderTask {
@@ -55,29 +58,30 @@ impl ReplySender {
 
     /// Sends a reply in a message of its own, at once if possible.
     pub(super) fn send(&self, reply: OutgoingReply) {
-        let (message, max_unchecked) = (reply.message(), reply.max_unchecked);
+        let (message, confirm_interval) = (reply.message(), reply.confirm_interval);
         let in_flight = Arc::new(InFlightReply {
             reply: std::sync::Mutex::new(Some(Box::new(reply))),
             sender: self.clone(),
         });
         let receipt = Arc::clone(&in_flight) as Arc<dyn Receipt>;
-        if self.channel.try_send(message, receipt, max_unchecked).is_err()
+        if self.channel.try_send(message, receipt, confirm_interval).is_err()
             && let Some(reply) = in_flight.take()
         {
             self.enqueue(QueuedReply::Single(reply));
         }
     }
 
-    /// Sends the replies of a batch, together with others to the same caller if some are queued.
-    pub(super) fn send_batch(&self, batch: ReplyBatch) {
-        if !batch.replies.is_empty() {
-            self.enqueue(QueuedReply::Batch(batch));
+    /// Sends the replies of a group in one message, together with other queued groups to the same
+    /// caller.
+    pub(super) fn send_group(&self, group: ReplyGroup) {
+        if !group.replies.is_empty() {
+            self.enqueue(QueuedReply::Group(group));
         }
     }
 
     fn enqueue(&self, reply: QueuedReply) {
-        // This fails only if the server was dropped. The broker delivers the requests again then.
-        let _ = self.queue.send(reply);
+        // This fails only if the server was dropped. The broker then delivers the requests again.
+        let _ = self.outbox.send(reply);
     }
 }
 
@@ -97,30 +101,32 @@ impl Receipt for InFlightReply {
     fn published(self: Arc<Self>, published: Published) {
         let Some(mut reply) = self.take() else { return };
         match published {
-            // A returned reply has no caller any more.
+            // `Returned` cannot happen, because replies are not mandatory.
             Published::Routed | Published::Returned => reply.acks.ack(),
             Published::Refused => reply.refused(&self.sender.channel),
-            // The handle was closed, so the broker delivers the request elsewhere.
+            // The handle was closed, so the broker delivers the request again.
             Published::Failed { source, .. } if source.is_of_ended_handle() => {}
-            // The task sends it again, as often as necessary.
+            // The task sends it until the broker confirms it.
             Published::Failed { .. } | Published::Withdrawn => {
-                reply.is_suspect = published.is_of_channel();
+                reply.may_have_closed_channel = published.is_of_channel();
                 self.sender.enqueue(QueuedReply::Single(reply));
             }
         }
     }
 }
 
+/// Sends the queued replies.
 struct SenderTask {
     channel: Arc<ReplyChannel>,
-    batcher: Batcher<BatchKey, ReplyBatch>,
-    /// Each future resolves once its message was sent, to the key if it was a batch.
+    batcher: Batcher<BatchKey, ReplyGroup>,
+    /// Each future sends a message. It resolves to the key of the batch, or to `None` for a single
+    /// reply.
     in_flight: FuturesUnordered<BoxFuture<'static, Option<BatchKey>>>,
 }
 
 impl SenderTask {
     async fn run(mut self, queued: Arc<Mutex<UnboundedReceiver<QueuedReply>>>) {
-        // Only one task runs at a time.
+        // Never waits, because only one task runs at a time.
         let mut queued = queued.lock().await;
         let mut received = Vec::new();
         let mut is_open = true;
@@ -132,7 +138,7 @@ impl SenderTask {
                 },
                 count = queued.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
                     is_open = count > 0;
-                    if received.iter().any(|reply| matches!(reply, QueuedReply::Batch(_))) {
+                    if received.iter().any(|reply| matches!(reply, QueuedReply::Group(_))) {
                         gather(&mut queued, &mut received).await;
                     }
                 }
@@ -140,10 +146,10 @@ impl SenderTask {
             for reply in received.drain(..) {
                 self.accept(reply);
             }
-            while let Some((key, batches)) = self.batcher.next() {
+            while let Some((key, groups)) = self.batcher.next() {
                 let channel = Arc::clone(&self.channel);
                 self.in_flight.push(Box::pin(async {
-                    Some(send_together(channel, key, batches).await)
+                    Some(send_together(channel, key, groups).await)
                 }));
             }
         }
@@ -158,9 +164,9 @@ impl SenderTask {
                     None
                 }));
             }
-            QueuedReply::Batch(batch) => {
-                let load = Load::of_many(batch.bytes, batch.replies.len());
-                self.batcher.push(batch.key.clone(), batch, load);
+            QueuedReply::Group(group) => {
+                let load = Load::of_many(group.bytes, group.replies.len());
+                self.batcher.push(group.key.clone(), group, load);
             }
         }
     }

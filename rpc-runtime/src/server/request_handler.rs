@@ -1,4 +1,5 @@
-//! Handles the deliveries of one queue: decides about a request, runs its method, replies, acks.
+//! Handles the deliveries of one queue: decides what to do with a request, runs its method, replies
+//! and acks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,10 +9,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::outgoing_reply::OutgoingReply;
-use super::pending_acks::{
-    PendingAck, PendingAcks, RequestsInProgress, SharedDeduplicator, UnsettledDelivery,
-};
-use super::queue_delay::{Probes, is_probe, probe_reply};
+use super::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress, SharedDeduplicator};
+use super::queue_wait::{Probes, is_probe, probe_reply};
 use super::reply_channel::{ReplyChannel, SendOutcome};
 use super::reply_sender::ReplySender;
 use crate::protocol::{
@@ -19,19 +18,19 @@ use crate::protocol::{
     write_millis,
 };
 use crate::service::{
-    Arrival, Dispatcher, Executor, ForbiddenReplyAddress, Origin, Received, RequestId, RequestKey,
-    RequestLabel, RequestLog, RequestSource, Response, Rules, returns,
+    Arrival, Dispatcher, Executor, ForbiddenReplyAddress, Origin, PriorState, Received, RequestId,
+    RequestKey, RequestLabel, RequestLog, RequestSource, Response, Rules, redelivery_count,
 };
 use crate::telemetry::{Event, count};
 use crate::transport::{Control, Delivery, Departure, Outgoing};
 
-/// How often a request is rejected at most. A dead-letter policy may send it back to its queue each
+/// How many times a request may be rejected. A dead-letter policy may return it to its queue each
 /// time, without end.
 const MAX_REJECTIONS: u32 = 20;
 
-/// How long a forwarded copy waits before it runs. It may end this process at once. The broker must
-/// have the ack of the original before that: otherwise both would be delivered again, and the
-/// copies would multiply.
+/// How long a forwarded copy waits before it runs. Running the copy may crash this process. The
+/// original's ack must reach the broker first; otherwise both are delivered again, and the copies
+/// multiply.
 const COPY_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a reply to another server's probe may wait for a connection.
@@ -47,10 +46,10 @@ pub(super) struct RequestHandler {
     permits: Semaphore,
     concurrency: usize,
     pub(super) deduplicator: Arc<SharedDeduplicator>,
-    /// Whether the queue for batches is consumed too.
-    accepts_batches: AtomicBool,
-    /// Whether callers must send no more batches for now.
-    batches_stopped: AtomicBool,
+    /// Whether this worker also serves the queue for batches.
+    has_batch_queue: AtomicBool,
+    /// Whether callers should send single requests for now.
+    batches_paused: AtomicBool,
     probes: Arc<Probes>,
 }
 
@@ -73,25 +72,25 @@ impl RequestHandler {
             permits: Semaphore::new(concurrency.into()),
             concurrency: concurrency.into(),
             deduplicator: Arc::default(),
-            accepts_batches: AtomicBool::new(false),
-            batches_stopped: AtomicBool::new(false),
+            has_batch_queue: AtomicBool::new(false),
+            batches_paused: AtomicBool::new(false),
             probes,
         }
     }
 
-    /// Tells callers from now on how many calls to put into one batch.
-    pub(super) fn accept_batches(&self) {
-        self.accepts_batches.store(true, Ordering::Relaxed);
+    /// From now on, replies advise callers how many calls to put into one batch.
+    pub(super) fn advise_batches(&self) {
+        self.has_batch_queue.store(true, Ordering::Relaxed);
     }
 
-    /// Tells callers from now on to send single requests.
-    pub(super) fn stop_batches(&self) {
-        self.batches_stopped.store(true, Ordering::Relaxed);
+    /// From now on, replies advise callers to send single requests.
+    pub(super) fn pause_batches(&self) {
+        self.batches_paused.store(true, Ordering::Relaxed);
     }
 
-    /// Undoes [`stop_batches`](Self::stop_batches).
+    /// Undoes [`pause_batches`](Self::pause_batches).
     pub(super) fn resume_batches(&self) {
-        self.batches_stopped.store(false, Ordering::Relaxed);
+        self.batches_paused.store(false, Ordering::Relaxed);
     }
 
     /// Forgets the deliveries of a subscription that has ended. They can no longer be acked, and
@@ -99,14 +98,15 @@ impl RequestHandler {
     pub(super) fn forget_deliveries(&self, control: &Arc<dyn Control>) {
         self.deduplicator
             .lock()
-            .forget_deliveries(|delivery| delivery.is_of(control));
+            .forget_deliveries(|delivery| delivery.was_delivered_on(control));
     }
 
-    /// Handles a delivery: a single request, or a batch if it came from the queue for batches.
+    /// Handles a delivery: a probe, a batch, or a single request. A malformed batch is refused as
+    /// if it were one request.
     ///
-    /// Its requests stay in progress until the broker has their replies, which may be later than
-    /// this returns. A request that can be neither answered nor acked is delivered again, here or
-    /// elsewhere.
+    /// The requests stay in progress until the broker has their replies, which may be after this
+    /// returns. A request that can be neither answered nor acked is delivered again, to this worker
+    /// or another one.
     pub(super) async fn handle(
         self: &Arc<Self>,
         delivery: Delivery,
@@ -124,17 +124,18 @@ impl RequestHandler {
         }
     }
 
-    /// Tells a server that its probe has passed through the queue. This needs no permit.
+    /// Replies to a probe, so that its server learns that it has passed through the queue. This
+    /// needs no permit.
     async fn reply_to_probe(&self, delivery: &Delivery, control: &Arc<dyn Control>, now: Instant) {
         control.settle(delivery.tag);
         let properties = &delivery.message.properties;
-        if self.probes.returned(properties.correlation_id.as_ref(), now) {
+        if self.probes.take_own(properties.correlation_id.as_ref(), now) {
             return;
         }
         if let Some(reply) = probe_reply(properties)
             && self.executor.rules.check_reply_address(&reply.queue).is_ok()
         {
-            // Another probe follows soon if this reply is lost.
+            // If this reply is lost, another probe follows soon.
             let _ = self
                 .channel
                 .send(reply, Some(now + PROBE_REPLY_LIMIT), false)
@@ -151,26 +152,26 @@ impl RequestHandler {
     ) {
         let properties = &delivery.message.properties;
         let is_dead_lettered = properties.dead_lettered.is_some();
-        let is_counted_copy = returns(&properties.headers) > 0;
+        let was_forwarded_after_redelivery = redelivery_count(&properties.headers) > 0;
         self.count_received(1, delivery.redelivered || is_dead_lettered);
-        let unsettled = UnsettledDelivery::new(control, delivery.tag, 1, in_progress);
-        let ack = match key(&delivery) {
+        let share = RequestShare::new(control, delivery.tag, 1, in_progress);
+        let ack = match request_key(&delivery) {
             Some(key) => {
                 let origin = Origin::new(delivery.redelivered, is_dead_lettered, &properties.headers);
-                self.deduplicate(key, origin, unsettled)
+                self.deduplicate(key, origin, share)
             }
-            None => Some(PendingAck::Untracked(unsettled)),
+            None => Some(PendingAck::Untracked(share)),
         };
         if let Some(ack) = ack {
             let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
-            if is_counted_copy {
+            if was_forwarded_after_redelivery {
                 tokio::time::sleep(COPY_PAUSE).await;
             }
             self.process(delivery, received, acks).await;
         }
     }
 
-    /// Counts a message with this number of requests.
+    /// Counts the requests of a message.
     pub(super) fn count_received(&self, requests: usize, redelivered: bool) {
         count(Event::RequestsReceived {
             queue: &self.queue,
@@ -179,34 +180,34 @@ impl RequestHandler {
         });
     }
 
-    /// Returns the ack of a request that must be handled. `None` if the request is in progress here
-    /// or was answered before.
+    /// Returns the ack owed if the request must run. Otherwise deals with the delivery itself
+    /// (joins, acks or rejects it) and returns `None`.
     pub(super) fn deduplicate(
         &self,
         key: RequestKey,
         origin: Origin,
-        unsettled: UnsettledDelivery,
+        share: RequestShare,
     ) -> Option<PendingAck> {
-        let arrival = self.deduplicator.lock().arrive(key, origin, unsettled.clone());
+        let arrival = self.deduplicator.lock().arrive(key, origin, share.clone());
         match arrival {
             Arrival::Run(key) => return Some(PendingAck::Tracked(key)),
-            Arrival::RunUntracked => return Some(PendingAck::Untracked(unsettled)),
-            Arrival::Joined => self.executor.log.redelivered(false),
+            Arrival::RunUntracked => return Some(PendingAck::Untracked(share)),
+            Arrival::Joined => self.executor.log.redelivered(PriorState::InProgress),
             Arrival::Answered => {
-                self.executor.log.redelivered(true);
-                unsettled.ack();
+                self.executor.log.redelivered(PriorState::Answered);
+                share.ack();
             }
             Arrival::Rejected => {
-                self.executor.log.redelivered(true);
-                unsettled.reject();
+                self.executor.log.redelivered(PriorState::Rejected);
+                share.reject();
             }
         }
         None
     }
 
-    /// Decides about a request, runs its method and sends its reply.
+    /// Decides what to do with a request, runs its method and sends its reply.
     async fn process(&self, delivery: Delivery, received: Received, acks: PendingAcks) {
-        // A permit is free, unless requests of a lost subscription are still running.
+        // A permit is free unless requests of a lost subscription are still running.
         let Some(_permit) = self.permit().await else {
             return;
         };
@@ -220,10 +221,10 @@ impl RequestHandler {
             dispatcher, rules, ..
         } = &self.executor;
         if malformed.is_none()
-            && let Some(returns) = dispatcher.uncounted_returns(&message, redelivered, rules)
+            && let Some(redeliveries) = dispatcher.untracked_redeliveries(&message, redelivered, rules)
         {
             let name = ShortStr::from_static(RETURNS_HEADER);
-            message.properties.headers.insert(name, returns.to_string());
+            message.properties.headers.insert(name, redeliveries.to_string());
             return self.forward(message, None, acks).await;
         }
         let properties = &message.properties;
@@ -238,7 +239,7 @@ impl RequestHandler {
         let response = match decided {
             Ok(decision) => self.executor.execute(&self.queue, decision, &label, now).await,
             Err(forbidden) => {
-                self.dropped(&forbidden);
+                self.reply_address_forbidden(&forbidden);
                 return self.reject(acks, rejections);
             }
         };
@@ -256,17 +257,17 @@ impl RequestHandler {
                 reply,
                 batch_size,
                 deadline,
-                max_unchecked: self.max_unchecked_confirms(&acks),
+                confirm_interval: self.confirm_interval(&acks),
                 acks,
-                is_suspect: false,
+                may_have_closed_channel: false,
             }),
             None if is_refused => self.reject(acks, rejections),
             None => acks.ack(),
         }
     }
 
-    /// Rejects a refused request whose sender expects no reply. It is acked instead if it was
-    /// rejected too often: its dead letters come back to this queue.
+    /// Rejects a refused request whose sender expects no reply. Acks it instead if it was rejected
+    /// too often, because its dead letters return to this queue.
     pub(super) fn reject(&self, acks: PendingAcks, rejections: u32) {
         if rejections >= MAX_REJECTIONS {
             self.executor.log.rejected_too_often(rejections);
@@ -278,7 +279,8 @@ impl RequestHandler {
 
     /// Publishes a copy of a request to the queue for single requests, and acks the original.
     ///
-    /// The copy expires at `deadline`, when its caller gives up.
+    /// The copy expires at `deadline`, when its caller gives up. Without a `deadline` it keeps the
+    /// expiration of the original.
     pub(super) async fn forward(&self, mut message: Message, deadline: Option<Instant>, acks: PendingAcks) {
         let Ok(queue) = ShortStr::new(&self.queue) else {
             return;
@@ -290,7 +292,7 @@ impl RequestHandler {
             expiration,
             ..
         } = &mut message.properties;
-        // RabbitMQ's own headers describe this message, not the copy.
+        // RabbitMQ's own headers describe the original, not the copy.
         headers.retain(|name| reserved_header(name) != Some(InvalidName::Reserved));
         Origin::mark_copy(headers);
         if let Some(deadline) = deadline {
@@ -320,11 +322,11 @@ impl RequestHandler {
         }
     }
 
-    /// Returns after how many replies their confirms must be looked at.
+    /// Returns how many replies may be sent before their confirms are processed.
     ///
-    /// Until then no further request is delivered for them. Each confirm is therefore looked at
-    /// alone if the requests in progress fill more than half of the prefetch.
-    pub(super) fn max_unchecked_confirms(&self, acks: &PendingAcks) -> usize {
+    /// Until their confirms are processed, their requests occupy the prefetch. So if more than half
+    /// of it is in use, each confirm is processed at once.
+    pub(super) fn confirm_interval(&self, acks: &PendingAcks) -> usize {
         if 2 * acks.requests_in_progress() > self.concurrency {
             1
         } else {
@@ -337,45 +339,46 @@ impl RequestHandler {
         self.permits.try_acquire().ok()
     }
 
-    /// Waits for a permit to run a request.
+    /// Waits for a permit to run a request. Never returns `None`, because the semaphore is never
+    /// closed.
     pub(super) async fn permit(&self) -> Option<SemaphorePermit<'_>> {
         self.permits.acquire().await.ok()
     }
 
-    /// Returns how many calls the caller should put into one batch; 0 tells it nothing.
+    /// Returns how many calls the caller should put into one batch. 0 gives no advice.
     pub(super) fn advised_batch_size(&self, batch_size: Option<u16>) -> u16 {
         match batch_size {
             None => 0,
-            Some(_) if self.batches_stopped.load(Ordering::Relaxed) => 1,
-            Some(_) if !self.accepts_batches.load(Ordering::Relaxed) => 0,
+            Some(_) if self.batches_paused.load(Ordering::Relaxed) => 1,
+            Some(_) if !self.has_batch_queue.load(Ordering::Relaxed) => 0,
             Some(batch_size) => batch_size,
         }
     }
 
-    /// Counts and logs a message that is dropped.
-    pub(super) fn dropped(&self, forbidden: &ForbiddenReplyAddress) {
+    /// Counts and logs a message whose `reply_to` must not get replies.
+    pub(super) fn reply_address_forbidden(&self, forbidden: &ForbiddenReplyAddress) {
         let (queue, code) = (&self.queue, "reply_address");
         count(Event::RequestRefused { queue, code });
-        self.executor.log.dropped(forbidden);
+        self.executor.log.reply_address_forbidden(forbidden);
     }
 }
 
-/// Returns what identifies a request that is delivered again. `None` if nothing does, or if the
-/// request is malformed and never runs.
+/// Returns the key by which a redelivered request is recognized. `None` if it has no unique id, or
+/// is malformed and therefore never runs.
 ///
-/// Without a reply address, only a UUID counts as unique. Other senders use the id of an order, for
-/// example, for every message that concerns the order.
-fn key(delivery: &Delivery) -> Option<RequestKey> {
+/// Without a reply address, only a UUID counts as unique. Some senders use an order number, for
+/// example, as the correlation id of every message about that order.
+fn request_key(delivery: &Delivery) -> Option<RequestKey> {
     if delivery.malformed.is_some() {
         return None;
     }
     let properties = &delivery.message.properties;
     let id = RequestId::from(properties.correlation_id.as_ref()?);
-    let is_answered = properties
+    let expects_reply = properties
         .reply_to
         .as_ref()
         .is_some_and(|address| !address.as_str().is_empty());
-    let is_unique = is_answered || matches!(id, RequestId::Uuid(_));
+    let is_unique = expects_reply || matches!(id, RequestId::Uuid(_));
     is_unique.then(|| RequestKey::new(properties.reply_to.clone(), id))
 }
 

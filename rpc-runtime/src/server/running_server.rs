@@ -14,7 +14,7 @@ use crate::error::{BrokerError, ServerError};
 #[derive(Debug)]
 #[must_use = "a server that is dropped stops at once"]
 pub struct RunningServer {
-    /// `None` once it was used.
+    /// `None` once the server was told to stop.
     stop: Option<oneshot::Sender<()>>,
     task: AbortOnDropHandle<Result<(), ServerError>>,
     /// `None` until the server has ended.

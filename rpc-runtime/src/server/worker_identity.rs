@@ -1,4 +1,4 @@
-//! The identity of a worker, as it describes itself.
+//! The identity of a worker, as it appears in descriptions of the worker.
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::describe::Worker;
 use crate::host::host_name;
 
-/// The identity of a worker.
+/// The identity of a worker: an id of its own, and the names that its user chose.
 #[derive(Debug, Clone)]
 pub(super) struct WorkerIdentity {
     id: Uuid,

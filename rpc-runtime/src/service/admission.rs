@@ -14,7 +14,7 @@ pub(crate) struct Received {
     pub(crate) at: Instant,
     /// The longest time that it can have waited. Zero if that is not known.
     pub(crate) waited: Duration,
-    /// How long messages wait in the queue at that time. The reply says it.
+    /// How long messages wait in the queue at that time. The reply reports it.
     pub(crate) queue_time: Duration,
 }
 
@@ -34,7 +34,7 @@ impl Received {
     }
 }
 
-/// A request that waited for less than one eighth of its time to live always runs. Otherwise a
+/// A request that waited for less than its time to live divided by this always runs. Otherwise a
 /// method that was slow once would be refused forever: only a run shows that it is quick again.
 const ALWAYS_RUN_BEFORE: u32 = 8;
 

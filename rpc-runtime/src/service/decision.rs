@@ -36,17 +36,17 @@ pub(crate) struct Refusal<'a> {
     pub(crate) shed: Option<&'a MethodRecord>,
 }
 
-/// Where a reply goes, and what it repeats of its request.
+/// Where a reply goes, and what it copies from its request.
 #[derive(Debug, Clone)]
 pub(crate) struct ReplyTo {
     pub(crate) address: ShortStr,
     pub(crate) correlation_id: Option<ShortStr>,
-    /// The content type as the request spells it. `None` if that is the codec's own name.
+    /// The content type as the request spells it. `None` if that is the codec's standard name.
     pub(crate) content_type: Option<ShortStr>,
 }
 
 impl ReplyTo {
-    /// The message that carries a reply. It copies nothing else from the request.
+    /// Returns the message that carries a reply. It copies nothing else from the request.
     pub(crate) fn message(&self, reply: Reply) -> Message {
         let mut message = reply.into_message(self.correlation_id.clone());
         if let Some(content_type) = &self.content_type {

@@ -1,5 +1,5 @@
-//! Recognises requests that are delivered again while they are in progress here, or after they were
-//! answered. Pure: no I/O.
+//! Recognizes requests that are delivered again while they are in progress here, or after they have
+//! ended. Pure: no I/O.
 //!
 //! When a connection is lost, the broker redelivers its unacked messages. Their requests may still
 //! be in progress here, or their replies may already be sent. A caller that lost its own connection
@@ -12,20 +12,20 @@ use std::hash::BuildHasher;
 use foldhash::fast::RandomState;
 use uuid::Uuid;
 
-use super::redelivery::returns;
+use super::redelivery::redelivery_count;
 use crate::protocol::{Headers, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, ShortStr};
 
 /// How many ended requests are remembered. The prefetch keeps the number that can be redelivered
 /// below this.
 const REMEMBERED: usize = 16 * 1024;
 
-/// What identifies a request. Ids must be unique only among those of one caller.
+/// What identifies a request. An id need only be unique among those of one caller.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct RequestKey {
     reply_to: Option<ShortStr>,
     id: RequestId,
     /// 0 is the request itself, 1 its forwarded copy, 2 the copy of that copy. Each ends once the
-    /// broker has the next copy, and the last one once it is answered.
+    /// broker has the next copy. The last one ends once it is answered or rejected.
     copy: u32,
 }
 
@@ -53,7 +53,8 @@ pub(crate) enum RequestId {
 impl From<&ShortStr> for RequestId {
     fn from(id: &ShortStr) -> Self {
         match Uuid::try_parse(id.as_str()) {
-            // Only this spelling: a batch carries the same id in binary.
+            // Only the usual spelling, so that the UUID stands for one text. A batch carries it in
+            // binary.
             Ok(uuid) if ShortStr::from_uuid(uuid) == *id => Self::Uuid(uuid),
             _ => Self::Text(id.clone()),
         }
@@ -65,7 +66,8 @@ impl From<&ShortStr> for RequestId {
 pub(crate) enum Origin {
     /// Its caller sent it for the first time.
     New,
-    /// Its caller sent it again, because it does not know whether the first one was handled.
+    /// Its caller sent it again, because it does not know whether the first one was handled. Or
+    /// another queue dead-lettered it.
     Resent,
     /// The broker redelivered it.
     Redelivered,
@@ -78,14 +80,14 @@ impl Origin {
     pub(crate) fn new(is_redelivered: bool, is_dead_lettered: bool, headers: &Headers) -> Self {
         let forwarded = |was_resent| Self::Forwarded {
             was_resent,
-            copy: returns(headers).max(1),
+            copy: redelivery_count(headers).max(1),
         };
         match headers.get(RESENT_HEADER) {
             Some(RESENT_BY_WORKER) => forwarded(false),
             Some(RESENT_BY_CALLER_AND_WORKER) => forwarded(true),
             Some(_) => Self::Resent,
             None if is_redelivered => Self::Redelivered,
-            // It may come back to the queue that dead-lettered it, after it was handled there.
+            // It may return to the queue that dead-lettered it, after it was handled there.
             None if is_dead_lettered => Self::Resent,
             None => Self::New,
         }
@@ -93,11 +95,11 @@ impl Origin {
 
     /// Marks the headers of a copy that is about to be forwarded.
     pub(crate) fn mark_copy(headers: &mut Headers) {
-        let says = match headers.get(RESENT_HEADER) {
+        let resent_by = match headers.get(RESENT_HEADER) {
             None | Some(RESENT_BY_WORKER) => RESENT_BY_WORKER,
             Some(_) => RESENT_BY_CALLER_AND_WORKER,
         };
-        headers.insert(ShortStr::from_static(RESENT_HEADER), says.to_owned());
+        headers.insert(ShortStr::from_static(RESENT_HEADER), resent_by.to_owned());
     }
 }
 
@@ -110,7 +112,7 @@ pub(crate) enum Arrival {
     RunUntracked,
     /// Do nothing: the same request is in progress, and its end settles this delivery too.
     Joined,
-    /// Ack it: the request was answered.
+    /// Ack it: the request was answered, or a copy of it was forwarded.
     Answered,
     /// Reject it: the request was rejected.
     Rejected,
@@ -120,15 +122,16 @@ pub(crate) enum Arrival {
 #[derive(Debug)]
 pub(crate) struct Deduplicator<D> {
     in_progress: HashMap<RequestKey, TrackedRequest<D>, RandomState>,
-    /// The oldest come first. Only redelivered requests are searched for, which is rare, so there
-    /// is no index: most requests cost no more than this entry.
+    /// The oldest come first. There is no index, because only redelivered requests are searched
+    /// for, which is rare. Most requests cost no more than this entry.
     ended: VecDeque<EndedRequest>,
 }
 
 #[derive(Debug)]
 struct TrackedRequest<D> {
-    /// The deliveries of the request. Those that were lost are removed.
+    /// The first delivery. `None` once its subscription is lost.
     first: Option<D>,
+    /// Further deliveries. Those whose subscription is lost are removed.
     redelivered: Vec<D>,
     end: End,
 }
@@ -166,10 +169,10 @@ impl<D> Deduplicator<D> {
         match origin {
             Origin::New => self.arrive_with(key, false, false, delivery),
             Origin::Redelivered => self.arrive_with(key, true, true, delivery),
-            // It is answered again, because its caller may have lost the reply.
+            // Runs again even if it was answered, because its caller may have lost the reply.
             Origin::Resent => self.arrive_with(key, true, false, delivery),
             Origin::Forwarded { was_resent, copy } => {
-                // Another worker forwarded it while it runs here, or after it was answered here.
+                // Another worker may have forwarded it while it runs here, or after its answer.
                 if let Some(request) = self.in_progress.get_mut(&key)
                     && request.end == End::Answered
                 {
@@ -184,7 +187,8 @@ impl<D> Deduplicator<D> {
         }
     }
 
-    /// Adds a delivery that may belong to a request in progress, or to one that has ended.
+    /// Adds a delivery. `may_join` is whether it may belong to a request in progress.
+    /// `may_have_ended` is whether it may belong to one that has ended.
     fn arrive_with(&mut self, key: RequestKey, may_join: bool, may_have_ended: bool, delivery: D) -> Arrival {
         if let Some(request) = self.in_progress.get_mut(&key) {
             if !may_join {
@@ -209,21 +213,21 @@ impl<D> Deduplicator<D> {
         Arrival::Run(key)
     }
 
-    /// Returns how a request ended last. `None` if it has not, or if that is forgotten.
+    /// Returns how a request ended last. `None` if it has not ended, or if that is forgotten.
     fn last_end(&self, key: &RequestKey) -> Option<End> {
         let hash = self.in_progress.hasher().hash_one(key);
         let ended = self.ended.iter().rev().find(|ended| ended.hash == hash);
         ended.map(|ended| ended.end)
     }
 
-    /// Notes that a copy of a request is about to be published. Must be called before that.
+    /// Records that a copy of a request is about to be published. Must be called before that.
     pub(crate) fn mark_forwarded(&mut self, key: &RequestKey) {
         if let Some(request) = self.in_progress.get_mut(key) {
             request.end = End::Forwarded;
         }
     }
 
-    /// Ends a request once the broker has its reply or its copy. Returns the deliveries to settle.
+    /// Ends a request that is answered, forwarded or rejected. Returns the deliveries to settle.
     pub(crate) fn finish(&mut self, key: RequestKey) -> impl Iterator<Item = D> + use<D> {
         let request = self.in_progress.remove(&key);
         if let Some(request) = &request {
@@ -241,7 +245,7 @@ impl<D> Deduplicator<D> {
             .flat_map(|request| request.first.into_iter().chain(request.redelivered))
     }
 
-    /// Notes that a request is about to be rejected.
+    /// Records that a request is about to be rejected.
     pub(crate) fn mark_rejected(&mut self, key: &RequestKey) {
         if let Some(request) = self.in_progress.get_mut(key) {
             request.end = End::Rejected;
@@ -318,8 +322,8 @@ mod tests {
         );
         assert_eq!(deduplicator.arrive(key("a"), A_COPY, 2), Arrival::Answered);
         // Its caller may have lost the reply.
-        let resent_and_sent_on = forwarded(true, 1);
-        assert_eq!(deduplicator.arrive(key("a"), resent_and_sent_on, 3), copy("a"));
+        let resent_and_forwarded = forwarded(true, 1);
+        assert_eq!(deduplicator.arrive(key("a"), resent_and_forwarded, 3), copy("a"));
         assert_eq!(deduplicator.arrive(key("a"), Origin::Resent, 4), run("a"));
     }
 
@@ -347,7 +351,7 @@ mod tests {
             deduplicator.arrive(another_caller(), Origin::Redelivered, 3),
             Arrival::Run(another_caller())
         );
-        // A new request is not taken for an answered one either.
+        // A new request runs even if one with the same key was answered.
         let _ = deduplicator.finish(key("1"));
         assert_eq!(deduplicator.arrive(key("1"), Origin::New, 4), run("1"));
     }

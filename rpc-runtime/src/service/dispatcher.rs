@@ -1,4 +1,4 @@
-//! The methods that a queue serves, and the decision about each request. Pure: no I/O.
+//! The methods that are served on a queue, and the decision whether a request runs. Pure: no I/O.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(crate) struct Dispatcher {
     hosted: Vec<HostedService>,
 }
 
-/// A service that was added, and the records of its methods.
+/// An added service, and the records of its methods.
 #[derive(Clone)]
 pub(crate) struct HostedService {
     pub(crate) service: &'static ServiceDescriptor,
@@ -106,7 +106,7 @@ impl Dispatcher {
         &self.hosted
     }
 
-    /// Decides about a message that was received and could begin at `now`.
+    /// Decides whether the method of a received message runs. `now` is when it could begin.
     ///
     /// # Errors
     ///
@@ -121,16 +121,16 @@ impl Dispatcher {
     ) -> Result<Decision<'_>, ForbiddenReplyAddress> {
         let reply_to = reply_to(&message.properties, rules)?;
         // Another worker may run the request, or may have run it.
-        let came_before = redelivered
+        let may_have_run = redelivered
             || message.properties.dead_lettered.is_some()
             || message.properties.headers.get(RESENT_HEADER).is_some();
         Ok(match Request::from_message(message) {
             Ok(request) => self.decide_request(request, reply_to, redelivered, received, now, rules),
-            Err(UnreadableRequest { codec, fault }) => Decision::refuse(codec, fault, reply_to, came_before),
+            Err(UnreadableRequest { codec, fault }) => Decision::refuse(codec, fault, reply_to, may_have_run),
         })
     }
 
-    /// Decides about a message with malformed properties. Its method never runs.
+    /// Refuses a message with malformed properties.
     ///
     /// # Errors
     ///
@@ -143,18 +143,18 @@ impl Dispatcher {
     ) -> Result<Decision<'static>, ForbiddenReplyAddress> {
         let properties = &message.properties;
         // A worker with larger frames, or of another library, may have been able to read it. The
-        // largest count means that the count could not be read, so it does not count here.
-        let came_before = redelivered || properties.dead_lettered.is_some_and(|dead| dead.times < u32::MAX);
+        // largest count means that the count could not be read, so it is ignored here.
+        let may_have_run = redelivered || properties.dead_lettered.is_some_and(|dead| dead.times < u32::MAX);
         let codec = match content::codec(properties) {
             Ok(codec) => codec.unwrap_or(Codec::Text),
             Err(error) => error.readable_codec(),
         };
         let reply_to = reply_to(properties, rules)?;
         let fault = Fault::bad_request(format_args!("the request cannot be read: {malformed}"));
-        Ok(Decision::refuse(codec, fault, reply_to, came_before))
+        Ok(Decision::refuse(codec, fault, reply_to, may_have_run))
     }
 
-    /// Decides about a request whose `reply_to` was checked; see [`decide`](Self::decide).
+    /// Decides whether a request runs whose `reply_to` was checked; see [`decide`](Self::decide).
     pub(crate) fn decide_request(
         &self,
         mut request: Request,
@@ -165,10 +165,10 @@ impl Dispatcher {
         rules: &Rules,
     ) -> Decision<'_> {
         let delivered_before = redelivered || request.dead_lettered.is_some();
-        let came_before = delivered_before || request.headers.get(RESENT_HEADER).is_some();
+        let may_have_run = delivered_before || request.headers.get(RESENT_HEADER).is_some();
         let codec = request.codec;
         if let Err(fault) = rules.check_request(&request) {
-            return Decision::refuse(codec, fault, reply_to, came_before);
+            return Decision::refuse(codec, fault, reply_to, may_have_run);
         }
         let Entry {
             service,
@@ -177,19 +177,19 @@ impl Dispatcher {
             may_batch,
         } = match self.find(request.method.as_ref()) {
             Ok(entry) => entry,
-            Err(fault) => return Decision::refuse(codec, fault, reply_to, came_before),
+            Err(fault) => return Decision::refuse(codec, fault, reply_to, may_have_run),
         };
         if expired_before(&request) {
             let fault = Fault::new(FaultCode::Expired, "it expired in a queue and was dead-lettered");
             return Decision::refuse(codec, fault, reply_to, may_have_begun(&request, redelivered));
         }
         if delivered_before && let Some(reason) = rules.forbids_rerun(method, &request, redelivered) {
-            return Decision::refuse(codec, interrupted(reason), reply_to, came_before);
+            return Decision::refuse(codec, interrupted(reason), reply_to, may_have_run);
         }
         if let Some(time_to_live) = request.time_to_live
             && let Err(fault) = rules.admit(time_to_live, received, now, record)
         {
-            return Decision::refuse(codec, fault, reply_to, came_before).shed(record);
+            return Decision::refuse(codec, fault, reply_to, may_have_run).shed(record);
         }
         let context = Context::new(method.name, &mut request, received, redelivered);
         Decision::Run(AdmittedRequest {
@@ -201,21 +201,21 @@ impl Dispatcher {
         })
     }
 
-    /// Returns how often a redelivered one-way request has come back, counting this time, if only
-    /// workers count that and it may run again. `None` otherwise.
-    pub(crate) fn uncounted_returns(
+    /// Returns how many times a one-way request was redelivered, including this time, if only
+    /// workers can count that and it may run again. `None` otherwise.
+    pub(crate) fn untracked_redeliveries(
         &self,
         message: &Message,
         redelivered: bool,
         rules: &Rules,
     ) -> Option<u32> {
-        let returns = rules.uncounted_returns(message, redelivered)?;
+        let redeliveries = rules.untracked_redeliveries(message, redelivered)?;
         let method = message.properties.kind.as_ref();
         let method = method.filter(|name| !name.as_str().is_empty());
-        self.is_idempotent(method).then_some(returns)
+        self.is_idempotent(method).then_some(redeliveries)
     }
 
-    /// Whether the method exists and may run again for a request that came before.
+    /// Whether the method exists and may run again for a request that was delivered before.
     pub(crate) fn is_idempotent(&self, method: Option<&ShortStr>) -> bool {
         self.find(method).is_ok_and(|entry| entry.method.is_idempotent)
     }

@@ -1,6 +1,6 @@
 //! Executes requests, whether they come from a queue, from discovery or from the same process.
 //!
-//! The callers differ only in where requests come from and where replies go.
+//! These differ only in where requests come from and where replies go.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -27,11 +27,11 @@ pub(crate) enum RequestSource {
     Queue,
     /// The discovery exchange. Anyone may ask, so refusals are logged for debugging only.
     Discovery,
-    /// A client in the same process, which sees each refusal itself.
+    /// A client in the same process. It gets each refusal itself, so refusals are not logged.
     InProcess,
 }
 
-/// Decides about requests and runs their methods.
+/// Decides whether requests run, and runs their methods.
 pub(crate) struct Executor {
     pub(crate) dispatcher: Dispatcher,
     pub(crate) rules: Rules,
@@ -48,7 +48,7 @@ pub(crate) struct Response {
     /// How many calls of the method to put into one batch, or 0 if that is not known yet. `None` if
     /// the caller does not ask.
     pub(crate) batch_size: Option<u16>,
-    /// Whether the method did not run. Without a caller to tell, the request is rejected then.
+    /// Whether the method did not run. If no reply is expected, such a request is rejected.
     pub(crate) is_refused: bool,
 }
 
@@ -81,7 +81,7 @@ impl Executor {
         }
     }
 
-    /// Decides about a message; see [`Dispatcher::decide`].
+    /// Decides whether the method of a message runs; see [`Dispatcher::decide`].
     ///
     /// # Errors
     ///
@@ -97,7 +97,8 @@ impl Executor {
             .decide(message, redelivered, received, now, &self.rules)
     }
 
-    /// Decides about a request without a `reply_to` of its own; see [`Dispatcher::decide_request`].
+    /// Decides whether a request without a `reply_to` of its own runs; see
+    /// [`Dispatcher::decide_request`].
     pub(crate) fn decide_request(
         &self,
         request: Request,
@@ -111,7 +112,7 @@ impl Executor {
 
     /// Counts a request, runs its method unless it is refused, and returns what to send.
     ///
-    /// `queue` is its queue in spans and metrics. `begun` is when it was decided about.
+    /// `queue` is its queue in spans and metrics. `begun` is when the decision was made.
     pub(crate) async fn execute(
         &self,
         queue: &str,
@@ -186,7 +187,7 @@ impl Executor {
         });
         match span {
             None => running.await,
-            // Boxed, so that the future stays small if nobody collects spans.
+            // Boxed, so that the future stays small when spans are not collected.
             Some(span) => Box::pin(span.run(running, Handled::end)).await,
         }
     }
@@ -249,7 +250,7 @@ impl Executor {
                 fault
             }
             Err(_) => {
-                // The panic hook has the panic's message. It is not for the caller to read.
+                // The panic hook gets the panic's message. The caller must not see it.
                 let message = format!("the method {:?} panicked", invocation.method());
                 let fault = Fault::new(FaultCode::Panicked, message);
                 self.log.failed(&fault, invocation);

@@ -1,4 +1,4 @@
-//! What a worker knows of a method from the requests that it ran.
+//! What a worker knows about a method from the requests that it has run.
 
 use super::pace::Pace;
 use super::stats::MethodStats;

@@ -2,7 +2,7 @@
 //! process.
 //!
 //! A [`Dispatcher`] finds the method and decides by the [`Rules`] whether it runs. An [`Executor`]
-//! runs it. This module knows neither queues nor connections.
+//! runs it. This module knows nothing about queues and connections.
 
 mod admission;
 pub(crate) mod arguments;
@@ -36,8 +36,8 @@ pub(crate) use executor::{Executor, Handled, RequestSource, Response};
 pub use extensions::Extensions;
 pub use invocation::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
 pub(crate) use method_record::MethodRecord;
-pub(crate) use redelivery::returns;
-pub(crate) use request_log::{RequestLabel, RequestLog};
+pub(crate) use redelivery::redelivery_count;
+pub(crate) use request_log::{PriorState, RequestLabel, RequestLog};
 pub use return_type::{NoResult, Probe, ResultType};
 pub(crate) use rules::{ForbiddenReplyAddress, Rules};
 pub(crate) use stats::Tally;

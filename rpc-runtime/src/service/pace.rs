@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::protocol::MAX_BATCH_CALLS;
 
-/// How long the calls of one batch may take together. One worker runs them one after another, while
-/// others may be idle.
+/// How long the calls of one batch may take together. One worker runs them one after another even
+/// if others are idle.
 const BUDGET: Duration = Duration::from_millis(1);
 
 /// The longest duration that is counted, in nanoseconds: one day.
@@ -22,12 +22,12 @@ impl Pace {
         let time = u64::try_from(time.as_nanos())
             .unwrap_or(LONGEST)
             .clamp(1, LONGEST);
-        // Of two runs that end at the same time, one may be lost. That does no harm.
+        // If two runs end at the same time, one of them may be lost. That does no harm.
         let mean = self.0.load(Ordering::Relaxed);
         let mean = match mean {
             0 => time,
-            // A run that is far slower than the others was probably preempted. If the method became
-            // slower, more such runs follow.
+            // A run that is far slower than the others was probably preempted, so it is capped. If
+            // the method has become slower, more such runs follow.
             mean => (7 * mean + time.min(8 * mean)).div_ceil(8),
         };
         self.0.store(mean, Ordering::Relaxed);

@@ -1,8 +1,8 @@
-//! The rules for requests that came before: which of them may run again.
+//! The rules for requests that were delivered before: which of them may run again.
 //!
-//! A request comes again if the broker redelivers it, if another queue dead-lettered it, or if its
-//! caller or another worker sends it again. It may end its worker each time, so it must not come
-//! back forever.
+//! A request is delivered again if the broker redelivers it, if another queue dead-lettered it, or
+//! if its caller or another worker sends it again. It may crash its worker each time, so it must
+//! not be delivered again without end.
 
 use super::rules::Rules;
 use crate::describe::MethodDescriptor;
@@ -13,14 +13,14 @@ use crate::protocol::{Headers, Message, RESENT_HEADER, RETURNS_HEADER, Request, 
 pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
 pub(super) const ACQUIRED_COUNT: &str = "x-acquired-count";
 
-/// Returns how often a request came back, as counted by the workers that forwarded it.
-pub(crate) fn returns(headers: &Headers) -> u32 {
-    let returns = headers.get(RETURNS_HEADER);
-    returns.and_then(|returns| returns.parse().ok()).unwrap_or(0)
+/// Returns how many times a request was redelivered, as counted by the workers that forwarded it.
+pub(crate) fn redelivery_count(headers: &Headers) -> u32 {
+    let count = headers.get(RETURNS_HEADER);
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
-/// Returns how often the queue delivered a message before. `None` if the queue does not count, or
-/// did not deliver it before.
+/// Returns how many times the queue delivered a message before, as counted by the queue. `None` if
+/// it does not count, or has not delivered the message before.
 pub(super) fn delivery_count(headers: &Headers) -> Option<u32> {
     let count = |name| {
         let count = headers.get(name)?.parse::<u64>().ok()?;
@@ -61,7 +61,7 @@ impl Rules {
             return Some("it has come back too often");
         }
         if redelivered && count.is_none() && !expires(request) {
-            return Some(match returns(&request.headers) {
+            return Some(match redelivery_count(&request.headers) {
                 0 => "it has no expiration, and its queue does not count how often it came back",
                 _ => "it has come back too often",
             });
@@ -69,34 +69,34 @@ impl Rules {
         None
     }
 
-    /// Returns how often a redelivered one-way request has come back, counting this time, if only
-    /// workers count that and it may run again.
+    /// Returns how many times a one-way request was redelivered, including this time, if only
+    /// workers can count that and it may run again.
     ///
-    /// `None` if the request expires, if its queue counts deliveries, or if it came back too often.
-    /// The caller checks that its method is idempotent.
-    pub(super) fn uncounted_returns(&self, message: &Message, redelivered: bool) -> Option<u32> {
+    /// `None` if the request expires, if its queue counts deliveries, or if it was redelivered too
+    /// often. The caller checks that its method is idempotent.
+    pub(super) fn untracked_redeliveries(&self, message: &Message, redelivered: bool) -> Option<u32> {
         let properties = &message.properties;
         let is_oneway = is_unset(properties.reply_to.as_ref());
-        let is_uncounted = redelivered
+        let is_untracked = redelivered
             && is_oneway
             && properties.expiration.is_none()
             && delivery_count(&properties.headers).is_none()
             // Only the user itself can publish a message with its user id.
             && properties.user_id.is_none()
             && message.body.len() <= self.max_sent_bytes.min(self.max_accepted_bytes);
-        if !is_uncounted {
+        if !is_untracked {
             return None;
         }
         let dead = properties.dead_lettered.unwrap_or_default();
-        let returns = returns(&properties.headers)
+        let redeliveries = redelivery_count(&properties.headers)
             .saturating_add(dead.times)
             .saturating_add(1);
         let has_expired = dead.has_expired && dead.original_expiration.is_some();
-        (returns < self.max_deliveries && !has_expired).then_some(returns)
+        (redeliveries < self.max_deliveries && !has_expired).then_some(redeliveries)
     }
 }
 
-/// Whether the broker expires a request. It does not expire one that was dead-lettered.
+/// Whether the broker expires a request. It does not expire a dead letter.
 fn expires(request: &Request) -> bool {
     request.time_to_live.is_some() && request.dead_lettered.is_none()
 }
@@ -129,7 +129,7 @@ mod tests {
     fn only_idempotent_methods_run_again() {
         assert_eq!(runs(decide(request("read"), true)), "read");
         assert_eq!(refused(decide(request("write"), true)), FaultCode::Interrupted);
-        // An earlier worker may have had the method.
+        // An unknown method. An earlier worker may have had it.
         assert_eq!(refused(decide(request("erase"), true)), FaultCode::Interrupted);
     }
 
@@ -219,13 +219,14 @@ mod tests {
     }
 
     #[test]
-    fn workers_count_the_returns_of_a_one_way_request_that_nothing_else_counts() {
+    fn workers_count_the_redeliveries_of_a_one_way_request_that_nothing_else_counts() {
         let oneway = || Properties {
             expiration: None,
             ..request("read")
         };
-        let returns =
-            |properties, redelivered| store().uncounted_returns(&message(properties), redelivered, &rules());
+        let returns = |properties, redelivered| {
+            store().untracked_redeliveries(&message(properties), redelivered, &rules())
+        };
         let counted = |name, count: &str| {
             let mut properties = oneway();
             properties
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idempotent_request_does_not_come_back_forever() {
+    fn an_idempotent_request_is_not_redelivered_without_end() {
         let counted = |count: u32, expiration| {
             let mut properties = Properties {
                 expiration,

@@ -26,6 +26,17 @@ pub(crate) struct RequestLabel {
     correlation_id: Option<ShortStr>,
 }
 
+/// What became of the first delivery of a request that is delivered again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum PriorState {
+    /// It is in progress here.
+    InProgress,
+    /// It was answered, or a copy of it was forwarded.
+    Answered,
+    /// It was rejected.
+    Rejected,
+}
+
 impl RequestLabel {
     pub(crate) fn of(properties: &Properties) -> Self {
         Self {
@@ -69,8 +80,8 @@ impl RequestLog {
         );
     }
 
-    /// A request was dropped because its `reply_to` must not get replies.
-    pub(crate) fn dropped(&self, ForbiddenReplyAddress(address): &ForbiddenReplyAddress) {
+    /// A request does not run because its `reply_to` must not get replies.
+    pub(crate) fn reply_address_forbidden(&self, ForbiddenReplyAddress(address): &ForbiddenReplyAddress) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "reply_address") else {
             return;
         };
@@ -92,11 +103,11 @@ impl RequestLog {
         tracing::warn!(
             queue,
             suppressed,
-            "rejected a one-way request: a dead-letter queue would keep it, see RequestQueue::dead_letter_to"
+            "rejected a one-way request: to keep such requests, set RequestQueue::dead_letter_to"
         );
     }
 
-    /// A request was dropped because it was rejected too often.
+    /// A request was acked without a reply because it was rejected too often.
     pub(crate) fn rejected_too_often(&self, rejections: u32) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::ERROR, "rejected_too_often") else {
             return;
@@ -106,7 +117,7 @@ impl RequestLog {
             queue,
             rejections,
             suppressed,
-            "dropped a request: it was rejected too often and came back each time"
+            "dropped a request: it was rejected too often, and was delivered again each time"
         );
     }
 
@@ -116,15 +127,15 @@ impl RequestLog {
             return;
         };
         let (queue, error) = (&self.queue, Logged(Chain(error)));
-        tracing::error!(queue, %error, suppressed, "dropped a batch of requests");
+        tracing::error!(queue, %error, suppressed, "refused a batch that cannot be read");
     }
 
-    /// A request was delivered again while it is in progress here, or after it was answered.
-    pub(crate) fn redelivered(&self, is_answered: bool) {
-        let (kind, message) = if is_answered {
-            ("redelivered_answered", "an answered request was delivered again")
-        } else {
-            ("redelivered", "a request in progress was delivered again")
+    /// A request was delivered again. It does not run.
+    pub(crate) fn redelivered(&self, prior: PriorState) {
+        let (kind, message) = match prior {
+            PriorState::InProgress => ("redelivered", "a request in progress was delivered again"),
+            PriorState::Answered => ("redelivered_answered", "an answered request was delivered again"),
+            PriorState::Rejected => ("redelivered_rejected", "a rejected request was delivered again"),
         };
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, kind) else {
             return;
@@ -155,7 +166,7 @@ impl RequestLog {
         }
     }
 
-    /// The queue refused a forwarded request.
+    /// The queue refused the copy of a forwarded request.
     pub(crate) fn not_forwarded(&self, is_oneway: bool) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::ERROR, "not_forwarded") else {
             return;
@@ -175,7 +186,7 @@ impl RequestLog {
 
     /// A method, or a layer around it, returned a fault.
     pub(crate) fn failed(&self, fault: &Fault, invocation: &Invocation) {
-        // Layers may refuse many requests, and log that themselves.
+        // Layers may refuse many requests, and can log that themselves.
         let level = match fault.code {
             FaultCode::Panicked => Level::ERROR,
             FaultCode::Rejected | FaultCode::Unauthorized => Level::DEBUG,
@@ -210,7 +221,7 @@ impl RequestLog {
         }
     }
 
-    /// A reply was larger than the broker handle allows.
+    /// A reply is larger than the broker handle allows.
     pub(crate) fn too_large(&self, size: usize, limit: usize) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "reply_size") else {
             return;
@@ -221,7 +232,7 @@ impl RequestLog {
             size,
             limit,
             suppressed,
-            "a reply is larger than may be sent"
+            "a reply is larger than the broker handle allows"
         );
     }
 }

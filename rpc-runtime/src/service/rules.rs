@@ -16,9 +16,9 @@ pub(crate) struct Rules {
     pub(crate) max_accepted_bytes: usize,
     /// The largest body that is sent, in bytes.
     pub(crate) max_sent_bytes: usize,
-    /// How often a request may be delivered before it is refused.
+    /// How many times a request may be delivered before it is refused.
     pub(crate) max_deliveries: u32,
-    /// Whether requests are refused whose methods would not end in time.
+    /// Whether a request is refused if its method would not end in time.
     pub(crate) admission: bool,
 }
 
@@ -102,7 +102,7 @@ impl Rules {
 }
 
 /// The fault of a request that cannot be answered in time. A caller that retries before the queue
-/// has become shorter gets the same fault, so the fault says how long that takes.
+/// is shorter gets the same fault, so the fault says how long to wait.
 fn expired(reason: impl Into<String>, received: Received) -> Fault {
     let fault = Fault::new(FaultCode::Expired, reason);
     if received.waited.is_zero() {

@@ -7,7 +7,7 @@ use crate::telemetry::Outcome;
 
 /// The counts of a method since its server started.
 ///
-/// Each count is exact. Counts that are read while requests end may differ by these requests.
+/// Each count is exact. While requests end, some counts may already include them and others not.
 #[derive(Debug)]
 pub(crate) struct MethodStats {
     calls: AtomicU64,
@@ -25,7 +25,7 @@ pub(crate) struct MethodStats {
 /// an eighth wide.
 const PER_DOUBLING: u64 = 8;
 
-/// The number of buckets. Durations of more than about two minutes share the last one.
+/// The number of buckets. Durations that are longer than all others share the last one.
 const BUCKETS: usize = 35 * PER_DOUBLING as usize;
 
 /// The counts of a method at one moment.
@@ -33,9 +33,9 @@ const BUCKETS: usize = 35 * PER_DOUBLING as usize;
 pub(crate) struct StatsSnapshot {
     /// Requests whose method ended.
     pub(crate) calls: u64,
-    /// Those of them that ended with the method's own error or with a fault.
+    /// The calls that ended with the method's own error or with a fault.
     pub(crate) failures: u64,
-    /// Those of the failures that are the method's own errors.
+    /// The failures that are the method's own errors.
     pub(crate) errors: u64,
     /// Requests whose method is running.
     pub(crate) in_flight: u64,

@@ -1,4 +1,5 @@
-//! Handles a batch: decides about each of its requests, runs it and answers it by itself.
+//! Handles a batch: decides what to do with each of its requests, runs it and answers it
+//! separately.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::protocol::{
     read_batch, reserved_header,
 };
 use crate::server::outgoing_reply::OutgoingReply;
-use crate::server::pending_acks::{PendingAck, PendingAcks, RequestsInProgress, UnsettledDelivery};
+use crate::server::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress};
 use crate::server::request_handler::RequestHandler;
 use crate::service::{
     Decision, Handled, MethodRecord, Origin, Received, ReplyTo, RequestId, RequestKey, RequestLabel, Tally,
@@ -30,8 +31,8 @@ use crate::transport::{Control, Delivery};
 impl RequestHandler {
     /// Handles the requests of one batch.
     ///
-    /// They run one after another, each until it has to wait for something. Those that wait then
-    /// run concurrently.
+    /// They start one after another. Each runs until it ends or has to wait. Those that wait
+    /// continue concurrently.
     pub(in crate::server) async fn handle_batch(
         self: &Arc<Self>,
         delivery: Delivery,
@@ -52,10 +53,10 @@ impl RequestHandler {
             calls,
         } = match self.read(message) {
             Ok(batch) if !batch.calls.is_empty() => batch,
-            Ok(_) => return UnsettledDelivery::new(control, tag, 1, in_progress).ack(),
+            Ok(_) => return RequestShare::new(control, tag, 1, in_progress).ack(),
             Err(refusal) => {
-                let unsettled = UnsettledDelivery::new(control, tag, 1, in_progress);
-                let ack = PendingAck::Untracked(unsettled);
+                let share = RequestShare::new(control, tag, 1, in_progress);
+                let ack = PendingAck::Untracked(share);
                 let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
                 return match refusal {
                     None => self.reject(acks, rejections),
@@ -64,7 +65,7 @@ impl RequestHandler {
             }
         };
         self.count_received(calls.len(), redelivered);
-        let unsettled = UnsettledDelivery::new(control, tag, calls.len(), in_progress);
+        let share = RequestShare::new(control, tag, calls.len(), in_progress);
         let reply_to = properties.reply_to.as_ref();
         let mut replies = ReplyCollector::new(
             self,
@@ -76,7 +77,7 @@ impl RequestHandler {
         );
         let late = FuturesUnordered::new();
         let mut forwarded = Vec::new();
-        // Most requests end at once. They share one box, one permit and one tally.
+        // Most requests end without waiting. They share one box, one permit and one tally.
         let mut running = idle();
         let mut shared_permit = None;
         let mut tally = Tally::default();
@@ -87,7 +88,7 @@ impl RequestHandler {
             let is_dead_lettered = request.dead_lettered.is_some();
             let origin = Origin::new(redelivered, is_dead_lettered, &request.headers);
             let key = RequestKey::new(reply_to.cloned(), RequestId::Uuid(id));
-            let Some(ack) = self.deduplicate(key, origin, unsettled.clone()) else {
+            let Some(ack) = self.deduplicate(key, origin, share.clone()) else {
                 continue;
             };
             let deadline = request.time_to_live.and_then(|time| received.deadline(time));
@@ -145,7 +146,7 @@ impl RequestHandler {
         tokio::join!(replies.send_late(late), join_all(forwarded));
     }
 
-    /// Waits for a request that did not end at once.
+    /// Waits for a request that had to wait.
     async fn finish_late(
         &self,
         id: Uuid,
@@ -155,7 +156,7 @@ impl RequestHandler {
         deadline: Option<Instant>,
         acks: PendingAcks,
     ) -> Option<LateResponse> {
-        // Requests that end at once never count as in flight.
+        // Requests that end without waiting never count as in flight.
         let in_flight = record.stats.begin();
         let (handled, _permit) = running.await;
         drop(in_flight);
@@ -171,7 +172,7 @@ impl RequestHandler {
         })
     }
 
-    /// Runs a request once a permit is free. Returns `None` if the handle is closed before.
+    /// Runs a request once a permit is free. Returns `None` only if [`permit`](Self::permit) does.
     async fn run_when_permitted(
         &self,
         id: Uuid,
@@ -202,14 +203,14 @@ impl RequestHandler {
     ) -> Decision<'_> {
         let mut decision = self.executor.decide_request(request, redelivered, received, now);
         if let Decision::Run(admitted) = &mut decision {
-            // A worker that stops tells this to every caller that batches, whatever the method.
+            // A worker that stops advises every caller against batches, regardless of the method.
             admitted.asks_batch_size = true;
         }
         decision
     }
 
-    /// Whether a request of a redelivered batch must be forwarded, to be delivered again by itself:
-    /// another request of the batch may have ended the worker, and would do so again.
+    /// Whether a request of a redelivered batch may be forwarded, so that it is delivered
+    /// separately. Another request of the batch may have crashed a worker, and would do so again.
     fn may_forward(&self, request: &Request, deadline: Option<Instant>) -> bool {
         let has_time = deadline.is_none_or(|deadline| deadline > Instant::now());
         // Only the user itself can publish a message with its user id.
@@ -222,14 +223,14 @@ impl RequestHandler {
     ///
     /// # Errors
     ///
-    /// Returns the refusal of a batch that cannot be read; `None` if its sender expects no reply or
-    /// must not get one.
+    /// Returns the refusal of a batch that cannot be read. It is `None` if the sender expects no
+    /// reply or must not get one.
     fn read(&self, message: Message) -> Result<Batch, Option<Box<BatchRefusal>>> {
         let Message { properties, body } = message;
         if let Some(address) = &properties.reply_to
             && let Err(forbidden) = self.executor.rules.check_reply_address(address)
         {
-            self.dropped(&forbidden);
+            self.reply_address_forbidden(&forbidden);
             return Err(None);
         }
         match (content::codec(&properties), read_batch(&body)) {
@@ -294,13 +295,13 @@ impl BatchRefusal {
             batch_size: 0,
             deadline: self.time_to_live.and_then(|time| received.deadline(time)),
             acks,
-            is_suspect: false,
-            max_unchecked: 1,
+            may_have_closed_channel: false,
+            confirm_interval: 1,
         }
     }
 }
 
-/// A request that runs, and its permit.
+/// A running request with its permit.
 type Running<'a> = ReusableBoxFuture<'a, (Handled, SemaphorePermit<'a>)>;
 
 /// A box in which no request runs.
@@ -329,9 +330,9 @@ fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
         arguments,
         mut headers,
     } = call;
-    // RabbitMQ's own headers never come from the body: they would be forged.
+    // The body cannot contain RabbitMQ's own headers. If it does, they are forged.
     headers.retain(|name| reserved_header(name) != Some(InvalidName::Reserved));
-    // The headers of the message are RabbitMQ's own, such as the count of deliveries.
+    // The headers of the message are RabbitMQ's own, such as the delivery count.
     for (name, value) in shared.headers.iter() {
         if let Ok(name) = ShortStr::new(name) {
             headers.insert(name, value.to_owned());
@@ -341,7 +342,7 @@ fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
         method: Some(method),
         codec,
         correlation_id: Some(ShortStr::from_uuid(id)),
-        // All requests have that of the message.
+        // All requests share that of the message.
         reply_to: None,
         time_to_live,
         persistent: shared.persistent,

@@ -4,4 +4,4 @@ mod handle_batch;
 mod reply_batch;
 mod reply_collector;
 
-pub(super) use reply_batch::{BatchKey, ReplyBatch, send_together};
+pub(super) use reply_batch::{BatchKey, ReplyGroup, send_together};

@@ -17,7 +17,8 @@ use crate::service::ReplyTo;
 use crate::telemetry::{Event, count};
 use crate::transport::{Departure, Outgoing};
 
-/// The most that an id and lengths add to a reply in a batch, in bytes.
+/// The largest number of bytes that a batch adds to the body and headers of a reply: its id,
+/// lengths and other fields.
 const OVERHEAD: usize = 48;
 
 /// What replies that share a message have in common.
@@ -27,12 +28,12 @@ pub(in crate::server) struct BatchKey {
     pub(super) codec: Codec,
 }
 
-/// Replies to batched requests of one caller.
+/// Replies to batched requests of one caller. Groups with the same key may share a message.
 #[derive(Debug)]
-pub(in crate::server) struct ReplyBatch {
+pub(in crate::server) struct ReplyGroup {
     pub(in crate::server) key: BatchKey,
     pub(in crate::server) replies: Vec<BatchedAnswer>,
-    /// The size of the replies.
+    /// An upper estimate of the encoded size of the replies, with headers and overhead.
     pub(in crate::server) bytes: usize,
     /// The latest deadline of the replies. `None` if one of them has no deadline.
     deadline: Option<Instant>,
@@ -40,31 +41,32 @@ pub(in crate::server) struct ReplyBatch {
     pub(super) acks: PendingAcks,
 }
 
-impl ReplyBatch {
-    /// A batch without replies.
+impl ReplyGroup {
+    /// A group without replies. `acks` must have no requests.
     pub(super) fn new(key: BatchKey, acks: PendingAcks) -> Self {
         Self {
             key,
             replies: Vec::new(),
             bytes: 0,
+            // The earliest value, so that the deadline of the first reply replaces it.
             deadline: Some(Instant::now()),
             acks,
         }
     }
 
-    /// Adds a reply, whose ack must be the one that was added last.
+    /// Adds a reply. Its ack must already be the last of `acks`.
     pub(super) fn push(&mut self, reply: BatchedAnswer, deadline: Option<Instant>) {
         self.bytes += reply.body.len() + headers_size(&reply.headers) + OVERHEAD;
         self.deadline = self.deadline.zip(deadline).map(|(one, other)| one.max(other));
         self.replies.push(reply);
     }
 
-    /// Whether another reply may not fit into the message.
+    /// Whether another reply might not fit into the message.
     pub(super) fn is_full(&self) -> bool {
         self.replies.len() >= MAX_BATCH_CALLS || self.bytes + MAX_PART_BYTES + OVERHEAD > MAX_BATCH_BYTES
     }
 
-    /// Splits the batch into single replies.
+    /// Splits the group into single replies.
     fn split(self) -> impl Iterator<Item = OutgoingReply> {
         let Self {
             key,
@@ -92,34 +94,34 @@ impl ReplyBatch {
                 batch_size: reply.wanted,
                 deadline,
                 acks,
-                is_suspect: false,
-                max_unchecked: 1,
+                may_have_closed_channel: false,
+                confirm_interval: 1,
             })
     }
 }
 
-/// Sends batches with the same key in one message, then acks their requests. If the broker refuses
-/// that message, it sends each reply in a message of its own. Returns the key.
+/// Sends groups with the same key in one batch, then acks their requests. If the broker refuses the
+/// batch, sends each reply in a message of its own. Returns the key.
 pub(in crate::server) async fn send_together(
     channel: Arc<ReplyChannel>,
     key: BatchKey,
-    batches: Vec<ReplyBatch>,
+    groups: Vec<ReplyGroup>,
 ) -> BatchKey {
-    let replies = batches.iter().map(|batch| batch.replies.len()).sum::<usize>();
+    let replies = groups.iter().map(|group| group.replies.len()).sum::<usize>();
     if replies > 1 {
-        // One reply that a caller still waits for is reason enough to send the message.
-        let deadlines = batches.iter().map(|batch| batch.deadline);
+        // The batch is worth sending for as long as the caller waits for one of its replies.
+        let deadlines = groups.iter().map(|group| group.deadline);
         let deadline = deadlines.reduce(|one, other| Some(one?.max(other?))).flatten();
         let outgoing = Outgoing {
             queue: key.address.clone(),
             mandatory: false,
-            message: message(&batches, key.codec),
+            message: message(&groups, key.codec),
             departure: Departure::default(),
         };
         let deadline = deadline.map(with_grace_period);
         match channel.send(outgoing, deadline, false).await {
             Ok(SendOutcome::Confirmed) => {
-                batches.into_iter().for_each(|batch| batch.acks.ack());
+                groups.into_iter().for_each(|group| group.acks.ack());
                 return key;
             }
             Ok(SendOutcome::Expired) => {
@@ -129,22 +131,22 @@ pub(in crate::server) async fn send_together(
                     });
                 }
                 channel.log.expired();
-                batches.into_iter().for_each(|batch| batch.acks.ack());
+                groups.into_iter().for_each(|group| group.acks.ack());
                 return key;
             }
-            // The broker may still take some of the replies.
+            // The broker may still accept some of the replies.
             Ok(SendOutcome::Refused(_)) => {}
-            // The handle was closed, so the broker delivers the requests elsewhere.
+            // The handle was closed, so the broker delivers the requests again.
             Err(_) => return key,
         }
     }
-    let singles = batches.into_iter().flat_map(ReplyBatch::split);
+    let singles = groups.into_iter().flat_map(ReplyGroup::split);
     join_all(singles.map(async |reply| reply.send(&channel).await)).await;
     key
 }
 
-fn message(batches: &[ReplyBatch], codec: Codec) -> Message {
-    let replies: Vec<_> = batches.iter().flat_map(|batch| &batch.replies).collect();
+fn message(groups: &[ReplyGroup], codec: Codec) -> Message {
+    let replies: Vec<_> = groups.iter().flat_map(|group| &group.replies).collect();
     Message {
         properties: Properties {
             kind: Some(ShortStr::from_static(BATCH_TYPE)),

@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::reply_batch::{BatchKey, ReplyBatch};
+use super::reply_batch::{BatchKey, ReplyGroup};
 use crate::codec::Codec;
 use crate::protocol::{
     BatchedAnswer, MAX_BATCH_CALLS, MAX_PART_BYTES, QUEUE_TIME_HEADER, ShortStr, headers_size, write_millis,
@@ -19,10 +19,10 @@ use crate::server::pending_acks::{PendingAcks, RequestsInProgress};
 use crate::server::request_handler::RequestHandler;
 use crate::service::{ReplyTo, Response};
 
-/// How long replies wait for the requests of the same batch that run after theirs.
+/// How long replies wait for those of later requests of the same batch.
 const MAX_WAIT: Duration = Duration::from_micros(250);
 
-/// The response to a request that did not end at once.
+/// The response to a request that had to wait.
 pub(super) struct LateResponse {
     pub(super) id: Uuid,
     pub(super) response: Response,
@@ -34,11 +34,12 @@ pub(super) struct LateResponse {
 pub(super) struct ReplyCollector<'a> {
     handler: &'a Arc<RequestHandler>,
     in_progress: &'a RequestsInProgress,
-    /// `None` if no replies are expected.
+    /// Where the replies go. `None` if the sender expects none.
     address: Option<&'a ShortStr>,
-    batch: ReplyBatch,
+    /// The replies that are not sent yet.
+    group: ReplyGroup,
     last_sent: Instant,
-    /// How often the batch was rejected before.
+    /// How many times the batch was rejected before.
     rejections: u32,
     /// How long messages waited in the queue when the batch was received.
     queue_time: Duration,
@@ -62,17 +63,17 @@ impl<'a> ReplyCollector<'a> {
             handler,
             in_progress,
             address,
-            batch: ReplyBatch::new(key, PendingAcks::new(&handler.deduplicator, in_progress)),
+            group: ReplyGroup::new(key, PendingAcks::new(&handler.deduplicator, in_progress)),
             last_sent: Instant::now(),
             rejections,
             queue_time,
         }
     }
 
-    /// The acks of the requests that were added. The reply to the last one must be pushed, or its
-    /// ack split off, before another one is added.
+    /// The acks of the collected replies. After an ack is added, its response must be
+    /// [pushed](Self::push), or the ack split off, before another one is added.
     pub(super) fn acks(&mut self) -> &mut PendingAcks {
-        &mut self.batch.acks
+        &mut self.group.acks
     }
 
     /// Adds the response to the request whose ack was added last.
@@ -84,7 +85,7 @@ impl<'a> ReplyCollector<'a> {
             ..
         } = response;
         let Some(address) = self.address else {
-            let acks = self.batch.acks.split_last();
+            let acks = self.group.acks.split_last();
             if is_refused {
                 self.handler.reject(acks, self.rejections);
             } else {
@@ -103,9 +104,9 @@ impl<'a> ReplyCollector<'a> {
                 reply,
                 batch_size,
                 deadline,
-                acks: self.batch.acks.split_last(),
-                is_suspect: false,
-                max_unchecked: 1,
+                acks: self.group.acks.split_last(),
+                may_have_closed_channel: false,
+                confirm_interval: 1,
             });
         }
         let reply = BatchedAnswer {
@@ -115,8 +116,8 @@ impl<'a> ReplyCollector<'a> {
             wanted: batch_size,
             headers: reply.headers,
         };
-        self.batch.push(reply, deadline);
-        if self.batch.is_full() {
+        self.group.push(reply, deadline);
+        if self.group.is_full() {
             self.send();
         }
     }
@@ -132,16 +133,17 @@ impl<'a> ReplyCollector<'a> {
     /// Sends the collected replies.
     pub(super) fn send(&mut self) {
         let acks = PendingAcks::new(&self.handler.deduplicator, self.in_progress);
-        let empty = ReplyBatch::new(self.batch.key.clone(), acks);
-        let batch = std::mem::replace(&mut self.batch, empty);
-        self.handler.reply_sender.send_batch(batch);
+        let empty = ReplyGroup::new(self.group.key.clone(), acks);
+        let group = std::mem::replace(&mut self.group, empty);
+        self.handler.reply_sender.send_group(group);
     }
 
-    /// Waits for the late responses. Those that are ready at the same time are sent together.
+    /// Waits for the late responses and sends them. Those that are ready at the same time are sent
+    /// together.
     pub(super) async fn send_late(&mut self, late: FuturesUnordered<BoxFuture<'_, Option<LateResponse>>>) {
         let mut late = late.ready_chunks(MAX_BATCH_CALLS);
         while let Some(responses) = late.next().await {
-            // `None` means that the handle was closed. The broker delivers the request again.
+            // `None` would mean that the request got no permit, which never happens.
             for LateResponse {
                 id,
                 response,
@@ -149,7 +151,7 @@ impl<'a> ReplyCollector<'a> {
                 acks,
             } in responses.into_iter().flatten()
             {
-                self.batch.acks.append(acks);
+                self.group.acks.append(acks);
                 self.push(id, response, deadline);
             }
             self.send();

@@ -402,8 +402,8 @@ async fn a_batch_that_cannot_be_read_is_rejected_until_it_was_rejected_too_often
 }
 
 #[test]
-fn a_request_without_a_reply_address_is_recognised_only_by_a_uuid() {
-    let is_recognised = |reply_to, id: &str| {
+fn a_request_without_a_reply_address_is_recognized_only_by_a_uuid() {
+    let is_recognized = |reply_to, id: &str| {
         let message = Message {
             properties: Properties {
                 reply_to,
@@ -418,15 +418,15 @@ fn a_request_without_a_reply_address_is_recognised_only_by_a_uuid() {
             tag: 1,
             malformed: None,
         };
-        key(&delivery).is_some()
+        request_key(&delivery).is_some()
     };
     let address = || Some(ShortStr::from_static("amq.gen-1"));
     let uuid = uuid::Uuid::new_v4().to_string();
-    assert!(is_recognised(address(), "order-7"));
-    assert!(is_recognised(address(), &uuid));
-    assert!(is_recognised(None, &uuid));
-    assert!(!is_recognised(None, "order-7"));
-    assert!(!is_recognised(Some(ShortStr::from_static("")), "order-7"));
+    assert!(is_recognized(address(), "order-7"));
+    assert!(is_recognized(address(), &uuid));
+    assert!(is_recognized(None, &uuid));
+    assert!(!is_recognized(None, "order-7"));
+    assert!(!is_recognized(Some(ShortStr::from_static("")), "order-7"));
 }
 
 const READ: MethodDescriptor = MethodDescriptor::new("read", &[]).idempotent();

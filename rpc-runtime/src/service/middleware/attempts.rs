@@ -27,8 +27,8 @@ impl Attempts {
     }
 }
 
-/// One attempt. It no longer counts if it was dropped before it began, or if it failed with the
-/// statement that the method did not run.
+/// One attempt. It no longer counts if it is dropped before it begins, or if it fails with an error
+/// that says that the method did not run.
 #[derive(Debug)]
 pub(crate) struct Attempt {
     attempts: Arc<Attempts>,

@@ -79,7 +79,7 @@ impl Authorize {
         self
     }
 
-    /// Allows every caller to call these methods, also if it does not send its user.
+    /// Allows every caller to call these methods, even if it does not send its user.
     #[must_use]
     pub fn allow_everybody<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
         Arc::make_mut(&mut self.rules).of_everybody.add(methods);

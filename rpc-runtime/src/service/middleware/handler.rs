@@ -56,7 +56,7 @@ impl IncomingCall {
         self.invocation.context()
     }
 
-    /// Values to pass on to the method; see [`Extensions`].
+    /// Values to pass to the method; see [`Extensions`].
     pub fn extensions_mut(&mut self) -> &mut Extensions {
         self.invocation.extensions_mut()
     }

@@ -13,5 +13,5 @@ pub(crate) use handler::{Around, layered_service};
 pub use handler::{Handler, HandlerLayer, IncomingCall};
 pub(crate) use stack::Stack;
 
-/// The error of layers, which is that of tower.
+/// The error type of layers, as in tower.
 pub type BoxError = Box<dyn Error + Send + Sync>;

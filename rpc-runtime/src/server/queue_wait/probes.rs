@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::measure::Measure;
-use super::shared::QueueDelays;
+use super::shared::QueueWaitEstimates;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{Message, PROBE, Properties, Reply, ReplyKind, ShortStr};
@@ -62,7 +62,8 @@ pub(crate) fn is_probe(properties: &Properties) -> bool {
         .is_some_and(|kind| kind.as_str() == PROBE)
 }
 
-/// Returns the reply to another server's probe. `None` if the probe is malformed.
+/// Returns the reply to another server's probe. `None` if the probe lacks a reply address or a
+/// correlation id.
 pub(crate) fn probe_reply(properties: &Properties) -> Option<Outgoing> {
     let reply = Reply::new(ReplyKind::Result, crate::codec::Codec::Text, bytes::Bytes::new());
     Some(Outgoing {
@@ -80,12 +81,12 @@ pub(crate) fn probe_reply(properties: &Properties) -> Option<Outgoing> {
 #[derive(Debug)]
 pub(crate) struct Probes {
     server: Uuid,
-    queues: Vec<Arc<QueueDelays>>,
+    queues: Vec<Arc<QueueWaitEstimates>>,
     wake: Arc<Notify>,
-    numbers: AtomicU64,
+    next_number: AtomicU64,
 }
 
-/// The broker's answer to a measurement.
+/// The broker's answer to one step of a measurement.
 enum Answer {
     Depth {
         queue: usize,
@@ -104,39 +105,39 @@ impl Probes {
             server: Uuid::new_v4(),
             queues: Vec::new(),
             wake: Arc::default(),
-            numbers: AtomicU64::new(0),
+            next_number: AtomicU64::new(0),
         }
     }
 
     /// Adds a queue to measure.
-    pub(crate) fn add(&mut self, queue: &str) -> Arc<QueueDelays> {
-        let delays = Arc::new(QueueDelays::new(queue, &self.wake));
-        self.queues.push(Arc::clone(&delays));
-        delays
+    pub(crate) fn add(&mut self, queue: &str) -> Arc<QueueWaitEstimates> {
+        let estimates = Arc::new(QueueWaitEstimates::new(queue, &self.wake));
+        self.queues.push(Arc::clone(&estimates));
+        estimates
     }
 
-    /// Notes that a probe came back. Returns whether it is one of this server's.
-    pub(crate) fn returned(&self, correlation_id: Option<&ShortStr>, now: Instant) -> bool {
+    /// Records that a probe came back, if it is one of this server's. Returns whether it is.
+    pub(crate) fn take_own(&self, correlation_id: Option<&ShortStr>, now: Instant) -> bool {
         let id = correlation_id.and_then(|id| ProbeId::parse(id.as_str()));
         let Some(id) = id.filter(|id| id.server == self.server) else {
             return false;
         };
         if let Some(queue) = self.queues.get(usize::from(id.queue)) {
-            queue.returned(id.number, now);
+            queue.on_probe_returned(id.number, now);
         }
         true
     }
 
-    /// Measures the queues whenever a measurement is due, until the handle is closed.
+    /// Measures the queues whenever a measurement is due, until the broker handle is closed.
     pub(crate) async fn send(&self, transport: &Arc<dyn Transport>) {
         let mut backoff = Backoff::new();
-        // This may run again after a panic.
-        self.forget();
+        // This runs again after a panic.
+        self.forget_probes();
         loop {
             self.until_due().await;
             let since = Instant::now();
             let lost = self.open_and_send(transport).await;
-            self.forget();
+            self.forget_probes();
             match lost {
                 closed if closed.is_of_ended_handle() => return,
                 lost if lost.is_worth_reopening() => {
@@ -147,8 +148,8 @@ impl Probes {
                 refused => {
                     tracing::warn!(
                         error = %Logged(Chain(&refused)),
-                        "the wait in the request queues cannot be measured: under overload, methods run \
-                         whose callers have given up"
+                        "cannot measure how long requests wait in their queues: under overload, methods may run \
+                         although their callers have given up"
                     );
                     tokio::time::sleep(REFUSED_RETRY_DELAY).await;
                 }
@@ -177,7 +178,7 @@ impl Probes {
         due.map(|(due, ..)| due).min()
     }
 
-    /// Measures until the channel is lost, and returns why.
+    /// Opens a channel and measures until it is lost. Returns why it was lost or not opened.
     async fn open_and_send(&self, transport: &Arc<dyn Transport>) -> BrokerError {
         let link = match transport.open_replies(ReplyQueue::Direct, None).await {
             Ok(link) => link,
@@ -196,12 +197,15 @@ impl Probes {
                 Err(error) => return error,
             },
         };
-        let lost = self.send_by(transport, &address, &mut replies, &publisher).await;
+        let lost = self
+            .send_until_lost(transport, &address, &mut replies, &publisher)
+            .await;
         replies.control.retire().await;
         lost
     }
 
-    async fn send_by(
+    /// Measures until the channel is lost, and returns why.
+    async fn send_until_lost(
         &self,
         transport: &Arc<dyn Transport>,
         address: &ShortStr,
@@ -212,24 +216,24 @@ impl Probes {
         loop {
             tokio::select! {
                 biased;
-                Some(answer) = answers.next() => self.note(&answer),
+                Some(answer) = answers.next() => self.record(&answer),
                 reply = replies.deliveries.next() => match reply {
                     Some(Ok(reply)) => {
                         let id = reply.message.properties.correlation_id.as_ref();
-                        self.returned(id, Instant::now());
+                        self.take_own(id, Instant::now());
                         replies.control.settle_up_to(reply.tag);
                     }
                     Some(Err(lost)) => return lost,
                     None => return BrokerError::Lost { source: None },
                 },
                 lost = publisher.closed() => return lost,
-                () = self.until_due() => self.begin(transport, address, publisher, &answers),
+                () = self.until_due() => self.begin_due(transport, address, publisher, &answers),
             }
         }
     }
 
     /// Starts the measurements that are due.
-    fn begin<'a>(
+    fn begin_due<'a>(
         &'a self,
         transport: &'a Arc<dyn Transport>,
         address: &ShortStr,
@@ -241,19 +245,19 @@ impl Probes {
             while let Some((_, measure, priority)) = queue.next(now).filter(|(due, ..)| *due <= now) {
                 match measure {
                     Measure::Depth => {
-                        queue.asked(now);
+                        queue.on_depth_requested(now);
                         answers.push(Box::pin(ask(transport, index, queue.queue(), now)));
                     }
                     Measure::Probe => {
                         let id = ProbeId {
                             server: self.server,
                             queue: u16::try_from(index).unwrap_or(u16::MAX),
-                            number: self.numbers.fetch_add(1, Ordering::Relaxed),
+                            number: self.next_number.fetch_add(1, Ordering::Relaxed),
                         };
-                        let lives = queue.sent(priority, id.number, now);
-                        match probe(id, queue.queue(), priority, lives, address) {
+                        let ttl = queue.on_probe_sent(priority, id.number, now);
+                        match probe(id, queue.queue(), priority, ttl, address) {
                             Some(outgoing) => answers.push(Box::pin(publish(publisher, id, outgoing))),
-                            None => queue.lost(id.number),
+                            None => queue.on_probe_lost(id.number),
                         }
                     }
                 }
@@ -261,31 +265,31 @@ impl Probes {
         }
     }
 
-    /// Notes an answer of the broker.
-    fn note(&self, answer: &Answer) {
+    /// Records an answer of the broker.
+    fn record(&self, answer: &Answer) {
         let now = Instant::now();
         match answer {
             Answer::Depth { queue, asked, depth } => {
                 if let Some(queue) = self.queues.get(*queue) {
-                    queue.answered(*asked, *depth, now);
+                    queue.on_depth(*asked, *depth, now);
                 }
             }
             Answer::Probe { id, published } => {
                 if let Some(queue) = self.queues.get(usize::from(id.queue)) {
                     match published {
-                        Published::Routed => queue.confirmed(id.number, now),
+                        Published::Routed => queue.on_probe_confirmed(id.number, now),
                         Published::Returned
                         | Published::Refused
                         | Published::Withdrawn
-                        | Published::Failed { .. } => queue.lost(id.number),
+                        | Published::Failed { .. } => queue.on_probe_lost(id.number),
                     }
                 }
             }
         }
     }
 
-    /// Forgets the outstanding probes, because no replies to them will come.
-    fn forget(&self) {
+    /// Forgets the outstanding probes, because their replies can no longer arrive.
+    fn forget_probes(&self) {
         for queue in &self.queues {
             queue.forget_probes();
         }
@@ -306,7 +310,7 @@ async fn publish(publisher: &Arc<dyn Publisher>, id: ProbeId, outgoing: Outgoing
 }
 
 /// Returns the message of a probe.
-fn probe(id: ProbeId, queue: &str, priority: u8, lives: Duration, address: &ShortStr) -> Option<Outgoing> {
+fn probe(id: ProbeId, queue: &str, priority: u8, ttl: Duration, address: &ShortStr) -> Option<Outgoing> {
     Some(Outgoing {
         queue: ShortStr::new(queue).ok()?,
         mandatory: false,
@@ -315,7 +319,7 @@ fn probe(id: ProbeId, queue: &str, priority: u8, lives: Duration, address: &Shor
                 kind: Some(ShortStr::from_static(PROBE)),
                 correlation_id: Some(ShortStr::new(id.to_string()).ok()?),
                 reply_to: Some(address.clone()),
-                expiration: Some(lives),
+                expiration: Some(ttl),
                 priority: (priority > 0).then_some(priority),
                 ..Properties::default()
             },

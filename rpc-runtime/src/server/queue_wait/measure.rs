@@ -1,0 +1,644 @@
+//! Estimates how long messages wait in a queue, by means of probes that pass through it. Pure: no
+//! I/O.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The shortest pause between two measurements.
+const MIN_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The longest pause between two measurements while no probe has been in the queue for long.
+const MAX_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The pause between two measurements is the estimated wait divided by this, within the limits.
+const MEASUREMENTS_PER_WAIT: u32 = 8;
+
+/// About how many probes are in the queue at most, until [`MAX_LONG_QUEUE_INTERVAL`] makes them
+/// more frequent.
+const PROBES_IN_QUEUE: u32 = 8;
+
+/// The longest pause between two measurements, however long the oldest probe has been in the queue.
+const MAX_LONG_QUEUE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A queue that was not found empty, and neither accepted nor returned a probe, for this long
+/// cannot be measured.
+const UNMEASURABLE_AFTER: Duration = Duration::from_secs(5);
+
+/// How long to wait after the broker could not report the depth of a queue.
+const UNKNOWN_DEPTH_PAUSE: Duration = Duration::from_secs(1);
+
+/// The next step of a measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Measure {
+    /// Ask the broker for the depth of the queue.
+    Depth,
+    /// Send a probe through the queue, because messages wait.
+    Probe,
+}
+
+/// What a queue holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing but this server's own probes.
+    Nothing,
+    /// Other messages.
+    Messages {
+        /// Whether they may all be probes of other servers.
+        may_all_be_probes: bool,
+    },
+    /// The broker could not report the depth.
+    Unknown,
+}
+
+/// How long messages of one priority wait in a queue before they are delivered.
+///
+/// A queue is first in, first out. A probe that comes back therefore shows how long it waited, and
+/// that all messages delivered from then on were published after it. A probe that has not come back
+/// shows that all messages delivered until now were published before it. An empty queue counts as a
+/// probe that came back at once.
+///
+/// The estimate is the longest time that a message can have waited. It is at most one interval
+/// between probes too long. A shorter estimate would admit requests that end too late. There are
+/// two exceptions: the estimate is the [queue time](Self::queue_time) while other workers keep up,
+/// and a lower bound after [`UNMEASURABLE_AFTER`].
+#[derive(Debug, Default)]
+pub(super) struct WaitEstimator {
+    /// Messages that are delivered from now on were published after this. `None` if that is not
+    /// known: the queue may hold messages from before this worker subscribed.
+    published_after: Option<Instant>,
+    /// The probes that have not come back, oldest first.
+    outstanding: VecDeque<Probe>,
+    /// When the broker was asked for the depth of the queue. `None` once it has answered.
+    depth_requested: Option<Instant>,
+    /// Whether messages wait, so that a probe is due.
+    is_probe_due: bool,
+    /// No measurement begins before this.
+    not_before: Option<Instant>,
+    /// When the last measurement began.
+    last_begun: Option<Instant>,
+    /// When the queue was last found empty, or last accepted or returned a probe.
+    last_measurable: Option<Instant>,
+    /// How long the last probe that came back was in the queue. Zero if the queue was found empty
+    /// after that.
+    last_trip: Duration,
+    /// The latest moment at which the prefetch may have been full.
+    last_full: Option<Instant>,
+    /// Whether messages may wait.
+    is_active: bool,
+    /// Whether no messages waited at the last measurement, although this worker's prefetch was
+    /// full: other workers keep up.
+    others_keep_up: bool,
+}
+
+#[derive(Debug)]
+struct Probe {
+    number: u64,
+    sent: Instant,
+    /// When the broker confirmed it.
+    confirmed: Option<Instant>,
+}
+
+impl WaitEstimator {
+    /// The estimator of a queue that is known to be empty at this moment.
+    pub(super) fn of_empty(now: Instant) -> Self {
+        Self {
+            published_after: Some(now),
+            last_measurable: Some(now),
+            ..Self::default()
+        }
+    }
+
+    /// Records that the worker's prefetch is full, so that messages may wait.
+    pub(super) fn prefetch_full(&mut self, now: Instant) {
+        self.last_full = Some(now);
+        self.is_active = true;
+        self.others_keep_up = false;
+    }
+
+    /// Whether messages may wait.
+    pub(super) fn is_active(&self) -> bool {
+        self.is_active
+    }
+
+    /// Returns how many confirmed probes are in the queue.
+    pub(super) fn confirmed_probes(&self) -> usize {
+        let probes = self.outstanding.iter();
+        probes.filter(|probe| probe.confirmed.is_some()).count()
+    }
+
+    /// Returns the next step of the measurement, and when it is due. `None` while none is needed,
+    /// or until the broker has reported the depth or confirmed the last probe.
+    pub(super) fn next(&self, now: Instant) -> Option<(Instant, Measure)> {
+        let last = self.outstanding.back();
+        let is_pending = self.depth_requested.is_some() || last.is_some_and(|last| last.confirmed.is_none());
+        if !self.is_active || is_pending {
+            return None;
+        }
+        if self.is_probe_due {
+            return Some((now, Measure::Probe));
+        }
+        let due = self.last_begun.map(|last| last + self.interval(now));
+        Some((due.max(self.not_before).unwrap_or(now), Measure::Depth))
+    }
+
+    fn interval(&self, now: Instant) -> Duration {
+        let interval = if self.others_keep_up {
+            MAX_INTERVAL
+        } else {
+            (self.waited(now) / MEASUREMENTS_PER_WAIT).clamp(MIN_INTERVAL, MAX_INTERVAL)
+        };
+        interval
+            .max(self.age_of_oldest(now) / PROBES_IN_QUEUE)
+            .min(MAX_LONG_QUEUE_INTERVAL)
+    }
+
+    /// Returns how long ago the oldest outstanding probe was sent.
+    fn age_of_oldest(&self, now: Instant) -> Duration {
+        let oldest = self.outstanding.front();
+        oldest.map_or(Duration::ZERO, |probe| now.saturating_duration_since(probe.sent))
+    }
+
+    /// Records that the broker is asked for the depth of the queue.
+    pub(super) fn on_depth_requested(&mut self, now: Instant) {
+        self.depth_requested = Some(now);
+        self.last_begun = Some(now);
+    }
+
+    /// Records what the queue holds. `asked` is when the broker was asked for its depth; an answer
+    /// to an earlier question is ignored. `is_full` is whether the prefetch is full.
+    pub(super) fn on_depth(&mut self, asked: Instant, found: Found, is_full: bool, now: Instant) {
+        if self.depth_requested != Some(asked) {
+            return;
+        }
+        self.depth_requested = None;
+        match found {
+            Found::Unknown => self.not_before = now.checked_add(UNKNOWN_DEPTH_PAUSE),
+            Found::Messages { may_all_be_probes } => {
+                self.is_probe_due = !may_all_be_probes || self.is_another_probe_due(now);
+            }
+            Found::Nothing => {
+                self.last_measurable = Some(now);
+                self.outstanding.clear();
+                self.last_trip = Duration::ZERO;
+                self.passed(asked, is_full, now);
+            }
+        }
+    }
+
+    /// Whether another probe is due although all messages may be probes. It is if the last one is
+    /// at least half as old as the oldest one, or at least as old as [`UNMEASURABLE_AFTER`].
+    fn is_another_probe_due(&self, now: Instant) -> bool {
+        let enough = (self.age_of_oldest(now) / 2).min(UNMEASURABLE_AFTER);
+        self.outstanding
+            .back()
+            .is_none_or(|last| now.saturating_duration_since(last.sent) >= enough)
+    }
+
+    /// Records that a probe is sent. Numbers ascend. Each probe expires in the queue after `ttl`.
+    pub(super) fn on_probe_sent(&mut self, number: u64, ttl: Duration, now: Instant) {
+        self.outstanding
+            .retain(|probe| now.saturating_duration_since(probe.sent) <= ttl);
+        self.is_probe_due = false;
+        self.last_begun = Some(now);
+        self.outstanding.push_back(Probe {
+            number,
+            sent: now,
+            confirmed: None,
+        });
+    }
+
+    /// Records that the broker confirmed the probe.
+    pub(super) fn on_probe_confirmed(&mut self, number: u64, now: Instant) {
+        let mut probes = self.outstanding.iter_mut();
+        if let Some(probe) = probes.find(|probe| probe.number == number) {
+            probe.confirmed = Some(now);
+            self.last_measurable = Some(now);
+        }
+    }
+
+    /// Records that the probe did not reach the queue.
+    pub(super) fn on_probe_lost(&mut self, number: u64) {
+        self.outstanding.retain(|probe| probe.number != number);
+    }
+
+    /// Forgets the outstanding probes and their results. Messages may still wait.
+    pub(super) fn forget_probes(&mut self) {
+        *self = Self {
+            last_full: self.last_full,
+            is_active: self.is_active,
+            others_keep_up: self.others_keep_up,
+            ..Self::default()
+        };
+    }
+
+    /// Records that the probe came back. Earlier probes are lost, because they would have come back
+    /// first. `is_full` is whether the prefetch is full.
+    pub(super) fn on_probe_returned(&mut self, number: u64, is_full: bool, now: Instant) {
+        let Some(index) = self.outstanding.iter().position(|probe| probe.number == number) else {
+            return;
+        };
+        let Some(probe) = self.outstanding.drain(..=index).next_back() else {
+            return;
+        };
+        // A broker with a resource alarm may have accepted it much later than it was sent.
+        let entered = probe.confirmed.unwrap_or(probe.sent);
+        self.last_trip = now.saturating_duration_since(entered);
+        self.last_measurable = Some(now);
+        self.passed(probe.sent, is_full, now);
+    }
+
+    /// Records that messages delivered from now on were published after `then`.
+    fn passed(&mut self, then: Instant, is_full: bool, now: Instant) {
+        self.published_after = self.published_after.max(Some(then));
+        if self.last_full.is_some_and(|full| full >= then) {
+            self.others_keep_up = false;
+        } else if is_full {
+            // Another worker gets the messages. Its prefetch may be full next.
+            self.others_keep_up = true;
+        } else {
+            // The worker has had room for more messages since then, so none waited.
+            *self = Self::of_empty(now);
+        }
+    }
+
+    /// Returns the longest time that a message delivered now can have waited. Returns the shortest
+    /// time if the longest is not known, and the [queue time](Self::queue_time) while other workers
+    /// keep up.
+    pub(super) fn waited(&self, now: Instant) -> Duration {
+        if !self.is_active {
+            return Duration::ZERO;
+        }
+        if self.others_keep_up {
+            return self.queue_time(now);
+        }
+        let oldest = self.outstanding.front().and_then(|probe| probe.confirmed);
+        // While the queue cannot be measured, the upper bound would grow without end.
+        let is_measured = self
+            .last_measurable
+            .is_none_or(|last| now.saturating_duration_since(last) < UNMEASURABLE_AFTER);
+        let bound = self.published_after.filter(|_| is_measured).or(oldest);
+        bound.map_or(Duration::ZERO, |then| now.saturating_duration_since(then))
+    }
+
+    /// Returns how long messages wait, for callers and metrics: as long as the last probe that came
+    /// back, or as long as the oldest one that has not. Unlike [`waited`](Self::waited), it does
+    /// not grow between probes while messages wait for a constant time.
+    pub(super) fn queue_time(&self, now: Instant) -> Duration {
+        let oldest = self.outstanding.front().and_then(|probe| probe.confirmed);
+        let oldest = oldest.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        self.last_trip.max(oldest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PROBE_TTL: Duration = Duration::from_secs(60);
+
+    const MANY: Found = Found::Messages {
+        may_all_be_probes: false,
+    };
+
+    const fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn there_are_no_probes_while_nothing_waits() {
+        let now = Instant::now();
+        let mut estimator = WaitEstimator::of_empty(now);
+        assert_eq!(estimator.next(now), None);
+        assert_eq!(estimator.waited(now + millis(500)), Duration::ZERO);
+        let now = now + millis(1);
+        estimator.prefetch_full(now);
+        assert_eq!(estimator.next(now), Some((now, Measure::Depth)));
+        let now = now + millis(1);
+        estimator.on_depth_requested(now);
+        assert_eq!(estimator.next(now + millis(500)), None);
+        estimator.on_depth(now, Found::Nothing, true, now + millis(2));
+        assert_eq!(estimator.next(now), Some((now + MAX_INTERVAL, Measure::Depth)));
+        assert_eq!(estimator.waited(now + millis(50)), Duration::ZERO);
+        // The worker has room now, and messages may have come until then.
+        let now = now + millis(90);
+        estimator.prefetch_full(now);
+        assert_eq!(estimator.waited(now), millis(90));
+        let now = now + millis(1);
+        estimator.on_depth_requested(now);
+        estimator.on_depth(now, Found::Nothing, false, now + millis(2));
+        assert!(!estimator.is_active());
+    }
+
+    #[test]
+    fn a_probe_is_sent_once_messages_wait() {
+        let now = Instant::now();
+        let mut estimator = WaitEstimator::default();
+        estimator.prefetch_full(now);
+        estimator.on_depth_requested(now);
+        estimator.on_depth(now, MANY, true, now + millis(1));
+        let now = now + millis(1);
+        assert_eq!(estimator.next(now), Some((now, Measure::Probe)));
+        estimator.on_probe_sent(1, PROBE_TTL, now);
+        assert_eq!(estimator.next(now), None);
+        estimator.on_probe_confirmed(1, now);
+        assert_eq!(estimator.next(now), Some((now + MIN_INTERVAL, Measure::Depth)));
+        estimator.prefetch_full(now + millis(5));
+        estimator.on_probe_returned(1, true, now + millis(6));
+        assert_eq!(estimator.next(now), Some((now + MIN_INTERVAL, Measure::Depth)));
+    }
+
+    #[test]
+    fn a_queue_that_holds_nothing_but_probes_is_empty() {
+        let start = Instant::now();
+        let mut estimator = WaitEstimator::of_empty(start);
+        estimator.prefetch_full(start);
+        estimator.on_probe_sent(1, PROBE_TTL, start);
+        estimator.on_probe_confirmed(1, start);
+        let now = start + millis(500);
+        assert_eq!(
+            (estimator.waited(now), estimator.confirmed_probes()),
+            (millis(500), 1)
+        );
+        estimator.on_depth_requested(now);
+        estimator.on_depth(now, Found::Nothing, true, now + millis(1));
+        assert_eq!(
+            (estimator.waited(now + millis(1)), estimator.confirmed_probes()),
+            (millis(0), 0)
+        );
+        // It comes back nevertheless.
+        estimator.on_probe_returned(1, true, now + millis(9));
+        assert_eq!(estimator.queue_time(now + millis(9)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_queue_that_may_hold_nothing_but_probes_gets_few_of_them() {
+        let start = Instant::now();
+        let mut estimator = WaitEstimator::of_empty(start);
+        estimator.prefetch_full(start);
+        let (mut now, mut sent) = (start, 0);
+        while now < start + Duration::from_secs(60) {
+            match estimator.next(now) {
+                Some((due, Measure::Depth)) if due <= now => {
+                    estimator.on_depth_requested(now);
+                    estimator.on_depth(
+                        now,
+                        Found::Messages {
+                            may_all_be_probes: true,
+                        },
+                        true,
+                        now,
+                    );
+                }
+                Some((due, Measure::Probe)) if due <= now => {
+                    estimator.on_probe_sent(sent, 2 * PROBE_TTL, now);
+                    estimator.on_probe_confirmed(sent, now);
+                    sent += 1;
+                }
+                _ => now += millis(10),
+            }
+        }
+        assert!((14..=24).contains(&sent), "{sent} probes");
+    }
+
+    #[test]
+    fn a_queue_that_takes_no_probes_is_not_measured_for_long() {
+        let start = Instant::now();
+        let mut estimator = WaitEstimator::of_empty(start);
+        for number in 0..400 {
+            let now = start + number * millis(20);
+            estimator.prefetch_full(now);
+            estimator.on_probe_sent(number.into(), PROBE_TTL, now);
+            estimator.on_probe_lost(number.into());
+        }
+        assert_eq!(estimator.waited(start + millis(8000)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_broker_that_cannot_report_the_depth_is_asked_again_later() {
+        let now = Instant::now();
+        let mut estimator = WaitEstimator::default();
+        estimator.prefetch_full(now);
+        estimator.on_depth_requested(now);
+        let later = now + millis(2);
+        // This is the answer to an earlier question.
+        estimator.on_depth(now - millis(1), MANY, true, later);
+        assert_eq!(estimator.next(later), None);
+        estimator.on_depth(now, Found::Unknown, true, later);
+        let due = later + UNKNOWN_DEPTH_PAUSE;
+        assert_eq!(estimator.next(later), Some((due, Measure::Depth)));
+    }
+
+    #[test]
+    fn probes_that_expired_are_forgotten() {
+        let start = Instant::now();
+        let mut estimator = WaitEstimator::default();
+        estimator.prefetch_full(start);
+        for number in 0..5 {
+            let now = start + number * PROBE_TTL / 2;
+            estimator.on_probe_sent(number.into(), PROBE_TTL, now);
+            estimator.on_probe_confirmed(number.into(), now);
+        }
+        assert_eq!(estimator.outstanding.len(), 3);
+        assert_eq!(estimator.waited(start + PROBE_TTL * 2), PROBE_TTL);
+    }
+
+    #[test]
+    fn a_probe_that_an_alarm_held_up_waited_since_the_broker_had_it() {
+        let start = Instant::now();
+        let mut estimator = WaitEstimator::default();
+        estimator.prefetch_full(start);
+        estimator.on_probe_sent(1, PROBE_TTL, start);
+        estimator.on_probe_confirmed(1, start + millis(700));
+        estimator.prefetch_full(start + millis(701));
+        estimator.on_probe_returned(1, true, start + millis(710));
+        assert_eq!(estimator.queue_time(start + millis(710)), millis(10));
+        assert_eq!(estimator.waited(start + millis(710)), millis(710));
+    }
+
+    #[test]
+    fn a_probe_that_returns_to_an_idle_worker_is_the_last() {
+        let start = Instant::now();
+        let mut estimator = WaitEstimator::default();
+        estimator.prefetch_full(start);
+        estimator.on_probe_sent(1, PROBE_TTL, start + millis(1));
+        estimator.on_probe_confirmed(1, start + millis(2));
+        assert!(estimator.is_active());
+        estimator.on_probe_returned(1, false, start + millis(300));
+        assert!(!estimator.is_active());
+        assert_eq!(estimator.waited(start + millis(400)), Duration::ZERO);
+        assert_eq!(estimator.next(start + millis(400)), None);
+    }
+
+    #[test]
+    fn probes_are_rare_while_another_worker_has_room() {
+        let start = Instant::now();
+        let mut estimator = WaitEstimator::default();
+        estimator.prefetch_full(start);
+        let now = start + millis(1);
+        estimator.on_probe_sent(1, PROBE_TTL, now);
+        estimator.on_probe_confirmed(1, now);
+        estimator.on_probe_returned(1, true, now + millis(1));
+        assert_eq!(estimator.next(now), Some((now + MAX_INTERVAL, Measure::Depth)));
+        estimator.prefetch_full(now + millis(2));
+        assert_eq!(estimator.next(now), Some((now + MIN_INTERVAL, Measure::Depth)));
+    }
+
+    #[test]
+    fn the_estimate_grows_while_a_probe_is_outstanding() {
+        let start = Instant::now();
+        let mut estimator = WaitEstimator::of_empty(start);
+        estimator.prefetch_full(start);
+        estimator.on_probe_sent(1, PROBE_TTL, start);
+        estimator.on_probe_confirmed(1, start + millis(10));
+        assert_eq!(estimator.waited(start + millis(90)), millis(90));
+        estimator.on_probe_sent(2, PROBE_TTL, start + millis(70));
+        estimator.on_probe_confirmed(2, start + millis(80));
+        estimator.prefetch_full(start + millis(95));
+        estimator.on_probe_returned(1, false, start + millis(100));
+        assert_eq!(estimator.waited(start + millis(150)), millis(150));
+        // What is delivered from then on was published after the second probe.
+        estimator.on_probe_returned(2, false, start + millis(160));
+        assert_eq!(estimator.waited(start + millis(165)), millis(95));
+    }
+
+    #[test]
+    fn the_queue_time_is_that_of_the_last_probe_or_of_one_that_takes_longer() {
+        let start = Instant::now();
+        let mut estimator = WaitEstimator::default();
+        estimator.prefetch_full(start);
+        assert_eq!(estimator.queue_time(start + millis(500)), Duration::ZERO);
+        estimator.on_probe_sent(1, PROBE_TTL, start);
+        estimator.on_probe_confirmed(1, start + millis(5));
+        assert_eq!(estimator.queue_time(start + millis(105)), millis(100));
+        estimator.prefetch_full(start + millis(200));
+        estimator.on_probe_returned(1, false, start + millis(200));
+        assert_eq!(estimator.queue_time(start + millis(250)), millis(195));
+        estimator.on_probe_sent(2, PROBE_TTL, start + millis(250));
+        estimator.on_probe_confirmed(2, start + millis(250));
+        assert_eq!(estimator.queue_time(start + millis(300)), millis(195));
+        assert_eq!(estimator.queue_time(start + millis(550)), millis(300));
+        // The prefetch was not full meanwhile, so the queue is empty.
+        estimator.on_probe_returned(2, false, start + millis(600));
+        assert_eq!(estimator.queue_time(start + millis(700)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_worker_that_starts_knows_how_long_messages_waited_at_least() {
+        let start = Instant::now();
+        let mut estimator = WaitEstimator::default();
+        estimator.prefetch_full(start);
+        assert_eq!(estimator.waited(start + millis(50)), Duration::ZERO);
+        estimator.on_probe_sent(1, PROBE_TTL, start);
+        // The probe may not have been sent yet.
+        assert_eq!(estimator.waited(start + millis(50)), Duration::ZERO);
+        estimator.on_probe_confirmed(1, start + millis(10));
+        assert_eq!(estimator.waited(start + millis(50)), millis(40));
+    }
+
+    #[test]
+    fn a_lost_probe_does_not_stop_the_measuring() {
+        let start = Instant::now();
+        let mut estimator = WaitEstimator::default();
+        estimator.prefetch_full(start);
+        estimator.on_probe_sent(1, PROBE_TTL, start);
+        estimator.on_probe_confirmed(1, start);
+        let now = start + millis(1000);
+        estimator.prefetch_full(now);
+        assert_eq!(estimator.waited(now), millis(1000));
+        assert!(estimator.next(now).is_some());
+        estimator.on_probe_sent(2, PROBE_TTL, now);
+        estimator.on_probe_confirmed(2, now);
+        estimator.on_probe_returned(2, false, now + millis(5));
+        assert_eq!(estimator.waited(now + millis(6)), millis(6));
+        estimator.on_probe_returned(1, false, now + millis(7));
+        assert_eq!(estimator.waited(now + millis(8)), millis(8));
+    }
+
+    #[test]
+    fn probes_become_rare_while_none_returns() {
+        let start = Instant::now();
+        let mut estimator = WaitEstimator::default();
+        estimator.prefetch_full(start);
+        let (mut now, mut sent, mut most) = (start, 0, 0);
+        while now < start + Duration::from_secs(3600) {
+            estimator.on_probe_sent(sent, Duration::from_secs(1024), now);
+            estimator.on_probe_confirmed(sent, now);
+            sent += 1;
+            most = most.max(estimator.outstanding.len());
+            now = (1..)
+                .map(|step| now + millis(10 * step))
+                .find(|later| estimator.next(*later).is_some_and(|(due, _)| due <= *later))
+                .unwrap();
+        }
+        assert!(most < 550, "{most} probes in the queue");
+    }
+
+    /// A queue that workers empty at a rate which changes, and the estimate of one of them.
+    fn largest_error(rates: &[u64], arrival_rate: u64) -> (Duration, Duration) {
+        let start = Instant::now();
+        let mut estimator = WaitEstimator::default();
+        // When each message was published, and the number of those that are probes.
+        let mut queue: VecDeque<(Instant, Option<u64>)> = VecDeque::new();
+        let (mut number, mut credit, mut arrived) = (0, 0, 0);
+        let (mut worst, mut longest) = (Duration::ZERO, Duration::ZERO);
+        for step in 0..rates.len() as u64 * 1000 {
+            let now = start + millis(step);
+            arrived += arrival_rate;
+            while arrived >= 1000 {
+                arrived -= 1000;
+                queue.push_back((now, None));
+            }
+            while let Some((_, measure)) = estimator.next(now).filter(|(due, _)| *due <= now) {
+                match measure {
+                    Measure::Depth => {
+                        estimator.on_depth_requested(now);
+                        let found = match queue.iter().any(|(_, probe)| probe.is_none()) {
+                            true => MANY,
+                            false => Found::Nothing,
+                        };
+                        estimator.on_depth(now, found, false, now);
+                    }
+                    Measure::Probe => {
+                        estimator.on_probe_sent(number, PROBE_TTL, now);
+                        estimator.on_probe_confirmed(number, now);
+                        queue.push_back((now, Some(number)));
+                        number += 1;
+                    }
+                }
+            }
+            credit += rates[usize::try_from(step / 1000).unwrap()];
+            while credit >= 1000 {
+                match queue.pop_front() {
+                    None => credit = 0,
+                    Some((_, Some(probe))) => estimator.on_probe_returned(probe, false, now),
+                    Some((published, None)) => {
+                        credit -= 1000;
+                        estimator.prefetch_full(now);
+                        let (waited, estimate) = (now - published, estimator.waited(now));
+                        longest = longest.max(waited);
+                        worst = worst.max(waited.abs_diff(estimate));
+                    }
+                }
+            }
+        }
+        (worst, longest)
+    }
+
+    proptest! {
+        #[test]
+        fn the_estimate_is_near_the_truth(
+            rates in prop::collection::vec(100_u64..2000, 1..6),
+            arrival_rate in 100_u64..2000,
+        ) {
+            let (worst, longest) = largest_error(&rates, arrival_rate);
+            let allowed = MAX_INTERVAL + millis(20) + longest / PROBES_IN_QUEUE;
+            prop_assert!(worst <= allowed, "wrong by {worst:?}, and the longest wait is {longest:?}");
+        }
+    }
+}

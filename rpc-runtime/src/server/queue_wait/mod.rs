@@ -1,0 +1,22 @@
+//! How long requests wait in their queues.
+//!
+//! RabbitMQ does not say how long a message waited. A worker that counts from arrival assumes that
+//! it has more time than it has. Once requests wait for longer than their callers do, it runs every
+//! method for a caller that has given up.
+//!
+//! A worker therefore measures the wait. While its prefetch is full and messages wait, it publishes
+//! small probes to its own request queues and measures how long each of them takes to come back.
+//! The broker delivers a probe to this worker, or to another one, which replies to it. Probes need
+//! neither synchronized clocks nor the callers' help. A worker that has room for more requests
+//! sends none. It asks the broker for the depth of a queue before it sends a probe, so that an
+//! empty queue stays empty.
+//!
+//! [`WaitEstimator`](measure::WaitEstimator) turns probes into an estimate. [`QueueWaitEstimates`]
+//! shares the estimates of a queue between its requests and the [`Probes`].
+
+mod measure;
+mod probes;
+mod shared;
+
+pub(super) use probes::{Probes, is_probe, probe_reply};
+pub(super) use shared::{PrefetchFullGuard, QueueWaitEstimates};

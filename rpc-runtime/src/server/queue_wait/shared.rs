@@ -1,0 +1,566 @@
+//! The estimated waits in one queue, which its requests and the probes share.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::measure::{Found, Measure, WaitEstimator};
+use crate::service::Received;
+use crate::telemetry::{Event, count};
+use crate::transport::Depth;
+
+/// How many priorities are measured. Requests of other priorities count as the next lower measured
+/// one, or as the lowest measured one if none is lower.
+const MAX_PRIORITIES: usize = 8;
+
+/// The shortest time after which a probe expires in a queue.
+const MIN_PROBE_TTL: Duration = Duration::from_secs(1);
+
+/// The longest time after which a probe expires in a queue.
+const MAX_PROBE_TTL: Duration = Duration::from_secs(1024);
+
+/// Estimates how long messages wait in one queue, by priority.
+///
+/// Nothing is measured before the first request with a time to live. Requests that cannot expire
+/// need no estimate, so probes would be useless.
+#[derive(Debug)]
+pub(crate) struct QueueWaitEstimates {
+    queue: String,
+    /// Whether messages may wait. While none may, requests do not take the lock.
+    is_active: AtomicBool,
+    /// How many unsettled deliveries filled the prefetch when they arrived.
+    full_deliveries: AtomicUsize,
+    /// The time to live of probes, in seconds. Zero before the first request with a time to live.
+    /// It is atomic so that a request that does not raise it takes no lock.
+    probe_ttl_seconds: AtomicU64,
+    state: Mutex<State>,
+    /// Wakes the task that sends probes.
+    wake: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct State {
+    by_priority: BTreeMap<u8, WaitEstimator>,
+    /// The time to live of the outstanding probes. It follows `probe_ttl_seconds`, but changes
+    /// under the lock, together with the probes.
+    probe_ttl: Duration,
+    /// Whether the last measurement found no waiting messages.
+    last_found_empty: bool,
+    /// How many subscriptions have ended.
+    epoch: u64,
+}
+
+impl QueueWaitEstimates {
+    pub(crate) fn new(queue: &str, wake: &Arc<Notify>) -> Self {
+        Self {
+            queue: queue.to_owned(),
+            is_active: AtomicBool::new(false),
+            full_deliveries: AtomicUsize::new(0),
+            probe_ttl_seconds: AtomicU64::new(0),
+            state: Mutex::new(State {
+                by_priority: BTreeMap::new(),
+                probe_ttl: Duration::ZERO,
+                last_found_empty: false,
+                epoch: 0,
+            }),
+            wake: Arc::clone(wake),
+        }
+    }
+
+    pub(super) fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    /// Resets all estimates, because the subscription ended: what the queue holds is no longer
+    /// known.
+    pub(crate) fn reset(&self) {
+        let mut state = self.lock();
+        state.by_priority.clear();
+        state.last_found_empty = false;
+        state.epoch += 1;
+        if self.is_active.swap(false, Ordering::AcqRel) {
+            self.update_metric(Duration::ZERO);
+        }
+    }
+
+    /// Raises the time to live of probes to that of a request. A request that waits for longer than
+    /// the longest one has expired.
+    pub(crate) fn raise_probe_ttl(&self, time: Duration) {
+        let time = time.clamp(MIN_PROBE_TTL, MAX_PROBE_TTL);
+        // A power of two, so that it takes only eleven values.
+        let seconds = time.as_millis().div_ceil(1000).next_power_of_two();
+        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+        if seconds <= self.probe_ttl_seconds.load(Ordering::Relaxed) {
+            return;
+        }
+        self.probe_ttl_seconds.fetch_max(seconds, Ordering::Relaxed);
+        let mut state = self.lock();
+        state.probe_ttl = Duration::from_secs(self.probe_ttl_seconds.load(Ordering::Relaxed));
+        // Expired probes show only that messages wait for longer than the old time to live.
+        state.forget_probes();
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Records that a request of this priority filled the worker's prefetch. Drop the returned
+    /// guard when the request ends.
+    pub(crate) fn prefetch_full(self: &Arc<Self>, priority: u8, now: Instant) -> PrefetchFullGuard {
+        self.full_deliveries.fetch_add(1, Ordering::SeqCst);
+        let mut state = self.lock();
+        self.record_full(&mut state, priority, now);
+        PrefetchFullGuard {
+            estimates: Arc::clone(self),
+            priority,
+            epoch: state.epoch,
+        }
+    }
+
+    fn record_full(&self, state: &mut State, priority: u8, now: Instant) {
+        state.estimator(priority, now);
+        state.prefetch_full(now);
+        if !self.is_active.swap(true, Ordering::AcqRel) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Returns how long a message of this priority that is delivered now may have waited.
+    pub(crate) fn receive(&self, priority: u8, now: Instant) -> Received {
+        if !self.is_active.load(Ordering::Acquire) {
+            return Received::at(now);
+        }
+        let mut state = self.lock();
+        // Another task may have just found the queue empty.
+        if state.by_priority.is_empty() {
+            return Received::at(now);
+        }
+        let probe_ttl = state.probe_ttl;
+        let known = state.by_priority.len();
+        let estimator = state.estimator(priority, now);
+        let received = Received {
+            at: now,
+            // Probes expire after that, so longer waits cannot be measured.
+            waited: estimator.waited(now).min(probe_ttl),
+            queue_time: estimator.queue_time(now).min(probe_ttl),
+        };
+        if state.by_priority.len() > known {
+            self.wake.notify_one();
+        }
+        received
+    }
+
+    /// Returns how long messages wait in the queue, of the priority that waits longest.
+    pub(crate) fn queue_time(&self, now: Instant) -> Duration {
+        if self.is_active.load(Ordering::Acquire) {
+            self.lock().queue_time(now)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Returns the next step of a measurement, when it is due, and the priority that it measures.
+    pub(super) fn next(&self, now: Instant) -> Option<(Instant, Measure, u8)> {
+        let state = self.lock();
+        if state.probe_ttl.is_zero() {
+            return None;
+        }
+        let due = state.by_priority.iter().filter_map(|(priority, estimator)| {
+            let (due, measure) = estimator.next(now)?;
+            Some((due, measure, *priority))
+        });
+        due.min()
+    }
+
+    /// Records that the broker is asked for the depth of the queue.
+    pub(super) fn on_depth_requested(&self, now: Instant) {
+        for estimator in self.lock().by_priority.values_mut() {
+            estimator.on_depth_requested(now);
+        }
+    }
+
+    /// Records the depth of the queue, for which the broker was asked at `asked`. `None` if it
+    /// could not report it.
+    pub(super) fn on_depth(&self, asked: Instant, depth: Option<Depth>, now: Instant) {
+        self.update(now, |state, is_full| {
+            let found = found(depth, state.confirmed_probes());
+            for estimator in state.by_priority.values_mut() {
+                estimator.on_depth(asked, found, is_full, now);
+            }
+        });
+    }
+
+    /// Records that a probe is sent. Returns its time to live.
+    pub(super) fn on_probe_sent(&self, priority: u8, number: u64, now: Instant) -> Duration {
+        let mut state = self.lock();
+        let probe_ttl = state.probe_ttl;
+        if let Some(estimator) = state.by_priority.get_mut(&priority) {
+            estimator.on_probe_sent(number, probe_ttl, now);
+        }
+        self.update_metric(state.queue_time(now));
+        probe_ttl
+    }
+
+    /// Records that the broker confirmed a probe. Its number is unique among all priorities.
+    pub(super) fn on_probe_confirmed(&self, number: u64, now: Instant) {
+        for estimator in self.lock().by_priority.values_mut() {
+            estimator.on_probe_confirmed(number, now);
+        }
+    }
+
+    /// Records that a probe did not reach the queue.
+    pub(super) fn on_probe_lost(&self, number: u64) {
+        for estimator in self.lock().by_priority.values_mut() {
+            estimator.on_probe_lost(number);
+        }
+    }
+
+    /// Records that a probe came back.
+    pub(super) fn on_probe_returned(&self, number: u64, now: Instant) {
+        self.update(now, |state, is_full| {
+            for estimator in state.by_priority.values_mut() {
+                estimator.on_probe_returned(number, is_full, now);
+            }
+        });
+    }
+
+    /// Records the result of a measurement. If no messages of any priority wait, measuring ends.
+    fn update(&self, now: Instant, record: impl FnOnce(&mut State, bool)) {
+        let mut state = self.lock();
+        let is_full = self.full_deliveries.load(Ordering::SeqCst) > 0;
+        // The subscription was lost after this measurement began, so its result means nothing.
+        if state.by_priority.is_empty() {
+            return;
+        }
+        record(&mut state, is_full);
+        if !state.by_priority.values().any(WaitEstimator::is_active) {
+            state.by_priority.clear();
+            state.last_found_empty = true;
+            self.is_active.store(false, Ordering::Release);
+        }
+        self.update_metric(state.queue_time(now));
+    }
+
+    /// Forgets the outstanding probes, because none of them will come back.
+    pub(super) fn forget_probes(&self) {
+        self.lock().forget_probes();
+    }
+
+    /// Updates the metric of the queue time. Called for each measurement, not for each request.
+    fn update_metric(&self, time: Duration) {
+        let queue = &self.queue;
+        count(Event::QueueTime { queue, time });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is a single step, so a panic elsewhere cannot leave a half-made change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Exists while a delivery that filled the prefetch is unsettled. Must be dropped when its requests
+/// end.
+#[derive(Debug)]
+pub(crate) struct PrefetchFullGuard {
+    estimates: Arc<QueueWaitEstimates>,
+    priority: u8,
+    epoch: u64,
+}
+
+impl Drop for PrefetchFullGuard {
+    fn drop(&mut self) {
+        let mut state = self.estimates.lock();
+        // Messages may have waited until now. A subscription that was lost says nothing about that.
+        if state.epoch == self.epoch {
+            self.estimates
+                .record_full(&mut state, self.priority, Instant::now());
+        }
+        drop(state);
+        self.estimates.full_deliveries.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for QueueWaitEstimates {
+    fn drop(&mut self) {
+        // The server may have ended while messages waited.
+        if *self.is_active.get_mut() {
+            self.update_metric(Duration::ZERO);
+        }
+    }
+}
+
+impl State {
+    fn prefetch_full(&mut self, now: Instant) {
+        for estimator in self.by_priority.values_mut() {
+            estimator.prefetch_full(now);
+        }
+    }
+
+    /// Returns how many probes of all priorities are confirmed and have not come back.
+    fn confirmed_probes(&self) -> usize {
+        self.by_priority
+            .values()
+            .map(WaitEstimator::confirmed_probes)
+            .sum()
+    }
+
+    fn forget_probes(&mut self) {
+        for estimator in self.by_priority.values_mut() {
+            estimator.forget_probes();
+        }
+    }
+
+    fn queue_time(&self, now: Instant) -> Duration {
+        let times = self
+            .by_priority
+            .values()
+            .map(|estimator| estimator.queue_time(now));
+        times.max().unwrap_or_default().min(self.probe_ttl)
+    }
+
+    /// Returns the estimator of a priority. A new priority is measured from now on.
+    fn estimator(&mut self, priority: u8, now: Instant) -> &mut WaitEstimator {
+        let has_no_room = self.by_priority.len() >= MAX_PRIORITIES;
+        let substitute = match self.by_priority.contains_key(&priority) {
+            false if has_no_room => {
+                let lower = self.by_priority.range(..priority).next_back();
+                lower
+                    .or(self.by_priority.first_key_value())
+                    .map(|(known, _)| *known)
+            }
+            _ => None,
+        };
+        let last_found_empty = self.last_found_empty;
+        let is_first = self.by_priority.is_empty();
+        self.by_priority
+            .entry(substitute.unwrap_or(priority))
+            .or_insert_with(|| match last_found_empty && is_first {
+                true => WaitEstimator::of_empty(now),
+                false => {
+                    let mut estimator = WaitEstimator::default();
+                    estimator.prefetch_full(now);
+                    estimator
+                }
+            })
+    }
+}
+
+/// Returns what a queue of this depth holds if this many of its messages are probes of this server.
+fn found(depth: Option<Depth>, probes: usize) -> Found {
+    let Some(Depth { messages, consumers }) = depth else {
+        return Found::Unknown;
+    };
+    let (messages, consumers) = (messages as usize, consumers as usize);
+    match consumers {
+        // This server is a consumer, so the broker's answer is wrong. RabbitMQ reports a quorum
+        // queue without a leader as empty and without consumers.
+        0 => Found::Messages {
+            may_all_be_probes: false,
+        },
+        _ if messages <= probes => Found::Nothing,
+        // Other servers may have equally many probes in the queue.
+        _ => Found::Messages {
+            may_all_be_probes: messages <= probes.saturating_mul(consumers),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record_full(estimates: &QueueWaitEstimates, priority: u8, now: Instant) {
+        estimates.record_full(&mut estimates.lock(), priority, now);
+    }
+
+    fn depth(messages: u32) -> Option<Depth> {
+        Some(Depth {
+            messages,
+            consumers: 2,
+        })
+    }
+
+    fn estimates() -> QueueWaitEstimates {
+        let estimates = QueueWaitEstimates::new("q", &Arc::new(Notify::new()));
+        estimates.raise_probe_ttl(Duration::from_secs(1));
+        estimates
+    }
+
+    #[test]
+    fn each_priority_has_its_own_estimate() {
+        let (estimates, start) = (estimates(), Instant::now());
+        assert_eq!(estimates.receive(0, start).waited, Duration::ZERO);
+        record_full(&estimates, 0, start);
+        record_full(&estimates, 9, start);
+        for (number, priority) in [(1, 0), (2, 9)] {
+            estimates.on_probe_sent(priority, number, start);
+            estimates.on_probe_confirmed(number, start);
+        }
+        let now = start + Duration::from_millis(500);
+        record_full(&estimates, 0, now);
+        estimates.on_probe_returned(2, now);
+        estimates.on_probe_sent(9, 3, now);
+        estimates.on_probe_confirmed(3, now);
+        estimates.on_probe_returned(3, now);
+        assert_eq!(estimates.receive(9, now).waited, Duration::ZERO);
+        assert_eq!(estimates.receive(0, now).waited, Duration::from_millis(500));
+        assert_eq!(estimates.queue_time(now), Duration::from_millis(500));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_may_wait_for_as_long_as_the_prefetch_is_full() {
+        let estimates = Arc::new(estimates());
+        let pause = || tokio::time::advance(Duration::from_millis(1));
+        let send = |number| {
+            estimates.on_probe_sent(0, number, Instant::now());
+            estimates.on_probe_confirmed(number, Instant::now());
+        };
+        let guard = estimates.prefetch_full(0, Instant::now());
+        pause().await;
+        send(1);
+        pause().await;
+        // Another worker replied to it. The next message may fill the prefetch of that worker too.
+        estimates.on_probe_returned(1, Instant::now());
+        assert!(estimates.next(Instant::now()).is_some());
+        send(2);
+        pause().await;
+        // The prefetch has room for another delivery.
+        drop(guard);
+        estimates.on_probe_returned(2, Instant::now());
+        assert!(estimates.next(Instant::now()).is_some());
+        pause().await;
+        send(3);
+        estimates.on_probe_returned(3, Instant::now());
+        assert_eq!(estimates.next(Instant::now()), None);
+    }
+
+    #[test]
+    fn a_queue_whose_requests_never_expire_is_not_measured() {
+        let now = Instant::now();
+        let estimates = QueueWaitEstimates::new("q", &Arc::new(Notify::new()));
+        record_full(&estimates, 0, now);
+        assert_eq!(estimates.next(now), None);
+        estimates.raise_probe_ttl(Duration::from_millis(2500));
+        assert_eq!(estimates.next(now), Some((now, Measure::Depth, 0)));
+        assert_eq!(estimates.on_probe_sent(0, 1, now), Duration::from_secs(4));
+        estimates.raise_probe_ttl(Duration::from_secs(86400));
+        assert_eq!(estimates.on_probe_sent(0, 2, now), MAX_PROBE_TTL);
+    }
+
+    #[test]
+    fn the_depth_of_a_queue_shows_what_it_holds_besides_probes() {
+        let of = |messages, probes| found(depth(messages), probes);
+        assert_eq!(of(0, 0), Found::Nothing);
+        assert_eq!(of(3, 3), Found::Nothing);
+        assert_eq!(
+            of(1, 0),
+            Found::Messages {
+                may_all_be_probes: false
+            }
+        );
+        assert_eq!(
+            of(6, 3),
+            Found::Messages {
+                may_all_be_probes: true
+            }
+        );
+        assert_eq!(
+            of(7, 3),
+            Found::Messages {
+                may_all_be_probes: false
+            }
+        );
+        assert_eq!(found(None, 0), Found::Unknown);
+        let nobody = Depth {
+            messages: 0,
+            consumers: 0,
+        };
+        assert_eq!(
+            found(Some(nobody), 0),
+            Found::Messages {
+                may_all_be_probes: false
+            }
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_delivery_of_a_lost_subscription_starts_no_measurement() {
+        let estimates = Arc::new(estimates());
+        let guard = estimates.prefetch_full(0, Instant::now());
+        estimates.reset();
+        drop(guard);
+        assert!(!estimates.is_active.load(Ordering::Acquire));
+        assert_eq!(estimates.next(Instant::now()), None);
+        assert_eq!(estimates.full_deliveries.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_delivery_to_a_queue_that_was_just_found_empty_does_not_stop_the_measuring() {
+        let (estimates, now) = (estimates(), Instant::now());
+        estimates.is_active.store(true, Ordering::Release);
+        assert_eq!(estimates.receive(0, now), Received::at(now));
+        estimates.is_active.store(false, Ordering::Release);
+        record_full(&estimates, 0, now);
+        assert!(estimates.is_active.load(Ordering::Acquire));
+        assert!(estimates.next(now).is_some());
+    }
+
+    #[test]
+    fn the_estimate_is_at_most_the_time_to_live_of_probes() {
+        let (estimates, start) = (estimates(), Instant::now());
+        record_full(&estimates, 0, start);
+        estimates.on_depth_requested(start);
+        estimates.on_depth(start, depth(0), start);
+        let now = start + Duration::from_secs(4);
+        record_full(&estimates, 0, now);
+        assert_eq!(estimates.receive(0, now).waited, Duration::from_secs(1));
+        // A request with a longer time to live restarts the measurement.
+        estimates.raise_probe_ttl(Duration::from_secs(60));
+        assert_eq!(estimates.receive(0, now).waited, Duration::ZERO);
+    }
+
+    #[test]
+    fn an_empty_queue_has_no_waiting_messages_of_any_priority() {
+        let (estimates, start) = (estimates(), Instant::now());
+        record_full(&estimates, 0, start);
+        record_full(&estimates, 9, start);
+        let later = start + Duration::from_millis(1);
+        estimates.on_depth_requested(later);
+        assert_eq!(estimates.next(later), None);
+        estimates.on_depth(later, depth(0), later);
+        assert_eq!(estimates.next(later + Duration::from_secs(1)), None);
+        assert!(!estimates.is_active.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn there_is_a_limit_to_the_priorities_that_are_measured() {
+        let (estimates, start) = (estimates(), Instant::now());
+        for priority in 0..=255 {
+            record_full(&estimates, priority, start);
+            estimates.receive(priority, start);
+        }
+        assert_eq!(estimates.lock().by_priority.len(), MAX_PRIORITIES);
+    }
+
+    #[test]
+    fn a_queue_that_is_empty_again_needs_no_probes() {
+        let (estimates, start) = (estimates(), Instant::now());
+        record_full(&estimates, 0, start);
+        let later = start + Duration::from_millis(5);
+        assert!(estimates.next(later).is_some());
+        estimates.on_probe_sent(0, 1, later);
+        estimates.on_probe_confirmed(1, later);
+        estimates.on_probe_returned(1, later + Duration::from_millis(2));
+        assert_eq!(
+            estimates.queue_time(later + Duration::from_millis(2)),
+            Duration::ZERO
+        );
+        assert_eq!(estimates.next(later + Duration::from_secs(1)), None);
+        assert_eq!(
+            estimates.receive(0, later + Duration::from_secs(1)).waited,
+            Duration::ZERO
+        );
+    }
+}
