@@ -228,7 +228,7 @@ mod tests {
         assert_broken([called(Method::Read), ended(LIMIT / 4, refused.clone())], None);
         assert_broken(
             [called(Method::Read), ended(LIMIT / 20, refused)],
-            Some("most of it left"),
+            Some("most of its time was left"),
         );
         assert_broken([write(), ended(3, ok("w0.1/1"))], Some("it did not"));
         let twice = one.iter().chain(&two).cloned();

@@ -18,14 +18,15 @@ pub(crate) enum Backend {
 
 impl Backend {
     /// Makes one attempt of a call that goes through layers.
-    pub(crate) fn attempt(self, call: Arc<InFlightCall>, time: TimeLimit) -> ReplyFuture {
-        observed(CallKind::Attempt, call, |call| self.send(call, time))
+    pub(crate) fn attempt(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
+        observed(CallKind::Attempt, call, |call| self.send(call, time_limit))
     }
 
-    pub(super) fn send(self, call: Arc<InFlightCall>, time: TimeLimit) -> ReplyFuture {
+    /// Makes a call, without a span of its own.
+    pub(super) fn send(self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> ReplyFuture {
         match self {
-            Self::Broker(caller) => Box::pin(caller.call(call, time)),
-            Self::InProcess(service) => Box::pin(service.call(call, time)),
+            Self::Broker(caller) => Box::pin(caller.call(call, time_limit)),
+            Self::InProcess(service) => Box::pin(service.call(call, time_limit)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The life of one call through a broker, from its first request to its outcome.
+//! Runs one call through a broker, from its first request to its outcome.
 
 use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
@@ -23,10 +23,10 @@ use crate::error::{BrokerError, CallError};
 use crate::protocol::{Executed, Reply};
 use crate::transport::Published;
 
-/// How long a call that waits for its server waits before it sends its request again.
+/// How long a call whose queue does not exist waits before it sends its request again.
 const NO_SERVER_DELAY: Duration = Duration::from_millis(100);
 
-/// What a call ends with.
+/// How a call ends.
 type Outcome = Result<Reply, CallError>;
 
 /// Continues the call, or ends it.
@@ -34,7 +34,7 @@ type Step<T> = ControlFlow<Outcome, T>;
 
 /// A call through a broker. Dropping it withdraws its request.
 ///
-/// What few calls need is in boxed futures, so that it takes no memory in the others.
+/// Rarely needed steps are boxed futures, so that they take no memory in other calls.
 pub(super) struct BrokerCall<'a> {
     session: &'a SessionHandle,
     progress: CallProgress<'a>,
@@ -51,7 +51,7 @@ enum Next {
     Resend,
     /// Send the request again, in another session.
     ResendInNewSession,
-    /// Handle a request that is not in its queue.
+    /// Handle a request that the broker did not confirm.
     HandleFailure(Box<Published>),
 }
 
@@ -73,7 +73,7 @@ impl<'a> BrokerCall<'a> {
         async move {
             let mut deadline = pin!(sleep_until(self.time.deadline));
             'requests: loop {
-                // Before the session is read, so that a change of it is an event.
+                // Before the session is read, so that no session change is missed.
                 if let Some(reply) = self.call().begin_request() {
                     return self.on_reply(reply);
                 }
@@ -90,7 +90,7 @@ impl<'a> BrokerCall<'a> {
                 let mut is_confirmed = false;
                 let failure = loop {
                     let Some(event) = self.call().next_event(deadline.as_mut()).await else {
-                        return Err(self.timed_out());
+                        return Err(self.give_up());
                     };
                     match self.on_event(event, &session, &mut is_confirmed) {
                         ControlFlow::Continue(Next::Wait) => {}
@@ -103,7 +103,7 @@ impl<'a> BrokerCall<'a> {
                         ControlFlow::Break(outcome) => return outcome,
                     }
                 };
-                match self.on_not_routed(failure, deadline.as_mut()).await {
+                match self.on_not_confirmed(failure, deadline.as_mut()).await {
                     ControlFlow::Continue(needs_another_session) => {
                         self.lost_session = needs_another_session.then_some(session);
                     }
@@ -147,7 +147,7 @@ impl<'a> BrokerCall<'a> {
                 self.progress.was_written = true;
                 self.progress.last_failure = None;
             }
-            CallEvent::NotRouted(published) => {
+            CallEvent::NotConfirmed(published) => {
                 return ControlFlow::Continue(Next::HandleFailure(published));
             }
             CallEvent::BatchReturned => {
@@ -159,7 +159,7 @@ impl<'a> BrokerCall<'a> {
         self.check_session(session, *is_confirmed)
     }
 
-    /// Decides what to do if the session is not the one that the request was sent in.
+    /// Decides what to do if the request was sent in a session that is no longer the current one.
     fn check_session(&self, session: &Session, is_confirmed: bool) -> Step<Next> {
         let state = self.session.state().borrow();
         if state.phase.is_closed() {
@@ -180,9 +180,9 @@ impl<'a> BrokerCall<'a> {
         }
     }
 
-    /// Handles a request that is not in its queue, as far as is known. Returns whether the next
-    /// request needs another session.
-    fn on_not_routed<'b>(
+    /// Handles a request that the broker did not confirm. Returns whether the next request needs
+    /// another session.
+    fn on_not_confirmed<'b>(
         &'b mut self,
         published: Box<Published>,
         deadline: Pin<&'b mut Sleep>,
@@ -203,7 +203,7 @@ impl<'a> BrokerCall<'a> {
         })
     }
 
-    /// The queue does not exist.
+    /// Handles a request that the broker returned because the queue does not exist.
     async fn on_returned(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
         let (plan, was_written) = (self.plan(), self.progress.was_written);
         let queue = &plan.destination.queue;
@@ -219,8 +219,8 @@ impl<'a> BrokerCall<'a> {
         self.unless_ended(deadline, pin!(sleep(NO_SERVER_DELAY))).await
     }
 
-    /// The broker refused the request. A queue that has lost its leader may have delivered it all
-    /// the same.
+    /// Handles a request that the broker refused. A queue that has lost its leader may have
+    /// delivered it nevertheless.
     async fn on_refused(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
         let plan = self.plan();
         let is_first = !self.progress.was_written;
@@ -240,7 +240,7 @@ impl<'a> BrokerCall<'a> {
         ControlFlow::Continue(())
     }
 
-    /// The request, or the broker's confirm of it, was lost.
+    /// Handles the loss of the request, or of the broker's confirm.
     fn on_failed(&mut self, source: BrokerError, written: bool) -> Step<()> {
         let source = self.session.status().over().unwrap_or(source);
         self.progress.was_written |= written;
@@ -256,7 +256,7 @@ impl<'a> BrokerCall<'a> {
         }
     }
 
-    /// Waits for a future. A reply to an earlier request ends the call, and so does the deadline.
+    /// Waits for a future. A reply to an earlier request ends the call, as does the deadline.
     async fn unless_ended<T>(
         &mut self,
         deadline: Pin<&mut Sleep>,
@@ -269,7 +269,7 @@ impl<'a> BrokerCall<'a> {
         };
         ControlFlow::Break(match reply {
             Some(reply) => self.on_reply(reply),
-            None => Err(self.timed_out()),
+            None => Err(self.give_up()),
         })
     }
 
@@ -282,7 +282,8 @@ impl<'a> BrokerCall<'a> {
         )
     }
 
-    fn timed_out(&self) -> CallError {
+    /// Withdraws the request at the deadline, and returns the call's error.
+    fn give_up(&self) -> CallError {
         let is_sent = self.progress.withdraw();
         self.call().on_no_reply(is_sent);
         let queue = &self.plan().destination.queue;

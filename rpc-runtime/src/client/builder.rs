@@ -31,7 +31,7 @@ pub trait ServiceClient: Sized {
     /// The service that the client calls.
     const SERVICE: &'static ServiceDescriptor;
 
-    /// Wraps the untyped client.
+    /// Wraps the service-independent client.
     #[doc(hidden)]
     fn from_client(client: Client) -> Self;
 }
@@ -69,10 +69,10 @@ pub struct ClientBuilder<C, L = Identity> {
     wrap: Wrap<C>,
 }
 
-/// Wraps the untyped client.
+/// Wraps the service-independent client.
 pub(super) enum Wrap<C> {
     Typed(fn(Client) -> C),
-    /// With the description that the client calls.
+    /// Adds the description of the service that is called.
     Described(Box<dyn FnOnce(Client) -> C + Send + Sync>),
 }
 
@@ -187,9 +187,9 @@ impl<C, L> ClientBuilder<C, L> {
 
     /// Sends requests to this queue instead of the service's default queue.
     ///
-    /// Each call fails with [`CallError::Invalid`](crate::CallError::Invalid) if the name is empty, is longer than 255 bytes,
-    /// contains control characters, begins with `amq.` or `rpc.`, or ends with `.batch`. A name that
-    /// RabbitMQ generated (`amq.gen-…`) is valid.
+    /// Each call fails with [`CallError::Invalid`](crate::CallError::Invalid) if the name is empty or
+    /// longer than 255 bytes, has control characters, begins with `amq.` or `rpc.`, or ends with
+    /// `.batch`. A name that RabbitMQ generated (`amq.gen-…`) is valid.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = Some(queue.into());
         self
@@ -222,11 +222,11 @@ impl<C, L> ClientBuilder<C, L> {
     ///
     /// A broker's work is per message, so batches multiply the throughput under load. Requests are
     /// not delayed to fill a batch: only those that already wait share a message. One-way calls,
-    /// plain-text calls and calls with arguments of more than 8 KiB are always sent singly.
+    /// plain-text calls and calls with arguments of more than 8 KiB are always sent on their own.
     ///
     /// There is one exception. If more than 64 calls of a method are made before a worker has replied
     /// to any of them, the others wait for the first reply, which says whether they may be batched.
-    /// They wait at most 20 ms.
+    /// They wait for at most 20 ms.
     pub fn batching(mut self, batching: bool) -> Self {
         self.batching = batching;
         self
@@ -242,8 +242,8 @@ impl<C, L> ClientBuilder<C, L> {
         self
     }
 
-    /// Sets what a call does while [`max_in_flight`](Self::max_in_flight) calls are in flight. By default
-    /// it waits.
+    /// Sets what a call does while [`max_in_flight`](Self::max_in_flight) calls are in flight. By
+    /// default it waits.
     pub fn when_full(mut self, when_full: WhenFull) -> Self {
         self.when_full = when_full;
         self
@@ -252,13 +252,13 @@ impl<C, L> ClientBuilder<C, L> {
     /// Sets whether the client reduces its limit of calls in flight while the workers are overloaded.
     /// The default is `true`.
     ///
-    /// Replies say how long requests wait in the queue. While that is short, only
-    /// [`max_in_flight`](Self::max_in_flight) applies. If requests wait longer than a tenth of their time
-    /// limit, if workers refuse requests that would expire, or if calls time out, the client keeps only
-    /// as many calls in flight as the workers can answer. The others wait in the client. Those that do
-    /// not get their turn in time fail with [`CallError::Overloaded`](crate::CallError::Overloaded) and have cost the workers nothing.
-    /// Calls with the highest [priority](crate::Call::priority) go first, and among equals the newest,
-    /// which have the most time left. The limit recovers within a second or two after the overload.
+    /// Replies say how long requests wait. While that is short, only
+    /// [`max_in_flight`](Self::max_in_flight) applies. If requests wait longer than a tenth of
+    /// their time limit, if workers refuse requests that would expire, or if calls time out, the
+    /// client keeps only as many calls in flight as the workers can answer. The others wait in the
+    /// client. Those that wait in vain fail with [`Overloaded`](crate::CallError::Overloaded) and
+    /// cost the workers nothing. Calls with the highest [priority](crate::Call::priority) go first,
+    /// and among equals the newest. The limit recovers a second or two after the overload.
     pub fn adaptive_limit(mut self, adaptive: bool) -> Self {
         self.adaptive_limit = adaptive;
         self

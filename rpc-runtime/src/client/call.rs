@@ -51,8 +51,8 @@ pub struct Call<T, E = Infallible> {
     state: State<T, E>,
 }
 
-/// A call of a method that returns the `Result` type `R`: [`Call<T, E>`](Call) for a `Result<T, E>`,
-/// or for an alias of it.
+/// A call of a method that returns the `Result` type `R`: [`Call<T, E>`](Call) for a
+/// `Result<T, E>`, or for an alias of it.
 pub type FallibleCall<R> = Call<<R as ResultType>::Ok, <R as ResultType>::Err>;
 
 /// Reads the method's result from a reply.
@@ -68,7 +68,7 @@ enum State<T, E> {
 
 struct Planned<T, E> {
     path: CallPath,
-    plan: Result<Arc<InFlightCall>, InvalidCall>,
+    call: Result<Arc<InFlightCall>, InvalidCall>,
     read: ReadReply<T, E>,
 }
 
@@ -80,11 +80,11 @@ struct Running<T, E> {
 impl<T, E> Call<T, E> {
     pub(crate) fn new(
         path: CallPath,
-        plan: Result<Arc<InFlightCall>, InvalidCall>,
+        call: Result<Arc<InFlightCall>, InvalidCall>,
         read: ReadReply<T, E>,
     ) -> Self {
         Self {
-            state: State::Planned(Planned { path, plan, read }),
+            state: State::Planned(Planned { path, call, read }),
         }
     }
 
@@ -133,7 +133,7 @@ impl<T, E> Call<T, E> {
     /// set. In a handler, the call also ends at the handler's own deadline, unless it is
     /// [`detached`](Self::detached).
     pub fn timeout(mut self, limit: Duration) -> Self {
-        self.plan(|plan| {
+        self.change_plan(|plan| {
             plan.timeout = limit;
             Ok(())
         });
@@ -161,7 +161,7 @@ impl<T, E> Call<T, E> {
     /// # }
     /// ```
     pub fn detached(mut self) -> Self {
-        self.plan(|plan| {
+        self.change_plan(|plan| {
             plan.is_detached = true;
             Ok(())
         });
@@ -170,17 +170,17 @@ impl<T, E> Call<T, E> {
 
     /// Adds a header to the request, or replaces the value of a header with the same name.
     ///
-    /// The call fails with [`CallError::Invalid`] if the name is [reserved](crate::Headers) or longer than
-    /// 255 bytes, or if all headers together exceed 4 KiB.
+    /// The call fails with [`CallError::Invalid`] if the name is [reserved](crate::Headers) or longer
+    /// than 255 bytes, or if all headers together exceed 4 KiB.
     pub fn header(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
-        self.plan(|plan| Ok(insert_user_header(&mut plan.headers, name, value)?));
+        self.change_plan(|plan| Ok(insert_user_header(&mut plan.headers, name, value)?));
         self
     }
 
     /// Sets the request's priority. Requests with a higher priority overtake others in a queue that
     /// was declared with [`priorities`](crate::RequestQueue::priorities). Other queues ignore it.
     pub fn priority(mut self, priority: u8) -> Self {
-        self.plan(|plan| {
+        self.change_plan(|plan| {
             plan.priority = Some(priority);
             Ok(())
         });
@@ -188,14 +188,14 @@ impl<T, E> Call<T, E> {
     }
 
     /// Changes the plan of a call that has not begun. The call fails with the first error.
-    fn plan(&mut self, change: impl FnOnce(&mut CallPlan) -> Result<(), InvalidCall>) {
-        if let State::Planned(Planned { plan, .. }) = &mut self.state
-            && let Ok(planned) = plan
+    fn change_plan(&mut self, change: impl FnOnce(&mut CallPlan) -> Result<(), InvalidCall>) {
+        if let State::Planned(Planned { call, .. }) = &mut self.state
+            && let Ok(planned) = call
             // A call that has not begun has no other owner.
             && let Some(planned) = Arc::get_mut(planned)
             && let Err(reason) = change(planned.plan_mut())
         {
-            *plan = Err(reason);
+            *call = Err(reason);
         }
     }
 }
@@ -210,14 +210,14 @@ impl<T, E> Future for Call<T, E> {
         self.state = match std::mem::replace(&mut self.state, State::Ended) {
             State::Planned(Planned {
                 path,
-                plan: Ok(call),
+                call: Ok(call),
                 read,
             }) => State::Running(Running {
                 reply: path.call(call),
                 read,
             }),
             State::Planned(Planned {
-                plan: Err(reason), ..
+                call: Err(reason), ..
             }) => {
                 return Poll::Ready(Err(CallError::from(reason).widen()));
             }
@@ -239,7 +239,7 @@ impl<T, E> fmt::Debug for Call<T, E> {
         let mut call = f.debug_struct("Call");
         match &self.state {
             State::Planned(Planned {
-                plan: Ok(planned), ..
+                call: Ok(planned), ..
             }) => call.field("plan", planned.plan()),
             State::Planned(_) => call.field("state", &"not sendable"),
             State::Running(_) => call.field("state", &"running"),

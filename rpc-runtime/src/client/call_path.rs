@@ -1,4 +1,4 @@
-//! How a call reaches the backend: directly, or through layers.
+//! The path of a call to the backend: directly, or through layers.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::middleware::LayeredCaller;
 use super::observed::{ReplyFuture, observed};
 use crate::telemetry::CallKind;
 
-/// How a client's calls reach the backend.
+/// The path of a client's calls to the backend.
 #[derive(Debug, Clone)]
 pub(crate) enum CallPath {
     Direct(Backend),
@@ -22,11 +22,11 @@ impl CallPath {
     pub(crate) fn call(self, call: Arc<InFlightCall>) -> ReplyFuture {
         match (self, call.plan().time_limit()) {
             (_, Err(too_late)) => observed(CallKind::Direct, call, |_| Box::pin(ready(Err(too_late)))),
-            (Self::Direct(backend), Ok(time)) => {
-                observed(CallKind::Direct, call, |call| backend.send(call, time))
+            (Self::Direct(backend), Ok(time_limit)) => {
+                observed(CallKind::Direct, call, |call| backend.send(call, time_limit))
             }
-            (Self::Layered(caller), Ok(time)) => observed(CallKind::Layered, call, |call| {
-                Box::pin(async move { caller.call(call.plan(), time).await })
+            (Self::Layered(caller), Ok(time_limit)) => observed(CallKind::Layered, call, |call| {
+                Box::pin(async move { caller.call(call.plan(), time_limit).await })
             }),
         }
     }

@@ -1,25 +1,25 @@
-//! What has happened to the requests of a call.
+//! Tracks the requests of a call through a broker.
 
 use super::in_flight_calls::InFlightGuard;
 use crate::transport::{Backoff, Departs};
 
-/// What has happened to the requests of a call. Dropping it withdraws the current request.
+/// What has happened to a call's requests so far. Dropping it withdraws the current request.
 #[derive(Debug)]
 pub(super) struct CallProgress<'a> {
     pub(super) guard: InFlightGuard<'a>,
-    /// The number of the current request.
+    /// The number of the current request. `None` if none waits for a confirm or a reply.
     request: Option<u32>,
-    /// A request may have reached a worker.
+    /// Whether a request may have reached a worker.
     pub(super) was_written: bool,
-    /// A request was sent again although an earlier one may have reached a worker.
+    /// Whether a request was sent again although an earlier one may have reached a worker.
     pub(super) is_resent: bool,
-    /// Why the last request is not in its queue, if the call goes on all the same.
+    /// Why the last request was not confirmed, if the call retries.
     pub(super) last_failure: Option<PublishFailure>,
-    /// Few calls need it, so it takes no memory in the others.
+    /// Boxed because few calls need it.
     retry: Option<Box<RetryState>>,
 }
 
-/// Why a request is not in its queue.
+/// Why the broker did not confirm a request.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum PublishFailure {
     /// The queue does not exist.
@@ -28,11 +28,12 @@ pub(super) enum PublishFailure {
     Refused,
 }
 
+/// What only a call that sends another request needs.
 #[derive(Debug)]
 pub(super) struct RetryState {
     /// How often the broker closed the channel of a request.
     pub(super) channels_lost: u32,
-    /// Delays the request if the broker refuses it.
+    /// Delays the next request after the broker has refused one.
     pub(super) backoff: Backoff,
 }
 
@@ -56,7 +57,7 @@ impl<'a> CallProgress<'a> {
         number
     }
 
-    /// The current request has ended.
+    /// Records that the current request has ended.
     pub(super) fn end_request(&mut self) {
         self.request = None;
     }
@@ -83,7 +84,7 @@ impl<'a> CallProgress<'a> {
 
 impl Drop for CallProgress<'_> {
     fn drop(&mut self) {
-        // Has no effect on a request that has been sent, as every answered one has.
+        // No effect on a request that was sent, such as one that was answered.
         self.withdraw();
     }
 }

@@ -1,5 +1,5 @@
-//! The service and the method of a call: constants for generated clients, shared data for clients
-//! of a description.
+//! The service and the method of a call: static descriptors for generated clients, `Arc`ed
+//! descriptions for dynamic clients.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::describe::{MethodDescription, MethodDescriptor, ServiceDescription, S
 use crate::protocol::ShortStr;
 use crate::telemetry::Name;
 
-/// Why there can be no client of a described service.
+/// Why no client can be made from a service description.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidDescription {
@@ -20,21 +20,23 @@ pub enum InvalidDescription {
     },
 }
 
-/// The service that a client calls. Cheap to clone.
+/// The service that a client calls: a static descriptor for generated clients, an `Arc`ed
+/// description for dynamic clients. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) enum CalledService {
     Static(&'static ServiceDescriptor),
     Described(Arc<DescribedService>),
 }
 
-/// The method that is called. Cheap to clone.
+/// The method of a call: a static descriptor for generated clients, an `Arc`ed description for
+/// dynamic clients. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) enum CalledMethod {
     Static(&'static MethodDescriptor),
     Described(Arc<DescribedMethod>),
 }
 
-/// What calls need of a described service.
+/// The parts of a service description that calls need.
 #[derive(Debug)]
 pub(crate) struct DescribedService {
     name: Arc<str>,
@@ -42,11 +44,11 @@ pub(crate) struct DescribedService {
     methods: Box<[Arc<DescribedMethod>]>,
 }
 
-/// What calls need of a described method.
+/// The parts of a method description that calls need.
 #[derive(Debug)]
 pub(crate) struct DescribedMethod {
     name: Arc<str>,
-    /// The name as AMQP's `type` of a request.
+    /// The name as the AMQP property `type` of a request.
     wire_name: ShortStr,
     is_idempotent: bool,
     is_oneway: bool,
@@ -83,8 +85,8 @@ impl CalledService {
         }
     }
 
-    /// Returns the position of a method. `None` if the service does not have it.
-    pub(super) fn position(&self, method: &str) -> Option<usize> {
+    /// Returns the index of a method. `None` if the service does not have it.
+    pub(super) fn method_index(&self, method: &str) -> Option<usize> {
         match self {
             Self::Static(service) => service.methods.iter().position(|known| known.name == method),
             Self::Described(service) => service.methods.iter().position(|known| *known.name == *method),
@@ -100,7 +102,7 @@ impl CalledMethod {
         }
     }
 
-    /// Returns the name as AMQP's `type` of a request.
+    /// Returns the name as the AMQP property `type` of a request.
     pub(super) fn wire_name(&self) -> ShortStr {
         match self {
             Self::Static(method) => ShortStr::from_static(method.name),
@@ -139,6 +141,8 @@ impl CalledMethod {
 }
 
 impl DescribedService {
+    /// Takes over the parts of a description that calls need.
+    ///
     /// # Errors
     ///
     /// If the name of a method is too long for AMQP.
@@ -193,7 +197,7 @@ mod tests {
         let service = CalledService::Described(Arc::new(service));
         assert_eq!((service.name(), service.queue()), ("Store", "store"));
         assert_eq!(
-            (service.position("put"), service.position("erase")),
+            (service.method_index("put"), service.method_index("erase")),
             (Some(1), None)
         );
     }

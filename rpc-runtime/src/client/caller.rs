@@ -14,8 +14,8 @@ use crate::transport::Transport;
 
 /// Makes the calls of all clients of one broker handle.
 ///
-/// The first call opens the session: a handle that only serves declares no reply queue. The session
-/// ends with [`close`](Self::close), or with the last of the handle's clones and clients.
+/// The first call opens the session, so a handle that only serves declares no reply queue. The
+/// session ends with [`close`](Self::close), or with the last of the handle's clones and clients.
 #[derive(Debug)]
 pub(crate) struct Caller {
     session: SessionHandle,
@@ -28,12 +28,12 @@ impl Caller {
         }
     }
 
-    /// Fails all calls, present and future, and closes the session. Takes at most ten seconds.
+    /// Closes the session, and fails all present and future calls. Takes at most ten seconds.
     pub(crate) async fn close(&self) {
         self.session.close().await;
     }
 
-    /// Returns the application and the user that requests name.
+    /// Returns the application id and the user id of requests.
     pub(crate) fn names(&self) -> (Option<ShortStr>, Option<ShortStr>) {
         let CallerOptions { app_id, user_id, .. } = &*self.session.options;
         (app_id.clone(), user_id.clone())
@@ -51,7 +51,7 @@ impl Caller {
     pub(super) fn call(
         self: Arc<Self>,
         call: Arc<InFlightCall>,
-        time: TimeLimit,
+        time_limit: TimeLimit,
     ) -> impl Future<Output = Result<Reply, CallError>> + Send + 'static {
         async move {
             let limiter = &call.plan().destination.limiter;
@@ -60,17 +60,17 @@ impl Caller {
             let permit = if let Some(permit) = limiter.try_acquire(priority) {
                 permit
             } else {
-                limiter.acquire(time, priority).await?
+                limiter.acquire(time_limit, priority).await?
             };
             let outcome = if let Err(too_large) = self.check_size(call.plan()) {
                 Err(too_large)
             } else {
-                BrokerCall::new(&self.session, self.session.in_flight.insert(&call), &time)
+                BrokerCall::new(&self.session, self.session.in_flight.insert(&call), &time_limit)
                     .run()
                     .await
             };
             if !call.plan().method.is_oneway() {
-                permit.ended(&outcome, time);
+                permit.ended(&outcome, time_limit);
             }
             outcome
         }
@@ -114,7 +114,7 @@ mod tests {
         );
         Arc::new(InFlightCall::new(CallPlan {
             method: CalledMethod::Static(&STORE.methods[0]),
-            method_index: destination.method("read"),
+            method_index: destination.method_index("read"),
             destination: Arc::new(destination),
             codec: Codec::Json,
             arguments: Arguments(Bytes::new()),
@@ -136,6 +136,6 @@ mod tests {
         };
         let waiting = caller.call(call(), time);
         assert!(size_of_val(&waiting) <= 320, "{}", size_of_val(&waiting));
-        assert!(size_of::<InFlightCall>() <= 240, "{}", size_of::<InFlightCall>());
+        assert!(size_of::<InFlightCall>() <= 232, "{}", size_of::<InFlightCall>());
     }
 }

@@ -1,4 +1,4 @@
-//! What a client calls: a queue, and what is known about its workers.
+//! The destination of a client's calls: a queue, and what is known about its workers.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use super::limiter::Limiter;
 use super::queue_check::QueueCheck;
 use crate::protocol::{BATCH_SUFFIX, ShortStr};
 
-/// The queue that a client's calls go to.
+/// The queue that a client's calls go to, with the state that its calls share.
 #[derive(Debug)]
 pub(crate) struct Destination {
     pub(crate) service: CalledService,
     pub(crate) queue: ShortStr,
-    /// The queue for batches. `None` if each call is sent singly.
+    /// The queue for batches. `None` if each call is sent on its own.
     pub(super) batch_queue: Option<ShortStr>,
     /// Limits the calls in flight.
     pub(super) limiter: Arc<Limiter>,
@@ -22,12 +22,12 @@ pub(crate) struct Destination {
     batch_sizes: Box<[LearnedBatchSize]>,
 }
 
-/// Names a method of a [`Destination`].
+/// The index of a method in a [`Destination`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MethodIndex(u16);
 
 impl MethodIndex {
-    /// A method that the service does not have.
+    /// The index of a method that the service does not have.
     pub(super) const NONE: Self = Self(u16::MAX);
 }
 
@@ -38,7 +38,7 @@ impl Destination {
         may_batch: bool,
         limiter: Arc<Limiter>,
     ) -> Self {
-        // A name that is too long for the suffix has no queue for batches.
+        // If the name is too long for the suffix, there is no queue for batches.
         let batch_queue = || ShortStr::new(format!("{queue}{BATCH_SUFFIX}")).ok();
         let batch_queue = may_batch.then(batch_queue).flatten();
         let batch_sizes = match batch_queue {
@@ -57,14 +57,15 @@ impl Destination {
         }
     }
 
-    pub(super) fn method(&self, name: &str) -> MethodIndex {
-        let position = self.service.position(name);
-        position
+    /// Returns the index of a method; [`MethodIndex::NONE`] if the service does not have it.
+    pub(super) fn method_index(&self, name: &str) -> MethodIndex {
+        let index = self.service.method_index(name);
+        index
             .and_then(|index| u16::try_from(index).ok())
             .map_or(MethodIndex::NONE, MethodIndex)
     }
 
-    /// Returns the batch size of a method. `None` if its calls are always sent singly.
+    /// Returns the batch size of a method. `None` if its calls are always sent on their own.
     pub(super) fn batch_size(&self, MethodIndex(index): MethodIndex) -> Option<&LearnedBatchSize> {
         self.batch_sizes.get(usize::from(index))
     }
@@ -95,7 +96,7 @@ mod tests {
     fn each_method_has_its_own_batch_size() {
         let destination = destination(true);
         let [read, write] =
-            ["read", "write"].map(|name| destination.batch_size(destination.method(name)).unwrap());
+            ["read", "write"].map(|name| destination.batch_size(destination.method_index(name)).unwrap());
         read.learn(7);
         assert_eq!((read.get(), write.get()), (7, 1));
     }
@@ -104,7 +105,7 @@ mod tests {
     fn an_unknown_method_and_a_client_without_batching_have_no_batch_size() {
         for (may_batch, method) in [(false, "read"), (true, "erase")] {
             let destination = destination(may_batch);
-            assert!(destination.batch_size(destination.method(method)).is_none());
+            assert!(destination.batch_size(destination.method_index(method)).is_none());
         }
     }
 }

@@ -16,7 +16,7 @@ use super::exact_value::ExactValue;
 use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
 use super::method_error::MethodError;
-use super::stub::{Client, no_result, unreadable};
+use super::stub::{Client, undecodable_result_error, unreadable_body_error};
 use crate::codec::{Codec, EncodeError};
 use crate::describe::{MethodDescription, ServiceDescription};
 use crate::error::CallError;
@@ -57,7 +57,9 @@ use crate::protocol::{Reply, ReplyKind};
 ///
 /// assert_eq!(directory.call("get_email", json!({"id": "user:1"})).await?, "alice@example.com");
 /// match directory.call("get_email", json!({"id": "user:2"})).await {
-///     Err(CallError::Service(error)) => assert_eq!(*error.value(), json!({"UnknownUser": {"id": "user:2"}})),
+///     Err(CallError::Service(error)) => {
+///         assert_eq!(*error.value(), json!({"UnknownUser": {"id": "user:2"}}));
+///     }
 ///     other => panic!("{other:?}"),
 /// }
 /// # server.stop().await?;
@@ -98,8 +100,8 @@ impl DynamicClient {
     /// Calls a method by its name on the wire.
     ///
     /// Pass the arguments as a map by name, as an array by position, or as `()` if there are none.
-    /// An array may leave out the last arguments. A map must not have names that the description
-    /// lacks. If a required argument is missing, the worker refuses the call.
+    /// An array may leave out the last arguments. A map must not have names that are not in the
+    /// description. If a required argument is missing, the worker refuses the call.
     ///
     /// The result is `null` if the method returns nothing.
     ///
@@ -110,13 +112,13 @@ impl DynamicClient {
     /// - [`CallError::NotDescribed`] if the description has no such method,
     /// - [`CallError::Encode`] if the arguments do not fit the method,
     /// - [`CallError::Service`] with a [`MethodError`] if the method returns its own error,
-    /// - [`CallError::BadReply`] if the result has a number that a `Value` would round, such as a
-    ///   large `u128`. [`call_json`](Self::call_json) returns it exactly.
+    /// - [`CallError::BadReply`] if the result has a number outside the range of a `Value`, such as
+    ///   a large `u128`. [`call_json`](Self::call_json) returns it exactly.
     pub fn call(&self, method: &str, arguments: impl Serialize) -> Call<Value, MethodError> {
         let arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Call::new(
             self.client.path.clone(),
-            self.plan(method, arguments),
+            self.prepare_call(method, arguments),
             read_as::<Value>,
         )
     }
@@ -127,12 +129,13 @@ impl DynamicClient {
         let arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Call::new(
             self.client.path.clone(),
-            self.plan(method, arguments),
+            self.prepare_call(method, arguments),
             read_as::<String>,
         )
     }
 
-    fn plan(
+    /// Encodes the arguments and prepares the call.
+    fn prepare_call(
         &self,
         method: &str,
         arguments: impl FnOnce() -> Result<ExactValue, Cause>,
@@ -143,7 +146,7 @@ impl DynamicClient {
             return Err(InvalidCall::NotDescribed { method });
         };
         self.client
-            .plan(CalledMethod::Described(Arc::clone(called)), |codec| {
+            .prepare_call(CalledMethod::Described(Arc::clone(called)), |codec| {
                 let encoded = arguments().and_then(|arguments| encode(described, arguments, codec));
                 encoded.map_err(|source| EncodeError::new(codec, source))
             })
@@ -210,7 +213,7 @@ fn encode(method: &MethodDescription, arguments: ExactValue, codec: Codec) -> Re
     }
 }
 
-/// Returns the arguments by name.
+/// Returns the arguments with their names. Checks that the method has them.
 fn by_name(
     method: &MethodDescription,
     arguments: ExactValue,
@@ -242,13 +245,13 @@ fn by_name(
                 None => Ok(values),
             }
         }
-        ExactValue::Bool(_) | ExactValue::Number(_) | ExactValue::Text(_) => {
+        ExactValue::Bool(_) | ExactValue::Number(_) | ExactValue::String(_) => {
             Err(ArgumentsError::NotArguments)
         }
     }
 }
 
-/// The type of a result.
+/// A type of results: a JSON value, or its text.
 trait FromExactValue: Sized {
     fn from_exact_value(value: ExactValue) -> Result<Self, Cause>;
 }
@@ -265,14 +268,15 @@ impl FromExactValue for String {
     }
 }
 
+/// Reads a reply as a result, or as the method's own error.
 fn read_as<T: FromExactValue>(reply: Reply) -> Result<T, CallError<MethodError<T>>> {
     match reply.kind {
-        ReplyKind::Result => read_value(&reply),
+        ReplyKind::Result => decode_value(&reply),
         ReplyKind::Error if reply.codec == Codec::Text => {
             let text = String::from_utf8_lossy(&reply.body);
             Err(CallError::ServiceText(text.into_owned()))
         }
-        ReplyKind::Error => match read_value(&reply) {
+        ReplyKind::Error => match decode_value(&reply) {
             Ok(error) => Err(CallError::Service(MethodError::new(error))),
             Err(error) => Err(error),
         },
@@ -280,19 +284,20 @@ fn read_as<T: FromExactValue>(reply: Reply) -> Result<T, CallError<MethodError<T
     }
 }
 
-fn read_value<T: FromExactValue, E>(reply: &Reply) -> Result<T, CallError<E>> {
+/// Decodes the body of a reply as a value.
+fn decode_value<T: FromExactValue, E>(reply: &Reply) -> Result<T, CallError<E>> {
     let value = match reply.codec {
-        // Plain text does not say whether it is a number.
+        // Plain text does not distinguish numbers from strings.
         Codec::Text => match std::str::from_utf8(&reply.body) {
-            Ok(text) => ExactValue::Text(text.to_owned()),
-            Err(error) => return Err(unreadable(error)),
+            Ok(text) => ExactValue::String(text.to_owned()),
+            Err(error) => return Err(unreadable_body_error(error)),
         },
         codec => match ExactValue::from_reply(codec, &reply.body) {
             Ok(value) => value,
-            Err(error) => return Err(no_result(reply, error)),
+            Err(error) => return Err(undecodable_result_error(reply, error)),
         },
     };
-    T::from_exact_value(value).map_err(unreadable)
+    T::from_exact_value(value).map_err(unreadable_body_error)
 }
 
 #[cfg(test)]

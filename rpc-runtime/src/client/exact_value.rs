@@ -1,4 +1,4 @@
-//! A JSON value with exact numbers. `serde_json::Value` rounds integers of more than 64 bits.
+//! A JSON value that keeps all digits of numbers. `serde_json::Value` rounds large integers.
 
 use std::fmt::{self, Write};
 
@@ -10,13 +10,13 @@ use serde_json::{Map, Number, Value};
 
 use crate::codec::{Codec, DecodeError};
 
-/// A JSON value. A number is stored as its text.
+/// A JSON value. Numbers are stored as text.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum ExactValue {
     Null,
     Bool(bool),
     Number(String),
-    Text(String),
+    String(String),
     Array(Vec<ExactValue>),
     Object(Vec<(String, ExactValue)>),
 }
@@ -43,17 +43,17 @@ impl ExactValue {
     ///
     /// # Errors
     ///
-    /// [`Inexact`] if a `Value` cannot hold a number: an integer of more than 64 bits, or a float
-    /// beyond `f64`.
-    pub(super) fn into_value(self) -> Result<Value, Inexact> {
+    /// [`OutOfRange`] for a number outside the range of a `Value`: an integer of more than 64 bits,
+    /// or a float beyond `f64`. Other floats are rounded to `f64`.
+    pub(super) fn into_value(self) -> Result<Value, OutOfRange> {
         Ok(match self {
             Self::Null => Value::Null,
             Self::Bool(value) => Value::Bool(value),
             Self::Number(text) => match number(&text) {
                 Some(number) => Value::Number(number),
-                None => return Err(Inexact(text)),
+                None => return Err(OutOfRange(text)),
             },
-            Self::Text(text) => Value::String(text),
+            Self::String(text) => Value::String(text),
             Self::Array(values) => {
                 let values = values.into_iter().map(Self::into_value);
                 Value::Array(values.collect::<Result<_, _>>()?)
@@ -72,8 +72,8 @@ impl ExactValue {
     }
 }
 
-/// Returns the number, or `None` if a [`Number`] holds it only with the feature
-/// `arbitrary_precision`.
+/// Parses a number. Rounds a float to `f64`. Returns `None` if the number is outside the range of a
+/// [`Number`].
 fn number(text: &str) -> Option<Number> {
     if is_float(text) {
         return Number::from_f64(text.parse().ok()?);
@@ -86,12 +86,12 @@ fn is_float(number: &str) -> bool {
     number == "-0" || number.contains(['.', 'e', 'E'])
 }
 
-/// A number that a `Value` would round.
+/// A number outside the range of [`serde_json::Value`].
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "`serde_json::Value` cannot hold the number {0} exactly: `DynamicClient::call_json` returns it as text"
+    "the number {0} is outside the range of `serde_json::Value`: `DynamicClient::call_json` returns it as text"
 )]
-pub(super) struct Inexact(String);
+pub(super) struct OutOfRange(String);
 
 /// Writes compact JSON.
 impl fmt::Display for ExactValue {
@@ -100,7 +100,7 @@ impl fmt::Display for ExactValue {
             Self::Null => f.write_str("null"),
             Self::Bool(value) => value.fmt(f),
             Self::Number(text) => f.write_str(text),
-            Self::Text(text) => write_text(f, text),
+            Self::String(text) => write_string(f, text),
             Self::Array(values) => {
                 f.write_char('[')?;
                 for (index, value) in values.iter().enumerate() {
@@ -113,7 +113,7 @@ impl fmt::Display for ExactValue {
                 f.write_char('{')?;
                 for (index, (key, value)) in entries.iter().enumerate() {
                     separate(f, index)?;
-                    write_text(f, key)?;
+                    write_string(f, key)?;
                     f.write_char(':')?;
                     value.fmt(f)?;
                 }
@@ -123,6 +123,7 @@ impl fmt::Display for ExactValue {
     }
 }
 
+/// Writes a comma before each element but the first.
 fn separate(f: &mut fmt::Formatter<'_>, index: usize) -> fmt::Result {
     match index {
         0 => Ok(()),
@@ -130,18 +131,18 @@ fn separate(f: &mut fmt::Formatter<'_>, index: usize) -> fmt::Result {
     }
 }
 
-fn write_text(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+fn write_string(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     f.write_str(&serde_json::to_string(text).map_err(|_| fmt::Error)?)
 }
 
-/// For codecs other than JSON.
+/// Serializes the value with a codec other than JSON. For JSON, see [`ExactValue::to_json`].
 impl Serialize for ExactValue {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Null => serializer.serialize_unit(),
             Self::Bool(value) => serializer.serialize_bool(*value),
             Self::Number(text) => serialize_number(text, serializer),
-            Self::Text(text) => serializer.serialize_str(text),
+            Self::String(text) => serializer.serialize_str(text),
             Self::Array(values) => serializer.collect_seq(values),
             Self::Object(entries) => serializer.collect_map(entries.iter().map(|(key, value)| (key, value))),
         }
@@ -154,12 +155,15 @@ fn serialize_number<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S
         (_, _, Some(float)) if is_float(text) => serializer.serialize_f64(float),
         (Ok(unsigned), _, _) => serializer.serialize_u128(unsigned),
         (_, Ok(signed), _) => serializer.serialize_i128(signed),
-        _ => Err(S::Error::custom(format_args!("the number {text} is too large"))),
+        _ => Err(S::Error::custom(format_args!(
+            "the number {text} is out of range"
+        ))),
     }
 }
 
-/// Reads a value of any type. Types that JSON does not have are read as `serde_json` writes them:
-/// bytes as an array of numbers, the keys of a map as text.
+/// Reads a value of any type. Types that JSON lacks become what `serde_json` writes for them: bytes
+/// become an array of numbers. Non-string keys become their JSON text. NaN and infinities are
+/// errors.
 impl<'de> Deserialize<'de> for ExactValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(AnyValue)
@@ -203,7 +207,7 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<ExactValue, E> {
-        Ok(ExactValue::Text(text.to_owned()))
+        Ok(ExactValue::String(text.to_owned()))
     }
 
     fn visit_bytes<E>(self, bytes: &[u8]) -> Result<ExactValue, E> {
@@ -235,7 +239,7 @@ impl<'de> Visitor<'de> for AnyValue {
         let mut entries = Vec::new();
         while let Some((key, value)) = map.next_entry::<ExactValue, ExactValue>()? {
             let key = match key {
-                ExactValue::Text(key) => key,
+                ExactValue::String(key) => key,
                 other => other.to_string(),
             };
             entries.push((key, value));
@@ -244,7 +248,7 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 }
 
-/// Formats a float like `serde_json`.
+/// Formats a float like `serde_json`. NaN and infinities are errors.
 fn float<E: serde::de::Error>(
     value: impl Serialize + fmt::Display,
     is_finite: bool,
@@ -271,12 +275,12 @@ impl<'a> Parser<'a> {
     fn value(&mut self) -> serde_json::Result<ExactValue> {
         Ok(match self.peek() {
             Some(b'{') => ExactValue::Object(self.items(b'}', |parser| {
-                let key = parser.text()?;
+                let key = parser.string()?;
                 parser.skip(b':');
                 Ok((key, parser.value()?))
             })?),
             Some(b'[') => ExactValue::Array(self.items(b']', Self::value)?),
-            Some(b'"') => ExactValue::Text(self.text()?),
+            Some(b'"') => ExactValue::String(self.string()?),
             _ => match self.word() {
                 "true" => ExactValue::Bool(true),
                 "false" => ExactValue::Bool(false),
@@ -309,12 +313,12 @@ impl<'a> Parser<'a> {
     }
 
     /// Reads a string. Fails if it contains bytes that are not UTF-8, or half of a surrogate pair.
-    fn text(&mut self) -> serde_json::Result<String> {
+    fn string(&mut self) -> serde_json::Result<String> {
         self.peek();
+        // The opening quote counts as escaped, so that it does not end the string.
         let mut is_escaped = true;
         let end = self.rest.iter().position(|byte| {
             let is_end = *byte == b'"' && !is_escaped;
-            // Skips the opening quote like an escaped one.
             is_escaped = *byte == b'\\' && !is_escaped;
             is_end
         });
@@ -327,7 +331,7 @@ impl<'a> Parser<'a> {
         let is_end =
             |byte: &u8| matches!(byte, b',' | b']' | b'}' | b':' | b'"') || byte.is_ascii_whitespace();
         let end = self.rest.iter().position(is_end).unwrap_or(self.rest.len());
-        // At least one byte, so that every loop ends.
+        // Take at least one byte, so that every loop ends.
         let word = self.take(end.max(1));
         std::str::from_utf8(word).unwrap_or_default()
     }
@@ -419,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_stays_exact_or_is_refused() {
+    fn integers_stay_exact_or_are_refused() {
         for text in [
             "340282366920938463463374607431768211455",
             "-170141183460469231731687303715884105728",
@@ -478,7 +482,7 @@ mod tests {
         }
         assert_eq!(
             ExactValue::from_json(b"\"\\ud83d\\ude00\"").unwrap(),
-            ExactValue::Text("\u{1f600}".into())
+            ExactValue::String("\u{1f600}".into())
         );
     }
 

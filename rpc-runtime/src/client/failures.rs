@@ -1,9 +1,9 @@
-//! The errors of a call that fails on its way through the broker.
+//! Builds the errors of calls that fail on their way through the broker.
 
 use crate::error::{BrokerError, CallError, Cause};
 use crate::protocol::{Executed, ShortStr};
 
-/// The session or its connection failed.
+/// Builds the error for a failure of the session or its connection.
 pub(super) fn broker_failure(source: BrokerError, was_written: bool) -> CallError {
     let executed = if was_written {
         Executed::Maybe
@@ -13,19 +13,22 @@ pub(super) fn broker_failure(source: BrokerError, was_written: bool) -> CallErro
     CallError::Broker { source, executed }
 }
 
+/// Builds the error for a request that the broker refused.
 pub(super) fn refused(queue: &ShortStr) -> CallError {
     CallError::Refused {
         queue: queue.to_string(),
     }
 }
 
+/// Builds the error for a request whose queue does not exist.
 pub(super) fn no_server(queue: &ShortStr) -> CallError {
     CallError::NoServer {
         queue: queue.to_string(),
     }
 }
 
-/// The queue was deleted after an earlier request reached it, so the method may have run.
+/// Builds the error for a queue that was deleted after an earlier request had reached it. The
+/// method may have run.
 pub(super) fn queue_is_gone(queue: &ShortStr) -> BrokerError {
     BrokerError::Queue {
         queue: queue.to_string(),

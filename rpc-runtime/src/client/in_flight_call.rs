@@ -1,4 +1,4 @@
-//! A call in flight, and the events that reach it.
+//! A call, and the events that reach it while it is in flight.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -20,10 +20,10 @@ pub(super) enum CallEvent {
     Reply(ReceivedReply),
     /// The broker has put the request into its queue.
     Routed,
-    /// The request is not in its queue, as far as is known.
-    NotRouted(Box<Published>),
-    /// The batch that holds the request was returned, as its workers are gone. The request is to be
-    /// sent singly.
+    /// The broker did not confirm the request; it may or may not be in its queue.
+    NotConfirmed(Box<Published>),
+    /// The broker returned the batch that holds the request, because the batch queue no longer
+    /// exists. Send the request on its own.
     BatchReturned,
     /// The session was lost, opened or closed.
     SessionChanged,
@@ -31,16 +31,18 @@ pub(super) enum CallEvent {
 
 /// A call: its plan, and the events that it has not handled.
 ///
-/// One task makes the call and waits for events. Other tasks report them: they find the call in
-/// [`InFlightCalls`](super::in_flight_calls::InFlightCalls), or have its request.
+/// It is created before anything is awaited, or for each attempt that a layer makes. It is in flight
+/// from its insertion into [`InFlightCalls`](super::in_flight_calls::InFlightCalls) until it ends.
+/// One task makes the call and waits for events. Other tasks report events: they find the call in
+/// `InFlightCalls`, or hold its request.
 #[derive(Debug)]
 pub(crate) struct InFlightCall {
     /// A random UUID: the correlation id.
-    id: u128,
-    /// Orders the calls by when they began.
-    number: AtomicU64,
+    id: Uuid,
+    /// Order in which calls entered the in-flight map; 0 until then.
+    sequence: AtomicU64,
     plan: CallPlan,
-    /// Whether its requests were sent or withdrawn.
+    /// Whether its current request was sent or withdrawn.
     departures: Departures,
     inbox: Mutex<Inbox>,
 }
@@ -49,29 +51,30 @@ pub(crate) struct InFlightCall {
 #[derive(Debug, Default)]
 struct Inbox {
     reply: Option<ReceivedReply>,
-    confirm: Option<Confirm>,
-    /// The request was sent in a batch.
+    publish_outcome: Option<PublishOutcome>,
+    /// Whether the current request was sent in a batch.
     is_batched: bool,
-    session_changed: bool,
-    /// The session has changed since the request was begun. Unlike `session_changed`, this stays
-    /// set when the call handles the event.
-    has_session_changed: bool,
+    /// Whether the session has changed and the call has not handled that event.
+    unhandled_session_change: bool,
+    /// Whether the session has changed since the current request began. Stays set when the call
+    /// handles the event.
+    session_changed_since_request: bool,
     waker: Option<Waker>,
 }
 
-/// The broker's confirm of a request. Nearly all are `Routed`. The box keeps the others from taking
-/// memory in each call.
+/// What became of a published request. Nearly every request is routed. The box keeps the other
+/// outcomes from taking memory in each call.
 #[derive(Debug)]
-enum Confirm {
+enum PublishOutcome {
     Routed,
-    NotRouted(Box<Published>),
+    NotConfirmed(Box<Published>),
 }
 
-impl From<Published> for Confirm {
+impl From<Published> for PublishOutcome {
     fn from(published: Published) -> Self {
         match published {
             Published::Routed => Self::Routed,
-            other => Self::NotRouted(Box::new(other)),
+            other => Self::NotConfirmed(Box::new(other)),
         }
     }
 }
@@ -81,26 +84,26 @@ impl Inbox {
         if let Some(reply) = self.reply.take() {
             return Some(CallEvent::Reply(reply));
         }
-        if let Some(confirm) = self.confirm.take() {
-            return Some(match confirm {
-                Confirm::Routed => CallEvent::Routed,
-                Confirm::NotRouted(published)
+        if let Some(outcome) = self.publish_outcome.take() {
+            return Some(match outcome {
+                PublishOutcome::Routed => CallEvent::Routed,
+                PublishOutcome::NotConfirmed(published)
                     if self.is_batched && matches!(*published, Published::Returned) =>
                 {
                     CallEvent::BatchReturned
                 }
-                Confirm::NotRouted(published) => CallEvent::NotRouted(published),
+                PublishOutcome::NotConfirmed(published) => CallEvent::NotConfirmed(published),
             });
         }
-        std::mem::take(&mut self.session_changed).then_some(CallEvent::SessionChanged)
+        std::mem::take(&mut self.unhandled_session_change).then_some(CallEvent::SessionChanged)
     }
 }
 
 impl InFlightCall {
     pub(crate) fn new(plan: CallPlan) -> Self {
         Self {
-            id: Uuid::new_v4().as_u128(),
-            number: AtomicU64::default(),
+            id: Uuid::new_v4(),
+            sequence: AtomicU64::default(),
             plan,
             departures: Departures::default(),
             inbox: Mutex::default(),
@@ -108,34 +111,35 @@ impl InFlightCall {
     }
 
     pub(crate) fn id(&self) -> Uuid {
-        Uuid::from_u128(self.id)
+        self.id
     }
 
     pub(crate) fn plan(&self) -> &CallPlan {
         &self.plan
     }
 
-    /// Must be called before the call begins.
+    /// Returns the plan, to change it before the call begins.
     pub(crate) fn plan_mut(&mut self) -> &mut CallPlan {
         &mut self.plan
     }
 
-    /// Returns the call's number in the order in which calls began.
-    pub(super) fn number(&self) -> u64 {
-        self.number.load(Ordering::Relaxed)
+    /// Returns the order in which calls entered the in-flight map; 0 until then.
+    pub(super) fn sequence(&self) -> u64 {
+        self.sequence.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_number(&self, number: u64) {
-        self.number.store(number, Ordering::Relaxed);
+    /// Sets the order of the call when it enters the in-flight map.
+    pub(super) fn set_sequence(&self, sequence: u64) {
+        self.sequence.store(sequence, Ordering::Relaxed);
     }
 
-    /// The call's request is sent in a batch.
+    /// Marks the request as sent in a batch.
     pub(super) fn set_batched(&self) {
         self.lock().is_batched = true;
     }
 
-    /// The call ended without a reply. If its request was in a batch, or waited for one, the
-    /// workers that take batches may be gone.
+    /// Handles the end of a call without a reply. If its request was in a batch, or waited for one,
+    /// the workers that take batches may be gone. Then the batch size is forgotten.
     pub(super) fn on_no_reply(&self, is_sent: bool) {
         if !is_sent || self.lock().is_batched {
             self.forget_batch_size();
@@ -148,19 +152,19 @@ impl InFlightCall {
         }
     }
 
-    /// Begins another request: forgets the events of the previous one, except for its reply, which
-    /// is returned. Must be called before the session is read, so that no change is missed.
+    /// Begins another request. Forgets the events of the previous one, and returns its reply if one
+    /// has arrived. Must be called before the session is read, so that no change is missed.
     pub(super) fn begin_request(&self) -> Option<ReceivedReply> {
         let mut inbox = self.lock();
-        inbox.confirm = None;
+        inbox.publish_outcome = None;
         inbox.is_batched = false;
-        inbox.session_changed = false;
-        inbox.has_session_changed = false;
+        inbox.unhandled_session_change = false;
+        inbox.session_changed_since_request = false;
         inbox.reply.take()
     }
 
-    /// Waits for the next event; a reply comes first. Returns `None` if the deadline passes before.
-    /// Cancel safe.
+    /// Waits for the next event. A reply takes precedence. Returns `None` if the deadline passes
+    /// first. Cancel safe.
     pub(super) fn next_event<'a>(
         &'a self,
         deadline: Pin<&'a mut Sleep>,
@@ -168,7 +172,7 @@ impl InFlightCall {
         self.wait(deadline, Inbox::next)
     }
 
-    /// Waits for the reply. Returns `None` if the deadline passes before. Cancel safe.
+    /// Waits for the reply. Returns `None` if the deadline passes first. Cancel safe.
     pub(super) fn reply<'a>(
         &'a self,
         deadline: Pin<&'a mut Sleep>,
@@ -200,36 +204,36 @@ impl InFlightCall {
     pub(super) fn on_reply(&self, reply: ReceivedReply) {
         let mut inbox = self.lock();
         inbox.reply = Some(reply);
-        wake(inbox, true);
+        unlock_and_wake(inbox, true);
     }
 
     /// Tells the call that the session was lost, opened or closed.
     pub(super) fn on_session_changed(&self) {
         let mut inbox = self.lock();
-        inbox.session_changed = true;
-        inbox.has_session_changed = true;
-        wake(inbox, true);
+        inbox.unhandled_session_change = true;
+        inbox.session_changed_since_request = true;
+        unlock_and_wake(inbox, true);
     }
 
-    /// Tells the call what became of its request.
+    /// Tells the call what became of its published request.
     pub(super) fn on_published(&self, published: Published) {
         let mut inbox = self.lock();
-        // The reply comes next, so a confirm need not wake the call. But the reply cannot come if
-        // its address was lost.
-        let wakes = self.plan.method.is_oneway()
-            || inbox.has_session_changed
+        // The reply comes next and wakes the call, so a confirm need not. After a session change
+        // the reply address may be gone, so wake the call.
+        let should_wake = self.plan.method.is_oneway()
+            || inbox.session_changed_since_request
             || !matches!(published, Published::Routed);
         match published {
-            // The request is sent again singly. Only the queue for batches may refuse: its node may
-            // be down.
+            // Forget the batch size: a retry goes out alone, since perhaps only the batch queue is
+            // down.
             Published::Returned | Published::Refused if inbox.is_batched => self.forget_batch_size(),
             Published::Returned => count(Event::RequestReturned {
                 queue: self.plan.destination.queue.as_str(),
             }),
             _ => {}
         }
-        inbox.confirm = Some(published.into());
-        wake(inbox, wakes);
+        inbox.publish_outcome = Some(published.into());
+        unlock_and_wake(inbox, should_wake);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -237,9 +241,9 @@ impl InFlightCall {
     }
 }
 
-/// Unlocks the inbox before it wakes the call.
-fn wake(mut inbox: MutexGuard<'_, Inbox>, wakes: bool) {
-    let waker = inbox.waker.take_if(|_| wakes);
+/// Unlocks the inbox, and then wakes the call if it should.
+fn unlock_and_wake(mut inbox: MutexGuard<'_, Inbox>, should_wake: bool) {
+    let waker = inbox.waker.take_if(|_| should_wake);
     drop(inbox);
     if let Some(waker) = waker {
         waker.wake();

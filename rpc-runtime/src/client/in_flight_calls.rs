@@ -14,14 +14,14 @@ use crate::codec::Codec;
 use crate::protocol::{BadReply, BatchedAnswer, Malformed, Message, Reply};
 use crate::telemetry::{Event, LogLimit, Suppressed, count};
 
-/// The calls of one handle that wait for a reply.
+/// The calls of one broker handle that wait for a reply.
 ///
-/// Each has a random correlation id, so a reply reaches its own call or none: late and foreign
-/// replies are discarded. A call keeps its id when it changes to another session.
+/// Each call has a random correlation id, so a reply reaches its own call or none. Late and foreign
+/// replies are discarded. A call keeps its id when it sends its request in another session.
 #[derive(Debug, Default)]
 pub(super) struct InFlightCalls {
     calls: Mutex<Calls>,
-    /// How many calls were inserted.
+    /// How many calls were inserted so far.
     inserted: AtomicU64,
     /// How many calls in a row were the only one in flight when they began.
     sequential: AtomicU32,
@@ -30,7 +30,7 @@ pub(super) struct InFlightCalls {
     log: ReplyLog,
 }
 
-/// Limits what is logged: anyone who knows a reply address can send messages there.
+/// Limits what is logged, because anyone who knows a reply address can send messages to it.
 #[derive(Debug)]
 struct ReplyLog(LogLimit);
 
@@ -42,11 +42,11 @@ impl Default for ReplyLog {
 
 type Calls = HashMap<u128, Arc<InFlightCall>, BuildHasherDefault<IdentityHasher>>;
 
-/// After this many sequential calls, the next one is taken for another sequential call, and not for
-/// the first of several concurrent ones.
+/// After this many sequential calls, the next call is expected to be sequential too, and not to be
+/// the first of several concurrent calls.
 const SEQUENTIAL_CALLS: u32 = 8;
 
-/// How many replies of a batch are looked up under one lock, which new calls wait for.
+/// How many replies of a batch are looked up per lock. New calls wait for the lock.
 const LOOKUPS_PER_LOCK: usize = 32;
 
 /// Uses the key as its hash. The keys are random UUIDs that this process chooses.
@@ -59,7 +59,7 @@ impl Hasher for IdentityHasher {
     }
 
     fn write_u128(&mut self, id: u128) {
-        // Some bits of a UUID are fixed, at different places in the two halves.
+        // Some bits of a UUID are fixed, at different positions in the two halves.
         #[allow(clippy::cast_possible_truncation)]
         let (low, high) = (id as u64, (id >> 64) as u64);
         self.0 = low ^ high;
@@ -73,7 +73,7 @@ impl Hasher for IdentityHasher {
 impl InFlightCalls {
     /// Inserts a call, which is in flight until the guard is dropped.
     pub(super) fn insert<'a>(&'a self, call: &'a Arc<InFlightCall>) -> InFlightGuard<'a> {
-        call.set_number(self.inserted.fetch_add(1, Ordering::Relaxed));
+        call.set_sequence(self.inserted.fetch_add(1, Ordering::Relaxed));
         let in_flight = {
             let mut calls = self.lock();
             calls.insert(call.id().as_u128(), Arc::clone(call));
@@ -99,8 +99,8 @@ impl InFlightCalls {
         false
     }
 
-    /// Hands a reply to its call. `batch_size` is how many calls of the method the worker wants in
-    /// one message, if it says so. Returns `false` if no call waits for the reply.
+    /// Hands a reply to its call. `batch_size` is how many calls of the method the worker asks for
+    /// in one message. Returns `false` if no call waits for the reply.
     pub(super) fn complete(&self, id: Uuid, reply: Message, batch_size: Option<u16>) -> bool {
         let Some(call) = self.remove(id) else {
             return false;
@@ -150,7 +150,7 @@ impl InFlightCalls {
         discarded
     }
 
-    /// Stores the batch size that a worker wants; zero if its reply has none.
+    /// Stores the batch size that a worker asks for; zero if its reply has none.
     fn learn_batch_size(&self, call: &InFlightCall, calls: u16) {
         let Some(batch_size) = call.plan().batch_size() else {
             return;
@@ -167,7 +167,7 @@ impl InFlightCalls {
     /// Tells all calls that the session was lost, opened or closed; the oldest call first.
     pub(super) fn session_changed(&self) {
         let mut calls: Vec<_> = self.lock().values().map(Arc::clone).collect();
-        calls.sort_unstable_by_key(|call| call.number());
+        calls.sort_unstable_by_key(|call| call.sequence());
         for call in calls {
             call.on_session_changed();
         }
@@ -206,13 +206,13 @@ impl InFlightCalls {
     }
 }
 
-/// Keeps a call in flight until it is dropped.
+/// Keeps a call in flight until the guard is dropped.
 #[derive(Debug)]
 pub(super) struct InFlightGuard<'a> {
     pub(super) call: &'a Arc<InFlightCall>,
-    /// The call is the only one in flight, and expected to remain so.
+    /// Whether the call is the only one in flight, and is expected to remain so.
     pub(super) is_alone: bool,
-    /// The call has its reply, so it was removed from the calls in flight.
+    /// Whether the call has its reply. Then it was removed from the calls in flight.
     pub(super) is_answered: bool,
     calls: &'a InFlightCalls,
 }
@@ -264,7 +264,7 @@ mod tests {
         );
         Arc::new(InFlightCall::new(CallPlan {
             method: CalledMethod::Static(&STORE.methods[0]),
-            method_index: destination.method("read"),
+            method_index: destination.method_index("read"),
             destination: Arc::new(destination),
             codec: Codec::Json,
             arguments: Arguments(Bytes::new()),

@@ -1,7 +1,6 @@
 //! Calls without a broker: the call itself runs the handler.
 //!
-//! The same code executes the request as for a broker, so a request that would be refused there is
-//! refused here.
+//! The same code executes the request as with a broker, so it refuses the same requests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,8 +24,8 @@ pub(crate) struct InProcess {
 impl InProcess {
     /// # Panics
     ///
-    /// If two methods of the service have the same name, or are both the default method. Services of
-    /// the macro do not compile then.
+    /// If two methods of the service have the same name, or are both the default method. The macro
+    /// rejects such services at compile time.
     pub(super) fn new(service: impl Service) -> Self {
         let queue = service.descriptor().queue;
         let mut dispatcher = Dispatcher::default();
@@ -49,24 +48,24 @@ impl InProcess {
         }
     }
 
-    /// Runs the method, until the call's deadline.
+    /// Runs the method until it returns or the call's deadline passes.
     pub(super) async fn call(
         self: Arc<Self>,
         call: Arc<InFlightCall>,
-        time: TimeLimit,
+        time_limit: TimeLimit,
     ) -> Result<Reply, CallError> {
         let plan = call.plan();
         let limiter = &plan.destination.limiter;
         let priority = plan.priority.unwrap_or(0);
         let _permit = match limiter.try_acquire(priority) {
             Some(permit) => permit,
-            None => limiter.acquire(time, priority).await?,
+            None => limiter.acquire(time_limit, priority).await?,
         };
-        let reply = timeout_at(time.deadline, self.serve(&call, time.deadline))
+        let reply = timeout_at(time_limit.deadline, self.serve(&call, time_limit.deadline))
             .await
-            .map_err(|_| time.timed_out(Executed::Maybe))?;
+            .map_err(|_| time_limit.timeout_error(Executed::Maybe))?;
         if plan.method.is_oneway() {
-            // The caller does not see how the method ended, as through a broker.
+            // As with a broker, the caller does not learn how the method ended.
             return empty_reply(plan.codec);
         }
         Ok(reply)
@@ -78,7 +77,7 @@ impl InProcess {
             method: Some(plan.method.wire_name()),
             codec: plan.codec,
             correlation_id: Some(ShortStr::from_uuid(call.id())),
-            // The reply is returned, and not sent to an address.
+            // The reply is returned, not sent to an address.
             reply_to: None,
             time_to_live: (!plan.method.is_oneway()).then(|| deadline.saturating_duration_since(now)),
             persistent: plan.method.is_oneway(),

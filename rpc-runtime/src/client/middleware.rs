@@ -1,4 +1,4 @@
-//! Middleware of clients: the call that layers see, and the service that they wrap.
+//! Client middleware: the call that layers see, and the service that they wrap.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::service::middleware::{Attempts, BoxError, Stack};
 #[derive(Debug, Clone)]
 pub struct OutgoingCall {
     plan: CallPlan,
-    time: TimeLimit,
+    time_limit: TimeLimit,
     attempts: Arc<Attempts>,
 }
 
@@ -42,7 +42,7 @@ impl OutgoingCall {
         self.plan.method.name()
     }
 
-    /// Returns whether the method may run more than once.
+    /// Returns whether it is safe to run the method more than once.
     #[must_use]
     pub fn is_idempotent(&self) -> bool {
         self.plan.method.is_idempotent()
@@ -66,11 +66,12 @@ impl OutgoingCall {
         &self.plan.headers
     }
 
-    /// Adds a header to the request, like [`Call::header`](crate::Call::header).
+    /// Adds a header to the request, or replaces the one with the same name.
     ///
     /// # Errors
     ///
-    /// [`CallError::Invalid`] under the conditions of [`Call::header`](crate::Call::header).
+    /// [`CallError::Invalid`] if the name is [reserved](crate::Headers) or longer than 255 bytes, or
+    /// if all headers together exceed 4 KiB.
     pub fn insert_header(
         &mut self,
         name: impl AsRef<str>,
@@ -89,13 +90,13 @@ impl OutgoingCall {
     /// Returns the call's deadline.
     #[must_use]
     pub fn deadline(&self) -> std::time::Instant {
-        self.time.deadline.into_std()
+        self.time_limit.deadline.into_std()
     }
 
     /// Returns the time left until the [`deadline`](Self::deadline); zero if it has passed.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.time.deadline.saturating_duration_since(Instant::now())
+        self.time_limit.deadline.saturating_duration_since(Instant::now())
     }
 }
 
@@ -135,8 +136,8 @@ impl fmt::Debug for CallReply {
 /// A layer for [`ClientBuilder::layer`](crate::ClientBuilder::layer): any [`Layer`] that turns a
 /// [`CallService`] into a service from [`OutgoingCall`] to [`CallReply`].
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no layer around calls",
-    note = "it has to make a `tower_service::Service<OutgoingCall, Response = CallReply>` out of a `CallService`, both of them `Send + 'static`"
+    message = "`{Self}` is not a client layer",
+    note = "it must turn a `CallService` into a `tower_service::Service<OutgoingCall, Response = CallReply>`, and the service and its future must be `Send + 'static`"
 )]
 pub trait CallLayer:
     Layer<
@@ -178,7 +179,8 @@ impl Service<OutgoingCall> for CallService {
     type Error = CallError;
     type Future = BoxFuture<'static, Result<CallReply, CallError>>;
 
-    /// Always ready. A call waits for [`max_in_flight`](crate::ClientBuilder::max_in_flight) in `call`.
+    /// Always ready. Waiting for a permit happens in the future that `call` returns. See
+    /// [`max_in_flight`](crate::ClientBuilder::max_in_flight).
     fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), CallError>> {
         Poll::Ready(Ok(()))
     }
@@ -187,12 +189,14 @@ impl Service<OutgoingCall> for CallService {
         let (backend, mut attempt) = (self.0.clone(), call.attempts.make());
         Box::pin(async move {
             attempt.begin();
-            let OutgoingCall { plan, time, .. } = call;
-            let outcome = if time.is_over() {
+            let OutgoingCall { plan, time_limit, .. } = call;
+            let outcome = if time_limit.is_over() {
                 // A layer took too long.
-                Err(time.timed_out(Executed::No))
+                Err(time_limit.timeout_error(Executed::No))
             } else {
-                backend.attempt(Arc::new(InFlightCall::new(plan)), time).await
+                backend
+                    .attempt(Arc::new(InFlightCall::new(plan)), time_limit)
+                    .await
             };
             let outcome = match outcome {
                 Ok(reply) if reply.kind == ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
@@ -207,7 +211,7 @@ impl Service<OutgoingCall> for CallService {
     }
 }
 
-/// Makes calls through layers.
+/// Makes calls through the layers of a client.
 pub(crate) struct LayeredCaller {
     stack: Box<dyn CallStack>,
 }
@@ -219,25 +223,25 @@ impl LayeredCaller {
         }
     }
 
-    /// Makes a call and waits for its reply, until its deadline, whatever the layers do.
-    pub(crate) async fn call(&self, plan: &CallPlan, time: TimeLimit) -> Result<Reply, CallError> {
+    /// Makes a call and waits for its reply. The deadline holds even if a layer ignores it.
+    pub(crate) async fn call(&self, plan: &CallPlan, time_limit: TimeLimit) -> Result<Reply, CallError> {
         let attempts = Arc::new(Attempts::default());
         let call = OutgoingCall {
             plan: plan.clone(),
-            time,
+            time_limit,
             attempts: Arc::clone(&attempts),
         };
-        match timeout_at(time.deadline, self.stack.call(call)).await {
+        match timeout_at(time_limit.deadline, self.stack.call(call)).await {
             Ok(Ok(CallReply(reply))) => Ok(reply),
-            Ok(Err(error)) => Err(outcome(error, &attempts)),
-            Err(_) => Err(time.timed_out(attempts.executed())),
+            Ok(Err(error)) => Err(layer_error(error, &attempts)),
+            Err(_) => Err(time_limit.timeout_error(attempts.executed())),
         }
     }
 }
 
-/// Returns the call's error after its layers failed. The error must not say that the method did not
-/// run if an earlier attempt may have run it.
-fn outcome(error: BoxError, attempts: &Attempts) -> CallError {
+/// Returns the call's error after its layers have failed. The error must not say that the method
+/// did not run if an earlier attempt may have run it.
+fn layer_error(error: BoxError, attempts: &Attempts) -> CallError {
     let executed = attempts.executed();
     match error.downcast::<CallError>() {
         Ok(error) if error.executed() != Executed::No || executed == Executed::No => *error,
@@ -255,7 +259,7 @@ impl fmt::Debug for LayeredCaller {
     }
 }
 
-/// A [`Stack`] of any layers.
+/// A [`Stack`] of layers of any type.
 trait CallStack: Send + Sync {
     fn call(&self, call: OutgoingCall) -> BoxFuture<'_, Result<CallReply, BoxError>>;
 }
@@ -283,10 +287,10 @@ mod tests {
     #[test]
     fn an_error_of_a_layer_says_whether_an_attempt_may_have_run() {
         let attempts = Arc::<Attempts>::default();
-        let shed = || outcome("overloaded".into(), &attempts);
+        let shed = || layer_error("overloaded".into(), &attempts);
         assert_eq!(shed().executed(), Executed::No);
         assert!(shed().is_retryable());
-        // Another task may begin the attempt at any time.
+        // Another task may begin the attempt at any moment.
         let mut attempt = attempts.make();
         assert_eq!(shed().executed(), Executed::Maybe);
         attempt.begin();
@@ -300,12 +304,12 @@ mod tests {
     #[test]
     fn the_last_attempt_does_not_hide_that_an_earlier_one_may_have_run() {
         let attempts = Arc::<Attempts>::default();
-        let error = outcome(Box::new(no_server()), &attempts);
+        let error = layer_error(Box::new(no_server()), &attempts);
         assert!(matches!(error, CallError::NoServer { .. }), "{error:?}");
         let mut attempt = attempts.make();
         attempt.begin();
         attempt.failed(Executed::Maybe);
-        let error = outcome(Box::new(no_server()), &attempts);
+        let error = layer_error(Box::new(no_server()), &attempts);
         assert_eq!(error.executed(), Executed::Maybe);
         let CallError::Middleware { source, .. } = error else {
             panic!("{error:?}");

@@ -1,8 +1,9 @@
-//! The caller's side: clients, and their calls.
+//! The caller's side: clients and their calls.
 //!
-//! A client plans a [`Call`]. When the call is awaited, it runs through the client's layers, and
-//! `broker_call` sends its request and waits for the reply. Or, without a broker, `in_process` runs
-//! the handler. All calls of a broker handle share one session, which `session` keeps open.
+//! A client prepares a [`Call`]. When the call is awaited, it passes through the client's layers.
+//! Then `broker_call` sends its request and waits for the reply. Without a broker, `in_process`
+//! runs the handler instead. All calls of a broker handle share one session, which `session` keeps
+//! open.
 
 mod backend;
 mod batching;

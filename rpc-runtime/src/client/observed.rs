@@ -9,11 +9,11 @@ use crate::error::CallError;
 use crate::protocol::Reply;
 use crate::telemetry::{CallInfo, CallKind, CallSpan};
 
-/// Makes a call and returns its reply.
+/// A future that makes a call and returns its reply.
 pub(super) type ReplyFuture = BoxFuture<'static, Result<Reply, CallError>>;
 
-/// Makes a call within a span and counts it. Returns the call's own future if neither spans nor
-/// metrics are collected.
+/// Makes a call in a span and counts it. Returns the call's own future if neither spans nor metrics
+/// are collected.
 pub(super) fn observed(
     kind: CallKind,
     mut call: Arc<InFlightCall>,

@@ -1,4 +1,4 @@
-//! Options of a broker handle that concern its calls.
+//! The options of a broker handle that apply to its calls.
 
 use crate::protocol::ShortStr;
 use crate::transport::ReplyQueue;

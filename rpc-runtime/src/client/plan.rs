@@ -35,7 +35,7 @@ pub(crate) struct CallPlan {
 }
 
 impl CallPlan {
-    /// Returns the batch size of the method. `None` if its calls are always sent singly.
+    /// Returns the batch size of the method. `None` if its calls are always sent on their own.
     pub(super) fn batch_size(&self) -> Option<&LearnedBatchSize> {
         self.destination.batch_size(self.method_index)
     }
@@ -51,19 +51,19 @@ impl CallPlan {
         let inherited = ambient_deadline()
             .filter(|_| !self.is_detached)
             .map(|deadline| deadline.saturating_duration_since(begun));
-        // The longest time to live of a message.
+        // A message cannot live for longer than `MAX_TIME_TO_LIVE`.
         let limit = self
             .timeout
             .min(inherited.unwrap_or(MAX_TIME_TO_LIVE))
             .min(MAX_TIME_TO_LIVE);
-        let time = TimeLimit {
+        let time_limit = TimeLimit {
             limit,
             deadline: begun + limit,
         };
         if limit.is_zero() {
-            return Err(time.timed_out(Executed::No));
+            return Err(time_limit.timeout_error(Executed::No));
         }
-        Ok(time)
+        Ok(time_limit)
     }
 }
 

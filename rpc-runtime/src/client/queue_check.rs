@@ -1,4 +1,4 @@
-//! Checks whether a queue exists, once for all calls that want to know.
+//! Checks whether a queue exists. Concurrent calls share one check.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,17 +8,17 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
-/// How long a result is valid.
+/// How long a result is reused, unless the queue does not exist.
 const VALID_FOR: Duration = Duration::from_secs(1);
 
-/// How long the result is valid that the queue does not exist. The broker may need more than a
+/// How long the result that the queue does not exist is reused. The broker may take more than a
 /// minute to find out, and each check holds a channel until then.
 const MISSING_VALID_FOR: Duration = Duration::from_secs(10);
 
 /// A check that is running. Its result is `None` if it is unknown whether the queue exists.
 type Check = Shared<BoxFuture<'static, Option<bool>>>;
 
-/// Whether a queue exists, as was last checked.
+/// Whether a queue exists, according to the last check.
 #[derive(Default)]
 pub(super) struct QueueCheck(Mutex<State>);
 
@@ -54,7 +54,7 @@ impl QueueCheck {
         exists
     }
 
-    /// Returns the check to wait for, or the result as an error if it is still valid.
+    /// Returns the check to wait for. If the last result is still valid, returns it as `Err`.
     fn current(
         &self,
         start: impl FnOnce() -> BoxFuture<'static, Option<bool>>,

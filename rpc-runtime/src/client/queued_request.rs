@@ -18,7 +18,7 @@ pub(super) const SEND_TASK: &str = "outgoing requests";
 pub(super) struct QueuedRequest {
     pub(super) confirm: PendingConfirm,
     pub(super) deadline: Instant,
-    /// An earlier request of the call may have reached a worker.
+    /// Whether an earlier request of the call may have reached a worker.
     pub(super) is_resent: bool,
 }
 
@@ -40,8 +40,7 @@ impl QueuedRequest {
 
 /// The broker's confirm of a request, which its call waits for.
 ///
-/// Resolves exactly once. If it is dropped, because the task that holds it panics, the call learns
-/// that.
+/// Resolves exactly once. If the task that holds it panics, its drop reports a failure to the call.
 #[derive(Debug)]
 pub(super) struct PendingConfirm {
     call: Arc<InFlightCall>,
@@ -68,7 +67,7 @@ impl PendingConfirm {
         self.call.on_published(published);
     }
 
-    /// Leaves it to the transport's publisher to resolve.
+    /// Leaves it to the transport to report the confirm to the call.
     pub(super) fn hand_over(mut self) {
         self.is_resolved = true;
     }
@@ -78,7 +77,7 @@ impl PendingConfirm {
     }
 
     /// Marks the request as sent. Returns `false` if its call has withdrawn it.
-    pub(super) fn leave(&self) -> bool {
+    pub(super) fn mark_sent(&self) -> bool {
         self.call.departures().leave(self.number)
     }
 

@@ -7,7 +7,8 @@ use crate::protocol::{BadReply, Executed, Fault, FaultCode, Reply, ReplyKind};
 /// A reply as it was received. It may be unreadable.
 pub(super) type ReceivedReply = Result<Reply, BadReply>;
 
-/// Returns a reply to a call. `is_resent` if several of the call's requests may have reached workers.
+/// Checks a reply before it is returned to its call. `is_resent` says whether several of the call's
+/// requests may have reached workers.
 ///
 /// # Errors
 ///
@@ -30,14 +31,14 @@ pub(super) fn read_reply(
     Ok(reply)
 }
 
-/// Returns the reply to a one-way call.
+/// Returns the empty reply that ends a one-way call.
 pub(super) fn empty_reply(codec: Codec) -> Result<Reply, CallError> {
     let body = codec.encode(&()).map_err(CallError::Encode)?;
     Ok(Reply::new(ReplyKind::Result, codec, body))
 }
 
 /// Changes a fault that answers one of several requests of a call. A worker that refuses a request
-/// does not know the others, which may run: the fault must not say that the method did not run.
+/// does not know the others, which may run. So the fault must not say that the method did not run.
 fn fault_of_resent(reply: Reply) -> Reply {
     let fault = reply.read_fault();
     if fault.code.executed() != Executed::No {
@@ -54,7 +55,7 @@ fn fault_of_resent(reply: Reply) -> Reply {
     )
 }
 
-/// A reply that does not even say whether the method ran.
+/// Builds the error for a reply that does not say whether the method ran.
 fn bad_reply(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CallError {
     CallError::BadReply {
         source: source.into(),

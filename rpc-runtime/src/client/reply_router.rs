@@ -9,15 +9,15 @@ use crate::error::BrokerError;
 use crate::protocol::{BATCH_HEADER, BATCH_TYPE, BatchedAnswer, Malformed, Message, content, read_batch};
 use crate::transport::{Delivery, Subscription};
 
-/// How many replies are acknowledged together at most.
+/// At most this many replies are acknowledged together.
 const MAX_PER_ACK: u32 = 256;
 
-/// Hands on a reply, and those that have already arrived after it, and acknowledges them together.
-/// Returns their number.
+/// Hands a reply, and those that have already arrived after it, to their calls. Acknowledges them
+/// together, and returns their number.
 ///
 /// # Errors
 ///
-/// Why no more replies will arrive.
+/// If no more replies will arrive.
 pub(super) async fn route_available(
     first: Option<Result<Delivery, BrokerError>>,
     replies: &mut Subscription,
@@ -40,8 +40,8 @@ pub(super) async fn route_available(
 /// Hands a delivery, which may be a batch of replies, to its calls. Returns its tag.
 fn route(in_flight: &InFlightCalls, delivery: Delivery) -> u64 {
     let message = delivery.message;
-    // The type alone is not enough: a foreign worker may answer a method of this name with the type
-    // of the request.
+    // The type alone does not identify a batch: a foreign worker may copy the type of the request,
+    // and a method may have this name.
     let is_batch = message.properties.correlation_id.is_none()
         && message
             .properties
@@ -59,7 +59,7 @@ fn route(in_flight: &InFlightCalls, delivery: Delivery) -> u64 {
     delivery.tag
 }
 
-/// Returns `false` if no call waits for the reply.
+/// Hands a single reply to its call. Returns `false` if no call waits for it.
 fn route_single(in_flight: &InFlightCalls, message: Message) -> bool {
     let batch_size = message
         .properties
@@ -69,7 +69,8 @@ fn route_single(in_flight: &InFlightCalls, message: Message) -> bool {
     call_id(&message).is_some_and(|id| in_flight.complete(id, message, batch_size))
 }
 
-/// Returns how many replies no call waits for; one if the batch cannot be read.
+/// Hands the replies of a batch to their calls. Returns how many of them no call waits for; one if
+/// the batch cannot be read.
 fn route_batch(in_flight: &InFlightCalls, message: &Message) -> usize {
     let replies = read_batch::<BatchedAnswer>(&message.body);
     match (content::codec(&message.properties), replies) {
@@ -78,7 +79,8 @@ fn route_batch(in_flight: &InFlightCalls, message: &Message) -> usize {
     }
 }
 
-/// Fails the calls that a malformed message answers. Returns how many replies no call waits for.
+/// Fails the calls that a malformed message answers. Returns how many of its replies no call waits
+/// for.
 pub(super) fn route_malformed(
     in_flight: &InFlightCalls,
     message: &Message,

@@ -1,4 +1,4 @@
-//! The messages of requests: one request, or a batch of them.
+//! Builds the messages of requests and publishes them. A message holds one request or a batch.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::protocol::{
 use crate::telemetry::{Event, count};
 use crate::transport::{Departure, Outgoing, Published, Publisher};
 
-/// Makes the messages of requests and publishes them.
+/// Builds the messages of requests and publishes them.
 #[derive(Debug)]
 pub(super) struct RequestPublisher {
-    /// Whether requests wait in the send task. No later request may overtake them.
+    /// Whether requests wait in the send task. Later requests must not overtake them.
     pub(super) has_backlog: AtomicBool,
     publisher: Arc<dyn Publisher>,
     reply_to: ShortStr,
@@ -53,8 +53,8 @@ impl RequestPublisher {
         self.publisher.publish(message)
     }
 
-    /// Publishes a message without waiting. Returns whether the transport accepted it: then it
-    /// reports the confirm to the call, after up to `max_unreported` messages.
+    /// Publishes a message without waiting. Returns whether the transport accepted it. The transport
+    /// then reports the confirm to the call, at the latest after `max_unreported` messages.
     pub(super) fn try_publish(
         &self,
         message: Outgoing,
@@ -77,20 +77,20 @@ impl RequestPublisher {
     fn request(&self, queued: &QueuedRequest, now: Instant) -> Request {
         let plan = queued.plan();
         let oneway = plan.method.is_oneway();
-        let asks = || plan.batch_size().is_some_and(LearnedBatchSize::should_ask);
+        let asks_batch_size = || plan.batch_size().is_some_and(LearnedBatchSize::should_ask);
         Request {
             method: Some(plan.method.wire_name()),
             codec: plan.codec,
             correlation_id: Some(ShortStr::from_uuid(queued.confirm.call().id())),
             reply_to: (!oneway).then(|| self.reply_to.clone()),
-            // A one-way request does not expire: its deadline is for the broker's confirm.
+            // A one-way request does not expire: its deadline applies only to the broker's confirm.
             time_to_live: (!oneway).then(|| queued.time_to_live(now)),
             persistent: oneway,
             priority: plan.priority,
             app_id: self.options.app_id.clone(),
             user_id: self.options.user_id.clone(),
             headers: headers(queued).into_owned(),
-            batches: !oneway && plan.codec != Codec::Text && asks(),
+            batches: !oneway && plan.codec != Codec::Text && asks_batch_size(),
             dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         }
@@ -108,8 +108,8 @@ impl RequestPublisher {
         })
     }
 
-    /// The message expires with the first of its requests: one that has expired must not run, and a
-    /// consumer does not know how long the message waited in the queue.
+    /// Builds the message of a batch. It expires with the first of its requests: an expired request
+    /// must not run, and a consumer does not know how long the message has waited in the queue.
     fn batch_message(&self, requests: &[QueuedRequest]) -> Option<Message> {
         let first = requests.first()?;
         let now = Instant::now();
@@ -127,7 +127,7 @@ impl RequestPublisher {
             properties: Properties {
                 kind: Some(ShortStr::from_static(BATCH_TYPE)),
                 content_type: Some(ShortStr::from_static(first.plan().codec.content_type())),
-                // The id of one of the calls, by which a returned message is recognised.
+                // The id of one of the calls identifies the message if the broker returns it.
                 correlation_id: Some(ShortStr::from_uuid(first.confirm.call().id())),
                 reply_to: Some(self.reply_to.clone()),
                 expiration: calls.iter().filter_map(|call| call.time_to_live).min(),
@@ -141,6 +141,7 @@ impl RequestPublisher {
     }
 }
 
+/// Returns the headers of a request. Marks a request that is sent again.
 fn headers(request: &QueuedRequest) -> Cow<'_, Headers> {
     let mut headers = Cow::Borrowed(&request.plan().headers);
     if request.is_resent {
@@ -150,7 +151,7 @@ fn headers(request: &QueuedRequest) -> Cow<'_, Headers> {
     headers
 }
 
-/// Counts a message with this number of calls.
+/// Counts a sent message that holds this many calls.
 pub(super) fn count_sent(destination: &Destination, calls: usize) {
     let queue = destination.queue.as_str();
     count(Event::CallsSent { queue, calls });

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::batching::{SendTask, must_not_queue};
+use super::batching::{SendTask, publishes_at_once};
 use super::in_flight_calls::InFlightCalls;
 use super::options::CallerOptions;
 use super::queued_request::QueuedRequest;
@@ -22,8 +22,8 @@ pub(super) struct RequestSender {
     queue: UnboundedSender<QueuedRequest>,
 }
 
-/// After how many requests the transport reports confirms to their calls. A call learns that there
-/// is no queue a little later, and the transport handles several confirms at once.
+/// After this many requests, the transport reports their confirms to the calls. The transport then
+/// handles several confirms at once. A call learns a little later that its queue does not exist.
 const MAX_UNREPORTED: usize = 32;
 
 impl RequestSender {
@@ -41,10 +41,10 @@ impl RequestSender {
         (Self { publisher, queue }, task.run(queued))
     }
 
-    /// Sends a request. One whose call `is_alone` in flight is not batched.
+    /// Sends a request. It is not batched if its call `is_alone` in flight.
     pub(super) fn send(&self, request: QueuedRequest, is_alone: bool) {
         let has_backlog = self.publisher.has_backlog.load(Ordering::Relaxed);
-        if !has_backlog && (is_alone || must_not_queue(&request)) && self.try_publish(&request) {
+        if !has_backlog && (is_alone || publishes_at_once(&request)) && self.try_publish(&request) {
             request.confirm.hand_over();
             return;
         }

@@ -1,14 +1,14 @@
 //! Decides whether a request is sent again if it, or its reply, may be lost. Pure.
 //!
-//! These are the rules of the reliability guide. A request that was never written is sent. An
-//! `idempotent` request is sent again whenever the request or its reply may be lost. Any other
-//! request waits while its reply can still arrive, and fails if the reply cannot arrive or if it is
-//! unknown whether the broker has the request.
+//! These are the rules of the reliability guide. A request that was never written is sent again.
+//! The request of an idempotent method is also sent again whenever the request or its reply may be
+//! lost. The call of any other method waits while its reply can still arrive. It fails if the reply
+//! cannot arrive, or if it is unknown whether the broker has the request.
 
-/// Counts the reply addresses of a session, and the consumers of replies.
+/// Counts the reply addresses and the reply consumers of a session.
 ///
-/// A new address loses the replies to earlier requests. A new consumer of the same address receives
-/// the replies that arrived meanwhile, unless the broker has restarted and lost them.
+/// With a new address, the replies to earlier requests are lost. A new consumer of the same address
+/// receives the replies that arrived meanwhile, unless the broker has restarted and lost them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct ReplyEpoch {
     pub(super) address: u64,
@@ -26,10 +26,11 @@ pub(super) enum ResendDecision {
     Fail,
 }
 
-/// How many channels a request may cost. The broker may close a channel because of this request.
+/// After this many closed channels, a request that was written is not sent again. It may be the
+/// reason why the broker closes them.
 const MAX_CHANNELS_LOST: u32 = 2;
 
-/// The request could not be sent, or the broker's confirm is lost.
+/// Decides after the request could not be sent, or the broker's confirm was lost.
 pub(super) fn after_failed_publish(idempotent: bool, written: bool, channels_lost: u32) -> ResendDecision {
     if !written || (idempotent && channels_lost < MAX_CHANNELS_LOST) {
         ResendDecision::Resend
@@ -38,7 +39,7 @@ pub(super) fn after_failed_publish(idempotent: bool, written: bool, channels_los
     }
 }
 
-/// The broker refused the request: its queue is full, or has lost its leader.
+/// Decides after the broker has refused the request: its queue is full, or has lost its leader.
 pub(super) fn after_refusal(idempotent: bool) -> ResendDecision {
     if idempotent {
         ResendDecision::Resend
@@ -48,7 +49,7 @@ pub(super) fn after_refusal(idempotent: bool) -> ResendDecision {
     }
 }
 
-/// The broker has confirmed the request, which was sent in the epoch `sent`.
+/// Decides after the broker has confirmed the request, which was sent in the epoch `sent`.
 pub(super) fn after_confirm(idempotent: bool, sent: ReplyEpoch, now: ReplyEpoch) -> ResendDecision {
     if sent == now {
         ResendDecision::Wait

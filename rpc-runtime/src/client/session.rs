@@ -1,6 +1,6 @@
-//! The session that all calls of one handle share: a reply consumer and a request sender.
+//! The session that all calls of one broker handle share: a reply consumer and a request sender.
 //!
-//! A task opens the session, hands replies to their calls, and opens again what is lost.
+//! A task opens the session, hands replies to their calls, and reopens what is lost.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -53,7 +53,7 @@ pub(super) enum SessionPhase {
     /// Calls wait until the session is open.
     Opening,
     Open(Arc<Session>),
-    /// The broker refuses to open it. Calls fail, although the task tries again.
+    /// The broker refused the session. Calls fail, although the task tries again.
     Refused(BrokerError),
     /// Closed for good.
     Closed,
@@ -75,11 +75,11 @@ impl SessionState {
     }
 }
 
-/// Opens the session, hands replies to their calls, opens again what is lost, and closes the
-/// session at shutdown.
+/// Opens the session, hands replies to their calls, reopens what is lost, and closes the session at
+/// shutdown.
 ///
-/// Only this task has the reply consumer; calls see the session through `state`. If the task
-/// panics, the session is opened again. If it is dropped with its runtime, calls fail.
+/// Only this task owns the reply consumer. Calls see the session through `state`. If the task
+/// panics, it reopens the session. If the task is dropped with its runtime, calls fail.
 pub(super) async fn run(
     transport: Arc<dyn Transport>,
     options: Arc<CallerOptions>,
@@ -110,7 +110,8 @@ pub(super) async fn run(
     tracing::debug!("reply consumer closed");
 }
 
-/// The two halves of the session, each of which can be lost.
+/// The task that owns the session. Its two halves, the reply consumer and the publisher, can be
+/// lost independently.
 struct SessionTask {
     transport: Arc<dyn Transport>,
     kind: ReplyQueue,
@@ -118,13 +119,13 @@ struct SessionTask {
     in_flight: Arc<InFlightCalls>,
     state: watch::Sender<SessionState>,
     replies: Option<Subscription>,
-    /// The address that `replies` consumes from, or did last.
+    /// The address that `replies` consumes from, or consumed from before it was lost.
     reply_to: Option<ShortStr>,
     publisher: Option<Arc<dyn Publisher>>,
     /// The task that publishes queued requests.
     send_task: Option<JoinHandle<Result<(), Panicked>>>,
     tasks: TaskTracker,
-    /// Calls know, or are about to know, that the session is closed.
+    /// Whether calls were told, or are about to be told, that the session is closed.
     is_closed: bool,
 }
 
@@ -138,7 +139,7 @@ impl Drop for SessionTask {
     }
 }
 
-/// How long replies that waited at the address are handed out before calls send again.
+/// How long waiting replies are handed to their calls before calls may send requests again.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 
 impl SessionTask {
@@ -148,8 +149,8 @@ impl SessionTask {
         self.in_flight.session_changed();
     }
 
-    /// Keeps the session open. After a panic, both halves are opened again, as the panic may have
-    /// lost a part of their state.
+    /// Keeps the session open. After a panic, reopens both halves, because the panic may have lost a
+    /// part of their state.
     async fn run(&mut self) -> Infallible {
         let mut backoff = Backoff::new();
         loop {
@@ -210,7 +211,7 @@ impl SessionTask {
         self.state.send_modify(|state| state.phase = phase);
     }
 
-    /// Opens the halves that are missing, and lets calls send.
+    /// Opens the halves that are missing. Then calls may send requests.
     async fn open(&mut self) -> Result<(), BrokerError> {
         if self.replies.is_none() {
             self.open_replies().await?;
@@ -220,7 +221,7 @@ impl SessionTask {
             let opened = self.while_routing(async move { transport.open_publisher().await });
             self.publisher = Some(opened.await?);
         }
-        // Each half may have been lost while the other one was opened.
+        // Either half may have been lost while the other one was opened.
         if let Some(publisher) = &self.publisher
             && let Some(reason) = publisher.closed().now_or_never()
         {
@@ -257,7 +258,7 @@ impl SessionTask {
             self.publisher = publisher;
         }
         if let Some(waiting) = resumed {
-            // A call whose reply waits there need not send its request again.
+            // A call whose reply waits at the address need not send its request again.
             let _ = timeout(CATCH_UP_LIMIT, self.catch_up(waiting)).await;
         }
         self.update(|state| {
@@ -267,7 +268,7 @@ impl SessionTask {
         Ok(())
     }
 
-    /// Hands out at least this many replies.
+    /// Hands at least this many waiting replies to their calls.
     async fn catch_up(&mut self, waiting: u32) {
         let mut routed = 0;
         while routed < waiting
@@ -314,7 +315,7 @@ impl SessionTask {
         }
     }
 
-    /// Waits for a future, and hands replies to their calls meanwhile.
+    /// Waits for a future while handing replies to their calls.
     async fn while_routing<T>(&mut self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
         while let Some(replies) = &mut self.replies {
@@ -331,7 +332,7 @@ impl SessionTask {
         future.await
     }
 
-    /// Closes the reply consumer. If its address ends with it, replies on their way there are lost.
+    /// Closes the reply consumer. If its address ends with it, replies that are under way are lost.
     async fn lose_replies(&mut self) {
         let Some(replies) = self.replies.take() else {
             return;
@@ -352,7 +353,8 @@ impl SessionTask {
     }
 }
 
-/// Why the send task ended. Without a panic it ends only with the sender, which the state holds.
+/// Returns why the send task ended. Without a panic it ends only with the sender, which the state
+/// holds.
 fn why_ended(ended: Result<Result<(), Panicked>, JoinError>) -> BrokerError {
     match ended {
         Ok(Err(panicked)) => panicked.into(),

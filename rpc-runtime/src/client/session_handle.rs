@@ -1,4 +1,4 @@
-//! The handle to the session, which the first call opens.
+//! A handle to the session, which the first call opens.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -18,9 +18,9 @@ use crate::transport::{StatusBoard, Transport};
 /// How long [`SessionHandle::close`] waits for the session to close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Opens the session on first use, and gives calls access to it.
+/// A handle to the session of a broker handle's calls. Opens the session on first use.
 ///
-/// The session ends with [`close`](Self::close), or when the handle is dropped.
+/// The session ends with [`close`](Self::close), or when this handle is dropped.
 #[derive(Debug)]
 pub(super) struct SessionHandle {
     pub(super) options: Arc<CallerOptions>,
@@ -89,8 +89,8 @@ impl SessionHandle {
         Err(self.status().why_over())
     }
 
-    /// Whether a queue that refuses a request does not exist. RabbitMQ 4 refuses requests to a
-    /// classic queue whose node is down. Otherwise the queue is full, or will accept requests soon.
+    /// Returns whether the queue of a refused request does not exist. RabbitMQ 4 refuses requests to
+    /// a classic queue whose node is down. An existing queue is full, or will accept requests soon.
     pub(super) async fn is_missing(&self, destination: &Destination) -> bool {
         let exists = destination.queue_check.exists(|| {
             let (transport, queue) = (Arc::clone(&self.transport), destination.queue.clone());
@@ -99,7 +99,7 @@ impl SessionHandle {
         exists.await == Some(false)
     }
 
-    /// Returns what keeps calls from being answered, if it is known.
+    /// Returns what prevents replies to calls, if it is known.
     pub(super) fn obstacle(&self) -> Option<BrokerError> {
         self.status().status().obstacle().or_else(|| {
             let state = self.state().borrow();
@@ -133,6 +133,7 @@ impl SessionHandle {
     }
 }
 
+/// Returns whether the session is not the one that was lost.
 fn is_another(session: &Arc<Session>, lost: Option<&Arc<Session>>) -> bool {
     lost.is_none_or(|lost| !Arc::ptr_eq(session, lost))
 }

@@ -1,4 +1,4 @@
-//! The client that generated clients wrap.
+//! The service-independent client that generated clients wrap.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -24,11 +24,11 @@ use crate::protocol::{
 };
 use crate::service::ResultType;
 
-/// The untyped client that a generated client wraps. Cheap to clone.
+/// The service-independent client that a generated client wraps. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
     pub(super) path: CallPath,
-    /// The error if the queue's name is invalid. Each call returns it.
+    /// `Err` if the queue name is invalid; every call then fails with it.
     pub(super) destination: Result<Arc<Destination>, InvalidName>,
     pub(super) codec: Codec,
     pub(super) timeout: Duration,
@@ -45,8 +45,8 @@ impl Client {
     ) -> Call<T> {
         Call::new(
             self.path.clone(),
-            self.plan_typed(method, &arguments),
-            read_value::<T>,
+            self.prepare_typed_call(method, &arguments),
+            read_plain::<T>,
         )
     }
 
@@ -61,17 +61,17 @@ impl Client {
     {
         Call::new(
             self.path.clone(),
-            self.plan_typed(method, &arguments),
-            read_result::<R>,
+            self.prepare_typed_call(method, &arguments),
+            read_fallible::<R>,
         )
     }
 
-    fn plan_typed(
+    fn prepare_typed_call(
         &self,
         method: &'static MethodDescriptor,
         arguments: &impl EncodeArguments,
     ) -> Result<Arc<InFlightCall>, InvalidCall> {
-        self.plan(CalledMethod::Static(method), |codec| {
+        self.prepare_call(CalledMethod::Static(method), |codec| {
             codec.encode(&NamedArguments {
                 names: method.arguments,
                 values: arguments,
@@ -79,8 +79,8 @@ impl Client {
         })
     }
 
-    /// Plans a call of a method.
-    pub(super) fn plan(
+    /// Encodes the arguments and prepares the call.
+    pub(super) fn prepare_call(
         &self,
         method: CalledMethod,
         arguments: impl FnOnce(Codec) -> Result<Bytes, EncodeError>,
@@ -90,7 +90,7 @@ impl Client {
             source,
         })?;
         Ok(Arc::new(InFlightCall::new(CallPlan {
-            method_index: destination.method(method.name()),
+            method_index: destination.method_index(method.name()),
             destination,
             codec: self.codec,
             arguments: Arguments(arguments(self.codec).map_err(InvalidCall::Encode)?),
@@ -117,10 +117,10 @@ impl fmt::Debug for Client {
 }
 
 /// Reads the reply of a method that returns a plain value.
-fn read_value<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T, CallError<Infallible>> {
+fn read_plain<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T, CallError<Infallible>> {
     match reply.kind {
-        ReplyKind::Result => read_answer(&reply),
-        ReplyKind::Error => Err(unreadable(
+        ReplyKind::Result => decode_result(&reply),
+        ReplyKind::Error => Err(unreadable_body_error(
             "the worker sent an error, but the method returns none",
         )),
         ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
@@ -128,35 +128,37 @@ fn read_value<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T, CallErro
 }
 
 /// Reads the reply of a method that returns a `Result`.
-fn read_result<R>(reply: Reply) -> Result<R::Ok, CallError<R::Err>>
+fn read_fallible<R>(reply: Reply) -> Result<R::Ok, CallError<R::Err>>
 where
     R: ResultType<Ok: DeserializeOwned + 'static, Err: DeserializeOwned>,
 {
     match reply.kind {
-        ReplyKind::Result => read_answer(&reply),
+        ReplyKind::Result => decode_result(&reply),
         ReplyKind::Error => Err(match (reply.codec.decode_reply(&reply.body), reply.codec) {
             (Ok(error), _) => CallError::Service(error),
             (Err(_), Codec::Text) => {
                 CallError::ServiceText(String::from_utf8_lossy(&reply.body).into_owned())
             }
-            (Err(error), _) => unreadable(error),
+            (Err(error), _) => unreadable_body_error(error),
         }),
         ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
     }
 }
 
-fn read_answer<T: DeserializeOwned + 'static, E>(reply: &Reply) -> Result<T, CallError<E>> {
+/// Decodes the body of a reply as the method's result.
+fn decode_result<T: DeserializeOwned + 'static, E>(reply: &Reply) -> Result<T, CallError<E>> {
     match reply.codec.decode_answer(&reply.body) {
-        Ok(answer) => Ok(answer),
-        Err(error) => Err(no_result(reply, error)),
+        Ok(result) => Ok(result),
+        Err(error) => Err(undecodable_result_error(reply, error)),
     }
 }
 
-/// The error of a reply whose body is not the method's result.
-pub(super) fn no_result<E>(reply: &Reply, error: DecodeError) -> CallError<E> {
+/// Builds the error for a reply whose body is not the method's result.
+pub(super) fn undecodable_result_error<E>(reply: &Reply, error: DecodeError) -> CallError<E> {
     match &reply.unknown_type {
-        None => unreadable(error),
-        // A foreign worker may have refused the request in terms of its own.
+        None => unreadable_body_error(error),
+        // A worker without this library may have sent a refusal in its own format, so the method may
+        // not have run.
         Some(kind) => CallError::BadReply {
             source: BadReply::UnknownType(kind.clone(), error).into(),
             executed: Executed::Maybe,
@@ -164,8 +166,10 @@ pub(super) fn no_result<E>(reply: &Reply, error: DecodeError) -> CallError<E> {
     }
 }
 
-/// The error of a reply that holds an unreadable result or error of the method: the method ran.
-pub(super) fn unreadable<E>(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CallError<E> {
+/// Builds the error for a reply whose result or error cannot be decoded. The method ran.
+pub(super) fn unreadable_body_error<E>(
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> CallError<E> {
     CallError::BadReply {
         source: source.into(),
         executed: Executed::Yes,

@@ -15,11 +15,13 @@ pub(crate) struct TimeLimit {
 }
 
 impl TimeLimit {
+    /// Returns whether the deadline has passed.
     pub(crate) fn is_over(&self) -> bool {
         self.deadline <= Instant::now()
     }
 
-    pub(crate) fn timed_out(&self, executed: Executed) -> CallError {
+    /// Builds the error of a call that has reached its deadline.
+    pub(crate) fn timeout_error(&self, executed: Executed) -> CallError {
         CallError::TimedOut {
             limit: self.limit,
             executed,

@@ -150,7 +150,7 @@ impl Reply {
     }
 }
 
-/// A reply that cannot be read. The method ran.
+/// A reply that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum BadReply {

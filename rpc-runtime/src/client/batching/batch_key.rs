@@ -1,4 +1,4 @@
-//! Which requests may share a message.
+//! Decides which requests may share a message.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -23,8 +23,8 @@ pub(super) struct BatchKey {
 }
 
 impl BatchKey {
-    /// Returns the request's key, and how much of a message it takes. `None` if it is to be sent
-    /// singly.
+    /// Returns the request's key, and how much of a message it takes. `None` if the request is sent
+    /// on its own.
     pub(super) fn of(request: &QueuedRequest, now: Instant) -> Option<(Self, Load)> {
         let plan = request.plan();
         let batch_size = batch_size(plan)?;
@@ -62,20 +62,20 @@ impl Hash for BatchKey {
     }
 }
 
-/// Whether the request may be sent in a batch.
+/// Returns whether the request may be sent in a batch.
 pub(super) fn may_batch(request: &QueuedRequest) -> bool {
     batch_size(request.plan()).is_some()
 }
 
-/// Whether the request is to be published at once: it is not batched, nor held back until the batch
-/// size of its method is known.
-pub(in crate::client) fn must_not_queue(request: &QueuedRequest) -> bool {
+/// Returns whether the request is published at once: it is not batched, and not held back until the
+/// batch size of its method is known.
+pub(in crate::client) fn publishes_at_once(request: &QueuedRequest) -> bool {
     let plan = request.plan();
     batch_size(plan).is_none()
         && !(is_batchable(plan) && plan.batch_size().is_some_and(LearnedBatchSize::holds_back))
 }
 
-/// The batch size that workers want. `None` if the call is sent singly.
+/// Returns the batch size that workers ask for. `None` if the call is sent on its own.
 fn batch_size(plan: &CallPlan) -> Option<u16> {
     let batch_size = plan.batch_size()?.get();
     (batch_size > 1 && is_batchable(plan)).then_some(batch_size)
@@ -92,7 +92,7 @@ fn size(plan: &CallPlan) -> usize {
 /// What the id, the time to live and the lengths add to a call in a batch, at most.
 const OVERHEAD: usize = 64;
 
-/// Keeps the first six binary digits of a number: numbers that are rounded to the same value differ
+/// Keeps the first six binary digits of a number. Numbers that are rounded to the same value differ
 /// by less than a thirtieth.
 fn round_down(number: u32) -> u32 {
     let digits = (u32::BITS - number.leading_zeros()).saturating_sub(6);

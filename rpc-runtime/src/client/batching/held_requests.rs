@@ -1,4 +1,4 @@
-//! Requests that wait until the batch size of their method is known.
+//! Requests that are held back until the batch size of their method is known.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::client::queued_request::QueuedRequest;
 
-/// The requests that are held back, at most for [`MAX_HOLD`].
+/// The requests that are held back, for at most [`MAX_HOLD`].
 #[derive(Debug, Default)]
 pub(super) struct HeldRequests {
     requests: Vec<QueuedRequest>,
-    /// When they are released. `None` if none has been held back.
+    /// When the requests are released. `None` if none was held back since the last release.
     until: Option<Instant>,
 }
 
@@ -24,12 +24,12 @@ impl HeldRequests {
         self.requests.push(request);
     }
 
-    /// Whether requests are held back, or would be if the next one were.
+    /// Returns whether a time to release requests is set. [`take`](Self::take) keeps it.
     pub(super) fn is_active(&self) -> bool {
         self.until.is_some()
     }
 
-    /// Waits until the requests are to be released; forever if there are none.
+    /// Waits until it is time to release the requests; forever if no time is set.
     pub(super) async fn expired(&self) {
         match self.until {
             Some(until) => sleep_until(until).await,
@@ -37,13 +37,13 @@ impl HeldRequests {
         }
     }
 
-    /// Takes the requests because a batch size may have become known. Those that are added again
-    /// are still released at the same time.
+    /// Takes the requests because a batch size may be known now. The time to release those that are
+    /// added again stays the same.
     pub(super) fn take(&mut self) -> Vec<QueuedRequest> {
         std::mem::take(&mut self.requests)
     }
 
-    /// Takes the requests because their time is up.
+    /// Takes the requests because the time to release them has come.
     pub(super) fn release(&mut self) -> Vec<QueuedRequest> {
         self.until = None;
         self.take()

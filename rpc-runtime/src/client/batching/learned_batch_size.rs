@@ -2,25 +2,25 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// How many calls of one method its workers want in one message, as they last said in a reply.
+/// How many calls of one method its workers ask for in one message, according to the last reply.
 ///
-/// The lower half is the batch size, or zero if it is not known. The upper half counts the calls
-/// that were sent singly since it was learned, or since the first call.
+/// The lower 16 bits are the batch size, or zero if it is not known. The upper 16 bits count the
+/// calls that were sent on their own since it was learned, or since the first call.
 #[derive(Debug, Default)]
 pub(in crate::client) struct LearnedBatchSize(AtomicU32);
 
-/// One more call that is sent singly.
+/// One call in the upper 16 bits.
 const ONE_CALL: u32 = 1 << 16;
 
 /// The batch size is not known, and calls do not wait for it.
 const UNKNOWN: u32 = u32::MAX << 16;
 
-/// How many calls of a method are sent singly before the first reply. Later ones are held back for
-/// a moment: once the batch size is known, they leave in a few messages.
+/// How many calls of a method are sent on their own before the first reply. Later calls are held
+/// back for a moment. Once the batch size is known, they are sent in a few messages.
 const FIRST_CALLS: u32 = 64;
 
-/// How many calls are sent singly before a worker is asked for the batch size again. The question
-/// and its answer cost the broker a part of what a message costs.
+/// After this many calls on their own, a worker is asked for the batch size again. The question and
+/// its answer are headers, which add to the broker's work for each message.
 const ASK_EVERY: u32 = 32;
 
 impl LearnedBatchSize {
@@ -29,7 +29,7 @@ impl LearnedBatchSize {
         size(self.0.load(Ordering::Relaxed)).max(1)
     }
 
-    /// Counts a call that is sent singly. Returns whether it is to ask for the batch size.
+    /// Counts a call that is sent on its own. Returns whether it should ask for the batch size.
     pub(in crate::client) fn should_ask(&self) -> bool {
         let state = self.0.load(Ordering::Relaxed);
         if size(state) == 0 {
@@ -38,8 +38,8 @@ impl LearnedBatchSize {
         (self.count_call(state) / ONE_CALL).is_multiple_of(ASK_EVERY)
     }
 
-    /// Returns whether a call is to be held back until the batch size is known. One that is not
-    /// held back is counted as sent.
+    /// Returns whether a call should be held back until the batch size is known. A call that is not
+    /// held back counts as sent.
     pub(in crate::client) fn holds_back(&self) -> bool {
         let state = self.0.load(Ordering::Relaxed);
         if size(state) > 0 || state == UNKNOWN {
@@ -52,8 +52,8 @@ impl LearnedBatchSize {
         holds_back
     }
 
-    /// Stops holding back calls: a worker replied without a batch size, or none replies. Returns
-    /// whether calls were held back until now.
+    /// Stops holding back calls, because a reply has no batch size or no reply comes. Returns whether
+    /// calls were held back until now.
     pub(in crate::client) fn stop_holding_back(&self) -> bool {
         let unknown = |state| (size(state) == 0 && state != UNKNOWN).then_some(UNKNOWN);
         self.0
@@ -61,27 +61,27 @@ impl LearnedBatchSize {
             .is_ok()
     }
 
-    /// Stores the batch size of a reply; zero changes nothing. Returns whether it was not known.
+    /// Stores the batch size of a reply; zero changes nothing. Returns whether it was unknown before.
     pub(in crate::client) fn learn(&self, calls: u16) -> bool {
         if calls == 0 {
             return false;
         }
         let known = size(self.0.load(Ordering::Relaxed));
-        // It comes with each reply. Writing an equal value would only disturb other threads.
+        // Each reply has it. Writing an equal value would only slow down other threads.
         if known != calls {
             self.0.store(calls.into(), Ordering::Relaxed);
         }
         known == 0
     }
 
-    /// Forgets the batch size: the workers that asked for it may be gone. Calls are sent singly
-    /// until a worker asks again.
+    /// Forgets the batch size, because the workers that asked for it may be gone. Calls are sent on
+    /// their own until a worker asks again.
     pub(in crate::client) fn forget(&self) {
         self.0.store(UNKNOWN, Ordering::Relaxed);
     }
 
-    /// Counts a call, unless the state has changed meanwhile, which must not be overwritten.
-    /// Returns the new state.
+    /// Counts a call. Does nothing if another thread has changed the state meanwhile, so that its
+    /// change is not overwritten. Returns the state with the call counted.
     fn count_call(&self, state: u32) -> u32 {
         let counted = state.wrapping_add(ONE_CALL);
         let _ = self

@@ -1,8 +1,8 @@
-//! Batches of requests: how many calls of a method its workers want in one message, and the task
-//! that collects requests into batches.
+//! Batches of requests: how many calls of a method its workers ask for in one message, and the
+//! task that collects requests into batches.
 //!
-//! A broker's work is per message, so workers that are busy ask for several calls in one message.
-//! Requests that cannot be batched are published by [`RequestSender`](super::request_sender) at once.
+//! A broker's work is per message, so busy workers ask for several calls in one message.
+//! [`RequestSender`](super::request_sender) publishes all other requests without delay.
 
 mod batch_key;
 mod held_requests;
@@ -11,6 +11,6 @@ mod send_task;
 #[cfg(test)]
 mod tests;
 
-pub(super) use batch_key::must_not_queue;
+pub(super) use batch_key::publishes_at_once;
 pub(super) use learned_batch_size::LearnedBatchSize;
 pub(super) use send_task::SendTask;

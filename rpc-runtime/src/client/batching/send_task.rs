@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
-use super::batch_key::{BatchKey, may_batch, must_not_queue};
+use super::batch_key::{BatchKey, may_batch, publishes_at_once};
 use super::held_requests::HeldRequests;
 use crate::client::in_flight_calls::InFlightCalls;
 use crate::client::queued_request::QueuedRequest;
@@ -22,13 +22,14 @@ use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, gather};
 pub(in crate::client) struct SendTask {
     publisher: Arc<RequestPublisher>,
     in_flight: Arc<InFlightCalls>,
-    /// Received, and not yet sorted.
+    /// Requests that were received and not yet published, held back or added to a batch.
     backlog: VecDeque<QueuedRequest>,
-    /// Requests that were withdrawn are dropped if the backlog is longer than this.
+    /// If the backlog is longer than this, withdrawn requests are dropped.
     max_backlog: usize,
     held: HeldRequests,
     batcher: Batcher<BatchKey, QueuedRequest>,
-    /// Messages that the broker has not confirmed, and whose batch each of them is.
+    /// Messages that the broker has not confirmed yet. Each future returns the batch key of its
+    /// message, if it came from the batcher.
     unconfirmed: FuturesUnordered<BoxFuture<'static, Option<BatchKey>>>,
 }
 
@@ -45,8 +46,8 @@ impl SendTask {
         }
     }
 
-    /// Publishes requests until the queue is closed and all of them are confirmed.
-    pub(in crate::client) async fn run(mut self, mut queue: UnboundedReceiver<QueuedRequest>) {
+    /// Publishes requests until the channel is closed and all of them are confirmed.
+    pub(in crate::client) async fn run(mut self, mut requests: UnboundedReceiver<QueuedRequest>) {
         let (publisher, in_flight) = (Arc::clone(&self.publisher), Arc::clone(&self.in_flight));
         let mut received = Vec::new();
         let mut is_open = true;
@@ -56,23 +57,24 @@ impl SendTask {
                 Some(confirmed) = self.unconfirmed.next() => if let Some(key) = confirmed {
                     self.batcher.done(&key);
                 },
-                // Requests that wait here while the broker is not ready can still be withdrawn.
+                // While the broker is not ready, requests wait here, where they can be withdrawn.
                 () = publisher.ready(), if !self.backlog.is_empty() || self.batcher.has_ready() => {
                     self.sort_backlog();
                     self.publish_batches();
-                    if self.backlog.is_empty() && queue.is_empty() {
+                    if self.backlog.is_empty() && requests.is_empty() {
                         self.publisher.has_backlog.store(false, Ordering::Relaxed);
                     }
                 }
-                // The reply may be to a call of another method. Then requests are held back again.
+                // The first reply of a method may tell its batch size. Requests of other methods
+                // are held back again.
                 () = in_flight.first_reply.notified(), if self.held.is_active() => {
                     self.backlog.extend(self.held.take());
                 }
                 () = self.held.expired() => self.release_held(),
-                count = queue.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
+                count = requests.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
                     is_open = count > 0;
                     if received.iter().any(may_batch) {
-                        gather(&mut queue, &mut received).await;
+                        gather(&mut requests, &mut received).await;
                     }
                     self.backlog.extend(received.drain(..));
                     self.drop_withdrawn();
@@ -85,7 +87,7 @@ impl SendTask {
         !self.backlog.is_empty() || !self.unconfirmed.is_empty() || self.held.is_active()
     }
 
-    /// Bounds the backlog by the calls that still wait.
+    /// Drops withdrawn requests from a long backlog, so that only calls that still wait take memory.
     fn drop_withdrawn(&mut self) {
         if self.backlog.len() > self.max_backlog {
             self.backlog.retain(|request| !request.is_withdrawn());
@@ -93,6 +95,7 @@ impl SendTask {
         }
     }
 
+    /// Stops holding back requests, as the time to release them has come.
     fn release_held(&mut self) {
         let requests = self.held.release();
         for request in &requests {
@@ -103,17 +106,17 @@ impl SendTask {
         self.backlog.extend(requests);
     }
 
-    /// Sorts the first requests of the backlog: publishes them singly, holds them back, or adds
-    /// them to their batch. A bounded number, as a request takes less memory while it is unsorted.
+    /// Takes requests from the backlog. Publishes each on its own, holds it back, or adds it to its
+    /// batch. Takes only some at once, because a request takes less memory in the backlog.
     fn sort_backlog(&mut self) {
         let now = Instant::now();
         let count = self.backlog.len().min(MAX_BATCH_CALLS);
         let mut backlog = std::mem::take(&mut self.backlog);
-        // Successive requests mostly have the same key.
+        // Consecutive requests usually have the same key.
         let mut run: Option<(BatchKey, Vec<(QueuedRequest, Load)>)> = None;
         for request in backlog.drain(..count) {
             let Some((key, load)) = BatchKey::of(&request, now) else {
-                if must_not_queue(&request) {
+                if publishes_at_once(&request) {
                     self.publish_single(request, None);
                 } else {
                     self.held.add(request, now);
@@ -121,29 +124,30 @@ impl SendTask {
                 continue;
             };
             match &mut run {
-                Some((same, requests)) if *same == key => requests.push((request, load)),
+                Some((run_key, requests)) if *run_key == key => requests.push((request, load)),
                 _ => {
-                    let ended = run.replace((key, vec![(request, load)]));
-                    self.add_to_batch(ended);
+                    let finished = run.replace((key, vec![(request, load)]));
+                    self.enqueue_run(finished);
                 }
             }
         }
-        self.add_to_batch(run);
+        self.enqueue_run(run);
         self.backlog = backlog;
         if self.backlog.capacity() > 16 * MAX_BATCH_CALLS {
-            // Gives back the memory of a burst.
+            // Releases the memory that a burst has needed.
             self.backlog.shrink_to(MAX_BATCH_CALLS);
         }
     }
 
-    fn add_to_batch(&mut self, requests: Option<(BatchKey, Vec<(QueuedRequest, Load)>)>) {
-        if let Some((key, requests)) = requests {
+    /// Adds consecutive requests with the same key to their batch.
+    fn enqueue_run(&mut self, run: Option<(BatchKey, Vec<(QueuedRequest, Load)>)>) {
+        if let Some((key, requests)) = run {
             let is_waiting = |request: &QueuedRequest| !request.is_withdrawn();
             self.batcher.push_all(key, requests, is_waiting);
         }
     }
 
-    /// Publishes the batches that the batcher lets go.
+    /// Publishes the batches that are ready.
     fn publish_batches(&mut self) {
         while let Some((key, mut requests)) = self.batcher.next() {
             requests.retain(|request| !request.is_withdrawn());
@@ -170,7 +174,7 @@ impl SendTask {
     }
 
     fn publish_batch(&mut self, mut requests: Vec<QueuedRequest>, key: BatchKey) {
-        requests.retain(|request| request.confirm.leave());
+        requests.retain(|request| request.confirm.mark_sent());
         let Some(message) = self.publisher.batch(&requests) else {
             self.batcher.done(&key);
             return;

@@ -142,7 +142,7 @@ impl Scene {
 
     fn batch_size(&self) -> &LearnedBatchSize {
         self.destination
-            .batch_size(self.destination.method("read"))
+            .batch_size(self.destination.method_index("read"))
             .unwrap()
     }
 
@@ -151,7 +151,7 @@ impl Scene {
         let one = |_| {
             let call = Arc::new(InFlightCall::new(CallPlan {
                 method: CalledMethod::Static(&STORE.methods[0]),
-                method_index: self.destination.method("read"),
+                method_index: self.destination.method_index("read"),
                 destination: Arc::clone(&self.destination),
                 codec: Codec::Json,
                 arguments: Arguments(Bytes::from_static(b"{}")),
@@ -222,7 +222,7 @@ async fn a_reply_without_a_batch_size_releases_held_requests() {
     assert_eq!(scene.left().await, [1; 300 - FIRST]);
 }
 
-/// As during a memory alarm: messages are not confirmed, and later not accepted.
+/// Like a broker with a memory alarm: messages are not confirmed, and later not accepted.
 #[tokio::test(start_paused = true)]
 async fn withdrawn_requests_do_not_block_later_ones() {
     let scene = Scene::with(TestPublisher {

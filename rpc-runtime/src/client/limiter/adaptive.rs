@@ -1,18 +1,20 @@
-//! How many calls a client keeps in flight while its workers are overloaded. Pure.
+//! Adapts a client's limit of calls in flight to the load of its workers. Pure.
 //!
-//! Nothing is limited until a worker refuses a call for want of time or says that requests wait for
-//! long, or until no call is answered. Then the limit follows what the workers say, so
-//! that most calls wait in the client, where a call that is given up costs nothing:
+//! The limit stays at its maximum until a worker refuses a call because too little time is left,
+//! reports long waits, or all calls time out. Then the limit follows what the workers report, by
+//! additive increase and multiplicative decrease (AIMD). Most calls then wait in the client, where
+//! a call that is given up costs the workers nothing:
 //!
-//! - If requests wait in the queue for longer than a tenth of the calls' time, the limit shrinks to
-//!   as many calls as would wait for a twentieth of it.
-//! - A refusal or a timeout halves it at least. Timeouts begin a reduction only if there is nothing
-//!   else for as long as a call may take: calls time out for many reasons. If replies reach the
-//!   client too late, no worker knows.
-//! - A reply to a call that waited for less raises it by a fraction, so that it grows by one with
-//!   each round trip. If nothing waits and all has been well for a second, it grows by a quarter.
+//! - If a request waited in the queue for longer than a tenth of the call's time limit, the limit
+//!   shrinks to the number of calls that would wait for a twentieth of it.
+//! - A refusal or a timeout at least halves the limit. Timeouts start a reduction only if nothing
+//!   but timeouts has been seen for a full time limit, because calls time out for many reasons.
+//!   Workers cannot report that their replies arrive too late, so timeouts must count.
+//! - A reply to a request that waited for less time raises the limit by a fraction, so that the
+//!   limit grows by one with each round trip. If almost nothing waits and the last reduction was
+//!   more than a second ago, each reply raises the limit by a quarter of a call.
 //!
-//! Shrinking by a factor and growing by a sum makes clients that share workers equals.
+//! With AIMD, clients that share workers converge to equal limits.
 
 use std::time::Duration;
 
@@ -20,136 +22,142 @@ use tokio::time::Instant;
 
 use super::generations::{Count, Generations};
 
-/// Requests may wait in the queue for this part of a call's time ..
-const TARGET_PART: u32 = 10;
+/// The target, which is the longest acceptable wait in the queue, is the call's time limit divided
+/// by this.
+const TARGET_DIVISOR: u32 = 10;
 
-/// .. but no longer than this, and a shorter wait is always fine: it is not known that exactly.
-const TARGET: (Duration, Duration) = (Duration::from_millis(40), Duration::from_secs(1));
+/// The target is at least this long. Shorter waits are within the measurement error.
+const MIN_TARGET: Duration = Duration::from_millis(40);
 
-/// So many timeouts, with no answer for as long as a call takes at the most, are overload although
-/// no worker says so: replies come too late.
+/// The target is at most this long.
+const MAX_TARGET: Duration = Duration::from_secs(1);
+
+/// This many timeouts during a full time limit, without any reply, mean overload although no worker
+/// reports it: replies arrive too late.
 const SILENT_TIMEOUTS: u32 = 8;
 
-/// To what part the limit shrinks at once at the most.
-const SMALLEST_PART: f64 = 0.1;
+/// One step never leaves less than this fraction of the limit.
+const MIN_FRACTION: f64 = 0.1;
 
-/// To what part at least, if a call failed.
-const PART_AFTER_FAILURE: f64 = 0.5;
+/// After a failed call, at most this fraction is left.
+const FRACTION_AFTER_FAILURE: f64 = 0.5;
 
-/// If no call was sent for this time plus the time that requests wait in the queue, one more may be
-/// in flight. Those that are may be slow ones, which must not keep quick ones waiting. If none is
-/// answered, the next one takes twice as long ..
-const STALLED_FOR: Duration = Duration::from_secs(1);
+/// If no call was sent for this time plus the time that requests wait in the queue, one extra call
+/// may be sent. The calls in flight may be slow, and slow calls must not hold up quick ones. The
+/// time doubles with each extra call until a call is answered.
+const MIN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// .. up to this time.
-const STALLED_FOR_LONG: Duration = Duration::from_secs(16);
+/// The time between extra calls does not grow beyond this.
+const MAX_PATIENCE: Duration = Duration::from_secs(16);
 
-/// How long nothing must have been wrong until the limit grows fast ..
-const WELL_FOR: Duration = Duration::from_secs(1);
+/// Time since the last reduction after which the limit grows fast.
+const FAST_GROWTH_AFTER: Duration = Duration::from_secs(1);
 
-/// .. by this for each reply.
-const GROWTH_WHEN_WELL: f64 = 0.25;
+/// Fast growth raises the limit by this with each reply.
+const FAST_GROWTH: f64 = 0.25;
 
-/// A wait of this part of what is fine counts as none: a busy worker always knows of some.
-const NEARLY_NOTHING: u32 = 8;
+/// A wait of up to the target divided by this counts as none. A busy worker always reports some.
+const NEGLIGIBLE_WAIT_DIVISOR: u32 = 8;
 
-/// What the end of a call says about overload.
+/// What the outcome of a call says about overload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signal {
     /// It was answered, after its request had waited in the queue for this long.
     Answered { queued: Duration },
-    /// A worker refused it because of overload, and advises to try again after this time.
+    /// A worker refused it because of overload. The worker may say when to try again.
     Refused { retry_after: Option<Duration> },
     /// No worker answered in time.
     TimedOut,
 }
 
 impl Signal {
-    /// Whether it may mean overload. While the limit is not reduced, no other signal changes it.
+    /// Returns whether the signal may mean overload. No other signal starts a reduction.
     pub(super) fn is_warning(self) -> bool {
-        !matches!(self, Self::Answered { queued } if queued <= TARGET.0)
+        !matches!(self, Self::Answered { queued } if queued <= MIN_TARGET)
     }
 }
 
-/// A call that ended.
+/// The end of a call.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Ended {
+pub(super) struct CallEnd {
     pub(super) signal: Signal,
     /// How long it was allowed to take.
     pub(super) time_limit: Duration,
-    /// When it got its permit.
-    pub(super) sent: Instant,
+    /// When it was sent, which is when it got its permit.
+    pub(super) sent_at: Instant,
     pub(super) now: Instant,
-    /// How many calls counted when it was sent, with this one.
+    /// How many calls counted towards the limit when it was sent, including itself.
     pub(super) in_flight: usize,
     pub(super) generation: u32,
     pub(super) is_important: bool,
-    /// How many calls are in flight now, with this one.
+    /// How many calls are in flight now, including itself.
     pub(super) in_flight_now: Count,
-    /// Calls wait for a permit.
-    pub(super) is_full: bool,
+    /// Whether calls wait for a permit.
+    pub(super) has_waiting_calls: bool,
 }
 
-/// The limit.
+/// A client's limit of calls in flight. It shrinks under overload and recovers afterwards.
 #[derive(Debug)]
 pub(super) struct AdaptiveLimit {
     max: usize,
-    /// `None` while nothing is wrong.
+    /// `None` while the limit is `max`.
     reduced: Option<Reduced>,
     /// The generation of calls that are sent now.
     generation: u32,
-    /// `None` if the last call was answered.
+    /// `None` unless calls have been timing out without any reply.
     silence: Option<Silence>,
 }
 
-/// Calls time out, and none is answered.
+/// A time in which calls timed out and none was answered.
 #[derive(Debug)]
 struct Silence {
     since: Instant,
     timeouts: u32,
 }
 
+/// A limit below the maximum.
 #[derive(Debug)]
 struct Reduced {
     limit: f64,
-    /// When it was reduced last. Calls that were sent earlier do not show its effect.
-    at: Instant,
-    /// No call may be sent before this time.
+    /// When the limit was last reduced. Calls that were sent earlier do not show its effect.
+    reduced_at: Instant,
+    /// No ordinary call may be sent before this time. One important call still may.
     pause_until: Option<Instant>,
-    /// Which calls in flight count.
+    /// Which calls in flight count towards the limit.
     generations: Generations,
-    stall: Stall,
+    stall_timer: StallTimer,
 }
 
-/// No call is sent because those in flight do not end.
+/// Decides when a call beyond the limit may be sent, if those in flight do not finish.
 #[derive(Debug)]
-struct Stall {
-    /// When the last call was sent.
-    since: Instant,
-    /// How much later one more call may be sent.
+struct StallTimer {
+    last_sent: Instant,
+    /// Time after the last send before one extra call is allowed, without `queued`.
     patience: Duration,
-    /// How long requests waited in the queue.
+    /// How long requests wait in the queue, as last reported.
     queued: Duration,
 }
 
-impl Stall {
+impl StallTimer {
     fn new(now: Instant) -> Self {
         Self {
-            since: now,
-            patience: STALLED_FOR,
+            last_sent: now,
+            patience: MIN_PATIENCE,
             queued: Duration::ZERO,
         }
     }
 
-    fn ends(&self) -> Instant {
-        self.since + self.patience + self.queued
+    /// Returns when one call beyond the limit may be sent.
+    fn next_extra_call_at(&self) -> Instant {
+        self.last_sent + self.patience + self.queued
     }
 
-    fn sent(&mut self, is_in_excess: bool, now: Instant) {
-        self.since = now;
-        self.patience = match is_in_excess {
-            true => (self.patience * 2).min(STALLED_FOR_LONG),
-            false => STALLED_FOR,
+    /// Records that a call was sent.
+    fn record_sent(&mut self, is_over_limit: bool, now: Instant) {
+        self.last_sent = now;
+        self.patience = match is_over_limit {
+            true => (self.patience * 2).min(MAX_PATIENCE),
+            false => MIN_PATIENCE,
         };
     }
 }
@@ -164,17 +172,17 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Whether an answer would end a silence.
+    /// Returns whether calls have been timing out without any reply. The next reply ends that.
     pub(super) fn is_silent(&self) -> bool {
         self.silence.is_some()
     }
 
-    /// Whether the limit is reduced.
+    /// Returns whether the limit is below the maximum.
     pub(super) fn is_reduced(&self) -> bool {
         self.reduced.is_some()
     }
 
-    /// How many calls may be in flight at this moment.
+    /// Returns how many calls may be in flight at this moment. During a pause that is none.
     pub(super) fn limit(&self, now: Instant) -> usize {
         match &self.reduced {
             Some(_) if self.is_paused(now) => 0,
@@ -184,174 +192,186 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Whether the limit allows another call. Important calls count only among themselves, as
-    /// workers serve them first: other calls may hold all permits of an overloaded service.
-    pub(super) fn has_room(&self, is_important: bool, now: Instant) -> bool {
+    /// Returns whether another call may be sent. Only important calls count towards the limit of
+    /// important calls, because workers serve them first: ordinary calls may hold all permits of an
+    /// overloaded service.
+    pub(super) fn has_permit(&self, is_important: bool, now: Instant) -> bool {
         let Some(reduced) = &self.reduced else {
             return true;
         };
         let (limit, counted) = (self.limit(now), reduced.generations.counted());
         match is_important {
             true => counted.important < limit.max(1),
-            false => counted.all < limit || (limit > 0 && now >= reduced.stall.ends()),
+            false => {
+                let extra_call_at = reduced.stall_timer.next_extra_call_at();
+                counted.all < limit || (limit > 0 && now >= extra_call_at)
+            }
         }
     }
 
-    /// Whether no call is to be sent at this moment.
+    /// Returns whether no ordinary call may be sent at this moment. One important call still may.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
         self.pause(now).is_some()
     }
 
-    /// For how long no call is to be sent. `None` if calls may be sent.
+    /// Returns for how long no ordinary call may be sent. `None` if there is no pause.
     pub(super) fn pause(&self, now: Instant) -> Option<Duration> {
         let until = self.reduced.as_ref()?.pause_until?;
         (now < until).then(|| until - now)
     }
 
-    /// When there may be room without a call's end. `None` while nothing is wrong.
+    /// Returns when there may be a permit although no call finishes. `None` while the limit is not
+    /// reduced.
     pub(super) fn next_change(&self, now: Instant) -> Option<Instant> {
         let reduced = self.reduced.as_ref()?;
         Some(match self.pause(now) {
             Some(pause) => now + pause,
-            None => reduced.stall.ends().max(now + STALLED_FOR / 10),
+            None => {
+                let extra_call_at = reduced.stall_timer.next_extra_call_at();
+                extra_call_at.max(now + MIN_PATIENCE / 10)
+            }
         })
     }
 
-    /// A call is sent. Returns how many of the calls in flight count with it, and its generation.
-    pub(super) fn sent(&mut self, in_flight: usize, is_important: bool, now: Instant) -> (usize, u32) {
+    /// Records that a call was sent. Returns how many calls in flight count towards the limit,
+    /// including this one, and its generation.
+    pub(super) fn record_sent(&mut self, in_flight: usize, is_important: bool, now: Instant) -> (usize, u32) {
         let limit = self.limit(now);
         let Some(reduced) = &mut self.reduced else {
             return (in_flight, self.generation);
         };
         let counted = reduced.generations.counted().all;
-        // Important calls within their own limit must not hide that the others are stalled.
+        // Important calls within their own limit must not hide that ordinary calls are stalled.
         if !is_important || reduced.generations.counted().important >= limit.max(1) {
-            reduced.stall.sent(counted >= limit, now);
+            reduced.stall_timer.record_sent(counted >= limit, now);
         }
-        reduced.generations.sent(is_important);
+        reduced.generations.record_sent(is_important);
         (counted + 1, self.generation)
     }
 
-    /// A call of this generation is not in flight any more.
-    pub(super) fn left(&mut self, generation: u32, is_important: bool) {
+    /// Records that a call of this generation is no longer in flight.
+    pub(super) fn record_finished(&mut self, generation: u32, is_important: bool) {
         if let Some(reduced) = &mut self.reduced {
-            reduced.generations.left(generation, is_important);
+            reduced.generations.record_finished(generation, is_important);
         }
     }
 
-    /// The generation of calls that are sent now.
+    /// Returns the generation of calls that are sent now.
     pub(super) fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// A call ended.
-    pub(super) fn ended(&mut self, call: &Ended) {
-        let target = (call.time_limit / TARGET_PART).clamp(TARGET.0, TARGET.1);
-        if call.signal != Signal::TimedOut {
+    /// Adapts the limit to the end of a call, which still counts as in flight.
+    pub(super) fn record_end(&mut self, end: &CallEnd) {
+        let target = (end.time_limit / TARGET_DIVISOR).clamp(MIN_TARGET, MAX_TARGET);
+        if end.signal != Signal::TimedOut {
             self.silence = None;
         }
-        self.note(call);
-        match call.signal {
+        self.record_wait(end);
+        match end.signal {
             Signal::Answered { queued } if queued <= target => {
-                self.raise(call, queued <= target / NEARLY_NOTHING);
+                self.raise(end, queued <= target / NEGLIGIBLE_WAIT_DIVISOR);
             }
-            Signal::Answered { queued } => self.reduce(call, part(call, queued, target)),
+            Signal::Answered { queued } => self.reduce(end, fraction(end, queued, target)),
             Signal::Refused { retry_after } => {
                 let queued = retry_after.unwrap_or_default();
-                self.reduce(call, part(call, queued, target).min(PART_AFTER_FAILURE));
-                self.begin_pause(call, retry_after);
+                self.reduce(end, fraction(end, queued, target).min(FRACTION_AFTER_FAILURE));
+                self.begin_pause(end, retry_after);
             }
-            Signal::TimedOut if self.is_reduced() || self.is_long_silence(call) => {
-                self.reduce(call, PART_AFTER_FAILURE);
+            Signal::TimedOut if self.is_reduced() || self.record_timeout(end) => {
+                self.reduce(end, FRACTION_AFTER_FAILURE);
             }
             Signal::TimedOut => {}
         }
     }
 
-    /// Whether calls have only timed out for as long as a call may take.
-    fn is_long_silence(&mut self, call: &Ended) -> bool {
+    /// Counts a timeout. Returns whether there have been only timeouts for a whole time limit.
+    fn record_timeout(&mut self, end: &CallEnd) -> bool {
         let silence = self.silence.get_or_insert(Silence {
-            since: call.now,
+            since: end.now,
             timeouts: 0,
         });
         silence.timeouts = silence.timeouts.saturating_add(1);
-        let lasted = call.now.saturating_duration_since(silence.since);
-        silence.timeouts >= SILENT_TIMEOUTS && lasted >= call.time_limit
+        let lasted = end.now.saturating_duration_since(silence.since);
+        silence.timeouts >= SILENT_TIMEOUTS && lasted >= end.time_limit
     }
 
-    /// Notes how long requests wait, and which calls do not wait any more.
-    fn note(&mut self, call: &Ended) {
+    /// Records how long requests wait in the queue, and which calls have left it.
+    fn record_wait(&mut self, end: &CallEnd) {
         let Some(reduced) = &mut self.reduced else {
             return;
         };
-        let took = call.now.saturating_duration_since(call.sent);
-        match call.signal {
+        let took = end.now.saturating_duration_since(end.sent_at);
+        match end.signal {
             Signal::Answered { queued } => {
-                reduced.stall.queued = queued.min(took);
-                if call.generation == self.generation {
-                    reduced.stall.patience = STALLED_FOR;
+                reduced.stall_timer.queued = queued.min(took);
+                if end.generation == self.generation {
+                    reduced.stall_timer.patience = MIN_PATIENCE;
                 }
                 let generations = &mut reduced.generations;
-                generations.answered(call.generation, call.is_important, call.now);
+                generations.record_answered(end.generation, end.is_important, end.now);
                 self.generation = generations.number();
             }
             Signal::Refused { retry_after } => {
-                reduced.stall.queued = retry_after.unwrap_or_default().min(took);
+                reduced.stall_timer.queued = retry_after.unwrap_or_default().min(took);
             }
             Signal::TimedOut => {}
         }
     }
 
-    /// Reduces the limit to a part of what it is, or of what is in flight.
+    /// Reduces the limit to a fraction of the smaller of the limit and the calls in flight.
     #[allow(clippy::cast_precision_loss)] // far fewer calls than 2^52
-    fn reduce(&mut self, call: &Ended, part: f64) {
-        let in_flight = call.in_flight as f64;
-        let part = part.clamp(SMALLEST_PART, 1.0);
-        // A single call is the least, and all but one are the most.
-        let limit = |calls: f64| (calls * part).min(self.max as f64 - 1.0).max(1.0);
+    fn reduce(&mut self, end: &CallEnd, fraction: f64) {
+        let in_flight = end.in_flight as f64;
+        let fraction = fraction.clamp(MIN_FRACTION, 1.0);
+        // Between 1 and `max - 1`; 1 if `max` is 1.
+        let limit = |calls: f64| (calls * fraction).min(self.max as f64 - 1.0).max(1.0);
         match &mut self.reduced {
-            Some(reduced) if call.sent < reduced.at => {}
+            // Sent before the last reduction, so it says nothing about it.
+            Some(reduced) if end.sent_at < reduced.reduced_at => {}
             Some(reduced) => {
-                // A limit of 3.9 has three calls in flight: that is no reason to forget the 0.9.
+                // A limit of 3.9 allows three calls. Adding one keeps the fraction of 0.9.
                 reduced.limit = limit(reduced.limit.min(in_flight + 1.0));
-                reduced.at = call.now;
+                reduced.reduced_at = end.now;
                 reduced.pause_until = None;
             }
             None => {
                 self.generation += 1;
                 self.reduced = Some(Reduced {
                     limit: limit(in_flight),
-                    at: call.now,
+                    reduced_at: end.now,
                     pause_until: None,
-                    generations: Generations::new(self.generation, call.in_flight_now, call.now),
-                    stall: Stall::new(call.now),
+                    generations: Generations::new(self.generation, end.in_flight_now, end.now),
+                    stall_timer: StallTimer::new(end.now),
                 });
             }
         }
     }
 
-    /// Pauses if even one call in flight is too much.
-    fn begin_pause(&mut self, call: &Ended, retry_after: Option<Duration>) {
+    /// Begins a pause if even a single call in flight is too much for the workers.
+    fn begin_pause(&mut self, end: &CallEnd, retry_after: Option<Duration>) {
         if let Some(reduced) = &mut self.reduced
             && reduced.limit <= 1.0
         {
-            let pause = retry_after.map(|time| time.min(call.time_limit));
-            reduced.pause_until = pause.and_then(|time| call.now.checked_add(time));
+            let pause = retry_after.map(|time| time.min(end.time_limit));
+            reduced.pause_until = pause.and_then(|time| end.now.checked_add(time));
         }
     }
 
-    #[allow(clippy::cast_precision_loss)]
-    fn raise(&mut self, call: &Ended, nothing_waits: bool) {
+    /// Raises the limit after a reply to a request that waited for less than the target.
+    #[allow(clippy::cast_precision_loss)] // far fewer calls than 2^52
+    fn raise(&mut self, end: &CallEnd, nothing_waits: bool) {
         let Some(reduced) = &mut self.reduced else {
             return;
         };
-        // The limit has not been tried out. A limit of 3.9 allows three calls.
-        if !call.is_full && (call.in_flight as f64) < reduced.limit.floor() {
+        // The limit was not reached, so this reply does not show that it may grow. A limit of 3.9
+        // is reached with three calls.
+        if !end.has_waiting_calls && (end.in_flight as f64) < reduced.limit.floor() {
             return;
         }
-        let is_well = call.now.saturating_duration_since(reduced.at) >= WELL_FOR;
-        reduced.limit += match nothing_waits && is_well {
-            true => GROWTH_WHEN_WELL,
+        let since_reduction = end.now.saturating_duration_since(reduced.reduced_at);
+        reduced.limit += match nothing_waits && since_reduction >= FAST_GROWTH_AFTER {
+            true => FAST_GROWTH,
             false => 1.0 / reduced.limit,
         };
         if reduced.limit >= self.max as f64 {
@@ -360,11 +380,11 @@ impl AdaptiveLimit {
     }
 }
 
-/// The part of the calls in flight with which they would wait for half of the target. By Little's
-/// law the time that a call takes is proportional to their number when it was sent.
-fn part(call: &Ended, queued: Duration, target: Duration) -> f64 {
-    let took = call.now.saturating_duration_since(call.sent);
-    // A worker that is wrong about the wait costs no more than the call took.
+/// Returns the fraction of the calls in flight that would wait for half of the target. By Little's
+/// law, the time that a call takes is proportional to the number of calls when it was sent.
+fn fraction(end: &CallEnd, queued: Duration, target: Duration) -> f64 {
+    let took = end.now.saturating_duration_since(end.sent_at);
+    // Caps the reported wait at the call's duration, in case the worker is wrong.
     let wanted = took - queued.min(took) + target / 2;
     wanted.as_secs_f64() / took.as_secs_f64().max(f64::MIN_POSITIVE)
 }
@@ -379,11 +399,11 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    fn ended(signal: Signal, sent: Instant, now: Instant, in_flight: usize) -> Ended {
-        Ended {
+    fn call_end(signal: Signal, sent: Instant, now: Instant, in_flight: usize) -> CallEnd {
+        CallEnd {
             signal,
             time_limit: Duration::from_secs(1),
-            sent,
+            sent_at: sent,
             now,
             in_flight,
             generation: 0,
@@ -392,7 +412,7 @@ mod tests {
                 all: in_flight,
                 important: 0,
             },
-            is_full: true,
+            has_waiting_calls: true,
         }
     }
 
@@ -408,8 +428,8 @@ mod tests {
     fn nothing_is_limited_while_all_is_well() {
         let mut limit = AdaptiveLimit::new(1000);
         let now = Instant::now();
-        limit.ended(&ended(answered(0), now, now + millis(20), 1000));
-        limit.ended(&ended(answered(99), now, now + millis(120), 1000));
+        limit.record_end(&call_end(answered(0), now, now + millis(20), 1000));
+        limit.record_end(&call_end(answered(99), now, now + millis(120), 1000));
         assert_eq!((limit.limit(now), limit.is_reduced()), (1000, false));
     }
 
@@ -417,10 +437,10 @@ mod tests {
     fn the_limit_shrinks_to_what_would_wait_for_half_as_long_as_it_may() {
         let mut limit = AdaptiveLimit::new(1000);
         let now = Instant::now();
-        limit.ended(&ended(answered(105), now, now + millis(125), 100));
+        limit.record_end(&call_end(answered(105), now, now + millis(125), 100));
         assert_eq!(limit.limit(now), 56);
         let now = now + millis(125);
-        limit.ended(&ended(answered(680), now, now + millis(700), 56));
+        limit.record_end(&call_end(answered(680), now, now + millis(700), 56));
         assert_eq!(limit.limit(now), 5);
     }
 
@@ -429,10 +449,15 @@ mod tests {
         let mut limit = AdaptiveLimit::new(1000);
         let now = Instant::now();
         for _ in 0..10 {
-            limit.ended(&ended(REFUSED, now, now + millis(100), 80));
+            limit.record_end(&call_end(REFUSED, now, now + millis(100), 80));
         }
         assert_eq!(limit.limit(now), 40);
-        limit.ended(&ended(Signal::TimedOut, now + millis(101), now + millis(200), 40));
+        limit.record_end(&call_end(
+            Signal::TimedOut,
+            now + millis(101),
+            now + millis(200),
+            40,
+        ));
         assert_eq!(limit.limit(now), 20);
     }
 
@@ -443,11 +468,11 @@ mod tests {
         let refused = Signal::Refused {
             retry_after: Some(millis(300)),
         };
-        limit.ended(&ended(refused, now, now + millis(500), 80));
+        limit.record_end(&call_end(refused, now, now + millis(500), 80));
         assert_eq!((limit.limit(now), limit.is_paused(now)), (40, false));
         for _ in 0..10 {
             now += millis(500);
-            limit.ended(&ended(refused, now, now, 80));
+            limit.record_end(&call_end(refused, now, now, 80));
         }
         let until = now + millis(300);
         assert_eq!((limit.limit(now), limit.next_change(now)), (0, Some(until)));
@@ -458,49 +483,49 @@ mod tests {
     fn the_limit_is_gone_soon_after_the_overload() {
         let mut limit = AdaptiveLimit::new(10_000);
         let start = Instant::now();
-        limit.ended(&ended(REFUSED, start, start, 2));
+        limit.record_end(&call_end(REFUSED, start, start, 2));
         let (mut now, mut rounds) = (start, 0);
         while limit.is_reduced() {
             let (sent, in_flight) = (now, limit.limit(now));
             now += millis(20);
             rounds += 1;
             for _ in 0..in_flight {
-                limit.ended(&ended(answered(0), sent, now, in_flight));
+                limit.record_end(&call_end(answered(0), sent, now, in_flight));
             }
         }
         assert!(now - start < Duration::from_secs(3), "{rounds} rounds of 20 ms");
     }
 
-    /// Whether a call may be sent; if so, it is.
+    /// Sends a call if there is a permit. Returns its generation.
     fn send(limit: &mut AdaptiveLimit, now: Instant) -> Option<u32> {
-        let has_room = limit.has_room(false, now);
-        has_room.then(|| limit.sent(0, false, now).1)
+        let has_permit = limit.has_permit(false, now);
+        has_permit.then(|| limit.record_sent(0, false, now).1)
     }
 
     #[test]
     fn slow_calls_do_not_keep_quick_ones_waiting() {
         let mut limit = AdaptiveLimit::new(1000);
         let start = Instant::now();
-        limit.ended(&ended(REFUSED, start, start, 100));
+        limit.record_end(&call_end(REFUSED, start, start, 100));
         assert_eq!(limit.limit(start), 50);
-        limit.left(0, false);
+        limit.record_finished(0, false);
         let mut now = start;
-        // One of the slow calls ends at times, which makes no place free.
+        // A slow call finishes now and then, which frees no permit.
         for _ in 0..9 {
             now += millis(100);
-            limit.ended(&ended(answered(0), start, now, 100));
-            limit.left(0, false);
+            limit.record_end(&call_end(answered(0), start, now, 100));
+            limit.record_finished(0, false);
             assert_eq!(send(&mut limit, now), None);
         }
         now += millis(100);
-        let generation = send(&mut limit, now).expect("one more may be sent");
+        let generation = send(&mut limit, now).expect("one extra call may be sent");
         assert_eq!(send(&mut limit, now), None);
-        let quick = Ended {
+        let quick = CallEnd {
             generation,
-            ..ended(answered(0), now, now + millis(20), 91)
+            ..call_end(answered(0), now, now + millis(20), 91)
         };
-        limit.ended(&quick);
-        limit.left(generation, false);
+        limit.record_end(&quick);
+        limit.record_finished(generation, false);
         now += millis(20);
         let sent = std::iter::from_fn(|| send(&mut limit, now)).count();
         assert_eq!(sent, limit.limit(now));
@@ -510,7 +535,7 @@ mod tests {
     fn while_none_is_answered_ever_fewer_calls_are_sent() {
         let mut limit = AdaptiveLimit::new(1000);
         let start = Instant::now();
-        limit.ended(&ended(REFUSED, start, start, 2));
+        limit.record_end(&call_end(REFUSED, start, start, 2));
         let sent: Vec<_> = (0..70)
             .filter(|second| send(&mut limit, start + Duration::from_secs(*second)).is_some())
             .collect();
@@ -521,14 +546,14 @@ mod tests {
     fn more_calls_are_sent_only_after_longer_than_requests_wait() {
         let mut limit = AdaptiveLimit::new(1000);
         let start = Instant::now();
-        limit.ended(&ended(REFUSED, start, start, 2));
-        limit.left(0, false);
+        limit.record_end(&call_end(REFUSED, start, start, 2));
+        limit.record_finished(0, false);
         let now = start + Duration::from_secs(5);
-        limit.ended(&ended(answered(4000), start + millis(1), now, 1));
-        limit.left(0, false);
+        limit.record_end(&call_end(answered(4000), start + millis(1), now, 1));
+        limit.record_finished(0, false);
         assert!(send(&mut limit, now).is_some());
-        assert!(!limit.has_room(false, now + millis(4900)));
-        assert!(limit.has_room(false, now + millis(5000)));
+        assert!(!limit.has_permit(false, now + millis(4900)));
+        assert!(limit.has_permit(false, now + millis(5000)));
     }
 
     #[test]
@@ -537,23 +562,23 @@ mod tests {
         let mut limit = AdaptiveLimit::new(1000);
         let timed_out = |limit: &mut AdaptiveLimit, after: u64| {
             let now = start + millis(after);
-            limit.ended(&ended(Signal::TimedOut, now - millis(1000), now, 100));
+            limit.record_end(&call_end(Signal::TimedOut, now - millis(1000), now, 100));
             limit.is_reduced()
         };
         assert!((0..20).all(|call| !timed_out(&mut limit, call * 49)));
         assert!(timed_out(&mut limit, 1000));
         assert_eq!(limit.limit(start), 50);
 
-        // A method whose calls always time out, while others are answered.
+        // The calls of one method always time out, while others are answered.
         let mut limit = AdaptiveLimit::new(1000);
         for call in 0..100 {
             assert!(!timed_out(&mut limit, call * 100));
             if call % 9 == 0 {
                 let now = start + millis(call * 100);
-                limit.ended(&ended(answered(0), now, now, 100));
+                limit.record_end(&call_end(answered(0), now, now, 100));
             }
         }
-        // Too few to tell.
+        // Too few timeouts to start a reduction.
         let mut limit = AdaptiveLimit::new(1000);
         assert!((0..7).all(|call| !timed_out(&mut limit, call * 1000)));
     }
@@ -564,7 +589,7 @@ mod tests {
         let mut now = Instant::now() + Duration::from_secs(1);
         for _ in 0..2000 {
             now += millis(10);
-            limit.ended(&ended(Signal::TimedOut, now - millis(1000), now, 100));
+            limit.record_end(&call_end(Signal::TimedOut, now - millis(1000), now, 100));
         }
         assert_eq!(limit.limit(now), 1);
         let back = now;
@@ -572,7 +597,7 @@ mod tests {
             let (sent, in_flight) = (now, limit.limit(now));
             now += millis(50);
             for _ in 0..in_flight {
-                limit.ended(&ended(answered(0), sent, now, in_flight));
+                limit.record_end(&call_end(answered(0), sent, now, in_flight));
             }
         }
         assert!(now - back < Duration::from_secs(2), "{:?}", now - back);
@@ -583,15 +608,15 @@ mod tests {
         let mut limit = AdaptiveLimit::new(100);
         let start = Instant::now();
         let mut now = start;
-        limit.ended(&ended(REFUSED, now, now, 10));
+        limit.record_end(&call_end(REFUSED, now, now, 10));
         while limit.is_reduced() {
             let in_flight = limit.limit(now);
-            let reply = Ended {
-                is_full: false,
-                ..ended(answered(0), now, now + millis(20), in_flight)
+            let reply = CallEnd {
+                has_waiting_calls: false,
+                ..call_end(answered(0), now, now + millis(20), in_flight)
             };
             for _ in 0..in_flight {
-                limit.ended(&reply);
+                limit.record_end(&reply);
             }
             now += millis(20);
             assert!(now < start + Duration::from_secs(10), "{limit:?}");
@@ -602,12 +627,12 @@ mod tests {
     fn important_calls_are_limited_among_themselves_however_long_others_are_stalled() {
         let mut limit = AdaptiveLimit::new(1000);
         let start = Instant::now();
-        limit.ended(&ended(REFUSED, start, start, 10));
+        limit.record_end(&call_end(REFUSED, start, start, 10));
         let now = start + Duration::from_secs(3);
         let mut sent = 0;
-        // A place that is there for any call goes to the most important one.
-        while limit.has_room(false, now) || limit.has_room(true, now) {
-            limit.sent(sent, true, now);
+        // A permit that any call may take goes to the most important call.
+        while limit.has_permit(false, now) || limit.has_permit(true, now) {
+            limit.record_sent(sent, true, now);
             sent += 1;
             assert!(sent < 20);
         }
@@ -618,20 +643,20 @@ mod tests {
     fn a_limit_that_is_not_reached_does_not_grow() {
         let mut limit = AdaptiveLimit::new(1000);
         let now = Instant::now();
-        limit.ended(&ended(REFUSED, now, now, 80));
-        let idle = Ended {
-            is_full: false,
-            ..ended(answered(0), now, now + millis(20), 3)
+        limit.record_end(&call_end(REFUSED, now, now, 80));
+        let idle = CallEnd {
+            has_waiting_calls: false,
+            ..call_end(answered(0), now, now + millis(20), 3)
         };
         for _ in 0..100 {
-            limit.ended(&idle);
+            limit.record_end(&idle);
         }
         assert_eq!(limit.limit(now), 40);
     }
 
-    /// Clients with always more calls to make, and a worker that takes 2.5 ms for each and refuses
-    /// those that waited for as long as their time. Returns how many calls of each were answered
-    /// and how long they waited at the most, after a while.
+    /// Simulates clients that always have more calls to make, and a worker that takes 2.5 ms for a
+    /// call and refuses calls that have waited for their whole time limit. Returns how many calls of
+    /// each client were answered in the second half, and the longest wait of an answered call.
     fn share(clients: usize, time_limit: Duration, rounds: u32) -> (Vec<u32>, Duration) {
         const STEP: Duration = Duration::from_micros(2500);
         let start = Instant::now();
@@ -646,13 +671,13 @@ mod tests {
             for (client, limit) in limits.iter_mut().enumerate() {
                 // One greedy client among modest ones.
                 let most = if client == 0 { 2000 } else { 50 };
-                while in_flight[client] < most && limit.has_room(false, now) {
+                while in_flight[client] < most && limit.has_permit(false, now) {
                     in_flight[client] += 1;
-                    let (counted, generation) = limit.sent(in_flight[client], false, now);
+                    let (counted, generation) = limit.record_sent(in_flight[client], false, now);
                     queue.push_back((client, now, counted, generation));
                 }
             }
-            // To refuse a call takes no time.
+            // Refusing a call takes no time.
             while let Some((client, sent, counted, generation)) = queue.pop_front() {
                 let queued = now - sent;
                 let fits = queued < time_limit;
@@ -661,16 +686,16 @@ mod tests {
                 } else {
                     REFUSED
                 };
-                limits[client].ended(&Ended {
+                limits[client].record_end(&CallEnd {
                     time_limit,
                     generation,
                     in_flight_now: Count {
                         all: in_flight[client],
                         important: 0,
                     },
-                    ..ended(signal, sent, now, counted)
+                    ..call_end(signal, sent, now, counted)
                 });
-                limits[client].left(generation, false);
+                limits[client].record_finished(generation, false);
                 in_flight[client] -= 1;
                 if fits && step > steps / 2 {
                     answers[client] += 1;
@@ -694,7 +719,7 @@ mod tests {
 
     #[test]
     fn clients_that_wait_for_seconds_with_one_call_each_do_not_send_more() {
-        // A second and a half with one call of each in flight.
+        // One call of each client in flight makes a wait of a second and a half.
         let (answers, longest) = share(600, Duration::from_secs(10), 4);
         assert!(longest < millis(4000), "{longest:?}");
         let answers: u32 = answers.iter().sum();

@@ -1,7 +1,7 @@
-//! How many calls of a client are in flight, and which of them wait for a permit.
+//! Limits a client's calls in flight; further calls wait here for a permit.
 //!
-//! A client has a fixed limit, which its user sets, and below it one that follows what overloaded
-//! workers say (see [`AdaptiveLimit`]). A call that finds no permit waits here, until its deadline.
+//! A client has a fixed limit, which its user sets. Below it, an adaptive limit follows the reports
+//! of overloaded workers (see [`AdaptiveLimit`]). A call without a permit waits until its deadline.
 
 mod adaptive;
 mod generations;
@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use adaptive::{AdaptiveLimit, Ended, Signal};
+use adaptive::{AdaptiveLimit, CallEnd, Signal};
 use generations::Count;
 use waiting_calls::{Order, Turn, WaitingCalls};
 
@@ -29,11 +29,13 @@ use crate::telemetry::{self, Event, count};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum WhenFull {
-    /// It waits for a permit, until its deadline.
+    /// It waits for a permit. If its deadline passes first, it fails with
+    /// [`CallError::TooManyCalls`](crate::CallError::TooManyCalls) or
+    /// [`CallError::Overloaded`](crate::CallError::Overloaded).
     #[default]
     Wait,
-    /// It fails at once, with [`CallError::TooManyCalls`](crate::CallError::TooManyCalls) or, if
-    /// the limit is lower for now because the workers are overloaded, with
+    /// It fails at once with [`CallError::TooManyCalls`](crate::CallError::TooManyCalls). If the
+    /// limit is temporarily reduced because the workers are overloaded, it fails with
     /// [`CallError::Overloaded`](crate::CallError::Overloaded).
     Fail,
 }
@@ -41,27 +43,27 @@ pub enum WhenFull {
 /// The permits of one client: one for each call in flight.
 #[derive(Debug)]
 pub(crate) struct Limiter {
-    /// The queue that the calls go to.
+    /// Name of the RabbitMQ queue, for metrics.
     queue: Box<str>,
     in_flight: AtomicUsize,
-    /// How many of them are important.
+    /// How many calls in flight have a priority above 0.
     important: AtomicUsize,
     /// How many calls may be in flight now.
     limit: AtomicUsize,
-    /// The limit is reduced, so calls acquire and release permits under the lock.
+    /// Whether the limit is reduced. Then calls acquire and release permits under the lock.
     is_reduced: AtomicBool,
-    /// How many calls wait. Changes under the lock only.
+    /// How many calls wait for a permit. Written only under the lock.
     waiting: AtomicUsize,
-    /// The generation of calls that are sent now. Changes under the lock only.
+    /// The generation of calls that are sent now. Written only under the lock.
     generation: AtomicU32,
-    /// Calls time out and none is answered, so the next answer is recorded.
+    /// Whether calls time out without any reply. Then the next reply is recorded.
     is_silent: AtomicBool,
     max: usize,
     when_full: WhenFull,
     is_adaptive: bool,
     state: Mutex<State>,
-    /// Notifies waiting calls that permits will become free after a pause.
-    paused: Notify,
+    /// Wakes waiting calls so that they recompute how long to sleep.
+    limit_changed: Notify,
 }
 
 #[derive(Debug)]
@@ -76,13 +78,14 @@ pub(super) struct Permit {
     limiter: Arc<Limiter>,
     /// How long the call waited for it, in milliseconds.
     waited: u32,
-    /// How many calls counted when it was taken, with this one.
+    /// How many calls counted towards the limit when it was taken, including this one.
     in_flight: u32,
     generation: u32,
     is_important: bool,
 }
 
 impl Limiter {
+    /// Creates a limiter. `max` is raised to at least 1.
     pub(super) fn new(queue: &str, max: usize, when_full: WhenFull, is_adaptive: bool) -> Arc<Self> {
         let max = max.max(1);
         Arc::new(Self {
@@ -101,76 +104,79 @@ impl Limiter {
                 adaptive: AdaptiveLimit::new(max),
                 waiting: WaitingCalls::default(),
             }),
-            paused: Notify::new(),
+            limit_changed: Notify::new(),
         })
     }
 
-    /// Takes a permit, if there is one and no call waits for it.
+    /// Takes a permit if one is free. An ordinary call gets none while other calls wait.
     pub(super) fn try_acquire(self: &Arc<Self>, priority: u8) -> Option<Permit> {
         let is_important = is_important(priority);
-        let is_first = is_important || self.waiting.load(Ordering::SeqCst) == 0;
-        if !is_first {
+        let must_wait = !is_important && self.waiting.load(Ordering::SeqCst) > 0;
+        if must_wait {
             return None;
         }
         if self.is_reduced.load(Ordering::SeqCst) {
-            return self.try_acquire_reduced(is_important);
+            return self.try_acquire_locked(is_important);
         }
-        let in_flight = self.count_in()?;
+        let in_flight = self.try_add_in_flight()?;
         let generation = self.generation.load(Ordering::Relaxed);
         Some(Permit::new(self, (in_flight, generation), is_important))
     }
 
-    fn try_acquire_reduced(self: &Arc<Self>, is_important: bool) -> Option<Permit> {
+    /// Takes a permit under the lock, as the limit is reduced.
+    fn try_acquire_locked(self: &Arc<Self>, is_important: bool) -> Option<Permit> {
         let mut state = self.lock();
         let now = Instant::now();
-        if !state.adaptive.has_room(is_important, now) {
+        if !state.adaptive.has_permit(is_important, now) {
             return None;
         }
-        let in_flight = self.count_in()?;
-        let sent = state.adaptive.sent(in_flight, is_important, now);
+        let in_flight = self.try_add_in_flight()?;
+        let sent = state.adaptive.record_sent(in_flight, is_important, now);
         Some(Permit::new(self, sent, is_important))
     }
 
-    /// Takes a permit when there is one, if a call waits for that. Cancel safe.
+    /// Waits for a permit, or fails at once with [`WhenFull::Fail`]. Cancel safe.
     ///
     /// # Errors
     ///
-    /// If there is none in time.
+    /// If the deadline passes first; with `WhenFull::Fail`, if none is free now.
     pub(super) fn acquire(
         self: &Arc<Self>,
-        time: TimeLimit,
+        time_limit: TimeLimit,
         priority: u8,
     ) -> BoxFuture<'_, Result<Permit, CallError>> {
         Box::pin(async move {
             let permit = match self.when_full {
-                WhenFull::Wait => self.wait(time, priority).await,
+                WhenFull::Wait => self.wait(time_limit, priority).await,
                 WhenFull::Fail => {
                     // A pause may be over.
-                    self.refresh(&self.lock(), Instant::now());
+                    self.store_adaptive(&self.lock(), Instant::now());
                     self.try_acquire(priority)
                 }
             };
-            permit.ok_or_else(|| self.full())
+            permit.ok_or_else(|| self.full_error())
         })
     }
 
-    /// Waits for a permit. `None` if there is none in time.
-    async fn wait(self: &Arc<Self>, time: TimeLimit, priority: u8) -> Option<Permit> {
+    /// Waits for a permit. `None` if the deadline passes first.
+    async fn wait(self: &Arc<Self>, time_limit: TimeLimit, priority: u8) -> Option<Permit> {
         let begun = Instant::now();
-        let (granting, mut granted) = oneshot::channel();
+        let (grant_sender, mut granted) = oneshot::channel();
         let turn = {
             let mut state = self.lock();
-            let turn = state.waiting.add(priority, time.deadline, granting);
-            self.count_waiting(&state);
+            let turn = state.waiting.add(priority, time_limit.deadline, grant_sender);
+            self.store_waiting(&state);
             turn
         };
-        let _queued = WaitingGuard::new(self, turn, begun);
+        let _waiting = WaitingGuard::new(self, turn, begun);
         loop {
-            let paused = self.paused.notified();
-            // A permit may have become free before the call was added, or by the passage of time.
+            let limit_changed = self.limit_changed.notified();
+            // A permit may have become free before the call was added, or a pause may be over.
             self.grant();
-            let change = self.lock().adaptive.next_change(Instant::now());
-            let until = change.unwrap_or(time.deadline).min(time.deadline);
+            let next_change = self.lock().adaptive.next_change(Instant::now());
+            let until = next_change
+                .unwrap_or(time_limit.deadline)
+                .min(time_limit.deadline);
             tokio::select! {
                 biased;
                 granted = &mut granted => {
@@ -179,15 +185,16 @@ impl Limiter {
                     permit.waited = u32::try_from(waited).unwrap_or(u32::MAX);
                     return Some(permit);
                 }
-                () = paused => {}
-                () = sleep_until(until) => if until == time.deadline {
+                () = limit_changed => {}
+                () = sleep_until(until) => if until == time_limit.deadline {
                     return None;
                 }
             }
         }
     }
 
-    fn full(&self) -> CallError {
+    /// Builds the error of a call that got no permit.
+    fn full_error(&self) -> CallError {
         let (state, now) = (self.lock(), Instant::now());
         let limit = state.adaptive.limit(now);
         if limit == self.max {
@@ -197,31 +204,31 @@ impl Limiter {
         CallError::Overloaded { limit, retry_after }
     }
 
-    /// Counts another call in flight, within the fixed limit. Returns how many are.
-    fn count_in(&self) -> Option<usize> {
-        let another = |in_flight| (in_flight < self.max).then_some(in_flight + 1);
+    /// Counts another call in flight unless the fixed limit is reached. Returns the new number.
+    fn try_add_in_flight(&self) -> Option<usize> {
+        let add_one = |in_flight| (in_flight < self.max).then_some(in_flight + 1);
         let others = self
             .in_flight
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, another);
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, add_one);
         others.ok().map(|others| others + 1)
     }
 
-    /// Gives free permits to calls that wait.
+    /// Grants free permits to waiting calls.
     fn grant(self: &Arc<Self>) {
         loop {
-            let next = self.next(&mut self.lock());
+            let next = self.next_grant(&mut self.lock());
             let Some((waiter, permit)) = next else { return };
             // A call that was dropped meanwhile drops its permit.
             let _ = waiter.send(permit);
         }
     }
 
-    /// The next call that waits, and its permit. `None` if either is missing.
-    fn next(self: &Arc<Self>, state: &mut State) -> Option<(oneshot::Sender<Permit>, Permit)> {
+    /// Returns the next waiting call and its permit. `None` if no call waits, or no permit is free.
+    fn next_grant(self: &Arc<Self>, state: &mut State) -> Option<(oneshot::Sender<Permit>, Permit)> {
         let now = Instant::now();
-        self.refresh(state, now);
-        let has_room = |is_important| state.adaptive.has_room(is_important, now);
-        let least = match (has_room(false), has_room(true)) {
+        self.store_adaptive(state, now);
+        let has_permit = |is_important| state.adaptive.has_permit(is_important, now);
+        let min_priority = match (has_permit(false), has_permit(true)) {
             (true, _) => 0,
             (false, true) => 1,
             (false, false) => return None,
@@ -230,27 +237,30 @@ impl Limiter {
             true => Order::NewestFirst,
             false => Order::OldestFirst,
         };
-        let in_flight = self.count_in()?;
-        let next = state.waiting.next(least, order, now);
-        self.count_waiting(state);
+        let in_flight = self.try_add_in_flight()?;
+        let next = state.waiting.next(min_priority, order, now);
+        self.store_waiting(state);
         let Some((priority, waiter)) = next else {
             self.in_flight.fetch_sub(1, Ordering::SeqCst);
             return None;
         };
         let is_important = is_important(priority);
-        let sent = state.adaptive.sent(in_flight, is_important, now);
+        let sent = state.adaptive.record_sent(in_flight, is_important, now);
         Some((waiter, Permit::new(self, sent, is_important)))
     }
 
-    /// Publishes the number of waiting calls.
-    fn count_waiting(&self, state: &State) {
+    /// Copies the number of waiting calls to the atomic that lock-free readers use.
+    fn store_waiting(&self, state: &State) {
         self.waiting.store(state.waiting.len(), Ordering::SeqCst);
     }
 
-    fn leave(self: &Arc<Self>, permit: &Permit) {
+    /// Ends the flight of the call that holds the permit, and grants the permit to a waiting call.
+    fn release(self: &Arc<Self>, permit: &Permit) {
         if self.is_reduced.load(Ordering::SeqCst) {
             let mut state = self.lock();
-            state.adaptive.left(permit.generation, permit.is_important);
+            state
+                .adaptive
+                .record_finished(permit.generation, permit.is_important);
         }
         if permit.is_important {
             self.important.fetch_sub(1, Ordering::Relaxed);
@@ -262,17 +272,18 @@ impl Limiter {
     }
 
     /// Records an outcome that says whether the service is overloaded.
-    fn record(&self, signal: Signal, time: TimeLimit, permit: &Permit) {
+    fn record(&self, signal: Signal, time_limit: TimeLimit, permit: &Permit) {
         let now = Instant::now();
-        let sent = time.deadline - time.limit + Duration::from_millis(permit.waited.into());
+        let sent_at = time_limit.deadline - time_limit.limit + Duration::from_millis(permit.waited.into());
         let mut state = self.lock();
         let was_reduced = state.adaptive.is_reduced();
-        // From here on, calls that acquire or release a permit are counted by the adaptive limit.
+        // From here on, calls acquire and release permits under the lock, so the adaptive limit
+        // counts them.
         self.is_reduced.store(true, Ordering::SeqCst);
-        state.adaptive.ended(&Ended {
+        state.adaptive.record_end(&CallEnd {
             signal,
-            time_limit: time.limit,
-            sent,
+            time_limit: time_limit.limit,
+            sent_at,
             now,
             in_flight: usize::try_from(permit.in_flight).unwrap_or(usize::MAX),
             generation: permit.generation,
@@ -281,16 +292,16 @@ impl Limiter {
                 all: self.in_flight.load(Ordering::SeqCst),
                 important: self.important.load(Ordering::SeqCst),
             },
-            is_full: self.waiting.load(Ordering::Relaxed) > 0,
+            has_waiting_calls: self.waiting.load(Ordering::Relaxed) > 0,
         });
-        self.refresh(&state, now);
+        self.store_adaptive(&state, now);
         if state.adaptive.is_paused(now) || state.adaptive.is_reduced() != was_reduced {
-            self.paused.notify_waiters();
+            self.limit_changed.notify_waiters();
         }
     }
 
-    /// Publishes the current limit to calls that acquire a permit without the lock.
-    fn refresh(&self, state: &State, now: Instant) {
+    /// Copies the state of the adaptive limit to the atomics that lock-free readers use.
+    fn store_adaptive(&self, state: &State, now: Instant) {
         self.is_reduced
             .store(state.adaptive.is_reduced(), Ordering::SeqCst);
         self.is_silent
@@ -338,8 +349,8 @@ impl Permit {
         }
     }
 
-    /// Reports the outcome of the call that holds the permit.
-    pub(super) fn ended(&self, outcome: &Result<Reply, CallError>, time: TimeLimit) {
+    /// Reports the outcome of the call that holds the permit, which adapts the limit.
+    pub(super) fn ended(&self, outcome: &Result<Reply, CallError>, time_limit: TimeLimit) {
         let limiter = &self.limiter;
         if !limiter.is_adaptive {
             return;
@@ -347,34 +358,36 @@ impl Permit {
         let Some(signal) = signal(outcome) else { return };
         let is_reduced = limiter.is_reduced.load(Ordering::SeqCst);
         if signal.is_warning() || is_reduced || limiter.is_silent.load(Ordering::Relaxed) {
-            limiter.record(signal, time, self);
+            limiter.record(signal, time_limit, self);
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.limiter.leave(self);
+        self.limiter.release(self);
     }
 }
 
-/// Whether a call of this priority goes before others.
+/// Returns whether a call of this priority is important: it goes before ordinary calls.
 fn is_important(priority: u8) -> bool {
     priority > 0
 }
 
-/// What the outcome of a call says about overload. `None` if it says nothing.
+/// Returns what the outcome of a call says about overload. `None` if it says nothing.
 fn signal(outcome: &Result<Reply, CallError>) -> Option<Signal> {
     match outcome {
         Ok(reply) if reply.kind == ReplyKind::Fault => {
             let fault = reply.read_fault();
             let retry_after = fault.retry_after;
-            // A layer of the worker rejects calls for reasons of its own. It sets `retry_after` if
-            // they come too often.
             let is_overload = match fault.code {
                 FaultCode::Expired => true,
-                // It would have expired, but an earlier delivery may have run.
-                FaultCode::Rejected | FaultCode::Interrupted => retry_after.is_some(),
+                // A layer of the worker rejects calls for its own reasons. It sets `retry_after` if
+                // there are too many calls.
+                FaultCode::Rejected => retry_after.is_some(),
+                // The request was refused because too little time is left, but an earlier delivery
+                // of it may have run.
+                FaultCode::Interrupted => retry_after.is_some(),
                 _ => false,
             };
             Some(match is_overload {
@@ -399,7 +412,7 @@ fn answered(reply: &Reply) -> Signal {
     }
 }
 
-/// Counts a call among those that wait, until it is dropped.
+/// Keeps a call among the waiting ones until the guard is dropped.
 struct WaitingGuard<'a> {
     limiter: &'a Limiter,
     turn: Turn,
@@ -418,7 +431,7 @@ impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.limiter.lock();
         if state.waiting.remove(self.turn) {
-            self.limiter.count_waiting(&state);
+            self.limiter.store_waiting(&state);
         }
         drop(state);
         let queue = &self.limiter.queue;
@@ -473,7 +486,7 @@ mod tests {
         drop(permit);
         assert!(poll!(&mut second).is_pending());
         let Poll::Ready(Ok(permit)) = poll!(&mut first) else {
-            panic!("it holds the permit");
+            panic!("the first call should hold the permit");
         };
         drop(permit);
         assert!(matches!(poll!(&mut second), Poll::Ready(Ok(_))));
@@ -571,7 +584,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn slow_answers_do_not_keep_quick_calls_from_free_places() {
+    async fn slow_answers_do_not_keep_quick_calls_from_free_permits() {
         let limiter = limiter(100);
         let minute = in_time(60_000);
         let mut permits: Vec<_> = (0..2).map(|_| limiter.try_acquire(0).unwrap()).collect();

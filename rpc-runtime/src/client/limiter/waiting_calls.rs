@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-/// Identifies a call that waits, by its priority and its number in the order of arrival.
+/// Identifies a waiting call by its priority and by its number in the order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Turn {
     priority: u8,
     number: u64,
 }
 
-/// Which of the calls of one priority is next.
+/// Which of several waiting calls with the same priority gets the next permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     OldestFirst,
@@ -20,18 +20,19 @@ pub(super) enum Order {
     NewestFirst,
 }
 
-/// The calls that wait. `W` notifies a call that it has a permit.
+/// The calls that wait. `W` hands a call its permit.
 #[derive(Debug)]
 pub(super) struct WaitingCalls<W> {
+    /// Each call's deadline, and how to hand it a permit.
     calls: BTreeMap<Turn, (Instant, W)>,
-    numbers: u64,
+    next_number: u64,
 }
 
 impl<W> Default for WaitingCalls<W> {
     fn default() -> Self {
         Self {
             calls: BTreeMap::new(),
-            numbers: 0,
+            next_number: 0,
         }
     }
 }
@@ -40,13 +41,14 @@ impl<W> WaitingCalls<W> {
     pub(super) fn add(&mut self, priority: u8, deadline: Instant, waiter: W) -> Turn {
         let turn = Turn {
             priority,
-            number: self.numbers,
+            number: self.next_number,
         };
-        self.numbers += 1;
+        self.next_number += 1;
         self.calls.insert(turn, (deadline, waiter));
         turn
     }
 
+    /// Removes a call. Returns `false` if it no longer waits.
     pub(super) fn remove(&mut self, turn: Turn) -> bool {
         self.calls.remove(&turn).is_some()
     }
@@ -55,13 +57,13 @@ impl<W> WaitingCalls<W> {
         self.calls.len()
     }
 
-    /// Removes and returns the next call of the highest priority, if that is at least `least`.
-    /// Calls whose deadline is before `useful_until` get no permit and are removed.
-    pub(super) fn next(&mut self, least: u8, order: Order, useful_until: Instant) -> Option<(u8, W)> {
+    /// Removes and returns the next call of the highest priority, if that is at least
+    /// `min_priority`. Removes calls whose deadline is before `now`, without a permit.
+    pub(super) fn next(&mut self, min_priority: u8, order: Order, now: Instant) -> Option<(u8, W)> {
         loop {
             let (&newest, _) = self.calls.last_key_value()?;
             let priority = newest.priority;
-            if priority < least {
+            if priority < min_priority {
                 return None;
             }
             let turn = match order {
@@ -69,7 +71,7 @@ impl<W> WaitingCalls<W> {
                 Order::OldestFirst => *self.calls.range(Turn { priority, number: 0 }..).next()?.0,
             };
             let (deadline, waiter) = self.calls.remove(&turn)?;
-            if deadline >= useful_until {
+            if deadline >= now {
                 return Some((priority, waiter));
             }
         }
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn among_equals_the_order_counts() {
+    fn the_order_decides_between_equal_priorities() {
         let now = Instant::now();
         for (order, expected) in ORDERS.into_iter().zip([[1, 2, 3], [3, 2, 1]]) {
             let mut waiting = WaitingCalls::default();
@@ -119,16 +121,16 @@ mod tests {
 
     #[test]
     fn a_call_that_would_come_too_late_gets_no_permit() {
-        let now = Instant::now();
-        let soon = now + Duration::from_millis(5);
-        let useful_until = now + Duration::from_millis(20);
+        let start = Instant::now();
+        let soon = start + Duration::from_millis(5);
+        let now = start + Duration::from_millis(20);
         for order in ORDERS {
             let mut waiting = WaitingCalls::default();
             waiting.add(9, soon, "too late");
-            waiting.add(0, useful_until, "in time");
+            waiting.add(0, now, "in time");
             let late = waiting.add(0, soon, "too late");
-            assert_eq!(waiting.next(0, order, useful_until), Some((0, "in time")));
-            assert_eq!(waiting.next(0, order, useful_until), None);
+            assert_eq!(waiting.next(0, order, now), Some((0, "in time")));
+            assert_eq!(waiting.next(0, order, now), None);
             assert_eq!(waiting.len(), 0);
             assert!(!waiting.remove(late));
         }
