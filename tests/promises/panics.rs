@@ -63,7 +63,7 @@ async fn a_handle_answers_after_a_panic_in_any_of_its_tasks() {
                 .window(Duration::from_millis(200))
                 .workers()
                 .await;
-            Ok(found.is_ok_and(|found| !found.workers.is_empty()) && !panics::is_any_due())
+            Ok(found.is_ok_and(|found| !found.workers.is_empty()) && !panics::has_pending())
         })
         .await
         .unwrap_or_else(|error| panic!("{task}: {error:?}"));

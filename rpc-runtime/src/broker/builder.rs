@@ -250,7 +250,7 @@ impl BrokerBuilder {
         };
         let caller = self.caller_options(self.short_app_id()?, user_id);
         let addresses = addresses.iter().cloned();
-        let addresses = addresses.map(|address| address.or_heartbeat(self.heartbeat));
+        let addresses = addresses.map(|address| address.with_default_heartbeat(self.heartbeat));
         Ok((self.secured(addresses.collect())?, caller))
     }
 
@@ -262,7 +262,7 @@ impl BrokerBuilder {
             return invalid("there are TLS options, and amqp:// would not use them: write amqps://");
         }
         let identity = self.tls.as_ref().is_some_and(Tls::has_identity);
-        if !identity && addresses.iter().any(Address::is_external) {
+        if !identity && addresses.iter().any(Address::uses_external_auth) {
             return invalid(
                 "auth_mechanism=external logs in by a client certificate: give one with Tls::identity_pem",
             );
@@ -276,7 +276,7 @@ impl BrokerBuilder {
         };
         let secured = addresses
             .into_iter()
-            .map(|address| address.secured(client.clone()));
+            .map(|address| address.with_tls(client.clone()));
         Ok(secured.collect())
     }
 

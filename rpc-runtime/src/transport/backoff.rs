@@ -9,12 +9,12 @@ use crate::error::BrokerError;
 /// The first delay, before jitter.
 const MIN_DELAY: Duration = Duration::from_millis(25);
 
-/// The longest delay, before jitter. One attempt a second costs neither side much, and a broker
-/// that is back is found soon.
+/// The longest delay, before jitter. One attempt a second costs neither side much, and soon finds a
+/// broker that is back.
 const MAX_DELAY: Duration = Duration::from_secs(1);
 
-/// After working for this long, a new failure is taken to have a new reason, and the backoff
-/// restarts. A broker that drops what it accepts is tried at most once in this time.
+/// A failure after working for this long is assumed to have a new reason, and the backoff restarts.
+/// A shorter time would try a broker too often that accepts connections only to drop them.
 const STABLE: Duration = Duration::from_secs(2);
 
 /// Delays that double from 25 milliseconds to a second. Each is lengthened by up to its own length
@@ -22,12 +22,11 @@ const STABLE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Backoff {
     delays: ExponentialBackoff,
-    /// How many losses in a row had the shortest delay.
+    /// How many consecutive losses had the shortest delay.
     losses: u32,
 }
 
-/// After so many losses in a row, something other than the connection is the reason, so the delays
-/// grow.
+/// After this many consecutive losses, the connection is not the reason, so the delays grow.
 const MAX_LOSSES: u32 = 20;
 
 /// The delay after a limit was reached. Someone has to raise it, and each attempt may close the
@@ -55,8 +54,8 @@ impl Backoff {
 
     /// The delay before something is opened again on a connection.
     ///
-    /// A lost connection has a backoff of its own, and whatever is opened on it waits for it. A
-    /// longer delay would only keep calls waiting once the connection is back.
+    /// The connection has its own backoff, and everything that is opened on it waits for the
+    /// connection. A longer delay would only keep calls waiting once the connection is back.
     pub(crate) fn delay_after(&mut self, error: &BrokerError) -> Duration {
         match error {
             BrokerError::Lost { .. } if self.losses < MAX_LOSSES => {

@@ -5,9 +5,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The state of the last of several messages that are sent one after another.
+/// The state of the latest of several messages that are sent one after another.
 ///
-/// The upper bits number the messages, and the lower two bits are the state of the last one.
+/// The upper bits are the number of the latest message, and the lower two bits are its state.
 #[derive(Debug, Default)]
 pub(crate) struct Departures(AtomicU32);
 
@@ -18,7 +18,8 @@ const WITHDRAWN: u32 = 2;
 const BITS: u32 = 2;
 
 impl Departures {
-    /// Begins another message, and returns its number. Withdraws the one before if it still waits.
+    /// Begins another message, and returns its number. Withdraws the previous message if it still
+    /// waits.
     pub(crate) fn begin(&self) -> u32 {
         let number = (self.0.load(Ordering::Acquire) >> BITS).wrapping_add(1) << BITS >> BITS;
         self.0.store(number << BITS | WAITING, Ordering::Release);
@@ -31,7 +32,7 @@ impl Departures {
         self.settle(number, LEFT) == LEFT
     }
 
-    /// Withdraws the message. Returns `false` if it was written.
+    /// Withdraws the message. Returns `false` if it was claimed for writing.
     pub(crate) fn withdraw(&self, number: u32) -> bool {
         self.settle(number, WITHDRAWN) == WITHDRAWN
     }
@@ -40,7 +41,8 @@ impl Departures {
         Self::state_of(number, self.0.load(Ordering::Acquire)) == WITHDRAWN
     }
 
-    /// Sets the state if the message still waits. Returns the state that it has then.
+    /// Sets the state if the message still waits. Returns the state that the message has
+    /// afterwards.
     fn settle(&self, number: u32, state: u32) -> u32 {
         let (waiting, settled) = (number << BITS | WAITING, number << BITS | state);
         match self
@@ -55,7 +57,7 @@ impl Departures {
     fn state_of(number: u32, known: u32) -> u32 {
         match known >> BITS == number {
             true => known & ((1 << BITS) - 1),
-            // Another message was begun since.
+            // Another message was begun since then.
             false => WITHDRAWN,
         }
     }
@@ -80,17 +82,17 @@ pub(crate) struct Departure {
 }
 
 impl Departure {
-    /// The message with this number.
+    /// The right to send the message with this number.
     pub(crate) fn of(of: Arc<dyn Departs>, number: u32) -> Self {
         Self { of, number }
     }
 
-    /// As [`Departures::leave`].
+    /// Like [`Departures::leave`].
     pub(crate) fn leave(&self) -> bool {
         self.of.departures().leave(self.number)
     }
 
-    /// As [`Departures::withdraw`].
+    /// Like [`Departures::withdraw`].
     pub(crate) fn withdraw(&self) -> bool {
         self.of.departures().withdraw(self.number)
     }
@@ -119,20 +121,20 @@ mod tests {
     }
 
     #[test]
-    fn each_of_several_messages_leaves_or_is_withdrawn_by_itself() {
+    fn several_messages_leave_or_are_withdrawn_independently() {
         let departures = Departures::default();
         let first = departures.begin();
         assert!(departures.leave(first));
         let second = departures.begin();
         assert!(!departures.is_withdrawn(second));
         let third = departures.begin();
-        // It still waited.
+        // The second message still waited.
         assert!(departures.is_withdrawn(second) && !departures.leave(second));
         assert!(departures.withdraw(third) && departures.is_withdrawn(third));
     }
 
     #[test]
-    fn numbers_begin_anew_when_they_are_used_up() {
+    fn message_numbers_wrap_around() {
         let departures = Departures(AtomicU32::new(u32::MAX - 3));
         let next = departures.begin();
         assert!(!departures.is_withdrawn(next) && departures.leave(next));

@@ -15,23 +15,24 @@ use crate::error::BrokerError;
 pub(crate) trait KeepOpen: Send {
     type Opened: Send;
 
-    /// Opens it. Dropping the future gives up.
+    /// Tries to open it once. Dropping the future cancels the attempt.
     fn open(&mut self) -> impl Future<Output = Result<Self::Opened, BrokerError>> + Send;
 
     /// Uses it until it is lost, and returns why.
     fn run(&mut self, opened: Self::Opened) -> impl Future<Output = BrokerError> + Send;
 
-    /// Notes that it could not be opened, or was lost. Ends the loop with
-    /// [`Break`](ControlFlow::Break).
+    /// Called after each failure to open it, and after each loss. Returns
+    /// [`Break`](ControlFlow::Break) to end the loop.
     fn failed(&mut self, error: &BrokerError) -> ControlFlow<()>;
 
-    /// How long to wait after a failure. The default suits what is opened on a connection.
+    /// How long to wait after a failure. The default is meant for something that is opened on a
+    /// connection.
     fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
         backoff.delay_after(error)
     }
 }
 
-/// Keeps something open until [`KeepOpen::failed`] ends the loop. Cancel safe: what is open is
+/// Keeps something open until [`KeepOpen::failed`] ends the loop. Cancel safe: an open value is
 /// dropped with the future.
 pub(crate) async fn keep_open(kept: &mut impl KeepOpen) {
     let mut backoff = Backoff::new();

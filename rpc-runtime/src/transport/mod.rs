@@ -55,18 +55,21 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// unsettled deliveries.
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError>;
 
-    /// Whether a queue of this name exists and can take messages. `None` if that cannot be found
-    /// out within the transport's time limit. A queue whose node is down does not exist.
+    /// Whether a queue of this name exists and can take messages. `Some(false)` also for a queue
+    /// whose node is down, in contrast to [`depth`](Self::depth). `None` if that cannot be found
+    /// out within the transport's time limit.
     async fn is_there(&self, queue: &ShortStr) -> Option<bool>;
 
     /// How many messages and consumers a queue has. `None` if that cannot be found out within the
-    /// transport's time limit: the queue may not exist, or its node may be down. Cheap to ask
+    /// transport's time limit: the queue may not exist, or its node may be down. Cheap to call
     /// often.
     async fn depth(&self, queue: &ShortStr) -> Option<Depth>;
 
-    /// Deletes the queue if this side declared it, nobody consumes from it, and it is empty.
-    /// Otherwise leaves it as it is. Takes no longer than the transport's time limit. Returns
-    /// whether it holds requests that nobody consumes.
+    /// Deletes the queue if its options declare it, nobody consumes from it, and it is empty.
+    /// Otherwise leaves it as it is, and returns whether it holds requests that nobody consumes.
+    ///
+    /// Over AMQP, this does nothing and returns `false` unless the queue is a classic one. Takes no
+    /// longer than a time limit.
     async fn retire_requests(&self, queue: &RequestQueue) -> bool;
 
     /// Consumes what is published to an exchange from now on. Declares the exchange and a queue,
@@ -113,7 +116,8 @@ pub(crate) struct Depth {
 
 /// A consumer of one queue.
 pub(crate) struct Subscription {
-    /// Ends after [`Control::cancel`], behind what was delivered before. An error is the last item.
+    /// Ends after [`Control::cancel`], once all earlier deliveries are read. An error is the last
+    /// item.
     pub(crate) deliveries: BoxStream<'static, Result<Delivery, BrokerError>>,
     pub(crate) control: Arc<dyn Control>,
 }
@@ -130,11 +134,11 @@ impl Debug for Subscription {
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) message: Message,
-    /// Whether the broker delivered it before, to a consumer that did not settle it.
+    /// Whether the broker delivered the message before, to a consumer that did not settle it.
     pub(crate) redelivered: bool,
-    /// Identifies it within its subscription, to settle it.
+    /// Identifies the delivery within its subscription, to settle it.
     pub(crate) tag: u64,
-    /// Why not all of its properties could be read. The message has those that could.
+    /// Why some of the message's properties could not be read. The message has all others.
     pub(crate) malformed: Option<Malformed>,
 }
 
@@ -142,8 +146,8 @@ pub(crate) struct Delivery {
 /// to the queue.
 #[async_trait]
 pub(crate) trait Control: Debug + Send + Sync {
-    /// Acknowledges a delivery. The acknowledgement is sent soon; if the subscription is lost
-    /// before, the broker delivers the message again.
+    /// Acknowledges a delivery. The acknowledgement is sent soon. If the subscription is lost
+    /// before that, the broker delivers the message again.
     fn settle(&self, tag: u64);
 
     /// Rejects a delivery. The broker dead-letters it, or drops it if its queue has no dead-letter
@@ -162,8 +166,8 @@ pub(crate) trait Control: Debug + Send + Sync {
     async fn cancel(&self) -> Result<(), BrokerError>;
 
     /// Ends the subscription. Pending acknowledgements are sent first, and unsettled deliveries go
-    /// back to the queue. Takes no longer than a time limit, and has no error, as there is nothing
-    /// to do about one.
+    /// back to the queue. Takes no longer than a time limit. Errors are ignored, as a caller could
+    /// do nothing about them.
     async fn close(&self);
 
     /// Like [`close`](Self::close). Also deletes a private reply queue.
@@ -183,7 +187,7 @@ pub(crate) struct Outgoing {
 /// The outcome of publishing a message.
 #[derive(Debug, Clone)]
 pub(crate) enum Published {
-    /// The broker confirmed it: it is in the queue, or it was not mandatory and there is no queue.
+    /// The broker confirmed it: it is in the queue, or it was not mandatory and no queue exists.
     Routed,
     /// The broker returned it: the queue does not exist.
     Returned,
@@ -196,7 +200,8 @@ pub(crate) enum Published {
 }
 
 impl Published {
-    /// Whether the broker closed the channel, because of this message or another one.
+    /// Whether the message failed because the broker closed its channel, for this message or for
+    /// another one.
     pub(crate) fn is_of_channel(&self) -> bool {
         let Self::Failed { source, .. } = self else {
             return false;
@@ -220,13 +225,14 @@ pub(crate) trait Receipt: Send + Sync {
 pub(crate) trait Publisher: Debug + Send + Sync {
     /// Publishes a message if that is possible without waiting. Otherwise returns it.
     ///
-    /// The receipt is called a moment after the confirm arrives, or once `in_a_row` messages were
-    /// published: checking several confirms at once is cheaper.
+    /// Confirms are polled in batches: about 1 ms late at most while messages flow, or as soon as
+    /// `confirm_batch` messages were sent. With 1, the receipt is called as soon as the confirm
+    /// arrives.
     fn try_publish(
         &self,
         outgoing: Outgoing,
         receipt: Arc<dyn Receipt>,
-        in_a_row: usize,
+        confirm_batch: usize,
     ) -> Result<(), Box<Outgoing>>;
 
     /// Waits until a message can be published: the broker does not block, and not too many messages

@@ -14,7 +14,7 @@ use crate::telemetry::{Event, count};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Status {
-    /// At least one of the connections is missing, and is being made.
+    /// At least one of the connections is down. The handle keeps trying to open it.
     #[non_exhaustive]
     Connecting {
         /// Why the last attempt failed, or why the connection was lost.
@@ -98,8 +98,8 @@ impl fmt::Display for Status {
 /// are merged into one.
 #[derive(Debug, Clone)]
 pub struct StatusChanges {
-    receiver: watch::Receiver<Connections>,
-    /// The number of the last change that was seen.
+    receiver: watch::Receiver<BoardState>,
+    /// The version that was returned last.
     seen: Option<u64>,
     is_over: bool,
 }
@@ -114,13 +114,11 @@ impl StatusChanges {
             return None;
         }
         let seen = self.seen;
-        let changed = self
-            .receiver
-            .wait_for(|connections| seen != Some(connections.changes));
+        let changed = self.receiver.wait_for(|state| seen != Some(state.version));
         let status = match changed.await {
-            Ok(connections) => {
-                self.seen = Some(connections.changes);
-                connections.status()
+            Ok(state) => {
+                self.seen = Some(state.version);
+                state.status()
             }
             // The transport was dropped with the handle.
             Err(_) => Status::Closed,
@@ -173,22 +171,22 @@ enum End {
     RuntimeEnded,
 }
 
-/// How many reported reasons are remembered. A handle seldom has more than two.
-const REASONS: usize = 16;
+/// At most this many reported reasons are remembered. A handle seldom has more than two.
+const MAX_REPORTED_REASONS: usize = 16;
 
-/// Both connections.
+/// The state of both connections, and what was reported of it.
 #[derive(Debug)]
-struct Connections {
+struct BoardState {
     publishing: Connectivity,
     consuming: Connectivity,
     end: Option<End>,
-    /// How many changes of the status were reported.
-    changes: u64,
-    /// The reasons that were reported since the handle was ready, oldest first.
-    told: VecDeque<String>,
+    /// Counts the reported changes of the status.
+    version: u64,
+    /// The reasons that were reported since the handle was last ready, oldest first.
+    reported_reasons: VecDeque<String>,
 }
 
-impl Connections {
+impl BoardState {
     fn get(&mut self, role: Role) -> &mut Connectivity {
         match role {
             Role::Publishing => &mut self.publishing,
@@ -196,7 +194,7 @@ impl Connections {
         }
     }
 
-    /// Sets the state of a connection, and counts what that changes.
+    /// Sets the state of a connection, and counts the change in the metrics.
     fn set(&mut self, role: Role, after: Connectivity) {
         let before = self.get(role);
         let (is_up, is_blocked) = (after.is_up(), after.is_blocked());
@@ -240,44 +238,46 @@ impl Connections {
         }
     }
 
-    /// Whether a new status is to be reported: it is of another kind, or has a reason that was not
-    /// reported yet. Remembers the reason.
-    fn is_news(&mut self, before: &Status, after: &Status) -> bool {
+    /// Records a status as reported if it is new: of another kind, or with a reason that was not
+    /// reported yet. Returns whether it is new.
+    fn record_if_new(&mut self, before: &Status, after: &Status) -> bool {
         let is_of_another_kind = std::mem::discriminant(before) != std::mem::discriminant(after);
         if after.is_ready() {
-            self.told.clear();
+            self.reported_reasons.clear();
         }
-        let new_reason = after.reason().filter(|reason| !self.told.contains(reason));
-        let is_news = is_of_another_kind || new_reason.is_some();
+        let new_reason = after
+            .reason()
+            .filter(|reason| !self.reported_reasons.contains(reason));
+        let is_new = is_of_another_kind || new_reason.is_some();
         if let Some(reason) = new_reason {
-            if self.told.len() == REASONS {
-                self.told.pop_front();
+            if self.reported_reasons.len() == MAX_REPORTED_REASONS {
+                self.reported_reasons.pop_front();
             }
-            self.told.push_back(reason);
+            self.reported_reasons.push_back(reason);
         }
-        self.changes += u64::from(is_news);
-        is_news
+        self.version += u64::from(is_new);
+        is_new
     }
 }
 
 /// Holds the state of the connections, and logs each change once.
 #[derive(Debug)]
-pub(crate) struct StatusBoard(watch::Sender<Connections>);
+pub(crate) struct StatusBoard(watch::Sender<BoardState>);
 
 impl StatusBoard {
     pub(crate) fn new(connectivity: &Connectivity) -> Self {
         let down = || Connectivity::Down { last_error: None };
-        let mut connections = Connections {
+        let mut state = BoardState {
             publishing: down(),
             consuming: down(),
             end: None,
-            changes: 0,
-            told: VecDeque::new(),
+            version: 0,
+            reported_reasons: VecDeque::new(),
         };
         for role in Role::ALL {
-            connections.set(role, connectivity.clone());
+            state.set(role, connectivity.clone());
         }
-        Self(watch::Sender::new(connections))
+        Self(watch::Sender::new(state))
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -292,35 +292,35 @@ impl StatusBoard {
         }
     }
 
-    /// Waits until a connection is down. Cancel safe.
+    /// Waits until a connection is down or the handle has ended. Cancel safe.
     pub(crate) async fn down(&self, role: Role) {
-        let mut connections = self.0.subscribe();
-        let is_down = |connections: &Connections| {
+        let mut receiver = self.0.subscribe();
+        let is_down = |state: &BoardState| {
             let connection = match role {
-                Role::Publishing => &connections.publishing,
-                Role::Consuming => &connections.consuming,
+                Role::Publishing => &state.publishing,
+                Role::Consuming => &state.consuming,
             };
-            connections.end.is_some() || matches!(connection, Connectivity::Down { .. })
+            state.end.is_some() || matches!(connection, Connectivity::Down { .. })
         };
         // The sender is borrowed, so it cannot be dropped.
-        let _ = connections.wait_for(is_down).await;
+        let _ = receiver.wait_for(is_down).await;
     }
 
     pub(crate) fn set(&self, role: Role, connectivity: Connectivity) {
-        self.change(|connections| {
-            if connections.end.is_none() {
-                connections.set(role, connectivity);
+        self.change(|state| {
+            if state.end.is_none() {
+                state.set(role, connectivity);
             }
         });
     }
 
     pub(crate) fn close(&self) {
-        self.change(|connections| connections.end(End::Closed));
+        self.change(|state| state.end(End::Closed));
     }
 
-    /// Notes that the runtime of the handle's tasks has ended.
+    /// Records that the runtime of the handle's tasks has ended.
     pub(crate) fn runtime_ended(&self) {
-        self.change(|connections| connections.end(End::RuntimeEnded));
+        self.change(|state| state.end(End::RuntimeEnded));
     }
 
     /// Why the handle has ended. `None` if it has not.
@@ -332,20 +332,20 @@ impl StatusBoard {
         }
     }
 
-    /// Why a handle is over of which nothing else is known.
+    /// Why the handle has ended. [`BrokerError::Closed`] if no other reason is known.
     pub(crate) fn why_over(&self) -> BrokerError {
         self.over().unwrap_or(BrokerError::Closed)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Connections)) {
-        let mut news = None;
-        self.0.send_modify(|connections| {
-            let before = connections.status();
-            change(connections);
-            let after = connections.status();
-            news = connections.is_news(&before, &after).then_some(after);
+    fn change(&self, change: impl FnOnce(&mut BoardState)) {
+        let mut reported = None;
+        self.0.send_modify(|state| {
+            let before = state.status();
+            change(state);
+            let after = state.status();
+            reported = state.record_if_new(&before, &after).then_some(after);
         });
-        let Some(status) = news else { return };
+        let Some(status) = reported else { return };
         match status {
             Status::Ready | Status::Closed => tracing::info!(status = %Logged(&status), "broker"),
             _ => tracing::warn!(status = %Logged(&status), "broker"),
@@ -353,8 +353,8 @@ impl StatusBoard {
     }
 }
 
-impl Drop for Connections {
-    /// A handle that is dropped has no connections either.
+impl Drop for BoardState {
+    /// Counts the connections of a dropped handle as down.
     fn drop(&mut self) {
         self.end(End::Closed);
     }
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_is_as_well_as_the_worse_of_its_connections() {
+    fn the_status_is_that_of_the_worse_connection() {
         let board = StatusBoard::new(&Connectivity::Up);
         assert!(board.status().is_ready());
         board.set(Role::Consuming, down("a"));
@@ -395,14 +395,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn changes_are_told_once_each_and_end_with_the_handle() {
+    async fn each_change_is_reported_once_and_changes_end_with_the_handle() {
         let board = StatusBoard::new(&Connectivity::Up);
         let mut changes = board.changes();
         assert!(changes.next().await.unwrap().is_ready());
         assert!(changes.next().now_or_never().is_none());
         board.set(Role::Consuming, down("a"));
         assert!(matches!(changes.next().await, Some(Status::Connecting { .. })));
-        // Each new reason is told once, whichever attempts fail for it.
+        // Each new reason is reported once, however many attempts fail for it.
         board.set(Role::Consuming, down("another reason"));
         assert!(matches!(changes.next().await, Some(Status::Connecting { .. })));
         for reason in ["a", "another reason", "a"] {
@@ -411,7 +411,7 @@ mod tests {
         }
         board.set(Role::Consuming, Connectivity::Up);
         assert!(changes.next().await.unwrap().is_ready());
-        // And again after the handle was ready.
+        // A reason is reported again after the handle was ready.
         board.set(Role::Consuming, down("a"));
         assert!(matches!(changes.next().await, Some(Status::Connecting { .. })));
         board.close();
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_the_runtime_is_told_and_is_the_last_change() {
+    async fn the_end_of_the_runtime_is_the_last_change() {
         let board = StatusBoard::new(&Connectivity::Up);
         let mut changes = board.changes();
         changes.next().await;
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn changes_end_with_a_board_that_is_dropped() {
+    async fn changes_end_when_the_board_is_dropped() {
         let board = StatusBoard::new(&Connectivity::Up);
         let mut changes = board.changes();
         changes.next().await;

@@ -21,7 +21,7 @@ use crate::error::BrokerError;
 /// A task panicked. The panic hook has printed its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Panicked {
-    /// What the task does.
+    /// The task's name.
     pub(crate) task: &'static str,
 }
 
@@ -35,7 +35,7 @@ impl From<Panicked> for BrokerError {
 ///
 /// # Errors
 ///
-/// If it panicked. What it owned is dropped.
+/// Fails if the task panicked. Everything that it owned is dropped.
 pub(crate) async fn caught<T>(task: &'static str, running: impl Future<Output = T>) -> Result<T, Panicked> {
     let mut running = pin!(running);
     let running = poll_fn(move |cx| {
@@ -49,7 +49,7 @@ pub(crate) async fn caught<T>(task: &'static str, running: impl Future<Output = 
     })
 }
 
-/// Runs a task until it ends. If it panics, makes and runs it again after a delay.
+/// Runs a task until it ends. If it panics, calls `make` again and runs the new task after a delay.
 pub(crate) async fn supervised<T, F: Future<Output = T>>(
     task: &'static str,
     mut make: impl FnMut() -> F,
@@ -67,29 +67,29 @@ pub(crate) async fn supervised<T, F: Future<Output = T>>(
 
 /// Makes the board report that the runtime ended, if that happens before the handle ends.
 pub(crate) fn watch_runtime(runtime: &Handle, board: Weak<StatusBoard>, handle_ends: CancellationToken) {
-    let guard = RuntimeGuard::new(board);
+    let reporter = RuntimeEndReporter::new(board);
     runtime.spawn(async move {
         handle_ends.cancelled().await;
-        guard.disarm();
+        reporter.disarm();
     });
 }
 
-/// Part of a task that lives as long as its handle. If it is dropped before it is disarmed, the
-/// runtime has ended, as nothing else drops the task.
+/// Held by a task that lives as long as its handle. If it is dropped before
+/// [`disarm`](Self::disarm), only the ending runtime can have dropped it.
 #[derive(Debug)]
-pub(crate) struct RuntimeGuard(Weak<StatusBoard>);
+struct RuntimeEndReporter(Weak<StatusBoard>);
 
-impl RuntimeGuard {
-    pub(crate) fn new(board: Weak<StatusBoard>) -> Self {
+impl RuntimeEndReporter {
+    fn new(board: Weak<StatusBoard>) -> Self {
         Self(board)
     }
 
-    pub(crate) fn disarm(mut self) {
+    fn disarm(mut self) {
         self.0 = Weak::new();
     }
 }
 
-impl Drop for RuntimeGuard {
+impl Drop for RuntimeEndReporter {
     fn drop(&mut self) {
         if let Some(board) = self.0.upgrade() {
             board.runtime_ended();
@@ -112,13 +112,13 @@ pub mod injected {
         DUE.with_borrow_mut(|due| due.push(task));
     }
 
-    /// Whether a panic has not happened yet.
+    /// Whether an injected panic has not happened yet.
     #[must_use]
-    pub fn is_any_due() -> bool {
+    pub fn has_pending() -> bool {
         DUE.with_borrow(|due| !due.is_empty())
     }
 
-    /// Forgets the panics that have not happened.
+    /// Removes the injected panics that have not happened yet.
     pub fn clear() {
         DUE.with_borrow_mut(Vec::clear);
     }
@@ -129,7 +129,7 @@ pub mod injected {
             position.map(|position| due.swap_remove(position)).is_some()
         });
         if is_due {
-            // As a panic, without its message on the terminal.
+            // Unwinds like a panic, but does not call the panic hook, which prints a message.
             std::panic::resume_unwind(Box::new("injected"));
         }
     }
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_panics_is_made_again_until_it_ends() {
+    async fn a_task_that_panics_is_restarted_until_it_ends() {
         let runs = Cell::new(0);
         let ended = supervised("test", || async {
             runs.set(runs.get() + 1);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_task_that_always_panics_is_made_again_once_a_second_or_two() {
+    async fn a_task_that_always_panics_is_restarted_every_second_or_two() {
         let runs = Cell::new(0);
         let failing = supervised("test", || async {
             runs.set(runs.get() + 1);
@@ -172,13 +172,13 @@ mod tests {
     async fn an_injected_panic_hits_the_task_of_its_name_once() {
         injected::panic_next("one");
         assert_eq!(caught("other", async { 1 }).await, Ok(1));
-        assert!(injected::is_any_due());
+        assert!(injected::has_pending());
         assert_eq!(caught("one", async { 1 }).await, Err(Panicked { task: "one" }));
-        assert!(!injected::is_any_due());
+        assert!(!injected::has_pending());
         assert_eq!(caught("one", async { 1 }).await, Ok(1));
     }
 
-    /// What a board says after its runtime has ended.
+    /// The status of a board whose runtime has ended.
     fn after_runtime(handle_ends_first: bool) -> Status {
         let board = Arc::new(StatusBoard::new(&Connectivity::Up));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -186,7 +186,7 @@ mod tests {
         watch_runtime(runtime.handle(), Arc::downgrade(&board), handle_ends.clone());
         if handle_ends_first {
             handle_ends.cancel();
-            // The task has its turn, and ends.
+            // Lets the task run and end.
             runtime.block_on(tokio::task::yield_now());
         }
         drop(runtime);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_board_tells_that_the_runtime_ended_unless_the_handle_ended_before() {
+    fn the_board_reports_the_end_of_the_runtime_unless_the_handle_ended_before() {
         assert!(matches!(after_runtime(false), Status::RuntimeEnded));
         assert!(after_runtime(true).is_ready());
     }

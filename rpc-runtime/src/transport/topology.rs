@@ -23,11 +23,11 @@ const DELIVERY_LIMIT: &str = "x-delivery-limit";
 
 const SINGLE_ACTIVE_CONSUMER: &str = "x-single-active-consumer";
 
-/// Arguments that bound one queue, or route its messages elsewhere. A second queue for batches
-/// would break them.
-const LIMITS_TO_ONE_QUEUE: [&str; 3] = [DEAD_LETTER_EXCHANGE, "x-max-length", "x-max-length-bytes"];
+/// Arguments that limit one queue, or route its messages elsewhere. They would not hold across a
+/// queue and its batch queue, so such a queue has no batch queue.
+const RULES_OUT_BATCH_QUEUE: [&str; 3] = [DEAD_LETTER_EXCHANGE, "x-max-length", "x-max-length-bytes"];
 
-/// The default of RabbitMQ 4.
+/// The default delivery limit of RabbitMQ 4.
 const DEFAULT_DELIVERY_LIMIT: u32 = 20;
 
 /// How the replies to a handle's calls come back.
@@ -54,11 +54,11 @@ pub(crate) struct Broadcasts {
     pub(crate) exchange: &'static str,
     /// How many deliveries may be unsettled.
     pub(crate) prefetch: u16,
-    /// How long a message waits.
+    /// How long a message can wait.
     pub(crate) time_to_live: Duration,
-    /// How many messages wait. More of them drop the oldest.
+    /// How many messages can wait. If there are more, the oldest are dropped.
     pub(crate) max_messages: u16,
-    /// The total length of their bodies, in bytes.
+    /// The maximum total length of the bodies of waiting messages, in bytes.
     pub(crate) max_bytes: u32,
 }
 
@@ -181,7 +181,7 @@ impl RequestQueue {
 
     /// The queue to which RabbitMQ moves what it drops from this one: requests that [returned too
     /// often](Self::delivery_limit), that expired, or that did not fit. That queue must exist.
-    /// Nobody replies to what is in it.
+    /// Nobody replies to the requests in it.
     pub fn dead_letter_to(self, queue: impl Into<String>) -> Self {
         self.argument(DEAD_LETTER_EXCHANGE, "")
             .argument("x-dead-letter-routing-key", queue.into())
@@ -217,8 +217,8 @@ impl RequestQueue {
         self
     }
 
-    /// Neither declares the queue nor checks that it exists: for a worker that may not configure
-    /// queues.
+    /// Neither declares the queue nor checks that it exists. Meant for a worker that may not
+    /// configure queues.
     pub fn undeclared(mut self) -> Self {
         self.declare = Declare::No;
         self
@@ -226,7 +226,7 @@ impl RequestQueue {
 
     /// Gives requests to one worker at a time, a [single active
     /// consumer](https://www.rabbitmq.com/docs/consumers#single-active-consumer). Another worker
-    /// takes over when it is gone.
+    /// takes over when that one is gone.
     ///
     /// Requests are not batched. When a worker stops, its methods end before another worker takes
     /// over. When it loses its connection, its methods go on while the next worker begins.
@@ -256,23 +256,24 @@ impl RequestQueue {
         &self.name
     }
 
-    /// The queue for batches beside this one, with the same options. `None` if requests must not be
-    /// batched.
+    /// The queue for batches of requests to this queue, with the same options. `None` if requests
+    /// must not be batched.
     pub(crate) fn batched(&self) -> Option<Self> {
-        let is_limited = LIMITS_TO_ONE_QUEUE
+        let is_ruled_out = RULES_OUT_BATCH_QUEUE
             .iter()
             .any(|name| self.properties.arguments.contains_key(*name));
         let name = format!("{}{BATCH_SUFFIX}", self.name);
-        let may_batch = self.batching && !is_limited && !self.is_single_active();
+        let may_batch = self.batching && !is_ruled_out && !self.is_single_active();
         (may_batch && name.len() <= MAX_SHORT_STR).then(|| Self { name, ..self.clone() })
     }
 
-    /// Whether it has a single active consumer.
+    /// Whether the queue has a single active consumer.
     pub(crate) fn is_single_active(&self) -> bool {
         self.properties.arguments.get(SINGLE_ACTIVE_CONSUMER) == Some(&QueueArgument::Flag(true))
     }
 
-    /// How often a request may have been delivered before this worker refuses it.
+    /// How often a request may return to the queue. A worker refuses a request that has returned
+    /// this often.
     pub(crate) fn max_deliveries(&self) -> u32 {
         match self.properties.arguments.get(DELIVERY_LIMIT) {
             Some(QueueArgument::Number(limit)) => u32::try_from(*limit).unwrap_or(u32::MAX).max(1),

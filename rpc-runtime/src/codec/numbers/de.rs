@@ -12,13 +12,13 @@ use serde::de::{
 use super::format::{NumberFormat, PRIVATE_NUMBER};
 use super::text::Number;
 
-/// A deserializer that reads numbers by its format's rules, at every level of a value. It also
-/// layers what a value is read with: seeds, visitors and accesses.
+/// A deserializer that reads numbers by its format's rules, at every level of a value. This type
+/// also wraps the seeds, visitors and accesses with which a value is read.
 pub(in crate::codec) struct ReadNumbers<T, F> {
     inner: T,
-    /// Of a visitor: the deserializer tells it what the value is, and may tell it of a number in
-    /// its private form.
-    is_told: bool,
+    /// For a visitor: whether the deserializer chooses the type of the value, so that a map may be
+    /// a number in its private form.
+    may_be_number: bool,
     format: PhantomData<F>,
 }
 
@@ -27,7 +27,7 @@ impl<T, F> ReadNumbers<T, F> {
     pub(in crate::codec) fn new(inner: T) -> Self {
         Self {
             inner,
-            is_told: false,
+            may_be_number: false,
             format: PhantomData,
         }
     }
@@ -42,7 +42,7 @@ impl<'de, S: DeserializeSeed<'de>, F: NumberFormat> DeserializeSeed<'de> for Rea
     }
 }
 
-macro_rules! as_it_is {
+macro_rules! forward_wrapped {
     ($($method:ident($($argument:ident: $type:ty),*);)*) => {$(
         #[inline]
         fn $method<V: Visitor<'de>>(self, $($argument: $type,)* visitor: V) -> Result<V::Value, D::Error> {
@@ -51,7 +51,7 @@ macro_rules! as_it_is {
     )*};
 }
 
-macro_rules! scalars {
+macro_rules! forward {
     ($($method:ident)*) => {$(
         #[inline]
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
@@ -63,7 +63,7 @@ macro_rules! scalars {
 impl<'de, D: Deserializer<'de>, F: NumberFormat> Deserializer<'de> for ReadNumbers<D, F> {
     type Error = D::Error;
 
-    scalars! {
+    forward! {
         deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_u8
         deserialize_u16 deserialize_u32 deserialize_u64 deserialize_f32 deserialize_f64 deserialize_char
         deserialize_str deserialize_string deserialize_unit deserialize_identifier deserialize_ignored_any
@@ -73,12 +73,12 @@ impl<'de, D: Deserializer<'de>, F: NumberFormat> Deserializer<'de> for ReadNumbe
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
         self.inner.deserialize_any(ReadNumbers::<V, F> {
             inner: visitor,
-            is_told: true,
+            may_be_number: true,
             format: PhantomData,
         })
     }
 
-    as_it_is! {
+    forward_wrapped! {
         deserialize_bytes();
         deserialize_byte_buf();
         deserialize_option();
@@ -175,7 +175,7 @@ impl<'de, V: Visitor<'de>, F: NumberFormat> Visitor<'de> for ReadNumbers<V, F> {
 
     #[inline]
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
-        match F::MAPS_MAY_BE_NUMBERS && self.is_told {
+        match F::MAPS_MAY_BE_NUMBERS && self.may_be_number {
             true => visit_map_or_number::<V, A, F>(self.inner, map),
             false => self.inner.visit_map(ReadNumbers::<A, F>::new(map)),
         }
@@ -187,7 +187,7 @@ impl<'de, V: Visitor<'de>, F: NumberFormat> Visitor<'de> for ReadNumbers<V, F> {
     }
 }
 
-/// Tells a number in its private form from other maps.
+/// Visits a map, or the number of which it is the private form.
 fn visit_map_or_number<'de, V, A, F>(visitor: V, mut map: A) -> Result<V::Value, A::Error>
 where
     V: Visitor<'de>,
@@ -213,7 +213,7 @@ where
     }
 }
 
-/// A map of which the first key has been read.
+/// A map whose first key was read already.
 struct Resumed<A, F> {
     first: Option<String>,
     rest: ReadNumbers<A, F>,

@@ -6,10 +6,9 @@ use serde::{Deserializer, Serializer};
 
 use super::text;
 
-/// How a format writes and reads the numbers that its serializer and deserializer get wrong.
+/// How a format writes and reads the numbers that its serializer and deserializer handle wrongly.
 pub(in crate::codec) trait NumberFormat {
-    /// Where a deserializer tells a visitor of a map, it may mean a [`serde_json::Number`] in its
-    /// private form.
+    /// Whether a map from the deserializer may be a [`serde_json::Number`] in its private form.
     const MAPS_MAY_BE_NUMBERS: bool = false;
 
     fn write_f32<S: Serializer>(serializer: S, value: f32) -> Result<S::Ok, S::Error> {
@@ -46,7 +45,7 @@ pub(in crate::codec) trait NumberFormat {
     }
 }
 
-/// JSON: floats are finite.
+/// JSON: floats must be finite.
 pub(in crate::codec) struct Json;
 
 impl NumberFormat for Json {
@@ -80,7 +79,7 @@ fn not_finite<E: serde::ser::Error>(value: impl std::fmt::Display) -> E {
     ))
 }
 
-/// MessagePack: integers have up to 64 bits, and larger ones are decimal text.
+/// MessagePack: integers of up to 64 bits are integers, and larger ones are decimal text.
 pub(in crate::codec) struct MessagePack;
 
 impl NumberFormat for MessagePack {
@@ -120,8 +119,8 @@ impl NumberFormat for MessagePack {
     }
 }
 
-/// Whether this build of `serde_json` has the feature `arbitrary_precision`: its numbers are texts
-/// then.
+/// Whether this build of `serde_json` has the feature `arbitrary_precision`. With it, a
+/// [`serde_json::Number`] is a `String`.
 pub(in crate::codec) const ARBITRARY_PRECISION: bool = size_of::<serde_json::Number>() == size_of::<String>();
 
 /// The name of the private form of a [`serde_json::Number`], and of its one field.

@@ -28,7 +28,7 @@ impl<S, F> WriteNumbers<S, F> {
     }
 }
 
-/// A value within another, which is written by the same rules.
+/// A value within another value. It is written by the same rules.
 struct Nested<'a, T: ?Sized, F>(&'a T, PhantomData<F>);
 
 impl<T: Serialize + ?Sized, F: NumberFormat> Serialize for Nested<'_, T, F> {
@@ -38,7 +38,7 @@ impl<T: Serialize + ?Sized, F: NumberFormat> Serialize for Nested<'_, T, F> {
     }
 }
 
-/// The same of a value that is no reference.
+/// Like [`Nested`], but owns the value.
 struct NestedItem<T, F>(T, PhantomData<F>);
 
 impl<T: Serialize, F: NumberFormat> Serialize for NestedItem<T, F> {
@@ -53,7 +53,7 @@ fn nested<T: ?Sized, F>(value: &T) -> Nested<'_, T, F> {
     Nested(value, PhantomData)
 }
 
-macro_rules! as_it_is {
+macro_rules! forward {
     ($($method:ident $type:ty;)*) => {$(
         #[inline(always)]
         fn $method(self, value: $type) -> Result<S::Ok, S::Error> {
@@ -73,7 +73,7 @@ impl<S: Serializer, F: NumberFormat> Serializer for WriteNumbers<S, F> {
     type SerializeStruct = StructOrNumber<S, F>;
     type SerializeStructVariant = WriteNumbers<S::SerializeStructVariant, F>;
 
-    as_it_is! {
+    forward! {
         serialize_bool bool;
         serialize_i8 i8;
         serialize_i16 i16;
@@ -218,7 +218,7 @@ impl<S: Serializer, F: NumberFormat> Serializer for WriteNumbers<S, F> {
             .map(WriteNumbers::new)
     }
 
-    /// `rmp-serde` has a faster one than serde.
+    /// Overridden because that of `rmp-serde` is faster than serde's default.
     #[inline]
     fn collect_seq<I>(self, items: I) -> Result<S::Ok, S::Error>
     where
@@ -357,7 +357,7 @@ impl<S: Serializer> NumberWriter<S> {
             return Err(S::Error::custom("a number has one text"));
         };
         let mut text = String::new();
-        write!(text, "{}", Shown(number)).map_err(S::Error::custom)?;
+        write!(text, "{}", DisplayText(number)).map_err(S::Error::custom)?;
         let written = match Number::new(&text) {
             Number::Unsigned(value) => serializer.serialize_u64(value),
             Number::Signed(value) => serializer.serialize_i64(value),
@@ -403,10 +403,10 @@ impl<S: Serializer, F: NumberFormat> SerializeStruct for StructOrNumber<S, F> {
     }
 }
 
-/// Shows a value that is text.
-struct Shown<'a, T: ?Sized>(&'a T);
+/// Displays a value that serializes as text.
+struct DisplayText<'a, T: ?Sized>(&'a T);
 
-impl<T: Serialize + ?Sized> fmt::Display for Shown<'_, T> {
+impl<T: Serialize + ?Sized> fmt::Display for DisplayText<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.serialize(f)
     }

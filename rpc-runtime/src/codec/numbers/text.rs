@@ -6,19 +6,19 @@ use std::str::FromStr;
 
 use serde::de::{Error, Unexpected, Visitor};
 
-/// A number of JSON, as precise as its text.
+/// A JSON number, parsed without loss.
 #[derive(Debug, PartialEq)]
 pub(super) enum Number {
     Unsigned(u64),
     Signed(i64),
     Float(f64),
-    /// Neither 64 bits nor an `f64` hold it.
+    /// A number that fits neither 64 bits nor an `f64`.
     Precise,
 }
 
 impl Number {
-    /// Reads the text of a number, the same as `serde_json` does without its feature
-    /// `arbitrary_precision`.
+    /// Parses the text of a number. The result is the same as that of `serde_json` without its
+    /// feature `arbitrary_precision`, except for [`Precise`](Self::Precise).
     pub(super) fn new(text: &str) -> Self {
         let is_integer = text != "-0" && !text.contains(['.', 'e', 'E']);
         match (text.parse(), text.parse(), text.parse::<f64>()) {
@@ -30,11 +30,12 @@ impl Number {
     }
 }
 
-/// How many digits a decimal number needs at the most to stand for one float.
+/// The maximum number of decimal digits that identify a float.
 const FLOAT_DIGITS: usize = 17;
 
-/// Whether a float is written as this number again: in the shortest form, or with as many digits.
-/// Of two shortest forms, which some floats have, writers do not agree on one.
+/// Whether a float is written as this number again, either in its shortest form or with the same
+/// number of digits. The latter is needed because some floats have two shortest forms, and writers
+/// differ in which one they use.
 fn is_exact(float: f64, text: &str) -> bool {
     let Some(number) = Digits::new(text) else {
         return false;
@@ -45,7 +46,8 @@ fn is_exact(float: f64, text: &str) -> bool {
         .any(|written| Digits::new(written).as_ref() == Some(&number))
 }
 
-/// A decimal number in one form: `0.DIGITS * 10^exponent`, without zeros at either end.
+/// A decimal number in a canonical form: `0.DIGITS * 10^exponent`, without a sign, and without
+/// zeros at either end of the digits.
 #[derive(Debug, PartialEq)]
 struct Digits {
     digits: String,
@@ -53,7 +55,8 @@ struct Digits {
 }
 
 impl Digits {
-    /// `None` if the text is not a finite number, or its exponent is too large to compare.
+    /// Parses a number without its sign. `None` if the text is not a finite number, or its exponent
+    /// is too large.
     fn new(text: &str) -> Option<Self> {
         let text = text.trim_start_matches('-');
         let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
@@ -72,7 +75,8 @@ impl Digits {
     }
 }
 
-/// Reads an integer of up to 64 bits as it is, and a larger one from text or from 16 bytes.
+/// A visitor that reads an integer of up to 64 bits as it is, and a larger one from text or from 16
+/// bytes.
 pub(super) struct Integer<V, N> {
     visitor: V,
     number: PhantomData<N>,
@@ -136,7 +140,7 @@ impl<'de, V: Visitor<'de>, N: Wide> Visitor<'de> for Integer<V, N> {
         }
     }
 
-    /// As `rmp-serde` writes it.
+    /// Reads an integer in the form in which `rmp-serde` writes it.
     fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<V::Value, E> {
         match bytes.try_into() {
             Ok(bytes) => N::from_be_bytes(bytes).visit(self.visitor),
@@ -152,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_read_as_without_arbitrary_precision() {
+    fn numbers_are_read_like_without_arbitrary_precision() {
         for (text, number) in [
             ("0", Number::Unsigned(0)),
             ("18446744073709551615", Number::Unsigned(u64::MAX)),
@@ -164,7 +168,7 @@ mod tests {
             ("1E+2", Number::Float(100.0)),
             ("0.00", Number::Float(0.0)),
             ("-12.50e-3", Number::Float(-0.0125)),
-            // Halfway between the two.
+            // The float is halfway between these two numbers.
             ("1209533460767050.2", Number::Float(4838133843068201.0 / 4.0)),
             ("1209533460767050.3", Number::Float(4838133843068201.0 / 4.0)),
             ("100000000000000000000", Number::Float(1e20)),
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_does_not_fit_stays_what_it_is() {
+    fn numbers_that_do_not_fit_are_precise() {
         for text in [
             "18446744073709551616",
             "-9223372036854775809",
@@ -194,7 +198,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_float_is_read_from_what_it_is_written_as(float in prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL) {
+        fn a_written_float_is_read_unchanged(float in prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL) {
             prop_assert_eq!(Number::new(&format!("{float:e}")), Number::Float(float));
             prop_assert_eq!(Number::new(&format!("{float:?}")), Number::Float(float));
         }

@@ -32,12 +32,12 @@ impl Opener {
             Ok(()) | Err(_) => {}
         }
         let channel = self.channel().await?;
-        let queue = self.declare_listening(&channel, broadcasts).await?;
+        let queue = self.declare_broadcast_queue(&channel, broadcasts).await?;
         match self.listen(&channel, &queue, broadcasts).await {
             Ok(subscription) => Ok(subscription),
             Err(error) => {
                 // An auto-delete queue that never had a consumer stays, and this is retried.
-                self.discard(&queue).await;
+                self.discard_reply_queue(&queue).await;
                 // If the exchange is missing, report why it could not be declared.
                 Err(declared.err().filter(|_| is_of_exchange(&error)).unwrap_or(error))
             }
@@ -60,7 +60,7 @@ impl Opener {
                     .await
             }
         };
-        let bound = self.answer("binding a queue", binding).await?;
+        let bound = self.request("binding a queue", binding).await?;
         bound.map_err(|error| exchange_error(broadcasts.exchange, "bind a queue to", error))?;
         self.prefetch(channel, broadcasts.prefetch).await?;
         let options = SubscriptionOptions {
@@ -72,39 +72,39 @@ impl Opener {
     }
 
     async fn declare_exchange(&self, exchange: &str) -> Result<(), BrokerError> {
-        let throw_away = self.channel().await?;
+        let scratch = self.channel().await?;
         let options = ExchangeDeclareOptions {
             durable: true,
             ..ExchangeDeclareOptions::default()
         };
-        let (channel, name) = (Arc::clone(&throw_away), short(exchange)?);
+        let (channel, name) = (Arc::clone(&scratch), short(exchange)?);
         let declaring = async move {
             channel
                 .exchange_declare(name, ExchangeKind::Fanout, options, FieldTable::default())
                 .await
         };
-        let declared = self.answer("declaring an exchange", declaring).await?;
+        let declared = self.request("declaring an exchange", declaring).await?;
         declared.map_err(|error| exchange_error(exchange, "declare", error))?;
-        throw_away.close().await;
+        scratch.close().await;
         Ok(())
     }
 
-    /// Declares a queue whose limits the broker enforces, so that nothing piles up, consumed or
-    /// not.
-    async fn declare_listening(
+    /// Declares a queue for broadcasts. The broker enforces its limits, so that messages do not
+    /// pile up.
+    async fn declare_broadcast_queue(
         &self,
         channel: &Arc<OpenChannel>,
         broadcasts: &Broadcasts,
     ) -> Result<ShortStr, BrokerError> {
-        // A new name each time: the queue of a connection that the broker has not yet noticed to be
-        // lost still exists.
+        // A new name each time: an earlier queue still exists if the broker has not yet noticed the
+        // loss of its connection.
         let name = format!("{}.{}", broadcasts.exchange, Uuid::new_v4());
         let options = QueueDeclareOptions {
             exclusive: true,
             auto_delete: true,
             ..QueueDeclareOptions::default()
         };
-        let mut arguments = opener::classic();
+        let mut arguments = opener::classic_arguments();
         let time = i64::try_from(broadcasts.time_to_live.as_millis()).unwrap_or(i64::MAX);
         for (name, limit) in [
             ("x-message-ttl", time),
@@ -119,20 +119,20 @@ impl Opener {
     /// Publishes a message to all listeners of the exchange.
     pub(super) async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {
         let (name, properties) = (short(exchange)?, convert::to_lapin(message.properties)?);
-        let throw_away = self.channel().await?;
-        self.select_confirms(&throw_away).await?;
+        let scratch = self.channel().await?;
+        self.select_confirms(&scratch).await?;
         let options = BasicPublishOptions {
             mandatory: true,
             ..BasicPublishOptions::default()
         };
-        let channel = Arc::clone(&throw_away);
+        let channel = Arc::clone(&scratch);
         let publishing = async move {
             channel
                 .basic_publish(name, "".into(), options, &message.body, properties)
                 .await?
                 .await
         };
-        let published = match self.answer("publishing a broadcast", publishing).await? {
+        let published = match self.request("publishing a broadcast", publishing).await? {
             Ok(Confirmation::Ack(None) | Confirmation::NotRequested) => Published::Routed,
             Ok(Confirmation::Ack(Some(_))) => Published::Returned,
             Ok(Confirmation::Nack(_)) => Published::Refused,
@@ -140,7 +140,7 @@ impl Opener {
             Err(error) if is_not_found(&error) => return Ok(Published::Returned),
             Err(error) => return Err(exchange_error(exchange, "publish to", error)),
         };
-        throw_away.close().await;
+        scratch.close().await;
         Ok(published)
     }
 }

@@ -1,8 +1,8 @@
 //! Channels that are closed before they are dropped.
 //!
 //! lapin closes a dropped channel, and cancels a dropped consumer, in the background. If that
-//! coincides with another close, it takes it for a failure of the whole connection (lapin 4.12). So
-//! no open channel or consumer is simply dropped here: a task of the transport closes it first.
+//! coincides with another close, lapin treats it as a failure of the whole connection (lapin 4.12).
+//! So no open channel or consumer is simply dropped here: a task of the transport closes it first.
 
 use std::fmt;
 use std::ops::Deref;
@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use lapin::{Channel, Consumer};
 use tokio::sync::watch;
 
-use super::connection::{CLOSE_LIMIT, ConnectionState, lost};
+use super::connection::{CLOSE_LIMIT, ConnectionState, wait_lost};
 use super::errors::broker_error;
 use super::task_group::TaskGroup;
 use crate::error::BrokerError;
@@ -49,16 +49,16 @@ impl OpenChannel {
         self.connection.clone()
     }
 
-    /// Waits for an answer, or until the connection is lost: lapin leaves some requests unanswered
-    /// when the connection is lost under them.
-    pub(super) async fn answer<T>(
+    /// Waits for an answer, or until the connection is lost, because lapin leaves some requests
+    /// unanswered then.
+    pub(super) async fn wait_answer<T>(
         &self,
         answer: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, BrokerError> {
         tokio::select! {
             biased;
             answer = answer => answer.map_err(broker_error),
-            reason = lost(self.connection()) => Err(reason),
+            reason = wait_lost(self.connection()) => Err(reason),
         }
     }
 
@@ -66,7 +66,7 @@ impl OpenChannel {
     ///
     /// Dropping the future does not withdraw the request. The channel is not closed before the
     /// request is answered.
-    pub(super) async fn ask<T: Send + 'static>(
+    pub(super) async fn request<T: Send + 'static>(
         &self,
         limit: Duration,
         step: &'static str,
@@ -79,7 +79,7 @@ impl OpenChannel {
             answer
         };
         let request = BrokerRequest::new(answer, self.connection(), &self.tasks);
-        match tokio::time::timeout(limit, self.answer(request)).await {
+        match tokio::time::timeout(limit, self.wait_answer(request)).await {
             Ok(answer) => answer,
             Err(_) => Err(BrokerError::Unresponsive { step, limit }),
         }
@@ -100,8 +100,8 @@ impl OpenChannel {
         let (pending, ending) = (self.pending.subscribe(), self.tasks.ending.clone());
         self.tasks.spawn(async move {
             tokio::select! {
-                () = all_answered(pending.clone()) => {}
-                _ = lost(connection.clone()) => {}
+                () = wait_all_answered(pending.clone()) => {}
+                _ = wait_lost(connection.clone()) => {}
                 () = ending.cancelled() => {}
             }
             close(&channel, connection, pending).await;
@@ -127,8 +127,8 @@ impl Drop for Pending {
 }
 
 /// Waits until all requests are answered.
-async fn all_answered(mut pending: watch::Receiver<usize>) {
-    // An error means that nobody is left to send a request.
+async fn wait_all_answered(mut pending: watch::Receiver<usize>) {
+    // An error means that no sender of requests is left.
     let _ = pending.wait_for(|pending| *pending == 0).await;
 }
 
@@ -142,13 +142,13 @@ async fn close(
     }
     let closing = async {
         let closing = async {
-            all_answered(pending).await;
+            wait_all_answered(pending).await;
             // An error means that the channel was closed in the meantime.
             let _ = channel.close(200, "closed by its user".into()).await;
         };
         tokio::select! {
             () = closing => {}
-            _ = lost(connection) => {}
+            _ = wait_lost(connection) => {}
         }
     };
     if tokio::time::timeout(CLOSE_LIMIT, closing).await.is_err() {
@@ -179,12 +179,12 @@ impl fmt::Debug for OpenChannel {
 /// A request to the broker that is not answered yet, with the channel that it was sent through.
 ///
 /// A channel must not be closed while an answer is pending. If the broker then refuses the request,
-/// both sides close the channel, and lapin takes the second answer for a failure of the whole
-/// connection. The answer may take long: RabbitMQ 4 says only after more than a minute that the
+/// both sides close the channel, and lapin treats the second answer as a failure of the whole
+/// connection. The answer may take long: RabbitMQ 4 reports only after more than a minute that the
 /// node of a classic queue is down. So if this future is dropped early, a task of the transport
 /// waits for the answer, and keeps the channel until then.
 pub(super) struct BrokerRequest<T: Send + 'static> {
-    /// `None` once it is answered.
+    /// `None` once the request is answered.
     answer: Option<BoxFuture<'static, lapin::Result<T>>>,
     connection: watch::Receiver<ConnectionState>,
     tasks: TaskGroup,
@@ -228,7 +228,7 @@ impl<T: Send + 'static> Drop for BrokerRequest<T> {
         self.tasks.spawn(async move {
             tokio::select! {
                 _ = answer => {}
-                _ = lost(connection) => {}
+                _ = wait_lost(connection) => {}
                 () = ending.cancelled() => {}
             }
         });

@@ -1,19 +1,19 @@
-//! Counts the connections that the broker closed over a queue. Pure: no I/O.
+//! Counts the connections that the broker closed because of a queue. Pure: no I/O.
 //!
-//! RabbitMQ closes the whole connection over some operations on a queue. For instance, RabbitMQ 4.3
-//! answers the declaration of a transient queue with `INTERNAL_ERROR`. It does not say which queue
-//! it was, and operations on other queues may have been pending at the same time. So a close counts
-//! for each queue that had one pending, until an operation on that queue succeeds.
+//! RabbitMQ closes the whole connection because of some operations on a queue. For instance,
+//! RabbitMQ 4.3 answers the declaration of a transient queue with `INTERNAL_ERROR`. The error does
+//! not name the queue, and operations on other queues may have been pending at the same time. So a
+//! close counts for each queue that had one pending, until an operation on that queue succeeds.
 
 use std::collections::HashMap;
 
 use super::errors::closed_by_broker;
 use crate::error::BrokerError;
 
-/// After so many closed connections in a row, the queue counts as refused.
+/// After this many consecutive closed connections, the queue counts as refused.
 pub(super) const MAX_CLOSED: u32 = 3;
 
-/// How many connections in a row were closed during an operation on each queue.
+/// How many consecutive connections were closed during an operation on each queue.
 #[derive(Debug, Default)]
 pub(super) struct CloseCounts {
     closed: HashMap<String, u32>,

@@ -1,4 +1,4 @@
-//! The protocol's messages ↔ lapin's.
+//! Converts the protocol's messages to lapin's and back.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::protocol::{
 const PERSISTENT: u8 = 2;
 const TRANSIENT: u8 = 1;
 
-/// The properties of a message on its way out.
+/// Converts the properties of a message to send.
 pub(crate) fn to_lapin(properties: Properties) -> Result<BasicProperties, BrokerError> {
     let Properties {
         kind,
@@ -74,7 +74,7 @@ pub(crate) fn to_lapin(properties: Properties) -> Result<BasicProperties, Broker
     Ok(out)
 }
 
-/// A message that arrived.
+/// Converts a message that arrived.
 pub(crate) fn from_lapin(properties: &BasicProperties, body: Vec<u8>) -> Message {
     Message {
         properties: Properties {
@@ -95,20 +95,20 @@ pub(crate) fn from_lapin(properties: &BasicProperties, body: Vec<u8>) -> Message
     }
 }
 
-/// lapin does not let a longer string in, so none is lost here.
+/// lapin accepts no longer strings, so none is lost here.
 fn text(value: &Option<ShortString>) -> Option<ShortStr> {
     value
         .as_ref()
         .and_then(|value| ShortStr::new(value.as_str()).ok())
 }
 
-/// RabbitMQ refuses an expiration that is not a number; should one come all the same, the request
-/// has no deadline.
+/// Parses an expiration. RabbitMQ refuses one that is not a number. If one arrives nevertheless,
+/// the request has no deadline.
 fn milliseconds(expiration: &ShortString) -> Option<Duration> {
     expiration.as_str().parse().ok().map(Duration::from_millis)
 }
 
-/// The headers that can be told as text; see [`Headers`].
+/// The headers that can be represented as text. See [`Headers`].
 fn headers(table: &FieldTable) -> Headers {
     let mut headers = Headers::default();
     for (name, value) in table.inner() {
@@ -141,7 +141,7 @@ fn headers(table: &FieldTable) -> Headers {
     headers
 }
 
-/// What the headers say of queues that gave the message up; `None` if none did.
+/// How the message was dead-lettered. `None` if it was not.
 fn dead_lettered(table: &FieldTable) -> Option<DeadLettered> {
     let headers = table.inner();
     let (deaths, first_reason) = (headers.get(DEATHS_HEADER), headers.get(FIRST_DEATH_REASON_HEADER));
@@ -156,7 +156,7 @@ fn dead_lettered(table: &FieldTable) -> Option<DeadLettered> {
             }
         }
     }
-    // Counted with the entries, unless they cannot be read.
+    // The entries include the first reason. It counts only if they cannot be read.
     if let Some(reason) = first_reason.and_then(value_as_str).map(DeathReason::from_wire) {
         match reason {
             DeathReason::Expired => dead.has_expired = true,
@@ -167,13 +167,13 @@ fn dead_lettered(table: &FieldTable) -> Option<DeadLettered> {
     Some(dead)
 }
 
-/// Adds what an entry of `x-death` says.
+/// Adds an entry of `x-death`.
 fn add_death(dead: &mut DeadLettered, death: &FieldTable) {
     let value = |name| death.inner().get(name);
     let Some(reason) = value("reason").and_then(value_as_str) else {
         return;
     };
-    // One that cannot be read may be a forged one, which the broker goes on counting from.
+    // A count that cannot be read may be forged, and the broker increments it as it is.
     let count = value("count").map_or(1, |count| value_as_count(count).unwrap_or(u32::MAX));
     let expiration = value("original-expiration")
         .and_then(value_as_str)
@@ -190,7 +190,7 @@ fn value_as_str(value: &AMQPValue) -> Option<&str> {
     }
 }
 
-/// A count, or the largest if it is larger; `None` for what is no count.
+/// A count, or `u32::MAX` if it is larger. `None` if the value is not a positive integer.
 fn value_as_count(value: &AMQPValue) -> Option<u32> {
     let count = match value {
         AMQPValue::ShortShortInt(count) => i64::from(*count),
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_headers_are_read_as_text_where_they_can_be() {
+    fn headers_of_other_clients_are_read_as_text_if_possible() {
         let mut table = FieldTable::default();
         table.insert("retries".into(), AMQPValue::LongInt(3));
         table.insert("urgent".into(), AMQPValue::Boolean(true));
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_broker_says_of_dead_letters_is_read() {
+    fn dead_letter_headers_are_read() {
         let rejected = death(&[
             ("reason", text("rejected")),
             ("count", AMQPValue::LongLongInt(2)),
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_of_the_first_time_is_enough() {
+    fn the_first_death_reason_is_enough() {
         let read = |reason| {
             let mut table = FieldTable::default();
             table.insert(FIRST_DEATH_REASON_HEADER.into(), reason);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn dead_letters_that_make_no_sense_are_dead_letters() {
+    fn invalid_dead_letter_headers_still_count() {
         let no_count = death(&[("reason", text("rejected")), ("count", text("many"))]);
         let negative = death(&[
             ("reason", text("rejected")),
@@ -318,7 +318,7 @@ mod tests {
             (AMQPValue::Void, 0),
             (text("rejected"), 0),
             (AMQPValue::FieldArray(vec![text("rejected")].into()), 0),
-            // The broker may count from a forged one.
+            // The broker may increment a forged count.
             (AMQPValue::FieldArray(vec![no_count].into()), u32::MAX),
             (AMQPValue::FieldArray(vec![negative].into()), u32::MAX),
             (AMQPValue::FieldArray(vec![huge].into()), u32::MAX),

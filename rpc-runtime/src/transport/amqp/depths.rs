@@ -1,4 +1,4 @@
-//! Asks for the depth of queues, repeatedly.
+//! Looks up the depths of queues, on channels that are kept for later lookups.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,32 +7,36 @@ use lapin::types::FieldTable;
 
 use super::channel::OpenChannel;
 use super::errors::short;
-use super::opener::{LOOKUP_LIMIT, Opener, passive};
+use super::opener::{LOOKUP_LIMIT, Opener, passive_declare};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::transport::Depth;
 
-/// How many channels are kept for later requests.
+/// At most this many channels are kept for later lookups.
 const MAX_CHANNELS: usize = 32;
 
-/// The channels through which depths are asked, one for each queue. The broker closes the channel
-/// if the queue is missing, and answers nothing else on it while the queue's node is silent.
+/// The channels for lookups, one for each queue. The broker closes the channel if the queue is
+/// missing, and answers nothing else on it while the queue's node does not answer.
 #[derive(Debug, Default)]
 pub(super) struct Depths(Mutex<HashMap<ShortStr, Arc<OpenChannel>>>);
 
 impl Depths {
-    pub(super) async fn ask(&self, opener: &Opener, queue: &ShortStr) -> Result<Depth, BrokerError> {
+    pub(super) async fn look_up(&self, opener: &Opener, queue: &ShortStr) -> Result<Depth, BrokerError> {
         let name = short(queue.as_str())?;
-        // The channel is kept only after a good answer.
+        // The channel is kept only after a successful lookup.
         let unused = self.lock().remove(queue);
         let channel = match unused.filter(|channel| channel.status().connected()) {
             Some(channel) => channel,
             None => opener.channel().await?,
         };
         let asked = Arc::clone(&channel);
-        let asking = async move { asked.queue_declare(name, passive(), FieldTable::default()).await };
+        let asking = async move {
+            asked
+                .queue_declare(name, passive_declare(), FieldTable::default())
+                .await
+        };
         let limit = opener.limit.min(LOOKUP_LIMIT);
-        let found = channel.ask(limit, "looking for a queue", asking).await?;
+        let found = channel.request(limit, "looking for a queue", asking).await?;
         self.keep(queue, channel);
         Ok(Depth {
             messages: found.message_count(),

@@ -1,4 +1,4 @@
-//! Publishes replies, those to direct reply-to addresses over a connection of their own.
+//! Publishes replies. Those to direct reply-to addresses use a separate connection.
 //!
 //! RabbitMQ decodes an Erlang process id from a direct reply-to address. It closes the *connection*
 //! (541) of a publisher whose address it cannot decode (seen with 3.10). Callers choose the
@@ -25,7 +25,7 @@ use crate::protocol::DIRECT_REPLY_TO;
 use crate::telemetry::{LogLimit, Suppressed};
 use crate::transport::{Outgoing, Published, Publisher, Receipt, Status, StatusBoard, retry, supervised};
 
-/// Publishes messages, those to direct reply-to addresses over a connection of their own.
+/// Publishes messages. Those to direct reply-to addresses use a separate connection.
 #[derive(Debug)]
 pub(super) struct ReplyPublisher {
     pub(super) queues: AmqpPublisher,
@@ -38,12 +38,12 @@ impl Publisher for ReplyPublisher {
         &self,
         outgoing: Outgoing,
         receipt: Arc<dyn Receipt>,
-        in_a_row: usize,
+        confirm_batch: usize,
     ) -> Result<(), Box<Outgoing>> {
         if outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
             Err(Box::new(outgoing))
         } else {
-            self.queues.try_publish(outgoing, receipt, in_a_row)
+            self.queues.try_publish(outgoing, receipt, confirm_batch)
         }
     }
 
@@ -64,20 +64,19 @@ impl Publisher for ReplyPublisher {
     }
 }
 
-/// The connection for direct replies. It is made for the first of them, and again after it was
-/// lost.
+/// The connection for direct replies. It is opened for the first of them, and again after a loss.
 ///
 /// One attempt serves all replies that wait. If it fails, these replies are given up, and so are
-/// all that come before another attempt succeeds. Otherwise requests whose replies wait would hold
-/// their places in the prefetch, at the cost of other callers.
+/// all that arrive before another attempt succeeds. Otherwise requests whose replies wait would
+/// hold their places in the prefetch, at the cost of other callers.
 #[derive(Debug)]
 pub(super) struct DirectReplies {
     target: Target,
     tasks: TaskGroup,
     board: Arc<StatusBoard>,
     shared: watch::Sender<Shared>,
-    /// Held while a suspicious reply is sent alone. The last time that there was no connection for
-    /// one.
+    /// Locked while a suspicious reply is sent alone. The value is the last time at which no
+    /// connection could be opened for such a reply.
     quarantine: Mutex<Option<Instant>>,
     /// Limits logs that callers can cause.
     log: LogLimit,
@@ -86,16 +85,16 @@ pub(super) struct DirectReplies {
 /// The connection that all direct replies share.
 #[derive(Debug, Clone)]
 enum Shared {
-    /// It was not needed since it was lost.
+    /// Not needed since the start or the last loss.
     None,
-    /// It is being made. Replies wait for it.
+    /// Being opened. Replies wait for it.
     Connecting,
     Up(Arc<DirectChannel>),
-    /// It could not be made. It is not tried again before this instant.
+    /// Could not be opened. No new attempt is made before this instant.
     Refused {
         until: Instant,
     },
-    /// It could not be made, and is tried again. No reply waits for it.
+    /// Could not be opened, and is tried again. No reply waits for it.
     Retrying,
 }
 
@@ -122,21 +121,22 @@ impl Shared {
 struct DirectChannel {
     connection: Arc<OpenConnection>,
     publisher: AmqpPublisher,
-    /// Watches the connection.
+    /// The task that watches the connection.
     _watch: AbortOnDropHandle<()>,
 }
 
 /// How long to try to connect before waiting replies are given up.
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
-/// The same if the handle's other connections are there: then this one is refused.
+/// Like [`CONNECT_LIMIT`], if the handle's other connections are open. Then the broker refuses this
+/// one.
 const CONNECT_LIMIT_IF_REFUSED: Duration = Duration::from_secs(2);
 
 /// The pause after a refused connection.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How often a reply is sent alone. If each attempt loses its connection, the network is not the
-/// reason.
+/// The maximum number of attempts to send a reply alone. If each attempt loses its connection, the
+/// network is not the reason.
 const MAX_ATTEMPTS_ALONE: u32 = 3;
 
 impl DirectReplies {
@@ -159,9 +159,9 @@ impl DirectReplies {
         })
     }
 
-    /// Sends a reply once there is a connection. If the connection is lost over it, the reply is
-    /// sent alone. If the reply fails, the worker acknowledges its request as after any refused
-    /// reply.
+    /// Sends a reply once the connection is open. If the connection is lost meanwhile, sends the
+    /// reply again, alone. If the reply fails, the worker acknowledges its request, as after any
+    /// refused reply.
     async fn deliver(self: &Arc<Self>, outgoing: Outgoing) -> Published {
         let Some(channel) = self.channel().await else {
             return Published::Refused;
@@ -204,7 +204,7 @@ impl DirectReplies {
         Published::Refused
     }
 
-    /// Waits for the shared connection. Returns `None` if it cannot be made.
+    /// Waits for the shared connection. Returns `None` if it cannot be opened.
     async fn channel(self: &Arc<Self>) -> Option<Arc<DirectChannel>> {
         let mut shared = self.shared.subscribe();
         self.connect_if_due();

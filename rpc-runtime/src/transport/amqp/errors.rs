@@ -6,7 +6,7 @@ use lapin::types::ShortString;
 
 use crate::error::{BrokerError, Cause};
 
-/// Maps an error of lapin. A soft error closes only the channel; the connection is still there.
+/// Maps an error of lapin. A soft error closes only the channel. The connection stays open.
 pub(super) fn broker_error(error: lapin::Error) -> BrokerError {
     let closes_channel = error.is_amqp_soft_error();
     let is_channel_limit = is_channel_limit(&error);
@@ -56,7 +56,7 @@ pub(super) fn channel_error(error: BrokerError) -> BrokerError {
     }
 }
 
-/// Whether the broker has no such queue or exchange.
+/// Whether the error means that the queue or exchange does not exist.
 pub(super) fn is_not_found(error: &lapin::Error) -> bool {
     let ErrorKind::ProtocolError(error) = error.kind() else {
         return false;
@@ -70,7 +70,7 @@ pub(super) fn is_refused_by_lapin(cause: &Cause) -> bool {
 }
 
 /// Whether lapin refused to open a channel because of the negotiated `channel_max`. The connection
-/// is still there.
+/// stays open.
 fn is_channel_limit(error: &lapin::Error) -> bool {
     matches!(error.kind(), ErrorKind::ChannelsLimitReached)
 }
@@ -83,7 +83,7 @@ fn is_not_allowed(cause: &Cause) -> bool {
     matches!(error.kind(), AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
 }
 
-/// Returns the broker's reason if it closed the connection over something that a client did.
+/// Returns the broker's reason if it closed the connection because of something that a client did.
 ///
 /// Returns `None` if an operator closed the connection or shut the broker down.
 pub(super) fn closed_by_broker(error: &BrokerError) -> Option<Cause> {
@@ -100,7 +100,7 @@ pub(super) fn closed_by_broker(error: &BrokerError) -> Option<Cause> {
     }
 }
 
-/// Converts a name to a short string of AMQP.
+/// Converts a name to an AMQP short string.
 pub(super) fn short(name: &str) -> Result<ShortString, BrokerError> {
     ShortString::try_new(name).map_err(|_| BrokerError::Unsendable {
         reason: "a name is longer than 255 bytes",

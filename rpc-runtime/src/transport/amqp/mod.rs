@@ -1,7 +1,7 @@
 //! RabbitMQ, through lapin.
 //!
 //! A handle has two supervised connections, one to publish and one to consume. So a broker that
-//! stops reading what is published, because of a memory or disk alarm, still delivers.
+//! blocks publishing because of a memory or disk alarm still delivers messages.
 //!
 //! From the bottom up:
 //!

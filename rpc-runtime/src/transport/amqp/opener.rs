@@ -1,4 +1,5 @@
-//! Opens things on a connection: each step within a limit, and no longer than the connection lasts.
+//! Opens channels, publishers and consumers on a connection. Each step has a time limit, and fails
+//! as soon as the connection is lost.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,17 +31,17 @@ pub(super) enum QueueLookup {
         messages: u32,
     },
     Missing,
-    /// The user may not ask.
-    Refused,
+    /// The broker refused the lookup, for example for lack of permission.
+    Denied,
 }
 
-/// How long the broker may take to say whether a queue exists.
+/// The time limit for a lookup of a queue.
 pub(super) const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a closed channel may still count: lapin frees its number a moment later.
+/// How long a closed channel may still be counted. lapin frees its number a moment after the close.
 const CHANNEL_FREED_WITHIN: Duration = Duration::from_millis(500);
 
-/// How long to wait until a channel number may have been freed.
+/// How long to wait before trying again to open a channel.
 const CHANNEL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Opens channels, publishers and consumers on one connection, and declares queues.
@@ -52,17 +53,19 @@ pub(super) struct Opener {
 }
 
 impl Opener {
-    /// Waits for the broker's answer to a request, through a channel that the future owns.
-    pub(super) async fn answer<T: Send + 'static>(
+    /// Sends a request and waits for the broker's answer. `answer` owns the channel that it uses.
+    pub(super) async fn request<T: Send + 'static>(
         &self,
         step: &'static str,
         answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
     ) -> Result<lapin::Result<T>, BrokerError> {
-        self.answer_within(self.limit, step, answer).await
+        self.request_within(self.limit, step, answer).await
     }
 
-    /// Also ends with the connection: lapin leaves some requests unanswered when it is lost.
-    async fn answer_within<T: Send + 'static>(
+    /// Like [`request`](Self::request), with another time limit.
+    ///
+    /// Also fails when the connection is lost, because lapin leaves some requests unanswered then.
+    async fn request_within<T: Send + 'static>(
         &self,
         limit: Duration,
         step: &'static str,
@@ -74,21 +77,22 @@ impl Opener {
             answer = tokio::time::timeout(limit, request) => {
                 answer.map_err(|_| BrokerError::Unresponsive { step, limit })
             }
-            reason = self.connection.lost() => Err(reason),
+            reason = self.connection.wait_lost() => Err(reason),
         }
     }
 
-    /// Waits for the broker's answer to a request about a queue.
+    /// Like [`request_ok`](Self::request_ok), for a request about a queue.
     ///
-    /// If the broker answers other requests but not this one, the node of the queue is down:
-    /// RabbitMQ 3.10 refuses such a queue at once, and RabbitMQ 4 only after more than a minute.
-    async fn answer_for<T: Send + 'static>(
+    /// If the broker answers other requests but not this one, the queue's node is assumed to be
+    /// down. RabbitMQ 3.10 then reports an error at once, and RabbitMQ 4 only after more than a
+    /// minute.
+    async fn request_about<T: Send + 'static>(
         &self,
         queue: &str,
         step: &'static str,
         answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
     ) -> Result<T, BrokerError> {
-        match self.answer(step, answer).await {
+        match self.request(step, answer).await {
             Ok(answer) => answer.map_err(|error| queue_error(queue, error)),
             Err(error @ BrokerError::Unresponsive { limit, .. }) => {
                 if self.channel().await.is_err() {
@@ -105,14 +109,16 @@ impl Opener {
         }
     }
 
-    pub(super) async fn step<T: Send + 'static>(
+    /// Like [`request`](Self::request), but an error that the broker answers is returned as well.
+    pub(super) async fn request_ok<T: Send + 'static>(
         &self,
         step: &'static str,
         answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
     ) -> Result<T, BrokerError> {
-        self.answer(step, answer).await?.map_err(broker_error)
+        self.request(step, answer).await?.map_err(broker_error)
     }
 
+    /// Opens a channel. Tries again for a moment if lapin has no free channel number.
     pub(super) async fn channel(&self) -> Result<Arc<OpenChannel>, BrokerError> {
         let give_up = Instant::now() + CHANNEL_FREED_WITHIN;
         loop {
@@ -121,7 +127,7 @@ impl Opener {
                 let channel = connection.lapin().create_channel().await?;
                 Ok(Arc::new(OpenChannel::new(channel, connection.state(), &tasks)))
             };
-            let opened = self.step("opening a channel", opening).await;
+            let opened = self.request_ok("opening a channel", opening).await;
             match opened.map_err(channel_error) {
                 Err(BrokerError::TooManyChannels { source })
                     if is_refused_by_lapin(&source) && Instant::now() < give_up =>
@@ -143,7 +149,7 @@ impl Opener {
     pub(super) async fn select_confirms(&self, channel: &Arc<OpenChannel>) -> Result<(), BrokerError> {
         let channel = Arc::clone(channel);
         let selecting = async move { channel.confirm_select(ConfirmSelectOptions::default()).await };
-        self.step("asking for confirms", selecting).await
+        self.request_ok("asking for confirms", selecting).await
     }
 
     /// Sets how many unacknowledged deliveries each consumer of the channel may have.
@@ -158,7 +164,7 @@ impl Opener {
                 .basic_qos(deliveries, BasicQosOptions { global: false })
                 .await
         };
-        self.step("setting the prefetch", setting).await
+        self.request_ok("setting the prefetch", setting).await
     }
 
     /// Starts a consumer.
@@ -169,11 +175,11 @@ impl Opener {
         options: SubscriptionOptions,
     ) -> Result<Subscription, BrokerError> {
         let consuming = consume(channel, queue, options.ack_mode)?;
-        let started = self.answer_for(queue, "consuming a queue", consuming).await?;
+        let started = self.request_about(queue, "consuming a queue", consuming).await?;
         Ok(subscription(started, channel, options, &self.tasks))
     }
 
-    /// The options of a subscription without a prefetch, to a queue that others use too.
+    /// The options of a subscription without a prefetch, to a queue that is not deleted with it.
     pub(super) fn subscription_options(&self, ack_mode: AckMode) -> SubscriptionOptions {
         SubscriptionOptions {
             ack_mode,
@@ -193,7 +199,7 @@ impl Opener {
     ) -> Result<ShortStr, BrokerError> {
         let (channel, name) = (Arc::clone(channel), short(queue)?);
         let declaring = async move { channel.queue_declare(name, options, arguments).await };
-        let declared = self.answer_for(queue, "declaring a queue", declaring).await?;
+        let declared = self.request_about(queue, "declaring a queue", declaring).await?;
         ShortStr::new(declared.name().as_str()).map_err(|_| BrokerError::Unsendable {
             reason: "the queue's name is longer than 255 bytes",
         })
@@ -207,62 +213,63 @@ impl Opener {
     ) -> Result<(), BrokerError> {
         let (options, arguments) = match queue.declare() {
             Declare::No => return Ok(()),
-            Declare::Passive => (passive(), FieldTable::default()),
+            Declare::Passive => (passive_declare(), FieldTable::default()),
             Declare::Active => {
                 let QueueProperties { durable, arguments } = queue.properties();
                 let options = QueueDeclareOptions {
                     durable: *durable,
                     ..QueueDeclareOptions::default()
                 };
-                (options, table(arguments)?)
+                (options, to_field_table(arguments)?)
             }
         };
         let declared = self.declare(channel, queue.name(), options, arguments);
         declared.await.map(drop)
     }
 
-    /// Returns how many messages wait in a queue of the runtime's own, or `None` if there is no
-    /// queue of that name.
-    pub(super) async fn find(&self, queue: &ShortStr) -> Result<Option<u32>, BrokerError> {
+    /// How many messages wait in a queue that this library declared. `None` if the queue does not
+    /// exist, or the broker refused the lookup.
+    pub(super) async fn message_count(&self, queue: &ShortStr) -> Result<Option<u32>, BrokerError> {
         Ok(match self.look_up(queue).await? {
             QueueLookup::Exists { messages } => Some(messages),
-            QueueLookup::Missing | QueueLookup::Refused => None,
+            QueueLookup::Missing | QueueLookup::Denied => None,
         })
     }
 
-    /// Asks whether there is a queue of this name.
+    /// Looks up whether a queue of this name exists.
     ///
-    /// A queue whose node is down counts as missing. RabbitMQ 3.10 says so at once, and RabbitMQ 4
-    /// only after more than a minute, so no answer within [`LOOKUP_LIMIT`] means the same.
+    /// A queue whose node is down counts as missing. RabbitMQ 3.10 reports it as missing at once,
+    /// and RabbitMQ 4 only after more than a minute. So a queue also counts as missing if no answer
+    /// arrives within [`LOOKUP_LIMIT`].
     pub(super) async fn look_up(&self, queue: &ShortStr) -> Result<QueueLookup, BrokerError> {
         // The broker closes the channel if the queue is missing.
-        let throw_away = self.channel().await?;
+        let scratch = self.channel().await?;
         let name = short(queue.as_str())?;
-        let channel = Arc::clone(&throw_away);
+        let channel = Arc::clone(&scratch);
         let asking = async move {
             channel
-                .queue_declare(name, passive(), FieldTable::default())
+                .queue_declare(name, passive_declare(), FieldTable::default())
                 .await
         };
         let limit = self.limit.min(LOOKUP_LIMIT);
-        match self.answer_within(limit, "looking for a queue", asking).await {
+        match self.request_within(limit, "looking for a queue", asking).await {
             Ok(Ok(queue)) => {
-                throw_away.close().await;
+                scratch.close().await;
                 Ok(QueueLookup::Exists {
                     messages: queue.message_count(),
                 })
             }
             Ok(Err(error)) if is_not_found(&error) => Ok(QueueLookup::Missing),
-            Ok(Err(error)) if error.is_amqp_soft_error() => Ok(QueueLookup::Refused),
+            Ok(Err(error)) if error.is_amqp_soft_error() => Ok(QueueLookup::Denied),
             Ok(Err(error)) => Err(broker_error(error)),
             Err(BrokerError::Unresponsive { .. }) => Ok(QueueLookup::Missing),
             Err(error) => Err(error),
         }
     }
 
-    /// Deletes a queue that was declared but could not be consumed. If that fails too, the queue
-    /// expires or ends with its connection.
-    pub(super) async fn discard(&self, queue: &ShortStr) {
+    /// Deletes a reply queue that was declared but could not be consumed. If that fails too, the
+    /// queue expires, or the broker deletes it with its connection.
+    pub(super) async fn discard_reply_queue(&self, queue: &ShortStr) {
         let discarding = async {
             let name = short(queue.as_str())?;
             self.delete(name, QueueDeleteOptions::default()).await
@@ -280,31 +287,31 @@ impl Opener {
         options: QueueDeleteOptions,
     ) -> Result<(), BrokerError> {
         // The broker closes the channel if it refuses.
-        let throw_away = self.channel().await?;
-        let channel = Arc::clone(&throw_away);
+        let scratch = self.channel().await?;
+        let channel = Arc::clone(&scratch);
         let deleting = async move { channel.queue_delete(queue, options).await };
-        self.step("deleting a queue", deleting).await?;
-        throw_away.close().await;
+        self.request_ok("deleting a queue", deleting).await?;
+        scratch.close().await;
         Ok(())
     }
 }
 
 /// The options of a passive declare.
-pub(super) fn passive() -> QueueDeclareOptions {
+pub(super) fn passive_declare() -> QueueDeclareOptions {
     QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()
     }
 }
 
-/// The arguments of a classic queue of the runtime's own.
-pub(super) fn classic() -> FieldTable {
+/// The arguments of a classic queue.
+pub(super) fn classic_arguments() -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert(QUEUE_TYPE.into(), AMQPValue::LongString(CLASSIC.into()));
     arguments
 }
 
-fn table(arguments: &BTreeMap<String, QueueArgument>) -> Result<FieldTable, BrokerError> {
+fn to_field_table(arguments: &BTreeMap<String, QueueArgument>) -> Result<FieldTable, BrokerError> {
     let mut table = FieldTable::default();
     for (name, value) in arguments {
         let value = match value {

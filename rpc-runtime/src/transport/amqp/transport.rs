@@ -40,7 +40,7 @@ pub(crate) struct AmqpTransport {
     publishing: SupervisedConnection,
     consuming: SupervisedConnection,
     direct_replies: Arc<DirectReplies>,
-    /// Makes further connections, for operations that may close theirs.
+    /// Opens separate connections, for operations that may make the broker close the connection.
     target: Target,
     close_counts: Mutex<CloseCounts>,
     depths: Depths,
@@ -72,7 +72,7 @@ impl AmqpTransport {
         Ok(Self::start(target, Some(made)))
     }
 
-    /// Connects in the background, for as long as it takes.
+    /// Connects in the background, without a time limit.
     ///
     /// # Panics
     ///
@@ -123,12 +123,12 @@ impl AmqpTransport {
     }
 
     fn close_counts(&self) -> MutexGuard<'_, CloseCounts> {
-        // Each change is a single step.
+        // Each operation leaves the counts consistent, so a panic elsewhere has broken nothing.
         self.close_counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records the outcome of an operation on a queue. Refuses a queue over which the broker closes
-    /// each connection.
+    /// Records the outcome of an operation on a queue. Returns another error if the broker closed
+    /// several connections because of this queue.
     fn record<T>(&self, queue: &str, outcome: Result<T, BrokerError>) -> Result<T, BrokerError> {
         match outcome {
             Ok(done) => {
@@ -139,8 +139,8 @@ impl AmqpTransport {
         }
     }
 
-    /// Declares a request queue on this channel. If the broker closed the connection over it the
-    /// last time, this uses a connection of its own, to spare the shared one.
+    /// Declares a request queue on this channel. If the broker closed the connection because of
+    /// this queue the last time, uses a separate connection, to spare the shared one.
     async fn declare_request_queue(
         &self,
         opener: &Opener,
@@ -197,7 +197,7 @@ impl AmqpTransport {
 
     /// Opens replies by direct reply-to, on the channel that publishes the requests.
     async fn open_direct(&self) -> Result<ReplyLink, BrokerError> {
-        let connection = self.publishing.ready().await?;
+        let connection = self.publishing.wait_ready().await?;
         let opener = self.opener(&connection);
         let channel = opener.channel().await?;
         let replies = opener
@@ -217,7 +217,7 @@ impl AmqpTransport {
 
     /// Opens an exclusive reply queue, which ends with the connection.
     async fn open_exclusive(&self) -> Result<ReplyLink, BrokerError> {
-        let opener = self.opener(&self.consuming.ready().await?);
+        let opener = self.opener(&self.consuming.wait_ready().await?);
         let opening = async move {
             let channel = opener.channel().await?;
             let options = QueueDeclareOptions {
@@ -225,14 +225,14 @@ impl AmqpTransport {
                 auto_delete: true,
                 ..QueueDeclareOptions::default()
             };
-            let declaring = opener.declare(&channel, "", options, opener::classic());
+            let declaring = opener.declare(&channel, "", options, opener::classic_arguments());
             let address = declaring.await?;
             let options = opener.subscription_options(AckMode::Automatic);
             let replies = match opener.subscribe(&channel, address.as_str(), options).await {
                 Ok(replies) => replies,
                 Err(error) => {
                     // An auto-delete queue that never had a consumer stays, and this is retried.
-                    opener.discard(&address).await;
+                    opener.discard_reply_queue(&address).await;
                     return Err(error);
                 }
             };
@@ -248,10 +248,10 @@ impl AmqpTransport {
 
     /// Opens a reply queue that outlives the connection: the earlier one, if it still exists.
     async fn open_resumable(&self, earlier: Option<&ShortStr>) -> Result<ReplyLink, BrokerError> {
-        let connection = self.consuming.ready().await?;
+        let connection = self.consuming.wait_ready().await?;
         let opener = self.opener(&connection);
         let found = match earlier {
-            Some(name) => opener.find(name).await?,
+            Some(name) => opener.message_count(name).await?,
             None => None,
         };
         let channel = opener.channel().await?;
@@ -260,7 +260,7 @@ impl AmqpTransport {
             // A new name: the earlier queue may be on a node of a cluster that is down.
             _ => {
                 let name = format!("{REPLY_QUEUE_PREFIX}{}", Uuid::new_v4());
-                let mut arguments = opener::classic();
+                let mut arguments = opener::classic_arguments();
                 arguments.insert("x-expires".into(), AMQPValue::LongInt(RESUMABLE_EXPIRES));
                 let options = QueueDeclareOptions::durable();
                 (opener.declare(&channel, &name, options, arguments).await?, None)
@@ -278,7 +278,7 @@ impl AmqpTransport {
             Ok(replies) => replies,
             Err(error) => {
                 if resumed.is_none() {
-                    opener.discard(&address).await;
+                    opener.discard_reply_queue(&address).await;
                 }
                 return Err(error);
             }
@@ -295,7 +295,7 @@ impl AmqpTransport {
 #[async_trait]
 impl Transport for AmqpTransport {
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
-        let connection = self.publishing.ready().await?;
+        let connection = self.publishing.wait_ready().await?;
         let opener = self.opener(&connection);
         let channel = opener.channel().await?;
         Ok(Arc::new(ReplyPublisher {
@@ -318,18 +318,18 @@ impl Transport for AmqpTransport {
     }
 
     async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
-        let connection = self.consuming.ready().await?;
+        let connection = self.consuming.wait_ready().await?;
         let opener = self.opener(&connection);
         // The broker closes the channel if it refuses.
-        let throw_away = opener.channel().await?;
-        let declared = self.declare_request_queue(&opener, &throw_away, queue).await;
+        let scratch = opener.channel().await?;
+        let declared = self.declare_request_queue(&opener, &scratch, queue).await;
         self.record(queue.name(), declared)?;
-        throw_away.close().await;
+        scratch.close().await;
         Ok(())
     }
 
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
-        let connection = self.consuming.ready().await?;
+        let connection = self.consuming.wait_ready().await?;
         let opener = self.opener(&connection);
         let channel = opener.channel().await?;
         let opened = async {
@@ -346,20 +346,20 @@ impl Transport for AmqpTransport {
 
     async fn is_there(&self, queue: &ShortStr) -> Option<bool> {
         let looking = async {
-            let connection = self.consuming.ready().await?;
+            let connection = self.consuming.wait_ready().await?;
             self.opener(&connection).look_up(queue).await
         };
         match tokio::time::timeout(self.limit, looking).await {
             Ok(Ok(QueueLookup::Exists { .. })) => Some(true),
             Ok(Ok(QueueLookup::Missing)) => Some(false),
-            Ok(Ok(QueueLookup::Refused) | Err(_)) | Err(_) => None,
+            Ok(Ok(QueueLookup::Denied) | Err(_)) | Err(_) => None,
         }
     }
 
     async fn depth(&self, queue: &ShortStr) -> Option<Depth> {
         let asking = async {
-            let connection = self.consuming.ready().await?;
-            self.depths.ask(&self.opener(&connection), queue).await
+            let connection = self.consuming.wait_ready().await?;
+            self.depths.look_up(&self.opener(&connection), queue).await
         };
         tokio::time::timeout(self.limit, asking).await.ok()?.ok()
     }
@@ -370,19 +370,21 @@ impl Transport for AmqpTransport {
             return false;
         }
         let asking = async {
-            let opener = self.opener(&self.consuming.ready().await?);
-            let throw_away = opener.channel().await?;
-            let (channel, name) = (Arc::clone(&throw_away), short(queue.name())?);
+            let opener = self.opener(&self.consuming.wait_ready().await?);
+            let scratch = opener.channel().await?;
+            let (channel, name) = (Arc::clone(&scratch), short(queue.name())?);
             let asking = async move {
                 let arguments = FieldTable::default();
-                channel.queue_declare(name, opener::passive(), arguments).await
+                channel
+                    .queue_declare(name, opener::passive_declare(), arguments)
+                    .await
             };
-            let found = opener.step("looking for a queue", asking).await?;
-            throw_away.close().await;
+            let found = opener.request_ok("looking for a queue", asking).await?;
+            scratch.close().await;
             Ok::<_, BrokerError>(found.consumer_count() == 0 && found.message_count() > 0)
         };
         let retiring = async {
-            let opener = self.opener(&self.consuming.ready().await?);
+            let opener = self.opener(&self.consuming.wait_ready().await?);
             let options = QueueDeleteOptions {
                 if_unused: true,
                 if_empty: true,
@@ -403,14 +405,14 @@ impl Transport for AmqpTransport {
     }
 
     async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
-        let opener = self.opener(&self.consuming.ready().await?);
+        let opener = self.opener(&self.consuming.wait_ready().await?);
         let broadcasts = *broadcasts;
         self.run_to_completion(async move { opener.broadcasts(&broadcasts).await })
             .await
     }
 
     async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {
-        let connection = self.publishing.ready().await?;
+        let connection = self.publishing.wait_ready().await?;
         self.opener(&connection).broadcast(exchange, message).await
     }
 

@@ -1,4 +1,4 @@
-//! [`InProcessBroker`].
+//! The in-process broker's public type.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +15,7 @@ use super::queues::Queues;
 /// dead-lettered when its queue is next used. Nothing outlives the process.
 ///
 /// [`Broker::in_process`](crate::Broker::in_process) makes a broker with a single handle. For
-/// callers and workers that share nothing but the broker, make one here and connect several times:
+/// callers and workers that share only the broker, make a broker here and connect several times:
 ///
 /// ```
 /// use rpc_runtime::InProcessBroker;

@@ -14,7 +14,7 @@ use crate::sync::watch;
 #[derive(Debug)]
 pub(super) struct Connection {
     state: watch::Sender<State>,
-    /// The consumers of the current session. They end with it.
+    /// The consumers of the current session. They end with the session.
     consumers: Mutex<Vec<ConsumerId>>,
     #[cfg(test)]
     link: Option<Arc<dyn Link>>,
@@ -22,7 +22,7 @@ pub(super) struct Connection {
 
 #[derive(Debug, Clone)]
 struct State {
-    /// Counts reconnects.
+    /// Counts losses, and so identifies the session.
     session: u64,
     is_up: bool,
     blocked: Option<Arc<str>>,
@@ -44,14 +44,14 @@ impl Connection {
         }
     }
 
-    /// Waits until the connection is up. Cancel safe.
+    /// Waits until the connection is up, and for the simulated delay. Cancel safe.
     ///
     /// # Errors
     ///
     /// Fails if the handle was closed, or the connection is lost meanwhile.
-    pub(super) async fn ready(&self) -> Result<Session, BrokerError> {
+    pub(super) async fn wait_ready(&self) -> Result<Session, BrokerError> {
         let session = self.next_session().await?;
-        session.arrive().await?;
+        session.delay_from_broker().await?;
         Ok(session)
     }
 
@@ -102,15 +102,15 @@ impl Connection {
 #[cfg(test)]
 impl Connection {
     /// A connection over a simulated link.
-    pub(super) fn over(link: Arc<dyn Link>) -> Self {
+    pub(super) fn over_link(link: Arc<dyn Link>) -> Self {
         Self {
             link: Some(link),
             ..Self::new()
         }
     }
 
-    /// Cuts the connection until [`restore`](Self::restore). Returns the consumers that the broker
-    /// removes once it notices.
+    /// Cuts the connection until [`restore`](Self::restore). Returns the consumers, which the
+    /// broker removes once it notices the loss.
     pub(super) fn cut(&self) -> Vec<ConsumerId> {
         self.state.send_modify(|state| {
             state.session += 1;
@@ -146,12 +146,12 @@ impl Session {
         self.link.clone()
     }
 
-    /// Why the connection is lost. `None` while it is up.
-    pub(super) fn over(&self) -> Option<BrokerError> {
-        self.over_in(&self.state.borrow())
+    /// Why the session has ended. `None` while the connection is up.
+    pub(super) fn end_reason(&self) -> Option<BrokerError> {
+        self.end_reason_in(&self.state.borrow())
     }
 
-    fn over_in(&self, state: &State) -> Option<BrokerError> {
+    fn end_reason_in(&self, state: &State) -> Option<BrokerError> {
         match state {
             State { is_closed: true, .. } => Some(BrokerError::Closed),
             State { session, .. } if *session != self.number => Some(BrokerError::Lost { source: None }),
@@ -159,43 +159,45 @@ impl Session {
         }
     }
 
-    /// Waits until the connection is lost and returns why. Cancel safe.
-    pub(super) async fn lost(&self) -> BrokerError {
+    /// Waits until the session ends and returns the reason. Cancel safe.
+    pub(super) async fn wait_lost(&self) -> BrokerError {
         let mut state = self.state.clone();
-        let over = state.wait_for(|state| self.over_in(state).is_some()).await;
-        // An error means that the handle is gone.
-        over.ok()
-            .and_then(|state| self.over_in(&state))
+        let ended = state.wait_for(|state| self.end_reason_in(state).is_some()).await;
+        // An error means that the handle was dropped.
+        ended
+            .ok()
+            .and_then(|state| self.end_reason_in(&state))
             .unwrap_or(BrokerError::Closed)
     }
 
-    /// Whether the broker reads what is published.
-    pub(super) fn is_free(&self) -> bool {
+    /// Whether the connection is up and not blocked.
+    pub(super) fn can_publish(&self) -> bool {
         let state = self.state.borrow();
-        state.blocked.is_none() && self.over_in(&state).is_none()
+        state.blocked.is_none() && self.end_reason_in(&state).is_none()
     }
 
-    /// Waits until the broker reads what is published.
+    /// Waits until the connection is not blocked.
     ///
     /// # Errors
     ///
     /// Fails if the connection is lost.
-    pub(super) async fn unblocked(&self) -> Result<(), BrokerError> {
+    pub(super) async fn wait_unblocked(&self) -> Result<(), BrokerError> {
         let mut state = self.state.clone();
-        let free = state.wait_for(|state| state.blocked.is_none() || self.over_in(state).is_some());
-        let over = free
+        let unblocked =
+            state.wait_for(|state| state.blocked.is_none() || self.end_reason_in(state).is_some());
+        let reason = unblocked
             .await
             .ok()
-            .map_or(Some(BrokerError::Closed), |state| self.over_in(&state));
-        over.map_or(Ok(()), Err)
+            .map_or(Some(BrokerError::Closed), |state| self.end_reason_in(&state));
+        reason.map_or(Ok(()), Err)
     }
 
-    /// Has the broker do something and waits for the answer. Dropping the future does not withdraw
-    /// the request.
+    /// Runs `act` at the broker and waits for the answer. Dropping the future does not withdraw the
+    /// request.
     ///
     /// # Errors
     ///
-    /// Fails if the connection is lost before the answer. The request may have been done.
+    /// Fails if the connection is lost before the answer. `act` may have run.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         act: impl FnOnce() -> T + Send + 'static,
@@ -207,7 +209,7 @@ impl Session {
         Ok(act())
     }
 
-    /// Has the broker do something, without waiting for it.
+    /// Runs `act` at the broker, without waiting for it.
     pub(super) fn tell(&self, act: impl FnOnce() + Send + 'static) {
         #[cfg(test)]
         if let Some(link) = self.link() {
@@ -216,12 +218,12 @@ impl Session {
         act();
     }
 
-    /// Waits for as long as a message from the broker takes. Cancel safe.
+    /// Simulates the delay of a message from the broker (tests only). Cancel safe.
     ///
     /// # Errors
     ///
     /// Fails if the connection is lost meanwhile.
-    pub(super) async fn arrive(&self) -> Result<(), BrokerError> {
+    pub(super) async fn delay_from_broker(&self) -> Result<(), BrokerError> {
         #[cfg(test)]
         if let Some(link) = self.link() {
             return simulated::travel(self, link.delay(Direction::FromBroker)).await;
@@ -246,10 +248,10 @@ mod simulated {
         let to_broker = link.delay(Direction::ToBroker);
         let from_broker = link.delay(Direction::FromBroker);
         let (sender, sent) = (session.clone(), Instant::now());
-        // A task, so that the request arrives even if nobody waits for the answer any more.
+        // In a task, so that the request arrives even if the caller stops waiting for the answer.
         let asked = tokio::spawn(async move {
             pause(to_broker).await;
-            if sender.unblocked().await.is_err() && !link.outlives_its_connection(sent) {
+            if sender.wait_unblocked().await.is_err() && !link.outlives_its_connection(sent) {
                 return None;
             }
             let answer = act();
@@ -258,14 +260,14 @@ mod simulated {
         });
         let answer = tokio::select! {
             biased;
-            reason = session.lost() => return Err(reason),
+            reason = session.wait_lost() => return Err(reason),
             answer = asked => answer.ok().flatten(),
         };
         answer.ok_or(BrokerError::Lost { source: None })
     }
 
     pub(super) fn tell(session: &Session, link: &dyn Link, act: impl FnOnce() + Send + 'static) {
-        // Messages on their way end with the runtime.
+        // Without a runtime, the message is lost.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
@@ -280,12 +282,12 @@ mod simulated {
     pub(super) async fn travel(session: &Session, delay: Duration) -> Result<(), BrokerError> {
         tokio::select! {
             biased;
-            reason = session.lost() => Err(reason),
+            reason = session.wait_lost() => Err(reason),
             () = pause(delay) => Ok(()),
         }
     }
 
-    /// Without a delay, this does not even yield to the scheduler.
+    /// Sleeps for a delay. Does not yield to the scheduler if the delay is zero.
     async fn pause(delay: Duration) {
         if !delay.is_zero() {
             sleep(delay).await;

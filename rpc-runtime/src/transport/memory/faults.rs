@@ -13,22 +13,27 @@ use crate::protocol::Message;
 use crate::transport::{Connectivity, Role};
 
 impl MemoryTransport {
-    /// Makes a handle whose connections go over simulated networks.
+    /// Makes a handle with simulated links for its two connections.
     pub(crate) fn over_links(
         broker: &InProcessBroker,
         publishing: Arc<dyn Link>,
         consuming: Arc<dyn Link>,
     ) -> Self {
-        Self::over(broker, Connection::over(publishing), Connection::over(consuming))
+        Self::with_connections(
+            broker,
+            Connection::over_link(publishing),
+            Connection::over_link(consuming),
+        )
     }
 
-    /// Cuts a connection until [`restore`](Self::restore). The broker notices it after `notice`.
+    /// Cuts a connection until [`restore`](Self::restore). The broker notices the loss after
+    /// `notice`.
     pub(crate) fn cut(&self, role: Role, notice: Duration) {
         self.board.set(role, Connectivity::Down { last_error: None });
-        let left = self.connection(role).cut();
+        let consumers = self.connection(role).cut();
         let broker = self.broker.clone();
         let end = move || {
-            for consumer in left {
+            for consumer in consumers {
                 broker.queues().close(&consumer, Instant::now());
             }
         };
@@ -47,12 +52,12 @@ impl MemoryTransport {
         self.board.set(role, Connectivity::Up);
     }
 
-    /// Has the broker block or unblock publishing.
+    /// Makes the broker block or unblock publishing.
     pub(crate) fn block(&self, is_blocked: bool) {
         self.publishing.block(is_blocked.then_some("low on memory"));
     }
 
-    /// Deletes the reply queues, as the broker does with queues that expire.
+    /// Deletes the reply queues, as if they had expired.
     pub(crate) fn expire_replies(&self) {
         for queue in self.private().drain(..) {
             self.broker.queues().delete(&queue);
@@ -75,12 +80,12 @@ impl MemoryTransport {
 }
 
 impl InProcessBroker {
-    /// Puts a message into a queue, if there is one.
+    /// Puts a message into a queue, if the queue exists.
     pub(crate) fn inject(&self, queue: &str, message: Message) {
         self.queues().publish(queue, message, Instant::now());
     }
 
-    /// Has each reply delivered twice, or once.
+    /// Sets whether the broker delivers each reply twice.
     pub(crate) fn echo_replies(&self, echoes: bool) {
         self.queues().echo_replies = echoes;
     }
@@ -99,8 +104,8 @@ impl InProcessBroker {
         self.queues().len()
     }
 
-    /// How many messages are in a queue, including unacknowledged ones. `None` if there is no such
-    /// queue.
+    /// How many messages are in a queue, including unacknowledged ones. `None` if the queue does
+    /// not exist.
     pub(crate) fn backlog(&self, queue: &str) -> Option<usize> {
         self.queues().backlog(queue)
     }

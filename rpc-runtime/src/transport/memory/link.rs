@@ -13,12 +13,12 @@ pub(crate) enum Direction {
     FromBroker,
 }
 
-/// The link of one connection.
+/// The simulated link of one connection.
 pub(crate) trait Link: Debug + Send + Sync {
-    /// How long the next message takes.
+    /// The delay of the next message.
     fn delay(&self, direction: Direction) -> Duration;
 
-    /// Whether a message sent at this instant arrives although its connection is lost: the broker
-    /// reads what it has received before it sees the end.
+    /// Whether a message that was sent at this instant arrives although its connection is lost. A
+    /// broker reads the bytes that it has received before it notices the loss.
     fn outlives_its_connection(&self, sent: Instant) -> bool;
 }

@@ -1,8 +1,9 @@
-//! The in-process broker: for tests, examples, and programs that hold callers and workers at once.
+//! The in-process broker, for tests, examples, and programs with callers and workers in one
+//! process.
 //!
 //! [`queue`] and [`queues`] are the broker, without I/O, tasks or a clock. [`connection`] is a
-//! handle's connection to it. In the simulation a connection has a [`link`] with delays, and
-//! [`faults`] break it.
+//! handle's connection to it. In the simulation, a connection has a [`link`] with delays, and
+//! [`faults`] interrupt it.
 
 mod broker;
 mod connection;

@@ -13,9 +13,9 @@ use crate::transport::topology::{Broadcasts, QueueArgument, QueueProperties};
 /// Whether deliveries have to be acknowledged, and how many may be unacknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AckMode {
-    /// A delivery is done with once it is sent.
+    /// A delivery is settled once it is sent.
     Automatic,
-    /// At most so many deliveries are unacknowledged at a time.
+    /// At most this many deliveries are unacknowledged at a time.
     Prefetch(usize),
     /// Any number of deliveries may be unacknowledged.
     Unlimited,
@@ -23,22 +23,24 @@ pub(super) enum AckMode {
 
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// `None`: a private reply queue, which nobody else can declare.
+    /// `None` for a queue that cannot be declared by name: a reply queue, or one for broadcasts.
     properties: Option<QueueProperties>,
     highest_priority: u8,
     messages: VecDeque<Stored>,
-    /// The next to be served comes first.
+    /// The consumer that is served next comes first.
     consumers: VecDeque<Consumer>,
     next_tag: u64,
-    /// It ends with its last consumer.
+    /// Whether the queue is deleted with its last consumer.
     is_auto_delete: bool,
-    listens: Option<Broadcasts>,
+    /// The exchange that the queue listens to, and its limits.
+    broadcasts: Option<Broadcasts>,
     is_quorum: bool,
-    /// How often a message may come back.
+    /// How often a message may return to the queue.
     delivery_limit: Option<u32>,
     /// The queue that takes dead letters.
     dead_letter_to: Option<String>,
-    /// Dead letters, and where they go, until they are [taken](Self::take_dead_letters).
+    /// Dead letters and the names of their next queues, until they are
+    /// [taken](Self::take_dead_letters).
     dead_letters: Vec<(String, Message)>,
 }
 
@@ -47,14 +49,14 @@ struct Stored {
     message: Message,
     expires: Option<Instant>,
     redelivered: bool,
-    /// How often it came back.
+    /// How often the message returned to the queue.
     returns: u32,
 }
 
-/// The header in which a quorum queue counts how often a message came back.
+/// The header in which a quorum queue counts how often a message returned.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
-/// A message with this header is delivered as one whose properties cannot be read.
+/// A message with this header is delivered as if its properties could not be read.
 #[cfg(test)]
 pub(crate) const MALFORMED_HEADER: &str = "x-simulated-malformed";
 
@@ -87,7 +89,7 @@ impl Queue {
     ///
     /// # Errors
     ///
-    /// The reason, where RabbitMQ would refuse them or this broker does not implement them.
+    /// The reason, if RabbitMQ would refuse the properties or this broker does not implement them.
     pub(super) fn new(properties: &QueueProperties) -> Result<Self, &'static str> {
         let mut queue = Self {
             properties: Some(properties.clone()),
@@ -146,7 +148,7 @@ impl Queue {
             consumers: VecDeque::new(),
             next_tag: 1,
             is_auto_delete: false,
-            listens: None,
+            broadcasts: None,
             is_quorum: false,
             delivery_limit: None,
             dead_letter_to: None,
@@ -154,7 +156,7 @@ impl Queue {
         }
     }
 
-    /// A private reply queue that ends with its consumer.
+    /// A private reply queue that is deleted with its consumer.
     pub(super) fn exclusive() -> Self {
         Self {
             is_auto_delete: true,
@@ -162,10 +164,10 @@ impl Queue {
         }
     }
 
-    /// A queue for what is sent to everybody.
-    pub(super) fn listening(broadcasts: &Broadcasts) -> Self {
+    /// A queue for broadcasts, which is deleted with its consumer.
+    pub(super) fn for_broadcasts(broadcasts: &Broadcasts) -> Self {
         Self {
-            listens: Some(*broadcasts),
+            broadcasts: Some(*broadcasts),
             ..Self::exclusive()
         }
     }
@@ -174,20 +176,20 @@ impl Queue {
         self.is_auto_delete
     }
 
-    /// Whether it takes what is sent to this exchange.
+    /// Whether the queue takes the broadcasts of this exchange.
     pub(super) fn listens_to(&self, exchange: &str) -> bool {
-        self.listens
+        self.broadcasts
             .is_some_and(|broadcasts| broadcasts.exchange == exchange)
     }
 
-    /// Keeps to the limits, as RabbitMQ does: from the head.
+    /// Drops the oldest messages beyond the limits of broadcasts, like RabbitMQ.
     fn drop_excess(&mut self) {
-        let Some(limits) = self.listens else { return };
-        let is_too_much = |messages: &VecDeque<Stored>| {
+        let Some(limits) = self.broadcasts else { return };
+        let exceeds_limits = |messages: &VecDeque<Stored>| {
             let bytes: usize = messages.iter().map(|stored| stored.message.body.len()).sum();
             messages.len() > limits.max_messages.into() || bytes > limits.max_bytes as usize
         };
-        while is_too_much(&self.messages) {
+        while exceeds_limits(&self.messages) {
             self.messages.pop_front();
         }
     }
@@ -196,19 +198,19 @@ impl Queue {
         self.properties.as_ref()
     }
 
-    /// How many messages wait, not counting those that a consumer has.
+    /// How many messages wait, without those that were delivered to a consumer.
     pub(super) fn depth(&self) -> usize {
         self.messages.len()
     }
 
     pub(super) fn push(&mut self, message: Message, now: Instant) {
-        let of_queue = self.listens.map(|broadcasts| broadcasts.time_to_live);
+        let of_queue = self.broadcasts.map(|broadcasts| broadcasts.time_to_live);
         let of_message = message.properties.expiration;
-        // The shorter one, of those that there are.
+        // The shorter of the two, if both are set.
         let time = of_message.into_iter().chain(of_queue).min();
         let expires = time.and_then(|time| now.checked_add(time));
         let priority = self.priority(&message);
-        // Behind all of the same or a higher priority.
+        // After all messages of the same or a higher priority.
         let position = self
             .messages
             .iter()
@@ -250,17 +252,17 @@ impl Queue {
         self.deliver(now);
     }
 
-    /// Takes a message from a consumer that refuses it.
+    /// Rejects a consumer's delivery: dead-letters the message, or drops it.
     pub(super) fn reject(&mut self, consumer: u64, tag: u64, now: Instant) {
         let consumer = self.consumers.iter_mut().find(|other| other.number == consumer);
         if let Some(stored) = consumer.and_then(|consumer| consumer.unsettled.remove(&tag)) {
-            self.give_up(stored, DeathReason::Rejected);
+            self.dead_letter_or_drop(stored, DeathReason::Rejected);
         }
         self.deliver(now);
     }
 
-    /// Dead-letters a message, or drops it.
-    fn give_up(&mut self, stored: Stored, reason: DeathReason) {
+    /// Dead-letters a message, or drops it if the queue has no dead-letter queue.
+    fn dead_letter_or_drop(&mut self, stored: Stored, reason: DeathReason) {
         let Some(target) = &self.dead_letter_to else {
             return;
         };
@@ -276,7 +278,7 @@ impl Queue {
         self.dead_letters.push((target.clone(), message));
     }
 
-    /// Takes the messages that were dead-lettered since the last time, each with the name of its
+    /// Takes the messages that were dead-lettered since the last call, each with the name of its
     /// next queue.
     pub(super) fn take_dead_letters(&mut self) -> Vec<(String, Message)> {
         std::mem::take(&mut self.dead_letters)
@@ -307,16 +309,16 @@ impl Queue {
         let Some(consumer) = self.consumers.remove(position) else {
             return;
         };
-        // Before all of the same or a lower priority, in the order in which they had left.
+        // Each returns to the front of its priority, in the original order.
         for (_, stored) in consumer.unsettled.into_iter().rev() {
             let returns = stored.returns + 1;
             if self.delivery_limit.is_some_and(|limit| returns > limit) {
-                self.give_up(stored, DeathReason::DeliveryLimit);
+                self.dead_letter_or_drop(stored, DeathReason::DeliveryLimit);
                 continue;
             }
             let priority = self.priority(&stored.message);
-            let behind = |other: &Stored| self.priority(&other.message) > priority;
-            let position = self.messages.iter().take_while(|other| behind(other)).count();
+            let is_higher = |other: &Stored| self.priority(&other.message) > priority;
+            let position = self.messages.iter().take_while(|other| is_higher(other)).count();
             self.messages.insert(
                 position,
                 Stored {
@@ -329,13 +331,13 @@ impl Queue {
         self.deliver(now);
     }
 
-    /// Hands messages to consumers, in turn, as far as these may have more. What has expired is
-    /// given up when it would be next, as RabbitMQ does.
+    /// Delivers messages to the consumers in turn, up to their prefetch. An expired message is
+    /// dead-lettered or dropped when it would be delivered next, like in RabbitMQ.
     fn deliver(&mut self, now: Instant) {
         while let Some(next) = self.messages.front() {
             if next.expires.is_some_and(|expires| expires <= now) {
                 if let Some(expired) = self.messages.pop_front() {
-                    self.give_up(expired, DeathReason::Expired);
+                    self.dead_letter_or_drop(expired, DeathReason::Expired);
                 }
                 continue;
             }
@@ -349,7 +351,7 @@ impl Queue {
             };
             let tag = self.next_tag;
             self.next_tag += 1;
-            if let Some(unsent) = consumer.take(stored, tag, self.is_quorum) {
+            if let Some(unsent) = consumer.offer(stored, tag, self.is_quorum) {
                 self.messages.push_front(unsent);
             }
             self.consumers.push_back(consumer);
@@ -367,7 +369,7 @@ impl Queue {
 
 #[cfg(test)]
 impl Queue {
-    /// What a restart leaves: the persistent messages, where the queue is durable.
+    /// Simulates a restart: only persistent messages are kept, and all consumers are gone.
     pub(super) fn restart(&mut self, now: Instant) {
         let numbers: Vec<_> = self.consumers.iter().map(|consumer| consumer.number).collect();
         numbers.iter().for_each(|number| self.cancel(*number));
@@ -376,7 +378,7 @@ impl Queue {
             .retain(|stored| stored.message.properties.persistent);
     }
 
-    /// How many messages there are, with those that a consumer has.
+    /// How many messages the queue has, with those that were delivered to a consumer.
     pub(super) fn backlog(&self) -> usize {
         let unsettled = self.consumers.iter().map(|consumer| consumer.unsettled.len());
         self.messages.len() + unsettled.sum::<usize>()
@@ -392,8 +394,9 @@ impl Consumer {
             }
     }
 
-    /// Takes a message; gives it back where the receiver is gone, and is not ready any more.
-    fn take(&mut self, stored: Stored, tag: u64, is_counted: bool) -> Option<Stored> {
+    /// Sends a message to the consumer. If the receiver was dropped, cancels the consumer and
+    /// returns the message.
+    fn offer(&mut self, stored: Stored, tag: u64, is_counted: bool) -> Option<Stored> {
         let mut message = stored.message.clone();
         if is_counted && stored.returns > 0 {
             let name = ShortStr::from_static(DELIVERY_COUNT);
@@ -476,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn prefetch_holds_back_until_something_is_settled() {
+    fn prefetch_limits_unsettled_deliveries() {
         let (mut queue, now) = (queue(), Instant::now());
         let mut receiver = consumer(&mut queue, 1, AckMode::Prefetch(1), now);
         queue.push(message("a"), now);
@@ -488,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn unsettled_messages_come_again_marked_and_in_order() {
+    fn unsettled_messages_are_redelivered_in_order() {
         let (mut queue, now) = (queue(), Instant::now());
         let mut receiver = consumer(&mut queue, 1, AckMode::Prefetch(2), now);
         for body in ["a", "b", "c"] {
@@ -504,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_consumer_gets_no_more_and_keeps_what_it_has() {
+    fn a_cancelled_consumer_gets_no_more_and_keeps_its_deliveries() {
         let (mut queue, now) = (queue(), Instant::now());
         let mut receiver = consumer(&mut queue, 1, AckMode::Unlimited, now);
         queue.push(message("a"), now);
@@ -532,9 +535,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_to_everybody_does_not_pile_up() {
+    fn broadcasts_beyond_the_limits_are_dropped() {
         let now = Instant::now();
-        let mut queue = Queue::listening(&Broadcasts {
+        let mut queue = Queue::for_broadcasts(&Broadcasts {
             exchange: "x",
             prefetch: 1,
             time_to_live: Duration::from_secs(5),
@@ -554,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn higher_priorities_overtake_where_the_queue_has_them() {
+    fn higher_priorities_overtake_if_the_queue_has_priorities() {
         let arguments = [("x-max-priority".to_owned(), QueueArgument::Number(5))].into();
         let mut queue = Queue::new(&QueueProperties {
             durable: true,
@@ -573,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_implemented_is_refused() {
+    fn unsupported_arguments_are_refused() {
         for (name, value) in [
             ("x-max-length", 5),
             ("x-max-priority", 0),
@@ -592,7 +595,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_whose_receiver_is_gone_loses_nothing() {
+    fn a_consumer_with_a_dropped_receiver_loses_no_messages() {
         let (mut queue, now) = (queue(), Instant::now());
         drop(consumer(&mut queue, 1, AckMode::Automatic, now));
         queue.push(message("a"), now);

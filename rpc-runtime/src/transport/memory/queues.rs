@@ -17,13 +17,14 @@ pub(super) use super::queue::AckMode;
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     queues: HashMap<String, Queue>,
-    consumers: u64,
-    /// Each reply comes twice.
+    /// The number of the next consumer.
+    next_consumer: u64,
+    /// Whether each reply is delivered twice.
     #[cfg(test)]
     pub(super) echo_replies: bool,
 }
 
-/// A consumer, and the queue that it consumes.
+/// Identifies a consumer and its queue.
 #[derive(Debug, Clone)]
 pub(super) struct ConsumerId {
     queue: String,
@@ -64,11 +65,12 @@ impl Queues {
     }
 
     /// Makes a queue for broadcasts, which is deleted with its consumer.
-    pub(super) fn declare_listening(&mut self, name: &str, broadcasts: &Broadcasts) {
-        self.queues.insert(name.to_owned(), Queue::listening(broadcasts));
+    pub(super) fn declare_for_broadcasts(&mut self, name: &str, broadcasts: &Broadcasts) {
+        self.queues
+            .insert(name.to_owned(), Queue::for_broadcasts(broadcasts));
     }
 
-    /// Puts a message into all queues that listen to an exchange. Returns whether there is one.
+    /// Puts a message into all queues that listen to an exchange. Returns whether any queue does.
     pub(super) fn broadcast(&mut self, exchange: &str, message: &Message, now: Instant) -> bool {
         let mut has_listeners = false;
         for queue in self
@@ -82,14 +84,14 @@ impl Queues {
         has_listeners
     }
 
-    /// How many messages wait in a queue. `None` if there is no queue of that name.
+    /// How many messages wait in a queue. `None` if no queue of that name exists.
     pub(super) fn depth(&self, name: &str) -> Option<u32> {
         let waiting = self.queues.get(name)?.depth();
         Some(u32::try_from(waiting).unwrap_or(u32::MAX))
     }
 
     /// Checks that a queue exists.
-    pub(super) fn find(&self, name: &str) -> Result<(), BrokerError> {
+    pub(super) fn check_exists(&self, name: &str) -> Result<(), BrokerError> {
         match self.queues.contains_key(name) {
             true => Ok(()),
             false => Err(refused(name, "NOT_FOUND: there is no such queue")),
@@ -102,7 +104,7 @@ impl Queues {
 
     /// Deletes a queue if it is empty and has no consumer. Returns whether it has messages but no
     /// consumer.
-    pub(super) fn delete_unused(&mut self, name: &str) -> bool {
+    pub(super) fn delete_if_unused(&mut self, name: &str) -> bool {
         let Some(queue) = self.queues.get(name).filter(|queue| queue.is_unused()) else {
             return false;
         };
@@ -113,7 +115,7 @@ impl Queues {
         true
     }
 
-    /// Puts a message into a queue. Returns whether there is a queue of that name.
+    /// Puts a message into a queue. Returns whether a queue of that name exists.
     pub(super) fn publish(&mut self, queue: &str, message: Message, now: Instant) -> bool {
         #[cfg(test)]
         if self.echo_replies && crate::protocol::ReplyAddresses::default().allows(queue) {
@@ -123,8 +125,8 @@ impl Queues {
         self.with_queue(queue, now, |queue| queue.push(message, now))
     }
 
-    /// Runs `act` on a queue and moves its dead letters on. Returns whether there is a queue of
-    /// that name.
+    /// Runs `act` on a queue, and then moves its dead letters to their next queues. Returns whether
+    /// a queue of that name exists.
     fn with_queue(&mut self, name: &str, now: Instant, act: impl FnOnce(&mut Queue)) -> bool {
         let Some(queue) = self.queues.get_mut(name) else {
             return false;
@@ -142,7 +144,7 @@ impl Queues {
         true
     }
 
-    /// Adds a consumer to a queue; deliveries go to `sender`.
+    /// Adds a consumer to a queue. Deliveries go to `sender`.
     pub(super) fn consume(
         &mut self,
         name: &str,
@@ -150,9 +152,9 @@ impl Queues {
         sender: mpsc::UnboundedSender<Delivery>,
         now: Instant,
     ) -> Result<ConsumerId, BrokerError> {
-        self.find(name)?;
-        let number = self.consumers;
-        self.consumers += 1;
+        self.check_exists(name)?;
+        let number = self.next_consumer;
+        self.next_consumer += 1;
         self.with_queue(name, now, |queue| queue.consume(number, ack_mode, sender, now));
         Ok(ConsumerId {
             queue: name.to_owned(),
@@ -185,7 +187,7 @@ impl Queues {
         }
     }
 
-    /// Whether a consumer still exists: its queue may have been deleted.
+    /// Whether a consumer exists. It ends if its queue is deleted.
     pub(super) fn has(&self, consumer: &ConsumerId) -> bool {
         let queue = self.queues.get(&consumer.queue);
         queue.is_some_and(|queue| queue.has(consumer.number))
@@ -210,7 +212,8 @@ impl Queues {
             if queue.is_auto_delete() {
                 return false;
             }
-            // Direct and exclusive reply queues have names that only the broker assigns.
+            // Direct and exclusive reply queues, which do not outlive the broker, begin with
+            // `amq.`.
             !name.starts_with("amq.")
         });
     }
@@ -238,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_declare_that_differs_is_refused() {
+    fn a_declaration_with_other_properties_is_refused() {
         let mut queues = Queues::default();
         let durable = QueueProperties {
             durable: true,
@@ -269,7 +272,7 @@ mod tests {
         let (mut queues, now) = (Queues::default(), Instant::now());
         assert!(!queues.broadcast("x", &Message::default(), now));
         let mut listen = |name, exchange| {
-            queues.declare_listening(name, &broadcasts(exchange));
+            queues.declare_for_broadcasts(name, &broadcasts(exchange));
             let (sender, receiver) = mpsc::unbounded_channel();
             let consumer = queues.consume(name, AckMode::Unlimited, sender, now).unwrap();
             (consumer, receiver)
@@ -284,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn dead_letters_move_on_from_queue_to_queue() {
+    fn dead_letters_move_from_queue_to_queue() {
         let now = Instant::now();
         let mut queues = Queues::default();
         for (name, target) in [("a", "b"), ("b", "c")] {
@@ -322,6 +325,6 @@ mod tests {
     fn publishing_to_a_missing_queue_returns_false() {
         let mut queues = Queues::default();
         assert!(!queues.publish("nowhere", Message::default(), Instant::now()));
-        assert!(queues.find("nowhere").is_err());
+        assert!(queues.check_exists("nowhere").is_err());
     }
 }

@@ -21,29 +21,33 @@ use crate::transport::{
     Subscription, Transport, watch_runtime,
 };
 
-/// One handle's access to an in-process broker.
+/// The access of one handle to an in-process broker.
 #[derive(Debug)]
 pub(crate) struct MemoryTransport {
     pub(super) broker: InProcessBroker,
     pub(super) publishing: Connection,
     pub(super) consuming: Connection,
     pub(super) board: Arc<StatusBoard>,
-    /// The reply queues of this handle. They are deleted with it.
+    /// The reply queues of this handle. They are deleted when the handle ends.
     private: Mutex<Vec<String>>,
-    /// The runtime that the handle was made in, or else the first one that used it.
+    /// The runtime that the handle was made in, or else the first one in which it was used.
     runtime: OnceLock<Handle>,
     ended: CancellationToken,
 }
 
 impl MemoryTransport {
-    /// The user of every handle, as RabbitMQ's default one.
+    /// The user of every handle: the same as RabbitMQ's default user.
     pub(crate) const USER: &str = "guest";
 
     pub(crate) fn new(broker: &InProcessBroker) -> Self {
-        Self::over(broker, Connection::new(), Connection::new())
+        Self::with_connections(broker, Connection::new(), Connection::new())
     }
 
-    pub(super) fn over(broker: &InProcessBroker, publishing: Connection, consuming: Connection) -> Self {
+    pub(super) fn with_connections(
+        broker: &InProcessBroker,
+        publishing: Connection,
+        consuming: Connection,
+    ) -> Self {
         let transport = Self {
             broker: broker.clone(),
             publishing,
@@ -59,7 +63,7 @@ impl MemoryTransport {
         transport
     }
 
-    /// Makes this the handle's runtime, unless it has one.
+    /// Makes this the handle's runtime, unless it has one. Returns the handle's runtime.
     fn adopt(&self, runtime: Handle) -> Handle {
         let adopted = self.runtime.get_or_init(|| {
             watch_runtime(&runtime, Arc::downgrade(&self.board), self.ended.clone());
@@ -68,15 +72,15 @@ impl MemoryTransport {
         adopted.clone()
     }
 
-    /// Waits until the connection is there.
+    /// Waits until the connection is up.
     ///
     /// # Errors
     ///
     /// Fails if the handle has ended, or the connection is lost meanwhile.
-    async fn ready(&self, connection: &Connection) -> Result<Session, BrokerError> {
+    async fn wait_ready(&self, connection: &Connection) -> Result<Session, BrokerError> {
         match self.board.over() {
-            Some(over) => Err(over),
-            None => connection.ready().await,
+            Some(reason) => Err(reason),
+            None => connection.wait_ready().await,
         }
     }
 
@@ -114,21 +118,21 @@ impl MemoryTransport {
         })
     }
 
-    /// Declares a reply queue that is deleted with the handle. Unless it `lives_on`, it is already
-    /// deleted with its consumer.
-    fn declare_private(&self, prefix: &str, lives_on: bool) -> Result<(String, ShortStr), BrokerError> {
+    /// Declares a reply queue, which is deleted when the handle ends. If it is not resumable, it is
+    /// deleted with its consumer already.
+    fn declare_private(&self, prefix: &str, is_resumable: bool) -> Result<(String, ShortStr), BrokerError> {
         let queue = format!("{prefix}{}", Uuid::new_v4());
         let address = ShortStr::new(&queue).map_err(|_| BrokerError::Unsendable {
             reason: "the queue's name",
         })?;
         {
             let (mut private, mut queues) = (self.private(), self.broker.queues());
-            if lives_on {
+            if is_resumable {
                 queues.declare_private(&queue);
             } else {
                 queues.declare_exclusive(&queue);
             }
-            // Forget the queues that ended before the handle.
+            // Remove the names of queues that were deleted since.
             private.retain(|earlier| queues.depth(earlier).is_some());
             private.push(queue.clone());
         }
@@ -136,7 +140,7 @@ impl MemoryTransport {
     }
 
     pub(super) fn private(&self) -> MutexGuard<'_, Vec<String>> {
-        // A list of names is consistent at every moment.
+        // Each operation leaves the list consistent, so a panic elsewhere has broken nothing.
         self.private.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -157,7 +161,7 @@ impl Drop for MemoryTransport {
     }
 }
 
-/// Deliveries, until the consumer is cancelled or the connection is lost.
+/// A stream of deliveries, until the consumer is cancelled or the connection is lost.
 fn deliveries(
     receiver: mpsc::UnboundedReceiver<Delivery>,
     session: Session,
@@ -166,10 +170,10 @@ fn deliveries(
         let (mut receiver, session) = open?;
         tokio::select! {
             biased;
-            reason = session.lost() => Some((Err(reason), None)),
+            reason = session.wait_lost() => Some((Err(reason), None)),
             delivery = receiver.recv() => {
                 let delivery = delivery?;
-                let arrived = session.arrive().await;
+                let arrived = session.delay_from_broker().await;
                 match arrived {
                     Ok(()) => Some((Ok(delivery), Some((receiver, session)))),
                     Err(reason) => Some((Err(reason), None)),
@@ -182,23 +186,23 @@ fn deliveries(
 #[async_trait]
 impl Transport for MemoryTransport {
     async fn is_there(&self, _: &ShortStr) -> Option<bool> {
-        // Calls ask this of a queue that refuses requests. No queue does here.
+        // Calls need this only for a queue that nacks requests. No queue of this broker does.
         None
     }
 
     async fn depth(&self, queue: &ShortStr) -> Option<Depth> {
-        let session = self.ready(&self.consuming).await.ok()?;
+        let session = self.wait_ready(&self.consuming).await.ok()?;
         let (broker, queue) = (self.broker.clone(), queue.clone());
         let asking = session.ask(move || broker.queues().depth(queue.as_str()));
         Some(Depth {
             messages: asking.await.ok()??,
-            // The caller consumes from it.
+            // Not counted. A server that asks for the depth consumes from the queue itself.
             consumers: 1,
         })
     }
 
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
-        let session = self.ready(&self.publishing).await?;
+        let session = self.wait_ready(&self.publishing).await?;
         Ok(self.publisher(session, None))
     }
 
@@ -212,7 +216,7 @@ impl Transport for MemoryTransport {
             ReplyQueue::Exclusive => (&self.consuming, AckMode::Automatic),
             ReplyQueue::Direct => (&self.publishing, AckMode::Automatic),
         };
-        let session = self.ready(connection).await?;
+        let session = self.wait_ready(connection).await?;
         let found = earlier.filter(|_| replies == ReplyQueue::Resumable);
         let found = found.and_then(|name| Some((name, self.broker.queues().depth(name.as_str())?)));
         let (queue, address, resumed) = match (replies, found) {
@@ -230,7 +234,7 @@ impl Transport for MemoryTransport {
                 (queue, address, None)
             }
         };
-        let replies_come_in = self.subscribe(connection, &session, &queue, ack_mode, true)?;
+        let subscription = self.subscribe(connection, &session, &queue, ack_mode, true)?;
         let is_direct = replies == ReplyQueue::Direct;
         Ok(ReplyLink {
             publisher: is_direct.then(|| self.publisher(session, Some(address.clone()))),
@@ -239,7 +243,7 @@ impl Transport for MemoryTransport {
             } else {
                 address
             },
-            replies: replies_come_in,
+            replies: subscription,
             resumed,
         })
     }
@@ -247,42 +251,42 @@ impl Transport for MemoryTransport {
     async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
         match queue.declare() {
             Declare::Active => self.broker.queues().declare(queue.name(), queue.properties()),
-            Declare::Passive => self.broker.queues().find(queue.name()),
+            Declare::Passive => self.broker.queues().check_exists(queue.name()),
             Declare::No => Ok(()),
         }
     }
 
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
-        let session = self.ready(&self.consuming).await?;
+        let session = self.wait_ready(&self.consuming).await?;
         match queue.declare() {
             Declare::Active => self.broker.queues().declare(queue.name(), queue.properties())?,
-            Declare::Passive => self.broker.queues().find(queue.name())?,
+            Declare::Passive => self.broker.queues().check_exists(queue.name())?,
             Declare::No => {}
         }
         let ack_mode = AckMode::Prefetch(prefetch.into());
         let subscription = self.subscribe(&self.consuming, &session, queue.name(), ack_mode, false)?;
         // The broker may deliver before it confirms the consumer.
-        session.arrive().await?;
+        session.delay_from_broker().await?;
         Ok(subscription)
     }
 
     async fn retire_requests(&self, queue: &RequestQueue) -> bool {
-        queue.declare() == Declare::Active && self.broker.queues().delete_unused(queue.name())
+        queue.declare() == Declare::Active && self.broker.queues().delete_if_unused(queue.name())
     }
 
     async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
-        let session = self.ready(&self.consuming).await?;
+        let session = self.wait_ready(&self.consuming).await?;
         let queue = format!("{}.{}", broadcasts.exchange, Uuid::new_v4());
-        self.broker.queues().declare_listening(&queue, broadcasts);
+        self.broker.queues().declare_for_broadcasts(&queue, broadcasts);
         let ack_mode = AckMode::Prefetch(broadcasts.prefetch.into());
         let subscription = self.subscribe(&self.consuming, &session, &queue, ack_mode, false)?;
-        session.arrive().await?;
+        session.delay_from_broker().await?;
         Ok(subscription)
     }
 
     async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {
-        let session = self.ready(&self.publishing).await?;
-        session.unblocked().await?;
+        let session = self.wait_ready(&self.publishing).await?;
+        session.wait_unblocked().await?;
         let (broker, exchange) = (self.broker.clone(), exchange.to_owned());
         let sending = session.ask(move || broker.queues().broadcast(&exchange, &message, Instant::now()));
         Ok(if sending.await? {
@@ -313,12 +317,13 @@ impl Transport for MemoryTransport {
 struct MemoryPublisher {
     broker: InProcessBroker,
     session: Session,
-    /// Replaces the pseudo-address of direct reply-to, as RabbitMQ does.
+    /// The address that replaces the pseudo-address of direct reply-to, as in RabbitMQ.
     direct: Option<ShortStr>,
 }
 
 impl MemoryPublisher {
-    /// What the broker does with a message. It returns whether the queue exists.
+    /// Returns a function that publishes a message at the broker. The function returns whether the
+    /// queue exists.
     fn deliver(&self, queue: &ShortStr, mut message: Message) -> impl FnOnce() -> bool + Send + use<> {
         let properties = &mut message.properties;
         if properties
@@ -347,9 +352,9 @@ impl Publisher for MemoryPublisher {
         &self,
         outgoing: Outgoing,
         receipt: Arc<dyn Receipt>,
-        _in_a_row: usize,
+        _confirm_batch: usize,
     ) -> Result<(), Box<Outgoing>> {
-        if !self.session.is_free() {
+        if !self.session.can_publish() {
             return Err(Box::new(outgoing));
         }
         #[cfg(test)]
@@ -374,7 +379,7 @@ impl Publisher for MemoryPublisher {
 
     async fn ready(&self) {
         // An error means that the connection is lost. The next publish reports it.
-        let _ = self.session.unblocked().await;
+        let _ = self.session.wait_unblocked().await;
     }
 
     async fn publish(&self, outgoing: Outgoing) -> Published {
@@ -385,7 +390,7 @@ impl Publisher for MemoryPublisher {
             departure,
         } = outgoing;
         let failed = |source, written| Published::Failed { source, written };
-        if let Err(source) = self.session.unblocked().await {
+        if let Err(source) = self.session.wait_unblocked().await {
             return failed(source, false);
         }
         if !departure.leave() {
@@ -398,7 +403,7 @@ impl Publisher for MemoryPublisher {
     }
 
     async fn closed(&self) -> BrokerError {
-        self.session.lost().await
+        self.session.wait_lost().await
     }
 }
 
@@ -412,13 +417,13 @@ struct MemoryControl {
 }
 
 impl MemoryControl {
-    /// Has the broker do something, unless the connection is lost.
+    /// Runs `act` at the broker, unless the connection is lost.
     fn with_queues(
         &self,
         act: impl FnOnce(&mut Queues, &ConsumerId) + Send + 'static,
     ) -> Result<(), BrokerError> {
         let (broker, consumer) = (self.broker.clone(), self.consumer.clone());
-        match self.session.over() {
+        match self.session.end_reason() {
             Some(reason) => Err(reason),
             None => {
                 self.session.tell(move || act(&mut broker.queues(), &consumer));
@@ -427,7 +432,7 @@ impl MemoryControl {
         }
     }
 
-    /// Removes the consumer. If the connection is lost, the broker does so by itself.
+    /// Removes the consumer. The broker removes it by itself if the connection is lost.
     fn end(&self) {
         let _ = self.with_queues(|queues, consumer| queues.close(consumer, Instant::now()));
     }

@@ -9,36 +9,35 @@ use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use super::tls::TlsClient;
 use crate::error::BrokerError;
 
-/// How often the peers of a connection let each other know that they are there, unless the address
-/// says otherwise (`?heartbeat=`): a connection whose peer is silent for twice as long is lost.
-/// RabbitMQ [advises](https://www.rabbitmq.com/docs/heartbeats) 5 to 20 seconds; its own default is
-/// 60.
+/// The default period of heartbeats, unless the address sets another one (`?heartbeat=`). A
+/// connection whose peer is silent for twice as long is lost. RabbitMQ
+/// [advises](https://www.rabbitmq.com/docs/heartbeats) 5 to 20 seconds. Its own default is 60.
 const HEARTBEAT_SECONDS: u16 = 10;
 
-/// How many bytes a frame may have, unless the address says otherwise (`?frame_max=`) or the broker
-/// takes less. It is RabbitMQ's own default.
+/// The default maximum size of a frame in bytes, unless the address sets another one
+/// (`?frame_max=`). The broker may negotiate a smaller one. This is RabbitMQ's own default.
 pub(super) const MAX_FRAME: u32 = 128 * 1024;
 
-/// What `?frame_max=` may say. RabbitMQ 4.1 and later take no less, and lapin allocates 32 times as
-/// much twice.
-const MAX_FRAMES: RangeInclusive<u32> = 8 * 1024..=1024 * 1024;
+/// The valid values of `?frame_max=`. The minimum is RabbitMQ 4.1's. The maximum bounds lapin's two
+/// buffers of 32 frames each.
+const MAX_FRAME_RANGE: RangeInclusive<u32> = 8 * 1024..=1024 * 1024;
 
-/// What an address may say after its `?`.
+/// The parameters that the query string of an address may have.
 const PARAMETERS: [&str; 4] = ["auth_mechanism", "channel_max", "frame_max", "heartbeat"];
 
-/// Where a broker is and how to log in. `Debug` and `Display` show host and port alone.
+/// Where a broker is and how to log in. `Debug` and `Display` show only host and port.
 #[derive(Clone)]
 pub(crate) struct Address {
     uri: AMQPUri,
-    /// Whether it says who logs in; `guest` does where it does not, or, by a certificate, whom that
-    /// names.
+    /// Whether the address names the user. Otherwise the user is `guest`, or the one that the
+    /// client's certificate names.
     names_user: bool,
     tls: Option<TlsClient>,
 }
 
 impl Address {
-    /// Reads `amqp://user:password@host:port/vhost`, as RabbitMQ's
-    /// [URI specification](https://www.rabbitmq.com/docs/uri-spec) has it.
+    /// Parses `amqp://user:password@host:port/vhost`, as in RabbitMQ's [URI
+    /// specification](https://www.rabbitmq.com/docs/uri-spec).
     pub(crate) fn parse(url: &str) -> Result<Self, BrokerError> {
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
         // Files that hold secrets often end in a line break.
@@ -47,74 +46,79 @@ impl Address {
             Some((scheme, _)) if scheme.eq_ignore_ascii_case("amqps") && !cfg!(feature = "tls") => {
                 return Err(BrokerError::TlsUnsupported);
             }
-            Some((scheme, rest)) if ["amqp", "amqps"].iter().any(|it| scheme.eq_ignore_ascii_case(it)) => {
+            Some((scheme, rest))
+                if ["amqp", "amqps"]
+                    .iter()
+                    .any(|known| scheme.eq_ignore_ascii_case(known)) =>
+            {
                 rest
             }
             _ => return invalid("it does not begin with amqp:// or amqps://"),
         };
-        // The parser would take the first part of a password for a host or a port, and messages
-        // show those.
+        // Otherwise the parser could take a part of the password for the host or the port, and
+        // messages show those.
         if !is_unambiguous(rest) {
             return invalid(NOT_ENCODED);
         }
-        // The parser's own message may repeat parts of the address, and with them the password.
+        // The parser's own message may contain parts of the address, and so the password.
         let Ok(mut uri) = url.parse::<AMQPUri>() else {
             return invalid(
-                "it is not of the form amqp://user:password@host:port/vhost, or says what cannot be read after its ?",
+                "it is not of the form amqp://user:password@host:port/vhost, or its query string is invalid",
             );
         };
         if uri.vhost.is_empty() {
             return invalid(
-                "its virtual host is empty: leave the last slash away, or write /%2f for the default one",
+                "its virtual host is empty: omit the final slash, or write /%2f for the default one",
             );
         }
-        // lapin takes it for "as the broker likes", which is 60 seconds unless that is configured.
+        // lapin would then use the broker's own heartbeat, which is 60 seconds by default.
         if uri.query.heartbeat == Some(0) {
             return invalid(
-                "heartbeat=0 would not switch heartbeats off, as the broker's own period would count: give 1 to 65535 seconds, or leave it away for 10",
+                "heartbeat=0 would not switch heartbeats off, because the broker's own period would apply: set 1 to 65535 seconds, or omit it for the default of 10",
             );
         }
         let query = rest.split_once('?').map_or("", |(_, query)| query);
-        let names = query.split('&').filter(|pair| !pair.is_empty()).map(name_of);
+        let names = query.split('&').filter(|pair| !pair.is_empty()).map(name_in);
         if names.into_iter().any(|name| !PARAMETERS.contains(&name)) {
             return invalid(
-                "only auth_mechanism, channel_max, frame_max and heartbeat may follow its ?; all else is an option of the broker's builder",
+                "only auth_mechanism, channel_max, frame_max and heartbeat may be in its query string; set everything else on the builder",
             );
         }
-        // Without a number lapin takes the broker's, which may be none at all.
-        if !MAX_FRAMES.contains(uri.query.frame_max.get_or_insert(MAX_FRAME)) {
+        // Without a value, lapin uses the broker's maximum, which may be unlimited.
+        if !MAX_FRAME_RANGE.contains(uri.query.frame_max.get_or_insert(MAX_FRAME)) {
             return invalid("its frame_max is not between 8192 and 1048576 bytes");
         }
 
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
-        // The parser takes any IPv6 address for localhost.
+        // The parser replaces any IPv6 address with localhost.
         if let Some((host, _)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
             let Ok(host) = host.parse::<Ipv6Addr>() else {
-                return invalid("what is in its brackets is no IPv6 address");
+                return invalid("the host in brackets is not an IPv6 address");
             };
             uri.authority.host = host.to_string();
         }
         let address = Self {
-            names_user: !name_of(user).is_empty() && !user.starts_with(':'),
+            names_user: !name_in(user).is_empty() && !user.starts_with(':'),
             tls: None,
             uri,
         };
-        if address.is_external() && !address.is_tls() {
+        if address.uses_external_auth() && !address.is_tls() {
             return invalid("auth_mechanism=external logs in by a client certificate, and needs amqps://");
         }
         Ok(address)
     }
 
-    /// With a heartbeat of so many seconds, where it does not say one itself.
-    pub(crate) fn or_heartbeat(mut self, seconds: Option<u16>) -> Self {
+    /// Sets the heartbeat unless the address has one. `None` means the default of 10 seconds.
+    pub(crate) fn with_default_heartbeat(mut self, seconds: Option<u16>) -> Self {
         let heartbeat = &mut self.uri.query.heartbeat;
         heartbeat.get_or_insert(seconds.unwrap_or(HEARTBEAT_SECONDS));
         self
     }
 
+    /// Sets the TLS client to connect with.
     #[cfg(feature = "tls")]
-    pub(crate) fn secured(mut self, client: TlsClient) -> Self {
+    pub(crate) fn with_tls(mut self, client: TlsClient) -> Self {
         self.tls = Some(client);
         self
     }
@@ -124,13 +128,13 @@ impl Address {
     }
 
     /// Whether the broker takes the user from the client's certificate.
-    pub(crate) fn is_external(&self) -> bool {
+    pub(crate) fn uses_external_auth(&self) -> bool {
         self.uri.query.auth_mechanism == Some(SASLMechanism::External)
     }
 
-    /// Who logs in; nothing where only the broker knows it.
+    /// The user who logs in. `None` if only the broker knows the user.
     pub(crate) fn user(&self) -> Option<&str> {
-        let is_known = self.names_user || !self.is_external();
+        let is_known = self.names_user || !self.uses_external_auth();
         is_known.then_some(self.uri.authority.userinfo.username.as_str())
     }
 
@@ -142,7 +146,11 @@ impl Address {
         self.uri.clone()
     }
 
-    /// What it is connected to with: nothing is plain TCP.
+    /// The TLS client to connect with. `None` means plain TCP.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the address needs TLS and no client was set.
     pub(crate) fn tls(&self) -> Result<Option<&TlsClient>, BrokerError> {
         match &self.tls {
             Some(client) if self.is_tls() => Ok(Some(client)),
@@ -152,30 +160,29 @@ impl Address {
     }
 }
 
-/// What is wrong with an address whose parts cannot be told apart.
+/// The error for an address that could be split in more than one way.
 const NOT_ENCODED: &str = "a user, password or virtual host in it holds characters that must be percent-encoded, such as %40 for @, %2F for /, %23 for #, %3F for ? and %25 for %";
 
-/// Whether there is one way to take an address apart, after its scheme: user and password have only
-/// the characters that RFC 3986 lets stand there, and what looks like the end of them is not a part
-/// of them.
+/// Whether an address without its scheme can be split in only one way: user and password have only
+/// the characters that RFC 3986 allows, and no delimiter can belong to them.
 fn is_unambiguous(rest: &str) -> bool {
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let (user_info, host) = authority.rsplit_once('@').unwrap_or(("", authority));
     !path.contains(['@', '#']) && is_user_info(user_info) && !host.contains('%')
 }
 
-/// Whether this may be a user and a password: `userinfo` of RFC 3986, and UTF-8.
+/// Whether this is a valid user and password: `userinfo` of RFC 3986, and UTF-8 once decoded.
 fn is_user_info(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:".contains(&byte);
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
-    while let Some((&first, behind)) = rest.split_first() {
-        (rest, _) = match (first, behind) {
-            (b'%', [high, low, behind @ ..]) => match (hex(*high), hex(*low)) {
-                (Some(high), Some(low)) => (behind, decoded.push(high << 4 | low)),
+    while let Some((&first, after)) = rest.split_first() {
+        (rest, _) = match (first, after) {
+            (b'%', [high, low, after @ ..]) => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => (after, decoded.push(high << 4 | low)),
                 _ => return false,
             },
-            (byte, behind) if is_plain(byte) => (behind, decoded.push(byte)),
+            (byte, after) if is_plain(byte) => (after, decoded.push(byte)),
             _ => return false,
         };
     }
@@ -188,8 +195,8 @@ fn hex(digit: u8) -> Option<u8> {
         .and_then(|value| u8::try_from(value).ok())
 }
 
-/// What stands before the `=` of a parameter.
-fn name_of(pair: &str) -> &str {
+/// The part of a parameter before its `=`, or all of it.
+fn name_in(pair: &str) -> &str {
     pair.split_once('=').map_or(pair, |(name, _)| name)
 }
 
@@ -246,20 +253,20 @@ mod tests {
 
     #[test]
     #[cfg(feature = "tls")]
-    fn tls_is_never_left_out() {
+    fn an_amqps_address_never_connects_without_tls() {
         for url in ["amqps://broker", "AMQPS://broker"] {
             let address = Address::parse(url).unwrap();
             assert_eq!(address.host_and_port(), ("broker", 5671));
-            // Without a client for it there is an error, and no plain connection.
+            // Without a TLS client there is an error, not a plain connection.
             assert!(matches!(address.tls(), Err(BrokerError::TlsUnsupported)));
             let client = crate::Tls::new().client().unwrap();
-            assert!(address.secured(client).tls().unwrap().is_some());
+            assert!(address.with_tls(client).tls().unwrap().is_some());
         }
     }
 
     #[test]
     #[cfg(feature = "tls")]
-    fn only_the_broker_knows_whom_a_certificate_names_unless_the_address_says_so() {
+    fn the_user_of_a_certificate_is_unknown_unless_the_address_names_one() {
         let user = |url| Address::parse(url).unwrap().user().map(str::to_owned);
         assert_eq!(user("amqps://broker"), Some("guest".to_owned()));
         assert_eq!(user("amqps://broker?auth_mechanism=external"), None);
@@ -269,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn invalid_addresses_are_refused() {
         for url in [
             "http://broker",
             "broker:5672",
@@ -286,19 +293,19 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_is_known_or_refused() {
+    fn unknown_parameters_are_refused() {
         for url in [
             "amqp://broker?heartbaet=5",
             "amqp://broker/%2f?heartbeat=5&verify=verify_none",
         ] {
-            assert!(reason(url).contains("may follow its ?"), "{url}");
+            assert!(reason(url).contains("may be in its query string"), "{url}");
         }
-        assert!(reason("amqp://broker?heartbeat=often").contains("cannot be read"));
+        assert!(reason("amqp://broker?heartbeat=often").contains("query string is invalid"));
         assert!(reason("amqp://broker?heartbeat=0").contains("1 to 65535 seconds"));
         let heartbeat = |url, or| {
             Address::parse(url)
                 .unwrap()
-                .or_heartbeat(or)
+                .with_default_heartbeat(or)
                 .uri()
                 .query
                 .heartbeat
@@ -309,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_frame_is_within_a_range() {
+    fn frame_max_must_be_within_its_range() {
         let max = |url: &str| Address::parse(url).unwrap().uri().query.frame_max;
         assert_eq!(max("amqp://broker"), Some(131_072));
         assert_eq!(max("amqp://broker?frame_max=8192"), Some(8192));
@@ -347,7 +354,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever stands there is understood as it is meant, or refused.
+        /// Any user and password are either parsed as they are meant, or refused.
         #[test]
         fn no_part_of_a_user_or_password_is_taken_for_something_else(
             user in "[a-zA-Z0-9/#?@:\\[\\] é&=+,-]{1,12}",
@@ -358,16 +365,16 @@ mod tests {
                 Ok(address) => {
                     prop_assert_eq!(address.host_and_port(), ("rabbit", 5672));
                     prop_assert_eq!(&address.uri.vhost, "prod");
-                    let understood = &address.uri.authority.userinfo;
+                    let parsed = &address.uri.authority.userinfo;
                     let decoded = percent_decoded(&format!("{user}:{password}"));
-                    prop_assert_eq!(format!("{}:{}", understood.username, understood.password), decoded);
+                    prop_assert_eq!(format!("{}:{}", parsed.username, parsed.password), decoded);
                 }
                 Err(error) => {
-                    // What it says whatever the password.
-                    let told = format!("{error} {error:?}").replace(NOT_ENCODED, "");
+                    // The constant part of the message is the same for all passwords.
+                    let shown = format!("{error} {error:?}").replace(NOT_ENCODED, "");
                     let characters: Vec<_> = password.chars().collect();
                     for piece in characters.windows(4).map(String::from_iter) {
-                        prop_assert!(!told.contains(&piece), "{piece:?} is in {told}");
+                        prop_assert!(!shown.contains(&piece), "{piece:?} is in {shown}");
                     }
                 }
             }
@@ -378,8 +385,8 @@ mod tests {
             let encode = |text: &str| text.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
             let url = format!("amqp://{}:{}@rabbit/{}", encode(&user), encode(&password), encode(&vhost));
             let address = Address::parse(&url).unwrap();
-            let understood = &address.uri.authority.userinfo;
-            prop_assert_eq!(&understood.username, &user);
+            let parsed = &address.uri.authority.userinfo;
+            prop_assert_eq!(&parsed.username, &user);
             prop_assert_eq!(&address.uri.vhost, &vhost);
             prop_assert_eq!(address.to_string(), "rabbit:5672");
         }

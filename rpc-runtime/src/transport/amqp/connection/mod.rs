@@ -10,7 +10,7 @@ mod target;
 mod tls;
 
 pub(crate) use address::Address;
-pub(super) use open::{CLOSE_LIMIT, ConnectionRole, ConnectionState, OpenConnection, lost};
+pub(super) use open::{CLOSE_LIMIT, ConnectionRole, ConnectionState, OpenConnection, wait_lost};
 pub(super) use supervised::SupervisedConnection;
 pub(super) use target::Target;
 #[cfg(feature = "tls")]

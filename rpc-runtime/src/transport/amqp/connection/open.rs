@@ -22,14 +22,14 @@ use crate::error::{BrokerError, Cause, TlsFailure};
 use crate::host::host_name;
 use crate::transport::{Role, caught};
 
-/// How long closing a channel or a connection may take. After that, it is left to the broker to
-/// notice.
+/// How long closing a channel or a connection may take. After that, the broker has to notice the
+/// loss by itself.
 pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long to wait for a broker to say why it refuses the client's certificate.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 
-/// A connection that was made. It may have been lost since.
+/// A connection that was opened. It may have been lost since then.
 pub(crate) struct OpenConnection {
     connection: Connection,
     socket: SocketGuard,
@@ -41,7 +41,7 @@ pub(crate) struct OpenConnection {
 /// The state of a connection.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ConnectionState {
-    /// Why the broker does not read what is published. `None` while it does.
+    /// Why the broker blocks publishing. `None` while it does not.
     pub(crate) blocked: Option<Arc<str>>,
     /// Why the connection is lost. `None` while it is open.
     pub(crate) lost: Option<BrokerError>,
@@ -94,15 +94,15 @@ impl OpenConnection {
     }
 
     /// Waits until the connection is lost and returns why. Cancel safe.
-    pub(crate) async fn lost(&self) -> BrokerError {
-        lost(self.state()).await
+    pub(crate) async fn wait_lost(&self) -> BrokerError {
+        wait_lost(self.state()).await
     }
 
     pub(crate) fn is_open(&self) -> bool {
         self.connection.status().connected()
     }
 
-    /// Has the task that watches the connection check whether it is still open.
+    /// Makes the task that watches the connection check whether it is still open.
     pub(super) fn check(&self) {
         self.check.notify_one();
     }
@@ -271,7 +271,7 @@ async fn connect_error(address: &Address, error: lapin::Error) -> BrokerError {
     }
 }
 
-/// What failed about TLS. `None` if something else failed.
+/// What failed in TLS. `None` if something else failed.
 async fn tls_failure(address: &Address, error: &lapin::Error) -> Option<TlsFailure> {
     let ErrorKind::IOError(error) = error.kind() else {
         return None;
@@ -291,7 +291,7 @@ async fn tls_failure(address: &Address, error: &lapin::Error) -> Option<TlsFailu
     }
 }
 
-/// Whether there was a connection, and the peer closed it.
+/// Whether the peer closed a connection that was open.
 fn is_closed_by_peer(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -303,7 +303,7 @@ fn is_closed_by_peer(error: &io::Error) -> bool {
 }
 
 /// Waits until a connection is lost and returns why. Cancel safe.
-pub(crate) async fn lost(mut state: watch::Receiver<ConnectionState>) -> BrokerError {
+pub(crate) async fn wait_lost(mut state: watch::Receiver<ConnectionState>) -> BrokerError {
     let lost = state.wait_for(|state| state.lost.is_some()).await;
     // An error means that the connection was dropped, so nothing watches it.
     let reason = lost.ok().and_then(|state| state.lost.clone());
@@ -313,9 +313,9 @@ pub(crate) async fn lost(mut state: watch::Receiver<ConnectionState>) -> BrokerE
 /// Shuts a connection's socket down when the connection ends, also if connecting is given up.
 #[derive(Debug, Default)]
 struct SocketGuard {
-    /// Set as soon as there is a socket.
+    /// Set as soon as the TCP connection is open.
     socket: OnceLock<Socket>,
-    /// lapin has closed the connection, and closes the socket itself.
+    /// Whether lapin has closed the connection, so that it closes the socket itself.
     is_left_open: AtomicBool,
 }
 

@@ -17,10 +17,10 @@ use super::address::{Address, MAX_FRAME};
 use super::lapin_runtime::runtime;
 use super::tls::TlsClient;
 
-/// A second handle on a connection's socket, to shut it down.
+/// A duplicate of a connection's socket, to shut it down.
 ///
-/// lapin waits for a silent peer without a limit: in its handshake, when it closes, and while the
-/// broker reads nothing. It does so in a thread of its own, which ends once its socket is shut
+/// lapin has no timeout for a silent peer: neither in its handshake, nor when it closes, nor while
+/// the broker reads nothing. It waits in a thread of its own, which ends once the socket is shut
 /// down.
 #[derive(Debug)]
 pub(super) struct Socket(TcpStream);
@@ -28,13 +28,13 @@ pub(super) struct Socket(TcpStream);
 impl Socket {
     /// Shuts the socket down in both directions. Unsent data is lost.
     pub(super) fn shut_down(&self) {
-        // An error means that it was shut down before.
+        // Already disconnected.
         let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 
-/// Connects, over TLS if there is a client for it. Sets `socket` as soon as there is one, so that a
-/// caller that gives up can shut it down.
+/// Connects, over TLS if `client` is given. Sets `socket` as soon as the TCP connection is open, so
+/// that a caller that gives up can shut it down.
 pub(super) async fn connect(
     address: &Address,
     client: Option<&TlsClient>,
@@ -44,7 +44,7 @@ pub(super) async fn connect(
 ) -> lapin::Result<Connection> {
     let mut outcome = Err(io::Error::other("the host has no address"));
     let peers: Vec<_> = lookup_host(address.host_and_port()).await?.collect();
-    // A peer that does not answer leaves the others their share of the time.
+    // Each resolved address gets an equal share of the limit.
     let share = limit / u32::try_from(peers.len().max(1)).unwrap_or(u32::MAX);
     for peer in peers {
         let connecting = timeout(share, tokio::net::TcpStream::connect(peer)).await;
@@ -55,7 +55,7 @@ pub(super) async fn connect(
     }
     let stream = outcome?;
     stream.set_nodelay(true)?;
-    let _ = socket.set(Socket(another_handle(&stream)?));
+    let _ = socket.set(Socket(duplicate(&stream)?));
     match client {
         Some(client) => {
             let (host, _) = address.host_and_port();
@@ -72,33 +72,34 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let max_frame = uri.query.frame_max.unwrap_or(MAX_FRAME);
-    let stream = Once::new(Guarded::new(stream, max_frame));
+    let stream = SingleUse::new(Guarded::new(stream, max_frame));
+    // lapin gets a plain stream, even if that is a TLS stream inside.
     let connect = async move |_, _| Ok(AsyncTcpStream::Plain(stream.take()?));
     Connection::connector(uri, runtime(), connect, properties).await
 }
 
 /// A stream for lapin. lapin asks for it once, because its own recovery is not enabled.
-struct Once<S>(Mutex<Option<S>>);
+struct SingleUse<S>(Mutex<Option<S>>);
 
-impl<S> Once<S> {
+impl<S> SingleUse<S> {
     fn new(stream: S) -> Self {
         Self(Mutex::new(Some(stream)))
     }
 
     fn take(&self) -> io::Result<S> {
         let taken = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        taken.ok_or_else(|| io::Error::other("the connection was given up"))
+        taken.ok_or_else(|| io::Error::other("the stream was already taken"))
     }
 }
 
 #[cfg(unix)]
-fn another_handle(stream: &tokio::net::TcpStream) -> io::Result<TcpStream> {
+fn duplicate(stream: &tokio::net::TcpStream) -> io::Result<TcpStream> {
     use std::os::fd::AsFd;
     stream.as_fd().try_clone_to_owned().map(TcpStream::from)
 }
 
 #[cfg(windows)]
-fn another_handle(stream: &tokio::net::TcpStream) -> io::Result<TcpStream> {
+fn duplicate(stream: &tokio::net::TcpStream) -> io::Result<TcpStream> {
     use std::os::windows::io::AsSocket;
     stream.as_socket().try_clone_to_owned().map(TcpStream::from)
 }

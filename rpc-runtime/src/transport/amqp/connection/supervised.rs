@@ -1,4 +1,4 @@
-//! A connection that is made again whenever it is lost.
+//! A connection that is opened again whenever it is lost.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -48,16 +48,16 @@ impl SupervisedConnection {
         Self { current, board }
     }
 
-    /// Waits until the connection is there. Cancel safe.
+    /// Waits until the connection is open. Cancel safe.
     ///
     /// # Errors
     ///
     /// Fails only if the handle was closed, or its runtime has ended.
-    pub(crate) async fn ready(&self) -> Result<Arc<OpenConnection>, BrokerError> {
+    pub(crate) async fn wait_ready(&self) -> Result<Arc<OpenConnection>, BrokerError> {
         let mut current = self.current.clone();
         loop {
-            if let Some(over) = self.board.over() {
-                return Err(over);
+            if let Some(reason) = self.board.over() {
+                return Err(reason);
             }
             match &*current.borrow_and_update() {
                 Current::Up(connection) if connection.is_open() => return Ok(Arc::clone(connection)),
@@ -98,11 +98,11 @@ impl Supervisor {
         if let Current::Up(unwatched) = self.current.send_replace(Current::Down) {
             let reason = BrokerError::Panicked { task };
             unwatched.abandon(reason.clone());
-            self.is_down(reason);
+            self.report_down(reason);
         }
     }
 
-    fn is_down(&self, reason: BrokerError) {
+    fn report_down(&self, reason: BrokerError) {
         self.current.send_replace(Current::Down);
         let last_error = Some(reason);
         self.board.set(self.role, Connectivity::Down { last_error });
@@ -150,18 +150,18 @@ impl KeepOpen for Keeper<'_> {
     }
 
     fn failed(&mut self, error: &BrokerError) -> ControlFlow<()> {
-        self.supervisor.is_down(error.clone());
+        self.supervisor.report_down(error.clone());
         ControlFlow::Continue(())
     }
 
-    /// The full backoff: nothing below the connection waits for it.
+    /// Uses the full backoff, because the connection itself is what has to be opened again.
     fn delay(&self, _: &BrokerError, backoff: &mut Backoff) -> Duration {
         backoff.next_delay()
     }
 }
 
 impl Drop for Supervisor {
-    /// The runtime may have ended, so nothing drives the connection any more.
+    /// Abandons the connection, because its runtime may have ended, so that no task drives it.
     fn drop(&mut self) {
         if let Current::Up(connection) = self.current.send_replace(Current::Closed) {
             connection.abandon(self.board.why_over());

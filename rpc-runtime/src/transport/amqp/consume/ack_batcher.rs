@@ -8,31 +8,31 @@
 
 use std::collections::BTreeMap;
 
-/// The deliveries of a channel that are done with.
+/// The settled deliveries of a channel.
 ///
 /// A user calls either [`ack`](Self::ack) and [`reject`](Self::reject), or
 /// [`ack_up_to`](Self::ack_up_to).
 #[derive(Debug, Default)]
 pub(super) struct AckBatcher {
-    /// All deliveries that are done with, as ranges from first to last. There are at most as many
-    /// ranges as there are unacknowledged deliveries, and one more.
+    /// All settled deliveries, as ranges from first to last. The number of ranges is at most one
+    /// more than the number of unsettled deliveries.
     ranges: BTreeMap<u64, u64>,
-    /// Acknowledgements that were not sent.
+    /// Acknowledgements that were not sent yet.
     unsent_acks: Vec<u64>,
-    /// Rejects that were not sent.
+    /// Rejects that were not sent yet.
     unsent_rejects: Vec<u64>,
-    /// All deliveries up to this one are done with.
+    /// All deliveries up to this one are settled, by [`ack_up_to`](Self::ack_up_to).
     acked_up_to: u64,
-    /// All deliveries up to this one were acknowledged.
+    /// The acknowledgement of all deliveries up to this one was sent.
     sent_up_to: u64,
 }
 
 /// What to send to the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Acknowledgement {
-    /// This delivery is done with; with `multiple`, all deliveries up to it are.
+    /// Acknowledges this delivery or, with `multiple`, all deliveries up to it.
     Ack { tag: u64, multiple: bool },
-    /// This delivery is rejected and does not return to its queue.
+    /// Rejects this delivery. It does not return to its queue.
     Reject { tag: u64 },
 }
 
@@ -68,12 +68,12 @@ impl AckBatcher {
         self.acked_up_to = self.acked_up_to.max(tag);
     }
 
-    /// How many deliveries are done with but not yet acknowledged or rejected.
+    /// How many settled deliveries were not yet reported to the broker.
     pub(super) fn unsent(&self) -> u64 {
         (self.unsent_acks.len() + self.unsent_rejects.len()) as u64 + (self.acked_up_to - self.sent_up_to)
     }
 
-    /// Takes what is to be sent, in this order.
+    /// Takes the acknowledgements and rejects to send, in this order.
     pub(super) fn take(&mut self) -> Vec<Acknowledgement> {
         let rejects = self.unsent_rejects.drain(..);
         let mut taken: Vec<_> = rejects.map(|tag| Acknowledgement::Reject { tag }).collect();
@@ -88,8 +88,8 @@ impl AckBatcher {
         let done_up_to = self.ranges.get(&1).copied().unwrap_or(0);
         let (together, singly): (Vec<_>, Vec<_>) =
             self.unsent_acks.drain(..).partition(|tag| *tag <= done_up_to);
-        // RabbitMQ closes the channel over a tag that was already acknowledged. So the tag of the
-        // last unsent one is used, and not `done_up_to`.
+        // RabbitMQ closes the channel because of a tag that was already acknowledged. So the tag of
+        // the last unsent one is used, and not `done_up_to`.
         let together = together
             .into_iter()
             .max()
@@ -167,7 +167,7 @@ mod tests {
             multiple: true,
         };
         assert_eq!(batcher.take(), [Acknowledgement::Reject { tag: 2 }, all]);
-        // The broker closes the channel over an unknown tag.
+        // The broker closes the channel because of an unknown tag.
         batcher.reject(4);
         assert_eq!(batcher.take(), [Acknowledgement::Reject { tag: 4 }]);
         assert_eq!((batcher.take(), batcher.unsent()), (vec![], 0));

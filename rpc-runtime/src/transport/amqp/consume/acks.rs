@@ -1,8 +1,8 @@
-//! Sends acknowledgements a moment later, several deliveries at once.
+//! Batches acknowledgements for up to 1 ms.
 //!
-//! An acknowledgement costs the broker and lapin about as much as a small message. Deliveries that
-//! are not acknowledged when the connection is lost come again. The layers above know that they
-//! were answered, as they do for any delivery that was answered just before a loss.
+//! An acknowledgement costs the broker and lapin about as much as a small message. If the
+//! connection is lost before an acknowledgement is sent, the broker delivers the message again. The
+//! layers above recognise a message that they have answered already.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,14 +21,14 @@ use super::super::task_group::TaskGroup;
 use super::ack_batcher::{AckBatcher, Acknowledgement};
 use crate::transport::{Panicked, caught};
 
-/// How long an acknowledgement may wait for others. The timer's own tick is added.
+/// How long an acknowledgement may wait for others, plus the resolution of the timer.
 const MAX_DELAY: Duration = Duration::from_millis(1);
 
 /// The acknowledgements of one channel.
 #[derive(Debug)]
 pub(super) struct Acks {
     shared: Arc<Shared>,
-    /// Sends acknowledgements.
+    /// The task that sends acknowledgements.
     _task: AbortOnDropHandle<()>,
 }
 
@@ -36,13 +36,14 @@ pub(super) struct Acks {
 struct Shared {
     channel: Arc<OpenChannel>,
     batcher: Mutex<AckBatcher>,
-    /// Something waits to be sent.
-    has_some: Notify,
-    /// `flush_at` acknowledgements wait to be sent.
-    has_enough: Notify,
-    /// With so many waiting acknowledgements, the prefetch may keep the broker from delivering.
-    flush_at: u64,
-    /// Nothing is sent for now.
+    /// Notified when the first acknowledgement of a batch waits.
+    first_waiting: Notify,
+    /// Notified when `threshold` acknowledgements wait.
+    threshold_reached: Notify,
+    /// A batch with this many acknowledgements is sent at once. With more of them waiting, the
+    /// prefetch may keep the broker from delivering.
+    threshold: u64,
+    /// Whether acknowledgements are held back.
     is_held: AtomicBool,
 }
 
@@ -51,9 +52,9 @@ impl Acks {
         let shared = Arc::new(Shared {
             channel: Arc::clone(channel),
             batcher: Mutex::default(),
-            has_some: Notify::new(),
-            has_enough: Notify::new(),
-            flush_at: u64::from(prefetch.unwrap_or(u16::MAX) / 8).max(1),
+            first_waiting: Notify::new(),
+            threshold_reached: Notify::new(),
+            threshold: u64::from(prefetch.unwrap_or(u16::MAX) / 8).max(1),
             is_held: AtomicBool::new(false),
         });
         let sending = Arc::clone(&shared).send_until_panic();
@@ -67,7 +68,7 @@ impl Acks {
         }
     }
 
-    /// Records acknowledgements, to be sent soon.
+    /// Calls `record` to add acknowledgements to the batch, which is sent soon.
     pub(super) fn record(&self, record: impl FnOnce(&mut AckBatcher)) {
         let (before, now) = {
             let mut batcher = self.shared.lock();
@@ -76,10 +77,10 @@ impl Acks {
             (before, batcher.unsent())
         };
         if before == 0 {
-            self.shared.has_some.notify_one();
+            self.shared.first_waiting.notify_one();
         }
-        if before < self.shared.flush_at && now >= self.shared.flush_at {
-            self.shared.has_enough.notify_one();
+        if before < self.shared.threshold && now >= self.shared.threshold {
+            self.shared.threshold_reached.notify_one();
         }
     }
 
@@ -88,8 +89,8 @@ impl Acks {
         self.shared.is_held.store(true, Ordering::Release);
     }
 
-    /// Hands all waiting acknowledgements to lapin, which sends them before anything that is sent
-    /// through this channel later.
+    /// Stops holding acknowledgements back, and hands all that wait to lapin. lapin sends them
+    /// before anything that is sent through this channel later.
     pub(super) fn flush(&self) {
         self.shared.is_held.store(false, Ordering::Release);
         drop(self.shared.flush());
@@ -98,12 +99,12 @@ impl Acks {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, AckBatcher> {
-        // Each change is a single step, so a panic elsewhere leaves nothing half done.
+        // Each operation leaves the batch consistent, so a panic elsewhere has broken nothing.
         self.batcher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends acknowledgements for as long as the channel lasts. After a panic some may never be
-    /// sent, so the channel is closed, and the broker delivers again what was not acknowledged.
+    /// Sends acknowledgements until it panics. After a panic some might never be sent, so this
+    /// closes the channel, and the broker delivers the unacknowledged messages again.
     async fn send_until_panic(self: Arc<Self>) {
         let sending = caught("acknowledgements", Arc::clone(&self).send_forever());
         let Err(Panicked { .. }) = sending.await;
@@ -112,16 +113,17 @@ impl Shared {
 
     async fn send_forever(self: Arc<Self>) -> Infallible {
         loop {
-            self.has_some.notified().await;
-            let _ = timeout(MAX_DELAY, self.has_enough.notified()).await;
+            self.first_waiting.notified().await;
+            let _ = timeout(MAX_DELAY, self.threshold_reached.notified()).await;
             for sending in self.flush() {
                 // If the channel is lost, the consumer's stream reports it.
-                let _ = self.channel.answer(sending).await;
+                let _ = self.channel.wait_answer(sending).await;
             }
         }
     }
 
-    /// Hands acknowledgements to lapin, in order: lapin queues a frame at the first poll.
+    /// Hands acknowledgements to lapin in order, and returns those that lapin has yet to send.
+    /// lapin queues a frame at the first poll.
     fn flush(&self) -> Vec<BoxFuture<'static, lapin::Result<()>>> {
         let mut pending = Vec::new();
         if self.is_held.load(Ordering::Acquire) {

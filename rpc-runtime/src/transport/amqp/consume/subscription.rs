@@ -23,13 +23,13 @@ use crate::transport::{Control, Delivery, Subscription};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AckMode {
     Manual,
-    /// The broker forgets a delivery once it is sent (`no_ack`).
+    /// A delivery is settled once it is sent (`no_ack`).
     Automatic,
 }
 
 /// A consumer that the broker has started.
 pub(crate) struct StartedConsumer {
-    tag: ShortString,
+    consumer_tag: ShortString,
     deliveries: Deliveries,
 }
 
@@ -45,12 +45,12 @@ pub(crate) fn consume(
     };
     let (channel, queue) = (Arc::clone(channel), short(queue)?);
     Ok(async move {
-        // The broker replaces an empty tag by one of its own.
+        // The broker replaces an empty consumer tag with a generated one.
         let consumer = channel
             .basic_consume(queue, "".into(), options, FieldTable::default())
             .await?;
         Ok(StartedConsumer {
-            tag: consumer.tag(),
+            consumer_tag: consumer.tag(),
             deliveries: Deliveries::new(consumer, &channel),
         })
     })
@@ -67,7 +67,7 @@ pub(crate) struct SubscriptionOptions {
     pub(crate) limit: Duration,
 }
 
-/// Makes a subscription of a consumer of this channel.
+/// Makes a subscription from a consumer of this channel.
 pub(crate) fn subscription(
     started: StartedConsumer,
     channel: &Arc<OpenChannel>,
@@ -80,7 +80,7 @@ pub(crate) fn subscription(
     };
     let control = ChannelControl {
         channel: Arc::clone(channel),
-        tag: started.tag,
+        consumer_tag: started.consumer_tag,
         acks,
         private_queue: options.private_queue,
         limit: options.limit,
@@ -103,7 +103,7 @@ pub(crate) fn subscription(
 #[derive(Debug)]
 struct ChannelControl {
     channel: Arc<OpenChannel>,
-    tag: ShortString,
+    consumer_tag: ShortString,
     /// `None` in automatic mode.
     acks: Option<Acks>,
     private_queue: Option<ShortStr>,
@@ -139,9 +139,9 @@ impl Control for ChannelControl {
     async fn cancel(&self) -> Result<(), BrokerError> {
         let cancelling = self
             .channel
-            .basic_cancel(self.tag.clone(), BasicCancelOptions::default());
+            .basic_cancel(self.consumer_tag.clone(), BasicCancelOptions::default());
         let (step, limit) = ("cancelling a consumer", self.limit);
-        match tokio::time::timeout(limit, self.channel.answer(cancelling)).await {
+        match tokio::time::timeout(limit, self.channel.wait_answer(cancelling)).await {
             Ok(cancelled) => cancelled,
             Err(_) => Err(BrokerError::Unresponsive { step, limit }),
         }
@@ -162,7 +162,10 @@ impl Control for ChannelControl {
             let channel = Arc::clone(&self.channel);
             let deleting = async move { channel.queue_delete(queue, QueueDeleteOptions::default()).await };
             // If the queue cannot be deleted now, it expires.
-            let _ = self.channel.ask(CLOSE_LIMIT, "deleting a queue", deleting).await;
+            let _ = self
+                .channel
+                .request(CLOSE_LIMIT, "deleting a queue", deleting)
+                .await;
         }
         self.close().await;
     }

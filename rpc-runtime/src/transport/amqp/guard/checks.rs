@@ -1,4 +1,4 @@
-//! What is asked of the guard on any input, for tests and for the fuzzer.
+//! Checks of the guard that hold for any input, for tests and for the fuzzer.
 
 use lapin::protocol::basic::parse_properties;
 use lapin::protocol::parse_class;
@@ -9,8 +9,8 @@ use super::violation::ProtocolViolation;
 use super::{content, cursor};
 use crate::protocol::Property;
 
-/// What is read of an input that arrives in these parts, and is read into buffers of its own size
-/// or by copying.
+/// Passes an input through a filter and returns the output. Parts of even size are scanned in
+/// place, the others are copied.
 pub(super) fn through(
     input: &[u8],
     max_frame: usize,
@@ -32,7 +32,7 @@ pub(super) fn through(
         } else {
             filter.scan_copied(now)?;
         }
-        // No more is kept than a frame, what replaces it, and one part.
+        // Only an incomplete frame is held.
         assert!(filter.held() <= max_frame);
         let mut buffer = [0; 100];
         loop {
@@ -46,7 +46,7 @@ pub(super) fn through(
     Ok(output)
 }
 
-/// The whole frames of these bytes, as type and payload, up to what is no frame.
+/// The complete frames at the front of these bytes, as type and payload.
 pub(super) fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     let mut frames = Vec::new();
     while let Some(&[kind, _, _, a, b, c, d]) = bytes.first_chunk::<HEAD>() {
@@ -63,7 +63,7 @@ pub(super) fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     frames
 }
 
-/// Whether lapin reads a frame of this type, whatever may follow it.
+/// Whether lapin can read a frame with this type and payload.
 pub(super) fn is_readable(kind: u8, payload: &[u8]) -> bool {
     match kind {
         METHOD => parse_class(payload).is_ok_and(|(rest, _)| rest.is_empty()),
@@ -74,7 +74,8 @@ pub(super) fn is_readable(kind: u8, payload: &[u8]) -> bool {
     }
 }
 
-/// Has any bytes pass as a connection's, and as a delivery's properties and routing key.
+/// Passes bytes through the guard as the bytes of a connection, and as the properties and the
+/// routing key of a delivery.
 pub(crate) fn any_bytes(data: &[u8]) {
     let Some((&step, data)) = data.split_first() else {
         return;
@@ -84,7 +85,7 @@ pub(crate) fn any_bytes(data: &[u8]) {
     let parts = std::iter::successors(Some(usize::from(step)), |part| Some((part * 7 + 3) % 61));
     assert_eq!(through(data, MAX_FRAME, parts), whole);
 
-    // Properties, as lapin reads them: some that it can, it would read on too small a stack.
+    // The properties.
     let data = &data[..data.len().min(MAX_FRAME - OVERHEAD - 12)];
     let payload = [&[0, 60, 0, 0][..], &[0, 0, 0, 0, 0, 0, 0, 9], data].concat();
     let framed = [
@@ -95,13 +96,13 @@ pub(crate) fn any_bytes(data: &[u8]) {
     ]
     .concat();
     let Ok(output) = through(&framed, MAX_FRAME, []) else {
-        panic!("a content header ends the connection");
+        panic!("a content header was an error");
     };
     let [(HEADER, read)] = split(&output)[..] else {
-        panic!("another frame than a content header comes out");
+        panic!("the output is not one content header");
     };
     match payload.len() >= cursor::FIXED {
-        // None that a broker sends.
+        // Too short for a content header, so lapin reports the error.
         false => assert_eq!(output, framed),
         true => {
             assert!(is_readable(HEADER, read));
@@ -120,7 +121,7 @@ pub(crate) fn any_bytes(data: &[u8]) {
         }
     }
 
-    // A routing key.
+    // The routing key.
     let key = &data[..data.len().min(255)];
     let payload = [
         &[0, 60, 0, 60, 1, b't', 0, 0, 0, 0, 0, 0, 0, 1, 0, 0][..],
@@ -128,10 +129,10 @@ pub(crate) fn any_bytes(data: &[u8]) {
         key,
     ]
     .concat();
-    let mut mended = payload.clone();
-    assert!(super::methods::mend(&mut mended).is_ok());
-    assert!(is_readable(METHOD, &mended));
-    assert_eq!(mended == payload, std::str::from_utf8(key).is_ok());
+    let mut repaired = payload.clone();
+    assert!(super::methods::repair(&mut repaired).is_ok());
+    assert!(is_readable(METHOD, &repaired));
+    assert_eq!(repaired == payload, std::str::from_utf8(key).is_ok());
 }
 
 #[cfg(test)]
@@ -154,18 +155,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn valid_frames_pass_byte_for_byte_in_whatever_parts_they_arrive(input in frames(), parts in parts()) {
+        fn valid_frames_pass_unchanged_in_any_parts(input in frames(), parts in parts()) {
             prop_assert_eq!(through(&input, MAX_FRAME, parts), Ok(input));
         }
 
         #[test]
-        fn the_parts_in_which_frames_arrive_change_nothing(input in mutated(), parts in parts()) {
+        fn the_output_does_not_depend_on_the_parts(input in mutated(), parts in parts()) {
             prop_assert_eq!(through(&input, MAX_FRAME, parts), through(&input, MAX_FRAME, []));
         }
 
-        /// The frames of a broker, with anything in the place of what its users choose.
+        /// The frames of a broker, with arbitrary properties and routing keys.
         #[test]
-        fn lapin_reads_what_passes(
+        fn lapin_reads_the_output(
             before in message(),
             properties in prop::collection::vec(any::<u8>(), 0..200),
             flags in any::<u16>(),
@@ -189,9 +190,9 @@ mod tests {
         }
 
         #[test]
-        fn lapin_reads_mutated_properties_once_they_passed(input in mutated()) {
+        fn lapin_reads_mutated_properties_in_the_output(input in mutated()) {
             for (kind, payload) in split(&input) {
-                // The front of anything shorter is no content header.
+                // A shorter payload is not a content header.
                 if kind == HEADER && payload.len() >= 14 {
                     let output = through(&frame(HEADER, 1, payload), MAX_FRAME, []).unwrap();
                     prop_assert!(is_readable(HEADER, split(&output)[0].1));
@@ -203,13 +204,13 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_pass_or_end_the_connection(data in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_pass_or_are_an_error(data in prop::collection::vec(any::<u8>(), 0..300)) {
             any_bytes(&data);
         }
     }
 
     #[test]
-    fn what_passes_fits_on_a_small_stack() {
+    fn lapin_reads_the_deepest_tables_on_a_small_stack() {
         let mut properties = Props::default();
         for kind in [b'F', b'A'] {
             properties.set(Property::Headers, table(&nested(kind, MAX_HEADER_DEPTH, b"")));
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_header_is_replaced_and_all_around_it_passes() {
+    fn a_malformed_header_is_replaced_and_other_frames_pass() {
         let mut properties = Props::default();
         properties.set(Property::CorrelationId, short(b"\xff\xfe"));
         properties.set(Property::ReplyTo, short(b"amq.gen-1"));
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_broker_may_agree_to_smaller_frames() {
+    fn the_broker_can_negotiate_smaller_frames() {
         let tune = [&[0, 10, 0, 30, 7, 255][..], &8192_u32.to_be_bytes(), &[0, 60]].concat();
         let input = [frame(METHOD, 0, &tune), frame(3, 1, &[0; 9000])].concat();
         let error = ProtocolViolation::TooLarge {

@@ -1,9 +1,9 @@
 //! Content headers: the properties of a message.
 //!
-//! A publisher chooses them, and RabbitMQ passes them on almost as they are: it does not look
-//! whether short strings are UTF-8, and does not limit how deep tables are nested. lapin ends the
-//! connection over the first, and overflows its stack over the second. What is checked here it
-//! reads.
+//! A publisher chooses the properties, and RabbitMQ passes them on almost unchanged. It does not
+//! check that short strings are UTF-8, and does not limit how deep tables are nested. lapin closes
+//! the connection because of an invalid string, and overflows its stack because of a deep table.
+//! lapin can read every content header that passes the check of this module.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,11 @@ use super::cursor::{Cursor, FIXED, flag};
 use super::{ids, mark};
 use crate::protocol::{DEATHS_HEADER, FIRST_DEATH_REASON_HEADER, MAX_HEADER_DEPTH, Malformed, Property};
 
-/// Looks whether a content header can be read, and says why not.
+/// Checks that lapin can read a content header.
+///
+/// # Errors
+///
+/// The first reason why it cannot.
 pub(super) fn check(payload: &[u8]) -> Result<(), Malformed> {
     let mut found = Ok(());
     walk(payload, |_, _, read| {
@@ -21,19 +25,19 @@ pub(super) fn check(payload: &[u8]) -> Result<(), Malformed> {
     found
 }
 
-/// A content header that says the same as a malformed one: the properties of it that can be read,
-/// the body's size, and a mark in the place of its headers. A correlation id is [escaped](ids) if
-/// it has to be.
+/// Appends a content header that replaces a malformed one. It has the body's size, the properties
+/// that can be read, and a mark instead of the headers. A correlation id that is not UTF-8 is
+/// [escaped](ids).
 ///
-/// Beside the mark stands what the broker says of queues that gave the message up. If that cannot
-/// be read, the message counts as [rejected too often](REJECTED_TOO_OFTEN).
+/// The broker's entries about dead-lettering, such as `x-death`, are kept after the mark. If they
+/// cannot be read, the message counts as [rejected too often](REJECTED_TOO_OFTEN).
 ///
-/// It has less than 4 KiB, and so fits into any frame.
+/// The result has less than 4 KiB, so it fits into any frame.
 pub(super) fn replace(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
     let mut kept: Vec<Cow<'_, [u8]>> = Vec::new();
     let mut flags = flag(Property::Headers);
-    let mark = mark::table(malformed, &deaths_of(payload, malformed));
-    // Headers stand behind these two.
+    let mark = mark::table(malformed, &death_entries(payload, malformed));
+    // The mark is added after the content type and the content encoding, where the headers belong.
     let mut is_marked = false;
     walk(payload, |property, bytes, read| {
         let is_before = matches!(property, Property::ContentType | Property::ContentEncoding);
@@ -44,7 +48,7 @@ pub(super) fn replace(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
         let kept_as = match (property, read) {
             (Property::Headers, _) | (_, Err(Malformed::Truncated(_) | Malformed::TrailingBytes)) => None,
             (_, Ok(())) => Some(Cow::Borrowed(bytes)),
-            // Behind its size.
+            // The first byte is the size.
             (Property::CorrelationId, Err(_)) => ids::escape(&bytes[1..]).map(Cow::Owned),
             (_, Err(_)) => None,
         };
@@ -57,7 +61,7 @@ pub(super) fn replace(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
     if !is_marked {
         kept.push(Cow::Borrowed(&mark));
     }
-    // The class, the weight and the body's size. Without them it is no content header at all.
+    // The class, the weight and the body's size. Every content header has them.
     let fixed = payload.get(..FIXED - 2).unwrap_or_default();
     out.extend_from_slice(fixed);
     out.extend_from_slice(&flags.to_be_bytes());
@@ -66,42 +70,44 @@ pub(super) fn replace(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
     }
 }
 
-/// The longest that the entries about dead-lettering may be: RabbitMQ adds about 200 bytes for each
+/// The maximum size of the entries about dead-lettering. RabbitMQ adds about 200 bytes for each
 /// queue and reason.
-const MAX_DEATHS: usize = 1024;
+const MAX_DEATH_ENTRIES: usize = 1024;
 
-/// An entry of headers by which a message was rejected so often that it is not rejected again:
-/// nobody knows how often it was, and it must not go round for ever.
+/// An `x-death` entry with the maximum count of rejections. It replaces entries that cannot be
+/// read: the true count is unknown, and a message that is rejected again and again must not
+/// circulate forever.
 pub(super) const REJECTED_TOO_OFTEN: &[u8] = b"\x07x-deathA\0\0\0\x28F\0\0\0\x23\
     \x06reasonS\0\0\0\x08rejected\
     \x05countl\x7f\xff\xff\xff\xff\xff\xff\xff";
 
-/// The entries of a malformed content header's table that say which queues gave the message up.
-fn deaths_of(payload: &[u8], malformed: Malformed) -> Cow<'_, [u8]> {
+/// The entries about dead-lettering in the headers of a malformed content header. Returns
+/// [`REJECTED_TOO_OFTEN`] if they are not known.
+fn death_entries(payload: &[u8], malformed: Malformed) -> Cow<'_, [u8]> {
     const UNKNOWN: Cow<'static, [u8]> = Cow::Borrowed(REJECTED_TOO_OFTEN);
     let flags = payload.get(FIXED - 2..FIXED).unwrap_or_default();
     let flags = flags.try_into().map_or(0, u16::from_be_bytes);
     if flags & flag(Property::Headers) == 0 {
         return Cow::Borrowed(b"");
     }
-    // They were left out.
+    // The headers were skipped, so their entries are unknown.
     if malformed == Malformed::TooLarge {
         return UNKNOWN;
     }
     let mut deaths = None;
     walk(payload, |property, bytes, _| {
         if property == Property::Headers {
-            // Behind the table's size.
-            deaths = bytes.get(4..).and_then(deaths_in);
+            // The first four bytes are the table's size.
+            deaths = bytes.get(4..).and_then(death_entries_in);
         }
         true
     });
     deaths.map_or(UNKNOWN, Cow::Owned)
 }
 
-/// The entries of a table that say which queues gave the message up. `None` if the table cannot be
-/// read, they cannot, or they are too long.
-fn deaths_in(table: &[u8]) -> Option<Vec<u8>> {
+/// The entries about dead-lettering in a table. `None` if the table or the entries cannot be read,
+/// or if the entries are too long.
+fn death_entries_in(table: &[u8]) -> Option<Vec<u8>> {
     let mut deaths = Vec::new();
     let mut cursor = Cursor::new(table);
     while !cursor.is_at_end() {
@@ -115,13 +121,13 @@ fn deaths_in(table: &[u8]) -> Option<Vec<u8>> {
             deaths.extend_from_slice(&table[from..cursor.position()]);
         }
     }
-    let is_readable = deaths.len() <= MAX_DEATHS && check_table(&deaths).is_ok();
+    let is_readable = deaths.len() <= MAX_DEATH_ENTRIES && check_table(&deaths).is_ok();
     is_readable.then_some(deaths)
 }
 
-/// Tells the properties of a content header in their order, each as it stands there and whether it
-/// can be read, until it is told to stop. If a property does not end within its frame, it is the
-/// last.
+/// Calls `each` for the properties of a content header in their order, until it returns `false`.
+/// Its arguments are the property, its bytes, and whether they can be read. A property that does
+/// not end within its frame is the last.
 fn walk<'a>(payload: &'a [u8], mut each: impl FnMut(Property, &'a [u8], Result<(), Malformed>) -> bool) {
     let Some((fixed, properties)) = payload.split_at_checked(FIXED) else {
         return;
@@ -146,7 +152,7 @@ fn walk<'a>(payload: &'a [u8], mut each: impl FnMut(Property, &'a [u8], Result<(
     }
 }
 
-/// Reads a property; `None` if it does not end within its frame.
+/// Reads a property. `None` if it does not end within its frame.
 fn read(property: Property, cursor: &mut Cursor<'_>) -> Option<Result<(), Malformed>> {
     Some(match property {
         Property::Headers => check_table(cursor.long()?),
@@ -159,19 +165,19 @@ fn read(property: Property, cursor: &mut Cursor<'_>) -> Option<Result<(), Malfor
     })
 }
 
-/// A table or an array that is looked through.
+/// A table or an array that is being checked.
 #[derive(Clone, Copy, Default)]
-struct Open {
+struct Level {
     end: usize,
     is_table: bool,
 }
 
-/// Looks whether lapin can read the content of a table: all sizes fit, all types are known, all
-/// names are UTF-8, and nothing is nested too deep. Does not recurse.
+/// Checks that lapin can read the content of a table: all sizes fit, all types are known, all names
+/// are UTF-8, and nothing is nested too deep. Does not recurse.
 pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
     const INVALID: Malformed = Malformed::InvalidHeaders;
-    let mut open = [Open::default(); MAX_HEADER_DEPTH + 1];
-    open[0] = Open {
+    let mut levels = [Level::default(); MAX_HEADER_DEPTH + 1];
+    levels[0] = Level {
         end: table.len(),
         is_table: true,
     };
@@ -179,7 +185,7 @@ pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
     let mut at = 0;
     let mut has_deaths = false;
     loop {
-        let Open { end, is_table } = open[depth];
+        let Level { end, is_table } = levels[depth];
         if at == end {
             if depth == 0 {
                 return Ok(());
@@ -192,7 +198,8 @@ pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
         if is_table {
             let name = cursor.short().ok_or(INVALID)?;
             std::str::from_utf8(name).map_err(|_| Malformed::HeaderName)?;
-            // RabbitMQ 3 counts in the first one, and lapin reads the last.
+            // With two entries of this name, RabbitMQ 3 counts in the first one, but lapin reads
+            // the last one.
             if depth == 0 && name == DEATHS_HEADER.as_bytes() && std::mem::replace(&mut has_deaths, true) {
                 return Err(INVALID);
             }
@@ -201,7 +208,7 @@ pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
         at = cursor.position();
         if matches!(kind, b'F' | b'A') {
             depth += 1;
-            *open.get_mut(depth).ok_or(Malformed::DeepHeaders)? = Open {
+            *levels.get_mut(depth).ok_or(Malformed::DeepHeaders)? = Level {
                 end: at,
                 is_table: kind == b'F',
             };
@@ -210,8 +217,8 @@ pub(super) fn check_table(table: &[u8]) -> Result<(), Malformed> {
     }
 }
 
-/// Reads a value of a table or an array: its type, and its content. `None` if it does not end, or
-/// its type is not known.
+/// Reads a value of a table or an array. Returns its type and its content, or `None` if the value
+/// does not end or its type is unknown.
 fn value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
     let [kind] = cursor.chunk()?;
     let content = match kind {
@@ -227,53 +234,55 @@ fn value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
     Some((kind, content?))
 }
 
-/// Keeps of a content header that is larger than a frame what can be of use: all but its headers.
+/// Reads a content header that is larger than a frame, and keeps everything but its headers.
 ///
-/// RabbitMQ can send one: it splits a body into frames of the size that was agreed with this
-/// connection, but the properties came by another, and it adds headers of its own.
+/// RabbitMQ can send such a content header. It splits a body into frames of the size negotiated
+/// with this connection, but not the properties. Those were sent on another connection, which may
+/// allow larger frames, and RabbitMQ adds headers of its own.
 #[derive(Debug)]
 pub(super) struct Skimmer {
-    /// What there is of the payload, with a table of headers that is empty.
+    /// The kept payload, with its headers emptied.
     kept: Vec<u8>,
-    /// How many bytes to leave out.
+    /// How many of the next bytes to skip.
     skip: usize,
-    /// Whether all before the headers is kept.
-    is_located: bool,
+    /// Whether the size of the headers was read. All bytes before it are kept.
+    has_table_size: bool,
 }
 
 impl Skimmer {
-    /// More than all properties have without their headers.
-    const MOST: usize = 4096;
+    /// More than the size of all properties without the headers.
+    const MAX_KEPT: usize = 4096;
 
-    /// A skimmer for a payload that follows on so many other bytes.
-    pub(super) fn after(skip: usize) -> Self {
+    /// Makes a skimmer for a payload after a prefix of this length, which is skipped.
+    pub(super) fn new(prefix_len: usize) -> Self {
         Self {
             kept: Vec::new(),
-            skip,
-            is_located: false,
+            skip: prefix_len,
+            has_table_size: false,
         }
     }
 
-    /// Takes in what comes next.
+    /// Reads the next bytes.
     pub(super) fn feed(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
             bytes = &bytes[skipped..];
-            // The headers begin within the first six hundred bytes.
-            let step = if self.is_located {
+            // Read byte by byte until the size of the headers is known. The headers begin within
+            // the first 600 bytes.
+            let len = if self.has_table_size {
                 bytes.len()
             } else {
                 bytes.len().min(1)
             };
-            let (taken, rest) = bytes.split_at(step);
-            let room = Self::MOST - self.kept.len();
-            self.kept.extend_from_slice(&taken[..step.min(room)]);
+            let (taken, rest) = bytes.split_at(len);
+            let room = Self::MAX_KEPT - self.kept.len();
+            self.kept.extend_from_slice(&taken[..len.min(room)]);
             bytes = if room == 0 { &[] } else { rest };
-            if !self.is_located
-                && let Some(size) = headers_size(&self.kept)
+            if !self.has_table_size
+                && let Some(size) = table_size_at_end(&self.kept)
             {
-                self.is_located = true;
+                self.has_table_size = true;
                 self.skip = size;
                 let from = self.kept.len() - 4;
                 self.kept[from..].fill(0);
@@ -281,14 +290,14 @@ impl Skimmer {
         }
     }
 
-    /// The payload without its headers.
+    /// The payload with its headers emptied.
     pub(super) fn into_payload(self) -> Vec<u8> {
         self.kept
     }
 }
 
-/// The size of a content header's table, if the payload ends with it.
-fn headers_size(payload: &[u8]) -> Option<usize> {
+/// The size of a content header's headers, if the payload ends directly after that size.
+fn table_size_at_end(payload: &[u8]) -> Option<usize> {
     let (fixed, properties) = payload.split_at_checked(FIXED)?;
     let flags = u16::from_be_bytes([fixed[FIXED - 2], fixed[FIXED - 1]]);
     if flags & flag(Property::Headers) == 0 {
@@ -315,11 +324,11 @@ mod tests {
     use super::super::samples::{Props, header, nested, props, short, table};
     use super::*;
 
-    fn flaw(properties: &Props) -> Option<Malformed> {
+    fn error(properties: &Props) -> Option<Malformed> {
         check(&header(7, properties)).err()
     }
 
-    /// Every property that is a short string, and how to set it.
+    /// Every property that is a short string.
     const TEXTS: [Property; 10] = [
         Property::ContentType,
         Property::ContentEncoding,
@@ -334,28 +343,28 @@ mod tests {
     ];
 
     #[test]
-    fn each_short_string_has_to_be_utf8() {
+    fn short_strings_must_be_utf8() {
         for property in TEXTS {
             let mut properties = Props::default();
             properties.set(property, short("käse".as_bytes()));
-            assert_eq!(flaw(&properties), None);
+            assert_eq!(error(&properties), None);
             properties.set(property, short(b"\xff\xfe"));
-            assert_eq!(flaw(&properties), Some(Malformed::NotUtf8(property)));
+            assert_eq!(error(&properties), Some(Malformed::NotUtf8(property)));
             properties.set(property, b"\x09short".to_vec());
-            assert_eq!(flaw(&properties), Some(Malformed::Truncated(property)));
+            assert_eq!(error(&properties), Some(Malformed::Truncated(property)));
         }
     }
 
     #[test]
-    fn deaths_may_stand_only_once() {
+    fn two_x_death_entries_are_invalid() {
         let entry = [&short(DEATHS_HEADER.as_bytes())[..], b"A\0\0\0\0"].concat();
         assert_eq!(check_table(&entry), Ok(()));
         assert_eq!(check_table(&entry.repeat(2)), Err(Malformed::InvalidHeaders));
-        assert_eq!(deaths_in(&entry.repeat(2)), None);
+        assert_eq!(death_entries_in(&entry.repeat(2)), None);
     }
 
     #[test]
-    fn names_of_headers_have_to_be_utf8_however_deep() {
+    fn names_of_headers_must_be_utf8_at_any_depth() {
         for name in [&b"\xff"[..], b"\xc3"] {
             let entry = [&short(name)[..], b"V"].concat();
             assert_eq!(check_table(&entry), Err(Malformed::HeaderName));
@@ -381,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_its_size_is_no_table() {
+    fn a_table_with_wrong_sizes_is_invalid() {
         for bytes in [
             &b"\x01"[..],
             b"\x01a",
@@ -389,7 +398,7 @@ mod tests {
             b"\x01aI\0\0",
             b"\x01aS\0\0\0\x02x",
             b"\x01aF\0\0\0\x01",
-            // The inner value ends behind its table.
+            // The inner value ends after its table.
             b"\x01aF\0\0\0\x03\x01bI\0\0\0\0",
             b"\x01aA\xff\xff\xff\xff",
         ] {
@@ -398,14 +407,14 @@ mod tests {
     }
 
     #[test]
-    fn bytes_behind_the_properties_are_a_flaw() {
+    fn bytes_after_the_properties_are_an_error() {
         let mut payload = header(7, &Props::default());
         payload.push(0);
         assert_eq!(check(&payload), Err(Malformed::TrailingBytes));
     }
 
     #[test]
-    fn what_can_be_read_is_kept_beside_a_mark() {
+    fn readable_properties_are_kept_with_a_mark() {
         let mut properties = Props::default();
         properties.set(Property::ContentType, short(b"text/plain"));
         properties.set(Property::Headers, table(b"\x01aV"));
@@ -413,7 +422,7 @@ mod tests {
         properties.set(Property::CorrelationId, short(b"7"));
         properties.set(Property::MessageId, short(b"\xff"));
         properties.set(Property::Timestamp, vec![0; 8]);
-        let malformed = flaw(&properties).unwrap();
+        let malformed = error(&properties).unwrap();
         let mut replaced = Vec::new();
         replace(&header(9, &properties), malformed, &mut replaced);
 
@@ -424,11 +433,11 @@ mod tests {
         assert_eq!(check(&replaced), Ok(()));
     }
 
-    /// How often a message with these malformed headers was rejected, as the layers above read it.
+    /// How often a message with these malformed headers was rejected, as read from its replacement.
     fn rejections(entries: &[u8]) -> Option<u32> {
         let mut properties = Props::default();
         properties.set(Property::Headers, table(entries));
-        let malformed = flaw(&properties).unwrap();
+        let malformed = error(&properties).unwrap();
         let mut replaced = Vec::new();
         replace(&header(9, &properties), malformed, &mut replaced);
         let (rest, read) = parse_properties(&replaced[12..]).unwrap();
@@ -439,23 +448,23 @@ mod tests {
     }
 
     #[test]
-    fn what_the_broker_says_of_rejections_is_kept_beside_a_mark() {
+    fn the_brokers_count_of_rejections_is_kept_with_a_mark() {
         let deaths =
             |entry: &[u8]| [b"\x07x-deathA", &table(&[b"F", &table(entry)[..]].concat())[..]].concat();
         let rejected_twice = deaths(b"\x06reasonS\0\0\0\x08rejected\x05countl\0\0\0\0\0\0\0\x02");
         let first_reason = b"\x14x-first-death-reasonS\0\0\0\x08rejected";
         let odd_name = [&short(b"\xff")[..], b"V"].concat();
         let deep = nested(b'F', 1200, b"");
-        for flaw in [&odd_name, &deep] {
-            assert_eq!(rejections(flaw), None);
-            assert_eq!(rejections(&[&rejected_twice[..], flaw].concat()), Some(2));
-            assert_eq!(rejections(&[&flaw[..], &rejected_twice].concat()), Some(2));
-            assert_eq!(rejections(&[&first_reason[..], flaw].concat()), Some(1));
-            // A name within another table is none of the message's.
+        for invalid in [&odd_name, &deep] {
+            assert_eq!(rejections(invalid), None);
+            assert_eq!(rejections(&[&rejected_twice[..], invalid].concat()), Some(2));
+            assert_eq!(rejections(&[&invalid[..], &rejected_twice].concat()), Some(2));
+            assert_eq!(rejections(&[&first_reason[..], invalid].concat()), Some(1));
+            // An entry within another table does not count.
             let within = [&b"\x01aF"[..], &table(&rejected_twice)].concat();
-            assert_eq!(rejections(&[&within[..], flaw].concat()), None);
+            assert_eq!(rejections(&[&within[..], invalid].concat()), None);
         }
-        let too_long = deaths(&[b"\x01xS", &table(&[b'x'; MAX_DEATHS])[..]].concat());
+        let too_long = deaths(&[b"\x01xS", &table(&[b'x'; MAX_DEATH_ENTRIES])[..]].concat());
         for unreadable in [
             deaths(&odd_name),
             [b"\x07x-deathA", &table(&nested(b'A', 1200, b""))[..]].concat(),
@@ -467,12 +476,12 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_a_property_that_does_not_end_is_kept() {
+    fn properties_before_a_truncated_one_are_kept() {
         let mut properties = Props::default();
         properties.set(Property::CorrelationId, short(b"7"));
         properties.set(Property::ReplyTo, b"\xffamq.gen-1".to_vec());
         let malformed = Malformed::Truncated(Property::ReplyTo);
-        assert_eq!(flaw(&properties), Some(malformed));
+        assert_eq!(error(&properties), Some(malformed));
         let mut replaced = Vec::new();
         replace(&header(9, &properties), malformed, &mut replaced);
         properties.set(Property::Headers, mark::table(malformed, b""));
@@ -485,7 +494,7 @@ mod tests {
         for (id, escaped) in [(&[0xff; 16][..], ids::escape(&[0xff; 16])), (&[0xff; 200], None)] {
             let mut properties = Props::default();
             properties.set(Property::CorrelationId, short(id));
-            let malformed = flaw(&properties).unwrap();
+            let malformed = error(&properties).unwrap();
             let mut replaced = Vec::new();
             replace(&header(9, &properties), malformed, &mut replaced);
             properties.unset(Property::CorrelationId);
@@ -499,14 +508,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn valid_properties_are_valid(properties in props()) {
-            prop_assert_eq!(flaw(&properties), None);
+        fn valid_properties_pass_the_check(properties in props()) {
+            prop_assert_eq!(error(&properties), None);
         }
 
-        /// Whatever is in the payload, and in whatever parts it comes, no more than the other
-        /// properties is kept.
+        /// All properties but the headers are kept, in whatever parts the payload arrives.
         #[test]
-        fn a_header_that_is_too_large_keeps_all_but_its_table(
+        fn a_skimmer_keeps_everything_but_the_headers(
             properties in props(),
             size in 5_000_usize..200_000,
             parts in prop::collection::vec(1_usize..3_000, 1..100),
@@ -515,7 +523,7 @@ mod tests {
             let large = [&short(b"large")[..], b"S", &table(&vec![0xff; size])].concat();
             properties.set(Property::Headers, table(&large));
             let payload = header(5, &properties);
-            let mut skimmer = Skimmer::after(7);
+            let mut skimmer = Skimmer::new(7);
             skimmer.feed(&[0xaa; 7]);
             let mut rest = &payload[..];
             for part in parts.iter().cycle() {
@@ -531,14 +539,14 @@ mod tests {
         }
 
         #[test]
-        fn no_large_payload_is_kept_whole(payload in prop::collection::vec(any::<u8>(), FIXED..10_000)) {
-            let mut skimmer = Skimmer::after(0);
+        fn a_skimmer_keeps_a_limited_number_of_bytes(payload in prop::collection::vec(any::<u8>(), FIXED..10_000)) {
+            let mut skimmer = Skimmer::new(0);
             skimmer.feed(&payload);
             let kept = skimmer.into_payload();
-            prop_assert!(kept.len() <= Skimmer::MOST);
+            prop_assert!(kept.len() <= Skimmer::MAX_KEPT);
             let mut replaced = Vec::new();
             replace(&kept, Malformed::TooLarge, &mut replaced);
-            prop_assert!(replaced.len() < Skimmer::MOST);
+            prop_assert!(replaced.len() < Skimmer::MAX_KEPT);
             prop_assert_eq!(check(&replaced), Ok(()));
         }
     }

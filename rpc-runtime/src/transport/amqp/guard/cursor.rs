@@ -2,7 +2,7 @@
 
 use crate::protocol::Property;
 
-/// The size of what precedes the properties in a content header: class, weight, body size and
+/// The number of bytes before the properties in a content header: class, weight, body size and
 /// property flags.
 pub(super) const FIXED: usize = 14;
 
@@ -18,7 +18,7 @@ impl<'a> Cursor<'a> {
         Self::at(bytes, 0)
     }
 
-    /// Begins at a position within the bytes.
+    /// Begins at a position in the bytes.
     pub(super) fn at(bytes: &'a [u8], at: usize) -> Self {
         Self { bytes, at }
     }
@@ -32,6 +32,7 @@ impl<'a> Cursor<'a> {
         self.at == self.bytes.len()
     }
 
+    /// Takes the next `len` bytes. `None` if there are fewer.
     pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let end = self.at.checked_add(len)?;
         let taken = self.bytes.get(self.at..end)?;
@@ -39,6 +40,7 @@ impl<'a> Cursor<'a> {
         Some(taken)
     }
 
+    /// Takes the next `N` bytes. `None` if there are fewer.
     pub(super) fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }

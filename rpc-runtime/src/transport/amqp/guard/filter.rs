@@ -1,23 +1,23 @@
-//! Passes the frames of a connection on, checked and mended. Pure: no I/O.
+//! Checks the frames of a connection, and repairs or replaces invalid ones. Pure: no I/O.
 
 use super::content::{self, Skimmer};
 use super::frames::{FRAME_END, HEAD, HEADER, Piece, Scanner};
-use super::methods::{self, Note};
+use super::methods::{self, MethodInfo};
 use super::violation::ProtocolViolation;
 use crate::protocol::Malformed;
 
-/// Checks what a broker sends, in the buffer of whoever reads it.
+/// Checks the bytes that a broker sends, in the reader's own buffer.
 ///
-/// Most bytes stay where they are. Kept here are the front of a frame that has not come whole, and,
-/// once a frame has to be replaced, what follows it in the same buffer. That is no more than two
-/// frames and one buffer.
+/// Most bytes stay where they are. The filter stores the front of a frame that has not arrived
+/// completely. Once a frame has to be replaced, it also stores the replacement and the bytes after
+/// that frame in the same buffer. That is at most two frames and one buffer.
 #[derive(Debug)]
 pub(crate) struct Filter {
     scanner: Scanner,
     skimmer: Option<LargeHeader>,
-    /// Not yet looked at: the front of a frame that is not whole.
+    /// The front of an incomplete frame, which is not checked yet.
     held: Vec<u8>,
-    /// Looked at, and to be read before anything else. The first `read` bytes of it were.
+    /// Checked bytes, to be read before any others. The first `read` of them were read.
     ready: Vec<u8>,
     read: usize,
 }
@@ -28,13 +28,13 @@ struct LargeHeader {
     skimmer: Skimmer,
 }
 
-/// What becomes of the front of the input.
+/// What to do with the front of the input.
 enum Step {
-    /// So many bytes pass.
+    /// This many bytes pass unchanged.
     Pass(usize),
-    /// So many bytes do not. What is to be read instead is ready.
+    /// This many bytes were replaced or skipped. A replacement is in `ready`.
     Replaced(usize),
-    /// More has to come.
+    /// More bytes are needed.
     Hold,
 }
 
@@ -50,17 +50,17 @@ impl Filter {
         }
     }
 
-    /// How many bytes a frame may have.
+    /// The maximum size of a frame in bytes.
     pub(super) fn max_frame(&self) -> usize {
-        self.scanner.max()
+        self.scanner.max_frame()
     }
 
-    /// How many bytes [`scan`](Self::scan) needs in front of new ones.
+    /// How many bytes [`scan`](Self::scan) needs at the front of its buffer, before the new ones.
     pub(super) fn held(&self) -> usize {
         self.held.len()
     }
 
-    /// Moves what is ready to be read to the buffer, and returns how much that is.
+    /// Moves bytes that are ready to the buffer, and returns how many.
     pub(super) fn take_ready(&mut self, buffer: &mut [u8]) -> usize {
         let ready = &self.ready[self.read..];
         let taken = ready.len().min(buffer.len());
@@ -73,13 +73,13 @@ impl Filter {
         taken
     }
 
-    /// Looks at new bytes in the buffer that they are to be read from, with room for those
-    /// [held](Self::held) in front. Returns how many at the front of the buffer can be read now.
-    /// Nothing may be ready before.
+    /// Checks new bytes in place. The buffer has room for the [held](Self::held) bytes at its
+    /// front, and then the new bytes. Returns how many bytes at the front of the buffer can be read
+    /// now. No bytes may be ready when this is called.
     ///
     /// # Errors
     ///
-    /// If the peer does not speak as a broker does.
+    /// Fails if the peer violates the protocol.
     pub(crate) fn scan(&mut self, buffer: &mut [u8]) -> Result<usize, ProtocolViolation> {
         buffer[..self.held.len()].copy_from_slice(&self.held);
         self.held.clear();
@@ -100,11 +100,11 @@ impl Filter {
         Ok(passed)
     }
 
-    /// Looks at new bytes and makes them ready.
+    /// Checks a copy of new bytes and makes them ready.
     ///
     /// # Errors
     ///
-    /// As [`scan`](Self::scan).
+    /// Like [`scan`](Self::scan).
     pub(super) fn scan_copied(&mut self, bytes: &[u8]) -> Result<(), ProtocolViolation> {
         let mut input = std::mem::take(&mut self.held);
         input.extend_from_slice(bytes);
@@ -124,13 +124,14 @@ impl Filter {
         Ok(())
     }
 
+    /// Checks the front of the input.
     fn step(&mut self, input: &mut [u8]) -> Result<Step, ProtocolViolation> {
         Ok(match self.scanner.next(input)? {
             Piece::Body { len } | Piece::Heartbeat { len } | Piece::Unknown { len } => Step::Pass(len),
             Piece::Incomplete => Step::Hold,
             Piece::Method { len } => {
-                if let Note::MaxFrame(max) = methods::mend(&mut input[HEAD..len - 1])? {
-                    self.scanner.limit(max);
+                if let MethodInfo::MaxFrame(max) = methods::repair(&mut input[HEAD..len - 1])? {
+                    self.scanner.lower_max_frame(max);
                 }
                 Step::Pass(len)
             }
@@ -147,9 +148,9 @@ impl Filter {
             Piece::LargeHeader { len, is_last } => {
                 let large = self.skimmer.get_or_insert_with(|| LargeHeader {
                     channel: [input[1], input[2]],
-                    skimmer: Skimmer::after(HEAD),
+                    skimmer: Skimmer::new(HEAD),
                 });
-                // The last byte is the frame's end.
+                // The last byte is the frame's end marker.
                 large.skimmer.feed(&input[..len - usize::from(is_last)]);
                 if is_last && let Some(large) = self.skimmer.take() {
                     let payload = large.skimmer.into_payload();
@@ -160,7 +161,7 @@ impl Filter {
         })
     }
 
-    /// Makes a frame ready that says the same as a malformed content header.
+    /// Makes a frame ready that replaces a malformed content header.
     fn replace(&mut self, [high, low]: [u8; 2], payload: &[u8], malformed: Malformed) {
         let start = self.ready.len();
         self.ready.extend_from_slice(&[HEADER, high, low, 0, 0, 0, 0]);

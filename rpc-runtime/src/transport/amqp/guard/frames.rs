@@ -1,21 +1,21 @@
 //! Finds the frames of AMQP 0-9-1 in the bytes of a connection as they arrive. Pure: no I/O.
 //!
-//! A frame is a type, a channel and a size in seven bytes, a payload, and an end marker. The
-//! scanner tells what the front of its input is, and borrows nothing: the caller has the bytes, and
-//! takes as many of them as the scanner says. [`filter`](super::filter) is its only user so far.
+//! A frame has a type, a channel and a size in seven bytes, then a payload, and an end marker. The
+//! scanner reports what the front of its input is. It stores no bytes: the caller owns them, and
+//! takes as many as the scanner reports. [`filter`](super::filter) is its only user so far.
 
 use super::violation::ProtocolViolation;
 
-/// What a frame has before its payload: a type, a channel, a size.
+/// The number of bytes before a frame's payload: type, channel and size.
 pub(super) const HEAD: usize = 7;
 
-/// What a frame has beside its payload.
+/// The number of bytes of a frame without its payload.
 pub(super) const OVERHEAD: usize = HEAD + 1;
 
 pub(super) const FRAME_END: u8 = 0xCE;
 
-/// The first bytes of an alert of TLS: its type, and the first byte of its version. A TLS server
-/// answers the protocol header of AMQP with one.
+/// The first bytes of a TLS alert: its type, and the first byte of its version. A TLS server
+/// answers AMQP's protocol header with an alert.
 const TLS_ALERT: [u8; 2] = [21, 3];
 
 /// The types of frames.
@@ -24,32 +24,32 @@ pub(super) const HEADER: u8 = 2;
 pub(super) const BODY: u8 = 3;
 pub(super) const HEARTBEAT: u8 = 8;
 
-/// What is at the front of the input. `len` bytes of it belong together.
+/// What the front of the input is. It has `len` bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Piece {
-    /// A whole frame with a method.
+    /// A complete frame with a method.
     Method { len: usize },
-    /// A whole frame with a content header.
+    /// A complete frame with a content header.
     Header { len: usize },
-    /// A frame with a part of a body, or what there is of it.
+    /// A frame with a part of a body, or a part of such a frame.
     Body { len: usize },
-    /// A heartbeat, or what there is of it.
+    /// A heartbeat frame, or a part of it.
     Heartbeat { len: usize },
-    /// A part of a content header that is larger than a frame may be.
+    /// A part of a frame with a content header that is larger than the maximum.
     LargeHeader { len: usize, is_last: bool },
-    /// The front of a frame that has to be whole before it can be told what it is.
+    /// The front of a frame that has to be complete before it is reported.
     Incomplete,
-    /// No frame. Nothing is known about all that follows.
+    /// Not a frame. All later bytes are unknown too.
     Unknown { len: usize },
 }
 
-/// What the next bytes belong to.
+/// Where the next bytes begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Within {
-    /// The first frame of the connection.
-    Start,
-    /// A new frame begins.
-    Nothing,
+enum Position {
+    /// At the start of the connection.
+    ConnectionStart,
+    /// At the start of a frame.
+    FrameStart,
     Body {
         left: usize,
     },
@@ -62,70 +62,71 @@ enum Within {
     Unknown,
 }
 
-/// Where one frame ends and the next begins.
+/// Finds where frames begin and end.
 #[derive(Debug)]
 pub(super) struct Scanner {
-    max: usize,
-    within: Within,
+    max_frame: usize,
+    position: Position,
 }
 
 impl Scanner {
-    /// A scanner of a connection whose frames have at most `max` bytes.
-    pub(super) fn new(max: usize) -> Self {
+    /// Makes a scanner for a connection whose frames have at most `max_frame` bytes.
+    pub(super) fn new(max_frame: usize) -> Self {
         Self {
-            max,
-            within: Within::Start,
+            max_frame,
+            position: Position::ConnectionStart,
         }
     }
 
-    /// How many bytes a frame may have.
-    pub(super) fn max(&self) -> usize {
-        self.max
+    /// The maximum size of a frame in bytes.
+    pub(super) fn max_frame(&self) -> usize {
+        self.max_frame
     }
 
-    /// From now on a frame may have no more than `max` bytes.
-    pub(super) fn limit(&mut self, max: usize) {
-        self.max = self.max.min(max);
+    /// Lowers the maximum size of a frame.
+    pub(super) fn lower_max_frame(&mut self, max_frame: usize) {
+        self.max_frame = self.max_frame.min(max_frame);
     }
 
-    /// Tells what the front of the input is. The next input begins behind it.
+    /// Reports what the front of the input is. The next input must begin after it.
     ///
     /// # Errors
     ///
-    /// [`ProtocolViolation::TooLarge`] for a method or a part of a body that is larger than a frame
-    /// may be.
+    /// [`ProtocolViolation::TooLarge`] for a frame that is larger than the maximum and has no
+    /// content header. [`ProtocolViolation::TlsAlert`] for a TLS alert at the start of the
+    /// connection.
     pub(super) fn next(&mut self, input: &[u8]) -> Result<Piece, ProtocolViolation> {
         let available = input.len();
-        match self.within {
-            Within::Start if input.starts_with(&TLS_ALERT) => Err(ProtocolViolation::TlsAlert),
-            Within::Start if input == &TLS_ALERT[..1] => Ok(Piece::Incomplete),
-            Within::Start | Within::Nothing => self.begin(input),
-            Within::Body { left } => {
+        match self.position {
+            Position::ConnectionStart if input.starts_with(&TLS_ALERT) => Err(ProtocolViolation::TlsAlert),
+            Position::ConnectionStart if input == &TLS_ALERT[..1] => Ok(Piece::Incomplete),
+            Position::ConnectionStart | Position::FrameStart => self.begin(input),
+            Position::Body { left } => {
                 let len = left.min(available);
-                self.go_on(left - len, |left| Within::Body { left });
+                self.advance(left - len, |left| Position::Body { left });
                 Ok(Piece::Body { len })
             }
-            Within::Heartbeat { left } => {
+            Position::Heartbeat { left } => {
                 let len = left.min(available);
-                self.go_on(left - len, |left| Within::Heartbeat { left });
+                self.advance(left - len, |left| Position::Heartbeat { left });
                 Ok(Piece::Heartbeat { len })
             }
-            Within::LargeHeader { left } => {
+            Position::LargeHeader { left } => {
                 let len = left.min(available);
-                self.go_on(left - len, |left| Within::LargeHeader { left });
+                self.advance(left - len, |left| Position::LargeHeader { left });
                 Ok(Piece::LargeHeader {
                     len,
                     is_last: len == left,
                 })
             }
-            Within::Unknown => Ok(Piece::Unknown { len: available }),
+            Position::Unknown => Ok(Piece::Unknown { len: available }),
         }
     }
 
-    fn go_on(&mut self, left: usize, within: impl FnOnce(usize) -> Within) {
-        self.within = match left {
-            0 => Within::Nothing,
-            left => within(left),
+    fn advance(&mut self, left: usize, position: impl FnOnce(usize) -> Position) {
+        self.position = match left {
+            0 => Position::FrameStart,
+            left => position(left),
         };
     }
 
@@ -133,29 +134,37 @@ impl Scanner {
         let kind = match input.first() {
             None => return Ok(Piece::Incomplete),
             Some(&kind @ (METHOD | HEADER | BODY | HEARTBEAT)) => kind,
-            Some(_) => return Ok(self.lose(input)),
+            Some(_) => return Ok(self.pass_unknown(input)),
         };
         let Some(&[_, _, _, a, b, c, d]) = input.first_chunk::<HEAD>() else {
             return Ok(Piece::Incomplete);
         };
         // A `usize` may have 32 bits.
         let size = u64::from(u32::from_be_bytes([a, b, c, d])) + OVERHEAD as u64;
-        let is_large = size > self.max as u64;
+        let is_large = size > self.max_frame as u64;
         let Ok(len) = usize::try_from(size) else {
-            return Err(ProtocolViolation::TooLarge { size, max: self.max });
+            return Err(ProtocolViolation::TooLarge {
+                size,
+                max: self.max_frame,
+            });
         };
         match (kind, is_large) {
-            (HEADER, true) => self.within = Within::LargeHeader { left: len },
-            (_, true) => return Err(ProtocolViolation::TooLarge { size, max: self.max }),
-            (BODY, false) => self.within = Within::Body { left: len },
-            (HEARTBEAT, false) => self.within = Within::Heartbeat { left: len },
+            (HEADER, true) => self.position = Position::LargeHeader { left: len },
+            (_, true) => {
+                return Err(ProtocolViolation::TooLarge {
+                    size,
+                    max: self.max_frame,
+                });
+            }
+            (BODY, false) => self.position = Position::Body { left: len },
+            (HEARTBEAT, false) => self.position = Position::Heartbeat { left: len },
             (_, false) => {
                 let Some(frame) = input.get(..len) else {
                     return Ok(Piece::Incomplete);
                 };
-                self.within = Within::Nothing;
+                self.position = Position::FrameStart;
                 if frame.last() != Some(&FRAME_END) {
-                    return Ok(self.lose(input));
+                    return Ok(self.pass_unknown(input));
                 }
                 return Ok(match kind {
                     HEADER => Piece::Header { len },
@@ -166,9 +175,9 @@ impl Scanner {
         self.next(input)
     }
 
-    /// Whoever reads the frames stops at this one.
-    fn lose(&mut self, input: &[u8]) -> Piece {
-        self.within = Within::Unknown;
+    /// Passes everything from here on. lapin reports the error.
+    fn pass_unknown(&mut self, input: &[u8]) -> Piece {
+        self.position = Position::Unknown;
         Piece::Unknown { len: input.len() }
     }
 }
@@ -179,10 +188,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// All pieces of an input that arrives in parts, as (kind, bytes); what belongs together is
+    /// All pieces of an input that arrives in parts, as (kind, bytes). The parts of a frame are
     /// joined.
-    fn pieces(input: &[u8], max: usize, parts: &[usize]) -> Vec<(&'static str, usize)> {
-        let mut scanner = Scanner::new(max);
+    fn pieces(input: &[u8], max_frame: usize, parts: &[usize]) -> Vec<(&'static str, usize)> {
+        let mut scanner = Scanner::new(max_frame);
         let mut found: Vec<(&'static str, usize)> = Vec::new();
         let (mut seen, mut done) = (0, 0);
         for part in parts.iter().copied().chain([input.len()]) {
@@ -210,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn each_frame_is_told_by_its_type() {
+    fn each_frame_is_recognised_by_its_type() {
         let input = [
             frame(METHOD, 1, b"abcd"),
             frame(HEADER, 1, b"efg"),
@@ -223,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_is_too_large_is_told_in_parts_and_another_frame_is_an_error() {
+    fn a_large_header_is_reported_in_parts_and_another_large_frame_is_an_error() {
         let large = [frame(HEADER, 1, &[7; 100]), frame(BODY, 1, b"x")].concat();
         let mut scanner = Scanner::new(20);
         assert_eq!(
@@ -248,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_after_what_is_no_frame() {
+    fn everything_after_an_invalid_frame_is_unknown() {
         let mut unended = frame(METHOD, 1, b"abcd");
         *unended.last_mut().unwrap() = 0;
         for input in [b"AMQP\0\0\x09\x01".to_vec(), b"\x15\x01\x03".to_vec(), unended] {
@@ -262,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alert_of_tls_is_recognised_at_the_start_only() {
+    fn a_tls_alert_is_recognised_at_the_start_only() {
         let alert = b"\x15\x03\x03\0\x02\x02\x0a";
         let mut scanner = Scanner::new(100);
         assert_eq!(scanner.next(&alert[..1]), Ok(Piece::Incomplete));
@@ -274,7 +283,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_parts_in_which_bytes_arrive_change_nothing(
+        fn the_pieces_do_not_depend_on_the_parts(
             input in frames(),
             parts in prop::collection::vec(0..40_usize, 0..40),
         ) {

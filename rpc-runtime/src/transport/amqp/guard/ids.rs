@@ -1,9 +1,8 @@
 //! Correlation ids that are not UTF-8.
 //!
-//! lapin reads and writes short strings as UTF-8, and some callers use bytes, such as those of a
-//! UUID. Such an id is escaped before lapin reads it, and becomes what it was after lapin wrote it
-//! in an answer. So the answer reaches its call, although it only says that the request is
-//! malformed.
+//! lapin requires short strings to be UTF-8, but some callers use the raw bytes of a UUID, for
+//! example. Such an id is escaped before lapin reads it, and restored after lapin wrote it in a
+//! reply. So the reply reaches its call, although it only reports that the request is malformed.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -14,21 +13,22 @@ use uuid::Uuid;
 use super::cursor::{Cursor, FIXED, flag};
 use crate::protocol::{MAX_SHORT_STR, Property};
 
-/// What an escaped id begins with. No other id does by chance.
+/// The prefix of all escaped ids. It is random, so no other id begins with it.
 static PREFIX: LazyLock<String> = LazyLock::new(|| {
     let (token, _) = Uuid::new_v4().as_u64_pair();
     format!("rpc-bytes-{token:016x}-")
 });
 
-/// There are escaped ids in this process.
-static ARE_USED: AtomicBool = AtomicBool::new(false);
+/// Whether an id was escaped in this process.
+static MAY_BE_USED: AtomicBool = AtomicBool::new(false);
 
-/// Whether an id of what is written may have to be restored.
-pub(super) fn are_used() -> bool {
-    ARE_USED.load(Ordering::Relaxed)
+/// Whether the bytes that lapin writes may have an escaped id.
+pub(super) fn may_be_used() -> bool {
+    MAY_BE_USED.load(Ordering::Relaxed)
 }
 
-/// An id as a short string on the wire that is UTF-8; `None` if the id is too long for that.
+/// Escapes an id. Returns the escaped id as a short string as it is sent, with its size, or `None`
+/// if the id is too long.
 pub(super) fn escape(id: &[u8]) -> Option<Vec<u8>> {
     let mut escaped = PREFIX.clone();
     for byte in id {
@@ -37,12 +37,12 @@ pub(super) fn escape(id: &[u8]) -> Option<Vec<u8>> {
     }
     let size = u8::try_from(escaped.len()).ok()?;
     debug_assert!(escaped.len() <= MAX_SHORT_STR);
-    ARE_USED.store(true, Ordering::Relaxed);
+    MAY_BE_USED.store(true, Ordering::Relaxed);
     Some([&[size], escaped.as_bytes()].concat())
 }
 
-/// The bytes of an escaped id; `None` if it is none.
-fn restored(id: &[u8]) -> Option<Vec<u8>> {
+/// The bytes of an escaped id. `None` if the id is not escaped.
+fn unescape(id: &[u8]) -> Option<Vec<u8>> {
     let digits = id.strip_prefix(PREFIX.as_bytes())?;
     if !digits.len().is_multiple_of(2) {
         return None;
@@ -60,22 +60,22 @@ fn restored(id: &[u8]) -> Option<Vec<u8>> {
 
 /// Whether the id in a content header is escaped.
 pub(super) fn is_escaped(payload: &[u8]) -> bool {
-    range(payload).is_some_and(|range| payload[range].starts_with(PREFIX.as_bytes()))
+    id_range(payload).is_some_and(|range| payload[range].starts_with(PREFIX.as_bytes()))
 }
 
-/// A content header with its id as it was; the payload itself if it has no escaped one.
+/// Restores the id in a content header. Returns the payload unchanged if it has no escaped id.
 pub(super) fn restore(payload: &[u8]) -> Vec<u8> {
-    let restored = range(payload).and_then(|range| Some((restored(&payload[range.clone()])?, range)));
+    let restored = id_range(payload).and_then(|range| Some((unescape(&payload[range.clone()])?, range)));
     let Some((id, range)) = restored else {
         return payload.to_vec();
     };
     let size = u8::try_from(id.len()).unwrap_or(u8::MAX);
-    // The size stands in front.
+    // The byte before the id is its size.
     [&payload[..range.start - 1], &[size], &id, &payload[range.end..]].concat()
 }
 
-/// Where the correlation id is in a content header.
-fn range(payload: &[u8]) -> Option<Range<usize>> {
+/// The range of the correlation id in a content header.
+fn id_range(payload: &[u8]) -> Option<Range<usize>> {
     let (fixed, properties) = payload.split_at_checked(FIXED)?;
     let flags = u16::from_be_bytes([fixed[FIXED - 2], fixed[FIXED - 1]]);
     let mut cursor = Cursor::new(properties);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn any_other_id_is_left_as_it_is() {
+    fn other_ids_are_not_changed() {
         for id in [&b""[..], b"7", b"rpc-bytes-0000000000000000-ff"] {
             let payload = with_id(short(id));
             assert!(!is_escaped(&payload));

@@ -1,7 +1,8 @@
-//! The mark on a content header that was replaced: a header of ours, with the reason as its value.
+//! The mark on a content header that was replaced: an additional header, with the reason as its
+//! value.
 //!
-//! The value begins with random bytes that no peer knows, so nobody else's header is taken for it.
-//! It never leaves this process.
+//! The value begins with random bytes that no peer knows, so no peer can forge a mark. It never
+//! leaves this process.
 
 use std::sync::LazyLock;
 
@@ -11,12 +12,12 @@ use uuid::Uuid;
 
 use crate::protocol::{Malformed, Property};
 
-/// The header's name. What a peer sends under it is dropped.
+/// The name of the header. A peer's own header of this name is dropped.
 pub(crate) const NAME: &str = "rpc-malformed";
 
 static TOKEN: LazyLock<[u8; 16]> = LazyLock::new(|| *Uuid::new_v4().as_bytes());
 
-/// The reason of a mark, as two bytes.
+/// Encodes a reason as two bytes.
 fn code(malformed: Malformed) -> [u8; 2] {
     match malformed {
         Malformed::NotUtf8(property) => [0, property as u8],
@@ -43,7 +44,7 @@ fn from_code([kind, property]: [u8; 2]) -> Option<Malformed> {
     })
 }
 
-/// A table of headers with a mark, and these other entries.
+/// A table with a mark, followed by other entries.
 pub(super) fn table(malformed: Malformed, others: &[u8]) -> Vec<u8> {
     let value = [&TOKEN[..], &code(malformed)].concat();
     let mut entries = Vec::with_capacity(64 + others.len());
@@ -56,7 +57,7 @@ pub(super) fn table(malformed: Malformed, others: &[u8]) -> Vec<u8> {
     [&(entries.len() as u32).to_be_bytes()[..], &entries].concat()
 }
 
-/// Why the properties of a message were replaced; `None` if they are as they were sent.
+/// Why the properties of a message were replaced. `None` if they were not.
 pub(crate) fn read(properties: &BasicProperties) -> Option<Malformed> {
     let headers = properties.headers().as_ref()?;
     let AMQPValue::LongString(value) = headers.inner().get(NAME)? else {
@@ -80,7 +81,9 @@ mod tests {
     #[test]
     fn each_reason_is_read_from_its_mark() {
         let of_property = [Malformed::NotUtf8, Malformed::Truncated];
-        let of_property = of_property.into_iter().flat_map(|flaw| Property::ALL.map(flaw));
+        let of_property = of_property
+            .into_iter()
+            .flat_map(|malformed| Property::ALL.map(malformed));
         let others = [
             Malformed::HeaderName,
             Malformed::InvalidHeaders,
@@ -97,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peers_header_of_that_name_is_no_mark() {
+    fn a_peers_header_of_that_name_is_not_a_mark() {
         for value in [&b""[..], &[0; 18], b"\x02\0", &[&TOKEN[..], b"\x09\0"].concat()] {
             let mut headers = FieldTable::default();
             headers.insert(NAME.into(), AMQPValue::LongString(value.to_vec().into()));

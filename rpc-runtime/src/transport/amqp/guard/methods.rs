@@ -1,8 +1,9 @@
 //! Methods that a broker sends, and the short strings in them.
 //!
-//! Some of those strings come from others: a delivery has the routing key that its publisher chose,
-//! and the reason why a channel is closed may quote what somebody else declared, cut off after 255
-//! bytes wherever that is. lapin ends the connection over one that is not UTF-8.
+//! Other clients choose some of those strings. A delivery has the routing key that its publisher
+//! chose. The reason for closing a channel may quote a name that another client declared, and is
+//! cut off after 255 bytes, even within a character. lapin closes the connection because of a
+//! string that is not UTF-8.
 
 use super::content;
 use super::cursor::Cursor;
@@ -11,7 +12,7 @@ use super::violation::ProtocolViolation;
 /// A field of a method's arguments.
 #[derive(Debug, Clone, Copy)]
 enum Field {
-    /// So many bytes.
+    /// This many bytes.
     Fixed(usize),
     ShortString,
     LongString,
@@ -20,18 +21,18 @@ enum Field {
 
 use Field::{Fixed, LongString, ShortString, Table};
 
-/// What a method says about all frames that follow.
+/// What a method says about later frames.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Note {
+pub(super) enum MethodInfo {
     Nothing,
-    /// No frame has more bytes.
+    /// The negotiated maximum size of a frame in bytes.
     MaxFrame(usize),
 }
 
 const CONNECTION_START: (u16, u16) = (10, 10);
 const CONNECTION_TUNE: (u16, u16) = (10, 30);
 
-/// The arguments of a method; `None` if brokers do not send it.
+/// The arguments of a method. `None` if brokers do not send it.
 const fn fields(method: (u16, u16)) -> Option<&'static [Field]> {
     Some(match method {
         // basic: deliver, ack, nack, return, get-ok, get-empty, qos-ok, consume-ok, cancel,
@@ -74,16 +75,16 @@ const fn fields(method: (u16, u16)) -> Option<&'static [Field]> {
     })
 }
 
-/// Makes the short strings of a method UTF-8: each byte that is not is replaced by a question mark,
-/// so that no length changes. A method that does not fit its own arguments is left as it is, for
-/// lapin to refuse.
+/// Makes the short strings of a method UTF-8. Each invalid byte is replaced by a question mark, so
+/// that no length changes. From the first argument that does not fit into the method on, nothing is
+/// changed, and lapin reports the error.
 ///
 /// # Errors
 ///
-/// If the method is none that a broker sends, or a table of it is not to be read.
-pub(super) fn mend(payload: &mut [u8]) -> Result<Note, ProtocolViolation> {
+/// Fails if brokers do not send this method, or if one of its tables cannot be read.
+pub(super) fn repair(payload: &mut [u8]) -> Result<MethodInfo, ProtocolViolation> {
     let Some((head, arguments)) = payload.split_first_chunk_mut::<4>() else {
-        return Ok(Note::Nothing);
+        return Ok(MethodInfo::Nothing);
     };
     let [a, b, c, d] = *head;
     let method = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
@@ -94,26 +95,26 @@ pub(super) fn mend(payload: &mut [u8]) -> Result<Note, ProtocolViolation> {
     let mut at = 0;
     for field in fields {
         let Some(range) = range(arguments, at, *field) else {
-            return Ok(Note::Nothing);
+            return Ok(MethodInfo::Nothing);
         };
         at = range.end;
         match field {
-            ShortString => mend_text(&mut arguments[range]),
+            ShortString => repair_text(&mut arguments[range]),
             Table => content::check_table(&arguments[range]).map_err(ProtocolViolation::Table)?,
             Fixed(_) | LongString => {}
         }
     }
     Ok(match (method, &*arguments) {
         (CONNECTION_TUNE, &[_, _, a, b, c, d, ..]) => match u32::from_be_bytes([a, b, c, d]) {
-            0 => Note::Nothing,
-            max => Note::MaxFrame(usize::try_from(max).unwrap_or(usize::MAX)),
+            0 => MethodInfo::Nothing,
+            max => MethodInfo::MaxFrame(usize::try_from(max).unwrap_or(usize::MAX)),
         },
-        _ => Note::Nothing,
+        _ => MethodInfo::Nothing,
     })
 }
 
-/// Where the content of a field is that begins at `at`; `None` if it does not end within the
-/// arguments.
+/// The range of the content of a field that begins at `at`. `None` if the field does not end within
+/// the arguments.
 fn range(arguments: &[u8], at: usize, field: Field) -> Option<std::ops::Range<usize>> {
     let mut cursor = Cursor::new(arguments.get(at..)?);
     let content = match field {
@@ -125,7 +126,7 @@ fn range(arguments: &[u8], at: usize, field: Field) -> Option<std::ops::Range<us
     Some(end - content.len()..end)
 }
 
-fn mend_text(mut text: &mut [u8]) {
+fn repair_text(mut text: &mut [u8]) {
     while let Err(error) = std::str::from_utf8(text) {
         let from = error.valid_up_to();
         let bad = error.error_len().unwrap_or(text.len() - from);
@@ -141,52 +142,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_routing_key_that_is_not_utf8_is_mended_and_keeps_its_length() {
+    fn a_routing_key_that_is_not_utf8_is_repaired_and_keeps_its_length() {
         let mut payload = deliver(b"tag", b"ex\xc3", "käse".as_bytes());
         let same = payload.clone();
-        assert_eq!(mend(&mut payload), Ok(Note::Nothing));
+        assert_eq!(repair(&mut payload), Ok(MethodInfo::Nothing));
         assert_eq!(payload, deliver(b"tag", b"ex?", "käse".as_bytes()));
         assert_eq!(payload.len(), same.len());
 
         let mut payload = deliver(b"tag", b"", b"user\xff\xfe:1");
-        mend(&mut payload).unwrap();
+        repair(&mut payload).unwrap();
         assert_eq!(payload, deliver(b"tag", b"", b"user??:1"));
     }
 
     #[test]
-    fn a_reason_that_is_cut_within_a_character_is_mended() {
+    fn a_reason_that_is_cut_within_a_character_is_repaired() {
         let reason = &"no queue 'bücher'".as_bytes()[..11];
         let close = |reason: &[u8]| [&[0, 20, 0, 40, 1, 148], &short(reason)[..], &[0; 4]].concat();
         let mut payload = close(reason);
-        mend(&mut payload).unwrap();
+        repair(&mut payload).unwrap();
         assert_eq!(payload, close(b"no queue 'b?"[..11].as_ref()));
     }
 
     #[test]
-    fn the_largest_frame_is_learnt_from_the_broker() {
+    fn the_maximum_frame_size_is_read_from_tune() {
         let tune = |max: u32| [&[0, 10, 0, 30, 7, 255][..], &max.to_be_bytes(), &[0, 60]].concat();
-        assert_eq!(mend(&mut tune(8192)), Ok(Note::MaxFrame(8192)));
-        assert_eq!(mend(&mut tune(0)), Ok(Note::Nothing));
+        assert_eq!(repair(&mut tune(8192)), Ok(MethodInfo::MaxFrame(8192)));
+        assert_eq!(repair(&mut tune(0)), Ok(MethodInfo::Nothing));
     }
 
     #[test]
-    fn methods_that_only_clients_send_are_refused() {
+    fn methods_that_only_clients_send_are_errors() {
         // queue.declare has a table.
         let refused = ProtocolViolation::UnknownMethod {
             class: 50,
             method: 10,
         };
-        assert_eq!(mend(&mut [0, 50, 0, 10]), Err(refused));
+        assert_eq!(repair(&mut [0, 50, 0, 10]), Err(refused));
         let start = |table: &[u8]| {
             let size = u32::try_from(table.len()).unwrap().to_be_bytes();
             [&[0, 10, 0, 10, 0, 9], &size[..], table, &[0; 8]].concat()
         };
         assert_eq!(
-            mend(&mut start(b"\x01av".map(|b| b.to_ascii_uppercase()).as_ref())),
-            Ok(Note::Nothing)
+            repair(&mut start(b"\x01av".map(|b| b.to_ascii_uppercase()).as_ref())),
+            Ok(MethodInfo::Nothing)
         );
         assert!(matches!(
-            mend(&mut start(b"\x01a?")),
+            repair(&mut start(b"\x01a?")),
             Err(ProtocolViolation::Table(_))
         ));
     }

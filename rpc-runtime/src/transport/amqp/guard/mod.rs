@@ -1,20 +1,20 @@
 //! A guard between the socket and lapin's reader.
 //!
-//! A peer who can publish to a queue chooses the properties and the routing key of what its
-//! consumers get, and RabbitMQ does not look at all of them. Over some, lapin ends the connection
-//! or overflows its stack, and the message comes back to do the same again. So every frame that a
-//! broker sends is looked at before lapin sees it:
+//! A peer that can publish to a queue chooses the properties and the routing key of the messages
+//! that its consumers get, and RabbitMQ does not validate all of them. Some make lapin close the
+//! connection or overflow its stack. The broker then delivers the message again, with the same
+//! effect. So every frame that a broker sends is checked before lapin reads it:
 //!
-//! - Bodies and heartbeats pass as they are, in lapin's own buffer.
-//! - [`methods`]: short strings that are not UTF-8 are mended in their place.
-//! - [`content`]: properties that cannot be read are replaced by those of them that can, and a
-//!   [`mark`], by which the layers above know.
-//! - What no broker sends ends the connection with an error.
+//! - Bodies and heartbeats pass unchanged, in lapin's own buffer.
+//! - [`methods`]: short strings that are not UTF-8 are repaired in place.
+//! - [`content`]: a content header that cannot be read is replaced by one with the readable
+//!   properties and a [`mark`], which tells the layers above.
+//! - Anything that no broker sends ends the connection with an error.
 //!
-//! What lapin writes passes as it is, but for [`ids`] that had to be escaped.
+//! The bytes that lapin writes pass unchanged, except for escaped [`ids`], which are restored.
 //!
-//! [`frames`] finds the frames, [`filter`] puts the parts together; both are pure. [`stream`] is
-//! the stream that lapin gets.
+//! [`frames`] finds the frames, and [`filter`] combines the parts. Both are pure. [`stream`] is the
+//! stream that lapin gets.
 
 #[cfg(any(test, fuzzing))]
 mod checks;

@@ -1,52 +1,52 @@
-//! What lapin writes: passed on, with escaped correlation ids [restored](super::ids). Pure: no I/O.
+//! Passes on the bytes that lapin writes, and [restores](super::ids) escaped correlation ids. Pure:
+//! no I/O.
 
 use super::frames::{FRAME_END, HEAD, HEADER, OVERHEAD};
 use super::ids;
 
-/// What a client sends before its first frame.
+/// The size of the protocol header, which a client sends before its first frame.
 const PROTOCOL_HEADER: usize = 8;
 
-/// Where the frames begin and end in what is written, and what of it waits to be written.
+/// Finds the frames in the bytes that lapin writes, and stores those that are not written yet.
 #[derive(Debug)]
-pub(super) struct Outgoing {
-    place: Place,
-    /// A content header that has not come whole.
+pub(super) struct OutgoingFilter {
+    position: Position,
+    /// An incomplete content header.
     held: Vec<u8>,
-    /// To be written before anything else. The first `written` bytes of it were.
+    /// Bytes to write before any others. The first `written` of them were written.
     pending: Vec<u8>,
     written: usize,
 }
 
-/// What to do with what is to be written.
+/// What to do with the bytes that lapin writes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// So many bytes at its front are to be written, in one step or in several.
+    /// Write this many bytes at the front, in one step or in several.
     Write(usize),
-    /// So many bytes at its front need not be written any more.
-    Taken(usize),
+    /// Treat this many bytes at the front as written. They are stored here.
+    Consumed(usize),
 }
 
-/// A place in a stream of frames.
+/// A position in a stream of frames.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    /// How much of the current frame is to come.
+struct Position {
+    /// How many bytes of the current frame are to come.
     left: usize,
-    /// The front of a frame whose size is not known.
+    /// The first `head_len` bytes of a frame whose size is not known yet.
     head: [u8; HEAD],
-    known: usize,
+    head_len: usize,
 }
 
-impl Place {
-    /// Goes on by as many bytes as belong to the frame that has begun, and returns how many that
-    /// are.
-    fn finish(&mut self, bytes: &[u8]) -> usize {
+impl Position {
+    /// Advances to the end of the current frame, or of the bytes. Returns by how many bytes.
+    fn finish_frame(&mut self, bytes: &[u8]) -> usize {
         let mut done = 0;
-        if self.known > 0 {
-            done = (HEAD - self.known).min(bytes.len());
-            self.head[self.known..self.known + done].copy_from_slice(&bytes[..done]);
-            self.known += done;
-            if self.known == HEAD {
-                self.known = 0;
+        if self.head_len > 0 {
+            done = (HEAD - self.head_len).min(bytes.len());
+            self.head[self.head_len..self.head_len + done].copy_from_slice(&bytes[..done]);
+            self.head_len += done;
+            if self.head_len == HEAD {
+                self.head_len = 0;
                 self.left = size_of(&self.head) + 1;
             }
         }
@@ -55,13 +55,13 @@ impl Place {
         done + rest
     }
 
-    /// Goes on by all these bytes.
-    fn pass(&mut self, mut bytes: &[u8]) {
+    /// Advances by all these bytes.
+    fn advance(&mut self, mut bytes: &[u8]) {
         loop {
-            bytes = &bytes[self.finish(bytes)..];
+            bytes = &bytes[self.finish_frame(bytes)..];
             let Some(first) = bytes.first() else { return };
             self.head[0] = *first;
-            self.known = 1;
+            self.head_len = 1;
             bytes = &bytes[1..];
         }
     }
@@ -73,13 +73,13 @@ fn size_of(head: &[u8; HEAD]) -> usize {
     usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX - OVERHEAD)
 }
 
-impl Outgoing {
+impl OutgoingFilter {
     pub(super) fn new() -> Self {
         Self {
-            place: Place {
+            position: Position {
                 left: PROTOCOL_HEADER,
                 head: [0; HEAD],
-                known: 0,
+                head_len: 0,
             },
             held: Vec::new(),
             pending: Vec::new(),
@@ -87,12 +87,12 @@ impl Outgoing {
         }
     }
 
-    /// What has to be written before anything else.
+    /// The bytes to write before any others.
     pub(super) fn pending(&self) -> &[u8] {
         &self.pending[self.written..]
     }
 
-    /// So much of what is pending was written.
+    /// Records that this many pending bytes were written.
     pub(super) fn wrote_pending(&mut self, bytes: usize) {
         self.written += bytes;
         if self.written == self.pending.len() {
@@ -101,15 +101,15 @@ impl Outgoing {
         }
     }
 
-    /// These bytes were written as they are.
+    /// Records that these bytes were written unchanged.
     pub(super) fn wrote(&mut self, bytes: &[u8]) {
-        self.place.pass(bytes);
+        self.position.advance(bytes);
     }
 
-    /// Tells what to do with the front of these bytes. Nothing may be pending.
+    /// Returns what to do with the front of these bytes. No bytes may be pending.
     pub(super) fn next(&mut self, bytes: &[u8]) -> Next {
         if self.held.is_empty() {
-            let passable = self.passable(bytes);
+            let passable = self.passable_len(bytes);
             if passable > 0 || bytes.is_empty() {
                 return Next::Write(passable);
             }
@@ -131,14 +131,14 @@ impl Outgoing {
             self.pending.push(FRAME_END);
             self.held.clear();
         }
-        Next::Taken(taken)
+        Next::Consumed(taken)
     }
 
-    /// How many bytes can be written as they are: up to a content header with an escaped id, or one
-    /// of which that cannot be told.
-    fn passable(&self, bytes: &[u8]) -> usize {
-        let mut place = self.place;
-        let mut at = place.finish(bytes);
+    /// How many bytes can be written unchanged: up to a content header that is incomplete or has an
+    /// escaped id.
+    fn passable_len(&self, bytes: &[u8]) -> usize {
+        let mut position = self.position;
+        let mut at = position.finish_frame(bytes);
         loop {
             let rest = &bytes[at..];
             let whole = match rest.first_chunk() {
@@ -166,9 +166,10 @@ mod tests {
 
     const PROTOCOL: &[u8] = b"AMQP\0\0\x09\x01";
 
-    /// What is written of this input, if it is offered in these parts and so much at once is taken.
+    /// The bytes that are written for an input in these parts, with at most `at_once` bytes in each
+    /// write.
     fn written(input: &[u8], parts: &[usize], at_once: usize) -> Vec<u8> {
-        let mut outgoing = Outgoing::new();
+        let mut outgoing = OutgoingFilter::new();
         let mut output = Vec::new();
         let mut rest = input;
         let mut parts = parts.iter().cycle();
@@ -192,7 +193,7 @@ mod tests {
                     outgoing.wrote(&rest[..bytes]);
                     bytes
                 }
-                Next::Taken(bytes) => bytes,
+                Next::Consumed(bytes) => bytes,
             };
             assert!(done > 0);
             rest = &rest[done..];
@@ -208,7 +209,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn escaped_ids_are_restored_however_it_is_written(
+        fn escaped_ids_are_restored_in_any_parts(
             messages in prop::collection::vec(message(), 0..4),
             id in prop::collection::vec(any::<u8>(), 1..60),
             parts in prop::collection::vec(1..300_usize, 0..30),

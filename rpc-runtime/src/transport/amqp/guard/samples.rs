@@ -1,4 +1,4 @@
-//! Frames for tests, valid and not.
+//! Valid and invalid frames for tests.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -6,28 +6,29 @@ use proptest::prelude::*;
 use super::frames::{BODY, FRAME_END, HEADER, HEARTBEAT, METHOD};
 use crate::protocol::Property;
 
-/// A whole frame.
+/// A complete frame.
 pub(super) fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
     let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&[kind][..], &channel.to_be_bytes(), &size, payload, &[FRAME_END]].concat()
 }
 
-/// A short string on the wire.
+/// A short string as it is sent.
 pub(super) fn short(bytes: &[u8]) -> Vec<u8> {
     [&[u8::try_from(bytes.len()).unwrap()], bytes].concat()
 }
 
-/// A table or an array of these entries, with its size.
+/// A table or an array with these entries: its size, and the entries.
 pub(super) fn table(entries: &[u8]) -> Vec<u8> {
     let size = u32::try_from(entries.len()).unwrap().to_be_bytes();
     [&size[..], entries].concat()
 }
 
-/// Entries of a table in which so many others, or arrays, are nested; the last has these entries.
+/// A table's entries with `levels` tables (`F`) or arrays (`A`) nested inside. The innermost holds
+/// `innermost`.
 pub(super) fn nested(kind: u8, levels: usize, innermost: &[u8]) -> Vec<u8> {
     (1..=levels).rev().fold(innermost.to_vec(), |inner, level| {
         let value = [&[kind][..], &table(&inner)].concat();
-        // What stands in an array has no name.
+        // The values in an array have no names.
         match kind == b'A' && level > 1 {
             true => value,
             false => [short(b"a"), value].concat(),
@@ -35,13 +36,13 @@ pub(super) fn nested(kind: u8, levels: usize, innermost: &[u8]) -> Vec<u8> {
     })
 }
 
-/// A method that announces a delivery.
-pub(super) fn deliver(tag: &[u8], exchange: &[u8], routing_key: &[u8]) -> Vec<u8> {
+/// The payload of `basic.deliver`.
+pub(super) fn deliver(consumer_tag: &[u8], exchange: &[u8], routing_key: &[u8]) -> Vec<u8> {
     let strings = [short(exchange), short(routing_key)].concat();
-    [&[0, 60, 0, 60], &short(tag)[..], &[0; 9], &strings].concat()
+    [&[0, 60, 0, 60], &short(consumer_tag)[..], &[0; 9], &strings].concat()
 }
 
-/// Properties as they stand on the wire.
+/// Properties as they are sent.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Props([Option<Vec<u8>>; 14]);
 
@@ -56,14 +57,14 @@ impl Props {
 }
 
 /// The payload of a content header.
-pub(super) fn header(body: u64, Props(properties): &Props) -> Vec<u8> {
+pub(super) fn header(body_size: u64, Props(properties): &Props) -> Vec<u8> {
     let mut flags = 0_u16;
     for (n, property) in properties.iter().enumerate() {
         if property.is_some() {
             flags |= 1 << (15 - n);
         }
     }
-    let mut payload = [&[0, 60, 0, 0][..], &body.to_be_bytes(), &flags.to_be_bytes()].concat();
+    let mut payload = [&[0, 60, 0, 0][..], &body_size.to_be_bytes(), &flags.to_be_bytes()].concat();
     payload.extend(properties.iter().flatten().flatten());
     payload
 }
@@ -130,7 +131,7 @@ pub(super) fn props() -> impl Strategy<Value = Props> {
     })
 }
 
-/// A message as a broker delivers it: three frames or more.
+/// A message as a broker delivers it: two frames or more.
 pub(super) fn message() -> impl Strategy<Value = Vec<u8>> {
     (1..5_u16, "[a-zé]{0,20}", props(), vec(any::<u8>(), 0..300)).prop_map(
         |(channel, key, properties, body)| {

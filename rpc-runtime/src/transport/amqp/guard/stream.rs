@@ -9,9 +9,9 @@ use tokio::io::ReadBuf;
 
 use super::filter::Filter;
 use super::ids;
-use super::outgoing::{Next, Outgoing};
+use super::outgoing::{Next, OutgoingFilter};
 
-/// The smallest buffer that is read into directly. Bytes for a smaller one are copied.
+/// The smallest buffer that is read into directly. Bytes for a smaller buffer are copied.
 const MIN_BUFFER: usize = 4096;
 
 /// A connection's stream. It checks everything that the peer sends.
@@ -19,8 +19,8 @@ const MIN_BUFFER: usize = 4096;
 pub(crate) struct Guarded<S> {
     stream: S,
     filter: Filter,
-    outgoing: Outgoing,
-    /// What is read into if the reader's own buffer is too small.
+    outgoing: OutgoingFilter,
+    /// The buffer to read into if the reader's own buffer is too small.
     spare: Vec<u8>,
 }
 
@@ -30,7 +30,7 @@ impl<S> Guarded<S> {
         Self {
             stream,
             filter: Filter::new(usize::try_from(max_frame).unwrap_or(usize::MAX)),
-            outgoing: Outgoing::new(),
+            outgoing: OutgoingFilter::new(),
             spare: Vec::new(),
         }
     }
@@ -81,7 +81,7 @@ impl<S: tokio::io::AsyncRead + Unpin> AsyncRead for Guarded<S> {
 }
 
 impl<S: tokio::io::AsyncWrite + Unpin> Guarded<S> {
-    /// Writes what has to be written before anything else.
+    /// Writes the pending bytes, which precede any others.
     fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outgoing.pending().is_empty() {
             let written = ready!(Pin::new(&mut self.stream).poll_write(cx, self.outgoing.pending()))?;
@@ -98,10 +98,10 @@ impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_pending(cx))?;
-        let passable = if ids::are_used() {
+        let passable = if ids::may_be_used() {
             match this.outgoing.next(bytes) {
                 Next::Write(passable) => passable,
-                Next::Taken(taken) => return Poll::Ready(Ok(taken)),
+                Next::Consumed(consumed) => return Poll::Ready(Ok(consumed)),
             }
         } else {
             bytes.len()
@@ -116,7 +116,7 @@ impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if ids::are_used() {
+        if ids::may_be_used() {
             let first = parts.iter().find(|part| !part.is_empty());
             return self.poll_write(cx, first.map_or(&[], |part| part));
         }
@@ -125,9 +125,9 @@ impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, parts))?;
         let mut left = written;
         for part in parts {
-            let of_part = left.min(part.len());
-            this.outgoing.wrote(&part[..of_part]);
-            left -= of_part;
+            let from_part = left.min(part.len());
+            this.outgoing.wrote(&part[..from_part]);
+            left -= from_part;
         }
         Poll::Ready(Ok(written))
     }

@@ -1,10 +1,10 @@
-//! What a broker must not send.
+//! Violations of the protocol by the peer.
 
 use std::io;
 
 use crate::protocol::Malformed;
 
-/// The peer does not speak AMQP as a broker does. Its connection cannot be used any more.
+/// The peer sent something that no broker sends. The connection cannot be used any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProtocolViolation {
     #[error("the broker sent a frame of {size} bytes, but at most {max} were negotiated")]

@@ -1,18 +1,23 @@
-//! Which published message a confirm or a return speaks of.
+//! Assigns returns to published messages, and decides the outcome of each message.
 //!
-//! RabbitMQ sends a message's return before its confirm. lapin hands a return to whichever confirm
-//! comes next, which may be another message's, and its confirms are not seen here in the order in
-//! which they came. So a confirm without the message's own return leaves the message undecided,
-//! until its return is seen or can no longer be.
+//! RabbitMQ sends a message's return before its confirm. lapin attaches a return to the confirm
+//! that arrives next, which may be another message's. This module does not see lapin's confirms in
+//! the order in which they arrived. So a confirm without the message's own return leaves the
+//! message undecided, until its return is seen or can no longer be seen.
 //!
-//! When a message is confirmed, at most as many returns still wait as messages are unconfirmed, and
-//! each confirm takes one along. So once all that were in flight at that moment are confirmed, the
-//! message's return was taken along by some confirm: by one of those, or by that of a message sent
-//! later, which came earlier than the last of those. That one was seen by then, or is in flight as
-//! far as is known here. So once all that are in flight at that second moment are confirmed too,
-//! there was no return. Nor is there one after a while, should one of them never be confirmed (a
-//! quorum queue without a majority confirms nothing): unroutable messages are confirmed at once,
-//! and what came is seen soon.
+//! When a message is confirmed, the number of returns that wait in lapin is at most the number of
+//! unconfirmed messages, and each confirm takes one return. The message waits for two moments:
+//!
+//! 1. All messages that were in flight when it was confirmed are confirmed. Then its return was
+//!    attached to some confirm: of one of those messages, or of a message that was sent later but
+//!    confirmed before the last of them. That later confirm was seen already, or its message still
+//!    counts as in flight here.
+//! 2. All messages that were in flight at the first moment are confirmed too. If its return was not
+//!    seen by then, there is none.
+//!
+//! A message that is never confirmed must not block this forever: a quorum queue without a majority
+//! confirms nothing. So a message also counts as routed after [`MAX_WAIT`]. Unroutable messages are
+//! confirmed at once, and confirms that arrived are seen soon.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -23,55 +28,58 @@ use tokio::time::Instant;
 use crate::protocol::ShortStr;
 use crate::transport::Published;
 
-/// What a return can be recognised by: its queue and its correlation id, which is unique among our
-/// requests.
+/// Identifies the message of a return: its queue and its correlation id, which is unique among the
+/// requests of this process.
 pub(super) type Key = (ShortStr, ShortStr);
 
-/// The messages that were published and not yet decided about.
+/// The messages that were published and whose outcome is not decided yet.
 #[derive(Debug, Default)]
 pub(super) struct Confirms {
     next: u64,
-    /// Sent, and not yet confirmed.
+    /// The messages that are not confirmed yet.
     in_flight: BTreeSet<u64>,
-    /// The messages that can be returned, until they are decided about.
+    /// The keys of undecided messages that can be returned.
     keys: HashMap<u64, Key, RandomState>,
+    /// The inverse of `keys`.
     sequences: HashMap<Key, u64, RandomState>,
-    /// Returned on another message's confirm, before their own.
+    /// The messages whose return arrived with another message's confirm, before their own confirm.
     returned_early: HashSet<u64, RandomState>,
-    /// Confirmed without their own return.
+    /// The messages that were confirmed without their own return.
     undecided: HashSet<u64, RandomState>,
-    /// Those of them, and perhaps others, that wait for the first moment, in order.
+    /// The undecided messages that wait for the first moment, in order. Decided ones are removed
+    /// later.
     first: Waiting,
-    /// And for the second.
+    /// Like `first`, for the second moment.
     second: Waiting,
 }
 
-/// Messages that wait until all before another one are confirmed, in order of both.
+/// Messages that each wait until all messages before `before` are confirmed. They are in order of
+/// `before` and of the time since which they wait.
 type Waiting = VecDeque<Undecided>;
 
 #[derive(Debug, Clone, Copy)]
 struct Undecided {
     sequence: u64,
-    /// The message that is not waited for any more.
+    /// The first message that this one does not wait for.
     before: u64,
     since: Instant,
 }
 
-/// After so long a message is taken for routed whatever else is in flight.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// After this time, an undecided message counts as routed.
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// The broker's word on one message.
+/// The broker's confirm of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Confirm {
     Ack,
     Nack,
 }
 
-/// The messages decided about, and how.
+/// Decided messages and their outcomes.
 pub(super) type Decided = Vec<(u64, Published)>;
 
 impl Confirms {
-    /// Enters a message that is about to be published; with its key, if it can be returned.
+    /// Adds a message that is about to be published. `key` is set if the message can be returned.
     pub(super) fn publish(&mut self, key: Option<Key>) -> u64 {
         let sequence = self.next;
         self.next += 1;
@@ -83,7 +91,7 @@ impl Confirms {
         sequence
     }
 
-    /// Takes back a message about which no confirm will come.
+    /// Removes a message that will not be confirmed.
     pub(super) fn forget(&mut self, sequence: u64) -> Decided {
         self.in_flight.remove(&sequence);
         self.returned_early.remove(&sequence);
@@ -93,7 +101,7 @@ impl Confirms {
         decided
     }
 
-    /// Takes in a message's confirm and the return that rode on it.
+    /// Processes a message's confirm and the return that lapin attached to it.
     pub(super) fn confirm(
         &mut self,
         sequence: u64,
@@ -103,8 +111,8 @@ impl Confirms {
     ) -> Decided {
         let mut decided = Decided::new();
         self.in_flight.remove(&sequence);
-        let rode_along = returned.and_then(|key| self.sequences.get(&key).copied());
-        if let Some(returned) = rode_along {
+        let returned = returned.and_then(|key| self.sequences.get(&key).copied());
+        if let Some(returned) = returned {
             match self.undecided.remove(&returned) {
                 true => self.push(returned, Published::Returned, &mut decided),
                 false => {
@@ -129,7 +137,7 @@ impl Confirms {
         decided
     }
 
-    /// Decides about the messages whose return can no longer come: they were routed.
+    /// Decides about the messages whose return can no longer be seen: they were routed.
     fn decide(&mut self, decided: &mut Decided) {
         let oldest = self.in_flight.first().copied().unwrap_or(self.next);
         while let Some(over) = pop_if(&mut self.first, |undecided| undecided.before <= oldest) {
@@ -139,30 +147,30 @@ impl Confirms {
             });
         }
         while let Some(over) = pop_if(&mut self.second, |undecided| undecided.before <= oldest) {
-            self.take_for_routed(over.sequence, decided);
+            self.decide_routed(over.sequence, decided);
         }
     }
 
-    /// When [`overdue`](Self::overdue) has something to decide; never, where nothing waits.
+    /// When [`decide_overdue`](Self::decide_overdue) has to be called. `None` if no message waits.
     pub(super) fn next_overdue(&self) -> Option<Instant> {
         let oldest = [self.first.front(), self.second.front()].into_iter().flatten();
-        Some(oldest.map(|undecided| undecided.since).min()? + LONGEST_WAIT)
+        Some(oldest.map(|undecided| undecided.since).min()? + MAX_WAIT)
     }
 
-    /// Decides about those that have waited long enough.
-    pub(super) fn overdue(&mut self, now: Instant) -> Decided {
+    /// Decides about the messages that have waited for [`MAX_WAIT`].
+    pub(super) fn decide_overdue(&mut self, now: Instant) -> Decided {
         let mut decided = Decided::new();
-        let is_overdue = |undecided: &Undecided| now >= undecided.since + LONGEST_WAIT;
+        let is_overdue = |undecided: &Undecided| now >= undecided.since + MAX_WAIT;
         while let Some(overdue) = pop_if(&mut self.second, is_overdue) {
-            self.take_for_routed(overdue.sequence, &mut decided);
+            self.decide_routed(overdue.sequence, &mut decided);
         }
         while let Some(overdue) = pop_if(&mut self.first, is_overdue) {
-            self.take_for_routed(overdue.sequence, &mut decided);
+            self.decide_routed(overdue.sequence, &mut decided);
         }
         decided
     }
 
-    /// Decides about all that were confirmed: no more confirms come.
+    /// Decides about all confirmed messages, because no more confirms will arrive.
     pub(super) fn end(&mut self) -> Decided {
         let mut decided = Decided::new();
         for sequence in std::mem::take(&mut self.undecided) {
@@ -171,8 +179,8 @@ impl Confirms {
         decided
     }
 
-    fn take_for_routed(&mut self, sequence: u64, decided: &mut Decided) {
-        // It may have been decided about meanwhile.
+    fn decide_routed(&mut self, sequence: u64, decided: &mut Decided) {
+        // It may have been decided already.
         if self.undecided.remove(&sequence) {
             self.push(sequence, Published::Routed, decided);
         }
@@ -190,7 +198,7 @@ impl Confirms {
     }
 }
 
-/// Takes the next message that waits, if its waiting is over.
+/// Takes the next waiting message, if `is_over` accepts it.
 fn pop_if(waiting: &mut Waiting, is_over: impl Fn(&Undecided) -> bool) -> Option<Undecided> {
     let next = *waiting.front()?;
     is_over(&next).then(|| waiting.pop_front())?
@@ -227,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn its_own_return_decides_at_once() {
+    fn a_messages_own_return_decides_at_once() {
         let mut confirms = Confirms::default();
         let sequence = confirms.publish(Some(key(0)));
         assert_eq!(
@@ -237,12 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_return_waits_for_its_own_message() {
+    fn another_messages_return_waits_for_its_message() {
         let mut confirms = Confirms::default();
         for n in 0..2 {
             confirms.publish(Some(key(n)));
         }
-        // 1 was returned, and rides on 0's confirm.
+        // 1 was returned, and its return is attached to 0's confirm.
         assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, Some(key(1)), *NOW)), []);
         assert_eq!(
             kinds(confirms.confirm(1, Confirm::Ack, None, *NOW)),
@@ -269,7 +277,7 @@ mod tests {
         for n in 0..2 {
             confirms.publish(Some(key(n)));
         }
-        // 0 was returned. 1's confirm came first and took that along, and is seen last.
+        // 0 was returned. 1's confirm arrived first, with the return, but is seen last.
         assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, None, *NOW)), []);
         assert_eq!(
             kinds(confirms.confirm(1, Confirm::Ack, Some(key(0)), *NOW)),
@@ -278,24 +286,27 @@ mod tests {
     }
 
     #[test]
-    fn a_confirm_that_never_comes_holds_up_others_for_a_moment_only() {
+    fn a_missing_confirm_delays_others_only_for_a_limited_time() {
         let mut confirms = Confirms::default();
         for n in 0..3 {
             confirms.publish(Some(key(n)));
         }
-        // 0 is never confirmed, and 2 is on its way.
+        // 0 is never confirmed, and 2 is not confirmed yet.
         assert_eq!(kinds(confirms.confirm(1, Confirm::Ack, None, *NOW)), []);
         let overdue = confirms.next_overdue().unwrap();
-        assert_eq!(kinds(confirms.overdue(overdue - Duration::from_millis(1))), []);
-        assert_eq!(kinds(confirms.overdue(overdue)), [(1, "routed")]);
+        assert_eq!(
+            kinds(confirms.decide_overdue(overdue - Duration::from_millis(1))),
+            []
+        );
+        assert_eq!(kinds(confirms.decide_overdue(overdue)), [(1, "routed")]);
         assert!(confirms.next_overdue().is_none());
-        // When the channel ends, what was confirmed is known to be.
+        // When the channel ends, confirmed messages were routed.
         assert_eq!(kinds(confirms.confirm(2, Confirm::Ack, None, *NOW)), []);
         assert_eq!(kinds(confirms.end()), [(2, "routed")]);
     }
 
     #[test]
-    fn what_is_alone_in_flight_is_decided_at_once() {
+    fn a_single_message_in_flight_is_decided_at_once() {
         let mut confirms = Confirms::default();
         for n in 0..2 {
             confirms.publish(Some(key(n)));
@@ -306,17 +317,17 @@ mod tests {
         }
     }
 
-    /// Messages on their way: those to confirm, the returns that wait for a confirm, and what lapin
-    /// has and the publisher did not see yet.
+    /// Simulates lapin: messages to confirm, returns that wait for a confirm, and confirms that the
+    /// publisher has not seen yet.
     #[derive(Default)]
-    struct Way {
+    struct SimulatedLapin {
         outstanding: Vec<u64>,
         waiting: VecDeque<Key>,
         unseen: Vec<(u64, Option<Key>)>,
     }
 
-    impl Way {
-        /// A confirm comes, and takes along the return that waits longest.
+    impl SimulatedLapin {
+        /// A confirm arrives, and takes the return that has waited longest.
         fn confirm(&mut self, pick: prop::sample::Index) {
             if !self.outstanding.is_empty() {
                 let sequence = self.outstanding.remove(pick.index(self.outstanding.len()));
@@ -324,7 +335,7 @@ mod tests {
             }
         }
 
-        /// The publisher sees one of those that came.
+        /// The publisher sees one of the confirms that arrived.
         fn see(&mut self, pick: prop::sample::Index, confirms: &mut Confirms) -> Decided {
             match self.unseen.is_empty() {
                 true => Decided::new(),
@@ -337,21 +348,20 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the order in which confirms come and are seen, with returns handed out as lapin
-        /// does, each message gets its own verdict.
+        /// Each message gets its own outcome, in whatever order confirms arrive and are seen.
         #[test]
-        fn every_message_gets_its_own_verdict(
+        fn every_message_gets_its_own_outcome(
             returned in prop::collection::vec(any::<bool>(), 1..40),
             picks in prop::collection::vec((any::<prop::sample::Index>(), 0u8..4), 200),
         ) {
             let mut confirms = Confirms::default();
-            let mut way = Way::default();
-            let mut verdicts: HashMap<u64, &'static str> = HashMap::new();
-            let mut note = |decided| for (sequence, kind) in kinds(decided) {
-                assert!(verdicts.insert(sequence, kind).is_none(), "two verdicts on {sequence}");
+            let mut lapin = SimulatedLapin::default();
+            let mut outcomes: HashMap<u64, &'static str> = HashMap::new();
+            let mut record = |decided| for (sequence, kind) in kinds(decided) {
+                assert!(outcomes.insert(sequence, kind).is_none(), "two outcomes of {sequence}");
             };
             let mut to_send = (0u64..).zip(&returned);
-            // In any order, and then the rest.
+            // First in a random order, and then the rest.
             let rest = std::iter::repeat_n((picks[0].0, 0), returned.len())
                 .chain(std::iter::repeat_n((picks[0].0, 1), returned.len()))
                 .chain(std::iter::repeat_n((picks[0].0, 2), returned.len()));
@@ -359,20 +369,20 @@ mod tests {
                 match act {
                     0 => if let Some((n, is_returned)) = to_send.next() {
                         let sequence = confirms.publish(Some(key(n)));
-                        way.outstanding.push(sequence);
-                        // The broker's return comes before the message's own confirm, and after it
-                        // was sent.
+                        lapin.outstanding.push(sequence);
+                        // The return arrives after the message was sent, and before its own
+                        // confirm.
                         if *is_returned {
-                            way.waiting.push_back(key(sequence));
+                            lapin.waiting.push_back(key(sequence));
                         }
                     },
-                    1 => way.confirm(pick),
-                    _ => note(way.see(pick, &mut confirms)),
+                    1 => lapin.confirm(pick),
+                    _ => record(lapin.see(pick, &mut confirms)),
                 }
             }
             for (sequence, is_returned) in (0u64..).zip(&returned) {
                 let expected = if *is_returned { "returned" } else { "routed" };
-                prop_assert_eq!(verdicts.get(&sequence).copied(), Some(expected), "message {}", sequence);
+                prop_assert_eq!(outcomes.get(&sequence).copied(), Some(expected), "message {}", sequence);
             }
             prop_assert!(confirms.keys.is_empty() && confirms.sequences.is_empty() && confirms.undecided.is_empty());
             prop_assert!(confirms.returned_early.is_empty() && confirms.in_flight.is_empty());

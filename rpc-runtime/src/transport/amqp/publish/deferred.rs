@@ -1,4 +1,4 @@
-//! Confirms that nobody waits for. Pure, but for lapin's futures that it polls.
+//! Confirms that are polled at intervals. Pure, except that it polls lapin's futures.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
@@ -11,34 +11,34 @@ use tokio::time::Instant;
 /// Resolves once a message is confirmed.
 pub(super) type ConfirmFuture = BoxFuture<'static, Confirmed>;
 
-/// What lapin reports about a message.
+/// lapin's report about a message: a confirm or an error.
 pub(super) struct Confirmed {
     pub(super) sequence: u64,
-    /// The whole message was written.
+    /// Whether the whole message was written.
     pub(super) written: bool,
     pub(super) confirmation: lapin::Result<Confirmation>,
 }
 
-/// How long a confirm may go unnoticed. The timer's own tick is added.
+/// The pause between polls while messages flow, plus the resolution of the timer.
 const MAX_DELAY: Duration = Duration::from_millis(1);
 
 /// The longest pause between polls while nothing is confirmed and nothing is sent.
 const MAX_PAUSE: Duration = Duration::from_millis(32);
 
-/// How many messages a poll looks at.
+/// How many messages a poll checks.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum PollDepth {
-    /// A poll before its time, because several more messages were sent.
+    /// An early poll, because several more messages were sent.
     Short,
-    /// A poll at its time.
+    /// A scheduled poll.
     Normal,
-    /// A poll of all messages, now and then and at the end. A queue that confirms nothing does not
-    /// hide the confirms of other queues for longer.
+    /// A poll of all messages, at some scheduled polls and at the end. It finds the confirms after
+    /// those of a queue that confirms nothing.
     Full,
 }
 
 impl PollDepth {
-    /// The poll ends after so many unconfirmed messages in a row.
+    /// The poll ends after this many consecutive unconfirmed messages.
     fn max_unconfirmed_in_a_row(self) -> usize {
         match self {
             Self::Short => 8,
@@ -48,19 +48,20 @@ impl PollDepth {
     }
 }
 
-/// One of so many polls at their time is a full one.
-const POLLS_PER_FULL_POLL: u8 = 16;
+/// One in this many scheduled polls is a full one.
+const FULL_POLL_INTERVAL: u8 = 16;
 
-/// Confirms that are polled at intervals, several at once. To wake a task for each of them would
-/// cost as much as everything else about the message.
+/// Confirms that are polled at intervals, several at once. Waking a task for each confirm would
+/// cost as much as all other work for its message.
 pub(super) struct DeferredConfirms {
-    /// In the order in which the messages were sent.
+    /// The confirms, in the order in which the messages were sent.
     confirms: VecDeque<ConfirmFuture>,
-    /// `None` if there is nothing to poll until the next message is sent.
+    /// The time of the next poll. `None` if there is nothing to poll until the next message is
+    /// sent.
     next_poll: Option<Instant>,
     /// How many messages were sent since the last poll.
     sent: usize,
-    /// Counts polls at their time.
+    /// Counts scheduled polls.
     polls: u8,
     /// The pause until the next poll.
     pause: Duration,
@@ -84,9 +85,9 @@ impl DeferredConfirms {
         self.sent += 1;
     }
 
-    /// Whether the task that polls has to be woken.
-    pub(super) fn is_poll_due(&self, in_a_row: usize) -> bool {
-        self.next_poll.is_none() || self.sent >= in_a_row || self.pause > MAX_DELAY
+    /// Whether the task that polls has to be woken now.
+    pub(super) fn is_poll_due(&self, confirm_batch: usize) -> bool {
+        self.next_poll.is_none() || self.sent >= confirm_batch || self.pause > MAX_DELAY
     }
 
     /// Returns the messages that were confirmed, and sets the time of the next poll.
@@ -96,7 +97,7 @@ impl DeferredConfirms {
         if !is_time {
             return self.poll(PollDepth::Short);
         }
-        self.polls = (self.polls + 1) % POLLS_PER_FULL_POLL;
+        self.polls = (self.polls + 1) % FULL_POLL_INTERVAL;
         let confirmed = self.poll(match self.polls {
             0 => PollDepth::Full,
             _ => PollDepth::Normal,
@@ -151,7 +152,7 @@ mod tests {
 
     use super::*;
 
-    /// Sends messages, and returns a sender for each that confirms it.
+    /// Adds messages, and returns a sender for each, which confirms it.
     fn sent(deferred: &mut DeferredConfirms, messages: u64) -> Vec<oneshot::Sender<()>> {
         let one = |sequence| {
             let (confirm, confirmed) = oneshot::channel();
@@ -180,7 +181,7 @@ mod tests {
         let confirms = sent(&mut deferred, 1);
         assert!(deferred.is_poll_due(3));
         assert!(deferred.poll_due(now).is_empty());
-        // Now the next poll has a time.
+        // The next poll has a time now.
         assert_eq!(deferred.next_poll, Some(now + MAX_DELAY));
         let more = sent(&mut deferred, 2);
         assert!(!deferred.is_poll_due(3) && deferred.is_poll_due(2));
@@ -188,7 +189,7 @@ mod tests {
             confirm.send(()).unwrap();
         }
         assert_eq!(sequences(deferred.poll_due(now)), [0, 0, 1]);
-        // Polls end once one finds nothing more.
+        // Polling ends after a poll that finds nothing.
         let later = now + MAX_DELAY;
         assert!(deferred.next_poll.is_some());
         assert!(deferred.poll_due(later).is_empty());
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_poll_looks_at_the_oldest_and_a_normal_one_at_more() {
+    fn a_short_poll_checks_the_oldest_messages_and_a_normal_one_more() {
         let mut deferred = DeferredConfirms::default();
         let now = Instant::now();
         let mut confirms: VecDeque<_> = sent(&mut deferred, 30).into();
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn polls_are_rare_while_nothing_happens() {
+    fn polls_become_rare_while_nothing_happens() {
         let mut deferred = DeferredConfirms::default();
         let mut now = Instant::now();
         let stuck = sent(&mut deferred, 1);
@@ -235,7 +236,7 @@ mod tests {
         let mut now = Instant::now();
         let mut confirms = sent(&mut deferred, 2000);
         confirms.pop().unwrap().send(()).unwrap();
-        for _ in 0..POLLS_PER_FULL_POLL {
+        for _ in 0..FULL_POLL_INTERVAL {
             if sequences(deferred.poll_due(now)) == [1999] {
                 return;
             }

@@ -22,8 +22,8 @@ use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::transport::{Outgoing, Published, Receipt};
 
-/// How long a channel that is given up waits for confirms that are on their way.
-const LAST_CONFIRMS: Duration = Duration::from_secs(5);
+/// How long a channel that is given up waits for the last confirms.
+const LAST_CONFIRMS_LIMIT: Duration = Duration::from_secs(5);
 
 /// The outcome of a message that is no longer in flight.
 pub(super) struct Outcome {
@@ -33,7 +33,7 @@ pub(super) struct Outcome {
     pub(super) permits: u32,
 }
 
-/// When the task that waits for confirms has to look at a message that was just sent.
+/// When the task that waits for confirms has to handle a message that was just sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wake {
     Now,
@@ -63,10 +63,10 @@ pub(super) struct InFlightMessages {
     confirms: Confirms,
     messages: HashMap<u64, InFlight, RandomState>,
     deferred: DeferredConfirms,
-    /// Confirms that somebody waits for, until the task takes them.
+    /// Confirms to wait for instead of polling them later, until the task takes them.
     fresh: Vec<ConfirmFuture>,
     refusals: Refusals,
-    /// When the channel ends at the latest, because a queue refuses everything sent through it.
+    /// Deadline to close the channel. Set once a queue has nacked everything on it for 10 s.
     given_up_at: Option<Instant>,
     /// Why nothing can be sent any more.
     lost: Option<BrokerError>,
@@ -75,15 +75,18 @@ pub(super) struct InFlightMessages {
 }
 
 impl InFlightMessages {
-    /// Hands a message to lapin. Returns when to look for its confirm, or its outcome if it was not
-    /// sent.
+    /// Hands a message to lapin. Returns when to poll for its confirm.
+    ///
+    /// # Errors
+    ///
+    /// The outcome of a message that was not sent.
     pub(super) fn send(
         &mut self,
         channel: &Arc<OpenChannel>,
         outgoing: Outgoing,
         receipt: Arc<dyn Receipt>,
         permits: u32,
-        in_a_row: usize,
+        confirm_batch: usize,
     ) -> Result<Wake, Outcome> {
         let Outgoing {
             queue,
@@ -142,12 +145,12 @@ impl InFlightMessages {
         if let Poll::Ready(confirmed) = publishing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             publishing = Box::pin(std::future::ready(confirmed));
         }
-        if in_a_row <= 1 {
+        if confirm_batch <= 1 {
             self.fresh.push(publishing);
             return Ok(Wake::Now);
         }
         self.deferred.push(publishing);
-        Ok(if self.deferred.is_poll_due(in_a_row) {
+        Ok(if self.deferred.is_poll_due(confirm_batch) {
             Wake::Now
         } else {
             Wake::Later
@@ -159,17 +162,15 @@ impl InFlightMessages {
         std::mem::take(&mut self.fresh)
     }
 
-    /// Polls the confirms that nobody waits for.
+    /// Polls the deferred confirms, which the task does not wait for.
     pub(super) fn poll_deferred(&mut self, now: Instant) -> Vec<Outcome> {
         let confirmed = self.deferred.poll_due(now);
-        self.all_confirmed(confirmed, now)
+        self.process_all(confirmed, now)
     }
 
-    /// Processes several confirms.
-    pub(super) fn all_confirmed(&mut self, confirmed: Vec<Confirmed>, now: Instant) -> Vec<Outcome> {
-        let outcomes = confirmed
-            .into_iter()
-            .flat_map(|confirmed| self.confirmed(confirmed, now));
+    /// Processes several reports, each a confirm or an error.
+    pub(super) fn process_all(&mut self, reports: Vec<Confirmed>, now: Instant) -> Vec<Outcome> {
+        let outcomes = reports.into_iter().flat_map(|report| self.process(report, now));
         outcomes.collect()
     }
 
@@ -186,24 +187,24 @@ impl InFlightMessages {
         self.lost.as_ref()
     }
 
-    /// Processes a confirm.
-    fn confirmed(&mut self, confirmed: Confirmed, now: Instant) -> Vec<Outcome> {
+    /// Processes a confirm or an error.
+    fn process(&mut self, report: Confirmed, now: Instant) -> Vec<Outcome> {
         let Confirmed {
             sequence,
             written,
             confirmation,
-        } = confirmed;
+        } = report;
         let (confirm, returned) = match confirmation {
             Ok(Confirmation::Ack(returned)) => (Confirm::Ack, returned),
             Ok(Confirmation::Nack(returned)) => (Confirm::Nack, returned),
-            // Only on a channel that is not in confirm mode, and this one is.
+            // Cannot happen: this channel is in confirm mode.
             Ok(Confirmation::NotRequested) => (Confirm::Ack, None),
             Err(error) => return self.failed(sequence, error, written),
         };
         if let Some(InFlight { queue, .. }) = self.messages.get(&sequence)
-            && self.refusals.confirmed(queue, confirm, now)
+            && self.refusals.record_and_should_give_up(queue, confirm, now)
         {
-            self.given_up_at.get_or_insert(now + LAST_CONFIRMS);
+            self.given_up_at.get_or_insert(now + LAST_CONFIRMS_LIMIT);
         }
         let returned = returned.as_deref().and_then(key);
         let decided = self.confirms.confirm(sequence, confirm, returned, now);
@@ -213,7 +214,8 @@ impl InFlightMessages {
     /// A publish fails only with its channel, which can send nothing more.
     fn failed(&mut self, sequence: u64, error: lapin::Error, written: bool) -> Vec<Outcome> {
         let reason = broker_error(error);
-        // Errors before and after the broker's own reason only say that the channel is closed.
+        // Keep the broker's own reason. Errors before and after it only say that the channel is
+        // closed.
         let source = match (&self.lost, reason) {
             (None | Some(BrokerError::Lost { .. }), reason @ BrokerError::ChannelClosed { .. })
             | (None, reason) => self.lost.insert(reason).clone(),
@@ -229,22 +231,22 @@ impl InFlightMessages {
         self.confirms.next_overdue()
     }
 
-    /// Decides about messages that were confirmed long ago, after it has processed all confirms
-    /// that have arrived.
-    pub(super) fn overdue(&mut self, confirmed: Vec<Confirmed>, now: Instant) -> Vec<Outcome> {
-        let mut outcomes = self.all_confirmed(confirmed, now);
+    /// Decides about messages that were confirmed long ago, but whose outcome depends on a return
+    /// that has not arrived. First processes all confirms that have arrived.
+    pub(super) fn decide_overdue(&mut self, confirmed: Vec<Confirmed>, now: Instant) -> Vec<Outcome> {
+        let mut outcomes = self.process_all(confirmed, now);
         let confirmed = self.deferred.poll(PollDepth::Full);
-        outcomes.extend(self.all_confirmed(confirmed, now));
-        let decided = self.confirms.overdue(now);
+        outcomes.extend(self.process_all(confirmed, now));
+        let decided = self.confirms.decide_overdue(now);
         outcomes.extend(self.finish(decided));
         outcomes
     }
 
     /// Ends all messages, because nothing can be sent any more and no more confirms will arrive.
-    /// Returns the reason: the given one, or the broker's own if that is known.
+    /// Returns their outcomes and the reason: the known one, or else the given one.
     pub(super) fn end(&mut self, reason: BrokerError) -> (Vec<Outcome>, BrokerError) {
         let confirmed = self.deferred.poll(PollDepth::Full);
-        let mut outcomes = self.all_confirmed(confirmed, Instant::now());
+        let mut outcomes = self.process_all(confirmed, Instant::now());
         let reason = self.lost.get_or_insert(reason).clone();
         let decided = self.confirms.end();
         outcomes.extend(self.finish(decided));
@@ -252,7 +254,7 @@ impl InFlightMessages {
         (outcomes, reason)
     }
 
-    /// Ends all messages as [`end`](Self::end) does, without a look at what lapin reports.
+    /// Ends all messages like [`end`](Self::end), but does not poll lapin for more confirms.
     pub(super) fn abandon(&mut self, reason: BrokerError) -> (Vec<Outcome>, BrokerError) {
         let reason = self.lost.get_or_insert(reason).clone();
         self.fresh.clear();
@@ -281,7 +283,7 @@ impl InFlightMessages {
 impl fmt::Debug for InFlightMessages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InFlightMessages")
-            .field("messages", &self.messages.len())
+            .field("count", &self.messages.len())
             .finish_non_exhaustive()
     }
 }

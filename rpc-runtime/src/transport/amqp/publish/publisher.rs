@@ -1,4 +1,5 @@
-//! Publishes through one channel. Anyone hands messages to lapin; one task waits for all confirms.
+//! Publishes through one channel. Any task hands messages to lapin, and one task waits for all
+//! confirms.
 //!
 //! lapin takes a confirm's number and queues the message's frames under two separate locks, so two
 //! tasks that publish at once could swap their confirms. Both happen at the first poll of a
@@ -23,7 +24,7 @@ use super::in_flight::{InFlightMessages, Outcome, Wake};
 use crate::error::{BrokerError, Cause};
 use crate::transport::{Outgoing, Published, Publisher, Receipt, caught};
 
-/// How many KiB of messages may be in flight. A slow broker makes a handle hold this much.
+/// How many KiB of messages may be in flight. With a slow broker, a handle stores this much.
 const MAX_PERMITS: u32 = 64 * 1024;
 
 /// The permits of the smallest message. So at most 4096 messages are in flight.
@@ -36,7 +37,7 @@ pub(crate) struct AmqpPublisher {
     connection: watch::Receiver<ConnectionState>,
 }
 
-/// What senders and the task share.
+/// The state that senders and the task share.
 #[derive(Debug)]
 struct Shared {
     channel: Arc<OpenChannel>,
@@ -56,11 +57,11 @@ impl Shared {
     }
 
     /// Hands a message to lapin. Its permits must have been taken.
-    fn send(&self, outgoing: Outgoing, receipt: Arc<dyn Receipt>, in_a_row: usize) {
+    fn send(&self, outgoing: Outgoing, receipt: Arc<dyn Receipt>, confirm_batch: usize) {
         let permits = permits_for(&outgoing);
         let sent = self
             .lock()
-            .send(&self.channel, outgoing, receipt, permits, in_a_row);
+            .send(&self.channel, outgoing, receipt, permits, confirm_batch);
         match sent {
             Ok(Wake::Now) => self.wake.notify_one(),
             Ok(Wake::Later) => {}
@@ -77,7 +78,7 @@ impl Shared {
         }
     }
 
-    /// Fails all messages, without another look at their confirms.
+    /// Fails all messages, without polling for more confirms.
     fn abandon(&self, reason: BrokerError) {
         self.permits.close();
         let outcomes = {
@@ -125,11 +126,11 @@ impl AmqpPublisher {
         self.connection.borrow().blocked.is_some()
     }
 
-    /// Waits until the broker reads what is published, or the connection is lost. Cancel safe.
-    async fn unblocked(&self) {
+    /// Waits until the connection is not blocked, or is lost. Cancel safe.
+    async fn wait_unblocked(&self) {
         if self.is_blocked() {
             let is_over = |state: &ConnectionState| state.blocked.is_none() || state.lost.is_some();
-            // An error means that the connection is gone, which the task finds out.
+            // An error means that the connection was dropped. The task notices that.
             let _ = self.connection.clone().wait_for(is_over).await;
         }
     }
@@ -141,7 +142,7 @@ impl Publisher for AmqpPublisher {
         &self,
         outgoing: Outgoing,
         receipt: Arc<dyn Receipt>,
-        in_a_row: usize,
+        confirm_batch: usize,
     ) -> Result<(), Box<Outgoing>> {
         if self.is_blocked() {
             return Err(Box::new(outgoing));
@@ -150,19 +151,19 @@ impl Publisher for AmqpPublisher {
             Ok(permits) => permits.forget(),
             Err(_) => return Err(Box::new(outgoing)),
         }
-        self.shared.send(outgoing, receipt, in_a_row);
+        self.shared.send(outgoing, receipt, confirm_batch);
         Ok(())
     }
 
     async fn ready(&self) {
-        self.unblocked().await;
+        self.wait_unblocked().await;
         // An error means that nothing can be sent any more. The next publish reports why.
         let _ = self.shared.permits.acquire_many(MIN_PERMITS).await;
     }
 
     async fn publish(&self, outgoing: Outgoing) -> Published {
         loop {
-            self.unblocked().await;
+            self.wait_unblocked().await;
             match self.shared.permits.acquire_many(permits_for(&outgoing)).await {
                 // The broker may have blocked the connection while the message waited.
                 Ok(_) if self.is_blocked() && !self.connection.borrow().is_lost() => {}
@@ -222,7 +223,8 @@ impl Receipt for OneshotReceipt {
     fn published(self: Arc<Self>, published: Published) {
         let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(sender) = sender {
-            // Nobody waits if the reply came before the confirm, or the call was dropped.
+            // The receiver is gone if the reply arrived before the confirm, or the call was
+            // dropped.
             let _ = sender.send(published);
         }
     }
@@ -233,7 +235,7 @@ struct ConfirmTask {
     shared: Arc<Shared>,
     connection: watch::Receiver<ConnectionState>,
     confirms: FuturesUnordered<ConfirmFuture>,
-    /// All outcomes were reported.
+    /// Whether all outcomes were reported.
     has_ended: bool,
 }
 
@@ -295,14 +297,14 @@ impl ConfirmTask {
                 Some(confirmed) = self.confirms.next() => {
                     let mut all = vec![confirmed];
                     all.extend(ready_of(&mut self.confirms));
-                    let outcomes = shared.lock().all_confirmed(all, Instant::now());
+                    let outcomes = shared.lock().process_all(all, Instant::now());
                     shared.report(outcomes);
                 }
                 () = shared.wake.notified() => is_poll_due = true,
                 () = until(next_poll) => is_poll_due = true,
                 () = until(overdue) => {
                     let confirmed = ready_of(&mut self.confirms);
-                    let outcomes = shared.lock().overdue(confirmed, Instant::now());
+                    let outcomes = shared.lock().decide_overdue(confirmed, Instant::now());
                     shared.report(outcomes);
                 }
                 () = until(given_up_at) => break everything_refused(),
@@ -325,7 +327,7 @@ impl ConfirmTask {
         self.shared.abandon(reason);
     }
 
-    /// Reports the outcome of all messages: no more confirms will arrive.
+    /// Reports the outcome of all messages, because no more confirms will arrive.
     fn end(&mut self, reason: BrokerError) {
         self.has_ended = true;
         self.shared.permits.close();
@@ -333,7 +335,7 @@ impl ConfirmTask {
             let mut in_flight = self.shared.lock();
             self.confirms.extend(in_flight.take_fresh());
             let confirmed = ready_of(&mut self.confirms);
-            let mut outcomes = in_flight.all_confirmed(confirmed, Instant::now());
+            let mut outcomes = in_flight.process_all(confirmed, Instant::now());
             let (others, reason) = in_flight.end(reason);
             outcomes.extend(others);
             self.shared.lost.send_replace(Some(reason));
@@ -357,7 +359,7 @@ fn ready_of(confirms: &mut FuturesUnordered<ConfirmFuture>) -> Vec<Confirmed> {
     std::iter::from_fn(|| confirms.next().now_or_never().flatten()).collect()
 }
 
-/// Why a channel is given up that the broker does not close.
+/// Why a channel is given up although the broker has not closed it.
 fn everything_refused() -> BrokerError {
     let source = Cause::new("a queue refused everything sent through this channel for ten seconds");
     BrokerError::Lost { source: Some(source) }

@@ -1,8 +1,9 @@
-//! Queues that refuse all that a channel sends them. Pure: decisions over data.
+//! Detects queues that nack everything that a channel sends them. Pure: no I/O.
 //!
-//! A channel of RabbitMQ 3.10 whose first message meets a quorum queue in the moment without a
-//! leader goes on asking the node that is gone, and refuses every message for this queue until that
-//! node is back (`rabbit_fifo_client:enqueue`). Another channel finds the new leader.
+//! On RabbitMQ 3.10, a channel may send its first message to a quorum queue that has no leader at
+//! that moment. The channel then keeps asking the node that is gone, and nacks every message to
+//! this queue until that node is back (`rabbit_fifo_client:enqueue`). A new channel finds the new
+//! leader.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,42 +13,47 @@ use tokio::time::Instant;
 use super::confirms::Confirm;
 use crate::protocol::ShortStr;
 
-/// For how long a queue has to refuse everything before the channel is taken to be the reason. A
-/// queue that is full refuses too, and then another channel is of no use: not to be opened too
+/// If a queue nacks everything for this long, the channel is assumed to be the reason. A full queue
+/// nacks messages too, and a new channel does not help then, so channels must not be opened too
 /// often.
-const LONGEST_REFUSAL: Duration = Duration::from_secs(10);
+const MAX_REFUSAL: Duration = Duration::from_secs(10);
 
-/// How many queues are told apart. A worker's replies go to queues of its callers' choice: those
-/// beyond this many are not looked at.
-const MOST_QUEUES: usize = 256;
+/// At most this many queues are tracked. A worker's callers choose the queues of its replies, so
+/// the number of queues is not bounded otherwise.
+const MAX_QUEUES: usize = 256;
 
-/// Since when each queue refuses what it is sent.
+/// Since when each queue has nacked everything.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     since: HashMap<ShortStr, Instant>,
 }
 
 impl Refusals {
-    /// Takes in the broker's word on a message. `true`: the channel is of no more use for this
-    /// queue.
-    pub(super) fn confirmed(&mut self, queue: &ShortStr, confirm: Confirm, now: Instant) -> bool {
+    /// Records a confirm. Returns whether the channel should be given up, as it is no longer of use
+    /// for this queue.
+    pub(super) fn record_and_should_give_up(
+        &mut self,
+        queue: &ShortStr,
+        confirm: Confirm,
+        now: Instant,
+    ) -> bool {
         match confirm {
             Confirm::Ack => {
                 self.since.remove(queue);
                 false
             }
             Confirm::Nack => {
-                if self.since.len() >= MOST_QUEUES && !self.since.contains_key(queue) {
-                    // Had it been the channel's fault, the channel would be gone by now.
+                if self.since.len() >= MAX_QUEUES && !self.since.contains_key(queue) {
+                    // If the channel were the reason, it would have been closed by now.
                     let is_recent =
-                        |since: &Instant| now.saturating_duration_since(*since) <= 2 * LONGEST_REFUSAL;
+                        |since: &Instant| now.saturating_duration_since(*since) <= 2 * MAX_REFUSAL;
                     self.since.retain(|_, since| is_recent(since));
-                    if self.since.len() >= MOST_QUEUES {
+                    if self.since.len() >= MAX_QUEUES {
                         return false;
                     }
                 }
                 let since = *self.since.entry(queue.clone()).or_insert(now);
-                now.saturating_duration_since(since) >= LONGEST_REFUSAL
+                now.saturating_duration_since(since) >= MAX_REFUSAL
             }
         }
     }
@@ -61,35 +67,35 @@ mod tests {
     const B: ShortStr = ShortStr::from_static("b");
 
     #[test]
-    fn a_queue_that_refuses_everything_for_long_ends_the_channel() {
+    fn a_queue_that_nacks_everything_for_long_ends_the_channel() {
         let mut refusals = Refusals::default();
         let begun = Instant::now();
-        assert!(!refusals.confirmed(&A, Confirm::Nack, begun));
-        assert!(!refusals.confirmed(&A, Confirm::Nack, begun + LONGEST_REFUSAL / 2));
-        assert!(!refusals.confirmed(&B, Confirm::Nack, begun + LONGEST_REFUSAL));
-        assert!(!refusals.confirmed(&B, Confirm::Ack, begun + LONGEST_REFUSAL));
-        assert!(refusals.confirmed(&A, Confirm::Nack, begun + LONGEST_REFUSAL));
+        assert!(!refusals.record_and_should_give_up(&A, Confirm::Nack, begun));
+        assert!(!refusals.record_and_should_give_up(&A, Confirm::Nack, begun + MAX_REFUSAL / 2));
+        assert!(!refusals.record_and_should_give_up(&B, Confirm::Nack, begun + MAX_REFUSAL));
+        assert!(!refusals.record_and_should_give_up(&B, Confirm::Ack, begun + MAX_REFUSAL));
+        assert!(refusals.record_and_should_give_up(&A, Confirm::Nack, begun + MAX_REFUSAL));
     }
 
     #[test]
-    fn peers_cannot_make_it_grow() {
+    fn the_number_of_tracked_queues_is_limited() {
         let mut refusals = Refusals::default();
-        for n in 0..10 * MOST_QUEUES {
+        for n in 0..10 * MAX_QUEUES {
             let queue = ShortStr::new(format!("rpc.reply.{n}")).unwrap();
-            refusals.confirmed(&queue, Confirm::Nack, Instant::now());
+            refusals.record_and_should_give_up(&queue, Confirm::Nack, Instant::now());
         }
-        assert_eq!(refusals.since.len(), MOST_QUEUES);
-        refusals.confirmed(&A, Confirm::Nack, Instant::now() + 3 * LONGEST_REFUSAL);
+        assert_eq!(refusals.since.len(), MAX_QUEUES);
+        refusals.record_and_should_give_up(&A, Confirm::Nack, Instant::now() + 3 * MAX_REFUSAL);
         assert_eq!(refusals.since.len(), 1);
     }
 
     #[test]
-    fn a_queue_that_takes_something_refuses_anew() {
+    fn an_ack_restarts_the_time() {
         let mut refusals = Refusals::default();
         let begun = Instant::now();
-        refusals.confirmed(&A, Confirm::Nack, begun);
-        refusals.confirmed(&A, Confirm::Ack, begun + LONGEST_REFUSAL / 2);
-        assert!(!refusals.confirmed(&A, Confirm::Nack, begun + LONGEST_REFUSAL));
-        assert!(refusals.confirmed(&A, Confirm::Nack, begun + 2 * LONGEST_REFUSAL));
+        refusals.record_and_should_give_up(&A, Confirm::Nack, begun);
+        refusals.record_and_should_give_up(&A, Confirm::Ack, begun + MAX_REFUSAL / 2);
+        assert!(!refusals.record_and_should_give_up(&A, Confirm::Nack, begun + MAX_REFUSAL));
+        assert!(refusals.record_and_should_give_up(&A, Confirm::Nack, begun + 2 * MAX_REFUSAL));
     }
 }

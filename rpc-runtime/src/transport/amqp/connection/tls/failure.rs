@@ -9,7 +9,7 @@ use crate::error::TlsFailure;
 
 /// The peer closed the connection during the TLS handshake, without an alert.
 ///
-/// RabbitMQ with TLS 1.2 does so if it requires a client certificate and gets none: it closes the
+/// RabbitMQ with TLS 1.2 does this if it requires a client certificate and gets none: it closes the
 /// connection before it has read all of the client's messages, and its alert is lost.
 #[derive(Debug, thiserror::Error)]
 #[error("the broker closed the connection during the TLS handshake")]
@@ -34,7 +34,7 @@ impl From<HandshakeClosed> for io::Error {
     }
 }
 
-/// What failed about TLS. `None` if something else failed, such as the network.
+/// What failed in TLS. `None` if something else failed, such as the network.
 pub(crate) fn of(error: &io::Error) -> Option<TlsFailure> {
     let error: &(dyn Error + 'static) = error.get_ref()?;
     if let Some(inner) = error.downcast_ref::<io::Error>() {
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_classified_however_deep_it_is_wrapped() {
+    fn a_wrapped_error_is_classified_at_any_depth() {
         let untrusted = RustlsError::InvalidCertificate(CertificateError::UnknownIssuer);
         let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, untrusted));
         assert_eq!(of(&wrapped), Some(TlsFailure::Untrusted));

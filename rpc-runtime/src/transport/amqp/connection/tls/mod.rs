@@ -181,7 +181,8 @@ pub(crate) struct TlsClient {
 impl TlsClient {
     /// Runs the handshake, up to the verification of the broker's certificate.
     ///
-    /// With TLS 1.3 a broker that refuses the client's certificate says so only afterwards.
+    /// With TLS 1.3, a broker that refuses the client's certificate reports that only after the
+    /// handshake.
     pub(crate) async fn handshake(&self, host: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let connected = self.connector.connect(name, stream).await;
