@@ -117,3 +117,35 @@ impl Broker {
         self.transport().depth(&queue).await.map(QueueDepth::from)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service;
+
+    #[service(queue = "numbers")]
+    trait Numbers {
+        async fn zero(&self) -> u64;
+    }
+
+    struct Zero;
+
+    impl Numbers for Zero {
+        async fn zero(&self) -> u64 {
+            0
+        }
+    }
+
+    #[tokio::test]
+    async fn a_queue_in_process_has_as_many_consumers_as_servers() {
+        let broker = Broker::in_process();
+        assert_eq!(broker.queue_depth("numbers").await, None);
+        let server = || Server::new(&broker).serve(NumbersServer::new(Zero)).start();
+        let (one, other) = (server().await.unwrap(), server().await.unwrap());
+        let depth = broker.queue_depth("numbers").await.unwrap();
+        assert_eq!((depth.messages, depth.consumers), (0, 2));
+        one.stop().await.unwrap();
+        other.stop().await.unwrap();
+        assert_eq!(broker.queue_depth("numbers").await.unwrap().consumers, 0);
+    }
+}

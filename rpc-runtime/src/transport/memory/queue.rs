@@ -290,6 +290,12 @@ impl Queue {
         }
     }
 
+    /// How many consumers have not been cancelled.
+    pub(super) fn consumer_count(&self) -> usize {
+        let is_active = |consumer: &&Consumer| consumer.sender.is_some();
+        self.consumers.iter().filter(is_active).count()
+    }
+
     pub(super) fn is_unused(&self) -> bool {
         self.consumers.is_empty()
     }

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::queue::Queue;
 use crate::error::{BrokerError, Cause};
 use crate::protocol::Message;
-use crate::transport::Delivery;
 use crate::transport::topology::{Broadcasts, QueueProperties};
+use crate::transport::{Delivery, Depth};
 
 pub(super) use super::queue::AckMode;
 
@@ -84,10 +84,14 @@ impl Queues {
         has_listeners
     }
 
-    /// How many messages wait in a queue. `None` if no queue of that name exists.
-    pub(super) fn depth(&self, name: &str) -> Option<u32> {
-        let waiting = self.queues.get(name)?.depth();
-        Some(u32::try_from(waiting).unwrap_or(u32::MAX))
+    /// How many messages and consumers a queue has. `None` if no queue of that name exists.
+    pub(super) fn depth(&self, name: &str) -> Option<Depth> {
+        let queue = self.queues.get(name)?;
+        let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
+        Some(Depth {
+            messages: count(queue.depth()),
+            consumers: count(queue.consumer_count()),
+        })
     }
 
     /// Checks that a queue exists.

@@ -194,11 +194,7 @@ impl Transport for MemoryTransport {
         let session = self.wait_ready(&self.consuming).await.ok()?;
         let (broker, queue) = (self.broker.clone(), queue.clone());
         let asking = session.ask(move || broker.queues().depth(queue.as_str()));
-        Some(Depth {
-            messages: asking.await.ok()??,
-            // Not counted. A server that asks for the depth consumes from the queue itself.
-            consumers: 1,
-        })
+        asking.await.ok()?
     }
 
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
@@ -218,7 +214,7 @@ impl Transport for MemoryTransport {
         };
         let session = self.wait_ready(connection).await?;
         let found = earlier.filter(|_| replies == ReplyQueue::Resumable);
-        let found = found.and_then(|name| Some((name, self.broker.queues().depth(name.as_str())?)));
+        let found = found.and_then(|name| Some((name, self.broker.queues().depth(name.as_str())?.messages)));
         let (queue, address, resumed) = match (replies, found) {
             (_, Some((name, waiting))) => (name.to_string(), name.clone(), Some(waiting)),
             (ReplyQueue::Resumable, None) => {
