@@ -91,6 +91,10 @@ impl Address {
 
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        // The parser would log in as `guest` with that password.
+        if user.len() > 1 && user.starts_with(':') {
+            return invalid("it has a password and no user: write amqp://user:password@host");
+        }
         // The parser replaces any IPv6 address with localhost.
         if let Some((host, _)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
             let Ok(host) = host.parse::<Ipv6Addr>() else {
@@ -230,6 +234,14 @@ mod tests {
     }
 
     #[test]
+    fn a_password_without_a_user_is_refused() {
+        for url in ["amqp://:s3cret@broker", "amqp://::QQ=0@broker/prod"] {
+            assert!(reason(url).starts_with("it has a password and no user"), "{url}");
+        }
+        assert_eq!(Address::parse("amqp://broker").unwrap().user(), Some("guest"));
+    }
+
+    #[test]
     fn credentials_are_never_shown() {
         let address = Address::parse("amqp://alice:s3cret@broker:5673/prod").unwrap();
         assert_eq!(format!("{address} {address:?}"), "broker:5673 broker:5673");
@@ -270,7 +282,6 @@ mod tests {
         let user = |url| Address::parse(url).unwrap().user().map(str::to_owned);
         assert_eq!(user("amqps://broker"), Some("guest".to_owned()));
         assert_eq!(user("amqps://broker?auth_mechanism=external"), None);
-        assert_eq!(user("amqps://:x@broker?auth_mechanism=external"), None);
         let named = "amqps://alice@broker/%2f?heartbeat=5&auth_mechanism=EXTERNAL";
         assert_eq!(user(named), Some("alice".to_owned()));
     }
