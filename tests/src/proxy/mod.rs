@@ -242,7 +242,7 @@ impl Proxy {
     /// ```
     /// # use rpc_tests::proxy::{BASIC_ACK, Proxy, Sight, Target};
     /// # fn example(proxy: &Proxy, id: &str) {
-    /// The broker has the message with this id, and its publisher gets no confirm.
+    /// // The broker has the message with this id, and its publisher gets no confirm.
     /// let lost = proxy.cut_before(Target::All, Sight::to_broker(id).then_from_broker(BASIC_ACK));
     /// # }
     /// ```
