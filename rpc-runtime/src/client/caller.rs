@@ -89,42 +89,11 @@ impl Caller {
 mod tests {
     use std::time::Duration;
 
-    use bytes::Bytes;
     use tokio::time::Instant;
 
-    use super::super::called_method::{CalledMethod, CalledService};
-    use super::super::destination::Destination;
-    use super::super::limiter::{Limiter, WhenFull};
-    use super::super::plan::Arguments;
+    use super::super::in_flight_calls::tests::new_call;
     use super::*;
     use crate::Broker;
-    use crate::codec::Codec;
-    use crate::describe::{MethodDescriptor, ServiceDescriptor};
-    use crate::protocol::Headers;
-
-    static STORE: ServiceDescriptor =
-        ServiceDescriptor::new("Store", "q", &[MethodDescriptor::new("read", &[])]);
-
-    fn call() -> Arc<InFlightCall> {
-        let destination = Destination::new(
-            ShortStr::from_static("q"),
-            CalledService::Static(&STORE),
-            true,
-            Limiter::new("q", 1, WhenFull::Wait, true),
-        );
-        Arc::new(InFlightCall::new(CallPlan {
-            method: CalledMethod::Static(&STORE.methods[0]),
-            method_index: destination.method_index("read"),
-            destination: Arc::new(destination),
-            codec: Codec::Json,
-            arguments: Arguments(Bytes::new()),
-            timeout: Duration::from_secs(1),
-            headers: Headers::default(),
-            priority: None,
-            wait_for_server: false,
-            is_detached: false,
-        }))
-    }
 
     /// A client may have a hundred thousand calls in flight, and each of them has both.
     #[tokio::test]
@@ -134,7 +103,7 @@ mod tests {
             limit: Duration::from_secs(1),
             deadline: Instant::now(),
         };
-        let waiting = caller.call(call(), time);
+        let waiting = caller.call(new_call(), time);
         assert!(size_of_val(&waiting) <= 320, "{}", size_of_val(&waiting));
         assert!(size_of::<InFlightCall>() <= 232, "{}", size_of::<InFlightCall>());
     }

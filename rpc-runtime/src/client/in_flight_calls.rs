@@ -226,7 +226,7 @@ impl Drop for InFlightGuard<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::pin::pin;
     use std::time::Duration;
 
@@ -255,7 +255,8 @@ mod tests {
     static STORE: ServiceDescriptor =
         ServiceDescriptor::new("Store", "q", &[MethodDescriptor::new("read", &[])]);
 
-    fn new_call() -> Arc<InFlightCall> {
+    /// A call of a client, to a queue that nobody serves.
+    pub(in crate::client) fn new_call() -> Arc<InFlightCall> {
         let destination = Destination::new(
             ShortStr::from_static("q"),
             CalledService::Static(&STORE),

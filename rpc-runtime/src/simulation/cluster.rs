@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::history::{History, Outcome, Recorder};
+use super::hostile::{BATCHED_QUEUE, QUEUE};
 use super::network::Network;
 use super::scenario::{CallerConfig, FAULTS_END, InjectedFault, Method, Peer, Profile, Scenario};
 use crate::broker::{Broker, BrokerBuilder};
@@ -30,11 +31,6 @@ trait Work {
     #[rpc(oneway)]
     async fn note(&self, id: u64);
 }
-
-pub(super) const QUEUE: &str = "work";
-
-/// The queue for batches.
-pub(super) const BATCHED_QUEUE: &str = "work.batch";
 
 /// After this time without calls, nothing is in flight any more.
 const SETTLE_TIME: Duration = Duration::from_secs(120);

@@ -5,9 +5,13 @@ use bytes::Bytes;
 use fastrand::Rng;
 use uuid::Uuid;
 
-use super::cluster::{BATCHED_QUEUE, QUEUE};
 use crate::protocol::{BATCH_TYPE, Message, Properties, ShortStr};
 use crate::transport::memory::{InProcessBroker, MALFORMED_HEADER, MemoryTransport};
+
+pub(super) const QUEUE: &str = "work";
+
+/// The queue for batches.
+pub(super) const BATCHED_QUEUE: &str = "work.batch";
 
 /// A message that a hostile peer publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
