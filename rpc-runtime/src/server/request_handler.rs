@@ -30,8 +30,8 @@ const MAX_REJECTIONS: u32 = 20;
 
 /// How long a forwarded copy waits before it runs. Running the copy may crash this process. The
 /// original's ack must reach the broker first; otherwise both are delivered again, and the copies
-/// multiply.
-const COPY_PAUSE: Duration = Duration::from_millis(10);
+/// multiply. Only requests that were redelivered are forwarded, so few requests wait.
+const COPY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a reply to another server's probe may wait for a connection.
 const PROBE_REPLY_LIMIT: Duration = Duration::from_secs(1);
