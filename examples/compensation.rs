@@ -111,7 +111,7 @@ async fn main() -> anyhow::Result<()> {
     let stock = StockClient::new(&broker);
     let server = Server::new(&broker)
         // The charge still runs when this example ends.
-        .drain_limit(Duration::ZERO)
+        .drain_timeout(Duration::ZERO)
         .serve(StockServer::new(Shelf(AtomicU32::new(1))))
         .serve(PaymentsServer::new(SlowBank))
         .serve(OrdersServer::new(Shop {
@@ -129,7 +129,7 @@ async fn main() -> anyhow::Result<()> {
     }
     println!("left in stock: {}", stock.left().await?);
 
-    // Fails, because the charge does not end within the drain limit.
+    // Fails, because the charge does not end within the drain timeout.
     let _ = server.stop().await;
     broker.close().await;
     Ok(())

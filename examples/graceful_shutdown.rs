@@ -40,7 +40,7 @@ async fn main() -> anyhow::Result<()> {
         Server::new(&broker)
             .concurrency(3)
             // Longer than any method takes. Methods that still run after it are stopped.
-            .drain_limit(Duration::from_secs(10))
+            .drain_timeout(Duration::from_secs(10))
             .serve(KitchenServer::new(Cook { name }))
     };
 

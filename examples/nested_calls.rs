@@ -60,7 +60,7 @@ async fn main() -> anyhow::Result<()> {
     let broker = broker().await?;
     let server = Server::new(&broker)
         // The search for the rare item still runs when this example ends.
-        .drain_limit(Duration::ZERO)
+        .drain_timeout(Duration::ZERO)
         .serve(StockServer::new(Shelf))
         .serve(ShopServer::new(CornerShop {
             stock: StockClient::new(&broker),
@@ -82,7 +82,7 @@ async fn main() -> anyhow::Result<()> {
         }
     }
 
-    // Fails, because the search does not end within the drain limit.
+    // Fails, because the search does not end within the drain timeout.
     let _ = server.stop().await;
     broker.close().await;
     Ok(())

@@ -61,7 +61,7 @@ async fn main() -> anyhow::Result<()> {
     let broker = broker().await?;
     let server = Server::new(&broker)
         // The audit still runs when this example ends.
-        .drain_limit(Duration::ZERO)
+        .drain_timeout(Duration::ZERO)
         .serve(BankServer::new(OneAccount))
         .start()
         .await?;

@@ -36,7 +36,7 @@ pub use client::{
     Call, ClientBuilder, DynamicClient, FallibleCall, InvalidDescription, MethodError, ServiceClient,
     WhenFull,
 };
-pub use codec::{Codec, DecodeError, EncodeError};
+pub use codec::{Codec, DecodeError, EncodeError, UnknownName};
 pub use describe::{MethodDescriptor, ServiceDescriptor};
 pub use error::{BrokerError, CallError, Cause, Chain, ServerError, TlsFailure};
 pub use protocol::{

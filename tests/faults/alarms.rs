@@ -45,7 +45,7 @@ async fn an_alarm_delays_calls_and_nothing_else() {
 
     let drain = Duration::from_secs(1);
     let second = Server::new(&worker)
-        .drain_limit(drain)
+        .drain_timeout(drain)
         .serve_on(RequestQueue::new(&queue), LedgerServer::new(book.clone()))
         .start()
         .await

@@ -496,7 +496,7 @@ where
     }
 
     fn call(&mut self, call: IncomingCall) -> Self::Future {
-        let name = format!("{}.{}", call.service().name, call.method().name);
+        let name = format!("{}.{}", call.service(), call.method());
         let by = call.context().app_id().unwrap_or("somebody").to_owned();
         assert!(call.context().remaining().is_some_and(|time| time <= SOON));
         let seen = Arc::clone(&self.seen);

@@ -327,7 +327,7 @@ async fn a_drain_that_takes_too_long_says_so_and_gives_requests_back(world: Worl
     let book = Book::new("stuck", &gate, &journal);
     let broker = world.broker().await;
     let server = Server::new(&broker)
-        .drain_limit(limit)
+        .drain_timeout(limit)
         .serve_on(RequestQueue::new(&queue), LedgerServer::new(book))
         .start()
         .await

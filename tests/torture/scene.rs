@@ -26,7 +26,7 @@ use crate::worker::UNFINISHED;
 /// In seconds. Shorter than the runtime's default, so that it matters in a run of a minute.
 const HEARTBEAT: u16 = 3;
 
-/// How long a worker may take to stop: its drain limit plus the time to close.
+/// How long a worker may take to stop: its drain timeout plus the time to close.
 const STOP_LIMIT: Duration = Duration::from_secs(75);
 
 /// Everything that a run needs.

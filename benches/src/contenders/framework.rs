@@ -20,7 +20,7 @@ use crate::scenario::{self, Scenario};
 /// Longer than the time of a hundred thousand calls.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 
-/// The drain limit of workers. No caller waits for their replies any more.
+/// The drain timeout of workers. No caller waits for their replies any more.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Returns its argument.
@@ -94,7 +94,7 @@ impl Contender for Framework {
             });
             let server = Server::new(&broker)
                 .concurrency(scenario.prefetch())
-                .drain_limit(DRAIN_LIMIT)
+                .drain_timeout(DRAIN_LIMIT)
                 .serve_on(self.request_queue(&queue), echo);
             servers.push(server);
             brokers.push(broker);
@@ -169,7 +169,7 @@ pub(crate) async fn bytes_per_waiting_call(broker: &str, calls: usize) -> anyhow
     // counted.
     let server = Server::new(&worker)
         .concurrency(1)
-        .drain_limit(Duration::ZERO)
+        .drain_timeout(Duration::ZERO)
         .serve_on(passing_queue(&queue), EchoServer::new(Silent))
         .start()
         .await?;

@@ -174,12 +174,8 @@ fn app_id(text: &str) -> Result<String, BrokerError> {
 }
 
 fn reply_queue(text: &str) -> Result<ReplyQueue, BrokerError> {
-    match text {
-        "resumable" => Ok(ReplyQueue::Resumable),
-        "exclusive" => Ok(ReplyQueue::Exclusive),
-        "direct" => Ok(ReplyQueue::Direct),
-        _ => Err(error(REPLY_QUEUE, "must be resumable, exclusive or direct")),
-    }
+    text.parse()
+        .map_err(|_| error(REPLY_QUEUE, "must be resumable, exclusive or direct"))
 }
 
 fn flag(variable: &str, text: &str) -> Result<bool, BrokerError> {

@@ -139,10 +139,10 @@ impl<'a> BrokerCall<'a> {
         let plan = self.plan();
         match event {
             CallEvent::Reply(reply) => return ControlFlow::Break(self.on_reply(reply)),
-            CallEvent::Routed if plan.method.is_oneway() => {
+            CallEvent::Confirmed if plan.method.is_oneway() => {
                 return ControlFlow::Break(empty_reply(plan.codec));
             }
-            CallEvent::Routed => {
+            CallEvent::Confirmed => {
                 *is_confirmed = true;
                 self.progress.was_written = true;
                 self.progress.last_failure = None;
@@ -163,7 +163,7 @@ impl<'a> BrokerCall<'a> {
     fn check_session(&self, session: &Session, is_confirmed: bool) -> Step<Next> {
         let state = self.session.state().borrow();
         if state.phase.is_closed() {
-            let reason = self.session.status().why_over();
+            let reason = self.session.status().end_reason_or_closed();
             return ControlFlow::Break(Err(broker_failure(reason, self.progress.withdraw())));
         }
         if !is_confirmed {
@@ -197,7 +197,7 @@ impl<'a> BrokerCall<'a> {
                     return ControlFlow::Continue(true);
                 }
                 // Only the call itself withdraws its request, and then it does not wait.
-                Published::Withdrawn | Published::Routed => {}
+                Published::Withdrawn | Published::Confirmed => {}
             }
             ControlFlow::Continue(false)
         })
@@ -242,12 +242,12 @@ impl<'a> BrokerCall<'a> {
 
     /// Handles the loss of the request, or of the broker's confirm.
     fn on_failed(&mut self, source: BrokerError, written: bool) -> Step<()> {
-        let source = self.session.status().over().unwrap_or(source);
+        let source = self.session.status().end_reason().unwrap_or(source);
         self.progress.was_written |= written;
         if written && matches!(source, BrokerError::ChannelClosed { .. }) {
             self.progress.retry().channels_lost += 1;
         }
-        let is_permanent = source.is_of_ended_handle() || matches!(source, BrokerError::Unsendable { .. });
+        let is_permanent = source.is_handle_ended() || matches!(source, BrokerError::Unsendable { .. });
         let (is_idempotent, channels_lost) =
             (self.plan().method.is_idempotent(), self.progress.channels_lost());
         match resend::after_failed_publish(is_idempotent, written, channels_lost) {

@@ -167,7 +167,7 @@ impl<C, L> ClientBuilder<C, L> {
     ///     .build();
     /// # }
     /// ```
-    pub fn layer<N>(self, layer: N) -> ClientBuilder<C, Stack<N, L>> {
+    pub fn layer<N: CallLayer>(self, layer: N) -> ClientBuilder<C, Stack<N, L>> {
         ClientBuilder {
             layers: Stack::new(layer, self.layers),
             is_layered: true,

@@ -1,7 +1,7 @@
 //! Tracks the requests of a call through a broker.
 
 use super::in_flight_calls::InFlightGuard;
-use crate::transport::{Backoff, Departs};
+use crate::transport::{Backoff, HasLatestSend};
 
 /// What has happened to a call's requests so far. Dropping it withdraws the current request.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl<'a> CallProgress<'a> {
     /// Begins another request and returns its number.
     pub(super) fn begin_request(&mut self) -> u32 {
         self.is_resent |= self.was_written;
-        let number = self.guard.call.departures().begin();
+        let number = self.guard.call.latest_send().begin();
         self.request = Some(number);
         number
     }
@@ -64,7 +64,7 @@ impl<'a> CallProgress<'a> {
 
     /// Withdraws the current request. Returns whether it, or an earlier one, has been sent.
     pub(super) fn withdraw(&self) -> bool {
-        let is_sent = |number| !self.guard.call.departures().withdraw(number);
+        let is_sent = |number| !self.guard.call.latest_send().withdraw(number);
         self.request.is_some_and(is_sent) || self.was_written
     }
 

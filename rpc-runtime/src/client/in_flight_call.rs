@@ -12,14 +12,14 @@ use uuid::Uuid;
 use super::plan::CallPlan;
 use super::received_reply::ReceivedReply;
 use crate::telemetry::{Event, count};
-use crate::transport::{Departs, Departures, Published, Receipt};
+use crate::transport::{ConfirmListener, HasLatestSend, LatestSend, Published};
 
 /// What happens to a call.
 #[derive(Debug)]
 pub(super) enum CallEvent {
     Reply(ReceivedReply),
     /// The broker has put the request into its queue.
-    Routed,
+    Confirmed,
     /// The broker did not confirm the request; it may or may not be in its queue.
     NotConfirmed(Box<Published>),
     /// The broker returned the batch that holds the request, because the batch queue no longer
@@ -43,7 +43,7 @@ pub(crate) struct InFlightCall {
     sequence: AtomicU64,
     plan: CallPlan,
     /// Whether its current request was sent or withdrawn.
-    departures: Departures,
+    latest_send: LatestSend,
     inbox: Mutex<Inbox>,
 }
 
@@ -66,14 +66,14 @@ struct Inbox {
 /// outcomes from taking memory in each call.
 #[derive(Debug)]
 enum PublishOutcome {
-    Routed,
+    Confirmed,
     NotConfirmed(Box<Published>),
 }
 
 impl From<Published> for PublishOutcome {
     fn from(published: Published) -> Self {
         match published {
-            Published::Routed => Self::Routed,
+            Published::Confirmed => Self::Confirmed,
             other => Self::NotConfirmed(Box::new(other)),
         }
     }
@@ -86,7 +86,7 @@ impl Inbox {
         }
         if let Some(outcome) = self.publish_outcome.take() {
             return Some(match outcome {
-                PublishOutcome::Routed => CallEvent::Routed,
+                PublishOutcome::Confirmed => CallEvent::Confirmed,
                 PublishOutcome::NotConfirmed(published)
                     if self.is_batched && matches!(*published, Published::Returned) =>
                 {
@@ -105,7 +105,7 @@ impl InFlightCall {
             id: Uuid::new_v4(),
             sequence: AtomicU64::default(),
             plan,
-            departures: Departures::default(),
+            latest_send: LatestSend::default(),
             inbox: Mutex::default(),
         }
     }
@@ -222,7 +222,7 @@ impl InFlightCall {
         // the reply address may be gone, so wake the call.
         let should_wake = self.plan.method.is_oneway()
             || inbox.session_changed_since_request
-            || !matches!(published, Published::Routed);
+            || !matches!(published, Published::Confirmed);
         match published {
             // Forget the batch size: a retry goes out alone, since perhaps only the batch queue is
             // down.
@@ -250,13 +250,13 @@ fn unlock_and_wake(mut inbox: MutexGuard<'_, Inbox>, should_wake: bool) {
     }
 }
 
-impl Departs for InFlightCall {
-    fn departures(&self) -> &Departures {
-        &self.departures
+impl HasLatestSend for InFlightCall {
+    fn latest_send(&self) -> &LatestSend {
+        &self.latest_send
     }
 }
 
-impl Receipt for InFlightCall {
+impl ConfirmListener for InFlightCall {
     fn published(self: Arc<Self>, published: Published) {
         self.on_published(published);
     }

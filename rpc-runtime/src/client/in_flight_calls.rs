@@ -243,7 +243,7 @@ pub(super) mod tests {
     use super::*;
     use crate::describe::{MethodDescriptor, ServiceDescriptor};
     use crate::protocol::{Headers, Property, ReplyKind, ShortStr, write_batch};
-    use crate::transport::{Published, Receipt};
+    use crate::transport::{ConfirmListener, Published};
 
     fn reply(text: &'static str) -> Message {
         Message {
@@ -411,10 +411,10 @@ pub(super) mod tests {
         Arc::clone(&call).published(Published::Returned);
         calls_in_flight.session_changed();
         assert!(call.begin_request().is_none());
-        Arc::clone(&call).published(Published::Routed);
+        Arc::clone(&call).published(Published::Confirmed);
         calls_in_flight.complete(call.id(), reply("it"), None);
         assert!(matches!(next_event(&call).await, Some(CallEvent::Reply(_))));
-        assert!(matches!(next_event(&call).await, Some(CallEvent::Routed)));
+        assert!(matches!(next_event(&call).await, Some(CallEvent::Confirmed)));
         assert!(next_event(&call).await.is_none(), "its deadline has passed");
     }
 }

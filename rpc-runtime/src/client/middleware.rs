@@ -136,7 +136,7 @@ impl fmt::Debug for CallReply {
 /// A layer for [`ClientBuilder::layer`](crate::ClientBuilder::layer): any [`Layer`] that turns a
 /// [`CallService`] into a service from [`OutgoingCall`] to [`CallReply`].
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a client layer",
+    message = "`{Self}` is not a layer for the calls of a client",
     note = "it must turn a `CallService` into a `tower_service::Service<OutgoingCall, Response = CallReply>`, and the service and its future must be `Send + 'static`"
 )]
 pub trait CallLayer:

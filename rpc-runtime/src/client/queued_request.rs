@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::in_flight_call::InFlightCall;
 use super::plan::CallPlan;
 use crate::error::BrokerError;
-use crate::transport::{Departs, Departure, Published};
+use crate::transport::{HasLatestSend, Published, SendToken};
 
 /// The name of the task that publishes requests.
 pub(super) const SEND_TASK: &str = "outgoing requests";
@@ -72,17 +72,17 @@ impl PendingConfirm {
         self.is_resolved = true;
     }
 
-    pub(super) fn departure(&self) -> Departure {
-        Departure::of(Arc::clone(&self.call) as Arc<dyn Departs>, self.number)
+    pub(super) fn send_token(&self) -> SendToken {
+        SendToken::of(Arc::clone(&self.call) as Arc<dyn HasLatestSend>, self.number)
     }
 
     /// Marks the request as sent. Returns `false` if its call has withdrawn it.
     pub(super) fn mark_sent(&self) -> bool {
-        self.call.departures().leave(self.number)
+        self.call.latest_send().claim(self.number)
     }
 
     fn is_withdrawn(&self) -> bool {
-        self.call.departures().is_withdrawn(self.number)
+        self.call.latest_send().is_withdrawn(self.number)
     }
 }
 
@@ -92,7 +92,7 @@ impl Drop for PendingConfirm {
         if self.is_resolved || self.is_withdrawn() {
             return;
         }
-        let written = !self.call.departures().withdraw(self.number);
+        let written = !self.call.latest_send().withdraw(self.number);
         self.call.on_published(Published::Failed {
             source: BrokerError::Panicked { task: SEND_TASK },
             written,

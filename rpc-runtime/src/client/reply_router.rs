@@ -33,7 +33,7 @@ pub(super) async fn route_available(
         last = route(in_flight, next.ok_or_else(cancelled)??);
         routed += 1;
     }
-    replies.control.settle_up_to(last);
+    replies.control.ack_up_to(last);
     Ok(routed)
 }
 

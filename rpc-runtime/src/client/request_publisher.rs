@@ -16,7 +16,7 @@ use crate::protocol::{
     BATCH_TYPE, BatchedCallRef, Headers, Message, Properties, RESENT_HEADER, Request, ShortStr, write_batch,
 };
 use crate::telemetry::{Event, count};
-use crate::transport::{Departure, Outgoing, Published, Publisher};
+use crate::transport::{Outgoing, Published, Publisher, SendToken};
 
 /// Builds the messages of requests and publishes them.
 #[derive(Debug)]
@@ -43,8 +43,8 @@ impl RequestPublisher {
     }
 
     /// Waits until messages can be published. Cancel safe.
-    pub(super) async fn ready(&self) {
-        self.publisher.ready().await;
+    pub(super) async fn wait_ready(&self) {
+        self.publisher.wait_ready().await;
     }
 
     /// Publishes a message and waits for the broker's confirm.
@@ -70,7 +70,7 @@ impl RequestPublisher {
             queue: request.plan().destination.queue.clone(),
             mandatory: true,
             message: self.request(request, Instant::now()).into_message(),
-            departure: request.confirm.departure(),
+            send_token: request.confirm.send_token(),
         }
     }
 
@@ -104,7 +104,7 @@ impl RequestPublisher {
             queue: plan.destination.batch_queue.clone()?,
             mandatory: true,
             message: self.batch_message(requests)?,
-            departure: Departure::default(),
+            send_token: SendToken::default(),
         })
     }
 

@@ -4,13 +4,14 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use tokio::task::{JoinError, JoinHandle};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,7 +26,8 @@ use crate::escape::Logged;
 use crate::protocol::ShortStr;
 use crate::sync::watch;
 use crate::transport::{
-    Backoff, Panicked, Publisher, ReplyLink, ReplyQueue, Subscription, Transport, caught,
+    Backoff, KeepOpen, Panicked, Publisher, ReplyQueue, ReplySubscription, Subscription, Transport,
+    catch_panic, keep_open,
 };
 
 /// The name of the task that owns the reply consumer.
@@ -101,11 +103,11 @@ pub(super) async fn run(
         tasks,
         is_closed: false,
     };
-    shutdown.run_until_cancelled(task.run()).await;
+    shutdown.run_until_cancelled(task.keep_running()).await;
     task.is_closed = true;
     task.update(|state| state.phase = SessionPhase::Closed);
     if let Some(replies) = task.replies.take() {
-        replies.control.retire().await;
+        replies.control.close_and_delete().await;
     }
     tracing::debug!("reply consumer closed");
 }
@@ -151,11 +153,11 @@ impl SessionTask {
 
     /// Keeps the session open. After a panic, reopens both halves, because the panic may have lost a
     /// part of their state.
-    async fn run(&mut self) -> Infallible {
+    async fn keep_running(&mut self) -> Infallible {
         let mut backoff = Backoff::new();
         loop {
             let since = Instant::now();
-            let Err(panicked) = caught(SESSION_TASK, self.keep_open()).await;
+            let Err(panicked) = catch_panic(SESSION_TASK, keep_open(self)).await;
             self.state.send_modify(|state| {
                 state.phase = SessionPhase::Opening;
                 state.lost = Some(panicked.into());
@@ -165,26 +167,6 @@ impl SessionTask {
             self.send_task = None;
             backoff.worked_for(since.elapsed());
             backoff.wait().await;
-        }
-    }
-
-    async fn keep_open(&mut self) -> Infallible {
-        let mut backoff = Backoff::new();
-        loop {
-            let error = match self.open().await {
-                Ok(()) => {
-                    let since = Instant::now();
-                    let lost = self.serve().await;
-                    self.record_loss(&lost);
-                    backoff.worked_for(since.elapsed());
-                    lost
-                }
-                Err(error) => {
-                    self.record_failed_open(&error);
-                    error
-                }
-            };
-            self.while_routing(backoff.wait_after(&error)).await;
         }
     }
 
@@ -212,7 +194,7 @@ impl SessionTask {
     }
 
     /// Opens the halves that are missing. Then calls may send requests.
-    async fn open(&mut self) -> Result<(), BrokerError> {
+    async fn open_halves(&mut self) -> Result<(), BrokerError> {
         if self.replies.is_none() {
             self.open_replies().await?;
         }
@@ -223,7 +205,7 @@ impl SessionTask {
         }
         // Either half may have been lost while the other one was opened.
         if let Some(publisher) = &self.publisher
-            && let Some(reason) = publisher.closed().now_or_never()
+            && let Some(reason) = publisher.wait_closed().now_or_never()
         {
             self.publisher = None;
             return Err(reason);
@@ -232,7 +214,7 @@ impl SessionTask {
             let (publisher, options) = (Arc::clone(publisher), Arc::clone(&self.options));
             let (requests, send_task) =
                 RequestSender::new(publisher, reply_to.clone(), options, Arc::clone(&self.in_flight));
-            let send_task = caught(SEND_TASK, send_task);
+            let send_task = catch_panic(SEND_TASK, send_task);
             self.send_task = Some(self.tasks.spawn_on(send_task, &self.transport.runtime()));
             self.state.send_modify(|state| {
                 let epoch = state.epoch;
@@ -243,7 +225,7 @@ impl SessionTask {
     }
 
     async fn open_replies(&mut self) -> Result<(), BrokerError> {
-        let ReplyLink {
+        let ReplySubscription {
             address,
             replies,
             resumed,
@@ -287,7 +269,7 @@ impl SessionTask {
         let Some(publisher) = self.publisher.clone() else {
             return BrokerError::Lost { source: None };
         };
-        let mut closed = pin!(publisher.closed());
+        let mut closed = pin!(publisher.wait_closed());
         loop {
             let (Some(replies), Some(send_task)) = (&mut self.replies, &mut self.send_task) else {
                 return BrokerError::Lost { source: None };
@@ -344,12 +326,37 @@ impl SessionTask {
                     state.phase = SessionPhase::Opening;
                     state.epoch.address += 1;
                 });
-                replies.control.retire().await;
+                replies.control.close_and_delete().await;
             }
         }
         if self.kind == ReplyQueue::Direct {
             self.publisher = None;
         }
+    }
+}
+
+impl KeepOpen for SessionTask {
+    type Opened = ();
+    type End = Infallible;
+
+    async fn open(&mut self) -> ControlFlow<Infallible, Result<(), BrokerError>> {
+        ControlFlow::Continue(self.open_halves().await)
+    }
+
+    async fn run(&mut self, (): ()) -> ControlFlow<Infallible, BrokerError> {
+        let lost = self.serve().await;
+        self.record_loss(&lost);
+        ControlFlow::Continue(lost)
+    }
+
+    fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<Infallible> {
+        self.record_failed_open(error);
+        ControlFlow::Continue(())
+    }
+
+    async fn pause(&mut self, delay: Duration) -> ControlFlow<Infallible> {
+        self.while_routing(sleep(delay)).await;
+        ControlFlow::Continue(())
     }
 }
 

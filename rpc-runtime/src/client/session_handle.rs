@@ -73,12 +73,12 @@ impl SessionHandle {
     /// If the broker refuses the session, or the handle is closed.
     pub(super) async fn wait_open(&self, lost: Option<&Arc<Session>>) -> Result<Arc<Session>, BrokerError> {
         let mut state = self.state().clone();
-        let settled = state.wait_for(|state| match &state.phase {
+        let decided = state.wait_for(|state| match &state.phase {
             SessionPhase::Opening => false,
             SessionPhase::Open(session) => is_another(session, lost),
             SessionPhase::Refused(_) | SessionPhase::Closed => true,
         });
-        if let Ok(state) = settled.await {
+        if let Ok(state) = decided.await {
             match &state.phase {
                 SessionPhase::Open(session) => return Ok(Arc::clone(session)),
                 SessionPhase::Refused(reason) => return Err(reason.clone()),
@@ -86,7 +86,7 @@ impl SessionHandle {
             }
         }
         // Closed, or the session's task has ended with its runtime.
-        Err(self.status().why_over())
+        Err(self.status().end_reason_or_closed())
     }
 
     /// Returns whether the queue of a refused request does not exist. RabbitMQ 4 refuses requests to
@@ -94,7 +94,7 @@ impl SessionHandle {
     pub(super) async fn is_missing(&self, destination: &Destination) -> bool {
         let exists = destination.queue_check.exists(|| {
             let (transport, queue) = (Arc::clone(&self.transport), destination.queue.clone());
-            async move { transport.is_there(&queue).await }.boxed()
+            async move { transport.queue_exists(&queue).await }.boxed()
         });
         exists.await == Some(false)
     }

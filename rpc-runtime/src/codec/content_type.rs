@@ -1,6 +1,9 @@
 //! The codecs and their content types.
 
 use std::fmt;
+use std::str::FromStr;
+
+use super::unknown_name::UnknownName;
 
 /// The format of arguments and results: the `content_type` of a message.
 ///
@@ -69,6 +72,32 @@ fn is_utf8(parameter: &str) -> bool {
             matches!(charset, "utf-8" | "utf8" | "us-ascii" | "ascii")
         }
         _ => true,
+    }
+}
+
+/// Parses `msgpack`, `json`, `text` or a content type.
+///
+/// ```
+/// use rpc_runtime::Codec;
+///
+/// assert_eq!("json".parse(), Ok(Codec::Json));
+/// assert_eq!(Codec::Text.to_string().parse(), Ok(Codec::Text));
+/// let unknown = "yaml".parse::<Codec>().unwrap_err();
+/// assert_eq!(unknown.to_string(), "unknown name: use msgpack, json or text");
+/// ```
+impl FromStr for Codec {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        match name {
+            "msgpack" => Ok(Self::MessagePack),
+            "json" => Ok(Self::Json),
+            "text" => Ok(Self::Text),
+            content_type => match Self::named(content_type) {
+                Ok(Some(codec)) => Ok(codec),
+                Ok(None) | Err(_) => Err(UnknownName::new("msgpack, json or text")),
+            },
+        }
     }
 }
 

@@ -14,9 +14,11 @@ mod numbers;
 mod round_trips;
 mod scratch;
 mod text;
+mod unknown_name;
 
 pub use borrowed::{ByteSlice, CowBytes, CowStr, Named, NamedAlike, bytes};
 pub use content_type::Codec;
 pub(crate) use content_type::UnsupportedContentType;
 pub use error::{DecodeError, EncodeError};
 pub(crate) use text::ARGUMENTS;
+pub use unknown_name::UnknownName;

@@ -141,7 +141,7 @@ impl Discover {
         let mut link = self.by(deadline, opening).await?;
         let (id, sent) = self.send(method, &link.address, deadline).await;
         let collected = match sent {
-            Ok(Published::Routed) => {
+            Ok(Published::Confirmed) => {
                 let collection = Collection::new(id, self.max_workers);
                 self.collect(collection, &mut link.replies, deadline).await
             }
@@ -159,7 +159,7 @@ impl Discover {
             Ok(Published::Withdrawn) => Err(refused()),
             Err(error) => Err(error),
         };
-        link.replies.control.retire().await;
+        link.replies.control.close_and_delete().await;
         collected
     }
 

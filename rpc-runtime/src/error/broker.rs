@@ -279,7 +279,7 @@ impl BrokerError {
     }
 
     /// Whether the handle was closed or its runtime has shut down: nothing works any more.
-    pub(crate) fn is_of_ended_handle(&self) -> bool {
+    pub(crate) fn is_handle_ended(&self) -> bool {
         matches!(self, Self::Closed | Self::RuntimeEnded)
     }
 }

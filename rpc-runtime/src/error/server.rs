@@ -72,15 +72,15 @@ pub enum ServerError {
     #[error("the broker failed the server")]
     Broker(#[from] BrokerError),
 
-    /// Requests that ran at shutdown did not finish within the drain limit. They were aborted and
+    /// Requests that ran at shutdown did not finish within the drain timeout. They were aborted and
     /// returned to the broker: `idempotent` ones run again at another worker, and the callers of
     /// the others get the fault `interrupted`.
-    #[error("{unfinished} requests did not finish within the drain limit of {limit:?} and were aborted")]
+    #[error("{unfinished} requests did not finish within the drain timeout of {limit:?} and were aborted")]
     #[non_exhaustive]
     DrainTimedOut {
         /// The number of aborted requests.
         unfinished: usize,
-        /// The drain limit.
+        /// The drain timeout.
         limit: Duration,
     },
 }

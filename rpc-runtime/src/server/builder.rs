@@ -90,7 +90,7 @@ impl<L> Server<L> {
     /// # server.stop().await
     /// # }
     /// ```
-    pub fn layer<N>(self, layer: N) -> Server<Stack<N, L>> {
+    pub fn layer<N: HandlerLayer>(self, layer: N) -> Server<Stack<N, L>> {
         Server {
             layers: Stack::new(layer, self.layers),
             is_layered: true,
@@ -122,8 +122,8 @@ impl<L> Server<L> {
 
     /// Sets how long the requests in progress at shutdown may take to end. The default is 30
     /// seconds.
-    pub fn drain_limit(mut self, limit: Duration) -> Self {
-        self.config.drain_limit = limit;
+    pub fn drain_timeout(mut self, limit: Duration) -> Self {
+        self.config.drain_timeout = limit;
         self
     }
 
@@ -233,7 +233,7 @@ impl<L: HandlerLayer> Server<L> {
     ///
     /// Returns an error if two services conflict, if the broker refuses a queue at the start, if
     /// the handle is closed, or if the requests in progress at shutdown do not end within the
-    /// [drain limit](Self::drain_limit).
+    /// [drain timeout](Self::drain_timeout).
     ///
     /// # Cancel safety
     ///

@@ -20,7 +20,7 @@ use crate::escape::Logged;
 use crate::protocol::{ReplyAddresses, ShortStr, queue_name};
 use crate::service::middleware::{Around, HandlerLayer, layered_service};
 use crate::service::{Dispatcher, Rules, Service};
-use crate::transport::{Declare, RequestQueue, Subscription, Transport, supervised};
+use crate::transport::{DeclareMode, RequestQueue, Subscription, Transport, restart_on_panic};
 
 const DEFAULT_CONCURRENCY: u16 = 64;
 
@@ -43,7 +43,7 @@ pub(super) struct ServerConfig {
     pub(super) host: Host,
     pub(super) services: Vec<(RequestQueue, Arc<dyn Service>)>,
     pub(super) concurrency: u16,
-    pub(super) drain_limit: Duration,
+    pub(super) drain_timeout: Duration,
     pub(super) reply_addresses: ReplyAddresses,
     pub(super) batching: bool,
     pub(super) admission: bool,
@@ -89,7 +89,7 @@ impl ServerConfig {
             host,
             services: Vec::new(),
             concurrency: DEFAULT_CONCURRENCY,
-            drain_limit: DEFAULT_DRAIN_LIMIT,
+            drain_timeout: DEFAULT_DRAIN_LIMIT,
             reply_addresses: ReplyAddresses::default(),
             batching: true,
             admission: true,
@@ -113,9 +113,9 @@ impl ServerConfig {
         // Queues that the server does not declare may not exist, so they come first. If one of them
         // fails after the server has subscribed to another queue, requests of the other queue are
         // redelivered although they did not run.
-        queues.sort_by_key(|(queue, ..)| queue.declare() == Declare::Active);
+        queues.sort_by_key(|(queue, ..)| queue.declare_mode() == DeclareMode::Active);
         let transport = &self.host.transport;
-        if let Some(over) = transport.status().over() {
+        if let Some(over) = transport.status().end_reason() {
             return Err(over.into());
         }
         let runtime = transport.runtime();
@@ -124,7 +124,7 @@ impl ServerConfig {
         let channel_task = AbortOnDropHandle::new(runtime.spawn(keep_open));
         let (reply_sender, sending) = ReplySender::new(Arc::clone(&channel));
         let sender_task = AbortOnDropHandle::new(runtime.spawn(sending));
-        stop.run_until_cancelled(channel.ready()).await.transpose()?;
+        stop.run_until_cancelled(channel.wait_ready()).await.transpose()?;
         // For the same reason, all queues are declared before the first subscription.
         for (queue, ..) in &queues {
             let declaring = with_retries(queue.name(), || transport.declare_requests(queue));
@@ -159,14 +159,14 @@ impl ServerConfig {
             names.push(name);
         }
         let (probes, sender) = (shared.probes, Arc::clone(transport));
-        let probing = async move { supervised("queue delay", || probes.send(&sender)).await };
+        let probing = async move { restart_on_panic("queue delay", || probes.send(&sender)).await };
         let probe_task = AbortOnDropHandle::new(runtime.spawn(probing));
         tracing::info!(queues = ?names, concurrency = self.concurrency, "serving");
         Ok(OpenServer {
             consumers,
             responder,
             queues: names,
-            drain_limit: self.drain_limit,
+            drain_timeout: self.drain_timeout,
             reply_tasks: [channel_task, sender_task],
             probe_task,
             transport: self.host.transport,
@@ -200,7 +200,7 @@ impl ServerConfig {
             let transport = Arc::clone(&self.host.transport);
             QueueConsumer::new(transport, queue, prefetch, Arc::clone(&handler), estimates)
         };
-        let batch_queue = queue.batched().filter(|_| self.batching);
+        let batch_queue = queue.batch_queue().filter(|_| self.batching);
         let single = consumer(queue, self.concurrency, estimates.single);
         let Some(subscription) = single.open(stop).await? else {
             return Ok(None);
@@ -218,7 +218,7 @@ impl ServerConfig {
                 Ok(Some(()))
             }
             Ok(None) => Ok(None),
-            Err(error) if error.is_of_ended_handle() => Err(error.into()),
+            Err(error) if error.is_handle_ended() => Err(error.into()),
             // The user may lack permissions for the queue, or it exists with other arguments.
             Err(error) => {
                 tracing::info!(
@@ -322,7 +322,7 @@ impl Estimates {
         }
         Self {
             single: Some(probes.add(queue.name())),
-            batches: queue.batched().map(|queue| probes.add(queue.name())),
+            batches: queue.batch_queue().map(|queue| probes.add(queue.name())),
         }
     }
 

@@ -3,6 +3,7 @@
 //! Each worker consumes them from a queue of its own. They need no permit, so a worker answers them
 //! even while it runs as many requests as it may. A failure here never ends the server.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ use crate::service::{
     Dispatcher, Executor, Received, RequestLabel, RequestLog, RequestSource, Response, Rules, Service,
 };
 use crate::transport::{
-    Backoff, Broadcasts, Delivery, Departure, Outgoing, Subscription, Transport, supervised,
+    Backoff, Broadcasts, Delivery, KeepOpen, Outgoing, SendToken, Subscription, Transport, keep_open,
+    restart_on_panic,
 };
 
 /// How long the sender of a discovery request waits for replies.
@@ -71,7 +73,16 @@ impl DiscoveryResponder {
         let (first_attempt_done, first_attempt) = oneshot::channel();
         let mut first_attempt_done = Some(first_attempt_done);
         let running = async move {
-            supervised("discovery", || responder.run(first_attempt_done.take(), &stopped)).await;
+            let running = restart_on_panic("discovery", || {
+                let mut run = ResponderRun {
+                    task: &responder,
+                    stop: &stopped,
+                    first_attempt_done: first_attempt_done.take(),
+                    is_refusal_logged: false,
+                };
+                async move { keep_open(&mut run).await }
+            });
+            running.await;
         };
         let task = transport.runtime().spawn(running);
         Self {
@@ -101,81 +112,94 @@ struct ResponderTask {
     channel: Arc<ReplyChannel>,
 }
 
-impl ResponderTask {
-    /// Consumes from the discovery queue, and reopens it whenever it is lost, until it is told to
-    /// stop or the broker handle is closed.
-    async fn run(&self, mut first_attempt_done: Option<oneshot::Sender<()>>, stop: &CancellationToken) {
-        let mut backoff = Backoff::new();
-        let mut is_refusal_logged = false;
-        loop {
-            let opening = self.transport.open_broadcasts(&DISCOVERY);
-            let Some(opened) = stop.run_until_cancelled(opening).await else {
-                return;
-            };
-            // Dropping the sender wakes `started`.
-            drop(first_attempt_done.take());
-            // `None` after a refusal, which is retried rarely.
-            let retry_after = match opened {
-                Ok(subscription) => {
-                    let since = Instant::now();
-                    is_refusal_logged = false;
-                    let Some(lost) = self.answer_until_lost(subscription, stop).await else {
-                        return;
-                    };
-                    let error = Logged(Chain(&lost));
-                    tracing::debug!(%error, "the discovery queue was lost; declaring it again");
-                    backoff.worked_for(since.elapsed());
-                    Some(lost)
-                }
-                Err(error) if error.is_of_ended_handle() => return,
-                Err(refused) if !refused.is_worth_reopening() => {
-                    if !std::mem::replace(&mut is_refusal_logged, true) {
-                        let error = Logged(Chain(&refused));
-                        let missing = missing_permission(&refused);
-                        tracing::info!(%error, missing, "serving without discovery");
-                    }
-                    None
-                }
-                Err(error) => Some(error),
-            };
-            let waiting = async {
-                match retry_after {
-                    Some(lost) => backoff.wait_after(&lost).await,
-                    None => sleep(REFUSED_RETRY_DELAY).await,
-                }
-            };
-            if stop.run_until_cancelled(waiting).await.is_none() {
-                return;
-            }
+/// Keeps the discovery queue open until the responder is stopped or the broker handle is closed.
+struct ResponderRun<'a> {
+    task: &'a ResponderTask,
+    stop: &'a CancellationToken,
+    /// Dropping the sender wakes [`DiscoveryResponder::started`].
+    first_attempt_done: Option<oneshot::Sender<()>>,
+    is_refusal_logged: bool,
+}
+
+impl KeepOpen for ResponderRun<'_> {
+    type Opened = Subscription;
+    type End = ();
+
+    async fn open(&mut self) -> ControlFlow<(), Result<Subscription, BrokerError>> {
+        let opening = self.task.transport.open_broadcasts(&DISCOVERY);
+        let opened = unless_stopped(self.stop, opening).await?;
+        drop(self.first_attempt_done.take());
+        ControlFlow::Continue(opened)
+    }
+
+    async fn run(&mut self, subscription: Subscription) -> ControlFlow<(), BrokerError> {
+        self.is_refusal_logged = false;
+        let lost = self.task.answer_until_lost(subscription, self.stop).await?;
+        let error = Logged(Chain(&lost));
+        tracing::debug!(%error, "the discovery queue was lost; declaring it again");
+        ControlFlow::Continue(lost)
+    }
+
+    fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<()> {
+        if error.is_handle_ended() {
+            return ControlFlow::Break(());
+        }
+        if !error.is_worth_reopening() && !std::mem::replace(&mut self.is_refusal_logged, true) {
+            let missing = missing_permission(error);
+            let error = Logged(Chain(error));
+            tracing::info!(%error, missing, "serving without discovery");
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
+        if error.is_worth_reopening() {
+            backoff.delay_after(error)
+        } else {
+            REFUSED_RETRY_DELAY
         }
     }
 
-    /// Answers requests until the queue is lost, and returns why. `None` if it was told to stop.
+    async fn pause(&mut self, delay: Duration) -> ControlFlow<()> {
+        unless_stopped(self.stop, sleep(delay)).await
+    }
+}
+
+/// Waits for a future. [`Break`](ControlFlow::Break) if it is told to stop before.
+async fn unless_stopped<T>(stop: &CancellationToken, future: impl Future<Output = T>) -> ControlFlow<(), T> {
+    match stop.run_until_cancelled(future).await {
+        Some(output) => ControlFlow::Continue(output),
+        None => ControlFlow::Break(()),
+    }
+}
+
+impl ResponderTask {
+    /// Answers requests until the queue is lost, and returns why.
     async fn answer_until_lost(
         &self,
         mut subscription: Subscription,
         stop: &CancellationToken,
-    ) -> Option<BrokerError> {
+    ) -> ControlFlow<(), BrokerError> {
         let mut answering = FuturesUnordered::new();
         let lost = loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break None,
-                Some(tag) = answering.next() => subscription.control.settle(tag),
+                () = stop.cancelled() => {
+                    // This deletes the queue, so that discovery no longer finds this worker.
+                    subscription.control.close_and_delete().await;
+                    return ControlFlow::Break(());
+                }
+                Some(tag) = answering.next() => subscription.control.ack(tag),
                 // The prefetch bounds `answering`.
                 arrival = subscription.deliveries.next() => match arrival {
                     Some(Ok(delivery)) => answering.push(self.answer(delivery)),
-                    Some(Err(reason)) => break Some(reason),
-                    None => break Some(BrokerError::Lost { source: None }),
+                    Some(Err(reason)) => break reason,
+                    None => break BrokerError::Lost { source: None },
                 },
             }
         };
-        match &lost {
-            // This deletes the queue, so that discovery no longer finds this worker.
-            None => subscription.control.retire().await,
-            Some(_) => subscription.control.close().await,
-        }
-        lost
+        subscription.control.close().await;
+        ControlFlow::Continue(lost)
     }
 
     /// Answers a request and returns its delivery tag.
@@ -216,7 +240,7 @@ impl ResponderTask {
             message: to.message(reply),
             queue: to.address,
             mandatory: false,
-            departure: Departure::default(),
+            send_token: SendToken::default(),
         };
         // The loss of a reply does no harm: discovery can be repeated.
         let _ = self

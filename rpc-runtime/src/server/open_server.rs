@@ -19,7 +19,7 @@ pub(super) struct OpenServer {
     /// `None` if the server does not describe itself.
     pub(super) responder: Option<DiscoveryResponder>,
     pub(super) queues: Vec<String>,
-    pub(super) drain_limit: Duration,
+    pub(super) drain_timeout: Duration,
     /// The tasks that keep the reply channel open and send replies.
     pub(super) reply_tasks: [AbortOnDropHandle<()>; 2],
     pub(super) probe_task: AbortOnDropHandle<()>,
@@ -32,7 +32,7 @@ impl OpenServer {
     pub(super) async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self {
             queues,
-            drain_limit: limit,
+            drain_timeout: limit,
             reply_tasks: _reply_tasks,
             transport,
             ..

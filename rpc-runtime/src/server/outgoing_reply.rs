@@ -9,7 +9,7 @@ use super::reply_channel::{ReplyChannel, SendOutcome};
 use crate::protocol::{BATCH_HEADER, Fault, FaultCode, Reply, ShortStr};
 use crate::service::ReplyTo;
 use crate::telemetry::{Event, count};
-use crate::transport::{Departure, Outgoing};
+use crate::transport::{Outgoing, SendToken};
 
 /// How long a reply may wait for a connection even if its caller's deadline has passed. Some
 /// callers wait for longer than the expiration of their request.
@@ -86,7 +86,7 @@ fn outgoing(reply: Reply, batch_size: u16, to: &ReplyTo) -> Outgoing {
         queue: to.address.clone(),
         mandatory: false,
         message,
-        departure: Departure::default(),
+        send_token: SendToken::default(),
     }
 }
 

@@ -24,7 +24,8 @@ struct DeliveryState {
     remaining: AtomicUsize,
     /// Whether one of its requests was rejected.
     is_rejected: AtomicBool,
-    /// Counts the delivery as unsettled for as long as this exists; see [`Counters::deliveries`].
+    /// Counts the delivery as unacknowledged for as long as this exists; see
+    /// [`Counters::deliveries`].
     _counted: Arc<()>,
 }
 
@@ -59,7 +60,7 @@ impl RequestShare {
         self.finish_one();
     }
 
-    /// Settles the delivery if this is its last request.
+    /// Acks the delivery if this is its last request.
     fn finish_one(self) {
         let DeliveryState {
             control,
@@ -74,7 +75,7 @@ impl RequestShare {
         if is_rejected.load(Ordering::Relaxed) {
             control.reject(*tag);
         } else {
-            control.settle(*tag);
+            control.ack(*tag);
         }
     }
 
@@ -91,8 +92,8 @@ pub(super) struct RequestsInProgress(Arc<Counters>);
 #[derive(Debug, Default)]
 struct Counters {
     requests: AtomicUsize,
-    /// Each unsettled delivery has a clone. Its strong count, minus one, is the number of unsettled
-    /// deliveries.
+    /// Each unacknowledged delivery has a clone. Its strong count, minus one, is the number of
+    /// unacked deliveries.
     deliveries: Arc<()>,
     /// Notified when the last request in progress ends.
     idle: Notify,
@@ -105,7 +106,7 @@ impl RequestsInProgress {
         self.0.requests.load(Ordering::Acquire)
     }
 
-    /// Returns how many deliveries are unsettled.
+    /// Returns how many deliveries are unacknowledged.
     pub(super) fn deliveries(&self) -> usize {
         Arc::strong_count(&self.0.deliveries) - 1
     }
@@ -241,7 +242,7 @@ impl PendingAcks {
 
     /// Acks all deliveries of the requests. Must not be called before the broker has the replies.
     pub(super) fn ack(self) {
-        self.settle(RequestShare::ack);
+        self.finish(RequestShare::ack);
     }
 
     /// Rejects all deliveries of the requests, so that a dead-letter queue can keep them.
@@ -252,10 +253,10 @@ impl PendingAcks {
                 deduplicator.mark_rejected(key);
             }
         }
-        self.settle(RequestShare::reject);
+        self.finish(RequestShare::reject);
     }
 
-    fn settle(mut self, settle: fn(RequestShare)) {
+    fn finish(mut self, ack_or_reject: fn(RequestShare)) {
         let acks = std::mem::take(&mut self.acks);
         let requests = acks.len();
         let shares = {
@@ -269,7 +270,7 @@ impl PendingAcks {
             }
             shares
         };
-        shares.into_iter().for_each(settle);
+        shares.into_iter().for_each(ack_or_reject);
         self.in_progress.remove(requests);
     }
 }

@@ -1,13 +1,14 @@
 //! Consumes from one queue: subscribes again whenever the subscription is lost, owns the tasks of
 //! the deliveries, and drains them when the server stops.
 
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::pending_acks::RequestsInProgress;
@@ -16,7 +17,10 @@ use super::request_handler::RequestHandler;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::service::Received;
-use crate::transport::{Backoff, Control, Delivery, RequestQueue, Role, Subscription, Transport, caught};
+use crate::transport::{
+    Backoff, Control, Delivery, KeepOpen, RequestQueue, Role, Subscription, Transport, catch_panic,
+    keep_open, retry,
+};
 
 /// If no delivery arrives for this long, none is expected any more: no batch from callers that were
 /// advised to send single requests, and no request for a single active consumer that acks nothing.
@@ -61,6 +65,72 @@ pub(super) struct ConsumerEnd {
 enum Interruption {
     Stopped,
     Lost(BrokerError),
+}
+
+/// Keeps the subscription of a consumer open.
+struct ConsumerRun<'a> {
+    consumer: &'a mut QueueConsumer,
+    /// The first subscription. `None` once it is in use.
+    first: Option<Subscription>,
+    /// The control of the current subscription.
+    control: &'a mut Arc<dyn Control>,
+    stop: &'a CancellationToken,
+}
+
+/// Why a consumer no longer keeps its subscription open.
+enum RunEnd {
+    /// It was told to stop. With the subscription, unless it was lost.
+    Stopped(Option<Subscription>),
+    /// The handle was closed.
+    Closed(BrokerError),
+}
+
+impl KeepOpen for ConsumerRun<'_> {
+    type Opened = Subscription;
+    type End = RunEnd;
+
+    async fn open(&mut self) -> ControlFlow<RunEnd, Result<Subscription, BrokerError>> {
+        if let Some(first) = self.first.take() {
+            return ControlFlow::Continue(Ok(first));
+        }
+        let Some(opened) = self.consumer.subscribe(self.stop).await else {
+            return ControlFlow::Break(RunEnd::Stopped(None));
+        };
+        if opened.is_ok() {
+            self.consumer.resumed();
+        }
+        ControlFlow::Continue(opened)
+    }
+
+    async fn run(&mut self, mut subscription: Subscription) -> ControlFlow<RunEnd, BrokerError> {
+        *self.control = Arc::clone(&subscription.control);
+        let lost = match self.consumer.consume(&mut subscription, self.stop).await {
+            Interruption::Stopped => return ControlFlow::Break(RunEnd::Stopped(Some(subscription))),
+            Interruption::Lost(reason) => reason,
+        };
+        self.consumer.forget(&subscription.control);
+        if let Some(reason) = self.consumer.transport.status().end_reason() {
+            return ControlFlow::Break(RunEnd::Closed(reason));
+        }
+        self.consumer.interrupted(&lost);
+        subscription.control.close().await;
+        ControlFlow::Continue(lost)
+    }
+
+    fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<RunEnd> {
+        if error.is_handle_ended() {
+            return ControlFlow::Break(RunEnd::Closed(error.clone()));
+        }
+        log_not_open(&self.consumer.handler.queue, error);
+        ControlFlow::Continue(())
+    }
+
+    async fn pause(&mut self, delay: Duration) -> ControlFlow<RunEnd> {
+        match self.stop.run_until_cancelled(sleep(delay)).await {
+            Some(()) => ControlFlow::Continue(()),
+            None => ControlFlow::Break(RunEnd::Stopped(None)),
+        }
+    }
 }
 
 impl QueueConsumer {
@@ -120,7 +190,7 @@ impl QueueConsumer {
     async fn subscribe(&self, stop: &CancellationToken) -> Option<Result<Subscription, BrokerError>> {
         let stopped_while_down = async {
             stop.cancelled().await;
-            self.transport.status().down(Role::Consuming).await;
+            self.transport.status().wait_down(Role::Consuming).await;
         };
         tokio::select! {
             biased;
@@ -151,72 +221,72 @@ impl QueueConsumer {
         self,
         first: Subscription,
         stop: CancellationToken,
-        drain_limit: Duration,
+        drain_timeout: Duration,
     ) -> ConsumerEnd {
         let mut backoff = Backoff::new();
-        let (mut consumer, mut subscription) = (self, first);
+        let mut control = Arc::clone(&first.control);
+        let (mut consumer, mut first) = (self, Some(first));
         loop {
             let successor = consumer.without_requests();
             let since = Instant::now();
-            let mut control = Arc::clone(&subscription.control);
-            let running = consumer.run_once(subscription, &mut control, stop.clone(), drain_limit);
-            let panicked = match caught("request queue", running).await {
+            let running = consumer.run_once(first.take(), &mut control, &stop, drain_timeout);
+            let panicked = match catch_panic("request queue", running).await {
                 Ok(end) => return end,
                 Err(panicked) => panicked,
             };
             successor.forget(&control);
             control.close().await;
             backoff.worked_for(since.elapsed());
-            subscription = match successor.reopen(panicked.into(), &mut backoff, &stop).await {
-                Ok(Some(subscription)) => subscription,
-                Ok(None) => return successor.drain(None, drain_limit, None).await,
-                Err(closed) => return successor.drain(None, drain_limit, Some(closed)).await,
-            };
+            let panicked = panicked.into();
+            let waiting = backoff.wait_after(&panicked);
+            if stop.run_until_cancelled(waiting).await.is_none() {
+                return successor.drain(None, drain_timeout, None).await;
+            }
             consumer = successor;
         }
     }
 
-    /// Handles requests until it is told to stop or the handle is closed, then drains. Keeps
-    /// `control` up to date: it is that of the current subscription.
+    /// Handles requests until it is told to stop or the handle is closed, then drains. Uses the
+    /// first subscription if there is one. Keeps `control` up to date: it is that of the current
+    /// subscription.
     async fn run_once(
         mut self,
-        first: Subscription,
+        first: Option<Subscription>,
         control: &mut Arc<dyn Control>,
-        stop: CancellationToken,
-        drain_limit: Duration,
+        stop: &CancellationToken,
+        drain_timeout: Duration,
     ) -> ConsumerEnd {
-        let mut backoff = Backoff::new();
-        let mut subscription = first;
-        loop {
-            let since = Instant::now();
-            let lost = match self.consume(&mut subscription, &stop).await {
-                Interruption::Stopped => return self.drain(Some(subscription), drain_limit, None).await,
-                Interruption::Lost(reason) => reason,
-            };
-            self.forget(&subscription.control);
-            if let Some(over) = self.transport.status().over() {
-                return self.drain(None, drain_limit, Some(over)).await;
-            }
-            tracing::warn!(
-                queue = self.handler.queue,
-                error = %Logged(Chain(&lost)),
-                "the consumer was lost; subscribing again"
-            );
-            // RabbitMQ 4 refuses messages to a queue whose node is down, which may last long.
-            if self.is_batch_queue {
-                self.handler.pause_batches();
-            }
-            subscription.control.close().await;
-            backoff.worked_for(since.elapsed());
-            subscription = match self.reopen(lost, &mut backoff, &stop).await {
-                Ok(Some(subscription)) => subscription,
-                Ok(None) => return self.drain(None, drain_limit, None).await,
-                Err(closed) => return self.drain(None, drain_limit, Some(closed)).await,
-            };
-            if self.is_batch_queue {
-                self.handler.resume_batches();
-            }
-            *control = Arc::clone(&subscription.control);
+        let mut run = ConsumerRun {
+            consumer: &mut self,
+            first,
+            control,
+            stop,
+        };
+        let (subscription, reason) = match keep_open(&mut run).await {
+            RunEnd::Stopped(subscription) => (subscription, None),
+            RunEnd::Closed(reason) => (None, Some(reason)),
+        };
+        self.drain(subscription, drain_timeout, reason).await
+    }
+
+    /// Called after a subscription was lost that will be opened again.
+    fn interrupted(&self, lost: &BrokerError) {
+        tracing::warn!(
+            queue = self.handler.queue,
+            error = %Logged(Chain(lost)),
+            "the consumer was lost; subscribing again"
+        );
+        // RabbitMQ 4 refuses messages to a queue whose node is down, which may last long.
+        if self.is_batch_queue {
+            self.handler.pause_batches();
+        }
+    }
+
+    /// Called after a lost subscription was opened again.
+    fn resumed(&self) {
+        tracing::info!(queue = self.handler.queue, "subscribed again");
+        if self.is_batch_queue {
+            self.handler.resume_batches();
         }
     }
 
@@ -259,39 +329,6 @@ impl QueueConsumer {
         }
     }
 
-    /// Subscribes again after a subscription was lost. Tries until it succeeds. Returns `None` if
-    /// it is told to stop before that.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error only if the handle was closed.
-    async fn reopen(
-        &self,
-        mut lost: BrokerError,
-        backoff: &mut Backoff,
-        stop: &CancellationToken,
-    ) -> Result<Option<Subscription>, BrokerError> {
-        while stop
-            .run_until_cancelled(backoff.wait_after(&lost))
-            .await
-            .is_some()
-        {
-            match self.subscribe(stop).await {
-                Some(Ok(subscription)) => {
-                    tracing::info!(queue = self.handler.queue, "subscribed again");
-                    return Ok(Some(subscription));
-                }
-                Some(Err(error)) if error.is_of_ended_handle() => return Err(error),
-                Some(Err(error)) => {
-                    log_not_open(&self.handler.queue, &error);
-                    lost = error;
-                }
-                None => break,
-            }
-        }
-        Ok(None)
-    }
-
     /// Starts the task of a delivery. The prefetch bounds the number of tasks; the handler's
     /// permits bound how many requests run.
     fn start(&mut self, delivery: Delivery, subscription: &Subscription) {
@@ -325,8 +362,8 @@ impl QueueConsumer {
         if let Some(time) = properties.expiration.max(in_batch) {
             estimates.raise_probe_ttl(time);
         }
-        let unsettled = 1 + self.tasks.len().max(self.in_progress.deliveries());
-        let is_full = unsettled >= self.prefetch.into();
+        let unacked = 1 + self.tasks.len().max(self.in_progress.deliveries());
+        let is_full = unacked >= self.prefetch.into();
         let guard = is_full.then(|| estimates.prefetch_full(priority, at));
         (received, guard)
     }
@@ -340,7 +377,7 @@ impl QueueConsumer {
         reason: Option<BrokerError>,
     ) -> ConsumerEnd {
         // If the handle was closed too, the requests cannot be answered.
-        let reason = reason.or_else(|| self.transport.status().over());
+        let reason = reason.or_else(|| self.transport.status().end_reason());
         if self.is_batch_queue {
             self.handler.pause_batches();
         }
@@ -352,7 +389,7 @@ impl QueueConsumer {
             }
             self.finish(subscription.as_mut()).await;
             if self.is_batch_queue && reason.is_none() {
-                self.retire_queue(&mut subscription).await;
+                self.delete_queue_if_unused(&mut subscription).await;
             }
         };
         let finished = timeout(limit, draining).await;
@@ -391,10 +428,10 @@ impl QueueConsumer {
     ///
     /// If the queue is not empty, this subscribes again first, because no other worker would handle
     /// its batches.
-    async fn retire_queue(&mut self, subscription: &mut Option<Subscription>) {
+    async fn delete_queue_if_unused(&mut self, subscription: &mut Option<Subscription>) {
         while let Some(ended) = subscription.take() {
             ended.control.close().await;
-            if self.transport.retire_requests(&self.queue).await {
+            if self.transport.delete_if_unused(&self.queue).await {
                 let reopening = self.transport.open_requests(&self.queue, self.prefetch);
                 *subscription = reopening.await.ok();
                 self.finish(subscription.as_mut()).await;
@@ -457,16 +494,16 @@ impl QueueConsumer {
 /// Returns an error if the broker refuses the queue or the handle was closed.
 pub(super) async fn with_retries<T, F: Future<Output = Result<T, BrokerError>>>(
     queue: &str,
-    operation: impl Fn() -> F,
+    operation: impl FnMut() -> F,
 ) -> Result<T, BrokerError> {
-    let mut backoff = Backoff::new();
-    loop {
-        match operation().await {
-            Err(error) if error.is_worth_reopening() => log_not_open(queue, &error),
-            done => return done,
+    retry(operation, |error| {
+        let is_retried = error.is_worth_reopening();
+        if is_retried {
+            log_not_open(queue, error);
         }
-        backoff.wait().await;
-    }
+        is_retried
+    })
+    .await
 }
 
 fn log_not_open(queue: &str, error: &BrokerError) {

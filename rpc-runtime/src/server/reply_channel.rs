@@ -1,5 +1,6 @@
 //! The channel on which replies are published. It is opened again whenever it is lost.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 
 use futures_util::FutureExt;
@@ -10,7 +11,10 @@ use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::sync::watch;
 use crate::telemetry::{LogLimit, Suppressed};
-use crate::transport::{Backoff, Departure, Outgoing, Published, Publisher, Receipt, Transport, supervised};
+use crate::transport::{
+    Backoff, ConfirmListener, KeepOpen, Outgoing, Published, Publisher, SendToken, Transport, keep_open,
+    restart_on_panic, retry,
+};
 
 /// Publishes the replies of a server until the broker confirms each of them.
 #[derive(Debug)]
@@ -84,7 +88,11 @@ impl ReplyChannel {
             log: ReplyLog(LogLimit::new("replies")),
         };
         let task = async move {
-            supervised("reply channel", || keep_open(&*transport, &sender)).await;
+            let keeping = restart_on_panic("reply channel", async || {
+                let (transport, state) = (&*transport, &sender);
+                keep_open(&mut PublisherKeeper { transport, state }).await;
+            });
+            keeping.await;
         };
         (channel, task)
     }
@@ -94,23 +102,25 @@ impl ReplyChannel {
     /// # Errors
     ///
     /// Returns an error if the handle was closed or the broker refuses to open the channel.
-    pub(super) async fn ready(&self) -> Result<(), BrokerError> {
+    pub(super) async fn wait_ready(&self) -> Result<(), BrokerError> {
         let mut state = self.state.clone();
-        let settled = state.wait_for(|state| !matches!(state, ChannelState::Opening));
-        match settled.await.as_deref() {
+        let decided = state.wait_for(|state| !matches!(state, ChannelState::Opening));
+        match decided.await.as_deref() {
             Ok(ChannelState::Open(_)) => Ok(()),
             Ok(ChannelState::Refused(reason)) => Err(reason.clone()),
-            _ => Err(self.why_over()),
+            _ => Err(self.end_reason_or_closed()),
         }
     }
 
     /// Returns why the handle ended.
-    fn why_over(&self) -> BrokerError {
+    fn end_reason_or_closed(&self) -> BrokerError {
         let transport = self.transport.upgrade();
-        transport.map_or(BrokerError::Closed, |transport| transport.status().why_over())
+        transport.map_or(BrokerError::Closed, |transport| {
+            transport.status().end_reason_or_closed()
+        })
     }
 
-    /// Sends a message without waiting. The receipt gets the confirm at the latest after
+    /// Sends a message without waiting. The listener gets the confirm at the latest after
     /// `confirm_interval` messages are sent.
     ///
     /// # Errors
@@ -119,11 +129,11 @@ impl ReplyChannel {
     pub(super) fn try_send(
         &self,
         outgoing: Outgoing,
-        receipt: Arc<dyn Receipt>,
+        listener: Arc<dyn ConfirmListener>,
         confirm_interval: usize,
     ) -> Result<(), Box<Outgoing>> {
         match &*self.state.borrow() {
-            ChannelState::Open(publisher) => publisher.try_publish(outgoing, receipt, confirm_interval),
+            ChannelState::Open(publisher) => publisher.try_publish(outgoing, listener, confirm_interval),
             ChannelState::Opening | ChannelState::Refused(_) | ChannelState::Closed => {
                 Err(Box::new(outgoing))
             }
@@ -163,11 +173,11 @@ impl ReplyChannel {
             };
             match published {
                 // `Returned` cannot happen, because no message here is mandatory.
-                Published::Routed | Published::Returned => return Ok(SendOutcome::Confirmed),
+                Published::Confirmed | Published::Returned => return Ok(SendOutcome::Confirmed),
                 Published::Refused => return Ok(SendOutcome::Refused(None)),
                 Published::Withdrawn => return Ok(SendOutcome::Expired),
                 Published::Failed { source, written } => match source {
-                    source if source.is_of_ended_handle() => return Err(source),
+                    source if source.is_handle_ended() => return Err(source),
                     BrokerError::Unsendable { .. } => return Ok(SendOutcome::Refused(Some(source))),
                     // All unconfirmed messages fail with their channel, and one of them may have
                     // closed it. Each is sent again on a channel of its own. The message whose
@@ -181,7 +191,7 @@ impl ReplyChannel {
                     _ => {}
                 },
             }
-            lost = if publisher.closed().now_or_never().is_some() {
+            lost = if publisher.wait_closed().now_or_never().is_some() {
                 Some(publisher)
             } else {
                 // Only this message failed.
@@ -193,16 +203,11 @@ impl ReplyChannel {
 
     /// Opens a publisher for one message. Tries again until it succeeds.
     async fn dedicated_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
-        let mut backoff = Backoff::new();
-        loop {
-            let Some(transport) = self.transport.upgrade() else {
-                return Err(BrokerError::Closed);
-            };
-            match transport.open_publisher().await {
-                Err(error) if !error.is_of_ended_handle() => backoff.wait_after(&error).await,
-                opened => return opened,
-            }
-        }
+        let open = async || match self.transport.upgrade() {
+            Some(transport) => transport.open_publisher().await,
+            None => Err(BrokerError::Closed),
+        };
+        retry(open, |error| !error.is_handle_ended()).await
     }
 
     /// Waits for an open publisher other than the lost one.
@@ -215,7 +220,7 @@ impl ReplyChannel {
         });
         match ready.await.as_deref() {
             Ok(ChannelState::Open(publisher)) => Ok(Arc::clone(publisher)),
-            _ => Err(self.why_over()),
+            _ => Err(self.end_reason_or_closed()),
         }
     }
 }
@@ -227,14 +232,14 @@ async fn publish(
     outgoing: Outgoing,
     deadline: Option<Instant>,
 ) -> Option<Published> {
-    let departure = Departure::default();
+    let send_token = SendToken::default();
     let mut publishing = publisher.publish(Outgoing {
-        departure: departure.clone(),
+        send_token: send_token.clone(),
         ..outgoing
     });
     match before(deadline, &mut publishing).await {
         Some(published) => Some(published),
-        None if departure.withdraw() => None,
+        None if send_token.withdraw() => None,
         None => Some(publishing.await),
     }
 }
@@ -247,32 +252,38 @@ async fn before<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -
     }
 }
 
-/// Keeps a publisher open: opens another one whenever it is lost, until the handle is closed.
-async fn keep_open(transport: &dyn Transport, state: &watch::Sender<ChannelState>) {
-    let mut backoff = Backoff::new();
-    loop {
-        let lost = match transport.open_publisher().await {
-            Ok(publisher) => {
-                let since = Instant::now();
-                state.send_replace(ChannelState::Open(Arc::clone(&publisher)));
-                let reason = publisher.closed().await;
-                state.send_replace(ChannelState::Opening);
-                tracing::debug!(error = %Logged(Chain(&reason)), "the reply channel was lost; opening another one");
-                backoff.worked_for(since.elapsed());
-                reason
-            }
-            Err(error) if error.is_of_ended_handle() => {
-                state.send_replace(ChannelState::Closed);
-                return;
-            }
-            Err(error) => {
-                if !error.is_worth_reopening() {
-                    state.send_replace(ChannelState::Refused(error.clone()));
-                }
-                tracing::warn!(error = %Logged(Chain(&error)), "the reply channel cannot be opened; trying again");
-                error
-            }
-        };
-        backoff.wait_after(&lost).await;
+/// Keeps a publisher open until the handle is closed.
+struct PublisherKeeper<'a> {
+    transport: &'a dyn Transport,
+    state: &'a watch::Sender<ChannelState>,
+}
+
+impl KeepOpen for PublisherKeeper<'_> {
+    type Opened = Arc<dyn Publisher>;
+    type End = ();
+
+    async fn open(&mut self) -> ControlFlow<(), Result<Arc<dyn Publisher>, BrokerError>> {
+        ControlFlow::Continue(self.transport.open_publisher().await)
+    }
+
+    async fn run(&mut self, publisher: Arc<dyn Publisher>) -> ControlFlow<(), BrokerError> {
+        self.state
+            .send_replace(ChannelState::Open(Arc::clone(&publisher)));
+        let reason = publisher.wait_closed().await;
+        self.state.send_replace(ChannelState::Opening);
+        tracing::debug!(error = %Logged(Chain(&reason)), "the reply channel was lost; opening another one");
+        ControlFlow::Continue(reason)
+    }
+
+    fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<()> {
+        if error.is_handle_ended() {
+            self.state.send_replace(ChannelState::Closed);
+            return ControlFlow::Break(());
+        }
+        if !error.is_worth_reopening() {
+            self.state.send_replace(ChannelState::Refused(error.clone()));
+        }
+        tracing::warn!(error = %Logged(Chain(error)), "the reply channel cannot be opened; trying again");
+        ControlFlow::Continue(())
     }
 }

@@ -13,7 +13,7 @@ use super::batching::{BatchKey, ReplyGroup, send_together};
 use super::outgoing_reply::OutgoingReply;
 use super::reply_channel::ReplyChannel;
 use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, gather};
-use crate::transport::{Published, Receipt, supervised};
+use crate::transport::{ConfirmListener, Published, restart_on_panic};
 
 /// Sends replies and acks their requests.
 ///
@@ -45,7 +45,7 @@ impl ReplySender {
         };
         // The mutex only lets a restarted task take over the receiver. It is never contended.
         let queued = Arc::new(Mutex::new(queued));
-        let task = supervised("replies", move || {
+        let task = restart_on_panic("replies", move || {
             let task = SenderTask {
                 channel: Arc::clone(&channel),
                 batcher: Batcher::new(),
@@ -63,8 +63,11 @@ impl ReplySender {
             reply: std::sync::Mutex::new(Some(Box::new(reply))),
             sender: self.clone(),
         });
-        let receipt = Arc::clone(&in_flight) as Arc<dyn Receipt>;
-        if self.channel.try_send(message, receipt, confirm_interval).is_err()
+        let listener = Arc::clone(&in_flight) as Arc<dyn ConfirmListener>;
+        if self
+            .channel
+            .try_send(message, listener, confirm_interval)
+            .is_err()
             && let Some(reply) = in_flight.take()
         {
             self.enqueue(QueuedReply::Single(reply));
@@ -97,18 +100,18 @@ impl InFlightReply {
     }
 }
 
-impl Receipt for InFlightReply {
+impl ConfirmListener for InFlightReply {
     fn published(self: Arc<Self>, published: Published) {
         let Some(mut reply) = self.take() else { return };
         match published {
             // `Returned` cannot happen, because replies are not mandatory.
-            Published::Routed | Published::Returned => reply.acks.ack(),
+            Published::Confirmed | Published::Returned => reply.acks.ack(),
             Published::Refused => reply.refused(&self.sender.channel),
             // The handle was closed, so the broker delivers the request again.
-            Published::Failed { source, .. } if source.is_of_ended_handle() => {}
+            Published::Failed { source, .. } if source.is_handle_ended() => {}
             // The task sends it until the broker confirms it.
             Published::Failed { .. } | Published::Withdrawn => {
-                reply.may_have_closed_channel = published.is_of_channel();
+                reply.may_have_closed_channel = published.is_channel_closed();
                 self.sender.enqueue(QueuedReply::Single(reply));
             }
         }

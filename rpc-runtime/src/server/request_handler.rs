@@ -22,7 +22,7 @@ use crate::service::{
     RequestKey, RequestLabel, RequestLog, RequestSource, Response, Rules, redelivery_count,
 };
 use crate::telemetry::{Event, count};
-use crate::transport::{Control, Delivery, Departure, Outgoing};
+use crate::transport::{Control, Delivery, Outgoing, SendToken};
 
 /// How many times a request may be rejected. A dead-letter policy may return it to its queue each
 /// time, without end.
@@ -127,7 +127,7 @@ impl RequestHandler {
     /// Replies to a probe, so that its server learns that it has passed through the queue. This
     /// needs no permit.
     async fn reply_to_probe(&self, delivery: &Delivery, control: &Arc<dyn Control>, now: Instant) {
-        control.settle(delivery.tag);
+        control.ack(delivery.tag);
         let properties = &delivery.message.properties;
         if self.probes.take_own(properties.correlation_id.as_ref(), now) {
             return;
@@ -305,7 +305,7 @@ impl RequestHandler {
             queue,
             mandatory: false,
             message,
-            departure: Departure::default(),
+            send_token: SendToken::default(),
         };
         match self.channel.send(outgoing, deadline, false).await {
             Ok(SendOutcome::Confirmed | SendOutcome::Expired) => acks.ack(),

@@ -1,10 +1,10 @@
 //! Recognizes requests that are delivered again while they are in progress here, or after they have
 //! ended. Pure: no I/O.
 //!
-//! When a connection is lost, the broker redelivers its unacked messages. Their requests may still
-//! be in progress here, or their replies may already be sent. A caller that lost its own connection
-//! also sends `idempotent` requests again, and a worker forwards the requests of a redelivered
-//! batch as single copies.
+//! When a connection is lost, the broker redelivers its unacknowledged messages. Their requests may
+//! still be in progress here, or their replies may already be sent. A caller that lost its own
+//! connection also sends `idempotent` requests again, and a worker forwards the requests of a
+//! redelivered batch as single copies.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -110,7 +110,7 @@ pub(crate) enum Arrival {
     Run(RequestKey),
     /// Run it without tracking it: a different request with the same key is in progress.
     RunUntracked,
-    /// Do nothing: the same request is in progress, and its end settles this delivery too.
+    /// Do nothing: the same request is in progress, and its end acks this delivery too.
     Joined,
     /// Ack it: the request was answered, or a copy of it was forwarded.
     Answered,
@@ -118,7 +118,7 @@ pub(crate) enum Arrival {
     Rejected,
 }
 
-/// The requests of one queue that are in progress or have ended. `D` is a delivery to settle.
+/// The requests of one queue that are in progress or have ended. `D` is a delivery to ack.
 #[derive(Debug)]
 pub(crate) struct Deduplicator<D> {
     in_progress: HashMap<RequestKey, TrackedRequest<D>, RandomState>,
@@ -227,7 +227,8 @@ impl<D> Deduplicator<D> {
         }
     }
 
-    /// Ends a request that is answered, forwarded or rejected. Returns the deliveries to settle.
+    /// Ends a request that is answered, forwarded or rejected. Returns the deliveries to ack or
+    /// reject.
     pub(crate) fn finish(&mut self, key: RequestKey) -> impl Iterator<Item = D> + use<D> {
         let request = self.in_progress.remove(&key);
         if let Some(request) = &request {
@@ -257,7 +258,7 @@ impl<D> Deduplicator<D> {
         self.in_progress.remove(key);
     }
 
-    /// Forgets the deliveries of a lost subscription. They can no longer be settled.
+    /// Forgets the deliveries of a lost subscription. They can no longer be acked.
     pub(crate) fn forget_deliveries(&mut self, is_lost: impl Fn(&D) -> bool) {
         for request in self.in_progress.values_mut() {
             request.first.take_if(|delivery| is_lost(delivery));

@@ -3,6 +3,7 @@
 //! [`keep_open`] keeps something open, and [`retry`] only opens it. The loop owns the backoff. What
 //! it keeps open decides what a failure means, and what it logs.
 
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -11,45 +12,67 @@ use tokio::time::{Instant, sleep};
 use super::backoff::Backoff;
 use crate::error::BrokerError;
 
-/// Something that is opened again whenever it is lost.
+/// Something that is opened again whenever it is lost. Each function returns
+/// [`Break`](ControlFlow::Break) to end the loop.
 pub(crate) trait KeepOpen: Send {
     type Opened: Send;
 
-    /// Tries to open it once. Dropping the future cancels the attempt.
-    fn open(&mut self) -> impl Future<Output = Result<Self::Opened, BrokerError>> + Send;
+    /// What the loop returns. [`Infallible`] if it never ends.
+    type End: Send;
+
+    /// Tries to open it once.
+    fn open(
+        &mut self,
+    ) -> impl Future<Output = ControlFlow<Self::End, Result<Self::Opened, BrokerError>>> + Send;
 
     /// Uses it until it is lost, and returns why.
-    fn run(&mut self, opened: Self::Opened) -> impl Future<Output = BrokerError> + Send;
+    fn run(
+        &mut self,
+        opened: Self::Opened,
+    ) -> impl Future<Output = ControlFlow<Self::End, BrokerError>> + Send;
 
-    /// Called after each failure to open it, and after each loss. Returns
-    /// [`Break`](ControlFlow::Break) to end the loop.
-    fn failed(&mut self, error: &BrokerError) -> ControlFlow<()>;
+    /// Called after each failure to open it.
+    fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<Self::End>;
 
     /// How long to wait after a failure. The default is meant for something that is opened on a
     /// connection.
     fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
         backoff.delay_after(error)
     }
+
+    /// Waits before it is opened again.
+    fn pause(&mut self, delay: Duration) -> impl Future<Output = ControlFlow<Self::End>> + Send {
+        async move {
+            sleep(delay).await;
+            ControlFlow::Continue(())
+        }
+    }
 }
 
-/// Keeps something open until [`KeepOpen::failed`] ends the loop. Cancel safe: an open value is
+/// Keeps something open until it ends the loop. Cancel safe if its functions are: an open value is
 /// dropped with the future.
-pub(crate) async fn keep_open(kept: &mut impl KeepOpen) {
+pub(crate) async fn keep_open<K: KeepOpen>(kept: &mut K) -> K::End {
+    let ControlFlow::Break(end) = open_again(kept).await;
+    end
+}
+
+async fn open_again<K: KeepOpen>(kept: &mut K) -> ControlFlow<K::End, Infallible> {
     let mut backoff = Backoff::new();
     loop {
-        let error = match kept.open().await {
+        let error = match kept.open().await? {
             Ok(opened) => {
                 let since = Instant::now();
-                let lost = kept.run(opened).await;
+                let lost = kept.run(opened).await?;
                 backoff.worked_for(since.elapsed());
                 lost
             }
-            Err(error) => error,
+            Err(error) => {
+                kept.open_failed(&error)?;
+                error
+            }
         };
-        if kept.failed(&error).is_break() {
-            return;
-        }
-        sleep(kept.delay(&error, &mut backoff)).await;
+        let delay = kept.delay(&error, &mut backoff);
+        kept.pause(delay).await?;
     }
 }
 
@@ -64,7 +87,7 @@ where
     let mut backoff = Backoff::new();
     loop {
         match attempt().await {
-            Err(error) if is_retried(&error) => backoff.wait().await,
+            Err(error) if is_retried(&error) => backoff.wait_after(&error).await,
             done => return done,
         }
     }
@@ -95,29 +118,38 @@ mod tests {
         }
     }
 
-    impl KeepOpen for Flaky {
-        type Opened = ();
-
-        async fn open(&mut self) -> Result<(), BrokerError> {
-            if self.failed < self.failures {
-                return Err(BrokerError::NoAddress);
-            }
-            self.opened.push(Instant::now());
-            Ok(())
-        }
-
-        async fn run(&mut self, (): ()) -> BrokerError {
-            sleep(self.lasts).await;
-            BrokerError::Lost { source: None }
-        }
-
-        fn failed(&mut self, _: &BrokerError) -> ControlFlow<()> {
+    impl Flaky {
+        fn count_failure(&mut self) -> ControlFlow<()> {
             self.failed += 1;
             if self.failed == self.ends_after {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
+        }
+    }
+
+    impl KeepOpen for Flaky {
+        type Opened = ();
+        type End = ();
+
+        async fn open(&mut self) -> ControlFlow<(), Result<(), BrokerError>> {
+            ControlFlow::Continue(if self.failed < self.failures {
+                Err(BrokerError::NoAddress)
+            } else {
+                self.opened.push(Instant::now());
+                Ok(())
+            })
+        }
+
+        async fn run(&mut self, (): ()) -> ControlFlow<(), BrokerError> {
+            sleep(self.lasts).await;
+            self.count_failure()?;
+            ControlFlow::Continue(BrokerError::Lost { source: None })
+        }
+
+        fn open_failed(&mut self, _: &BrokerError) -> ControlFlow<()> {
+            self.count_failure()
         }
 
         fn delay(&self, _: &BrokerError, backoff: &mut Backoff) -> Duration {

@@ -13,22 +13,22 @@ use crate::protocol::{Malformed, Message, ShortStr};
 
 pub(crate) mod amqp;
 mod backoff;
-mod departure;
 mod keep_open;
 pub(crate) mod memory;
+mod send_token;
 mod status;
 mod tasks;
 mod topology;
 
 pub(crate) use backoff::Backoff;
-pub(crate) use departure::{Departs, Departure, Departures};
 pub(crate) use keep_open::{KeepOpen, keep_open, retry};
+pub(crate) use send_token::{HasLatestSend, LatestSend, SendToken};
 pub(crate) use status::{Connectivity, Role, StatusBoard};
 pub use status::{Status, StatusChanges};
 #[cfg(any(test, feature = "__panics"))]
 pub use tasks::injected;
-pub(crate) use tasks::{Panicked, caught, supervised, watch_runtime};
-pub(crate) use topology::{Broadcasts, Declare};
+pub(crate) use tasks::{Panicked, catch_panic, restart_on_panic, watch_runtime};
+pub(crate) use topology::{Broadcasts, DeclareMode};
 pub use topology::{QueueArgument, ReplyQueue, RequestQueue};
 
 /// The access of one handle to a broker.
@@ -46,19 +46,19 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
         &self,
         replies: ReplyQueue,
         earlier: Option<&ShortStr>,
-    ) -> Result<ReplyLink, BrokerError>;
+    ) -> Result<ReplySubscription, BrokerError>;
 
     /// Declares the queue as its options say.
     async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError>;
 
     /// Declares the queue as its options say and consumes from it, with at most `prefetch`
-    /// unsettled deliveries.
+    /// unacknowledged deliveries.
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError>;
 
     /// Whether a queue of this name exists and can take messages. `Some(false)` also for a queue
     /// whose node is down, in contrast to [`depth`](Self::depth). `None` if that cannot be found
     /// out within the transport's time limit.
-    async fn is_there(&self, queue: &ShortStr) -> Option<bool>;
+    async fn queue_exists(&self, queue: &ShortStr) -> Option<bool>;
 
     /// How many messages and consumers a queue has. `None` if that cannot be found out within the
     /// transport's time limit: the queue may not exist, or its node may be down. Cheap to call
@@ -70,7 +70,7 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     ///
     /// Over AMQP, this does nothing and returns `false` unless the queue is a classic one. Takes no
     /// longer than a time limit.
-    async fn retire_requests(&self, queue: &RequestQueue) -> bool;
+    async fn delete_if_unused(&self, queue: &RequestQueue) -> bool;
 
     /// Consumes what is published to an exchange from now on. Declares the exchange and a queue,
     /// which is deleted with the subscription. If the broker refuses one of them, nothing else is
@@ -88,14 +88,14 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// that was made outside of one adopts the current one.
     fn runtime(&self) -> Handle;
 
-    /// Closes everything that was opened, within a time limit. Unsettled deliveries go back to
+    /// Closes everything that was opened, within a time limit. Unacknowledged deliveries go back to
     /// their queues.
     async fn close(&self);
 }
 
 /// The reply address of a caller, and what arrives there.
 #[derive(Debug)]
-pub(crate) struct ReplyLink {
+pub(crate) struct ReplySubscription {
     /// The `reply_to` of requests.
     pub(crate) address: ShortStr,
     pub(crate) replies: Subscription,
@@ -134,29 +134,29 @@ impl Debug for Subscription {
 #[derive(Debug)]
 pub(crate) struct Delivery {
     pub(crate) message: Message,
-    /// Whether the broker delivered the message before, to a consumer that did not settle it.
+    /// Whether the broker delivered the message before, to a consumer that did not acknowledge it.
     pub(crate) redelivered: bool,
-    /// Identifies the delivery within its subscription, to settle it.
+    /// Identifies the delivery within its subscription, to acknowledge or reject it.
     pub(crate) tag: u64,
     /// Why some of the message's properties could not be read. The message has all others.
     pub(crate) malformed: Option<Malformed>,
 }
 
-/// Settles the deliveries of a subscription, and ends it. Dropping it returns unsettled deliveries
-/// to the queue.
+/// Acknowledges and rejects the deliveries of a subscription, and ends it. Dropping it returns
+/// unacknowledged deliveries to the queue.
 #[async_trait]
 pub(crate) trait Control: Debug + Send + Sync {
     /// Acknowledges a delivery. The acknowledgement is sent soon. If the subscription is lost
     /// before that, the broker delivers the message again.
-    fn settle(&self, tag: u64);
+    fn ack(&self, tag: u64);
 
     /// Rejects a delivery. The broker dead-letters it, or drops it if its queue has no dead-letter
-    /// exchange. Sent like [`settle`](Self::settle).
+    /// exchange. Sent like [`ack`](Self::ack).
     fn reject(&self, tag: u64);
 
     /// Acknowledges a delivery and all before it. Does nothing if the broker expects no
     /// acknowledgements, as for direct replies.
-    fn settle_up_to(&self, tag: u64);
+    fn ack_up_to(&self, tag: u64);
 
     /// Holds acknowledgements back until the subscription is closed. Until then, no more deliveries
     /// than the prefetch arrive.
@@ -165,13 +165,13 @@ pub(crate) trait Control: Debug + Send + Sync {
     /// Cancels the consumer: no more deliveries arrive.
     async fn cancel(&self) -> Result<(), BrokerError>;
 
-    /// Ends the subscription. Pending acknowledgements are sent first, and unsettled deliveries go
-    /// back to the queue. Takes no longer than a time limit. Errors are ignored, as a caller could
-    /// do nothing about them.
+    /// Ends the subscription. Pending acknowledgements are sent first, and unacknowledged
+    /// deliveries go back to the queue. Takes no longer than a time limit. Errors are ignored, as a
+    /// caller could do nothing about them.
     async fn close(&self);
 
     /// Like [`close`](Self::close). Also deletes a private reply queue.
-    async fn retire(&self);
+    async fn close_and_delete(&self);
 }
 
 /// A message to send through the default exchange.
@@ -181,14 +181,14 @@ pub(crate) struct Outgoing {
     /// Whether the broker returns the message if the queue does not exist.
     pub(crate) mandatory: bool,
     pub(crate) message: Message,
-    pub(crate) departure: Departure,
+    pub(crate) send_token: SendToken,
 }
 
 /// The outcome of publishing a message.
 #[derive(Debug, Clone)]
 pub(crate) enum Published {
     /// The broker confirmed it: it is in the queue, or it was not mandatory and no queue exists.
-    Routed,
+    Confirmed,
     /// The broker returned it: the queue does not exist.
     Returned,
     /// The broker refused it, with a negative confirm.
@@ -202,7 +202,7 @@ pub(crate) enum Published {
 impl Published {
     /// Whether the message failed because the broker closed its channel, for this message or for
     /// another one.
-    pub(crate) fn is_of_channel(&self) -> bool {
+    pub(crate) fn is_channel_closed(&self) -> bool {
         let Self::Failed { source, .. } = self else {
             return false;
         };
@@ -215,7 +215,7 @@ impl Published {
 }
 
 /// Receives the outcome of publishing a message.
-pub(crate) trait Receipt: Send + Sync {
+pub(crate) trait ConfirmListener: Send + Sync {
     /// Called once.
     fn published(self: Arc<Self>, published: Published);
 }
@@ -226,23 +226,23 @@ pub(crate) trait Publisher: Debug + Send + Sync {
     /// Publishes a message if that is possible without waiting. Otherwise returns it.
     ///
     /// Confirms are polled in batches: about 1 ms late at most while messages flow, or as soon as
-    /// `confirm_batch` messages were sent. With 1, the receipt is called as soon as the confirm
+    /// `confirm_batch` messages were sent. With 1, the listener is called as soon as the confirm
     /// arrives.
     fn try_publish(
         &self,
         outgoing: Outgoing,
-        receipt: Arc<dyn Receipt>,
+        listener: Arc<dyn ConfirmListener>,
         confirm_batch: usize,
     ) -> Result<(), Box<Outgoing>>;
 
     /// Waits until a message can be published: the broker does not block, and not too many messages
     /// are unconfirmed. Also returns once the publisher is closed. Cancel safe.
-    async fn ready(&self);
+    async fn wait_ready(&self);
 
     /// Publishes a message and waits for its confirm. Dropping the future does not withdraw the
-    /// message; its [`Departure`] can, until it is written.
+    /// message; its [`SendToken`] can, until it is written.
     async fn publish(&self, outgoing: Outgoing) -> Published;
 
     /// Waits until nothing can be published any more, and returns the reason.
-    async fn closed(&self) -> BrokerError;
+    async fn wait_closed(&self) -> BrokerError;
 }

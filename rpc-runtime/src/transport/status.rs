@@ -2,8 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use futures_util::stream::{BoxStream, unfold};
+use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
 
 use crate::error::{BrokerError, Chain};
@@ -91,40 +95,58 @@ impl fmt::Display for Status {
 }
 
 /// The changes of a handle's [`Status`], from
-/// [`Broker::status_changes`](crate::Broker::status_changes).
+/// [`Broker::status_changes`](crate::Broker::status_changes). Also a [`Stream`].
 ///
 /// A status of the same kind with a new reason is a change too. Each reason is reported once until
 /// the handle is ready again, however many attempts fail for it. Changes that are not read in time
 /// are merged into one.
-#[derive(Debug, Clone)]
-pub struct StatusChanges {
-    receiver: watch::Receiver<BoardState>,
-    /// The version that was returned last.
-    seen: Option<u64>,
-    is_over: bool,
-}
+pub struct StatusChanges(BoxStream<'static, Status>);
 
 impl StatusChanges {
+    fn new(receiver: watch::Receiver<BoardState>) -> Self {
+        /// What the next item needs.
+        struct Reader {
+            receiver: watch::Receiver<BoardState>,
+            /// The version that was returned last.
+            seen: Option<u64>,
+        }
+
+        let first = Reader { receiver, seen: None };
+        let changes = unfold(Some(first), async |reader| {
+            let mut reader = reader?;
+            let is_new = |state: &BoardState| reader.seen != Some(state.version);
+            let (status, version) = match reader.receiver.wait_for(is_new).await {
+                Ok(state) => (state.status(), Some(state.version)),
+                // The transport was dropped with the handle.
+                Err(_) => (Status::Closed, None),
+            };
+            reader.seen = version;
+            let next = (!status.is_final()).then_some(reader);
+            Some((status, next))
+        });
+        Self(Box::pin(changes))
+    }
+
     /// Returns the current status at the first call, and then waits for each change. `None` after
     /// [`Status::Closed`] or [`Status::RuntimeEnded`].
     ///
     /// Cancel safe.
     pub async fn next(&mut self) -> Option<Status> {
-        if self.is_over {
-            return None;
-        }
-        let seen = self.seen;
-        let changed = self.receiver.wait_for(|state| seen != Some(state.version));
-        let status = match changed.await {
-            Ok(state) => {
-                self.seen = Some(state.version);
-                state.status()
-            }
-            // The transport was dropped with the handle.
-            Err(_) => Status::Closed,
-        };
-        self.is_over = status.is_final();
-        Some(status)
+        self.0.next().await
+    }
+}
+
+impl Stream for StatusChanges {
+    type Item = Status;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Status>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
+
+impl fmt::Debug for StatusChanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StatusChanges").finish_non_exhaustive()
     }
 }
 
@@ -285,15 +307,11 @@ impl StatusBoard {
     }
 
     pub(crate) fn changes(&self) -> StatusChanges {
-        StatusChanges {
-            receiver: self.0.subscribe(),
-            seen: None,
-            is_over: false,
-        }
+        StatusChanges::new(self.0.subscribe())
     }
 
     /// Waits until a connection is down or the handle has ended. Cancel safe.
-    pub(crate) async fn down(&self, role: Role) {
+    pub(crate) async fn wait_down(&self, role: Role) {
         let mut receiver = self.0.subscribe();
         let is_down = |state: &BoardState| {
             let connection = match role {
@@ -324,7 +342,7 @@ impl StatusBoard {
     }
 
     /// Why the handle has ended. `None` if it has not.
-    pub(crate) fn over(&self) -> Option<BrokerError> {
+    pub(crate) fn end_reason(&self) -> Option<BrokerError> {
         match self.0.borrow().end {
             Some(End::Closed) => Some(BrokerError::Closed),
             Some(End::RuntimeEnded) => Some(BrokerError::RuntimeEnded),
@@ -333,8 +351,8 @@ impl StatusBoard {
     }
 
     /// Why the handle has ended. [`BrokerError::Closed`] if no other reason is known.
-    pub(crate) fn why_over(&self) -> BrokerError {
-        self.over().unwrap_or(BrokerError::Closed)
+    pub(crate) fn end_reason_or_closed(&self) -> BrokerError {
+        self.end_reason().unwrap_or(BrokerError::Closed)
     }
 
     fn change(&self, change: impl FnOnce(&mut BoardState)) {
@@ -425,10 +443,10 @@ mod tests {
         let mut changes = board.changes();
         changes.next().await;
         board.runtime_ended();
-        assert!(matches!(board.over(), Some(BrokerError::RuntimeEnded)));
+        assert!(matches!(board.end_reason(), Some(BrokerError::RuntimeEnded)));
         board.close();
-        assert!(matches!(changes.next().await, Some(Status::RuntimeEnded)));
-        assert!(changes.next().await.is_none());
+        let rest: Vec<_> = changes.collect().await;
+        assert!(matches!(rest[..], [Status::RuntimeEnded]));
     }
 
     #[tokio::test]

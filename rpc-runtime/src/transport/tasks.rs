@@ -1,8 +1,8 @@
 //! Background tasks: what happens if one panics, or if their runtime ends.
 //!
 //! Every task has an owner that notices its end. A panic is a bug, and must not leave behind a
-//! handle that looks fine and does nothing: [`caught`] returns the panic to the owner, and
-//! [`supervised`] starts the task again.
+//! handle that looks fine and does nothing: [`catch_panic`] returns the panic to the owner, and
+//! [`restart_on_panic`] starts the task again.
 
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
@@ -36,7 +36,10 @@ impl From<Panicked> for BrokerError {
 /// # Errors
 ///
 /// Fails if the task panicked. Everything that it owned is dropped.
-pub(crate) async fn caught<T>(task: &'static str, running: impl Future<Output = T>) -> Result<T, Panicked> {
+pub(crate) async fn catch_panic<T>(
+    task: &'static str,
+    running: impl Future<Output = T>,
+) -> Result<T, Panicked> {
     let mut running = pin!(running);
     let running = poll_fn(move |cx| {
         #[cfg(any(test, feature = "__panics"))]
@@ -50,14 +53,14 @@ pub(crate) async fn caught<T>(task: &'static str, running: impl Future<Output = 
 }
 
 /// Runs a task until it ends. If it panics, calls `make` again and runs the new task after a delay.
-pub(crate) async fn supervised<T, F: Future<Output = T>>(
+pub(crate) async fn restart_on_panic<T, F: Future<Output = T>>(
     task: &'static str,
     mut make: impl FnMut() -> F,
 ) -> T {
     let mut backoff = Backoff::new();
     loop {
         let since = Instant::now();
-        if let Ok(ended) = caught(task, make()).await {
+        if let Ok(ended) = catch_panic(task, make()).await {
             return ended;
         }
         backoff.worked_for(since.elapsed());
@@ -146,7 +149,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_task_that_panics_is_restarted_until_it_ends() {
         let runs = Cell::new(0);
-        let ended = supervised("test", || async {
+        let ended = restart_on_panic("test", || async {
             runs.set(runs.get() + 1);
             if runs.get() < 3 {
                 std::panic::resume_unwind(Box::new("planned"));
@@ -159,7 +162,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_task_that_always_panics_is_restarted_every_second_or_two() {
         let runs = Cell::new(0);
-        let failing = supervised("test", || async {
+        let failing = restart_on_panic("test", || async {
             runs.set(runs.get() + 1);
             std::panic::resume_unwind(Box::new("planned"))
         });
@@ -171,11 +174,14 @@ mod tests {
     #[tokio::test]
     async fn an_injected_panic_hits_the_task_of_its_name_once() {
         injected::panic_next("one");
-        assert_eq!(caught("other", async { 1 }).await, Ok(1));
+        assert_eq!(catch_panic("other", async { 1 }).await, Ok(1));
         assert!(injected::has_pending());
-        assert_eq!(caught("one", async { 1 }).await, Err(Panicked { task: "one" }));
+        assert_eq!(
+            catch_panic("one", async { 1 }).await,
+            Err(Panicked { task: "one" })
+        );
         assert!(!injected::has_pending());
-        assert_eq!(caught("one", async { 1 }).await, Ok(1));
+        assert_eq!(catch_panic("one", async { 1 }).await, Ok(1));
     }
 
     /// The status of a board whose runtime has ended.

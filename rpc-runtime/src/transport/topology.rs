@@ -1,8 +1,11 @@
 //! Request queues, as workers declare them, and reply queues.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
+use crate::codec::UnknownName;
 use crate::protocol::{BATCH_SUFFIX, MAX_SHORT_STR};
 
 /// The queue argument for the exchange of dead letters.
@@ -47,12 +50,48 @@ pub enum ReplyQueue {
     Direct,
 }
 
+impl ReplyQueue {
+    const ALL: [Self; 3] = [Self::Resumable, Self::Exclusive, Self::Direct];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Resumable => "resumable",
+            Self::Exclusive => "exclusive",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+/// Parses `resumable`, `exclusive` or `direct`.
+///
+/// ```
+/// use rpc_runtime::ReplyQueue;
+///
+/// assert_eq!("direct".parse(), Ok(ReplyQueue::Direct));
+/// assert_eq!(ReplyQueue::Direct.to_string(), "direct");
+/// ```
+impl FromStr for ReplyQueue {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|queue| queue.name() == name)
+            .ok_or(UnknownName::new("resumable, exclusive or direct"))
+    }
+}
+
+impl fmt::Display for ReplyQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// A fanout exchange, and the limits of the queue by which one process consumes from it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Broadcasts {
     /// The exchange. The queues are named after it.
     pub(crate) exchange: &'static str,
-    /// How many deliveries may be unsettled.
+    /// How many deliveries may be unacknowledged.
     pub(crate) prefetch: u16,
     /// How long a message can wait.
     pub(crate) time_to_live: Duration,
@@ -78,14 +117,14 @@ pub(crate) struct Broadcasts {
 #[must_use = "a queue does nothing until it is served"]
 pub struct RequestQueue {
     name: String,
-    declare: Declare,
+    declare_mode: DeclareMode,
     properties: QueueProperties,
     batching: bool,
 }
 
 /// How a worker makes sure that its queue exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Declare {
+pub(crate) enum DeclareMode {
     /// Declares it with its properties.
     Active,
     /// Checks that it exists.
@@ -156,7 +195,7 @@ impl RequestQueue {
         };
         Self {
             name: name.into(),
-            declare: Declare::Active,
+            declare_mode: DeclareMode::Active,
             properties,
             batching: true,
         }
@@ -213,14 +252,14 @@ impl RequestQueue {
     /// Does not declare the queue, but checks that it exists (a passive declare), whatever its
     /// properties. The server fails to start if it does not exist.
     pub fn existing(mut self) -> Self {
-        self.declare = Declare::Passive;
+        self.declare_mode = DeclareMode::Passive;
         self
     }
 
     /// Neither declares the queue nor checks that it exists. Meant for a worker that may not
     /// configure queues.
     pub fn undeclared(mut self) -> Self {
-        self.declare = Declare::No;
+        self.declare_mode = DeclareMode::No;
         self
     }
 
@@ -258,7 +297,7 @@ impl RequestQueue {
 
     /// The queue for batches of requests to this queue, with the same options. `None` if requests
     /// must not be batched.
-    pub(crate) fn batched(&self) -> Option<Self> {
+    pub(crate) fn batch_queue(&self) -> Option<Self> {
         let is_ruled_out = RULES_OUT_BATCH_QUEUE
             .iter()
             .any(|name| self.properties.arguments.contains_key(*name));
@@ -286,8 +325,8 @@ impl RequestQueue {
         matches!(kind, Some(QueueArgument::Text(kind)) if kind == CLASSIC)
     }
 
-    pub(crate) fn declare(&self) -> Declare {
-        self.declare
+    pub(crate) fn declare_mode(&self) -> DeclareMode {
+        self.declare_mode
     }
 
     pub(crate) fn properties(&self) -> &QueueProperties {

@@ -14,7 +14,7 @@ use crate::overload::method::{Method, payload};
 use crate::overload::plan::Setting;
 use crate::overload::record::End;
 
-/// The drain limit at the end.
+/// The drain timeout at the end.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 #[service]
@@ -73,7 +73,7 @@ async fn worker(
         .concurrency(setting.places)
         .batching(setting.batching)
         .admission(setting.admission)
-        .drain_limit(DRAIN_TIME)
+        .drain_timeout(DRAIN_TIME)
         .serve_on(queue, WorkServer::new(method.clone()))
         .start()
         .await?;

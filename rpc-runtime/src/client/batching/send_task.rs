@@ -58,7 +58,7 @@ impl SendTask {
                     self.batcher.done(&key);
                 },
                 // While the broker is not ready, requests wait here, where they can be withdrawn.
-                () = publisher.ready(), if !self.backlog.is_empty() || self.batcher.has_ready() => {
+                () = publisher.wait_ready(), if !self.backlog.is_empty() || self.batcher.has_ready() => {
                     self.sort_backlog();
                     self.publish_batches();
                     if self.backlog.is_empty() && requests.is_empty() {

@@ -22,7 +22,7 @@ use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::BrokerError;
 use crate::protocol::{BatchedCall, Headers, ShortStr, read_batch};
-use crate::transport::{Departs, Outgoing, Published, Publisher, Receipt, ReplyQueue};
+use crate::transport::{ConfirmListener, HasLatestSend, Outgoing, Published, Publisher, ReplyQueue};
 
 /// Accepts all messages and confirms them.
 #[derive(Debug)]
@@ -69,15 +69,15 @@ impl Publisher for TestPublisher {
     fn try_publish(
         &self,
         outgoing: Outgoing,
-        receipt: Arc<dyn Receipt>,
+        listener: Arc<dyn ConfirmListener>,
         _: usize,
     ) -> Result<(), Box<Outgoing>> {
         self.take(&outgoing);
-        receipt.published(Published::Routed);
+        listener.published(Published::Confirmed);
         Ok(())
     }
 
-    async fn ready(&self) {
+    async fn wait_ready(&self) {
         self.is_free
             .subscribe()
             .wait_for(|is_free| *is_free)
@@ -88,10 +88,10 @@ impl Publisher for TestPublisher {
     async fn publish(&self, outgoing: Outgoing) -> Published {
         self.take(&outgoing);
         self.confirms.acquire().await.unwrap().forget();
-        Published::Routed
+        Published::Confirmed
     }
 
-    async fn closed(&self) -> BrokerError {
+    async fn wait_closed(&self) -> BrokerError {
         std::future::pending().await
     }
 }
@@ -162,7 +162,7 @@ impl Scene {
                 is_detached: false,
             }));
             let request = QueuedRequest {
-                confirm: PendingConfirm::new(&call, call.departures().begin()),
+                confirm: PendingConfirm::new(&call, call.latest_send().begin()),
                 deadline: Instant::now() + Duration::from_secs(30),
                 is_resent: false,
             };
@@ -236,7 +236,7 @@ async fn withdrawn_requests_do_not_block_later_ones() {
     given_up.extend(scene.call(4000));
     assert!(scene.left().await.is_empty());
     for call in given_up {
-        call.departures().withdraw(1);
+        call.latest_send().withdraw(1);
     }
     // One message is confirmed before the broker accepts messages again.
     scene.publisher.confirms.add_permits(1);

@@ -15,7 +15,7 @@ use crate::server::pending_acks::PendingAcks;
 use crate::server::reply_channel::{ReplyChannel, SendOutcome};
 use crate::service::ReplyTo;
 use crate::telemetry::{Event, count};
-use crate::transport::{Departure, Outgoing};
+use crate::transport::{Outgoing, SendToken};
 
 /// The largest number of bytes that a batch adds to the body and headers of a reply: its id,
 /// lengths and other fields.
@@ -116,7 +116,7 @@ pub(in crate::server) async fn send_together(
             queue: key.address.clone(),
             mandatory: false,
             message: message(&groups, key.codec),
-            departure: Departure::default(),
+            send_token: SendToken::default(),
         };
         let deadline = deadline.map(with_grace_period);
         match channel.send(outgoing, deadline, false).await {

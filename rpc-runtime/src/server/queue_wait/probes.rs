@@ -1,6 +1,7 @@
 //! The task that sends probes while requests may wait in a server's queues.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,7 +19,8 @@ use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{Message, PROBE, Properties, Reply, ReplyKind, ShortStr};
 use crate::transport::{
-    Backoff, Departure, Depth, Outgoing, Published, Publisher, ReplyLink, ReplyQueue, Subscription, Transport,
+    Backoff, Depth, KeepOpen, Outgoing, Published, Publisher, ReplyQueue, SendToken, Subscription, Transport,
+    keep_open,
 };
 
 /// How long to wait after the broker refused the reply queue for probes.
@@ -73,7 +75,7 @@ pub(crate) fn probe_reply(properties: &Properties) -> Option<Outgoing> {
             .filter(|queue| !queue.as_str().is_empty())?,
         mandatory: false,
         message: reply.into_message(Some(properties.correlation_id.clone()?)),
-        departure: Departure::default(),
+        send_token: SendToken::default(),
     })
 }
 
@@ -130,31 +132,10 @@ impl Probes {
 
     /// Measures the queues whenever a measurement is due, until the broker handle is closed.
     pub(crate) async fn send(&self, transport: &Arc<dyn Transport>) {
-        let mut backoff = Backoff::new();
         // This runs again after a panic.
         self.forget_probes();
-        loop {
-            self.until_due().await;
-            let since = Instant::now();
-            let lost = self.open_and_send(transport).await;
-            self.forget_probes();
-            match lost {
-                closed if closed.is_of_ended_handle() => return,
-                lost if lost.is_worth_reopening() => {
-                    tracing::debug!(error = %Logged(Chain(&lost)), "probes were interrupted");
-                    backoff.worked_for(since.elapsed());
-                    backoff.wait_after(&lost).await;
-                }
-                refused => {
-                    tracing::warn!(
-                        error = %Logged(Chain(&refused)),
-                        "cannot measure how long requests wait in their queues: under overload, methods may run \
-                         although their callers have given up"
-                    );
-                    tokio::time::sleep(REFUSED_RETRY_DELAY).await;
-                }
-            }
-        }
+        let probes = self;
+        keep_open(&mut ProbeRun { probes, transport }).await;
     }
 
     /// Waits until a measurement is due.
@@ -178,40 +159,32 @@ impl Probes {
         due.map(|(due, ..)| due).min()
     }
 
-    /// Opens a channel and measures until it is lost. Returns why it was lost or not opened.
-    async fn open_and_send(&self, transport: &Arc<dyn Transport>) -> BrokerError {
-        let link = match transport.open_replies(ReplyQueue::Direct, None).await {
-            Ok(link) => link,
-            Err(error) => return error,
-        };
-        let ReplyLink {
-            address,
-            mut replies,
-            publisher,
-            ..
-        } = link;
-        let publisher = match publisher {
+    /// Opens a channel for probes and their replies.
+    async fn open(transport: &dyn Transport) -> Result<ProbeChannel, BrokerError> {
+        let opened = transport.open_replies(ReplyQueue::Direct, None).await?;
+        let publisher = match opened.publisher {
             Some(publisher) => publisher,
-            None => match transport.open_publisher().await {
-                Ok(publisher) => publisher,
-                Err(error) => return error,
-            },
+            None => transport.open_publisher().await?,
         };
-        let lost = self
-            .send_until_lost(transport, &address, &mut replies, &publisher)
-            .await;
-        replies.control.retire().await;
-        lost
+        Ok(ProbeChannel {
+            address: opened.address,
+            replies: opened.replies,
+            publisher,
+        })
     }
 
     /// Measures until the channel is lost, and returns why.
     async fn send_until_lost(
         &self,
         transport: &Arc<dyn Transport>,
-        address: &ShortStr,
-        replies: &mut Subscription,
-        publisher: &Arc<dyn Publisher>,
+        channel: &mut ProbeChannel,
     ) -> BrokerError {
+        let ProbeChannel {
+            address,
+            replies,
+            publisher,
+        } = channel;
+        let publisher = &*publisher;
         let mut answers: FuturesUnordered<BoxFuture<'_, Answer>> = FuturesUnordered::new();
         loop {
             tokio::select! {
@@ -221,12 +194,12 @@ impl Probes {
                     Some(Ok(reply)) => {
                         let id = reply.message.properties.correlation_id.as_ref();
                         self.take_own(id, Instant::now());
-                        replies.control.settle_up_to(reply.tag);
+                        replies.control.ack_up_to(reply.tag);
                     }
                     Some(Err(lost)) => return lost,
                     None => return BrokerError::Lost { source: None },
                 },
-                lost = publisher.closed() => return lost,
+                lost = publisher.wait_closed() => return lost,
                 () = self.until_due() => self.begin_due(transport, address, publisher, &answers),
             }
         }
@@ -277,7 +250,7 @@ impl Probes {
             Answer::Probe { id, published } => {
                 if let Some(queue) = self.queues.get(usize::from(id.queue)) {
                     match published {
-                        Published::Routed => queue.on_probe_confirmed(id.number, now),
+                        Published::Confirmed => queue.on_probe_confirmed(id.number, now),
                         Published::Returned
                         | Published::Refused
                         | Published::Withdrawn
@@ -292,6 +265,60 @@ impl Probes {
     fn forget_probes(&self) {
         for queue in &self.queues {
             queue.forget_probes();
+        }
+    }
+}
+
+/// A channel on which probes are published, and the address of their replies.
+struct ProbeChannel {
+    address: ShortStr,
+    replies: Subscription,
+    publisher: Arc<dyn Publisher>,
+}
+
+/// Measures the queues, and keeps the channel for that open. It is opened once a measurement is
+/// due.
+struct ProbeRun<'a> {
+    probes: &'a Probes,
+    transport: &'a Arc<dyn Transport>,
+}
+
+impl KeepOpen for ProbeRun<'_> {
+    type Opened = ProbeChannel;
+    type End = ();
+
+    async fn open(&mut self) -> ControlFlow<(), Result<ProbeChannel, BrokerError>> {
+        self.probes.until_due().await;
+        ControlFlow::Continue(Probes::open(&**self.transport).await)
+    }
+
+    async fn run(&mut self, mut channel: ProbeChannel) -> ControlFlow<(), BrokerError> {
+        let lost = self.probes.send_until_lost(self.transport, &mut channel).await;
+        tracing::debug!(error = %Logged(Chain(&lost)), "probes were interrupted");
+        channel.replies.control.close_and_delete().await;
+        self.probes.forget_probes();
+        ControlFlow::Continue(lost)
+    }
+
+    fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<()> {
+        if error.is_handle_ended() {
+            return ControlFlow::Break(());
+        }
+        if !error.is_worth_reopening() {
+            tracing::warn!(
+                error = %Logged(Chain(error)),
+                "cannot measure how long requests wait in their queues: under overload, methods may run \
+                 although their callers have given up"
+            );
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
+        if error.is_worth_reopening() || error.is_handle_ended() {
+            backoff.delay_after(error)
+        } else {
+            REFUSED_RETRY_DELAY
         }
     }
 }
@@ -325,7 +352,7 @@ fn probe(id: ProbeId, queue: &str, priority: u8, ttl: Duration, address: &ShortS
             },
             body: bytes::Bytes::new(),
         },
-        departure: Departure::default(),
+        send_token: SendToken::default(),
     })
 }
 

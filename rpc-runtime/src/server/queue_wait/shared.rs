@@ -32,7 +32,7 @@ pub(crate) struct QueueWaitEstimates {
     queue: String,
     /// Whether messages may wait. While none may, requests do not take the lock.
     is_active: AtomicBool,
-    /// How many unsettled deliveries filled the prefetch when they arrived.
+    /// How many unacknowledged deliveries filled the prefetch when they arrived.
     full_deliveries: AtomicUsize,
     /// The time to live of probes, in seconds. Zero before the first request with a time to live.
     /// It is atomic so that a request that does not raise it takes no lock.
@@ -260,8 +260,8 @@ impl QueueWaitEstimates {
     }
 }
 
-/// Exists while a delivery that filled the prefetch is unsettled. Must be dropped when its requests
-/// end.
+/// Exists while a delivery that filled the prefetch is unacknowledged. Must be dropped when its
+/// requests end.
 #[derive(Debug)]
 pub(crate) struct PrefetchFullGuard {
     estimates: Arc<QueueWaitEstimates>,

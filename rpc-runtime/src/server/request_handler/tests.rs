@@ -13,8 +13,8 @@ use crate::protocol::{
 };
 use crate::service::{Answer, Invocation, Service};
 use crate::transport::{
-    Broadcasts, Connectivity, Depth, Outgoing, Published, Publisher, Receipt, ReplyLink, ReplyQueue,
-    RequestQueue, StatusBoard, Subscription, Transport, injected,
+    Broadcasts, ConfirmListener, Connectivity, Depth, Outgoing, Published, Publisher, ReplyQueue,
+    ReplySubscription, RequestQueue, StatusBoard, Subscription, Transport, injected,
 };
 
 /// A broker that answers publishes with these results in turn, and records what happens.
@@ -37,7 +37,7 @@ impl RecordingBroker {
 
 #[async_trait]
 impl Transport for RecordingBroker {
-    async fn is_there(&self, _: &ShortStr) -> Option<bool> {
+    async fn queue_exists(&self, _: &ShortStr) -> Option<bool> {
         None
     }
 
@@ -49,7 +49,11 @@ impl Transport for RecordingBroker {
         Ok(Arc::new(self.clone()))
     }
 
-    async fn open_replies(&self, _: ReplyQueue, _: Option<&ShortStr>) -> Result<ReplyLink, BrokerError> {
+    async fn open_replies(
+        &self,
+        _: ReplyQueue,
+        _: Option<&ShortStr>,
+    ) -> Result<ReplySubscription, BrokerError> {
         Err(BrokerError::Closed)
     }
 
@@ -57,7 +61,7 @@ impl Transport for RecordingBroker {
         Err(BrokerError::Closed)
     }
 
-    async fn retire_requests(&self, _: &RequestQueue) -> bool {
+    async fn delete_if_unused(&self, _: &RequestQueue) -> bool {
         false
     }
 
@@ -89,18 +93,18 @@ impl Publisher for RecordingBroker {
     fn try_publish(
         &self,
         outgoing: Outgoing,
-        receipt: Arc<dyn Receipt>,
+        listener: Arc<dyn ConfirmListener>,
         _: usize,
     ) -> Result<(), Box<Outgoing>> {
         if !self.sends_at_once {
             return Err(Box::new(outgoing));
         }
         let broker = self.clone();
-        tokio::spawn(async move { receipt.published(broker.publish(outgoing).await) });
+        tokio::spawn(async move { listener.published(broker.publish(outgoing).await) });
         Ok(())
     }
 
-    async fn ready(&self) {}
+    async fn wait_ready(&self) {}
 
     async fn publish(&self, outgoing: Outgoing) -> Published {
         self.note("reply sent");
@@ -111,7 +115,7 @@ impl Publisher for RecordingBroker {
         self.results.lock().unwrap().remove(0)
     }
 
-    async fn closed(&self) -> BrokerError {
+    async fn wait_closed(&self) -> BrokerError {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         BrokerError::Lost { source: None }
     }
@@ -119,16 +123,16 @@ impl Publisher for RecordingBroker {
 
 #[async_trait]
 impl Control for RecordingBroker {
-    fn settle(&self, _tag: u64) {
-        self.note("request settled");
+    fn ack(&self, _tag: u64) {
+        self.note("request acked");
     }
 
     fn reject(&self, _tag: u64) {
         self.note("request rejected");
     }
 
-    fn settle_up_to(&self, tag: u64) {
-        self.settle(tag);
+    fn ack_up_to(&self, tag: u64) {
+        self.ack(tag);
     }
 
     async fn cancel(&self) -> Result<(), BrokerError> {
@@ -137,7 +141,7 @@ impl Control for RecordingBroker {
 
     async fn close(&self) {}
 
-    async fn retire(&self) {}
+    async fn close_and_delete(&self) {}
 }
 
 /// Handles one request that expects a reply, with a broker that answers publishes with these
@@ -199,7 +203,7 @@ async fn reply_parts(
 ) -> (Arc<ReplyChannel>, ReplySender, [AbortOnDropHandle<()>; 2]) {
     let (channel, keep) = ReplyChannel::new(Arc::new(broker.clone()));
     let kept = AbortOnDropHandle::new(tokio::spawn(keep));
-    channel.ready().await.unwrap();
+    channel.wait_ready().await.unwrap();
     let channel = Arc::new(channel);
     let (reply_sender, emptying) = ReplySender::new(Arc::clone(&channel));
     let emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
@@ -241,7 +245,7 @@ async fn serve_one(
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_abandons_the_requests_whose_replies_were_being_sent_and_no_others() {
-    let broker = broker(vec![Published::Routed], false);
+    let broker = broker(vec![Published::Confirmed], false);
     let (channel, reply_sender, _tasks) = reply_parts(&broker).await;
     let handler = Arc::new(handler(channel, reply_sender));
     let serve = async |in_progress: &RequestsInProgress| {
@@ -283,7 +287,7 @@ async fn a_panic_abandons_the_requests_whose_replies_were_being_sent_and_no_othe
     let in_progress = RequestsInProgress::default();
     serve(&in_progress).await;
     in_progress.idle().await;
-    let events = ["reply sent", "reply sent", "reply confirmed", "request settled"];
+    let events = ["reply sent", "reply sent", "reply confirmed", "request acked"];
     assert_eq!(*broker.events.lock().unwrap(), events);
 }
 
@@ -298,20 +302,17 @@ const SENT: [&str; 2] = ["reply sent", "reply confirmed"];
 
 #[tokio::test(start_paused = true)]
 async fn a_request_is_acked_only_after_its_reply_is_confirmed() {
-    for word in [Published::Routed, Published::Refused] {
-        assert_eq!(
-            serve(vec![word]).await,
-            [&SENT[..], &["request settled"]].concat()
-        );
+    for word in [Published::Confirmed, Published::Refused] {
+        assert_eq!(serve(vec![word]).await, [&SENT[..], &["request acked"]].concat());
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_may_be_lost_is_sent_again_before_its_request_is_acked() {
-    let results = vec![failed(BrokerError::Lost { source: None }), Published::Routed];
+    let results = vec![failed(BrokerError::Lost { source: None }), Published::Confirmed];
     assert_eq!(
         serve(results).await,
-        [&SENT[..], &SENT, &["request settled"]].concat()
+        [&SENT[..], &SENT, &["request acked"]].concat()
     );
 }
 
@@ -327,8 +328,8 @@ async fn a_reply_that_closes_its_channels_is_replaced_by_a_fault() {
             source: crate::error::Cause::new("PRECONDITION_FAILED"),
         })
     };
-    let results = vec![closed(), closed(), Published::Routed];
-    let events = [&SENT[..], &SENT, &SENT, &["request settled"]].concat();
+    let results = vec![closed(), closed(), Published::Confirmed];
+    let events = [&SENT[..], &SENT, &SENT, &["request acked"]].concat();
     assert_eq!(serve(results).await, events);
 }
 
@@ -352,13 +353,13 @@ async fn a_malformed_request_is_answered_and_acked_or_else_rejected() {
         ..Properties::default()
     };
     for is_batched in [false, true] {
-        let (answered, routed) = (answered.clone(), vec![Published::Routed]);
+        let (answered, routed) = (answered.clone(), vec![Published::Confirmed]);
         let events = serve_one(routed, true, answered, malformed, is_batched).await;
-        assert_eq!(events, [&SENT[..], &["request settled"]].concat());
+        assert_eq!(events, [&SENT[..], &["request acked"]].concat());
         for (properties, events) in [
             (Properties::default(), "request rejected"),
             (to_nobody.clone(), "request rejected"),
-            (dead_lettered.clone(), "request settled"),
+            (dead_lettered.clone(), "request acked"),
         ] {
             let done = serve_one(Vec::new(), true, properties, malformed, is_batched).await;
             assert_eq!(done, [events]);
@@ -376,9 +377,9 @@ async fn only_messages_on_the_queue_for_batches_are_batches() {
     };
     // As a request, the service does not have its method. As a batch, it cannot be read.
     for is_batched in [false, true] {
-        let (request, routed) = (request.clone(), vec![Published::Routed]);
+        let (request, routed) = (request.clone(), vec![Published::Confirmed]);
         let events = serve_one(routed, true, request, None, is_batched).await;
-        assert_eq!(events, [&SENT[..], &["request settled"]].concat());
+        assert_eq!(events, [&SENT[..], &["request acked"]].concat());
         let events = serve_one(Vec::new(), true, Properties::default(), None, is_batched).await;
         assert_eq!(events, ["request rejected"]);
     }
@@ -386,7 +387,7 @@ async fn only_messages_on_the_queue_for_batches_are_batches() {
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_cannot_be_read_is_rejected_until_it_was_rejected_too_often() {
-    for (rejections, events) in [(0, "request rejected"), (MAX_REJECTIONS, "request settled")] {
+    for (rejections, events) in [(0, "request rejected"), (MAX_REJECTIONS, "request acked")] {
         let properties = Properties {
             dead_lettered: Some(DeadLettered {
                 rejections,
@@ -447,7 +448,7 @@ impl Service for Store {
 #[tokio::test(start_paused = true)]
 async fn a_forwarded_request_expires_at_its_deadline() {
     let second = Duration::from_secs(1);
-    let broker = broker(vec![Published::Routed; 3], true);
+    let broker = broker(vec![Published::Confirmed; 3], true);
     let (channel, reply_sender, _tasks) = reply_parts(&broker).await;
     let mut dispatcher = Dispatcher::default();
     dispatcher.add(Arc::new(Store), "q").unwrap();

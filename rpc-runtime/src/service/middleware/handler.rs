@@ -28,25 +28,49 @@ pub struct IncomingCall {
 }
 
 impl IncomingCall {
-    /// The service of the method.
+    /// Returns the name of the service that is called.
     #[must_use]
-    pub fn service(&self) -> &'static ServiceDescriptor {
+    pub fn service(&self) -> &'static str {
+        self.service_descriptor().name
+    }
+
+    /// Returns the name of the method that is called.
+    #[must_use]
+    pub fn method(&self) -> &'static str {
+        self.method.name
+    }
+
+    /// Returns whether it is safe to run the method more than once.
+    #[must_use]
+    pub fn is_idempotent(&self) -> bool {
+        self.method.is_idempotent
+    }
+
+    /// Returns whether the method is one-way: its caller does not wait for it to run.
+    #[must_use]
+    pub fn is_oneway(&self) -> bool {
+        self.method.is_oneway
+    }
+
+    /// Returns the description of the service.
+    #[must_use]
+    pub fn service_descriptor(&self) -> &'static ServiceDescriptor {
         self.service.descriptor()
     }
 
-    /// The requested method.
+    /// Returns the description of the method.
     #[must_use]
-    pub fn method(&self) -> &'static MethodDescriptor {
+    pub fn method_descriptor(&self) -> &'static MethodDescriptor {
         self.method
     }
 
     /// Returns the names of the service and of the method on the wire, as in `Directory.get_email`.
     /// The name of a built-in method already contains that of its service.
     pub(crate) fn full_name(&self) -> String {
-        if is_built_in(self.method.name) {
-            self.method.name.to_owned()
+        if is_built_in(self.method()) {
+            self.method().to_owned()
         } else {
-            format!("{}.{}", self.service().name, self.method.name)
+            format!("{}.{}", self.service(), self.method())
         }
     }
 
@@ -71,7 +95,7 @@ impl IncomingCall {
 impl fmt::Debug for IncomingCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IncomingCall")
-            .field("service", &self.service().name)
+            .field("service", &self.service())
             .field("invocation", &self.invocation)
             .finish_non_exhaustive()
     }
@@ -84,8 +108,8 @@ impl fmt::Debug for IncomingCall {
 /// fault `rejected` if the method had not begun, or `abandoned` if it had, with the text of the
 /// error.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no layer around the methods of a server",
-    note = "it has to make a `tower_service::Service<IncomingCall, Response = Answer>` out of a `Handler`, both of them `Send + 'static`"
+    message = "`{Self}` is not a layer for the methods of a server",
+    note = "it must turn a `Handler` into a `tower_service::Service<IncomingCall, Response = Answer>` that is `Send + 'static`, with a future that is too"
 )]
 pub trait HandlerLayer:
     Layer<

@@ -133,7 +133,7 @@ impl Opener {
                 .await
         };
         let published = match self.request("publishing a broadcast", publishing).await? {
-            Ok(Confirmation::Ack(None) | Confirmation::NotRequested) => Published::Routed,
+            Ok(Confirmation::Ack(None) | Confirmation::NotRequested) => Published::Confirmed,
             Ok(Confirmation::Ack(Some(_))) => Published::Returned,
             Ok(Confirmation::Nack(_)) => Published::Refused,
             // Nobody has ever declared the exchange.

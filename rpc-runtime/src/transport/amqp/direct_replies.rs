@@ -23,7 +23,9 @@ use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::DIRECT_REPLY_TO;
 use crate::telemetry::{LogLimit, Suppressed};
-use crate::transport::{Outgoing, Published, Publisher, Receipt, Status, StatusBoard, retry, supervised};
+use crate::transport::{
+    ConfirmListener, Outgoing, Published, Publisher, Status, StatusBoard, restart_on_panic, retry,
+};
 
 /// Publishes messages. Those to direct reply-to addresses use a separate connection.
 #[derive(Debug)]
@@ -37,18 +39,18 @@ impl Publisher for ReplyPublisher {
     fn try_publish(
         &self,
         outgoing: Outgoing,
-        receipt: Arc<dyn Receipt>,
+        listener: Arc<dyn ConfirmListener>,
         confirm_batch: usize,
     ) -> Result<(), Box<Outgoing>> {
         if outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
             Err(Box::new(outgoing))
         } else {
-            self.queues.try_publish(outgoing, receipt, confirm_batch)
+            self.queues.try_publish(outgoing, listener, confirm_batch)
         }
     }
 
-    fn ready<'a: 'f, 'f>(&'a self) -> BoxFuture<'f, ()> {
-        self.queues.ready()
+    fn wait_ready<'a: 'f, 'f>(&'a self) -> BoxFuture<'f, ()> {
+        self.queues.wait_ready()
     }
 
     fn publish<'a: 'f, 'f>(&'a self, outgoing: Outgoing) -> BoxFuture<'f, Published> {
@@ -59,8 +61,8 @@ impl Publisher for ReplyPublisher {
         }
     }
 
-    fn closed<'a: 'f, 'f>(&'a self) -> BoxFuture<'f, BrokerError> {
-        self.queues.closed()
+    fn wait_closed<'a: 'f, 'f>(&'a self) -> BoxFuture<'f, BrokerError> {
+        self.queues.wait_closed()
     }
 }
 
@@ -154,7 +156,7 @@ impl DirectReplies {
     async fn publish(self: &Arc<Self>, outgoing: Outgoing) -> Published {
         let publishing = self.tasks.ending.run_until_cancelled(self.deliver(outgoing));
         publishing.await.unwrap_or_else(|| Published::Failed {
-            source: self.board.why_over(),
+            source: self.board.end_reason_or_closed(),
             written: true,
         })
     }
@@ -171,7 +173,7 @@ impl DirectReplies {
             return published;
         }
         self.forget(&channel);
-        if published.is_of_channel() {
+        if published.is_channel_closed() {
             return published;
         }
         self.deliver_alone(outgoing).await
@@ -191,7 +193,7 @@ impl DirectReplies {
             };
             let published = channel.publisher.publish(outgoing.clone()).await;
             channel.connection.close().await;
-            if !published.is_failed() || published.is_of_channel() {
+            if !published.is_failed() || published.is_channel_closed() {
                 return published;
             }
         }
@@ -208,10 +210,10 @@ impl DirectReplies {
     async fn channel(self: &Arc<Self>) -> Option<Arc<DirectChannel>> {
         let mut shared = self.shared.subscribe();
         self.connect_if_due();
-        let settled = shared
+        let decided = shared
             .wait_for(|shared| !matches!(shared, Shared::Connecting))
             .await;
-        settled.ok()?.channel().cloned()
+        decided.ok()?.channel().cloned()
     }
 
     /// Starts an attempt to connect if one is due.
@@ -234,7 +236,7 @@ impl DirectReplies {
     }
 
     async fn connect_for_all(self: Arc<Self>, limit: Duration) {
-        let connecting = supervised("direct replies", || self.connect_within(limit));
+        let connecting = restart_on_panic("direct replies", || self.connect_within(limit));
         let made = self.tasks.ending.run_until_cancelled(connecting).await;
         self.shared.send_replace(match made {
             Some(Some(channel)) => Shared::Up(Arc::new(channel)),

@@ -20,7 +20,7 @@ use crate::escape::Logged;
 use crate::protocol::ShortStr;
 use crate::transport::Subscription;
 use crate::transport::topology::{
-    CLASSIC, Declare, QUEUE_TYPE, QueueArgument, QueueProperties, RequestQueue,
+    CLASSIC, DeclareMode, QUEUE_TYPE, QueueArgument, QueueProperties, RequestQueue,
 };
 
 /// The result of a passive declare.
@@ -211,10 +211,10 @@ impl Opener {
         channel: &Arc<OpenChannel>,
         queue: &RequestQueue,
     ) -> Result<(), BrokerError> {
-        let (options, arguments) = match queue.declare() {
-            Declare::No => return Ok(()),
-            Declare::Passive => (passive_declare(), FieldTable::default()),
-            Declare::Active => {
+        let (options, arguments) = match queue.declare_mode() {
+            DeclareMode::No => return Ok(()),
+            DeclareMode::Passive => (passive_declare(), FieldTable::default()),
+            DeclareMode::Active => {
                 let QueueProperties { durable, arguments } = queue.properties();
                 let options = QueueDeclareOptions {
                     durable: *durable,

@@ -22,10 +22,10 @@ use super::task_group::TaskGroup;
 use crate::error::{BrokerError, Cause, Chain};
 use crate::escape::Logged;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
-use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
+use crate::transport::topology::{Broadcasts, DeclareMode, ReplyQueue, RequestQueue};
 use crate::transport::{
-    Connectivity, Depth, Published, Publisher, ReplyLink, Role, StatusBoard, Subscription, Transport, caught,
-    retry, watch_runtime,
+    Connectivity, Depth, Published, Publisher, ReplySubscription, Role, StatusBoard, Subscription, Transport,
+    catch_panic, retry, watch_runtime,
 };
 
 /// How long a resumable reply queue outlives its last consumer (`x-expires`), in milliseconds.
@@ -147,7 +147,7 @@ impl AmqpTransport {
         channel: &Arc<OpenChannel>,
         queue: &RequestQueue,
     ) -> Result<(), BrokerError> {
-        if queue.declare() == Declare::No || !self.close_counts().contains(queue.name()) {
+        if queue.declare_mode() == DeclareMode::No || !self.close_counts().contains(queue.name()) {
             return opener.declare_request_queue(channel, queue).await;
         }
         let declare = || async {
@@ -186,17 +186,17 @@ impl AmqpTransport {
         opening: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
     ) -> Result<T, BrokerError> {
         let ending = self.tasks.ending.clone();
-        let opening = caught("opening a queue", opening);
+        let opening = catch_panic("opening a queue", opening);
         let opening = async move { ending.run_until_cancelled(opening).await };
         match self.tasks.spawn(opening).await {
             Ok(Some(opened)) => opened?,
             // The handle was closed, or its runtime has ended.
-            Ok(None) | Err(_) => Err(self.board.why_over()),
+            Ok(None) | Err(_) => Err(self.board.end_reason_or_closed()),
         }
     }
 
     /// Opens replies by direct reply-to, on the channel that publishes the requests.
-    async fn open_direct(&self) -> Result<ReplyLink, BrokerError> {
+    async fn open_direct(&self) -> Result<ReplySubscription, BrokerError> {
         let connection = self.publishing.wait_ready().await?;
         let opener = self.opener(&connection);
         let channel = opener.channel().await?;
@@ -207,7 +207,7 @@ impl AmqpTransport {
                 opener.subscription_options(AckMode::Automatic),
             )
             .await?;
-        Ok(ReplyLink {
+        Ok(ReplySubscription {
             address: ShortStr::from_static(DIRECT_REPLY_TO),
             replies,
             resumed: None,
@@ -216,7 +216,7 @@ impl AmqpTransport {
     }
 
     /// Opens an exclusive reply queue, which ends with the connection.
-    async fn open_exclusive(&self) -> Result<ReplyLink, BrokerError> {
+    async fn open_exclusive(&self) -> Result<ReplySubscription, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
         let opening = async move {
             let channel = opener.channel().await?;
@@ -236,7 +236,7 @@ impl AmqpTransport {
                     return Err(error);
                 }
             };
-            Ok(ReplyLink {
+            Ok(ReplySubscription {
                 address,
                 replies,
                 resumed: None,
@@ -247,7 +247,7 @@ impl AmqpTransport {
     }
 
     /// Opens a reply queue that outlives the connection: the earlier one, if it still exists.
-    async fn open_resumable(&self, earlier: Option<&ShortStr>) -> Result<ReplyLink, BrokerError> {
+    async fn open_resumable(&self, earlier: Option<&ShortStr>) -> Result<ReplySubscription, BrokerError> {
         let connection = self.consuming.wait_ready().await?;
         let opener = self.opener(&connection);
         let found = match earlier {
@@ -283,7 +283,7 @@ impl AmqpTransport {
                 return Err(error);
             }
         };
-        Ok(ReplyLink {
+        Ok(ReplySubscription {
             address,
             replies,
             resumed,
@@ -308,7 +308,7 @@ impl Transport for AmqpTransport {
         &self,
         replies: ReplyQueue,
         earlier: Option<&ShortStr>,
-    ) -> Result<ReplyLink, BrokerError> {
+    ) -> Result<ReplySubscription, BrokerError> {
         let (name, opened) = match replies {
             ReplyQueue::Direct => (DIRECT_REPLY_TO, self.open_direct().await),
             ReplyQueue::Exclusive => ("amq.gen-", self.open_exclusive().await),
@@ -344,7 +344,7 @@ impl Transport for AmqpTransport {
         self.record(queue.name(), opened.await)
     }
 
-    async fn is_there(&self, queue: &ShortStr) -> Option<bool> {
+    async fn queue_exists(&self, queue: &ShortStr) -> Option<bool> {
         let looking = async {
             let connection = self.consuming.wait_ready().await?;
             self.opener(&connection).look_up(queue).await
@@ -364,8 +364,8 @@ impl Transport for AmqpTransport {
         tokio::time::timeout(self.limit, asking).await.ok()?.ok()
     }
 
-    async fn retire_requests(&self, queue: &RequestQueue) -> bool {
-        if queue.declare() != Declare::Active || !queue.is_classic() {
+    async fn delete_if_unused(&self, queue: &RequestQueue) -> bool {
+        if queue.declare_mode() != DeclareMode::Active || !queue.is_classic() {
             // RabbitMQ closes a connection that deletes a quorum queue with `if-unused`.
             return false;
         }

@@ -13,7 +13,7 @@ use crate::transport::topology::{Broadcasts, QueueArgument, QueueProperties};
 /// Whether deliveries have to be acknowledged, and how many may be unacknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AckMode {
-    /// A delivery is settled once it is sent.
+    /// A delivery counts as acknowledged once it is sent.
     Automatic,
     /// At most this many deliveries are unacknowledged at a time.
     Prefetch(usize),
@@ -81,7 +81,7 @@ struct Consumer {
     ack_mode: AckMode,
     /// `None` once it was cancelled.
     sender: Option<mpsc::UnboundedSender<Delivery>>,
-    unsettled: BTreeMap<u64, Stored>,
+    unacked: BTreeMap<u64, Stored>,
 }
 
 impl Queue {
@@ -240,14 +240,14 @@ impl Queue {
             number,
             ack_mode,
             sender: Some(sender),
-            unsettled: BTreeMap::new(),
+            unacked: BTreeMap::new(),
         });
         self.deliver(now);
     }
 
-    pub(super) fn settle(&mut self, consumer: u64, tags: RangeInclusive<u64>, now: Instant) {
+    pub(super) fn ack(&mut self, consumer: u64, tags: RangeInclusive<u64>, now: Instant) {
         if let Some(consumer) = self.consumers.iter_mut().find(|other| other.number == consumer) {
-            consumer.unsettled.retain(|tag, _| !tags.contains(tag));
+            consumer.unacked.retain(|tag, _| !tags.contains(tag));
         }
         self.deliver(now);
     }
@@ -255,7 +255,7 @@ impl Queue {
     /// Rejects a consumer's delivery: dead-letters the message, or drops it.
     pub(super) fn reject(&mut self, consumer: u64, tag: u64, now: Instant) {
         let consumer = self.consumers.iter_mut().find(|other| other.number == consumer);
-        if let Some(stored) = consumer.and_then(|consumer| consumer.unsettled.remove(&tag)) {
+        if let Some(stored) = consumer.and_then(|consumer| consumer.unacked.remove(&tag)) {
             self.dead_letter_or_drop(stored, DeathReason::Rejected);
         }
         self.deliver(now);
@@ -316,7 +316,7 @@ impl Queue {
             return;
         };
         // Each returns to the front of its priority, in the original order.
-        for (_, stored) in consumer.unsettled.into_iter().rev() {
+        for (_, stored) in consumer.unacked.into_iter().rev() {
             let returns = stored.returns + 1;
             if self.delivery_limit.is_some_and(|limit| returns > limit) {
                 self.dead_letter_or_drop(stored, DeathReason::DeliveryLimit);
@@ -386,8 +386,8 @@ impl Queue {
 
     /// How many messages the queue has, with those that were delivered to a consumer.
     pub(super) fn backlog(&self) -> usize {
-        let unsettled = self.consumers.iter().map(|consumer| consumer.unsettled.len());
-        self.messages.len() + unsettled.sum::<usize>()
+        let unacked = self.consumers.iter().map(|consumer| consumer.unacked.len());
+        self.messages.len() + unacked.sum::<usize>()
     }
 }
 
@@ -396,7 +396,7 @@ impl Consumer {
         self.sender.is_some()
             && match self.ack_mode {
                 AckMode::Automatic | AckMode::Unlimited => true,
-                AckMode::Prefetch(limit) => self.unsettled.len() < limit,
+                AckMode::Prefetch(limit) => self.unacked.len() < limit,
             }
     }
 
@@ -424,7 +424,7 @@ impl Consumer {
         match (sent, self.ack_mode) {
             (true, AckMode::Automatic) => None,
             (true, AckMode::Prefetch(_) | AckMode::Unlimited) => {
-                self.unsettled.insert(tag, stored);
+                self.unacked.insert(tag, stored);
                 None
             }
             (false, _) => {
@@ -485,19 +485,19 @@ mod tests {
     }
 
     #[test]
-    fn prefetch_limits_unsettled_deliveries() {
+    fn prefetch_limits_unacked_deliveries() {
         let (mut queue, now) = (queue(), Instant::now());
         let mut receiver = consumer(&mut queue, 1, AckMode::Prefetch(1), now);
         queue.push(message("a"), now);
         queue.push(message("b"), now);
         let first = receiver.try_recv().unwrap();
         assert!(receiver.try_recv().is_err());
-        queue.settle(1, first.tag..=first.tag, now);
+        queue.ack(1, first.tag..=first.tag, now);
         assert_eq!(bodies(&mut receiver), [("b".into(), false)]);
     }
 
     #[test]
-    fn unsettled_messages_are_redelivered_in_order() {
+    fn unacked_messages_are_redelivered_in_order() {
         let (mut queue, now) = (queue(), Instant::now());
         let mut receiver = consumer(&mut queue, 1, AckMode::Prefetch(2), now);
         for body in ["a", "b", "c"] {
@@ -520,7 +520,7 @@ mod tests {
         queue.cancel(1);
         queue.push(message("b"), now);
         assert_eq!(bodies(&mut receiver), [("a".into(), false)]);
-        queue.settle(1, 0..=1, now);
+        queue.ack(1, 0..=1, now);
         queue.close(1, now);
         let mut next = consumer(&mut queue, 2, AckMode::Unlimited, now);
         assert_eq!(bodies(&mut next), [("b".into(), false)]);

@@ -166,9 +166,9 @@ impl Queues {
         })
     }
 
-    pub(super) fn settle(&mut self, consumer: &ConsumerId, tag: u64, now: Instant) {
+    pub(super) fn ack(&mut self, consumer: &ConsumerId, tag: u64, now: Instant) {
         self.with_queue(&consumer.queue, now, |queue| {
-            queue.settle(consumer.number, tag..=tag, now);
+            queue.ack(consumer.number, tag..=tag, now);
         });
     }
 
@@ -178,9 +178,9 @@ impl Queues {
         });
     }
 
-    pub(super) fn settle_up_to(&mut self, consumer: &ConsumerId, tag: u64, now: Instant) {
+    pub(super) fn ack_up_to(&mut self, consumer: &ConsumerId, tag: u64, now: Instant) {
         self.with_queue(&consumer.queue, now, |queue| {
-            queue.settle(consumer.number, 0..=tag, now);
+            queue.ack(consumer.number, 0..=tag, now);
         });
     }
 

@@ -15,10 +15,10 @@ use super::connection::{Connection, Session};
 use super::queues::{AckMode, ConsumerId, Queues};
 use crate::error::BrokerError;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
-use crate::transport::topology::{Broadcasts, Declare, ReplyQueue, RequestQueue};
+use crate::transport::topology::{Broadcasts, DeclareMode, ReplyQueue, RequestQueue};
 use crate::transport::{
-    Connectivity, Control, Delivery, Depth, Outgoing, Published, Publisher, Receipt, ReplyLink, StatusBoard,
-    Subscription, Transport, watch_runtime,
+    ConfirmListener, Connectivity, Control, Delivery, Depth, Outgoing, Published, Publisher,
+    ReplySubscription, StatusBoard, Subscription, Transport, watch_runtime,
 };
 
 /// The access of one handle to an in-process broker.
@@ -78,7 +78,7 @@ impl MemoryTransport {
     ///
     /// Fails if the handle has ended, or the connection is lost meanwhile.
     async fn wait_ready(&self, connection: &Connection) -> Result<Session, BrokerError> {
-        match self.board.over() {
+        match self.board.end_reason() {
             Some(reason) => Err(reason),
             None => connection.wait_ready().await,
         }
@@ -185,7 +185,7 @@ fn deliveries(
 
 #[async_trait]
 impl Transport for MemoryTransport {
-    async fn is_there(&self, _: &ShortStr) -> Option<bool> {
+    async fn queue_exists(&self, _: &ShortStr) -> Option<bool> {
         // Calls need this only for a queue that nacks requests. No queue of this broker does.
         None
     }
@@ -206,7 +206,7 @@ impl Transport for MemoryTransport {
         &self,
         replies: ReplyQueue,
         earlier: Option<&ShortStr>,
-    ) -> Result<ReplyLink, BrokerError> {
+    ) -> Result<ReplySubscription, BrokerError> {
         let (connection, ack_mode) = match replies {
             ReplyQueue::Resumable => (&self.consuming, AckMode::Unlimited),
             ReplyQueue::Exclusive => (&self.consuming, AckMode::Automatic),
@@ -232,7 +232,7 @@ impl Transport for MemoryTransport {
         };
         let subscription = self.subscribe(connection, &session, &queue, ack_mode, true)?;
         let is_direct = replies == ReplyQueue::Direct;
-        Ok(ReplyLink {
+        Ok(ReplySubscription {
             publisher: is_direct.then(|| self.publisher(session, Some(address.clone()))),
             address: if is_direct {
                 ShortStr::from_static(DIRECT_REPLY_TO)
@@ -245,19 +245,19 @@ impl Transport for MemoryTransport {
     }
 
     async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
-        match queue.declare() {
-            Declare::Active => self.broker.queues().declare(queue.name(), queue.properties()),
-            Declare::Passive => self.broker.queues().check_exists(queue.name()),
-            Declare::No => Ok(()),
+        match queue.declare_mode() {
+            DeclareMode::Active => self.broker.queues().declare(queue.name(), queue.properties()),
+            DeclareMode::Passive => self.broker.queues().check_exists(queue.name()),
+            DeclareMode::No => Ok(()),
         }
     }
 
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
         let session = self.wait_ready(&self.consuming).await?;
-        match queue.declare() {
-            Declare::Active => self.broker.queues().declare(queue.name(), queue.properties())?,
-            Declare::Passive => self.broker.queues().check_exists(queue.name())?,
-            Declare::No => {}
+        match queue.declare_mode() {
+            DeclareMode::Active => self.broker.queues().declare(queue.name(), queue.properties())?,
+            DeclareMode::Passive => self.broker.queues().check_exists(queue.name())?,
+            DeclareMode::No => {}
         }
         let ack_mode = AckMode::Prefetch(prefetch.into());
         let subscription = self.subscribe(&self.consuming, &session, queue.name(), ack_mode, false)?;
@@ -266,8 +266,8 @@ impl Transport for MemoryTransport {
         Ok(subscription)
     }
 
-    async fn retire_requests(&self, queue: &RequestQueue) -> bool {
-        queue.declare() == Declare::Active && self.broker.queues().delete_if_unused(queue.name())
+    async fn delete_if_unused(&self, queue: &RequestQueue) -> bool {
+        queue.declare_mode() == DeclareMode::Active && self.broker.queues().delete_if_unused(queue.name())
     }
 
     async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
@@ -286,7 +286,7 @@ impl Transport for MemoryTransport {
         let (broker, exchange) = (self.broker.clone(), exchange.to_owned());
         let sending = session.ask(move || broker.queues().broadcast(&exchange, &message, Instant::now()));
         Ok(if sending.await? {
-            Published::Routed
+            Published::Confirmed
         } else {
             Published::Returned
         })
@@ -335,7 +335,7 @@ impl MemoryPublisher {
 
     fn outcome(has_queue: bool, mandatory: bool) -> Published {
         if has_queue || !mandatory {
-            Published::Routed
+            Published::Confirmed
         } else {
             Published::Returned
         }
@@ -347,7 +347,7 @@ impl Publisher for MemoryPublisher {
     fn try_publish(
         &self,
         outgoing: Outgoing,
-        receipt: Arc<dyn Receipt>,
+        listener: Arc<dyn ConfirmListener>,
         _confirm_batch: usize,
     ) -> Result<(), Box<Outgoing>> {
         if !self.session.can_publish() {
@@ -356,16 +356,16 @@ impl Publisher for MemoryPublisher {
         #[cfg(test)]
         if self.session.link().is_some() {
             let publisher = self.clone();
-            tokio::spawn(async move { receipt.published(publisher.publish(outgoing).await) });
+            tokio::spawn(async move { listener.published(publisher.publish(outgoing).await) });
             return Ok(());
         }
         let Outgoing {
             queue,
             mandatory,
             message,
-            departure,
+            send_token,
         } = outgoing;
-        receipt.published(if departure.leave() {
+        listener.published(if send_token.claim() {
             Self::outcome(self.deliver(&queue, message)(), mandatory)
         } else {
             Published::Withdrawn
@@ -373,7 +373,7 @@ impl Publisher for MemoryPublisher {
         Ok(())
     }
 
-    async fn ready(&self) {
+    async fn wait_ready(&self) {
         // An error means that the connection is lost. The next publish reports it.
         let _ = self.session.wait_unblocked().await;
     }
@@ -383,13 +383,13 @@ impl Publisher for MemoryPublisher {
             queue,
             mandatory,
             message,
-            departure,
+            send_token,
         } = outgoing;
         let failed = |source, written| Published::Failed { source, written };
         if let Err(source) = self.session.wait_unblocked().await {
             return failed(source, false);
         }
-        if !departure.leave() {
+        if !send_token.claim() {
             return Published::Withdrawn;
         }
         match self.session.ask(self.deliver(&queue, message)).await {
@@ -398,7 +398,7 @@ impl Publisher for MemoryPublisher {
         }
     }
 
-    async fn closed(&self) -> BrokerError {
+    async fn wait_closed(&self) -> BrokerError {
         self.session.wait_lost().await
     }
 }
@@ -436,17 +436,17 @@ impl MemoryControl {
 
 #[async_trait]
 impl Control for MemoryControl {
-    fn settle(&self, tag: u64) {
+    fn ack(&self, tag: u64) {
         // If the connection is lost, the message is delivered again.
-        let _ = self.with_queues(move |queues, consumer| queues.settle(consumer, tag, Instant::now()));
+        let _ = self.with_queues(move |queues, consumer| queues.ack(consumer, tag, Instant::now()));
     }
 
     fn reject(&self, tag: u64) {
         let _ = self.with_queues(move |queues, consumer| queues.reject(consumer, tag, Instant::now()));
     }
 
-    fn settle_up_to(&self, tag: u64) {
-        let _ = self.with_queues(move |queues, consumer| queues.settle_up_to(consumer, tag, Instant::now()));
+    fn ack_up_to(&self, tag: u64) {
+        let _ = self.with_queues(move |queues, consumer| queues.ack_up_to(consumer, tag, Instant::now()));
     }
 
     async fn cancel(&self) -> Result<(), BrokerError> {
@@ -457,7 +457,7 @@ impl Control for MemoryControl {
         self.end();
     }
 
-    async fn retire(&self) {
+    async fn close_and_delete(&self) {
         self.close().await;
         if let Some(queue) = &self.private {
             self.broker.queues().delete(queue);

@@ -20,7 +20,7 @@ use super::socket::{self, Socket};
 use super::tls;
 use crate::error::{BrokerError, Cause, TlsFailure};
 use crate::host::host_name;
-use crate::transport::{Role, caught};
+use crate::transport::{Role, catch_panic};
 
 /// How long closing a channel or a connection may take. After that, the broker has to notice the
 /// loss by itself.
@@ -147,7 +147,7 @@ impl OpenConnection {
     pub(crate) fn watch_in(self: &Arc<Self>, tasks: &TaskGroup) -> AbortOnDropHandle<()> {
         let (connection, ending) = (Arc::clone(self), tasks.ending.clone());
         AbortOnDropHandle::new(tasks.spawn(async move {
-            let watching = caught("connection", connection.watch(|_| {}));
+            let watching = catch_panic("connection", connection.watch(|_| {}));
             if let Some(Err(panicked)) = ending.run_until_cancelled(watching).await {
                 connection.abandon(panicked.into());
             }

@@ -1,5 +1,6 @@
 //! A connection that is opened again whenever it is lost.
 
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use super::super::task_group::TaskGroup;
 use super::open::OpenConnection;
 use super::target::Target;
 use crate::error::BrokerError;
-use crate::transport::{Backoff, Connectivity, KeepOpen, Role, StatusBoard, keep_open, supervised};
+use crate::transport::{Backoff, Connectivity, KeepOpen, Role, StatusBoard, keep_open, restart_on_panic};
 
 /// A connection that a task keeps open.
 #[derive(Debug)]
@@ -56,16 +57,19 @@ impl SupervisedConnection {
     pub(crate) async fn wait_ready(&self) -> Result<Arc<OpenConnection>, BrokerError> {
         let mut current = self.current.clone();
         loop {
-            if let Some(reason) = self.board.over() {
+            if let Some(reason) = self.board.end_reason() {
                 return Err(reason);
             }
             match &*current.borrow_and_update() {
                 Current::Up(connection) if connection.is_open() => return Ok(Arc::clone(connection)),
                 Current::Up(connection) => connection.check(),
                 Current::Down => {}
-                Current::Closed => return Err(self.board.why_over()),
+                Current::Closed => return Err(self.board.end_reason_or_closed()),
             }
-            current.changed().await.map_err(|_| self.board.why_over())?;
+            current
+                .changed()
+                .await
+                .map_err(|_| self.board.end_reason_or_closed())?;
         }
     }
 }
@@ -79,7 +83,7 @@ struct Supervisor {
 
 impl Supervisor {
     async fn run(self, mut first: Option<OpenConnection>, ending: CancellationToken) {
-        let keeping = supervised("connection", || {
+        let keeping = restart_on_panic("connection", || {
             self.abandon("connection");
             let mut keeper = Keeper {
                 supervisor: &self,
@@ -87,7 +91,8 @@ impl Supervisor {
             };
             async move { keep_open(&mut keeper).await }
         });
-        ending.run_until_cancelled(keeping).await;
+        // `None`, because the connection is kept open without an end.
+        let _: Option<Infallible> = ending.run_until_cancelled(keeping).await;
         if let Current::Up(connection) = self.current.send_replace(Current::Closed) {
             connection.close().await;
         }
@@ -126,30 +131,32 @@ struct Keeper<'a> {
 
 impl KeepOpen for Keeper<'_> {
     type Opened = OpenConnection;
+    type End = Infallible;
 
-    async fn open(&mut self) -> Result<OpenConnection, BrokerError> {
-        match self.first.take() {
+    async fn open(&mut self) -> ControlFlow<Infallible, Result<OpenConnection, BrokerError>> {
+        ControlFlow::Continue(match self.first.take() {
             Some(connection) => Ok(connection),
             None => {
                 let Supervisor { target, role, .. } = self.supervisor;
                 target.connect((*role).into()).await
             }
-        }
+        })
     }
 
-    async fn run(&mut self, connection: OpenConnection) -> BrokerError {
+    async fn run(&mut self, connection: OpenConnection) -> ControlFlow<Infallible, BrokerError> {
         let Supervisor {
             current, board, role, ..
         } = self.supervisor;
         let connection = Arc::new(connection);
         current.send_replace(Current::Up(Arc::clone(&connection)));
         board.set(*role, Connectivity::Up);
-        connection
-            .watch(|blocked| self.supervisor.is_blocked(blocked))
-            .await
+        let watching = connection.watch(|blocked| self.supervisor.is_blocked(blocked));
+        let lost = watching.await;
+        self.supervisor.report_down(lost.clone());
+        ControlFlow::Continue(lost)
     }
 
-    fn failed(&mut self, error: &BrokerError) -> ControlFlow<()> {
+    fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<Infallible> {
         self.supervisor.report_down(error.clone());
         ControlFlow::Continue(())
     }
@@ -164,7 +171,7 @@ impl Drop for Supervisor {
     /// Abandons the connection, because its runtime may have ended, so that no task drives it.
     fn drop(&mut self) {
         if let Current::Up(connection) = self.current.send_replace(Current::Closed) {
-            connection.abandon(self.board.why_over());
+            connection.abandon(self.board.end_reason_or_closed());
         }
     }
 }

@@ -8,20 +8,21 @@
 
 use std::collections::BTreeMap;
 
-/// The settled deliveries of a channel.
+/// The deliveries of a channel that were acknowledged or rejected.
 ///
 /// A user calls either [`ack`](Self::ack) and [`reject`](Self::reject), or
 /// [`ack_up_to`](Self::ack_up_to).
 #[derive(Debug, Default)]
 pub(super) struct AckBatcher {
-    /// All settled deliveries, as ranges from first to last. The number of ranges is at most one
-    /// more than the number of unsettled deliveries.
+    /// All deliveries that are done, as ranges from first to last. The number of ranges is at most
+    /// one more than the number of unacknowledged deliveries.
     ranges: BTreeMap<u64, u64>,
     /// Acknowledgements that were not sent yet.
     unsent_acks: Vec<u64>,
     /// Rejects that were not sent yet.
     unsent_rejects: Vec<u64>,
-    /// All deliveries up to this one are settled, by [`ack_up_to`](Self::ack_up_to).
+    /// All deliveries up to this one are acknowledged or rejected, by
+    /// [`ack_up_to`](Self::ack_up_to).
     acked_up_to: u64,
     /// The acknowledgement of all deliveries up to this one was sent.
     sent_up_to: u64,
@@ -68,7 +69,7 @@ impl AckBatcher {
         self.acked_up_to = self.acked_up_to.max(tag);
     }
 
-    /// How many settled deliveries were not yet reported to the broker.
+    /// How many acknowledged or rejected deliveries were not yet reported to the broker.
     pub(super) fn unsent(&self) -> u64 {
         (self.unsent_acks.len() + self.unsent_rejects.len()) as u64 + (self.acked_up_to - self.sent_up_to)
     }
@@ -183,14 +184,14 @@ mod tests {
             rejects in prop::collection::vec(prop::bool::weighted(0.2), 60),
         ) {
             let mut batcher = AckBatcher::default();
-            let (mut settled, mut acked, mut rejected) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+            let (mut done, mut acked, mut rejected) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
             for ((tag, take), reject) in order.iter().zip(&takes).zip(&rejects) {
                 if *reject {
                     batcher.reject(*tag);
                 } else {
                     batcher.ack(*tag);
                 }
-                settled.insert(*tag);
+                done.insert(*tag);
                 if *take {
                     for acknowledgement in batcher.take() {
                         let (Acknowledgement::Ack { tag, .. } | Acknowledgement::Reject { tag }) = acknowledgement;
@@ -204,12 +205,12 @@ mod tests {
                         }
                     }
                     let sent: BTreeSet<_> = acked.union(&rejected).copied().collect();
-                    prop_assert_eq!(&sent, &settled);
+                    prop_assert_eq!(&sent, &done);
                     for (tag, reject) in order.iter().zip(&rejects) {
-                        prop_assert_eq!(rejected.contains(tag), *reject && settled.contains(tag));
+                        prop_assert_eq!(rejected.contains(tag), *reject && done.contains(tag));
                     }
                 }
-                let open = (1..=60).filter(|tag| !settled.contains(tag)).count();
+                let open = (1..=60).filter(|tag| !done.contains(tag)).count();
                 prop_assert!(batcher.ranges.len() <= open + 1);
             }
         }

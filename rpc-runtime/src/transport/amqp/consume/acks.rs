@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::super::channel::OpenChannel;
 use super::super::task_group::TaskGroup;
 use super::ack_batcher::{AckBatcher, Acknowledgement};
-use crate::transport::{Panicked, caught};
+use crate::transport::{Panicked, catch_panic};
 
 /// How long an acknowledgement may wait for others, plus the resolution of the timer.
 const MAX_DELAY: Duration = Duration::from_millis(1);
@@ -106,7 +106,7 @@ impl Shared {
     /// Sends acknowledgements until it panics. After a panic some might never be sent, so this
     /// closes the channel, and the broker delivers the unacknowledged messages again.
     async fn send_until_panic(self: Arc<Self>) {
-        let sending = caught("acknowledgements", Arc::clone(&self).send_forever());
+        let sending = catch_panic("acknowledgements", Arc::clone(&self).send_forever());
         let Err(Panicked { .. }) = sending.await;
         self.channel.close().await;
     }

@@ -23,7 +23,7 @@ use crate::transport::{Control, Delivery, Subscription};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AckMode {
     Manual,
-    /// A delivery is settled once it is sent (`no_ack`).
+    /// A delivery counts as acknowledged once it is sent (`no_ack`).
     Automatic,
 }
 
@@ -112,7 +112,7 @@ struct ChannelControl {
 
 #[async_trait]
 impl Control for ChannelControl {
-    fn settle(&self, tag: u64) {
+    fn ack(&self, tag: u64) {
         if let Some(acks) = &self.acks {
             acks.record(|batcher| batcher.ack(tag));
         }
@@ -124,7 +124,7 @@ impl Control for ChannelControl {
         }
     }
 
-    fn settle_up_to(&self, tag: u64) {
+    fn ack_up_to(&self, tag: u64) {
         if let Some(acks) = &self.acks {
             acks.record(|batcher| batcher.ack_up_to(tag));
         }
@@ -155,7 +155,7 @@ impl Control for ChannelControl {
         self.channel.close().await;
     }
 
-    async fn retire(&self) {
+    async fn close_and_delete(&self) {
         if let Some(queue) = &self.private_queue
             && let Ok(queue) = short(queue.as_str())
         {

@@ -131,7 +131,7 @@ impl Confirms {
                     since: now,
                 });
             }
-            (false, Confirm::Ack) => self.push(sequence, Published::Routed, &mut decided),
+            (false, Confirm::Ack) => self.push(sequence, Published::Confirmed, &mut decided),
         }
         self.decide(&mut decided);
         decided
@@ -174,7 +174,7 @@ impl Confirms {
     pub(super) fn end(&mut self) -> Decided {
         let mut decided = Decided::new();
         for sequence in std::mem::take(&mut self.undecided) {
-            self.push(sequence, Published::Routed, &mut decided);
+            self.push(sequence, Published::Confirmed, &mut decided);
         }
         decided
     }
@@ -182,7 +182,7 @@ impl Confirms {
     fn decide_routed(&mut self, sequence: u64, decided: &mut Decided) {
         // It may have been decided already.
         if self.undecided.remove(&sequence) {
-            self.push(sequence, Published::Routed, decided);
+            self.push(sequence, Published::Confirmed, decided);
         }
     }
 
@@ -223,7 +223,7 @@ mod tests {
 
     fn kinds(decided: Vec<(u64, Published)>) -> Vec<(u64, &'static str)> {
         let name = |published| match published {
-            Published::Routed => "routed",
+            Published::Confirmed => "routed",
             Published::Returned => "returned",
             Published::Refused => "refused",
             Published::Failed { .. } | Published::Withdrawn => "failed",

@@ -20,14 +20,14 @@ use super::deferred::{ConfirmFuture, Confirmed, DeferredConfirms, PollDepth};
 use super::refusals::Refusals;
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
-use crate::transport::{Outgoing, Published, Receipt};
+use crate::transport::{ConfirmListener, Outgoing, Published};
 
 /// How long a channel that is given up waits for the last confirms.
 const LAST_CONFIRMS_LIMIT: Duration = Duration::from_secs(5);
 
 /// The outcome of a message that is no longer in flight.
 pub(super) struct Outcome {
-    pub(super) receipt: Arc<dyn Receipt>,
+    pub(super) listener: Arc<dyn ConfirmListener>,
     pub(super) published: Published,
     /// The permits that the message took.
     pub(super) permits: u32,
@@ -44,14 +44,14 @@ pub(super) enum Wake {
 /// A message that is sent but not confirmed.
 struct InFlight {
     queue: ShortStr,
-    receipt: Arc<dyn Receipt>,
+    listener: Arc<dyn ConfirmListener>,
     permits: u32,
 }
 
 impl InFlight {
     fn finish(self, published: Published) -> Outcome {
         Outcome {
-            receipt: self.receipt,
+            listener: self.listener,
             published,
             permits: self.permits,
         }
@@ -84,7 +84,7 @@ impl InFlightMessages {
         &mut self,
         channel: &Arc<OpenChannel>,
         outgoing: Outgoing,
-        receipt: Arc<dyn Receipt>,
+        listener: Arc<dyn ConfirmListener>,
         permits: u32,
         confirm_batch: usize,
     ) -> Result<Wake, Outcome> {
@@ -92,11 +92,11 @@ impl InFlightMessages {
             queue,
             mandatory,
             message,
-            departure,
+            send_token,
         } = outgoing;
         let in_flight = InFlight {
             queue: queue.clone(),
-            receipt,
+            listener,
             permits,
         };
         let unwritten = |source| Published::Failed {
@@ -106,7 +106,7 @@ impl InFlightMessages {
         if let Some(reason) = &self.lost {
             return Err(in_flight.finish(unwritten(reason.clone())));
         }
-        if !departure.leave() {
+        if !send_token.claim() {
             return Err(in_flight.finish(Published::Withdrawn));
         }
         let correlation_id = message.properties.correlation_id.clone();

@@ -22,7 +22,7 @@ use super::super::task_group::TaskGroup;
 use super::deferred::{ConfirmFuture, Confirmed};
 use super::in_flight::{InFlightMessages, Outcome, Wake};
 use crate::error::{BrokerError, Cause};
-use crate::transport::{Outgoing, Published, Publisher, Receipt, caught};
+use crate::transport::{ConfirmListener, Outgoing, Published, Publisher, catch_panic};
 
 /// How many KiB of messages may be in flight. With a slow broker, a handle stores this much.
 const MAX_PERMITS: u32 = 64 * 1024;
@@ -57,11 +57,11 @@ impl Shared {
     }
 
     /// Hands a message to lapin. Its permits must have been taken.
-    fn send(&self, outgoing: Outgoing, receipt: Arc<dyn Receipt>, confirm_batch: usize) {
+    fn send(&self, outgoing: Outgoing, listener: Arc<dyn ConfirmListener>, confirm_batch: usize) {
         let permits = permits_for(&outgoing);
         let sent = self
             .lock()
-            .send(&self.channel, outgoing, receipt, permits, confirm_batch);
+            .send(&self.channel, outgoing, listener, permits, confirm_batch);
         match sent {
             Ok(Wake::Now) => self.wake.notify_one(),
             Ok(Wake::Later) => {}
@@ -69,12 +69,12 @@ impl Shared {
         }
     }
 
-    /// Reports outcomes. Must be called without the lock, because a receipt may send the next
+    /// Reports outcomes. Must be called without the lock, because a listener may send the next
     /// message.
     fn report(&self, outcomes: impl IntoIterator<Item = Outcome>) {
         for outcome in outcomes {
             self.permits.add_permits(outcome.permits as usize);
-            outcome.receipt.published(outcome.published);
+            outcome.listener.published(outcome.published);
         }
     }
 
@@ -141,7 +141,7 @@ impl Publisher for AmqpPublisher {
     fn try_publish(
         &self,
         outgoing: Outgoing,
-        receipt: Arc<dyn Receipt>,
+        listener: Arc<dyn ConfirmListener>,
         confirm_batch: usize,
     ) -> Result<(), Box<Outgoing>> {
         if self.is_blocked() {
@@ -151,11 +151,11 @@ impl Publisher for AmqpPublisher {
             Ok(permits) => permits.forget(),
             Err(_) => return Err(Box::new(outgoing)),
         }
-        self.shared.send(outgoing, receipt, confirm_batch);
+        self.shared.send(outgoing, listener, confirm_batch);
         Ok(())
     }
 
-    async fn ready(&self) {
+    async fn wait_ready(&self) {
         self.wait_unblocked().await;
         // An error means that nothing can be sent any more. The next publish reports why.
         let _ = self.shared.permits.acquire_many(MIN_PERMITS).await;
@@ -173,26 +173,26 @@ impl Publisher for AmqpPublisher {
                 }
                 Err(_) => {
                     return Published::Failed {
-                        source: self.closed().await,
+                        source: self.wait_closed().await,
                         written: false,
                     };
                 }
             }
         }
-        let departure = outgoing.departure.clone();
-        let (receipt, outcome) = OneshotReceipt::new();
-        self.shared.send(outgoing, receipt, 1);
+        let send_token = outgoing.send_token.clone();
+        let (listener, outcome) = OneshotListener::new();
+        self.shared.send(outgoing, listener, 1);
         match outcome.await {
             Ok(published) => published,
-            // Each receipt is used, unless a panic loses it.
+            // Each listener is used, unless a panic loses it.
             Err(_) => Published::Failed {
-                source: self.closed().await,
-                written: !departure.withdraw(),
+                source: self.wait_closed().await,
+                written: !send_token.withdraw(),
             },
         }
     }
 
-    async fn closed(&self) -> BrokerError {
+    async fn wait_closed(&self) -> BrokerError {
         let mut lost = self.shared.lost.subscribe();
         match lost.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(reason)) => reason.clone(),
@@ -209,17 +209,17 @@ impl Drop for AmqpPublisher {
     }
 }
 
-/// A receipt that a future waits for.
-struct OneshotReceipt(Mutex<Option<oneshot::Sender<Published>>>);
+/// A listener that a future waits for.
+struct OneshotListener(Mutex<Option<oneshot::Sender<Published>>>);
 
-impl OneshotReceipt {
+impl OneshotListener {
     fn new() -> (Arc<Self>, oneshot::Receiver<Published>) {
         let (sender, receiver) = oneshot::channel();
         (Arc::new(Self(Mutex::new(Some(sender)))), receiver)
     }
 }
 
-impl Receipt for OneshotReceipt {
+impl ConfirmListener for OneshotListener {
     fn published(self: Arc<Self>, published: Published) {
         let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(sender) = sender {
@@ -242,7 +242,7 @@ struct ConfirmTask {
 impl ConfirmTask {
     /// Runs, and reports the outcome of all messages, however the task ends.
     async fn run_to_end(mut self, ending: CancellationToken) {
-        match caught("publisher", self.run(ending)).await {
+        match catch_panic("publisher", self.run(ending)).await {
             Ok(Some(reason)) => self.end(reason),
             // The publisher was dropped and no message is in flight.
             Ok(None) => self.has_ended = true,

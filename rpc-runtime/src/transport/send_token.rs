@@ -9,15 +9,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 ///
 /// The upper bits are the number of the latest message, and the lower two bits are its state.
 #[derive(Debug, Default)]
-pub(crate) struct Departures(AtomicU32);
+pub(crate) struct LatestSend(AtomicU32);
 
 const WAITING: u32 = 0;
-const LEFT: u32 = 1;
+const CLAIMED: u32 = 1;
 const WITHDRAWN: u32 = 2;
 
 const BITS: u32 = 2;
 
-impl Departures {
+impl LatestSend {
     /// Begins another message, and returns its number. Withdraws the previous message if it still
     /// waits.
     pub(crate) fn begin(&self) -> u32 {
@@ -28,13 +28,13 @@ impl Departures {
 
     /// Claims the message for writing. Returns `false` if it was withdrawn, and must not be
     /// written.
-    pub(crate) fn leave(&self, number: u32) -> bool {
-        self.settle(number, LEFT) == LEFT
+    pub(crate) fn claim(&self, number: u32) -> bool {
+        self.decide(number, CLAIMED) == CLAIMED
     }
 
     /// Withdraws the message. Returns `false` if it was claimed for writing.
     pub(crate) fn withdraw(&self, number: u32) -> bool {
-        self.settle(number, WITHDRAWN) == WITHDRAWN
+        self.decide(number, WITHDRAWN) == WITHDRAWN
     }
 
     pub(crate) fn is_withdrawn(&self, number: u32) -> bool {
@@ -43,11 +43,11 @@ impl Departures {
 
     /// Sets the state if the message still waits. Returns the state that the message has
     /// afterwards.
-    fn settle(&self, number: u32, state: u32) -> u32 {
-        let (waiting, settled) = (number << BITS | WAITING, number << BITS | state);
+    fn decide(&self, number: u32, state: u32) -> u32 {
+        let (waiting, decided) = (number << BITS | WAITING, number << BITS | state);
         match self
             .0
-            .compare_exchange(waiting, settled, Ordering::AcqRel, Ordering::Acquire)
+            .compare_exchange(waiting, decided, Ordering::AcqRel, Ordering::Acquire)
         {
             Ok(_) => state,
             Err(known) => Self::state_of(number, known),
@@ -64,43 +64,43 @@ impl Departures {
 }
 
 /// Sends messages one after another.
-pub(crate) trait Departs: Debug + Send + Sync {
-    fn departures(&self) -> &Departures;
+pub(crate) trait HasLatestSend: Debug + Send + Sync {
+    fn latest_send(&self) -> &LatestSend;
 }
 
-impl Departs for Departures {
-    fn departures(&self) -> &Departures {
+impl HasLatestSend for LatestSend {
+    fn latest_send(&self) -> &LatestSend {
         self
     }
 }
 
 /// The right to send one message, or to withdraw it.
 #[derive(Debug, Clone)]
-pub(crate) struct Departure {
-    of: Arc<dyn Departs>,
+pub(crate) struct SendToken {
+    of: Arc<dyn HasLatestSend>,
     number: u32,
 }
 
-impl Departure {
+impl SendToken {
     /// The right to send the message with this number.
-    pub(crate) fn of(of: Arc<dyn Departs>, number: u32) -> Self {
+    pub(crate) fn of(of: Arc<dyn HasLatestSend>, number: u32) -> Self {
         Self { of, number }
     }
 
-    /// Like [`Departures::leave`].
-    pub(crate) fn leave(&self) -> bool {
-        self.of.departures().leave(self.number)
+    /// Like [`LatestSend::claim`].
+    pub(crate) fn claim(&self) -> bool {
+        self.of.latest_send().claim(self.number)
     }
 
-    /// Like [`Departures::withdraw`].
+    /// Like [`LatestSend::withdraw`].
     pub(crate) fn withdraw(&self) -> bool {
-        self.of.departures().withdraw(self.number)
+        self.of.latest_send().withdraw(self.number)
     }
 }
 
-impl Default for Departure {
+impl Default for SendToken {
     fn default() -> Self {
-        Self::of(Arc::new(Departures::default()), 0)
+        Self::of(Arc::new(LatestSend::default()), 0)
     }
 }
 
@@ -110,33 +110,33 @@ mod tests {
 
     #[test]
     fn a_message_leaves_or_is_withdrawn() {
-        let departure = Departure::default();
-        assert!(departure.clone().leave());
-        assert!(!departure.withdraw());
-        assert!(departure.leave());
+        let send_token = SendToken::default();
+        assert!(send_token.clone().claim());
+        assert!(!send_token.withdraw());
+        assert!(send_token.claim());
 
-        let departure = Departure::default();
-        assert!(departure.clone().withdraw());
-        assert!(!departure.leave());
+        let send_token = SendToken::default();
+        assert!(send_token.clone().withdraw());
+        assert!(!send_token.claim());
     }
 
     #[test]
     fn several_messages_leave_or_are_withdrawn_independently() {
-        let departures = Departures::default();
-        let first = departures.begin();
-        assert!(departures.leave(first));
-        let second = departures.begin();
-        assert!(!departures.is_withdrawn(second));
-        let third = departures.begin();
+        let latest_send = LatestSend::default();
+        let first = latest_send.begin();
+        assert!(latest_send.claim(first));
+        let second = latest_send.begin();
+        assert!(!latest_send.is_withdrawn(second));
+        let third = latest_send.begin();
         // The second message still waited.
-        assert!(departures.is_withdrawn(second) && !departures.leave(second));
-        assert!(departures.withdraw(third) && departures.is_withdrawn(third));
+        assert!(latest_send.is_withdrawn(second) && !latest_send.claim(second));
+        assert!(latest_send.withdraw(third) && latest_send.is_withdrawn(third));
     }
 
     #[test]
     fn message_numbers_wrap_around() {
-        let departures = Departures(AtomicU32::new(u32::MAX - 3));
-        let next = departures.begin();
-        assert!(!departures.is_withdrawn(next) && departures.leave(next));
+        let latest_send = LatestSend(AtomicU32::new(u32::MAX - 3));
+        let next = latest_send.begin();
+        assert!(!latest_send.is_withdrawn(next) && latest_send.claim(next));
     }
 }
