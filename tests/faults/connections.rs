@@ -103,7 +103,7 @@ async fn a_server_that_needs_more_channels_than_the_broker_allows_does_not_start
 
 /// RabbitMQ closes the connection of who opens one channel more.
 #[tokio::test]
-async fn a_user_who_may_have_no_more_channels_is_told_and_does_not_try_without_pause() {
+async fn a_channel_limit_is_reported_and_retried_with_pauses() {
     let node = Node::start().await.unwrap();
     node.add_user("narrow", "narrow", EVERYTHING).await.unwrap();
     node.ctl(&["set_user_limits", "narrow", r#"{"max-channels": 1}"#])
@@ -219,7 +219,7 @@ impl Log {
 }
 
 #[tokio::test]
-async fn a_mistake_in_the_address_is_told_once() {
+async fn an_invalid_address_is_reported_once() {
     let node = Node::start().await.unwrap();
     let nowhere = format!("amqp://localhost:{}", unused_port());
     for url in [
@@ -264,7 +264,7 @@ fn unused_port() -> u16 {
 }
 
 #[tokio::test]
-async fn an_operator_sees_whose_connections_there_are() {
+async fn connections_have_names_for_operators() {
     let node = Node::start().await.unwrap();
     let named = Broker::builder()
         .connection_name("shop")

@@ -96,7 +96,7 @@ async fn is_a_crowd() {
 }
 
 #[tokio::test]
-async fn a_crowd_that_nobody_answers_takes_no_more_memory_than_its_limit() {
+async fn calls_without_replies_take_no_more_memory_than_their_limit() {
     let crowd = Command::new(env::current_exe().unwrap())
         .args(["--exact", "crowds::is_a_crowd", "--ignored", "--nocapture"])
         .env(URL, shared().await)

@@ -131,7 +131,7 @@ async fn a_broker_that_is_killed_and_comes_back_fails_no_call_that_it_need_not()
 }
 
 #[tokio::test]
-async fn a_request_that_a_killed_broker_forgets_is_sent_again_where_it_may_be() {
+async fn a_request_lost_with_a_killed_broker_is_sent_again_if_it_is_idempotent() {
     let scene = Scene::new().await;
     scene.node.flush().await.unwrap();
     // The worker is gone, so requests stay in the queue. They are not written to disk.

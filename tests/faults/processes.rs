@@ -134,7 +134,7 @@ impl Worker {
 }
 
 #[tokio::test]
-async fn a_killed_worker_is_replaced_where_a_call_may_run_again_and_else_said_at_once() {
+async fn calls_of_a_killed_worker_run_again_if_idempotent_and_fail_at_once_otherwise() {
     let queue = unique("processes");
     let mut victim = Worker::start(&queue, None).await;
     let caller = Broker::connect(shared().await).await.unwrap();

@@ -8,7 +8,7 @@ use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::ledger::{Book, LedgerClient, client, outcome, serve};
 
 #[tokio::test]
-async fn a_queue_that_was_deleted_is_served_again_and_what_runs_is_answered() {
+async fn a_deleted_queue_is_served_again_and_running_calls_are_answered() {
     for queue in [
         RequestQueue::new(unique("deleted")),
         RequestQueue::new(unique("deleted")).quorum(),

@@ -95,7 +95,7 @@ on_both_brokers! {
     every_shape_of_argument_and_answer_travels,
     every_reply_queue_works,
     a_method_knows_its_caller,
-    plain_text_works_for_scalars_and_says_where_not,
+    plain_text_works_for_scalars_and_refuses_the_rest,
 }
 
 async fn every_shape_of_argument_and_answer_travels(world: World) {
@@ -171,7 +171,7 @@ async fn a_method_knows_its_caller(world: World) {
     server.stop().await.unwrap();
 }
 
-async fn plain_text_works_for_scalars_and_says_where_not(world: World) {
+async fn plain_text_works_for_scalars_and_refuses_the_rest(world: World) {
     let queue = unique("echo");
     let server = serve(&world, &queue).await;
     let echo = EchoClient::builder(&world.broker().await)

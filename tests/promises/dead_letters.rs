@@ -319,7 +319,7 @@ async fn a_dead_letter_that_expired_is_answered_so_and_not_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_counts_of_dead_letters_end_what_goes_round() {
+async fn the_counts_of_dead_letters_end_a_cycle() {
     let (queue, entries) = (unique("till"), Journal::default());
     let broker = Broker::connect(shared().await).await.unwrap();
     let clerk = Clerk::new(&Gate::open(), &entries);
@@ -353,7 +353,7 @@ async fn the_counts_of_dead_letters_end_what_goes_round() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_way_requests_that_somebody_looked_at_are_run_or_kept() {
+async fn one_way_requests_that_were_inspected_run_or_are_kept() {
     let (queue, dead, entries) = (unique("till"), unique("dead"), Journal::default());
     let peer = RawPeer::connect(shared().await).await.unwrap();
     declare(&peer, &dead, &[]).await;

@@ -39,12 +39,12 @@ impl Shop for Counter {
 
 on_both_brokers! {
     workers_are_found_with_all_that_they_serve,
-    who_stops_is_not_found_any_more,
-    who_is_busy_is_found_all_the_same,
-    who_does_not_describe_itself_is_not_found,
-    who_may_not_ask_is_told_so,
+    a_stopped_worker_is_no_longer_found,
+    a_busy_worker_is_found,
+    a_worker_without_self_description_is_not_found,
+    discovery_without_permission_is_an_error,
     no_more_is_collected_than_is_wanted,
-    who_looks_through_whatever_reply_queue_finds,
+    discovery_works_with_every_kind_of_reply_queue,
 }
 
 async fn open_shop(broker: &Broker, queue: &str) -> RunningServer {
@@ -152,7 +152,7 @@ async fn workers_are_found_with_all_that_they_serve(world: World) {
     }
 }
 
-async fn who_stops_is_not_found_any_more(world: World) {
+async fn a_stopped_worker_is_no_longer_found(world: World) {
     let queue = unique("shop");
     let broker = world.broker().await;
     assert_eq!(look_for(&broker, &[&queue]).await, []);
@@ -171,7 +171,7 @@ async fn who_stops_is_not_found_any_more(world: World) {
     .unwrap();
 }
 
-async fn who_is_busy_is_found_all_the_same(world: World) {
+async fn a_busy_worker_is_found(world: World) {
     let queue = unique("ledger");
     let broker = world.broker().await;
     let gate = Gate::closed();
@@ -203,7 +203,7 @@ async fn who_is_busy_is_found_all_the_same(world: World) {
     server.stop().await.unwrap();
 }
 
-async fn who_does_not_describe_itself_is_not_found(world: World) {
+async fn a_worker_without_self_description_is_not_found(world: World) {
     let (queue, silent) = (unique("shop"), unique("shop"));
     let broker = world.broker().await;
     let server = Server::new(&broker)
@@ -220,7 +220,7 @@ async fn who_does_not_describe_itself_is_not_found(world: World) {
     server.stop().await.unwrap();
 }
 
-async fn who_may_not_ask_is_told_so(world: World) {
+async fn discovery_without_permission_is_an_error(world: World) {
     let queue = unique("shop");
     let broker = world.broker_with(Broker::builder().send_user_id(true)).await;
     let rules = Authorize::new()
@@ -272,7 +272,7 @@ async fn no_more_is_collected_than_is_wanted(world: World) {
     }
 }
 
-async fn who_looks_through_whatever_reply_queue_finds(world: World) {
+async fn discovery_works_with_every_kind_of_reply_queue(world: World) {
     let queue = unique("shop");
     let server = open_shop(&world.broker().await, &queue).await;
     for replies in [ReplyQueue::Resumable, ReplyQueue::Exclusive, ReplyQueue::Direct] {
@@ -296,7 +296,7 @@ async fn who_looks_through_whatever_reply_queue_finds(world: World) {
 }
 
 #[tokio::test]
-async fn where_nobody_has_ever_listened_nobody_is_waited_for() {
+async fn discovery_without_an_exchange_returns_at_once() {
     let vhost = Vhost::new().await;
     let in_process = World::in_process().broker().await;
     for broker in [Broker::connect(&vhost.url()).await.unwrap(), in_process] {
@@ -441,7 +441,7 @@ async fn the_queue_that_a_worker_listens_on_cannot_pile_up() {
 }
 
 #[tokio::test]
-async fn who_was_cut_off_is_found_again() {
+async fn a_worker_is_found_again_after_a_lost_connection() {
     let queue = unique("shop");
     let proxy = Proxy::start(shared().await).await.unwrap();
     let broker = Broker::connect(proxy.url()).await.unwrap();
@@ -505,7 +505,7 @@ async fn handle_of(vhost: &Vhost, may: Permissions<'_>) -> Broker {
 }
 
 #[tokio::test]
-async fn who_may_not_listen_serves_all_the_same_and_says_what_it_lacks() {
+async fn a_worker_without_discovery_permissions_serves_and_logs_what_it_lacks() {
     let (log, _guard) = Log::start(Level::INFO);
     let vhost = Vhost::new().await;
     let broker = handle_of(&vhost, UNSEEN).await;
@@ -532,7 +532,7 @@ fn assert_lacks(log: &Log, what: &str) {
 }
 
 #[tokio::test]
-async fn who_may_not_bind_its_queue_leaves_none_behind() {
+async fn a_worker_that_may_not_bind_its_discovery_queue_leaves_none_behind() {
     let (log, _guard) = Log::start(Level::INFO);
     let vhost = Vhost::new().await;
     let may = Permissions {
@@ -655,7 +655,7 @@ async fn peers_in_other_languages_can_ask_all_workers() {
 }
 
 #[tokio::test]
-async fn what_a_stranger_sends_to_all_workers_harms_nobody() {
+async fn foreign_discovery_messages_affect_no_worker() {
     let vhost = Vhost::new().await;
     let broker = Broker::connect(&vhost.url()).await.unwrap();
     let server = open_shop(&broker, "shop").await;

@@ -83,8 +83,8 @@ impl Shop for Keeper {
 }
 
 on_both_brokers! {
-    what_a_description_says_is_called,
-    what_is_not_described_is_refused_here,
+    a_described_method_is_called,
+    undescribed_methods_are_refused_before_sending,
     options_are_those_of_all_clients,
     one_way_calls_end_with_the_brokers_word,
     many_calls_leave_together,
@@ -103,7 +103,7 @@ async fn open(broker: &Broker, gate: &Gate) -> (RunningServer, ServiceDescriptio
     (server, described.services().next().unwrap().clone())
 }
 
-async fn what_a_description_says_is_called(world: World) {
+async fn a_described_method_is_called(world: World) {
     let broker = world.broker().await;
     let (server, description) = open(&broker, &Gate::open()).await;
     for codec in [Codec::Json, Codec::MessagePack] {
@@ -159,7 +159,7 @@ async fn what_a_description_says_is_called(world: World) {
     server.stop().await.unwrap();
 }
 
-async fn what_is_not_described_is_refused_here(world: World) {
+async fn undescribed_methods_are_refused_before_sending(world: World) {
     let broker = world.broker().await;
     let (server, mut description) = open(&broker, &Gate::open()).await;
     let shop = DynamicClient::new(&broker, description.clone()).unwrap();
@@ -294,7 +294,7 @@ async fn layers_see_described_methods(world: World) {
 
 /// What a lost connection means for a call is the description's to say.
 #[tokio::test]
-async fn what_is_described_as_idempotent_is_sent_again_and_nothing_else_is() {
+async fn only_methods_described_as_idempotent_are_sent_again() {
     let queue = unique("ledger");
     let book = Book::behind(Gate::closed());
     let worker = World::RabbitMq.broker().await;

@@ -50,7 +50,7 @@ async fn broker() -> Broker {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_worker_at_a_time_runs_what_is_in_a_queue_with_a_single_active_consumer() {
+async fn one_worker_at_a_time_serves_a_queue_with_a_single_active_consumer() {
     let queue = unique("press");
     let requests = || RequestQueue::new(&queue).quorum().single_active_consumer();
     let printer = Printer {

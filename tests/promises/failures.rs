@@ -540,7 +540,7 @@ async fn a_peer_that_says_nothing_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn a_peer_that_is_no_broker_is_told_apart() {
+async fn a_peer_that_does_not_speak_amqp_has_its_own_error() {
     let peer = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = format!("amqp://{}", peer.local_addr().unwrap());
     let web_server = async {

@@ -371,7 +371,7 @@ async fn a_malformed_question_to_all_workers_is_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_malformed_request_with_nobody_to_tell_is_dead_lettered() {
+async fn a_malformed_request_without_a_reply_address_is_dead_lettered() {
     let url = shared().await;
     let (queue, dead) = (unique("shop"), unique("dead"));
     let peer = RawPeer::connect(url).await.unwrap();
@@ -509,7 +509,7 @@ async fn a_malformed_reply_fails_its_own_call_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn forged_probes_are_settled_and_nothing_else_notices() {
+async fn forged_probes_are_acked_and_nothing_else_notices() {
     let mut scene = Scene::new().await;
     let till_queue = scene.till_queue.clone();
     let longest = [b'1'; 255];

@@ -199,7 +199,7 @@ async fn a_client_without_a_server_fails_at_once_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_told_to_stop_ends_well_and_leaves_only_its_queue() {
+async fn a_stopped_server_exits_cleanly_and_leaves_only_its_queue() {
     let vhost = Vhost::new().await;
     for signal in ["TERM", "INT"] {
         let worker = Worker::directory_server(&vhost).await;

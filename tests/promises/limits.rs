@@ -39,10 +39,10 @@ async fn serve(broker: &Broker, queue: &str, gate: &Gate) -> RunningServer {
 }
 
 on_both_brokers! {
-    one_call_too_many_fails_at_once_where_it_is_to,
+    one_call_too_many_fails_at_once_if_asked_to,
     one_call_too_many_waits_for_its_turn,
     one_call_too_many_waits_no_longer_than_its_time,
-    calls_wait_for_their_first_server_where_they_are_to,
+    calls_wait_for_their_first_server_if_asked_to,
     calls_wait_for_their_first_server_no_longer_than_their_time,
     large_bodies_arrive_whole_while_small_calls_are_answered,
 }
@@ -95,7 +95,7 @@ fn assert_too_many(outcome: Result<(), CallError>) {
     assert!(error.is_retryable());
 }
 
-async fn one_call_too_many_fails_at_once_where_it_is_to(world: World) {
+async fn one_call_too_many_fails_at_once_if_asked_to(world: World) {
     let crowd = Crowd::new(&world, WhenFull::Fail).await;
     assert_too_many(soon("it fails at once", crowd.client.pass().timeout(4 * SOON)).await);
     crowd.goes_well().await;
@@ -118,7 +118,7 @@ async fn one_call_too_many_waits_no_longer_than_its_time(world: World) {
     crowd.goes_well().await;
 }
 
-async fn calls_wait_for_their_first_server_where_they_are_to(world: World) {
+async fn calls_wait_for_their_first_server_if_asked_to(world: World) {
     let queue = unique("counter");
     let broker = world.broker().await;
     let client = |wait| {

@@ -140,7 +140,7 @@ impl Cell {
 }
 
 /// Now that nothing runs any more: no call ran more often than it may, and no error has lied.
-fn assert_ran_as_told(book: &Book, cell: Cell, made: &str, write: &Result<(), CallError>) {
+fn assert_ran_as_given(book: &Book, cell: Cell, made: &str, write: &Result<(), CallError>) {
     let reads = book.runs(&format!("read {made}"));
     // A worker knows a request again; but the caller's repetition may come by another address, or after the answer.
     let most = if cell.is_at_caller() { 2 } else { 1 };
@@ -388,7 +388,7 @@ async fn play(cell: Cell) -> Duration {
     soon("the worker stops", worker.stop()).await.unwrap();
     assert_eq!(peer.queue_depth(&queue).await.unwrap(), Some(0));
     for (made, write) in [("before", before), ("during", during)] {
-        assert_ran_as_told(&book, cell, made, &write);
+        assert_ran_as_given(&book, cell, made, &write);
     }
     for (number, write) in later.iter().enumerate() {
         book.assert_wrote_as_told(&format!("write later {number}"), write);

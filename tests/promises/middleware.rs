@@ -54,19 +54,19 @@ impl Shop for Keeper {
 }
 
 on_both_brokers! {
-    a_worker_sheds_what_its_limit_has_no_room_for,
-    what_waits_in_a_layer_of_a_worker_past_its_time_does_not_begin,
-    what_a_layer_of_a_worker_gives_up_on_may_have_run,
+    a_worker_sheds_requests_beyond_its_limit,
+    a_request_that_waits_in_a_layer_past_its_deadline_does_not_run,
+    a_request_that_a_server_layer_gives_up_on_may_have_run,
     a_caller_calls_no_more_often_than_it_may,
     a_caller_repeats_what_is_safe_to_repeat,
-    what_a_layer_of_a_caller_gives_up_on_may_have_run,
+    a_call_that_a_client_layer_gives_up_on_may_have_run,
     a_later_attempt_does_not_hide_an_earlier_one,
     layers_of_a_caller_see_calls_and_outcomes,
     layers_of_a_caller_see_calls_that_leave_together,
     layers_of_a_worker_see_requests_and_outcomes,
     callers_do_what_they_are_allowed_to,
-    a_layer_of_a_worker_hands_on_what_it_found_out,
-    what_a_worker_sheds_is_no_work_of_its_method,
+    a_server_layer_passes_values_to_the_method,
+    shed_requests_do_not_count_as_runs_of_the_method,
     a_worker_at_its_limits_says_how_it_is,
 }
 
@@ -115,7 +115,7 @@ fn none() -> tower::layer::util::Identity {
     tower::layer::util::Identity::new()
 }
 
-async fn a_worker_sheds_what_its_limit_has_no_room_for(world: World) {
+async fn a_worker_sheds_requests_beyond_its_limit(world: World) {
     let broker = world.broker().await;
     let layers = tower::ServiceBuilder::new()
         .layer(LoadShedLayer::new())
@@ -136,7 +136,7 @@ async fn a_worker_sheds_what_its_limit_has_no_room_for(world: World) {
     counter.close().await;
 }
 
-async fn what_waits_in_a_layer_of_a_worker_past_its_time_does_not_begin(world: World) {
+async fn a_request_that_waits_in_a_layer_past_its_deadline_does_not_run(world: World) {
     let broker = world.broker().await;
     let counter = Counter::open(&broker, ConcurrencyLimitLayer::new(1)).await;
     let shop = ShopClient::builder(&broker).queue(&counter.queue).build();
@@ -160,7 +160,7 @@ async fn what_waits_in_a_layer_of_a_worker_past_its_time_does_not_begin(world: W
     counter.close().await;
 }
 
-async fn what_a_layer_of_a_worker_gives_up_on_may_have_run(world: World) {
+async fn a_request_that_a_server_layer_gives_up_on_may_have_run(world: World) {
     let broker = world.broker().await;
     let counter = Counter::open(&broker, TimeoutLayer::new(Duration::from_millis(50))).await;
     let shop = ShopClient::builder(&broker).queue(&counter.queue).build();
@@ -191,7 +191,7 @@ async fn a_caller_calls_no_more_often_than_it_may(world: World) {
     counter.close().await;
 }
 
-async fn what_a_worker_sheds_is_no_work_of_its_method(world: World) {
+async fn shed_requests_do_not_count_as_runs_of_the_method(world: World) {
     let broker = world.broker().await;
     let layers = tower::ServiceBuilder::new()
         .layer(LoadShedLayer::new())
@@ -238,7 +238,7 @@ async fn a_worker_at_its_limits_says_how_it_is(world: World) {
 /// Who calls, by what a header says.
 struct Tenant(String);
 
-async fn a_layer_of_a_worker_hands_on_what_it_found_out(world: World) {
+async fn a_server_layer_passes_values_to_the_method(world: World) {
     #[service]
     trait Desk {
         async fn who(&self, #[rpc(context)] cx: &rpc_runtime::Context) -> Option<String>;
@@ -353,7 +353,7 @@ async fn a_caller_repeats_what_is_safe_to_repeat(world: World) {
     other.close().await;
 }
 
-async fn what_a_layer_of_a_caller_gives_up_on_may_have_run(world: World) {
+async fn a_call_that_a_client_layer_gives_up_on_may_have_run(world: World) {
     let broker = world.broker().await;
     let counter = Counter::open(&broker, none()).await;
     let shop = ShopClient::builder(&broker)

@@ -193,7 +193,7 @@ on_both_brokers! {
     a_worker_without_admission_runs_everything,
     a_client_that_is_refused_holds_its_calls_back,
     a_client_that_holds_its_calls_back_can_fail_them_at_once,
-    a_client_holds_back_no_longer_than_it_was_told,
+    a_client_pauses_no_longer_than_the_worker_asked,
     a_rejection_that_says_nothing_of_overload_changes_nothing,
     a_client_without_an_adaptive_limit_goes_on,
     calls_that_are_dropped_while_they_wait_leave_their_places_to_others,
@@ -405,7 +405,7 @@ async fn a_client_that_holds_its_calls_back_can_fail_them_at_once(world: World) 
     shed.stop().await;
 }
 
-async fn a_client_holds_back_no_longer_than_it_was_told(world: World) {
+async fn a_client_pauses_no_longer_than_the_worker_asked(world: World) {
     for when_full in [WhenFull::Wait, WhenFull::Fail] {
         let shed = Shed::new(&world, Some(Duration::from_millis(200))).await;
         let client = shed.client(when_full, true);
@@ -618,7 +618,7 @@ const QUEUE_TIME: &str = "rpc-queue-time";
 const RETRY_AFTER: &str = "rpc-retry-after";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plain_caller_is_told_that_its_time_is_too_short() {
+async fn a_plain_caller_gets_expired_if_too_little_time_is_left() {
     let mut busy = Busy::new(&World::RabbitMq).await;
     let mut plain = Plain::new().await;
     plain.visit(&busy.queue, "patient", None).await;

@@ -128,7 +128,7 @@ async fn the_least_permissions_are_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_whose_queues_exist_needs_to_configure_none() {
+async fn a_worker_of_existing_queues_needs_no_configure_permission() {
     let vhost = Vhost::new().await;
     let may = Permissions {
         configure: NOTHING,
@@ -178,7 +178,7 @@ async fn dead_letters_need_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_may_not_read_is_refused_and_one_that_may_not_write_answers_nobody() {
+async fn a_worker_needs_permission_to_read_its_queue_and_to_write_replies() {
     let vhost = Vhost::new().await;
     let blind = Permissions {
         read: NOTHING,
@@ -202,7 +202,7 @@ async fn a_worker_that_may_not_read_is_refused_and_one_that_may_not_write_answer
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_that_may_not_write_is_told_so() {
+async fn a_caller_without_write_permission_gets_an_error() {
     let vhost = Vhost::new().await;
     let _server = serve(&vhost, WORKER, shop()).await.unwrap();
     for replies in [ReplyQueue::Resumable, ReplyQueue::Direct] {
@@ -222,7 +222,7 @@ async fn a_caller_that_may_not_write_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_that_may_not_have_its_reply_queue_is_told_so_and_leaves_none_behind() {
+async fn a_caller_without_permission_for_its_reply_queue_fails_and_leaves_no_queue() {
     let vhost = Vhost::new().await;
     let server = serve(&vhost, WORKER, shop()).await.unwrap();
     for replies in [ReplyQueue::Resumable, ReplyQueue::Exclusive] {
@@ -259,7 +259,7 @@ async fn a_caller_that_may_not_have_its_reply_queue_is_told_so_and_leaves_none_b
 }
 
 #[tokio::test]
-async fn a_worker_lets_each_user_do_what_is_theirs() {
+async fn a_worker_authorizes_each_user() {
     let vhost = Vhost::new().await;
     let may = caller(ReplyQueue::Resumable);
     let (till, office) = (vhost.url_of_user(may).await, vhost.url_of_user(may).await);
@@ -316,7 +316,7 @@ async fn asks_for(vhost: &Vhost, may: Permissions<'_>, queue: &str) -> lapin::Re
 }
 
 #[tokio::test]
-async fn who_may_do_anything_with_a_queue_may_ask_whether_it_is_there() {
+async fn any_permission_for_a_queue_allows_a_passive_declare() {
     let vhost = Vhost::new().await;
     let owner = RawPeer::connect(&vhost.url()).await.unwrap();
     owner.declare_durable("shop").await.unwrap();

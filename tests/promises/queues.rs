@@ -565,7 +565,7 @@ async fn a_handle_that_only_serves_has_no_reply_queue_and_direct_reply_to_needs_
 }
 
 #[tokio::test]
-async fn queues_are_classic_where_the_virtual_host_would_make_them_quorum_queues() {
+async fn queues_are_classic_even_if_the_virtual_hosts_default_is_quorum() {
     let vhost = Vhost::with_default_queue_type("quorum").await;
     let worker = Broker::connect(&vhost.url()).await.unwrap();
     let servers = [

@@ -144,7 +144,7 @@ fn assert_may_have_run(outcome: &Result<usize, CallError>) {
 }
 
 #[tokio::test]
-async fn calls_whose_request_was_confirmed_get_their_reply_through_the_resumable_queue() {
+async fn confirmed_calls_get_their_reply_through_the_resumable_queue() {
     for target in [Target::All, PUBLISHING, CONSUMING] {
         let scene = Scene::new(ReplyQueue::Resumable).await;
         let call = scene.write();
@@ -169,7 +169,7 @@ async fn confirmed(scene: &Scene) {
 }
 
 #[tokio::test]
-async fn calls_that_are_not_idempotent_end_at_once_where_their_reply_is_lost() {
+async fn calls_that_are_not_idempotent_fail_at_once_if_their_reply_is_lost() {
     for (replies, target) in [
         (ReplyQueue::Exclusive, CONSUMING),
         (ReplyQueue::Direct, PUBLISHING),
@@ -189,7 +189,7 @@ async fn calls_that_are_not_idempotent_end_at_once_where_their_reply_is_lost() {
 }
 
 #[tokio::test]
-async fn idempotent_calls_are_made_again_where_their_reply_is_lost() {
+async fn idempotent_calls_are_sent_again_if_their_reply_is_lost() {
     for replies in REPLY_QUEUES {
         let scene = Scene::new(replies).await;
         let call = scene.read();
@@ -381,7 +381,7 @@ impl WorkerScene {
 }
 
 #[tokio::test]
-async fn a_worker_that_loses_its_connections_answers_what_it_runs_and_runs_it_once() {
+async fn a_worker_that_loses_its_connections_answers_running_calls_and_runs_each_once() {
     for replies in REPLY_QUEUES {
         for target in [Target::All, PUBLISHING, CONSUMING] {
             let scene = WorkerScene::new(replies).await;
@@ -436,7 +436,7 @@ async fn shutdown_ends_within_its_limit_without_a_broker() {
 }
 
 #[tokio::test]
-async fn what_waits_in_a_worker_past_its_time_is_not_started() {
+async fn a_request_that_waits_in_a_worker_past_its_deadline_does_not_run() {
     let queue = unique("recovery");
     let (first_book, second_book) = (Book::behind(Gate::closed()), Book::behind(Gate::closed()));
     let one_at_a_time = async |broker: &Broker, book: &Book| {

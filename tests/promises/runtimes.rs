@@ -72,7 +72,7 @@ fn assert_ended(outcome: Result<(), CallError>, executed: Executed) {
 }
 
 #[test]
-fn the_end_of_its_own_runtime_is_told_at_once_by_status_and_errors() {
+fn the_end_of_the_runtime_is_reported_at_once_by_status_and_errors() {
     let other = runtime();
     for number in 0..3 {
         let home = runtime();

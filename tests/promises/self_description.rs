@@ -47,13 +47,13 @@ impl Shop for Counter {
 }
 
 on_both_brokers! {
-    a_worker_says_who_it_is,
-    a_queue_says_what_is_served_on_it,
-    a_worker_counts_what_it_ran,
+    a_worker_describes_itself,
+    a_queue_describes_its_services,
+    a_worker_counts_the_methods_it_ran,
     calls_that_leave_together_are_counted_each,
     a_worker_tells_of_overload,
     built_in_methods_can_be_turned_off,
-    built_in_methods_are_for_who_is_allowed,
+    built_in_methods_are_authorized,
     names_of_built_in_methods_are_taken,
 }
 
@@ -67,7 +67,7 @@ async fn open_shop(broker: &Broker, queue: &str) -> RunningServer {
     server.start().await.unwrap()
 }
 
-async fn a_worker_says_who_it_is(world: World) {
+async fn a_worker_describes_itself(world: World) {
     let queue = unique("shop");
     let broker = world.broker_with(Broker::builder().app_id("market")).await;
     let server = Server::new(&broker)
@@ -98,7 +98,7 @@ async fn a_worker_says_who_it_is(world: World) {
     server.stop().await.unwrap();
 }
 
-async fn a_queue_says_what_is_served_on_it(world: World) {
+async fn a_queue_describes_its_services(world: World) {
     let (queue, other) = (unique("shop"), unique("ledger"));
     let broker = world.broker().await;
     let server = Server::new(&broker)
@@ -142,7 +142,7 @@ fn counts(stats: &WorkerStats, service: &str, method: &str) -> (u64, u64, u64) {
     (stats.calls, stats.failures, stats.in_flight)
 }
 
-async fn a_worker_counts_what_it_ran(world: World) {
+async fn a_worker_counts_the_methods_it_ran(world: World) {
     let queue = unique("shop");
     let broker = world.broker().await;
     let gate = Gate::closed();
@@ -276,7 +276,7 @@ async fn built_in_methods_can_be_turned_off(world: World) {
     server.stop().await.unwrap();
 }
 
-async fn built_in_methods_are_for_who_is_allowed(world: World) {
+async fn built_in_methods_are_authorized(world: World) {
     let queue = unique("shop");
     let broker = world.broker_with(Broker::builder().send_user_id(true)).await;
     let rules = Authorize::new()
@@ -334,7 +334,7 @@ async fn names_of_built_in_methods_are_taken(world: World) {
 
 /// Asks as a client of RabbitMQ's tutorial would: in plain text, whatever the body.
 #[tokio::test]
-async fn who_asks_in_plain_text_can_read_the_answer() {
+async fn a_question_in_plain_text_gets_a_readable_answer() {
     let queue = unique("shop");
     let broker = World::RabbitMq.broker().await;
     let server = open_shop(&broker, &queue).await;

@@ -109,7 +109,7 @@ fn unusable(tls: Tls) -> String {
 }
 
 #[tokio::test]
-async fn a_call_goes_over_tls_where_the_broker_is_of_the_authority_that_is_trusted() {
+async fn a_call_goes_over_tls_if_a_trusted_authority_signed_the_brokers_certificate() {
     let site = site().await;
     let queue = unique("tls");
     let worker = builder(site.trusted())
@@ -174,7 +174,7 @@ async fn a_broker_that_is_not_trusted_is_not_talked_to() {
 }
 
 #[tokio::test]
-async fn a_client_of_an_authority_that_the_broker_does_not_know_is_told_so() {
+async fn a_client_certificate_of_an_unknown_authority_is_refused() {
     let site = site().await;
     let Identity { chain, key } = Authority::new().unwrap().client("shop").unwrap();
     let stranger = builder(site.trusted().identity_pem(chain, key));
@@ -185,7 +185,7 @@ async fn a_client_of_an_authority_that_the_broker_does_not_know_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_client_without_the_certificate_that_the_broker_wants_is_told_so() {
+async fn a_client_without_a_required_certificate_is_refused() {
     for (versions, without) in [
         ("", TlsFailure::ClientCertificate),
         ("ssl_options.versions.1 = tlsv1.2\n", TlsFailure::Handshake),
@@ -276,7 +276,7 @@ async fn a_port_that_says_nothing_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn what_is_no_certificate_or_key_is_refused_at_once_and_not_shown() {
+async fn an_invalid_certificate_or_key_is_refused_at_once_and_not_shown() {
     let authority = Authority::new().unwrap();
     let Identity { chain, key } = authority.client("shop").unwrap();
     let tls = || Tls::new().ca_certificate_pem(authority.pem());
@@ -413,7 +413,7 @@ fn files(folder: &TempDir, authority: &str, identity: &Identity) -> [(&'static s
 
 /// What `.ci/run` checks of the other examples, which need no broker.
 #[tokio::test]
-async fn the_example_prints_what_it_is_there_to_show() {
+async fn the_example_prints_the_documented_output() {
     let site = site().await;
     site.node
         .add_user("cashier", "none", Permissions::ALL)

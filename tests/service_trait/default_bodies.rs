@@ -141,7 +141,7 @@ async fn a_body_of_a_generic_service_sees_its_parameters() {
 }
 
 #[tokio::test]
-async fn an_arc_uses_the_bodies_of_what_it_holds() {
+async fn an_arc_delegates_to_the_value_it_holds() {
     let greeter = GreeterClient::in_process(std::sync::Arc::new(Eager));
     assert_eq!(greeter.greet("a", 2).await.unwrap(), "hello a");
 }

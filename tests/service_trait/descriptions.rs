@@ -118,7 +118,7 @@ fn signatures() {
 
 /// An argument that is said to be optional can be left out, and any other cannot.
 #[tokio::test]
-async fn optional_is_what_may_be_left_out() {
+async fn arguments_with_defaults_are_optional() {
     use rpc_runtime::{CallError, ClientBuilder, FaultCode};
 
     mod callee {

@@ -126,7 +126,7 @@ async fn a_panic_is_a_fault() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_sent_fails_as_it_would_over_a_broker() {
+async fn an_unsendable_call_fails_in_process_as_over_a_broker() {
     let clerk = ClerkClient::in_process(Staff::default());
     assert_eq!(fault(clerk.unwritable(true).await), FaultCode::Unanswerable);
     assert!(clerk.unwritable(false).await.unwrap().is_none());
@@ -143,7 +143,7 @@ async fn a_one_way_call_has_run_when_it_returns_and_tells_nothing() {
 }
 
 #[tokio::test]
-async fn a_ready_call_ends_as_it_was_told() {
+async fn a_ready_call_returns_its_outcome() {
     assert_eq!(Call::<_>::ready(Ok(7)).timeout(Duration::ZERO).await.unwrap(), 7);
     let failed: Call<u8, String> = Call::ready(Err(CallError::no_server("q")));
     assert_eq!(failed.await.unwrap_err().executed(), Executed::No);

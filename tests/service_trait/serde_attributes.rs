@@ -141,7 +141,7 @@ async fn rename() {
 }
 
 #[tokio::test]
-async fn rename_to_what_is_no_identifier() {
+async fn rename_to_something_that_is_not_an_identifier() {
     joins!(
         #[serde(rename = "the-query.v2")]
         [u8]

@@ -86,7 +86,7 @@ on_both_brokers! {
     calls_through_layers_are_counted_whole_and_by_attempt,
     calls_and_requests_are_counted_by_outcome,
     calls_that_leave_together_are_counted,
-    what_is_not_run_is_counted,
+    requests_that_do_not_run_are_counted,
     overload_is_shown_while_it_lasts,
 }
 
@@ -238,7 +238,7 @@ async fn calls_that_leave_together_are_counted(world: World) {
     }
 }
 
-async fn what_is_not_run_is_counted(world: World) {
+async fn requests_that_do_not_run_are_counted(world: World) {
     let _alone = ONE_AT_A_TIME.lock().await;
     let before = counted();
     let (broker, queue, nowhere) = (world.broker().await, unique("metered"), unique("nowhere"));
@@ -326,7 +326,7 @@ async fn overload_is_shown_while_it_lasts(world: World) {
 }
 
 #[tokio::test]
-async fn what_the_broker_delivered_before_is_counted() {
+async fn redeliveries_are_counted() {
     let _alone = ONE_AT_A_TIME.lock().await;
     let before = counted();
     let (url, queue) = (shared().await, unique("metered"));
@@ -443,7 +443,7 @@ fn names_in(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_dashboard_and_the_documentation_show_what_there_is() {
+fn the_dashboard_and_the_documentation_list_every_metric() {
     let described = Names::described();
     let dashboard = names_in(include_str!("../../examples/grafana_dashboard.json"));
     assert_eq!(dashboard.difference(&described).collect::<Vec<_>>(), [""; 0]);

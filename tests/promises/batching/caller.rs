@@ -265,7 +265,7 @@ async fn an_answer_that_says_nothing_of_batching_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_batched_goes_by_itself_even_where_it_is_asked_for() {
+async fn calls_that_cannot_be_batched_are_sent_on_their_own() {
     let mut worker = RawWorker::new().await;
     let broker = Broker::connect(shared().await).await.unwrap();
 
@@ -332,7 +332,7 @@ async fn a_message_is_never_larger_than_128_kib() {
 }
 
 #[tokio::test]
-async fn calls_go_one_by_one_where_the_batch_queue_is_gone_and_none_fails() {
+async fn calls_are_sent_singly_if_the_batch_queue_is_gone_and_none_fails() {
     let mut worker = RawWorker::new().await;
     let client = worker.client(Codec::MessagePack).await;
     let batched = batched(&worker.queue);
@@ -406,7 +406,7 @@ async fn calls_with_different_limits_are_in_messages_that_live_as_long_as_all_of
 }
 
 #[tokio::test]
-async fn calls_that_nobody_takes_out_end_by_their_time_and_those_after_them_go_by_themselves() {
+async fn unread_batches_expire_and_later_calls_are_sent_singly() {
     let mut worker = RawWorker::new().await;
     let client = worker.client(Codec::MessagePack).await;
     worker.teach(client.echo(0), "1000").await;
@@ -456,7 +456,7 @@ async fn each_of_the_calls_in_a_message_is_in_flight() {
 
 /// Where the connection is lost after the broker had the message: each call as if it had been sent by itself.
 #[tokio::test]
-async fn batched_calls_whose_connection_is_lost_have_each_its_own_fate() {
+async fn batched_calls_of_a_lost_connection_end_independently() {
     let mut worker = RawWorker::new().await;
     let proxy = Proxy::start(shared().await).await.unwrap();
     let broker = Broker::builder().reply_queue(ReplyQueue::Resumable);

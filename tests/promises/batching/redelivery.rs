@@ -37,7 +37,7 @@ async fn serve(queue: &str, clerk: &Clerk) -> RunningServer {
 }
 
 #[tokio::test]
-async fn batched_calls_that_somebody_gave_back_run_again_where_they_may() {
+async fn returned_batched_calls_run_again_if_they_are_idempotent() {
     let mut caller = RawCaller::new().await;
     let clerk = Clerk::new();
     let queue = batched(&caller.queue);
@@ -68,7 +68,7 @@ async fn batched_calls_that_somebody_gave_back_run_again_where_they_may() {
 }
 
 #[tokio::test]
-async fn batched_calls_whose_worker_is_lost_run_again_elsewhere_where_they_may() {
+async fn batched_calls_of_a_lost_worker_run_elsewhere_if_they_are_idempotent() {
     let mut caller = RawCaller::new().await;
     let (lost, other) = (Clerk::behind(Gate::closed()), Clerk::new());
     let worker = serve(&caller.queue, &lost).await;

@@ -186,7 +186,7 @@ async fn quick_calls_under_load_are_batched_and_slow_ones_never() {
 }
 
 #[tokio::test]
-async fn nothing_is_batched_where_the_worker_does_not_want_it() {
+async fn nothing_is_batched_if_the_worker_disables_it() {
     let scene = Scene::new().await;
     let server = scene.serve(false).await;
     let client = scene.client().await;
@@ -201,7 +201,7 @@ async fn nothing_is_batched_where_the_worker_does_not_want_it() {
 }
 
 #[tokio::test]
-async fn nothing_is_batched_where_the_client_does_not_want_it() {
+async fn nothing_is_batched_if_the_client_disables_it() {
     let scene = Scene::new().await;
     let server = scene.serve(true).await;
     let broker = scene.broker().await;

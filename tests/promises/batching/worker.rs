@@ -92,7 +92,7 @@ async fn each_call_of_a_batched_request_gets_its_own_answer() {
 }
 
 #[tokio::test]
-async fn what_a_later_version_adds_to_a_call_is_skipped() {
+async fn fields_of_later_versions_are_skipped() {
     let mut caller = RawCaller::new().await;
     let clerk = Clerk::new();
     let server = serve(&caller.queue, &clerk).await;
@@ -122,7 +122,7 @@ async fn what_a_later_version_adds_to_a_call_is_skipped() {
 }
 
 #[tokio::test]
-async fn a_batched_message_that_cannot_be_read_is_settled_and_harms_nobody() {
+async fn an_unreadable_batch_is_acked_and_affects_no_other_call() {
     let caller = RawCaller::new().await;
     let clerk = Clerk::new();
     let server = serve(&caller.queue, &clerk).await;
@@ -204,7 +204,7 @@ async fn a_batched_request_is_answered_only_to_a_reply_address() {
 }
 
 #[tokio::test]
-async fn batched_calls_that_want_no_answer_run_and_are_settled() {
+async fn batched_calls_that_want_no_answer_run_and_are_acked() {
     let caller = RawCaller::new().await;
     let clerk = Clerk::new();
     let server = serve(&caller.queue, &clerk).await;
@@ -399,7 +399,7 @@ async fn a_handler_knows_of_a_batched_call_all_that_it_knows_of_another() {
 }
 
 #[tokio::test]
-async fn answers_that_are_large_come_by_themselves_and_the_others_all_the_same() {
+async fn large_replies_are_sent_on_their_own() {
     let mut caller = RawCaller::new().await;
     let clerk = Clerk::new();
     let server = serve(&caller.queue, &clerk).await;
@@ -431,7 +431,7 @@ fn plain(caller: &RawCaller, method: &str, can_batch: bool) -> BasicProperties {
 }
 
 #[tokio::test]
-async fn only_who_can_batch_is_told_how_many_calls_are_wanted() {
+async fn only_callers_that_can_batch_get_a_batch_size() {
     let mut caller = RawCaller::new().await;
     let server = serve(&caller.queue, &Clerk::new()).await;
     let body = written(MESSAGE_PACK, &Numbered { n: 7 });

@@ -139,7 +139,7 @@ async fn a_request_with_neither_type_nor_content_type_is_plain_text_for_the_defa
 }
 
 #[tokio::test]
-async fn a_request_that_wants_no_reply_runs_and_is_settled() {
+async fn a_request_that_wants_no_reply_runs_and_is_acked() {
     let foreign = Foreign::new().await;
     for asked in [
         BasicProperties::default(),
@@ -198,7 +198,7 @@ async fn an_allowed_reply_address_is_answered() {
 }
 
 #[tokio::test]
-async fn a_caller_who_is_gone_harms_nothing() {
+async fn a_reply_to_a_caller_that_is_gone_affects_nothing_else() {
     let foreign = Foreign::new().await;
     let gone = format!("{DIRECT}{}", gone_direct_address().await);
     for reply_to in ["amq.gen-gone", "rpc.reply.gone", &gone] {
