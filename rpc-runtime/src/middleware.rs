@@ -45,6 +45,9 @@
 //! `ServiceBuilder`. A layer asks the next one whether it is ready: in the example, `LoadShed`
 //! rejects the calls for which `ConcurrencyLimit` is not ready.
 //!
+//! Each layer alone must fit the calls, so that the compiler can name the one that does not. Add
+//! layers that fit only around each other as one `ServiceBuilder`.
+//!
 //! # Shared layers
 //!
 //! All clones of a client share its layers. All services and queues of a server share the server's

@@ -137,7 +137,7 @@ impl fmt::Debug for CallReply {
 /// [`CallService`] into a service from [`OutgoingCall`] to [`CallReply`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a layer for the calls of a client",
-    note = "it must turn a `CallService` into a `tower_service::Service<OutgoingCall, Response = CallReply>`, and the service and its future must be `Send + 'static`"
+    note = "it must turn a `CallService` into a `tower_service::Service<OutgoingCall, Response = CallReply>`, and the service and its future must be `Send + 'static`; if it fits only around another layer, add both as one `tower::ServiceBuilder`"
 )]
 pub trait CallLayer:
     Layer<

@@ -137,6 +137,9 @@ impl KeepOpen for ResponderRun<'_> {
         let lost = self.task.answer_until_lost(subscription, self.stop).await?;
         let error = Logged(Chain(&lost));
         tracing::debug!(%error, "the discovery queue was lost; declaring it again");
+        if lost.is_handle_ended() {
+            return ControlFlow::Break(());
+        }
         ControlFlow::Continue(lost)
     }
 

@@ -87,7 +87,7 @@ where
     let mut backoff = Backoff::new();
     loop {
         match attempt().await {
-            Err(error) if is_retried(&error) => backoff.wait_after(&error).await,
+            Err(error) if is_retried(&error) => backoff.wait().await,
             done => return done,
         }
     }

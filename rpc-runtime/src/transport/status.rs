@@ -124,7 +124,7 @@ impl StatusChanges {
             let next = (!status.is_final()).then_some(reader);
             Some((status, next))
         });
-        Self(Box::pin(changes))
+        Self(changes.fuse().boxed())
     }
 
     /// Returns the current status at the first call, and then waits for each change. `None` after
@@ -445,8 +445,9 @@ mod tests {
         board.runtime_ended();
         assert!(matches!(board.end_reason(), Some(BrokerError::RuntimeEnded)));
         board.close();
-        let rest: Vec<_> = changes.collect().await;
+        let rest: Vec<_> = changes.by_ref().collect().await;
         assert!(matches!(rest[..], [Status::RuntimeEnded]));
+        assert!(changes.next().await.is_none());
     }
 
     #[tokio::test]

@@ -297,16 +297,24 @@ impl KeepOpen for ProbeRun<'_> {
         tracing::debug!(error = %Logged(Chain(&lost)), "probes were interrupted");
         channel.replies.control.close_and_delete().await;
         self.probes.forget_probes();
+        if lost.is_handle_ended() {
+            return ControlFlow::Break(());
+        }
         ControlFlow::Continue(lost)
     }
 
     fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<()> {
+        self.probes.forget_probes();
         if error.is_handle_ended() {
             return ControlFlow::Break(());
         }
-        if !error.is_worth_reopening() {
+        let is_retried_soon = error.is_worth_reopening();
+        let error = Logged(Chain(error));
+        if is_retried_soon {
+            tracing::debug!(%error, "probes were interrupted");
+        } else {
             tracing::warn!(
-                error = %Logged(Chain(error)),
+                %error,
                 "cannot measure how long requests wait in their queues: under overload, methods may run \
                  although their callers have given up"
             );
@@ -315,7 +323,7 @@ impl KeepOpen for ProbeRun<'_> {
     }
 
     fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
-        if error.is_worth_reopening() || error.is_handle_ended() {
+        if error.is_worth_reopening() {
             backoff.delay_after(error)
         } else {
             REFUSED_RETRY_DELAY

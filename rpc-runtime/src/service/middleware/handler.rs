@@ -109,7 +109,7 @@ impl fmt::Debug for IncomingCall {
 /// error.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a layer for the methods of a server",
-    note = "it must turn a `Handler` into a `tower_service::Service<IncomingCall, Response = Answer>` that is `Send + 'static`, with a future that is too"
+    note = "it must turn a `Handler` into a `tower_service::Service<IncomingCall, Response = Answer>` that is `Send + 'static`, with a future that is too; if it fits only around another layer, add both as one `tower::ServiceBuilder`"
 )]
 pub trait HandlerLayer:
     Layer<
