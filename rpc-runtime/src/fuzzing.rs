@@ -104,7 +104,7 @@ pub fn headers(data: &[u8]) {
 
 /// Frames from a broker's socket. The first byte says how they are split.
 pub fn guard(data: &[u8]) {
-    amqp_guard::any_bytes(data);
+    amqp_guard::check_any_bytes(data);
 }
 
 /// A `reply_to`.

@@ -73,7 +73,7 @@ impl PendingConfirm {
     }
 
     pub(super) fn send_token(&self) -> SendToken {
-        SendToken::of(Arc::clone(&self.call) as Arc<dyn HasLatestSend>, self.number)
+        SendToken::new(Arc::clone(&self.call) as Arc<dyn HasLatestSend>, self.number)
     }
 
     /// Marks the request as sent. Returns `false` if its call has withdrawn it.

@@ -272,8 +272,8 @@ impl BrokerError {
         }
     }
 
-    /// Whether what could not be opened is to be opened again soon. Unlike a call, which may succeed
-    /// once the node of a queue is back, an opening that fails over a queue is reported.
+    /// Whether to try again soon after a failure to open something. A temporary
+    /// [`Queue`](Self::Queue) error is reported instead, although a later call may succeed.
     pub(crate) fn is_worth_reopening(&self) -> bool {
         self.is_transient() && !matches!(self, Self::Queue { .. })
     }

@@ -273,7 +273,8 @@ impl<E> CallError<E> {
         is_transient && self.executed() == Executed::No
     }
 
-    /// How long to wait before the next attempt, or `None` if no worker said so. An earlier attempt
+    /// How long to wait before the next attempt. `None` if neither a worker nor the client sets a
+    /// time. An earlier attempt
     /// most likely fails again.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

@@ -21,7 +21,7 @@ use crate::service::{
     Dispatcher, Executor, Received, RequestLabel, RequestLog, RequestSource, Response, Rules, Service,
 };
 use crate::transport::{
-    Backoff, Broadcasts, Delivery, KeepOpen, Outgoing, SendToken, Subscription, Transport, keep_open,
+    Backoff, BroadcastOptions, Delivery, KeepOpen, Outgoing, SendToken, Subscription, Transport, keep_open,
     restart_on_panic,
 };
 
@@ -29,7 +29,7 @@ use crate::transport::{
 pub(crate) const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The exchange that discovery requests are published to, and the queues that are bound to it.
-pub(crate) const DISCOVERY: Broadcasts = Broadcasts {
+pub(crate) const DISCOVERY: BroadcastOptions = BroadcastOptions {
     exchange: "rpc.discovery",
     prefetch: 16,
     time_to_live: DISCOVERY_TIMEOUT,

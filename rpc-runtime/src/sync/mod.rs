@@ -1,3 +1,3 @@
-//! What tasks wait for.
+//! A watch channel with a fixed order of wakeups.
 
 pub(crate) mod watch;

@@ -29,8 +29,8 @@ pub(crate) struct Backoff {
 /// After this many consecutive losses, the connection is not the reason, so the delays grow.
 const MAX_LOSSES: u32 = 20;
 
-/// The delay after a limit was reached. Someone has to raise it, and each attempt may close the
-/// connection.
+/// The delay after a limit was reached. An operator has to raise the limit, and each attempt may
+/// close the connection.
 const AT_LIMIT: Duration = Duration::from_secs(5);
 
 impl Backoff {

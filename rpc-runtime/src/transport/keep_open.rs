@@ -1,7 +1,7 @@
 //! The supervision loop: open something, use it until it is lost, back off, open it again.
 //!
-//! [`keep_open`] keeps something open, and [`retry`] only opens it. The loop owns the backoff. What
-//! it keeps open decides what a failure means, and what it logs.
+//! [`keep_open`] keeps something open, and [`retry`] only opens it. The loop owns the backoff. An
+//! implementation of [`KeepOpen`] decides what a failure means, and logs it.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -40,7 +40,7 @@ pub(crate) trait KeepOpen: Send {
         backoff.delay_after(error)
     }
 
-    /// Waits before it is opened again.
+    /// Waits before the next attempt to open it.
     fn pause(&mut self, delay: Duration) -> impl Future<Output = ControlFlow<Self::End>> + Send {
         async move {
             sleep(delay).await;
@@ -49,14 +49,14 @@ pub(crate) trait KeepOpen: Send {
     }
 }
 
-/// Keeps something open until it ends the loop. Cancel safe if its functions are: an open value is
-/// dropped with the future.
+/// Keeps something open until one of its functions ends the loop. Cancel safe if these functions
+/// are: an open value is dropped with the future.
 pub(crate) async fn keep_open<K: KeepOpen>(kept: &mut K) -> K::End {
-    let ControlFlow::Break(end) = open_again(kept).await;
+    let ControlFlow::Break(end) = run_loop(kept).await;
     end
 }
 
-async fn open_again<K: KeepOpen>(kept: &mut K) -> ControlFlow<K::End, Infallible> {
+async fn run_loop<K: KeepOpen>(kept: &mut K) -> ControlFlow<K::End, Infallible> {
     let mut backoff = Backoff::new();
     loop {
         let error = match kept.open().await? {

@@ -28,7 +28,7 @@ pub use status::{Status, StatusChanges};
 #[cfg(any(test, feature = "__panics"))]
 pub use tasks::injected;
 pub(crate) use tasks::{Panicked, catch_panic, restart_on_panic, watch_runtime};
-pub(crate) use topology::{Broadcasts, DeclareMode};
+pub(crate) use topology::{BroadcastOptions, DeclareMode};
 pub use topology::{QueueArgument, ReplyQueue, RequestQueue};
 
 /// The access of one handle to a broker.
@@ -65,8 +65,8 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// often.
     async fn depth(&self, queue: &ShortStr) -> Option<Depth>;
 
-    /// Deletes the queue if its options declare it, nobody consumes from it, and it is empty.
-    /// Otherwise leaves it as it is, and returns whether it holds requests that nobody consumes.
+    /// Deletes the queue if its options declare it, it has no consumer, and it is empty.
+    /// Otherwise leaves it as it is, and returns whether it holds requests and has no consumer.
     ///
     /// Over AMQP, this does nothing and returns `false` unless the queue is a classic one. Takes no
     /// longer than a time limit.
@@ -75,10 +75,10 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// Consumes what is published to an exchange from now on. Declares the exchange and a queue,
     /// which is deleted with the subscription. If the broker refuses one of them, nothing else is
     /// affected.
-    async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError>;
+    async fn open_broadcasts(&self, broadcasts: &BroadcastOptions) -> Result<Subscription, BrokerError>;
 
-    /// Publishes a message to all who consume from an exchange. [`Published::Returned`] if nobody
-    /// does. Takes no longer than the transport's time limit.
+    /// Publishes a message to all consumers of an exchange. [`Published::Returned`] if there are
+    /// none. Takes no longer than the transport's time limit.
     async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError>;
 
     /// The state of the connections.

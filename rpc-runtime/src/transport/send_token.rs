@@ -15,14 +15,15 @@ const WAITING: u32 = 0;
 const CLAIMED: u32 = 1;
 const WITHDRAWN: u32 = 2;
 
-const BITS: u32 = 2;
+const STATE_BITS: u32 = 2;
 
 impl LatestSend {
     /// Begins another message, and returns its number. Withdraws the previous message if it still
     /// waits.
     pub(crate) fn begin(&self) -> u32 {
-        let number = (self.0.load(Ordering::Acquire) >> BITS).wrapping_add(1) << BITS >> BITS;
-        self.0.store(number << BITS | WAITING, Ordering::Release);
+        let number =
+            (self.0.load(Ordering::Acquire) >> STATE_BITS).wrapping_add(1) << STATE_BITS >> STATE_BITS;
+        self.0.store(number << STATE_BITS | WAITING, Ordering::Release);
         number
     }
 
@@ -44,7 +45,7 @@ impl LatestSend {
     /// Sets the state if the message still waits. Returns the state that the message has
     /// afterwards.
     fn decide(&self, number: u32, state: u32) -> u32 {
-        let (waiting, decided) = (number << BITS | WAITING, number << BITS | state);
+        let (waiting, decided) = (number << STATE_BITS | WAITING, number << STATE_BITS | state);
         match self
             .0
             .compare_exchange(waiting, decided, Ordering::AcqRel, Ordering::Acquire)
@@ -55,8 +56,8 @@ impl LatestSend {
     }
 
     fn state_of(number: u32, known: u32) -> u32 {
-        match known >> BITS == number {
-            true => known & ((1 << BITS) - 1),
+        match known >> STATE_BITS == number {
+            true => known & ((1 << STATE_BITS) - 1),
             // Another message was begun since then.
             false => WITHDRAWN,
         }
@@ -77,30 +78,30 @@ impl HasLatestSend for LatestSend {
 /// The right to send one message, or to withdraw it.
 #[derive(Debug, Clone)]
 pub(crate) struct SendToken {
-    of: Arc<dyn HasLatestSend>,
+    owner: Arc<dyn HasLatestSend>,
     number: u32,
 }
 
 impl SendToken {
     /// The right to send the message with this number.
-    pub(crate) fn of(of: Arc<dyn HasLatestSend>, number: u32) -> Self {
-        Self { of, number }
+    pub(crate) fn new(owner: Arc<dyn HasLatestSend>, number: u32) -> Self {
+        Self { owner, number }
     }
 
     /// Like [`LatestSend::claim`].
     pub(crate) fn claim(&self) -> bool {
-        self.of.latest_send().claim(self.number)
+        self.owner.latest_send().claim(self.number)
     }
 
     /// Like [`LatestSend::withdraw`].
     pub(crate) fn withdraw(&self) -> bool {
-        self.of.latest_send().withdraw(self.number)
+        self.owner.latest_send().withdraw(self.number)
     }
 }
 
 impl Default for SendToken {
     fn default() -> Self {
-        Self::of(Arc::new(LatestSend::default()), 0)
+        Self::new(Arc::new(LatestSend::default()), 0)
     }
 }
 

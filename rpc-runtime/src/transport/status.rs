@@ -104,7 +104,6 @@ pub struct StatusChanges(BoxStream<'static, Status>);
 
 impl StatusChanges {
     fn new(receiver: watch::Receiver<BoardState>) -> Self {
-        /// What the next item needs.
         struct Reader {
             receiver: watch::Receiver<BoardState>,
             /// The version that was returned last.
@@ -209,7 +208,7 @@ struct BoardState {
 }
 
 impl BoardState {
-    fn get(&mut self, role: Role) -> &mut Connectivity {
+    fn connectivity_mut(&mut self, role: Role) -> &mut Connectivity {
         match role {
             Role::Publishing => &mut self.publishing,
             Role::Consuming => &mut self.consuming,
@@ -218,7 +217,7 @@ impl BoardState {
 
     /// Sets the state of a connection, and counts the change in the metrics.
     fn set(&mut self, role: Role, after: Connectivity) {
-        let before = self.get(role);
+        let before = self.connectivity_mut(role);
         let (is_up, is_blocked) = (after.is_up(), after.is_blocked());
         if is_up != before.is_up() {
             let role = role.as_str();

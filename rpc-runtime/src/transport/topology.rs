@@ -86,9 +86,9 @@ impl fmt::Display for ReplyQueue {
     }
 }
 
-/// A fanout exchange, and the limits of the queue by which one process consumes from it.
+/// A fanout exchange, and the limits of each queue that is bound to it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Broadcasts {
+pub(crate) struct BroadcastOptions {
     /// The exchange. The queues are named after it.
     pub(crate) exchange: &'static str,
     /// How many deliveries may be unacknowledged.

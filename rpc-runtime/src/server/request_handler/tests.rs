@@ -13,7 +13,7 @@ use crate::protocol::{
 };
 use crate::service::{Answer, Invocation, Service};
 use crate::transport::{
-    Broadcasts, ConfirmListener, Connectivity, Depth, Outgoing, Published, Publisher, ReplyQueue,
+    BroadcastOptions, ConfirmListener, Connectivity, Depth, Outgoing, Published, Publisher, ReplyQueue,
     ReplySubscription, RequestQueue, StatusBoard, Subscription, Transport, injected,
 };
 
@@ -69,7 +69,7 @@ impl Transport for RecordingBroker {
         Err(BrokerError::Closed)
     }
 
-    async fn open_broadcasts(&self, _: &Broadcasts) -> Result<Subscription, BrokerError> {
+    async fn open_broadcasts(&self, _: &BroadcastOptions) -> Result<Subscription, BrokerError> {
         Err(BrokerError::Closed)
     }
 

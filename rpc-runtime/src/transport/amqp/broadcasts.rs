@@ -1,4 +1,4 @@
-//! Broadcasts: a fanout exchange, and a queue for each listener.
+//! BroadcastOptions: a fanout exchange, and a queue for each listener.
 //!
 //! Each step that the broker may refuse has a channel of its own, because a refusal closes the
 //! channel.
@@ -17,38 +17,44 @@ use super::errors::{exchange_error, is_not_found, short};
 use super::opener::{self, Opener};
 use crate::error::BrokerError;
 use crate::protocol::{Message, ShortStr};
-use crate::transport::topology::Broadcasts;
+use crate::transport::topology::BroadcastOptions;
 use crate::transport::{Published, Subscription};
 
 impl Opener {
-    /// Consumes what is published to the exchange from now on, from a queue that ends with its
+    /// Consumes what is published to the exchange from now on. The queue is deleted with its
     /// consumer.
-    pub(super) async fn broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
+    pub(super) async fn consume_broadcasts(
+        &self,
+        broadcasts: &BroadcastOptions,
+    ) -> Result<Subscription, BrokerError> {
         let exchange = broadcasts.exchange;
         let declared = self.declare_exchange(exchange).await;
         match &declared {
             // A user that may not declare the exchange can still listen if it exists.
-            Err(error) if !is_of_exchange(error) => declared.clone()?,
+            Err(error) if !is_exchange_error(error) => declared.clone()?,
             Ok(()) | Err(_) => {}
         }
         let channel = self.channel().await?;
         let queue = self.declare_broadcast_queue(&channel, broadcasts).await?;
-        match self.listen(&channel, &queue, broadcasts).await {
+        match self.bind_and_subscribe(&channel, &queue, broadcasts).await {
             Ok(subscription) => Ok(subscription),
             Err(error) => {
                 // An auto-delete queue that never had a consumer stays, and this is retried.
-                self.discard_reply_queue(&queue).await;
+                self.discard_queue(&queue).await;
                 // If the exchange is missing, report why it could not be declared.
-                Err(declared.err().filter(|_| is_of_exchange(&error)).unwrap_or(error))
+                Err(declared
+                    .err()
+                    .filter(|_| is_exchange_error(&error))
+                    .unwrap_or(error))
             }
         }
     }
 
-    async fn listen(
+    async fn bind_and_subscribe(
         &self,
         channel: &Arc<OpenChannel>,
         queue: &ShortStr,
-        broadcasts: &Broadcasts,
+        broadcasts: &BroadcastOptions,
     ) -> Result<Subscription, BrokerError> {
         let (name, exchange) = (short(queue.as_str())?, short(broadcasts.exchange)?);
         let binding = {
@@ -62,7 +68,7 @@ impl Opener {
         };
         let bound = self.request("binding a queue", binding).await?;
         bound.map_err(|error| exchange_error(broadcasts.exchange, "bind a queue to", error))?;
-        self.prefetch(channel, broadcasts.prefetch).await?;
+        self.set_prefetch(channel, broadcasts.prefetch).await?;
         let options = SubscriptionOptions {
             prefetch: Some(broadcasts.prefetch),
             private_queue: Some(queue.clone()),
@@ -94,7 +100,7 @@ impl Opener {
     async fn declare_broadcast_queue(
         &self,
         channel: &Arc<OpenChannel>,
-        broadcasts: &Broadcasts,
+        broadcasts: &BroadcastOptions,
     ) -> Result<ShortStr, BrokerError> {
         // A new name each time: an earlier queue still exists if the broker has not yet noticed the
         // loss of its connection.
@@ -136,7 +142,7 @@ impl Opener {
             Ok(Confirmation::Ack(None) | Confirmation::NotRequested) => Published::Confirmed,
             Ok(Confirmation::Ack(Some(_))) => Published::Returned,
             Ok(Confirmation::Nack(_)) => Published::Refused,
-            // Nobody has ever declared the exchange.
+            // The exchange does not exist.
             Err(error) if is_not_found(&error) => return Ok(Published::Returned),
             Err(error) => return Err(exchange_error(exchange, "publish to", error)),
         };
@@ -145,6 +151,6 @@ impl Opener {
     }
 }
 
-fn is_of_exchange(error: &BrokerError) -> bool {
+fn is_exchange_error(error: &BrokerError) -> bool {
     matches!(error, BrokerError::Exchange { .. })
 }

@@ -72,7 +72,7 @@ impl OpenChannel {
         step: &'static str,
         answer: impl Future<Output = lapin::Result<T>> + Send + 'static,
     ) -> Result<T, BrokerError> {
-        let pending = Pending::new(&self.pending);
+        let pending = PendingRequest::new(&self.pending);
         let answer = async move {
             let answer = answer.await;
             drop(pending);
@@ -111,16 +111,16 @@ impl OpenChannel {
 }
 
 /// Counts one request that is not answered yet.
-struct Pending(Arc<watch::Sender<usize>>);
+struct PendingRequest(Arc<watch::Sender<usize>>);
 
-impl Pending {
+impl PendingRequest {
     fn new(count: &Arc<watch::Sender<usize>>) -> Self {
         count.send_modify(|count| *count += 1);
         Self(Arc::clone(count))
     }
 }
 
-impl Drop for Pending {
+impl Drop for PendingRequest {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
@@ -128,7 +128,7 @@ impl Drop for Pending {
 
 /// Waits until all requests are answered.
 async fn wait_all_answered(mut pending: watch::Receiver<usize>) {
-    // An error means that no sender of requests is left.
+    // An error means that the count was dropped, with the last request.
     let _ = pending.wait_for(|pending| *pending == 0).await;
 }
 

@@ -21,7 +21,7 @@ pub(super) struct CloseCounts {
 
 impl CloseCounts {
     /// Whether the connection was closed during the last operation on the queue.
-    pub(super) fn contains(&self, queue: &str) -> bool {
+    pub(super) fn closed_last_time(&self, queue: &str) -> bool {
         self.closed.contains_key(queue)
     }
 
@@ -73,7 +73,7 @@ mod tests {
         let mut counts = CloseCounts::default();
         let closed = || lost(AMQPHardError::INTERNALERROR);
         assert!(is_lost(&counts.failed("a", closed())));
-        assert!(counts.contains("a") && !counts.contains("b"));
+        assert!(counts.closed_last_time("a") && !counts.closed_last_time("b"));
         assert!(is_lost(&counts.failed("a", closed())));
         assert!(is_lost(&counts.failed("b", closed())));
         let refused = counts.failed("a", closed());
@@ -91,7 +91,7 @@ mod tests {
             counts.failed("a", lost(AMQPHardError::NOTALLOWED));
         }
         counts.succeeded("a");
-        assert!(!counts.contains("a"));
+        assert!(!counts.closed_last_time("a"));
         assert!(is_lost(&counts.failed("a", lost(AMQPHardError::NOTALLOWED))));
     }
 
@@ -108,6 +108,6 @@ mod tests {
                 assert!(!matches!(reported, BrokerError::Queue { .. }));
             }
         }
-        assert!(!counts.contains("a"));
+        assert!(!counts.closed_last_time("a"));
     }
 }

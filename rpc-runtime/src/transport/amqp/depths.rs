@@ -16,16 +16,16 @@ use crate::transport::Depth;
 const MAX_CHANNELS: usize = 32;
 
 /// The channels for lookups, one for each queue. The broker closes the channel if the queue is
-/// missing, and answers nothing else on it while the queue's node does not answer.
+/// missing, and answers no other request on it until the queue's node has answered.
 #[derive(Debug, Default)]
-pub(super) struct Depths(Mutex<HashMap<ShortStr, Arc<OpenChannel>>>);
+pub(super) struct DepthLookup(Mutex<HashMap<ShortStr, Arc<OpenChannel>>>);
 
-impl Depths {
+impl DepthLookup {
     pub(super) async fn look_up(&self, opener: &Opener, queue: &ShortStr) -> Result<Depth, BrokerError> {
         let name = short(queue.as_str())?;
         // The channel is kept only after a successful lookup.
-        let unused = self.lock().remove(queue);
-        let channel = match unused.filter(|channel| channel.status().connected()) {
+        let kept = self.lock().remove(queue);
+        let channel = match kept.filter(|channel| channel.status().connected()) {
             Some(channel) => channel,
             None => opener.channel().await?,
         };
@@ -47,7 +47,7 @@ impl Depths {
     fn keep(&self, queue: &ShortStr, channel: Arc<OpenChannel>) {
         let mut channels = self.lock();
         if channels.len() >= MAX_CHANNELS {
-            // Some are of servers that have stopped.
+            // Some belong to servers that have stopped.
             channels.clear();
         }
         channels.insert(queue.clone(), channel);

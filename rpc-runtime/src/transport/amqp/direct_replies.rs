@@ -1,4 +1,4 @@
-//! Publishes replies. Those to direct reply-to addresses use a separate connection.
+//! Publishes messages to direct reply-to addresses through a separate connection.
 //!
 //! RabbitMQ decodes an Erlang process id from a direct reply-to address. It closes the *connection*
 //! (541) of a publisher whose address it cannot decode (seen with 3.10). Callers choose the
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Level;
 
-use super::connection::{ConnectionRole, OpenConnection, Target};
+use super::connection::{ConnectionPurpose, Connector, OpenConnection};
 use super::opener::Opener;
 use super::publish::AmqpPublisher;
 use super::task_group::TaskGroup;
@@ -29,13 +29,13 @@ use crate::transport::{
 
 /// Publishes messages. Those to direct reply-to addresses use a separate connection.
 #[derive(Debug)]
-pub(super) struct ReplyPublisher {
-    pub(super) queues: AmqpPublisher,
+pub(super) struct RoutingPublisher {
+    pub(super) default: AmqpPublisher,
     pub(super) direct: Arc<DirectReplies>,
 }
 
 // As `async_trait` would expand it, but without another box around each future.
-impl Publisher for ReplyPublisher {
+impl Publisher for RoutingPublisher {
     fn try_publish(
         &self,
         outgoing: Outgoing,
@@ -45,24 +45,24 @@ impl Publisher for ReplyPublisher {
         if outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
             Err(Box::new(outgoing))
         } else {
-            self.queues.try_publish(outgoing, listener, confirm_batch)
+            self.default.try_publish(outgoing, listener, confirm_batch)
         }
     }
 
     fn wait_ready<'a: 'f, 'f>(&'a self) -> BoxFuture<'f, ()> {
-        self.queues.wait_ready()
+        self.default.wait_ready()
     }
 
     fn publish<'a: 'f, 'f>(&'a self, outgoing: Outgoing) -> BoxFuture<'f, Published> {
         if outgoing.queue.as_str().starts_with(DIRECT_REPLY_TO) {
             Box::pin(self.direct.publish(outgoing))
         } else {
-            self.queues.publish(outgoing)
+            self.default.publish(outgoing)
         }
     }
 
     fn wait_closed<'a: 'f, 'f>(&'a self) -> BoxFuture<'f, BrokerError> {
-        self.queues.wait_closed()
+        self.default.wait_closed()
     }
 }
 
@@ -70,23 +70,23 @@ impl Publisher for ReplyPublisher {
 ///
 /// One attempt serves all replies that wait. If it fails, these replies are given up, and so are
 /// all that arrive before another attempt succeeds. Otherwise requests whose replies wait would
-/// hold their places in the prefetch, at the cost of other callers.
+/// stay unacknowledged, and use up the prefetch.
 #[derive(Debug)]
 pub(super) struct DirectReplies {
-    target: Target,
+    connector: Connector,
     tasks: TaskGroup,
     board: Arc<StatusBoard>,
-    shared: watch::Sender<Shared>,
-    /// Locked while a suspicious reply is sent alone. The value is the last time at which no
-    /// connection could be opened for such a reply.
-    quarantine: Mutex<Option<Instant>>,
+    shared: watch::Sender<SharedConnection>,
+    /// Locked while a reply is sent alone. The value is the last time at which no connection could
+    /// be opened for that.
+    alone_refused_at: Mutex<Option<Instant>>,
     /// Limits logs that callers can cause.
     log: LogLimit,
 }
 
 /// The connection that all direct replies share.
 #[derive(Debug, Clone)]
-enum Shared {
+enum SharedConnection {
     /// Not needed since the start or the last loss.
     None,
     /// Being opened. Replies wait for it.
@@ -100,7 +100,7 @@ enum Shared {
     Retrying,
 }
 
-impl Shared {
+impl SharedConnection {
     /// The next state when a reply needs the connection. `None` if the state does not change.
     fn when_needed(&self, now: Instant) -> Option<Self> {
         match self {
@@ -142,19 +142,19 @@ const PAUSE: Duration = Duration::from_secs(1);
 const MAX_ATTEMPTS_ALONE: u32 = 3;
 
 impl DirectReplies {
-    pub(super) fn new(target: Target, tasks: TaskGroup, board: Arc<StatusBoard>) -> Self {
+    pub(super) fn new(connector: Connector, tasks: TaskGroup, board: Arc<StatusBoard>) -> Self {
         Self {
-            target,
+            connector,
             tasks,
             board,
-            shared: watch::Sender::new(Shared::None),
-            quarantine: Mutex::new(None),
+            shared: watch::Sender::new(SharedConnection::None),
+            alone_refused_at: Mutex::new(None),
             log: LogLimit::new("direct replies"),
         }
     }
 
     async fn publish(self: &Arc<Self>, outgoing: Outgoing) -> Published {
-        let publishing = self.tasks.ending.run_until_cancelled(self.deliver(outgoing));
+        let publishing = self.tasks.ending.run_until_cancelled(self.send(outgoing));
         publishing.await.unwrap_or_else(|| Published::Failed {
             source: self.board.end_reason_or_closed(),
             written: true,
@@ -164,7 +164,7 @@ impl DirectReplies {
     /// Sends a reply once the connection is open. If the connection is lost meanwhile, sends the
     /// reply again, alone. If the reply fails, the worker acknowledges its request, as after any
     /// refused reply.
-    async fn deliver(self: &Arc<Self>, outgoing: Outgoing) -> Published {
+    async fn send(self: &Arc<Self>, outgoing: Outgoing) -> Published {
         let Some(channel) = self.channel().await else {
             return Published::Refused;
         };
@@ -176,13 +176,13 @@ impl DirectReplies {
         if published.is_channel_closed() {
             return published;
         }
-        self.deliver_alone(outgoing).await
+        self.send_alone(outgoing).await
     }
 
     /// Sends a reply on a connection of its own. If each attempt loses it, the broker does not
     /// accept the reply.
-    async fn deliver_alone(&self, outgoing: Outgoing) -> Published {
-        let mut refused = self.quarantine.lock().await;
+    async fn send_alone(&self, outgoing: Outgoing) -> Published {
+        let mut refused = self.alone_refused_at.lock().await;
         if refused.is_some_and(|at| at.elapsed() < PAUSE) {
             return Published::Refused;
         }
@@ -211,7 +211,7 @@ impl DirectReplies {
         let mut shared = self.shared.subscribe();
         self.connect_if_due();
         let decided = shared
-            .wait_for(|shared| !matches!(shared, Shared::Connecting))
+            .wait_for(|shared| !matches!(shared, SharedConnection::Connecting))
             .await;
         decided.ok()?.channel().cloned()
     }
@@ -224,7 +224,7 @@ impl DirectReplies {
                 return false;
             };
             limit = Some(match next {
-                Shared::Retrying => Duration::ZERO,
+                SharedConnection::Retrying => Duration::ZERO,
                 _ => CONNECT_LIMIT_IF_REFUSED,
             });
             *shared = next;
@@ -239,12 +239,12 @@ impl DirectReplies {
         let connecting = restart_on_panic("direct replies", || self.connect_within(limit));
         let made = self.tasks.ending.run_until_cancelled(connecting).await;
         self.shared.send_replace(match made {
-            Some(Some(channel)) => Shared::Up(Arc::new(channel)),
-            Some(None) => Shared::Refused {
+            Some(Some(channel)) => SharedConnection::Up(Arc::new(channel)),
+            Some(None) => SharedConnection::Refused {
                 until: Instant::now() + PAUSE,
             },
             // The handle was closed.
-            None => Shared::None,
+            None => SharedConnection::None,
         });
     }
 
@@ -256,8 +256,8 @@ impl DirectReplies {
                 let error = Logged(Chain(error));
                 tracing::warn!(%error, suppressed, "no connection for direct replies");
             }
-            // If the handle's other connections are lost too, no requests arrive, so waiting
-            // replies take no places in the prefetch from them.
+            // If the handle's other connections are lost too, no requests arrive that the prefetch
+            // could hold back.
             let limit = match self.board.status() {
                 Status::Ready | Status::Blocked { .. } => limit_if_refused,
                 _ => CONNECT_LIMIT,
@@ -268,11 +268,11 @@ impl DirectReplies {
     }
 
     async fn connect(&self) -> Result<DirectChannel, BrokerError> {
-        let connection = Arc::new(self.target.connect(ConnectionRole::DirectReplies).await?);
+        let connection = Arc::new(self.connector.connect(ConnectionPurpose::DirectReplies).await?);
         let watch = connection.watch_in(&self.tasks);
         let opener = Opener {
             connection: Arc::clone(&connection),
-            limit: self.target.limit,
+            limit: self.connector.limit,
             tasks: self.tasks.clone(),
         };
         let channel = opener.channel().await?;
@@ -286,16 +286,16 @@ impl DirectReplies {
 
     fn forget(&self, channel: &Arc<DirectChannel>) {
         self.shared.send_if_modified(|shared| {
-            let is_it = shared.channel().is_some_and(|other| Arc::ptr_eq(other, channel));
-            if is_it {
-                *shared = Shared::None;
+            let is_current = shared.channel().is_some_and(|other| Arc::ptr_eq(other, channel));
+            if is_current {
+                *shared = SharedConnection::None;
             }
-            is_it
+            is_current
         });
     }
 
     pub(super) async fn close(&self) {
-        if let Shared::Up(channel) = self.shared.send_replace(Shared::None) {
+        if let SharedConnection::Up(channel) = self.shared.send_replace(SharedConnection::None) {
             channel.connection.close().await;
         }
     }

@@ -42,7 +42,7 @@ pub(super) const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 const CHANNEL_FREED_WITHIN: Duration = Duration::from_millis(500);
 
 /// How long to wait before trying again to open a channel.
-const CHANNEL_PAUSE: Duration = Duration::from_millis(20);
+const CHANNEL_RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// Opens channels, publishers and consumers on one connection, and declares queues.
 pub(super) struct Opener {
@@ -81,7 +81,7 @@ impl Opener {
         }
     }
 
-    /// Like [`request_ok`](Self::request_ok), for a request about a queue.
+    /// Like [`request`](Self::request), but maps lapin's error with [`queue_error`].
     ///
     /// If the broker answers other requests but not this one, the queue's node is assumed to be
     /// down. RabbitMQ 3.10 then reports an error at once, and RabbitMQ 4 only after more than a
@@ -109,7 +109,7 @@ impl Opener {
         }
     }
 
-    /// Like [`request`](Self::request), but an error that the broker answers is returned as well.
+    /// Like [`request`](Self::request), but maps lapin's error with [`broker_error`].
     pub(super) async fn request_ok<T: Send + 'static>(
         &self,
         step: &'static str,
@@ -132,7 +132,7 @@ impl Opener {
                 Err(BrokerError::TooManyChannels { source })
                     if is_refused_by_lapin(&source) && Instant::now() < give_up =>
                 {
-                    sleep(CHANNEL_PAUSE).await;
+                    sleep(CHANNEL_RETRY_DELAY).await;
                 }
                 opened => return opened,
             }
@@ -153,7 +153,7 @@ impl Opener {
     }
 
     /// Sets how many unacknowledged deliveries each consumer of the channel may have.
-    pub(super) async fn prefetch(
+    pub(super) async fn set_prefetch(
         &self,
         channel: &Arc<OpenChannel>,
         deliveries: u16,
@@ -267,16 +267,16 @@ impl Opener {
         }
     }
 
-    /// Deletes a reply queue that was declared but could not be consumed. If that fails too, the
-    /// queue expires, or the broker deletes it with its connection.
-    pub(super) async fn discard_reply_queue(&self, queue: &ShortStr) {
+    /// Deletes a queue that was declared but could not be consumed. If that fails too, the queue
+    /// expires, or the broker deletes it with its connection.
+    pub(super) async fn discard_queue(&self, queue: &ShortStr) {
         let discarding = async {
             let name = short(queue.as_str())?;
             self.delete(name, QueueDeleteOptions::default()).await
         };
         if let Err(error) = discarding.await {
             let (queue, error) = (queue.as_str(), Logged(Chain(&error)));
-            tracing::debug!(queue, %error, "a reply queue could not be deleted; the broker deletes it later");
+            tracing::debug!(queue, %error, "an unused queue could not be deleted; the broker deletes it later");
         }
     }
 

@@ -12,17 +12,19 @@ use uuid::Uuid;
 
 use super::channel::OpenChannel;
 use super::close_counts::CloseCounts;
-use super::connection::{Address, CLOSE_LIMIT, ConnectionRole, OpenConnection, SupervisedConnection, Target};
+use super::connection::{
+    Address, CLOSE_LIMIT, ConnectionPurpose, Connector, OpenConnection, SupervisedConnection,
+};
 use super::consume::{AckMode, SubscriptionOptions};
-use super::depths::Depths;
-use super::direct_replies::{DirectReplies, ReplyPublisher};
+use super::depths::DepthLookup;
+use super::direct_replies::{DirectReplies, RoutingPublisher};
 use super::errors::{closed_by_broker, short};
 use super::opener::{self, Opener, QueueLookup};
 use super::task_group::TaskGroup;
 use crate::error::{BrokerError, Cause, Chain};
 use crate::escape::Logged;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
-use crate::transport::topology::{Broadcasts, DeclareMode, ReplyQueue, RequestQueue};
+use crate::transport::topology::{BroadcastOptions, DeclareMode, ReplyQueue, RequestQueue};
 use crate::transport::{
     Connectivity, Depth, Published, Publisher, ReplySubscription, Role, StatusBoard, Subscription, Transport,
     catch_panic, retry, watch_runtime,
@@ -41,9 +43,9 @@ pub(crate) struct AmqpTransport {
     consuming: SupervisedConnection,
     direct_replies: Arc<DirectReplies>,
     /// Opens separate connections, for operations that may make the broker close the connection.
-    target: Target,
+    connector: Connector,
     close_counts: Mutex<CloseCounts>,
-    depths: Depths,
+    depths: DepthLookup,
     board: Arc<StatusBoard>,
     /// The tasks that use the connections. They end first.
     tasks: TaskGroup,
@@ -64,12 +66,12 @@ impl AmqpTransport {
         name: Option<&str>,
         limit: Duration,
     ) -> Result<Self, BrokerError> {
-        let target = Target::new(addresses, name, limit);
+        let connector = Connector::new(addresses, name, limit);
         let made = tokio::try_join!(
-            target.connect(ConnectionRole::Publishing),
-            target.connect(ConnectionRole::Consuming)
+            connector.connect(ConnectionPurpose::Publishing),
+            connector.connect(ConnectionPurpose::Consuming)
         )?;
-        Ok(Self::start(target, Some(made)))
+        Ok(Self::start(connector, Some(made)))
     }
 
     /// Connects in the background, without a time limit.
@@ -78,10 +80,10 @@ impl AmqpTransport {
     ///
     /// Panics if called outside of a tokio runtime.
     pub(crate) fn connect_later(addresses: Vec<Address>, name: Option<&str>, limit: Duration) -> Self {
-        Self::start(Target::new(addresses, name, limit), None)
+        Self::start(Connector::new(addresses, name, limit), None)
     }
 
-    fn start(target: Target, made: Option<(OpenConnection, OpenConnection)>) -> Self {
+    fn start(connector: Connector, made: Option<(OpenConnection, OpenConnection)>) -> Self {
         let (publishing, consuming) = made.unzip();
         let connectivity = match publishing {
             Some(_) => Connectivity::Up,
@@ -92,20 +94,20 @@ impl AmqpTransport {
         let (tasks, supervisors) = (TaskGroup::new(&runtime), TaskGroup::new(&runtime));
         watch_runtime(&runtime, Arc::downgrade(&board), supervisors.ending.clone());
         let supervise = |role, first| {
-            SupervisedConnection::start(target.clone(), role, first, Arc::clone(&board), &supervisors)
+            SupervisedConnection::start(connector.clone(), role, first, Arc::clone(&board), &supervisors)
         };
         Self {
             publishing: supervise(Role::Publishing, publishing),
             consuming: supervise(Role::Consuming, consuming),
             direct_replies: Arc::new(DirectReplies::new(
-                target.clone(),
+                connector.clone(),
                 tasks.clone(),
                 Arc::clone(&board),
             )),
-            limit: target.limit,
-            target,
+            limit: connector.limit,
+            connector,
             close_counts: Mutex::default(),
-            depths: Depths::default(),
+            depths: DepthLookup::default(),
             runtime,
             board,
             _end_when_dropped: [&tasks, &supervisors].map(|tasks| tasks.ending.clone().drop_guard()),
@@ -147,11 +149,11 @@ impl AmqpTransport {
         channel: &Arc<OpenChannel>,
         queue: &RequestQueue,
     ) -> Result<(), BrokerError> {
-        if queue.declare_mode() == DeclareMode::No || !self.close_counts().contains(queue.name()) {
+        if queue.declare_mode() == DeclareMode::No || !self.close_counts().closed_last_time(queue.name()) {
             return opener.declare_request_queue(channel, queue).await;
         }
         let declare = || async {
-            match self.declare_alone(queue).await {
+            match self.declare_on_own_connection(queue).await {
                 // The caller records a success.
                 Ok(()) => Ok(()),
                 Err(error) => self.record(queue.name(), Err(error)),
@@ -160,13 +162,13 @@ impl AmqpTransport {
         retry(declare, |error| closed_by_broker(error).is_some()).await
     }
 
-    async fn declare_alone(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
+    async fn declare_on_own_connection(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
         let lost = |error| BrokerError::Lost {
             source: Some(Cause::new(error)),
         };
         let connection = self
-            .target
-            .connect(ConnectionRole::Declaring)
+            .connector
+            .connect(ConnectionPurpose::Declaring)
             .await
             .map_err(lost)?;
         let connection = Arc::new(connection);
@@ -232,7 +234,7 @@ impl AmqpTransport {
                 Ok(replies) => replies,
                 Err(error) => {
                     // An auto-delete queue that never had a consumer stays, and this is retried.
-                    opener.discard_reply_queue(&address).await;
+                    opener.discard_queue(&address).await;
                     return Err(error);
                 }
             };
@@ -266,7 +268,7 @@ impl AmqpTransport {
                 (opener.declare(&channel, &name, options, arguments).await?, None)
             }
         };
-        opener.prefetch(&channel, REPLY_PREFETCH).await?;
+        opener.set_prefetch(&channel, REPLY_PREFETCH).await?;
         // Replies are acknowledged once they have reached their call, so a lost connection loses
         // none.
         let options = SubscriptionOptions {
@@ -278,7 +280,7 @@ impl AmqpTransport {
             Ok(replies) => replies,
             Err(error) => {
                 if resumed.is_none() {
-                    opener.discard_reply_queue(&address).await;
+                    opener.discard_queue(&address).await;
                 }
                 return Err(error);
             }
@@ -298,8 +300,8 @@ impl Transport for AmqpTransport {
         let connection = self.publishing.wait_ready().await?;
         let opener = self.opener(&connection);
         let channel = opener.channel().await?;
-        Ok(Arc::new(ReplyPublisher {
-            queues: opener.publisher(channel).await?,
+        Ok(Arc::new(RoutingPublisher {
+            default: opener.publisher(channel).await?,
             direct: Arc::clone(&self.direct_replies),
         }))
     }
@@ -334,7 +336,7 @@ impl Transport for AmqpTransport {
         let channel = opener.channel().await?;
         let opened = async {
             self.declare_request_queue(&opener, &channel, queue).await?;
-            opener.prefetch(&channel, prefetch).await?;
+            opener.set_prefetch(&channel, prefetch).await?;
             let options = SubscriptionOptions {
                 prefetch: Some(prefetch),
                 ..opener.subscription_options(AckMode::Manual)
@@ -383,7 +385,7 @@ impl Transport for AmqpTransport {
             scratch.close().await;
             Ok::<_, BrokerError>(found.consumer_count() == 0 && found.message_count() > 0)
         };
-        let retiring = async {
+        let deleting = async {
             let opener = self.opener(&self.consuming.wait_ready().await?);
             let options = QueueDeleteOptions {
                 if_unused: true,
@@ -392,7 +394,7 @@ impl Transport for AmqpTransport {
             };
             opener.delete(short(queue.name())?, options).await
         };
-        if let Ok(Err(error)) = tokio::time::timeout(CLOSE_LIMIT, retiring).await {
+        if let Ok(Err(error)) = tokio::time::timeout(CLOSE_LIMIT, deleting).await {
             let name = queue.name();
             tracing::debug!(
                 queue = name,
@@ -404,10 +406,10 @@ impl Transport for AmqpTransport {
         false
     }
 
-    async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
+    async fn open_broadcasts(&self, broadcasts: &BroadcastOptions) -> Result<Subscription, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
         let broadcasts = *broadcasts;
-        self.run_to_completion(async move { opener.broadcasts(&broadcasts).await })
+        self.run_to_completion(async move { opener.consume_broadcasts(&broadcasts).await })
             .await
     }
 

@@ -131,7 +131,7 @@ impl Connection {
     }
 }
 
-/// A connection from one reconnect to the next.
+/// A connection between two losses.
 #[derive(Debug, Clone)]
 pub(super) struct Session {
     number: u64,

@@ -59,7 +59,7 @@ impl MemoryTransport {
 
     /// Deletes the reply queues, as if they had expired.
     pub(crate) fn expire_replies(&self) {
-        for queue in self.private().drain(..) {
+        for queue in self.lock_reply_queues().drain(..) {
             self.broker.queues().delete(&queue);
         }
     }
@@ -75,7 +75,7 @@ impl MemoryTransport {
 impl MemoryTransport {
     /// The reply queues, in the order in which they were declared.
     pub(crate) fn reply_queues(&self) -> Vec<String> {
-        self.private().clone()
+        self.lock_reply_queues().clone()
     }
 }
 

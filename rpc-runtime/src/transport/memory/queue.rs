@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::protocol::{DeathReason, FIRST_DEATH_REASON_HEADER, Malformed, Message, ShortStr};
 use crate::transport::Delivery;
-use crate::transport::topology::{Broadcasts, QueueArgument, QueueProperties};
+use crate::transport::topology::{BroadcastOptions, QueueArgument, QueueProperties};
 
 /// Whether deliveries have to be acknowledged, and how many may be unacknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(super) struct Queue {
     /// Whether the queue is deleted with its last consumer.
     is_auto_delete: bool,
     /// The exchange that the queue listens to, and its limits.
-    broadcasts: Option<Broadcasts>,
+    broadcasts: Option<BroadcastOptions>,
     is_quorum: bool,
     /// How often a message may return to the queue.
     delivery_limit: Option<u32>,
@@ -93,7 +93,7 @@ impl Queue {
     pub(super) fn new(properties: &QueueProperties) -> Result<Self, &'static str> {
         let mut queue = Self {
             properties: Some(properties.clone()),
-            ..Self::private()
+            ..Self::resumable()
         };
         let mut has_dead_letters = false;
         for (name, value) in &properties.arguments {
@@ -139,8 +139,8 @@ impl Queue {
         Ok(queue)
     }
 
-    /// A private reply queue.
-    pub(super) fn private() -> Self {
+    /// A reply queue that outlives its consumer.
+    pub(super) fn resumable() -> Self {
         Self {
             properties: None,
             highest_priority: 0,
@@ -156,16 +156,16 @@ impl Queue {
         }
     }
 
-    /// A private reply queue that is deleted with its consumer.
+    /// A reply queue that is deleted with its consumer.
     pub(super) fn exclusive() -> Self {
         Self {
             is_auto_delete: true,
-            ..Self::private()
+            ..Self::resumable()
         }
     }
 
     /// A queue for broadcasts, which is deleted with its consumer.
-    pub(super) fn for_broadcasts(broadcasts: &Broadcasts) -> Self {
+    pub(super) fn for_broadcasts(broadcasts: &BroadcastOptions) -> Self {
         Self {
             broadcasts: Some(*broadcasts),
             ..Self::exclusive()
@@ -445,7 +445,7 @@ mod tests {
     type Receiver = mpsc::UnboundedReceiver<Delivery>;
 
     fn queue() -> Queue {
-        Queue::private()
+        Queue::resumable()
     }
 
     fn message(body: &'static str) -> Message {
@@ -543,7 +543,7 @@ mod tests {
     #[test]
     fn broadcasts_beyond_the_limits_are_dropped() {
         let now = Instant::now();
-        let mut queue = Queue::for_broadcasts(&Broadcasts {
+        let mut queue = Queue::for_broadcasts(&BroadcastOptions {
             exchange: "x",
             prefetch: 1,
             time_to_live: Duration::from_secs(5),

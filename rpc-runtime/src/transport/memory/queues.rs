@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::queue::Queue;
 use crate::error::{BrokerError, Cause};
 use crate::protocol::Message;
-use crate::transport::topology::{Broadcasts, QueueProperties};
+use crate::transport::topology::{BroadcastOptions, QueueProperties};
 use crate::transport::{Delivery, Depth};
 
 pub(super) use super::queue::AckMode;
@@ -54,9 +54,9 @@ impl Queues {
         }
     }
 
-    /// Makes a reply queue.
-    pub(super) fn declare_private(&mut self, name: &str) {
-        self.queues.insert(name.to_owned(), Queue::private());
+    /// Makes a reply queue that outlives its consumer.
+    pub(super) fn declare_resumable(&mut self, name: &str) {
+        self.queues.insert(name.to_owned(), Queue::resumable());
     }
 
     /// Makes a reply queue that is deleted with its consumer.
@@ -65,7 +65,7 @@ impl Queues {
     }
 
     /// Makes a queue for broadcasts, which is deleted with its consumer.
-    pub(super) fn declare_for_broadcasts(&mut self, name: &str, broadcasts: &Broadcasts) {
+    pub(super) fn declare_for_broadcasts(&mut self, name: &str, broadcasts: &BroadcastOptions) {
         self.queues
             .insert(name.to_owned(), Queue::for_broadcasts(broadcasts));
     }
@@ -136,13 +136,13 @@ impl Queues {
             return false;
         };
         act(queue);
-        let mut letters = queue.take_dead_letters();
+        let mut dead_letters = queue.take_dead_letters();
         // A dead letter may cause others to expire in its next queue. Dead letters have no
         // expiration, so this ends.
-        while let Some((target, message)) = letters.pop() {
+        while let Some((target, message)) = dead_letters.pop() {
             if let Some(queue) = self.queues.get_mut(&target) {
                 queue.push(message, now);
-                letters.append(&mut queue.take_dead_letters());
+                dead_letters.append(&mut queue.take_dead_letters());
             }
         }
         true
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_broadcast_reaches_all_listeners() {
-        let broadcasts = |exchange| Broadcasts {
+        let broadcasts = |exchange| BroadcastOptions {
             exchange,
             prefetch: 1,
             time_to_live: std::time::Duration::from_secs(1),

@@ -15,7 +15,7 @@ use super::connection::{Connection, Session};
 use super::queues::{AckMode, ConsumerId, Queues};
 use crate::error::BrokerError;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
-use crate::transport::topology::{Broadcasts, DeclareMode, ReplyQueue, RequestQueue};
+use crate::transport::topology::{BroadcastOptions, DeclareMode, ReplyQueue, RequestQueue};
 use crate::transport::{
     ConfirmListener, Connectivity, Control, Delivery, Depth, Outgoing, Published, Publisher,
     ReplySubscription, StatusBoard, Subscription, Transport, watch_runtime,
@@ -28,8 +28,9 @@ pub(crate) struct MemoryTransport {
     pub(super) publishing: Connection,
     pub(super) consuming: Connection,
     pub(super) board: Arc<StatusBoard>,
-    /// The reply queues of this handle. They are deleted when the handle ends.
-    private: Mutex<Vec<String>>,
+    /// The reply queues of this handle, in the order in which they were declared. They are deleted
+    /// when the handle ends.
+    reply_queues: Mutex<Vec<String>>,
     /// The runtime that the handle was made in, or else the first one in which it was used.
     runtime: OnceLock<Handle>,
     ended: CancellationToken,
@@ -53,7 +54,7 @@ impl MemoryTransport {
             publishing,
             consuming,
             board: Arc::new(StatusBoard::new(&Connectivity::Up)),
-            private: Mutex::default(),
+            reply_queues: Mutex::default(),
             runtime: OnceLock::new(),
             ended: CancellationToken::new(),
         };
@@ -90,7 +91,7 @@ impl MemoryTransport {
         session: &Session,
         queue: &str,
         ack_mode: AckMode,
-        private: bool,
+        is_private: bool,
     ) -> Result<Subscription, BrokerError> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let consumer = self
@@ -102,7 +103,7 @@ impl MemoryTransport {
             broker: self.broker.clone(),
             session: session.clone(),
             consumer,
-            private: private.then(|| queue.to_owned()),
+            private_queue: is_private.then(|| queue.to_owned()),
         };
         Ok(Subscription {
             deliveries: deliveries(receiver, session.clone()).boxed(),
@@ -110,38 +111,42 @@ impl MemoryTransport {
         })
     }
 
-    fn publisher(&self, session: Session, direct: Option<ShortStr>) -> Arc<dyn Publisher> {
+    fn publisher(&self, session: Session, direct_address: Option<ShortStr>) -> Arc<dyn Publisher> {
         Arc::new(MemoryPublisher {
             broker: self.broker.clone(),
             session,
-            direct,
+            direct_address,
         })
     }
 
-    /// Declares a reply queue, which is deleted when the handle ends. If it is not resumable, it is
-    /// deleted with its consumer already.
-    fn declare_private(&self, prefix: &str, is_resumable: bool) -> Result<(String, ShortStr), BrokerError> {
+    /// Declares a reply queue, which is deleted when the handle ends, or with its consumer if it is
+    /// not resumable.
+    fn declare_reply_queue(
+        &self,
+        prefix: &str,
+        is_resumable: bool,
+    ) -> Result<(String, ShortStr), BrokerError> {
         let queue = format!("{prefix}{}", Uuid::new_v4());
         let address = ShortStr::new(&queue).map_err(|_| BrokerError::Unsendable {
-            reason: "the queue's name",
+            reason: "the queue's name is longer than 255 bytes",
         })?;
         {
-            let (mut private, mut queues) = (self.private(), self.broker.queues());
+            let (mut reply_queues, mut queues) = (self.lock_reply_queues(), self.broker.queues());
             if is_resumable {
-                queues.declare_private(&queue);
+                queues.declare_resumable(&queue);
             } else {
                 queues.declare_exclusive(&queue);
             }
             // Remove the names of queues that were deleted since.
-            private.retain(|earlier| queues.depth(earlier).is_some());
-            private.push(queue.clone());
+            reply_queues.retain(|earlier| queues.depth(earlier).is_some());
+            reply_queues.push(queue.clone());
         }
         Ok((queue, address))
     }
 
-    pub(super) fn private(&self) -> MutexGuard<'_, Vec<String>> {
+    pub(super) fn lock_reply_queues(&self) -> MutexGuard<'_, Vec<String>> {
         // Each operation leaves the list consistent, so a panic elsewhere has broken nothing.
-        self.private.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reply_queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn end(&self) {
@@ -149,7 +154,7 @@ impl MemoryTransport {
         self.ended.cancel();
         self.publishing.close(&self.broker);
         self.consuming.close(&self.broker);
-        for queue in self.private().drain(..) {
+        for queue in self.lock_reply_queues().drain(..) {
             self.broker.queues().delete(&queue);
         }
     }
@@ -218,15 +223,15 @@ impl Transport for MemoryTransport {
         let (queue, address, resumed) = match (replies, found) {
             (_, Some((name, waiting))) => (name.to_string(), name.clone(), Some(waiting)),
             (ReplyQueue::Resumable, None) => {
-                let (queue, address) = self.declare_private(REPLY_QUEUE_PREFIX, true)?;
+                let (queue, address) = self.declare_reply_queue(REPLY_QUEUE_PREFIX, true)?;
                 (queue, address, None)
             }
             (ReplyQueue::Exclusive, None) => {
-                let (queue, address) = self.declare_private("amq.gen-", false)?;
+                let (queue, address) = self.declare_reply_queue("amq.gen-", false)?;
                 (queue, address, None)
             }
             (ReplyQueue::Direct, None) => {
-                let (queue, address) = self.declare_private(&format!("{DIRECT_REPLY_TO}."), false)?;
+                let (queue, address) = self.declare_reply_queue(&format!("{DIRECT_REPLY_TO}."), false)?;
                 (queue, address, None)
             }
         };
@@ -270,7 +275,7 @@ impl Transport for MemoryTransport {
         queue.declare_mode() == DeclareMode::Active && self.broker.queues().delete_if_unused(queue.name())
     }
 
-    async fn open_broadcasts(&self, broadcasts: &Broadcasts) -> Result<Subscription, BrokerError> {
+    async fn open_broadcasts(&self, broadcasts: &BroadcastOptions) -> Result<Subscription, BrokerError> {
         let session = self.wait_ready(&self.consuming).await?;
         let queue = format!("{}.{}", broadcasts.exchange, Uuid::new_v4());
         self.broker.queues().declare_for_broadcasts(&queue, broadcasts);
@@ -314,20 +319,20 @@ struct MemoryPublisher {
     broker: InProcessBroker,
     session: Session,
     /// The address that replaces the pseudo-address of direct reply-to, as in RabbitMQ.
-    direct: Option<ShortStr>,
+    direct_address: Option<ShortStr>,
 }
 
 impl MemoryPublisher {
     /// Returns a function that publishes a message at the broker. The function returns whether the
     /// queue exists.
-    fn deliver(&self, queue: &ShortStr, mut message: Message) -> impl FnOnce() -> bool + Send + use<> {
+    fn publish_fn(&self, queue: &ShortStr, mut message: Message) -> impl FnOnce() -> bool + Send + use<> {
         let properties = &mut message.properties;
         if properties
             .reply_to
             .as_ref()
             .is_some_and(|address| address.as_str() == DIRECT_REPLY_TO)
         {
-            properties.reply_to.clone_from(&self.direct);
+            properties.reply_to.clone_from(&self.direct_address);
         }
         let (broker, queue) = (self.broker.clone(), queue.clone());
         move || broker.queues().publish(queue.as_str(), message, Instant::now())
@@ -366,7 +371,7 @@ impl Publisher for MemoryPublisher {
             send_token,
         } = outgoing;
         listener.published(if send_token.claim() {
-            Self::outcome(self.deliver(&queue, message)(), mandatory)
+            Self::outcome(self.publish_fn(&queue, message)(), mandatory)
         } else {
             Published::Withdrawn
         });
@@ -392,7 +397,7 @@ impl Publisher for MemoryPublisher {
         if !send_token.claim() {
             return Published::Withdrawn;
         }
-        match self.session.ask(self.deliver(&queue, message)).await {
+        match self.session.ask(self.publish_fn(&queue, message)).await {
             Ok(has_queue) => Self::outcome(has_queue, mandatory),
             Err(source) => failed(source, true),
         }
@@ -408,8 +413,8 @@ struct MemoryControl {
     broker: InProcessBroker,
     session: Session,
     consumer: ConsumerId,
-    /// The private queue to delete with the subscription.
-    private: Option<String>,
+    /// A queue to delete with its subscription.
+    private_queue: Option<String>,
 }
 
 impl MemoryControl {
@@ -459,7 +464,7 @@ impl Control for MemoryControl {
 
     async fn close_and_delete(&self) {
         self.close().await;
-        if let Some(queue) = &self.private {
+        if let Some(queue) = &self.private_queue {
             self.broker.queues().delete(queue);
         }
     }

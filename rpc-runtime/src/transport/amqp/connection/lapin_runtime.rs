@@ -1,5 +1,5 @@
 //! A runtime for lapin with our own type of streams. So lapin reads only what the guard has
-//! checked, and uses TLS without its own support for it.
+//! checked, and its own support for TLS is not needed.
 
 use std::fmt;
 use std::future::ready;
@@ -18,26 +18,25 @@ use futures_util::{AsyncRead, AsyncWrite};
 /// # Panics
 ///
 /// Panics if called outside of a tokio runtime.
-pub(super) fn runtime<S>() -> Runtime<RuntimeParts<Tokio, GivenStreams<S>>>
+pub(super) fn runtime<S>() -> Runtime<RuntimeParts<Tokio, StreamReactor<S>>>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let tokio = Tokio::current();
-    let reactor = GivenStreams {
+    let reactor = StreamReactor {
         tokio: tokio.clone(),
         stream: PhantomData,
     };
     Runtime::new(RuntimeParts::new(tokio, reactor))
 }
 
-/// Tokio's reactor with another type of streams. It makes no streams: lapin gets one that is
-/// connected.
-pub(super) struct GivenStreams<S> {
+/// Tokio's reactor with another type of streams. It opens no streams: lapin gets a connected one.
+pub(super) struct StreamReactor<S> {
     tokio: Tokio,
     stream: PhantomData<fn() -> S>,
 }
 
-impl<S> Clone for GivenStreams<S> {
+impl<S> Clone for StreamReactor<S> {
     fn clone(&self) -> Self {
         Self {
             tokio: self.tokio.clone(),
@@ -46,13 +45,13 @@ impl<S> Clone for GivenStreams<S> {
     }
 }
 
-impl<S> fmt::Debug for GivenStreams<S> {
+impl<S> fmt::Debug for StreamReactor<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("GivenStreams")
+        f.write_str("StreamReactor")
     }
 }
 
-impl<S> Reactor for GivenStreams<S>
+impl<S> Reactor for StreamReactor<S>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {

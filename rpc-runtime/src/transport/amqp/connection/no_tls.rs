@@ -16,7 +16,7 @@ impl TlsClient {
     }
 
     #[allow(clippy::unused_async)]
-    pub(super) async fn refusal(&self, _: (&str, u16)) -> Option<TlsFailure> {
+    pub(super) async fn find_refusal(&self, _: (&str, u16)) -> Option<TlsFailure> {
         match *self {}
     }
 }

@@ -57,11 +57,11 @@ impl OpenConnection {
     /// Connects within `limit`.
     pub(super) async fn open(
         address: &Address,
-        names: &ConnectionNames,
-        role: ConnectionRole,
+        properties: &ClientProperties,
+        purpose: ConnectionPurpose,
         limit: Duration,
     ) -> Result<Self, BrokerError> {
-        let properties = names.properties(role);
+        let properties = properties.for_connection(purpose);
         let socket = SocketGuard::default();
         let tls = address.tls()?;
         let connecting = async {
@@ -184,14 +184,14 @@ impl OpenConnection {
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ConnectionRole {
+pub(crate) enum ConnectionPurpose {
     Publishing,
     Consuming,
     DirectReplies,
     Declaring,
 }
 
-impl ConnectionRole {
+impl ConnectionPurpose {
     /// The end of the connection's name, as RabbitMQ's own tools show it.
     fn as_str(self) -> &'static str {
         match self {
@@ -203,7 +203,7 @@ impl ConnectionRole {
     }
 }
 
-impl From<Role> for ConnectionRole {
+impl From<Role> for ConnectionPurpose {
     fn from(role: Role) -> Self {
         match role {
             Role::Publishing => Self::Publishing,
@@ -212,10 +212,9 @@ impl From<Role> for ConnectionRole {
     }
 }
 
-/// The names of a handle's connections, and their other properties, as RabbitMQ's own tools show
-/// them.
+/// The client properties of a handle's connections, as RabbitMQ's own tools show them.
 #[derive(Debug)]
-pub(super) struct ConnectionNames {
+pub(super) struct ClientProperties {
     /// The application's name.
     name: String,
 }
@@ -223,17 +222,17 @@ pub(super) struct ConnectionNames {
 /// The longest name of an application, in characters. Longer names are truncated.
 const MAX_NAME: usize = 200;
 
-impl ConnectionNames {
+impl ClientProperties {
     /// Uses the application's name, or the program's if there is none.
     pub(super) fn new(name: Option<&str>) -> Self {
-        let name = name.map_or_else(program, str::to_owned);
+        let name = name.map_or_else(program_name, str::to_owned);
         Self {
             name: name.chars().take(MAX_NAME).collect(),
         }
     }
 
-    fn properties(&self, role: ConnectionRole) -> ConnectionProperties {
-        let name = format!("{}: {}", self.name, role.as_str());
+    fn for_connection(&self, purpose: ConnectionPurpose) -> ConnectionProperties {
+        let name = format!("{}: {}", self.name, purpose.as_str());
         let mut properties = ConnectionProperties::default().with_connection_name(name.as_str().into());
         for (key, value) in [
             ("product", "rpc-runtime"),
@@ -247,8 +246,7 @@ impl ConnectionNames {
     }
 }
 
-/// The program's name.
-fn program() -> String {
+fn program_name() -> String {
     let path = std::env::current_exe().ok();
     let name = path.as_deref().and_then(Path::file_stem);
     name.map_or_else(
@@ -284,7 +282,7 @@ async fn tls_failure(address: &Address, error: &lapin::Error) -> Option<TlsFailu
     match address.tls() {
         // The reason may have been lost with the connection.
         Ok(Some(client)) if is_closed_by_peer(error) => {
-            let asking = client.refusal(address.host_and_port());
+            let asking = client.find_refusal(address.host_and_port());
             timeout(REFUSAL_LIMIT, asking).await.unwrap_or(None).or(failure)
         }
         _ => failure,

@@ -28,7 +28,7 @@ pub(super) struct Socket(TcpStream);
 impl Socket {
     /// Shuts the socket down in both directions. Unsent data is lost.
     pub(super) fn shut_down(&self) {
-        // Already disconnected.
+        // An error means that the socket is disconnected already.
         let _ = self.0.shutdown(Shutdown::Both);
     }
 }

@@ -9,20 +9,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::super::task_group::TaskGroup;
+use super::connector::Connector;
 use super::open::OpenConnection;
-use super::target::Target;
 use crate::error::BrokerError;
 use crate::transport::{Backoff, Connectivity, KeepOpen, Role, StatusBoard, keep_open, restart_on_panic};
 
 /// A connection that a task keeps open.
 #[derive(Debug)]
 pub(crate) struct SupervisedConnection {
-    current: watch::Receiver<Current>,
+    current: watch::Receiver<CurrentConnection>,
     board: Arc<StatusBoard>,
 }
 
 #[derive(Debug, Clone)]
-enum Current {
+enum CurrentConnection {
     Down,
     Up(Arc<OpenConnection>),
     /// The handle was closed, or its runtime has ended.
@@ -32,15 +32,15 @@ enum Current {
 impl SupervisedConnection {
     /// Keeps a connection open until the transport ends. Begins with `first` if it was made before.
     pub(crate) fn start(
-        target: Target,
+        connector: Connector,
         role: Role,
         first: Option<OpenConnection>,
         board: Arc<StatusBoard>,
         tasks: &TaskGroup,
     ) -> Self {
-        let (sender, current) = watch::channel(Current::Down);
+        let (sender, current) = watch::channel(CurrentConnection::Down);
         let supervisor = Supervisor {
-            target,
+            connector,
             role,
             board: Arc::clone(&board),
             current: sender,
@@ -61,10 +61,12 @@ impl SupervisedConnection {
                 return Err(reason);
             }
             match &*current.borrow_and_update() {
-                Current::Up(connection) if connection.is_open() => return Ok(Arc::clone(connection)),
-                Current::Up(connection) => connection.check(),
-                Current::Down => {}
-                Current::Closed => return Err(self.board.end_reason_or_closed()),
+                CurrentConnection::Up(connection) if connection.is_open() => {
+                    return Ok(Arc::clone(connection));
+                }
+                CurrentConnection::Up(connection) => connection.check(),
+                CurrentConnection::Down => {}
+                CurrentConnection::Closed => return Err(self.board.end_reason_or_closed()),
             }
             current
                 .changed()
@@ -75,32 +77,32 @@ impl SupervisedConnection {
 }
 
 struct Supervisor {
-    target: Target,
+    connector: Connector,
     role: Role,
     board: Arc<StatusBoard>,
-    current: watch::Sender<Current>,
+    current: watch::Sender<CurrentConnection>,
 }
 
 impl Supervisor {
     async fn run(self, mut first: Option<OpenConnection>, ending: CancellationToken) {
         let keeping = restart_on_panic("connection", || {
             self.abandon("connection");
-            let mut keeper = Keeper {
+            let mut run = SupervisedRun {
                 supervisor: &self,
                 first: first.take(),
             };
-            async move { keep_open(&mut keeper).await }
+            async move { keep_open(&mut run).await }
         });
-        // `None`, because the connection is kept open without an end.
+        // `None`: the connection is kept open until the transport ends.
         let _: Option<Infallible> = ending.run_until_cancelled(keeping).await;
-        if let Current::Up(connection) = self.current.send_replace(Current::Closed) {
+        if let CurrentConnection::Up(connection) = self.current.send_replace(CurrentConnection::Closed) {
             connection.close().await;
         }
     }
 
     /// Gives up the connection of an earlier run that panicked, because nothing watches it.
     fn abandon(&self, task: &'static str) {
-        if let Current::Up(unwatched) = self.current.send_replace(Current::Down) {
+        if let CurrentConnection::Up(unwatched) = self.current.send_replace(CurrentConnection::Down) {
             let reason = BrokerError::Panicked { task };
             unwatched.abandon(reason.clone());
             self.report_down(reason);
@@ -108,12 +110,12 @@ impl Supervisor {
     }
 
     fn report_down(&self, reason: BrokerError) {
-        self.current.send_replace(Current::Down);
+        self.current.send_replace(CurrentConnection::Down);
         let last_error = Some(reason);
         self.board.set(self.role, Connectivity::Down { last_error });
     }
 
-    fn is_blocked(&self, blocked: Option<&Arc<str>>) {
+    fn report_blocked(&self, blocked: Option<&Arc<str>>) {
         let connectivity = match blocked.cloned() {
             Some(reason) => Connectivity::Blocked { reason },
             None => Connectivity::Up,
@@ -122,14 +124,14 @@ impl Supervisor {
     }
 }
 
-/// Keeps the connection open.
-struct Keeper<'a> {
+/// One run of the supervisor, until it panics or the transport ends.
+struct SupervisedRun<'a> {
     supervisor: &'a Supervisor,
     /// A connection that was made before.
     first: Option<OpenConnection>,
 }
 
-impl KeepOpen for Keeper<'_> {
+impl KeepOpen for SupervisedRun<'_> {
     type Opened = OpenConnection;
     type End = Infallible;
 
@@ -137,8 +139,8 @@ impl KeepOpen for Keeper<'_> {
         ControlFlow::Continue(match self.first.take() {
             Some(connection) => Ok(connection),
             None => {
-                let Supervisor { target, role, .. } = self.supervisor;
-                target.connect((*role).into()).await
+                let Supervisor { connector, role, .. } = self.supervisor;
+                connector.connect((*role).into()).await
             }
         })
     }
@@ -148,9 +150,9 @@ impl KeepOpen for Keeper<'_> {
             current, board, role, ..
         } = self.supervisor;
         let connection = Arc::new(connection);
-        current.send_replace(Current::Up(Arc::clone(&connection)));
+        current.send_replace(CurrentConnection::Up(Arc::clone(&connection)));
         board.set(*role, Connectivity::Up);
-        let watching = connection.watch(|blocked| self.supervisor.is_blocked(blocked));
+        let watching = connection.watch(|blocked| self.supervisor.report_blocked(blocked));
         let lost = watching.await;
         self.supervisor.report_down(lost.clone());
         ControlFlow::Continue(lost)
@@ -170,7 +172,7 @@ impl KeepOpen for Keeper<'_> {
 impl Drop for Supervisor {
     /// Abandons the connection, because its runtime may have ended, so that no task drives it.
     fn drop(&mut self) {
-        if let Current::Up(connection) = self.current.send_replace(Current::Closed) {
+        if let CurrentConnection::Up(connection) = self.current.send_replace(CurrentConnection::Closed) {
             connection.abandon(self.board.end_reason_or_closed());
         }
     }

@@ -1,7 +1,7 @@
 //! Consuming one queue through one channel, and acknowledging its deliveries.
 
 mod ack_batcher;
-mod acks;
+mod ack_sender;
 mod subscription;
 
 pub(super) use subscription::{AckMode, SubscriptionOptions, consume, subscription};

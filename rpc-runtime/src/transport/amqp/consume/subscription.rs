@@ -13,7 +13,7 @@ use super::super::connection::CLOSE_LIMIT;
 use super::super::errors::{broker_error, short};
 use super::super::task_group::TaskGroup;
 use super::super::{convert, guard};
-use super::acks::Acks;
+use super::ack_sender::AckSender;
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
 use crate::transport::{Control, Delivery, Subscription};
@@ -75,7 +75,7 @@ pub(crate) fn subscription(
     tasks: &TaskGroup,
 ) -> Subscription {
     let acks = match options.ack_mode {
-        AckMode::Manual => Some(Acks::start(channel, options.prefetch, tasks)),
+        AckMode::Manual => Some(AckSender::start(channel, options.prefetch, tasks)),
         AckMode::Automatic => None,
     };
     let control = ChannelControl {
@@ -105,7 +105,7 @@ struct ChannelControl {
     channel: Arc<OpenChannel>,
     consumer_tag: ShortString,
     /// `None` in automatic mode.
-    acks: Option<Acks>,
+    acks: Option<AckSender>,
     private_queue: Option<ShortStr>,
     limit: Duration,
 }

@@ -4,14 +4,14 @@ use lapin::protocol::basic::parse_properties;
 use lapin::protocol::parse_class;
 
 use super::filter::Filter;
-use super::frames::{FRAME_END, HEAD, HEADER, METHOD, OVERHEAD};
+use super::frames::{FRAME_END, HEADER, METHOD, OVERHEAD, PREFIX_LEN};
 use super::violation::ProtocolViolation;
 use super::{content, cursor};
 use crate::protocol::Property;
 
 /// Passes an input through a filter and returns the output. Parts of even size are scanned in
 /// place, the others are copied.
-pub(super) fn through(
+pub(super) fn filter_in_parts(
     input: &[u8],
     max_frame: usize,
     parts: impl IntoIterator<Item = usize>,
@@ -49,7 +49,7 @@ pub(super) fn through(
 /// The complete frames at the front of these bytes, as type and payload.
 pub(super) fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     let mut frames = Vec::new();
-    while let Some(&[kind, _, _, a, b, c, d]) = bytes.first_chunk::<HEAD>() {
+    while let Some(&[kind, _, _, a, b, c, d]) = bytes.first_chunk::<PREFIX_LEN>() {
         let size = u32::from_be_bytes([a, b, c, d]) as usize;
         let Some(frame) = bytes.get(..size.saturating_add(OVERHEAD)) else {
             break;
@@ -57,7 +57,7 @@ pub(super) fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
         if !matches!(kind, 1 | 2 | 3 | 8) || frame.last() != Some(&FRAME_END) {
             break;
         }
-        frames.push((kind, &frame[HEAD..HEAD + size]));
+        frames.push((kind, &frame[PREFIX_LEN..PREFIX_LEN + size]));
         bytes = &bytes[size + OVERHEAD..];
     }
     frames
@@ -76,14 +76,14 @@ pub(super) fn is_readable(kind: u8, payload: &[u8]) -> bool {
 
 /// Passes bytes through the guard as the bytes of a connection, and as the properties and the
 /// routing key of a delivery.
-pub(crate) fn any_bytes(data: &[u8]) {
+pub(crate) fn check_any_bytes(data: &[u8]) {
     let Some((&step, data)) = data.split_first() else {
         return;
     };
     const MAX_FRAME: usize = 4096;
-    let whole = through(data, MAX_FRAME, []);
+    let whole = filter_in_parts(data, MAX_FRAME, []);
     let parts = std::iter::successors(Some(usize::from(step)), |part| Some((part * 7 + 3) % 61));
-    assert_eq!(through(data, MAX_FRAME, parts), whole);
+    assert_eq!(filter_in_parts(data, MAX_FRAME, parts), whole);
 
     // The properties.
     let data = &data[..data.len().min(MAX_FRAME - OVERHEAD - 12)];
@@ -95,13 +95,13 @@ pub(crate) fn any_bytes(data: &[u8]) {
         &[FRAME_END],
     ]
     .concat();
-    let Ok(output) = through(&framed, MAX_FRAME, []) else {
+    let Ok(output) = filter_in_parts(&framed, MAX_FRAME, []) else {
         panic!("a content header was an error");
     };
     let [(HEADER, read)] = split(&output)[..] else {
         panic!("the output is not one content header");
     };
-    match payload.len() >= cursor::FIXED {
+    match payload.len() >= cursor::FIXED_LEN {
         // Too short for a content header, so lapin reports the error.
         false => assert_eq!(output, framed),
         true => {
@@ -142,7 +142,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::samples::{
-        Props, deliver, frame, frames, header, message, mutated, nested, short, table,
+        EncodedProperties, content_header, deliver, frame, frames, message, mutated, nested, short_string,
+        table,
     };
     use super::*;
     use crate::protocol::{MAX_HEADER_DEPTH, Malformed};
@@ -156,12 +157,12 @@ mod tests {
     proptest! {
         #[test]
         fn valid_frames_pass_unchanged_in_any_parts(input in frames(), parts in parts()) {
-            prop_assert_eq!(through(&input, MAX_FRAME, parts), Ok(input));
+            prop_assert_eq!(filter_in_parts(&input, MAX_FRAME, parts), Ok(input));
         }
 
         #[test]
         fn the_output_does_not_depend_on_the_parts(input in mutated(), parts in parts()) {
-            prop_assert_eq!(through(&input, MAX_FRAME, parts), through(&input, MAX_FRAME, []));
+            prop_assert_eq!(filter_in_parts(&input, MAX_FRAME, parts), filter_in_parts(&input, MAX_FRAME, []));
         }
 
         /// The frames of a broker, with arbitrary properties and routing keys.
@@ -173,7 +174,7 @@ mod tests {
             key in prop::collection::vec(any::<u8>(), 0..50),
             after in message(),
         ) {
-            let payload = [&header(3, &Props::default())[..12], &flags.to_be_bytes(), &properties].concat();
+            let payload = [&content_header(3, &EncodedProperties::default())[..12], &flags.to_be_bytes(), &properties].concat();
             let input = [
                 before,
                 frame(METHOD, 1, &deliver(b"tag", b"", &key)),
@@ -182,7 +183,7 @@ mod tests {
                 after,
             ]
             .concat();
-            let output = through(&input, MAX_FRAME, []).unwrap();
+            let output = filter_in_parts(&input, MAX_FRAME, []).unwrap();
             prop_assert_eq!(split(&output).len(), split(&input).len());
             for (kind, payload) in split(&output) {
                 prop_assert!(is_readable(kind, payload), "{} {:?}", kind, payload);
@@ -194,7 +195,7 @@ mod tests {
             for (kind, payload) in split(&input) {
                 // A shorter payload is not a content header.
                 if kind == HEADER && payload.len() >= 14 {
-                    let output = through(&frame(HEADER, 1, payload), MAX_FRAME, []).unwrap();
+                    let output = filter_in_parts(&frame(HEADER, 1, payload), MAX_FRAME, []).unwrap();
                     prop_assert!(is_readable(HEADER, split(&output)[0].1));
                     if is_readable(HEADER, payload) {
                         prop_assert_eq!(output, frame(HEADER, 1, payload));
@@ -205,17 +206,17 @@ mod tests {
 
         #[test]
         fn any_bytes_pass_or_are_an_error(data in prop::collection::vec(any::<u8>(), 0..300)) {
-            any_bytes(&data);
+            check_any_bytes(&data);
         }
     }
 
     #[test]
     fn lapin_reads_the_deepest_tables_on_a_small_stack() {
-        let mut properties = Props::default();
+        let mut properties = EncodedProperties::default();
         for kind in [b'F', b'A'] {
             properties.set(Property::Headers, table(&nested(kind, MAX_HEADER_DEPTH, b"")));
-            let payload = header(0, &properties);
-            let output = through(&frame(HEADER, 1, &payload), MAX_FRAME, []).unwrap();
+            let payload = content_header(0, &properties);
+            let output = filter_in_parts(&frame(HEADER, 1, &payload), MAX_FRAME, []).unwrap();
             assert_eq!(output, frame(HEADER, 1, &payload));
             let parsing = thread::Builder::new().stack_size(1024 * 1024);
             let parsed = parsing.spawn(move || is_readable(HEADER, &payload)).unwrap();
@@ -225,46 +226,46 @@ mod tests {
 
     #[test]
     fn a_malformed_header_is_replaced_and_other_frames_pass() {
-        let mut properties = Props::default();
-        properties.set(Property::CorrelationId, short(b"\xff\xfe"));
-        properties.set(Property::ReplyTo, short(b"amq.gen-1"));
+        let mut properties = EncodedProperties::default();
+        properties.set(Property::CorrelationId, short_string(b"\xff\xfe"));
+        properties.set(Property::ReplyTo, short_string(b"amq.gen-1"));
         let before = frame(METHOD, 3, &deliver(b"tag", b"", b"q"));
         let after = [frame(3, 3, b"abc"), frame(8, 0, b"")].concat();
-        let malformed = frame(HEADER, 3, &header(3, &properties));
+        let malformed = frame(HEADER, 3, &content_header(3, &properties));
         let input = [&before[..], &malformed, &after].concat().repeat(50);
 
-        let mut expected = Props::default();
+        let mut expected = EncodedProperties::default();
         let reason = Malformed::NotUtf8(Property::CorrelationId);
         expected.set(Property::Headers, super::super::mark::table(reason, b""));
         expected.set(
             Property::CorrelationId,
             super::super::ids::escape(b"\xff\xfe").unwrap(),
         );
-        expected.set(Property::ReplyTo, short(b"amq.gen-1"));
-        let replaced = frame(HEADER, 3, &header(3, &expected));
+        expected.set(Property::ReplyTo, short_string(b"amq.gen-1"));
+        let replaced = frame(HEADER, 3, &content_header(3, &expected));
         let expected = [&before[..], &replaced, &after].concat().repeat(50);
-        assert_eq!(through(&input, MAX_FRAME, []), Ok(expected.clone()));
+        assert_eq!(filter_in_parts(&input, MAX_FRAME, []), Ok(expected.clone()));
         for part in [2, 3, 20, 21, 500] {
             let parts = std::iter::repeat(part);
-            assert_eq!(through(&input, MAX_FRAME, parts), Ok(expected.clone()));
+            assert_eq!(filter_in_parts(&input, MAX_FRAME, parts), Ok(expected.clone()));
         }
     }
 
     #[test]
     fn a_header_that_is_larger_than_a_frame_is_replaced() {
-        let mut properties = Props::default();
-        properties.set(Property::ContentType, short(b"text/plain"));
-        let large = [&short(b"a")[..], b"S", &table(&[0; 5000])].concat();
+        let mut properties = EncodedProperties::default();
+        properties.set(Property::ContentType, short_string(b"text/plain"));
+        let large = [&short_string(b"a")[..], b"S", &table(&[0; 5000])].concat();
         properties.set(Property::Headers, table(&large));
-        properties.set(Property::CorrelationId, short(b"7"));
+        properties.set(Property::CorrelationId, short_string(b"7"));
         let after = frame(3, 1, b"abc");
-        let input = [&frame(HEADER, 1, &header(3, &properties))[..], &after].concat();
+        let input = [&frame(HEADER, 1, &content_header(3, &properties))[..], &after].concat();
         let mark = super::super::mark::table(Malformed::TooLarge, content::REJECTED_TOO_OFTEN);
         properties.set(Property::Headers, mark);
-        let expected = [&frame(HEADER, 1, &header(3, &properties))[..], &after].concat();
+        let expected = [&frame(HEADER, 1, &content_header(3, &properties))[..], &after].concat();
         for part in [2, 3, 40, 41, 10_000] {
             let parts = std::iter::repeat(part);
-            assert_eq!(through(&input, 4096, parts), Ok(expected.clone()));
+            assert_eq!(filter_in_parts(&input, 4096, parts), Ok(expected.clone()));
         }
     }
 
@@ -276,6 +277,6 @@ mod tests {
             size: 9008,
             max: 8192,
         };
-        assert_eq!(through(&input, 131_072, []), Err(error));
+        assert_eq!(filter_in_parts(&input, 131_072, []), Err(error));
     }
 }

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::cursor::{Cursor, FIXED, flag};
+use super::cursor::{Cursor, FIXED_LEN, flag};
 use super::{ids, mark};
 use crate::protocol::{DEATHS_HEADER, FIRST_DEATH_REASON_HEADER, MAX_HEADER_DEPTH, Malformed, Property};
 
@@ -18,7 +18,7 @@ use crate::protocol::{DEATHS_HEADER, FIRST_DEATH_REASON_HEADER, MAX_HEADER_DEPTH
 /// The first reason why it cannot.
 pub(super) fn check(payload: &[u8]) -> Result<(), Malformed> {
     let mut found = Ok(());
-    walk(payload, |_, _, read| {
+    for_each_property(payload, |_, _, read| {
         found = read;
         found.is_ok()
     });
@@ -33,13 +33,13 @@ pub(super) fn check(payload: &[u8]) -> Result<(), Malformed> {
 /// cannot be read, the message counts as [rejected too often](REJECTED_TOO_OFTEN).
 ///
 /// The result has less than 4 KiB, so it fits into any frame.
-pub(super) fn replace(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
+pub(super) fn append_replacement(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
     let mut kept: Vec<Cow<'_, [u8]>> = Vec::new();
     let mut flags = flag(Property::Headers);
     let mark = mark::table(malformed, &death_entries(payload, malformed));
     // The mark is added after the content type and the content encoding, where the headers belong.
     let mut is_marked = false;
-    walk(payload, |property, bytes, read| {
+    for_each_property(payload, |property, bytes, read| {
         let is_before = matches!(property, Property::ContentType | Property::ContentEncoding);
         if !is_before && !is_marked {
             kept.push(Cow::Borrowed(&mark));
@@ -62,7 +62,7 @@ pub(super) fn replace(payload: &[u8], malformed: Malformed, out: &mut Vec<u8>) {
         kept.push(Cow::Borrowed(&mark));
     }
     // The class, the weight and the body's size. Every content header has them.
-    let fixed = payload.get(..FIXED - 2).unwrap_or_default();
+    let fixed = payload.get(..FIXED_LEN - 2).unwrap_or_default();
     out.extend_from_slice(fixed);
     out.extend_from_slice(&flags.to_be_bytes());
     for bytes in kept {
@@ -85,7 +85,7 @@ pub(super) const REJECTED_TOO_OFTEN: &[u8] = b"\x07x-deathA\0\0\0\x28F\0\0\0\x23
 /// [`REJECTED_TOO_OFTEN`] if they are not known.
 fn death_entries(payload: &[u8], malformed: Malformed) -> Cow<'_, [u8]> {
     const UNKNOWN: Cow<'static, [u8]> = Cow::Borrowed(REJECTED_TOO_OFTEN);
-    let flags = payload.get(FIXED - 2..FIXED).unwrap_or_default();
+    let flags = payload.get(FIXED_LEN - 2..FIXED_LEN).unwrap_or_default();
     let flags = flags.try_into().map_or(0, u16::from_be_bytes);
     if flags & flag(Property::Headers) == 0 {
         return Cow::Borrowed(b"");
@@ -95,7 +95,7 @@ fn death_entries(payload: &[u8], malformed: Malformed) -> Cow<'_, [u8]> {
         return UNKNOWN;
     }
     let mut deaths = None;
-    walk(payload, |property, bytes, _| {
+    for_each_property(payload, |property, bytes, _| {
         if property == Property::Headers {
             // The first four bytes are the table's size.
             deaths = bytes.get(4..).and_then(death_entries_in);
@@ -128,11 +128,14 @@ fn death_entries_in(table: &[u8]) -> Option<Vec<u8>> {
 /// Calls `each` for the properties of a content header in their order, until it returns `false`.
 /// Its arguments are the property, its bytes, and whether they can be read. A property that does
 /// not end within its frame is the last.
-fn walk<'a>(payload: &'a [u8], mut each: impl FnMut(Property, &'a [u8], Result<(), Malformed>) -> bool) {
-    let Some((fixed, properties)) = payload.split_at_checked(FIXED) else {
+fn for_each_property<'a>(
+    payload: &'a [u8],
+    mut each: impl FnMut(Property, &'a [u8], Result<(), Malformed>) -> bool,
+) {
+    let Some((fixed, properties)) = payload.split_at_checked(FIXED_LEN) else {
         return;
     };
-    let flags = u16::from_be_bytes([fixed[FIXED - 2], fixed[FIXED - 1]]);
+    let flags = u16::from_be_bytes([fixed[FIXED_LEN - 2], fixed[FIXED_LEN - 1]]);
     let mut cursor = Cursor::new(properties);
     for property in Property::ALL {
         if flags & flag(property) == 0 {
@@ -240,7 +243,7 @@ fn value<'a>(cursor: &mut Cursor<'a>) -> Option<(u8, &'a [u8])> {
 /// with this connection, but not the properties. Those were sent on another connection, which may
 /// allow larger frames, and RabbitMQ adds headers of its own.
 #[derive(Debug)]
-pub(super) struct Skimmer {
+pub(super) struct LargeHeaderReader {
     /// The kept payload, with its headers emptied.
     kept: Vec<u8>,
     /// How many of the next bytes to skip.
@@ -249,11 +252,11 @@ pub(super) struct Skimmer {
     has_table_size: bool,
 }
 
-impl Skimmer {
+impl LargeHeaderReader {
     /// More than the size of all properties without the headers.
     const MAX_KEPT: usize = 4096;
 
-    /// Makes a skimmer for a payload after a prefix of this length, which is skipped.
+    /// Makes a reader that skips a prefix of this length before the payload.
     pub(super) fn new(prefix_len: usize) -> Self {
         Self {
             kept: Vec::new(),
@@ -298,8 +301,8 @@ impl Skimmer {
 
 /// The size of a content header's headers, if the payload ends directly after that size.
 fn table_size_at_end(payload: &[u8]) -> Option<usize> {
-    let (fixed, properties) = payload.split_at_checked(FIXED)?;
-    let flags = u16::from_be_bytes([fixed[FIXED - 2], fixed[FIXED - 1]]);
+    let (fixed, properties) = payload.split_at_checked(FIXED_LEN)?;
+    let flags = u16::from_be_bytes([fixed[FIXED_LEN - 2], fixed[FIXED_LEN - 1]]);
     if flags & flag(Property::Headers) == 0 {
         return None;
     }
@@ -321,11 +324,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::super::convert::from_lapin;
-    use super::super::samples::{Props, header, nested, props, short, table};
+    use super::super::samples::{EncodedProperties, content_header, nested, props, short_string, table};
     use super::*;
 
-    fn error(properties: &Props) -> Option<Malformed> {
-        check(&header(7, properties)).err()
+    fn error(properties: &EncodedProperties) -> Option<Malformed> {
+        check(&content_header(7, properties)).err()
     }
 
     /// Every property that is a short string.
@@ -345,10 +348,10 @@ mod tests {
     #[test]
     fn short_strings_must_be_utf8() {
         for property in TEXTS {
-            let mut properties = Props::default();
-            properties.set(property, short("käse".as_bytes()));
+            let mut properties = EncodedProperties::default();
+            properties.set(property, short_string("käse".as_bytes()));
             assert_eq!(error(&properties), None);
-            properties.set(property, short(b"\xff\xfe"));
+            properties.set(property, short_string(b"\xff\xfe"));
             assert_eq!(error(&properties), Some(Malformed::NotUtf8(property)));
             properties.set(property, b"\x09short".to_vec());
             assert_eq!(error(&properties), Some(Malformed::Truncated(property)));
@@ -357,7 +360,7 @@ mod tests {
 
     #[test]
     fn two_x_death_entries_are_invalid() {
-        let entry = [&short(DEATHS_HEADER.as_bytes())[..], b"A\0\0\0\0"].concat();
+        let entry = [&short_string(DEATHS_HEADER.as_bytes())[..], b"A\0\0\0\0"].concat();
         assert_eq!(check_table(&entry), Ok(()));
         assert_eq!(check_table(&entry.repeat(2)), Err(Malformed::InvalidHeaders));
         assert_eq!(death_entries_in(&entry.repeat(2)), None);
@@ -366,7 +369,7 @@ mod tests {
     #[test]
     fn names_of_headers_must_be_utf8_at_any_depth() {
         for name in [&b"\xff"[..], b"\xc3"] {
-            let entry = [&short(name)[..], b"V"].concat();
+            let entry = [&short_string(name)[..], b"V"].concat();
             assert_eq!(check_table(&entry), Err(Malformed::HeaderName));
             for within in [b'F', b'A'] {
                 let deep = match within {
@@ -408,38 +411,38 @@ mod tests {
 
     #[test]
     fn bytes_after_the_properties_are_an_error() {
-        let mut payload = header(7, &Props::default());
+        let mut payload = content_header(7, &EncodedProperties::default());
         payload.push(0);
         assert_eq!(check(&payload), Err(Malformed::TrailingBytes));
     }
 
     #[test]
     fn readable_properties_are_kept_with_a_mark() {
-        let mut properties = Props::default();
-        properties.set(Property::ContentType, short(b"text/plain"));
+        let mut properties = EncodedProperties::default();
+        properties.set(Property::ContentType, short_string(b"text/plain"));
         properties.set(Property::Headers, table(b"\x01aV"));
         properties.set(Property::Priority, vec![3]);
-        properties.set(Property::CorrelationId, short(b"7"));
-        properties.set(Property::MessageId, short(b"\xff"));
+        properties.set(Property::CorrelationId, short_string(b"7"));
+        properties.set(Property::MessageId, short_string(b"\xff"));
         properties.set(Property::Timestamp, vec![0; 8]);
         let malformed = error(&properties).unwrap();
         let mut replaced = Vec::new();
-        replace(&header(9, &properties), malformed, &mut replaced);
+        append_replacement(&content_header(9, &properties), malformed, &mut replaced);
 
         let mut expected = properties.clone();
         expected.set(Property::Headers, mark::table(malformed, b""));
         expected.unset(Property::MessageId);
-        assert_eq!(replaced, header(9, &expected));
+        assert_eq!(replaced, content_header(9, &expected));
         assert_eq!(check(&replaced), Ok(()));
     }
 
     /// How often a message with these malformed headers was rejected, as read from its replacement.
     fn rejections(entries: &[u8]) -> Option<u32> {
-        let mut properties = Props::default();
+        let mut properties = EncodedProperties::default();
         properties.set(Property::Headers, table(entries));
         let malformed = error(&properties).unwrap();
         let mut replaced = Vec::new();
-        replace(&header(9, &properties), malformed, &mut replaced);
+        append_replacement(&content_header(9, &properties), malformed, &mut replaced);
         let (rest, read) = parse_properties(&replaced[12..]).unwrap();
         assert!(rest.is_empty());
         assert_eq!(mark::read(&read), Some(malformed));
@@ -453,7 +456,7 @@ mod tests {
             |entry: &[u8]| [b"\x07x-deathA", &table(&[b"F", &table(entry)[..]].concat())[..]].concat();
         let rejected_twice = deaths(b"\x06reasonS\0\0\0\x08rejected\x05countl\0\0\0\0\0\0\0\x02");
         let first_reason = b"\x14x-first-death-reasonS\0\0\0\x08rejected";
-        let odd_name = [&short(b"\xff")[..], b"V"].concat();
+        let odd_name = [&short_string(b"\xff")[..], b"V"].concat();
         let deep = nested(b'F', 1200, b"");
         for invalid in [&odd_name, &deep] {
             assert_eq!(rejections(invalid), None);
@@ -477,32 +480,32 @@ mod tests {
 
     #[test]
     fn properties_before_a_truncated_one_are_kept() {
-        let mut properties = Props::default();
-        properties.set(Property::CorrelationId, short(b"7"));
+        let mut properties = EncodedProperties::default();
+        properties.set(Property::CorrelationId, short_string(b"7"));
         properties.set(Property::ReplyTo, b"\xffamq.gen-1".to_vec());
         let malformed = Malformed::Truncated(Property::ReplyTo);
         assert_eq!(error(&properties), Some(malformed));
         let mut replaced = Vec::new();
-        replace(&header(9, &properties), malformed, &mut replaced);
+        append_replacement(&content_header(9, &properties), malformed, &mut replaced);
         properties.set(Property::Headers, mark::table(malformed, b""));
         properties.unset(Property::ReplyTo);
-        assert_eq!(replaced, header(9, &properties));
+        assert_eq!(replaced, content_header(9, &properties));
     }
 
     #[test]
     fn an_id_that_is_not_utf8_is_escaped_unless_it_is_too_long() {
         for (id, escaped) in [(&[0xff; 16][..], ids::escape(&[0xff; 16])), (&[0xff; 200], None)] {
-            let mut properties = Props::default();
-            properties.set(Property::CorrelationId, short(id));
+            let mut properties = EncodedProperties::default();
+            properties.set(Property::CorrelationId, short_string(id));
             let malformed = error(&properties).unwrap();
             let mut replaced = Vec::new();
-            replace(&header(9, &properties), malformed, &mut replaced);
+            append_replacement(&content_header(9, &properties), malformed, &mut replaced);
             properties.unset(Property::CorrelationId);
             properties.set(Property::Headers, mark::table(malformed, b""));
             if let Some(escaped) = escaped {
                 properties.set(Property::CorrelationId, escaped);
             }
-            assert_eq!(replaced, header(9, &properties));
+            assert_eq!(replaced, content_header(9, &properties));
         }
     }
 
@@ -514,39 +517,39 @@ mod tests {
 
         /// All properties but the headers are kept, in whatever parts the payload arrives.
         #[test]
-        fn a_skimmer_keeps_everything_but_the_headers(
+        fn a_large_header_reader_keeps_everything_but_the_headers(
             properties in props(),
             size in 5_000_usize..200_000,
             parts in prop::collection::vec(1_usize..3_000, 1..100),
         ) {
             let mut properties = properties;
-            let large = [&short(b"large")[..], b"S", &table(&vec![0xff; size])].concat();
+            let large = [&short_string(b"large")[..], b"S", &table(&vec![0xff; size])].concat();
             properties.set(Property::Headers, table(&large));
-            let payload = header(5, &properties);
-            let mut skimmer = Skimmer::new(7);
-            skimmer.feed(&[0xaa; 7]);
+            let payload = content_header(5, &properties);
+            let mut reader = LargeHeaderReader::new(7);
+            reader.feed(&[0xaa; 7]);
             let mut rest = &payload[..];
             for part in parts.iter().cycle() {
                 let (now, later) = rest.split_at((*part).min(rest.len()));
-                skimmer.feed(now);
+                reader.feed(now);
                 rest = later;
                 if rest.is_empty() {
                     break;
                 }
             }
             properties.set(Property::Headers, table(b""));
-            prop_assert_eq!(skimmer.into_payload(), header(5, &properties));
+            prop_assert_eq!(reader.into_payload(), content_header(5, &properties));
         }
 
         #[test]
-        fn a_skimmer_keeps_a_limited_number_of_bytes(payload in prop::collection::vec(any::<u8>(), FIXED..10_000)) {
-            let mut skimmer = Skimmer::new(0);
-            skimmer.feed(&payload);
-            let kept = skimmer.into_payload();
-            prop_assert!(kept.len() <= Skimmer::MAX_KEPT);
+        fn a_large_header_reader_keeps_a_limited_number_of_bytes(payload in prop::collection::vec(any::<u8>(), FIXED_LEN..10_000)) {
+            let mut reader = LargeHeaderReader::new(0);
+            reader.feed(&payload);
+            let kept = reader.into_payload();
+            prop_assert!(kept.len() <= LargeHeaderReader::MAX_KEPT);
             let mut replaced = Vec::new();
-            replace(&kept, Malformed::TooLarge, &mut replaced);
-            prop_assert!(replaced.len() < Skimmer::MAX_KEPT);
+            append_replacement(&kept, Malformed::TooLarge, &mut replaced);
+            prop_assert!(replaced.len() < LargeHeaderReader::MAX_KEPT);
             prop_assert_eq!(check(&replaced), Ok(()));
         }
     }

@@ -4,7 +4,7 @@ use crate::protocol::Property;
 
 /// The number of bytes before the properties in a content header: class, weight, body size and
 /// property flags.
-pub(super) const FIXED: usize = 14;
+pub(super) const FIXED_LEN: usize = 14;
 
 /// Reads the fields of a frame in order.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! Checks the frames of a connection, and repairs or replaces invalid ones. Pure: no I/O.
 
-use super::content::{self, Skimmer};
-use super::frames::{FRAME_END, HEAD, HEADER, Piece, Scanner};
+use super::content::{self, LargeHeaderReader};
+use super::frames::{FRAME_END, HEADER, PREFIX_LEN, Piece, Scanner};
 use super::methods::{self, MethodInfo};
 use super::violation::ProtocolViolation;
 use crate::protocol::Malformed;
@@ -14,8 +14,8 @@ use crate::protocol::Malformed;
 #[derive(Debug)]
 pub(crate) struct Filter {
     scanner: Scanner,
-    skimmer: Option<LargeHeader>,
-    /// The front of an incomplete frame, which is not checked yet.
+    large_header: Option<LargeHeader>,
+    /// The front of a frame that is incomplete and not checked yet.
     held: Vec<u8>,
     /// Checked bytes, to be read before any others. The first `read` of them were read.
     ready: Vec<u8>,
@@ -25,7 +25,7 @@ pub(crate) struct Filter {
 #[derive(Debug)]
 struct LargeHeader {
     channel: [u8; 2],
-    skimmer: Skimmer,
+    reader: LargeHeaderReader,
 }
 
 /// What to do with the front of the input.
@@ -43,7 +43,7 @@ impl Filter {
     pub(crate) fn new(max_frame: usize) -> Self {
         Self {
             scanner: Scanner::new(max_frame),
-            skimmer: None,
+            large_header: None,
             held: Vec::new(),
             ready: Vec::new(),
             read: 0,
@@ -130,13 +130,13 @@ impl Filter {
             Piece::Body { len } | Piece::Heartbeat { len } | Piece::Unknown { len } => Step::Pass(len),
             Piece::Incomplete => Step::Hold,
             Piece::Method { len } => {
-                if let MethodInfo::MaxFrame(max) = methods::repair(&mut input[HEAD..len - 1])? {
+                if let MethodInfo::MaxFrame(max) = methods::repair(&mut input[PREFIX_LEN..len - 1])? {
                     self.scanner.lower_max_frame(max);
                 }
                 Step::Pass(len)
             }
             Piece::Header { len } => {
-                let payload = &input[HEAD..len - 1];
+                let payload = &input[PREFIX_LEN..len - 1];
                 match content::check(payload) {
                     Ok(()) => Step::Pass(len),
                     Err(malformed) => {
@@ -146,14 +146,14 @@ impl Filter {
                 }
             }
             Piece::LargeHeader { len, is_last } => {
-                let large = self.skimmer.get_or_insert_with(|| LargeHeader {
+                let large = self.large_header.get_or_insert_with(|| LargeHeader {
                     channel: [input[1], input[2]],
-                    skimmer: Skimmer::new(HEAD),
+                    reader: LargeHeaderReader::new(PREFIX_LEN),
                 });
                 // The last byte is the frame's end marker.
-                large.skimmer.feed(&input[..len - usize::from(is_last)]);
-                if is_last && let Some(large) = self.skimmer.take() {
-                    let payload = large.skimmer.into_payload();
+                large.reader.feed(&input[..len - usize::from(is_last)]);
+                if is_last && let Some(large) = self.large_header.take() {
+                    let payload = large.reader.into_payload();
                     self.replace(large.channel, &payload, Malformed::TooLarge);
                 }
                 Step::Replaced(len)
@@ -165,10 +165,10 @@ impl Filter {
     fn replace(&mut self, [high, low]: [u8; 2], payload: &[u8], malformed: Malformed) {
         let start = self.ready.len();
         self.ready.extend_from_slice(&[HEADER, high, low, 0, 0, 0, 0]);
-        content::replace(payload, malformed, &mut self.ready);
-        let size = self.ready.len() - start - HEAD;
+        content::append_replacement(payload, malformed, &mut self.ready);
+        let size = self.ready.len() - start - PREFIX_LEN;
         let size = u32::try_from(size).unwrap_or(u32::MAX).to_be_bytes();
-        self.ready[start + 3..start + HEAD].copy_from_slice(&size);
+        self.ready[start + 3..start + PREFIX_LEN].copy_from_slice(&size);
         self.ready.push(FRAME_END);
     }
 }

@@ -2,15 +2,15 @@
 //!
 //! A frame has a type, a channel and a size in seven bytes, then a payload, and an end marker. The
 //! scanner reports what the front of its input is. It stores no bytes: the caller owns them, and
-//! takes as many as the scanner reports. [`filter`](super::filter) is its only user so far.
+//! takes as many as the scanner reports.
 
 use super::violation::ProtocolViolation;
 
-/// The number of bytes before a frame's payload: type, channel and size.
-pub(super) const HEAD: usize = 7;
+/// The length of what precedes a frame's payload: type, channel and size.
+pub(super) const PREFIX_LEN: usize = 7;
 
 /// The number of bytes of a frame without its payload.
-pub(super) const OVERHEAD: usize = HEAD + 1;
+pub(super) const OVERHEAD: usize = PREFIX_LEN + 1;
 
 pub(super) const FRAME_END: u8 = 0xCE;
 
@@ -136,7 +136,7 @@ impl Scanner {
             Some(&kind @ (METHOD | HEADER | BODY | HEARTBEAT)) => kind,
             Some(_) => return Ok(self.pass_unknown(input)),
         };
-        let Some(&[_, _, _, a, b, c, d]) = input.first_chunk::<HEAD>() else {
+        let Some(&[_, _, _, a, b, c, d]) = input.first_chunk::<PREFIX_LEN>() else {
             return Ok(Piece::Incomplete);
         };
         // A `usize` may have 32 bits.

@@ -2,7 +2,7 @@
 //!
 //! lapin requires short strings to be UTF-8, but some callers use the raw bytes of a UUID, for
 //! example. Such an id is escaped before lapin reads it, and restored after lapin wrote it in a
-//! reply. So the reply reaches its call, although it only reports that the request is malformed.
+//! reply. So the reply reaches its call, even if only to report that the request is malformed.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
-use super::cursor::{Cursor, FIXED, flag};
+use super::cursor::{Cursor, FIXED_LEN, flag};
 use crate::protocol::{MAX_SHORT_STR, Property};
 
 /// The prefix of all escaped ids. It is random, so no other id begins with it.
@@ -19,12 +19,12 @@ static PREFIX: LazyLock<String> = LazyLock::new(|| {
     format!("rpc-bytes-{token:016x}-")
 });
 
-/// Whether an id was escaped in this process.
-static MAY_BE_USED: AtomicBool = AtomicBool::new(false);
+/// Whether any id was escaped in this process.
+static HAS_ESCAPED_ANY: AtomicBool = AtomicBool::new(false);
 
 /// Whether the bytes that lapin writes may have an escaped id.
-pub(super) fn may_be_used() -> bool {
-    MAY_BE_USED.load(Ordering::Relaxed)
+pub(super) fn has_escaped_any() -> bool {
+    HAS_ESCAPED_ANY.load(Ordering::Relaxed)
 }
 
 /// Escapes an id. Returns the escaped id as a short string as it is sent, with its size, or `None`
@@ -37,7 +37,7 @@ pub(super) fn escape(id: &[u8]) -> Option<Vec<u8>> {
     }
     let size = u8::try_from(escaped.len()).ok()?;
     debug_assert!(escaped.len() <= MAX_SHORT_STR);
-    MAY_BE_USED.store(true, Ordering::Relaxed);
+    HAS_ESCAPED_ANY.store(true, Ordering::Relaxed);
     Some([&[size], escaped.as_bytes()].concat())
 }
 
@@ -76,8 +76,8 @@ pub(super) fn restore(payload: &[u8]) -> Vec<u8> {
 
 /// The range of the correlation id in a content header.
 fn id_range(payload: &[u8]) -> Option<Range<usize>> {
-    let (fixed, properties) = payload.split_at_checked(FIXED)?;
-    let flags = u16::from_be_bytes([fixed[FIXED - 2], fixed[FIXED - 1]]);
+    let (fixed, properties) = payload.split_at_checked(FIXED_LEN)?;
+    let flags = u16::from_be_bytes([fixed[FIXED_LEN - 2], fixed[FIXED_LEN - 1]]);
     let mut cursor = Cursor::new(properties);
     for property in Property::ALL {
         if flags & flag(property) == 0 {
@@ -86,7 +86,7 @@ fn id_range(payload: &[u8]) -> Option<Range<usize>> {
         match property {
             Property::CorrelationId => {
                 let id = cursor.short()?;
-                let end = FIXED + cursor.position();
+                let end = FIXED_LEN + cursor.position();
                 return Some(end - id.len()..end);
             }
             Property::Headers => drop(cursor.long()?),
@@ -99,17 +99,17 @@ fn id_range(payload: &[u8]) -> Option<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{Props, header, short, table};
+    use super::super::samples::{EncodedProperties, content_header, short_string, table};
     use super::*;
 
     fn with_id(id: Vec<u8>) -> Vec<u8> {
-        let mut properties = Props::default();
-        properties.set(Property::ContentType, short(b"text/plain"));
+        let mut properties = EncodedProperties::default();
+        properties.set(Property::ContentType, short_string(b"text/plain"));
         properties.set(Property::Headers, table(b"\x01aV"));
         properties.set(Property::DeliveryMode, vec![1]);
         properties.set(Property::CorrelationId, id);
-        properties.set(Property::Type, short(b"fault"));
-        header(3, &properties)
+        properties.set(Property::Type, short_string(b"fault"));
+        content_header(3, &properties)
     }
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
             assert!(std::str::from_utf8(&escaped[1..]).is_ok());
             let payload = with_id(escaped);
             assert!(is_escaped(&payload));
-            assert_eq!(restore(&payload), with_id(short(id)));
+            assert_eq!(restore(&payload), with_id(short_string(id)));
         }
         assert_eq!(escape(&[0xff; 120]), None);
     }
@@ -127,15 +127,15 @@ mod tests {
     #[test]
     fn other_ids_are_not_changed() {
         for id in [&b""[..], b"7", b"rpc-bytes-0000000000000000-ff"] {
-            let payload = with_id(short(id));
+            let payload = with_id(short_string(id));
             assert!(!is_escaped(&payload));
             assert_eq!(restore(&payload), payload);
         }
         for odd in ["f", "xy"] {
-            let payload = with_id(short(format!("{}{odd}", *PREFIX).as_bytes()));
+            let payload = with_id(short_string(format!("{}{odd}", *PREFIX).as_bytes()));
             assert_eq!(restore(&payload), payload);
         }
-        assert!(!is_escaped(&header(0, &Props::default())));
+        assert!(!is_escaped(&content_header(0, &EncodedProperties::default())));
         assert!(!is_escaped(b""));
     }
 }

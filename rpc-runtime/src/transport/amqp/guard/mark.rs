@@ -1,8 +1,8 @@
 //! The mark on a content header that was replaced: an additional header, with the reason as its
 //! value.
 //!
-//! The value begins with random bytes that no peer knows, so no peer can forge a mark. It never
-//! leaves this process.
+//! The value begins with random bytes that no peer knows, so no peer can forge a mark. A
+//! mark never leaves this process.
 
 use std::sync::LazyLock;
 

@@ -138,7 +138,7 @@ fn repair_text(mut text: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{deliver, short};
+    use super::super::samples::{deliver, short_string};
     use super::*;
 
     #[test]
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn a_reason_that_is_cut_within_a_character_is_repaired() {
         let reason = &"no queue 'bücher'".as_bytes()[..11];
-        let close = |reason: &[u8]| [&[0, 20, 0, 40, 1, 148], &short(reason)[..], &[0; 4]].concat();
+        let close = |reason: &[u8]| [&[0, 20, 0, 40, 1, 148], &short_string(reason)[..], &[0; 4]].concat();
         let mut payload = close(reason);
         repair(&mut payload).unwrap();
         assert_eq!(payload, close(b"no queue 'b?"[..11].as_ref()));

@@ -32,7 +32,7 @@ mod stream;
 mod violation;
 
 #[cfg(any(test, fuzzing))]
-pub(crate) use checks::any_bytes;
+pub(crate) use checks::check_any_bytes;
 #[cfg(feature = "__bench")]
 pub(crate) use filter::Filter;
 pub(super) use stream::Guarded;

@@ -1,16 +1,17 @@
 //! Passes on the bytes that lapin writes, and [restores](super::ids) escaped correlation ids. Pure:
 //! no I/O.
 
-use super::frames::{FRAME_END, HEAD, HEADER, OVERHEAD};
+use super::frames::{FRAME_END, HEADER, OVERHEAD, PREFIX_LEN};
 use super::ids;
 
 /// The size of the protocol header, which a client sends before its first frame.
 const PROTOCOL_HEADER: usize = 8;
 
-/// Finds the frames in the bytes that lapin writes, and stores those that are not written yet.
+/// Finds the frames in the bytes that lapin writes, and stores
+/// the content headers that may have to be changed.
 #[derive(Debug)]
 pub(super) struct OutgoingFilter {
-    position: Position,
+    position: FramePosition,
     /// An incomplete content header.
     held: Vec<u8>,
     /// Bytes to write before any others. The first `written` of them were written.
@@ -23,31 +24,32 @@ pub(super) struct OutgoingFilter {
 pub(super) enum Next {
     /// Write this many bytes at the front, in one step or in several.
     Write(usize),
-    /// Treat this many bytes at the front as written. They are stored here.
+    /// Treat this many bytes at the front as written. The filter stores them.
     Consumed(usize),
 }
 
 /// A position in a stream of frames.
 #[derive(Debug, Clone, Copy)]
-struct Position {
+struct FramePosition {
     /// How many bytes of the current frame are to come.
     left: usize,
-    /// The first `head_len` bytes of a frame whose size is not known yet.
-    head: [u8; HEAD],
-    head_len: usize,
+    /// The first `prefix_len` bytes of a frame whose size is not known yet.
+    prefix: [u8; PREFIX_LEN],
+    prefix_len: usize,
 }
 
-impl Position {
-    /// Advances to the end of the current frame, or of the bytes. Returns by how many bytes.
+impl FramePosition {
+    /// Advances to the end of the current frame, or of `bytes` if they end first. Returns the
+    /// number of bytes advanced.
     fn finish_frame(&mut self, bytes: &[u8]) -> usize {
         let mut done = 0;
-        if self.head_len > 0 {
-            done = (HEAD - self.head_len).min(bytes.len());
-            self.head[self.head_len..self.head_len + done].copy_from_slice(&bytes[..done]);
-            self.head_len += done;
-            if self.head_len == HEAD {
-                self.head_len = 0;
-                self.left = size_of(&self.head) + 1;
+        if self.prefix_len > 0 {
+            done = (PREFIX_LEN - self.prefix_len).min(bytes.len());
+            self.prefix[self.prefix_len..self.prefix_len + done].copy_from_slice(&bytes[..done]);
+            self.prefix_len += done;
+            if self.prefix_len == PREFIX_LEN {
+                self.prefix_len = 0;
+                self.left = payload_len(&self.prefix) + 1;
             }
         }
         let rest = self.left.min(bytes.len() - done);
@@ -60,26 +62,26 @@ impl Position {
         loop {
             bytes = &bytes[self.finish_frame(bytes)..];
             let Some(first) = bytes.first() else { return };
-            self.head[0] = *first;
-            self.head_len = 1;
+            self.prefix[0] = *first;
+            self.prefix_len = 1;
             bytes = &bytes[1..];
         }
     }
 }
 
 /// The size of a frame's payload.
-fn size_of(head: &[u8; HEAD]) -> usize {
-    let [_, _, _, a, b, c, d] = *head;
+fn payload_len(prefix: &[u8; PREFIX_LEN]) -> usize {
+    let [_, _, _, a, b, c, d] = *prefix;
     usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX - OVERHEAD)
 }
 
 impl OutgoingFilter {
     pub(super) fn new() -> Self {
         Self {
-            position: Position {
+            position: FramePosition {
                 left: PROTOCOL_HEADER,
-                head: [0; HEAD],
-                head_len: 0,
+                prefix: [0; PREFIX_LEN],
+                prefix_len: 0,
             },
             held: Vec::new(),
             pending: Vec::new(),
@@ -115,15 +117,15 @@ impl OutgoingFilter {
             }
         }
         let missing = match self.held.first_chunk() {
-            Some(head) => size_of(head).saturating_add(OVERHEAD) - self.held.len(),
-            None => HEAD - self.held.len(),
+            Some(prefix) => payload_len(prefix).saturating_add(OVERHEAD) - self.held.len(),
+            None => PREFIX_LEN - self.held.len(),
         };
         let taken = missing.min(bytes.len());
         self.held.extend_from_slice(&bytes[..taken]);
-        if let Some(head) = self.held.first_chunk()
-            && self.held.len() == size_of(head).saturating_add(OVERHEAD)
+        if let Some(prefix) = self.held.first_chunk()
+            && self.held.len() == payload_len(prefix).saturating_add(OVERHEAD)
         {
-            let restored = ids::restore(&self.held[HEAD..self.held.len() - 1]);
+            let restored = ids::restore(&self.held[PREFIX_LEN..self.held.len() - 1]);
             let size = u32::try_from(restored.len()).unwrap_or(u32::MAX).to_be_bytes();
             self.pending.extend_from_slice(&self.held[..3]);
             self.pending.extend_from_slice(&size);
@@ -142,13 +144,13 @@ impl OutgoingFilter {
         loop {
             let rest = &bytes[at..];
             let whole = match rest.first_chunk() {
-                Some(head) => size_of(head).saturating_add(OVERHEAD),
+                Some(prefix) => payload_len(prefix).saturating_add(OVERHEAD),
                 None => usize::MAX,
             };
             match (rest.first(), rest.get(..whole)) {
                 (None, _) => return at,
                 (Some(&HEADER), None) => return at,
-                (Some(&HEADER), Some(frame)) if ids::is_escaped(&frame[HEAD..whole - 1]) => return at,
+                (Some(&HEADER), Some(frame)) if ids::is_escaped(&frame[PREFIX_LEN..whole - 1]) => return at,
                 (Some(_), Some(_)) => at += whole,
                 (Some(_), None) => return bytes.len(),
             }
@@ -160,7 +162,7 @@ impl OutgoingFilter {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::samples::{Props, frame, header, message, short};
+    use super::super::samples::{EncodedProperties, content_header, frame, message, short_string};
     use super::*;
     use crate::protocol::Property;
 
@@ -201,10 +203,10 @@ mod tests {
     }
 
     fn answer(id: Vec<u8>) -> Vec<u8> {
-        let mut properties = Props::default();
+        let mut properties = EncodedProperties::default();
         properties.set(Property::CorrelationId, id);
-        properties.set(Property::Type, short(b"fault"));
-        frame(HEADER, 1, &header(3, &properties))
+        properties.set(Property::Type, short_string(b"fault"));
+        frame(HEADER, 1, &content_header(3, &properties))
     }
 
     proptest! {
@@ -220,7 +222,7 @@ mod tests {
                 input.extend(&message);
                 expected.extend(message);
                 input.extend(answer(ids::escape(&id).unwrap()));
-                expected.extend(answer(short(&id)));
+                expected.extend(answer(short_string(&id)));
             }
             prop_assert_eq!(written(&input, &parts, at_once), expected);
         }

@@ -13,7 +13,7 @@ pub(super) fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A short string as it is sent.
-pub(super) fn short(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn short_string(bytes: &[u8]) -> Vec<u8> {
     [&[u8::try_from(bytes.len()).unwrap()], bytes].concat()
 }
 
@@ -31,22 +31,28 @@ pub(super) fn nested(kind: u8, levels: usize, innermost: &[u8]) -> Vec<u8> {
         // The values in an array have no names.
         match kind == b'A' && level > 1 {
             true => value,
-            false => [short(b"a"), value].concat(),
+            false => [short_string(b"a"), value].concat(),
         }
     })
 }
 
 /// The payload of `basic.deliver`.
 pub(super) fn deliver(consumer_tag: &[u8], exchange: &[u8], routing_key: &[u8]) -> Vec<u8> {
-    let strings = [short(exchange), short(routing_key)].concat();
-    [&[0, 60, 0, 60], &short(consumer_tag)[..], &[0; 9], &strings].concat()
+    let strings = [short_string(exchange), short_string(routing_key)].concat();
+    [
+        &[0, 60, 0, 60],
+        &short_string(consumer_tag)[..],
+        &[0; 9],
+        &strings,
+    ]
+    .concat()
 }
 
 /// Properties as they are sent.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Props([Option<Vec<u8>>; 14]);
+pub(super) struct EncodedProperties([Option<Vec<u8>>; 14]);
 
-impl Props {
+impl EncodedProperties {
     pub(super) fn set(&mut self, property: Property, bytes: Vec<u8>) {
         self.0[property as usize] = Some(bytes);
     }
@@ -57,7 +63,7 @@ impl Props {
 }
 
 /// The payload of a content header.
-pub(super) fn header(body_size: u64, Props(properties): &Props) -> Vec<u8> {
+pub(super) fn content_header(body_size: u64, EncodedProperties(properties): &EncodedProperties) -> Vec<u8> {
     let mut flags = 0_u16;
     for (n, property) in properties.iter().enumerate() {
         if property.is_some() {
@@ -70,11 +76,11 @@ pub(super) fn header(body_size: u64, Props(properties): &Props) -> Vec<u8> {
 }
 
 fn text() -> impl Strategy<Value = Vec<u8>> {
-    "[a-z0-9é.-]{0,40}".prop_map(|text| short(text.as_bytes()))
+    "[a-z0-9é.-]{0,40}".prop_map(|text| short_string(text.as_bytes()))
 }
 
-/// Entries of a table, nested a few levels deep.
-fn entries() -> impl Strategy<Value = Vec<u8>> {
+/// Generates the entries of a table, nested a few levels deep.
+fn table_entries() -> impl Strategy<Value = Vec<u8>> {
     let fixed = |kinds: &'static [u8], bytes: usize| {
         (prop::sample::select(kinds), vec(any::<u8>(), bytes))
             .prop_map(|(kind, value)| [&[kind], &value[..]].concat())
@@ -106,13 +112,13 @@ fn entries() -> impl Strategy<Value = Vec<u8>> {
     .prop_map(|entries| entries.concat())
 }
 
-/// Valid properties.
-pub(super) fn props() -> impl Strategy<Value = Props> {
+/// Generates valid properties.
+pub(super) fn props() -> impl Strategy<Value = EncodedProperties> {
     let all: Vec<BoxedStrategy<Option<Vec<u8>>>> = Property::ALL
         .into_iter()
         .map(|property| {
             let value = match property {
-                Property::Headers => entries().prop_map(|entries| table(&entries)).boxed(),
+                Property::Headers => table_entries().prop_map(|entries| table(&entries)).boxed(),
                 Property::DeliveryMode | Property::Priority => vec(any::<u8>(), 1).boxed(),
                 Property::Timestamp => vec(any::<u8>(), 8).boxed(),
                 _ => text().boxed(),
@@ -121,7 +127,7 @@ pub(super) fn props() -> impl Strategy<Value = Props> {
         })
         .collect();
     all.prop_map(|all| {
-        let mut properties = Props::default();
+        let mut properties = EncodedProperties::default();
         for (property, bytes) in Property::ALL.into_iter().zip(all) {
             if let Some(bytes) = bytes {
                 properties.set(property, bytes);
@@ -131,12 +137,12 @@ pub(super) fn props() -> impl Strategy<Value = Props> {
     })
 }
 
-/// A message as a broker delivers it: two frames or more.
+/// Generates a message as a broker delivers it: two frames or more.
 pub(super) fn message() -> impl Strategy<Value = Vec<u8>> {
     (1..5_u16, "[a-zé]{0,20}", props(), vec(any::<u8>(), 0..300)).prop_map(
         |(channel, key, properties, body)| {
             let deliver = frame(METHOD, channel, &deliver(b"ctag", b"", key.as_bytes()));
-            let header = frame(HEADER, channel, &header(body.len() as u64, &properties));
+            let header = frame(HEADER, channel, &content_header(body.len() as u64, &properties));
             let bodies = body.chunks(100).map(|part| frame(BODY, channel, part));
             [deliver, header]
                 .into_iter()
@@ -147,7 +153,7 @@ pub(super) fn message() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Valid frames.
+/// Generates valid frames.
 pub(super) fn frames() -> impl Strategy<Value = Vec<u8>> {
     let other = prop_oneof![
         Just(frame(HEARTBEAT, 0, b"")),
@@ -157,7 +163,7 @@ pub(super) fn frames() -> impl Strategy<Value = Vec<u8>> {
     vec(prop_oneof![3 => message(), 1 => other], 0..6).prop_map(|frames| frames.concat())
 }
 
-/// Frames with some bytes changed.
+/// Generates frames with some bytes changed.
 pub(super) fn mutated() -> impl Strategy<Value = Vec<u8>> {
     (frames(), vec((any::<prop::sample::Index>(), any::<u8>()), 0..8)).prop_map(|(mut bytes, changes)| {
         for (at, byte) in changes {

@@ -98,7 +98,7 @@ impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_pending(cx))?;
-        let passable = if ids::may_be_used() {
+        let passable = if ids::has_escaped_any() {
             match this.outgoing.next(bytes) {
                 Next::Write(passable) => passable,
                 Next::Consumed(consumed) => return Poll::Ready(Ok(consumed)),
@@ -116,7 +116,7 @@ impl<S: tokio::io::AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if ids::may_be_used() {
+        if ids::has_escaped_any() {
             let first = parts.iter().find(|part| !part.is_empty());
             return self.poll_write(cx, first.map_or(&[], |part| part));
         }

@@ -15,9 +15,9 @@
 //! 2. All messages that were in flight at the first moment are confirmed too. If its return was not
 //!    seen by then, there is none.
 //!
-//! A message that is never confirmed must not block this forever: a quorum queue without a majority
-//! confirms nothing. So a message also counts as routed after [`MAX_WAIT`]. Unroutable messages are
-//! confirmed at once, and confirms that arrived are seen soon.
+//! A message that is never confirmed must not leave others undecided forever: a quorum queue
+//! without a majority confirms nothing. So a message also counts as routed after [`MAX_WAIT`].
+//! Unroutable messages are confirmed at once, and confirms that arrived are seen soon.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -30,7 +30,7 @@ use crate::transport::Published;
 
 /// Identifies the message of a return: its queue and its correlation id, which is unique among the
 /// requests of this process.
-pub(super) type Key = (ShortStr, ShortStr);
+pub(super) type ReturnKey = (ShortStr, ShortStr);
 
 /// The messages that were published and whose outcome is not decided yet.
 #[derive(Debug, Default)]
@@ -39,9 +39,9 @@ pub(super) struct Confirms {
     /// The messages that are not confirmed yet.
     in_flight: BTreeSet<u64>,
     /// The keys of undecided messages that can be returned.
-    keys: HashMap<u64, Key, RandomState>,
+    keys: HashMap<u64, ReturnKey, RandomState>,
     /// The inverse of `keys`.
-    sequences: HashMap<Key, u64, RandomState>,
+    sequences: HashMap<ReturnKey, u64, RandomState>,
     /// The messages whose return arrived with another message's confirm, before their own confirm.
     returned_early: HashSet<u64, RandomState>,
     /// The messages that were confirmed without their own return.
@@ -80,7 +80,7 @@ pub(super) type Decided = Vec<(u64, Published)>;
 
 impl Confirms {
     /// Adds a message that is about to be published. `key` is set if the message can be returned.
-    pub(super) fn publish(&mut self, key: Option<Key>) -> u64 {
+    pub(super) fn publish(&mut self, key: Option<ReturnKey>) -> u64 {
         let sequence = self.next;
         self.next += 1;
         self.in_flight.insert(sequence);
@@ -106,7 +106,7 @@ impl Confirms {
         &mut self,
         sequence: u64,
         confirm: Confirm,
-        returned: Option<Key>,
+        returned: Option<ReturnKey>,
         now: Instant,
     ) -> Decided {
         let mut decided = Decided::new();
@@ -140,14 +140,14 @@ impl Confirms {
     /// Decides about the messages whose return can no longer be seen: they were routed.
     fn decide(&mut self, decided: &mut Decided) {
         let oldest = self.in_flight.first().copied().unwrap_or(self.next);
-        while let Some(over) = pop_if(&mut self.first, |undecided| undecided.before <= oldest) {
+        while let Some(passed) = pop_if(&mut self.first, |undecided| undecided.before <= oldest) {
             self.second.push_back(Undecided {
                 before: self.next,
-                ..over
+                ..passed
             });
         }
-        while let Some(over) = pop_if(&mut self.second, |undecided| undecided.before <= oldest) {
-            self.decide_routed(over.sequence, decided);
+        while let Some(passed) = pop_if(&mut self.second, |undecided| undecided.before <= oldest) {
+            self.decide_routed(passed.sequence, decided);
         }
     }
 
@@ -160,11 +160,11 @@ impl Confirms {
     /// Decides about the messages that have waited for [`MAX_WAIT`].
     pub(super) fn decide_overdue(&mut self, now: Instant) -> Decided {
         let mut decided = Decided::new();
-        let is_overdue = |undecided: &Undecided| now >= undecided.since + MAX_WAIT;
-        while let Some(overdue) = pop_if(&mut self.second, is_overdue) {
+        let conditiondue = |undecided: &Undecided| now >= undecided.since + MAX_WAIT;
+        while let Some(overdue) = pop_if(&mut self.second, conditiondue) {
             self.decide_routed(overdue.sequence, &mut decided);
         }
-        while let Some(overdue) = pop_if(&mut self.first, is_overdue) {
+        while let Some(overdue) = pop_if(&mut self.first, conditiondue) {
             self.decide_routed(overdue.sequence, &mut decided);
         }
         decided
@@ -198,10 +198,10 @@ impl Confirms {
     }
 }
 
-/// Takes the next waiting message, if `is_over` accepts it.
-fn pop_if(waiting: &mut Waiting, is_over: impl Fn(&Undecided) -> bool) -> Option<Undecided> {
+/// Takes the next waiting message if `condition` accepts it.
+fn pop_if(waiting: &mut Waiting, condition: impl Fn(&Undecided) -> bool) -> Option<Undecided> {
     let next = *waiting.front()?;
-    is_over(&next).then(|| waiting.pop_front())?
+    condition(&next).then(|| waiting.pop_front())?
 }
 
 #[cfg(test)]
@@ -214,7 +214,7 @@ mod tests {
 
     static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-    fn key(sequence: u64) -> Key {
+    fn key(sequence: u64) -> ReturnKey {
         (
             ShortStr::from_static("q"),
             ShortStr::new(sequence.to_string()).unwrap(),
@@ -322,8 +322,8 @@ mod tests {
     #[derive(Default)]
     struct SimulatedLapin {
         outstanding: Vec<u64>,
-        waiting: VecDeque<Key>,
-        unseen: Vec<(u64, Option<Key>)>,
+        waiting: VecDeque<ReturnKey>,
+        unseen: Vec<(u64, Option<ReturnKey>)>,
     }
 
     impl SimulatedLapin {

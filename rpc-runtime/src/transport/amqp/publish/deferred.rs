@@ -9,10 +9,10 @@ use lapin::Confirmation;
 use tokio::time::Instant;
 
 /// Resolves once a message is confirmed.
-pub(super) type ConfirmFuture = BoxFuture<'static, Confirmed>;
+pub(super) type ConfirmFuture = BoxFuture<'static, ConfirmReport>;
 
 /// lapin's report about a message: a confirm or an error.
-pub(super) struct Confirmed {
+pub(super) struct ConfirmReport {
     pub(super) sequence: u64,
     /// Whether the whole message was written.
     pub(super) written: bool,
@@ -91,7 +91,7 @@ impl DeferredConfirms {
     }
 
     /// Returns the messages that were confirmed, and sets the time of the next poll.
-    pub(super) fn poll_due(&mut self, now: Instant) -> Vec<Confirmed> {
+    pub(super) fn poll_due(&mut self, now: Instant) -> Vec<ConfirmReport> {
         let is_time = self.next_poll.is_none_or(|time| time <= now) || self.pause > MAX_DELAY;
         let is_idle = self.sent == 0;
         if !is_time {
@@ -114,7 +114,7 @@ impl DeferredConfirms {
 
     /// Polls the oldest messages first: the broker confirms messages roughly in the order in which
     /// they were sent.
-    pub(super) fn poll(&mut self, depth: PollDepth) -> Vec<Confirmed> {
+    pub(super) fn poll(&mut self, depth: PollDepth) -> Vec<ConfirmReport> {
         let mut cx = Context::from_waker(Waker::noop());
         let (mut confirmed, mut unconfirmed) = (Vec::new(), Vec::new());
         let mut in_a_row = 0;
@@ -156,7 +156,7 @@ mod tests {
     fn sent(deferred: &mut DeferredConfirms, messages: u64) -> Vec<oneshot::Sender<()>> {
         let one = |sequence| {
             let (confirm, confirmed) = oneshot::channel();
-            let confirming = confirmed.map(move |_| Confirmed {
+            let confirming = confirmed.map(move |_| ConfirmReport {
                 sequence,
                 written: true,
                 confirmation: Ok(Confirmation::Ack(None)),
@@ -167,7 +167,7 @@ mod tests {
         (0..messages).map(one).collect()
     }
 
-    fn sequences(confirmed: Vec<Confirmed>) -> Vec<u64> {
+    fn sequences(confirmed: Vec<ConfirmReport>) -> Vec<u64> {
         confirmed
             .into_iter()
             .map(|confirmed| confirmed.sequence)

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::super::channel::OpenChannel;
 use super::super::convert;
 use super::super::errors::{broker_error, short};
-use super::confirms::{Confirm, Confirms, Decided, Key};
-use super::deferred::{ConfirmFuture, Confirmed, DeferredConfirms, PollDepth};
+use super::confirms::{Confirm, Confirms, Decided, ReturnKey};
+use super::deferred::{ConfirmFuture, ConfirmReport, DeferredConfirms, PollDepth};
 use super::refusals::Refusals;
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
@@ -63,11 +63,11 @@ pub(super) struct InFlightMessages {
     confirms: Confirms,
     messages: HashMap<u64, InFlight, RandomState>,
     deferred: DeferredConfirms,
-    /// Confirms to wait for instead of polling them later, until the task takes them.
-    fresh: Vec<ConfirmFuture>,
+    /// Confirms that the task waits for instead of polling them, until it takes them.
+    awaited: Vec<ConfirmFuture>,
     refusals: Refusals,
-    /// Deadline to close the channel. Set once a queue has nacked everything on it for 10 s.
-    given_up_at: Option<Instant>,
+    /// When to close the channel. Set once a queue has nacked everything on it for 10 s.
+    close_deadline: Option<Instant>,
     /// Why nothing can be sent any more.
     lost: Option<BrokerError>,
     /// The publisher was dropped, so nothing more will be sent.
@@ -134,7 +134,7 @@ impl InFlightMessages {
                 Ok(confirm) => confirm.await,
                 Err(error) => Err(error),
             };
-            Confirmed {
+            ConfirmReport {
                 sequence,
                 written,
                 confirmation,
@@ -146,7 +146,7 @@ impl InFlightMessages {
             publishing = Box::pin(std::future::ready(confirmed));
         }
         if confirm_batch <= 1 {
-            self.fresh.push(publishing);
+            self.awaited.push(publishing);
             return Ok(Wake::Now);
         }
         self.deferred.push(publishing);
@@ -157,9 +157,9 @@ impl InFlightMessages {
         })
     }
 
-    /// Takes the confirms that the task is to wait for from now on.
-    pub(super) fn take_fresh(&mut self) -> Vec<ConfirmFuture> {
-        std::mem::take(&mut self.fresh)
+    /// Takes the confirms that the task waits for from now on.
+    pub(super) fn take_awaited(&mut self) -> Vec<ConfirmFuture> {
+        std::mem::take(&mut self.awaited)
     }
 
     /// Polls the deferred confirms, which the task does not wait for.
@@ -169,7 +169,7 @@ impl InFlightMessages {
     }
 
     /// Processes several reports, each a confirm or an error.
-    pub(super) fn process_all(&mut self, reports: Vec<Confirmed>, now: Instant) -> Vec<Outcome> {
+    pub(super) fn process_all(&mut self, reports: Vec<ConfirmReport>, now: Instant) -> Vec<Outcome> {
         let outcomes = reports.into_iter().flat_map(|report| self.process(report, now));
         outcomes.collect()
     }
@@ -179,8 +179,8 @@ impl InFlightMessages {
         self.deferred.next_poll()
     }
 
-    pub(super) fn given_up_at(&self) -> Option<Instant> {
-        self.given_up_at
+    pub(super) fn close_deadline(&self) -> Option<Instant> {
+        self.close_deadline
     }
 
     pub(super) fn lost(&self) -> Option<&BrokerError> {
@@ -188,8 +188,8 @@ impl InFlightMessages {
     }
 
     /// Processes a confirm or an error.
-    fn process(&mut self, report: Confirmed, now: Instant) -> Vec<Outcome> {
-        let Confirmed {
+    fn process(&mut self, report: ConfirmReport, now: Instant) -> Vec<Outcome> {
+        let ConfirmReport {
             sequence,
             written,
             confirmation,
@@ -204,7 +204,7 @@ impl InFlightMessages {
         if let Some(InFlight { queue, .. }) = self.messages.get(&sequence)
             && self.refusals.record_and_should_give_up(queue, confirm, now)
         {
-            self.given_up_at.get_or_insert(now + LAST_CONFIRMS_LIMIT);
+            self.close_deadline.get_or_insert(now + LAST_CONFIRMS_LIMIT);
         }
         let returned = returned.as_deref().and_then(key);
         let decided = self.confirms.confirm(sequence, confirm, returned, now);
@@ -232,8 +232,8 @@ impl InFlightMessages {
     }
 
     /// Decides about messages that were confirmed long ago, but whose outcome depends on a return
-    /// that has not arrived. First processes all confirms that have arrived.
-    pub(super) fn decide_overdue(&mut self, confirmed: Vec<Confirmed>, now: Instant) -> Vec<Outcome> {
+    /// that has not arrived. Processes all confirms that have arrived first.
+    pub(super) fn decide_overdue(&mut self, confirmed: Vec<ConfirmReport>, now: Instant) -> Vec<Outcome> {
         let mut outcomes = self.process_all(confirmed, now);
         let confirmed = self.deferred.poll(PollDepth::Full);
         outcomes.extend(self.process_all(confirmed, now));
@@ -257,7 +257,7 @@ impl InFlightMessages {
     /// Ends all messages like [`end`](Self::end), but does not poll lapin for more confirms.
     pub(super) fn abandon(&mut self, reason: BrokerError) -> (Vec<Outcome>, BrokerError) {
         let reason = self.lost.get_or_insert(reason).clone();
-        self.fresh.clear();
+        self.awaited.clear();
         self.deferred = DeferredConfirms::default();
         (self.fail_all(&reason), reason)
     }
@@ -288,7 +288,7 @@ impl fmt::Debug for InFlightMessages {
     }
 }
 
-fn key(returned: &Delivery) -> Option<Key> {
+fn key(returned: &Delivery) -> Option<ReturnKey> {
     let queue = ShortStr::new(returned.routing_key.as_str()).ok()?;
     let correlation_id = returned.properties.correlation_id().as_ref()?;
     Some((queue, ShortStr::new(correlation_id.as_str()).ok()?))

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::channel::OpenChannel;
 use super::super::connection::ConnectionState;
 use super::super::task_group::TaskGroup;
-use super::deferred::{ConfirmFuture, Confirmed};
+use super::deferred::{ConfirmFuture, ConfirmReport};
 use super::in_flight::{InFlightMessages, Outcome, Wake};
 use crate::error::{BrokerError, Cause};
 use crate::transport::{ConfirmListener, Outgoing, Published, Publisher, catch_panic};
@@ -261,9 +261,9 @@ impl ConfirmTask {
         let mut ended = pin!(ending.cancelled());
         let mut is_poll_due = false;
         let reason = loop {
-            let (outcomes, given_up_at, overdue, next_poll, is_publisher_dropped) = {
+            let (outcomes, close_deadline, overdue, next_poll, is_publisher_dropped) = {
                 let mut in_flight = shared.lock();
-                self.confirms.extend(in_flight.take_fresh());
+                self.confirms.extend(in_flight.take_awaited());
                 let outcomes = if std::mem::take(&mut is_poll_due) {
                     in_flight.poll_deferred(Instant::now())
                 } else {
@@ -271,7 +271,7 @@ impl ConfirmTask {
                 };
                 (
                     outcomes,
-                    in_flight.given_up_at(),
+                    in_flight.close_deadline(),
                     in_flight.next_overdue(),
                     in_flight.next_poll(),
                     in_flight.is_publisher_dropped,
@@ -281,12 +281,12 @@ impl ConfirmTask {
             if let Some(reason) = self.lost() {
                 break reason;
             }
-            if given_up_at.is_some() {
+            if close_deadline.is_some() {
                 shared.permits.close();
             }
             // While a poll has a time, a deferred confirm may be outstanding.
             if self.confirms.is_empty() && next_poll.is_none() {
-                match (is_publisher_dropped, given_up_at) {
+                match (is_publisher_dropped, close_deadline) {
                     (true, _) => return None,
                     (false, Some(_)) => break everything_refused(),
                     (false, None) => {}
@@ -296,18 +296,18 @@ impl ConfirmTask {
                 () = &mut ended => break BrokerError::Closed,
                 Some(confirmed) = self.confirms.next() => {
                     let mut all = vec![confirmed];
-                    all.extend(ready_of(&mut self.confirms));
+                    all.extend(take_ready(&mut self.confirms));
                     let outcomes = shared.lock().process_all(all, Instant::now());
                     shared.report(outcomes);
                 }
                 () = shared.wake.notified() => is_poll_due = true,
                 () = until(next_poll) => is_poll_due = true,
                 () = until(overdue) => {
-                    let confirmed = ready_of(&mut self.confirms);
+                    let confirmed = take_ready(&mut self.confirms);
                     let outcomes = shared.lock().decide_overdue(confirmed, Instant::now());
                     shared.report(outcomes);
                 }
-                () = until(given_up_at) => break everything_refused(),
+                () = until(close_deadline) => break everything_refused(),
                 changed = self.connection.changed() => if changed.is_err() {
                     break BrokerError::Lost { source: None };
                 },
@@ -333,8 +333,8 @@ impl ConfirmTask {
         self.shared.permits.close();
         let outcomes = {
             let mut in_flight = self.shared.lock();
-            self.confirms.extend(in_flight.take_fresh());
-            let confirmed = ready_of(&mut self.confirms);
+            self.confirms.extend(in_flight.take_awaited());
+            let confirmed = take_ready(&mut self.confirms);
             let mut outcomes = in_flight.process_all(confirmed, Instant::now());
             let (others, reason) = in_flight.end(reason);
             outcomes.extend(others);
@@ -354,8 +354,8 @@ impl Drop for ConfirmTask {
     }
 }
 
-/// Takes the confirms that have arrived.
-fn ready_of(confirms: &mut FuturesUnordered<ConfirmFuture>) -> Vec<Confirmed> {
+/// Takes the reports that have arrived.
+fn take_ready(confirms: &mut FuturesUnordered<ConfirmFuture>) -> Vec<ConfirmReport> {
     std::iter::from_fn(|| confirms.next().now_or_never().flatten()).collect()
 }
 

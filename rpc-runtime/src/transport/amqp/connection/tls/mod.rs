@@ -85,7 +85,11 @@ impl Tls {
         self.identity.is_some()
     }
 
-    /// Parses the options.
+    /// Makes a client with these options.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a certificate or the key is invalid.
     pub(crate) fn client(&self) -> Result<TlsClient, BrokerError> {
         // Not the process-wide provider: a library must neither rely on it nor install it.
         let provider = Arc::new(ring::default_provider());
@@ -195,7 +199,7 @@ impl TlsClient {
     /// that crosses the first bytes of AMQP, the reset can discard the alert. So this sends nothing
     /// after the handshake. A broker that accepts the certificate sends nothing either: the caller
     /// must limit the time.
-    pub(crate) async fn refusal(&self, (host, port): (&str, u16)) -> Option<TlsFailure> {
+    pub(crate) async fn find_refusal(&self, (host, port): (&str, u16)) -> Option<TlsFailure> {
         let asking = async {
             let stream = TcpStream::connect((host, port)).await?;
             self.handshake(host, stream).await?.read_u8().await
@@ -214,7 +218,7 @@ impl fmt::Debug for TlsClient {
 mod tests {
     use super::*;
 
-    fn refusal(tls: &Tls) -> String {
+    fn find_refusal(tls: &Tls) -> String {
         match tls.client().unwrap_err() {
             BrokerError::InvalidTls { reason, .. } => reason.to_owned(),
             other => panic!("{other:?}"),

@@ -1,37 +1,37 @@
-//! The addresses of a broker, and how to connect to one of them.
+//! Connects to one of a broker's addresses.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::Address;
-use super::open::{ConnectionNames, ConnectionRole, OpenConnection};
+use super::open::{ClientProperties, ConnectionPurpose, OpenConnection};
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 
-/// The broker's addresses, and how to connect to them.
+/// The broker's addresses, and the options of connections to them.
 #[derive(Debug, Clone)]
-pub(crate) struct Target {
+pub(crate) struct Connector {
     /// At least one. They are tried in order.
     pub(crate) addresses: Arc<[Address]>,
     /// How long each step of connecting may take.
     pub(crate) limit: Duration,
-    names: Arc<ConnectionNames>,
+    properties: Arc<ClientProperties>,
 }
 
-impl Target {
+impl Connector {
     pub(crate) fn new(addresses: Vec<Address>, name: Option<&str>, limit: Duration) -> Self {
         Self {
             addresses: addresses.into(),
             limit,
-            names: Arc::new(ConnectionNames::new(name)),
+            properties: Arc::new(ClientProperties::new(name)),
         }
     }
 
     /// Connects to the first address that answers.
-    pub(crate) async fn connect(&self, role: ConnectionRole) -> Result<OpenConnection, BrokerError> {
+    pub(crate) async fn connect(&self, purpose: ConnectionPurpose) -> Result<OpenConnection, BrokerError> {
         let mut outcome = Err(BrokerError::NoAddress);
         for address in &*self.addresses {
-            outcome = OpenConnection::open(address, &self.names, role, self.limit).await;
+            outcome = OpenConnection::open(address, &self.properties, purpose, self.limit).await;
             match &outcome {
                 Ok(_) => break,
                 Err(error) => tracing::debug!(

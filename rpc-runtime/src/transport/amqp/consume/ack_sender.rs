@@ -24,9 +24,9 @@ use crate::transport::{Panicked, catch_panic};
 /// How long an acknowledgement may wait for others, plus the resolution of the timer.
 const MAX_DELAY: Duration = Duration::from_millis(1);
 
-/// The acknowledgements of one channel.
+/// Sends the acknowledgements of one channel.
 #[derive(Debug)]
-pub(super) struct Acks {
+pub(super) struct AckSender {
     shared: Arc<Shared>,
     /// The task that sends acknowledgements.
     _task: AbortOnDropHandle<()>,
@@ -47,7 +47,7 @@ struct Shared {
     is_held: AtomicBool,
 }
 
-impl Acks {
+impl AckSender {
     pub(super) fn start(channel: &Arc<OpenChannel>, prefetch: Option<u16>, tasks: &TaskGroup) -> Self {
         let shared = Arc::new(Shared {
             channel: Arc::clone(channel),
@@ -99,7 +99,7 @@ impl Acks {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, AckBatcher> {
-        // Each operation leaves the batch consistent, so a panic elsewhere has broken nothing.
+        // Each operation leaves the batcher consistent, so a panic elsewhere has broken nothing.
         self.batcher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
