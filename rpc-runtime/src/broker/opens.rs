@@ -7,7 +7,7 @@ use crate::client::{ClientBuilder, DynamicClient, InvalidDescription, ServiceCli
 use crate::describe::ServiceDescription;
 use crate::discovery::{Discover, QueueDepth, WorkerClient};
 use crate::protocol::ShortStr;
-use crate::server::{Host, Server};
+use crate::server::{BrokerParts, Server};
 
 impl<C: ServiceClient> ClientBuilder<C> {
     /// A client with the service's own queue, MessagePack, and 30 seconds for each call.
@@ -60,7 +60,7 @@ impl Server {
     /// A server without services.
     pub fn new(broker: &Broker) -> Self {
         let (app_id, _) = broker.caller().names();
-        Self::with_host(Host {
+        Self::with_broker(BrokerParts {
             transport: Arc::clone(broker.transport()),
             max_sent_bytes: broker.limits().sent,
             max_accepted_bytes: broker.limits().accepted,

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tower_layer::{Identity as NoLayer, Stack};
 
-use super::config::{Host, Layers, ServerConfig};
+use super::config::{BrokerParts, Layers, ServerConfig};
 use super::running_server::RunningServer;
 use crate::error::ServerError;
 use crate::protocol::ReplyAddresses;
@@ -62,9 +62,9 @@ pub struct Server<L = NoLayer> {
 
 impl Server {
     /// A server without services.
-    pub(crate) fn with_host(host: Host) -> Self {
+    pub(crate) fn with_broker(broker: BrokerParts) -> Self {
         Self {
-            config: ServerConfig::new(host),
+            config: ServerConfig::new(broker),
             layers: NoLayer::new(),
             is_layered: false,
         }
@@ -279,7 +279,7 @@ impl<L: HandlerLayer> Server<L> {
     ///
     /// Returns an error if two services conflict or the broker refuses a queue.
     pub async fn start(self) -> Result<RunningServer, ServerError> {
-        let runtime = self.config.host.transport.runtime();
+        let runtime = self.config.broker.transport.runtime();
         let opened = self.into_config().open(&CancellationToken::new()).await?;
         let (stop, stopped) = oneshot::channel();
         let running = async move {

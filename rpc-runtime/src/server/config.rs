@@ -24,14 +24,14 @@ use crate::transport::{DeclareMode, RequestQueue, Subscription, Transport, resta
 
 const DEFAULT_CONCURRENCY: u16 = 64;
 
-const DEFAULT_DRAIN_LIMIT: Duration = Duration::from_secs(30);
+const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The prefetch of a queue for batches: one batch runs while others are on their way.
 const BATCH_PREFETCH: u16 = 4;
 
-/// What a server takes from its broker handle.
+/// The parts of a broker handle that a server uses.
 #[derive(Debug, Clone)]
-pub(crate) struct Host {
+pub(crate) struct BrokerParts {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) max_sent_bytes: usize,
     pub(crate) max_accepted_bytes: usize,
@@ -40,7 +40,7 @@ pub(crate) struct Host {
 
 /// The configuration of a server, without the types of its layers.
 pub(super) struct ServerConfig {
-    pub(super) host: Host,
+    pub(super) broker: BrokerParts,
     pub(super) services: Vec<(RequestQueue, Arc<dyn Service>)>,
     pub(super) concurrency: u16,
     pub(super) drain_timeout: Duration,
@@ -84,12 +84,12 @@ struct Shared {
 
 impl ServerConfig {
     /// A configuration without services.
-    pub(super) fn new(host: Host) -> Self {
+    pub(super) fn new(broker: BrokerParts) -> Self {
         Self {
-            host,
+            broker,
             services: Vec::new(),
             concurrency: DEFAULT_CONCURRENCY,
-            drain_timeout: DEFAULT_DRAIN_LIMIT,
+            drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             reply_addresses: ReplyAddresses::default(),
             batching: true,
             admission: true,
@@ -114,7 +114,7 @@ impl ServerConfig {
         // fails after the server has subscribed to another queue, requests of the other queue are
         // redelivered although they did not run.
         queues.sort_by_key(|(queue, ..)| queue.declare_mode() == DeclareMode::Active);
-        let transport = &self.host.transport;
+        let transport = &self.broker.transport;
         if let Some(over) = transport.status().end_reason() {
             return Err(over.into());
         }
@@ -158,8 +158,8 @@ impl ServerConfig {
             }
             names.push(name);
         }
-        let (probes, sender) = (shared.probes, Arc::clone(transport));
-        let probing = async move { restart_on_panic("queue delay", || probes.send(&sender)).await };
+        let (probes, transport) = (shared.probes, Arc::clone(transport));
+        let probing = async move { restart_on_panic("probes", || probes.run(&transport)).await };
         let probe_task = AbortOnDropHandle::new(runtime.spawn(probing));
         tracing::info!(queues = ?names, concurrency = self.concurrency, "serving");
         Ok(OpenServer {
@@ -169,7 +169,7 @@ impl ServerConfig {
             drain_timeout: self.drain_timeout,
             reply_tasks: [channel_task, sender_task],
             probe_task,
-            transport: self.host.transport,
+            transport: self.broker.transport,
         })
     }
 
@@ -197,7 +197,7 @@ impl ServerConfig {
             Arc::clone(&shared.probes),
         ));
         let consumer = |queue, prefetch, estimates| {
-            let transport = Arc::clone(&self.host.transport);
+            let transport = Arc::clone(&self.broker.transport);
             QueueConsumer::new(transport, queue, prefetch, Arc::clone(&handler), estimates)
         };
         let batch_queue = queue.batch_queue().filter(|_| self.batching);
@@ -234,8 +234,8 @@ impl ServerConfig {
     fn rules(&self) -> Rules {
         Rules {
             reply_addresses: self.reply_addresses.clone(),
-            max_accepted_bytes: self.host.max_accepted_bytes,
-            max_sent_bytes: self.host.max_sent_bytes,
+            max_accepted_bytes: self.broker.max_accepted_bytes,
+            max_sent_bytes: self.broker.max_sent_bytes,
             max_deliveries: 0,
             admission: self.admission,
         }
@@ -282,7 +282,11 @@ impl ServerConfig {
 
     /// Adds the built-in methods to each queue. Returns the ones that describe all queues.
     fn add_built_in(&self, queues: &mut [QueueConfig]) -> Arc<dyn Service> {
-        let app_id = self.host.app_id.as_ref().map(|app_id| app_id.as_str().to_owned());
+        let app_id = self
+            .broker
+            .app_id
+            .as_ref()
+            .map(|app_id| app_id.as_str().to_owned());
         let identity = Arc::new(WorkerIdentity::new(
             self.worker_name.clone(),
             app_id,

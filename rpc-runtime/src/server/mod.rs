@@ -17,6 +17,6 @@ mod running_server;
 mod worker_identity;
 
 pub use builder::Server;
-pub(crate) use config::Host;
+pub(crate) use config::BrokerParts;
 pub(crate) use discovery_responder::{DISCOVERY, DISCOVERY_TIMEOUT};
 pub use running_server::RunningServer;

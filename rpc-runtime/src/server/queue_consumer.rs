@@ -334,7 +334,7 @@ impl QueueConsumer {
     fn start(&mut self, delivery: Delivery, subscription: &Subscription) {
         let (handler, control) = (Arc::clone(&self.handler), Arc::clone(&subscription.control));
         let (in_progress, is_batch) = (self.in_progress.clone(), self.is_batch_queue);
-        let (received, guard) = self.receive(&delivery);
+        let (received, guard) = self.estimate_wait(&delivery);
         self.last_arrival = Some(received.at);
         self.tasks.spawn(async move {
             handler
@@ -346,14 +346,14 @@ impl QueueConsumer {
 
     /// Returns how long a delivery may have waited. If it fills the prefetch, also returns a guard:
     /// messages may wait in the queue until it is dropped.
-    fn receive(&self, delivery: &Delivery) -> (Received, Option<PrefetchFullGuard>) {
+    fn estimate_wait(&self, delivery: &Delivery) -> (Received, Option<PrefetchFullGuard>) {
         let at = Instant::now();
         let Some(estimates) = &self.estimates else {
             return (Received::at(at), None);
         };
         let properties = &delivery.message.properties;
         let priority = properties.priority.unwrap_or(0);
-        let received = estimates.receive(priority, at);
+        let received = estimates.estimate(priority, at);
         if is_probe(properties) {
             return (received, None);
         }
@@ -364,7 +364,7 @@ impl QueueConsumer {
         }
         let unacked = 1 + self.tasks.len().max(self.in_progress.deliveries());
         let is_full = unacked >= self.prefetch.into();
-        let guard = is_full.then(|| estimates.prefetch_full(priority, at));
+        let guard = is_full.then(|| estimates.on_prefetch_full(priority, at));
         (received, guard)
     }
 

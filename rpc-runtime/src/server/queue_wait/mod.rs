@@ -11,12 +11,12 @@
 //! sends none. It asks the broker for the depth of a queue before it sends a probe, so that an
 //! empty queue stays empty.
 //!
-//! [`WaitEstimator`](measure::WaitEstimator) turns probes into an estimate. [`QueueWaitEstimates`]
+//! [`WaitEstimator`](estimator::WaitEstimator) turns probes into an estimate. [`QueueWaitEstimates`]
 //! shares the estimates of a queue between its requests and the [`Probes`].
 
-mod measure;
+mod estimates;
+mod estimator;
 mod probes;
-mod shared;
 
+pub(super) use estimates::{PrefetchFullGuard, QueueWaitEstimates};
 pub(super) use probes::{Probes, is_probe, probe_reply};
-pub(super) use shared::{PrefetchFullGuard, QueueWaitEstimates};

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::measure::Measure;
-use super::shared::QueueWaitEstimates;
+use super::estimates::QueueWaitEstimates;
+use super::estimator::Step;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{Message, PROBE, Properties, Reply, ReplyKind, ShortStr};
@@ -88,8 +88,8 @@ pub(crate) struct Probes {
     next_number: AtomicU64,
 }
 
-/// The broker's answer to one step of a measurement.
-enum Answer {
+/// The result of one step of a measurement.
+enum StepResult {
     Depth {
         queue: usize,
         asked: Instant,
@@ -119,19 +119,19 @@ impl Probes {
     }
 
     /// Records that a probe came back, if it is one of this server's. Returns whether it is.
-    pub(crate) fn take_own(&self, correlation_id: Option<&ShortStr>, now: Instant) -> bool {
+    pub(crate) fn record_own(&self, correlation_id: Option<&ShortStr>, now: Instant) -> bool {
         let id = correlation_id.and_then(|id| ProbeId::parse(id.as_str()));
         let Some(id) = id.filter(|id| id.server == self.server) else {
             return false;
         };
         if let Some(queue) = self.queues.get(usize::from(id.queue)) {
-            queue.on_probe_returned(id.number, now);
+            queue.on_probe_delivered(id.number, now);
         }
         true
     }
 
     /// Measures the queues whenever a measurement is due, until the broker handle is closed.
-    pub(crate) async fn send(&self, transport: &Arc<dyn Transport>) {
+    pub(crate) async fn run(&self, transport: &Arc<dyn Transport>) {
         // This runs again after a panic.
         self.forget_probes();
         let probes = self;
@@ -155,7 +155,7 @@ impl Probes {
 
     fn next_due(&self) -> Option<Instant> {
         let now = Instant::now();
-        let due = self.queues.iter().filter_map(|queue| queue.next(now));
+        let due = self.queues.iter().filter_map(|queue| queue.next_step(now));
         due.map(|(due, ..)| due).min()
     }
 
@@ -185,22 +185,22 @@ impl Probes {
             publisher,
         } = channel;
         let publisher = &*publisher;
-        let mut answers: FuturesUnordered<BoxFuture<'_, Answer>> = FuturesUnordered::new();
+        let mut results: FuturesUnordered<BoxFuture<'_, StepResult>> = FuturesUnordered::new();
         loop {
             tokio::select! {
                 biased;
-                Some(answer) = answers.next() => self.record(&answer),
+                Some(result) = results.next() => self.record(&result),
                 reply = replies.deliveries.next() => match reply {
                     Some(Ok(reply)) => {
                         let id = reply.message.properties.correlation_id.as_ref();
-                        self.take_own(id, Instant::now());
+                        self.record_own(id, Instant::now());
                         replies.control.ack_up_to(reply.tag);
                     }
                     Some(Err(lost)) => return lost,
                     None => return BrokerError::Lost { source: None },
                 },
                 lost = publisher.wait_closed() => return lost,
-                () = self.until_due() => self.begin_due(transport, address, publisher, &answers),
+                () = self.until_due() => self.begin_due(transport, address, publisher, &results),
             }
         }
     }
@@ -211,17 +211,17 @@ impl Probes {
         transport: &'a Arc<dyn Transport>,
         address: &ShortStr,
         publisher: &'a Arc<dyn Publisher>,
-        answers: &FuturesUnordered<BoxFuture<'a, Answer>>,
+        results: &FuturesUnordered<BoxFuture<'a, StepResult>>,
     ) {
         let now = Instant::now();
         for (index, queue) in self.queues.iter().enumerate() {
-            while let Some((_, measure, priority)) = queue.next(now).filter(|(due, ..)| *due <= now) {
+            while let Some((_, measure, priority)) = queue.next_step(now).filter(|(due, ..)| *due <= now) {
                 match measure {
-                    Measure::Depth => {
+                    Step::Depth => {
                         queue.on_depth_requested(now);
-                        answers.push(Box::pin(ask(transport, index, queue.queue(), now)));
+                        results.push(Box::pin(request_depth(transport, index, queue.queue(), now)));
                     }
-                    Measure::Probe => {
+                    Step::Probe => {
                         let id = ProbeId {
                             server: self.server,
                             queue: u16::try_from(index).unwrap_or(u16::MAX),
@@ -229,7 +229,7 @@ impl Probes {
                         };
                         let ttl = queue.on_probe_sent(priority, id.number, now);
                         match probe(id, queue.queue(), priority, ttl, address) {
-                            Some(outgoing) => answers.push(Box::pin(publish(publisher, id, outgoing))),
+                            Some(outgoing) => results.push(Box::pin(publish(publisher, id, outgoing))),
                             None => queue.on_probe_lost(id.number),
                         }
                     }
@@ -238,16 +238,16 @@ impl Probes {
         }
     }
 
-    /// Records an answer of the broker.
-    fn record(&self, answer: &Answer) {
+    /// Records the result of a step.
+    fn record(&self, result: &StepResult) {
         let now = Instant::now();
-        match answer {
-            Answer::Depth { queue, asked, depth } => {
+        match result {
+            StepResult::Depth { queue, asked, depth } => {
                 if let Some(queue) = self.queues.get(*queue) {
                     queue.on_depth(*asked, *depth, now);
                 }
             }
-            Answer::Probe { id, published } => {
+            StepResult::Probe { id, published } => {
                 if let Some(queue) = self.queues.get(usize::from(id.queue)) {
                     match published {
                         Published::Confirmed => queue.on_probe_confirmed(id.number, now),
@@ -331,17 +331,22 @@ impl KeepOpen for ProbeRun<'_> {
     }
 }
 
-async fn ask(transport: &Arc<dyn Transport>, queue: usize, name: &str, asked: Instant) -> Answer {
+async fn request_depth(
+    transport: &Arc<dyn Transport>,
+    queue: usize,
+    name: &str,
+    asked: Instant,
+) -> StepResult {
     let depth = match ShortStr::new(name) {
         Ok(name) => transport.depth(&name).await,
         Err(_) => None,
     };
-    Answer::Depth { queue, asked, depth }
+    StepResult::Depth { queue, asked, depth }
 }
 
-async fn publish(publisher: &Arc<dyn Publisher>, id: ProbeId, outgoing: Outgoing) -> Answer {
+async fn publish(publisher: &Arc<dyn Publisher>, id: ProbeId, outgoing: Outgoing) -> StepResult {
     let published = publisher.publish(outgoing).await;
-    Answer::Probe { id, published }
+    StepResult::Probe { id, published }
 }
 
 /// Returns the message of a probe.

@@ -22,7 +22,7 @@ const PROBES_IN_QUEUE: u32 = 8;
 /// The longest pause between two measurements, however long the oldest probe has been in the queue.
 const MAX_LONG_QUEUE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A queue that was not found empty, and neither accepted nor returned a probe, for this long
+/// A queue that was not found empty, and neither accepted nor delivered a probe, for this long
 /// cannot be measured.
 const UNMEASURABLE_AFTER: Duration = Duration::from_secs(5);
 
@@ -31,7 +31,7 @@ const UNKNOWN_DEPTH_PAUSE: Duration = Duration::from_secs(1);
 
 /// The next step of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Measure {
+pub(super) enum Step {
     /// Ask the broker for the depth of the queue.
     Depth,
     /// Send a probe through the queue, because messages wait.
@@ -40,7 +40,7 @@ pub(super) enum Measure {
 
 /// What a queue holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum QueueContent {
     /// Nothing but this server's own probes.
     Nothing,
     /// Other messages.
@@ -78,7 +78,7 @@ pub(super) struct WaitEstimator {
     not_before: Option<Instant>,
     /// When the last measurement began.
     last_begun: Option<Instant>,
-    /// When the queue was last found empty, or last accepted or returned a probe.
+    /// When the queue was last found empty, or last accepted or delivered a probe.
     last_measurable: Option<Instant>,
     /// How long the last probe that came back was in the queue. Zero if the queue was found empty
     /// after that.
@@ -111,7 +111,7 @@ impl WaitEstimator {
     }
 
     /// Records that the worker's prefetch is full, so that messages may wait.
-    pub(super) fn prefetch_full(&mut self, now: Instant) {
+    pub(super) fn on_prefetch_full(&mut self, now: Instant) {
         self.last_full = Some(now);
         self.is_active = true;
         self.others_keep_up = false;
@@ -130,17 +130,17 @@ impl WaitEstimator {
 
     /// Returns the next step of the measurement, and when it is due. `None` while none is needed,
     /// or until the broker has reported the depth or confirmed the last probe.
-    pub(super) fn next(&self, now: Instant) -> Option<(Instant, Measure)> {
+    pub(super) fn next_step(&self, now: Instant) -> Option<(Instant, Step)> {
         let last = self.outstanding.back();
         let is_pending = self.depth_requested.is_some() || last.is_some_and(|last| last.confirmed.is_none());
         if !self.is_active || is_pending {
             return None;
         }
         if self.is_probe_due {
-            return Some((now, Measure::Probe));
+            return Some((now, Step::Probe));
         }
         let due = self.last_begun.map(|last| last + self.interval(now));
-        Some((due.max(self.not_before).unwrap_or(now), Measure::Depth))
+        Some((due.max(self.not_before).unwrap_or(now), Step::Depth))
     }
 
     fn interval(&self, now: Instant) -> Duration {
@@ -167,22 +167,22 @@ impl WaitEstimator {
     }
 
     /// Records what the queue holds. `asked` is when the broker was asked for its depth; an answer
-    /// to an earlier question is ignored. `is_full` is whether the prefetch is full.
-    pub(super) fn on_depth(&mut self, asked: Instant, found: Found, is_full: bool, now: Instant) {
+    /// to an earlier request is ignored. `is_full` is whether the prefetch is full.
+    pub(super) fn on_depth(&mut self, asked: Instant, found: QueueContent, is_full: bool, now: Instant) {
         if self.depth_requested != Some(asked) {
             return;
         }
         self.depth_requested = None;
         match found {
-            Found::Unknown => self.not_before = now.checked_add(UNKNOWN_DEPTH_PAUSE),
-            Found::Messages { may_all_be_probes } => {
+            QueueContent::Unknown => self.not_before = now.checked_add(UNKNOWN_DEPTH_PAUSE),
+            QueueContent::Messages { may_all_be_probes } => {
                 self.is_probe_due = !may_all_be_probes || self.is_another_probe_due(now);
             }
-            Found::Nothing => {
+            QueueContent::Nothing => {
                 self.last_measurable = Some(now);
                 self.outstanding.clear();
                 self.last_trip = Duration::ZERO;
-                self.passed(asked, is_full, now);
+                self.record_published_after(asked, is_full, now);
             }
         }
     }
@@ -218,7 +218,7 @@ impl WaitEstimator {
         }
     }
 
-    /// Records that the probe did not reach the queue.
+    /// Records that the probe may not have reached the queue.
     pub(super) fn on_probe_lost(&mut self, number: u64) {
         self.outstanding.retain(|probe| probe.number != number);
     }
@@ -233,9 +233,10 @@ impl WaitEstimator {
         };
     }
 
-    /// Records that the probe came back. Earlier probes are lost, because they would have come back
-    /// first. `is_full` is whether the prefetch is full.
-    pub(super) fn on_probe_returned(&mut self, number: u64, is_full: bool, now: Instant) {
+    /// Records that the broker delivered the probe, to this worker or to one that replied to it.
+    /// Earlier probes are lost, because they would have been delivered first. `is_full` is whether
+    /// the prefetch is full.
+    pub(super) fn on_probe_delivered(&mut self, number: u64, is_full: bool, now: Instant) {
         let Some(index) = self.outstanding.iter().position(|probe| probe.number == number) else {
             return;
         };
@@ -246,11 +247,11 @@ impl WaitEstimator {
         let entered = probe.confirmed.unwrap_or(probe.sent);
         self.last_trip = now.saturating_duration_since(entered);
         self.last_measurable = Some(now);
-        self.passed(probe.sent, is_full, now);
+        self.record_published_after(probe.sent, is_full, now);
     }
 
     /// Records that messages delivered from now on were published after `then`.
-    fn passed(&mut self, then: Instant, is_full: bool, now: Instant) {
+    fn record_published_after(&mut self, then: Instant, is_full: bool, now: Instant) {
         self.published_after = self.published_after.max(Some(then));
         if self.last_full.is_some_and(|full| full >= then) {
             self.others_keep_up = false;
@@ -302,7 +303,7 @@ mod tests {
 
     const PROBE_TTL: Duration = Duration::from_secs(60);
 
-    const MANY: Found = Found::Messages {
+    const MANY: QueueContent = QueueContent::Messages {
         may_all_be_probes: false,
     };
 
@@ -314,24 +315,24 @@ mod tests {
     fn there_are_no_probes_while_nothing_waits() {
         let now = Instant::now();
         let mut estimator = WaitEstimator::of_empty(now);
-        assert_eq!(estimator.next(now), None);
+        assert_eq!(estimator.next_step(now), None);
         assert_eq!(estimator.waited(now + millis(500)), Duration::ZERO);
         let now = now + millis(1);
-        estimator.prefetch_full(now);
-        assert_eq!(estimator.next(now), Some((now, Measure::Depth)));
+        estimator.on_prefetch_full(now);
+        assert_eq!(estimator.next_step(now), Some((now, Step::Depth)));
         let now = now + millis(1);
         estimator.on_depth_requested(now);
-        assert_eq!(estimator.next(now + millis(500)), None);
-        estimator.on_depth(now, Found::Nothing, true, now + millis(2));
-        assert_eq!(estimator.next(now), Some((now + MAX_INTERVAL, Measure::Depth)));
+        assert_eq!(estimator.next_step(now + millis(500)), None);
+        estimator.on_depth(now, QueueContent::Nothing, true, now + millis(2));
+        assert_eq!(estimator.next_step(now), Some((now + MAX_INTERVAL, Step::Depth)));
         assert_eq!(estimator.waited(now + millis(50)), Duration::ZERO);
         // The worker has room now, and messages may have come until then.
         let now = now + millis(90);
-        estimator.prefetch_full(now);
+        estimator.on_prefetch_full(now);
         assert_eq!(estimator.waited(now), millis(90));
         let now = now + millis(1);
         estimator.on_depth_requested(now);
-        estimator.on_depth(now, Found::Nothing, false, now + millis(2));
+        estimator.on_depth(now, QueueContent::Nothing, false, now + millis(2));
         assert!(!estimator.is_active());
     }
 
@@ -339,25 +340,25 @@ mod tests {
     fn a_probe_is_sent_once_messages_wait() {
         let now = Instant::now();
         let mut estimator = WaitEstimator::default();
-        estimator.prefetch_full(now);
+        estimator.on_prefetch_full(now);
         estimator.on_depth_requested(now);
         estimator.on_depth(now, MANY, true, now + millis(1));
         let now = now + millis(1);
-        assert_eq!(estimator.next(now), Some((now, Measure::Probe)));
+        assert_eq!(estimator.next_step(now), Some((now, Step::Probe)));
         estimator.on_probe_sent(1, PROBE_TTL, now);
-        assert_eq!(estimator.next(now), None);
+        assert_eq!(estimator.next_step(now), None);
         estimator.on_probe_confirmed(1, now);
-        assert_eq!(estimator.next(now), Some((now + MIN_INTERVAL, Measure::Depth)));
-        estimator.prefetch_full(now + millis(5));
-        estimator.on_probe_returned(1, true, now + millis(6));
-        assert_eq!(estimator.next(now), Some((now + MIN_INTERVAL, Measure::Depth)));
+        assert_eq!(estimator.next_step(now), Some((now + MIN_INTERVAL, Step::Depth)));
+        estimator.on_prefetch_full(now + millis(5));
+        estimator.on_probe_delivered(1, true, now + millis(6));
+        assert_eq!(estimator.next_step(now), Some((now + MIN_INTERVAL, Step::Depth)));
     }
 
     #[test]
     fn a_queue_that_holds_nothing_but_probes_is_empty() {
         let start = Instant::now();
         let mut estimator = WaitEstimator::of_empty(start);
-        estimator.prefetch_full(start);
+        estimator.on_prefetch_full(start);
         estimator.on_probe_sent(1, PROBE_TTL, start);
         estimator.on_probe_confirmed(1, start);
         let now = start + millis(500);
@@ -366,13 +367,13 @@ mod tests {
             (millis(500), 1)
         );
         estimator.on_depth_requested(now);
-        estimator.on_depth(now, Found::Nothing, true, now + millis(1));
+        estimator.on_depth(now, QueueContent::Nothing, true, now + millis(1));
         assert_eq!(
             (estimator.waited(now + millis(1)), estimator.confirmed_probes()),
             (millis(0), 0)
         );
         // It comes back nevertheless.
-        estimator.on_probe_returned(1, true, now + millis(9));
+        estimator.on_probe_delivered(1, true, now + millis(9));
         assert_eq!(estimator.queue_time(now + millis(9)), Duration::ZERO);
     }
 
@@ -380,22 +381,22 @@ mod tests {
     fn a_queue_that_may_hold_nothing_but_probes_gets_few_of_them() {
         let start = Instant::now();
         let mut estimator = WaitEstimator::of_empty(start);
-        estimator.prefetch_full(start);
+        estimator.on_prefetch_full(start);
         let (mut now, mut sent) = (start, 0);
         while now < start + Duration::from_secs(60) {
-            match estimator.next(now) {
-                Some((due, Measure::Depth)) if due <= now => {
+            match estimator.next_step(now) {
+                Some((due, Step::Depth)) if due <= now => {
                     estimator.on_depth_requested(now);
                     estimator.on_depth(
                         now,
-                        Found::Messages {
+                        QueueContent::Messages {
                             may_all_be_probes: true,
                         },
                         true,
                         now,
                     );
                 }
-                Some((due, Measure::Probe)) if due <= now => {
+                Some((due, Step::Probe)) if due <= now => {
                     estimator.on_probe_sent(sent, 2 * PROBE_TTL, now);
                     estimator.on_probe_confirmed(sent, now);
                     sent += 1;
@@ -412,7 +413,7 @@ mod tests {
         let mut estimator = WaitEstimator::of_empty(start);
         for number in 0..400 {
             let now = start + number * millis(20);
-            estimator.prefetch_full(now);
+            estimator.on_prefetch_full(now);
             estimator.on_probe_sent(number.into(), PROBE_TTL, now);
             estimator.on_probe_lost(number.into());
         }
@@ -423,22 +424,22 @@ mod tests {
     fn a_broker_that_cannot_report_the_depth_is_asked_again_later() {
         let now = Instant::now();
         let mut estimator = WaitEstimator::default();
-        estimator.prefetch_full(now);
+        estimator.on_prefetch_full(now);
         estimator.on_depth_requested(now);
         let later = now + millis(2);
-        // This is the answer to an earlier question.
+        // This is the answer to an earlier request.
         estimator.on_depth(now - millis(1), MANY, true, later);
-        assert_eq!(estimator.next(later), None);
-        estimator.on_depth(now, Found::Unknown, true, later);
+        assert_eq!(estimator.next_step(later), None);
+        estimator.on_depth(now, QueueContent::Unknown, true, later);
         let due = later + UNKNOWN_DEPTH_PAUSE;
-        assert_eq!(estimator.next(later), Some((due, Measure::Depth)));
+        assert_eq!(estimator.next_step(later), Some((due, Step::Depth)));
     }
 
     #[test]
     fn probes_that_expired_are_forgotten() {
         let start = Instant::now();
         let mut estimator = WaitEstimator::default();
-        estimator.prefetch_full(start);
+        estimator.on_prefetch_full(start);
         for number in 0..5 {
             let now = start + number * PROBE_TTL / 2;
             estimator.on_probe_sent(number.into(), PROBE_TTL, now);
@@ -449,14 +450,14 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_an_alarm_held_up_waited_since_the_broker_had_it() {
+    fn the_queue_time_of_a_probe_counts_from_its_confirm() {
         let start = Instant::now();
         let mut estimator = WaitEstimator::default();
-        estimator.prefetch_full(start);
+        estimator.on_prefetch_full(start);
         estimator.on_probe_sent(1, PROBE_TTL, start);
         estimator.on_probe_confirmed(1, start + millis(700));
-        estimator.prefetch_full(start + millis(701));
-        estimator.on_probe_returned(1, true, start + millis(710));
+        estimator.on_prefetch_full(start + millis(701));
+        estimator.on_probe_delivered(1, true, start + millis(710));
         assert_eq!(estimator.queue_time(start + millis(710)), millis(10));
         assert_eq!(estimator.waited(start + millis(710)), millis(710));
     }
@@ -465,45 +466,45 @@ mod tests {
     fn a_probe_that_returns_to_an_idle_worker_is_the_last() {
         let start = Instant::now();
         let mut estimator = WaitEstimator::default();
-        estimator.prefetch_full(start);
+        estimator.on_prefetch_full(start);
         estimator.on_probe_sent(1, PROBE_TTL, start + millis(1));
         estimator.on_probe_confirmed(1, start + millis(2));
         assert!(estimator.is_active());
-        estimator.on_probe_returned(1, false, start + millis(300));
+        estimator.on_probe_delivered(1, false, start + millis(300));
         assert!(!estimator.is_active());
         assert_eq!(estimator.waited(start + millis(400)), Duration::ZERO);
-        assert_eq!(estimator.next(start + millis(400)), None);
+        assert_eq!(estimator.next_step(start + millis(400)), None);
     }
 
     #[test]
     fn probes_are_rare_while_another_worker_has_room() {
         let start = Instant::now();
         let mut estimator = WaitEstimator::default();
-        estimator.prefetch_full(start);
+        estimator.on_prefetch_full(start);
         let now = start + millis(1);
         estimator.on_probe_sent(1, PROBE_TTL, now);
         estimator.on_probe_confirmed(1, now);
-        estimator.on_probe_returned(1, true, now + millis(1));
-        assert_eq!(estimator.next(now), Some((now + MAX_INTERVAL, Measure::Depth)));
-        estimator.prefetch_full(now + millis(2));
-        assert_eq!(estimator.next(now), Some((now + MIN_INTERVAL, Measure::Depth)));
+        estimator.on_probe_delivered(1, true, now + millis(1));
+        assert_eq!(estimator.next_step(now), Some((now + MAX_INTERVAL, Step::Depth)));
+        estimator.on_prefetch_full(now + millis(2));
+        assert_eq!(estimator.next_step(now), Some((now + MIN_INTERVAL, Step::Depth)));
     }
 
     #[test]
     fn the_estimate_grows_while_a_probe_is_outstanding() {
         let start = Instant::now();
         let mut estimator = WaitEstimator::of_empty(start);
-        estimator.prefetch_full(start);
+        estimator.on_prefetch_full(start);
         estimator.on_probe_sent(1, PROBE_TTL, start);
         estimator.on_probe_confirmed(1, start + millis(10));
         assert_eq!(estimator.waited(start + millis(90)), millis(90));
         estimator.on_probe_sent(2, PROBE_TTL, start + millis(70));
         estimator.on_probe_confirmed(2, start + millis(80));
-        estimator.prefetch_full(start + millis(95));
-        estimator.on_probe_returned(1, false, start + millis(100));
+        estimator.on_prefetch_full(start + millis(95));
+        estimator.on_probe_delivered(1, false, start + millis(100));
         assert_eq!(estimator.waited(start + millis(150)), millis(150));
         // What is delivered from then on was published after the second probe.
-        estimator.on_probe_returned(2, false, start + millis(160));
+        estimator.on_probe_delivered(2, false, start + millis(160));
         assert_eq!(estimator.waited(start + millis(165)), millis(95));
     }
 
@@ -511,20 +512,20 @@ mod tests {
     fn the_queue_time_is_that_of_the_last_probe_or_of_one_that_takes_longer() {
         let start = Instant::now();
         let mut estimator = WaitEstimator::default();
-        estimator.prefetch_full(start);
+        estimator.on_prefetch_full(start);
         assert_eq!(estimator.queue_time(start + millis(500)), Duration::ZERO);
         estimator.on_probe_sent(1, PROBE_TTL, start);
         estimator.on_probe_confirmed(1, start + millis(5));
         assert_eq!(estimator.queue_time(start + millis(105)), millis(100));
-        estimator.prefetch_full(start + millis(200));
-        estimator.on_probe_returned(1, false, start + millis(200));
+        estimator.on_prefetch_full(start + millis(200));
+        estimator.on_probe_delivered(1, false, start + millis(200));
         assert_eq!(estimator.queue_time(start + millis(250)), millis(195));
         estimator.on_probe_sent(2, PROBE_TTL, start + millis(250));
         estimator.on_probe_confirmed(2, start + millis(250));
         assert_eq!(estimator.queue_time(start + millis(300)), millis(195));
         assert_eq!(estimator.queue_time(start + millis(550)), millis(300));
         // The prefetch was not full meanwhile, so the queue is empty.
-        estimator.on_probe_returned(2, false, start + millis(600));
+        estimator.on_probe_delivered(2, false, start + millis(600));
         assert_eq!(estimator.queue_time(start + millis(700)), Duration::ZERO);
     }
 
@@ -532,7 +533,7 @@ mod tests {
     fn a_worker_that_starts_knows_how_long_messages_waited_at_least() {
         let start = Instant::now();
         let mut estimator = WaitEstimator::default();
-        estimator.prefetch_full(start);
+        estimator.on_prefetch_full(start);
         assert_eq!(estimator.waited(start + millis(50)), Duration::ZERO);
         estimator.on_probe_sent(1, PROBE_TTL, start);
         // The probe may not have been sent yet.
@@ -545,18 +546,18 @@ mod tests {
     fn a_lost_probe_does_not_stop_the_measuring() {
         let start = Instant::now();
         let mut estimator = WaitEstimator::default();
-        estimator.prefetch_full(start);
+        estimator.on_prefetch_full(start);
         estimator.on_probe_sent(1, PROBE_TTL, start);
         estimator.on_probe_confirmed(1, start);
         let now = start + millis(1000);
-        estimator.prefetch_full(now);
+        estimator.on_prefetch_full(now);
         assert_eq!(estimator.waited(now), millis(1000));
-        assert!(estimator.next(now).is_some());
+        assert!(estimator.next_step(now).is_some());
         estimator.on_probe_sent(2, PROBE_TTL, now);
         estimator.on_probe_confirmed(2, now);
-        estimator.on_probe_returned(2, false, now + millis(5));
+        estimator.on_probe_delivered(2, false, now + millis(5));
         assert_eq!(estimator.waited(now + millis(6)), millis(6));
-        estimator.on_probe_returned(1, false, now + millis(7));
+        estimator.on_probe_delivered(1, false, now + millis(7));
         assert_eq!(estimator.waited(now + millis(8)), millis(8));
     }
 
@@ -564,7 +565,7 @@ mod tests {
     fn probes_become_rare_while_none_returns() {
         let start = Instant::now();
         let mut estimator = WaitEstimator::default();
-        estimator.prefetch_full(start);
+        estimator.on_prefetch_full(start);
         let (mut now, mut sent, mut most) = (start, 0, 0);
         while now < start + Duration::from_secs(3600) {
             estimator.on_probe_sent(sent, Duration::from_secs(1024), now);
@@ -573,14 +574,15 @@ mod tests {
             most = most.max(estimator.outstanding.len());
             now = (1..)
                 .map(|step| now + millis(10 * step))
-                .find(|later| estimator.next(*later).is_some_and(|(due, _)| due <= *later))
+                .find(|later| estimator.next_step(*later).is_some_and(|(due, _)| due <= *later))
                 .unwrap();
         }
         assert!(most < 550, "{most} probes in the queue");
     }
 
-    /// A queue that workers empty at a rate which changes, and the estimate of one of them.
-    fn largest_error(rates: &[u64], arrival_rate: u64) -> (Duration, Duration) {
+    /// Simulates a queue that workers empty at changing rates. Returns the largest error of the
+    /// estimate and the longest wait.
+    fn largest_error_and_wait(rates: &[u64], arrival_rate: u64) -> (Duration, Duration) {
         let start = Instant::now();
         let mut estimator = WaitEstimator::default();
         // When each message was published, and the number of those that are probes.
@@ -594,17 +596,17 @@ mod tests {
                 arrived -= 1000;
                 queue.push_back((now, None));
             }
-            while let Some((_, measure)) = estimator.next(now).filter(|(due, _)| *due <= now) {
+            while let Some((_, measure)) = estimator.next_step(now).filter(|(due, _)| *due <= now) {
                 match measure {
-                    Measure::Depth => {
+                    Step::Depth => {
                         estimator.on_depth_requested(now);
                         let found = match queue.iter().any(|(_, probe)| probe.is_none()) {
                             true => MANY,
-                            false => Found::Nothing,
+                            false => QueueContent::Nothing,
                         };
                         estimator.on_depth(now, found, false, now);
                     }
-                    Measure::Probe => {
+                    Step::Probe => {
                         estimator.on_probe_sent(number, PROBE_TTL, now);
                         estimator.on_probe_confirmed(number, now);
                         queue.push_back((now, Some(number)));
@@ -616,10 +618,10 @@ mod tests {
             while credit >= 1000 {
                 match queue.pop_front() {
                     None => credit = 0,
-                    Some((_, Some(probe))) => estimator.on_probe_returned(probe, false, now),
+                    Some((_, Some(probe))) => estimator.on_probe_delivered(probe, false, now),
                     Some((published, None)) => {
                         credit -= 1000;
-                        estimator.prefetch_full(now);
+                        estimator.on_prefetch_full(now);
                         let (waited, estimate) = (now - published, estimator.waited(now));
                         longest = longest.max(waited);
                         worst = worst.max(waited.abs_diff(estimate));
@@ -636,7 +638,7 @@ mod tests {
             rates in prop::collection::vec(100_u64..2000, 1..6),
             arrival_rate in 100_u64..2000,
         ) {
-            let (worst, longest) = largest_error(&rates, arrival_rate);
+            let (worst, longest) = largest_error_and_wait(&rates, arrival_rate);
             let allowed = MAX_INTERVAL + millis(20) + longest / PROBES_IN_QUEUE;
             prop_assert!(worst <= allowed, "wrong by {worst:?}, and the longest wait is {longest:?}");
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::measure::{Found, Measure, WaitEstimator};
+use super::estimator::{QueueContent, Step, WaitEstimator};
 use crate::service::Received;
 use crate::telemetry::{Event, count};
 use crate::transport::Depth;
@@ -87,8 +87,8 @@ impl QueueWaitEstimates {
         }
     }
 
-    /// Raises the time to live of probes to that of a request. A request that waits for longer than
-    /// the longest one has expired.
+    /// Raises the time to live of probes to that of a request. A probe need not live longer than the
+    /// requests whose wait it measures.
     pub(crate) fn raise_probe_ttl(&self, time: Duration) {
         let time = time.clamp(MIN_PROBE_TTL, MAX_PROBE_TTL);
         // A power of two, so that it takes only eleven values.
@@ -108,7 +108,7 @@ impl QueueWaitEstimates {
 
     /// Records that a request of this priority filled the worker's prefetch. Drop the returned
     /// guard when the request ends.
-    pub(crate) fn prefetch_full(self: &Arc<Self>, priority: u8, now: Instant) -> PrefetchFullGuard {
+    pub(crate) fn on_prefetch_full(self: &Arc<Self>, priority: u8, now: Instant) -> PrefetchFullGuard {
         self.full_deliveries.fetch_add(1, Ordering::SeqCst);
         let mut state = self.lock();
         self.record_full(&mut state, priority, now);
@@ -121,14 +121,14 @@ impl QueueWaitEstimates {
 
     fn record_full(&self, state: &mut State, priority: u8, now: Instant) {
         state.estimator(priority, now);
-        state.prefetch_full(now);
+        state.on_prefetch_full(now);
         if !self.is_active.swap(true, Ordering::AcqRel) {
             self.wake.notify_one();
         }
     }
 
     /// Returns how long a message of this priority that is delivered now may have waited.
-    pub(crate) fn receive(&self, priority: u8, now: Instant) -> Received {
+    pub(crate) fn estimate(&self, priority: u8, now: Instant) -> Received {
         if !self.is_active.load(Ordering::Acquire) {
             return Received::at(now);
         }
@@ -162,13 +162,13 @@ impl QueueWaitEstimates {
     }
 
     /// Returns the next step of a measurement, when it is due, and the priority that it measures.
-    pub(super) fn next(&self, now: Instant) -> Option<(Instant, Measure, u8)> {
+    pub(super) fn next_step(&self, now: Instant) -> Option<(Instant, Step, u8)> {
         let state = self.lock();
         if state.probe_ttl.is_zero() {
             return None;
         }
         let due = state.by_priority.iter().filter_map(|(priority, estimator)| {
-            let (due, measure) = estimator.next(now)?;
+            let (due, measure) = estimator.next_step(now)?;
             Some((due, measure, *priority))
         });
         due.min()
@@ -185,7 +185,7 @@ impl QueueWaitEstimates {
     /// could not report it.
     pub(super) fn on_depth(&self, asked: Instant, depth: Option<Depth>, now: Instant) {
         self.update(now, |state, is_full| {
-            let found = found(depth, state.confirmed_probes());
+            let found = queue_content(depth, state.confirmed_probes());
             for estimator in state.by_priority.values_mut() {
                 estimator.on_depth(asked, found, is_full, now);
             }
@@ -210,18 +210,18 @@ impl QueueWaitEstimates {
         }
     }
 
-    /// Records that a probe did not reach the queue.
+    /// Records that a probe may not have reached the queue.
     pub(super) fn on_probe_lost(&self, number: u64) {
         for estimator in self.lock().by_priority.values_mut() {
             estimator.on_probe_lost(number);
         }
     }
 
-    /// Records that a probe came back.
-    pub(super) fn on_probe_returned(&self, number: u64, now: Instant) {
+    /// Records that the broker delivered a probe.
+    pub(super) fn on_probe_delivered(&self, number: u64, now: Instant) {
         self.update(now, |state, is_full| {
             for estimator in state.by_priority.values_mut() {
-                estimator.on_probe_returned(number, is_full, now);
+                estimator.on_probe_delivered(number, is_full, now);
             }
         });
     }
@@ -292,9 +292,9 @@ impl Drop for QueueWaitEstimates {
 }
 
 impl State {
-    fn prefetch_full(&mut self, now: Instant) {
+    fn on_prefetch_full(&mut self, now: Instant) {
         for estimator in self.by_priority.values_mut() {
-            estimator.prefetch_full(now);
+            estimator.on_prefetch_full(now);
         }
     }
 
@@ -340,7 +340,7 @@ impl State {
                 true => WaitEstimator::of_empty(now),
                 false => {
                     let mut estimator = WaitEstimator::default();
-                    estimator.prefetch_full(now);
+                    estimator.on_prefetch_full(now);
                     estimator
                 }
             })
@@ -348,20 +348,20 @@ impl State {
 }
 
 /// Returns what a queue of this depth holds if this many of its messages are probes of this server.
-fn found(depth: Option<Depth>, probes: usize) -> Found {
+fn queue_content(depth: Option<Depth>, probes: usize) -> QueueContent {
     let Some(Depth { messages, consumers }) = depth else {
-        return Found::Unknown;
+        return QueueContent::Unknown;
     };
     let (messages, consumers) = (messages as usize, consumers as usize);
     match consumers {
         // This server is a consumer, so the broker's answer is wrong. RabbitMQ reports a quorum
         // queue without a leader as empty and without consumers.
-        0 => Found::Messages {
+        0 => QueueContent::Messages {
             may_all_be_probes: false,
         },
-        _ if messages <= probes => Found::Nothing,
+        _ if messages <= probes => QueueContent::Nothing,
         // Other servers may have equally many probes in the queue.
-        _ => Found::Messages {
+        _ => QueueContent::Messages {
             may_all_be_probes: messages <= probes.saturating_mul(consumers),
         },
     }
@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn each_priority_has_its_own_estimate() {
         let (estimates, start) = (estimates(), Instant::now());
-        assert_eq!(estimates.receive(0, start).waited, Duration::ZERO);
+        assert_eq!(estimates.estimate(0, start).waited, Duration::ZERO);
         record_full(&estimates, 0, start);
         record_full(&estimates, 9, start);
         for (number, priority) in [(1, 0), (2, 9)] {
@@ -400,12 +400,12 @@ mod tests {
         }
         let now = start + Duration::from_millis(500);
         record_full(&estimates, 0, now);
-        estimates.on_probe_returned(2, now);
+        estimates.on_probe_delivered(2, now);
         estimates.on_probe_sent(9, 3, now);
         estimates.on_probe_confirmed(3, now);
-        estimates.on_probe_returned(3, now);
-        assert_eq!(estimates.receive(9, now).waited, Duration::ZERO);
-        assert_eq!(estimates.receive(0, now).waited, Duration::from_millis(500));
+        estimates.on_probe_delivered(3, now);
+        assert_eq!(estimates.estimate(9, now).waited, Duration::ZERO);
+        assert_eq!(estimates.estimate(0, now).waited, Duration::from_millis(500));
         assert_eq!(estimates.queue_time(now), Duration::from_millis(500));
     }
 
@@ -417,23 +417,23 @@ mod tests {
             estimates.on_probe_sent(0, number, Instant::now());
             estimates.on_probe_confirmed(number, Instant::now());
         };
-        let guard = estimates.prefetch_full(0, Instant::now());
+        let guard = estimates.on_prefetch_full(0, Instant::now());
         pause().await;
         send(1);
         pause().await;
         // Another worker replied to it. The next message may fill the prefetch of that worker too.
-        estimates.on_probe_returned(1, Instant::now());
-        assert!(estimates.next(Instant::now()).is_some());
+        estimates.on_probe_delivered(1, Instant::now());
+        assert!(estimates.next_step(Instant::now()).is_some());
         send(2);
         pause().await;
         // The prefetch has room for another delivery.
         drop(guard);
-        estimates.on_probe_returned(2, Instant::now());
-        assert!(estimates.next(Instant::now()).is_some());
+        estimates.on_probe_delivered(2, Instant::now());
+        assert!(estimates.next_step(Instant::now()).is_some());
         pause().await;
         send(3);
-        estimates.on_probe_returned(3, Instant::now());
-        assert_eq!(estimates.next(Instant::now()), None);
+        estimates.on_probe_delivered(3, Instant::now());
+        assert_eq!(estimates.next_step(Instant::now()), None);
     }
 
     #[test]
@@ -441,9 +441,9 @@ mod tests {
         let now = Instant::now();
         let estimates = QueueWaitEstimates::new("q", &Arc::new(Notify::new()));
         record_full(&estimates, 0, now);
-        assert_eq!(estimates.next(now), None);
+        assert_eq!(estimates.next_step(now), None);
         estimates.raise_probe_ttl(Duration::from_millis(2500));
-        assert_eq!(estimates.next(now), Some((now, Measure::Depth, 0)));
+        assert_eq!(estimates.next_step(now), Some((now, Step::Depth, 0)));
         assert_eq!(estimates.on_probe_sent(0, 1, now), Duration::from_secs(4));
         estimates.raise_probe_ttl(Duration::from_secs(86400));
         assert_eq!(estimates.on_probe_sent(0, 2, now), MAX_PROBE_TTL);
@@ -451,35 +451,35 @@ mod tests {
 
     #[test]
     fn the_depth_of_a_queue_shows_what_it_holds_besides_probes() {
-        let of = |messages, probes| found(depth(messages), probes);
-        assert_eq!(of(0, 0), Found::Nothing);
-        assert_eq!(of(3, 3), Found::Nothing);
+        let of = |messages, probes| queue_content(depth(messages), probes);
+        assert_eq!(of(0, 0), QueueContent::Nothing);
+        assert_eq!(of(3, 3), QueueContent::Nothing);
         assert_eq!(
             of(1, 0),
-            Found::Messages {
+            QueueContent::Messages {
                 may_all_be_probes: false
             }
         );
         assert_eq!(
             of(6, 3),
-            Found::Messages {
+            QueueContent::Messages {
                 may_all_be_probes: true
             }
         );
         assert_eq!(
             of(7, 3),
-            Found::Messages {
+            QueueContent::Messages {
                 may_all_be_probes: false
             }
         );
-        assert_eq!(found(None, 0), Found::Unknown);
+        assert_eq!(queue_content(None, 0), QueueContent::Unknown);
         let nobody = Depth {
             messages: 0,
             consumers: 0,
         };
         assert_eq!(
-            found(Some(nobody), 0),
-            Found::Messages {
+            queue_content(Some(nobody), 0),
+            QueueContent::Messages {
                 may_all_be_probes: false
             }
         );
@@ -488,11 +488,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_end_of_a_delivery_of_a_lost_subscription_starts_no_measurement() {
         let estimates = Arc::new(estimates());
-        let guard = estimates.prefetch_full(0, Instant::now());
+        let guard = estimates.on_prefetch_full(0, Instant::now());
         estimates.reset();
         drop(guard);
         assert!(!estimates.is_active.load(Ordering::Acquire));
-        assert_eq!(estimates.next(Instant::now()), None);
+        assert_eq!(estimates.next_step(Instant::now()), None);
         assert_eq!(estimates.full_deliveries.load(Ordering::SeqCst), 0);
     }
 
@@ -500,11 +500,11 @@ mod tests {
     fn a_delivery_to_a_queue_that_was_just_found_empty_does_not_stop_the_measuring() {
         let (estimates, now) = (estimates(), Instant::now());
         estimates.is_active.store(true, Ordering::Release);
-        assert_eq!(estimates.receive(0, now), Received::at(now));
+        assert_eq!(estimates.estimate(0, now), Received::at(now));
         estimates.is_active.store(false, Ordering::Release);
         record_full(&estimates, 0, now);
         assert!(estimates.is_active.load(Ordering::Acquire));
-        assert!(estimates.next(now).is_some());
+        assert!(estimates.next_step(now).is_some());
     }
 
     #[test]
@@ -515,10 +515,10 @@ mod tests {
         estimates.on_depth(start, depth(0), start);
         let now = start + Duration::from_secs(4);
         record_full(&estimates, 0, now);
-        assert_eq!(estimates.receive(0, now).waited, Duration::from_secs(1));
+        assert_eq!(estimates.estimate(0, now).waited, Duration::from_secs(1));
         // A request with a longer time to live restarts the measurement.
         estimates.raise_probe_ttl(Duration::from_secs(60));
-        assert_eq!(estimates.receive(0, now).waited, Duration::ZERO);
+        assert_eq!(estimates.estimate(0, now).waited, Duration::ZERO);
     }
 
     #[test]
@@ -528,9 +528,9 @@ mod tests {
         record_full(&estimates, 9, start);
         let later = start + Duration::from_millis(1);
         estimates.on_depth_requested(later);
-        assert_eq!(estimates.next(later), None);
+        assert_eq!(estimates.next_step(later), None);
         estimates.on_depth(later, depth(0), later);
-        assert_eq!(estimates.next(later + Duration::from_secs(1)), None);
+        assert_eq!(estimates.next_step(later + Duration::from_secs(1)), None);
         assert!(!estimates.is_active.load(Ordering::Acquire));
     }
 
@@ -539,7 +539,7 @@ mod tests {
         let (estimates, start) = (estimates(), Instant::now());
         for priority in 0..=255 {
             record_full(&estimates, priority, start);
-            estimates.receive(priority, start);
+            estimates.estimate(priority, start);
         }
         assert_eq!(estimates.lock().by_priority.len(), MAX_PRIORITIES);
     }
@@ -549,17 +549,17 @@ mod tests {
         let (estimates, start) = (estimates(), Instant::now());
         record_full(&estimates, 0, start);
         let later = start + Duration::from_millis(5);
-        assert!(estimates.next(later).is_some());
+        assert!(estimates.next_step(later).is_some());
         estimates.on_probe_sent(0, 1, later);
         estimates.on_probe_confirmed(1, later);
-        estimates.on_probe_returned(1, later + Duration::from_millis(2));
+        estimates.on_probe_delivered(1, later + Duration::from_millis(2));
         assert_eq!(
             estimates.queue_time(later + Duration::from_millis(2)),
             Duration::ZERO
         );
-        assert_eq!(estimates.next(later + Duration::from_secs(1)), None);
+        assert_eq!(estimates.next_step(later + Duration::from_secs(1)), None);
         assert_eq!(
-            estimates.receive(0, later + Duration::from_secs(1)).waited,
+            estimates.estimate(0, later + Duration::from_secs(1)).waited,
             Duration::ZERO
         );
     }
