@@ -39,5 +39,5 @@ pub(super) fn observed(
         return make(call);
     }
     let id = call.id();
-    Box::pin(span.watch(id, make(call)))
+    Box::pin(span.run(id, make(call)))
 }

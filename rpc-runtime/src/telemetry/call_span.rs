@@ -100,13 +100,13 @@ impl CallSpan {
         propagation::inject(&self.span, headers);
     }
 
-    /// Whether spans or metrics are collected. If not, [`watch`](Self::watch) has no effect.
+    /// Whether spans or metrics are collected. If not, [`run`](Self::run) only makes the call.
     pub(crate) fn is_observed(&self) -> bool {
         !self.span.is_disabled() || metrics::ARE_ON
     }
 
     /// Makes the call within the span and records its outcome.
-    pub(crate) fn watch(
+    pub(crate) fn run(
         self,
         id: Uuid,
         call: impl Future<Output = Result<Reply, CallError>>,

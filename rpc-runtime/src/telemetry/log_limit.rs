@@ -23,7 +23,7 @@ pub(crate) struct LogLimit(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    name: String,
+    source: String,
     /// Bounded: kinds are literals in this crate.
     kinds: Mutex<Vec<Kind>>,
 }
@@ -40,9 +40,9 @@ struct Kind {
 pub(crate) struct Suppressed(pub(crate) Option<u64>);
 
 impl LogLimit {
-    pub(crate) fn new(name: impl Into<String>) -> Self {
+    pub(crate) fn new(source: impl Into<String>) -> Self {
         Self(Arc::new(Shared {
-            name: name.into(),
+            source: source.into(),
             kinds: Mutex::default(),
         }))
     }
@@ -92,7 +92,7 @@ async fn log_when_overdue(shared: Weak<Shared>, level: Level, kind: &'static str
         let (overdue, next) = {
             let mut kinds = shared.kinds();
             let window = &mut find(&mut kinds, level, kind).window;
-            let overdue = window.overdue(now);
+            let overdue = window.take_overdue(now);
             window.has_task = window.suppressed > 0;
             (overdue, window.has_task.then(|| window.overdue_at(now)))
         };
@@ -113,10 +113,10 @@ impl Shared {
 
     fn log_suppressed(&self, level: Level, kind: &'static str, suppressed: u64) {
         const TEXT: &str = "further events of this kind were not logged";
-        let of = &self.name;
+        let source = &self.source;
         match level {
-            Level::ERROR | Level::WARN => tracing::warn!(of, kind, suppressed, "{TEXT}"),
-            _ => tracing::debug!(of, kind, suppressed, "{TEXT}"),
+            Level::ERROR | Level::WARN => tracing::warn!(source, kind, suppressed, "{TEXT}"),
+            _ => tracing::debug!(source, kind, suppressed, "{TEXT}"),
         }
     }
 }
@@ -144,8 +144,8 @@ struct Window {
 
 impl Window {
     fn admit(&mut self, now: Instant) -> Option<Suppressed> {
-        if self.is_quiet(now) {
-            let suppressed = self.log(now);
+        if self.is_interval_over(now) {
+            let suppressed = self.mark_logged(now);
             return Some(Suppressed((suppressed > 0).then_some(suppressed)));
         }
         self.suppressed = self.suppressed.saturating_add(1);
@@ -153,20 +153,20 @@ impl Window {
     }
 
     /// Returns the number of suppressed events if it should be logged by itself now.
-    fn overdue(&mut self, now: Instant) -> Option<u64> {
-        (self.suppressed > 0 && self.is_quiet(now)).then(|| self.log(now))
+    fn take_overdue(&mut self, now: Instant) -> Option<u64> {
+        (self.suppressed > 0 && self.is_interval_over(now)).then(|| self.mark_logged(now))
     }
 
     fn overdue_at(&self, now: Instant) -> Instant {
         self.last.unwrap_or(now) + INTERVAL + GRACE
     }
 
-    fn is_quiet(&self, now: Instant) -> bool {
+    fn is_interval_over(&self, now: Instant) -> bool {
         self.last
             .is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL)
     }
 
-    fn log(&mut self, now: Instant) -> u64 {
+    fn mark_logged(&mut self, now: Instant) -> u64 {
         self.last = Some(now);
         std::mem::take(&mut self.suppressed)
     }
@@ -187,9 +187,9 @@ mod tests {
         }
         assert_eq!(window.admit(at(1000)), Some(Suppressed(Some(999))));
         assert_eq!(window.admit(at(1001)), None);
-        assert_eq!(window.overdue(at(1900)), None);
-        assert_eq!(window.overdue(at(2200)), Some(1));
-        assert_eq!(window.overdue(at(9000)), None);
+        assert_eq!(window.take_overdue(at(1900)), None);
+        assert_eq!(window.take_overdue(at(2200)), Some(1));
+        assert_eq!(window.take_overdue(at(9000)), None);
         assert_eq!(window.admit(at(9000)), Some(Suppressed(None)));
     }
 

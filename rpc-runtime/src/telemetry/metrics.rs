@@ -112,7 +112,7 @@ mod on {
     const CANCELLED: &str = "cancelled";
 
     impl Ending {
-        /// Returns the outcome's label, or `None` if another metric counts it.
+        /// Returns the outcome's label, or `None` if `rpc_server_refused_total` counts it.
         fn name(self) -> Option<&'static str> {
             match self {
                 Self::Completed(outcome, _) => Some(outcome.as_str()),

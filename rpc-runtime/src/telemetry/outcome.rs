@@ -54,7 +54,7 @@ impl Outcome {
         }
     }
 
-    /// Returns its name in spans and metrics.
+    /// Returns the outcome's name in spans and metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",

@@ -49,8 +49,8 @@ mod on {
     pub(in crate::telemetry) struct Incoming(Context);
 
     impl Incoming {
-        /// Makes the caller's span the parent of this one.
-        pub(in crate::telemetry) fn continued(span: &Span, headers: &Headers) -> Self {
+        /// Reads the caller's context and makes the caller's span the parent of `span`.
+        pub(in crate::telemetry) fn extract(span: &Span, headers: &Headers) -> Self {
             let context =
                 global::get_text_map_propagator(|propagator| propagator.extract(&HeaderExtractor(headers)));
             // Fails only if the span is not collected.
@@ -59,7 +59,7 @@ mod on {
         }
 
         /// Runs a handler. The spans and calls that it makes continue this trace.
-        pub(in crate::telemetry) async fn around<F: Future>(self, span: &Span, handler: F) -> F::Output {
+        pub(in crate::telemetry) async fn run<F: Future>(self, span: &Span, handler: F) -> F::Output {
             handler.with_context(with_span_of(span, self.0)).await
         }
     }
@@ -113,11 +113,11 @@ mod off {
     pub(in crate::telemetry) struct Incoming;
 
     impl Incoming {
-        pub(in crate::telemetry) fn continued(_: &Span, _: &Headers) -> Self {
+        pub(in crate::telemetry) fn extract(_: &Span, _: &Headers) -> Self {
             Self
         }
 
-        pub(in crate::telemetry) fn around<F: Future>(self, _: &Span, handler: F) -> F {
+        pub(in crate::telemetry) fn run<F: Future>(self, _: &Span, handler: F) -> F {
             handler
         }
     }

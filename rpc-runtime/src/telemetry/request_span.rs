@@ -43,7 +43,7 @@ pub(crate) struct RequestSpan {
 }
 
 impl RequestSpan {
-    /// Returns `None` if no spans and metrics are collected and no trace context is propagated.
+    /// Returns `None` if no spans or metrics are collected and no trace context is propagated.
     pub(crate) fn new(request: RequestInfo<'_>) -> Option<Self> {
         let RequestInfo { service, method, .. } = request;
         let span = tracing::info_span!(
@@ -67,7 +67,7 @@ impl RequestSpan {
             return None;
         }
         Some(Self {
-            context: Incoming::continued(&span, request.headers),
+            context: Incoming::extract(&span, request.headers),
             span,
             method: Method {
                 service: Name::Static(service),
@@ -89,7 +89,7 @@ impl RequestSpan {
         } = self;
         let counter = Counter::begin(Counted::Requests, method);
         let running = running.instrument(span.clone());
-        let mut handled = context.around(&span, running).await;
+        let mut handled = context.run(&span, running).await;
         let RequestEnd {
             outcome,
             ran,

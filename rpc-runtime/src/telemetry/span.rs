@@ -38,8 +38,8 @@ pub(super) fn record_outcome(span: &Span, side: Side, outcome: Outcome) {
 }
 
 /// Whether the outcome is an error of the worker. By the conventions, a mistake of the caller, such
-/// as an invalid or unauthorized request, is not an error in the worker's span. Nor is the method's
-/// own error, which is an answer.
+/// as an invalid or unauthorized request, is not an error in the worker's span. The method's own
+/// error is an answer, so it is not one either.
 fn is_worker_error(outcome: Outcome) -> bool {
     matches!(
         outcome,
