@@ -5,21 +5,21 @@ use super::descriptor::{MethodDescriptor, ServiceDescriptor};
 pub(crate) const PING: MethodDescriptor = MethodDescriptor::new("rpc.ping", &[])
     .idempotent()
     .returns("Worker")
-    .docs("Who answers.");
+    .docs("The worker's identity.");
 
 pub(crate) const DESCRIBE: MethodDescriptor = MethodDescriptor::new("rpc.describe", &[])
     .idempotent()
     .returns("WorkerDescription")
-    .docs("Who answers, and the services on this queue.");
+    .docs("The worker's identity and the services on this queue.");
 
 pub(crate) const STATS: MethodDescriptor = MethodDescriptor::new("rpc.stats", &[])
     .idempotent()
     .returns("WorkerStats")
-    .docs("What the worker counted of its methods.");
+    .docs("The statistics of the worker's methods.");
 
 /// The built-in methods as a service. It has no queue of its own.
 pub(crate) static BUILT_IN: ServiceDescriptor =
-    ServiceDescriptor::new("rpc", "", &[PING, DESCRIBE, STATS]).docs("What each worker says of itself.");
+    ServiceDescriptor::new("rpc", "", &[PING, DESCRIBE, STATS]).docs("The built-in methods of each worker.");
 
 /// The prefix of the names of built-in methods. No other method may have it.
 const PREFIX: &str = "rpc.";

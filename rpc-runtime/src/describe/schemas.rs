@@ -70,7 +70,7 @@ impl fmt::Debug for SchemaSource {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no JSON Schema, and the service is `#[service(schema)]`",
     label = "`{Self}` is not `schemars::JsonSchema`",
-    note = "derive or implement `schemars::JsonSchema`, of schemars 1; a parameter of the trait has it among its bounds"
+    note = "derive or implement `schemars::JsonSchema`, of schemars 1; add it to the bounds of a parameter of the trait"
 )]
 pub trait Describable: schemars::JsonSchema {}
 
@@ -93,7 +93,7 @@ pub struct Schemas {
 }
 
 impl Schemas {
-    /// Returns what adds the schemas of the method with this name.
+    /// Selects the method with this name, to add its schemas.
     pub fn method(&mut self, name: &str) -> MethodSchemas<'_> {
         let mut methods = self.description.methods.iter_mut();
         MethodSchemas {
@@ -131,7 +131,7 @@ impl MethodSchemas<'_> {
 
     /// Adds the schema of what the method returns if it succeeds.
     pub fn result<T: Describable + 'static>(&mut self) {
-        let schema = self.generator.answer::<T>();
+        let schema = self.generator.result::<T>();
         if let Some(method) = &mut self.method {
             method.result_schema = schema;
         }
@@ -211,7 +211,7 @@ mod with_feature {
         }
 
         /// Returns the schema of a result. The codecs write exactly these types as bytes.
-        pub(super) fn answer<T: JsonSchema + 'static>(&mut self) -> Option<Value> {
+        pub(super) fn result<T: JsonSchema + 'static>(&mut self) -> Option<Value> {
             let bytes = [TypeId::of::<Vec<u8>>(), TypeId::of::<Cow<'static, [u8]>>()];
             if bytes.contains(&TypeId::of::<T>()) {
                 return Self::bytes();
@@ -219,8 +219,8 @@ mod with_feature {
             self.schema::<T>()
         }
 
-        /// Returns the schema of bytes, which are a list of numbers in JSON. MessagePack tells
-        /// bytes from a list of numbers; so does the `format`.
+        /// Returns the schema of bytes, which are a list of numbers in JSON. MessagePack
+        /// distinguishes bytes from a list of numbers, as the `format` does.
         pub(super) fn bytes() -> Option<Value> {
             Some(json!({
                 "description": "Bytes: `bin` in MessagePack, numbers in JSON.",
@@ -257,7 +257,7 @@ mod without_feature {
             None
         }
 
-        pub(super) fn answer<T>(&mut self) -> Option<Value> {
+        pub(super) fn result<T>(&mut self) -> Option<Value> {
             None
         }
 

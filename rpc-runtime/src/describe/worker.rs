@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::escape::OneLine;
 
-/// A worker: one running [`Server`](crate::Server).
+/// The identity of a worker, which is one running [`Server`](crate::Server).
 ///
-/// People and tools tell workers apart by it. The content comes from the worker and is not checked.
-/// As in a [`ServiceDescription`], missing fields are empty and unknown fields are skipped.
+/// It comes from the worker and is not checked. As in a [`ServiceDescription`], missing fields are
+/// empty and unknown fields are skipped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]

@@ -73,9 +73,9 @@ pub struct MethodStats {
     pub method: String,
     /// Requests that ended.
     pub calls: u64,
-    /// Those of them that ended with the method's own error or with a fault.
+    /// Requests that ended with the method's own error or with a fault.
     pub failures: u64,
-    /// Those of the failures that are the method's own errors.
+    /// Failures that are the method's own errors.
     pub errors: u64,
     /// Requests that run now.
     pub in_flight: u64,

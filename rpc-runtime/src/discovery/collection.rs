@@ -53,7 +53,7 @@ impl WorkerAnswer for WorkerStats {
 pub(super) struct Collection<T> {
     id: ShortStr,
     max_workers: usize,
-    known: HashSet<String>,
+    worker_ids: HashSet<String>,
     bytes: usize,
     ignored: usize,
     is_full: bool,
@@ -67,7 +67,7 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         Self {
             id,
             max_workers,
-            known: HashSet::new(),
+            worker_ids: HashSet::new(),
             bytes: 0,
             ignored: 0,
             is_full: false,
@@ -103,23 +103,23 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         self.found.is_complete = false;
     }
 
-    /// Drops a worker's answer. Returns `false`, as it is not kept.
+    /// Records that a worker's answer is missing. Returns `false`, as it is not kept.
     fn drop_answer(&mut self) -> bool {
         self.mark_incomplete();
         false
     }
 
-    /// Adds a message from the reply queue. Returns whether it is a worker's answer to the request.
+    /// Adds a message from the reply queue. Returns whether it is kept.
     pub(super) fn add(&mut self, message: Message) -> bool {
         if self.found.workers.len() >= self.max_workers {
             self.end_incomplete();
             return false;
         }
-        let is_answer = self.keep(message);
-        if !is_answer {
+        let is_kept = self.keep(message);
+        if !is_kept {
             self.count_ignored();
         }
-        is_answer
+        is_kept
     }
 
     /// Adds a message with malformed properties. Returns `false`, as it cannot be kept.
@@ -177,7 +177,7 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
                 return self.drop_answer();
             }
         };
-        let is_new = self.known.insert(answer.worker().id.clone());
+        let is_new = self.worker_ids.insert(answer.worker().id.clone());
         if is_new {
             self.found.workers.push(answer);
         }

@@ -21,8 +21,8 @@ use crate::transport::{Backoff, Published, ReplyQueue, Subscription, Transport};
 /// The default of [`Discover::window`].
 const DEFAULT_WINDOW: Duration = Duration::from_millis(500);
 
-/// How long a request that the broker refuses is published again.
-const REFUSED_LIMIT: Duration = Duration::from_secs(2);
+/// How long to retry a request that the broker refuses.
+const REFUSED_RETRY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The default of [`Discover::max_workers`].
 const DEFAULT_WORKERS: usize = 1000;
@@ -30,8 +30,8 @@ const DEFAULT_WORKERS: usize = 1000;
 /// A request to all workers of a broker, from [`Broker::discover`](crate::Broker::discover).
 ///
 /// The number of workers is unknown, so answers are collected until none has arrived for the
-/// [`window`](Self::window), or until the [`timeout`](Self::timeout). If no worker listens, the
-/// broker says so and the result is empty at once.
+/// [`window`](Self::window), or until the [`timeout`](Self::timeout). If no worker is subscribed,
+/// the broker returns the request and the result is empty at once.
 ///
 /// The answers arrive in an exclusive queue for this request alone. They do not use the reply queue
 /// of calls, where each id belongs to one reply and many answers at once would delay the replies to
@@ -138,19 +138,20 @@ impl Discover {
         let deadline = Instant::now() + self.timeout;
         let transport = &self.transport;
         let opening = transport.open_replies(ReplyQueue::Exclusive, None);
-        let mut link = self.by(deadline, opening).await?;
-        let (id, sent) = self.send(method, &link.address, deadline).await;
+        let mut subscription = self.before(deadline, opening).await?;
+        let (id, sent) = self.send(method, &subscription.address, deadline).await;
         let collected = match sent {
             Ok(Published::Confirmed) => {
                 let collection = Collection::new(id, self.max_workers);
-                self.collect(collection, &mut link.replies, deadline).await
+                self.collect(collection, &mut subscription.replies, deadline)
+                    .await
             }
             Ok(Published::Returned) => Ok(Collection::new(id, 0).into_found()),
             Ok(Published::Failed { source, .. }) => Err(source),
             Ok(Published::Refused) => {
                 let mut collection = Collection::new(id, self.max_workers);
                 collection.mark_incomplete();
-                let collecting = self.collect(collection, &mut link.replies, deadline);
+                let collecting = self.collect(collection, &mut subscription.replies, deadline);
                 match collecting.await {
                     Ok(found) if found.workers.is_empty() && found.refusals.is_empty() => Err(refused()),
                     collected => collected,
@@ -159,12 +160,12 @@ impl Discover {
             Ok(Published::Withdrawn) => Err(refused()),
             Err(error) => Err(error),
         };
-        link.replies.control.close_and_delete().await;
+        subscription.replies.control.close_and_delete().await;
         collected
     }
 
-    /// Publishes the request, and again while the broker refuses it, for up to [`REFUSED_LIMIT`].
-    /// Returns the id of the last request.
+    /// Publishes the request, and again while the broker refuses it, for up to
+    /// [`REFUSED_RETRY_TIMEOUT`]. Returns the id of the last request.
     ///
     /// The broker refuses a request if one of the bound queues cannot take it, although the other
     /// queues get it. RabbitMQ 4.3 does that for a moment after a worker's connection is lost.
@@ -177,12 +178,12 @@ impl Discover {
     ) -> (ShortStr, Result<Published, BrokerError>) {
         let transport = &self.transport;
         let mut backoff = Backoff::new();
-        let give_up = deadline.min(Instant::now() + REFUSED_LIMIT);
+        let give_up = deadline.min(Instant::now() + REFUSED_RETRY_TIMEOUT);
         loop {
             let id = ShortStr::from_uuid(Uuid::new_v4());
             let message = self.request(method, id.clone(), reply_to.clone());
             let sending = transport.broadcast(DISCOVERY.exchange, message);
-            let sent = self.by(deadline, sending).await;
+            let sent = self.before(deadline, sending).await;
             let again = Instant::now() + backoff.next_delay();
             if !matches!(sent, Ok(Published::Refused)) || again >= give_up {
                 return (id, sent);
@@ -192,7 +193,7 @@ impl Discover {
     }
 
     /// Waits for the broker until the deadline.
-    async fn by<T>(
+    async fn before<T>(
         &self,
         deadline: Instant,
         step: impl Future<Output = Result<T, BrokerError>>,
@@ -241,11 +242,11 @@ impl Discover {
         while !collection.is_full() {
             match timeout_at(deadline.min(quiet_at), replies.deliveries.next()).await {
                 Ok(Some(Ok(delivery))) => {
-                    let is_answer = match delivery.malformed {
+                    let is_kept = match delivery.malformed {
                         None => collection.add(delivery.message),
                         Some(_) => collection.add_malformed(&delivery.message),
                     };
-                    if is_answer {
+                    if is_kept {
                         quiet_at = Instant::now() + self.window;
                     }
                 }

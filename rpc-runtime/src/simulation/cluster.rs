@@ -8,8 +8,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::history::{History, Outcome, Recorder};
-use super::hostile::{BATCHED_QUEUE, QUEUE};
+use super::history::{CallOutcome, History, Recorder};
+use super::hostile::{BATCH_QUEUE, QUEUE};
 use super::network::Network;
 use super::scenario::{CallerConfig, FAULTS_END, InjectedFault, Method, Peer, Profile, Scenario};
 use crate::broker::{Broker, BrokerBuilder};
@@ -143,12 +143,12 @@ impl Cluster {
                     process.transport.cut(role, notice);
                 }
             }
-            InjectedFault::Mend { peer, role } if self.broker_is_up => {
+            InjectedFault::Restore { peer, role } if self.broker_is_up => {
                 if let Some(process) = self.peer(peer) {
                     process.transport.restore(role);
                 }
             }
-            InjectedFault::Mend { .. } => {}
+            InjectedFault::Restore { .. } => {}
             InjectedFault::Block { peer } | InjectedFault::Unblock { peer } => {
                 if let Some(process) = self.peer(peer) {
                     process
@@ -181,11 +181,11 @@ impl Cluster {
             }
             InjectedFault::BrokerUp => {
                 self.broker_is_up = true;
-                self.processes().for_each(Process::mend);
+                self.processes().for_each(Process::restore);
             }
             InjectedFault::DeleteRequestQueues => {
                 self.broker.delete(QUEUE);
-                self.broker.delete(BATCHED_QUEUE);
+                self.broker.delete(BATCH_QUEUE);
             }
             InjectedFault::DeleteReplyQueues { caller } => self.callers[caller].transport.expire_replies(),
             InjectedFault::Panic { task } => injected::panic_next(task),
@@ -202,7 +202,7 @@ impl Cluster {
         self.broker_is_up = true;
         injected::clear();
         for process in self.processes() {
-            process.mend();
+            process.restore();
             process.transport.block(false);
         }
         for number in 0..self.workers.len() {
@@ -218,7 +218,7 @@ impl Cluster {
                 .recorder
                 .problem(format!("requests are left in the queue: {backlog:?}")),
         }
-        match self.broker.backlog(BATCHED_QUEUE) {
+        match self.broker.backlog(BATCH_QUEUE) {
             Some(0) | None => {}
             backlog => self
                 .recorder
@@ -279,16 +279,16 @@ impl Cluster {
                     Method::Read => client.read(number).timeout(planned.timeout).await,
                     Method::Write => client.write(number).timeout(planned.timeout).await,
                     Method::Note => match client.note(number).timeout(planned.timeout).await {
-                        Ok(()) => return Outcome::Confirmed,
+                        Ok(()) => return CallOutcome::Confirmed,
                         Err(error) => Err(error),
                     },
                 };
-                answer.map_or_else(Outcome::from, Outcome::Answered)
+                answer.map_or_else(CallOutcome::from, CallOutcome::Answered)
             };
             let begun = recorder.now();
             let outcome = match planned.cancelled_after {
                 None => calling.await,
-                Some(limit) => timeout(limit, calling).await.unwrap_or(Outcome::Cancelled),
+                Some(limit) => timeout(limit, calling).await.unwrap_or(CallOutcome::Cancelled),
             };
             recorder.call_ended(id, begun, outcome);
         }
@@ -360,7 +360,7 @@ impl Process {
         self.transport.cut(Role::Consuming, notice);
     }
 
-    fn mend(&self) {
+    fn restore(&self) {
         self.transport.restore(Role::Publishing);
         self.transport.restore(Role::Consuming);
     }

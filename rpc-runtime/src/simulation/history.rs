@@ -24,11 +24,11 @@ pub(super) struct History {
 pub(super) struct CallRecord {
     pub(super) planned: PlannedCall,
     /// When it started, when it ended, and its outcome. `None` if it never ended.
-    pub(super) ended: Option<(Duration, Duration, Outcome)>,
+    pub(super) ended: Option<(Duration, Duration, CallOutcome)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum CallOutcome {
     /// The method returned this id.
     Answered(u64),
     /// The broker confirmed a one-way call.
@@ -85,7 +85,7 @@ impl Recorder {
         self.begun.elapsed()
     }
 
-    pub(super) fn call_ended(&self, id: usize, begun: Duration, outcome: Outcome) {
+    pub(super) fn call_ended(&self, id: usize, begun: Duration, outcome: CallOutcome) {
         let now = self.now();
         self.lock().calls[id].ended = Some((begun, now, outcome));
     }
@@ -126,7 +126,7 @@ impl History {
         self.runs.iter().filter(move |run| run.call == call as u64)
     }
 
-    /// Describes what happened to a call.
+    /// Describes what happened to a call, and begins a sentence about it.
     pub(super) fn describe_call(&self, call: usize) -> String {
         let CallRecord { planned, ended } = &self.calls[call];
         let mut text = format!("call {call} ({planned:?})");
@@ -146,7 +146,7 @@ impl History {
     }
 }
 
-impl From<CallError> for Outcome {
+impl From<CallError> for CallOutcome {
     fn from(error: CallError) -> Self {
         Self::Failed {
             executed: error.executed(),

@@ -11,7 +11,7 @@ use crate::transport::memory::{InProcessBroker, MALFORMED_HEADER, MemoryTranspor
 pub(super) const QUEUE: &str = "work";
 
 /// The queue for batches.
-pub(super) const BATCHED_QUEUE: &str = "work.batch";
+pub(super) const BATCH_QUEUE: &str = "work.batch";
 
 /// A message that a hostile peer publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl HostileMessage {
     ) {
         match self.target {
             Target::Requests => broker.inject(QUEUE, self.message("read")),
-            Target::BatchedRequests => broker.inject(BATCHED_QUEUE, self.message(BATCH_TYPE)),
+            Target::BatchedRequests => broker.inject(BATCH_QUEUE, self.message(BATCH_TYPE)),
             Target::Replies(caller) => {
                 for address in transport_of(caller).reply_queues() {
                     broker.inject(&address, self.message("result"));

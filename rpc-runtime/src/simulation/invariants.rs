@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::history::{CallRecord, Failure, History, Outcome};
+use super::history::{CallOutcome, CallRecord, Failure, History};
 use super::scenario::{LONG_TIMEOUT, Method, Profile, Scenario};
 use crate::protocol::Executed;
 
@@ -51,7 +51,7 @@ fn ends_in_time(call: &CallRecord) -> Check {
 /// Promise 2: a reply reaches its own call.
 fn gets_its_own_reply(id: usize, call: &CallRecord) -> Check {
     match call.outcome() {
-        Some(Outcome::Answered(answer)) => fail_if(*answer != id as u64, "got the reply of another call"),
+        Some(CallOutcome::Answered(answer)) => fail_if(*answer != id as u64, "got the reply of another call"),
         _ => Ok(()),
     }
 }
@@ -59,13 +59,13 @@ fn gets_its_own_reply(id: usize, call: &CallRecord) -> Check {
 /// Promise 3: an error tells correctly whether the method ran.
 fn reports_executed_correctly(call: &CallRecord, runs: usize) -> Check {
     match call.outcome() {
-        Some(Outcome::Answered(_)) => fail_if(runs == 0, "was answered, but never ran"),
-        Some(Outcome::Failed { executed, .. }) => match executed {
+        Some(CallOutcome::Answered(_)) => fail_if(runs == 0, "was answered, but never ran"),
+        Some(CallOutcome::Failed { executed, .. }) => match executed {
             Executed::No => fail_if(runs > 0, "ran, but its error says that it did not"),
             Executed::Yes => fail_if(runs == 0, "never ran, but its error says that it did"),
             Executed::Maybe => Ok(()),
         },
-        Some(Outcome::Confirmed | Outcome::Cancelled) | None => Ok(()),
+        Some(CallOutcome::Confirmed | CallOutcome::Cancelled) | None => Ok(()),
     }
 }
 
@@ -97,7 +97,7 @@ fn succeeds(scenario: &Scenario, call: &CallRecord) -> Check {
 fn finds_its_queue(scenario: &Scenario, call: &CallRecord) -> Check {
     let is_no_server = matches!(
         call.outcome(),
-        Some(Outcome::Failed {
+        Some(CallOutcome::Failed {
             kind: Failure::NoServer,
             ..
         })
@@ -135,7 +135,7 @@ fn survives_mild_faults(scenario: &Scenario, call: &CallRecord, runs: usize) -> 
 }
 
 impl CallRecord {
-    fn outcome(&self) -> Option<&Outcome> {
+    fn outcome(&self) -> Option<&CallOutcome> {
         self.ended.as_ref().map(|(_, _, outcome)| outcome)
     }
 
@@ -150,9 +150,9 @@ impl CallRecord {
     /// Whether the caller got the method's answer.
     fn succeeded(&self) -> bool {
         match self.outcome() {
-            Some(Outcome::Answered(_) | Outcome::Confirmed) => true,
-            Some(Outcome::Failed { kind, .. }) => self.planned.panics && *kind == Failure::Panicked,
-            Some(Outcome::Cancelled) | None => false,
+            Some(CallOutcome::Answered(_) | CallOutcome::Confirmed) => true,
+            Some(CallOutcome::Failed { kind, .. }) => self.planned.panics && *kind == Failure::Panicked,
+            Some(CallOutcome::Cancelled) | None => false,
         }
     }
 }

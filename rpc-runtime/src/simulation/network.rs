@@ -17,7 +17,7 @@ struct State {
     rng: Rng,
     /// The maximum latency of a message, in milliseconds, unless it is delayed.
     latency: u64,
-    /// Messages that were sent before are lost.
+    /// Messages that were sent before this are lost.
     broker_started: Instant,
 }
 

@@ -233,13 +233,13 @@ impl Simulation {
             until: Duration::ZERO,
             counts: Arc::default(),
         };
-        let (alone, caller) = (self.start(&unmeasured).await, self.handle());
+        let (first, caller) = (self.start(&unmeasured).await, self.handle());
         let mut others = Vec::new();
         for _ in 1..self.scenario.workers {
             others.push(self.start(&unmeasured).await);
         }
         let capacity = self.capacity(&ClientBuilder::new(&caller).build()).await;
-        for worker in others.into_iter().chain([alone]) {
+        for worker in others.into_iter().chain([first]) {
             worker.stop().await.unwrap();
         }
         let scenario = &self.scenario;

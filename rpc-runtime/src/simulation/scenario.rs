@@ -90,7 +90,7 @@ pub(super) enum InjectedFault {
         role: Role,
         notice: Duration,
     },
-    Mend {
+    Restore {
         peer: Peer,
         role: Role,
     },
@@ -302,7 +302,7 @@ impl Scenario {
                 let repaired = at + outage_duration(rng);
                 for &role in roles {
                     fault(at, InjectedFault::Cut { peer, role, notice });
-                    fault(repaired, InjectedFault::Mend { peer, role });
+                    fault(repaired, InjectedFault::Restore { peer, role });
                 }
             }
             Incident::Flapping => {
@@ -311,7 +311,7 @@ impl Scenario {
                     let repaired = at + millis(rng, 50);
                     for &role in roles {
                         fault(at, InjectedFault::Cut { peer, role, notice });
-                        fault(repaired, InjectedFault::Mend { peer, role });
+                        fault(repaired, InjectedFault::Restore { peer, role });
                     }
                     at = repaired + millis(rng, 400);
                 }
@@ -322,7 +322,7 @@ impl Scenario {
                 for peer in callers.chain((0..self.workers).map(Peer::Worker)) {
                     for &role in roles {
                         fault(at, InjectedFault::Cut { peer, role, notice });
-                        fault(repaired, InjectedFault::Mend { peer, role });
+                        fault(repaired, InjectedFault::Restore { peer, role });
                     }
                 }
             }
