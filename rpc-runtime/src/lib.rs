@@ -84,7 +84,7 @@ pub mod __private {
     pub use crate::describe::schemas::{Describable, MethodSchemas, SchemaOf, SchemaOfOther, Schemas};
     pub use crate::protocol::{DecodeArguments, Derived, EncodeArguments};
     pub use crate::service::arguments::*;
-    pub use crate::service::{NoResult, Probe, Readable, Unreadable, ViaDisplay, ViaSerialize};
+    pub use crate::service::{IsResult, NoResult, Readable, Unreadable, ViaDisplay, ViaSerialize};
 }
 
 /// The examples in the reference of the attribute compile and run.

@@ -144,7 +144,7 @@ fn other_context(service: &Service, ty: &Type, item: &str) -> Option<TokenStream
         quote_spanned! {ty.span()=>
             <#ty as #runtime::__private::OtherContext<{
                 use #runtime::__private::NoContext as _;
-                <#runtime::__private::Candidate<#ty>>::IS_CONTEXT
+                <#runtime::__private::IsContext<#ty>>::IS_CONTEXT
             }>>::#item
         }
     })

@@ -43,7 +43,7 @@ fn output_is_no_result(service: &Service, method: &Method) -> TokenStream {
         #(#cfg)*
         const _: () = {
             use #runtime::__private::NoResult as _;
-            ::core::assert!(!<#runtime::__private::Probe<#output>>::IS_RESULT, #MESSAGE);
+            ::core::assert!(!<#runtime::__private::IsResult<#output>>::IS_RESULT, #MESSAGE);
         };
     }
 }

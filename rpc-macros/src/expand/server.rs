@@ -131,7 +131,7 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     let answer = if method.is_fallible {
         quote_spanned! {at_output=>
             __invocation.answer_result(
-                <#runtime::__private::Probe<#output>>::returned(#outcome),
+                <#runtime::__private::IsResult<#output>>::returned(#outcome),
                 |__error| (&&#runtime::__private::Readable(__error)).__readable_text(),
             )
         }

@@ -137,7 +137,7 @@ impl InFlightCalls {
                 }
             }
             for (call, reply) in found.drain(..) {
-                self.learn_batch_size(&call, reply.wanted);
+                self.learn_batch_size(&call, reply.batch_size);
                 call.on_reply(Ok(Reply {
                     kind: reply.kind,
                     codec,
@@ -322,7 +322,7 @@ pub(super) mod tests {
             id,
             kind: ReplyKind::Result,
             body: text.into(),
-            wanted: 7,
+            batch_size: 7,
             headers: Headers::default(),
         };
         let answers = vec![
@@ -361,7 +361,7 @@ pub(super) mod tests {
             id,
             kind: ReplyKind::Result,
             body: "1".into(),
-            wanted: 0,
+            batch_size: 0,
             headers: Headers::default(),
         };
         let answers = [

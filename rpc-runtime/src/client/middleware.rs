@@ -186,7 +186,7 @@ impl Service<OutgoingCall> for CallService {
     }
 
     fn call(&mut self, call: OutgoingCall) -> Self::Future {
-        let (backend, mut attempt) = (self.0.clone(), call.attempts.make());
+        let (backend, mut attempt) = (self.0.clone(), call.attempts.add());
         Box::pin(async move {
             attempt.begin();
             let OutgoingCall { plan, time_limit, .. } = call;
@@ -291,13 +291,13 @@ mod tests {
         assert_eq!(shed().executed(), Executed::No);
         assert!(shed().is_retryable());
         // Another task may begin the attempt at any moment.
-        let mut attempt = attempts.make();
+        let mut attempt = attempts.add();
         assert_eq!(shed().executed(), Executed::Maybe);
         attempt.begin();
         assert!(!shed().is_retryable());
         attempt.failed(Executed::No);
         assert_eq!(shed().executed(), Executed::No);
-        drop(attempts.make());
+        drop(attempts.add());
         assert_eq!(shed().executed(), Executed::No);
     }
 
@@ -306,7 +306,7 @@ mod tests {
         let attempts = Arc::<Attempts>::default();
         let error = layer_error(Box::new(no_server()), &attempts);
         assert!(matches!(error, CallError::NoServer { .. }), "{error:?}");
-        let mut attempt = attempts.make();
+        let mut attempt = attempts.add();
         attempt.begin();
         attempt.failed(Executed::Maybe);
         let error = layer_error(Box::new(no_server()), &attempts);

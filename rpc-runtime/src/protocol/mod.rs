@@ -41,8 +41,8 @@ pub(crate) use reply::{BadReply, Reply, ReplyKind};
 pub use reply_address::ReplyAddresses;
 pub(crate) use reply_address::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX};
 pub(crate) use request::{
-    MAX_TIME_TO_LIVE, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, RETURNS_HEADER, Request,
-    UnreadableRequest,
+    MAX_TIME_TO_LIVE, REDELIVERIES_HEADER, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER,
+    Request, UnreadableRequest,
 };
 pub(crate) use reserved_header::reserved_header;
 pub(crate) use short_str::{MAX_SHORT_STR, ShortStr};

@@ -18,7 +18,7 @@ use super::worker_identity::WorkerIdentity;
 use crate::error::{Chain, ServerError};
 use crate::escape::Logged;
 use crate::protocol::{ReplyAddresses, ShortStr, queue_name};
-use crate::service::middleware::{Around, HandlerLayer, layered_service};
+use crate::service::middleware::{HandlerLayer, ServiceWrapper, service_wrapper};
 use crate::service::{Dispatcher, Rules, Service};
 use crate::transport::{DeclareMode, RequestQueue, Subscription, Transport, restart_on_panic};
 
@@ -56,17 +56,17 @@ pub(super) struct ServerConfig {
 
 /// The layers around a server's methods.
 pub(super) struct Layers {
-    around_methods: Around,
+    wrap_methods: ServiceWrapper,
     /// A second stack of the same layers, so that a worker whose methods are at their limits still
     /// describes itself.
-    around_built_in: Around,
+    wrap_built_in: ServiceWrapper,
 }
 
 impl Layers {
     pub(super) fn of<L: HandlerLayer>(layer: &L) -> Self {
         Self {
-            around_methods: layered_service(layer),
-            around_built_in: layered_service(layer),
+            wrap_methods: service_wrapper(layer),
+            wrap_built_in: service_wrapper(layer),
         }
     }
 }
@@ -269,7 +269,7 @@ impl ServerConfig {
             };
             let service = Arc::clone(service);
             let service = match &self.layers {
-                Some(layers) => (layers.around_methods)(service),
+                Some(layers) => (layers.wrap_methods)(service),
                 None => service,
             };
             queues[position].1.add(service, name)?;
@@ -306,7 +306,7 @@ impl ServerConfig {
     /// Puts built-in methods behind their own stack of layers.
     fn layered(&self, methods: BuiltInMethods) -> Arc<dyn Service> {
         match &self.layers {
-            Some(layers) => (layers.around_built_in)(Arc::new(methods)),
+            Some(layers) => (layers.wrap_built_in)(Arc::new(methods)),
             None => Arc::new(methods),
         }
     }

@@ -101,7 +101,7 @@ impl DiscoveryResponder {
     /// Deletes the queue and ends the task.
     pub(super) async fn stop(self) {
         self.stop.cancel();
-        // The task ends within limits of its own. If it panicked, the server ends as usual.
+        // The task limits its own waits. If it panicked, the server ends as usual.
         let _ = self.task.await;
     }
 }

@@ -60,7 +60,7 @@ impl OutgoingReply {
             // The handle was closed, so the broker delivers the request again.
             Err(_) => return,
         }
-        let message = "the method ran, and the broker does not take its reply: it may be too large for it";
+        let message = "the method ran, and the broker refuses its reply, which may be too large";
         let fault = Fault::new(FaultCode::ReplyTooLarge, message);
         let fault = outgoing(Reply::fault(self.reply.codec, &fault), self.batch_size, &self.to);
         if channel.send(fault, deadline, false).await.is_ok() {

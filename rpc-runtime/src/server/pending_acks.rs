@@ -60,7 +60,7 @@ impl RequestShare {
         self.finish_one();
     }
 
-    /// Acks the delivery if this is its last request.
+    /// Acks or rejects the delivery if this is its last request.
     fn finish_one(self) {
         let DeliveryState {
             control,

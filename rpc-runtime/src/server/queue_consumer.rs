@@ -185,7 +185,7 @@ impl QueueConsumer {
     /// Subscribes to the queue. Returns `None` if it is told to stop while there is no connection.
     ///
     /// While there is a connection, it waits for the broker's answer even if it is told to stop.
-    /// The broker may have begun to deliver. Messages that are returned unseen count as delivered,
+    /// The broker may have begun to deliver. Messages that are requeued unseen count as delivered,
     /// so some of them would never run.
     async fn subscribe(&self, stop: &CancellationToken) -> Option<Result<Subscription, BrokerError>> {
         let stopped_while_down = async {
@@ -247,7 +247,7 @@ impl QueueConsumer {
     }
 
     /// Handles requests until it is told to stop or the handle is closed, then drains. Uses the
-    /// first subscription if there is one. Keeps `control` up to date: it is that of the current
+    /// first subscription if there is one. Keeps `control` set to that of the current
     /// subscription.
     async fn run_once(
         mut self,
@@ -269,7 +269,7 @@ impl QueueConsumer {
         self.drain(subscription, drain_timeout, reason).await
     }
 
-    /// Called after a subscription was lost that will be opened again.
+    /// Called after a subscription was lost, and before it is opened again.
     fn interrupted(&self, lost: &BrokerError) {
         tracing::warn!(
             queue = self.handler.queue,

@@ -1,4 +1,5 @@
-//! The channel on which replies are published. It is opened again whenever it is lost.
+//! The channel on which replies and copies of requests are published. It is opened again whenever
+//! it is lost.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
@@ -16,7 +17,8 @@ use crate::transport::{
     restart_on_panic, retry,
 };
 
-/// Publishes the replies of a server until the broker confirms each of them.
+/// Publishes the replies of a server, and copies of requests that it forwards, until the broker
+/// confirms each of them.
 #[derive(Debug)]
 pub(super) struct ReplyChannel {
     state: watch::Receiver<ChannelState>,
@@ -65,7 +67,7 @@ enum ChannelState {
     Closed,
 }
 
-/// The result of sending a reply.
+/// The result of sending a message.
 #[derive(Debug)]
 pub(super) enum SendOutcome {
     /// The broker has it.

@@ -14,11 +14,11 @@ use super::queue_wait::{Probes, is_probe, probe_reply};
 use super::reply_channel::{ReplyChannel, SendOutcome};
 use super::reply_sender::ReplySender;
 use crate::protocol::{
-    InvalidName, Message, Properties, QUEUE_TIME_HEADER, RETURNS_HEADER, ShortStr, reserved_header,
+    InvalidName, Message, Properties, QUEUE_TIME_HEADER, REDELIVERIES_HEADER, ShortStr, reserved_header,
     write_millis,
 };
 use crate::service::{
-    Arrival, Dispatcher, Executor, ForbiddenReplyAddress, Origin, PriorState, Received, RequestId,
+    DeliveryAction, Dispatcher, Executor, ForbiddenReplyAddress, Origin, PriorState, Received, RequestId,
     RequestKey, RequestLabel, RequestLog, RequestSource, Response, Rules, redelivery_count,
 };
 use crate::telemetry::{Event, count};
@@ -34,7 +34,7 @@ const MAX_REJECTIONS: u32 = 20;
 const COPY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a reply to another server's probe may wait for a connection.
-const PROBE_REPLY_LIMIT: Duration = Duration::from_secs(1);
+const PROBE_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Handles the requests of one queue.
 pub(super) struct RequestHandler {
@@ -138,7 +138,7 @@ impl RequestHandler {
             // If this reply is lost, another probe follows soon.
             let _ = self
                 .channel
-                .send(reply, Some(now + PROBE_REPLY_LIMIT), false)
+                .send(reply, Some(now + PROBE_REPLY_TIMEOUT), false)
                 .await;
         }
     }
@@ -188,16 +188,16 @@ impl RequestHandler {
         origin: Origin,
         share: RequestShare,
     ) -> Option<PendingAck> {
-        let arrival = self.deduplicator.lock().arrive(key, origin, share.clone());
-        match arrival {
-            Arrival::Run(key) => return Some(PendingAck::Tracked(key)),
-            Arrival::RunUntracked => return Some(PendingAck::Untracked(share)),
-            Arrival::Joined => self.executor.log.redelivered(PriorState::InProgress),
-            Arrival::Answered => {
+        let action = self.deduplicator.lock().add(key, origin, share.clone());
+        match action {
+            DeliveryAction::Run(key) => return Some(PendingAck::Tracked(key)),
+            DeliveryAction::RunUntracked => return Some(PendingAck::Untracked(share)),
+            DeliveryAction::Join => self.executor.log.redelivered(PriorState::InProgress),
+            DeliveryAction::Ack => {
                 self.executor.log.redelivered(PriorState::Answered);
                 share.ack();
             }
-            Arrival::Rejected => {
+            DeliveryAction::Reject => {
                 self.executor.log.redelivered(PriorState::Rejected);
                 share.reject();
             }
@@ -223,7 +223,7 @@ impl RequestHandler {
         if malformed.is_none()
             && let Some(redeliveries) = dispatcher.untracked_redeliveries(&message, redelivered, rules)
         {
-            let name = ShortStr::from_static(RETURNS_HEADER);
+            let name = ShortStr::from_static(REDELIVERIES_HEADER);
             message.properties.headers.insert(name, redeliveries.to_string());
             return self.forward(message, None, acks).await;
         }

@@ -1,8 +1,8 @@
 //! Admission: a request that cannot be answered in time is refused before its method begins.
 //!
 //! A request's `expiration` counts from its publication, and RabbitMQ does not say how long a
-//! message waited in its queue. A server measures that wait. [`Received`] holds it, and [`fits`]
-//! decides.
+//! message waited in its queue. A server measures that wait. [`Received`] holds it, and
+//! [`is_admitted`] decides.
 
 use std::time::Duration;
 
@@ -38,9 +38,9 @@ impl Received {
 /// method that was slow once would be refused forever: only a run shows that it is quick again.
 const ALWAYS_RUN_BEFORE: u32 = 8;
 
-/// Whether a request that begins now ends before its caller gives up, if its method takes as long
-/// as it did recently.
-pub(crate) fn fits(
+/// Whether a request runs: it ends before its caller gives up if its method takes as long as it did
+/// recently, or it waited only briefly; see [`ALWAYS_RUN_BEFORE`].
+pub(crate) fn is_admitted(
     received: Received,
     time_to_live: Duration,
     deadline: Instant,
@@ -57,23 +57,23 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn fits_after(waited: Duration, method_takes: Duration) -> bool {
+    fn is_admitted_after(waited: Duration, method_takes: Duration) -> bool {
         let now = Instant::now();
         let received = Received {
             waited,
             ..Received::at(now)
         };
         let deadline = received.deadline(SECOND).unwrap();
-        fits(received, SECOND, deadline, now, method_takes)
+        is_admitted(received, SECOND, deadline, now, method_takes)
     }
 
     #[test]
-    fn a_request_fits_if_its_method_ends_in_time() {
+    fn a_request_is_admitted_if_its_method_ends_in_time() {
         let method = Duration::from_millis(20);
-        assert!(fits_after(Duration::ZERO, method));
-        assert!(fits_after(Duration::from_millis(979), method));
-        assert!(!fits_after(Duration::from_millis(981), method));
-        assert!(!fits_after(SECOND, method));
+        assert!(is_admitted_after(Duration::ZERO, method));
+        assert!(is_admitted_after(Duration::from_millis(979), method));
+        assert!(!is_admitted_after(Duration::from_millis(981), method));
+        assert!(!is_admitted_after(SECOND, method));
     }
 
     #[test]
@@ -84,17 +84,17 @@ mod tests {
             ..Received::at(at)
         };
         let deadline = received.deadline(SECOND).unwrap();
-        let fits_at = |millis| {
+        let is_admitted_at = |millis| {
             let now = at + Duration::from_millis(millis);
-            fits(received, SECOND, deadline, now, Duration::from_millis(20))
+            is_admitted(received, SECOND, deadline, now, Duration::from_millis(20))
         };
-        assert!(fits_at(479));
-        assert!(!fits_at(481));
+        assert!(is_admitted_at(479));
+        assert!(!is_admitted_at(481));
     }
 
     #[test]
     fn a_method_that_was_too_slow_gets_another_chance() {
-        assert!(fits_after(Duration::ZERO, 2 * SECOND));
-        assert!(!fits_after(SECOND / 4, 2 * SECOND));
+        assert!(is_admitted_after(Duration::ZERO, 2 * SECOND));
+        assert!(!is_admitted_after(SECOND / 4, 2 * SECOND));
     }
 }

@@ -27,7 +27,7 @@ impl<'de, T: Deserialize<'de>> Argument<'de> for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a service's method, which may run on another thread",
     label = "this is not `Send`",
-    note = "take a type of which all parts are `Send`, such as one with an `Arc` in place of an `Rc`"
+    note = "use a type whose parts are all `Send`, such as an `Arc` instead of an `Rc`"
 )]
 pub trait Movable: Send {}
 
@@ -38,7 +38,7 @@ impl<T: Send> Movable for T {}
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be lent to a service's method, which may run on another thread",
     label = "this is not `Sync`",
-    note = "take it by value, or take a type of which all parts are `Sync`"
+    note = "take it by value, or use a type whose parts are all `Sync`"
 )]
 pub trait Lendable: Sync {}
 
@@ -55,27 +55,27 @@ pub fn lend_slice<T: Lendable>(arguments: &[T]) -> &[T] {
     arguments
 }
 
-/// Tells whether a type is [`Context`], whatever its name: `Candidate::<T>::IS_CONTEXT`, with
+/// Tells whether a type is [`Context`], whatever its name: `IsContext::<T>::IS_CONTEXT`, with
 /// [`NoContext`] in scope. If the inherent constant exists, it takes precedence over that of the
 /// trait.
 #[derive(Debug)]
-pub struct Candidate<T>(PhantomData<T>);
+pub struct IsContext<T>(PhantomData<T>);
 
-impl Candidate<Context> {
+impl IsContext<Context> {
     /// `T` is [`Context`].
     pub const IS_CONTEXT: bool = true;
 }
 
-/// The answer of [`Candidate`] for all other types.
+/// The answer of [`IsContext`] for all other types.
 pub trait NoContext {
     /// `T` is not [`Context`].
     const IS_CONTEXT: bool = false;
 }
 
-impl<T> NoContext for Candidate<T> {}
+impl<T> NoContext for IsContext<T> {}
 
-/// A type named `Context` that is not [`Context`], so it can be sent. If it is, the compiler
-/// reports that, and nothing else because `Sent` is unknown.
+/// A type named `Context` that is not [`Context`], so it can be an argument. For [`Context`] itself,
+/// the compiler reports only that this trait is not implemented, as `Sent` is unknown.
 #[diagnostic::on_unimplemented(
     message = "the worker's `Context` is not sent by the caller, so it cannot be an argument",
     label = "mark this parameter `#[rpc(context)]`, for the worker to fill it in"

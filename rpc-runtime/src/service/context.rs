@@ -245,7 +245,7 @@ impl Context {
     }
 
     /// Whether an earlier delivery, or an earlier request of the same call, may have run.
-    pub(crate) fn came_before(&self) -> bool {
+    pub(crate) fn may_have_run_before(&self) -> bool {
         self.redelivered || self.is_resent
     }
 

@@ -58,7 +58,7 @@ impl ReplyTo {
 
 impl<'a> Decision<'a> {
     pub(super) fn refuse(codec: Codec, fault: Fault, reply_to: Option<ReplyTo>, may_have_run: bool) -> Self {
-        let fault = truthful(fault, may_have_run);
+        let fault = replace_if_may_have_run(fault, may_have_run);
         Self::Refuse(Refusal {
             reply: Reply::fault(codec, &fault),
             fault,
@@ -86,7 +86,7 @@ impl<'a> Decision<'a> {
 }
 
 /// Replaces a fault that says that the method did not run, if an earlier delivery may have run it.
-pub(super) fn truthful(fault: Fault, may_have_run: bool) -> Fault {
+pub(super) fn replace_if_may_have_run(fault: Fault, may_have_run: bool) -> Fault {
     match fault.code.executed() {
         Executed::No if may_have_run => Fault {
             retry_after: fault.retry_after,
@@ -98,6 +98,8 @@ pub(super) fn truthful(fault: Fault, may_have_run: bool) -> Fault {
 
 /// The fault of a request that an earlier worker may have run.
 pub(super) fn interrupted(reason: impl fmt::Display) -> Fault {
-    let message = format!("an earlier delivery of this request was lost with its worker, and now: {reason}");
+    let message = format!(
+        "an earlier delivery of this request was lost with its worker, and this one is refused: {reason}"
+    );
     Fault::new(FaultCode::Interrupted, message)
 }

@@ -15,9 +15,9 @@ use uuid::Uuid;
 use super::redelivery::redelivery_count;
 use crate::protocol::{Headers, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, ShortStr};
 
-/// How many ended requests are remembered. The prefetch keeps the number that can be redelivered
-/// below this.
-const REMEMBERED: usize = 16 * 1024;
+/// How many ended requests are remembered. The prefetch keeps the number of requests that can be
+/// redelivered below this.
+const MAX_ENDED: usize = 16 * 1024;
 
 /// What identifies a request. An id need only be unique among those of one caller.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -66,8 +66,8 @@ impl From<&ShortStr> for RequestId {
 pub(crate) enum Origin {
     /// Its caller sent it for the first time.
     New,
-    /// Its caller sent it again, because it does not know whether the first one was handled. Or
-    /// another queue dead-lettered it.
+    /// Its caller sent it again without knowing whether the first one was handled, or another queue
+    /// dead-lettered it.
     Resent,
     /// The broker redelivered it.
     Redelivered,
@@ -105,17 +105,17 @@ impl Origin {
 
 /// How to handle a delivery.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Arrival {
+pub(crate) enum DeliveryAction {
     /// Run it. Call [`finish`](Deduplicator::finish) with this key afterwards.
     Run(RequestKey),
     /// Run it without tracking it: a different request with the same key is in progress.
     RunUntracked,
     /// Do nothing: the same request is in progress, and its end acks this delivery too.
-    Joined,
+    Join,
     /// Ack it: the request was answered, or a copy of it was forwarded.
-    Answered,
+    Ack,
     /// Reject it: the request was rejected.
-    Rejected,
+    Reject,
 }
 
 /// The requests of one queue that are in progress or have ended. `D` is a delivery to ack.
@@ -165,43 +165,49 @@ impl<D> Default for Deduplicator<D> {
 
 impl<D> Deduplicator<D> {
     /// Adds a delivery, and returns how to handle it.
-    pub(crate) fn arrive(&mut self, key: RequestKey, origin: Origin, delivery: D) -> Arrival {
+    pub(crate) fn add(&mut self, key: RequestKey, origin: Origin, delivery: D) -> DeliveryAction {
         match origin {
-            Origin::New => self.arrive_with(key, false, false, delivery),
-            Origin::Redelivered => self.arrive_with(key, true, true, delivery),
+            Origin::New => self.add_with(key, false, false, delivery),
+            Origin::Redelivered => self.add_with(key, true, true, delivery),
             // Runs again even if it was answered, because its caller may have lost the reply.
-            Origin::Resent => self.arrive_with(key, true, false, delivery),
+            Origin::Resent => self.add_with(key, true, false, delivery),
             Origin::Forwarded { was_resent, copy } => {
                 // Another worker may have forwarded it while it runs here, or after its answer.
                 if let Some(request) = self.in_progress.get_mut(&key)
                     && request.end == End::Answered
                 {
                     request.redelivered.push(delivery);
-                    return Arrival::Joined;
+                    return DeliveryAction::Join;
                 }
                 if !was_resent && self.last_end(&key) == Some(End::Answered) {
-                    return Arrival::Answered;
+                    return DeliveryAction::Ack;
                 }
-                self.arrive_with(key.of_copy(copy), true, !was_resent, delivery)
+                self.add_with(key.of_copy(copy), true, !was_resent, delivery)
             }
         }
     }
 
     /// Adds a delivery. `may_join` is whether it may belong to a request in progress.
     /// `may_have_ended` is whether it may belong to one that has ended.
-    fn arrive_with(&mut self, key: RequestKey, may_join: bool, may_have_ended: bool, delivery: D) -> Arrival {
+    fn add_with(
+        &mut self,
+        key: RequestKey,
+        may_join: bool,
+        may_have_ended: bool,
+        delivery: D,
+    ) -> DeliveryAction {
         if let Some(request) = self.in_progress.get_mut(&key) {
             if !may_join {
-                return Arrival::RunUntracked;
+                return DeliveryAction::RunUntracked;
             }
             request.redelivered.push(delivery);
-            return Arrival::Joined;
+            return DeliveryAction::Join;
         }
         // New requests skip this, because it searches all requests that have ended.
         if may_have_ended && let Some(end) = self.last_end(&key) {
             return match end {
-                End::Rejected => Arrival::Rejected,
-                End::Answered | End::Forwarded => Arrival::Answered,
+                End::Rejected => DeliveryAction::Reject,
+                End::Answered | End::Forwarded => DeliveryAction::Ack,
             };
         }
         let request = TrackedRequest {
@@ -210,7 +216,7 @@ impl<D> Deduplicator<D> {
             end: End::Answered,
         };
         self.in_progress.insert(key.clone(), request);
-        Arrival::Run(key)
+        DeliveryAction::Run(key)
     }
 
     /// Returns how a request ended last. `None` if it has not ended, or if that is forgotten.
@@ -233,7 +239,7 @@ impl<D> Deduplicator<D> {
         let request = self.in_progress.remove(&key);
         if let Some(request) = &request {
             let hash = self.in_progress.hasher().hash_one(&key);
-            if self.ended.len() == REMEMBERED {
+            if self.ended.len() == MAX_ENDED {
                 self.ended.pop_front();
             }
             self.ended.push_back(EndedRequest {
@@ -270,7 +276,7 @@ impl<D> Deduplicator<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::RETURNS_HEADER;
+    use crate::protocol::REDELIVERIES_HEADER;
 
     fn key(id: &'static str) -> RequestKey {
         RequestKey::new(
@@ -283,12 +289,12 @@ mod tests {
         deduplicator.finish(key).collect()
     }
 
-    fn run(id: &'static str) -> Arrival {
-        Arrival::Run(key(id))
+    fn run(id: &'static str) -> DeliveryAction {
+        DeliveryAction::Run(key(id))
     }
 
-    fn copy(id: &'static str) -> Arrival {
-        Arrival::Run(key(id).of_copy(1))
+    fn copy(id: &'static str) -> DeliveryAction {
+        DeliveryAction::Run(key(id).of_copy(1))
     }
 
     const A_COPY: Origin = forwarded(false, 1);
@@ -300,99 +306,102 @@ mod tests {
     #[test]
     fn a_redelivery_joins_the_request_in_progress() {
         let mut deduplicator = Deduplicator::default();
-        assert_eq!(deduplicator.arrive(key("a"), Origin::New, 1), run("a"));
+        assert_eq!(deduplicator.add(key("a"), Origin::New, 1), run("a"));
         deduplicator.forget_deliveries(|_| true);
         assert_eq!(
-            deduplicator.arrive(key("a"), Origin::Redelivered, 2),
-            Arrival::Joined
+            deduplicator.add(key("a"), Origin::Redelivered, 2),
+            DeliveryAction::Join
         );
-        assert_eq!(deduplicator.arrive(key("a"), Origin::Resent, 3), Arrival::Joined);
+        assert_eq!(
+            deduplicator.add(key("a"), Origin::Resent, 3),
+            DeliveryAction::Join
+        );
         // Another worker forwarded a copy.
-        assert_eq!(deduplicator.arrive(key("a"), A_COPY, 4), Arrival::Joined);
+        assert_eq!(deduplicator.add(key("a"), A_COPY, 4), DeliveryAction::Join);
         assert_eq!(ended(&mut deduplicator, key("a")), [2, 3, 4]);
     }
 
     #[test]
     fn a_redelivery_of_an_answered_request_is_acked() {
         let mut deduplicator = Deduplicator::default();
-        deduplicator.arrive(key("a"), Origin::New, 1);
+        deduplicator.add(key("a"), Origin::New, 1);
         assert_eq!(ended(&mut deduplicator, key("a")), [1]);
         assert_eq!(
-            deduplicator.arrive(key("a"), Origin::Redelivered, 2),
-            Arrival::Answered
+            deduplicator.add(key("a"), Origin::Redelivered, 2),
+            DeliveryAction::Ack
         );
-        assert_eq!(deduplicator.arrive(key("a"), A_COPY, 2), Arrival::Answered);
+        assert_eq!(deduplicator.add(key("a"), A_COPY, 2), DeliveryAction::Ack);
         // Its caller may have lost the reply.
         let resent_and_forwarded = forwarded(true, 1);
-        assert_eq!(deduplicator.arrive(key("a"), resent_and_forwarded, 3), copy("a"));
-        assert_eq!(deduplicator.arrive(key("a"), Origin::Resent, 4), run("a"));
+        assert_eq!(deduplicator.add(key("a"), resent_and_forwarded, 3), copy("a"));
+        assert_eq!(deduplicator.add(key("a"), Origin::Resent, 4), run("a"));
     }
 
     #[test]
     fn a_request_that_never_ran_here_runs() {
         let mut deduplicator = Deduplicator::default();
-        assert_eq!(deduplicator.arrive(key("a"), Origin::Redelivered, 1), run("a"));
+        assert_eq!(deduplicator.add(key("a"), Origin::Redelivered, 1), run("a"));
         deduplicator.abandon(&key("a"));
-        assert_eq!(deduplicator.arrive(key("a"), Origin::Redelivered, 2), run("a"));
+        assert_eq!(deduplicator.add(key("a"), Origin::Redelivered, 2), run("a"));
     }
 
     #[test]
     fn two_new_requests_with_one_key_both_run() {
         let mut deduplicator = Deduplicator::default();
-        assert_eq!(deduplicator.arrive(key("1"), Origin::New, 1), run("1"));
+        assert_eq!(deduplicator.add(key("1"), Origin::New, 1), run("1"));
         assert_eq!(
-            deduplicator.arrive(key("1"), Origin::New, 2),
-            Arrival::RunUntracked
+            deduplicator.add(key("1"), Origin::New, 2),
+            DeliveryAction::RunUntracked
         );
         let another_caller = || RequestKey {
             reply_to: Some(ShortStr::from_static("amq.gen-2")),
             ..key("1")
         };
         assert_eq!(
-            deduplicator.arrive(another_caller(), Origin::Redelivered, 3),
-            Arrival::Run(another_caller())
+            deduplicator.add(another_caller(), Origin::Redelivered, 3),
+            DeliveryAction::Run(another_caller())
         );
         // A new request runs even if one with the same key was answered.
         let _ = deduplicator.finish(key("1"));
-        assert_eq!(deduplicator.arrive(key("1"), Origin::New, 4), run("1"));
+        assert_eq!(deduplicator.add(key("1"), Origin::New, 4), run("1"));
     }
 
     #[test]
     fn a_forwarded_copy_does_not_join_its_original() {
         let mut deduplicator = Deduplicator::default();
-        assert_eq!(deduplicator.arrive(key("a"), Origin::Redelivered, 1), run("a"));
+        assert_eq!(deduplicator.add(key("a"), Origin::Redelivered, 1), run("a"));
         deduplicator.mark_forwarded(&key("a"));
-        assert_eq!(deduplicator.arrive(key("a"), A_COPY, 2), copy("a"));
+        assert_eq!(deduplicator.add(key("a"), A_COPY, 2), copy("a"));
         assert_eq!(
-            deduplicator.arrive(key("a"), Origin::Redelivered, 3),
-            Arrival::Joined
+            deduplicator.add(key("a"), Origin::Redelivered, 3),
+            DeliveryAction::Join
         );
         assert_eq!(ended(&mut deduplicator, key("a")), [1, 3]);
         assert_eq!(
-            deduplicator.arrive(key("a"), Origin::Redelivered, 4),
-            Arrival::Answered
+            deduplicator.add(key("a"), Origin::Redelivered, 4),
+            DeliveryAction::Ack
         );
-        assert_eq!(deduplicator.arrive(key("a"), Origin::Resent, 5), run("a"));
+        assert_eq!(deduplicator.add(key("a"), Origin::Resent, 5), run("a"));
     }
 
     #[test]
     fn a_request_that_is_forwarded_twice_runs_once() {
         for answered_in_between in [false, true] {
             let mut deduplicator = Deduplicator::default();
-            deduplicator.arrive(key("a"), Origin::Redelivered, 1);
+            deduplicator.add(key("a"), Origin::Redelivered, 1);
             deduplicator.mark_forwarded(&key("a"));
-            assert_eq!(deduplicator.arrive(key("a"), A_COPY, 2), copy("a"));
+            assert_eq!(deduplicator.add(key("a"), A_COPY, 2), copy("a"));
             if answered_in_between {
                 let _ = deduplicator.finish(key("a").of_copy(1));
             }
             // The confirm of the first copy was lost.
             let again = match answered_in_between {
-                true => Arrival::Answered,
-                false => Arrival::Joined,
+                true => DeliveryAction::Ack,
+                false => DeliveryAction::Join,
             };
-            assert_eq!(deduplicator.arrive(key("a"), A_COPY, 3), again);
+            assert_eq!(deduplicator.add(key("a"), A_COPY, 3), again);
             let _ = deduplicator.finish(key("a"));
-            assert_eq!(deduplicator.arrive(key("a"), A_COPY, 4), again);
+            assert_eq!(deduplicator.add(key("a"), A_COPY, 4), again);
         }
     }
 
@@ -421,10 +430,10 @@ mod tests {
         assert_eq!(Origin::new(true, false, &headers), A_COPY);
         Origin::mark_copy(&mut headers);
         assert_eq!(Origin::new(false, false, &headers), A_COPY);
-        headers.insert(ShortStr::from_static(RETURNS_HEADER), "3".to_owned());
+        headers.insert(ShortStr::from_static(REDELIVERIES_HEADER), "3".to_owned());
         assert_eq!(Origin::new(false, false, &headers), forwarded(false, 3));
 
-        headers.remove(RETURNS_HEADER);
+        headers.remove(REDELIVERIES_HEADER);
         headers.insert(ShortStr::from_static(RESENT_HEADER), String::new());
         assert_eq!(Origin::new(true, false, &headers), Origin::Resent);
         for _ in 0..2 {
@@ -436,30 +445,30 @@ mod tests {
     #[test]
     fn a_copy_of_a_copy_runs() {
         let mut deduplicator = Deduplicator::default();
-        assert_eq!(deduplicator.arrive(key("a"), A_COPY, 1), copy("a"));
+        assert_eq!(deduplicator.add(key("a"), A_COPY, 1), copy("a"));
         deduplicator.mark_forwarded(&key("a").of_copy(1));
         assert_eq!(ended(&mut deduplicator, key("a").of_copy(1)), [1]);
         let second = key("a").of_copy(2);
         assert_eq!(
-            deduplicator.arrive(key("a"), forwarded(false, 2), 2),
-            Arrival::Run(second.clone())
+            deduplicator.add(key("a"), forwarded(false, 2), 2),
+            DeliveryAction::Run(second.clone())
         );
         assert_eq!(ended(&mut deduplicator, second), [2]);
         assert_eq!(
-            deduplicator.arrive(key("a"), forwarded(false, 2), 3),
-            Arrival::Answered
+            deduplicator.add(key("a"), forwarded(false, 2), 3),
+            DeliveryAction::Ack
         );
     }
 
     #[test]
     fn a_redelivery_of_a_rejected_request_is_rejected() {
         let mut deduplicator = Deduplicator::default();
-        assert_eq!(deduplicator.arrive(key("a"), Origin::Redelivered, 1), run("a"));
+        assert_eq!(deduplicator.add(key("a"), Origin::Redelivered, 1), run("a"));
         deduplicator.mark_rejected(&key("a"));
         assert_eq!(ended(&mut deduplicator, key("a")), [1]);
         assert_eq!(
-            deduplicator.arrive(key("a"), Origin::Redelivered, 2),
-            Arrival::Rejected
+            deduplicator.add(key("a"), Origin::Redelivered, 2),
+            DeliveryAction::Reject
         );
     }
 
@@ -467,21 +476,21 @@ mod tests {
     fn the_oldest_ended_request_is_forgotten() {
         let mut deduplicator = Deduplicator::default();
         let key = |n: usize| RequestKey::new(None, RequestId::Text(ShortStr::new(n.to_string()).unwrap()));
-        for n in 0..=REMEMBERED {
-            deduplicator.arrive(key(n), Origin::New, ());
+        for n in 0..=MAX_ENDED {
+            deduplicator.add(key(n), Origin::New, ());
             let _ = deduplicator.finish(key(n));
         }
         assert_eq!(
-            deduplicator.arrive(key(0), Origin::Redelivered, ()),
-            Arrival::Run(key(0))
+            deduplicator.add(key(0), Origin::Redelivered, ()),
+            DeliveryAction::Run(key(0))
         );
         assert_eq!(
-            deduplicator.arrive(key(1), Origin::Redelivered, ()),
-            Arrival::Answered
+            deduplicator.add(key(1), Origin::Redelivered, ()),
+            DeliveryAction::Ack
         );
         assert_eq!(
             (deduplicator.ended.len(), deduplicator.in_progress.len()),
-            (REMEMBERED, 1)
+            (MAX_ENDED, 1)
         );
         deduplicator.abandon(&key(0));
         assert!(deduplicator.in_progress.is_empty());
@@ -492,18 +501,18 @@ mod tests {
         let mut deduplicator = Deduplicator::default();
         let key = |n: usize| RequestKey::new(None, RequestId::Text(ShortStr::new(n.to_string()).unwrap()));
         for _ in 0..2 {
-            deduplicator.arrive(key(0), Origin::Resent, 7);
+            deduplicator.add(key(0), Origin::Resent, 7);
             assert_eq!(ended(&mut deduplicator, key(0)), [7]);
         }
-        deduplicator.arrive(key(0), Origin::Resent, 8);
-        for n in 1..=REMEMBERED {
-            deduplicator.arrive(key(n), Origin::New, 0);
+        deduplicator.add(key(0), Origin::Resent, 8);
+        for n in 1..=MAX_ENDED {
+            deduplicator.add(key(n), Origin::New, 0);
             let _ = deduplicator.finish(key(n));
         }
         // Its end is forgotten. The request in progress is not.
         assert_eq!(
-            deduplicator.arrive(key(0), Origin::Redelivered, 9),
-            Arrival::Joined
+            deduplicator.add(key(0), Origin::Redelivered, 9),
+            DeliveryAction::Join
         );
         assert_eq!(ended(&mut deduplicator, key(0)), [8, 9]);
     }

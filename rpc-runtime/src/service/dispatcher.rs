@@ -154,7 +154,8 @@ impl Dispatcher {
         Ok(Decision::refuse(codec, fault, reply_to, may_have_run))
     }
 
-    /// Decides whether a request runs whose `reply_to` was checked; see [`decide`](Self::decide).
+    /// Decides whether a request runs, like [`decide`](Self::decide). Its `reply_to` must have been
+    /// checked.
     pub(crate) fn decide_request(
         &self,
         mut request: Request,
@@ -167,7 +168,7 @@ impl Dispatcher {
         let delivered_before = redelivered || request.dead_lettered.is_some();
         let may_have_run = delivered_before || request.headers.get(RESENT_HEADER).is_some();
         let codec = request.codec;
-        if let Err(fault) = rules.check_request(&request) {
+        if let Err(fault) = rules.check_request_size(&request) {
             return Decision::refuse(codec, fault, reply_to, may_have_run);
         }
         let Entry {

@@ -1,6 +1,4 @@
 //! Executes requests, whether they come from a queue, from discovery or from the same process.
-//!
-//! These differ only in where requests come from and where replies go.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -10,7 +8,7 @@ use tokio::time::Instant;
 
 use super::admission::Received;
 use super::context::with_ambient_deadline;
-use super::decision::{AdmittedRequest, Decision, Refusal, ReplyTo, truthful};
+use super::decision::{AdmittedRequest, Decision, Refusal, ReplyTo, replace_if_may_have_run};
 use super::dispatcher::Dispatcher;
 use super::invocation::{Answer, Invocation, Service};
 use super::method_record::MethodRecord;
@@ -53,7 +51,7 @@ pub(crate) struct Response {
 }
 
 /// The result of a method, or of a layer around it.
-pub(crate) struct Handled {
+pub(crate) struct RunResult {
     pub(crate) reply: Reply,
     pub(crate) outcome: Outcome,
     /// Whether the method may have run: its arguments could be read, and no layer refused the
@@ -61,7 +59,7 @@ pub(crate) struct Handled {
     pub(crate) ran: bool,
 }
 
-impl Handled {
+impl RunResult {
     fn end(&mut self) -> RequestEnd<'_> {
         RequestEnd {
             outcome: self.outcome,
@@ -170,7 +168,7 @@ impl Executor {
     }
 
     /// Runs the method of a request. A panic becomes the fault `panicked`.
-    pub(crate) async fn run(&self, queue: &str, request: &AdmittedRequest<'_>) -> Handled {
+    pub(crate) async fn run(&self, queue: &str, request: &AdmittedRequest<'_>) -> RunResult {
         let AdmittedRequest {
             service, invocation, ..
         } = request;
@@ -188,7 +186,7 @@ impl Executor {
         match span {
             None => running.await,
             // Boxed, so that the future stays small when spans are not collected.
-            Some(span) => Box::pin(span.run(running, Handled::end)).await,
+            Some(span) => Box::pin(span.run(running, RunResult::end)).await,
         }
     }
 
@@ -200,15 +198,15 @@ impl Executor {
         tally: &mut Tally<'a>,
         record: &'a MethodRecord,
         took: Duration,
-        handled: Handled,
+        handled: RunResult,
     ) -> Response {
-        let Handled { reply, outcome, ran } = handled;
+        let RunResult { reply, outcome, ran } = handled;
         if self.is_counted() {
             // A refusal says nothing about the duration of the method. Many of them would make it
             // look instant, and callers would send more calls than this worker can run.
             if ran {
                 tally.add(&record.stats, took, outcome);
-                record.pace.ran(took);
+                record.recent_duration.record(took);
             } else {
                 let code = outcome.as_str();
                 count(Event::RequestRefused { queue, code });
@@ -217,7 +215,7 @@ impl Executor {
         Response {
             reply,
             reply_to: None,
-            batch_size: Some(record.pace.batch_size().unwrap_or(0)),
+            batch_size: Some(record.recent_duration.batch_size().unwrap_or(0)),
             is_refused: !ran,
         }
     }
@@ -226,17 +224,17 @@ impl Executor {
         self.source == RequestSource::Queue
     }
 
-    async fn run_caught(&self, service: &dyn Service, invocation: &Invocation) -> Handled {
+    async fn run_caught(&self, service: &dyn Service, invocation: &Invocation) -> RunResult {
         // `handle` is called within the future, so that a panic before it returns is caught too.
         let handling = with_ambient_deadline(invocation.context().tokio_deadline(), async {
             service.handle(invocation).await
         });
         let mut ran = true;
         let fault = match AssertUnwindSafe(handling).catch_unwind().await {
-            Ok(Ok(Answer(reply))) => match self.rules.check_reply(&reply) {
+            Ok(Ok(Answer(reply))) => match self.rules.check_reply_size(&reply) {
                 Ok(()) => {
                     let outcome = Outcome::of_answer(&reply);
-                    return Handled { reply, outcome, ran };
+                    return RunResult { reply, outcome, ran };
                 }
                 Err(too_large) => {
                     self.log.too_large(reply.body.len(), self.rules.max_sent_bytes);
@@ -245,7 +243,7 @@ impl Executor {
             },
             Ok(Err(fault)) => {
                 ran = fault.code.executed() != Executed::No;
-                let fault = truthful(fault, invocation.context().came_before());
+                let fault = replace_if_may_have_run(fault, invocation.context().may_have_run_before());
                 self.log.failed(&fault, invocation);
                 fault
             }
@@ -257,7 +255,7 @@ impl Executor {
                 fault
             }
         };
-        Handled {
+        RunResult {
             reply: Reply::fault(invocation.codec(), &fault),
             outcome: Outcome::of_fault(&fault.code),
             ran,
@@ -272,13 +270,13 @@ mod tests {
     use crate::codec::Codec;
 
     #[test]
-    fn a_refusal_does_not_change_the_pace_of_a_method() {
+    fn a_refusal_does_not_change_the_recent_duration_of_a_method() {
         let log = RequestLog::new("q");
         let executor = Executor::new(store(), rules(), log, RequestSource::Queue);
         let record = MethodRecord::new("Store", "write");
         let finish = |took, outcome, ran| {
             let reply = Reply::fault(Codec::Json, &Fault::new(FaultCode::Rejected, ""));
-            let handled = Handled { reply, outcome, ran };
+            let handled = RunResult { reply, outcome, ran };
             executor.finish("q", &mut Tally::default(), &record, took, handled)
         };
         let (slow, instant) = (Duration::from_millis(50), Duration::from_micros(1));

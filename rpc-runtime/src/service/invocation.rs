@@ -102,7 +102,7 @@ impl Invocation {
     ///
     /// Returns the fault to send if the request's codec cannot encode the value.
     pub fn answer<T: Serialize + 'static>(&self, value: T) -> Result<Answer, Fault> {
-        self.written(ReplyKind::Result, self.codec.encode_answer(&value))
+        self.encoded_answer(ReplyKind::Result, self.codec.encode_answer(&value))
     }
 
     /// Encodes the `Result` of a method. `text` renders the error for a caller that uses plain
@@ -122,8 +122,8 @@ impl Invocation {
     {
         match (result, self.codec) {
             (Ok(value), _) => self.answer(value),
-            (Err(error), Codec::Text) => Ok(self.reply(ReplyKind::Error, text(&error).into())),
-            (Err(error), codec) => self.written(ReplyKind::Error, codec.encode(&error)),
+            (Err(error), Codec::Text) => Ok(self.new_answer(ReplyKind::Error, text(&error).into())),
+            (Err(error), codec) => self.encoded_answer(ReplyKind::Error, codec.encode(&error)),
         }
     }
 
@@ -134,19 +134,19 @@ impl Invocation {
         text: impl FnOnce() -> String,
     ) -> Result<Answer, Fault> {
         match self.codec {
-            Codec::Text => Ok(self.reply(ReplyKind::Result, text().into())),
-            codec => self.written(ReplyKind::Result, codec.encode(value)),
+            Codec::Text => Ok(self.new_answer(ReplyKind::Result, text().into())),
+            codec => self.encoded_answer(ReplyKind::Result, codec.encode(value)),
         }
     }
 
-    fn written(&self, kind: ReplyKind, body: Result<Bytes, EncodeError>) -> Result<Answer, Fault> {
+    fn encoded_answer(&self, kind: ReplyKind, body: Result<Bytes, EncodeError>) -> Result<Answer, Fault> {
         match body {
-            Ok(body) => Ok(self.reply(kind, body)),
+            Ok(body) => Ok(self.new_answer(kind, body)),
             Err(error) => Err(Fault::new(FaultCode::Unanswerable, Chain(&error).to_string())),
         }
     }
 
-    fn reply(&self, kind: ReplyKind, body: Bytes) -> Answer {
+    fn new_answer(&self, kind: ReplyKind, body: Bytes) -> Answer {
         Answer(Reply::new(kind, self.codec, body))
     }
 }

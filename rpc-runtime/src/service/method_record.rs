@@ -1,15 +1,15 @@
 //! What a worker knows about a method from the requests that it has run.
 
-use super::pace::Pace;
-use super::stats::MethodStats;
+use super::recent_duration::RecentDuration;
+use super::stats::MethodCounters;
 
-/// The pace and the counts of one method.
+/// The recent duration and the counts of one method.
 #[derive(Debug)]
 pub(crate) struct MethodRecord {
     pub(crate) service: &'static str,
     pub(crate) method: &'static str,
-    pub(crate) pace: Pace,
-    pub(crate) stats: MethodStats,
+    pub(crate) recent_duration: RecentDuration,
+    pub(crate) stats: MethodCounters,
 }
 
 impl MethodRecord {
@@ -17,8 +17,8 @@ impl MethodRecord {
         Self {
             service,
             method,
-            pace: Pace::default(),
-            stats: MethodStats::default(),
+            recent_duration: RecentDuration::default(),
+            stats: MethodCounters::default(),
         }
     }
 }

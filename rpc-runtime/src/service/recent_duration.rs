@@ -14,11 +14,11 @@ const LONGEST: u64 = 86_400 * 1_000_000_000;
 
 /// The recent mean duration of a method in nanoseconds. Zero before its first run.
 #[derive(Debug, Default)]
-pub(crate) struct Pace(AtomicU64);
+pub(crate) struct RecentDuration(AtomicU64);
 
-impl Pace {
+impl RecentDuration {
     /// Adds the duration of a run.
-    pub(crate) fn ran(&self, time: Duration) {
+    pub(crate) fn record(&self, time: Duration) {
         let time = u64::try_from(time.as_nanos())
             .unwrap_or(LONGEST)
             .clamp(1, LONGEST);
@@ -55,33 +55,33 @@ mod tests {
 
     #[test]
     fn quick_methods_get_large_batches_and_slow_ones_single_calls() {
-        let pace = Pace::default();
-        assert_eq!(pace.batch_size(), None);
-        pace.ran(Duration::from_micros(100));
-        assert_eq!(pace.batch_size(), Some(10));
-        let slow = Pace::default();
-        slow.ran(Duration::from_millis(10));
+        let recent = RecentDuration::default();
+        assert_eq!(recent.batch_size(), None);
+        recent.record(Duration::from_micros(100));
+        assert_eq!(recent.batch_size(), Some(10));
+        let slow = RecentDuration::default();
+        slow.record(Duration::from_millis(10));
         assert_eq!(slow.batch_size(), Some(1));
-        let instant = Pace::default();
-        instant.ran(Duration::ZERO);
+        let instant = RecentDuration::default();
+        instant.record(Duration::ZERO);
         assert_eq!(usize::from(instant.batch_size().unwrap()), MAX_BATCH_CALLS);
-        slow.ran(Duration::from_secs(3600));
+        slow.record(Duration::from_secs(3600));
         assert_eq!(slow.batch_size(), Some(1));
     }
 
     #[test]
     fn one_slow_run_changes_little_and_many_of_them_change_everything() {
-        let pace = Pace::default();
-        pace.ran(Duration::from_micros(2));
-        pace.ran(Duration::from_millis(20));
-        assert!(pace.batch_size() > Some(200));
+        let recent = RecentDuration::default();
+        recent.record(Duration::from_micros(2));
+        recent.record(Duration::from_millis(20));
+        assert!(recent.batch_size() > Some(200));
         for _ in 0..100 {
-            pace.ran(Duration::from_millis(20));
+            recent.record(Duration::from_millis(20));
         }
-        assert_eq!(pace.batch_size(), Some(1));
+        assert_eq!(recent.batch_size(), Some(1));
         for _ in 0..100 {
-            pace.ran(Duration::from_micros(2));
+            recent.record(Duration::from_micros(2));
         }
-        assert!(pace.batch_size() > Some(100), "{:?}", pace.batch_size());
+        assert!(recent.batch_size() > Some(100), "{:?}", recent.batch_size());
     }
 }

@@ -6,7 +6,7 @@
 
 use super::rules::Rules;
 use crate::describe::MethodDescriptor;
-use crate::protocol::{Headers, Message, RESENT_HEADER, RETURNS_HEADER, Request, ShortStr};
+use crate::protocol::{Headers, Message, REDELIVERIES_HEADER, RESENT_HEADER, Request, ShortStr};
 
 /// The headers in which a quorum queue counts earlier deliveries of a message. RabbitMQ 4.3 counts
 /// lost consumers in the first one and all deliveries in the second one.
@@ -15,7 +15,7 @@ pub(super) const ACQUIRED_COUNT: &str = "x-acquired-count";
 
 /// Returns how many times a request was redelivered, as counted by the workers that forwarded it.
 pub(crate) fn redelivery_count(headers: &Headers) -> u32 {
-    let count = headers.get(RETURNS_HEADER);
+    let count = headers.get(REDELIVERIES_HEADER);
     count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
@@ -58,12 +58,12 @@ impl Rules {
         let count = delivery_count(&request.headers);
         let elsewhere = request.dead_lettered.map_or(0, |dead| dead.times);
         if count.unwrap_or(0).saturating_add(elsewhere) >= self.max_deliveries {
-            return Some("it has come back too often");
+            return Some("it was delivered too often");
         }
         if redelivered && count.is_none() && !expires(request) {
             return Some(match redelivery_count(&request.headers) {
-                0 => "it has no expiration, and its queue does not count how often it came back",
-                _ => "it has come back too often",
+                0 => "it has no expiration, and its queue does not count its deliveries",
+                _ => "it was delivered too often",
             });
         }
         None
@@ -73,7 +73,7 @@ impl Rules {
     /// workers can count that and it may run again.
     ///
     /// `None` if the request expires, if its queue counts deliveries, or if it was redelivered too
-    /// often. The caller checks that its method is idempotent.
+    /// often. Does not check that the method is idempotent.
     pub(super) fn untracked_redeliveries(&self, message: &Message, redelivered: bool) -> Option<u32> {
         let properties = &message.properties;
         let is_oneway = is_unset(properties.reply_to.as_ref());
@@ -224,7 +224,7 @@ mod tests {
             expiration: None,
             ..request("read")
         };
-        let returns = |properties, redelivered| {
+        let redeliveries = |properties, redelivered| {
             store().untracked_redeliveries(&message(properties), redelivered, &rules())
         };
         let counted = |name, count: &str| {
@@ -234,28 +234,28 @@ mod tests {
                 .insert(ShortStr::from_static(name), count.to_owned());
             properties
         };
-        assert_eq!(returns(oneway(), true), Some(1));
-        assert_eq!(returns(counted(RETURNS_HEADER, "1"), true), Some(2));
+        assert_eq!(redeliveries(oneway(), true), Some(1));
+        assert_eq!(redeliveries(counted(REDELIVERIES_HEADER, "1"), true), Some(2));
         // The rules allow three deliveries.
-        assert_eq!(returns(counted(RETURNS_HEADER, "2"), true), None);
+        assert_eq!(redeliveries(counted(REDELIVERIES_HEADER, "2"), true), None);
         assert_eq!(
-            refused(decide(counted(RETURNS_HEADER, "2"), true)),
+            refused(decide(counted(REDELIVERIES_HEADER, "2"), true)),
             FaultCode::Interrupted
         );
-        assert_eq!(returns(oneway(), false), None);
-        assert_eq!(returns(request("read"), true), None);
-        assert_eq!(returns(with_reply_to(oneway()), true), None);
-        assert_eq!(returns(counted(DELIVERY_COUNT, "1"), true), None);
+        assert_eq!(redeliveries(oneway(), false), None);
+        assert_eq!(redeliveries(request("read"), true), None);
+        assert_eq!(redeliveries(with_reply_to(oneway()), true), None);
+        assert_eq!(redeliveries(counted(DELIVERY_COUNT, "1"), true), None);
         let of_user = Properties {
             user_id: Some(ShortStr::from_static("guest")),
             ..oneway()
         };
-        assert_eq!(returns(of_user, true), None);
+        assert_eq!(redeliveries(of_user, true), None);
         let not_idempotent = Properties {
             expiration: None,
             ..request("write")
         };
-        assert_eq!(returns(not_idempotent, true), None);
+        assert_eq!(redeliveries(not_idempotent, true), None);
     }
 
     #[test]

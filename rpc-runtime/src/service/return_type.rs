@@ -21,14 +21,14 @@ impl<T, E> ResultType for Result<T, E> {
     type Err = E;
 }
 
-/// Tells generated code whether a type is a `Result`, whatever its name: `Probe::<T>::IS_RESULT`,
+/// Tells generated code whether a type is a `Result`, whatever its name: `IsResult::<T>::IS_RESULT`,
 /// with [`NoResult`] in scope. If the inherent constant exists, it takes precedence over that of
 /// the trait.
 #[doc(hidden)]
 #[derive(Debug)]
-pub struct Probe<T>(std::marker::PhantomData<T>);
+pub struct IsResult<T>(std::marker::PhantomData<T>);
 
-impl<T, E> Probe<Result<T, E>> {
+impl<T, E> IsResult<Result<T, E>> {
     /// `T` is a [`Result`].
     pub const IS_RESULT: bool = true;
 
@@ -38,7 +38,7 @@ impl<T, E> Probe<Result<T, E>> {
     }
 }
 
-/// The answer of [`Probe`] for all other types.
+/// The answer of [`IsResult`] for all other types.
 #[doc(hidden)]
 pub trait NoResult {
     /// The type itself.
@@ -57,6 +57,6 @@ pub trait NoResult {
     }
 }
 
-impl<T> NoResult for Probe<T> {
+impl<T> NoResult for IsResult<T> {
     type Type = T;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::admission::{Received, fits};
+use super::admission::{Received, is_admitted};
 use super::method_record::MethodRecord;
 use crate::protocol::{Fault, FaultCode, Reply, ReplyAddresses, Request, ShortStr};
 
@@ -45,7 +45,7 @@ impl Rules {
     /// # Errors
     ///
     /// Returns the fault `too_large`.
-    pub(super) fn check_request(&self, request: &Request) -> Result<(), Fault> {
+    pub(super) fn check_request_size(&self, request: &Request) -> Result<(), Fault> {
         let (size, limit) = (request.arguments.len(), self.max_accepted_bytes);
         if size <= limit {
             return Ok(());
@@ -59,7 +59,7 @@ impl Rules {
     /// # Errors
     ///
     /// Returns the fault to send instead.
-    pub(super) fn check_reply(&self, reply: &Reply) -> Result<(), Fault> {
+    pub(super) fn check_reply_size(&self, reply: &Reply) -> Result<(), Fault> {
         let (size, limit) = (reply.body.len(), self.max_sent_bytes);
         if size <= limit {
             return Ok(());
@@ -89,10 +89,10 @@ impl Rules {
             let message = "the caller's time was up before the method could start";
             return Err(expired(message, received));
         }
-        let Some(duration) = record.pace.mean().filter(|_| self.admission) else {
+        let Some(duration) = record.recent_duration.mean().filter(|_| self.admission) else {
             return Ok(());
         };
-        if fits(received, time_to_live, deadline, now, duration) {
+        if is_admitted(received, time_to_live, deadline, now, duration) {
             return Ok(());
         }
         let left = deadline.saturating_duration_since(now);

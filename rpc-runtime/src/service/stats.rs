@@ -9,7 +9,7 @@ use crate::telemetry::Outcome;
 ///
 /// Each count is exact. While requests end, some counts may already include them and others not.
 #[derive(Debug)]
-pub(crate) struct MethodStats {
+pub(crate) struct MethodCounters {
     calls: AtomicU64,
     failures: AtomicU64,
     errors: AtomicU64,
@@ -49,7 +49,7 @@ pub(crate) struct StatsSnapshot {
     pub(crate) p99: Duration,
 }
 
-impl Default for MethodStats {
+impl Default for MethodCounters {
     fn default() -> Self {
         Self {
             calls: AtomicU64::default(),
@@ -63,7 +63,7 @@ impl Default for MethodStats {
     }
 }
 
-impl MethodStats {
+impl MethodCounters {
     /// Counts a request as in flight until the returned guard is dropped.
     pub(crate) fn begin(&self) -> InFlight<'_> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -134,7 +134,7 @@ fn longest_in(bucket: usize) -> u64 {
 /// each request.
 #[derive(Debug, Default)]
 pub(crate) struct Tally<'a> {
-    stats: Option<&'a MethodStats>,
+    stats: Option<&'a MethodCounters>,
     /// The bucket of the requests that are added up.
     bucket: usize,
     calls: u64,
@@ -145,7 +145,7 @@ pub(crate) struct Tally<'a> {
 
 impl<'a> Tally<'a> {
     /// Adds a request whose method ended.
-    pub(crate) fn add(&mut self, stats: &'a MethodStats, took: Duration, outcome: Outcome) {
+    pub(crate) fn add(&mut self, stats: &'a MethodCounters, took: Duration, outcome: Outcome) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let bucket = bucket_of(nanos);
         let is_alike = self.bucket == bucket && self.stats.is_some_and(|known| std::ptr::eq(known, stats));
@@ -187,7 +187,7 @@ impl Drop for Tally<'_> {
 
 /// A request whose method is running.
 #[derive(Debug)]
-pub(crate) struct InFlight<'a>(&'a MethodStats);
+pub(crate) struct InFlight<'a>(&'a MethodCounters);
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
@@ -201,13 +201,13 @@ mod tests {
 
     use super::*;
 
-    fn ended(stats: &MethodStats, took: Duration, outcome: Outcome) {
+    fn ended(stats: &MethodCounters, took: Duration, outcome: Outcome) {
         Tally::default().add(stats, took, outcome);
     }
 
     #[test]
     fn a_method_is_counted() {
-        let stats = MethodStats::default();
+        let stats = MethodCounters::default();
         let none = stats.snapshot();
         assert_eq!(
             (none.calls, none.mean, none.p99),
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_tally_counts_each_request_once() {
-        let (read, write) = (MethodStats::default(), MethodStats::default());
+        let (read, write) = (MethodCounters::default(), MethodCounters::default());
         let mut tally = Tally::default();
         for (stats, micros, outcome) in [
             (&read, 5, Outcome::Ok),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! calls:   [[id, method, time to live, arguments, headers, ...], ...]
-//! answers: [[id, kind, body, wanted, headers, ...], ...]
+//! answers: [[id, kind, body, batch_size, headers, ...], ...]
 //! ```
 //!
 //! The headers of an answer are optional. An id consists of the sixteen bytes of a correlation id.
@@ -61,7 +61,7 @@ pub(crate) struct BatchedAnswer {
     pub(crate) kind: ReplyKind,
     pub(crate) body: Bytes,
     /// How many calls of this method the worker wants in one batch.
-    pub(crate) wanted: u16,
+    pub(crate) batch_size: u16,
     pub(crate) headers: Headers,
 }
 
@@ -198,7 +198,7 @@ impl Part for BatchedAnswer {
         written(encode::write_bin(body, self.id.as_bytes()));
         written(encode::write_uint(body, u64::from(self.kind.number())).map(drop));
         written(encode::write_bin(body, &self.body));
-        written(encode::write_uint(body, u64::from(self.wanted)).map(drop));
+        written(encode::write_uint(body, u64::from(self.batch_size)).map(drop));
         if !self.headers.is_empty() {
             write_headers(body, &self.headers);
         }
@@ -216,7 +216,7 @@ impl ReadPart for BatchedAnswer {
             kind: ReplyKind::from_number(reader.uint()?)
                 .ok_or(UnreadableBatch("an answer's kind is unknown"))?,
             body: reader.bin()?,
-            wanted: u16::try_from(reader.uint()?).unwrap_or(u16::MAX),
+            batch_size: u16::try_from(reader.uint()?).unwrap_or(u16::MAX),
             headers: match unknown {
                 0 => Headers::default(),
                 _ => reader.headers()?,
@@ -418,14 +418,14 @@ mod tests {
             id: u128,
             kind in prop::sample::select(vec![ReplyKind::Result, ReplyKind::Error, ReplyKind::Fault]),
             body in prop::collection::vec(any::<u8>(), 0..300),
-            wanted: u16,
+            batch_size: u16,
             header: Option<String>,
         ) -> BatchedAnswer {
             let mut headers = Headers::default();
             if let Some(value) = header {
                 headers.insert(ShortStr::from_static("traceparent"), value);
             }
-            BatchedAnswer { id: Uuid::from_u128(id), kind, body: body.into(), wanted, headers }
+            BatchedAnswer { id: Uuid::from_u128(id), kind, body: body.into(), batch_size, headers }
         }
     }
 
@@ -476,7 +476,7 @@ mod tests {
         body.extend(b"\x00\xc4\x01x\x07\x80\x93\x81\xa5later\xc0\xca\x3f\xc0\x00\x00\xd6\x01abcd\xa3end");
         let answers = read_batch::<BatchedAnswer>(&Bytes::from(body)).unwrap();
         assert_eq!(answers.len(), 1);
-        assert_eq!((&answers[0].body[..], answers[0].wanted), (&b"x"[..], 7));
+        assert_eq!((&answers[0].body[..], answers[0].batch_size), (&b"x"[..], 7));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
 use uuid::Uuid;
 
-use super::reply_collector::{LateResponse, ReplyCollector};
+use super::reply_collector::{DeferredResponse, ReplyCollector};
 use crate::codec::Codec;
 use crate::protocol::{
     BatchedCall, Fault, FaultCode, InvalidName, Message, Properties, Reply, Request, ShortStr, content,
@@ -24,7 +24,7 @@ use crate::server::outgoing_reply::OutgoingReply;
 use crate::server::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress};
 use crate::server::request_handler::RequestHandler;
 use crate::service::{
-    Decision, Handled, MethodRecord, Origin, Received, ReplyTo, RequestId, RequestKey, RequestLabel, Tally,
+    Decision, MethodRecord, Origin, Received, ReplyTo, RequestId, RequestKey, RequestLabel, RunResult, Tally,
 };
 use crate::transport::{Control, Delivery};
 
@@ -75,10 +75,10 @@ impl RequestHandler {
             rejections,
             received.queue_time,
         );
-        let late = FuturesUnordered::new();
+        let deferred = FuturesUnordered::new();
         let mut forwarded = Vec::new();
         // Most requests end without waiting. They share one box, one permit and one tally.
-        let mut running = idle();
+        let mut running = empty_box();
         let mut shared_permit = None;
         let mut tally = Tally::default();
         let mut now = Instant::now();
@@ -105,7 +105,7 @@ impl RequestHandler {
             let Some(permit) = shared_permit.take().or_else(|| self.try_permit()) else {
                 let acks = replies.acks().split_last();
                 let waiting = self.run_when_permitted(id, request, redelivered, received, acks);
-                late.push(waiting.boxed());
+                deferred.push(waiting.boxed());
                 continue;
             };
             let label = RequestLabel::of_batched(&request);
@@ -127,9 +127,9 @@ impl RequestHandler {
                         }
                         Poll::Pending => {
                             let acks = replies.acks().split_last();
-                            let running = std::mem::replace(&mut running, idle());
-                            let ending = self.finish_late(id, running, record, now, deadline, acks);
-                            late.push(ending.boxed());
+                            let running = std::mem::replace(&mut running, empty_box());
+                            let ending = self.finish_deferred(id, running, record, now, deadline, acks);
+                            deferred.push(ending.boxed());
                             now = Instant::now();
                             continue;
                         }
@@ -143,11 +143,11 @@ impl RequestHandler {
         // The counts must be visible before the replies are.
         tally.count();
         replies.send();
-        tokio::join!(replies.send_late(late), join_all(forwarded));
+        tokio::join!(replies.send_deferred(deferred), join_all(forwarded));
     }
 
     /// Waits for a request that had to wait.
-    async fn finish_late(
+    async fn finish_deferred(
         &self,
         id: Uuid,
         running: Running<'_>,
@@ -155,7 +155,7 @@ impl RequestHandler {
         begun: Instant,
         deadline: Option<Instant>,
         acks: PendingAcks,
-    ) -> Option<LateResponse> {
+    ) -> Option<DeferredResponse> {
         // Requests that end without waiting never count as in flight.
         let in_flight = record.stats.begin();
         let (handled, _permit) = running.await;
@@ -164,7 +164,7 @@ impl RequestHandler {
         let response = self
             .executor
             .finish(&self.queue, &mut Tally::default(), record, took, handled);
-        Some(LateResponse {
+        Some(DeferredResponse {
             id,
             response,
             deadline,
@@ -180,13 +180,13 @@ impl RequestHandler {
         redelivered: bool,
         received: Received,
         acks: PendingAcks,
-    ) -> Option<LateResponse> {
+    ) -> Option<DeferredResponse> {
         let _permit = self.permit().await?;
         let deadline = request.time_to_live.and_then(|time| received.deadline(time));
         let label = RequestLabel::of_batched(&request);
         let now = Instant::now();
         let decision = self.decide_batched(request, redelivered, received, now);
-        Some(LateResponse {
+        Some(DeferredResponse {
             id,
             response: self.executor.execute(&self.queue, decision, &label, now).await,
             deadline,
@@ -224,7 +224,7 @@ impl RequestHandler {
     /// # Errors
     ///
     /// Returns the refusal of a batch that cannot be read. It is `None` if the sender expects no
-    /// reply or must not get one.
+    /// reply, must not get one, or sent no correlation id.
     fn read(&self, message: Message) -> Result<Batch, Option<Box<BatchRefusal>>> {
         let Message { properties, body } = message;
         if let Some(address) = &properties.reply_to
@@ -245,7 +245,7 @@ impl RequestHandler {
             }
             (Ok(codec), Err(error)) => {
                 let fault = Fault::bad_request(format_args!(
-                    "this queue takes messages of several calls, and this one cannot be read: {error}"
+                    "this queue takes batches, and this message cannot be read as one: {error}"
                 ));
                 let codec = codec.unwrap_or(Codec::Text);
                 Err(self.refuse_batch(&error, fault, codec, properties))
@@ -302,10 +302,10 @@ impl BatchRefusal {
 }
 
 /// A running request with its permit.
-type Running<'a> = ReusableBoxFuture<'a, (Handled, SemaphorePermit<'a>)>;
+type Running<'a> = ReusableBoxFuture<'a, (RunResult, SemaphorePermit<'a>)>;
 
 /// A box in which no request runs.
-fn idle<'a>() -> Running<'a> {
+fn empty_box<'a>() -> Running<'a> {
     ReusableBoxFuture::new(std::future::pending())
 }
 
@@ -342,7 +342,7 @@ fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
         method: Some(method),
         codec,
         correlation_id: Some(ShortStr::from_uuid(id)),
-        // All requests share that of the message.
+        // The requests share the `reply_to` of the message.
         reply_to: None,
         time_to_live,
         persistent: shared.persistent,

@@ -91,7 +91,7 @@ impl ReplyGroup {
                     headers: reply.headers,
                     unknown_type: None,
                 },
-                batch_size: reply.wanted,
+                batch_size: reply.batch_size,
                 deadline,
                 acks,
                 may_have_closed_channel: false,

@@ -23,7 +23,7 @@ use crate::service::{ReplyTo, Response};
 const MAX_WAIT: Duration = Duration::from_micros(250);
 
 /// The response to a request that had to wait.
-pub(super) struct LateResponse {
+pub(super) struct DeferredResponse {
     pub(super) id: Uuid,
     pub(super) response: Response,
     pub(super) deadline: Option<Instant>,
@@ -113,7 +113,7 @@ impl<'a> ReplyCollector<'a> {
             id,
             kind: reply.kind,
             body: reply.body,
-            wanted: batch_size,
+            batch_size,
             headers: reply.headers,
         };
         self.group.push(reply, deadline);
@@ -138,13 +138,16 @@ impl<'a> ReplyCollector<'a> {
         self.handler.reply_sender.send_group(group);
     }
 
-    /// Waits for the late responses and sends them. Those that are ready at the same time are sent
+    /// Waits for the deferred responses and sends them. Those that are ready at the same time are sent
     /// together.
-    pub(super) async fn send_late(&mut self, late: FuturesUnordered<BoxFuture<'_, Option<LateResponse>>>) {
-        let mut late = late.ready_chunks(MAX_BATCH_CALLS);
-        while let Some(responses) = late.next().await {
+    pub(super) async fn send_deferred(
+        &mut self,
+        deferred: FuturesUnordered<BoxFuture<'_, Option<DeferredResponse>>>,
+    ) {
+        let mut deferred = deferred.ready_chunks(MAX_BATCH_CALLS);
+        while let Some(responses) = deferred.next().await {
             // `None` would mean that the request got no permit, which never happens.
-            for LateResponse {
+            for DeferredResponse {
                 id,
                 response,
                 deadline,

@@ -11,7 +11,7 @@ pub(crate) struct Attempts(AtomicUsize);
 
 impl Attempts {
     /// Adds an attempt. It counts at once, because it may begin at any time.
-    pub(crate) fn make(self: &Arc<Self>) -> Attempt {
+    pub(crate) fn add(self: &Arc<Self>) -> Attempt {
         self.0.fetch_add(1, Ordering::Relaxed);
         Attempt {
             attempts: Arc::clone(self),

@@ -154,7 +154,7 @@ impl TowerService<IncomingCall> for Handler {
     }
 
     fn call(&mut self, call: IncomingCall) -> Self::Future {
-        let mut attempt = call.attempts.make();
+        let mut attempt = call.attempts.add();
         Box::pin(async move {
             attempt.begin();
             let outcome = call.service.handle(&call.invocation).await;
@@ -169,20 +169,20 @@ impl TowerService<IncomingCall> for Handler {
 /// A [`Stack`] of any layers.
 trait HandlerStack: Send + Sync {
     /// Waits until the layers are ready and calls them.
-    fn begin(&self, call: IncomingCall) -> BoxFuture<'_, Result<Ending, BoxError>>;
+    fn begin(&self, call: IncomingCall) -> BoxFuture<'_, Result<CallFuture, BoxError>>;
 }
 
 /// The future of a request that the layers have accepted.
-type Ending = BoxFuture<'static, Result<Answer, BoxError>>;
+type CallFuture = BoxFuture<'static, Result<Answer, BoxError>>;
 
 impl<S> HandlerStack for Stack<S>
 where
     S: TowerService<IncomingCall, Response = Answer, Error: Into<BoxError>, Future: Send + 'static> + Send,
 {
-    fn begin(&self, call: IncomingCall) -> BoxFuture<'_, Result<Ending, BoxError>> {
+    fn begin(&self, call: IncomingCall) -> BoxFuture<'_, Result<CallFuture, BoxError>> {
         Box::pin(async move {
             let ending = Stack::begin(self, call).await.map_err(Into::into)?;
-            Ok(Box::pin(async { ending.await.map_err(Into::into) }) as Ending)
+            Ok(Box::pin(async { ending.await.map_err(Into::into) }) as CallFuture)
         })
     }
 }
@@ -194,10 +194,10 @@ struct Layered {
 }
 
 /// A function that puts a service behind layers.
-pub(crate) type Around = Arc<dyn Fn(Arc<dyn Service>) -> Arc<dyn Service> + Send + Sync>;
+pub(crate) type ServiceWrapper = Arc<dyn Fn(Arc<dyn Service>) -> Arc<dyn Service> + Send + Sync>;
 
 /// Returns a function that puts services behind one shared stack of layers.
-pub(crate) fn layered_service<L: HandlerLayer>(layer: &L) -> Around {
+pub(crate) fn service_wrapper<L: HandlerLayer>(layer: &L) -> ServiceWrapper {
     let stack: Arc<dyn HandlerStack> = Arc::new(Stack::new(layer.layer(Handler(()))));
     Arc::new(move |service| {
         let stack = Arc::clone(&stack);

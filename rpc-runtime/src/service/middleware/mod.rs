@@ -9,8 +9,8 @@ mod stack;
 
 pub(crate) use attempts::Attempts;
 pub use authorize::Authorize;
-pub(crate) use handler::{Around, layered_service};
 pub use handler::{Handler, HandlerLayer, IncomingCall};
+pub(crate) use handler::{ServiceWrapper, service_wrapper};
 pub(crate) use stack::Stack;
 
 /// The error type of layers, as in tower.
