@@ -80,7 +80,7 @@ pub mod __private {
 
     pub use crate::__needs_feature_schema as needs_feature_schema;
     pub use crate::client::Client;
-    pub use crate::codec::{ByteSlice, CowBytes, CowStr, Named, NamedAlike, bytes};
+    pub use crate::codec::{ArgumentConversion, ByteSlice, CowBytes, CowStr, NoConversion, bytes};
     pub use crate::describe::schemas::{Describable, MethodSchemas, SchemaOf, SchemaOfOther, Schemas};
     pub use crate::protocol::{DecodeArguments, Derived, EncodeArguments};
     pub use crate::service::arguments::*;

@@ -33,8 +33,8 @@ pub(super) fn sent(service: &Service, method: &Method) -> TokenStream {
         match &argument.shape {
             Shape::Bytes => quote!(#runtime::__private::ByteSlice(#value)),
             Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec => {
-                let named = named(service, argument);
-                quote!(#named::sent(&#value))
+                let conversion = conversion(service, argument);
+                quote!(#conversion::sent(&#value))
             }
             Shape::Reference(ty) => match other_context(service, ty, "sent") {
                 Some(sent) => {
@@ -105,13 +105,13 @@ fn received_type(service: &Service, argument: &Argument) -> TokenStream {
 }
 
 /// The functions that convert an argument whose type has the name of text or bytes.
-fn named(service: &Service, argument: &Argument) -> TokenStream {
+fn conversion(service: &Service, argument: &Argument) -> TokenStream {
     let (runtime, ty) = (&service.runtime, &argument.ty);
-    quote!(<#runtime::__private::Named<#ty>>)
+    quote!(<#runtime::__private::ArgumentConversion<#ty>>)
 }
 
-/// Imports the functions of [`named`] for types of the user that have such a name.
-pub(super) fn import_named_alike(service: &Service) -> Option<TokenStream> {
+/// Imports the functions of [`conversion`] for types of the user that have such a name.
+pub(super) fn import_no_conversion(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let is_named = |argument: &Argument| {
         matches!(
@@ -121,7 +121,7 @@ pub(super) fn import_named_alike(service: &Service) -> Option<TokenStream> {
     };
     let mut arguments = service.methods.iter().flat_map(Method::arguments);
     let is_needed = arguments.any(is_named);
-    is_needed.then(|| quote!(use #runtime::__private::NamedAlike as _;))
+    is_needed.then(|| quote!(use #runtime::__private::NoConversion as _;))
 }
 
 /// For a type named `Context`, this item of the trait that converts it. The runtime's own context
@@ -173,12 +173,12 @@ pub(super) fn lent(service: &Service, method: &Method, argument: &Argument) -> T
         }
         _ if method.has_derived_arguments() => quote!(#name),
         Shape::CowBytes { is_static: true } => {
-            let named = named(service, argument);
-            quote!(#named::received_to_keep(#name))
+            let conversion = conversion(service, argument);
+            quote!(#conversion::received_owned(#name))
         }
         Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec => {
-            let named = named(service, argument);
-            quote!(#named::received(#name))
+            let conversion = conversion(service, argument);
+            quote!(#conversion::received(#name))
         }
         Shape::Owned => quote!(#name),
     }

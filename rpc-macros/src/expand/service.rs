@@ -17,7 +17,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
 
     let alternatives = alternatives::are_exclusive(service);
     let checks = checks::output_types(service);
-    let named_alike = arguments::import_named_alike(service);
+    let no_conversion = arguments::import_no_conversion(service);
     let argument_structs = argument_structs::definitions(service);
     let descriptors = descriptor::constants(service);
     let schemas = schemas::function(service);
@@ -30,7 +30,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
         &quote! {
             #alternatives
             #checks
-            #named_alike
+            #no_conversion
             #argument_structs
             #descriptors
             #schemas

@@ -119,15 +119,15 @@ impl<'de> Visitor<'de> for BytesVisitor {
     }
 }
 
-/// Converts an argument whose type the macro takes for text or bytes by its name.
+/// Converts an argument whose type has the name of a standard type of text or bytes.
 ///
-/// Generated code calls `<Named<Vec<u8>>>::sent` with [`NamedAlike`] in scope. For the standard
-/// type, the inherent functions below take precedence. For a user's own type of the same name, only
-/// the trait's functions exist.
+/// The macro sees only the name. Generated code calls `<ArgumentConversion<Vec<u8>>>::sent` with
+/// [`NoConversion`] in scope. For the standard type, the inherent functions below take precedence.
+/// For a user's own type of the same name, only the trait's functions exist.
 #[derive(Debug)]
-pub struct Named<T>(PhantomData<T>);
+pub struct ArgumentConversion<T>(PhantomData<T>);
 
-impl Named<Vec<u8>> {
+impl ArgumentConversion<Vec<u8>> {
     /// Converts an argument to what the client serializes.
     #[must_use]
     pub fn sent(bytes: &[u8]) -> ByteSlice<'_> {
@@ -141,7 +141,7 @@ impl Named<Vec<u8>> {
     }
 }
 
-impl<'a> Named<Cow<'a, [u8]>> {
+impl<'a> ArgumentConversion<Cow<'a, [u8]>> {
     /// Converts an argument to what the client serializes.
     #[must_use]
     pub fn sent(bytes: &[u8]) -> ByteSlice<'_> {
@@ -156,12 +156,12 @@ impl<'a> Named<Cow<'a, [u8]>> {
 
     /// Converts a deserialized value to an argument that may outlive the request.
     #[must_use]
-    pub fn received_to_keep(bytes: CowBytes<'_>) -> Cow<'a, [u8]> {
+    pub fn received_owned(bytes: CowBytes<'_>) -> Cow<'a, [u8]> {
         Cow::Owned(bytes.0.into_owned())
     }
 }
 
-impl<'a> Named<Cow<'a, str>> {
+impl<'a> ArgumentConversion<Cow<'a, str>> {
     /// Converts an argument to what the client serializes.
     #[must_use]
     pub fn sent(text: &str) -> &str {
@@ -175,9 +175,9 @@ impl<'a> Named<Cow<'a, str>> {
     }
 }
 
-/// Passes a user's own type through unchanged if it only has the name of a standard one. See
-/// [`Named`].
-pub trait NamedAlike {
+/// Passes a user's own type that has the name of a standard one through unchanged. See
+/// [`ArgumentConversion`].
+pub trait NoConversion {
     /// The user's type.
     type Type;
 
@@ -195,7 +195,7 @@ pub trait NamedAlike {
     }
 
     /// Converts a deserialized value to an argument of a `'static` type.
-    fn received_to_keep(argument: Self::Type) -> Self::Type
+    fn received_owned(argument: Self::Type) -> Self::Type
     where
         Self::Type: Sized,
     {
@@ -203,7 +203,7 @@ pub trait NamedAlike {
     }
 }
 
-impl<T> NamedAlike for Named<T> {
+impl<T> NoConversion for ArgumentConversion<T> {
     type Type = T;
 }
 

@@ -16,7 +16,7 @@ mod scratch;
 mod text;
 mod unknown_name;
 
-pub use borrowed::{ByteSlice, CowBytes, CowStr, Named, NamedAlike, bytes};
+pub use borrowed::{ArgumentConversion, ByteSlice, CowBytes, CowStr, NoConversion, bytes};
 pub use content_type::Codec;
 pub(crate) use content_type::UnsupportedContentType;
 pub use error::{DecodeError, EncodeError};
