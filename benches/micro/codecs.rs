@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use rpc_runtime::__private::{ByteSlice, CowBytes, CowStr, EncodeArguments};
 use rpc_runtime::Codec;
-use rpc_runtime::benching::{decode_answer, decode_arguments, encode_answer, encode_arguments};
+use rpc_runtime::benching::{decode_arguments, decode_result, encode_arguments, encode_result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -87,10 +87,10 @@ where
     T: Serialize + DeserializeOwned + 'static,
 {
     for (name, codec) in CODECS {
-        let encode = || encode_answer(codec, black_box(answer)).unwrap();
+        let encode = || encode_result(codec, black_box(answer)).unwrap();
         let body = encode();
         there_and_back(criterion, "answer", name, size, &body, encode, || {
-            decode_answer::<T>(codec, black_box(&body)).unwrap()
+            decode_result::<T>(codec, black_box(&body)).unwrap()
         });
     }
 }

@@ -1,7 +1,7 @@
 //! What a worker does with a request, except deduplication and sending the reply.
 
 use criterion::{BatchSize, BenchmarkId, Criterion};
-use rpc_runtime::benching::{Arrived, Worker, decode_answer, encode_arguments};
+use rpc_runtime::benching::{Arrived, Worker, decode_result, encode_arguments};
 use rpc_runtime::{Codec, service};
 use tokio::time::Instant;
 
@@ -30,7 +30,7 @@ pub(crate) fn requests(criterion: &mut Criterion) {
             let admitted = worker.decide(request, now).unwrap();
             worker.run(&admitted).unwrap()
         };
-        let answer = decode_answer::<String>(codec, &decide_and_run(request.clone()));
+        let answer = decode_result::<String>(codec, &decide_and_run(request.clone()));
         assert_eq!(answer.unwrap(), "user:12345");
 
         group.bench_function(BenchmarkId::new("decide", name), |bencher| {

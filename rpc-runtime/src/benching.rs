@@ -61,8 +61,8 @@ pub fn decode_arguments<'a, A: DecodeArguments<'a>>(
 /// # Errors
 ///
 /// Fails if the codec cannot write it.
-pub fn encode_answer<T: Serialize + 'static>(codec: Codec, answer: &T) -> Result<Bytes, EncodeError> {
-    codec.encode_answer(answer)
+pub fn encode_result<T: Serialize + 'static>(codec: Codec, answer: &T) -> Result<Bytes, EncodeError> {
+    codec.encode_result(answer)
 }
 
 /// Decodes an answer, as a caller does.
@@ -70,8 +70,8 @@ pub fn encode_answer<T: Serialize + 'static>(codec: Codec, answer: &T) -> Result
 /// # Errors
 ///
 /// Fails if the body does not contain it.
-pub fn decode_answer<T: DeserializeOwned + 'static>(codec: Codec, body: &[u8]) -> Result<T, DecodeError> {
-    codec.decode_answer(body)
+pub fn decode_result<T: DeserializeOwned + 'static>(codec: Codec, body: &[u8]) -> Result<T, DecodeError> {
+    codec.decode_result(body)
 }
 
 /// Calls that are published in one batch.
@@ -111,9 +111,9 @@ impl<K: Eq + Hash + Clone, T> Waiting<K, T> {
         Self(Batcher::new())
     }
 
-    /// Adds an item of `bytes` bytes. `wanted` such items fill a batch.
-    pub fn push(&mut self, lane: K, item: T, bytes: usize, wanted: u16) {
-        self.0.push(lane, item, Load::new(bytes, wanted));
+    /// Adds an item of `bytes` bytes. `batch_size` such items fill a batch.
+    pub fn push(&mut self, lane: K, item: T, bytes: usize, batch_size: u16) {
+        self.0.push(lane, item, Load::new(bytes, batch_size));
     }
 
     /// Returns the next batch, or `None` if nothing may be published now.
@@ -146,7 +146,7 @@ impl Arrived {
             app_id: None,
             user_id: None,
             headers: Headers::default(),
-            batches: false,
+            asks_batch_size: false,
             dead_lettered: None,
             arguments,
         };

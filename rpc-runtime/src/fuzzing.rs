@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::codec::{Codec, CowBytes, CowStr};
 use crate::protocol::{
-    ArgumentsSeed, BatchedAnswer, BatchedCall, DecodeArguments, EncodeArguments, MAX_TIME_TO_LIVE, Message,
+    ArgumentsSeed, BatchedCall, BatchedReply, DecodeArguments, EncodeArguments, MAX_TIME_TO_LIVE, Message,
     NamedArguments, Properties, Reply, ReplyAddresses, ReplyKind, Request, ShortStr, read_batch, write_batch,
 };
 use crate::service;
@@ -146,9 +146,9 @@ pub fn batched(data: &[u8]) {
             Ok(&calls)
         );
     }
-    if let Ok(answers) = read_batch::<BatchedAnswer>(&body) {
+    if let Ok(answers) = read_batch::<BatchedReply>(&body) {
         assert_eq!(
-            read_batch::<BatchedAnswer>(&write_batch(&answers)).as_ref(),
+            read_batch::<BatchedReply>(&write_batch(&answers)).as_ref(),
             Ok(&answers)
         );
     }
@@ -231,19 +231,19 @@ fn arguments(codec: Codec, body: &[u8]) {
 /// Reads answers of several types, as a caller does, then writes and reads them again.
 fn answers(codec: Codec, body: &[u8]) {
     fn round_trip<T: Serialize + DeserializeOwned + 'static>(codec: Codec, body: &[u8]) {
-        let Ok(value) = codec.decode_answer::<T>(body) else {
+        let Ok(value) = codec.decode_result::<T>(body) else {
             return;
         };
         if body.is_empty() {
             // It may be read as `None`, which plain text cannot write.
             return;
         }
-        let written = codec.encode_answer(&value).expect("what was read can be written");
+        let written = codec.encode_result(&value).expect("what was read can be written");
         let again = codec
-            .decode_answer::<T>(&written)
+            .decode_result::<T>(&written)
             .expect("what was written can be read");
         assert_eq!(
-            codec.encode_answer(&again).expect("what was read can be written"),
+            codec.encode_result(&again).expect("what was read can be written"),
             written
         );
     }

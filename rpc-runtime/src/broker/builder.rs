@@ -38,14 +38,14 @@ const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct BrokerBuilder {
-    pub(super) replies: ReplyQueue,
+    pub(super) reply_queue: ReplyQueue,
     pub(super) limits: Limits,
     pub(super) app_id: Option<String>,
     pub(super) connection_name: Option<String>,
     pub(super) send_user_id: bool,
     pub(super) connect_timeout: Duration,
     pub(super) heartbeat: Option<u16>,
-    /// An address that cannot be read is an error once the handle connects.
+    /// An invalid address is reported when the handle connects.
     pub(super) addresses: Result<Vec<Address>, BrokerError>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Tls>,
@@ -54,7 +54,7 @@ pub struct BrokerBuilder {
 impl Default for BrokerBuilder {
     fn default() -> Self {
         Self {
-            replies: ReplyQueue::default(),
+            reply_queue: ReplyQueue::default(),
             limits: Limits {
                 sent: DEFAULT_MAX_BYTES,
                 accepted: DEFAULT_MAX_BYTES,
@@ -72,9 +72,9 @@ impl Default for BrokerBuilder {
 }
 
 impl BrokerBuilder {
-    /// How replies come back; the default is [`ReplyQueue::Resumable`].
-    pub fn reply_queue(mut self, replies: ReplyQueue) -> Self {
-        self.replies = replies;
+    /// The kind of reply queue; the default is [`ReplyQueue::Resumable`].
+    pub fn reply_queue(mut self, reply_queue: ReplyQueue) -> Self {
+        self.reply_queue = reply_queue;
         self
     }
 
@@ -93,8 +93,8 @@ impl BrokerBuilder {
     ///
     /// A larger request is answered with the fault `too_large`. A larger reply fails its call with
     /// [`CallError::BadReply`](crate::CallError::BadReply). Bodies are received whole before they
-    /// are measured, so it is the broker's
-    /// [`max_message_size`](https://www.rabbitmq.com/docs/configure) that bounds memory.
+    /// are measured, so only the broker's
+    /// [`max_message_size`](https://www.rabbitmq.com/docs/configure) bounds memory.
     pub fn max_accepted_bytes(mut self, limit: usize) -> Self {
         self.limits.accepted = limit;
         self
@@ -194,14 +194,14 @@ impl BrokerBuilder {
     /// addresses name different users and [`send_user_id`](Self::send_user_id) is set.
     /// [`BrokerError::NoAddress`] if there is no address.
     pub async fn connect(self) -> Result<Broker, BrokerError> {
-        let (addresses, caller) = self.plan()?;
+        let (addresses, caller) = self.check_options()?;
         let transport =
             AmqpTransport::connect(addresses, self.connection_name.as_deref(), self.connect_timeout).await?;
         Ok(self.assemble(Arc::new(transport), caller))
     }
 
-    /// Returns a handle that connects in the background, for as long as it takes: for a program
-    /// that may start before its broker. Calls wait for the connection within their time, and
+    /// Returns a handle that connects in the background and tries until it succeeds, for a program
+    /// that may start before its broker. Calls wait for the connection until their deadlines, and
     /// [`Server::start`](crate::Server::start) waits without a limit.
     ///
     /// # Errors
@@ -221,14 +221,14 @@ impl BrokerBuilder {
     /// # }
     /// ```
     pub fn lazy(self) -> Result<Broker, BrokerError> {
-        let (addresses, caller) = self.plan()?;
+        let (addresses, caller) = self.check_options()?;
         let transport =
             AmqpTransport::connect_later(addresses, self.connection_name.as_deref(), self.connect_timeout);
         Ok(self.assemble(Arc::new(transport), caller))
     }
 
     /// Checks the options. Returns the addresses, and the options of all calls.
-    fn plan(&self) -> Result<(Vec<Address>, CallerOptions), BrokerError> {
+    fn check_options(&self) -> Result<(Vec<Address>, CallerOptions), BrokerError> {
         let addresses = self.addresses.as_ref().map_err(BrokerError::clone)?;
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
         let Some(first) = addresses.first() else {
@@ -240,26 +240,26 @@ impl BrokerBuilder {
                 return invalid("all must name the same user, as each request carries it");
             }
             Some(user) => Some(ShortStr::new(user).map_err(|_| BrokerError::Unsendable {
-                reason: "the user's name",
+                reason: "the user's name is longer than 255 bytes",
             })?),
             None => {
                 return invalid(
-                    "requests are to carry the user, and only the broker knows whom the certificate names: write amqps://USER@host",
+                    "send_user_id needs a user, and only the broker knows the user of the certificate: write amqps://USER@host",
                 );
             }
         };
         let caller = self.caller_options(self.short_app_id()?, user_id);
         let addresses = addresses.iter().cloned();
         let addresses = addresses.map(|address| address.with_default_heartbeat(self.heartbeat));
-        Ok((self.secured(addresses.collect())?, caller))
+        Ok((self.with_tls(addresses.collect())?, caller))
     }
 
-    /// The addresses, with a TLS client for those that need one.
+    /// Adds a TLS client to the addresses that need one.
     #[cfg(feature = "tls")]
-    fn secured(&self, addresses: Vec<Address>) -> Result<Vec<Address>, BrokerError> {
+    fn with_tls(&self, addresses: Vec<Address>) -> Result<Vec<Address>, BrokerError> {
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });
         if self.tls.is_some() && !addresses.iter().all(Address::is_tls) {
-            return invalid("there are TLS options, and amqp:// would not use them: write amqps://");
+            return invalid("amqp:// does not use the TLS options: write amqps://");
         }
         let identity = self.tls.as_ref().is_some_and(Tls::has_identity);
         if !identity && addresses.iter().any(Address::uses_external_auth) {
@@ -274,14 +274,14 @@ impl BrokerBuilder {
             Some(tls) => tls.client()?,
             None => Tls::new().client()?,
         };
-        let secured = addresses
+        let with_tls = addresses
             .into_iter()
             .map(|address| address.with_tls(client.clone()));
-        Ok(secured.collect())
+        Ok(with_tls.collect())
     }
 
     #[cfg(not(feature = "tls"))]
-    fn secured(&self, addresses: Vec<Address>) -> Result<Vec<Address>, BrokerError> {
+    fn with_tls(&self, addresses: Vec<Address>) -> Result<Vec<Address>, BrokerError> {
         Ok(addresses)
     }
 
@@ -299,9 +299,9 @@ impl BrokerBuilder {
         Ok(self.assemble(Arc::new(MemoryTransport::new(broker)), caller))
     }
 
-    /// A handle on this transport.
+    /// Returns a handle on this transport.
     #[cfg(test)]
-    pub(crate) fn over(self, transport: Arc<dyn Transport>) -> Broker {
+    pub(crate) fn with_transport(self, transport: Arc<dyn Transport>) -> Broker {
         let caller = self.caller_options(None, None);
         self.assemble(transport, caller)
     }
@@ -315,7 +315,7 @@ impl BrokerBuilder {
 
     fn caller_options(&self, app_id: Option<ShortStr>, user_id: Option<ShortStr>) -> CallerOptions {
         CallerOptions {
-            replies: self.replies,
+            reply_queue: self.reply_queue,
             max_sent_bytes: self.limits.sent,
             max_accepted_bytes: self.limits.accepted,
             app_id,
@@ -330,8 +330,8 @@ impl BrokerBuilder {
 }
 
 impl InProcessBroker {
-    /// A handle of its own, with default options; see
-    /// [`BrokerBuilder::in_process`](BrokerBuilder::in_process) for others.
+    /// Creates another handle on this broker, with default options. For others, use
+    /// [`BrokerBuilder::in_process`](BrokerBuilder::in_process).
     #[must_use]
     pub fn connect(&self) -> Broker {
         let options = BrokerBuilder::default();

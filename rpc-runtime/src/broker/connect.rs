@@ -1,4 +1,4 @@
-//! The ways to get a handle.
+//! Creates handles.
 
 use super::builder::BrokerBuilder;
 use super::handle::Broker;
@@ -31,7 +31,7 @@ impl Broker {
         Self::builder().address(url).connect().await
     }
 
-    /// Connects to the broker, and with the options, that environment variables name: see
+    /// Connects to RabbitMQ with the addresses and options in environment variables. See
     /// [`BrokerBuilder::from_env`].
     ///
     /// # Errors
@@ -52,14 +52,14 @@ impl Broker {
         BrokerBuilder::from_env()?.connect().await
     }
 
-    /// Makes a broker within this process, and the only handle on it. [`InProcessBroker`] has
-    /// several.
+    /// Creates a broker within this process, and the only handle on it. For several handles on one
+    /// broker, use [`InProcessBroker`].
     #[must_use]
     pub fn in_process() -> Self {
         InProcessBroker::new().connect()
     }
 
-    /// Options of a handle.
+    /// Returns a builder, which sets the options of a handle.
     pub fn builder() -> BrokerBuilder {
         BrokerBuilder::default()
     }

@@ -1,4 +1,4 @@
-//! Reads the options of a broker from the names and values of environment variables. Reads neither
+//! Parses the names and values of environment variables into the options of a broker. Reads neither
 //! the environment nor files.
 //!
 //! An error never repeats a value: it may be a password in the wrong variable.
@@ -74,7 +74,7 @@ pub(super) struct NamedFile {
 }
 
 /// Whether a variable is an option, or looks like a misspelt one.
-pub(super) fn is_ours(name: &str) -> bool {
+pub(super) fn may_be_option(name: &str) -> bool {
     name == AMQP_URL || name.starts_with(PREFIX)
 }
 
@@ -87,13 +87,13 @@ pub(super) fn error(variable: &str, problem: impl Into<String>) -> BrokerError {
 }
 
 impl Settings {
-    /// Reads variables in any order. Ignores those that are not [ours](is_ours), and those that are
-    /// empty.
+    /// Parses variables in any order. Ignores those that [may not be options](may_be_option), and
+    /// options that are empty.
     pub(super) fn parse(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, BrokerError> {
         let mut settings = Self::default();
         let (mut certificate, mut key) = (None, None);
         for (name, value) in variables {
-            if !is_ours(&name) {
+            if !may_be_option(&name) {
                 continue;
             }
             let is_known = name == AMQP_URL || VARIABLES.contains(&name.as_str());
@@ -182,8 +182,8 @@ fn flag(variable: &str, text: &str) -> Result<bool, BrokerError> {
     text.parse().map_err(|_| error(variable, "must be true or false"))
 }
 
-/// A whole number and its unit.
-fn with_unit<'a>(text: &'a str, units: &[(&'a str, u64)]) -> Option<u64> {
+/// Parses a whole number with a unit. Returns it multiplied by the size of the unit.
+fn parse_with_unit<'a>(text: &'a str, units: &[(&'a str, u64)]) -> Option<u64> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let (_, size) = units.iter().find(|(name, _)| *name == unit)?;
     digits.parse::<u64>().ok()?.checked_mul(*size)
@@ -222,7 +222,7 @@ fn heartbeat(text: &str) -> Result<u16, BrokerError> {
 
 fn bytes(variable: &str, text: &str) -> Result<usize, BrokerError> {
     const UNITS: [(&str, u64); 3] = [("", 1), ("KiB", 1024), ("MiB", 1024 * 1024)];
-    let bytes = with_unit(text, &UNITS).and_then(|bytes| usize::try_from(bytes).ok());
+    let bytes = parse_with_unit(text, &UNITS).and_then(|bytes| usize::try_from(bytes).ok());
     bytes.filter(|&bytes| bytes > 0).ok_or_else(|| {
         let problem = "is not a size above zero: a whole number of bytes, or one with KiB or MiB after it, such as 16MiB";
         error(variable, problem)
@@ -244,20 +244,20 @@ mod tests {
         )
     }
 
-    /// The variable that is to blame, and what is said of it; never a secret.
+    /// Returns the variable that the error names, and the message. Panics if either shows a secret.
     #[track_caller]
     fn refusal(variables: &[(&str, &str)]) -> (String, String) {
         let error = parse(variables).unwrap_err();
-        let told = Chain(&error).to_string();
-        assert!(!format!("{told} {error:?}").contains("s3cret"), "{error:?}");
+        let message = Chain(&error).to_string();
+        assert!(!format!("{message} {error:?}").contains("s3cret"), "{error:?}");
         match error {
-            BrokerError::Environment { variable, .. } => (variable, told),
+            BrokerError::Environment { variable, .. } => (variable, message),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn all_of_it_is_read() {
+    fn all_options_are_parsed() {
         let settings = parse(&[
             (AMQP_URL, "amqp://alice:s3cret@one, amqp://alice:s3cret@two:5673"),
             (APP_ID, "shop"),
@@ -286,13 +286,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_empty_is_not_set() {
+    fn an_empty_variable_is_not_set() {
         let settings = parse(&[URL, (APP_ID, ""), (REPLY_QUEUE, ""), (TLS_KEY_FILE, "")]).unwrap();
         assert_eq!((settings.app_id, settings.reply_queue), (None, None));
     }
 
     #[test]
-    fn options_are_read_without_an_address() {
+    fn options_are_parsed_without_an_address() {
         for none in [&[(APP_ID, "shop")][..], &[(APP_ID, "shop"), (AMQP_URL, "")]] {
             let settings = parse(none).unwrap();
             assert_eq!(settings.app_id.as_deref(), Some("shop"));
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused_by_name_with_what_can() {
+    fn the_error_for_an_invalid_value_says_what_is_allowed() {
         for (variable, value, allowed) in [
             (REPLY_QUEUE, "s3cret", "resumable, exclusive or direct"),
             (SEND_USER_ID, "yes", "true or false"),
@@ -321,37 +321,38 @@ mod tests {
             (MAX_ACCEPTED_BYTES, "16MB", "such as 16MiB"),
             (APP_ID, &"x".repeat(256), "255 bytes"),
         ] {
-            let (blamed, told) = refusal(&[URL, (variable, value)]);
-            assert_eq!(blamed, variable);
-            assert!(told.contains(allowed), "{variable}={value}: {told}");
+            let (named, message) = refusal(&[URL, (variable, value)]);
+            assert_eq!(named, variable);
+            assert!(message.contains(allowed), "{variable}={value}: {message}");
         }
     }
 
     #[test]
-    fn a_variable_that_is_not_known_is_refused_with_those_that_are() {
-        let (variable, told) = refusal(&[URL, ("RPC_RUNTIME_REPLAY_QUEUE", "s3cret")]);
+    fn the_error_for_an_unknown_variable_lists_the_known_ones() {
+        let (variable, message) = refusal(&[URL, ("RPC_RUNTIME_REPLAY_QUEUE", "s3cret")]);
         assert_eq!(variable, "RPC_RUNTIME_REPLAY_QUEUE");
         assert!(
-            told.contains("RPC_RUNTIME_REPLY_QUEUE") && told.contains(AMQP_URL),
-            "{told}"
+            message.contains("RPC_RUNTIME_REPLY_QUEUE") && message.contains(AMQP_URL),
+            "{message}"
         );
-        // Also where it is empty: it was meant to say something.
+        // Even if it is empty, because it is probably misspelt.
         assert_eq!(refusal(&[URL, ("RPC_RUNTIME_", "")]).0, "RPC_RUNTIME_");
     }
 
     #[test]
-    fn the_address_that_cannot_be_used_is_told_by_its_place_alone() {
-        let (variable, told) = refusal(&[(AMQP_URL, "amqp://alice:s3cret@one,amqp://alice:s3cret@two:port")]);
+    fn the_error_for_an_invalid_address_says_which_one_without_showing_it() {
+        let (variable, message) =
+            refusal(&[(AMQP_URL, "amqp://alice:s3cret@one,amqp://alice:s3cret@two:port")]);
         assert_eq!(variable, AMQP_URL);
         assert!(
-            told.contains("number 2 of 2") && told.contains("amqp://user:password@host"),
-            "{told}"
+            message.contains("number 2 of 2") && message.contains("amqp://user:password@host"),
+            "{message}"
         );
         assert!(refusal(&[(AMQP_URL, "amqp://one,")]).1.contains("number 2 of 2"));
     }
 
     #[test]
-    fn no_part_of_a_password_that_is_not_encoded_is_shown() {
+    fn no_part_of_an_unencoded_password_is_shown() {
         for url in [
             "amqp://shop:12#s3cret@rabbit",
             "amqp://shop:12/s3cret@rabbit",
@@ -359,8 +360,8 @@ mod tests {
         ] {
             assert!(refusal(&[(AMQP_URL, url)]).1.contains("percent-encoded"), "{url}");
         }
-        let (_, told) = refusal(&[(AMQP_URL, "amqp://shop:12,s3cret@rabbit")]);
-        assert!(told.contains("%2C"), "{told}");
+        let (_, message) = refusal(&[(AMQP_URL, "amqp://shop:12,s3cret@rabbit")]);
+        assert!(message.contains("%2C"), "{message}");
     }
 
     #[test]
@@ -387,10 +388,10 @@ mod tests {
 
     #[test]
     #[cfg(not(feature = "tls"))]
-    fn what_needs_tls_is_refused_without_it() {
-        let (variable, told) = refusal(&[URL, (TLS_CA_FILE, "ca.pem")]);
+    fn tls_options_are_refused_without_the_feature() {
+        let (variable, message) = refusal(&[URL, (TLS_CA_FILE, "ca.pem")]);
         assert_eq!(variable, TLS_CA_FILE);
-        assert!(told.contains("enable the feature \"tls\""), "{told}");
+        assert!(message.contains("enable the feature \"tls\""), "{message}");
         assert!(
             refusal(&[(AMQP_URL, "amqps://one")])
                 .1

@@ -1,5 +1,5 @@
-//! A builder from environment variables. [`environment`](super::environment) reads their values,
-//! and this file the files that they name.
+//! Creates a builder from environment variables. [`environment`](super::environment) parses them.
+//! This file reads them, and the files that they name.
 
 use super::builder::BrokerBuilder;
 use super::environment::{self, Settings};
@@ -34,8 +34,8 @@ impl BrokerBuilder {
     /// # Errors
     ///
     /// [`BrokerError::Environment`] if a value or a file cannot be read, or if a variable begins
-    /// with `RPC_RUNTIME_` and is not in this table. It names the variable, and never repeats a
-    /// value. If such variables have another purpose in your environment, leave them out with
+    /// with `RPC_RUNTIME_` and is not in this table. The error names the variable, and never repeats
+    /// a value. If your environment uses such variables for another purpose, leave them out with
     /// [`from_vars`](Self::from_vars).
     ///
     /// ```no_run
@@ -49,7 +49,7 @@ impl BrokerBuilder {
     pub fn from_env() -> Result<Self, BrokerError> {
         let mut variables = Vec::new();
         for (name, value) in std::env::vars_os() {
-            let Some(name) = name.to_str().filter(|name| environment::is_ours(name)) else {
+            let Some(name) = name.to_str().filter(|name| environment::may_be_option(name)) else {
                 continue;
             };
             match value.into_string() {
@@ -86,7 +86,7 @@ impl BrokerBuilder {
         builder.connect_timeout = settings.connect_timeout.unwrap_or(builder.connect_timeout);
         builder.limits.accepted = settings.max_accepted_bytes.unwrap_or(builder.limits.accepted);
         builder.limits.sent = settings.max_sent_bytes.unwrap_or(builder.limits.sent);
-        builder.replies = settings.reply_queue.unwrap_or(builder.replies);
+        builder.reply_queue = settings.reply_queue.unwrap_or(builder.reply_queue);
         builder.send_user_id = settings.send_user_id.unwrap_or(builder.send_user_id);
         #[cfg(feature = "tls")]
         {
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_not_there_is_told_by_its_variable_and_not_shown() {
+    fn the_error_for_a_missing_file_names_its_variable_and_not_the_value() {
         let variables = [
             ("AMQP_URL", "amqps://rabbit"),
             ("RPC_RUNTIME_TLS_CA_FILE", "-----BEGIN CERTIFICATE-----"),

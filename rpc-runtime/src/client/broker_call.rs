@@ -9,12 +9,12 @@ use futures_util::future::BoxFuture;
 use tokio::time::{Sleep, sleep, sleep_until};
 
 use super::call_progress::{CallProgress, PublishFailure};
-use super::failures::{broker_failure, no_server, queue_is_gone, refused};
+use super::failures::{broker_error, no_server_error, queue_gone_error, refused_error};
 use super::in_flight_call::{CallEvent, InFlightCall};
 use super::in_flight_calls::InFlightGuard;
 use super::plan::CallPlan;
 use super::queued_request::{PendingConfirm, QueuedRequest};
-use super::received_reply::{ReceivedReply, empty_reply, read_reply};
+use super::received_reply::{ReceivedReply, check_reply, empty_reply};
 use super::resend::{self, ResendDecision};
 use super::session::Session;
 use super::session_handle::SessionHandle;
@@ -66,7 +66,7 @@ impl<'a> BrokerCall<'a> {
     }
 
     /// Sends the request, again if necessary, until the call ends.
-    // One function and not an `async fn`, as each of those would hold its arguments twice. Nothing
+    // Not an `async fn`, and not split into several: each would hold its arguments twice. Nothing
     // large is alive while the call waits for its next event.
     #[allow(clippy::manual_async_fn)]
     pub(super) fn run(mut self) -> impl Future<Output = Outcome> + Send + 'a {
@@ -120,14 +120,14 @@ impl<'a> BrokerCall<'a> {
             let session = pin!(self.session.wait_open(lost.as_ref()));
             match self.unless_ended(deadline, session).await? {
                 Ok(session) => ControlFlow::Continue(session),
-                Err(reason) => ControlFlow::Break(Err(broker_failure(reason, self.progress.was_written))),
+                Err(reason) => ControlFlow::Break(Err(broker_error(reason, self.progress.may_have_run))),
             }
         })
     }
 
     fn send(&mut self, session: &Session) {
         let request = QueuedRequest {
-            is_resent: self.progress.was_written,
+            is_resent: self.progress.may_have_run,
             confirm: PendingConfirm::new(self.call(), self.progress.begin_request()),
             deadline: self.time.deadline,
         };
@@ -144,7 +144,7 @@ impl<'a> BrokerCall<'a> {
             }
             CallEvent::Confirmed => {
                 *is_confirmed = true;
-                self.progress.was_written = true;
+                self.progress.may_have_run = true;
                 self.progress.last_failure = None;
             }
             CallEvent::NotConfirmed(published) => {
@@ -164,7 +164,7 @@ impl<'a> BrokerCall<'a> {
         let state = self.session.state().borrow();
         if state.phase.is_closed() {
             let reason = self.session.status().end_reason_or_closed();
-            return ControlFlow::Break(Err(broker_failure(reason, self.progress.withdraw())));
+            return ControlFlow::Break(Err(broker_error(reason, self.progress.withdraw())));
         }
         if !is_confirmed {
             return ControlFlow::Continue(Next::Wait);
@@ -175,7 +175,7 @@ impl<'a> BrokerCall<'a> {
             ResendDecision::Fail => {
                 let reason = state.lost.clone();
                 let reason = reason.unwrap_or(BrokerError::Lost { source: None });
-                ControlFlow::Break(Err(broker_failure(reason, true)))
+                ControlFlow::Break(Err(broker_error(reason, true)))
             }
         }
     }
@@ -205,14 +205,14 @@ impl<'a> BrokerCall<'a> {
 
     /// Handles a request that the broker returned because the queue does not exist.
     async fn on_returned(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
-        let (plan, was_written) = (self.plan(), self.progress.was_written);
+        let (plan, may_have_run) = (self.plan(), self.progress.may_have_run);
         let queue = &plan.destination.queue;
-        let retries = plan.wait_for_server || (was_written && plan.method.is_idempotent());
+        let retries = plan.wait_for_server || (may_have_run && plan.method.is_idempotent());
         if !retries {
-            return ControlFlow::Break(Err(if was_written {
-                broker_failure(queue_is_gone(queue), true)
+            return ControlFlow::Break(Err(if may_have_run {
+                broker_error(queue_gone_error(queue), true)
             } else {
-                no_server(queue)
+                no_server_error(queue)
             }));
         }
         self.progress.last_failure = Some(PublishFailure::NoServer);
@@ -223,19 +223,19 @@ impl<'a> BrokerCall<'a> {
     /// delivered it nevertheless.
     async fn on_refused(&mut self, deadline: Pin<&mut Sleep>) -> Step<()> {
         let plan = self.plan();
-        let is_first = !self.progress.was_written;
-        self.progress.was_written = true;
+        let is_first = !self.progress.may_have_run;
+        self.progress.may_have_run = true;
         if resend::after_refusal(plan.method.is_idempotent()) == ResendDecision::Fail {
-            return ControlFlow::Break(Err(refused(&plan.destination.queue)));
+            return ControlFlow::Break(Err(refused_error(&plan.destination.queue)));
         }
         self.progress.last_failure = Some(PublishFailure::Refused);
         if !is_first || plan.wait_for_server {
             let delay = self.progress.retry().backoff.next_delay();
             return self.unless_ended(deadline, pin!(sleep(delay))).await;
         }
-        let is_missing = pin!(self.session.is_missing(&plan.destination));
+        let is_missing = pin!(self.session.is_queue_missing(&plan.destination));
         if self.unless_ended(deadline, is_missing).await? {
-            return ControlFlow::Break(Err(refused(&plan.destination.queue)));
+            return ControlFlow::Break(Err(refused_error(&plan.destination.queue)));
         }
         ControlFlow::Continue(())
     }
@@ -243,7 +243,7 @@ impl<'a> BrokerCall<'a> {
     /// Handles the loss of the request, or of the broker's confirm.
     fn on_failed(&mut self, source: BrokerError, written: bool) -> Step<()> {
         let source = self.session.status().end_reason().unwrap_or(source);
-        self.progress.was_written |= written;
+        self.progress.may_have_run |= written;
         if written && matches!(source, BrokerError::ChannelClosed { .. }) {
             self.progress.retry().channels_lost += 1;
         }
@@ -252,7 +252,7 @@ impl<'a> BrokerCall<'a> {
             (self.plan().method.is_idempotent(), self.progress.channels_lost());
         match resend::after_failed_publish(is_idempotent, written, channels_lost) {
             ResendDecision::Resend if !is_permanent => ControlFlow::Continue(()),
-            _ => ControlFlow::Break(Err(broker_failure(source, self.progress.was_written))),
+            _ => ControlFlow::Break(Err(broker_error(source, self.progress.may_have_run))),
         }
     }
 
@@ -275,7 +275,7 @@ impl<'a> BrokerCall<'a> {
 
     fn on_reply(&mut self, reply: ReceivedReply) -> Outcome {
         self.progress.guard.is_answered = true;
-        read_reply(
+        check_reply(
             reply,
             self.session.options.max_accepted_bytes,
             self.progress.is_resent,
@@ -288,8 +288,8 @@ impl<'a> BrokerCall<'a> {
         self.call().on_no_reply(is_sent);
         let queue = &self.plan().destination.queue;
         let executed = match (is_sent, self.progress.last_failure) {
-            (_, Some(PublishFailure::Refused)) => return refused(queue),
-            (false, Some(PublishFailure::NoServer)) => return no_server(queue),
+            (_, Some(PublishFailure::Refused)) => return refused_error(queue),
+            (false, Some(PublishFailure::NoServer)) => return no_server_error(queue),
             (true, _) => Executed::Maybe,
             (false, None) => Executed::No,
         };

@@ -17,7 +17,7 @@ use super::middleware::{CallLayer, LayeredCaller};
 use super::stub::Client;
 use crate::codec::Codec;
 use crate::describe::ServiceDescriptor;
-use crate::protocol::destination_name;
+use crate::protocol::check_destination_name;
 use crate::service::Service;
 
 /// The default of [`ClientBuilder::max_in_flight`].
@@ -272,7 +272,7 @@ impl<C, L> ClientBuilder<C, L> {
     {
         let queue = self.queue.unwrap_or_else(|| self.service.queue().to_owned());
         let limiter = Limiter::new(&queue, self.max_in_flight, self.when_full, self.adaptive_limit);
-        let destination = destination_name(&queue)
+        let destination = check_destination_name(&queue)
             .map(|queue| Destination::new(queue, self.service, self.batching, limiter));
         let path = if self.is_layered {
             CallPath::Layered(Arc::new(LayeredCaller::new(&self.layers, self.backend)))

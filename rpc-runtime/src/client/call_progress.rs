@@ -10,7 +10,7 @@ pub(super) struct CallProgress<'a> {
     /// The number of the current request. `None` if none waits for a confirm or a reply.
     request: Option<u32>,
     /// Whether a request may have reached a worker.
-    pub(super) was_written: bool,
+    pub(super) may_have_run: bool,
     /// Whether a request was sent again although an earlier one may have reached a worker.
     pub(super) is_resent: bool,
     /// Why the last request was not confirmed, if the call retries.
@@ -42,7 +42,7 @@ impl<'a> CallProgress<'a> {
         Self {
             guard,
             request: None,
-            was_written: false,
+            may_have_run: false,
             is_resent: false,
             last_failure: None,
             retry: None,
@@ -51,7 +51,7 @@ impl<'a> CallProgress<'a> {
 
     /// Begins another request and returns its number.
     pub(super) fn begin_request(&mut self) -> u32 {
-        self.is_resent |= self.was_written;
+        self.is_resent |= self.may_have_run;
         let number = self.guard.call.latest_send().begin();
         self.request = Some(number);
         number
@@ -65,7 +65,7 @@ impl<'a> CallProgress<'a> {
     /// Withdraws the current request. Returns whether it, or an earlier one, has been sent.
     pub(super) fn withdraw(&self) -> bool {
         let is_sent = |number| !self.guard.call.latest_send().withdraw(number);
-        self.request.is_some_and(is_sent) || self.was_written
+        self.request.is_some_and(is_sent) || self.may_have_run
     }
 
     pub(super) fn channels_lost(&self) -> u32 {

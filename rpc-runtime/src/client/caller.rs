@@ -34,7 +34,7 @@ impl Caller {
     }
 
     /// Returns the application id and the user id of requests.
-    pub(crate) fn names(&self) -> (Option<ShortStr>, Option<ShortStr>) {
+    pub(crate) fn app_and_user_id(&self) -> (Option<ShortStr>, Option<ShortStr>) {
         let CallerOptions { app_id, user_id, .. } = &*self.session.options;
         (app_id.clone(), user_id.clone())
     }
@@ -70,7 +70,7 @@ impl Caller {
                     .await
             };
             if !call.plan().method.is_oneway() {
-                permit.ended(&outcome, time_limit);
+                permit.record_outcome(&outcome, time_limit);
             }
             outcome
         }
@@ -95,7 +95,8 @@ mod tests {
     use super::*;
     use crate::Broker;
 
-    /// A client may have a hundred thousand calls in flight, and each of them has both.
+    /// A client may have a hundred thousand calls in flight. Each holds this future and an
+    /// `InFlightCall`.
     #[tokio::test]
     async fn a_call_in_flight_takes_little_memory() {
         let caller = Arc::clone(Broker::in_process().caller());

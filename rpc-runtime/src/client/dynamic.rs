@@ -138,7 +138,7 @@ impl DynamicClient {
     fn prepare_call(
         &self,
         method: &str,
-        arguments: impl FnOnce() -> Result<ExactValue, Cause>,
+        arguments: impl FnOnce() -> Result<ExactValue, BoxError>,
     ) -> Result<Arc<InFlightCall>, InvalidCall> {
         let described = self.description.method(method);
         let Some((described, called)) = described.zip(self.service.method(method)) else {
@@ -162,7 +162,7 @@ impl fmt::Debug for DynamicClient {
     }
 }
 
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why arguments do not fit a method.
 #[derive(Debug, thiserror::Error)]
@@ -196,7 +196,7 @@ impl fmt::Display for Names<'_> {
 }
 
 /// Encodes a method's arguments.
-fn encode(method: &MethodDescription, arguments: ExactValue, codec: Codec) -> Result<Bytes, Cause> {
+fn encode(method: &MethodDescription, arguments: ExactValue, codec: Codec) -> Result<Bytes, BoxError> {
     let arguments = by_name(method, arguments)?;
     match codec {
         Codec::Json => return Ok(ExactValue::Object(arguments).to_json()),
@@ -253,17 +253,17 @@ fn by_name(
 
 /// A type of results: a JSON value, or its text.
 trait FromExactValue: Sized {
-    fn from_exact_value(value: ExactValue) -> Result<Self, Cause>;
+    fn from_exact_value(value: ExactValue) -> Result<Self, BoxError>;
 }
 
 impl FromExactValue for Value {
-    fn from_exact_value(value: ExactValue) -> Result<Self, Cause> {
+    fn from_exact_value(value: ExactValue) -> Result<Self, BoxError> {
         Ok(value.into_value()?)
     }
 }
 
 impl FromExactValue for String {
-    fn from_exact_value(value: ExactValue) -> Result<Self, Cause> {
+    fn from_exact_value(value: ExactValue) -> Result<Self, BoxError> {
         Ok(value.to_string())
     }
 }

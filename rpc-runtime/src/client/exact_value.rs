@@ -410,7 +410,7 @@ mod tests {
 
     #[test]
     fn bytes_are_numbers() {
-        let body = Codec::MessagePack.encode_answer(&vec![1u8, 255]).unwrap();
+        let body = Codec::MessagePack.encode_result(&vec![1u8, 255]).unwrap();
         let read = ExactValue::from_reply(Codec::MessagePack, &body).unwrap();
         assert_eq!(read.to_string(), "[1,255]");
     }

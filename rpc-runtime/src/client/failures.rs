@@ -4,8 +4,8 @@ use crate::error::{BrokerError, CallError, Cause};
 use crate::protocol::{Executed, ShortStr};
 
 /// Builds the error for a failure of the session or its connection.
-pub(super) fn broker_failure(source: BrokerError, was_written: bool) -> CallError {
-    let executed = if was_written {
+pub(super) fn broker_error(source: BrokerError, may_have_run: bool) -> CallError {
+    let executed = if may_have_run {
         Executed::Maybe
     } else {
         Executed::No
@@ -14,14 +14,14 @@ pub(super) fn broker_failure(source: BrokerError, was_written: bool) -> CallErro
 }
 
 /// Builds the error for a request that the broker refused.
-pub(super) fn refused(queue: &ShortStr) -> CallError {
+pub(super) fn refused_error(queue: &ShortStr) -> CallError {
     CallError::Refused {
         queue: queue.to_string(),
     }
 }
 
 /// Builds the error for a request whose queue does not exist.
-pub(super) fn no_server(queue: &ShortStr) -> CallError {
+pub(super) fn no_server_error(queue: &ShortStr) -> CallError {
     CallError::NoServer {
         queue: queue.to_string(),
     }
@@ -29,7 +29,7 @@ pub(super) fn no_server(queue: &ShortStr) -> CallError {
 
 /// Builds the error for a queue that was deleted after an earlier request had reached it. The
 /// method may have run.
-pub(super) fn queue_is_gone(queue: &ShortStr) -> BrokerError {
+pub(super) fn queue_gone_error(queue: &ShortStr) -> BrokerError {
     BrokerError::Queue {
         queue: queue.to_string(),
         source: Cause::new("it does not exist any more"),

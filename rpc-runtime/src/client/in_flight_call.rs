@@ -20,7 +20,7 @@ pub(super) enum CallEvent {
     Reply(ReceivedReply),
     /// The broker has put the request into its queue.
     Confirmed,
-    /// The broker did not confirm the request; it may or may not be in its queue.
+    /// The broker did not confirm the request, which may or may not be in its queue.
     NotConfirmed(Box<Published>),
     /// The broker returned the batch that holds the request, because the batch queue no longer
     /// exists. Send the request on its own.
@@ -39,7 +39,7 @@ pub(super) enum CallEvent {
 pub(crate) struct InFlightCall {
     /// A random UUID: the correlation id.
     id: Uuid,
-    /// Order in which calls entered the in-flight map; 0 until then.
+    /// The call's number in the order of insertion into the calls in flight; 0 until then.
     sequence: AtomicU64,
     plan: CallPlan,
     /// Whether its current request was sent or withdrawn.
@@ -62,8 +62,8 @@ struct Inbox {
     waker: Option<Waker>,
 }
 
-/// What became of a published request. Nearly every request is routed. The box keeps the other
-/// outcomes from taking memory in each call.
+/// What became of a published request. Nearly every request is confirmed, so the other outcomes are
+/// boxed and take no memory in most calls.
 #[derive(Debug)]
 enum PublishOutcome {
     Confirmed,
@@ -123,12 +123,12 @@ impl InFlightCall {
         &mut self.plan
     }
 
-    /// Returns the order in which calls entered the in-flight map; 0 until then.
+    /// Returns the call's number in the order of insertion into the calls in flight; 0 until then.
     pub(super) fn sequence(&self) -> u64 {
         self.sequence.load(Ordering::Relaxed)
     }
 
-    /// Sets the order of the call when it enters the in-flight map.
+    /// Sets the call's number when it is inserted into the calls in flight.
     pub(super) fn set_sequence(&self, sequence: u64) {
         self.sequence.store(sequence, Ordering::Relaxed);
     }
@@ -218,14 +218,14 @@ impl InFlightCall {
     /// Tells the call what became of its published request.
     pub(super) fn on_published(&self, published: Published) {
         let mut inbox = self.lock();
-        // The reply comes next and wakes the call, so a confirm need not. After a session change
-        // the reply address may be gone, so wake the call.
+        // A confirm need not wake the call, because its reply follows. After a session change the
+        // reply address may be gone, so the call must check whether a reply can still arrive.
         let should_wake = self.plan.method.is_oneway()
             || inbox.session_changed_since_request
             || !matches!(published, Published::Confirmed);
         match published {
-            // Forget the batch size: a retry goes out alone, since perhaps only the batch queue is
-            // down.
+            // Later requests of the method are sent on their own: perhaps only the queue for batches
+            // is down.
             Published::Returned | Published::Refused if inbox.is_batched => self.forget_batch_size(),
             Published::Returned => count(Event::RequestReturned {
                 queue: self.plan.destination.queue.as_str(),

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::in_flight_call::InFlightCall;
 use crate::codec::Codec;
-use crate::protocol::{BadReply, BatchedAnswer, Malformed, Message, Reply};
+use crate::protocol::{BadReply, BatchedReply, Malformed, Message, Reply};
 use crate::telemetry::{Event, LogLimit, Suppressed, count};
 
 /// The calls of one broker handle that wait for a reply.
@@ -81,14 +81,14 @@ impl InFlightCalls {
         };
         InFlightGuard {
             call,
-            is_alone: self.count_sequential(in_flight),
+            is_alone: self.record_insertion(in_flight),
             is_answered: false,
             calls: self,
         }
     }
 
-    /// Returns whether a new call is expected to remain the only one.
-    fn count_sequential(&self, in_flight: usize) -> bool {
+    /// Counts sequential calls. Returns whether the new call is expected to remain the only one.
+    fn record_insertion(&self, in_flight: usize) -> bool {
         if in_flight == 1 {
             return self.sequential.fetch_add(1, Ordering::Relaxed) >= SEQUENTIAL_CALLS;
         }
@@ -122,7 +122,7 @@ impl InFlightCalls {
     }
 
     /// Hands the replies of a batch to their calls. Returns how many of them no call waits for.
-    pub(super) fn complete_all(&self, replies: Vec<BatchedAnswer>, codec: Codec) -> usize {
+    pub(super) fn complete_all(&self, replies: Vec<BatchedReply>, codec: Codec) -> usize {
         let mut discarded = 0;
         let mut replies = replies.into_iter();
         let mut found = Vec::with_capacity(LOOKUPS_PER_LOCK.min(replies.len()));
@@ -151,13 +151,13 @@ impl InFlightCalls {
     }
 
     /// Stores the batch size that a worker asks for; zero if its reply has none.
-    fn learn_batch_size(&self, call: &InFlightCall, calls: u16) {
-        let Some(batch_size) = call.plan().batch_size() else {
+    fn learn_batch_size(&self, call: &InFlightCall, batch_size: u16) {
+        let Some(learned) = call.plan().batch_size() else {
             return;
         };
-        let is_first = match calls {
-            0 => batch_size.stop_holding_back(),
-            calls => batch_size.learn(calls),
+        let is_first = match batch_size {
+            0 => learned.stop_holding_back(),
+            batch_size => learned.learn(batch_size),
         };
         if is_first {
             self.first_reply.notify_one();
@@ -318,7 +318,7 @@ pub(super) mod tests {
         let calls_in_flight = InFlightCalls::default();
         let calls = [new_call(), new_call()];
         let _guards = [0, 1].map(|n: usize| calls_in_flight.insert(&calls[n]));
-        let answer = |id, text: &'static str| BatchedAnswer {
+        let answer = |id, text: &'static str| BatchedReply {
             id,
             kind: ReplyKind::Result,
             body: text.into(),
@@ -357,7 +357,7 @@ pub(super) mod tests {
         let calls_in_flight = InFlightCalls::default();
         let calls = [new_call(), new_call(), new_call()];
         let _guards = [0, 1, 2].map(|n: usize| calls_in_flight.insert(&calls[n]));
-        let answer = |id| BatchedAnswer {
+        let answer = |id| BatchedReply {
             id,
             kind: ReplyKind::Result,
             body: "1".into(),

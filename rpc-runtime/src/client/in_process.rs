@@ -85,7 +85,7 @@ impl InProcess {
             app_id: None,
             user_id: None,
             headers: plan.headers.clone(),
-            batches: false,
+            asks_batch_size: false,
             dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         };

@@ -6,7 +6,7 @@ use crate::transport::ReplyQueue;
 /// The options of a broker handle that apply to all its calls.
 #[derive(Debug, Clone)]
 pub(crate) struct CallerOptions {
-    pub(crate) replies: ReplyQueue,
+    pub(crate) reply_queue: ReplyQueue,
     pub(crate) max_sent_bytes: usize,
     pub(crate) max_accepted_bytes: usize,
     pub(crate) app_id: Option<ShortStr>,

@@ -13,7 +13,7 @@ pub(super) type ReceivedReply = Result<Reply, BadReply>;
 /// # Errors
 ///
 /// [`CallError::BadReply`] if the reply is malformed or has more than `max_bytes`.
-pub(super) fn read_reply(
+pub(super) fn check_reply(
     reply: ReceivedReply,
     max_bytes: usize,
     is_resent: bool,

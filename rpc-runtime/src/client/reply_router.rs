@@ -6,21 +6,21 @@ use uuid::Uuid;
 use super::in_flight_calls::InFlightCalls;
 use crate::codec::Codec;
 use crate::error::BrokerError;
-use crate::protocol::{BATCH_HEADER, BATCH_TYPE, BatchedAnswer, Malformed, Message, content, read_batch};
+use crate::protocol::{BATCH_HEADER, BATCH_TYPE, BatchedReply, Malformed, Message, content, read_batch};
 use crate::transport::{Delivery, Subscription};
 
-/// At most this many replies are acknowledged together.
+/// At most this many deliveries are acknowledged together.
 const MAX_PER_ACK: u32 = 256;
 
-/// Hands a reply, and those that have already arrived after it, to their calls. Acknowledges them
-/// together, and returns their number.
+/// Hands the replies in a delivery, and in those that have already arrived after it, to their calls.
+/// Acknowledges the deliveries together, and returns their number.
 ///
 /// # Errors
 ///
 /// If no more replies will arrive.
 pub(super) async fn route_available(
     first: Option<Result<Delivery, BrokerError>>,
-    replies: &mut Subscription,
+    consumer: &mut Subscription,
     in_flight: &InFlightCalls,
 ) -> Result<u32, BrokerError> {
     // The broker cancels a consumer if its queue is deleted.
@@ -28,12 +28,12 @@ pub(super) async fn route_available(
     let mut last = route(in_flight, first.ok_or_else(cancelled)??);
     let mut routed = 1;
     while routed < MAX_PER_ACK
-        && let Some(next) = replies.deliveries.next().now_or_never()
+        && let Some(next) = consumer.deliveries.next().now_or_never()
     {
         last = route(in_flight, next.ok_or_else(cancelled)??);
         routed += 1;
     }
-    replies.control.ack_up_to(last);
+    consumer.control.ack_up_to(last);
     Ok(routed)
 }
 
@@ -72,7 +72,7 @@ fn route_single(in_flight: &InFlightCalls, message: Message) -> bool {
 /// Hands the replies of a batch to their calls. Returns how many of them no call waits for; one if
 /// the batch cannot be read.
 fn route_batch(in_flight: &InFlightCalls, message: &Message) -> usize {
-    let replies = read_batch::<BatchedAnswer>(&message.body);
+    let replies = read_batch::<BatchedReply>(&message.body);
     match (content::codec(&message.properties), replies) {
         (Ok(codec), Ok(replies)) => in_flight.complete_all(replies, codec.unwrap_or(Codec::Text)),
         _ => 1,
@@ -89,7 +89,7 @@ pub(super) fn route_malformed(
 ) -> usize {
     in_flight.log_malformed(malformed);
     let ids: Vec<_> = if is_batch {
-        match read_batch::<BatchedAnswer>(&message.body) {
+        match read_batch::<BatchedReply>(&message.body) {
             Ok(replies) => replies.into_iter().map(|reply| reply.id).collect(),
             Err(_) => return 1,
         }

@@ -77,7 +77,7 @@ impl RequestPublisher {
     fn request(&self, queued: &QueuedRequest, now: Instant) -> Request {
         let plan = queued.plan();
         let oneway = plan.method.is_oneway();
-        let asks_batch_size = || plan.batch_size().is_some_and(LearnedBatchSize::should_ask);
+        let should_ask = || plan.batch_size().is_some_and(LearnedBatchSize::should_ask);
         Request {
             method: Some(plan.method.wire_name()),
             codec: plan.codec,
@@ -90,7 +90,7 @@ impl RequestPublisher {
             app_id: self.options.app_id.clone(),
             user_id: self.options.user_id.clone(),
             headers: headers(queued).into_owned(),
-            batches: !oneway && plan.codec != Codec::Text && asks_batch_size(),
+            asks_batch_size: !oneway && plan.codec != Codec::Text && should_ask(),
             dead_lettered: None,
             arguments: plan.arguments.0.clone(),
         }

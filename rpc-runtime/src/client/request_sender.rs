@@ -22,8 +22,8 @@ pub(super) struct RequestSender {
     queue: UnboundedSender<QueuedRequest>,
 }
 
-/// After this many requests, the transport reports their confirms to the calls. The transport then
-/// handles several confirms at once. A call learns a little later that its queue does not exist.
+/// The transport reports confirms to calls after at most this many requests. Reporting several at
+/// once costs less, but a call learns a little later that its queue does not exist.
 const MAX_UNREPORTED: usize = 32;
 
 impl RequestSender {

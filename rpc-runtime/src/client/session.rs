@@ -92,11 +92,10 @@ pub(super) async fn run(
 ) {
     let mut task = SessionTask {
         transport,
-        kind: options.replies,
         options,
         in_flight,
         state,
-        replies: None,
+        reply_consumer: None,
         reply_to: None,
         publisher: None,
         send_task: None,
@@ -106,8 +105,8 @@ pub(super) async fn run(
     shutdown.run_until_cancelled(task.keep_running()).await;
     task.is_closed = true;
     task.update(|state| state.phase = SessionPhase::Closed);
-    if let Some(replies) = task.replies.take() {
-        replies.control.close_and_delete().await;
+    if let Some(consumer) = task.reply_consumer.take() {
+        consumer.control.close_and_delete().await;
     }
     tracing::debug!("reply consumer closed");
 }
@@ -116,12 +115,11 @@ pub(super) async fn run(
 /// lost independently.
 struct SessionTask {
     transport: Arc<dyn Transport>,
-    kind: ReplyQueue,
     options: Arc<CallerOptions>,
     in_flight: Arc<InFlightCalls>,
     state: watch::Sender<SessionState>,
-    replies: Option<Subscription>,
-    /// The address that `replies` consumes from, or consumed from before it was lost.
+    reply_consumer: Option<Subscription>,
+    /// The address of the reply consumer, or of the last one that was lost.
     reply_to: Option<ShortStr>,
     publisher: Option<Arc<dyn Publisher>>,
     /// The task that publishes queued requests.
@@ -141,7 +139,8 @@ impl Drop for SessionTask {
     }
 }
 
-/// How long waiting replies are handed to their calls before calls may send requests again.
+/// How long the task may take to hand waiting replies to their calls, before calls may send requests
+/// again.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 
 impl SessionTask {
@@ -162,7 +161,7 @@ impl SessionTask {
                 state.phase = SessionPhase::Opening;
                 state.lost = Some(panicked.into());
             });
-            self.lose_replies().await;
+            self.close_reply_consumer().await;
             self.publisher = None;
             self.send_task = None;
             backoff.worked_for(since.elapsed());
@@ -194,9 +193,9 @@ impl SessionTask {
     }
 
     /// Opens the halves that are missing. Then calls may send requests.
-    async fn open_halves(&mut self) -> Result<(), BrokerError> {
-        if self.replies.is_none() {
-            self.open_replies().await?;
+    async fn open_missing_halves(&mut self) -> Result<(), BrokerError> {
+        if self.reply_consumer.is_none() {
+            self.open_reply_consumer().await?;
         }
         if self.publisher.is_none() {
             let transport = Arc::clone(&self.transport);
@@ -210,7 +209,9 @@ impl SessionTask {
             self.publisher = None;
             return Err(reason);
         }
-        if let (Some(_), Some(reply_to), Some(publisher)) = (&self.replies, &self.reply_to, &self.publisher) {
+        if let (Some(_), Some(reply_to), Some(publisher)) =
+            (&self.reply_consumer, &self.reply_to, &self.publisher)
+        {
             let (publisher, options) = (Arc::clone(publisher), Arc::clone(&self.options));
             let (requests, send_task) =
                 RequestSender::new(publisher, reply_to.clone(), options, Arc::clone(&self.in_flight));
@@ -224,7 +225,9 @@ impl SessionTask {
         Ok(())
     }
 
-    async fn open_replies(&mut self) -> Result<(), BrokerError> {
+    /// Opens the reply consumer, hands the replies that wait at its address to their calls, and
+    /// begins a new epoch.
+    async fn open_reply_consumer(&mut self) -> Result<(), BrokerError> {
         let ReplySubscription {
             address,
             replies,
@@ -232,15 +235,15 @@ impl SessionTask {
             publisher,
         } = self
             .transport
-            .open_replies(self.kind, self.reply_to.as_ref())
+            .open_replies(self.options.reply_queue, self.reply_to.as_ref())
             .await?;
-        self.replies = Some(replies);
+        self.reply_consumer = Some(replies);
         self.reply_to = Some(address);
         if publisher.is_some() {
             self.publisher = publisher;
         }
         if let Some(waiting) = resumed {
-            // A call whose reply waits at the address need not send its request again.
+            // A call whose reply waits at the address does not send its request again.
             let _ = timeout(CATCH_UP_LIMIT, self.catch_up(waiting)).await;
         }
         self.update(|state| {
@@ -250,16 +253,16 @@ impl SessionTask {
         Ok(())
     }
 
-    /// Hands at least this many waiting replies to their calls.
+    /// Hands the replies in at least this many waiting deliveries to their calls.
     async fn catch_up(&mut self, waiting: u32) {
         let mut routed = 0;
         while routed < waiting
-            && let Some(replies) = &mut self.replies
+            && let Some(consumer) = &mut self.reply_consumer
         {
-            let next = replies.deliveries.next().await;
-            match route_available(next, replies, &self.in_flight).await {
-                Ok(replies) => routed = routed.saturating_add(replies),
-                Err(_) => return self.lose_replies().await,
+            let next = consumer.deliveries.next().await;
+            match route_available(next, consumer, &self.in_flight).await {
+                Ok(deliveries) => routed = routed.saturating_add(deliveries),
+                Err(_) => return self.close_reply_consumer().await,
             }
         }
     }
@@ -271,25 +274,25 @@ impl SessionTask {
         };
         let mut closed = pin!(publisher.wait_closed());
         loop {
-            let (Some(replies), Some(send_task)) = (&mut self.replies, &mut self.send_task) else {
+            let (Some(consumer), Some(send_task)) = (&mut self.reply_consumer, &mut self.send_task) else {
                 return BrokerError::Lost { source: None };
             };
             tokio::select! {
                 biased;
                 ended = send_task => {
                     self.send_task = None;
-                    return why_ended(ended);
+                    return send_task_error(ended);
                 }
                 reason = &mut closed => {
                     self.publisher = None;
-                    if self.kind == ReplyQueue::Direct {
-                        self.lose_replies().await;
+                    if self.options.reply_queue == ReplyQueue::Direct {
+                        self.close_reply_consumer().await;
                     }
                     return reason;
                 }
-                next = replies.deliveries.next() => {
-                    if let Err(reason) = route_available(next, replies, &self.in_flight).await {
-                        self.lose_replies().await;
+                next = consumer.deliveries.next() => {
+                    if let Err(reason) = route_available(next, consumer, &self.in_flight).await {
+                        self.close_reply_consumer().await;
                         return reason;
                     }
                 }
@@ -300,13 +303,13 @@ impl SessionTask {
     /// Waits for a future while handing replies to their calls.
     async fn while_routing<T>(&mut self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
-        while let Some(replies) = &mut self.replies {
+        while let Some(consumer) = &mut self.reply_consumer {
             tokio::select! {
                 biased;
                 output = &mut future => return output,
-                next = replies.deliveries.next() => {
-                    if route_available(next, replies, &self.in_flight).await.is_err() {
-                        self.lose_replies().await;
+                next = consumer.deliveries.next() => {
+                    if route_available(next, consumer, &self.in_flight).await.is_err() {
+                        self.close_reply_consumer().await;
                     }
                 }
             }
@@ -314,22 +317,24 @@ impl SessionTask {
         future.await
     }
 
-    /// Closes the reply consumer. If its address ends with it, replies that are under way are lost.
-    async fn lose_replies(&mut self) {
-        let Some(replies) = self.replies.take() else {
+    /// Closes the reply consumer. Unless the reply queue is resumable, its address is gone too, and
+    /// replies that have not arrived are lost. A direct reply-to address also takes its publisher
+    /// with it.
+    async fn close_reply_consumer(&mut self) {
+        let Some(consumer) = self.reply_consumer.take() else {
             return;
         };
-        match self.kind {
-            ReplyQueue::Resumable => replies.control.close().await,
+        match self.options.reply_queue {
+            ReplyQueue::Resumable => consumer.control.close().await,
             ReplyQueue::Exclusive | ReplyQueue::Direct => {
                 self.update(|state| {
                     state.phase = SessionPhase::Opening;
                     state.epoch.address += 1;
                 });
-                replies.control.close_and_delete().await;
+                consumer.control.close_and_delete().await;
             }
         }
-        if self.kind == ReplyQueue::Direct {
+        if self.options.reply_queue == ReplyQueue::Direct {
             self.publisher = None;
         }
     }
@@ -340,7 +345,7 @@ impl KeepOpen for SessionTask {
     type End = Infallible;
 
     async fn open(&mut self) -> ControlFlow<Infallible, Result<(), BrokerError>> {
-        ControlFlow::Continue(self.open_halves().await)
+        ControlFlow::Continue(self.open_missing_halves().await)
     }
 
     async fn run(&mut self, (): ()) -> ControlFlow<Infallible, BrokerError> {
@@ -360,9 +365,9 @@ impl KeepOpen for SessionTask {
     }
 }
 
-/// Returns why the send task ended. Without a panic it ends only with the sender, which the state
-/// holds.
-fn why_ended(ended: Result<Result<(), Panicked>, JoinError>) -> BrokerError {
+/// Returns the error of a send task that has ended. Unless it panics, it runs until the session's
+/// sender is dropped.
+fn send_task_error(ended: Result<Result<(), Panicked>, JoinError>) -> BrokerError {
     match ended {
         Ok(Err(panicked)) => panicked.into(),
         Ok(Ok(())) | Err(_) => BrokerError::Lost { source: None },

@@ -1,4 +1,4 @@
-//! A handle to the session, which the first call opens.
+//! The access of calls to the session, which the first call opens.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -18,9 +18,9 @@ use crate::transport::{StatusBoard, Transport};
 /// How long [`SessionHandle::close`] waits for the session to close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
-/// A handle to the session of a broker handle's calls. Opens the session on first use.
+/// Gives the calls of one broker handle access to their session, which the first call opens.
 ///
-/// The session ends with [`close`](Self::close), or when this handle is dropped.
+/// The session ends with [`close`](Self::close), or when the `SessionHandle` is dropped.
 #[derive(Debug)]
 pub(super) struct SessionHandle {
     pub(super) options: Arc<CallerOptions>,
@@ -91,7 +91,7 @@ impl SessionHandle {
 
     /// Returns whether the queue of a refused request does not exist. RabbitMQ 4 refuses requests to
     /// a classic queue whose node is down. An existing queue is full, or will accept requests soon.
-    pub(super) async fn is_missing(&self, destination: &Destination) -> bool {
+    pub(super) async fn is_queue_missing(&self, destination: &Destination) -> bool {
         let exists = destination.queue_check.exists(|| {
             let (transport, queue) = (Arc::clone(&self.transport), destination.queue.clone());
             async move { transport.queue_exists(&queue).await }.boxed()

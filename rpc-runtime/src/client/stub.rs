@@ -147,7 +147,7 @@ where
 
 /// Decodes the body of a reply as the method's result.
 fn decode_result<T: DeserializeOwned + 'static, E>(reply: &Reply) -> Result<T, CallError<E>> {
-    match reply.codec.decode_answer(&reply.body) {
+    match reply.codec.decode_result(&reply.body) {
         Ok(result) => Ok(result),
         Err(error) => Err(undecodable_result_error(reply, error)),
     }

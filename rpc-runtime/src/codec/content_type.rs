@@ -36,10 +36,10 @@ impl Codec {
         }
     }
 
-    /// The codec of a content type. `None` if the content type does not name one.
+    /// Returns the codec of a content type. `None` if the content type does not determine one.
     ///
     /// Case is ignored, and so are parameters, except for a charset, which must be UTF-8.
-    pub(crate) fn named(content_type: &str) -> Result<Option<Self>, UnsupportedContentType> {
+    pub(crate) fn from_content_type(content_type: &str) -> Result<Option<Self>, UnsupportedContentType> {
         let all = [Self::MessagePack, Self::Json, Self::Text];
         if let Some(codec) = all.iter().find(|codec| codec.content_type() == content_type) {
             return Ok(Some(*codec));
@@ -56,7 +56,7 @@ impl Codec {
             "" | "application/octet-stream" => None,
             _ => return Err(UnsupportedContentType::Type(content_type)),
         };
-        if parts.all(is_utf8) {
+        if parts.all(allows_utf8) {
             Ok(codec)
         } else {
             Err(UnsupportedContentType::Charset(content_type))
@@ -64,8 +64,8 @@ impl Codec {
     }
 }
 
-/// Whether a parameter of a content type is not another charset than UTF-8.
-fn is_utf8(parameter: &str) -> bool {
+/// Whether a parameter of a content type allows UTF-8. Only the name of another charset does not.
+fn allows_utf8(parameter: &str) -> bool {
     match parameter.split_once('=') {
         Some((name, charset)) if name.trim() == "charset" => {
             let charset = charset.trim().trim_matches('"');
@@ -93,7 +93,7 @@ impl FromStr for Codec {
             "msgpack" => Ok(Self::MessagePack),
             "json" => Ok(Self::Json),
             "text" => Ok(Self::Text),
-            content_type => match Self::named(content_type) {
+            content_type => match Self::from_content_type(content_type) {
                 Ok(Some(codec)) => Ok(codec),
                 Ok(None) | Err(_) => Err(UnknownName::new("msgpack, json or text")),
             },

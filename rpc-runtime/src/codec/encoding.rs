@@ -10,22 +10,22 @@ use serde::{Deserialize, Serialize};
 use super::borrowed::{ByteSlice, CowBytes};
 use super::content_type::Codec;
 use super::error::{DecodeError, EncodeError};
-use super::{json, message_pack, nothing, scratch, text};
+use super::{empty_body, json, message_pack, scratch, text};
 
 impl Codec {
     /// Encodes a value.
     pub(crate) fn encode<T: Serialize + ?Sized>(self, value: &T) -> Result<Bytes, EncodeError> {
-        let written = match self {
-            Self::MessagePack => scratch::written(|body| message_pack::encode(value, body)),
-            Self::Json => scratch::written(|body| json::encode(value, body)),
+        let encoded = match self {
+            Self::MessagePack => scratch::write_body(|body| message_pack::encode(value, body)),
+            Self::Json => scratch::write_body(|body| json::encode(value, body)),
             Self::Text => text::encode(value).map(Bytes::from),
         };
-        written.map_err(|source| EncodeError::new(self, source))
+        encoded.map_err(|source| EncodeError::new(self, source))
     }
 
     /// Encodes a method's result as [`encode`](Self::encode) does, except that a `Vec<u8>` or a
     /// `Cow<[u8]>` is encoded as bytes and not as a sequence of numbers.
-    pub(crate) fn encode_answer<T: Serialize + 'static>(self, value: &T) -> Result<Bytes, EncodeError> {
+    pub(crate) fn encode_result<T: Serialize + 'static>(self, value: &T) -> Result<Bytes, EncodeError> {
         match bytes_of(value) {
             Some(bytes) => self.encode(&ByteSlice(bytes)),
             None => self.encode(value),
@@ -51,24 +51,24 @@ impl Codec {
         .map_err(|source| DecodeError::new(self, source))
     }
 
-    /// Decodes what [`encode_answer`](Self::encode_answer) encoded.
-    pub(crate) fn decode_answer<T: DeserializeOwned + 'static>(self, body: &[u8]) -> Result<T, DecodeError> {
-        let mut answer = None::<T>;
-        // If `T` is bytes, they are read in one piece.
-        let slot = &mut answer as &mut dyn Any;
+    /// Decodes what [`encode_result`](Self::encode_result) encoded.
+    pub(crate) fn decode_result<T: DeserializeOwned + 'static>(self, body: &[u8]) -> Result<T, DecodeError> {
+        let mut result = None::<T>;
+        // Bytes are decoded in one piece, not as a sequence of numbers.
+        let slot = &mut result as &mut dyn Any;
         if let Some(slot) = slot.downcast_mut::<Option<Vec<u8>>>() {
             *slot = Some(self.decode_bytes(body)?);
         } else if let Some(slot) = slot.downcast_mut::<Option<Cow<'static, [u8]>>>() {
             *slot = Some(self.decode_bytes(body)?.into());
         }
-        answer.map_or_else(|| self.decode_reply(body), Ok)
+        result.map_or_else(|| self.decode_reply(body), Ok)
     }
 
     /// Decodes the body of a reply. An empty body is decoded as `()` or `None`, because some
     /// workers send one.
     pub(crate) fn decode_reply<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, DecodeError> {
         match self.decode(body) {
-            Err(error) if body.is_empty() => nothing::decode().map_err(|_| error),
+            Err(error) if body.is_empty() => empty_body::decode().map_err(|_| error),
             decoded => decoded,
         }
     }
@@ -106,7 +106,7 @@ mod tests {
             ("text/plain", Codec::Text),
             (" text/plain ;charset=us-ascii", Codec::Text),
         ] {
-            assert_eq!(Codec::named(name), Ok(Some(codec)), "{name}");
+            assert_eq!(Codec::from_content_type(name), Ok(Some(codec)), "{name}");
         }
         for none in [
             "",
@@ -114,7 +114,7 @@ mod tests {
             "application/octet-stream",
             "application/octet-stream; x=y",
         ] {
-            assert_eq!(Codec::named(none), Ok(None), "{none:?}");
+            assert_eq!(Codec::from_content_type(none), Ok(None), "{none:?}");
         }
         for unsupported in [
             "application/pdf",
@@ -123,7 +123,7 @@ mod tests {
             "text/plain; charset=latin-1",
             "text/json;charset=",
         ] {
-            assert!(Codec::named(unsupported).is_err(), "{unsupported}");
+            assert!(Codec::from_content_type(unsupported).is_err(), "{unsupported}");
         }
     }
 
@@ -138,64 +138,64 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_bin_in_message_pack_as_an_answer() {
-        let body = Codec::MessagePack.encode_answer(&vec![1u8, 2, 3]).unwrap();
+    fn bytes_are_bin_in_message_pack_as_a_result() {
+        let body = Codec::MessagePack.encode_result(&vec![1u8, 2, 3]).unwrap();
         assert_eq!(&body[..], b"\xc4\x03\x01\x02\x03");
         assert_eq!(
-            Codec::MessagePack.decode_answer::<Vec<u8>>(&body).unwrap(),
+            Codec::MessagePack.decode_result::<Vec<u8>>(&body).unwrap(),
             [1, 2, 3]
         );
-        // A peer that sends an array of numbers is understood too.
+        // Some peers send an array of numbers.
         assert_eq!(
             Codec::MessagePack
-                .decode_answer::<Vec<u8>>(b"\x93\x01\x02\x03")
+                .decode_result::<Vec<u8>>(b"\x93\x01\x02\x03")
                 .unwrap(),
             [1, 2, 3]
         );
         assert_eq!(
-            Codec::Text.decode_answer::<Vec<u8>>(b"\xff\x00").unwrap(),
+            Codec::Text.decode_result::<Vec<u8>>(b"\xff\x00").unwrap(),
             [255, 0]
         );
         assert_eq!(
-            Codec::Json.decode_answer::<Vec<u8>>(b"[255, 0]").unwrap(),
+            Codec::Json.decode_result::<Vec<u8>>(b"[255, 0]").unwrap(),
             [255, 0]
         );
     }
 
     #[test]
-    fn a_cow_of_bytes_is_bin_in_message_pack_as_an_answer() {
+    fn a_cow_of_bytes_is_bin_in_message_pack_as_a_result() {
         let cow = Cow::Borrowed(&[1u8, 2, 3][..]);
-        let body = Codec::MessagePack.encode_answer(&cow).unwrap();
+        let body = Codec::MessagePack.encode_result(&cow).unwrap();
         assert_eq!(&body[..], b"\xc4\x03\x01\x02\x03");
-        let answer = Codec::MessagePack.decode_answer::<Cow<'static, [u8]>>(&body);
-        assert_eq!(answer.unwrap(), cow);
+        let result = Codec::MessagePack.decode_result::<Cow<'static, [u8]>>(&body);
+        assert_eq!(result.unwrap(), cow);
     }
 
     #[test]
-    fn an_empty_reply_is_none_if_the_result_may_be() {
+    fn an_empty_reply_is_decoded_as_unit_or_none() {
         #[derive(Debug, PartialEq, Deserialize)]
         struct Done;
         #[derive(Debug, PartialEq, Deserialize)]
         struct Found(Option<String>);
 
         for codec in [Codec::MessagePack, Codec::Json, Codec::Text] {
-            assert!(codec.decode_answer::<()>(b"").is_ok());
-            assert_eq!(codec.decode_answer::<Option<Point>>(b"").unwrap(), None);
-            assert_eq!(codec.decode_answer::<Option<Vec<u8>>>(b"").unwrap(), None);
-            assert_eq!(codec.decode_answer::<Done>(b"").unwrap(), Done);
-            assert_eq!(codec.decode_answer::<Found>(b"").unwrap(), Found(None));
-            assert!(codec.decode_answer::<u8>(b"").is_err());
-            assert!(codec.decode_answer::<Point>(b"").is_err());
-            assert!(codec.decode_answer::<Vec<u32>>(b"").is_err());
+            assert!(codec.decode_result::<()>(b"").is_ok());
+            assert_eq!(codec.decode_result::<Option<Point>>(b"").unwrap(), None);
+            assert_eq!(codec.decode_result::<Option<Vec<u8>>>(b"").unwrap(), None);
+            assert_eq!(codec.decode_result::<Done>(b"").unwrap(), Done);
+            assert_eq!(codec.decode_result::<Found>(b"").unwrap(), Found(None));
+            assert!(codec.decode_result::<u8>(b"").is_err());
+            assert!(codec.decode_result::<Point>(b"").is_err());
+            assert!(codec.decode_result::<Vec<u32>>(b"").is_err());
         }
-        assert!(Codec::Json.decode_answer::<String>(b"").is_err());
-        assert!(Codec::Json.decode_answer::<Vec<u8>>(b"").is_err());
-        assert_eq!(Codec::Text.decode_answer::<Option<String>>(b"").unwrap(), None);
-        assert_eq!(Codec::Text.decode_answer::<String>(b"").unwrap(), "");
+        assert!(Codec::Json.decode_result::<String>(b"").is_err());
+        assert!(Codec::Json.decode_result::<Vec<u8>>(b"").is_err());
+        assert_eq!(Codec::Text.decode_result::<Option<String>>(b"").unwrap(), None);
+        assert_eq!(Codec::Text.decode_result::<String>(b"").unwrap(), "");
     }
 
     #[test]
-    fn left_over_bytes_are_refused() {
+    fn bytes_after_the_value_are_refused() {
         assert!(Codec::MessagePack.decode::<u8>(b"\x01\x02").is_err());
         assert!(Codec::MessagePack.decode::<u8>(b"\x01\xc1").is_err());
         assert!(Codec::Json.decode::<u8>(b"1 2").is_err());
@@ -208,7 +208,7 @@ mod tests {
         assert!(Codec::MessagePack.decode::<serde::de::IgnoredAny>(&deep).is_err());
         let deep = [vec![b'['; 100_000], vec![b']'; 100_000]].concat();
         assert!(Codec::Json.decode::<serde_json::Value>(&deep).is_err());
-        // What is skipped takes no stack.
+        // Skipping a value takes no stack.
         assert!(Codec::Json.decode::<serde::de::IgnoredAny>(&deep).is_ok());
     }
 
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_of_nothing_but_variants_is_no_stack_overflow_either() {
+    fn deeply_nested_variants_are_an_error_and_not_a_stack_overflow() {
         assert!(Codec::MessagePack.decode::<Nested>(&variants(100)).is_ok());
         let refused = Codec::MessagePack
             .decode::<Nested>(&variants(100_000))
@@ -236,13 +236,13 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_announces_too_much_is_refused_before_anything_is_read() {
+    fn a_length_beyond_the_end_of_the_body_is_refused_before_anything_is_reserved() {
         #[derive(Debug)]
         struct Unread;
 
         impl<'de> Deserialize<'de> for Unread {
             fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-                panic!("a visitor would set space aside for what is announced")
+                panic!("a visitor would reserve the announced length")
             }
         }
 

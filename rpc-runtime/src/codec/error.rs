@@ -3,26 +3,26 @@
 use super::content_type::Codec;
 
 /// The error of a format's own serializer or deserializer.
-pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A value cannot be encoded in this content type.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the value as {codec}")]
 pub struct EncodeError {
     codec: Codec,
-    source: Cause,
+    source: BoxError,
 }
 
-/// A message's body is not what was expected in its content type.
+/// A message's body cannot be decoded as the expected value.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read the body as {codec}")]
 pub struct DecodeError {
     codec: Codec,
-    source: Cause,
+    source: BoxError,
 }
 
 impl EncodeError {
-    pub(crate) fn new(codec: Codec, source: Cause) -> Self {
+    pub(crate) fn new(codec: Codec, source: BoxError) -> Self {
         Self { codec, source }
     }
 
@@ -34,7 +34,7 @@ impl EncodeError {
 }
 
 impl DecodeError {
-    pub(crate) fn new(codec: Codec, source: Cause) -> Self {
+    pub(crate) fn new(codec: Codec, source: BoxError) -> Self {
         Self { codec, source }
     }
 

@@ -4,11 +4,11 @@
 
 mod borrowed;
 mod content_type;
+mod empty_body;
 mod encoding;
 mod error;
 mod json;
 mod message_pack;
-mod nothing;
 mod numbers;
 #[cfg(test)]
 mod round_trips;
@@ -20,5 +20,5 @@ pub use borrowed::{ArgumentConversion, ByteSlice, CowBytes, CowStr, NoConversion
 pub use content_type::Codec;
 pub(crate) use content_type::UnsupportedContentType;
 pub use error::{DecodeError, EncodeError};
-pub(crate) use text::ARGUMENTS;
+pub(crate) use text::ARGUMENTS_STRUCT;
 pub use unknown_name::UnknownName;

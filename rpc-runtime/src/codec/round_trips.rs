@@ -1,4 +1,4 @@
-//! Values that come back from every codec as they were, or are refused.
+//! Tests that every codec returns values unchanged or refuses them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -14,12 +14,16 @@ use crate::protocol::{ArgumentsSeed, NamedArguments};
 
 const STRUCTURED: [Codec; 2] = [Codec::MessagePack, Codec::Json];
 
-/// Sends a value as an argument and as an answer.
+/// Encodes and decodes a value, both as a result and as an argument.
 fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug + Clone + 'static>(value: T) {
     for codec in STRUCTURED {
-        let answer = codec.encode_answer(&value).unwrap();
-        let read = codec.decode_answer::<T>(&answer);
-        assert_eq!(read.as_ref().ok(), Some(&value), "{codec}: {read:?}, {answer:?}");
+        let body = codec.encode_result(&value).unwrap();
+        let result = codec.decode_result::<T>(&body);
+        assert_eq!(
+            result.as_ref().ok(),
+            Some(&value),
+            "{codec}: {result:?}, {body:?}"
+        );
 
         const NAMES: &[&str] = &["value", "last"];
         let values = (value.clone(), true);
@@ -36,7 +40,7 @@ fn round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug + Clone + 'sta
     }
 }
 
-/// A type with a compact form, as that of `uuid` or `time`.
+/// A type with a compact form, like those of `uuid` and `time`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Stamp(u32);
 
@@ -284,43 +288,43 @@ enum Plain<T> {
     Struct { value: T },
 }
 
-fn is_refused<T: Serialize>(value: T) {
+fn assert_refused<T: Serialize>(value: T) {
     let error = Codec::Json.encode(&value).unwrap_err();
     let error = crate::Chain(&error).to_string();
     assert!(error.contains("JSON has no number"), "{error}");
     assert!(Codec::MessagePack.encode(&value).is_ok());
 }
 
-fn is_refused_wherever_it_is<T: Serialize + Copy>(value: T) {
-    is_refused(value);
-    is_refused(Some(value));
-    is_refused(Some(Some(value)));
-    is_refused([value]);
-    is_refused(vec![(1, value)]);
-    is_refused(Reading { value: Some(value) });
-    is_refused(BTreeMap::from([("a", value)]));
-    is_refused(Ok::<_, ()>(value));
-    is_refused(Report::Struct { value });
-    is_refused(Report::Newtype(Reading { value: Some(value) }));
-    is_refused(Any::Newtype(value));
-    is_refused(Any::Tuple(1, value));
-    is_refused(Plain::Newtype(value));
-    is_refused(Plain::Tuple(value, value));
-    is_refused(Plain::Struct { value });
+fn assert_refused_everywhere<T: Serialize + Copy>(value: T) {
+    assert_refused(value);
+    assert_refused(Some(value));
+    assert_refused(Some(Some(value)));
+    assert_refused([value]);
+    assert_refused(vec![(1, value)]);
+    assert_refused(Reading { value: Some(value) });
+    assert_refused(BTreeMap::from([("a", value)]));
+    assert_refused(Ok::<_, ()>(value));
+    assert_refused(Report::Struct { value });
+    assert_refused(Report::Newtype(Reading { value: Some(value) }));
+    assert_refused(Any::Newtype(value));
+    assert_refused(Any::Tuple(1, value));
+    assert_refused(Plain::Newtype(value));
+    assert_refused(Plain::Tuple(value, value));
+    assert_refused(Plain::Struct { value });
     for by_name in [BTreeMap::new(), BTreeMap::from([("a", value)])] {
         let value = Some(value).filter(|_| by_name.is_empty());
         let reading = Reading { value };
-        is_refused(FlatReading { reading, by_name });
+        assert_refused(FlatReading { reading, by_name });
     }
 }
 
 #[test]
 fn json_refuses_floats_that_are_not_finite() {
     for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-        is_refused_wherever_it_is(value);
+        assert_refused_everywhere(value);
     }
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        is_refused_wherever_it_is(value);
+        assert_refused_everywhere(value);
     }
     // A map's key.
     struct Key(f64);
@@ -331,7 +335,7 @@ fn json_refuses_floats_that_are_not_finite() {
         }
     }
 
-    is_refused(Key(f64::NAN));
+    assert_refused(Key(f64::NAN));
     assert_eq!(&Codec::Json.encode(&Some(1.5)).unwrap()[..], b"1.5");
 }
 
@@ -384,7 +388,7 @@ fn an_integer_that_does_not_fit_is_refused() {
         assert!(codec.decode::<u64>(&body).is_err());
     }
     assert!(Codec::Text.decode::<i128>(too_large.as_bytes()).is_err());
-    // What a peer that uses rmp-serde as it is sends.
+    // A peer that uses plain rmp-serde sends an integer of 128 bits as bytes.
     let body = [&b"\xc4\x10"[..], &u128::MAX.to_be_bytes()].concat();
     assert_eq!(Codec::MessagePack.decode::<u128>(&body).unwrap(), u128::MAX);
 }
@@ -427,7 +431,7 @@ mod numbers_of_serde_json {
     #[test]
     fn come_back_as_they_were() {
         round_trip(json!({"n": [0, -1, u64::MAX, i64::MIN, 0.5, 1e300, -0.0], "deep": {"x": [[1.5]]}}));
-        // However they were written.
+        // Floats lose the form in which they were written.
         let sent: Value = serde_json::from_str("[1.10, 1e2, 0.0, 12E-1]").unwrap();
         let body = Codec::Json.encode(&sent).unwrap();
         assert_eq!(&body[..], b"[1.1,100.0,0.0,1.2]");
@@ -469,7 +473,7 @@ mod numbers_of_serde_json {
                 assert_eq!(Codec::Json.decode::<Value>(&in_json).unwrap(), number);
                 assert!(Codec::MessagePack.encode(&number).is_err());
             }
-            // They were rounded when they were read.
+            // The number was rounded when it was parsed.
             false => assert_eq!(&in_json[..], b"123456789.12345679"),
         }
     }

@@ -1,4 +1,4 @@
-//! Where bodies are written: a buffer of the thread's own, so that none has to grow from nothing.
+//! A reusable buffer for each thread, so that writing a body rarely allocates more than once.
 
 use std::cell::Cell;
 
@@ -8,29 +8,29 @@ thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A body of up to this many bytes is copied out of the buffer; what is larger takes the buffer
-/// along, unless it would be mostly empty.
-const COPIED: usize = 4096;
+/// A body of up to this many bytes is copied out of the buffer. A larger one takes over the buffer,
+/// unless it fills less than half of it.
+const MAX_COPIED: usize = 4096;
 
-/// How large a buffer a thread keeps at the most.
-const KEPT: usize = 1024 * 1024;
+/// The maximum capacity of the buffer that a thread keeps.
+const MAX_KEPT: usize = 1024 * 1024;
 
-/// What `write` wrote.
-pub(super) fn written<E>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<Bytes, E> {
-    // Taken, and not borrowed: what is written may itself write something in its `Serialize`. Where
-    // the thread is at its end, there is none.
+/// Returns the body that `write` writes into a buffer.
+pub(super) fn write_body<E>(write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>) -> Result<Bytes, E> {
+    // Takes the buffer, because a `Serialize` implementation may write another body meanwhile. A
+    // thread that is ending has no buffer.
     let mut scratch = SCRATCH.try_with(Cell::take).unwrap_or_default();
     scratch.clear();
     let body = write(&mut scratch).map(|()| match scratch.len() {
-        0..=COPIED => Bytes::copy_from_slice(&scratch),
+        0..=MAX_COPIED => Bytes::copy_from_slice(&scratch),
         length if scratch.capacity() > 2 * length => Bytes::copy_from_slice(&scratch),
         // The next body is likely to be about as large.
         length => {
-            let next = Vec::with_capacity(length.min(KEPT));
+            let next = Vec::with_capacity(length.min(MAX_KEPT));
             Bytes::from(std::mem::replace(&mut scratch, next))
         }
     });
-    if scratch.capacity() <= KEPT {
+    if scratch.capacity() <= MAX_KEPT {
         let _ = SCRATCH.try_with(|kept| kept.set(scratch));
     }
     body
@@ -41,15 +41,15 @@ mod tests {
     use super::*;
 
     fn repeat(byte: u8, length: usize) -> Result<Bytes, &'static str> {
-        written(|body| {
+        write_body(|body| {
             body.resize(length, byte);
             Ok(())
         })
     }
 
     #[test]
-    fn bodies_are_what_was_written_whatever_was_before() {
-        let lengths = [3, 0, COPIED, COPIED + 1, 5, 2 * KEPT, 7];
+    fn earlier_bodies_do_not_affect_later_ones() {
+        let lengths = [3, 0, MAX_COPIED, MAX_COPIED + 1, 5, 2 * MAX_KEPT, 7];
         let bodies: Vec<_> = (0..)
             .zip(lengths)
             .map(|(n, length)| repeat(n, length).unwrap())
@@ -60,16 +60,16 @@ mod tests {
     }
 
     #[test]
-    fn no_body_takes_much_more_than_it_is_long() {
-        let large = repeat(1, KEPT).unwrap();
-        let small = repeat(2, COPIED + 1).unwrap();
-        assert!(Vec::from(small).capacity() <= 2 * (COPIED + 1));
+    fn a_body_takes_at_most_twice_its_length() {
+        let large = repeat(1, MAX_KEPT).unwrap();
+        let small = repeat(2, MAX_COPIED + 1).unwrap();
+        assert!(Vec::from(small).capacity() <= 2 * (MAX_COPIED + 1));
         drop(large);
     }
 
     #[test]
-    fn what_fails_leaves_nothing_behind() {
-        let failed = written(|body| {
+    fn a_failed_write_leaves_nothing_in_the_buffer() {
+        let failed = write_body(|body| {
             body.push(1);
             Err("broken")
         });
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn one_body_may_be_written_within_another() {
-        let outer = written(|body| {
+        let outer = write_body(|body| {
             body.extend(b"(");
             body.extend(repeat(b'x', 2)?);
             body.extend(b")");
@@ -89,8 +89,8 @@ mod tests {
     }
 
     #[test]
-    fn no_thread_keeps_more_than_it_may() {
-        repeat(0, 3 * KEPT).unwrap();
-        assert!(SCRATCH.take().capacity() <= KEPT);
+    fn a_thread_keeps_no_large_buffer() {
+        repeat(0, 3 * MAX_KEPT).unwrap();
+        assert!(SCRATCH.take().capacity() <= MAX_KEPT);
     }
 }

@@ -1,6 +1,6 @@
 //! The error of parsing one of a few names.
 
-/// A text names none of the values of its type, such as those of [`Codec`](crate::Codec) or
+/// The text is not the name of a value, such as a [`Codec`](crate::Codec) or a
 /// [`ReplyQueue`](crate::ReplyQueue). The message lists the names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("unknown name: use {names}")]
@@ -9,7 +9,7 @@ pub struct UnknownName {
 }
 
 impl UnknownName {
-    /// The error for a value that has these names.
+    /// Creates the error for a type whose values have these names.
     pub(crate) const fn new(names: &'static str) -> Self {
         Self { names }
     }

@@ -225,7 +225,7 @@ impl Discover {
             app_id,
             user_id,
             headers: Headers::default(),
-            batches: false,
+            asks_batch_size: false,
             dead_lettered: None,
             arguments: bytes::Bytes::new(),
         }

@@ -16,7 +16,7 @@ use serde::de::{
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer, forward_to_deserialize_any};
 
-use crate::codec::ARGUMENTS;
+use crate::codec::ARGUMENTS_STRUCT;
 
 /// A caller's arguments: a tuple of values that can be encoded.
 ///
@@ -42,7 +42,7 @@ pub trait DecodeArguments<'de>: Sized {
 }
 
 /// Arguments as a struct with derived serde implementations, for a method with `#[serde(..)]` on a
-/// parameter. The struct has its own field names and is named `ARGUMENTS`.
+/// parameter. The struct is named `$rpc_runtime::arguments`, and its fields name the arguments.
 #[derive(Debug)]
 pub struct Derived<T>(pub T);
 
@@ -132,7 +132,7 @@ impl<A: EncodeArguments> Serialize for NamedArguments<'_, A> {
     }
 }
 
-/// Deserializes arguments by these names.
+/// Deserializes arguments with these names.
 pub(crate) struct ArgumentsSeed<A> {
     names: &'static [&'static str],
     arguments: PhantomData<A>,
@@ -151,7 +151,7 @@ impl<'de, A: DecodeArguments<'de>> DeserializeSeed<'de> for ArgumentsSeed<A> {
     type Value = A;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<A, D::Error> {
-        deserializer.deserialize_struct(ARGUMENTS, self.names, self)
+        deserializer.deserialize_struct(ARGUMENTS_STRUCT, self.names, self)
     }
 }
 
@@ -175,7 +175,7 @@ impl<'de, A: DecodeArguments<'de>> Visitor<'de> for ArgumentsSeed<A> {
 }
 
 /// Decodes an empty body: every argument is missing.
-pub(crate) fn no_arguments<'de, A: DecodeArguments<'de>>(
+pub(crate) fn decode_empty_body<'de, A: DecodeArguments<'de>>(
     names: &'static [&'static str],
 ) -> Result<A, serde::de::value::Error> {
     A::from_map(
@@ -263,7 +263,7 @@ macro_rules! tuples {
             ) -> Result<S::Ok, S::Error> {
                 debug_assert_eq!(names.len(), $count);
                 #[allow(unused_mut)]
-                let mut map = serializer.serialize_struct(ARGUMENTS, $count)?;
+                let mut map = serializer.serialize_struct(ARGUMENTS_STRUCT, $count)?;
                 $(map.serialize_field(names[$index], &self.$index)?;)*
                 map.end()
             }
@@ -397,8 +397,8 @@ mod tests {
         assert!(error.starts_with("missing argument `limit`"), "{error}");
         let error = decode::<(String, u32)>(Codec::MessagePack, NAMES, b"\x91\xa1a").unwrap_err();
         assert!(error.starts_with("missing argument `limit`"), "{error}");
-        assert_eq!(no_arguments::<(Option<u32>,)>(&["limit"]), Ok((None,)));
-        assert!(no_arguments::<(u32,)>(&["limit"]).is_err());
+        assert_eq!(decode_empty_body::<(Option<u32>,)>(&["limit"]), Ok((None,)));
+        assert!(decode_empty_body::<(u32,)>(&["limit"]).is_err());
     }
 
     #[test]

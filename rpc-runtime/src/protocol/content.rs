@@ -12,7 +12,7 @@ const IDENTITY: [&str; 6] = ["identity", "utf-8", "utf8", "us-ascii", "ascii", "
 ///
 /// If the body is in a content type or an encoding that this library cannot read.
 pub(crate) fn codec(properties: &Properties) -> Result<Option<Codec>, UnsupportedContent> {
-    let codec = Codec::named(as_str(&properties.content_type))?;
+    let codec = Codec::from_content_type(as_str(&properties.content_type))?;
     let encoding = as_str(&properties.content_encoding).trim();
     let is_identity = IDENTITY.iter().any(|name| name.eq_ignore_ascii_case(encoding));
     match encoding.is_empty() || is_identity {
@@ -29,9 +29,9 @@ pub(crate) fn codec(properties: &Properties) -> Result<Option<Codec>, Unsupporte
 ///
 /// A caller that uses another name of a content type may not know the codec's own, so the reply
 /// repeats the caller's.
-pub(crate) fn alias(properties: &Properties) -> Option<ShortStr> {
+pub(crate) fn reply_content_type(properties: &Properties) -> Option<ShortStr> {
     let sent = properties.content_type.as_ref()?;
-    let codec = Codec::named(sent.as_str()).ok().flatten()?;
+    let codec = Codec::from_content_type(sent.as_str()).ok().flatten()?;
     match sent.as_str() {
         name if name == codec.content_type() => None,
         // The request may be in US-ASCII, but the reply is UTF-8.
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_reply_repeats_the_callers_name_of_the_content_type() {
-        let alias = |content_type| alias(&properties(content_type, ""));
+        let reply_content_type = |content_type| reply_content_type(&properties(content_type, ""));
         for name in [
             "application/x-msgpack",
             "application/vnd.msgpack",
@@ -116,14 +116,16 @@ mod tests {
             "Application/JSON",
             "application/json; charset=utf-8",
         ] {
-            assert_eq!(alias(name).unwrap().as_str(), name);
+            assert_eq!(reply_content_type(name).unwrap().as_str(), name);
         }
         assert_eq!(
-            alias("text/plain; charset=us-ascii").unwrap().as_str(),
+            reply_content_type("text/plain; charset=us-ascii")
+                .unwrap()
+                .as_str(),
             "text/plain"
         );
         for name in ["", "application/msgpack", "application/octet-stream", "image/png"] {
-            assert_eq!(alias(name), None, "{name}");
+            assert_eq!(reply_content_type(name), None, "{name}");
         }
     }
 }

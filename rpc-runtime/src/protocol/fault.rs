@@ -1,4 +1,4 @@
-//! Faults: the answers of a worker's runtime, in place of the method's own.
+//! Faults: the error replies of a worker's runtime, sent instead of the method's reply.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -77,12 +77,12 @@ impl Fault {
 
     /// Creates the fault [`FaultCode::BadRequest`].
     pub(crate) fn bad_request(reason: impl fmt::Display) -> Self {
-        Self::because(FaultCode::BadRequest, reason)
+        Self::with_reason(FaultCode::BadRequest, reason)
     }
 
     /// Creates a fault whose reason may quote the request. A long reason is truncated, so that a
     /// large request does not cause a large reply.
-    pub(crate) fn because(code: FaultCode, reason: impl fmt::Display) -> Self {
+    pub(crate) fn with_reason(code: FaultCode, reason: impl fmt::Display) -> Self {
         let mut message = Truncated(String::new());
         // An error only means that the rest was cut off.
         let _ = write!(message, "{reason}");
@@ -96,7 +96,7 @@ impl Fault {
             return Self::new(FaultCode::from_wire(code), message);
         }
         let code = FaultCode::from_wire(text.trim().trim_end_matches(':'));
-        match code.known() {
+        match code.known_str() {
             Some(_) => Self::new(code, ""),
             None => Self::new(FaultCode::Other("fault".into()), text),
         }
@@ -175,7 +175,7 @@ impl FaultCode {
     pub fn as_str(&self) -> &str {
         match self {
             Self::Other(code) => code,
-            known => known.known().unwrap_or_default(),
+            known => known.known_str().unwrap_or_default(),
         }
     }
 
@@ -196,7 +196,7 @@ impl FaultCode {
     ];
 
     /// Returns the code as it stands on the wire, or `None` if this version does not know it.
-    pub(crate) fn known(&self) -> Option<&'static str> {
+    pub(crate) fn known_str(&self) -> Option<&'static str> {
         Some(match self {
             Self::UnknownMethod => "unknown_method",
             Self::BadRequest => "bad_request",

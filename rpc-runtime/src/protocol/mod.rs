@@ -1,6 +1,6 @@
 //! The wire protocol: converts requests, replies, faults and batches to messages and back.
 //!
-//! Pure: no I/O, no tasks, no clock. How messages travel is the business of the transport.
+//! Pure: no I/O, no tasks, no clock. The transport sends and receives the messages.
 //! `docs/protocol.md` describes the protocol for peers in other languages.
 
 mod arguments;
@@ -22,10 +22,10 @@ mod reserved_header;
 mod short_str;
 mod user_header;
 
-pub(crate) use arguments::{ArgumentsSeed, NamedArguments, no_arguments};
+pub(crate) use arguments::{ArgumentsSeed, NamedArguments, decode_empty_body};
 pub use arguments::{DecodeArguments, Derived, EncodeArguments};
 pub(crate) use batch::{
-    BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedAnswer, BatchedCall, BatchedCallRef, Batcher, Load,
+    BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedCall, BatchedCallRef, BatchedReply, Batcher, Load,
     MAX_BATCH_BYTES, MAX_BATCH_CALLS, MAX_PART_BYTES, gather, headers_size, read_batch, write_batch,
 };
 pub(crate) use dead_lettered::{DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER};
@@ -35,8 +35,8 @@ pub use headers::{Headers, HeadersIntoIter, HeadersIter};
 pub use invalid_name::InvalidName;
 pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};
 pub(crate) use message::{Message, Properties};
-pub(crate) use overload::{PROBE, QUEUE_TIME_HEADER, RETRY_AFTER_HEADER, read_millis, write_millis};
-pub(crate) use queue_name::{destination_name, queue_name};
+pub(crate) use overload::{PROBE_TYPE, QUEUE_TIME_HEADER, RETRY_AFTER_HEADER, read_millis, write_millis};
+pub(crate) use queue_name::{check_destination_name, check_queue_name};
 pub(crate) use reply::{BadReply, Reply, ReplyKind};
 pub use reply_address::ReplyAddresses;
 pub(crate) use reply_address::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX};

@@ -7,10 +7,10 @@ use super::headers::Headers;
 
 /// The `type` of a probe, by which a worker measures how long requests wait in a queue. The worker
 /// that receives a probe replies at once, with an empty body.
-pub(crate) const PROBE: &str = "rpc.probe";
+pub(crate) const PROBE_TYPE: &str = "rpc.probe";
 
 /// The header of a reply with the time that its request waited in the queue, in milliseconds. It is
-/// absent if the worker knows of no wait.
+/// absent if that time is unknown or zero.
 pub(crate) const QUEUE_TIME_HEADER: &str = "rpc-queue-time";
 
 /// The header of a fault with the time to wait before the next attempt, in milliseconds.

@@ -9,16 +9,16 @@ use super::invalid_name::InvalidName;
 /// The prefix of queue names that RabbitMQ generates.
 const NAMED_BY_RABBITMQ: &str = "amq.gen-";
 
-/// Checks the name of a queue that a client sends requests to. Unlike [`queue_name`], it accepts
+/// Checks the name of a queue that a client sends requests to. Unlike [`check_queue_name`], it accepts
 /// names that RabbitMQ generates, for a worker that declares its queue without a name.
 ///
 /// # Errors
 ///
-/// See [`queue_name`].
-pub(crate) fn destination_name(name: &str) -> Result<ShortStr, InvalidName> {
+/// See [`check_queue_name`].
+pub(crate) fn check_destination_name(name: &str) -> Result<ShortStr, InvalidName> {
     match name.strip_prefix(NAMED_BY_RABBITMQ) {
-        Some(rest) => queue_name(rest).and_then(|_| Ok(ShortStr::new(name)?)),
-        None => queue_name(name),
+        Some(rest) => check_queue_name(rest).and_then(|_| Ok(ShortStr::new(name)?)),
+        None => check_queue_name(name),
     }
 }
 
@@ -27,7 +27,7 @@ pub(crate) fn destination_name(name: &str) -> Result<ShortStr, InvalidName> {
 /// # Errors
 ///
 /// If RabbitMQ does not allow the name, or it is reserved for the runtime's own queues.
-pub(crate) fn queue_name(name: &str) -> Result<ShortStr, InvalidName> {
+pub(crate) fn check_queue_name(name: &str) -> Result<ShortStr, InvalidName> {
     if name.is_empty() {
         return Err(InvalidName::Empty);
     }
@@ -61,7 +61,7 @@ mod tests {
             &longest,
         ] {
             assert!(
-                queue_name(name).is_ok_and(|checked| checked.as_str() == name),
+                check_queue_name(name).is_ok_and(|checked| checked.as_str() == name),
                 "{name}"
             );
         }
@@ -83,10 +83,10 @@ mod tests {
                 },
             ),
         ] {
-            assert_eq!(queue_name(name).unwrap_err(), reason, "{name:?}");
-            assert_eq!(destination_name(name).unwrap_err(), reason, "{name:?}");
+            assert_eq!(check_queue_name(name).unwrap_err(), reason, "{name:?}");
+            assert_eq!(check_destination_name(name).unwrap_err(), reason, "{name:?}");
         }
-        assert_eq!(queue_name("amq.gen-1"), Err(InvalidName::Reserved));
-        assert!(destination_name("amq.gen-1").is_ok() && destination_name("amq.gen-").is_err());
+        assert_eq!(check_queue_name("amq.gen-1"), Err(InvalidName::Reserved));
+        assert!(check_destination_name("amq.gen-1").is_ok() && check_destination_name("amq.gen-").is_err());
     }
 }

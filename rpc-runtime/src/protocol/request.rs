@@ -12,8 +12,8 @@ use crate::codec::Codec;
 /// The longest time to live that RabbitMQ accepts: 2^32 - 1 milliseconds, about 49 days.
 pub(crate) const MAX_TIME_TO_LIVE: Duration = Duration::from_millis(u32::MAX as u64);
 
-/// The header of a request that is sent again because the fate of the first one is unknown. A
-/// worker that still runs the first one does not run it twice.
+/// The header of a request that is sent again because the broker or a worker may have lost the
+/// earlier one. A worker that still runs the earlier one does not run the method again.
 pub(crate) const RESENT_HEADER: &str = "rpc-resent";
 
 /// The value of [`RESENT_HEADER`] if a worker republished the request. The value is empty if the
@@ -43,7 +43,7 @@ pub(crate) struct Request {
     pub(crate) user_id: Option<ShortStr>,
     pub(crate) headers: Headers,
     /// Whether the caller can send and read batches, and asks for the worker's batch size.
-    pub(crate) batches: bool,
+    pub(crate) asks_batch_size: bool,
     /// The history of a dead-lettered request. Only in incoming requests.
     pub(crate) dead_lettered: Option<DeadLettered>,
     pub(crate) arguments: Bytes,
@@ -51,7 +51,7 @@ pub(crate) struct Request {
 
 impl Request {
     pub(crate) fn into_message(mut self) -> Message {
-        if self.batches {
+        if self.asks_batch_size {
             let name = ShortStr::from_static(BATCH_HEADER);
             self.headers.insert(name, String::new());
         }
@@ -82,7 +82,7 @@ impl Request {
     /// cannot read.
     pub(crate) fn from_message(message: Message) -> Result<Self, UnreadableRequest> {
         let Message { mut properties, body } = message;
-        let batches = properties.headers.remove(BATCH_HEADER).is_some();
+        let asks_batch_size = properties.headers.remove(BATCH_HEADER).is_some();
         let codec = content::codec(&properties)
             .map_err(|error| UnreadableRequest {
                 codec: error.readable_codec(),
@@ -105,7 +105,7 @@ impl Request {
             app_id: properties.app_id,
             user_id: properties.user_id,
             headers: properties.headers,
-            batches,
+            asks_batch_size,
             dead_lettered: properties.dead_lettered,
             arguments: body,
         })
@@ -140,7 +140,7 @@ pub(crate) mod tests {
             persistent: bool,
             priority in prop::option::of(any::<u8>()),
             header in prop::option::of((short_str(), ".{0,20}")),
-            batches: bool,
+            asks_batch_size: bool,
             arguments in prop::collection::vec(any::<u8>(), 0..100),
         ) -> Request {
             let mut headers = Headers::default();
@@ -149,7 +149,7 @@ pub(crate) mod tests {
             }
             Request {
                 method, codec, correlation_id, reply_to, time_to_live, persistent, priority,
-                app_id: None, user_id: None, headers, batches, dead_lettered: None,
+                app_id: None, user_id: None, headers, asks_batch_size, dead_lettered: None,
                 arguments: arguments.into(),
             }
         }

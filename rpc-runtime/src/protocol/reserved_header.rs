@@ -2,10 +2,10 @@
 
 use super::invalid_name::InvalidName;
 
-/// RabbitMQ's names, for further recipients of a message and for its history.
+/// Headers of RabbitMQ: `CC` and `BCC` send copies of a message, the others are its history.
 const RABBITMQ: [&str; 5] = ["CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count"];
 
-/// Prefixes of further names of RabbitMQ's.
+/// The prefixes of other headers of RabbitMQ.
 const RABBITMQ_PREFIXES: [&str; 2] = ["x-first-death-", "x-last-death-"];
 
 /// Returns why this name is reserved, or `None` if it is not. A call cannot send a reserved header

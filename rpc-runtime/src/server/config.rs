@@ -17,7 +17,7 @@ use super::request_handler::RequestHandler;
 use super::worker_identity::WorkerIdentity;
 use crate::error::{Chain, ServerError};
 use crate::escape::Logged;
-use crate::protocol::{ReplyAddresses, ShortStr, queue_name};
+use crate::protocol::{ReplyAddresses, ShortStr, check_queue_name};
 use crate::service::middleware::{HandlerLayer, ServiceWrapper, service_wrapper};
 use crate::service::{Dispatcher, Rules, Service};
 use crate::transport::{DeclareMode, RequestQueue, Subscription, Transport, restart_on_panic};
@@ -251,7 +251,7 @@ impl ServerConfig {
         let mut queues: Vec<(RequestQueue, Dispatcher)> = Vec::new();
         for (queue, service) in &self.services {
             let name = queue.name();
-            queue_name(name).map_err(|source| ServerError::InvalidQueue {
+            check_queue_name(name).map_err(|source| ServerError::InvalidQueue {
                 queue: name.to_owned(),
                 source,
             })?;

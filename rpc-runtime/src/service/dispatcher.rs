@@ -197,7 +197,7 @@ impl Dispatcher {
             service: &**service,
             invocation: Invocation::new(context, codec, request.arguments),
             record,
-            asks_batch_size: request.batches && *may_batch,
+            asks_batch_size: request.asks_batch_size && *may_batch,
             reply_to,
         })
     }
@@ -246,7 +246,7 @@ fn reply_to(properties: &Properties, rules: &Rules) -> Result<Option<ReplyTo>, F
     Ok((!address.as_str().is_empty()).then(|| ReplyTo {
         address: address.clone(),
         correlation_id: properties.correlation_id.clone(),
-        content_type: content::alias(properties),
+        content_type: content::reply_content_type(properties),
     }))
 }
 

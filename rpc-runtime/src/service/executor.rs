@@ -152,7 +152,7 @@ impl Executor {
                 if let Some(record) = shed {
                     record.stats.shed();
                 }
-                let code = fault.code.known().unwrap_or("other");
+                let code = fault.code.known_str().unwrap_or("other");
                 count(Event::RequestRefused { queue, code });
                 self.log.refused(&fault, label);
             }

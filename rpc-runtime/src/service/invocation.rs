@@ -11,7 +11,9 @@ use super::extensions::Extensions;
 use crate::codec::{Codec, EncodeError};
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::Chain;
-use crate::protocol::{ArgumentsSeed, DecodeArguments, Fault, FaultCode, Reply, ReplyKind, no_arguments};
+use crate::protocol::{
+    ArgumentsSeed, DecodeArguments, Fault, FaultCode, Reply, ReplyKind, decode_empty_body,
+};
 
 /// A service that a [`Server`](crate::Server) can serve.
 ///
@@ -88,7 +90,7 @@ impl Invocation {
         // A peer may send an empty body if there are no arguments. In plain text, it is an empty
         // string.
         if self.arguments.is_empty() && self.codec != Codec::Text {
-            return no_arguments(method.arguments).map_err(Fault::bad_request);
+            return decode_empty_body(method.arguments).map_err(Fault::bad_request);
         }
         let seed = ArgumentsSeed::<A>::new(method.arguments);
         self.codec
@@ -102,7 +104,7 @@ impl Invocation {
     ///
     /// Returns the fault to send if the request's codec cannot encode the value.
     pub fn answer<T: Serialize + 'static>(&self, value: T) -> Result<Answer, Fault> {
-        self.encoded_answer(ReplyKind::Result, self.codec.encode_answer(&value))
+        self.encoded_answer(ReplyKind::Result, self.codec.encode_result(&value))
     }
 
     /// Encodes the `Result` of a method. `text` renders the error for a caller that uses plain

@@ -238,5 +238,5 @@ impl RequestLog {
 }
 
 fn kind_of(fault: &Fault) -> &'static str {
-    fault.code.known().unwrap_or("other")
+    fault.code.known_str().unwrap_or("other")
 }

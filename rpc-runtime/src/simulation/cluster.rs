@@ -299,7 +299,7 @@ impl Cluster {
         let transport = Arc::new(MemoryTransport::over_links(&self.broker, publishing, consuming));
         let broker = BrokerBuilder::default()
             .reply_queue(caller.replies)
-            .over(transport.clone());
+            .with_transport(transport.clone());
         let client = ClientBuilder::new(&broker)
             .wait_for_server(caller.wait_for_server)
             .batching(caller.batches)

@@ -160,7 +160,7 @@ impl Simulation {
     fn handle(&self) -> Broker {
         let (publishing, consuming) = (self.network.link(), self.network.link());
         let transport = Arc::new(MemoryTransport::over_links(&self.broker, publishing, consuming));
-        BrokerBuilder::default().over(transport)
+        BrokerBuilder::default().with_transport(transport)
     }
 
     async fn start(&self, window: &MeasuredWindow) -> RunningServer {

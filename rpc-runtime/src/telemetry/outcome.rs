@@ -26,7 +26,7 @@ impl Outcome {
     }
 
     pub(crate) fn of_fault(code: &FaultCode) -> Self {
-        Self::Fault(code.known().unwrap_or("other"))
+        Self::Fault(code.known_str().unwrap_or("other"))
     }
 
     /// Returns the outcome of a call.

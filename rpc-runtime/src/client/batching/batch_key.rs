@@ -68,7 +68,7 @@ pub(super) fn may_batch(request: &QueuedRequest) -> bool {
 }
 
 /// Returns whether the request is published at once: it is not batched, and not held back until the
-/// batch size of its method is known.
+/// batch size of its method is known. If so, counts the call as sent.
 pub(in crate::client) fn publishes_at_once(request: &QueuedRequest) -> bool {
     let plan = request.plan();
     batch_size(plan).is_none()

@@ -12,8 +12,8 @@ pub(in crate::client) struct LearnedBatchSize(AtomicU32);
 /// One call in the upper 16 bits.
 const ONE_CALL: u32 = 1 << 16;
 
-/// The batch size is not known, and calls do not wait for it.
-const UNKNOWN: u32 = u32::MAX << 16;
+/// The batch size is not known, and no call waits for it.
+const NOT_AWAITED: u32 = u32::MAX << 16;
 
 /// How many calls of a method are sent on their own before the first reply. Later calls are held
 /// back for a moment. Once the batch size is known, they are sent in a few messages.
@@ -42,7 +42,7 @@ impl LearnedBatchSize {
     /// held back counts as sent.
     pub(in crate::client) fn holds_back(&self) -> bool {
         let state = self.0.load(Ordering::Relaxed);
-        if size(state) > 0 || state == UNKNOWN {
+        if size(state) > 0 || state == NOT_AWAITED {
             return false;
         }
         let holds_back = state / ONE_CALL >= FIRST_CALLS;
@@ -55,21 +55,21 @@ impl LearnedBatchSize {
     /// Stops holding back calls, because a reply has no batch size or no reply comes. Returns whether
     /// calls were held back until now.
     pub(in crate::client) fn stop_holding_back(&self) -> bool {
-        let unknown = |state| (size(state) == 0 && state != UNKNOWN).then_some(UNKNOWN);
+        let not_awaited = |state| (size(state) == 0 && state != NOT_AWAITED).then_some(NOT_AWAITED);
         self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, unknown)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, not_awaited)
             .is_ok()
     }
 
     /// Stores the batch size of a reply; zero changes nothing. Returns whether it was unknown before.
-    pub(in crate::client) fn learn(&self, calls: u16) -> bool {
-        if calls == 0 {
+    pub(in crate::client) fn learn(&self, batch_size: u16) -> bool {
+        if batch_size == 0 {
             return false;
         }
         let known = size(self.0.load(Ordering::Relaxed));
-        // Each reply has it. Writing an equal value would only slow down other threads.
-        if known != calls {
-            self.0.store(calls.into(), Ordering::Relaxed);
+        // Many replies repeat it, and writing an equal value would only slow down other threads.
+        if known != batch_size {
+            self.0.store(batch_size.into(), Ordering::Relaxed);
         }
         known == 0
     }
@@ -77,7 +77,7 @@ impl LearnedBatchSize {
     /// Forgets the batch size, because the workers that asked for it may be gone. Calls are sent on
     /// their own until a worker asks again.
     pub(in crate::client) fn forget(&self) {
-        self.0.store(UNKNOWN, Ordering::Relaxed);
+        self.0.store(NOT_AWAITED, Ordering::Relaxed);
     }
 
     /// Counts a call. Does nothing if another thread has changed the state meanwhile, so that its

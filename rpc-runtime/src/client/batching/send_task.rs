@@ -25,7 +25,7 @@ pub(in crate::client) struct SendTask {
     /// Requests that were received and not yet published, held back or added to a batch.
     backlog: VecDeque<QueuedRequest>,
     /// If the backlog is longer than this, withdrawn requests are dropped.
-    max_backlog: usize,
+    prune_above: usize,
     held: HeldRequests,
     batcher: Batcher<BatchKey, QueuedRequest>,
     /// Messages that the broker has not confirmed yet. Each future returns the batch key of its
@@ -39,7 +39,7 @@ impl SendTask {
             publisher,
             in_flight,
             backlog: VecDeque::new(),
-            max_backlog: MAX_BATCH_CALLS,
+            prune_above: MAX_BATCH_CALLS,
             held: HeldRequests::default(),
             batcher: Batcher::new(),
             unconfirmed: FuturesUnordered::new(),
@@ -59,7 +59,7 @@ impl SendTask {
                 },
                 // While the broker is not ready, requests wait here, where they can be withdrawn.
                 () = publisher.wait_ready(), if !self.backlog.is_empty() || self.batcher.has_ready() => {
-                    self.sort_backlog();
+                    self.distribute_backlog();
                     self.publish_batches();
                     if self.backlog.is_empty() && requests.is_empty() {
                         self.publisher.has_backlog.store(false, Ordering::Relaxed);
@@ -89,9 +89,9 @@ impl SendTask {
 
     /// Drops withdrawn requests from a long backlog, so that only calls that still wait take memory.
     fn drop_withdrawn(&mut self) {
-        if self.backlog.len() > self.max_backlog {
+        if self.backlog.len() > self.prune_above {
             self.backlog.retain(|request| !request.is_withdrawn());
-            self.max_backlog = MAX_BATCH_CALLS.max(2 * self.backlog.len());
+            self.prune_above = MAX_BATCH_CALLS.max(2 * self.backlog.len());
         }
     }
 
@@ -108,12 +108,12 @@ impl SendTask {
 
     /// Takes requests from the backlog. Publishes each on its own, holds it back, or adds it to its
     /// batch. Takes only some at once, because a request takes less memory in the backlog.
-    fn sort_backlog(&mut self) {
+    fn distribute_backlog(&mut self) {
         let now = Instant::now();
         let count = self.backlog.len().min(MAX_BATCH_CALLS);
         let mut backlog = std::mem::take(&mut self.backlog);
         // Consecutive requests usually have the same key.
-        let mut run: Option<(BatchKey, Vec<(QueuedRequest, Load)>)> = None;
+        let mut group: Option<(BatchKey, Vec<(QueuedRequest, Load)>)> = None;
         for request in backlog.drain(..count) {
             let Some((key, load)) = BatchKey::of(&request, now) else {
                 if publishes_at_once(&request) {
@@ -123,15 +123,15 @@ impl SendTask {
                 }
                 continue;
             };
-            match &mut run {
-                Some((run_key, requests)) if *run_key == key => requests.push((request, load)),
+            match &mut group {
+                Some((group_key, requests)) if *group_key == key => requests.push((request, load)),
                 _ => {
-                    let finished = run.replace((key, vec![(request, load)]));
-                    self.enqueue_run(finished);
+                    let finished = group.replace((key, vec![(request, load)]));
+                    self.enqueue_group(finished);
                 }
             }
         }
-        self.enqueue_run(run);
+        self.enqueue_group(group);
         self.backlog = backlog;
         if self.backlog.capacity() > 16 * MAX_BATCH_CALLS {
             // Releases the memory that a burst has needed.
@@ -140,8 +140,8 @@ impl SendTask {
     }
 
     /// Adds consecutive requests with the same key to their batch.
-    fn enqueue_run(&mut self, run: Option<(BatchKey, Vec<(QueuedRequest, Load)>)>) {
-        if let Some((key, requests)) = run {
+    fn enqueue_group(&mut self, group: Option<(BatchKey, Vec<(QueuedRequest, Load)>)>) {
+        if let Some((key, requests)) = group {
             let is_waiting = |request: &QueuedRequest| !request.is_withdrawn();
             self.batcher.push_all(key, requests, is_waiting);
         }

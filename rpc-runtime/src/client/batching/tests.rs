@@ -99,7 +99,7 @@ impl Publisher for TestPublisher {
 static STORE: ServiceDescriptor = ServiceDescriptor::new("Store", "q", &[MethodDescriptor::new("read", &[])]);
 
 /// A client, its request sender, and the publisher that receives its messages.
-struct Scene {
+struct TestClient {
     publisher: Arc<TestPublisher>,
     in_flight: Arc<InFlightCalls>,
     destination: Arc<Destination>,
@@ -107,7 +107,7 @@ struct Scene {
     _send_task: AbortOnDropHandle<()>,
 }
 
-impl Scene {
+impl TestClient {
     fn new() -> Self {
         Self::with(TestPublisher::default())
     }
@@ -115,7 +115,7 @@ impl Scene {
     fn with(publisher: TestPublisher) -> Self {
         let (test_publisher, in_flight) = (Arc::new(publisher), Arc::new(InFlightCalls::default()));
         let options = CallerOptions {
-            replies: ReplyQueue::default(),
+            reply_queue: ReplyQueue::default(),
             max_sent_bytes: usize::MAX,
             max_accepted_bytes: usize::MAX,
             app_id: None,
@@ -172,8 +172,8 @@ impl Scene {
         (0..calls).map(one).collect()
     }
 
-    /// Returns the number of calls in each message that was published since.
-    async fn left(&self) -> Vec<usize> {
+    /// Returns the number of calls in each message published since the previous check.
+    async fn published(&self) -> Vec<usize> {
         // Lets the task run until it waits.
         for _ in 0..1000 {
             tokio::task::yield_now().await;
@@ -186,64 +186,64 @@ const FIRST: usize = 64;
 
 #[tokio::test(start_paused = true)]
 async fn the_rest_of_a_first_burst_is_batched_once_a_worker_asks_for_it() {
-    let scene = Scene::new();
-    scene.call(300);
-    assert_eq!(scene.left().await, [1; FIRST]);
-    assert!(scene.batch_size().learn(1000));
-    scene.in_flight.first_reply.notify_one();
-    assert_eq!(scene.left().await, [300 - FIRST]);
+    let client = TestClient::new();
+    client.call(300);
+    assert_eq!(client.published().await, [1; FIRST]);
+    assert!(client.batch_size().learn(1000));
+    client.in_flight.first_reply.notify_one();
+    assert_eq!(client.published().await, [300 - FIRST]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_rest_of_a_first_burst_is_held_back_only_briefly_without_a_reply() {
-    let scene = Scene::new();
-    scene.call(300);
-    assert_eq!(scene.left().await.len(), FIRST);
+    let client = TestClient::new();
+    client.call(300);
+    assert_eq!(client.published().await.len(), FIRST);
     // The first reply to a call of another method does not prolong that.
     for _ in 0..4 {
         tokio::time::advance(MAX_HOLD / 5).await;
-        scene.in_flight.first_reply.notify_one();
-        assert!(scene.left().await.is_empty());
+        client.in_flight.first_reply.notify_one();
+        assert!(client.published().await.is_empty());
     }
     tokio::time::advance(MAX_HOLD / 5 + Duration::from_millis(1)).await;
-    assert_eq!(scene.left().await, [1; 300 - FIRST]);
+    assert_eq!(client.published().await, [1; 300 - FIRST]);
     // Later calls are not held back.
-    scene.call(300);
-    assert_eq!(scene.left().await, [1; 300]);
+    client.call(300);
+    assert_eq!(client.published().await, [1; 300]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_without_a_batch_size_releases_held_requests() {
-    let scene = Scene::new();
-    scene.call(300);
-    assert_eq!(scene.left().await.len(), FIRST);
-    assert!(scene.batch_size().stop_holding_back());
-    scene.in_flight.first_reply.notify_one();
-    assert_eq!(scene.left().await, [1; 300 - FIRST]);
+    let client = TestClient::new();
+    client.call(300);
+    assert_eq!(client.published().await.len(), FIRST);
+    assert!(client.batch_size().stop_holding_back());
+    client.in_flight.first_reply.notify_one();
+    assert_eq!(client.published().await, [1; 300 - FIRST]);
 }
 
 /// Like a broker with a memory alarm: messages are not confirmed, and later not accepted.
 #[tokio::test(start_paused = true)]
 async fn withdrawn_requests_do_not_block_later_ones() {
-    let scene = Scene::with(TestPublisher {
+    let client = TestClient::with(TestPublisher {
         confirms: Semaphore::new(0),
         ..TestPublisher::default()
     });
-    assert!(scene.batch_size().learn(50));
-    let mut given_up = scene.call(1000);
-    assert_eq!(scene.left().await, [50; 3]);
-    scene.publisher.is_free.send_replace(false);
-    given_up.extend(scene.call(4000));
-    assert!(scene.left().await.is_empty());
+    assert!(client.batch_size().learn(50));
+    let mut given_up = client.call(1000);
+    assert_eq!(client.published().await, [50; 3]);
+    client.publisher.is_free.send_replace(false);
+    given_up.extend(client.call(4000));
+    assert!(client.published().await.is_empty());
     for call in given_up {
         call.latest_send().withdraw(1);
     }
     // One message is confirmed before the broker accepts messages again.
-    scene.publisher.confirms.add_permits(1);
-    assert!(scene.left().await.is_empty());
-    scene.publisher.is_free.send_replace(true);
-    assert!(scene.left().await.is_empty());
-    scene.publisher.confirms.add_permits(10);
-    scene.call(1);
-    assert_eq!(scene.left().await, [1]);
+    client.publisher.confirms.add_permits(1);
+    assert!(client.published().await.is_empty());
+    client.publisher.is_free.send_replace(true);
+    assert!(client.published().await.is_empty());
+    client.publisher.confirms.add_permits(10);
+    client.call(1);
+    assert_eq!(client.published().await, [1]);
 }

@@ -36,19 +36,19 @@ const MAX_TARGET: Duration = Duration::from_secs(1);
 /// reports it: replies arrive too late.
 const SILENT_TIMEOUTS: u32 = 8;
 
-/// One step never leaves less than this fraction of the limit.
+/// A single reduction leaves at least this fraction of the limit.
 const MIN_FRACTION: f64 = 0.1;
 
-/// After a failed call, at most this fraction is left.
+/// A reduction after a refusal or a timeout leaves at most this fraction.
 const FRACTION_AFTER_FAILURE: f64 = 0.5;
 
 /// If no call was sent for this time plus the time that requests wait in the queue, one extra call
 /// may be sent. The calls in flight may be slow, and slow calls must not hold up quick ones. The
 /// time doubles with each extra call until a call is answered.
-const MIN_PATIENCE: Duration = Duration::from_secs(1);
+const MIN_EXTRA_CALL_DELAY: Duration = Duration::from_secs(1);
 
 /// The time between extra calls does not grow beyond this.
-const MAX_PATIENCE: Duration = Duration::from_secs(16);
+const MAX_EXTRA_CALL_DELAY: Duration = Duration::from_secs(16);
 
 /// Time since the last reduction after which the limit grows fast.
 const FAST_GROWTH_AFTER: Duration = Duration::from_secs(1);
@@ -133,7 +133,7 @@ struct Reduced {
 struct StallTimer {
     last_sent: Instant,
     /// Time after the last send before one extra call is allowed, without `queued`.
-    patience: Duration,
+    extra_call_delay: Duration,
     /// How long requests wait in the queue, as last reported.
     queued: Duration,
 }
@@ -142,22 +142,22 @@ impl StallTimer {
     fn new(now: Instant) -> Self {
         Self {
             last_sent: now,
-            patience: MIN_PATIENCE,
+            extra_call_delay: MIN_EXTRA_CALL_DELAY,
             queued: Duration::ZERO,
         }
     }
 
     /// Returns when one call beyond the limit may be sent.
     fn next_extra_call_at(&self) -> Instant {
-        self.last_sent + self.patience + self.queued
+        self.last_sent + self.extra_call_delay + self.queued
     }
 
     /// Records that a call was sent.
     fn record_sent(&mut self, is_over_limit: bool, now: Instant) {
         self.last_sent = now;
-        self.patience = match is_over_limit {
-            true => (self.patience * 2).min(MAX_PATIENCE),
-            false => MIN_PATIENCE,
+        self.extra_call_delay = match is_over_limit {
+            true => (self.extra_call_delay * 2).min(MAX_EXTRA_CALL_DELAY),
+            false => MIN_EXTRA_CALL_DELAY,
         };
     }
 }
@@ -228,7 +228,7 @@ impl AdaptiveLimit {
             Some(pause) => now + pause,
             None => {
                 let extra_call_at = reduced.stall_timer.next_extra_call_at();
-                extra_call_at.max(now + MIN_PATIENCE / 10)
+                extra_call_at.max(now + MIN_EXTRA_CALL_DELAY / 10)
             }
         })
     }
@@ -306,7 +306,7 @@ impl AdaptiveLimit {
             Signal::Answered { queued } => {
                 reduced.stall_timer.queued = queued.min(took);
                 if end.generation == self.generation {
-                    reduced.stall_timer.patience = MIN_PATIENCE;
+                    reduced.stall_timer.extra_call_delay = MIN_EXTRA_CALL_DELAY;
                 }
                 let generations = &mut reduced.generations;
                 generations.record_answered(end.generation, end.is_important, end.now);

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use adaptive::{AdaptiveLimit, CallEnd, Signal};
 use generations::Count;
-use waiting_calls::{Order, Turn, WaitingCalls};
+use waiting_calls::{Order, WaitingCalls, WaitingKey};
 
 use crate::client::time_limit::TimeLimit;
 use crate::error::CallError;
@@ -162,13 +162,13 @@ impl Limiter {
     async fn wait(self: &Arc<Self>, time_limit: TimeLimit, priority: u8) -> Option<Permit> {
         let begun = Instant::now();
         let (grant_sender, mut granted) = oneshot::channel();
-        let turn = {
+        let key = {
             let mut state = self.lock();
-            let turn = state.waiting.add(priority, time_limit.deadline, grant_sender);
+            let key = state.waiting.add(priority, time_limit.deadline, grant_sender);
             self.store_waiting(&state);
-            turn
+            key
         };
-        let _waiting = WaitingGuard::new(self, turn, begun);
+        let _waiting = WaitingGuard::new(self, key, begun);
         loop {
             let limit_changed = self.limit_changed.notified();
             // A permit may have become free before the call was added, or a pause may be over.
@@ -254,7 +254,7 @@ impl Limiter {
         self.waiting.store(state.waiting.len(), Ordering::SeqCst);
     }
 
-    /// Ends the flight of the call that holds the permit, and grants the permit to a waiting call.
+    /// Returns the permit of a call that is no longer in flight, and grants it to a waiting call.
     fn release(self: &Arc<Self>, permit: &Permit) {
         if self.is_reduced.load(Ordering::SeqCst) {
             let mut state = self.lock();
@@ -350,7 +350,7 @@ impl Permit {
     }
 
     /// Reports the outcome of the call that holds the permit, which adapts the limit.
-    pub(super) fn ended(&self, outcome: &Result<Reply, CallError>, time_limit: TimeLimit) {
+    pub(super) fn record_outcome(&self, outcome: &Result<Reply, CallError>, time_limit: TimeLimit) {
         let limiter = &self.limiter;
         if !limiter.is_adaptive {
             return;
@@ -415,22 +415,22 @@ fn answered(reply: &Reply) -> Signal {
 /// Keeps a call among the waiting ones until the guard is dropped.
 struct WaitingGuard<'a> {
     limiter: &'a Limiter,
-    turn: Turn,
+    key: WaitingKey,
     begun: Instant,
 }
 
 impl<'a> WaitingGuard<'a> {
-    fn new(limiter: &'a Limiter, turn: Turn, begun: Instant) -> Self {
+    fn new(limiter: &'a Limiter, key: WaitingKey, begun: Instant) -> Self {
         let queue = &limiter.queue;
         count(Event::Waiting { queue, waits: true });
-        Self { limiter, turn, begun }
+        Self { limiter, key, begun }
     }
 }
 
 impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.limiter.lock();
-        if state.waiting.remove(self.turn) {
+        if state.waiting.remove(self.key) {
             self.limiter.store_waiting(&state);
         }
         drop(state);
@@ -528,7 +528,7 @@ mod tests {
         let time = in_time(1000);
         let mut permits: Vec<_> = (0..10).map(|_| limiter.try_acquire(0).unwrap()).collect();
         sleep(Duration::from_millis(300)).await;
-        permits.pop().unwrap().ended(&reply(200), time);
+        permits.pop().unwrap().record_outcome(&reply(200), time);
         assert_eq!(limiter.limit.load(Ordering::Relaxed), 5);
         let [mut first, mut second] = [0, 0].map(|priority| limiter.acquire(in_time(1000), priority));
         assert!(limiter.try_acquire(0).is_none());
@@ -559,7 +559,7 @@ mod tests {
         sleep(Duration::from_millis(200)).await;
         permits.drain(..90);
         // It waited for the ninety calls before it.
-        permits.remove(0).ended(&reply(180), time);
+        permits.remove(0).record_outcome(&reply(180), time);
         assert_eq!(limiter.limit.load(Ordering::Relaxed), 31);
     }
 
@@ -569,7 +569,7 @@ mod tests {
         let time = in_time(1000);
         let mut permits: Vec<_> = (0..10).map(|_| limiter.try_acquire(0).unwrap()).collect();
         sleep(Duration::from_millis(300)).await;
-        permits.pop().unwrap().ended(&reply(200), time);
+        permits.pop().unwrap().record_outcome(&reply(200), time);
         assert!(limiter.try_acquire(0).is_none());
         let important: Vec<_> = std::iter::from_fn(|| limiter.try_acquire(1)).collect();
         assert_eq!(important.len(), 5);
@@ -590,7 +590,7 @@ mod tests {
         let mut permits: Vec<_> = (0..2).map(|_| limiter.try_acquire(0).unwrap()).collect();
         sleep(Duration::from_secs(20)).await;
         for outcome in [refusal(0), reply(1)] {
-            permits.pop().unwrap().ended(&outcome, minute);
+            permits.pop().unwrap().record_outcome(&outcome, minute);
         }
         let mut permits: Vec<_> = std::iter::from_fn(|| limiter.try_acquire(0)).collect();
         let mut quick = limiter.acquire(in_time(1000), 0);
@@ -605,14 +605,14 @@ mod tests {
         let minute = in_time(60_000);
         let mut polls: Vec<_> = (0..30).map(|_| limiter.try_acquire(0).unwrap()).collect();
         sleep(Duration::from_secs(10)).await;
-        polls.pop().unwrap().ended(&refusal(0), minute);
+        polls.pop().unwrap().record_outcome(&refusal(0), minute);
         assert!(limiter.limit.load(Ordering::Relaxed) < 20);
         let begun = Instant::now();
         for _ in 0..100 {
             let time = in_time(5000);
             let permit = limiter.acquire(time, 0).await.unwrap();
             sleep(Duration::from_millis(1)).await;
-            permit.ended(&reply(0), time);
+            permit.record_outcome(&reply(0), time);
         }
         assert!(
             begun.elapsed() < Duration::from_millis(1200),
@@ -641,9 +641,9 @@ mod tests {
                 let time = in_time(1000);
                 sleep(Duration::from_millis(50)).await;
                 if let Some(answer) = answer.clone().filter(|_| number % 10 == 0) {
-                    permit.ended(&Ok(answer), time);
+                    permit.record_outcome(&Ok(answer), time);
                 }
-                permit.ended(&timed_out(), time);
+                permit.record_outcome(&timed_out(), time);
             }
             assert_eq!(limiter.is_reduced.load(Ordering::SeqCst), answer.is_none());
         }
@@ -653,7 +653,7 @@ mod tests {
     async fn a_client_with_one_call_in_flight_pauses_as_it_is_told() {
         let limiter = limiter(100);
         let permit = limiter.try_acquire(0).unwrap();
-        permit.ended(&refusal(200), in_time(1000));
+        permit.record_outcome(&refusal(200), in_time(1000));
         drop(permit);
         assert!(limiter.try_acquire(0).is_none());
         let begun = Instant::now();
@@ -667,7 +667,7 @@ mod tests {
     async fn a_call_that_fails_during_a_pause_says_when_it_ends() {
         let limiter = Limiter::new("q", 100, WhenFull::Fail, true);
         let permit = limiter.try_acquire(0).unwrap();
-        permit.ended(&refusal(200), in_time(1000));
+        permit.record_outcome(&refusal(200), in_time(1000));
         drop(permit);
         sleep(Duration::from_millis(50)).await;
         let failed = limiter.acquire(in_time(1000), 0).await.unwrap_err();
@@ -687,7 +687,7 @@ mod tests {
     async fn a_client_with_a_single_permit_is_as_quick_after_a_refusal_as_before() {
         let limiter = limiter(1);
         let permit = limiter.try_acquire(0).unwrap();
-        permit.ended(&refusal(0), in_time(1000));
+        permit.record_outcome(&refusal(0), in_time(1000));
         drop(permit);
         let begun = Instant::now();
         for _ in 0..5 {
@@ -695,7 +695,7 @@ mod tests {
             let mut next = limiter.acquire(in_time(1000), 0);
             assert!(poll!(&mut next).is_pending());
             sleep(Duration::from_millis(1)).await;
-            permit.ended(&reply(0), in_time(1000));
+            permit.record_outcome(&reply(0), in_time(1000));
             drop(permit);
             assert!(matches!(poll!(&mut next), Poll::Ready(Ok(_))));
         }
@@ -710,7 +710,7 @@ mod tests {
     async fn without_an_adaptive_limit_nothing_changes_it() {
         let limiter = Limiter::new("q", 10, WhenFull::Wait, false);
         let permit = limiter.try_acquire(0).unwrap();
-        permit.ended(&refusal(200), in_time(1000));
+        permit.record_outcome(&refusal(200), in_time(1000));
         assert_eq!(limiter.limit.load(Ordering::Relaxed), 10);
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// Identifies a waiting call by its priority and by its number in the order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Turn {
+pub(super) struct WaitingKey {
     priority: u8,
     number: u64,
 }
@@ -24,7 +24,7 @@ pub(super) enum Order {
 #[derive(Debug)]
 pub(super) struct WaitingCalls<W> {
     /// Each call's deadline, and how to hand it a permit.
-    calls: BTreeMap<Turn, (Instant, W)>,
+    calls: BTreeMap<WaitingKey, (Instant, W)>,
     next_number: u64,
 }
 
@@ -38,19 +38,19 @@ impl<W> Default for WaitingCalls<W> {
 }
 
 impl<W> WaitingCalls<W> {
-    pub(super) fn add(&mut self, priority: u8, deadline: Instant, waiter: W) -> Turn {
-        let turn = Turn {
+    pub(super) fn add(&mut self, priority: u8, deadline: Instant, waiter: W) -> WaitingKey {
+        let key = WaitingKey {
             priority,
             number: self.next_number,
         };
         self.next_number += 1;
-        self.calls.insert(turn, (deadline, waiter));
-        turn
+        self.calls.insert(key, (deadline, waiter));
+        key
     }
 
     /// Removes a call. Returns `false` if it no longer waits.
-    pub(super) fn remove(&mut self, turn: Turn) -> bool {
-        self.calls.remove(&turn).is_some()
+    pub(super) fn remove(&mut self, key: WaitingKey) -> bool {
+        self.calls.remove(&key).is_some()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -66,11 +66,11 @@ impl<W> WaitingCalls<W> {
             if priority < min_priority {
                 return None;
             }
-            let turn = match order {
+            let key = match order {
                 Order::NewestFirst => newest,
-                Order::OldestFirst => *self.calls.range(Turn { priority, number: 0 }..).next()?.0,
+                Order::OldestFirst => *self.calls.range(WaitingKey { priority, number: 0 }..).next()?.0,
             };
-            let (deadline, waiter) = self.calls.remove(&turn)?;
+            let (deadline, waiter) = self.calls.remove(&key)?;
             if deadline >= now {
                 return Some((priority, waiter));
             }

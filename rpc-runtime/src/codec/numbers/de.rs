@@ -196,7 +196,7 @@ where
 {
     let first = map.next_key::<String>()?;
     if first.as_deref() != Some(PRIVATE_NUMBER) {
-        return visitor.visit_map(Resumed::<A, F> {
+        return visitor.visit_map(MapWithFirstKey::<A, F> {
             first,
             rest: ReadNumbers::new(map),
         });
@@ -213,13 +213,13 @@ where
     }
 }
 
-/// A map whose first key was read already.
-struct Resumed<A, F> {
+/// A map whose first key has already been read.
+struct MapWithFirstKey<A, F> {
     first: Option<String>,
     rest: ReadNumbers<A, F>,
 }
 
-impl<'de, A: MapAccess<'de>, F: NumberFormat> MapAccess<'de> for Resumed<A, F> {
+impl<'de, A: MapAccess<'de>, F: NumberFormat> MapAccess<'de> for MapWithFirstKey<A, F> {
     type Error = A::Error;
 
     fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, A::Error> {

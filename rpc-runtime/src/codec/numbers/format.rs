@@ -108,14 +108,14 @@ impl NumberFormat for MessagePack {
         deserializer: D,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        deserializer.deserialize_any(text::Integer::<V, i128>::new(visitor))
+        deserializer.deserialize_any(text::IntegerVisitor::<V, i128>::new(visitor))
     }
 
     fn read_u128<'de, D: Deserializer<'de>, V: Visitor<'de>>(
         deserializer: D,
         visitor: V,
     ) -> Result<V::Value, D::Error> {
-        deserializer.deserialize_any(text::Integer::<V, u128>::new(visitor))
+        deserializer.deserialize_any(text::IntegerVisitor::<V, u128>::new(visitor))
     }
 }
 

@@ -354,7 +354,7 @@ pub(in crate::codec) enum NumberWriter<S: Serializer> {
 impl<S: Serializer> NumberWriter<S> {
     fn write<F: NumberFormat, T: Serialize + ?Sized>(&mut self, number: &T) -> Result<(), S::Error> {
         let Self::Begun(serializer) = std::mem::replace(self, Self::Failed) else {
-            return Err(S::Error::custom("a number has one text"));
+            return Err(S::Error::custom("a private number must have exactly one field"));
         };
         let mut text = String::new();
         write!(text, "{}", DisplayText(number)).map_err(S::Error::custom)?;
@@ -398,7 +398,7 @@ impl<S: Serializer, F: NumberFormat> SerializeStruct for StructOrNumber<S, F> {
         match self {
             Self::Struct(inner, _) => inner.end(),
             Self::Number(NumberWriter::Written(written)) => Ok(written),
-            Self::Number(_) => Err(S::Error::custom("a number has one text")),
+            Self::Number(_) => Err(S::Error::custom("a private number must have exactly one field")),
         }
     }
 }

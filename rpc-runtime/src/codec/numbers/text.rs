@@ -75,14 +75,13 @@ impl Digits {
     }
 }
 
-/// A visitor that reads an integer of up to 64 bits as it is, and a larger one from text or from 16
-/// bytes.
-pub(super) struct Integer<V, N> {
+/// Visits an integer of up to 64 bits, or a larger one as text or as 16 bytes.
+pub(super) struct IntegerVisitor<V, N> {
     visitor: V,
     number: PhantomData<N>,
 }
 
-impl<V, N> Integer<V, N> {
+impl<V, N> IntegerVisitor<V, N> {
     pub(super) fn new(visitor: V) -> Self {
         Self {
             visitor,
@@ -118,7 +117,7 @@ impl Wide for u128 {
     }
 }
 
-impl<'de, V: Visitor<'de>, N: Wide> Visitor<'de> for Integer<V, N> {
+impl<'de, V: Visitor<'de>, N: Wide> Visitor<'de> for IntegerVisitor<V, N> {
     type Value = V::Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,7 @@ use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess, Unexpected, Visitor,
 };
 
-use super::error::{ARGUMENTS, TextError};
+use super::error::{ARGUMENTS_STRUCT, TextError};
 
 /// Reads the scalar that the expected type asks for.
 #[derive(Clone, Copy)]
@@ -23,7 +23,7 @@ impl<'de> ScalarDeserializer<'de> {
     }
 }
 
-/// Numbers and booleans: parsed by the type's own `FromStr`; blanks around them do not count.
+/// Numbers and booleans are parsed by their `FromStr`. Whitespace around them is ignored.
 macro_rules! parsed {
     ($($method:ident $visit:ident $type:ty;)*) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TextError> {
@@ -134,7 +134,7 @@ impl<'de> Deserializer<'de> for ScalarDeserializer<'de> {
         visitor.visit_enum(BorrowedStrDeserializer::new(self.text()?))
     }
 
-    /// A method's arguments: the body is the one that there is.
+    /// Accepts only the arguments of a method, and at most one: the body.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         name: &'static str,
@@ -142,15 +142,15 @@ impl<'de> Deserializer<'de> for ScalarDeserializer<'de> {
         visitor: V,
     ) -> Result<V::Value, TextError> {
         match (name, fields) {
-            (ARGUMENTS, [field]) => visitor.visit_map(OneArgument {
+            (ARGUMENTS_STRUCT, [field]) => visitor.visit_map(ArgumentMap {
                 name: Some(field),
                 value: self,
             }),
-            (ARGUMENTS, []) => visitor.visit_map(OneArgument {
+            (ARGUMENTS_STRUCT, []) => visitor.visit_map(ArgumentMap {
                 name: None,
                 value: self,
             }),
-            (ARGUMENTS, many) => Err(TextError::ArgumentCount(many.len())),
+            (ARGUMENTS_STRUCT, many) => Err(TextError::ArgumentCount(many.len())),
             _ => Err(TextError::NotScalar("a struct")),
         }
     }
@@ -160,13 +160,13 @@ impl<'de> Deserializer<'de> for ScalarDeserializer<'de> {
     }
 }
 
-/// The body as the map of one argument that a method's arguments are read from.
-struct OneArgument<'de> {
+/// Presents the body as a map of arguments: one argument, or none if the method takes none.
+struct ArgumentMap<'de> {
     name: Option<&'static str>,
     value: ScalarDeserializer<'de>,
 }
 
-impl<'de> MapAccess<'de> for OneArgument<'de> {
+impl<'de> MapAccess<'de> for ArgumentMap<'de> {
     type Error = TextError;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, TextError> {

@@ -1,8 +1,8 @@
-//! What plain text cannot carry.
+//! The errors of the plain-text codec.
 
-/// The name of the struct in which arguments pass through serde. By this name the text codec tells
-/// arguments from a user's own struct.
-pub(crate) const ARGUMENTS: &str = "$rpc_runtime::arguments";
+/// The name of the struct as which arguments are serialized. It distinguishes arguments from a
+/// user's own struct.
+pub(crate) const ARGUMENTS_STRUCT: &str = "$rpc_runtime::arguments";
 
 /// A value or method that plain text cannot carry, or a text that is not the expected scalar.
 #[derive(Debug, thiserror::Error)]

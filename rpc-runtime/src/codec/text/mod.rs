@@ -1,25 +1,25 @@
 //! `text/plain`: one scalar as RabbitMQ's tutorials send it, without quotes or type.
 //!
-//! The expected type tells text, numbers, booleans, characters, unit variants and raw bytes apart,
-//! so these work. Values with structure are refused, with an error that says to use another content
-//! type. So is `Option`, because an empty body would be both `None` and `Some("")`.
+//! The expected type decides whether a body is text, a number, a boolean, a character, a unit
+//! variant or raw bytes. Structured values are refused, with an error that says to use another
+//! content type. So is `Option`, because an empty body would be both `None` and `Some("")`.
 
 use serde::Serialize;
 use serde::de::DeserializeSeed;
 
-use super::error::Cause;
+use super::error::BoxError;
 
 mod de;
 mod error;
 mod ser;
 
-pub(crate) use error::ARGUMENTS;
+pub(crate) use error::ARGUMENTS_STRUCT;
 
-pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, Cause> {
+pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, BoxError> {
     Ok(value.serialize(ser::ScalarSerializer)?)
 }
 
-pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> Result<S::Value, Cause> {
+pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> Result<S::Value, BoxError> {
     Ok(seed.deserialize(de::ScalarDeserializer::new(body))?)
 }
 
@@ -52,7 +52,7 @@ mod tests {
     struct UserId(String);
 
     #[test]
-    fn scalars_go_both_ways() {
+    fn scalars_survive_a_round_trip() {
         round_trip("user:12345".to_owned(), "user:12345");
         round_trip(String::new(), "");
         round_trip(-3i64, "-3");
@@ -66,12 +66,12 @@ mod tests {
     }
 
     #[test]
-    fn numbers_may_stand_among_blanks() {
+    fn whitespace_around_a_number_is_ignored() {
         assert_eq!(Codec::Text.decode::<u32>(b" 30\n").unwrap(), 30);
     }
 
     #[test]
-    fn structure_is_refused_with_the_way_out() {
+    fn the_error_for_a_structured_value_names_other_content_types() {
         let refused = Codec::Text.encode(&vec![1, 2]).unwrap_err();
         assert_eq!(
             refusal(refused),

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use serde::ser::{Impossible, SerializeStruct};
 use serde::{Serialize, Serializer};
 
-use super::error::{ARGUMENTS, TextError};
+use super::error::{ARGUMENTS_STRUCT, TextError};
 
 /// Writes a scalar; refuses everything else.
 pub(super) struct ScalarSerializer;
@@ -24,7 +24,7 @@ impl Serializer for ScalarSerializer {
     type SerializeTupleStruct = Refused;
     type SerializeTupleVariant = Refused;
     type SerializeMap = Refused;
-    type SerializeStruct = OneField;
+    type SerializeStruct = ArgumentSerializer;
     type SerializeStructVariant = Refused;
 
     fn serialize_bool(self, value: bool) -> Result<Vec<u8>, TextError> {
@@ -132,12 +132,11 @@ impl Serializer for ScalarSerializer {
     fn serialize_map(self, _len: Option<usize>) -> Result<Refused, TextError> {
         Err(TextError::NotScalar("a map"))
     }
-    /// A method's arguments come as this one struct, whose single field is the scalar; any other
-    /// struct is refused.
-    fn serialize_struct(self, name: &'static str, len: usize) -> Result<OneField, TextError> {
+    /// Accepts only the arguments of a method, and at most one.
+    fn serialize_struct(self, name: &'static str, len: usize) -> Result<ArgumentSerializer, TextError> {
         match (name, len) {
-            (ARGUMENTS, 0 | 1) => Ok(OneField(Vec::new())),
-            (ARGUMENTS, count) => Err(TextError::ArgumentCount(count)),
+            (ARGUMENTS_STRUCT, 0 | 1) => Ok(ArgumentSerializer(Vec::new())),
+            (ARGUMENTS_STRUCT, count) => Err(TextError::ArgumentCount(count)),
             _ => Err(TextError::NotScalar("a struct")),
         }
     }
@@ -152,10 +151,10 @@ impl Serializer for ScalarSerializer {
     }
 }
 
-/// The arguments of a method that takes at most one.
-pub(super) struct OneField(Vec<u8>);
+/// Writes the arguments of a method that takes at most one.
+pub(super) struct ArgumentSerializer(Vec<u8>);
 
-impl SerializeStruct for OneField {
+impl SerializeStruct for ArgumentSerializer {
     type Ok = Vec<u8>;
     type Error = TextError;
 

@@ -1,8 +1,8 @@
-//! Decides which items leave in one batch. Pure, except for [`gather`].
+//! Decides which items are sent in one batch. Pure, except for [`gather`].
 //!
-//! Items are calls or answers. Each item belongs to a lane: the calls to one queue, or the answers
-//! to one caller. An item is never delayed to wait for others: it leaves at once unless [`WINDOW`]
-//! messages of its lane are in flight. Items that queue up behind those leave together.
+//! Items are calls or replies. Each item belongs to a lane: the calls to one queue, or the replies
+//! to one caller. An item is never delayed to wait for others: it is sent at once unless [`WINDOW`]
+//! messages of its lane are in flight. Items that queue up behind those are sent together.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -15,9 +15,9 @@ use super::message::{MAX_BATCH_BYTES, MAX_BATCH_CALLS};
 /// broker, one that waits for its confirm, and one that is being written.
 const WINDOW: usize = 3;
 
-/// The capacity of a message, in fixed-point shares: `wanted` items of share `WHOLE / wanted` fill
-/// it.
-const WHOLE: u32 = 1 << 16;
+/// The capacity of a message, in fixed-point shares: with a batch size of `n`, an item has the share
+/// `FULL / n`.
+const FULL: u32 = 1 << 16;
 
 /// How much of a message an item takes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,32 +32,32 @@ impl Load {
         let items = u32::try_from(items).unwrap_or(u32::MAX);
         Self {
             bytes,
-            share: items.saturating_mul(WHOLE / MAX_BATCH_CALLS as u32),
+            share: items.saturating_mul(FULL / MAX_BATCH_CALLS as u32),
         }
     }
 
-    /// The load of one item of `bytes` bytes, if the receiver wants at most `wanted` items in a
-    /// message.
-    pub(crate) fn new(bytes: usize, wanted: u16) -> Self {
+    /// The load of one item of `bytes` bytes, if the receiver asks for at most `batch_size` items in
+    /// a message.
+    pub(crate) fn new(bytes: usize, batch_size: u16) -> Self {
         Self {
             bytes,
-            share: WHOLE / u32::from(wanted.max(1)),
+            share: FULL / u32::from(batch_size.max(1)),
         }
     }
 }
 
-/// The items that wait to leave, by lane. Items of one lane can leave in one message.
+/// The items that wait to be sent, by lane. Items of one lane can be sent in one message.
 #[derive(Debug)]
 pub(crate) struct Batcher<K, T> {
     lanes: HashMap<K, Lane<T>>,
-    /// The lanes with items that may leave now. Each is listed once.
+    /// The lanes with items that may be sent now. Each is listed once.
     ready: VecDeque<K>,
 }
 
 #[derive(Debug)]
 struct Lane<T> {
     waiting: VecDeque<(T, Load)>,
-    /// With more waiting items than this, stale ones are dropped.
+    /// If more items than this wait, the caller of [`Batcher::push_all`] chooses which to keep.
     prune_above: usize,
     in_flight: usize,
     is_ready: bool,
@@ -76,13 +76,12 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         self.push_all(key, [(item, load)], |_| true);
     }
 
-    /// Adds several items. If many items wait in the lane, those that are no longer wanted are
-    /// dropped.
+    /// Adds several items. If many items wait in the lane, drops those for which `keep` is `false`.
     pub(crate) fn push_all(
         &mut self,
         key: K,
         items: impl IntoIterator<Item = (T, Load)>,
-        is_wanted: impl Fn(&T) -> bool,
+        keep: impl Fn(&T) -> bool,
     ) {
         let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane {
             waiting: VecDeque::new(),
@@ -92,22 +91,22 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         });
         lane.waiting.extend(items);
         if lane.waiting.len() > lane.prune_above {
-            lane.waiting.retain(|(item, _)| is_wanted(item));
+            lane.waiting.retain(|(item, _)| keep(item));
             lane.prune_above = MAX_BATCH_CALLS.max(2 * lane.waiting.len());
         }
-        if lane.becomes_ready() {
+        if lane.mark_ready() {
             self.ready.push_back(key);
         } else {
             self.remove_if_idle(&key);
         }
     }
 
-    /// Whether a message may leave now.
+    /// Whether a message may be sent now.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Returns the items of the next message, at least one, or `None` if no message may leave now.
+    /// Returns the items of the next message, at least one, or `None` if none may be sent now.
     /// The message is in flight until [`done`](Self::done) is called.
     pub(crate) fn next(&mut self) -> Option<(K, Vec<T>)> {
         while let Some(key) = self.ready.pop_front() {
@@ -122,7 +121,7 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
                 continue;
             }
             lane.in_flight += 1;
-            if lane.becomes_ready() {
+            if lane.mark_ready() {
                 self.ready.push_back(key.clone());
             }
             return Some((key, message));
@@ -136,7 +135,7 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
             return;
         };
         lane.in_flight = lane.in_flight.saturating_sub(1);
-        if lane.becomes_ready() {
+        if lane.mark_ready() {
             self.ready.push_back(key.clone());
         } else {
             self.remove_if_idle(key);
@@ -152,11 +151,11 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
 }
 
 impl<T> Lane<T> {
-    /// Marks the lane as ready if items may leave. Returns `true` if it was not marked before.
-    fn becomes_ready(&mut self) -> bool {
-        let becomes = !self.is_ready && self.in_flight < WINDOW && !self.waiting.is_empty();
-        self.is_ready |= becomes;
-        becomes
+    /// Marks the lane as ready if items may be sent. Returns `true` if it was not marked before.
+    fn mark_ready(&mut self) -> bool {
+        let is_newly_ready = !self.is_ready && self.in_flight < WINDOW && !self.waiting.is_empty();
+        self.is_ready |= is_newly_ready;
+        is_newly_ready
     }
 
     /// Takes as many items as fit into one message, and at least one if any wait.
@@ -165,7 +164,7 @@ impl<T> Lane<T> {
         let fits = |(_, load): &&(T, Load)| {
             bytes += load.bytes;
             share += load.share;
-            bytes <= MAX_BATCH_BYTES && share <= WHOLE
+            bytes <= MAX_BATCH_BYTES && share <= FULL
         };
         let count = self.waiting.iter().take(MAX_BATCH_CALLS).take_while(fits).count();
         let count = count.max(1).min(self.waiting.len());
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_item_leaves_at_once() {
+    fn a_single_item_is_sent_at_once() {
         let mut batcher = Batcher::new();
         for n in 0..WINDOW {
             batcher.push("q", n, small());
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn items_behind_a_full_window_leave_together() {
+    fn items_behind_a_full_window_are_sent_together() {
         let mut batcher = Batcher::new();
         for n in 0..WINDOW {
             batcher.push("q", n, small());
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_has_no_more_items_than_wanted() {
+    fn a_message_has_no_more_items_than_the_batch_size() {
         let mut batcher = Batcher::new();
         for n in 0..5 {
             batcher.push("q", n, Load::new(10, 2));
@@ -234,7 +233,7 @@ mod tests {
         assert_eq!(batcher.next(), Some(("q", vec![0, 1])));
         assert_eq!(batcher.next(), Some(("q", vec![2, 3])));
         assert_eq!(batcher.next(), Some(("q", vec![4])));
-        // An item that is wanted alone leaves alone, and so does a large one.
+        // An item with a batch size of one is sent alone, and so is a large one.
         batcher.push("r", 0, Load::new(10, 1));
         batcher.push("r", 1, Load::new(MAX_BATCH_BYTES + 1, 1000));
         batcher.push("r", 2, Load::new(10, 1000));
@@ -260,13 +259,13 @@ mod tests {
     }
 
     #[test]
-    fn unwanted_items_do_not_accumulate() {
+    fn dropped_items_do_not_accumulate() {
         let mut batcher = Batcher::new();
         for _ in 0..WINDOW {
             batcher.push("q", 0, small());
             batcher.next().unwrap();
         }
-        // No message is done, and only the first ten items are wanted.
+        // No message is done, and only the first ten items are kept.
         for n in 0..100 * MAX_BATCH_CALLS {
             batcher.push_all("q", [(n, small())], |n| *n < 10);
             assert!(batcher.lanes["q"].waiting.len() <= MAX_BATCH_CALLS);
@@ -287,7 +286,7 @@ mod tests {
             for (act, key, many) in steps {
                 match act {
                     0 => batcher.push(key, (), small()),
-                    // Enough items that the unwanted ones are dropped.
+                    // Enough items that `keep` is asked.
                     1 => batcher.push_all(key, (0..many * MAX_BATCH_CALLS).map(|_| ((), small())), |()| false),
                     2 => if let Some((key, items)) = batcher.next() {
                         prop_assert!(!items.is_empty());
@@ -311,10 +310,10 @@ mod tests {
             prop_assert!(batcher.lanes.is_empty() && batcher.ready.is_empty());
         }
 
-        /// In any order of events, each item leaves once, the items of a lane leave in order, no
+        /// In any order of events, each item is sent once, the items of a lane are sent in order, no
         /// message is too large, and the batcher is empty in the end.
         #[test]
-        fn everything_leaves_once_and_in_order(
+        fn every_item_is_sent_once_and_in_order(
             steps in prop::collection::vec((0u8..3, 0u8..3, 1u16..2000, 0usize..20_000), 1..300),
         ) {
             let mut batcher = Batcher::new();
@@ -326,17 +325,17 @@ mod tests {
                     assert!(items.len() <= MAX_BATCH_CALLS);
                     if items.len() > 1 {
                         assert!(items.iter().map(|item| loads[item].bytes).sum::<usize>() <= MAX_BATCH_BYTES);
-                        assert!(items.iter().map(|item| loads[item].share).sum::<u32>() <= WHOLE);
+                        assert!(items.iter().map(|item| loads[item].share).sum::<u32>() <= FULL);
                     }
                     in_flight.push_back(key);
                     assert!(in_flight.iter().filter(|other| **other == key).count() <= WINDOW);
                     left.entry(key).or_default().extend(items);
                 }
             };
-            for (n, (act, key, wanted, bytes)) in steps.iter().copied().enumerate() {
+            for (n, (act, key, batch_size, bytes)) in steps.iter().copied().enumerate() {
                 match act {
                     0 | 1 => {
-                        let load = Load::new(bytes, wanted);
+                        let load = Load::new(bytes, batch_size);
                         loads.insert(n, load);
                         batcher.push(key, n, load);
                     }

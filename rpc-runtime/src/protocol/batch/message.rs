@@ -1,11 +1,11 @@
-//! The body of a batch: several calls or several answers, as a MessagePack array of arrays.
+//! The body of a batch: several calls or several replies, as a MessagePack array of arrays.
 //!
 //! ```text
 //! calls:   [[id, method, time to live, arguments, headers, ...], ...]
-//! answers: [[id, kind, body, batch_size, headers, ...], ...]
+//! replies: [[id, kind, body, batch size, headers, ...], ...]
 //! ```
 //!
-//! The headers of an answer are optional. An id consists of the sixteen bytes of a correlation id.
+//! The headers of a reply are optional. An id consists of the sixteen bytes of a correlation id.
 //! The reader skips further elements, so that more can be added later.
 
 use std::borrow::Cow;
@@ -27,17 +27,17 @@ pub(crate) const BATCH_TYPE: &str = "rpc.batch";
 pub(crate) const BATCH_SUFFIX: &str = ".batch";
 
 /// In a request, the header with which the caller says that it can send and read batches. In a
-/// reply, the header with the number of calls of this method that the worker wants in one batch.
+/// reply, the header with the number of calls of this method that the worker asks for in one batch.
 pub(crate) const BATCH_HEADER: &str = "rpc-batch";
 
-/// The maximum number of calls or answers in a batch.
+/// The maximum number of calls or replies in a batch.
 pub(crate) const MAX_BATCH_CALLS: usize = 1024;
 
-/// The maximum size of a batch with more than one call or answer, in bytes.
+/// The maximum size of a batch with more than one call or reply, in bytes.
 pub(crate) const MAX_BATCH_BYTES: usize = 128 * 1024;
 
-/// The maximum size of a call or answer in a batch, in bytes. A larger one gains nothing from
-/// batching: sending it costs more than a message of its own.
+/// The maximum size of a call or reply in a batch, in bytes. A larger one gains nothing from
+/// batching: its bytes cost more than the message around them.
 pub(crate) const MAX_PART_BYTES: usize = 8 * 1024;
 
 /// An upper bound of what id, lengths and counts add to the size of a part, in bytes.
@@ -54,9 +54,9 @@ pub(crate) struct BatchedCall {
     pub(crate) headers: Headers,
 }
 
-/// An answer in a batch.
+/// A reply in a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct BatchedAnswer {
+pub(crate) struct BatchedReply {
     pub(crate) id: Uuid,
     pub(crate) kind: ReplyKind,
     pub(crate) body: Bytes,
@@ -65,7 +65,7 @@ pub(crate) struct BatchedAnswer {
     pub(crate) headers: Headers,
 }
 
-/// An outgoing call in a batch. As [`BatchedCall`], but borrowed.
+/// An outgoing call in a batch. Like [`BatchedCall`], but borrowed.
 #[derive(Debug)]
 pub(crate) struct BatchedCallRef<'a> {
     pub(crate) id: Uuid,
@@ -76,7 +76,7 @@ pub(crate) struct BatchedCallRef<'a> {
     pub(crate) headers: Cow<'a, Headers>,
 }
 
-/// A call or answer that can be written to a batch.
+/// A call or reply that can be written to a batch.
 pub(crate) trait Part {
     /// Returns an upper bound of its encoded size, in bytes.
     fn size(&self) -> usize;
@@ -84,7 +84,7 @@ pub(crate) trait Part {
     fn write(&self, body: &mut Vec<u8>);
 }
 
-/// A call or answer that can be read from a batch.
+/// A call or reply that can be read from a batch.
 pub(crate) trait ReadPart: Sized {
     fn read(reader: &mut Reader<'_>) -> Result<Self, UnreadableBatch>;
 }
@@ -93,7 +93,7 @@ pub(crate) trait ReadPart: Sized {
 pub(crate) fn write_batch<P: Part>(parts: &[P]) -> Bytes {
     let size = parts.iter().map(Part::size).sum::<usize>();
     let mut body = Vec::with_capacity(size + 5);
-    written(encode::write_array_len(&mut body, length(parts.len())));
+    assert_ok(encode::write_array_len(&mut body, length(parts.len())));
     for part in parts {
         part.write(&mut body);
     }
@@ -131,17 +131,17 @@ impl Part for BatchedCallRef<'_> {
     }
 
     fn write(&self, body: &mut Vec<u8>) {
-        written(encode::write_array_len(body, 5));
-        written(encode::write_bin(body, self.id.as_bytes()));
-        written(encode::write_str(body, self.method));
+        assert_ok(encode::write_array_len(body, 5));
+        assert_ok(encode::write_bin(body, self.id.as_bytes()));
+        assert_ok(encode::write_str(body, self.method));
         match self.time_to_live {
             Some(time) => {
                 let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-                written(encode::write_uint(body, millis).map(drop));
+                assert_ok(encode::write_uint(body, millis).map(drop));
             }
-            None => written(encode::write_nil(body).map_err(encode::ValueWriteError::InvalidMarkerWrite)),
+            None => assert_ok(encode::write_nil(body).map_err(encode::ValueWriteError::InvalidMarkerWrite)),
         }
-        written(encode::write_bin(body, self.arguments));
+        assert_ok(encode::write_bin(body, self.arguments));
         write_headers(body, &self.headers);
     }
 }
@@ -152,10 +152,10 @@ pub(crate) fn headers_size(headers: &Headers) -> usize {
 }
 
 fn write_headers(body: &mut Vec<u8>, headers: &Headers) {
-    written(encode::write_map_len(body, length(headers.len())));
+    assert_ok(encode::write_map_len(body, length(headers.len())));
     for (name, value) in headers.iter() {
-        written(encode::write_str(body, name));
-        written(encode::write_str(body, value));
+        assert_ok(encode::write_str(body, name));
+        assert_ok(encode::write_str(body, value));
     }
 }
 
@@ -187,34 +187,34 @@ impl ReadPart for BatchedCall {
     }
 }
 
-impl Part for BatchedAnswer {
+impl Part for BatchedReply {
     fn size(&self) -> usize {
         PART_OVERHEAD + self.body.len() + headers_size(&self.headers)
     }
 
     fn write(&self, body: &mut Vec<u8>) {
         let length = 4 + u32::from(!self.headers.is_empty());
-        written(encode::write_array_len(body, length));
-        written(encode::write_bin(body, self.id.as_bytes()));
-        written(encode::write_uint(body, u64::from(self.kind.number())).map(drop));
-        written(encode::write_bin(body, &self.body));
-        written(encode::write_uint(body, u64::from(self.batch_size)).map(drop));
+        assert_ok(encode::write_array_len(body, length));
+        assert_ok(encode::write_bin(body, self.id.as_bytes()));
+        assert_ok(encode::write_uint(body, u64::from(self.kind.number())).map(drop));
+        assert_ok(encode::write_bin(body, &self.body));
+        assert_ok(encode::write_uint(body, u64::from(self.batch_size)).map(drop));
         if !self.headers.is_empty() {
             write_headers(body, &self.headers);
         }
     }
 }
 
-impl ReadPart for BatchedAnswer {
+impl ReadPart for BatchedReply {
     fn read(reader: &mut Reader<'_>) -> Result<Self, UnreadableBatch> {
         let length = reader.array()?;
         let unknown = length
             .checked_sub(4)
-            .ok_or(UnreadableBatch("an answer has too few elements"))?;
-        let answer = Self {
+            .ok_or(UnreadableBatch("a reply has too few elements"))?;
+        let reply = Self {
             id: reader.id()?,
             kind: ReplyKind::from_number(reader.uint()?)
-                .ok_or(UnreadableBatch("an answer's kind is unknown"))?,
+                .ok_or(UnreadableBatch("a reply's kind is unknown"))?,
             body: reader.bin()?,
             batch_size: u16::try_from(reader.uint()?).unwrap_or(u16::MAX),
             headers: match unknown {
@@ -223,7 +223,7 @@ impl ReadPart for BatchedAnswer {
             },
         };
         reader.skip(unknown.saturating_sub(1))?;
-        Ok(answer)
+        Ok(reply)
     }
 }
 
@@ -251,7 +251,7 @@ fn borrowed(call: &BatchedCall) -> BatchedCallRef<'_> {
 }
 
 /// Checks a write to a `Vec`, which never fails.
-fn written<T, E: std::fmt::Debug>(result: Result<T, E>) {
+fn assert_ok<T, E: std::fmt::Debug>(result: Result<T, E>) {
     debug_assert!(result.is_ok(), "{:?}", result.err());
 }
 
@@ -414,18 +414,18 @@ mod tests {
     }
 
     prop_compose! {
-        fn answer()(
+        fn reply()(
             id: u128,
             kind in prop::sample::select(vec![ReplyKind::Result, ReplyKind::Error, ReplyKind::Fault]),
             body in prop::collection::vec(any::<u8>(), 0..300),
             batch_size: u16,
             header: Option<String>,
-        ) -> BatchedAnswer {
+        ) -> BatchedReply {
             let mut headers = Headers::default();
             if let Some(value) = header {
                 headers.insert(ShortStr::from_static("traceparent"), value);
             }
-            BatchedAnswer { id: Uuid::from_u128(id), kind, body: body.into(), batch_size, headers }
+            BatchedReply { id: Uuid::from_u128(id), kind, body: body.into(), batch_size, headers }
         }
     }
 
@@ -454,17 +454,17 @@ mod tests {
         }
 
         #[test]
-        fn answers_survive_the_wire(answers in prop::collection::vec(answer(), 0..20)) {
-            let body = write_batch(&answers);
-            prop_assert!(body.len() <= 5 + answers.iter().map(Part::size).sum::<usize>());
-            prop_assert_eq!(read_batch::<BatchedAnswer>(&body).unwrap(), answers);
+        fn replies_survive_the_wire(replies in prop::collection::vec(reply(), 0..20)) {
+            let body = write_batch(&replies);
+            prop_assert!(body.len() <= 5 + replies.iter().map(Part::size).sum::<usize>());
+            prop_assert_eq!(read_batch::<BatchedReply>(&body).unwrap(), replies);
         }
 
         #[test]
         fn reading_never_panics(body in truncated_batch()) {
             let body = Bytes::from(body);
             let _ = read_batch::<BatchedCall>(&body);
-            let _ = read_batch::<BatchedAnswer>(&body);
+            let _ = read_batch::<BatchedReply>(&body);
         }
     }
 
@@ -474,9 +474,9 @@ mod tests {
         let mut body = b"\x91\x97\xc4\x10".to_vec();
         body.extend([9; 16]);
         body.extend(b"\x00\xc4\x01x\x07\x80\x93\x81\xa5later\xc0\xca\x3f\xc0\x00\x00\xd6\x01abcd\xa3end");
-        let answers = read_batch::<BatchedAnswer>(&Bytes::from(body)).unwrap();
-        assert_eq!(answers.len(), 1);
-        assert_eq!((&answers[0].body[..], answers[0].batch_size), (&b"x"[..], 7));
+        let replies = read_batch::<BatchedReply>(&Bytes::from(body)).unwrap();
+        assert_eq!(replies.len(), 1);
+        assert_eq!((&replies[0].body[..], replies[0].batch_size), (&b"x"[..], 7));
     }
 
     #[test]
@@ -487,14 +487,14 @@ mod tests {
             b"\x91\x94\xc6\xff\xff\xff\xff",
             b"\x91\x93",
         ] {
-            assert!(read_batch::<BatchedAnswer>(&Bytes::from_static(body)).is_err());
+            assert!(read_batch::<BatchedReply>(&Bytes::from_static(body)).is_err());
             assert!(read_batch::<BatchedCall>(&Bytes::from_static(body)).is_err());
         }
         let mut nested = b"\x91\x96\xc4\x10".to_vec();
         nested.extend([9; 16]);
         nested.extend(b"\x00\xc4\x01x\x07\x80");
         nested.extend([0x91; 100_000]);
-        assert!(read_batch::<BatchedAnswer>(&Bytes::from(nested)).is_err());
+        assert!(read_batch::<BatchedReply>(&Bytes::from(nested)).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Batches: several calls, or several answers, in one message.
+//! Batches: several calls, or several replies, in one message.
 //!
 //! [`message`] encodes and decodes a batch, [`batcher`] decides what goes into it.
 
@@ -7,6 +7,6 @@ mod message;
 
 pub(crate) use batcher::{Batcher, Load, gather};
 pub(crate) use message::{
-    BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedAnswer, BatchedCall, BatchedCallRef, MAX_BATCH_BYTES,
+    BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedCall, BatchedCallRef, BatchedReply, MAX_BATCH_BYTES,
     MAX_BATCH_CALLS, MAX_PART_BYTES, headers_size, read_batch, write_batch,
 };

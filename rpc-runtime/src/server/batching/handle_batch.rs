@@ -240,7 +240,7 @@ impl RequestHandler {
                 calls,
             }),
             (Err(error), _) => {
-                let fault = Fault::because(FaultCode::UnsupportedContentType, &error);
+                let fault = Fault::with_reason(FaultCode::UnsupportedContentType, &error);
                 Err(self.refuse_batch(&error, fault, error.readable_codec(), properties))
             }
             (Ok(codec), Err(error)) => {
@@ -268,7 +268,7 @@ impl RequestHandler {
             Box::new(BatchRefusal {
                 to: ReplyTo {
                     address,
-                    content_type: content::alias(&properties),
+                    content_type: content::reply_content_type(&properties),
                     correlation_id: properties.correlation_id,
                 },
                 codec,
@@ -350,7 +350,7 @@ fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
         app_id: shared.app_id.clone(),
         user_id: shared.user_id.clone(),
         headers,
-        batches: true,
+        asks_batch_size: true,
         dead_lettered: shared.dead_lettered,
         arguments,
     }

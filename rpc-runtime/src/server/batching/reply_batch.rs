@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::codec::Codec;
 use crate::protocol::{
-    BATCH_TYPE, BatchedAnswer, MAX_BATCH_BYTES, MAX_BATCH_CALLS, MAX_PART_BYTES, Message, Properties, Reply,
+    BATCH_TYPE, BatchedReply, MAX_BATCH_BYTES, MAX_BATCH_CALLS, MAX_PART_BYTES, Message, Properties, Reply,
     ShortStr, headers_size, write_batch,
 };
 use crate::server::outgoing_reply::{OutgoingReply, with_grace_period};
@@ -32,7 +32,7 @@ pub(in crate::server) struct BatchKey {
 #[derive(Debug)]
 pub(in crate::server) struct ReplyGroup {
     pub(in crate::server) key: BatchKey,
-    pub(in crate::server) replies: Vec<BatchedAnswer>,
+    pub(in crate::server) replies: Vec<BatchedReply>,
     /// An upper estimate of the encoded size of the replies, with headers and overhead.
     pub(in crate::server) bytes: usize,
     /// The latest deadline of the replies. `None` if one of them has no deadline.
@@ -55,7 +55,7 @@ impl ReplyGroup {
     }
 
     /// Adds a reply. Its ack must already be the last of `acks`.
-    pub(super) fn push(&mut self, reply: BatchedAnswer, deadline: Option<Instant>) {
+    pub(super) fn push(&mut self, reply: BatchedReply, deadline: Option<Instant>) {
         self.bytes += reply.body.len() + headers_size(&reply.headers) + OVERHEAD;
         self.deadline = self.deadline.zip(deadline).map(|(one, other)| one.max(other));
         self.replies.push(reply);

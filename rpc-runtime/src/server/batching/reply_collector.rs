@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::reply_batch::{BatchKey, ReplyGroup};
 use crate::codec::Codec;
 use crate::protocol::{
-    BatchedAnswer, MAX_BATCH_CALLS, MAX_PART_BYTES, QUEUE_TIME_HEADER, ShortStr, headers_size, write_millis,
+    BatchedReply, MAX_BATCH_CALLS, MAX_PART_BYTES, QUEUE_TIME_HEADER, ShortStr, headers_size, write_millis,
 };
 use crate::server::outgoing_reply::OutgoingReply;
 use crate::server::pending_acks::{PendingAcks, RequestsInProgress};
@@ -109,7 +109,7 @@ impl<'a> ReplyCollector<'a> {
                 confirm_interval: 1,
             });
         }
-        let reply = BatchedAnswer {
+        let reply = BatchedReply {
             id,
             kind: reply.kind,
             body: reply.body,

@@ -17,7 +17,7 @@ use super::estimates::QueueWaitEstimates;
 use super::estimator::Step;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
-use crate::protocol::{Message, PROBE, Properties, Reply, ReplyKind, ShortStr};
+use crate::protocol::{Message, PROBE_TYPE, Properties, Reply, ReplyKind, ShortStr};
 use crate::transport::{
     Backoff, Depth, KeepOpen, Outgoing, Published, Publisher, ReplyQueue, SendToken, Subscription, Transport,
     keep_open,
@@ -61,7 +61,7 @@ pub(crate) fn is_probe(properties: &Properties) -> bool {
     properties
         .kind
         .as_ref()
-        .is_some_and(|kind| kind.as_str() == PROBE)
+        .is_some_and(|kind| kind.as_str() == PROBE_TYPE)
 }
 
 /// Returns the reply to another server's probe. `None` if the probe lacks a reply address or a
@@ -356,7 +356,7 @@ fn probe(id: ProbeId, queue: &str, priority: u8, ttl: Duration, address: &ShortS
         mandatory: false,
         message: Message {
             properties: Properties {
-                kind: Some(ShortStr::from_static(PROBE)),
+                kind: Some(ShortStr::from_static(PROBE_TYPE)),
                 correlation_id: Some(ShortStr::new(id.to_string()).ok()?),
                 reply_to: Some(address.clone()),
                 expiration: Some(ttl),

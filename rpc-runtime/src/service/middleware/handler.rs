@@ -250,9 +250,9 @@ fn fault(error: BoxError, executed: Executed) -> Fault {
     match (error.downcast::<Fault>(), executed) {
         (Ok(fault), Executed::No) => *fault,
         (Ok(fault), _) if fault.code.executed() != Executed::No => *fault,
-        (Ok(fault), _) => Fault::because(FaultCode::Abandoned, fault),
-        (Err(error), Executed::No) => Fault::because(FaultCode::Rejected, error),
-        (Err(error), _) => Fault::because(FaultCode::Abandoned, error),
+        (Ok(fault), _) => Fault::with_reason(FaultCode::Abandoned, fault),
+        (Err(error), Executed::No) => Fault::with_reason(FaultCode::Rejected, error),
+        (Err(error), _) => Fault::with_reason(FaultCode::Abandoned, error),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a user opens through a handle: clients, servers, and the search for workers.
+//! Creates clients, servers and discovery from a handle, and asks for the depth of a queue.
 
 use std::sync::Arc;
 
@@ -10,14 +10,16 @@ use crate::protocol::ShortStr;
 use crate::server::{BrokerParts, Server};
 
 impl<C: ServiceClient> ClientBuilder<C> {
-    /// A client with the service's own queue, MessagePack, and 30 seconds for each call.
+    /// Creates a builder. By default, the client uses the service's own queue, MessagePack, and 30
+    /// seconds for each call.
     pub fn new(broker: &Broker) -> Self {
         Self::with_caller(Arc::clone(broker.caller()))
     }
 }
 
 impl DynamicClient {
-    /// A client of this service, on the queue that the description names, with 30 seconds a call.
+    /// Creates a client of a service. It uses the queue of the description, JSON, and 30 seconds for
+    /// each call.
     ///
     /// # Errors
     ///
@@ -26,11 +28,11 @@ impl DynamicClient {
         Ok(Self::builder(broker, description)?.build())
     }
 
-    /// The same, with options.
+    /// Creates a builder of such a client, which sets its options.
     ///
-    /// Unless told otherwise, requests are in JSON: what JSON cannot say exactly, such as bytes, is
-    /// then the worker's to translate. In MessagePack, bytes come as arrays of numbers, and
-    /// integers of more than 64 bits as text; in plain text, each result is a text.
+    /// By default, requests and replies are in JSON, and the worker converts values that JSON lacks,
+    /// such as bytes. In MessagePack, bytes come as arrays of numbers, and integers of more than 64
+    /// bits as text. In plain text, each result is a text.
     ///
     /// # Errors
     ///
@@ -44,22 +46,22 @@ impl DynamicClient {
 }
 
 impl WorkerClient {
-    /// A client of the workers of this queue.
+    /// Creates a client of the workers of a queue.
     #[must_use]
     pub fn new(broker: &Broker, queue: impl Into<String>) -> Self {
         Self::builder(broker, queue).build()
     }
 
-    /// The same, with options.
+    /// Creates a builder of such a client, which sets its options.
     pub fn builder(broker: &Broker, queue: impl Into<String>) -> ClientBuilder<Self> {
         Self::with_caller(Arc::clone(broker.caller()), queue)
     }
 }
 
 impl Server {
-    /// A server without services.
+    /// Creates a server without services.
     pub fn new(broker: &Broker) -> Self {
-        let (app_id, _) = broker.caller().names();
+        let (app_id, _) = broker.caller().app_and_user_id();
         Self::with_broker(BrokerParts {
             transport: Arc::clone(broker.transport()),
             max_sent_bytes: broker.limits().sent,
@@ -70,8 +72,7 @@ impl Server {
 }
 
 impl Broker {
-    /// Looks for the workers on this broker: asks all of them at once, and collects what they
-    /// answer.
+    /// Asks all workers of this broker what they serve, and collects their replies.
     ///
     /// ```
     /// # use rpc_runtime::{Broker, Server, service};
@@ -93,15 +94,15 @@ impl Broker {
     /// # }
     /// ```
     ///
-    /// See [`discovery`](crate::discovery) for who is found and who is not.
+    /// [`discovery`](crate::discovery) says which workers are found.
     pub fn discover(&self) -> Discover {
-        Discover::new(Arc::clone(self.transport()), self.caller().names())
+        Discover::new(Arc::clone(self.transport()), self.caller().app_and_user_id())
     }
 
     /// Asks the broker how many messages and consumers a queue has.
     ///
-    /// Returns `None` if that is not known: there is no such queue, the RabbitMQ user may not ask
-    /// for it, its node is down, or the broker does not answer in time.
+    /// Returns `None` if that is not known: the queue does not exist, the RabbitMQ user has no
+    /// permission to ask, the queue's node is down, or the broker does not answer in time.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

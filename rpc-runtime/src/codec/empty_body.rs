@@ -1,17 +1,17 @@
-//! An empty body, as the reply of a method that had nothing to say.
+//! A reply with an empty body, as some workers send it.
 
 use serde::de::value::Error;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde::forward_to_deserialize_any;
 
-/// Reads a type that can stand for nothing: `()`, an `Option`, and what wraps these.
+/// Decodes an empty body as `()`, as `None`, or as a newtype of one of them.
 pub(super) fn decode<T: DeserializeOwned>() -> Result<T, Error> {
-    T::deserialize(Nothing)
+    T::deserialize(EmptyBody)
 }
 
-struct Nothing;
+struct EmptyBody;
 
-impl<'de> Deserializer<'de> for Nothing {
+impl<'de> Deserializer<'de> for EmptyBody {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
