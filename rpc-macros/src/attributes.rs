@@ -10,17 +10,17 @@ use syn::{Attribute, Expr, ExprLit, ExprMacro, Ident, Lit, Meta, Token, parse_qu
 ///
 /// `#[cfg_attr(predicate, a, b)]` counts as an `a` and a `b`, each under its condition.
 #[derive(Clone)]
-pub(crate) struct Attributes(Vec<Conditional>);
+pub(crate) struct Attributes(Vec<ConditionalAttribute>);
 
 impl Attributes {
     pub(crate) fn new(written: &[Attribute]) -> Self {
         let others = written.iter().filter(|attribute| !is_rpc(attribute));
-        Self(others.flat_map(Conditional::all).collect())
+        Self(others.flat_map(ConditionalAttribute::all).collect())
     }
 
     /// All attributes, for the user's own item.
     pub(crate) fn all(&self) -> Vec<Attribute> {
-        self.0.iter().map(Conditional::written).collect()
+        self.0.iter().map(ConditionalAttribute::to_attribute).collect()
     }
 
     /// The conditions of the item. Everything generated for it has the same.
@@ -42,7 +42,7 @@ impl Attributes {
     pub(crate) fn hidden(&self) -> Vec<Attribute> {
         self.iter_named(&["doc"])
             .filter(|doc| is_hidden(&doc.attribute))
-            .map(Conditional::written)
+            .map(ConditionalAttribute::to_attribute)
             .collect()
     }
 
@@ -51,7 +51,7 @@ impl Attributes {
     }
 
     /// Whether the item is deprecated or may use deprecated items.
-    pub(crate) fn is_about_deprecation(&self) -> bool {
+    pub(crate) fn mentions_deprecation(&self) -> bool {
         let lints = self.named(&["allow", "expect"]);
         let is_named = |lint: &Attribute| matches!(&lint.meta, Meta::List(list) if list.tokens.to_string().contains("deprecated"));
         !self.deprecated().is_empty() || lints.iter().any(is_named)
@@ -70,7 +70,7 @@ impl Attributes {
                 list.path = Ident::new("allow", list.path.segments[0].ident.span()).into();
             }
         }
-        lints.iter().map(Conditional::written).collect()
+        lints.iter().map(ConditionalAttribute::to_attribute).collect()
     }
 
     /// The lines of the doc comments, without those under a condition.
@@ -82,11 +82,13 @@ impl Attributes {
     }
 
     fn named(&self, names: &[&str]) -> Vec<Attribute> {
-        self.iter_named(names).map(Conditional::written).collect()
+        self.iter_named(names)
+            .map(ConditionalAttribute::to_attribute)
+            .collect()
     }
 
-    fn iter_named(&self, names: &[&str]) -> impl Iterator<Item = &Conditional> {
-        let is_named = move |attribute: &&Conditional| {
+    fn iter_named(&self, names: &[&str]) -> impl Iterator<Item = &ConditionalAttribute> {
+        let is_named = move |attribute: &&ConditionalAttribute| {
             names.iter().any(|name| attribute.attribute.path().is_ident(name))
         };
         self.0.iter().filter(is_named)
@@ -116,12 +118,12 @@ impl ToTokens for DocLine {
 
 /// An attribute and the `cfg_attr` predicates around it.
 #[derive(Clone)]
-struct Conditional {
+struct ConditionalAttribute {
     conditions: Vec<TokenStream>,
     attribute: Attribute,
 }
 
-impl Conditional {
+impl ConditionalAttribute {
     /// The attribute itself, or those inside a `#[cfg_attr(..)]` at any depth.
     fn all(attribute: &Attribute) -> Vec<Self> {
         let Some((condition, inner)) = read_cfg_attr(attribute) else {
@@ -138,8 +140,8 @@ impl Conditional {
         all
     }
 
-    /// The attribute as it is emitted.
-    fn written(&self) -> Attribute {
+    /// The attribute with the predicates around it.
+    fn to_attribute(&self) -> Attribute {
         let within = |attribute: Attribute, condition: &TokenStream| {
             let meta = &attribute.meta;
             let meta = parse_quote!(cfg_attr(#condition, #meta));
@@ -156,13 +158,16 @@ pub(crate) fn is_rpc(attribute: &Attribute) -> bool {
 
 /// The first attribute with one of these names inside `#[cfg_attr(..)]`. The macro runs before the
 /// condition is evaluated, so it cannot read such an attribute.
-pub(crate) fn behind_condition(attribute: &Attribute, names: &[&str]) -> Option<Attribute> {
-    let hidden = Conditional::all(attribute).into_iter().find(|conditional| {
-        let path = conditional.attribute.path();
-        let name = path.segments.last().map(|segment| &segment.ident);
-        !conditional.conditions.is_empty() && name.is_some_and(|name| names.iter().any(|known| name == known))
-    });
-    hidden.map(|conditional| conditional.attribute)
+pub(crate) fn find_in_cfg_attr(attribute: &Attribute, names: &[&str]) -> Option<Attribute> {
+    let found = ConditionalAttribute::all(attribute)
+        .into_iter()
+        .find(|conditional| {
+            let path = conditional.attribute.path();
+            let name = path.segments.last().map(|segment| &segment.ident);
+            !conditional.conditions.is_empty()
+                && name.is_some_and(|name| names.iter().any(|known| name == known))
+        });
+    found.map(|conditional| conditional.attribute)
 }
 
 /// The predicate and the attributes of a `#[cfg_attr(..)]`, or `None` if it is malformed: the
@@ -193,7 +198,7 @@ fn doc_line(attribute: &Attribute) -> Option<DocLine> {
     let Meta::NameValue(doc) = &attribute.meta else {
         return None;
     };
-    match bare(&doc.value) {
+    match bare_expr(&doc.value) {
         Expr::Lit(ExprLit {
             lit: Lit::Str(text), ..
         }) => {
@@ -207,10 +212,10 @@ fn doc_line(attribute: &Attribute) -> Option<DocLine> {
 
 /// The value without parentheses and without the invisible group that `macro_rules!` puts around a
 /// `$value`.
-pub(crate) fn bare(value: &Expr) -> &Expr {
+pub(crate) fn bare_expr(value: &Expr) -> &Expr {
     match value {
-        Expr::Group(group) => bare(&group.expr),
-        Expr::Paren(paren) => bare(&paren.expr),
+        Expr::Group(group) => bare_expr(&group.expr),
+        Expr::Paren(paren) => bare_expr(&paren.expr),
         _ => value,
     }
 }

@@ -29,8 +29,12 @@ mod tests;
 ///     async fn get_email(&self, id: &str) -> Result<String, DirectoryError>;
 ///
 ///     #[rpc(timeout = "2s")]
-/// async fn rename(&self, #[rpc(context)] cx: &Context, id: &str, name: String) -> Result<(),
-/// DirectoryError>;
+///     async fn rename(
+///         &self,
+///         #[rpc(context)] cx: &Context,
+///         id: &str,
+///         name: String,
+///     ) -> Result<(), DirectoryError>;
 ///
 ///     async fn count(&self) -> u64;
 ///

@@ -44,7 +44,7 @@ pub(crate) fn has_function_of_client(name: &Ident) -> bool {
 
 /// A service trait.
 pub(crate) struct Service {
-    /// Where generated code finds the runtime crate.
+    /// The path of the runtime crate.
     pub(crate) runtime: Path,
     pub(crate) queue: LitStr,
     /// The option that asks for JSON Schemas.
@@ -89,7 +89,7 @@ pub(crate) struct Method {
     /// Whether the output is a `Result`.
     pub(crate) is_fallible: bool,
     /// The output as text, for descriptions.
-    pub(crate) returns: Returns,
+    pub(crate) returns: ReturnTypes,
     /// The default body.
     pub(crate) body: Option<Group>,
 }
@@ -113,7 +113,7 @@ impl Method {
 
 /// A method's output as text, for descriptions.
 #[derive(Clone)]
-pub(crate) struct Returns {
+pub(crate) struct ReturnTypes {
     /// The type of a successful result.
     pub(crate) success: String,
     /// The error type, or `None` if the method cannot fail.

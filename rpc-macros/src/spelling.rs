@@ -17,7 +17,7 @@ pub(crate) fn of(ty: &impl ToTokens) -> String {
 enum Last {
     /// The beginning, or a token without a space after it: `<`, `&`, `::`.
     #[default]
-    Clinging,
+    NoSpace,
     /// A name or a literal.
     Word,
     /// A closing bracket, also `>`.
@@ -64,13 +64,13 @@ impl Text {
             // `macro_rules!` puts invisible delimiters around a `$ty`.
             Delimiter::None => return self.push_all(group.stream()),
         };
-        self.push(open, self.last == Last::Separator, Last::Clinging);
+        self.push(open, self.last == Last::Separator, Last::NoSpace);
         self.push_all(group.stream());
         self.push(close, false, Last::Closed);
     }
 
     fn push_word(&mut self, word: &str) {
-        self.push(word, self.last != Last::Clinging, Last::Word);
+        self.push(word, self.last != Last::NoSpace, Last::Word);
     }
 
     fn push_operator(&mut self, operator: &str) {
@@ -79,20 +79,20 @@ impl Text {
 
     fn push_punct(&mut self, punct: char) {
         let text = punct.encode_utf8(&mut [0; 4]).to_owned();
-        let stands_behind = matches!(self.last, Last::Word | Last::Closed);
+        let has_left_operand = matches!(self.last, Last::Word | Last::Closed);
         match punct {
             ',' | ';' => self.push(&text, false, Last::Separator),
             '>' => self.push(&text, false, Last::Closed),
             // A lifetime has the same spaces before it as a word.
-            '\'' => self.push(&text, self.last != Last::Clinging, Last::Clinging),
+            '\'' => self.push(&text, self.last != Last::NoSpace, Last::NoSpace),
             '=' | '+' => self.push_operator(&text),
-            '*' | '-' | '/' if stands_behind => self.push_operator(&text),
-            _ => self.push(&text, self.last == Last::Separator, Last::Clinging),
+            '*' | '-' | '/' if has_left_operand => self.push_operator(&text),
+            _ => self.push(&text, self.last == Last::Separator, Last::NoSpace),
         }
     }
 
-    fn push(&mut self, text: &str, is_apart: bool, last: Last) {
-        if is_apart {
+    fn push(&mut self, text: &str, space_before: bool, last: Last) {
+        if space_before {
             self.written.push(' ');
         }
         self.written.push_str(text);

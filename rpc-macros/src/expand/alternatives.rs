@@ -5,20 +5,21 @@ use quote::quote_spanned;
 
 use crate::model::{Method, Service};
 
-/// Makes the compiler report two such methods if both are compiled. Only the compiler knows that.
-pub(super) fn are_exclusive(service: &Service) -> TokenStream {
+/// Makes the compiler report two such methods if both are compiled. Only the compiler knows whether
+/// they are.
+pub(super) fn exclusion_checks(service: &Service) -> TokenStream {
     let methods = service.methods.iter().enumerate();
     methods
         .flat_map(|(index, method)| {
             let earlier = service.methods[..index].iter();
-            earlier.flat_map(move |other| exclude(other, method))
+            earlier.flat_map(move |other| both_compiled_error(other, method))
         })
         .collect()
 }
 
 /// The error for two methods that are both compiled, or `None` if they do not conflict. The parser
 /// reports conflicts of methods without conditions.
-fn exclude(one: &Method, other: &Method) -> Option<TokenStream> {
+fn both_compiled_error(one: &Method, other: &Method) -> Option<TokenStream> {
     let (span, fault) = conflict(one, other)?;
     let message = format!(
         "`{}` and `{}` are both compiled here, and {fault}",

@@ -91,7 +91,7 @@ fn received_type(service: &Service, argument: &Argument) -> TokenStream {
     match &argument.shape {
         Shape::Str => quote!(#runtime::__private::CowStr<'_>),
         Shape::Bytes => quote!(#runtime::__private::CowBytes<'_>),
-        // The functions of `named` determine the type.
+        // The functions of `conversions` determine the type.
         Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec => quote_spanned!(argument.ty.span()=> _),
         Shape::Slice(element) => {
             let runtime = located_at(runtime, element);
@@ -104,28 +104,30 @@ fn received_type(service: &Service, argument: &Argument) -> TokenStream {
     }
 }
 
-/// The functions that convert an argument whose type has the name of text or bytes.
+/// The type with the functions that convert an argument whose type is named like text or bytes,
+/// such as `Vec<u8>`.
 fn conversion(service: &Service, argument: &Argument) -> TokenStream {
     let (runtime, ty) = (&service.runtime, &argument.ty);
     quote!(<#runtime::__private::ArgumentConversion<#ty>>)
 }
 
-/// Imports the functions of [`conversion`] for types of the user that have such a name.
+/// Imports the trait with the [`conversion`] of the user's own types with such a name.
 pub(super) fn import_no_conversion(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
-    let is_named = |argument: &Argument| {
+    let is_converted = |argument: &Argument| {
         matches!(
             argument.shape,
             Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec
         )
     };
     let mut arguments = service.methods.iter().flat_map(Method::arguments);
-    let is_needed = arguments.any(is_named);
+    let is_needed = arguments.any(is_converted);
     is_needed.then(|| quote!(use #runtime::__private::NoConversion as _;))
 }
 
-/// For a type named `Context`, this item of the trait that converts it. The runtime's own context
-/// does not implement the trait: then the user has forgotten to mark the parameter.
+/// The path of an item of the trait `OtherContext`, or `None` if the type is not named `Context`.
+/// The runtime's own context does not implement the trait, so the compiler reports a parameter that
+/// lacks `#[rpc(context)]`.
 fn other_context(service: &Service, ty: &Type, item: &str) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let Type::Path(TypePath {
@@ -151,7 +153,7 @@ fn other_context(service: &Service, ty: &Type, item: &str) -> Option<TokenStream
 }
 
 /// The expression that is passed to the method.
-pub(super) fn lent(service: &Service, method: &Method, argument: &Argument) -> TokenStream {
+pub(super) fn passed(service: &Service, method: &Method, argument: &Argument) -> TokenStream {
     let runtime = &service.runtime;
     let name = &argument.name;
     match &argument.shape {

@@ -12,8 +12,8 @@ use crate::syntax::mentions;
 const MESSAGE: &str = "this type is a `Result` under another name, so the caller would get the \
     method's error as a value; return `Result<..>`, or name the alias `Result` and write `module::Result<..>`";
 
-/// Refuses return types that are a `Result` under another name. A type that mentions parameters is
-/// not checked: it is known only when they are.
+/// Refuses return types that are a `Result` under another name. A type that mentions parameters of
+/// the trait is not checked, because they are not known yet.
 pub(super) fn output_types(service: &Service) -> TokenStream {
     let parameters: Vec<_> = service
         .generics
@@ -26,16 +26,14 @@ pub(super) fn output_types(service: &Service) -> TokenStream {
         may_be_result(method) && !parameters.iter().any(mentions)
     };
     let methods = service.methods.iter().filter(is_checked);
-    methods
-        .map(|method| output_is_no_result(service, method))
-        .collect()
+    methods.map(|method| assert_not_result(service, method)).collect()
 }
 
 fn may_be_result(method: &Method) -> bool {
     !method.is_fallible && matches!(method.output, Type::Path(_) | Type::Group(_) | Type::Paren(_))
 }
 
-fn output_is_no_result(service: &Service, method: &Method) -> TokenStream {
+fn assert_not_result(service: &Service, method: &Method) -> TokenStream {
     let runtime = &service.runtime;
     let output = &method.output;
     let cfg = method.attributes.cfg();

@@ -158,8 +158,8 @@ fn method_header(service: &Service, method: &Method, generics: &Generics) -> Tok
     }
 }
 
-/// A type named `Result` that is not one is reported at its own place. Errors that follow from it
-/// get the same place, and so the compiler reports it once.
+/// The span for what depends on the output type. If that type is only named `Result`, all errors
+/// have this span, and the compiler reports them as one.
 fn at_output(method: &Method) -> Span {
     Span::call_site().located_at(method.output.span())
 }

@@ -8,7 +8,7 @@ use quote::{ToTokens, quote};
 use super::names::{descriptors, method_constant, method_constant_name};
 use super::schemas;
 use crate::attributes::{Attributes, DocLine};
-use crate::model::{Argument, Kind, Method, Returns, Service};
+use crate::model::{Argument, Kind, Method, ReturnTypes, Service};
 use crate::spelling;
 
 /// A constant for each method, and the one for the service.
@@ -41,7 +41,7 @@ pub(super) fn constants(service: &Service) -> TokenStream {
 /// service, which the constants cannot.
 pub(super) fn reference(service: &Service) -> TokenStream {
     let descriptors = descriptors();
-    match schemas::call(service) {
+    match schemas::function_path(service) {
         Some(schemas) => quote!(const { &#descriptors::service.schemas(#schemas) }),
         None => quote!(&#descriptors::service),
     }
@@ -87,7 +87,7 @@ fn argument_details(service: &Service, method: &Method) -> Option<TokenStream> {
     (!details.is_empty()).then(|| quote!(.argument_details(&[#(#details),*])))
 }
 
-fn returns(Returns { success, error }: &Returns) -> TokenStream {
+fn returns(ReturnTypes { success, error }: &ReturnTypes) -> TokenStream {
     let error = error.as_ref().map(|error| quote!(.error(#error)));
     quote!(.returns(#success)#error)
 }

@@ -73,8 +73,8 @@ fn is_about_self(bound: &impl ToTokens) -> bool {
     mentions_self(bound.to_token_stream())
 }
 
-/// What a type has to be to be served: an implementation of the trait. Only a refused trait has
-/// bounds on `Self`; whether a type meets them is not checked.
+/// The bound on a type that is served: the trait. Only a refused trait has bounds on `Self`, and
+/// these are not checked.
 pub(super) fn implementation_bound(service: &Service) -> TokenStream {
     let Generics {
         params, where_clause, ..

@@ -17,21 +17,24 @@ pub(super) fn is_anonymous(ty: &Type) -> bool {
 
 /// Replaces each `'_` by this lifetime, and returns how many there were.
 fn name_lifetimes(ty: &mut Type, lifetime: &str) -> usize {
-    struct Names<'a> {
+    struct LifetimeNamer<'a> {
         lifetime: &'a str,
-        given: usize,
+        replaced: usize,
     }
 
-    impl VisitMut for Names<'_> {
+    impl VisitMut for LifetimeNamer<'_> {
         fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
             if lifetime.ident == "_" {
                 *lifetime = Lifetime::new(self.lifetime, lifetime.span());
-                self.given += 1;
+                self.replaced += 1;
             }
         }
     }
 
-    let mut names = Names { lifetime, given: 0 };
-    names.visit_type_mut(ty);
-    names.given
+    let mut namer = LifetimeNamer {
+        lifetime,
+        replaced: 0,
+    };
+    namer.visit_type_mut(ty);
+    namer.replaced
 }

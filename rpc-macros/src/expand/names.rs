@@ -13,8 +13,8 @@ pub(super) fn implementation() -> Ident {
     Ident::new("__Implementation", Span::mixed_site())
 }
 
-/// The type that holds the descriptors as associated constants. As constants beside it, they would
-/// turn arguments of the same name into patterns.
+/// The type that holds the descriptors as associated constants. An argument with the
+/// name of a free constant would be a pattern.
 pub(super) fn descriptors() -> Ident {
     Ident::new("__Descriptors", Span::mixed_site())
 }

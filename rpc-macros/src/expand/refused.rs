@@ -113,12 +113,12 @@ fn stub_method(
     let parameters = method.parameters.iter().map(|parameter| {
         let mut parameter = parameter.clone();
         if let Parameter::Argument(argument) = &mut parameter {
-            Argument { lifetimes }.visit_type_mut(&mut argument.ty);
+            ArgumentStub { lifetimes }.visit_type_mut(&mut argument.ty);
         }
         parameter
     });
     let mut output = method.output.clone();
-    Output.visit_type_mut(&mut output);
+    OutputStub.visit_type_mut(&mut output);
     let method = Method {
         parameters: parameters.collect(),
         output,
@@ -185,11 +185,11 @@ impl VisitMut for StaticLifetimes<'_> {
 }
 
 /// Replaces what the client's method cannot take.
-struct Argument<'a> {
+struct ArgumentStub<'a> {
     lifetimes: &'a Lifetimes,
 }
 
-impl VisitMut for Argument<'_> {
+impl VisitMut for ArgumentStub<'_> {
     fn visit_type_mut(&mut self, ty: &mut Type) {
         if begins_with_self(ty) {
             *ty = parse_quote!(impl ::core::marker::Sized);
@@ -206,9 +206,9 @@ impl VisitMut for Argument<'_> {
 }
 
 /// Replaces what a call cannot return: the client does not know some types, and lends nothing.
-struct Output;
+struct OutputStub;
 
-impl VisitMut for Output {
+impl VisitMut for OutputStub {
     fn visit_type_mut(&mut self, ty: &mut Type) {
         if begins_with_self(ty) || matches!(ty, Type::ImplTrait(_)) {
             *ty = parse_quote!(());

@@ -6,7 +6,7 @@ use syn::spanned::Spanned;
 use syn::{Attribute, FnArg, GenericParam, ReturnType, Signature, parse_quote};
 
 use super::names::implementation;
-use crate::attributes::{Attributes, behind_condition, is_rpc};
+use crate::attributes::{Attributes, find_in_cfg_attr, is_rpc};
 use crate::syntax::{ServiceTrait, TraitItem, TraitMethod, is_never, mentions, mentions_self, plain_name};
 
 /// The trait without the attributes of this crate. Its futures are `Send`, as implementations and
@@ -99,7 +99,7 @@ fn is_future(method: &TraitMethod) -> bool {
 
 fn without_ours(attributes: &[Attribute]) -> Vec<Attribute> {
     let is_ours = |attribute: &Attribute| {
-        is_rpc(attribute) || behind_condition(attribute, &["rpc", "service"]).is_some()
+        is_rpc(attribute) || find_in_cfg_attr(attribute, &["rpc", "service"]).is_some()
     };
     attributes
         .iter()

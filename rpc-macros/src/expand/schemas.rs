@@ -13,7 +13,7 @@ use crate::model::{Argument, Kind, Method, Service, Shape};
 pub(super) fn function(service: &Service) -> Option<TokenStream> {
     let option = service.schema.as_ref()?;
     let runtime = &service.runtime;
-    let function = name();
+    let function = function_name();
     let (parameters, _, where_clause) = service.generics.split_for_impl();
     let methods = service
         .methods
@@ -33,16 +33,17 @@ pub(super) fn function(service: &Service) -> Option<TokenStream> {
     })
 }
 
-/// The function with the service's parameters, or `None` if the user asks for no schemas.
-pub(super) fn call(service: &Service) -> Option<TokenStream> {
+/// The path of the function with the service's parameters, or `None` if the user asks for no
+/// schemas.
+pub(super) fn function_path(service: &Service) -> Option<TokenStream> {
     service.schema.as_ref()?;
-    let function = name();
+    let function = function_name();
     let (_, arguments, _) = service.generics.split_for_impl();
     let arguments = arguments.as_turbofish();
     Some(quote!(#function #arguments))
 }
 
-fn name() -> Ident {
+fn function_name() -> Ident {
     Ident::new("__schemas_of_service", Span::mixed_site())
 }
 

@@ -55,10 +55,10 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     let implementation = implementation();
     let marker = generics::marker(service);
     let clone_and_debug = clone_and_debug(service).implementations;
-    let lookups_of_results = lookups_of_results(service);
+    let import_result_traits = import_result_traits(service);
     let dispatcher = dispatcher(service);
     quote! {
-        #lookups_of_results
+        #import_result_traits
 
         #clone_and_debug
 
@@ -73,9 +73,9 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     }
 }
 
-/// Imports traits that handle types that are only named `Result`, and that print a method's error.
-/// Method lookup selects one for each type.
-fn lookups_of_results(service: &Service) -> Option<TokenStream> {
+/// Imports the traits that handle types that are only named `Result`, and those that print the
+/// errors of methods. Method lookup selects one for each type.
+fn import_result_traits(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let is_needed = service.methods.iter().any(|method| method.is_fallible);
     is_needed.then(|| quote!(use #runtime::__private::{NoResult as _, Unreadable as _, ViaDisplay as _, ViaSerialize as _};))
@@ -120,7 +120,7 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     let read = arguments::read(service, method);
     let values = method.parameters.iter().map(|parameter| match parameter {
         Parameter::Context { .. } => quote_spanned!(Span::mixed_site()=> __invocation.context()),
-        Parameter::Argument(argument) => arguments::lent(service, method, argument),
+        Parameter::Argument(argument) => arguments::passed(service, method, argument),
     });
     // A result that cannot be sent is reported at its type.
     let at_output = Span::mixed_site().located_at(method.output.span());

@@ -15,7 +15,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     let client = client::definition(service);
     let server = server::definition(service);
 
-    let alternatives = alternatives::are_exclusive(service);
+    let exclusion_checks = alternatives::exclusion_checks(service);
     let checks = checks::output_types(service);
     let no_conversion = arguments::import_no_conversion(service);
     let argument_structs = argument_structs::definitions(service);
@@ -28,7 +28,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     let implementations = in_unnamed_constant(
         service,
         &quote! {
-            #alternatives
+            #exclusion_checks
             #checks
             #no_conversion
             #argument_structs
@@ -48,7 +48,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     }
 }
 
-/// Items that only generated code uses, where no other code sees them.
+/// Puts items that only generated code uses in a place that no other code sees.
 pub(super) fn in_unnamed_constant(service: &Service, items: &TokenStream) -> TokenStream {
     let cfg = service.attributes.cfg();
     let lints = service.attributes.lints();
@@ -79,5 +79,5 @@ pub(super) fn in_unnamed_constant(service: &Service, items: &TokenStream) -> Tok
 fn is_any_deprecated(service: &Service) -> bool {
     let methods = service.methods.iter().map(|method| &method.attributes);
     let mut all = methods.chain([&service.attributes]);
-    all.any(Attributes::is_about_deprecation)
+    all.any(Attributes::mentions_deprecation)
 }

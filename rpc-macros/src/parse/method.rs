@@ -8,7 +8,7 @@ use super::options::{self, Options};
 use super::placement::{refuse_conditional_options, refuse_rpc};
 use super::{parameter, types, values};
 use crate::attributes::Attributes;
-use crate::model::{Kind, Method, Parameter, Returns, has_function_of_client};
+use crate::model::{Kind, Method, Parameter, ReturnTypes, has_function_of_client};
 use crate::spelling;
 use crate::syntax::TraitMethod;
 
@@ -27,7 +27,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
 
     refuse_conditional_options(&item.attributes, "method", errors);
     refuse_syntax(item, errors);
-    refuse_reserved(&item.signature.ident, errors);
+    refuse_unusable_name(&item.signature.ident, errors);
     let output = read_output(&item.signature.output, errors);
     let wire_name = read_wire_name(&options, &item.signature.ident, &siblings, errors);
     let is_default = read_default(&options, &siblings, errors);
@@ -45,7 +45,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
         receiver: read_receiver(&item.signature, errors),
         parameters: read_parameters(&item.signature, errors),
         is_fallible: types::is_result(&output),
-        returns: returns(&output),
+        returns: return_types(&output),
         output,
         body: item.body.clone(),
     }
@@ -103,7 +103,7 @@ fn refuse_syntax(item: &TraitMethod, errors: &mut Errors) {
     }
 }
 
-fn refuse_reserved(name: &Ident, errors: &mut Errors) {
+fn refuse_unusable_name(name: &Ident, errors: &mut Errors) {
     let plain = name.unraw();
     let reason = if has_function_of_client(&plain) {
         format!("the client has its own function `{plain}`")
@@ -126,17 +126,17 @@ fn read_output(output: &ReturnType, errors: &mut Errors) -> Type {
     }
 }
 
-fn returns(output: &Type) -> Returns {
+fn return_types(output: &Type) -> ReturnTypes {
     let text = spelling::of(output);
     if !types::is_result(output) {
         let (success, error) = (text, None);
-        return Returns { success, error };
+        return ReturnTypes { success, error };
     }
     let (success, error) = match types::success_and_error(output) {
         Some((success, error)) => (spelling::of(success), spelling::of(error)),
         None => (format!("{text}::Ok"), format!("{text}::Err")),
     };
-    Returns {
+    ReturnTypes {
         success,
         error: Some(error),
     }

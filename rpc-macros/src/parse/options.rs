@@ -5,19 +5,19 @@ use syn::parse::{ParseStream, Parser};
 use syn::{Attribute, Expr, Ident, LitStr, Meta, Path};
 
 use super::errors::Errors;
-use super::settings::{Setting, Vocabulary, no_parentheses};
+use super::settings::{KnownSettings, Setting, no_parentheses};
 use crate::attributes::is_rpc;
 
 /// A place that takes options.
-pub(super) struct Place {
+pub(super) struct OptionPlace {
     name: &'static str,
-    options: Vocabulary,
+    options: KnownSettings,
 }
 
 /// `#[service(..)]` on the trait.
-pub(super) const SERVICE: Place = Place {
+pub(super) const SERVICE: OptionPlace = OptionPlace {
     name: "service",
-    options: Vocabulary {
+    options: KnownSettings {
         settings: &[
             ("queue", "queue = \"rpc_queue\""),
             ("crate", "crate = path::to::rpc_runtime"),
@@ -28,9 +28,9 @@ pub(super) const SERVICE: Place = Place {
 };
 
 /// `#[rpc(..)]` on a method.
-pub(super) const METHOD: Place = Place {
+pub(super) const METHOD: OptionPlace = OptionPlace {
     name: "method",
-    options: Vocabulary {
+    options: KnownSettings {
         settings: &[
             ("default", "default"),
             ("idempotent", "idempotent"),
@@ -43,17 +43,17 @@ pub(super) const METHOD: Place = Place {
 };
 
 /// `#[rpc(..)]` on a parameter.
-pub(super) const PARAMETER: Place = Place {
+pub(super) const PARAMETER: OptionPlace = OptionPlace {
     name: "parameter",
-    options: Vocabulary {
+    options: KnownSettings {
         settings: &[("context", "context")],
         parentheses: no_parentheses,
     },
 };
 
-const PLACES: [&Place; 3] = [&SERVICE, &METHOD, &PARAMETER];
+const PLACES: [&OptionPlace; 3] = [&SERVICE, &METHOD, &PARAMETER];
 
-impl Place {
+impl OptionPlace {
     fn unknown(&self, option: &str) -> String {
         let mut places = PLACES.into_iter();
         if let Some(place) = places.find(|place| place.options.usage(option).is_some()) {
@@ -73,7 +73,7 @@ impl Place {
 
 /// The options given in one place. Each is known and given once.
 pub(super) struct Options {
-    place: &'static Place,
+    place: &'static OptionPlace,
     settings: Vec<Setting>,
 }
 
@@ -89,7 +89,7 @@ impl Options {
     }
 
     /// Reads every `#[rpc(..)]` among the attributes.
-    pub(super) fn of_rpc(attributes: &[Attribute], place: &'static Place, errors: &mut Errors) -> Self {
+    pub(super) fn of_rpc(attributes: &[Attribute], place: &'static OptionPlace, errors: &mut Errors) -> Self {
         let mut options = Self {
             place,
             settings: Vec::new(),

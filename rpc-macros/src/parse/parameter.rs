@@ -8,7 +8,7 @@ use super::errors::Errors;
 use super::options::{self, Options};
 use super::serde::{self, is_serde};
 use super::types;
-use crate::attributes::{behind_condition, is_rpc};
+use crate::attributes::{find_in_cfg_attr, is_rpc};
 use crate::model::{Argument, Parameter};
 use crate::syntax::{bare_type, plain_name};
 
@@ -20,7 +20,7 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
     let options = Options::of_rpc(&parameter.attrs, &options::PARAMETER, errors);
     for attribute in &parameter.attrs {
         if !is_rpc(attribute) && !is_serde(attribute) {
-            errors.push(attribute, unfit(attribute));
+            errors.push(attribute, attribute_fault(attribute));
         }
     }
     let plain_name = read_name(&parameter.pat, errors);
@@ -66,8 +66,9 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
     })
 }
 
-/// Whether a parameter with an option, none of which is `context`, is meant to be the context: an
-/// error is reported, and the client's stub does not take the parameter.
+/// Whether a parameter without `#[rpc(context)]` is probably meant to be the context: its type is
+/// named so, and it has another option, which is refused elsewhere. The client's stub does not take
+/// it.
 fn may_be_context(parameter: &PatType) -> bool {
     let is_named_context = match bare_type(&parameter.ty) {
         Type::Reference(reference) => match bare_type(&reference.elem) {
@@ -84,10 +85,10 @@ fn may_be_context(parameter: &PatType) -> bool {
 }
 
 /// Why a parameter cannot have this attribute.
-fn unfit(attribute: &Attribute) -> &'static str {
-    if attribute.path().is_ident("cfg") || behind_condition(attribute, &["cfg"]).is_some() {
+fn attribute_fault(attribute: &Attribute) -> &'static str {
+    if attribute.path().is_ident("cfg") || find_in_cfg_attr(attribute, &["cfg"]).is_some() {
         "a parameter cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`"
-    } else if behind_condition(attribute, &["rpc", "serde"]).is_some() {
+    } else if find_in_cfg_attr(attribute, &["rpc", "serde"]).is_some() {
         "options cannot depend on a condition; write the method twice, each under its own `#[cfg(..)]`"
     } else {
         "a parameter takes `#[rpc(context)]` and `#[serde(..)]` only; write this one on the method"

@@ -3,7 +3,7 @@
 use syn::Attribute;
 
 use super::errors::Errors;
-use crate::attributes::{behind_condition, is_rpc};
+use crate::attributes::{find_in_cfg_attr, is_rpc};
 
 /// Refuses every `#[rpc]` among the attributes.
 pub(super) fn refuse_rpc(attributes: &[Attribute], message: &str, errors: &mut Errors) {
@@ -15,7 +15,7 @@ pub(super) fn refuse_rpc(attributes: &[Attribute], message: &str, errors: &mut E
 /// Refuses options inside `#[cfg_attr(..)]`: the macro runs before the condition is evaluated.
 pub(super) fn refuse_conditional_options(attributes: &[Attribute], item: &str, errors: &mut Errors) {
     for attribute in attributes {
-        if let Some(hidden) = behind_condition(attribute, &["rpc", "service"]) {
+        if let Some(hidden) = find_in_cfg_attr(attribute, &["rpc", "service"]) {
             let advice = format!("write the {item} twice, each under its own `#[cfg(..)]`");
             errors.push(
                 hidden.meta,

@@ -7,12 +7,12 @@ use syn::parse::ParseStream;
 use syn::{Attribute, ExprPath, Ident, LitStr, Meta, Type};
 
 use super::errors::Errors;
-use super::settings::{Setting, Vocabulary, no_parentheses};
+use super::settings::{KnownSettings, Setting, no_parentheses};
 use super::{names, types};
 use crate::model::Serde;
 
 /// Attributes of serde that an argument may have.
-const SETTINGS: Vocabulary = Vocabulary {
+const SETTINGS: KnownSettings = KnownSettings {
     settings: &[
         ("default", "default"),
         ("rename", "rename = \"name\""),
@@ -132,9 +132,9 @@ impl Settings {
     /// The worker needs a value for an argument that was left out. Serde has one for an `Option`
     /// that it reads itself.
     fn refuse_missing_default(&self, ty: &Type, errors: &mut Errors) {
-        let is_made_up = self.serde.has_default || (types::is_option(ty) && !self.serde.reads);
+        let has_fallback = self.serde.has_default || (types::is_option(ty) && !self.serde.reads);
         if let Some(skips) = &self.skip_serializing_if
-            && !is_made_up
+            && !has_fallback
         {
             let message = "the worker needs a value for an argument that was left out; add `default`";
             errors.push(skips, message);

@@ -1,6 +1,7 @@
 //! The syntax of settings: `name` and `name = value`, separated by commas.
 //!
-//! Knows the syntax, and the names that are valid in a place. Callers interpret the settings.
+//! This module knows the syntax, and the names that are valid in a place. Callers interpret the
+//! settings.
 
 use proc_macro2::TokenTree;
 use syn::ext::IdentExt;
@@ -8,7 +9,7 @@ use syn::parse::ParseStream;
 use syn::{Expr, ExprLit, Ident, Lit, LitStr, Token, token};
 
 use super::errors::Errors;
-use crate::attributes::bare;
+use crate::attributes::bare_expr;
 
 /// One setting.
 pub(super) struct Setting {
@@ -37,7 +38,7 @@ impl Setting {
         if value.is_none() {
             errors.push(name, format!("`{name}` needs a value; write `{usage}`"));
         }
-        value.as_ref().map(bare)
+        value.as_ref().map(bare_expr)
     }
 
     /// The value. Refuses one that is not a string.
@@ -56,14 +57,14 @@ impl Setting {
 }
 
 /// The settings that are valid in one place.
-pub(super) struct Vocabulary {
+pub(super) struct KnownSettings {
     /// The name and an example of each.
     pub(super) settings: &'static [(&'static str, &'static str)],
     /// The error for parentheses after a name.
     pub(super) parentheses: fn(&Ident) -> String,
 }
 
-impl Vocabulary {
+impl KnownSettings {
     pub(super) fn usage(&self, name: &str) -> Option<&'static str> {
         let mut settings = self.settings.iter();
         settings

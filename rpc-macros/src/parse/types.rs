@@ -14,7 +14,7 @@ use crate::syntax::{bare_type, is_never};
 /// Reads an argument's type: an owned type or a reference to one.
 pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
     let Type::Reference(reference) = bare_type(ty) else {
-        refuse_borrows(ty, Place::Argument("take"), errors);
+        refuse_borrows(ty, TypePosition::Argument("take"), errors);
         return owned_shape(ty);
     };
     refuse_special_reference(reference, errors);
@@ -22,11 +22,11 @@ pub(super) fn argument_shape(ty: &Type, errors: &mut Errors) -> Shape {
         Type::Path(path) if path.path.is_ident("str") => Shape::Str,
         Type::Slice(slice) if is_u8(&slice.elem) => Shape::Bytes,
         Type::Slice(slice) => {
-            refuse_borrows(&slice.elem, Place::Argument("take a slice of"), errors);
+            refuse_borrows(&slice.elem, TypePosition::Argument("take a slice of"), errors);
             Shape::Slice(slice.elem.clone())
         }
         referent => {
-            refuse_borrows(referent, Place::Argument("take a reference to"), errors);
+            refuse_borrows(referent, TypePosition::Argument("take a reference to"), errors);
             Shape::Reference(reference.elem.clone())
         }
     }
@@ -51,7 +51,7 @@ pub(super) fn output(ty: &Type, errors: &mut Errors) {
             "a method that never returns sends no reply; remove the return type, or return a value",
         );
     }
-    refuse_borrows(ty, Place::Output, errors);
+    refuse_borrows(ty, TypePosition::Output, errors);
 }
 
 /// Whether the type is named `Result`.
@@ -162,16 +162,16 @@ fn refuse_special_reference(reference: &TypeReference, errors: &mut Errors) {
     }
 }
 
-/// The place of a type.
+/// Where a type is.
 #[derive(Clone, Copy)]
-enum Place {
+enum TypePosition {
     /// An argument. It may borrow from the request, as `Cow<'_, str>` does. The text is the verb of
     /// the advice.
     Argument(&'static str),
     Output,
 }
 
-impl Place {
+impl TypePosition {
     fn advice(self) -> &'static str {
         match self {
             Self::Argument(advice) => advice,
@@ -185,32 +185,32 @@ impl Place {
 }
 
 /// Refuses parts of a type that borrow or that are not concrete: they cannot be decoded.
-fn refuse_borrows(ty: &Type, place: Place, errors: &mut Errors) {
-    let advice = place.advice();
-    let mut mended = ty.clone();
-    let mut finder = BorrowFinder {
+fn refuse_borrows(ty: &Type, position: TypePosition, errors: &mut Errors) {
+    let advice = position.advice();
+    let mut corrected = ty.clone();
+    let mut replacer = BorrowReplacer {
         references: Vec::new(),
-        place,
+        position,
         errors,
     };
-    finder.visit_type_mut(&mut mended);
-    for reference in finder.references {
-        let mended = spelling::of(&mended);
+    replacer.visit_type_mut(&mut corrected);
+    for reference in replacer.references {
+        let corrected = spelling::of(&corrected);
         errors.push(
             reference,
-            format!("a reference cannot be decoded here; {advice} `{mended}` instead"),
+            format!("a reference cannot be decoded here; {advice} `{corrected}` instead"),
         );
     }
 }
 
-/// Replaces references by owned types, to suggest the corrected type.
-struct BorrowFinder<'a> {
+/// Refuses what cannot be decoded, and replaces references by owned types for the suggestion.
+struct BorrowReplacer<'a> {
     references: Vec<TypeReference>,
-    place: Place,
+    position: TypePosition,
     errors: &'a mut Errors,
 }
 
-impl VisitMut for BorrowFinder<'_> {
+impl VisitMut for BorrowReplacer<'_> {
     fn visit_type_mut(&mut self, ty: &mut Type) {
         if let Type::Reference(reference) = ty {
             let owned = owned(&reference.elem);
@@ -221,8 +221,8 @@ impl VisitMut for BorrowFinder<'_> {
     }
 
     fn visit_lifetime_mut(&mut self, lifetime: &mut Lifetime) {
-        if !self.place.allows(lifetime) {
-            let advice = self.place.advice();
+        if !self.position.allows(lifetime) {
+            let advice = self.position.advice();
             let message =
                 format!("a type that borrows cannot be decoded; {advice} a type without lifetimes instead");
             self.errors.push(lifetime, message);
@@ -230,7 +230,7 @@ impl VisitMut for BorrowFinder<'_> {
     }
 
     fn visit_type_impl_trait_mut(&mut self, ty: &mut TypeImplTrait) {
-        let advice = self.place.advice();
+        let advice = self.position.advice();
         self.errors.push(
             ty,
             format!("`impl Trait` names no type to decode; {advice} a concrete type instead"),
@@ -238,7 +238,7 @@ impl VisitMut for BorrowFinder<'_> {
     }
 
     fn visit_type_trait_object_mut(&mut self, ty: &mut TypeTraitObject) {
-        let advice = self.place.advice();
+        let advice = self.position.advice();
         self.errors.push(
             ty,
             format!("a trait object cannot be decoded; {advice} a concrete type instead"),
@@ -251,7 +251,7 @@ impl VisitMut for BorrowFinder<'_> {
             .first()
             .is_some_and(|segment| segment.ident == "Self")
         {
-            let advice = self.place.advice();
+            let advice = self.position.advice();
             self.errors.push(
                 &*path,
                 format!("the client does not know `Self`; {advice} a concrete type instead"),
