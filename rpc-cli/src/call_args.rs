@@ -30,12 +30,12 @@ pub(crate) struct CallArgs {
 
     /// One argument by name, instead of ARGUMENTS. Repeat it for several. A value that is not JSON
     /// is text: --arg 'id="7"' is a text, --arg id=7 a number.
-    #[arg(short, long = "arg", value_name = "NAME=VALUE", value_parser = input::pair)]
+    #[arg(short, long = "arg", value_name = "NAME=VALUE", value_parser = input::parse_pair)]
     args: Vec<(String, String)>,
 }
 
 impl CallArgs {
-    /// Returns what the positional arguments mean. `has_queue` is whether `--queue` is given.
+    /// Parses the positional arguments. `has_queue` is whether `--queue` is given.
     pub(crate) fn target(&self, has_queue: bool) -> Result<Target<'_>, Failure> {
         let words = std::iter::once(&self.first)
             .chain(&self.second)
@@ -57,7 +57,8 @@ impl CallArgs {
     }
 }
 
-/// The positional arguments `SERVICE METHOD [ARGUMENTS]`. The service is optional with `--queue`.
+/// What to call, from the positional arguments `SERVICE METHOD [ARGUMENTS]`. The service is
+/// optional with `--queue`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Target<'a> {
     pub(crate) service: Option<&'a str>,
@@ -66,7 +67,7 @@ pub(crate) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Tells names from the arguments, which begin with `{`, `[` or `@`, or are `-`.
+    /// Splits the names from the arguments, which begin with `{`, `[` or `@`, or are `-`.
     fn new(words: &[&'a str], has_queue: bool) -> Result<Self, Failure> {
         let is_arguments = |word: &str| word == "-" || word.trim_start().starts_with(['{', '[', '@']);
         let (names, arguments) = match words {
@@ -158,7 +159,7 @@ mod tests {
             (&["S", "m", "user:1"], false),
             (&[], true),
         ] {
-            assert_eq!(target(bad, has_queue), Err(Outcome::Unusable), "{bad:?}");
+            assert_eq!(target(bad, has_queue), Err(Outcome::InvalidInput), "{bad:?}");
         }
     }
 }

@@ -58,13 +58,10 @@ struct Settings {
 impl Settings {
     /// The address of the command line takes precedence.
     fn new(url: Option<&str>, mut variables: Vec<(String, String)>) -> Self {
-        let set = |wanted: &str| {
-            let mut set = variables.iter().filter(|(_, value)| !value.is_empty());
-            set.find(|(name, _)| name == wanted)
-                .map(|(_, value)| value.clone())
-        };
-        let url = url.map(str::to_owned).or_else(|| set(AMQP_URL));
-        let url = url.unwrap_or_else(|| DEFAULT_URL.to_owned());
+        let url = url
+            .or_else(|| value_of(AMQP_URL, &variables))
+            .unwrap_or(DEFAULT_URL);
+        let url = url.to_owned();
         // The address is used here. The builder would refuse an invalid one even if `--url`
         // replaces it.
         variables.retain(|(name, _)| name != AMQP_URL);
@@ -72,8 +69,7 @@ impl Settings {
     }
 
     fn is_set(&self, wanted: &str) -> bool {
-        let mut set = self.variables.iter().filter(|(_, value)| !value.is_empty());
-        set.any(|(name, _)| name == wanted)
+        value_of(wanted, &self.variables).is_some()
     }
 
     fn urls(&self) -> impl Iterator<Item = &str> {
@@ -94,6 +90,13 @@ impl Settings {
         }
         Ok(builder)
     }
+}
+
+/// The value of a variable. `None` if it is empty or not set.
+fn value_of<'a>(wanted: &str, variables: &'a [(String, String)]) -> Option<&'a str> {
+    let mut set = variables.iter().filter(|(_, value)| !value.is_empty());
+    set.find(|(name, _)| name == wanted)
+        .map(|(_, value)| value.as_str())
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub(crate) async fn ask(broker: &Broker, queues: impl IntoIterator<Item = &str>)
             depths.extend(depth.map(|depth| (queue.to_owned(), depth)));
         }
     };
-    // The depths that are known until then are shown.
+    // The depths that arrived in time are shown.
     let _ = tokio::time::timeout(LIMIT, collecting).await;
     depths
 }

@@ -17,8 +17,8 @@ pub(crate) enum Outcome {
     /// The command worked, and its result is negative: the method's own error, a change that
     /// breaks.
     Negative = 1,
-    /// The input is invalid, and nothing was sent.
-    Unusable = 2,
+    /// Nothing was sent.
+    InvalidInput = 2,
     /// The method did not run.
     NotRun = 3,
     MayHaveRun = 4,
@@ -97,7 +97,7 @@ impl Failure {
             // The reader of the pipe has read enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Outcome::Done,
             Self::Usage { .. } | Self::File { .. } | Self::InvalidJson { .. } | Self::Output(_) => {
-                Outcome::Unusable
+                Outcome::InvalidInput
             }
             Self::NotFound { .. } | Self::Description(_) => Outcome::NotRun,
             Self::Call(error) => outcome_of_call(error),
@@ -106,7 +106,7 @@ impl Failure {
                 | BrokerError::Environment { .. }
                 | BrokerError::InvalidTls { .. }
                 | BrokerError::TlsUnsupported,
-            ) => Outcome::Unusable,
+            ) => Outcome::InvalidInput,
             Self::Broker(_) => Outcome::NoBroker,
         }
     }
@@ -200,7 +200,9 @@ fn chain(mut text: String, mut source: Option<&(dyn Error + 'static)>) -> String
 fn outcome_of_call(error: &CallError<MethodError<String>>) -> Outcome {
     match error {
         CallError::Service(_) | CallError::ServiceText(_) => Outcome::Negative,
-        CallError::Encode(_) | CallError::Invalid { .. } | CallError::TooLarge { .. } => Outcome::Unusable,
+        CallError::Encode(_) | CallError::Invalid { .. } | CallError::TooLarge { .. } => {
+            Outcome::InvalidInput
+        }
         other => match other.executed() {
             Executed::No => Outcome::NotRun,
             Executed::Maybe | Executed::Yes => Outcome::MayHaveRun,
@@ -311,13 +313,16 @@ mod tests {
             (fault(FaultCode::Panicked), Outcome::MayHaveRun),
             (timed_out(Executed::No), Outcome::NotRun),
             (timed_out(Executed::Maybe), Outcome::MayHaveRun),
-            (call(CallError::too_large(2, 1)), Outcome::Unusable),
+            (call(CallError::too_large(2, 1)), Outcome::InvalidInput),
             (Failure::Broker(BrokerError::Closed), Outcome::NoBroker),
             // Nothing was sent yet.
-            (Failure::Broker(BrokerError::TlsUnsupported), Outcome::Unusable),
+            (
+                Failure::Broker(BrokerError::TlsUnsupported),
+                Outcome::InvalidInput,
+            ),
             (
                 Failure::Broker(BrokerError::invalid_address("")),
-                Outcome::Unusable,
+                Outcome::InvalidInput,
             ),
         ] {
             assert_eq!(failure.outcome(), outcome, "{failure:?}");

@@ -80,7 +80,7 @@ fn json_string(text: &str) -> String {
 }
 
 /// Splits `name=value`.
-pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+pub(crate) fn parse_pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write it as NAME=VALUE".to_owned()),
@@ -112,11 +112,14 @@ mod tests {
             "list=[1, 2]",
             "equation=a=b",
         ];
-        let given: Vec<_> = given.into_iter().map(|given| pair(given).unwrap()).collect();
+        let given: Vec<_> = given
+            .into_iter()
+            .map(|given| parse_pair(given).unwrap())
+            .collect();
         assert_eq!(
             named_arguments(&given),
             r#"{"empty":"","equation":"a=b","id":"user:1","list":[1, 2],"n":7,"quoted":"7"}"#
         );
-        assert!(pair("id").is_err() && pair("=1").is_err());
+        assert!(parse_pair("id").is_err() && parse_pair("=1").is_err());
     }
 }

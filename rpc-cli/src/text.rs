@@ -1,7 +1,7 @@
 //! Text from workers, made safe to print on a terminal.
 
-/// Returns the text with control characters escaped as in JSON, except for line feeds. A worker's
-/// text cannot control the terminal then.
+/// Returns the text with control characters escaped as in JSON, except for line feeds, so that a
+/// worker's text cannot control the terminal.
 pub(crate) fn escape_controls(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

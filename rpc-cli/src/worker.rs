@@ -1,13 +1,13 @@
-//! How workers are shown.
+//! Shows workers.
 
 use rpc_runtime::discovery::Worker;
 
-/// Returns the first characters of a worker's id, which tell it from others.
+/// Returns the first eight characters of a worker's id, which are enough to identify it.
 pub(crate) fn short_id(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
-/// Returns the worker's name, or its application's.
+/// Returns the worker's name, or its application's, or `-`.
 pub(crate) fn name(worker: &Worker) -> String {
     let name = worker.name.as_ref().or(worker.app_id.as_ref());
     name.cloned().unwrap_or_else(|| "-".to_owned())

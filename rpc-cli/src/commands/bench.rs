@@ -6,7 +6,7 @@ use clap::Args;
 use rpc_contract::ServiceDescription;
 use rpc_runtime::{Broker, CallError, DynamicClient};
 
-use self::load::Load;
+use self::load::RepeatedCall;
 use self::pace::Pace;
 use self::report::Report;
 use crate::call_args::{CallArgs, CallOptions, Target};
@@ -113,14 +113,14 @@ impl Bench {
             .codec(self.call_options.codec.into())
             .max_in_flight(self.concurrency as usize)
             .build();
-        let load = Load {
+        let call = RepeatedCall {
             client,
             method: target.method.to_owned(),
             arguments,
             timeout: self.call_options.timeout,
         };
         // The first call opens the reply queue, and fails if the arguments are invalid.
-        match load.call().await {
+        match call.call_once().await {
             Ok(_) | Err(CallError::Service(_) | CallError::ServiceText(_)) => {}
             Err(error) => return Err(Failure::from(error)),
         }
@@ -128,7 +128,7 @@ impl Bench {
             .duration
             .or_else(|| self.count.is_none().then_some(DEFAULT_DURATION));
         let pace = Pace::new(self.rate, duration, self.count);
-        let run = load.run(pace, self.concurrency as usize, output).await;
+        let run = call.run(pace, self.concurrency as usize, output).await;
         Ok(Report {
             service: name,
             queue,

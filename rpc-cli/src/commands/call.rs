@@ -44,7 +44,7 @@ pub(crate) struct Call {
     call_options: CallOptions,
 
     /// Add a header to the request. Repeat it for several.
-    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = input::pair)]
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = input::parse_pair)]
     headers: Vec<(String, String)>,
 
     /// The priority of the request, for queues with priorities.
@@ -113,7 +113,7 @@ impl Call {
     }
 }
 
-/// Returns the description of a service of which only the call is known.
+/// Makes a description from the call alone.
 fn undescribed(queue: &str, target: &Target<'_>, arguments: &str) -> Result<ServiceDescription, Failure> {
     let Ok(arguments) = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(arguments) else {
         return Err(Failure::usage(

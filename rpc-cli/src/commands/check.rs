@@ -55,9 +55,9 @@ enum Order {
     /// Any order.
     #[default]
     Any,
-    /// All workers before the first caller: no new caller meets an old worker.
+    /// All workers before the first caller: no new caller calls an old worker.
     WorkersFirst,
-    /// All callers before the first worker: no old caller meets a new worker.
+    /// All callers before the first worker: no old caller calls a new worker.
     CallersFirst,
 }
 
@@ -69,8 +69,8 @@ impl Check {
                 "use a file for one of the two",
             ));
         }
-        let old = self.source(&self.old, options, output).await?;
-        let new = self.source(&self.new, options, output).await?;
+        let old = self.descriptions(&self.old, options, output).await?;
+        let new = self.descriptions(&self.new, options, output).await?;
         let compared = compare_all(&old, &new);
         let breaks = compared
             .iter()
@@ -86,7 +86,7 @@ impl Check {
         Ok(if breaks { Outcome::Negative } else { Outcome::Done })
     }
 
-    async fn source(
+    async fn descriptions(
         &self,
         source: &str,
         options: &Options,

@@ -91,13 +91,13 @@ impl Ping {
                 ticks.tick().await;
                 let pings = queues.iter().map(|queue| self.ping_one(broker, queue, number));
                 let mut pings = stream::iter(pings).buffer_unordered(CONCURRENCY);
-                while let Some(pong) = pings.next().await {
+                while let Some(outcome) = pings.next().await {
                     if output.json {
-                        output.value(&pong.json())?;
+                        output.value(&outcome.json())?;
                     } else {
-                        output.text(&pong.text())?;
+                        output.text(&outcome.text())?;
                     }
-                    summary.add(pong);
+                    summary.add(outcome);
                 }
                 Ok::<_, Failure>(())
             };
@@ -132,12 +132,12 @@ impl Ping {
         Ok(queues)
     }
 
-    async fn ping_one(&self, broker: &Broker, queue: &str, number: u32) -> Pong {
+    async fn ping_one(&self, broker: &Broker, queue: &str, number: u32) -> PingOutcome {
         let client = WorkerClient::builder(broker, queue).timeout(self.timeout).build();
         let begun = Instant::now();
         let answer = client.ping().await;
         let time = begun.elapsed();
-        Pong {
+        PingOutcome {
             queue: queue.to_owned(),
             number,
             time,
@@ -153,7 +153,7 @@ impl Ping {
 
 /// The outcome of a ping.
 #[derive(Debug)]
-struct Pong {
+struct PingOutcome {
     queue: String,
     number: u32,
     time: Duration,
@@ -161,7 +161,7 @@ struct Pong {
     answer: Result<Option<Worker>, String>,
 }
 
-impl Pong {
+impl PingOutcome {
     fn text(&self) -> String {
         let Self { queue, number, .. } = self;
         let text = match &self.answer {
@@ -202,11 +202,11 @@ fn describe(worker: Option<&Worker>) -> String {
 struct Summary {
     sent: u64,
     /// By queue and worker.
-    answers: BTreeMap<(String, String), Times>,
+    answers: BTreeMap<(String, String), RoundTrips>,
 }
 
 #[derive(Debug, Default)]
-struct Times {
+struct RoundTrips {
     worker: Option<Worker>,
     count: u32,
     least: Duration,
@@ -215,22 +215,22 @@ struct Times {
 }
 
 impl Summary {
-    fn add(&mut self, pong: Pong) {
+    fn add(&mut self, outcome: PingOutcome) {
         self.sent += 1;
-        let Ok(worker) = pong.answer else {
+        let Ok(worker) = outcome.answer else {
             return;
         };
         let id = worker
             .as_ref()
             .map(|worker| worker.id.clone())
             .unwrap_or_default();
-        let times = self.answers.entry((pong.queue, id)).or_default();
+        let times = self.answers.entry((outcome.queue, id)).or_default();
         times.least = match times.count {
-            0 => pong.time,
-            _ => times.least.min(pong.time),
+            0 => outcome.time,
+            _ => times.least.min(outcome.time),
         };
-        times.most = times.most.max(pong.time);
-        times.sum += pong.time;
+        times.most = times.most.max(outcome.time);
+        times.sum += outcome.time;
         times.count += 1;
         times.worker = worker;
     }
@@ -291,7 +291,7 @@ impl Summary {
     }
 }
 
-impl Times {
+impl RoundTrips {
     fn mean(&self) -> Duration {
         self.sum / self.count.max(1)
     }
@@ -303,9 +303,9 @@ mod tests {
 
     use super::*;
 
-    fn pong(number: u32, millis: u64, answer: Result<Option<&str>, &str>) -> Pong {
+    fn outcome(number: u32, millis: u64, answer: Result<Option<&str>, &str>) -> PingOutcome {
         let worker = |id: &str| from_value(json!({"id": id, "host": "web-1", "pid": 7})).unwrap();
-        Pong {
+        PingOutcome {
             queue: "q".into(),
             number,
             time: Duration::from_millis(millis),
@@ -317,15 +317,15 @@ mod tests {
     fn the_summary_has_a_row_per_worker() {
         let mut summary = Summary::default();
         assert_eq!(summary.text(), "0 sent, 0 answered, 0% lost");
-        let one = pong(1, 2, Ok(Some("0123456789")));
+        let one = outcome(1, 2, Ok(Some("0123456789")));
         assert_eq!(
             one.text(),
             "q: worker 01234567 on web-1, process 7: seq=1 time=2.00ms"
         );
         summary.add(one);
-        summary.add(pong(2, 4, Ok(Some("0123456789"))));
-        summary.add(pong(3, 1, Ok(None)));
-        let lost = pong(4, 9, Err("no reply within 2s"));
+        summary.add(outcome(2, 4, Ok(Some("0123456789"))));
+        summary.add(outcome(3, 1, Ok(None)));
+        let lost = outcome(4, 9, Err("no reply within 2s"));
         assert_eq!(lost.text(), "q: seq=4: no reply within 2s");
         summary.add(lost);
         assert_eq!(

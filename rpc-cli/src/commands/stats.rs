@@ -71,14 +71,14 @@ impl Stats {
     pub(crate) async fn run(&self, options: &Options, output: &Output) -> Result<Outcome, Failure> {
         let broker = connect(options).await?;
         let watched = tokio::select! {
-            watched = self.watch(&broker, output) => watched,
+            watched = self.show_updates(&broker, output) => watched,
             _ = tokio::signal::ctrl_c(), if self.watch.is_some() => Ok(()),
         };
         close(&broker).await;
         watched.map(|()| Outcome::Done)
     }
 
-    async fn watch(&self, broker: &Broker, output: &Output) -> Result<(), Failure> {
+    async fn show_updates(&self, broker: &Broker, output: &Output) -> Result<(), Failure> {
         let Some(pause) = self.watch else {
             let stats = self.ask(broker, output).await?;
             let rows = self.rows(&stats, &History::default(), Instant::now())?;
@@ -199,9 +199,9 @@ fn not_found(message: String, service: Option<&str>, all: &Rows) -> Failure {
     }
 }
 
-/// What a row is about.
+/// Identifies a row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
+struct RowKey {
     service: String,
     queue: String,
     method: String,
@@ -213,7 +213,7 @@ struct Key {
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Row {
     workers: usize,
-    counted: Counted,
+    counted: Counts,
     in_flight: u64,
     /// How long requests wait in the queue: the longest time that a worker reports.
     queue_time: Duration,
@@ -222,11 +222,11 @@ struct Row {
     recent: Option<Recent>,
 }
 
-type Rows = BTreeMap<Key, Row>;
+type Rows = BTreeMap<RowKey, Row>;
 
 /// Counts of requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Counted {
+struct Counts {
     /// Requests that ended.
     calls: u64,
     /// Those of them that ended with the method's own error.
@@ -240,10 +240,10 @@ struct Counted {
     spent: u128,
 }
 
-impl Counted {
+impl Counts {
     fn of(stats: &MethodStats) -> Self {
         let spent = match stats.total_ns {
-            // An older worker does not tell.
+            // An older worker does not report it.
             0 => u128::from(stats.mean_ns) * u128::from(stats.calls),
             total => u128::from(total),
         };
@@ -284,7 +284,7 @@ impl Counted {
 /// What was counted since the last update. The time since then may differ between workers.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Recent {
-    counted: Counted,
+    counted: Counts,
     calls_per_second: f64,
     errors_per_second: f64,
     failures_per_second: f64,
@@ -292,7 +292,7 @@ struct Recent {
 }
 
 impl Recent {
-    fn add(&mut self, more: Counted, time: Duration) {
+    fn add(&mut self, more: Counts, time: Duration) {
         self.counted.add(more);
         self.calls_per_second += units::per_second(more.calls, time);
         self.errors_per_second += units::per_second(more.errors, time);
@@ -316,7 +316,7 @@ struct LastCounts {
     update: u64,
     at: Instant,
     /// By queue, service and method.
-    methods: HashMap<(String, String, String), Counted>,
+    methods: HashMap<(String, String, String), Counts>,
 }
 
 /// The number of updates after which a missing worker is forgotten.
@@ -327,18 +327,18 @@ impl History {
         self.last.is_some()
     }
 
-    /// Returns what a method has counted since the last counts of its worker, and how long that is.
-    /// A worker that has started since the last update counts from its start. Returns `None` for
-    /// another worker that is new.
+    /// Returns the counts of a method since the last counts of its worker, and the time since then.
+    /// If the worker has started since the last update, they are since its start. Returns `None` if
+    /// there are no last counts of an older worker.
     fn recent(
         &self,
         stats: &WorkerStats,
         queue: &str,
         method: &MethodStats,
         now: Instant,
-    ) -> Option<(Counted, Duration)> {
+    ) -> Option<(Counts, Duration)> {
         let last = self.last?;
-        let counted = Counted::of(method);
+        let counted = Counts::of(method);
         match self.workers.get(&stats.worker.id) {
             Some(counts) => {
                 let key = (queue.to_owned(), method.service.clone(), method.method.clone());
@@ -359,7 +359,7 @@ impl History {
             let methods = stats.queues.iter().flat_map(|queue| {
                 queue.methods.iter().map(|method| {
                     let key = (queue.queue.clone(), method.service.clone(), method.method.clone());
-                    (key, Counted::of(method))
+                    (key, Counts::of(method))
                 })
             });
             let last = LastCounts {
@@ -379,7 +379,7 @@ fn is_transient(failure: &Failure) -> bool {
     match failure {
         Failure::Broker(BrokerError::Closed) => false,
         Failure::NotFound { .. } | Failure::Call(_) | Failure::Broker(_) => {
-            failure.outcome() != Outcome::Unusable
+            failure.outcome() != Outcome::InvalidInput
         }
         _ => false,
     }
@@ -391,7 +391,7 @@ fn rows(stats: &[WorkerStats], by_worker: bool, history: &History, now: Instant)
     for worker in stats {
         for queue in &worker.queues {
             for method in &queue.methods {
-                let key = Key {
+                let key = RowKey {
                     service: method.service.clone(),
                     queue: queue.queue.clone(),
                     method: method.method.clone(),
@@ -399,7 +399,7 @@ fn rows(stats: &[WorkerStats], by_worker: bool, history: &History, now: Instant)
                 };
                 let row = rows.entry(key).or_default();
                 row.workers += 1;
-                row.counted.add(Counted::of(method));
+                row.counted.add(Counts::of(method));
                 row.in_flight = row.in_flight.saturating_add(method.in_flight);
                 row.queue_time = row.queue_time.max(queue.queue_time());
                 row.p99 = row.p99.max(method.p99());

@@ -3,22 +3,22 @@
 use serde_json::{Value, json};
 
 use super::change::{Changes, OldPeers, Place, Verdict};
-use super::types::{self, Typed, Types};
+use super::types::{self, NamedType, TypeComparer};
 use crate::MethodDescription;
 
 /// Compares the results and errors of two versions of a method.
 pub(super) fn compare(
     old: &MethodDescription,
     new: &MethodDescription,
-    types: &mut Types<'_>,
+    types: &mut TypeComparer<'_>,
     changes: &mut Changes,
 ) {
     compare_results(old, new, types, changes);
     let place = Place::Error(old.name.clone());
     match (&old.error, &new.error) {
         (Some(before), Some(now)) => {
-            let before = Typed::new(before, old.error_schema.as_ref());
-            let now = Typed::new(now, new.error_schema.as_ref());
+            let before = NamedType::new(before, old.error_schema.as_ref());
+            let now = NamedType::new(now, new.error_schema.as_ref());
             compare_both_ways((old, before), (new, now), &place, types, changes);
         }
         (None, Some(_)) if !old.is_oneway => changes.add(
@@ -38,7 +38,7 @@ pub(super) fn compare(
 fn compare_results(
     old: &MethodDescription,
     new: &MethodDescription,
-    types: &mut Types<'_>,
+    types: &mut TypeComparer<'_>,
     changes: &mut Changes,
 ) {
     let unit = json!({"type": "null"});
@@ -49,19 +49,19 @@ fn compare_results(
 
 /// Returns the type of what a method answers if it succeeds. A one-way method answers an empty
 /// message, which is read as `()`.
-fn result<'a>(method: &'a MethodDescription, unit: &'a Value) -> Typed<'a> {
+fn result<'a>(method: &'a MethodDescription, unit: &'a Value) -> NamedType<'a> {
     if method.is_oneway {
-        Typed::new("()", Some(unit))
+        NamedType::new("()", Some(unit))
     } else {
-        Typed::new(&method.returns, method.result_schema.as_ref())
+        NamedType::new(&method.returns, method.result_schema.as_ref())
     }
 }
 
 fn compare_both_ways(
-    (old, before): (&MethodDescription, Typed<'_>),
-    (new, now): (&MethodDescription, Typed<'_>),
+    (old, before): (&MethodDescription, NamedType<'_>),
+    (new, now): (&MethodDescription, NamedType<'_>),
     place: &Place,
-    types: &mut Types<'_>,
+    types: &mut TypeComparer<'_>,
     changes: &mut Changes,
 ) {
     // A caller of a one-way method reads no answer.

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::{Changes, OldPeers, Place, Verdict};
-use super::types::{self, Typed, Types};
+use super::types::{self, NamedType, TypeComparer};
 use crate::{ArgumentDescription, MethodDescription};
 
 /// Compares the arguments of two versions of a method.
 pub(super) fn compare(
     old: &MethodDescription,
     new: &MethodDescription,
-    types: &mut Types<'_>,
+    types: &mut TypeComparer<'_>,
     changes: &mut Changes,
 ) {
     let (old_arguments, new_arguments) = (distinct_arguments(old), distinct_arguments(new));
@@ -76,7 +76,7 @@ fn add_new_argument(
     changes.add(Verdict::BreaksCallers, place(method, argument), message);
 }
 
-/// Which written argument is read as which.
+/// The arguments of both versions that are the same, by name or alias.
 struct Matches<'a> {
     /// By the name of a new argument: the old argument that new workers read as it.
     written_by_old: BTreeMap<&'a str, &'a ArgumentDescription>,
@@ -141,7 +141,7 @@ fn place(method: &MethodDescription, argument: &ArgumentDescription) -> Place {
 fn compare_argument(
     method: &MethodDescription,
     (old, new): (&ArgumentDescription, &ArgumentDescription),
-    types: &mut Types<'_>,
+    types: &mut TypeComparer<'_>,
     changes: &mut Changes,
 ) {
     let place = place(method, new);
@@ -163,8 +163,8 @@ fn compare_argument(
             "it is optional now: new callers that leave it out get `bad_request` from old workers",
         );
     }
-    let before = Typed::new(&old.type_name, old.schema.as_ref());
-    let now = Typed::new(&new.type_name, new.schema.as_ref());
+    let before = NamedType::new(&old.type_name, old.schema.as_ref());
+    let now = NamedType::new(&new.type_name, new.schema.as_ref());
     let of_new_workers = types.problems_of_new_reader(before, now);
     let of_old_workers = types.problems_of_old_reader(now, before);
     if of_new_workers.is_empty() && of_old_workers.is_empty() && types::is_renamed(before, now) {

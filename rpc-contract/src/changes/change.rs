@@ -120,7 +120,7 @@ impl Rollout {
     }
 }
 
-/// The peers that still run the old version and meet the new one.
+/// The peers that still run the old version while others run the new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OldPeers {
     Callers,

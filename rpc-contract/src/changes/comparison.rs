@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::change::{Change, Changes, Place, Verdict};
 use super::normalize::normalized;
-use super::types::Types;
+use super::types::TypeComparer;
 use super::{answers, arguments};
 use crate::{MethodDescription, ServiceDescription};
 
@@ -58,7 +58,7 @@ impl Comparison {
 
     fn of_normalized(old: &ServiceDescription, new: &ServiceDescription) -> Self {
         let mut changes = Changes::default();
-        let mut types = Types::new(old, new);
+        let mut types = TypeComparer::new(old, new);
         let mut compared_by_name = Vec::new();
         compare_services(old, new, &mut changes);
         let (old_methods, new_methods) = (methods_by_name(old), methods_by_name(new));
@@ -182,7 +182,7 @@ fn add_removed(
 fn compare_methods(
     old: &MethodDescription,
     new: &MethodDescription,
-    types: &mut Types<'_>,
+    types: &mut TypeComparer<'_>,
     changes: &mut Changes,
 ) {
     let place = || Place::Method(old.name.clone());

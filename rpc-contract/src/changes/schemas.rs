@@ -11,14 +11,14 @@ use serde_json::{Map, Value, json};
 
 use super::numbers;
 use super::shapes::{
-    Definitions, alternatives, is_anything, is_known, kind, properties, required, resolve, shown, type_name,
-    type_of,
+    Definitions, alternatives, in_words, is_anything, is_known, kind, properties, required, resolve,
+    type_name, type_of,
 };
 
 /// Why a reader fails on some values that a writer may write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
-    /// Whether the reader certainly fails. If not, the schemas do not exclude it.
+    /// Whether the reader certainly fails. Otherwise it may fail.
     pub(super) is_certain: bool,
     pub(super) what: String,
 }
@@ -45,7 +45,7 @@ pub(super) fn problems(
     steps: &mut usize,
 ) -> Vec<Problem> {
     let allowed = MAX_STEPS.min(*steps);
-    let mut comparison = Comparison {
+    let mut comparison = SchemaComparison {
         writes: writer.1,
         reads: reader.1,
         same_definitions,
@@ -59,7 +59,7 @@ pub(super) fn problems(
     problems
 }
 
-struct Comparison<'a> {
+struct SchemaComparison<'a> {
     writes: &'a Definitions,
     reads: &'a Definitions,
     /// Whether both sides have equal definitions, so that equal schemas mean the same.
@@ -71,7 +71,7 @@ struct Comparison<'a> {
     in_progress: Vec<Option<(String, String)>>,
 }
 
-impl Comparison<'_> {
+impl SchemaComparison<'_> {
     fn check(&mut self, writer: &Value, reader: &Value, path: &str) -> Vec<Problem> {
         if self.steps == 0 || self.in_progress.len() >= MAX_DEPTH {
             return unsure(path, TOO_LARGE);
@@ -102,7 +102,7 @@ impl Comparison<'_> {
         if is_anything(writer) {
             return unsure(
                 path,
-                format!("any value may be written, and {} is read", shown(reader)),
+                format!("any value may be written, and {} is read", in_words(reader)),
             );
         }
         let (Value::Object(writes), Value::Object(reads)) = (writer, reader) else {
@@ -148,7 +148,7 @@ impl Comparison<'_> {
                 path,
                 format!(
                     "{} is written, and the reader does not accept it",
-                    shown(resolved)
+                    in_words(resolved)
                 ),
             )
         })

@@ -109,18 +109,18 @@ pub(super) fn is_anything(schema: &Value) -> bool {
 pub(super) fn alternatives(schema: &Map<String, Value>, definitions: &Definitions) -> Option<Vec<Value>> {
     let mut all = Vec::new();
     for alternative in direct_alternatives(schema)? {
-        expand(alternative, definitions, MAX_NESTED, &mut all);
+        push_alternatives(alternative, definitions, MAX_NESTED, &mut all);
     }
     Some(all)
 }
 
-/// Adds an alternative, expanded if it has alternatives itself.
-fn expand(schema: Value, definitions: &Definitions, depth: usize, all: &mut Vec<Value>) {
+/// Adds a schema to `all`, or its alternatives if it has any.
+fn push_alternatives(schema: Value, definitions: &Definitions, depth: usize, all: &mut Vec<Value>) {
     let resolved = resolve(&schema, definitions).and_then(|(schema, _)| schema.as_object());
     match resolved.and_then(direct_alternatives) {
         Some(alternatives) if depth > 0 && all.len() < MAX_ALTERNATIVES => {
             for alternative in alternatives {
-                expand(alternative, definitions, depth - 1, all);
+                push_alternatives(alternative, definitions, depth - 1, all);
             }
         }
         _ => all.push(schema),
@@ -153,7 +153,7 @@ fn direct_alternatives(schema: &Map<String, Value>) -> Option<Vec<Value>> {
     Some(known.map(of_type).collect())
 }
 
-/// Returns what tells an alternative from the others: its value, its tag, or its type.
+/// Returns what distinguishes an alternative: its value, its tag, or its type.
 pub(super) fn kind(schema: &Value, definitions: &Definitions) -> Option<String> {
     let (schema, _) = resolve(schema, definitions)?;
     let schema = schema.as_object()?;
@@ -211,7 +211,7 @@ pub(super) fn required(schema: &Map<String, Value>) -> impl Iterator<Item = &str
 }
 
 /// Returns a schema in a few words for a message.
-pub(super) fn shown(schema: &Value) -> String {
+pub(super) fn in_words(schema: &Value) -> String {
     let Some(schema) = schema.as_object() else {
         return "a value".to_owned();
     };

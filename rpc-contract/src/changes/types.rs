@@ -13,19 +13,19 @@ const MAX_STEPS: usize = 1_000_000;
 
 /// A type: its name, and its schema if it is known.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Typed<'a> {
+pub(super) struct NamedType<'a> {
     name: &'a str,
     schema: Option<&'a Value>,
 }
 
-impl<'a> Typed<'a> {
+impl<'a> NamedType<'a> {
     pub(super) fn new(name: &'a str, schema: Option<&'a Value>) -> Self {
         Self { name, schema }
     }
 }
 
 /// Compares types of two versions of a service.
-pub(super) struct Types<'a> {
+pub(super) struct TypeComparer<'a> {
     old: &'a Definitions,
     new: &'a Definitions,
     /// Whether both versions have equal definitions.
@@ -36,7 +36,7 @@ pub(super) struct Types<'a> {
     compared_by_name: bool,
 }
 
-impl<'a> Types<'a> {
+impl<'a> TypeComparer<'a> {
     pub(super) fn new(old: &'a ServiceDescription, new: &'a ServiceDescription) -> Self {
         Self {
             old: &old.definitions,
@@ -48,13 +48,13 @@ impl<'a> Types<'a> {
     }
 
     /// Returns why a reader of the new type may fail to read the old type.
-    pub(super) fn problems_of_new_reader(&mut self, old: Typed<'_>, new: Typed<'_>) -> Vec<Problem> {
+    pub(super) fn problems_of_new_reader(&mut self, old: NamedType<'_>, new: NamedType<'_>) -> Vec<Problem> {
         let (writer, reader) = ((old, self.old), (new, self.new));
         self.problems(writer, reader)
     }
 
     /// Returns why a reader of the old type may fail to read the new type.
-    pub(super) fn problems_of_old_reader(&mut self, new: Typed<'_>, old: Typed<'_>) -> Vec<Problem> {
+    pub(super) fn problems_of_old_reader(&mut self, new: NamedType<'_>, old: NamedType<'_>) -> Vec<Problem> {
         let (writer, reader) = ((new, self.new), (old, self.old));
         self.problems(writer, reader)
     }
@@ -67,8 +67,8 @@ impl<'a> Types<'a> {
 
     fn problems(
         &mut self,
-        (writer, writes): (Typed<'_>, &Definitions),
-        (reader, reads): (Typed<'_>, &Definitions),
+        (writer, writes): (NamedType<'_>, &Definitions),
+        (reader, reads): (NamedType<'_>, &Definitions),
     ) -> Vec<Problem> {
         match (writer.schema, reader.schema) {
             // Equal schemas of types with different names may still differ: a schema does not say
@@ -106,12 +106,12 @@ impl Problem {
 }
 
 /// Whether a type has another name now. An unknown name does not count.
-pub(super) fn is_renamed(before: Typed<'_>, now: Typed<'_>) -> bool {
+pub(super) fn is_renamed(before: NamedType<'_>, now: NamedType<'_>) -> bool {
     before.name != now.name && !before.name.is_empty() && !now.name.is_empty()
 }
 
 /// Returns the message about a type that has another name and the same form on the wire.
-pub(super) fn renamed(before: Typed<'_>, now: Typed<'_>) -> String {
+pub(super) fn renamed(before: NamedType<'_>, now: NamedType<'_>) -> String {
     format!(
         "`{}` is `{}` now, and each reads what the other writes",
         before.name, now.name

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 
-use super::pace::{Pace, Turn};
+use super::pace::{Pace, Start};
 use super::tally::Tally;
 use crate::output::Output;
 use crate::units::per_second;
@@ -22,7 +22,7 @@ const TIMER_ERROR: Duration = Duration::from_millis(2);
 
 /// The call to repeat.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(super) struct RepeatedCall {
     pub(super) client: DynamicClient,
     pub(super) method: String,
     pub(super) arguments: String,
@@ -41,19 +41,22 @@ pub(super) struct Run {
 /// What all caller tasks share.
 #[derive(Debug)]
 struct Shared {
-    load: Load,
+    call: RepeatedCall,
     pace: Pace,
     begin: Instant,
+    /// The number of the next call.
     next: AtomicU64,
+    /// How many calls have started.
     begun: AtomicU64,
+    /// How many calls have ended.
     ended: AtomicU64,
     /// Shared, because a histogram per task would take too much memory.
     tally: Mutex<Tally>,
 }
 
-impl Load {
+impl RepeatedCall {
     /// Makes one call.
-    pub(super) async fn call(&self) -> Result<String, CallError<MethodError<String>>> {
+    pub(super) async fn call_once(&self) -> Result<String, CallError<MethodError<String>>> {
         let mut call = self.client.call_json(&self.method, &self.arguments);
         if let Some(timeout) = self.timeout {
             call = call.timeout(timeout);
@@ -64,7 +67,7 @@ impl Load {
     /// Makes all calls from this many tasks, until the end or Ctrl-C.
     pub(super) async fn run(self, pace: Pace, callers: usize, output: &Output) -> Run {
         let shared = Arc::new(Shared {
-            load: self,
+            call: self,
             pace,
             begin: Instant::now(),
             next: AtomicU64::new(0),
@@ -75,7 +78,7 @@ impl Load {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for _ in 0..callers {
-            tasks.spawn(Arc::clone(&shared).calls(stopped.clone()));
+            tasks.spawn(Arc::clone(&shared).make_calls(stopped.clone()));
         }
         let bar = progress_bar(output);
         let mut updates = tokio::time::interval(Duration::from_millis(100));
@@ -112,17 +115,17 @@ impl Load {
 
 impl Shared {
     /// Makes one call after another until the end.
-    async fn calls(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
+    async fn make_calls(self: Arc<Self>, mut stopped: watch::Receiver<bool>) {
         let calls = async {
             loop {
                 let number = self.next.fetch_add(1, Ordering::Relaxed);
-                let begun = match self.pace.turn(number, self.begin.elapsed()) {
-                    Turn::Over => return,
-                    Turn::Now => Instant::now(),
-                    Turn::At(due) => self.wait(self.begin + due).await,
+                let begun = match self.pace.start(number, self.begin.elapsed()) {
+                    Start::Never => return,
+                    Start::Now => Instant::now(),
+                    Start::At(due) => self.wait(self.begin + due).await,
                 };
                 self.begun.fetch_add(1, Ordering::Relaxed);
-                let answer = self.load.call().await;
+                let answer = self.call.call_once().await;
                 let time = begun.elapsed();
                 self.tally(|tally| tally.add(answer, time));
                 self.ended.fetch_add(1, Ordering::Relaxed);

@@ -12,13 +12,13 @@ pub(super) struct Pace {
 
 /// When a call starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum Start {
     /// At once.
     Now,
     /// At this time.
     At(Duration),
     /// Not at all: the run is over.
-    Over,
+    Never,
 }
 
 impl Pace {
@@ -33,15 +33,15 @@ impl Pace {
     }
 
     /// Returns when the call with this number, counted from 0, starts.
-    pub(super) fn turn(&self, number: u64, now: Duration) -> Turn {
+    pub(super) fn start(&self, number: u64, now: Duration) -> Start {
         let is_over = |time| self.duration.is_some_and(|duration| time >= duration);
         if self.count.is_some_and(|count| number >= count) || is_over(now) {
-            return Turn::Over;
+            return Start::Never;
         }
         match self.due(number) {
-            None => Turn::Now,
-            Some(due) if is_over(due) => Turn::Over,
-            Some(due) => Turn::At(due),
+            None => Start::Now,
+            Some(due) if is_over(due) => Start::Never,
+            Some(due) => Start::At(due),
         }
     }
 
@@ -89,20 +89,20 @@ mod tests {
     #[test]
     fn without_a_rate_calls_start_at_once_until_a_limit() {
         let pace = Pace::new(None, Some(ms(100)), Some(3));
-        assert_eq!(pace.turn(0, ms(0)), Turn::Now);
-        assert_eq!(pace.turn(2, ms(99)), Turn::Now);
-        assert_eq!(pace.turn(3, ms(0)), Turn::Over);
-        assert_eq!(pace.turn(0, ms(100)), Turn::Over);
+        assert_eq!(pace.start(0, ms(0)), Start::Now);
+        assert_eq!(pace.start(2, ms(99)), Start::Now);
+        assert_eq!(pace.start(3, ms(0)), Start::Never);
+        assert_eq!(pace.start(0, ms(100)), Start::Never);
         assert_eq!(pace.due_until(ms(100)), 0);
     }
 
     #[test]
     fn with_a_rate_each_call_has_a_due_time() {
         let pace = Pace::new(Some(100), Some(ms(1000)), None);
-        assert_eq!(pace.turn(0, ms(0)), Turn::At(ms(0)));
-        assert_eq!(pace.turn(7, ms(500)), Turn::At(ms(70)));
-        assert_eq!(pace.turn(99, ms(0)), Turn::At(ms(990)));
-        assert_eq!(pace.turn(100, ms(0)), Turn::Over);
+        assert_eq!(pace.start(0, ms(0)), Start::At(ms(0)));
+        assert_eq!(pace.start(7, ms(500)), Start::At(ms(70)));
+        assert_eq!(pace.start(99, ms(0)), Start::At(ms(990)));
+        assert_eq!(pace.start(100, ms(0)), Start::Never);
         assert_eq!(pace.due_until(ms(5000)), 100);
         assert_eq!(pace.due_until(ms(995)), 100);
         assert_eq!(pace.due_until(ms(15)), 2);

@@ -52,13 +52,13 @@ impl Report {
             Some(rate) => format!("{rate} calls per second, at most {} in flight", self.concurrency),
             None => format!("{} calls in flight", self.concurrency),
         };
-        let cut = if self.is_interrupted { ", interrupted" } else { "" };
+        let interrupted = if self.is_interrupted { ", interrupted" } else { "" };
         let outcomes = tally
             .outcomes
             .iter()
             .map(|(outcome, count)| format!("{outcome} {count}"));
         let mut lines = vec![
-            format!("{service}.{method} on {queue}: {load}{cut}"),
+            format!("{service}.{method} on {queue}: {load}{interrupted}"),
             String::new(),
             format!(
                 "calls     {} in {}: {:.1} per second",
@@ -77,8 +77,8 @@ impl Report {
                 self.missed
             ));
         }
-        if !tally.times.is_empty() {
-            lines.extend(times(&tally.times, self.rate.is_some()));
+        if !tally.latencies.is_empty() {
+            lines.extend(latency_lines(&tally.latencies, self.rate.is_some()));
         }
         join_lines(lines)
     }
@@ -101,12 +101,13 @@ impl Report {
         if let Some(failure) = &tally.failure {
             json["first_failure"] = json!(failure);
         }
-        if !tally.times.is_empty() {
-            let times = &tally.times;
-            let mut latency = json!({"min": times.min(), "mean": times.mean(), "max": times.max()});
+        if !tally.latencies.is_empty() {
+            let latencies = &tally.latencies;
+            let mut latency =
+                json!({"min": latencies.min(), "mean": latencies.mean(), "max": latencies.max()});
             for (name, quantile) in QUANTILES {
                 let name = format!("p{}", name.trim_end_matches('%'));
-                latency[name] = json!(times.value_at_quantile(quantile));
+                latency[name] = json!(latencies.value_at_quantile(quantile));
             }
             json["latency_ns"] = latency;
         }
@@ -118,44 +119,46 @@ fn nanos(nanos: u64) -> String {
     show_time(Duration::from_nanos(nanos))
 }
 
-fn times(times: &Histogram<u64>, from_due: bool) -> Vec<String> {
+fn latency_lines(latencies: &Histogram<u64>, from_due: bool) -> Vec<String> {
     let origin = if from_due { " from when calls were due" } else { "" };
     let mut lines = vec![
         String::new(),
         format!(
             "latency{origin}: min {}, mean {}, max {}",
-            nanos(times.min()),
-            nanos(times.mean() as u64),
-            nanos(times.max())
+            nanos(latencies.min()),
+            nanos(latencies.mean() as u64),
+            nanos(latencies.max())
         ),
     ];
     for (name, quantile) in QUANTILES {
         lines.push(format!(
             "  {name:>6}  {:>7}",
-            nanos(times.value_at_quantile(quantile))
+            nanos(latencies.value_at_quantile(quantile))
         ));
     }
     lines.push(String::new());
-    lines.extend(bars(times));
+    lines.extend(bars(latencies));
     lines
 }
 
 /// Returns a bar per range of latencies. The ranges grow by a constant factor.
-fn bars(times: &Histogram<u64>) -> Vec<String> {
-    let least = times.min().max(1) as f64;
-    let step = (times.max() as f64 / least).powf(1.0 / MAX_BARS as f64).max(1.1);
+fn bars(latencies: &Histogram<u64>) -> Vec<String> {
+    let least = latencies.min().max(1) as f64;
+    let step = (latencies.max() as f64 / least)
+        .powf(1.0 / MAX_BARS as f64)
+        .max(1.1);
     let range_of = |nanos: u64| {
         let position = (nanos as f64 / least).ln() / step.ln();
         (position.max(0.0) as usize).min(MAX_BARS - 1)
     };
-    let mut counts = vec![0; range_of(times.max()) + 1];
-    for recorded in times.iter_recorded() {
+    let mut counts = vec![0; range_of(latencies.max()) + 1];
+    for recorded in latencies.iter_recorded() {
         counts[range_of(recorded.value_iterated_to())] += recorded.count_at_value();
     }
     let highest = counts.iter().copied().max().unwrap_or(0).max(1);
     let bars = counts.iter().zip(0..).map(|(&count, range)| {
         let [from, to] = [range, range + 1].map(|power| nanos((least * step.powi(power)) as u64));
-        let share = count as f64 / times.len().max(1) as f64 * 100.0;
+        let share = count as f64 / latencies.len().max(1) as f64 * 100.0;
         let bar = "#".repeat(usize::try_from((count * MAX_BAR).div_ceil(highest)).unwrap_or(0));
         format!("  {from:>7} .. {to:>7}  {share:>5.1}%  {bar}")
             .trim_end()
@@ -188,8 +191,8 @@ mod tests {
 
     #[test]
     fn a_report_has_calls_quantiles_and_bars() {
-        let times: Vec<_> = (1..=100).collect();
-        let text = report(&times).text();
+        let latencies: Vec<_> = (1..=100).collect();
+        let text = report(&latencies).text();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(
             lines[0],
@@ -212,8 +215,8 @@ mod tests {
 
     #[test]
     fn the_bars_add_up_to_all_calls() {
-        for times in [&[7][..], &[1, 1, 1], &[1, 1000], &(1..2000).collect::<Vec<_>>()] {
-            let bars = bars(&report(times).tally.times);
+        for latencies in [&[7][..], &[1, 1, 1], &[1, 1000], &(1..2000).collect::<Vec<_>>()] {
+            let bars = bars(&report(latencies).tally.latencies);
             assert!(bars.len() <= MAX_BARS, "{bars:?}");
             let share = |bar: &String| {
                 bar.split('%')

@@ -18,7 +18,7 @@ pub(super) struct Tally {
     /// The number of calls by outcome.
     pub(super) outcomes: BTreeMap<Cow<'static, str>, u64>,
     /// The latencies of calls that the method answered, in nanoseconds.
-    pub(super) times: Histogram<u64>,
+    pub(super) latencies: Histogram<u64>,
     /// The first failure other than the method's own error.
     pub(super) failure: Option<String>,
 }
@@ -27,7 +27,7 @@ impl Default for Tally {
     fn default() -> Self {
         Self {
             outcomes: BTreeMap::new(),
-            times: histogram(),
+            latencies: histogram(),
             failure: None,
         }
     }
@@ -53,12 +53,12 @@ impl Tally {
         let (outcome, is_answered) = match &answer {
             Ok(_) => (OK.into(), true),
             Err(CallError::Service(_) | CallError::ServiceText(_)) => (ERROR.into(), true),
-            Err(error) => (name(error), false),
+            Err(error) => (outcome_of(error), false),
         };
         *self.outcomes.entry(outcome).or_default() += 1;
         if is_answered {
             let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-            self.times.saturating_record(nanos.clamp(1, MAX_NS));
+            self.latencies.saturating_record(nanos.clamp(1, MAX_NS));
         } else if let (None, Err(error)) = (&self.failure, answer) {
             self.failure = Some(Failure::from(error).message());
         }
@@ -76,14 +76,14 @@ impl Tally {
         self.outcomes.values().sum()
     }
 
-    /// Whether any call had no result.
+    /// Whether any call failed.
     pub(super) fn has_failed(&self) -> bool {
         self.outcomes.keys().any(|outcome| outcome != OK)
     }
 }
 
 /// Returns the outcome of a call that its method did not answer.
-fn name(error: &CallError<MethodError<String>>) -> Cow<'static, str> {
+fn outcome_of(error: &CallError<MethodError<String>>) -> Cow<'static, str> {
     match error {
         CallError::Fault(fault) => fault.code.as_str().to_owned().into(),
         CallError::TimedOut { .. } => "timed out".into(),
@@ -129,7 +129,7 @@ mod tests {
         );
         assert_eq!((tally.calls(), tally.has_failed()), (4, true));
         // Calls without an answer have no latency.
-        assert_eq!(tally.times.len(), 2);
+        assert_eq!(tally.latencies.len(), 2);
         assert_eq!(
             tally.failure.as_deref(),
             Some("the worker answered with a fault: panicked: oh")
@@ -143,7 +143,7 @@ mod tests {
         tally.add_panic();
         assert!(tally.has_failed());
         assert_eq!(
-            (tally.outcomes["crashed"], tally.calls(), tally.times.len()),
+            (tally.outcomes["crashed"], tally.calls(), tally.latencies.len()),
             (1, 2, 1)
         );
         assert!(tally.failure.is_some());
@@ -152,11 +152,14 @@ mod tests {
     #[test]
     fn the_size_of_the_histogram_is_bounded() {
         let mut tally = Tally::default();
-        let counters = tally.times.distinct_values();
+        let counters = tally.latencies.distinct_values();
         for time in [Duration::ZERO, Duration::from_nanos(1), Duration::MAX] {
             tally.add(Ok("1".to_owned()), time);
         }
-        assert_eq!((tally.times.len(), tally.times.distinct_values()), (3, counters));
+        assert_eq!(
+            (tally.latencies.len(), tally.latencies.distinct_values()),
+            (3, counters)
+        );
         assert!(counters < 100_000, "{counters}");
     }
 }
