@@ -91,7 +91,7 @@ fn received_type(service: &Service, argument: &Argument) -> TokenStream {
     match &argument.shape {
         Shape::Str => quote!(#runtime::__private::CowStr<'_>),
         Shape::Bytes => quote!(#runtime::__private::CowBytes<'_>),
-        // The functions of `conversions` determine the type.
+        // The functions of `conversion` determine the type.
         Shape::CowStr | Shape::CowBytes { .. } | Shape::ByteVec => quote_spanned!(argument.ty.span()=> _),
         Shape::Slice(element) => {
             let runtime = located_at(runtime, element);

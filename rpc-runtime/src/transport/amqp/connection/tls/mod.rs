@@ -218,7 +218,7 @@ impl fmt::Debug for TlsClient {
 mod tests {
     use super::*;
 
-    fn find_refusal(tls: &Tls) -> String {
+    fn refusal(tls: &Tls) -> String {
         match tls.client().unwrap_err() {
             BrokerError::InvalidTls { reason, .. } => reason.to_owned(),
             other => panic!("{other:?}"),
