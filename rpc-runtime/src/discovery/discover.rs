@@ -25,7 +25,7 @@ const DEFAULT_WINDOW: Duration = Duration::from_millis(500);
 const REFUSED_RETRY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The default of [`Discover::max_workers`].
-const DEFAULT_WORKERS: usize = 1000;
+const DEFAULT_MAX_WORKERS: usize = 1000;
 
 /// A request to all workers of a broker, from [`Broker::discover`](crate::Broker::discover).
 ///
@@ -77,7 +77,7 @@ impl Discover {
             names,
             window: DEFAULT_WINDOW,
             timeout: DISCOVERY_TIMEOUT,
-            max_workers: DEFAULT_WORKERS,
+            max_workers: DEFAULT_MAX_WORKERS,
         }
     }
 

@@ -13,12 +13,12 @@ use crate::describe::{
     ServiceDescriptor, WorkerDescription, WorkerStats,
 };
 use crate::protocol::Fault;
-use crate::service::{Answer, HostedService, Invocation, Service};
+use crate::service::{Answer, Invocation, ServedService, Service};
 
 /// A queue that a worker serves, and the services on it.
 pub(super) struct ServedQueue {
     name: String,
-    hosted: Vec<HostedService>,
+    served: Vec<ServedService>,
     /// The estimated waits in it and in its queue for batches. Empty if they are not measured.
     estimates: Vec<Arc<QueueWaitEstimates>>,
     /// Built on first use, because that takes some time.
@@ -103,10 +103,10 @@ impl Service for BuiltInMethods {
 }
 
 impl ServedQueue {
-    pub(super) fn new(name: &str, hosted: &[HostedService], estimates: Vec<Arc<QueueWaitEstimates>>) -> Self {
+    pub(super) fn new(name: &str, served: &[ServedService], estimates: Vec<Arc<QueueWaitEstimates>>) -> Self {
         Self {
             name: name.to_owned(),
-            hosted: hosted.to_vec(),
+            served: served.to_vec(),
             estimates,
             services: OnceLock::new(),
         }
@@ -120,18 +120,18 @@ impl ServedQueue {
     }
 
     fn services(&self) -> &[ServiceDescription] {
-        let describe = |hosted: &HostedService| {
-            let mut description = hosted.service.description();
+        let describe = |served: &ServedService| {
+            let mut description = served.service.description();
             // The queue it is actually served on. `serve_on` may override the service's default.
             description.queue.clone_from(&self.name);
             description
         };
         self.services
-            .get_or_init(|| self.hosted.iter().map(describe).collect())
+            .get_or_init(|| self.served.iter().map(describe).collect())
     }
 
     fn stats(&self) -> QueueStats {
-        let records = self.hosted.iter().flat_map(|hosted| &hosted.records);
+        let records = self.served.iter().flat_map(|served| &served.records);
         let methods = records.map(|record| {
             let counted = record.stats.snapshot();
             MethodStats {

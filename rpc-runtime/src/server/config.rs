@@ -294,7 +294,7 @@ impl ServerConfig {
         ));
         let mut served = Vec::with_capacity(queues.len());
         for (queue, dispatcher, estimates) in queues {
-            let queue = ServedQueue::new(queue.name(), dispatcher.hosted(), estimates.all());
+            let queue = ServedQueue::new(queue.name(), dispatcher.served(), estimates.all());
             let queue = Arc::new(queue);
             let methods = BuiltInMethods::of_queue(&identity, &queue);
             dispatcher.add_built_in(&self.layered(methods));

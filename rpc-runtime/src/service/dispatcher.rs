@@ -26,12 +26,12 @@ use crate::protocol::{
 pub(crate) struct Dispatcher {
     methods: HashMap<&'static str, Entry, RandomState>,
     default: Option<Entry>,
-    hosted: Vec<HostedService>,
+    served: Vec<ServedService>,
 }
 
 /// An added service, and the records of its methods.
 #[derive(Clone)]
-pub(crate) struct HostedService {
+pub(crate) struct ServedService {
     pub(crate) service: &'static ServiceDescriptor,
     pub(crate) records: Vec<Arc<MethodRecord>>,
 }
@@ -81,7 +81,7 @@ impl Dispatcher {
                 });
             }
         }
-        self.hosted.push(HostedService {
+        self.served.push(ServedService {
             service: descriptor,
             records,
         });
@@ -102,8 +102,8 @@ impl Dispatcher {
     }
 
     /// The services that were added, in this order, without the built-in one.
-    pub(crate) fn hosted(&self) -> &[HostedService] {
-        &self.hosted
+    pub(crate) fn served(&self) -> &[ServedService] {
+        &self.served
     }
 
     /// Decides whether the method of a received message runs. `now` is when it could begin.
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn built_in_methods_are_neither_batched_nor_hosted() {
+    fn built_in_methods_are_neither_batched_nor_listed() {
         struct BuiltIn;
 
         impl Service for BuiltIn {
@@ -378,12 +378,12 @@ mod tests {
             admitted(decided.unwrap()).asks_batch_size
         };
         assert!(batches("read") && !batches("rpc.ping"));
-        let hosted: Vec<_> = dispatcher
-            .hosted()
+        let served: Vec<_> = dispatcher
+            .served()
             .iter()
-            .map(|hosted| hosted.service.name)
+            .map(|served| served.service.name)
             .collect();
-        assert_eq!(hosted, ["Store"]);
+        assert_eq!(served, ["Store"]);
         assert_eq!(dispatcher.find(None).unwrap().method.name, "read");
     }
 

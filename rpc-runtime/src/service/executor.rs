@@ -123,14 +123,14 @@ impl Executor {
             Decision::Refuse(refusal) => return self.refuse(queue, refusal, label),
         };
         let in_flight = self.is_counted().then(|| admitted.record.stats.begin());
-        let handled = self.run(queue, &admitted).await;
+        let result = self.run(queue, &admitted).await;
         drop(in_flight);
         let mut response = self.finish(
             queue,
             &mut Tally::default(),
             admitted.record,
             begun.elapsed(),
-            handled,
+            result,
         );
         if !admitted.asks_batch_size {
             response.batch_size = None;
@@ -198,9 +198,9 @@ impl Executor {
         tally: &mut Tally<'a>,
         record: &'a MethodRecord,
         took: Duration,
-        handled: RunResult,
+        result: RunResult,
     ) -> Response {
-        let RunResult { reply, outcome, ran } = handled;
+        let RunResult { reply, outcome, ran } = result;
         if self.is_counted() {
             // A refusal says nothing about the duration of the method. Many of them would make it
             // look instant, and callers would send more calls than this worker can run.
@@ -276,8 +276,8 @@ mod tests {
         let record = MethodRecord::new("Store", "write");
         let finish = |took, outcome, ran| {
             let reply = Reply::fault(Codec::Json, &Fault::new(FaultCode::Rejected, ""));
-            let handled = RunResult { reply, outcome, ran };
-            executor.finish("q", &mut Tally::default(), &record, took, handled)
+            let result = RunResult { reply, outcome, ran };
+            executor.finish("q", &mut Tally::default(), &record, took, result)
         };
         let (slow, instant) = (Duration::from_millis(50), Duration::from_micros(1));
         assert_eq!(finish(slow, Outcome::Ok, true).batch_size, Some(1));

@@ -31,7 +31,7 @@ pub(crate) use context::ambient_deadline;
 pub(crate) use decision::AdmittedRequest;
 pub(crate) use decision::{Decision, ReplyTo};
 pub(crate) use deduplicator::{Deduplicator, DeliveryAction, Origin, RequestId, RequestKey};
-pub(crate) use dispatcher::{Dispatcher, HostedService};
+pub(crate) use dispatcher::{Dispatcher, ServedService};
 pub(crate) use executor::{Executor, RequestSource, Response, RunResult};
 pub use extensions::Extensions;
 pub use invocation::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};

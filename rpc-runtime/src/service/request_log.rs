@@ -62,7 +62,7 @@ impl RequestLog {
         }
     }
 
-    /// A request was refused before its method began.
+    /// Logs a request that was refused before its method began.
     pub(crate) fn refused(&self, fault: &Fault, label: &RequestLabel) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, kind_of(fault)) else {
             return;
@@ -80,7 +80,7 @@ impl RequestLog {
         );
     }
 
-    /// A request does not run because its `reply_to` must not get replies.
+    /// Logs a request that does not run because its `reply_to` must not get replies.
     pub(crate) fn reply_address_forbidden(&self, ForbiddenReplyAddress(address): &ForbiddenReplyAddress) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "reply_address") else {
             return;
@@ -94,7 +94,7 @@ impl RequestLog {
         );
     }
 
-    /// A refused request was rejected because no reply is expected.
+    /// Logs a refused request that was rejected because no reply is expected.
     pub(crate) fn rejected(&self) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "rejected_oneway") else {
             return;
@@ -107,7 +107,7 @@ impl RequestLog {
         );
     }
 
-    /// A request was acked without a reply because it was rejected too often.
+    /// Logs a request that was acked without a reply because it was rejected too often.
     pub(crate) fn rejected_too_often(&self, rejections: u32) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::ERROR, "rejected_too_often") else {
             return;
@@ -121,7 +121,7 @@ impl RequestLog {
         );
     }
 
-    /// A batch could not be read.
+    /// Logs a batch that could not be read.
     pub(crate) fn unreadable_batch(&self, error: &dyn std::error::Error) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::ERROR, "batch") else {
             return;
@@ -130,7 +130,7 @@ impl RequestLog {
         tracing::error!(queue, %error, suppressed, "refused a batch that cannot be read");
     }
 
-    /// A request was delivered again. It does not run.
+    /// Logs a request that was delivered again and does not run.
     pub(crate) fn redelivered(&self, prior: PriorState) {
         let (kind, message) = match prior {
             PriorState::InProgress => ("redelivered", "a request in progress was delivered again"),
@@ -144,7 +144,7 @@ impl RequestLog {
         tracing::debug!(queue, suppressed, "{message}");
     }
 
-    /// A discovery request was refused.
+    /// Logs a discovery request that was refused.
     pub(crate) fn refused_discovery(&self, fault: &Fault) {
         if let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, kind_of(fault)) {
             let code = fault.code.as_str();
@@ -152,21 +152,21 @@ impl RequestLog {
         }
     }
 
-    /// A discovery request was malformed.
+    /// Logs a malformed discovery request.
     pub(crate) fn malformed_discovery(&self, malformed: Malformed) {
         if let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, "malformed") {
             tracing::debug!(reason = %malformed, suppressed, "ignored a malformed discovery request");
         }
     }
 
-    /// A discovery request was not answered in time.
+    /// Logs a discovery request that was not answered in time.
     pub(crate) fn discovery_timed_out(&self) {
         if let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, "unanswered") {
             tracing::debug!(suppressed, "a discovery request was not answered in time");
         }
     }
 
-    /// The queue refused the copy of a forwarded request.
+    /// Logs that the queue refused the copy of a forwarded request.
     pub(crate) fn not_forwarded(&self, is_oneway: bool) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::ERROR, "not_forwarded") else {
             return;
@@ -184,7 +184,7 @@ impl RequestLog {
         );
     }
 
-    /// A method, or a layer around it, returned a fault.
+    /// Logs a fault of a method or of a layer around it.
     pub(crate) fn failed(&self, fault: &Fault, invocation: &Invocation) {
         // Layers may refuse many requests, and can log that themselves.
         let level = match fault.code {
@@ -221,7 +221,7 @@ impl RequestLog {
         }
     }
 
-    /// A reply is larger than the broker handle allows.
+    /// Logs a reply that is larger than the broker handle allows.
     pub(crate) fn too_large(&self, size: usize, limit: usize) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "reply_size") else {
             return;

@@ -44,7 +44,7 @@ impl Counter {
         }
     }
 
-    /// The request was refused and its method did not run.
+    /// Ends a request that was refused. Its method did not run.
     pub(super) fn not_run(mut self) {
         self.ending = Ending::NotRun;
     }

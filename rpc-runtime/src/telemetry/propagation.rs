@@ -8,10 +8,10 @@
 pub(super) const IS_ON: bool = cfg!(feature = "opentelemetry");
 
 #[cfg(feature = "opentelemetry")]
-pub(super) use on::{Incoming, inject};
+pub(super) use on::{IncomingContext, inject};
 
 #[cfg(not(feature = "opentelemetry"))]
-pub(super) use off::{Incoming, inject};
+pub(super) use off::{IncomingContext, inject};
 
 #[cfg(feature = "opentelemetry")]
 mod on {
@@ -46,9 +46,9 @@ mod on {
     }
 
     /// The context that a request arrived with.
-    pub(in crate::telemetry) struct Incoming(Context);
+    pub(in crate::telemetry) struct IncomingContext(Context);
 
-    impl Incoming {
+    impl IncomingContext {
         /// Reads the caller's context and makes the caller's span the parent of `span`.
         pub(in crate::telemetry) fn extract(span: &Span, headers: &Headers) -> Self {
             let context =
@@ -110,9 +110,9 @@ mod off {
 
     pub(in crate::telemetry) fn inject(_: &Span, _: &mut Headers) {}
 
-    pub(in crate::telemetry) struct Incoming;
+    pub(in crate::telemetry) struct IncomingContext;
 
-    impl Incoming {
+    impl IncomingContext {
         pub(in crate::telemetry) fn extract(_: &Span, _: &Headers) -> Self {
             Self
         }

@@ -9,7 +9,7 @@ use super::counter::{Counted, Counter};
 use super::metrics::{self, Method};
 use super::name::Name;
 use super::outcome::Outcome;
-use super::propagation::{self, Incoming};
+use super::propagation::{self, IncomingContext};
 use super::span::{SYSTEM, Side, millis, record_outcome};
 use crate::protocol::Headers;
 
@@ -38,7 +38,7 @@ pub(crate) struct RequestEnd<'a> {
 /// The span and the metrics of a request.
 pub(crate) struct RequestSpan {
     span: Span,
-    context: Incoming,
+    context: IncomingContext,
     method: Method,
 }
 
@@ -67,7 +67,7 @@ impl RequestSpan {
             return None;
         }
         Some(Self {
-            context: Incoming::extract(&span, request.headers),
+            context: IncomingContext::extract(&span, request.headers),
             span,
             method: Method {
                 service: Name::Static(service),
@@ -89,12 +89,12 @@ impl RequestSpan {
         } = self;
         let counter = Counter::begin(Counted::Requests, method);
         let running = running.instrument(span.clone());
-        let mut handled = context.run(&span, running).await;
+        let mut result = context.run(&span, running).await;
         let RequestEnd {
             outcome,
             ran,
             headers,
-        } = end(&mut handled);
+        } = end(&mut result);
         record_outcome(&span, Side::Worker, outcome);
         if ran {
             counter.ended(outcome);
@@ -102,6 +102,6 @@ impl RequestSpan {
             counter.not_run();
         }
         propagation::inject(&span, headers);
-        handled
+        result
     }
 }

@@ -114,16 +114,16 @@ impl RequestHandler {
                 Decision::Run(admitted) => {
                     let record = admitted.record;
                     running.set(async move {
-                        let handled = self.executor.run(&self.queue, &admitted).await;
-                        (handled, permit)
+                        let result = self.executor.run(&self.queue, &admitted).await;
+                        (result, permit)
                     });
                     match poll_once(&mut running).await {
-                        Poll::Ready((handled, permit)) => {
+                        Poll::Ready((result, permit)) => {
                             shared_permit = Some(permit);
                             let took = now.elapsed();
                             now += took;
                             self.executor
-                                .finish(&self.queue, &mut tally, record, took, handled)
+                                .finish(&self.queue, &mut tally, record, took, result)
                         }
                         Poll::Pending => {
                             let acks = replies.acks().split_last();
@@ -158,12 +158,12 @@ impl RequestHandler {
     ) -> Option<DeferredResponse> {
         // Requests that end without waiting never count as in flight.
         let in_flight = record.stats.begin();
-        let (handled, _permit) = running.await;
+        let (result, _permit) = running.await;
         drop(in_flight);
         let took = begun.elapsed();
         let response = self
             .executor
-            .finish(&self.queue, &mut Tally::default(), record, took, handled);
+            .finish(&self.queue, &mut Tally::default(), record, took, result);
         Some(DeferredResponse {
             id,
             response,

@@ -109,7 +109,7 @@ impl Publisher for RecordingBroker {
     async fn publish(&self, outgoing: Outgoing) -> Published {
         self.note("reply sent");
         self.sent.lock().unwrap().push(outgoing.message);
-        // Lets a request end that does not wait for the confirm.
+        // A request that does not wait for the confirm ends here.
         tokio::task::yield_now().await;
         self.note("reply confirmed");
         self.results.lock().unwrap().remove(0)
@@ -302,8 +302,11 @@ const SENT: [&str; 2] = ["reply sent", "reply confirmed"];
 
 #[tokio::test(start_paused = true)]
 async fn a_request_is_acked_only_after_its_reply_is_confirmed() {
-    for word in [Published::Confirmed, Published::Refused] {
-        assert_eq!(serve(vec![word]).await, [&SENT[..], &["request acked"]].concat());
+    for published in [Published::Confirmed, Published::Refused] {
+        assert_eq!(
+            serve(vec![published]).await,
+            [&SENT[..], &["request acked"]].concat()
+        );
     }
 }
 
@@ -353,8 +356,8 @@ async fn a_malformed_request_is_answered_and_acked_or_else_rejected() {
         ..Properties::default()
     };
     for is_batched in [false, true] {
-        let (answered, routed) = (answered.clone(), vec![Published::Confirmed]);
-        let events = serve_one(routed, true, answered, malformed, is_batched).await;
+        let (answered, results) = (answered.clone(), vec![Published::Confirmed]);
+        let events = serve_one(results, true, answered, malformed, is_batched).await;
         assert_eq!(events, [&SENT[..], &["request acked"]].concat());
         for (properties, events) in [
             (Properties::default(), "request rejected"),
@@ -377,8 +380,8 @@ async fn only_messages_on_the_queue_for_batches_are_batches() {
     };
     // As a request, the service does not have its method. As a batch, it cannot be read.
     for is_batched in [false, true] {
-        let (request, routed) = (request.clone(), vec![Published::Confirmed]);
-        let events = serve_one(routed, true, request, None, is_batched).await;
+        let (request, results) = (request.clone(), vec![Published::Confirmed]);
+        let events = serve_one(results, true, request, None, is_batched).await;
         assert_eq!(events, [&SENT[..], &["request acked"]].concat());
         let events = serve_one(Vec::new(), true, Properties::default(), None, is_batched).await;
         assert_eq!(events, ["request rejected"]);
