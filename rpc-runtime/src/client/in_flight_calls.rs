@@ -318,19 +318,19 @@ pub(super) mod tests {
         let calls_in_flight = InFlightCalls::default();
         let calls = [new_call(), new_call()];
         let _guards = [0, 1].map(|n: usize| calls_in_flight.insert(&calls[n]));
-        let answer = |id, text: &'static str| BatchedReply {
+        let batched = |id, text: &'static str| BatchedReply {
             id,
             kind: ReplyKind::Result,
             body: text.into(),
             batch_size: 7,
             headers: Headers::default(),
         };
-        let answers = vec![
-            answer(calls[1].id(), "second"),
-            answer(Uuid::new_v4(), "a stranger's"),
-            answer(calls[0].id(), "first"),
+        let replies = vec![
+            batched(calls[1].id(), "second"),
+            batched(Uuid::new_v4(), "a stranger's"),
+            batched(calls[0].id(), "first"),
         ];
-        assert_eq!(calls_in_flight.complete_all(answers, Codec::Json), 1);
+        assert_eq!(calls_in_flight.complete_all(replies, Codec::Json), 1);
         for (call, text) in calls.iter().zip(["first", "second"]) {
             let reply = answered(call).await;
             assert_eq!((&reply.body[..], reply.codec), (text.as_bytes(), Codec::Json));
@@ -357,17 +357,17 @@ pub(super) mod tests {
         let calls_in_flight = InFlightCalls::default();
         let calls = [new_call(), new_call(), new_call()];
         let _guards = [0, 1, 2].map(|n: usize| calls_in_flight.insert(&calls[n]));
-        let answer = |id| BatchedReply {
+        let batched = |id| BatchedReply {
             id,
             kind: ReplyKind::Result,
             body: "1".into(),
             batch_size: 0,
             headers: Headers::default(),
         };
-        let answers = [
-            answer(calls[0].id()),
-            answer(Uuid::new_v4()),
-            answer(calls[1].id()),
+        let replies = [
+            batched(calls[0].id()),
+            batched(Uuid::new_v4()),
+            batched(calls[1].id()),
         ];
         let malformed = Malformed::DeepHeaders;
         let batch = |body| Message {
@@ -375,7 +375,7 @@ pub(super) mod tests {
             ..Message::default()
         };
         assert_eq!(
-            route_malformed(&calls_in_flight, &batch(write_batch(&answers)), malformed, true),
+            route_malformed(&calls_in_flight, &batch(write_batch(&replies)), malformed, true),
             1
         );
         assert_eq!(

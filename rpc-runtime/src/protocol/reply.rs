@@ -30,7 +30,7 @@ impl ReplyKind {
         }
     }
 
-    /// Returns the number of this kind in a batch of answers.
+    /// Returns the number of this kind in a batch.
     pub(super) const fn number(self) -> u8 {
         match self {
             Self::Result => 0,
