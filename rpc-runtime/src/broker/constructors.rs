@@ -18,8 +18,8 @@ impl<C: ServiceClient> ClientBuilder<C> {
 }
 
 impl DynamicClient {
-    /// Creates a client of a service. It uses the queue of the description, JSON, and 30 seconds for
-    /// each call.
+    /// Creates a client of a service. It uses the queue of the description, JSON, and 30 seconds
+    /// for each call.
     ///
     /// # Errors
     ///
@@ -30,9 +30,9 @@ impl DynamicClient {
 
     /// Creates a builder of such a client, which sets its options.
     ///
-    /// By default, requests and replies are in JSON, and the worker converts values that JSON lacks,
-    /// such as bytes. In MessagePack, bytes come as arrays of numbers, and integers of more than 64
-    /// bits as text. In plain text, each result is a text.
+    /// By default, requests and replies are in JSON, and the worker converts values that JSON
+    /// lacks, such as bytes. In MessagePack, bytes come as arrays of numbers, and integers of more
+    /// than 64 bits as text. In plain text, each result is a text.
     ///
     /// # Errors
     ///

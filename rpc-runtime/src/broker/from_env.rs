@@ -34,9 +34,9 @@ impl BrokerBuilder {
     /// # Errors
     ///
     /// [`BrokerError::Environment`] if a value or a file cannot be read, or if a variable begins
-    /// with `RPC_RUNTIME_` and is not in this table. The error names the variable, and never repeats
-    /// a value. If your environment uses such variables for another purpose, leave them out with
-    /// [`from_vars`](Self::from_vars).
+    /// with `RPC_RUNTIME_` and is not in this table. The error names the variable, and never
+    /// repeats a value. If your environment uses such variables for another purpose, leave them out
+    /// with [`from_vars`](Self::from_vars).
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {

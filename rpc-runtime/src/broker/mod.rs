@@ -1,5 +1,5 @@
-//! The handle on a broker: its options, also from environment variables, and the clients and servers
-//! that are made from it.
+//! The handle on a broker: its options, also from environment variables, and the clients and
+//! servers that are made from it.
 
 mod builder;
 mod connect;

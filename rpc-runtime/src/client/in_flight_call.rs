@@ -224,8 +224,8 @@ impl InFlightCall {
             || inbox.session_changed_since_request
             || !matches!(published, Published::Confirmed);
         match published {
-            // Later requests of the method are sent on their own: perhaps only the queue for batches
-            // is down.
+            // Later requests of the method are sent on their own: perhaps only the queue for
+            // batches is down.
             Published::Returned | Published::Refused if inbox.is_batched => self.forget_batch_size(),
             Published::Returned => count(Event::RequestReturned {
                 queue: self.plan.destination.queue.as_str(),

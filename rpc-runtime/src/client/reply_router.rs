@@ -12,8 +12,8 @@ use crate::transport::{Delivery, Subscription};
 /// At most this many deliveries are acknowledged together.
 const MAX_PER_ACK: u32 = 256;
 
-/// Hands the replies in a delivery, and in those that have already arrived after it, to their calls.
-/// Acknowledges the deliveries together, and returns their number.
+/// Hands the replies in a delivery, and in those that have already arrived after it, to their
+/// calls. Acknowledges the deliveries together, and returns their number.
 ///
 /// # Errors
 ///

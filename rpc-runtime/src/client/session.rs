@@ -139,8 +139,8 @@ impl Drop for SessionTask {
     }
 }
 
-/// How long the task may take to hand waiting replies to their calls, before calls may send requests
-/// again.
+/// How long the task may take to hand waiting replies to their calls, before calls may send
+/// requests again.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 
 impl SessionTask {

@@ -31,9 +31,10 @@ pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> 
 /// Checks, before a value is built from the body, that it holds exactly one complete value that is
 /// nested no deeper than [`MAX_DEPTH`].
 ///
-/// `rmp-serde` does not check enough. It does not count enum variants as levels, and a variant takes
-/// only two bytes, so a peer could overflow the stack. It also passes on the length that a header
-/// announces, even if the body ends there, and serde then reserves up to 1 MiB for each level.
+/// `rmp-serde` does not check enough. It does not count enum variants as levels, and a variant
+/// takes only two bytes, so a peer could overflow the stack. It also passes on the length that a
+/// header announces, even if the body ends there, and serde then reserves up to 1 MiB for each
+/// level.
 fn check_structure(body: &[u8]) -> Result<(), BoxError> {
     let mut deserializer = deserializer(body);
     IgnoredAny::deserialize(&mut deserializer)?;

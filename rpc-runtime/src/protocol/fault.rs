@@ -150,10 +150,11 @@ pub enum FaultCode {
     Expired,
     /// `too_large`: the request exceeds the worker's size limit.
     TooLarge,
-    /// `reply_too_large`: the method ran, but its reply exceeds the worker's size limit for replies.
+    /// `reply_too_large`: the method ran, but its reply exceeds the worker's size limit for
+    /// replies.
     ReplyTooLarge,
-    /// `unanswerable`: the method ran, but its result or error cannot be encoded in the content type
-    /// of the request.
+    /// `unanswerable`: the method ran, but its result or error cannot be encoded in the content
+    /// type of the request.
     Unanswerable,
     /// `unauthorized`: the caller may not call this method; see
     /// [`Authorize`](crate::middleware::Authorize).

@@ -9,8 +9,8 @@ use super::invalid_name::InvalidName;
 /// The prefix of queue names that RabbitMQ generates.
 const NAMED_BY_RABBITMQ: &str = "amq.gen-";
 
-/// Checks the name of a queue that a client sends requests to. Unlike [`check_queue_name`], it accepts
-/// names that RabbitMQ generates, for a worker that declares its queue without a name.
+/// Checks the name of a queue that a client sends requests to. Unlike [`check_queue_name`], it
+/// accepts names that RabbitMQ generates, for a worker that declares its queue without a name.
 ///
 /// # Errors
 ///

@@ -15,8 +15,8 @@ use super::message::{MAX_BATCH_BYTES, MAX_BATCH_CALLS};
 /// broker, one that waits for its confirm, and one that is being written.
 const WINDOW: usize = 3;
 
-/// The capacity of a message, in fixed-point shares: with a batch size of `n`, an item has the share
-/// `FULL / n`.
+/// The capacity of a message, in fixed-point shares: with a batch size of `n`, an item has the
+/// share `FULL / n`.
 const FULL: u32 = 1 << 16;
 
 /// How much of a message an item takes up.
@@ -36,8 +36,8 @@ impl Load {
         }
     }
 
-    /// The load of one item of `bytes` bytes, if the receiver asks for at most `batch_size` items in
-    /// a message.
+    /// The load of one item of `bytes` bytes, if the receiver asks for at most `batch_size` items
+    /// in a message.
     pub(crate) fn new(bytes: usize, batch_size: u16) -> Self {
         Self {
             bytes,
@@ -310,8 +310,8 @@ mod tests {
             prop_assert!(batcher.lanes.is_empty() && batcher.ready.is_empty());
         }
 
-        /// In any order of events, each item is sent once, the items of a lane are sent in order, no
-        /// message is too large, and the batcher is empty in the end.
+        /// In any order of events, each item is sent once, the items of a lane are sent in order,
+        /// no message is too large, and the batcher is empty in the end.
         #[test]
         fn every_item_is_sent_once_and_in_order(
             steps in prop::collection::vec((0u8..3, 0u8..3, 1u16..2000, 0usize..20_000), 1..300),
