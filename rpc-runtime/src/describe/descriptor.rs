@@ -41,7 +41,7 @@ impl ServiceDescriptor {
         self
     }
 
-    /// Sets the function that adds the types of the service. For generated code.
+    /// Sets the function that adds the schemas of the service's types. For generated code.
     #[doc(hidden)]
     #[must_use]
     pub const fn schemas(mut self, make: fn(&mut Schemas)) -> Self {

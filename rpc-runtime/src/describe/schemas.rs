@@ -30,7 +30,7 @@ macro_rules! __needs_feature_schema {
     () => {};
 }
 
-/// The generated function that adds the types of a service.
+/// The generated function that adds the schemas of a service's types.
 #[derive(Clone, Copy)]
 pub(super) struct SchemaSource(pub(super) fn(&mut Schemas));
 

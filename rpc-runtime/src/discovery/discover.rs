@@ -63,18 +63,21 @@ const DEFAULT_MAX_WORKERS: usize = 1000;
 #[must_use = "nothing is sent until `services`, `stats` or `workers` is called"]
 pub struct Discover {
     transport: Arc<dyn Transport>,
-    /// The `app_id` and `user_id` of the request.
-    names: (Option<ShortStr>, Option<ShortStr>),
+    /// The `app_id` and the `user_id` of the request.
+    app_and_user_id: (Option<ShortStr>, Option<ShortStr>),
     window: Duration,
     timeout: Duration,
     max_workers: usize,
 }
 
 impl Discover {
-    pub(crate) fn new(transport: Arc<dyn Transport>, names: (Option<ShortStr>, Option<ShortStr>)) -> Self {
+    pub(crate) fn new(
+        transport: Arc<dyn Transport>,
+        app_and_user_id: (Option<ShortStr>, Option<ShortStr>),
+    ) -> Self {
         Self {
             transport,
-            names,
+            app_and_user_id,
             window: DEFAULT_WINDOW,
             timeout: DISCOVERY_TIMEOUT,
             max_workers: DEFAULT_MAX_WORKERS,
@@ -213,7 +216,7 @@ impl Discover {
     }
 
     fn request(&self, method: &MethodDescriptor, id: ShortStr, reply_to: ShortStr) -> Message {
-        let (app_id, user_id) = self.names.clone();
+        let (app_id, user_id) = self.app_and_user_id.clone();
         Request {
             method: Some(ShortStr::from_static(method.name)),
             codec: Codec::MessagePack,

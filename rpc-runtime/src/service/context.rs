@@ -191,7 +191,7 @@ impl Context {
         self
     }
 
-    pub(crate) fn static_method(&self) -> &'static str {
+    pub(crate) fn static_method_name(&self) -> &'static str {
         self.method
     }
 
@@ -218,7 +218,7 @@ impl Context {
         self.deadline
     }
 
-    /// Returns how long the request waited in its queue, or zero if that is unknown.
+    /// Returns how long messages waited in the queue when the request arrived; see [`Received`].
     pub(crate) fn queue_time(&self) -> Duration {
         self.queue_time
     }

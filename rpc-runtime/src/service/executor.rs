@@ -176,7 +176,7 @@ impl Executor {
         let context = invocation.context();
         let span = RequestSpan::new(RequestInfo {
             service: service.descriptor().name,
-            method: invocation.static_method(),
+            method: invocation.static_method_name(),
             queue,
             correlation_id: context.correlation_id(),
             queue_time: context.queue_time(),

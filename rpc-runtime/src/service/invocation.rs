@@ -58,8 +58,8 @@ impl Invocation {
         self.context.method()
     }
 
-    pub(crate) fn static_method(&self) -> &'static str {
-        self.context.static_method()
+    pub(crate) fn static_method_name(&self) -> &'static str {
+        self.context.static_method_name()
     }
 
     /// The properties of the request.

@@ -116,12 +116,12 @@ impl CallSpan {
         let call = call.instrument(span.clone());
         async move {
             let counter = Counter::begin(kind.counted_as(), method);
-            let answer = call.await;
-            let outcome = Outcome::of_call(&answer);
-            record_queue_time(&span, &answer);
+            let result = call.await;
+            let outcome = Outcome::of_call(&result);
+            record_queue_time(&span, &result);
             record_outcome(&span, Side::Caller, outcome);
             counter.ended(outcome);
-            answer
+            result
         }
     }
 }
@@ -134,11 +134,11 @@ pub(crate) fn record_client_wait(time: Duration) {
 }
 
 /// Records the queue time that the reply reports.
-fn record_queue_time(span: &Span, answer: &Result<Reply, CallError>) {
+fn record_queue_time(span: &Span, result: &Result<Reply, CallError>) {
     if span.is_disabled() {
         return;
     }
-    if let Ok(reply) = answer
+    if let Ok(reply) = result
         && let Some(time) = read_millis(&reply.headers, QUEUE_TIME_HEADER)
     {
         span.record("rpc.queue_time_ms", millis(time));

@@ -52,7 +52,7 @@ impl LogLimit {
     pub(crate) fn admit(&self, level: Level, kind: &'static str) -> Option<Suppressed> {
         let now = Instant::now();
         let mut kinds = self.0.kinds();
-        let window = &mut find(&mut kinds, level, kind).window;
+        let window = &mut find_or_insert(&mut kinds, level, kind).window;
         let admitted = window.admit(now);
         if admitted.is_none()
             && !window.has_task
@@ -70,7 +70,7 @@ impl LogLimit {
     }
 }
 
-fn find<'a>(kinds: &'a mut Vec<Kind>, level: Level, name: &'static str) -> &'a mut Kind {
+fn find_or_insert<'a>(kinds: &'a mut Vec<Kind>, level: Level, name: &'static str) -> &'a mut Kind {
     let position = kinds.iter().position(|kind| kind.name == name);
     let position = position.unwrap_or_else(|| {
         kinds.push(Kind {
@@ -91,7 +91,7 @@ async fn log_when_overdue(shared: Weak<Shared>, level: Level, kind: &'static str
         let now = Instant::now();
         let (overdue, next) = {
             let mut kinds = shared.kinds();
-            let window = &mut find(&mut kinds, level, kind).window;
+            let window = &mut find_or_insert(&mut kinds, level, kind).window;
             let overdue = window.take_overdue(now);
             window.has_task = window.suppressed > 0;
             (overdue, window.has_task.then(|| window.overdue_at(now)))

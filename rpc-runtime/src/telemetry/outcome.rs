@@ -21,6 +21,7 @@ impl Outcome {
     pub(crate) fn of_answer(reply: &Reply) -> Self {
         match reply.kind {
             ReplyKind::Error => Self::Error,
+            // A method does not answer with a fault. It fails with one; see `of_fault`.
             ReplyKind::Result | ReplyKind::Fault => Self::Ok,
         }
     }
@@ -30,8 +31,8 @@ impl Outcome {
     }
 
     /// Returns the outcome of a call.
-    pub(crate) fn of_call(outcome: &Result<Reply, CallError>) -> Self {
-        match outcome {
+    pub(crate) fn of_call(result: &Result<Reply, CallError>) -> Self {
+        match result {
             Ok(reply) if reply.kind == ReplyKind::Fault => Self::of_fault(&reply.read_fault().code),
             Ok(reply) => Self::of_answer(reply),
             Err(error) => Self::Failed(match error {

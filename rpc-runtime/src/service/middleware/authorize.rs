@@ -50,7 +50,7 @@ use crate::telemetry::{LogLimit, Suppressed};
 /// the end matches any ending. The built-in methods belong to a service named `rpc`.
 #[derive(Debug, Clone, Default)]
 pub struct Authorize {
-    rules: Arc<Rules>,
+    rules: Arc<AllowRules>,
 }
 
 impl Authorize {
@@ -88,13 +88,13 @@ impl Authorize {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Rules {
+struct AllowRules {
     of_everybody: Methods,
     of_any_user: Methods,
     of_users: BTreeMap<String, Methods>,
 }
 
-impl Rules {
+impl AllowRules {
     fn allow(&self, user: Option<&str>, method: &str) -> bool {
         let of_user = || {
             user.is_some_and(|user| {
@@ -153,7 +153,7 @@ impl<S> Layer<S> for Authorize {
 #[derive(Debug, Clone)]
 pub struct Authorized<S> {
     inner: S,
-    rules: Arc<Rules>,
+    rules: Arc<AllowRules>,
     log: Arc<LogLimit>,
 }
 
@@ -216,6 +216,6 @@ mod tests {
                 assert_eq!(fault.code, FaultCode::Unauthorized);
             }
         }
-        assert!(Rules::default().check(root, "Directory.get_email").is_err());
+        assert!(AllowRules::default().check(root, "Directory.get_email").is_err());
     }
 }
