@@ -236,6 +236,7 @@ impl ServerConfig {
             reply_addresses: self.reply_addresses.clone(),
             max_accepted_bytes: self.broker.max_accepted_bytes,
             max_sent_bytes: self.broker.max_sent_bytes,
+            // Each queue sets its own. Discovery refuses every redelivered request.
             max_deliveries: 0,
             admission: self.admission,
         }

@@ -25,7 +25,7 @@ use crate::transport::{
     restart_on_panic,
 };
 
-/// How long the sender of a discovery request waits for replies.
+/// How long a worker tries to answer a discovery request, and how long its sender waits by default.
 pub(crate) const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The exchange that discovery requests are published to, and the queues that are bound to it.

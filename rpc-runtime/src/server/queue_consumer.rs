@@ -431,7 +431,8 @@ impl QueueConsumer {
     async fn delete_queue_if_unused(&mut self, subscription: &mut Option<Subscription>) {
         while let Some(ended) = subscription.take() {
             ended.control.close().await;
-            if self.transport.delete_if_unused(&self.queue).await {
+            let has_batches = self.transport.delete_if_unused(&self.queue).await;
+            if has_batches {
                 let reopening = self.transport.open_requests(&self.queue, self.prefetch);
                 *subscription = reopening.await.ok();
                 self.finish(subscription.as_mut()).await;

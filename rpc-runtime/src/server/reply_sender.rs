@@ -17,7 +17,7 @@ use crate::transport::{ConfirmListener, Published, restart_on_panic};
 
 /// Sends replies and acks their requests.
 ///
-/// The channel is unbounded, but it never holds more replies than there are requests in progress.
+/// The outbox is unbounded, but it never holds more replies than there are requests in progress.
 /// The prefetch limits these.
 #[derive(Debug, Clone)]
 pub(super) struct ReplySender {

@@ -28,9 +28,9 @@ use crate::transport::{Control, Delivery, Outgoing, SendToken};
 /// time, without end.
 const MAX_REJECTIONS: u32 = 20;
 
-/// How long a forwarded copy waits before it runs. Running the copy may crash this process. The
-/// original's ack must reach the broker first; otherwise both are delivered again, and the copies
-/// multiply. Only requests that were redelivered are forwarded, so few requests wait.
+/// How long a copy whose redeliveries the workers count waits before it runs. Running the copy may
+/// crash this process. The original's ack must reach the broker first; otherwise both are delivered
+/// again, and the copies multiply. Only requests that were redelivered are counted, so few wait.
 const COPY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a reply to another server's probe may wait for a connection.
@@ -152,7 +152,7 @@ impl RequestHandler {
     ) {
         let properties = &delivery.message.properties;
         let is_dead_lettered = properties.dead_lettered.is_some();
-        let was_forwarded_after_redelivery = redelivery_count(&properties.headers) > 0;
+        let is_counted_copy = redelivery_count(&properties.headers) > 0;
         self.count_received(1, delivery.redelivered || is_dead_lettered);
         let share = RequestShare::new(control, delivery.tag, 1, in_progress);
         let ack = match request_key(&delivery) {
@@ -164,7 +164,7 @@ impl RequestHandler {
         };
         if let Some(ack) = ack {
             let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
-            if was_forwarded_after_redelivery {
+            if is_counted_copy {
                 tokio::time::sleep(COPY_PAUSE).await;
             }
             self.process(delivery, received, acks).await;
@@ -221,7 +221,7 @@ impl RequestHandler {
             dispatcher, rules, ..
         } = &self.executor;
         if malformed.is_none()
-            && let Some(redeliveries) = dispatcher.untracked_redeliveries(&message, redelivered, rules)
+            && let Some(redeliveries) = dispatcher.worker_counted_redeliveries(&message, redelivered, rules)
         {
             let name = ShortStr::from_static(REDELIVERIES_HEADER);
             message.properties.headers.insert(name, redeliveries.to_string());
@@ -266,8 +266,8 @@ impl RequestHandler {
         }
     }
 
-    /// Rejects a refused request whose sender expects no reply. Acks it instead if it was rejected
-    /// too often, because its dead letters return to this queue.
+    /// Rejects a refused request that gets no reply. Acks it instead if it was rejected too often,
+    /// because its dead letters return to this queue.
     pub(super) fn reject(&self, acks: PendingAcks, rejections: u32) {
         if rejections >= MAX_REJECTIONS {
             self.executor.log.rejected_too_often(rejections);

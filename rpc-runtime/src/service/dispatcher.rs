@@ -204,13 +204,13 @@ impl Dispatcher {
 
     /// Returns how many times a one-way request was redelivered, including this time, if only
     /// workers can count that and it may run again. `None` otherwise.
-    pub(crate) fn untracked_redeliveries(
+    pub(crate) fn worker_counted_redeliveries(
         &self,
         message: &Message,
         redelivered: bool,
         rules: &Rules,
     ) -> Option<u32> {
-        let redeliveries = rules.untracked_redeliveries(message, redelivered)?;
+        let redeliveries = rules.worker_counted_redeliveries(message, redelivered)?;
         let method = message.properties.kind.as_ref();
         let method = method.filter(|name| !name.as_str().is_empty());
         self.is_idempotent(method).then_some(redeliveries)

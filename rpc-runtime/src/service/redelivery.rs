@@ -74,17 +74,17 @@ impl Rules {
     ///
     /// `None` if the request expires, if its queue counts deliveries, or if it was redelivered too
     /// often. Does not check that the method is idempotent.
-    pub(super) fn untracked_redeliveries(&self, message: &Message, redelivered: bool) -> Option<u32> {
+    pub(super) fn worker_counted_redeliveries(&self, message: &Message, redelivered: bool) -> Option<u32> {
         let properties = &message.properties;
         let is_oneway = is_unset(properties.reply_to.as_ref());
-        let is_untracked = redelivered
+        let only_workers_count = redelivered
             && is_oneway
             && properties.expiration.is_none()
             && delivery_count(&properties.headers).is_none()
             // Only the user itself can publish a message with its user id.
             && properties.user_id.is_none()
             && message.body.len() <= self.max_sent_bytes.min(self.max_accepted_bytes);
-        if !is_untracked {
+        if !only_workers_count {
             return None;
         }
         let dead = properties.dead_lettered.unwrap_or_default();
@@ -225,7 +225,7 @@ mod tests {
             ..request("read")
         };
         let redeliveries = |properties, redelivered| {
-            store().untracked_redeliveries(&message(properties), redelivered, &rules())
+            store().worker_counted_redeliveries(&message(properties), redelivered, &rules())
         };
         let counted = |name, count: &str| {
             let mut properties = oneway();

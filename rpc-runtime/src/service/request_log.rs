@@ -94,7 +94,7 @@ impl RequestLog {
         );
     }
 
-    /// Logs a refused request that was rejected because no reply is expected.
+    /// Logs a refused request that was rejected because it gets no reply.
     pub(crate) fn rejected(&self) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "rejected_oneway") else {
             return;

@@ -140,7 +140,7 @@ impl RequestHandler {
             replies.send_if_due(now);
         }
         drop(shared_permit);
-        // The counts must be visible before the replies are.
+        // A caller that has the last reply must see the counts.
         tally.count();
         replies.send();
         tokio::join!(replies.send_deferred(deferred), join_all(forwarded));

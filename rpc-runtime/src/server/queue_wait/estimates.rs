@@ -168,8 +168,8 @@ impl QueueWaitEstimates {
             return None;
         }
         let due = state.by_priority.iter().filter_map(|(priority, estimator)| {
-            let (due, measure) = estimator.next_step(now)?;
-            Some((due, measure, *priority))
+            let (due, step) = estimator.next_step(now)?;
+            Some((due, step, *priority))
         });
         due.min()
     }
@@ -284,7 +284,7 @@ impl Drop for PrefetchFullGuard {
 
 impl Drop for QueueWaitEstimates {
     fn drop(&mut self) {
-        // The server may have ended while messages waited.
+        // The server may have ended while messages waited. The metric must not keep their wait.
         if *self.is_active.get_mut() {
             self.update_metric(Duration::ZERO);
         }

@@ -596,8 +596,8 @@ mod tests {
                 arrived -= 1000;
                 queue.push_back((now, None));
             }
-            while let Some((_, measure)) = estimator.next_step(now).filter(|(due, _)| *due <= now) {
-                match measure {
+            while let Some((_, next)) = estimator.next_step(now).filter(|(due, _)| *due <= now) {
+                match next {
                     Step::Depth => {
                         estimator.on_depth_requested(now);
                         let found = match queue.iter().any(|(_, probe)| probe.is_none()) {

@@ -8,8 +8,8 @@
 //! small probes to its own request queues and measures how long each of them takes to come back.
 //! The broker delivers a probe to this worker, or to another one, which replies to it. Probes need
 //! neither synchronized clocks nor the callers' help. A worker that has room for more requests
-//! sends none. It asks the broker for the depth of a queue before it sends a probe, so that an
-//! empty queue stays empty.
+//! sends none. Before a worker sends a probe, it asks the broker for the depth of the queue, so
+//! that an empty queue stays empty.
 //!
 //! [`WaitEstimator`](estimator::WaitEstimator) turns probes into an estimate. [`QueueWaitEstimates`]
 //! shares the estimates of a queue between its requests and the [`Probes`].

@@ -174,7 +174,7 @@ impl Probes {
     }
 
     /// Measures until the channel is lost, and returns why.
-    async fn send_until_lost(
+    async fn measure_until_lost(
         &self,
         transport: &Arc<dyn Transport>,
         channel: &mut ProbeChannel,
@@ -215,8 +215,8 @@ impl Probes {
     ) {
         let now = Instant::now();
         for (index, queue) in self.queues.iter().enumerate() {
-            while let Some((_, measure, priority)) = queue.next_step(now).filter(|(due, ..)| *due <= now) {
-                match measure {
+            while let Some((_, step, priority)) = queue.next_step(now).filter(|(due, ..)| *due <= now) {
+                match step {
                     Step::Depth => {
                         queue.on_depth_requested(now);
                         results.push(Box::pin(request_depth(transport, index, queue.queue(), now)));
@@ -293,7 +293,7 @@ impl KeepOpen for ProbeRun<'_> {
     }
 
     async fn run(&mut self, mut channel: ProbeChannel) -> ControlFlow<(), BrokerError> {
-        let lost = self.probes.send_until_lost(self.transport, &mut channel).await;
+        let lost = self.probes.measure_until_lost(self.transport, &mut channel).await;
         tracing::debug!(error = %Logged(Chain(&lost)), "probes were interrupted");
         channel.replies.control.close_and_delete().await;
         self.probes.forget_probes();

@@ -344,7 +344,7 @@ async fn a_malformed_request_is_answered_and_acked_or_else_rejected() {
         correlation_id: Some(ShortStr::from_static("7")),
         ..Properties::default()
     };
-    let to_nobody = Properties {
+    let forbidden = Properties {
         reply_to: Some(ShortStr::from_static("orders")),
         ..Properties::default()
     };
@@ -361,7 +361,7 @@ async fn a_malformed_request_is_answered_and_acked_or_else_rejected() {
         assert_eq!(events, [&SENT[..], &["request acked"]].concat());
         for (properties, events) in [
             (Properties::default(), "request rejected"),
-            (to_nobody.clone(), "request rejected"),
+            (forbidden.clone(), "request rejected"),
             (dead_lettered.clone(), "request acked"),
         ] {
             let done = serve_one(Vec::new(), true, properties, malformed, is_batched).await;
