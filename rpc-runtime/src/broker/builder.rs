@@ -194,10 +194,10 @@ impl BrokerBuilder {
     /// addresses name different users and [`send_user_id`](Self::send_user_id) is set.
     /// [`BrokerError::NoAddress`] if there is no address.
     pub async fn connect(self) -> Result<Broker, BrokerError> {
-        let (addresses, caller) = self.check_options()?;
+        let (addresses, caller_options) = self.check_options()?;
         let transport =
             AmqpTransport::connect(addresses, self.connection_name.as_deref(), self.connect_timeout).await?;
-        Ok(self.assemble(Arc::new(transport), caller))
+        Ok(self.assemble(Arc::new(transport), caller_options))
     }
 
     /// Returns a handle that connects in the background and tries until it succeeds, for a program
@@ -221,10 +221,10 @@ impl BrokerBuilder {
     /// # }
     /// ```
     pub fn lazy(self) -> Result<Broker, BrokerError> {
-        let (addresses, caller) = self.check_options()?;
+        let (addresses, caller_options) = self.check_options()?;
         let transport =
             AmqpTransport::connect_later(addresses, self.connection_name.as_deref(), self.connect_timeout);
-        Ok(self.assemble(Arc::new(transport), caller))
+        Ok(self.assemble(Arc::new(transport), caller_options))
     }
 
     /// Checks the options. Returns the addresses, and the options of all calls.
@@ -248,10 +248,10 @@ impl BrokerBuilder {
                 );
             }
         };
-        let caller = self.caller_options(self.short_app_id()?, user_id);
+        let caller_options = self.caller_options(self.short_app_id()?, user_id);
         let addresses = addresses.iter().cloned();
         let addresses = addresses.map(|address| address.with_default_heartbeat(self.heartbeat));
-        Ok((self.with_tls(addresses.collect())?, caller))
+        Ok((self.with_tls(addresses.collect())?, caller_options))
     }
 
     /// Adds a TLS client to the addresses that need one.
@@ -295,15 +295,15 @@ impl BrokerBuilder {
         let user_id = self
             .send_user_id
             .then(|| ShortStr::from_static(MemoryTransport::USER));
-        let caller = self.caller_options(app_id, user_id);
-        Ok(self.assemble(Arc::new(MemoryTransport::new(broker)), caller))
+        let caller_options = self.caller_options(app_id, user_id);
+        Ok(self.assemble(Arc::new(MemoryTransport::new(broker)), caller_options))
     }
 
     /// Returns a handle on this transport.
     #[cfg(test)]
     pub(crate) fn with_transport(self, transport: Arc<dyn Transport>) -> Broker {
-        let caller = self.caller_options(None, None);
-        self.assemble(transport, caller)
+        let caller_options = self.caller_options(None, None);
+        self.assemble(transport, caller_options)
     }
 
     fn short_app_id(&self) -> Result<Option<ShortStr>, BrokerError> {
@@ -323,8 +323,8 @@ impl BrokerBuilder {
         }
     }
 
-    fn assemble(&self, transport: Arc<dyn Transport>, caller: CallerOptions) -> Broker {
-        let caller = Arc::new(Caller::new(Arc::clone(&transport), caller));
+    fn assemble(&self, transport: Arc<dyn Transport>, caller_options: CallerOptions) -> Broker {
+        let caller = Arc::new(Caller::new(Arc::clone(&transport), caller_options));
         Broker::new(transport, caller, self.limits)
     }
 }
@@ -335,8 +335,8 @@ impl InProcessBroker {
     #[must_use]
     pub fn connect(&self) -> Broker {
         let options = BrokerBuilder::default();
-        let caller = options.caller_options(None, None);
-        options.assemble(Arc::new(MemoryTransport::new(self)), caller)
+        let caller_options = options.caller_options(None, None);
+        options.assemble(Arc::new(MemoryTransport::new(self)), caller_options)
     }
 }
 

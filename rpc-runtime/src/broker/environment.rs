@@ -87,7 +87,7 @@ pub(super) fn error(variable: &str, problem: impl Into<String>) -> BrokerError {
 }
 
 impl Settings {
-    /// Parses variables in any order. Ignores those that [may not be options](may_be_option), and
+    /// Parses variables in any order. Ignores those that [cannot be options](may_be_option), and
     /// options that are empty.
     pub(super) fn parse(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, BrokerError> {
         let mut settings = Self::default();

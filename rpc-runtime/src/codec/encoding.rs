@@ -203,6 +203,18 @@ mod tests {
     }
 
     #[test]
+    fn both_structured_codecs_allow_127_levels() {
+        for (levels, is_allowed) in [(127, true), (128, false)] {
+            let message_pack = [vec![0x91; levels], vec![0xc0]].concat();
+            let json = [vec![b'['; levels], vec![b']'; levels]].concat();
+            for (codec, body) in [(Codec::MessagePack, message_pack), (Codec::Json, json)] {
+                let decoded = codec.decode::<serde_json::Value>(&body);
+                assert_eq!(decoded.is_ok(), is_allowed, "{codec}, {levels} levels");
+            }
+        }
+    }
+
+    #[test]
     fn deep_nesting_is_an_error_and_not_a_stack_overflow() {
         let deep = vec![0x91; 100_000];
         assert!(Codec::MessagePack.decode::<serde::de::IgnoredAny>(&deep).is_err());

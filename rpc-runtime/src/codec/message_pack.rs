@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::error::{BoxError, TrailingBytes};
 use super::numbers::{self, ReadNumbers, WriteNumbers};
 
-/// The maximum nesting depth of a value. `serde_json` has the same limit, and the stack of a worker
-/// thread is large enough for it.
+/// Values must be nested less deeply than this: 127 levels are allowed, as in `serde_json`. The
+/// stack of a worker thread is large enough for them.
 const MAX_DEPTH: usize = 128;
 
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T, body: &mut Vec<u8>) -> Result<(), BoxError> {
@@ -29,7 +29,7 @@ pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> 
 }
 
 /// Checks, before a value is built from the body, that it holds exactly one complete value that is
-/// nested no deeper than [`MAX_DEPTH`].
+/// nested less deeply than [`MAX_DEPTH`].
 ///
 /// `rmp-serde` does not check enough. It does not count enum variants as levels, and a variant
 /// takes only two bytes, so a peer could overflow the stack. It also passes on the length that a

@@ -1,16 +1,16 @@
-//! Headers: text that travels beside a call's arguments.
+//! Headers: text that travels beside a call's arguments or its result.
 
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 
 use super::short_str::ShortStr;
 
-/// The headers of a request, by name.
+/// The headers of a request or a reply, by name.
 ///
-/// A caller sets them with [`Call::header`](crate::Call::header); a handler reads them from its
-/// [`Context`](crate::Context). Values are text. A peer in another language may send other AMQP
-/// types: numbers and booleans are converted to text, and all other types (tables, arrays, bytes
-/// that are not UTF-8) are dropped.
+/// A caller sets those of a request with [`Call::header`](crate::Call::header). A handler reads
+/// them from its [`Context`](crate::Context). Values are text. A peer in another language may send
+/// other AMQP types: numbers and booleans are converted to text, and all other types (tables,
+/// arrays, bytes that are not UTF-8) are dropped.
 ///
 /// Some names are reserved. Names that begin with `rpc-` belong to this library. `CC`, `BCC`,
 /// `x-delivery-count`, `x-acquired-count`, `x-death`, `x-first-death-..` and `x-last-death-..`

@@ -162,8 +162,6 @@ pub(crate) enum BadReply {
         "the reply has the type {0:?} instead of result, error or fault, and its body is not the method's result"
     )]
     UnknownType(Box<str>, #[source] DecodeError),
-    #[error(transparent)]
-    Body(#[from] DecodeError),
 }
 
 #[cfg(test)]
