@@ -36,7 +36,7 @@ type Step<T> = ControlFlow<Outcome, T>;
 ///
 /// Rarely needed steps are boxed futures, so that they take no memory in other calls.
 pub(super) struct BrokerCall<'a> {
-    session: &'a SessionHandle,
+    session_handle: &'a SessionHandle,
     progress: CallProgress<'a>,
     time: &'a TimeLimit,
     /// The session that the next request must not use.
@@ -56,9 +56,13 @@ enum Next {
 }
 
 impl<'a> BrokerCall<'a> {
-    pub(super) fn new(session: &'a SessionHandle, guard: InFlightGuard<'a>, time: &'a TimeLimit) -> Self {
+    pub(super) fn new(
+        session_handle: &'a SessionHandle,
+        guard: InFlightGuard<'a>,
+        time: &'a TimeLimit,
+    ) -> Self {
         Self {
-            session,
+            session_handle,
             progress: CallProgress::new(guard),
             time,
             lost_session: None,
@@ -74,10 +78,10 @@ impl<'a> BrokerCall<'a> {
             let mut deadline = pin!(sleep_until(self.time.deadline));
             'requests: loop {
                 // Before the session is read, so that no session change is missed.
-                if let Some(reply) = self.call().begin_request() {
+                if let Some(reply) = self.call().forget_events() {
                     return self.on_reply(reply);
                 }
-                let session = if let Some(session) = self.session.current(self.lost_session.as_ref()) {
+                let session = if let Some(session) = self.session_handle.current(self.lost_session.as_ref()) {
                     session
                 } else {
                     match self.wait_for_session(deadline.as_mut()).await {
@@ -117,7 +121,7 @@ impl<'a> BrokerCall<'a> {
     fn wait_for_session<'b>(&'b mut self, deadline: Pin<&'b mut Sleep>) -> BoxFuture<'b, Step<Arc<Session>>> {
         Box::pin(async move {
             let lost = self.lost_session.take();
-            let session = pin!(self.session.wait_open(lost.as_ref()));
+            let session = pin!(self.session_handle.wait_open(lost.as_ref()));
             match self.unless_ended(deadline, session).await? {
                 Ok(session) => ControlFlow::Continue(session),
                 Err(reason) => ControlFlow::Break(Err(broker_error(reason, self.progress.may_have_run))),
@@ -161,9 +165,9 @@ impl<'a> BrokerCall<'a> {
 
     /// Decides what to do if the request was sent in a session that is no longer the current one.
     fn check_session(&self, session: &Session, is_confirmed: bool) -> Step<Next> {
-        let state = self.session.state().borrow();
+        let state = self.session_handle.state().borrow();
         if state.phase.is_closed() {
-            let reason = self.session.status().end_reason_or_closed();
+            let reason = self.session_handle.status().end_reason_or_closed();
             return ControlFlow::Break(Err(broker_error(reason, self.progress.withdraw())));
         }
         if !is_confirmed {
@@ -173,7 +177,7 @@ impl<'a> BrokerCall<'a> {
             ResendDecision::Wait => ControlFlow::Continue(Next::Wait),
             ResendDecision::Resend => ControlFlow::Continue(Next::ResendInNewSession),
             ResendDecision::Fail => {
-                let reason = state.lost.clone();
+                let reason = state.loss_reason.clone();
                 let reason = reason.unwrap_or(BrokerError::Lost { source: None });
                 ControlFlow::Break(Err(broker_error(reason, true)))
             }
@@ -233,7 +237,7 @@ impl<'a> BrokerCall<'a> {
             let delay = self.progress.retry().backoff.next_delay();
             return self.unless_ended(deadline, pin!(sleep(delay))).await;
         }
-        let is_missing = pin!(self.session.is_queue_missing(&plan.destination));
+        let is_missing = pin!(self.session_handle.is_queue_missing(&plan.destination));
         if self.unless_ended(deadline, is_missing).await? {
             return ControlFlow::Break(Err(refused_error(&plan.destination.queue)));
         }
@@ -242,7 +246,7 @@ impl<'a> BrokerCall<'a> {
 
     /// Handles the loss of the request, or of the broker's confirm.
     fn on_failed(&mut self, source: BrokerError, written: bool) -> Step<()> {
-        let source = self.session.status().end_reason().unwrap_or(source);
+        let source = self.session_handle.status().end_reason().unwrap_or(source);
         self.progress.may_have_run |= written;
         if written && matches!(source, BrokerError::ChannelClosed { .. }) {
             self.progress.retry().channels_lost += 1;
@@ -277,17 +281,17 @@ impl<'a> BrokerCall<'a> {
         self.progress.guard.is_answered = true;
         check_reply(
             reply,
-            self.session.options.max_accepted_bytes,
+            self.session_handle.options.max_accepted_bytes,
             self.progress.is_resent,
         )
     }
 
     /// Withdraws the request at the deadline, and returns the call's error.
     fn give_up(&self) -> CallError {
-        let is_sent = self.progress.withdraw();
-        self.call().on_no_reply(is_sent);
+        let may_have_run = self.progress.withdraw();
+        self.call().on_no_reply(may_have_run);
         let queue = &self.plan().destination.queue;
-        let executed = match (is_sent, self.progress.last_failure) {
+        let executed = match (may_have_run, self.progress.last_failure) {
             (_, Some(PublishFailure::Refused)) => return refused_error(queue),
             (false, Some(PublishFailure::NoServer)) => return no_server_error(queue),
             (true, _) => Executed::Maybe,
@@ -296,7 +300,7 @@ impl<'a> BrokerCall<'a> {
         CallError::TimedOut {
             limit: self.time.limit,
             executed,
-            source: self.session.obstacle(),
+            source: self.session_handle.obstacle(),
         }
     }
 

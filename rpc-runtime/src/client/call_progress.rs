@@ -62,7 +62,8 @@ impl<'a> CallProgress<'a> {
         self.request = None;
     }
 
-    /// Withdraws the current request. Returns whether it, or an earlier one, has been sent.
+    /// Withdraws the current request. Returns whether the method may have run: the request was sent
+    /// before, or an earlier one may have reached a worker.
     pub(super) fn withdraw(&self) -> bool {
         let is_sent = |number| !self.guard.call.latest_send().withdraw(number);
         self.request.is_some_and(is_sent) || self.may_have_run

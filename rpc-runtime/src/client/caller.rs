@@ -18,31 +18,31 @@ use crate::transport::Transport;
 /// session ends with [`close`](Self::close), or with the last of the handle's clones and clients.
 #[derive(Debug)]
 pub(crate) struct Caller {
-    session: SessionHandle,
+    session_handle: SessionHandle,
 }
 
 impl Caller {
     pub(crate) fn new(transport: Arc<dyn Transport>, options: CallerOptions) -> Self {
         Self {
-            session: SessionHandle::new(transport, options),
+            session_handle: SessionHandle::new(transport, options),
         }
     }
 
     /// Closes the session, and fails all present and future calls. Takes at most ten seconds.
     pub(crate) async fn close(&self) {
-        self.session.close().await;
+        self.session_handle.close().await;
     }
 
     /// Returns the application id and the user id of requests.
     pub(crate) fn app_and_user_id(&self) -> (Option<ShortStr>, Option<ShortStr>) {
-        let CallerOptions { app_id, user_id, .. } = &*self.session.options;
+        let CallerOptions { app_id, user_id, .. } = &*self.session_handle.options;
         (app_id.clone(), user_id.clone())
     }
 
     /// Returns how many calls wait for a reply.
     #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
-        self.session.in_flight.len()
+        self.session_handle.in_flight.len()
     }
 
     /// Makes a call and waits for its reply, until its deadline.
@@ -65,9 +65,13 @@ impl Caller {
             let outcome = if let Err(too_large) = self.check_size(call.plan()) {
                 Err(too_large)
             } else {
-                BrokerCall::new(&self.session, self.session.in_flight.insert(&call), &time_limit)
-                    .run()
-                    .await
+                BrokerCall::new(
+                    &self.session_handle,
+                    self.session_handle.in_flight.insert(&call),
+                    &time_limit,
+                )
+                .run()
+                .await
             };
             if !call.plan().method.is_oneway() {
                 permit.record_outcome(&outcome, time_limit);
@@ -77,7 +81,7 @@ impl Caller {
     }
 
     fn check_size(&self, plan: &CallPlan) -> Result<(), CallError> {
-        let (size, limit) = (plan.arguments.0.len(), self.session.options.max_sent_bytes);
+        let (size, limit) = (plan.arguments.0.len(), self.session_handle.options.max_sent_bytes);
         if size > limit {
             return Err(CallError::TooLarge { size, limit });
         }

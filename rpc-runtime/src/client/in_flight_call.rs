@@ -138,10 +138,11 @@ impl InFlightCall {
         self.lock().is_batched = true;
     }
 
-    /// Handles the end of a call without a reply. If its request was in a batch, or waited for one,
-    /// the workers that take batches may be gone. Then the batch size is forgotten.
-    pub(super) fn on_no_reply(&self, is_sent: bool) {
-        if !is_sent || self.lock().is_batched {
+    /// Handles the end of a call without a reply. Forgets the batch size if the workers that take
+    /// batches may be gone: the request was in a batch, or still waited to be sent, perhaps in
+    /// one.
+    pub(super) fn on_no_reply(&self, may_have_run: bool) {
+        if !may_have_run || self.lock().is_batched {
             self.forget_batch_size();
         }
     }
@@ -152,9 +153,10 @@ impl InFlightCall {
         }
     }
 
-    /// Begins another request. Forgets the events of the previous one, and returns its reply if one
-    /// has arrived. Must be called before the session is read, so that no change is missed.
-    pub(super) fn begin_request(&self) -> Option<ReceivedReply> {
+    /// Forgets the events of the previous request, before the call begins another one. Returns the
+    /// reply if one has arrived. Must be called before the session is read, so that no change is
+    /// missed.
+    pub(super) fn forget_events(&self) -> Option<ReceivedReply> {
         let mut inbox = self.lock();
         inbox.publish_outcome = None;
         inbox.is_batched = false;

@@ -25,7 +25,8 @@ pub(super) struct InFlightCalls {
     inserted: AtomicU64,
     /// How many calls in a row were the only one in flight when they began.
     sequential: AtomicU32,
-    /// Notifies the send task that a method's call was answered for the first time.
+    /// Notifies the send task that a reply has decided whether calls of a method are batched, which
+    /// was unknown.
     pub(super) first_reply: Notify,
     log: ReplyLog,
 }
@@ -410,7 +411,7 @@ pub(super) mod tests {
         let _guard = calls_in_flight.insert(&call);
         Arc::clone(&call).published(Published::Returned);
         calls_in_flight.session_changed();
-        assert!(call.begin_request().is_none());
+        assert!(call.forget_events().is_none());
         Arc::clone(&call).published(Published::Confirmed);
         calls_in_flight.complete(call.id(), reply("it"), None);
         assert!(matches!(next_event(&call).await, Some(CallEvent::Reply(_))));

@@ -270,8 +270,8 @@ where
 {
     fn call(&self, call: OutgoingCall) -> BoxFuture<'_, Result<CallReply, BoxError>> {
         Box::pin(async move {
-            let ending = self.begin(call).await.map_err(Into::into)?;
-            ending.await.map_err(Into::into)
+            let reply = self.begin(call).await.map_err(Into::into)?;
+            reply.await.map_err(Into::into)
         })
     }
 }

@@ -21,7 +21,8 @@ use crate::transport::{Outgoing, Published, Publisher, SendToken};
 /// Builds the messages of requests and publishes them.
 #[derive(Debug)]
 pub(super) struct RequestPublisher {
-    /// Whether requests wait in the send task. Later requests must not overtake them.
+    /// Whether requests wait in the channel or the backlog of the send task. Later requests must
+    /// not overtake them. Requests that are held back, or in the batcher, do not count.
     pub(super) has_backlog: AtomicBool,
     publisher: Arc<dyn Publisher>,
     reply_to: ShortStr,

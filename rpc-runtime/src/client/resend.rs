@@ -5,7 +5,8 @@
 //! lost. The call of any other method waits while its reply can still arrive. It fails if the reply
 //! cannot arrive, or if it is unknown whether the broker has the request.
 
-/// Counts the reply addresses and the reply consumers of a session.
+/// Numbers the reply address and the reply consumer of a session. Later sessions of the same handle
+/// have higher numbers if they have another address, or another consumer.
 ///
 /// With a new address, the replies to earlier requests are lost. A new consumer of the same address
 /// receives the replies that arrived meanwhile, unless the broker has restarted and lost them.

@@ -47,7 +47,7 @@ pub(super) struct SessionState {
     /// The epoch of the current session, or of the last one.
     pub(super) epoch: ReplyEpoch,
     /// Why the last session was lost.
-    pub(super) lost: Option<BrokerError>,
+    pub(super) loss_reason: Option<BrokerError>,
 }
 
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl SessionState {
         Self {
             phase: SessionPhase::Opening,
             epoch: ReplyEpoch::default(),
-            lost: None,
+            loss_reason: None,
         }
     }
 }
@@ -159,7 +159,7 @@ impl SessionTask {
             let Err(panicked) = catch_panic(SESSION_TASK, keep_open(self)).await;
             self.state.send_modify(|state| {
                 state.phase = SessionPhase::Opening;
-                state.lost = Some(panicked.into());
+                state.loss_reason = Some(panicked.into());
             });
             self.close_reply_consumer().await;
             self.publisher = None;
@@ -169,11 +169,11 @@ impl SessionTask {
         }
     }
 
-    fn record_loss(&self, lost: &BrokerError) {
-        tracing::debug!(error = %Logged(Chain(lost)), "lost the reply consumer or the request channel");
+    fn record_loss(&self, reason: &BrokerError) {
+        tracing::debug!(error = %Logged(Chain(reason)), "lost the reply consumer or the request channel");
         self.state.send_modify(|state| {
             state.phase = SessionPhase::Opening;
-            state.lost = Some(lost.clone());
+            state.loss_reason = Some(reason.clone());
         });
     }
 
@@ -349,9 +349,9 @@ impl KeepOpen for SessionTask {
     }
 
     async fn run(&mut self, (): ()) -> ControlFlow<Infallible, BrokerError> {
-        let lost = self.serve().await;
-        self.record_loss(&lost);
-        ControlFlow::Continue(lost)
+        let reason = self.serve().await;
+        self.record_loss(&reason);
+        ControlFlow::Continue(reason)
     }
 
     fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<Infallible> {

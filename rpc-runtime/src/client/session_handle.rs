@@ -89,8 +89,9 @@ impl SessionHandle {
         Err(self.status().end_reason_or_closed())
     }
 
-    /// Returns whether the queue of a refused request does not exist. RabbitMQ 4 refuses requests to
-    /// a classic queue whose node is down. An existing queue is full, or will accept requests soon.
+    /// Returns whether the queue of a refused request does not exist, or its node is down: RabbitMQ
+    /// 4 refuses requests to such a classic queue. Any other queue is full, or will accept requests
+    /// soon.
     pub(super) async fn is_queue_missing(&self, destination: &Destination) -> bool {
         let exists = destination.queue_check.exists(|| {
             let (transport, queue) = (Arc::clone(&self.transport), destination.queue.clone());
@@ -104,7 +105,7 @@ impl SessionHandle {
         self.status().status().obstacle().or_else(|| {
             let state = self.state().borrow();
             match state.phase {
-                SessionPhase::Opening => state.lost.clone(),
+                SessionPhase::Opening => state.loss_reason.clone(),
                 _ => None,
             }
         })

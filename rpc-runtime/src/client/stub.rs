@@ -121,7 +121,7 @@ fn read_plain<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T, CallErro
     match reply.kind {
         ReplyKind::Result => decode_result(&reply),
         ReplyKind::Error => Err(unreadable_body_error(
-            "the worker sent an error, but the method returns none",
+            "the worker sent an error, but the method does not return a `Result`",
         )),
         ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
     }

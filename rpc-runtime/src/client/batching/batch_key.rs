@@ -62,26 +62,27 @@ impl Hash for BatchKey {
     }
 }
 
-/// Returns whether the request may be sent in a batch.
-pub(super) fn may_batch(request: &QueuedRequest) -> bool {
+/// Returns whether the request may be sent in a batch, which its workers must have asked for.
+pub(super) fn can_share_message(request: &QueuedRequest) -> bool {
     batch_size(request.plan()).is_some()
 }
 
 /// Returns whether the request is published at once: it is not batched, and not held back until the
-/// batch size of its method is known. If so, counts the call as sent.
+/// batch size of its method is known. Counts a call that is published before the first reply.
 pub(in crate::client) fn publishes_at_once(request: &QueuedRequest) -> bool {
     let plan = request.plan();
     batch_size(plan).is_none()
-        && !(is_batchable(plan) && plan.batch_size().is_some_and(LearnedBatchSize::holds_back))
+        && !(fits_in_batch(plan) && plan.batch_size().is_some_and(LearnedBatchSize::holds_back))
 }
 
 /// Returns the batch size that workers ask for. `None` if the call is sent on its own.
 fn batch_size(plan: &CallPlan) -> Option<u16> {
     let batch_size = plan.batch_size()?.get();
-    (batch_size > 1 && is_batchable(plan)).then_some(batch_size)
+    (batch_size > 1 && fits_in_batch(plan)).then_some(batch_size)
 }
 
-fn is_batchable(plan: &CallPlan) -> bool {
+/// Returns whether the call could be sent in a batch if its workers asked for batches.
+fn fits_in_batch(plan: &CallPlan) -> bool {
     !plan.method.is_oneway() && plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES
 }
 

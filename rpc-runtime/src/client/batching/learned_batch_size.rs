@@ -29,7 +29,8 @@ impl LearnedBatchSize {
         size(self.0.load(Ordering::Relaxed)).max(1)
     }
 
-    /// Counts a call that is sent on its own. Returns whether it should ask for the batch size.
+    /// Returns whether a call that is sent on its own should ask for the batch size. Counts the
+    /// call if the batch size is known.
     pub(in crate::client) fn should_ask(&self) -> bool {
         let state = self.0.load(Ordering::Relaxed);
         if size(state) == 0 {
@@ -38,8 +39,8 @@ impl LearnedBatchSize {
         (self.count_call(state) / ONE_CALL).is_multiple_of(ASK_EVERY)
     }
 
-    /// Returns whether a call should be held back until the batch size is known. A call that is not
-    /// held back counts as sent.
+    /// Returns whether a call should be held back until the batch size is known. Counts a call that
+    /// is sent before the first reply.
     pub(in crate::client) fn holds_back(&self) -> bool {
         let state = self.0.load(Ordering::Relaxed);
         if size(state) > 0 || state == NOT_AWAITED {
@@ -53,7 +54,7 @@ impl LearnedBatchSize {
     }
 
     /// Stops holding back calls, because a reply has no batch size or no reply comes. Returns whether
-    /// calls were held back until now.
+    /// the state has changed: `false` if calls were no longer held back.
     pub(in crate::client) fn stop_holding_back(&self) -> bool {
         let not_awaited = |state| (size(state) == 0 && state != NOT_AWAITED).then_some(NOT_AWAITED);
         self.0

@@ -2,7 +2,8 @@
 //! task that collects requests into batches.
 //!
 //! A broker's work is per message, so busy workers ask for several calls in one message.
-//! [`RequestSender`](super::request_sender) publishes all other requests without delay.
+//! [`RequestSender`](super::request_sender) publishes all other requests itself, except for those
+//! that the broker is not ready for.
 
 mod batch_key;
 mod held_requests;

@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
-use super::batch_key::{BatchKey, may_batch, publishes_at_once};
+use super::batch_key::{BatchKey, can_share_message, publishes_at_once};
 use super::held_requests::HeldRequests;
 use crate::client::in_flight_calls::InFlightCalls;
 use crate::client::queued_request::QueuedRequest;
@@ -22,7 +22,7 @@ use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, gather};
 pub(in crate::client) struct SendTask {
     publisher: Arc<RequestPublisher>,
     in_flight: Arc<InFlightCalls>,
-    /// Requests that were received and not yet published, held back or added to a batch.
+    /// Received requests that wait to be distributed: published, held back, or added to a batch.
     backlog: VecDeque<QueuedRequest>,
     /// If the backlog is longer than this, withdrawn requests are dropped.
     prune_above: usize,
@@ -73,7 +73,7 @@ impl SendTask {
                 () = self.held.expired() => self.release_held(),
                 count = requests.recv_many(&mut received, MAX_BATCH_CALLS), if is_open => {
                     is_open = count > 0;
-                    if received.iter().any(may_batch) {
+                    if received.iter().any(can_share_message) {
                         gather(&mut requests, &mut received).await;
                     }
                     self.backlog.extend(received.drain(..));

@@ -87,7 +87,7 @@ pub(super) struct CallEnd {
     pub(super) sent_at: Instant,
     pub(super) now: Instant,
     /// How many calls counted towards the limit when it was sent, including itself.
-    pub(super) in_flight: usize,
+    pub(super) counted: usize,
     pub(super) generation: u32,
     pub(super) is_important: bool,
     /// How many calls are in flight now, including itself.
@@ -319,10 +319,11 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Reduces the limit to a fraction of the smaller of the limit and the calls in flight.
+    /// Reduces the limit to a fraction of itself, or of the calls that counted towards it when this
+    /// call was sent, if those were fewer.
     #[allow(clippy::cast_precision_loss)] // far fewer calls than 2^52
     fn reduce(&mut self, end: &CallEnd, fraction: f64) {
-        let in_flight = end.in_flight as f64;
+        let counted = end.counted as f64;
         let fraction = fraction.clamp(MIN_FRACTION, 1.0);
         // Between 1 and `max - 1`; 1 if `max` is 1.
         let limit = |calls: f64| (calls * fraction).min(self.max as f64 - 1.0).max(1.0);
@@ -331,14 +332,14 @@ impl AdaptiveLimit {
             Some(reduced) if end.sent_at < reduced.reduced_at => {}
             Some(reduced) => {
                 // A limit of 3.9 allows three calls. Adding one keeps the fraction of 0.9.
-                reduced.limit = limit(reduced.limit.min(in_flight + 1.0));
+                reduced.limit = limit(reduced.limit.min(counted + 1.0));
                 reduced.reduced_at = end.now;
                 reduced.pause_until = None;
             }
             None => {
                 self.generation += 1;
                 self.reduced = Some(Reduced {
-                    limit: limit(in_flight),
+                    limit: limit(counted),
                     reduced_at: end.now,
                     pause_until: None,
                     generations: Generations::new(self.generation, end.in_flight_now, end.now),
@@ -366,7 +367,7 @@ impl AdaptiveLimit {
         };
         // The limit was not reached, so this reply does not show that it may grow. A limit of 3.9
         // is reached with three calls.
-        if !end.has_waiting_calls && (end.in_flight as f64) < reduced.limit.floor() {
+        if !end.has_waiting_calls && (end.counted as f64) < reduced.limit.floor() {
             return;
         }
         let since_reduction = end.now.saturating_duration_since(reduced.reduced_at);
@@ -380,7 +381,7 @@ impl AdaptiveLimit {
     }
 }
 
-/// Returns the fraction of the calls in flight that would wait for half of the target. By Little's
+/// Returns the fraction of the counted calls that would wait for half of the target. By Little's
 /// law, the time that a call takes is proportional to the number of calls when it was sent.
 fn fraction(end: &CallEnd, queued: Duration, target: Duration) -> f64 {
     let took = end.now.saturating_duration_since(end.sent_at);
@@ -399,17 +400,17 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    fn call_end(signal: Signal, sent: Instant, now: Instant, in_flight: usize) -> CallEnd {
+    fn call_end(signal: Signal, sent: Instant, now: Instant, counted: usize) -> CallEnd {
         CallEnd {
             signal,
             time_limit: Duration::from_secs(1),
             sent_at: sent,
             now,
-            in_flight,
+            counted,
             generation: 0,
             is_important: false,
             in_flight_now: Count {
-                all: in_flight,
+                all: counted,
                 important: 0,
             },
             has_waiting_calls: true,

@@ -79,7 +79,7 @@ pub(super) struct Permit {
     /// How long the call waited for it, in milliseconds.
     waited: u32,
     /// How many calls counted towards the limit when it was taken, including this one.
-    in_flight: u32,
+    counted: u32,
     generation: u32,
     is_important: bool,
 }
@@ -285,7 +285,7 @@ impl Limiter {
             time_limit: time_limit.limit,
             sent_at,
             now,
-            in_flight: usize::try_from(permit.in_flight).unwrap_or(usize::MAX),
+            counted: usize::try_from(permit.counted).unwrap_or(usize::MAX),
             generation: permit.generation,
             is_important: permit.is_important,
             in_flight_now: Count {
@@ -336,14 +336,14 @@ impl Drop for Limiter {
 }
 
 impl Permit {
-    fn new(limiter: &Arc<Limiter>, (in_flight, generation): (usize, u32), is_important: bool) -> Self {
+    fn new(limiter: &Arc<Limiter>, (counted, generation): (usize, u32), is_important: bool) -> Self {
         if is_important {
             limiter.important.fetch_add(1, Ordering::Relaxed);
         }
         Self {
             limiter: Arc::clone(limiter),
             waited: 0,
-            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
+            counted: u32::try_from(counted).unwrap_or(u32::MAX),
             generation,
             is_important,
         }
