@@ -39,8 +39,8 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// Asks all workers what they serve.
-    pub(crate) async fn services(
+    /// Asks all workers what they serve. Prints a note if some may be missing.
+    pub(crate) async fn workers(
         self,
         broker: &Broker,
         output: &Output,
@@ -83,7 +83,7 @@ pub(crate) async fn service(
             Ok(choose_on_queue(queue, described, service, method)?)
         }
         (None, Some(service)) => {
-            let found = location.search.services(broker, output).await?;
+            let found = location.search.workers(broker, output).await?;
             let chosen = choose(&found, service)?;
             if chosen.descriptions.len() > 1 {
                 output.note(&format!(
@@ -112,7 +112,7 @@ pub(crate) async fn versions(
     service: &str,
     output: &Output,
 ) -> Result<Vec<ServiceDescription>, Failure> {
-    let found = search.services(broker, output).await?;
+    let found = search.workers(broker, output).await?;
     let services = found.service(service);
     let descriptions = services.iter().flat_map(|service| service.descriptions.iter());
     let descriptions: Vec<_> = descriptions.map(|&description| description.clone()).collect();

@@ -38,7 +38,7 @@ pub(crate) struct List {
 impl List {
     pub(crate) async fn run(&self, options: &Options, output: &Output) -> Result<Outcome, Failure> {
         let broker = connect(options).await?;
-        let found = self.search.services(&broker, output).await;
+        let found = self.search.workers(&broker, output).await;
         let depths = match &found {
             Ok(found) if !self.workers || output.json => {
                 depths::ask(&broker, found.services().iter().map(|service| service.queue)).await

@@ -117,7 +117,7 @@ impl Ping {
             let described = lookup::versions(broker, self.location.search, service, output).await?;
             return Ok(described.into_iter().map(|service| service.queue).collect());
         }
-        let found = self.location.search.services(broker, output).await?;
+        let found = self.location.search.workers(broker, output).await?;
         let queues = found
             .services()
             .into_iter()

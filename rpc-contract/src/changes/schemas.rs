@@ -46,8 +46,8 @@ pub(super) fn problems(
 ) -> Vec<Problem> {
     let allowed = MAX_STEPS.min(*steps);
     let mut comparison = SchemaComparison {
-        writes: writer.1,
-        reads: reader.1,
+        writer_definitions: writer.1,
+        reader_definitions: reader.1,
         same_definitions,
         steps: allowed,
         in_progress: Vec::new(),
@@ -60,8 +60,8 @@ pub(super) fn problems(
 }
 
 struct SchemaComparison<'a> {
-    writes: &'a Definitions,
-    reads: &'a Definitions,
+    writer_definitions: &'a Definitions,
+    reader_definitions: &'a Definitions,
     /// Whether both sides have equal definitions, so that equal schemas mean the same.
     same_definitions: bool,
     /// How many more pairs of schemas may be looked at.
@@ -77,12 +77,13 @@ impl SchemaComparison<'_> {
             return unsure(path, TOO_LARGE);
         }
         self.steps -= 1;
-        let (Some((writer, writes)), Some((reader, reads))) =
-            (resolve(writer, self.writes), resolve(reader, self.reads))
-        else {
+        let (Some((writer, writer_name)), Some((reader, reader_name))) = (
+            resolve(writer, self.writer_definitions),
+            resolve(reader, self.reader_definitions),
+        ) else {
             return unsure(path, "the definition of a type is missing");
         };
-        let pair = writes.zip(reads);
+        let pair = writer_name.zip(reader_name);
         if pair.is_some() && self.in_progress.contains(&pair) {
             return Vec::new();
         }
@@ -108,7 +109,10 @@ impl SchemaComparison<'_> {
         let (Value::Object(writes), Value::Object(reads)) = (writer, reader) else {
             return unsure(path, "one of the schemas is not a schema");
         };
-        let (writers, readers) = (alternatives(writes, self.writes), alternatives(reads, self.reads));
+        let (writers, readers) = (
+            alternatives(writes, self.writer_definitions),
+            alternatives(reads, self.reader_definitions),
+        );
         if writers.is_none() && readers.is_none() {
             return self.check_single(writes, reads, path);
         }
@@ -125,7 +129,7 @@ impl SchemaComparison<'_> {
     /// If none does, returns the problems of a reader that may do so, or else of the reader of the
     /// same kind, or else that no reader reads it.
     fn check_alternative(&mut self, writer: &Value, readers: &[Value], path: &str) -> Vec<Problem> {
-        let kind = kind(writer, self.writes);
+        let kind = kind(writer, self.writer_definitions);
         let mut of_same_kind = None;
         let mut uncertain = None;
         for reader in readers {
@@ -138,12 +142,12 @@ impl SchemaComparison<'_> {
             }
             if problems.iter().all(|problem| !problem.is_certain) {
                 uncertain.get_or_insert(problems);
-            } else if of_same_kind.is_none() && self::kind(reader, self.reads) == kind {
+            } else if of_same_kind.is_none() && self::kind(reader, self.reader_definitions) == kind {
                 of_same_kind = Some(problems);
             }
         }
         uncertain.or(of_same_kind).unwrap_or_else(|| {
-            let resolved = resolve(writer, self.writes).map_or(writer, |(schema, _)| schema);
+            let resolved = resolve(writer, self.writer_definitions).map_or(writer, |(schema, _)| schema);
             certain(
                 path,
                 format!(

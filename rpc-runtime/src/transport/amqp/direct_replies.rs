@@ -91,7 +91,7 @@ enum SharedConnection {
     None,
     /// Being opened. Replies wait for it.
     Connecting,
-    Up(Arc<DirectChannel>),
+    Up(Arc<DirectConnection>),
     /// Could not be opened. No new attempt is made before this instant.
     Refused {
         until: Instant,
@@ -105,22 +105,23 @@ impl SharedConnection {
     fn when_needed(&self, now: Instant) -> Option<Self> {
         match self {
             Self::None => Some(Self::Connecting),
-            Self::Up(channel) if !channel.connection.is_open() => Some(Self::Connecting),
+            Self::Up(direct) if !direct.connection.is_open() => Some(Self::Connecting),
             Self::Refused { until } if *until <= now => Some(Self::Retrying),
             _ => None,
         }
     }
 
-    fn channel(&self) -> Option<&Arc<DirectChannel>> {
+    fn connection(&self) -> Option<&Arc<DirectConnection>> {
         match self {
-            Self::Up(channel) => Some(channel),
+            Self::Up(direct) => Some(direct),
             _ => None,
         }
     }
 }
 
+/// An open connection, with the publisher on it.
 #[derive(Debug)]
-struct DirectChannel {
+struct DirectConnection {
     connection: Arc<OpenConnection>,
     publisher: AmqpPublisher,
     /// The task that watches the connection.
@@ -165,14 +166,14 @@ impl DirectReplies {
     /// reply again, alone. If the reply fails, the worker acknowledges its request, as after any
     /// refused reply.
     async fn send(self: &Arc<Self>, outgoing: Outgoing) -> Published {
-        let Some(channel) = self.channel().await else {
+        let Some(direct) = self.shared_connection().await else {
             return Published::Refused;
         };
-        let published = channel.publisher.publish(outgoing.clone()).await;
+        let published = direct.publisher.publish(outgoing.clone()).await;
         if !published.is_failed() {
             return published;
         }
-        self.forget(&channel);
+        self.forget(&direct);
         if published.is_channel_closed() {
             return published;
         }
@@ -187,12 +188,12 @@ impl DirectReplies {
             return Published::Refused;
         }
         for _ in 0..MAX_ATTEMPTS_ALONE {
-            let Some(channel) = self.connect_within(CONNECT_LIMIT_IF_REFUSED).await else {
+            let Some(direct) = self.connect_within(CONNECT_LIMIT_IF_REFUSED).await else {
                 *refused = Some(Instant::now());
                 return Published::Refused;
             };
-            let published = channel.publisher.publish(outgoing.clone()).await;
-            channel.connection.close().await;
+            let published = direct.publisher.publish(outgoing.clone()).await;
+            direct.connection.close().await;
             if !published.is_failed() || published.is_channel_closed() {
                 return published;
             }
@@ -207,13 +208,13 @@ impl DirectReplies {
     }
 
     /// Waits for the shared connection. Returns `None` if it cannot be opened.
-    async fn channel(self: &Arc<Self>) -> Option<Arc<DirectChannel>> {
+    async fn shared_connection(self: &Arc<Self>) -> Option<Arc<DirectConnection>> {
         let mut shared = self.shared.subscribe();
         self.connect_if_due();
         let decided = shared
             .wait_for(|shared| !matches!(shared, SharedConnection::Connecting))
             .await;
-        decided.ok()?.channel().cloned()
+        decided.ok()?.connection().cloned()
     }
 
     /// Starts an attempt to connect if one is due.
@@ -239,7 +240,7 @@ impl DirectReplies {
         let connecting = restart_on_panic("direct replies", || self.connect_within(limit));
         let made = self.tasks.ending.run_until_cancelled(connecting).await;
         self.shared.send_replace(match made {
-            Some(Some(channel)) => SharedConnection::Up(Arc::new(channel)),
+            Some(Some(direct)) => SharedConnection::Up(Arc::new(direct)),
             Some(None) => SharedConnection::Refused {
                 until: Instant::now() + PAUSE,
             },
@@ -249,7 +250,7 @@ impl DirectReplies {
     }
 
     /// Connects, with retries for a limited time. Returns `None` after that. Cancel safe.
-    async fn connect_within(&self, limit_if_refused: Duration) -> Option<DirectChannel> {
+    async fn connect_within(&self, limit_if_refused: Duration) -> Option<DirectConnection> {
         let begun = Instant::now();
         let is_retried = |error: &BrokerError| {
             if let Some(Suppressed(suppressed)) = self.log.admit(Level::WARN, "no_connection") {
@@ -267,7 +268,7 @@ impl DirectReplies {
         retry(|| self.connect(), is_retried).await.ok()
     }
 
-    async fn connect(&self) -> Result<DirectChannel, BrokerError> {
+    async fn connect(&self) -> Result<DirectConnection, BrokerError> {
         let connection = Arc::new(self.connector.connect(ConnectionPurpose::DirectReplies).await?);
         let watch = connection.watch_in(&self.tasks);
         let opener = Opener {
@@ -277,16 +278,18 @@ impl DirectReplies {
         };
         let channel = opener.channel().await?;
         let publisher = opener.publisher(channel).await?;
-        Ok(DirectChannel {
+        Ok(DirectConnection {
             connection,
             publisher,
             _watch: watch,
         })
     }
 
-    fn forget(&self, channel: &Arc<DirectChannel>) {
+    fn forget(&self, direct: &Arc<DirectConnection>) {
         self.shared.send_if_modified(|shared| {
-            let is_current = shared.channel().is_some_and(|other| Arc::ptr_eq(other, channel));
+            let is_current = shared
+                .connection()
+                .is_some_and(|other| Arc::ptr_eq(other, direct));
             if is_current {
                 *shared = SharedConnection::None;
             }
@@ -295,8 +298,8 @@ impl DirectReplies {
     }
 
     pub(super) async fn close(&self) {
-        if let SharedConnection::Up(channel) = self.shared.send_replace(SharedConnection::None) {
-            channel.connection.close().await;
+        if let SharedConnection::Up(direct) = self.shared.send_replace(SharedConnection::None) {
+            direct.connection.close().await;
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::sync::watch;
 #[derive(Debug)]
 pub(super) struct Connection {
     state: watch::Sender<State>,
-    /// The consumers of the current session. They end with the session.
+    /// The consumers of the open connection. They end when it is lost.
     consumers: Mutex<Vec<ConsumerId>>,
     #[cfg(test)]
     link: Option<Arc<dyn Link>>,
@@ -22,8 +22,8 @@ pub(super) struct Connection {
 
 #[derive(Debug, Clone)]
 struct State {
-    /// Counts losses, and so identifies the session.
-    session: u64,
+    /// How many times the connection was lost. Distinguishes an open connection from earlier ones.
+    losses: u64,
     is_up: bool,
     blocked: Option<Arc<str>>,
     is_closed: bool,
@@ -33,7 +33,7 @@ impl Connection {
     pub(super) fn new() -> Self {
         Self {
             state: watch::Sender::new(State {
-                session: 0,
+                losses: 0,
                 is_up: true,
                 blocked: None,
                 is_closed: false,
@@ -49,22 +49,22 @@ impl Connection {
     /// # Errors
     ///
     /// Fails if the handle was closed, or the connection is lost meanwhile.
-    pub(super) async fn wait_ready(&self) -> Result<Session, BrokerError> {
-        let session = self.next_session().await?;
-        session.delay_from_broker().await?;
-        Ok(session)
+    pub(super) async fn wait_ready(&self) -> Result<OpenConnection, BrokerError> {
+        let open = self.wait_open().await?;
+        open.delay_from_broker().await?;
+        Ok(open)
     }
 
-    async fn next_session(&self) -> Result<Session, BrokerError> {
+    async fn wait_open(&self) -> Result<OpenConnection, BrokerError> {
         let mut state = self.state.subscribe();
         let ready = state.wait_for(|state| state.is_up || state.is_closed).await;
         match ready.as_deref() {
             Ok(State {
                 is_closed: false,
-                session,
+                losses,
                 ..
-            }) => Ok(Session {
-                number: *session,
+            }) => Ok(OpenConnection {
+                losses: *losses,
                 state: self.state.subscribe(),
                 #[cfg(test)]
                 link: self.link.clone(),
@@ -113,7 +113,7 @@ impl Connection {
     /// broker removes once it notices the loss.
     pub(super) fn cut(&self) -> Vec<ConsumerId> {
         self.state.send_modify(|state| {
-            state.session += 1;
+            state.losses += 1;
             state.is_up = false;
             state.blocked = None;
         });
@@ -131,22 +131,22 @@ impl Connection {
     }
 }
 
-/// A connection between two losses.
+/// A connection that was up. It may have been lost since then.
 #[derive(Debug, Clone)]
-pub(super) struct Session {
-    number: u64,
+pub(super) struct OpenConnection {
+    losses: u64,
     state: watch::Receiver<State>,
     #[cfg(test)]
     link: Option<Arc<dyn Link>>,
 }
 
-impl Session {
+impl OpenConnection {
     #[cfg(test)]
     pub(super) fn link(&self) -> Option<Arc<dyn Link>> {
         self.link.clone()
     }
 
-    /// Why the session has ended. `None` while the connection is up.
+    /// Why the connection is lost. `None` while it is up.
     pub(super) fn end_reason(&self) -> Option<BrokerError> {
         self.end_reason_in(&self.state.borrow())
     }
@@ -154,12 +154,12 @@ impl Session {
     fn end_reason_in(&self, state: &State) -> Option<BrokerError> {
         match state {
             State { is_closed: true, .. } => Some(BrokerError::Closed),
-            State { session, .. } if *session != self.number => Some(BrokerError::Lost { source: None }),
+            State { losses, .. } if *losses != self.losses => Some(BrokerError::Lost { source: None }),
             _ => None,
         }
     }
 
-    /// Waits until the session ends and returns the reason. Cancel safe.
+    /// Waits until the connection is lost and returns why. Cancel safe.
     pub(super) async fn wait_lost(&self) -> BrokerError {
         let mut state = self.state.clone();
         let ended = state.wait_for(|state| self.end_reason_in(state).is_some()).await;
@@ -241,13 +241,13 @@ mod simulated {
     use super::*;
 
     pub(super) async fn ask<T: Send + 'static>(
-        session: &Session,
+        connection: &OpenConnection,
         link: Arc<dyn Link>,
         act: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, BrokerError> {
         let to_broker = link.delay(Direction::ToBroker);
         let from_broker = link.delay(Direction::FromBroker);
-        let (sender, sent) = (session.clone(), Instant::now());
+        let (sender, sent) = (connection.clone(), Instant::now());
         // In a task, so that the request arrives even if the caller stops waiting for the answer.
         let asked = tokio::spawn(async move {
             pause(to_broker).await;
@@ -260,29 +260,29 @@ mod simulated {
         });
         let answer = tokio::select! {
             biased;
-            reason = session.wait_lost() => return Err(reason),
+            reason = connection.wait_lost() => return Err(reason),
             answer = asked => answer.ok().flatten(),
         };
         answer.ok_or(BrokerError::Lost { source: None })
     }
 
-    pub(super) fn tell(session: &Session, link: &dyn Link, act: impl FnOnce() + Send + 'static) {
+    pub(super) fn tell(connection: &OpenConnection, link: &dyn Link, act: impl FnOnce() + Send + 'static) {
         // Without a runtime, the message is lost.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        let (delay, session) = (link.delay(Direction::ToBroker), session.clone());
+        let (delay, connection) = (link.delay(Direction::ToBroker), connection.clone());
         runtime.spawn(async move {
-            if travel(&session, delay).await.is_ok() {
+            if travel(&connection, delay).await.is_ok() {
                 act();
             }
         });
     }
 
-    pub(super) async fn travel(session: &Session, delay: Duration) -> Result<(), BrokerError> {
+    pub(super) async fn travel(connection: &OpenConnection, delay: Duration) -> Result<(), BrokerError> {
         tokio::select! {
             biased;
-            reason = session.wait_lost() => Err(reason),
+            reason = connection.wait_lost() => Err(reason),
             () = pause(delay) => Ok(()),
         }
     }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::broker::InProcessBroker;
-use super::connection::{Connection, Session};
+use super::connection::{Connection, OpenConnection};
 use super::queues::{AckMode, ConsumerId, Queues};
 use crate::error::BrokerError;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
@@ -78,7 +78,7 @@ impl MemoryTransport {
     /// # Errors
     ///
     /// Fails if the handle has ended, or the connection is lost meanwhile.
-    async fn wait_ready(&self, connection: &Connection) -> Result<Session, BrokerError> {
+    async fn wait_ready(&self, connection: &Connection) -> Result<OpenConnection, BrokerError> {
         match self.board.end_reason() {
             Some(reason) => Err(reason),
             None => connection.wait_ready().await,
@@ -88,7 +88,7 @@ impl MemoryTransport {
     fn subscribe(
         &self,
         connection: &Connection,
-        session: &Session,
+        open: &OpenConnection,
         queue: &str,
         ack_mode: AckMode,
         is_private: bool,
@@ -101,20 +101,20 @@ impl MemoryTransport {
         connection.add_consumer(consumer.clone(), &self.broker);
         let control = MemoryControl {
             broker: self.broker.clone(),
-            session: session.clone(),
+            connection: open.clone(),
             consumer,
             private_queue: is_private.then(|| queue.to_owned()),
         };
         Ok(Subscription {
-            deliveries: deliveries(receiver, session.clone()).boxed(),
+            deliveries: deliveries(receiver, open.clone()).boxed(),
             control: Arc::new(control),
         })
     }
 
-    fn publisher(&self, session: Session, direct_address: Option<ShortStr>) -> Arc<dyn Publisher> {
+    fn publisher(&self, connection: OpenConnection, direct_address: Option<ShortStr>) -> Arc<dyn Publisher> {
         Arc::new(MemoryPublisher {
             broker: self.broker.clone(),
-            session,
+            connection,
             direct_address,
         })
     }
@@ -169,18 +169,18 @@ impl Drop for MemoryTransport {
 /// A stream of deliveries, until the consumer is cancelled or the connection is lost.
 fn deliveries(
     receiver: mpsc::UnboundedReceiver<Delivery>,
-    session: Session,
+    connection: OpenConnection,
 ) -> impl Stream<Item = Result<Delivery, BrokerError>> {
-    stream::unfold(Some((receiver, session)), async |open| {
-        let (mut receiver, session) = open?;
+    stream::unfold(Some((receiver, connection)), async |open| {
+        let (mut receiver, connection) = open?;
         tokio::select! {
             biased;
-            reason = session.wait_lost() => Some((Err(reason), None)),
+            reason = connection.wait_lost() => Some((Err(reason), None)),
             delivery = receiver.recv() => {
                 let delivery = delivery?;
-                let arrived = session.delay_from_broker().await;
+                let arrived = connection.delay_from_broker().await;
                 match arrived {
-                    Ok(()) => Some((Ok(delivery), Some((receiver, session)))),
+                    Ok(()) => Some((Ok(delivery), Some((receiver, connection)))),
                     Err(reason) => Some((Err(reason), None)),
                 }
             }
@@ -196,15 +196,15 @@ impl Transport for MemoryTransport {
     }
 
     async fn depth(&self, queue: &ShortStr) -> Option<Depth> {
-        let session = self.wait_ready(&self.consuming).await.ok()?;
+        let connection = self.wait_ready(&self.consuming).await.ok()?;
         let (broker, queue) = (self.broker.clone(), queue.clone());
-        let asking = session.ask(move || broker.queues().depth(queue.as_str()));
+        let asking = connection.ask(move || broker.queues().depth(queue.as_str()));
         asking.await.ok()?
     }
 
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError> {
-        let session = self.wait_ready(&self.publishing).await?;
-        Ok(self.publisher(session, None))
+        let connection = self.wait_ready(&self.publishing).await?;
+        Ok(self.publisher(connection, None))
     }
 
     async fn open_replies(
@@ -217,7 +217,7 @@ impl Transport for MemoryTransport {
             ReplyQueue::Exclusive => (&self.consuming, AckMode::Automatic),
             ReplyQueue::Direct => (&self.publishing, AckMode::Automatic),
         };
-        let session = self.wait_ready(connection).await?;
+        let open = self.wait_ready(connection).await?;
         let found = earlier.filter(|_| replies == ReplyQueue::Resumable);
         let found = found.and_then(|name| Some((name, self.broker.queues().depth(name.as_str())?.messages)));
         let (queue, address, resumed) = match (replies, found) {
@@ -235,10 +235,10 @@ impl Transport for MemoryTransport {
                 (queue, address, None)
             }
         };
-        let subscription = self.subscribe(connection, &session, &queue, ack_mode, true)?;
+        let subscription = self.subscribe(connection, &open, &queue, ack_mode, true)?;
         let is_direct = replies == ReplyQueue::Direct;
         Ok(ReplySubscription {
-            publisher: is_direct.then(|| self.publisher(session, Some(address.clone()))),
+            publisher: is_direct.then(|| self.publisher(open, Some(address.clone()))),
             address: if is_direct {
                 ShortStr::from_static(DIRECT_REPLY_TO)
             } else {
@@ -258,16 +258,16 @@ impl Transport for MemoryTransport {
     }
 
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
-        let session = self.wait_ready(&self.consuming).await?;
+        let open = self.wait_ready(&self.consuming).await?;
         match queue.declare_mode() {
             DeclareMode::Active => self.broker.queues().declare(queue.name(), queue.properties())?,
             DeclareMode::Passive => self.broker.queues().check_exists(queue.name())?,
             DeclareMode::No => {}
         }
         let ack_mode = AckMode::Prefetch(prefetch.into());
-        let subscription = self.subscribe(&self.consuming, &session, queue.name(), ack_mode, false)?;
+        let subscription = self.subscribe(&self.consuming, &open, queue.name(), ack_mode, false)?;
         // The broker may deliver before it confirms the consumer.
-        session.delay_from_broker().await?;
+        open.delay_from_broker().await?;
         Ok(subscription)
     }
 
@@ -276,20 +276,20 @@ impl Transport for MemoryTransport {
     }
 
     async fn open_broadcasts(&self, broadcasts: &BroadcastOptions) -> Result<Subscription, BrokerError> {
-        let session = self.wait_ready(&self.consuming).await?;
+        let open = self.wait_ready(&self.consuming).await?;
         let queue = format!("{}.{}", broadcasts.exchange, Uuid::new_v4());
         self.broker.queues().declare_for_broadcasts(&queue, broadcasts);
         let ack_mode = AckMode::Prefetch(broadcasts.prefetch.into());
-        let subscription = self.subscribe(&self.consuming, &session, &queue, ack_mode, false)?;
-        session.delay_from_broker().await?;
+        let subscription = self.subscribe(&self.consuming, &open, &queue, ack_mode, false)?;
+        open.delay_from_broker().await?;
         Ok(subscription)
     }
 
     async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {
-        let session = self.wait_ready(&self.publishing).await?;
-        session.wait_unblocked().await?;
+        let connection = self.wait_ready(&self.publishing).await?;
+        connection.wait_unblocked().await?;
         let (broker, exchange) = (self.broker.clone(), exchange.to_owned());
-        let sending = session.ask(move || broker.queues().broadcast(&exchange, &message, Instant::now()));
+        let sending = connection.ask(move || broker.queues().broadcast(&exchange, &message, Instant::now()));
         Ok(if sending.await? {
             Published::Confirmed
         } else {
@@ -317,7 +317,7 @@ impl Transport for MemoryTransport {
 #[cfg_attr(test, derive(Clone))]
 struct MemoryPublisher {
     broker: InProcessBroker,
-    session: Session,
+    connection: OpenConnection,
     /// The address that replaces the pseudo-address of direct reply-to, as in RabbitMQ.
     direct_address: Option<ShortStr>,
 }
@@ -355,11 +355,11 @@ impl Publisher for MemoryPublisher {
         listener: Arc<dyn ConfirmListener>,
         _confirm_batch: usize,
     ) -> Result<(), Box<Outgoing>> {
-        if !self.session.can_publish() {
+        if !self.connection.can_publish() {
             return Err(Box::new(outgoing));
         }
         #[cfg(test)]
-        if self.session.link().is_some() {
+        if self.connection.link().is_some() {
             let publisher = self.clone();
             tokio::spawn(async move { listener.published(publisher.publish(outgoing).await) });
             return Ok(());
@@ -380,7 +380,7 @@ impl Publisher for MemoryPublisher {
 
     async fn wait_ready(&self) {
         // An error means that the connection is lost. The next publish reports it.
-        let _ = self.session.wait_unblocked().await;
+        let _ = self.connection.wait_unblocked().await;
     }
 
     async fn publish(&self, outgoing: Outgoing) -> Published {
@@ -391,29 +391,29 @@ impl Publisher for MemoryPublisher {
             send_token,
         } = outgoing;
         let failed = |source, written| Published::Failed { source, written };
-        if let Err(source) = self.session.wait_unblocked().await {
+        if let Err(source) = self.connection.wait_unblocked().await {
             return failed(source, false);
         }
         if !send_token.claim() {
             return Published::Withdrawn;
         }
-        match self.session.ask(self.publish_fn(&queue, message)).await {
+        match self.connection.ask(self.publish_fn(&queue, message)).await {
             Ok(has_queue) => Self::outcome(has_queue, mandatory),
             Err(source) => failed(source, true),
         }
     }
 
     async fn wait_closed(&self) -> BrokerError {
-        self.session.wait_lost().await
+        self.connection.wait_lost().await
     }
 }
 
 #[derive(Debug)]
 struct MemoryControl {
     broker: InProcessBroker,
-    session: Session,
+    connection: OpenConnection,
     consumer: ConsumerId,
-    /// A queue to delete with its subscription.
+    /// The queue that [`Control::close_and_delete`] deletes.
     private_queue: Option<String>,
 }
 
@@ -424,10 +424,10 @@ impl MemoryControl {
         act: impl FnOnce(&mut Queues, &ConsumerId) + Send + 'static,
     ) -> Result<(), BrokerError> {
         let (broker, consumer) = (self.broker.clone(), self.consumer.clone());
-        match self.session.end_reason() {
+        match self.connection.end_reason() {
             Some(reason) => Err(reason),
             None => {
-                self.session.tell(move || act(&mut broker.queues(), &consumer));
+                self.connection.tell(move || act(&mut broker.queues(), &consumer));
                 Ok(())
             }
         }

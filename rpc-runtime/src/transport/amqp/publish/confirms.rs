@@ -160,11 +160,11 @@ impl Confirms {
     /// Decides about the messages that have waited for [`MAX_WAIT`].
     pub(super) fn decide_overdue(&mut self, now: Instant) -> Decided {
         let mut decided = Decided::new();
-        let conditiondue = |undecided: &Undecided| now >= undecided.since + MAX_WAIT;
-        while let Some(overdue) = pop_if(&mut self.second, conditiondue) {
+        let is_overdue = |undecided: &Undecided| now >= undecided.since + MAX_WAIT;
+        while let Some(overdue) = pop_if(&mut self.second, is_overdue) {
             self.decide_routed(overdue.sequence, &mut decided);
         }
-        while let Some(overdue) = pop_if(&mut self.first, conditiondue) {
+        while let Some(overdue) = pop_if(&mut self.first, is_overdue) {
             self.decide_routed(overdue.sequence, &mut decided);
         }
         decided
