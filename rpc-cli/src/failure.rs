@@ -59,7 +59,7 @@ pub(crate) enum Failure {
     #[error("the description cannot be used")]
     Description(#[from] InvalidDescription),
 
-    /// Has no source, as its message includes the causes.
+    /// Has no source: [`message`](Self::message) adds the causes.
     #[error("the call failed")]
     Call(Box<CallError<MethodError<String>>>),
 

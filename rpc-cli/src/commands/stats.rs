@@ -329,7 +329,7 @@ impl History {
 
     /// Returns the counts of a method since the last counts of its worker, and the time since then.
     /// If the worker has started since the last update, they are since its start. Returns `None` if
-    /// there are no last counts of an older worker.
+    /// there was no update before, or if a worker that ran then has no last counts.
     fn recent(
         &self,
         stats: &WorkerStats,

@@ -12,7 +12,7 @@ use crate::{MethodDescription, ServiceDescription};
 /// old one.
 ///
 /// There are none between a description and itself. Documentation is not compared. Descriptions may
-/// come from anywhere: if types are too large to compare, a change says so. No changes do not
+/// come from anywhere: if types are too large to compare, a change says so. An empty list does not
 /// mean that everything was compared: see [`Comparison`].
 #[must_use]
 pub fn compare(old: &ServiceDescription, new: &ServiceDescription) -> Vec<Change> {

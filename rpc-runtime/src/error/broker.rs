@@ -99,8 +99,8 @@ pub enum BrokerError {
         /// properties. With `INTERNAL_ERROR` the broker closes the connection, as RabbitMQ 4.3 does
         /// for transient queues.
         source: Cause,
-        /// Whether the broker only did not answer, or failed: the queue's node may be down, and may
-        /// come back.
+        /// Whether the queue's node may be down: the broker reported that, or did not answer. The
+        /// node may come back.
         is_temporary: bool,
     },
 

@@ -273,9 +273,8 @@ impl<E> CallError<E> {
         is_transient && self.executed() == Executed::No
     }
 
-    /// How long to wait before the next attempt. `None` if neither a worker nor the client sets a
-    /// time. An earlier attempt
-    /// most likely fails again.
+    /// How long to wait before the next attempt, because a sooner one most likely fails again.
+    /// `None` if neither a worker nor the client sets a time.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

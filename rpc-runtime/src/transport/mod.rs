@@ -170,7 +170,7 @@ pub(crate) trait Control: Debug + Send + Sync {
     /// caller could do nothing about them.
     async fn close(&self);
 
-    /// Like [`close`](Self::close). Also deletes a private reply queue.
+    /// Like [`close`](Self::close). Also deletes the queue if it belongs to this subscription.
     async fn close_and_delete(&self);
 }
 

@@ -311,8 +311,7 @@ impl RequestQueue {
         self.properties.arguments.get(SINGLE_ACTIVE_CONSUMER) == Some(&QueueArgument::Flag(true))
     }
 
-    /// How often a request may return to the queue. A worker refuses a request that has returned
-    /// this often.
+    /// How many times a request may be delivered before a worker refuses it.
     pub(crate) fn max_deliveries(&self) -> u32 {
         match self.properties.arguments.get(DELIVERY_LIMIT) {
             Some(QueueArgument::Number(limit)) => u32::try_from(*limit).unwrap_or(u32::MAX).max(1),

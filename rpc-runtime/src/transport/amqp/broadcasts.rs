@@ -1,4 +1,4 @@
-//! BroadcastOptions: a fanout exchange, and a queue for each listener.
+//! Broadcasts, through a fanout exchange and a queue for each listener.
 //!
 //! Each step that the broker may refuse has a channel of its own, because a refusal closes the
 //! channel.

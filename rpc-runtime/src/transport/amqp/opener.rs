@@ -179,7 +179,7 @@ impl Opener {
         Ok(subscription(started, channel, options, &self.tasks))
     }
 
-    /// The options of a subscription without a prefetch, to a queue that is not deleted with it.
+    /// The options of a subscription without a prefetch and without a private queue.
     pub(super) fn subscription_options(&self, ack_mode: AckMode) -> SubscriptionOptions {
         SubscriptionOptions {
             ack_mode,

@@ -21,8 +21,7 @@ pub(super) struct AckBatcher {
     unsent_acks: Vec<u64>,
     /// Rejects that were not sent yet.
     unsent_rejects: Vec<u64>,
-    /// All deliveries up to this one are acknowledged or rejected, by
-    /// [`ack_up_to`](Self::ack_up_to).
+    /// [`ack_up_to`](Self::ack_up_to) acknowledged all deliveries up to this one.
     acked_up_to: u64,
     /// The acknowledgement of all deliveries up to this one was sent.
     sent_up_to: u64,
@@ -74,7 +73,7 @@ impl AckBatcher {
         (self.unsent_acks.len() + self.unsent_rejects.len()) as u64 + (self.acked_up_to - self.sent_up_to)
     }
 
-    /// Takes the acknowledgements and rejects to send, in this order.
+    /// Takes what is to be sent: the rejects, and then the acknowledgements.
     pub(super) fn take(&mut self) -> Vec<Acknowledgement> {
         let rejects = self.unsent_rejects.drain(..);
         let mut taken: Vec<_> = rejects.map(|tag| Acknowledgement::Reject { tag }).collect();

@@ -61,7 +61,7 @@ pub(crate) struct SubscriptionOptions {
     pub(crate) ack_mode: AckMode,
     /// How many unacknowledged deliveries there may be. `None` if there is no limit.
     pub(crate) prefetch: Option<u16>,
-    /// A queue to delete with its subscription.
+    /// The queue that [`Control::close_and_delete`] deletes.
     pub(crate) private_queue: Option<ShortStr>,
     /// How long each step may take.
     pub(crate) limit: Duration,

@@ -9,8 +9,10 @@ use super::violation::ProtocolViolation;
 use super::{content, cursor};
 use crate::protocol::Property;
 
-/// Passes an input through a filter and returns the output. Parts of even size are scanned in
-/// place, the others are copied.
+/// Passes an input through a filter and returns the output.
+///
+/// Half of each number in `parts` is the size of the next part. If the number is even, the part is
+/// scanned in place, otherwise it is copied.
 pub(super) fn filter_in_parts(
     input: &[u8],
     max_frame: usize,

@@ -7,8 +7,8 @@ use super::ids;
 /// The size of the protocol header, which a client sends before its first frame.
 const PROTOCOL_HEADER: usize = 8;
 
-/// Finds the frames in the bytes that lapin writes, and stores
-/// the content headers that may have to be changed.
+/// Finds the frames in the bytes that lapin writes, and stores the content headers that may have to
+/// be changed.
 #[derive(Debug)]
 pub(super) struct OutgoingFilter {
     position: FramePosition,

@@ -14,7 +14,8 @@ use super::outgoing::{Next, OutgoingFilter};
 /// The smallest buffer that is read into directly. Bytes for a smaller buffer are copied.
 const MIN_BUFFER: usize = 4096;
 
-/// A connection's stream. It checks everything that the peer sends.
+/// A connection's stream. It checks everything that the peer sends, and restores escaped
+/// [`ids`] in what lapin writes.
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {
     stream: S,

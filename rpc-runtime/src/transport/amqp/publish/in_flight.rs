@@ -1,4 +1,4 @@
-//! The messages of one channel that are sent but not confirmed.
+//! The messages of one channel that were sent and whose outcome is not decided yet.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -41,7 +41,7 @@ pub(super) enum Wake {
     Later,
 }
 
-/// A message that is sent but not confirmed.
+/// A message that was sent and whose outcome is not decided yet. It may be confirmed already.
 struct InFlight {
     queue: ShortStr,
     listener: Arc<dyn ConfirmListener>,
