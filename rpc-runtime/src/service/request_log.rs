@@ -90,7 +90,7 @@ impl RequestLog {
             queue,
             reply_to,
             suppressed,
-            "dropped a request: its reply_to is not a reply address, see ReplyAddresses"
+            "cannot answer a request: its reply_to is not a reply address, see ReplyAddresses"
         );
     }
 
@@ -103,7 +103,7 @@ impl RequestLog {
         tracing::warn!(
             queue,
             suppressed,
-            "rejected a one-way request: to keep such requests, set RequestQueue::dead_letter_to"
+            "rejected a request that gets no reply: to keep such requests, set RequestQueue::dead_letter_to"
         );
     }
 

@@ -103,7 +103,7 @@ impl Address {
             uri.authority.host = host.to_string();
         }
         let address = Self {
-            names_user: !name_in(user).is_empty() && !user.starts_with(':'),
+            names_user: !user.is_empty() && !user.starts_with(':'),
             tls: None,
             uri,
         };
