@@ -5,8 +5,10 @@
 #[allow(unused_extern_crates)]
 extern crate self as rpc_runtime;
 
+// For the benchmarks of this repository. The published crate does not contain it.
 #[cfg(feature = "__bench")]
 #[doc(hidden)]
+#[path = "../internals/benching.rs"]
 pub mod benching;
 mod broker;
 mod client;
@@ -15,8 +17,10 @@ pub mod describe;
 pub mod discovery;
 mod error;
 mod escape;
+// For the fuzz targets of this repository. The published crate does not contain it.
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
+#[path = "../internals/fuzzing.rs"]
 pub mod fuzzing;
 mod host;
 pub mod middleware;

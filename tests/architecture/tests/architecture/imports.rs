@@ -106,10 +106,16 @@ fn read_module(file: &Path, folder: &Path, module: ModulePath, files: &mut BTree
     }
 }
 
-/// The name of a module that has a file of its own, unless only tests compile it.
+/// The name of a module that has a file of its own, unless only tests compile it or it lies
+/// elsewhere: what is not published may use every module.
 fn module_file(item: &Item) -> Option<String> {
+    let is_elsewhere = |attribute: &Attribute| attribute.path().is_ident("path");
     match item {
-        Item::Mod(module) if module.content.is_none() && !is_test(&module.attrs) => {
+        Item::Mod(module)
+            if module.content.is_none()
+                && !is_test(&module.attrs)
+                && !module.attrs.iter().any(is_elsewhere) =>
+        {
             Some(module.ident.to_string())
         }
         _ => None,
