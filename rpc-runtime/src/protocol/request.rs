@@ -23,7 +23,7 @@ pub(crate) const RESENT_BY_WORKER: &str = "worker";
 pub(crate) const RESENT_BY_CALLER_AND_WORKER: &str = "caller, worker";
 
 /// The header in which workers count redeliveries of a request, for queues that do not count them.
-pub(crate) const REDELIVERIES_HEADER: &str = "rpc-returns";
+pub(crate) const REDELIVERIES_HEADER: &str = "rpc-redeliveries";
 
 /// A request.
 #[derive(Debug, Clone, PartialEq)]
