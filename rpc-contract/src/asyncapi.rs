@@ -1,7 +1,7 @@
 //! A service as an [AsyncAPI](https://www.asyncapi.com/docs/reference/specification/v3.0.0)
 //! document.
 //!
-//! Other tools make documentation pages, clients in other languages and catalogues of it.
+//! From it, other tools make documentation pages, catalogues, and clients in other languages.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -47,7 +47,7 @@ fn clone_and_debug(service: &Service) -> CloneAndDebug {
     generics::clone_and_debug(service, &service.client_name(), &generics, &field, None)
 }
 
-/// The client's implementations. `methods` are those that call the service.
+/// The `impl` blocks of the client's type. `methods` are those that call the service.
 pub(super) fn implementations(service: &Service, methods: &[TokenStream]) -> TokenStream {
     let Service {
         runtime, visibility, ..

@@ -1,6 +1,6 @@
 //! The type parameters of a generic service, as the generated types have them.
 //!
-//! The types have no bounds. The user's bounds are on the implementations.
+//! The types have no bounds. The user's bounds are on the `impl` blocks.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
@@ -36,7 +36,8 @@ pub(super) fn of_server(service: &Service) -> Generics {
     generics
 }
 
-/// The parameters of an `impl` for any implementation of the trait.
+/// The parameters of an `impl` for the server, or for any implementation of the trait: the trait's,
+/// then the implementation.
 pub(super) fn of_implementation(service: &Service) -> Generics {
     let (implementation, bound) = (implementation(), implementation_bound(service));
     let mut generics = of_items(service);
@@ -44,18 +45,18 @@ pub(super) fn of_implementation(service: &Service) -> Generics {
     generics
 }
 
-/// The parameters of an `impl` for the client or the server. They leave out what only a refused
-/// service has: lifetimes, and bounds on `Self`.
+/// The trait's parameters, as an `impl` for the client has them. They leave out what only a refused
+/// service has: lifetimes, and bounds that mention `Self`.
 pub(super) fn of_items(service: &Service) -> Generics {
     let mut generics = service.generics.clone();
     let is_lifetime = |parameter: &GenericParam| matches!(parameter, GenericParam::Lifetime(_));
     let others = generics.params.iter().filter(|parameter| !is_lifetime(parameter));
     generics.params = others.cloned().collect();
-    remove_bounds_on_self(&mut generics);
+    remove_bounds_with_self(&mut generics);
     generics
 }
 
-pub(super) fn remove_bounds_on_self(generics: &mut Generics) {
+pub(super) fn remove_bounds_with_self(generics: &mut Generics) {
     for parameter in generics.type_params_mut() {
         let bounds = parameter.bounds.iter().filter(|bound| !is_about_self(bound));
         parameter.bounds = bounds.cloned().collect();
@@ -73,7 +74,7 @@ fn is_about_self(bound: &impl ToTokens) -> bool {
     mentions_self(bound.to_token_stream())
 }
 
-/// The bound on a type that is served: the trait. Only a refused trait has bounds on `Self`, and
+/// The bound on a type that is served: the trait. Only a refused trait has bounds that mention `Self`, and
 /// these are not checked.
 pub(super) fn implementation_bound(service: &Service) -> TokenStream {
     let Generics {

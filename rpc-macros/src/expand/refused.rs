@@ -9,7 +9,7 @@ use syn::ext::IdentExt;
 use syn::visit_mut::{self, VisitMut};
 use syn::{GenericParam, Generics, Ident, Lifetime, LitStr, Type, TypeReference, parse_quote};
 
-use super::generics::remove_bounds_on_self;
+use super::generics::remove_bounds_with_self;
 use super::service::in_unnamed_constant;
 use super::{client, descriptor, refused_trait, server};
 use crate::model::{Method, Parameter, Refusal, RefusedItem, RefusedTrait, Service, has_function_of_client};
@@ -159,7 +159,7 @@ fn stub_generics(generics: &Generics, lifetimes: &Lifetimes) -> Generics {
 /// A method's own parameters, as its stub has them.
 fn method_generics(generics: &Generics, lifetimes: &Lifetimes) -> Generics {
     let mut generics = generics.clone();
-    remove_bounds_on_self(&mut generics);
+    remove_bounds_with_self(&mut generics);
     StaticLifetimes { lifetimes }.visit_generics_mut(&mut generics);
     generics
 }

@@ -46,7 +46,7 @@ fn clone_and_debug(service: &Service) -> CloneAndDebug {
     generics::clone_and_debug(service, &name, &generics, &field, Some(&parameter))
 }
 
-/// The server's implementations.
+/// The `impl` blocks of the server's type.
 pub(super) fn implementations(service: &Service) -> TokenStream {
     let visibility = &service.visibility;
     let server = generics::server(service);
@@ -56,7 +56,7 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     let marker = generics::marker(service);
     let clone_and_debug = clone_and_debug(service).implementations;
     let import_result_traits = import_result_traits(service);
-    let dispatcher = dispatcher(service);
+    let service_impl = service_impl(service);
     quote! {
         #import_result_traits
 
@@ -69,7 +69,7 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
             }
         }
 
-        #dispatcher
+        #service_impl
     }
 }
 
@@ -81,7 +81,8 @@ fn import_result_traits(service: &Service) -> Option<TokenStream> {
     is_needed.then(|| quote!(use #runtime::__private::{NoResult as _, Unreadable as _, ViaDisplay as _, ViaSerialize as _};))
 }
 
-fn dispatcher(service: &Service) -> TokenStream {
+/// The server's `impl` of the runtime's `Service`.
+fn service_impl(service: &Service) -> TokenStream {
     let runtime = &service.runtime;
     let server = generics::server(service);
     let generics = generics::of_implementation(service);

@@ -151,7 +151,8 @@ impl InFlightCalls {
         discarded
     }
 
-    /// Stores the batch size that a worker asks for; zero if its reply has none.
+    /// Learns the batch size that a worker asks for. Zero means that its reply has none: calls are no
+    /// longer held back for it.
     fn learn_batch_size(&self, call: &InFlightCall, batch_size: u16) {
         let Some(learned) = call.plan().batch_size() else {
             return;

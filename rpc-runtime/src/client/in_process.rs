@@ -1,6 +1,7 @@
 //! Calls without a broker: the call itself runs the handler.
 //!
-//! The same code executes the request as with a broker, so it refuses the same requests.
+//! The same code executes the request as with a broker. It does not check sizes, deliveries and the
+//! time in a queue.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,8 +25,8 @@ pub(crate) struct InProcess {
 impl InProcess {
     /// # Panics
     ///
-    /// If two methods of the service have the same name, or are both the default method. The macro
-    /// rejects such services at compile time.
+    /// If two methods of the service have the same name or are both the default method, or if a name
+    /// begins with `rpc.`. The macro rejects such services at compile time.
     pub(super) fn new(service: impl Service) -> Self {
         let queue = service.descriptor().queue;
         let mut dispatcher = Dispatcher::default();

@@ -320,7 +320,7 @@ impl QueueConsumer {
                         return Interruption::Lost(BrokerError::Cancelled { queue: self.handler.queue.clone() });
                     }
                 },
-                // A task panicked with a request in progress. This may come last: the broker soon
+                // A task panicked with a request in progress. This branch may be the last to be ready: the broker soon
                 // delivers nothing more, because the prefetch is full.
                 () = &mut abandoned => {
                     return Interruption::Lost(BrokerError::Panicked { task: "request" });
@@ -440,10 +440,10 @@ impl QueueConsumer {
         }
     }
 
-    /// Handles requests until none is in progress, while this is still the single active consumer.
+    /// Handles requests until none is in progress and none has arrived for [`QUIET_PERIOD`], while
+    /// this is still the single active consumer.
     ///
-    /// Acks are held back until the consumer is cancelled, so at most the prefetch is delivered.
-    /// Requests that are on their way by then are handled too.
+    /// Acks are held back until the subscription is closed, so at most the prefetch is delivered.
     async fn finish_as_single_active(&mut self, subscription: &mut Subscription) {
         subscription.control.hold();
         let in_progress = self.in_progress.clone();

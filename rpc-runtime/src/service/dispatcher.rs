@@ -50,8 +50,8 @@ impl Dispatcher {
     ///
     /// # Errors
     ///
-    /// Returns an error if a service that was added before has a method of the same name or also
-    /// has a default method, or if a method has the name of a built-in one.
+    /// Returns an error if two methods on the queue have the same name or are both the default
+    /// method, or if a name begins with `rpc.`.
     pub(crate) fn add(&mut self, service: Arc<dyn Service>, queue: &str) -> Result<(), ServerError> {
         let descriptor = service.descriptor();
         let mut records = Vec::with_capacity(descriptor.methods.len());

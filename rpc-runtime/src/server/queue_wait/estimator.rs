@@ -59,8 +59,7 @@ pub(super) enum QueueContent {
 /// shows that all messages delivered until now were published before it. An empty queue counts as a
 /// probe that came back at once.
 ///
-/// The estimate is the longest time that a message can have waited. It is at most one interval
-/// between probes too long. A shorter estimate would admit requests that end too late. There are
+/// The estimate is the longest time that a message can have waited. It exceeds the true wait by at most one interval between probes. A shorter estimate would admit requests that end too late. There are
 /// two exceptions: the estimate is the [queue time](Self::queue_time) while other workers keep up,
 /// and a lower bound after [`UNMEASURABLE_AFTER`].
 #[derive(Debug, Default)]
@@ -76,7 +75,7 @@ pub(super) struct WaitEstimator {
     is_probe_due: bool,
     /// No measurement begins before this.
     not_before: Option<Instant>,
-    /// When the last measurement began.
+    /// When the last step was taken: the depth was asked for, or a probe was sent.
     last_begun: Option<Instant>,
     /// When the queue was last found empty, or last accepted or delivered a probe.
     last_measurable: Option<Instant>,

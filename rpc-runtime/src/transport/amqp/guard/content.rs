@@ -72,7 +72,7 @@ pub(super) fn append_replacement(payload: &[u8], malformed: Malformed, out: &mut
 
 /// The maximum size of the entries about dead-lettering. RabbitMQ adds about 200 bytes for each
 /// queue and reason.
-const MAX_DEATH_ENTRIES: usize = 1024;
+const MAX_DEATH_BYTES: usize = 1024;
 
 /// An `x-death` entry with the maximum count of rejections. It replaces entries that cannot be
 /// read: the true count is unknown, and a message that is rejected again and again must not
@@ -121,13 +121,14 @@ fn death_entries_in(table: &[u8]) -> Option<Vec<u8>> {
             deaths.extend_from_slice(&table[from..cursor.position()]);
         }
     }
-    let is_readable = deaths.len() <= MAX_DEATH_ENTRIES && check_table(&deaths).is_ok();
+    let is_readable = deaths.len() <= MAX_DEATH_BYTES && check_table(&deaths).is_ok();
     is_readable.then_some(deaths)
 }
 
 /// Calls `each` for the properties of a content header in their order, until it returns `false`.
 /// Its arguments are the property, its bytes, and whether they can be read. A property that does
-/// not end within its frame is the last.
+/// not end within its frame is the last. Bytes after the last property are reported as an unreadable
+/// `ClusterId`.
 fn for_each_property<'a>(
     payload: &'a [u8],
     mut each: impl FnMut(Property, &'a [u8], Result<(), Malformed>) -> bool,
@@ -467,7 +468,7 @@ mod tests {
             let within = [&b"\x01aF"[..], &table(&rejected_twice)].concat();
             assert_eq!(rejections(&[&within[..], invalid].concat()), None);
         }
-        let too_long = deaths(&[b"\x01xS", &table(&[b'x'; MAX_DEATH_ENTRIES])[..]].concat());
+        let too_long = deaths(&[b"\x01xS", &table(&[b'x'; MAX_DEATH_BYTES])[..]].concat());
         for unreadable in [
             deaths(&odd_name),
             [b"\x07x-deathA", &table(&nested(b'A', 1200, b""))[..]].concat(),

@@ -101,7 +101,7 @@ fn permits_for(outgoing: &Outgoing) -> u32 {
 impl AmqpPublisher {
     /// Starts the task of a channel in confirm mode. It ends with the publisher or the transport.
     ///
-    /// While the broker blocks the connection, no message is sent. Messages that wait for it can
+    /// While the broker blocks the connection, no message is sent. Messages that wait meanwhile can
     /// still be withdrawn.
     pub(crate) fn start(channel: Arc<OpenChannel>, tasks: &TaskGroup) -> Self {
         let connection = channel.connection();
