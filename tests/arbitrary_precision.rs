@@ -4,8 +4,8 @@
 use std::path::Path;
 use std::process::Command;
 
-/// Runs the tests of encoding and comparison with the feature. They need a build of their own: a crate
-/// of this workspace with the feature would enable it in all other crates.
+/// Runs the tests of encoding and comparison with the feature. They need a build of their own: a
+/// crate of this workspace with the feature would enable it in all other crates.
 #[test]
 fn the_wire_is_the_same_with_arbitrary_precision() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

@@ -35,7 +35,8 @@ const ABOUT: &str = "A service over RabbitMQ. Requests and replies go through th
     queue. This document describes their bodies in `application/json`. In `application/msgpack` they have the same structure; in `text/plain` \
     they are the one argument, or the value, as text. A reply is in the content type of its request.";
 
-/// Makes the AsyncAPI 3.0 document of a service. `version` is the version of the service's interface.
+/// Makes the AsyncAPI 3.0 document of a service. `version` is the version of the service's
+/// interface.
 ///
 /// The document takes the worker's view: each method is an operation that receives a request, and
 /// sends a reply unless it is one-way. Bodies are described by the description's JSON Schemas. A
@@ -45,9 +46,9 @@ const ABOUT: &str = "A service over RabbitMQ. Requests and replies go through th
 /// because a document has no other place for them. The property `type` is the `messageType` of a
 /// message's binding.
 ///
-/// The same description always gives the same document. References that lead out of the
-/// description are removed, and names that cannot be keys are changed, so that the document is valid
-/// for any description that a peer sends.
+/// The same description always gives the same document. References that lead out of the description
+/// are removed, and names that cannot be keys are changed, so that the document is valid for any
+/// description that a peer sends.
 ///
 /// ```
 /// use rpc_contract::{MethodDescription, ServiceDescription, asyncapi};

@@ -1,7 +1,7 @@
 //! The synchronous parts of a call, for the micro-benchmarks (`benches/micro`).
 //!
-//! They are in another crate and see no other internals. Not part of the public API: this module may
-//! change in any release.
+//! They are in another crate and see no other internals. Not part of the public API: this module
+//! may change in any release.
 
 use std::borrow::Cow;
 use std::hash::Hash;
@@ -188,7 +188,8 @@ impl Worker {
         }
     }
 
-    /// Runs a method and returns the body of its reply, or `None` if the method is not ready at once.
+    /// Runs a method and returns the body of its reply, or `None` if the method is not ready at
+    /// once.
     pub fn run(&self, request: &Admitted<'_>) -> Option<Bytes> {
         let handled = self.0.run("", &request.0).now_or_never()?;
         Some(handled.reply.body)

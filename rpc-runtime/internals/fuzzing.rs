@@ -1,8 +1,8 @@
 //! The code that reads a peer's bytes, as functions over bytes.
 //!
 //! libFuzzer runs them (`fuzz/`). So do the tests below, on random bytes and on the inputs that the
-//! fuzzer has found. A function must return for any input: it must not panic or hang, and its memory
-//! is bounded by the length of the input. A value that it reads is written and read again.
+//! fuzzer has found. A function must return for any input: it must not panic or hang, and its
+//! memory is bounded by the length of the input. A value that it reads is written and read again.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! A broker that reads nothing that is published, because it is low on memory: calls wait and say so, replies arrive, and
-//! whoever stops, stops.
+//! A broker that reads nothing that is published, because it is low on memory: calls wait and say
+//! so, replies arrive, and whoever stops, stops.
 
 use std::time::Duration;
 
@@ -36,7 +36,8 @@ async fn an_alarm_delays_calls_and_nothing_else() {
     ledger.read("first").await.unwrap();
     book.gate.began(1).await;
 
-    // A reply that the broker has, and the caller has not: its worker has stopped, and so has the broker's word on it.
+    // A reply that the broker has, and the caller has not: its worker has stopped, and so has the
+    // broker's word on it.
     let hole = proxy.black_hole(Target::Named("rpc consume"), Direction::FromBroker);
     let replied = tokio::spawn(ledger.write("replied"));
     book.gate.began(1).await;
@@ -121,7 +122,8 @@ async fn an_alarm_delays_calls_and_nothing_else() {
     assert!(interrupted.map(assert_interrupted).count() > 0);
 }
 
-/// Calls that wait in a batch are dropped by their callers, all of them, before the first can leave.
+/// Calls that wait in a batch are dropped by their callers, all of them, before the first can
+/// leave.
 #[tokio::test]
 async fn calls_that_are_dropped_during_an_alarm_take_no_later_ones_along() {
     let node = Node::start().await.unwrap();
@@ -142,7 +144,8 @@ async fn calls_that_are_dropped_during_an_alarm_take_no_later_ones_along() {
         .await
         .unwrap();
     let call = || tokio::spawn(ledger.look_at(b"dropped").timeout(Duration::from_secs(600)));
-    // The first of these tell the broker that somebody publishes. They stay unconfirmed, and others wait behind them in their batch.
+    // The first of these tell the broker that somebody publishes. They stay unconfirmed, and others
+    // wait behind them in their batch.
     let mut dropped: Vec<_> = std::iter::repeat_with(call).take(1000).collect();
     is_blocked(&caller).await;
     // Those that are made from now on are not looked at before the alarm is over.

@@ -26,7 +26,8 @@ const SOME: usize = 300;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long it may take until calls are answered again. A channel of RabbitMQ 3.10 may refuse for
-/// ten seconds; RabbitMQ 4 takes more than a minute to say that the node of a classic queue is down.
+/// ten seconds; RabbitMQ 4 takes more than a minute to say that the node of a classic queue is
+/// down.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(40);
 
 /// When all that was asked about classic queues of a killed node is answered.
@@ -138,8 +139,9 @@ async fn a_cluster_that_loses_a_leader_fails_no_call_that_may_run_again() {
     assert_eq!(leader, 0, "everybody is connected to it");
     cluster.kill(leader).await.unwrap();
     let killed = Instant::now();
-    // A channel of RabbitMQ 3.10 whose first request meets the queue in the moment without a leader goes on asking the dead
-    // node: after ten seconds of refusals, the caller gives it up. The node stays dead.
+    // A channel of RabbitMQ 3.10 whose first request meets the queue in the moment without a leader
+    // goes on asking the dead node: after ten seconds of refusals, the caller gives it up. The node
+    // stays dead.
     load.goes_on().await;
     let recovered = killed.elapsed();
     eprintln!("{SOME} calls of each kind were answered {recovered:?} after the kill");

@@ -1,5 +1,5 @@
-//! What an operator limits and mistypes: the error has a type and says what to do, and nothing is tried without pause or told
-//! again and again.
+//! What an operator limits and mistypes: the error has a type and says what to do, and nothing is
+//! tried without pause or told again and again.
 
 use std::io;
 use std::sync::{Arc, Mutex};

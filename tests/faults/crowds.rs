@@ -24,7 +24,8 @@ const CALLERS: usize = 100_000;
 /// How many calls of a client are in flight at the most, by default.
 const IN_FLIGHT: u32 = 10_000;
 
-/// How much memory each caller may take in a debug build, its task and all: a multiple of what it does.
+/// How much memory each caller may take in a debug build, its task and all: a multiple of what it
+/// does.
 const BYTES_EACH: usize = 8 * 1024;
 
 const PATIENCE: Duration = Duration::from_secs(15);

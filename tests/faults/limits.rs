@@ -1,4 +1,5 @@
-//! Limits of the broker's own that are lower than ours: what goes beyond them fails, and takes nothing else along.
+//! Limits of the broker's own that are lower than ours: what goes beyond them fails, and takes
+//! nothing else along.
 
 use std::time::Duration;
 
@@ -79,7 +80,8 @@ async fn a_message_that_is_too_large_for_the_broker_fails_its_own_call() {
     }
 }
 
-/// The tag of the one consumer of a queue, which the broker has chosen; `None` where there is none, for the moment.
+/// The tag of the one consumer of a queue, which the broker has chosen; `None` where there is none,
+/// for the moment.
 async fn consumer_of(node: &Node, queue: &str) -> anyhow::Result<Option<String>> {
     let list = [
         "list_consumers",

@@ -1,7 +1,8 @@
-//! What the library promises where the broker itself fails, a node of it, or the process of a worker.
+//! What the library promises where the broker itself fails, a node of it, or the process of a
+//! worker.
 //!
-//! A target of its own: most of these have a RabbitMQ for themselves, and take the machine from the tests of `promises`, which
-//! run before or after.
+//! A target of its own: most of these have a RabbitMQ for themselves, and take the machine from the
+//! tests of `promises`, which run before or after.
 
 mod alarms;
 mod clusters;

@@ -1,5 +1,5 @@
-//! A worker's process that dies takes nothing along but what may not run twice; and a request that kills its workers does not
-//! kill them for ever.
+//! A worker's process that dies takes nothing along but what may not run twice; and a request that
+//! kills its workers does not kill them for ever.
 
 use std::env;
 use std::io::Read as _;
@@ -156,8 +156,8 @@ async fn calls_of_a_killed_worker_run_again_if_idempotent_and_fail_at_once_other
     assert_eq!(book.runs("held"), 1, "the read alone");
 }
 
-/// Has workers run a request that kills them, each replaced by another, until the call ends. Answers with its outcome, and
-/// with the number of workers that died.
+/// Has workers run a request that kills them, each replaced by another, until the call ends.
+/// Answers with its outcome, and with the number of workers that died.
 async fn poisoned(queue: &str, limit: Option<u16>, call: Call) -> (Result<(), CallError>, usize) {
     let caller = Broker::connect(shared().await).await.unwrap();
     let ledger = LedgerClient::builder(&caller)

@@ -1,5 +1,5 @@
-//! Dead letters, and requests that come back: what another queue gave up came before, what is refused without a caller to tell is kept,
-//! and nothing comes back forever.
+//! Dead letters, and requests that come back: what another queue gave up came before, what is
+//! refused without a caller to tell is kept, and nothing comes back forever.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -317,7 +317,8 @@ async fn discovery_without_an_exchange_returns_at_once() {
 
 #[tokio::test]
 async fn a_search_that_is_given_up_leaves_no_queue_behind() {
-    /// As long as the frames that open a channel and declare the queue; longer than the first of them and a heartbeat.
+    /// As long as the frames that open a channel and declare the queue; longer than the first of
+    /// them and a heartbeat.
     const DECLARED: u64 = 13 + 20;
 
     let vhost = Vhost::new().await;

@@ -90,7 +90,8 @@ impl Desk for Clerk {
     }
 }
 
-/// Serves on this handle, one request at a time: what is answered next proves that the one before was settled.
+/// Serves on this handle, one request at a time: what is answered next proves that the one before
+/// was settled.
 async fn serve(broker: &Broker, queue: &str, clerk: &Clerk) -> RunningServer {
     Server::new(broker)
         .concurrency(1)
@@ -344,7 +345,8 @@ async fn names_that_amqp_cannot_carry_fail_their_call(world: World) {
     // 128 characters, and 256 bytes.
     invalid(desk.echo("a").header("é".repeat(128), "x").await);
 
-    // All headers together have a limit of their own: more would not fit the frame, and end the connection.
+    // All headers together have a limit of their own: more would not fit the frame, and end the
+    // connection.
     let (just, too_much) = ("v".repeat(4096 - 255), "v".repeat(4097 - 255));
     assert_eq!(desk.echo("b").header(&fits, &just).await.unwrap(), "b");
     invalid(desk.echo("a").header(&fits, &too_much).await);

@@ -1,7 +1,8 @@
-//! No message can stop a worker or a caller: what cannot be read is answered or settled, and nothing else notices.
+//! No message can stop a worker or a caller: what cannot be read is answered or settled, and
+//! nothing else notices.
 //!
-//! A stranger writes the frames by hand, as client libraries do not write most of these. All handles go through a
-//! proxy, which counts their connections: none may be made again.
+//! A stranger writes the frames by hand, as client libraries do not write most of these. All
+//! handles go through a proxy, which counts their connections: none may be made again.
 
 use std::time::Duration;
 
@@ -295,7 +296,8 @@ async fn properties_that_are_odd_and_valid_pass() {
     scene.end().await;
 }
 
-/// Frames are as large as a connection has agreed to, but another one may have agreed to larger ones.
+/// Frames are as large as a connection has agreed to, but another one may have agreed to larger
+/// ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn properties_that_are_larger_than_a_frame_are_refused() {
     let mut scene = Scene::with_parameters("?frame_max=8192").await;

@@ -1,4 +1,5 @@
-//! The examples, as programs, among themselves and with Python clients that have never heard of this library.
+//! The examples, as programs, among themselves and with Python clients that have never heard of
+//! this library.
 //!
 //! The service has a queue of a fixed name, so each test has a virtual host to itself.
 

@@ -147,7 +147,8 @@ async fn calls_wait_for_their_first_server_no_longer_than_their_time(world: Worl
     until("a call says why it was in vain", SOON, async || {
         match client.pass().await {
             Err(CallError::NoServer { queue: named, .. }) => Ok(named == queue),
-            // Its time was up just when it had asked again, or while the first of them opened the way.
+            // Its time was up just when it had asked again, or while the first of them opened the
+            // way.
             Err(CallError::TimedOut { .. }) => Ok(false),
             other => bail!("{other:?}"),
         }

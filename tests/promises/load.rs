@@ -1,4 +1,5 @@
-//! Many callers and many workers at once: each reply reaches its own call, in whatever order replies come.
+//! Many callers and many workers at once: each reply reaches its own call, in whatever order
+//! replies come.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +16,8 @@ use tokio::time::{sleep, timeout};
 const CALLERS: u64 = 4;
 const WORKERS: usize = 3;
 
-/// How long a call may wait behind all the others. A machine that is busy with other tests is slow, but no call is lost.
+/// How long a call may wait behind all the others. A machine that is busy with other tests is slow,
+/// but no call is lost.
 const LIMIT: Duration = Duration::from_secs(180);
 
 const REPLY_QUEUES: [ReplyQueue; 3] = [ReplyQueue::Resumable, ReplyQueue::Exclusive, ReplyQueue::Direct];

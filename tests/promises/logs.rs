@@ -40,7 +40,8 @@ async fn serve(broker: &Broker, queue: &str) -> RunningServer {
         .unwrap()
 }
 
-/// Begins a line of its own where it is printed as it is, clears a terminal, and turns the direction of text.
+/// Begins a line of its own where it is printed as it is, clears a terminal, and turns the
+/// direction of text.
 const FORGED: &str = "x\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{9b}31m\u{202e}";
 
 #[track_caller]

@@ -1,4 +1,5 @@
-//! What the library promises, a module a promise, against a real RabbitMQ and against the in-process broker.
+//! What the library promises, a module a promise, against a real RabbitMQ and against the
+//! in-process broker.
 
 mod batching;
 mod calls;

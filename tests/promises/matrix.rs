@@ -1,8 +1,9 @@
-//! Each fault that a network has, at each connection that a call takes, for each way that replies come: calls in flight get
-//! their answer or the truth, and calls made later get through, with nobody doing a thing.
+//! Each fault that a network has, at each connection that a call takes, for each way that replies
+//! come: calls in flight get their answer or the truth, and calls made later get through, with
+//! nobody doing a thing.
 //!
-//! Each cell has a caller and a worker of its own; the one that the fault is for reaches the broker through a proxy. How long
-//! the cells took to recover is left in `target/recovery.csv`.
+//! Each cell has a caller and a worker of its own; the one that the fault is for reaches the broker
+//! through a proxy. How long the cells took to recover is left in `target/recovery.csv`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -27,12 +28,13 @@ use tokio::time::{Instant, sleep};
 /// How long a fault lasts that heals by itself.
 const MOMENT: Duration = Duration::from_millis(300);
 
-/// How long recovery may take, after the fault has passed or the connection was lost: many times what it takes on an idle
-/// machine.
+/// How long recovery may take, after the fault has passed or the connection was lost: many times
+/// what it takes on an idle machine.
 const RECOVERY: Duration = Duration::from_secs(10);
 
-/// How often the peers of a connection must hear from each other where a fault never heals, in seconds. The loss is known
-/// after twice that time. Shorter would do, but not on a machine that is busy with other tests.
+/// How often the peers of a connection must hear from each other where a fault never heals, in
+/// seconds. The loss is known after twice that time. Shorter would do, but not on a machine that is
+/// busy with other tests.
 const HEARTBEAT: u32 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +54,8 @@ enum Trouble {
     Silence,
     /// The connection is lost, and new ones are refused for a moment.
     Refusal,
-    /// The network is well. Somebody sends malformed requests, replies and questions, forged ones, and each twice.
+    /// The network is well. Somebody sends malformed requests, replies and questions, forged ones,
+    /// and each twice.
     Stranger,
 }
 
@@ -89,7 +92,8 @@ enum Outcome {
 }
 
 impl Cell {
-    /// What becomes of a call that is not `idempotent`, which runs when the fault strikes and ends while it lasts.
+    /// What becomes of a call that is not `idempotent`, which runs when the fault strikes and ends
+    /// while it lasts.
     ///
     /// One that is `idempotent` is answered in all cells.
     fn expected(self) -> Outcome {
@@ -99,7 +103,8 @@ impl Cell {
             replies,
         } = self;
         match (place, replies) {
-            // A worker sends its reply until the broker has it. A resumable queue keeps it for its caller.
+            // A worker sends its reply until the broker has it. A resumable queue keeps it for its
+            // caller.
             (WorkerConsuming | WorkerReplying, _) | (_, ReplyQueue::Resumable) => Outcome::Answered,
             // The request had arrived, and replies come by the other connection.
             (CallerPublishing, ReplyQueue::Exclusive) => Outcome::Answered,
@@ -129,7 +134,8 @@ impl Cell {
         matches!(self.place, CallerPublishing | CallerReceiving)
     }
 
-    /// A request and a reply both name their content type, and the names of their queues come before it.
+    /// A request and a reply both name their content type, and the names of their queues come
+    /// before it.
     fn in_frame(self) -> Sight {
         let content_type = "application/msgpack";
         match self.place {
@@ -142,7 +148,8 @@ impl Cell {
 /// Now that nothing runs any more: no call ran more often than it may, and no error has lied.
 fn assert_ran_as_given(book: &Book, cell: Cell, made: &str, write: &Result<(), CallError>) {
     let reads = book.runs(&format!("read {made}"));
-    // A worker knows a request again; but the caller's repetition may come by another address, or after the answer.
+    // A worker knows a request again; but the caller's repetition may come by another address, or
+    // after the answer.
     let most = if cell.is_at_caller() { 2 } else { 1 };
     assert!(
         (1..=most).contains(&reads),
@@ -231,7 +238,8 @@ impl Scene {
         }
     }
 
-    /// Waits until the broker has said of all requests so far that it has them: it says so of the next one.
+    /// Waits until the broker has said of all requests so far that it has them: it says so of the
+    /// next one.
     async fn confirmed(&self) {
         let error = self.client(&unique("nowhere")).write("").await.unwrap_err();
         assert!(matches!(error, CallError::NoServer { .. }), "{error:?}");
@@ -301,7 +309,8 @@ impl Scene {
         soon("the write ends", pair.write).await.unwrap()
     }
 
-    /// Writes until a write is answered. Those before it met a connection that was lost and not known to be.
+    /// Writes until a write is answered. Those before it met a connection that was lost and not
+    /// known to be.
     async fn writes_get_through(&self) -> Vec<Result<(), CallError>> {
         let client = self.client(&self.queue);
         let mut outcomes = Vec::new();
@@ -417,7 +426,8 @@ async fn play_all(name: &'static str, trouble: Trouble) {
     note(name, join_all(plays).await);
 }
 
-/// Adds how long the cells of one fault took to recover to `target/recovery.csv`, which has those of this run.
+/// Adds how long the cells of one fault took to recover to `target/recovery.csv`, which has those
+/// of this run.
 fn note(name: &'static str, recoveries: Vec<(Cell, Duration)>) {
     static NOTED: Mutex<BTreeMap<&str, Vec<(Cell, Duration)>>> = Mutex::new(BTreeMap::new());
 

@@ -1,4 +1,5 @@
-//! Layers of tower around calls and around methods: they work as they are, and errors go on being honest.
+//! Layers of tower around calls and around methods: they work as they are, and errors go on being
+//! honest.
 
 use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll};
@@ -153,7 +154,8 @@ async fn a_request_that_waits_in_a_layer_past_its_deadline_does_not_run(world: W
     );
     counter.gate.let_all_go();
     first.await.unwrap().unwrap();
-    // The layer has forgotten the late one: another goes through it, and it is the second that began.
+    // The layer has forgotten the late one: another goes through it, and it is the second that
+    // began.
     soon("another is served", shop.enter()).await.unwrap();
     counter.gate.began(1).await;
     assert_eq!(counter.gate.most_inside(), 1);

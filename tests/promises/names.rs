@@ -1,4 +1,5 @@
-//! Names: a method may have any, a queue may not have one of the runtime's, and headers of the runtime stay with it.
+//! Names: a method may have any, a queue may not have one of the runtime's, and headers of the
+//! runtime stay with it.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};

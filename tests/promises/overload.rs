@@ -1,8 +1,8 @@
 //! Overload: what cannot be answered in time is refused and does not run, all else is served, and
 //! callers send less.
 //!
-//! A method that ends when the test says so holds the only place of a worker. What is sent meanwhile
-//! waits in the queue.
+//! A method that ends when the test says so holds the only place of a worker. What is sent
+//! meanwhile waits in the queue.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,7 +31,8 @@ use tower::{Layer, Service};
 /// How long the method in the only place takes, and so how long the others are expected to take.
 const HELD: Duration = Duration::from_secs(4);
 
-/// The time of a call that waits meanwhile. When the place is free there is time left, but not enough.
+/// The time of a call that waits meanwhile. When the place is free there is time left, but not
+/// enough.
 const TOO_SHORT: Duration = Duration::from_secs(6);
 
 #[service]

@@ -1,4 +1,5 @@
-//! What a caller and a worker have to be allowed in RabbitMQ, and no more: the table in `docs/production.md`.
+//! What a caller and a worker have to be allowed in RabbitMQ, and no more: the table in
+//! `docs/production.md`.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Request queues are what the worker asked for, or an error that says why not; reply queues come and go with their handle.
+//! Request queues are what the worker asked for, or an error that says why not; reply queues come
+//! and go with their handle.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -58,7 +59,8 @@ async fn serve(broker: &Broker, queue: RequestQueue) -> RunningServer {
     try_to_serve(broker, queue).await.expect("the server starts")
 }
 
-/// Makes sure that the server could not start because of this queue, and returns the broker's reason.
+/// Makes sure that the server could not start because of this queue, and returns the broker's
+/// reason.
 fn refusal(started: Result<RunningServer, ServerError>, queue: &str) -> String {
     match started {
         Err(ServerError::Broker(error @ BrokerError::Queue { .. })) => {
@@ -146,7 +148,8 @@ async fn a_higher_priority_overtakes_a_lower_one(world: World) {
     server.stop().await.unwrap();
 }
 
-/// RabbitMQ 4.3 orders a quorum queue by 32 priorities, of which nothing is said when it is declared.
+/// RabbitMQ 4.3 orders a quorum queue by 32 priorities, of which nothing is said when it is
+/// declared.
 #[tokio::test]
 async fn priorities_of_a_quorum_queue_are_not_declared() {
     let vhost = Vhost::new().await;
@@ -195,7 +198,8 @@ async fn a_missing_queue_that_is_not_to_be_declared_is_an_error_that_names_it(wo
         assert!(reason.contains("NOT_FOUND"), "{queue:?}: {reason}");
     }
 
-    // Only the server failed: the handle is as good as before, and nothing was declared behind its back.
+    // Only the server failed: the handle is as good as before, and nothing was declared behind its
+    // back.
     let call = DeskClient::builder(&broker)
         .queue(&missing)
         .build()

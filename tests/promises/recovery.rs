@@ -1,5 +1,5 @@
-//! A lost connection heals itself, of the worker and of the caller; calls that can get their reply get it, and the others
-//! end at once and say whether their method ran.
+//! A lost connection heals itself, of the worker and of the caller; calls that can get their reply
+//! get it, and the others end at once and say whether their method ran.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -125,7 +125,8 @@ impl Scene {
     /// A call gets through, and so everything is there again.
     async fn is_well_again(&self) {
         self.book.gate.let_all_go();
-        // Made before the loss is noticed, one that is not idempotent would be lost with the connection.
+        // Made before the loss is noticed, one that is not idempotent would be lost with the
+        // connection.
         let call = client(&self.caller, &self.queue).read();
         soon("a call after all that", call).await.unwrap();
     }
@@ -159,7 +160,8 @@ async fn confirmed_calls_get_their_reply_through_the_resumable_queue() {
     }
 }
 
-/// Another call that is published behind the first and answered shows that the confirm of the first has come.
+/// Another call that is published behind the first and answered shows that the confirm of the first
+/// has come.
 async fn confirmed(scene: &Scene) {
     let nowhere = client(&scene.caller, &unique("nowhere"));
     let error = soon("the way to the broker and back", nowhere.write())
@@ -372,7 +374,8 @@ impl WorkerScene {
         }
     }
 
-    /// Waits until the worker has noticed that something of its connections is lost, and has it again.
+    /// Waits until the worker has noticed that something of its connections is lost, and has it
+    /// again.
     async fn recovers(&self) {
         let mut changes = self.worker.status_changes();
         let is_ready = async { while !changes.next().await.is_some_and(|status| status.is_ready()) {} };
@@ -458,7 +461,8 @@ async fn a_request_that_waits_in_a_worker_past_its_deadline_does_not_run() {
     let held = tokio::spawn(client(&caller, &queue).read());
     first_book.gate.began(1).await;
 
-    // The worker loses its request to another, and still runs it: the next one that it is given has to wait.
+    // The worker loses its request to another, and still runs it: the next one that it is given has
+    // to wait.
     let refused = proxy.refuse_new().await;
     proxy.reset(CONSUMING).await;
     let second = Broker::connect(shared().await).await.unwrap();

@@ -1,4 +1,5 @@
-//! A handle belongs to the runtime that it was made in, whoever uses it. When that one ends, everybody is told at once.
+//! A handle belongs to the runtime that it was made in, whoever uses it. When that one ends,
+//! everybody is told at once.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Workers say what they are and what they serve: to who asks on a service's queue, and to who asks all of them.
+//! Workers say what they are and what they serve: to who asks on a service's queue, and to who asks
+//! all of them.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! A request is settled once: none is lost, none runs that may not, and none runs twice that must not.
+//! A request is settled once: none is lost, none runs that may not, and none runs twice that must
+//! not.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -455,7 +456,8 @@ async fn an_expired_call_never_runs(world: World) {
     assert_eq!(entries(&journal), ["after", "before"]);
 }
 
-/// A porter in front of a clock, each on its own queue; the porter calls through the clock's other client.
+/// A porter in front of a clock, each on its own queue; the porter calls through the clock's other
+/// client.
 async fn front_and_clock(world: &World, journal: &Journal) -> (FrontClient, [RunningServer; 2]) {
     let (front, clock) = (unique("front"), unique("clock"));
     let broker = world.broker().await;

@@ -1,5 +1,5 @@
-//! Connections by `amqps://`: who is not trusted is not talked to, a certificate can be the login, and all that is promised of a
-//! connection is promised of these.
+//! Connections by `amqps://`: who is not trusted is not talked to, a certificate can be the login,
+//! and all that is promised of a connection is promised of these.
 //!
 //! Their broker is their own.
 
@@ -36,7 +36,8 @@ impl Guestbook for Book {
     }
 }
 
-/// A broker with a certificate for `localhost` and for no address, of an authority that only these tests know.
+/// A broker with a certificate for `localhost` and for no address, of an authority that only these
+/// tests know.
 struct Site {
     node: Node,
     authority: Authority,

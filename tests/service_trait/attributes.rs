@@ -1,6 +1,7 @@
 //! What the user writes on a trait or a method holds for all that is generated from it.
 //!
-//! `expect` is the witness: it warns where the lint that it names is not there, and warnings are errors in CI.
+//! `expect` is the witness: it warns where the lint that it names is not there, and warnings are
+//! errors in CI.
 
 use rpc_runtime::{ServiceClient, service};
 
@@ -196,8 +197,8 @@ fn deprecated_of_the_trait_reaches_its_server() {
     let _ = deprecated_trait::NotesServer::new(deprecated_trait::Desk);
 }
 
-/// A call has to be awaited with or without the attribute. That the client's method has it too, only the snapshot
-/// `attributes_of_the_user` of `rpc-macros` shows.
+/// A call has to be awaited with or without the attribute. That the client's method has it too,
+/// only the snapshot `attributes_of_the_user` of `rpc-macros` shows.
 #[tokio::test]
 async fn must_use_of_a_method() {
     #[service]

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 struct Mirror;
 
-/// Functions for any type that can be shown and parsed, as crates offer them: a reference to one is none.
+/// Functions for any type that can be shown and parsed, as crates offer them: a reference to one is
+/// none.
 mod as_text {
     use std::fmt::Display;
     use std::str::FromStr;

@@ -1,4 +1,5 @@
-//! Methods with a body in the trait: an implementation may leave them out, and a caller does not see it.
+//! Methods with a body in the trait: an implementation may leave them out, and a caller does not
+//! see it.
 
 use rpc_runtime::{Broker, CallError, Context, Server, service};
 

@@ -1,5 +1,5 @@
-//! What arguments and results may be: each form goes there and comes back, in both codecs, and is on the wire what the
-//! test says.
+//! What arguments and results may be: each form goes there and comes back, in both codecs, and is
+//! on the wire what the test says.
 #![allow(clippy::clone_on_copy)] // the form does not know what it is of
 
 use std::borrow::Cow;

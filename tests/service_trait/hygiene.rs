@@ -1,6 +1,7 @@
 //! Generated code assumes nothing about where it lands.
 //!
-//! The services of `rpc-strict-fixture` stand in modules that deny something each; here they are called too.
+//! The services of `rpc-strict-fixture` stand in modules that deny something each; here they are
+//! called too.
 
 use std::borrow::Cow;
 
@@ -113,7 +114,8 @@ async fn a_runtime_within_a_module() {
     assert_eq!(ClockClient::in_process(Noon).now(1).await.unwrap(), 13);
 }
 
-/// A service whose scope has a type, and a value, of the name of something that generated code has to name itself.
+/// A service whose scope has a type, and a value, of the name of something that generated code has
+/// to name itself.
 macro_rules! beside_a_type_named {
     ($($test:ident: $name:ident,)*) => {
         $(#[tokio::test]

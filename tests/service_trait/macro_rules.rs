@@ -1,4 +1,5 @@
-//! Traits that `macro_rules!` produces: every kind of fragment may stand where the macro reads something.
+//! Traits that `macro_rules!` produces: every kind of fragment may stand where the macro reads
+//! something.
 
 use std::time::Duration;
 
@@ -89,7 +90,8 @@ async fn names_from_variables() {
     assert_eq!(sent.take(), r#"{"text":"a"}"#);
 }
 
-/// A type out of a variable is wrapped in an invisible group: bytes stay bytes, text stays text, a `Result` stays one.
+/// A type out of a variable is wrapped in an invisible group: bytes stay bytes, text stays text, a
+/// `Result` stays one.
 #[tokio::test]
 async fn types_from_variables() {
     macro_rules! define {

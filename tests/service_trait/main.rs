@@ -1,6 +1,7 @@
 //! What a service trait may be: every accepted form, called through a client.
 //!
-//! The calls are made in the process: what they show is the generated code and the codecs, not a broker.
+//! The calls are made in the process: what they show is the generated code and the codecs, not a
+//! broker.
 
 mod attributes;
 mod conversions;

@@ -313,7 +313,8 @@ async fn a_result_of_bytes() {
     );
 }
 
-/// An implementation is a plain `impl` with `async fn`, and holds no attribute: a private `async fn` of it may be called.
+/// An implementation is a plain `impl` with `async fn`, and holds no attribute: a private `async
+/// fn` of it may be called.
 #[tokio::test]
 async fn an_impl_block_with_plain_async_fns() {
     #[service]

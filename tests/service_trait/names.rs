@@ -184,8 +184,9 @@ async fn types_may_shadow_those_of_the_prelude_and_ours() {
     shadows.derived(None, Ok).await.unwrap();
 }
 
-/// A service of one method with these arguments, called with 1, 2, 3 and so on. They are written out here, as hygiene would
-/// tell names that come out of a macro from those of the generated code in any case.
+/// A service of one method with these arguments, called with 1, 2, 3 and so on. They are written
+/// out here, as hygiene would tell names that come out of a macro from those of the generated code
+/// in any case.
 #[tokio::test]
 async fn arguments_named_like_bindings_of_generated_code() {
     #[service]
@@ -436,7 +437,8 @@ async fn a_context_named_like_a_binding_of_generated_code() {
     assert_eq!(hostile.second(7).await.unwrap(), "second 7");
 }
 
-/// Generated code, and serde's, call functions of these names, some of them on the client or the implementation.
+/// Generated code, and serde's, call functions of these names, some of them on the client or the
+/// implementation.
 macro_rules! methods {
     ($($method:ident)*) => {$(
         #[tokio::test]

@@ -33,7 +33,8 @@ macro_rules! joins {
     };
 }
 
-/// Calls `find` with what `$value` is in each codec, and looks at what was sent and what the method got.
+/// Calls `find` with what `$value` is in each codec, and looks at what was sent and what the method
+/// got.
 macro_rules! finds {
     ($value:expr, sends $sent:expr, gets $got:expr) => {
         for codec in CODECS {
@@ -325,7 +326,8 @@ async fn several_in_one_attribute_or_in_many() {
     gets_without_arguments!("0");
 }
 
-/// One attribute makes serde derive the arguments beside it too: they are on the wire what they are without it.
+/// One attribute makes serde derive the arguments beside it too: they are on the wire what they are
+/// without it.
 #[tokio::test]
 async fn arguments_beside_one_with_an_attribute() {
     #[service]

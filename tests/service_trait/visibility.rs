@@ -3,7 +3,8 @@
 use rpc_runtime::service;
 use serde::{Deserialize, Serialize};
 
-/// Types as private as the traits that take them: that it compiles without a warning is half of each test.
+/// Types as private as the traits that take them: that it compiles without a warning is half of
+/// each test.
 mod inner {
     use rpc_runtime::service;
     use serde::{Deserialize, Serialize};

@@ -1,4 +1,5 @@
-//! What an operator sees: traces and metrics. A target of its own, as both are installed for a whole process.
+//! What an operator sees: traces and metrics. A target of its own, as both are installed for a
+//! whole process.
 
 mod metrics;
 mod traces;

@@ -1,4 +1,5 @@
-//! One trace goes from the caller through a worker to the worker that this one calls, and tells who did what.
+//! One trace goes from the caller through a worker to the worker that this one calls, and tells who
+//! did what.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};

@@ -74,8 +74,8 @@ fn is_about_self(bound: &impl ToTokens) -> bool {
     mentions_self(bound.to_token_stream())
 }
 
-/// The bound on a type that is served: the trait. Only a refused trait has bounds that mention `Self`, and
-/// these are not checked.
+/// The bound on a type that is served: the trait. Only a refused trait has bounds that mention
+/// `Self`, and these are not checked.
 pub(super) fn implementation_bound(service: &Service) -> TokenStream {
     let Generics {
         params, where_clause, ..

@@ -93,8 +93,8 @@ impl<C: ServiceClient> ClientBuilder<C> {
         )
     }
 
-    /// Builds a client of a service in this process, like a generated client's `in_process` but with
-    /// options.
+    /// Builds a client of a service in this process, like a generated client's `in_process` but
+    /// with options.
     ///
     /// ```
     /// # use rpc_runtime::{ClientBuilder, Codec, service};
@@ -114,9 +114,9 @@ impl<C: ServiceClient> ClientBuilder<C> {
     /// # }
     /// ```
     ///
-    /// Arguments and results go through the codec; deadlines, headers and nested calls work; a panic
-    /// becomes a fault. The handler runs within the call: it is dropped with the call, and at its
-    /// deadline. A one-way call returns when the handler has finished.
+    /// Arguments and results go through the codec; deadlines, headers and nested calls work; a
+    /// panic becomes a fault. The handler runs within the call: it is dropped with the call, and at
+    /// its deadline. A one-way call returns when the handler has finished.
     ///
     /// # Panics
     ///
@@ -187,8 +187,8 @@ impl<C, L> ClientBuilder<C, L> {
 
     /// Sends requests to this queue instead of the service's default queue.
     ///
-    /// Each call fails with [`CallError::Invalid`](crate::CallError::Invalid) if the name is empty or
-    /// longer than 255 bytes, has control characters, begins with `amq.` or `rpc.`, or ends with
+    /// Each call fails with [`CallError::Invalid`](crate::CallError::Invalid) if the name is empty
+    /// or longer than 255 bytes, has control characters, begins with `amq.` or `rpc.`, or ends with
     /// `.batch`. A name that RabbitMQ generated (`amq.gen-…`) is valid.
     pub fn queue(mut self, queue: impl Into<String>) -> Self {
         self.queue = Some(queue.into());
@@ -224,19 +224,19 @@ impl<C, L> ClientBuilder<C, L> {
     /// not delayed to fill a batch: only those that already wait share a message. One-way calls,
     /// plain-text calls and calls with arguments of more than 8 KiB are always sent on their own.
     ///
-    /// There is one exception. If more than 64 calls of a method are made before a worker has replied
-    /// to any of them, the others wait for the first reply, which says whether they may be batched.
-    /// They wait for at most 20 ms.
+    /// There is one exception. If more than 64 calls of a method are made before a worker has
+    /// replied to any of them, the others wait for the first reply, which says whether they may be
+    /// batched. They wait for at most 20 ms.
     pub fn batching(mut self, batching: bool) -> Self {
         self.batching = batching;
         self
     }
 
-    /// Sets how many calls of this client and its clones may be in flight. The default is 10,000; the
-    /// minimum is one.
+    /// Sets how many calls of this client and its clones may be in flight. The default is 10,000;
+    /// the minimum is one.
     ///
-    /// [`when_full`](Self::when_full) sets what further calls do. The limit bounds the client's memory
-    /// for calls without a reply, and the requests in a queue without workers.
+    /// [`when_full`](Self::when_full) sets what further calls do. The limit bounds the client's
+    /// memory for calls without a reply, and the requests in a queue without workers.
     pub fn max_in_flight(mut self, calls: usize) -> Self {
         self.max_in_flight = calls;
         self
@@ -249,8 +249,8 @@ impl<C, L> ClientBuilder<C, L> {
         self
     }
 
-    /// Sets whether the client reduces its limit of calls in flight while the workers are overloaded.
-    /// The default is `true`.
+    /// Sets whether the client reduces its limit of calls in flight while the workers are
+    /// overloaded. The default is `true`.
     ///
     /// Replies say how long requests wait. While that is short, only
     /// [`max_in_flight`](Self::max_in_flight) applies. If requests wait longer than a tenth of

@@ -170,8 +170,8 @@ impl<T, E> Call<T, E> {
 
     /// Adds a header to the request, or replaces the value of a header with the same name.
     ///
-    /// The call fails with [`CallError::Invalid`] if the name is [reserved](crate::Headers) or longer
-    /// than 255 bytes, or if all headers together exceed 4 KiB.
+    /// The call fails with [`CallError::Invalid`] if the name is [reserved](crate::Headers) or
+    /// longer than 255 bytes, or if all headers together exceed 4 KiB.
     pub fn header(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
         self.change_plan(|plan| Ok(insert_user_header(&mut plan.headers, name, value)?));
         self

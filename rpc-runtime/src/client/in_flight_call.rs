@@ -31,10 +31,10 @@ pub(super) enum CallEvent {
 
 /// A call: its plan, and the events that it has not handled.
 ///
-/// It is created before anything is awaited, or for each attempt that a layer makes. It is in flight
-/// from its insertion into [`InFlightCalls`](super::in_flight_calls::InFlightCalls) until it ends.
-/// One task makes the call and waits for events. Other tasks report events: they find the call in
-/// `InFlightCalls`, or hold its request.
+/// It is created before anything is awaited, or for each attempt that a layer makes. It is in
+/// flight from its insertion into [`InFlightCalls`](super::in_flight_calls::InFlightCalls) until it
+/// ends. One task makes the call and waits for events. Other tasks report events: they find the
+/// call in `InFlightCalls`, or hold its request.
 #[derive(Debug)]
 pub(crate) struct InFlightCall {
     /// A random UUID: the correlation id.

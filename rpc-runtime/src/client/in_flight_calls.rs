@@ -151,8 +151,8 @@ impl InFlightCalls {
         discarded
     }
 
-    /// Learns the batch size that a worker asks for. Zero means that its reply has none: calls are no
-    /// longer held back for it.
+    /// Learns the batch size that a worker asks for. Zero means that its reply has none: calls are
+    /// no longer held back for it.
     fn learn_batch_size(&self, call: &InFlightCall, batch_size: u16) {
         let Some(learned) = call.plan().batch_size() else {
             return;

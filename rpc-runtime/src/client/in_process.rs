@@ -25,8 +25,8 @@ pub(crate) struct InProcess {
 impl InProcess {
     /// # Panics
     ///
-    /// If two methods of the service have the same name or are both the default method, or if a name
-    /// begins with `rpc.`. The macro rejects such services at compile time.
+    /// If two methods of the service have the same name or are both the default method, or if a
+    /// name begins with `rpc.`. The macro rejects such services at compile time.
     pub(super) fn new(service: impl Service) -> Self {
         let queue = service.descriptor().queue;
         let mut dispatcher = Dispatcher::default();

@@ -70,8 +70,8 @@ impl OutgoingCall {
     ///
     /// # Errors
     ///
-    /// [`CallError::Invalid`] if the name is [reserved](crate::Headers) or longer than 255 bytes, or
-    /// if all headers together exceed 4 KiB.
+    /// [`CallError::Invalid`] if the name is [reserved](crate::Headers) or longer than 255 bytes,
+    /// or if all headers together exceed 4 KiB.
     pub fn insert_header(
         &mut self,
         name: impl AsRef<str>,

@@ -54,8 +54,9 @@ impl RequestPublisher {
         self.publisher.publish(message)
     }
 
-    /// Publishes a message without waiting. Returns whether the transport accepted it. The transport
-    /// then reports the confirm to the call, at the latest after `max_unreported` messages.
+    /// Publishes a message without waiting. Returns whether the transport accepted it. The
+    /// transport then reports the confirm to the call, at the latest after `max_unreported`
+    /// messages.
     pub(super) fn try_publish(
         &self,
         message: Outgoing,

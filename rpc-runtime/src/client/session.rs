@@ -150,8 +150,8 @@ impl SessionTask {
         self.in_flight.session_changed();
     }
 
-    /// Keeps the session open. After a panic, reopens both halves, because the panic may have lost a
-    /// part of their state.
+    /// Keeps the session open. After a panic, reopens both halves, because the panic may have lost
+    /// a part of their state.
     async fn keep_running(&mut self) -> Infallible {
         let mut backoff = Backoff::new();
         loop {

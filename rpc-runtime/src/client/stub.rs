@@ -157,8 +157,8 @@ fn decode_result<T: DeserializeOwned + 'static, E>(reply: &Reply) -> Result<T, C
 pub(super) fn undecodable_result_error<E>(reply: &Reply, error: DecodeError) -> CallError<E> {
     match &reply.unknown_type {
         None => unreadable_body_error(error),
-        // A worker without this library may have sent a refusal in its own format, so the method may
-        // not have run.
+        // A worker without this library may have sent a refusal in its own format, so the method
+        // may not have run.
         Some(kind) => CallError::BadReply {
             source: BadReply::UnknownType(kind.clone(), error).into(),
             executed: Executed::Maybe,

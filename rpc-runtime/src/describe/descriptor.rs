@@ -87,8 +87,8 @@ impl MethodDescriptor {
     ///
     /// # Panics
     ///
-    /// Panics if the name is longer than the 255 bytes that AMQP's `type` holds. A `const` then does
-    /// not compile.
+    /// Panics if the name is longer than the 255 bytes that AMQP's `type` holds. A `const` then
+    /// does not compile.
     #[must_use]
     pub const fn new(name: &'static str, arguments: &'static [&'static str]) -> Self {
         assert!(

@@ -44,9 +44,9 @@
 //!     async fn find(&self, text: &str) -> Vec<User>;
 //! }
 //!
-//! let description = DirectoryClient::SERVICE.description();
-//! let find = description.method("find").unwrap();
-//! assert_eq!(find.result_schema, Some(json!({"type": "array", "items": {"$ref": "#/definitions/User"}})));
+//! let description = DirectoryClient::SERVICE.description(); let find =
+//! description.method("find").unwrap(); assert_eq!(find.result_schema, Some(json!({"type": "array",
+//! "items": {"$ref": "#/definitions/User"}})));
 //! assert_eq!(description.definitions["User"]["properties"]["id"]["description"], "Unique.");
 //! ```
 

@@ -320,8 +320,8 @@ impl QueueConsumer {
                         return Interruption::Lost(BrokerError::Cancelled { queue: self.handler.queue.clone() });
                     }
                 },
-                // A task panicked with a request in progress. This branch may be the last to be ready: the broker soon
-                // delivers nothing more, because the prefetch is full.
+                // A task panicked with a request in progress. This branch may be the last to be
+                // ready: the broker soon delivers nothing more, because the prefetch is full.
                 () = &mut abandoned => {
                     return Interruption::Lost(BrokerError::Panicked { task: "request" });
                 }

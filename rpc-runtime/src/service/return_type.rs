@@ -21,9 +21,9 @@ impl<T, E> ResultType for Result<T, E> {
     type Err = E;
 }
 
-/// Tells generated code whether a type is a `Result`, whatever its name: `IsResult::<T>::IS_RESULT`,
-/// with [`NoResult`] in scope. If the inherent constant exists, it takes precedence over that of
-/// the trait.
+/// Tells generated code whether a type is a `Result`, whatever its name:
+/// `IsResult::<T>::IS_RESULT`, with [`NoResult`] in scope. If the inherent constant exists, it
+/// takes precedence over that of the trait.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct IsResult<T>(std::marker::PhantomData<T>);

@@ -454,7 +454,8 @@ async fn each_of_the_calls_in_a_message_is_in_flight() {
     }
 }
 
-/// Where the connection is lost after the broker had the message: each call as if it had been sent by itself.
+/// Where the connection is lost after the broker had the message: each call as if it had been sent
+/// by itself.
 #[tokio::test]
 async fn batched_calls_of_a_lost_connection_end_independently() {
     let mut worker = RawWorker::new().await;

@@ -1,4 +1,5 @@
-//! Several calls in one message: by and for whom that can, and nothing that was promised of a call is any different for it.
+//! Several calls in one message: by and for whom that can, and nothing that was promised of a call
+//! is any different for it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

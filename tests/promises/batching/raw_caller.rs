@@ -148,7 +148,8 @@ impl RawCaller {
         answers
     }
 
-    /// All that was sent is settled: else the batched queue would not go with its worker. And no answer is left.
+    /// All that was sent is settled: else the batched queue would not go with its worker. And no
+    /// answer is left.
     pub(super) async fn ends_well(mut self, server: RunningServer) {
         let last = BatchedCall::numbered("echo", 77);
         self.send(std::slice::from_ref(&last)).await;

@@ -1,4 +1,5 @@
-//! Callers and workers of ours, under load: with foreign workers among them, with some that do not batch, and while they stop.
+//! Callers and workers of ours, under load: with foreign workers among them, with some that do not
+//! batch, and while they stop.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -71,7 +72,8 @@ impl Scene {
         soon("all calls are answered", join_all(calls)).await;
     }
 
-    /// Calls until some of them were batched: a worker that is interrupted may take its methods for slow at first.
+    /// Calls until some of them were batched: a worker that is interrupted may take its methods for
+    /// slow at first.
     async fn call_until_batched(&self, client: &KioskClient) {
         let before = self.published(BATCHED).await;
         until("calls are batched", SOON, async || {
@@ -217,7 +219,8 @@ async fn nothing_is_batched_if_the_client_disables_it() {
     server.stop().await.unwrap();
 }
 
-/// As in RabbitMQ's tutorial, but for the codec: takes one request at a time, and answers with what it is asked.
+/// As in RabbitMQ's tutorial, but for the codec: takes one request at a time, and answers with what
+/// it is asked.
 async fn foreign_worker(url: &str, seen: Arc<AtomicU64>) -> AbortOnDropHandle<()> {
     let peer = RawPeer::connect(url).await.unwrap();
     peer.channel().basic_qos(1, Default::default()).await.unwrap();

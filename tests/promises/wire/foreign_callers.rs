@@ -211,8 +211,9 @@ async fn a_reply_to_a_caller_that_is_gone_affects_nothing_else() {
     assert_eq!(host.runs(), 4);
 }
 
-/// RabbitMQ 3.10 ends the whole connection of whoever publishes to some of these (541, INTERNAL_ERROR): a worker that
-/// answers there loses its broker, and so does the next one, to which the request is delivered again.
+/// RabbitMQ 3.10 ends the whole connection of whoever publishes to some of these (541,
+/// INTERNAL_ERROR): a worker that answers there loses its broker, and so does the next one, to
+/// which the request is delivered again.
 #[tokio::test]
 async fn a_malformed_direct_reply_address_harms_nothing() {
     let gone = gone_direct_address().await;
@@ -232,7 +233,8 @@ async fn a_direct_reply_address_of_an_unknown_node_harms_nothing() {
     foreign.ends_well().await;
 }
 
-/// Forged addresses take the connection that direct replies share; the honest ones are answered all the same.
+/// Forged addresses take the connection that direct replies share; the honest ones are answered all
+/// the same.
 #[tokio::test]
 async fn forged_direct_reply_addresses_starve_no_honest_caller() {
     // All at once, so that honest replies are under way when a forged one takes the connection.
@@ -273,7 +275,8 @@ async fn ask_for_a_direct_reply(address: &str) -> Foreign {
 /// How RabbitMQ's names of direct reply-to begin.
 const DIRECT: &str = "amq.rabbitmq.reply-to.";
 
-/// The address of a caller that used direct reply-to and whose channel is closed; without [`DIRECT`].
+/// The address of a caller that used direct reply-to and whose channel is closed; without
+/// [`DIRECT`].
 async fn gone_direct_address() -> String {
     let caller = RawPeer::connect(shared().await).await.unwrap();
     let _replies = caller.consume("amq.rabbitmq.reply-to").await.unwrap();

@@ -1,4 +1,5 @@
-//! What goes over the wire, seen by a peer that knows nothing of this library; and what such a peer may send.
+//! What goes over the wire, seen by a peer that knows nothing of this library; and what such a peer
+//! may send.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -260,7 +261,8 @@ impl ForeignWorker {
             .expect("a request comes")
     }
 
-    /// Makes a call, and has it answered with these properties (beside the correlation id) and this body.
+    /// Makes a call, and has it answered with these properties (beside the correlation id) and this
+    /// body.
     async fn exchange<T: Send + 'static, E: Send + 'static>(
         &mut self,
         call: Call<T, E>,

@@ -99,8 +99,8 @@ impl Shared {
 /// A port that stays reserved while nobody listens on it.
 pub(super) struct Port {
     pub(super) address: SocketAddr,
-    /// Bound, but not listening. On Linux, sockets that all allow it can share a port as long as one
-    /// of them listens.
+    /// Bound, but not listening. On Linux, sockets that all allow it can share a port as long as
+    /// one of them listens.
     _reserved: TcpSocket,
 }
 

@@ -53,8 +53,8 @@ impl LearnedBatchSize {
         holds_back
     }
 
-    /// Stops holding back calls, because a reply has no batch size or no reply comes. Returns whether
-    /// the state has changed: `false` if calls were no longer held back.
+    /// Stops holding back calls, because a reply has no batch size or no reply comes. Returns
+    /// whether the state has changed: `false` if calls were no longer held back.
     pub(in crate::client) fn stop_holding_back(&self) -> bool {
         let not_awaited = |state| (size(state) == 0 && state != NOT_AWAITED).then_some(NOT_AWAITED);
         self.0
@@ -62,7 +62,8 @@ impl LearnedBatchSize {
             .is_ok()
     }
 
-    /// Stores the batch size of a reply; zero changes nothing. Returns whether it was unknown before.
+    /// Stores the batch size of a reply; zero changes nothing. Returns whether it was unknown
+    /// before.
     pub(in crate::client) fn learn(&self, batch_size: u16) -> bool {
         if batch_size == 0 {
             return false;

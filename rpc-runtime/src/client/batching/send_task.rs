@@ -87,7 +87,8 @@ impl SendTask {
         !self.backlog.is_empty() || !self.unconfirmed.is_empty() || self.held.is_active()
     }
 
-    /// Drops withdrawn requests from a long backlog, so that only calls that still wait take memory.
+    /// Drops withdrawn requests from a long backlog, so that only calls that still wait take
+    /// memory.
     fn drop_withdrawn(&mut self) {
         if self.backlog.len() > self.prune_above {
             self.backlog.retain(|request| !request.is_withdrawn());

@@ -656,8 +656,8 @@ mod tests {
     }
 
     /// Simulates clients that always have more calls to make, and a worker that takes 2.5 ms for a
-    /// call and refuses calls that have waited for their whole time limit. Returns how many calls of
-    /// each client were answered in the second half, and the longest wait of an answered call.
+    /// call and refuses calls that have waited for their whole time limit. Returns how many calls
+    /// of each client were answered in the second half, and the longest wait of an answered call.
     fn share(clients: usize, time_limit: Duration, rounds: u32) -> (Vec<u32>, Duration) {
         const STEP: Duration = Duration::from_micros(2500);
         let start = Instant::now();

@@ -138,8 +138,8 @@ impl<'a> ReplyCollector<'a> {
         self.handler.reply_sender.send_group(group);
     }
 
-    /// Waits for the deferred responses and sends them. Those that are ready at the same time are sent
-    /// together.
+    /// Waits for the deferred responses and sends them. Those that are ready at the same time are
+    /// sent together.
     pub(super) async fn send_deferred(
         &mut self,
         deferred: FuturesUnordered<BoxFuture<'_, Option<DeferredResponse>>>,

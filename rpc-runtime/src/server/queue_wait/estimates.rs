@@ -87,8 +87,8 @@ impl QueueWaitEstimates {
         }
     }
 
-    /// Raises the time to live of probes to that of a request. A probe need not live longer than the
-    /// requests whose wait it measures.
+    /// Raises the time to live of probes to that of a request. A probe need not live longer than
+    /// the requests whose wait it measures.
     pub(crate) fn raise_probe_ttl(&self, time: Duration) {
         let time = time.clamp(MIN_PROBE_TTL, MAX_PROBE_TTL);
         // A power of two, so that it takes only eleven values.

@@ -11,8 +11,8 @@
 //! sends none. Before a worker sends a probe, it asks the broker for the depth of the queue, so
 //! that an empty queue stays empty.
 //!
-//! [`WaitEstimator`](estimator::WaitEstimator) turns probes into an estimate. [`QueueWaitEstimates`]
-//! shares the estimates of a queue between its requests and the [`Probes`].
+//! [`WaitEstimator`](estimator::WaitEstimator) turns probes into an estimate.
+//! [`QueueWaitEstimates`] shares the estimates of a queue between its requests and the [`Probes`].
 
 mod estimates;
 mod estimator;

@@ -1,7 +1,7 @@
 //! Which file of a crate uses which, read from the sources.
 //!
-//! Re-exports are followed: a file that imports `crate::protocol::Headers` uses the file that defines
-//! `Headers`. Code that only tests compile does not count.
+//! Re-exports are followed: a file that imports `crate::protocol::Headers` uses the file that
+//! defines `Headers`. Code that only tests compile does not count.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -141,8 +141,8 @@ struct Reader {
 }
 
 impl Reader {
-    /// A path from the root of the crate. `None` if it begins with neither a keyword nor a module of
-    /// this file.
+    /// A path from the root of the crate. `None` if it begins with neither a keyword nor a module
+    /// of this file.
     fn absolute(&self, segments: &[String]) -> Option<ModulePath> {
         let (first, rest) = segments.split_first()?;
         let mut base = match first.as_str() {

@@ -127,8 +127,8 @@ fn death_entries_in(table: &[u8]) -> Option<Vec<u8>> {
 
 /// Calls `each` for the properties of a content header in their order, until it returns `false`.
 /// Its arguments are the property, its bytes, and whether they can be read. A property that does
-/// not end within its frame is the last. Bytes after the last property are reported as an unreadable
-/// `ClusterId`.
+/// not end within its frame is the last. Bytes after the last property are reported as an
+/// unreadable `ClusterId`.
 fn for_each_property<'a>(
     payload: &'a [u8],
     mut each: impl FnMut(Property, &'a [u8], Result<(), Malformed>) -> bool,
