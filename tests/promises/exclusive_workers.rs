@@ -162,7 +162,9 @@ async fn a_limit_to_the_length_of_a_queue_is_one_to_the_calls_that_wait() {
             let ended = calls.iter().filter(|call| call.is_finished()).count();
             Ok(ended >= calls.len() - most)
         };
-        until("the queue has refused the rest", SOON, has_refused).await.unwrap();
+        until("the queue has refused the rest", SOON, has_refused)
+            .await
+            .unwrap();
         let waiting = peer.queue_depth(&queue).await.unwrap().unwrap();
         assert!(waiting <= 10, "{waiting} wait");
         assert_eq!(peer.queue_depth(&format!("{queue}.batch")).await.unwrap(), None);

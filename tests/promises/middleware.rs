@@ -60,6 +60,7 @@ on_both_brokers! {
     a_request_that_a_server_layer_gives_up_on_may_have_run,
     a_caller_calls_no_more_often_than_it_may,
     a_caller_repeats_what_is_safe_to_repeat,
+    a_layer_that_repeats_calls_fits_around_all_others,
     a_call_that_a_client_layer_gives_up_on_may_have_run,
     a_later_attempt_does_not_hide_an_earlier_one,
     layers_of_a_caller_see_calls_and_outcomes,
@@ -353,6 +354,26 @@ async fn a_caller_repeats_what_is_safe_to_repeat(world: World) {
     assert_eq!(fault(shop.enter().await.unwrap_err()).code, FaultCode::Abandoned);
     counter.close().await;
     other.close().await;
+}
+
+async fn a_layer_that_repeats_calls_fits_around_all_others(world: World) {
+    let broker = world.broker().await;
+    let counter = Counter::open(&broker, fails_at_first([FaultCode::Rejected])).await;
+    counter.gate.let_all_go();
+    let shop: ShopClient = ShopClient::builder(&broker)
+        .queue(&counter.queue)
+        .layer(RetryLayer::new(Once(1)))
+        .layer(LoadShedLayer::new())
+        .layer(RateLimitLayer::new(2, Duration::from_secs(3600)))
+        .build();
+    shop.enter().await.unwrap();
+    let (source, executed) = of_layer(soon("it is shed", shop.enter()).await.unwrap_err());
+    assert!(
+        source.is::<tower::load_shed::error::Overloaded>(),
+        "the first call was two: {source:?}"
+    );
+    assert_eq!(executed, Executed::No);
+    counter.close().await;
 }
 
 async fn a_call_that_a_client_layer_gives_up_on_may_have_run(world: World) {

@@ -4,8 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tower_layer::{Identity, Stack};
-
 use super::backend::Backend;
 use super::call_path::CallPath;
 use super::called_method::CalledService;
@@ -13,7 +11,7 @@ use super::caller::Caller;
 use super::destination::Destination;
 use super::in_process::InProcess;
 use super::limiter::{Limiter, WhenFull};
-use super::middleware::{CallLayer, LayeredCaller};
+use super::middleware::{CallLayer, CallLayers};
 use super::stub::Client;
 use crate::codec::Codec;
 use crate::describe::ServiceDescriptor;
@@ -53,10 +51,9 @@ pub trait ServiceClient: Sized {
 /// ```
 #[derive(Debug)]
 #[must_use = "a builder does nothing until it builds"]
-pub struct ClientBuilder<C, L = Identity> {
+pub struct ClientBuilder<C> {
     backend: Backend,
-    layers: L,
-    is_layered: bool,
+    layers: CallLayers,
     queue: Option<String>,
     codec: Codec,
     timeout: Duration,
@@ -136,8 +133,7 @@ impl<C> ClientBuilder<C> {
     pub(super) fn with_backend(backend: Backend, service: CalledService, wrap: Wrap<C>) -> Self {
         Self {
             backend,
-            layers: Identity::new(),
-            is_layered: false,
+            layers: CallLayers::default(),
             queue: None,
             codec: Codec::default(),
             timeout: DEFAULT_TIMEOUT,
@@ -150,9 +146,7 @@ impl<C> ClientBuilder<C> {
             wrap,
         }
     }
-}
 
-impl<C, L> ClientBuilder<C, L> {
     /// Adds a layer around all calls, inside the layers added before. See
     /// [`middleware`](crate::middleware).
     ///
@@ -167,22 +161,9 @@ impl<C, L> ClientBuilder<C, L> {
     ///     .build();
     /// # }
     /// ```
-    pub fn layer<N: CallLayer>(self, layer: N) -> ClientBuilder<C, Stack<N, L>> {
-        ClientBuilder {
-            layers: Stack::new(layer, self.layers),
-            is_layered: true,
-            backend: self.backend,
-            queue: self.queue,
-            codec: self.codec,
-            timeout: self.timeout,
-            wait_for_server: self.wait_for_server,
-            batching: self.batching,
-            max_in_flight: self.max_in_flight,
-            when_full: self.when_full,
-            adaptive_limit: self.adaptive_limit,
-            service: self.service,
-            wrap: self.wrap,
-        }
+    pub fn layer(mut self, layer: impl CallLayer) -> Self {
+        self.layers.push(layer);
+        self
     }
 
     /// Sends requests to this queue instead of the service's default queue.
@@ -266,18 +247,14 @@ impl<C, L> ClientBuilder<C, L> {
 
     /// Builds the client.
     #[must_use]
-    pub fn build(self) -> C
-    where
-        L: CallLayer,
-    {
+    pub fn build(self) -> C {
         let queue = self.queue.unwrap_or_else(|| self.service.queue().to_owned());
         let limiter = Limiter::new(&queue, self.max_in_flight, self.when_full, self.adaptive_limit);
         let destination = check_destination_name(&queue)
             .map(|queue| Destination::new(queue, self.service, self.batching, limiter));
-        let path = if self.is_layered {
-            CallPath::Layered(Arc::new(LayeredCaller::new(&self.layers, self.backend)))
-        } else {
-            CallPath::Direct(self.backend)
+        let path = match self.layers.caller(&self.backend) {
+            Some(caller) => CallPath::Layered(Arc::new(caller)),
+            None => CallPath::Direct(self.backend),
         };
         let client = Client {
             path,

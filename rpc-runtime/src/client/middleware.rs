@@ -17,7 +17,7 @@ use super::plan::CallPlan;
 use super::time_limit::TimeLimit;
 use crate::error::CallError;
 use crate::protocol::{Executed, Headers, Reply, ReplyKind, insert_user_header};
-use crate::service::middleware::{Attempts, BoxError, Stack};
+use crate::service::middleware::{Attempts, BoxError, LayerList, SharedService, Stack};
 
 /// A call that layers may change before it is sent.
 ///
@@ -137,7 +137,7 @@ impl fmt::Debug for CallReply {
 /// [`CallService`] into a service from [`OutgoingCall`] to [`CallReply`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a layer for the calls of a client",
-    note = "it must turn a `CallService` into a `tower_service::Service<OutgoingCall, Response = CallReply>`, and the service and its future must be `Send + 'static`; if it fits only around another layer, add both as one `tower::ServiceBuilder`"
+    note = "it must be `Send + Sync + 'static` and turn a `CallService` into a `tower_service::Service<OutgoingCall, Response = CallReply>`, and the service and its future must be `Send + 'static`; if it fits only around another layer, add both as one `tower::ServiceBuilder`"
 )]
 pub trait CallLayer:
     Layer<
@@ -149,7 +149,9 @@ pub trait CallLayer:
             Future: Send + 'static,
         > + Send
                      + 'static,
-    >
+    > + Send
+    + Sync
+    + 'static
 {
 }
 
@@ -163,66 +165,119 @@ impl<L> CallLayer for L where
                 Future: Send + 'static,
             > + Send
                          + 'static,
-        >
+        > + Send
+        + Sync
+        + 'static
 {
 }
 
-/// The service inside a client's layers: sends the request and waits for the reply.
+/// The service that a client's layer wraps: the layers inside it, and finally the service that
+/// sends the request and waits for the reply.
 ///
 /// A [`Fault`](crate::Fault) is an error here, [`CallError::Fault`]. The method's own error is a
-/// [`CallReply`].
+/// [`CallReply`]. The error of a layer inside is [`CallError::Middleware`].
+///
+/// Its clones share the layers, so a layer that clones it, such as `Retry`, does not multiply a
+/// limit inside.
 #[derive(Debug, Clone)]
-pub struct CallService(Backend);
+pub struct CallService(Inner);
+
+#[derive(Debug, Clone)]
+enum Inner {
+    Backend(Backend),
+    Layers(SharedService<OutgoingCall, CallReply>),
+}
 
 impl Service<OutgoingCall> for CallService {
     type Response = CallReply;
     type Error = CallError;
     type Future = BoxFuture<'static, Result<CallReply, CallError>>;
 
-    /// Always ready. Waiting for a permit happens in the future that `call` returns. See
-    /// [`max_in_flight`](crate::ClientBuilder::max_in_flight).
-    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), CallError>> {
-        Poll::Ready(Ok(()))
+    /// Ready if the layers inside are. Waiting for a permit happens in the future that `call`
+    /// returns. See [`max_in_flight`](crate::ClientBuilder::max_in_flight).
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), CallError>> {
+        match &mut self.0 {
+            Inner::Backend(_) => Poll::Ready(Ok(())),
+            Inner::Layers(layers) => layers
+                .poll_ready(cx)
+                .map_err(|error| layer_error(error, Executed::No)),
+        }
     }
 
     fn call(&mut self, call: OutgoingCall) -> Self::Future {
-        let (backend, mut attempt) = (self.0.clone(), call.attempts.add());
-        Box::pin(async move {
-            attempt.begin();
-            let OutgoingCall { plan, time_limit, .. } = call;
-            let outcome = if time_limit.is_over() {
-                // A layer took too long.
-                Err(time_limit.timeout_error(Executed::No))
-            } else {
-                backend
-                    .attempt(Arc::new(InFlightCall::new(plan)), time_limit)
-                    .await
-            };
-            let outcome = match outcome {
-                Ok(reply) if reply.kind == ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
-                Ok(reply) => Ok(CallReply(reply)),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = &outcome {
-                attempt.failed(error.executed());
+        match &mut self.0 {
+            Inner::Backend(backend) => attempt(backend.clone(), call),
+            Inner::Layers(layers) => {
+                let attempts = Arc::clone(&call.attempts);
+                let reply = layers.call(call);
+                Box::pin(async move {
+                    reply
+                        .await
+                        .map_err(|error| layer_error(error, attempts.executed()))
+                })
             }
-            outcome
+        }
+    }
+}
+
+/// Sends the request and waits for the reply.
+fn attempt(backend: Backend, call: OutgoingCall) -> BoxFuture<'static, Result<CallReply, CallError>> {
+    let mut attempt = call.attempts.add();
+    Box::pin(async move {
+        attempt.begin();
+        let OutgoingCall { plan, time_limit, .. } = call;
+        let outcome = if time_limit.is_over() {
+            // A layer took too long.
+            Err(time_limit.timeout_error(Executed::No))
+        } else {
+            backend
+                .attempt(Arc::new(InFlightCall::new(plan)), time_limit)
+                .await
+        };
+        let outcome = match outcome {
+            Ok(reply) if reply.kind == ReplyKind::Fault => Err(CallError::Fault(reply.read_fault())),
+            Ok(reply) => Ok(CallReply(reply)),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &outcome {
+            attempt.failed(error.executed());
+        }
+        outcome
+    })
+}
+
+/// The layers of a client.
+#[derive(Default)]
+pub(super) struct CallLayers(LayerList<CallService>);
+
+impl CallLayers {
+    /// Adds a layer inside the others.
+    pub(super) fn push(&mut self, layer: impl CallLayer) {
+        self.0
+            .push(move |inner| CallService(Inner::Layers(SharedService::new(layer.layer(inner)))));
+    }
+
+    /// Returns what makes calls through the layers, or `None` without layers.
+    pub(super) fn caller(&self, backend: &Backend) -> Option<LayeredCaller> {
+        let service = self.0.wrap(CallService(Inner::Backend(backend.clone())))?;
+        Some(LayeredCaller {
+            stack: Stack::new(service),
         })
+    }
+}
+
+impl fmt::Debug for CallLayers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallLayers").finish_non_exhaustive()
     }
 }
 
 /// Makes calls through the layers of a client.
 pub(crate) struct LayeredCaller {
-    stack: Box<dyn CallStack>,
+    stack: Stack<CallService>,
 }
 
 impl LayeredCaller {
-    pub(crate) fn new<L: CallLayer>(layer: &L, backend: Backend) -> Self {
-        Self {
-            stack: Box::new(Stack::new(layer.layer(CallService(backend)))),
-        }
-    }
-
     /// Makes a call and waits for its reply. The deadline holds even if a layer ignores it.
     pub(crate) async fn call(&self, plan: &CallPlan, time_limit: TimeLimit) -> Result<Reply, CallError> {
         let attempts = Arc::new(Attempts::default());
@@ -231,9 +286,10 @@ impl LayeredCaller {
             time_limit,
             attempts: Arc::clone(&attempts),
         };
-        match timeout_at(time_limit.deadline, self.stack.call(call)).await {
+        let reply = async { self.stack.begin(call).await?.await };
+        match timeout_at(time_limit.deadline, reply).await {
             Ok(Ok(CallReply(reply))) => Ok(reply),
-            Ok(Err(error)) => Err(layer_error(error, &attempts)),
+            Ok(Err(error)) => Err(layer_error(error.into(), attempts.executed())),
             Err(_) => Err(time_limit.timeout_error(attempts.executed())),
         }
     }
@@ -241,8 +297,7 @@ impl LayeredCaller {
 
 /// Returns the call's error after its layers have failed. The error must not say that the method
 /// did not run if an earlier attempt may have run it.
-fn layer_error(error: BoxError, attempts: &Attempts) -> CallError {
-    let executed = attempts.executed();
+fn layer_error(error: BoxError, executed: Executed) -> CallError {
     match error.downcast::<CallError>() {
         Ok(error) if error.executed() != Executed::No || executed == Executed::No => *error,
         Ok(error) => CallError::Middleware {
@@ -259,23 +314,6 @@ impl fmt::Debug for LayeredCaller {
     }
 }
 
-/// A [`Stack`] of layers of any type.
-trait CallStack: Send + Sync {
-    fn call(&self, call: OutgoingCall) -> BoxFuture<'_, Result<CallReply, BoxError>>;
-}
-
-impl<S> CallStack for Stack<S>
-where
-    S: Service<OutgoingCall, Response = CallReply, Error: Into<BoxError>, Future: Send + 'static> + Send,
-{
-    fn call(&self, call: OutgoingCall) -> BoxFuture<'_, Result<CallReply, BoxError>> {
-        Box::pin(async move {
-            let reply = self.begin(call).await.map_err(Into::into)?;
-            reply.await.map_err(Into::into)
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,7 +325,7 @@ mod tests {
     #[test]
     fn an_error_of_a_layer_says_whether_an_attempt_may_have_run() {
         let attempts = Arc::<Attempts>::default();
-        let shed = || layer_error("overloaded".into(), &attempts);
+        let shed = || layer_error("overloaded".into(), attempts.executed());
         assert_eq!(shed().executed(), Executed::No);
         assert!(shed().is_retryable());
         // Another task may begin the attempt at any moment.
@@ -304,12 +342,12 @@ mod tests {
     #[test]
     fn the_last_attempt_does_not_hide_that_an_earlier_one_may_have_run() {
         let attempts = Arc::<Attempts>::default();
-        let error = layer_error(Box::new(no_server()), &attempts);
+        let error = layer_error(Box::new(no_server()), attempts.executed());
         assert!(matches!(error, CallError::NoServer { .. }), "{error:?}");
         let mut attempt = attempts.add();
         attempt.begin();
         attempt.failed(Executed::Maybe);
-        let error = layer_error(Box::new(no_server()), &attempts);
+        let error = layer_error(Box::new(no_server()), attempts.executed());
         assert_eq!(error.executed(), Executed::Maybe);
         let CallError::Middleware { source, .. } = error else {
             panic!("{error:?}");

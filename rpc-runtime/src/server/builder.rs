@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tower_layer::{Identity as NoLayer, Stack};
 
-use super::config::{BrokerParts, Layers, ServerConfig};
+use super::config::{BrokerParts, ServerConfig};
 use super::running_server::RunningServer;
 use crate::error::ServerError;
 use crate::protocol::ReplyAddresses;
@@ -54,10 +53,8 @@ use crate::transport::RequestQueue;
 /// minutes by default), after which RabbitMQ closes the channel. If several workers serve the
 /// queue, a redelivered request may reach another one, which answers at once with `interrupted`.
 #[must_use = "a server does nothing until it runs"]
-pub struct Server<L = NoLayer> {
+pub struct Server {
     config: ServerConfig,
-    layers: L,
-    is_layered: bool,
 }
 
 impl Server {
@@ -65,13 +62,9 @@ impl Server {
     pub(crate) fn with_broker(broker: BrokerParts) -> Self {
         Self {
             config: ServerConfig::new(broker),
-            layers: NoLayer::new(),
-            is_layered: false,
         }
     }
-}
 
-impl<L> Server<L> {
     /// Adds a layer around the methods of all services; see [`middleware`](crate::middleware).
     /// Layers that were added before enclose it.
     ///
@@ -90,12 +83,9 @@ impl<L> Server<L> {
     /// # server.stop().await
     /// # }
     /// ```
-    pub fn layer<N: HandlerLayer>(self, layer: N) -> Server<Stack<N, L>> {
-        Server {
-            layers: Stack::new(layer, self.layers),
-            is_layered: true,
-            config: self.config,
-        }
+    pub fn layer(mut self, layer: impl HandlerLayer) -> Self {
+        self.config.layers.push(layer);
+        self
     }
 
     /// Serves a service on the queue that it names, which is durable and classic.
@@ -214,9 +204,7 @@ impl<L> Server<L> {
         self.config.version = Some(version.into());
         self
     }
-}
 
-impl<L: HandlerLayer> Server<L> {
     /// Serves until the broker handle is closed. Always ends with an error: it never returns `Ok`.
     ///
     /// # Errors
@@ -242,7 +230,7 @@ impl<L: HandlerLayer> Server<L> {
     pub async fn run_until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let mut shutdown = pin!(shutdown);
         let stop = CancellationToken::new();
-        let mut opening = pin!(self.into_config().open(&stop));
+        let mut opening = pin!(self.config.open(&stop));
         tokio::select! {
             biased;
             opened = &mut opening => return opened?.run(shutdown).await,
@@ -280,7 +268,7 @@ impl<L: HandlerLayer> Server<L> {
     /// Returns an error if two services conflict or the broker refuses a queue.
     pub async fn start(self) -> Result<RunningServer, ServerError> {
         let runtime = self.config.broker.transport.runtime();
-        let opened = self.into_config().open(&CancellationToken::new()).await?;
+        let opened = self.config.open(&CancellationToken::new()).await?;
         let (stop, stopped) = oneshot::channel();
         let running = async move {
             let shutdown = async {
@@ -291,18 +279,9 @@ impl<L: HandlerLayer> Server<L> {
         };
         Ok(RunningServer::new(stop, runtime.spawn(running)))
     }
-
-    /// Returns the configuration with the layers around each service.
-    fn into_config(self) -> ServerConfig {
-        let layers = self.is_layered.then(|| Layers::of(&self.layers));
-        ServerConfig {
-            layers,
-            ..self.config
-        }
-    }
 }
 
-impl<L> fmt::Debug for Server<L> {
+impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let queues: Vec<_> = self
             .config

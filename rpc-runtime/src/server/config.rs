@@ -18,7 +18,7 @@ use super::worker_identity::WorkerIdentity;
 use crate::error::{Chain, ServerError};
 use crate::escape::Logged;
 use crate::protocol::{ReplyAddresses, ShortStr, check_queue_name};
-use crate::service::middleware::{HandlerLayer, ServiceWrapper, service_wrapper};
+use crate::service::middleware::HandlerLayers;
 use crate::service::{Dispatcher, Rules, Service};
 use crate::transport::{DeclareMode, RequestQueue, Subscription, Transport, restart_on_panic};
 
@@ -38,7 +38,7 @@ pub(crate) struct BrokerParts {
     pub(crate) app_id: Option<ShortStr>,
 }
 
-/// The configuration of a server, without the types of its layers.
+/// The configuration of a server.
 pub(super) struct ServerConfig {
     pub(super) broker: BrokerParts,
     pub(super) services: Vec<(RequestQueue, Arc<dyn Service>)>,
@@ -50,25 +50,7 @@ pub(super) struct ServerConfig {
     pub(super) self_description: bool,
     pub(super) worker_name: Option<String>,
     pub(super) version: Option<String>,
-    /// `None` if the server has no layers.
-    pub(super) layers: Option<Layers>,
-}
-
-/// The layers around a server's methods.
-pub(super) struct Layers {
-    wrap_methods: ServiceWrapper,
-    /// A second stack of the same layers, so that a worker whose methods are at their limits still
-    /// describes itself.
-    wrap_built_in: ServiceWrapper,
-}
-
-impl Layers {
-    pub(super) fn of<L: HandlerLayer>(layer: &L) -> Self {
-        Self {
-            wrap_methods: service_wrapper(layer),
-            wrap_built_in: service_wrapper(layer),
-        }
-    }
+    pub(super) layers: HandlerLayers,
 }
 
 /// A queue, its methods, and the estimated waits in it.
@@ -96,7 +78,7 @@ impl ServerConfig {
             self_description: true,
             worker_name: None,
             version: None,
-            layers: None,
+            layers: HandlerLayers::default(),
         }
     }
 
@@ -249,6 +231,7 @@ impl ServerConfig {
     /// Returns an error if a queue's name is invalid, if services conflict, or if there is no
     /// service.
     fn queues(&self) -> Result<Vec<(RequestQueue, Dispatcher)>, ServerError> {
+        let behind_layers = self.layers.service_wrapper();
         let mut queues: Vec<(RequestQueue, Dispatcher)> = Vec::new();
         for (queue, service) in &self.services {
             let name = queue.name();
@@ -269,11 +252,7 @@ impl ServerConfig {
                 }
             };
             let service = Arc::clone(service);
-            let service = match &self.layers {
-                Some(layers) => (layers.wrap_methods)(service),
-                None => service,
-            };
-            queues[position].1.add(service, name)?;
+            queues[position].1.add(behind_layers(service), name)?;
         }
         if queues.is_empty() {
             return Err(ServerError::NoService);
@@ -293,23 +272,18 @@ impl ServerConfig {
             app_id,
             self.version.clone(),
         ));
+        // Not the instance of the other methods: a worker whose methods are at their limits still
+        // describes itself.
+        let behind_layers = self.layers.service_wrapper();
         let mut served = Vec::with_capacity(queues.len());
         for (queue, dispatcher, estimates) in queues {
             let queue = ServedQueue::new(queue.name(), dispatcher.served(), estimates.all());
             let queue = Arc::new(queue);
             let methods = BuiltInMethods::of_queue(&identity, &queue);
-            dispatcher.add_built_in(&self.layered(methods));
+            dispatcher.add_built_in(&behind_layers(Arc::new(methods)));
             served.push(queue);
         }
-        self.layered(BuiltInMethods::of_worker(&identity, served))
-    }
-
-    /// Puts built-in methods behind their own stack of layers.
-    fn layered(&self, methods: BuiltInMethods) -> Arc<dyn Service> {
-        match &self.layers {
-            Some(layers) => (layers.wrap_built_in)(Arc::new(methods)),
-            None => Arc::new(methods),
-        }
+        behind_layers(Arc::new(BuiltInMethods::of_worker(&identity, served)))
     }
 }
 

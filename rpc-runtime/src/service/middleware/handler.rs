@@ -11,6 +11,8 @@ use tower_service::Service as TowerService;
 
 use super::BoxError;
 use super::attempts::Attempts;
+use super::layer_list::LayerList;
+use super::shared_service::SharedService;
 use super::stack::Stack;
 use crate::describe::{MethodDescriptor, ServiceDescriptor, is_built_in};
 use crate::protocol::{Executed, Fault, FaultCode};
@@ -109,7 +111,7 @@ impl fmt::Debug for IncomingCall {
 /// error.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a layer for the methods of a server",
-    note = "it must turn a `Handler` into a `tower_service::Service<IncomingCall, Response = Answer>` that is `Send + 'static`, with a future that is too; if it fits only around another layer, add both as one `tower::ServiceBuilder`"
+    note = "it must be `Send + Sync + 'static` and turn a `Handler` into a `tower_service::Service<IncomingCall, Response = Answer>` that is `Send + 'static`, with a future that is too; if it fits only around another layer, add both as one `tower::ServiceBuilder`"
 )]
 pub trait HandlerLayer:
     Layer<
@@ -121,7 +123,9 @@ pub trait HandlerLayer:
             Future: Send + 'static,
         > + Send
                      + 'static,
-    >
+    > + Send
+    + Sync
+    + 'static
 {
 }
 
@@ -135,74 +139,92 @@ impl<L> HandlerLayer for L where
                 Future: Send + 'static,
             > + Send
                          + 'static,
-        >
+        > + Send
+        + Sync
+        + 'static
 {
 }
 
-/// The innermost service of a server's layers. It runs the method.
+/// The service that a server's layer wraps: the layers inside it, and finally the method.
+///
+/// Its clones share the layers, so a layer that clones it, such as `Retry`, does not multiply a
+/// limit inside.
 #[derive(Debug, Clone)]
-pub struct Handler(());
+pub struct Handler(Inner);
+
+#[derive(Debug, Clone)]
+enum Inner {
+    Method,
+    Layers(SharedService<IncomingCall, Answer>),
+}
 
 impl TowerService<IncomingCall> for Handler {
     type Response = Answer;
     type Error = Fault;
     type Future = BoxFuture<'static, Result<Answer, Fault>>;
 
-    /// Always ready: the server limits how many requests run at once.
-    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Fault>> {
-        Poll::Ready(Ok(()))
+    /// Ready if the layers inside are. The method always is: the server limits how many requests
+    /// run at once.
+    fn poll_ready(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Fault>> {
+        match &mut self.0 {
+            Inner::Method => Poll::Ready(Ok(())),
+            Inner::Layers(layers) => layers.poll_ready(cx).map_err(|error| fault(error, Executed::No)),
+        }
     }
 
     fn call(&mut self, call: IncomingCall) -> Self::Future {
-        let mut attempt = call.attempts.add();
-        Box::pin(async move {
-            attempt.begin();
-            let outcome = call.service.handle(&call.invocation).await;
-            if let Err(fault) = &outcome {
-                attempt.failed(fault.code.executed());
+        match &mut self.0 {
+            Inner::Method => run_method(call),
+            Inner::Layers(layers) => {
+                let attempts = Arc::clone(&call.attempts);
+                let outcome = layers.call(call);
+                Box::pin(async move { outcome.await.map_err(|error| fault(error, attempts.executed())) })
             }
-            outcome
-        })
+        }
     }
 }
 
-/// A [`Stack`] of any layers.
-trait HandlerStack: Send + Sync {
-    /// Waits until the layers are ready and calls them.
-    fn begin(&self, call: IncomingCall) -> BoxFuture<'_, Result<CallFuture, BoxError>>;
+fn run_method(call: IncomingCall) -> BoxFuture<'static, Result<Answer, Fault>> {
+    let mut attempt = call.attempts.add();
+    Box::pin(async move {
+        attempt.begin();
+        let outcome = call.service.handle(&call.invocation).await;
+        if let Err(fault) = &outcome {
+            attempt.failed(fault.code.executed());
+        }
+        outcome
+    })
 }
 
-/// The future of a request that the layers have accepted.
-type CallFuture = BoxFuture<'static, Result<Answer, BoxError>>;
+/// The layers of a server.
+#[derive(Default)]
+pub(crate) struct HandlerLayers(LayerList<Handler>);
 
-impl<S> HandlerStack for Stack<S>
-where
-    S: TowerService<IncomingCall, Response = Answer, Error: Into<BoxError>, Future: Send + 'static> + Send,
-{
-    fn begin(&self, call: IncomingCall) -> BoxFuture<'_, Result<CallFuture, BoxError>> {
-        Box::pin(async move {
-            let ending = Stack::begin(self, call).await.map_err(Into::into)?;
-            Ok(Box::pin(async { ending.await.map_err(Into::into) }) as CallFuture)
-        })
+impl HandlerLayers {
+    /// Adds a layer inside the others.
+    pub(crate) fn push(&mut self, layer: impl HandlerLayer) {
+        self.0
+            .push(move |inner| Handler(Inner::Layers(SharedService::new(layer.layer(inner)))));
+    }
+
+    /// Returns a function that puts services behind one new instance of the layers.
+    pub(crate) fn service_wrapper(&self) -> impl Fn(Arc<dyn Service>) -> Arc<dyn Service> {
+        let stack = self.0.wrap(Handler(Inner::Method));
+        let stack = stack.map(|handler| Arc::new(Stack::new(handler)));
+        move |service| match &stack {
+            Some(stack) => Arc::new(Layered {
+                service,
+                stack: Arc::clone(stack),
+            }),
+            None => service,
+        }
     }
 }
 
 /// A service behind layers.
 struct Layered {
     service: Arc<dyn Service>,
-    stack: Arc<dyn HandlerStack>,
-}
-
-/// A function that puts a service behind layers.
-pub(crate) type ServiceWrapper = Arc<dyn Fn(Arc<dyn Service>) -> Arc<dyn Service> + Send + Sync>;
-
-/// Returns a function that puts services behind one shared stack of layers.
-pub(crate) fn service_wrapper<L: HandlerLayer>(layer: &L) -> ServiceWrapper {
-    let stack: Arc<dyn HandlerStack> = Arc::new(Stack::new(layer.layer(Handler(()))));
-    Arc::new(move |service| {
-        let stack = Arc::clone(&stack);
-        Arc::new(Layered { service, stack })
-    })
+    stack: Arc<Stack<Handler>>,
 }
 
 impl Service for Layered {
@@ -229,10 +251,10 @@ impl Service for Layered {
                 None => beginning.await,
             };
             let outcome = match begun {
-                Ok(ending) => ending.await,
-                Err(error) => Err(error),
+                Ok(outcome) => outcome.await,
+                Err(fault) => Err(fault),
             };
-            outcome.map_err(|error| fault(error, attempts.executed()))
+            outcome.map_err(|error| fault(error.into(), attempts.executed()))
         })
     }
 }

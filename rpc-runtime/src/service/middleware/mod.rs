@@ -5,12 +5,16 @@ use std::error::Error;
 mod attempts;
 mod authorize;
 mod handler;
+mod layer_list;
+mod shared_service;
 mod stack;
 
 pub(crate) use attempts::Attempts;
 pub use authorize::Authorize;
+pub(crate) use handler::HandlerLayers;
 pub use handler::{Handler, HandlerLayer, IncomingCall};
-pub(crate) use handler::{ServiceWrapper, service_wrapper};
+pub(crate) use layer_list::LayerList;
+pub(crate) use shared_service::SharedService;
 pub(crate) use stack::Stack;
 
 /// The error type of layers, as in tower.
