@@ -94,9 +94,9 @@ impl InFlightMessages {
             message,
             send_token,
         } = outgoing;
-        let in_flight = InFlight {
-            queue: queue.clone(),
+        let unsent = |listener, published| Outcome {
             listener,
+            published,
             permits,
         };
         let unwritten = |source| Published::Failed {
@@ -104,42 +104,63 @@ impl InFlightMessages {
             written: false,
         };
         if let Some(reason) = &self.lost {
-            return Err(in_flight.finish(unwritten(reason.clone())));
+            return Err(unsent(listener, unwritten(reason.clone())));
         }
         if !send_token.claim() {
-            return Err(in_flight.finish(Published::Withdrawn));
+            return Err(unsent(listener, Published::Withdrawn));
         }
         let correlation_id = message.properties.correlation_id.clone();
         let key = correlation_id.filter(|_| mandatory).map(|id| (queue.clone(), id));
         let (routing_key, properties) = match (short(queue.as_str()), convert::to_lapin(message.properties)) {
             (Ok(routing_key), Ok(properties)) => (routing_key, properties),
-            (Err(source), _) | (_, Err(source)) => return Err(in_flight.finish(unwritten(source))),
+            (Err(source), _) | (_, Err(source)) => return Err(unsent(listener, unwritten(source))),
         };
-        let sequence = self.confirms.publish(key);
-        self.messages.insert(sequence, in_flight);
         let channel = Arc::clone(channel);
         let body = message.body;
-        let mut publishing: ConfirmFuture = Box::pin(async move {
-            let options = BasicPublishOptions {
-                mandatory,
-                ..BasicPublishOptions::default()
-            };
-            let published = channel
-                .basic_publish("".into(), routing_key, options, &body, properties)
-                .await;
-            // The message is written, so this copy is no longer needed.
-            drop(body);
-            let written = published.is_ok();
-            let confirmation = match published {
-                Ok(confirm) => confirm.await,
-                Err(error) => Err(error),
-            };
-            ConfirmReport {
-                sequence,
-                written,
-                confirmation,
-            }
-        });
+        let publish = |sequence| -> ConfirmFuture {
+            Box::pin(async move {
+                let options = BasicPublishOptions {
+                    mandatory,
+                    ..BasicPublishOptions::default()
+                };
+                let published = channel
+                    .basic_publish("".into(), routing_key, options, &body, properties)
+                    .await;
+                // The message is written, so this copy is no longer needed.
+                drop(body);
+                let written = published.is_ok();
+                let confirmation = match published {
+                    Ok(confirm) => confirm.await,
+                    Err(error) => Err(error),
+                };
+                ConfirmReport {
+                    sequence,
+                    written,
+                    confirmation,
+                }
+            })
+        };
+        Ok(self.add(queue, key, listener, permits, confirm_batch, publish))
+    }
+
+    /// Adds a message that `publish` hands to lapin. Returns when to poll for its confirm.
+    pub(super) fn add(
+        &mut self,
+        queue: ShortStr,
+        key: Option<ReturnKey>,
+        listener: Arc<dyn ConfirmListener>,
+        permits: u32,
+        confirm_batch: usize,
+        publish: impl FnOnce(u64) -> ConfirmFuture,
+    ) -> Wake {
+        let sequence = self.confirms.publish(key);
+        let in_flight = InFlight {
+            queue,
+            listener,
+            permits,
+        };
+        self.messages.insert(sequence, in_flight);
+        let mut publishing = publish(sequence);
         // lapin queues the message at the first poll. A future must not be polled after it is
         // ready.
         if let Poll::Ready(confirmed) = publishing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -147,14 +168,14 @@ impl InFlightMessages {
         }
         if confirm_batch <= 1 {
             self.awaited.push(publishing);
-            return Ok(Wake::Now);
+            return Wake::Now;
         }
         self.deferred.push(publishing);
-        Ok(if self.deferred.is_poll_due(confirm_batch) {
+        if self.deferred.is_poll_due(confirm_batch) {
             Wake::Now
         } else {
             Wake::Later
-        })
+        }
     }
 
     /// Takes the confirms that the task waits for from now on.

@@ -22,7 +22,7 @@ use super::super::task_group::TaskGroup;
 use super::deferred::{ConfirmFuture, ConfirmReport};
 use super::in_flight::{InFlightMessages, Outcome, Wake};
 use crate::error::{BrokerError, Cause};
-use crate::transport::{ConfirmListener, Outgoing, Published, Publisher, catch_panic};
+use crate::transport::{ConfirmListener, Outgoing, Panicked, Published, Publisher, catch_panic};
 
 /// How many KiB of messages may be in flight. With a slow broker, a handle stores this much.
 const MAX_PERMITS: u32 = 64 * 1024;
@@ -33,6 +33,7 @@ const MIN_PERMITS: u32 = 16;
 /// Publishes through one channel.
 #[derive(Debug)]
 pub(crate) struct AmqpPublisher {
+    channel: Arc<OpenChannel>,
     shared: Arc<Shared>,
     connection: watch::Receiver<ConnectionState>,
 }
@@ -40,7 +41,6 @@ pub(crate) struct AmqpPublisher {
 /// The state that senders and the task share.
 #[derive(Debug)]
 struct Shared {
-    channel: Arc<OpenChannel>,
     in_flight: Mutex<InFlightMessages>,
     /// Permits for messages in flight. Closed once nothing can be sent any more.
     permits: Semaphore,
@@ -50,23 +50,21 @@ struct Shared {
     wake: Notify,
 }
 
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            in_flight: Mutex::default(),
+            permits: Semaphore::new(MAX_PERMITS as usize),
+            lost: watch::Sender::new(None),
+            wake: Notify::new(),
+        }
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, InFlightMessages> {
         // A panic in lapin leaves a message that is never confirmed, as a lost connection does.
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Hands a message to lapin. Its permits must have been taken.
-    fn send(&self, outgoing: Outgoing, listener: Arc<dyn ConfirmListener>, confirm_batch: usize) {
-        let permits = permits_for(&outgoing);
-        let sent = self
-            .lock()
-            .send(&self.channel, outgoing, listener, permits, confirm_batch);
-        match sent {
-            Ok(Wake::Now) => self.wake.notify_one(),
-            Ok(Wake::Later) => {}
-            Err(outcome) => self.report([outcome]),
-        }
     }
 
     /// Reports outcomes. Must be called without the lock, because a listener may send the next
@@ -105,21 +103,34 @@ impl AmqpPublisher {
     /// still be withdrawn.
     pub(crate) fn start(channel: Arc<OpenChannel>, tasks: &TaskGroup) -> Self {
         let connection = channel.connection();
-        let shared = Arc::new(Shared {
-            channel,
-            in_flight: Mutex::default(),
-            permits: Semaphore::new(MAX_PERMITS as usize),
-            lost: watch::Sender::new(None),
-            wake: Notify::new(),
+        let shared = Arc::<Shared>::default();
+        let task = ConfirmTask::new(Arc::clone(&shared), connection.clone());
+        let (used, ending) = (Arc::clone(&channel), tasks.ending.clone());
+        tasks.spawn(async move {
+            if task.run_to_end(ending).await.is_err() {
+                // The outcome of a message may have been lost, so the channel cannot be used again.
+                used.close().await;
+            }
         });
-        let task = ConfirmTask {
-            shared: Arc::clone(&shared),
-            connection: connection.clone(),
-            confirms: FuturesUnordered::new(),
-            has_ended: false,
-        };
-        tasks.spawn(task.run_to_end(tasks.ending.clone()));
-        Self { shared, connection }
+        Self {
+            channel,
+            shared,
+            connection,
+        }
+    }
+
+    /// Hands a message to lapin. Its permits must have been taken.
+    fn send(&self, outgoing: Outgoing, listener: Arc<dyn ConfirmListener>, confirm_batch: usize) {
+        let permits = permits_for(&outgoing);
+        let sent = self
+            .shared
+            .lock()
+            .send(&self.channel, outgoing, listener, permits, confirm_batch);
+        match sent {
+            Ok(Wake::Now) => self.shared.wake.notify_one(),
+            Ok(Wake::Later) => {}
+            Err(outcome) => self.shared.report([outcome]),
+        }
     }
 
     fn is_blocked(&self) -> bool {
@@ -151,7 +162,7 @@ impl Publisher for AmqpPublisher {
             Ok(permits) => permits.forget(),
             Err(_) => return Err(Box::new(outgoing)),
         }
-        self.shared.send(outgoing, listener, confirm_batch);
+        self.send(outgoing, listener, confirm_batch);
         Ok(())
     }
 
@@ -181,7 +192,7 @@ impl Publisher for AmqpPublisher {
         }
         let send_token = outgoing.send_token.clone();
         let (listener, outcome) = OneshotListener::new();
-        self.shared.send(outgoing, listener, 1);
+        self.send(outgoing, listener, 1);
         match outcome.await {
             Ok(published) => published,
             // Each listener is used, unless a panic loses it.
@@ -240,28 +251,41 @@ struct ConfirmTask {
 }
 
 impl ConfirmTask {
-    /// Runs, and reports the outcome of all messages, however the task ends.
-    async fn run_to_end(mut self, ending: CancellationToken) {
-        match catch_panic("publisher", self.run(ending)).await {
-            Ok(Some(reason)) => self.end(reason),
-            // The publisher was dropped and no message is in flight.
-            Ok(None) => self.has_ended = true,
-            Err(panicked) => {
-                self.abandon(panicked.into());
-                // The outcome of a message may have been lost, so the channel cannot be used again.
-                self.shared.channel.close().await;
-            }
+    fn new(shared: Arc<Shared>, connection: watch::Receiver<ConnectionState>) -> Self {
+        Self {
+            shared,
+            connection,
+            confirms: FuturesUnordered::new(),
+            has_ended: false,
         }
     }
 
-    /// Processes confirms until nothing can be sent any more, and returns why. Returns `None` if
-    /// nobody will send anything more.
-    async fn run(&mut self, ending: CancellationToken) -> Option<BrokerError> {
+    /// Runs, and reports the outcome of all messages, however the task ends.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the task panicked.
+    async fn run_to_end(mut self, ending: CancellationToken) -> Result<(), Panicked> {
+        let running = async {
+            let reason = self.run(ending).await;
+            self.end(reason);
+        };
+        let ended = catch_panic("publisher", running).await;
+        if let Err(panicked) = ended {
+            self.shared.abandon(panicked.into());
+        }
+        self.has_ended = true;
+        ended
+    }
+
+    /// Processes confirms until nothing can be sent any more, or nobody will send anything more.
+    /// Returns why.
+    async fn run(&mut self, ending: CancellationToken) -> BrokerError {
         let shared = Arc::clone(&self.shared);
         let mut ended = pin!(ending.cancelled());
         let mut is_poll_due = false;
-        let reason = loop {
-            let (outcomes, close_deadline, overdue, next_poll, is_publisher_dropped) = {
+        loop {
+            let (outcomes, close_deadline, overdue, next_poll, is_idle, is_publisher_dropped) = {
                 let mut in_flight = shared.lock();
                 self.confirms.extend(in_flight.take_awaited());
                 let outcomes = if std::mem::take(&mut is_poll_due) {
@@ -274,26 +298,26 @@ impl ConfirmTask {
                     in_flight.close_deadline(),
                     in_flight.next_overdue(),
                     in_flight.next_poll(),
+                    self.confirms.is_empty() && in_flight.next_poll().is_none(),
                     in_flight.is_publisher_dropped,
                 )
             };
             shared.report(outcomes);
             if let Some(reason) = self.lost() {
-                break reason;
+                return reason;
             }
             if close_deadline.is_some() {
                 shared.permits.close();
             }
-            // While a poll has a time, a deferred confirm may be outstanding.
-            if self.confirms.is_empty() && next_poll.is_none() {
+            if is_idle {
                 match (is_publisher_dropped, close_deadline) {
-                    (true, _) => return None,
-                    (false, Some(_)) => break everything_refused(),
+                    (true, _) => return BrokerError::Closed,
+                    (false, Some(_)) => return everything_refused(),
                     (false, None) => {}
                 }
             }
             tokio::select! {
-                () = &mut ended => break BrokerError::Closed,
+                () = &mut ended => return BrokerError::Closed,
                 Some(confirmed) = self.confirms.next() => {
                     let mut all = vec![confirmed];
                     all.extend(take_ready(&mut self.confirms));
@@ -307,13 +331,12 @@ impl ConfirmTask {
                     let outcomes = shared.lock().decide_overdue(confirmed, Instant::now());
                     shared.report(outcomes);
                 }
-                () = until(close_deadline) => break everything_refused(),
+                () = until(close_deadline) => return everything_refused(),
                 changed = self.connection.changed() => if changed.is_err() {
-                    break BrokerError::Lost { source: None };
+                    return BrokerError::Lost { source: None };
                 },
             }
-        };
-        Some(reason)
+        }
     }
 
     /// Why nothing can be sent any more.
@@ -322,14 +345,8 @@ impl ConfirmTask {
         of_channel.or_else(|| self.connection.borrow().lost.clone())
     }
 
-    fn abandon(&mut self, reason: BrokerError) {
-        self.has_ended = true;
-        self.shared.abandon(reason);
-    }
-
     /// Reports the outcome of all messages, because no more confirms will arrive.
     fn end(&mut self, reason: BrokerError) {
-        self.has_ended = true;
         self.shared.permits.close();
         let outcomes = {
             let mut in_flight = self.shared.lock();
@@ -346,10 +363,10 @@ impl ConfirmTask {
 }
 
 impl Drop for ConfirmTask {
-    /// The runtime has ended, or the task panicked while it ended.
+    /// The runtime has ended.
     fn drop(&mut self) {
         if !self.has_ended {
-            self.abandon(BrokerError::RuntimeEnded);
+            self.shared.abandon(BrokerError::RuntimeEnded);
         }
     }
 }
@@ -370,5 +387,86 @@ async fn until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::resume_unwind;
+
+    use lapin::Confirmation;
+
+    use super::*;
+    use crate::protocol::ShortStr;
+
+    /// Records the outcome of one message.
+    #[derive(Default)]
+    struct Recorder(Mutex<Option<Published>>);
+
+    impl Recorder {
+        fn outcome(&self) -> Option<Published> {
+            self.0.lock().unwrap().clone()
+        }
+    }
+
+    impl ConfirmListener for Recorder {
+        fn published(self: Arc<Self>, published: Published) {
+            assert!(self.0.lock().unwrap().replace(published).is_none());
+        }
+    }
+
+    /// Adds a message that is confirmed once `confirmed` ends.
+    fn add(
+        shared: &Shared,
+        confirm_batch: usize,
+        confirmed: impl Future<Output = ()> + Send + 'static,
+    ) -> Arc<Recorder> {
+        let recorder = Arc::<Recorder>::default();
+        let (queue, listener) = (ShortStr::from_static("q"), Arc::clone(&recorder));
+        shared
+            .lock()
+            .add(queue, None, listener, 0, confirm_batch, |sequence| {
+                Box::pin(confirmed.map(move |()| ConfirmReport {
+                    sequence,
+                    written: true,
+                    confirmation: Ok(Confirmation::Ack(None)),
+                }))
+            });
+        recorder
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_the_task_ends_fails_all_messages() {
+        let shared = Arc::<Shared>::default();
+        let mut polls = 0;
+        let panics = add(
+            &shared,
+            64,
+            std::future::poll_fn(move |_| {
+                polls += 1;
+                match polls {
+                    1 => std::task::Poll::Pending,
+                    _ => resume_unwind(Box::new("injected")),
+                }
+            }),
+        );
+        let other = add(&shared, 1, std::future::pending());
+        let (_connection, state) = watch::channel(ConnectionState::default());
+        let ending = CancellationToken::new();
+        ending.cancel();
+        let ended = ConfirmTask::new(Arc::clone(&shared), state)
+            .run_to_end(ending)
+            .await;
+        assert!(ended.is_err());
+        for recorder in [panics, other] {
+            let Some(Published::Failed { source, .. }) = recorder.outcome() else {
+                panic!("the message did not fail");
+            };
+            assert!(matches!(source, BrokerError::Panicked { .. }));
+        }
+        assert!(matches!(
+            *shared.lost.borrow(),
+            Some(BrokerError::Panicked { .. })
+        ));
     }
 }
