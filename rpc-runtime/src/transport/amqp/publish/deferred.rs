@@ -56,8 +56,8 @@ const FULL_POLL_INTERVAL: u8 = 16;
 pub(super) struct DeferredConfirms {
     /// The confirms, in the order in which the messages were sent.
     confirms: VecDeque<ConfirmFuture>,
-    /// The time of the next poll. `None` if there is nothing to poll until the next message is
-    /// sent.
+    /// The time of the next poll. `None` after a poll that left nothing to poll. The next message
+    /// is polled as soon as the task is woken.
     next_poll: Option<Instant>,
     /// How many messages were sent since the last poll.
     sent: usize,
@@ -139,9 +139,15 @@ impl DeferredConfirms {
         confirmed
     }
 
-    /// The time of the next poll. `None` if there is nothing to poll.
+    /// The time of the next poll. `None` if the task has to be woken for the next message. That
+    /// message may have been sent already.
     pub(super) fn next_poll(&self) -> Option<Instant> {
         self.next_poll
+    }
+
+    /// Whether no confirm is outstanding.
+    pub(super) fn is_empty(&self) -> bool {
+        self.confirms.is_empty()
     }
 }
 

@@ -195,9 +195,15 @@ impl InFlightMessages {
         outcomes.collect()
     }
 
-    /// When to call [`poll_deferred`](Self::poll_deferred). `None` if there is nothing to poll.
+    /// When to call [`poll_deferred`](Self::poll_deferred). `None` if the task is woken for the
+    /// next message.
     pub(super) fn next_poll(&self) -> Option<Instant> {
         self.deferred.next_poll()
+    }
+
+    /// Whether no deferred confirm is outstanding.
+    pub(super) fn has_no_deferred(&self) -> bool {
+        self.deferred.is_empty()
     }
 
     pub(super) fn close_deadline(&self) -> Option<Instant> {

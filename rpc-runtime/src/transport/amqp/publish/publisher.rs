@@ -298,7 +298,7 @@ impl ConfirmTask {
                     in_flight.close_deadline(),
                     in_flight.next_overdue(),
                     in_flight.next_poll(),
-                    self.confirms.is_empty() && in_flight.next_poll().is_none(),
+                    self.confirms.is_empty() && in_flight.has_no_deferred(),
                     in_flight.is_publisher_dropped,
                 )
             };
@@ -433,6 +433,26 @@ mod tests {
                 }))
             });
         recorder
+    }
+
+    #[tokio::test]
+    async fn a_deferred_message_that_was_never_polled_keeps_the_task_running() {
+        let shared = Arc::<Shared>::default();
+        let (confirm, confirmed) = oneshot::channel();
+        let awaited = add(&shared, 1, async {});
+        let deferred = add(&shared, 64, async { confirmed.await.unwrap() });
+        shared.lock().is_publisher_dropped = true;
+        let (_connection, state) = watch::channel(ConnectionState::default());
+        let task = ConfirmTask::new(Arc::clone(&shared), state);
+        let mut running = pin!(task.run_to_end(CancellationToken::new()));
+        // The task sees the confirm before it is woken for the deferred message.
+        assert!(running.as_mut().now_or_never().is_none());
+        assert!(matches!(awaited.outcome(), Some(Published::Confirmed)));
+        assert!(deferred.outcome().is_none());
+        confirm.send(()).unwrap();
+        shared.wake.notify_one();
+        running.await.unwrap();
+        assert!(matches!(deferred.outcome(), Some(Published::Confirmed)));
     }
 
     #[tokio::test]
