@@ -141,7 +141,9 @@ impl Discover {
         let deadline = Instant::now() + self.timeout;
         let transport = &self.transport;
         let opening = transport.open_replies(ReplyQueue::Exclusive, None);
-        let mut subscription = self.before(deadline, opening).await?;
+        let mut subscription = self
+            .within_deadline(deadline, "opening the reply queue", opening)
+            .await?;
         let (id, sent) = self.send(method, &subscription.address, deadline).await;
         let collected = match sent {
             Ok(Published::Confirmed) => {
@@ -186,7 +188,9 @@ impl Discover {
             let id = ShortStr::from_uuid(Uuid::new_v4());
             let message = self.request(method, id.clone(), reply_to.clone());
             let sending = transport.broadcast(DISCOVERY.exchange, message);
-            let sent = self.before(deadline, sending).await;
+            let sent = self
+                .within_deadline(deadline, "sending a discovery request", sending)
+                .await;
             let again = Instant::now() + backoff.next_delay();
             if !matches!(sent, Ok(Published::Refused)) || again >= give_up {
                 return (id, sent);
@@ -195,13 +199,15 @@ impl Discover {
         }
     }
 
-    /// Waits for the broker until the deadline.
-    async fn before<T>(
+    /// Runs a step, at most until the deadline. A timeout returns what is wrong with the
+    /// connection, if that is known.
+    async fn within_deadline<T>(
         &self,
         deadline: Instant,
-        step: impl Future<Output = Result<T, BrokerError>>,
+        step: &'static str,
+        running: impl Future<Output = Result<T, BrokerError>>,
     ) -> Result<T, BrokerError> {
-        match timeout_at(deadline, step).await {
+        match timeout_at(deadline, running).await {
             Ok(done) => done,
             Err(_) => Err(self
                 .transport
@@ -209,7 +215,7 @@ impl Discover {
                 .status()
                 .obstacle()
                 .unwrap_or(BrokerError::Unresponsive {
-                    step: "sending a discovery request",
+                    step,
                     limit: self.timeout,
                 })),
         }
