@@ -97,7 +97,7 @@ impl Settings {
         let is_given = match name.to_string().as_str() {
             "default" => {
                 if setting.has_value() {
-                    read_path(setting, "default = \"function\"", errors);
+                    check_path(setting, "default = \"function\"", errors);
                 }
                 std::mem::replace(&mut self.serde.has_default, true)
             }
@@ -111,11 +111,11 @@ impl Settings {
                 false
             }
             "skip_serializing_if" => {
-                read_path(setting, usage, errors);
+                check_path(setting, usage, errors);
                 self.skip_serializing_if.replace(name.clone()).is_some()
             }
             function => {
-                read_path(setting, usage, errors);
+                check_path(setting, usage, errors);
                 let (writes, reads) = (function != "deserialize_with", function != "serialize_with");
                 let is_given = (writes && self.serde.writes) || (reads && self.serde.reads);
                 self.serde.writes |= writes;
@@ -163,8 +163,8 @@ fn fault(name: &Ident) -> String {
     }
 }
 
-/// Reads the path of a function or module, which serde takes as a string.
-fn read_path(setting: &Setting, usage: &str, errors: &mut Errors) {
+/// Checks that a setting is the path of a function or module, which serde takes as a string.
+fn check_path(setting: &Setting, usage: &str, errors: &mut Errors) {
     let Some(path) = setting.text(usage, errors) else {
         return;
     };

@@ -96,7 +96,7 @@ impl KnownSettings {
         }
     }
 
-    /// Reads a list. After an error in an entry, reading continues behind the next comma.
+    /// Reads a list. After an error in an entry, reading continues after the next comma.
     pub(super) fn read(&self, input: ParseStream<'_>, errors: &mut Errors) -> Vec<Setting> {
         let mut settings = Vec::new();
         while !input.is_empty() {
@@ -132,7 +132,7 @@ impl KnownSettings {
     }
 }
 
-/// Skips to behind the next comma, and returns the first token skipped before it.
+/// Skips past the next comma, and returns the first token skipped before it.
 fn skip_entry(input: ParseStream<'_>) -> Option<TokenTree> {
     let mut first = None;
     while let Ok(token) = input.parse::<TokenTree>() {

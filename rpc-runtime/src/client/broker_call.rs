@@ -249,12 +249,14 @@ impl<'a> BrokerCall<'a> {
         let source = self.session_handle.status().end_reason().unwrap_or(source);
         self.progress.may_have_run |= written;
         if written && matches!(source, BrokerError::ChannelClosed { .. }) {
-            self.progress.retry().channels_lost += 1;
+            self.progress.retry().channels_closed += 1;
         }
         let is_permanent = source.is_handle_ended() || matches!(source, BrokerError::Unsendable { .. });
-        let (is_idempotent, channels_lost) =
-            (self.plan().method.is_idempotent(), self.progress.channels_lost());
-        match resend::after_failed_publish(is_idempotent, written, channels_lost) {
+        let (is_idempotent, channels_closed) = (
+            self.plan().method.is_idempotent(),
+            self.progress.channels_closed(),
+        );
+        match resend::after_failed_publish(is_idempotent, written, channels_closed) {
             ResendDecision::Resend if !is_permanent => ControlFlow::Continue(()),
             _ => ControlFlow::Break(Err(broker_error(source, self.progress.may_have_run))),
         }

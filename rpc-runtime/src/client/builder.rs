@@ -203,11 +203,12 @@ impl<C> ClientBuilder<C> {
     ///
     /// A broker's work is per message, so batches multiply the throughput under load. Requests are
     /// not delayed to fill a batch: only those that already wait share a message. One-way calls,
-    /// plain-text calls and calls with arguments of more than 8 KiB are always sent on their own.
+    /// plain-text calls, and calls whose arguments and headers exceed 8 KiB are always sent on
+    /// their own.
     ///
-    /// There is one exception. If more than 64 calls of a method are made before a worker has
-    /// replied to any of them, the others wait for the first reply, which says whether they may be
-    /// batched. They wait for at most 20 ms.
+    /// Requests are delayed in one case only: if more than 64 calls of a method are made before a
+    /// worker has replied to any of them, the others wait for the first reply, which says whether
+    /// they may be batched. They wait for at most 20 ms.
     pub fn batching(mut self, batching: bool) -> Self {
         self.batching = batching;
         self

@@ -32,7 +32,7 @@ pub(super) enum PublishFailure {
 #[derive(Debug)]
 pub(super) struct RetryState {
     /// How often the broker closed the channel of a request.
-    pub(super) channels_lost: u32,
+    pub(super) channels_closed: u32,
     /// Delays the next request after the broker has refused one.
     pub(super) backoff: Backoff,
 }
@@ -69,14 +69,14 @@ impl<'a> CallProgress<'a> {
         self.request.is_some_and(is_sent) || self.may_have_run
     }
 
-    pub(super) fn channels_lost(&self) -> u32 {
-        self.retry.as_ref().map_or(0, |retry| retry.channels_lost)
+    pub(super) fn channels_closed(&self) -> u32 {
+        self.retry.as_ref().map_or(0, |retry| retry.channels_closed)
     }
 
     pub(super) fn retry(&mut self) -> &mut RetryState {
         self.retry.get_or_insert_with(|| {
             Box::new(RetryState {
-                channels_lost: 0,
+                channels_closed: 0,
                 backoff: Backoff::new(),
             })
         })

@@ -1,9 +1,10 @@
-//! Decides whether a request is sent again if it, or its reply, may be lost. Pure.
+//! Decides whether a request is sent again. Pure.
 //!
 //! These are the rules of the reliability guide. A request that was never written is sent again.
-//! The request of an idempotent method is also sent again whenever the request or its reply may be
-//! lost. The call of any other method waits while its reply can still arrive. It fails if the reply
-//! cannot arrive, or if it is unknown whether the broker has the request.
+//! The request of an idempotent method is also sent again if it, or its reply, may have been lost,
+//! or if the broker refused it, unless the request may be the reason why the broker closes
+//! channels. The call of any other method waits while its reply can still arrive. It fails if the
+//! reply cannot arrive, or if the broker refused the request or may not have it.
 
 /// Numbers the reply address and the reply consumer of a session. Later sessions of the same handle
 /// have higher numbers if they have another address, or another consumer.
@@ -27,13 +28,13 @@ pub(super) enum ResendDecision {
     Fail,
 }
 
-/// After this many closed channels, a request that was written is not sent again. It may be the
-/// reason why the broker closes them.
-const MAX_CHANNELS_LOST: u32 = 2;
+/// After this many closed channels, a request that was written is not sent again. The request may
+/// be the reason why the broker closes them.
+const MAX_CHANNELS_CLOSED: u32 = 2;
 
 /// Decides after the request could not be sent, or the broker's confirm was lost.
-pub(super) fn after_failed_publish(idempotent: bool, written: bool, channels_lost: u32) -> ResendDecision {
-    if !written || (idempotent && channels_lost < MAX_CHANNELS_LOST) {
+pub(super) fn after_failed_publish(idempotent: bool, written: bool, channels_closed: u32) -> ResendDecision {
+    if !written || (idempotent && channels_closed < MAX_CHANNELS_CLOSED) {
         ResendDecision::Resend
     } else {
         ResendDecision::Fail
@@ -95,9 +96,9 @@ mod tests {
 
     #[test]
     fn a_request_that_closes_channels_is_not_sent_forever() {
-        let after = |channels_lost| after_failed_publish(true, true, channels_lost);
-        assert_eq!(after(MAX_CHANNELS_LOST - 1), ResendDecision::Resend);
-        assert_eq!(after(MAX_CHANNELS_LOST), ResendDecision::Fail);
+        let after = |channels_closed| after_failed_publish(true, true, channels_closed);
+        assert_eq!(after(MAX_CHANNELS_CLOSED - 1), ResendDecision::Resend);
+        assert_eq!(after(MAX_CHANNELS_CLOSED), ResendDecision::Fail);
     }
 
     #[test]

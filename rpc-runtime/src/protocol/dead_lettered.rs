@@ -46,6 +46,8 @@ impl DeathReason {
         }
     }
 
+    /// The reason in RabbitMQ's words. Only the in-process broker calls this, and never for
+    /// `Other`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",

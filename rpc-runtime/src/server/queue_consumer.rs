@@ -26,7 +26,7 @@ use crate::transport::{
 /// advised to send single requests, and no request for a single active consumer that acks nothing.
 const QUIET_PERIOD: Duration = Duration::from_millis(100);
 
-/// How long a worker that stops waits at most until callers send no more batches.
+/// The longest time that a stopping worker waits for callers to stop sending batches.
 const MAX_QUIET_WAIT: Duration = Duration::from_secs(1);
 
 /// How long aborted request tasks may take to end.
@@ -57,7 +57,8 @@ pub(super) struct QueueConsumer {
 pub(super) struct ConsumerEnd {
     /// How many requests did not end in time.
     pub(super) unfinished: usize,
-    /// Why it ended. `None` if it was told to stop.
+    /// Why the handle ended, even if the consumer was told to stop too. `None` if the handle has
+    /// not ended.
     pub(super) reason: Option<BrokerError>,
 }
 
@@ -298,7 +299,8 @@ impl QueueConsumer {
         }
     }
 
-    /// Starts the tasks of deliveries until it is told to stop or the subscription is lost.
+    /// Starts the tasks of deliveries until it is told to stop, the subscription is lost, or a
+    /// request is abandoned, which only a new subscription can bring back.
     async fn consume(&mut self, subscription: &mut Subscription, stop: &CancellationToken) -> Interruption {
         let mut stopped = pin!(stop.cancelled());
         let in_progress = self.in_progress.clone();
@@ -320,8 +322,8 @@ impl QueueConsumer {
                         return Interruption::Lost(BrokerError::Cancelled { queue: self.handler.queue.clone() });
                     }
                 },
-                // A task panicked with a request in progress. This branch may be the last to be
-                // ready: the broker soon delivers nothing more, because the prefetch is full.
+                // A task panicked with a request in progress. This branch may come last: it is
+                // reached soon, because the prefetch fills up and nothing more is delivered.
                 () = &mut abandoned => {
                     return Interruption::Lost(BrokerError::Panicked { task: "request" });
                 }
@@ -411,9 +413,9 @@ impl QueueConsumer {
 
     /// Handles batches until none has arrived for [`QUIET_PERIOD`].
     ///
-    /// Each reply advises its caller to send single requests. No batch must be on its way when the
-    /// queue is deleted: RabbitMQ confirms a message to a queue that is being deleted, and drops
-    /// it.
+    /// Meanwhile, the replies of methods advise callers to send single requests. No batch may be on
+    /// its way when the queue is deleted: RabbitMQ confirms a message to a queue that is being
+    /// deleted, and drops it.
     async fn serve_until_quiet(&mut self, subscription: &mut Subscription) {
         while let Some(last) = self.last_arrival {
             match timeout_at(last + QUIET_PERIOD, subscription.deliveries.next()).await {

@@ -25,7 +25,8 @@ pub(crate) enum RequestSource {
     Queue,
     /// The discovery exchange. Anyone may ask, so refusals are logged for debugging only.
     Discovery,
-    /// A client in the same process. It gets each refusal itself, so refusals are not logged.
+    /// A client in the same process. It gets each refusal itself, so what is refused before its
+    /// method begins is not logged.
     InProcess,
 }
 

@@ -94,7 +94,8 @@ impl RequestLog {
         );
     }
 
-    /// Logs a refused request that was rejected because it gets no reply.
+    /// Logs a rejected message that gets no reply: a refused one-way request, a request with a
+    /// forbidden `reply_to`, or a batch that cannot be read.
     pub(crate) fn rejected(&self) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::WARN, "rejected_oneway") else {
             return;
@@ -103,7 +104,7 @@ impl RequestLog {
         tracing::warn!(
             queue,
             suppressed,
-            "rejected a request that gets no reply: to keep such requests, set RequestQueue::dead_letter_to"
+            "rejected a request that gets no reply; it is lost unless the queue has a dead-letter queue (RequestQueue::dead_letter_to)"
         );
     }
 

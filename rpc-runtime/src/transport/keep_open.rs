@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep};
 use super::backoff::Backoff;
 use crate::error::BrokerError;
 
-/// Something that is opened again whenever it is lost. Each function returns
-/// [`Break`](ControlFlow::Break) to end the loop.
+/// Something that is opened again whenever it is lost. Each function except
+/// [`delay`](Self::delay) may return [`Break`](ControlFlow::Break) to end the loop.
 pub(crate) trait KeepOpen: Send {
     type Opened: Send;
 
@@ -34,8 +34,8 @@ pub(crate) trait KeepOpen: Send {
     /// Called after each failure to open it.
     fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<Self::End>;
 
-    /// How long to wait after a failure. The default is meant for something that is opened on a
-    /// connection.
+    /// How long to wait after a loss or a failure to open. The default is meant for something that
+    /// is opened on a connection.
     fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
         backoff.delay_after(error)
     }

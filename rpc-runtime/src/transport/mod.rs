@@ -226,13 +226,13 @@ pub(crate) trait Publisher: Debug + Send + Sync {
     /// Publishes a message if that is possible without waiting. Otherwise returns it.
     ///
     /// Confirms are polled in batches: about 1 ms late at most while messages flow, or as soon as
-    /// `confirm_batch` messages were sent. With 1, the listener is called as soon as the confirm
+    /// `confirm_interval` messages were sent. With 1, the listener is called as soon as the confirm
     /// arrives.
     fn try_publish(
         &self,
         outgoing: Outgoing,
         listener: Arc<dyn ConfirmListener>,
-        confirm_batch: usize,
+        confirm_interval: usize,
     ) -> Result<(), Box<Outgoing>>;
 
     /// Waits until a message can be published: the broker does not block, and not too many messages

@@ -104,7 +104,7 @@ pub(crate) struct BroadcastOptions {
 /// The queue that requests come from, and how a worker declares it.
 ///
 /// The default is a durable classic queue, whatever the `default_queue_type` of the virtual host.
-/// If the queue exists with other properties, the server ends with
+/// If the queue exists with other properties, the server does not start: it fails with
 /// [`BrokerError::Queue`](crate::BrokerError::Queue) and changes nothing. If somebody else declares
 /// the queue, use [`existing`](Self::existing) or [`undeclared`](Self::undeclared).
 ///
@@ -227,7 +227,7 @@ impl RequestQueue {
     }
 
     /// Makes it transient: it is deleted when the broker restarts. RabbitMQ 4.3 refuses such queues
-    /// unless its operator permits them, and the server then ends with
+    /// unless its operator permits them: the server then fails to start, with
     /// [`BrokerError::Queue`](crate::BrokerError::Queue).
     pub fn transient(mut self) -> Self {
         self.properties.durable = false;

@@ -96,8 +96,8 @@ const OVERHEAD: usize = 64;
 /// Keeps the first six binary digits of a number. Numbers that are rounded to the same value differ
 /// by less than a thirtieth.
 fn round_down(number: u32) -> u32 {
-    let digits = (u32::BITS - number.leading_zeros()).saturating_sub(6);
-    number >> digits << digits
+    let dropped = (u32::BITS - number.leading_zeros()).saturating_sub(6);
+    number >> dropped << dropped
 }
 
 #[cfg(test)]

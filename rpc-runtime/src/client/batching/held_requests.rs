@@ -24,7 +24,7 @@ impl HeldRequests {
         self.requests.push(request);
     }
 
-    /// Returns whether a time to release requests is set. [`take`](Self::take) keeps it.
+    /// Returns whether a time to release requests is set. [`take`](Self::take) does not clear it.
     pub(super) fn is_active(&self) -> bool {
         self.until.is_some()
     }

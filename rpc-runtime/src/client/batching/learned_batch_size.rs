@@ -54,7 +54,8 @@ impl LearnedBatchSize {
     }
 
     /// Stops holding back calls, because a reply has no batch size or no reply comes. Returns
-    /// whether the state has changed: `false` if calls were no longer held back.
+    /// whether the state has changed: `false` if the size was known, or if holding back had already
+    /// stopped.
     pub(in crate::client) fn stop_holding_back(&self) -> bool {
         let not_awaited = |state| (size(state) == 0 && state != NOT_AWAITED).then_some(NOT_AWAITED);
         self.0
@@ -77,7 +78,7 @@ impl LearnedBatchSize {
     }
 
     /// Forgets the batch size, because the workers that asked for it may be gone. Calls are sent on
-    /// their own until a worker asks again.
+    /// their own until a worker asks for batches again.
     pub(in crate::client) fn forget(&self) {
         self.0.store(NOT_AWAITED, Ordering::Relaxed);
     }

@@ -1,9 +1,10 @@
 //! Batches of requests: how many calls of a method its workers ask for in one message, and the
 //! task that collects requests into batches.
 //!
-//! A broker's work is per message, so busy workers ask for several calls in one message.
-//! [`RequestSender`](super::request_sender) publishes all other requests itself, except for those
-//! that the broker is not ready for.
+//! A broker's work is per message, so workers ask for several calls of a quick method in one
+//! message. [`RequestSender`](super::request_sender) publishes a request itself if the broker is
+//! ready, no others wait, and the request need not be batched or held back. The task publishes the
+//! rest.
 
 mod batch_key;
 mod held_requests;

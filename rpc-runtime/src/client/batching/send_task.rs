@@ -18,11 +18,12 @@ use crate::client::request_publisher::{RequestPublisher, count_sent};
 use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, gather};
 
 /// Publishes the requests that [`RequestSender`](crate::client::request_sender::RequestSender) does
-/// not publish itself: those that may be batched, and those that the broker is not ready for.
+/// not publish itself: those that may be batched, that are held back, or that have to wait for the
+/// broker or behind others.
 pub(in crate::client) struct SendTask {
     publisher: Arc<RequestPublisher>,
     in_flight: Arc<InFlightCalls>,
-    /// Received requests that wait to be distributed: published, held back, or added to a batch.
+    /// Received requests that wait to be distributed: published, held back, or added to a lane.
     backlog: VecDeque<QueuedRequest>,
     /// If the backlog is longer than this, withdrawn requests are dropped.
     prune_above: usize,
@@ -65,7 +66,7 @@ impl SendTask {
                         self.publisher.has_backlog.store(false, Ordering::Relaxed);
                     }
                 }
-                // The first reply of a method may tell its batch size. Requests of other methods
+                // The first reply of a method may carry its batch size. Requests of other methods
                 // are held back again.
                 () = in_flight.first_reply.notified(), if self.held.is_active() => {
                     self.backlog.extend(self.held.take());
@@ -108,7 +109,8 @@ impl SendTask {
     }
 
     /// Takes requests from the backlog. Publishes each on its own, holds it back, or adds it to its
-    /// batch. Takes only some at once, because a request takes less memory in the backlog.
+    /// lane. Takes only some at once, because a request takes less memory in the backlog than in
+    /// the batcher or in a message.
     fn distribute_backlog(&mut self) {
         let now = Instant::now();
         let count = self.backlog.len().min(MAX_BATCH_CALLS);
@@ -135,12 +137,12 @@ impl SendTask {
         self.enqueue_group(group);
         self.backlog = backlog;
         if self.backlog.capacity() > 16 * MAX_BATCH_CALLS {
-            // Releases the memory that a burst has needed.
+            // Releases the memory that a burst needed.
             self.backlog.shrink_to(MAX_BATCH_CALLS);
         }
     }
 
-    /// Adds consecutive requests with the same key to their batch.
+    /// Adds consecutive requests with the same key to their lane.
     fn enqueue_group(&mut self, group: Option<(BatchKey, Vec<(QueuedRequest, Load)>)>) {
         if let Some((key, requests)) = group {
             let is_waiting = |request: &QueuedRequest| !request.is_withdrawn();

@@ -46,7 +46,7 @@ impl Default for TestPublisher {
 }
 
 impl TestPublisher {
-    fn take(&self, outgoing: &Outgoing) {
+    fn record(&self, outgoing: &Outgoing) {
         let is_batched = outgoing.queue.as_str() == "q.batch";
         let calls = match is_batched {
             true => read_batch::<BatchedCall>(&outgoing.message.body).unwrap().len(),
@@ -59,7 +59,7 @@ impl TestPublisher {
         self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn messages(&self) -> Vec<usize> {
+    fn take_messages(&self) -> Vec<usize> {
         std::mem::take(&mut self.lock())
     }
 }
@@ -72,7 +72,7 @@ impl Publisher for TestPublisher {
         listener: Arc<dyn ConfirmListener>,
         _: usize,
     ) -> Result<(), Box<Outgoing>> {
-        self.take(&outgoing);
+        self.record(&outgoing);
         listener.published(Published::Confirmed);
         Ok(())
     }
@@ -86,7 +86,7 @@ impl Publisher for TestPublisher {
     }
 
     async fn publish(&self, outgoing: Outgoing) -> Published {
-        self.take(&outgoing);
+        self.record(&outgoing);
         self.confirms.acquire().await.unwrap().forget();
         Published::Confirmed
     }
@@ -178,7 +178,7 @@ impl TestClient {
         for _ in 0..1000 {
             tokio::task::yield_now().await;
         }
-        self.publisher.messages()
+        self.publisher.take_messages()
     }
 }
 

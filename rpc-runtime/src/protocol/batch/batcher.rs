@@ -1,8 +1,9 @@
 //! Decides which items are sent in one batch. Pure, except for [`gather`].
 //!
-//! Items are calls or replies. Each item belongs to a lane: the calls to one queue, or the replies
-//! to one caller. An item is never delayed to wait for others: it is sent at once unless [`WINDOW`]
-//! messages of its lane are in flight. Items that queue up behind those are sent together.
+//! Items are requests or replies. Each belongs to a lane, whose items may share a message: requests
+//! to one queue, or replies to one caller, with equal properties. An item is never delayed to wait
+//! for others: it is sent at once unless [`WINDOW`] messages of its lane are in flight. Items that
+//! queue up behind those are sent together.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -71,12 +72,13 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
         }
     }
 
-    /// Adds an item.
+    /// Adds an item to the lane `key`.
     pub(crate) fn push(&mut self, key: K, item: T, load: Load) {
         self.push_all(key, [(item, load)], |_| true);
     }
 
-    /// Adds several items. If many items wait in the lane, drops those for which `keep` is `false`.
+    /// Adds several items to the lane `key`. If many items wait in the lane, drops those for which
+    /// `keep` is `false`.
     pub(crate) fn push_all(
         &mut self,
         key: K,
@@ -271,8 +273,8 @@ mod tests {
             assert!(batcher.lanes["q"].waiting.len() <= MAX_BATCH_CALLS);
         }
         batcher.done(&"q");
-        let (_, left) = batcher.next().unwrap();
-        assert_eq!(left[..10], (0..10).collect::<Vec<_>>());
+        let (_, kept) = batcher.next().unwrap();
+        assert_eq!(kept[..10], (0..10).collect::<Vec<_>>());
     }
 
     proptest! {
@@ -318,9 +320,9 @@ mod tests {
         ) {
             let mut batcher = Batcher::new();
             let mut loads = HashMap::new();
-            let mut left: HashMap<u8, Vec<usize>> = HashMap::new();
+            let mut sent: HashMap<u8, Vec<usize>> = HashMap::new();
             let mut in_flight = VecDeque::new();
-            let mut leave = |batcher: &mut Batcher<u8, usize>, loads: &HashMap<usize, Load>, in_flight: &mut VecDeque<u8>| {
+            let mut send_ready = |batcher: &mut Batcher<u8, usize>, loads: &HashMap<usize, Load>, in_flight: &mut VecDeque<u8>| {
                 while let Some((key, items)) = batcher.next() {
                     assert!(items.len() <= MAX_BATCH_CALLS);
                     if items.len() > 1 {
@@ -329,7 +331,7 @@ mod tests {
                     }
                     in_flight.push_back(key);
                     assert!(in_flight.iter().filter(|other| **other == key).count() <= WINDOW);
-                    left.entry(key).or_default().extend(items);
+                    sent.entry(key).or_default().extend(items);
                 }
             };
             for (n, (act, key, batch_size, bytes)) in steps.iter().copied().enumerate() {
@@ -343,15 +345,15 @@ mod tests {
                         batcher.done(&key);
                     },
                 }
-                leave(&mut batcher, &loads, &mut in_flight);
+                send_ready(&mut batcher, &loads, &mut in_flight);
             }
             while let Some(key) = in_flight.pop_front() {
                 batcher.done(&key);
-                leave(&mut batcher, &loads, &mut in_flight);
+                send_ready(&mut batcher, &loads, &mut in_flight);
             }
             prop_assert!(batcher.lanes.is_empty() && batcher.ready.is_empty());
-            prop_assert_eq!(left.values().map(Vec::len).sum::<usize>(), loads.len());
-            prop_assert!(left.values().all(|items| items.is_sorted()));
+            prop_assert_eq!(sent.values().map(Vec::len).sum::<usize>(), loads.len());
+            prop_assert!(sent.values().all(|items| items.is_sorted()));
         }
     }
 }

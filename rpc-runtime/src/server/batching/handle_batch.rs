@@ -146,7 +146,7 @@ impl RequestHandler {
         tokio::join!(replies.send_deferred(deferred), join_all(forwarded));
     }
 
-    /// Waits for a request that had to wait.
+    /// Waits until a request ends that did not end at its first poll, and counts it.
     async fn finish_deferred(
         &self,
         id: Uuid,
@@ -330,7 +330,7 @@ fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
         arguments,
         mut headers,
     } = call;
-    // The body cannot contain RabbitMQ's own headers. If it does, they are forged.
+    // RabbitMQ's own headers never come in the body. Any that do are forged.
     headers.retain(|name| reserved_header(name) != Some(InvalidName::Reserved));
     // The headers of the message are RabbitMQ's own, such as the delivery count.
     for (name, value) in shared.headers.iter() {

@@ -48,7 +48,7 @@ impl ReplyGroup {
             key,
             replies: Vec::new(),
             bytes: 0,
-            // The earliest value, so that the deadline of the first reply replaces it.
+            // Already passed, so that any deadline still ahead replaces it.
             deadline: Some(Instant::now()),
             acks,
         }

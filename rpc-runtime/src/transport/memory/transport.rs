@@ -353,7 +353,7 @@ impl Publisher for MemoryPublisher {
         &self,
         outgoing: Outgoing,
         listener: Arc<dyn ConfirmListener>,
-        _confirm_batch: usize,
+        _confirm_interval: usize,
     ) -> Result<(), Box<Outgoing>> {
         if !self.connection.can_publish() {
             return Err(Box::new(outgoing));

@@ -38,7 +38,7 @@ pub(super) struct Confirms {
     next: u64,
     /// The messages that are not confirmed yet.
     in_flight: BTreeSet<u64>,
-    /// The keys of undecided messages that can be returned.
+    /// The keys of the messages that can be returned and have no outcome yet.
     keys: HashMap<u64, ReturnKey, RandomState>,
     /// The inverse of `keys`.
     sequences: HashMap<ReturnKey, u64, RandomState>,

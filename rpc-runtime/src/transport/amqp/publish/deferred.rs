@@ -19,8 +19,8 @@ pub(super) struct ConfirmReport {
     pub(super) confirmation: lapin::Result<Confirmation>,
 }
 
-/// The pause between polls while messages flow, plus the resolution of the timer.
-const MAX_DELAY: Duration = Duration::from_millis(1);
+/// The pause between polls while messages flow. The timer may add up to its resolution.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
 
 /// The longest pause between polls while nothing is confirmed and nothing is sent.
 const MAX_PAUSE: Duration = Duration::from_millis(32);
@@ -28,12 +28,12 @@ const MAX_PAUSE: Duration = Duration::from_millis(32);
 /// How many messages a poll checks.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum PollDepth {
-    /// An early poll, because several more messages were sent.
+    /// An early poll: the task was woken before the scheduled time.
     Short,
     /// A scheduled poll.
     Normal,
-    /// A poll of all messages, at some scheduled polls and at the end. It finds the confirms after
-    /// those of a queue that confirms nothing.
+    /// Checks all messages: in some scheduled polls, before overdue messages are decided, and at
+    /// the end. Finds confirms behind many messages to a queue that confirms nothing.
     Full,
 }
 
@@ -74,7 +74,7 @@ impl Default for DeferredConfirms {
             next_poll: None,
             sent: 0,
             polls: 0,
-            pause: MAX_DELAY,
+            pause: MIN_PAUSE,
         }
     }
 }
@@ -86,13 +86,14 @@ impl DeferredConfirms {
     }
 
     /// Whether the task that polls has to be woken now.
-    pub(super) fn is_poll_due(&self, confirm_batch: usize) -> bool {
-        self.next_poll.is_none() || self.sent >= confirm_batch || self.pause > MAX_DELAY
+    pub(super) fn is_poll_due(&self, confirm_interval: usize) -> bool {
+        self.next_poll.is_none() || self.sent >= confirm_interval || self.pause > MIN_PAUSE
     }
 
-    /// Returns the messages that were confirmed, and sets the time of the next poll.
-    pub(super) fn poll_due(&mut self, now: Instant) -> Vec<ConfirmReport> {
-        let is_time = self.next_poll.is_none_or(|time| time <= now) || self.pause > MAX_DELAY;
+    /// Polls, and returns the reports that have arrived. Sets the time of the next poll, unless
+    /// this poll is an early one.
+    pub(super) fn poll_now(&mut self, now: Instant) -> Vec<ConfirmReport> {
+        let is_time = self.next_poll.is_none_or(|time| time <= now) || self.pause > MIN_PAUSE;
         let is_idle = self.sent == 0;
         if !is_time {
             return self.poll(PollDepth::Short);
@@ -105,7 +106,7 @@ impl DeferredConfirms {
         self.pause = if is_idle && confirmed.is_empty() {
             MAX_PAUSE.min(2 * self.pause)
         } else {
-            MAX_DELAY
+            MIN_PAUSE
         };
         let is_over = self.confirms.is_empty() && confirmed.is_empty();
         self.next_poll = (!is_over).then(|| now + self.pause);
@@ -186,19 +187,19 @@ mod tests {
         let now = Instant::now();
         let confirms = sent(&mut deferred, 1);
         assert!(deferred.is_poll_due(3));
-        assert!(deferred.poll_due(now).is_empty());
+        assert!(deferred.poll_now(now).is_empty());
         // The next poll has a time now.
-        assert_eq!(deferred.next_poll, Some(now + MAX_DELAY));
+        assert_eq!(deferred.next_poll, Some(now + MIN_PAUSE));
         let more = sent(&mut deferred, 2);
         assert!(!deferred.is_poll_due(3) && deferred.is_poll_due(2));
         for confirm in confirms.into_iter().chain(more) {
             confirm.send(()).unwrap();
         }
-        assert_eq!(sequences(deferred.poll_due(now)), [0, 0, 1]);
+        assert_eq!(sequences(deferred.poll_now(now)), [0, 0, 1]);
         // Polling ends after a poll that finds nothing.
-        let later = now + MAX_DELAY;
+        let later = now + MIN_PAUSE;
         assert!(deferred.next_poll.is_some());
-        assert!(deferred.poll_due(later).is_empty());
+        assert!(deferred.poll_now(later).is_empty());
         assert_eq!(deferred.next_poll, None);
     }
 
@@ -207,11 +208,11 @@ mod tests {
         let mut deferred = DeferredConfirms::default();
         let now = Instant::now();
         let mut confirms: VecDeque<_> = sent(&mut deferred, 30).into();
-        deferred.poll_due(now);
+        deferred.poll_now(now);
         confirms.pop_front().unwrap().send(()).unwrap();
         confirms.pop_back().unwrap().send(()).unwrap();
-        assert_eq!(sequences(deferred.poll_due(now)), [0]);
-        assert_eq!(sequences(deferred.poll_due(now + MAX_DELAY)), [29]);
+        assert_eq!(sequences(deferred.poll_now(now)), [0]);
+        assert_eq!(sequences(deferred.poll_now(now + MIN_PAUSE)), [29]);
         assert_eq!(deferred.confirms.len(), 28);
     }
 
@@ -222,7 +223,7 @@ mod tests {
         let stuck = sent(&mut deferred, 1);
         let pauses: Vec<_> = (0..8)
             .map(|_| {
-                assert!(deferred.poll_due(now).is_empty());
+                assert!(deferred.poll_now(now).is_empty());
                 let pause = deferred.next_poll.unwrap() - now;
                 now += pause;
                 pause.as_millis()
@@ -231,8 +232,8 @@ mod tests {
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 32, 32]);
         let more = sent(&mut deferred, 1);
         assert!(deferred.is_poll_due(usize::MAX));
-        deferred.poll_due(now);
-        assert_eq!(deferred.next_poll, Some(now + MAX_DELAY));
+        deferred.poll_now(now);
+        assert_eq!(deferred.next_poll, Some(now + MIN_PAUSE));
         drop((stuck, more));
     }
 
@@ -243,7 +244,7 @@ mod tests {
         let mut confirms = sent(&mut deferred, 2000);
         confirms.pop().unwrap().send(()).unwrap();
         for _ in 0..FULL_POLL_INTERVAL {
-            if sequences(deferred.poll_due(now)) == [1999] {
+            if sequences(deferred.poll_now(now)) == [1999] {
                 return;
             }
             now += MAX_PAUSE;

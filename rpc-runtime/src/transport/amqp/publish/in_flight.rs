@@ -63,7 +63,8 @@ pub(super) struct InFlightMessages {
     confirms: Confirms,
     messages: HashMap<u64, InFlight, RandomState>,
     deferred: DeferredConfirms,
-    /// Confirms that the task waits for instead of polling them, until it takes them.
+    /// Confirms that the task will wait for instead of polling them. They stay here until it takes
+    /// them.
     awaited: Vec<ConfirmFuture>,
     refusals: Refusals,
     /// When to close the channel. Set once a queue has nacked everything on it for 10 s.
@@ -86,7 +87,7 @@ impl InFlightMessages {
         outgoing: Outgoing,
         listener: Arc<dyn ConfirmListener>,
         permits: u32,
-        confirm_batch: usize,
+        confirm_interval: usize,
     ) -> Result<Wake, Outcome> {
         let Outgoing {
             queue,
@@ -140,7 +141,7 @@ impl InFlightMessages {
                 }
             })
         };
-        Ok(self.add(queue, key, listener, permits, confirm_batch, publish))
+        Ok(self.add(queue, key, listener, permits, confirm_interval, publish))
     }
 
     /// Adds a message that `publish` hands to lapin. Returns when to poll for its confirm.
@@ -150,7 +151,7 @@ impl InFlightMessages {
         key: Option<ReturnKey>,
         listener: Arc<dyn ConfirmListener>,
         permits: u32,
-        confirm_batch: usize,
+        confirm_interval: usize,
         publish: impl FnOnce(u64) -> ConfirmFuture,
     ) -> Wake {
         let sequence = self.confirms.publish(key);
@@ -166,12 +167,12 @@ impl InFlightMessages {
         if let Poll::Ready(confirmed) = publishing.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             publishing = Box::pin(std::future::ready(confirmed));
         }
-        if confirm_batch <= 1 {
+        if confirm_interval <= 1 {
             self.awaited.push(publishing);
             return Wake::Now;
         }
         self.deferred.push(publishing);
-        if self.deferred.is_poll_due(confirm_batch) {
+        if self.deferred.is_poll_due(confirm_interval) {
             Wake::Now
         } else {
             Wake::Later
@@ -185,7 +186,7 @@ impl InFlightMessages {
 
     /// Polls the deferred confirms, which the task does not wait for.
     pub(super) fn poll_deferred(&mut self, now: Instant) -> Vec<Outcome> {
-        let confirmed = self.deferred.poll_due(now);
+        let confirmed = self.deferred.poll_now(now);
         self.process_all(confirmed, now)
     }
 

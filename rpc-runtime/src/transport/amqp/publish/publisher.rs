@@ -24,7 +24,8 @@ use super::in_flight::{InFlightMessages, Outcome, Wake};
 use crate::error::{BrokerError, Cause};
 use crate::transport::{ConfirmListener, Outgoing, Panicked, Published, Publisher, catch_panic};
 
-/// How many KiB of messages may be in flight. With a slow broker, a handle stores this much.
+/// How many KiB of messages may be in flight. With a slow broker, each publisher stores up to
+/// this much.
 const MAX_PERMITS: u32 = 64 * 1024;
 
 /// The permits of the smallest message. So at most 4096 messages are in flight.
@@ -120,12 +121,12 @@ impl AmqpPublisher {
     }
 
     /// Hands a message to lapin. Its permits must have been taken.
-    fn send(&self, outgoing: Outgoing, listener: Arc<dyn ConfirmListener>, confirm_batch: usize) {
+    fn send(&self, outgoing: Outgoing, listener: Arc<dyn ConfirmListener>, confirm_interval: usize) {
         let permits = permits_for(&outgoing);
         let sent = self
             .shared
             .lock()
-            .send(&self.channel, outgoing, listener, permits, confirm_batch);
+            .send(&self.channel, outgoing, listener, permits, confirm_interval);
         match sent {
             Ok(Wake::Now) => self.shared.wake.notify_one(),
             Ok(Wake::Later) => {}
@@ -153,7 +154,7 @@ impl Publisher for AmqpPublisher {
         &self,
         outgoing: Outgoing,
         listener: Arc<dyn ConfirmListener>,
-        confirm_batch: usize,
+        confirm_interval: usize,
     ) -> Result<(), Box<Outgoing>> {
         if self.is_blocked() {
             return Err(Box::new(outgoing));
@@ -162,7 +163,7 @@ impl Publisher for AmqpPublisher {
             Ok(permits) => permits.forget(),
             Err(_) => return Err(Box::new(outgoing)),
         }
-        self.send(outgoing, listener, confirm_batch);
+        self.send(outgoing, listener, confirm_interval);
         Ok(())
     }
 
@@ -378,7 +379,9 @@ fn take_ready(confirms: &mut FuturesUnordered<ConfirmFuture>) -> Vec<ConfirmRepo
 
 /// Why a channel is given up although the broker has not closed it.
 fn everything_refused() -> BrokerError {
-    let source = Cause::new("a queue refused everything sent through this channel for ten seconds");
+    let source = Cause::new(
+        "this channel was given up: a queue refused every message sent to it through the channel for ten seconds",
+    );
     BrokerError::Lost { source: Some(source) }
 }
 
@@ -418,14 +421,14 @@ mod tests {
     /// Adds a message that is confirmed once `confirmed` ends.
     fn add(
         shared: &Shared,
-        confirm_batch: usize,
+        confirm_interval: usize,
         confirmed: impl Future<Output = ()> + Send + 'static,
     ) -> Arc<Recorder> {
         let recorder = Arc::<Recorder>::default();
         let (queue, listener) = (ShortStr::from_static("q"), Arc::clone(&recorder));
         shared
             .lock()
-            .add(queue, None, listener, 0, confirm_batch, |sequence| {
+            .add(queue, None, listener, 0, confirm_interval, |sequence| {
                 Box::pin(confirmed.map(move |()| ConfirmReport {
                     sequence,
                     written: true,
