@@ -306,6 +306,13 @@ async fn skip_serializing_if() {
 }
 
 #[tokio::test]
+async fn skip_serializing_if_of_a_lent_option() {
+    joins!(#[serde(skip_serializing_if = "Option::is_none")] [&Option<u8>]);
+    finds!(&Some(3), sends r#"{"value":3}"#, gets "Some(3)");
+    finds!(&None, sends "{}", gets "None");
+}
+
+#[tokio::test]
 async fn skip_serializing_if_with_a_default() {
     joins!(
         #[serde(default, skip_serializing_if = "str::is_empty")]

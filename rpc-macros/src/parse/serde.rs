@@ -132,7 +132,7 @@ impl Settings {
     /// The worker needs a value for an argument that was left out. Serde has one for an `Option`
     /// that it reads itself.
     fn refuse_missing_default(&self, ty: &Type, errors: &mut Errors) {
-        let has_fallback = self.serde.has_default || (types::is_option(ty) && !self.serde.reads);
+        let has_fallback = self.serde.has_default || (types::reads_as_option(ty) && !self.serde.reads);
         if let Some(skips) = &self.skip_serializing_if
             && !has_fallback
         {

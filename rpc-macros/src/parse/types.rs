@@ -77,7 +77,7 @@ pub(super) fn success_and_error(ty: &Type) -> Option<(&Type, &Type)> {
 }
 
 /// Whether the type is named `Option`.
-pub(super) fn is_option(ty: &Type) -> bool {
+fn is_option(ty: &Type) -> bool {
     is_named(ty, "Option")
 }
 

@@ -52,6 +52,7 @@ fn attributes_of_serde_are_accepted() {
             #[serde(serialize_with = "write", deserialize_with = "read",)] g: u8,
             #[serde(skip_serializing_if = "Option::is_none")] h: Option<u8>,
             #[serde(default, skip_serializing_if = "is_zero")] i: u8,
+            #[serde(skip_serializing_if = "Option::is_none")] j: &Option<u8>,
         );"#,
     );
 }
