@@ -9,7 +9,9 @@ use proc_macro2::{Group, TokenStream};
 use quote::format_ident;
 use syn::ext::IdentExt;
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Generics, Ident, LitStr, Path, Receiver, Token, Type, TypeParamBound, Visibility};
+use syn::{
+    Attribute, Generics, Ident, LitStr, Path, Receiver, Token, Type, TypeParamBound, Visibility, parse_quote,
+};
 
 use crate::attributes::Attributes;
 use crate::syntax::ServiceTrait;
@@ -81,6 +83,7 @@ pub(crate) struct Method {
     pub(crate) wire_name: LitStr,
     pub(crate) is_default: bool,
     pub(crate) kind: Kind,
+    pub(crate) retry: Option<Retry>,
     pub(crate) timeout: Option<Duration>,
     /// `&self` in the user's tokens: a body refers to that `self` token.
     pub(crate) receiver: Receiver,
@@ -95,6 +98,20 @@ pub(crate) struct Method {
 }
 
 impl Method {
+    /// Whether the method has a reply.
+    pub(crate) fn has_reply(&self) -> bool {
+        matches!(self.kind, Kind::Call | Kind::IdempotentCall)
+    }
+
+    /// What a call returns. The error of a job does not reach its caller.
+    pub(crate) fn answer(&self) -> Type {
+        if self.has_reply() {
+            self.output.clone()
+        } else {
+            parse_quote!(())
+        }
+    }
+
     /// The parameters that are sent.
     pub(crate) fn arguments(&self) -> impl Iterator<Item = &Argument> {
         self.parameters.iter().filter_map(|parameter| match parameter {
@@ -131,6 +148,16 @@ pub(crate) enum Kind {
     OneWay,
     /// It has no reply and may run again until its method has returned.
     IdempotentOneWay,
+}
+
+/// How often a job is retried, and after how long.
+#[derive(Clone)]
+pub(crate) struct Retry {
+    pub(crate) times: u16,
+    /// The delay before the first retry.
+    pub(crate) min: Duration,
+    /// The longest delay.
+    pub(crate) max: Duration,
 }
 
 /// One parameter of a method, after `&self`.

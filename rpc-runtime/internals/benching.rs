@@ -174,6 +174,7 @@ impl Worker {
             max_accepted_bytes: usize::MAX,
             max_sent_bytes: usize::MAX,
             max_deliveries: 20,
+            is_classic: false,
             admission: true,
         };
         let log = RequestLog::new("");

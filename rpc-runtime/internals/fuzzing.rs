@@ -314,6 +314,7 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| Rules {
     max_accepted_bytes: 4096,
     max_sent_bytes: 4096,
     max_deliveries: 20,
+    is_classic: false,
     admission: true,
 });
 

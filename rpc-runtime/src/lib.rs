@@ -96,6 +96,11 @@ pub mod __private {
 #[doc = include_str!("../service-trait.md")]
 struct ServiceTraitReference;
 
+/// The examples in the page on jobs compile.
+#[cfg(doctest)]
+#[doc = include_str!("../jobs.md")]
+struct Jobs;
+
 /// The recipes compile, and most of them run.
 #[cfg(doctest)]
 #[doc = include_str!("../how-to.md")]

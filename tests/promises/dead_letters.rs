@@ -75,6 +75,13 @@ fn till(broker: &Broker, queue: &str) -> TillClient {
     TillClient::builder(broker).queue(queue).build()
 }
 
+/// The names of a queue and of its dead-letter queue. Jobs that fail go to the same one.
+fn queues() -> (String, String) {
+    let queue = unique("till");
+    let dead = format!("{queue}.dead");
+    (queue, dead)
+}
+
 fn journal(journal: &Journal) -> Vec<String> {
     let mut entries = journal.lock().unwrap().clone();
     entries.sort();
@@ -122,7 +129,7 @@ async fn a_call_that_was_dead_lettered_runs_again_only_if_it_is_idempotent(world
 }
 
 async fn a_one_way_request_whose_worker_is_lost_is_dead_lettered_unless_it_is_idempotent(world: World) {
-    let (queue, dead) = (unique("till"), unique("dead"));
+    let (queue, dead) = queues();
     let (gate, entries, found) = (Gate::closed(), Journal::default(), Journal::default());
     // Nothing that it runs came before. It keeps what it refuses.
     let keeper = Keeper(Arc::clone(&found));
@@ -184,7 +191,7 @@ impl Archive for Keeper {
 }
 
 async fn a_one_way_request_that_loses_each_of_its_workers_ends_as_a_dead_letter(world: World) {
-    let (queue, dead) = (unique("till"), unique("dead"));
+    let (queue, dead) = queues();
     let (entries, found) = (Journal::default(), Journal::default());
     let keeping = Server::new(&world.broker().await)
         .serve_on(
@@ -219,7 +226,7 @@ async fn a_one_way_request_that_loses_each_of_its_workers_ends_as_a_dead_letter(
 }
 
 async fn a_one_way_request_that_cannot_be_read_is_dead_lettered(world: World) {
-    let (queue, dead) = (unique("till"), unique("dead"));
+    let (queue, dead) = queues();
     let (entries, found) = (Journal::default(), Journal::default());
     let keeping = Server::new(&world.broker().await)
         .serve_on(
@@ -283,7 +290,7 @@ fn text(text: &str) -> AMQPValue {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_letter_that_expired_is_answered_so_and_not_run() {
-    let (queue, dead, entries) = (unique("till"), unique("dead"), Journal::default());
+    let ((queue, dead), entries) = (queues(), Journal::default());
     let peer = RawPeer::connect(shared().await).await.unwrap();
     for by_queue in [false, true] {
         let queue = format!("{queue}-{by_queue}");
@@ -354,7 +361,7 @@ async fn the_counts_of_dead_letters_end_a_cycle() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_way_requests_that_were_inspected_run_or_are_kept() {
-    let (queue, dead, entries) = (unique("till"), unique("dead"), Journal::default());
+    let ((queue, dead), entries) = (queues(), Journal::default());
     let peer = RawPeer::connect(shared().await).await.unwrap();
     declare(&peer, &dead, &[]).await;
     let requests = || RequestQueue::new(&queue).dead_letter_to(&dead);
@@ -411,9 +418,9 @@ async fn one_way_requests_outlive_a_broker_that_is_killed() {
     let node = Node::start().await.unwrap();
     let (entries, gate) = (Journal::default(), Gate::open());
     let clerk = Clerk::new(&gate, &entries);
-    let requests = || RequestQueue::new("till").dead_letter_to("dead");
+    let requests = || RequestQueue::new("till").dead_letter_to("till.dead");
     let peer = RawPeer::connect(node.url()).await.unwrap();
-    declare(&peer, "dead", &[]).await;
+    declare(&peer, "till.dead", &[]).await;
     let broker = Broker::connect(node.url()).await.unwrap();
     serve(&broker, requests(), &clerk).await.stop().await.unwrap();
     let till = till(&broker, "till");
@@ -429,7 +436,7 @@ async fn one_way_requests_outlive_a_broker_that_is_killed() {
     let server = soon("the server starts", serve(&broker, requests(), &clerk)).await;
     let peer = RawPeer::connect(node.url()).await.unwrap();
     until("all have run or are kept", SOON, async || {
-        let kept = peer.queue_depth("dead").await?.unwrap_or(0) as usize;
+        let kept = peer.queue_depth("till.dead").await?.unwrap_or(0) as usize;
         let entries = entries.lock().unwrap();
         let sent = entries.iter().filter(|entry| entry.starts_with("send")).count();
         Ok(sent == EACH && kept + entries.len() == 2 * EACH)

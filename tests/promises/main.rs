@@ -10,6 +10,7 @@ mod exclusive_workers;
 mod failures;
 mod hostile;
 mod interop;
+mod jobs;
 mod limits;
 mod load;
 mod logs;

@@ -100,12 +100,12 @@ pub(super) fn methods(service: &Service) -> Vec<TokenStream> {
 
 fn call_method(service: &Service, method: &Method) -> TokenStream {
     let header = method_header(service, method, &Generics::default());
-    let output = &method.output;
+    let output = &method.answer();
     let runtime = located_at(&service.runtime, output);
     let constant = method_constant(method);
     let arguments = arguments::sent(service, method);
     let at_output = at_output(method);
-    let call = if method.is_fallible {
+    let call = if method.is_fallible && method.has_reply() {
         quote_spanned!(at_output=> call_fallible)
     } else {
         quote_spanned!(at_output=> call)
@@ -124,12 +124,8 @@ pub(super) fn stub_method(service: &Service, method: &Method, generics: &Generic
 
 /// Everything before a method's body. `generics` are parameters of the method itself.
 fn method_header(service: &Service, method: &Method, generics: &Generics) -> TokenStream {
-    let Method {
-        attributes,
-        name,
-        output,
-        ..
-    } = method;
+    let Method { attributes, name, .. } = method;
+    let output = &method.answer();
     let visibility = &service.visibility;
     let docs = docs(service, method);
     let cfg = attributes.cfg();
@@ -142,7 +138,7 @@ fn method_header(service: &Service, method: &Method, generics: &Generics) -> Tok
         .map(|Argument { name, ty, .. }| quote!(#name: #ty));
     let at_output = at_output(method);
     let runtime = located_at(&service.runtime, output);
-    let call_type = if method.is_fallible {
+    let call_type = if method.is_fallible && method.has_reply() {
         quote_spanned!(at_output=> FallibleCall)
     } else {
         quote_spanned!(at_output=> Call)

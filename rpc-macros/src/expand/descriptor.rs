@@ -8,7 +8,7 @@ use quote::{ToTokens, quote};
 use super::names::{descriptors, method_constant, method_constant_name};
 use super::schemas;
 use crate::attributes::{Attributes, DocLine};
-use crate::model::{Argument, Kind, Method, ReturnTypes, Service};
+use crate::model::{Argument, Kind, Method, Retry, ReturnTypes, Service};
 use crate::spelling;
 
 /// A constant for each method, and the one for the service.
@@ -60,14 +60,21 @@ fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
         Kind::OneWay => Some(quote!(.oneway())),
         Kind::IdempotentOneWay => Some(quote!(.oneway().idempotent())),
     };
-    let timeout = method.timeout.map(timeout);
+    let retry = method.retry.as_ref().map(|Retry { times, min, max }| {
+        let (times, min, max) = (Literal::u16_unsuffixed(*times), duration(*min), duration(*max));
+        quote!(.retry(#runtime::describe::RetryPolicy::new(#times, #min, #max)))
+    });
+    let timeout = method.timeout.map(|timeout| {
+        let timeout = duration(timeout);
+        quote!(.timeout(#timeout))
+    });
     let docs = docs(&method.attributes);
     let details = argument_details(service, method);
     let returns = returns(&method.returns);
     quote! {
         #(#cfg)*
         const #constant: #runtime::MethodDescriptor =
-            #runtime::MethodDescriptor::new(#name, &[#(#arguments),*])#default #kind #timeout #docs #details #returns;
+            #runtime::MethodDescriptor::new(#name, &[#(#arguments),*])#default #kind #retry #timeout #docs #details #returns;
     }
 }
 
@@ -92,9 +99,9 @@ fn returns(ReturnTypes { success, error }: &ReturnTypes) -> TokenStream {
     quote!(.returns(#success)#error)
 }
 
-fn timeout(timeout: Duration) -> TokenStream {
-    let milliseconds = Literal::u128_unsuffixed(timeout.as_millis());
-    quote!(.timeout(::core::time::Duration::from_millis(#milliseconds)))
+fn duration(duration: Duration) -> TokenStream {
+    let milliseconds = Literal::u128_unsuffixed(duration.as_millis());
+    quote!(::core::time::Duration::from_millis(#milliseconds))
 }
 
 fn docs(attributes: &Attributes) -> Option<TokenStream> {

@@ -7,7 +7,7 @@ use syn::spanned::Spanned;
 
 use super::lifetimes::with_lifetime;
 use super::spans::located_at;
-use crate::model::{Argument, Kind, Method, Service, Shape};
+use crate::model::{Argument, Method, Service, Shape};
 
 /// The function, and the check that the runtime has the feature for it.
 pub(super) fn function(service: &Service) -> Option<TokenStream> {
@@ -105,7 +105,7 @@ fn of_argument(service: &Service, argument: &Argument) -> Option<TokenStream> {
 }
 
 fn of_answer(service: &Service, method: &Method) -> Option<TokenStream> {
-    if let Kind::OneWay | Kind::IdempotentOneWay = method.kind {
+    if !method.has_reply() {
         return None;
     }
     let output = &method.output;

@@ -130,8 +130,17 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     };
     let output = &method.output;
     let answer = if method.is_fallible {
+        // A job returns `Result<(), E>`. The compiler checks an alias.
+        let answer = format_ident!(
+            "{}",
+            if method.has_reply() {
+                "answer_result"
+            } else {
+                "answer_job"
+            }
+        );
         quote_spanned! {at_output=>
-            __invocation.answer_result(
+            __invocation.#answer(
                 <#runtime::__private::IsResult<#output>>::returned(#outcome),
                 |__error| (&&#runtime::__private::Readable(__error)).__readable_text(),
             )

@@ -8,7 +8,7 @@ use super::options::{self, Options};
 use super::placement::{refuse_conditional_options, refuse_rpc};
 use super::{parameter, types, values};
 use crate::attributes::Attributes;
-use crate::model::{Kind, Method, Parameter, ReturnTypes, has_function_of_client};
+use crate::model::{Kind, Method, Parameter, Retry, ReturnTypes, has_function_of_client};
 use crate::spelling;
 use crate::syntax::TraitMethod;
 
@@ -32,6 +32,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
     let wire_name = read_wire_name(&options, &item.signature.ident, &siblings, errors);
     let is_default = read_default(&options, &siblings, errors);
     let kind = read_kind(&options, &output, errors);
+    let retry = read_retry(&options, &kind, errors);
     let timeout = options
         .text("timeout", errors)
         .and_then(|text| errors.keep(values::timeout(text)));
@@ -41,6 +42,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
         wire_name,
         is_default,
         kind,
+        retry,
         timeout,
         receiver: read_receiver(&item.signature, errors),
         parameters: read_parameters(&item.signature, errors),
@@ -183,10 +185,19 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
     let idempotent = options.flag("idempotent", errors);
     let oneway = options.flag("oneway", errors);
     if oneway.is_some() && !types::is_unit(output) {
-        errors.push(
-            output,
-            "a one-way method has no reply; remove its return type, or `oneway`",
-        );
+        let fault = match (types::is_result(output), idempotent) {
+            (false, _) => Some("a one-way method has no reply; remove its return type, or `oneway`"),
+            (true, None) => Some(
+                "nobody would see the error of a one-way method that runs at most once; add `idempotent` to make it a job, which is kept if it fails, or remove the return type",
+            ),
+            (true, Some(_)) if !types::may_be_result_of_unit(output) => {
+                Some("a one-way method has no reply; return `Result<(), E>`")
+            }
+            (true, Some(_)) => None,
+        };
+        if let Some(fault) = fault {
+            errors.push(output, fault);
+        }
     }
     match (oneway, idempotent) {
         (Some(_), Some(_)) => Kind::IdempotentOneWay,
@@ -194,6 +205,17 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
         (None, Some(_)) => Kind::IdempotentCall,
         (None, None) => Kind::Call,
     }
+}
+
+fn read_retry(options: &Options, kind: &Kind, errors: &mut Errors) -> Option<Retry> {
+    let text = options.text("retry", errors)?;
+    if !matches!(kind, Kind::IdempotentOneWay) {
+        errors.push(
+            text,
+            "only jobs are retried by workers; add `oneway, idempotent`, or let the caller repeat the call",
+        );
+    }
+    errors.keep(values::retry(text))
 }
 
 fn read_parameters(signature: &Signature, errors: &mut Errors) -> Vec<Parameter> {

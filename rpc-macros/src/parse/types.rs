@@ -59,6 +59,12 @@ pub(super) fn is_result(ty: &Type) -> bool {
     is_named(ty, "Result")
 }
 
+/// Whether a type named `Result` may have the success type `()`. The compiler checks that of an
+/// alias.
+pub(super) fn may_be_result_of_unit(ty: &Type) -> bool {
+    success_and_error(ty).is_none_or(|(success, _)| is_unit(success))
+}
+
 /// The `T` and the `E` of a `Result<T, E>`, or `None` for an alias with other parameters.
 pub(super) fn success_and_error(ty: &Type) -> Option<(&Type, &Type)> {
     let Type::Path(path) = bare_type(ty) else {

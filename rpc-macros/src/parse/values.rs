@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use syn::LitStr;
 
+use crate::model::Retry;
+
 /// AMQP 0-9-1 carries method and queue names as short strings, whose length is one byte.
 const SHORT_STRING: usize = 255;
 
@@ -37,6 +39,47 @@ fn timeout_of(text: &str) -> Result<Duration, String> {
             "{fault}; write numbers with units, such as `timeout = \"500ms\"` or `timeout = \"1m 30s\"`"
         )),
     }
+}
+
+/// The longest delay before a retry.
+const LONGEST_DELAY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Reads how often a job is retried, such as `"5 times, 1s to 5m"`.
+pub(super) fn retry(text: &LitStr) -> syn::Result<Retry> {
+    retry_of(&text.value()).map_err(|fault| syn::Error::new(text.span(), fault))
+}
+
+fn retry_of(text: &str) -> Result<Retry, String> {
+    let usage = "write how often and after how long, such as `retry = \"5 times, 1s to 5m\"`";
+    let delay = |text: &str| {
+        let text = text.trim();
+        // humantime panics if a sum overflows.
+        let delay = (text.len() <= MAX_TEXT).then(|| humantime::parse_duration(text));
+        match delay {
+            Some(Ok(delay)) if delay.as_millis() > 0 && delay <= LONGEST_DELAY => Ok(delay),
+            Some(Ok(_)) | None => Err("a retry is delayed by 1ms to 7days".to_owned()),
+            Some(Err(fault)) => Err(format!("{fault}; {usage}")),
+        }
+    };
+    let Some((times, delays)) = text.split_once(',') else {
+        return Err(usage.to_owned());
+    };
+    let times = times.trim();
+    let times = times
+        .strip_suffix("times")
+        .or_else(|| times.strip_suffix("time"))
+        .and_then(|times| times.trim().parse::<u16>().ok());
+    let Some(times) = times.filter(|times| (1..=1000).contains(times)) else {
+        return Err(format!("a job is retried 1 to 1000 times; {usage}"));
+    };
+    let (min, max) = match delays.split_once(" to ") {
+        Some((min, max)) => (delay(min)?, delay(max)?),
+        None => (delay(delays)?, delay(delays)?),
+    };
+    if min > max {
+        return Err(format!("the first delay is the shortest; {usage}"));
+    }
+    Ok(Retry { times, min, max })
 }
 
 /// Why this cannot be a method's name on the wire, or `None` if it can.

@@ -42,6 +42,25 @@ fn an_idempotent_oneway_method() {
 }
 
 #[test]
+fn a_job_with_retries() {
+    let item = quote! {
+        trait Mail {
+            #[rpc(oneway, idempotent, retry = "5 times, 1s to 5m")]
+            async fn send(&self, to: &str) -> Result<(), SendError>;
+        }
+    };
+    let formatted = formatted(expand_service(quote!(), item));
+    for part in [
+        "fn send(&self, to: &str) -> ::rpc_runtime::Call<()>",
+        "RetryPolicy::new( 5, ::core::time::Duration::from_millis(1000), ::core::time::Duration::from_millis(300000), )",
+        "answer_job(",
+    ] {
+        let flat = formatted.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(flat.contains(part), "{part}: {formatted}");
+    }
+}
+
+#[test]
 fn a_generic_service() {
     let item = quote! {
         pub trait Store<K: Key, V = String, const N: usize = 3>: Debug

@@ -15,7 +15,7 @@ use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
 use super::plan::CallPlan;
 use crate::error::CallError;
-use crate::protocol::{Reply, insert_user_header};
+use crate::protocol::{MAX_DELAY, Reply, insert_user_header, set_remaining_delay};
 use crate::service::ResultType;
 
 /// A call of a remote method. Await it to send the request and to get the method's result.
@@ -182,6 +182,25 @@ impl<T, E> Call<T, E> {
     pub fn priority(mut self, priority: u8) -> Self {
         self.change_plan(|plan| {
             plan.priority = Some(priority);
+            Ok(())
+        });
+        self
+    }
+
+    /// Delays a job: workers run it this long after it reaches its queue.
+    ///
+    /// The job waits in retry queues at the broker. The delay is exact to a few percent if a worker
+    /// is connected when it ends, and is rounded up to a tenth of a second.
+    ///
+    /// The call fails with [`CallError::CannotDelay`] if the method is not a job (`#[rpc(oneway,
+    /// idempotent)]`), or if the delay is longer than 30 days.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.change_plan(|plan| {
+            if !(plan.method.is_oneway() && plan.method.is_idempotent()) || delay > MAX_DELAY {
+                let method = plan.method.name().to_owned();
+                return Err(InvalidCall::CannotDelay { method, delay });
+            }
+            set_remaining_delay(&mut plan.headers, delay);
             Ok(())
         });
         self

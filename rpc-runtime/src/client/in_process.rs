@@ -40,6 +40,7 @@ impl InProcess {
             max_sent_bytes: usize::MAX,
             // Nothing is delivered twice.
             max_deliveries: u32::MAX,
+            is_classic: false,
             // Nothing waits in a queue.
             admission: false,
         };

@@ -1,5 +1,7 @@
 //! The errors of a call that cannot be sent.
 
+use std::time::Duration;
+
 use crate::codec::EncodeError;
 use crate::error::CallError;
 use crate::protocol::{InvalidHeader, InvalidName};
@@ -10,6 +12,7 @@ pub(crate) enum InvalidCall {
     Encode(EncodeError),
     Invalid { what: &'static str, source: InvalidName },
     NotDescribed { method: String },
+    CannotDelay { method: String, delay: Duration },
 }
 
 impl From<InvalidHeader> for InvalidCall {
@@ -24,6 +27,7 @@ impl From<InvalidCall> for CallError {
             InvalidCall::Encode(source) => Self::Encode(source),
             InvalidCall::Invalid { what, source } => Self::Invalid { what, source },
             InvalidCall::NotDescribed { method } => Self::NotDescribed { method },
+            InvalidCall::CannotDelay { method, delay } => Self::CannotDelay { method, delay },
         }
     }
 }

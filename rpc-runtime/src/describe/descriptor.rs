@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::retry_policy::RetryPolicy;
 use super::schemas::{SchemaSource, Schemas};
 
 /// A service: its name, its default request queue, and its methods.
@@ -70,6 +71,8 @@ pub struct MethodDescriptor {
     pub is_idempotent: bool,
     /// Whether it has no reply: a call ends when the broker has confirmed the request.
     pub is_oneway: bool,
+    /// How often it is retried if it fails, for a job. `None` if it is not retried.
+    pub retry: Option<RetryPolicy>,
     /// How long a caller waits unless the client or the call sets another limit.
     pub timeout: Option<Duration>,
     /// The method's documentation. Empty if it has none.
@@ -101,6 +104,7 @@ impl MethodDescriptor {
             is_default: false,
             is_idempotent: false,
             is_oneway: false,
+            retry: None,
             timeout: None,
             docs: "",
             argument_details: &[],
@@ -128,6 +132,19 @@ impl MethodDescriptor {
     pub const fn oneway(mut self) -> Self {
         self.is_oneway = true;
         self
+    }
+
+    /// Sets how often a job is retried.
+    #[must_use]
+    pub const fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = Some(policy);
+        self
+    }
+
+    /// Whether it is a job: workers run it at least once, or keep it in the dead-letter queue.
+    #[must_use]
+    pub const fn is_job(&self) -> bool {
+        self.is_oneway && self.is_idempotent
     }
 
     /// Sets how long a caller waits.

@@ -53,12 +53,14 @@
 mod built_in;
 mod description;
 mod descriptor;
+mod retry_policy;
 pub(crate) mod schemas;
 mod worker;
 mod worker_stats;
 
 pub(crate) use built_in::{BUILT_IN, DESCRIBE, PING, STATS, is_built_in};
 pub use descriptor::{ArgumentDescriptor, MethodDescriptor, ServiceDescriptor};
+pub use retry_policy::RetryPolicy;
 pub use rpc_contract::{ArgumentDescription, MethodDescription, ServiceDescription};
 pub use worker::{QueueDescription, Worker, WorkerDescription};
 pub use worker_stats::{MethodStats, QueueStats, WorkerStats};

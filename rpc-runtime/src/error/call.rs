@@ -117,6 +117,17 @@ pub enum CallError<E = Infallible> {
         source: InvalidName,
     },
 
+    /// The call cannot be [delayed](crate::Call::delay): the method is not a job, or the delay is
+    /// too long. Nothing was sent.
+    #[error("{method:?} cannot be delayed by {delay:?}: only a job can be delayed, by at most 30 days")]
+    #[non_exhaustive]
+    CannotDelay {
+        /// The method's name.
+        method: String,
+        /// The delay.
+        delay: Duration,
+    },
+
     /// The description of the service has no such method. Nothing was sent. Only a
     /// [`DynamicClient`](crate::DynamicClient) returns this error.
     #[error("the service's description has no method {method:?}")]
@@ -250,6 +261,7 @@ impl<E> CallError<E> {
             | Self::TooLarge { .. }
             | Self::Encode(_)
             | Self::NotDescribed { .. }
+            | Self::CannotDelay { .. }
             | Self::Invalid { .. } => Executed::No,
         }
     }
@@ -330,6 +342,7 @@ impl<E> CallError<E> {
             Self::TooLarge { size, limit } => CallError::TooLarge { size, limit },
             Self::Encode(source) => CallError::Encode(source),
             Self::NotDescribed { method } => CallError::NotDescribed { method },
+            Self::CannotDelay { method, delay } => CallError::CannotDelay { method, delay },
             Self::Invalid { what, source } => CallError::Invalid { what, source },
             Self::BadReply { source, executed } => CallError::BadReply { source, executed },
             Self::Refused { queue } => CallError::Refused { queue },

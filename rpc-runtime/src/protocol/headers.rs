@@ -67,10 +67,10 @@ impl Headers {
         self.bytes() - replaced + name.len() + value.len()
     }
 
-    /// Keeps only the headers whose names are wanted.
-    pub(crate) fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
+    /// Keeps only the headers whose names and values are wanted.
+    pub(crate) fn retain(&mut self, is_wanted: impl Fn(&str, &str) -> bool) {
         if let Some(headers) = &mut self.0 {
-            headers.retain(|name, _| is_wanted(name.as_str()));
+            headers.retain(|name, value| is_wanted(name.as_str(), value));
         }
         self.0.take_if(|headers| headers.is_empty());
     }

@@ -11,6 +11,7 @@ mod executed;
 mod fault;
 mod headers;
 mod invalid_name;
+mod job;
 mod malformed;
 mod message;
 mod overload;
@@ -33,6 +34,10 @@ pub use executed::Executed;
 pub use fault::{Fault, FaultCode};
 pub use headers::{Headers, HeadersIntoIter, HeadersIter};
 pub use invalid_name::InvalidName;
+pub(crate) use job::{
+    MAX_DELAY, failed_attempts, limit_headers, record_failure, record_origin, record_user, remaining_delay,
+    set_remaining_delay,
+};
 pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};
 pub(crate) use message::{Message, Properties};
 pub(crate) use overload::{PROBE_TYPE, QUEUE_TIME_HEADER, RETRY_AFTER_HEADER, read_millis, write_millis};
@@ -41,8 +46,8 @@ pub(crate) use reply::{BadReply, Reply, ReplyKind};
 pub use reply_address::ReplyAddresses;
 pub(crate) use reply_address::{DIRECT_REPLY_TO, REPLY_QUEUE_PREFIX};
 pub(crate) use request::{
-    MAX_TIME_TO_LIVE, REDELIVERIES_HEADER, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER,
-    Request, UnreadableRequest,
+    COPY_HEADER, MAX_TIME_TO_LIVE, REDELIVERIES_HEADER, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER,
+    RESENT_HEADER, Request, UnreadableRequest,
 };
 pub(crate) use reserved_header::reserved_header;
 pub(crate) use short_str::{MAX_SHORT_STR, ShortStr};

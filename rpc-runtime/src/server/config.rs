@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::built_in::{BuiltInMethods, ServedQueue};
 use super::discovery_responder::DiscoveryResponder;
+use super::job_queues::JobQueues;
 use super::open_server::OpenServer;
 use super::queue_consumer::{QueueConsumer, with_retries};
 use super::queue_wait::{Probes, QueueWaitEstimates};
@@ -60,6 +61,8 @@ type QueueConfig = (RequestQueue, Dispatcher, Estimates);
 struct Shared {
     rules: Rules,
     channel: Arc<ReplyChannel>,
+    /// Only used if there are jobs.
+    job_channel: Arc<ReplyChannel>,
     reply_sender: ReplySender,
     probes: Arc<Probes>,
 }
@@ -101,20 +104,35 @@ impl ServerConfig {
             return Err(over.into());
         }
         let runtime = transport.runtime();
-        let (channel, keep_open) = ReplyChannel::new(Arc::clone(transport));
-        let channel = Arc::new(channel);
-        let channel_task = AbortOnDropHandle::new(runtime.spawn(keep_open));
+        let mut reply_tasks = Vec::new();
+        let mut open_channel = || {
+            let (channel, keep_open) = ReplyChannel::new(Arc::clone(transport));
+            reply_tasks.push(AbortOnDropHandle::new(runtime.spawn(keep_open)));
+            Arc::new(channel)
+        };
+        let has_jobs = |(_, dispatcher, _): &&QueueConfig| dispatcher.jobs().next().is_some();
+        let channel = open_channel();
+        let job_channel = if queues.iter().any(|queue| has_jobs(&queue)) {
+            open_channel()
+        } else {
+            Arc::clone(&channel)
+        };
         let (reply_sender, sending) = ReplySender::new(Arc::clone(&channel));
-        let sender_task = AbortOnDropHandle::new(runtime.spawn(sending));
+        reply_tasks.push(AbortOnDropHandle::new(runtime.spawn(sending)));
         stop.run_until_cancelled(channel.wait_ready()).await.transpose()?;
         // For the same reason, all queues are declared before the first subscription.
-        for (queue, ..) in &queues {
+        let of_jobs = queues.iter().filter(has_jobs).flat_map(|(queue, dispatcher, _)| {
+            JobQueues::needed(queue, dispatcher.jobs().filter_map(|job| job.retry))
+        });
+        let of_jobs: Vec<_> = of_jobs.collect();
+        for queue in queues.iter().map(|(queue, ..)| queue).chain(&of_jobs) {
             let declaring = with_retries(queue.name(), || transport.declare_requests(queue));
             stop.run_until_cancelled(declaring).await.transpose()?;
         }
         let shared = Shared {
             rules: self.rules(),
             channel,
+            job_channel,
             reply_sender,
             probes: Arc::new(probes),
         };
@@ -149,7 +167,7 @@ impl ServerConfig {
             responder,
             queues: names,
             drain_timeout: self.drain_timeout,
-            reply_tasks: [channel_task, sender_task],
+            reply_tasks,
             probe_task,
             transport: self.broker.transport,
         })
@@ -167,9 +185,17 @@ impl ServerConfig {
         let name = queue.name().to_owned();
         let rules = Rules {
             max_deliveries: queue.max_deliveries(),
+            is_classic: queue.is_classic() && queue.declare_mode() == DeclareMode::Active,
             ..shared.rules.clone()
         };
-        let handler = Arc::new(RequestHandler::new(
+        let jobs = dispatcher.jobs().next().map(|_| {
+            JobQueues::new(
+                &queue,
+                Arc::downgrade(&self.broker.transport),
+                Arc::clone(&shared.job_channel),
+            )
+        });
+        let handler = RequestHandler::new(
             name.clone(),
             dispatcher,
             rules,
@@ -177,7 +203,8 @@ impl ServerConfig {
             shared.reply_sender.clone(),
             self.concurrency,
             Arc::clone(&shared.probes),
-        ));
+        );
+        let handler = Arc::new(handler.with_jobs(jobs));
         let consumer = |queue, prefetch, estimates| {
             let transport = Arc::clone(&self.broker.transport);
             QueueConsumer::new(transport, queue, prefetch, Arc::clone(&handler), estimates)
@@ -220,6 +247,7 @@ impl ServerConfig {
             max_sent_bytes: self.broker.max_sent_bytes,
             // Each queue sets its own. Discovery refuses every redelivered request.
             max_deliveries: 0,
+            is_classic: false,
             admission: self.admission,
         }
     }
@@ -256,6 +284,14 @@ impl ServerConfig {
         }
         if queues.is_empty() {
             return Err(ServerError::NoService);
+        }
+        for (queue, dispatcher) in &queues {
+            if dispatcher.jobs().next().is_some() {
+                JobQueues::check_name(queue.name()).map_err(|source| ServerError::InvalidQueue {
+                    queue: queue.name().to_owned(),
+                    source,
+                })?;
+            }
         }
         Ok(queues)
     }

@@ -5,6 +5,8 @@ mod builder;
 mod built_in;
 mod config;
 mod discovery_responder;
+mod job_queues;
+mod jobs;
 mod open_server;
 mod outgoing_reply;
 mod pending_acks;

@@ -20,8 +20,8 @@ pub(super) struct OpenServer {
     pub(super) responder: Option<DiscoveryResponder>,
     pub(super) queues: Vec<String>,
     pub(super) drain_timeout: Duration,
-    /// The tasks that keep the reply channel open and send replies.
-    pub(super) reply_tasks: [AbortOnDropHandle<()>; 2],
+    /// The tasks that keep the channels for replies and jobs open, and send replies.
+    pub(super) reply_tasks: Vec<AbortOnDropHandle<()>>,
     pub(super) probe_task: AbortOnDropHandle<()>,
     /// Keeps the connection open if the user drops every handle.
     pub(super) transport: Arc<dyn Transport>,

@@ -44,7 +44,8 @@ impl OutgoingReply {
             .send(self.message(), deadline, self.may_have_closed_channel)
             .await
         {
-            Ok(SendOutcome::Confirmed) => return self.acks.ack(),
+            // `Unroutable` cannot happen, because replies are not mandatory.
+            Ok(SendOutcome::Confirmed | SendOutcome::Unroutable) => return self.acks.ack(),
             Ok(SendOutcome::Expired) => {
                 count(Event::ReplyLost {
                     reason: "no_connection",

@@ -233,6 +233,30 @@ impl PendingAcks {
         }
     }
 
+    /// Whether no delivery of any of the requests can be acked any more: their subscription was
+    /// lost, so the broker delivers them again. `false` if that is not known.
+    pub(super) fn have_lost_deliveries(&self) -> bool {
+        let deduplicator = self.deduplicator.lock();
+        self.acks.iter().all(|ack| match ack {
+            PendingAck::Tracked(key) => !deduplicator.has_delivery(key),
+            PendingAck::Untracked(_) => false,
+        })
+    }
+
+    /// Forgets requests whose deliveries are [lost](Self::have_lost_deliveries). The next delivery
+    /// is handled as if they had not been in progress.
+    pub(super) fn forget(mut self) {
+        let acks = std::mem::take(&mut self.acks);
+        let mut deduplicator = self.deduplicator.lock();
+        for ack in &acks {
+            if let PendingAck::Tracked(key) = ack {
+                deduplicator.abandon(key);
+            }
+        }
+        drop(deduplicator);
+        self.in_progress.remove(acks.len());
+    }
+
     fn keys(&self) -> impl Iterator<Item = &RequestKey> {
         self.acks.iter().filter_map(|ack| match ack {
             PendingAck::Tracked(key) => Some(key),

@@ -72,6 +72,8 @@ enum ChannelState {
 pub(super) enum SendOutcome {
     /// The broker has it.
     Confirmed,
+    /// It was mandatory, and its queue does not exist.
+    Unroutable,
     /// The broker refused it. `Some` if it cannot be sent at all, or closes each channel on which
     /// it is sent.
     Refused(Option<BrokerError>),
@@ -174,8 +176,8 @@ impl ReplyChannel {
                 return Ok(SendOutcome::Expired);
             };
             match published {
-                // `Returned` cannot happen, because no message here is mandatory.
-                Published::Confirmed | Published::Returned => return Ok(SendOutcome::Confirmed),
+                Published::Confirmed => return Ok(SendOutcome::Confirmed),
+                Published::Returned => return Ok(SendOutcome::Unroutable),
                 Published::Refused => return Ok(SendOutcome::Refused(None)),
                 Published::Withdrawn => return Ok(SendOutcome::Expired),
                 Published::Failed { source, written } => match source {

@@ -8,18 +8,20 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use super::job_queues::{Destination, JobQueues};
 use super::outgoing_reply::OutgoingReply;
 use super::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress, SharedDeduplicator};
 use super::queue_wait::{Probes, is_probe, probe_reply};
 use super::reply_channel::{ReplyChannel, SendOutcome};
 use super::reply_sender::ReplySender;
 use crate::protocol::{
-    InvalidName, Message, Properties, QUEUE_TIME_HEADER, REDELIVERIES_HEADER, ShortStr, reserved_header,
+    InvalidName, Message, Properties, QUEUE_TIME_HEADER, ShortStr, limit_headers, reserved_header,
     write_millis,
 };
 use crate::service::{
     DeliveryAction, Dispatcher, Executor, ForbiddenReplyAddress, Origin, PriorState, Received, RequestId,
     RequestKey, RequestLabel, RequestLog, RequestSource, Response, Rules, redelivery_count,
+    set_redelivery_count,
 };
 use crate::telemetry::{Event, count};
 use crate::transport::{Control, Delivery, Outgoing, SendToken};
@@ -51,6 +53,8 @@ pub(super) struct RequestHandler {
     /// Whether callers should send single requests for now.
     batches_paused: AtomicBool,
     probes: Arc<Probes>,
+    /// `None` if no job is served on the queue.
+    pub(super) jobs: Option<JobQueues>,
 }
 
 impl RequestHandler {
@@ -75,7 +79,13 @@ impl RequestHandler {
             has_batch_queue: AtomicBool::new(false),
             batches_paused: AtomicBool::new(false),
             probes,
+            jobs: None,
         }
+    }
+
+    /// Adds the queues for the jobs of the request queue.
+    pub(super) fn with_jobs(self, jobs: Option<JobQueues>) -> Self {
+        Self { jobs, ..self }
     }
 
     /// From now on, replies advise callers how many calls to put into one batch.
@@ -208,7 +218,7 @@ impl RequestHandler {
     /// Decides what to do with a request, runs its method and sends its reply.
     async fn process(&self, delivery: Delivery, received: Received, acks: PendingAcks) {
         // A permit is free unless requests of a lost subscription are still running.
-        let Some(_permit) = self.permit().await else {
+        let Some(permit) = self.permit().await else {
             return;
         };
         let Delivery {
@@ -220,13 +230,29 @@ impl RequestHandler {
         let Executor {
             dispatcher, rules, ..
         } = &self.executor;
+        let jobs = self.jobs.as_ref().filter(|_| !expects_reply(&message.properties));
+        if malformed.is_none()
+            && let Some(jobs) = jobs
+            && let Some(delay) = self.prepare_job(&mut message)
+        {
+            drop(permit);
+            return self.delay_job(jobs, message, delay, acks).await;
+        }
         if malformed.is_none()
             && let Some(redeliveries) = dispatcher.worker_counted_redeliveries(&message, redelivered, rules)
         {
-            let name = ShortStr::from_static(REDELIVERIES_HEADER);
-            message.properties.headers.insert(name, redeliveries.to_string());
-            return self.forward(message, None, acks).await;
+            set_redelivery_count(&mut message.properties.headers, redeliveries);
+            drop(permit);
+            return match jobs.filter(|_| self.is_job(&message)) {
+                Some(jobs) => self.move_job(jobs, Destination::Requests, message, acks).await,
+                None => self.forward(message, None, acks).await,
+            };
         }
+        // The broker keeps more of a malformed message than a copy could.
+        let is_rejected = |jobs: &&JobQueues| malformed.is_some() && jobs.dead_letters_rejected();
+        let job = jobs
+            .filter(|jobs| !is_rejected(jobs))
+            .map(|jobs| (jobs, message.clone()));
         let properties = &message.properties;
         let deadline = properties.expiration.and_then(|time| received.deadline(time));
         let label = RequestLabel::of(properties);
@@ -250,6 +276,7 @@ impl RequestHandler {
             is_refused,
             ..
         } = response;
+        drop(permit);
         write_millis(&mut reply.headers, QUEUE_TIME_HEADER, received.queue_time);
         match reply_to {
             Some(to) => self.reply_sender.send(OutgoingReply {
@@ -261,8 +288,11 @@ impl RequestHandler {
                 acks,
                 may_have_closed_channel: false,
             }),
-            None if is_refused => self.reject(acks, rejections),
-            None => acks.ack(),
+            None => match job {
+                Some((jobs, message)) => self.end_job(jobs, message, &reply, is_refused, acks).await,
+                None if is_refused => self.reject(acks, rejections),
+                None => acks.ack(),
+            },
         }
     }
 
@@ -293,8 +323,9 @@ impl RequestHandler {
             ..
         } = &mut message.properties;
         // RabbitMQ's own headers describe the original, not the copy.
-        headers.retain(|name| reserved_header(name) != Some(InvalidName::Reserved));
-        Origin::mark_copy(headers);
+        headers.retain(|name, _| reserved_header(name) != Some(InvalidName::Reserved));
+        limit_headers(headers);
+        Origin::mark_forwarded(headers);
         if let Some(deadline) = deadline {
             *expiration = Some(deadline.saturating_duration_since(Instant::now()));
         }
@@ -308,7 +339,8 @@ impl RequestHandler {
             send_token: SendToken::default(),
         };
         match self.channel.send(outgoing, deadline, false).await {
-            Ok(SendOutcome::Confirmed | SendOutcome::Expired) => acks.ack(),
+            // `Unroutable` cannot happen, because the message is not mandatory.
+            Ok(SendOutcome::Confirmed | SendOutcome::Unroutable | SendOutcome::Expired) => acks.ack(),
             Ok(SendOutcome::Refused(_)) => {
                 self.executor.log.not_forwarded(is_oneway);
                 if is_oneway {
@@ -374,12 +406,13 @@ fn request_key(delivery: &Delivery) -> Option<RequestKey> {
     }
     let properties = &delivery.message.properties;
     let id = RequestId::from(properties.correlation_id.as_ref()?);
-    let expects_reply = properties
-        .reply_to
-        .as_ref()
-        .is_some_and(|address| !address.as_str().is_empty());
-    let is_unique = expects_reply || matches!(id, RequestId::Uuid(_));
+    let is_unique = expects_reply(properties) || matches!(id, RequestId::Uuid(_));
     is_unique.then(|| RequestKey::new(properties.reply_to.clone(), id))
+}
+
+fn expects_reply(properties: &Properties) -> bool {
+    let address = properties.reply_to.as_ref();
+    address.is_some_and(|address| !address.as_str().is_empty())
 }
 
 #[cfg(test)]

@@ -7,9 +7,10 @@ use tokio::time::Instant;
 
 use super::admission::Received;
 use super::extensions::Extensions;
+use super::redelivery::redelivery_count;
 use crate::protocol::{
     Headers, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, Request, ShortStr,
-    insert_user_header, reserved_header,
+    failed_attempts, insert_user_header, reserved_header,
 };
 
 /// The request that a handler serves, without its arguments.
@@ -41,6 +42,7 @@ pub struct Context {
     queue_time: Duration,
     redelivered: bool,
     is_resent: bool,
+    attempt: u32,
     app_id: Option<ShortStr>,
     user_id: Option<ShortStr>,
     priority: Option<u8>,
@@ -60,14 +62,17 @@ impl Context {
         let resent = headers.get(RESENT_HEADER);
         let is_resent = resent.is_some();
         let is_copy = resent.is_some_and(|by| matches!(by, RESENT_BY_WORKER | RESENT_BY_CALLER_AND_WORKER));
-        headers.retain(|name| reserved_header(name).is_none());
+        let was_counted = redelivery_count(&headers) > 0;
+        let attempt = failed_attempts(&headers).saturating_add(1);
+        headers.retain(|name, _| reserved_header(name).is_none());
         Self {
             method,
             correlation_id: request.correlation_id.clone(),
             deadline: request.time_to_live.and_then(|time| received.deadline(time)),
             queue_time: received.queue_time,
-            redelivered: redelivered || request.dead_lettered.is_some() || is_copy,
+            redelivered: redelivered || request.dead_lettered.is_some() || is_copy || was_counted,
             is_resent,
+            attempt,
             app_id: request.app_id.take(),
             user_id: request.user_id.take(),
             priority: request.priority,
@@ -119,6 +124,7 @@ impl Context {
             queue_time: Duration::ZERO,
             redelivered: false,
             is_resent: false,
+            attempt: 1,
             app_id: None,
             user_id: None,
             priority: None,
@@ -184,6 +190,13 @@ impl Context {
         self
     }
 
+    /// Sets the [`attempt`](Self::attempt), for a unit test.
+    #[must_use]
+    pub fn with_attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
     /// Adds an [extension](Self::extensions), as a layer of the server does, for a unit test.
     #[must_use]
     pub fn with_extension<T: Send + Sync + 'static>(mut self, value: T) -> Self {
@@ -242,6 +255,13 @@ impl Context {
     #[must_use]
     pub fn redelivered(&self) -> bool {
         self.redelivered
+    }
+
+    /// Returns which attempt of a job this is. The first is 1, and each failed
+    /// attempt adds 1. Deliveries that were lost with their worker do not count.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
     }
 
     /// Whether an earlier delivery, or an earlier request of the same call, may have run.

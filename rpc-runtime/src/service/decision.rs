@@ -20,6 +20,8 @@ pub(crate) struct AdmittedRequest<'a> {
     pub(crate) service: &'a dyn Service,
     pub(crate) invocation: Invocation,
     pub(crate) record: &'a MethodRecord,
+    /// Whether it is a job, so that nobody learns its outcome but the worker.
+    pub(crate) is_job: bool,
     /// The caller asks how many calls of the method to put into one batch.
     pub(crate) asks_batch_size: bool,
     /// `None` if no reply is expected.

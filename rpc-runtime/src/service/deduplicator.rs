@@ -12,8 +12,9 @@ use std::hash::BuildHasher;
 use foldhash::fast::RandomState;
 use uuid::Uuid;
 
-use super::redelivery::redelivery_count;
-use crate::protocol::{Headers, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, ShortStr};
+use crate::protocol::{
+    COPY_HEADER, Headers, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, ShortStr,
+};
 
 /// How many ended requests are remembered. The prefetch keeps the number of requests that can be
 /// redelivered below this.
@@ -24,9 +25,9 @@ const MAX_ENDED: usize = 16 * 1024;
 pub(crate) struct RequestKey {
     reply_to: Option<ShortStr>,
     id: RequestId,
-    /// 0 is the request itself, 1 its forwarded copy, 2 the copy of that copy. Each ends once the
-    /// broker has the next copy. The last one ends once it is answered or rejected.
-    copy: u32,
+    /// The request itself and each of its copies end once the broker has the next copy. The last one
+    /// ends once it is answered or rejected.
+    copy: CopyToken,
 }
 
 impl RequestKey {
@@ -34,11 +35,11 @@ impl RequestKey {
         Self {
             reply_to,
             id,
-            copy: 0,
+            copy: CopyToken::NONE,
         }
     }
 
-    fn of_copy(self, copy: u32) -> Self {
+    fn of_copy(self, copy: CopyToken) -> Self {
         Self { copy, ..self }
     }
 }
@@ -72,20 +73,26 @@ pub(crate) enum Origin {
     /// The broker redelivered it.
     Redelivered,
     /// A worker forwarded it as a copy of a redelivered request.
-    Forwarded { was_resent: bool, copy: u32 },
+    Forwarded { was_resent: bool, copy: CopyToken },
+    /// A worker moved it: it is a job that waited in a retry queue.
+    Moved { copy: CopyToken },
 }
 
 impl Origin {
     /// Returns the origin of a request with these headers.
     pub(crate) fn new(is_redelivered: bool, is_dead_lettered: bool, headers: &Headers) -> Self {
-        let forwarded = |was_resent| Self::Forwarded {
-            was_resent,
-            copy: redelivery_count(headers).max(1),
-        };
+        let copy = CopyToken::of(headers);
         match headers.get(RESENT_HEADER) {
-            Some(RESENT_BY_WORKER) => forwarded(false),
-            Some(RESENT_BY_CALLER_AND_WORKER) => forwarded(true),
+            Some(RESENT_BY_WORKER) => Self::Forwarded {
+                was_resent: false,
+                copy,
+            },
+            Some(RESENT_BY_CALLER_AND_WORKER) => Self::Forwarded {
+                was_resent: true,
+                copy,
+            },
             Some(_) => Self::Resent,
+            None if copy != CopyToken::NONE => Self::Moved { copy },
             None if is_redelivered => Self::Redelivered,
             // It may return to the queue that dead-lettered it, after it was handled there.
             None if is_dead_lettered => Self::Resent,
@@ -93,13 +100,45 @@ impl Origin {
         }
     }
 
-    /// Marks the headers of a copy that is about to be forwarded.
-    pub(crate) fn mark_copy(headers: &mut Headers) {
-        let resent_by = match headers.get(RESENT_HEADER) {
-            None | Some(RESENT_BY_WORKER) => RESENT_BY_WORKER,
-            Some(_) => RESENT_BY_CALLER_AND_WORKER,
-        };
-        headers.insert(ShortStr::from_static(RESENT_HEADER), resent_by.to_owned());
+    /// Marks the headers of a copy of a redelivered request that is about to be forwarded.
+    pub(crate) fn mark_forwarded(headers: &mut Headers) {
+        let was_moved = headers.get(COPY_HEADER).is_some() && headers.get(RESENT_HEADER).is_none();
+        if !was_moved {
+            let resent_by = match headers.get(RESENT_HEADER) {
+                None | Some(RESENT_BY_WORKER) => RESENT_BY_WORKER,
+                Some(_) => RESENT_BY_CALLER_AND_WORKER,
+            };
+            headers.insert(ShortStr::from_static(RESENT_HEADER), resent_by.to_owned());
+        }
+        CopyToken::mark_new(headers);
+    }
+
+    /// Marks the headers of a copy of a job that is about to be moved to another queue.
+    pub(crate) fn mark_moved(headers: &mut Headers) {
+        headers.remove(RESENT_HEADER);
+        CopyToken::mark_new(headers);
+    }
+}
+
+/// Tells the copies of one request apart, by a random token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct CopyToken(u64);
+
+impl CopyToken {
+    /// The request itself.
+    const NONE: Self = Self(0);
+
+    fn of(headers: &Headers) -> Self {
+        match headers.get(COPY_HEADER) {
+            None => Self::NONE,
+            // Whatever it is, it is a copy.
+            Some(token) => Self(u64::from_str_radix(token, 16).unwrap_or(1).max(1)),
+        }
+    }
+
+    fn mark_new(headers: &mut Headers) {
+        let token = format!("{:016x}", fastrand::u64(1..));
+        headers.insert(ShortStr::from_static(COPY_HEADER), token);
     }
 }
 
@@ -171,6 +210,7 @@ impl<D> Deduplicator<D> {
             Origin::Redelivered => self.add_with(key, true, true, delivery),
             // Runs again even if it was answered, because its caller may have lost the reply.
             Origin::Resent => self.add_with(key, true, false, delivery),
+            Origin::Moved { copy } => self.add_with(key.of_copy(copy), true, true, delivery),
             Origin::Forwarded { was_resent, copy } => {
                 // Another worker may have forwarded it while it runs here, or after its answer.
                 if let Some(request) = self.in_progress.get_mut(&key)
@@ -259,6 +299,12 @@ impl<D> Deduplicator<D> {
         }
     }
 
+    /// Whether a delivery of a request in progress can still be acked.
+    pub(crate) fn has_delivery(&self, key: &RequestKey) -> bool {
+        let request = self.in_progress.get(key);
+        request.is_some_and(|request| request.first.is_some() || !request.redelivered.is_empty())
+    }
+
     /// Forgets a request that ends without a reply. The broker delivers it again.
     pub(crate) fn abandon(&mut self, key: &RequestKey) {
         self.in_progress.remove(key);
@@ -276,7 +322,6 @@ impl<D> Deduplicator<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::REDELIVERIES_HEADER;
 
     fn key(id: &'static str) -> RequestKey {
         RequestKey::new(
@@ -294,13 +339,16 @@ mod tests {
     }
 
     fn copy(id: &'static str) -> DeliveryAction {
-        DeliveryAction::Run(key(id).of_copy(1))
+        DeliveryAction::Run(key(id).of_copy(CopyToken(1)))
     }
 
     const A_COPY: Origin = forwarded(false, 1);
 
-    const fn forwarded(was_resent: bool, copy: u32) -> Origin {
-        Origin::Forwarded { was_resent, copy }
+    const fn forwarded(was_resent: bool, copy: u64) -> Origin {
+        Origin::Forwarded {
+            was_resent,
+            copy: CopyToken(copy),
+        }
     }
 
     #[test]
@@ -392,7 +440,7 @@ mod tests {
             deduplicator.mark_forwarded(&key("a"));
             assert_eq!(deduplicator.add(key("a"), A_COPY, 2), copy("a"));
             if answered_in_between {
-                let _ = deduplicator.finish(key("a").of_copy(1));
+                let _ = deduplicator.finish(key("a").of_copy(CopyToken(1)));
             }
             // The confirm of the first copy was lost.
             let again = match answered_in_between {
@@ -426,19 +474,40 @@ mod tests {
         assert_eq!(Origin::new(false, false, &headers), Origin::New);
         assert_eq!(Origin::new(false, true, &headers), Origin::Resent);
         assert_eq!(Origin::new(true, false, &headers), Origin::Redelivered);
-        Origin::mark_copy(&mut headers);
-        assert_eq!(Origin::new(true, false, &headers), A_COPY);
-        Origin::mark_copy(&mut headers);
-        assert_eq!(Origin::new(false, false, &headers), A_COPY);
-        headers.insert(ShortStr::from_static(REDELIVERIES_HEADER), "3".to_owned());
-        assert_eq!(Origin::new(false, false, &headers), forwarded(false, 3));
+        Origin::mark_forwarded(&mut headers);
+        let first = CopyToken::of(&headers);
+        assert_eq!(
+            Origin::new(true, false, &headers),
+            Origin::Forwarded {
+                was_resent: false,
+                copy: first
+            }
+        );
+        Origin::mark_forwarded(&mut headers);
+        assert_ne!(CopyToken::of(&headers), first);
 
-        headers.remove(REDELIVERIES_HEADER);
+        let mut headers = Headers::default();
+        Origin::mark_moved(&mut headers);
+        let copy = CopyToken::of(&headers);
+        assert_eq!(Origin::new(true, true, &headers), Origin::Moved { copy });
+        // A worker that forwards it after a redelivery leaves it a job that was moved.
+        Origin::mark_forwarded(&mut headers);
+        let copy = CopyToken::of(&headers);
+        assert_eq!(Origin::new(true, true, &headers), Origin::Moved { copy });
+
+        let mut headers = Headers::default();
         headers.insert(ShortStr::from_static(RESENT_HEADER), String::new());
         assert_eq!(Origin::new(true, false, &headers), Origin::Resent);
         for _ in 0..2 {
-            Origin::mark_copy(&mut headers);
-            assert_eq!(Origin::new(false, false, &headers), forwarded(true, 1));
+            Origin::mark_forwarded(&mut headers);
+            let copy = CopyToken::of(&headers);
+            assert_eq!(
+                Origin::new(false, false, &headers),
+                Origin::Forwarded {
+                    was_resent: true,
+                    copy
+                }
+            );
         }
     }
 
@@ -446,9 +515,9 @@ mod tests {
     fn a_copy_of_a_copy_runs() {
         let mut deduplicator = Deduplicator::default();
         assert_eq!(deduplicator.add(key("a"), A_COPY, 1), copy("a"));
-        deduplicator.mark_forwarded(&key("a").of_copy(1));
-        assert_eq!(ended(&mut deduplicator, key("a").of_copy(1)), [1]);
-        let second = key("a").of_copy(2);
+        deduplicator.mark_forwarded(&key("a").of_copy(CopyToken(1)));
+        assert_eq!(ended(&mut deduplicator, key("a").of_copy(CopyToken(1))), [1]);
+        let second = key("a").of_copy(CopyToken(2));
         assert_eq!(
             deduplicator.add(key("a"), forwarded(false, 2), 2),
             DeliveryAction::Run(second.clone())
@@ -457,6 +526,30 @@ mod tests {
         assert_eq!(
             deduplicator.add(key("a"), forwarded(false, 2), 3),
             DeliveryAction::Ack
+        );
+    }
+
+    #[test]
+    fn a_job_that_was_moved_runs_whatever_has_become_of_others_with_its_id() {
+        let moved = |copy| Origin::Moved {
+            copy: CopyToken(copy),
+        };
+        let mut deduplicator = Deduplicator::default();
+        assert_eq!(deduplicator.add(key("a"), Origin::New, 1), run("a"));
+        assert_eq!(ended(&mut deduplicator, key("a")), [1]);
+        let first = key("a").of_copy(CopyToken(7));
+        assert_eq!(
+            deduplicator.add(key("a"), moved(7), 2),
+            DeliveryAction::Run(first.clone())
+        );
+        // The confirm of the copy was lost, so it was published twice.
+        assert_eq!(deduplicator.add(key("a"), moved(7), 3), DeliveryAction::Join);
+        assert_eq!(ended(&mut deduplicator, first), [2, 3]);
+        assert_eq!(deduplicator.add(key("a"), moved(7), 4), DeliveryAction::Ack);
+        let second = key("a").of_copy(CopyToken(8));
+        assert_eq!(
+            deduplicator.add(key("a"), moved(8), 5),
+            DeliveryAction::Run(second)
         );
     }
 

@@ -197,6 +197,7 @@ impl Dispatcher {
             service: &**service,
             invocation: Invocation::new(context, codec, request.arguments),
             record,
+            is_job: method.is_job() && reply_to.is_none(),
             asks_batch_size: request.asks_batch_size && *may_batch,
             reply_to,
         })
@@ -210,10 +211,24 @@ impl Dispatcher {
         redelivered: bool,
         rules: &Rules,
     ) -> Option<u32> {
-        let redeliveries = rules.worker_counted_redeliveries(message, redelivered)?;
         let method = message.properties.kind.as_ref();
         let method = method.filter(|name| !name.as_str().is_empty());
+        let is_job = self.job(method).is_some();
+        let redeliveries = rules.worker_counted_redeliveries(message, redelivered, is_job)?;
         self.is_idempotent(method).then_some(redeliveries)
+    }
+
+    /// Returns the method of a request if it is a job.
+    pub(crate) fn job(&self, method: Option<&ShortStr>) -> Option<&'static MethodDescriptor> {
+        let method = method.filter(|name| !name.as_str().is_empty());
+        let entry = self.find(method).ok()?;
+        entry.method.is_job().then_some(entry.method)
+    }
+
+    /// The methods that are jobs.
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = &'static MethodDescriptor> {
+        let methods = self.served.iter().flat_map(|served| served.service.methods);
+        methods.filter(|method| method.is_job())
     }
 
     /// Whether the method exists and may run again for a request that was delivered before.

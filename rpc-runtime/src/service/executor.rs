@@ -171,9 +171,12 @@ impl Executor {
     /// Runs the method of a request. A panic becomes the fault `panicked`.
     pub(crate) async fn run(&self, queue: &str, request: &AdmittedRequest<'_>) -> RunResult {
         let AdmittedRequest {
-            service, invocation, ..
+            service,
+            invocation,
+            is_job,
+            ..
         } = request;
-        let running = self.run_caught(*service, invocation);
+        let running = self.run_caught(*service, invocation, *is_job);
         let context = invocation.context();
         let span = RequestSpan::new(RequestInfo {
             service: service.descriptor().name,
@@ -225,7 +228,7 @@ impl Executor {
         self.source == RequestSource::Queue
     }
 
-    async fn run_caught(&self, service: &dyn Service, invocation: &Invocation) -> RunResult {
+    async fn run_caught(&self, service: &dyn Service, invocation: &Invocation, is_job: bool) -> RunResult {
         // `handle` is called within the future, so that a panic before it returns is caught too.
         let handling = with_ambient_deadline(invocation.context().tokio_deadline(), async {
             service.handle(invocation).await
@@ -244,7 +247,9 @@ impl Executor {
             },
             Ok(Err(fault)) => {
                 ran = fault.code.executed() != Executed::No;
-                let fault = replace_if_may_have_run(fault, invocation.context().may_have_run_before());
+                // A job is tried again, whether or not an earlier delivery of it ran.
+                let may_have_run = !is_job && invocation.context().may_have_run_before();
+                let fault = replace_if_may_have_run(fault, may_have_run);
                 self.log.failed(&fault, invocation);
                 fault
             }

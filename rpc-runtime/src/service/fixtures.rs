@@ -46,6 +46,7 @@ pub(super) fn rules() -> Rules {
         max_accepted_bytes: 10,
         max_sent_bytes: 10,
         max_deliveries: 3,
+        is_classic: false,
         admission: true,
     }
 }

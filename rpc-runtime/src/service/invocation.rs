@@ -129,6 +129,19 @@ impl Invocation {
         }
     }
 
+    /// Encodes the outcome of a job, like [`answer_result`](Self::answer_result).
+    ///
+    /// # Errors
+    ///
+    /// Returns the fault that the job failed with if the request's codec cannot encode the error.
+    pub fn answer_job<E: Serialize>(
+        &self,
+        result: Result<(), E>,
+        text: impl FnOnce(&E) -> String,
+    ) -> Result<Answer, Fault> {
+        self.answer_result(result, text)
+    }
+
     /// Encodes a value. In plain text, `text` renders it for people.
     pub(crate) fn answer_readable<T: Serialize + ?Sized>(
         &self,

@@ -15,6 +15,7 @@ mod extensions;
 #[cfg(test)]
 mod fixtures;
 mod invocation;
+mod job;
 mod method_record;
 pub(crate) mod middleware;
 mod recent_duration;
@@ -35,8 +36,9 @@ pub(crate) use dispatcher::{Dispatcher, ServedService};
 pub(crate) use executor::{Executor, RequestSource, Response, RunResult};
 pub use extensions::Extensions;
 pub use invocation::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
+pub(crate) use job::{AfterFailure, JobFailure, SHORTEST_WAIT, next_wait, rounded_up, waits_of};
 pub(crate) use method_record::MethodRecord;
-pub(crate) use redelivery::redelivery_count;
+pub(crate) use redelivery::{redelivery_count, set_redelivery_count};
 pub(crate) use request_log::{PriorState, RequestLabel, RequestLog};
 pub use return_type::{IsResult, NoResult, ResultType};
 pub(crate) use rules::{ForbiddenReplyAddress, Rules};

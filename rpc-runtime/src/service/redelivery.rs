@@ -19,6 +19,14 @@ pub(crate) fn redelivery_count(headers: &Headers) -> u32 {
     count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
+/// Sets how many times a request was redelivered.
+pub(crate) fn set_redelivery_count(headers: &mut Headers, redeliveries: u32) {
+    headers.insert(
+        ShortStr::from_static(REDELIVERIES_HEADER),
+        redeliveries.to_string(),
+    );
+}
+
 /// Returns how many times the queue delivered a message before, as counted by the queue. `None` if
 /// it does not count, or has not delivered the message before.
 pub(super) fn delivery_count(headers: &Headers) -> Option<u32> {
@@ -45,6 +53,12 @@ pub(super) fn may_have_begun(request: &Request, redelivered: bool) -> bool {
 }
 
 impl Rules {
+    /// Like [`delivery_count`], for a message of this queue. `None` for a classic queue: the header
+    /// is forged, or another queue wrote it.
+    fn delivery_count(&self, headers: &Headers) -> Option<u32> {
+        delivery_count(headers).filter(|_| !self.is_classic)
+    }
+
     /// Returns why a request that was delivered before must not run again. `None` if it may.
     pub(super) fn forbids_rerun(
         &self,
@@ -55,9 +69,15 @@ impl Rules {
         if !method.is_idempotent {
             return Some("the method is not idempotent");
         }
-        let count = delivery_count(&request.headers);
+        let count = self.delivery_count(&request.headers);
+        // A quorum queue drops a message beyond its limit. A job is given up earlier, so that there
+        // are deliveries left until it is in the dead-letter queue.
+        let limit = match count {
+            Some(_) if method.is_job() => self.max_deliveries.div_ceil(2),
+            _ => self.max_deliveries,
+        };
         let elsewhere = request.dead_lettered.map_or(0, |dead| dead.times);
-        if count.unwrap_or(0).saturating_add(elsewhere) >= self.max_deliveries {
+        if count.unwrap_or(0).saturating_add(elsewhere) >= limit {
             return Some("it was delivered too often");
         }
         if redelivered && count.is_none() && !expires(request) {
@@ -74,15 +94,20 @@ impl Rules {
     ///
     /// `None` if the request expires, if its queue counts deliveries, or if it was redelivered too
     /// often. Does not check that the method is idempotent.
-    pub(super) fn worker_counted_redeliveries(&self, message: &Message, redelivered: bool) -> Option<u32> {
+    pub(super) fn worker_counted_redeliveries(
+        &self,
+        message: &Message,
+        redelivered: bool,
+        is_job: bool,
+    ) -> Option<u32> {
         let properties = &message.properties;
         let is_oneway = is_unset(properties.reply_to.as_ref());
         let only_workers_count = redelivered
             && is_oneway
             && properties.expiration.is_none()
-            && delivery_count(&properties.headers).is_none()
-            // Only the user itself can publish a message with its user id.
-            && properties.user_id.is_none()
+            && self.delivery_count(&properties.headers).is_none()
+            // Only the user itself can publish a message with its user id. A job is published without.
+            && (is_job || properties.user_id.is_none())
             && message.body.len() <= self.max_sent_bytes.min(self.max_accepted_bytes);
         if !only_workers_count {
             return None;
@@ -182,6 +207,21 @@ mod tests {
         let delayed = |method| dead_letter(method, DeathReason::Expired, None);
         assert_eq!(runs(decide(delayed("read"), false)), "read");
         assert_eq!(refused(decide(delayed("write"), false)), FaultCode::Interrupted);
+    }
+
+    #[test]
+    fn a_classic_queue_counts_nothing_whatever_the_headers_say() {
+        let mut rules = rules();
+        rules.is_classic = true;
+        let mut job = message(Properties {
+            expiration: None,
+            ..request("read")
+        });
+        let name = ShortStr::from_static(DELIVERY_COUNT);
+        job.properties.headers.insert(name, "2".to_owned());
+        assert_eq!(rules.worker_counted_redeliveries(&job, true, true), Some(1));
+        rules.is_classic = false;
+        assert_eq!(rules.worker_counted_redeliveries(&job, true, true), None);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(crate) struct Rules {
     pub(crate) max_sent_bytes: usize,
     /// How many times a request may be delivered before it is refused.
     pub(crate) max_deliveries: u32,
+    /// Whether the queue is known to be classic, so that only workers count deliveries.
+    pub(crate) is_classic: bool,
     /// Whether a request is refused if its method would not end in time.
     pub(crate) admission: bool,
 }

@@ -44,9 +44,10 @@ impl Outcome {
                 CallError::TooManyCalls { .. } => "too_many_calls",
                 CallError::Overloaded { .. } => "overloaded",
                 CallError::TooLarge { .. } => "too_large",
-                CallError::Encode(_) | CallError::NotDescribed { .. } | CallError::Invalid { .. } => {
-                    "invalid"
-                }
+                CallError::Encode(_)
+                | CallError::NotDescribed { .. }
+                | CallError::CannotDelay { .. }
+                | CallError::Invalid { .. } => "invalid",
                 CallError::BadReply { .. } => "bad_reply",
                 CallError::Refused { .. } => "refused",
                 CallError::Broker { .. } => "broker",

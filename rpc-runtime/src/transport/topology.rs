@@ -306,6 +306,38 @@ impl RequestQueue {
         (may_batch && name.len() <= MAX_SHORT_STR).then(|| Self { name, ..self.clone() })
     }
 
+    /// The queue that keeps jobs that failed for good.
+    pub(crate) fn dead_queue(&self) -> Self {
+        self.beside(format!("{}.dead", self.name))
+    }
+
+    /// The queue in which jobs wait for a retry, for this many milliseconds.
+    ///
+    /// It is a quorum queue, because only these dead-letter without losing messages: they keep a
+    /// message until the next queue has confirmed it (`at-least-once`).
+    pub(crate) fn retry_queue(&self, millis: u64) -> Self {
+        let millis = i64::try_from(millis).unwrap_or(i64::MAX);
+        self.beside(format!("{}.retry.{millis}", self.name))
+            .quorum()
+            .dead_letter_to(self.name.as_str())
+            .argument("x-message-ttl", millis)
+            .argument("x-dead-letter-strategy", "at-least-once")
+            .argument("x-overflow", "reject-publish")
+    }
+
+    /// A durable queue of the same type, declared in the same way.
+    fn beside(&self, name: String) -> Self {
+        let mut queue = Self::new(name);
+        queue.declare_mode = self.declare_mode;
+        if let Some(kind) = self.properties.arguments.get(QUEUE_TYPE) {
+            queue
+                .properties
+                .arguments
+                .insert(QUEUE_TYPE.to_owned(), kind.clone());
+        }
+        queue
+    }
+
     /// Whether the queue has a single active consumer.
     pub(crate) fn is_single_active(&self) -> bool {
         self.properties.arguments.get(SINGLE_ACTIVE_CONSUMER) == Some(&QueueArgument::Flag(true))
@@ -317,6 +349,10 @@ impl RequestQueue {
             Some(QueueArgument::Number(limit)) => u32::try_from(*limit).unwrap_or(u32::MAX).max(1),
             _ => DEFAULT_DELIVERY_LIMIT,
         }
+    }
+
+    pub(crate) fn has_dead_letter_exchange(&self) -> bool {
+        self.properties.arguments.contains_key(DEAD_LETTER_EXCHANGE)
     }
 
     pub(crate) fn is_classic(&self) -> bool {

@@ -8,7 +8,7 @@ fn misspelt_method_option() {
         "#[rpc(idempotnt)] async fn f(&self);",
         &[(
             "idempotnt",
-            "unknown option `idempotnt`; did you mean `idempotent`? the options of a method are: `default`, `idempotent`, `oneway`, `timeout`, `name`",
+            "unknown option `idempotnt`; did you mean `idempotent`? the options of a method are: `default`, `idempotent`, `oneway`, `retry`, `timeout`, `name`",
         )],
     );
 }
@@ -19,7 +19,7 @@ fn unknown_method_option() {
         "#[rpc(retries = 3)] async fn f(&self);",
         &[(
             "retries",
-            "unknown option `retries`; the options of a method are: `default`, `idempotent`, `oneway`, `timeout`, `name`",
+            "unknown option `retries`; the options of a method are: `default`, `idempotent`, `oneway`, `retry`, `timeout`, `name`",
         )],
     );
 }
@@ -241,6 +241,68 @@ fn oneway_with_a_result() {
 }
 
 #[test]
+fn errors_of_one_way_methods() {
+    assert_method(
+        "#[rpc(oneway)] async fn f(&self) -> Result<(), E>;",
+        &[(
+            "Result<(), E>",
+            "nobody would see the error of a one-way method that runs at most once; add `idempotent` to make it a job, which is kept if it fails, or remove the return type",
+        )],
+    );
+    assert_method(
+        "#[rpc(oneway, idempotent)] async fn f(&self) -> Result<u8, E>;",
+        &[(
+            "Result<u8, E>",
+            "a one-way method has no reply; return `Result<(), E>`",
+        )],
+    );
+}
+
+#[test]
+fn retries_of_a_method_that_is_not_a_job() {
+    for options in ["", "idempotent, ", "oneway, "] {
+        assert_method(
+            &format!("#[rpc({options}retry = \"1 times, 1s\")] async fn f(&self);"),
+            &[(
+                "\"1 times, 1s\"",
+                "only jobs are retried by workers; add `oneway, idempotent`, or let the caller repeat the call",
+            )],
+        );
+    }
+}
+
+#[test]
+fn misspelt_retries() {
+    let usage = "write how often and after how long, such as `retry = \"5 times, 1s to 5m\"`";
+    for (retry, fault) in [
+        ("5 times", usage.to_owned()),
+        ("5, 1s", format!("a job is retried 1 to 1000 times; {usage}")),
+        (
+            "0 times, 1s",
+            format!("a job is retried 1 to 1000 times; {usage}"),
+        ),
+        (
+            "2 times, 1m to 1s",
+            format!("the first delay is the shortest; {usage}"),
+        ),
+        (
+            "2 times, 1s to 8days",
+            "a retry is delayed by 1ms to 7days".to_owned(),
+        ),
+        ("2 times, 0s", "a retry is delayed by 1ms to 7days".to_owned()),
+        (
+            "2 times, 5",
+            format!("time unit needed, for example 5sec or 5ms; {usage}"),
+        ),
+    ] {
+        assert_method(
+            &format!("#[rpc(oneway, idempotent, retry = \"{retry}\")] async fn f(&self);"),
+            &[(&format!("\"{retry}\""), &fault)],
+        );
+    }
+}
+
+#[test]
 fn wire_name_too_long() {
     let name = "n".repeat(256);
     let message = "a wire name is at most 255 bytes long; write a shorter one with `#[rpc(name = \"..\")]`";
@@ -273,7 +335,7 @@ fn an_option_behind_a_bad_one() {
             ("+", "expected an expression"),
             (
                 "retries",
-                "unknown option `retries`; the options of a method are: `default`, `idempotent`, `oneway`, `timeout`, `name`",
+                "unknown option `retries`; the options of a method are: `default`, `idempotent`, `oneway`, `retry`, `timeout`, `name`",
             ),
             (
                 r#""rpc.f""#,

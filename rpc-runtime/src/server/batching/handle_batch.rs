@@ -12,19 +12,20 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
-use uuid::Uuid;
 
-use super::reply_collector::{DeferredResponse, ReplyCollector};
+use super::reply_collector::{Deferral, DeferredResponse, ReplyCollector};
 use crate::codec::Codec;
 use crate::protocol::{
     BatchedCall, Fault, FaultCode, InvalidName, Message, Properties, Reply, Request, ShortStr, content,
     read_batch, reserved_header,
 };
+use crate::server::job_queues::Destination;
 use crate::server::outgoing_reply::OutgoingReply;
 use crate::server::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress};
 use crate::server::request_handler::RequestHandler;
 use crate::service::{
     Decision, MethodRecord, Origin, Received, ReplyTo, RequestId, RequestKey, RequestLabel, RunResult, Tally,
+    redelivery_count, set_redelivery_count,
 };
 use crate::transport::{Control, Delivery};
 
@@ -47,6 +48,7 @@ impl RequestHandler {
             ..
         } = delivery;
         let rejections = message.properties.dead_lettered.map_or(0, |dead| dead.rejections);
+        let unread = self.jobs.as_ref().map(|jobs| (jobs, message.clone()));
         let Batch {
             codec,
             properties,
@@ -58,9 +60,14 @@ impl RequestHandler {
                 let share = RequestShare::new(control, tag, 1, in_progress);
                 let ack = PendingAck::Untracked(share);
                 let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
-                return match refusal {
-                    None => self.reject(acks, rejections),
-                    Some(refusal) => self.reply_sender.send(refusal.reply(received, acks)),
+                return match (refusal, unread) {
+                    (Some(refusal), _) => self.reply_sender.send(refusal.reply(received, acks)),
+                    (None, Some((jobs, message))) => {
+                        let fault = Fault::bad_request("this message cannot be read as a batch");
+                        let reply = Reply::fault(Codec::Text, &fault);
+                        self.end_job(jobs, message, &reply, true, acks).await;
+                    }
+                    (None, None) => self.reject(acks, rejections),
                 };
             }
         };
@@ -76,7 +83,7 @@ impl RequestHandler {
             received.queue_time,
         );
         let deferred = FuturesUnordered::new();
-        let mut forwarded = Vec::new();
+        let mut moving = Vec::new();
         // Most requests end without waiting. They share one box, one permit and one tally.
         let mut running = empty_box();
         let mut shared_permit = None;
@@ -92,19 +99,44 @@ impl RequestHandler {
                 continue;
             };
             let deadline = request.time_to_live.and_then(|time| received.deadline(time));
+            let mut job = self.may_be_job(&request, reply_to);
+            let moved = match (&self.jobs, &mut job) {
+                (Some(jobs), Some(message)) if self.is_job(message) => {
+                    let delay = self.prepare_job(message);
+                    if redelivered {
+                        count_redelivery(message);
+                    }
+                    (redelivered || delay.is_some()).then(|| (jobs, message.clone(), delay))
+                }
+                _ => None,
+            };
+            if let Some((jobs, message, delay)) = moved {
+                let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
+                moving.push(match delay {
+                    Some(delay) => self.delay_job(jobs, message, delay, acks).boxed(),
+                    None => self.move_job(jobs, Destination::Requests, message, acks).boxed(),
+                });
+                continue;
+            }
             if redelivered && self.may_forward(&request, deadline) {
                 let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
                 let request = Request {
                     reply_to: reply_to.cloned(),
                     ..request
                 };
-                forwarded.push(self.forward(request.into_message(), deadline, acks));
+                moving.push(self.forward(request.into_message(), deadline, acks).boxed());
                 continue;
             }
             replies.acks().push(ack);
             let Some(permit) = shared_permit.take().or_else(|| self.try_permit()) else {
                 let acks = replies.acks().split_last();
-                let waiting = self.run_when_permitted(id, request, redelivered, received, acks);
+                let deferral = Deferral {
+                    id,
+                    deadline,
+                    acks,
+                    job,
+                };
+                let waiting = self.run_when_permitted(deferral, request, redelivered, received);
                 deferred.push(waiting.boxed());
                 continue;
             };
@@ -128,7 +160,13 @@ impl RequestHandler {
                         Poll::Pending => {
                             let acks = replies.acks().split_last();
                             let running = std::mem::replace(&mut running, empty_box());
-                            let ending = self.finish_deferred(id, running, record, now, deadline, acks);
+                            let deferral = Deferral {
+                                id,
+                                deadline,
+                                acks,
+                                job,
+                            };
+                            let ending = self.finish_deferred(deferral, running, record, now);
                             deferred.push(ending.boxed());
                             now = Instant::now();
                             continue;
@@ -136,25 +174,27 @@ impl RequestHandler {
                     }
                 }
             };
-            replies.push(id, response, deadline);
+            replies.push(id, response, deadline, job);
             replies.send_if_due(now);
         }
         drop(shared_permit);
         // A caller that has the last reply must see the counts.
         tally.count();
         replies.send();
-        tokio::join!(replies.send_deferred(deferred), join_all(forwarded));
+        let sending = async {
+            replies.send_deferred(deferred).await;
+            replies.move_jobs().await;
+        };
+        tokio::join!(sending, join_all(moving));
     }
 
     /// Waits until a request ends that did not end at its first poll, and counts it.
     async fn finish_deferred(
         &self,
-        id: Uuid,
+        deferral: Deferral,
         running: Running<'_>,
         record: &MethodRecord,
         begun: Instant,
-        deadline: Option<Instant>,
-        acks: PendingAcks,
     ) -> Option<DeferredResponse> {
         // Requests that end without waiting never count as in flight.
         let in_flight = record.stats.begin();
@@ -164,34 +204,23 @@ impl RequestHandler {
         let response = self
             .executor
             .finish(&self.queue, &mut Tally::default(), record, took, result);
-        Some(DeferredResponse {
-            id,
-            response,
-            deadline,
-            acks,
-        })
+        Some(DeferredResponse { deferral, response })
     }
 
     /// Runs a request once a permit is free. Returns `None` only if [`permit`](Self::permit) does.
     async fn run_when_permitted(
         &self,
-        id: Uuid,
+        deferral: Deferral,
         request: Request,
         redelivered: bool,
         received: Received,
-        acks: PendingAcks,
     ) -> Option<DeferredResponse> {
         let _permit = self.permit().await?;
-        let deadline = request.time_to_live.and_then(|time| received.deadline(time));
         let label = RequestLabel::of_batched(&request);
         let now = Instant::now();
         let decision = self.decide_batched(request, redelivered, received, now);
-        Some(DeferredResponse {
-            id,
-            response: self.executor.execute(&self.queue, decision, &label, now).await,
-            deadline,
-            acks,
-        })
+        let response = self.executor.execute(&self.queue, decision, &label, now).await;
+        Some(DeferredResponse { deferral, response })
     }
 
     fn decide_batched(
@@ -207,6 +236,17 @@ impl RequestHandler {
             admitted.asks_batch_size = true;
         }
         decision
+    }
+
+    /// Returns the message of a request if it may be a job: its sender expects no reply, and jobs
+    /// are served on the queue.
+    fn may_be_job(&self, request: &Request, reply_to: Option<&ShortStr>) -> Option<Message> {
+        let expects_reply = reply_to.is_some_and(|address| !address.as_str().is_empty());
+        (self.jobs.is_some() && !expects_reply).then(|| {
+            let mut request = request.clone();
+            request.asks_batch_size = false;
+            request.into_message()
+        })
     }
 
     /// Whether a request of a redelivered batch may be forwarded, so that it is delivered
@@ -313,6 +353,13 @@ async fn poll_once<T>(future: &mut ReusableBoxFuture<'_, T>) -> Poll<T> {
     poll_fn(|cx| Poll::Ready(future.poll(cx))).await
 }
 
+/// Counts that a job was redelivered.
+fn count_redelivery(job: &mut Message) {
+    let headers = &mut job.properties.headers;
+    let redeliveries = redelivery_count(headers).saturating_add(1);
+    set_redelivery_count(headers, redeliveries);
+}
+
 /// The requests of one message.
 struct Batch {
     codec: Codec,
@@ -331,7 +378,7 @@ fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
         mut headers,
     } = call;
     // RabbitMQ's own headers never come in the body. Any that do are forged.
-    headers.retain(|name| reserved_header(name) != Some(InvalidName::Reserved));
+    headers.retain(|name, _| reserved_header(name) != Some(InvalidName::Reserved));
     // The headers of the message are RabbitMQ's own, such as the delivery count.
     for (name, value) in shared.headers.iter() {
         if let Ok(name) = ShortStr::new(name) {
@@ -359,6 +406,8 @@ fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+
+    use uuid::Uuid;
 
     use super::*;
     use crate::protocol::Headers;

@@ -120,7 +120,8 @@ pub(in crate::server) async fn send_together(
         };
         let deadline = deadline.map(with_grace_period);
         match channel.send(outgoing, deadline, false).await {
-            Ok(SendOutcome::Confirmed) => {
+            // `Unroutable` cannot happen, because replies are not mandatory.
+            Ok(SendOutcome::Confirmed | SendOutcome::Unroutable) => {
                 groups.into_iter().for_each(|group| group.acks.ack());
                 return key;
             }

@@ -12,7 +12,8 @@ use uuid::Uuid;
 use super::reply_batch::{BatchKey, ReplyGroup};
 use crate::codec::Codec;
 use crate::protocol::{
-    BatchedReply, MAX_BATCH_CALLS, MAX_PART_BYTES, QUEUE_TIME_HEADER, ShortStr, headers_size, write_millis,
+    BatchedReply, MAX_BATCH_CALLS, MAX_PART_BYTES, Message, QUEUE_TIME_HEADER, ReplyKind, ShortStr,
+    headers_size, write_millis,
 };
 use crate::server::outgoing_reply::OutgoingReply;
 use crate::server::pending_acks::{PendingAcks, RequestsInProgress};
@@ -22,12 +23,19 @@ use crate::service::{ReplyTo, Response};
 /// How long replies wait for those of later requests of the same batch.
 const MAX_WAIT: Duration = Duration::from_micros(250);
 
-/// The response to a request that had to wait.
-pub(super) struct DeferredResponse {
+/// A request that had to wait.
+pub(super) struct Deferral {
     pub(super) id: Uuid,
-    pub(super) response: Response,
     pub(super) deadline: Option<Instant>,
     pub(super) acks: PendingAcks,
+    /// The request, if it may be a job.
+    pub(super) job: Option<Message>,
+}
+
+/// The response to a request that had to wait.
+pub(super) struct DeferredResponse {
+    pub(super) deferral: Deferral,
+    pub(super) response: Response,
 }
 
 /// The replies to the requests of one batch, until they are sent.
@@ -43,6 +51,8 @@ pub(super) struct ReplyCollector<'a> {
     rejections: u32,
     /// How long messages waited in the queue when the batch was received.
     queue_time: Duration,
+    /// Failed jobs that are moved to other queues.
+    moving: FuturesUnordered<BoxFuture<'a, ()>>,
 }
 
 impl<'a> ReplyCollector<'a> {
@@ -67,6 +77,7 @@ impl<'a> ReplyCollector<'a> {
             last_sent: Instant::now(),
             rejections,
             queue_time,
+            moving: FuturesUnordered::new(),
         }
     }
 
@@ -76,8 +87,15 @@ impl<'a> ReplyCollector<'a> {
         &mut self.group.acks
     }
 
-    /// Adds the response to the request whose ack was added last.
-    pub(super) fn push(&mut self, id: Uuid, response: Response, deadline: Option<Instant>) {
+    /// Adds the response to the request whose ack was added last. `job` is the request, if it may
+    /// be a job.
+    pub(super) fn push(
+        &mut self,
+        id: Uuid,
+        response: Response,
+        deadline: Option<Instant>,
+        job: Option<Message>,
+    ) {
         let batch_size = self.handler.advised_batch_size(response.batch_size);
         let Response {
             mut reply,
@@ -86,10 +104,15 @@ impl<'a> ReplyCollector<'a> {
         } = response;
         let Some(address) = self.address else {
             let acks = self.group.acks.split_last();
-            if is_refused {
-                self.handler.reject(acks, self.rejections);
-            } else {
-                acks.ack();
+            match (&self.handler.jobs, job) {
+                (Some(jobs), Some(message)) if reply.kind != ReplyKind::Result => {
+                    let handler = self.handler;
+                    self.moving.push(Box::pin(async move {
+                        handler.end_job(jobs, message, &reply, is_refused, acks).await;
+                    }));
+                }
+                _ if is_refused => self.handler.reject(acks, self.rejections),
+                _ => acks.ack(),
             }
             return;
         };
@@ -139,25 +162,39 @@ impl<'a> ReplyCollector<'a> {
     }
 
     /// Waits for the deferred responses and sends them. Those that are ready at the same time are
-    /// sent together.
+    /// sent together. Meanwhile, failed jobs are moved to other queues.
     pub(super) async fn send_deferred(
         &mut self,
         deferred: FuturesUnordered<BoxFuture<'_, Option<DeferredResponse>>>,
     ) {
         let mut deferred = deferred.ready_chunks(MAX_BATCH_CALLS);
-        while let Some(responses) = deferred.next().await {
+        loop {
+            let responses = tokio::select! {
+                Some(()) = self.moving.next() => continue,
+                responses = deferred.next() => responses,
+            };
+            let Some(responses) = responses else { return };
             // `None` would mean that the request got no permit, which never happens.
             for DeferredResponse {
-                id,
+                deferral:
+                    Deferral {
+                        id,
+                        deadline,
+                        acks,
+                        job,
+                    },
                 response,
-                deadline,
-                acks,
             } in responses.into_iter().flatten()
             {
                 self.group.acks.append(acks);
-                self.push(id, response, deadline);
+                self.push(id, response, deadline, job);
             }
             self.send();
         }
+    }
+
+    /// Waits until failed jobs are in another queue.
+    pub(super) async fn move_jobs(&mut self) {
+        while let Some(()) = self.moving.next().await {}
     }
 }

@@ -176,6 +176,7 @@ fn handler_of(
         max_accepted_bytes: 100,
         max_sent_bytes: 100,
         max_deliveries: 20,
+        is_classic: false,
         admission: true,
     };
     RequestHandler::new(

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -37,6 +38,8 @@ pub(super) struct Queue {
     is_quorum: bool,
     /// How often a message may return to the queue.
     delivery_limit: Option<u32>,
+    /// How long a message may wait.
+    message_ttl: Option<Duration>,
     /// The queue that takes dead letters.
     dead_letter_to: Option<String>,
     /// Dead letters and the names of their next queues, until they are
@@ -118,12 +121,17 @@ impl Queue {
                 ("x-max-priority", QueueArgument::Number(highest @ 1..=255)) => {
                     queue.highest_priority = u8::try_from(*highest).unwrap_or(u8::MAX);
                 }
-                ("x-max-priority" | "x-queue-type" | "x-delivery-limit", _) => {
+                ("x-message-ttl", QueueArgument::Number(millis @ 0..)) => {
+                    queue.message_ttl = Some(Duration::from_millis(millis.unsigned_abs()));
+                }
+                // Nothing is lost here, and no queue is ever full.
+                ("x-dead-letter-strategy" | "x-overflow", QueueArgument::Text(_)) => {}
+                ("x-max-priority" | "x-queue-type" | "x-delivery-limit" | "x-message-ttl", _) => {
                     return Err("PRECONDITION_FAILED: the value of an argument cannot be used");
                 }
                 _ => {
                     return Err(
-                        "the in-process broker knows x-queue-type, x-delivery-limit, x-max-priority and dead letters by the default exchange only",
+                        "the in-process broker knows x-queue-type, x-delivery-limit, x-max-priority, x-message-ttl and dead letters by the default exchange only",
                     );
                 }
             }
@@ -151,6 +159,7 @@ impl Queue {
             broadcasts: None,
             is_quorum: false,
             delivery_limit: None,
+            message_ttl: None,
             dead_letter_to: None,
             dead_letters: Vec::new(),
         }
@@ -198,13 +207,24 @@ impl Queue {
         self.properties.as_ref()
     }
 
+    /// How long a message may wait, whatever its own expiration.
+    pub(super) fn message_ttl(&self) -> Option<Duration> {
+        self.message_ttl
+    }
+
+    /// Dead-letters or drops the messages at the front that have expired.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.deliver(now);
+    }
+
     /// How many messages wait, without those that were delivered to a consumer.
     pub(super) fn depth(&self) -> usize {
         self.messages.len()
     }
 
     pub(super) fn push(&mut self, message: Message, now: Instant) {
-        let of_queue = self.broadcasts.map(|broadcasts| broadcasts.time_to_live);
+        let of_broadcasts = self.broadcasts.map(|broadcasts| broadcasts.time_to_live);
+        let of_queue = self.message_ttl.or(of_broadcasts);
         let of_message = message.properties.expiration;
         // The shorter of the two, if both are set.
         let time = of_message.into_iter().chain(of_queue).min();
@@ -437,7 +457,6 @@ impl Consumer {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
 
     use super::*;
     use crate::protocol::Properties;

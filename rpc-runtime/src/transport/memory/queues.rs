@@ -1,6 +1,7 @@
 //! The in-process broker's queues by name. No I/O, no tasks, and the caller supplies the time.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -127,6 +128,16 @@ impl Queues {
             self.with_queue(queue, now, |queue| queue.push(echo, now));
         }
         self.with_queue(queue, now, |queue| queue.push(message, now))
+    }
+
+    /// How long a message may wait in a queue, whatever its own expiration.
+    pub(super) fn message_ttl(&self, queue: &str) -> Option<Duration> {
+        self.queues.get(queue)?.message_ttl()
+    }
+
+    /// Dead-letters or drops the messages of a queue that have expired.
+    pub(super) fn expire(&mut self, queue: &str, now: Instant) {
+        self.with_queue(queue, now, |queue| queue.expire(now));
     }
 
     /// Runs `act` on a queue, and then moves its dead letters to their next queues. Returns whether

@@ -335,7 +335,11 @@ impl MemoryPublisher {
             properties.reply_to.clone_from(&self.direct_address);
         }
         let (broker, queue) = (self.broker.clone(), queue.clone());
-        move || broker.queues().publish(queue.as_str(), message, Instant::now())
+        move || {
+            let has_queue = broker.queues().publish(queue.as_str(), message, Instant::now());
+            expire_later(&broker, &queue);
+            has_queue
+        }
     }
 
     fn outcome(has_queue: bool, mandatory: bool) -> Published {
@@ -344,6 +348,18 @@ impl MemoryPublisher {
         } else {
             Published::Returned
         }
+    }
+}
+
+/// Dead-letters a message that was published to a queue with a message TTL, once it has expired.
+/// Other queues do that when they deliver.
+fn expire_later(broker: &InProcessBroker, queue: &ShortStr) {
+    if let Some(ttl) = broker.queues().message_ttl(queue.as_str()) {
+        let (broker, queue) = (broker.clone(), queue.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(ttl).await;
+            broker.queues().expire(queue.as_str(), Instant::now());
+        });
     }
 }
 

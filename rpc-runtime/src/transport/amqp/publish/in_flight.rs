@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 use lapin::Confirmation;
 use lapin::message::Delivery;
 use lapin::options::BasicPublishOptions;
+use lapin::types::AMQPValue;
 use tokio::time::Instant;
 
 use super::super::channel::OpenChannel;
@@ -19,7 +20,7 @@ use super::confirms::{Confirm, Confirms, Decided, ReturnKey};
 use super::deferred::{ConfirmFuture, ConfirmReport, DeferredConfirms, PollDepth};
 use super::refusals::Refusals;
 use crate::error::BrokerError;
-use crate::protocol::ShortStr;
+use crate::protocol::{COPY_HEADER, ShortStr};
 use crate::transport::{ConfirmListener, Outgoing, Published};
 
 /// How long a channel that is given up waits for the last confirms.
@@ -110,8 +111,13 @@ impl InFlightMessages {
         if !send_token.claim() {
             return Err(unsent(listener, Published::Withdrawn));
         }
-        let correlation_id = message.properties.correlation_id.clone();
-        let key = correlation_id.filter(|_| mandatory).map(|id| (queue.clone(), id));
+        let properties = &message.properties;
+        let copy = properties
+            .headers
+            .get(COPY_HEADER)
+            .and_then(|copy| ShortStr::new(copy).ok());
+        let id = copy.or_else(|| properties.correlation_id.clone());
+        let key = id.filter(|_| mandatory).map(|id| (queue.clone(), id));
         let (routing_key, properties) = match (short(queue.as_str()), convert::to_lapin(message.properties)) {
             (Ok(routing_key), Ok(properties)) => (routing_key, properties),
             (Err(source), _) | (_, Err(source)) => return Err(unsent(listener, unwritten(source))),
@@ -318,6 +324,11 @@ impl fmt::Debug for InFlightMessages {
 
 fn key(returned: &Delivery) -> Option<ReturnKey> {
     let queue = ShortStr::new(returned.routing_key.as_str()).ok()?;
-    let correlation_id = returned.properties.correlation_id().as_ref()?;
-    Some((queue, ShortStr::new(correlation_id.as_str()).ok()?))
+    let headers = returned.properties.headers().as_ref();
+    let copy = headers.and_then(|headers| headers.inner().get(COPY_HEADER));
+    let id = match copy {
+        Some(AMQPValue::LongString(copy)) => ShortStr::new(std::str::from_utf8(copy.as_bytes()).ok()?),
+        _ => ShortStr::new(returned.properties.correlation_id().as_ref()?.as_str()),
+    };
+    Some((queue, id.ok()?))
 }

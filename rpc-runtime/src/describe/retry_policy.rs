@@ -1,0 +1,58 @@
+//! How often a job is retried.
+
+use std::time::Duration;
+
+/// How often a job is retried after it failed, and after how long. Set with
+/// `#[rpc(retry = "5 times, 1s to 5m")]`.
+///
+/// The delays grow by the same factor each time, from the first to the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetryPolicy {
+    /// How many times it is retried. It runs once more than this.
+    pub times: u16,
+    /// The delay before the first retry.
+    pub min_delay: Duration,
+    /// The delay before the last retry.
+    pub max_delay: Duration,
+}
+
+impl RetryPolicy {
+    /// Creates a policy.
+    #[must_use]
+    pub const fn new(times: u16, min_delay: Duration, max_delay: Duration) -> Self {
+        Self {
+            times,
+            min_delay,
+            max_delay,
+        }
+    }
+
+    /// The delay before a retry. The first retry has the number 1.
+    pub(crate) fn delay(&self, number: u32) -> Duration {
+        let steps = u32::from(self.times).saturating_sub(1);
+        let step = number.saturating_sub(1).min(steps);
+        if steps == 0 || self.min_delay.is_zero() {
+            return self.min_delay;
+        }
+        let growth = self.max_delay.as_secs_f64() / self.min_delay.as_secs_f64();
+        let delay = self.min_delay.as_secs_f64() * growth.powf(f64::from(step) / f64::from(steps));
+        Duration::try_from_secs_f64(delay).unwrap_or(self.max_delay)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_from_the_first_to_the_last() {
+        let policy = RetryPolicy::new(5, Duration::from_secs(1), Duration::from_secs(10_000));
+        let delays: Vec<_> = (1..=6)
+            .map(|number| policy.delay(number).as_secs_f64().round())
+            .collect();
+        assert_eq!(delays, [1.0, 10.0, 100.0, 1000.0, 10_000.0, 10_000.0]);
+        let once = RetryPolicy::new(1, Duration::from_secs(3), Duration::from_secs(3));
+        assert_eq!(once.delay(1), Duration::from_secs(3));
+    }
+}

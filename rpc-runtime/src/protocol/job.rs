@@ -1,0 +1,196 @@
+//! The headers of a job: how often it was tried, how long it still waits, and why it was given up.
+//!
+//! Workers write them. A dead letter keeps them, so that an operator sees what happened.
+
+use std::time::Duration;
+
+use super::headers::Headers;
+use super::request::REDELIVERIES_HEADER;
+use super::short_str::ShortStr;
+
+/// How many attempts have failed.
+pub(crate) const ATTEMPTS_HEADER: &str = "rpc-attempts";
+/// When the first attempt failed, in milliseconds since the Unix epoch.
+pub(crate) const FIRST_FAILURE_HEADER: &str = "rpc-first-failure";
+/// When the last attempt failed, in milliseconds since the Unix epoch.
+pub(crate) const LAST_FAILURE_HEADER: &str = "rpc-last-failure";
+/// How long the job must still wait once it reaches a worker, in milliseconds.
+pub(crate) const DELAY_HEADER: &str = "rpc-delay";
+/// Why the last attempt failed: `error`, or the code of a fault.
+pub(crate) const REASON_HEADER: &str = "rpc-reason";
+/// The error of the last attempt, as text.
+pub(crate) const ERROR_HEADER: &str = "rpc-error";
+/// The queue that the job was sent to. Only in the dead-letter queue.
+pub(crate) const ORIGIN_HEADER: &str = "rpc-origin";
+/// The user that sent the job, once a worker has moved it: the broker no longer validates it.
+pub(crate) const USER_HEADER: &str = "rpc-user";
+
+/// The longest error text in a header, in bytes.
+const MAX_ERROR: usize = 1024;
+
+/// The longest value of any other header that workers write, in bytes: the name of a queue.
+const MAX_VALUE: usize = 255;
+
+/// The largest headers that are kept in a copy, in bytes. They fit into the smallest frames that a
+/// broker may ask for (8 KiB), with all other properties. Callers of this library send at most
+/// 4 KiB.
+const MAX_HEADERS: usize = 6 * 1024;
+
+/// The longest delay of a job.
+pub(crate) const MAX_DELAY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// The headers that are kept in any case, unless they are too long to be a worker's own.
+const OWN: [&str; 7] = [
+    ATTEMPTS_HEADER,
+    FIRST_FAILURE_HEADER,
+    LAST_FAILURE_HEADER,
+    DELAY_HEADER,
+    REASON_HEADER,
+    ERROR_HEADER,
+    ORIGIN_HEADER,
+];
+
+/// Returns how many attempts of a job have failed.
+pub(crate) fn failed_attempts(headers: &Headers) -> u32 {
+    number(headers, ATTEMPTS_HEADER)
+        .and_then(|attempts| u32::try_from(attempts).ok())
+        .unwrap_or(0)
+}
+
+/// Returns how long a job must still wait.
+pub(crate) fn remaining_delay(headers: &Headers) -> Duration {
+    let delay = Duration::from_millis(number(headers, DELAY_HEADER).unwrap_or(0));
+    delay.min(MAX_DELAY)
+}
+
+/// Sets how long a job must wait after the next delivery.
+pub(crate) fn set_remaining_delay(headers: &mut Headers, delay: Duration) {
+    if delay.is_zero() {
+        headers.remove(DELAY_HEADER);
+    } else {
+        set(headers, DELAY_HEADER, delay.as_millis().to_string());
+    }
+}
+
+/// Records that an attempt failed. `now` is in milliseconds since the Unix epoch.
+pub(crate) fn record_failure(headers: &mut Headers, reason: &str, error: &str, now: u64) {
+    let attempts = failed_attempts(headers).saturating_add(1);
+    set(headers, ATTEMPTS_HEADER, attempts.to_string());
+    headers.remove(DELAY_HEADER);
+    // Each attempt may lose as many workers.
+    headers.remove(REDELIVERIES_HEADER);
+    if number(headers, FIRST_FAILURE_HEADER).is_none() {
+        set(headers, FIRST_FAILURE_HEADER, now.to_string());
+    }
+    set(headers, LAST_FAILURE_HEADER, now.to_string());
+    set(headers, REASON_HEADER, reason.to_owned());
+    set(headers, ERROR_HEADER, shortened(error).to_owned());
+}
+
+/// Records where a dead job came from.
+pub(crate) fn record_origin(headers: &mut Headers, queue: &str) {
+    set(headers, ORIGIN_HEADER, queue.to_owned());
+}
+
+/// Records who sent a job that was not moved before. Removes what the sender itself claims.
+pub(crate) fn record_user(headers: &mut Headers, user: Option<&ShortStr>) {
+    match user {
+        Some(user) => set(headers, USER_HEADER, user.as_str().to_owned()),
+        None => drop(headers.remove(USER_HEADER)),
+    }
+}
+
+/// Removes the sender's headers if they are so large that a copy might not fit into a frame.
+pub(crate) fn limit_headers(headers: &mut Headers) {
+    if headers.bytes() > MAX_HEADERS {
+        headers.retain(|name, _| name.starts_with("rpc-"));
+    }
+    // The sender may have forged some.
+    if headers.bytes() > MAX_HEADERS {
+        headers.retain(|name, value| {
+            let longest = if name == ERROR_HEADER {
+                MAX_ERROR
+            } else {
+                MAX_VALUE
+            };
+            OWN.contains(&name) && value.len() <= longest
+        });
+    }
+}
+
+fn number(headers: &Headers, name: &str) -> Option<u64> {
+    headers.get(name)?.parse().ok()
+}
+
+fn set(headers: &mut Headers, name: &'static str, value: String) {
+    headers.insert(ShortStr::from_static(name), value);
+}
+
+/// The beginning of a text, at most [`MAX_ERROR`] bytes of it.
+fn shortened(text: &str) -> &str {
+    let end = (0..=MAX_ERROR.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_and_the_last_one_is_kept() {
+        let mut headers = Headers::default();
+        assert_eq!(
+            (failed_attempts(&headers), remaining_delay(&headers)),
+            (0, Duration::ZERO)
+        );
+        record_failure(&mut headers, "error", "no route", 1000);
+        record_failure(&mut headers, "panicked", &"ä".repeat(600), 2000);
+        assert_eq!(failed_attempts(&headers), 2);
+        let times = (
+            headers.get(FIRST_FAILURE_HEADER),
+            headers.get(LAST_FAILURE_HEADER),
+        );
+        assert_eq!(times, (Some("1000"), Some("2000")));
+        assert_eq!(headers.get(REASON_HEADER), Some("panicked"));
+        assert_eq!(headers.get(ERROR_HEADER).map(str::len), Some(1024));
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_read_count_as_zero() {
+        let mut headers = Headers::default();
+        set(&mut headers, ATTEMPTS_HEADER, "many".into());
+        set(&mut headers, DELAY_HEADER, "-1".into());
+        assert_eq!(
+            (failed_attempts(&headers), remaining_delay(&headers)),
+            (0, Duration::ZERO)
+        );
+    }
+
+    #[test]
+    fn headers_that_might_not_fit_into_a_frame_are_removed() {
+        let with = |name: &'static str, bytes: usize| {
+            let mut headers = Headers::default();
+            set(&mut headers, "tenant", "acme".into());
+            record_failure(&mut headers, "error", &"x".repeat(2000), 1);
+            set(&mut headers, name, "x".repeat(bytes));
+            limit_headers(&mut headers);
+            headers
+        };
+        assert_eq!(with("note", 4 * 1024).get("tenant"), Some("acme"));
+        for forged in ["note", "rpc-forged", ORIGIN_HEADER, ERROR_HEADER, DELAY_HEADER] {
+            let headers = with(forged, 200_000);
+            assert!(headers.bytes() <= MAX_HEADERS, "{forged}");
+            assert_eq!(headers.get(ATTEMPTS_HEADER), Some("1"), "{forged}");
+        }
+    }
+
+    #[test]
+    fn each_attempt_may_lose_as_many_workers() {
+        let mut headers = Headers::default();
+        set(&mut headers, REDELIVERIES_HEADER, "19".into());
+        record_failure(&mut headers, "error", "no route", 1);
+        assert_eq!(headers.get(REDELIVERIES_HEADER), None);
+    }
+}

@@ -1,0 +1,142 @@
+//! The queues in which the jobs of a request queue wait for a retry, and the one that keeps those
+//! that failed for good.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::Level;
+
+use super::reply_channel::{ReplyChannel, SendOutcome};
+use crate::describe::RetryPolicy;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
+use crate::protocol::{InvalidName, MAX_SHORT_STR, Message, ShortStr};
+use crate::service::{next_wait, rounded_up, waits_of};
+use crate::telemetry::{LogLimit, Suppressed};
+use crate::transport::{DeclareMode, Outgoing, RequestQueue, SendToken, Transport};
+
+/// A job that has been stuck for this long is an error in the log.
+const STUCK_FOR_LONG: Duration = Duration::from_secs(5 * 60);
+
+/// The queues of the jobs of one request queue.
+#[derive(Debug)]
+pub(super) struct JobQueues {
+    queue: RequestQueue,
+    /// Weak, like that of the reply channel.
+    transport: Weak<dyn Transport>,
+    /// Not the one of replies: a queue that takes no jobs must not delay them.
+    channel: Arc<ReplyChannel>,
+    log: LogLimit,
+}
+
+/// Where a job goes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Destination {
+    /// The retry queue with this time to live, in milliseconds.
+    Retry(u64),
+    Dead,
+    /// The request queue, behind all others: the copy of a job that was redelivered.
+    Requests,
+}
+
+impl JobQueues {
+    pub(super) fn new(
+        queue: &RequestQueue,
+        transport: Weak<dyn Transport>,
+        channel: Arc<ReplyChannel>,
+    ) -> Self {
+        Self {
+            queue: queue.clone(),
+            transport,
+            channel,
+            log: LogLimit::new("jobs"),
+        }
+    }
+
+    /// Returns the queues that a server declares before it serves these jobs, so that it does not
+    /// start without permission for them: the dead-letter queue, and a retry queue for each policy.
+    /// If the server must not declare queues, all retry queues that the policies use.
+    pub(super) fn needed(
+        queue: &RequestQueue,
+        policies: impl Iterator<Item = RetryPolicy>,
+    ) -> Vec<RequestQueue> {
+        let times: BTreeSet<u64> = match queue.declare_mode() {
+            DeclareMode::Active => policies
+                .map(|policy| next_wait(rounded_up(policy.min_delay)).0)
+                .collect(),
+            _ => policies.flat_map(|policy| waits_of(&policy)).collect(),
+        };
+        let retry = times.into_iter().map(|millis| queue.retry_queue(millis));
+        std::iter::once(queue.dead_queue()).chain(retry).collect()
+    }
+
+    /// Whether a message that is rejected goes to a dead-letter queue of the broker.
+    pub(super) fn dead_letters_rejected(&self) -> bool {
+        self.queue.has_dead_letter_exchange()
+    }
+
+    /// Checks that the names of all queues fit, which are longer than that of the request queue.
+    pub(super) fn check_name(queue: &str) -> Result<(), InvalidName> {
+        const LONGEST_SUFFIX: usize = ".retry.1000000000".len();
+        let limit = MAX_SHORT_STR - LONGEST_SUFFIX;
+        if queue.len() > limit {
+            return Err(InvalidName::too_long(queue.len(), limit));
+        }
+        Ok(())
+    }
+
+    fn queue(&self, destination: Destination) -> RequestQueue {
+        match destination {
+            Destination::Retry(millis) => self.queue.retry_queue(millis),
+            Destination::Dead => self.queue.dead_queue(),
+            Destination::Requests => self.queue.clone(),
+        }
+    }
+
+    /// Publishes a job. `may_close_channel` is whether it closed the channel on which it was
+    /// published before.
+    ///
+    /// This costs a round trip for each job that waits or dies, which makes sure that the queue
+    /// exists. The broker would drop the copy if somebody had deleted it.
+    pub(super) async fn publish(
+        &self,
+        destination: Destination,
+        message: &Message,
+        may_close_channel: bool,
+    ) -> Result<SendOutcome, BrokerError> {
+        let queue = self.queue(destination);
+        // This worker consumes the request queue. The confirm of a mandatory message may take a
+        // second, and a copy that runs before its original is acked may multiply.
+        let mandatory = destination != Destination::Requests;
+        if mandatory {
+            let transport = self.transport.upgrade().ok_or(BrokerError::Closed)?;
+            transport.declare_requests(&queue).await?;
+        }
+        let outgoing = Outgoing {
+            // The server has checked the names.
+            queue: ShortStr::new(queue.name()).map_err(|_| BrokerError::Closed)?,
+            mandatory,
+            message: message.clone(),
+            send_token: SendToken::default(),
+        };
+        self.channel.send(outgoing, None, may_close_channel).await
+    }
+
+    /// Logs that a job cannot be moved. `since` is when that was first tried.
+    pub(super) fn log_stuck(&self, destination: Destination, since: Instant, error: Option<&BrokerError>) {
+        const MESSAGE: &str = "cannot move a job to this queue, so the worker keeps it and tries again: check that \
+                               the queue exists and takes messages";
+        let (queue, stuck_for) = (self.queue(destination), since.elapsed());
+        let error = error.map(|error| Logged(Chain(error)).to_string());
+        let queue = queue.name();
+        if stuck_for < STUCK_FOR_LONG {
+            if let Some(Suppressed(suppressed)) = self.log.admit(Level::WARN, "stuck") {
+                tracing::warn!(queue, error, suppressed, "{MESSAGE}");
+            }
+        } else if let Some(Suppressed(suppressed)) = self.log.admit(Level::ERROR, "stuck_for_long") {
+            tracing::error!(queue, error, ?stuck_for, suppressed, "{MESSAGE}");
+        }
+    }
+}

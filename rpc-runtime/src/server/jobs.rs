@@ -1,0 +1,137 @@
+//! Ends jobs: acknowledges them, or moves them to a retry queue or to the dead-letter queue.
+//!
+//! Each copy is confirmed before the original is acknowledged, so a job is never lost. It may run
+//! twice.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use super::job_queues::{Destination, JobQueues};
+use super::pending_acks::PendingAcks;
+use super::reply_channel::SendOutcome;
+use super::request_handler::RequestHandler;
+use crate::protocol::{
+    COPY_HEADER, DeadLettered, InvalidName, Message, Reply, limit_headers, record_origin, record_user,
+    remaining_delay, reserved_header, set_remaining_delay,
+};
+use crate::service::{AfterFailure, JobFailure, Origin, SHORTEST_WAIT, next_wait, rounded_up};
+
+/// How long to wait before a job that could not be moved is tried again, at first and at most.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
+
+impl RequestHandler {
+    pub(super) fn is_job(&self, message: &Message) -> bool {
+        let method = message.properties.kind.as_ref();
+        self.executor.dispatcher.job(method).is_some()
+    }
+
+    /// Prepares a request without a reply address that arrived on a queue with jobs. Returns how
+    /// long it must still wait before it runs. `None` if it may run, or is no job.
+    pub(super) fn prepare_job(&self, message: &mut Message) -> Option<Duration> {
+        let properties = &mut message.properties;
+        self.executor.dispatcher.job(properties.kind.as_ref())?;
+        let was_moved = properties.headers.get(COPY_HEADER).is_some();
+        let has_only_waited = |dead: &DeadLettered| dead.times == 0;
+        if was_moved && properties.dead_lettered.as_ref().is_some_and(has_only_waited) {
+            // It comes from a retry queue, where no worker has seen it.
+            properties.dead_lettered = None;
+        }
+        let delay = remaining_delay(&properties.headers);
+        (!delay.is_zero()).then_some(delay)
+    }
+
+    /// Ends a request without a reply address: acknowledges it, or moves it to a retry queue or to
+    /// the dead-letter queue.
+    pub(super) async fn end_job(
+        &self,
+        jobs: &JobQueues,
+        mut message: Message,
+        reply: &Reply,
+        is_refused: bool,
+        acks: PendingAcks,
+    ) {
+        let properties = &mut message.properties;
+        let method = self.executor.dispatcher.job(properties.kind.as_ref());
+        let failure = JobFailure::of(reply).filter(|_| method.is_some() || is_refused);
+        let Some(failure) = failure else {
+            return acks.ack();
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        match failure.record(&mut properties.headers, method, now, fastrand::f64()) {
+            AfterFailure::Retry(delay) => self.delay_job(jobs, message, delay, acks).await,
+            AfterFailure::Dead => {
+                record_origin(&mut properties.headers, &self.queue);
+                self.move_job(jobs, Destination::Dead, message, acks).await;
+            }
+        }
+    }
+
+    /// Moves a job to a retry queue.
+    pub(super) async fn delay_job(
+        &self,
+        jobs: &JobQueues,
+        mut message: Message,
+        delay: Duration,
+        acks: PendingAcks,
+    ) {
+        let (millis, rest) = next_wait(rounded_up(delay));
+        set_remaining_delay(&mut message.properties.headers, rest);
+        self.move_job(jobs, Destination::Retry(millis), message, acks)
+            .await;
+    }
+
+    /// Publishes a copy of a job to another queue, and acks the original once the broker has
+    /// confirmed the copy. Tries until that succeeds, or until the original can no longer be acked:
+    /// then the broker delivers it again.
+    pub(super) async fn move_job(
+        &self,
+        jobs: &JobQueues,
+        mut destination: Destination,
+        mut message: Message,
+        acks: PendingAcks,
+    ) {
+        acks.mark_forwarded();
+        let properties = &mut message.properties;
+        let headers = &mut properties.headers;
+        // The header of a sender that claims to be a worker does not count either.
+        if headers.get(COPY_HEADER).is_none() || properties.user_id.is_some() {
+            record_user(headers, properties.user_id.as_ref());
+        }
+        // RabbitMQ's own headers describe the original, not the copy.
+        headers.retain(|name, _| reserved_header(name) != Some(InvalidName::Reserved));
+        limit_headers(headers);
+        Origin::mark_moved(headers);
+        properties.expiration = None;
+        properties.persistent = true;
+        // Only the user itself can publish a message with its user id.
+        properties.user_id = None;
+        let (begun, mut pause) = (Instant::now(), RETRY_PAUSE);
+        let mut may_close_channel = false;
+        loop {
+            if acks.have_lost_deliveries() {
+                return acks.forget();
+            }
+            match jobs.publish(destination, &message, may_close_channel).await {
+                Ok(SendOutcome::Confirmed) => return acks.ack(),
+                Ok(SendOutcome::Expired) => {}
+                // The queue is full, and stays so if this worker waits. A retry queue waits for it.
+                Ok(SendOutcome::Refused(None)) if destination == Destination::Requests => {
+                    destination = Destination::Retry(SHORTEST_WAIT);
+                    continue;
+                }
+                Ok(SendOutcome::Unroutable) => jobs.log_stuck(destination, begun, None),
+                Ok(SendOutcome::Refused(error)) => {
+                    may_close_channel = error.is_some();
+                    jobs.log_stuck(destination, begun, error.as_ref());
+                }
+                Err(error) if error.is_handle_ended() => return,
+                Err(error) => jobs.log_stuck(destination, begun, Some(&error)),
+            }
+            tokio::time::sleep(pause).await;
+            pause = MAX_RETRY_PAUSE.min(2 * pause);
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Jobs: what becomes of one after an attempt has failed. Pure: no I/O, no clock.
+//!
+//! A job is a one-way request for an `idempotent` method. It is acknowledged after its method has
+//! returned. If the method fails, a copy waits in a retry queue, or ends in the dead-letter queue
+//! with the reason.
+
+use std::time::Duration;
+
+use crate::codec::Codec;
+use crate::describe::{MethodDescriptor, RetryPolicy};
+use crate::protocol::{
+    Fault, FaultCode, Headers, MAX_DELAY, Reply, ReplyKind, failed_attempts, record_failure,
+};
+
+/// The times to live of retry queues, in milliseconds. A queue delivers its messages in order, so
+/// all messages of one retry queue wait equally long.
+const RETRY_QUEUES: [u64; 22] = [
+    100,
+    200,
+    500,
+    1_000,
+    2_000,
+    5_000,
+    10_000,
+    20_000,
+    50_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    200_000_000,
+    500_000_000,
+    1_000_000_000,
+];
+
+/// The shortest time that a job waits in a retry queue, in milliseconds.
+pub(crate) const SHORTEST_WAIT: u64 = RETRY_QUEUES[0];
+
+/// Why an attempt of a job failed.
+#[derive(Debug)]
+pub(crate) enum JobFailure {
+    /// The method returned an error.
+    Error { text: String },
+    /// The method panicked, or did not run.
+    Fault(Fault),
+}
+
+/// What to do with a job that failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum AfterFailure {
+    /// Try again after this time.
+    Retry(Duration),
+    /// Give up.
+    Dead,
+}
+
+impl JobFailure {
+    /// Returns why the method failed. `None` if it did not.
+    pub(crate) fn of(reply: &Reply) -> Option<Self> {
+        match reply.kind {
+            ReplyKind::Result => None,
+            ReplyKind::Error => Some(Self::Error { text: text_of(reply) }),
+            ReplyKind::Fault => Some(Self::Fault(reply.read_fault())),
+        }
+    }
+
+    /// The reason, as in the header `rpc-reason`.
+    fn reason(&self) -> &str {
+        match self {
+            Self::Error { .. } => "error",
+            Self::Fault(fault) => fault.code.as_str(),
+        }
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Self::Error { text } => text,
+            Self::Fault(fault) => &fault.message,
+        }
+    }
+
+    /// Whether another attempt can succeed.
+    fn is_worth_retrying(&self) -> bool {
+        match self {
+            Self::Error { .. } => true,
+            Self::Fault(fault) => !matches!(
+                fault.code,
+                FaultCode::BadRequest
+                    | FaultCode::UnsupportedContentType
+                    | FaultCode::UnknownMethod
+                    | FaultCode::TooLarge
+                    | FaultCode::Expired
+                    | FaultCode::Interrupted
+            ),
+        }
+    }
+
+    /// Records the failure in the headers of the job, and decides what to do with it.
+    ///
+    /// `method` is `None` if it is unknown. `now` is in milliseconds since the Unix epoch.
+    /// `jitter`, from 0 to 1, spreads jobs that failed at the same time.
+    pub(crate) fn record(
+        &self,
+        headers: &mut Headers,
+        method: Option<&MethodDescriptor>,
+        now: u64,
+        jitter: f64,
+    ) -> AfterFailure {
+        record_failure(headers, self.reason(), self.text(), now);
+        let attempts = failed_attempts(headers);
+        let policy = method.and_then(|method| method.retry);
+        match policy.filter(|policy| self.is_worth_retrying() && attempts <= policy.times.into()) {
+            Some(policy) => AfterFailure::Retry(rounded_up(spread(policy.delay(attempts), jitter))),
+            None => AfterFailure::Dead,
+        }
+    }
+}
+
+/// The error in a reply, for people.
+fn text_of(reply: &Reply) -> String {
+    if reply.codec == Codec::Text {
+        return String::from_utf8_lossy(&reply.body).into_owned();
+    }
+    match reply.codec.decode::<serde_json::Value>(&reply.body) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(value) => value.to_string(),
+        Err(_) => "the error cannot be shown as text".to_owned(),
+    }
+}
+
+/// Makes a delay up to a fifth shorter or longer.
+fn spread(delay: Duration, jitter: f64) -> Duration {
+    delay.min(MAX_DELAY).mul_f64(0.8 + 0.4 * jitter)
+}
+
+/// Returns the times to live of all retry queues that the delays of a policy use, in milliseconds.
+pub(crate) fn waits_of(policy: &RetryPolicy) -> impl Iterator<Item = u64> + use<> {
+    let (longest, _) = next_wait(rounded_up(spread(policy.max_delay.max(policy.min_delay), 1.0)));
+    RETRY_QUEUES
+        .into_iter()
+        .take_while(move |millis| *millis <= longest)
+}
+
+/// Splits a delay into the time to live of the retry queue to wait in next, in milliseconds, and
+/// the rest, which the job waits afterwards. The delay must be [rounded](rounded_up).
+pub(crate) fn next_wait(delay: Duration) -> (u64, Duration) {
+    let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    let longest = RETRY_QUEUES.iter().rev().find(|queue| **queue <= millis);
+    let queue = longest.copied().unwrap_or(SHORTEST_WAIT);
+    (queue, Duration::from_millis(millis.saturating_sub(queue)))
+}
+
+/// Rounds a delay up to a tenth of a second and to two digits, so that it is the sum of few times
+/// to live.
+pub(crate) fn rounded_up(delay: Duration) -> Duration {
+    let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).max(1);
+    let unit = 10_u64.pow(millis.ilog10().saturating_sub(1)).max(SHORTEST_WAIT);
+    Duration::from_millis(millis.div_ceil(unit).saturating_mul(unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::describe::RetryPolicy;
+
+    const METHOD: MethodDescriptor = MethodDescriptor::new("send", &[]).oneway().idempotent();
+
+    fn retried(times: u16) -> MethodDescriptor {
+        METHOD.retry(RetryPolicy::new(
+            times,
+            Duration::from_secs(1),
+            Duration::from_secs(100),
+        ))
+    }
+
+    fn fault(code: FaultCode) -> JobFailure {
+        JobFailure::Fault(Fault::new(code, "why"))
+    }
+
+    #[test]
+    fn a_job_is_retried_as_often_as_its_method_says() {
+        let (mut headers, method) = (Headers::default(), retried(3));
+        let mut fail = || fault(FaultCode::Panicked).record(&mut headers, Some(&method), 1, 0.5);
+        for seconds in [1, 10, 100] {
+            assert_eq!(fail(), AfterFailure::Retry(Duration::from_secs(seconds)));
+        }
+        assert_eq!(fail(), AfterFailure::Dead);
+        assert_eq!(failed_attempts(&headers), 4);
+    }
+
+    #[test]
+    fn a_job_is_not_retried_without_a_policy_or_a_method() {
+        for method in [Some(&METHOD), None] {
+            let after = fault(FaultCode::Panicked).record(&mut Headers::default(), method, 1, 0.5);
+            assert_eq!(after, AfterFailure::Dead);
+        }
+    }
+
+    #[test]
+    fn a_request_that_can_never_run_is_not_retried() {
+        for code in [
+            FaultCode::BadRequest,
+            FaultCode::UnknownMethod,
+            FaultCode::Interrupted,
+        ] {
+            let after = fault(code).record(&mut Headers::default(), Some(&retried(3)), 1, 0.5);
+            assert_eq!(after, AfterFailure::Dead);
+        }
+    }
+
+    #[test]
+    fn errors_are_shown_as_text() {
+        let shown = |codec: Codec, value: serde_json::Value| {
+            let reply = Reply::new(ReplyKind::Error, codec, codec.encode(&value).unwrap());
+            JobFailure::of(&reply).unwrap().text().to_owned()
+        };
+        assert_eq!(shown(Codec::Json, "no route".into()), "no route");
+        let value = serde_json::json!({"short_by": 3});
+        assert_eq!(shown(Codec::MessagePack, value), r#"{"short_by":3}"#);
+        let text = Reply::new(ReplyKind::Error, Codec::Text, "no route".into());
+        assert_eq!(JobFailure::of(&text).unwrap().text(), "no route");
+        let unreadable = Reply::new(ReplyKind::Error, Codec::Json, "{".into());
+        assert_eq!(
+            JobFailure::of(&unreadable).unwrap().text(),
+            "the error cannot be shown as text"
+        );
+    }
+
+    #[test]
+    fn a_delay_of_any_length_is_within_the_limit() {
+        let method = METHOD.retry(RetryPolicy::new(1, Duration::MAX, Duration::MAX));
+        let after = fault(FaultCode::Panicked).record(&mut Headers::default(), Some(&method), 1, 1.0);
+        let AfterFailure::Retry(delay) = after else {
+            panic!("{after:?}")
+        };
+        assert!(delay <= 2 * MAX_DELAY, "{delay:?}");
+    }
+
+    proptest! {
+        /// The retry queues of a policy are those that its delays use.
+        #[test]
+        fn the_waits_of_a_policy_are_known(min in 1..1_000_000_u64, more in 0..600_000_000_u64, number in 1..6_u32, jitter in 0.0..1.0) {
+            let millis = Duration::from_millis;
+            let policy = RetryPolicy::new(5, millis(min), millis(min + more));
+            let known: Vec<_> = waits_of(&policy).collect();
+            let mut rest = rounded_up(spread(policy.delay(number), jitter));
+            while !rest.is_zero() {
+                let (queue, next) = next_wait(rest);
+                prop_assert!(known.contains(&queue), "{queue} is not in {known:?}");
+                rest = next;
+            }
+        }
+
+        /// A job waits at least as long as its delay, and little longer, in few retry queues.
+        #[test]
+        fn a_delay_is_the_sum_of_few_waits(millis in 0..3_000_000_000_u64) {
+            let mut rest = rounded_up(Duration::from_millis(millis));
+            let (mut total, mut waits) = (0, 0);
+            while !rest.is_zero() {
+                let (queue, next) = next_wait(rest);
+                total += queue;
+                waits += 1;
+                rest = next;
+            }
+            prop_assert!(waits <= 8, "{waits}");
+            prop_assert!((millis..=millis + (millis / 10).max(100)).contains(&total), "{total}");
+        }
+    }
+}
