@@ -60,7 +60,8 @@ impl Search {
 /// Prints a note if workers may be missing from those found.
 pub(crate) fn note_missing<T>(found: &Discovered<T>, output: &Output) {
     if !found.is_complete {
-        output.note("more workers answered than are shown");
+        output
+            .note("workers may be missing: not all were reached, or not all of their answers could be kept");
     }
     if let Some(fault) = found.refusals.first() {
         let refused = units::count(found.refusals.len(), "worker");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A service: its name, its default request queue, and its methods.
+/// A service: its name, its request queue, and its methods.
 ///
 /// A client or a worker makes one of the trait, with `ServiceDescriptor::description` of
 /// rpc-runtime. Others read it with serde. Different versions of this crate understand each other:
@@ -29,7 +29,8 @@ use serde_json::Value;
 pub struct ServiceDescription {
     /// The trait's name.
     pub name: String,
-    /// The request queue that callers and workers use unless they choose another.
+    /// The request queue. In a description made from the trait, the one that callers and workers use
+    /// unless they choose another; in one from a worker, the queue on which it serves the service.
     pub queue: String,
     /// The trait's documentation. Empty if it has none.
     #[serde(skip_serializing_if = "String::is_empty")]

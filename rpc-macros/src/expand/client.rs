@@ -154,8 +154,8 @@ fn method_header(service: &Service, method: &Method, generics: &Generics) -> Tok
     }
 }
 
-/// The span for what depends on the output type. If that type is only named `Result`, all errors
-/// have this span, and the compiler reports them as one.
+/// The span for what depends on the output type. If that type is called `Result` but is not the
+/// standard library's, all errors have this span, and the compiler reports them as one.
 fn at_output(method: &Method) -> Span {
     Span::call_site().located_at(method.output.span())
 }

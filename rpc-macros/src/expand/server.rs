@@ -73,8 +73,8 @@ pub(super) fn implementations(service: &Service) -> TokenStream {
     }
 }
 
-/// Imports the traits that handle types that are only named `Result`, and those that print the
-/// errors of methods. Method lookup selects one for each type.
+/// Imports the traits that handle types that are called `Result` but are not the standard
+/// library's, and those that print the errors of methods. Method lookup selects one for each type.
 fn import_result_traits(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let is_needed = service.methods.iter().any(|method| method.is_fallible);

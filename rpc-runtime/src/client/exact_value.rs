@@ -89,7 +89,8 @@ fn is_float(number: &str) -> bool {
 /// A number outside the range of [`serde_json::Value`].
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the number {0} is outside the range of `serde_json::Value`: `DynamicClient::call_json` returns it as text"
+    "the number {0} is outside the range of `serde_json::Value`: `DynamicClient::call_json` returns the \
+     result as JSON text with all digits"
 )]
 pub(super) struct OutOfRange(String);
 

@@ -54,7 +54,7 @@ impl SessionHandle {
             .await
             .is_err()
         {
-            tracing::debug!("the reply consumer did not close in time");
+            tracing::debug!("the session did not close in time");
         }
     }
 

@@ -24,7 +24,8 @@ impl Codec {
     }
 
     /// Encodes a method's result as [`encode`](Self::encode) does, except that a `Vec<u8>` or a
-    /// `Cow<[u8]>` is encoded as bytes and not as a sequence of numbers.
+    /// `Cow<[u8]>` is encoded as bytes: MessagePack's `bin`, or the body itself in plain text. In
+    /// JSON it remains an array of numbers.
     pub(crate) fn encode_result<T: Serialize + 'static>(self, value: &T) -> Result<Bytes, EncodeError> {
         match bytes_of(value) {
             Some(bytes) => self.encode(&ByteSlice(bytes)),
@@ -54,7 +55,7 @@ impl Codec {
     /// Decodes what [`encode_result`](Self::encode_result) encoded.
     pub(crate) fn decode_result<T: DeserializeOwned + 'static>(self, body: &[u8]) -> Result<T, DecodeError> {
         let mut result = None::<T>;
-        // Bytes are decoded in one piece, not as a sequence of numbers.
+        // As `encode_result` encodes bytes. An array of numbers is accepted too.
         let slot = &mut result as &mut dyn Any;
         if let Some(slot) = slot.downcast_mut::<Option<Vec<u8>>>() {
             *slot = Some(self.decode_bytes(body)?);

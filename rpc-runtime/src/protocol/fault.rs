@@ -133,8 +133,8 @@ pub enum FaultCode {
     /// `unknown_method`: the service has no method of that name, or the request names none and the
     /// service has no default method.
     UnknownMethod,
-    /// `bad_request`: the arguments cannot be decoded, or the method cannot be called in this
-    /// content type.
+    /// `bad_request`: the message is malformed, its arguments cannot be decoded, or the method
+    /// cannot be called in this content type.
     BadRequest,
     /// `unsupported_content_type`: the worker does not know the request's `content_type`, or the
     /// body is compressed (`content_encoding`).

@@ -411,11 +411,12 @@ impl QueueConsumer {
         ConsumerEnd { unfinished, reason }
     }
 
-    /// Handles batches until none has arrived for [`QUIET_PERIOD`].
+    /// Handles batches until [`QUIET_PERIOD`] has passed since the last one, which may be before
+    /// this is called.
     ///
-    /// Meanwhile, the replies of methods advise callers to send single requests. No batch may be on
-    /// its way when the queue is deleted: RabbitMQ confirms a message to a queue that is being
-    /// deleted, and drops it.
+    /// Meanwhile, the replies of methods advise callers to send single requests, so that most likely
+    /// no batch is on its way when the queue is deleted: RabbitMQ confirms a message to a queue that
+    /// is being deleted, and drops it. A caller that was idle may still send one.
     async fn serve_until_quiet(&mut self, subscription: &mut Subscription) {
         while let Some(last) = self.last_arrival {
             match timeout_at(last + QUIET_PERIOD, subscription.deliveries.next()).await {

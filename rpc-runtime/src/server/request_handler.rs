@@ -204,7 +204,7 @@ impl RequestHandler {
             DeliveryAction::RunUntracked => return Some(PendingAck::Untracked(share)),
             DeliveryAction::Join => self.executor.log.redelivered(PriorState::InProgress),
             DeliveryAction::Ack => {
-                self.executor.log.redelivered(PriorState::Answered);
+                self.executor.log.redelivered(PriorState::Ended);
                 share.ack();
             }
             DeliveryAction::Reject => {

@@ -277,7 +277,8 @@ impl Context {
 
     /// Returns the RabbitMQ user that sent the request, or `None` if the caller did not send it.
     /// The broker has [validated it](https://www.rabbitmq.com/docs/validated-user-id) against the
-    /// caller's connection, so it can be trusted.
+    /// caller's connection, so it can be trusted. Only a user with the tag `impersonator` can send
+    /// another user's name.
     #[must_use]
     pub fn user_id(&self) -> Option<&str> {
         self.user_id.as_ref().map(ShortStr::as_str)

@@ -32,7 +32,7 @@ pub(crate) enum PriorState {
     /// It is in progress here.
     InProgress,
     /// It was answered, or a copy of it was forwarded.
-    Answered,
+    Ended,
     /// It was rejected.
     Rejected,
 }
@@ -135,7 +135,10 @@ impl RequestLog {
     pub(crate) fn redelivered(&self, prior: PriorState) {
         let (kind, message) = match prior {
             PriorState::InProgress => ("redelivered", "a request in progress was delivered again"),
-            PriorState::Answered => ("redelivered_answered", "an answered request was delivered again"),
+            PriorState::Ended => (
+                "redelivered_ended",
+                "a request that was answered or forwarded was delivered again",
+            ),
             PriorState::Rejected => ("redelivered_rejected", "a rejected request was delivered again"),
         };
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, kind) else {

@@ -25,7 +25,8 @@ pub(crate) struct MethodCounters {
 /// an eighth wide.
 const PER_DOUBLING: u64 = 8;
 
-/// The number of buckets. Durations that are longer than all others share the last one.
+/// The number of buckets. The last one also counts the durations that are too long for the
+/// histogram: those over 137 seconds.
 const BUCKETS: usize = 35 * PER_DOUBLING as usize;
 
 /// The counts of a method at one moment.
@@ -45,7 +46,8 @@ pub(crate) struct StatsSnapshot {
     pub(crate) mean: Duration,
     /// The sum of all durations, in nanoseconds.
     pub(crate) total_ns: u64,
-    /// The 99th percentile of the durations, at most an eighth too long.
+    /// The 99th percentile of the durations, at most an eighth too long. Never more than 137 seconds,
+    /// where the histogram ends.
     pub(crate) p99: Duration,
 }
 
@@ -103,7 +105,7 @@ impl MethodCounters {
             counted += count;
             counted > 0 && counted >= within
         });
-        bucket.map_or(Duration::ZERO, |bucket| Duration::from_nanos(longest_in(bucket)))
+        bucket.map_or(Duration::ZERO, |bucket| Duration::from_nanos(upper_end(bucket)))
     }
 }
 
@@ -118,8 +120,8 @@ fn bucket_of(nanos: u64) -> usize {
     (((doublings + 1) * PER_DOUBLING + eighth) as usize).min(BUCKETS - 1)
 }
 
-/// Returns the longest duration of a bucket, in nanoseconds.
-fn longest_in(bucket: usize) -> u64 {
+/// Returns the upper end of a bucket, in nanoseconds. The last bucket may hold longer durations.
+fn upper_end(bucket: usize) -> u64 {
     let (doublings, eighth) = (bucket as u64 / PER_DOUBLING, bucket as u64 % PER_DOUBLING);
     match doublings {
         0 => eighth,
@@ -261,7 +263,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_bucket_is_at_most_an_eighth_wide(nanos in 0_u64..(2 << 36)) {
-            let longest = longest_in(bucket_of(nanos));
+            let longest = upper_end(bucket_of(nanos));
             prop_assert!(longest >= nanos && longest - nanos <= nanos / 8, "{nanos} {longest}");
         }
 

@@ -259,7 +259,7 @@ mod on {
         (
             "rpc_client_replies_discarded_total",
             Unit::Count,
-            "replies that were discarded because no call waits for them",
+            "replies that no call waits for, or that cannot be decoded",
         ),
         (
             "rpc_server_requests_total",
@@ -269,7 +269,7 @@ mod on {
         (
             "rpc_server_redelivered_total",
             Unit::Count,
-            "requests that the broker redelivered",
+            "requests that had been delivered before, here or in a queue that dead-lettered them",
         ),
         (
             "rpc_server_refused_total",

@@ -385,8 +385,8 @@ fn signal(outcome: &Result<Reply, CallError>) -> Option<Signal> {
                 // A layer of the worker rejects calls for its own reasons. It sets `retry_after` if
                 // there are too many calls.
                 FaultCode::Rejected => retry_after.is_some(),
-                // The request was refused because too little time is left, but an earlier delivery
-                // of it may have run.
+                // It replaces another fault if the request may have run before. It keeps the
+                // `retry_after` of that fault, which only overload sets.
                 FaultCode::Interrupted => retry_after.is_some(),
                 _ => false,
             };

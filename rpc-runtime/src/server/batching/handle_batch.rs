@@ -71,7 +71,8 @@ impl RequestHandler {
                 };
             }
         };
-        self.count_received(calls.len(), redelivered);
+        let is_dead_lettered = properties.dead_lettered.is_some();
+        self.count_received(calls.len(), redelivered || is_dead_lettered);
         let share = RequestShare::new(control, tag, calls.len(), in_progress);
         let reply_to = properties.reply_to.as_ref();
         let mut replies = ReplyCollector::new(
@@ -92,7 +93,6 @@ impl RequestHandler {
         for call in calls {
             let id = call.id;
             let request = request(call, codec, &properties);
-            let is_dead_lettered = request.dead_lettered.is_some();
             let origin = Origin::new(redelivered, is_dead_lettered, &request.headers);
             let key = RequestKey::new(reply_to.cloned(), RequestId::Uuid(id));
             let Some(ack) = self.deduplicate(key, origin, share.clone()) else {
