@@ -24,6 +24,9 @@ const QUORUM: &str = "quorum";
 
 const DELIVERY_LIMIT: &str = "x-delivery-limit";
 
+/// RabbitMQ 3.10 knows no `-1` for no limit.
+const UNREACHED_DELIVERY_LIMIT: i64 = 1_000_000_000;
+
 const SINGLE_ACTIVE_CONSUMER: &str = "x-single-active-consumer";
 
 /// Arguments that limit one queue, or route its messages elsewhere. They would not hold across a
@@ -307,8 +310,15 @@ impl RequestQueue {
     }
 
     /// The queue that keeps jobs that failed for good.
+    ///
+    /// A quorum queue counts each look at a message as a return, and RabbitMQ 4 drops a message
+    /// after 20 of them unless the queue has a limit of its own.
     pub(crate) fn dead_queue(&self) -> Self {
-        self.beside(format!("{}.dead", self.name))
+        let queue = self.beside(format!("{}.dead", self.name));
+        if queue.is_classic() {
+            return queue;
+        }
+        queue.argument(DELIVERY_LIMIT, UNREACHED_DELIVERY_LIMIT)
     }
 
     /// The queue in which jobs wait for a retry, for this many milliseconds.
@@ -366,5 +376,25 @@ impl RequestQueue {
 
     pub(crate) fn properties(&self) -> &QueueProperties {
         &self.properties
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_at_dead_letters_does_not_reach_a_delivery_limit() {
+        let classic = RequestQueue::new("mail");
+        let arguments = classic.dead_queue().properties.arguments;
+        assert_eq!(arguments.get(DELIVERY_LIMIT), None);
+        for quorum in [
+            classic.clone().quorum(),
+            classic.quorum().delivery_limit(5).existing(),
+        ] {
+            let dead = quorum.dead_queue();
+            assert_eq!(dead.name(), "mail.dead");
+            assert!(dead.max_deliveries() > 1_000_000);
+        }
     }
 }
