@@ -7,6 +7,7 @@ use crate::commands::bench::Bench;
 use crate::commands::call::Call;
 use crate::commands::check::Check;
 use crate::commands::completions::Completions;
+use crate::commands::dead::Dead;
 use crate::commands::describe::Describe;
 use crate::commands::list::List;
 use crate::commands::ping::Ping;
@@ -15,7 +16,7 @@ use crate::failure::{Failure, Outcome};
 use crate::options::Options;
 use crate::output::Output;
 
-/// Finds, describes, calls and measures services over RabbitMQ.
+/// Finds, describes, calls and measures services over RabbitMQ, and manages dead letters.
 ///
 /// A SERVICE is found by its name among the running workers. --queue names its queue instead: use
 /// it if the service is on several queues, or if your RabbitMQ user may not search for workers.
@@ -32,9 +33,9 @@ const AFTER_HELP: &str = "\
 Exit codes:
   0  success; the result is printed
   1  the method returned its own error; `check`: a change breaks callers or workers; `bench`: a call failed;
-     `ping`: no reply
+     `ping`: no reply; `dead`: a letter that was selected stays in the queue
   2  the command line, an argument, a variable, the address or a file is invalid; nothing was sent
-  3  the call failed and its method did not run; or there is no such service or method
+  3  the call failed and its method did not run; or there is no such service, method, queue or letter
   4  the call failed, and its method ran or may have run
   5  the broker cannot be reached, or refuses
 
@@ -59,6 +60,7 @@ pub(crate) enum Command {
     Ping(Ping),
     Stats(Stats),
     Bench(Bench),
+    Dead(Dead),
     Asyncapi(Asyncapi),
     Check(Check),
     Completions(Completions),
@@ -73,6 +75,7 @@ impl Command {
             Self::Ping(command) => command.run(options, output).await,
             Self::Stats(command) => command.run(options, output).await,
             Self::Bench(command) => command.run(options, output).await,
+            Self::Dead(command) => command.run(options, output).await,
             Self::Asyncapi(command) => command.run(options, output).await,
             Self::Check(command) => command.run(options, output).await,
             Self::Completions(command) => command.run(&mut Cli::command(), output),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rpc_runtime::__tools::QueueReader;
 use rpc_runtime::{Broker, BrokerBuilder, BrokerError, ReplyQueue};
 
 use crate::failure::Failure;
@@ -19,6 +20,17 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) async fn connect(options: &Options) -> Result<Broker, Failure> {
     let settings = Settings::new(options.url.as_deref(), variables()?);
     Ok(settings.builder()?.addresses(settings.urls()).connect().await?)
+}
+
+/// Connects and opens a queue, to manage the messages in it. Also returns how many messages are ready
+/// in it. Returns `None` if there is no such queue.
+pub(crate) async fn open_queue(
+    options: &Options,
+    queue: &str,
+) -> Result<Option<(QueueReader, u32)>, Failure> {
+    let settings = Settings::new(options.url.as_deref(), variables()?);
+    let builder = settings.builder()?.addresses(settings.urls());
+    Ok(builder.open_queue(queue).await?)
 }
 
 /// Closes the connections.

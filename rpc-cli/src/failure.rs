@@ -56,6 +56,18 @@ pub(crate) enum Failure {
     #[error("{message}")]
     NotFound { message: String, hint: String },
 
+    /// Dead letters stay where they are.
+    #[error("{message}")]
+    Stay { message: String, hint: String },
+
+    /// A dead letter was sent again, and may still be in its queue.
+    #[error("letter {id} may have been retried, and may still be in its queue")]
+    MaybeRetried {
+        id: String,
+        #[source]
+        source: BrokerError,
+    },
+
     #[error("the description cannot be used")]
     Description(#[from] InvalidDescription),
 
@@ -100,6 +112,7 @@ impl Failure {
                 Outcome::InvalidInput
             }
             Self::NotFound { .. } | Self::Description(_) => Outcome::NotRun,
+            Self::Stay { .. } => Outcome::Negative,
             Self::Call(error) => outcome_of_call(error),
             Self::Broker(
                 BrokerError::InvalidAddress { .. }
@@ -107,7 +120,7 @@ impl Failure {
                 | BrokerError::InvalidTls { .. }
                 | BrokerError::TlsUnsupported,
             ) => Outcome::InvalidInput,
-            Self::Broker(_) => Outcome::NoBroker,
+            Self::Broker(_) | Self::MaybeRetried { .. } => Outcome::NoBroker,
         }
     }
 
@@ -141,7 +154,11 @@ impl Failure {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Usage { hint, .. } => hint.clone(),
-            Self::NotFound { hint, .. } => Some(hint.clone()),
+            Self::NotFound { hint, .. } | Self::Stay { hint, .. } => Some(hint.clone()),
+            Self::MaybeRetried { .. } => Some(
+                "look for it with `rpc dead QUEUE list`: a job may run twice, so a second retry does no harm"
+                    .to_owned(),
+            ),
             Self::InvalidJson { .. } => {
                 Some("write it like '{\"id\": \"user:12345\"}', in single quotes for the shell".to_owned())
             }
@@ -274,6 +291,12 @@ fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
         }
         BrokerError::Exchange { .. } => {
             "searching for workers needs permission to write to rpc.discovery; `--queue` does not"
+        }
+        BrokerError::Queue { queue, .. } if queue.ends_with(".dead") => {
+            "`rpc dead` needs permission to read this queue"
+        }
+        BrokerError::ChannelClosed { source, .. } if source.to_string().contains("ACCESS_REFUSED") => {
+            "`rpc dead QUEUE retry` needs permission to write to amq.default"
         }
         BrokerError::Queue { .. } => {
             "the reply queue needs permission to configure and read ^amq[.]gen-; RPC_RUNTIME_REPLY_QUEUE=direct with `--queue` does not"

@@ -1,4 +1,4 @@
-//! `rpc`: finds, describes, calls and measures services over RabbitMQ.
+//! `rpc`: finds, describes, calls and measures services over RabbitMQ, and manages dead letters.
 //!
 //! Each command is a file in [`commands`]. A command connects, collects data, and passes it to
 //! plain functions that make text or JSON of it. Everything is printed through [`output`].
@@ -16,6 +16,7 @@ mod input;
 mod lookup;
 mod options;
 mod output;
+mod progress;
 mod schema_text;
 mod suggestion;
 mod table;

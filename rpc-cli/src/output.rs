@@ -94,7 +94,7 @@ fn to_json(value: &impl Serialize, is_pretty: bool) -> Result<String, Failure> {
 }
 
 /// Indents compact JSON as `serde_json` does. Parsing it would round large numbers.
-fn indent(json: &str) -> String {
+pub(crate) fn indent(json: &str) -> String {
     let mut pretty = String::with_capacity(2 * json.len());
     let (mut depth, mut in_text, mut is_escaped) = (0usize, false, false);
     let mut characters = json.chars().peekable();

@@ -11,12 +11,23 @@ const MAX_TEXT: usize = 24;
 
 /// Parses the time of an option: `500ms`, `1.5s`, `1m 30s`. It must be above zero and at most 24h.
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    match parse(text)? {
+        time if !time.is_zero() && time <= MAX_TIME => Ok(time),
+        _ => Err("a time is above zero and at most 24h".to_owned()),
+    }
+}
+
+/// Parses how old something is: `90s`, `1h`, `7d`.
+pub(crate) fn parse_age(text: &str) -> Result<Duration, String> {
+    parse(text)
+}
+
+fn parse(text: &str) -> Result<Duration, String> {
     if text.len() > MAX_TEXT {
         return Err("write a time such as 500ms, 1.5s or 2m".to_owned());
     }
     match humantime::parse_duration(text) {
-        Ok(time) if !time.is_zero() && time <= MAX_TIME => Ok(time),
-        Ok(_) => Err("a time is above zero and at most 24h".to_owned()),
+        Ok(time) => Ok(time),
         Err(humantime::DurationError::UnknownUnit { unit, value, .. }) if unit.is_empty() => {
             Err(format!("a time needs a unit: {value}s or {value}ms"))
         }
@@ -50,6 +61,15 @@ pub(crate) fn show_age(time: Duration) -> String {
         120..7200 => format!("{}m {}s", seconds / 60, seconds % 60),
         7200..172_800 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
         _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// Shows a size: `120 B`, `1.5 KiB`, `2.0 MiB`.
+pub(crate) fn show_size(bytes: usize) -> String {
+    match bytes as f64 {
+        _ if bytes < 1024 => format!("{bytes} B"),
+        size if bytes < 1024 * 1024 => format!("{:.1} KiB", size / 1024.0),
+        size => format!("{:.1} MiB", size / (1024.0 * 1024.0)),
     }
 }
 
@@ -104,6 +124,24 @@ mod tests {
             "18446744073709551615s 1000ms",
         ] {
             assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ages_may_be_long() {
+        assert_eq!(parse_age("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert!(parse_age("7").is_err() && parse_age("-1d").is_err());
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (3 << 20, "3.0 MiB"),
+        ] {
+            assert_eq!(show_size(bytes), text);
         }
     }
 

@@ -70,6 +70,16 @@ struct Readme;
 #[doc = include_str!("../repository-readme.md")]
 struct RepositoryReadme;
 
+/// What the program `rpc` uses. No part of the public interface: it may change in any release.
+#[cfg(feature = "__tools")]
+#[doc(hidden)]
+pub mod __tools {
+    pub use lapin;
+
+    pub use crate::client::body_as_json;
+    pub use crate::transport::amqp::{CopyOutcome, QueueReader, TakenMessage};
+}
+
 /// What generated code uses. No part of the public interface: it may change in any release.
 #[doc(hidden)]
 pub mod __private {

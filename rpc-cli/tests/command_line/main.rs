@@ -2,6 +2,7 @@
 //! ends with.
 
 mod calls;
+mod dead;
 mod failures;
 mod files;
 mod measuring;

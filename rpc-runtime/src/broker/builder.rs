@@ -8,6 +8,8 @@ use super::limits::Limits;
 use crate::client::{Caller, CallerOptions};
 use crate::error::BrokerError;
 use crate::protocol::ShortStr;
+#[cfg(feature = "__tools")]
+use crate::transport::amqp::QueueReader;
 #[cfg(feature = "tls")]
 use crate::transport::amqp::Tls;
 use crate::transport::amqp::{Address, AmqpTransport};
@@ -228,6 +230,16 @@ impl BrokerBuilder {
     }
 
     /// Checks the options. Returns the addresses, and the options of all calls.
+    /// Opens a queue with its own connection, to manage the messages in it. Also returns how many
+    /// messages are ready in it. Returns `None` if the queue does not exist.
+    #[cfg(feature = "__tools")]
+    #[doc(hidden)]
+    pub async fn open_queue(self, queue: &str) -> Result<Option<(QueueReader, u32)>, BrokerError> {
+        let (addresses, _) = self.check_options()?;
+        let name = self.connection_name.as_deref();
+        QueueReader::open(addresses, name, self.connect_timeout, queue).await
+    }
+
     fn check_options(&self) -> Result<(Vec<Address>, CallerOptions), BrokerError> {
         let addresses = self.addresses.as_ref().map_err(BrokerError::clone)?;
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });

@@ -7,6 +7,8 @@
 
 mod backend;
 mod batching;
+#[cfg(feature = "__tools")]
+mod body_as_json;
 mod broker_call;
 mod builder;
 mod call;
@@ -40,6 +42,8 @@ mod session_handle;
 mod stub;
 mod time_limit;
 
+#[cfg(feature = "__tools")]
+pub use body_as_json::body_as_json;
 pub use builder::{ClientBuilder, ServiceClient};
 pub use call::{Call, FallibleCall};
 pub use called_method::InvalidDescription;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use rpc_runtime::{CallError, DynamicClient, MethodError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use super::pace::{Pace, Start};
 use super::tally::Tally;
 use crate::output::Output;
+use crate::progress::progress_bar;
 use crate::units::per_second;
 
 /// How late a call may start and still be measured from its start. Tokio's timer has a resolution
@@ -80,7 +81,7 @@ impl RepeatedCall {
         for _ in 0..callers {
             tasks.spawn(Arc::clone(&shared).make_calls(stopped.clone()));
         }
-        let bar = progress_bar(output);
+        let bar = progress_bar(output, 1);
         let mut updates = tokio::time::interval(Duration::from_millis(100));
         updates.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let interrupted = tokio::signal::ctrl_c();
@@ -163,16 +164,4 @@ impl Shared {
             per_second(ended, time)
         ));
     }
-}
-
-/// Returns a progress bar on stderr, which is hidden with `--json` or without a terminal.
-fn progress_bar(output: &Output) -> ProgressBar {
-    let target = if output.json {
-        ProgressDrawTarget::hidden()
-    } else {
-        ProgressDrawTarget::stderr()
-    };
-    let bar = ProgressBar::with_draw_target(Some(1), target);
-    let style = ProgressStyle::with_template("{wide_bar} {percent}% {msg}");
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }

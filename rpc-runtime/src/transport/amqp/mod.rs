@@ -11,6 +11,7 @@
 //! - [`channel`] closes channels before they are dropped.
 //! - [`publish`] and [`consume`] each serve one channel.
 //! - [`opener`] opens channels, publishers and consumers, and declares queues.
+//! - `queue_reader` takes messages from a queue and puts them back, for the program `rpc`.
 //! - [`transport`] is the [`Transport`](super::Transport) that callers and workers use.
 
 mod broadcasts;
@@ -25,10 +26,14 @@ mod errors;
 pub(crate) mod guard;
 mod opener;
 mod publish;
+#[cfg(feature = "__tools")]
+mod queue_reader;
 mod task_group;
 mod transport;
 
 pub(crate) use connection::Address;
 #[cfg(feature = "tls")]
 pub use connection::Tls;
+#[cfg(feature = "__tools")]
+pub use queue_reader::{CopyOutcome, QueueReader, TakenMessage};
 pub(crate) use transport::AmqpTransport;

@@ -189,6 +189,8 @@ pub(crate) enum ConnectionPurpose {
     Consuming,
     DirectReplies,
     Declaring,
+    #[cfg(feature = "__tools")]
+    DeadLetters,
 }
 
 impl ConnectionPurpose {
@@ -199,6 +201,8 @@ impl ConnectionPurpose {
             Self::Consuming => "rpc consume",
             Self::DirectReplies => "rpc direct replies",
             Self::Declaring => "rpc declare",
+            #[cfg(feature = "__tools")]
+            Self::DeadLetters => "rpc dead letters",
         }
     }
 }

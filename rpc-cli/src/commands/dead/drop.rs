@@ -1,0 +1,142 @@
+//! `rpc dead QUEUE drop`.
+
+use std::io::{self, IsTerminal as _};
+use std::time::Duration;
+
+use clap::Args;
+use tokio::sync::oneshot;
+
+use super::dead_queue;
+use super::report::{MAX_LISTED, Report};
+use super::scan::Scan;
+use super::selection::{Selection, find};
+use crate::failure::{Failure, Outcome};
+use crate::options::Options;
+use crate::output::Output;
+use crate::units;
+
+/// How long to wait for an answer. The letters are held meanwhile.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// Deletes letters for good.
+///
+/// Asks before it does so, unless --yes is given.
+#[derive(Debug, Args)]
+pub(super) struct DropLetters {
+    #[command(flatten)]
+    selection: Selection,
+
+    /// Do not ask.
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl DropLetters {
+    pub(super) async fn run(
+        &self,
+        queue: &str,
+        options: &Options,
+        output: &Output,
+    ) -> Result<Outcome, Failure> {
+        self.selection.check()?;
+        let asks = !self.yes && !self.selection.dry_run;
+        if asks && (output.json || !io::stdin().is_terminal()) {
+            return Err(Failure::usage(
+                "letters are only deleted after a confirmation",
+                "confirm it with `--yes`, or see with `--dry-run` what would be deleted",
+            ));
+        }
+        let mut scan = Scan::open(queue, self.selection.hold, options).await?;
+        let mut report = Report::new("dropped", self.selection.dry_run);
+        let dropped = self
+            .drop_selected(queue, asks, &mut scan, &mut report, output)
+            .await;
+        let (stop, finished) = (scan.stop, scan.finish(output).await);
+        if report.done > 0 || dropped.is_ok() {
+            report.print(queue, output)?;
+        }
+        dropped.and(finished)?;
+        Ok(if stop.is_some() {
+            Outcome::Negative
+        } else {
+            Outcome::Done
+        })
+    }
+
+    async fn drop_selected(
+        &self,
+        queue: &str,
+        asks: bool,
+        scan: &mut Scan,
+        report: &mut Report,
+        output: &Output,
+    ) -> Result<(), Failure> {
+        let selected = self.selected(queue, scan).await?;
+        if asks && !selected.is_empty() && !is_confirmed(queue, selected.len(), scan, output).await {
+            return Ok(());
+        }
+        for (id, tag) in selected {
+            if !self.selection.dry_run {
+                scan.ack(tag).await?;
+            }
+            report.add(&id);
+        }
+        Ok(())
+    }
+
+    /// The tags of the selected letters, and the ids of those that the report lists. The letters are
+    /// held until they are acknowledged.
+    async fn selected(&self, queue: &str, scan: &mut Scan) -> Result<Vec<(String, u64)>, Failure> {
+        if !self.selection.all {
+            let found = find(scan, queue, &self.selection.ids, false).await?;
+            let found = found.into_iter();
+            return Ok(found.map(|letter| (letter.id, letter.message.tag)).collect());
+        }
+        let mut selected = Vec::new();
+        while let Some(letter) = self.selection.next(scan, selected.len() as u64).await? {
+            let is_listed = selected.len() < MAX_LISTED;
+            let id = if is_listed { letter.id } else { String::new() };
+            selected.push((id, letter.message.tag));
+        }
+        Ok(selected)
+    }
+}
+
+/// Asks whether to delete this many letters.
+async fn is_confirmed(queue: &str, letters: usize, scan: &mut Scan, output: &Output) -> bool {
+    output.note(&format!(
+        "delete {} of {}? [y/N]",
+        units::count(letters, "letter"),
+        dead_queue(queue)
+    ));
+    let (answer, answered) = oneshot::channel();
+    // A thread of its own: the process ends without waiting for it.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        if io::stdin().read_line(&mut line).is_ok() {
+            // An error means that nobody waits any more.
+            let _ = answer.send(line);
+        }
+    });
+    tokio::select! {
+        line = answered => line.is_ok_and(|line| is_yes(&line)),
+        () = scan.wait_interrupted() => false,
+        () = tokio::time::sleep(ANSWER_LIMIT) => false,
+    }
+}
+
+fn is_yes(answer: &str) -> bool {
+    matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_yes_means_yes() {
+        for (answer, means_yes) in [("y\n", true), (" YES \n", true), ("\n", false), ("yep\n", false)] {
+            assert_eq!(is_yes(answer), means_yes, "{answer}");
+        }
+    }
+}

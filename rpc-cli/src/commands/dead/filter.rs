@@ -1,0 +1,132 @@
+//! Which letters are meant. Pure.
+
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+
+use super::letter::Facts;
+use crate::units;
+
+/// Selects letters by what their headers tell. A letter has to match all options.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Filter {
+    /// Only letters for this method.
+    #[arg(long, value_name = "NAME")]
+    method: Option<String>,
+
+    /// Only letters whose error contains this text.
+    #[arg(long, value_name = "TEXT")]
+    error: Option<String>,
+
+    /// Only letters with this reason, such as `error` or `panicked`.
+    #[arg(long)]
+    reason: Option<String>,
+
+    /// Only letters that failed longer ago than this, such as 1h or 7d.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_age)]
+    older_than: Option<Duration>,
+
+    /// Only letters that failed within this time.
+    #[arg(long, value_name = "TIME", value_parser = units::parse_age)]
+    newer_than: Option<Duration>,
+}
+
+impl Filter {
+    /// Whether it selects all letters.
+    pub(super) fn is_empty(&self) -> bool {
+        let texts = [&self.method, &self.error, &self.reason];
+        let times = [self.older_than, self.newer_than];
+        texts.iter().all(|text| text.is_none()) && times.iter().all(Option::is_none)
+    }
+
+    /// Whether it selects this letter. A letter whose time is not known is neither old nor new.
+    pub(super) fn selects(&self, facts: &Facts, now: SystemTime) -> bool {
+        let is = |wanted: &Option<String>, text: &Option<String>| wanted.is_none() || wanted == text;
+        let age = facts.age(now);
+        is(&self.method, &facts.method)
+            && is(&self.reason, &facts.reason)
+            && self.error.as_ref().is_none_or(|wanted| {
+                let error = facts.error.as_ref();
+                error.is_some_and(|error| error.contains(wanted.as_str()))
+            })
+            && self
+                .older_than
+                .is_none_or(|limit| age.is_some_and(|age| age > limit))
+            && self
+                .newer_than
+                .is_none_or(|limit| age.is_some_and(|age| age < limit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::letter::time_at;
+    use super::*;
+
+    #[test]
+    fn a_letter_has_to_match_all_options() {
+        let facts = Facts {
+            method: Some("send".into()),
+            reason: Some("error".into()),
+            error: Some("no route to nowhere".into()),
+            last_failure: Some(1_000),
+            ..Facts::default()
+        };
+        let now = time_at(61_000).unwrap();
+        let none = Filter::default();
+        assert!(none.is_empty() && none.selects(&facts, now) && none.selects(&Facts::default(), now));
+        let text = |text: &str| Some(text.to_owned());
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        for (filter, is_selected) in [
+            (
+                Filter {
+                    method: text("send"),
+                    error: text("route"),
+                    ..Filter::default()
+                },
+                true,
+            ),
+            (
+                Filter {
+                    method: text("send"),
+                    error: text("panic"),
+                    ..Filter::default()
+                },
+                false,
+            ),
+            (
+                Filter {
+                    reason: text("erro"),
+                    ..Filter::default()
+                },
+                false,
+            ),
+            (
+                Filter {
+                    older_than: seconds(59),
+                    newer_than: seconds(61),
+                    ..Filter::default()
+                },
+                true,
+            ),
+            (
+                Filter {
+                    older_than: seconds(60),
+                    ..Filter::default()
+                },
+                false,
+            ),
+            (
+                Filter {
+                    newer_than: seconds(60),
+                    ..Filter::default()
+                },
+                false,
+            ),
+        ] {
+            assert!(!filter.is_empty());
+            assert_eq!(filter.selects(&facts, now), is_selected, "{filter:?}");
+            assert!(!filter.selects(&Facts::default(), now), "{filter:?}");
+        }
+    }
+}

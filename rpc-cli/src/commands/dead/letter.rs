@@ -1,0 +1,233 @@
+//! A dead letter, and what its headers tell. Any peer can have put it there, with any headers.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::{Duration, SystemTime};
+
+use rpc_runtime::__tools::TakenMessage;
+use rpc_runtime::__tools::lapin::types::FieldTable;
+use serde_json::{Value, json};
+
+use super::headers::{self, is_delivery_count, last_death, number, text};
+
+/// A dead letter that is held.
+#[derive(Debug)]
+pub(super) struct Letter {
+    pub(super) id: String,
+    pub(super) message: TakenMessage,
+    pub(super) facts: Facts,
+}
+
+/// What the headers of a dead letter tell.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Facts {
+    pub(super) method: Option<String>,
+    /// Why it was given up: `error`, a fault's code, or RabbitMQ's reason.
+    pub(super) reason: Option<String>,
+    pub(super) error: Option<String>,
+    pub(super) attempts: Option<u64>,
+    /// In milliseconds since 1970.
+    pub(super) first_failure: Option<u64>,
+    pub(super) last_failure: Option<u64>,
+    /// The queue that it died in.
+    pub(super) origin: Option<String>,
+    pub(super) user: Option<String>,
+    /// The size of the body in bytes.
+    pub(super) size: usize,
+}
+
+impl Facts {
+    pub(super) fn read(message: &TakenMessage) -> Self {
+        let none = FieldTable::default();
+        let headers = message.properties.headers().as_ref().unwrap_or(&none);
+        let death = last_death(headers).unwrap_or(&none);
+        let died = number(death, "time").and_then(|seconds| seconds.checked_mul(1000));
+        Self {
+            method: message.properties.kind().as_ref().map(ToString::to_string),
+            reason: text(headers, "rpc-reason").or_else(|| text(death, "reason")),
+            error: text(headers, "rpc-error"),
+            attempts: number(headers, "rpc-attempts"),
+            first_failure: number(headers, "rpc-first-failure"),
+            last_failure: number(headers, "rpc-last-failure").or(died),
+            origin: text(headers, "rpc-origin").or_else(|| text(death, "queue")),
+            user: text(headers, "rpc-user"),
+            size: message.body.len(),
+        }
+    }
+
+    /// How long ago it failed last. `None` if that is not known.
+    pub(super) fn age(&self, now: SystemTime) -> Option<Duration> {
+        let failed = time_at(self.last_failure?)?;
+        Some(now.duration_since(failed).unwrap_or_default())
+    }
+
+    /// Whether it came from this queue, directly or through one of its retry queues. Also if its
+    /// origin is not known.
+    pub(super) fn is_from(&self, queue: &str) -> bool {
+        let Some(origin) = &self.origin else {
+            return true;
+        };
+        let rest = origin.strip_prefix(queue);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(".retry."))
+    }
+
+    pub(super) fn json(&self, id: &str) -> Value {
+        json!({
+            "id": id,
+            "method": self.method,
+            "reason": self.reason,
+            "error": self.error,
+            "attempts": self.attempts,
+            "first_failure_ms": self.first_failure,
+            "last_failure_ms": self.last_failure,
+            "origin": self.origin,
+            "user": self.user,
+            "bytes": self.size,
+        })
+    }
+}
+
+/// The time that is this many milliseconds after 1970.
+pub(super) fn time_at(millis: u64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
+}
+
+/// How often a quorum queue has counted that the letter came back.
+pub(super) fn returns(message: &TakenMessage) -> u64 {
+    let headers = message.properties.headers().as_ref();
+    headers
+        .and_then(|headers| number(headers, "x-delivery-count"))
+        .unwrap_or(0)
+}
+
+/// Whether the letter is among those that came back to a quorum queue. These are delivered before all
+/// others, and in the order in which they came back.
+pub(super) fn came_back_to_quorum_queue(message: &TakenMessage) -> bool {
+    let headers = message.properties.headers().as_ref();
+    let is_counted = headers.is_some_and(|headers| {
+        let mut names = headers.inner().keys();
+        names.any(|name| is_delivery_count(name.as_str()))
+    });
+    message.redelivered && is_counted
+}
+
+/// Returns the number that identifies a letter: the token that its worker gave it, or a hash of its
+/// properties and its body.
+pub(super) fn number_of(message: &TakenMessage) -> u64 {
+    let headers = message.properties.headers().as_ref();
+    let token = headers.and_then(|headers| text(headers, "rpc-copy"));
+    match token.filter(|token| token.len() == 16) {
+        Some(token) => u64::from_str_radix(&token, 16).unwrap_or_else(|_| hash_of(message)),
+        None => hash_of(message),
+    }
+}
+
+/// Two letters with one hash are told apart by their order, so collisions do no harm.
+fn hash_of(message: &TakenMessage) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    headers::properties_json(&message.properties)
+        .to_string()
+        .hash(&mut hasher);
+    if let Some(headers) = message.properties.headers() {
+        for (name, value) in headers.inner() {
+            if !is_delivery_count(name.as_str()) {
+                (name.as_str(), format!("{value:?}")).hash(&mut hasher);
+            }
+        }
+    }
+    message.body.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use rpc_runtime::__tools::lapin::BasicProperties;
+    use rpc_runtime::__tools::lapin::types::{AMQPValue, FieldArray};
+
+    use super::*;
+
+    /// A message with these headers.
+    pub(in super::super) fn message(headers: &[(&'static str, AMQPValue)], body: &[u8]) -> TakenMessage {
+        let mut table = FieldTable::default();
+        for (name, value) in headers {
+            table.insert((*name).into(), value.clone());
+        }
+        TakenMessage {
+            tag: 1,
+            redelivered: false,
+            malformed: None,
+            properties: BasicProperties::default().with_headers(table),
+            body: body.to_vec(),
+        }
+    }
+
+    pub(in super::super) fn long(text: &str) -> AMQPValue {
+        AMQPValue::LongString(text.into())
+    }
+
+    #[test]
+    fn a_letter_of_a_worker_tells_why_it_was_given_up() {
+        let facts = Facts::read(&message(
+            &[
+                ("rpc-reason", long("error")),
+                ("rpc-error", long("no route")),
+                ("rpc-attempts", long("3")),
+                ("rpc-first-failure", long("1000")),
+                ("rpc-last-failure", long("61000")),
+                ("rpc-origin", long("mail")),
+            ],
+            b"body",
+        ));
+        assert_eq!((facts.attempts, facts.size), (Some(3), 4));
+        let now = time_at(121_000).unwrap();
+        assert_eq!(facts.age(now), Some(Duration::from_secs(60)));
+        assert_eq!(facts.age(SystemTime::UNIX_EPOCH), Some(Duration::ZERO));
+        assert!(facts.is_from("mail") && !facts.is_from("mai") && !facts.is_from("mail.x"));
+    }
+
+    #[test]
+    fn a_letter_of_the_broker_tells_its_reason_and_its_queue() {
+        let mut death = FieldTable::default();
+        death.insert("reason".into(), long("rejected"));
+        death.insert("queue".into(), long("mail.retry.100"));
+        death.insert("time".into(), AMQPValue::Timestamp(60));
+        let deaths = FieldArray::from(vec![AMQPValue::FieldTable(death)]);
+        let facts = Facts::read(&message(&[("x-death", AMQPValue::FieldArray(deaths))], b""));
+        assert_eq!(facts.reason.as_deref(), Some("rejected"));
+        assert_eq!(facts.last_failure, Some(60_000));
+        assert!(facts.is_from("mail") && !facts.is_from("orders"));
+    }
+
+    #[test]
+    fn senseless_headers_are_ignored() {
+        let headers = [
+            ("rpc-attempts", long("-1")),
+            ("rpc-last-failure", AMQPValue::LongLongInt(i64::MAX)),
+            ("rpc-reason", AMQPValue::Void),
+            ("rpc-copy", long("zzzzzzzzzzzzzzzz")),
+            ("x-death", long("often")),
+        ];
+        let message = message(&headers, b"");
+        let facts = Facts::read(&message);
+        assert_eq!((facts.attempts, facts.reason.clone()), (None, None));
+        assert!(facts.is_from("any"));
+        assert!(facts.age(SystemTime::now()).is_none_or(|age| age.is_zero()));
+        number_of(&message);
+    }
+
+    #[test]
+    fn the_number_is_the_token_or_depends_on_everything_but_the_deliveries() {
+        let token = [("rpc-copy", long("00000000000000ff"))];
+        assert_eq!(number_of(&message(&token, b"")), 255);
+        let number = |headers: &[_], body: &[u8]| number_of(&message(headers, body));
+        let first = number(&[("a", long("1"))], b"x");
+        assert_eq!(
+            first,
+            number(
+                &[("a", long("1")), ("x-delivery-count", AMQPValue::LongInt(3))],
+                b"x"
+            )
+        );
+        assert_ne!(first, number(&[("a", long("2"))], b"x"));
+        assert_ne!(first, number(&[("a", long("1"))], b"y"));
+    }
+}

@@ -1,0 +1,133 @@
+//! What `retry` and `drop` did.
+
+use serde_json::{Value, json};
+
+use super::dead_queue;
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+use crate::text::one_line;
+use crate::units;
+
+/// How many ids, and how many letters that stayed, a report lists.
+pub(super) const MAX_LISTED: usize = 1000;
+
+/// What was done with letters.
+#[derive(Debug)]
+pub(super) struct Report {
+    /// `retried` or `dropped`.
+    verb: &'static str,
+    is_dry_run: bool,
+    pub(super) done: u64,
+    /// The first ids of those.
+    ids: Vec<String>,
+    stayed: u64,
+    /// The first of those, with the reasons.
+    reasons: Vec<(String, String)>,
+}
+
+impl Report {
+    pub(super) fn new(verb: &'static str, is_dry_run: bool) -> Self {
+        Self {
+            verb,
+            is_dry_run,
+            done: 0,
+            ids: Vec::new(),
+            stayed: 0,
+            reasons: Vec::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, id: &str) {
+        self.done += 1;
+        if self.ids.len() < MAX_LISTED {
+            self.ids.push(id.to_owned());
+        }
+    }
+
+    /// Adds a letter that stays in the queue.
+    pub(super) fn add_stayed(&mut self, id: &str, reason: impl Into<String>) {
+        self.stayed += 1;
+        if self.reasons.len() < MAX_LISTED {
+            self.reasons.push((id.to_owned(), reason.into()));
+        }
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        match self.stayed {
+            0 => Outcome::Done,
+            _ => Outcome::Negative,
+        }
+    }
+
+    pub(super) fn print(&self, queue: &str, output: &Output) -> Result<(), Failure> {
+        if output.json {
+            output.value(&self.json(queue))
+        } else {
+            output.text(&self.text(queue))
+        }
+    }
+
+    fn text(&self, queue: &str) -> String {
+        let letters = |count: u64| units::count(usize::try_from(count).unwrap_or(usize::MAX), "letter");
+        let would = if self.is_dry_run { "would be " } else { "" };
+        let mut lines = Vec::new();
+        if self.is_dry_run {
+            lines.extend(self.ids.iter().cloned());
+        }
+        let stayed = self.reasons.iter();
+        lines.extend(stayed.map(|(id, reason)| one_line(&format!("{id} stays: {reason}"))));
+        lines.push(format!("{} {would}{}", letters(self.done), self.verb));
+        if self.stayed > 0 {
+            lines.push(format!(
+                "{} {would}left in {}",
+                letters(self.stayed),
+                dead_queue(queue)
+            ));
+        }
+        lines.join("\n")
+    }
+
+    fn json(&self, queue: &str) -> Value {
+        let stayed = self.reasons.iter();
+        let stayed = stayed.map(|(id, reason)| json!({"id": id, "reason": reason}));
+        json!({
+            "queue": queue,
+            "dry_run": self.is_dry_run,
+            self.verb: self.done,
+            "ids": self.ids,
+            "left": self.stayed,
+            "reasons": stayed.collect::<Vec<_>>(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_counts_all_and_lists_the_first() {
+        let mut report = Report::new("retried", false);
+        assert_eq!(report.text("mail"), "0 letters retried");
+        for number in 0..1500 {
+            report.add(&number.to_string());
+        }
+        assert_eq!(report.text("mail"), "1500 letters retried");
+        assert_eq!(report.json("mail")["ids"].as_array().unwrap().len(), 1000);
+        assert_eq!(report.outcome(), Outcome::Done);
+        report.add_stayed("ab", "its queue is\n\u{1b}full");
+        assert_eq!(
+            report.text("mail"),
+            "ab stays: its queue is\\n\\u001bfull\n1500 letters retried\n1 letter left in mail.dead"
+        );
+        assert_eq!(report.outcome(), Outcome::Negative);
+    }
+
+    #[test]
+    fn a_dry_run_lists_the_ids() {
+        let mut report = Report::new("dropped", true);
+        report.add("ab");
+        assert_eq!(report.text("mail"), "ab\n1 letter would be dropped");
+        assert_eq!(report.json("mail")["dropped"], 1);
+    }
+}

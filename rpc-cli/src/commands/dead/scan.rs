@@ -1,0 +1,203 @@
+//! Looks at the letters of a dead-letter queue one after the other, and holds them meanwhile.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use clap::Args;
+use futures_util::FutureExt as _;
+use rpc_runtime::__tools::{QueueReader, TakenMessage};
+use rpc_runtime::BrokerError;
+use tokio::time::Instant;
+
+use super::dead_queue;
+use super::letter::{Facts, Letter, came_back_to_quorum_queue, number_of, returns};
+use super::wanted::Ids;
+use crate::connection;
+use crate::failure::Failure;
+use crate::options::Options;
+use crate::output::Output;
+use crate::units;
+
+/// A quorum queue with the default limit drops a letter that came back more often.
+const DEFAULT_DELIVERY_LIMIT: u64 = 20;
+
+/// How long letters are held.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Hold {
+    /// How long to hold letters. Those that were not looked at by then are left out.
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = units::parse_time)]
+    pub(super) timeout: Duration,
+}
+
+/// The letters that were in the queue at the start, in their order. Letters that arrive later are
+/// left out: retried jobs may fail again at once.
+pub(super) struct Scan {
+    pub(super) reader: QueueReader,
+    /// The queue that the jobs were sent to.
+    queue: String,
+    ids: Ids,
+    /// How many letters were not looked at.
+    pub(super) left: u32,
+    timeout: Duration,
+    /// `None` while no letter is held.
+    deadline: Option<Instant>,
+    interrupted: Pin<Box<dyn Future<Output = io::Result<()>> + Send>>,
+    /// Why the rest is left out.
+    pub(super) stop: Option<Stop>,
+    most_returns: u64,
+    /// Whether the next letter of a quorum queue would change places with those that are held.
+    is_out_of_place: bool,
+}
+
+/// Why a scan stopped before the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// With Ctrl-C.
+    Interrupted,
+    TimeUp,
+}
+
+impl Scan {
+    /// Connects, and opens the dead-letter queue of a queue.
+    pub(super) async fn open(queue: &str, hold: Hold, options: &Options) -> Result<Self, Failure> {
+        let dead = dead_queue(queue);
+        let Some((reader, left)) = connection::open_queue(options, &dead).await? else {
+            let hint = match queue.strip_suffix(".dead") {
+                Some(name) => format!("name the queue that the jobs are sent to: `rpc dead {name} ...`"),
+                None => "a worker with jobs declares it".to_owned(),
+            };
+            return Err(Failure::NotFound {
+                message: format!("there is no queue {dead}"),
+                hint,
+            });
+        };
+        Ok(Self {
+            reader,
+            queue: queue.to_owned(),
+            ids: Ids::default(),
+            left,
+            timeout: hold.timeout,
+            deadline: None,
+            interrupted: Box::pin(tokio::signal::ctrl_c()),
+            stop: None,
+            most_returns: 0,
+            is_out_of_place: false,
+        })
+    }
+
+    /// Takes the next letter. Returns `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Letter>, Failure> {
+        if self.left == 0 || self.should_stop() {
+            return Ok(None);
+        }
+        let Some(message) = self.take().await? else {
+            // Somebody else has taken the others.
+            self.left = 0;
+            return Ok(None);
+        };
+        self.left -= 1;
+        let facts = Facts::read(&message);
+        let id = self.ids.next(number_of(&message));
+        Ok(Some(Letter { id, message, facts }))
+    }
+
+    async fn take(&mut self) -> Result<Option<TakenMessage>, Failure> {
+        let taken = self.reader.take().await?;
+        if let Some(message) = &taken {
+            let timeout = self.timeout;
+            self.deadline.get_or_insert_with(|| Instant::now() + timeout);
+            self.most_returns = self.most_returns.max(returns(message));
+        }
+        self.is_out_of_place = taken.as_ref().is_some_and(came_back_to_quorum_queue);
+        Ok(taken)
+    }
+
+    /// Acknowledges a letter, which removes it.
+    pub(super) async fn ack(&mut self, tag: u64) -> Result<(), BrokerError> {
+        self.reader.ack(tag).await?;
+        if !self.reader.holds_any() {
+            self.deadline = None;
+        }
+        Ok(())
+    }
+
+    /// Takes all letters that came back to a quorum queue before. It delivers them before all others
+    /// and in the order in which they came back, so those that were not held would overtake the
+    /// others.
+    async fn keep_order(&mut self) -> Result<(), Failure> {
+        while self.is_out_of_place && self.reader.holds_any() && !self.should_stop() {
+            self.take().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for Ctrl-C. Cancel safe.
+    pub(super) async fn wait_interrupted(&mut self) {
+        if self.stop != Some(Stop::Interrupted) {
+            // An error means that the system does not report it.
+            let _ = self.interrupted.as_mut().await;
+            self.stop = Some(Stop::Interrupted);
+        }
+    }
+
+    fn should_stop(&mut self) -> bool {
+        if self.stop.is_none() {
+            if self.interrupted.as_mut().now_or_never().is_some() {
+                self.stop = Some(Stop::Interrupted);
+            } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                self.stop = Some(Stop::TimeUp);
+            }
+        }
+        self.stop.is_some()
+    }
+
+    /// Puts the held letters back and closes the connection. Prints notes about what the user should
+    /// know.
+    pub(super) async fn finish(mut self, output: &Output) -> Result<(), Failure> {
+        if let Some(stop) = self.stop {
+            output.note(&self.stop_note(stop));
+        }
+        let ordered = self.keep_order().await;
+        let released = self.reader.release().await;
+        let may_be_limited =
+            (DEFAULT_DELIVERY_LIMIT / 2..=DEFAULT_DELIVERY_LIMIT).contains(&self.most_returns);
+        if may_be_limited && !matches!(self.reader.is_dead_queue_of(&self.queue).await, Ok(Some(true))) {
+            output.note(&self.limit_note());
+        }
+        self.reader.close().await;
+        ordered?;
+        Ok(released?)
+    }
+
+    fn stop_note(&self, stop: Stop) -> String {
+        let left = units::count(self.left as usize, "letter");
+        match stop {
+            Stop::Interrupted => format!("interrupted: {left} not looked at"),
+            Stop::TimeUp => format!(
+                "the letters were held for {}: {left} not looked at; `--timeout` holds them longer",
+                humantime::format_duration(self.timeout)
+            ),
+        }
+    }
+
+    fn limit_note(&self) -> String {
+        format!(
+            "letters of {} have come back up to {} times: if it is a quorum queue without an `x-delivery-limit`, RabbitMQ 4 drops \
+             a letter after {DEFAULT_DELIVERY_LIMIT}; see docs/jobs.md",
+            dead_queue(&self.queue),
+            self.most_returns
+        )
+    }
+}
+
+impl fmt::Debug for Scan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scan")
+            .field("reader", &self.reader)
+            .field("left", &self.left)
+            .finish_non_exhaustive()
+    }
+}

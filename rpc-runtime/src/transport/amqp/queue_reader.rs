@@ -1,0 +1,315 @@
+//! Takes messages from one queue without losing their places, and publishes copies of them. For the
+//! program `rpc`, which manages dead letters.
+//!
+//! Messages stay unacknowledged until they are acked or released, so no other consumer gets them
+//! meanwhile. If this process ends, the broker puts them back.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::{
+    BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, Confirmation};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::channel::OpenChannel;
+use super::connection::{Address, ConnectionPurpose, Connector};
+use super::errors::{is_not_found, queue_error, short};
+use super::guard;
+use super::opener::{Opener, passive_declare};
+use super::task_group::TaskGroup;
+use crate::error::{BrokerError, Cause};
+use crate::transport::topology::RequestQueue;
+
+/// How long to wait until released messages are ready.
+const READY_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long to wait before looking again.
+const READY_PAUSE: Duration = Duration::from_millis(5);
+
+/// Reads one queue, over a connection of its own that is not opened again.
+pub struct QueueReader {
+    queue: ShortString,
+    opener: Opener,
+    /// The channel that messages are taken from.
+    taking: Arc<OpenChannel>,
+    /// The channel for copies. `None` until the first one, and once the broker has closed it.
+    publishing: Option<Arc<OpenChannel>>,
+    /// How many messages are held, and how many were ready after the last one was taken.
+    held: u32,
+    remaining: u32,
+    tasks: TaskGroup,
+    limit: Duration,
+    _watch: AbortOnDropHandle<()>,
+}
+
+/// A message that was taken from a queue, and is not acknowledged.
+#[derive(Debug)]
+pub struct TakenMessage {
+    /// Identifies the message, to acknowledge it.
+    pub tag: u64,
+    /// Whether it was delivered before and came back.
+    pub redelivered: bool,
+    /// Why some of its properties could not be read. All others are there.
+    pub malformed: Option<String>,
+    /// The properties as they arrived, without what could not be read.
+    pub properties: BasicProperties,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// The outcome of publishing a copy.
+#[derive(Debug)]
+pub enum CopyOutcome {
+    /// The broker has stored it.
+    Confirmed,
+    /// The queue does not exist.
+    Unroutable,
+    /// The queue refuses it, for example because it is full.
+    Refused,
+    /// The broker does not accept such a message, for example because it is too large.
+    Invalid(Cause),
+}
+
+impl QueueReader {
+    /// Connects, each step within `limit`, and opens a queue. Also returns how many messages are
+    /// ready in it. Returns `None` if the queue does not exist.
+    pub(crate) async fn open(
+        addresses: Vec<Address>,
+        name: Option<&str>,
+        limit: Duration,
+        queue: &str,
+    ) -> Result<Option<(Self, u32)>, BrokerError> {
+        let connector = Connector::new(addresses, name, limit);
+        let tasks = TaskGroup::new(&Handle::current());
+        let connection = Arc::new(connector.connect(ConnectionPurpose::DeadLetters).await?);
+        let watch = connection.watch_in(&tasks);
+        let opener = Opener {
+            connection,
+            limit,
+            tasks: tasks.clone(),
+        };
+        let reader = Self {
+            queue: short(queue)?,
+            taking: opener.channel().await?,
+            publishing: None,
+            opener,
+            held: 0,
+            remaining: 0,
+            tasks,
+            limit,
+            _watch: watch,
+        };
+        match reader.count().await {
+            Ok(Some(messages)) => Ok(Some((reader, messages))),
+            Ok(None) => {
+                reader.close().await;
+                Ok(None)
+            }
+            Err(error) => {
+                reader.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// How many messages are ready in the queue. `None` if it does not exist.
+    async fn count(&self) -> Result<Option<u32>, BrokerError> {
+        let (channel, queue) = (Arc::clone(&self.taking), self.queue.clone());
+        let asking = async move {
+            channel
+                .queue_declare(queue, passive_declare(), FieldTable::default())
+                .await
+        };
+        match self.opener.request("looking for a queue", asking).await? {
+            Ok(queue) => Ok(Some(queue.message_count())),
+            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) => Err(queue_error(self.queue.as_str(), error)),
+        }
+    }
+
+    /// Takes the first message that is ready. Returns `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the broker refuses, does not answer in time, or the connection is lost.
+    pub async fn take(&mut self) -> Result<Option<TakenMessage>, BrokerError> {
+        let (channel, queue) = (Arc::clone(&self.taking), self.queue.clone());
+        let taking = async move { channel.basic_get(queue, BasicGetOptions::default()).await };
+        let taken = self.opener.request("taking a message", taking).await?;
+        let taken = taken.map_err(|error| queue_error(self.queue.as_str(), error))?;
+        let Some(message) = taken else {
+            self.remaining = 0;
+            return Ok(None);
+        };
+        let delivery = message.delivery;
+        self.held += 1;
+        self.remaining = message.message_count;
+        Ok(Some(TakenMessage {
+            tag: delivery.delivery_tag,
+            redelivered: delivery.redelivered,
+            malformed: guard::mark::read(&delivery.properties).map(|malformed| malformed.to_string()),
+            properties: without_mark(delivery.properties),
+            body: delivery.data,
+        }))
+    }
+
+    /// Acknowledges a message, which removes it from the queue. The broker has processed this once
+    /// it has answered the next [`take`](Self::take) or [`release`](Self::release).
+    ///
+    /// # Errors
+    ///
+    /// Fails if the connection is lost.
+    pub async fn ack(&mut self, tag: u64) -> Result<(), BrokerError> {
+        self.held = self.held.saturating_sub(1);
+        let channel = Arc::clone(&self.taking);
+        let acking = async move { channel.basic_ack(tag, BasicAckOptions::default()).await };
+        self.opener.request_ok("acknowledging a message", acking).await
+    }
+
+    /// Whether a message is not acknowledged.
+    #[must_use]
+    pub fn holds_any(&self) -> bool {
+        self.held > 0
+    }
+
+    /// Puts all messages that are not acknowledged back to their places. Returns once they are ready
+    /// again, or after half a second: others may have taken them already.
+    ///
+    /// On a quorum queue, this counts as a delivery. RabbitMQ 4.3 counts it apart from lost
+    /// consumers, as it would not if the channel were closed.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the broker does not answer in time, or the connection is lost.
+    pub async fn release(&mut self) -> Result<(), BrokerError> {
+        let channel = Arc::clone(&self.taking);
+        let all = BasicNackOptions {
+            multiple: true,
+            requeue: true,
+        };
+        let releasing = async move { channel.basic_nack(0, all).await };
+        self.opener.request_ok("releasing messages", releasing).await?;
+        let give_up = Instant::now() + READY_LIMIT;
+        let expected = self.remaining.saturating_add(std::mem::take(&mut self.held));
+        // The first answer shows that the broker has received all acknowledgements. A quorum queue
+        // processes them later.
+        while self.count().await?.is_some_and(|ready| ready < expected) && Instant::now() < give_up {
+            sleep(READY_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Publishes a copy to a queue, and waits until the broker has confirmed it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the broker blocks publishers, does not permit it, does not answer in time, or the
+    /// connection is lost. In the last two cases the copy may have been stored.
+    pub async fn publish(
+        &mut self,
+        queue: &str,
+        properties: BasicProperties,
+        body: Vec<u8>,
+    ) -> Result<CopyOutcome, BrokerError> {
+        if let Some(reason) = self.opener.connection.state().borrow().blocked.clone() {
+            return Err(BrokerError::Blocked { reason });
+        }
+        let (channel, queue) = (self.publishing_channel().await?, short(queue)?);
+        let used = Arc::clone(&channel);
+        let publishing = async move {
+            let options = BasicPublishOptions {
+                mandatory: true,
+                ..BasicPublishOptions::default()
+            };
+            let confirm = used.basic_publish("".into(), queue, options, &body, properties);
+            confirm.await?.await
+        };
+        match channel
+            .request(self.limit, "publishing a message", publishing)
+            .await
+        {
+            Ok(Confirmation::Ack(None)) => Ok(CopyOutcome::Confirmed),
+            Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Ok(CopyOutcome::Unroutable),
+            Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => Ok(CopyOutcome::Refused),
+            Err(BrokerError::ChannelClosed { source }) if is_precondition_failed(&source) => {
+                self.publishing = None;
+                Ok(CopyOutcome::Invalid(source))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn publishing_channel(&mut self) -> Result<Arc<OpenChannel>, BrokerError> {
+        if let Some(channel) = &self.publishing {
+            return Ok(Arc::clone(channel));
+        }
+        let channel = self.opener.channel().await?;
+        let used = Arc::clone(&channel);
+        let selecting = async move { used.confirm_select(ConfirmSelectOptions::default()).await };
+        self.opener.request_ok("asking for confirms", selecting).await?;
+        self.publishing = Some(Arc::clone(&channel));
+        Ok(channel)
+    }
+
+    /// Whether the queue has the properties with which workers declare the dead-letter queue of this
+    /// quorum queue. `None` if the user may not ask.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the broker does not answer in time, or the connection is lost.
+    pub async fn is_dead_queue_of(&self, quorum_queue: &str) -> Result<Option<bool>, BrokerError> {
+        // The broker closes the channel if the properties differ.
+        let scratch = self.opener.channel().await?;
+        let expected = RequestQueue::new(quorum_queue).quorum().dead_queue();
+        match self.opener.declare_request_queue(&scratch, &expected).await {
+            Ok(()) => {
+                scratch.close().await;
+                Ok(Some(true))
+            }
+            Err(BrokerError::Queue { source, .. }) if is_precondition_failed(&source) => Ok(Some(false)),
+            Err(BrokerError::Queue { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Closes the connection. The broker puts back what was not acknowledged.
+    pub async fn close(self) {
+        self.opener.connection.close().await;
+        self.tasks.end().await;
+    }
+}
+
+/// Removes the header that says why properties could not be read.
+fn without_mark(properties: BasicProperties) -> BasicProperties {
+    match properties.headers() {
+        Some(headers) if headers.contains_key(guard::mark::NAME) => {
+            let others = headers.inner().iter();
+            let others = others.filter(|(name, _)| name.as_str() != guard::mark::NAME);
+            let mut kept = FieldTable::default();
+            for (name, value) in others {
+                kept.insert(name.clone(), value.clone());
+            }
+            properties.with_headers(kept)
+        }
+        _ => properties,
+    }
+}
+
+/// Whether the broker closed a channel with `PRECONDITION_FAILED`.
+fn is_precondition_failed(cause: &Cause) -> bool {
+    cause.to_string().contains("PRECONDITION_FAILED")
+}
+
+impl fmt::Debug for QueueReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueReader")
+            .field("queue", &self.queue.as_str())
+            .finish_non_exhaustive()
+    }
+}
