@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use rpc_runtime::Broker;
-use rpc_runtime::discovery::QueueDepth;
+use rpc_runtime::discovery::{QueueDepth, dead_queue, retry_queues};
 use serde_json::{Value, json};
 
 /// How many queues to ask about at once.
@@ -42,6 +42,37 @@ pub(crate) fn cells(depths: &Depths, queue: &str) -> [String; 2] {
     match depths.get(queue) {
         Some(depth) => [depth.messages.to_string(), depth.consumers.to_string()],
         None => ["-".to_owned(), "-".to_owned()],
+    }
+}
+
+/// The queues of the jobs of a request queue.
+pub(crate) fn job_queues(queue: &str) -> impl Iterator<Item = String> {
+    std::iter::once(dead_queue(queue)).chain(retry_queues(queue))
+}
+
+/// The depths of the job queues of one request queue. `None` if it is not known: no worker has
+/// needed the queue yet, or the user may not see it.
+pub(crate) struct JobDepths {
+    /// The jobs that wait for a retry, or for the time that their caller set.
+    pub(crate) waiting: Option<u32>,
+    /// The jobs that were given up.
+    pub(crate) dead: Option<u32>,
+}
+
+impl JobDepths {
+    pub(crate) fn of(depths: &Depths, queue: &str) -> Self {
+        let messages = |queue: &str| depths.get(queue).map(|depth| depth.messages);
+        Self {
+            waiting: retry_queues(queue)
+                .filter_map(|queue| messages(&queue))
+                .reduce(|a, b| a + b),
+            dead: messages(&dead_queue(queue)),
+        }
+    }
+
+    /// Returns the cells with the waiting and the dead jobs, or `-` if they are not known.
+    pub(crate) fn cells(&self) -> [String; 2] {
+        [self.waiting, self.dead].map(|jobs| jobs.map_or_else(|| "-".to_owned(), |jobs| jobs.to_string()))
     }
 }
 

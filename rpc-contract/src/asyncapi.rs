@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use crate::references::{DocumentKeys, convert_schema};
-use crate::{ArgumentDescription, MethodDescription, ServiceDescription};
+use crate::{ArgumentDescription, MethodDescription, RetryDescription, ServiceDescription};
 
 /// The version of AsyncAPI's AMQP bindings.
 const BINDING_VERSION: &str = "0.3.0";
@@ -295,8 +295,20 @@ fn tags(method: &MethodDescription) -> Vec<Value> {
         (method.is_oneway, "oneway", "Has no reply."),
     ];
     let tags = tags.into_iter().filter(|(is_set, _, _)| *is_set);
-    tags.map(|(_, name, description)| json!({"name": name, "description": description}))
-        .collect()
+    let mut tags: Vec<_> = tags
+        .map(|(_, name, description)| json!({"name": name, "description": description}))
+        .collect();
+    tags.extend(method.retry.map(|retry| {
+        let RetryDescription {
+            times,
+            min_delay_ms: min,
+            max_delay_ms: max,
+        } = retry;
+        let description =
+            format!("A failed job is retried {times} times, after {min} ms at first and {max} ms at last.");
+        json!({"name": "retry", "description": description})
+    }));
+    tags
 }
 
 /// The properties and headers that all messages of a kind share.

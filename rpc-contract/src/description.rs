@@ -105,6 +105,9 @@ pub struct MethodDescription {
     /// How long a caller waits, in milliseconds, unless the client or the call sets another limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+    /// How a failed job is retried, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryDescription>,
     /// The JSON Schema of `returns`, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result_schema: Option<Value>,
@@ -155,6 +158,31 @@ impl MethodDescription {
                 }
                 _ => format!("{call} -> Result<{returns}, {error}>"),
             },
+        }
+    }
+}
+
+/// How a failed job is retried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct RetryDescription {
+    /// How many times it is retried. It runs once more than this.
+    pub times: u16,
+    /// The delay before the first retry, in milliseconds.
+    pub min_delay_ms: u64,
+    /// The delay before the last retry, in milliseconds.
+    pub max_delay_ms: u64,
+}
+
+impl RetryDescription {
+    /// Describes that a job is retried this often, with these delays in milliseconds.
+    #[must_use]
+    pub fn new(times: u16, min_delay_ms: u64, max_delay_ms: u64) -> Self {
+        Self {
+            times,
+            min_delay_ms,
+            max_delay_ms,
         }
     }
 }
@@ -314,6 +342,7 @@ pub(crate) mod tests {
             arguments in prop::collection::vec(argument(), 0..4),
             (is_default, is_idempotent, is_oneway) in any::<(bool, bool, bool)>(),
             timeout_ms in any::<Option<u64>>(),
+            retry in any::<Option<(u16, u64, u64)>>(),
             (result_schema, error_schema) in (schema(), schema()),
         ) -> MethodDescription {
             MethodDescription {
@@ -326,6 +355,7 @@ pub(crate) mod tests {
                 is_idempotent,
                 is_oneway,
                 timeout_ms,
+                retry: retry.map(|(times, min, max)| RetryDescription::new(times, min, max)),
                 result_schema,
                 error_schema,
             }

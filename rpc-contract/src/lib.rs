@@ -27,7 +27,7 @@ mod description;
 #[cfg(feature = "tools")]
 mod references;
 
-pub use description::{ArgumentDescription, MethodDescription, ServiceDescription};
+pub use description::{ArgumentDescription, MethodDescription, RetryDescription, ServiceDescription};
 
 /// The README's example compiles and runs.
 #[cfg(all(doctest, feature = "tools"))]

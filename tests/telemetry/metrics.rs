@@ -87,6 +87,7 @@ on_both_brokers! {
     calls_and_requests_are_counted_by_outcome,
     calls_that_leave_together_are_counted,
     requests_that_do_not_run_are_counted,
+    retried_and_dead_jobs_are_counted,
     overload_is_shown_while_it_lasts,
 }
 
@@ -275,6 +276,40 @@ async fn requests_that_do_not_run_are_counted(world: World) {
             ),
         ],
     );
+}
+
+async fn retried_and_dead_jobs_are_counted(world: World) {
+    #[service]
+    trait Mail {
+        #[rpc(oneway, idempotent, retry = "1 times, 100ms")]
+        async fn send(&self, to: &str) -> Result<(), String>;
+    }
+
+    struct NoRoute;
+    impl Mail for NoRoute {
+        async fn send(&self, to: &str) -> Result<(), String> {
+            Err(format!("no route to {to}"))
+        }
+    }
+
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let before = counted();
+    let (broker, queue) = (world.broker().await, unique("mail"));
+    let server = Server::new(&broker)
+        .serve_on(RequestQueue::new(&queue), MailServer::new(NoRoute))
+        .start()
+        .await
+        .unwrap();
+    let mail = MailClient::builder(&broker).queue(&queue).build();
+    mail.send("alice").await.unwrap();
+    let dead = format!(r#"rpc_server_jobs_dead_total{{queue="{queue}",reason="error"}}"#);
+    until("it is dead", SOON, async || Ok(growth(&before, &dead) > 0.0))
+        .await
+        .unwrap();
+    server.stop().await.unwrap();
+    let retried = format!(r#"rpc_server_jobs_retried_total{{queue="{queue}"}}"#);
+    let ran = r#"rpc_server_requests_total{service="Mail",method="send",outcome="error"}"#;
+    assert_grew(&before, &[(&dead, 1.0), (&retried, 1.0), (ran, 2.0)]);
 }
 
 async fn overload_is_shown_while_it_lasts(world: World) {

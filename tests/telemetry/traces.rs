@@ -14,10 +14,10 @@ use opentelemetry_sdk::propagation::{BaggagePropagator, TraceContextPropagator};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use rpc_runtime::middleware::{CallReply, CallService, OutgoingCall};
 use rpc_runtime::{Broker, CallError, RequestQueue, RunningServer, Server, service};
-use rpc_tests::gate::Gate;
-use rpc_tests::on_both_brokers;
+use rpc_tests::gate::{Gate, SOON};
 use rpc_tests::rabbit::unique;
 use rpc_tests::world::World;
+use rpc_tests::{on_both_brokers, until};
 use tower::Service;
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -152,6 +152,7 @@ on_both_brokers! {
     spans_tell_how_calls_ended,
     spans_tell_how_long_calls_waited,
     replies_say_which_span_they_come_from,
+    later_attempts_of_a_job_are_linked_to_the_first,
 }
 
 /// Runs a caller's code in a span of its own, with baggage; also returns its trace.
@@ -382,4 +383,57 @@ async fn replies_say_which_span_they_come_from(world: World) {
         assert!(parent.starts_with(&format!("00-{trace}-")), "{parent}");
     }
     workers.stop().await;
+}
+
+#[service]
+trait Mail {
+    #[rpc(oneway, idempotent, retry = "2 times, 100ms")]
+    async fn send(&self, to: &str) -> Result<(), String>;
+}
+
+struct NoRoute;
+
+impl Mail for NoRoute {
+    async fn send(&self, to: &str) -> Result<(), String> {
+        Err(format!("no route to {to}"))
+    }
+}
+
+async fn later_attempts_of_a_job_are_linked_to_the_first(world: World) {
+    let (broker, queue) = (world.broker().await, unique("mail"));
+    let server = Server::new(&broker)
+        .serve_on(RequestQueue::new(&queue), MailServer::new(NoRoute))
+        .start()
+        .await
+        .unwrap();
+    let mail = MailClient::builder(&broker).queue(&queue).build();
+    let (sent, trace) = traced("a job", "acme", async { mail.send("alice").await }).await;
+    sent.unwrap();
+    let attempts = || {
+        COLLECTOR.provider.force_flush().unwrap();
+        let spans = COLLECTOR.exporter.get_finished_spans().unwrap().into_iter();
+        let of_job =
+            |span: &SpanData| span.span_context.trace_id() == trace && span.span_kind == SpanKind::Server;
+        spans.filter(of_job).collect::<Vec<_>>()
+    };
+    until("it is given up", SOON, async || Ok(attempts().len() == 3))
+        .await
+        .unwrap();
+    server.stop().await.unwrap();
+    let mut attempts = attempts();
+    attempts.sort_by_key(|span| span.start_time);
+    let [first, second, third] = &attempts[..] else {
+        panic!("{attempts:?}");
+    };
+    assert!(first.links.iter().next().is_none());
+    for (attempt, number) in [(second, 2), (third, 3)] {
+        let linked: Vec<_> = attempt
+            .links
+            .iter()
+            .map(|link| link.span_context.span_id())
+            .collect();
+        assert_eq!(linked, [first.span_context.span_id()]);
+        let attribute = KeyValue::new("rpc.attempt", i64::from(number));
+        assert!(attempt.attributes.contains(&attribute), "{attempt:?}");
+    }
 }

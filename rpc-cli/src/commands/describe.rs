@@ -1,7 +1,9 @@
 //! `rpc describe`.
 
+use std::time::Duration;
+
 use clap::Args;
-use rpc_contract::{MethodDescription, ServiceDescription};
+use rpc_contract::{MethodDescription, RetryDescription, ServiceDescription};
 use rpc_runtime::Broker;
 use serde_json::Value;
 
@@ -133,7 +135,26 @@ fn options(method: &MethodDescription) -> Option<String> {
             .timeout()
             .map(|timeout| format!("timeout = \"{}\"", humantime::format_duration(timeout))),
     );
+    options.extend(
+        method
+            .retry
+            .map(|retry| format!("retry = \"{}\"", retry_text(retry))),
+    );
     (!options.is_empty()).then(|| format!("#[rpc({})]", options.join(", ")))
+}
+
+/// Returns a retry policy as the trait's attribute spells it.
+fn retry_text(retry: RetryDescription) -> String {
+    let [min, max] = [retry.min_delay_ms, retry.max_delay_ms].map(|millis| {
+        let text = humantime::format_duration(Duration::from_millis(millis)).to_string();
+        text.replace(' ', "")
+    });
+    let delays = if min == max {
+        min
+    } else {
+        format!("{min} to {max}")
+    };
+    format!("{} times, {delays}", retry.times)
 }
 
 /// Returns what the signature does not show about the arguments.

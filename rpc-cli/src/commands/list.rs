@@ -1,11 +1,11 @@
 //! `rpc list`.
 
 use clap::Args;
-use rpc_runtime::discovery::{Discovered, WorkerDescription};
+use rpc_runtime::discovery::{Discovered, FoundService, WorkerDescription};
 use serde_json::{Value, json};
 
 use crate::connection::{close, connect};
-use crate::depths::{self, Depths};
+use crate::depths::{self, Depths, JobDepths};
 use crate::failure::{Failure, Outcome};
 use crate::lookup::Search;
 use crate::options::Options;
@@ -19,7 +19,8 @@ use crate::worker::{name, short_id};
 /// Asks all workers of the virtual host at once. Workers that do not describe themselves, or whose
 /// RabbitMQ user lacks the permissions, are not found: see docs/command-line.md. DEPTH is the
 /// number of requests that are ready in the queue, and CONSUMERS the number of its consumers; `-`
-/// if the broker does not tell.
+/// if the broker does not tell. For services with jobs, WAITING is the number of jobs that wait for a
+/// retry or for the time that their caller set, and DEAD that of those that were given up.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -41,7 +42,13 @@ impl List {
         let found = self.search.workers(&broker, output).await;
         let depths = match &found {
             Ok(found) if !self.workers || output.json => {
-                depths::ask(&broker, found.services().iter().map(|service| service.queue)).await
+                let services = found.services();
+                let job_queues = services.iter().filter(|service| has_jobs(service));
+                let job_queues: Vec<_> = job_queues
+                    .flat_map(|service| depths::job_queues(service.queue))
+                    .collect();
+                let queues = services.iter().map(|service| service.queue);
+                depths::ask(&broker, queues.chain(job_queues.iter().map(String::as_str))).await
             }
             _ => Depths::new(),
         };
@@ -63,6 +70,17 @@ impl List {
         })?;
         Ok(Outcome::Done)
     }
+}
+
+/// Whether a service has jobs.
+fn has_jobs(service: &FoundService<'_>) -> bool {
+    let methods = service
+        .descriptions
+        .iter()
+        .flat_map(|description| &description.methods);
+    methods
+        .into_iter()
+        .any(|method| method.is_oneway && method.is_idempotent)
 }
 
 fn services(found: &Discovered<WorkerDescription>, depths: &Depths) -> String {
@@ -92,7 +110,23 @@ fn services(found: &Discovered<WorkerDescription>, depths: &Depths) -> String {
             methods.to_string(),
         ]);
     }
-    table.render()
+    let jobs = jobs(found, depths);
+    if jobs.is_empty() {
+        table.render()
+    } else {
+        format!("{}\n\n{}", table.render(), jobs.render())
+    }
+}
+
+/// Returns the services that have jobs, with the depths of their queues.
+fn jobs(found: &Discovered<WorkerDescription>, depths: &Depths) -> Table<4> {
+    use Column::{Left, Right};
+    let mut table = Table::new([Left("JOBS OF"), Left("QUEUE"), Right("WAITING"), Right("DEAD")]);
+    for service in found.services().iter().filter(|service| has_jobs(service)) {
+        let [waiting, dead] = JobDepths::of(depths, service.queue).cells();
+        table.row([service.name.to_owned(), service.queue.to_owned(), waiting, dead]);
+    }
+    table
 }
 
 fn workers(found: &Discovered<WorkerDescription>) -> String {
@@ -144,6 +178,10 @@ fn json_of(found: &Discovered<WorkerDescription>, depths: &Depths) -> Value {
             "methods": methods.unwrap_or_default(),
         });
         depths::add_to_json(&mut json, depths, service.queue);
+        if has_jobs(service) {
+            let jobs = JobDepths::of(depths, service.queue);
+            json["jobs"] = json!({"waiting": jobs.waiting, "dead": jobs.dead});
+        }
         json
     });
     let workers = found

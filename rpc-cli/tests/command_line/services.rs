@@ -1,10 +1,14 @@
 //! `list`, `describe`, `asyncapi` and `check` of running services.
 
+use std::time::Duration;
+
 use rpc_contract::{ServiceDescription, asyncapi};
 use rpc_examples::UserDirectoryClient;
-use rpc_runtime::{Broker, ServiceClient as _};
+use rpc_runtime::{Broker, Server, ServiceClient as _};
+use rpc_tests::gate::SOON;
 use rpc_tests::programs::printed;
 use rpc_tests::rabbit::{Permissions, Vhost};
+use rpc_tests::until;
 use serde_json::{Value, json};
 
 use crate::program::{directory_on, directory_server, library, program, rpc, rpc_at, rpc_with_input};
@@ -59,6 +63,55 @@ UserDirectory  rpc_queue      0          2        2         1        2
         (&listed["workers"].as_array().unwrap().len(), &listed["complete"]),
         (&3, &json!(true))
     );
+}
+
+#[rpc_runtime::service(queue = "mail")]
+trait Mail {
+    #[rpc(oneway, idempotent)]
+    async fn send(&self, to: &str);
+    #[rpc(oneway, idempotent, retry = "5 times, 1s to 5m")]
+    async fn repeat(&self, to: &str);
+}
+
+struct NoRoute;
+
+impl Mail for NoRoute {
+    async fn send(&self, to: &str) {
+        panic!("no route to {to}");
+    }
+
+    async fn repeat(&self, _: &str) {}
+}
+
+#[tokio::test]
+async fn list_shows_the_jobs_that_wait_and_those_that_were_given_up() {
+    let vhost = Vhost::new().await;
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    let server = Server::new(&broker).serve(MailServer::new(NoRoute));
+    let _server = server.start().await.unwrap();
+    let mail = MailClient::new(&broker);
+    mail.send("alice").await.unwrap();
+    let hour = Duration::from_secs(3600);
+    for to in ["bob", "carol"] {
+        mail.send(to).delay(hour).await.unwrap();
+    }
+    let expected = "\
+SERVICE  QUEUE  DEPTH  CONSUMERS  WORKERS  VERSIONS  METHODS
+Mail     mail       0          1        1         1        2
+
+JOBS OF  QUEUE  WAITING  DEAD
+Mail     mail         2     1
+";
+    until("the jobs have been moved", SOON, async || {
+        Ok(rpc(&vhost, &["list"]).await.result() == expected)
+    })
+    .await
+    .unwrap();
+    let listed = rpc(&vhost, &["list", "--json"]).await.json();
+    assert_eq!(listed["services"][0]["jobs"], json!({"waiting": 2, "dead": 1}));
+    let described = rpc(&vhost, &["describe", "Mail"]).await;
+    let option = r#"#[rpc(idempotent, oneway, retry = "5 times, 1s to 5m")]"#;
+    assert!(described.result().contains(option), "{described:?}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rpc_contract::{ArgumentDescription, MethodDescription, ServiceDescription};
+use rpc_contract::{ArgumentDescription, MethodDescription, RetryDescription, ServiceDescription};
 
 use super::descriptor::{ArgumentDescriptor, MethodDescriptor, ServiceDescriptor};
 
@@ -43,6 +43,10 @@ impl From<&MethodDescriptor> for MethodDescription {
         description.is_idempotent = method.is_idempotent;
         description.is_oneway = method.is_oneway;
         description.timeout_ms = method.timeout.map(milliseconds);
+        description.retry = method.retry.map(|policy| {
+            let (min, max) = (policy.min_delay, policy.max_delay);
+            RetryDescription::new(policy.times, milliseconds(min), milliseconds(max))
+        });
         description
     }
 }

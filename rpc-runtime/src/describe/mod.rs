@@ -61,6 +61,6 @@ mod worker_stats;
 pub(crate) use built_in::{BUILT_IN, DESCRIBE, PING, STATS, is_built_in};
 pub use descriptor::{ArgumentDescriptor, MethodDescriptor, ServiceDescriptor};
 pub use retry_policy::RetryPolicy;
-pub use rpc_contract::{ArgumentDescription, MethodDescription, ServiceDescription};
+pub use rpc_contract::{ArgumentDescription, MethodDescription, RetryDescription, ServiceDescription};
 pub use worker::{QueueDescription, Worker, WorkerDescription};
 pub use worker_stats::{MethodStats, QueueStats, WorkerStats};

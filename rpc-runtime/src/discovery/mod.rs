@@ -63,6 +63,8 @@ pub use found::{Discovered, FoundService};
 pub use queue_depth::QueueDepth;
 pub use worker_client::WorkerClient;
 
+pub use crate::service::{dead_queue, retry_queues};
+
 pub use crate::describe::{
     MethodStats, QueueDescription, QueueStats, Worker, WorkerDescription, WorkerStats,
 };

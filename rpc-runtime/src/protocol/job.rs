@@ -20,6 +20,10 @@ pub(crate) const DELAY_HEADER: &str = "rpc-delay";
 pub(crate) const REASON_HEADER: &str = "rpc-reason";
 /// The error of the last attempt, as text.
 pub(crate) const ERROR_HEADER: &str = "rpc-error";
+/// The `traceparent` of the first attempt, which later attempts are linked to.
+pub(crate) const FIRST_TRACE_HEADER: &str = "rpc-first-trace";
+/// W3C's header for the trace context.
+pub(crate) const TRACEPARENT: &str = "traceparent";
 /// The queue that the job was sent to. Only in the dead-letter queue.
 pub(crate) const ORIGIN_HEADER: &str = "rpc-origin";
 /// The user that sent the job, once a worker has moved it: the broker no longer validates it.
@@ -40,13 +44,14 @@ const MAX_HEADERS: usize = 6 * 1024;
 pub(crate) const MAX_DELAY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The headers that are kept in any case, unless they are too long to be a worker's own.
-const OWN: [&str; 7] = [
+const OWN: [&str; 8] = [
     ATTEMPTS_HEADER,
     FIRST_FAILURE_HEADER,
     LAST_FAILURE_HEADER,
     DELAY_HEADER,
     REASON_HEADER,
     ERROR_HEADER,
+    FIRST_TRACE_HEADER,
     ORIGIN_HEADER,
 ];
 
@@ -115,6 +120,15 @@ pub(crate) fn limit_headers(headers: &mut Headers) {
             };
             OWN.contains(&name) && value.len() <= longest
         });
+    }
+}
+
+/// Records the trace context of the first attempt, from the headers of its reply.
+pub(crate) fn record_trace(headers: &mut Headers, reply: &Headers) {
+    if let Some(traceparent) = reply.get(TRACEPARENT)
+        && headers.get(FIRST_TRACE_HEADER).is_none()
+    {
+        set(headers, FIRST_TRACE_HEADER, traceparent.to_owned());
     }
 }
 

@@ -34,9 +34,11 @@ pub use executed::Executed;
 pub use fault::{Fault, FaultCode};
 pub use headers::{Headers, HeadersIntoIter, HeadersIter};
 pub use invalid_name::InvalidName;
+#[cfg(feature = "opentelemetry")]
+pub(crate) use job::TRACEPARENT;
 pub(crate) use job::{
-    MAX_DELAY, failed_attempts, limit_headers, record_failure, record_origin, record_user, remaining_delay,
-    set_remaining_delay,
+    FIRST_TRACE_HEADER, MAX_DELAY, failed_attempts, limit_headers, record_failure, record_origin,
+    record_trace, record_user, remaining_delay, set_remaining_delay,
 };
 pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};
 pub(crate) use message::{Message, Properties};

@@ -12,10 +12,11 @@ use super::pending_acks::PendingAcks;
 use super::reply_channel::SendOutcome;
 use super::request_handler::RequestHandler;
 use crate::protocol::{
-    COPY_HEADER, DeadLettered, InvalidName, Message, Reply, limit_headers, record_origin, record_user,
-    remaining_delay, reserved_header, set_remaining_delay,
+    COPY_HEADER, DeadLettered, InvalidName, Message, Reply, limit_headers, record_origin, record_trace,
+    record_user, remaining_delay, reserved_header, set_remaining_delay,
 };
 use crate::service::{AfterFailure, JobFailure, Origin, SHORTEST_WAIT, next_wait, rounded_up};
+use crate::telemetry::{Event, count};
 
 /// How long to wait before a job that could not be moved is tried again, at first and at most.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -58,41 +59,49 @@ impl RequestHandler {
         let Some(failure) = failure else {
             return acks.ack();
         };
+        record_trace(&mut properties.headers, &reply.headers);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         match failure.record(&mut properties.headers, method, now, fastrand::f64()) {
-            AfterFailure::Retry(delay) => self.delay_job(jobs, message, delay, acks).await,
+            AfterFailure::Retry(delay) => {
+                if self.delay_job(jobs, message, delay, acks).await {
+                    count(Event::JobRetried { queue: &self.queue });
+                }
+            }
             AfterFailure::Dead => {
                 record_origin(&mut properties.headers, &self.queue);
-                self.move_job(jobs, Destination::Dead, message, acks).await;
+                if self.move_job(jobs, Destination::Dead, message, acks).await {
+                    let (queue, reason) = (&self.queue, failure.outcome().as_str());
+                    count(Event::JobDied { queue, reason });
+                }
             }
         }
     }
 
-    /// Moves a job to a retry queue.
+    /// Moves a job to a retry queue. Returns whether it is there.
     pub(super) async fn delay_job(
         &self,
         jobs: &JobQueues,
         mut message: Message,
         delay: Duration,
         acks: PendingAcks,
-    ) {
+    ) -> bool {
         let (millis, rest) = next_wait(rounded_up(delay));
         set_remaining_delay(&mut message.properties.headers, rest);
         self.move_job(jobs, Destination::Retry(millis), message, acks)
-            .await;
+            .await
     }
 
     /// Publishes a copy of a job to another queue, and acks the original once the broker has
     /// confirmed the copy. Tries until that succeeds, or until the original can no longer be acked:
-    /// then the broker delivers it again.
+    /// then the broker delivers it again. Returns whether the copy is in the other queue.
     pub(super) async fn move_job(
         &self,
         jobs: &JobQueues,
         mut destination: Destination,
         mut message: Message,
         acks: PendingAcks,
-    ) {
+    ) -> bool {
         acks.mark_forwarded();
         let properties = &mut message.properties;
         let headers = &mut properties.headers;
@@ -110,12 +119,17 @@ impl RequestHandler {
         properties.user_id = None;
         let (begun, mut pause) = (Instant::now(), RETRY_PAUSE);
         let mut may_close_channel = false;
+        let mut stuck = None;
         loop {
             if acks.have_lost_deliveries() {
-                return acks.forget();
+                acks.forget();
+                return false;
             }
             match jobs.publish(destination, &message, may_close_channel).await {
-                Ok(SendOutcome::Confirmed) => return acks.ack(),
+                Ok(SendOutcome::Confirmed) => {
+                    acks.ack();
+                    return true;
+                }
                 Ok(SendOutcome::Expired) => {}
                 // The queue is full, and stays so if this worker waits. A retry queue waits for it.
                 Ok(SendOutcome::Refused(None)) if destination == Destination::Requests => {
@@ -127,11 +141,34 @@ impl RequestHandler {
                     may_close_channel = error.is_some();
                     jobs.log_stuck(destination, begun, error.as_ref());
                 }
-                Err(error) if error.is_handle_ended() => return,
+                Err(error) if error.is_handle_ended() => return false,
                 Err(error) => jobs.log_stuck(destination, begun, Some(&error)),
             }
+            stuck.get_or_insert_with(|| Stuck::new(&self.queue));
             tokio::time::sleep(pause).await;
             pause = MAX_RETRY_PAUSE.min(2 * pause);
         }
+    }
+}
+
+/// Counts a job that cannot be moved for as long as this exists.
+struct Stuck<'a> {
+    queue: &'a str,
+}
+
+impl<'a> Stuck<'a> {
+    fn new(queue: &'a str) -> Self {
+        count(Event::JobStuck {
+            queue,
+            is_stuck: true,
+        });
+        Self { queue }
+    }
+}
+
+impl Drop for Stuck<'_> {
+    fn drop(&mut self) {
+        let (queue, is_stuck) = (self.queue, false);
+        count(Event::JobStuck { queue, is_stuck });
     }
 }

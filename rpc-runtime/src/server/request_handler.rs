@@ -236,17 +236,19 @@ impl RequestHandler {
             && let Some(delay) = self.prepare_job(&mut message)
         {
             drop(permit);
-            return self.delay_job(jobs, message, delay, acks).await;
+            self.delay_job(jobs, message, delay, acks).await;
+            return;
         }
         if malformed.is_none()
             && let Some(redeliveries) = dispatcher.worker_counted_redeliveries(&message, redelivered, rules)
         {
             set_redelivery_count(&mut message.properties.headers, redeliveries);
             drop(permit);
-            return match jobs.filter(|_| self.is_job(&message)) {
-                Some(jobs) => self.move_job(jobs, Destination::Requests, message, acks).await,
+            match jobs.filter(|_| self.is_job(&message)) {
+                Some(jobs) => drop(self.move_job(jobs, Destination::Requests, message, acks).await),
                 None => self.forward(message, None, acks).await,
-            };
+            }
+            return;
         }
         // The broker keeps more of a malformed message than a copy could.
         let is_rejected = |jobs: &&JobQueues| malformed.is_some() && jobs.dead_letters_rejected();

@@ -9,8 +9,8 @@ use super::admission::Received;
 use super::extensions::Extensions;
 use super::redelivery::redelivery_count;
 use crate::protocol::{
-    Headers, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, Request, ShortStr,
-    failed_attempts, insert_user_header, reserved_header,
+    FIRST_TRACE_HEADER, Headers, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, Request,
+    ShortStr, failed_attempts, insert_user_header, reserved_header,
 };
 
 /// The request that a handler serves, without its arguments.
@@ -43,6 +43,7 @@ pub struct Context {
     redelivered: bool,
     is_resent: bool,
     attempt: u32,
+    first_attempt: Option<Box<str>>,
     app_id: Option<ShortStr>,
     user_id: Option<ShortStr>,
     priority: Option<u8>,
@@ -64,6 +65,7 @@ impl Context {
         let is_copy = resent.is_some_and(|by| matches!(by, RESENT_BY_WORKER | RESENT_BY_CALLER_AND_WORKER));
         let was_counted = redelivery_count(&headers) > 0;
         let attempt = failed_attempts(&headers).saturating_add(1);
+        let first_attempt = headers.remove(FIRST_TRACE_HEADER).map(String::into_boxed_str);
         headers.retain(|name, _| reserved_header(name).is_none());
         Self {
             method,
@@ -73,6 +75,7 @@ impl Context {
             redelivered: redelivered || request.dead_lettered.is_some() || is_copy || was_counted,
             is_resent,
             attempt,
+            first_attempt,
             app_id: request.app_id.take(),
             user_id: request.user_id.take(),
             priority: request.priority,
@@ -125,6 +128,7 @@ impl Context {
             redelivered: false,
             is_resent: false,
             attempt: 1,
+            first_attempt: None,
             app_id: None,
             user_id: None,
             priority: None,
@@ -262,6 +266,11 @@ impl Context {
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// Returns the trace context of the first attempt of a job, in W3C's format.
+    pub(crate) fn first_attempt(&self) -> Option<&str> {
+        self.first_attempt.as_deref()
     }
 
     /// Whether an earlier delivery, or an earlier request of the same call, may have run.

@@ -186,6 +186,8 @@ impl Executor {
             queue_time: context.queue_time(),
             bytes: invocation.bytes(),
             headers: context.headers(),
+            attempt: context.attempt(),
+            first_attempt: context.first_attempt(),
         });
         match span {
             None => running.await,

@@ -11,6 +11,7 @@ use crate::describe::{MethodDescriptor, RetryPolicy};
 use crate::protocol::{
     Fault, FaultCode, Headers, MAX_DELAY, Reply, ReplyKind, failed_attempts, record_failure,
 };
+use crate::telemetry::Outcome;
 
 /// The times to live of retry queues, in milliseconds. A queue delivers its messages in order, so
 /// all messages of one retry queue wait equally long.
@@ -41,6 +42,36 @@ const RETRY_QUEUES: [u64; 22] = [
 
 /// The shortest time that a job waits in a retry queue, in milliseconds.
 pub(crate) const SHORTEST_WAIT: u64 = RETRY_QUEUES[0];
+
+/// Returns the names of the queues in which jobs of a request queue wait for a retry, or until the
+/// time that their caller set. A worker declares them when it needs them.
+///
+/// ```
+/// use rpc_runtime::discovery::retry_queues;
+///
+/// assert_eq!(retry_queues("mail").next().unwrap(), "mail.retry.100");
+/// assert_eq!(retry_queues("mail").count(), 22);
+/// ```
+pub fn retry_queues(queue: &str) -> impl Iterator<Item = String> {
+    RETRY_QUEUES
+        .into_iter()
+        .map(move |millis| retry_queue(queue, millis))
+}
+
+/// Returns the name of the retry queue with this time to live, in milliseconds.
+pub(crate) fn retry_queue(queue: &str, millis: u64) -> String {
+    format!("{queue}.retry.{millis}")
+}
+
+/// Returns the name of the queue that keeps the jobs of a request queue that were given up.
+///
+/// ```
+/// assert_eq!(rpc_runtime::discovery::dead_queue("mail"), "mail.dead");
+/// ```
+#[must_use]
+pub fn dead_queue(queue: &str) -> String {
+    format!("{queue}.dead")
+}
 
 /// Why an attempt of a job failed.
 #[derive(Debug)]
@@ -75,6 +106,14 @@ impl JobFailure {
         match self {
             Self::Error { .. } => "error",
             Self::Fault(fault) => fault.code.as_str(),
+        }
+    }
+
+    /// The reason, as metrics name it.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Error { .. } => Outcome::Error,
+            Self::Fault(fault) => Outcome::of_fault(&fault.code),
         }
     }
 

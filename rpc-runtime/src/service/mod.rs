@@ -37,6 +37,7 @@ pub(crate) use executor::{Executor, RequestSource, Response, RunResult};
 pub use extensions::Extensions;
 pub use invocation::{Answer, Invocation, Readable, Service, Unreadable, ViaDisplay, ViaSerialize};
 pub(crate) use job::{AfterFailure, JobFailure, SHORTEST_WAIT, next_wait, rounded_up, waits_of};
+pub use job::{dead_queue, retry_queues};
 pub(crate) use method_record::MethodRecord;
 pub(crate) use redelivery::{redelivery_count, set_redelivery_count};
 pub(crate) use request_log::{PriorState, RequestLabel, RequestLog};

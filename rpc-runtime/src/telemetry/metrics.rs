@@ -60,6 +60,20 @@ pub(crate) enum Event<'a> {
     ReplyLost {
         reason: &'static str,
     },
+    /// A failed job waits in a retry queue.
+    JobRetried {
+        queue: &'a str,
+    },
+    /// A job was moved to the dead-letter queue.
+    JobDied {
+        queue: &'a str,
+        reason: &'static str,
+    },
+    /// The worker starts or stops keeping a job that cannot be moved to its next queue.
+    JobStuck {
+        queue: &'a str,
+        is_stuck: bool,
+    },
     /// A connection was opened or lost.
     Connected {
         role: &'static str,
@@ -206,6 +220,25 @@ mod on {
             Event::ReplyLost { reason } => {
                 counter!("rpc_server_replies_lost_total", "reason" => reason).increment(1);
             }
+            Event::JobRetried { queue } => {
+                counter!("rpc_server_jobs_retried_total", "queue" => queue.to_owned()).increment(1);
+            }
+            Event::JobDied { queue, reason } => {
+                counter!("rpc_server_jobs_dead_total", "queue" => queue.to_owned(), "reason" => reason)
+                    .increment(1);
+            }
+            Event::JobStuck {
+                queue,
+                is_stuck: true,
+            } => {
+                gauge!("rpc_server_jobs_stuck", "queue" => queue.to_owned()).increment(1);
+            }
+            Event::JobStuck {
+                queue,
+                is_stuck: false,
+            } => {
+                gauge!("rpc_server_jobs_stuck", "queue" => queue.to_owned()).decrement(1);
+            }
             Event::Connected { role, is_up: true } => {
                 gauge!("rpc_connections", "role" => role).increment(1);
                 counter!("rpc_connections_opened_total", "role" => role).increment(1);
@@ -282,6 +315,16 @@ mod on {
             "replies that could not be published",
         ),
         (
+            "rpc_server_jobs_retried_total",
+            Unit::Count,
+            "failed jobs that were moved to a retry queue",
+        ),
+        (
+            "rpc_server_jobs_dead_total",
+            Unit::Count,
+            "jobs that were moved to the dead-letter queue",
+        ),
+        (
             "rpc_connections_opened_total",
             Unit::Count,
             "connections to the broker that were opened",
@@ -310,6 +353,11 @@ mod on {
             "rpc_server_queue_time_seconds",
             Unit::Seconds,
             "time that requests wait in the queue",
+        ),
+        (
+            "rpc_server_jobs_stuck",
+            Unit::Count,
+            "jobs that cannot be moved to their next queue",
         ),
         ("rpc_connections", Unit::Count, "connections to the broker"),
         (

@@ -8,10 +8,10 @@
 pub(super) const IS_ON: bool = cfg!(feature = "opentelemetry");
 
 #[cfg(feature = "opentelemetry")]
-pub(super) use on::{IncomingContext, inject};
+pub(super) use on::{IncomingContext, inject, link};
 
 #[cfg(not(feature = "opentelemetry"))]
-pub(super) use off::{IncomingContext, inject};
+pub(super) use off::{IncomingContext, inject, link};
 
 #[cfg(feature = "opentelemetry")]
 mod on {
@@ -22,7 +22,7 @@ mod on {
     use tracing::Span;
     use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-    use crate::protocol::{Headers, insert_user_header};
+    use crate::protocol::{Headers, ShortStr, TRACEPARENT, insert_user_header};
 
     /// Writes the context of a span into headers. If the span has none, writes the current context.
     pub(in crate::telemetry) fn inject(span: &Span, headers: &mut Headers) {
@@ -61,6 +61,18 @@ mod on {
         /// Runs a handler. The spans and calls that it makes continue this trace.
         pub(in crate::telemetry) async fn run<F: Future>(self, span: &Span, handler: F) -> F::Output {
             handler.with_context(with_span_of(span, self.0)).await
+        }
+    }
+
+    /// Links a span to the one that wrote this `traceparent`.
+    pub(in crate::telemetry) fn link(span: &Span, traceparent: &str) {
+        let mut headers = Headers::default();
+        headers.insert(ShortStr::from_static(TRACEPARENT), traceparent.to_owned());
+        let context =
+            global::get_text_map_propagator(|propagator| propagator.extract(&HeaderExtractor(&headers)));
+        let linked = context.span().span_context().clone();
+        if linked.is_valid() {
+            span.add_link(linked);
         }
     }
 
@@ -109,6 +121,8 @@ mod off {
     use crate::protocol::Headers;
 
     pub(in crate::telemetry) fn inject(_: &Span, _: &mut Headers) {}
+
+    pub(in crate::telemetry) fn link(_: &Span, _: &str) {}
 
     pub(in crate::telemetry) struct IncomingContext;
 

@@ -24,6 +24,10 @@ pub(crate) struct RequestInfo<'a> {
     /// The length of the encoded arguments.
     pub(crate) bytes: usize,
     pub(crate) headers: &'a Headers,
+    /// Which attempt of a job this is, from 1.
+    pub(crate) attempt: u32,
+    /// The trace context of the first attempt of a job, in W3C's format.
+    pub(crate) first_attempt: Option<&'a str>,
 }
 
 /// How a request ended.
@@ -55,6 +59,7 @@ impl RequestSpan {
             rpc.method = %format_args!("{service}/{method}"),
             rpc.response.status_code = Empty,
             rpc.queue_time_ms = millis(request.queue_time),
+            rpc.attempt = (request.attempt > 1).then_some(i64::from(request.attempt)),
             error.type = Empty,
             messaging.system = "rabbitmq",
             messaging.operation.type = "process",
@@ -66,8 +71,12 @@ impl RequestSpan {
         if span.is_disabled() && !metrics::ARE_ON && !propagation::IS_ON {
             return None;
         }
+        let context = IncomingContext::extract(&span, request.headers);
+        if let Some(first_attempt) = request.first_attempt {
+            propagation::link(&span, first_attempt);
+        }
         Some(Self {
-            context: IncomingContext::extract(&span, request.headers),
+            context,
             span,
             method: Method {
                 service: Name::Static(service),

@@ -113,8 +113,11 @@ impl RequestHandler {
             if let Some((jobs, message, delay)) = moved {
                 let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
                 moving.push(match delay {
-                    Some(delay) => self.delay_job(jobs, message, delay, acks).boxed(),
-                    None => self.move_job(jobs, Destination::Requests, message, acks).boxed(),
+                    Some(delay) => self.delay_job(jobs, message, delay, acks).map(drop).boxed(),
+                    None => self
+                        .move_job(jobs, Destination::Requests, message, acks)
+                        .map(drop)
+                        .boxed(),
                 });
                 continue;
             }
