@@ -37,14 +37,15 @@ pub use rpc_macros::service;
 
 pub use broker::{Broker, BrokerBuilder};
 pub use client::{
-    Call, ClientBuilder, DynamicClient, FallibleCall, InvalidDescription, MethodError, ServiceClient,
-    WhenFull,
+    Call, ClientBuilder, DynamicClient, FallibleCall, InvalidDescription, MethodError,
+    ServiceClient, WhenFull,
 };
 pub use codec::{Codec, DecodeError, EncodeError, UnknownName};
 pub use describe::{MethodDescriptor, ServiceDescriptor};
 pub use error::{BrokerError, CallError, Cause, Chain, ServerError, TlsFailure};
 pub use protocol::{
-    Executed, Fault, FaultCode, Headers, HeadersIntoIter, HeadersIter, InvalidName, ReplyAddresses,
+    Executed, Fault, FaultCode, Headers, HeadersIntoIter, HeadersIter, InvalidName, InvalidRequestId,
+    ReplyAddresses, RequestId,
 };
 pub use server::{RunningServer, Server};
 pub use service::{Answer, Context, Invocation, ResultType, Service};

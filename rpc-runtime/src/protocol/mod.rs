@@ -19,6 +19,7 @@ mod queue_name;
 mod reply;
 mod reply_address;
 mod request;
+mod request_id;
 mod reserved_header;
 mod short_str;
 mod user_header;
@@ -51,6 +52,7 @@ pub(crate) use request::{
     COPY_HEADER, MAX_TIME_TO_LIVE, REDELIVERIES_HEADER, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER,
     RESENT_HEADER, Request, UnreadableRequest,
 };
+pub use request_id::{InvalidRequestId, RequestId};
 pub(crate) use reserved_header::reserved_header;
 pub(crate) use short_str::{MAX_SHORT_STR, ShortStr};
 pub(crate) use user_header::{InvalidHeader, insert_user_header};

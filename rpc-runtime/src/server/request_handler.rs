@@ -19,7 +19,7 @@ use crate::protocol::{
     write_millis,
 };
 use crate::service::{
-    DeliveryAction, Dispatcher, Executor, ForbiddenReplyAddress, Origin, PriorState, Received, RequestId,
+    CorrelationId, DeliveryAction, Dispatcher, Executor, ForbiddenReplyAddress, Origin, PriorState, Received,
     RequestKey, RequestLabel, RequestLog, RequestSource, Response, Rules, redelivery_count,
     set_redelivery_count,
 };
@@ -407,8 +407,8 @@ fn request_key(delivery: &Delivery) -> Option<RequestKey> {
         return None;
     }
     let properties = &delivery.message.properties;
-    let id = RequestId::from(properties.correlation_id.as_ref()?);
-    let is_unique = expects_reply(properties) || matches!(id, RequestId::Uuid(_));
+    let id = CorrelationId::from(properties.correlation_id.as_ref()?);
+    let is_unique = expects_reply(properties) || matches!(id, CorrelationId::Uuid(_));
     is_unique.then(|| RequestKey::new(properties.reply_to.clone(), id))
 }
 

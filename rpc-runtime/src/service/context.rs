@@ -10,7 +10,7 @@ use super::extensions::Extensions;
 use super::redelivery::redelivery_count;
 use crate::protocol::{
     FIRST_TRACE_HEADER, Headers, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, Request,
-    ShortStr, failed_attempts, insert_user_header, reserved_header,
+    RequestId, ShortStr, failed_attempts, insert_user_header, reserved_header,
 };
 
 /// The request that a handler serves, without its arguments.
@@ -194,6 +194,14 @@ impl Context {
         self
     }
 
+    /// Sets the [`request_id`](Self::request_id) and the [`correlation_id`](Self::correlation_id),
+    /// for a unit test.
+    #[must_use]
+    pub fn with_request_id(mut self, id: RequestId) -> Self {
+        self.correlation_id = Some(ShortStr::from_uuid(id.uuid()));
+        self
+    }
+
     /// Sets the [`attempt`](Self::attempt), for a unit test.
     #[must_use]
     pub fn with_attempt(mut self, attempt: u32) -> Self {
@@ -217,6 +225,27 @@ impl Context {
     #[must_use]
     pub fn correlation_id(&self) -> Option<&str> {
         self.correlation_id.as_ref().map(ShortStr::as_str)
+    }
+
+    /// Returns the id of the request, which is the same for all its deliveries: redeliveries,
+    /// copies, retries and dead letters, and what the caller sends again after a lost connection.
+    /// Written in the same transaction as the effects of the method, under a unique key, it lets
+    /// them happen exactly once; see [`middleware`](crate::middleware#exactly-once).
+    ///
+    /// It is the request's correlation id. `None` unless that is a UUID. Callers of this library
+    /// always send one, and a new one for each request: a layer of a client that retries a call
+    /// sends several requests. Other callers must do so too. If such a caller sends one UUID with
+    /// several requests, they count as one.
+    ///
+    /// ```
+    /// # use rpc_runtime::{Context, RequestId};
+    /// let id = RequestId::random();
+    /// let cx = Context::for_test("charge").with_request_id(id);
+    /// assert_eq!(cx.request_id(), Some(id));
+    /// ```
+    #[must_use]
+    pub fn request_id(&self) -> Option<RequestId> {
+        RequestId::of_correlation_id(self.correlation_id.as_ref()?)
     }
 
     /// Returns the time at which the caller stops waiting, or `None` if the request has no
@@ -347,6 +376,7 @@ mod tests {
             ("record", None, false)
         );
         assert!(cx.headers().is_empty() && cx.user_id().is_none());
+        let id = RequestId::random();
         let cx = cx
             .with_user_id("alice")
             .with_app_id("shop")
@@ -354,12 +384,16 @@ mod tests {
             .with_deadline(Duration::from_secs(60))
             .with_priority(7)
             .with_redelivery()
+            .with_request_id(id)
             .with_extension(8_u32);
         assert_eq!(
             (cx.user_id(), cx.app_id(), cx.priority()),
             (Some("alice"), Some("shop"), Some(7))
         );
-        assert_eq!(cx.headers().get("tenant"), Some("acme"));
+        assert_eq!(
+            (cx.request_id(), cx.headers().get("tenant")),
+            (Some(id), Some("acme"))
+        );
         assert!(cx.remaining().is_some_and(|left| left > Duration::from_secs(50)));
         assert!(cx.redelivered() && cx.extensions().get::<u32>() == Some(&8));
     }

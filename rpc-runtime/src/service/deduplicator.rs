@@ -24,14 +24,14 @@ const MAX_ENDED: usize = 16 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct RequestKey {
     reply_to: Option<ShortStr>,
-    id: RequestId,
+    id: CorrelationId,
     /// The request itself and each of its copies end once the broker has the next copy. The last one
     /// ends once it is answered or rejected.
     copy: CopyToken,
 }
 
 impl RequestKey {
-    pub(crate) fn new(reply_to: Option<ShortStr>, id: RequestId) -> Self {
+    pub(crate) fn new(reply_to: Option<ShortStr>, id: CorrelationId) -> Self {
         Self {
             reply_to,
             id,
@@ -46,12 +46,12 @@ impl RequestKey {
 
 /// A correlation id: a UUID, as callers of this library send it, or any other text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum RequestId {
+pub(crate) enum CorrelationId {
     Uuid(Uuid),
     Text(ShortStr),
 }
 
-impl From<&ShortStr> for RequestId {
+impl From<&ShortStr> for CorrelationId {
     fn from(id: &ShortStr) -> Self {
         match Uuid::try_parse(id.as_str()) {
             // Only the usual spelling, so that the UUID stands for one text. A batch carries it in
@@ -326,7 +326,7 @@ mod tests {
     fn key(id: &'static str) -> RequestKey {
         RequestKey::new(
             Some(ShortStr::from_static("amq.gen-1")),
-            RequestId::Text(ShortStr::from_static(id)),
+            CorrelationId::Text(ShortStr::from_static(id)),
         )
     }
 
@@ -456,7 +456,10 @@ mod tests {
     #[test]
     fn an_id_is_equal_in_a_batch_and_in_a_message() {
         let uuid = Uuid::from_u128(0x00112233_4455_4677_8899_aabbccddeeff);
-        assert_eq!(RequestId::from(&ShortStr::from_uuid(uuid)), RequestId::Uuid(uuid));
+        assert_eq!(
+            CorrelationId::from(&ShortStr::from_uuid(uuid)),
+            CorrelationId::Uuid(uuid)
+        );
         for other in [
             "7",
             "",
@@ -464,7 +467,7 @@ mod tests {
             "00112233-4455-4677-8899-AABBCCDDEEFF",
         ] {
             let other = ShortStr::from_static(other);
-            assert_eq!(RequestId::from(&other), RequestId::Text(other));
+            assert_eq!(CorrelationId::from(&other), CorrelationId::Text(other));
         }
     }
 
@@ -568,7 +571,8 @@ mod tests {
     #[test]
     fn the_oldest_ended_request_is_forgotten() {
         let mut deduplicator = Deduplicator::default();
-        let key = |n: usize| RequestKey::new(None, RequestId::Text(ShortStr::new(n.to_string()).unwrap()));
+        let key =
+            |n: usize| RequestKey::new(None, CorrelationId::Text(ShortStr::new(n.to_string()).unwrap()));
         for n in 0..=MAX_ENDED {
             deduplicator.add(key(n), Origin::New, ());
             let _ = deduplicator.finish(key(n));
@@ -592,7 +596,8 @@ mod tests {
     #[test]
     fn a_request_that_runs_again_is_forgotten_once() {
         let mut deduplicator = Deduplicator::default();
-        let key = |n: usize| RequestKey::new(None, RequestId::Text(ShortStr::new(n.to_string()).unwrap()));
+        let key =
+            |n: usize| RequestKey::new(None, CorrelationId::Text(ShortStr::new(n.to_string()).unwrap()));
         for _ in 0..2 {
             deduplicator.add(key(0), Origin::Resent, 7);
             assert_eq!(ended(&mut deduplicator, key(0)), [7]);

@@ -31,7 +31,7 @@ pub(crate) use context::ambient_deadline;
 #[cfg(feature = "__bench")]
 pub(crate) use decision::AdmittedRequest;
 pub(crate) use decision::{Decision, ReplyTo};
-pub(crate) use deduplicator::{Deduplicator, DeliveryAction, Origin, RequestId, RequestKey};
+pub(crate) use deduplicator::{CorrelationId, Deduplicator, DeliveryAction, Origin, RequestKey};
 pub(crate) use dispatcher::{Dispatcher, ServedService};
 pub(crate) use executor::{Executor, RequestSource, Response, RunResult};
 pub use extensions::Extensions;

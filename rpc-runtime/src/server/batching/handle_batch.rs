@@ -24,8 +24,8 @@ use crate::server::outgoing_reply::OutgoingReply;
 use crate::server::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress};
 use crate::server::request_handler::RequestHandler;
 use crate::service::{
-    Decision, MethodRecord, Origin, Received, ReplyTo, RequestId, RequestKey, RequestLabel, RunResult, Tally,
-    redelivery_count, set_redelivery_count,
+    CorrelationId, Decision, MethodRecord, Origin, Received, ReplyTo, RequestKey, RequestLabel, RunResult,
+    Tally, redelivery_count, set_redelivery_count,
 };
 use crate::transport::{Control, Delivery};
 
@@ -94,7 +94,7 @@ impl RequestHandler {
             let id = call.id;
             let request = request(call, codec, &properties);
             let origin = Origin::new(redelivered, is_dead_lettered, &request.headers);
-            let key = RequestKey::new(reply_to.cloned(), RequestId::Uuid(id));
+            let key = RequestKey::new(reply_to.cloned(), CorrelationId::Uuid(id));
             let Some(ack) = self.deduplicate(key, origin, share.clone()) else {
                 continue;
             };
