@@ -37,7 +37,7 @@ pub use rpc_macros::service;
 
 pub use broker::{Broker, BrokerBuilder};
 pub use client::{
-    Call, ClientBuilder, DynamicClient, FallibleCall, InvalidDescription, MethodError,
+    Call, ClientBuilder, DynamicClient, EncodedCall, FallibleCall, InvalidDescription, MethodError,
     ServiceClient, WhenFull,
 };
 pub use codec::{Codec, DecodeError, EncodeError, UnknownName};
@@ -45,7 +45,7 @@ pub use describe::{MethodDescriptor, ServiceDescriptor};
 pub use error::{BrokerError, CallError, Cause, Chain, ServerError, TlsFailure};
 pub use protocol::{
     Executed, Fault, FaultCode, Headers, HeadersIntoIter, HeadersIter, InvalidName, InvalidRequestId,
-    ReplyAddresses, RequestId,
+    ReplyAddresses, RequestId, StoredFormatError,
 };
 pub use server::{RunningServer, Server};
 pub use service::{Answer, Context, Invocation, ResultType, Service};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::handle::Broker;
-use crate::client::{ClientBuilder, DynamicClient, InvalidDescription, ServiceClient};
+use crate::client::{Call, ClientBuilder, DynamicClient, EncodedCall, InvalidDescription, ServiceClient};
 use crate::describe::ServiceDescription;
 use crate::discovery::{Discover, QueueDepth, WorkerClient};
 use crate::protocol::ShortStr;
@@ -97,6 +97,15 @@ impl Broker {
     /// [`discovery`](crate::discovery) says which workers are found.
     pub fn discover(&self) -> Discover {
         Discover::new(Arc::clone(self.transport()), self.caller().app_and_user_id())
+    }
+
+    /// Sends a call that was [encoded](crate::Call::encode) earlier. Await it; it returns once the
+    /// broker has the job.
+    ///
+    /// The job gets the same [`request_id`](crate::Context::request_id) each time it is sent.
+    /// Workers may run it each time.
+    pub fn send(&self, call: &EncodedCall) -> Call<()> {
+        call.call(Arc::clone(self.caller()))
     }
 
     /// Asks the broker how many messages and consumers a queue has.

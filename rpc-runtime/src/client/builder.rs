@@ -19,10 +19,10 @@ use crate::protocol::check_destination_name;
 use crate::service::Service;
 
 /// The default of [`ClientBuilder::max_in_flight`].
-const DEFAULT_IN_FLIGHT: usize = 10_000;
+pub(super) const DEFAULT_IN_FLIGHT: usize = 10_000;
 
 /// The default of [`ClientBuilder::timeout`].
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client that the [`service`](crate::service) attribute generated.
 pub trait ServiceClient: Sized {

@@ -196,7 +196,7 @@ impl<T, E> Call<T, E> {
     /// idempotent)]`), or if the delay is longer than 30 days.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.change_plan(|plan| {
-            if !(plan.method.is_oneway() && plan.method.is_idempotent()) || delay > MAX_DELAY {
+            if !plan.method.is_job() || delay > MAX_DELAY {
                 let method = plan.method.name().to_owned();
                 return Err(InvalidCall::CannotDelay { method, delay });
             }
@@ -204,6 +204,14 @@ impl<T, E> Call<T, E> {
             Ok(())
         });
         self
+    }
+
+    /// Returns the call if it has not begun.
+    pub(super) fn into_planned(self) -> Option<Result<Arc<InFlightCall>, InvalidCall>> {
+        match self.state {
+            State::Planned(Planned { call, .. }) => Some(call),
+            State::Running(_) | State::Ready(_) | State::Ended => None,
+        }
     }
 
     /// Changes the plan of a call that has not begun. The call fails with the first error.

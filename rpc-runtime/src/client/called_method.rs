@@ -132,6 +132,11 @@ impl CalledMethod {
         }
     }
 
+    /// Whether the method is a job; see [`MethodDescriptor::is_job`].
+    pub(super) fn is_job(&self) -> bool {
+        self.is_oneway() && self.is_idempotent()
+    }
+
     pub(super) fn timeout(&self) -> Option<Duration> {
         match self {
             Self::Static(method) => method.timeout,
@@ -157,12 +162,32 @@ impl DescribedService {
         })
     }
 
+    /// Returns a service of which only the name and the queue are known.
+    pub(super) fn of_queue(name: &str, queue: &str) -> Self {
+        Self {
+            name: name.into(),
+            queue: queue.to_owned(),
+            methods: Box::default(),
+        }
+    }
+
     pub(super) fn method(&self, name: &str) -> Option<&Arc<DescribedMethod>> {
         self.methods.iter().find(|method| *method.name == *name)
     }
 }
 
 impl DescribedMethod {
+    /// Returns a job with this name.
+    pub(super) fn job(name: ShortStr) -> Self {
+        Self {
+            name: name.as_str().into(),
+            wire_name: name,
+            is_idempotent: true,
+            is_oneway: true,
+            timeout: None,
+        }
+    }
+
     fn new(description: &MethodDescription) -> Result<Self, InvalidDescription> {
         let name = description.name.as_str();
         let too_long = || InvalidDescription::NameTooLong {

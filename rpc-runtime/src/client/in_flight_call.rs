@@ -101,8 +101,14 @@ impl Inbox {
 
 impl InFlightCall {
     pub(crate) fn new(plan: CallPlan) -> Self {
+        Self::with_id(Uuid::new_v4(), plan)
+    }
+
+    /// Creates a call whose request has the same id as an earlier one. It must be one-way, because
+    /// both may be in flight at the same time.
+    pub(super) fn with_id(id: Uuid, plan: CallPlan) -> Self {
         Self {
-            id: Uuid::new_v4(),
+            id,
             sequence: AtomicU64::default(),
             plan,
             latest_send: LatestSend::default(),

@@ -117,7 +117,7 @@ impl fmt::Debug for Client {
 }
 
 /// Reads the reply of a method that returns a plain value.
-fn read_plain<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T, CallError<Infallible>> {
+pub(super) fn read_plain<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T, CallError<Infallible>> {
     match reply.kind {
         ReplyKind::Result => decode_result(&reply),
         ReplyKind::Error => Err(unreadable_body_error(

@@ -128,6 +128,11 @@ pub enum CallError<E = Infallible> {
         delay: Duration,
     },
 
+    /// The call cannot be [encoded](crate::Call::encode): its method is not a job, or the call has
+    /// begun. Nothing was sent.
+    #[error("the call cannot be encoded: only the call of a job can be, before it is awaited")]
+    CannotEncode,
+
     /// The description of the service has no such method. Nothing was sent. Only a
     /// [`DynamicClient`](crate::DynamicClient) returns this error.
     #[error("the service's description has no method {method:?}")]
@@ -262,6 +267,7 @@ impl<E> CallError<E> {
             | Self::Encode(_)
             | Self::NotDescribed { .. }
             | Self::CannotDelay { .. }
+            | Self::CannotEncode
             | Self::Invalid { .. } => Executed::No,
         }
     }
@@ -343,6 +349,7 @@ impl<E> CallError<E> {
             Self::Encode(source) => CallError::Encode(source),
             Self::NotDescribed { method } => CallError::NotDescribed { method },
             Self::CannotDelay { method, delay } => CallError::CannotDelay { method, delay },
+            Self::CannotEncode => CallError::CannotEncode,
             Self::Invalid { what, source } => CallError::Invalid { what, source },
             Self::BadReply { source, executed } => CallError::BadReply { source, executed },
             Self::Refused { queue } => CallError::Refused { queue },

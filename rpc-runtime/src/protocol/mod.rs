@@ -22,6 +22,7 @@ mod request;
 mod request_id;
 mod reserved_header;
 mod short_str;
+mod stored;
 mod user_header;
 
 pub(crate) use arguments::{ArgumentsSeed, NamedArguments, decode_empty_body};
@@ -55,4 +56,6 @@ pub(crate) use request::{
 pub use request_id::{InvalidRequestId, RequestId};
 pub(crate) use reserved_header::reserved_header;
 pub(crate) use short_str::{MAX_SHORT_STR, ShortStr};
+pub use stored::StoredFormatError;
+pub(crate) use stored::{read_stored, write_stored};
 pub(crate) use user_header::{InvalidHeader, insert_user_header};

@@ -47,6 +47,7 @@ impl Outcome {
                 CallError::Encode(_)
                 | CallError::NotDescribed { .. }
                 | CallError::CannotDelay { .. }
+                | CallError::CannotEncode
                 | CallError::Invalid { .. } => "invalid",
                 CallError::BadReply { .. } => "bad_reply",
                 CallError::Refused { .. } => "refused",
