@@ -176,6 +176,7 @@ impl Worker {
             max_deliveries: 20,
             is_classic: false,
             admission: true,
+            layers_may_answer: false,
         };
         let log = RequestLog::new("");
         Ok(Self(Executor::new(dispatcher, rules, log, RequestSource::Queue)))

@@ -316,6 +316,7 @@ static RULES: LazyLock<Rules> = LazyLock::new(|| Rules {
     max_deliveries: 20,
     is_classic: false,
     admission: true,
+    layers_may_answer: false,
 });
 
 /// A value of any depth: sequences, maps and enum variants nest.

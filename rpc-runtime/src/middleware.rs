@@ -75,6 +75,18 @@
 //! unlimited retries prolong an overload. The final error accounts for all attempts when it tells
 //! whether the method may have run.
 //!
+//! # Exactly once
+//!
+//! A request may be delivered twice, so no library can run a method exactly once. Its effects in a
+//! database can happen exactly once: write [`Context::request_id`](crate::Context::request_id) in
+//! the same transaction, under a unique key. The second delivery changes nothing then.
+//!
+//! [`Idempotency`] answers repeated requests with the outcome of the first delivery.
+//!
+//! The layers of a server also see a call that must not run again, because it was delivered before
+//! and its method is not `idempotent`: [`IncomingCall::may_run`] is `false`. Unless a layer answers
+//! it, its caller gets the fault `interrupted`.
+//!
 //! # Cost
 //!
 //! A client or server without layers pays nothing. Each layer that is added costs a call two
@@ -82,4 +94,7 @@
 
 pub use crate::client::middleware::{CallLayer, CallReply, CallService, OutgoingCall};
 pub use crate::service::Extensions;
-pub use crate::service::middleware::{Authorize, BoxError, Handler, HandlerLayer, IncomingCall};
+pub use crate::service::middleware::{
+    Authorize, BoxError, Handler, HandlerLayer, Idempotency, IdempotencyStore, InMemoryStore, IncomingCall,
+    StoredOutcome,
+};

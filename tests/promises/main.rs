@@ -9,6 +9,7 @@ mod dynamic;
 mod exclusive_workers;
 mod failures;
 mod hostile;
+mod idempotency;
 mod interop;
 mod jobs;
 mod limits;

@@ -43,6 +43,7 @@ impl InProcess {
             is_classic: false,
             // Nothing waits in a queue.
             admission: false,
+            layers_may_answer: false,
         };
         let log = RequestLog::new(queue);
         Self {

@@ -249,6 +249,7 @@ impl ServerConfig {
             max_deliveries: 0,
             is_classic: false,
             admission: self.admission,
+            layers_may_answer: !self.layers.is_empty(),
         }
     }
 

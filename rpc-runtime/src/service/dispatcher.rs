@@ -11,7 +11,7 @@ use super::context::Context;
 use super::decision::{AdmittedRequest, Decision, ReplyTo, interrupted};
 use super::invocation::{Invocation, Service};
 use super::method_record::MethodRecord;
-use super::redelivery::{expired_before, may_have_begun};
+use super::redelivery::{Rerun, expired_before, may_have_begun};
 use super::rules::{ForbiddenReplyAddress, Rules};
 use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor, is_built_in};
@@ -184,9 +184,18 @@ impl Dispatcher {
             let fault = Fault::new(FaultCode::Expired, "it expired in a queue and was dead-lettered");
             return Decision::refuse(codec, fault, reply_to, may_have_begun(&request, redelivered));
         }
-        if delivered_before && let Some(reason) = rules.forbids_rerun(method, &request, redelivered) {
-            return Decision::refuse(codec, interrupted(reason), reply_to, may_have_run);
-        }
+        let rerun = if delivered_before {
+            rules.rerun(method, &request, redelivered)
+        } else {
+            Rerun::Allowed
+        };
+        let rerun_refusal = match rerun {
+            Rerun::Allowed => None,
+            Rerun::OnlyLayers(reason) => Some(reason),
+            Rerun::Refused(reason) => {
+                return Decision::refuse(codec, interrupted(reason), reply_to, may_have_run);
+            }
+        };
         if let Some(time_to_live) = request.time_to_live
             && let Err(fault) = rules.admit(time_to_live, received, now, record)
         {
@@ -195,7 +204,7 @@ impl Dispatcher {
         let context = Context::new(method.name, &mut request, received, redelivered);
         Decision::Run(AdmittedRequest {
             service: &**service,
-            invocation: Invocation::new(context, codec, request.arguments),
+            invocation: Invocation::new(context, codec, request.arguments).with_rerun_refusal(rerun_refusal),
             record,
             is_job: method.is_job() && reply_to.is_none(),
             asks_batch_size: request.asks_batch_size && *may_batch,

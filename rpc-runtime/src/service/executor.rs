@@ -248,7 +248,7 @@ impl Executor {
                 }
             },
             Ok(Err(fault)) => {
-                ran = fault.code.executed() != Executed::No;
+                ran = invocation.may_run() && fault.code.executed() != Executed::No;
                 // A job is tried again, whether or not an earlier delivery of it ran.
                 let may_have_run = !is_job && invocation.context().may_have_run_before();
                 let fault = replace_if_may_have_run(fault, may_have_run);

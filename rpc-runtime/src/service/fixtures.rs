@@ -48,6 +48,7 @@ pub(super) fn rules() -> Rules {
         max_deliveries: 3,
         is_classic: false,
         admission: true,
+        layers_may_answer: false,
     }
 }
 

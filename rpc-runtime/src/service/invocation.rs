@@ -41,6 +41,8 @@ pub struct Invocation {
     context: Context,
     codec: Codec,
     arguments: Bytes,
+    /// Why the method must not run. `None` if it may.
+    rerun_refusal: Option<&'static str>,
 }
 
 impl Invocation {
@@ -49,7 +51,24 @@ impl Invocation {
             context,
             codec,
             arguments,
+            rerun_refusal: None,
         }
+    }
+
+    /// Sets why the method must not run, although layers may answer the request.
+    pub(super) fn with_rerun_refusal(self, rerun_refusal: Option<&'static str>) -> Self {
+        Self {
+            rerun_refusal,
+            ..self
+        }
+    }
+
+    pub(super) fn rerun_refusal(&self) -> Option<&'static str> {
+        self.rerun_refusal
+    }
+
+    pub(super) fn may_run(&self) -> bool {
+        self.rerun_refusal.is_none()
     }
 
     /// The method's name on the wire.

@@ -52,6 +52,17 @@ pub(super) fn may_have_begun(request: &Request, redelivered: bool) -> bool {
         || request.headers.get(RESENT_HEADER).is_some()
 }
 
+/// Whether a request that was delivered before may run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rerun {
+    /// It may.
+    Allowed,
+    /// It must not, for this reason, but a layer may know the outcome of an earlier delivery.
+    OnlyLayers(&'static str),
+    /// It must not, for this reason.
+    Refused(&'static str),
+}
+
 impl Rules {
     /// Like [`delivery_count`], for a message of this queue. `None` for a classic queue: the header
     /// is forged, or another queue wrote it.
@@ -59,16 +70,28 @@ impl Rules {
         delivery_count(headers).filter(|_| !self.is_classic)
     }
 
-    /// Returns why a request that was delivered before must not run again. `None` if it may.
-    pub(super) fn forbids_rerun(
+    /// Decides whether a request that was delivered before may run again.
+    pub(super) fn rerun(&self, method: &MethodDescriptor, request: &Request, redelivered: bool) -> Rerun {
+        let too_often = self.delivered_too_often(method, request, redelivered);
+        if method.is_idempotent {
+            return too_often.map_or(Rerun::Allowed, Rerun::Refused);
+        }
+        let reason = "the method is not idempotent";
+        // Nobody waits for the outcome of a one-way method.
+        if self.layers_may_answer && !method.is_oneway && too_often.is_none() {
+            Rerun::OnlyLayers(reason)
+        } else {
+            Rerun::Refused(reason)
+        }
+    }
+
+    /// Returns why a request must not be delivered again. `None` if it may.
+    fn delivered_too_often(
         &self,
         method: &MethodDescriptor,
         request: &Request,
         redelivered: bool,
     ) -> Option<&'static str> {
-        if !method.is_idempotent {
-            return Some("the method is not idempotent");
-        }
         let count = self.delivery_count(&request.headers);
         // A quorum queue drops a message beyond its limit. A job is given up earlier, so that there
         // are deliveries left until it is in the dead-letter queue.
@@ -156,6 +179,31 @@ mod tests {
         assert_eq!(refused(decide(request("write"), true)), FaultCode::Interrupted);
         // An unknown method. An earlier worker may have had it.
         assert_eq!(refused(decide(request("erase"), true)), FaultCode::Interrupted);
+    }
+
+    #[test]
+    fn a_method_that_must_not_run_again_may_be_answered_by_a_layer() {
+        const WRITE: MethodDescriptor = MethodDescriptor::new("write", &[]);
+        let read = |properties| Request::from_message(message(properties)).unwrap();
+        let call = read(request("write"));
+        let refused = Rerun::Refused("the method is not idempotent");
+        let mut rules = rules();
+        assert_eq!(rules.rerun(&WRITE, &call, true), refused);
+        rules.layers_may_answer = true;
+        let only_layers = Rerun::OnlyLayers("the method is not idempotent");
+        assert_eq!(rules.rerun(&WRITE, &call, true), only_layers);
+        assert_eq!(rules.rerun(&WRITE.oneway(), &call, true), refused);
+        assert_eq!(rules.rerun(&WRITE.idempotent(), &call, true), Rerun::Allowed);
+        // Nothing would ever end these.
+        let endless = Properties {
+            expiration: None,
+            ..request("write")
+        };
+        assert_eq!(rules.rerun(&WRITE, &read(endless), true), refused);
+        let mut counted = request("write");
+        let name = ShortStr::from_static(DELIVERY_COUNT);
+        counted.headers.insert(name, "3".to_owned());
+        assert_eq!(rules.rerun(&WRITE, &read(counted), true), refused);
     }
 
     #[test]

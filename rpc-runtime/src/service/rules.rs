@@ -22,6 +22,8 @@ pub(crate) struct Rules {
     pub(crate) is_classic: bool,
     /// Whether a request is refused if its method would not end in time.
     pub(crate) admission: bool,
+    /// Whether there are layers, which may know the outcome of a request that must not run again.
+    pub(crate) layers_may_answer: bool,
 }
 
 /// A `reply_to` that must not get replies; see [`ReplyAddresses`].

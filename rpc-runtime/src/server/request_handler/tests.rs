@@ -178,6 +178,7 @@ fn handler_of(
         max_deliveries: 20,
         is_classic: false,
         admission: true,
+        layers_may_answer: false,
     };
     RequestHandler::new(
         "q".into(),

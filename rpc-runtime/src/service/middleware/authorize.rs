@@ -12,6 +12,7 @@ use tracing::Level;
 
 use super::BoxError;
 use super::handler::IncomingCall;
+use super::method_names::MethodNames;
 use crate::protocol::{Fault, FaultCode};
 use crate::service::invocation::Answer;
 use crate::telemetry::{LogLimit, Suppressed};
@@ -89,9 +90,9 @@ impl Authorize {
 
 #[derive(Debug, Clone, Default)]
 struct AllowRules {
-    of_everybody: Methods,
-    of_any_user: Methods,
-    of_users: BTreeMap<String, Methods>,
+    of_everybody: MethodNames,
+    of_any_user: MethodNames,
+    of_users: BTreeMap<String, MethodNames>,
 }
 
 impl AllowRules {
@@ -117,23 +118,6 @@ impl AllowRules {
             None => format!("the request for {method:?} has no user_id: callers send it with `send_user_id`"),
         };
         Err(Fault::new(FaultCode::Unauthorized, message))
-    }
-}
-
-/// Names of methods. Each may end with a `*`.
-#[derive(Debug, Clone, Default)]
-struct Methods(Vec<String>);
-
-impl Methods {
-    fn add<M: Into<String>>(&mut self, methods: impl IntoIterator<Item = M>) {
-        self.0.extend(methods.into_iter().map(Into::into));
-    }
-
-    fn have(&self, method: &str) -> bool {
-        self.0.iter().any(|allowed| match allowed.strip_suffix('*') {
-            Some(beginning) => method.starts_with(beginning),
-            None => allowed == method,
-        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use tokio::time::timeout_at;
 use tower_layer::Layer;
 use tower_service::Service as TowerService;
@@ -14,9 +14,11 @@ use super::attempts::Attempts;
 use super::layer_list::LayerList;
 use super::shared_service::SharedService;
 use super::stack::Stack;
+use crate::codec::Codec;
 use crate::describe::{MethodDescriptor, ServiceDescriptor, is_built_in};
 use crate::protocol::{Executed, Fault, FaultCode};
 use crate::service::context::Context;
+use crate::service::decision::interrupted;
 use crate::service::extensions::Extensions;
 use crate::service::invocation::{Answer, Invocation, Service};
 
@@ -48,6 +50,15 @@ impl IncomingCall {
         self.method.is_idempotent
     }
 
+    /// Returns whether the method may run. `false` for a request that was delivered before to a
+    /// method that is not `idempotent`: the method does not run again, and the next service refuses
+    /// the request with the fault `interrupted`. A layer that knows the outcome of the earlier
+    /// delivery may answer with it.
+    #[must_use]
+    pub fn may_run(&self) -> bool {
+        self.invocation.may_run()
+    }
+
     /// Returns whether the method is one-way: its caller does not wait for it to run.
     #[must_use]
     pub fn is_oneway(&self) -> bool {
@@ -74,6 +85,10 @@ impl IncomingCall {
         } else {
             format!("{}.{}", self.service(), self.method())
         }
+    }
+
+    pub(crate) fn codec(&self) -> Codec {
+        self.invocation.codec()
     }
 
     /// The properties of the request, such as its sender, headers and deadline.
@@ -185,6 +200,9 @@ impl TowerService<IncomingCall> for Handler {
 }
 
 fn run_method(call: IncomingCall) -> BoxFuture<'static, Result<Answer, Fault>> {
+    if let Some(reason) = call.invocation.rerun_refusal() {
+        return Box::pin(ready(Err(interrupted(reason))));
+    }
     let mut attempt = call.attempts.add();
     Box::pin(async move {
         attempt.begin();
@@ -205,6 +223,10 @@ impl HandlerLayers {
     pub(crate) fn push(&mut self, layer: impl HandlerLayer) {
         self.0
             .push(move |inner| Handler(Inner::Layers(SharedService::new(layer.layer(inner)))));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Returns a function that puts services behind one new instance of the layers.
@@ -259,7 +281,7 @@ impl Service for Layered {
     }
 }
 
-fn too_late() -> Fault {
+pub(super) fn too_late() -> Fault {
     Fault::new(
         FaultCode::Expired,
         "the caller's time was up before the worker's layers let the method begin",

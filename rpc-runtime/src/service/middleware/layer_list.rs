@@ -12,6 +12,10 @@ impl<S> LayerList<S> {
         self.0.push(Box::new(wrap));
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns the service behind all layers, or `None` without layers.
     pub(crate) fn wrap(&self, service: S) -> Option<S> {
         let (innermost, others) = self.0.split_last()?;

@@ -5,7 +5,9 @@ use std::error::Error;
 mod attempts;
 mod authorize;
 mod handler;
+mod idempotency;
 mod layer_list;
+mod method_names;
 mod shared_service;
 mod stack;
 
@@ -13,6 +15,7 @@ pub(crate) use attempts::Attempts;
 pub use authorize::Authorize;
 pub(crate) use handler::HandlerLayers;
 pub use handler::{Handler, HandlerLayer, IncomingCall};
+pub use idempotency::{Idempotency, IdempotencyStore, InMemoryStore, StoredOutcome};
 pub(crate) use layer_list::LayerList;
 pub(crate) use shared_service::SharedService;
 pub(crate) use stack::Stack;
