@@ -1,10 +1,14 @@
-//! What the examples share: a service, which an application would keep in its own crate, and the
-//! choice of a broker.
+//! What the examples share: a service, which an application would keep in its own crate, the choice
+//! of a broker, and a database.
+
+mod database;
 
 use std::collections::HashMap;
 
 use rpc_runtime::{Broker, BrokerError, service};
 use serde::{Deserialize, Serialize};
+
+pub use database::{Database, crash_point};
 
 /// Why the directory could not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]

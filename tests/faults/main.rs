@@ -8,6 +8,7 @@ mod alarms;
 mod clusters;
 mod connections;
 mod crowds;
+mod effects;
 mod limits;
 mod outages;
 mod processes;
