@@ -24,6 +24,9 @@ use crate::units;
 /// A quorum queue with the default limit drops a letter that came back more often.
 const DEFAULT_DELIVERY_LIMIT: u64 = 20;
 
+/// How long to take letters only to keep the order of a quorum queue.
+const ORDER_LIMIT: Duration = Duration::from_secs(5);
+
 /// How long letters are held.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct Hold {
@@ -126,9 +129,15 @@ impl Scan {
 
     /// Takes all letters that came back to a quorum queue before. It delivers them before all others
     /// and in the order in which they came back, so those that were not held would overtake the
-    /// others.
+    /// others. Gives up after [`ORDER_LIMIT`], because a quorum queue takes the longer for a letter the
+    /// more are held.
     async fn keep_order(&mut self) -> Result<(), Failure> {
-        while self.is_out_of_place && self.reader.holds_any() && !self.should_stop() {
+        let give_up = Instant::now() + ORDER_LIMIT;
+        while self.is_out_of_place
+            && self.reader.holds_any()
+            && Instant::now() < give_up
+            && !self.should_stop()
+        {
             self.take().await?;
         }
         Ok(())

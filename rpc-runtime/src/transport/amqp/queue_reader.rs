@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lapin::message::BasicGetMessage;
 use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions,
 };
@@ -43,6 +44,10 @@ pub struct QueueReader {
     /// How many messages are held, and how many were ready after the last one was taken.
     held: u32,
     remaining: u32,
+    /// Whether the first message has shown whether the queue counts deliveries.
+    knows_counting: bool,
+    /// Whether the queue counts deliveries, as quorum queues do.
+    counts_deliveries: bool,
     tasks: TaskGroup,
     limit: Duration,
     _watch: AbortOnDropHandle<()>,
@@ -101,6 +106,8 @@ impl QueueReader {
             opener,
             held: 0,
             remaining: 0,
+            knows_counting: false,
+            counts_deliveries: false,
             tasks,
             limit,
             _watch: watch,
@@ -139,10 +146,15 @@ impl QueueReader {
     ///
     /// Fails if the broker refuses, does not answer in time, or the connection is lost.
     pub async fn take(&mut self) -> Result<Option<TakenMessage>, BrokerError> {
-        let (channel, queue) = (Arc::clone(&self.taking), self.queue.clone());
-        let taking = async move { channel.basic_get(queue, BasicGetOptions::default()).await };
-        let taken = self.opener.request("taking a message", taking).await?;
-        let taken = taken.map_err(|error| queue_error(self.queue.as_str(), error))?;
+        let mut taken = self.get().await?;
+        if let Some(first) = &taken
+            && !std::mem::replace(&mut self.knows_counting, true)
+            && !has_delivery_count(&first.delivery.properties)
+        {
+            // RabbitMQ 4 tells the count of a quorum queue only once a message has come back.
+            self.reject(first.delivery.delivery_tag, false).await?;
+            taken = self.get().await?;
+        }
         let Some(message) = taken else {
             self.remaining = 0;
             return Ok(None);
@@ -150,6 +162,7 @@ impl QueueReader {
         let delivery = message.delivery;
         self.held += 1;
         self.remaining = message.message_count;
+        self.counts_deliveries |= has_delivery_count(&delivery.properties);
         Ok(Some(TakenMessage {
             tag: delivery.delivery_tag,
             redelivered: delivery.redelivered,
@@ -157,6 +170,13 @@ impl QueueReader {
             properties: without_mark(delivery.properties),
             body: delivery.data,
         }))
+    }
+
+    async fn get(&self) -> Result<Option<BasicGetMessage>, BrokerError> {
+        let (channel, queue) = (Arc::clone(&self.taking), self.queue.clone());
+        let getting = async move { channel.basic_get(queue, BasicGetOptions::default()).await };
+        let got = self.opener.request("taking a message", getting).await?;
+        got.map_err(|error| queue_error(self.queue.as_str(), error))
     }
 
     /// Acknowledges a message, which removes it from the queue. The broker has processed this once
@@ -181,20 +201,19 @@ impl QueueReader {
     /// Puts all messages that are not acknowledged back to their places. Returns once they are ready
     /// again, or after half a second: others may have taken them already.
     ///
-    /// On a quorum queue, this counts as a delivery. RabbitMQ 4.3 counts it apart from lost
-    /// consumers, as it would not if the channel were closed.
-    ///
     /// # Errors
     ///
     /// Fails if the broker does not answer in time, or the connection is lost.
     pub async fn release(&mut self) -> Result<(), BrokerError> {
-        let channel = Arc::clone(&self.taking);
-        let all = BasicNackOptions {
-            multiple: true,
-            requeue: true,
-        };
-        let releasing = async move { channel.basic_nack(0, all).await };
-        self.opener.request_ok("releasing messages", releasing).await?;
+        if self.counts_deliveries {
+            self.reject(0, true).await?;
+        } else {
+            // A classic queue puts the messages of a closed channel back at once. It puts rejected
+            // ones back one by one, which takes minutes for ten thousand. A quorum queue would
+            // change the order of those of a closed channel.
+            self.taking.close().await;
+            self.taking = self.opener.channel().await?;
+        }
         let give_up = Instant::now() + READY_LIMIT;
         let expected = self.remaining.saturating_add(std::mem::take(&mut self.held));
         // The first answer shows that the broker has received all acknowledgements. A quorum queue
@@ -203,6 +222,18 @@ impl QueueReader {
             sleep(READY_PAUSE).await;
         }
         Ok(())
+    }
+
+    /// Puts a message back, or all up to it, with a negative acknowledgement. RabbitMQ 4.3 does not
+    /// count this against the delivery limit, in contrast to a closed channel.
+    async fn reject(&self, tag: u64, multiple: bool) -> Result<(), BrokerError> {
+        let channel = Arc::clone(&self.taking);
+        let options = BasicNackOptions {
+            multiple,
+            requeue: true,
+        };
+        let rejecting = async move { channel.basic_nack(tag, options).await };
+        self.opener.request_ok("releasing messages", rejecting).await
     }
 
     /// Publishes a copy to a queue, and waits until the broker has confirmed it.
@@ -283,6 +314,15 @@ impl QueueReader {
         self.opener.connection.close().await;
         self.tasks.end().await;
     }
+}
+
+/// Whether a quorum queue tells how often it has delivered this message.
+fn has_delivery_count(properties: &BasicProperties) -> bool {
+    let headers = properties.headers().as_ref();
+    headers.is_some_and(|headers| {
+        let names = ["x-delivery-count", "x-acquired-count"];
+        names.iter().any(|name| headers.contains_key(name))
+    })
 }
 
 /// Removes the header that says why properties could not be read.
