@@ -28,8 +28,8 @@ pub(crate) struct CallArgs {
     #[arg(value_name = "ARGUMENTS")]
     third: Option<String>,
 
-    /// One argument by name, instead of ARGUMENTS. Repeat it for several. A value that is not JSON
-    /// is text: --arg 'id="7"' is a text, --arg id=7 a number.
+    /// One argument by name, instead of ARGUMENTS. Repeat it for several. A value is read as JSON
+    /// if it is valid JSON, and as text otherwise: --arg id=7 is a number, --arg 'id="7"' is text.
     #[arg(short, long = "arg", value_name = "NAME=VALUE", value_parser = input::parse_pair)]
     args: Vec<(String, String)>,
 }
@@ -86,7 +86,7 @@ impl<'a> Target<'a> {
                 arguments,
             }),
             [only] => Err(Failure::usage(
-                format!("{only} is given, but no method"),
+                format!("no method is given, only {only}"),
                 format!(
                     "write `SERVICE METHOD`, or `--queue QUEUE METHOD`; `rpc describe {only}` shows the methods of a service"
                 ),

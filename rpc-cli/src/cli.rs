@@ -37,7 +37,7 @@ Exit codes:
   2  the command line, an argument, a variable, the address or a file is invalid; nothing was sent
   3  the call failed and its method did not run; or there is no such service, method, queue or letter
   4  the call failed, and its method ran or may have run
-  5  the broker cannot be reached, or refuses
+  5  the broker cannot be reached, or refuses the login or an operation
 
 Environment:
   AMQP_URL         the broker's address, or several separated by commas; default amqp://localhost

@@ -88,8 +88,8 @@ impl Settings {
         self.url.split(',').map(str::trim)
     }
 
-    /// The builder without the addresses. Sets what suits a short-lived tool unless the environment
-    /// does.
+    /// The builder without the addresses. Sets what suits a short-lived tool, except for options
+    /// that the environment sets.
     fn builder(&self) -> Result<BrokerBuilder, BrokerError> {
         let mut builder = BrokerBuilder::from_vars(self.variables.iter().cloned())?;
         // An exclusive queue is deleted even if this process is killed.

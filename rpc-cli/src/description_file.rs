@@ -14,7 +14,10 @@ pub(crate) fn read(file: &Path) -> Result<Vec<ServiceDescription>, Failure> {
     let text = input::read(file)?;
     parse(&text).map_err(|reason| {
         Failure::usage(
-            format!("{} has no description of a service: {reason}", file.display()),
+            format!(
+                "{} does not contain the description of a service: {reason}",
+                file.display()
+            ),
             "write one with `rpc describe SERVICE --json`",
         )
     })

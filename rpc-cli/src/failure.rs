@@ -71,7 +71,7 @@ pub(crate) enum Failure {
     #[error("the description cannot be used")]
     Description(#[from] InvalidDescription),
 
-    /// Has no source: [`message`](Self::message) adds the causes.
+    /// It has no `#[source]`, because [`message`](Self::message) adds the causes.
     #[error("the call failed")]
     Call(Box<CallError<MethodError<String>>>),
 
@@ -278,7 +278,7 @@ fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
                     "the user or the password is wrong: they are before the host in `--url` or AMQP_URL"
                 }
                 _ if cause.contains("NOT_ALLOWED") => {
-                    "there is no such virtual host, or the user may not use it: it is behind the host in `--url` or AMQP_URL"
+                    "there is no such virtual host, or the user may not use it: it is after the host in `--url` or AMQP_URL"
                 }
                 _ => "is RabbitMQ running there? `--url` or AMQP_URL sets the address",
             }

@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 
 use crate::failure::Failure;
 
-/// The limit on a file, in bytes: more than any message may have.
+/// The limit on a file, in bytes: four times the default message limit of RabbitMQ 4.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Reads a file, or standard input if the path is `-`.

@@ -69,8 +69,8 @@ pub(crate) fn note_missing<T>(found: &Discovered<T>, output: &Output) {
     }
 }
 
-/// Returns the description of the service with this name, or of the one on the queue that has the
-/// method.
+/// Returns the description of the service with this name. Without a name, returns that of the
+/// service on the queue that has the method, or of the only one there if no method is given.
 pub(crate) async fn service(
     broker: &Broker,
     location: &Location,
@@ -205,7 +205,7 @@ fn not_found(found: &Discovered<WorkerDescription>, name: &str) -> Failure {
     Failure::NotFound { message, hint }
 }
 
-/// Returns the service on a queue with this name, or with this method, or the only one.
+/// Returns the service on a queue that has this name, or else this method, or else the only one.
 fn choose_on_queue(
     queue: &str,
     described: Vec<ServiceDescription>,
@@ -257,7 +257,10 @@ pub(crate) fn no_method(services: &[&ServiceDescription], method: &str) -> Failu
     let whose = list(services.iter().map(|service| service.name.as_str()));
     let suggestion = did_you_mean(method, names());
     Failure::NotFound {
-        message: format!("{whose} has no method {method}"),
+        message: match services {
+            [_] => format!("{whose} has no method {method}"),
+            _ => format!("no method {method} was found; services: {whose}"),
+        },
         hint: hint(suggestion, "it has", names()),
     }
 }
@@ -347,7 +350,7 @@ mod tests {
             refusal(name(None, Some("got"))),
             (
                 3,
-                "rpc: Store, Log has no method got\n     did you mean get?".into()
+                "rpc: no method got was found; services: Store, Log\n     did you mean get?".into()
             )
         );
         assert_eq!(refusal(name(None, None)).0, 2);
@@ -371,7 +374,6 @@ mod tests {
         assert_eq!(list(names[..2].iter()), "0, 1");
     }
 
-    /// Where nothing is close, a few of the names are listed.
     #[test]
     fn without_a_suggestion_a_few_names_are_listed() {
         let queues: Vec<_> = (0..30).map(|number| format!("queue-{number}")).collect();

@@ -32,7 +32,7 @@ impl Output {
         self.raw(&format!("{}\n", escape_controls(text.trim_end())))
     }
 
-    /// Prints a value as JSON: indented on a terminal, on one line otherwise.
+    /// Prints a value as JSON: on one line with `--json` or without a terminal, otherwise indented.
     pub(crate) fn value(&self, value: &impl Serialize) -> Result<(), Failure> {
         let is_pretty = self.is_terminal && !self.json;
         self.raw(&format!("{}\n", to_json(value, is_pretty)?))

@@ -11,7 +11,7 @@ fn closest<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a
     let max_distance = (typed.chars().count() / 3).max(1);
     let scored = known.into_iter().map(|name| {
         let lower = name.to_lowercase();
-        // The beginning of a name is as good as one typing error.
+        // The beginning of a name counts as one typing error at most.
         let is_prefix = typed.len() > 2 && lower.starts_with(&typed);
         let distance = strsim::osa_distance(&typed, &lower);
         (if is_prefix { distance.min(1) } else { distance }, name)

@@ -33,7 +33,7 @@ const FAULT_CODES: [&str; 12] = [
 
 const ABOUT: &str = "A service over RabbitMQ. Requests and replies go through the default exchange: the routing key is the name of a \
     queue. This document describes their bodies in `application/json`. In `application/msgpack` they have the same structure; in `text/plain` \
-    they are the one argument, or the value, as text. A reply is in the content type of its request.";
+    a request is its only argument as text, and a reply is its value as text. A reply is in the content type of its request.";
 
 /// Makes the AsyncAPI 3.0 document of a service. `version` is the version of the service's
 /// interface.
@@ -46,9 +46,9 @@ const ABOUT: &str = "A service over RabbitMQ. Requests and replies go through th
 /// because a document has no other place for them. The property `type` is the `messageType` of a
 /// message's binding.
 ///
-/// The same description always gives the same document. References that lead out of the description
-/// are removed, and names that cannot be keys are changed, so that the document is valid for any
-/// description that a peer sends.
+/// The same description and version always give the same document. References that lead out of the
+/// description are removed, and names that cannot be keys are changed, so that the document is
+/// valid for any description that a peer sends.
 ///
 /// ```
 /// use rpc_contract::{MethodDescription, ServiceDescription, asyncapi};
@@ -171,11 +171,11 @@ impl Document<'_> {
         })
     }
 
-    /// Adds the message that the worker's runtime replies with if the method has no answer.
+    /// Adds the message that the worker's runtime sends instead of the method's reply.
     fn add_fault(&mut self) {
         let fault = json!({
             "name": "fault",
-            "title": "The reply of the worker's runtime if the method has no answer",
+            "title": "The error reply of the worker's runtime, sent instead of the method's reply",
             "traits": [reference(&["components", "messageTraits", "reply"])],
             "payload": {
                 "type": "object",
@@ -290,7 +290,7 @@ fn tags(method: &MethodDescription) -> Vec<Value> {
         (
             method.is_idempotent,
             "idempotent",
-            "May run more than once: a request is repeated until there is a reply.",
+            "May run more than once: a request may be sent again or redelivered.",
         ),
         (method.is_oneway, "oneway", "Has no reply."),
     ];
@@ -372,7 +372,7 @@ fn schema_of_any(type_name: &str) -> Value {
     }
 }
 
-/// Adds documentation to an object of the document.
+/// Adds documentation to an object of the document, unless it is empty.
 fn add_description(object: &mut Value, docs: &str) {
     if !docs.is_empty() {
         object["description"] = json!(docs);

@@ -11,9 +11,10 @@ use serde_json::Value;
 
 /// A service: its name, its request queue, and its methods.
 ///
-/// A client or a worker makes one of the trait, with `ServiceDescriptor::description` of
+/// A program that has the trait makes a description with `ServiceDescriptor::description` of
 /// rpc-runtime. Others read it with serde. Different versions of this crate understand each other:
-/// a missing field is empty, an unknown field is skipped, and an empty field is not written.
+/// a missing field is empty, an unknown field is skipped, and an empty field is not written, except
+/// for names and the queue.
 ///
 /// ```
 /// use rpc_contract::ServiceDescription;
@@ -29,8 +30,9 @@ use serde_json::Value;
 pub struct ServiceDescription {
     /// The trait's name.
     pub name: String,
-    /// The request queue. In a description made from the trait, the one that callers and workers use
-    /// unless they choose another; in one from a worker, the queue on which it serves the service.
+    /// The request queue. In a description made from the trait, the one that callers and workers
+    /// use unless they choose another; in one from a worker, the queue on which it serves the
+    /// service.
     pub queue: String,
     /// The trait's documentation. Empty if it has none.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -102,7 +104,8 @@ pub struct MethodDescription {
     /// Whether it has no reply: a call ends when the broker has confirmed the request.
     #[serde(rename = "oneway", skip_serializing_if = "is_false")]
     pub is_oneway: bool,
-    /// How long a caller waits, in milliseconds, unless the client or the call sets another limit.
+    /// How long a caller waits, in milliseconds, unless the call sets another limit. `None` if the
+    /// client's limit applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// How a failed job is retried, if it is.
@@ -133,7 +136,8 @@ impl MethodDescription {
         self.arguments.iter().find(|argument| argument.name == name)
     }
 
-    /// Returns how long a caller waits unless the client or the call sets another limit.
+    /// Returns how long a caller waits unless the call sets another limit. Returns `None` if the
+    /// client's limit applies.
     #[must_use]
     pub fn timeout(&self) -> Option<Duration> {
         self.timeout_ms.map(Duration::from_millis)

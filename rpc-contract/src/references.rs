@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-/// The place of a description's definitions.
+/// The beginning of a reference to one of a description's definitions.
 const DEFINITIONS: &str = "#/definitions/";
 
 /// Keywords whose value is data, not a schema.
@@ -14,7 +14,7 @@ const DATA_KEYWORDS: [&str; 4] = ["const", "default", "enum", "examples"];
 /// Keywords whose value is a map from names to schemas.
 const MAP_KEYWORDS: [&str; 4] = ["definitions", "dependencies", "patternProperties", "properties"];
 
-/// Unique document keys for names. A key has only letters, digits, `.`, `-` and `_`.
+/// Unique document keys for names. A key has only ASCII letters, digits, `.`, `-` and `_`.
 pub(super) struct DocumentKeys {
     in_order: Vec<String>,
     by_name: BTreeMap<String, usize>,
@@ -35,7 +35,7 @@ impl DocumentKeys {
         keys
     }
 
-    /// Returns the keys in the order of their names.
+    /// Returns the keys in the order in which [`new`](Self::new) got their names.
     pub(super) fn in_order(&self) -> impl Iterator<Item = &str> {
         self.in_order.iter().map(String::as_str)
     }
@@ -57,7 +57,7 @@ fn sanitized(name: &str) -> String {
     }
 }
 
-/// The keys in use, and the last number that was appended to make a key unique.
+/// The keys in use, and, for each key, the last number that was appended to make it unique.
 #[derive(Default)]
 struct UniqueKeys {
     taken: BTreeSet<String>,
@@ -84,7 +84,8 @@ pub(super) fn definition_name(reference: &str) -> Option<String> {
 
 /// Converts a description's schema for a document, which has the definitions in its `components`.
 ///
-/// A value that is not a schema, and a reference to anything else, become the schema of any value.
+/// A value that is not a schema, and a reference to anything but a definition, become the schema of
+/// any value.
 pub(super) fn convert_schema(schema: &Value, keys: &DocumentKeys) -> Value {
     match schema {
         Value::Bool(_) => schema.clone(),

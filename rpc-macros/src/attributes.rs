@@ -32,7 +32,8 @@ impl Attributes {
         self.named(&["doc"])
     }
 
-    /// Whether `docs` has text, and not just settings such as `#[doc(alias = "..")]`.
+    /// Whether there is documentation that is not under a condition. Settings such as
+    /// `#[doc(alias = "..")]` do not count.
     pub(crate) fn is_documented(&self) -> bool {
         self.iter_named(&["doc"])
             .any(|doc| doc.conditions.is_empty() && matches!(doc.attribute.meta, Meta::NameValue(_)))
@@ -170,8 +171,8 @@ pub(crate) fn find_in_cfg_attr(attribute: &Attribute, names: &[&str]) -> Option<
     found.map(|conditional| conditional.attribute)
 }
 
-/// The predicate and the attributes of a `#[cfg_attr(..)]`, or `None` if it is malformed: the
-/// compiler reports that.
+/// The predicate and the attributes of a `#[cfg_attr(..)]`, or `None` if this is another attribute
+/// or is malformed, which the compiler reports.
 fn read_cfg_attr(attribute: &Attribute) -> Option<(TokenStream, Vec<Attribute>)> {
     if !attribute.path().is_ident("cfg_attr") {
         return None;

@@ -16,7 +16,7 @@ use syn::{
 use crate::attributes::Attributes;
 use crate::syntax::ServiceTrait;
 
-/// An item that is no service.
+/// An item that was refused, and why.
 pub(crate) struct Refusal {
     /// All errors, combined.
     pub(crate) reasons: syn::Error,
@@ -120,8 +120,8 @@ impl Method {
         })
     }
 
-    /// Whether serde derives how the arguments are written and read: the user has attributes for
-    /// it.
+    /// Whether serde derives how the arguments are written and read, because an argument has
+    /// `#[serde(..)]` attributes.
     pub(crate) fn has_derived_arguments(&self) -> bool {
         self.arguments()
             .any(|argument| !argument.serde.attributes.is_empty())
@@ -146,7 +146,7 @@ pub(crate) enum Kind {
     IdempotentCall,
     /// It has no reply and runs at most once.
     OneWay,
-    /// It has no reply and may run again until its method has returned.
+    /// A job: it has no reply, and may run again until it succeeds or its retries are used up.
     IdempotentOneWay,
 }
 

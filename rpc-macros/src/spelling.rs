@@ -1,6 +1,6 @@
 //! Prints types as rustfmt does.
 //!
-//! Tokens have no spaces between them. Printed as they are, each would have spaces around it.
+//! Tokens do not keep the spaces of the source. Their `Display` puts spaces around most of them.
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 use quote::ToTokens;

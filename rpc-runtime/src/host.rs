@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-/// Returns the host's name, or an empty string if it is unknown. It is read from files and
-/// environment variables, as `unsafe` system calls are forbidden.
+/// Returns the host's name, or an empty string if it is unknown. It is read from a file of the
+/// kernel or from the environment, because a system call would need `unsafe` code.
 pub(crate) fn host_name() -> &'static str {
     static HOST: LazyLock<String> = LazyLock::new(|| {
         let from_kernel = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();

@@ -71,7 +71,7 @@ struct Readme;
 #[doc = include_str!("../repository-readme.md")]
 struct RepositoryReadme;
 
-/// What the program `rpc` uses. No part of the public interface: it may change in any release.
+/// What the program `rpc` uses. Not part of the public interface: it may change in any release.
 #[cfg(feature = "__tools")]
 #[doc(hidden)]
 pub mod __tools {
@@ -81,7 +81,7 @@ pub mod __tools {
     pub use crate::transport::amqp::{CopyOutcome, QueueReader, TakenMessage};
 }
 
-/// What generated code uses. No part of the public interface: it may change in any release.
+/// What generated code uses. Not part of the public interface: it may change in any release.
 #[doc(hidden)]
 pub mod __private {
     pub use std::borrow::Cow;
@@ -107,7 +107,7 @@ pub mod __private {
 #[doc = include_str!("../service-trait.md")]
 struct ServiceTraitReference;
 
-/// The examples in the page on jobs compile.
+/// The examples on the page about jobs compile.
 #[cfg(doctest)]
 #[doc = include_str!("../jobs.md")]
 struct Jobs;
@@ -117,7 +117,7 @@ struct Jobs;
 #[doc = include_str!("../how-to.md")]
 struct HowTo;
 
-/// The examples of the production page compile.
+/// The examples on the page about production compile.
 #[cfg(all(doctest, feature = "tls"))]
 #[doc = include_str!("../production.md")]
 struct Production;

@@ -3,8 +3,8 @@
 //!
 //! A client's layers see each call as an [`OutgoingCall`], and its outcome as a [`CallReply`] or a
 //! [`CallError`](crate::CallError). A server's layers see each request as an [`IncomingCall`], and
-//! its outcome as an [`Answer`](crate::Answer) or a [`Fault`](crate::Fault). Both are
-//! [`tower_service::Service`]s: tower's own layers work unchanged, and a custom layer is an
+//! its outcome as an [`Answer`](crate::Answer) or a [`Fault`](crate::Fault). On both sides, layers
+//! wrap a [`tower_service::Service`]: tower's own layers work unchanged, and a custom layer is an
 //! ordinary tower layer:
 //!
 //! ```
@@ -45,24 +45,25 @@
 //! `ServiceBuilder`. A layer asks the next one whether it is ready: in the example, `LoadShed`
 //! rejects the calls for which `ConcurrencyLimit` is not ready.
 //!
-//! Each layer alone must fit the calls, so that the compiler can name the one that does not. Add
-//! layers that fit only around each other as one `ServiceBuilder`.
+//! The compiler checks each layer separately, so that an error names the layer whose types do not
+//! fit. Layers that fit only around each other, for example because one changes the type of the
+//! call, must be added together as one `ServiceBuilder`.
 //!
 //! # Shared layers
 //!
 //! All clones of a client share its layers. All services and queues of a server share the server's
 //! layers, except for the [built-in methods](crate::discovery), which have a separate instance of
 //! them: a worker at its limits still answers a ping. A layer's service does not have to be
-//! `Clone`, also if a layer outside, such as `Retry`, clones what it wraps: the clones share it.
-//! Calls wait in order of arrival until it is ready, at most until their deadline. Their futures
-//! then run concurrently.
+//! `Clone`, even if an outer layer, such as `Retry`, clones what it wraps: the clones share the
+//! service. Calls wait in order of arrival until the service is ready, at most until their
+//! deadline. Their futures then run concurrently.
 //!
 //! # Errors
 //!
-//! Wherever a layer is, the error of what it wraps has the same type: a
-//! [`CallError`](crate::CallError) around calls, a [`Fault`](crate::Fault) around methods. The
-//! error of a layer inside becomes [`CallError::Middleware`](crate::CallError::Middleware), or the
-//! fault `rejected` or `abandoned`. So a retry policy works at any place.
+//! What a layer wraps always fails with the same type of error: a [`CallError`](crate::CallError)
+//! around calls, a [`Fault`](crate::Fault) around methods. The error of an inner layer becomes
+//! [`CallError::Middleware`](crate::CallError::Middleware), or the fault `rejected` or `abandoned`.
+//! So a retry policy works at any place in the order.
 //!
 //! # Deadline and retries
 //!
@@ -89,8 +90,8 @@
 //!
 //! # Cost
 //!
-//! A client or server without layers pays nothing. Each layer that is added costs a call two
-//! allocations and a lock; layers that a `ServiceBuilder` combines count as one.
+//! A client or server without layers pays nothing. Each layer that is added costs a call a
+//! few allocations and locks; layers that a `ServiceBuilder` combines count as one.
 
 pub use crate::client::middleware::{CallLayer, CallReply, CallService, OutgoingCall};
 pub use crate::service::Extensions;

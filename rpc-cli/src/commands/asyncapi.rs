@@ -67,7 +67,10 @@ fn only(services: Vec<ServiceDescription>, name: Option<&str>) -> Result<Service
         (Some(service), 0) => Ok(service),
         _ => Err(Failure::usage(
             match name {
-                Some(name) => format!("there is no single service {name} among {}", names.join(", ")),
+                Some(name) => format!(
+                    "not exactly one of the services is called {name}: {}",
+                    names.join(", ")
+                ),
                 None => format!("there are several services: {}", names.join(", ")),
             },
             "name one of them",

@@ -30,8 +30,8 @@ const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 /// Without --rate, a call starts when another one ends, and --concurrency calls are always in
 /// flight. With --rate, a call starts when it is due, whether or not earlier ones have ended, but
 /// at most --concurrency are in flight. The latency of a call that starts late counts from when it
-/// was due, so that calls that a stalled worker delays are measured too. A first call is not
-/// counted. Ctrl-C ends the run and prints what was measured.
+/// was due, so that calls that a stalled worker delays are measured too. One call is made before
+/// the run and is not counted. Ctrl-C ends the run and prints what was measured.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "rpc bench [OPTIONS] <SERVICE> <METHOD> [ARGUMENTS]\n       rpc bench [OPTIONS] --queue <QUEUE> <METHOD> [ARGUMENTS]"
@@ -51,7 +51,7 @@ pub(crate) struct Bench {
     #[command(flatten)]
     call_options: CallOptions,
 
-    /// The limit on calls in flight.
+    /// The maximum number of calls in flight.
     #[arg(short, long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     concurrency: u32,
 
@@ -59,7 +59,7 @@ pub(crate) struct Bench {
     #[arg(short, long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     rate: Option<u32>,
 
-    /// How long to start calls. Defaults to 10s, or to no limit with --count.
+    /// For how long to start new calls. Defaults to 10s, or to no limit with --count.
     #[arg(short, long, value_name = "TIME", value_parser = units::parse_time)]
     duration: Option<Duration>,
 
@@ -67,7 +67,7 @@ pub(crate) struct Bench {
     #[arg(short = 'n', long, value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 
-    /// Allow a method that is not idempotent. It takes effect at each call.
+    /// Call the method even if it is not idempotent. It then takes effect with each call.
     #[arg(long)]
     force: bool,
 }
@@ -152,7 +152,7 @@ impl Bench {
         }
         Err(Failure::usage(
             format!(
-                "{}.{method} is not idempotent: it would take effect at each call",
+                "{}.{method} is not idempotent: it would take effect with each call",
                 service.name
             ),
             "if that does no harm, add `--force`",

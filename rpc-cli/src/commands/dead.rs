@@ -1,6 +1,7 @@
 //! `rpc dead`.
 
 use clap::{Args, Subcommand};
+use rpc_runtime::discovery::dead_queue;
 
 use self::drop::DropLetters;
 use self::list::ListLetters;
@@ -72,9 +73,4 @@ fn parse_queue(name: &str) -> Result<String, String> {
         _ if dead_queue(name).len() > 255 => Err("the name is longer than a queue's can be".to_owned()),
         _ => Ok(name.to_owned()),
     }
-}
-
-/// The name of the queue with the dead letters of a queue.
-fn dead_queue(queue: &str) -> String {
-    format!("{queue}.dead")
 }

@@ -18,8 +18,8 @@ use crate::text::join_lines;
 /// Shows a service's methods as its trait declares them, and the fields of its types.
 ///
 /// Types are shown if the service has `#[service(schema)]`. With --json, prints the description
-/// that `rpc check` and `rpc asyncapi` read: an object if a service is named, or an array if only
-/// --queue or --versions is given.
+/// that `rpc check` and `rpc asyncapi` read: an array with --versions, or with --queue and no
+/// SERVICE; otherwise an object.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "rpc describe [OPTIONS] <SERVICE>\n       rpc describe [OPTIONS] --queue <QUEUE> [SERVICE]"

@@ -26,9 +26,9 @@ const CONCURRENCY: usize = 64;
 /// Measures how long workers take to reply to a ping.
 ///
 /// A ping is a call like any other: it waits in the queue and goes to one of the queue's workers,
-/// which the reply names. A first ping is not counted. Without SERVICE, pings the queues of all
-/// running services. The exit code is 1 if there was no reply. With --json, prints one line per
-/// ping and the summary last.
+/// which the reply names. One ping is sent before the others and is not counted. Without SERVICE,
+/// pings the queues of all running services. The exit code is 1 if there was no reply. With --json,
+/// prints one line per ping and the summary last.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -40,7 +40,7 @@ pub(crate) struct Ping {
     #[arg(conflicts_with = "queue")]
     service: Option<String>,
 
-    /// How many pings to send to each queue; 0 for until Ctrl-C.
+    /// How many pings to send to each queue. With 0, pings until Ctrl-C.
     #[arg(short, long, default_value_t = 4)]
     count: u32,
 

@@ -27,20 +27,20 @@ const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 ///
 /// There is one row per method, with the sums over all workers.
 ///
-/// With --watch, there are also rates since the last update, and MEAN is that of the calls since
-/// then. --watch goes on while there are no workers or no connection.
+/// With --watch, there are also rates since the last update, and MEAN is that of the requests that
+/// ended since then. --watch goes on while there are no workers or no connection.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Columns:
   DEPTH, CONSUMERS  requests that are ready in the queue, and its consumers; - if the broker does not tell
   CALLS             requests that ended
-  ERRORS            calls that ended with the method's own error
-  FAILED            calls that ended with a fault, such as a panic
+  ERRORS            requests that ended with the method's own error
+  FAILED            requests that ended with a fault, such as a panic
   SHED              requests that workers refused because the reply would have been late
   RUNNING           requests that run now
   WAIT              how long requests wait in the queue now
-  MEAN              the mean duration of a call
-  P99               the duration that 99 of 100 calls of the slowest worker did not exceed
+  MEAN              the mean duration of a request
+  P99               the duration that 99 of 100 requests of the slowest worker did not exceed
 
 Examples:
   rpc stats
@@ -59,7 +59,7 @@ pub(crate) struct Stats {
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s", value_parser = units::parse_time)]
     watch: Option<Duration>,
 
-    /// With --watch: how many updates to show. Defaults to until Ctrl-C.
+    /// With --watch: how many updates to show. Without it, updates go on until Ctrl-C.
     #[arg(short, long, requires = "watch", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 
@@ -218,7 +218,7 @@ struct Row {
     /// How long requests wait in the queue: the longest time that a worker reports.
     queue_time: Duration,
     p99: Duration,
-    /// What was counted since the last update. `None` if there was none.
+    /// What was counted since the last update. `None` if there is nothing to compare with.
     recent: Option<Recent>,
 }
 
@@ -233,10 +233,10 @@ struct Counts {
     errors: u64,
     /// Those of them that ended with a fault.
     failures: u64,
-    /// Requests that were refused because the reply would have been late. They are not among the
-    /// calls.
+    /// Requests that were refused because the reply would have been late. They do not count as
+    /// `calls`.
     shed: u64,
-    /// The duration of all calls together, in nanoseconds.
+    /// The duration of all requests together, in nanoseconds.
     spent: u128,
 }
 
@@ -274,7 +274,7 @@ impl Counts {
         }
     }
 
-    /// Returns the mean duration of a call, or `None` if there are none.
+    /// Returns the mean duration of a request, or `None` if none ended.
     fn mean(self) -> Option<Duration> {
         let mean = self.spent.checked_div(u128::from(self.calls))?;
         Some(Duration::from_nanos(u64::try_from(mean).unwrap_or(u64::MAX)))
@@ -327,9 +327,9 @@ impl History {
         self.last.is_some()
     }
 
-    /// Returns the counts of a method since the last counts of its worker, and the time since then.
-    /// If the worker has started since the last update, they are since its start. Returns `None` if
-    /// there was no update before, or if a worker that ran then has no last counts.
+    /// Returns what a method counted since the last counts of its worker, and the time since then.
+    /// If the worker started after the last update, both are since its start. Returns `None` if
+    /// this is the first update, or if the worker ran at the last update but has no last counts.
     fn recent(
         &self,
         stats: &WorkerStats,

@@ -47,12 +47,12 @@ pub(super) fn compare(
         changes.add(
             Verdict::MayBreakCallers,
             method(),
-            "it takes more than one argument: callers that send the one as `text/plain`, such as a tutorial's, get `bad_request`",
+            "it takes more than one argument now: callers that send a single argument as `text/plain`, such as clients from RabbitMQ's tutorial, get `bad_request`",
         );
     }
 }
 
-/// Adds an argument that new workers read and old callers do not write.
+/// Adds the change for an argument that new workers read and old callers do not write.
 fn add_new_argument(
     method: &MethodDescription,
     argument: &ArgumentDescription,
@@ -78,9 +78,9 @@ fn add_new_argument(
 
 /// The arguments of both versions that are the same, by name or alias.
 struct Matches<'a> {
-    /// By the name of a new argument: the old argument that new workers read as it.
+    /// The old argument that new workers read as a new argument, by the name of the new one.
     written_by_old: BTreeMap<&'a str, &'a ArgumentDescription>,
-    /// By the name of an old argument: the new argument that old workers read as it.
+    /// The new argument that old workers read as an old argument, by the name of the old one.
     written_by_new: BTreeMap<&'a str, &'a ArgumentDescription>,
     /// The old argument that new workers do not read, if there is exactly one.
     only_removed: Option<&'a str>,
@@ -103,7 +103,8 @@ impl<'a> Matches<'a> {
     }
 }
 
-/// Returns, for each argument that is read, the one that is written under its name or an alias.
+/// Returns the written argument that is read as each argument, under its name or an alias. It
+/// leaves out arguments that are not written.
 fn match_written<'a>(
     read: &Arguments<'a>,
     written: &Arguments<'a>,
@@ -146,7 +147,10 @@ fn compare_argument(
 ) {
     let place = place(method, new);
     if old.name != new.name {
-        let message = format!("it was called {}, which new workers read too", old.name);
+        let message = format!(
+            "it was called {}, and new workers still accept that name",
+            old.name
+        );
         changes.add(Verdict::Safe, place.clone(), message);
     }
     if old.is_optional && !new.is_optional {
@@ -188,7 +192,7 @@ fn compare_argument(
     }
 }
 
-/// Compares positions: callers that do not use rpc-runtime may send the arguments as an array.
+/// Compares positions, because callers that do not use rpc-runtime may send arguments as an array.
 fn compare_positions(
     (old, new): (&Arguments<'_>, &Arguments<'_>),
     matches: &Matches<'_>,

@@ -24,9 +24,9 @@ impl fmt::Display for Change {
 
 /// Whom a change breaks, in ascending order of severity.
 ///
-/// A change *breaks* a peer if calls are known to fail, each of them or those with certain values.
-/// It *may break* a peer if the descriptions do not tell, or if it only affects peers that do not
-/// use rpc-runtime.
+/// A change *breaks* a peer if all calls, or those with particular values, are known to fail, or if
+/// they may run twice. It *may break* a peer if the descriptions do not show whether calls fail, or
+/// if it only affects peers that do not use rpc-runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

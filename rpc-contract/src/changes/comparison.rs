@@ -8,18 +8,18 @@ use super::types::TypeComparer;
 use super::{answers, arguments};
 use crate::{MethodDescription, ServiceDescription};
 
-/// Returns the changes from the old description of a service to the new one, in the order of the
-/// old one.
+/// Returns the changes from the old description of a service to the new one: those of the service,
+/// those of its old methods in their order, and the methods that are new.
 ///
-/// There are none between a description and itself. Documentation is not compared. Descriptions may
-/// come from anywhere: if types are too large to compare, a change says so. An empty list does not
-/// mean that everything was compared: see [`Comparison`].
+/// There are no changes between a description and itself. Documentation is not compared.
+/// Descriptions may come from anywhere: if types are too large to compare, a change says so. An
+/// empty list does not mean that everything was compared: see [`Comparison`].
 #[must_use]
 pub fn compare(old: &ServiceDescription, new: &ServiceDescription) -> Vec<Change> {
     Comparison::new(old, new).changes
 }
 
-/// The changes, and how far the comparison could tell.
+/// The changes, and the methods whose types could only be compared by name.
 ///
 /// ```
 /// use rpc_contract::changes::Comparison;
@@ -42,10 +42,11 @@ pub fn compare(old: &ServiceDescription, new: &ServiceDescription) -> Vec<Change
 pub struct Comparison {
     /// The changes: see [`compare`].
     pub changes: Vec<Change>,
-    /// The methods with types that were taken to be the same because they have the same name.
+    /// The methods with types that were taken to be the same because their names match.
     ///
-    /// One of the descriptions has no schema of such a type, so changes within it are not seen.
-    /// Types of the standard library such as `Vec<u64>` are the same everywhere and do not count.
+    /// At least one of the descriptions has no schema of such a type, so changes within it are not
+    /// seen. Types of the standard library such as `Vec<u64>` are the same everywhere and do not
+    /// count.
     pub by_name: Vec<String>,
 }
 
@@ -110,7 +111,10 @@ fn distinct_methods(service: &ServiceDescription) -> impl Iterator<Item = &Metho
 
 fn compare_services(old: &ServiceDescription, new: &ServiceDescription, changes: &mut Changes) {
     if old.name != new.name {
-        let message = format!("it is called {} now; the name is not on the wire", new.name);
+        let message = format!(
+            "it is called {} now; calls do not carry the service's name",
+            new.name
+        );
         changes.add(Verdict::Safe, Place::Service, message);
     }
     if old.queue != new.queue {
@@ -136,22 +140,22 @@ fn compare_defaults(old: &ServiceDescription, new: &ServiceDescription, changes:
         (Some(old), None) => changes.add(
             Verdict::MayBreakCallers,
             Place::Method(old),
-            "it is no longer the default: callers that name no method, such as a tutorial's, get `unknown_method`",
+            "it is no longer the default method: callers that name no method, such as clients from RabbitMQ's tutorial, get `unknown_method`",
         ),
         (Some(old), Some(new)) => {
             let message = format!(
-                "it was the default, which is {new} now: callers that name no method, such as a tutorial's, call another one"
+                "it was the default method, which is {new} now: callers that name no method, such as clients from RabbitMQ's tutorial, call {new} instead"
             );
             changes.add(Verdict::MayBreakCallers, Place::Method(old.clone()), message);
             let message = format!(
-                "it is the default now, which is {old} in old workers: callers that name no method call another one"
+                "it is the default method now: callers that name no method still call {old} on old workers"
             );
             changes.add(Verdict::MayBreakWorkers, Place::Method(new), message);
         }
         (None, new) => changes.add(
             Verdict::MayBreakWorkers,
             new.map_or(Place::Service, Place::Method),
-            "it is the default now: old workers have none, and answer `unknown_method` to callers that name no method",
+            "it is the default method now: old workers have none, and answer `unknown_method` to callers that name no method",
         ),
     }
 }

@@ -29,8 +29,8 @@
 //! The rules are those of `docs/protocol.md`. Types are compared by the JSON Schemas that
 //! `#[service(schema)]` makes. Without schemas there are only the names of types, which do not show
 //! changes within them; [`Comparison::by_name`] lists the methods to which this applies. A schema
-//! does not tell everything either: it does not say which integers are keys of a map, or what a
-//! program does with a value.
+//! does not show everything either: it does not show the width of integers that are keys of a map,
+//! or what a program does with a value.
 
 mod answers;
 mod arguments;

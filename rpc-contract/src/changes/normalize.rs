@@ -7,7 +7,7 @@ use serde_json::{Number, Value};
 
 use crate::{MethodDescription, ServiceDescription};
 
-/// Returns the description with all numbers in its schemas in their shortest form.
+/// Returns the description with equal numbers in its schemas in the same form.
 pub(super) fn normalized(service: &ServiceDescription) -> ServiceDescription {
     let mut service = service.clone();
     service.methods.iter_mut().for_each(normalize_method);

@@ -1,9 +1,10 @@
 //! Compares two JSON Schemas: can a reader of one read every value that a writer of the other
 //! writes?
 //!
-//! Supports the part of draft 7 that schemas of Rust types use. Any other keyword is reported as
-//! not compared, unless it is the same on both sides. A schema may come from a peer, so the number
-//! of steps and the depth are limited.
+//! Supports the part of draft 7 that schemas of Rust types use. Any other keyword of the reader's
+//! schema is reported as one that cannot be compared, unless the writer's schema has the same;
+//! `patternProperties` always is. A schema may come from a peer, so the number of steps and the
+//! depth are limited.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ use super::shapes::{
     type_name, type_of,
 };
 
-/// Why a reader fails on some values that a writer may write.
+/// Why a reader fails, or may fail, on some values that a writer may write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
     /// Whether the reader certainly fails. Otherwise it may fail.
@@ -66,8 +67,8 @@ struct SchemaComparison<'a> {
     same_definitions: bool,
     /// How many more pairs of schemas may be looked at.
     steps: usize,
-    /// The pairs that are being compared, outermost first; the names if both are definitions. A
-    /// recursive type leads back to one of them.
+    /// The pairs that are being compared, outermost first: their names if both are definitions,
+    /// otherwise `None`. A recursive type leads back to one of them.
     in_progress: Vec<Option<(String, String)>>,
 }
 
@@ -107,7 +108,7 @@ impl SchemaComparison<'_> {
             );
         }
         let (Value::Object(writes), Value::Object(reads)) = (writer, reader) else {
-            return unsure(path, "one of the schemas is not a schema");
+            return unsure(path, "one of the schemas is neither an object nor a boolean");
         };
         let (writers, readers) = (
             alternatives(writes, self.writer_definitions),
@@ -124,10 +125,10 @@ impl SchemaComparison<'_> {
             .collect()
     }
 
-    /// Checks that one of the readers reads what is written.
+    /// Checks that one of the reader's alternatives reads what is written.
     ///
-    /// If none does, returns the problems of a reader that may do so, or else of the reader of the
-    /// same kind, or else that no reader reads it.
+    /// If none does, returns the problems of the first alternative that may read it, or else of the
+    /// first of the same kind, or else a problem that says that the reader does not accept it.
     fn check_alternative(&mut self, writer: &Value, readers: &[Value], path: &str) -> Vec<Problem> {
         let kind = kind(writer, self.writer_definitions);
         let mut of_same_kind = None;
@@ -169,12 +170,9 @@ impl SchemaComparison<'_> {
         for (keyword, value) in reads {
             let is_same =
                 writes.get(keyword) == Some(value) && (self.same_definitions || !may_contain_schemas(value));
-            // The pattern of a map's integer keys does not say how wide they are.
+            // The pattern of a map's integer keys does not show their width.
             if !is_known(keyword) && (!is_same || keyword == "patternProperties") {
-                problems.extend(unsure(
-                    path,
-                    format!("`{keyword}` differs, and cannot be compared"),
-                ));
+                problems.extend(unsure(path, format!("`{keyword}` cannot be compared")));
             }
         }
         if let Some(value) = writes.get("const") {

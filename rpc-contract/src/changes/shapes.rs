@@ -9,7 +9,7 @@ use crate::references::definition_name;
 
 pub(super) type Definitions = BTreeMap<String, Value>;
 
-/// The limit on references to follow to one schema. References may form a circle.
+/// The limit on references to follow to one schema. References may form a cycle.
 const MAX_REFERENCES: usize = 64;
 
 /// The limit on the nesting of alternatives to expand.
@@ -60,7 +60,7 @@ const TYPES: [&str; 7] = [
 ];
 
 /// Follows references. Returns the schema and the name of the last definition, or `None` if a
-/// definition is missing.
+/// reference does not lead to a definition or there are too many.
 pub(super) fn resolve<'a>(
     mut schema: &'a Value,
     definitions: &'a Definitions,
@@ -105,7 +105,7 @@ pub(super) fn is_anything(schema: &Value) -> bool {
     }
 }
 
-/// Returns the alternatives that a schema allows, or `None` if it allows one type only.
+/// Returns the alternatives that a schema lists, or `None` if it lists none.
 pub(super) fn alternatives(schema: &Map<String, Value>, definitions: &Definitions) -> Option<Vec<Value>> {
     let mut all = Vec::new();
     for alternative in direct_alternatives(schema)? {
@@ -210,7 +210,7 @@ pub(super) fn required(schema: &Map<String, Value>) -> impl Iterator<Item = &str
     names.into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// Returns a schema in a few words for a message.
+/// Describes a schema in a few words, for a message.
 pub(super) fn in_words(schema: &Value) -> String {
     let Some(schema) = schema.as_object() else {
         return "a value".to_owned();

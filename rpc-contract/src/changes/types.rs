@@ -32,7 +32,7 @@ pub(super) struct TypeComparer<'a> {
     same_definitions: bool,
     /// How many more pairs of schemas may be looked at.
     steps: usize,
-    /// Whether types were taken to be the same because they have the same name.
+    /// Whether types were taken to be the same because their names match.
     compared_by_name: bool,
 }
 
@@ -59,8 +59,8 @@ impl<'a> TypeComparer<'a> {
         self.problems(writer, reader)
     }
 
-    /// Returns whether, since the last call, types were taken to be the same because they have the
-    /// same name.
+    /// Returns whether, since the last call of this function, types were taken to be the same
+    /// because their names match.
     pub(super) fn take_compared_by_name(&mut self) -> bool {
         mem::take(&mut self.compared_by_name)
     }
@@ -71,8 +71,8 @@ impl<'a> TypeComparer<'a> {
         (reader, reads): (NamedType<'_>, &Definitions),
     ) -> Vec<Problem> {
         match (writer.schema, reader.schema) {
-            // Equal schemas of types with different names may still differ: a schema does not say
-            // how wide the integers are that are keys of a map.
+            // Types with different names and equal schemas may still differ: a schema does not show
+            // the width of integers that are keys of a map.
             (Some(written), Some(read))
                 if self.same_definitions && writer.name == reader.name && written == read =>
             {
@@ -118,7 +118,7 @@ pub(super) fn renamed(before: NamedType<'_>, now: NamedType<'_>) -> String {
     )
 }
 
-/// Compares two types of which only the names are known.
+/// Compares two types by their names, because at least one has no schema.
 fn problem_of_names(writer: &str, reader: &str) -> Option<Problem> {
     if writer == reader {
         return None;
@@ -131,7 +131,7 @@ fn problem_of_names(writer: &str, reader: &str) -> Option<Problem> {
             if written == read || read == format!("Option<{written}>") {
                 return None;
             }
-            format!("`{writer}` is written and `{reader}` is read, and only the names are known")
+            format!("`{writer}` is written and `{reader}` is read, and only the names can be compared")
         }
     };
     Some(Problem {

@@ -1,12 +1,13 @@
-//! Methods with `#[cfg(..)]`: two of them may share a name or the default if only one is compiled.
+//! Methods with `#[cfg(..)]`: two may have the same wire name, or both be the default method, if
+//! only one of them is compiled.
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote_spanned;
 
 use crate::model::{Method, Service};
 
-/// Makes the compiler report two such methods if both are compiled. Only the compiler knows whether
-/// they are.
+/// Makes the compiler report two such methods if it compiles both. Only the compiler knows whether
+/// it does.
 pub(super) fn exclusion_checks(service: &Service) -> TokenStream {
     let methods = service.methods.iter().enumerate();
     methods
@@ -18,7 +19,7 @@ pub(super) fn exclusion_checks(service: &Service) -> TokenStream {
 }
 
 /// The error for two methods that are both compiled, or `None` if they do not conflict. The parser
-/// reports conflicts of methods without conditions.
+/// reports conflicts if one of the methods has no condition.
 fn both_compiled_error(one: &Method, other: &Method) -> Option<TokenStream> {
     let (span, fault) = conflict(one, other)?;
     let message = format!(
@@ -37,8 +38,7 @@ fn conflict(one: &Method, other: &Method) -> Option<(Span, String)> {
     let wire_name = &other.wire_name;
     if one.wire_name.value() == wire_name.value() {
         let name = wire_name.value();
-        let advice =
-            "make their conditions exclude each other, or give one another name with `#[rpc(name = \"..\")]`";
+        let advice = "make their conditions exclude each other, or give one of them a different name with `#[rpc(name = \"..\")]`";
         let fault = format!("both have the wire name `{name}`; {advice}");
         return Some((wire_name.span(), fault));
     }

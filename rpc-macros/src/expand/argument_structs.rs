@@ -1,4 +1,5 @@
-//! The structs that serde derives for a method whose parameters have `#[serde(..)]` attributes.
+//! The structs of arguments for a method whose parameters have `#[serde(..)]` attributes. Serde
+//! derives how they are written and read.
 //!
 //! There are two: one with the types that the client's method takes, to be written, and one with
 //! owned types, to be read.

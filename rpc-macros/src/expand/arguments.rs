@@ -1,7 +1,7 @@
 //! Writes arguments in the client; reads them and passes them to the implementation in the server.
 //!
-//! Arguments are sent as a tuple. If one of them has a `#[serde(..)]` attribute, they are sent as
-//! the structs of [`argument_structs`](super::argument_structs).
+//! Arguments are encoded from a tuple and decoded into one. If one of them has a `#[serde(..)]`
+//! attribute, the structs of [`argument_structs`](super::argument_structs) replace the tuple.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -111,7 +111,8 @@ fn conversion(service: &Service, argument: &Argument) -> TokenStream {
     quote!(<#runtime::__private::ArgumentConversion<#ty>>)
 }
 
-/// Imports the trait with the [`conversion`] of the user's own types with such a name.
+/// Imports the trait that lets [`conversion`] pass a user's own type with such a name through
+/// unchanged.
 pub(super) fn import_no_conversion(service: &Service) -> Option<TokenStream> {
     let runtime = &service.runtime;
     let is_converted = |argument: &Argument| {

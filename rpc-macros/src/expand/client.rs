@@ -72,7 +72,7 @@ pub(super) fn implementations(service: &Service, methods: &[TokenStream]) -> Tok
         }
 
         impl #parameters #client #where_clause {
-            /// A client of the service on its own queue; [`builder`](Self::builder) has options.
+            /// A client that uses the default queue; [`builder`](Self::builder) has options.
             #visibility fn new(__broker: &#runtime::Broker) -> Self {
                 Self::builder(__broker).build()
             }
@@ -82,7 +82,7 @@ pub(super) fn implementations(service: &Service, methods: &[TokenStream]) -> Tok
                 #runtime::ClientBuilder::new(__broker)
             }
 
-            /// A client that calls this implementation, here and without a broker: for tests.
+            /// A client that calls this implementation in this process, without a broker.
             #visibility fn in_process(__implementation: impl #bound) -> Self {
                 #runtime::ClientBuilder::in_process(#server::new(__implementation)).build()
             }

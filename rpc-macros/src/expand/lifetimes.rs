@@ -15,7 +15,7 @@ pub(super) fn is_anonymous(ty: &Type) -> bool {
     name_lifetimes(&mut ty.clone(), "'sent") > 0
 }
 
-/// Replaces each `'_` by this lifetime, and returns how many there were.
+/// Replaces each `'_` with this lifetime, and returns how many there were.
 fn name_lifetimes(ty: &mut Type, lifetime: &str) -> usize {
     struct LifetimeNamer<'a> {
         lifetime: &'a str,

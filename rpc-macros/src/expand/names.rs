@@ -13,8 +13,8 @@ pub(super) fn implementation() -> Ident {
     Ident::new("__Implementation", Span::mixed_site())
 }
 
-/// The type that holds the descriptors as associated constants. An argument with the
-/// name of a free constant would be a pattern.
+/// The type that holds the descriptors as associated constants. If they were free constants, an
+/// argument with the name of one would be a pattern that matches it.
 pub(super) fn descriptors() -> Ident {
     Ident::new("__Descriptors", Span::mixed_site())
 }
@@ -40,7 +40,7 @@ pub(super) fn received_struct(method: &Method) -> Ident {
 }
 
 /// The field that mentions the type parameters. Its name is longer than that of any argument, so it
-/// differs from all.
+/// differs from all of them.
 pub(super) fn marker_field(method: &Method) -> Ident {
     let names: Vec<_> = method
         .arguments()

@@ -1,7 +1,7 @@
 //! What is emitted for an item that was refused.
 //!
-//! The item is emitted again, and a trait with stubs of its client and server. Otherwise everything
-//! that mentions them would be an error too, and hide the reasons of the refusal.
+//! The item is emitted again. If it is a trait, stubs of its client and server are emitted too.
+//! Otherwise everything that mentions them would be an error, and hide the reasons for the refusal.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::quote;
@@ -171,7 +171,7 @@ struct StaticLifetimes<'a> {
 
 impl VisitMut for StaticLifetimes<'_> {
     fn visit_generic_param_mut(&mut self, parameter: &mut GenericParam) {
-        // Lifetimes that are parameters are left out elsewhere.
+        // Lifetime parameters are removed elsewhere.
         if !matches!(parameter, GenericParam::Lifetime(_)) {
             visit_mut::visit_generic_param_mut(self, parameter);
         }
@@ -205,7 +205,7 @@ impl VisitMut for ArgumentStub<'_> {
     }
 }
 
-/// Replaces what a call cannot return: the client does not know some types, and lends nothing.
+/// Replaces what a call cannot return: types that the client does not know, and borrowed values.
 struct OutputStub;
 
 impl VisitMut for OutputStub {

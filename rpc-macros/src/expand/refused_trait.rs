@@ -1,4 +1,4 @@
-//! A refused trait as the user wrote it, so far as the compiler accepts that.
+//! A refused trait as the user wrote it, as far as the compiler accepts it.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -10,7 +10,7 @@ use crate::attributes::{Attributes, find_in_cfg_attr, is_rpc};
 use crate::syntax::{ServiceTrait, TraitItem, TraitMethod, is_never, mentions, mentions_self, plain_name};
 
 /// The trait without the attributes of this crate. Its futures are `Send`, as implementations and
-/// callers expect.
+/// callers expect, unless a type parameter has no bound.
 pub(super) fn definition(item: &ServiceTrait) -> TokenStream {
     let ServiceTrait {
         visibility,
@@ -90,8 +90,8 @@ fn signature(item: &ServiceTrait, method: &TraitMethod) -> Signature {
     signature
 }
 
-/// Whether a method is emitted as one that returns a future. The compiler lets a function return
-/// `!`, but no future have that output.
+/// Whether a method is emitted as one that returns a future. The compiler accepts `!` as
+/// the return type of a function, but not as the output of a future.
 fn is_future(method: &TraitMethod) -> bool {
     let returns_never = matches!(&method.signature.output, ReturnType::Type(_, ty) if is_never(ty));
     method.signature.asyncness.is_some() && !returns_never
@@ -108,7 +108,8 @@ fn without_ours(attributes: &[Attribute]) -> Vec<Attribute> {
         .collect()
 }
 
-/// The implementation for an `Arc`, or `None` if there is an item that no stub can implement.
+/// The implementation for an `Arc`, or `None` if a bound mentions `Self` or no stub can implement
+/// an item.
 pub(super) fn implementation_for_arc(item: &ServiceTrait, arc: &TokenStream) -> Option<TokenStream> {
     let ServiceTrait {
         name,

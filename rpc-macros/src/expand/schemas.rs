@@ -26,7 +26,7 @@ pub(super) fn function(service: &Service) -> Option<TokenStream> {
 
         fn #function #parameters (__schemas: &mut #runtime::__private::Schemas) #where_clause {
             use #runtime::__private::SchemaOfOther as _;
-            // Otherwise unused if no method is compiled.
+            // Without this, it would be unused if no method is compiled.
             let _ = &__schemas;
             #(#methods)*
         }
@@ -66,8 +66,8 @@ fn of_method(service: &Service, method: &Method) -> Option<TokenStream> {
     })
 }
 
-/// The argument's schema, or `None` if functions of the user write or read it: the macro does not
-/// know their type.
+/// The code that adds the argument's schema, or `None` if functions of the user write or read the
+/// argument: the macro does not know the type that they write or read.
 fn of_argument(service: &Service, argument: &Argument) -> Option<TokenStream> {
     let Argument {
         ty,

@@ -1,4 +1,5 @@
-//! Calls the user's `#[serde(..)]` functions that write an argument of type `&T`, or skip it.
+//! Calls the user's `#[serde(..)]` functions that write an argument of type `&T`, or decide whether
+//! to skip it.
 //!
 //! Serde passes a reference to the field, which is a `&&T` here. A generic function that takes any
 //! `&T` would be called with the wrong type, so functions of the struct pass on the `&T`.

@@ -9,7 +9,8 @@ use super::generics;
 use super::names::implementation;
 use crate::model::{Method, Parameter, Service};
 
-/// The trait as the user wrote it, except that its futures are `Send`.
+/// The trait as the user wrote it, except that its futures are `Send`, and implementations are
+/// `Send + Sync + 'static`.
 pub(super) fn definition(service: &Service) -> TokenStream {
     let Service {
         visibility,

@@ -12,7 +12,7 @@ use crate::model::{Kind, Method, Parameter, Retry, ReturnTypes, has_function_of_
 use crate::spelling;
 use crate::syntax::TraitMethod;
 
-/// Methods of the prelude that all types have and that take `self`. The compiler prefers them to
+/// Methods of prelude traits that all types have and that take `self`. The compiler prefers them to
 /// the client's own methods, which take `&self`.
 const SHADOWED: [(&str, &str); 2] = [("into", "Into"), ("try_into", "TryInto")];
 
@@ -53,7 +53,8 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
     }
 }
 
-/// Two methods that both have conditions can be versions of one method: only one may be compiled.
+/// Two methods that both have conditions can be versions of one method, of which only one is
+/// compiled.
 fn may_be_alternatives(one: &Attributes, other: &Attributes) -> bool {
     !one.cfg().is_empty() && !other.cfg().is_empty()
 }

@@ -66,9 +66,9 @@ pub(super) fn read(parameter: &PatType, earlier: &[Parameter], errors: &mut Erro
     })
 }
 
-/// Whether a parameter without `#[rpc(context)]` is probably meant to be the context: its type is
-/// named so, and it has another option, which is refused elsewhere. The client's stub does not take
-/// it.
+/// Whether a parameter without `#[rpc(context)]` is probably meant to be the context: its type is a
+/// reference to a `Context`, and it has a faulty `#[rpc]`, which is refused elsewhere. The client's
+/// stub does not take it.
 fn may_be_context(parameter: &PatType) -> bool {
     let is_named_context = match bare_type(&parameter.ty) {
         Type::Reference(reference) => match bare_type(&reference.elem) {
@@ -95,8 +95,9 @@ fn attribute_fault(attribute: &Attribute) -> &'static str {
     }
 }
 
-/// Refuses a name with an underscore, which says that the body does not use the argument: callers
-/// should not see that. Names with two underscores are refused elsewhere.
+/// Refuses a name that begins with an underscore, which says that the body does not use the
+/// argument: callers should not see that. Names that begin with two underscores are refused
+/// elsewhere.
 fn refuse_underscore(name: &Ident, errors: &mut Errors) {
     let sent = name.to_string();
     if let Some(plain) = sent.strip_prefix('_')
@@ -109,8 +110,7 @@ fn refuse_underscore(name: &Ident, errors: &mut Errors) {
     }
 }
 
-/// Refuses a wire name that an earlier argument has because of `rename`. The compiler reports two
-/// parameters of the same name.
+/// Refuses a wire name that an earlier argument has.
 fn refuse_taken(wire_name: &LitStr, earlier: &[Parameter], errors: &mut Errors) {
     for other in earlier {
         if let Parameter::Argument(other) = other

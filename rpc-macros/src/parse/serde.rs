@@ -147,7 +147,7 @@ fn parentheses(name: &Ident) -> String {
     if name != "rename" {
         return no_parentheses(name);
     }
-    let advice = "write `rename = \"..\"`, and `alias = \"..\"` for an older one";
+    let advice = "write `rename = \"..\"`, and `alias = \"..\"` for an older name";
     format!("an argument has the same name for caller and worker; {advice}")
 }
 

@@ -150,7 +150,8 @@ fn refuse_generics(generics: &Generics, errors: &mut Errors) {
     }
 }
 
-/// Refuses parameters without any bound: what is sent has some, and the rest has to be `'static`.
+/// Refuses type parameters without any bound: a type that is sent needs some, and any other has to
+/// be `'static`.
 fn refuse_unbounded(item: &ServiceTrait, errors: &mut Errors) {
     for parameter in item.unbounded_parameters() {
         let name = &parameter.ident;

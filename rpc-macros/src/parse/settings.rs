@@ -86,7 +86,7 @@ impl KnownSettings {
         names.join(", ")
     }
 
-    /// A question with the name that was probably meant, or nothing if none is similar.
+    /// A question with the name that was probably meant, or an empty text if none is similar.
     pub(super) fn suggestion(&self, misspelt: &str) -> String {
         let distance = |known: &str| strsim::levenshtein(&misspelt.to_lowercase(), known);
         let names = self.settings.iter().map(|(name, _)| *name);

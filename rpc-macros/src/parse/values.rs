@@ -21,9 +21,8 @@ pub(super) fn timeout(text: &LitStr) -> syn::Result<Duration> {
 }
 
 fn timeout_of(text: &str) -> Result<Duration, String> {
-    let out_of_range =
-        "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ keeps no message longer";
-    // humantime panics if a sum overflows. No timeout needs a text as long as that takes.
+    let out_of_range = "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ accepts no longer `expiration`";
+    // humantime panics if a sum overflows. That takes a longer text than any timeout needs.
     if text.len() > MAX_TEXT {
         return Err(out_of_range.to_owned());
     }
@@ -57,7 +56,7 @@ fn retry_of(text: &str) -> Result<Retry, String> {
         let delay = (text.len() <= MAX_TEXT).then(|| humantime::parse_duration(text));
         match delay {
             Some(Ok(delay)) if delay.as_millis() > 0 && delay <= LONGEST_DELAY => Ok(delay),
-            Some(Ok(_)) | None => Err("a retry is delayed by 1ms to 7days".to_owned()),
+            Some(Ok(_)) | None => Err("the delay before a retry is 1ms to 7days".to_owned()),
             Some(Err(fault)) => Err(format!("{fault}; {usage}")),
         }
     };
@@ -77,7 +76,7 @@ fn retry_of(text: &str) -> Result<Retry, String> {
         None => (delay(delays)?, delay(delays)?),
     };
     if min > max {
-        return Err(format!("the first delay is the shortest; {usage}"));
+        return Err(format!("the first delay is longer than the last; {usage}"));
     }
     Ok(Retry { times, min, max })
 }
@@ -97,7 +96,7 @@ pub(super) fn wire_name_fault(name: &str) -> Option<&'static str> {
     }
 }
 
-/// The suffix by which the runtime names the queue for batched calls.
+/// The suffix of the queue to which the runtime sends batches.
 const BATCH_SUFFIX: &str = ".batch";
 
 /// Why this cannot be a queue's name, or `None` if it can. The runtime checks names by the same

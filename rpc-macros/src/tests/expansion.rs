@@ -168,7 +168,7 @@ fn alternatives_exclude_each_other() {
         }
     };
     let errors: Vec<_> = compile_errors(expand_service(quote!(), item));
-    let read = "`read` and `read_on_windows` are both compiled here, and both have the wire name `read`; make their conditions exclude each other, or give one another name with `#[rpc(name = \"..\")]`";
+    let read = "`read` and `read_on_windows` are both compiled here, and both have the wire name `read`; make their conditions exclude each other, or give one of them a different name with `#[rpc(name = \"..\")]`";
     let default = |one: &str| {
         format!(
             "`{one}` and `other` are both compiled here, and both are the default method; make their conditions exclude each other, or remove `default` from one"
@@ -260,8 +260,8 @@ fn timeouts_have_the_grammar_of_humantime() {
     }
 }
 
-/// An editor that is asked for the definition of a client's method, or of a generated type, goes to
-/// where the name is in the trait.
+/// If an editor is asked for the definition of a client's method or of a generated type, it goes to
+/// the name in the trait.
 #[test]
 fn generated_names_have_the_spans_of_the_names_in_the_trait() {
     let source = "trait Clock { #[rpc(idempotent)] async fn now(&self, zone: &str) -> Result<u8, E>; async fn tick(&self); }";

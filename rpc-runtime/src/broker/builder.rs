@@ -85,7 +85,8 @@ impl BrokerBuilder {
     /// A larger request fails its call with [`CallError::TooLarge`](crate::CallError::TooLarge). In
     /// place of a larger reply, the caller gets the fault `reply_too_large`. A message that is too
     /// large for the *broker* closes the channel, with everything else on it: set this to no more
-    /// than the broker's [`max_message_size`](https://www.rabbitmq.com/docs/configure).
+    /// than the broker's [`max_message_size`](https://www.rabbitmq.com/docs/configure). A batch of
+    /// small requests or replies may have up to 128 KiB, even if this is less.
     pub fn max_sent_bytes(mut self, limit: usize) -> Self {
         self.limits.sent = limit;
         self
@@ -167,9 +168,9 @@ impl BrokerBuilder {
         self.addresses([url])
     }
 
-    /// The addresses to connect to, such as the nodes of a cluster. The first one that answers is
-    /// used. When the connection is lost, they are tried in turn again. Replaces those that were
-    /// set before.
+    /// The addresses to connect to, such as the nodes of a cluster. They are tried in this order,
+    /// and again when the connection is lost; the first one that accepts a connection is used.
+    /// Replaces those that were set before.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {
@@ -192,8 +193,8 @@ impl BrokerBuilder {
     ///
     /// # Errors
     ///
-    /// If none of the addresses answers, if an option or an address cannot be used, or if the
-    /// addresses name different users and [`send_user_id`](Self::send_user_id) is set.
+    /// If none of the addresses accepts a connection, if an option or an address cannot be used, or
+    /// if the addresses name different users and [`send_user_id`](Self::send_user_id) is set.
     /// [`BrokerError::NoAddress`] if there is no address.
     pub async fn connect(self) -> Result<Broker, BrokerError> {
         let (addresses, caller_options) = self.check_options()?;

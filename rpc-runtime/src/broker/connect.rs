@@ -25,8 +25,8 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// If the address cannot be read, or the broker does not answer in time. [`BrokerError::Tls`]
-    /// says why a TLS handshake failed.
+    /// If the address is invalid, or the broker does not accept the connection in time.
+    /// [`BrokerError::Tls`] says why a TLS handshake failed.
     pub async fn connect(url: &str) -> Result<Self, BrokerError> {
         Self::builder().address(url).connect().await
     }

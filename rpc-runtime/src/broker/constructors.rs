@@ -11,7 +11,7 @@ use crate::server::{BrokerParts, Server};
 
 impl<C: ServiceClient> ClientBuilder<C> {
     /// Creates a builder. By default, the client uses the service's own queue, MessagePack, and 30
-    /// seconds for each call.
+    /// seconds for each call whose method has no `timeout`.
     pub fn new(broker: &Broker) -> Self {
         Self::with_caller(Arc::clone(broker.caller()))
     }
@@ -19,7 +19,7 @@ impl<C: ServiceClient> ClientBuilder<C> {
 
 impl DynamicClient {
     /// Creates a client of a service. It uses the queue of the description, JSON, and 30 seconds
-    /// for each call.
+    /// for each call whose method has no timeout.
     ///
     /// # Errors
     ///
@@ -32,7 +32,7 @@ impl DynamicClient {
     ///
     /// By default, requests and replies are in JSON, and the worker converts values that JSON
     /// lacks, such as bytes. In MessagePack, bytes come as arrays of numbers, and integers of more
-    /// than 64 bits as text. In plain text, each result is a text.
+    /// than 64 bits as strings. In plain text, each result is a string.
     ///
     /// # Errors
     ///

@@ -42,7 +42,7 @@ const VARIABLES: [&str; 11] = [
     TLS_KEY_FILE,
 ];
 
-/// The options that are set. The others are `None`.
+/// The options that are set. The others are `None` or empty.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     pub(super) addresses: Vec<Address>,
@@ -196,14 +196,14 @@ fn duration(variable: &str, text: &str) -> Result<Duration, BrokerError> {
         Some(time) if (MIN..=MAX).contains(&time) => Ok(time),
         _ => Err(error(
             variable,
-            "is not a time of 1ms to 60m: numbers with units, such as 10s or 1m 30s",
+            "is not a time of 1ms to 60m in at most 24 characters: numbers with units, such as 10s or 1m 30s",
         )),
     }
 }
 
-/// Parses a time in the grammar of humantime.
+/// Parses a time in the grammar of humantime. `None` if it is invalid or too long.
 fn time(text: &str) -> Option<Duration> {
-    /// humantime 2.4 panics on some longer texts. A time within the limits is shorter.
+    /// Longer texts are refused, because humantime 2.4 panics on some of them: a sum overflows.
     const MAX_TEXT: usize = 24;
     if text.len() > MAX_TEXT {
         return None;
@@ -215,7 +215,8 @@ fn heartbeat(text: &str) -> Result<u16, BrokerError> {
     let whole = time(text).filter(|time| time.subsec_nanos() == 0);
     let seconds = whole.and_then(|time| u16::try_from(time.as_secs()).ok());
     seconds.filter(|&seconds| seconds > 0).ok_or_else(|| {
-        let problem = "is not a time of 1s to 65535s in whole seconds, such as 10s or 1m 30s";
+        let problem =
+            "is not a time of 1s to 65535s in whole seconds and at most 24 characters, such as 10s or 1m 30s";
         error(HEARTBEAT, problem)
     })
 }

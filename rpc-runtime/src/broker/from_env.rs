@@ -21,8 +21,8 @@ impl BrokerBuilder {
     /// | `AMQP_URL` | the address, or several separated by commas (`%2c` is a comma within an address): see [`Broker::connect`](crate::Broker::connect) | none |
     /// | `RPC_RUNTIME_APP_ID` | [`app_id`](Self::app_id), at most 255 bytes | none |
     /// | `RPC_RUNTIME_CONNECTION_NAME` | [`connection_name`](Self::connection_name) | the program's name |
-    /// | `RPC_RUNTIME_CONNECT_TIMEOUT` | [`connect_timeout`](Self::connect_timeout): a number with `ms`, `s` or `m`, 1ms to 60m | `10s` |
-    /// | `RPC_RUNTIME_HEARTBEAT` | [`heartbeat`](Self::heartbeat), unless the address has one: a number with `s` or `m`, 1s to 65535s | `10s` |
+    /// | `RPC_RUNTIME_CONNECT_TIMEOUT` | [`connect_timeout`](Self::connect_timeout): a time such as `10s` or `1m 30s`, 1ms to 60m | `10s` |
+    /// | `RPC_RUNTIME_HEARTBEAT` | [`heartbeat`](Self::heartbeat), unless the address has one: a time in whole seconds such as `10s` or `1m 30s`, 1s to 65535s | `10s` |
     /// | `RPC_RUNTIME_MAX_ACCEPTED_BYTES` | [`max_accepted_bytes`](Self::max_accepted_bytes): bytes, or a number with `KiB` or `MiB` | `16MiB` |
     /// | `RPC_RUNTIME_MAX_SENT_BYTES` | [`max_sent_bytes`](Self::max_sent_bytes): bytes, or a number with `KiB` or `MiB` | `16MiB` |
     /// | `RPC_RUNTIME_REPLY_QUEUE` | [`reply_queue`](Self::reply_queue): `resumable`, `exclusive` or `direct` | `resumable` |
@@ -33,10 +33,10 @@ impl BrokerBuilder {
     ///
     /// # Errors
     ///
-    /// [`BrokerError::Environment`] if a value or a file cannot be read, or if a variable begins
-    /// with `RPC_RUNTIME_` and is not in this table. The error names the variable, and never
-    /// repeats a value. If your environment uses such variables for another purpose, leave them out
-    /// with [`from_vars`](Self::from_vars).
+    /// [`BrokerError::Environment`] if a value is invalid, if a file cannot be read, if only one of
+    /// the certificate and its key is set, or if a variable begins with `RPC_RUNTIME_` and is not
+    /// in this table. The error names the variable, and never repeats a value. If your environment
+    /// uses such variables for another purpose, leave them out with [`from_vars`](Self::from_vars).
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {

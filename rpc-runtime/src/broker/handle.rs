@@ -24,7 +24,8 @@ use crate::transport::{Status, StatusChanges};
 /// including those of its servers and their methods. It can be used from other runtimes. If its own
 /// runtime ends, its [`status`](Self::status) becomes [`Status::RuntimeEnded`], and all operations
 /// fail with [`BrokerError::RuntimeEnded`](crate::BrokerError::RuntimeEnded). A handle on an
-/// in-process broker that was made outside of a runtime belongs to the runtime that first uses it.
+/// in-process broker may be made outside of a runtime: then it belongs to the runtime that first
+/// uses it.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), rpc_runtime::BrokerError> {

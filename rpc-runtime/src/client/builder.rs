@@ -80,7 +80,7 @@ impl<C> fmt::Debug for Wrap<C> {
 }
 
 impl<C: ServiceClient> ClientBuilder<C> {
-    /// Builds a client whose calls go through a broker.
+    /// Creates a builder of a client whose calls go through a broker.
     pub(crate) fn with_caller(caller: Arc<Caller>) -> Self {
         let backend = Backend::Broker(caller);
         Self::with_backend(
@@ -90,8 +90,8 @@ impl<C: ServiceClient> ClientBuilder<C> {
         )
     }
 
-    /// Builds a client of a service in this process, like a generated client's `in_process` but
-    /// with options.
+    /// Creates a builder of a client that runs the methods of a service itself, without a broker:
+    /// a generated client's `in_process`, with options.
     ///
     /// ```
     /// # use rpc_runtime::{ClientBuilder, Codec, service};
@@ -113,12 +113,12 @@ impl<C: ServiceClient> ClientBuilder<C> {
     ///
     /// Arguments and results go through the codec; deadlines, headers and nested calls work; a
     /// panic becomes a fault. The handler runs within the call: it is dropped with the call, and at
-    /// its deadline. A one-way call returns when the handler has finished.
+    /// the call's deadline. A one-way call returns when the handler has finished.
     ///
     /// # Panics
     ///
-    /// If two methods of the service have the same name on the wire. Generated services can have
-    /// them only under different `#[cfg]` conditions.
+    /// If two methods of the service have the same name on the wire, or are both the default
+    /// method. In a generated service, only methods with `#[cfg]` conditions can be.
     pub fn in_process(service: impl Service) -> Self {
         let backend = Backend::InProcess(Arc::new(InProcess::new(service)));
         Self::with_backend(
@@ -202,12 +202,12 @@ impl<C> ClientBuilder<C> {
     /// default is `true`.
     ///
     /// A broker's work is per message, so batches multiply the throughput under load. Requests are
-    /// not delayed to fill a batch: only those that already wait share a message. One-way calls,
-    /// plain-text calls, and calls whose arguments and headers exceed 8 KiB are always sent on
-    /// their own.
+    /// not delayed to fill a batch: only those that wait anyway, because the broker has not
+    /// confirmed earlier messages, share a message. One-way calls, plain-text calls, and calls
+    /// whose arguments and headers exceed 8 KiB are always sent on their own.
     ///
-    /// Requests are delayed in one case only: if more than 64 calls of a method are made before a
-    /// worker has replied to any of them, the others wait for the first reply, which says whether
+    /// Requests are held back in one case only: if more than 64 calls of a method are made before
+    /// a worker has replied to any of them, the others wait for the first reply, which says whether
     /// they may be batched. They wait for at most 20 ms.
     pub fn batching(mut self, batching: bool) -> Self {
         self.batching = batching;
@@ -217,8 +217,9 @@ impl<C> ClientBuilder<C> {
     /// Sets how many calls of this client and its clones may be in flight. The default is 10,000;
     /// the minimum is one.
     ///
-    /// [`when_full`](Self::when_full) sets what further calls do. The limit bounds the client's
-    /// memory for calls without a reply, and the requests in a queue without workers.
+    /// [`when_full`](Self::when_full) sets what further calls do. The limit bounds the memory of
+    /// calls in flight, and the requests in a queue without workers. It does not bound one-way
+    /// requests there, because their calls end once the broker has confirmed them.
     pub fn max_in_flight(mut self, calls: usize) -> Self {
         self.max_in_flight = calls;
         self
@@ -235,12 +236,13 @@ impl<C> ClientBuilder<C> {
     /// overloaded. The default is `true`.
     ///
     /// Replies say how long requests wait. While that is short, only
-    /// [`max_in_flight`](Self::max_in_flight) applies. If requests wait longer than a tenth of
-    /// their time limit, if workers refuse requests that would expire, or if calls time out, the
-    /// client keeps only as many calls in flight as the workers can answer. The others wait in the
-    /// client. Those that wait in vain fail with [`Overloaded`](crate::CallError::Overloaded) and
-    /// cost the workers nothing. Calls with the highest [priority](crate::Call::priority) go first,
-    /// and among equals the newest. The limit recovers a second or two after the overload.
+    /// [`max_in_flight`](Self::max_in_flight) applies. If requests wait for longer than a tenth of
+    /// the call's time limit (but at least 40 ms and at most 1 s), if workers refuse requests that
+    /// would expire, or if calls time out and none is answered, the client keeps only as many calls
+    /// in flight as the workers can answer. The others wait in the client. Those that wait in vain
+    /// fail with [`Overloaded`](crate::CallError::Overloaded) and cost the workers nothing. Calls
+    /// with the highest [priority](crate::Call::priority) go first, and among equals the newest.
+    /// After the overload, the limit recovers within seconds if calls are quick.
     pub fn adaptive_limit(mut self, adaptive: bool) -> Self {
         self.adaptive_limit = adaptive;
         self

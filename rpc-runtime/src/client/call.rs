@@ -126,8 +126,8 @@ impl<T, E> Call<T, E> {
         }
     }
 
-    /// Sets how long the call may take. The broker drops a request that has waited in the queue for
-    /// that long.
+    /// Sets how long the call may take. The broker drops a request that still waits in the queue
+    /// after that time, but keeps a one-way request.
     ///
     /// The default is the method's own `timeout`, or else the client's, which is 30 seconds unless
     /// set. In a handler, the call also ends at the handler's own deadline, unless it is
@@ -177,8 +177,9 @@ impl<T, E> Call<T, E> {
         self
     }
 
-    /// Sets the request's priority. Requests with a higher priority overtake others in a queue that
-    /// was declared with [`priorities`](crate::RequestQueue::priorities). Other queues ignore it.
+    /// Sets the request's priority. Requests with a higher priority overtake others in a classic
+    /// queue that was declared with [`priorities`](crate::RequestQueue::priorities). RabbitMQ 4
+    /// always orders quorum queues by priority. Other queues ignore it.
     pub fn priority(mut self, priority: u8) -> Self {
         self.change_plan(|plan| {
             plan.priority = Some(priority);
@@ -187,10 +188,11 @@ impl<T, E> Call<T, E> {
         self
     }
 
-    /// Delays a job: workers run it this long after it reaches its queue.
+    /// Delays a job: it runs this long after a worker has received it.
     ///
-    /// The job waits in retry queues at the broker. The delay is exact to a few percent if a worker
-    /// is connected when it ends, and is rounded up to a tenth of a second.
+    /// The job waits in retry queues at the broker. The delay is rounded up to a tenth of a second
+    /// and to two digits. If no worker is connected when a wait ends, the job runs once one is. A
+    /// client [without a broker](crate::ClientBuilder::in_process) ignores the delay.
     ///
     /// The call fails with [`CallError::CannotDelay`] if the method is not a job (`#[rpc(oneway,
     /// idempotent)]`), or if the delay is longer than 30 days.

@@ -146,7 +146,7 @@ impl CalledMethod {
 }
 
 impl DescribedService {
-    /// Takes over the parts of a description that calls need.
+    /// Copies the parts of a description that calls need.
     ///
     /// # Errors
     ///

@@ -101,9 +101,10 @@ impl DynamicClient {
     ///
     /// Pass the arguments as a map by name, as an array by position, or as `()` if there are none.
     /// An array may leave out the last arguments. A map must not have names that are not in the
-    /// description. If a required argument is missing, the worker refuses the call.
+    /// description. If a required argument is missing, the worker refuses the call, or the call
+    /// fails with `CallError::Encode` if the codec is plain text.
     ///
-    /// The result is `null` if the method returns nothing.
+    /// The result is `null` if the method returns nothing, and an empty string in plain text.
     ///
     /// # Errors
     ///
@@ -111,9 +112,10 @@ impl DynamicClient {
     ///
     /// - [`CallError::NotDescribed`] if the description has no such method,
     /// - [`CallError::Encode`] if the arguments do not fit the method,
-    /// - [`CallError::Service`] with a [`MethodError`] if the method returns its own error,
-    /// - [`CallError::BadReply`] if the result has a number outside the range of a `Value`, such as
-    ///   a large `u128`. [`call_json`](Self::call_json) returns it exactly.
+    /// - [`CallError::Service`] with a [`MethodError`] if the method returns its own error, or
+    ///   [`CallError::ServiceText`] if it does so in plain text,
+    /// - [`CallError::BadReply`] if the result or error has a number outside the range of a
+    ///   `Value`, such as a large `u128`. [`call_json`](Self::call_json) returns it exactly.
     pub fn call(&self, method: &str, arguments: impl Serialize) -> Call<Value, MethodError> {
         let arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Call::new(

@@ -25,15 +25,15 @@ pub(super) enum CallEvent {
     /// The broker returned the batch that holds the request, because the batch queue no longer
     /// exists. Send the request on its own.
     BatchReturned,
-    /// The session was lost, opened or closed.
+    /// The session has another [epoch](super::resend::ReplyEpoch), or is closed.
     SessionChanged,
 }
 
 /// A call: its plan, and the events that it has not handled.
 ///
-/// It is created before anything is awaited, or for each attempt that a layer makes. It is in
-/// flight from its insertion into [`InFlightCalls`](super::in_flight_calls::InFlightCalls) until it
-/// ends. One task makes the call and waits for events. Other tasks report events: they find the
+/// It is created when a client prepares the call, and anew for each attempt that layers make. It is
+/// in flight from its insertion into [`InFlightCalls`](super::in_flight_calls::InFlightCalls) until
+/// it ends. One task makes the call and waits for events. Other tasks report events: they find the
 /// call in `InFlightCalls`, or hold its request.
 #[derive(Debug)]
 pub(crate) struct InFlightCall {
@@ -42,7 +42,7 @@ pub(crate) struct InFlightCall {
     /// The call's number in the order of insertion into the calls in flight; 0 until then.
     sequence: AtomicU64,
     plan: CallPlan,
-    /// Whether its current request was sent or withdrawn.
+    /// Whether the current request was sent or withdrawn.
     latest_send: LatestSend,
     inbox: Mutex<Inbox>,
 }
@@ -144,9 +144,9 @@ impl InFlightCall {
         self.lock().is_batched = true;
     }
 
-    /// Handles the end of a call without a reply. Forgets the batch size if the workers that take
-    /// batches may be gone: the request was in a batch, or still waited to be sent, perhaps in
-    /// one.
+    /// Handles that no reply has come before the deadline. Forgets the batch size if the workers
+    /// that take batches may be gone: the request was in a batch, or still waited to be sent,
+    /// perhaps in one.
     pub(super) fn on_no_reply(&self, may_have_run: bool) {
         if !may_have_run || self.lock().is_batched {
             self.forget_batch_size();
@@ -215,7 +215,7 @@ impl InFlightCall {
         unlock_and_wake(inbox, true);
     }
 
-    /// Tells the call that the session was lost, opened or closed.
+    /// Tells the call that the session has another epoch, or is closed.
     pub(super) fn on_session_changed(&self) {
         let mut inbox = self.lock();
         inbox.unhandled_session_change = true;
@@ -249,7 +249,7 @@ impl InFlightCall {
     }
 }
 
-/// Unlocks the inbox, and then wakes the call if it should.
+/// Unlocks the inbox, and then wakes the call if `should_wake` is set.
 fn unlock_and_wake(mut inbox: MutexGuard<'_, Inbox>, should_wake: bool) {
     let waker = inbox.waker.take_if(|_| should_wake);
     drop(inbox);

@@ -25,8 +25,8 @@ pub(super) struct InFlightCalls {
     inserted: AtomicU64,
     /// How many calls in a row were the only one in flight when they began.
     sequential: AtomicU32,
-    /// Notifies the send task that a reply has decided whether calls of a method are batched, which
-    /// was unknown.
+    /// Notifies the send task that a reply is the first to say whether the calls of a method may be
+    /// batched.
     pub(super) first_reply: Notify,
     log: ReplyLog,
 }
@@ -151,8 +151,8 @@ impl InFlightCalls {
         discarded
     }
 
-    /// Learns the batch size that a worker asks for. Zero means that its reply has none: calls are
-    /// no longer held back for it.
+    /// Learns the batch size that a worker asks for. Zero means that its reply has none: the
+    /// method's calls are no longer held back to wait for one.
     fn learn_batch_size(&self, call: &InFlightCall, batch_size: u16) {
         let Some(learned) = call.plan().batch_size() else {
             return;
@@ -166,7 +166,7 @@ impl InFlightCalls {
         }
     }
 
-    /// Tells all calls that the session was lost, opened or closed; the oldest call first.
+    /// Tells all calls that the session has another epoch, or is closed; the oldest call first.
     pub(super) fn session_changed(&self) {
         let mut calls: Vec<_> = self.lock().values().map(Arc::clone).collect();
         calls.sort_unstable_by_key(|call| call.sequence());

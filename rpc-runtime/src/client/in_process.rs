@@ -1,7 +1,7 @@
 //! Calls without a broker: the call itself runs the handler.
 //!
-//! The same code executes the request as with a broker. It does not check sizes, deliveries and the
-//! time in a queue.
+//! The same code executes the request as with a broker. Sizes, repeated deliveries and the time in
+//! a queue are not checked.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +26,8 @@ impl InProcess {
     /// # Panics
     ///
     /// If two methods of the service have the same name or are both the default method, or if a
-    /// name begins with `rpc.`. The macro rejects such services at compile time.
+    /// name begins with `rpc.`. The macro refuses such services at compile time, unless both
+    /// methods have `#[cfg]` conditions.
     pub(super) fn new(service: impl Service) -> Self {
         let queue = service.descriptor().queue;
         let mut dispatcher = Dispatcher::default();

@@ -175,7 +175,8 @@ impl<L> CallLayer for L where
 /// sends the request and waits for the reply.
 ///
 /// A [`Fault`](crate::Fault) is an error here, [`CallError::Fault`]. The method's own error is a
-/// [`CallReply`]. The error of a layer inside is [`CallError::Middleware`].
+/// [`CallReply`]. If the error of a layer inside is not a [`CallError`], it becomes
+/// [`CallError::Middleware`].
 ///
 /// Its clones share the layers, so a layer that clones it, such as `Retry`, does not multiply a
 /// limit inside.

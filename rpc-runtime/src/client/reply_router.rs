@@ -17,7 +17,7 @@ const MAX_PER_ACK: u32 = 256;
 ///
 /// # Errors
 ///
-/// If no more replies will arrive.
+/// If the consumer has ended, so that no more replies will arrive.
 pub(super) async fn route_available(
     first: Option<Result<Delivery, BrokerError>>,
     consumer: &mut Subscription,

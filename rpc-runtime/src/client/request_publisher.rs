@@ -21,7 +21,7 @@ use crate::transport::{Outgoing, Published, Publisher, SendToken};
 /// Builds the messages of requests and publishes them.
 #[derive(Debug)]
 pub(super) struct RequestPublisher {
-    /// Whether requests wait in the channel or the backlog of the send task. Later requests must
+    /// Whether requests wait in the channel to the send task or in its backlog. Later requests must
     /// not overtake them. Requests that are held back, or in the batcher, do not count.
     pub(super) has_backlog: AtomicBool,
     publisher: Arc<dyn Publisher>,
@@ -98,8 +98,8 @@ impl RequestPublisher {
         }
     }
 
-    /// Returns the message of a batch of requests with equal keys. `None` if there are none, or if
-    /// the destination has no queue for batches.
+    /// Returns the message of a batch of requests that may share one (their `BatchKey`s are equal).
+    /// `None` if there are no requests, or if the destination has no queue for batches.
     pub(super) fn batch(&self, requests: &[QueuedRequest]) -> Option<Outgoing> {
         let plan = requests.first()?.plan();
         Some(Outgoing {

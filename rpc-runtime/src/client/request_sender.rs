@@ -14,12 +14,11 @@ use crate::protocol::ShortStr;
 use crate::transport::Publisher;
 
 /// Sends the requests of one session.
-///
-/// The queue is bounded by the calls in flight, which each client limits.
 #[derive(Debug)]
 pub(super) struct RequestSender {
     publisher: Arc<RequestPublisher>,
-    queue: UnboundedSender<QueuedRequest>,
+    /// Unbounded, because each client limits its calls in flight.
+    to_send_task: UnboundedSender<QueuedRequest>,
 }
 
 /// The transport reports confirms to calls after at most this many requests. Reporting several at
@@ -27,21 +26,26 @@ pub(super) struct RequestSender {
 const MAX_UNREPORTED: usize = 32;
 
 impl RequestSender {
-    /// Returns a sender, and the task that publishes what it queues. The task ends once the sender
-    /// is dropped.
+    /// Returns a sender, and the task that publishes the requests that the sender passes to it. The
+    /// task ends once the sender is dropped and all requests are confirmed.
     pub(super) fn new(
         publisher: Arc<dyn Publisher>,
         reply_to: ShortStr,
         options: Arc<CallerOptions>,
         in_flight: Arc<InFlightCalls>,
     ) -> (Self, impl Future<Output = ()>) {
-        let (queue, queued) = unbounded_channel();
+        let (to_send_task, requests) = unbounded_channel();
         let publisher = Arc::new(RequestPublisher::new(publisher, reply_to, options));
         let task = SendTask::new(Arc::clone(&publisher), in_flight);
-        (Self { publisher, queue }, task.run(queued))
+        let sender = Self {
+            publisher,
+            to_send_task,
+        };
+        (sender, task.run(requests))
     }
 
-    /// Sends a request. It is not batched if its call `is_alone` in flight.
+    /// Sends a request. If its call `is_alone` in flight, publishes it at once whenever possible,
+    /// even if the calls of its method are batched.
     pub(super) fn send(&self, request: QueuedRequest, is_alone: bool) {
         let has_backlog = self.publisher.has_backlog.load(Ordering::Relaxed);
         if !has_backlog && (is_alone || publishes_at_once(&request)) && self.try_publish(&request) {
@@ -52,7 +56,7 @@ impl RequestSender {
             self.publisher.has_backlog.store(true, Ordering::Relaxed);
         }
         // If the task has ended, dropping the request reports that to its call.
-        let _ = self.queue.send(request);
+        let _ = self.to_send_task.send(request);
     }
 
     fn try_publish(&self, request: &QueuedRequest) -> bool {

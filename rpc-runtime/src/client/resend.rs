@@ -41,7 +41,8 @@ pub(super) fn after_failed_publish(idempotent: bool, written: bool, channels_clo
     }
 }
 
-/// Decides after the broker has refused the request: its queue is full, or has lost its leader.
+/// Decides after the broker has refused the request: its queue is full, has lost its leader, or is
+/// on a node that is down.
 pub(super) fn after_refusal(idempotent: bool) -> ResendDecision {
     if idempotent {
         ResendDecision::Resend

@@ -183,10 +183,16 @@ impl SessionTask {
             BrokerError::Queue { .. } | BrokerError::TooManyChannels { .. }
         );
         let phase = if is_refusal {
-            tracing::warn!(error = %Logged(Chain(error)), "cannot consume replies");
+            tracing::warn!(
+                error = %Logged(Chain(error)),
+                "cannot open the reply consumer or the request channel"
+            );
             SessionPhase::Refused(error.clone())
         } else {
-            tracing::debug!(error = %Logged(Chain(error)), "cannot consume replies yet");
+            tracing::debug!(
+                error = %Logged(Chain(error)),
+                "cannot yet open the reply consumer or the request channel"
+            );
             SessionPhase::Opening
         };
         self.state.send_modify(|state| state.phase = phase);
@@ -253,7 +259,8 @@ impl SessionTask {
         Ok(())
     }
 
-    /// Hands the replies in at least this many waiting deliveries to their calls.
+    /// Hands the replies in the next `waiting` deliveries to their calls, and those in further
+    /// deliveries that have already arrived.
     async fn catch_up(&mut self, waiting: u32) {
         let mut routed = 0;
         while routed < waiting

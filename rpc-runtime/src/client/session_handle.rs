@@ -70,7 +70,7 @@ impl SessionHandle {
     ///
     /// # Errors
     ///
-    /// If the broker refuses the session, or the handle is closed.
+    /// If the broker refuses the session, the handle is closed, or its runtime has ended.
     pub(super) async fn wait_open(&self, lost: Option<&Arc<Session>>) -> Result<Arc<Session>, BrokerError> {
         let mut state = self.state().clone();
         let decided = state.wait_for(|state| match &state.phase {
@@ -89,9 +89,9 @@ impl SessionHandle {
         Err(self.status().end_reason_or_closed())
     }
 
-    /// Returns whether the queue of a refused request does not exist, or its node is down: RabbitMQ
-    /// 4 refuses requests to such a classic queue. Any other queue is full, or will accept requests
-    /// soon.
+    /// Returns whether the queue of a refused request does not exist, or is a classic queue whose
+    /// node is down: RabbitMQ 4 refuses requests to such a queue. `false` if that is not known. Any
+    /// other queue is full, or will accept requests soon.
     pub(super) async fn is_queue_missing(&self, destination: &Destination) -> bool {
         let exists = destination.queue_check.exists(|| {
             let (transport, queue) = (Arc::clone(&self.transport), destination.queue.clone());

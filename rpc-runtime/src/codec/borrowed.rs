@@ -60,7 +60,7 @@ impl<'de> Visitor<'de> for TextVisitor {
 }
 
 /// Incoming bytes. MessagePack's `bin` is borrowed; a sequence of numbers, as in JSON, is
-/// collected.
+/// collected. A string is accepted too, as its UTF-8 bytes.
 #[derive(Debug, Clone)]
 pub struct CowBytes<'de>(pub Cow<'de, [u8]>);
 
@@ -207,7 +207,7 @@ impl<T> NoConversion for ArgumentConversion<T> {
     type Type = T;
 }
 
-/// For struct fields with bytes: `#[serde(serialize_with = .., deserialize_with = ..)]`.
+/// For fields of bytes in a struct: `#[serde(serialize_with = .., deserialize_with = ..)]`.
 pub mod bytes {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -222,11 +222,12 @@ pub mod bytes {
         ByteSlice(bytes).serialize(serializer)
     }
 
-    /// Deserializes bytes, or a sequence of numbers, as a `Vec` or a `Cow`.
+    /// Deserializes bytes, a sequence of numbers from 0 to 255, or a string (as its UTF-8 bytes),
+    /// as a `Vec` or a `Cow`.
     ///
     /// # Errors
     ///
-    /// If the value is neither.
+    /// If the value is none of these.
     pub fn deserialize<'de, D: Deserializer<'de>, B: From<Vec<u8>>>(deserializer: D) -> Result<B, D::Error> {
         CowBytes::deserialize(deserializer).map(|bytes| bytes.0.into_owned().into())
     }

@@ -17,8 +17,8 @@ pub enum Codec {
     MessagePack,
     /// `application/json`.
     Json,
-    /// `text/plain`: one scalar (text, number, boolean or raw bytes) in UTF-8, as RabbitMQ's
-    /// tutorials send it.
+    /// `text/plain`: one scalar, such as text, a number or a boolean in UTF-8, or raw bytes, as
+    /// RabbitMQ's tutorials send it.
     ///
     /// It works for methods with at most one argument whose argument and result are scalars. A
     /// service error arrives as text.
@@ -38,7 +38,8 @@ impl Codec {
 
     /// Returns the codec of a content type. `None` if the content type does not determine one.
     ///
-    /// Case is ignored, and so are parameters, except for a charset, which must be UTF-8.
+    /// Case is ignored, and so are parameters, except for a charset, which must be UTF-8 or
+    /// US-ASCII.
     pub(crate) fn from_content_type(content_type: &str) -> Result<Option<Self>, UnsupportedContentType> {
         let all = [Self::MessagePack, Self::Json, Self::Text];
         if let Some(codec) = all.iter().find(|codec| codec.content_type() == content_type) {

@@ -1,10 +1,10 @@
-//! A reply with an empty body, as some workers send it.
+//! Decodes a reply with an empty body, which some workers send instead of `()` or `None`.
 
 use serde::de::value::Error;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde::forward_to_deserialize_any;
 
-/// Decodes an empty body as `()`, as `None`, or as a newtype of one of them.
+/// Decodes an empty body as `()`, a unit struct, `None`, or a newtype of one of them.
 pub(super) fn decode<T: DeserializeOwned>() -> Result<T, Error> {
     T::deserialize(EmptyBody)
 }

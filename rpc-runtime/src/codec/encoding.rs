@@ -55,7 +55,7 @@ impl Codec {
     /// Decodes what [`encode_result`](Self::encode_result) encoded.
     pub(crate) fn decode_result<T: DeserializeOwned + 'static>(self, body: &[u8]) -> Result<T, DecodeError> {
         let mut result = None::<T>;
-        // As `encode_result` encodes bytes. An array of numbers is accepted too.
+        // `encode_result` encodes these types as bytes. An array of numbers is accepted too.
         let slot = &mut result as &mut dyn Any;
         if let Some(slot) = slot.downcast_mut::<Option<Vec<u8>>>() {
             *slot = Some(self.decode_bytes(body)?);

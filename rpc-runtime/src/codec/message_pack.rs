@@ -12,7 +12,7 @@ use super::error::{BoxError, TrailingBytes};
 use super::numbers::{self, ReadNumbers, WriteNumbers};
 
 /// Values must be nested less deeply than this: 127 levels are allowed, as in `serde_json`. The
-/// stack of a worker thread is large enough for them.
+/// stack of one of tokio's threads is large enough for them.
 const MAX_DEPTH: usize = 128;
 
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T, body: &mut Vec<u8>) -> Result<(), BoxError> {
@@ -32,9 +32,9 @@ pub(super) fn decode<'de, S: DeserializeSeed<'de>>(seed: S, body: &'de [u8]) -> 
 /// nested less deeply than [`MAX_DEPTH`].
 ///
 /// `rmp-serde` does not check enough. It does not count enum variants as levels, and a variant
-/// takes only two bytes, so a peer could overflow the stack. It also passes on the length that a
-/// header announces, even if the body ends there, and serde then reserves up to 1 MiB for each
-/// level.
+/// takes only two bytes, so a peer could overflow the stack. It also passes on the length that an
+/// array, a map or bytes announce, even if the body ends there, and serde then reserves up to 1 MiB
+/// for each level.
 fn check_structure(body: &[u8]) -> Result<(), BoxError> {
     let mut deserializer = deserializer(body);
     IgnoredAny::deserialize(&mut deserializer)?;

@@ -7,10 +7,10 @@ use rpc_contract::{ArgumentDescription, MethodDescription, RetryDescription, Ser
 use super::descriptor::{ArgumentDescriptor, MethodDescriptor, ServiceDescriptor};
 
 impl ServiceDescriptor {
-    /// Returns the description, which can be kept, sent and compared.
+    /// Returns the description, which can be stored, sent and compared.
     ///
-    /// If the service has `#[service(schema)]`, each call makes its JSON Schemas. Keep the result
-    /// if you need it often.
+    /// If the service has `#[service(schema)]`, this function makes its JSON Schemas each time.
+    /// Store the result if you need it often.
     #[must_use]
     pub fn description(&self) -> ServiceDescription {
         self.into()

@@ -1,8 +1,9 @@
 //! Descriptions of services and workers, as data.
 //!
 //! A [`ServiceDescriptor`] is a constant that the [`service`](crate::service) attribute generates
-//! for a trait. Callers and workers read it. A [`ServiceDescription`] has the same content but owns
-//! it: it can be kept, sent and compared, and is read and written with serde.
+//! for a trait. Callers and workers read it. A [`ServiceDescription`] owns the same content, except
+//! for the retry policies of jobs: it can be stored, sent and compared, and is read and written
+//! with serde.
 //!
 //! ```
 //! use rpc_runtime::describe::ServiceDescription;
@@ -44,9 +45,10 @@
 //!     async fn find(&self, text: &str) -> Vec<User>;
 //! }
 //!
-//! let description = DirectoryClient::SERVICE.description(); let find =
-//! description.method("find").unwrap(); assert_eq!(find.result_schema, Some(json!({"type": "array",
-//! "items": {"$ref": "#/definitions/User"}})));
+//! let description = DirectoryClient::SERVICE.description();
+//! let find = description.method("find").unwrap();
+//! let users = json!({"type": "array", "items": {"$ref": "#/definitions/User"}});
+//! assert_eq!(find.result_schema, Some(users));
 //! assert_eq!(description.definitions["User"]["properties"]["id"]["description"], "Unique.");
 //! ```
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 /// How often a job is retried after it failed, and after how long. Set with
 /// `#[rpc(retry = "5 times, 1s to 5m")]`.
 ///
-/// The delays grow by the same factor each time, from the first to the last.
+/// The delays grow by the same factor each time, from the first to the last. If there is only one
+/// retry, or `min_delay` is zero, every delay is `min_delay`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// How many times it is retried. It runs once more than this.
+    /// How many times it is retried. The first attempt does not count.
     pub times: u16,
     /// The delay before the first retry.
     pub min_delay: Duration,

@@ -70,7 +70,7 @@ impl fmt::Debug for SchemaSource {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no JSON Schema, and the service is `#[service(schema)]`",
     label = "`{Self}` is not `schemars::JsonSchema`",
-    note = "derive or implement `schemars::JsonSchema`, of schemars 1; add it to the bounds of a parameter of the trait"
+    note = "derive or implement `schemars::JsonSchema`, of schemars 1; for a type parameter of the trait, add it to the bounds"
 )]
 pub trait Describable: schemars::JsonSchema {}
 
@@ -78,7 +78,7 @@ pub trait Describable: schemars::JsonSchema {}
 #[diagnostic::do_not_recommend]
 impl<T: schemars::JsonSchema + ?Sized> Describable for T {}
 
-/// Any type: without the feature, types with a JSON Schema cannot be told from others.
+/// Any type: without the feature, types with a JSON Schema cannot be told apart from others.
 #[cfg(not(feature = "schema"))]
 pub trait Describable {}
 

@@ -1,4 +1,4 @@
-//! Collects the answers of all workers. Pure: no I/O, no clock.
+//! Collects the answers of all workers. Does no I/O, except that it logs the answers that it drops.
 
 use std::collections::HashSet;
 
@@ -23,7 +23,7 @@ const MAX_TOTAL_BYTES: usize = 64 * 1024 * 1024;
 /// The maximum number of refusals that are kept.
 const MAX_REFUSALS: usize = 100;
 
-/// The maximum number of messages that are not kept. A sender of more is not a worker.
+/// The number of dropped messages at which the collection ends: workers do not send so many.
 const MAX_IGNORED: usize = 10_000;
 
 /// An answer that names the worker it comes from.
@@ -145,7 +145,10 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
         }
         let size = message.body.len();
         let Ok(reply) = Reply::from_message(message, Codec::MessagePack) else {
-            self.log("answer_unknown", format_args!("its content type is unknown"));
+            self.log(
+                "answer_unknown",
+                format_args!("its content type or encoding is unknown"),
+            );
             return self.drop_answer();
         };
         if size > MAX_BYTES {

@@ -54,11 +54,13 @@ const DEFAULT_MAX_WORKERS: usize = 1000;
 /// # Errors
 ///
 /// [`BrokerError`] if there is no connection before the timeout, the connection is lost, or the
-/// broker refuses the exchange or the reply queue. It is not an error if no worker answers.
+/// broker refuses the exchange, the reply queue or the request. It is not an error if no worker
+/// answers.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future cancels the request and deletes its reply queue.
+/// Dropping the future ends the discovery and deletes its reply queue. Workers may have received
+/// the request.
 #[derive(Clone)]
 #[must_use = "nothing is sent until `services`, `stats` or `workers` is called"]
 pub struct Discover {
@@ -85,7 +87,8 @@ impl Discover {
     }
 
     /// Sets how long to wait for the next answer; the default is half a second. If any worker
-    /// listens, discovery takes at least this long. The maximum is 49 days.
+    /// listens, discovery takes at least this long, unless the timeout is shorter. The maximum is
+    /// 49 days.
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window.min(MAX_TIME_TO_LIVE);
         self

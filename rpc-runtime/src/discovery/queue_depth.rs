@@ -2,7 +2,7 @@
 
 use crate::transport::Depth;
 
-/// The number of messages in a queue, and of its consumers.
+/// How many messages and consumers a queue has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueDepth {

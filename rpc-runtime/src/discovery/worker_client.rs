@@ -34,9 +34,9 @@ use crate::describe::{
 /// # }
 /// ```
 ///
-/// A worker without [self-description](crate::Server::self_description), or a worker that does not
-/// use this library, answers with the fault `unknown_method`. Answers in
-/// [`Codec::Text`](crate::Codec::Text) are for human readers: this client cannot decode them.
+/// A worker without [self-description](crate::Server::self_description) answers with the fault
+/// `unknown_method`. Answers in [`Codec::Text`](crate::Codec::Text) are for human readers: this
+/// client cannot decode them.
 #[derive(Debug, Clone)]
 pub struct WorkerClient(Client);
 

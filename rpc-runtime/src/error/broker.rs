@@ -238,7 +238,8 @@ impl BrokerError {
     /// Whether the failure can pass by itself, so that the same operation may succeed later.
     ///
     /// It is `false` if someone has to act first: the configuration is wrong, the broker refused a
-    /// queue, an exchange or a client, a limit is reached, or the handle has ended.
+    /// queue, an exchange or a client, a limit is reached, the message cannot be sent, or the
+    /// handle has ended.
     ///
     /// It does not say whether it is safe to call again; see
     /// [`CallError::is_retryable`](crate::CallError::is_retryable) for that.

@@ -108,7 +108,7 @@ pub enum CallError<E = Infallible> {
     Encode(#[source] EncodeError),
 
     /// An option of the call, such as a header or the queue's name, is invalid. Nothing was sent.
-    #[error("the call cannot be sent: {what} does not fit")]
+    #[error("the call cannot be sent because of {what}")]
     #[non_exhaustive]
     Invalid {
         /// The invalid option.

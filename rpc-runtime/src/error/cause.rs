@@ -15,7 +15,7 @@ impl fmt::Display for Cause {
 }
 
 impl Error for Cause {
-    /// Returns the first source whose text the error does not already contain: many errors repeat
+    /// Skips the sources whose text is already the end of the error's own text: many errors repeat
     /// the text of their source.
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         let text = self.0.to_string();

@@ -24,7 +24,7 @@ pub(crate) fn codec(properties: &Properties) -> Result<Option<Codec>, Unsupporte
     }
 }
 
-/// Returns the `content_type` for the reply to a request with these properties, if it differs from
+/// Returns the `content_type` for the reply to a request with these properties, or `None` if it is
 /// the codec's own name.
 ///
 /// A caller that uses another name of a content type may not know the codec's own, so the reply
@@ -55,17 +55,17 @@ pub(crate) enum UnsupportedContent {
     #[error("unsupported content encoding {encoding:?}: send the body unencoded")]
     Encoding {
         encoding: String,
-        /// The codec of the decoded body, or `None` if the message does not name one.
+        /// The codec that the `content_type` names, if any.
         codec: Option<Codec>,
     },
 }
 
 impl UnsupportedContent {
-    /// Returns a codec that the sender can read.
+    /// Returns the codec that the sender can most likely read.
     pub(crate) fn readable_codec(&self) -> Codec {
         match self {
             Self::Encoding { codec, .. } => codec.unwrap_or(Codec::Text),
-            // The peer's content type is unknown, but it may still read text.
+            // The content type is unknown, but its sender may still read text.
             Self::Type(_) => Codec::Text,
         }
     }

@@ -1,9 +1,9 @@
 //! The history of a dead-lettered message.
 //!
-//! RabbitMQ [dead-letters](https://www.rabbitmq.com/docs/dlx) a message without its `expiration`,
-//! and the next queue delivers it as if for the first time. The headers `x-death` and
-//! `x-first-death-reason` tell its history. Any peer can send these headers, so values that make no
-//! sense are ignored.
+//! When RabbitMQ [dead-letters](https://www.rabbitmq.com/docs/dlx) a message, it removes the
+//! `expiration`, and the next queue delivers the message as if for the first time. The headers
+//! `x-death` and `x-first-death-reason` tell its history. Any peer can send these headers, so
+//! values that make no sense are ignored.
 
 use std::time::Duration;
 

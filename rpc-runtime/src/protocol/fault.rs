@@ -89,8 +89,8 @@ impl Fault {
         Self::new(code, message.0)
     }
 
-    /// Parses the output of `Display`, which is a fault's body in `text/plain`. Other text becomes
-    /// the message.
+    /// Parses the output of `Display`, which is a fault's body in `text/plain`. Text without a `: `
+    /// that is not a known code becomes the message.
     pub(crate) fn from_text(text: &str) -> Self {
         if let Some((code, message)) = text.split_once(": ") {
             return Self::new(FaultCode::from_wire(code), message);
@@ -136,8 +136,8 @@ pub enum FaultCode {
     /// `bad_request`: the message is malformed, its arguments cannot be decoded, or the method
     /// cannot be called in this content type.
     BadRequest,
-    /// `unsupported_content_type`: the worker does not know the request's `content_type`, or the
-    /// body is compressed (`content_encoding`).
+    /// `unsupported_content_type`: the worker does not know the request's `content_type` or its
+    /// `content_encoding`, such as a compression.
     UnsupportedContentType,
     /// `panicked`: the method panicked.
     Panicked,
@@ -270,7 +270,7 @@ pub(crate) struct FaultBody<'a> {
     pub(crate) message: Cow<'a, str>,
 }
 
-/// Deserializes text. Anything else becomes the empty text.
+/// Deserializes text. Anything else becomes an empty text.
 fn text_or_empty<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a, str>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]

@@ -9,8 +9,8 @@ use super::short_str::ShortStr;
 ///
 /// A caller sets those of a request with [`Call::header`](crate::Call::header). A handler reads
 /// them from its [`Context`](crate::Context). Values are text. A peer in another language may send
-/// other AMQP types: numbers and booleans are converted to text, and all other types (tables,
-/// arrays, bytes that are not UTF-8) are dropped.
+/// other AMQP types: integers, floats, booleans and timestamps are converted to text. Headers of
+/// all other types (such as tables, arrays, and bytes that are not UTF-8) are dropped.
 ///
 /// Some names are reserved. Names that begin with `rpc-` belong to this library. `CC`, `BCC`,
 /// `x-delivery-count`, `x-acquired-count`, `x-death`, `x-first-death-..` and `x-last-death-..`

@@ -6,7 +6,7 @@ use super::short_str::{MAX_SHORT_STR, TooLong};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidName {
-    /// It is longer than AMQP or the broker allows.
+    /// It is too long. AMQP limits names, and this library limits the headers of a call.
     #[error("{length} bytes are too long: at most {limit} fit")]
     #[non_exhaustive]
     TooLong {

@@ -1,6 +1,7 @@
 //! The headers of a job: how often it was tried, how long it still waits, and why it was given up.
 //!
-//! Workers write them. A dead letter keeps them, so that an operator sees what happened.
+//! Workers write them, and callers write the delay. A dead letter keeps them, so that an operator
+//! sees what happened.
 
 use std::time::Duration;
 
@@ -26,10 +27,11 @@ pub(crate) const FIRST_TRACE_HEADER: &str = "rpc-first-trace";
 pub(crate) const TRACEPARENT: &str = "traceparent";
 /// The queue that the job was sent to. Only in the dead-letter queue.
 pub(crate) const ORIGIN_HEADER: &str = "rpc-origin";
-/// The user that sent the job, once a worker has moved it: the broker no longer validates it.
+/// The user that sent the job. A worker writes it when it moves the job, because the copy has no
+/// `user_id`. The broker does not validate this header.
 pub(crate) const USER_HEADER: &str = "rpc-user";
 
-/// The longest error text in a header, in bytes.
+/// The longest text that [`ERROR_HEADER`] holds, in bytes.
 const MAX_ERROR: usize = 1024;
 
 /// The longest value of any other header that workers write, in bytes: the name of a queue.
@@ -82,7 +84,7 @@ pub(crate) fn record_failure(headers: &mut Headers, reason: &str, error: &str, n
     let attempts = failed_attempts(headers).saturating_add(1);
     set(headers, ATTEMPTS_HEADER, attempts.to_string());
     headers.remove(DELAY_HEADER);
-    // Each attempt may lose as many workers.
+    // The maximum number of redeliveries holds for each attempt, so the count starts again.
     headers.remove(REDELIVERIES_HEADER);
     if number(headers, FIRST_FAILURE_HEADER).is_none() {
         set(headers, FIRST_FAILURE_HEADER, now.to_string());
@@ -92,12 +94,12 @@ pub(crate) fn record_failure(headers: &mut Headers, reason: &str, error: &str, n
     set(headers, ERROR_HEADER, shortened(error).to_owned());
 }
 
-/// Records where a dead job came from.
+/// Records the queue that a job came from, for the dead-letter queue.
 pub(crate) fn record_origin(headers: &mut Headers, queue: &str) {
     set(headers, ORIGIN_HEADER, queue.to_owned());
 }
 
-/// Records who sent a job that was not moved before. Removes what the sender itself claims.
+/// Records the user that sent a job. `None` removes the header, which the sender may have forged.
 pub(crate) fn record_user(headers: &mut Headers, user: Option<&ShortStr>) {
     match user {
         Some(user) => set(headers, USER_HEADER, user.as_str().to_owned()),
@@ -105,12 +107,13 @@ pub(crate) fn record_user(headers: &mut Headers, user: Option<&ShortStr>) {
     }
 }
 
-/// Removes the sender's headers if they are so large that a copy might not fit into a frame.
+/// Removes the sender's headers if all headers together are so large that a copy might not fit into
+/// a frame.
 pub(crate) fn limit_headers(headers: &mut Headers) {
     if headers.bytes() > MAX_HEADERS {
         headers.retain(|name, _| name.starts_with("rpc-"));
     }
-    // The sender may have forged some.
+    // The sender may have forged headers of workers.
     if headers.bytes() > MAX_HEADERS {
         headers.retain(|name, value| {
             let longest = if name == ERROR_HEADER {
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn each_attempt_may_lose_as_many_workers() {
+    fn the_count_of_redeliveries_starts_again_with_each_attempt() {
         let mut headers = Headers::default();
         set(&mut headers, REDELIVERIES_HEADER, "19".into());
         record_failure(&mut headers, "error", "no route", 1);

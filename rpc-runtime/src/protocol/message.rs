@@ -30,7 +30,7 @@ pub(crate) struct Properties {
     pub(crate) persistent: bool,
     pub(crate) priority: Option<u8>,
     pub(crate) app_id: Option<ShortStr>,
-    /// The RabbitMQ user that published the message. The broker has validated it.
+    /// The RabbitMQ user that published the message. RabbitMQ validates it.
     pub(crate) user_id: Option<ShortStr>,
     pub(crate) headers: Headers,
     /// The history of a dead-lettered message. Only in incoming messages.

@@ -9,8 +9,8 @@ use super::headers::Headers;
 /// that receives a probe replies at once, with an empty body.
 pub(crate) const PROBE_TYPE: &str = "rpc.probe";
 
-/// The header of a reply with the time that its request waited in the queue, in milliseconds. It is
-/// absent if that time is unknown or zero.
+/// The header of a reply with the time that requests waited in the queue when this one arrived, in
+/// milliseconds. It is absent if that time is unknown or zero.
 pub(crate) const QUEUE_TIME_HEADER: &str = "rpc-queue-time";
 
 /// The header of a fault with the time to wait before the next attempt, in milliseconds.
@@ -25,8 +25,8 @@ pub(crate) fn write_millis(headers: &mut Headers, name: &'static str, time: Dura
     }
 }
 
-/// Reads a header with a time in whole milliseconds. Returns `None` if the value is not such a
-/// number.
+/// Reads a header with a time in whole milliseconds. Returns `None` if the header is missing, or
+/// its value is not a whole number of up to 32 bits.
 pub(crate) fn read_millis(headers: &Headers, name: &str) -> Option<Duration> {
     let millis = headers.get(name)?.parse::<u32>().ok()?;
     Some(Duration::from_millis(millis.into()))

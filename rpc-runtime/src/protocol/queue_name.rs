@@ -26,7 +26,7 @@ pub(crate) fn check_destination_name(name: &str) -> Result<ShortStr, InvalidName
 ///
 /// # Errors
 ///
-/// If RabbitMQ does not allow the name, or it is reserved for the runtime's own queues.
+/// [`InvalidName`] if the name is empty, too long or reserved, or contains a control character.
 pub(crate) fn check_queue_name(name: &str) -> Result<ShortStr, InvalidName> {
     if name.is_empty() {
         return Err(InvalidName::Empty);

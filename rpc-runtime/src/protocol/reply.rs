@@ -76,7 +76,7 @@ impl Reply {
     pub(crate) fn fault(codec: Codec, fault: &Fault) -> Self {
         let body = match codec {
             Codec::Text => Bytes::from(fault.to_string()),
-            // Two strings can always be encoded. If it fails anyway, the `type` still says `fault`.
+            // Two strings can always be encoded. Even without a body, the `type` says `fault`.
             Codec::MessagePack | Codec::Json => codec.encode(&FaultBody::from(fault)).unwrap_or_default(),
         };
         let mut reply = Self::new(ReplyKind::Fault, codec, body);
@@ -104,8 +104,8 @@ impl Reply {
         }
     }
 
-    /// Reads a message that arrived on a reply queue. If it has no content type, its codec is
-    /// `request_codec`, that of the request.
+    /// Reads a message that arrived on a reply queue. If its content type does not determine a
+    /// codec, it has the codec of the request, `request_codec`.
     ///
     /// # Errors
     ///

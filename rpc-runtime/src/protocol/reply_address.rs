@@ -15,7 +15,8 @@ pub(crate) const REPLY_QUEUE_PREFIX: &str = "rpc.reply.";
 /// - `amq.rabbitmq.reply-to.…`: direct reply-to,
 /// - `amq.gen-…`: queue names that RabbitMQ generates, as in RabbitMQ's tutorials,
 /// - `rpc.reply.…`: this library's own reply queues,
-/// - `amq_` and 32 hexadecimal digits: queue names that aio-pika's robust connections generate,
+/// - `amq_` and 32 lower-case hexadecimal digits: queue names that aio-pika's robust connections
+///   generate,
 ///
 /// and to those that you add. Celery and kombu use UUIDs as names of reply queues: allow them with
 /// [`allow_uuids`](Self::allow_uuids). A request with any other `reply_to` is logged, rejected and
@@ -51,8 +52,8 @@ impl ReplyAddresses {
         self
     }
 
-    /// Also allows all queues whose name is a UUID with hyphens, as kombu and Celery name their
-    /// reply queues.
+    /// Also allows all queues whose name is a UUID in lower case with hyphens, as kombu and Celery
+    /// name their reply queues.
     ///
     /// Anyone who can send a request can then make the worker write to any queue with such a name.
     /// Do not use it if UUIDs also name queues of another kind.

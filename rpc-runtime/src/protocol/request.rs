@@ -22,8 +22,8 @@ pub(crate) const RESENT_BY_WORKER: &str = "worker";
 /// The value of [`RESENT_HEADER`] if a worker republished a request that its caller had sent again.
 pub(crate) const RESENT_BY_CALLER_AND_WORKER: &str = "caller, worker";
 
-/// The header with a random token of a copy that a worker published. Two deliveries with one token
-/// are the same copy.
+/// The header with a random token of a copy that a worker published. Two deliveries with the same
+/// token are the same copy.
 pub(crate) const COPY_HEADER: &str = "rpc-copy";
 
 /// The header in which workers count redeliveries of a request, for queues that do not count them.

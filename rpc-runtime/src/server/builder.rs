@@ -37,21 +37,26 @@ use crate::transport::RequestQueue;
 ///
 /// # What happens to a request
 ///
-/// Its method runs at most once, unless the method is marked `idempotent`. A request that the
-/// broker redelivers because its worker was lost is answered with the fault `interrupted`. A panic
-/// becomes the fault `panicked` of that call. A request is acked once the broker has confirmed its
-/// reply. A request that cannot be handled is answered with a [`Fault`](crate::Fault) and acked, so
-/// it does not come back. A one-way request that cannot be handled is rejected.
+/// The method of a request runs at most once, unless it is marked `idempotent`. If the worker of a
+/// request is lost, the broker redelivers the request: an `idempotent` method runs again, within
+/// limits; a request for any other method is answered with the fault `interrupted`. A panic becomes
+/// the fault `panicked` of that call. A request is not acked before the broker has confirmed its
+/// reply, or the reply is given up. A one-way request is acked once its method has ended, or, if it
+/// is a job that failed, once the broker has it in another queue. A request that cannot be handled
+/// is answered with a [`Fault`](crate::Fault) and acked, so it does not come back. A one-way
+/// request that cannot be handled is rejected; on a queue with jobs, it is moved to another queue
+/// instead.
 ///
 /// # When the connection is lost
 ///
 /// Running methods continue, and their replies are sent on the next connection. The server declares
-/// its queues and subscribes again until that succeeds. It recognizes requests that the broker
-/// redelivers meanwhile, and does not run them twice. The same happens if a queue is deleted, and
-/// if a request stays unacked for longer than RabbitMQ's
+/// its queues and subscribes again until that succeeds. It recognizes redelivered requests by their
+/// correlation ids, and does not run them twice. The same happens if a queue is deleted, and if a
+/// request stays unacked for longer than RabbitMQ's
 /// [`consumer_timeout`](https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout) (30
 /// minutes by default), after which RabbitMQ closes the channel. If several workers serve the
-/// queue, a redelivered request may reach another one, which answers at once with `interrupted`.
+/// queue, a redelivered request may reach another one, which runs it again if its method is
+/// `idempotent`, and otherwise answers at once with `interrupted`.
 #[must_use = "a server does nothing until it runs"]
 pub struct Server {
     config: ServerConfig,
@@ -94,8 +99,9 @@ impl Server {
         self.serve_on(queue, service)
     }
 
-    /// Serves a service on this queue. Services may share a queue if their methods have different
-    /// names.
+    /// Serves a service on this queue. Services may share a queue if it has the same options for
+    /// each of them, their methods have different names, and at most one of the methods is the
+    /// default.
     pub fn serve_on(mut self, queue: RequestQueue, service: impl Service) -> Self {
         self.config.services.push((queue, Arc::new(service)));
         self
@@ -104,7 +110,9 @@ impl Server {
     /// Sets how many requests of each queue run at once. The default is 64, and 0 means 1.
     ///
     /// This is also the [prefetch](https://www.rabbitmq.com/docs/consumer-prefetch), so that no
-    /// request waits here while another worker is idle. Quorum queues allow at most 2000.
+    /// request waits here while another worker is idle. Requests in [batches](Self::batching) count
+    /// too, but their queue has a prefetch of its own: while they run, other requests may wait
+    /// here. Quorum queues allow a prefetch of at most 2000.
     pub fn concurrency(mut self, requests: u16) -> Self {
         self.config.concurrency = requests.max(1);
         self
@@ -138,13 +146,14 @@ impl Server {
         self
     }
 
-    /// Sets whether requests are refused whose callers would give up before their methods end. The
+    /// Sets whether to refuse a request if its caller would give up before its method ends. The
     /// default is `true`.
     ///
     /// Such a request is answered with the fault `expired`, and its method does not run
-    /// ([`Executed::No`](crate::Executed::No)). Without admission, a worker whose queue is longer
-    /// than callers wait runs every method for a caller that has given up. A request always runs if
-    /// it has no `expiration`, or if it waited for less than an eighth of its time to live.
+    /// ([`Executed::No`](crate::Executed::No)). Without admission, once requests wait in the queue
+    /// for longer than their callers do, a worker runs every method for a caller that has given up.
+    /// A request is not refused for this reason if it has no `expiration`, or if it waited for less
+    /// than an eighth of its time to live.
     ///
     /// To measure how long requests wait, a worker whose prefetch is exhausted publishes a small
     /// message of the `type` `rpc.probe` to its own queues: at most fifty a second for each queue
@@ -175,8 +184,9 @@ impl Server {
         self
     }
 
-    /// Sets the version of the application, which shows which workers are updated when they
-    /// [describe themselves](Self::self_description). The default is no version.
+    /// Sets the version of the application. Workers report it when they [describe
+    /// themselves](Self::self_description), which shows which of them are updated. The default is
+    /// no version.
     ///
     /// ```
     /// # use rpc_runtime::discovery::WorkerClient;
@@ -219,9 +229,9 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Returns an error if two services conflict, if the broker refuses a queue at the start, if
-    /// the handle is closed, or if the requests in progress at shutdown do not end within the
-    /// [drain timeout](Self::drain_timeout).
+    /// Returns an error if there is no service, if a service or queue is invalid or conflicts with
+    /// another, if the broker refuses a queue at the start, if the handle is closed, or if the
+    /// requests in progress at shutdown do not end within the [drain timeout](Self::drain_timeout).
     ///
     /// # Cancel safety
     ///
@@ -265,14 +275,15 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Returns an error if two services conflict or the broker refuses a queue.
+    /// Returns an error if there is no service, if a service or queue is invalid or conflicts with
+    /// another, if the broker refuses a queue, or if the handle is closed.
     pub async fn start(self) -> Result<RunningServer, ServerError> {
         let runtime = self.config.broker.transport.runtime();
         let opened = self.config.open(&CancellationToken::new()).await?;
         let (stop, stopped) = oneshot::channel();
         let running = async move {
             let shutdown = async {
-                // If the handle is dropped, this task is aborted.
+                // If the `RunningServer` is dropped, this task is aborted.
                 let _ = stopped.await;
             };
             opened.run(shutdown).await

@@ -85,7 +85,7 @@ impl Service for BuiltInMethods {
 
     fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
         Box::pin(async move {
-            // A caller that accepts plain text gets a rendering for people.
+            // A caller that uses plain text gets a rendering for people.
             if invocation.method() == PING.name {
                 let worker = self.identity.worker();
                 invocation.answer_readable(&worker, || worker.to_string())

@@ -120,7 +120,8 @@ impl ServerConfig {
         let (reply_sender, sending) = ReplySender::new(Arc::clone(&channel));
         reply_tasks.push(AbortOnDropHandle::new(runtime.spawn(sending)));
         stop.run_until_cancelled(channel.wait_ready()).await.transpose()?;
-        // For the same reason, all queues are declared before the first subscription.
+        // All queues are declared before the first subscription, so that a queue that the broker
+        // refuses causes no redeliveries either.
         let of_jobs = queues.iter().filter(has_jobs).flat_map(|(queue, dispatcher, _)| {
             JobQueues::needed(queue, dispatcher.jobs().filter_map(|job| job.retry))
         });
@@ -136,8 +137,9 @@ impl ServerConfig {
             reply_sender,
             probes: Arc::new(probes),
         };
-        // The responder starts here because a worker that can be discovered must have declared its
-        // queues, and must wait for nothing else once it has subscribed.
+        // The responder starts after the queues are declared, because the queues of a worker that
+        // is discovered must exist. It starts before the first subscription, so that no request
+        // waits for it.
         let start = |service: Arc<dyn Service>| {
             DiscoveryResponder::start(transport, &service, shared.rules.clone(), &shared.channel)
         };
@@ -257,8 +259,8 @@ impl ServerConfig {
     ///
     /// # Errors
     ///
-    /// Returns an error if a queue's name is invalid, if services conflict, or if there is no
-    /// service.
+    /// Returns an error if the name of a queue is invalid, if the name of a method is reserved, if
+    /// services or queues conflict, or if there is no service.
     fn queues(&self) -> Result<Vec<(RequestQueue, Dispatcher)>, ServerError> {
         let behind_layers = self.layers.service_wrapper();
         let mut queues: Vec<(RequestQueue, Dispatcher)> = Vec::new();
@@ -309,8 +311,8 @@ impl ServerConfig {
             app_id,
             self.version.clone(),
         ));
-        // Not the instance of the other methods: a worker whose methods are at their limits still
-        // describes itself.
+        // A separate instance of the layers: a worker that describes itself must not wait for a
+        // limit that its other methods have reached.
         let behind_layers = self.layers.service_wrapper();
         let mut served = Vec::with_capacity(queues.len());
         for (queue, dispatcher, estimates) in queues {

@@ -26,7 +26,8 @@ pub(super) struct JobQueues {
     queue: RequestQueue,
     /// Weak, like that of the reply channel.
     transport: Weak<dyn Transport>,
-    /// Not the one of replies: a queue that takes no jobs must not delay them.
+    /// Separate from the channel of replies, so that a queue that takes no jobs does not delay
+    /// replies.
     channel: Arc<ReplyChannel>,
     log: LogLimit,
 }
@@ -37,7 +38,7 @@ pub(super) enum Destination {
     /// The retry queue with this time to live, in milliseconds.
     Retry(u64),
     Dead,
-    /// The request queue, behind all others: the copy of a job that was redelivered.
+    /// The end of the request queue, for the copy of a job that was redelivered.
     Requests,
 }
 
@@ -72,12 +73,14 @@ impl JobQueues {
         std::iter::once(queue.dead_queue()).chain(retry).collect()
     }
 
-    /// Whether a message that is rejected goes to a dead-letter queue of the broker.
+    /// Whether the request queue is declared with a dead-letter exchange, to which the broker
+    /// publishes rejected messages.
     pub(super) fn dead_letters_rejected(&self) -> bool {
         self.queue.has_dead_letter_exchange()
     }
 
-    /// Checks that the names of all queues fit, which are longer than that of the request queue.
+    /// Checks that the names of the retry queues and of the dead-letter queue, which are longer
+    /// than that of the request queue, are not too long.
     pub(super) fn check_name(queue: &str) -> Result<(), InvalidName> {
         const LONGEST_SUFFIX: usize = ".retry.1000000000".len();
         let limit = MAX_SHORT_STR - LONGEST_SUFFIX;
@@ -95,20 +98,21 @@ impl JobQueues {
         }
     }
 
-    /// Publishes a job. `may_close_channel` is whether it closed the channel on which it was
-    /// published before.
+    /// Publishes a job. `may_have_closed_channel` is whether a channel on which it was published
+    /// was closed.
     ///
-    /// This costs a round trip for each job that waits or dies, which makes sure that the queue
-    /// exists. The broker would drop the copy if somebody had deleted it.
+    /// A retry queue or dead-letter queue is declared first, because somebody may have deleted it.
+    /// That costs a round trip for each job that waits or dies.
     pub(super) async fn publish(
         &self,
         destination: Destination,
         message: &Message,
-        may_close_channel: bool,
+        may_have_closed_channel: bool,
     ) -> Result<SendOutcome, BrokerError> {
         let queue = self.queue(destination);
-        // This worker consumes the request queue. The confirm of a mandatory message may take a
-        // second, and a copy that runs before its original is acked may multiply.
+        // A copy to the request queue is not mandatory: the queue exists, because this worker
+        // consumes it. The confirm of a mandatory message may take a second, and a copy that runs
+        // before its original is acked may multiply.
         let mandatory = destination != Destination::Requests;
         if mandatory {
             let transport = self.transport.upgrade().ok_or(BrokerError::Closed)?;
@@ -121,7 +125,7 @@ impl JobQueues {
             message: message.clone(),
             send_token: SendToken::default(),
         };
-        self.channel.send(outgoing, None, may_close_channel).await
+        self.channel.send(outgoing, None, may_have_closed_channel).await
     }
 
     /// Logs that a job cannot be moved. `since` is when that was first tried.

@@ -1,7 +1,7 @@
 //! Ends jobs: acknowledges them, or moves them to a retry queue or to the dead-letter queue.
 //!
-//! Each copy is confirmed before the original is acknowledged, so a job is never lost. It may run
-//! twice.
+//! Each copy is confirmed before the original is acknowledged, so moving a job does not lose it.
+//! The job may run twice.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,8 @@ use crate::protocol::{
 use crate::service::{AfterFailure, JobFailure, Origin, SHORTEST_WAIT, next_wait, rounded_up};
 use crate::telemetry::{Event, count};
 
-/// How long to wait before a job that could not be moved is tried again, at first and at most.
+/// How long to wait before the next attempt to move a job that could not be moved, at first and at
+/// most.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
 
@@ -28,8 +29,9 @@ impl RequestHandler {
         self.executor.dispatcher.job(method).is_some()
     }
 
-    /// Prepares a request without a reply address that arrived on a queue with jobs. Returns how
-    /// long it must still wait before it runs. `None` if it may run, or is no job.
+    /// Prepares a request without a reply address that arrived on a queue with jobs: a job that a
+    /// retry queue dead-lettered does not count as a dead letter. Returns how long it must still
+    /// wait before it runs. `None` if it may run, or is no job.
     pub(super) fn prepare_job(&self, message: &mut Message) -> Option<Duration> {
         let properties = &mut message.properties;
         self.executor.dispatcher.job(properties.kind.as_ref())?;
@@ -105,7 +107,8 @@ impl RequestHandler {
         acks.mark_forwarded();
         let properties = &mut message.properties;
         let headers = &mut properties.headers;
-        // The header of a sender that claims to be a worker does not count either.
+        // A sender may have forged the header `rpc-user`, and also that of a copy. A message with a
+        // user id is not a copy, because workers publish copies without one.
         if headers.get(COPY_HEADER).is_none() || properties.user_id.is_some() {
             record_user(headers, properties.user_id.as_ref());
         }
@@ -118,27 +121,28 @@ impl RequestHandler {
         // Only the user itself can publish a message with its user id.
         properties.user_id = None;
         let (begun, mut pause) = (Instant::now(), RETRY_PAUSE);
-        let mut may_close_channel = false;
+        let mut may_have_closed_channel = false;
         let mut stuck = None;
         loop {
             if acks.have_lost_deliveries() {
                 acks.forget();
                 return false;
             }
-            match jobs.publish(destination, &message, may_close_channel).await {
+            match jobs.publish(destination, &message, may_have_closed_channel).await {
                 Ok(SendOutcome::Confirmed) => {
                     acks.ack();
                     return true;
                 }
                 Ok(SendOutcome::Expired) => {}
-                // The queue is full, and stays so if this worker waits. A retry queue waits for it.
+                // The request queue is full, and this worker would not empty it by waiting. So the
+                // job waits in a retry queue.
                 Ok(SendOutcome::Refused(None)) if destination == Destination::Requests => {
                     destination = Destination::Retry(SHORTEST_WAIT);
                     continue;
                 }
                 Ok(SendOutcome::Unroutable) => jobs.log_stuck(destination, begun, None),
                 Ok(SendOutcome::Refused(error)) => {
-                    may_close_channel = error.is_some();
+                    may_have_closed_channel = error.is_some();
                     jobs.log_stuck(destination, begun, error.as_ref());
                 }
                 Err(error) if error.is_handle_ended() => return false,

@@ -94,7 +94,7 @@ impl ConsumerEnd {
                 self.unfinished += ended.unfinished;
                 ended.reason
             }
-            // A consumer recovers from a panic, unless that happens while it recovers.
+            // A consumer recovers from a panic, unless it panics again while it recovers.
             Err(error) if error.is_panic() => Some(BrokerError::Panicked {
                 task: "request queue",
             }),

@@ -1,5 +1,5 @@
-//! The acks that a worker owes. The deliveries of a request are acked once the broker has its
-//! reply, not before.
+//! The acks that a worker owes. The deliveries of a request are not acked before the broker has its
+//! reply, if the request gets one.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

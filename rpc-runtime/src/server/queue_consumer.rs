@@ -57,8 +57,8 @@ pub(super) struct QueueConsumer {
 pub(super) struct ConsumerEnd {
     /// How many requests did not end in time.
     pub(super) unfinished: usize,
-    /// Why the handle ended, even if the consumer was told to stop too. `None` if the handle has
-    /// not ended.
+    /// Why the consumer could not continue, even if it was told to stop too: the handle ended, or
+    /// the consumer panicked. `None` if it was only told to stop.
     pub(super) reason: Option<BrokerError>,
 }
 
@@ -167,7 +167,8 @@ impl QueueConsumer {
     ///
     /// # Errors
     ///
-    /// Returns an error if the broker refuses the queue. Temporary errors are retried.
+    /// Returns an error if the broker refuses the queue or the handle was closed. Errors that are
+    /// [worth another attempt](BrokerError::is_worth_reopening) are retried.
     pub(super) async fn open(&self, stop: &CancellationToken) -> Result<Option<Subscription>, BrokerError> {
         let mut backoff = Backoff::new();
         loop {
@@ -322,8 +323,9 @@ impl QueueConsumer {
                         return Interruption::Lost(BrokerError::Cancelled { queue: self.handler.queue.clone() });
                     }
                 },
-                // A task panicked with a request in progress. This branch may come last: it is
-                // reached soon, because the prefetch fills up and nothing more is delivered.
+                // A request was abandoned, for example because its task panicked. This branch may
+                // come last: it is reached soon, because the prefetch fills up and nothing more is
+                // delivered.
                 () = &mut abandoned => {
                     return Interruption::Lost(BrokerError::Panicked { task: "request" });
                 }
@@ -414,9 +416,9 @@ impl QueueConsumer {
     /// Handles batches until [`QUIET_PERIOD`] has passed since the last one, which may be before
     /// this is called.
     ///
-    /// Meanwhile, the replies of methods advise callers to send single requests, so that most likely
-    /// no batch is on its way when the queue is deleted: RabbitMQ confirms a message to a queue that
-    /// is being deleted, and drops it. A caller that was idle may still send one.
+    /// Meanwhile, the replies of methods advise callers to send single requests, so that most
+    /// likely no batch is on its way when the queue is deleted: RabbitMQ confirms a message to a
+    /// queue that is being deleted, and drops it. A caller that was idle may still send one.
     async fn serve_until_quiet(&mut self, subscription: &mut Subscription) {
         while let Some(last) = self.last_arrival {
             match timeout_at(last + QUIET_PERIOD, subscription.deliveries.next()).await {
@@ -491,7 +493,8 @@ impl QueueConsumer {
     }
 }
 
-/// Runs an operation on a queue. Repeats it for as long as it fails with a temporary error.
+/// Runs an operation on a queue. Repeats it for as long as its error is [worth another
+/// attempt](BrokerError::is_worth_reopening).
 ///
 /// # Errors
 ///

@@ -17,8 +17,8 @@ use crate::transport::{
     restart_on_panic, retry,
 };
 
-/// Publishes the replies of a server, and copies of requests that it forwards, until the broker
-/// confirms each of them.
+/// Publishes the replies of a server, and copies of requests that it forwards or moves, until the
+/// broker confirms each of them.
 #[derive(Debug)]
 pub(super) struct ReplyChannel {
     state: watch::Receiver<ChannelState>,
@@ -38,7 +38,7 @@ impl ReplyLog {
         if let Some(Suppressed(suppressed)) = self.0.admit(Level::WARN, "no_connection") {
             tracing::warn!(
                 suppressed,
-                "gave up a reply: there is no connection, and its caller no longer waits"
+                "gave up a reply: it could not be sent in time, so its caller gets none"
             );
         }
     }
@@ -124,8 +124,8 @@ impl ReplyChannel {
         })
     }
 
-    /// Sends a message without waiting. The listener gets the confirm at the latest after
-    /// `confirm_interval` messages are sent.
+    /// Sends a message without waiting. `confirm_interval` is how many messages may be sent before
+    /// their confirms are processed; see [`Publisher::try_publish`].
     ///
     /// # Errors
     ///

@@ -109,7 +109,7 @@ impl ConfirmListener for InFlightReply {
             Published::Refused => reply.refused(&self.sender.channel),
             // The handle was closed, so the broker delivers the request again.
             Published::Failed { source, .. } if source.is_handle_ended() => {}
-            // The task sends it until the broker confirms it.
+            // The task sends it again, until the broker confirms it.
             Published::Failed { .. } | Published::Withdrawn => {
                 reply.may_have_closed_channel = published.is_channel_closed();
                 self.sender.enqueue(QueuedReply::Single(reply));

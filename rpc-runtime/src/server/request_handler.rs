@@ -1,5 +1,5 @@
-//! Handles the deliveries of one queue: decides what to do with a request, runs its method, replies
-//! and acks.
+//! Handles the deliveries of one request queue and of its queue for batches: decides what to do
+//! with a request, runs its method, replies and acks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,9 +30,10 @@ use crate::transport::{Control, Delivery, Outgoing, SendToken};
 /// time, without end.
 const MAX_REJECTIONS: u32 = 20;
 
-/// How long a copy whose redeliveries the workers count waits before it runs. Running the copy may
-/// crash this process. The original's ack must reach the broker first; otherwise both are delivered
-/// again, and the copies multiply. Only requests that were redelivered are counted, so few wait.
+/// How long the copy of a redelivered request waits before it runs, if workers count its
+/// redeliveries. Running the copy may crash this process. The original's ack must reach the broker
+/// first; otherwise both are delivered again, and the copies multiply. Only requests that were
+/// redelivered are counted, so few wait.
 const COPY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a reply to another server's probe may wait for a connection.
@@ -44,7 +45,7 @@ pub(super) struct RequestHandler {
     pub(super) executor: Executor,
     pub(super) channel: Arc<ReplyChannel>,
     pub(super) reply_sender: ReplySender,
-    /// One permit for each request that may run at once.
+    /// As many permits as requests may run at once. Single and batched requests share them.
     permits: Semaphore,
     concurrency: usize,
     pub(super) deduplicator: Arc<SharedDeduplicator>,
@@ -134,8 +135,8 @@ impl RequestHandler {
         }
     }
 
-    /// Replies to a probe, so that its server learns that it has passed through the queue. This
-    /// needs no permit.
+    /// Acks a probe. Replies to one of another server, so that the other server learns that the
+    /// probe has passed through the queue. This needs no permit.
     async fn reply_to_probe(&self, delivery: &Delivery, control: &Arc<dyn Control>, now: Instant) {
         control.ack(delivery.tag);
         let properties = &delivery.message.properties;
@@ -217,7 +218,8 @@ impl RequestHandler {
 
     /// Decides what to do with a request, runs its method and sends its reply.
     async fn process(&self, delivery: Delivery, received: Received, acks: PendingAcks) {
-        // A permit is free unless requests of a lost subscription are still running.
+        // The prefetch equals the number of permits. Nevertheless, none may be free: batched
+        // requests use them too, and so do requests of a lost subscription that are still running.
         let Some(permit) = self.permit().await else {
             return;
         };
@@ -250,7 +252,8 @@ impl RequestHandler {
             }
             return;
         }
-        // The broker keeps more of a malformed message than a copy could.
+        // A malformed message is rejected if that dead-letters it: the broker keeps more of it than
+        // a copy could.
         let is_rejected = |jobs: &&JobQueues| malformed.is_some() && jobs.dead_letters_rejected();
         let job = jobs
             .filter(|jobs| !is_rejected(jobs))
@@ -298,8 +301,8 @@ impl RequestHandler {
         }
     }
 
-    /// Rejects a refused request that gets no reply. Acks it instead if it was rejected too often,
-    /// because its dead letters return to this queue.
+    /// Rejects a refused request that gets no reply. Acks it instead if it was rejected too often:
+    /// each time, it has come back to this queue as a dead letter.
     pub(super) fn reject(&self, acks: PendingAcks, rejections: u32) {
         if rejections >= MAX_REJECTIONS {
             self.executor.log.rejected_too_often(rejections);

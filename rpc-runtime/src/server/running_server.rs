@@ -1,4 +1,4 @@
-//! The handle of a server that runs in a task of its own.
+//! A server that runs in a task of its own.
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -6,8 +6,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{BrokerError, ServerError};
 
-/// The handle of a server that runs in a task of its own; see
-/// [`Server::start`](crate::Server::start).
+/// A server that runs in a task of its own; see [`Server::start`](crate::Server::start).
 ///
 /// Dropping it cancels all running methods and returns their requests to the broker. Prefer
 /// [`stop`](Self::stop).

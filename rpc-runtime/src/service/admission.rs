@@ -12,7 +12,7 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Received {
     pub(crate) at: Instant,
-    /// The longest time that it can have waited. Zero if that is not known.
+    /// The longest time that it can have waited, as far as that is known. Zero if nothing is known.
     pub(crate) waited: Duration,
     /// How long messages wait in the queue at that time. The reply reports it.
     pub(crate) queue_time: Duration,

@@ -313,9 +313,10 @@ impl Context {
         self.app_id.as_ref().map(ShortStr::as_str)
     }
 
-    /// Returns the RabbitMQ user that sent the request, or `None` if the caller did not send it.
-    /// The broker has [validated it](https://www.rabbitmq.com/docs/validated-user-id) against the
-    /// caller's connection, so it can be trusted. Only a user with the tag `impersonator` can send
+    /// Returns the RabbitMQ user that sent the request. `None` if the caller did not send the user,
+    /// or if the request is the copy of a job that was retried, delayed or redelivered. The broker
+    /// has [validated it](https://www.rabbitmq.com/docs/validated-user-id) against the caller's
+    /// connection, so the user can be trusted. Only a user with the tag `impersonator` can send
     /// another user's name.
     #[must_use]
     pub fn user_id(&self) -> Option<&str> {

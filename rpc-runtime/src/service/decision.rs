@@ -98,10 +98,10 @@ pub(super) fn replace_if_may_have_run(fault: Fault, may_have_run: bool) -> Fault
     }
 }
 
-/// The fault of a request that an earlier worker may have run.
+/// The fault of a refused request if an earlier delivery may have run it.
 pub(super) fn interrupted(reason: impl fmt::Display) -> Fault {
     let message = format!(
-        "an earlier delivery of this request was lost with its worker, and this one is refused: {reason}"
+        "the method may have run for an earlier delivery of this request, and this one is refused: {reason}"
     );
     Fault::new(FaultCode::Interrupted, message)
 }

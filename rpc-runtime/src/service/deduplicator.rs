@@ -16,8 +16,8 @@ use crate::protocol::{
     COPY_HEADER, Headers, RESENT_BY_CALLER_AND_WORKER, RESENT_BY_WORKER, RESENT_HEADER, ShortStr,
 };
 
-/// How many ended requests are remembered. The prefetch keeps the number of requests that can be
-/// redelivered below this.
+/// How many ended requests are remembered. Usually, the prefetch keeps the number of requests that
+/// can be redelivered below this.
 const MAX_ENDED: usize = 16 * 1024;
 
 /// What identifies a request. An id need only be unique among those of one caller.
@@ -25,8 +25,8 @@ const MAX_ENDED: usize = 16 * 1024;
 pub(crate) struct RequestKey {
     reply_to: Option<ShortStr>,
     id: CorrelationId,
-    /// The request itself and each of its copies end once the broker has the next copy. The last one
-    /// ends once it is answered or rejected.
+    /// Which copy of the request it is. The request itself and each copy end separately: once the
+    /// broker has the next copy, or, for the last one, once it is answered or rejected.
     copy: CopyToken,
 }
 
@@ -72,9 +72,10 @@ pub(crate) enum Origin {
     Resent,
     /// The broker redelivered it.
     Redelivered,
-    /// A worker forwarded it as a copy of a redelivered request.
+    /// It is a copy of a redelivered request, and a worker forwarded it. `was_resent` is whether
+    /// the caller had sent the original again.
     Forwarded { was_resent: bool, copy: CopyToken },
-    /// A worker moved it: it is a job that waited in a retry queue.
+    /// A worker moved it: it is a copy of a job that waited in a retry queue or was redelivered.
     Moved { copy: CopyToken },
 }
 
@@ -131,7 +132,7 @@ impl CopyToken {
     fn of(headers: &Headers) -> Self {
         match headers.get(COPY_HEADER) {
             None => Self::NONE,
-            // Whatever it is, it is a copy.
+            // A token that cannot be read marks a copy too.
             Some(token) => Self(u64::from_str_radix(token, 16).unwrap_or(1).max(1)),
         }
     }
@@ -149,9 +150,9 @@ pub(crate) enum DeliveryAction {
     Run(RequestKey),
     /// Run it without tracking it: a different request with the same key is in progress.
     RunUntracked,
-    /// Do nothing: the same request is in progress, and its end acks this delivery too.
+    /// Do nothing: the same request is in progress, and its end acks or rejects this delivery too.
     Join,
-    /// Ack it: the request was answered, or a copy of it was forwarded.
+    /// Ack it: the request has ended here, or a copy of it was forwarded or moved.
     Ack,
     /// Reject it: the request was rejected.
     Reject,
@@ -185,9 +186,9 @@ struct EndedRequest {
 /// How a request ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// It is answered here.
+    /// It ends here, with its reply if it gets one.
     Answered,
-    /// A copy of it was forwarded, and the copy is answered.
+    /// A copy of it was forwarded or moved, and the copy is answered.
     Forwarded,
     /// It is rejected.
     Rejected,
@@ -273,8 +274,8 @@ impl<D> Deduplicator<D> {
         }
     }
 
-    /// Ends a request that is answered, forwarded or rejected. Returns the deliveries to ack or
-    /// reject.
+    /// Ends a request that is answered, forwarded, moved or rejected. Returns the deliveries to ack
+    /// or reject.
     pub(crate) fn finish(&mut self, key: RequestKey) -> impl Iterator<Item = D> + use<D> {
         let request = self.in_progress.remove(&key);
         if let Some(request) = &request {
@@ -305,7 +306,7 @@ impl<D> Deduplicator<D> {
         request.is_some_and(|request| request.first.is_some() || !request.redelivered.is_empty())
     }
 
-    /// Forgets a request that ends without a reply. The broker delivers it again.
+    /// Forgets a request that is neither answered nor rejected. The broker delivers it again.
     pub(crate) fn abandon(&mut self, key: &RequestKey) {
         self.in_progress.remove(key);
     }

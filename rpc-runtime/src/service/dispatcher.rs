@@ -88,7 +88,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Adds the built-in methods. Callers do not batch their calls.
+    /// Adds the built-in methods. Callers do not batch calls of these methods.
     pub(crate) fn add_built_in(&mut self, service: &Arc<dyn Service>) {
         for method in service.descriptor().methods {
             let entry = Entry {

@@ -47,7 +47,8 @@ pub(crate) struct Response {
     /// How many calls of the method to put into one batch, or 0 if that is not known yet. `None` if
     /// the caller does not ask.
     pub(crate) batch_size: Option<u16>,
-    /// Whether the method did not run. If no reply is expected, such a request is rejected.
+    /// Whether the method did not run. If no reply is expected, such a request is rejected, or is
+    /// moved to another queue if its queue has jobs.
     pub(crate) is_refused: bool,
 }
 

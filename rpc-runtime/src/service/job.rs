@@ -78,7 +78,7 @@ pub fn dead_queue(queue: &str) -> String {
 pub(crate) enum JobFailure {
     /// The method returned an error.
     Error { text: String },
-    /// The method panicked, or did not run.
+    /// The attempt ended with a fault: for example, the method panicked or did not run.
     Fault(Fault),
 }
 
@@ -92,7 +92,7 @@ pub(crate) enum AfterFailure {
 }
 
 impl JobFailure {
-    /// Returns why the method failed. `None` if it did not.
+    /// Returns why the attempt failed. `None` if it did not.
     pub(crate) fn of(reply: &Reply) -> Option<Self> {
         match reply.kind {
             ReplyKind::Result => None,
@@ -142,8 +142,8 @@ impl JobFailure {
 
     /// Records the failure in the headers of the job, and decides what to do with it.
     ///
-    /// `method` is `None` if it is unknown. `now` is in milliseconds since the Unix epoch.
-    /// `jitter`, from 0 to 1, spreads jobs that failed at the same time.
+    /// `method` is `None` if it is unknown or is not a job. `now` is in milliseconds since the Unix
+    /// epoch. `jitter`, from 0 to 1, spreads jobs that failed at the same time.
     pub(crate) fn record(
         &self,
         headers: &mut Headers,
@@ -173,7 +173,7 @@ fn text_of(reply: &Reply) -> String {
     }
 }
 
-/// Makes a delay up to a fifth shorter or longer.
+/// Limits a delay to [`MAX_DELAY`], and then makes it up to a fifth shorter or longer.
 fn spread(delay: Duration, jitter: f64) -> Duration {
     delay.min(MAX_DELAY).mul_f64(0.8 + 0.4 * jitter)
 }

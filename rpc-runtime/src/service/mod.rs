@@ -2,7 +2,7 @@
 //! process.
 //!
 //! A [`Dispatcher`] finds the method and decides by the [`Rules`] whether it runs. An [`Executor`]
-//! runs it. This module knows nothing about queues and connections.
+//! runs it. This module uses neither queues nor connections.
 
 mod admission;
 pub(crate) mod arguments;

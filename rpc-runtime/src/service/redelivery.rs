@@ -13,7 +13,8 @@ use crate::protocol::{Headers, Message, REDELIVERIES_HEADER, RESENT_HEADER, Requ
 pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
 pub(super) const ACQUIRED_COUNT: &str = "x-acquired-count";
 
-/// Returns how many times a request was redelivered, as counted by the workers that forwarded it.
+/// Returns how many times a request was redelivered, as counted by workers in a header. A job's
+/// count begins again with each attempt.
 pub(crate) fn redelivery_count(headers: &Headers) -> u32 {
     let count = headers.get(REDELIVERIES_HEADER);
     count.and_then(|count| count.parse().ok()).unwrap_or(0)
@@ -129,7 +130,7 @@ impl Rules {
             && is_oneway
             && properties.expiration.is_none()
             && self.delivery_count(&properties.headers).is_none()
-            // Only the user itself can publish a message with its user id. A job is published without.
+            // Only the user itself can publish a message with its user id. A job's copy has none.
             && (is_job || properties.user_id.is_none())
             && message.body.len() <= self.max_sent_bytes.min(self.max_accepted_bytes);
         if !only_workers_count {

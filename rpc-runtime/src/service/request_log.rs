@@ -26,12 +26,12 @@ pub(crate) struct RequestLabel {
     correlation_id: Option<ShortStr>,
 }
 
-/// What became of the first delivery of a request that is delivered again.
+/// What has become of a request that is delivered again.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum PriorState {
     /// It is in progress here.
     InProgress,
-    /// It was answered, or a copy of it was forwarded.
+    /// It has ended here, or a copy of it was forwarded or moved.
     Ended,
     /// It was rejected.
     Rejected,
@@ -131,13 +131,13 @@ impl RequestLog {
         tracing::error!(queue, %error, suppressed, "refused a batch that cannot be read");
     }
 
-    /// Logs a request that was delivered again and does not run.
+    /// Logs a request that was delivered again and does not run again.
     pub(crate) fn redelivered(&self, prior: PriorState) {
         let (kind, message) = match prior {
             PriorState::InProgress => ("redelivered", "a request in progress was delivered again"),
             PriorState::Ended => (
                 "redelivered_ended",
-                "a request that was answered or forwarded was delivered again",
+                "a request that has ended or was forwarded was delivered again",
             ),
             PriorState::Rejected => ("redelivered_rejected", "a rejected request was delivered again"),
         };
@@ -170,21 +170,21 @@ impl RequestLog {
         }
     }
 
-    /// Logs that the queue refused the copy of a forwarded request.
+    /// Logs that the broker refused the copy of a request that was to be forwarded.
     pub(crate) fn not_forwarded(&self, is_oneway: bool) {
         let Some(Suppressed(suppressed)) = self.limit.admit(Level::ERROR, "not_forwarded") else {
             return;
         };
         let queue = &self.queue;
         let consequence = if is_oneway {
-            "it is rejected"
+            "the request is rejected"
         } else {
             "its caller will time out"
         };
         tracing::error!(
             queue,
             suppressed,
-            "the queue refused a forwarded request: {consequence}"
+            "the broker refused the copy of a request that was to be forwarded: {consequence}"
         );
     }
 

@@ -74,7 +74,8 @@ impl Rules {
         Err(Fault::new(FaultCode::ReplyTooLarge, message))
     }
 
-    /// Checks that the method ends before its caller gives up.
+    /// Checks that the method is likely to end before its caller gives up. Without admission,
+    /// checks only that the caller has not given up yet.
     ///
     /// # Errors
     ///

@@ -46,8 +46,8 @@ pub(crate) struct StatsSnapshot {
     pub(crate) mean: Duration,
     /// The sum of all durations, in nanoseconds.
     pub(crate) total_ns: u64,
-    /// The 99th percentile of the durations, at most an eighth too long. Never more than 137 seconds,
-    /// where the histogram ends.
+    /// The 99th percentile of the durations, at most an eighth too long. Never more than about 137
+    /// seconds, where the histogram ends.
     pub(crate) p99: Duration,
 }
 

@@ -35,7 +35,7 @@ trait Work {
 /// After this time without calls, nothing is in flight any more.
 const SETTLE_TIME: Duration = Duration::from_secs(120);
 
-/// A simulation that runs longer than this never ends.
+/// A simulation that takes longer than this is considered to hang.
 const MAX_DURATION: Duration = Duration::from_secs(3600);
 
 /// Runs a scenario and returns its history.
@@ -67,7 +67,7 @@ struct Cluster {
     broker_is_up: bool,
     callers: Vec<Process>,
     workers: Vec<Option<Worker>>,
-    /// Workers that shut down gracefully.
+    /// Workers that are shutting down gracefully.
     stopping: Vec<Worker>,
 }
 

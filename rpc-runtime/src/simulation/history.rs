@@ -16,7 +16,7 @@ pub(super) struct History {
     pub(super) calls: Vec<CallRecord>,
     /// In the order in which they started.
     pub(super) runs: Vec<Run>,
-    /// What was wrong at the end, apart from single calls.
+    /// Problems of the whole cluster, which belong to no single call.
     pub(super) problems: Vec<String>,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Run {
     pub(super) call: u64,
     pub(super) worker: usize,
     pub(super) begun: Duration,
-    /// `None` if its worker crashed before, or the method panicked.
+    /// `None` if the method panicked, or was aborted with its worker.
     pub(super) ended: Option<Duration>,
 }
 

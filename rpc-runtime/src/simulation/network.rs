@@ -25,7 +25,7 @@ struct State {
 #[derive(Debug)]
 struct NetworkLink {
     network: Arc<Network>,
-    /// When the last sent message arrives at the broker. Later messages arrive after it.
+    /// When the last sent message arrives at the broker. Later messages do not arrive before it.
     last_arrival: Mutex<Instant>,
 }
 
@@ -63,7 +63,7 @@ impl Link for NetworkLink {
         last.duration_since(Instant::now())
     }
 
-    fn outlives_its_connection(&self, sent: Instant) -> bool {
+    fn delivers_despite_loss(&self, sent: Instant) -> bool {
         let state = &mut *self.network.0.lock().unwrap();
         state.rng.bool() && state.broker_started < sent
     }

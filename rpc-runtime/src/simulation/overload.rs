@@ -23,7 +23,7 @@ use crate::transport::memory::{InProcessBroker, MemoryTransport};
 
 const DEFAULT_SEEDS: u64 = 40;
 
-/// The maximum number of calls under overload, so that a simulation takes little time.
+/// About the maximum number of calls under overload, so that a simulation takes little time.
 const MOST_CALLS: f64 = 6000.0;
 
 /// How many replies a caller can receive per second if some are delayed.
@@ -87,7 +87,7 @@ impl Scenario {
         scenario
     }
 
-    /// Returns how many methods run at once.
+    /// Returns how many methods can run at once.
     fn concurrent_methods(&self) -> usize {
         usize::from(self.concurrency) * self.workers
     }
@@ -252,7 +252,7 @@ impl Simulation {
             counts: Arc::default(),
         };
         let end = scenario.warm_up + scenario.measured;
-        // It must have recovered within two seconds.
+        // The cluster must have recovered two seconds after the last deadline.
         let recovered = end + scenario.deadline + Duration::from_secs(2);
         let windows = [
             window(scenario.warm_up, end),
@@ -293,7 +293,8 @@ impl Simulation {
         }
     }
 
-    /// Stops the worker for this long, and counts the calls from two seconds after it is back.
+    /// Stops the worker for this long, and counts the calls that are due between two and four
+    /// seconds after it is back.
     async fn outage(mut self, lasts: Duration) -> Arc<Counts> {
         let [before, settles, measured] = [2, 2, 2].map(Duration::from_secs);
         let from = before + lasts + settles;

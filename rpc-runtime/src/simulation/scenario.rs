@@ -34,10 +34,11 @@ pub(super) struct Scenario {
     pub(super) faults: Vec<(Duration, InjectedFault)>,
 }
 
-/// Which faults are injected. With fewer kinds of faults, calls must keep more promises.
+/// Which faults are injected. With fewer kinds of faults, calls must keep more promises. Every
+/// profile may have hostile messages and duplicate replies too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Profile {
-    /// Workers are stopped and started, nothing else.
+    /// Workers are stopped and started.
     Calm,
     /// The only worker loses its connections.
     CutWorker,
@@ -69,7 +70,7 @@ pub(super) struct PlannedCall {
     /// `None` for a call that is made after all faults are over.
     pub(super) at: Option<Duration>,
     pub(super) timeout: Duration,
-    /// How long after its start the caller drops the call, if it does.
+    /// When the caller drops the call, counted from its start. `None` if it does not.
     pub(super) cancelled_after: Option<Duration>,
     /// How long the method takes.
     pub(super) work: Duration,
@@ -217,11 +218,13 @@ impl Scenario {
     }
 
     fn draw_faults(&mut self, rng: &mut Rng) {
-        // Not all kinds in every scenario: other faults may hide a bug.
+        // Few scenarios have all kinds, because one kind of fault may hide a bug that another
+        // shows.
         let kinds: Vec<_> = match self.profile {
             Profile::Calm => vec![Incident::Stop],
             Profile::CutWorker => vec![Incident::Cut, Incident::Flapping],
-            // A peer that is disconnected during a broker restart loses its transient queues.
+            // Only these two, so that peers are often disconnected during a broker restart, which
+            // deletes their transient queues.
             Profile::Storm if rng.u8(..4) == 0 => vec![Incident::Cut, Incident::BrokerRestart],
             Profile::Storm => {
                 let often = rng.f32();
@@ -236,7 +239,7 @@ impl Scenario {
         let mut at = random_time(rng);
         for _ in 0..rng.usize(1..=12) {
             let kind = kinds[rng.usize(..kinds.len())];
-            // Often before the last incident is repaired.
+            // Half of the incidents begin soon after the one before, often before its repair.
             at = if rng.bool() {
                 at + outage_duration(rng)
             } else {
@@ -336,7 +339,7 @@ impl Scenario {
             }
             Incident::Stop => {
                 let mut at = at;
-                // Repeatedly, so that it may have to stop while it still starts.
+                // Repeatedly, so that it may have to stop while it is still starting.
                 for _ in 0..rng.u8(1..=3) {
                     fault(at, InjectedFault::Stop { worker });
                     at += outage_duration(rng);
@@ -383,7 +386,7 @@ impl CallerConfig {
 /// Generates calls at random times, and for each caller one call of each method after all faults
 /// are over.
 fn calls(rng: &mut Rng, callers: usize) -> Vec<PlannedCall> {
-    // Several calls at once of quick methods are sent in batches.
+    // Quick calls that are made at the same time are sent in batches.
     let quick = rng.u8(..3);
     let mut calls: Vec<PlannedCall> = Vec::new();
     for _ in 0..rng.u8(5..=40) {

@@ -1,7 +1,7 @@
 //! A value that several tasks watch, like tokio's `watch`.
 //!
-//! Tokio's wakes the tasks that wait in a random order. Here they are woken in the order in which
-//! they began to wait, so that a simulation with the same seed takes the same course.
+//! Tokio's channel wakes its waiting tasks in a random order. This one wakes them in the order in
+//! which they began to wait, so that a simulation with the same seed takes the same course.
 
 use std::ops::Deref;
 use std::pin::pin;
@@ -84,7 +84,7 @@ impl<T> Receiver<T> {
     ///
     /// # Errors
     ///
-    /// Fails if the sender is dropped before.
+    /// Fails if the sender is dropped before that.
     pub(crate) async fn wait_for(
         &mut self,
         mut is_wanted: impl FnMut(&T) -> bool,

@@ -21,7 +21,7 @@ use crate::protocol::{Headers, QUEUE_TIME_HEADER, Reply, read_millis};
 pub(crate) enum CallKind {
     /// A call of a client without layers.
     Direct,
-    /// A call of a client with layers. Its attempts are sent.
+    /// A call of a client with layers. It sends nothing itself; its attempts do.
     Layered,
     /// An attempt that a layer makes.
     Attempt,

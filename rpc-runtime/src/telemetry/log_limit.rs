@@ -1,7 +1,8 @@
 //! A rate limit for log events that a peer can cause at will.
 //!
-//! A peer that sends ten thousand bad requests must not fill a disk. A queue logs at most one event
-//! of each kind per second, with the number of suppressed events. Metrics count all events.
+//! A peer that sends ten thousand bad requests must not fill a disk. For each queue or other
+//! source, at most one event of each kind is logged per second, with the number of suppressed
+//! events.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;

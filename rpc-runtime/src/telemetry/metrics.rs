@@ -337,7 +337,11 @@ mod on {
     ];
 
     const GAUGES: Metrics = &[
-        ("rpc_client_in_flight", Unit::Count, "calls in flight"),
+        (
+            "rpc_client_in_flight",
+            Unit::Count,
+            "calls that wait for their reply",
+        ),
         (
             "rpc_client_waiting",
             Unit::Count,
@@ -348,7 +352,7 @@ mod on {
             Unit::Count,
             "limit of calls in flight, once overload has changed it",
         ),
-        ("rpc_server_in_flight", Unit::Count, "requests in flight"),
+        ("rpc_server_in_flight", Unit::Count, "requests that run"),
         (
             "rpc_server_queue_time_seconds",
             Unit::Seconds,

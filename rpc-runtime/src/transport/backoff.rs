@@ -14,7 +14,8 @@ const MIN_DELAY: Duration = Duration::from_millis(25);
 const MAX_DELAY: Duration = Duration::from_secs(1);
 
 /// A failure after working for this long is assumed to have a new reason, and the backoff restarts.
-/// A shorter time would try a broker too often that accepts connections only to drop them.
+/// With a shorter time, a broker that accepts connections only to drop them would be tried too
+/// often.
 const STABLE: Duration = Duration::from_secs(2);
 
 /// Delays that double from 25 milliseconds to a second. Each is lengthened by up to its own length
@@ -26,11 +27,12 @@ pub(crate) struct Backoff {
     losses: u32,
 }
 
-/// After this many consecutive losses, the connection is not the reason, so the delays grow.
+/// After this many consecutive losses, the connection is assumed not to be the reason, so the
+/// delays grow.
 const MAX_LOSSES: u32 = 20;
 
-/// The delay after a limit was reached. An operator has to raise the limit, and each attempt may
-/// close the connection.
+/// The delay after the limit of channels was reached. An operator has to raise the limit, and each
+/// attempt may close the connection.
 const AT_LIMIT: Duration = Duration::from_secs(5);
 
 impl Backoff {
@@ -54,8 +56,10 @@ impl Backoff {
 
     /// The delay before something is opened again on a connection.
     ///
-    /// The connection has its own backoff, and everything that is opened on it waits for the
-    /// connection. A longer delay would only keep calls waiting once the connection is back.
+    /// After the connection was lost, this is the shortest delay, for up to [`MAX_LOSSES`]
+    /// consecutive losses: the connection has its own backoff, and everything that is opened on it
+    /// waits for the connection. A longer delay would only keep calls waiting once the connection
+    /// is back.
     pub(crate) fn delay_after(&mut self, error: &BrokerError) -> Duration {
         match error {
             BrokerError::Lost { .. } if self.losses < MAX_LOSSES => {
@@ -110,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lost_connection_adds_no_backoff_to_its_own() {
+    async fn a_lost_connection_is_followed_by_the_shortest_delay() {
         let mut backoff = Backoff::new();
         for _ in 0..20 {
             backoff.next_delay();

@@ -1,4 +1,4 @@
-//! What callers and workers need of a broker, as traits. Two transports implement them: RabbitMQ
+//! What callers and workers need from a broker, as traits. Two transports implement them: RabbitMQ
 //! ([`amqp`]) and the broker within the process ([`memory`]).
 
 use std::fmt::Debug;
@@ -33,15 +33,16 @@ pub use topology::{QueueArgument, ReplyQueue, RequestQueue};
 
 /// The access of one handle to a broker.
 ///
-/// A function that opens something waits for a connection without a limit, and then takes no longer
-/// than the transport's time limit. What was opened is lost with its connection; open it again.
+/// A function that opens something waits for a connection without a limit. Each step after that
+/// takes no longer than the transport's time limit. What was opened is lost with its connection;
+/// open it again.
 #[async_trait]
 pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// Opens a publisher.
     async fn open_publisher(&self) -> Result<Arc<dyn Publisher>, BrokerError>;
 
-    /// Opens a reply address and consumes from it. `earlier` is the address that was lost. It is
-    /// used again if replies can still wait there.
+    /// Opens a reply address and consumes from it. `earlier` is the address of a subscription that
+    /// was lost. It is used again if replies can still wait there.
     async fn open_replies(
         &self,
         replies: ReplyQueue,
@@ -65,11 +66,11 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// often.
     async fn depth(&self, queue: &ShortStr) -> Option<Depth>;
 
-    /// Deletes the queue if its options declare it, it has no consumer, and it is empty.
-    /// Otherwise leaves it as it is, and returns whether it holds requests and has no consumer.
+    /// Deletes a queue that its options declare, if it has no consumer and is empty. Returns `true`
+    /// if the queue has no consumer but holds requests, and so is kept.
     ///
     /// Over AMQP, this does nothing and returns `false` unless the queue is a classic one. Takes no
-    /// longer than a time limit.
+    /// longer than a time limit, and returns `false` after that.
     async fn delete_if_unused(&self, queue: &RequestQueue) -> bool;
 
     /// Consumes what is published to an exchange from now on. Declares the exchange and a queue,
@@ -78,7 +79,7 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     async fn open_broadcasts(&self, broadcasts: &BroadcastOptions) -> Result<Subscription, BrokerError>;
 
     /// Publishes a message to all consumers of an exchange. [`Published::Returned`] if there are
-    /// none. Takes no longer than the transport's time limit.
+    /// none. The time limits are those of a function that opens something.
     async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError>;
 
     /// The state of the connections.
@@ -99,8 +100,8 @@ pub(crate) struct ReplySubscription {
     /// The `reply_to` of requests.
     pub(crate) address: ShortStr,
     pub(crate) replies: Subscription,
-    /// How many replies to earlier calls wait at the address. `None` if the address is a new one,
-    /// so that those replies are lost.
+    /// How many replies to earlier calls wait at the address. `None` if the earlier address was not
+    /// used again, so that those replies are lost.
     pub(crate) resumed: Option<u32>,
     /// The publisher to use, if the address is valid only for requests that are sent by it.
     pub(crate) publisher: Option<Arc<dyn Publisher>>,
@@ -109,15 +110,15 @@ pub(crate) struct ReplySubscription {
 /// How many messages and consumers a queue has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Depth {
-    /// Messages that were not delivered to a consumer.
+    /// Messages that wait to be delivered to a consumer.
     pub(crate) messages: u32,
     pub(crate) consumers: u32,
 }
 
 /// A consumer of one queue.
 pub(crate) struct Subscription {
-    /// Ends after [`Control::cancel`], once all earlier deliveries are read. An error is the last
-    /// item.
+    /// Ends once the consumer is cancelled, by [`Control::cancel`] or by the broker, and all
+    /// earlier deliveries are read. Nothing follows an error.
     pub(crate) deliveries: BoxStream<'static, Result<Delivery, BrokerError>>,
     pub(crate) control: Arc<dyn Control>,
 }
@@ -142,8 +143,9 @@ pub(crate) struct Delivery {
     pub(crate) malformed: Option<Malformed>,
 }
 
-/// Acknowledges and rejects the deliveries of a subscription, and ends it. Dropping it returns
-/// unacknowledged deliveries to the queue.
+/// Acknowledges and rejects the deliveries of a subscription, and ends the subscription. Once both
+/// the control and the stream of deliveries are dropped, unacknowledged deliveries go back to the
+/// queue.
 #[async_trait]
 pub(crate) trait Control: Debug + Send + Sync {
     /// Acknowledges a delivery. The acknowledgement is sent soon. If the subscription is lost
@@ -191,11 +193,12 @@ pub(crate) enum Published {
     Confirmed,
     /// The broker returned it: the queue does not exist.
     Returned,
-    /// The broker refused it, with a negative confirm.
+    /// The broker refused it with a negative confirm, or a direct reply was given up.
     Refused,
     /// It was withdrawn before it was sent.
     Withdrawn,
-    /// Unknown: the connection or channel was lost. `written` is false if it was never written.
+    /// It cannot be sent, or the connection or channel was lost. If `written` is false, the broker
+    /// did not get it. Otherwise, the broker may have got it.
     Failed { source: BrokerError, written: bool },
 }
 
@@ -225,9 +228,9 @@ pub(crate) trait ConfirmListener: Send + Sync {
 pub(crate) trait Publisher: Debug + Send + Sync {
     /// Publishes a message if that is possible without waiting. Otherwise returns it.
     ///
-    /// Confirms are polled in batches: about 1 ms late at most while messages flow, or as soon as
-    /// `confirm_interval` messages were sent. With 1, the listener is called as soon as the confirm
-    /// arrives.
+    /// Confirms are polled in batches: as soon as `confirm_interval` messages were sent since the
+    /// last poll, and at least about every millisecond while messages flow. If `confirm_interval`
+    /// is 1, the listener is called as soon as the confirm arrives.
     fn try_publish(
         &self,
         outgoing: Outgoing,
@@ -235,12 +238,12 @@ pub(crate) trait Publisher: Debug + Send + Sync {
         confirm_interval: usize,
     ) -> Result<(), Box<Outgoing>>;
 
-    /// Waits until a message can be published: the broker does not block, and not too many messages
-    /// are unconfirmed. Also returns once the publisher is closed. Cancel safe.
+    /// Waits until a small message can be published: the broker does not block, and not too many
+    /// messages are unconfirmed. Also returns once the publisher is closed. Cancel safe.
     async fn wait_ready(&self);
 
-    /// Publishes a message and waits for its confirm. Dropping the future does not withdraw the
-    /// message; its [`SendToken`] can, until it is written.
+    /// Publishes a message and waits for its confirm. The message may be sent even if the future is
+    /// dropped. It can be withdrawn with its [`SendToken`] until it is claimed for writing.
     async fn publish(&self, outgoing: Outgoing) -> Published;
 
     /// Waits until nothing can be published any more, and returns the reason.

@@ -1,11 +1,12 @@
-//! Decides once whether a message is sent or withdrawn. Its sender and the call that waits for it
-//! race.
+//! Decides exactly once whether a message is sent or withdrawn. The task that sends the message and
+//! the call that gives it up may race.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The state of the latest of several messages that are sent one after another.
+/// The state of the latest of several messages that are sent one after another. All earlier
+/// messages count as withdrawn, even if they were claimed.
 ///
 /// The upper bits are the number of the latest message, and the lower two bits are its state.
 #[derive(Debug, Default)]
@@ -33,7 +34,7 @@ impl LatestSend {
         self.decide(number, CLAIMED) == CLAIMED
     }
 
-    /// Withdraws the message. Returns `false` if it was claimed for writing.
+    /// Withdraws the message. Returns `false` if it is the latest one and was claimed for writing.
     pub(crate) fn withdraw(&self, number: u32) -> bool {
         self.decide(number, WITHDRAWN) == WITHDRAWN
     }
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_leaves_or_is_withdrawn() {
+    fn a_message_is_either_claimed_or_withdrawn() {
         let send_token = SendToken::default();
         assert!(send_token.clone().claim());
         assert!(!send_token.withdraw());
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn several_messages_leave_or_are_withdrawn_independently() {
+    fn several_messages_are_claimed_or_withdrawn_independently() {
         let latest_send = LatestSend::default();
         let first = latest_send.begin();
         assert!(latest_send.claim(first));

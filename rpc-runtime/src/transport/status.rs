@@ -52,7 +52,7 @@ impl Status {
         matches!(self, Self::Closed | Self::RuntimeEnded)
     }
 
-    /// Why it is not ready. `None` if no reason is known.
+    /// The error or the alarm because of which the handle is not ready. `None` if there is none.
     fn reason(&self) -> Option<String> {
         match self {
             Self::Connecting {

@@ -14,7 +14,7 @@ const DEAD_LETTER_EXCHANGE: &str = "x-dead-letter-exchange";
 /// The queue argument that names the queue's type.
 ///
 /// Every queue is declared with it. Without it, RabbitMQ takes the default of the virtual host,
-/// which may be `quorum`. Where that default is `classic`, a queue declared with `classic` is
+/// which may be `quorum`. If that default is `classic`, a queue declared with `classic` is
 /// equivalent to one declared without a type.
 pub(super) const QUEUE_TYPE: &str = "x-queue-type";
 
@@ -215,15 +215,15 @@ impl RequestQueue {
     /// [dead-letters](Self::dead_letter_to) it. A worker refuses the request at its last delivery,
     /// so that its caller gets the fault `interrupted` instead of a timeout.
     ///
-    /// The default limit of RabbitMQ 4 is 20. Earlier versions have none, and workers refuse after
-    /// 20.
+    /// The default limit of RabbitMQ 4 is 20. Earlier versions have none, but workers refuse a
+    /// request after 20 deliveries.
     pub fn delivery_limit(self, limit: u16) -> Self {
         self.argument(DELIVERY_LIMIT, limit)
     }
 
     /// The queue to which RabbitMQ moves what it drops from this one: requests that [returned too
-    /// often](Self::delivery_limit), that expired, or that did not fit. That queue must exist.
-    /// Nobody replies to the requests in it.
+    /// often](Self::delivery_limit), that expired, that a worker rejected, or that did not fit.
+    /// That queue must exist. Nobody replies to the requests in it.
     pub fn dead_letter_to(self, queue: impl Into<String>) -> Self {
         self.argument(DEAD_LETTER_EXCHANGE, "")
             .argument("x-dead-letter-routing-key", queue.into())
@@ -299,7 +299,7 @@ impl RequestQueue {
     }
 
     /// The queue for batches of requests to this queue, with the same options. `None` if requests
-    /// must not be batched.
+    /// must not be batched, or its name would be too long.
     pub(crate) fn batch_queue(&self) -> Option<Self> {
         let is_ruled_out = RULES_OUT_BATCH_QUEUE
             .iter()

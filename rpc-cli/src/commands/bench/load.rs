@@ -143,7 +143,7 @@ impl Shared {
         with(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until a call is due. Returns when its measurement starts.
+    /// Waits until a call is due. Returns the instant from which its latency counts.
     async fn wait(&self, due: Instant) -> Instant {
         sleep_until(due).await;
         let now = Instant::now();

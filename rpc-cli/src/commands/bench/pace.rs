@@ -51,7 +51,7 @@ impl Pace {
         Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
-    /// Returns how many calls are due until this time.
+    /// Returns how many calls are due before this time.
     pub(super) fn due_until(&self, time: Duration) -> u64 {
         let time = self.duration.map_or(time, |duration| duration.min(time));
         let due = self.rate.map_or(0, |rate| {
@@ -61,7 +61,8 @@ impl Pace {
         self.count.map_or(due, |count| count.min(due))
     }
 
-    /// Returns the progress and its end: in calls or in milliseconds, whichever limit is closer.
+    /// Returns how much is done, and how much there is to do: in calls or in milliseconds,
+    /// whichever limit is closer.
     pub(super) fn progress(&self, ended: u64, now: Duration) -> (u64, u64) {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let by_count = self.count.map(|count| (ended.min(count), count));

@@ -141,7 +141,7 @@ fn latency_lines(latencies: &Histogram<u64>, from_due: bool) -> Vec<String> {
     lines
 }
 
-/// Returns a bar per range of latencies. The ranges grow by a constant factor.
+/// Returns a bar for each range of latencies. The ranges grow by a constant factor.
 fn bars(latencies: &Histogram<u64>) -> Vec<String> {
     let least = latencies.min().max(1) as f64;
     let step = (latencies.max() as f64 / least)

@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use clap::Args;
+use rpc_runtime::discovery::dead_queue;
 use tokio::sync::oneshot;
 
-use super::dead_queue;
 use super::report::{MAX_LISTED, Report};
 use super::scan::Scan;
 use super::selection::{Selection, find};

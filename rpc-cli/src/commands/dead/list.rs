@@ -3,9 +3,9 @@
 use std::time::SystemTime;
 
 use clap::Args;
+use rpc_runtime::discovery::dead_queue;
 use serde_json::{Value, json};
 
-use super::dead_queue;
 use super::filter::Filter;
 use super::letter::Facts;
 use super::scan::{Hold, Scan};

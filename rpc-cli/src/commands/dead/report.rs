@@ -1,8 +1,8 @@
 //! What `retry` and `drop` did.
 
+use rpc_runtime::discovery::dead_queue;
 use serde_json::{Value, json};
 
-use super::dead_queue;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use crate::text::one_line;

@@ -10,9 +10,9 @@ use clap::Args;
 use futures_util::FutureExt as _;
 use rpc_runtime::__tools::{QueueReader, TakenMessage};
 use rpc_runtime::BrokerError;
+use rpc_runtime::discovery::dead_queue;
 use tokio::time::Instant;
 
-use super::dead_queue;
 use super::letter::{Facts, Letter, came_back_to_quorum_queue, number_of, returns};
 use super::wanted::Ids;
 use crate::connection;

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::dead_queue;
 use crate::failure::Failure;
+use rpc_runtime::discovery::dead_queue;
 
 /// How many ids an error lists.
 const MAX_LISTED: usize = 5;

@@ -1,4 +1,4 @@
-//! The rules for services, methods, arguments, and types of which only the names are known.
+//! The rules for services, methods, arguments, and types that can only be compared by name.
 
 use super::Verdict::*;
 use super::*;
@@ -354,7 +354,7 @@ fn changes_are_shown_as_sentences() {
         json!([{"name": "get", "returns": "u32", "arguments": [{"name": "id", "type": "u64"}], "timeout_ms": 200}]),
     );
     let changes: Vec<_> = compare(&old, &new).iter().map(ToString::to_string).collect();
-    let advice = "and only the names are known; describe both versions with `#[service(schema)]`";
+    let advice = "and only the names can be compared; describe both versions with `#[service(schema)]`";
     assert_eq!(
         changes,
         [

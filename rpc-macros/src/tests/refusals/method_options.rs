@@ -109,12 +109,12 @@ fn timeout_without_number() {
 }
 
 #[test]
-fn timeout_below_a_millisecond() {
+fn timeout_with_a_fraction_of_a_millisecond() {
     assert_method(
         r#"#[rpc(timeout = "1500us")] async fn f(&self);"#,
         &[(
             r#""1500us""#,
-            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ keeps no message longer",
+            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ accepts no longer `expiration`",
         )],
     );
 }
@@ -136,7 +136,7 @@ fn timeout_too_long() {
         r#"#[rpc(timeout = "1200h")] async fn f(&self);"#,
         &[(
             r#""1200h""#,
-            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ keeps no message longer",
+            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ accepts no longer `expiration`",
         )],
     );
 }
@@ -147,7 +147,7 @@ fn timeout_that_overflows() {
         r#"#[rpc(timeout = "99999999999999999999999h")] async fn f(&self);"#,
         &[(
             r#""99999999999999999999999h""#,
-            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ keeps no message longer",
+            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ accepts no longer `expiration`",
         )],
     );
 }
@@ -158,7 +158,7 @@ fn a_sum_that_overflows_is_refused() {
         r#"#[rpc(timeout = "18446744073709551615s 1000ms")] async fn f(&self);"#,
         &[(
             r#""18446744073709551615s 1000ms""#,
-            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ keeps no message longer",
+            "a timeout is a whole number of milliseconds, and at most 49 days: RabbitMQ accepts no longer `expiration`",
         )],
     );
 }
@@ -283,13 +283,16 @@ fn misspelt_retries() {
         ),
         (
             "2 times, 1m to 1s",
-            format!("the first delay is the shortest; {usage}"),
+            format!("the first delay is longer than the last; {usage}"),
         ),
         (
             "2 times, 1s to 8days",
-            "a retry is delayed by 1ms to 7days".to_owned(),
+            "the delay before a retry is 1ms to 7days".to_owned(),
         ),
-        ("2 times, 0s", "a retry is delayed by 1ms to 7days".to_owned()),
+        (
+            "2 times, 0s",
+            "the delay before a retry is 1ms to 7days".to_owned(),
+        ),
         (
             "2 times, 5",
             format!("time unit needed, for example 5sec or 5ms; {usage}"),
@@ -328,7 +331,7 @@ fn every_bad_option_of_a_list() {
 }
 
 #[test]
-fn an_option_behind_a_bad_one() {
+fn an_option_after_a_bad_one() {
     assert_method(
         r#"#[rpc(timeout = +, name = "rpc.f", retries)] async fn f(&self);"#,
         &[

@@ -30,7 +30,7 @@ fn one_sided_rename() {
         "async fn f(&self, #[serde(rename(serialize = \"b\"))] a: u8);",
         &[(
             "(",
-            "an argument has the same name for caller and worker; write `rename = \"..\"`, and `alias = \"..\"` for an older one",
+            "an argument has the same name for caller and worker; write `rename = \"..\"`, and `alias = \"..\"` for an older name",
         )],
     );
 }

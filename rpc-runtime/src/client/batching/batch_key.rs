@@ -62,7 +62,7 @@ impl Hash for BatchKey {
     }
 }
 
-/// Returns whether the request may be sent in a batch, which its workers must have asked for.
+/// Returns whether the request may be sent in a batch. Its workers must have asked for batches.
 pub(super) fn can_share_message(request: &QueuedRequest) -> bool {
     batch_size(request.plan()).is_some()
 }

@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// How many calls of one method its workers ask for in one message, according to the last reply.
+/// How many calls of one method its workers ask for in one message, according to the last reply
+/// with a batch size.
 ///
-/// The lower 16 bits are the batch size, or zero if it is not known. The upper 16 bits count the
-/// calls that were sent on their own since it was learned, or since the first call.
+/// The lower 16 bits are the batch size, or zero if it is not known. The upper 16 bits count calls
+/// that were sent on their own: since the batch size was learned, or if it is not known, the
+/// [first](FIRST_CALLS) ones.
 #[derive(Debug, Default)]
 pub(in crate::client) struct LearnedBatchSize(AtomicU32);
 

@@ -23,7 +23,8 @@ use crate::protocol::{Batcher, Load, MAX_BATCH_CALLS, gather};
 pub(in crate::client) struct SendTask {
     publisher: Arc<RequestPublisher>,
     in_flight: Arc<InFlightCalls>,
-    /// Received requests that wait to be distributed: published, held back, or added to a lane.
+    /// Received requests that wait to be distributed: published, held back, or added to the lane of
+    /// the requests with the same batch key.
     backlog: VecDeque<QueuedRequest>,
     /// If the backlog is longer than this, withdrawn requests are dropped.
     prune_above: usize,
@@ -47,7 +48,7 @@ impl SendTask {
         }
     }
 
-    /// Publishes requests until the channel is closed and all of them are confirmed.
+    /// Publishes requests until their sender is dropped and all of them are confirmed.
     pub(in crate::client) async fn run(mut self, mut requests: UnboundedReceiver<QueuedRequest>) {
         let (publisher, in_flight) = (Arc::clone(&self.publisher), Arc::clone(&self.in_flight));
         let mut received = Vec::new();

@@ -1,18 +1,20 @@
 //! Adapts a client's limit of calls in flight to the load of its workers. Pure.
 //!
-//! The limit stays at its maximum until a worker refuses a call because too little time is left,
-//! reports long waits, or all calls time out. Then the limit follows what the workers report, by
+//! The limit stays at its maximum until a worker refuses a call because of overload, a worker
+//! reports a long wait, or all calls time out. Then the limit follows what the workers report, by
 //! additive increase and multiplicative decrease (AIMD). Most calls then wait in the client, where
 //! a call that is given up costs the workers nothing:
 //!
-//! - If a request waited in the queue for longer than a tenth of the call's time limit, the limit
-//!   shrinks to the number of calls that would wait for a twentieth of it.
-//! - A refusal or a timeout at least halves the limit. Timeouts start a reduction only if nothing
-//!   but timeouts has been seen for a full time limit, because calls time out for many reasons.
-//!   Workers cannot report that their replies arrive too late, so timeouts must count.
-//! - A reply to a request that waited for less time raises the limit by a fraction, so that the
-//!   limit grows by one with each round trip. If almost nothing waits and the last reduction was
-//!   more than a second ago, each reply raises the limit by a quarter of a call.
+//! - If a request waited in the queue for longer than the target (a tenth of the call's time limit,
+//!   but 40 ms to 1 s), the limit shrinks to the number of calls that would wait for half of the
+//!   target.
+//! - A refusal or a timeout at least halves the limit. While the limit is at its maximum, timeouts
+//!   reduce it only after a full time limit with nothing but timeouts, because calls time out for
+//!   many reasons. Workers cannot report that their replies arrive too late, so timeouts must
+//!   count.
+//! - If a request waited for no longer than the target, its reply raises the limit by a fraction,
+//!   so that the limit grows by one with each round trip. If almost nothing waits and the last
+//!   reduction was at least a second ago, each reply raises the limit by a quarter of a call.
 //!
 //! With AIMD, clients that share workers converge to equal limits.
 
@@ -22,8 +24,8 @@ use tokio::time::Instant;
 
 use super::generations::{Count, Generations};
 
-/// The target, which is the longest acceptable wait in the queue, is the call's time limit divided
-/// by this.
+/// The target is the longest acceptable wait in the queue: the call's time limit divided by this,
+/// but at least [`MIN_TARGET`] and at most [`MAX_TARGET`].
 const TARGET_DIVISOR: u32 = 10;
 
 /// The target is at least this long. Shorter waits are within the measurement error.
@@ -32,14 +34,15 @@ const MIN_TARGET: Duration = Duration::from_millis(40);
 /// The target is at most this long.
 const MAX_TARGET: Duration = Duration::from_secs(1);
 
-/// This many timeouts during a full time limit, without any reply, mean overload although no worker
-/// reports it: replies arrive too late.
+/// At least this many timeouts over at least a full time limit, without any reply, mean overload
+/// although no worker reports it: replies arrive too late.
 const SILENT_TIMEOUTS: u32 = 8;
 
-/// A single reduction leaves at least this fraction of the limit.
+/// A single reduction leaves at least this fraction of the limit, or of the calls that counted
+/// towards it when the call was sent, if those were fewer.
 const MIN_FRACTION: f64 = 0.1;
 
-/// A reduction after a refusal or a timeout leaves at most this fraction.
+/// A reduction after a refusal or a timeout leaves at most this fraction, likewise.
 const FRACTION_AFTER_FAILURE: f64 = 0.5;
 
 /// If no call was sent for this time plus the time that requests wait in the queue, one extra call
@@ -50,7 +53,7 @@ const MIN_EXTRA_CALL_DELAY: Duration = Duration::from_secs(1);
 /// The time between extra calls does not grow beyond this.
 const MAX_EXTRA_CALL_DELAY: Duration = Duration::from_secs(16);
 
-/// Time since the last reduction after which the limit grows fast.
+/// Time since the last reduction after which the limit may grow fast.
 const FAST_GROWTH_AFTER: Duration = Duration::from_secs(1);
 
 /// Fast growth raises the limit by this with each reply.
@@ -285,7 +288,8 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Counts a timeout. Returns whether there have been only timeouts for a whole time limit.
+    /// Counts a timeout. Returns whether there have been [enough](SILENT_TIMEOUTS) timeouts, and
+    /// nothing else, for a full time limit.
     fn record_timeout(&mut self, end: &CallEnd) -> bool {
         let silence = self.silence.get_or_insert(Silence {
             since: end.now,
@@ -331,7 +335,7 @@ impl AdaptiveLimit {
             // Sent before the last reduction, so it says nothing about it.
             Some(reduced) if end.sent_at < reduced.reduced_at => {}
             Some(reduced) => {
-                // A limit of 3.9 allows three calls. Adding one keeps the fraction of 0.9.
+                // A limit of 3.9 allows only three calls. Adding one keeps the 0.9.
                 reduced.limit = limit(reduced.limit.min(counted + 1.0));
                 reduced.reduced_at = end.now;
                 reduced.pause_until = None;
@@ -359,7 +363,7 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Raises the limit after a reply to a request that waited for less than the target.
+    /// Raises the limit after a reply to a request that waited for no longer than the target.
     #[allow(clippy::cast_precision_loss)] // far fewer calls than 2^52
     fn raise(&mut self, end: &CallEnd, nothing_waits: bool) {
         let Some(reduced) = &mut self.reduced else {
@@ -463,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_stays_in_flight_and_pauses_as_it_is_told() {
+    fn one_call_stays_allowed_and_a_pause_lasts_as_long_as_the_worker_says() {
         let mut limit = AdaptiveLimit::new(1000);
         let mut now = Instant::now();
         let refused = Signal::Refused {
@@ -544,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn more_calls_are_sent_only_after_longer_than_requests_wait() {
+    fn an_extra_call_is_sent_only_after_the_time_that_requests_wait() {
         let mut limit = AdaptiveLimit::new(1000);
         let start = Instant::now();
         limit.record_end(&call_end(REFUSED, start, start, 2));

@@ -1,9 +1,9 @@
 //! Decides which calls in flight count towards a reduced limit. Pure.
 //!
-//! The limit bounds the calls that wait in the request queue. A call whose method is slow does not
-//! wait there. If it counted, it would only keep quick calls from being sent. The client cannot see
-//! where a call is, but request queues are first in, first out. Once a call is answered, calls that
-//! were sent long before it have left the queue.
+//! The limit bounds the calls that wait in the request queue. A call whose slow method is running
+//! no longer waits there. If it counted, it would only keep quick calls from being sent. The client
+//! cannot see where a call is, but request queues are first in, first out. Once a call is answered,
+//! calls that were sent long before it have left the queue.
 //!
 //! Each call therefore belongs to a generation. Once a call of the current generation is answered
 //! and the generation has lasted for [`MIN_LENGTH`], the next one begins, and calls of earlier
@@ -83,9 +83,9 @@ impl Generations {
     pub(super) fn record_answered(&mut self, generation: u32, is_important: bool, now: Instant) {
         let counted = self.counted();
         // An important call overtakes ordinary ones, so its reply says nothing about them.
-        let is_last_in_queue = !is_important || counted.all == counted.important;
+        let has_overtaken = is_important && counted.all != counted.important;
         let is_over = now.saturating_duration_since(self.began) >= MIN_LENGTH;
-        if generation == self.number && is_last_in_queue && is_over {
+        if generation == self.number && !has_overtaken && is_over {
             self.oldest = self.number;
             self.number += 1;
             self.began = now;

@@ -1,7 +1,8 @@
-//! Limits a client's calls in flight; further calls wait here for a permit.
+//! Limits a client's calls in flight. Each needs a permit.
 //!
-//! A client has a fixed limit, which its user sets. Below it, an adaptive limit follows the reports
-//! of overloaded workers (see [`AdaptiveLimit`]). A call without a permit waits until its deadline.
+//! A client has a fixed limit, `ClientBuilder::max_in_flight`. Below it, an adaptive limit follows
+//! the reports of overloaded workers (see [`AdaptiveLimit`]). If no permit is free, a call waits
+//! for one until its deadline, or fails at once (see [`WhenFull`]).
 
 mod adaptive;
 mod generations;
@@ -135,11 +136,11 @@ impl Limiter {
         Some(Permit::new(self, sent, is_important))
     }
 
-    /// Waits for a permit, or fails at once with [`WhenFull::Fail`]. Cancel safe.
+    /// Waits for a permit. If [`WhenFull::Fail`] is set, does not wait. Cancel safe.
     ///
     /// # Errors
     ///
-    /// If the deadline passes first; with `WhenFull::Fail`, if none is free now.
+    /// If the deadline passes first. If `WhenFull::Fail` is set: if no permit is free now.
     pub(super) fn acquire(
         self: &Arc<Self>,
         time_limit: TimeLimit,
@@ -223,7 +224,7 @@ impl Limiter {
         }
     }
 
-    /// Returns the next waiting call and its permit. `None` if no call waits, or no permit is free.
+    /// Returns the next waiting call and its permit. `None` if no free permit suits a waiting call.
     fn next_grant(self: &Arc<Self>, state: &mut State) -> Option<(oneshot::Sender<Permit>, Permit)> {
         let now = Instant::now();
         self.store_adaptive(state, now);
@@ -254,7 +255,8 @@ impl Limiter {
         self.waiting.store(state.waiting.len(), Ordering::SeqCst);
     }
 
-    /// Returns the permit of a call that is no longer in flight, and grants it to a waiting call.
+    /// Takes back the permit of a call that is no longer in flight, and grants free permits to
+    /// waiting calls.
     fn release(self: &Arc<Self>, permit: &Permit) {
         if self.is_reduced.load(Ordering::SeqCst) {
             let mut state = self.lock();

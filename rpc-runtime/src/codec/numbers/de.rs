@@ -1,4 +1,4 @@
-//! The layer around a deserializer.
+//! The wrapper around a deserializer.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -187,7 +187,7 @@ impl<'de, V: Visitor<'de>, F: NumberFormat> Visitor<'de> for ReadNumbers<V, F> {
     }
 }
 
-/// Visits a map, or the number of which it is the private form.
+/// Visits a map. If the map is the private form of a number, visits the number instead.
 fn visit_map_or_number<'de, V, A, F>(visitor: V, mut map: A) -> Result<V::Value, A::Error>
 where
     V: Visitor<'de>,

@@ -27,7 +27,8 @@ pub(in crate::codec) trait NumberFormat {
         serializer.serialize_u128(value)
     }
 
-    /// Writes a [`serde_json::Number`] that fits neither 64 bits nor an `f64`.
+    /// Writes a [`serde_json::Number`] that neither an integer of 64 bits nor an `f64` can hold
+    /// exactly.
     fn write_precise<S: Serializer>(serializer: S, number: &str) -> Result<S::Ok, S::Error>;
 
     fn read_i128<'de, D: Deserializer<'de>, V: Visitor<'de>>(
@@ -120,7 +121,7 @@ impl NumberFormat for MessagePack {
 }
 
 /// Whether this build of `serde_json` has the feature `arbitrary_precision`. With it, a
-/// [`serde_json::Number`] is a `String`.
+/// [`serde_json::Number`] holds only a `String`.
 pub(in crate::codec) const ARBITRARY_PRECISION: bool = size_of::<serde_json::Number>() == size_of::<String>();
 
 /// The name of the private form of a [`serde_json::Number`], and of its one field.

@@ -1,4 +1,4 @@
-//! The layer around a serializer.
+//! The wrapper around a serializer.
 
 use std::fmt::{self, Display, Write};
 use std::marker::PhantomData;
@@ -28,7 +28,7 @@ impl<S, F> WriteNumbers<S, F> {
     }
 }
 
-/// A value within another value. It is written by the same rules.
+/// A value within another value. Its numbers are written by the same rules.
 struct Nested<'a, T: ?Sized, F>(&'a T, PhantomData<F>);
 
 impl<T: Serialize + ?Sized, F: NumberFormat> Serialize for Nested<'_, T, F> {
@@ -218,7 +218,7 @@ impl<S: Serializer, F: NumberFormat> Serializer for WriteNumbers<S, F> {
             .map(WriteNumbers::new)
     }
 
-    /// Overridden because that of `rmp-serde` is faster than serde's default.
+    /// Forwards whole sequences, in case the inner serializer has a faster way.
     #[inline]
     fn collect_seq<I>(self, items: I) -> Result<S::Ok, S::Error>
     where

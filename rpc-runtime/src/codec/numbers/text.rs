@@ -12,7 +12,8 @@ pub(super) enum Number {
     Unsigned(u64),
     Signed(i64),
     Float(f64),
-    /// A number that fits neither 64 bits nor an `f64`.
+    /// A number that neither an integer of 64 bits nor an `f64` can hold exactly. Only its text is
+    /// exact.
     Precise,
 }
 
@@ -30,7 +31,7 @@ impl Number {
     }
 }
 
-/// The maximum number of decimal digits that identify a float.
+/// The number of decimal digits that suffice to identify any `f64`.
 const FLOAT_DIGITS: usize = 17;
 
 /// Whether a float is written as this number again, either in its shortest form or with the same
@@ -75,7 +76,7 @@ impl Digits {
     }
 }
 
-/// Visits an integer of up to 64 bits, or a larger one as text or as 16 bytes.
+/// Visits an integer: a number of up to 64 bits, text, or 16 bytes.
 pub(super) struct IntegerVisitor<V, N> {
     visitor: V,
     number: PhantomData<N>,

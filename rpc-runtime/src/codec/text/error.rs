@@ -1,6 +1,6 @@
 //! The errors of the plain-text codec.
 
-/// The name of the struct as which arguments are serialized. It distinguishes arguments from a
+/// The name of the struct that arguments are serialized as. It distinguishes arguments from a
 /// user's own struct.
 pub(crate) const ARGUMENTS_STRUCT: &str = "$rpc_runtime::arguments";
 

@@ -58,7 +58,8 @@ pub(crate) struct Batcher<K, T> {
 #[derive(Debug)]
 struct Lane<T> {
     waiting: VecDeque<(T, Load)>,
-    /// If more items than this wait, the caller of [`Batcher::push_all`] chooses which to keep.
+    /// If more items than this wait, the `keep` of [`Batcher::push_all`] decides which of them
+    /// stay.
     prune_above: usize,
     in_flight: usize,
     is_ready: bool,
@@ -174,8 +175,9 @@ impl<T> Lane<T> {
     }
 }
 
-/// Yields so that other tasks can send more items, and collects these until no more arrive. It uses
-/// no timer, and returns at once if no other task is ready to run.
+/// Yields so that other tasks can send more items, and collects these until no more arrive or
+/// [`MAX_BATCH_CALLS`] have been collected. It uses no timer, and returns at once if no other task
+/// is ready to run.
 pub(crate) async fn gather<T>(inbox: &mut UnboundedReceiver<T>, gathered: &mut Vec<T>) {
     while gathered.len() < MAX_BATCH_CALLS {
         tokio::task::yield_now().await;
@@ -288,7 +290,7 @@ mod tests {
             for (act, key, many) in steps {
                 match act {
                     0 => batcher.push(key, (), small()),
-                    // Enough items that `keep` is asked.
+                    // Often so many items that `keep` is called.
                     1 => batcher.push_all(key, (0..many * MAX_BATCH_CALLS).map(|_| ((), small())), |()| false),
                     2 => if let Some((key, items)) = batcher.next() {
                         prop_assert!(!items.is_empty());

@@ -5,8 +5,9 @@
 //! replies: [[id, kind, body, batch size, headers, ...], ...]
 //! ```
 //!
-//! The headers of a reply are optional. An id consists of the sixteen bytes of a correlation id.
-//! The reader skips further elements, so that more can be added later.
+//! An id consists of the sixteen bytes of the UUID that would be the correlation id of a single
+//! message. The time to live is in milliseconds, or nil. The headers of a reply are optional. The
+//! reader skips further elements, so that more can be added later.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -36,8 +37,8 @@ pub(crate) const MAX_BATCH_CALLS: usize = 1024;
 /// The maximum size of a batch with more than one call or reply, in bytes.
 pub(crate) const MAX_BATCH_BYTES: usize = 128 * 1024;
 
-/// The maximum size of a call or reply in a batch, in bytes. A larger one gains nothing from
-/// batching: its bytes cost more than the message around them.
+/// The maximum size of a call or reply that is sent in a batch, in bytes. A larger one gains
+/// nothing from batching: its bytes cost more than the message around them.
 pub(crate) const MAX_PART_BYTES: usize = 8 * 1024;
 
 /// An upper bound of what id, lengths and counts add to the size of a part, in bytes.

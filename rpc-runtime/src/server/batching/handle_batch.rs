@@ -1,5 +1,5 @@
-//! Handles a batch: decides what to do with each of its requests, runs it and answers it
-//! separately.
+//! Handles a batch: decides separately what to do with each of its requests, runs them, and
+//! collects their replies.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl RequestHandler {
             ..
         } = delivery;
         let rejections = message.properties.dead_lettered.map_or(0, |dead| dead.rejections);
-        let unread = self.jobs.as_ref().map(|jobs| (jobs, message.clone()));
+        let if_refused = self.jobs.as_ref().map(|jobs| (jobs, message.clone()));
         let Batch {
             codec,
             properties,
@@ -60,10 +60,12 @@ impl RequestHandler {
                 let share = RequestShare::new(control, tag, 1, in_progress);
                 let ack = PendingAck::Untracked(share);
                 let acks = PendingAcks::of_one(&self.deduplicator, in_progress, ack);
-                return match (refusal, unread) {
+                return match (refusal, if_refused) {
                     (Some(refusal), _) => self.reply_sender.send(refusal.reply(received, acks)),
                     (None, Some((jobs, message))) => {
-                        let fault = Fault::bad_request("this message cannot be read as a batch");
+                        let fault = Fault::bad_request(
+                            "this message cannot be read as a batch, or its reply_to is not a reply address",
+                        );
                         let reply = Reply::fault(Codec::Text, &fault);
                         self.end_job(jobs, message, &reply, true, acks).await;
                     }
@@ -181,7 +183,8 @@ impl RequestHandler {
             replies.send_if_due(now);
         }
         drop(shared_permit);
-        // A caller that has the last reply must see the counts.
+        // The requests are counted before the last reply is sent, so that its caller finds them in
+        // the stats.
         tally.count();
         replies.send();
         let sending = async {
@@ -191,7 +194,7 @@ impl RequestHandler {
         tokio::join!(sending, join_all(moving));
     }
 
-    /// Waits until a request ends that did not end at its first poll, and counts it.
+    /// Waits for the end of a request that did not end at its first poll, and counts it.
     async fn finish_deferred(
         &self,
         deferral: Deferral,
@@ -235,7 +238,8 @@ impl RequestHandler {
     ) -> Decision<'_> {
         let mut decision = self.executor.decide_request(request, redelivered, received, now);
         if let Decision::Run(admitted) = &mut decision {
-            // A worker that stops advises every caller against batches, regardless of the method.
+            // The dispatcher clears this for built-in methods. Their replies too must be able to
+            // advise against batches while these are paused; see `advised_batch_size`.
             admitted.asks_batch_size = true;
         }
         decision
@@ -266,8 +270,8 @@ impl RequestHandler {
     ///
     /// # Errors
     ///
-    /// Returns the refusal of a batch that cannot be read. It is `None` if the sender expects no
-    /// reply, must not get one, or sent no correlation id.
+    /// Returns the refusal to send if the batch cannot be read, or has a forbidden `reply_to`. It
+    /// is `None` if the sender expects no reply, must not get one, or sent no correlation id.
     fn read(&self, message: Message) -> Result<Batch, Option<Box<BatchRefusal>>> {
         let Message { properties, body } = message;
         if let Some(address) = &properties.reply_to
@@ -380,7 +384,7 @@ fn request(call: BatchedCall, codec: Codec, shared: &Properties) -> Request {
         arguments,
         mut headers,
     } = call;
-    // RabbitMQ's own headers never come in the body. Any that do are forged.
+    // RabbitMQ does not write its headers into the body, so any that are there are forged.
     headers.retain(|name, _| reserved_header(name) != Some(InvalidName::Reserved));
     // The headers of the message are RabbitMQ's own, such as the delivery count.
     for (name, value) in shared.headers.iter() {

@@ -1,4 +1,4 @@
-//! Replies to batched requests that may share a message.
+//! Replies to batched requests. Several replies may share a message.
 
 use std::sync::Arc;
 
@@ -100,8 +100,8 @@ impl ReplyGroup {
     }
 }
 
-/// Sends groups with the same key in one batch, then acks their requests. If the broker refuses the
-/// batch, sends each reply in a message of its own. Returns the key.
+/// Sends groups with the same key in one batch, then acks their requests. A single reply is sent in
+/// a message of its own, and so is each reply of a batch that the broker refuses. Returns the key.
 pub(in crate::server) async fn send_together(
     channel: Arc<ReplyChannel>,
     key: BatchKey,

@@ -20,7 +20,8 @@ use crate::server::pending_acks::{PendingAcks, RequestsInProgress};
 use crate::server::request_handler::RequestHandler;
 use crate::service::{ReplyTo, Response};
 
-/// How long replies wait for those of later requests of the same batch.
+/// Once this time has passed since replies were last sent, the collected ones no longer wait for
+/// later requests of the same batch.
 const MAX_WAIT: Duration = Duration::from_micros(250);
 
 /// A request that had to wait.
@@ -51,7 +52,7 @@ pub(super) struct ReplyCollector<'a> {
     rejections: u32,
     /// How long messages waited in the queue when the batch was received.
     queue_time: Duration,
-    /// Failed jobs that are moved to other queues.
+    /// Failed jobs that are being moved to other queues.
     moving: FuturesUnordered<BoxFuture<'a, ()>>,
 }
 

@@ -32,7 +32,7 @@ pub(crate) struct QueueWaitEstimates {
     queue: String,
     /// Whether messages may wait. While none may, requests do not take the lock.
     is_active: AtomicBool,
-    /// How many unacknowledged deliveries filled the prefetch when they arrived.
+    /// How many of the deliveries that are being handled filled the prefetch when they arrived.
     full_deliveries: AtomicUsize,
     /// The time to live of probes, in seconds. Zero before the first request with a time to live.
     /// It is atomic so that a request that does not raise it takes no lock.
@@ -87,8 +87,8 @@ impl QueueWaitEstimates {
         }
     }
 
-    /// Raises the time to live of probes to that of a request. A probe need not live longer than
-    /// the requests whose wait it measures.
+    /// Raises the time to live of probes to at least that of a request, within the limits. A probe
+    /// need not live longer than the requests whose wait it measures.
     pub(crate) fn raise_probe_ttl(&self, time: Duration) {
         let time = time.clamp(MIN_PROBE_TTL, MAX_PROBE_TTL);
         // A power of two, so that it takes only eleven values.
@@ -107,7 +107,7 @@ impl QueueWaitEstimates {
     }
 
     /// Records that a request of this priority filled the worker's prefetch. Drop the returned
-    /// guard when the request ends.
+    /// guard when the request has been handled.
     pub(crate) fn on_prefetch_full(self: &Arc<Self>, priority: u8, now: Instant) -> PrefetchFullGuard {
         self.full_deliveries.fetch_add(1, Ordering::SeqCst);
         let mut state = self.lock();
@@ -152,7 +152,7 @@ impl QueueWaitEstimates {
         received
     }
 
-    /// Returns how long messages wait in the queue, of the priority that waits longest.
+    /// Returns how long messages of the priority that waits longest wait in the queue.
     pub(crate) fn queue_time(&self, now: Instant) -> Duration {
         if self.is_active.load(Ordering::Acquire) {
             self.lock().queue_time(now)
@@ -230,7 +230,8 @@ impl QueueWaitEstimates {
     fn update(&self, now: Instant, record: impl FnOnce(&mut State, bool)) {
         let mut state = self.lock();
         let is_full = self.full_deliveries.load(Ordering::SeqCst) > 0;
-        // The subscription was lost after this measurement began, so its result means nothing.
+        // After this measurement began, the subscription was lost, or the queue was found empty.
+        // Its result means nothing then.
         if state.by_priority.is_empty() {
             return;
         }
@@ -260,8 +261,7 @@ impl QueueWaitEstimates {
     }
 }
 
-/// Exists while a delivery that filled the prefetch is unacknowledged. Must be dropped when its
-/// requests end.
+/// Exists while a delivery that filled the prefetch is being handled. Must be dropped after that.
 #[derive(Debug)]
 pub(crate) struct PrefetchFullGuard {
     estimates: Arc<QueueWaitEstimates>,

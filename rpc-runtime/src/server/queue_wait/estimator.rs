@@ -62,7 +62,7 @@ pub(super) enum QueueContent {
 /// The estimate is the longest time that a message can have waited. It exceeds the true wait by at
 /// most one interval between probes. A shorter estimate would admit requests that end too late.
 /// There are two exceptions: the estimate is the [queue time](Self::queue_time) while other workers
-/// keep up, and a lower bound after [`UNMEASURABLE_AFTER`].
+/// keep up, and a lower bound until the first probe has come back and after [`UNMEASURABLE_AFTER`].
 #[derive(Debug, Default)]
 pub(super) struct WaitEstimator {
     /// Messages that are delivered from now on were published after this. `None` if that is not

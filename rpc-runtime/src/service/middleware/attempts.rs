@@ -1,4 +1,4 @@
-//! Whether a method may have run, for a call that layers may retry or never make.
+//! Whether a method may have run, for a call that layers may make several times or not at all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -123,7 +123,8 @@ impl fmt::Debug for IncomingCall {
 ///
 /// If the service fails with a [`Fault`], the caller gets that fault. Any other error becomes the
 /// fault `rejected` if the method had not begun, or `abandoned` if it had, with the text of the
-/// error.
+/// error. A fault that says that the method did not run also becomes `abandoned` if the method may
+/// have run.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a layer for the methods of a server",
     note = "it must be `Send + Sync + 'static` and turn a `Handler` into a `tower_service::Service<IncomingCall, Response = Answer>` that is `Send + 'static`, with a future that is too; if it fits only around another layer, add both as one `tower::ServiceBuilder`"

@@ -14,8 +14,9 @@ use super::BoxError;
 /// A service of any type. All its clones use the same instance.
 ///
 /// A layer such as `Retry` clones the service that it wraps, and a layer such as `LoadShed` asks it
-/// whether it is ready. This type serves both, for a service that is not `Clone` too: the clone
-/// that learns that the service is ready has it for itself until it calls it or is dropped.
+/// whether it is ready. This type serves both, for a service that is not `Clone` too: a clone that
+/// learns that the service is ready has the service for itself until it makes its call or is
+/// dropped.
 pub(crate) struct SharedService<Q, R> {
     shared: Arc<dyn Share<Q, R>>,
     clone: CloneId,

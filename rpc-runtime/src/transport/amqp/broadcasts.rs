@@ -1,7 +1,7 @@
 //! Broadcasts, through a fanout exchange and a queue for each listener.
 //!
-//! Each step that the broker may refuse has a channel of its own, because a refusal closes the
-//! channel.
+//! The channels that are opened here are used for nothing else, because the broker closes a channel
+//! when it refuses a step.
 
 use std::sync::Arc;
 
@@ -39,7 +39,8 @@ impl Opener {
         match self.bind_and_subscribe(&channel, &queue, broadcasts).await {
             Ok(subscription) => Ok(subscription),
             Err(error) => {
-                // An auto-delete queue that never had a consumer stays, and this is retried.
+                // An auto-delete queue that never had a consumer is not deleted, so each retry
+                // would leave one behind.
                 self.discard_queue(&queue).await;
                 // If the exchange is missing, report why it could not be declared.
                 Err(declared

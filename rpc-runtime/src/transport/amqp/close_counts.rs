@@ -10,18 +10,20 @@ use std::collections::HashMap;
 use super::errors::closed_by_broker;
 use crate::error::BrokerError;
 
-/// After this many consecutive closed connections, the queue counts as refused.
+/// After this many closed connections without a success in between, the queue counts as refused.
 pub(super) const MAX_CLOSED: u32 = 3;
 
-/// How many consecutive connections were closed during an operation on each queue.
+/// How many connections the broker has closed during operations on each queue, since the last
+/// operation that succeeded.
 #[derive(Debug, Default)]
 pub(super) struct CloseCounts {
     closed: HashMap<String, u32>,
 }
 
 impl CloseCounts {
-    /// Whether the connection was closed during the last operation on the queue.
-    pub(super) fn closed_last_time(&self, queue: &str) -> bool {
+    /// Whether the broker has closed a connection during an operation on the queue, and none has
+    /// succeeded since.
+    pub(super) fn has_closes(&self, queue: &str) -> bool {
         self.closed.contains_key(queue)
     }
 
@@ -31,7 +33,7 @@ impl CloseCounts {
     }
 
     /// Records that an operation on the queue failed. Returns the error to report: a refusal of the
-    /// queue if it has closed [`MAX_CLOSED`] connections.
+    /// queue if [`MAX_CLOSED`] connections were closed.
     pub(super) fn failed(&mut self, queue: &str, error: BrokerError) -> BrokerError {
         let Some(source) = closed_by_broker(&error) else {
             return error;
@@ -73,7 +75,7 @@ mod tests {
         let mut counts = CloseCounts::default();
         let closed = || lost(AMQPHardError::INTERNALERROR);
         assert!(is_lost(&counts.failed("a", closed())));
-        assert!(counts.closed_last_time("a") && !counts.closed_last_time("b"));
+        assert!(counts.has_closes("a") && !counts.has_closes("b"));
         assert!(is_lost(&counts.failed("a", closed())));
         assert!(is_lost(&counts.failed("b", closed())));
         let refused = counts.failed("a", closed());
@@ -91,7 +93,7 @@ mod tests {
             counts.failed("a", lost(AMQPHardError::NOTALLOWED));
         }
         counts.succeeded("a");
-        assert!(!counts.closed_last_time("a"));
+        assert!(!counts.has_closes("a"));
         assert!(is_lost(&counts.failed("a", lost(AMQPHardError::NOTALLOWED))));
     }
 
@@ -108,6 +110,6 @@ mod tests {
                 assert!(!matches!(reported, BrokerError::Queue { .. }));
             }
         }
-        assert!(!counts.closed_last_time("a"));
+        assert!(!counts.has_closes("a"));
     }
 }

@@ -95,7 +95,7 @@ pub(crate) fn from_lapin(properties: &BasicProperties, body: Vec<u8>) -> Message
     }
 }
 
-/// lapin accepts no longer strings, so none is lost here.
+/// A `ShortString` has at most 255 bytes, like a `ShortStr`, so none is lost here.
 fn text(value: &Option<ShortString>) -> Option<ShortStr> {
     value
         .as_ref()

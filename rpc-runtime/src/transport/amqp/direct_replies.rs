@@ -1,10 +1,10 @@
 //! Publishes messages to direct reply-to addresses through a separate connection.
 //!
-//! RabbitMQ decodes an Erlang process id from a direct reply-to address. It closes the *connection*
-//! (541) of a publisher whose address it cannot decode (seen with 3.10). Callers choose the
-//! address, so one malformed request would fail all replies of a worker, be redelivered, and do the
-//! same to the next worker. With a connection of their own, only the direct replies in flight are
-//! affected, and each of them is sent once more, alone.
+//! RabbitMQ decodes an Erlang process id from a direct reply-to address. If it cannot decode the
+//! address of a message, it closes the *connection* of the publisher (541, seen with 3.10). Callers
+//! choose the address, so one malformed request would fail all replies of a worker, be redelivered,
+//! and do the same to the next worker. As direct replies have a connection of their own, only those
+//! in flight are affected, and each of them is sent again, alone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,8 +131,8 @@ struct DirectConnection {
 /// How long to try to connect before waiting replies are given up.
 const CONNECT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Like [`CONNECT_LIMIT`], if the handle's other connections are open. Then the broker refuses this
-/// one.
+/// Like [`CONNECT_LIMIT`], if the handle's other connections are open. The broker is then assumed
+/// to refuse this one.
 const CONNECT_LIMIT_IF_REFUSED: Duration = Duration::from_secs(2);
 
 /// The pause after a refused connection.
@@ -163,8 +163,8 @@ impl DirectReplies {
     }
 
     /// Sends a reply once the connection is open. If the connection is lost meanwhile, sends the
-    /// reply again, alone. If the reply fails, the worker acknowledges its request, as after any
-    /// refused reply.
+    /// reply again, alone. A reply that is given up counts as [refused](Published::Refused), so the
+    /// worker acknowledges its request.
     async fn send(self: &Arc<Self>, outgoing: Outgoing) -> Published {
         let Some(direct) = self.shared_connection().await else {
             return Published::Refused;
@@ -180,8 +180,8 @@ impl DirectReplies {
         self.send_alone(outgoing).await
     }
 
-    /// Sends a reply on a connection of its own. If each attempt loses it, the broker does not
-    /// accept the reply.
+    /// Sends a reply on a connection of its own. If each attempt loses its connection, the broker
+    /// is assumed to refuse the reply.
     async fn send_alone(&self, outgoing: Outgoing) -> Published {
         let mut refused = self.alone_refused_at.lock().await;
         if refused.is_some_and(|at| at.elapsed() < PAUSE) {

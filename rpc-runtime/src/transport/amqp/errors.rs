@@ -85,7 +85,8 @@ fn is_not_allowed(cause: &Cause) -> bool {
 
 /// Returns the broker's reason if it closed the connection because of something that a client did.
 ///
-/// Returns `None` if an operator closed the connection or shut the broker down.
+/// Returns `None` for any other error, also if an operator closed the connection or shut the broker
+/// down.
 pub(super) fn closed_by_broker(error: &BrokerError) -> Option<Cause> {
     let BrokerError::Lost { source: Some(source) } = error else {
         return None;

@@ -9,7 +9,7 @@
 //! - [`connection`] connects, over TLS if asked to, and connects again whenever a connection is
 //!   lost.
 //! - [`channel`] closes channels before they are dropped.
-//! - [`publish`] and [`consume`] each serve one channel.
+//! - [`publish`] publishes through a channel, and [`consume`] consumes a queue through a channel.
 //! - [`opener`] opens channels, publishers and consumers, and declares queues.
 //! - `queue_reader` takes messages from a queue and puts them back, for the program `rpc`.
 //! - [`transport`] is the [`Transport`](super::Transport) that callers and workers use.

@@ -38,7 +38,8 @@ pub(super) enum QueueLookup {
 /// The time limit for a lookup of a queue.
 pub(super) const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long a closed channel may still be counted. lapin frees its number a moment after the close.
+/// How long lapin may still count a closed channel. lapin frees the channel's number a moment after
+/// the close.
 const CHANNEL_FREED_WITHIN: Duration = Duration::from_millis(500);
 
 /// How long to wait before trying again to open a channel.
@@ -227,8 +228,8 @@ impl Opener {
         declared.await.map(drop)
     }
 
-    /// How many messages wait in a queue that this library declared. `None` if the queue does not
-    /// exist, or the broker refused the lookup.
+    /// How many messages wait in a queue. `None` if the queue counts as missing in
+    /// [`look_up`](Self::look_up), or the broker refused the lookup.
     pub(super) async fn message_count(&self, queue: &ShortStr) -> Result<Option<u32>, BrokerError> {
         Ok(match self.look_up(queue).await? {
             QueueLookup::Exists { messages } => Some(messages),

@@ -59,8 +59,8 @@ pub(crate) struct AmqpTransport {
 }
 
 impl AmqpTransport {
-    /// Connects to the first address that answers, each step within `limit`, and keeps both
-    /// connections open on the current runtime.
+    /// Connects to the first address that answers, and keeps both connections open on the current
+    /// runtime. Each address gets `limit` to answer.
     pub(crate) async fn connect(
         addresses: Vec<Address>,
         name: Option<&str>,
@@ -141,15 +141,15 @@ impl AmqpTransport {
         }
     }
 
-    /// Declares a request queue on this channel. If the broker closed the connection because of
-    /// this queue the last time, uses a separate connection, to spare the shared one.
+    /// Declares a request queue on this channel. If the broker may have closed a connection because
+    /// of this queue, uses a separate connection instead, to spare the shared one.
     async fn declare_request_queue(
         &self,
         opener: &Opener,
         channel: &Arc<OpenChannel>,
         queue: &RequestQueue,
     ) -> Result<(), BrokerError> {
-        if queue.declare_mode() == DeclareMode::No || !self.close_counts().closed_last_time(queue.name()) {
+        if queue.declare_mode() == DeclareMode::No || !self.close_counts().has_closes(queue.name()) {
             return opener.declare_request_queue(channel, queue).await;
         }
         let declare = || async {
@@ -182,7 +182,7 @@ impl AmqpTransport {
 
     /// Opens something in a task of the transport, so that it completes even if the caller stops
     /// waiting. Otherwise an auto-delete queue could be left declared but never consumed. If nobody
-    /// waits for the result, it is dropped, which ends it.
+    /// waits for the result, the result is dropped, which closes what was opened.
     async fn run_to_completion<T: Send + 'static>(
         &self,
         opening: impl Future<Output = Result<T, BrokerError>> + Send + 'static,
@@ -233,7 +233,8 @@ impl AmqpTransport {
             let replies = match opener.subscribe(&channel, address.as_str(), options).await {
                 Ok(replies) => replies,
                 Err(error) => {
-                    // An auto-delete queue that never had a consumer stays, and this is retried.
+                    // An auto-delete queue that never had a consumer is not deleted, so each retry
+                    // would leave one behind.
                     opener.discard_queue(&address).await;
                     return Err(error);
                 }
@@ -259,7 +260,7 @@ impl AmqpTransport {
         let channel = opener.channel().await?;
         let (address, resumed) = match (earlier, found) {
             (Some(name), Some(waiting)) => (name.clone(), Some(waiting)),
-            // A new name: the earlier queue may be on a node of a cluster that is down.
+            // A new name: the earlier queue may be on a cluster node that is down.
             _ => {
                 let name = format!("{REPLY_QUEUE_PREFIX}{}", Uuid::new_v4());
                 let mut arguments = opener::classic_arguments();
@@ -434,7 +435,7 @@ impl Transport for AmqpTransport {
         };
         // Once for the channels, which apply the limit themselves, and once for the connections.
         if tokio::time::timeout(2 * CLOSE_LIMIT, closing).await.is_err() {
-            tracing::debug!("the broker did not close its connections in time");
+            tracing::debug!("the broker did not close the connections in time");
         }
     }
 }

@@ -247,11 +247,11 @@ mod simulated {
     ) -> Result<T, BrokerError> {
         let to_broker = link.delay(Direction::ToBroker);
         let from_broker = link.delay(Direction::FromBroker);
-        let (sender, sent) = (connection.clone(), Instant::now());
+        let (open, sent) = (connection.clone(), Instant::now());
         // In a task, so that the request arrives even if the caller stops waiting for the answer.
         let asked = tokio::spawn(async move {
             pause(to_broker).await;
-            if sender.wait_unblocked().await.is_err() && !link.outlives_its_connection(sent) {
+            if open.wait_unblocked().await.is_err() && !link.delivers_despite_loss(sent) {
                 return None;
             }
             let answer = act();

@@ -20,5 +20,5 @@ pub(crate) trait Link: Debug + Send + Sync {
 
     /// Whether a message that was sent at this instant arrives although its connection is lost. A
     /// broker reads the bytes that it has received before it notices the loss.
-    fn outlives_its_connection(&self, sent: Instant) -> bool;
+    fn delivers_despite_loss(&self, sent: Instant) -> bool;
 }

@@ -104,7 +104,7 @@ impl Queue {
                 ("x-queue-type", QueueArgument::Text(kind)) if kind == "classic" => {}
                 ("x-queue-type", QueueArgument::Text(kind)) if kind == "quorum" => {
                     if !properties.durable {
-                        return Err("PRECONDITION_FAILED: a quorum queue is durable");
+                        return Err("PRECONDITION_FAILED: a quorum queue must be durable");
                     }
                     queue.is_quorum = true;
                 }
@@ -131,7 +131,7 @@ impl Queue {
                 }
                 _ => {
                     return Err(
-                        "the in-process broker knows x-queue-type, x-delivery-limit, x-max-priority, x-message-ttl and dead letters by the default exchange only",
+                        "the in-process broker supports only x-queue-type, x-delivery-limit, x-max-priority, x-message-ttl, x-overflow, x-dead-letter-strategy, and dead letters through the default exchange",
                     );
                 }
             }
@@ -141,7 +141,7 @@ impl Queue {
         }
         if queue.dead_letter_to.is_some() != has_dead_letters {
             return Err(
-                "the in-process broker knows x-dead-letter-exchange and x-dead-letter-routing-key only together",
+                "the in-process broker supports x-dead-letter-exchange and x-dead-letter-routing-key only together",
             );
         }
         Ok(queue)
@@ -357,8 +357,8 @@ impl Queue {
         self.deliver(now);
     }
 
-    /// Delivers messages to the consumers in turn, up to their prefetch. An expired message is
-    /// dead-lettered or dropped when it would be delivered next, like in RabbitMQ.
+    /// Delivers messages to the consumers in turn, up to their prefetch. As in RabbitMQ, an expired
+    /// message is dead-lettered or dropped only once it is at the front.
     fn deliver(&mut self, now: Instant) {
         while let Some(next) = self.messages.front() {
             if next.expires.is_some_and(|expires| expires <= now) {

@@ -135,7 +135,7 @@ impl Queues {
         self.queues.get(queue)?.message_ttl()
     }
 
-    /// Dead-letters or drops the messages of a queue that have expired.
+    /// Dead-letters or drops the messages at the front of a queue that have expired.
     pub(super) fn expire(&mut self, queue: &str, now: Instant) {
         self.with_queue(queue, now, |queue| queue.expire(now));
     }
@@ -148,8 +148,8 @@ impl Queues {
         };
         act(queue);
         let mut dead_letters = queue.take_dead_letters();
-        // A dead letter may cause others to expire in its next queue. Dead letters have no
-        // expiration, so this ends.
+        // A dead letter may cause others to expire in its next queue. It has no expiration of its
+        // own, so this ends, unless queues with a TTL of zero form a cycle.
         while let Some((target, message)) = dead_letters.pop() {
             if let Some(queue) = self.queues.get_mut(&target) {
                 queue.push(message, now);
@@ -220,7 +220,8 @@ impl Queues {
 
 #[cfg(test)]
 impl Queues {
-    /// Simulates a restart, which keeps durable queues and the persistent messages in them.
+    /// Simulates a restart, which keeps declared queues and resumable reply queues, and the
+    /// persistent messages in them. Declared queues are kept even if they are transient.
     pub(super) fn restart(&mut self, now: Instant) {
         self.queues.retain(|name, queue| {
             queue.restart(now);

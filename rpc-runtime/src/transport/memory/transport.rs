@@ -351,8 +351,8 @@ impl MemoryPublisher {
     }
 }
 
-/// Dead-letters a message that was published to a queue with a message TTL, once it has expired.
-/// Other queues do that when they deliver.
+/// Dead-letters or drops a message that was published to a queue with a message TTL, once the TTL
+/// has passed. In other queues, an expired message stays until the queue is next used.
 fn expire_later(broker: &InProcessBroker, queue: &ShortStr) {
     if let Some(ttl) = broker.queues().message_ttl(queue.as_str()) {
         let (broker, queue) = (broker.clone(), queue.clone());

@@ -9,7 +9,7 @@ use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 use super::tls::TlsClient;
 use crate::error::BrokerError;
 
-/// The default period of heartbeats, unless the address sets another one (`?heartbeat=`). A
+/// The period of heartbeats, unless the address (`?heartbeat=`) or the builder sets another one. A
 /// connection whose peer is silent for twice as long is lost. RabbitMQ
 /// [advises](https://www.rabbitmq.com/docs/heartbeats) 5 to 20 seconds. Its own default is 60.
 const HEARTBEAT_SECONDS: u16 = 10;
@@ -74,7 +74,7 @@ impl Address {
         // lapin would then use the broker's own heartbeat, which is 60 seconds by default.
         if uri.query.heartbeat == Some(0) {
             return invalid(
-                "heartbeat=0 would not switch heartbeats off, because the broker's own period would apply: set 1 to 65535 seconds, or omit it for the default of 10",
+                "heartbeat=0 would not switch heartbeats off, because the broker's own period would apply: set 1 to 65535 seconds, or omit it for the default",
             );
         }
         let query = rest.split_once('?').map_or("", |(_, query)| query);

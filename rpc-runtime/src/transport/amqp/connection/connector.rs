@@ -13,7 +13,8 @@ use crate::escape::Logged;
 pub(crate) struct Connector {
     /// At least one. They are tried in order.
     pub(crate) addresses: Arc<[Address]>,
-    /// How long each step of connecting may take.
+    /// How long an attempt to connect to one address may take, and each later step on that
+    /// connection.
     pub(crate) limit: Duration,
     properties: Arc<ClientProperties>,
 }

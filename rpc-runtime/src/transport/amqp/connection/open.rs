@@ -22,8 +22,7 @@ use crate::error::{BrokerError, Cause, TlsFailure};
 use crate::host::host_name;
 use crate::transport::{Role, catch_panic};
 
-/// How long closing a channel or a connection may take. After that, the broker has to notice the
-/// loss by itself.
+/// How long closing a channel or a connection may take.
 pub(crate) const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long to wait for a broker to say why it refuses the client's certificate.
@@ -112,7 +111,7 @@ impl OpenConnection {
         // The only listener: two would take events from each other.
         let mut events = std::pin::pin!(self.connection.events_listener());
         if self.connection.status().blocked() {
-            let reason = Arc::from("the broker gave no reason");
+            let reason = Arc::from("no reason is known");
             blocked(Some(&reason));
             self.state.send_modify(|state| state.blocked = Some(reason));
         }
@@ -162,7 +161,7 @@ impl OpenConnection {
         self.socket.shut_down();
     }
 
-    /// Closes the connection. If the broker does not answer in time, its socket is shut down.
+    /// Closes the connection. If the broker does not answer in time, shuts the socket down.
     pub(crate) async fn close(&self) {
         let closing = self.connection.close(200, "closed by its user".into());
         match timeout(CLOSE_LIMIT, closing).await {

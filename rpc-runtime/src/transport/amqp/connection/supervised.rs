@@ -30,7 +30,7 @@ enum CurrentConnection {
 }
 
 impl SupervisedConnection {
-    /// Keeps a connection open until the transport ends. Begins with `first` if it was made before.
+    /// Keeps a connection open until the transport ends. Begins with `first` if it is given.
     pub(crate) fn start(
         connector: Connector,
         role: Role,

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 /// The deliveries of a channel that were acknowledged or rejected.
 ///
-/// A user calls either [`ack`](Self::ack) and [`reject`](Self::reject), or
+/// A subscription uses either [`ack`](Self::ack) and [`reject`](Self::reject), or
 /// [`ack_up_to`](Self::ack_up_to).
 #[derive(Debug, Default)]
 pub(super) struct AckBatcher {
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn consecutive_deliveries_are_acknowledged_at_once() {
+    fn consecutive_deliveries_are_acknowledged_together() {
         let mut batcher = AckBatcher::default();
         for tag in [3, 1, 2] {
             batcher.ack(tag);

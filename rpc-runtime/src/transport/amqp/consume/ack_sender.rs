@@ -21,7 +21,7 @@ use super::super::task_group::TaskGroup;
 use super::ack_batcher::{AckBatcher, Acknowledgement};
 use crate::transport::{Panicked, catch_panic};
 
-/// How long an acknowledgement may wait for others, plus the resolution of the timer.
+/// How long an acknowledgement may wait for others. The timer may add up to its resolution.
 const MAX_DELAY: Duration = Duration::from_millis(1);
 
 /// Sends the acknowledgements of one channel.
@@ -103,7 +103,7 @@ impl Shared {
         self.batcher.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends acknowledgements until it panics. After a panic some might never be sent, so this
+    /// Sends acknowledgements until that panics. After a panic, some might never be sent, so this
     /// closes the channel, and the broker delivers the unacknowledged messages again.
     async fn send_until_panic(self: Arc<Self>) {
         let sending = catch_panic("acknowledgements", Arc::clone(&self).send_forever());

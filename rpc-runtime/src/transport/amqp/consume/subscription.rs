@@ -161,7 +161,7 @@ impl Control for ChannelControl {
         {
             let channel = Arc::clone(&self.channel);
             let deleting = async move { channel.queue_delete(queue, QueueDeleteOptions::default()).await };
-            // If the queue cannot be deleted now, it expires.
+            // If the queue cannot be deleted now, it expires, or is deleted with its connection.
             let _ = self
                 .channel
                 .request(CLOSE_LIMIT, "deleting a queue", deleting)

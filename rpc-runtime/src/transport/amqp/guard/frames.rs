@@ -188,8 +188,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// All pieces of an input that arrives in parts, as (kind, bytes). The parts of a frame are
-    /// joined.
+    /// All pieces of an input that arrives in parts, as (kind, bytes). Consecutive pieces of the
+    /// same kind are joined, unless they are complete frames with a method or a content header.
     fn pieces(input: &[u8], max_frame: usize, parts: &[usize]) -> Vec<(&'static str, usize)> {
         let mut scanner = Scanner::new(max_frame);
         let mut found: Vec<(&'static str, usize)> = Vec::new();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_header_is_reported_in_parts_and_another_large_frame_is_an_error() {
+    fn a_large_header_is_reported_in_parts_and_any_other_large_frame_is_an_error() {
         let large = [frame(HEADER, 1, &[7; 100]), frame(BODY, 1, b"x")].concat();
         let mut scanner = Scanner::new(20);
         assert_eq!(

@@ -76,8 +76,8 @@ const fn fields(method: (u16, u16)) -> Option<&'static [Field]> {
 }
 
 /// Makes the short strings of a method UTF-8. Each invalid byte is replaced by a question mark, so
-/// that no length changes. From the first argument that does not fit into the method on, nothing is
-/// changed, and lapin reports the error.
+/// that no length changes. If an argument does not end within the method, this argument and all
+/// after it are left unchanged, and lapin reports the error.
 ///
 /// # Errors
 ///

@@ -5,10 +5,10 @@
 //! connection or overflow its stack. The broker then delivers the message again, with the same
 //! effect. So every frame that a broker sends is checked before lapin reads it:
 //!
-//! - Bodies and heartbeats pass unchanged, in lapin's own buffer.
+//! - Bodies and heartbeats pass unchanged, usually in lapin's own buffer.
 //! - [`methods`]: short strings that are not UTF-8 are repaired in place.
 //! - [`content`]: a content header that cannot be read is replaced by one with the readable
-//!   properties and a [`mark`], which tells the layers above.
+//!   properties and a [`mark`], which tells the layers above the reason.
 //! - Anything that no broker sends ends the connection with an error.
 //!
 //! The bytes that lapin writes pass unchanged, except for escaped [`ids`], which are restored.

@@ -11,7 +11,7 @@ pub(crate) enum ProtocolViolation {
     TooLarge { size: u64, max: usize },
     #[error("the broker sent the unexpected method {method} of class {class}")]
     UnknownMethod { class: u16, method: u16 },
-    #[error("the broker's own properties cannot be read: {0}")]
+    #[error("the broker's server properties cannot be read: {0}")]
     Table(Malformed),
     #[error("the peer answered with a TLS alert")]
     TlsAlert,

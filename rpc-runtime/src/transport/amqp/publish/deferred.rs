@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use lapin::Confirmation;
 use tokio::time::Instant;
 
-/// Resolves once a message is confirmed.
+/// Resolves once a message is confirmed or has failed.
 pub(super) type ConfirmFuture = BoxFuture<'static, ConfirmReport>;
 
 /// lapin's report about a message: a confirm or an error.
@@ -56,8 +56,8 @@ const FULL_POLL_INTERVAL: u8 = 16;
 pub(super) struct DeferredConfirms {
     /// The confirms, in the order in which the messages were sent.
     confirms: VecDeque<ConfirmFuture>,
-    /// The time of the next poll. `None` after a poll that left nothing to poll. The next message
-    /// is polled as soon as the task is woken.
+    /// The time of the next poll. `None` before the first poll, and after a poll that found nothing
+    /// and left nothing to poll. The next message then wakes the task.
     next_poll: Option<Instant>,
     /// How many messages were sent since the last poll.
     sent: usize,

@@ -133,7 +133,7 @@ impl InFlightMessages {
                 let published = channel
                     .basic_publish("".into(), routing_key, options, &body, properties)
                     .await;
-                // The message is written, so this copy is no longer needed.
+                // lapin does not need the body any more.
                 drop(body);
                 let written = published.is_ok();
                 let confirmation = match published {
@@ -266,7 +266,7 @@ impl InFlightMessages {
     }
 
     /// Decides about messages that were confirmed long ago, but whose outcome depends on a return
-    /// that has not arrived. Processes all confirms that have arrived first.
+    /// that has not arrived. Before that, processes all confirms that have arrived.
     pub(super) fn decide_overdue(&mut self, confirmed: Vec<ConfirmReport>, now: Instant) -> Vec<Outcome> {
         let mut outcomes = self.process_all(confirmed, now);
         let confirmed = self.deferred.poll(PollDepth::Full);

@@ -45,7 +45,7 @@ struct Shared {
     in_flight: Mutex<InFlightMessages>,
     /// Permits for messages in flight. Closed once nothing can be sent any more.
     permits: Semaphore,
-    /// Why nothing can be sent any more. `None` while messages can be sent.
+    /// Why nothing can be sent any more. `None` until all outcomes are decided.
     lost: watch::Sender<Option<BrokerError>>,
     /// Wakes the task.
     wake: Notify,
