@@ -1,6 +1,6 @@
 //! The server. It decodes a request, runs the implementation's method and replies.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 
@@ -131,14 +131,12 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     let output = &method.output;
     let answer = if method.is_fallible {
         // A job returns `Result<(), E>`. The compiler checks an alias.
-        let answer = format_ident!(
-            "{}",
-            if method.has_reply() {
-                "answer_result"
-            } else {
-                "answer_job"
-            }
-        );
+        let answer = if method.has_reply() {
+            "answer_result"
+        } else {
+            "answer_job"
+        };
+        let answer = Ident::new(answer, at_output);
         quote_spanned! {at_output=>
             __invocation.#answer(
                 <#runtime::__private::IsResult<#output>>::returned(#outcome),
