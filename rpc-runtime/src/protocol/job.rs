@@ -46,7 +46,7 @@ const MAX_HEADERS: usize = 6 * 1024;
 pub(crate) const MAX_DELAY: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The headers that are kept in any case, unless they are too long to be a worker's own.
-const OWN: [&str; 8] = [
+const OWN: [&str; 9] = [
     ATTEMPTS_HEADER,
     FIRST_FAILURE_HEADER,
     LAST_FAILURE_HEADER,
@@ -55,6 +55,7 @@ const OWN: [&str; 8] = [
     ERROR_HEADER,
     FIRST_TRACE_HEADER,
     ORIGIN_HEADER,
+    USER_HEADER,
 ];
 
 /// Returns how many attempts of a job have failed.

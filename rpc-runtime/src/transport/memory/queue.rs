@@ -121,11 +121,15 @@ impl Queue {
                 ("x-max-priority", QueueArgument::Number(highest @ 1..=255)) => {
                     queue.highest_priority = u8::try_from(*highest).unwrap_or(u8::MAX);
                 }
-                ("x-message-ttl", QueueArgument::Number(millis @ 0..)) => {
+                ("x-message-ttl", QueueArgument::Number(millis @ 1..)) => {
                     queue.message_ttl = Some(Duration::from_millis(millis.unsigned_abs()));
                 }
                 // Nothing is lost here, and no queue is ever full.
                 ("x-dead-letter-strategy" | "x-overflow", QueueArgument::Text(_)) => {}
+                // Queues that dead-letter to each other at once would do so without end.
+                ("x-message-ttl", QueueArgument::Number(0)) => {
+                    return Err("the in-process broker does not support an x-message-ttl of 0");
+                }
                 ("x-max-priority" | "x-queue-type" | "x-delivery-limit" | "x-message-ttl", _) => {
                     return Err("PRECONDITION_FAILED: the value of an argument cannot be used");
                 }
@@ -606,6 +610,8 @@ mod tests {
             ("x-max-length", 5),
             ("x-max-priority", 0),
             ("x-max-priority", 256),
+            ("x-message-ttl", 0),
+            ("x-message-ttl", -1),
         ] {
             let arguments = [(name.to_owned(), QueueArgument::Number(value))].into();
             assert!(

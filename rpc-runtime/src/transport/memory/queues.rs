@@ -149,7 +149,7 @@ impl Queues {
         act(queue);
         let mut dead_letters = queue.take_dead_letters();
         // A dead letter may cause others to expire in its next queue. It has no expiration of its
-        // own, so this ends, unless queues with a TTL of zero form a cycle.
+        // own, and none expires at once, so this ends.
         while let Some((target, message)) = dead_letters.pop() {
             if let Some(queue) = self.queues.get_mut(&target) {
                 queue.push(message, now);
