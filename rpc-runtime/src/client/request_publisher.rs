@@ -55,15 +55,18 @@ impl RequestPublisher {
     }
 
     /// Publishes a message without waiting. Returns whether the transport accepted it. The
-    /// transport then reports the confirm to the call, at the latest after `max_unreported`
-    /// messages.
+    /// transport reports the confirm to the call later. It looks for confirms after every
+    /// `confirm_interval` messages, and every millisecond or so. If that is 1, it reports the
+    /// confirm as soon as it arrives.
     pub(super) fn try_publish(
         &self,
         message: Outgoing,
         call: Arc<InFlightCall>,
-        max_unreported: usize,
+        confirm_interval: usize,
     ) -> bool {
-        self.publisher.try_publish(message, call, max_unreported).is_ok()
+        self.publisher
+            .try_publish(message, call, confirm_interval)
+            .is_ok()
     }
 
     /// Returns the message of one request.

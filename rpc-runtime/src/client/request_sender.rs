@@ -23,7 +23,7 @@ pub(super) struct RequestSender {
 
 /// The transport reports confirms to calls after at most this many requests. Reporting several at
 /// once costs less, but a call learns a little later that its queue does not exist.
-const MAX_UNREPORTED: usize = 32;
+const CONFIRM_INTERVAL: usize = 32;
 
 impl RequestSender {
     /// Returns a sender, and the task that publishes the requests that the sender passes to it. The
@@ -61,14 +61,14 @@ impl RequestSender {
 
     fn try_publish(&self, request: &QueuedRequest) -> bool {
         // A one-way call waits for the confirm, any other call for its reply.
-        let max_unreported = if request.plan().method.is_oneway() {
+        let confirm_interval = if request.plan().method.is_oneway() {
             1
         } else {
-            MAX_UNREPORTED
+            CONFIRM_INTERVAL
         };
         let message = self.publisher.single(request);
         let call = Arc::clone(request.confirm.call());
-        let is_sent = self.publisher.try_publish(message, call, max_unreported);
+        let is_sent = self.publisher.try_publish(message, call, confirm_interval);
         if is_sent {
             count_sent(&request.plan().destination, 1);
         }

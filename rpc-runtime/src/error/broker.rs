@@ -273,9 +273,10 @@ impl BrokerError {
         }
     }
 
-    /// Whether to try again soon after a failure to open something. A temporary
-    /// [`Queue`](Self::Queue) error is reported instead, although a later call may succeed.
-    pub(crate) fn is_worth_reopening(&self) -> bool {
+    /// Whether a failure to open something is only waited out. If not, it is also reported: the
+    /// first attempt of a server fails with it, and a task in the background logs it and tries
+    /// again. A temporary [`Queue`](Self::Queue) error is reported.
+    pub(crate) fn is_waited_out(&self) -> bool {
         self.is_transient() && !matches!(self, Self::Queue { .. })
     }
 

@@ -148,7 +148,8 @@ pub enum CallError<E = Infallible> {
     BadReply {
         /// Why it cannot be decoded.
         source: Box<dyn Error + Send + Sync>,
-        /// [`Executed::Yes`] if the reply is the method's result or error.
+        /// [`Executed::Yes`] if the reply is a result or an error whose body cannot be decoded;
+        /// [`Executed::Maybe`] if it is malformed, too large, or in an unsupported content type.
         executed: Executed,
     },
 

@@ -53,15 +53,16 @@ pub(super) struct DiscoveryResponder {
 }
 
 impl DiscoveryResponder {
-    /// Starts a task that answers discovery requests with the methods of this service.
+    /// Starts a task that runs discovery requests. `built_in` is the service with the built-in
+    /// methods of the whole worker.
     pub(super) fn start(
         transport: &Arc<dyn Transport>,
-        service: &Arc<dyn Service>,
+        built_in: &Arc<dyn Service>,
         rules: Rules,
         channel: &Arc<ReplyChannel>,
     ) -> Self {
         let mut dispatcher = Dispatcher::default();
-        dispatcher.add_built_in(service);
+        dispatcher.add_built_in(built_in);
         let log = RequestLog::new(DISCOVERY.exchange);
         let responder = ResponderTask {
             transport: Arc::clone(transport),
@@ -101,7 +102,8 @@ impl DiscoveryResponder {
     /// Deletes the queue and ends the task.
     pub(super) async fn stop(self) {
         self.stop.cancel();
-        // The task limits its own waits. If it panicked, the server ends as usual.
+        // The task limits its own waits, and is restarted if it panics. An error means that the
+        // runtime shuts down.
         let _ = self.task.await;
     }
 }
@@ -135,11 +137,11 @@ impl KeepOpen for ResponderRun<'_> {
     async fn run(&mut self, subscription: Subscription) -> ControlFlow<(), BrokerError> {
         self.is_refusal_logged = false;
         let lost = self.task.answer_until_lost(subscription, self.stop).await?;
-        let error = Logged(Chain(&lost));
-        tracing::debug!(%error, "the discovery queue was lost; declaring it again");
         if lost.is_handle_ended() {
             return ControlFlow::Break(());
         }
+        let error = Logged(Chain(&lost));
+        tracing::debug!(%error, "the discovery queue was lost; declaring it again");
         ControlFlow::Continue(lost)
     }
 
@@ -147,7 +149,7 @@ impl KeepOpen for ResponderRun<'_> {
         if error.is_handle_ended() {
             return ControlFlow::Break(());
         }
-        if !error.is_worth_reopening() && !std::mem::replace(&mut self.is_refusal_logged, true) {
+        if !error.is_waited_out() && !std::mem::replace(&mut self.is_refusal_logged, true) {
             let missing = missing_permission(error);
             let error = Logged(Chain(error));
             tracing::info!(%error, missing, "serving without discovery");
@@ -156,7 +158,7 @@ impl KeepOpen for ResponderRun<'_> {
     }
 
     fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
-        if error.is_worth_reopening() {
+        if error.is_waited_out() {
             backoff.delay_after(error)
         } else {
             REFUSED_RETRY_DELAY

@@ -168,12 +168,12 @@ impl QueueConsumer {
     /// # Errors
     ///
     /// Returns an error if the broker refuses the queue or the handle was closed. Errors that are
-    /// [worth another attempt](BrokerError::is_worth_reopening) are retried.
+    /// [worth another attempt](BrokerError::is_waited_out) are retried.
     pub(super) async fn open(&self, stop: &CancellationToken) -> Result<Option<Subscription>, BrokerError> {
         let mut backoff = Backoff::new();
         loop {
             match self.subscribe(stop).await {
-                Some(Err(error)) if error.is_worth_reopening() => {
+                Some(Err(error)) if error.is_waited_out() => {
                     log_not_open(&self.handler.queue, &error);
                 }
                 opened => return opened.transpose(),
@@ -494,7 +494,7 @@ impl QueueConsumer {
 }
 
 /// Runs an operation on a queue. Repeats it for as long as its error is [worth another
-/// attempt](BrokerError::is_worth_reopening).
+/// attempt](BrokerError::is_waited_out).
 ///
 /// # Errors
 ///
@@ -504,7 +504,7 @@ pub(super) async fn with_retries<T, F: Future<Output = Result<T, BrokerError>>>(
     operation: impl FnMut() -> F,
 ) -> Result<T, BrokerError> {
     retry(operation, |error| {
-        let is_retried = error.is_worth_reopening();
+        let is_retried = error.is_waited_out();
         if is_retried {
             log_not_open(queue, error);
         }

@@ -284,7 +284,7 @@ impl KeepOpen for PublisherKeeper<'_> {
             self.state.send_replace(ChannelState::Closed);
             return ControlFlow::Break(());
         }
-        if !error.is_worth_reopening() {
+        if !error.is_waited_out() {
             self.state.send_replace(ChannelState::Refused(error.clone()));
         }
         tracing::warn!(error = %Logged(Chain(error)), "the reply channel cannot be opened; trying again");

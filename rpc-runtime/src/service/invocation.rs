@@ -152,7 +152,7 @@ impl Invocation {
     ///
     /// # Errors
     ///
-    /// Returns the fault that the job failed with if the request's codec cannot encode the error.
+    /// Returns the fault `unanswerable` if the request's codec cannot encode the error.
     pub fn answer_job<E: Serialize>(
         &self,
         result: Result<(), E>,

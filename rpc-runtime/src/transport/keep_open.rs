@@ -186,7 +186,7 @@ mod tests {
                     _ => Err::<(), _>(BrokerError::Closed),
                 })
             },
-            BrokerError::is_worth_reopening,
+            BrokerError::is_waited_out,
         );
         assert!(matches!(retried.await, Err(BrokerError::Closed)));
         assert_eq!(attempts, 3);

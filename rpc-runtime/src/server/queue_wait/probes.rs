@@ -308,7 +308,7 @@ impl KeepOpen for ProbeRun<'_> {
         if error.is_handle_ended() {
             return ControlFlow::Break(());
         }
-        let is_retried_soon = error.is_worth_reopening();
+        let is_retried_soon = error.is_waited_out();
         let error = Logged(Chain(error));
         if is_retried_soon {
             tracing::debug!(%error, "probes were interrupted");
@@ -323,7 +323,7 @@ impl KeepOpen for ProbeRun<'_> {
     }
 
     fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
-        if error.is_worth_reopening() {
+        if error.is_waited_out() {
             backoff.delay_after(error)
         } else {
             REFUSED_RETRY_DELAY
