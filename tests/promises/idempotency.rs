@@ -81,6 +81,7 @@ impl Bank for Account {
 #[derive(Clone)]
 struct Store {
     outcomes: Arc<InMemoryStore>,
+    before_seen: Gate,
     after_done: Gate,
     fails_before: Arc<AtomicBool>,
     fails_after: Arc<AtomicBool>,
@@ -90,6 +91,7 @@ impl Store {
     fn new() -> Self {
         Self {
             outcomes: Arc::new(InMemoryStore::new(100, Duration::from_secs(600))),
+            before_seen: Gate::open(),
             after_done: Gate::open(),
             fails_before: Arc::default(),
             fails_after: Arc::default(),
@@ -110,6 +112,7 @@ impl IdempotencyStore for Store {
         if self.fails_before.load(Ordering::SeqCst) {
             return Err("the password of the database is wrong".into());
         }
+        self.before_seen.pass().await;
         // As a database keeps it.
         let outcome = self.outcomes.seen(id).await?;
         let bytes = outcome.map(|outcome| outcome.to_bytes());
@@ -146,6 +149,7 @@ on_both_brokers! {
     an_idempotent_method_does_not_run_again_if_its_outcome_is_stored,
     a_call_whose_worker_is_lost_before_the_outcome_was_stored_is_not_run_again,
     a_store_that_fails_before_the_method_keeps_it_from_running,
+    a_method_does_not_begin_after_its_deadline_because_the_store_is_slow,
     a_store_that_fails_after_the_method_does_not_hide_that_it_ran,
     a_job_is_done_although_its_outcome_cannot_be_stored,
     the_same_job_at_the_same_time_runs_once,
@@ -256,6 +260,27 @@ async fn a_store_that_fails_before_the_method_keeps_it_from_running(world: World
     store.fails_before.store(false, Ordering::SeqCst);
     assert_eq!(client(&broker, &queue).pay(5).await.unwrap(), 1);
     server.stop().await.unwrap();
+}
+
+async fn a_method_does_not_begin_after_its_deadline_because_the_store_is_slow(world: World) {
+    let (broker, queue) = (world.broker().await, unique("bank"));
+    let slow = Gate::closed();
+    let store = Store {
+        before_seen: slow.clone(),
+        ..Store::new()
+    };
+    let account = Account::behind(&Gate::open());
+    let server = serve(&broker, &queue, &store, &account).await;
+    let bank = client(&broker, &queue);
+    let late = bank.pay(5).timeout(Duration::from_millis(100)).await;
+    assert!(late.is_err(), "{late:?}");
+    slow.began(1).await;
+    // The worker's deadline may be a little later than the caller's.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    slow.let_all_go();
+    assert_eq!(soon("it is paid", bank.pay(5)).await.unwrap(), 1);
+    server.stop().await.unwrap();
+    assert_eq!(account.payments().len(), 1);
 }
 
 async fn a_store_that_fails_after_the_method_does_not_hide_that_it_ran(world: World) {

@@ -20,7 +20,8 @@ use super::stub::read_plain;
 use crate::codec::Codec;
 use crate::error::CallError;
 use crate::protocol::{
-    Headers, RequestId, ShortStr, StoredFormatError, check_destination_name, read_stored, write_stored,
+    DELAY_HEADER, Headers, RequestId, ShortStr, StoredFormatError, check_destination_name,
+    insert_user_header, read_stored, write_stored,
 };
 
 /// A call of a job that is kept as bytes and sent later; made by [`Call::encode`].
@@ -166,8 +167,16 @@ impl EncodedCall {
         let stored: Stored = read_stored(bytes)?;
         let short_str = |text: &str| ShortStr::new(text).map_err(StoredFormatError::damaged);
         let mut headers = Headers::default();
-        for (name, value) in stored.headers {
-            headers.insert(short_str(&name)?, value);
+        let (delay, of_caller): (Vec<_>, Vec<_>) = stored
+            .headers
+            .into_iter()
+            .partition(|(name, _)| name == DELAY_HEADER);
+        for (name, value) in of_caller {
+            insert_user_header(&mut headers, name, value)
+                .map_err(|invalid| StoredFormatError::damaged(invalid.source))?;
+        }
+        for (_, value) in delay {
+            headers.insert(ShortStr::from_static(DELAY_HEADER), value);
         }
         Ok(Self {
             id: stored.id.parse().map_err(StoredFormatError::damaged)?,
@@ -270,6 +279,17 @@ mod tests {
         assert_eq!(headers.get("tenant"), Some("acme"));
         assert_eq!(remaining_delay(&headers), Duration::from_secs(5));
         assert_eq!(&arguments[..], br#"{"to":"alice"}"#);
+    }
+
+    #[tokio::test]
+    async fn a_header_of_the_broker_or_of_workers_is_not_read() {
+        for name in ["x-death", "CC", "rpc-copy"] {
+            let mut encoded = client().send("alice").encode().unwrap();
+            encoded
+                .headers
+                .insert(ShortStr::from_static(name), "forged".into());
+            EncodedCall::from_bytes(&encoded.to_bytes()).unwrap_err();
+        }
     }
 
     #[tokio::test]

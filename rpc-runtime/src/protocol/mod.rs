@@ -39,8 +39,8 @@ pub use invalid_name::InvalidName;
 #[cfg(feature = "opentelemetry")]
 pub(crate) use job::TRACEPARENT;
 pub(crate) use job::{
-    FIRST_TRACE_HEADER, MAX_DELAY, failed_attempts, limit_headers, record_failure, record_origin,
-    record_trace, record_user, remaining_delay, set_remaining_delay,
+    DELAY_HEADER, FIRST_TRACE_HEADER, MAX_DELAY, failed_attempts, limit_headers, record_failure,
+    record_origin, record_trace, record_user, remaining_delay, set_remaining_delay,
 };
 pub(crate) use malformed::{MAX_HEADER_DEPTH, Malformed, Property};
 pub(crate) use message::{Message, Properties};

@@ -52,10 +52,14 @@ impl DropLetters {
             .drop_selected(queue, asks, &mut scan, &mut report, output)
             .await;
         let (stop, finished) = (scan.stop, scan.finish(output).await);
-        if report.done > 0 || dropped.is_ok() {
-            report.print(queue, output)?;
-        }
+        // A closed output must not hide that something failed.
+        let printed = if report.done > 0 || dropped.is_ok() {
+            report.print(queue, output)
+        } else {
+            Ok(())
+        };
         dropped.and(finished)?;
+        printed?;
         Ok(if stop.is_some() {
             Outcome::Negative
         } else {
@@ -72,6 +76,9 @@ impl DropLetters {
         output: &Output,
     ) -> Result<(), Failure> {
         let selected = self.selected(queue, scan).await?;
+        if scan.is_interrupted() && !self.selection.dry_run {
+            return Ok(());
+        }
         if asks && !selected.is_empty() && !is_confirmed(queue, selected.len(), scan, output).await {
             return Ok(());
         }

@@ -46,7 +46,7 @@ impl ListLetters {
         let now = SystemTime::now();
         let mut scan = Scan::open(queue, self.hold, options).await?;
         let letters = self.letters(&mut scan, now).await;
-        let left = scan.left;
+        let (left, stop) = (scan.left, scan.stop);
         let finished = scan.finish(output).await;
         let letters = letters?;
         finished?;
@@ -62,7 +62,11 @@ impl ListLetters {
                 ));
             }
         }
-        Ok(Outcome::Done)
+        Ok(if stop.is_some() {
+            Outcome::Negative
+        } else {
+            Outcome::Done
+        })
     }
 
     async fn letters(&self, scan: &mut Scan, now: SystemTime) -> Result<Vec<(String, Facts)>, Failure> {

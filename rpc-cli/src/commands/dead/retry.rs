@@ -46,10 +46,14 @@ impl RetryLetters {
         let retried = run.selected(&self.selection, &mut scan).await;
         run.bar.finish_and_clear();
         let (stop, finished) = (scan.stop, scan.finish(output).await);
-        if run.report.done > 0 || retried.is_ok() {
-            run.report.print(queue, output)?;
-        }
+        // A closed output must not hide that something failed.
+        let printed = if run.report.done > 0 || retried.is_ok() {
+            run.report.print(queue, output)
+        } else {
+            Ok(())
+        };
         retried.and(finished)?;
+        printed?;
         Ok(if stop.is_some() {
             Outcome::Negative
         } else {

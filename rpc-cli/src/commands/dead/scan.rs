@@ -91,6 +91,11 @@ impl Scan {
         })
     }
 
+    /// Whether the user has interrupted the scan.
+    pub(super) fn is_interrupted(&self) -> bool {
+        matches!(self.stop, Some(Stop::Interrupted))
+    }
+
     /// Takes the next letter. Returns `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Letter>, Failure> {
         if self.left == 0 || self.should_stop() {

@@ -192,9 +192,10 @@ where
     I: Service<IncomingCall, Response = Answer, Error: Into<BoxError>>,
 {
     tokio::select! {
+        // The store may have taken the rest of the caller's time.
         biased;
-        ready = poll_fn(|cx| inner.poll_ready(cx)) => ready.map_err(Into::into)?,
         () = deadline_of(&call) => return Err(too_late().into()),
+        ready = poll_fn(|cx| inner.poll_ready(cx)) => ready.map_err(Into::into)?,
     }
     inner.call(call).await.map_err(Into::into)
 }
@@ -233,7 +234,12 @@ impl<S: IdempotencyStore> Shared<S> {
         I: Service<IncomingCall, Response = Answer, Error: Into<BoxError>>,
     {
         let _turn = self.wait_turn(id, &call).await?;
-        if let Some(outcome) = self.seen(id).await? {
+        let seen = tokio::select! {
+            biased;
+            seen = self.seen(id) => seen?,
+            () = deadline_of(&call) => return Err(too_late().into()),
+        };
+        if let Some(outcome) = seen {
             let answer = outcome.answer(&method, call.codec());
             return Ok(answer.ok_or_else(other_request)?);
         }
