@@ -1,13 +1,14 @@
-//! Gives equal numbers in schemas one form.
+//! Gives numbers in schemas the form that they have without `serde_json/arbitrary_precision`.
 //!
-//! If an application enables `serde_json/arbitrary_precision`, a number keeps the text that it was
-//! read from, and `1.0` and `1.00` are not equal.
+//! If an application enables that feature, a number keeps the text that it was read from, and `1.0`
+//! and `1.00` are not equal. An integer and a float, such as `1` and `1.0`, stay different.
 
 use serde_json::{Number, Value};
 
 use crate::{MethodDescription, ServiceDescription};
 
-/// Returns the description with equal numbers in its schemas in the same form.
+/// Returns the description with the numbers in its schemas in the form that they have without
+/// `arbitrary_precision`.
 pub(super) fn normalized(service: &ServiceDescription) -> ServiceDescription {
     let mut service = service.clone();
     service.methods.iter_mut().for_each(normalize_method);

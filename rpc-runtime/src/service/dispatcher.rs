@@ -227,14 +227,14 @@ impl Dispatcher {
         self.is_idempotent(method).then_some(redeliveries)
     }
 
-    /// Returns the method of a request if it is a job.
+    /// Returns the method of a request if it is a job: one-way and `idempotent`.
     pub(crate) fn job(&self, method: Option<&ShortStr>) -> Option<&'static MethodDescriptor> {
         let method = method.filter(|name| !name.as_str().is_empty());
         let entry = self.find(method).ok()?;
         entry.method.is_job().then_some(entry.method)
     }
 
-    /// The methods that are jobs.
+    /// The methods that are jobs: one-way and `idempotent`.
     pub(crate) fn jobs(&self) -> impl Iterator<Item = &'static MethodDescriptor> {
         let methods = self.served.iter().flat_map(|served| served.service.methods);
         methods.filter(|method| method.is_job())

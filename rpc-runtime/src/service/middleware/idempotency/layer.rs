@@ -59,7 +59,8 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// - **A method that is not `idempotent`**: a request that comes back after its worker was lost is
 ///   answered with the stored outcome. Without one, the caller gets the fault `interrupted`, as
 ///   without this layer: the worker may have been lost while the method ran.
-/// - **A method that is `idempotent`**, and a job: it runs again only if no outcome is stored.
+/// - **A method that is `idempotent`**, as that of every job is: it runs again only if no outcome
+///   is stored.
 /// - **The same request twice at the same time** in one process: the second one waits for the first
 ///   one. Workers do not wait for each other.
 ///
@@ -245,7 +246,7 @@ impl<S: IdempotencyStore> Shared<S> {
         }
         let is_oneway = call.is_oneway();
         let answer = run(inner, call).await?;
-        // A job that failed is retried with the same id.
+        // If it is a job, it is retried with the same id, and must run again.
         if is_oneway && answer.is_error() {
             return Ok(answer);
         }

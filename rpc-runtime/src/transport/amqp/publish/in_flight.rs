@@ -77,7 +77,7 @@ pub(super) struct InFlightMessages {
 }
 
 impl InFlightMessages {
-    /// Hands a message to lapin. Returns when to poll for its confirm.
+    /// Hands a message to lapin. Returns whether the task that waits for confirms must be woken now.
     ///
     /// # Errors
     ///
@@ -150,7 +150,8 @@ impl InFlightMessages {
         Ok(self.add(queue, key, listener, permits, confirm_interval, publish))
     }
 
-    /// Adds a message that `publish` hands to lapin. Returns when to poll for its confirm.
+    /// Adds a message that `publish` hands to lapin. Returns whether the task that waits for
+    /// confirms must be woken now.
     pub(super) fn add(
         &mut self,
         queue: ShortStr,
