@@ -209,7 +209,7 @@ impl Part for BatchedReply {
 impl ReadPart for BatchedReply {
     fn read(reader: &mut Reader<'_>) -> Result<Self, UnreadableBatch> {
         let length = reader.array()?;
-        let unknown = length
+        let optional = length
             .checked_sub(4)
             .ok_or(UnreadableBatch("a reply has too few elements"))?;
         let reply = Self {
@@ -218,12 +218,13 @@ impl ReadPart for BatchedReply {
                 .ok_or(UnreadableBatch("a reply's kind is unknown"))?,
             body: reader.bin()?,
             batch_size: u16::try_from(reader.uint()?).unwrap_or(u16::MAX),
-            headers: match unknown {
+            // The first optional element. The others are unknown.
+            headers: match optional {
                 0 => Headers::default(),
                 _ => reader.headers()?,
             },
         };
-        reader.skip(unknown.saturating_sub(1))?;
+        reader.skip(optional.saturating_sub(1))?;
         Ok(reply)
     }
 }
