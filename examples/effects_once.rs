@@ -1,5 +1,6 @@
-//! Effects that happen exactly once, although requests may be delivered twice: the id of the request
-//! is written in the same transaction, and a layer answers a repeated call with the stored outcome.
+//! Effects that happen exactly once, although requests may be delivered twice: the id of the
+//! request is written in the same transaction, and a layer answers a repeated call with the stored
+//! outcome.
 //!
 //! ```sh
 //! cargo run --example effects_once                                 # within the process

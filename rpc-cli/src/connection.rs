@@ -22,8 +22,8 @@ pub(crate) async fn connect(options: &Options) -> Result<Broker, Failure> {
     Ok(settings.builder()?.addresses(settings.urls()).connect().await?)
 }
 
-/// Connects and opens a queue, to manage the messages in it. Also returns how many messages are ready
-/// in it. Returns `None` if there is no such queue.
+/// Connects and opens a queue, to manage the messages in it. Also returns how many messages are
+/// ready in it. Returns `None` if there is no such queue.
 pub(crate) async fn open_queue(
     options: &Options,
     queue: &str,

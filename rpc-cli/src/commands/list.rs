@@ -19,8 +19,8 @@ use crate::worker::{name, short_id};
 /// Asks all workers of the virtual host at once. Workers that do not describe themselves, or whose
 /// RabbitMQ user lacks the permissions, are not found: see docs/command-line.md. DEPTH is the
 /// number of requests that are ready in the queue, and CONSUMERS the number of its consumers; `-`
-/// if the broker does not tell. For services with jobs, WAITING is the number of jobs that wait for a
-/// retry or for the time that their caller set, and DEAD that of those that were given up.
+/// if the broker does not tell. For services with jobs, WAITING is the number of jobs that wait for
+/// a retry or for the time that their caller set, and DEAD that of those that were given up.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

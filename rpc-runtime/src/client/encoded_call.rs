@@ -26,10 +26,10 @@ use crate::protocol::{
 
 /// A call of a job that is kept as bytes and sent later; made by [`Call::encode`].
 ///
-/// This is what an [outbox](https://microservices.io/patterns/data/transactional-outbox.html) holds:
-/// a program writes the bytes in the same database transaction as its other changes. Afterwards it,
-/// or a relay, sends the call with [`Broker::send`](crate::Broker::send) and deletes the bytes. If a
-/// crash comes between, the call is sent again, with the same
+/// This is what an [outbox](https://microservices.io/patterns/data/transactional-outbox.html)
+/// holds: a program writes the bytes in the same database transaction as its other changes.
+/// Afterwards it, or a relay, sends the call with [`Broker::send`](crate::Broker::send) and deletes
+/// the bytes. If a crash comes between, the call is sent again, with the same
 /// [`request_id`](crate::Context::request_id).
 ///
 /// ```

@@ -91,8 +91,8 @@ impl DropLetters {
         Ok(())
     }
 
-    /// The tags of the selected letters, and the ids of those that the report lists. The letters are
-    /// held until they are acknowledged.
+    /// The tags of the selected letters, and the ids of those that the report lists. The letters
+    /// are held until they are acknowledged.
     async fn selected(&self, queue: &str, scan: &mut Scan) -> Result<Vec<(String, u64)>, Failure> {
         if !self.selection.all {
             let found = find(scan, queue, &self.selection.ids, false).await?;

@@ -37,8 +37,8 @@ pub(super) fn is_delivery_count(name: &str) -> bool {
     matches!(name, "x-delivery-count" | "x-acquired-count")
 }
 
-/// Whether a retry must not have this header: workers and brokers wrote it about the dead letter, or
-/// it sends copies to other queues.
+/// Whether a retry must not have this header: workers and brokers wrote it about the dead letter,
+/// or it sends copies to other queues.
 ///
 /// A worker recognizes by `rpc-copy` that it was sent twice, and keeps `rpc-user` beside it.
 fn is_removed(name: &str) -> bool {

@@ -99,8 +99,8 @@ pub(super) fn returns(message: &TakenMessage) -> u64 {
         .unwrap_or(0)
 }
 
-/// Whether the letter is among those that came back to a quorum queue. These are delivered before all
-/// others, and in the order in which they came back.
+/// Whether the letter is among those that came back to a quorum queue. These are delivered before
+/// all others, and in the order in which they came back.
 pub(super) fn came_back_to_quorum_queue(message: &TakenMessage) -> bool {
     let headers = message.properties.headers().as_ref();
     let is_counted = headers.is_some_and(|headers| {

@@ -17,9 +17,9 @@ use crate::progress::progress_bar;
 
 /// Sends letters to their queue again, as new jobs.
 ///
-/// A letter is removed once the broker has confirmed its copy in QUEUE, so none is lost. If `rpc` is
-/// killed or loses its connection, one letter may be in both queues. Letters that die again meanwhile
-/// are left out. The exit code is 1 if a letter could not be retried.
+/// A letter is removed once the broker has confirmed its copy in QUEUE, so none is lost. If `rpc`
+/// is killed or loses its connection, one letter may be in both queues. Letters that die again
+/// meanwhile are left out. The exit code is 1 if a letter could not be retried.
 #[derive(Debug, Args)]
 pub(super) struct RetryLetters {
     #[command(flatten)]

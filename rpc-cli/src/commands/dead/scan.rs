@@ -132,10 +132,10 @@ impl Scan {
         Ok(())
     }
 
-    /// Takes all letters that came back to a quorum queue before. It delivers them before all others
-    /// and in the order in which they came back, so those that were not held would overtake the
-    /// others. Gives up after [`ORDER_LIMIT`], because a quorum queue takes the longer for a letter the
-    /// more are held.
+    /// Takes all letters that came back to a quorum queue before. It delivers them before all
+    /// others and in the order in which they came back, so those that were not held would overtake
+    /// the others. Gives up after [`ORDER_LIMIT`], because a quorum queue takes the longer for a
+    /// letter the more are held.
     async fn keep_order(&mut self) -> Result<(), Failure> {
         let give_up = Instant::now() + ORDER_LIMIT;
         while self.is_out_of_place
@@ -168,8 +168,8 @@ impl Scan {
         self.stop.is_some()
     }
 
-    /// Puts the held letters back and closes the connection. Prints notes about what the user should
-    /// know.
+    /// Puts the held letters back and closes the connection. Prints notes about what the user
+    /// should know.
     pub(super) async fn finish(mut self, output: &Output) -> Result<(), Failure> {
         if let Some(stop) = self.stop {
             output.note(&self.stop_note(stop));

@@ -323,8 +323,8 @@ impl Limiter {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing under the lock should panic. If something does, a count may stay wrong by one call,
-        // which is better than failing all later calls.
+        // Nothing under the lock should panic. If something does, a count may stay wrong by one
+        // call, which is better than failing all later calls.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

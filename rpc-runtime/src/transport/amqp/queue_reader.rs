@@ -198,8 +198,8 @@ impl QueueReader {
         self.held > 0
     }
 
-    /// Puts all messages that are not acknowledged back to their places. Returns once they are ready
-    /// again, or after half a second: others may have taken them already.
+    /// Puts all messages that are not acknowledged back to their places. Returns once they are
+    /// ready again, or after half a second: others may have taken them already.
     ///
     /// # Errors
     ///
@@ -288,8 +288,8 @@ impl QueueReader {
         Ok(channel)
     }
 
-    /// Whether the queue has the properties with which workers declare the dead-letter queue of this
-    /// quorum queue. `None` if the user may not ask.
+    /// Whether the queue has the properties with which workers declare the dead-letter queue of
+    /// this quorum queue. `None` if the user may not ask.
     ///
     /// # Errors
     ///

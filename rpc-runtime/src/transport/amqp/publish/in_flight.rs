@@ -77,7 +77,8 @@ pub(super) struct InFlightMessages {
 }
 
 impl InFlightMessages {
-    /// Hands a message to lapin. Returns whether the task that waits for confirms must be woken now.
+    /// Hands a message to lapin. Returns whether the task that waits for confirms must be woken
+    /// now.
     ///
     /// # Errors
     ///
