@@ -208,10 +208,10 @@ impl<T, E> Call<T, E> {
         self
     }
 
-    /// Returns the call if it has not begun.
-    pub(super) fn into_planned(self) -> Option<Result<Arc<InFlightCall>, InvalidCall>> {
+    /// Returns the call and its path if it has not begun.
+    pub(super) fn into_planned(self) -> Option<(CallPath, Result<Arc<InFlightCall>, InvalidCall>)> {
         match self.state {
-            State::Planned(Planned { call, .. }) => Some(call),
+            State::Planned(Planned { path, call, .. }) => Some((path, call)),
             State::Running(_) | State::Ready(_) | State::Ended => None,
         }
     }

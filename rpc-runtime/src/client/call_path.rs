@@ -8,6 +8,8 @@ use super::backend::Backend;
 use super::in_flight_call::InFlightCall;
 use super::middleware::LayeredCaller;
 use super::observed::{ReplyFuture, observed};
+use super::plan::CallPlan;
+use crate::error::CallError;
 use crate::telemetry::CallKind;
 
 /// The path of a client's calls to the backend.
@@ -18,6 +20,18 @@ pub(crate) enum CallPath {
 }
 
 impl CallPath {
+    /// Returns [`CallError::TooLarge`] if a request is too large to be sent.
+    pub(super) fn check_size(&self, plan: &CallPlan) -> Result<(), CallError> {
+        let backend = match self {
+            Self::Direct(backend) => backend,
+            Self::Layered(caller) => caller.backend(),
+        };
+        match backend {
+            Backend::Broker(caller) => caller.check_size(plan),
+            Backend::InProcess(_) => Ok(()),
+        }
+    }
+
     /// Makes a call and waits for its reply, until its deadline.
     pub(crate) fn call(self, call: Arc<InFlightCall>) -> ReplyFuture {
         match (self, call.plan().time_limit()) {

@@ -80,7 +80,8 @@ impl Caller {
         }
     }
 
-    fn check_size(&self, plan: &CallPlan) -> Result<(), CallError> {
+    /// Returns [`CallError::TooLarge`] if a request is too large to be sent.
+    pub(super) fn check_size(&self, plan: &CallPlan) -> Result<(), CallError> {
         let (size, limit) = (plan.arguments.0.len(), self.session_handle.options.max_sent_bytes);
         if size > limit {
             return Err(CallError::TooLarge { size, limit });

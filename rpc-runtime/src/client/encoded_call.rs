@@ -89,10 +89,12 @@ impl<T, E> Call<T, E> {
     ///
     /// - [`CallError::CannotEncode`] if the method is not a job (`#[rpc(oneway, idempotent)]`), or
     ///   if the call has begun,
-    /// - the errors of a call that cannot be sent, such as [`CallError::Invalid`].
+    /// - the errors of a call that cannot be sent, such as [`CallError::Invalid`] and
+    ///   [`CallError::TooLarge`].
     pub fn encode(self) -> Result<EncodedCall, CallError<E>> {
-        let planned = self.into_planned().ok_or(CallError::CannotEncode)?;
+        let (path, planned) = self.into_planned().ok_or(CallError::CannotEncode)?;
         let call = planned.map_err(|reason| CallError::from(reason).widen())?;
+        path.check_size(call.plan()).map_err(CallError::widen)?;
         EncodedCall::of(&call).ok_or(CallError::CannotEncode)
     }
 }
@@ -304,6 +306,25 @@ mod tests {
     async fn a_call_that_cannot_be_sent_cannot_be_encoded() {
         let call = client().send("alice").header("x-death", "");
         assert!(matches!(call.encode(), Err(CallError::Invalid { .. })));
+
+        let broker = Broker::builder()
+            .max_sent_bytes(20)
+            .address("amqp://localhost")
+            .lazy()
+            .unwrap();
+        for client in [
+            MailClient::new(&broker),
+            MailClient::builder(&broker)
+                .layer(tower_layer::Identity::new())
+                .build(),
+        ] {
+            client.send("alice").encode().unwrap();
+            let call = client.send(&"a".repeat(30));
+            assert!(matches!(
+                call.encode(),
+                Err(CallError::TooLarge { limit: 20, .. })
+            ));
+        }
     }
 
     #[test]

@@ -263,6 +263,7 @@ impl CallLayers {
         let service = self.0.wrap(CallService(Inner::Backend(backend.clone())))?;
         Some(LayeredCaller {
             stack: Stack::new(service),
+            backend: backend.clone(),
         })
     }
 }
@@ -276,9 +277,15 @@ impl fmt::Debug for CallLayers {
 /// Makes calls through the layers of a client.
 pub(crate) struct LayeredCaller {
     stack: Stack<CallService>,
+    backend: Backend,
 }
 
 impl LayeredCaller {
+    /// Returns what the layers send requests to.
+    pub(super) fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
     /// Makes a call and waits for its reply. The deadline holds even if a layer ignores it.
     pub(crate) async fn call(&self, plan: &CallPlan, time_limit: TimeLimit) -> Result<Reply, CallError> {
         let attempts = Arc::new(Attempts::default());
