@@ -77,7 +77,7 @@ impl Bank for Account {
     }
 }
 
-/// A store that all workers share. It may hang after it has stored an outcome, or fail.
+/// A store that all workers share. It may hang after it has stored an outcome, fail or panic.
 #[derive(Clone)]
 struct Store {
     outcomes: Arc<InMemoryStore>,
@@ -85,6 +85,8 @@ struct Store {
     after_done: Gate,
     fails_before: Arc<AtomicBool>,
     fails_after: Arc<AtomicBool>,
+    /// Whether it panics where it would fail.
+    panics: bool,
 }
 
 impl Store {
@@ -95,7 +97,13 @@ impl Store {
             after_done: Gate::open(),
             fails_before: Arc::default(),
             fails_after: Arc::default(),
+            panics: false,
         }
+    }
+
+    fn failure(&self) -> BoxError {
+        assert!(!self.panics, "the store panics");
+        "the password of the database is wrong".into()
     }
 
     /// The same store for a worker that will be lost once it has stored an outcome.
@@ -110,7 +118,7 @@ impl Store {
 impl IdempotencyStore for Store {
     async fn seen(&self, id: RequestId) -> Result<Option<StoredOutcome>, BoxError> {
         if self.fails_before.load(Ordering::SeqCst) {
-            return Err("the password of the database is wrong".into());
+            return Err(self.failure());
         }
         self.before_seen.pass().await;
         // As a database keeps it.
@@ -121,7 +129,7 @@ impl IdempotencyStore for Store {
 
     async fn done(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), BoxError> {
         if self.fails_after.load(Ordering::SeqCst) {
-            return Err("the password of the database is wrong".into());
+            return Err(self.failure());
         }
         self.outcomes.done(id, outcome).await?;
         self.after_done.pass().await;
@@ -241,25 +249,34 @@ async fn a_call_whose_worker_is_lost_before_the_outcome_was_stored_is_not_run_ag
 }
 
 async fn a_store_that_fails_before_the_method_keeps_it_from_running(world: World) {
-    let (broker, queue, store) = (world.broker().await, unique("bank"), Store::new());
-    let account = Account::behind(&Gate::open());
-    let server = serve(&broker, &queue, &store, &account).await;
-    store.fails_before.store(true, Ordering::SeqCst);
-    let error = soon("the fault", client(&broker, &queue).pay(5))
-        .await
-        .unwrap_err();
-    assert!(error.is_retryable(), "{error:?}");
-    match error {
-        CallError::Fault(fault) => {
-            assert_eq!(fault.code, FaultCode::Rejected);
-            assert!(!fault.message.contains("password"), "{fault}");
+    for panics in [false, true] {
+        let (broker, queue, store) = (
+            world.broker().await,
+            unique("bank"),
+            Store {
+                panics,
+                ..Store::new()
+            },
+        );
+        let account = Account::behind(&Gate::open());
+        let server = serve(&broker, &queue, &store, &account).await;
+        store.fails_before.store(true, Ordering::SeqCst);
+        let error = soon("the fault", client(&broker, &queue).pay(5))
+            .await
+            .unwrap_err();
+        assert!(error.is_retryable(), "{error:?}");
+        match error {
+            CallError::Fault(fault) => {
+                assert_eq!(fault.code, FaultCode::Rejected);
+                assert!(!fault.message.contains("password"), "{fault}");
+            }
+            other => panic!("{other:?}"),
         }
-        other => panic!("{other:?}"),
+        assert_eq!(account.payments(), []);
+        store.fails_before.store(false, Ordering::SeqCst);
+        assert_eq!(client(&broker, &queue).pay(5).await.unwrap(), 1);
+        server.stop().await.unwrap();
     }
-    assert_eq!(account.payments(), []);
-    store.fails_before.store(false, Ordering::SeqCst);
-    assert_eq!(client(&broker, &queue).pay(5).await.unwrap(), 1);
-    server.stop().await.unwrap();
 }
 
 async fn a_method_does_not_begin_after_its_deadline_because_the_store_is_slow(world: World) {
@@ -284,20 +301,29 @@ async fn a_method_does_not_begin_after_its_deadline_because_the_store_is_slow(wo
 }
 
 async fn a_store_that_fails_after_the_method_does_not_hide_that_it_ran(world: World) {
-    let (broker, queue, store) = (world.broker().await, unique("bank"), Store::new());
-    let account = Account::behind(&Gate::open());
-    let server = serve(&broker, &queue, &store, &account).await;
-    store.fails_after.store(true, Ordering::SeqCst);
-    let error = soon("the fault", client(&broker, &queue).pay(5))
-        .await
-        .unwrap_err();
-    assert_eq!(error.executed(), Executed::Maybe);
-    match error {
-        CallError::Fault(fault) => assert_eq!(fault.code, FaultCode::Abandoned),
-        other => panic!("{other:?}"),
+    for panics in [false, true] {
+        let (broker, queue, store) = (
+            world.broker().await,
+            unique("bank"),
+            Store {
+                panics,
+                ..Store::new()
+            },
+        );
+        let account = Account::behind(&Gate::open());
+        let server = serve(&broker, &queue, &store, &account).await;
+        store.fails_after.store(true, Ordering::SeqCst);
+        let error = soon("the fault", client(&broker, &queue).pay(5))
+            .await
+            .unwrap_err();
+        assert_eq!(error.executed(), Executed::Maybe);
+        match error {
+            CallError::Fault(fault) => assert_eq!(fault.code, FaultCode::Abandoned),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(account.payments().len(), 1);
+        server.stop().await.unwrap();
     }
-    assert_eq!(account.payments().len(), 1);
-    server.stop().await.unwrap();
 }
 
 async fn a_job_is_done_although_its_outcome_cannot_be_stored(world: World) {

@@ -1,10 +1,12 @@
 //! The layer.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, pending, poll_fn};
 use tokio::time::{sleep_until, timeout};
 use tower_layer::Layer;
@@ -74,11 +76,13 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// neither: a job that failed is retried with the same id.
 ///
 /// The store finds an outcome by the id alone, which the caller chooses. Whoever learns the id of
-/// another caller's request and sends it to the same method gets that outcome.
+/// another caller's request and sends it to the same method gets that outcome, with other arguments
+/// too. Put [`Authorize`](crate::middleware::Authorize) outside of this layer: it refuses users who
+/// may not call the method before the store is asked.
 ///
 /// # Errors of the store
 ///
-/// If the store fails or takes longer than ten seconds before the method runs, the method does not
+/// If the store fails, panics or takes longer than ten seconds before the method runs, the method does not
 /// run, and the caller gets the fault `rejected`. If that happens afterwards, the caller gets the
 /// fault `abandoned`, because a repeated request could not be answered with the same outcome. A job
 /// that has succeeded is acknowledged nevertheless. The error itself is logged.
@@ -267,7 +271,7 @@ impl<S: IdempotencyStore> Shared<S> {
     }
 
     async fn seen(&self, id: RequestId) -> Result<Option<StoredOutcome>, Fault> {
-        let seen = in_time(self.store.seen(id)).await;
+        let seen = in_time(async { self.store.seen(id).await }).await;
         seen.map_err(|error| {
             self.log_error("seen", &error);
             Fault::new(
@@ -278,7 +282,7 @@ impl<S: IdempotencyStore> Shared<S> {
     }
 
     async fn done(&self, id: RequestId, outcome: StoredOutcome) -> Result<(), Fault> {
-        let done = in_time(self.store.done(id, outcome)).await;
+        let done = in_time(async { self.store.done(id, outcome).await }).await;
         done.map_err(|error| {
             self.log_error("done", &error);
             Fault::new(
@@ -297,8 +301,9 @@ impl<S: IdempotencyStore> Shared<S> {
 }
 
 async fn in_time<T>(step: impl Future<Output = Result<T, BoxError>>) -> Result<T, BoxError> {
-    match timeout(STORE_TIMEOUT, step).await {
-        Ok(outcome) => outcome,
+    match timeout(STORE_TIMEOUT, AssertUnwindSafe(step).catch_unwind()).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err("it panicked".into()),
         Err(_) => Err(format!("it took longer than {STORE_TIMEOUT:?}").into()),
     }
 }
