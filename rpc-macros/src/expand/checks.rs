@@ -23,14 +23,20 @@ pub(super) fn output_types(service: &Service) -> TokenStream {
         .collect();
     let is_checked = |method: &&Method| {
         let mentions = |name: &&Ident| mentions(method.output.to_token_stream(), *name);
-        may_be_result(method) && !parameters.iter().any(mentions)
+        may_be_result_alias(method) && !parameters.iter().any(mentions)
     };
     let methods = service.methods.iter().filter(is_checked);
     methods.map(|method| assert_not_result(service, method)).collect()
 }
 
-fn may_be_result(method: &Method) -> bool {
-    !method.is_fallible && matches!(method.output, Type::Path(_) | Type::Group(_) | Type::Paren(_))
+/// Whether a type that is not spelled `Result` may name one: a path, or a macro that expands to
+/// one. Parentheses and invisible groups may be around it.
+fn may_be_result_alias(method: &Method) -> bool {
+    let may_name_result = matches!(
+        method.output,
+        Type::Path(_) | Type::Macro(_) | Type::Group(_) | Type::Paren(_)
+    );
+    !method.is_fallible && may_name_result
 }
 
 fn assert_not_result(service: &Service, method: &Method) -> TokenStream {

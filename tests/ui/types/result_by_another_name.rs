@@ -19,6 +19,15 @@ trait Misnamed {
     async fn f(&self) -> misnamed::Result;
 }
 
+macro_rules! reply {
+    () => { Result<u8, String> };
+}
+
+#[service]
+trait FromMacro {
+    async fn f(&self) -> reply!();
+}
+
 mod misnamed {
     #[derive(serde::Serialize, serde::Deserialize)]
     pub struct Result;
