@@ -51,20 +51,7 @@ impl DropLetters {
         let dropped = self
             .drop_selected(queue, asks, &mut scan, &mut report, output)
             .await;
-        let (stop, finished) = (scan.stop, scan.finish(output).await);
-        // A closed output must not hide that something failed.
-        let printed = if report.done > 0 || dropped.is_ok() {
-            report.print(queue, output)
-        } else {
-            Ok(())
-        };
-        dropped.and(finished)?;
-        printed?;
-        Ok(if stop.is_some() {
-            Outcome::Negative
-        } else {
-            Outcome::Done
-        })
+        report.finish(queue, dropped, scan, output).await
     }
 
     async fn drop_selected(

@@ -3,6 +3,7 @@
 use rpc_runtime::discovery::dead_queue;
 use serde_json::{Value, json};
 
+use super::scan::Scan;
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 use crate::text::one_line;
@@ -52,14 +53,39 @@ impl Report {
         }
     }
 
-    pub(super) fn outcome(&self) -> Outcome {
+    /// Ends a command that did `acted`: puts the held letters back, and prints the report.
+    pub(super) async fn finish(
+        self,
+        queue: &str,
+        acted: Result<(), Failure>,
+        scan: Scan,
+        output: &Output,
+    ) -> Result<Outcome, Failure> {
+        let (stop, finished) = (scan.stop, scan.finish(output).await);
+        let is_empty = self.done + self.stayed == 0;
+        // A closed output must not hide that something failed.
+        let printed = if is_empty && acted.is_err() {
+            Ok(())
+        } else {
+            self.print(queue, output)
+        };
+        acted.and(finished)?;
+        printed?;
+        Ok(if stop.is_some() {
+            Outcome::Negative
+        } else {
+            self.outcome()
+        })
+    }
+
+    fn outcome(&self) -> Outcome {
         match self.stayed {
             0 => Outcome::Done,
             _ => Outcome::Negative,
         }
     }
 
-    pub(super) fn print(&self, queue: &str, output: &Output) -> Result<(), Failure> {
+    fn print(&self, queue: &str, output: &Output) -> Result<(), Failure> {
         if output.json {
             output.value(&self.json(queue))
         } else {

@@ -45,20 +45,7 @@ impl RetryLetters {
         };
         let retried = run.selected(&self.selection, &mut scan).await;
         run.bar.finish_and_clear();
-        let (stop, finished) = (scan.stop, scan.finish(output).await);
-        // A closed output must not hide that something failed.
-        let printed = if run.report.done > 0 || retried.is_ok() {
-            run.report.print(queue, output)
-        } else {
-            Ok(())
-        };
-        retried.and(finished)?;
-        printed?;
-        Ok(if stop.is_some() {
-            Outcome::Negative
-        } else {
-            run.report.outcome()
-        })
+        run.report.finish(queue, retried, scan, output).await
     }
 }
 
@@ -73,7 +60,11 @@ impl Retry<'_> {
     async fn selected(&mut self, selection: &Selection, scan: &mut Scan) -> Result<(), Failure> {
         if !selection.all {
             for letter in find(scan, self.queue, &selection.ids, true).await? {
-                self.one(letter, selection.dry_run, scan).await?;
+                if let Some(stop) = scan.check_stop() {
+                    self.report.add_stayed(&letter.id, stop.to_string());
+                } else {
+                    self.one(letter, selection.dry_run, scan).await?;
+                }
             }
             return Ok(());
         }

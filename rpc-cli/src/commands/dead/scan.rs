@@ -63,6 +63,15 @@ pub(super) enum Stop {
     TimeUp,
 }
 
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interrupted => "the command was interrupted",
+            Self::TimeUp => "the time of `--timeout` was up",
+        })
+    }
+}
+
 impl Scan {
     /// Connects, and opens the dead-letter queue of a queue.
     pub(super) async fn open(queue: &str, hold: Hold, options: &Options) -> Result<Self, Failure> {
@@ -98,7 +107,7 @@ impl Scan {
 
     /// Takes the next letter. Returns `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Letter>, Failure> {
-        if self.left == 0 || self.should_stop() {
+        if self.left == 0 || self.check_stop().is_some() {
             return Ok(None);
         }
         let Some(message) = self.take().await? else {
@@ -141,7 +150,7 @@ impl Scan {
         while self.is_out_of_place
             && self.reader.holds_any()
             && Instant::now() < give_up
-            && !self.should_stop()
+            && self.check_stop().is_none()
         {
             self.take().await?;
         }
@@ -157,7 +166,8 @@ impl Scan {
         }
     }
 
-    fn should_stop(&mut self) -> bool {
+    /// Returns why the scan has to stop now.
+    pub(super) fn check_stop(&mut self) -> Option<Stop> {
         if self.stop.is_none() {
             if self.interrupted.as_mut().now_or_never().is_some() {
                 self.stop = Some(Stop::Interrupted);
@@ -165,7 +175,7 @@ impl Scan {
                 self.stop = Some(Stop::TimeUp);
             }
         }
-        self.stop.is_some()
+        self.stop
     }
 
     /// Puts the held letters back and closes the connection. Prints notes about what the user
