@@ -51,6 +51,15 @@ pub(super) fn range(schema: &Map<String, Value>) -> Range {
     }
 }
 
+/// Returns the range that holds only this value. `None` if it is no integer.
+pub(super) fn only(value: &Value) -> Option<Range> {
+    let value = integer(value)?;
+    Some(Range {
+        least: Some(value),
+        most: Some(value),
+    })
+}
+
 fn range_of_format(format: &str) -> Option<(i128, i128)> {
     Some(match format {
         "int8" => (i8::MIN.into(), i8::MAX.into()),

@@ -12,8 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::numbers;
 use super::shapes::{
-    Definitions, alternatives, in_words, is_anything, is_known, kind, properties, required, resolve,
-    type_name, type_of,
+    Definitions, alternatives, constraints, in_words, is_anything, is_known, kind, properties, required,
+    resolve, type_name, type_of,
 };
 
 /// Why a reader fails, or may fail, on some values that a writer may write.
@@ -324,16 +324,20 @@ fn check_value(value: &Value, reads: &Map<String, Value>, path: &str) -> Vec<Pro
             );
         }
     }
-    let limits = [
-        "minimum",
-        "maximum",
-        "format",
-        "pattern",
-        "minLength",
-        "maxLength",
-        "properties",
-    ];
-    match limits.iter().find(|&&keyword| reads.contains_key(keyword)) {
+    if type_of(reads) == Some("integer")
+        && let Some(written) = numbers::only(value)
+    {
+        let read = numbers::range(reads);
+        return if read.contains(&written) {
+            Vec::new()
+        } else {
+            certain(
+                path,
+                format!("`{value}` is written, and integers {read} are read"),
+            )
+        };
+    }
+    match constraints(reads).find(|&keyword| keyword != "type" && is_known(keyword)) {
         Some(keyword) => unsure(
             path,
             format!("`{value}` is written, and the reader's `{keyword}` is not checked"),

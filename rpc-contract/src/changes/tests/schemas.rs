@@ -87,6 +87,29 @@ fn annotations_are_ignored() {
 }
 
 #[test]
+fn a_constant_has_to_be_within_the_limits() {
+    let three = json!({"const": 3});
+    assert_types(three.clone(), integer("uint8"), &[BreaksWorkers]);
+    for above in [json!({"minimum": 4}), json!({"exclusiveMinimum": 3})] {
+        let mut reader = integer("uint8");
+        reader
+            .as_object_mut()
+            .unwrap()
+            .extend(above.as_object().unwrap().clone());
+        assert_types(three.clone(), reader, &[BreaksCallers, BreaksWorkers]);
+    }
+    let list = json!({"const": [1, 2]});
+    for limit in [json!({"maxItems": 1}), json!({"items": {"type": "string"}})] {
+        let mut reader = json!({"type": "array"});
+        reader
+            .as_object_mut()
+            .unwrap()
+            .extend(limit.as_object().unwrap().clone());
+        assert_types(list.clone(), reader, &[MayBreakCallers, BreaksWorkers]);
+    }
+}
+
+#[test]
 fn a_required_field() {
     let (old, new) = (
         object(json!({"a": {"type": "string"}}), json!(["a"])),
