@@ -45,7 +45,8 @@ pub(crate) fn cells(depths: &Depths, queue: &str) -> [String; 2] {
     }
 }
 
-/// The queues of the jobs of a request queue.
+/// The names of the queues that jobs of a request queue move to: for dead letters and for retries.
+/// Most of them may not exist.
 pub(crate) fn job_queues(queue: &str) -> impl Iterator<Item = String> {
     std::iter::once(dead_queue(queue)).chain(retry_queues(queue))
 }

@@ -69,8 +69,8 @@
 //!
 //! A call has one deadline, which is set when its future is first polled. Layers cannot extend it:
 //! each attempt of a retrying layer, such as tower's `Retry`, gets the time that is left. Each
-//! attempt is a separate request to the worker. So retry only calls that
-//! are [`is_idempotent`](OutgoingCall::is_idempotent), and errors that are
+//! attempt is a separate request to the worker. So retry a call only if it
+//! [`is_idempotent`](OutgoingCall::is_idempotent) or its error
 //! [`is_retryable`](crate::CallError::is_retryable). Wait for
 //! [`retry_after`](crate::CallError::retry_after), and use a budget such as tower's `TpsBudget`:
 //! unlimited retries prolong an overload. The final error accounts for all attempts when it tells

@@ -1,4 +1,4 @@
-//! Refuses `#[rpc]` and `#[service]` where they cannot be.
+//! Refuses `#[rpc]` where it cannot be, and options inside `#[cfg_attr(..)]`.
 
 use syn::Attribute;
 

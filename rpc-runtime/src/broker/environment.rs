@@ -223,9 +223,9 @@ fn heartbeat(text: &str) -> Result<u16, BrokerError> {
 
 fn bytes(variable: &str, text: &str) -> Result<usize, BrokerError> {
     const UNITS: [(&str, u64); 3] = [("", 1), ("KiB", 1024), ("MiB", 1024 * 1024)];
-    let bytes = parse_with_unit(text, &UNITS).and_then(|bytes| usize::try_from(bytes).ok());
-    bytes.filter(|&bytes| bytes > 0).ok_or_else(|| {
-        let problem = "is not a size above zero: a whole number of bytes, or one with KiB or MiB after it, such as 16MiB";
+    let size = parse_with_unit(text, &UNITS).and_then(|size| usize::try_from(size).ok());
+    size.filter(|&size| size > 0).ok_or_else(|| {
+        let problem = "is not a size from 1 byte to 16 EiB: a whole number of bytes, or one with KiB or MiB after it, such as 16MiB";
         error(variable, problem)
     })
 }

@@ -26,7 +26,7 @@ impl EncodeError {
         Self { codec, source }
     }
 
-    /// The codec that failed.
+    /// The codec that the value was to be written with.
     #[must_use]
     pub fn codec(&self) -> Codec {
         self.codec

@@ -276,7 +276,8 @@ impl<E> CallError<E> {
     /// Whether it is safe and worthwhile to make the same call again: the method did not run, and
     /// the cause of the failure may go away.
     ///
-    /// Any failed call of an `idempotent` method is safe to make again.
+    /// The method is not considered: a failed call of an `idempotent` one is always safe to make
+    /// again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         let is_transient = match self {

@@ -214,7 +214,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn octet_stream_means_plain_text() {
+    fn a_request_of_octet_stream_is_plain_text() {
         let properties = Properties {
             content_type: Some(ShortStr::from_static("application/octet-stream")),
             ..Properties::default()

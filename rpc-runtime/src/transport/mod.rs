@@ -242,8 +242,9 @@ pub(crate) trait Publisher: Debug + Send + Sync {
     /// messages are unconfirmed. Also returns once the publisher is closed. Cancel safe.
     async fn wait_ready(&self);
 
-    /// Publishes a message and waits for its confirm. The message may be sent even if the future is
-    /// dropped. It can be withdrawn with its [`SendToken`] until it is claimed for writing.
+    /// Publishes a message once the broker does not block and not too many messages are unconfirmed,
+    /// and waits for its confirm. The message may be sent even if the future is dropped. Its
+    /// [`SendToken`] withdraws the message until it is claimed for writing.
     async fn publish(&self, outgoing: Outgoing) -> Published;
 
     /// Waits until nothing can be published any more, and returns the reason.

@@ -44,7 +44,7 @@ const OK: &str = "ok";
 /// The outcome of a call with the method's own error.
 const ERROR: &str = "error";
 
-/// The outcome of a call whose task panicked.
+/// The outcome that counts for the task of a caller that panicked.
 const CRASHED: &str = "crashed";
 
 impl Tally {
@@ -64,7 +64,7 @@ impl Tally {
         }
     }
 
-    /// Counts a call whose task panicked: a bug of this program.
+    /// Counts the task of a caller that panicked as one call: a bug of this program.
     pub(super) fn add_panic(&mut self) {
         *self.outcomes.entry(CRASHED.into()).or_default() += 1;
         let failure = || "a task of this program panicked: this is a bug in rpc-cli".to_owned();

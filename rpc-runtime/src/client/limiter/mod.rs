@@ -273,14 +273,15 @@ impl Limiter {
         }
     }
 
-    /// Records an outcome that says whether the service is overloaded.
-    fn record(&self, signal: Signal, time_limit: TimeLimit, permit: &Permit) {
+    /// Adapts the limit to what the outcome of a call says about overload.
+    fn adapt(&self, signal: Signal, time_limit: TimeLimit, permit: &Permit) {
         let now = Instant::now();
-        let sent_at = time_limit.deadline - time_limit.limit + Duration::from_millis(permit.waited.into());
+        let called_at = time_limit.deadline - time_limit.limit;
+        let sent_at = called_at + Duration::from_millis(permit.waited.into());
         let mut state = self.lock();
         let was_reduced = state.adaptive.is_reduced();
-        // From here on, calls acquire and release permits under the lock, so the adaptive limit
-        // counts them.
+        // Until `store_adaptive`, calls acquire and release permits under the lock too, so that the
+        // adaptive limit counts them if it is reduced now.
         self.is_reduced.store(true, Ordering::SeqCst);
         state.adaptive.record_end(&CallEnd {
             signal,
@@ -352,16 +353,19 @@ impl Permit {
         }
     }
 
-    /// Reports the outcome of the call that holds the permit, which adapts the limit.
+    /// Reports the outcome of the call that holds the permit, which may adapt the limit.
     pub(super) fn record_outcome(&self, outcome: &Result<Reply, CallError>, time_limit: TimeLimit) {
         let limiter = &self.limiter;
         if !limiter.is_adaptive {
             return;
         }
-        let Some(signal) = signal(outcome) else { return };
+        let Some(signal) = signal_of(outcome) else {
+            return;
+        };
+        // Ordinary answers do not need the lock.
         let is_reduced = limiter.is_reduced.load(Ordering::SeqCst);
         if signal.is_warning() || is_reduced || limiter.is_silent.load(Ordering::Relaxed) {
-            limiter.record(signal, time_limit, self);
+            limiter.adapt(signal, time_limit, self);
         }
     }
 }
@@ -378,7 +382,7 @@ fn is_important(priority: u8) -> bool {
 }
 
 /// Returns what the outcome of a call says about overload. `None` if it says nothing.
-fn signal(outcome: &Result<Reply, CallError>) -> Option<Signal> {
+fn signal_of(outcome: &Result<Reply, CallError>) -> Option<Signal> {
     match outcome {
         Ok(reply) if reply.kind == ReplyKind::Fault => {
             let fault = reply.read_fault();

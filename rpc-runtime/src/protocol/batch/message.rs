@@ -147,9 +147,12 @@ impl Part for BatchedCallRef<'_> {
     }
 }
 
-/// Returns an upper bound of the encoded size of headers, in bytes.
+/// Returns an upper bound of the encoded size of all headers, in bytes. [`PART_OVERHEAD`] contains
+/// the rest of their map.
 pub(crate) fn headers_size(headers: &Headers) -> usize {
-    headers.bytes() + 10 * headers.len()
+    /// The markers of a name and a value.
+    const MARKERS: usize = 2 * 5;
+    headers.bytes() + MARKERS * headers.len()
 }
 
 fn write_headers(body: &mut Vec<u8>, headers: &Headers) {

@@ -75,6 +75,7 @@ fn is_channel_limit(error: &lapin::Error) -> bool {
     matches!(error.kind(), ErrorKind::ChannelsLimitReached)
 }
 
+/// Whether the broker closed the connection with `not_allowed`, its answer to a channel too many.
 fn is_not_allowed(cause: &Cause) -> bool {
     let error = cause.downcast_ref::<lapin::Error>().map(lapin::Error::kind);
     let Some(ErrorKind::ProtocolError(error)) = error else {

@@ -176,20 +176,23 @@ impl OpenConnection {
         state.blocked.is_none() && self.end_reason_in(&state).is_none()
     }
 
-    /// Waits until the connection is not blocked.
+    /// Waits until the connection is not blocked, which only tests simulate.
     ///
     /// # Errors
     ///
-    /// Fails if the connection is lost.
+    /// Fails if the handle was closed, or the connection is lost.
     pub(super) async fn wait_unblocked(&self) -> Result<(), BrokerError> {
         let mut state = self.state.clone();
         let unblocked =
             state.wait_for(|state| state.blocked.is_none() || self.end_reason_in(state).is_some());
-        let reason = unblocked
-            .await
-            .ok()
-            .map_or(Some(BrokerError::Closed), |state| self.end_reason_in(&state));
-        reason.map_or(Ok(()), Err)
+        // An error means that the handle was dropped.
+        let Ok(state) = unblocked.await else {
+            return Err(BrokerError::Closed);
+        };
+        match self.end_reason_in(&state) {
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        }
     }
 
     /// Runs `act` at the broker and waits for the answer. Dropping the future does not withdraw the

@@ -93,7 +93,8 @@ impl AckSender {
     /// before anything that is sent through this channel later.
     pub(super) fn flush(&self) {
         self.shared.is_held.store(false, Ordering::Release);
-        drop(self.shared.flush());
+        // lapin has queued them. Nothing has to wait until they are written.
+        drop(self.shared.enqueue());
     }
 }
 
@@ -115,16 +116,16 @@ impl Shared {
         loop {
             self.first_waiting.notified().await;
             let _ = timeout(MAX_DELAY, self.threshold_reached.notified()).await;
-            for sending in self.flush() {
+            for sending in self.enqueue() {
                 // If the channel is lost, the consumer's stream reports it.
                 let _ = self.channel.wait_answer(sending).await;
             }
         }
     }
 
-    /// Hands acknowledgements to lapin in order, and returns those that lapin has yet to send.
-    /// lapin queues a frame at the first poll.
-    fn flush(&self) -> Vec<BoxFuture<'static, lapin::Result<()>>> {
+    /// Hands acknowledgements to lapin in order, unless they are held back. Returns those that lapin
+    /// has yet to send. lapin queues a frame at the first poll.
+    fn enqueue(&self) -> Vec<BoxFuture<'static, lapin::Result<()>>> {
         let mut pending = Vec::new();
         if self.is_held.load(Ordering::Acquire) {
             return pending;
