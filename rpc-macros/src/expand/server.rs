@@ -128,18 +128,22 @@ fn arm(service: &Service, method: &Method) -> TokenStream {
     let outcome = quote_spanned! {at_output=>
         <#implementation as #service_trait>::#method_name(&self.implementation #(, #values)*).await
     };
-    let output = &method.output;
     let answer = if method.is_fallible {
-        // A job returns `Result<(), E>`. The compiler checks an alias.
-        let answer = if method.has_reply() {
-            "answer_result"
+        let (answer, result) = if method.has_reply() {
+            let output = &method.output;
+            let result = quote_spanned! {at_output=>
+                <#runtime::__private::IsResult<#output>>::returned(#outcome)
+            };
+            ("answer_result", result)
         } else {
-            "answer_job"
+            // The client does not mention the type, so the compiler reports here if it is not
+            // `Result<(), E>`.
+            ("answer_job", outcome)
         };
         let answer = Ident::new(answer, at_output);
         quote_spanned! {at_output=>
             __invocation.#answer(
-                <#runtime::__private::IsResult<#output>>::returned(#outcome),
+                #result,
                 |__error| (&&#runtime::__private::Readable(__error)).__readable_text(),
             )
         }

@@ -47,8 +47,8 @@ pub trait NoResult {
     /// `T` is not a [`Result`].
     const IS_RESULT: bool = false;
 
-    /// Returns any result, so that the generated code compiles. The compiler already reports the
-    /// type at the client's method.
+    /// Drops the value and returns some result, so that the server's code compiles. The compiler
+    /// already reports the type at the client's method.
     fn returned(_: Self::Type) -> Result<(), String>
     where
         Self::Type: Sized,

@@ -17,6 +17,8 @@ trait Generic<K: serde::Serialize + serde::de::DeserializeOwned + Send + Sync + 
 #[service]
 trait Misnamed {
     async fn f(&self) -> misnamed::Result;
+    #[rpc(oneway, idempotent)]
+    async fn g(&self) -> misnamed::Result;
 }
 
 macro_rules! reply {
