@@ -150,16 +150,19 @@ impl Server {
     /// default is `true`.
     ///
     /// Such a request is answered with the fault `expired`, and its method does not run
-    /// ([`Executed::No`](crate::Executed::No)). Without admission, once requests wait in the queue
-    /// for longer than their callers do, a worker runs every method for a caller that has given up.
-    /// A request is not refused for this reason if it has no `expiration`, or if it waited for less
-    /// than an eighth of its time to live.
+    /// ([`Executed::No`](crate::Executed::No)), or with `interrupted` if it may have run before.
+    /// Without admission, an overloaded worker spends its time on requests that the queue delivers
+    /// just before they expire, and all their callers give up while the methods run. A request is
+    /// not refused for this reason if it has no `expiration`, if it waited for less than an eighth
+    /// of its time to live, or if its method has not run lately.
     ///
     /// To measure how long requests wait, a worker whose prefetch is exhausted publishes a small
     /// message of the `type` `rpc.probe` to its own queues: at most fifty a second for each queue
-    /// and priority, and ten a second once requests wait for a second. Any worker of this library
-    /// that serves the queue replies to it. A worker written by hand gets it too and should reply
-    /// to it, or at least ack it.
+    /// and priority, and at most ten a second once requests wait for a second. Any worker of this
+    /// library that serves the queue replies to it. A worker written by hand gets it too and should
+    /// reply to it, or at least ack it. Without admission, nothing is measured, and neither
+    /// [`Context::deadline`](crate::Context::deadline) nor the statistics know the wait in the
+    /// queue.
     pub fn admission(mut self, admission: bool) -> Self {
         self.config.admission = admission;
         self
@@ -276,7 +279,7 @@ impl Server {
     /// # Errors
     ///
     /// Returns an error if there is no service, if a service or queue is invalid or conflicts with
-    /// another, if the broker refuses a queue, or if the handle is closed.
+    /// another, if the broker refuses a queue or a channel, or if the handle is closed.
     pub async fn start(self) -> Result<RunningServer, ServerError> {
         let runtime = self.config.broker.transport.runtime();
         let opened = self.config.open(&CancellationToken::new()).await?;

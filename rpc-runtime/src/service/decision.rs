@@ -35,7 +35,7 @@ pub(crate) struct Refusal<'a> {
     /// `None` if no reply is expected.
     pub(crate) reply_to: Option<ReplyTo>,
     /// The record of the method, if the reason is that the method would not end in time.
-    pub(crate) shed: Option<&'a MethodRecord>,
+    pub(crate) shed_method: Option<&'a MethodRecord>,
 }
 
 /// Where a reply goes, and what it copies from its request.
@@ -65,14 +65,14 @@ impl<'a> Decision<'a> {
             reply: Reply::fault(codec, &fault),
             fault,
             reply_to,
-            shed: None,
+            shed_method: None,
         })
     }
 
     /// Marks the refusal of a request whose method would not end in time.
     pub(super) fn shed(mut self, record: &'a MethodRecord) -> Self {
         if let Self::Refuse(refusal) = &mut self {
-            refusal.shed = Some(record);
+            refusal.shed_method = Some(record);
         }
         self
     }

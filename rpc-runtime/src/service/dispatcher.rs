@@ -303,7 +303,7 @@ mod tests {
             reply,
             fault,
             reply_to,
-            shed,
+            shed_method,
         } = refuse(Some(address.clone()), false).unwrap();
         let to = reply_to.expect("it is answered");
         assert_eq!(
@@ -315,7 +315,7 @@ mod tests {
             Fault::bad_request("the request cannot be read: its message_id is not UTF-8")
         );
         assert_eq!((reply.codec, reply.read_fault()), (Codec::Json, fault));
-        assert!(shed.is_none());
+        assert!(shed_method.is_none());
 
         assert!(refuse(None, false).unwrap().reply_to.is_none());
         assert!(refuse(Some(ShortStr::from_static("orders")), false).is_err());

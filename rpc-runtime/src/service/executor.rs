@@ -141,17 +141,17 @@ impl Executor {
         response
     }
 
-    /// Counts and logs a request that is refused.
+    /// Returns what to send for a request that is refused. Counts and logs it as its source asks.
     pub(crate) fn refuse(&self, queue: &str, refusal: Refusal<'_>, label: &RequestLabel) -> Response {
         let Refusal {
             reply,
             fault,
             reply_to,
-            shed,
+            shed_method,
         } = refusal;
         match self.source {
             RequestSource::Queue => {
-                if let Some(record) = shed {
+                if let Some(record) = shed_method {
                     record.stats.shed();
                 }
                 let code = fault.code.known_str().unwrap_or("other");

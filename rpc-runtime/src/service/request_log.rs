@@ -148,7 +148,7 @@ impl RequestLog {
         tracing::debug!(queue, suppressed, "{message}");
     }
 
-    /// Logs a discovery request that was refused.
+    /// Logs a discovery request that was refused before its method began.
     pub(crate) fn refused_discovery(&self, fault: &Fault) {
         if let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, kind_of(fault)) {
             let code = fault.code.as_str();

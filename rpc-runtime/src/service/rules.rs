@@ -135,7 +135,7 @@ mod tests {
                 ..Received::at(now)
             };
             match store.decide(message, false, received, now, &rules()) {
-                Ok(Decision::Refuse(Refusal { shed, .. })) => shed.map(|record| record.method),
+                Ok(Decision::Refuse(Refusal { shed_method, .. })) => shed_method.map(|record| record.method),
                 _ => Some("the method runs"),
             }
         };

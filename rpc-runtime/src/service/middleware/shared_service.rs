@@ -31,7 +31,7 @@ impl<Q, R> SharedService<Q, R> {
         S: Service<Q, Response = R, Error: Into<BoxError>, Future: Send + 'static> + Send + 'static,
     {
         Self::of(Arc::new(Shared {
-            clones: AtomicU64::default(),
+            next_clone: AtomicU64::default(),
             waiting: Arc::default(),
             state: Mutex::new(State {
                 service,
@@ -89,7 +89,7 @@ trait Share<Q, R>: Send + Sync {
 }
 
 struct Shared<S> {
-    clones: AtomicU64,
+    next_clone: AtomicU64,
     waiting: Arc<Waiting>,
     state: Mutex<State<S>>,
 }
@@ -111,7 +111,7 @@ where
     S: Service<Q, Response = R, Error: Into<BoxError>, Future: Send + 'static> + Send,
 {
     fn add_clone(&self) -> CloneId {
-        self.clones.fetch_add(1, Ordering::Relaxed)
+        self.next_clone.fetch_add(1, Ordering::Relaxed)
     }
 
     fn remove_clone(&self, clone: CloneId) {
