@@ -55,8 +55,14 @@ fn retry_of(text: &str) -> Result<Retry, String> {
         // humantime panics if a sum overflows.
         let delay = (text.len() <= MAX_TEXT).then(|| humantime::parse_duration(text));
         match delay {
-            Some(Ok(delay)) if delay.as_millis() > 0 && delay <= LONGEST_DELAY => Ok(delay),
-            Some(Ok(_)) | None => Err("the delay before a retry is 1ms to 7days".to_owned()),
+            Some(Ok(delay))
+                if !delay.is_zero() && delay <= LONGEST_DELAY && delay.subsec_nanos() % 1_000_000 == 0 =>
+            {
+                Ok(delay)
+            }
+            Some(Ok(_)) | None => Err(
+                "the delay before a retry is a whole number of milliseconds, from 1ms to 7days".to_owned(),
+            ),
             Some(Err(fault)) => Err(format!("{fault}; {usage}")),
         }
     };

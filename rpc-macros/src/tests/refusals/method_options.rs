@@ -287,11 +287,15 @@ fn misspelt_retries() {
         ),
         (
             "2 times, 1s to 8days",
-            "the delay before a retry is 1ms to 7days".to_owned(),
+            "the delay before a retry is a whole number of milliseconds, from 1ms to 7days".to_owned(),
+        ),
+        (
+            "2 times, 1500us",
+            "the delay before a retry is a whole number of milliseconds, from 1ms to 7days".to_owned(),
         ),
         (
             "2 times, 0s",
-            "the delay before a retry is 1ms to 7days".to_owned(),
+            "the delay before a retry is a whole number of milliseconds, from 1ms to 7days".to_owned(),
         ),
         (
             "2 times, 5",
