@@ -130,9 +130,9 @@ impl fmt::Display for Services<'_> {
             if index > 0 {
                 f.write_str("\n")?;
             }
-            write!(f, "{} on {}", service.name, service.queue)?;
+            write!(f, "{} on {}", OneLine(&service.name), OneLine(&service.queue))?;
             for method in &service.methods {
-                write!(f, "\n  {}", method.signature())?;
+                write!(f, "\n  {}", OneLine(method.signature()))?;
                 for (is_so, what) in [
                     (method.is_default, "default"),
                     (method.is_idempotent, "idempotent"),
@@ -224,6 +224,22 @@ mod tests {
                 "Log on store"
             ]
         );
+    }
+
+    #[test]
+    fn names_from_a_worker_stay_on_their_line() {
+        let forged = || "x\nworker 8\u{1b}[2J".to_owned();
+        let mut service = ServiceDescription::new(forged(), forged());
+        service.methods = vec![MethodDescription::new(forged())];
+        let description = WorkerDescription {
+            worker: Worker::default(),
+            queues: vec![QueueDescription {
+                queue: forged(),
+                services: vec![service],
+            }],
+        };
+        assert_eq!(description.to_string().lines().count(), 3, "{description}");
+        assert!(!description.to_string().contains('\u{1b}'), "{description}");
     }
 
     #[test]

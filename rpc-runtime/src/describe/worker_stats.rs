@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::worker::Worker;
+use crate::escape::OneLine;
 
 /// The reply to `rpc.stats`: what a worker has counted since it started.
 ///
@@ -117,7 +118,7 @@ impl fmt::Display for WorkerStats {
                 methods,
                 ..
             } = stats;
-            let time = stats.queue_time();
+            let (queue, time) = (OneLine(queue), stats.queue_time());
             write!(
                 f,
                 "\n{queue}: queue time {time:?}, {admitted} admitted, {shed} shed"
@@ -133,6 +134,7 @@ impl fmt::Display for WorkerStats {
                     shed,
                     ..
                 } = stats;
+                let (service, method) = (OneLine(service), OneLine(method));
                 write!(
                     f,
                     "\n{service}.{method} on {queue}: {calls} calls, {errors} errors, {} faults, {shed} shed, ",
@@ -158,7 +160,8 @@ mod tests {
     fn statistics_have_a_line_per_queue_and_method() {
         let get = MethodStats {
             service: "Store".into(),
-            method: "get".into(),
+            // Names come from the worker.
+            method: "get\n".into(),
             calls: 3,
             failures: 2,
             errors: 1,
@@ -183,10 +186,10 @@ mod tests {
             text.lines().skip(1).collect::<Vec<_>>(),
             [
                 "store: queue time 250ms, 5 admitted, 4 shed",
-                "Store.get on store: 3 calls, 1 errors, 1 faults, 4 shed, 2 in flight, mean 1.5ms, p99 2ms",
+                "Store.get\\n on store: 3 calls, 1 errors, 1 faults, 4 shed, 2 in flight, mean 1.5ms, p99 2ms",
             ]
         );
-        assert_eq!(stats.method("Store", "get"), Some(&get));
+        assert_eq!(stats.method("Store", "get\n"), Some(&get));
         assert_eq!(stats.method("Store", "put"), None);
     }
 
