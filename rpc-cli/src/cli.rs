@@ -36,7 +36,7 @@ Exit codes:
      `ping`: no reply; `dead`: a letter that was selected stays in the queue, or not all were looked at
   2  the command line, an argument, a variable, the address or a file is invalid; nothing was sent
   3  the call failed and its method did not run; or there is no such service, method, queue or letter
-  4  the call failed, and its method ran or may have run
+  4  the call failed, and its method ran or may have run; or the output cannot be written
   5  the broker cannot be reached, or refuses the login or an operation
 
 Environment:

@@ -108,9 +108,9 @@ impl Failure {
         match self {
             // The reader of the pipe has read enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Outcome::Done,
-            Self::Usage { .. } | Self::File { .. } | Self::InvalidJson { .. } | Self::Output(_) => {
-                Outcome::InvalidInput
-            }
+            // A method may have run to get what should be printed.
+            Self::Output(_) => Outcome::MayHaveRun,
+            Self::Usage { .. } | Self::File { .. } | Self::InvalidJson { .. } => Outcome::InvalidInput,
             Self::NotFound { .. } | Self::Description(_) => Outcome::NotRun,
             Self::Stay { .. } => Outcome::Negative,
             Self::Call(error) => outcome_of_call(error),
@@ -337,6 +337,10 @@ mod tests {
             (timed_out(Executed::No), Outcome::NotRun),
             (timed_out(Executed::Maybe), Outcome::MayHaveRun),
             (call(CallError::too_large(2, 1)), Outcome::InvalidInput),
+            (
+                Failure::Output(io::ErrorKind::StorageFull.into()),
+                Outcome::MayHaveRun,
+            ),
             (Failure::Broker(BrokerError::Closed), Outcome::NoBroker),
             // Nothing was sent yet.
             (
