@@ -240,6 +240,9 @@ fn hint_of_call(error: &CallError<MethodError<String>>) -> Option<&'static str> 
         CallError::NoServer { .. } => {
             "no worker was started for it on this virtual host: start one, or see the running services with `rpc list`"
         }
+        CallError::NoWorkers { .. } => {
+            "no worker of the queue is connected, or its RabbitMQ user may not use rpc.control: `rpc list` shows the running services"
+        }
         CallError::TimedOut {
             executed: Executed::No,
             ..
@@ -290,7 +293,7 @@ fn hint_of_broker(error: &BrokerError) -> Option<&'static str> {
             "RPC_RUNTIME_TLS_CA_FILE, RPC_RUNTIME_TLS_CERTIFICATE_FILE and RPC_RUNTIME_TLS_KEY_FILE set the files with certificates"
         }
         BrokerError::Exchange { .. } => {
-            "searching for workers needs permission to write to rpc.discovery; `--queue` does not"
+            "broadcasts and searching for workers need permission to write to rpc.control; calls with `--queue` do not"
         }
         BrokerError::Queue { queue, .. } if queue.ends_with(".dead") => {
             "`rpc dead` needs permission to read this queue"

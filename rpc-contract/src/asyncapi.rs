@@ -67,6 +67,7 @@ pub fn document(service: &ServiceDescription, version: &str) -> Value {
     let mut document = Document {
         schemas: &schemas,
         requests: Map::new(),
+        broadcasts: Map::new(),
         replies: Map::new(),
         messages: Map::new(),
         operations: Map::new(),
@@ -84,6 +85,7 @@ pub fn document(service: &ServiceDescription, version: &str) -> Value {
 struct Document<'a> {
     schemas: &'a DocumentKeys,
     requests: Map<String, Value>,
+    broadcasts: Map<String, Value>,
     replies: Map<String, Value>,
     messages: Map<String, Value>,
     operations: Map<String, Value>,
@@ -94,7 +96,12 @@ impl Document<'_> {
     fn add(&mut self, method: &MethodDescription, id: &str) {
         let request = format!("{id}.request");
         self.messages.insert(request.clone(), self.request(method));
-        self.requests.insert(id.to_owned(), message_reference(&request));
+        let requests = if method.is_broadcast {
+            &mut self.broadcasts
+        } else {
+            &mut self.requests
+        };
+        requests.insert(id.to_owned(), message_reference(&request));
         let replies = (!method.is_oneway).then(|| self.add_replies(method, id));
         let operation = operation(method, id, replies);
         self.operations.insert(id.to_owned(), operation);
@@ -211,6 +218,21 @@ impl Document<'_> {
                 "bindings": {"amqp": {"is": "queue", "queue": {"name": service.queue}, "bindingVersion": BINDING_VERSION}},
             },
         });
+        if !self.broadcasts.is_empty() {
+            channels["broadcasts"] = json!({
+                "title": "Broadcasts",
+                "description": "Requests that all workers of the queue get. A reply has the header `rpc-worker`: its worker, in JSON.",
+                "address": service.queue,
+                "messages": self.broadcasts,
+                "bindings": {
+                    "amqp": {
+                        "is": "routingKey",
+                        "exchange": {"name": "rpc.control", "type": "direct", "durable": true, "autoDelete": false},
+                        "bindingVersion": BINDING_VERSION,
+                    },
+                },
+            });
+        }
         if !self.replies.is_empty() {
             channels["replies"] = json!({
                 "title": "Replies",
@@ -249,11 +271,16 @@ impl Document<'_> {
 
 fn operation(method: &MethodDescription, id: &str, replies: Option<Vec<Value>>) -> Value {
     let mut binding = json!({"ack": true, "mandatory": true, "bindingVersion": BINDING_VERSION});
+    let channel = if method.is_broadcast {
+        "broadcasts"
+    } else {
+        "requests"
+    };
     let mut operation = json!({
         "action": "receive",
         "title": method.name,
-        "channel": reference(&["channels", "requests"]),
-        "messages": [reference(&["channels", "requests", "messages", id])],
+        "channel": reference(&["channels", channel]),
+        "messages": [reference(&["channels", channel, "messages", id])],
     });
     match replies {
         Some(replies) => {
@@ -270,6 +297,7 @@ fn operation(method: &MethodDescription, id: &str, replies: Option<Vec<Value>>) 
                 "messages": replies,
             });
         }
+        None if method.is_broadcast => binding["deliveryMode"] = json!(1),
         None => binding["deliveryMode"] = json!(2),
     }
     operation["bindings"] = json!({"amqp": binding});
@@ -293,6 +321,11 @@ fn tags(method: &MethodDescription) -> Vec<Value> {
             "May run more than once: a request may be sent again or redelivered.",
         ),
         (method.is_oneway, "oneway", "Has no reply."),
+        (
+            method.is_broadcast,
+            "broadcast",
+            "All workers of the queue run it, instead of one of them.",
+        ),
     ];
     let tags = tags.into_iter().filter(|(is_set, _, _)| *is_set);
     let mut tags: Vec<_> = tags

@@ -104,6 +104,9 @@ pub struct MethodDescription {
     /// Whether it has no reply: a call ends when the broker has confirmed the request.
     #[serde(rename = "oneway", skip_serializing_if = "is_false")]
     pub is_oneway: bool,
+    /// Whether all workers of the queue run it, instead of one of them.
+    #[serde(rename = "broadcast", skip_serializing_if = "is_false")]
+    pub is_broadcast: bool,
     /// How long a caller waits, in milliseconds, unless the call sets another limit. `None` if the
     /// client's limit applies.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -344,7 +347,7 @@ pub(crate) mod tests {
         fn method()(
             (name, docs, returns, error) in (text(), text(), text(), prop::option::of(text())),
             arguments in prop::collection::vec(argument(), 0..4),
-            (is_default, is_idempotent, is_oneway) in any::<(bool, bool, bool)>(),
+            (is_default, is_idempotent, is_oneway, is_broadcast) in any::<(bool, bool, bool, bool)>(),
             timeout_ms in any::<Option<u64>>(),
             retry in any::<Option<(u16, u64, u64)>>(),
             (result_schema, error_schema) in (schema(), schema()),
@@ -358,6 +361,7 @@ pub(crate) mod tests {
                 is_default,
                 is_idempotent,
                 is_oneway,
+                is_broadcast,
                 timeout_ms,
                 retry: retry.map(|(times, min, max)| RetryDescription::new(times, min, max)),
                 result_schema,

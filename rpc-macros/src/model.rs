@@ -100,7 +100,12 @@ pub(crate) struct Method {
 impl Method {
     /// Whether the method has a reply.
     pub(crate) fn has_reply(&self) -> bool {
-        matches!(self.kind, Kind::Call | Kind::IdempotentCall)
+        matches!(self.kind, Kind::Call | Kind::IdempotentCall | Kind::Broadcast)
+    }
+
+    /// Whether the client's method returns a broadcast, whose answers are gathered.
+    pub(crate) fn is_gathered(&self) -> bool {
+        matches!(self.kind, Kind::Broadcast)
     }
 
     /// What a call returns. The error of a job does not reach its caller.
@@ -137,7 +142,7 @@ pub(crate) struct ReturnTypes {
     pub(crate) error: Option<String>,
 }
 
-/// Whether a method's request has a reply, and whether it may run twice.
+/// Whether a method's request has a reply, whether it may run twice, and who runs it.
 #[derive(Clone)]
 pub(crate) enum Kind {
     /// It has a reply and runs at most once.
@@ -148,6 +153,10 @@ pub(crate) enum Kind {
     OneWay,
     /// A job: it has no reply, and may run again until it succeeds or its retries are used up.
     IdempotentOneWay,
+    /// All workers run it at most once and reply.
+    Broadcast,
+    /// All workers run it at most once. It has no reply.
+    OneWayBroadcast,
 }
 
 /// How often a job is retried, and after how long.

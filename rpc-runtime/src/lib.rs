@@ -37,8 +37,8 @@ pub use rpc_macros::service;
 
 pub use broker::{Broker, BrokerBuilder};
 pub use client::{
-    Call, ClientBuilder, DynamicClient, EncodedCall, FallibleCall, InvalidDescription, MethodError,
-    ServiceClient, WhenFull,
+    Broadcast, Call, ClientBuilder, DynamicClient, EncodedCall, FallibleBroadcast, FallibleCall, Gather,
+    GatherEnd, Gathered, InvalidDescription, MethodError, ServiceClient, WhenFull,
 };
 pub use codec::{Codec, DecodeError, EncodeError, UnknownName};
 pub use describe::{MethodDescriptor, ServiceDescriptor};
@@ -111,6 +111,11 @@ struct ServiceTraitReference;
 #[cfg(doctest)]
 #[doc = include_str!("../jobs.md")]
 struct Jobs;
+
+/// The examples in the page on broadcasts compile.
+#[cfg(doctest)]
+#[doc = include_str!("../broadcasts.md")]
+struct Broadcasts;
 
 /// The recipes compile, and most of them run.
 #[cfg(doctest)]

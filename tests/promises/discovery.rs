@@ -21,7 +21,10 @@ use rpc_tests::{on_both_brokers, until};
 use serde_json::Value;
 use tracing::Level;
 
-const EXCHANGE: &str = "rpc.discovery";
+const EXCHANGE: &str = "rpc.control";
+
+/// The routing key of discovery requests.
+const KEY: &str = "rpc.discovery";
 
 #[service]
 trait Shop {
@@ -374,7 +377,7 @@ async fn bind_full_queue(peer: &RawPeer) -> String {
     let (name, exchange) = (queue.as_str().into(), EXCHANGE.into());
     let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
     channel
-        .queue_bind(name, exchange, "".into(), options, arguments)
+        .queue_bind(name, exchange, KEY.into(), options, arguments)
         .await
         .unwrap();
     peer.publish(&queue, BasicProperties::default(), b"")
@@ -424,7 +427,7 @@ async fn the_queue_that_a_worker_listens_on_cannot_pile_up() {
         .await;
     let listening: Vec<_> = queues
         .iter()
-        .filter(|queue| queue.starts_with("rpc.discovery."))
+        .filter(|queue| queue.starts_with("rpc.control."))
         .collect();
     let [queue] = listening[..] else {
         panic!("{queues:?}");
@@ -432,9 +435,9 @@ async fn the_queue_that_a_worker_listens_on_cannot_pile_up() {
     let (_, terms) = queue.split_once('\t').unwrap();
     assert!(terms.starts_with("true\ttrue\t"), "{terms}");
     for limit in [
-        r#"{"x-message-ttl",5000}"#,
-        r#"{"x-max-length",100}"#,
-        r#"{"x-max-length-bytes",1048576}"#,
+        r#"{"x-message-ttl",60000}"#,
+        r#"{"x-max-length",256}"#,
+        r#"{"x-max-length-bytes",8388608}"#,
     ] {
         assert!(terms.contains(limit), "{terms}");
     }
@@ -483,21 +486,21 @@ const UNSEEN: Permissions<'_> = Permissions {
 
 /// A worker that can be found as well.
 const SEEN: Permissions<'_> = Permissions {
-    configure: "^(shop([.]batch)?$|rpc[.]discovery([.]|$))",
-    write: "^(amq[.]default$|rpc[.]discovery[.])",
-    read: "^(shop([.]batch)?$|rpc[.]discovery([.]|$))",
+    configure: "^(shop([.]batch)?$|rpc[.]control([.]|$))",
+    write: "^(amq[.]default$|rpc[.]control[.])",
+    read: "^(shop([.]batch)?$|rpc[.]control([.]|$))",
 };
 
 /// A worker that can be found where somebody else has declared the exchange.
 const SEEN_ONCE_DECLARED: Permissions<'_> = Permissions {
-    configure: "^(shop([.]batch)?$|rpc[.]discovery[.])",
+    configure: "^(shop([.]batch)?$|rpc[.]control[.])",
     ..SEEN
 };
 
 /// Who looks for workers, and no more.
 const SEEKER: Permissions<'_> = Permissions {
     configure: "^amq[.]gen-",
-    write: "^rpc[.]discovery$",
+    write: "^rpc[.]control$",
     read: "^amq[.]gen-",
 };
 
@@ -515,7 +518,7 @@ async fn a_worker_without_discovery_permissions_serves_and_logs_what_it_lacks() 
     assert_eq!(soon("it serves", shop.look("bread")).await.unwrap(), "bread");
     let asked = WorkerClient::new(&broker, "shop").ping().await.unwrap();
     assert_eq!(asked.pid, std::process::id());
-    assert_lacks(&log, "permission on queues rpc.discovery.*");
+    assert_lacks(&log, "permission on queues rpc.control.*");
     // Nor does anything else of the handle suffer.
     assert_eq!(shop.look("bread").await.unwrap(), "bread");
     server.stop().await.unwrap();
@@ -524,7 +527,7 @@ async fn a_worker_without_discovery_permissions_serves_and_logs_what_it_lacks() 
 /// One line says so, and why.
 #[track_caller]
 fn assert_lacks(log: &Log, what: &str) {
-    let lines = log.lines_about("serving without discovery");
+    let lines = log.lines_about("serving without broadcasts and discovery");
     let [line] = &lines[..] else {
         panic!("{lines:?}");
     };
@@ -541,7 +544,7 @@ async fn a_worker_that_may_not_bind_its_discovery_queue_leaves_none_behind() {
         ..SEEN
     };
     let server = open_shop(&handle_of(&vhost, may).await, "shop").await;
-    assert_lacks(&log, "read permission on the exchange rpc.discovery");
+    assert_lacks(&log, "read permission on the exchange rpc.control");
     until("no queue is left", SOON, async || {
         let queues = vhost.all_queues(&["name"]).await;
         Ok(queues == ["shop", "shop.batch"])
@@ -585,7 +588,7 @@ async fn an_exchange_of_another_kind_keeps_no_worker_from_serving() {
     let peer = RawPeer::connect(&vhost.url()).await.unwrap();
     let declared = peer.channel().exchange_declare(
         EXCHANGE.into(),
-        ExchangeKind::Direct,
+        ExchangeKind::Fanout,
         ExchangeDeclareOptions::default(),
         FieldTable::default(),
     );
@@ -613,7 +616,7 @@ impl Stranger {
     async fn send(&self, properties: BasicProperties, body: &[u8]) {
         let confirm = self.peer.channel().basic_publish(
             EXCHANGE.into(),
-            "".into(),
+            KEY.into(),
             BasicPublishOptions::default(),
             body,
             properties,

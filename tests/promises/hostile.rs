@@ -358,15 +358,15 @@ async fn a_malformed_question_to_all_workers_is_ignored() {
     for properties in &questions {
         let published = scene
             .stranger
-            .publish_to("rpc.discovery", b"\xff\xfe", properties, b"");
+            .publish_to("rpc.control", b"rpc.discovery", properties, b"");
         published.await.unwrap();
         scene.is_untouched().await;
     }
-    // One that can be read is answered, whatever its routing key.
+    // One that can be read is answered.
     let properties = question(&scene);
     let published = scene
         .stranger
-        .publish_to("rpc.discovery", b"\xff\xfe", &properties, b"");
+        .publish_to("rpc.control", b"rpc.discovery", &properties, b"");
     published.await.unwrap();
     assert!(contains(&scene.answer().await.0, b"result"));
     scene.end().await;

@@ -2,6 +2,7 @@
 //! in-process broker.
 
 mod batching;
+mod broadcasts;
 mod calls;
 mod dead_letters;
 mod discovery;

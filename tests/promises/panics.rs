@@ -22,7 +22,7 @@ const TASKS: [(&str, ReplyQueue); 12] = [
     ("replies", ReplyQueue::Resumable),
     ("reply channel", ReplyQueue::Resumable),
     ("request queue", ReplyQueue::Resumable),
-    ("discovery", ReplyQueue::Resumable),
+    ("control", ReplyQueue::Resumable),
 ];
 
 /// All tasks run on this test's own thread, so that panics hit no other test.

@@ -162,10 +162,10 @@ impl Harm {
         let properties = self.spoiled(asked);
         let key: &[u8] = match self.below(2) {
             0 => b"\xff\xfe",
-            _ => b"",
+            _ => b"rpc.discovery",
         };
         stranger
-            .publish_to("rpc.discovery", key, &properties, NONSENSE)
+            .publish_to("rpc.control", key, &properties, NONSENSE)
             .await
     }
 

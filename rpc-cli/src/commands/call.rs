@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use rpc_contract::{ArgumentDescription, MethodDescription, ServiceDescription};
-use rpc_runtime::{Broker, DynamicClient};
+use rpc_runtime::discovery::Worker;
+use rpc_runtime::{Broadcast, Broker, CallError, DynamicClient, GatherEnd, MethodError};
 use serde::de::IgnoredAny;
+use serde_json::json;
 
 use crate::call_args::{CallArgs, CallOptions, Target};
 use crate::connection::{close, connect};
@@ -21,6 +23,9 @@ use crate::output::Output;
 /// result of a method that returns nothing is `null`. A one-way method has no result. The method's
 /// own error is printed to stderr as JSON, and the exit code is 1; `rpc --help` lists the exit
 /// codes.
+///
+/// A broadcast prints a line of JSON for each worker as it answers: the worker, and its result or
+/// failure. The exit code is 1 if a worker failed, or if fewer answered than --workers.
 #[derive(Debug, Args)]
 #[command(
     override_usage = "rpc call [OPTIONS] <SERVICE> <METHOD> [ARGUMENTS]\n       rpc call [OPTIONS] --queue <QUEUE> <METHOD> [ARGUMENTS]"
@@ -51,6 +56,11 @@ pub(crate) struct Call {
     #[arg(long)]
     priority: Option<u8>,
 
+    /// For a broadcast: how many workers should answer. Without it, the command ends when no worker
+    /// has answered for half a second.
+    #[arg(long)]
+    workers: Option<usize>,
+
     /// Call without asking for the service's description, for workers that do not describe
     /// themselves. The method is assumed to reply and not to be idempotent.
     #[arg(long, requires = "queue")]
@@ -64,20 +74,17 @@ impl Call {
         let broker = connect(options).await?;
         let called = self.call(&broker, &target, arguments, output).await;
         close(&broker).await;
-        if let Some(result) = called? {
-            output.json_text(&result)?;
-        }
-        Ok(Outcome::Done)
+        called
     }
 
-    /// Returns the result, or `None` if the method is one-way.
+    /// Makes the call and prints its result.
     async fn call(
         &self,
         broker: &Broker,
         target: &Target<'_>,
         arguments: String,
         output: &Output,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Outcome, Failure> {
         let service = match (&self.location.queue, self.undescribed) {
             (Some(queue), true) => undescribed(queue, target, &arguments)?,
             _ => {
@@ -94,10 +101,26 @@ impl Call {
         let Some(method) = service.method(target.method) else {
             return Err(lookup::no_method(&[&service], target.method));
         };
-        let is_oneway = method.is_oneway;
+        let (is_oneway, is_broadcast) = (method.is_oneway, method.is_broadcast);
         let client = DynamicClient::builder(broker, service)?
             .codec(self.call_options.codec.into())
             .build();
+        if is_broadcast && self.priority.is_some() {
+            let message = "the requests of a broadcast have no priority";
+            return Err(Failure::usage(message, "leave out `--priority`"));
+        }
+        if is_broadcast && !is_oneway {
+            return self
+                .broadcast(client.broadcast_json(target.method, &arguments), output)
+                .await;
+        }
+        if self.workers.is_some() {
+            let message = format!("one worker answers a call of {:?}", target.method);
+            return Err(Failure::usage(
+                message,
+                "leave out `--workers`: it is for broadcasts with answers",
+            ));
+        }
         let mut call = client.call_json(target.method, &arguments);
         if let Some(timeout) = self.call_options.timeout {
             call = call.timeout(timeout);
@@ -109,7 +132,60 @@ impl Call {
             call = call.header(name, value);
         }
         let result = call.await?;
-        Ok((!is_oneway).then_some(result))
+        if !is_oneway {
+            output.json_text(&result)?;
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Sends a broadcast, and prints each answer as it arrives.
+    async fn broadcast(
+        &self,
+        mut broadcast: Broadcast<String, MethodError<String>>,
+        output: &Output,
+    ) -> Result<Outcome, Failure> {
+        if let Some(timeout) = self.call_options.timeout {
+            broadcast = broadcast.limit(timeout);
+        }
+        if let Some(workers) = self.workers {
+            broadcast = broadcast.expect_workers(workers);
+        }
+        for (name, value) in &self.headers {
+            broadcast = broadcast.header(name, value);
+        }
+        let mut answers = broadcast.send().await?;
+        let mut outcome = Outcome::Done;
+        while let Some((worker, answer)) = answers.next().await {
+            if answer.is_err() {
+                outcome = Outcome::Negative;
+            }
+            output.json_text(&json_of(&worker, answer))?;
+        }
+        if let Some(missing @ 1..) = answers.missing() {
+            outcome = Outcome::Negative;
+            output.note(&format!("{missing} workers did not answer"));
+        }
+        if let Some(GatherEnd::Lost(reason)) = answers.end() {
+            return Err(reason.into());
+        }
+        if answers.answered() == 0 {
+            output.note("no worker answered in time; `--timeout` waits longer");
+            outcome = Outcome::Negative;
+        }
+        Ok(outcome)
+    }
+}
+
+/// Returns the answer of a worker as JSON. Numbers keep all their digits.
+fn json_of(worker: &Worker, answer: Result<String, CallError<MethodError<String>>>) -> String {
+    let worker = json!(worker);
+    match answer {
+        Ok(result) => format!(r#"{{"worker":{worker},"result":{result}}}"#),
+        Err(error) => {
+            let failure = Failure::Call(Box::new(error)).json();
+            let failure = failure.strip_prefix('{').unwrap_or("}");
+            format!(r#"{{"worker":{worker},{failure}"#)
+        }
     }
 }
 

@@ -127,6 +127,7 @@ fn options(method: &MethodDescription) -> Option<String> {
         (method.is_default, "default"),
         (method.is_idempotent, "idempotent"),
         (method.is_oneway, "oneway"),
+        (method.is_broadcast, "broadcast"),
     ];
     let flags = flags.into_iter().filter(|(is_set, _)| *is_set);
     let mut options: Vec<_> = flags.map(|(_, name)| name.to_owned()).collect();
@@ -212,7 +213,7 @@ mod tests {
                     ],
                     "result_schema": {"type": "string"},
                 },
-                {"name": "touch", "oneway": true},
+                {"name": "touch", "oneway": true, "broadcast": true},
             ],
             "definitions": {"User": {"type": "object", "properties": {"id": {"type": "integer", "format": "uint64"}}}},
         }));
@@ -231,7 +232,7 @@ service UserDirectory on queue rpc_queue
         id: also accepted as key
         limit: optional
 
-    #[rpc(oneway)]
+    #[rpc(oneway, broadcast)]
     touch()
 
     type User

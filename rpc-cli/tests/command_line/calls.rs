@@ -224,3 +224,80 @@ async fn a_closed_pipe_is_not_a_failure() {
     let output = rpc_tests::programs::run(shell.args(["-c", &script]).env("AMQP_URL", vhost.url())).await;
     assert_eq!(text(&output.stderr), "0\n");
 }
+
+#[service(queue = "caches")]
+trait Cache {
+    /// Returns how many entries there were, in the worker of this name.
+    #[rpc(broadcast)]
+    async fn clear(&self, of: &str) -> Result<u64, String>;
+    #[rpc(broadcast, oneway)]
+    async fn warm(&self);
+}
+
+struct Part(&'static str);
+
+impl Cache for Part {
+    async fn clear(&self, of: &str) -> Result<u64, String> {
+        match self.0 {
+            name if name == of => Ok(u64::MAX),
+            name => Err(name.to_owned()),
+        }
+    }
+
+    async fn warm(&self) {}
+}
+
+#[tokio::test]
+async fn a_broadcast_prints_the_answer_of_each_worker() {
+    let vhost = Vhost::new().await;
+    let mut servers = Vec::new();
+    for name in ["one", "two"] {
+        let broker = Broker::connect(&vhost.url()).await.unwrap();
+        let server = Server::new(&broker)
+            .worker_name(name)
+            .serve(CacheServer::new(Part(name)));
+        servers.push(server.start().await.unwrap());
+    }
+    let call = ["call", "Cache", "clear", "--arg", "of=one"];
+    let answers = rpc(&vhost, &[&call[..], &["--workers", "2"]].concat()).await;
+    assert_eq!((answers.code, answers.stderr.as_str()), (1, ""), "{answers:?}");
+    let mut answers: Vec<Value> = answers
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    answers.sort_by_key(|answer| answer["worker"]["name"].to_string());
+    assert_eq!(answers[0]["result"], u64::MAX);
+    assert_eq!(
+        (&answers[1]["error"], &answers[1]["executed"]),
+        (&json!("two"), &json!("yes"))
+    );
+
+    servers.pop().unwrap().stop().await.unwrap();
+    assert_eq!(rpc(&vhost, &call).await.json_lines().len(), 1);
+    let missing = rpc(
+        &vhost,
+        &[&call[..], &["--workers", "3", "--timeout", "1s"]].concat(),
+    )
+    .await;
+    assert_eq!(
+        (missing.code, missing.stdout.lines().count()),
+        (1, 1),
+        "{missing:?}"
+    );
+    assert!(missing.stderr.contains("2 workers did not answer"), "{missing:?}");
+    assert_eq!(rpc(&vhost, &["call", "Cache", "warm"]).await.result(), "");
+    let shown = rpc(&vhost, &["describe", "Cache"]).await;
+    assert!(shown.result().contains("#[rpc(oneway, broadcast)]"), "{shown:?}");
+    for wrong in [&["--priority", "5"][..], &["warm", "--workers", "2"]] {
+        let base: &[&str] = if wrong[0] == "warm" {
+            &["call", "Cache"]
+        } else {
+            &call
+        };
+        rpc(&vhost, &[base, wrong].concat()).await.failure(2);
+    }
+    for server in servers {
+        server.stop().await.unwrap();
+    }
+}

@@ -203,6 +203,27 @@ fn compare_methods(
         ),
         _ => {}
     }
+    if old.is_broadcast != new.is_broadcast {
+        let now = if new.is_broadcast {
+            "it is a broadcast now"
+        } else {
+            "it is no longer a broadcast"
+        };
+        let breaks = [
+            (
+                Verdict::BreaksCallers,
+                "new workers refuse the requests of old callers",
+            ),
+            (
+                Verdict::BreaksWorkers,
+                "old workers refuse the requests of new callers",
+            ),
+        ];
+        for (verdict, consequence) in breaks {
+            let message = format!("{now}: {consequence}; give it another name instead");
+            changes.add(verdict, place(), message);
+        }
+    }
     match (old.is_oneway, new.is_oneway) {
         (false, true) => changes.add(
             Verdict::Safe,

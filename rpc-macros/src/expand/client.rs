@@ -105,10 +105,11 @@ fn call_method(service: &Service, method: &Method) -> TokenStream {
     let constant = method_constant(method);
     let arguments = arguments::sent(service, method);
     let at_output = at_output(method);
-    let call = if method.is_fallible && method.has_reply() {
-        quote_spanned!(at_output=> call_fallible)
-    } else {
-        quote_spanned!(at_output=> call)
+    let call = match (method.is_gathered(), method.is_fallible && method.has_reply()) {
+        (false, false) => quote_spanned!(at_output=> call),
+        (false, true) => quote_spanned!(at_output=> call_fallible),
+        (true, false) => quote_spanned!(at_output=> broadcast),
+        (true, true) => quote_spanned!(at_output=> broadcast_fallible),
     };
     let call = quote_spanned! {at_output=>
         #runtime::__private::Client::#call::<#output>(&self.client, &#constant, #arguments)
@@ -138,10 +139,11 @@ fn method_header(service: &Service, method: &Method, generics: &Generics) -> Tok
         .map(|Argument { name, ty, .. }| quote!(#name: #ty));
     let at_output = at_output(method);
     let runtime = located_at(&service.runtime, output);
-    let call_type = if method.is_fallible && method.has_reply() {
-        quote_spanned!(at_output=> FallibleCall)
-    } else {
-        quote_spanned!(at_output=> Call)
+    let call_type = match (method.is_gathered(), method.is_fallible && method.has_reply()) {
+        (false, false) => quote_spanned!(at_output=> Call),
+        (false, true) => quote_spanned!(at_output=> FallibleCall),
+        (true, false) => quote_spanned!(at_output=> Broadcast),
+        (true, true) => quote_spanned!(at_output=> FallibleBroadcast),
     };
     let call_type = quote_spanned!(at_output=> #runtime::#call_type<#output>);
     quote! {

@@ -59,6 +59,8 @@ fn method_descriptor(service: &Service, method: &Method) -> TokenStream {
         Kind::IdempotentCall => Some(quote!(.idempotent())),
         Kind::OneWay => Some(quote!(.oneway())),
         Kind::IdempotentOneWay => Some(quote!(.oneway().idempotent())),
+        Kind::Broadcast => Some(quote!(.broadcast())),
+        Kind::OneWayBroadcast => Some(quote!(.oneway().broadcast())),
     };
     let retry = method.retry.as_ref().map(|Retry { times, min, max }| {
         let (times, min, max) = (Literal::u16_unsuffixed(*times), duration(*min), duration(*max));

@@ -32,6 +32,7 @@ pub(super) fn read(item: &TraitMethod, earlier: &[Method], errors: &mut Errors) 
     let wire_name = read_wire_name(&options, &item.signature.ident, &siblings, errors);
     let is_default = read_default(&options, &siblings, errors);
     let kind = read_kind(&options, &output, errors);
+    refuse_broadcast_options(&options, errors);
     let retry = read_retry(&options, &kind, errors);
     let timeout = options
         .text("timeout", errors)
@@ -185,9 +186,13 @@ fn read_default(options: &Options, siblings: &[&Method], errors: &mut Errors) ->
 fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
     let idempotent = options.flag("idempotent", errors);
     let oneway = options.flag("oneway", errors);
+    let broadcast = options.flag("broadcast", errors);
     if oneway.is_some() && !types::is_unit(output) {
         let fault = match (types::is_result(output), idempotent) {
             (false, _) => Some("a one-way method has no reply; remove its return type, or `oneway`"),
+            (true, None) if broadcast.is_some() => {
+                Some("nobody would see the error of a one-way broadcast; remove the return type, or `oneway`")
+            }
             (true, None) => Some(
                 "nobody would see the error of a one-way method that runs at most once; add `idempotent` to make it a job, which is kept if it fails, or remove the return type",
             ),
@@ -201,6 +206,8 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
         }
     }
     match (oneway, idempotent) {
+        (Some(_), _) if broadcast.is_some() => Kind::OneWayBroadcast,
+        (None, _) if broadcast.is_some() => Kind::Broadcast,
         (Some(_), Some(_)) => Kind::IdempotentOneWay,
         (Some(_), None) => Kind::OneWay,
         (None, Some(_)) => Kind::IdempotentCall,
@@ -208,9 +215,32 @@ fn read_kind(options: &Options, output: &Type, errors: &mut Errors) -> Kind {
     }
 }
 
+/// Refuses options that mean nothing for a broadcast.
+fn refuse_broadcast_options(options: &Options, errors: &mut Errors) {
+    if options.flag("broadcast", errors).is_none() {
+        return;
+    }
+    for (option, fault) in [
+        (
+            "idempotent",
+            "a broadcast is sent once, and no worker runs it twice; remove `idempotent`",
+        ),
+        (
+            "default",
+            "a request without a method goes to one worker, so the default method cannot be a broadcast; remove one",
+        ),
+    ] {
+        if let Some(flag) = options.flag(option, errors).cloned() {
+            errors.push(flag, fault);
+        }
+    }
+}
+
 fn read_retry(options: &Options, kind: &Kind, errors: &mut Errors) -> Option<Retry> {
     let text = options.text("retry", errors)?;
-    if !matches!(kind, Kind::IdempotentOneWay) {
+    if matches!(kind, Kind::Broadcast | Kind::OneWayBroadcast) {
+        errors.push(text, "no worker retries a broadcast; remove `retry`");
+    } else if !matches!(kind, Kind::IdempotentOneWay) {
         errors.push(
             text,
             "only jobs are retried by workers; add `oneway, idempotent`, or let the caller repeat the call",

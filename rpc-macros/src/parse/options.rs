@@ -35,6 +35,7 @@ pub(super) const METHOD: OptionPlace = OptionPlace {
             ("default", "default"),
             ("idempotent", "idempotent"),
             ("oneway", "oneway"),
+            ("broadcast", "broadcast"),
             ("retry", "retry = \"5 times, 1s to 5m\""),
             ("timeout", "timeout = \"2s\""),
             ("name", "name = \"wire.name\""),

@@ -61,6 +61,36 @@ fn a_job_with_retries() {
 }
 
 #[test]
+fn broadcasts() {
+    let item = quote! {
+        trait Cache {
+            #[rpc(broadcast)]
+            async fn count(&self, prefix: &str) -> u64;
+            #[rpc(broadcast, timeout = "2s")]
+            async fn reload(&self) -> Result<u64, ReloadError>;
+            #[rpc(broadcast, oneway)]
+            async fn clear(&self);
+        }
+    };
+    let formatted = formatted(expand_service(quote!(), item));
+    let (_, client) = formatted.split_once("/// Calls [`Cache::count`].").unwrap();
+    let (client, _) = client.split_once("use ::rpc_runtime").unwrap();
+    assert_snapshot!(client);
+    let flat: String = formatted.split_whitespace().collect();
+    for descriptor in [
+        r#"("count",&["prefix"],).broadcast()"#,
+        r#"("reload",&[],).broadcast().timeout("#,
+        r#"("clear",&[]).oneway().broadcast()"#,
+    ] {
+        let descriptor = descriptor.replace(",)", ")");
+        assert!(
+            flat.replace(",)", ")").contains(&descriptor),
+            "{descriptor}: {formatted}"
+        );
+    }
+}
+
+#[test]
 fn a_generic_service() {
     let item = quote! {
         pub trait Store<K: Key, V = String, const N: usize = 3>: Debug

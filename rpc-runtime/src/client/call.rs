@@ -218,14 +218,23 @@ impl<T, E> Call<T, E> {
 
     /// Changes the plan of a call that has not begun. The call fails with the first error.
     fn change_plan(&mut self, change: impl FnOnce(&mut CallPlan) -> Result<(), InvalidCall>) {
-        if let State::Planned(Planned { call, .. }) = &mut self.state
-            && let Ok(planned) = call
-            // A call that has not begun has no other owner.
-            && let Some(planned) = Arc::get_mut(planned)
-            && let Err(reason) = change(planned.plan_mut())
-        {
-            *call = Err(reason);
+        if let State::Planned(Planned { call, .. }) = &mut self.state {
+            change_plan(call, change);
         }
+    }
+}
+
+/// Changes the plan of a call that has not begun. The call fails with the first error.
+pub(super) fn change_plan(
+    call: &mut Result<Arc<InFlightCall>, InvalidCall>,
+    change: impl FnOnce(&mut CallPlan) -> Result<(), InvalidCall>,
+) {
+    if let Ok(planned) = call
+        // A call that has not begun has no other owner.
+        && let Some(planned) = Arc::get_mut(planned)
+        && let Err(reason) = change(planned.plan_mut())
+    {
+        *call = Err(reason);
     }
 }
 

@@ -20,13 +20,17 @@ pub(crate) enum CallPath {
 }
 
 impl CallPath {
-    /// Returns [`CallError::TooLarge`] if a request is too large to be sent.
-    pub(super) fn check_size(&self, plan: &CallPlan) -> Result<(), CallError> {
-        let backend = match self {
+    /// Returns what the calls are sent to in the end.
+    pub(crate) fn backend(&self) -> &Backend {
+        match self {
             Self::Direct(backend) => backend,
             Self::Layered(caller) => caller.backend(),
-        };
-        match backend {
+        }
+    }
+
+    /// Returns [`CallError::TooLarge`] if a request is too large to be sent.
+    pub(super) fn check_size(&self, plan: &CallPlan) -> Result<(), CallError> {
+        match self.backend() {
             Backend::Broker(caller) => caller.check_size(plan),
             Backend::InProcess(_) => Ok(()),
         }

@@ -52,6 +52,7 @@ pub(crate) struct DescribedMethod {
     wire_name: ShortStr,
     is_idempotent: bool,
     is_oneway: bool,
+    is_broadcast: bool,
     timeout: Option<Duration>,
 }
 
@@ -137,6 +138,13 @@ impl CalledMethod {
         self.is_oneway() && self.is_idempotent()
     }
 
+    pub(super) fn is_broadcast(&self) -> bool {
+        match self {
+            Self::Static(method) => method.is_broadcast,
+            Self::Described(method) => method.is_broadcast,
+        }
+    }
+
     pub(super) fn timeout(&self) -> Option<Duration> {
         match self {
             Self::Static(method) => method.timeout,
@@ -184,6 +192,7 @@ impl DescribedMethod {
             wire_name: name,
             is_idempotent: true,
             is_oneway: true,
+            is_broadcast: false,
             timeout: None,
         }
     }
@@ -198,6 +207,7 @@ impl DescribedMethod {
             wire_name: ShortStr::new(name).map_err(|_| too_long())?,
             is_idempotent: description.is_idempotent,
             is_oneway: description.is_oneway,
+            is_broadcast: description.is_broadcast,
             timeout: description.timeout(),
         })
     }

@@ -1,16 +1,28 @@
 //! Makes the calls of all clients of one broker handle.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::broker_call::BrokerCall;
+use super::failures::{broker_error, no_workers_error, refused_error};
 use super::in_flight_call::InFlightCall;
 use super::options::CallerOptions;
 use super::plan::CallPlan;
+use super::queued_request::time_to_live;
+use super::received_reply::empty_reply;
 use super::session_handle::SessionHandle;
 use super::time_limit::TimeLimit;
-use crate::error::CallError;
-use crate::protocol::{Reply, ShortStr};
-use crate::transport::Transport;
+use crate::error::{BrokerError, CallError};
+use crate::protocol::{Executed, Message, Reply, Request, ShortStr};
+use crate::transport::{Published, Transport};
+
+/// The largest arguments of a broadcast, in bytes. The queues of workers hold 8 MiB.
+const MAX_BROADCAST: usize = 1024 * 1024;
+
+/// How long a broadcast that reaches no worker waits before its request is sent again.
+const NO_WORKERS_DELAY: Duration = Duration::from_millis(100);
 
 /// Makes the calls of all clients of one broker handle.
 ///
@@ -62,6 +74,9 @@ impl Caller {
             } else {
                 limiter.acquire(time_limit, priority).await?
             };
+            if call.plan().method.is_broadcast() {
+                return Box::pin(self.broadcast(call, time_limit)).await;
+            }
             let outcome = if let Err(too_large) = self.check_size(call.plan()) {
                 Err(too_large)
             } else {
@@ -80,6 +95,55 @@ impl Caller {
         }
     }
 
+    /// Publishes a request to all workers of the queue. The reply is empty.
+    async fn broadcast(&self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> Result<Reply, CallError> {
+        let (plan, options) = (call.plan(), &*self.session_handle.options);
+        let (size, limit) = (plan.arguments.0.len(), options.max_sent_bytes.min(MAX_BROADCAST));
+        if size > limit {
+            return Err(CallError::TooLarge { size, limit });
+        }
+        let publishing = async {
+            loop {
+                let message = broadcast_request(&call, options, time_limit.deadline);
+                let published = self.transport().publish_control(&plan.destination.queue, message);
+                match published.await {
+                    Ok(Published::Returned) if plan.wait_for_server => sleep(NO_WORKERS_DELAY).await,
+                    published => return published,
+                }
+            }
+        };
+        let queue = &plan.destination.queue;
+        match timeout_at(time_limit.deadline, publishing).await {
+            Ok(Ok(Published::Confirmed | Published::Withdrawn)) => empty_reply(plan.codec),
+            Ok(Ok(Published::Returned)) => Err(no_workers_error(queue)),
+            Ok(Ok(Published::Refused)) => Err(refused_error(queue)),
+            Ok(Ok(Published::Failed { source, written })) => Err(broker_error(source, written)),
+            Ok(Err(source)) => {
+                let is_refused = matches!(
+                    source,
+                    BrokerError::Exchange { .. }
+                        | BrokerError::Unsendable { .. }
+                        | BrokerError::TooManyChannels { .. }
+                );
+                Err(broker_error(source, !is_refused))
+            }
+            Err(_) => Err(CallError::TimedOut {
+                limit: time_limit.limit,
+                executed: Executed::Maybe,
+                source: self.transport().status().status().obstacle(),
+            }),
+        }
+    }
+
+    pub(super) fn transport(&self) -> &Arc<dyn Transport> {
+        self.session_handle.transport()
+    }
+
+    /// Returns the largest body of a reply, in bytes.
+    pub(super) fn max_accepted_bytes(&self) -> usize {
+        self.session_handle.options.max_accepted_bytes
+    }
+
     /// Returns [`CallError::TooLarge`] if a request is too large to be sent.
     pub(super) fn check_size(&self, plan: &CallPlan) -> Result<(), CallError> {
         let (size, limit) = (plan.arguments.0.len(), self.session_handle.options.max_sent_bytes);
@@ -90,12 +154,34 @@ impl Caller {
     }
 }
 
+/// Returns the message of a broadcast.
+fn broadcast_request(call: &InFlightCall, options: &CallerOptions, deadline: Instant) -> Message {
+    let plan = call.plan();
+    let target = plan.destination.gather_target.as_ref();
+    let correlation_id = match target {
+        Some(target) => target.correlation_id.clone(),
+        None => ShortStr::from_uuid(call.id()),
+    };
+    Request {
+        method: Some(plan.method.wire_name()),
+        codec: plan.codec,
+        correlation_id: Some(correlation_id),
+        reply_to: target.map(|target| target.reply_to.clone()),
+        time_to_live: target.map(|_| time_to_live(deadline, Instant::now())),
+        persistent: false,
+        priority: None,
+        app_id: options.app_id.clone(),
+        user_id: options.user_id.clone(),
+        headers: plan.headers.clone(),
+        asks_batch_size: false,
+        dead_lettered: None,
+        arguments: plan.arguments.0.clone(),
+    }
+    .into_message()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::time::Instant;
-
     use super::super::in_flight_calls::tests::new_call;
     use super::*;
     use crate::Broker;

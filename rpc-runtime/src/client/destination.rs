@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::batching::LearnedBatchSize;
 use super::called_method::CalledService;
+use super::gather::GatherTarget;
 use super::limiter::Limiter;
 use super::queue_check::QueueCheck;
 use crate::protocol::{BATCH_SUFFIX, ShortStr};
@@ -20,6 +21,8 @@ pub(crate) struct Destination {
     pub(super) queue_check: QueueCheck,
     /// The batch size of each method; empty if there is no queue for batches.
     batch_sizes: Box<[LearnedBatchSize]>,
+    /// Where the answers to a broadcast go. `None` for all other calls.
+    pub(super) gather_target: Option<GatherTarget>,
 }
 
 /// The index of a method in a [`Destination`].
@@ -54,6 +57,20 @@ impl Destination {
             limiter,
             queue_check: QueueCheck::default(),
             batch_sizes,
+            gather_target: None,
+        }
+    }
+
+    /// Returns the destination of one broadcast, whose answers are gathered.
+    pub(super) fn gathering(&self, target: GatherTarget) -> Self {
+        Self {
+            service: self.service.clone(),
+            queue: self.queue.clone(),
+            batch_queue: None,
+            limiter: Arc::clone(&self.limiter),
+            queue_check: QueueCheck::default(),
+            batch_sizes: Box::default(),
+            gather_target: Some(target),
         }
     }
 

@@ -13,6 +13,7 @@ use super::call::Call;
 use super::called_method::{CalledMethod, CalledService, DescribedService, InvalidDescription};
 use super::caller::Caller;
 use super::exact_value::ExactValue;
+use super::gather::Broadcast;
 use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
 use super::method_error::MethodError;
@@ -111,6 +112,7 @@ impl DynamicClient {
     /// The call fails with
     ///
     /// - [`CallError::NotDescribed`] if the description has no such method,
+    /// - [`CallError::WrongKind`] if the method is a broadcast; see [`broadcast`](Self::broadcast),
     /// - [`CallError::Encode`] if the arguments do not fit the method,
     /// - [`CallError::Service`] with a [`MethodError`] if the method returns its own error, or
     ///   [`CallError::ServiceText`] if it does so in plain text,
@@ -120,7 +122,7 @@ impl DynamicClient {
         let arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
         Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, arguments),
+            self.prepare_call(method, false, arguments),
             read_as::<Value>,
         )
     }
@@ -131,15 +133,44 @@ impl DynamicClient {
         let arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
         Call::new(
             self.client.path.clone(),
-            self.prepare_call(method, arguments),
+            self.prepare_call(method, false, arguments),
             read_as::<String>,
         )
     }
 
-    /// Encodes the arguments and prepares the call.
+    /// Calls a broadcast of all workers, with arguments and results like those of
+    /// [`call`](Self::call). A one-way broadcast has no answers: [`call`](Self::call) sends it.
+    ///
+    /// # Errors
+    ///
+    /// Sending fails with [`CallError::WrongKind`] if the method is not a broadcast with answers,
+    /// and with the errors of [`call`](Self::call).
+    pub fn broadcast(&self, method: &str, arguments: impl Serialize) -> Broadcast<Value, MethodError> {
+        let arguments = || Ok(ExactValue::from_json(&Codec::Json.encode(&arguments)?)?);
+        Broadcast::new(
+            self.client.path.clone(),
+            self.prepare_call(method, true, arguments),
+            read_as::<Value>,
+        )
+    }
+
+    /// Calls a broadcast like [`broadcast`](Self::broadcast), with arguments and results as JSON
+    /// text.
+    pub fn broadcast_json(&self, method: &str, arguments: &str) -> Broadcast<String, MethodError<String>> {
+        let arguments = || Ok(ExactValue::from_json(arguments.as_bytes())?);
+        Broadcast::new(
+            self.client.path.clone(),
+            self.prepare_call(method, true, arguments),
+            read_as::<String>,
+        )
+    }
+
+    /// Encodes the arguments and prepares the call. `has_gather` is whether the answers of all
+    /// workers are gathered.
     fn prepare_call(
         &self,
         method: &str,
+        has_gather: bool,
         arguments: impl FnOnce() -> Result<ExactValue, BoxError>,
     ) -> Result<Arc<InFlightCall>, InvalidCall> {
         let described = self.description.method(method);
@@ -147,6 +178,11 @@ impl DynamicClient {
             let method = method.to_owned();
             return Err(InvalidCall::NotDescribed { method });
         };
+        let is_broadcast = described.is_broadcast && !described.is_oneway;
+        if is_broadcast != has_gather {
+            let method = method.to_owned();
+            return Err(InvalidCall::WrongKind { method, is_broadcast });
+        }
         self.client
             .prepare_call(CalledMethod::Described(Arc::clone(called)), |codec| {
                 let encoded = arguments().and_then(|arguments| encode(described, arguments, codec));

@@ -27,6 +27,13 @@ pub(super) fn no_server_error(queue: &ShortStr) -> CallError {
     }
 }
 
+/// Builds the error for a broadcast that no worker gets.
+pub(super) fn no_workers_error(queue: &ShortStr) -> CallError {
+    CallError::NoWorkers {
+        queue: queue.to_string(),
+    }
+}
+
 /// Builds the error for a queue that was deleted after an earlier request had reached it. The
 /// method may have run.
 pub(super) fn queue_gone_error(queue: &ShortStr) -> BrokerError {

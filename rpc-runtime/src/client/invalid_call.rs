@@ -13,6 +13,7 @@ pub(crate) enum InvalidCall {
     Invalid { what: &'static str, source: InvalidName },
     NotDescribed { method: String },
     CannotDelay { method: String, delay: Duration },
+    WrongKind { method: String, is_broadcast: bool },
 }
 
 impl From<InvalidHeader> for InvalidCall {
@@ -28,6 +29,7 @@ impl From<InvalidCall> for CallError {
             InvalidCall::Invalid { what, source } => Self::Invalid { what, source },
             InvalidCall::NotDescribed { method } => Self::NotDescribed { method },
             InvalidCall::CannotDelay { method, delay } => Self::CannotDelay { method, delay },
+            InvalidCall::WrongKind { method, is_broadcast } => Self::WrongKind { method, is_broadcast },
         }
     }
 }

@@ -54,6 +54,13 @@ impl OutgoingCall {
         self.plan.method.is_oneway()
     }
 
+    /// Returns whether all workers of the queue get the request. The reply to a broadcast is empty
+    /// and says that the broker has the request: layers do not see the workers' answers.
+    #[must_use]
+    pub fn is_broadcast(&self) -> bool {
+        self.plan.method.is_broadcast()
+    }
+
     /// Returns the queue that the request is sent to.
     #[must_use]
     pub fn queue(&self) -> &str {
@@ -282,7 +289,7 @@ pub(crate) struct LayeredCaller {
 
 impl LayeredCaller {
     /// Returns what the layers send requests to.
-    pub(super) fn backend(&self) -> &Backend {
+    pub(crate) fn backend(&self) -> &Backend {
         &self.backend
     }
 

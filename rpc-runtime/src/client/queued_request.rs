@@ -100,7 +100,9 @@ impl Drop for PendingConfirm {
     }
 }
 
-fn time_to_live(deadline: Instant, now: Instant) -> Duration {
+/// Returns the time left until a deadline, in whole milliseconds; see
+/// [`QueuedRequest::time_to_live`].
+pub(super) fn time_to_live(deadline: Instant, now: Instant) -> Duration {
     let left = deadline.saturating_duration_since(now);
     Duration::from_millis(
         u64::try_from(left.as_micros().div_ceil(1000))

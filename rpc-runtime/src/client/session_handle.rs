@@ -111,6 +111,10 @@ impl SessionHandle {
         })
     }
 
+    pub(super) fn transport(&self) -> &Arc<dyn Transport> {
+        &self.transport
+    }
+
     pub(super) fn status(&self) -> &StatusBoard {
         self.transport.status()
     }

@@ -13,6 +13,7 @@ use super::call::{Call, FallibleCall};
 use super::call_path::CallPath;
 use super::called_method::CalledMethod;
 use super::destination::Destination;
+use super::gather::{Broadcast, FallibleBroadcast};
 use super::in_flight_call::InFlightCall;
 use super::invalid_call::InvalidCall;
 use super::plan::{Arguments, CallPlan};
@@ -64,6 +65,29 @@ impl Client {
             self.prepare_typed_call(method, &arguments),
             read_fallible::<R>,
         )
+    }
+
+    /// Calls a method of all workers that returns a plain value.
+    pub fn broadcast<T: for<'de> Deserialize<'de> + 'static>(
+        &self,
+        method: &'static MethodDescriptor,
+        arguments: impl EncodeArguments,
+    ) -> Broadcast<T> {
+        let call = self.prepare_typed_call(method, &arguments);
+        Broadcast::new(self.path.clone(), call, read_plain::<T>)
+    }
+
+    /// Calls a method of all workers that returns a `Result`.
+    pub fn broadcast_fallible<R>(
+        &self,
+        method: &'static MethodDescriptor,
+        arguments: impl EncodeArguments,
+    ) -> FallibleBroadcast<R>
+    where
+        R: ResultType<Ok: for<'de> Deserialize<'de> + 'static, Err: for<'de> Deserialize<'de>>,
+    {
+        let call = self.prepare_typed_call(method, &arguments);
+        Broadcast::new(self.path.clone(), call, read_fallible::<R>)
     }
 
     fn prepare_typed_call(

@@ -42,6 +42,7 @@ impl From<&MethodDescriptor> for MethodDescription {
         description.is_default = method.is_default;
         description.is_idempotent = method.is_idempotent;
         description.is_oneway = method.is_oneway;
+        description.is_broadcast = method.is_broadcast;
         description.timeout_ms = method.timeout.map(milliseconds);
         description.retry = method.retry.map(|policy| {
             let (min, max) = (policy.min_delay, policy.max_delay);
@@ -85,7 +86,8 @@ mod tests {
         .idempotent()
         .timeout(Duration::from_secs(2));
     const SEEN: MethodDescriptor = MethodDescriptor::new("seen", &["id"]).oneway();
-    const STORE: ServiceDescriptor = ServiceDescriptor::new("Store", "store", &[GET, SEEN]);
+    const CLEAR: MethodDescriptor = MethodDescriptor::new("clear", &[]).broadcast();
+    const STORE: ServiceDescriptor = ServiceDescriptor::new("Store", "store", &[GET, SEEN, CLEAR]);
 
     #[test]
     fn a_description_has_what_the_descriptor_has() {
@@ -107,6 +109,7 @@ mod tests {
                     "timeout_ms": 2000,
                 },
                 {"name": "seen", "arguments": [{"name": "id"}], "oneway": true},
+                {"name": "clear", "broadcast": true},
             ],
         });
         assert_eq!(serde_json::to_value(STORE.description()).unwrap(), expected);

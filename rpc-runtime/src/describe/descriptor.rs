@@ -71,6 +71,8 @@ pub struct MethodDescriptor {
     pub is_idempotent: bool,
     /// Whether it has no reply: a call ends when the broker has confirmed the request.
     pub is_oneway: bool,
+    /// Whether all workers of the queue run it, instead of one of them.
+    pub is_broadcast: bool,
     /// How often it is retried if it fails, for a job. `None` if it is not retried.
     pub retry: Option<RetryPolicy>,
     /// How long a caller waits unless the client or the call sets another limit.
@@ -104,6 +106,7 @@ impl MethodDescriptor {
             is_default: false,
             is_idempotent: false,
             is_oneway: false,
+            is_broadcast: false,
             retry: None,
             timeout: None,
             docs: "",
@@ -134,6 +137,13 @@ impl MethodDescriptor {
         self
     }
 
+    /// Makes all workers of the queue run the method.
+    #[must_use]
+    pub const fn broadcast(mut self) -> Self {
+        self.is_broadcast = true;
+        self
+    }
+
     /// Sets how often a job is retried.
     #[must_use]
     pub const fn retry(mut self, policy: RetryPolicy) -> Self {
@@ -144,7 +154,7 @@ impl MethodDescriptor {
     /// Whether it is a job: workers run it at least once, or keep it in the dead-letter queue.
     #[must_use]
     pub const fn is_job(&self) -> bool {
-        self.is_oneway && self.is_idempotent
+        self.is_oneway && self.is_idempotent && !self.is_broadcast
     }
 
     /// Sets how long a caller waits.

@@ -73,7 +73,7 @@ impl fmt::Display for Worker {
 /// The reply to `rpc.describe`: a worker and what it serves.
 ///
 /// A reply to a request through a service's queue has this queue only. A reply to a request through
-/// the discovery exchange has all queues of the worker.
+/// the control exchange has all queues of the worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]

@@ -11,7 +11,7 @@ use crate::escape::OneLine;
 /// The reply to `rpc.stats`: what a worker has counted since it started.
 ///
 /// A reply to a request through a service's queue has this queue only. A reply to a request through
-/// the discovery exchange has all queues of the worker. Built-in methods are not counted. As in a
+/// the control exchange has all queues of the worker. Built-in methods are not counted. As in a
 /// [`ServiceDescription`](crate::describe::ServiceDescription), missing fields are empty and
 /// unknown fields are skipped.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

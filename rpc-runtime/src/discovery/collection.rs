@@ -10,8 +10,7 @@ use crate::codec::Codec;
 use crate::describe::{Worker, WorkerDescription, WorkerStats};
 use crate::error::Chain;
 use crate::escape::Logged;
-use crate::protocol::{Message, Reply, ReplyKind, ShortStr};
-use crate::server::DISCOVERY;
+use crate::protocol::{DISCOVERY_KEY, Message, Reply, ReplyKind, ShortStr};
 use crate::telemetry::{LogLimit, Suppressed};
 
 /// The maximum size of an answer, in bytes.
@@ -71,7 +70,7 @@ impl<T: WorkerAnswer + DeserializeOwned> Collection<T> {
             bytes: 0,
             ignored: 0,
             is_full: false,
-            log: LogLimit::new(DISCOVERY.exchange),
+            log: LogLimit::new(DISCOVERY_KEY),
             found: Discovered {
                 workers: Vec::new(),
                 refusals: Vec::new(),

@@ -14,8 +14,10 @@ use super::found::Discovered;
 use crate::codec::Codec;
 use crate::describe::{DESCRIBE, MethodDescriptor, PING, STATS, Worker, WorkerDescription, WorkerStats};
 use crate::error::{BrokerError, Cause};
-use crate::protocol::{Headers, MAX_TIME_TO_LIVE, Message, Request, ShortStr};
-use crate::server::{DISCOVERY, DISCOVERY_TIMEOUT};
+use crate::protocol::{
+    CONTROL_EXCHANGE, DISCOVERY_KEY, Headers, MAX_TIME_TO_LIVE, Message, Request, ShortStr,
+};
+use crate::server::DISCOVERY_TIMEOUT;
 use crate::transport::{Backoff, Published, ReplyQueue, Subscription, Transport};
 
 /// The default of [`Discover::window`].
@@ -94,8 +96,8 @@ impl Discover {
         self
     }
 
-    /// Sets how long discovery may take in total; the default is 5 seconds. Workers do not answer
-    /// requests that are older than 5 seconds. The maximum is 49 days.
+    /// Sets how long discovery may take in total; the default is 5 seconds. The maximum
+    /// is 49 days.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout.min(MAX_TIME_TO_LIVE);
         self
@@ -187,10 +189,11 @@ impl Discover {
         let transport = &self.transport;
         let mut backoff = Backoff::new();
         let give_up = deadline.min(Instant::now() + REFUSED_RETRY_TIMEOUT);
+        let key = ShortStr::from_static(DISCOVERY_KEY);
         loop {
             let id = ShortStr::from_uuid(Uuid::new_v4());
             let message = self.request(method, id.clone(), reply_to.clone());
-            let sending = transport.broadcast(DISCOVERY.exchange, message);
+            let sending = transport.publish_control(&key, message);
             let sent = self
                 .within_deadline(deadline, "sending a discovery request", sending)
                 .await;
@@ -278,7 +281,7 @@ impl Discover {
 
 fn refused() -> BrokerError {
     BrokerError::Exchange {
-        exchange: DISCOVERY.exchange.to_owned(),
+        exchange: CONTROL_EXCHANGE.to_owned(),
         action: "publish to",
         source: Cause::new("the broker did not accept the message"),
     }

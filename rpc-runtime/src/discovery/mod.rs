@@ -32,25 +32,26 @@
 //! # }
 //! ```
 //!
-//! The request goes to the fanout exchange `rpc.discovery`, to which each worker binds a queue of
-//! its own. `docs/protocol.md` describes how peers in other languages take part. Workers answer at
-//! once, even at their concurrency limit.
+//! The request goes to the exchange `rpc.control`, to which each worker binds a queue of its own.
+//! `docs/protocol.md` describes how peers in other languages take part. Workers answer at once,
+//! even at their concurrency limit.
 //!
 //! Discovery does not find a worker
 //!
 //! - without [self-description](crate::Server::self_description),
 //! - whose RabbitMQ user lacks the permissions. The worker logs this and serves its queues all the
-//!   same. It needs configure, write and read on `rpc\.discovery.*`. If the exchange already
-//!   exists, read on `rpc\.discovery` and all three on `rpc\.discovery\..*` are enough. The user
-//!   that asks needs write on `rpc\.discovery`,
+//!   same. It needs configure, write and read on `rpc\.control.*`. If the exchange already
+//!   exists, read on `rpc\.control` and all three on `rpc\.control\..*` are enough. The user that
+//!   asks needs write on `rpc\.control`,
 //! - that is not connected at that moment,
 //! - on another virtual host.
 //!
-//! Answers are not authenticated: every RabbitMQ user that may bind a queue to `rpc.discovery` can
+//! Answers are not authenticated: every RabbitMQ user that may bind a queue to `rpc.control` can
 //! claim to serve any service on any queue. If you do not trust all users, call the workers of a
 //! known queue with a [`WorkerClient`].
 //!
-//! [`Server::self_description`](crate::Server::self_description) turns all of this off.
+//! [`Server::self_description`](crate::Server::self_description) turns all of this off. The exchange
+//! is also that of [broadcasts](crate::Broadcast), which need the same permissions.
 
 mod collection;
 mod discover;

@@ -54,6 +54,15 @@ pub enum CallError<E = Infallible> {
         queue: String,
     },
 
+    /// A broadcast reached no worker: none that serves the queue is connected, or none has the
+    /// permissions for broadcasts.
+    #[error("no server: no worker of queue {queue:?} can be reached")]
+    #[non_exhaustive]
+    NoWorkers {
+        /// The request queue.
+        queue: String,
+    },
+
     /// No reply arrived in time.
     #[error("no reply within {limit:?}")]
     #[non_exhaustive]
@@ -132,6 +141,20 @@ pub enum CallError<E = Infallible> {
     /// begun. Nothing was sent.
     #[error("the call cannot be encoded: only the call of a job can be, before it is awaited")]
     CannotEncode,
+    /// The method is a broadcast and was not called as one, or the other way round. Nothing was
+    /// sent. Only a [`DynamicClient`](crate::DynamicClient) returns this error.
+    #[error("{method:?} is {}", if *.is_broadcast {
+        "a broadcast, which all workers answer: call it with `broadcast`"
+    } else {
+        "no broadcast with answers: call it with `call`"
+    })]
+    #[non_exhaustive]
+    WrongKind {
+        /// The method's name.
+        method: String,
+        /// Whether the method is a broadcast with answers.
+        is_broadcast: bool,
+    },
 
     /// The description of the service has no such method. Nothing was sent. Only a
     /// [`DynamicClient`](crate::DynamicClient) returns this error.
@@ -191,6 +214,11 @@ impl<E> CallError<E> {
     /// [`CallError::NoServer`]: this request queue does not exist.
     pub fn no_server(queue: impl Into<String>) -> Self {
         Self::NoServer { queue: queue.into() }
+    }
+
+    /// [`CallError::NoWorkers`]: a broadcast reached no worker of this queue.
+    pub fn no_workers(queue: impl Into<String>) -> Self {
+        Self::NoWorkers { queue: queue.into() }
     }
 
     /// [`CallError::TimedOut`], without a problem with the broker: no reply arrived within `limit`.
@@ -269,6 +297,8 @@ impl<E> CallError<E> {
             | Self::NotDescribed { .. }
             | Self::CannotDelay { .. }
             | Self::CannotEncode
+            | Self::NoWorkers { .. }
+            | Self::WrongKind { .. }
             | Self::Invalid { .. } => Executed::No,
         }
     }
@@ -282,6 +312,7 @@ impl<E> CallError<E> {
     pub fn is_retryable(&self) -> bool {
         let is_transient = match self {
             Self::NoServer { .. }
+            | Self::NoWorkers { .. }
             | Self::TooManyCalls { .. }
             | Self::Overloaded { .. }
             | Self::TimedOut { .. }
@@ -352,6 +383,8 @@ impl<E> CallError<E> {
             Self::NotDescribed { method } => CallError::NotDescribed { method },
             Self::CannotDelay { method, delay } => CallError::CannotDelay { method, delay },
             Self::CannotEncode => CallError::CannotEncode,
+            Self::NoWorkers { queue } => CallError::NoWorkers { queue },
+            Self::WrongKind { method, is_broadcast } => CallError::WrongKind { method, is_broadcast },
             Self::Invalid { what, source } => CallError::Invalid { what, source },
             Self::BadReply { source, executed } => CallError::BadReply { source, executed },
             Self::Refused { queue } => CallError::Refused { queue },

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::built_in::{BuiltInMethods, ServedQueue};
-use super::discovery_responder::DiscoveryResponder;
+use super::control_responder::{ControlMethods, ControlResponder};
 use super::job_queues::JobQueues;
 use super::open_server::OpenServer;
 use super::queue_consumer::{QueueConsumer, with_retries};
@@ -94,7 +94,7 @@ impl ServerConfig {
             (queue, dispatcher, estimates)
         };
         let mut queues: Vec<QueueConfig> = self.queues()?.into_iter().map(with_estimates).collect();
-        let built_in = self.self_description.then(|| self.add_built_in(&mut queues));
+        let control = self.control_methods(&mut queues);
         // Queues that the server does not declare may not exist, so they come first. If one of them
         // fails after the server has subscribed to another queue, requests of the other queue are
         // redelivered although they did not run.
@@ -138,12 +138,13 @@ impl ServerConfig {
             probes: Arc::new(probes),
         };
         // The responder starts after the queues are declared, because the queues of a worker that
-        // is discovered must exist. It starts before the first subscription, so that no request
+        // can be reached must exist. It starts before the first subscription, so that no request
         // waits for it.
-        let start = |service: Arc<dyn Service>| {
-            DiscoveryResponder::start(transport, &service, shared.rules.clone(), &shared.channel)
+        let start = |methods| {
+            let (rules, channel) = (&shared.rules, &shared.channel);
+            ControlResponder::start(transport, methods, rules, channel, self.drain_timeout)
         };
-        let mut responder = built_in.map(start);
+        let mut responder = control.map(start);
         if let Some(responder) = &mut responder {
             stop.run_until_cancelled(responder.started()).await;
         }
@@ -247,7 +248,7 @@ impl ServerConfig {
             reply_addresses: self.reply_addresses.clone(),
             max_accepted_bytes: self.broker.max_accepted_bytes,
             max_sent_bytes: self.broker.max_sent_bytes,
-            // Each queue sets its own. Discovery refuses every redelivered request.
+            // Each queue sets its own. A control message that is redelivered is refused.
             max_deliveries: 0,
             is_classic: false,
             admission: self.admission,
@@ -299,18 +300,38 @@ impl ServerConfig {
         Ok(queues)
     }
 
-    /// Adds the built-in methods to each queue. Returns the ones that describe all queues.
-    fn add_built_in(&self, queues: &mut [QueueConfig]) -> Arc<dyn Service> {
+    /// Returns the methods that are served through the control exchange: it takes the broadcasts
+    /// from each queue, and adds the built-in methods. `None` if there are none.
+    fn control_methods(&self, queues: &mut [QueueConfig]) -> Option<ControlMethods> {
+        let identity = Arc::new(self.identity());
+        let broadcasts = queues.iter_mut().filter_map(|(queue, dispatcher, _)| {
+            // The name was checked.
+            let name = ShortStr::new(queue.name()).ok()?;
+            Some((name, dispatcher.take_broadcasts()))
+        });
+        let broadcasts = broadcasts.collect();
+        let discovery = self
+            .self_description
+            .then(|| self.add_built_in(&identity, queues));
+        let methods = ControlMethods {
+            identity,
+            discovery,
+            broadcasts,
+        };
+        (!methods.is_empty()).then_some(methods)
+    }
+
+    fn identity(&self) -> WorkerIdentity {
         let app_id = self
             .broker
             .app_id
             .as_ref()
             .map(|app_id| app_id.as_str().to_owned());
-        let identity = Arc::new(WorkerIdentity::new(
-            self.worker_name.clone(),
-            app_id,
-            self.version.clone(),
-        ));
+        WorkerIdentity::new(self.worker_name.clone(), app_id, self.version.clone())
+    }
+
+    /// Adds the built-in methods to each queue. Returns the ones that describe all queues.
+    fn add_built_in(&self, identity: &Arc<WorkerIdentity>, queues: &mut [QueueConfig]) -> Arc<dyn Service> {
         // A separate instance of the layers: a worker that describes itself must not wait for a
         // limit that its other methods have reached.
         let behind_layers = self.layers.service_wrapper();
@@ -318,11 +339,11 @@ impl ServerConfig {
         for (queue, dispatcher, estimates) in queues {
             let queue = ServedQueue::new(queue.name(), dispatcher.served(), estimates.all());
             let queue = Arc::new(queue);
-            let methods = BuiltInMethods::of_queue(&identity, &queue);
+            let methods = BuiltInMethods::of_queue(identity, &queue);
             dispatcher.add_built_in(&behind_layers(Arc::new(methods)));
             served.push(queue);
         }
-        behind_layers(Arc::new(BuiltInMethods::of_worker(&identity, served)))
+        behind_layers(Arc::new(BuiltInMethods::of_worker(identity, served)))
     }
 }
 

@@ -4,7 +4,7 @@ mod batching;
 mod builder;
 mod built_in;
 mod config;
-mod discovery_responder;
+mod control_responder;
 mod job_queues;
 mod jobs;
 mod open_server;
@@ -20,5 +20,5 @@ mod worker_identity;
 
 pub use builder::Server;
 pub(crate) use config::BrokerParts;
-pub(crate) use discovery_responder::{DISCOVERY, DISCOVERY_TIMEOUT};
+pub(crate) use control_responder::DISCOVERY_TIMEOUT;
 pub use running_server::RunningServer;

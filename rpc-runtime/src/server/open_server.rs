@@ -7,7 +7,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::discovery_responder::DiscoveryResponder;
+use super::control_responder::ControlResponder;
 use super::queue_consumer::{ConsumerEnd, QueueConsumer};
 use crate::error::{BrokerError, Chain, ServerError};
 use crate::escape::Logged;
@@ -16,8 +16,8 @@ use crate::transport::{Subscription, Transport};
 /// A server that has subscribed to its queues. Dropping it ends all its tasks.
 pub(super) struct OpenServer {
     pub(super) consumers: Vec<(QueueConsumer, Subscription)>,
-    /// `None` if the server does not describe itself.
-    pub(super) responder: Option<DiscoveryResponder>,
+    /// `None` if the server has no broadcasts and does not describe itself.
+    pub(super) responder: Option<ControlResponder>,
     pub(super) queues: Vec<String>,
     pub(super) drain_timeout: Duration,
     /// The tasks that keep the channels for replies and jobs open, and send replies.
@@ -55,8 +55,9 @@ impl OpenServer {
         drop(self.probe_task);
         let responder = self.responder;
         let stopping_responder = AbortOnDropHandle::new(runtime.spawn(async {
-            if let Some(responder) = responder {
-                responder.stop().await;
+            match responder {
+                Some(responder) => responder.stop().await,
+                None => 0,
             }
         }));
         let mut end = ConsumerEnd {
@@ -69,8 +70,7 @@ impl OpenServer {
         while let Some(ended) = consumers.join_next().await {
             end.add(ended);
         }
-        // The outcome does not matter.
-        let _ = stopping_responder.await;
+        end.unfinished += stopping_responder.await.unwrap_or(0);
         let outcome = match end {
             ConsumerEnd {
                 reason: Some(reason), ..

@@ -5,6 +5,10 @@ use uuid::Uuid;
 
 use crate::describe::Worker;
 use crate::host::host_name;
+use crate::protocol::ShortStr;
+
+/// The longest header with the identity, in bytes.
+const MAX_HEADER: usize = 1024;
 
 /// The identity of a worker: an id of its own, and the names that its user chose.
 #[derive(Debug, Clone)]
@@ -25,6 +29,20 @@ impl WorkerIdentity {
             app_id,
             version,
             started: Instant::now(),
+        }
+    }
+
+    pub(super) fn id(&self) -> ShortStr {
+        ShortStr::from_uuid(self.id)
+    }
+
+    /// Returns the value of the header that says who answers. It has the id alone if the worker
+    /// does not describe itself, or if its names are long.
+    pub(super) fn header(&self, describes_itself: bool) -> String {
+        let whole = describes_itself.then(|| serde_json::to_string(&self.worker()).ok());
+        match whole.flatten().filter(|header| header.len() <= MAX_HEADER) {
+            Some(header) => header,
+            None => format!(r#"{{"id":"{}"}}"#, self.id),
         }
     }
 
@@ -56,6 +74,14 @@ mod tests {
         assert_eq!(one.worker().version.as_deref(), Some("2.3"));
         assert_eq!(other.worker().version, None);
         assert_eq!(one.worker().pid, std::process::id());
+        assert!(one.header(true).contains(r#""name":"a""#));
+        for header in [
+            one.header(false),
+            WorkerIdentity::new(Some("x".repeat(2000)), None, None).header(true),
+        ] {
+            let worker: Worker = serde_json::from_str(&header).unwrap();
+            assert!(!worker.id.is_empty() && worker.name.is_none() && worker.host.is_empty());
+        }
         #[cfg(target_os = "linux")]
         assert!(!one.worker().host.is_empty() && !one.worker().host.contains('\n'));
     }

@@ -101,6 +101,21 @@ impl Dispatcher {
         }
     }
 
+    /// Takes out the methods that are broadcasts. They are requested through the control exchange.
+    pub(crate) fn take_broadcasts(&mut self) -> Self {
+        let broadcasts = self.methods.extract_if(|_, entry| entry.method.is_broadcast);
+        Self {
+            methods: broadcasts.collect(),
+            default: None,
+            served: self.served.clone(),
+        }
+    }
+
+    /// Whether it has no methods.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.methods.is_empty()
+    }
+
     /// The services that were added, in this order, without the built-in one.
     pub(crate) fn served(&self) -> &[ServedService] {
         &self.served
@@ -141,16 +156,30 @@ impl Dispatcher {
         redelivered: bool,
         rules: &Rules,
     ) -> Result<Decision<'static>, ForbiddenReplyAddress> {
-        let properties = &message.properties;
         // A worker with larger frames, or of another library, may have been able to read it. The
         // largest count means that the count could not be read, so it is ignored here.
-        let may_have_run = redelivered || properties.dead_lettered.is_some_and(|dead| dead.times < u32::MAX);
+        let dead_lettered = message.properties.dead_lettered;
+        let may_have_run = redelivered || dead_lettered.is_some_and(|dead| dead.times < u32::MAX);
+        let fault = Fault::bad_request(format_args!("the request cannot be read: {malformed}"));
+        Self::refuse(&message.properties, fault, may_have_run, rules)
+    }
+
+    /// Refuses a message with a fault, whatever it asks for.
+    ///
+    /// # Errors
+    ///
+    /// Returns the `reply_to` if it must not get replies.
+    pub(crate) fn refuse(
+        properties: &Properties,
+        fault: Fault,
+        may_have_run: bool,
+        rules: &Rules,
+    ) -> Result<Decision<'static>, ForbiddenReplyAddress> {
         let codec = match content::codec(properties) {
             Ok(codec) => codec.unwrap_or(Codec::Text),
             Err(error) => error.readable_codec(),
         };
         let reply_to = reply_to(properties, rules)?;
-        let fault = Fault::bad_request(format_args!("the request cannot be read: {malformed}"));
         Ok(Decision::refuse(codec, fault, reply_to, may_have_run))
     }
 
@@ -250,7 +279,7 @@ impl Dispatcher {
             Some(name) => self
                 .methods
                 .get(name.as_str())
-                .ok_or_else(|| Fault::unknown_method(name.as_str())),
+                .ok_or_else(|| self.unknown_method(name.as_str())),
             None => self.default.as_ref().ok_or_else(|| {
                 Fault::new(
                     FaultCode::UnknownMethod,
@@ -258,6 +287,22 @@ impl Dispatcher {
                 )
             }),
         }
+    }
+
+    /// The fault of a request for a method that is not here.
+    fn unknown_method(&self, name: &str) -> Fault {
+        let known = self.served.iter().find_map(|served| served.service.method(name));
+        let reason = match known {
+            None => return Fault::unknown_method(name),
+            Some(MethodDescriptor {
+                is_broadcast: true, ..
+            }) => "it is a broadcast, whose requests go through the exchange rpc.control",
+            Some(_) => "it is not a broadcast: its requests go to the queue",
+        };
+        Fault::new(
+            FaultCode::UnknownMethod,
+            format!("cannot run {name:?} here: {reason}"),
+        )
     }
 }
 
@@ -329,6 +374,51 @@ mod tests {
         assert_eq!(runs(decide(Properties::default(), false)), "read");
         assert_eq!(runs(decide(request("write"), false)), "write");
         assert_eq!(refused(decide(request("erase"), false)), FaultCode::UnknownMethod);
+    }
+
+    #[test]
+    fn broadcasts_are_requested_apart_from_other_methods_and_run_once() {
+        static CACHE: ServiceDescriptor = ServiceDescriptor::new(
+            "Cache",
+            "cache",
+            &[
+                MethodDescriptor::new("get", &[]),
+                MethodDescriptor::new("clear", &[]).broadcast(),
+            ],
+        );
+        struct Cache;
+        impl Service for Cache {
+            fn descriptor(&self) -> &'static ServiceDescriptor {
+                &CACHE
+            }
+
+            fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
+                Box::pin(async { invocation.answer(()) })
+            }
+        }
+
+        let mut calls = Dispatcher::default();
+        calls.add(Arc::new(Cache), "cache").unwrap();
+        let broadcasts = calls.take_broadcasts();
+        assert!(!broadcasts.is_empty() && calls.take_broadcasts().is_empty());
+        let decide = |dispatcher, method, redelivered| {
+            let dispatcher: &Dispatcher = dispatcher;
+            let (message, now) = (message(request(method)), Instant::now());
+            dispatcher
+                .decide(message, redelivered, Received::at(now), now, &rules())
+                .map(|decision| match decision {
+                    Decision::Run(_) => None,
+                    Decision::Refuse(refusal) => Some(refusal.fault),
+                })
+                .unwrap()
+        };
+        assert_eq!(decide(&calls, "get", false), None);
+        assert_eq!(decide(&broadcasts, "clear", false), None);
+        let code = |fault: Option<Fault>| fault.unwrap().code;
+        assert_eq!(code(decide(&broadcasts, "clear", true)), FaultCode::Interrupted);
+        for (dispatcher, method) in [(&calls, "clear"), (&broadcasts, "get"), (&broadcasts, "erase")] {
+            assert_eq!(code(decide(dispatcher, method, false)), FaultCode::UnknownMethod);
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Executes requests, whether they come from a queue, from discovery or from the same process.
+//! Executes requests, whether they come from a queue, from the control exchange or from the same
+//! process.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -21,9 +22,9 @@ use crate::telemetry::{Event, Outcome, RequestEnd, RequestInfo, RequestSpan, cou
 /// Where the requests of an [`Executor`] come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RequestSource {
-    /// A request queue. Requests are counted, and refusals are logged as warnings.
+    /// Callers of a request queue. Requests are counted, and refusals are logged as warnings.
     Queue,
-    /// The discovery exchange. Anyone may ask, so refusals are logged for debugging only.
+    /// Discovery. Anyone may ask, so refusals are logged for debugging only.
     Discovery,
     /// A client in the same process. It gets each refusal itself, so what is refused before its
     /// method begins is not logged.
@@ -79,6 +80,10 @@ impl Executor {
             log,
             source,
         }
+    }
+
+    pub(crate) fn source(&self) -> RequestSource {
+        self.source
     }
 
     /// Decides whether the method of a message runs; see [`Dispatcher::decide`].

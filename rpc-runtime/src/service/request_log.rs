@@ -9,7 +9,7 @@ use super::invocation::Invocation;
 use super::rules::ForbiddenReplyAddress;
 use crate::error::Chain;
 use crate::escape::Logged;
-use crate::protocol::{Fault, FaultCode, Malformed, Properties, Request, ShortStr};
+use crate::protocol::{Fault, FaultCode, Properties, Request, ShortStr};
 use crate::telemetry::{LogLimit, Suppressed};
 
 /// The log of one queue's requests.
@@ -153,13 +153,6 @@ impl RequestLog {
         if let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, kind_of(fault)) {
             let code = fault.code.as_str();
             tracing::debug!(code, suppressed, "refused a discovery request");
-        }
-    }
-
-    /// Logs a malformed discovery request.
-    pub(crate) fn malformed_discovery(&self, malformed: Malformed) {
-        if let Some(Suppressed(suppressed)) = self.limit.admit(Level::DEBUG, "malformed") {
-            tracing::debug!(reason = %malformed, suppressed, "ignored a malformed discovery request");
         }
     }
 

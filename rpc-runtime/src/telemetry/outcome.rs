@@ -39,7 +39,7 @@ impl Outcome {
                 CallError::Service(never) => match *never {},
                 CallError::ServiceText(_) => return Self::Error,
                 CallError::Fault(fault) => return Self::of_fault(&fault.code),
-                CallError::NoServer { .. } => "no_server",
+                CallError::NoServer { .. } | CallError::NoWorkers { .. } => "no_server",
                 CallError::TimedOut { .. } => "timed_out",
                 CallError::TooManyCalls { .. } => "too_many_calls",
                 CallError::Overloaded { .. } => "overloaded",
@@ -48,6 +48,7 @@ impl Outcome {
                 | CallError::NotDescribed { .. }
                 | CallError::CannotDelay { .. }
                 | CallError::CannotEncode
+                | CallError::WrongKind { .. }
                 | CallError::Invalid { .. } => "invalid",
                 CallError::BadReply { .. } => "bad_reply",
                 CallError::Refused { .. } => "refused",

@@ -28,7 +28,7 @@ pub use status::{Status, StatusChanges};
 #[cfg(any(test, feature = "__panics"))]
 pub use tasks::injected;
 pub(crate) use tasks::{Panicked, catch_panic, restart_on_panic, watch_runtime};
-pub(crate) use topology::{BroadcastOptions, DeclareMode};
+pub(crate) use topology::{ControlQueue, DeclareMode};
 pub use topology::{QueueArgument, ReplyQueue, RequestQueue};
 
 /// The access of one handle to a broker.
@@ -73,14 +73,14 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     /// longer than a time limit, and returns `false` after that.
     async fn delete_if_unused(&self, queue: &RequestQueue) -> bool;
 
-    /// Consumes what is published to an exchange from now on. Declares the exchange and a queue,
-    /// which is deleted with the subscription. If the broker refuses one of them, nothing else is
-    /// affected.
-    async fn open_broadcasts(&self, broadcasts: &BroadcastOptions) -> Result<Subscription, BrokerError>;
+    /// Consumes the control messages with these keys from now on. Declares the control exchange and
+    /// a queue, which is deleted with the subscription. If the broker refuses one of them, nothing
+    /// else is affected.
+    async fn open_control(&self, queue: &ControlQueue) -> Result<Subscription, BrokerError>;
 
-    /// Publishes a message to all consumers of an exchange. [`Published::Returned`] if there are
-    /// none. The time limits are those of a function that opens something.
-    async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError>;
+    /// Publishes a message to the control exchange. [`Published::Returned`] if no queue is bound
+    /// with this key. Takes no longer than the transport's time limit.
+    async fn publish_control(&self, key: &ShortStr, message: Message) -> Result<Published, BrokerError>;
 
     /// The state of the connections.
     fn status(&self) -> &Arc<StatusBoard>;
@@ -141,6 +141,8 @@ pub(crate) struct Delivery {
     pub(crate) tag: u64,
     /// Why some of the message's properties could not be read. The message has all others.
     pub(crate) malformed: Option<Malformed>,
+    /// The routing key of a control message. `None` if the message came through another exchange.
+    pub(crate) control_key: Option<ShortStr>,
 }
 
 /// Acknowledges and rejects the deliveries of a subscription, and ends the subscription. Once both

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::UnknownName;
-use crate::protocol::{BATCH_SUFFIX, MAX_SHORT_STR};
+use crate::protocol::{BATCH_SUFFIX, MAX_SHORT_STR, ShortStr};
 
 /// The queue argument for the exchange of dead letters.
 const DEAD_LETTER_EXCHANGE: &str = "x-dead-letter-exchange";
@@ -89,11 +90,11 @@ impl fmt::Display for ReplyQueue {
     }
 }
 
-/// A fanout exchange, and the limits of each queue that is bound to it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct BroadcastOptions {
-    /// The exchange. The queues are named after it.
-    pub(crate) exchange: &'static str,
+/// A worker's own queue at the control exchange: what it is bound with, and its limits.
+#[derive(Debug, Clone)]
+pub(crate) struct ControlQueue {
+    /// The routing keys of the messages that it takes.
+    pub(crate) keys: Arc<[ShortStr]>,
     /// How many deliveries may be unacknowledged.
     pub(crate) prefetch: u16,
     /// How long a message can wait.

@@ -89,7 +89,7 @@ impl Vhost {
         self.url().replace("guest:guest@", &format!("{user}:secret@"))
     }
 
-    /// Returns all queues except discovery queues, one line each: the name and then these columns
+    /// Returns all queues except those for control messages, one line each: the name and then these columns
     /// of `rabbitmqctl list_queues`, separated by tabs.
     ///
     /// # Panics
@@ -97,7 +97,7 @@ impl Vhost {
     /// Panics if RabbitMQ does not list them.
     pub async fn queues(&self, columns: &[&str]) -> Vec<String> {
         let mut queues = self.all_queues(columns).await;
-        queues.retain(|queue| !queue.starts_with("rpc.discovery."));
+        queues.retain(|queue| !queue.starts_with("rpc.control."));
         queues
     }
 

@@ -9,6 +9,8 @@ trait Contradictions {
     async fn g(&self);
     #[rpc(oneway, idempotent)]
     async fn h(&self) -> u8;
+    #[rpc(broadcast, idempotent)]
+    async fn j(&self);
     async fn i(&self, #[rpc(context)] a: &Context, #[rpc(context)] b: &Context);
     async fn new(&self);
 }

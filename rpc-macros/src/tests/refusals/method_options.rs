@@ -8,7 +8,7 @@ fn misspelt_method_option() {
         "#[rpc(idempotnt)] async fn f(&self);",
         &[(
             "idempotnt",
-            "unknown option `idempotnt`; did you mean `idempotent`? the options of a method are: `default`, `idempotent`, `oneway`, `retry`, `timeout`, `name`",
+            "unknown option `idempotnt`; did you mean `idempotent`? the options of a method are: `default`, `idempotent`, `oneway`, `broadcast`, `retry`, `timeout`, `name`",
         )],
     );
 }
@@ -19,7 +19,7 @@ fn unknown_method_option() {
         "#[rpc(retries = 3)] async fn f(&self);",
         &[(
             "retries",
-            "unknown option `retries`; the options of a method are: `default`, `idempotent`, `oneway`, `retry`, `timeout`, `name`",
+            "unknown option `retries`; the options of a method are: `default`, `idempotent`, `oneway`, `broadcast`, `retry`, `timeout`, `name`",
         )],
     );
 }
@@ -342,7 +342,7 @@ fn an_option_after_a_bad_one() {
             ("+", "expected an expression"),
             (
                 "retries",
-                "unknown option `retries`; the options of a method are: `default`, `idempotent`, `oneway`, `retry`, `timeout`, `name`",
+                "unknown option `retries`; the options of a method are: `default`, `idempotent`, `oneway`, `broadcast`, `retry`, `timeout`, `name`",
             ),
             (
                 r#""rpc.f""#,
@@ -360,5 +360,44 @@ fn conditional_options_of_a_method() {
         "#[cfg_attr(unix, rpc(default))] async fn f(&self);
         #[cfg_attr(all(unix, test), cfg_attr(windows, must_use, rpc(idempotent)))] async fn g(&self);",
         &[("rpc(default)", message), ("rpc(idempotent)", message)],
+    );
+}
+
+#[test]
+fn options_that_mean_nothing_for_a_broadcast() {
+    assert_method(
+        "#[rpc(broadcast, idempotent)] async fn f(&self);",
+        &[(
+            "idempotent",
+            "a broadcast is sent once, and no worker runs it twice; remove `idempotent`",
+        )],
+    );
+    assert_method(
+        "#[rpc(broadcast, default)] async fn f(&self);",
+        &[(
+            "default",
+            "a request without a method goes to one worker, so the default method cannot be a broadcast; remove one",
+        )],
+    );
+    assert_method(
+        "#[rpc(broadcast, retry = \"5 times, 1s to 5m\")] async fn f(&self);",
+        &[(
+            "\"5 times, 1s to 5m\"",
+            "no worker retries a broadcast; remove `retry`",
+        )],
+    );
+    assert_method(
+        "#[rpc(broadcast, oneway)] async fn f(&self) -> Result<(), E>;",
+        &[(
+            "Result<(), E>",
+            "nobody would see the error of a one-way broadcast; remove the return type, or `oneway`",
+        )],
+    );
+    assert_method(
+        "#[rpc(broadcast, oneway)] async fn f(&self) -> u8;",
+        &[(
+            "u8",
+            "a one-way method has no reply; remove its return type, or `oneway`",
+        )],
     );
 }

@@ -13,7 +13,7 @@ use crate::protocol::{
 };
 use crate::service::{Answer, Invocation, Service};
 use crate::transport::{
-    BroadcastOptions, ConfirmListener, Connectivity, Depth, Outgoing, Published, Publisher, ReplyQueue,
+    ConfirmListener, Connectivity, ControlQueue, Depth, Outgoing, Published, Publisher, ReplyQueue,
     ReplySubscription, RequestQueue, StatusBoard, Subscription, Transport, injected,
 };
 
@@ -69,11 +69,11 @@ impl Transport for RecordingBroker {
         Err(BrokerError::Closed)
     }
 
-    async fn open_broadcasts(&self, _: &BroadcastOptions) -> Result<Subscription, BrokerError> {
+    async fn open_control(&self, _: &ControlQueue) -> Result<Subscription, BrokerError> {
         Err(BrokerError::Closed)
     }
 
-    async fn broadcast(&self, _: &str, _: Message) -> Result<Published, BrokerError> {
+    async fn publish_control(&self, _: &ShortStr, _: Message) -> Result<Published, BrokerError> {
         Err(BrokerError::Closed)
     }
 
@@ -230,6 +230,7 @@ async fn serve_one(
         redelivered: false,
         tag: 1,
         malformed,
+        control_key: None,
     };
     let in_progress = RequestsInProgress::default();
     handler
@@ -264,6 +265,7 @@ async fn a_panic_abandons_the_requests_whose_replies_were_being_sent_and_no_othe
             redelivered: false,
             tag: 1,
             malformed: None,
+            control_key: None,
         };
         handler
             .handle(
@@ -423,6 +425,7 @@ fn a_request_without_a_reply_address_is_recognized_only_by_a_uuid() {
             redelivered: false,
             tag: 1,
             malformed: None,
+            control_key: None,
         };
         request_key(&delivery).is_some()
     };
@@ -478,6 +481,7 @@ async fn a_forwarded_request_expires_at_its_deadline() {
         redelivered: true,
         tag: 1,
         malformed: None,
+        control_key: None,
     };
     let received = Received {
         waited: second,

@@ -14,11 +14,11 @@
 //! - `queue_reader` takes messages from a queue and puts them back, for the program `rpc`.
 //! - [`transport`] is the [`Transport`](super::Transport) that callers and workers use.
 
-mod broadcasts;
 mod channel;
 mod close_counts;
 mod connection;
 mod consume;
+mod control;
 pub(crate) mod convert;
 mod depths;
 mod direct_replies;

@@ -24,7 +24,7 @@ use super::task_group::TaskGroup;
 use crate::error::{BrokerError, Cause, Chain};
 use crate::escape::Logged;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
-use crate::transport::topology::{BroadcastOptions, DeclareMode, ReplyQueue, RequestQueue};
+use crate::transport::topology::{ControlQueue, DeclareMode, ReplyQueue, RequestQueue};
 use crate::transport::{
     Connectivity, Depth, Published, Publisher, ReplySubscription, Role, StatusBoard, Subscription, Transport,
     catch_panic, retry, watch_runtime,
@@ -407,16 +407,16 @@ impl Transport for AmqpTransport {
         false
     }
 
-    async fn open_broadcasts(&self, broadcasts: &BroadcastOptions) -> Result<Subscription, BrokerError> {
+    async fn open_control(&self, control: &ControlQueue) -> Result<Subscription, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
-        let broadcasts = *broadcasts;
-        self.run_to_completion(async move { opener.consume_broadcasts(&broadcasts).await })
+        let control = control.clone();
+        self.run_to_completion(async move { opener.consume_control(&control).await })
             .await
     }
 
-    async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {
+    async fn publish_control(&self, key: &ShortStr, message: Message) -> Result<Published, BrokerError> {
         let connection = self.publishing.wait_ready().await?;
-        self.opener(&connection).broadcast(exchange, message).await
+        self.opener(&connection).publish_control(key, message).await
     }
 
     fn status(&self) -> &Arc<StatusBoard> {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::protocol::{DeathReason, FIRST_DEATH_REASON_HEADER, Malformed, Message, ShortStr};
 use crate::transport::Delivery;
-use crate::transport::topology::{BroadcastOptions, QueueArgument, QueueProperties};
+use crate::transport::topology::{ControlQueue, QueueArgument, QueueProperties};
 
 /// Whether deliveries have to be acknowledged, and how many may be unacknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +24,8 @@ pub(super) enum AckMode {
 
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// `None` for a queue that cannot be declared by name: a reply queue, or one for broadcasts.
+    /// `None` for a queue that cannot be declared by name: a reply queue, or one for control
+    /// messages.
     properties: Option<QueueProperties>,
     highest_priority: u8,
     messages: VecDeque<Stored>,
@@ -33,8 +34,8 @@ pub(super) struct Queue {
     next_tag: u64,
     /// Whether the queue is deleted with its last consumer.
     is_auto_delete: bool,
-    /// The exchange that the queue listens to, and its limits.
-    broadcasts: Option<BroadcastOptions>,
+    /// The control messages that the queue takes, and its limits.
+    control: Option<ControlQueue>,
     is_quorum: bool,
     /// How often a message may return to the queue.
     delivery_limit: Option<u32>,
@@ -50,6 +51,7 @@ pub(super) struct Queue {
 #[derive(Debug)]
 struct Stored {
     message: Message,
+    control_key: Option<ShortStr>,
     expires: Option<Instant>,
     redelivered: bool,
     /// How often the message returned to the queue.
@@ -160,7 +162,7 @@ impl Queue {
             consumers: VecDeque::new(),
             next_tag: 1,
             is_auto_delete: false,
-            broadcasts: None,
+            control: None,
             is_quorum: false,
             delivery_limit: None,
             message_ttl: None,
@@ -177,10 +179,10 @@ impl Queue {
         }
     }
 
-    /// A queue for broadcasts, which is deleted with its consumer.
-    pub(super) fn for_broadcasts(broadcasts: &BroadcastOptions) -> Self {
+    /// A queue for control messages, which is deleted with its consumer.
+    pub(super) fn for_control(control: &ControlQueue) -> Self {
         Self {
-            broadcasts: Some(*broadcasts),
+            control: Some(control.clone()),
             ..Self::exclusive()
         }
     }
@@ -189,15 +191,16 @@ impl Queue {
         self.is_auto_delete
     }
 
-    /// Whether the queue takes the broadcasts of this exchange.
-    pub(super) fn listens_to(&self, exchange: &str) -> bool {
-        self.broadcasts
-            .is_some_and(|broadcasts| broadcasts.exchange == exchange)
+    /// Whether the queue takes the control messages with this key. RabbitMQ deletes the queue when
+    /// its last consumer is cancelled.
+    pub(super) fn is_bound(&self, key: &ShortStr) -> bool {
+        let is_bound = |control: &ControlQueue| control.keys.contains(key);
+        self.control.as_ref().is_some_and(is_bound) && self.consumer_count() > 0
     }
 
-    /// Drops the oldest messages beyond the limits of broadcasts, like RabbitMQ.
+    /// Drops the oldest control messages beyond the limits, like RabbitMQ.
     fn drop_excess(&mut self) {
-        let Some(limits) = self.broadcasts else { return };
+        let Some(limits) = &self.control else { return };
         let exceeds_limits = |messages: &VecDeque<Stored>| {
             let bytes: usize = messages.iter().map(|stored| stored.message.body.len()).sum();
             messages.len() > limits.max_messages.into() || bytes > limits.max_bytes as usize
@@ -227,8 +230,13 @@ impl Queue {
     }
 
     pub(super) fn push(&mut self, message: Message, now: Instant) {
-        let of_broadcasts = self.broadcasts.map(|broadcasts| broadcasts.time_to_live);
-        let of_queue = self.message_ttl.or(of_broadcasts);
+        self.push_with_key(message, None, now);
+    }
+
+    /// Adds a control message.
+    pub(super) fn push_with_key(&mut self, message: Message, control_key: Option<ShortStr>, now: Instant) {
+        let of_control = self.control.as_ref().map(|control| control.time_to_live);
+        let of_queue = self.message_ttl.or(of_control);
         let of_message = message.properties.expiration;
         // The shorter of the two, if both are set.
         let time = of_message.into_iter().chain(of_queue).min();
@@ -244,6 +252,7 @@ impl Queue {
             position,
             Stored {
                 message,
+                control_key,
                 expires,
                 redelivered: false,
                 returns: 0,
@@ -440,6 +449,7 @@ impl Consumer {
             redelivered: stored.redelivered,
             tag,
             malformed: malformed(&stored.message),
+            control_key: stored.control_key.clone(),
         };
         let sent = self
             .sender
@@ -461,6 +471,7 @@ impl Consumer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
 
     use super::*;
     use crate::protocol::Properties;
@@ -564,10 +575,10 @@ mod tests {
     }
 
     #[test]
-    fn broadcasts_beyond_the_limits_are_dropped() {
+    fn control_messages_beyond_the_limits_are_dropped() {
         let now = Instant::now();
-        let mut queue = Queue::for_broadcasts(&BroadcastOptions {
-            exchange: "x",
+        let mut queue = Queue::for_control(&ControlQueue {
+            keys: Arc::new([]),
             prefetch: 1,
             time_to_live: Duration::from_secs(5),
             max_messages: 2,

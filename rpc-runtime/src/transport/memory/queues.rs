@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::queue::Queue;
 use crate::error::{BrokerError, Cause};
-use crate::protocol::Message;
-use crate::transport::topology::{BroadcastOptions, QueueProperties};
+use crate::protocol::{Message, ShortStr};
+use crate::transport::topology::{ControlQueue, QueueProperties};
 use crate::transport::{Delivery, Depth};
 
 pub(super) use super::queue::AckMode;
@@ -65,24 +65,20 @@ impl Queues {
         self.queues.insert(name.to_owned(), Queue::exclusive());
     }
 
-    /// Makes a queue for broadcasts, which is deleted with its consumer.
-    pub(super) fn declare_for_broadcasts(&mut self, name: &str, broadcasts: &BroadcastOptions) {
-        self.queues
-            .insert(name.to_owned(), Queue::for_broadcasts(broadcasts));
+    /// Makes a queue for control messages, which is deleted with its consumer.
+    pub(super) fn declare_for_control(&mut self, name: &str, control: &ControlQueue) {
+        self.queues.insert(name.to_owned(), Queue::for_control(control));
     }
 
-    /// Puts a message into all queues that listen to an exchange. Returns whether any queue does.
-    pub(super) fn broadcast(&mut self, exchange: &str, message: &Message, now: Instant) -> bool {
-        let mut has_listeners = false;
-        for queue in self
-            .queues
-            .values_mut()
-            .filter(|queue| queue.listens_to(exchange))
-        {
-            queue.push(message.clone(), now);
-            has_listeners = true;
+    /// Puts a control message into all queues that are bound with its key. Returns whether any
+    /// queue is.
+    pub(super) fn publish_control(&mut self, key: &ShortStr, message: &Message, now: Instant) -> bool {
+        let mut is_routable = false;
+        for queue in self.queues.values_mut().filter(|queue| queue.is_bound(key)) {
+            queue.push_with_key(message.clone(), Some(key.clone()), now);
+            is_routable = true;
         }
-        has_listeners
+        is_routable
     }
 
     /// How many messages and consumers a queue has. `None` if no queue of that name exists.
@@ -277,29 +273,34 @@ mod tests {
     }
 
     #[test]
-    fn a_broadcast_reaches_all_listeners() {
-        let broadcasts = |exchange| BroadcastOptions {
-            exchange,
+    fn a_control_message_reaches_every_queue_that_is_bound_with_its_key() {
+        let [x, y] = ["x", "y"].map(ShortStr::from_static);
+        let control = |keys: &[&ShortStr]| ControlQueue {
+            keys: keys.iter().map(|key| (*key).clone()).collect(),
             prefetch: 1,
             time_to_live: std::time::Duration::from_secs(1),
             max_messages: 10,
             max_bytes: 10,
         };
         let (mut queues, now) = (Queues::default(), Instant::now());
-        assert!(!queues.broadcast("x", &Message::default(), now));
-        let mut listen = |name, exchange| {
-            queues.declare_for_broadcasts(name, &broadcasts(exchange));
+        assert!(!queues.publish_control(&x, &Message::default(), now));
+        let mut listen = |name, keys: &[&ShortStr]| {
+            queues.declare_for_control(name, &control(keys));
             let (sender, receiver) = mpsc::unbounded_channel();
             let consumer = queues.consume(name, AckMode::Unlimited, sender, now).unwrap();
             (consumer, receiver)
         };
-        let [mut a, mut b, mut other] = [listen("a", "x"), listen("b", "x"), listen("c", "y")];
-        assert!(queues.broadcast("x", &Message::default(), now));
-        assert!(a.1.try_recv().is_ok() && b.1.try_recv().is_ok() && other.1.try_recv().is_err());
+        let [mut a, mut b, mut other] = [listen("a", &[&x]), listen("b", &[&x, &y]), listen("c", &[&y])];
+        assert!(queues.publish_control(&x, &Message::default(), now));
+        for received in [a.1.try_recv().unwrap(), b.1.try_recv().unwrap()] {
+            assert_eq!(received.control_key.as_ref(), Some(&x));
+        }
+        assert!(other.1.try_recv().is_err());
         queues.close(&a.0, now);
         assert_eq!(queues.len(), 2);
-        queues.close(&b.0, now);
-        assert!(!queues.broadcast("x", &Message::default(), now));
+        // RabbitMQ deletes such a queue with its consumer, although its deliveries are pending.
+        queues.cancel(&b.0);
+        assert!(!queues.publish_control(&x, &Message::default(), now));
     }
 
     #[test]

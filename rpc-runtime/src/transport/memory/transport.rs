@@ -14,8 +14,8 @@ use super::broker::InProcessBroker;
 use super::connection::{Connection, OpenConnection};
 use super::queues::{AckMode, ConsumerId, Queues};
 use crate::error::BrokerError;
-use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
-use crate::transport::topology::{BroadcastOptions, DeclareMode, ReplyQueue, RequestQueue};
+use crate::protocol::{CONTROL_EXCHANGE, DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
+use crate::transport::topology::{ControlQueue, DeclareMode, ReplyQueue, RequestQueue};
 use crate::transport::{
     ConfirmListener, Connectivity, Control, Delivery, Depth, Outgoing, Published, Publisher,
     ReplySubscription, StatusBoard, Subscription, Transport, watch_runtime,
@@ -275,21 +275,21 @@ impl Transport for MemoryTransport {
         queue.declare_mode() == DeclareMode::Active && self.broker.queues().delete_if_unused(queue.name())
     }
 
-    async fn open_broadcasts(&self, broadcasts: &BroadcastOptions) -> Result<Subscription, BrokerError> {
+    async fn open_control(&self, control: &ControlQueue) -> Result<Subscription, BrokerError> {
         let open = self.wait_ready(&self.consuming).await?;
-        let queue = format!("{}.{}", broadcasts.exchange, Uuid::new_v4());
-        self.broker.queues().declare_for_broadcasts(&queue, broadcasts);
-        let ack_mode = AckMode::Prefetch(broadcasts.prefetch.into());
+        let queue = format!("{CONTROL_EXCHANGE}.{}", Uuid::new_v4());
+        self.broker.queues().declare_for_control(&queue, control);
+        let ack_mode = AckMode::Prefetch(control.prefetch.into());
         let subscription = self.subscribe(&self.consuming, &open, &queue, ack_mode, false)?;
         open.delay_from_broker().await?;
         Ok(subscription)
     }
 
-    async fn broadcast(&self, exchange: &str, message: Message) -> Result<Published, BrokerError> {
+    async fn publish_control(&self, key: &ShortStr, message: Message) -> Result<Published, BrokerError> {
         let connection = self.wait_ready(&self.publishing).await?;
         connection.wait_unblocked().await?;
-        let (broker, exchange) = (self.broker.clone(), exchange.to_owned());
-        let sending = connection.ask(move || broker.queues().broadcast(&exchange, &message, Instant::now()));
+        let (broker, key) = (self.broker.clone(), key.clone());
+        let sending = connection.ask(move || broker.queues().publish_control(&key, &message, Instant::now()));
         Ok(if sending.await? {
             Published::Confirmed
         } else {

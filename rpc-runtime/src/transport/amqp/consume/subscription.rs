@@ -15,7 +15,7 @@ use super::super::task_group::TaskGroup;
 use super::super::{convert, guard};
 use super::ack_sender::AckSender;
 use crate::error::BrokerError;
-use crate::protocol::ShortStr;
+use crate::protocol::{CONTROL_EXCHANGE, ShortStr};
 use crate::transport::{Control, Delivery, Subscription};
 
 /// Whether deliveries have to be acknowledged. See RabbitMQ's
@@ -89,6 +89,7 @@ pub(crate) fn subscription(
         .deliveries
         .map_err(broker_error)
         .map_ok(|delivery| Delivery {
+            control_key: control_key(&delivery),
             redelivered: delivery.redelivered,
             tag: delivery.delivery_tag,
             malformed: guard::mark::read(&delivery.properties),
@@ -98,6 +99,14 @@ pub(crate) fn subscription(
         deliveries: deliveries.boxed(),
         control: Arc::new(control),
     }
+}
+
+/// Returns the routing key of a message that came through the control exchange.
+fn control_key(delivery: &lapin::message::Delivery) -> Option<ShortStr> {
+    let is_control = delivery.exchange.as_str() == CONTROL_EXCHANGE;
+    is_control
+        .then(|| ShortStr::new(delivery.routing_key.as_str()).ok())
+        .flatten()
 }
 
 #[derive(Debug)]

@@ -1,0 +1,119 @@
+//! One call to all workers of a queue: they drop what they have cached, and the caller learns what
+//! each of them did.
+//!
+//! ```sh
+//! cargo run --example broadcast                            # within the process
+//! AMQP_URL=amqp://localhost cargo run --example broadcast  # over RabbitMQ
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rpc_examples::{broker, log_to_stderr};
+use rpc_runtime::discovery::Worker;
+use rpc_runtime::{Broker, CallError, Gathered, RunningServer, Server, service};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("the cache is being filled")]
+struct Busy;
+
+#[service(queue = "example.cache")]
+trait Cache {
+    /// Drops the entries with this prefix in every worker. Returns how many there were.
+    #[rpc(broadcast)]
+    async fn clear(&self, prefix: &str) -> Result<usize, Busy>;
+
+    /// Fills the cache of every worker. Nobody waits for it.
+    #[rpc(broadcast, oneway)]
+    async fn fill(&self);
+}
+
+struct Entries {
+    entries: Mutex<Vec<&'static str>>,
+    is_busy: bool,
+}
+
+impl Cache for Entries {
+    async fn clear(&self, prefix: &str) -> Result<usize, Busy> {
+        if self.is_busy {
+            return Err(Busy);
+        }
+        let mut entries = self.entries.lock().expect("no holder panics");
+        let before = entries.len();
+        entries.retain(|entry| !entry.starts_with(prefix));
+        Ok(before - entries.len())
+    }
+
+    async fn fill(&self) {
+        self.entries.lock().expect("no holder panics").push("users/3");
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    log_to_stderr();
+    let broker = broker().await?;
+    // Each worker has its own entries.
+    let workers = [
+        start(&broker, "east", vec!["users/1", "users/2", "orders/1"], false).await?,
+        start(&broker, "west", vec!["users/1"], false).await?,
+        start(&broker, "busy", vec![], true).await?,
+    ];
+    let cache = CacheClient::new(&broker);
+
+    // Ends with the third answer, or after two seconds.
+    let answers = cache
+        .clear("users/")
+        .expect_workers(3)
+        .limit(Duration::from_secs(2))
+        .send()
+        .await?;
+    print(answers.collect().await);
+
+    // Returns once the broker has passed the request on.
+    cache.fill().await?;
+
+    for worker in workers {
+        worker.stop().await?;
+    }
+    match cache.clear("users/").send().await {
+        Err(error) => println!("without workers: {error}"),
+        Ok(_) => println!("somebody is there"),
+    }
+    broker.close().await;
+    Ok(())
+}
+
+async fn start(
+    broker: &Broker,
+    name: &str,
+    entries: Vec<&'static str>,
+    is_busy: bool,
+) -> anyhow::Result<RunningServer> {
+    let cache = Entries {
+        entries: Mutex::new(entries),
+        is_busy,
+    };
+    let server = Server::new(broker).worker_name(name);
+    Ok(server.serve(CacheServer::new(cache)).start().await?)
+}
+
+fn print(gathered: Gathered<usize, Busy>) {
+    let name = |worker: &Worker| worker.name.clone().unwrap_or_default();
+    // In the order of names, not of arrival.
+    let answers: BTreeMap<_, _> = gathered
+        .answers
+        .iter()
+        .map(|(worker, answer)| (name(worker), answer))
+        .collect();
+    for (worker, answer) in answers {
+        match answer {
+            Ok(dropped) => println!("{worker}: dropped {dropped}"),
+            Err(CallError::Service(error)) => println!("{worker}: {error}"),
+            Err(error) => println!("{worker}: {error}"),
+        }
+    }
+    println!("missing: {}", gathered.missing.unwrap_or_default());
+}

@@ -1,0 +1,250 @@
+//! The call of all workers that a client's method returns.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout_at;
+use uuid::Uuid;
+
+use super::super::backend::Backend;
+use super::super::call::{ReadReply, change_plan};
+use super::super::call_path::CallPath;
+use super::super::caller::Caller;
+use super::super::failures::broker_error;
+use super::super::in_flight_call::InFlightCall;
+use super::super::invalid_call::InvalidCall;
+use super::super::plan::CallPlan;
+use super::answers::{Answers, GatherTarget};
+use super::gathering::GatherLimits;
+use super::stream::Gather;
+use crate::describe::Worker;
+use crate::error::CallError;
+use crate::host::host_name;
+use crate::protocol::{Executed, ShortStr, insert_user_header};
+use crate::service::ResultType;
+use crate::transport::ReplyQueue;
+
+/// The default of [`Broadcast::quiet_for`].
+const DEFAULT_QUIET_WINDOW: Duration = Duration::from_millis(500);
+
+/// A call of a method that all workers of the queue run, `#[rpc(broadcast)]`.
+///
+/// Nothing is sent before [`send`](Self::send). Set options before it:
+///
+/// ```
+/// # use rpc_runtime::{Broker, CallError, Server, service};
+/// # use std::time::Duration;
+/// #[service]
+/// pub trait Cache {
+///     /// Drops what is cached, and returns how many entries there were.
+///     #[rpc(broadcast)]
+///     async fn clear(&self, prefix: &str) -> u64;
+/// }
+///
+/// # async fn example(cache: CacheClient) -> Result<(), CallError> {
+/// let mut answers = cache
+///     .clear("users/")
+///     .expect_workers(3)
+///     .limit(Duration::from_secs(2))
+///     .send()
+///     .await?;
+/// while let Some((worker, dropped)) = answers.next().await {
+///     println!("{}: {:?}", worker.host, dropped);
+/// }
+/// if answers.missing() != Some(0) {
+///     println!("some workers did not answer");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Which workers run it
+///
+/// Those that serve the queue and are connected when the request is published. A worker that starts
+/// later does not get it, and one that loses its connection meanwhile may not have run it. Each
+/// worker runs a request at most once.
+#[must_use = "a broadcast does nothing until it is sent"]
+pub struct Broadcast<T, E = Infallible> {
+    path: CallPath,
+    call: Result<Arc<InFlightCall>, InvalidCall>,
+    read: ReadReply<T, E>,
+    expected: Option<usize>,
+    quiet_window: Option<Duration>,
+}
+
+/// A broadcast of a method that returns the `Result` type `R`: [`Broadcast<T, E>`](Broadcast) for a
+/// `Result<T, E>`, or for an alias of it.
+pub type FallibleBroadcast<R> = Broadcast<<R as ResultType>::Ok, <R as ResultType>::Err>;
+
+impl<T, E> Broadcast<T, E> {
+    pub(crate) fn new(
+        path: CallPath,
+        call: Result<Arc<InFlightCall>, InvalidCall>,
+        read: ReadReply<T, E>,
+    ) -> Self {
+        Self {
+            path,
+            call,
+            read,
+            expected: None,
+            quiet_window: None,
+        }
+    }
+
+    /// Sets how many workers should answer. Gathering ends with the last of them, and
+    /// [`Gather::missing`] counts those that did not answer.
+    ///
+    /// The broker does not say how many workers get a request.
+    /// [`Broker::discover`](crate::Broker::discover) tells how many serve the queue.
+    pub fn expect_workers(mut self, workers: usize) -> Self {
+        self.expected = Some(workers);
+        self
+    }
+
+    /// Ends gathering if no worker answers for this long after the last answer.
+    ///
+    /// The default is half a second; none if a number of workers is
+    /// [expected](Self::expect_workers). Before the first answer, only the [`limit`](Self::limit)
+    /// applies, since the method may take long.
+    pub fn quiet_for(mut self, window: Duration) -> Self {
+        self.quiet_window = Some(window);
+        self
+    }
+
+    /// Sets how long sending and gathering may take in total. Workers do not begin the method
+    /// later.
+    ///
+    /// The default is the method's own `timeout`, or else the client's, which is 30 seconds unless
+    /// set. In a handler, gathering also ends at the handler's own deadline, unless it is
+    /// [`detached`](Self::detached).
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.change_plan(|plan| {
+            plan.timeout = limit;
+            Ok(())
+        });
+        self
+    }
+
+    /// Detaches the broadcast from the handler that makes it, like
+    /// [`Call::detached`](crate::Call::detached).
+    pub fn detached(mut self) -> Self {
+        self.change_plan(|plan| {
+            plan.is_detached = true;
+            Ok(())
+        });
+        self
+    }
+
+    /// Adds a header to the request, like [`Call::header`](crate::Call::header).
+    pub fn header(mut self, name: impl AsRef<str>, value: impl Into<String>) -> Self {
+        self.change_plan(|plan| Ok(insert_user_header(&mut plan.headers, name, value)?));
+        self
+    }
+
+    fn change_plan(&mut self, change: impl FnOnce(&mut CallPlan) -> Result<(), InvalidCall>) {
+        change_plan(&mut self.call, change);
+    }
+
+    /// Sends the request to all workers of the queue, through the client's layers. Returns once the
+    /// broker has put it into their queues.
+    ///
+    /// # Errors
+    ///
+    /// - [`CallError::NoWorkers`] if no worker of the queue can be reached,
+    /// - [`CallError::Refused`] if the queue of a worker did not take the request. Others may have
+    ///   run it,
+    /// - the errors of any call that cannot be sent.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not take back a request that was already sent.
+    pub async fn send(self) -> Result<Gather<T, E>, CallError<E>> {
+        self.send_call().await.map_err(CallError::widen)
+    }
+
+    async fn send_call(self) -> Result<Gather<T, E>, CallError> {
+        let call = self.call?;
+        match self.path.backend().clone() {
+            Backend::Broker(caller) => {
+                let answers = send(&caller, self.path, call, self.expected, self.quiet_window).await?;
+                Ok(Gather::from_broker(answers, self.read))
+            }
+            Backend::InProcess(_) => {
+                let answer = match self.path.call(call).await {
+                    // It would have been the only worker.
+                    Err(CallError::TimedOut { .. }) => None,
+                    Err(error) if !matches!(error, CallError::Fault(_)) => return Err(error),
+                    outcome => Some((
+                        this_process(),
+                        outcome.map_err(CallError::widen).and_then(self.read),
+                    )),
+                };
+                Ok(Gather::in_process(answer, self.expected, self.read))
+            }
+        }
+    }
+}
+
+/// Opens a queue for the answers, and sends the request.
+async fn send(
+    caller: &Caller,
+    path: CallPath,
+    mut call: Arc<InFlightCall>,
+    expected: Option<usize>,
+    quiet_window: Option<Duration>,
+) -> Result<Answers, CallError> {
+    let time_limit = call.plan().time_limit()?;
+    let opening = caller.transport().open_replies(ReplyQueue::Exclusive, None);
+    let opened = timeout_at(time_limit.deadline, opening).await;
+    let opened = opened.map_err(|_| time_limit.timeout_error(Executed::No))?;
+    let opened = opened.map_err(|source| broker_error(source, false))?;
+    let target = GatherTarget {
+        reply_to: opened.address,
+        correlation_id: ShortStr::from_uuid(Uuid::new_v4()),
+    };
+    let limits = GatherLimits {
+        expected,
+        quiet_window: quiet_window.or(match expected {
+            Some(_) => None,
+            None => Some(DEFAULT_QUIET_WINDOW),
+        }),
+        deadline: time_limit.deadline,
+        codec: call.plan().codec,
+        max_bytes: caller.max_accepted_bytes(),
+    };
+    let answers = Answers::new(target.correlation_id.clone(), limits, opened.replies);
+    // A call that has not begun has no other owner.
+    if let Some(call) = Arc::get_mut(&mut call) {
+        let plan = call.plan_mut();
+        plan.destination = Arc::new(plan.destination.gathering(target));
+    }
+    path.call(call).await?;
+    Ok(answers)
+}
+
+/// The identity of a service in this process, which is no worker.
+fn this_process() -> Worker {
+    Worker {
+        id: "in_process".to_owned(),
+        host: host_name().to_owned(),
+        pid: std::process::id(),
+        runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..Worker::default()
+    }
+}
+
+impl<T, E> fmt::Debug for Broadcast<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut broadcast = f.debug_struct("Broadcast");
+        match &self.call {
+            Ok(call) => broadcast.field("plan", call.plan()),
+            Err(_) => broadcast.field("state", &"not sendable"),
+        };
+        broadcast
+            .field("expected", &self.expected)
+            .field("quiet_window", &self.quiet_window)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,11 @@
+//! Broadcasts: a call of all workers of a queue, and the answers that are gathered.
+
+mod answers;
+mod broadcast;
+mod gathering;
+mod stream;
+
+pub(super) use answers::GatherTarget;
+pub use broadcast::{Broadcast, FallibleBroadcast};
+pub use gathering::GatherEnd;
+pub use stream::{Gather, Gathered};

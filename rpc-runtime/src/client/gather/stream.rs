@@ -1,0 +1,171 @@
+//! The answers to a broadcast, as a stream.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+
+use super::super::call::ReadReply;
+use super::answers::Answers;
+use super::gathering::{Answer, GatherEnd};
+use crate::describe::Worker;
+use crate::error::CallError;
+
+/// What one worker answered.
+type Item<T, E> = (Worker, Result<T, CallError<E>>);
+
+/// The answers of all workers to a [`Broadcast`](super::Broadcast), as they arrive.
+///
+/// Each item is a worker and its answer: the method's result or error, or the fault of the worker.
+/// A worker that cannot say who it is, such as one of another library, has an empty `id`. A worker
+/// is never listed twice.
+///
+/// It ends for one of the reasons in [`GatherEnd`]. A worker that does not answer has no item;
+/// [`missing`](Self::missing) counts those if a number was
+/// [expected](super::Broadcast::expect_workers).
+///
+/// This is a [`Stream`]. [`next`](Self::next) works without a crate for streams. Dropping it
+/// deletes the queue for answers; methods that are running go on.
+#[must_use = "answers arrive as they are polled"]
+pub struct Gather<T, E = Infallible> {
+    source: Source<T, E>,
+    read: ReadReply<T, E>,
+}
+
+enum Source<T, E> {
+    Broker(Box<Answers>),
+    /// A service in this process.
+    InProcess {
+        answer: Option<Box<Item<T, E>>>,
+        has_answered: bool,
+        expected: Option<usize>,
+    },
+}
+
+/// All answers to a broadcast.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Gathered<T, E = Infallible> {
+    /// The workers and their answers, in the order of arrival.
+    pub answers: Vec<(Worker, Result<T, CallError<E>>)>,
+    /// How many workers were expected and did not answer. `None` if no number was expected.
+    pub missing: Option<usize>,
+    /// Why no more answers were waited for.
+    pub end: GatherEnd,
+}
+
+impl<T, E> Gather<T, E> {
+    pub(super) fn from_broker(answers: Answers, read: ReadReply<T, E>) -> Self {
+        Self {
+            source: Source::Broker(Box::new(answers)),
+            read,
+        }
+    }
+
+    /// The answer of a service in this process. `None` if it did not answer in time.
+    pub(super) fn in_process(
+        answer: Option<Item<T, E>>,
+        expected: Option<usize>,
+        read: ReadReply<T, E>,
+    ) -> Self {
+        let source = Source::InProcess {
+            has_answered: answer.is_some(),
+            answer: answer.map(Box::new),
+            expected,
+        };
+        Self { source, read }
+    }
+
+    /// Returns the next answer, or `None` at the end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: no answer is lost.
+    pub async fn next(&mut self) -> Option<(Worker, Result<T, CallError<E>>)> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// Waits for all answers.
+    pub async fn collect(mut self) -> Gathered<T, E> {
+        let mut answers = Vec::new();
+        while let Some(answer) = self.next().await {
+            answers.push(answer);
+        }
+        Gathered {
+            answers,
+            missing: self.missing(),
+            end: self.end().unwrap_or(GatherEnd::Limit),
+        }
+    }
+
+    /// Returns how many workers have answered until now.
+    #[must_use]
+    pub fn answered(&self) -> usize {
+        match &self.source {
+            Source::Broker(answers) => answers.gathering().answered(),
+            Source::InProcess { has_answered, .. } => usize::from(*has_answered),
+        }
+    }
+
+    /// Returns how many workers were [expected](super::Broadcast::expect_workers) and have not
+    /// answered until now. `None` if no number is expected.
+    #[must_use]
+    pub fn missing(&self) -> Option<usize> {
+        match &self.source {
+            Source::Broker(answers) => answers.gathering().missing(),
+            Source::InProcess { expected, .. } => {
+                expected.map(|expected| expected.saturating_sub(self.answered()))
+            }
+        }
+    }
+
+    /// Returns why it ended. `None` until [`next`](Self::next) has returned `None`, or the last
+    /// expected answer.
+    #[must_use]
+    pub fn end(&self) -> Option<GatherEnd> {
+        match &self.source {
+            Source::Broker(answers) => answers.gathering().end().cloned(),
+            Source::InProcess { answer: Some(_), .. } => None,
+            Source::InProcess { has_answered, .. } => Some(match self.missing() {
+                Some(0) => GatherEnd::Expected,
+                _ if *has_answered => GatherEnd::Quiet,
+                _ => GatherEnd::Limit,
+            }),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<T, E>>> {
+        match &mut self.source {
+            Source::Broker(answers) => {
+                let answer = std::task::ready!(answers.poll_next(cx));
+                Poll::Ready(answer.map(|Answer { worker, reply }| {
+                    let result = reply.map_err(CallError::widen).and_then(self.read);
+                    (worker, result)
+                }))
+            }
+            Source::InProcess { answer, .. } => Poll::Ready(answer.take().map(|answer| *answer)),
+        }
+    }
+}
+
+impl<T, E> Unpin for Gather<T, E> {}
+
+impl<T, E> Stream for Gather<T, E> {
+    type Item = (Worker, Result<T, CallError<E>>);
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll(cx)
+    }
+}
+
+impl<T, E> fmt::Debug for Gather<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gather")
+            .field("answered", &self.answered())
+            .field("missing", &self.missing())
+            .finish_non_exhaustive()
+    }
+}

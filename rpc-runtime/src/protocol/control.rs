@@ -1,0 +1,13 @@
+//! Names of the control exchange, through which peers reach one worker or all workers of a queue.
+
+/// The durable direct exchange for control messages. The routing key is the id of a worker, the
+/// name of a request queue, or [`DISCOVERY_KEY`].
+pub(crate) const CONTROL_EXCHANGE: &str = "rpc.control";
+
+/// The routing key of discovery requests. No request queue has this name.
+pub(crate) const DISCOVERY_KEY: &str = "rpc.discovery";
+
+/// The header of a reply to a broadcast that says which worker sent it: a [`Worker`] in JSON.
+///
+/// [`Worker`]: crate::describe::Worker
+pub(crate) const WORKER_HEADER: &str = "rpc-worker";

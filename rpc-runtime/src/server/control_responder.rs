@@ -1,0 +1,452 @@
+//! Answers the requests that reach this worker through the control exchange: broadcasts, and those
+//! of [`discovery`](crate::discovery).
+//!
+//! Each worker consumes them from a queue of its own, beside its request queues. So a worker that
+//! runs as many requests as it may still answers. A failure here never ends the server.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::outgoing_reply::with_grace_period;
+use super::reply_channel::{ReplyChannel, SendOutcome};
+use super::worker_identity::WorkerIdentity;
+use crate::error::{BrokerError, Chain};
+use crate::escape::Logged;
+use crate::protocol::{
+    CONTROL_EXCHANGE, DISCOVERY_KEY, Fault, FaultCode, Message, Reply, ShortStr, WORKER_HEADER,
+};
+use crate::service::{
+    Decision, Dispatcher, Executor, ForbiddenReplyAddress, Received, ReplyTo, RequestLabel, RequestLog,
+    RequestSource, Response, Rules, Service,
+};
+use crate::telemetry::{LogLimit, Suppressed};
+use crate::transport::{
+    Backoff, ControlQueue, Delivery, KeepOpen, Outgoing, SendToken, Subscription, Transport, keep_open,
+    restart_on_panic,
+};
+
+/// How long a worker tries to answer a discovery request, and how long its sender waits by default.
+pub(crate) const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many broadcasts run at once.
+const MAX_RUNNING: usize = 16;
+
+/// How many broadcasts run or wait for their turn. Others are refused.
+const MAX_BROADCASTS: usize = 48;
+
+/// The prefetch. It leaves room for discovery requests and refusals beside the broadcasts.
+const PREFETCH: u16 = 64;
+
+/// How long a control message can wait in the queue, and a broadcast for its turn.
+const TIME_TO_LIVE: Duration = Duration::from_secs(60);
+
+/// The longest time from the arrival of a broadcast until its reply is given up, if there is no
+/// connection.
+const MAX_ANSWER_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How many control messages can wait in the queue. If there are more, the oldest are dropped.
+const MAX_WAITING: u16 = 256;
+
+/// The maximum total length of the messages that wait in the queue, in bytes.
+const MAX_WAITING_BYTES: u32 = 8 * 1024 * 1024;
+
+/// How long to wait after the broker refused the exchange or the queue. Permissions rarely change,
+/// and the broker logs each refusal.
+const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(600);
+
+/// How long a starting server waits until it can be reached.
+const START_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a worker answers through the control exchange.
+pub(super) struct ControlMethods {
+    pub(super) identity: Arc<WorkerIdentity>,
+    /// The built-in methods that describe all queues. `None` without self-description.
+    pub(super) discovery: Option<Arc<dyn Service>>,
+    /// The broadcasts of each request queue.
+    pub(super) broadcasts: Vec<(ShortStr, Dispatcher)>,
+}
+
+/// A task that answers control messages. Dropping this ends the task and all running broadcasts.
+pub(super) struct ControlResponder {
+    stop: CancellationToken,
+    /// Returns the number of broadcasts that did not end in time after it was told to stop.
+    task: AbortOnDropHandle<usize>,
+    /// Resolves once the first attempt to subscribe has succeeded or failed.
+    first_attempt: oneshot::Receiver<()>,
+}
+
+impl ControlMethods {
+    /// Whether there is nothing to answer.
+    pub(super) fn is_empty(&self) -> bool {
+        let mut broadcasts = self.broadcasts.iter();
+        self.discovery.is_none() && broadcasts.all(|(_, dispatcher)| dispatcher.is_empty())
+    }
+
+    /// Returns the executor of the messages with each routing key.
+    fn executors(self, rules: &Rules) -> HashMap<ShortStr, Arc<Executor>> {
+        let executor = |dispatcher, name: &str, source| {
+            let log = RequestLog::new(name);
+            Arc::new(Executor::new(dispatcher, rules.clone(), log, source))
+        };
+        let broadcasts = self.broadcasts.into_iter().map(|(queue, dispatcher)| {
+            let executor = executor(dispatcher, queue.as_str(), RequestSource::Queue);
+            (queue, executor)
+        });
+        let mut executors: HashMap<_, _> = broadcasts.collect();
+        if let Some(service) = self.discovery {
+            let mut dispatcher = Dispatcher::default();
+            dispatcher.add_built_in(&service);
+            let discovery = executor(dispatcher, DISCOVERY_KEY, RequestSource::Discovery);
+            executors.insert(self.identity.id(), Arc::clone(&discovery));
+            executors.insert(ShortStr::from_static(DISCOVERY_KEY), discovery);
+        }
+        executors
+    }
+}
+
+impl ControlResponder {
+    /// Starts a task that answers control messages. When it is told to stop, running broadcasts
+    /// have `drain_timeout` to end.
+    pub(super) fn start(
+        transport: &Arc<dyn Transport>,
+        methods: ControlMethods,
+        rules: &Rules,
+        channel: &Arc<ReplyChannel>,
+        drain_timeout: Duration,
+    ) -> Self {
+        let identity = Arc::clone(&methods.identity);
+        let describes_itself = methods.discovery.is_some();
+        let executors = methods.executors(rules);
+        let queue = ControlQueue {
+            keys: executors.keys().cloned().collect(),
+            prefetch: PREFETCH,
+            time_to_live: TIME_TO_LIVE,
+            max_messages: MAX_WAITING,
+            max_bytes: MAX_WAITING_BYTES,
+        };
+        let responder = Responder {
+            executors,
+            channel: Arc::clone(channel),
+            identity,
+            describes_itself,
+            broadcasts: Semaphore::new(MAX_BROADCASTS),
+            running: Semaphore::new(MAX_RUNNING),
+            log: LogLimit::new(CONTROL_EXCHANGE),
+        };
+        let responder = Arc::new(responder);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let (first_attempt_done, first_attempt) = oneshot::channel();
+        let mut first_attempt_done = Some(first_attempt_done);
+        let to_subscribe = Arc::clone(transport);
+        let running = async move {
+            restart_on_panic("control", || {
+                let mut run = ResponderRun {
+                    responder: &responder,
+                    transport: &to_subscribe,
+                    queue: &queue,
+                    stop: &stopped,
+                    first_attempt_done: first_attempt_done.take(),
+                    is_refusal_logged: false,
+                    tasks: JoinSet::new(),
+                };
+                async move {
+                    keep_open(&mut run).await;
+                    run.drain(drain_timeout).await
+                }
+            })
+            .await
+        };
+        Self {
+            stop,
+            task: AbortOnDropHandle::new(transport.runtime().spawn(running)),
+            first_attempt,
+        }
+    }
+
+    /// Waits until the first attempt to subscribe has succeeded or failed, but not for longer than
+    /// [`START_TIMEOUT`]. Must be called at most once.
+    pub(super) async fn started(&mut self) {
+        let _ = timeout(START_TIMEOUT, &mut self.first_attempt).await;
+    }
+
+    /// Deletes the queue, waits for running broadcasts and ends the task. Returns the number of
+    /// broadcasts that did not end in time.
+    pub(super) async fn stop(self) -> usize {
+        self.stop.cancel();
+        // The task limits its own waits. If it panicked, the server ends as usual.
+        self.task.await.unwrap_or(0)
+    }
+}
+
+/// Keeps the control queue open until the responder is stopped or the broker handle is closed.
+struct ResponderRun<'a> {
+    responder: &'a Arc<Responder>,
+    transport: &'a Arc<dyn Transport>,
+    queue: &'a ControlQueue,
+    stop: &'a CancellationToken,
+    /// Dropping the sender wakes [`ControlResponder::started`].
+    first_attempt_done: Option<oneshot::Sender<()>>,
+    is_refusal_logged: bool,
+    /// Answers control messages. The prefetch bounds their number. A method goes on if the
+    /// connection is lost.
+    tasks: JoinSet<()>,
+}
+
+impl KeepOpen for ResponderRun<'_> {
+    type Opened = Subscription;
+    type End = ();
+
+    async fn open(&mut self) -> ControlFlow<(), Result<Subscription, BrokerError>> {
+        let opening = self.transport.open_control(self.queue);
+        let opened = unless_stopped(self.stop, opening).await?;
+        drop(self.first_attempt_done.take());
+        ControlFlow::Continue(opened)
+    }
+
+    async fn run(&mut self, subscription: Subscription) -> ControlFlow<(), BrokerError> {
+        self.is_refusal_logged = false;
+        let lost = self.answer_until_lost(subscription).await?;
+        let error = Logged(Chain(&lost));
+        tracing::debug!(%error, "the control queue was lost; declaring it again");
+        if lost.is_handle_ended() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(lost)
+    }
+
+    fn open_failed(&mut self, error: &BrokerError) -> ControlFlow<()> {
+        if error.is_handle_ended() {
+            return ControlFlow::Break(());
+        }
+        if !error.is_waited_out() && !std::mem::replace(&mut self.is_refusal_logged, true) {
+            let missing = missing_permission(error);
+            let error = Logged(Chain(error));
+            tracing::info!(%error, missing, "serving without broadcasts and discovery");
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
+        if error.is_waited_out() {
+            backoff.delay_after(error)
+        } else {
+            REFUSED_RETRY_DELAY
+        }
+    }
+
+    async fn pause(&mut self, delay: Duration) -> ControlFlow<()> {
+        unless_stopped(self.stop, sleep(delay)).await
+    }
+}
+
+impl ResponderRun<'_> {
+    /// Answers control messages until the queue is lost, and returns why.
+    async fn answer_until_lost(&mut self, mut subscription: Subscription) -> ControlFlow<(), BrokerError> {
+        let lost = loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {
+                    // This deletes the queue, so that peers no longer reach this worker.
+                    subscription.control.close_and_delete().await;
+                    return ControlFlow::Break(());
+                }
+                Some(ended) = self.tasks.join_next() => resume_panic(ended),
+                arrival = subscription.deliveries.next() => match arrival {
+                    Some(Ok(delivery)) => {
+                        let (responder, control) = (Arc::clone(self.responder), Arc::clone(&subscription.control));
+                        self.tasks.spawn(async move {
+                            let tag = delivery.tag;
+                            responder.answer(delivery).await;
+                            control.ack(tag);
+                        });
+                    }
+                    Some(Err(reason)) => break reason,
+                    None => break BrokerError::Lost { source: None },
+                },
+            }
+        };
+        subscription.control.close().await;
+        ControlFlow::Continue(lost)
+    }
+
+    /// Waits for the answers in progress if the responder was told to stop. Returns the number of
+    /// those that did not end in time.
+    async fn drain(&mut self, limit: Duration) -> usize {
+        if !self.stop.is_cancelled() {
+            return 0;
+        }
+        let ending = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = timeout(limit, ending).await;
+        self.tasks.len()
+    }
+}
+
+/// Continues a panic of a task, so that the responder is restarted. Methods that panic do not get
+/// here.
+fn resume_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && let Ok(panic) = error.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Waits for a future. [`Break`](ControlFlow::Break) if it is told to stop before.
+async fn unless_stopped<T>(stop: &CancellationToken, future: impl Future<Output = T>) -> ControlFlow<(), T> {
+    match stop.run_until_cancelled(future).await {
+        Some(output) => ControlFlow::Continue(output),
+        None => ControlFlow::Break(()),
+    }
+}
+
+/// Answers control messages.
+struct Responder {
+    /// By routing key.
+    executors: HashMap<ShortStr, Arc<Executor>>,
+    channel: Arc<ReplyChannel>,
+    identity: Arc<WorkerIdentity>,
+    describes_itself: bool,
+    /// Held by broadcasts that run or wait for their turn.
+    broadcasts: Semaphore,
+    /// Held by broadcasts that run.
+    running: Semaphore,
+    log: LogLimit,
+}
+
+impl Responder {
+    async fn answer(&self, delivery: Delivery) {
+        // A message that was sent to the queue itself says nothing about whom it is for.
+        let executor = delivery.control_key.as_ref().map(|key| self.executors.get(key));
+        let Some(executor) = executor.flatten() else {
+            return self.ignored("foreign", "it did not come through the control exchange");
+        };
+        if let Some(malformed) = delivery.malformed {
+            return self.ignored("malformed", malformed);
+        }
+        let key = delivery.control_key.as_ref().map_or("", ShortStr::as_str);
+        match executor.source() {
+            RequestSource::Discovery => {
+                // Layers may delay the method for longer than the sender waits.
+                let answering = self.answer_discovery(executor, delivery.message, delivery.redelivered);
+                if timeout(DISCOVERY_TIMEOUT, answering).await.is_err() {
+                    executor.log.discovery_timed_out();
+                }
+            }
+            RequestSource::Queue | RequestSource::InProcess => {
+                self.answer_broadcast(key, executor, delivery.message, delivery.redelivered)
+                    .await;
+            }
+        }
+    }
+
+    async fn answer_discovery(&self, executor: &Executor, message: Message, redelivered: bool) {
+        let now = Instant::now();
+        let decided = executor.decide(message, redelivered, Received::at(now), now);
+        // Without a reply, the built-in methods do nothing.
+        if decided
+            .as_ref()
+            .is_ok_and(|decision| decision.reply_to().is_none())
+        {
+            return;
+        }
+        let until = now + DISCOVERY_TIMEOUT;
+        self.execute(DISCOVERY_KEY, executor, decided, &RequestLabel::default(), until)
+            .await;
+    }
+
+    async fn answer_broadcast(&self, queue: &str, executor: &Executor, message: Message, redelivered: bool) {
+        let arrived = Instant::now();
+        let label = RequestLabel::of(&message.properties);
+        let wait = message.properties.expiration.unwrap_or(TIME_TO_LIVE);
+        let deadline = with_grace_period(arrived + wait.min(MAX_ANSWER_TIME));
+        let slot = self.broadcasts.try_acquire();
+        let turn = match &slot {
+            Ok(_) => timeout(wait.min(TIME_TO_LIVE), self.running.acquire()).await.ok(),
+            Err(_) => None,
+        };
+        let decided = match turn {
+            Some(_) => executor.decide(message, redelivered, Received::at(arrived), Instant::now()),
+            None => {
+                let reason = "too many broadcasts are running on this worker";
+                let fault = Fault::new(FaultCode::Rejected, reason);
+                Dispatcher::refuse(&message.properties, fault, redelivered, &executor.rules)
+            }
+        };
+        self.execute(queue, executor, decided, &label, deadline).await;
+    }
+
+    /// Runs the method, unless it is refused, and replies. The reply is given up at `until`.
+    async fn execute(
+        &self,
+        queue: &str,
+        executor: &Executor,
+        decided: Result<Decision<'_>, ForbiddenReplyAddress>,
+        label: &RequestLabel,
+        until: Instant,
+    ) {
+        let decision = match decided {
+            Ok(decision) => decision,
+            Err(forbidden) => return executor.log.reply_address_forbidden(&forbidden),
+        };
+        let response = executor.execute(queue, decision, label, Instant::now()).await;
+        let Response { reply, reply_to, .. } = response;
+        if let Some(to) = reply_to {
+            self.reply(reply, &to, until).await;
+        }
+    }
+
+    /// Sends a reply. Its loss does no harm beyond a missing answer.
+    async fn reply(&self, reply: Reply, to: &ReplyTo, until: Instant) {
+        let codec = reply.codec;
+        if let Ok(SendOutcome::Refused(Some(error))) = self.send(reply, to, until).await {
+            self.channel.log.unsendable(&error);
+            let reason = "the method ran, and the broker refuses its reply, which may be too large";
+            let fault = Fault::new(FaultCode::ReplyTooLarge, reason);
+            let _ = self.send(Reply::fault(codec, &fault), to, until).await;
+        }
+    }
+
+    async fn send(&self, mut reply: Reply, to: &ReplyTo, until: Instant) -> Result<SendOutcome, BrokerError> {
+        let worker = self.identity.header(self.describes_itself);
+        reply.headers.insert(ShortStr::from_static(WORKER_HEADER), worker);
+        let outgoing = Outgoing {
+            message: to.message(reply),
+            queue: to.address.clone(),
+            mandatory: false,
+            send_token: SendToken::default(),
+        };
+        self.channel.send(outgoing, Some(until), false).await
+    }
+
+    fn ignored(&self, kind: &'static str, reason: impl std::fmt::Display) {
+        if let Some(Suppressed(suppressed)) = self.log.admit(tracing::Level::DEBUG, kind) {
+            tracing::debug!(reason = %Logged(reason), suppressed, "ignored a control message");
+        }
+    }
+}
+
+/// Returns what is probably missing: in most cases a permission of the worker's RabbitMQ user.
+fn missing_permission(refused: &BrokerError) -> &'static str {
+    match refused {
+        BrokerError::Exchange {
+            action: "declare", ..
+        } => {
+            "configure permission on the exchange rpc.control, or have someone else declare it as a durable direct exchange"
+        }
+        BrokerError::TooManyChannels { .. } => "one more channel",
+        BrokerError::Exchange { .. } => {
+            "read permission on the exchange rpc.control, and write permission on queues rpc.control.*"
+        }
+        _ => "configure, write and read permission on queues rpc.control.*",
+    }
+}
