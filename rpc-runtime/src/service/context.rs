@@ -232,6 +232,8 @@ impl Context {
     /// Written in the same transaction as the effects of the method, under a unique key, it lets
     /// them happen exactly once; see [`middleware`](crate::middleware#exactly-once).
     ///
+    /// All workers get a broadcast with the same id.
+    ///
     /// It is the request's correlation id. `None` unless that is a UUID. Callers of this library
     /// always send one, and a new one for each request: a layer of a client that retries a call
     /// sends several requests. Other callers must do so too. If such a caller sends one UUID with

@@ -93,7 +93,7 @@ pub struct Idempotency<S> {
 }
 
 impl<S: IdempotencyStore> Idempotency<S> {
-    /// Applies to all methods, except for the built-in ones.
+    /// Applies to all methods, except for the built-in ones and broadcasts, which each worker runs.
     #[must_use]
     pub fn new(store: S) -> Self {
         let shared = Shared {
@@ -181,7 +181,9 @@ where
         let inner = self.inner.clone();
         let method = call.full_name();
         let id = call.context().request_id();
-        match id.filter(|_| self.layer.applies_to(&method)) {
+        // Each worker runs a broadcast, and all get it with the same id.
+        let is_broadcast = call.method_descriptor().is_broadcast;
+        match id.filter(|_| !is_broadcast && self.layer.applies_to(&method)) {
             None => Box::pin(run(inner, call)),
             Some(id) => {
                 let shared = Arc::clone(&self.layer.shared);
