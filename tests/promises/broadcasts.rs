@@ -4,20 +4,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, QueueBindOptions};
-use lapin::types::FieldTable;
+use lapin::options::{BasicPublishOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, message::Delivery};
 use rpc_runtime::describe::Worker;
-use rpc_runtime::middleware::Authorize;
+use rpc_runtime::middleware::{Authorize, Idempotency, InMemoryStore};
 use rpc_runtime::{
     Broker, BrokerError, CallError, Codec, Context, DynamicClient, Executed, FaultCode, GatherEnd, Gathered,
-    ReplyQueue, RequestQueue, RunningServer, Server, ServiceClient, ServiceDescriptor, service,
+    ReplyQueue, RequestQueue, RunningServer, Server, ServerError, ServiceClient, ServiceDescriptor, Status,
+    service,
 };
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::log::Log;
-use rpc_tests::proxy::{Proxy, Target};
-use rpc_tests::rabbit::{Permissions, Vhost, shared, unique};
+use rpc_tests::proxy::{Direction, Proxy, Sight, Target};
+use rpc_tests::rabbit::{Node, Permissions, Vhost, shared, unique};
 use rpc_tests::raw::{RawPeer, next};
+use rpc_tests::stranger::{Properties, Property, Stranger};
 use rpc_tests::world::World;
 use rpc_tests::{on_both_brokers, until};
 use serde::{Deserialize, Serialize};
@@ -58,6 +60,13 @@ on_both_brokers! {
     a_dynamic_client_broadcasts,
     broadcasts_are_counted,
     a_broadcast_that_waits_for_a_server_reaches_it,
+    a_broadcast_that_waits_in_vain_did_not_run,
+    a_closed_handle_lets_its_broadcasts_end,
+    answers_keep_their_connection_open,
+    gathering_ends_although_nobody_reads,
+    a_quiet_window_may_last_forever,
+    what_cannot_run_does_not_wait_for_its_turn,
+    stored_outcomes_keep_no_worker_from_running_a_broadcast,
 }
 
 /// A worker's part of a cache.
@@ -414,12 +423,16 @@ async fn layers_decide_about_broadcasts(world: World) {
     let sent = cache.count("a").expect_workers(1).send().await;
     let gathered = soon("it answers", sent.unwrap().collect()).await;
     assert_eq!(*gathered.answers[0].1.as_ref().unwrap(), 1);
+    assert_eq!(gathered.answers[0].0.pid, std::process::id());
     let sent = cache.reload("disk").expect_workers(1).send().await;
     let refused = soon("it answers", sent.unwrap().collect()).await;
-    let Err(CallError::Fault(fault)) = &refused.answers[0].1 else {
+    let (worker, Err(CallError::Fault(fault))) = &refused.answers[0] else {
         panic!("{refused:?}");
     };
     assert_eq!(fault.code, FaultCode::Unauthorized);
+    // It learns nothing else about the worker.
+    assert_eq!(worker.id, gathered.answers[0].0.id);
+    assert_eq!((worker.host.as_str(), worker.pid), ("", 0));
     cache.clear().await.unwrap();
     server.stop().await.unwrap();
     assert_eq!(part.runs(), 1);
@@ -606,6 +619,152 @@ async fn a_broadcast_that_waits_for_a_server_reaches_it(world: World) {
     server.stop().await.unwrap();
 }
 
+async fn a_broadcast_that_waits_in_vain_did_not_run(world: World) {
+    let cache = CacheClient::builder(&world.broker().await)
+        .queue(unique("cache"))
+        .wait_for_server(true)
+        .timeout(Duration::from_millis(300))
+        .build();
+    for failed in [
+        soon("it ends", cache.count("a").send())
+            .await
+            .map(drop)
+            .unwrap_err(),
+        soon("it ends", cache.clear()).await.unwrap_err(),
+    ] {
+        assert!(
+            matches!(
+                failed,
+                CallError::TimedOut {
+                    executed: Executed::No,
+                    ..
+                }
+            ),
+            "{failed:?}"
+        );
+    }
+}
+
+async fn a_closed_handle_lets_its_broadcasts_end(world: World) {
+    let queue = unique("cache");
+    let gate = Gate::closed();
+    let part = Part::behind("closed", gate.clone());
+    let broker = world.broker().await;
+    let mut server = serve_with(&broker, &queue, &part).await;
+    client(&world.broker().await, &queue).clear().await.unwrap();
+    gate.began(1).await;
+    let ended = tokio::spawn(async move { server.ended().await });
+    broker.close().await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!ended.is_finished());
+    gate.let_all_go();
+    soon("it ends", ended).await.unwrap().unwrap_err();
+    assert_eq!(part.runs(), 1);
+}
+
+async fn answers_keep_their_connection_open(world: World) {
+    let queue = unique("cache");
+    let gate = Gate::closed();
+    let server = serve(&world, &queue, &Part::behind("slow", gate.clone())).await;
+    let gather = {
+        let caller = world.broker().await;
+        let cache = client(&caller, &queue);
+        cache.count("ab").expect_workers(1).send().await.unwrap()
+    };
+    gate.began(1).await;
+    gate.let_all_go();
+    let gathered = soon("it answers", gather.collect()).await;
+    assert!(matches!(gathered.end, GatherEnd::Expected), "{:?}", gathered.end);
+    assert!(gathered.is_confirmed);
+    server.stop().await.unwrap();
+}
+
+async fn gathering_ends_although_nobody_reads(world: World) {
+    let queue = unique("cache");
+    let server = serve(&world, &queue, &Part::new("one")).await;
+    let cache = client(&world.broker().await, &queue);
+    let limit = Duration::from_millis(300);
+    let sent = cache.count("a").expect_workers(2).limit(limit).send().await;
+    let mut answers = sent.unwrap();
+    tokio::time::sleep(2 * limit).await;
+    assert!(answers.next().await.is_none());
+    assert!(
+        matches!(answers.end(), Some(GatherEnd::Limit)),
+        "{:?}",
+        answers.end()
+    );
+    server.stop().await.unwrap();
+}
+
+async fn a_quiet_window_may_last_forever(world: World) {
+    let queue = unique("cache");
+    let server = serve(&world, &queue, &Part::new("one")).await;
+    let cache = client(&world.broker().await, &queue);
+    let sent = cache
+        .count("a")
+        .quiet_for(Duration::MAX)
+        .limit(Duration::from_millis(500))
+        .send()
+        .await;
+    let gathered = soon("it ends", sent.unwrap().collect()).await;
+    assert!(matches!(gathered.end, GatherEnd::Limit), "{:?}", gathered.end);
+    assert_eq!(gathered.answers.len(), 1);
+    server.stop().await.unwrap();
+}
+
+async fn what_cannot_run_does_not_wait_for_its_turn(world: World) {
+    const RUNNING_AND_WAITING: usize = 48;
+
+    let queue = unique("cache");
+    let gate = Gate::closed();
+    let part = Part::behind("full", gate.clone());
+    let server = serve(&world, &queue, &part).await;
+    let caller = world.broker().await;
+    let cache = client(&caller, &queue);
+    let mut gathers = Vec::new();
+    for _ in 0..RUNNING_AND_WAITING - 1 {
+        gathers.push(cache.count("a").expect_workers(1).send().await.unwrap());
+    }
+    gate.began(16).await;
+    let broadcasts = dynamic(&caller, &queue, |_| true);
+    for _ in 0..RUNNING_AND_WAITING {
+        let sent = broadcasts.broadcast("get", json!({"key": "a"}));
+        let sent = sent.expect_workers(1).send().await;
+        let refused = soon("it is refused", sent.unwrap().collect()).await;
+        let Err(CallError::Fault(fault)) = &refused.answers[0].1 else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(fault.code, FaultCode::UnknownMethod);
+    }
+    // There is still room for one that can run.
+    gathers.push(cache.count("a").expect_workers(1).send().await.unwrap());
+    gate.let_all_go();
+    for gather in gathers {
+        let gathered = soon("it answers", gather.collect()).await;
+        assert_eq!(*gathered.answers[0].1.as_ref().unwrap(), 1);
+    }
+    server.stop().await.unwrap();
+}
+
+async fn stored_outcomes_keep_no_worker_from_running_a_broadcast(world: World) {
+    let queue = unique("cache");
+    let layer = Idempotency::new(InMemoryStore::new(100, SOON));
+    let parts = ["one", "two"].map(Part::new);
+    let mut servers = Vec::new();
+    for part in &parts {
+        let server = Server::new(&world.broker().await).layer(layer.clone());
+        let server = server.serve_on(RequestQueue::new(&queue), CacheServer::new(part.clone()));
+        servers.push(server.start().await.unwrap());
+    }
+    let cache = client(&world.broker().await, &queue);
+    let sent = cache.count("a").expect_workers(2).send().await;
+    assert_eq!(soon("it ends", sent.unwrap().collect()).await.missing, Some(0));
+    assert!(parts.iter().all(|part| part.runs() == 1));
+    for server in servers {
+        server.stop().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_client_in_process_gathers_from_one_worker() {
     let cache = CacheClient::in_process(Part::new("fails"));
@@ -636,6 +795,21 @@ async fn a_client_in_process_gathers_from_one_worker() {
         .await;
     let gathered = sent.unwrap().collect().await;
     assert!(gathered.answers.is_empty() && matches!(gathered.end, GatherEnd::Limit));
+    // As with a broker, it is not sent after its limit, and nobody is waited for.
+    let late = stuck.count("a").limit(Duration::ZERO).send().await;
+    assert!(
+        matches!(
+            late,
+            Err(CallError::TimedOut {
+                executed: Executed::No,
+                ..
+            })
+        ),
+        "{late:?}"
+    );
+    let sent = cache.reload("disk").expect_workers(0).send().await;
+    let gathered = sent.unwrap().collect().await;
+    assert!(gathered.answers.is_empty() && matches!(gathered.end, GatherEnd::Expected));
 }
 
 #[tokio::test]
@@ -692,6 +866,321 @@ async fn a_caller_that_loses_its_connection_learns_that_answers_are_lost() {
     server.stop().await.unwrap();
     // It ran once: a broadcast is not repeated.
     assert_eq!(part.runs(), 1);
+}
+
+/// Binds a queue to the exchange that refuses all messages, so that the broker does not confirm
+/// them.
+async fn bind_full_queue(peer: &RawPeer, key: &str) {
+    let full = unique("full");
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(0));
+    arguments.insert(
+        "x-overflow".into(),
+        AMQPValue::LongString("reject-publish".into()),
+    );
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let channel = peer.channel();
+    channel
+        .queue_declare(full.as_str().into(), options, arguments)
+        .await
+        .unwrap();
+    channel
+        .queue_bind(
+            full.as_str().into(),
+            "rpc.control".into(),
+            key.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_take_a_request_hides_no_answer_of_others() {
+    let queue = unique("cache");
+    let part = Part::new("one");
+    let server = serve(&World::RabbitMq, &queue, &part).await;
+    let peer = RawPeer::connect(shared().await).await.unwrap();
+    bind_full_queue(&peer, &queue).await;
+    let cache = client(&World::RabbitMq.broker().await, &queue);
+    let sent = cache.count("ab").expect_workers(1).send().await;
+    let gathered = soon("it answers", sent.unwrap().collect()).await;
+    assert!(!gathered.is_confirmed);
+    assert_eq!(*gathered.answers[0].1.as_ref().unwrap(), 2);
+    let refused = soon("it fails", cache.clear()).await.unwrap_err();
+    assert!(matches!(refused, CallError::Refused { .. }), "{refused:?}");
+    assert_eq!(refused.executed(), Executed::Maybe);
+    server.stop().await.unwrap();
+    assert_eq!(part.runs(), 2);
+}
+
+#[tokio::test]
+async fn a_lost_confirm_hides_no_answer() {
+    let queue = unique("cache");
+    let part = Part::new("one");
+    let server = serve(&World::RabbitMq, &queue, &part).await;
+    let proxy = Proxy::start(shared().await).await.unwrap();
+    let cache = client(&Broker::connect(proxy.url()).await.unwrap(), &queue);
+    cache.clear().await.unwrap();
+    // `basic.ack`
+    let confirm = Sight::to_broker("count").then_from_broker([0, 60, 0, 80]);
+    let cut = proxy.cut_before(Target::Named("rpc publish"), confirm);
+    let sent = soon("it is sent", cache.count("ab").expect_workers(1).send()).await;
+    cut.happened(SOON).await.unwrap();
+    let gathered = soon("it answers", sent.unwrap().collect()).await;
+    assert!(!gathered.is_confirmed);
+    assert_eq!(*gathered.answers[0].1.as_ref().unwrap(), 2);
+    server.stop().await.unwrap();
+    // It was not sent again.
+    assert_eq!(part.runs(), 2);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_while_the_broker_blocks() {
+    let node = Node::start().await.unwrap();
+    let part = Part::new("one");
+    let worker = Broker::connect(node.url()).await.unwrap();
+    let server = serve_with(&worker, "cache", &part).await;
+    let caller = Broker::connect(node.url()).await.unwrap();
+    let cache = client(&caller, "cache");
+    node.ctl(&["set_vm_memory_high_watermark", "0.00001"])
+        .await
+        .unwrap();
+    // The broker blocks a connection that publishes.
+    let telltale = tokio::spawn(cache.get("telltale"));
+    until("the broker blocks it", SOON, async || {
+        Ok(matches!(caller.status(), Status::Blocked { .. }))
+    })
+    .await
+    .unwrap();
+    let limit = Duration::from_millis(300);
+    let blocked = cache.count("a").limit(limit).send().await.map(drop);
+    let oneway = cache.clear().timeout(limit).await;
+    for failed in [blocked.unwrap_err(), oneway.unwrap_err()] {
+        assert!(
+            matches!(
+                failed,
+                CallError::TimedOut {
+                    executed: Executed::No,
+                    source: Some(BrokerError::Blocked { .. }),
+                    ..
+                }
+            ),
+            "{failed:?}"
+        );
+    }
+    let patient = tokio::spawn(cache.count("a").expect_workers(1).send());
+    tokio::time::sleep(limit).await;
+    node.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"])
+        .await
+        .unwrap();
+    let sent = soon("it is sent", patient).await.unwrap();
+    assert_eq!(soon("it ends", sent.unwrap().collect()).await.missing, Some(0));
+    soon("the call ends", telltale).await.unwrap().unwrap();
+    server.stop().await.unwrap();
+    // The call and the last broadcast.
+    assert_eq!(part.runs(), 2);
+}
+
+#[tokio::test]
+async fn opening_the_queue_for_answers_counts_toward_the_limit() {
+    let queue = unique("cache");
+    let server = serve(&World::RabbitMq, &queue, &Part::new("one")).await;
+    let mut foreign = ForeignWorker::of(shared().await, &queue).await;
+    let proxy = Proxy::start(shared().await).await.unwrap();
+    let cache = client(&Broker::connect(proxy.url()).await.unwrap(), &queue);
+    let (limit, pause) = (Duration::from_secs(5), Duration::from_secs(2));
+    let hole = proxy.black_hole(Target::Named("rpc consume"), Direction::FromBroker);
+    let sent = tokio::spawn(cache.count("a").expect_workers(1).limit(limit).send());
+    tokio::time::sleep(pause).await;
+    hole.heal().await;
+    let gather = soon("it is sent", sent).await.unwrap().unwrap();
+    let request = foreign.request().await;
+    let left: u64 = request
+        .properties
+        .expiration()
+        .as_ref()
+        .unwrap()
+        .as_str()
+        .parse()
+        .unwrap();
+    assert!(Duration::from_millis(left) <= limit - pause, "{left}");
+    soon("it answers", gather.collect()).await;
+    server.stop().await.unwrap();
+}
+
+/// How many queues for answers there are, and how many deliveries are not acknowledged.
+async fn answer_queues(vhost: &Vhost) -> Vec<String> {
+    let queues = vhost.all_queues(&["name", "messages_unacknowledged"]).await;
+    let unacknowledged = |queue: &String| {
+        let (name, unacknowledged) = queue.split_once('\t')?;
+        name.starts_with("amq.gen-").then(|| unacknowledged.to_owned())
+    };
+    queues.iter().filter_map(unacknowledged).collect()
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_stay_at_the_broker_and_not_for_long() {
+    let vhost = Vhost::new().await;
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    let server = serve_with(&broker, "cache", &Part::new("one")).await;
+    let mut foreign = ForeignWorker::of(&vhost.url(), "cache").await;
+    let foreign_queues = answer_queues(&vhost).await.len();
+    let cache = client(&broker, "cache");
+    let limit = Duration::from_secs(3);
+    let mut unread = cache.count("a").limit(limit).send().await.unwrap();
+    let request = foreign.request().await;
+    let reply_to = request.properties.reply_to().as_ref().unwrap().as_str();
+    for _ in 0..200 {
+        let reply = BasicProperties::default()
+            .with_correlation_id(request.properties.correlation_id().clone().unwrap());
+        foreign.peer.publish(reply_to, reply, b"7").await.unwrap();
+    }
+    until("the prefetch is reached", SOON, async || {
+        Ok(answer_queues(&vhost).await.contains(&"64".to_owned()))
+    })
+    .await
+    .unwrap();
+    until("the queue is deleted at the limit", SOON, async || {
+        Ok(answer_queues(&vhost).await.len() == foreign_queues)
+    })
+    .await
+    .unwrap();
+    assert!(unread.next().await.is_none());
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_queue_for_answers_ends_with_the_last_expected_one() {
+    let vhost = Vhost::new().await;
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    let server = serve_with(&broker, "cache", &Part::new("one")).await;
+    let cache = client(&broker, "cache");
+    let mut kept = cache.count("a").expect_workers(1).send().await.unwrap();
+    assert!(soon("it answers", kept.next()).await.is_some());
+    let none = cache.count("a").expect_workers(0).send().await.unwrap();
+    until("the queues are deleted", SOON, async || {
+        Ok(answer_queues(&vhost).await.is_empty())
+    })
+    .await
+    .unwrap();
+    assert!(matches!(none.end(), Some(GatherEnd::Expected)));
+    drop((kept, none));
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_broadcast_may_run_for_longer_than_the_broker_waits_for_an_acknowledgement() {
+    let vhost = Vhost::new().await;
+    let broker = Broker::connect(&vhost.url()).await.unwrap();
+    let gate = Gate::closed();
+    let part = Part::behind("slow", gate.clone());
+    let server = serve_with(&broker, "cache", &part).await;
+    let gather = client(&broker, "cache").count("a").expect_workers(1).send();
+    let gather = gather.await.unwrap();
+    gate.began(1).await;
+    until("it is acknowledged", SOON, async || {
+        let queues = vhost.all_queues(&["name", "messages_unacknowledged"]).await;
+        Ok(queues
+            .iter()
+            .any(|queue| queue.starts_with("rpc.control.") && queue.ends_with("\t0")))
+    })
+    .await
+    .unwrap();
+    gate.let_all_go();
+    assert_eq!(soon("it answers", gather.collect()).await.missing, Some(0));
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_queue_that_cannot_be_deleted_does_not_prolong_the_drain_timeout() {
+    let queue = unique("cache");
+    let gate = Gate::closed();
+    let part = Part::behind("stuck", gate.clone());
+    let proxy = Proxy::start(shared().await).await.unwrap();
+    let worker = Broker::connect(proxy.url()).await.unwrap();
+    let drain = Duration::from_secs(2);
+    let server = Server::new(&worker)
+        .drain_timeout(drain)
+        .serve_on(RequestQueue::new(&queue), CacheServer::new(part.clone()));
+    let server = server.start().await.unwrap();
+    client(&World::RabbitMq.broker().await, &queue)
+        .clear()
+        .await
+        .unwrap();
+    gate.began(1).await;
+    let hole = proxy.black_hole(Target::Named("rpc consume"), Direction::FromBroker);
+    let begun = tokio::time::Instant::now();
+    let stopped = soon("it stops", server.stop()).await;
+    assert!(
+        matches!(stopped, Err(ServerError::DrainTimedOut { unfinished: 1, .. })),
+        "{stopped:?}"
+    );
+    // Closing the channel of a request queue takes up to five seconds more.
+    let limit = drain + Duration::from_secs(7);
+    assert!(begun.elapsed() < limit, "{:?}", begun.elapsed());
+    hole.heal().await;
+}
+
+#[tokio::test]
+async fn running_broadcasts_survive_a_panic_of_the_task_that_receives_them() {
+    let queue = unique("cache");
+    let gate = Gate::closed();
+    let part = Part::behind("one", gate.clone());
+    let server = serve(&World::RabbitMq, &queue, &part).await;
+    let cache = client(&World::RabbitMq.broker().await, &queue);
+    let running = cache.count("a").expect_workers(1).send().await.unwrap();
+    gate.began(1).await;
+    rpc_runtime::__panics::panic_next("control");
+    // Wakes the task.
+    until("it panics and recovers", SOON, async || {
+        let limit = Duration::from_millis(500);
+        let sent = cache.observe().expect_workers(1).limit(limit).send().await;
+        let answered = match sent {
+            Ok(gather) => gather.collect().await.missing == Some(0),
+            Err(_) => false,
+        };
+        Ok(answered && !rpc_runtime::__panics::has_pending())
+    })
+    .await
+    .unwrap();
+    gate.let_all_go();
+    assert_eq!(soon("it answers", running.collect()).await.missing, Some(0));
+    server.stop().await.unwrap();
+    assert_eq!(part.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_malformed_broadcast_is_answered() {
+    let queue = unique("cache");
+    let part = Part::new("one");
+    let server = serve(&World::RabbitMq, &queue, &part).await;
+    let mut stranger = Stranger::connect(shared().await).await.unwrap();
+    let replies = stranger.declare_exclusive().await.unwrap();
+    let request = Properties::default()
+        .text(Property::ReplyTo, &replies)
+        .text(Property::CorrelationId, "7")
+        .text(Property::Type, "count");
+    let malformed = request.clone().text(Property::MessageId, b"\xff");
+    let large = vec![b'x'; 2 * 1024 * 1024];
+    for (properties, body, code) in [
+        (&malformed, &b"{}"[..], "bad_request"),
+        (&request, &large[..], "too_large"),
+    ] {
+        stranger
+            .publish_to("rpc.control", queue.as_bytes(), properties, body)
+            .await
+            .unwrap();
+        let (_, fault) = stranger.get(&replies).await.unwrap();
+        let fault = String::from_utf8(fault).unwrap();
+        assert!(fault.contains(code), "{fault}");
+    }
+    server.stop().await.unwrap();
+    assert_eq!(part.runs(), 0);
 }
 
 /// A worker that takes part in broadcasts, and no more; see the table in `docs/production.md`.
@@ -842,7 +1331,7 @@ async fn foreign_and_repeated_answers_are_ignored() {
     let id = properties.correlation_id().as_ref().unwrap().clone();
     let reply = |id: &str, worker: &str| {
         let mut headers = FieldTable::default();
-        let worker = lapin::types::AMQPValue::LongString(worker.into());
+        let worker = AMQPValue::LongString(worker.into());
         headers.insert("rpc-worker".into(), worker);
         BasicProperties::default()
             .with_correlation_id(id.into())

@@ -10,7 +10,7 @@ use rpc_tests::rabbit::{shared, unique};
 use rpc_tests::until;
 
 /// Every task that a handle or a server has, and the reply queue with which it has it.
-const TASKS: [(&str, ReplyQueue); 12] = [
+const TASKS: [(&str, ReplyQueue); 13] = [
     ("connection", ReplyQueue::Resumable),
     ("publisher", ReplyQueue::Resumable),
     ("acknowledgements", ReplyQueue::Resumable),
@@ -23,6 +23,7 @@ const TASKS: [(&str, ReplyQueue); 12] = [
     ("reply channel", ReplyQueue::Resumable),
     ("request queue", ReplyQueue::Resumable),
     ("control", ReplyQueue::Resumable),
+    ("control message", ReplyQueue::Resumable),
 ];
 
 /// All tasks run on this test's own thread, so that panics hit no other test.

@@ -161,6 +161,10 @@ impl Call {
             }
             output.json_text(&json_of(&worker, answer))?;
         }
+        if !answers.is_confirmed() && answers.missing() != Some(0) {
+            outcome = Outcome::Negative;
+            output.note("the broker did not confirm the request: a worker may not have got it");
+        }
         if let Some(missing @ 1..) = answers.missing() {
             outcome = Outcome::Negative;
             output.note(&format!("{missing} workers did not answer"));

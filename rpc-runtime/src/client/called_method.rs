@@ -119,11 +119,14 @@ impl CalledMethod {
         }
     }
 
+    /// Whether a request may be sent again after it may have run. Never for a broadcast, whatever
+    /// its description says: workers run each copy.
     pub(super) fn is_idempotent(&self) -> bool {
-        match self {
+        let is_idempotent = match self {
             Self::Static(method) => method.is_idempotent,
             Self::Described(method) => method.is_idempotent,
-        }
+        };
+        is_idempotent && !self.is_broadcast()
     }
 
     pub(super) fn is_oneway(&self) -> bool {
@@ -235,6 +238,17 @@ mod tests {
             (service.method_index("put"), service.method_index("erase")),
             (Some(1), None)
         );
+    }
+
+    #[test]
+    fn a_broadcast_is_never_repeated() {
+        let mut description = ServiceDescription::new("Cache", "cache");
+        description.methods = vec![MethodDescription::new("clear")];
+        let clear = &mut description.methods[0];
+        (clear.is_broadcast, clear.is_idempotent, clear.is_oneway) = (true, true, true);
+        let service = DescribedService::new(&description).unwrap();
+        let clear = CalledMethod::Described(Arc::clone(service.method("clear").unwrap()));
+        assert!(!clear.is_idempotent() && !clear.is_job());
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! Makes the calls of all clients of one broker handle.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::broker_call::BrokerCall;
 use super::failures::{broker_error, no_workers_error, refused_error};
@@ -14,15 +13,9 @@ use super::queued_request::time_to_live;
 use super::received_reply::empty_reply;
 use super::session_handle::SessionHandle;
 use super::time_limit::TimeLimit;
-use crate::error::{BrokerError, CallError};
-use crate::protocol::{Executed, Message, Reply, Request, ShortStr};
-use crate::transport::{Published, Transport};
-
-/// The largest arguments of a broadcast, in bytes. The queues of workers hold 8 MiB.
-const MAX_BROADCAST: usize = 1024 * 1024;
-
-/// How long a broadcast that reaches no worker waits before its request is sent again.
-const NO_WORKERS_DELAY: Duration = Duration::from_millis(100);
+use crate::error::CallError;
+use crate::protocol::{Executed, MAX_BROADCAST_BYTES, Message, Reply, Request, ShortStr};
+use crate::transport::{Backoff, Published, SendToken, Transport};
 
 /// Makes the calls of all clients of one broker handle.
 ///
@@ -96,42 +89,64 @@ impl Caller {
     }
 
     /// Publishes a request to all workers of the queue. The reply is empty.
+    ///
+    /// A broadcast whose answers are gathered also succeeds if the broker does not confirm its
+    /// request, because the workers that got it answer.
     async fn broadcast(&self, call: Arc<InFlightCall>, time_limit: TimeLimit) -> Result<Reply, CallError> {
         let (plan, options) = (call.plan(), &*self.session_handle.options);
-        let (size, limit) = (plan.arguments.0.len(), options.max_sent_bytes.min(MAX_BROADCAST));
+        let (size, limit) = (
+            plan.arguments.0.len(),
+            options.max_sent_bytes.min(MAX_BROADCAST_BYTES),
+        );
         if size > limit {
             return Err(CallError::TooLarge { size, limit });
         }
-        let publishing = async {
-            loop {
-                let message = broadcast_request(&call, options, time_limit.deadline);
-                let published = self.transport().publish_control(&plan.destination.queue, message);
-                match published.await {
-                    Ok(Published::Returned) if plan.wait_for_server => sleep(NO_WORKERS_DELAY).await,
-                    published => return published,
-                }
-            }
-        };
         let queue = &plan.destination.queue;
-        match timeout_at(time_limit.deadline, publishing).await {
-            Ok(Ok(Published::Confirmed | Published::Withdrawn)) => empty_reply(plan.codec),
-            Ok(Ok(Published::Returned)) => Err(no_workers_error(queue)),
-            Ok(Ok(Published::Refused)) => Err(refused_error(queue)),
-            Ok(Ok(Published::Failed { source, written })) => Err(broker_error(source, written)),
-            Ok(Err(source)) => {
-                let is_refused = matches!(
+        let timed_out = |executed| CallError::TimedOut {
+            limit: time_limit.limit,
+            executed,
+            source: self.transport().status().status().obstacle(),
+        };
+        let mut backoff = Backoff::new();
+        loop {
+            let send_token = SendToken::default();
+            let message = broadcast_request(&call, options, time_limit.deadline);
+            let publishing = self
+                .transport()
+                .publish_control(queue, message, send_token.clone());
+            let unconfirmed = match timeout_at(time_limit.deadline, publishing).await {
+                Ok(Published::Confirmed) => return empty_reply(plan.codec),
+                Ok(Published::Returned) if plan.wait_for_server => None,
+                Ok(Published::Returned) => return Err(no_workers_error(queue)),
+                Ok(Published::Failed {
                     source,
-                    BrokerError::Exchange { .. }
-                        | BrokerError::Unsendable { .. }
-                        | BrokerError::TooManyChannels { .. }
-                );
-                Err(broker_error(source, !is_refused))
+                    written: false,
+                }) if source.is_waited_out() => None,
+                Ok(Published::Refused) => Some(refused_error(queue)),
+                Ok(Published::Failed {
+                    source,
+                    written: true,
+                }) => Some(broker_error(source, true)),
+                Ok(Published::Failed { source, .. }) => return Err(broker_error(source, false)),
+                Ok(Published::Withdrawn) | Err(_) => {
+                    return Err(timed_out(if send_token.withdraw() {
+                        Executed::No
+                    } else {
+                        Executed::Maybe
+                    }));
+                }
+            };
+            match (unconfirmed, &plan.destination.gather_target) {
+                (Some(_), Some(target)) => {
+                    target.mark_unconfirmed();
+                    return empty_reply(plan.codec);
+                }
+                (Some(error), None) => return Err(error),
+                (None, _) => {}
             }
-            Err(_) => Err(CallError::TimedOut {
-                limit: time_limit.limit,
-                executed: Executed::Maybe,
-                source: self.transport().status().status().obstacle(),
-            }),
+            if timeout_at(time_limit.deadline, backoff.wait()).await.is_err() {
+                return Err(timed_out(Executed::No));
+            }
         }
     }
 
@@ -182,6 +197,8 @@ fn broadcast_request(call: &InFlightCall, options: &CallerOptions, deadline: Ins
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::in_flight_calls::tests::new_call;
     use super::*;
     use crate::Broker;

@@ -22,7 +22,7 @@ pub(crate) struct Destination {
     /// The batch size of each method; empty if there is no queue for batches.
     batch_sizes: Box<[LearnedBatchSize]>,
     /// Where the answers to a broadcast go. `None` for all other calls.
-    pub(super) gather_target: Option<GatherTarget>,
+    pub(super) gather_target: Option<Arc<GatherTarget>>,
 }
 
 /// The index of a method in a [`Destination`].
@@ -62,7 +62,7 @@ impl Destination {
     }
 
     /// Returns the destination of one broadcast, whose answers are gathered.
-    pub(super) fn gathering(&self, target: GatherTarget) -> Self {
+    pub(super) fn gathering(&self, target: Arc<GatherTarget>) -> Self {
         Self {
             service: self.service.clone(),
             queue: self.queue.clone(),

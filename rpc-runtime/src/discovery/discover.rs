@@ -18,7 +18,7 @@ use crate::protocol::{
     CONTROL_EXCHANGE, DISCOVERY_KEY, Headers, MAX_TIME_TO_LIVE, Message, Request, ShortStr,
 };
 use crate::server::DISCOVERY_TIMEOUT;
-use crate::transport::{Backoff, Published, ReplyQueue, Subscription, Transport};
+use crate::transport::{Backoff, Published, SendToken, Subscription, Transport};
 
 /// The default of [`Discover::window`].
 const DEFAULT_WINDOW: Duration = Duration::from_millis(500);
@@ -145,7 +145,7 @@ impl Discover {
     ) -> Result<Discovered<T>, BrokerError> {
         let deadline = Instant::now() + self.timeout;
         let transport = &self.transport;
-        let opening = transport.open_replies(ReplyQueue::Exclusive, None);
+        let opening = transport.open_answers();
         let mut subscription = self
             .within_deadline(deadline, "opening the reply queue", opening)
             .await?;
@@ -193,7 +193,8 @@ impl Discover {
         loop {
             let id = ShortStr::from_uuid(Uuid::new_v4());
             let message = self.request(method, id.clone(), reply_to.clone());
-            let sending = transport.publish_control(&key, message);
+            let publishing = transport.publish_control(&key, message, SendToken::default());
+            let sending = async { Ok(publishing.await) };
             let sent = self
                 .within_deadline(deadline, "sending a discovery request", sending)
                 .await;
@@ -257,6 +258,7 @@ impl Discover {
         while !collection.is_full() {
             match timeout_at(deadline.min(quiet_at), replies.deliveries.next()).await {
                 Ok(Some(Ok(delivery))) => {
+                    replies.control.ack(delivery.tag);
                     let is_kept = match delivery.malformed {
                         None => collection.add(delivery.message),
                         Some(_) => collection.add_malformed(&delivery.message),

@@ -50,6 +50,18 @@ pub enum ServerError {
         method: &'static str,
     },
 
+    /// A method is a broadcast and also `idempotent` or the default. The macro refuses such methods.
+    #[error(
+        "service {service:?} has a method {method:?} that is a broadcast: it cannot be idempotent or the default"
+    )]
+    #[non_exhaustive]
+    InvalidBroadcast {
+        /// The service.
+        service: &'static str,
+        /// The method.
+        method: &'static str,
+    },
+
     /// Two methods on one queue are marked as the default.
     #[error(
         "queue {queue:?} has two default methods: keep one, or serve one of the services on a queue of its own"

@@ -11,3 +11,9 @@ pub(crate) const DISCOVERY_KEY: &str = "rpc.discovery";
 ///
 /// [`Worker`]: crate::describe::Worker
 pub(crate) const WORKER_HEADER: &str = "rpc-worker";
+
+/// The longest value of [`WORKER_HEADER`], in bytes.
+pub(crate) const MAX_WORKER_HEADER: usize = 1024;
+
+/// The largest arguments of a broadcast, in bytes. The queues of workers hold 8 MiB.
+pub(crate) const MAX_BROADCAST_BYTES: usize = 1024 * 1024;

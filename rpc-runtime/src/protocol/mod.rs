@@ -32,7 +32,9 @@ pub(crate) use batch::{
     BATCH_HEADER, BATCH_SUFFIX, BATCH_TYPE, BatchedCall, BatchedCallRef, BatchedReply, Batcher, Load,
     MAX_BATCH_BYTES, MAX_BATCH_CALLS, MAX_PART_BYTES, gather, headers_size, read_batch, write_batch,
 };
-pub(crate) use control::{CONTROL_EXCHANGE, DISCOVERY_KEY, WORKER_HEADER};
+pub(crate) use control::{
+    CONTROL_EXCHANGE, DISCOVERY_KEY, MAX_BROADCAST_BYTES, MAX_WORKER_HEADER, WORKER_HEADER,
+};
 pub(crate) use dead_lettered::{DEATHS_HEADER, DeadLettered, DeathReason, FIRST_DEATH_REASON_HEADER};
 pub use executed::Executed;
 pub use fault::{Fault, FaultCode};

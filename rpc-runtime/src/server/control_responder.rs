@@ -5,16 +5,16 @@
 //! runs as many requests as it may still answers. A failure here never ends the server.
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::sync::{Semaphore, oneshot};
-use tokio::task::JoinSet;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::outgoing_reply::with_grace_period;
 use super::reply_channel::{ReplyChannel, SendOutcome};
@@ -22,16 +22,17 @@ use super::worker_identity::WorkerIdentity;
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::protocol::{
-    CONTROL_EXCHANGE, DISCOVERY_KEY, Fault, FaultCode, Message, Reply, ShortStr, WORKER_HEADER,
+    CONTROL_EXCHANGE, DISCOVERY_KEY, Fault, FaultCode, Malformed, Message, Properties, Reply, ShortStr,
+    WORKER_HEADER,
 };
 use crate::service::{
     Decision, Dispatcher, Executor, ForbiddenReplyAddress, Received, ReplyTo, RequestLabel, RequestLog,
-    RequestSource, Response, Rules, Service,
+    RequestSource, Rules, Service,
 };
 use crate::telemetry::{LogLimit, Suppressed};
 use crate::transport::{
-    Backoff, ControlQueue, Delivery, KeepOpen, Outgoing, SendToken, Subscription, Transport, keep_open,
-    restart_on_panic,
+    Backoff, ControlQueue, Delivery, KeepOpen, Outgoing, SendToken, Subscription, Transport, catch_panic,
+    keep_open, restart_on_panic,
 };
 
 /// How long a worker tries to answer a discovery request, and how long its sender waits by default.
@@ -59,8 +60,8 @@ const MAX_WAITING: u16 = 256;
 /// The maximum total length of the messages that wait in the queue, in bytes.
 const MAX_WAITING_BYTES: u32 = 8 * 1024 * 1024;
 
-/// How long to wait after the broker refused the exchange or the queue. Permissions rarely change,
-/// and the broker logs each refusal.
+/// How long to wait after the broker refused the exchange or the queue for good. Permissions rarely
+/// change, and the broker logs each refusal.
 const REFUSED_RETRY_DELAY: Duration = Duration::from_secs(600);
 
 /// How long a starting server waits until it can be reached.
@@ -114,8 +115,8 @@ impl ControlMethods {
 }
 
 impl ControlResponder {
-    /// Starts a task that answers control messages. When it is told to stop, running broadcasts
-    /// have `drain_timeout` to end.
+    /// Starts a task that answers control messages. When it is told to stop, or the handle is
+    /// closed, running broadcasts have `drain_timeout` to end.
     pub(super) fn start(
         transport: &Arc<dyn Transport>,
         methods: ControlMethods,
@@ -149,6 +150,10 @@ impl ControlResponder {
         let mut first_attempt_done = Some(first_attempt_done);
         let to_subscribe = Arc::clone(transport);
         let running = async move {
+            // They go on if the task is restarted, and end with it.
+            let answers = TaskTracker::new();
+            let aborted = CancellationToken::new();
+            let _abort = aborted.clone().drop_guard();
             restart_on_panic("control", || {
                 let mut run = ResponderRun {
                     responder: &responder,
@@ -157,11 +162,15 @@ impl ControlResponder {
                     stop: &stopped,
                     first_attempt_done: first_attempt_done.take(),
                     is_refusal_logged: false,
-                    tasks: JoinSet::new(),
+                    drain_timeout,
+                    stopped_at: None,
+                    answers: &answers,
+                    aborted: &aborted,
                 };
                 async move {
                     keep_open(&mut run).await;
-                    run.drain(drain_timeout).await
+                    run.drain(ready(())).await;
+                    run.answers.len()
                 }
             })
             .await
@@ -197,9 +206,14 @@ struct ResponderRun<'a> {
     /// Dropping the sender wakes [`ControlResponder::started`].
     first_attempt_done: Option<oneshot::Sender<()>>,
     is_refusal_logged: bool,
-    /// Answers control messages. The prefetch bounds their number. A method goes on if the
-    /// connection is lost.
-    tasks: JoinSet<()>,
+    drain_timeout: Duration,
+    /// When the responder began to drain.
+    stopped_at: Option<Instant>,
+    /// The tasks that answer control messages. The prefetch bounds their number, apart from
+    /// broadcasts, which the responder bounds. A method goes on if the connection is lost.
+    answers: &'a TaskTracker,
+    /// Ends these tasks.
+    aborted: &'a CancellationToken,
 }
 
 impl KeepOpen for ResponderRun<'_> {
@@ -237,10 +251,10 @@ impl KeepOpen for ResponderRun<'_> {
     }
 
     fn delay(&self, error: &BrokerError, backoff: &mut Backoff) -> Duration {
-        if error.is_waited_out() {
-            backoff.delay_after(error)
-        } else {
+        if is_refused_for_good(error) {
             REFUSED_RETRY_DELAY
+        } else {
+            backoff.delay_after(error)
         }
     }
 
@@ -257,19 +271,11 @@ impl ResponderRun<'_> {
                 biased;
                 () = self.stop.cancelled() => {
                     // This deletes the queue, so that peers no longer reach this worker.
-                    subscription.control.close_and_delete().await;
+                    self.drain(subscription.control.close_and_delete()).await;
                     return ControlFlow::Break(());
                 }
-                Some(ended) = self.tasks.join_next() => resume_panic(ended),
                 arrival = subscription.deliveries.next() => match arrival {
-                    Some(Ok(delivery)) => {
-                        let (responder, control) = (Arc::clone(self.responder), Arc::clone(&subscription.control));
-                        self.tasks.spawn(async move {
-                            let tag = delivery.tag;
-                            responder.answer(delivery).await;
-                            control.ack(tag);
-                        });
-                    }
+                    Some(Ok(delivery)) => self.start(delivery, &subscription),
                     Some(Err(reason)) => break reason,
                     None => break BrokerError::Lost { source: None },
                 },
@@ -279,25 +285,36 @@ impl ResponderRun<'_> {
         ControlFlow::Continue(lost)
     }
 
-    /// Waits for the answers in progress if the responder was told to stop. Returns the number of
-    /// those that did not end in time.
-    async fn drain(&mut self, limit: Duration) -> usize {
-        if !self.stop.is_cancelled() {
-            return 0;
-        }
-        let ending = async { while self.tasks.join_next().await.is_some() {} };
-        let _ = timeout(limit, ending).await;
-        self.tasks.len()
+    /// Starts the task of a delivery.
+    fn start(&self, delivery: Delivery, subscription: &Subscription) {
+        let (responder, control) = (Arc::clone(self.responder), Arc::clone(&subscription.control));
+        let aborted = self.aborted.clone();
+        self.answers.spawn(async move {
+            let tag = delivery.tag;
+            let answering = responder.answer(delivery, || control.ack(tag));
+            // Panics of methods are caught earlier. Other answers continue.
+            let answering = catch_panic("control message", answering);
+            aborted.run_until_cancelled(answering).await
+        });
+    }
+
+    /// Waits for the answers in progress and for `closing`, until the drain timeout. Answers go on
+    /// even if the handle was closed.
+    async fn drain(&mut self, closing: impl Future<Output = ()>) {
+        let stopped_at = *self.stopped_at.get_or_insert_with(Instant::now);
+        let left = self.drain_timeout.saturating_sub(stopped_at.elapsed());
+        self.answers.close();
+        let ending = async { tokio::join!(closing, self.answers.wait()) };
+        let _ = timeout(left, ending).await;
     }
 }
 
-/// Continues a panic of a task, so that the responder is restarted. Methods that panic do not get
-/// here.
-fn resume_panic(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && let Ok(panic) = error.try_into_panic()
-    {
-        std::panic::resume_unwind(panic);
+/// Whether the broker refused the exchange or the queue, and will until someone acts.
+fn is_refused_for_good(error: &BrokerError) -> bool {
+    match error {
+        BrokerError::Exchange { .. } => true,
+        BrokerError::Queue { is_temporary, .. } => !is_temporary,
+        _ => false,
     }
 }
 
@@ -306,6 +323,27 @@ async fn unless_stopped<T>(stop: &CancellationToken, future: impl Future<Output 
     match stop.run_until_cancelled(future).await {
         Some(output) => ControlFlow::Continue(output),
         None => ControlFlow::Break(()),
+    }
+}
+
+/// A request to all workers of a queue, without its message.
+struct ReceivedBroadcast<'a> {
+    queue: &'a str,
+    executor: &'a Executor,
+    arrived: Instant,
+    label: RequestLabel,
+    /// How long its sender waits.
+    wait: Duration,
+    redelivered: bool,
+}
+
+impl ReceivedBroadcast<'_> {
+    fn refuse(
+        &self,
+        properties: &Properties,
+        fault: Fault,
+    ) -> Result<Decision<'static>, ForbiddenReplyAddress> {
+        Dispatcher::refuse(properties, fault, self.redelivered, &self.executor.rules)
     }
 }
 
@@ -324,26 +362,38 @@ struct Responder {
 }
 
 impl Responder {
-    async fn answer(&self, delivery: Delivery) {
+    /// Answers a control message. `ack` acknowledges it.
+    async fn answer(&self, delivery: Delivery, ack: impl FnOnce() + Send) {
         // A message that was sent to the queue itself says nothing about whom it is for.
         let executor = delivery.control_key.as_ref().map(|key| self.executors.get(key));
         let Some(executor) = executor.flatten() else {
+            ack();
             return self.ignored("foreign", "it did not come through the control exchange");
         };
-        if let Some(malformed) = delivery.malformed {
-            return self.ignored("malformed", malformed);
-        }
         let key = delivery.control_key.as_ref().map_or("", ShortStr::as_str);
-        match executor.source() {
-            RequestSource::Discovery => {
+        match (executor.source(), delivery.malformed) {
+            (RequestSource::Discovery, Some(malformed)) => {
+                ack();
+                self.ignored("malformed", malformed);
+            }
+            (RequestSource::Discovery, None) => {
                 // Layers may delay the method for longer than the sender waits.
                 let answering = self.answer_discovery(executor, delivery.message, delivery.redelivered);
                 if timeout(DISCOVERY_TIMEOUT, answering).await.is_err() {
                     executor.log.discovery_timed_out();
                 }
+                ack();
             }
-            RequestSource::Queue | RequestSource::InProcess => {
-                self.answer_broadcast(key, executor, delivery.message, delivery.redelivered)
+            (RequestSource::Queue | RequestSource::InProcess, malformed) => {
+                let broadcast = ReceivedBroadcast {
+                    queue: key,
+                    executor,
+                    arrived: Instant::now(),
+                    label: RequestLabel::of(&delivery.message.properties),
+                    wait: delivery.message.properties.expiration.unwrap_or(TIME_TO_LIVE),
+                    redelivered: delivery.redelivered,
+                };
+                self.answer_broadcast(broadcast, delivery.message, malformed, ack)
                     .await;
             }
         }
@@ -364,25 +414,71 @@ impl Responder {
             .await;
     }
 
-    async fn answer_broadcast(&self, queue: &str, executor: &Executor, message: Message, redelivered: bool) {
-        let arrived = Instant::now();
-        let label = RequestLabel::of(&message.properties);
-        let wait = message.properties.expiration.unwrap_or(TIME_TO_LIVE);
-        let deadline = with_grace_period(arrived + wait.min(MAX_ANSWER_TIME));
-        let slot = self.broadcasts.try_acquire();
-        let turn = match &slot {
-            Ok(_) => timeout(wait.min(TIME_TO_LIVE), self.running.acquire()).await.ok(),
-            Err(_) => None,
+    async fn answer_broadcast(
+        &self,
+        broadcast: ReceivedBroadcast<'_>,
+        message: Message,
+        malformed: Option<Malformed>,
+        ack: impl FnOnce() + Send,
+    ) {
+        let (executor, redelivered) = (broadcast.executor, broadcast.redelivered);
+        let admitted = match malformed {
+            Some(malformed) => Err(Dispatcher::refuse_malformed(
+                &message,
+                malformed,
+                redelivered,
+                &executor.rules,
+            )),
+            None => self
+                .admit(executor, &message)
+                .map_err(|fault| broadcast.refuse(&message.properties, fault)),
         };
-        let decided = match turn {
-            Some(_) => executor.decide(message, redelivered, Received::at(arrived), Instant::now()),
-            None => {
-                let reason = "too many broadcasts are running on this worker";
-                let fault = Fault::new(FaultCode::Rejected, reason);
-                Dispatcher::refuse(&message.properties, fault, redelivered, &executor.rules)
+        let slot = match admitted {
+            Ok(slot) => slot,
+            Err(refused) => {
+                drop(message);
+                self.execute_broadcast(&broadcast, refused).await;
+                return ack();
             }
         };
-        self.execute(queue, executor, decided, &label, deadline).await;
+        // It runs at most once in any case, and the slots bound how many there are. So a method may
+        // run for longer than the broker waits for an acknowledgement.
+        ack();
+        let turn = timeout(broadcast.wait.min(TIME_TO_LIVE), self.running.acquire()).await;
+        let decided = if turn.is_ok() {
+            let received = Received::at(broadcast.arrived);
+            executor.decide(message, redelivered, received, Instant::now())
+        } else {
+            let reason = "other broadcasts ran on this worker for too long";
+            broadcast.refuse(&message.properties, Fault::new(FaultCode::Rejected, reason))
+        };
+        self.execute_broadcast(&broadcast, decided).await;
+        drop((turn, slot));
+    }
+
+    /// Decides whether a broadcast may wait for its turn. One that is refused anyway must not wait:
+    /// it would displace others, and its body may be large.
+    ///
+    /// # Errors
+    ///
+    /// Returns the fault of one that is refused.
+    fn admit(&self, executor: &Executor, message: &Message) -> Result<SemaphorePermit<'_>, Fault> {
+        executor.dispatcher.check_broadcast(message, &executor.rules)?;
+        self.broadcasts.try_acquire().map_err(|_| {
+            let reason = "too many broadcasts are running on this worker";
+            Fault::new(FaultCode::Rejected, reason)
+        })
+    }
+
+    async fn execute_broadcast(
+        &self,
+        broadcast: &ReceivedBroadcast<'_>,
+        decided: Result<Decision<'_>, ForbiddenReplyAddress>,
+    ) {
+        let until = with_grace_period(broadcast.arrived + broadcast.wait.min(MAX_ANSWER_TIME));
+        let (queue, executor) = (broadcast.queue, broadcast.executor);
+        self.execute(queue, executor, decided, &broadcast.label, until)
+            .await;
     }
 
     /// Runs the method, unless it is refused, and replies. The reply is given up at `until`.
@@ -399,25 +495,32 @@ impl Responder {
             Err(forbidden) => return executor.log.reply_address_forbidden(&forbidden),
         };
         let response = executor.execute(queue, decision, label, Instant::now()).await;
-        let Response { reply, reply_to, .. } = response;
-        if let Some(to) = reply_to {
-            self.reply(reply, &to, until).await;
+        // A sender that is refused learns nothing about the worker.
+        let describes_itself = self.describes_itself && !response.is_refused;
+        if let Some(to) = response.reply_to {
+            let worker = self.identity.header(describes_itself);
+            self.reply(response.reply, worker, &to, until).await;
         }
     }
 
     /// Sends a reply. Its loss does no harm beyond a missing answer.
-    async fn reply(&self, reply: Reply, to: &ReplyTo, until: Instant) {
+    async fn reply(&self, reply: Reply, worker: String, to: &ReplyTo, until: Instant) {
         let codec = reply.codec;
-        if let Ok(SendOutcome::Refused(Some(error))) = self.send(reply, to, until).await {
+        if let Ok(SendOutcome::Refused(Some(error))) = self.send(reply, worker.clone(), to, until).await {
             self.channel.log.unsendable(&error);
             let reason = "the method ran, and the broker refuses its reply, which may be too large";
             let fault = Fault::new(FaultCode::ReplyTooLarge, reason);
-            let _ = self.send(Reply::fault(codec, &fault), to, until).await;
+            let _ = self.send(Reply::fault(codec, &fault), worker, to, until).await;
         }
     }
 
-    async fn send(&self, mut reply: Reply, to: &ReplyTo, until: Instant) -> Result<SendOutcome, BrokerError> {
-        let worker = self.identity.header(self.describes_itself);
+    async fn send(
+        &self,
+        mut reply: Reply,
+        worker: String,
+        to: &ReplyTo,
+        until: Instant,
+    ) -> Result<SendOutcome, BrokerError> {
         reply.headers.insert(ShortStr::from_static(WORKER_HEADER), worker);
         let outgoing = Outgoing {
             message: to.message(reply),
@@ -448,5 +551,40 @@ fn missing_permission(refused: &BrokerError) -> &'static str {
             "read permission on the exchange rpc.control, and write permission on queues rpc.control.*"
         }
         _ => "configure, write and read permission on queues rpc.control.*",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Cause;
+
+    #[test]
+    fn only_a_lasting_refusal_is_waited_out_for_long() {
+        let source = || Cause::new("why");
+        let queue = |is_temporary| BrokerError::Queue {
+            queue: "q".into(),
+            source: source(),
+            is_temporary,
+        };
+        let exchange = BrokerError::Exchange {
+            exchange: CONTROL_EXCHANGE.into(),
+            action: "declare",
+            source: source(),
+        };
+        for refused in [exchange, queue(false)] {
+            assert!(is_refused_for_good(&refused), "{refused:?}");
+        }
+        for passing in [
+            queue(true),
+            BrokerError::TooManyChannels { source: source() },
+            BrokerError::Lost { source: None },
+            BrokerError::Unresponsive {
+                step: "",
+                limit: Duration::ZERO,
+            },
+        ] {
+            assert!(!is_refused_for_good(&passing), "{passing:?}");
+        }
     }
 }

@@ -5,10 +5,7 @@ use uuid::Uuid;
 
 use crate::describe::Worker;
 use crate::host::host_name;
-use crate::protocol::ShortStr;
-
-/// The longest header with the identity, in bytes.
-const MAX_HEADER: usize = 1024;
+use crate::protocol::{MAX_WORKER_HEADER, ShortStr};
 
 /// The identity of a worker: an id of its own, and the names that its user chose.
 #[derive(Debug, Clone)]
@@ -40,7 +37,7 @@ impl WorkerIdentity {
     /// does not describe itself, or if its names are long.
     pub(super) fn header(&self, describes_itself: bool) -> String {
         let whole = describes_itself.then(|| serde_json::to_string(&self.worker()).ok());
-        match whole.flatten().filter(|header| header.len() <= MAX_HEADER) {
+        match whole.flatten().filter(|header| header.len() <= MAX_WORKER_HEADER) {
             Some(header) => header,
             None => format!(r#"{{"id":"{}"}}"#, self.id),
         }

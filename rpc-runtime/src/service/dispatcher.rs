@@ -51,11 +51,17 @@ impl Dispatcher {
     /// # Errors
     ///
     /// Returns an error if two methods on the queue have the same name or are both the default
-    /// method, or if a name begins with `rpc.`.
+    /// method, if a name begins with `rpc.`, or if a broadcast is `idempotent` or the default.
     pub(crate) fn add(&mut self, service: Arc<dyn Service>, queue: &str) -> Result<(), ServerError> {
         let descriptor = service.descriptor();
         let mut records = Vec::with_capacity(descriptor.methods.len());
         for method in descriptor.methods {
+            if method.is_broadcast && (method.is_idempotent || method.is_default) {
+                return Err(ServerError::InvalidBroadcast {
+                    service: descriptor.name,
+                    method: method.name,
+                });
+            }
             if is_built_in(method.name) {
                 return Err(ServerError::ReservedMethod {
                     service: descriptor.name,
@@ -181,6 +187,18 @@ impl Dispatcher {
         };
         let reply_to = reply_to(properties, rules)?;
         Ok(Decision::refuse(codec, fault, reply_to, may_have_run))
+    }
+
+    /// Checks the size and the method of a broadcast, before it waits for its turn.
+    ///
+    /// # Errors
+    ///
+    /// Returns the fault of a broadcast that cannot run.
+    pub(crate) fn check_broadcast(&self, message: &Message, rules: &Rules) -> Result<(), Fault> {
+        rules.check_broadcast_size(message)?;
+        let method = message.properties.kind.as_ref();
+        let method = method.filter(|name| !name.as_str().is_empty());
+        self.find(method).map(drop)
     }
 
     /// Decides whether a request runs, like [`decide`](Self::decide). Its `reply_to` must have been
@@ -329,7 +347,7 @@ mod tests {
     };
     use super::super::invocation::Answer;
     use super::*;
-    use crate::protocol::Property;
+    use crate::protocol::{MAX_BROADCAST_BYTES, Property};
 
     #[test]
     fn a_malformed_request_is_answered_if_its_reply_address_can_be_read() {
@@ -374,6 +392,54 @@ mod tests {
         assert_eq!(runs(decide(Properties::default(), false)), "read");
         assert_eq!(runs(decide(request("write"), false)), "write");
         assert_eq!(refused(decide(request("erase"), false)), FaultCode::UnknownMethod);
+    }
+
+    #[test]
+    fn a_broadcast_is_neither_idempotent_nor_the_default() {
+        static IDEMPOTENT: ServiceDescriptor = ServiceDescriptor::new(
+            "Cache",
+            "cache",
+            &[MethodDescriptor::new("clear", &[]).broadcast().idempotent()],
+        );
+        static DEFAULT: ServiceDescriptor = ServiceDescriptor::new(
+            "Cache",
+            "cache",
+            &[MethodDescriptor::new("clear", &[]).broadcast().default_method()],
+        );
+        struct Cache(&'static ServiceDescriptor);
+        impl Service for Cache {
+            fn descriptor(&self) -> &'static ServiceDescriptor {
+                self.0
+            }
+
+            fn handle<'a>(&'a self, invocation: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
+                Box::pin(async { invocation.answer(()) })
+            }
+        }
+
+        for descriptor in [&IDEMPOTENT, &DEFAULT] {
+            let added = Dispatcher::default().add(Arc::new(Cache(descriptor)), "cache");
+            assert!(
+                matches!(added, Err(ServerError::InvalidBroadcast { method: "clear", .. })),
+                "{added:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_broadcast_cannot_be_is_refused_before_it_waits() {
+        let dispatcher = store();
+        let check = |method, size| {
+            let mut message = message(request(method));
+            message.body = vec![0; size].into();
+            dispatcher
+                .check_broadcast(&message, &rules())
+                .map_err(|fault| fault.code)
+        };
+        assert_eq!(check("read", 10), Ok(()));
+        assert_eq!(check("erase", 10), Err(FaultCode::UnknownMethod));
+        let limit = rules().max_accepted_bytes.min(MAX_BROADCAST_BYTES);
+        assert_eq!(check("read", limit + 1), Err(FaultCode::TooLarge));
     }
 
     #[test]

@@ -6,7 +6,9 @@ use tokio::time::Instant;
 
 use super::admission::{Received, is_admitted};
 use super::method_record::MethodRecord;
-use crate::protocol::{Fault, FaultCode, Reply, ReplyAddresses, Request, ShortStr};
+use crate::protocol::{
+    Fault, FaultCode, MAX_BROADCAST_BYTES, Message, Reply, ReplyAddresses, Request, ShortStr,
+};
 
 /// The limits of a worker.
 #[derive(Debug, Clone)]
@@ -50,12 +52,19 @@ impl Rules {
     ///
     /// Returns the fault `too_large`.
     pub(super) fn check_request_size(&self, request: &Request) -> Result<(), Fault> {
-        let (size, limit) = (request.arguments.len(), self.max_accepted_bytes);
-        if size <= limit {
-            return Ok(());
-        }
-        let message = format!("the request has {size} bytes, and at most {limit} are accepted");
-        Err(Fault::new(FaultCode::TooLarge, message))
+        check_size(request.arguments.len(), self.max_accepted_bytes)
+    }
+
+    /// Checks the size of a broadcast's message.
+    ///
+    /// # Errors
+    ///
+    /// Returns the fault `too_large`.
+    pub(super) fn check_broadcast_size(&self, message: &Message) -> Result<(), Fault> {
+        check_size(
+            message.body.len(),
+            self.max_accepted_bytes.min(MAX_BROADCAST_BYTES),
+        )
     }
 
     /// Checks the size of a reply.
@@ -104,6 +113,14 @@ impl Rules {
         let message = format!("the caller waits for {left:.0?} more, and the method takes {duration:.0?}");
         Err(expired(message, received))
     }
+}
+
+fn check_size(size: usize, limit: usize) -> Result<(), Fault> {
+    if size <= limit {
+        return Ok(());
+    }
+    let message = format!("the request has {size} bytes, and at most {limit} are accepted");
+    Err(Fault::new(FaultCode::TooLarge, message))
 }
 
 /// The fault of a request that cannot be answered in time. A caller that retries before the queue

@@ -31,6 +31,9 @@ pub(crate) use tasks::{Panicked, catch_panic, restart_on_panic, watch_runtime};
 pub(crate) use topology::{ControlQueue, DeclareMode};
 pub use topology::{QueueArgument, ReplyQueue, RequestQueue};
 
+/// How many unacknowledged answers a subscription of [`Transport::open_answers`] holds.
+pub(crate) const ANSWER_PREFETCH: u16 = 64;
+
 /// The access of one handle to a broker.
 ///
 /// A function that opens something waits for a connection without a limit. Each step after that
@@ -48,6 +51,10 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
         replies: ReplyQueue,
         earlier: Option<&ShortStr>,
     ) -> Result<ReplySubscription, BrokerError>;
+
+    /// Opens an exclusive reply queue for the answers of many workers to one request. No more than
+    /// [`ANSWER_PREFETCH`] of them arrive before they are acknowledged.
+    async fn open_answers(&self) -> Result<ReplySubscription, BrokerError>;
 
     /// Declares the queue as its options say.
     async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError>;
@@ -79,8 +86,12 @@ pub(crate) trait Transport: Debug + Send + Sync + 'static {
     async fn open_control(&self, queue: &ControlQueue) -> Result<Subscription, BrokerError>;
 
     /// Publishes a message to the control exchange. [`Published::Returned`] if no queue is bound
-    /// with this key. Takes no longer than the transport's time limit.
-    async fn publish_control(&self, key: &ShortStr, message: Message) -> Result<Published, BrokerError>;
+    /// with this key, and [`Published::Refused`] if one of several did not take it.
+    ///
+    /// Waits without a limit for a connection that the broker does not block. The message is
+    /// claimed with its token directly before it is written. If the future is dropped before that,
+    /// the message is not sent.
+    async fn publish_control(&self, key: &ShortStr, message: Message, send_token: SendToken) -> Published;
 
     /// The state of the connections.
     fn status(&self) -> &Arc<StatusBoard>;

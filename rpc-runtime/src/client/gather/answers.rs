@@ -1,61 +1,107 @@
 //! Receives the answers to one request, at a reply queue of its own.
 
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::StreamExt;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
+use super::super::caller::Caller;
 use super::gathering::{Answer, GatherEnd, GatherLimits, Gathering};
+use super::target::GatherTarget;
 use crate::error::BrokerError;
-use crate::protocol::ShortStr;
 use crate::transport::Subscription;
-
-/// Where the answers to a broadcast go.
-#[derive(Debug)]
-pub(crate) struct GatherTarget {
-    pub(crate) reply_to: ShortStr,
-    /// The same for all attempts of a layer, so that no worker counts twice.
-    pub(crate) correlation_id: ShortStr,
-}
 
 /// Receives the answers to one request. They do not use the reply queue of calls, where each id
 /// belongs to one reply.
 #[derive(Debug)]
 pub(super) struct Answers {
     gathering: Gathering,
-    /// `None` once gathering has ended. Dropping it deletes the reply queue.
-    replies: Option<Subscription>,
+    target: Arc<GatherTarget>,
+    replies: Arc<OpenReplies>,
     timer: Pin<Box<Sleep>>,
+    /// Closes the reply queue at the deadline, even if nobody polls.
+    _closing: AbortOnDropHandle<()>,
+}
+
+/// The reply queue, and the caller that keeps its connection open. `None` once gathering has ended.
+#[derive(Debug)]
+struct OpenReplies(Mutex<Option<(Subscription, Arc<Caller>)>>);
+
+impl OpenReplies {
+    fn lock(&self) -> MutexGuard<'_, Option<(Subscription, Arc<Caller>)>> {
+        // A panic while a delivery is polled leaves a subscription that can be dropped.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Deletes the queue.
+    fn close(&self) {
+        let open = self.lock().take();
+        drop(open);
+    }
 }
 
 impl Answers {
-    pub(super) fn new(id: ShortStr, limits: GatherLimits, replies: Subscription) -> Self {
-        let gathering = Gathering::new(id, limits);
-        Self {
+    pub(super) fn new(
+        target: Arc<GatherTarget>,
+        limits: GatherLimits,
+        replies: Subscription,
+        caller: Arc<Caller>,
+    ) -> Self {
+        let deadline = limits.deadline;
+        let gathering = Gathering::new(target.correlation_id.clone(), limits);
+        let runtime = caller.transport().runtime();
+        let replies = Arc::new(OpenReplies(Mutex::new(Some((replies, caller)))));
+        let closed = Arc::clone(&replies);
+        let closing = async move {
+            sleep_until(deadline).await;
+            closed.close();
+        };
+        let answers = Self {
             timer: Box::pin(sleep_until(gathering.wake_at())),
             gathering,
-            replies: Some(replies),
-        }
+            target,
+            replies,
+            _closing: AbortOnDropHandle::new(runtime.spawn(closing)),
+        };
+        answers.close_if_ended();
+        answers
     }
 
     pub(super) fn gathering(&self) -> &Gathering {
         &self.gathering
     }
 
+    /// Whether the broker has confirmed that all workers got the request.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.target.is_confirmed()
+    }
+
     /// Returns the next answer, or `None` once gathering has ended.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Answer>> {
-        while self.gathering.end().is_none() {
-            let Some(replies) = &mut self.replies else {
-                break;
+        loop {
+            // Before the next delivery, because deliveries may never pause.
+            self.gathering.check_deadline(Instant::now());
+            self.close_if_ended();
+            let replies = Arc::clone(&self.replies);
+            let mut open = replies.lock();
+            let Some((replies, _)) = &mut *open else {
+                // Unless it has ended for another reason.
+                self.gathering.end_with(GatherEnd::Limit);
+                return Poll::Ready(None);
             };
             match replies.deliveries.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(delivery))) => {
+                    replies.control.ack(delivery.tag);
+                    drop(open);
                     let (message, malformed) = (delivery.message, delivery.malformed);
-                    if let Some(answer) = self.gathering.receive(message, malformed, Instant::now()) {
-                        return Poll::Ready(Some(answer));
+                    let answer = self.gathering.receive(message, malformed, Instant::now());
+                    self.close_if_ended();
+                    if answer.is_some() {
+                        return Poll::Ready(answer);
                     }
-                    continue;
                 }
                 Poll::Ready(Some(Err(lost))) => self.gathering.end_with(GatherEnd::Lost(lost)),
                 Poll::Ready(None) => {
@@ -72,7 +118,17 @@ impl Answers {
                 }
             }
         }
-        self.replies = None;
-        Poll::Ready(None)
+    }
+
+    fn close_if_ended(&self) {
+        if self.gathering.end().is_some() {
+            self.replies.close();
+        }
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.replies.close();
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::super::backend::Backend;
@@ -16,15 +16,15 @@ use super::super::failures::broker_error;
 use super::super::in_flight_call::InFlightCall;
 use super::super::invalid_call::InvalidCall;
 use super::super::plan::CallPlan;
-use super::answers::{Answers, GatherTarget};
+use super::answers::Answers;
 use super::gathering::GatherLimits;
 use super::stream::Gather;
+use super::target::GatherTarget;
 use crate::describe::Worker;
 use crate::error::CallError;
 use crate::host::host_name;
-use crate::protocol::{Executed, ShortStr, insert_user_header};
+use crate::protocol::{Executed, MAX_TIME_TO_LIVE, ShortStr, insert_user_header};
 use crate::service::ResultType;
-use crate::transport::ReplyQueue;
 
 /// The default of [`Broadcast::quiet_for`].
 const DEFAULT_QUIET_WINDOW: Duration = Duration::from_millis(500);
@@ -109,7 +109,8 @@ impl<T, E> Broadcast<T, E> {
     /// [expected](Self::expect_workers). Before the first answer, only the [`limit`](Self::limit)
     /// applies, since the method may take long.
     pub fn quiet_for(mut self, window: Duration) -> Self {
-        self.quiet_window = Some(window);
+        // No limit is longer.
+        self.quiet_window = Some(window.min(MAX_TIME_TO_LIVE));
         self
     }
 
@@ -153,9 +154,11 @@ impl<T, E> Broadcast<T, E> {
     /// # Errors
     ///
     /// - [`CallError::NoWorkers`] if no worker of the queue can be reached,
-    /// - [`CallError::Refused`] if the queue of a worker did not take the request. Others may have
-    ///   run it,
+    /// - [`CallError::TimedOut`] if the request could not be sent within the limit,
     /// - the errors of any call that cannot be sent.
+    ///
+    /// It is no error if the broker does not confirm the request, because some workers may run it
+    /// and answer. [`Gather::is_confirmed`] returns `false` then.
     ///
     /// # Cancel safety
     ///
@@ -168,18 +171,21 @@ impl<T, E> Broadcast<T, E> {
         let call = self.call?;
         match self.path.backend().clone() {
             Backend::Broker(caller) => {
-                let answers = send(&caller, self.path, call, self.expected, self.quiet_window).await?;
+                let answers = send(caller, self.path, call, self.expected, self.quiet_window).await?;
                 Ok(Gather::from_broker(answers, self.read))
             }
             Backend::InProcess(_) => {
                 let answer = match self.path.call(call).await {
-                    // It would have been the only worker.
-                    Err(CallError::TimedOut { .. }) => None,
-                    Err(error) if !matches!(error, CallError::Fault(_)) => return Err(error),
-                    outcome => Some((
+                    // The method began, as that of a worker that does not answer.
+                    Err(CallError::TimedOut {
+                        executed: Executed::Maybe,
+                        ..
+                    }) => None,
+                    outcome @ (Ok(_) | Err(CallError::Fault(_) | CallError::BadReply { .. })) => Some((
                         this_process(),
                         outcome.map_err(CallError::widen).and_then(self.read),
                     )),
+                    Err(error) => return Err(error),
                 };
                 Ok(Gather::in_process(answer, self.expected, self.read))
             }
@@ -189,21 +195,19 @@ impl<T, E> Broadcast<T, E> {
 
 /// Opens a queue for the answers, and sends the request.
 async fn send(
-    caller: &Caller,
+    caller: Arc<Caller>,
     path: CallPath,
     mut call: Arc<InFlightCall>,
     expected: Option<usize>,
     quiet_window: Option<Duration>,
 ) -> Result<Answers, CallError> {
     let time_limit = call.plan().time_limit()?;
-    let opening = caller.transport().open_replies(ReplyQueue::Exclusive, None);
+    let opening = caller.transport().open_answers();
     let opened = timeout_at(time_limit.deadline, opening).await;
     let opened = opened.map_err(|_| time_limit.timeout_error(Executed::No))?;
     let opened = opened.map_err(|source| broker_error(source, false))?;
-    let target = GatherTarget {
-        reply_to: opened.address,
-        correlation_id: ShortStr::from_uuid(Uuid::new_v4()),
-    };
+    let target = GatherTarget::new(opened.address, ShortStr::from_uuid(Uuid::new_v4()));
+    let target = Arc::new(target);
     let limits = GatherLimits {
         expected,
         quiet_window: quiet_window.or(match expected {
@@ -214,11 +218,13 @@ async fn send(
         codec: call.plan().codec,
         max_bytes: caller.max_accepted_bytes(),
     };
-    let answers = Answers::new(target.correlation_id.clone(), limits, opened.replies);
+    let answers = Answers::new(Arc::clone(&target), limits, opened.replies, caller);
     // A call that has not begun has no other owner.
     if let Some(call) = Arc::get_mut(&mut call) {
         let plan = call.plan_mut();
         plan.destination = Arc::new(plan.destination.gathering(target));
+        // What is left of the limit.
+        plan.timeout = time_limit.deadline.saturating_duration_since(Instant::now());
     }
     path.call(call).await?;
     Ok(answers)

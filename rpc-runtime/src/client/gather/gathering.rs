@@ -9,7 +9,7 @@ use super::super::received_reply::check_reply;
 use crate::codec::Codec;
 use crate::describe::Worker;
 use crate::error::{BrokerError, CallError};
-use crate::protocol::{BadReply, Malformed, Message, Reply, ShortStr, WORKER_HEADER};
+use crate::protocol::{BadReply, MAX_WORKER_HEADER, Malformed, Message, Reply, ShortStr, WORKER_HEADER};
 
 /// The maximum number of answers. A queue with more workers is not expected.
 const MAX_ANSWERS: usize = 10_000;
@@ -98,6 +98,13 @@ impl Gathering {
         Some(expected.saturating_sub(self.answers))
     }
 
+    /// Ends gathering if its time limit is over.
+    pub(super) fn check_deadline(&mut self, now: Instant) {
+        if now >= self.limits.deadline {
+            self.end_with(GatherEnd::Limit);
+        }
+    }
+
     /// When [`elapsed`](Self::elapsed) ends gathering unless an answer arrives before.
     pub(super) fn wake_at(&self) -> Instant {
         let deadline = self.limits.deadline;
@@ -106,9 +113,8 @@ impl Gathering {
 
     /// Ends gathering if it is time.
     pub(super) fn elapsed(&mut self, now: Instant) {
-        if now >= self.limits.deadline {
-            self.end_with(GatherEnd::Limit);
-        } else if self.quiet_at.is_some_and(|quiet_at| now >= quiet_at) {
+        self.check_deadline(now);
+        if self.quiet_at.is_some_and(|quiet_at| now >= quiet_at) {
             self.end_with(GatherEnd::Quiet);
         }
     }
@@ -170,6 +176,8 @@ impl Gathering {
 /// Returns the worker that sent a message. Without an id if the message does not say that.
 fn worker_of(message: &Message) -> Worker {
     let header = message.properties.headers.get(WORKER_HEADER);
+    // No worker of this library sends a longer one. Ids are kept until gathering ends.
+    let header = header.filter(|header| header.len() <= MAX_WORKER_HEADER);
     let worker = header.and_then(|header| serde_json::from_str(header).ok());
     worker.unwrap_or_default()
 }
@@ -277,6 +285,29 @@ mod tests {
             assert_eq!(answer.worker, Worker::default());
         }
         assert!(gathering.end().is_some());
+    }
+
+    #[test]
+    fn the_identity_of_a_worker_is_short() {
+        let (mut gathering, now) = gathering(None, None);
+        let long = "x".repeat(MAX_WORKER_HEADER);
+        for _ in 0..2 {
+            let answer = gathering.receive(answer(&long), None, now).unwrap();
+            assert_eq!(answer.worker, Worker::default());
+        }
+        assert!(gathering.worker_ids.is_empty());
+    }
+
+    #[test]
+    fn the_deadline_ends_gathering_even_if_answers_keep_arriving() {
+        let (mut gathering, now) = gathering(None, Some(SECOND));
+        gathering.check_deadline(now + 9 * SECOND);
+        assert!(gathering.receive(answer("a"), None, now + 9 * SECOND).is_some());
+        // The quiet window is over, but an answer may have arrived within it.
+        gathering.check_deadline(now + 10 * SECOND - SECOND / 2);
+        assert!(gathering.end().is_none());
+        gathering.check_deadline(now + 10 * SECOND);
+        assert!(matches!(gathering.end(), Some(GatherEnd::Limit)));
     }
 
     #[test]

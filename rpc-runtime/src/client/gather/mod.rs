@@ -4,8 +4,9 @@ mod answers;
 mod broadcast;
 mod gathering;
 mod stream;
+mod target;
 
-pub(super) use answers::GatherTarget;
 pub use broadcast::{Broadcast, FallibleBroadcast};
 pub use gathering::GatherEnd;
 pub use stream::{Gather, Gathered};
+pub(super) use target::GatherTarget;

@@ -55,6 +55,8 @@ pub struct Gathered<T, E = Infallible> {
     pub missing: Option<usize>,
     /// Why no more answers were waited for.
     pub end: GatherEnd,
+    /// Whether the broker confirmed the request; see [`Gather::is_confirmed`].
+    pub is_confirmed: bool,
 }
 
 impl<T, E> Gather<T, E> {
@@ -71,6 +73,8 @@ impl<T, E> Gather<T, E> {
         expected: Option<usize>,
         read: ReadReply<T, E>,
     ) -> Self {
+        // With a broker, gathering ends before the first answer.
+        let answer = answer.filter(|_| expected != Some(0));
         let source = Source::InProcess {
             has_answered: answer.is_some(),
             answer: answer.map(Box::new),
@@ -97,6 +101,7 @@ impl<T, E> Gather<T, E> {
         Gathered {
             answers,
             missing: self.missing(),
+            is_confirmed: self.is_confirmed(),
             end: self.end().unwrap_or(GatherEnd::Limit),
         }
     }
@@ -134,6 +139,19 @@ impl<T, E> Gather<T, E> {
                 _ if *has_answered => GatherEnd::Quiet,
                 _ => GatherEnd::Limit,
             }),
+        }
+    }
+
+    /// Returns whether the broker confirmed that it has put the request into the queues of all
+    /// workers.
+    ///
+    /// If not, a worker may not have got it: its queue did not take the request, as may happen while
+    /// the worker loses its connection, or the confirm was lost. The others run it and answer.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        match &self.source {
+            Source::Broker(answers) => answers.is_confirmed(),
+            Source::InProcess { .. } => true,
         }
     }
 

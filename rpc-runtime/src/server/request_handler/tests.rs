@@ -57,6 +57,10 @@ impl Transport for RecordingBroker {
         Err(BrokerError::Closed)
     }
 
+    async fn open_answers(&self) -> Result<ReplySubscription, BrokerError> {
+        Err(BrokerError::Closed)
+    }
+
     async fn declare_requests(&self, _: &RequestQueue) -> Result<(), BrokerError> {
         Err(BrokerError::Closed)
     }
@@ -73,8 +77,8 @@ impl Transport for RecordingBroker {
         Err(BrokerError::Closed)
     }
 
-    async fn publish_control(&self, _: &ShortStr, _: Message) -> Result<Published, BrokerError> {
-        Err(BrokerError::Closed)
+    async fn publish_control(&self, _: &ShortStr, _: Message, _: SendToken) -> Published {
+        Published::Withdrawn
     }
 
     fn status(&self) -> &Arc<StatusBoard> {

@@ -18,7 +18,7 @@ use super::opener::{self, Opener};
 use crate::error::BrokerError;
 use crate::protocol::{CONTROL_EXCHANGE, Message, ShortStr};
 use crate::transport::topology::ControlQueue;
-use crate::transport::{Published, Subscription};
+use crate::transport::{Published, SendToken, Subscription};
 
 impl Opener {
     /// Consumes control messages from now on. The queue is deleted with its consumer.
@@ -124,10 +124,34 @@ impl Opener {
         &self,
         key: &ShortStr,
         message: Message,
+        send_token: &SendToken,
+    ) -> Published {
+        match self.try_publish_control(key, message, send_token).await {
+            Ok(published) => published,
+            Err(source) => Published::Failed {
+                // A message that the exchange refuses reaches no queue.
+                written: !is_exchange_error(&source) && !send_token.withdraw(),
+                source,
+            },
+        }
+    }
+
+    async fn try_publish_control(
+        &self,
+        key: &ShortStr,
+        message: Message,
+        send_token: &SendToken,
     ) -> Result<Published, BrokerError> {
         let (key, properties) = (short(key.as_str())?, convert::to_lapin(message.properties)?);
+        // The broker reads nothing from a blocked connection. What is written then arrives once the
+        // broker unblocks it, however late that is.
+        self.connection.wait_unblocked().await?;
         let scratch = self.channel().await?;
         self.select_confirms(&scratch).await?;
+        self.connection.wait_unblocked().await?;
+        if !send_token.claim() {
+            return Ok(Published::Withdrawn);
+        }
         let options = BasicPublishOptions {
             mandatory: true,
             ..BasicPublishOptions::default()

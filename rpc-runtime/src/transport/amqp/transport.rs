@@ -26,12 +26,15 @@ use crate::escape::Logged;
 use crate::protocol::{DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::transport::topology::{ControlQueue, DeclareMode, ReplyQueue, RequestQueue};
 use crate::transport::{
-    Connectivity, Depth, Published, Publisher, ReplySubscription, Role, StatusBoard, Subscription, Transport,
-    catch_panic, retry, watch_runtime,
+    ANSWER_PREFETCH, Connectivity, Depth, Published, Publisher, ReplySubscription, Role, SendToken,
+    StatusBoard, Subscription, Transport, catch_panic, retry, watch_runtime,
 };
 
 /// How long a resumable reply queue outlives its last consumer (`x-expires`), in milliseconds.
 const RESUMABLE_EXPIRES: i32 = 60_000;
+
+/// The prefix of the queue names that the broker generates.
+const GENERATED_PREFIX: &str = "amq.gen-";
 
 /// The prefetch of a resumable reply queue.
 const REPLY_PREFETCH: u16 = 2000;
@@ -217,8 +220,9 @@ impl AmqpTransport {
         })
     }
 
-    /// Opens an exclusive reply queue, which ends with the connection.
-    async fn open_exclusive(&self) -> Result<ReplySubscription, BrokerError> {
+    /// Opens an exclusive reply queue, which ends with the connection. With a prefetch, replies have
+    /// to be acknowledged.
+    async fn open_exclusive(&self, prefetch: Option<u16>) -> Result<ReplySubscription, BrokerError> {
         let opener = self.opener(&self.consuming.wait_ready().await?);
         let opening = async move {
             let channel = opener.channel().await?;
@@ -229,8 +233,21 @@ impl AmqpTransport {
             };
             let declaring = opener.declare(&channel, "", options, opener::classic_arguments());
             let address = declaring.await?;
-            let options = opener.subscription_options(AckMode::Automatic);
-            let replies = match opener.subscribe(&channel, address.as_str(), options).await {
+            let subscribing = async {
+                let ack_mode = match prefetch {
+                    Some(prefetch) => {
+                        opener.set_prefetch(&channel, prefetch).await?;
+                        AckMode::Manual
+                    }
+                    None => AckMode::Automatic,
+                };
+                let options = SubscriptionOptions {
+                    prefetch,
+                    ..opener.subscription_options(ack_mode)
+                };
+                opener.subscribe(&channel, address.as_str(), options).await
+            };
+            let replies = match subscribing.await {
                 Ok(replies) => replies,
                 Err(error) => {
                     // An auto-delete queue that never had a consumer is not deleted, so each retry
@@ -314,10 +331,15 @@ impl Transport for AmqpTransport {
     ) -> Result<ReplySubscription, BrokerError> {
         let (name, opened) = match replies {
             ReplyQueue::Direct => (DIRECT_REPLY_TO, self.open_direct().await),
-            ReplyQueue::Exclusive => ("amq.gen-", self.open_exclusive().await),
+            ReplyQueue::Exclusive => (GENERATED_PREFIX, self.open_exclusive(None).await),
             ReplyQueue::Resumable => (REPLY_QUEUE_PREFIX, self.open_resumable(earlier).await),
         };
         self.record(name, opened)
+    }
+
+    async fn open_answers(&self) -> Result<ReplySubscription, BrokerError> {
+        let opened = self.open_exclusive(Some(ANSWER_PREFETCH)).await;
+        self.record(GENERATED_PREFIX, opened)
     }
 
     async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
@@ -414,9 +436,17 @@ impl Transport for AmqpTransport {
             .await
     }
 
-    async fn publish_control(&self, key: &ShortStr, message: Message) -> Result<Published, BrokerError> {
-        let connection = self.publishing.wait_ready().await?;
-        self.opener(&connection).publish_control(key, message).await
+    async fn publish_control(&self, key: &ShortStr, message: Message, send_token: SendToken) -> Published {
+        match self.publishing.wait_ready().await {
+            Ok(connection) => {
+                let opener = self.opener(&connection);
+                opener.publish_control(key, message, &send_token).await
+            }
+            Err(source) => Published::Failed {
+                source,
+                written: false,
+            },
+        }
     }
 
     fn status(&self) -> &Arc<StatusBoard> {

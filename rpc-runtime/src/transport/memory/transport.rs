@@ -17,8 +17,8 @@ use crate::error::BrokerError;
 use crate::protocol::{CONTROL_EXCHANGE, DIRECT_REPLY_TO, Message, REPLY_QUEUE_PREFIX, ShortStr};
 use crate::transport::topology::{ControlQueue, DeclareMode, ReplyQueue, RequestQueue};
 use crate::transport::{
-    ConfirmListener, Connectivity, Control, Delivery, Depth, Outgoing, Published, Publisher,
-    ReplySubscription, StatusBoard, Subscription, Transport, watch_runtime,
+    ANSWER_PREFETCH, ConfirmListener, Connectivity, Control, Delivery, Depth, Outgoing, Published, Publisher,
+    ReplySubscription, SendToken, StatusBoard, Subscription, Transport, watch_runtime,
 };
 
 /// The access of one handle to an in-process broker.
@@ -249,6 +249,18 @@ impl Transport for MemoryTransport {
         })
     }
 
+    async fn open_answers(&self) -> Result<ReplySubscription, BrokerError> {
+        let open = self.wait_ready(&self.consuming).await?;
+        let (queue, address) = self.declare_reply_queue("amq.gen-", false)?;
+        let ack_mode = AckMode::Prefetch(ANSWER_PREFETCH.into());
+        Ok(ReplySubscription {
+            address,
+            replies: self.subscribe(&self.consuming, &open, &queue, ack_mode, true)?,
+            resumed: None,
+            publisher: None,
+        })
+    }
+
     async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
         match queue.declare_mode() {
             DeclareMode::Active => self.broker.queues().declare(queue.name(), queue.properties()),
@@ -285,16 +297,25 @@ impl Transport for MemoryTransport {
         Ok(subscription)
     }
 
-    async fn publish_control(&self, key: &ShortStr, message: Message) -> Result<Published, BrokerError> {
-        let connection = self.wait_ready(&self.publishing).await?;
-        connection.wait_unblocked().await?;
+    async fn publish_control(&self, key: &ShortStr, message: Message, send_token: SendToken) -> Published {
+        let failed = |source, written| Published::Failed { source, written };
+        let connection = match self.wait_ready(&self.publishing).await {
+            Ok(connection) => connection,
+            Err(source) => return failed(source, false),
+        };
+        if let Err(source) = connection.wait_unblocked().await {
+            return failed(source, false);
+        }
+        if !send_token.claim() {
+            return Published::Withdrawn;
+        }
         let (broker, key) = (self.broker.clone(), key.clone());
         let sending = connection.ask(move || broker.queues().publish_control(&key, &message, Instant::now()));
-        Ok(if sending.await? {
-            Published::Confirmed
-        } else {
-            Published::Returned
-        })
+        match sending.await {
+            Ok(true) => Published::Confirmed,
+            Ok(false) => Published::Returned,
+            Err(source) => failed(source, true),
+        }
     }
 
     fn status(&self) -> &Arc<StatusBoard> {

@@ -97,6 +97,20 @@ impl OpenConnection {
         wait_lost(self.state()).await
     }
 
+    /// Waits until the broker does not block the connection. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the connection is lost.
+    pub(crate) async fn wait_unblocked(&self) -> Result<(), BrokerError> {
+        let mut state = self.state();
+        let over = state.wait_for(|state| state.blocked.is_none() || state.is_lost());
+        match over.await {
+            Ok(state) => state.lost.clone().map_or(Ok(()), Err),
+            Err(_) => Err(BrokerError::Lost { source: None }),
+        }
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.connection.status().connected()
     }

@@ -1,0 +1,35 @@
+//! Where the answers to a broadcast go.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::protocol::ShortStr;
+
+/// Where the answers to a broadcast go.
+#[derive(Debug)]
+pub(crate) struct GatherTarget {
+    pub(crate) reply_to: ShortStr,
+    /// The same for all attempts of a layer, so that no worker counts twice.
+    pub(crate) correlation_id: ShortStr,
+    /// Whether an attempt was sent without a positive confirm.
+    is_unconfirmed: AtomicBool,
+}
+
+impl GatherTarget {
+    pub(super) fn new(reply_to: ShortStr, correlation_id: ShortStr) -> Self {
+        Self {
+            reply_to,
+            correlation_id,
+            is_unconfirmed: AtomicBool::new(false),
+        }
+    }
+
+    /// Records that a request was sent, and that the broker did not confirm it. Some workers may
+    /// have it.
+    pub(crate) fn mark_unconfirmed(&self) {
+        self.is_unconfirmed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_confirmed(&self) -> bool {
+        !self.is_unconfirmed.load(Ordering::Relaxed)
+    }
+}
