@@ -104,6 +104,16 @@ impl InProcessBroker {
         self.queues().len()
     }
 
+    /// The names of all queues.
+    pub(crate) fn queue_names(&self) -> Vec<String> {
+        self.queues().names().map(str::to_owned).collect()
+    }
+
+    /// The messages that wait in a queue, in order.
+    pub(crate) fn messages(&self, queue: &str) -> Vec<Message> {
+        self.queues().messages(queue).cloned().collect()
+    }
+
     /// How many messages are in a queue, including unacknowledged ones. `None` if the queue does
     /// not exist.
     pub(crate) fn backlog(&self, queue: &str) -> Option<usize> {

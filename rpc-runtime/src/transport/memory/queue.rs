@@ -43,6 +43,8 @@ pub(super) struct Queue {
     message_ttl: Option<Duration>,
     /// The queue that takes dead letters.
     dead_letter_to: Option<String>,
+    /// Whether dead letters stay here while their next queue does not exist.
+    keeps_dead_letters: bool,
     /// Dead letters and the names of their next queues, until they are
     /// [taken](Self::take_dead_letters).
     dead_letters: Vec<(String, Message)>,
@@ -126,8 +128,11 @@ impl Queue {
                 ("x-message-ttl", QueueArgument::Number(millis @ 1..)) => {
                     queue.message_ttl = Some(Duration::from_millis(millis.unsigned_abs()));
                 }
-                // Nothing is lost here, and no queue is ever full.
-                ("x-dead-letter-strategy" | "x-overflow", QueueArgument::Text(_)) => {}
+                ("x-dead-letter-strategy", QueueArgument::Text(strategy)) => {
+                    queue.keeps_dead_letters = strategy == "at-least-once";
+                }
+                // No queue is ever full.
+                ("x-overflow", QueueArgument::Text(_)) => {}
                 // Queues that dead-letter to each other at once would do so without end.
                 ("x-message-ttl", QueueArgument::Number(0)) => {
                     return Err("the in-process broker does not support an x-message-ttl of 0");
@@ -167,6 +172,7 @@ impl Queue {
             delivery_limit: None,
             message_ttl: None,
             dead_letter_to: None,
+            keeps_dead_letters: false,
             dead_letters: Vec::new(),
         }
     }
@@ -317,6 +323,17 @@ impl Queue {
         std::mem::take(&mut self.dead_letters)
     }
 
+    pub(super) fn has_dead_letters(&self) -> bool {
+        !self.dead_letters.is_empty()
+    }
+
+    /// Keeps a dead letter whose next queue does not exist, or drops it.
+    pub(super) fn keep_or_drop(&mut self, target: String, message: Message) {
+        if self.keeps_dead_letters {
+            self.dead_letters.push((target, message));
+        }
+    }
+
     pub(super) fn cancel(&mut self, consumer: u64) {
         if let Some(consumer) = self.consumers.iter_mut().find(|other| other.number == consumer) {
             consumer.sender = None;
@@ -334,7 +351,7 @@ impl Queue {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.messages.is_empty() && self.dead_letters.is_empty()
     }
 
     pub(super) fn has(&self, consumer: u64) -> bool {
@@ -420,7 +437,12 @@ impl Queue {
     /// How many messages the queue has, with those that were delivered to a consumer.
     pub(super) fn backlog(&self) -> usize {
         let unacked = self.consumers.iter().map(|consumer| consumer.unacked.len());
-        self.messages.len() + unacked.sum::<usize>()
+        self.messages.len() + self.dead_letters.len() + unacked.sum::<usize>()
+    }
+
+    /// The messages that wait, in order.
+    pub(super) fn messages(&self) -> impl Iterator<Item = &Message> {
+        self.messages.iter().map(|stored| &stored.message)
     }
 }
 

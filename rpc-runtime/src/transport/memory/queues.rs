@@ -1,6 +1,6 @@
 //! The in-process broker's queues by name. No I/O, no tasks, and the caller supplies the time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::queue::Queue;
 use crate::error::{BrokerError, Cause};
 use crate::protocol::{Message, ShortStr};
-use crate::transport::topology::{ControlQueue, QueueProperties};
-use crate::transport::{Delivery, Depth};
+use crate::transport::topology::{ControlQueue, DeclareMode, QueueProperties};
+use crate::transport::{Delivery, Depth, RequestQueue};
 
 pub(super) use super::queue::AckMode;
 
@@ -33,8 +33,22 @@ pub(super) struct ConsumerId {
 }
 
 impl Queues {
-    /// Declares a queue: makes it, or checks that it has these properties.
-    pub(super) fn declare(&mut self, name: &str, properties: &QueueProperties) -> Result<(), BrokerError> {
+    /// Declares a queue as its options say.
+    pub(super) fn declare_as_configured(
+        &mut self,
+        queue: &RequestQueue,
+        now: Instant,
+    ) -> Result<(), BrokerError> {
+        match queue.declare_mode() {
+            DeclareMode::Active => self.declare(queue.name(), queue.properties(), now),
+            DeclareMode::Passive => self.check_exists(queue.name()),
+            DeclareMode::No => Ok(()),
+        }
+    }
+
+    /// Declares a queue: makes it, or checks that it has these properties. A new queue takes the
+    /// dead letters that were kept for it.
+    fn declare(&mut self, name: &str, properties: &QueueProperties, now: Instant) -> Result<(), BrokerError> {
         if name.is_empty() || name.starts_with("amq.") {
             return Err(refused(
                 name,
@@ -50,6 +64,14 @@ impl Queues {
             None => {
                 let queue = Queue::new(properties).map_err(|reason| refused(name, reason))?;
                 self.queues.insert(name.to_owned(), queue);
+                let has_kept = |(_, queue): &(&String, &Queue)| queue.has_dead_letters();
+                // In an order that does not depend on the hash map.
+                let sources: BTreeSet<String> = (self.queues.iter().filter(has_kept))
+                    .map(|(name, _)| name.clone())
+                    .collect();
+                for source in sources {
+                    self.move_dead_letters(&source, now);
+                }
                 Ok(())
             }
         }
@@ -143,16 +165,28 @@ impl Queues {
             return false;
         };
         act(queue);
-        let mut dead_letters = queue.take_dead_letters();
-        // A dead letter may cause others to expire in its next queue. It has no expiration of its
-        // own, and none expires at once, so this ends.
-        while let Some((target, message)) = dead_letters.pop() {
-            if let Some(queue) = self.queues.get_mut(&target) {
-                queue.push(message, now);
-                dead_letters.append(&mut queue.take_dead_letters());
-            }
+        if queue.has_dead_letters() {
+            self.move_dead_letters(name, now);
         }
         true
+    }
+
+    /// Moves the dead letters of a queue to their next queues. A dead letter may cause others to
+    /// expire in its next queue. It has no expiration of its own, and none expires at once, so this
+    /// ends.
+    fn move_dead_letters(&mut self, name: &str, now: Instant) {
+        let mut sources = vec![name.to_owned()];
+        while let Some(source) = sources.pop() {
+            let dead_letters = self.queues.get_mut(&source).map(Queue::take_dead_letters);
+            for (target, message) in dead_letters.unwrap_or_default() {
+                if let Some(next) = self.queues.get_mut(&target) {
+                    next.push(message, now);
+                    sources.push(target);
+                } else if let Some(queue) = self.queues.get_mut(&source) {
+                    queue.keep_or_drop(target, message);
+                }
+            }
+        }
     }
 
     /// Adds a consumer to a queue. Deliveries go to `sender`.
@@ -238,6 +272,15 @@ impl Queues {
     pub(super) fn backlog(&self, name: &str) -> Option<usize> {
         Some(self.queues.get(name)?.backlog())
     }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.queues.keys().map(String::as_str)
+    }
+
+    /// The messages that wait in a queue, in order.
+    pub(super) fn messages(&self, name: &str) -> impl Iterator<Item = &Message> {
+        self.queues.get(name).into_iter().flat_map(Queue::messages)
+    }
 }
 
 fn refused(queue: &str, reason: &'static str) -> BrokerError {
@@ -251,10 +294,11 @@ fn refused(queue: &str, reason: &'static str) -> BrokerError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::QueueArgument;
 
     #[test]
     fn a_declaration_with_other_properties_is_refused() {
-        let mut queues = Queues::default();
+        let (mut queues, now) = (Queues::default(), Instant::now());
         let durable = QueueProperties {
             durable: true,
             arguments: Default::default(),
@@ -263,13 +307,13 @@ mod tests {
             durable: false,
             ..durable.clone()
         };
-        queues.declare("q", &durable).unwrap();
-        queues.declare("q", &durable).unwrap();
+        queues.declare("q", &durable, now).unwrap();
+        queues.declare("q", &durable, now).unwrap();
         assert!(matches!(
-            queues.declare("q", &transient),
+            queues.declare("q", &transient, now),
             Err(BrokerError::Queue { .. })
         ));
-        assert!(queues.declare("amq.q", &durable).is_err());
+        assert!(queues.declare("amq.q", &durable, now).is_err());
     }
 
     #[test]
@@ -316,13 +360,13 @@ mod tests {
                 durable: true,
                 arguments: arguments.into(),
             };
-            queues.declare(name, &properties).unwrap();
+            queues.declare(name, &properties, now).unwrap();
         }
         let last = QueueProperties {
             durable: true,
             arguments: Default::default(),
         };
-        queues.declare("c", &last).unwrap();
+        queues.declare("c", &last, now).unwrap();
         queues.publish("a", Message::default(), now);
         for name in ["a", "b"] {
             let (sender, mut receiver) = mpsc::unbounded_channel();
@@ -336,6 +380,35 @@ mod tests {
         assert!(!delivery.redelivered);
         let dead = delivery.message.properties.dead_lettered.unwrap();
         assert_eq!((dead.times, dead.rejections), (2, 2));
+    }
+
+    /// As in a quorum queue with the strategy `at-least-once`.
+    #[test]
+    fn dead_letters_wait_for_a_queue_that_was_deleted() {
+        let now = Instant::now();
+        for (strategy, is_kept) in [("at-least-once", true), ("at-most-once", false)] {
+            let mut queues = Queues::default();
+            let arguments = [
+                ("x-dead-letter-exchange", "".into()),
+                ("x-dead-letter-routing-key", "next".into()),
+                ("x-dead-letter-strategy", strategy.into()),
+                ("x-message-ttl", 10.into()),
+            ];
+            let properties = |arguments: &[(&str, QueueArgument)]| QueueProperties {
+                durable: true,
+                arguments: (arguments.iter())
+                    .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                    .collect(),
+            };
+            queues.declare("first", &properties(&arguments), now).unwrap();
+            queues.publish("first", Message::default(), now);
+            let later = now + Duration::from_millis(10);
+            queues.expire("first", later);
+            assert_eq!(queues.backlog("first"), Some(usize::from(is_kept)));
+            queues.declare("next", &properties(&[]), later).unwrap();
+            assert_eq!(queues.backlog("first"), Some(0));
+            assert_eq!(queues.backlog("next"), Some(usize::from(is_kept)));
+        }
     }
 
     #[test]

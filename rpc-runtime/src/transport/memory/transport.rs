@@ -262,20 +262,17 @@ impl Transport for MemoryTransport {
     }
 
     async fn declare_requests(&self, queue: &RequestQueue) -> Result<(), BrokerError> {
-        match queue.declare_mode() {
-            DeclareMode::Active => self.broker.queues().declare(queue.name(), queue.properties()),
-            DeclareMode::Passive => self.broker.queues().check_exists(queue.name()),
-            DeclareMode::No => Ok(()),
-        }
+        let connection = self.wait_ready(&self.consuming).await?;
+        let (broker, queue) = (self.broker.clone(), queue.clone());
+        let asking = connection.ask(move || broker.queues().declare_as_configured(&queue, Instant::now()));
+        asking.await?
     }
 
     async fn open_requests(&self, queue: &RequestQueue, prefetch: u16) -> Result<Subscription, BrokerError> {
         let open = self.wait_ready(&self.consuming).await?;
-        match queue.declare_mode() {
-            DeclareMode::Active => self.broker.queues().declare(queue.name(), queue.properties())?,
-            DeclareMode::Passive => self.broker.queues().check_exists(queue.name())?,
-            DeclareMode::No => {}
-        }
+        self.broker
+            .queues()
+            .declare_as_configured(queue, Instant::now())?;
         let ack_mode = AckMode::Prefetch(prefetch.into());
         let subscription = self.subscribe(&self.consuming, &open, queue.name(), ack_mode, false)?;
         // The broker may deliver before it confirms the consumer.
