@@ -10,11 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::history::{CallOutcome, History, Recorder};
 use super::hostile::{BATCH_QUEUE, QUEUE};
+use super::jobs::{JobRecorder, JobsClient, JobsServer, RecordingJobs, Sender};
 use super::network::Network;
-use super::scenario::{CallerConfig, FAULTS_END, InjectedFault, Method, Peer, Profile, Scenario};
+use super::scenario::{
+    CallerConfig, FAULTS_END, InjectedFault, LONG_TIMEOUT, Method, Peer, Profile, Scenario,
+};
 use crate::broker::{Broker, BrokerBuilder};
 use crate::client::ClientBuilder;
-use crate::error::ServerError;
+use crate::error::{Chain, ServerError};
 use crate::server::Server;
 use crate::service;
 use crate::transport::memory::{InProcessBroker, MemoryTransport};
@@ -32,8 +35,15 @@ trait Work {
     async fn note(&self, id: u64);
 }
 
+/// The queue that keeps jobs that failed for good.
+const DEAD_QUEUE: &str = "work.dead";
+
 /// After this time without calls, nothing is in flight any more.
 const SETTLE_TIME: Duration = Duration::from_secs(120);
+
+/// How much longer jobs may take: those that fail run several times, and a worker may run only one
+/// at a time.
+const MAX_BACKLOG_TIME: Duration = Duration::from_secs(900);
 
 /// A simulation that takes longer than this is considered to hang.
 const MAX_DURATION: Duration = Duration::from_secs(3600);
@@ -50,11 +60,17 @@ pub(super) fn run(seed: u64, scenario: &Arc<Scenario>) -> History {
         .unwrap();
     runtime.block_on(async {
         let recorder = Recorder::new(scenario);
-        let cluster = Cluster::new(seed, Arc::clone(scenario), Arc::clone(&recorder));
+        let jobs = JobRecorder::new(&scenario.jobs);
+        let cluster = Cluster::new(
+            seed,
+            Arc::clone(scenario),
+            Arc::clone(&recorder),
+            Arc::clone(&jobs),
+        );
         if timeout(MAX_DURATION, cluster.run()).await.is_err() {
             recorder.problem("the simulation did not end");
         }
-        recorder.history()
+        recorder.history(jobs.history())
     })
 }
 
@@ -62,10 +78,15 @@ pub(super) fn run(seed: u64, scenario: &Arc<Scenario>) -> History {
 struct Cluster {
     scenario: Arc<Scenario>,
     recorder: Arc<Recorder>,
+    job_recorder: Arc<JobRecorder>,
     network: Arc<Network>,
     broker: InProcessBroker,
     broker_is_up: bool,
     callers: Vec<Process>,
+    /// Sends jobs until it is killed.
+    sender: Option<Process>,
+    /// Cancelled when the sender is killed.
+    sender_killed: CancellationToken,
     workers: Vec<Option<Worker>>,
     /// Workers that are shutting down gracefully.
     stopping: Vec<Worker>,
@@ -76,6 +97,7 @@ struct Process {
     transport: Arc<MemoryTransport>,
     broker: Broker,
     client: WorkClient,
+    jobs: JobsClient,
 }
 
 struct Worker {
@@ -85,16 +107,24 @@ struct Worker {
 }
 
 impl Cluster {
-    fn new(seed: u64, scenario: Arc<Scenario>, recorder: Arc<Recorder>) -> Self {
+    fn new(
+        seed: u64,
+        scenario: Arc<Scenario>,
+        recorder: Arc<Recorder>,
+        job_recorder: Arc<JobRecorder>,
+    ) -> Self {
         let mut cluster = Self {
             network: Network::new(seed, scenario.latency),
             broker: InProcessBroker::new(),
             broker_is_up: true,
             callers: Vec::new(),
+            sender: None,
+            sender_killed: CancellationToken::new(),
             workers: Vec::new(),
             stopping: Vec::new(),
             scenario,
             recorder,
+            job_recorder,
         };
         let scenario = Arc::clone(&cluster.scenario);
         cluster.callers = (scenario.callers.iter())
@@ -103,6 +133,9 @@ impl Cluster {
         cluster.workers = (0..scenario.workers)
             .map(|number| Some(cluster.start(number)))
             .collect();
+        if !scenario.jobs.is_empty() {
+            cluster.sender = Some(cluster.connect(&scenario.callers[0]));
+        }
         cluster
     }
 
@@ -119,6 +152,16 @@ impl Cluster {
                 }))
             })
             .collect();
+        let jobs: Vec<_> = (0..scenario.jobs.jobs.len())
+            .filter_map(|id| {
+                let at = begun + scenario.jobs.jobs[id].at?;
+                let call = self.send_job(id);
+                Some(tokio::spawn(async move {
+                    sleep_until(at).await;
+                    call.await;
+                }))
+            })
+            .collect();
         for (at, fault) in &scenario.faults {
             sleep_until(begun + *at).await;
             self.inject(fault);
@@ -126,12 +169,17 @@ impl Cluster {
         sleep_until(begun + FAULTS_END).await;
         self.heal();
         join_all(calls).await;
-        sleep(SETTLE_TIME).await;
+        join_all(jobs).await;
+        self.settle().await;
         self.check_idle();
 
         let last = (0..scenario.calls.len()).filter(|id| scenario.calls[*id].at.is_none());
-        join_all(last.map(|id| self.call(id))).await;
-        sleep(SETTLE_TIME).await;
+        let last_jobs = (0..scenario.jobs.jobs.len()).filter(|id| scenario.jobs.jobs[*id].at.is_none());
+        tokio::join!(
+            join_all(last.map(|id| self.call(id))),
+            join_all(last_jobs.map(|id| self.send_job(id)))
+        );
+        self.settle().await;
         self.check_idle();
         self.shut_down().await;
     }
@@ -160,6 +208,12 @@ impl Cluster {
                 if let Some(worker) = self.workers[worker].take() {
                     worker.process.cut(notice);
                     worker.task.abort();
+                }
+            }
+            InjectedFault::KillSender { notice } => {
+                self.sender_killed.cancel();
+                if let Some(sender) = self.sender.take() {
+                    sender.cut(notice);
                 }
             }
             InjectedFault::Stop { worker } => {
@@ -210,6 +264,18 @@ impl Cluster {
         }
     }
 
+    /// Waits until nothing is in flight any more.
+    async fn settle(&self) {
+        sleep(SETTLE_TIME).await;
+        let limit = Instant::now() + MAX_BACKLOG_TIME;
+        let mut queues = self.retry_queues();
+        queues.push(QUEUE.to_owned());
+        let has_backlog = |queue: &String| self.broker.backlog(queue).is_some_and(|backlog| backlog > 0);
+        while queues.iter().any(has_backlog) && Instant::now() < limit {
+            sleep(SETTLE_TIME).await;
+        }
+    }
+
     /// Checks that all requests were handled and no call is in flight.
     fn check_idle(&self) {
         match self.broker.backlog(QUEUE) {
@@ -217,6 +283,13 @@ impl Cluster {
             backlog => self
                 .recorder
                 .problem(format!("requests are left in the queue: {backlog:?}")),
+        }
+        for queue in self.retry_queues() {
+            let backlog = self.broker.backlog(&queue);
+            if backlog != Some(0) {
+                self.recorder
+                    .problem(format!("jobs are left in {queue}: {backlog:?}"));
+            }
         }
         match self.broker.backlog(BATCH_QUEUE) {
             Some(0) | None => {}
@@ -235,7 +308,7 @@ impl Cluster {
 
     /// Stops all workers and callers.
     async fn shut_down(mut self) {
-        for worker in self.stopping {
+        for worker in std::mem::take(&mut self.stopping) {
             let stopped = worker.task.await;
             let in_time = match &stopped {
                 Ok(Ok(())) => true,
@@ -259,8 +332,11 @@ impl Cluster {
         for caller in &self.callers {
             caller.broker.close().await;
         }
-        let queues = self.broker.queue_count();
-        let expected = 1 + usize::from(self.scenario.worker_batching.contains(&true));
+        self.job_recorder.dead_letters(&self.broker.messages(DEAD_QUEUE));
+        let queues = self.broker.queue_count() - self.retry_queues().len();
+        let expected = 1
+            + usize::from(self.scenario.worker_batching.contains(&true))
+            + usize::from(!self.scenario.jobs.is_empty());
         if queues != expected {
             self.recorder
                 .problem(format!("{queues} queues are left, but {expected} are expected"));
@@ -294,6 +370,53 @@ impl Cluster {
         }
     }
 
+    /// Sends a job and records whether it was confirmed.
+    fn send_job(&self, id: usize) -> impl Future<Output = ()> + use<> {
+        let planned = self.scenario.jobs.jobs[id];
+        let (process, killed) = match planned.sender {
+            Sender::Caller(number) => (Some(&self.callers[number]), CancellationToken::new()),
+            Sender::Killed => (self.sender.as_ref(), self.sender_killed.clone()),
+        };
+        let client = process.map(|process| process.jobs.clone());
+        let recorder = Arc::clone(&self.job_recorder);
+        async move {
+            // The sender may have been killed before.
+            let Some(client) = client.filter(|_| !killed.is_cancelled()) else {
+                return;
+            };
+            let number = id as u64;
+            let call = if planned.is_retried {
+                client.retried(number)
+            } else {
+                client.tried_once(number)
+            };
+            let call = match planned.delay {
+                Some(delay) => call.delay(delay),
+                None => call,
+            };
+            // A clone of the client would keep its process alive.
+            drop(client);
+            recorder.call_begun(id);
+            let ending = killed.run_until_cancelled(call.timeout(LONG_TIMEOUT).into_future());
+            let ended = match planned.cancelled_after {
+                None => ending.await,
+                Some(limit) => timeout(limit, ending).await.ok().flatten(),
+            };
+            if let Some(outcome) = ended {
+                let outcome = outcome.map_err(|error| Chain(&error).to_string());
+                recorder.call_ended(id, outcome);
+            }
+        }
+    }
+
+    /// Returns the names of the retry queues, in order.
+    fn retry_queues(&self) -> Vec<String> {
+        let mut queues = self.broker.queue_names();
+        queues.retain(|name| name.starts_with("work.retry."));
+        queues.sort();
+        queues
+    }
+
     fn connect(&self, caller: &CallerConfig) -> Process {
         let (publishing, consuming) = (self.network.link(), self.network.link());
         let transport = Arc::new(MemoryTransport::over_links(&self.broker, publishing, consuming));
@@ -304,10 +427,15 @@ impl Cluster {
             .wait_for_server(caller.wait_for_server)
             .batching(caller.batches)
             .build();
+        let jobs = ClientBuilder::new(&broker)
+            .wait_for_server(caller.wait_for_server)
+            .batching(caller.batches)
+            .build();
         let process = Process {
             transport,
             broker,
             client,
+            jobs,
         };
         if !self.broker_is_up {
             process.cut(Duration::ZERO);
@@ -328,11 +456,20 @@ impl Cluster {
             recorder: Arc::clone(&self.recorder),
         };
         let stop = CancellationToken::new();
-        let server = Server::new(&process.broker)
+        let queue = self.scenario.jobs.request_queue();
+        let mut server = Server::new(&process.broker)
             .concurrency(self.scenario.concurrency)
             .batching(self.scenario.worker_batching[number])
-            .serve(WorkServer::new(service))
-            .run_until(stop.clone().cancelled_owned());
+            .serve_on(queue.clone(), WorkServer::new(service));
+        if !self.scenario.jobs.is_empty() {
+            let jobs = RecordingJobs {
+                worker: number,
+                scenario: Arc::clone(&self.scenario),
+                recorder: Arc::clone(&self.job_recorder),
+            };
+            server = server.serve_on(queue, JobsServer::new(jobs));
+        }
+        let server = server.run_until(stop.clone().cancelled_owned());
         Worker {
             process,
             stop,
@@ -350,7 +487,7 @@ impl Cluster {
     /// Returns all processes that run.
     fn processes(&self) -> impl Iterator<Item = &Process> {
         let workers = self.workers.iter().flatten().chain(&self.stopping);
-        self.callers.iter().chain(workers.map(|worker| &worker.process))
+        (self.callers.iter().chain(&self.sender)).chain(workers.map(|worker| &worker.process))
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::jobs::JobHistory;
 use super::scenario::{PlannedCall, Scenario};
 use crate::error::{CallError, Chain};
 use crate::protocol::{Executed, FaultCode};
@@ -16,6 +17,7 @@ pub(super) struct History {
     pub(super) calls: Vec<CallRecord>,
     /// In the order in which they started.
     pub(super) runs: Vec<Run>,
+    pub(super) jobs: JobHistory,
     /// Problems of the whole cluster, which belong to no single call.
     pub(super) problems: Vec<String>,
 }
@@ -76,6 +78,7 @@ impl Recorder {
             history: Mutex::new(History {
                 calls: calls.collect(),
                 runs: Vec::new(),
+                jobs: JobHistory::default(),
                 problems: Vec::new(),
             }),
         })
@@ -112,8 +115,9 @@ impl Recorder {
         self.lock().problems.push(what.into());
     }
 
-    pub(super) fn history(&self) -> History {
-        self.lock().clone()
+    pub(super) fn history(&self, jobs: JobHistory) -> History {
+        let history = self.lock().clone();
+        History { jobs, ..history }
     }
 
     fn lock(&self) -> MutexGuard<'_, History> {

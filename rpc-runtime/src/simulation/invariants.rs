@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::history::{CallOutcome, CallRecord, Failure, History};
+use super::jobs;
 use super::scenario::{LONG_TIMEOUT, Method, Profile, Scenario};
 use crate::protocol::Executed;
 
@@ -28,6 +29,7 @@ pub(super) fn violations(scenario: &Scenario, history: &History) -> Vec<String> 
             Some(format!("{} {reason}", history.describe_call(id)))
         }));
     }
+    broken.extend(jobs::violations(scenario, &history.jobs));
     broken
 }
 

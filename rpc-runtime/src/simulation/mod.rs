@@ -15,6 +15,7 @@ mod cluster;
 mod history;
 mod hostile;
 mod invariants;
+mod jobs;
 mod network;
 mod overload;
 mod scenario;
@@ -49,12 +50,15 @@ fn report(seed: u64) -> Option<String> {
         worker_batching,
         concurrency,
         latency,
+        jobs,
         faults,
         ..
     } = &*scenario;
     let mut text = format!(
         "seed {seed} broke promises; repeat with SEED={seed} cargo test -p rpc-runtime simulation\n\
-         {profile:?}, {workers} workers of concurrency {concurrency}, batching {worker_batching:?}, latency up to {latency} ms\n"
+         {profile:?}, {workers} workers of concurrency {concurrency}, batching {worker_batching:?}, latency up to {latency} ms, \
+         quorum queue {}\n",
+        jobs.is_quorum
     );
     for (number, caller) in callers.iter().enumerate() {
         let _ = writeln!(text, "  caller {number}: {caller:?}");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::hostile::HostileMessage;
+use super::jobs::JobPlan;
 use crate::transport::{ReplyQueue, Role};
 
 /// When the first calls are made. The workers have started by then.
@@ -30,6 +31,7 @@ pub(super) struct Scenario {
     pub(super) latency: u64,
     /// Indexed by id.
     pub(super) calls: Vec<PlannedCall>,
+    pub(super) jobs: JobPlan,
     /// In order of time.
     pub(super) faults: Vec<(Duration, InjectedFault)>,
 }
@@ -105,6 +107,10 @@ pub(super) enum InjectedFault {
     /// A worker's process crashes. The broker notices after `notice`.
     Crash {
         worker: usize,
+        notice: Duration,
+    },
+    /// The process that sends some of the jobs is killed. The broker notices after `notice`.
+    KillSender {
         notice: Duration,
     },
     /// A worker shuts down gracefully.
@@ -202,19 +208,31 @@ impl Scenario {
             latency: [0, 2, 20, 200][rng.usize(..4)],
             callers,
             calls,
+            jobs: JobPlan::default(),
             faults: Vec::new(),
         };
         scenario.draw_faults(&mut rng);
-        // From a generator of its own, so that it does not change the seed's other faults.
+        // From generators of their own, so that they do not change the seed's other faults.
         scenario.draw_hostile_messages(&mut Rng::with_seed(!seed));
+        scenario.draw_jobs(&mut Rng::with_seed(seed.rotate_left(32)));
         scenario
     }
 
-    /// Returns when the request queues are first deleted. Requests in them are lost silently.
-    pub(super) fn queues_deleted_at(&self) -> Option<Duration> {
+    /// Returns when the request queues are deleted. Requests in them are lost silently.
+    fn deletions(&self) -> impl DoubleEndedIterator<Item = Duration> {
         let is_deletion =
             |(_, fault): &&(Duration, InjectedFault)| *fault == InjectedFault::DeleteRequestQueues;
-        self.faults.iter().find(is_deletion).map(|(at, _)| *at)
+        self.faults.iter().filter(is_deletion).map(|(at, _)| *at)
+    }
+
+    /// Returns when the request queues are first deleted.
+    pub(super) fn queues_deleted_at(&self) -> Option<Duration> {
+        self.deletions().next()
+    }
+
+    /// Returns when the request queues are last deleted.
+    pub(super) fn queues_last_deleted_at(&self) -> Option<Duration> {
+        self.deletions().next_back()
     }
 
     fn draw_faults(&mut self, rng: &mut Rng) {
@@ -268,6 +286,18 @@ impl Scenario {
                 .push((FAULTS_END, InjectedFault::DuplicateReplies(false)));
         }
         self.faults.retain(|(at, _)| *at <= FAULTS_END);
+        self.faults.sort_by_key(|(at, _)| *at);
+    }
+
+    /// Adds jobs to half of the scenarios.
+    fn draw_jobs(&mut self, rng: &mut Rng) {
+        self.jobs = JobPlan::random(rng, self.callers.len(), &self.faults);
+        if self.jobs.is_empty() {
+            return;
+        }
+        let notice = millis(rng, 2_000);
+        self.faults
+            .push((random_time(rng), InjectedFault::KillSender { notice }));
         self.faults.sort_by_key(|(at, _)| *at);
     }
 
@@ -459,16 +489,16 @@ fn outage_duration(rng: &mut Rng) -> Duration {
 }
 
 /// Returns a random duration of at most `limit` milliseconds.
-fn millis(rng: &mut Rng, limit: u64) -> Duration {
+pub(super) fn millis(rng: &mut Rng, limit: u64) -> Duration {
     Duration::from_millis(rng.u64(..=limit))
 }
 
 /// Returns a random time while faults are injected.
-fn random_time(rng: &mut Rng) -> Duration {
+pub(super) fn random_time(rng: &mut Rng) -> Duration {
     whole_millis(START + (FAULTS_END - START).mul_f32(rng.f32()))
 }
 
 /// Rounds down to the resolution of the timer.
-fn whole_millis(time: Duration) -> Duration {
+pub(super) fn whole_millis(time: Duration) -> Duration {
     Duration::from_millis(time.as_millis().try_into().unwrap())
 }
