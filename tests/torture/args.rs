@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 
-const USAGE: &str = "torture [--seconds N] [--seed N] [--callers N] [--workers N] [--rate CALLS-A-SECOND-OF-EACH-CALLER] [--no-stranger]";
+const USAGE: &str = "torture [--seconds N] [--seed N] [--callers N] [--workers N] [--rate CALLS-A-SECOND-OF-EACH-CALLER] [--no-stranger]\n\
+    torture --jobs N [--quorum] [--seconds N] [--seed N] [--callers N] [--workers N]";
 
 /// The options of the user.
 #[derive(Debug, Clone)]
@@ -20,6 +21,10 @@ pub(crate) struct Args {
     pub(crate) rate: u64,
     /// Whether a hostile peer attacks during the run.
     pub(crate) stranger: bool,
+    /// About how many jobs are sent instead of calls. `None` for calls.
+    pub(crate) jobs: Option<u64>,
+    /// Whether the queue of jobs is a quorum queue.
+    pub(crate) quorum: bool,
 }
 
 /// The options of a child process.
@@ -32,6 +37,10 @@ pub(crate) struct Seat {
     pub(crate) rate: u64,
     /// Whether it batches calls.
     pub(crate) batching: bool,
+    /// Whether it sends or serves jobs instead of calls.
+    pub(crate) jobs: bool,
+    /// Whether the queue of jobs is a quorum queue.
+    pub(crate) quorum: bool,
 }
 
 /// The role of this process.
@@ -63,6 +72,8 @@ impl Args {
             workers: 3,
             rate: 30,
             stranger: true,
+            jobs: None,
+            quorum: false,
         };
         while let Some(flag) = words.next() {
             match flag.as_str() {
@@ -72,11 +83,19 @@ impl Args {
                 "--workers" => args.workers = number(&flag, words.next())?,
                 "--rate" => args.rate = number(&flag, words.next())?,
                 "--no-stranger" => args.stranger = false,
+                "--jobs" => args.jobs = Some(number(&flag, words.next())?),
+                "--quorum" => args.quorum = true,
                 _ => bail!("unknown option {flag}\n{USAGE}"),
             }
         }
         if args.callers == 0 || args.workers == 0 || args.rate == 0 {
             bail!("callers, workers and calls must not be zero\n{USAGE}");
+        }
+        if let Some(jobs) = args.jobs {
+            let senders = args.duration.as_secs().max(1) * args.callers as u64;
+            // Some more, because a killed caller sends nothing until it is replaced.
+            args.rate = (jobs + jobs / 10).div_ceil(senders).max(1);
+            args.stranger = false;
         }
         Ok(args)
     }
@@ -91,7 +110,17 @@ impl fmt::Display for Args {
             workers,
             rate,
             stranger,
+            jobs,
+            quorum,
         } = self;
+        if let Some(jobs) = jobs {
+            let quorum = if *quorum { " --quorum" } else { "" };
+            let seconds = duration.as_secs();
+            return write!(
+                f,
+                "--jobs {jobs}{quorum} --seconds {seconds} --seed {seed} --callers {callers} --workers {workers}"
+            );
+        }
         let no_stranger = if *stranger { "" } else { " --no-stranger" };
         write!(
             f,
@@ -103,11 +132,12 @@ impl fmt::Display for Args {
 
 impl Seat {
     /// Returns these as command line arguments for [`parse`](Self::parse).
-    pub(crate) fn to_words(&self) -> [String; 6] {
+    pub(crate) fn to_words(&self) -> [String; 8] {
         let journal = self.journal.to_string_lossy().into_owned();
         let (name, url) = (self.name.clone(), self.url.clone());
         let [seed, rate] = [self.seed, self.rate].map(|number| number.to_string());
-        [name, url, journal, seed, rate, self.batching.to_string()]
+        let [batching, jobs, quorum] = [self.batching, self.jobs, self.quorum].map(|flag| flag.to_string());
+        [name, url, journal, seed, rate, batching, jobs, quorum]
     }
 
     fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Self> {
@@ -118,6 +148,8 @@ impl Seat {
             seed: number("the seed", words.next())?,
             rate: number("the rate", words.next())?,
             batching: words.next().context("whether it batches")?.parse()?,
+            jobs: words.next().context("whether it has jobs")?.parse()?,
+            quorum: words.next().context("the type of the queue")?.parse()?,
         })
     }
 }

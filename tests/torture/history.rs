@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Microseconds since 1970, from the clock that all processes share.
@@ -137,12 +138,30 @@ impl Journal {
     }
 
     /// Returns once the operating system has the record.
-    pub(crate) fn write(&self, record: &Record) {
+    pub(crate) fn write<R: Serialize>(&self, record: &R) {
         let mut line = serde_json::to_vec(record).expect("a record is plain data");
         line.push(b'\n');
         let mut file = self.file.lock().expect("no writer panics");
         file.write_all(&line).expect("the journal can be written");
     }
+}
+
+/// Reads the records of all journals in a folder.
+pub(crate) fn records<R: DeserializeOwned>(folder: &Path) -> anyhow::Result<Vec<R>> {
+    let mut records = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "journal") {
+            let text = fs::read_to_string(&path)?;
+            // Only the last line can be incomplete.
+            let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+            for line in whole.lines() {
+                let record = serde_json::from_str(line);
+                records.push(record.with_context(|| format!("in {}: {line}", path.display()))?);
+            }
+        }
+    }
+    Ok(records)
 }
 
 /// One run of a method.
@@ -202,20 +221,7 @@ pub(crate) struct History {
 impl History {
     /// Reads all journals in a folder.
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
-        let mut records = Vec::new();
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "journal") {
-                let text = fs::read_to_string(&path)?;
-                // Only the last line can be incomplete.
-                let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-                for line in whole.lines() {
-                    let record = serde_json::from_str(line);
-                    records.push(record.with_context(|| format!("in {}: {line}", path.display()))?);
-                }
-            }
-        }
-        Ok(Self::from_records(records))
+        Ok(Self::from_records(records(folder)?))
     }
 
     pub(crate) fn from_records(mut records: Vec<Record>) -> Self {

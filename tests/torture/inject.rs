@@ -48,7 +48,8 @@ pub(crate) async fn inject(
                 return Ok(None);
             }
         }
-        Fault::KillWorker(index) => scene.kill_worker(index).await?,
+        Fault::KillWorker(index) => scene.kill(Member::Worker(index)).await?,
+        Fault::KillCaller(index) => scene.kill(Member::Caller(index)).await?,
         Fault::StopWorker(index) => scene.stop_worker(index).await?,
         Fault::KillBroker | Fault::CloseConnections | Fault::MemoryAlarm | Fault::DeleteQueue => {
             let (node, _turn) = scene.broker().await;

@@ -9,6 +9,9 @@
 //! The seed decides which faults happen when and which calls are made. Their interleaving depends
 //! on the machine, so a seed usually, but not always, reproduces a violation. Exits with 1 if a
 //! promise was broken, and prints the history of the affected calls.
+//!
+//! With `--jobs 100000`, callers send jobs instead of calls, and callers are killed too; see
+//! [`jobs`].
 
 mod args;
 mod caller;
@@ -16,6 +19,7 @@ mod check;
 mod child;
 mod history;
 mod inject;
+mod jobs;
 mod plan;
 mod random;
 mod report;
@@ -42,8 +46,10 @@ const ENDING_LIMIT: Duration = Duration::from_secs(90);
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
     let ended = match Role::from_command_line() {
+        Ok(Role::Parent(args)) if args.jobs.is_some() => jobs::torture(&args).await,
         Ok(Role::Parent(args)) => torture(&args).await,
         Ok(Role::Worker(seat)) => worker::run(seat).await,
+        Ok(Role::Caller(seat)) if seat.jobs => jobs::send(seat).await,
         Ok(Role::Caller(seat)) => caller::run(seat).await,
         Err(error) => Err(error),
     };

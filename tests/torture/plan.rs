@@ -59,6 +59,8 @@ pub(crate) enum Fault {
     /// Affects these connections of this process.
     Network(Network, Member, Target),
     KillWorker(usize),
+    /// Only if there are jobs: the calls of a killed caller have no end.
+    KillCaller(usize),
     /// SIGTERM, and at once another worker in its place.
     StopWorker(usize),
     KillBroker,
@@ -83,6 +85,7 @@ impl Fault {
                 Network::Silence => "reset, silence new",
             },
             Self::KillWorker(_) => "kill -9 worker",
+            Self::KillCaller(_) => "kill -9 caller",
             Self::StopWorker(_) => "stop worker",
             Self::KillBroker => "kill -9 broker",
             Self::CloseConnections => "close all connections",
@@ -96,6 +99,7 @@ impl Fault {
         match self {
             Self::Network(_, member, _) => Some(*member),
             Self::KillWorker(index) | Self::StopWorker(index) => Some(Member::Worker(*index)),
+            Self::KillCaller(index) => Some(Member::Caller(*index)),
             _ => None,
         }
     }
@@ -120,6 +124,7 @@ impl Planned {
             Fault::CloseConnections => Duration::from_secs(1),
             Fault::MemoryAlarm => self.lasts + Duration::from_secs(1),
             Fault::KillWorker(_)
+            | Fault::KillCaller(_)
             | Fault::StopWorker(_)
             | Fault::Network(Network::Reset | Network::HalfClose(_), ..) => Duration::ZERO,
             Fault::Network(..) => self.lasts,
@@ -169,10 +174,17 @@ fn round(args: &Args, random: &mut Random) -> Vec<Fault> {
     let mut round = vec![
         Fault::KillBroker,
         Fault::MemoryAlarm,
-        Fault::DeleteQueue,
+        // Jobs in a deleted queue are lost, so another caller is killed instead.
+        match args.jobs {
+            None => Fault::DeleteQueue,
+            Some(_) => Fault::KillCaller(random.index(args.callers)),
+        },
         Fault::CloseConnections,
         Fault::CloseConnections,
     ];
+    if args.jobs.is_some() {
+        round.push(Fault::KillCaller(random.index(args.callers)));
+    }
     for _ in 0..3 {
         round.push(Fault::KillWorker(random.index(args.workers)));
     }
@@ -229,6 +241,8 @@ mod tests {
             workers: 3,
             rate: 30,
             stranger: true,
+            jobs: None,
+            quorum: false,
         })
     }
 

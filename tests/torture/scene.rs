@@ -112,8 +112,8 @@ impl Scene {
     }
 
     /// Sends SIGKILL, then starts another process in its place.
-    pub(crate) async fn kill_worker(&self, index: usize) -> anyhow::Result<()> {
-        let place = &self.workers[index];
+    pub(crate) async fn kill(&self, member: Member) -> anyhow::Result<()> {
+        let place = self.place(member);
         let mut process = place.process.lock().await;
         self.must_run(&mut process);
         process.child.kill().await?;
@@ -248,6 +248,8 @@ fn start(
         seed: args.seed,
         rate: args.rate,
         batching: plan::batches(args, member),
+        jobs: args.jobs.is_some(),
+        quorum: args.quorum,
     };
     let role = match member {
         Member::Worker(_) => "worker",

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::args::Seat;
 use crate::child;
 use crate::history::Journal;
+use crate::jobs::{self, JobsServer};
 use crate::service::{TortureServer, Worker};
 
 /// How many requests a worker runs at once: few, so that some wait in the queue when workers are
@@ -23,14 +24,16 @@ pub(crate) async fn run(seat: Seat) -> anyhow::Result<ExitCode> {
     let _orders = child::orders();
     let mut terminated = signal(SignalKind::terminate())?;
     let broker = Broker::builder().address(&seat.url).lazy()?;
-    let worker = Worker {
-        journal: Journal::create(&seat.journal)?,
-        name: seat.name.clone(),
-    };
+    let journal = Journal::create(&seat.journal)?;
     let server = Server::new(&broker)
         .concurrency(CONCURRENCY)
-        .batching(seat.batching)
-        .serve(TortureServer::new(worker));
+        .batching(seat.batching);
+    let server = if seat.jobs {
+        server.serve_on(jobs::queue(&seat), JobsServer::new(jobs::Worker { journal }))
+    } else {
+        let name = seat.name.clone();
+        server.serve(TortureServer::new(Worker { name, journal }))
+    };
     let shutdown = async {
         terminated.recv().await;
     };

@@ -1,0 +1,93 @@
+//! Torture with jobs: callers send jobs, some of which fail, while callers, workers, connections
+//! and the broker are killed. At the end, each confirmed job is done or in the dead-letter queue.
+//!
+//! ```text
+//! cargo run --release -p rpc-tests --bin torture -- --jobs 100000 --seconds 300 --quorum
+//! ```
+
+mod caller;
+mod check;
+mod service;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rpc_tests::rabbit::Node;
+use rpc_tests::raw::{RawPeer, next};
+use rpc_tests::until;
+use tokio::time::timeout;
+
+use crate::args::Args;
+use crate::history::records;
+use crate::scene::Scene;
+use crate::service::QUEUE;
+
+pub(crate) use caller::send;
+use check::{History, Letter};
+pub(crate) use service::{JobsServer, Worker, queue};
+
+/// How long callers may take after the last fault until all their calls have ended.
+const ENDING_LIMIT: Duration = Duration::from_secs(120);
+
+/// How long all jobs may take after that. A worker that could not move a job tries again after at
+/// most half a minute.
+const DRAINING_LIMIT: Duration = Duration::from_secs(180);
+
+/// How long the broker may take to deliver the next dead letter.
+const LETTER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Runs the torture in the parent process.
+pub(crate) async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
+    println!("torture: {args}");
+    let scene = Scene::set(args).await?;
+    let incidents = crate::run_the_plan(&scene, args).await?;
+    println!("torture: all faults are healed; waiting for the last jobs");
+    timeout(ENDING_LIMIT, scene.calm_down())
+        .await
+        .context("the callers do not finish")??;
+    let letters = {
+        let (node, _turn) = scene.broker().await;
+        until("all jobs have ended", DRAINING_LIMIT, async || {
+            are_drained(node).await
+        })
+        .await?;
+        dead_letters(node).await?
+    };
+    let history = History::new(records(scene.folder())?, letters);
+    let mut violations = history.violations();
+    violations.extend(scene.complaints());
+    history.print(&incidents, &violations);
+    scene.strike(!violations.is_empty()).await?;
+    Ok(match violations.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// Returns whether no job waits or is unacknowledged, except for those that are dead.
+async fn are_drained(node: &Node) -> anyhow::Result<bool> {
+    let queues = node.ctl(&["list_queues", "--no-table-headers", "name", "messages"]);
+    let queues = queues.await?;
+    let waiting = queues.lines().filter_map(|line| line.split_once('\t'));
+    Ok(waiting
+        .filter(|(queue, _)| queue.starts_with(QUEUE) && !queue.ends_with(".dead"))
+        .all(|(_, messages)| messages.trim() == "0"))
+}
+
+/// Takes all messages out of the dead-letter queue.
+async fn dead_letters(node: &Node) -> anyhow::Result<Vec<Letter>> {
+    let peer = RawPeer::connect(node.url()).await?;
+    let queue = format!("{QUEUE}.dead");
+    let count = peer
+        .queue_depth(&queue)
+        .await?
+        .context("there is no dead-letter queue")?;
+    let mut consumer = peer.consume(&queue).await?;
+    let mut letters = Vec::new();
+    for _ in 0..count {
+        let letter = next(&mut consumer, LETTER_LIMIT).await?;
+        letters.push(Letter::of(&letter.context("a dead letter is missing")?)?);
+    }
+    Ok(letters)
+}
