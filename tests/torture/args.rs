@@ -93,8 +93,8 @@ impl Args {
         }
         if let Some(jobs) = args.jobs {
             let senders = args.duration.as_secs().max(1) * args.callers as u64;
-            // Some more, because a killed caller sends nothing until it is replaced.
-            args.rate = (jobs + jobs / 10).div_ceil(senders).max(1);
+            // Some more, because not all are confirmed: a killed caller loses those that it was sending.
+            args.rate = (jobs + jobs / 4).div_ceil(senders).max(1);
             args.stranger = false;
         }
         Ok(args)
