@@ -96,10 +96,10 @@ fn type_within(schema: &Value, depth: usize) -> String {
         return alternatives_text(schema, depth);
     }
     match object.get("type") {
-        Some(Value::String(name)) => named_type(name, object, depth),
+        Some(Value::String(name)) => of_type(name, object, depth),
         Some(Value::Array(names)) => {
             let names = names.iter().filter_map(Value::as_str);
-            joined(names.map(|name| named_type(name, object, depth)), " | ")
+            joined(names.map(|name| of_type(name, object, depth)), " | ")
         }
         _ => "any".to_owned(),
     }
@@ -113,31 +113,30 @@ fn alternatives_text(schema: &Value, depth: usize) -> String {
     )
 }
 
-fn named_type(name: &str, schema: &Map<String, Value>, depth: usize) -> String {
+/// Returns the text for one of the values that a schema's `type` has, such as `integer`.
+fn of_type(keyword: &str, schema: &Map<String, Value>, depth: usize) -> String {
     let format = schema.get("format").and_then(Value::as_str);
-    match (name, format) {
+    match (keyword, format) {
         ("integer" | "number", Some(format)) => number(format),
         ("boolean", _) => "bool".to_owned(),
         ("string", Some(format)) => format!("string ({format})"),
         ("array", Some("bytes")) => "bytes".to_owned(),
         ("array", _) => array(schema, depth),
         ("object", _) => object(schema, depth),
-        (name, _) => name.to_owned(),
+        (keyword, _) => keyword.to_owned(),
     }
 }
 
-/// Returns the Rust type that schemars calls `uint64` or `double`.
+/// Returns the Rust type that schemars calls `uint64` or `double`, or any other format as it is.
 fn number(format: &str) -> String {
     match format {
         "float" => "f32".to_owned(),
         "double" => "f64".to_owned(),
         "int" => "isize".to_owned(),
         "uint" => "usize".to_owned(),
-        format => match (format.strip_prefix("uint"), format.strip_prefix("int")) {
-            (Some(bits), _) => format!("u{bits}"),
-            (None, Some(bits)) => format!("i{bits}"),
-            (None, None) => format.to_owned(),
-        },
+        "int8" | "int16" | "int32" | "int64" | "int128" => format.replace("int", "i"),
+        "uint8" | "uint16" | "uint32" | "uint64" | "uint128" => format.replace("uint", "u"),
+        format => format.to_owned(),
     }
 }
 

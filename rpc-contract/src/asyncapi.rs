@@ -344,14 +344,17 @@ fn tags(method: &MethodDescription) -> Vec<Value> {
     tags
 }
 
-/// The properties and headers that all messages of a kind share.
+/// What all calls, all one-way requests and all replies share. AMQP's properties are among the
+/// headers: AsyncAPI has no other place for them.
 fn message_traits() -> Value {
     let content_type = CONTENT_TYPE;
-    let correlation_id = json!({
-        "type": "string",
-        "maxLength": 255,
-        "description": "The property `correlation_id`: any text, such as a random UUID.",
-    });
+    let correlation_id = |what: &str| {
+        json!({
+            "type": "string",
+            "maxLength": 255,
+            "description": format!("The property `correlation_id`: {what}."),
+        })
+    };
     let custom = json!({"type": ["string", "number", "boolean"], "description": "The caller's own headers: 4 KiB in all."});
     json!({
         "call": {
@@ -360,7 +363,7 @@ fn message_traits() -> Value {
             "headers": {
                 "type": "object",
                 "properties": {
-                    "correlation_id": correlation_id,
+                    "correlation_id": correlation_id("any text, such as a random UUID"),
                     "reply_to": {
                         "type": "string",
                         "maxLength": 255,
@@ -378,7 +381,7 @@ fn message_traits() -> Value {
         "reply": {
             "contentType": content_type,
             "correlationId": reference(&["components", "correlationIds", "correlation_id"]),
-            "headers": {"type": "object", "properties": {"correlation_id": correlation_id}},
+            "headers": {"type": "object", "properties": {"correlation_id": correlation_id("that of the request")}},
         },
     })
 }

@@ -23,7 +23,7 @@ impl Attributes {
         self.0.iter().map(ConditionalAttribute::to_attribute).collect()
     }
 
-    /// The conditions of the item. Everything generated for it has the same.
+    /// The `#[cfg(..)]` of the item. Everything generated for it has the same.
     pub(crate) fn cfg(&self) -> Vec<Attribute> {
         self.named(&["cfg"])
     }
@@ -63,7 +63,7 @@ impl Attributes {
     }
 
     /// The lints that the user allows. An `expect` becomes an `allow`: the user's own item fulfills
-    /// it, and a generated one may not.
+    /// it, and a generated one perhaps does not.
     pub(crate) fn lints(&self) -> Vec<Attribute> {
         let mut lints: Vec<_> = self.iter_named(&["allow", "expect"]).cloned().collect();
         for lint in &mut lints {

@@ -94,8 +94,8 @@ fn text(service: &ServiceDescription, schemas: bool) -> String {
     for method in &service.methods {
         lines.push(String::new());
         lines.extend(docs(&method.docs, "    "));
-        if let Some(options) = options(method) {
-            lines.push(format!("    {options}"));
+        if let Some(attribute) = rpc_attribute(method) {
+            lines.push(format!("    {attribute}"));
         }
         lines.push(format!("    {}", method.signature()));
         lines.extend(arguments(method));
@@ -121,8 +121,8 @@ fn docs(docs: &str, indent: &str) -> Vec<String> {
     lines.collect()
 }
 
-/// Returns the method's options as the trait's attribute, if it has any.
-fn options(method: &MethodDescription) -> Option<String> {
+/// Returns the attribute with the method's options, if it has any.
+fn rpc_attribute(method: &MethodDescription) -> Option<String> {
     let flags = [
         (method.is_default, "default"),
         (method.is_idempotent, "idempotent"),

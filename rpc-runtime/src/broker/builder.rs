@@ -230,7 +230,6 @@ impl BrokerBuilder {
         Ok(self.assemble(Arc::new(transport), caller_options))
     }
 
-    /// Checks the options. Returns the addresses, and the options of all calls.
     /// Opens a queue with its own connection, to manage the messages in it. Also returns how many
     /// messages are ready in it. Returns `None` if the queue does not exist.
     #[cfg(feature = "__tools")]
@@ -241,6 +240,7 @@ impl BrokerBuilder {
         QueueReader::open(addresses, name, self.connect_timeout, queue).await
     }
 
+    /// Checks the options. Returns the addresses, and the options of all calls.
     fn check_options(&self) -> Result<(Vec<Address>, CallerOptions), BrokerError> {
         let addresses = self.addresses.as_ref().map_err(BrokerError::clone)?;
         let invalid = |reason| Err(BrokerError::InvalidAddress { reason });

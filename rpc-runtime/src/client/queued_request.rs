@@ -31,8 +31,7 @@ impl QueuedRequest {
         self.confirm.is_withdrawn()
     }
 
-    /// Returns the time left, rounded up to whole milliseconds as on the wire, so that a request
-    /// does not expire before its caller gives up.
+    /// Returns the time left as it is sent: see [`time_to_live`].
     pub(super) fn time_to_live(&self, now: Instant) -> Duration {
         time_to_live(self.deadline, now)
     }
@@ -100,15 +99,12 @@ impl Drop for PendingConfirm {
     }
 }
 
-/// Returns the time left until a deadline, in whole milliseconds; see
-/// [`QueuedRequest::time_to_live`].
+/// Returns the time left until a deadline as it is sent: in whole milliseconds, and at least one. It
+/// is rounded up, so that a request does not expire before its caller gives up.
 pub(super) fn time_to_live(deadline: Instant, now: Instant) -> Duration {
     let left = deadline.saturating_duration_since(now);
-    Duration::from_millis(
-        u64::try_from(left.as_micros().div_ceil(1000))
-            .unwrap_or(u64::MAX)
-            .max(1),
-    )
+    let milliseconds = u64::try_from(left.as_nanos().div_ceil(1_000_000));
+    Duration::from_millis(milliseconds.unwrap_or(u64::MAX).max(1))
 }
 
 #[cfg(test)]
@@ -120,7 +116,7 @@ mod tests {
         let now = Instant::now();
         let of = |left| time_to_live(now + left, now);
         assert_eq!(of(Duration::ZERO), Duration::from_millis(1));
-        assert_eq!(of(Duration::from_micros(1500)), Duration::from_millis(2));
+        assert_eq!(of(Duration::from_nanos(1_000_001)), Duration::from_millis(2));
         assert_eq!(of(Duration::from_millis(30)), Duration::from_millis(30));
     }
 }

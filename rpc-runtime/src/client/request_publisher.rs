@@ -156,7 +156,7 @@ fn headers(request: &QueuedRequest) -> Cow<'_, Headers> {
     headers
 }
 
-/// Counts a sent message that holds this many calls.
+/// Counts a message that holds this many calls and is about to be sent.
 pub(super) fn count_sent(destination: &Destination, calls: usize) {
     let queue = destination.queue.as_str();
     count(Event::CallsSent { queue, calls });

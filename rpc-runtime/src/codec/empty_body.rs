@@ -1,7 +1,7 @@
 //! Decodes a reply with an empty body, which some workers send instead of `()` or `None`.
 
 use serde::de::value::Error;
-use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
 /// Decodes an empty body as `()`, a unit struct, `None`, or a newtype of one of them.
@@ -30,17 +30,8 @@ impl<'de> Deserializer<'de> for EmptyBody {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        _: &'static [&'static str],
-        _: V,
-    ) -> Result<V::Value, Error> {
-        Err(Error::custom("the body is empty"))
-    }
-
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-        seq tuple tuple_struct map struct identifier ignored_any
+        seq tuple tuple_struct map struct enum identifier ignored_any
     }
 }

@@ -75,7 +75,7 @@ pub struct MethodDescriptor {
     pub is_broadcast: bool,
     /// How often it is retried if it fails, for a job. `None` if it is not retried.
     pub retry: Option<RetryPolicy>,
-    /// How long a caller waits unless the client or the call sets another limit.
+    /// How long a caller waits unless the call sets another limit. `None` for the client's timeout.
     pub timeout: Option<Duration>,
     /// The method's documentation. Empty if it has none.
     pub docs: &'static str,
@@ -157,7 +157,7 @@ impl MethodDescriptor {
         self.is_oneway && self.is_idempotent && !self.is_broadcast
     }
 
-    /// Sets how long a caller waits.
+    /// Sets how long a caller waits unless the call sets another limit.
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);

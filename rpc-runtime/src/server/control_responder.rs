@@ -409,7 +409,7 @@ impl Responder {
         {
             return;
         }
-        let until = now + DISCOVERY_TIMEOUT;
+        let until = || now + DISCOVERY_TIMEOUT;
         self.execute(DISCOVERY_KEY, executor, decided, &RequestLabel::default(), until)
             .await;
     }
@@ -475,20 +475,22 @@ impl Responder {
         broadcast: &ReceivedBroadcast<'_>,
         decided: Result<Decision<'_>, ForbiddenReplyAddress>,
     ) {
-        let until = with_grace_period(broadcast.arrived + broadcast.wait.min(MAX_ANSWER_TIME));
+        let deadline = broadcast.arrived + broadcast.wait.min(MAX_ANSWER_TIME);
+        let until = || with_grace_period(deadline);
         let (queue, executor) = (broadcast.queue, broadcast.executor);
         self.execute(queue, executor, decided, &broadcast.label, until)
             .await;
     }
 
-    /// Runs the method, unless it is refused, and replies. The reply is given up at `until`.
+    /// Runs the method, unless it is refused, and replies. `until` is called afterwards, and returns
+    /// when to give the reply up.
     async fn execute(
         &self,
         queue: &str,
         executor: &Executor,
         decided: Result<Decision<'_>, ForbiddenReplyAddress>,
         label: &RequestLabel,
-        until: Instant,
+        until: impl FnOnce() -> Instant,
     ) {
         let decision = match decided {
             Ok(decision) => decision,
@@ -499,7 +501,7 @@ impl Responder {
         let describes_itself = self.describes_itself && !response.is_refused;
         if let Some(to) = response.reply_to {
             let worker = self.identity.header(describes_itself);
-            self.reply(response.reply, worker, &to, until).await;
+            self.reply(response.reply, worker, &to, until()).await;
         }
     }
 

@@ -91,7 +91,8 @@ fn outgoing(reply: Reply, batch_size: u16, to: &ReplyTo) -> Outgoing {
     }
 }
 
-/// Returns the time until which a reply may wait for a connection.
+/// Returns the time until which a reply that is ready now may wait for a connection: its deadline,
+/// or the end of the grace period if that is later.
 pub(super) fn with_grace_period(deadline: Instant) -> Instant {
     deadline.max(Instant::now() + GRACE_PERIOD)
 }

@@ -201,8 +201,8 @@ impl QueueConsumer {
         }
     }
 
-    /// Returns a consumer of the same queue that has no requests.
-    fn without_requests(&self) -> Self {
+    /// Returns a consumer of the same queue that takes over after a panic of this one.
+    fn successor(&self) -> Self {
         Self {
             is_batch_queue: self.is_batch_queue,
             ..Self::new(
@@ -229,7 +229,7 @@ impl QueueConsumer {
         let mut control = Arc::clone(&first.control);
         let (mut consumer, mut first) = (self, Some(first));
         loop {
-            let successor = consumer.without_requests();
+            let successor = consumer.successor();
             let since = Instant::now();
             let running = consumer.run_once(first.take(), &mut control, &stop, drain_timeout);
             let panicked = match catch_panic("request queue", running).await {

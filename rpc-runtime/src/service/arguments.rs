@@ -50,9 +50,10 @@ pub fn lend<T: Lendable + ?Sized>(argument: &T) -> &T {
     argument
 }
 
-/// Returns an argument for a method that takes a slice.
-pub fn lend_slice<T: Lendable>(arguments: &[T]) -> &[T] {
-    arguments
+/// Returns an argument for a method that takes a slice. The compiler reports an element type that
+/// cannot be lent.
+pub fn lend_slice<T: Lendable>(argument: &[T]) -> &[T] {
+    argument
 }
 
 /// Tells whether a type is [`Context`], whatever its name: `IsContext::<T>::IS_CONTEXT`, with

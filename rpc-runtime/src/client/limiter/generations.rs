@@ -60,7 +60,7 @@ impl Generations {
         }
     }
 
-    /// Records that a call of the current generation was sent.
+    /// Records that a call of the current generation got its permit, and is sent with it.
     pub(super) fn record_sent(&mut self, is_important: bool) {
         self.current.all += 1;
         self.current.important += usize::from(is_important);

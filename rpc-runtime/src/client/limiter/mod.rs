@@ -217,18 +217,19 @@ impl Limiter {
     /// Grants free permits to waiting calls.
     fn grant(self: &Arc<Self>) {
         loop {
-            let next = self.next_grant(&mut self.lock());
+            let next = self.grant_next(&mut self.lock());
             let Some((waiter, permit)) = next else { return };
             // A call that was dropped meanwhile drops its permit.
             let _ = waiter.send(permit);
         }
     }
 
-    /// Returns the next waiting call and its permit. `None` if no free permit suits a waiting call.
-    fn next_grant(self: &Arc<Self>, state: &mut State) -> Option<(oneshot::Sender<Permit>, Permit)> {
+    /// Gives the next waiting call a permit. `None` if no free permit suits a waiting call.
+    fn grant_next(self: &Arc<Self>, state: &mut State) -> Option<(oneshot::Sender<Permit>, Permit)> {
         let now = Instant::now();
         self.store_adaptive(state, now);
         let has_permit = |is_important| state.adaptive.has_permit(is_important, now);
+        // A permit for any call goes to the most important one that waits.
         let min_priority = match (has_permit(false), has_permit(true)) {
             (true, _) => 0,
             (false, true) => 1,

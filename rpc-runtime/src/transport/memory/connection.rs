@@ -212,7 +212,8 @@ impl OpenConnection {
         Ok(act())
     }
 
-    /// Runs `act` at the broker, without waiting for it.
+    /// Runs `act` at the broker, without waiting for it, unless the connection is lost before. It
+    /// waits for nothing: a broker that blocks publishers still takes acknowledgements.
     pub(super) fn tell(&self, act: impl FnOnce() + Send + 'static) {
         #[cfg(test)]
         if let Some(link) = self.link() {
