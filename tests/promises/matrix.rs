@@ -25,6 +25,8 @@ use rpc_tests::until;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+mod jobs;
+
 /// How long a fault lasts that heals by itself.
 const MOMENT: Duration = Duration::from_millis(300);
 
@@ -57,6 +59,60 @@ enum Trouble {
     /// The network is well. Somebody sends malformed requests, replies and questions, forged ones,
     /// and each twice.
     Stranger,
+}
+
+impl Trouble {
+    /// Injects the fault into the connections of this target, which are also given one by one.
+    /// Returns those faults that last.
+    async fn strike(self, proxy: &Proxy, target: Target, connections: &[Target]) -> Vec<Fault> {
+        match self {
+            Self::Latency => vec![proxy.delay(target, Direction::Both, Duration::from_millis(100))],
+            Self::Throttle => vec![proxy.throttle(target, Direction::Both, 2000)],
+            Self::Hole(direction) => vec![proxy.black_hole(target, direction)],
+            Self::Dead(direction) => {
+                let holes = connections.iter().map(|&one| proxy.black_hole(one, direction));
+                holes.collect()
+            }
+            Self::CutInFrame | Self::Stranger => Vec::new(),
+            Self::Reset => {
+                proxy.reset(target).await;
+                Vec::new()
+            }
+            Self::HalfClose(direction) => {
+                proxy.half_close(target, direction).await;
+                // On both sides.
+                until("the connection is over", SOON, async || {
+                    Ok(connections.iter().all(|&it| proxy.counts(it).open == 0))
+                })
+                .await
+                .unwrap();
+                Vec::new()
+            }
+            Self::Silence => {
+                let silence = proxy.silence_new();
+                proxy.reset(target).await;
+                vec![silence]
+            }
+            Self::Refusal => {
+                let refusal = proxy.refuse_new().await;
+                proxy.reset(target).await;
+                vec![refusal]
+            }
+        }
+    }
+
+    fn heals(self) -> bool {
+        !matches!(self, Self::Dead(_))
+    }
+}
+
+/// How long recovery may take.
+fn longest_recovery(trouble: Trouble) -> Duration {
+    if trouble.heals() {
+        RECOVERY
+    } else {
+        RECOVERY + 2 * Duration::from_secs(HEARTBEAT.into())
+    }
 }
 
 /// Which connection the fault strikes.
@@ -245,53 +301,13 @@ impl Scene {
         assert!(matches!(error, CallError::NoServer { .. }), "{error:?}");
     }
 
-    /// Waits until these connections are over, on both sides.
-    async fn over(&self, connections: &[Target]) {
-        until("the connection is over", SOON, async || {
-            Ok(connections.iter().all(|&it| self.proxy.counts(it).open == 0))
-        })
-        .await
-        .unwrap();
-    }
-
     /// The fault strikes; lasting ones are returned.
     async fn strike(&self, struck: &[Target]) -> Vec<Fault> {
-        let (proxy, target) = (&self.proxy, self.cell.target());
-        match self.cell.trouble {
-            Trouble::Latency => vec![proxy.delay(target, Direction::Both, Duration::from_millis(100))],
-            Trouble::Throttle => vec![proxy.throttle(target, Direction::Both, 2000)],
-            Trouble::Hole(direction) => vec![proxy.black_hole(target, direction)],
-            Trouble::Dead(direction) => {
-                let holes = struck.iter().map(|&one| proxy.black_hole(one, direction));
-                holes.collect()
-            }
-            Trouble::CutInFrame => Vec::new(),
-            Trouble::Stranger => {
-                if let Some(hostile) = &self.hostile {
-                    hostile.has_sent(ENOUGH).await.unwrap();
-                }
-                Vec::new()
-            }
-            Trouble::Reset => {
-                proxy.reset(target).await;
-                Vec::new()
-            }
-            Trouble::HalfClose(direction) => {
-                proxy.half_close(target, direction).await;
-                self.over(struck).await;
-                Vec::new()
-            }
-            Trouble::Silence => {
-                let silence = proxy.silence_new();
-                proxy.reset(target).await;
-                vec![silence]
-            }
-            Trouble::Refusal => {
-                let refusal = proxy.refuse_new().await;
-                proxy.reset(target).await;
-                vec![refusal]
-            }
+        if let Some(hostile) = &self.hostile {
+            hostile.has_sent(ENOUGH).await.unwrap();
         }
+        let Cell { trouble, .. } = self.cell;
+        trouble.strike(&self.proxy, self.cell.target(), struck).await
     }
 
     /// Waits until the connection is cut, within a request or within a reply.
@@ -353,8 +369,7 @@ async fn play(cell: Cell) -> Duration {
         scene.book.gate.began(1).await;
     }
     scene.book.gate.let_all_go();
-    let heals = !matches!(cell.trouble, Trouble::Dead(_));
-    if heals && !faults.is_empty() {
+    if cell.trouble.heals() && !faults.is_empty() {
         sleep(MOMENT).await;
         since = Instant::now();
         for fault in faults.drain(..) {
@@ -376,13 +391,10 @@ async fn play(cell: Cell) -> Duration {
     let during = scene.ended(during).await;
     let later = scene.writes_get_through().await;
     drop(faults);
-    let most = RECOVERY
-        + if heals {
-            Duration::ZERO
-        } else {
-            2 * Duration::from_secs(HEARTBEAT.into())
-        };
-    assert!(recovery < most, "it took {recovery:?} to recover");
+    assert!(
+        recovery < longest_recovery(cell.trouble),
+        "it took {recovery:?} to recover"
+    );
 
     if scene.hostile.take().is_some() {
         let now = scene.proxy.counts(Target::All).accepted;
@@ -448,28 +460,42 @@ fn note(name: &'static str, recoveries: Vec<(Cell, Duration)>) {
 }
 
 macro_rules! troubles {
-    ($($test:ident: $trouble:expr,)*) => {
+    ($play_all:path; $($test:ident: $trouble:expr,)*) => {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $test() {
-            play_all(stringify!($test), $trouble).await;
+            $play_all(stringify!($test), $trouble).await;
         })*
     };
 }
 
+/// Tests `play_all` with each fault of the network.
+macro_rules! network_troubles {
+    ($play_all:path) => {
+        $crate::matrix::troubles! {
+            $play_all;
+            latency: Trouble::Latency,
+            throttle: Trouble::Throttle,
+            black_hole_to_the_broker: Trouble::Hole(Direction::ToBroker),
+            black_hole_from_the_broker: Trouble::Hole(Direction::FromBroker),
+            black_hole_both_ways: Trouble::Hole(Direction::Both),
+            dead_to_the_broker: Trouble::Dead(Direction::ToBroker),
+            dead_from_the_broker: Trouble::Dead(Direction::FromBroker),
+            dead_both_ways: Trouble::Dead(Direction::Both),
+            reset: Trouble::Reset,
+            half_close_to_the_broker: Trouble::HalfClose(Direction::ToBroker),
+            half_close_from_the_broker: Trouble::HalfClose(Direction::FromBroker),
+            cut_in_a_frame: Trouble::CutInFrame,
+            silence_on_reconnecting: Trouble::Silence,
+            refusal_on_reconnecting: Trouble::Refusal,
+        }
+    };
+}
+
+use {network_troubles, troubles};
+
+network_troubles!(play_all);
+
 troubles! {
-    latency: Trouble::Latency,
-    throttle: Trouble::Throttle,
-    black_hole_to_the_broker: Trouble::Hole(Direction::ToBroker),
-    black_hole_from_the_broker: Trouble::Hole(Direction::FromBroker),
-    black_hole_both_ways: Trouble::Hole(Direction::Both),
-    dead_to_the_broker: Trouble::Dead(Direction::ToBroker),
-    dead_from_the_broker: Trouble::Dead(Direction::FromBroker),
-    dead_both_ways: Trouble::Dead(Direction::Both),
-    reset: Trouble::Reset,
-    half_close_to_the_broker: Trouble::HalfClose(Direction::ToBroker),
-    half_close_from_the_broker: Trouble::HalfClose(Direction::FromBroker),
-    cut_in_a_frame: Trouble::CutInFrame,
-    silence_on_reconnecting: Trouble::Silence,
-    refusal_on_reconnecting: Trouble::Refusal,
+    play_all;
     a_stranger: Trouble::Stranger,
 }
