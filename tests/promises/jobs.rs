@@ -102,6 +102,7 @@ on_both_brokers! {
     a_request_that_cannot_be_read_is_kept,
     a_job_is_delayed,
     only_a_job_can_be_delayed,
+    only_a_job_whose_worker_was_lost_is_redelivered,
 }
 
 async fn a_job_that_fails_is_retried_with_delays_and_then_kept(world: World) {
@@ -191,6 +192,66 @@ async fn only_a_job_can_be_delayed(world: World) {
         matches!(too_long, Err(CallError::CannotDelay { .. })),
         "{too_long:?}"
     );
+}
+
+/// Records each attempt, and whether it is redelivered. They wait at a gate.
+#[derive(Clone)]
+struct Marks(Gate, Arc<Mutex<Vec<(u32, bool)>>>);
+
+impl Mail for Marks {
+    async fn send(&self, cx: &Context, to: &str) -> Result<(), NoRoute> {
+        let mark = (cx.attempt(), cx.redelivered());
+        self.1.lock().unwrap().push(mark);
+        self.0.pass().await;
+        match to {
+            "later" if cx.attempt() < 3 => Err(NoRoute(to.to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    async fn note(&self, _: &Context, _: &str) {}
+
+    async fn count(&self) -> u64 {
+        0
+    }
+}
+
+async fn only_a_job_whose_worker_was_lost_is_redelivered(world: World) {
+    let broker = world.broker().await;
+    let caller = world.broker().await;
+    for (kind, is_quorum) in [("classic", false), ("quorum", true)] {
+        let queue = unique("mail");
+        let requests = match is_quorum {
+            true => RequestQueue::new(&queue).quorum(),
+            false => RequestQueue::new(&queue),
+        };
+        let serve = async |marks: &Marks| {
+            let server = Server::new(&broker).serve_on(requests.clone(), MailServer::new(marks.clone()));
+            server.start().await.unwrap()
+        };
+        let marks = Marks(Gate::open(), Arc::default());
+        let server = serve(&marks).await;
+        client(&caller, &queue)
+            .send("later")
+            .delay(Duration::from_millis(100))
+            .await
+            .unwrap();
+        marks.0.began(3).await;
+        server.stop().await.unwrap();
+        let retried = [(1, false), (2, false), (3, false)];
+        assert_eq!(*marks.1.lock().unwrap(), retried, "{kind}");
+
+        let marks = Marks(Gate::closed(), Arc::default());
+        let server = serve(&marks).await;
+        client(&caller, &queue).send("alice").await.unwrap();
+        marks.0.began(1).await;
+        drop(server);
+        let server = serve(&marks).await;
+        marks.0.began(1).await;
+        marks.0.let_all_go();
+        server.stop().await.unwrap();
+        assert_eq!(*marks.1.lock().unwrap(), [(1, false), (1, true)], "{kind}");
+    }
 }
 
 /// The headers of a dead letter, as an operator sees them.
@@ -375,23 +436,32 @@ async fn jobs_that_come_back_to_a_full_queue_do_not_stop_the_worker() {
     assert_eq!(dead(&broker, &queue).await, 0);
 }
 
-/// A message for the queue of batches: one call of `note`, which is to wait for 100
-/// ms, with another header.
+/// A batch: one call of `note`, which is to wait for 100 ms, with another header.
 fn batch_with_header(name: &str, value: &str) -> Vec<u8> {
+    batch(&[("note", "forged", &[("rpc-delay", "100"), (name, value)])])
+}
+
+/// A message for the queue of batches: calls of these methods, with one argument and these headers.
+fn batch(calls: &[(&str, &str, &[(&str, &str)])]) -> Vec<u8> {
     let text = |text: &str| {
         let length = u32::try_from(text.len()).unwrap().to_be_bytes();
         [&[0xdb], &length[..], text.as_bytes()].concat()
     };
-    let id = uuid::Uuid::new_v4();
-    // An array of one call, which is an array of five elements.
-    let mut body = vec![0x91, 0x95, 0xc4, 16];
-    body.extend(id.as_bytes());
-    body.extend(text("note"));
-    // No time limit, and the arguments: an array of one text.
-    body.extend(b"\xc0\xc4\x08\x91\xa6forged");
-    body.push(0x82);
-    for header in ["rpc-delay", "100", name, value] {
-        body.extend(text(header));
+    let mut body = vec![0x90 | u8::try_from(calls.len()).unwrap()];
+    for (method, argument, headers) in calls {
+        // A call is an array of five elements.
+        body.extend([0x95, 0xc4, 16]);
+        body.extend(uuid::Uuid::new_v4().as_bytes());
+        body.extend(text(method));
+        // No time limit, and the arguments: an array of one text.
+        let arguments = [&[0x91], &text(argument)[..]].concat();
+        body.extend([0xc0, 0xc4, u8::try_from(arguments.len()).unwrap()]);
+        body.extend(arguments);
+        body.push(0x80 | u8::try_from(headers.len()).unwrap());
+        for (name, value) in *headers {
+            body.extend(text(name));
+            body.extend(text(value));
+        }
     }
     body
 }
@@ -416,6 +486,67 @@ async fn forged_headers_of_a_batch_do_not_close_the_connection() {
         .unwrap();
     client(&broker, &queue).send("nowhere").await.unwrap();
     until_dead(&broker, &queue, 1).await;
+    server.stop().await.unwrap();
+}
+
+/// A job that fails at once is moved at once, whatever the others in its batch still do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_job_does_not_wait_for_the_rest_of_its_batch() {
+    let (broker, queue) = (World::RabbitMq.broker().await, unique("mail"));
+    let (gate, office) = (Gate::closed(), Office::default());
+    let service = MailServer::new(Held(gate.clone(), office.clone()));
+    let server = Server::new(&broker).serve_on(RequestQueue::new(&queue), service);
+    let server = server.start().await.unwrap();
+    let peer = RawPeer::connect(shared().await).await.unwrap();
+    let properties = lapin::BasicProperties::default()
+        .with_type("rpc.batch".into())
+        .with_content_type("application/msgpack".into());
+    // In this order, and in the other one.
+    for (number, methods) in [(1, ["send", "unknown"]), (2, ["unknown", "send"])] {
+        let body = batch(&methods.map(|method| (method, "alice", &[][..])));
+        let batches = format!("{queue}.batch");
+        peer.publish(&batches, properties.clone(), &body).await.unwrap();
+        gate.began(1).await;
+        until_dead(&broker, &queue, number).await;
+    }
+    gate.let_all_go();
+    server.stop().await.unwrap();
+    assert_eq!(office.attempts("alice"), [1, 1]);
+}
+
+/// Nobody but the broker says which user sent a job: a header that the sender forged is replaced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_names_no_user_that_its_sender_forged() {
+    let (broker, queue, office) = (World::RabbitMq.broker().await, unique("mail"), Office::default());
+    let server = serve(&broker, &queue, &office).await;
+    let url: lapin::uri::AMQPUri = shared().await.parse().unwrap();
+    let user = url.authority.userinfo.username;
+    let peer = RawPeer::connect(shared().await).await.unwrap();
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    for (is_copy, sends_user) in [(false, false), (false, true), (true, true)] {
+        let mut headers = lapin::types::FieldTable::default();
+        headers.insert("rpc-user".into(), text("forged"));
+        if is_copy {
+            headers.insert("rpc-copy".into(), text("1"));
+        }
+        let mut properties = lapin::BasicProperties::default()
+            .with_type("note".into())
+            .with_content_type("application/json".into())
+            .with_headers(headers);
+        if sends_user {
+            properties = properties.with_user_id(user.as_str().into());
+        }
+        peer.publish(&queue, properties, br#"["poison"]"#).await.unwrap();
+        until_dead(&broker, &queue, 1).await;
+        let dead = format!("{queue}.dead");
+        let options = BasicGetOptions { no_ack: true };
+        let letter = peer.channel().basic_get(dead.into(), options).await.unwrap();
+        let letter = letter.expect("it is kept").delivery;
+        let headers = letter.properties.headers().as_ref().unwrap().inner();
+        let named = sends_user.then(|| text(&user));
+        assert_eq!(headers.get("rpc-user"), named.as_ref(), "{is_copy}");
+        assert_eq!(*letter.properties.user_id(), None);
+    }
     server.stop().await.unwrap();
 }
 

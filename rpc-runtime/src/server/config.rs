@@ -369,3 +369,52 @@ impl Estimates {
         self.single.iter().chain(&self.batches).cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service;
+    use crate::transport::memory::{InProcessBroker, MemoryTransport};
+
+    #[service(queue = "calls")]
+    trait Calls {
+        async fn call(&self);
+    }
+
+    #[service(queue = "jobs")]
+    trait Jobs {
+        #[rpc(oneway, idempotent)]
+        async fn perform(&self);
+    }
+
+    struct Idle;
+
+    impl Calls for Idle {
+        async fn call(&self) {}
+    }
+
+    impl Jobs for Idle {
+        async fn perform(&self) {}
+    }
+
+    /// Otherwise, a queue that takes no copies would delay replies.
+    #[tokio::test]
+    async fn a_server_opens_another_channel_for_copies_of_jobs() {
+        let tasks_of = async |services: Vec<(RequestQueue, Arc<dyn Service>)>| {
+            let mut config = ServerConfig::new(BrokerParts {
+                transport: Arc::new(MemoryTransport::new(&InProcessBroker::new())),
+                max_sent_bytes: 1000,
+                max_accepted_bytes: 1000,
+                app_id: None,
+            });
+            config.services = services;
+            let server = config.open(&CancellationToken::new()).await.unwrap();
+            server.reply_tasks.len()
+        };
+        let calls = || (RequestQueue::new("calls"), Arc::new(CallsServer::new(Idle)) as _);
+        let jobs = || (RequestQueue::new("jobs"), Arc::new(JobsServer::new(Idle)) as _);
+        // A task for each channel, and one that sends replies.
+        assert_eq!(tasks_of(vec![calls()]).await, 2);
+        assert_eq!(tasks_of(vec![calls(), jobs()]).await, 3);
+    }
+}

@@ -8,8 +8,8 @@ use super::*;
 use crate::describe::{MethodDescriptor, ServiceDescriptor};
 use crate::error::BrokerError;
 use crate::protocol::{
-    BatchedCall, DeadLettered, Fault, Headers, Malformed, Message, Properties, ReplyAddresses, ShortStr,
-    write_batch,
+    BatchedCall, DeadLettered, Fault, FaultCode, Headers, Malformed, Message, Properties, ReplyAddresses,
+    ShortStr, write_batch,
 };
 use crate::service::{Answer, Invocation, Service};
 use crate::transport::{
@@ -24,6 +24,8 @@ struct RecordingBroker {
     events: Arc<Mutex<Vec<&'static str>>>,
     /// The messages that were published.
     sent: Arc<Mutex<Vec<Message>>>,
+    /// Whether each of them was mandatory.
+    mandatory: Arc<Mutex<Vec<bool>>>,
     board: Arc<StatusBoard>,
     /// Whether messages leave at once.
     sends_at_once: bool,
@@ -62,7 +64,7 @@ impl Transport for RecordingBroker {
     }
 
     async fn declare_requests(&self, _: &RequestQueue) -> Result<(), BrokerError> {
-        Err(BrokerError::Closed)
+        Ok(())
     }
 
     async fn delete_if_unused(&self, _: &RequestQueue) -> bool {
@@ -112,6 +114,7 @@ impl Publisher for RecordingBroker {
 
     async fn publish(&self, outgoing: Outgoing) -> Published {
         self.note("reply sent");
+        self.mandatory.lock().unwrap().push(outgoing.mandatory);
         self.sent.lock().unwrap().push(outgoing.message);
         // A request that does not wait for the confirm ends here.
         tokio::task::yield_now().await;
@@ -162,6 +165,7 @@ fn broker(results: Vec<Published>, sends_at_once: bool) -> RecordingBroker {
         results: Arc::new(Mutex::new(results)),
         events: Arc::default(),
         sent: Arc::default(),
+        mandatory: Arc::default(),
         board: Arc::new(StatusBoard::new(&Connectivity::Up)),
     }
 }
@@ -512,4 +516,111 @@ async fn a_forwarded_request_expires_at_its_deadline() {
         (Some("read"), None),
     ];
     assert_eq!(sent, copies);
+}
+
+const SEND: MethodDescriptor = MethodDescriptor::new("send", &[]).oneway().idempotent();
+static MAIL: ServiceDescriptor = ServiceDescriptor::new("Mail", "mail", &[SEND]);
+
+/// Its only job always fails.
+struct Mail;
+
+impl Service for Mail {
+    fn descriptor(&self) -> &'static ServiceDescriptor {
+        &MAIL
+    }
+
+    fn handle<'a>(&'a self, _: &'a Invocation) -> BoxFuture<'a, Result<Answer, Fault>> {
+        Box::pin(async { Err(Fault::new(FaultCode::Panicked, "a planned panic")) })
+    }
+}
+
+/// A handler of jobs, whose copies go to the first broker and whose replies go to the second one.
+async fn job_handler(
+    copies: &RecordingBroker,
+    replies: &RecordingBroker,
+) -> (Arc<RequestHandler>, impl Sized + use<>) {
+    let (channel, reply_sender, tasks) = reply_parts(replies).await;
+    let (job_channel, _, job_tasks) = reply_parts(copies).await;
+    let transport: Arc<dyn Transport> = Arc::new(copies.clone());
+    let jobs = JobQueues::new(&RequestQueue::new("q"), Arc::downgrade(&transport), job_channel);
+    let mut dispatcher = Dispatcher::default();
+    dispatcher.add(Arc::new(Mail), "q").unwrap();
+    let handler = handler_of(dispatcher, channel, reply_sender).with_jobs(Some(jobs));
+    (Arc::new(handler), (transport, tasks, job_tasks))
+}
+
+fn job(redelivered: bool) -> Delivery {
+    Delivery {
+        message: Message {
+            properties: Properties {
+                kind: Some(ShortStr::from_static("send")),
+                content_type: Some(ShortStr::from_static("application/json")),
+                correlation_id: Some(ShortStr::from_uuid(uuid::Uuid::new_v4())),
+                ..Properties::default()
+            },
+            body: bytes::Bytes::from_static(b"[]"),
+        },
+        redelivered,
+        tag: 1,
+        malformed: None,
+        control_key: None,
+    }
+}
+
+/// Handles a job. If `loses_delivery`, its subscription is lost after the first copy was published.
+/// Returns the events of the broker for copies.
+async fn serve_job(results: Vec<Published>, redelivered: bool, loses_delivery: bool) -> RecordingBroker {
+    let (copies, replies) = (broker(results, false), broker(Vec::new(), false));
+    let (handler, _tasks) = job_handler(&copies, &replies).await;
+    let control: Arc<dyn Control> = Arc::new(copies.clone());
+    let in_progress = RequestsInProgress::default();
+    let received = Received::at(Instant::now());
+    let handling = handler.handle(
+        job(redelivered),
+        false,
+        Arc::clone(&control),
+        received,
+        &in_progress,
+    );
+    let losing = async {
+        while loses_delivery && copies.events.lock().unwrap().len() < SENT.len() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if loses_delivery {
+            handler.forget_deliveries(&control);
+        }
+    };
+    tokio::join!(handling, losing);
+    in_progress.idle().await;
+    assert!(
+        replies.sent.lock().unwrap().is_empty(),
+        "no copy goes to the channel of replies"
+    );
+    copies
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_is_acked_only_after_its_copy_is_confirmed() {
+    let results = vec![Published::Refused, Published::Confirmed];
+    let copies = serve_job(results, false, false).await;
+    let events = [&SENT[..], &SENT, &["request acked"]].concat();
+    assert_eq!(*copies.events.lock().unwrap(), events);
+}
+
+/// The broker delivers it again, possibly to another worker, which moves it.
+#[tokio::test(start_paused = true)]
+async fn a_job_is_not_moved_any_more_once_its_delivery_is_lost() {
+    let results = vec![Published::Refused, Published::Confirmed];
+    let copies = serve_job(results, false, true).await;
+    assert_eq!(*copies.events.lock().unwrap(), SENT);
+}
+
+/// The queue of a redelivered job exists, because its worker consumes it. The confirm of a
+/// mandatory copy may come only after the copy was delivered.
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_mandatory_unless_it_returns_to_its_queue() {
+    for (redelivered, is_mandatory) in [(false, true), (true, false)] {
+        let copies = serve_job(vec![Published::Confirmed], redelivered, false).await;
+        assert_eq!(*copies.mandatory.lock().unwrap(), [is_mandatory]);
+    }
 }
