@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use rpc_runtime::{Broker, CallError, RequestQueue, Server, describe_metrics, service};
+use rpc_runtime::{
+    Broker, CallError, DynamicClient, RequestQueue, Server, ServiceClient, describe_metrics, service,
+};
 use rpc_tests::gate::{Gate, SOON, soon};
 use rpc_tests::proxy::{Proxy, Target};
 use rpc_tests::rabbit::{shared, unique};
@@ -88,6 +90,7 @@ on_both_brokers! {
     calls_that_leave_together_are_counted,
     requests_that_do_not_run_are_counted,
     retried_and_dead_jobs_are_counted,
+    broadcasts_are_counted_by_each_worker,
     overload_is_shown_while_it_lasts,
 }
 
@@ -310,6 +313,71 @@ async fn retried_and_dead_jobs_are_counted(world: World) {
     let retried = format!(r#"rpc_server_jobs_retried_total{{queue="{queue}"}}"#);
     let ran = r#"rpc_server_requests_total{service="Mail",method="send",outcome="error"}"#;
     assert_grew(&before, &[(&dead, 1.0), (&retried, 1.0), (ran, 2.0)]);
+}
+
+async fn broadcasts_are_counted_by_each_worker(world: World) {
+    #[service]
+    trait Cache {
+        #[rpc(broadcast)]
+        async fn reload(&self) -> Result<(), String>;
+    }
+
+    struct NoFile;
+    impl Cache for NoFile {
+        async fn reload(&self) -> Result<(), String> {
+            Err("no file".into())
+        }
+    }
+
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let before = counted();
+    let (broker, queue) = (world.broker().await, unique("cache"));
+    let mut servers = Vec::new();
+    for _ in 0..2 {
+        let server = Server::new(&broker);
+        let server = server.serve_on(RequestQueue::new(&queue), CacheServer::new(NoFile));
+        servers.push(server.start().await.unwrap());
+    }
+    let cache = CacheClient::builder(&broker).queue(&queue).build();
+    let sent = cache.reload().expect_workers(2).send().await.unwrap();
+    assert_eq!(soon("both answer", sent.collect()).await.missing, Some(0));
+    let unknown = DynamicClient::new(&broker, {
+        let mut description = CacheClient::SERVICE.description();
+        description.queue.clone_from(&queue);
+        description.methods[0].name = "erase".into();
+        description
+    });
+    let sent = unknown
+        .unwrap()
+        .broadcast("erase", ())
+        .expect_workers(2)
+        .send()
+        .await;
+    assert_eq!(
+        soon("both refuse", sent.unwrap().collect()).await.missing,
+        Some(0)
+    );
+    for server in servers {
+        server.stop().await.unwrap();
+    }
+    assert_grew(
+        &before,
+        &[
+            // The call ends once the request is sent.
+            (
+                r#"rpc_client_calls_total{service="Cache",method="reload",outcome="ok"}"#,
+                1.0,
+            ),
+            (
+                r#"rpc_server_requests_total{service="Cache",method="reload",outcome="error"}"#,
+                2.0,
+            ),
+            (
+                &format!(r#"rpc_server_refused_total{{queue="{queue}",code="unknown_method"}}"#),
+                2.0,
+            ),
+        ],
+    );
 }
 
 async fn overload_is_shown_while_it_lasts(world: World) {

@@ -153,6 +153,7 @@ on_both_brokers! {
     spans_tell_how_long_calls_waited,
     replies_say_which_span_they_come_from,
     later_attempts_of_a_job_are_linked_to_the_first,
+    the_trace_of_a_broadcast_has_a_span_of_each_worker,
 }
 
 /// Runs a caller's code in a span of its own, with baggage; also returns its trace.
@@ -435,5 +436,63 @@ async fn later_attempts_of_a_job_are_linked_to_the_first(world: World) {
         assert_eq!(linked, [first.span_context.span_id()]);
         let attribute = KeyValue::new("rpc.attempt", i64::from(number));
         assert!(attempt.attributes.contains(&attribute), "{attempt:?}");
+    }
+}
+
+#[service]
+trait Cache {
+    #[rpc(broadcast)]
+    async fn clear(&self) -> u64;
+}
+
+struct Entries;
+
+impl Cache for Entries {
+    async fn clear(&self) -> u64 {
+        0
+    }
+}
+
+async fn the_trace_of_a_broadcast_has_a_span_of_each_worker(world: World) {
+    let queue = unique("cache");
+    let mut servers = Vec::new();
+    for _ in 0..2 {
+        let server = Server::new(&world.broker().await)
+            .serve_on(RequestQueue::new(&queue), CacheServer::new(Entries))
+            .start();
+        servers.push(server.await.unwrap());
+    }
+    let cache = CacheClient::builder(&world.broker().await).queue(&queue).build();
+    let broadcast = async {
+        cache
+            .clear()
+            .expect_workers(2)
+            .send()
+            .await
+            .unwrap()
+            .collect()
+            .await
+    };
+    let (gathered, trace) = traced("a broadcast", "acme", broadcast).await;
+    assert_eq!(gathered.missing, Some(0));
+    for server in servers {
+        server.stop().await.unwrap();
+    }
+    COLLECTOR.provider.force_flush().unwrap();
+    let spans = COLLECTOR.exporter.get_finished_spans().unwrap().into_iter();
+    let spans: Vec<_> = spans
+        .filter(|span| span.span_context.trace_id() == trace)
+        .collect();
+    let of_kind = |kind| spans.iter().filter(move |span| span.span_kind == kind);
+    let [sent] = of_kind(SpanKind::Client).collect::<Vec<_>>()[..] else {
+        panic!("{spans:?}");
+    };
+    let id = |span| attribute(span, "messaging.message.conversation_id").expect("it has an id");
+    assert_eq!(of_kind(SpanKind::Server).count(), 2);
+    for run in of_kind(SpanKind::Server) {
+        assert_eq!(run.parent_span_id, sent.span_context.span_id());
+        assert_eq!(id(run), id(sent));
+        let destination = attribute(run, "messaging.destination.name");
+        assert_eq!(destination, Some(Value::from(queue.clone())));
     }
 }

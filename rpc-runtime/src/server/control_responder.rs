@@ -29,7 +29,7 @@ use crate::service::{
     Decision, Dispatcher, Executor, ForbiddenReplyAddress, Received, ReplyTo, RequestLabel, RequestLog,
     RequestSource, Rules, Service,
 };
-use crate::telemetry::{LogLimit, Suppressed};
+use crate::telemetry::{Event, LogLimit, Suppressed, count};
 use crate::transport::{
     Backoff, ControlQueue, Delivery, KeepOpen, Outgoing, SendToken, Subscription, Transport, catch_panic,
     keep_open, restart_on_panic,
@@ -494,25 +494,42 @@ impl Responder {
     ) {
         let decision = match decided {
             Ok(decision) => decision,
-            Err(forbidden) => return executor.log.reply_address_forbidden(&forbidden),
+            Err(forbidden) => {
+                if executor.source() == RequestSource::Queue {
+                    let code = "reply_address";
+                    count(Event::RequestRefused { queue, code });
+                }
+                return executor.log.reply_address_forbidden(&forbidden);
+            }
         };
         let response = executor.execute(queue, decision, label, Instant::now()).await;
         // A sender that is refused learns nothing about the worker.
         let describes_itself = self.describes_itself && !response.is_refused;
         if let Some(to) = response.reply_to {
             let worker = self.identity.header(describes_itself);
-            self.reply(response.reply, worker, &to, until()).await;
+            // Anyone may ask for discovery.
+            let is_counted = executor.source() == RequestSource::Queue;
+            self.reply(response.reply, worker, &to, until(), is_counted).await;
         }
     }
 
     /// Sends a reply. Its loss does no harm beyond a missing answer.
-    async fn reply(&self, reply: Reply, worker: String, to: &ReplyTo, until: Instant) {
-        let codec = reply.codec;
-        if let Ok(SendOutcome::Refused(Some(error))) = self.send(reply, worker.clone(), to, until).await {
-            self.channel.log.unsendable(&error);
-            let reason = "the method ran, and the broker refuses its reply, which may be too large";
-            let fault = Fault::new(FaultCode::ReplyTooLarge, reason);
-            let _ = self.send(Reply::fault(codec, &fault), worker, to, until).await;
+    async fn reply(&self, reply: Reply, worker: String, to: &ReplyTo, until: Instant, is_counted: bool) {
+        let (codec, log) = (reply.codec, &self.channel.log);
+        let reason = match self.send(reply, worker.clone(), to, until).await {
+            Ok(SendOutcome::Confirmed | SendOutcome::Unroutable) | Err(_) => return,
+            Ok(SendOutcome::Refused(Some(error))) => {
+                log.unsendable(&error);
+                let reason = "the method ran, and the broker refuses its reply, which may be too large";
+                let fault = Fault::new(FaultCode::ReplyTooLarge, reason);
+                let _ = self.send(Reply::fault(codec, &fault), worker, to, until).await;
+                "unsendable"
+            }
+            Ok(SendOutcome::Refused(None)) => "refused",
+            Ok(SendOutcome::Expired) => "no_connection",
+        };
+        if is_counted {
+            count(Event::ReplyLost { reason });
         }
     }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use uuid::Uuid;
 
 use super::super::backend::Backend;
 use super::super::call::{ReadReply, change_plan};
@@ -206,7 +205,7 @@ async fn send(
     let opened = timeout_at(time_limit.deadline, opening).await;
     let opened = opened.map_err(|_| time_limit.timeout_error(Executed::No))?;
     let opened = opened.map_err(|source| broker_error(source, false))?;
-    let target = GatherTarget::new(opened.address, ShortStr::from_uuid(Uuid::new_v4()));
+    let target = GatherTarget::new(opened.address, ShortStr::from_uuid(call.id()));
     let target = Arc::new(target);
     let limits = GatherLimits {
         expected,
