@@ -29,19 +29,9 @@ impl<S, F> WriteNumbers<S, F> {
 }
 
 /// A value within another value. Its numbers are written by the same rules.
-struct Nested<'a, T: ?Sized, F>(&'a T, PhantomData<F>);
+struct Nested<T, F>(T, PhantomData<F>);
 
-impl<T: Serialize + ?Sized, F: NumberFormat> Serialize for Nested<'_, T, F> {
-    #[inline(always)]
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(WriteNumbers::<S, F>::new(serializer))
-    }
-}
-
-/// Like [`Nested`], but owns the value.
-struct NestedItem<T, F>(T, PhantomData<F>);
-
-impl<T: Serialize, F: NumberFormat> Serialize for NestedItem<T, F> {
+impl<T: Serialize, F: NumberFormat> Serialize for Nested<T, F> {
     #[inline(always)]
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(WriteNumbers::<S, F>::new(serializer))
@@ -49,7 +39,7 @@ impl<T: Serialize, F: NumberFormat> Serialize for NestedItem<T, F> {
 }
 
 #[inline]
-fn nested<T: ?Sized, F>(value: &T) -> Nested<'_, T, F> {
+fn nested<T, F>(value: T) -> Nested<T, F> {
     Nested(value, PhantomData)
 }
 
@@ -224,9 +214,7 @@ impl<S: Serializer, F: NumberFormat> Serializer for WriteNumbers<S, F> {
     where
         I: IntoIterator<Item: Serialize>,
     {
-        let items = items
-            .into_iter()
-            .map(|item| NestedItem::<_, F>(item, PhantomData));
+        let items = items.into_iter().map(nested::<_, F>);
         self.inner.collect_seq(items)
     }
 
@@ -237,13 +225,9 @@ impl<S: Serializer, F: NumberFormat> Serializer for WriteNumbers<S, F> {
         V: Serialize,
         I: IntoIterator<Item = (K, V)>,
     {
-        let entries = entries.into_iter().map(|(key, value)| {
-            let (key, value) = (
-                NestedItem::<_, F>(key, PhantomData),
-                NestedItem::<_, F>(value, PhantomData),
-            );
-            (key, value)
-        });
+        let entries = entries
+            .into_iter()
+            .map(|(key, value)| (nested::<_, F>(key), nested::<_, F>(value)));
         self.inner.collect_map(entries)
     }
 

@@ -4,6 +4,7 @@ use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{
     DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess, Unexpected, Visitor,
 };
+use serde::forward_to_deserialize_any;
 
 use super::error::{ARGUMENTS_STRUCT, TextError};
 
@@ -75,21 +76,7 @@ impl<'de> Deserializer<'de> for ScalarDeserializer<'de> {
         visitor.visit_borrowed_str(self.text()?)
     }
 
-    fn deserialize_char<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TextError> {
-        visitor.visit_borrowed_str(self.text()?)
-    }
-
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TextError> {
-        visitor.visit_borrowed_str(self.text()?)
-    }
-
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TextError> {
-        visitor.visit_borrowed_str(self.text()?)
-    }
-
-    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TextError> {
-        visitor.visit_borrowed_str(self.text()?)
-    }
+    forward_to_deserialize_any! { char str string identifier }
 
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, TextError> {
         visitor.visit_borrowed_bytes(self.body)
@@ -142,12 +129,8 @@ impl<'de> Deserializer<'de> for ScalarDeserializer<'de> {
         visitor: V,
     ) -> Result<V::Value, TextError> {
         match (name, fields) {
-            (ARGUMENTS_STRUCT, [field]) => visitor.visit_map(ArgumentMap {
-                name: Some(field),
-                value: self,
-            }),
-            (ARGUMENTS_STRUCT, []) => visitor.visit_map(ArgumentMap {
-                name: None,
+            (ARGUMENTS_STRUCT, [] | [_]) => visitor.visit_map(ArgumentMap {
+                name: fields.first().copied(),
                 value: self,
             }),
             (ARGUMENTS_STRUCT, many) => Err(TextError::ArgumentCount(many.len())),

@@ -1,7 +1,5 @@
 //! Writes one scalar as text.
 
-use std::fmt::Display;
-
 use serde::ser::{Impossible, SerializeStruct};
 use serde::{Serialize, Serializer};
 
@@ -10,11 +8,23 @@ use super::error::{ARGUMENTS_STRUCT, TextError};
 /// Writes a scalar; refuses everything else.
 pub(super) struct ScalarSerializer;
 
-fn text(value: impl Display) -> Result<Vec<u8>, TextError> {
-    Ok(value.to_string().into_bytes())
+type Refused = Impossible<Vec<u8>, TextError>;
+
+macro_rules! written {
+    ($($method:ident $type:ty;)*) => {$(
+        fn $method(self, value: $type) -> Result<Vec<u8>, TextError> {
+            Ok(value.to_string().into_bytes())
+        }
+    )*};
 }
 
-type Refused = Impossible<Vec<u8>, TextError>;
+macro_rules! refused {
+    ($($method:ident($($argument:ty),*) -> $output:ty, $what:literal;)*) => {$(
+        fn $method(self, $(_: $argument),*) -> Result<$output, TextError> {
+            Err(TextError::NotScalar($what))
+        }
+    )*};
+}
 
 impl Serializer for ScalarSerializer {
     type Ok = Vec<u8>;
@@ -27,51 +37,34 @@ impl Serializer for ScalarSerializer {
     type SerializeStruct = ArgumentSerializer;
     type SerializeStructVariant = Refused;
 
-    fn serialize_bool(self, value: bool) -> Result<Vec<u8>, TextError> {
-        text(value)
+    written! {
+        serialize_bool bool;
+        serialize_i8 i8;
+        serialize_i16 i16;
+        serialize_i32 i32;
+        serialize_i64 i64;
+        serialize_i128 i128;
+        serialize_u8 u8;
+        serialize_u16 u16;
+        serialize_u32 u32;
+        serialize_u64 u64;
+        serialize_u128 u128;
+        serialize_f32 f32;
+        serialize_f64 f64;
+        serialize_char char;
+        serialize_str &str;
     }
-    fn serialize_i8(self, value: i8) -> Result<Vec<u8>, TextError> {
-        text(value)
+
+    refused! {
+        serialize_none() -> Vec<u8>, "an optional value";
+        serialize_seq(Option<usize>) -> Refused, "a sequence";
+        serialize_tuple(usize) -> Refused, "a tuple";
+        serialize_tuple_struct(&'static str, usize) -> Refused, "a tuple";
+        serialize_tuple_variant(&'static str, u32, &'static str, usize) -> Refused, "an enum variant with content";
+        serialize_map(Option<usize>) -> Refused, "a map";
+        serialize_struct_variant(&'static str, u32, &'static str, usize) -> Refused, "an enum variant with content";
     }
-    fn serialize_i16(self, value: i16) -> Result<Vec<u8>, TextError> {
-        text(value)
-    }
-    fn serialize_i32(self, value: i32) -> Result<Vec<u8>, TextError> {
-        text(value)
-    }
-    fn serialize_i64(self, value: i64) -> Result<Vec<u8>, TextError> {
-        text(value)
-    }
-    fn serialize_i128(self, value: i128) -> Result<Vec<u8>, TextError> {
-        text(value)
-    }
-    fn serialize_u8(self, value: u8) -> Result<Vec<u8>, TextError> {
-        text(value)
-    }
-    fn serialize_u16(self, value: u16) -> Result<Vec<u8>, TextError> {
-        text(value)
-    }
-    fn serialize_u32(self, value: u32) -> Result<Vec<u8>, TextError> {
-        text(value)
-    }
-    fn serialize_u64(self, value: u64) -> Result<Vec<u8>, TextError> {
-        text(value)
-    }
-    fn serialize_u128(self, value: u128) -> Result<Vec<u8>, TextError> {
-        text(value)
-    }
-    fn serialize_f32(self, value: f32) -> Result<Vec<u8>, TextError> {
-        text(value)
-    }
-    fn serialize_f64(self, value: f64) -> Result<Vec<u8>, TextError> {
-        text(value)
-    }
-    fn serialize_char(self, value: char) -> Result<Vec<u8>, TextError> {
-        text(value)
-    }
-    fn serialize_str(self, value: &str) -> Result<Vec<u8>, TextError> {
-        Ok(value.as_bytes().to_vec())
-    }
+
     fn serialize_bytes(self, value: &[u8]) -> Result<Vec<u8>, TextError> {
         Ok(value.to_vec())
     }
@@ -87,7 +80,7 @@ impl Serializer for ScalarSerializer {
         _: u32,
         variant: &'static str,
     ) -> Result<Vec<u8>, TextError> {
-        text(variant)
+        Ok(variant.as_bytes().to_vec())
     }
     fn serialize_newtype_struct<T: Serialize + ?Sized>(
         self,
@@ -95,9 +88,6 @@ impl Serializer for ScalarSerializer {
         value: &T,
     ) -> Result<Vec<u8>, TextError> {
         value.serialize(self)
-    }
-    fn serialize_none(self) -> Result<Vec<u8>, TextError> {
-        Err(TextError::NotScalar("an optional value"))
     }
     fn serialize_some<T: Serialize + ?Sized>(self, _value: &T) -> Result<Vec<u8>, TextError> {
         Err(TextError::NotScalar("an optional value"))
@@ -111,27 +101,6 @@ impl Serializer for ScalarSerializer {
     ) -> Result<Vec<u8>, TextError> {
         Err(TextError::NotScalar("an enum variant with content"))
     }
-    fn serialize_seq(self, _len: Option<usize>) -> Result<Refused, TextError> {
-        Err(TextError::NotScalar("a sequence"))
-    }
-    fn serialize_tuple(self, _len: usize) -> Result<Refused, TextError> {
-        Err(TextError::NotScalar("a tuple"))
-    }
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Refused, TextError> {
-        Err(TextError::NotScalar("a tuple"))
-    }
-    fn serialize_tuple_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Refused, TextError> {
-        Err(TextError::NotScalar("an enum variant with content"))
-    }
-    fn serialize_map(self, _len: Option<usize>) -> Result<Refused, TextError> {
-        Err(TextError::NotScalar("a map"))
-    }
     /// Accepts only the arguments of a method, and at most one.
     fn serialize_struct(self, name: &'static str, len: usize) -> Result<ArgumentSerializer, TextError> {
         match (name, len) {
@@ -139,15 +108,6 @@ impl Serializer for ScalarSerializer {
             (ARGUMENTS_STRUCT, count) => Err(TextError::ArgumentCount(count)),
             _ => Err(TextError::NotScalar("a struct")),
         }
-    }
-    fn serialize_struct_variant(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<Refused, TextError> {
-        Err(TextError::NotScalar("an enum variant with content"))
     }
 }
 
