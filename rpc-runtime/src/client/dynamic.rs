@@ -22,6 +22,7 @@ use crate::codec::{Codec, EncodeError};
 use crate::describe::{MethodDescription, ServiceDescription};
 use crate::error::CallError;
 use crate::protocol::{Reply, ReplyKind};
+use crate::service::middleware::BoxError;
 
 /// A client of a service that the program knows only by its [`ServiceDescription`]: for gateways,
 /// command lines and tests.
@@ -200,8 +201,6 @@ impl fmt::Debug for DynamicClient {
     }
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
 /// Why arguments do not fit a method.
 #[derive(Debug, thiserror::Error)]
 enum ArgumentsError {
@@ -256,20 +255,14 @@ fn by_name(
     method: &MethodDescription,
     arguments: ExactValue,
 ) -> Result<Vec<(String, ExactValue)>, ArgumentsError> {
-    let known = || {
-        let names = method.arguments.iter().map(|argument| argument.name.clone());
-        names.collect()
-    };
+    let names = || method.arguments.iter().map(|argument| argument.name.clone());
     match arguments {
         ExactValue::Null => Ok(Vec::new()),
         ExactValue::Array(values) if values.len() > method.arguments.len() => Err(ArgumentsError::TooMany {
             given: values.len(),
-            known: known(),
+            known: names().collect(),
         }),
-        ExactValue::Array(values) => {
-            let names = method.arguments.iter().map(|argument| argument.name.clone());
-            Ok(names.zip(values).collect())
-        }
+        ExactValue::Array(values) => Ok(names().zip(values).collect()),
         ExactValue::Object(values) => {
             let is_known = |name: &String| {
                 let mut all = method.arguments.iter();
@@ -278,7 +271,7 @@ fn by_name(
             match values.iter().map(|(name, _)| name).find(|name| !is_known(name)) {
                 Some(name) => Err(ArgumentsError::Unknown {
                     name: name.clone(),
-                    known: known(),
+                    known: names().collect(),
                 }),
                 None => Ok(values),
             }

@@ -132,27 +132,13 @@ impl ServedQueue {
 
     fn stats(&self) -> QueueStats {
         let records = self.served.iter().flat_map(|served| &served.records);
-        let methods = records.map(|record| {
-            let counted = record.stats.snapshot();
-            MethodStats {
-                service: record.service.to_owned(),
-                method: record.method.to_owned(),
-                calls: counted.calls,
-                failures: counted.failures,
-                errors: counted.errors,
-                in_flight: counted.in_flight,
-                // Refused, because the method would not have ended in time.
-                shed: counted.shed,
-                mean_ns: nanos(counted.mean),
-                total_ns: counted.total_ns,
-                p99_ns: nanos(counted.p99),
-            }
-        });
-        let methods: Vec<_> = methods.collect();
+        let methods: Vec<_> = records
+            .map(|record| record.stats.snapshot(record.service, record.method))
+            .collect();
         let sum = |count: fn(&MethodStats) -> u64| methods.iter().map(count).sum();
         QueueStats {
             queue: self.name.clone(),
-            queue_time_ns: nanos(self.queue_time()),
+            queue_time_ns: u64::try_from(self.queue_time().as_nanos()).unwrap_or(u64::MAX),
             admitted: sum(|method| method.calls + method.in_flight),
             shed: sum(|method| method.shed),
             methods,
@@ -164,8 +150,4 @@ impl ServedQueue {
         let times = self.estimates.iter().map(|estimates| estimates.queue_time(now));
         times.max().unwrap_or_default()
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

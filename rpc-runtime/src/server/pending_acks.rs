@@ -207,30 +207,28 @@ impl PendingAcks {
     /// Splits off the request that was added last.
     pub(super) fn split_last(&mut self) -> Self {
         let last = self.acks.pop();
-        Self {
-            acks: last.into_iter().collect(),
-            deduplicator: Arc::clone(&self.deduplicator),
-            in_progress: self.in_progress.clone(),
-        }
+        self.with(last.into_iter().collect())
     }
 
     /// Splits into single requests, in the order in which they were added.
     pub(super) fn split(mut self) -> impl Iterator<Item = Self> {
         let acks = std::mem::take(&mut self.acks);
-        acks.into_iter().map(move |ack| Self {
-            acks: vec![ack],
+        acks.into_iter().map(move |ack| self.with(vec![ack]))
+    }
+
+    /// Other acks of the same consumer.
+    fn with(&self, acks: Vec<PendingAck>) -> Self {
+        Self {
+            acks,
             deduplicator: Arc::clone(&self.deduplicator),
             in_progress: self.in_progress.clone(),
-        })
+        }
     }
 
     /// Tells the deduplicator that copies of the requests are about to be published. Must be called
     /// before they are.
     pub(super) fn mark_forwarded(&self) {
-        let mut deduplicator = self.deduplicator.lock();
-        for key in self.keys() {
-            deduplicator.mark_forwarded(key);
-        }
+        self.for_each_tracked(Deduplicator::mark_forwarded);
     }
 
     /// Whether no delivery of any of the requests can be acked any more: their subscription was
@@ -246,22 +244,18 @@ impl PendingAcks {
     /// Forgets requests whose deliveries are [lost](Self::have_lost_deliveries). The next delivery
     /// is handled as if they had not been in progress.
     pub(super) fn forget(mut self) {
+        self.for_each_tracked(Deduplicator::abandon);
         let acks = std::mem::take(&mut self.acks);
-        let mut deduplicator = self.deduplicator.lock();
-        for ack in &acks {
-            if let PendingAck::Tracked(key) = ack {
-                deduplicator.abandon(key);
-            }
-        }
-        drop(deduplicator);
         self.in_progress.remove(acks.len());
     }
 
-    fn keys(&self) -> impl Iterator<Item = &RequestKey> {
-        self.acks.iter().filter_map(|ack| match ack {
-            PendingAck::Tracked(key) => Some(key),
-            PendingAck::Untracked(_) => None,
-        })
+    fn for_each_tracked(&self, change: fn(&mut Deduplicator<RequestShare>, &RequestKey)) {
+        let mut deduplicator = self.deduplicator.lock();
+        for ack in &self.acks {
+            if let PendingAck::Tracked(key) = ack {
+                change(&mut deduplicator, key);
+            }
+        }
     }
 
     /// Acks all deliveries of the requests. Must not be called before the broker has the replies.
@@ -271,12 +265,7 @@ impl PendingAcks {
 
     /// Rejects all deliveries of the requests, so that a dead-letter queue can keep them.
     pub(super) fn reject(self) {
-        {
-            let mut deduplicator = self.deduplicator.lock();
-            for key in self.keys() {
-                deduplicator.mark_rejected(key);
-            }
-        }
+        self.for_each_tracked(Deduplicator::mark_rejected);
         self.finish(RequestShare::reject);
     }
 
@@ -304,12 +293,7 @@ impl Drop for PendingAcks {
         if self.acks.is_empty() {
             return;
         }
-        {
-            let mut deduplicator = self.deduplicator.lock();
-            for key in self.keys() {
-                deduplicator.abandon(key);
-            }
-        }
+        self.for_each_tracked(Deduplicator::abandon);
         self.in_progress.remove(self.acks.len());
         self.in_progress.0.abandoned.notify_one();
     }

@@ -299,7 +299,7 @@ mod tests {
             let response = finish(instant, Outcome::Fault("rejected"), false);
             assert_eq!((response.batch_size, response.is_refused), (Some(1), true));
         }
-        let stats = record.stats.snapshot();
-        assert_eq!((stats.calls, stats.failures, stats.mean), (1, 0, slow));
+        let stats = record.stats.snapshot("Store", "write");
+        assert_eq!((stats.calls, stats.failures, stats.mean()), (1, 0, slow));
     }
 }

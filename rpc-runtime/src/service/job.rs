@@ -55,12 +55,7 @@ pub(crate) const SHORTEST_WAIT: u64 = RETRY_QUEUES[0];
 pub fn retry_queues(queue: &str) -> impl Iterator<Item = String> {
     RETRY_QUEUES
         .into_iter()
-        .map(move |millis| retry_queue(queue, millis))
-}
-
-/// Returns the name of the retry queue with this time to live, in milliseconds.
-pub(crate) fn retry_queue(queue: &str, millis: u64) -> String {
-    format!("{queue}.retry.{millis}")
+        .map(move |millis| format!("{queue}.retry.{millis}"))
 }
 
 /// Returns the name of the queue that keeps the jobs of a request queue that were given up.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::describe::MethodStats;
 use crate::telemetry::Outcome;
 
 /// The counts of a method since its server started.
@@ -28,28 +29,6 @@ const PER_DOUBLING: u64 = 8;
 /// The number of buckets. The last one also counts the durations that are too long for the
 /// histogram: those over 137 seconds.
 const BUCKETS: usize = 35 * PER_DOUBLING as usize;
-
-/// The counts of a method at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StatsSnapshot {
-    /// Requests whose method ended.
-    pub(crate) calls: u64,
-    /// The calls that ended with the method's own error or with a fault.
-    pub(crate) failures: u64,
-    /// The failures that are the method's own errors.
-    pub(crate) errors: u64,
-    /// Requests whose method is running.
-    pub(crate) in_flight: u64,
-    /// Requests that were refused because their method would not end in time.
-    pub(crate) shed: u64,
-    /// The mean duration.
-    pub(crate) mean: Duration,
-    /// The sum of all durations, in nanoseconds.
-    pub(crate) total_ns: u64,
-    /// The 99th percentile of the durations, at most an eighth too long. Never more than about 137
-    /// seconds, where the histogram ends.
-    pub(crate) p99: Duration,
-}
 
 impl Default for MethodCounters {
     fn default() -> Self {
@@ -77,23 +56,26 @@ impl MethodCounters {
         self.shed.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn snapshot(&self) -> StatsSnapshot {
+    /// Returns the counts at this moment, under these names.
+    pub(crate) fn snapshot(&self, service: &str, method: &str) -> MethodStats {
         let calls = self.calls.load(Ordering::Relaxed);
-        let total = self.total.load(Ordering::Relaxed);
-        StatsSnapshot {
+        let total_ns = self.total.load(Ordering::Relaxed);
+        MethodStats {
+            service: service.to_owned(),
+            method: method.to_owned(),
             calls,
             failures: self.failures.load(Ordering::Relaxed),
             errors: self.errors.load(Ordering::Relaxed),
             in_flight: self.in_flight.load(Ordering::Relaxed),
             shed: self.shed.load(Ordering::Relaxed),
-            mean: Duration::from_nanos(total.checked_div(calls).unwrap_or(0)),
-            total_ns: total,
-            p99: self.percentile(99),
+            mean_ns: total_ns.checked_div(calls).unwrap_or(0),
+            total_ns,
+            p99_ns: self.percentile(99),
         }
     }
 
-    /// Returns the duration within which this percentage of the requests ended.
-    fn percentile(&self, percent: u64) -> Duration {
+    /// Returns the duration within which this percentage of the requests ended, in nanoseconds.
+    fn percentile(&self, percent: u64) -> u64 {
         let times: Vec<_> = self
             .times
             .iter()
@@ -105,7 +87,7 @@ impl MethodCounters {
             counted += count;
             counted > 0 && counted >= within
         });
-        bucket.map_or(Duration::ZERO, |bucket| Duration::from_nanos(upper_end(bucket)))
+        bucket.map_or(0, upper_end)
     }
 }
 
@@ -203,6 +185,10 @@ mod tests {
 
     use super::*;
 
+    fn snapshot(stats: &MethodCounters) -> MethodStats {
+        stats.snapshot("Store", "read")
+    }
+
     fn ended(stats: &MethodCounters, took: Duration, outcome: Outcome) {
         Tally::default().add(stats, took, outcome);
     }
@@ -210,32 +196,22 @@ mod tests {
     #[test]
     fn a_method_is_counted() {
         let stats = MethodCounters::default();
-        let none = stats.snapshot();
-        assert_eq!(
-            (none.calls, none.mean, none.p99),
-            (0, Duration::ZERO, Duration::ZERO)
-        );
+        let none = snapshot(&stats);
+        assert_eq!((none.calls, none.mean_ns, none.p99_ns), (0, 0, 0));
         stats.shed();
         let running = stats.begin();
-        assert_eq!(stats.snapshot().in_flight, 1);
+        assert_eq!(snapshot(&stats).in_flight, 1);
         drop(running);
         for _ in 0..98 {
             ended(&stats, Duration::from_micros(100), Outcome::Ok);
         }
         ended(&stats, Duration::from_millis(50), Outcome::Error);
         ended(&stats, Duration::from_millis(50), Outcome::Fault("panicked"));
-        let StatsSnapshot {
-            calls,
-            failures,
-            errors,
-            in_flight,
-            shed,
-            mean,
-            total_ns,
-            p99,
-        } = stats.snapshot();
-        assert_eq!((calls, failures, errors, in_flight, shed), (100, 2, 1, 0, 1));
-        assert_eq!((mean, total_ns), (Duration::from_micros(1098), 109_800_000));
+        let counted = snapshot(&stats);
+        assert_eq!((counted.calls, counted.failures, counted.errors), (100, 2, 1));
+        assert_eq!((counted.in_flight, counted.shed), (0, 1));
+        assert_eq!((counted.mean_ns, counted.total_ns), (1_098_000, 109_800_000));
+        let p99 = counted.p99();
         let (least, most) = (Duration::from_millis(50), Duration::from_millis(57));
         assert!(least <= p99 && p99 <= most, "{p99:?}");
     }
@@ -253,11 +229,11 @@ mod tests {
             tally.add(stats, Duration::from_micros(micros), outcome);
         }
         // The last one is counted at the latest when the tally is dropped.
-        assert_eq!((read.snapshot().calls, write.snapshot().calls), (2, 1));
+        assert_eq!((snapshot(&read).calls, snapshot(&write).calls), (2, 1));
         drop(tally);
-        let read = read.snapshot();
+        let read = snapshot(&read);
         assert_eq!((read.calls, read.failures), (3, 1));
-        assert_eq!(read.mean, Duration::from_nanos(910_000 / 3));
+        assert_eq!(read.mean_ns, 910_000 / 3);
     }
 
     proptest! {

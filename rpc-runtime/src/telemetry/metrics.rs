@@ -119,7 +119,7 @@ pub use on::describe;
 
 #[cfg(feature = "metrics")]
 mod on {
-    use metrics::{Label, Unit, counter, gauge, histogram};
+    use metrics::{Gauge, Label, Unit, counter, gauge, histogram};
 
     use super::{Ending, Event, Method, Outcome};
 
@@ -211,11 +211,8 @@ mod on {
             Event::LimitChanged { queue, limit } => {
                 gauge!("rpc_client_limit", "queue" => queue.to_owned()).set(limit as f64);
             }
-            Event::Waiting { queue, waits: true } => {
-                gauge!("rpc_client_waiting", "queue" => queue.to_owned()).increment(1);
-            }
-            Event::Waiting { queue, waits: false } => {
-                gauge!("rpc_client_waiting", "queue" => queue.to_owned()).decrement(1);
+            Event::Waiting { queue, waits } => {
+                step(&gauge!("rpc_client_waiting", "queue" => queue.to_owned()), waits);
             }
             Event::ReplyLost { reason } => {
                 counter!("rpc_server_replies_lost_total", "reason" => reason).increment(1);
@@ -227,28 +224,30 @@ mod on {
                 counter!("rpc_server_jobs_dead_total", "queue" => queue.to_owned(), "reason" => reason)
                     .increment(1);
             }
-            Event::JobStuck {
-                queue,
-                is_stuck: true,
-            } => {
-                gauge!("rpc_server_jobs_stuck", "queue" => queue.to_owned()).increment(1);
+            Event::JobStuck { queue, is_stuck } => {
+                step(
+                    &gauge!("rpc_server_jobs_stuck", "queue" => queue.to_owned()),
+                    is_stuck,
+                );
             }
-            Event::JobStuck {
-                queue,
-                is_stuck: false,
-            } => {
-                gauge!("rpc_server_jobs_stuck", "queue" => queue.to_owned()).decrement(1);
+            Event::Connected { role, is_up } => {
+                step(&gauge!("rpc_connections", "role" => role), is_up);
+                if is_up {
+                    counter!("rpc_connections_opened_total", "role" => role).increment(1);
+                } else {
+                    counter!("rpc_connections_lost_total", "role" => role).increment(1);
+                }
             }
-            Event::Connected { role, is_up: true } => {
-                gauge!("rpc_connections", "role" => role).increment(1);
-                counter!("rpc_connections_opened_total", "role" => role).increment(1);
-            }
-            Event::Connected { role, is_up: false } => {
-                gauge!("rpc_connections", "role" => role).decrement(1);
-                counter!("rpc_connections_lost_total", "role" => role).increment(1);
-            }
-            Event::Blocked { is_blocked: true } => gauge!("rpc_connections_blocked").increment(1),
-            Event::Blocked { is_blocked: false } => gauge!("rpc_connections_blocked").decrement(1),
+            Event::Blocked { is_blocked } => step(&gauge!("rpc_connections_blocked"), is_blocked),
+        }
+    }
+
+    /// Counts one more or one less.
+    fn step(gauge: &Gauge, is_up: bool) {
+        if is_up {
+            gauge.increment(1);
+        } else {
+            gauge.decrement(1);
         }
     }
 
@@ -264,8 +263,8 @@ mod on {
     /// rpc_runtime::describe_metrics();
     /// ```
     pub fn describe() {
-        for (name, unit, description) in COUNTERS {
-            metrics::describe_counter!(*name, *unit, *description);
+        for (name, description) in COUNTERS {
+            metrics::describe_counter!(*name, Unit::Count, *description);
         }
         for (name, unit, description) in GAUGES {
             metrics::describe_gauge!(*name, *unit, *description);
@@ -277,61 +276,41 @@ mod on {
 
     type Metrics = &'static [(&'static str, Unit, &'static str)];
 
-    const COUNTERS: Metrics = &[
-        ("rpc_client_calls_total", Unit::Count, "calls that ended"),
+    const COUNTERS: &[(&str, &str)] = &[
+        ("rpc_client_calls_total", "calls that ended"),
         (
             "rpc_client_attempts_total",
-            Unit::Count,
             "attempts of calls that client layers made",
         ),
-        (
-            "rpc_client_returned_total",
-            Unit::Count,
-            "requests that the broker returned",
-        ),
+        ("rpc_client_returned_total", "requests that the broker returned"),
         (
             "rpc_client_replies_discarded_total",
-            Unit::Count,
             "replies that no call waits for, or that cannot be decoded",
         ),
-        (
-            "rpc_server_requests_total",
-            Unit::Count,
-            "requests whose method ran",
-        ),
+        ("rpc_server_requests_total", "requests whose method ran"),
         (
             "rpc_server_redelivered_total",
-            Unit::Count,
             "requests that had been delivered before, here or in a queue that dead-lettered them",
         ),
-        (
-            "rpc_server_refused_total",
-            Unit::Count,
-            "requests that were refused",
-        ),
+        ("rpc_server_refused_total", "requests that were refused"),
         (
             "rpc_server_replies_lost_total",
-            Unit::Count,
             "replies that could not be published",
         ),
         (
             "rpc_server_jobs_retried_total",
-            Unit::Count,
             "failed jobs that were moved to a retry queue",
         ),
         (
             "rpc_server_jobs_dead_total",
-            Unit::Count,
             "jobs that were moved to the dead-letter queue",
         ),
         (
             "rpc_connections_opened_total",
-            Unit::Count,
             "connections to the broker that were opened",
         ),
         (
             "rpc_connections_lost_total",
-            Unit::Count,
             "connections to the broker that were lost or closed",
         ),
     ];

@@ -70,7 +70,7 @@ pub(crate) async fn restart_on_panic<T, F: Future<Output = T>>(
 
 /// Makes the board report that the runtime ended, if that happens before the handle ends.
 pub(crate) fn watch_runtime(runtime: &Handle, board: Weak<StatusBoard>, handle_ends: CancellationToken) {
-    let reporter = RuntimeEndReporter::new(board);
+    let reporter = RuntimeEndReporter(board);
     runtime.spawn(async move {
         handle_ends.cancelled().await;
         reporter.disarm();
@@ -83,10 +83,6 @@ pub(crate) fn watch_runtime(runtime: &Handle, board: Weak<StatusBoard>, handle_e
 struct RuntimeEndReporter(Weak<StatusBoard>);
 
 impl RuntimeEndReporter {
-    fn new(board: Weak<StatusBoard>) -> Self {
-        Self(board)
-    }
-
     fn disarm(mut self) {
         self.0 = Weak::new();
     }
