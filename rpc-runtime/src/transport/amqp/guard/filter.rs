@@ -127,7 +127,7 @@ impl Filter {
     /// Checks the front of the input.
     fn step(&mut self, input: &mut [u8]) -> Result<Step, ProtocolViolation> {
         Ok(match self.scanner.next(input)? {
-            Piece::Body { len } | Piece::Heartbeat { len } | Piece::Unknown { len } => Step::Pass(len),
+            Piece::Opaque { len } | Piece::Unknown { len } => Step::Pass(len),
             Piece::Incomplete => Step::Hold,
             Piece::Method { len } => {
                 if let MethodInfo::MaxFrame(max) = methods::repair(&mut input[PREFIX_LEN..len - 1])? {

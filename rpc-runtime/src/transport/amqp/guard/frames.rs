@@ -31,10 +31,8 @@ pub(super) enum Piece {
     Method { len: usize },
     /// A complete frame with a content header.
     Header { len: usize },
-    /// A frame with a part of a body, or a part of such a frame.
-    Body { len: usize },
-    /// A heartbeat frame, or a part of it.
-    Heartbeat { len: usize },
+    /// A frame with a part of a body, a heartbeat frame, or a part of such a frame.
+    Opaque { len: usize },
     /// A part of a frame with a content header that is larger than the maximum.
     LargeHeader { len: usize, is_last: bool },
     /// The front of a frame that has to be complete before it is reported.
@@ -50,10 +48,8 @@ enum Position {
     ConnectionStart,
     /// At the start of a frame.
     FrameStart,
-    Body {
-        left: usize,
-    },
-    Heartbeat {
+    /// Within a body or heartbeat frame.
+    Opaque {
         left: usize,
     },
     LargeHeader {
@@ -101,15 +97,10 @@ impl Scanner {
             Position::ConnectionStart if input.starts_with(&TLS_ALERT) => Err(ProtocolViolation::TlsAlert),
             Position::ConnectionStart if input == &TLS_ALERT[..1] => Ok(Piece::Incomplete),
             Position::ConnectionStart | Position::FrameStart => self.begin(input),
-            Position::Body { left } => {
+            Position::Opaque { left } => {
                 let len = left.min(available);
-                self.advance(left - len, |left| Position::Body { left });
-                Ok(Piece::Body { len })
-            }
-            Position::Heartbeat { left } => {
-                let len = left.min(available);
-                self.advance(left - len, |left| Position::Heartbeat { left });
-                Ok(Piece::Heartbeat { len })
+                self.advance(left - len, |left| Position::Opaque { left });
+                Ok(Piece::Opaque { len })
             }
             Position::LargeHeader { left } => {
                 let len = left.min(available);
@@ -142,22 +133,13 @@ impl Scanner {
         // A `usize` may have 32 bits.
         let size = u64::from(u32::from_be_bytes([a, b, c, d])) + OVERHEAD as u64;
         let is_large = size > self.max_frame as u64;
-        let Ok(len) = usize::try_from(size) else {
-            return Err(ProtocolViolation::TooLarge {
-                size,
-                max: self.max_frame,
-            });
-        };
+        let max = self.max_frame;
+        let too_large = ProtocolViolation::TooLarge { size, max };
+        let len = usize::try_from(size).map_err(|_| too_large)?;
         match (kind, is_large) {
             (HEADER, true) => self.position = Position::LargeHeader { left: len },
-            (_, true) => {
-                return Err(ProtocolViolation::TooLarge {
-                    size,
-                    max: self.max_frame,
-                });
-            }
-            (BODY, false) => self.position = Position::Body { left: len },
-            (HEARTBEAT, false) => self.position = Position::Heartbeat { left: len },
+            (_, true) => return Err(too_large),
+            (BODY | HEARTBEAT, false) => self.position = Position::Opaque { left: len },
             (_, false) => {
                 let Some(frame) = input.get(..len) else {
                     return Ok(Piece::Incomplete);
@@ -200,8 +182,7 @@ mod tests {
                 let (kind, len) = match scanner.next(&input[done..seen]).unwrap() {
                     Piece::Method { len } => ("method", len),
                     Piece::Header { len } => ("header", len),
-                    Piece::Body { len } => ("body", len),
-                    Piece::Heartbeat { len } => ("heartbeat", len),
+                    Piece::Opaque { len } => ("opaque", len),
                     Piece::LargeHeader { len, .. } => ("large", len),
                     Piece::Unknown { len } => ("unknown", len),
                     Piece::Incomplete => break,
@@ -227,7 +208,7 @@ mod tests {
             frame(HEARTBEAT, 0, b""),
         ]
         .concat();
-        let expected = [("method", 12), ("header", 11), ("body", 10), ("heartbeat", 8)];
+        let expected = [("method", 12), ("header", 11), ("opaque", 18)];
         assert_eq!(pieces(&input, 100, &[]), expected);
     }
 
@@ -249,7 +230,7 @@ mod tests {
                 is_last: true
             })
         );
-        assert_eq!(scanner.next(&large[108..]), Ok(Piece::Body { len: 9 }));
+        assert_eq!(scanner.next(&large[108..]), Ok(Piece::Opaque { len: 9 }));
         for kind in [METHOD, BODY, HEARTBEAT] {
             let error = ProtocolViolation::TooLarge { size: 21, max: 20 };
             assert_eq!(Scanner::new(20).next(&frame(kind, 1, &[0; 13])), Err(error));

@@ -116,13 +116,13 @@ pub(super) fn repair(payload: &mut [u8]) -> Result<MethodInfo, ProtocolViolation
 /// The range of the content of a field that begins at `at`. `None` if the field does not end within
 /// the arguments.
 fn range(arguments: &[u8], at: usize, field: Field) -> Option<std::ops::Range<usize>> {
-    let mut cursor = Cursor::new(arguments.get(at..)?);
+    let mut cursor = Cursor::at(arguments, at);
     let content = match field {
         Fixed(bytes) => cursor.take(bytes)?,
         ShortString => cursor.short()?,
         LongString | Table => cursor.long()?,
     };
-    let end = at + cursor.position();
+    let end = cursor.position();
     Some(end - content.len()..end)
 }
 
