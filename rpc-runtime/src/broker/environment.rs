@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::builder::BrokerBuilder;
 use crate::error::BrokerError;
 use crate::protocol::MAX_SHORT_STR;
 use crate::transport::ReplyQueue;
@@ -42,18 +43,10 @@ const VARIABLES: [&str; 11] = [
     TLS_KEY_FILE,
 ];
 
-/// The options that are set. The others are `None` or empty.
+/// A builder with the options that are set, and the files to read for it.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
-    pub(super) addresses: Vec<Address>,
-    pub(super) app_id: Option<String>,
-    pub(super) connection_name: Option<String>,
-    pub(super) connect_timeout: Option<Duration>,
-    pub(super) heartbeat_seconds: Option<u16>,
-    pub(super) max_accepted_bytes: Option<usize>,
-    pub(super) max_sent_bytes: Option<usize>,
-    pub(super) reply_queue: Option<ReplyQueue>,
-    pub(super) send_user_id: Option<bool>,
+    pub(super) builder: BrokerBuilder,
     pub(super) tls: TlsFiles,
 }
 
@@ -111,15 +104,15 @@ impl Settings {
                 }
             };
             match name.as_str() {
-                AMQP_URL => settings.addresses = addresses(&value)?,
-                APP_ID => settings.app_id = Some(app_id(&value)?),
-                CONNECTION_NAME => settings.connection_name = Some(value),
-                CONNECT_TIMEOUT => settings.connect_timeout = Some(duration(CONNECT_TIMEOUT, &value)?),
-                HEARTBEAT => settings.heartbeat_seconds = Some(heartbeat(&value)?),
-                MAX_ACCEPTED_BYTES => settings.max_accepted_bytes = Some(bytes(MAX_ACCEPTED_BYTES, &value)?),
-                MAX_SENT_BYTES => settings.max_sent_bytes = Some(bytes(MAX_SENT_BYTES, &value)?),
-                REPLY_QUEUE => settings.reply_queue = Some(reply_queue(&value)?),
-                SEND_USER_ID => settings.send_user_id = Some(flag(SEND_USER_ID, &value)?),
+                AMQP_URL => settings.builder.addresses = Ok(addresses(&value)?),
+                APP_ID => settings.builder.app_id = Some(app_id(&value)?),
+                CONNECTION_NAME => settings.builder.connection_name = Some(value),
+                CONNECT_TIMEOUT => settings.builder.connect_timeout = duration(CONNECT_TIMEOUT, &value)?,
+                HEARTBEAT => settings.builder.heartbeat = Some(heartbeat(&value)?),
+                MAX_ACCEPTED_BYTES => settings.builder.limits.accepted = bytes(MAX_ACCEPTED_BYTES, &value)?,
+                MAX_SENT_BYTES => settings.builder.limits.sent = bytes(MAX_SENT_BYTES, &value)?,
+                REPLY_QUEUE => settings.builder.reply_queue = reply_queue(&value)?,
+                SEND_USER_ID => settings.builder.send_user_id = flag(SEND_USER_ID, &value)?,
                 TLS_CA_FILE => settings.tls.authority = file(TLS_CA_FILE)?,
                 TLS_CERTIFICATE_FILE => certificate = file(TLS_CERTIFICATE_FILE)?,
                 TLS_KEY_FILE => key = file(TLS_KEY_FILE)?,
@@ -259,7 +252,7 @@ mod tests {
 
     #[test]
     fn all_options_are_parsed() {
-        let settings = parse(&[
+        let Settings { builder, tls } = parse(&[
             (AMQP_URL, "amqp://alice:s3cret@one, amqp://alice:s3cret@two:5673"),
             (APP_ID, "shop"),
             (CONNECT_TIMEOUT, "1.5s"),
@@ -275,29 +268,30 @@ mod tests {
             ("RPC_RUNTIMES", "3"),
         ])
         .unwrap();
-        assert_eq!(format!("{:?}", settings.addresses), "[one:5672, two:5673]");
-        assert_eq!(settings.app_id.as_deref(), Some("shop"));
-        assert_eq!(settings.connect_timeout, Some(Duration::from_millis(1500)));
-        assert_eq!(settings.heartbeat_seconds, Some(90));
-        assert_eq!(settings.max_accepted_bytes, Some(1024 * 1024));
-        assert_eq!(settings.max_sent_bytes, Some(2 * 1024 * 1024));
-        assert_eq!(settings.reply_queue, Some(ReplyQueue::Direct));
-        assert_eq!(settings.send_user_id, Some(true));
-        assert!(settings.tls.authority.is_none() && settings.tls.identity.is_none());
+        assert_eq!(format!("{:?}", builder.addresses), "Ok([one:5672, two:5673])");
+        assert_eq!(builder.app_id.as_deref(), Some("shop"));
+        assert_eq!(builder.connect_timeout, Duration::from_millis(1500));
+        assert_eq!(builder.heartbeat, Some(90));
+        assert_eq!(builder.limits.accepted, 1024 * 1024);
+        assert_eq!(builder.limits.sent, 2 * 1024 * 1024);
+        assert_eq!(builder.reply_queue, ReplyQueue::Direct);
+        assert!(builder.send_user_id);
+        assert!(tls.authority.is_none() && tls.identity.is_none());
     }
 
     #[test]
     fn an_empty_variable_is_not_set() {
         let settings = parse(&[URL, (APP_ID, ""), (REPLY_QUEUE, ""), (TLS_KEY_FILE, "")]).unwrap();
-        assert_eq!((settings.app_id, settings.reply_queue), (None, None));
+        assert_eq!(settings.builder.app_id, None);
+        assert_eq!(settings.builder.reply_queue, ReplyQueue::Resumable);
     }
 
     #[test]
     fn options_are_parsed_without_an_address() {
         for none in [&[(APP_ID, "shop")][..], &[(APP_ID, "shop"), (AMQP_URL, "")]] {
-            let settings = parse(none).unwrap();
-            assert_eq!(settings.app_id.as_deref(), Some("shop"));
-            assert!(settings.addresses.is_empty());
+            let builder = parse(none).unwrap().builder;
+            assert_eq!(builder.app_id.as_deref(), Some("shop"));
+            assert!(builder.addresses.unwrap().is_empty());
         }
     }
 

@@ -76,23 +76,11 @@ impl BrokerBuilder {
     /// ```
     pub fn from_vars(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, BrokerError> {
         let settings = Settings::parse(variables)?;
-        let mut builder = Self {
-            addresses: Ok(settings.addresses),
-            app_id: settings.app_id,
-            connection_name: settings.connection_name,
-            heartbeat: settings.heartbeat_seconds,
-            ..Self::default()
-        };
-        builder.connect_timeout = settings.connect_timeout.unwrap_or(builder.connect_timeout);
-        builder.limits.accepted = settings.max_accepted_bytes.unwrap_or(builder.limits.accepted);
-        builder.limits.sent = settings.max_sent_bytes.unwrap_or(builder.limits.sent);
-        builder.reply_queue = settings.reply_queue.unwrap_or(builder.reply_queue);
-        builder.send_user_id = settings.send_user_id.unwrap_or(builder.send_user_id);
-        #[cfg(feature = "tls")]
-        {
-            builder.tls = read(&settings.tls)?;
-        }
-        Ok(builder)
+        Ok(Self {
+            #[cfg(feature = "tls")]
+            tls: read(&settings.tls)?,
+            ..settings.builder
+        })
     }
 }
 
