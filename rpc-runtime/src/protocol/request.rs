@@ -166,46 +166,34 @@ pub(crate) mod tests {
         }
     }
 
+    fn read(
+        content_type: &'static str,
+        encoding: Option<&'static str>,
+    ) -> Result<Request, UnreadableRequest> {
+        let mut message = Message::default();
+        message.properties.content_type = Some(ShortStr::from_static(content_type));
+        message.properties.content_encoding = encoding.map(ShortStr::from_static);
+        Request::from_message(message)
+    }
+
     #[test]
     fn a_request_without_properties_is_plain_text_for_the_default_method() {
-        let request = Request::from_message(Message {
-            properties: Properties {
-                kind: Some(ShortStr::from_static("")),
-                ..Properties::default()
-            },
-            body: Bytes::from_static(b"user:1"),
-        })
-        .unwrap();
+        let mut message = Message::default();
+        message.properties.kind = Some(ShortStr::from_static(""));
+        let request = Request::from_message(message).unwrap();
         assert_eq!((request.method, request.codec), (None, Codec::Text));
     }
 
     #[test]
     fn an_unknown_content_type_is_a_fault() {
-        let properties = Properties {
-            content_type: Some(ShortStr::from_static("image/png")),
-            ..Properties::default()
-        };
-        let unreadable = Request::from_message(Message {
-            properties,
-            body: Bytes::new(),
-        })
-        .unwrap_err();
+        let unreadable = read("image/png", None).unwrap_err();
         assert_eq!(unreadable.fault.code, FaultCode::UnsupportedContentType);
         assert_eq!(unreadable.codec, Codec::Text);
     }
 
     #[test]
     fn a_compressed_body_is_a_fault_in_the_codec_of_the_request() {
-        let properties = Properties {
-            content_type: Some(ShortStr::from_static("application/json")),
-            content_encoding: Some(ShortStr::from_static("gzip")),
-            ..Properties::default()
-        };
-        let unreadable = Request::from_message(Message {
-            properties,
-            body: Bytes::new(),
-        })
-        .unwrap_err();
+        let unreadable = read("application/json", Some("gzip")).unwrap_err();
         assert_eq!(unreadable.codec, Codec::Json);
         assert_eq!(
             unreadable.fault.to_string(),
@@ -215,15 +203,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_request_of_octet_stream_is_plain_text() {
-        let properties = Properties {
-            content_type: Some(ShortStr::from_static("application/octet-stream")),
-            ..Properties::default()
-        };
-        let request = Request::from_message(Message {
-            properties,
-            body: Bytes::from_static(b"user:1"),
-        });
-        assert_eq!(request.unwrap().codec, Codec::Text);
+        assert_eq!(read("application/octet-stream", None).unwrap().codec, Codec::Text);
     }
 
     #[test]

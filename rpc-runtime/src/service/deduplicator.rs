@@ -322,6 +322,7 @@ impl<D> Deduplicator<D> {
 
 #[cfg(test)]
 mod tests {
+    use super::DeliveryAction::{Ack, Join, Reject, RunUntracked};
     use super::*;
 
     fn key(id: &'static str) -> RequestKey {
@@ -329,6 +330,10 @@ mod tests {
             Some(ShortStr::from_static("amq.gen-1")),
             CorrelationId::Text(ShortStr::from_static(id)),
         )
+    }
+
+    fn numbered(n: usize) -> RequestKey {
+        RequestKey::new(None, CorrelationId::Text(ShortStr::new(n.to_string()).unwrap()))
     }
 
     fn ended(deduplicator: &mut Deduplicator<i32>, key: RequestKey) -> Vec<i32> {
@@ -357,16 +362,10 @@ mod tests {
         let mut deduplicator = Deduplicator::default();
         assert_eq!(deduplicator.add(key("a"), Origin::New, 1), run("a"));
         deduplicator.forget_deliveries(|_| true);
-        assert_eq!(
-            deduplicator.add(key("a"), Origin::Redelivered, 2),
-            DeliveryAction::Join
-        );
-        assert_eq!(
-            deduplicator.add(key("a"), Origin::Resent, 3),
-            DeliveryAction::Join
-        );
+        assert_eq!(deduplicator.add(key("a"), Origin::Redelivered, 2), Join);
+        assert_eq!(deduplicator.add(key("a"), Origin::Resent, 3), Join);
         // Another worker forwarded a copy.
-        assert_eq!(deduplicator.add(key("a"), A_COPY, 4), DeliveryAction::Join);
+        assert_eq!(deduplicator.add(key("a"), A_COPY, 4), Join);
         assert_eq!(ended(&mut deduplicator, key("a")), [2, 3, 4]);
     }
 
@@ -375,11 +374,8 @@ mod tests {
         let mut deduplicator = Deduplicator::default();
         deduplicator.add(key("a"), Origin::New, 1);
         assert_eq!(ended(&mut deduplicator, key("a")), [1]);
-        assert_eq!(
-            deduplicator.add(key("a"), Origin::Redelivered, 2),
-            DeliveryAction::Ack
-        );
-        assert_eq!(deduplicator.add(key("a"), A_COPY, 2), DeliveryAction::Ack);
+        assert_eq!(deduplicator.add(key("a"), Origin::Redelivered, 2), Ack);
+        assert_eq!(deduplicator.add(key("a"), A_COPY, 2), Ack);
         // Its caller may have lost the reply.
         let resent_and_forwarded = forwarded(true, 1);
         assert_eq!(deduplicator.add(key("a"), resent_and_forwarded, 3), copy("a"));
@@ -398,10 +394,7 @@ mod tests {
     fn two_new_requests_with_one_key_both_run() {
         let mut deduplicator = Deduplicator::default();
         assert_eq!(deduplicator.add(key("1"), Origin::New, 1), run("1"));
-        assert_eq!(
-            deduplicator.add(key("1"), Origin::New, 2),
-            DeliveryAction::RunUntracked
-        );
+        assert_eq!(deduplicator.add(key("1"), Origin::New, 2), RunUntracked);
         let another_caller = || RequestKey {
             reply_to: Some(ShortStr::from_static("amq.gen-2")),
             ..key("1")
@@ -421,15 +414,9 @@ mod tests {
         assert_eq!(deduplicator.add(key("a"), Origin::Redelivered, 1), run("a"));
         deduplicator.mark_forwarded(&key("a"));
         assert_eq!(deduplicator.add(key("a"), A_COPY, 2), copy("a"));
-        assert_eq!(
-            deduplicator.add(key("a"), Origin::Redelivered, 3),
-            DeliveryAction::Join
-        );
+        assert_eq!(deduplicator.add(key("a"), Origin::Redelivered, 3), Join);
         assert_eq!(ended(&mut deduplicator, key("a")), [1, 3]);
-        assert_eq!(
-            deduplicator.add(key("a"), Origin::Redelivered, 4),
-            DeliveryAction::Ack
-        );
+        assert_eq!(deduplicator.add(key("a"), Origin::Redelivered, 4), Ack);
         assert_eq!(deduplicator.add(key("a"), Origin::Resent, 5), run("a"));
     }
 
@@ -445,8 +432,8 @@ mod tests {
             }
             // The confirm of the first copy was lost.
             let again = match answered_in_between {
-                true => DeliveryAction::Ack,
-                false => DeliveryAction::Join,
+                true => Ack,
+                false => Join,
             };
             assert_eq!(deduplicator.add(key("a"), A_COPY, 3), again);
             let _ = deduplicator.finish(key("a"));
@@ -527,10 +514,7 @@ mod tests {
             DeliveryAction::Run(second.clone())
         );
         assert_eq!(ended(&mut deduplicator, second), [2]);
-        assert_eq!(
-            deduplicator.add(key("a"), forwarded(false, 2), 3),
-            DeliveryAction::Ack
-        );
+        assert_eq!(deduplicator.add(key("a"), forwarded(false, 2), 3), Ack);
     }
 
     #[test]
@@ -547,9 +531,9 @@ mod tests {
             DeliveryAction::Run(first.clone())
         );
         // The confirm of the copy was lost, so it was published twice.
-        assert_eq!(deduplicator.add(key("a"), moved(7), 3), DeliveryAction::Join);
+        assert_eq!(deduplicator.add(key("a"), moved(7), 3), Join);
         assert_eq!(ended(&mut deduplicator, first), [2, 3]);
-        assert_eq!(deduplicator.add(key("a"), moved(7), 4), DeliveryAction::Ack);
+        assert_eq!(deduplicator.add(key("a"), moved(7), 4), Ack);
         let second = key("a").of_copy(CopyToken(8));
         assert_eq!(
             deduplicator.add(key("a"), moved(8), 5),
@@ -563,56 +547,43 @@ mod tests {
         assert_eq!(deduplicator.add(key("a"), Origin::Redelivered, 1), run("a"));
         deduplicator.mark_rejected(&key("a"));
         assert_eq!(ended(&mut deduplicator, key("a")), [1]);
-        assert_eq!(
-            deduplicator.add(key("a"), Origin::Redelivered, 2),
-            DeliveryAction::Reject
-        );
+        assert_eq!(deduplicator.add(key("a"), Origin::Redelivered, 2), Reject);
     }
 
     #[test]
     fn the_oldest_ended_request_is_forgotten() {
         let mut deduplicator = Deduplicator::default();
-        let key =
-            |n: usize| RequestKey::new(None, CorrelationId::Text(ShortStr::new(n.to_string()).unwrap()));
         for n in 0..=MAX_ENDED {
-            deduplicator.add(key(n), Origin::New, ());
-            let _ = deduplicator.finish(key(n));
+            deduplicator.add(numbered(n), Origin::New, ());
+            let _ = deduplicator.finish(numbered(n));
         }
         assert_eq!(
-            deduplicator.add(key(0), Origin::Redelivered, ()),
-            DeliveryAction::Run(key(0))
+            deduplicator.add(numbered(0), Origin::Redelivered, ()),
+            DeliveryAction::Run(numbered(0))
         );
-        assert_eq!(
-            deduplicator.add(key(1), Origin::Redelivered, ()),
-            DeliveryAction::Ack
-        );
+        assert_eq!(deduplicator.add(numbered(1), Origin::Redelivered, ()), Ack);
         assert_eq!(
             (deduplicator.ended.len(), deduplicator.in_progress.len()),
             (MAX_ENDED, 1)
         );
-        deduplicator.abandon(&key(0));
+        deduplicator.abandon(&numbered(0));
         assert!(deduplicator.in_progress.is_empty());
     }
 
     #[test]
     fn a_request_that_runs_again_is_forgotten_once() {
         let mut deduplicator = Deduplicator::default();
-        let key =
-            |n: usize| RequestKey::new(None, CorrelationId::Text(ShortStr::new(n.to_string()).unwrap()));
         for _ in 0..2 {
-            deduplicator.add(key(0), Origin::Resent, 7);
-            assert_eq!(ended(&mut deduplicator, key(0)), [7]);
+            deduplicator.add(numbered(0), Origin::Resent, 7);
+            assert_eq!(ended(&mut deduplicator, numbered(0)), [7]);
         }
-        deduplicator.add(key(0), Origin::Resent, 8);
+        deduplicator.add(numbered(0), Origin::Resent, 8);
         for n in 1..=MAX_ENDED {
-            deduplicator.add(key(n), Origin::New, 0);
-            let _ = deduplicator.finish(key(n));
+            deduplicator.add(numbered(n), Origin::New, 0);
+            let _ = deduplicator.finish(numbered(n));
         }
         // Its end is forgotten. The request in progress is not.
-        assert_eq!(
-            deduplicator.add(key(0), Origin::Redelivered, 9),
-            DeliveryAction::Join
-        );
-        assert_eq!(ended(&mut deduplicator, key(0)), [8, 9]);
+        assert_eq!(deduplicator.add(numbered(0), Origin::Redelivered, 9), Join);
+        assert_eq!(ended(&mut deduplicator, numbered(0)), [8, 9]);
     }
 }

@@ -451,38 +451,26 @@ mod tests {
 
     #[test]
     fn the_depth_of_a_queue_shows_what_it_holds_besides_probes() {
-        let of = |messages, probes| queue_content(depth(messages), probes);
-        assert_eq!(of(0, 0), QueueContent::Nothing);
-        assert_eq!(of(3, 3), QueueContent::Nothing);
-        assert_eq!(
-            of(1, 0),
-            QueueContent::Messages {
-                may_all_be_probes: false
-            }
-        );
-        assert_eq!(
-            of(6, 3),
-            QueueContent::Messages {
-                may_all_be_probes: true
-            }
-        );
-        assert_eq!(
-            of(7, 3),
-            QueueContent::Messages {
-                may_all_be_probes: false
-            }
-        );
-        assert_eq!(queue_content(None, 0), QueueContent::Unknown);
+        let holds = |may_all_be_probes| QueueContent::Messages { may_all_be_probes };
         let nobody = Depth {
             messages: 0,
             consumers: 0,
         };
-        assert_eq!(
-            queue_content(Some(nobody), 0),
-            QueueContent::Messages {
-                may_all_be_probes: false
-            }
-        );
+        for (depth, probes, content) in [
+            (depth(0), 0, QueueContent::Nothing),
+            (depth(3), 3, QueueContent::Nothing),
+            (depth(1), 0, holds(false)),
+            (depth(6), 3, holds(true)),
+            (depth(7), 3, holds(false)),
+            (None, 0, QueueContent::Unknown),
+            (Some(nobody), 0, holds(false)),
+        ] {
+            assert_eq!(
+                queue_content(depth, probes),
+                content,
+                "{depth:?}, {probes} probes"
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

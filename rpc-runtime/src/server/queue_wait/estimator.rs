@@ -311,6 +311,13 @@ mod tests {
         Duration::from_millis(millis)
     }
 
+    /// The estimator of a worker whose prefetch is full, and the time.
+    fn full() -> (WaitEstimator, Instant) {
+        let (mut estimator, now) = (WaitEstimator::default(), Instant::now());
+        estimator.on_prefetch_full(now);
+        (estimator, now)
+    }
+
     #[test]
     fn there_are_no_probes_while_nothing_waits() {
         let now = Instant::now();
@@ -338,9 +345,7 @@ mod tests {
 
     #[test]
     fn a_probe_is_sent_once_messages_wait() {
-        let now = Instant::now();
-        let mut estimator = WaitEstimator::default();
-        estimator.on_prefetch_full(now);
+        let (mut estimator, now) = full();
         estimator.on_depth_requested(now);
         estimator.on_depth(now, MANY, true, now + millis(1));
         let now = now + millis(1);
@@ -422,9 +427,7 @@ mod tests {
 
     #[test]
     fn a_broker_that_cannot_report_the_depth_is_asked_again_later() {
-        let now = Instant::now();
-        let mut estimator = WaitEstimator::default();
-        estimator.on_prefetch_full(now);
+        let (mut estimator, now) = full();
         estimator.on_depth_requested(now);
         let later = now + millis(2);
         // This is the answer to an earlier request.
@@ -437,9 +440,7 @@ mod tests {
 
     #[test]
     fn probes_that_expired_are_forgotten() {
-        let start = Instant::now();
-        let mut estimator = WaitEstimator::default();
-        estimator.on_prefetch_full(start);
+        let (mut estimator, start) = full();
         for number in 0..5 {
             let now = start + number * PROBE_TTL / 2;
             estimator.on_probe_sent(number.into(), PROBE_TTL, now);
@@ -451,9 +452,7 @@ mod tests {
 
     #[test]
     fn the_queue_time_of_a_probe_counts_from_its_confirm() {
-        let start = Instant::now();
-        let mut estimator = WaitEstimator::default();
-        estimator.on_prefetch_full(start);
+        let (mut estimator, start) = full();
         estimator.on_probe_sent(1, PROBE_TTL, start);
         estimator.on_probe_confirmed(1, start + millis(700));
         estimator.on_prefetch_full(start + millis(701));
@@ -464,9 +463,7 @@ mod tests {
 
     #[test]
     fn a_probe_that_returns_to_an_idle_worker_is_the_last() {
-        let start = Instant::now();
-        let mut estimator = WaitEstimator::default();
-        estimator.on_prefetch_full(start);
+        let (mut estimator, start) = full();
         estimator.on_probe_sent(1, PROBE_TTL, start + millis(1));
         estimator.on_probe_confirmed(1, start + millis(2));
         assert!(estimator.is_active());
@@ -478,9 +475,7 @@ mod tests {
 
     #[test]
     fn probes_are_rare_while_another_worker_has_room() {
-        let start = Instant::now();
-        let mut estimator = WaitEstimator::default();
-        estimator.on_prefetch_full(start);
+        let (mut estimator, start) = full();
         let now = start + millis(1);
         estimator.on_probe_sent(1, PROBE_TTL, now);
         estimator.on_probe_confirmed(1, now);
@@ -510,9 +505,7 @@ mod tests {
 
     #[test]
     fn the_queue_time_is_that_of_the_last_probe_or_of_one_that_takes_longer() {
-        let start = Instant::now();
-        let mut estimator = WaitEstimator::default();
-        estimator.on_prefetch_full(start);
+        let (mut estimator, start) = full();
         assert_eq!(estimator.queue_time(start + millis(500)), Duration::ZERO);
         estimator.on_probe_sent(1, PROBE_TTL, start);
         estimator.on_probe_confirmed(1, start + millis(5));
@@ -531,9 +524,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_starts_knows_how_long_messages_waited_at_least() {
-        let start = Instant::now();
-        let mut estimator = WaitEstimator::default();
-        estimator.on_prefetch_full(start);
+        let (mut estimator, start) = full();
         assert_eq!(estimator.waited(start + millis(50)), Duration::ZERO);
         estimator.on_probe_sent(1, PROBE_TTL, start);
         // The probe may not have been sent yet.
@@ -544,9 +535,7 @@ mod tests {
 
     #[test]
     fn a_lost_probe_does_not_stop_the_measuring() {
-        let start = Instant::now();
-        let mut estimator = WaitEstimator::default();
-        estimator.on_prefetch_full(start);
+        let (mut estimator, start) = full();
         estimator.on_probe_sent(1, PROBE_TTL, start);
         estimator.on_probe_confirmed(1, start);
         let now = start + millis(1000);
@@ -563,9 +552,7 @@ mod tests {
 
     #[test]
     fn probes_become_rare_while_none_returns() {
-        let start = Instant::now();
-        let mut estimator = WaitEstimator::default();
-        estimator.on_prefetch_full(start);
+        let (mut estimator, start) = full();
         let (mut now, mut sent, mut most) = (start, 0, 0);
         while now < start + Duration::from_secs(3600) {
             estimator.on_probe_sent(sent, Duration::from_secs(1024), now);

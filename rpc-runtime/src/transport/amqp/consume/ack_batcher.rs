@@ -111,17 +111,17 @@ mod tests {
 
     use super::*;
 
+    fn up_to(tag: u64) -> Acknowledgement {
+        Acknowledgement::Ack { tag, multiple: true }
+    }
+
     #[test]
     fn consecutive_deliveries_are_acknowledged_together() {
         let mut batcher = AckBatcher::default();
         for tag in [3, 1, 2] {
             batcher.ack(tag);
         }
-        let all = Acknowledgement::Ack {
-            tag: 3,
-            multiple: true,
-        };
-        assert_eq!(batcher.take(), [all]);
+        assert_eq!(batcher.take(), [up_to(3)]);
         assert_eq!(batcher.take(), []);
     }
 
@@ -131,11 +131,7 @@ mod tests {
         batcher.ack_up_to(3);
         batcher.ack_up_to(7);
         assert_eq!(batcher.unsent(), 7);
-        let all = Acknowledgement::Ack {
-            tag: 7,
-            multiple: true,
-        };
-        assert_eq!(batcher.take(), [all]);
+        assert_eq!(batcher.take(), [up_to(7)]);
         assert_eq!((batcher.take(), batcher.unsent()), (vec![], 0));
     }
 
@@ -148,11 +144,7 @@ mod tests {
         assert_eq!(batcher.take(), [alone(2), alone(4)]);
         batcher.ack(1);
         // Not 2, which was already acknowledged.
-        let all = Acknowledgement::Ack {
-            tag: 1,
-            multiple: true,
-        };
-        assert_eq!(batcher.take(), [all]);
+        assert_eq!(batcher.take(), [up_to(1)]);
     }
 
     #[test]
@@ -162,11 +154,7 @@ mod tests {
         batcher.reject(2);
         batcher.ack(3);
         assert_eq!(batcher.unsent(), 3);
-        let all = Acknowledgement::Ack {
-            tag: 3,
-            multiple: true,
-        };
-        assert_eq!(batcher.take(), [Acknowledgement::Reject { tag: 2 }, all]);
+        assert_eq!(batcher.take(), [Acknowledgement::Reject { tag: 2 }, up_to(3)]);
         // The broker closes the channel because of an unknown tag.
         batcher.reject(4);
         assert_eq!(batcher.take(), [Acknowledgement::Reject { tag: 4 }]);

@@ -332,23 +332,19 @@ mod tests {
         check(&content_header(7, properties)).err()
     }
 
-    /// Every property that is a short string.
-    const TEXTS: [Property; 10] = [
-        Property::ContentType,
-        Property::ContentEncoding,
-        Property::CorrelationId,
-        Property::ReplyTo,
-        Property::Expiration,
-        Property::MessageId,
-        Property::Type,
-        Property::UserId,
-        Property::AppId,
-        Property::ClusterId,
-    ];
+    /// A message's content header with a mark in place of what is malformed.
+    fn replaced(properties: &EncodedProperties, malformed: Malformed) -> Vec<u8> {
+        let mut replaced = Vec::new();
+        append_replacement(&content_header(9, properties), malformed, &mut replaced);
+        replaced
+    }
 
     #[test]
     fn short_strings_must_be_utf8() {
-        for property in TEXTS {
+        use Property::{DeliveryMode, Headers, Priority, Timestamp};
+        let is_text =
+            |property: &Property| !matches!(property, Headers | DeliveryMode | Priority | Timestamp);
+        for property in Property::ALL.into_iter().filter(is_text) {
             let mut properties = EncodedProperties::default();
             properties.set(property, short_string("käse".as_bytes()));
             assert_eq!(error(&properties), None);
@@ -427,8 +423,7 @@ mod tests {
         properties.set(Property::MessageId, short_string(b"\xff"));
         properties.set(Property::Timestamp, vec![0; 8]);
         let malformed = error(&properties).unwrap();
-        let mut replaced = Vec::new();
-        append_replacement(&content_header(9, &properties), malformed, &mut replaced);
+        let replaced = replaced(&properties, malformed);
 
         let mut expected = properties.clone();
         expected.set(Property::Headers, mark::table(malformed, b""));
@@ -442,8 +437,7 @@ mod tests {
         let mut properties = EncodedProperties::default();
         properties.set(Property::Headers, table(entries));
         let malformed = error(&properties).unwrap();
-        let mut replaced = Vec::new();
-        append_replacement(&content_header(9, &properties), malformed, &mut replaced);
+        let replaced = replaced(&properties, malformed);
         let (rest, read) = parse_properties(&replaced[12..]).unwrap();
         assert!(rest.is_empty());
         assert_eq!(mark::read(&read), Some(malformed));
@@ -486,8 +480,7 @@ mod tests {
         properties.set(Property::ReplyTo, b"\xffamq.gen-1".to_vec());
         let malformed = Malformed::Truncated(Property::ReplyTo);
         assert_eq!(error(&properties), Some(malformed));
-        let mut replaced = Vec::new();
-        append_replacement(&content_header(9, &properties), malformed, &mut replaced);
+        let replaced = replaced(&properties, malformed);
         properties.set(Property::Headers, mark::table(malformed, b""));
         properties.unset(Property::ReplyTo);
         assert_eq!(replaced, content_header(9, &properties));
@@ -499,8 +492,7 @@ mod tests {
             let mut properties = EncodedProperties::default();
             properties.set(Property::CorrelationId, short_string(id));
             let malformed = error(&properties).unwrap();
-            let mut replaced = Vec::new();
-            append_replacement(&content_header(9, &properties), malformed, &mut replaced);
+            let replaced = replaced(&properties, malformed);
             properties.unset(Property::CorrelationId);
             properties.set(Property::Headers, mark::table(malformed, b""));
             if let Some(escaped) = escaped {

@@ -221,6 +221,15 @@ mod tests {
         )
     }
 
+    /// The confirms of this many published messages.
+    fn published(messages: u64) -> Confirms {
+        let mut confirms = Confirms::default();
+        for n in 0..messages {
+            confirms.publish(Some(key(n)));
+        }
+        confirms
+    }
+
     fn kinds(decided: Vec<(u64, Published)>) -> Vec<(u64, &'static str)> {
         let name = |published| match published {
             Published::Confirmed => "routed",
@@ -236,20 +245,16 @@ mod tests {
 
     #[test]
     fn a_messages_own_return_decides_at_once() {
-        let mut confirms = Confirms::default();
-        let sequence = confirms.publish(Some(key(0)));
+        let mut confirms = published(1);
         assert_eq!(
-            kinds(confirms.confirm(sequence, Confirm::Ack, Some(key(0)), *NOW)),
+            kinds(confirms.confirm(0, Confirm::Ack, Some(key(0)), *NOW)),
             [(0, "returned")]
         );
     }
 
     #[test]
     fn another_messages_return_waits_for_its_message() {
-        let mut confirms = Confirms::default();
-        for n in 0..2 {
-            confirms.publish(Some(key(n)));
-        }
+        let mut confirms = published(2);
         // 1 was returned, and its return is attached to 0's confirm.
         assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, Some(key(1)), *NOW)), []);
         assert_eq!(
@@ -260,10 +265,7 @@ mod tests {
 
     #[test]
     fn swapped_returns_find_their_messages() {
-        let mut confirms = Confirms::default();
-        for n in 0..2 {
-            confirms.publish(Some(key(n)));
-        }
+        let mut confirms = published(2);
         assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, Some(key(1)), *NOW)), []);
         assert_eq!(
             kinds(confirms.confirm(1, Confirm::Ack, Some(key(0)), *NOW)),
@@ -273,10 +275,7 @@ mod tests {
 
     #[test]
     fn a_return_may_be_seen_after_the_confirm_of_its_message() {
-        let mut confirms = Confirms::default();
-        for n in 0..2 {
-            confirms.publish(Some(key(n)));
-        }
+        let mut confirms = published(2);
         // 0 was returned. 1's confirm arrived first, with the return, but is seen last.
         assert_eq!(kinds(confirms.confirm(0, Confirm::Ack, None, *NOW)), []);
         assert_eq!(
@@ -287,10 +286,7 @@ mod tests {
 
     #[test]
     fn a_missing_confirm_delays_others_only_for_a_limited_time() {
-        let mut confirms = Confirms::default();
-        for n in 0..3 {
-            confirms.publish(Some(key(n)));
-        }
+        let mut confirms = published(3);
         // 0 is never confirmed, and 2 is not confirmed yet.
         assert_eq!(kinds(confirms.confirm(1, Confirm::Ack, None, *NOW)), []);
         let overdue = confirms.next_overdue().unwrap();
