@@ -207,7 +207,8 @@ impl Scene {
         }
     }
 
-    fn complain(&self, what: String) {
+    /// Adds a failure.
+    pub(crate) fn complain(&self, what: String) {
         let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         complaints.push(what);
     }

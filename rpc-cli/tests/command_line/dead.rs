@@ -15,7 +15,7 @@ use rpc_tests::stranger::{Properties, Property, Stranger, nested};
 use rpc_tests::until;
 use serde_json::Value;
 
-use crate::program::{Printed, program, rpc, rpc_at};
+use crate::program::{Printed, interrupt, program, rpc, rpc_at};
 
 #[service]
 trait Mail {
@@ -671,5 +671,35 @@ async fn a_killed_retry_loses_no_letter() {
         let doubled = times.values().filter(|times| **times > 1).count();
         println!("{kind}: {kills} kills, {left} letters left, {doubled} doubled");
         assert!(doubled <= kills, "{doubled} of {kills}");
+    }
+}
+
+/// All letters are selected before the first is deleted, so Ctrl-C until then deletes none.
+#[tokio::test]
+async fn an_interrupted_drop_deletes_nothing() {
+    const LETTERS: u32 = 5000;
+    for kind in ["classic", "quorum"] {
+        let scene = Scene::with_queues(kind).await;
+        scene.put_numbers(0..LETTERS).await;
+        let dropping = program(&["dead", "mail", "drop", "--all", "--yes"])
+            .env("AMQP_URL", scene.vhost.url())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        until("it holds letters", LIMIT, async || {
+            Ok(scene.depth("mail.dead").await < LETTERS)
+        })
+        .await
+        .unwrap();
+        interrupt(dropping.id().unwrap()).await;
+        let ended = tokio::time::timeout(LIMIT, dropping.wait_with_output()).await;
+        let output = ended.expect("it ends").unwrap();
+        let notes = String::from_utf8_lossy(&output.stderr);
+        assert!(notes.contains("interrupted: "), "{notes}");
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(told.contains("0 letters dropped"), "{told} {notes}");
+        scene.until_depth("mail.dead", LETTERS).await;
     }
 }

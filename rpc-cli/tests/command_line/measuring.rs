@@ -3,13 +3,12 @@
 use std::process::Stdio;
 
 use rpc_tests::gate::SOON;
-use rpc_tests::programs::{LIMIT, run, text};
+use rpc_tests::programs::{LIMIT, text};
 use rpc_tests::rabbit::Vhost;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
 
-use crate::program::{directory_on, library, program, rpc};
+use crate::program::{directory_on, interrupt, library, program, rpc};
 
 #[tokio::test]
 async fn ping_shows_replies_and_a_summary() {
@@ -315,16 +314,4 @@ async fn counted(vhost: &Vhost, method: &str, expected: [u64; 5]) {
     });
     let counted = counted.await;
     assert!(counted.is_ok(), "{method}: {last:?}");
-}
-
-/// Interrupts a process like Ctrl-C.
-async fn interrupt(pid: u32) {
-    // The shell's own `kill`: not every machine has the program.
-    let mut kill = Command::new("/bin/sh");
-    assert!(
-        run(kill.args(["-c", &format!("kill -INT {pid}")]))
-            .await
-            .status
-            .success()
-    );
 }

@@ -97,6 +97,18 @@ pub(crate) async fn rpc_with_input(vhost: &Vhost, arguments: &[&str], input: &st
     Printed::new(&ended.expect("it ends").unwrap())
 }
 
+/// Interrupts a process like Ctrl-C.
+pub(crate) async fn interrupt(pid: u32) {
+    // The shell's own `kill`: not every machine has the program.
+    let mut kill = Command::new("/bin/sh");
+    assert!(
+        run(kill.args(["-c", &format!("kill -INT {pid}")]))
+            .await
+            .status
+            .success()
+    );
+}
+
 /// Starts the example `directory_server` as a process, which ends with the handle.
 pub(crate) async fn directory_server(vhost: &Vhost) -> Child {
     let worker = example("directory_server")

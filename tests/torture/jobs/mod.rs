@@ -48,10 +48,13 @@ pub(crate) async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
         .context("the callers do not finish")??;
     let letters = {
         let (node, _turn) = scene.broker().await;
-        until("all jobs have ended", DRAINING_LIMIT, async || {
-            are_drained(node).await
-        })
-        .await?;
+        let drained = until("all jobs have ended", DRAINING_LIMIT, async || {
+            Ok(waiting(node).await?.is_empty())
+        });
+        if let Err(error) = drained.await {
+            let waiting = waiting(node).await?;
+            scene.complain(format!("{error}; queues and their messages: {waiting:?}"));
+        }
         dead_letters(node).await?
     };
     let history = History::new(records(scene.folder())?, letters);
@@ -65,14 +68,25 @@ pub(crate) async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Returns whether no job waits or is unacknowledged, except for those that are dead.
-async fn are_drained(node: &Node) -> anyhow::Result<bool> {
-    let queues = node.ctl(&["list_queues", "--no-table-headers", "name", "messages"]);
-    let queues = queues.await?;
-    let waiting = queues.lines().filter_map(|line| line.split_once('\t'));
-    Ok(waiting
-        .filter(|(queue, _)| queue.starts_with(QUEUE) && !queue.ends_with(".dead"))
-        .all(|(_, messages)| messages.trim() == "0"))
+/// Returns the queues in which jobs wait or are unacknowledged, and how many of both. Dead letters
+/// do not count.
+async fn waiting(node: &Node) -> anyhow::Result<Vec<String>> {
+    let list = [
+        "list_queues",
+        "--no-table-headers",
+        "name",
+        "messages_ready",
+        "messages_unacknowledged",
+    ];
+    let queues = node.ctl(&list).await?;
+    let waits = |line: &&str| {
+        let mut columns = line.split('\t');
+        let queue = columns.next().unwrap_or_default();
+        queue.starts_with(QUEUE)
+            && !queue.ends_with(".dead")
+            && columns.any(|messages| messages.trim() != "0")
+    };
+    Ok(queues.lines().filter(waits).map(str::to_owned).collect())
 }
 
 /// Takes all messages out of the dead-letter queue.
