@@ -3,9 +3,10 @@
 //! Each copy is confirmed before the original is acknowledged, so moving a job does not lose it.
 //! The job may run twice.
 
+use std::pin::pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::job_queues::{Destination, JobQueues};
 use super::pending_acks::PendingAcks;
@@ -22,6 +23,10 @@ use crate::telemetry::{Event, count};
 /// most.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(30);
+
+/// A copy that is neither confirmed nor refused after this time counts as stuck. Its broker may
+/// never confirm it: a quorum queue without a leader does not.
+const UNCONFIRMED_FOR_LONG: Duration = Duration::from_secs(30);
 
 impl RequestHandler {
     pub(super) fn is_job(&self, message: &Message) -> bool {
@@ -128,7 +133,19 @@ impl RequestHandler {
                 acks.forget();
                 return false;
             }
-            match jobs.publish(destination, &message, may_have_closed_channel).await {
+            let mut publishing = pin!(jobs.publish(destination, &message, may_have_closed_channel));
+            let published = loop {
+                if let Ok(published) = timeout(UNCONFIRMED_FOR_LONG, &mut publishing).await {
+                    break published;
+                }
+                jobs.log_stuck(destination, begun, None);
+                stuck.get_or_insert_with(|| Stuck::new(&self.queue));
+                if acks.have_lost_deliveries() {
+                    acks.forget();
+                    return false;
+                }
+            };
+            match published {
                 Ok(SendOutcome::Confirmed) => {
                     acks.ack();
                     return true;

@@ -1,3 +1,4 @@
+use std::pin::pin;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
@@ -29,6 +30,7 @@ struct RecordingBroker {
     board: Arc<StatusBoard>,
     /// Whether messages leave at once.
     sends_at_once: bool,
+    never_confirms: bool,
 }
 
 impl RecordingBroker {
@@ -113,6 +115,10 @@ impl Publisher for RecordingBroker {
     async fn wait_ready(&self) {}
 
     async fn publish(&self, outgoing: Outgoing) -> Published {
+        if self.never_confirms {
+            self.note("reply sent");
+            return std::future::pending().await;
+        }
         self.note("reply sent");
         self.mandatory.lock().unwrap().push(outgoing.mandatory);
         self.sent.lock().unwrap().push(outgoing.message);
@@ -162,6 +168,7 @@ async fn serve(results: Vec<Published>) -> Vec<&'static str> {
 fn broker(results: Vec<Published>, sends_at_once: bool) -> RecordingBroker {
     RecordingBroker {
         sends_at_once,
+        never_confirms: false,
         results: Arc::new(Mutex::new(results)),
         events: Arc::default(),
         sent: Arc::default(),
@@ -613,6 +620,26 @@ async fn a_job_is_not_moved_any_more_once_its_delivery_is_lost() {
     let results = vec![Published::Refused, Published::Confirmed];
     let copies = serve_job(results, false, true).await;
     assert_eq!(*copies.events.lock().unwrap(), SENT);
+}
+
+/// A quorum queue without a leader confirms nothing. Publishing again would only add copies.
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_copy_is_never_confirmed_is_kept_until_its_delivery_is_lost() {
+    let mut copies = broker(Vec::new(), false);
+    copies.never_confirms = true;
+    let (handler, _tasks) = job_handler(&copies, &copies).await;
+    let control: Arc<dyn Control> = Arc::new(copies.clone());
+    let in_progress = RequestsInProgress::default();
+    let received = Received::at(Instant::now());
+    let mut handling = pin!(handler.handle(job(false), false, Arc::clone(&control), received, &in_progress));
+    let hour = Duration::from_secs(3600);
+    assert!(tokio::time::timeout(hour, &mut handling).await.is_err());
+    handler.forget_deliveries(&control);
+    tokio::time::timeout(hour, handling)
+        .await
+        .expect("it is forgotten");
+    in_progress.idle().await;
+    assert_eq!(*copies.events.lock().unwrap(), ["reply sent"]);
 }
 
 /// The queue of a redelivered job exists, because its worker consumes it. The confirm of a
