@@ -441,8 +441,11 @@ fn batch_with_header(name: &str, value: &str) -> Vec<u8> {
     batch(&[("note", "forged", &[("rpc-delay", "100"), (name, value)])])
 }
 
-/// A message for the queue of batches: calls of these methods, with one argument and these headers.
-fn batch(calls: &[(&str, &str, &[(&str, &str)])]) -> Vec<u8> {
+/// A method, its argument, and headers.
+type BatchedCall<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
+/// A message for the queue of batches.
+fn batch(calls: &[BatchedCall<'_>]) -> Vec<u8> {
     let text = |text: &str| {
         let length = u32::try_from(text.len()).unwrap().to_be_bytes();
         [&[0xdb], &length[..], text.as_bytes()].concat()
