@@ -270,7 +270,8 @@ impl ResponderRun<'_> {
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => {
-                    // This deletes the queue, so that peers no longer reach this worker.
+                    self.stopped_at = Some(Instant::now());
+                    let _ = timeout(self.drain_timeout, self.take_last(&mut subscription)).await;
                     self.drain(subscription.control.close_and_delete()).await;
                     return ControlFlow::Break(());
                 }
@@ -283,6 +284,16 @@ impl ResponderRun<'_> {
         };
         subscription.control.close().await;
         ControlFlow::Continue(lost)
+    }
+
+    /// Cancels the consumer, so that peers no longer reach this worker, and starts the tasks of what
+    /// was delivered before.
+    async fn take_last(&self, subscription: &mut Subscription) {
+        if subscription.control.cancel().await.is_ok() {
+            while let Some(Ok(delivery)) = subscription.deliveries.next().await {
+                self.start(delivery, subscription);
+            }
+        }
     }
 
     /// Starts the task of a delivery.
