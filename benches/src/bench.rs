@@ -34,13 +34,18 @@ impl Bench {
         self.node.url()
     }
 
-    /// Runs one contender once.
-    pub(crate) async fn measure(&self, contender: Kind, scenario: Scenario) -> anyhow::Result<Measured> {
-        let load = Load {
+    /// Returns the load of a scenario.
+    pub(crate) fn load(&self, scenario: Scenario) -> Load {
+        Load {
             scenario,
             window: self.window,
             meter: self.meter,
-        };
+        }
+    }
+
+    /// Runs one contender once.
+    pub(crate) async fn measure(&self, contender: Kind, scenario: Scenario) -> anyhow::Result<Measured> {
+        let load = self.load(scenario);
         let measured = contender.measure(self.node.url(), &load).await?;
         eprintln!(
             "{:<24}{:>9.0} calls/s   {scenario}",

@@ -22,6 +22,10 @@ pub(crate) struct Cli {
     #[arg(long, conflicts_with_all = ["contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
     pub(crate) quick: bool,
 
+    /// Only the ratios of jobs: how many are confirmed, and how many are done a second
+    #[arg(long, conflicts_with_all = ["quick", "overload", "contender", "in_flight", "payload", "workers", "handler", "open_loop"])]
+    pub(crate) jobs: bool,
+
     /// The contenders; all by default
     #[arg(long, value_enum, value_delimiter = ',')]
     contender: Vec<Kind>,

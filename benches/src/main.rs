@@ -4,6 +4,7 @@
 //! ```sh
 //! cargo run --release -p rpc-bench                # everything, 15 minutes
 //! cargo run --release -p rpc-bench -- --quick     # the tracked ratios, 2.5 minutes
+//! cargo run --release -p rpc-bench -- --jobs      # the ratios of jobs alone, half a minute
 //! cargo run --release -p rpc-bench -- --overload  # more calls than can be answered
 //! cargo run --release -p rpc-bench -- --in-flight 8 --contender lapin-by-hand,framework-unbatched
 //! ```
@@ -14,6 +15,7 @@
 mod bench;
 mod cli;
 mod contenders;
+mod jobs;
 mod load;
 mod measure;
 mod memory;
@@ -41,9 +43,13 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn run(bench: &Bench, cli: &Cli) -> anyhow::Result<()> {
+    if cli.jobs {
+        return jobs::run_quick(bench, cli.rounds).await;
+    }
     match (cli.quick, cli.overload.is_on()) {
         (true, false) => {
             quick::run(bench, cli.rounds).await?;
+            jobs::run_quick(bench, cli.rounds).await?;
             overload::run_quick(bench.broker()).await
         }
         (true, true) => overload::run_quick(bench.broker()).await,
