@@ -108,7 +108,7 @@ impl<K: Eq + Hash + Clone, T> Waiting<K, T> {
     /// Creates a batcher without items.
     #[allow(clippy::new_without_default)] // like the batcher itself
     pub fn new() -> Self {
-        Self(Batcher::new())
+        Self(Batcher::new(usize::MAX))
     }
 
     /// Adds an item of `bytes` bytes. `batch_size` such items fill a batch.

@@ -12,6 +12,7 @@ mod failures;
 mod hostile;
 mod idempotency;
 mod interop;
+mod job_batches;
 mod jobs;
 mod limits;
 mod load;

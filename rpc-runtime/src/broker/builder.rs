@@ -86,7 +86,7 @@ impl BrokerBuilder {
     /// place of a larger reply, the caller gets the fault `reply_too_large`. A message that is too
     /// large for the *broker* closes the channel, with everything else on it: set this to no more
     /// than the broker's [`max_message_size`](https://www.rabbitmq.com/docs/configure). A batch of
-    /// small requests or replies may have up to 128 KiB, even if this is less.
+    /// requests or replies is no larger either.
     pub fn max_sent_bytes(mut self, limit: usize) -> Self {
         self.limits.sent = limit;
         self

@@ -203,12 +203,13 @@ impl<C> ClientBuilder<C> {
     ///
     /// A broker's work is per message, so batches multiply the throughput under load. Requests are
     /// not delayed to fill a batch: only those that wait anyway, because the broker has not
-    /// confirmed earlier messages, share a message. One-way calls, plain-text calls, and calls
-    /// whose arguments and headers exceed 8 KiB are always sent on their own.
+    /// confirmed earlier messages, share a message. Plain-text calls, calls whose arguments and
+    /// headers exceed 8 KiB, and one-way calls of a handle with
+    /// [`ReplyQueue::Direct`](crate::ReplyQueue::Direct) are always sent on their own.
     ///
     /// Requests are held back in one case only: if more than 64 calls of a method are made before
     /// a worker has replied to any of them, the others wait for the first reply, which says whether
-    /// they may be batched. They wait for at most 20 ms.
+    /// they may be batched. They wait for at most 20 ms. One-way calls are never held back.
     pub fn batching(mut self, batching: bool) -> Self {
         self.batching = batching;
         self

@@ -1,6 +1,7 @@
 //! The calls in flight, by correlation id.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,6 +10,7 @@ use tokio::sync::Notify;
 use tracing::Level;
 use uuid::Uuid;
 
+use super::batching::BatchSizeAsks;
 use super::in_flight_call::InFlightCall;
 use crate::codec::Codec;
 use crate::protocol::{BadReply, BatchedReply, Malformed, Message, Reply};
@@ -28,6 +30,8 @@ pub(super) struct InFlightCalls {
     /// Notifies the send task that a reply is the first to say whether the calls of a method may be
     /// batched.
     pub(super) first_reply: Notify,
+    /// One-way requests whose workers are asked for a batch size.
+    pub(super) batch_size_asks: BatchSizeAsks,
     log: ReplyLog,
 }
 
@@ -101,10 +105,11 @@ impl InFlightCalls {
     }
 
     /// Hands a reply to its call. `batch_size` is how many calls of the method the worker asks for
-    /// in one message. Returns `false` if no call waits for the reply.
+    /// in one message. Returns `false` if neither a call nor a request that asked for the batch size
+    /// waits for the reply.
     pub(super) fn complete(&self, id: Uuid, reply: Message, batch_size: Option<u16>) -> bool {
-        let Some(call) = self.remove(id) else {
-            return false;
+        let Some(call) = self.remove_answered(id) else {
+            return self.batch_size_asks.answer(id, batch_size.unwrap_or(0));
         };
         self.learn_batch_size(&call, batch_size.unwrap_or(0));
         let reply = Reply::from_message(reply, call.plan().codec);
@@ -114,7 +119,7 @@ impl InFlightCalls {
 
     /// Fails the call that a malformed reply answers. Returns `false` if no call waits for it.
     pub(super) fn fail(&self, id: Uuid, malformed: Malformed) -> bool {
-        let Some(call) = self.remove(id) else {
+        let Some(call) = self.remove_answered(id) else {
             return false;
         };
         self.learn_batch_size(&call, 0);
@@ -131,7 +136,7 @@ impl InFlightCalls {
             {
                 let mut calls = self.lock();
                 for reply in replies.by_ref().take(LOOKUPS_PER_LOCK) {
-                    match calls.remove(&reply.id.as_u128()) {
+                    match remove_answered(&mut calls, reply.id) {
                         Some(call) => found.push((call, reply)),
                         None => discarded += 1,
                     }
@@ -193,18 +198,31 @@ impl InFlightCalls {
         }
     }
 
-    #[cfg(test)]
+    /// Returns how many calls are in flight.
     pub(super) fn len(&self) -> usize {
         self.lock().len()
     }
 
-    fn remove(&self, id: Uuid) -> Option<Arc<InFlightCall>> {
-        self.lock().remove(&id.as_u128())
+    fn remove_answered(&self, id: Uuid) -> Option<Arc<InFlightCall>> {
+        remove_answered(&mut self.lock(), id)
+    }
+
+    fn remove(&self, id: Uuid) {
+        self.lock().remove(&id.as_u128());
     }
 
     fn lock(&self) -> MutexGuard<'_, Calls> {
         // Each change is a single step, so a panic leaves no inconsistent state.
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes the call that a reply answers. A one-way call has no reply: it stays in flight until the
+/// broker confirms its request.
+fn remove_answered(calls: &mut Calls, id: Uuid) -> Option<Arc<InFlightCall>> {
+    match calls.entry(id.as_u128()) {
+        Entry::Occupied(call) if !call.get().plan().method.is_oneway() => Some(call.remove()),
+        _ => None,
     }
 }
 

@@ -31,9 +31,11 @@ impl QueuedRequest {
         self.confirm.is_withdrawn()
     }
 
-    /// Returns the time left as it is sent: see [`time_to_live`].
-    pub(super) fn time_to_live(&self, now: Instant) -> Duration {
-        time_to_live(self.deadline, now)
+    /// Returns the time left as it is sent: see [`time_to_live`]. `None` for a one-way request, which
+    /// does not expire: its deadline applies only to the broker's confirm.
+    pub(super) fn time_to_live(&self, now: Instant) -> Option<Duration> {
+        let expires = !self.plan().method.is_oneway();
+        expires.then(|| time_to_live(self.deadline, now))
     }
 }
 

@@ -6,17 +6,19 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::time::Instant;
 
-use super::batching::LearnedBatchSize;
+use super::batching::{LearnedBatchSize, fits_in_batch};
 use super::destination::Destination;
 use super::in_flight_call::InFlightCall;
+use super::in_flight_calls::InFlightCalls;
 use super::options::CallerOptions;
 use super::queued_request::QueuedRequest;
 use crate::codec::Codec;
 use crate::protocol::{
-    BATCH_TYPE, BatchedCallRef, Headers, Message, Properties, RESENT_HEADER, Request, ShortStr, write_batch,
+    BATCH_HEADER, BATCH_TYPE, BatchedCallRef, Headers, Message, Properties, RESENT_HEADER, Request, ShortStr,
+    write_batch,
 };
 use crate::telemetry::{Event, count};
-use crate::transport::{Outgoing, Published, Publisher, SendToken};
+use crate::transport::{Outgoing, Published, Publisher, ReplyQueue, SendToken};
 
 /// Builds the messages of requests and publishes them.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub(super) struct RequestPublisher {
     publisher: Arc<dyn Publisher>,
     reply_to: ShortStr,
     options: Arc<CallerOptions>,
+    in_flight: Arc<InFlightCalls>,
 }
 
 impl RequestPublisher {
@@ -34,13 +37,20 @@ impl RequestPublisher {
         publisher: Arc<dyn Publisher>,
         reply_to: ShortStr,
         options: Arc<CallerOptions>,
+        in_flight: Arc<InFlightCalls>,
     ) -> Self {
         Self {
             has_backlog: AtomicBool::new(false),
             publisher,
             reply_to,
             options,
+            in_flight,
         }
+    }
+
+    /// Returns the maximum size of a message's body.
+    pub(super) fn max_sent_bytes(&self) -> usize {
+        self.options.max_sent_bytes
     }
 
     /// Waits until messages can be published. Cancel safe.
@@ -88,13 +98,12 @@ impl RequestPublisher {
             codec: plan.codec,
             correlation_id: Some(ShortStr::from_uuid(queued.confirm.call().id())),
             reply_to: (!oneway).then(|| self.reply_to.clone()),
-            // A one-way request does not expire: its deadline applies only to the broker's confirm.
-            time_to_live: (!oneway).then(|| queued.time_to_live(now)),
+            time_to_live: queued.time_to_live(now),
             persistent: oneway,
             priority: plan.priority,
             app_id: self.options.app_id.clone(),
             user_id: self.options.user_id.clone(),
-            headers: headers(queued).into_owned(),
+            headers: self.headers(queued, now).into_owned(),
             asks_batch_size: !oneway && plan.codec != Codec::Text && should_ask(),
             dead_lettered: None,
             arguments: plan.arguments.0.clone(),
@@ -115,17 +124,19 @@ impl RequestPublisher {
 
     /// Builds the message of a batch. It expires with the first of its requests: an expired request
     /// must not run, and a consumer does not know how long the message has waited in the queue.
+    /// One-way requests do not expire.
     fn batch_message(&self, requests: &[QueuedRequest]) -> Option<Message> {
         let first = requests.first()?;
         let now = Instant::now();
+        let oneway = first.plan().method.is_oneway();
         let calls: Vec<_> = requests
             .iter()
             .map(|request| BatchedCallRef {
                 id: request.confirm.call().id(),
                 method: request.plan().method.name(),
-                time_to_live: Some(request.time_to_live(now)),
+                time_to_live: request.time_to_live(now),
                 arguments: &request.plan().arguments.0,
-                headers: headers(request),
+                headers: self.headers(request, now),
             })
             .collect();
         Some(Message {
@@ -134,8 +145,9 @@ impl RequestPublisher {
                 content_type: Some(ShortStr::from_static(first.plan().codec.content_type())),
                 // The id of one of the calls identifies the message if the broker returns it.
                 correlation_id: Some(ShortStr::from_uuid(first.confirm.call().id())),
-                reply_to: Some(self.reply_to.clone()),
+                reply_to: (!oneway).then(|| self.reply_to.clone()),
                 expiration: calls.iter().filter_map(|call| call.time_to_live).min(),
+                persistent: oneway,
                 priority: first.plan().priority,
                 app_id: self.options.app_id.clone(),
                 user_id: self.options.user_id.clone(),
@@ -144,16 +156,37 @@ impl RequestPublisher {
             body: write_batch(&calls),
         })
     }
-}
 
-/// Returns the headers of a request. Marks a request that is sent again.
-fn headers(request: &QueuedRequest) -> Cow<'_, Headers> {
-    let mut headers = Cow::Borrowed(&request.plan().headers);
-    if request.is_resent {
-        let name = ShortStr::from_static(RESENT_HEADER);
-        headers.to_mut().insert(name, String::new());
+    /// Returns the headers of a request. Marks a request that is sent again, and a one-way request
+    /// that asks for the batch size.
+    fn headers<'a>(&self, request: &'a QueuedRequest, now: Instant) -> Cow<'a, Headers> {
+        let mut headers = Cow::Borrowed(&request.plan().headers);
+        if request.is_resent {
+            let name = ShortStr::from_static(RESENT_HEADER);
+            headers.to_mut().insert(name, String::new());
+        }
+        if self.should_ask_oneway(request, now) {
+            self.in_flight.batch_size_asks.add(request.confirm.call());
+            let name = ShortStr::from_static(BATCH_HEADER);
+            headers.to_mut().insert(name, self.reply_to.as_str().to_owned());
+        }
+        headers
     }
-    headers
+
+    /// Returns whether a request is one-way and asks for the batch size of its method.
+    ///
+    /// Calls that are made one after another gain nothing from batches, so they do not ask. A
+    /// direct reply-to address is valid only in the property `reply_to`, which would make the
+    /// request a call.
+    fn should_ask_oneway(&self, request: &QueuedRequest, now: Instant) -> bool {
+        let plan = request.plan();
+        plan.method.is_oneway()
+            && fits_in_batch(plan)
+            && self.options.reply_queue != ReplyQueue::Direct
+            && plan
+                .batch_size()
+                .is_some_and(|batch_size| self.in_flight.len() > 1 && batch_size.should_ask_oneway(now))
+    }
 }
 
 /// Counts a message that holds this many calls and is about to be sent.

@@ -35,7 +35,12 @@ impl RequestSender {
         in_flight: Arc<InFlightCalls>,
     ) -> (Self, impl Future<Output = ()>) {
         let (to_send_task, requests) = unbounded_channel();
-        let publisher = Arc::new(RequestPublisher::new(publisher, reply_to, options));
+        let publisher = Arc::new(RequestPublisher::new(
+            publisher,
+            reply_to,
+            options,
+            Arc::clone(&in_flight),
+        ));
         let task = SendTask::new(Arc::clone(&publisher), in_flight);
         let sender = Self {
             publisher,

@@ -141,9 +141,10 @@ pub enum FaultCode {
     UnsupportedContentType,
     /// `panicked`: the method panicked.
     Panicked,
-    /// `interrupted`: the worker of an earlier delivery was lost. The method may have run. It is
-    /// not run again, because it is not `idempotent`, or because this worker refuses the request
-    /// for another reason.
+    /// `interrupted`: the request was delivered before, and not acknowledged, because its worker or
+    /// the broker was lost. The method may have run. It may also not have begun, for example behind
+    /// other calls of its batch. It is not run now, because it is not `idempotent`, or because this
+    /// worker refuses the request for another reason.
     Interrupted,
     /// `expired`: the request arrived with no time left, or with less time than its method recently
     /// took; see [`Server::admission`](crate::Server::admission).

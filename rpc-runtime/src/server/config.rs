@@ -117,7 +117,7 @@ impl ServerConfig {
         } else {
             Arc::clone(&channel)
         };
-        let (reply_sender, sending) = ReplySender::new(Arc::clone(&channel));
+        let (reply_sender, sending) = ReplySender::new(Arc::clone(&channel), self.broker.max_sent_bytes);
         reply_tasks.push(AbortOnDropHandle::new(runtime.spawn(sending)));
         stop.run_until_cancelled(channel.wait_ready()).await.transpose()?;
         // All queues are declared before the first subscription, so that a queue that the broker
@@ -183,7 +183,7 @@ impl ServerConfig {
         (queue, dispatcher, estimates): QueueConfig,
         shared: &Shared,
         stop: &CancellationToken,
-        consumers: &mut Vec<(QueueConsumer, Subscription)>,
+        consumers: &mut Vec<(QueueConsumer, Option<Subscription>)>,
     ) -> Result<Option<()>, ServerError> {
         let name = queue.name().to_owned();
         let rules = Rules {
@@ -191,6 +191,7 @@ impl ServerConfig {
             is_classic: queue.is_classic() && queue.declare_mode() == DeclareMode::Active,
             ..shared.rules.clone()
         };
+        let has_oneway = dispatcher.has_oneway();
         let jobs = dispatcher.jobs().next().map(|_| {
             JobQueues::new(
                 &queue,
@@ -213,24 +214,29 @@ impl ServerConfig {
             QueueConsumer::new(transport, queue, prefetch, Arc::clone(&handler), estimates)
         };
         let batch_queue = queue.batch_queue().filter(|_| self.batching);
+        let earlier_batch_queue = queue.earlier_batch_queue().filter(|_| has_oneway);
         let single = consumer(queue, self.concurrency, estimates.single);
         let Some(subscription) = single.open(stop).await? else {
             return Ok(None);
         };
-        consumers.push((single, subscription));
+        consumers.push((single, Some(subscription)));
+        let is_advised = batch_queue.is_some();
+        let batch_queue = match batch_queue {
+            Some(queue) => Some(queue),
+            None => self.existing(earlier_batch_queue).await,
+        };
         let Some(batch_queue) = batch_queue else {
             return Ok(Some(()));
         };
         let prefetch = self.concurrency.min(BATCH_PREFETCH);
-        let batches = consumer(batch_queue, prefetch, estimates.batches).for_batches();
-        match batches.open(stop).await {
-            Ok(Some(subscription)) => {
-                handler.advise_batches();
-                consumers.push((batches, subscription));
-                Ok(Some(()))
-            }
-            Ok(None) => Ok(None),
-            Err(error) if error.is_handle_ended() => Err(error.into()),
+        let batches = consumer(batch_queue, prefetch, estimates.batches).for_batches(!has_oneway);
+        let subscription = match batches.open(stop).await {
+            Ok(Some(subscription)) => Some(subscription),
+            Ok(None) => return Ok(None),
+            Err(error) if error.is_handle_ended() => return Err(error.into()),
+            // One-way requests may wait in it, which nobody sends again: its node may be down, so
+            // the consumer tries again.
+            Err(error) if has_oneway && error.is_transient() => None,
             // The user may lack permissions for the queue, or it exists with other arguments.
             Err(error) => {
                 tracing::info!(
@@ -238,9 +244,26 @@ impl ServerConfig {
                     error = %Logged(Chain(&error)),
                     "accepting single requests only: cannot consume from the queue for batches"
                 );
-                Ok(Some(()))
+                return Ok(Some(()));
             }
+        };
+        if is_advised {
+            handler.advise_batches();
         }
+        if !is_advised || subscription.is_none() {
+            handler.pause_batches();
+        }
+        consumers.push((batches, subscription));
+        Ok(Some(()))
+    }
+
+    /// Returns the queue for batches of an earlier worker if it exists. One-way requests may be in
+    /// it, and callers that have not heard from this worker may send more.
+    async fn existing(&self, queue: Option<RequestQueue>) -> Option<RequestQueue> {
+        let queue = queue?;
+        let name = ShortStr::new(queue.name()).ok()?;
+        let exists = self.broker.transport.queue_exists(&name).await;
+        (exists == Some(true)).then_some(queue)
     }
 
     fn rules(&self) -> Rules {

@@ -13,8 +13,8 @@ use super::pending_acks::PendingAcks;
 use super::reply_channel::SendOutcome;
 use super::request_handler::RequestHandler;
 use crate::protocol::{
-    COPY_HEADER, DeadLettered, InvalidName, Message, Reply, limit_headers, record_origin, record_trace,
-    record_user, remaining_delay, reserved_header, set_remaining_delay,
+    BATCH_HEADER, COPY_HEADER, DeadLettered, InvalidName, Message, Reply, limit_headers, record_origin,
+    record_trace, record_user, remaining_delay, reserved_header, set_remaining_delay,
 };
 use crate::service::{AfterFailure, JobFailure, Origin, SHORTEST_WAIT, next_wait, rounded_up};
 use crate::telemetry::{Event, count};
@@ -119,6 +119,8 @@ impl RequestHandler {
         }
         // RabbitMQ's own headers describe the original, not the copy.
         headers.retain(|name, _| reserved_header(name) != Some(InvalidName::Reserved));
+        // The copy must not ask again for the batch size.
+        headers.remove(BATCH_HEADER);
         limit_headers(headers);
         Origin::mark_moved(headers);
         properties.expiration = None;

@@ -15,7 +15,8 @@ use crate::transport::{Subscription, Transport};
 
 /// A server that has subscribed to its queues. Dropping it ends all its tasks.
 pub(super) struct OpenServer {
-    pub(super) consumers: Vec<(QueueConsumer, Subscription)>,
+    /// The subscription is `None` if the consumer has yet to subscribe.
+    pub(super) consumers: Vec<(QueueConsumer, Option<Subscription>)>,
     /// `None` if the server has no broadcasts and does not describe itself.
     pub(super) responder: Option<ControlResponder>,
     pub(super) queues: Vec<String>,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pending_acks::RequestsInProgress;
 use super::queue_wait::{PrefetchFullGuard, QueueWaitEstimates, is_probe};
-use super::request_handler::RequestHandler;
+use super::request_handler::{RequestHandler, expects_reply};
 use crate::error::{BrokerError, Chain};
 use crate::escape::Logged;
 use crate::service::Received;
@@ -43,6 +43,8 @@ pub(super) struct QueueConsumer {
     prefetch: u16,
     /// Whether the queue holds batches.
     is_batch_queue: bool,
+    /// Whether the queue is deleted when its last worker stops.
+    deletes_queue: bool,
     last_arrival: Option<Instant>,
     handler: Arc<RequestHandler>,
     /// `None` if requests are admitted no matter how long they have waited.
@@ -73,8 +75,8 @@ struct ConsumerRun<'a> {
     consumer: &'a mut QueueConsumer,
     /// The first subscription. `None` once it is in use.
     first: Option<Subscription>,
-    /// The control of the current subscription.
-    control: &'a mut Arc<dyn Control>,
+    /// The control of the current subscription. `None` before the first one.
+    control: &'a mut Option<Arc<dyn Control>>,
     stop: &'a CancellationToken,
 }
 
@@ -104,7 +106,7 @@ impl KeepOpen for ConsumerRun<'_> {
     }
 
     async fn run(&mut self, mut subscription: Subscription) -> ControlFlow<RunEnd, BrokerError> {
-        *self.control = Arc::clone(&subscription.control);
+        *self.control = Some(Arc::clone(&subscription.control));
         let lost = match self.consumer.consume(&mut subscription, self.stop).await {
             Interruption::Stopped => return ControlFlow::Break(RunEnd::Stopped(Some(subscription))),
             Interruption::Lost(reason) => reason,
@@ -147,6 +149,7 @@ impl QueueConsumer {
             queue,
             prefetch,
             is_batch_queue: false,
+            deletes_queue: false,
             last_arrival: None,
             handler,
             estimates,
@@ -155,10 +158,13 @@ impl QueueConsumer {
         }
     }
 
-    /// Makes this the consumer of a queue for batches, which is deleted when its last worker stops.
-    pub(super) fn for_batches(self) -> Self {
+    /// Makes this the consumer of a queue for batches. `deletes_queue` is whether the queue is
+    /// deleted when its last worker stops. It must not be if one-way requests may be in it, or on
+    /// their way: nobody would send them again.
+    pub(super) fn for_batches(self, deletes_queue: bool) -> Self {
         Self {
             is_batch_queue: true,
+            deletes_queue,
             ..self
         }
     }
@@ -205,6 +211,7 @@ impl QueueConsumer {
     fn successor(&self) -> Self {
         Self {
             is_batch_queue: self.is_batch_queue,
+            deletes_queue: self.deletes_queue,
             ..Self::new(
                 Arc::clone(&self.transport),
                 self.queue.clone(),
@@ -217,17 +224,17 @@ impl QueueConsumer {
 
     /// Handles requests until it is told to stop or the handle is closed, then drains.
     ///
-    /// After a panic a new consumer takes over, and the broker delivers the requests of the old one
-    /// again.
+    /// Without a first subscription, it begins by opening one. After a panic a new consumer takes
+    /// over, and the broker delivers the requests of the old one again.
     pub(super) async fn run(
         self,
-        first: Subscription,
+        first: Option<Subscription>,
         stop: CancellationToken,
         drain_timeout: Duration,
     ) -> ConsumerEnd {
         let mut backoff = Backoff::new();
-        let mut control = Arc::clone(&first.control);
-        let (mut consumer, mut first) = (self, Some(first));
+        let mut control = first.as_ref().map(|first| Arc::clone(&first.control));
+        let (mut consumer, mut first) = (self, first);
         loop {
             let successor = consumer.successor();
             let since = Instant::now();
@@ -236,8 +243,10 @@ impl QueueConsumer {
                 Ok(end) => return end,
                 Err(panicked) => panicked,
             };
-            successor.forget(&control);
-            control.close().await;
+            if let Some(control) = &control {
+                successor.forget(control);
+                control.close().await;
+            }
             backoff.worked_for(since.elapsed());
             let panicked = panicked.into();
             let waiting = backoff.wait_after(&panicked);
@@ -254,7 +263,7 @@ impl QueueConsumer {
     async fn run_once(
         mut self,
         first: Option<Subscription>,
-        control: &mut Arc<dyn Control>,
+        control: &mut Option<Arc<dyn Control>>,
         stop: &CancellationToken,
         drain_timeout: Duration,
     ) -> ConsumerEnd {
@@ -284,9 +293,9 @@ impl QueueConsumer {
         }
     }
 
-    /// Called after a lost subscription was opened again.
+    /// Called after a lost subscription was opened again, or a first one late.
     fn resumed(&self) {
-        tracing::info!(queue = self.handler.queue, "subscribed again");
+        tracing::info!(queue = self.queue.name(), "subscribed again");
         if self.is_batch_queue {
             self.handler.resume_batches();
         }
@@ -361,8 +370,9 @@ impl QueueConsumer {
         if is_probe(properties) {
             return (received, None);
         }
-        // The requests in a batch have times to live of their own.
-        let in_batch = self.is_batch_queue.then_some(BATCHED_TIME_TO_LIVE);
+        // The requests in a batch have times to live of their own, unless they are one-way.
+        let has_times = self.is_batch_queue && expects_reply(properties);
+        let in_batch = has_times.then_some(BATCHED_TIME_TO_LIVE);
         if let Some(time) = properties.expiration.max(in_batch) {
             estimates.raise_probe_ttl(time);
         }
@@ -386,13 +396,13 @@ impl QueueConsumer {
             self.handler.pause_batches();
         }
         let draining = async {
-            if self.is_batch_queue
+            if self.deletes_queue
                 && let Some(subscription) = &mut subscription
             {
                 let _ = timeout(MAX_QUIET_WAIT, self.serve_until_quiet(subscription)).await;
             }
             self.finish(subscription.as_mut()).await;
-            if self.is_batch_queue && reason.is_none() {
+            if self.deletes_queue && reason.is_none() {
                 self.delete_queue_if_unused(&mut subscription).await;
             }
         };

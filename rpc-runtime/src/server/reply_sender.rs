@@ -37,7 +37,7 @@ impl ReplySender {
     ///
     /// If the future panics, the requests of the replies that it was sending are abandoned. It then
     /// continues with the replies that are still queued.
-    pub(super) fn new(channel: Arc<ReplyChannel>) -> (Self, impl Future<Output = ()>) {
+    pub(super) fn new(channel: Arc<ReplyChannel>, max_sent_bytes: usize) -> (Self, impl Future<Output = ()>) {
         let (outbox, queued) = unbounded_channel();
         let sender = Self {
             outbox,
@@ -48,7 +48,7 @@ impl ReplySender {
         let task = restart_on_panic("replies", move || {
             let task = SenderTask {
                 channel: Arc::clone(&channel),
-                batcher: Batcher::new(),
+                batcher: Batcher::new(max_sent_bytes),
                 in_flight: FuturesUnordered::new(),
             };
             task.run(Arc::clone(&queued))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use super::batching::BatchSizeAsk;
 use super::job_queues::{Destination, JobQueues};
 use super::outgoing_reply::OutgoingReply;
 use super::pending_acks::{PendingAck, PendingAcks, RequestShare, RequestsInProgress, SharedDeduplicator};
@@ -24,7 +25,7 @@ use crate::service::{
     set_redelivery_count,
 };
 use crate::telemetry::{Event, count};
-use crate::transport::{Control, Delivery, Outgoing, SendToken};
+use crate::transport::{ConfirmListener, Control, Delivery, Outgoing, Published, SendToken};
 
 /// How many times a request may be rejected. A dead-letter policy may return it to its queue each
 /// time, without end.
@@ -35,6 +36,9 @@ const MAX_REJECTIONS: u32 = 20;
 /// first; otherwise both are delivered again, and the copies multiply. Only requests that were
 /// redelivered are counted, so few wait.
 const COPY_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many messages may be sent before their confirms are processed.
+const MAX_CONFIRM_INTERVAL: usize = 32;
 
 /// How long a reply to another server's probe may wait for a connection.
 const PROBE_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -252,6 +256,10 @@ impl RequestHandler {
             }
             return;
         }
+        let ask = match expects_reply(&message.properties) {
+            true => None,
+            false => BatchSizeAsk::of_message(&message),
+        };
         // A malformed message is rejected if that dead-letters it: the broker keeps more of it than
         // a copy could.
         let is_rejected = |jobs: &&JobQueues| malformed.is_some() && jobs.dead_letters_rejected();
@@ -282,6 +290,9 @@ impl RequestHandler {
             ..
         } = response;
         drop(permit);
+        if let Some(ask) = ask {
+            self.answer_batch_size(ask);
+        }
         write_millis(&mut reply.headers, QUEUE_TIME_HEADER, received.queue_time);
         match reply_to {
             Some(to) => self.reply_sender.send(OutgoingReply {
@@ -367,7 +378,7 @@ impl RequestHandler {
         if 2 * acks.requests_in_progress() > self.concurrency {
             1
         } else {
-            (self.concurrency / 4).clamp(1, 32)
+            (self.concurrency / 4).clamp(1, MAX_CONFIRM_INTERVAL)
         }
     }
 
@@ -392,12 +403,39 @@ impl RequestHandler {
         }
     }
 
+    /// Sends the batch size of a method if it is known. Nobody waits for that, so it is sent now or
+    /// not at all. The sender asks again.
+    pub(super) fn answer_batch_size(&self, ask: BatchSizeAsk) {
+        let known = self.executor.dispatcher.batch_size(ask.method.as_ref());
+        let batch_size = self.advised_batch_size(known);
+        if batch_size == 0 {
+            return;
+        }
+        match self.executor.rules.check_reply_address(&ask.address) {
+            Ok(()) => {
+                let _ = self.channel.try_send(
+                    ask.answer(batch_size),
+                    Arc::new(Unconfirmed),
+                    MAX_CONFIRM_INTERVAL,
+                );
+            }
+            Err(forbidden) => self.reply_address_forbidden(&forbidden),
+        }
+    }
+
     /// Counts and logs a message whose `reply_to` must not get replies.
     pub(super) fn reply_address_forbidden(&self, forbidden: &ForbiddenReplyAddress) {
         let (queue, code) = (&self.queue, "reply_address");
         count(Event::RequestRefused { queue, code });
         self.executor.log.reply_address_forbidden(forbidden);
     }
+}
+
+/// Ignores whether the broker confirms a message.
+struct Unconfirmed;
+
+impl ConfirmListener for Unconfirmed {
+    fn published(self: Arc<Self>, _: Published) {}
 }
 
 /// Returns the key by which a redelivered request is recognized. `None` if it has no unique id, or
@@ -415,7 +453,7 @@ fn request_key(delivery: &Delivery) -> Option<RequestKey> {
     is_unique.then(|| RequestKey::new(properties.reply_to.clone(), id))
 }
 
-fn expects_reply(properties: &Properties) -> bool {
+pub(super) fn expects_reply(properties: &Properties) -> bool {
     let address = properties.reply_to.as_ref();
     address.is_some_and(|address| !address.as_str().is_empty())
 }

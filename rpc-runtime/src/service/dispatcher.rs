@@ -287,6 +287,19 @@ impl Dispatcher {
         methods.filter(|method| method.is_job())
     }
 
+    /// Whether a one-way request for one of the methods, a job or not, may be in the queue.
+    pub(crate) fn has_oneway(&self) -> bool {
+        let mut methods = self.served.iter().flat_map(|served| served.service.methods);
+        methods.any(|method| method.is_oneway && !method.is_broadcast)
+    }
+
+    /// Returns how many calls of a method to put into one batch. `None` if that is not known, or if
+    /// its calls are not batched.
+    pub(crate) fn batch_size(&self, method: Option<&ShortStr>) -> Option<u16> {
+        let entry = self.find(method).ok().filter(|entry| entry.may_batch)?;
+        entry.record.recent_duration.batch_size()
+    }
+
     /// Whether the method exists and may run again for a request that was delivered before.
     pub(crate) fn is_idempotent(&self, method: Option<&ShortStr>) -> bool {
         self.find(method).is_ok_and(|entry| entry.method.is_idempotent)

@@ -310,6 +310,12 @@ impl RequestQueue {
         (may_batch && name.len() <= MAX_SHORT_STR).then(|| Self { name, ..self.clone() })
     }
 
+    /// The queue for batches of an earlier worker, if this queue has batching turned off. It is not
+    /// declared.
+    pub(crate) fn earlier_batch_queue(&self) -> Option<Self> {
+        self.clone().batching(true).batch_queue().map(Self::existing)
+    }
+
     /// The queue that keeps jobs that failed for good.
     ///
     /// A quorum queue counts each look at a message as a return, and RabbitMQ 4 drops a message

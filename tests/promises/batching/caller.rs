@@ -290,14 +290,6 @@ async fn calls_that_cannot_be_batched_are_sent_on_their_own() {
     }
 
     let client = worker.client_of(&broker, Codec::MessagePack);
-    // One-way: with a name that is asked for, too.
-    worker.teach(client.echo(0), "1000").await;
-    let notes = at_once((0..5).map(|n| client.note(n)));
-    let arrivals = worker.arrivals(5).await;
-    assert_eq!(arrivals.len(), 5);
-    assert!(arrivals.iter().all(|arrival| arrival.calls[0].headers.is_empty()));
-    assert!(outcomes(notes).await.iter().all(Result::is_ok));
-
     // More than 8 KiB of arguments, or of headers.
     worker.teach(client.weigh(b""), "1000").await;
     let (small, large) = (vec![1; 1000], vec![1; 8 * 1024 + 1]);

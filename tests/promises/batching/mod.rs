@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 mod caller;
+mod oneway;
 mod raw_caller;
 mod raw_worker;
 mod redelivery;
@@ -66,8 +67,6 @@ trait Kiosk {
     async fn weigh(&self, bytes: &[u8]) -> u64;
     async fn produce(&self, bytes: usize) -> Vec<u8>;
     async fn about(&self, #[rpc(context)] cx: &Context) -> About;
-    #[rpc(oneway)]
-    async fn note(&self, n: u64);
 }
 
 /// The implementation: all clones write into one journal.
@@ -155,10 +154,6 @@ impl Kiosk for Clerk {
             redelivered: cx.redelivered(),
             remaining_ms: cx.remaining().map(|time| time.as_millis() as u64),
         }
-    }
-
-    async fn note(&self, n: u64) {
-        self.note_run("note", n);
     }
 }
 

@@ -18,8 +18,8 @@ pub(super) struct BatchKey {
     pub(super) destination: Arc<Destination>,
     codec: Codec,
     priority: Option<u8>,
-    /// In milliseconds, [rounded](round_down).
-    time_to_live: u32,
+    /// In milliseconds, [rounded](round_down). `None` for one-way requests, which do not expire.
+    time_to_live: Option<u32>,
 }
 
 impl BatchKey {
@@ -28,18 +28,21 @@ impl BatchKey {
     pub(super) fn of(request: &QueuedRequest, now: Instant) -> Option<(Self, Load)> {
         let plan = request.plan();
         let batch_size = batch_size(plan)?;
-        let time_to_live = request.time_to_live(now).as_millis();
+        let time_to_live = request.time_to_live(now).map(|time| {
+            let millis = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+            round_down(millis)
+        });
         let key = Self {
             destination: Arc::clone(&plan.destination),
             codec: plan.codec,
             priority: plan.priority,
-            time_to_live: round_down(u32::try_from(time_to_live).unwrap_or(u32::MAX)),
+            time_to_live,
         };
         let bytes = size(plan) + plan.method.name().len() + OVERHEAD;
         Some((key, Load::new(bytes, batch_size)))
     }
 
-    fn properties(&self) -> (Codec, Option<u8>, u32) {
+    fn properties(&self) -> (Codec, Option<u8>, Option<u32>) {
         (self.codec, self.priority, self.time_to_live)
     }
 }
@@ -69,10 +72,13 @@ pub(super) fn can_share_message(request: &QueuedRequest) -> bool {
 
 /// Returns whether the request is published at once: it is not batched, and not held back until the
 /// batch size of its method is known. Counts a call that is published before the first reply.
+///
+/// One-way requests are never held back: nothing but the broker's confirm delays their calls.
 pub(in crate::client) fn publishes_at_once(request: &QueuedRequest) -> bool {
     let plan = request.plan();
+    let may_be_held = !plan.method.is_oneway() && fits_in_batch(plan);
     batch_size(plan).is_none()
-        && !(fits_in_batch(plan) && plan.batch_size().is_some_and(LearnedBatchSize::holds_back))
+        && !(may_be_held && plan.batch_size().is_some_and(LearnedBatchSize::holds_back))
 }
 
 /// Returns the batch size that workers ask for. `None` if the call is sent on its own.
@@ -82,8 +88,8 @@ fn batch_size(plan: &CallPlan) -> Option<u16> {
 }
 
 /// Returns whether the call could be sent in a batch if its workers asked for batches.
-fn fits_in_batch(plan: &CallPlan) -> bool {
-    !plan.method.is_oneway() && plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES
+pub(in crate::client) fn fits_in_batch(plan: &CallPlan) -> bool {
+    plan.codec != Codec::Text && size(plan) <= MAX_PART_BYTES
 }
 
 fn size(plan: &CallPlan) -> usize {

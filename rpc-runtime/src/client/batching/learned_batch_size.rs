@@ -1,15 +1,22 @@
 //! The batch size that the workers of a method ask for.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// How many calls of one method its workers ask for in one message, according to the last reply
 /// with a batch size.
-///
-/// The lower 16 bits are the batch size, or zero if it is not known. The upper 16 bits count calls
-/// that were sent on their own: since the batch size was learned, or if it is not known, the
-/// [first](FIRST_CALLS) ones.
 #[derive(Debug, Default)]
-pub(in crate::client) struct LearnedBatchSize(AtomicU32);
+pub(in crate::client) struct LearnedBatchSize {
+    /// The lower 16 bits are the batch size, or zero if it is not known. The upper 16 bits count
+    /// calls that were sent on their own: since the batch size was learned, or if it is not known,
+    /// the [first](FIRST_CALLS) ones.
+    state: AtomicU32,
+    /// When a one-way request last asked for the batch size.
+    last_ask: Mutex<Option<Instant>>,
+}
 
 /// One call in the upper 16 bits.
 const ONE_CALL: u32 = 1 << 16;
@@ -25,26 +32,40 @@ const FIRST_CALLS: u32 = 64;
 /// its answer are headers, which add to the broker's work for each message.
 const ASK_EVERY: u32 = 32;
 
+/// A one-way request asks for the batch size if none has for this long. Each question costs an
+/// extra message from the worker.
+const ONEWAY_ASK_INTERVAL: Duration = Duration::from_millis(250);
+
 impl LearnedBatchSize {
     /// Returns the batch size; one if it is not known.
     pub(in crate::client) fn get(&self) -> u16 {
-        size(self.0.load(Ordering::Relaxed)).max(1)
+        size(self.state.load(Ordering::Relaxed)).max(1)
     }
 
     /// Returns whether a call that is sent on its own should ask for the batch size. Counts the
     /// call if the batch size is known.
     pub(in crate::client) fn should_ask(&self) -> bool {
-        let state = self.0.load(Ordering::Relaxed);
+        let state = self.state.load(Ordering::Relaxed);
         if size(state) == 0 {
             return true;
         }
         (self.count_call(state) / ONE_CALL).is_multiple_of(ASK_EVERY)
     }
 
+    /// Returns whether a one-way request should ask for the batch size, alone or in a batch.
+    pub(in crate::client) fn should_ask_oneway(&self, now: Instant) -> bool {
+        let mut last_ask = self.last_ask.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last_ask.is_none_or(|last| now.saturating_duration_since(last) >= ONEWAY_ASK_INTERVAL);
+        if is_due {
+            *last_ask = Some(now);
+        }
+        is_due
+    }
+
     /// Returns whether a call should be held back until the batch size is known. Counts a call that
     /// is sent before the first reply.
     pub(in crate::client) fn holds_back(&self) -> bool {
-        let state = self.0.load(Ordering::Relaxed);
+        let state = self.state.load(Ordering::Relaxed);
         if size(state) > 0 || state == NOT_AWAITED {
             return false;
         }
@@ -60,7 +81,7 @@ impl LearnedBatchSize {
     /// stopped.
     pub(in crate::client) fn stop_holding_back(&self) -> bool {
         let not_awaited = |state| (size(state) == 0 && state != NOT_AWAITED).then_some(NOT_AWAITED);
-        self.0
+        self.state
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, not_awaited)
             .is_ok()
     }
@@ -71,10 +92,10 @@ impl LearnedBatchSize {
         if batch_size == 0 {
             return false;
         }
-        let known = size(self.0.load(Ordering::Relaxed));
+        let known = size(self.state.load(Ordering::Relaxed));
         // Many replies repeat it, and writing an equal value would only slow down other threads.
         if known != batch_size {
-            self.0.store(batch_size.into(), Ordering::Relaxed);
+            self.state.store(batch_size.into(), Ordering::Relaxed);
         }
         known == 0
     }
@@ -82,7 +103,7 @@ impl LearnedBatchSize {
     /// Forgets the batch size, because the workers that asked for it may be gone. Calls are sent on
     /// their own until a worker asks for batches again.
     pub(in crate::client) fn forget(&self) {
-        self.0.store(NOT_AWAITED, Ordering::Relaxed);
+        self.state.store(NOT_AWAITED, Ordering::Relaxed);
     }
 
     /// Counts a call. Does nothing if another thread has changed the state meanwhile, so that its
@@ -90,7 +111,7 @@ impl LearnedBatchSize {
     fn count_call(&self, state: u32) -> u32 {
         let counted = state.wrapping_add(ONE_CALL);
         let _ = self
-            .0
+            .state
             .compare_exchange(state, counted, Ordering::Relaxed, Ordering::Relaxed);
         counted
     }
@@ -113,6 +134,17 @@ mod tests {
         assert_eq!(asked(10 * ASK_EVERY), 10);
         batch_size.forget();
         assert_eq!(asked(5), 5);
+    }
+
+    #[test]
+    fn a_oneway_request_asks_once_in_a_while() {
+        let batch_size = LearnedBatchSize::default();
+        let start = Instant::now();
+        let asked = (0..1000).filter(|millis| {
+            let now = start + Duration::from_millis(*millis);
+            batch_size.should_ask_oneway(now)
+        });
+        assert_eq!(asked.count(), 4);
     }
 
     #[test]

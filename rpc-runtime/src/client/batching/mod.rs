@@ -7,12 +7,14 @@
 //! rest.
 
 mod batch_key;
+mod batch_size_asks;
 mod held_requests;
 mod learned_batch_size;
 mod send_task;
 #[cfg(test)]
 mod tests;
 
-pub(super) use batch_key::publishes_at_once;
+pub(super) use batch_key::{fits_in_batch, publishes_at_once};
+pub(super) use batch_size_asks::BatchSizeAsks;
 pub(super) use learned_batch_size::LearnedBatchSize;
 pub(super) use send_task::SendTask;

@@ -37,13 +37,14 @@ pub(in crate::client) struct SendTask {
 
 impl SendTask {
     pub(in crate::client) fn new(publisher: Arc<RequestPublisher>, in_flight: Arc<InFlightCalls>) -> Self {
+        let batcher = Batcher::new(publisher.max_sent_bytes());
         Self {
             publisher,
             in_flight,
             backlog: VecDeque::new(),
             prune_above: MAX_BATCH_CALLS,
             held: HeldRequests::default(),
-            batcher: Batcher::new(),
+            batcher,
             unconfirmed: FuturesUnordered::new(),
         }
     }

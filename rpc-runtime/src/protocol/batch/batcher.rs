@@ -20,6 +20,9 @@ const WINDOW: usize = 3;
 /// share `FULL / n`.
 const FULL: u32 = 1 << 16;
 
+/// The size of the number of items in a message, at most.
+const COUNT_BYTES: usize = 5;
+
 /// How much of a message an item takes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {
@@ -50,6 +53,8 @@ impl Load {
 /// The items that wait to be sent, by lane. Items of one lane can be sent in one message.
 #[derive(Debug)]
 pub(crate) struct Batcher<K, T> {
+    /// The maximum size of a message with more than one item, in bytes.
+    max_bytes: usize,
     lanes: HashMap<K, Lane<T>>,
     /// The lanes with items that may be sent now. Each is listed once.
     ready: VecDeque<K>,
@@ -66,8 +71,11 @@ struct Lane<T> {
 }
 
 impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
-    pub(crate) fn new() -> Self {
+    /// A batcher for messages of at most `max_sent_bytes` bytes. Only an item that is larger makes a
+    /// larger message.
+    pub(crate) fn new(max_sent_bytes: usize) -> Self {
         Self {
+            max_bytes: max_sent_bytes.min(MAX_BATCH_BYTES).saturating_sub(COUNT_BYTES),
             lanes: HashMap::new(),
             ready: VecDeque::new(),
         }
@@ -117,7 +125,7 @@ impl<K: Eq + Hash + Clone, T> Batcher<K, T> {
                 continue;
             };
             lane.is_ready = false;
-            let message = lane.take();
+            let message = lane.take(self.max_bytes);
             if message.is_empty() {
                 // All items of the lane were dropped after it became ready.
                 self.remove_if_idle(&key);
@@ -161,13 +169,14 @@ impl<T> Lane<T> {
         is_newly_ready
     }
 
-    /// Takes as many items as fit into one message, and at least one if any wait.
-    fn take(&mut self) -> Vec<T> {
+    /// Takes as many items as fit into one message of `max_bytes` bytes, and at least one if any
+    /// wait.
+    fn take(&mut self, max_bytes: usize) -> Vec<T> {
         let (mut bytes, mut share) = (0, 0);
         let fits = |(_, load): &&(T, Load)| {
             bytes += load.bytes;
             share += load.share;
-            bytes <= MAX_BATCH_BYTES && share <= FULL
+            bytes <= max_bytes && share <= FULL
         };
         let count = self.waiting.iter().take(MAX_BATCH_CALLS).take_while(fits).count();
         let count = count.max(1).min(self.waiting.len());
@@ -203,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_single_item_is_sent_at_once() {
-        let mut batcher = Batcher::new();
+        let mut batcher = Batcher::new(usize::MAX);
         for n in 0..WINDOW {
             batcher.push("q", n, small());
             assert_eq!(batcher.next(), Some(("q", vec![n])));
@@ -213,7 +222,7 @@ mod tests {
 
     #[test]
     fn items_behind_a_full_window_are_sent_together() {
-        let mut batcher = Batcher::new();
+        let mut batcher = Batcher::new(usize::MAX);
         for n in 0..WINDOW {
             batcher.push("q", n, small());
             batcher.next().unwrap();
@@ -230,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_message_has_no_more_items_than_the_batch_size() {
-        let mut batcher = Batcher::new();
+        let mut batcher = Batcher::new(usize::MAX);
         for n in 0..5 {
             batcher.push("q", n, Load::new(10, 2));
         }
@@ -247,8 +256,22 @@ mod tests {
     }
 
     #[test]
+    fn a_message_is_no_larger_than_may_be_sent() {
+        let mut batcher = Batcher::new(100);
+        for n in 0..5 {
+            batcher.push("q", n, Load::new(40, 1000));
+        }
+        batcher.push("q", 5, Load::new(1000, 1000));
+        assert_eq!(batcher.next(), Some(("q", vec![0, 1])));
+        assert_eq!(batcher.next(), Some(("q", vec![2, 3])));
+        assert_eq!(batcher.next(), Some(("q", vec![4])));
+        batcher.done(&"q");
+        assert_eq!(batcher.next(), Some(("q", vec![5])));
+    }
+
+    #[test]
     fn a_lane_whose_items_were_all_dropped_sends_nothing() {
-        let mut batcher = Batcher::new();
+        let mut batcher = Batcher::new(usize::MAX);
         batcher.push("q", 0, small());
         batcher.push_all("q", (1..=MAX_BATCH_CALLS).map(|n| (n, small())), |_| false);
         assert_eq!(batcher.next(), None);
@@ -264,7 +287,7 @@ mod tests {
 
     #[test]
     fn dropped_items_do_not_accumulate() {
-        let mut batcher = Batcher::new();
+        let mut batcher = Batcher::new(usize::MAX);
         for _ in 0..WINDOW {
             batcher.push("q", 0, small());
             batcher.next().unwrap();
@@ -285,7 +308,7 @@ mod tests {
         fn items_that_are_dropped_leave_nothing_behind(
             steps in prop::collection::vec((0u8..4, 0u8..3, 1usize..3), 1..60),
         ) {
-            let mut batcher = Batcher::new();
+            let mut batcher = Batcher::new(usize::MAX);
             let mut in_flight = VecDeque::new();
             for (act, key, many) in steps {
                 match act {
@@ -320,7 +343,7 @@ mod tests {
         fn every_item_is_sent_once_and_in_order(
             steps in prop::collection::vec((0u8..3, 0u8..3, 1u16..2000, 0usize..20_000), 1..300),
         ) {
-            let mut batcher = Batcher::new();
+            let mut batcher = Batcher::new(usize::MAX);
             let mut loads = HashMap::new();
             let mut sent: HashMap<u8, Vec<usize>> = HashMap::new();
             let mut in_flight = VecDeque::new();

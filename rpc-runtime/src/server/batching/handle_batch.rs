@@ -13,6 +13,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
 
+use super::batch_size_ask::BatchSizeAsk;
 use super::reply_collector::{Deferral, DeferredResponse, ReplyCollector};
 use crate::codec::Codec;
 use crate::protocol::{
@@ -92,9 +93,14 @@ impl RequestHandler {
         let mut shared_permit = None;
         let mut tally = Tally::default();
         let mut now = Instant::now();
+        let expects_replies = expects_reply(reply_to);
+        let mut asks = Vec::new();
         for call in calls {
             let id = call.id;
-            let request = request(call, codec, &properties);
+            let mut request = request(call, codec, &properties);
+            if !expects_replies {
+                asks.extend(BatchSizeAsk::take(&mut request));
+            }
             let origin = Origin::new(redelivered, is_dead_lettered, &request.headers);
             let key = RequestKey::new(reply_to.cloned(), CorrelationId::Uuid(id));
             let Some(ack) = self.deduplicate(key, origin, share.clone()) else {
@@ -134,13 +140,7 @@ impl RequestHandler {
             }
             replies.acks().push(ack);
             let Some(permit) = shared_permit.take().or_else(|| self.try_permit()) else {
-                let acks = replies.acks().split_last();
-                let deferral = Deferral {
-                    id,
-                    deadline,
-                    acks,
-                    job,
-                };
+                let deferral = replies.defer_last(id, deadline, job);
                 let waiting = self.run_when_permitted(deferral, request, redelivered, received);
                 deferred.push(waiting.boxed());
                 continue;
@@ -163,14 +163,8 @@ impl RequestHandler {
                                 .finish(&self.queue, &mut tally, record, took, result)
                         }
                         Poll::Pending => {
-                            let acks = replies.acks().split_last();
                             let running = std::mem::replace(&mut running, empty_box());
-                            let deferral = Deferral {
-                                id,
-                                deadline,
-                                acks,
-                                job,
-                            };
+                            let deferral = replies.defer_last(id, deadline, job);
                             let ending = self.finish_deferred(deferral, running, record, now);
                             deferred.push(ending.boxed());
                             now = Instant::now();
@@ -187,6 +181,9 @@ impl RequestHandler {
         // the stats.
         tally.count();
         replies.send();
+        for ask in asks {
+            self.answer_batch_size(ask);
+        }
         let sending = async {
             replies.send_deferred(deferred).await;
             replies.move_jobs().await;
@@ -248,8 +245,7 @@ impl RequestHandler {
     /// Returns the message of a request if it may be a job: its sender expects no reply, and jobs
     /// are served on the queue.
     fn may_be_job(&self, request: &Request, reply_to: Option<&ShortStr>) -> Option<Message> {
-        let expects_reply = reply_to.is_some_and(|address| !address.as_str().is_empty());
-        (self.jobs.is_some() && !expects_reply).then(|| {
+        (self.jobs.is_some() && !expects_reply(reply_to)).then(|| {
             let mut request = request.clone();
             request.asks_batch_size = false;
             request.into_message()
@@ -358,6 +354,10 @@ fn empty_box<'a>() -> Running<'a> {
 
 async fn poll_once<T>(future: &mut ReusableBoxFuture<'_, T>) -> Poll<T> {
     poll_fn(|cx| Poll::Ready(future.poll(cx))).await
+}
+
+fn expects_reply(reply_to: Option<&ShortStr>) -> bool {
+    reply_to.is_some_and(|address| !address.as_str().is_empty())
 }
 
 /// Counts that a job was redelivered.

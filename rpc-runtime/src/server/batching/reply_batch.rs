@@ -61,9 +61,11 @@ impl ReplyGroup {
         self.replies.push(reply);
     }
 
-    /// Whether another reply might not fit into the message.
-    pub(super) fn is_full(&self) -> bool {
-        self.replies.len() >= MAX_BATCH_CALLS || self.bytes + MAX_PART_BYTES + OVERHEAD > MAX_BATCH_BYTES
+    /// Whether another reply might not fit into a message of at most `max_sent_bytes`.
+    pub(super) fn is_full(&self, max_sent_bytes: usize) -> bool {
+        let next = MAX_PART_BYTES + OVERHEAD;
+        let max_bytes = MAX_BATCH_BYTES.min(max_sent_bytes);
+        self.replies.len() >= MAX_BATCH_CALLS || self.bytes + next > max_bytes
     }
 
     /// Splits the group into single replies.

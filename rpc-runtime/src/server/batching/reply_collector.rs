@@ -88,6 +88,22 @@ impl<'a> ReplyCollector<'a> {
         &mut self.group.acks
     }
 
+    /// Sets aside the request whose ack was added last, because it has to wait. `job` is the
+    /// request, if it may be a job.
+    pub(super) fn defer_last(
+        &mut self,
+        id: Uuid,
+        deadline: Option<Instant>,
+        job: Option<Message>,
+    ) -> Deferral {
+        Deferral {
+            id,
+            deadline,
+            acks: self.group.acks.split_last(),
+            job,
+        }
+    }
+
     /// Adds the response to the request whose ack was added last. `job` is the request, if it may
     /// be a job.
     pub(super) fn push(
@@ -141,7 +157,7 @@ impl<'a> ReplyCollector<'a> {
             headers: reply.headers,
         };
         self.group.push(reply, deadline);
-        if self.group.is_full() {
+        if self.group.is_full(self.handler.executor.rules.max_sent_bytes) {
             self.send();
         }
     }

@@ -222,7 +222,7 @@ async fn reply_parts(
     let kept = AbortOnDropHandle::new(tokio::spawn(keep));
     channel.wait_ready().await.unwrap();
     let channel = Arc::new(channel);
-    let (reply_sender, emptying) = ReplySender::new(Arc::clone(&channel));
+    let (reply_sender, emptying) = ReplySender::new(Arc::clone(&channel), 100);
     let emptied = AbortOnDropHandle::new(tokio::spawn(emptying));
     (channel, reply_sender, [kept, emptied])
 }
