@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use rpc_tests::rabbit::Node;
 use rpc_tests::raw::{RawPeer, next};
 use rpc_tests::until;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::args::Args;
 use crate::history::records;
@@ -33,6 +33,9 @@ const ENDING_LIMIT: Duration = Duration::from_secs(120);
 /// How long all jobs may take after that. A worker that could not move a job tries again after at
 /// most half a minute.
 const DRAINING_LIMIT: Duration = Duration::from_secs(180);
+
+/// How long no job may be seen: what the broker says about a quorum queue is up to five seconds old.
+const QUIET: Duration = Duration::from_secs(12);
 
 /// How long the broker may take to deliver the next dead letter.
 const LETTER_LIMIT: Duration = Duration::from_secs(5);
@@ -61,8 +64,13 @@ pub(crate) async fn torture(args: &Args) -> anyhow::Result<ExitCode> {
         .context("the callers do not finish")??;
     let letters = {
         let (node, _turn) = scene.broker().await;
+        let mut empty_since = None;
         let drained = until("all jobs have ended", DRAINING_LIMIT, async || {
-            Ok(waiting(node).await?.is_empty())
+            if !waiting(node).await?.is_empty() {
+                empty_since = None;
+                return Ok(false);
+            }
+            Ok(empty_since.get_or_insert_with(Instant::now).elapsed() >= QUIET)
         });
         if let Err(error) = drained.await {
             let waiting = waiting(node).await?;
